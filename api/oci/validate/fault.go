@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package validate
+
+import (
+	"strings"
+)
+
+// Severity says whether a fault forbids running the container.
+type Severity string
+
+const (
+	// Error is the severity of a fault that forbids running the container.
+	Error Severity = "Error"
+	// Warning is the severity of a fault that a runtime may log and go on with.
+	Warning Severity = "Warning"
+)
+
+// Fault is one thing that is wrong with a document.
+type Fault struct {
+	// Path is the field's place in the document, such as "process.args",
+	// "linux.namespaces[2].path" or `linux.sysctl["net.core.somaxconn"]`.
+	// It is empty when the fault is the document's as a whole.
+	Path string
+	// Found is the offending value, quoted if it is a string and shortened if
+	// it is long, or words such as "nothing".
+	Found string
+	// Allowed says what the field may hold, and what to do where that is not
+	// evident.
+	Allowed string
+	// Severity is Error unless the fault is to be logged only.
+	Severity Severity
+}
+
+// Error returns "path: found X; allowed: Y".
+func (f Fault) Error() string {
+	path := f.Path
+	if path == "" {
+		path = "document"
+	}
+	return path + ": found " + f.Found + "; allowed: " + f.Allowed
+}
+
+// Faults is all that is wrong with a document, in the order of the
+// specification's sections. The zero value says that nothing is.
+type Faults []Fault
+
+// Error returns all faults, each on a line of its own.
+func (fs Faults) Error() string {
+	lines := make([]string, len(fs))
+	for i, f := range fs {
+		lines[i] = f.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Errors returns the faults that forbid running the container.
+func (fs Faults) Errors() Faults { return fs.of(Error) }
+
+// Warnings returns the faults that do not.
+func (fs Faults) Warnings() Faults { return fs.of(Warning) }
+
+func (fs Faults) of(s Severity) Faults {
+	var out Faults
+	for _, f := range fs {
+		if f.Severity == s {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Err returns the errors among the faults as one error of type Faults, or nil
+// if there are only warnings or nothing at all.
+func (fs Faults) Err() error {
+	if errs := fs.Errors(); len(errs) > 0 {
+		return errs
+	}
+	return nil
+}
