@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ResourcePIDs is the resource name of the number of processes and threads a container may have, in
+// spec.resources.limits beside cpu and memory. The kernel counts them in the pids cgroup controller.
+const ResourcePIDs corev1.ResourceName = "pids"
+
+// ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its node.
+const ContainerFinalizer = "berth.run/container"
+
+// ContainerSpec is what is to run. Names and meanings are those of a Pod and of a container of a Pod.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.image) != has(self.rootfs)",message="set exactly one of image and rootfs"
+// +kubebuilder:validation:XValidation:rule="has(self.image) || has(self.command)",message="a container with rootfs has no image to take a command from: set command"
+// +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
+// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network has not: remove hostname or hostNetwork"
+type ContainerSpec struct {
+	// image is a registry reference (docker.io/library/busybox:1.36), or a file of the node: oci:DIR[:TAG] for an
+	// OCI layout, oci-archive:FILE[:TAG] or docker-archive:FILE[:REFERENCE] for an archive.
+	// Exactly one of image and rootfs is set.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Image string `json:"image,omitempty"`
+
+	// imagePullPolicy says when the image is pulled: Always, IfNotPresent or Never. Where it is absent, Always for
+	// the tag latest or no tag, else IfNotPresent.
+	// +optional
+	// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
+	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
+
+	// rootfs is a folder of the node that is the container's root filesystem, in place of an image.
+	// +optional
+	RootFS *RootFS `json:"rootfs,omitempty"`
+
+	// command is the program and its first arguments; it replaces the image's entrypoint and its default arguments.
+	// $(NAME) is replaced from env as in a Pod.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Command []string `json:"command,omitempty"`
+
+	// args are the arguments after command, or after the image's entrypoint where command is absent.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=4096
+	Args []string `json:"args,omitempty"`
+
+	// workingDir is the absolute path of the process's working directory; absent, the image's, else /.
+	// +optional
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="workingDir must be absolute: start it with /"
+	WorkingDir string `json:"workingDir,omitempty"`
+
+	// env are environment variables with literal values, over the image's own.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=512
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom))",message="valueFrom is not supported: give a literal value"
+	Env []corev1.EnvVar `json:"env,omitempty"`
+
+	// hostname of the container's UTS namespace; absent, the Container's name.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Hostname string `json:"hostname,omitempty"`
+
+	// hostNetwork joins the network and UTS namespaces of the node.
+	// +optional
+	HostNetwork bool `json:"hostNetwork,omitempty"`
+
+	// hostPID joins the pid namespace of the node.
+	// +optional
+	HostPID bool `json:"hostPID,omitempty"`
+
+	// hostIPC joins the IPC namespace of the node.
+	// +optional
+	HostIPC bool `json:"hostIPC,omitempty"`
+
+	// resources are requests (cpu, memory) and limits (cpu, memory, pids). Requests place the Container and weigh its cpu; limits are
+	// the kernel's.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.claims) || size(self.claims) == 0",message="claims are not supported: remove claims"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])",message="limits may name cpu, memory and pids only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])",message="requests may name cpu and memory only"
+	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
+
+	// securityContext is that of a Pod's container.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.privileged) || !self.privileged",message="privileged is not supported: add the capabilities that are needed to capabilities.add"
+	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
+	// +kubebuilder:validation:XValidation:rule="!has(self.windowsOptions)",message="windowsOptions is for Windows: remove it"
+	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile)",message="appArmorProfile is not supported: remove it"
+	// +kubebuilder:validation:XValidation:rule="!has(self.procMount) || self.procMount == 'Default'",message="procMount may be Default only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined']",message="seccompProfile.type may be RuntimeDefault or Unconfined"
+	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"
+	SecurityContext *corev1.SecurityContext `json:"securityContext,omitempty"`
+
+	// volumes that volumeMounts may name.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=128
+	Volumes []Volume `json:"volumes,omitempty"`
+
+	// volumeMounts say where volumes appear in the container.
+	// +optional
+	// +listType=map
+	// +listMapKey=mountPath
+	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:XValidation:rule="self.all(m, m.mountPath.startsWith('/'))",message="mountPath must be absolute: start it with /"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPathExpr))",message="subPathExpr is not supported: use subPath"
+	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
+
+	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled each time, to 5
+	// min, and start afresh after 10 min of running, as the kubelet's do.
+	// +optional
+	// +kubebuilder:default=Always
+	// +kubebuilder:validation:Enum=Always;OnFailure;Never
+	RestartPolicy corev1.RestartPolicy `json:"restartPolicy,omitempty"`
+
+	// terminationGracePeriodSeconds between SIGTERM (or the image's StopSignal) and SIGKILL when the container is stopped.
+	// +optional
+	// +kubebuilder:default=30
+	// +kubebuilder:validation:Minimum=0
+	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
+
+	// nodeName places the Container on this NodeAgent, past the scheduler's choice.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+
+	// nodeSelector are labels that the node must have.
+	// +optional
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+
+	// tolerations of taints of the node.
+	// +optional
+	// +listType=atomic
+	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+
+	// runtimeClassName names the RuntimeClass whose handler runs the container; absent, Berth's own runtime.
+	// Without Kubernetes (agent standalone) it is the handler's name.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	RuntimeClassName *string `json:"runtimeClassName,omitempty"`
+}
+
+// RootFS is a root filesystem that is on the node already.
+type RootFS struct {
+	// path of the folder on the node; absolute.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="rootfs.path must be absolute: start it with /"
+	Path string `json:"path"`
+}
+
+// Volume is a named source of files, one of hostPath and emptyDir.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.hostPath) != has(self.emptyDir)",message="set exactly one of hostPath and emptyDir"
+type Volume struct {
+	// name that volumeMounts refer to.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+
+	// hostPath is a file or folder of the node.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self.path.startsWith('/')",message="hostPath.path must be absolute: start it with /"
+	HostPath *corev1.HostPathVolumeSource `json:"hostPath,omitempty"`
+
+	// emptyDir is an empty folder that lives as long as the Container does.
+	// +optional
+	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
+}
+
+// ContainerPhase is the one-word summary of where a Container stands, with the meanings of a Pod's phase.
+// +kubebuilder:validation:Enum=Pending;Running;Succeeded;Failed;Unknown
+type ContainerPhase string
+
+const (
+	// ContainerPending: accepted, but its process does not run yet, or waits to be restarted for the first time.
+	ContainerPending ContainerPhase = "Pending"
+	// ContainerRunning: placed on a node and started; it runs, or is being restarted.
+	ContainerRunning ContainerPhase = "Running"
+	// ContainerSucceeded: ended with exit code 0, and is not to be restarted.
+	ContainerSucceeded ContainerPhase = "Succeeded"
+	// ContainerFailed: ended with another exit code or by a signal, and is not to be restarted.
+	ContainerFailed ContainerPhase = "Failed"
+	// ContainerUnknown: the agent of its node has not been heard of.
+	ContainerUnknown ContainerPhase = "Unknown"
+)
+
+// Condition types of a Container. Ready, Reconciling and Stalled are computed from the others in one place,
+// controllers/container/status.go, and follow kstatus.
+const (
+	// ConditionSpecValid: the spec compiles to a valid runtime-spec document. Its message lists every fault with its field path.
+	ConditionSpecValid = "SpecValid"
+	// ConditionScheduled: a node has been chosen.
+	ConditionScheduled = "Scheduled"
+	// ConditionImageReady: the node has the image unpacked, or the rootfs is there.
+	ConditionImageReady = "ImageReady"
+	// ConditionRunning: the process has been started and has not ended.
+	ConditionRunning = "Running"
+	// ConditionReady: the Container does what was asked of it: it runs, or has ended with success where that is its end.
+	ConditionReady = "Ready"
+	// ConditionReconciling: kstatus; true while work towards the spec goes on.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled: kstatus; true when nothing more happens until somebody changes something.
+	ConditionStalled = "Stalled"
+)
+
+// Reasons of the conditions of a Container.
+const (
+	// ReasonCompiled surfaces in SpecValid when the spec compiled without a fault.
+	ReasonCompiled = "Compiled"
+	// ReasonInvalidSpec surfaces in SpecValid, Ready and Stalled when the spec cannot be compiled.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonScheduled surfaces in Scheduled when a node has been chosen.
+	ReasonScheduled = "Scheduled"
+	// ReasonUnschedulable surfaces in Scheduled when no node fits; the message counts the nodes by what they lack.
+	ReasonUnschedulable = "Unschedulable"
+	// ReasonRuntimeClassNotFound surfaces in Scheduled when runtimeClassName names no RuntimeClass.
+	ReasonRuntimeClassNotFound = "RuntimeClassNotFound"
+	// ReasonHandlerNotFound surfaces when the named node has not the handler that the RuntimeClass asks for.
+	ReasonHandlerNotFound = "HandlerNotFound"
+	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
+	ReasonDispatched = "Dispatched"
+	// ReasonImagePulled surfaces in ImageReady when the image is on the node.
+	ReasonImagePulled = "ImagePulled"
+	// ReasonPulling surfaces in ImageReady while the image is being fetched.
+	ReasonPulling = "Pulling"
+	// ReasonRootFSFound surfaces in ImageReady when the container has a rootfs in place of an image, and it is there.
+	ReasonRootFSFound = "RootFSFound"
+	// ReasonImagePullFailed surfaces in ImageReady when the image could not be had; the agent tries again with back-off.
+	ReasonImagePullFailed = "ImagePullFailed"
+	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the message names field and cause.
+	ReasonCreateFailed = "CreateFailed"
+	// ReasonStarted surfaces in Running and Ready when the process runs.
+	ReasonStarted = "Started"
+	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next start.
+	ReasonCrashLoopBackOff = "CrashLoopBackOff"
+	// ReasonCompleted surfaces when the process ended with exit code 0 and is not to be restarted.
+	ReasonCompleted = "Completed"
+	// ReasonExited surfaces when the process ended otherwise and is not to be restarted.
+	ReasonExited = "Exited"
+	// ReasonOOMKilled surfaces when the kernel's out-of-memory killer ended the process.
+	ReasonOOMKilled = "OOMKilled"
+	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has stopped.
+	ReasonNodeLost = "NodeLost"
+	// ReasonTerminating surfaces in Reconciling while the container is being stopped for deletion or replacement.
+	ReasonTerminating = "Terminating"
+	// ReasonProgressing surfaces in Reconciling for any other work under way.
+	ReasonProgressing = "Progressing"
+)
+
+// ContainerStatus is what is known of a Container. All of it can be worked out afresh from the cluster and the node.
+type ContainerStatus struct {
+	// observedGeneration is the metadata.generation that this status speaks of; -1 before the first look, so that kstatus does
+	// not take a new object for a finished one.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration"`
+
+	// phase sums it up in a word.
+	// +optional
+	Phase ContainerPhase `json:"phase,omitempty"`
+
+	// conditions: SpecValid, Scheduled, ImageReady, Running, Ready, Reconciling, Stalled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +patchStrategy=merge
+	// +patchMergeKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+
+	// nodeName is the NodeAgent that it has been dispatched to.
+	// +optional
+	NodeName string `json:"nodeName,omitempty"`
+
+	// bundle is the name of the OCIBundle, in the same namespace.
+	// +optional
+	Bundle string `json:"bundle,omitempty"`
+
+	RunStatus `json:",inline"`
+}
+
+// RunStatus is what the agent says of the container on its node; it stands in OCIBundle.status and is mirrored into
+// Container.status.
+type RunStatus struct {
+	// containerID is the id that the runtime knows it by (berth://ID).
+	// +optional
+	ContainerID string `json:"containerID,omitempty"`
+
+	// imageID is the image reference with the digest of its manifest.
+	// +optional
+	ImageID string `json:"imageID,omitempty"`
+
+	// pid of the container's first process in the node's pid namespace; 0 when it does not run.
+	// +optional
+	PID int64 `json:"pid,omitempty"`
+
+	// restartCount counts how often the process has been started again on this node.
+	// +optional
+	RestartCount int32 `json:"restartCount,omitempty"`
+
+	// state now: waiting, running or terminated, as of a Pod's container.
+	// +optional
+	State corev1.ContainerState `json:"state,omitempty"`
+
+	// lastState is the end of the run before this one.
+	// +optional
+	LastState corev1.ContainerState `json:"lastState,omitempty"`
+
+	// logPath is the CRI-format log file on the node.
+	// +optional
+	LogPath string `json:"logPath,omitempty"`
+}
+
+// Container runs one OCI container on one node.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=ctr,categories={all,berth}
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Restarts",type=integer,JSONPath=`.status.restartCount`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Image",type=string,priority=1,JSONPath=`.spec.image`
+// +kubebuilder:printcolumn:name="PID",type=integer,priority=1,JSONPath=`.status.pid`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+type Container struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec ContainerSpec `json:"spec"`
+	// +kubebuilder:default:={"observedGeneration":-1}
+	Status ContainerStatus `json:"status,omitempty"`
+}
+
+// ContainerList is a list of Containers.
+//
+// +kubebuilder:object:root=true
+type ContainerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Container `json:"items"`
+}

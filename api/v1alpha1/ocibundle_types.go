@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// OCIBundleFinalizer holds an OCIBundle until the agent of its node has stopped the container and removed all of it.
+// The controller sets it when it creates the object, so that no moment is without it; only the agent removes it.
+const OCIBundleFinalizer = "berth.run/node-agent"
+
+// OCIBundleNodeNameField is the selectable field by which an agent watches its own OCIBundles alone.
+const OCIBundleNodeNameField = "spec.nodeName"
+
+// OCIBundleSpec is one container made ready for one node.
+type OCIBundleSpec struct {
+	// nodeName is the NodeAgent that is to run it. It cannot be changed: another node is another OCIBundle.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="nodeName cannot be changed: delete the OCIBundle and create another"
+	NodeName string `json:"nodeName"`
+
+	// handler is the runtime that runs it; empty is Berth's own.
+	// +optional
+	Handler string `json:"handler,omitempty"`
+
+	// image whose layers are the root filesystem; absent where config.root.path is an absolute folder of the node.
+	// +optional
+	Image *BundleImage `json:"image,omitempty"`
+
+	// process is what the user said of the process; what is absent here comes from the image's config. The agent
+	// merges both into config.process.
+	// +optional
+	Process BundleProcess `json:"process,omitempty"`
+
+	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative paths in it
+	// (root.path, the sources of bind mounts) are relative to the bundle's folder: "rootfs", "volumes/NAME".
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	Config runtime.RawExtension `json:"config"`
+
+	// volumes that the agent has to check or make before the container is created.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Volumes []Volume `json:"volumes,omitempty"`
+
+	// restartPolicy: Always, OnFailure or Never.
+	// +kubebuilder:validation:Enum=Always;OnFailure;Never
+	RestartPolicy corev1.RestartPolicy `json:"restartPolicy"`
+
+	// terminationGracePeriodSeconds between the stop signal and SIGKILL.
+	// +kubebuilder:validation:Minimum=0
+	TerminationGracePeriodSeconds int64 `json:"terminationGracePeriodSeconds"`
+
+	// requests are what the scheduler counts against the node's capacity.
+	// +optional
+	Requests corev1.ResourceList `json:"requests,omitempty"`
+}
+
+// BundleImage is an image and when it is to be pulled.
+type BundleImage struct {
+	// reference as in Container.spec.image.
+	// +kubebuilder:validation:MinLength=1
+	Reference string `json:"reference"`
+	// pullPolicy: Always, IfNotPresent or Never; empty: by the tag.
+	// +optional
+	PullPolicy corev1.PullPolicy `json:"pullPolicy,omitempty"`
+}
+
+// BundleProcess is what of the process the image may supply where the user said nothing.
+type BundleProcess struct {
+	// +optional
+	// +listType=atomic
+	Command []string `json:"command,omitempty"`
+	// +optional
+	// +listType=atomic
+	Args []string `json:"args,omitempty"`
+	// +optional
+	WorkingDir string `json:"workingDir,omitempty"`
+	// +optional
+	RunAsUser *int64 `json:"runAsUser,omitempty"`
+	// +optional
+	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
+	// runAsNonRoot makes the agent refuse to run the process as user 0, whoever said so.
+	// +optional
+	RunAsNonRoot bool `json:"runAsNonRoot,omitempty"`
+}
+
+// OCIBundleStatus is the agent's own word on the bundle.
+type OCIBundleStatus struct {
+	// observedGeneration is the metadata.generation that this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration"`
+
+	// phase sums it up in a word.
+	// +optional
+	Phase ContainerPhase `json:"phase,omitempty"`
+
+	// conditions: ImageReady and Running.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	RunStatus `json:",inline"`
+}
+
+// OCIBundle is the unit of dispatch: one container, compiled and placed on one node.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=bundle,categories=berth
+// +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="PID",type=integer,JSONPath=`.status.pid`
+// +kubebuilder:printcolumn:name="Restarts",type=integer,JSONPath=`.status.restartCount`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type OCIBundle struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec OCIBundleSpec `json:"spec"`
+	// +kubebuilder:default:={"observedGeneration":-1}
+	Status OCIBundleStatus `json:"status,omitempty"`
+}
+
+// OCIBundleList is a list of OCIBundles.
+//
+// +kubebuilder:object:root=true
+type OCIBundleList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []OCIBundle `json:"items"`
+}
