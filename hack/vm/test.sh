@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs Go tests as root under cgroup v2, in one guest of run.sh.
+#
+#   hack/vm/test.sh [-v] [-run REGEXP] [-systemd] [-timeout SEC] [-mem MB] PACKAGE...
+#
+# The test binaries are compiled on this machine (CGO_ENABLED=0) and run in the
+# guest one after the other, each in its package's folder. For each package it
+# prints go test's own closing line; before that, of a package that fails, all
+# its output, and of one that passes the tests that were skipped and why. -v
+# prints all output. The exit status is 1 if any package fails, as go test's is.
+#
+# In the guest BERTH_VM=1 is set; CI and every other BERTH_* variable are as they
+# are here. HOME is /root, /tmp is an empty tmpfs. -timeout (default 900) is for
+# everything together.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+say() { echo "vm: $*" >&2; }
+usage() { sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+
+verbose=0 run='' timeout=900 options=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	-v) verbose=1; shift ;;
+	-run | -timeout | -mem)
+		[ $# -gt 1 ] || { say "option $1 needs a value"; exit 2; }
+		case $1 in
+		-run) run=$2 ;;
+		-timeout) timeout=$2 ;;
+		-mem) options+=(--mem "$2") ;;
+		esac
+		shift 2 ;;
+	-systemd) options+=(--systemd); shift ;;
+	-h | --help) usage; exit 0 ;;
+	-*) say "unknown option $1; see $0 --help"; exit 2 ;;
+	*) break ;;
+	esac
+done
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/berth-vm-test.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# Compile. A package without tests leaves no binary, and says so as go test does.
+export CGO_ENABLED=0
+failed=0 n=0
+packages=$(go list -f '{{.ImportPath}} {{.Dir}}' "$@")
+while read -r package dir; do
+	n=$((n + 1))
+	binary=$work/$n.test
+	if ! go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
+		echo "# $package"
+		cat "$work/$n.build"
+		printf 'FAIL\t%s [build failed]\n' "$package"
+		failed=1
+	elif [ -e "$binary" ]; then
+		echo "$n $package $dir" >>"$work/list"
+	else
+		printf '?   \t%s\t[no test files]\n' "$package"
+	fi
+done <<<"$packages"
+if [ ! -e "$work/list" ]; then exit $failed; fi
+
+cp "$here/guest/go-test" "$work/go-test"
+echo "$run" >"$work/run"
+[ $verbose = 0 ] || : >"$work/verbose"
+while IFS='=' read -r -d '' name value; do
+	case $name in
+	CI | BERTH_*) options+=(--env "$name=$value") ;;
+	esac
+done < <(env -0)
+top=$(go list -m -f '{{.Dir}}') # may lie below /tmp
+status=0
+"$here/run.sh" --share "$work" --see "$top" --timeout "$timeout" --env BERTH_VM=1 ${options[@]+"${options[@]}"} \
+	-- /run/vm/busybox sh /host/go-test || status=$?
+if [ $status -ge 124 ]; then
+	# The guest broke or was too slow: show how far the package at hand came.
+	if [ -e "$work/now" ]; then
+		read -r n package _ <"$work/now"
+		cat "$work/$n.out" 2>/dev/null || true
+		printf 'FAIL\t%s [guest ended]\n' "$package"
+	fi
+	failed=1
+elif [ $status != 0 ]; then
+	failed=1
+fi
+[ $failed = 0 ] || echo FAIL
+exit $failed
