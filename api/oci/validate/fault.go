@@ -30,6 +30,10 @@ type Fault struct {
 	Allowed string
 	// Severity is Error unless the fault is to be logged only.
 	Severity Severity
+
+	// syntax says that the fault is one of the document's form, so that the
+	// field's value is not known.
+	syntax bool
 }
 
 // Error returns "path: found X; allowed: Y".

@@ -3,23 +3,14 @@
 package validate
 
 import (
-	"io/fs"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
-
-// MaxDocumentSize is the greatest size in bytes of a document that JSON and
-// ProcessJSON read. The largest real ones (a default seccomp profile written
-// out, hundreds of mounts) stay below 1 MiB.
-const MaxDocumentSize = 16 << 20
 
 // Options is what a validation knows beside the document. The zero value is
 // good: it checks all that the document alone can tell.
 type Options struct {
 	// Bundle is the absolute folder that relative paths of the document are
-	// relative to, or "" when it is not known. With it, an absolute root.path
-	// may still be inside or outside of it; nothing is read from it by Spec,
-	// JSON and Process. See OnHost for what is.
+	// relative to, or "" when it is not known. Only OnHost needs it.
 	Bundle string
 	// VM says that the document is for a handler that runs virtual machines;
 	// only such a one may have the vm section.
@@ -31,39 +22,94 @@ type Options struct {
 	KnownSyscall func(name string) bool
 }
 
+// checks are the rules, in the order of the specification's sections: one
+// function a section, each in a file of that name.
+var checks = [...]func(*checker){
+	(*checker).version,
+	(*checker).root,
+	(*checker).mounts,
+	(*checker).process,
+	(*checker).hostname,
+	(*checker).platforms,
+	(*checker).vm,
+	(*checker).hooks,
+	(*checker).annotations,
+	(*checker).namespaces,
+	(*checker).idMappings,
+	(*checker).timeOffsets,
+	(*checker).devices,
+	(*checker).netDevices,
+	(*checker).cgroupsPath,
+	(*checker).resources,
+	(*checker).intelRdt,
+	(*checker).memoryPolicy,
+	(*checker).sysctl,
+	(*checker).seccomp,
+	(*checker).rootfsPropagation,
+	(*checker).maskedPaths,
+	(*checker).labels,
+	(*checker).personality,
+}
+
 // Spec returns every fault of a document that is parsed already. A nil spec is
 // a fault. The spec is only read.
 func Spec(spec *specs.Spec, o Options) Faults {
 	if spec == nil {
-		return Faults{{Found: "nothing", Allowed: "a runtime-spec document", Severity: Error}}
+		return Faults{{Found: nothing, Allowed: "a runtime-spec document", Severity: Error}}
 	}
-	return nil
+	c := newChecker(spec, o)
+	for _, check := range checks {
+		check(c)
+	}
+	return c.faults
 }
 
 // Process returns every fault of a process alone, as `exec --process FILE`
 // takes it. Paths begin at the process, such as "args" or "user.umask".
 func Process(p *specs.Process, o Options) Faults {
-	return nil
+	if p == nil {
+		return Faults{{Found: nothing, Allowed: "a process object", Severity: Error}}
+	}
+	c := newChecker(&specs.Spec{Process: p}, o)
+	c.processAt("", p)
+	return c.faults
 }
 
-// JSON parses a document (config.json) strictly and returns it with every fault
-// of it. Unknown fields are no fault (config.md, "Extensibility"); fields given
-// twice, anything after the document, and documents of more than
-// MaxDocumentSize bytes are. The spec is nil if the document cannot be parsed.
-func JSON(document []byte, o Options) (*specs.Spec, Faults) {
-	return nil, nil
+// checker is one validation under way.
+type checker struct {
+	spec *specs.Spec
+	// linux is spec.Linux, or an empty section when the document has none, so
+	// that the checks need not ask.
+	linux   *specs.Linux
+	options Options
+	// has holds the namespaces that are not the runtime's own: made new, or
+	// joined by path. fresh holds those made new.
+	has, fresh namespaceSet
+	faults     Faults
 }
 
-// ProcessJSON is JSON for a process alone (process.json).
-func ProcessJSON(document []byte, o Options) (*specs.Process, Faults) {
-	return nil, nil
+func newChecker(spec *specs.Spec, o Options) *checker {
+	c := &checker{spec: spec, linux: spec.Linux, options: o}
+	if c.linux == nil {
+		c.linux = &specs.Linux{}
+	}
+	for i := range c.linux.Namespaces {
+		ns := &c.linux.Namespaces[i]
+		bit := namespaceBit(ns.Type)
+		c.has |= bit
+		if ns.Path == "" {
+			c.fresh |= bit
+		}
+	}
+	return c
 }
 
-// OnHost returns the faults that only the host can show: a root.path that is no
-// directory (config.md, "Root": "A directory MUST exist at the path"), and a
-// bind mount's source that does not exist. Relative paths are relative to
-// o.Bundle, and skipped if that is empty. host is the host's file system from
-// its root, as os.DirFS("/").
-func OnHost(spec *specs.Spec, host fs.FS, o Options) Faults {
-	return nil
+// err records an error.
+func (c *checker) err(path, found, allowed string) {
+	c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Error})
+}
+
+// warn records a warning.
+func (c *checker) warn(path, found, allowed string) {
+	c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Warning})
 }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package validate
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// mounts checks the mounts (config.md, "Mounts", "Linux mount options" and
+// "POSIX-platform Mounts").
+func (c *checker) mounts() {
+	for i := range c.spec.Mounts {
+		c.mount(i, &c.spec.Mounts[i])
+	}
+}
+
+func (c *checker) mount(i int, m *specs.Mount) {
+	const path = "mounts"
+	switch {
+	case m.Destination == "" || hasNUL(m.Destination):
+		c.err(at(path, i)+".destination", quoteOrNothing(m.Destination), "an absolute path in the container")
+	case !strings.HasPrefix(m.Destination, "/"):
+		c.warn(at(path, i)+".destination", quote(m.Destination), `an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
+	}
+
+	var bind, remount, propagation, idmap, ridmap, copyUp bool
+	for j, o := range m.Options {
+		if hasNUL(o) {
+			c.err(at(at(path, i)+".options", j), quote(o), noNUL)
+			continue
+		}
+		switch o {
+		case "bind", "rbind":
+			bind = true
+		case "remount":
+			remount = true
+		case "idmap":
+			idmap = true
+		case "ridmap":
+			ridmap = true
+		case "tmpcopyup":
+			copyUp = true
+		}
+		propagation = propagation || isPropagation(o)
+	}
+	for j, o := range m.Options {
+		if other := opposite(o); other != "" && slices.Contains(m.Options, other) {
+			c.warn(at(at(path, i)+".options", j), quote(o)+" beside "+quote(other), "one of the two; the later one holds")
+		}
+		if bind && !knownMountOption(o) {
+			// config.md: unknown options are the filesystem's own. A bind
+			// mount makes no filesystem that could read them.
+			c.warn(at(at(path, i)+".options", j), quote(o), "an option of mount(8) for bind mounts; this one has no effect")
+		}
+	}
+
+	switch {
+	case hasNUL(m.Source):
+		c.err(at(path, i)+".source", quote(m.Source), noNUL)
+	case bind && m.Source == "":
+		c.err(at(path, i)+".source", nothing, "the path to bind, absolute or relative to the bundle")
+	}
+	switch {
+	case hasNUL(m.Type):
+		c.err(at(path, i)+".type", quote(m.Type), noNUL)
+	case bind:
+		// The type of a bind mount is a dummy.
+	case m.Type == "bind" || m.Type == "rbind":
+		c.err(at(path, i)+".type", quote(m.Type), `a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
+	case m.Type == "" && !remount && !propagation:
+		c.err(at(path, i)+".type", nothing, `a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
+	}
+	if copyUp && (bind || m.Type != "tmpfs") {
+		c.err(at(path, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
+	}
+	c.mountMappings(i, m, idmap || ridmap)
+}
+
+// mountMappings checks an idmapped mount's mappings.
+func (c *checker) mountMappings(i int, m *specs.Mount, option bool) {
+	uids, gids := len(m.UIDMappings), len(m.GIDMappings)
+	if uids == 0 && gids == 0 {
+		if option && !c.has.contains(specs.UserNamespace) {
+			c.err(at("mounts", i)+".options", `"idmap" or "ridmap" without mappings`,
+				"uidMappings and gidMappings, or a user namespace whose mappings are taken")
+		}
+		return
+	}
+	path := at("mounts", i)
+	if uids == 0 {
+		c.err(path+".uidMappings", nothing, "mappings, since gidMappings are given")
+	}
+	if gids == 0 {
+		c.err(path+".gidMappings", nothing, "mappings, since uidMappings are given")
+	}
+	if !option {
+		c.warn(path+".options", `mappings without "idmap" or "ridmap"`, `"idmap" or "ridmap", lest an older runtime ignores the mappings`)
+	}
+	c.mappingList(path+".uidMappings", m.UIDMappings)
+	c.mappingList(path+".gidMappings", m.GIDMappings)
+}
+
+func describeMount(m *specs.Mount, bind bool) string {
+	if bind {
+		return "a bind mount"
+	}
+	return "type " + quote(m.Type)
+}
+
+// isPropagation tells whether an option changes a mount's propagation.
+func isPropagation(option string) bool {
+	switch option {
+	case "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable":
+		return true
+	}
+	return false
+}
+
+// knownMountOption tells whether an option is one that does not depend on the
+// filesystem: those of the table in config.md, and those that mount(8) itself
+// acts upon and never hands to the kernel.
+func knownMountOption(option string) bool {
+	if isPropagation(option) || opposite(option) != "" {
+		return true
+	}
+	switch option {
+	case "bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "silent", "loud",
+		// The other side of what opposite knows.
+		"rw", "suid", "dev", "exec", "async", "nodirsync", "atime", "diratime", "norelatime", "nostrictatime",
+		"noiversion", "nolazytime", "nomand", "symfollow",
+		"rrw", "rsuid", "rdev", "rexec", "ratime", "rdiratime", "rnorelatime", "rnostrictatime", "rsymfollow",
+		"dirsync",
+		// mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", kept in userspace.
+		"auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "group", "owner":
+		return true
+	}
+	// mount(8): options with these prefixes are comments or labels.
+	return strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "X-") || strings.HasPrefix(option, "comment=") ||
+		strings.HasPrefix(option, "context=") || strings.HasPrefix(option, "fscontext=") ||
+		strings.HasPrefix(option, "defcontext=") || strings.HasPrefix(option, "rootcontext=")
+}
+
+// opposite returns the option that undoes one, or "". It knows one direction
+// only, so that a contradiction is said once.
+func opposite(option string) string {
+	switch option {
+	case "ro":
+		return "rw"
+	case "nosuid":
+		return "suid"
+	case "nodev":
+		return "dev"
+	case "noexec":
+		return "exec"
+	case "sync":
+		return "async"
+	case "noatime":
+		return "atime"
+	case "nodiratime":
+		return "diratime"
+	case "relatime":
+		return "norelatime"
+	case "strictatime":
+		return "nostrictatime"
+	case "iversion":
+		return "noiversion"
+	case "lazytime":
+		return "nolazytime"
+	case "mand":
+		return "nomand"
+	case "nosymfollow":
+		return "symfollow"
+	case "silent":
+		return "loud"
+	case "rro":
+		return "rrw"
+	case "rnosuid":
+		return "rsuid"
+	case "rnodev":
+		return "rdev"
+	case "rnoexec":
+		return "rexec"
+	case "rnoatime":
+		return "ratime"
+	case "rnodiratime":
+		return "rdiratime"
+	case "rrelatime":
+		return "rnorelatime"
+	case "rstrictatime":
+		return "rnostrictatime"
+	case "rnosymfollow":
+		return "rsymfollow"
+	case "bind":
+		return "rbind"
+	case "idmap":
+		return "ridmap"
+	}
+	return ""
+}
