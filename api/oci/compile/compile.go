@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"encoding/json"
+	"runtime"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Option changes how Bundle compiles.
+type Option func(*draft)
+
+// Architecture says which machine the document is for, as a GOARCH value. The
+// default seccomp profile depends on it: its filter names the machine's system
+// call tables. Absent, it is the architecture of the program that compiles,
+// which is right wherever that is the node itself.
+func Architecture(goarch string) Option {
+	return func(d *draft) { d.arch = goarch }
+}
+
+// Bundle compiles a Container. On success the list is empty, and NodeName and
+// Handler of the result are left for the caller to fill. Otherwise the result is
+// nil and the list holds every fault, each with the path of its field. The
+// Container is only read.
+//
+// In the result, config.process.args is absent where the image is to supply the
+// program; config.root.path is "rootfs" for an image, and the folder itself for
+// a rootfs; the source of an emptyDir's bind mount is "volumes/NAME". These
+// relative paths are relative to the bundle's folder.
+func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+	if c == nil {
+		return nil, field.ErrorList{field.Required(field.NewPath("spec"), "there is no Container")}
+	}
+	d := &draft{
+		name: c.Name,
+		in:   c.Spec,
+		path: field.NewPath("spec"),
+		arch: runtime.GOARCH,
+		out:  &v1alpha1.OCIBundleSpec{},
+		spec: &specs.Spec{
+			Version: specs.Version,
+			Process: &specs.Process{},
+			Linux:   &specs.Linux{Resources: &specs.LinuxResources{}},
+		},
+	}
+	for _, o := range opts {
+		o(d)
+	}
+	checkName(d, c)
+	for _, part := range parts() {
+		part(d)
+	}
+	if len(d.faults) > 0 {
+		return nil, d.faults
+	}
+	document, err := json.Marshal(d.spec)
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(d.path, err)}
+	}
+	d.out.Config.Raw = document
+	return d.out, nil
+}
+
+// part is one concern: it reads d.in and adds to d.spec, d.out and d.faults.
+type part func(d *draft)
+
+// parts are all concerns in the order of the sections of the runtime-spec. Only
+// seccomp depends on one before it: rules of its profile follow capabilities.
+func parts() []part {
+	return []part{
+		root,
+		environment,
+		arguments,
+		workingDir,
+		user,
+		privileges,
+		capabilities,
+		hostname,
+		namespaces,
+		volumes,
+		mounts,
+		hiddenPaths,
+		devices,
+		cpu,
+		memory,
+		pids,
+		otherResources,
+		seccompProfile,
+		placement,
+		life,
+	}
+}
+
+// draft is a compilation under way.
+type draft struct {
+	name string
+	in   v1alpha1.ContainerSpec
+	path *field.Path
+	arch string
+
+	// env is what $(NAME) may refer to.
+	env map[string]string
+
+	out    *v1alpha1.OCIBundleSpec
+	spec   *specs.Spec
+	faults field.ErrorList
+}
+
+// invalid records that the value at a path cannot be; allowed says what can.
+func (d *draft) invalid(at *field.Path, found any, allowed string) {
+	d.faults = append(d.faults, field.Invalid(at, found, allowed))
+}
+
+// refuse records a field that is not supported here, and what to do instead.
+func (d *draft) refuse(at *field.Path, instead string) {
+	d.faults = append(d.faults, field.Forbidden(at, instead))
+}
+
+// oneOf records a fault unless the value is one of those allowed.
+func oneOf[T ~string](d *draft, at *field.Path, found T, allowed ...T) bool {
+	for _, a := range allowed {
+		if found == a {
+			return true
+		}
+	}
+	d.faults = append(d.faults, field.NotSupported(at, found, allowed))
+	return false
+}

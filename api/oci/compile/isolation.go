@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import "github.com/opencontainers/runtime-spec/specs-go"
+
+// namespaces are linux.namespaces: all that containerd makes for a container of
+// a Pod, less those of the host that the user asks to be in.
+func namespaces(d *draft) {
+	add := func(t specs.LinuxNamespaceType) {
+		d.spec.Linux.Namespaces = append(d.spec.Linux.Namespaces, specs.LinuxNamespace{Type: t})
+	}
+	if !d.in.HostPID {
+		add(specs.PIDNamespace)
+	}
+	if !d.in.HostNetwork {
+		add(specs.NetworkNamespace)
+	}
+	if !d.in.HostIPC {
+		add(specs.IPCNamespace)
+	}
+	// The host's name goes with the host's network, as in a Pod.
+	if !d.in.HostNetwork {
+		add(specs.UTSNamespace)
+	}
+	add(specs.MountNamespace)
+	add(specs.CgroupNamespace)
+}
+
+// maskedPaths are those of containerd 2 and, with /proc/interrupts, of the
+// kubelet: they tell of the host, or of other containers on it.
+func maskedPaths() []string {
+	return []string{
+		"/proc/acpi",
+		"/proc/asound",
+		"/proc/interrupts",
+		"/proc/kcore",
+		"/proc/keys",
+		"/proc/latency_stats",
+		"/proc/timer_list",
+		"/proc/timer_stats",
+		"/proc/sched_debug",
+		"/proc/scsi",
+		"/sys/firmware",
+		"/sys/devices/virtual/powercap",
+	}
+}
+
+// hiddenPaths are linux.maskedPaths and linux.readonlyPaths.
+func hiddenPaths(d *draft) {
+	d.spec.Linux.MaskedPaths = maskedPaths()
+	d.spec.Linux.ReadonlyPaths = []string{
+		"/proc/bus",
+		"/proc/fs",
+		"/proc/irq",
+		"/proc/sys",
+		"/proc/sysrq-trigger",
+	}
+}
+
+// devices are the rules of the device cgroup: nothing, but for mknod(2) and the
+// devices that config-linux.md, "Default Devices", has every runtime make. These
+// stand in the document too, so that no runtime has to add to it.
+func devices(d *draft) {
+	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
+		rule := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: access, Major: &major, Minor: &minor}
+		if minor < 0 {
+			rule.Minor = nil
+		}
+		return rule
+	}
+	d.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		{Allow: true, Type: "c", Access: "m"},
+		{Allow: true, Type: "b", Access: "m"},
+		char(1, 3, "rwm"),    // /dev/null
+		char(1, 5, "rwm"),    // /dev/zero
+		char(1, 7, "rwm"),    // /dev/full
+		char(1, 8, "rwm"),    // /dev/random
+		char(1, 9, "rwm"),    // /dev/urandom
+		char(5, 0, "rwm"),    // /dev/tty
+		char(5, 1, "rwm"),    // /dev/console
+		char(5, 2, "rwm"),    // /dev/ptmx
+		char(136, -1, "rwm"), // /dev/pts/*
+	}
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"math"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+func newRoot(p string) *specs.Root { return &specs.Root{Path: p} }
+
+// volumes checks spec.volumes and hands them to the agent, which looks at host
+// paths by their type and makes the folders (or tmpfs) of emptyDirs.
+func volumes(d *draft) {
+	seen := map[string]bool{}
+	for i, v := range d.in.Volumes {
+		at := d.path.Child("volumes").Index(i)
+		for _, msg := range validation.IsDNS1123Label(v.Name) {
+			d.invalid(at.Child("name"), v.Name, msg)
+		}
+		if seen[v.Name] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), v.Name))
+		}
+		seen[v.Name] = true
+		switch {
+		case v.HostPath == nil && v.EmptyDir == nil:
+			d.faults = append(d.faults, field.Required(at, "set exactly one of hostPath and emptyDir"))
+		case v.HostPath != nil && v.EmptyDir != nil:
+			d.refuse(at.Child("emptyDir"), "set exactly one of hostPath and emptyDir")
+		case v.HostPath != nil:
+			hostFolder(d, at.Child("hostPath", "path"), v.HostPath.Path)
+			if t := v.HostPath.Type; t != nil {
+				oneOf(d, at.Child("hostPath", "type"), *t,
+					corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
+					corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket,
+					corev1.HostPathCharDev, corev1.HostPathBlockDev)
+			}
+		default:
+			emptyDir(d, at.Child("emptyDir"), v.EmptyDir)
+		}
+		d.out.Volumes = append(d.out.Volumes, *v.DeepCopy())
+	}
+}
+
+func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
+	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
+	if v.SizeLimit == nil {
+		return
+	}
+	size := at.Child("sizeLimit")
+	switch {
+	case ok && v.Medium == corev1.StorageMediumDefault:
+		d.refuse(size, "the kernel cannot limit a folder of the node's disk: remove sizeLimit, or set medium to Memory")
+	case v.SizeLimit.IsZero():
+		d.invalid(size, v.SizeLimit.String(), "must be greater than 0")
+	default:
+		if _, msg := exact(*v.SizeLimit, resource.Scale(0), math.MaxInt64); msg != "" {
+			d.invalid(size, v.SizeLimit.String(), msg)
+		}
+	}
+}
+
+// defaultMounts are what containerd's CRI plugin mounts in a container.
+func defaultMounts() []specs.Mount {
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc",
+			Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
+			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
+			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue",
+			Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs",
+			Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+			Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+	}
+}
+
+// mounts are the defaults and spec.volumeMounts, parents before children.
+func mounts(d *draft) {
+	d.spec.Mounts = defaultMounts()
+	if d.in.HostIPC {
+		// Shared memory of the host's IPC namespace is in the host's /dev/shm.
+		d.replaceMount(specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm",
+			Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"}})
+	}
+	seen := map[string]bool{}
+	for i, m := range d.in.VolumeMounts {
+		at := d.path.Child("volumeMounts").Index(i)
+		source := volumeSource(d, at.Child("name"), m.Name)
+		destination := path.Clean(m.MountPath)
+		if mountPath(d, at.Child("mountPath"), m.MountPath) {
+			if seen[destination] {
+				d.faults = append(d.faults, field.Duplicate(at.Child("mountPath"), m.MountPath))
+			}
+			seen[destination] = true
+		}
+		d.replaceMount(specs.Mount{
+			Destination: destination,
+			Type:        "bind",
+			Source:      source,
+			Options:     mountOptions(d, at, m),
+		})
+	}
+	// A stable sort by depth keeps a parent before its children whatever the
+	// user's order, and the user's order where it does not matter.
+	slices.SortStableFunc(d.spec.Mounts, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+}
+
+// replaceMount adds a mount, in place of a default one on the same path.
+func (d *draft) replaceMount(m specs.Mount) {
+	d.spec.Mounts = slices.DeleteFunc(d.spec.Mounts, func(old specs.Mount) bool {
+		return old.Destination == m.Destination
+	})
+	d.spec.Mounts = append(d.spec.Mounts, m)
+}
+
+func volumeSource(d *draft, at *field.Path, name string) string {
+	i := slices.IndexFunc(d.in.Volumes, func(v v1alpha1.Volume) bool { return v.Name == name })
+	switch {
+	case i < 0:
+		d.faults = append(d.faults, field.NotFound(at, name))
+	case d.in.Volumes[i].HostPath != nil:
+		return path.Clean(d.in.Volumes[i].HostPath.Path)
+	}
+	return "volumes/" + name
+}
+
+// madeByRuntime are what a runtime puts in /dev after all mounts
+// (config-linux.md, "Default Devices" and "Default Filesystems").
+func madeByRuntime() []string {
+	return []string{
+		"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console",
+		"/dev/ptmx", "/dev/pts", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr",
+	}
+}
+
+// mountPath tells whether a volume may be mounted on p.
+func mountPath(d *draft, at *field.Path, p string) bool {
+	clean := path.Clean(p)
+	within := func(parent string) bool { return clean == parent || strings.HasPrefix(clean, parent+"/") }
+	switch {
+	case !strings.HasPrefix(p, "/"):
+		d.invalid(at, p, "must be absolute: start it with /")
+	case slices.Contains(strings.Split(p, "/"), ".."):
+		d.invalid(at, p, `must not contain ".."`)
+	case strings.ContainsAny(p, "\x00:"):
+		d.invalid(at, p, `must contain neither ":" nor a NUL byte`)
+	case clean == "/":
+		d.invalid(at, p, "must not be the root: use rootfs")
+	case within("/proc"):
+		d.invalid(at, p, "must not be /proc or below it")
+	case clean == "/sys", clean == "/sys/fs", clean == "/dev":
+		d.invalid(at, p, "must not be "+clean+": mount what is needed below it, or elsewhere")
+	case slices.ContainsFunc(maskedPaths(), within):
+		d.invalid(at, p, "would be hidden: containers cannot see this path")
+	case slices.ContainsFunc(madeByRuntime(), within):
+		d.invalid(at, p, "is made by the runtime: mount it elsewhere")
+	default:
+		return true
+	}
+	return false
+}
+
+// mountOptions are the options of a volume's bind mount.
+func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
+	if m.SubPath != "" {
+		d.refuse(at.Child("subPath"), "is not supported: mount the whole volume, or a hostPath of the folder")
+	}
+	if m.SubPathExpr != "" {
+		d.refuse(at.Child("subPathExpr"), "is not supported: mount the whole volume, or a hostPath of the folder")
+	}
+	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m.MountPropagation)}
+	for i, o := range m.BindMountOptions {
+		if oneOf(d, at.Child("bindMountOptions").Index(i), o, "noexec", "nodev", "nosuid") {
+			options = append(options, o)
+		}
+	}
+	access := "rw"
+	if m.ReadOnly {
+		access = "ro"
+	}
+	if r := m.RecursiveReadOnly; r != nil {
+		rro := at.Child("recursiveReadOnly")
+		if oneOf(d, rro, *r, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyIfPossible,
+			corev1.RecursiveReadOnlyEnabled) && *r != corev1.RecursiveReadOnlyDisabled {
+			if !m.ReadOnly {
+				d.refuse(rro, "may only be specified when readOnly is true")
+			}
+			if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+				d.refuse(rro, "may only be specified when mountPropagation is None or absent")
+			}
+			// Any kernel that Berth runs on has mount_setattr(2), so IfPossible is Enabled.
+			access = "rro"
+		}
+	}
+	return append(options, access)
+}
+
+func propagation(d *draft, at *field.Path, p *corev1.MountPropagationMode) string {
+	if p == nil {
+		return "rprivate"
+	}
+	switch *p {
+	case corev1.MountPropagationNone:
+	case corev1.MountPropagationHostToContainer:
+		// Else the container's root would cut the flow of mounts from the host.
+		d.spec.Linux.RootfsPropagation = "rslave"
+		return "rslave"
+	case corev1.MountPropagationBidirectional:
+		d.refuse(at, "Bidirectional is not supported: use None or HostToContainer")
+	default:
+		oneOf(d, at, *p, corev1.MountPropagationNone, corev1.MountPropagationHostToContainer)
+	}
+	return "rprivate"
+}

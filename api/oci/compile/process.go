@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// defaultPath is the search path of a container whose image sets none, as
+// containerd gives it.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// checkName holds what the API server checks of metadata, for the sake of a
+// Container that comes from a file.
+func checkName(d *draft, c *v1alpha1.Container) {
+	meta := field.NewPath("metadata")
+	if c.Name == "" {
+		d.faults = append(d.faults, field.Required(meta.Child("name"), "a Container needs a name"))
+	} else {
+		for _, msg := range validation.IsDNS1123Subdomain(c.Name) {
+			d.invalid(meta.Child("name"), c.Name, msg)
+		}
+	}
+	if c.Namespace != "" {
+		for _, msg := range validation.IsDNS1123Label(c.Namespace) {
+			d.invalid(meta.Child("namespace"), c.Namespace, msg)
+		}
+	}
+}
+
+// root is where the root filesystem comes from.
+func root(d *draft) {
+	d.spec.Root = newRoot("rootfs")
+	if sc := d.in.SecurityContext; sc != nil && sc.ReadOnlyRootFilesystem != nil {
+		d.spec.Root.Readonly = *sc.ReadOnlyRootFilesystem
+	}
+	switch {
+	case d.in.Image == "" && d.in.RootFS == nil:
+		d.faults = append(d.faults, field.Required(d.path.Child("image"), "set exactly one of image and rootfs"))
+	case d.in.Image != "" && d.in.RootFS != nil:
+		d.refuse(d.path.Child("rootfs"), "set exactly one of image and rootfs")
+	case d.in.Image != "":
+		checkReference(d)
+		d.out.Image = &v1alpha1.BundleImage{Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy}
+	default:
+		at := d.path.Child("rootfs", "path")
+		if hostFolder(d, at, d.in.RootFS.Path) && path.Clean(d.in.RootFS.Path) == "/" {
+			d.invalid(at, d.in.RootFS.Path, "the node's own root cannot be a container's: name a folder below it")
+		}
+		d.spec.Root.Path = path.Clean(d.in.RootFS.Path)
+	}
+	at := d.path.Child("imagePullPolicy")
+	if p := d.in.ImagePullPolicy; p != "" {
+		oneOf(d, at, p, "Always", "IfNotPresent", "Never")
+		if d.in.Image == "" {
+			d.refuse(at, "there is no image to pull: remove imagePullPolicy")
+		}
+	}
+}
+
+// hostFolder checks an absolute path of the node. ".." is refused as Kubernetes
+// refuses it: what a policy reads must be what is mounted.
+func hostFolder(d *draft, at *field.Path, p string) bool {
+	switch {
+	case !strings.HasPrefix(p, "/"):
+		d.invalid(at, p, "must be absolute: start it with /")
+	case slices.Contains(strings.Split(p, "/"), ".."):
+		d.invalid(at, p, `must not contain ".."`)
+	case strings.Contains(p, "\x00"):
+		d.invalid(at, p, "must not contain a NUL byte")
+	default:
+		return true
+	}
+	return false
+}
+
+// fileTransports are the prefixes of references to files of the node.
+var fileTransports = []string{"oci:", "oci-archive:", "docker-archive:"}
+
+func checkReference(d *draft) {
+	at, ref := d.path.Child("image"), d.in.Image
+	for _, transport := range fileTransports {
+		if file, ok := strings.CutPrefix(ref, transport); ok {
+			hostFolder(d, at, file)
+			return
+		}
+	}
+	if _, err := name.ParseReference(ref); err != nil {
+		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36, "+
+			"or oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE: "+err.Error())
+	}
+}
+
+// environment is process.env: what the user wrote, in that order. The node puts
+// the image's variables beneath.
+func environment(d *draft) {
+	d.env = map[string]string{}
+	for i, e := range d.in.Env {
+		at := d.path.Child("env").Index(i)
+		if e.Name == "" {
+			d.faults = append(d.faults, field.Required(at.Child("name"), "a variable needs a name"))
+		} else {
+			for _, msg := range validation.IsRelaxedEnvVarName(e.Name) {
+				d.invalid(at.Child("name"), e.Name, msg)
+			}
+		}
+		if e.ValueFrom != nil {
+			d.refuse(at.Child("valueFrom"), "valueFrom is not supported: give a literal value")
+		}
+		noNUL(d, at.Child("value"), e.Value)
+		if _, twice := d.env[e.Name]; twice {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), e.Name))
+		}
+		value := expand(e.Value, d.env)
+		d.env[e.Name] = value
+		d.spec.Process.Env = append(d.spec.Process.Env, e.Name+"="+value)
+	}
+	// Where there is an image, the node adds the PATH: an image's own goes first.
+	if _, ok := d.env["PATH"]; !ok && d.in.RootFS != nil {
+		d.spec.Process.Env = append([]string{"PATH=" + defaultPath}, d.spec.Process.Env...)
+	}
+}
+
+// arguments are process.args. $(NAME) is replaced from spec.env alone, not from
+// the image's environment, as in a Pod.
+func arguments(d *draft) {
+	for i, word := range d.in.Command {
+		noNUL(d, d.path.Child("command").Index(i), word)
+		d.out.Process.Command = append(d.out.Process.Command, expand(word, d.env))
+	}
+	for i, word := range d.in.Args {
+		noNUL(d, d.path.Child("args").Index(i), word)
+		d.out.Process.Args = append(d.out.Process.Args, expand(word, d.env))
+	}
+	if len(d.in.Command) > 0 {
+		d.spec.Process.Args = slices.Concat(d.out.Process.Command, d.out.Process.Args)
+		if d.spec.Process.Args[0] == "" {
+			d.invalid(d.path.Child("command").Index(0), d.in.Command[0], "must name a program")
+		}
+	} else if d.in.RootFS != nil {
+		d.faults = append(d.faults, field.Required(d.path.Child("command"),
+			"a container with rootfs has no image to take a command from"))
+	}
+}
+
+// noNUL refuses what execve(2) cannot pass on.
+func noNUL(d *draft, at *field.Path, s string) {
+	if strings.Contains(s, "\x00") {
+		d.invalid(at, s, "must not contain a NUL byte")
+	}
+}
+
+// workingDir is process.cwd.
+func workingDir(d *draft) {
+	d.spec.Process.Cwd = "/"
+	if d.in.WorkingDir == "" {
+		return
+	}
+	at := d.path.Child("workingDir")
+	if !strings.HasPrefix(d.in.WorkingDir, "/") {
+		d.invalid(at, d.in.WorkingDir, "must be absolute: start it with /")
+	}
+	noNUL(d, at, d.in.WorkingDir)
+	d.spec.Process.Cwd = d.in.WorkingDir
+	d.out.Process.WorkingDir = d.in.WorkingDir
+}
+
+// hostname is the name in the container's UTS namespace.
+func hostname(d *draft) {
+	at := d.path.Child("hostname")
+	if d.in.Hostname != "" {
+		for _, msg := range validation.IsDNS1123Label(d.in.Hostname) {
+			d.invalid(at, d.in.Hostname, msg)
+		}
+	}
+	if d.in.HostNetwork {
+		if d.in.Hostname != "" {
+			d.refuse(at, "needs a UTS namespace, which a container on the host's network has not: remove hostname or hostNetwork")
+		}
+		return
+	}
+	d.spec.Hostname = d.in.Hostname
+	if d.spec.Hostname == "" {
+		d.spec.Hostname = d.name
+		// As the kubelet cuts the name of a Pod: 63 is what RFC 1123 gives a label.
+		if len(d.spec.Hostname) > validation.DNS1123LabelMaxLength {
+			d.spec.Hostname = strings.TrimRight(d.spec.Hostname[:validation.DNS1123LabelMaxLength], "-.")
+		}
+	}
+}

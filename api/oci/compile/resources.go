@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"math"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+const (
+	// quotaPeriod is the kubelet's CFS period in µs.
+	quotaPeriod = 100_000
+	// minQuota is the least quota in µs that the kernel takes
+	// (kernel/sched/core.c, min_cfs_quota_period); the kubelet raises to it, too.
+	minQuota = 1_000
+	// maxMilliCPU is the limit whose quota is the greatest that the kernel takes:
+	// 2^44-1 µs (kernel/sched/core.c, max_bw_runtime_us).
+	maxMilliCPU = (1<<44 - 1) / (quotaPeriod / 1000)
+	// minShares and maxShares bound cpu.shares (kernel/sched/sched.h, MIN_SHARES and MAX_SHARES).
+	minShares = 2
+	maxShares = 262_144
+	// maxPIDs is the greatest value of pids.max besides "max":
+	// PID_MAX_LIMIT of include/linux/threads.h on 64 bits.
+	maxPIDs = 4 << 20
+)
+
+// amount reads a limit or a request in units of its resource: milli-CPUs for
+// cpu, bytes for memory, tasks for pids.
+func amount(d *draft, list corev1.ResourceList, kind string, name corev1.ResourceName, most int64) (int64, bool) {
+	q, ok := list[name]
+	if !ok {
+		return 0, false
+	}
+	at := d.path.Child("resources", kind).Key(string(name))
+	if q.IsZero() && kind == "limits" {
+		d.invalid(at, q.String(), "a limit of 0 allows nothing: remove it, or name a limit")
+		return 0, false
+	}
+	scale := resource.Scale(0)
+	if name == corev1.ResourceCPU {
+		scale = resource.Milli
+	}
+	v, msg := exact(q, scale, most)
+	if msg != "" {
+		d.invalid(at, q.String(), msg)
+		return 0, false
+	}
+	return v, true
+}
+
+// exact is the number of 10^scale that a quantity is, or a message of what would
+// be allowed: nothing is rounded.
+func exact(q resource.Quantity, scale resource.Scale, most int64) (int64, string) {
+	unit := "a whole number"
+	if scale == resource.Milli {
+		unit = "a multiple of 1m"
+	}
+	greatest := resource.NewScaledQuantity(most, scale)
+	switch {
+	case q.Sign() < 0:
+		return 0, "must not be negative"
+	// First of all this, for ScaledValue wraps beyond 63 bits.
+	case q.Cmp(*greatest) > 0:
+		return 0, "must be at most " + greatest.String() + ", the most that the kernel takes"
+	case q.Cmp(*resource.NewScaledQuantity(q.ScaledValue(scale), scale)) != 0:
+		return 0, "must be " + unit
+	}
+	return q.ScaledValue(scale), ""
+}
+
+// demand reads limit and request of a resource. The request is the limit where
+// it is absent, as in a Pod, and is what the scheduler counts.
+func demand(d *draft, name corev1.ResourceName, most int64) (limit, request int64) {
+	limit, limited := amount(d, d.in.Resources.Limits, "limits", name, most)
+	request, requested := amount(d, d.in.Resources.Requests, "requests", name, most)
+	if !requested {
+		request = limit
+	}
+	if limited && request > limit {
+		q := d.in.Resources.Requests[name]
+		d.invalid(d.path.Child("resources", "requests").Key(string(name)), q.String(), "must not exceed the limit")
+	}
+	if limited || requested {
+		if d.out.Requests == nil {
+			d.out.Requests = corev1.ResourceList{}
+		}
+		q, ok := d.in.Resources.Requests[name]
+		if !ok {
+			q = d.in.Resources.Limits[name]
+		}
+		d.out.Requests[name] = q
+	}
+	return limit, request
+}
+
+// cpu is the CFS quota from the limit and the weight from the request, by the
+// kubelet's formulas. Without a request the weight is the least there is, so that
+// nobody who asked for cpu has to give way.
+func cpu(d *draft) {
+	limit, request := demand(d, corev1.ResourceCPU, maxMilliCPU)
+	c := &specs.LinuxCPU{Shares: new(uint64(min(max(request*1024/1000, minShares), maxShares)))}
+	if limit > 0 {
+		c.Period = new(uint64(quotaPeriod))
+		c.Quota = new(max(limit*quotaPeriod/1000, minQuota))
+	}
+	d.spec.Linux.Resources.CPU = c
+}
+
+// memory is the limit of memory, and of memory and swap together to the same
+// bytes: a container does not swap, as on a kubelet without swap.
+func memory(d *draft) {
+	limit, _ := demand(d, corev1.ResourceMemory, math.MaxInt64)
+	if limit > 0 {
+		d.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(limit), Swap: new(limit)}
+	}
+}
+
+// pids is the limit of processes and threads.
+func pids(d *draft) {
+	if limit, ok := amount(d, d.in.Resources.Limits, "limits", v1alpha1.ResourcePIDs, maxPIDs); ok {
+		d.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(limit)}
+	}
+}
+
+// otherResources refuses every other resource.
+func otherResources(d *draft) {
+	at := d.path.Child("resources")
+	for _, list := range []struct {
+		kind    string
+		names   corev1.ResourceList
+		allowed []corev1.ResourceName
+	}{
+		{"limits", d.in.Resources.Limits, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, v1alpha1.ResourcePIDs}},
+		{"requests", d.in.Resources.Requests, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}},
+	} {
+		for _, name := range sortedKeys(list.names) {
+			oneOf(d, at.Child(list.kind).Key(string(name)), name, list.allowed...)
+		}
+	}
+	if len(d.in.Resources.Claims) > 0 {
+		d.faults = append(d.faults, field.Forbidden(at.Child("claims"), "is not supported: remove it"))
+	}
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"slices"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// oldestKernel is what Berth requires of a node; a rule of the profile that
+// needs a newer one is left out.
+var oldestKernel = seccomp.KernelVersion{Kernel: 5, Major: 14}
+
+// seccompProfile is linux.seccomp: the default profile of moby unless the user
+// says Unconfined.
+func seccompProfile(d *draft) {
+	if sc := d.in.SecurityContext; sc != nil && sc.SeccompProfile != nil {
+		at := d.path.Child("securityContext", "seccompProfile")
+		p := sc.SeccompProfile
+		if p.LocalhostProfile != nil {
+			d.refuse(at.Child("localhostProfile"), "is not supported: remove it")
+		}
+		ok := oneOf(d, at.Child("type"), p.Type,
+			corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+		if !ok || p.Type == corev1.SeccompProfileTypeUnconfined {
+			return
+		}
+	}
+	d.spec.Linux.Seccomp = defaultSeccomp(d.arch, d.spec.Process.Capabilities.Bounding)
+}
+
+// defaultSeccomp resolves the conditions of moby's default profile for a
+// machine and a set of capabilities. The library's own function for that reads
+// the kernel version and architecture of the machine that it runs on, which is
+// not the node.
+func defaultSeccomp(goarch string, caps []string) *specs.LinuxSeccomp {
+	profile := seccomp.DefaultProfile()
+	out := profile.LinuxSeccomp
+	for _, a := range profile.ArchMap {
+		if a.Arch == seccompArch(goarch) {
+			out.Architectures = append([]specs.Arch{a.Arch}, a.SubArches...)
+		}
+	}
+	arch := profileArch(goarch)
+	for _, call := range profile.Syscalls {
+		if f := call.Includes; f != nil {
+			if len(f.Arches) > 0 && !slices.Contains(f.Arches, arch) {
+				continue
+			}
+			if slices.ContainsFunc(f.Caps, func(c string) bool { return !slices.Contains(caps, c) }) {
+				continue
+			}
+			if f.MinKernel != nil && !kernelHas(*f.MinKernel) {
+				continue
+			}
+		}
+		if f := call.Excludes; f != nil {
+			if slices.Contains(f.Arches, arch) {
+				continue
+			}
+			if slices.ContainsFunc(f.Caps, func(c string) bool { return slices.Contains(caps, c) }) {
+				continue
+			}
+			if f.MinKernel != nil && kernelHas(*f.MinKernel) {
+				continue
+			}
+		}
+		rule := call.LinuxSyscall
+		if call.Name != "" {
+			rule.Names = []string{call.Name}
+		}
+		out.Syscalls = append(out.Syscalls, rule)
+	}
+	return &out
+}
+
+func kernelHas(need seccomp.KernelVersion) bool {
+	if need.Kernel != oldestKernel.Kernel {
+		return need.Kernel < oldestKernel.Kernel
+	}
+	return need.Major <= oldestKernel.Major
+}
+
+// profileArch is the profile's name of a GOARCH in its conditions.
+func profileArch(goarch string) string {
+	switch goarch {
+	case "386":
+		return "x86"
+	case "loong64":
+		return "loongarch64"
+	case "mips64le":
+		return "mipsel64"
+	}
+	return goarch
+}
+
+// seccompArch is the runtime-spec's name of a GOARCH. Those that are absent have
+// no entry in the profile's table; a runtime then filters its own architecture.
+func seccompArch(goarch string) specs.Arch {
+	switch goarch {
+	case "amd64":
+		return specs.ArchX86_64
+	case "arm64":
+		return specs.ArchAARCH64
+	case "riscv64":
+		return specs.ArchRISCV64
+	case "loong64":
+		return specs.ArchLOONGARCH64
+	case "s390x":
+		return specs.ArchS390X
+	case "mips64":
+		return specs.ArchMIPS64
+	case "mips64le":
+		return specs.ArchMIPSEL64
+	}
+	return ""
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// user is who the process runs as. Names in an image's config and the groups of
+// /etc/group are the node's to resolve.
+func user(d *draft) {
+	sc := d.in.SecurityContext
+	if sc == nil {
+		return
+	}
+	at := d.path.Child("securityContext")
+	if id(d, at.Child("runAsUser"), sc.RunAsUser) {
+		d.spec.Process.User.UID = uint32(*sc.RunAsUser)
+		d.out.Process.RunAsUser = new(*sc.RunAsUser)
+	}
+	if id(d, at.Child("runAsGroup"), sc.RunAsGroup) {
+		d.spec.Process.User.GID = uint32(*sc.RunAsGroup)
+		d.out.Process.RunAsGroup = new(*sc.RunAsGroup)
+	}
+	if sc.RunAsNonRoot != nil && *sc.RunAsNonRoot {
+		d.out.Process.RunAsNonRoot = true
+		if sc.RunAsUser != nil && *sc.RunAsUser == 0 {
+			d.invalid(at.Child("runAsUser"), 0, "runAsNonRoot forbids user 0: set another runAsUser")
+		}
+		if sc.RunAsUser == nil && d.in.RootFS != nil {
+			d.faults = append(d.faults, field.Required(at.Child("runAsUser"),
+				"a container with rootfs runs as user 0 where nothing is said, which runAsNonRoot forbids"))
+		}
+	}
+}
+
+// id tells whether a user or group id is given and in the range that Kubernetes
+// allows: half of the kernel's, so that it fits an int32 everywhere.
+func id(d *draft, at *field.Path, v *int64) bool {
+	if v == nil {
+		return false
+	}
+	if *v < 0 || *v > math.MaxInt32 {
+		d.invalid(at, *v, "must be between 0 and 2147483647, inclusive")
+		return false
+	}
+	return true
+}
+
+// privileges are NO_NEW_PRIVS and all of securityContext that is refused.
+// NO_NEW_PRIVS is set unless allowPrivilegeEscalation is true: Berth takes the
+// safe side where a Pod that says nothing would be without.
+func privileges(d *draft) {
+	d.spec.Process.NoNewPrivileges = true
+	sc := d.in.SecurityContext
+	if sc == nil {
+		return
+	}
+	if sc.AllowPrivilegeEscalation != nil {
+		d.spec.Process.NoNewPrivileges = !*sc.AllowPrivilegeEscalation
+	}
+	at := d.path.Child("securityContext")
+	if sc.Privileged != nil && *sc.Privileged {
+		d.refuse(at.Child("privileged"), "is not supported: add the capabilities that are needed to capabilities.add")
+	}
+	if sc.SELinuxOptions != nil {
+		d.refuse(at.Child("seLinuxOptions"), "is not supported: remove it")
+	}
+	if sc.WindowsOptions != nil {
+		d.refuse(at.Child("windowsOptions"), "is for Windows: remove it")
+	}
+	if sc.AppArmorProfile != nil {
+		d.refuse(at.Child("appArmorProfile"), "is not supported: remove it")
+	}
+	if sc.ProcMount != nil {
+		oneOf(d, at.Child("procMount"), *sc.ProcMount, corev1.DefaultProcMount)
+	}
+}
+
+// defaultCapabilities are those that Docker, and containerd before 2.2, give a
+// container: the 14 of the runtime-spec's common practice.
+func defaultCapabilities() []string {
+	return []string{
+		"CAP_CHOWN",
+		"CAP_DAC_OVERRIDE",
+		"CAP_FSETID",
+		"CAP_FOWNER",
+		"CAP_MKNOD",
+		"CAP_NET_RAW",
+		"CAP_SETGID",
+		"CAP_SETUID",
+		"CAP_SETFCAP",
+		"CAP_SETPCAP",
+		"CAP_NET_BIND_SERVICE",
+		"CAP_SYS_CHROOT",
+		"CAP_KILL",
+		"CAP_AUDIT_WRITE",
+	}
+}
+
+// allCapabilities are those of capabilities(7) as of Linux 5.9, the newest to
+// have added one, in the order of their numbers.
+func allCapabilities() []string {
+	return []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+		"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
+		"CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
+		"CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
+		"CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE",
+		"CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
+		"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
+		"CAP_CHECKPOINT_RESTORE",
+	}
+}
+
+// everyCapability is the word for all of them in add and drop.
+const everyCapability = "ALL"
+
+// capabilities are the sets of process.capabilities. As with containerd the
+// inheritable and ambient sets stay empty, so a process of another user than
+// root has none after execve(2). ALL is taken first, single names after it, and
+// drop after add.
+func capabilities(d *draft) {
+	set := defaultCapabilities()
+	if sc := d.in.SecurityContext; sc != nil && sc.Capabilities != nil {
+		at := d.path.Child("securityContext", "capabilities")
+		add := capabilityNames(d, at.Child("add"), sc.Capabilities.Add)
+		drop := capabilityNames(d, at.Child("drop"), sc.Capabilities.Drop)
+		if slices.Contains(add, everyCapability) {
+			set = allCapabilities()
+		}
+		if slices.Contains(drop, everyCapability) {
+			set = nil
+		}
+		for _, c := range add {
+			if c != everyCapability && !slices.Contains(set, c) {
+				set = append(set, c)
+			}
+		}
+		set = slices.DeleteFunc(set, func(c string) bool { return slices.Contains(drop, c) })
+	}
+	d.spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding:  set,
+		Effective: slices.Clone(set),
+		Permitted: slices.Clone(set),
+	}
+}
+
+// capabilityNames gives the kernel's names of what the user wrote, which is
+// without CAP_ in Kubernetes and with it in capabilities(7); both are taken, in
+// any case.
+func capabilityNames(d *draft, at *field.Path, in []corev1.Capability) []string {
+	known := allCapabilities()
+	var out []string
+	for i, c := range in {
+		n := strings.ToUpper(string(c))
+		if n != everyCapability {
+			n = "CAP_" + strings.TrimPrefix(n, "CAP_")
+			if !slices.Contains(known, n) {
+				d.invalid(at.Index(i), string(c), "must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN")
+				continue
+			}
+		}
+		out = append(out, n)
+	}
+	return out
+}
