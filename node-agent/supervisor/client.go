@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Client asks a supervisor. It holds no connection between calls, so it goes on when the supervisor is replaced, and it may be
+// used by many goroutines at once.
+type Client struct {
+	socket string
+}
+
+// NewClient is a client of the supervisor that listens on the unix socket at path. It connects at the first call.
+func NewClient(path string) *Client { return &Client{socket: path} }
+
+// Ping checks that a supervisor answers and speaks our protocol, and returns its process id.
+func (c *Client) Ping(ctx context.Context) (pid int, err error) {
+	cn, err := c.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer cn.close()
+	return cn.server.PID, nil
+}
+
+// Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on
+// by itself: Get or List tell how it went.
+func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
+	return c.one(ctx, request{Op: opCreate, Create: &r})
+}
+
+// Start lets a created container run its program.
+func (c *Client) Start(ctx context.Context, id string) error {
+	_, err := c.one(ctx, request{Op: opStart, ID: id})
+	return err
+}
+
+// Kill sends a signal (see ParseSignal) to the container's first process, or with all to every process in it.
+// Once the process has ended it fails with ErrNotRunning.
+func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
+	_, err := c.one(ctx, request{Op: opKill, ID: id, Signal: signal, All: all})
+	return err
+}
+
+// Delete forgets a stopped container; with force it kills it first. It fails with ErrNotExist when there is none, and
+// with ErrRunning when it lives and force is not set. The log files stay.
+func (c *Client) Delete(ctx context.Context, id string, force bool) error {
+	_, err := c.one(ctx, request{Op: opDelete, ID: id, Force: force})
+	return err
+}
+
+// Get is the status of one container.
+func (c *Client) Get(ctx context.Context, id string) (Status, error) {
+	return c.one(ctx, request{Op: opGet, ID: id})
+}
+
+// List is the status of every container, sorted by id.
+func (c *Client) List(ctx context.Context) ([]Status, error) {
+	cn, err := c.send(ctx, request{Op: opList})
+	if err != nil {
+		return nil, err
+	}
+	defer cn.close()
+	var all []Status
+	for {
+		r, err := cn.reply()
+		if err != nil {
+			return nil, err
+		}
+		if r.Status != nil {
+			all = append(all, *r.Status)
+		}
+		if !r.More {
+			return all, nil
+		}
+	}
+}
+
+// Watch begins a stream of changes. It returns once the full list has been read (Watcher.List), so that the caller's view is
+// complete before the first change.
+func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
+	cn, err := c.send(ctx, request{Op: opWatch})
+	if err != nil {
+		return nil, err
+	}
+	w := &Watcher{conn: cn}
+	for {
+		r, err := cn.reply()
+		if err != nil {
+			cn.close()
+			return nil, err
+		}
+		if r.Status != nil {
+			w.List = append(w.List, *r.Status)
+		}
+		if r.Synced {
+			return w, nil
+		}
+	}
+}
+
+// Watcher is a stream of changes. Changes of one container that come faster than they are read are merged into the
+// latest; the last state is never lost.
+type Watcher struct {
+	// List is every container as the stream began, sorted by id.
+	List []Status
+	conn *conn
+}
+
+// Next waits for a change. It ends with an error when the context of Watch ends, Close is called, or the supervisor goes.
+func (w *Watcher) Next() (Event, error) {
+	r, err := w.conn.reply()
+	if err != nil {
+		return Event{}, err
+	}
+	if r.Status == nil {
+		return Event{}, fmt.Errorf("watch: %w: an event without a status", errLine)
+	}
+	return Event{Status: *r.Status, Deleted: r.Deleted}, nil
+}
+
+// Close ends the stream. A Next that waits returns.
+func (w *Watcher) Close() { w.conn.close() }
+
+// conn is one connection after the handshake.
+type conn struct {
+	ctx    context.Context
+	c      net.Conn
+	r      *bufio.Reader
+	server hello
+	close  func()
+}
+
+// dialTimeout bounds the handshake with something that accepts but never answers.
+const dialTimeout = 10 * time.Second
+
+func (c *Client) dial(ctx context.Context) (*conn, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, fmt.Errorf("supervisor: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, maxLine), close: sync.OnceFunc(func() { stop(); nc.Close() })}
+	nc.SetDeadline(time.Now().Add(dialTimeout))
+	err = writeLine(nc, hello{Protocol: protocolName, MinVersion: protocolMin, MaxVersion: protocolMax})
+	if rerr := readLine(cn.r, &cn.server); rerr != nil {
+		err = errors.Join(err, rerr)
+	} else {
+		// A refusal may come before our own line has been taken, so its words matter more than the error of writing.
+		err = nil
+	}
+	switch {
+	case err != nil:
+		err = cn.because(fmt.Errorf("supervisor at %s: handshake: %w", c.socket, err))
+	case cn.server.Error != nil:
+		err = cn.server.Error
+	case cn.server.Protocol != protocolName || cn.server.Version < protocolMin || cn.server.Version > protocolMax:
+		err = fmt.Errorf("supervisor at %s: %w: found %q %d; allowed: %q %d to %d", c.socket, ErrVersion,
+			cn.server.Protocol, cn.server.Version, protocolName, protocolMin, protocolMax)
+	}
+	if err != nil {
+		cn.close()
+		return nil, err
+	}
+	nc.SetDeadline(time.Time{})
+	return cn, nil
+}
+
+func (c *Client) send(ctx context.Context, r request) (*conn, error) {
+	cn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeLine(cn.c, r); err != nil {
+		cn.close()
+		return nil, cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err))
+	}
+	return cn, nil
+}
+
+// one sends a request that has a single reply.
+func (c *Client) one(ctx context.Context, r request) (Status, error) {
+	cn, err := c.send(ctx, r)
+	if err != nil {
+		return Status{}, err
+	}
+	defer cn.close()
+	rep, err := cn.reply()
+	if err != nil {
+		return Status{}, err
+	}
+	if rep.Status == nil {
+		return Status{}, nil
+	}
+	return *rep.Status, nil
+}
+
+func (cn *conn) reply() (reply, error) {
+	var r reply
+	if err := readLine(cn.r, &r); err != nil {
+		return reply{}, cn.because(fmt.Errorf("supervisor: %w", err))
+	}
+	if r.Error != nil {
+		return reply{}, r.Error
+	}
+	return r, nil
+}
+
+// because says that the context ended, where that is why the connection was closed.
+func (cn *conn) because(err error) error {
+	if cerr := cn.ctx.Err(); cerr != nil {
+		return fmt.Errorf("supervisor: %w", cerr)
+	}
+	return err
+}

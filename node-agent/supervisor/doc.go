@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package supervisor is the one long-lived parent of every container process on a node, and the client that talks to it.
+//
+// The server (Run) creates containers through a handler.Handler, keeps their standard output in rotated files of the
+// CRI log format, reaps them, and writes each one's state to disk before it tells anyone. It knows containers and
+// nothing else: not what a Container of Kubernetes is, not images, restarts or probes. It must stay small, because
+// every container on the node pays for it if it dies, and it imports no Kubernetes module.
+//
+//	client := supervisor.NewClient("/run/berth/supervisor.sock")
+//	st, err := client.Create(ctx, supervisor.CreateRequest{ID: "web", Bundle: "/var/lib/berth/bundles/web"})
+//	err = client.Start(ctx, "web")
+//	w, err := client.Watch(ctx)
+//	for ev, err := w.Next(); err == nil; ev, err = w.Next() { … }
+//
+// # What survives what
+//
+// The agent may die at any time: nothing here depends on its connections, and an operation once accepted runs to its
+// end even when the client that asked for it has gone.
+//
+// The supervisor may die too (SIGTERM ends it in the same way, only tidily): containers live on, because their standard
+// output is a pipe that they themselves hold open for reading as well, so a write meets a full pipe at worst, never
+// SIGPIPE. The next supervisor reads the records, takes the containers up again through pidfds, and the pipes through
+// /proc/PID/fd. What such a container's exit code was is asked of its pidfd (PIDFD_GET_INFO, Linux 6.15), and is said
+// to be unknown where the kernel cannot tell. What was in the pipe of a container that ended while no supervisor ran is lost.
+package supervisor

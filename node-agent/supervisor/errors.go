@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"errors"
+
+	"github.com/berth-run/berth/node-agent/handler"
+)
+
+// Errors that callers tell apart by errors.Is. Each survives the wire, with the text of the error that it was wrapped in.
+var (
+	// ErrNotExist: no container has that id.
+	ErrNotExist = handler.ErrNotExist
+	// ErrExist: a container has that id already.
+	ErrExist = handler.ErrExist
+	// ErrNotRunning: the container's process has ended, or does not exist yet.
+	ErrNotRunning = handler.ErrNotRunning
+	// ErrNotCreated: Start was asked for a container that is not in the state "created".
+	ErrNotCreated = errors.New("container is not in the created state")
+	// ErrRunning: Delete without force was asked for a container whose process lives.
+	ErrRunning = errors.New("container is running")
+	// ErrInvalid: the request itself is wrong; asking again cannot help.
+	ErrInvalid = errors.New("invalid request")
+	// ErrDenied: the caller's user may not use this supervisor.
+	ErrDenied = errors.New("permission denied")
+	// ErrVersion: client and supervisor have no version of the protocol in common.
+	ErrVersion = errors.New("unsupported protocol version")
+	// ErrStopping: the supervisor is on its way out and accepts nothing new; ask its successor.
+	ErrStopping = errors.New("supervisor is stopping")
+)
+
+// codes are the names of the errors on the wire. They never change meaning.
+var codes = []struct {
+	code string
+	err  error
+}{
+	{"NotExist", ErrNotExist},
+	{"Exist", ErrExist},
+	{"NotRunning", ErrNotRunning},
+	{"NotCreated", ErrNotCreated},
+	{"Running", ErrRunning},
+	{"Invalid", ErrInvalid},
+	{"Denied", ErrDenied},
+	{"Version", ErrVersion},
+	{"Stopping", ErrStopping},
+}
+
+// Error is an error that the supervisor answered with.
+type Error struct {
+	// Code is one of the names above, or "" for an error that has no name.
+	Code string `json:"code,omitempty"`
+	// Message is the supervisor's text, unchanged.
+	Message string `json:"message"`
+}
+
+// Error is the supervisor's own text.
+func (e *Error) Error() string { return e.Message }
+
+// Is lets errors.Is find the sentinel that the code stands for.
+func (e *Error) Is(target error) bool {
+	for _, c := range codes {
+		if c.code == e.Code {
+			return target == c.err
+		}
+	}
+	return false
+}
+
+// maxMessage bounds an error's text on the wire, so that a reply stays within maxLine.
+const maxMessage = 16 << 10
+
+// wireError makes err fit for the wire.
+func wireError(err error) *Error {
+	e := &Error{Message: err.Error()}
+	if len(e.Message) > maxMessage {
+		e.Message = e.Message[:maxMessage]
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			e.Code = c.code
+			break
+		}
+	}
+	return e
+}
