@@ -75,7 +75,7 @@ if [ $build = 1 ] && [ -n "$(missing)" ]; then
 		trap 'rm -rf "$tmp"' EXIT
 		say "building ${absent[*]} of Kubernetes $kubernetes (some minutes when nothing is compiled yet)"
 		start=$SECONDS
-		# The compiler's garbage collector costs about a tenth of the time: with
+		# The compiler's garbage collector costs a fifth of the time: with
 		# memory to spare it may run less often.
 		spare=$(awk '/^MemAvailable:/ {print int($2 / 1048576)}' /proc/meminfo)
 		[ "$spare" -lt 8 ] || export GOGC=${GOGC:-400}
