@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/atomicfile"
+)
+
+// Root is the folder that holds the bundles of a node, one folder each.
+type Root struct{ path string }
+
+// Open makes the folder at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
+func Open(path string) (*Root, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("folder of bundles: found %q; allowed: an absolute path", path)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of bundles: %w", err)
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return nil, fmt.Errorf("close the folder of bundles: %w", err)
+	}
+	return &Root{path: filepath.Clean(path)}, nil
+}
+
+// Dir is the bundle of the container id, whether it is there or not.
+func (r *Root) Dir(id string) Dir { return Dir{path: filepath.Join(r.path, id)} }
+
+// List returns the ids of all bundles that are there.
+func (r *Root) List() ([]string, error) {
+	entries, err := os.ReadDir(r.path)
+	if err != nil {
+		return nil, fmt.Errorf("list bundles: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// Holds tells whether path is the folder of one of the bundles.
+func (r *Root) Holds(path string) bool { return filepath.Dir(filepath.Clean(path)) == r.path }
+
+// Dir is the folder of one bundle.
+type Dir struct{ path string }
+
+// Path of the folder.
+func (d Dir) Path() string { return d.path }
+
+// File is the path of a file of the given name in the folder.
+func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
+
+// Rootfs is the path where the overlay is mounted.
+func (d Dir) Rootfs() string { return d.File("rootfs") }
+
+// Make makes the folder with mode 0700.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	return nil
+}
+
+// WriteConfig writes config.json with mode 0600, whole or not at all.
+func (d Dir) WriteConfig(spec *specs.Spec) error {
+	document, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("write config.json: %w", err)
+	}
+	return atomicfile.Write(d.File("config.json"), document)
+}
+
+// UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It is no error when
+// there is none.
+func (d Dir) UnmountRootfs() error {
+	if err := unmount(d.Rootfs()); err != nil {
+		return err
+	}
+	for _, name := range []string{"upper", "work"} {
+		if err := os.RemoveAll(d.File(name)); err != nil {
+			return fmt.Errorf("remove writable layer: %w", err)
+		}
+	}
+	if err := os.Remove(d.Rootfs()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove mount point: %w", err)
+	}
+	return nil
+}
+
+// Remove unmounts all that is mounted in the folder and removes it. It is no error when it is not there.
+//
+// Nothing is removed through a mount: a volume that does not unmount makes it fail instead.
+func (d Dir) Remove() error {
+	if err := d.UnmountRootfs(); err != nil {
+		return err
+	}
+	if err := d.keepVolumes(nil); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.path); err != nil {
+		return fmt.Errorf("remove bundle: %w", err)
+	}
+	return nil
+}
+
+// unmount unmounts whatever is mounted at path, however often; a path that is no mount point, or is not there, is no error.
+// A mount that is busy (a process of the host looks into it) is detached: it goes away with its last user.
+func unmount(path string) error {
+	for {
+		mounted, err := isMountPoint(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+		if !mounted {
+			return nil
+		}
+		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) {
+			err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+}
+
+// isMountPoint asks statx(2), which needs no reading of mountinfo, however many mounts the node has.
+func isMountPoint(path string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
+		return false, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// MaxNameLength is the greatest length of a file name (NAME_MAX of Linux filesystems).
+const MaxNameLength = 255
+
+// inside tells whether name is one plain component of a path.
+func inside(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsRune(name, '/')
+}

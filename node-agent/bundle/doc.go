@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bundle makes and removes a container's folder on the node: its root filesystem (an overlay of image layers,
+// or a folder of the node), its volumes, and config.json, for which it merges what the image says under what the user
+// said.
+//
+//	root, err := bundle.Open("/var/lib/berth/bundles")
+//	dir := root.Dir("default_web_1a2b3c4d")
+//	err = dir.MountRootfs(layers)
+//	spec, err := bundle.Merge(&b.Spec, image, bundle.MergeOptions{CgroupsPath: "/berth/x", Accounts: accounts})
+//	err = dir.WriteConfig(spec)
+//
+// A folder holds
+//
+//	config.json   the runtime-spec document, 0600
+//	rootfs        where the overlay is mounted
+//	upper, work   the writable layer; it is new at each start of the container, as a Pod's container's is
+//	volumes/NAME  emptyDir volumes, which live as long as the Container does
+//
+// The content of a root filesystem is hostile: paths inside are opened with openat2(RESOLVE_IN_ROOT) only, and what
+// is read from it is bounded. The package must not know restarts, the runtime, Kubernetes' API server, nor where
+// images come from.
+package bundle

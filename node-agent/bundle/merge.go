@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// DefaultPath is the PATH of a process for which neither the image nor the user gives one, as Docker's and containerd's.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// ErrRoot says that the process would be user 0 although runAsNonRoot is set.
+var ErrRoot = errors.New("runAsNonRoot: found user 0; allowed: any other: set runAsUser, or use an image with another user")
+
+// MergeOptions is what of a config only the node knows.
+type MergeOptions struct {
+	// CgroupsPath becomes linux.cgroupsPath.
+	CgroupsPath string
+	// Accounts of the root filesystem.
+	Accounts Accounts
+}
+
+// Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config under what the user said of
+// the process (command, environment, working directory, user), and with what only the node knows. image is nil for a
+// container with a rootfs in place of an image. Nothing of the image's labels or annotations gets in.
+func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOptions) (*specs.Spec, error) {
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(bundle.Config.Raw, spec); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	if image == nil {
+		image = &imagev1.ImageConfig{}
+	}
+	if spec.Process == nil {
+		spec.Process = &specs.Process{}
+	}
+	p := spec.Process
+
+	p.Args = arguments(bundle.Process, image)
+	if len(p.Args) == 0 {
+		return nil, errors.New("process.args: found nothing; allowed: set command, or args, as the image has neither entrypoint nor cmd")
+	}
+
+	switch {
+	case bundle.Process.WorkingDir != "":
+		p.Cwd = bundle.Process.WorkingDir
+	case image.WorkingDir != "":
+		p.Cwd = image.WorkingDir
+		if !strings.HasPrefix(p.Cwd, "/") {
+			p.Cwd = "/" + p.Cwd // as docker build writes a relative WORKDIR
+		}
+	default:
+		p.Cwd = "/"
+	}
+
+	id, err := o.Accounts.identity(image.User, bundle.Process.RunAsUser, bundle.Process.RunAsGroup)
+	if err != nil {
+		return nil, err
+	}
+	if bundle.Process.RunAsNonRoot && id.uid == 0 {
+		return nil, ErrRoot
+	}
+	for _, g := range p.User.AdditionalGids { // those that the compiled config brings stay
+		if !contains(id.groups, g) {
+			id.groups = append(id.groups, g)
+		}
+	}
+	p.User.UID, p.User.GID, p.User.AdditionalGids = id.uid, id.gid, id.groups
+
+	p.Env = environment(id.home, image.Env, p.Env)
+
+	if spec.Linux == nil {
+		spec.Linux = &specs.Linux{}
+	}
+	if o.CgroupsPath != "" {
+		spec.Linux.CgroupsPath = o.CgroupsPath
+	}
+	return spec, nil
+}
+
+// arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd, args alone replace cmd.
+func arguments(p v1alpha1.BundleProcess, image *imagev1.ImageConfig) []string {
+	var args []string
+	switch {
+	case len(p.Command) > 0:
+		args = append(append(args, p.Command...), p.Args...)
+	case len(p.Args) > 0:
+		args = append(append(args, image.Entrypoint...), p.Args...)
+	default:
+		args = append(append(args, image.Entrypoint...), image.Cmd...)
+	}
+	return args
+}
+
+// environment puts lists over one another: PATH and HOME, the image's, the user's. A name appears once, where it came first. Words of the image
+// that are no NAME=value are left out, as Docker does; those of the user stay, for validation to refuse.
+func environment(home string, image, user []string) []string {
+	if home == "" {
+		home = "/"
+	}
+	out := []string{"PATH=" + DefaultPath, "HOME=" + home}
+	at := map[string]int{"PATH": 0, "HOME": 1}
+	set := func(entry string) {
+		name, _, _ := strings.Cut(entry, "=")
+		if i, ok := at[name]; ok {
+			out[i] = entry
+			return
+		}
+		at[name] = len(out)
+		out = append(out, entry)
+	}
+	for _, e := range image {
+		if strings.IndexByte(e, '=') > 0 {
+			set(e)
+		}
+	}
+	for _, e := range user {
+		set(e)
+	}
+	return out
+}
+
+func contains(list []uint32, v uint32) bool {
+	for _, x := range list {
+		if x == v {
+			return true
+		}
+	}
+	return false
+}

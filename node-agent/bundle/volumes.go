@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Volume is the path of the emptyDir volume of that name.
+func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes", name) }
+
+// PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and makes the emptyDir volumes
+// that are not there yet: a folder of mode 0777, or a tmpfs for medium Memory. emptyDir volumes of the folder that are no
+// longer among volumes are removed. The undo function removes what this call made, and nothing else.
+func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (undo func() error, err error) {
+	var made []string
+	undo = func() error {
+		var errs []error
+		for _, name := range made {
+			errs = append(errs, d.removeVolume(name))
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo())
+			undo = nil
+		}
+	}()
+	keep := map[string]*corev1.EmptyDirVolumeSource{}
+	for i, v := range volumes {
+		if !inside(v.Name) {
+			return undo, fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
+		}
+		if v.EmptyDir != nil {
+			keep[v.Name] = v.EmptyDir
+		}
+	}
+	if err := d.keepVolumes(keep); err != nil {
+		return undo, err
+	}
+	for i, v := range volumes {
+		switch {
+		case v.HostPath != nil:
+			if err := hostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
+				return undo, err
+			}
+		case v.EmptyDir != nil:
+			fresh, err := d.emptyDir(v.Name, v.EmptyDir)
+			if fresh {
+				made = append(made, v.Name)
+			}
+			if err != nil {
+				return undo, fmt.Errorf("volumes[%d].emptyDir: %w", i, err)
+			}
+		}
+	}
+	return undo, nil
+}
+
+// emptyDir makes the volume unless it is there, and tells whether it made anything.
+func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
+	path := d.Volume(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return false, err
+	}
+	err = os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		if source.Medium != corev1.StorageMediumMemory {
+			return false, nil
+		}
+		// The mount of a folder that outlived a boot is gone.
+		mounted, err := isMountPoint(path)
+		if err != nil || mounted {
+			return false, err
+		}
+	} else if err != nil {
+		return false, err
+	}
+	if source.Medium != corev1.StorageMediumMemory {
+		return true, os.Chmod(path, 0o777)
+	}
+	options := "mode=0777"
+	if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
+		options += ",size=" + strconv.FormatInt(source.SizeLimit.Value(), 10)
+	}
+	if err := unix.Mount("berth", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return true, fmt.Errorf("mount tmpfs (%s): %w", options, err)
+	}
+	return true, nil
+}
+
+// keepVolumes removes the emptyDir volumes of the folder that are not in keep, or are there on another medium.
+func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
+	entries, err := os.ReadDir(d.File("volumes"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list volumes: %w", err)
+	}
+	for _, e := range entries {
+		source, wanted := keep[e.Name()]
+		if wanted {
+			mounted, err := isMountPoint(d.Volume(e.Name()))
+			if err != nil {
+				return fmt.Errorf("look at volume %s: %w", e.Name(), err)
+			}
+			if !mounted || source.Medium == corev1.StorageMediumMemory {
+				continue
+			}
+		}
+		if err := d.removeVolume(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d Dir) removeVolume(name string) error {
+	if err := unmount(d.Volume(name)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.Volume(name)); err != nil {
+		return fmt.Errorf("remove volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// hostPath does what the types of a hostPath volume promise, as the kubelet does (corev1.HostPathType). A symlink is followed:
+// the path is the user's, on the node.
+func hostPath(field string, source *corev1.HostPathVolumeSource) error {
+	kind := corev1.HostPathUnset
+	if source.Type != nil {
+		kind = *source.Type
+	}
+	info, err := os.Stat(source.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		switch kind {
+		case corev1.HostPathDirectoryOrCreate:
+			// 0755 and owned by the agent's user, as corev1.HostPathDirectoryOrCreate says.
+			if err := os.MkdirAll(source.Path, 0o755); err != nil {
+				return fmt.Errorf("%s.path: make folder: %w", field, err)
+			}
+			return nil
+		case corev1.HostPathFileOrCreate:
+			f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+			if err != nil {
+				return fmt.Errorf("%s.path: make file: %w", field, err)
+			}
+			return f.Close()
+		}
+		return fmt.Errorf("%s.path: found nothing at %s on this node; allowed: %s", field, source.Path, hostPathKind(kind))
+	}
+	if err != nil {
+		return fmt.Errorf("%s.path: %w", field, err)
+	}
+	mode := info.Mode()
+	ok := true
+	switch kind {
+	case corev1.HostPathUnset:
+	case corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:
+		ok = mode.IsDir()
+	case corev1.HostPathFile, corev1.HostPathFileOrCreate:
+		ok = mode.IsRegular()
+	case corev1.HostPathSocket:
+		ok = mode&fs.ModeSocket != 0
+	case corev1.HostPathCharDev:
+		ok = mode&fs.ModeCharDevice != 0
+	case corev1.HostPathBlockDev:
+		ok = mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
+	default:
+		return fmt.Errorf("%s.type: found %q; allowed: DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice or nothing", field, kind)
+	}
+	if !ok {
+		return fmt.Errorf("%s.path: found %s (%s); allowed: %s", field, source.Path, kindOf(mode), hostPathKind(kind))
+	}
+	return nil
+}
+
+func hostPathKind(kind corev1.HostPathType) string {
+	switch kind {
+	case corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:
+		return "a folder (type " + string(kind) + ")"
+	case corev1.HostPathFile, corev1.HostPathFileOrCreate:
+		return "a regular file (type " + string(kind) + ")"
+	case corev1.HostPathSocket:
+		return "a unix socket (type Socket)"
+	case corev1.HostPathCharDev:
+		return "a character device (type CharDevice)"
+	case corev1.HostPathBlockDev:
+		return "a block device (type BlockDevice)"
+	}
+	return "a file or folder that is there"
+}
+
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode.IsRegular():
+		return "a regular file"
+	case mode&fs.ModeSocket != 0:
+		return "a unix socket"
+	case mode&fs.ModeCharDevice != 0:
+		return "a character device"
+	case mode&fs.ModeDevice != 0:
+		return "a block device"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a fifo"
+	}
+	return "neither file nor folder"
+}
