@@ -101,6 +101,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.appArmorProfile)",message="appArmorProfile is not supported: remove it"
 	// +kubebuilder:validation:XValidation:rule="!has(self.procMount) || self.procMount == 'Default'",message="procMount may be Default only"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined']",message="seccompProfile.type may be RuntimeDefault or Unconfined"
+	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || !has(self.seccompProfile.localhostProfile)",message="seccompProfile.localhostProfile is not supported: remove it"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"
 	SecurityContext *corev1.SecurityContext `json:"securityContext,omitempty"`
 
@@ -117,7 +118,8 @@ type ContainerSpec struct {
 	// +listMapKey=mountPath
 	// +kubebuilder:validation:MaxItems=128
 	// +kubebuilder:validation:XValidation:rule="self.all(m, m.mountPath.startsWith('/'))",message="mountPath must be absolute: start it with /"
-	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPathExpr))",message="subPathExpr is not supported: use subPath"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) && !has(m.subPathExpr))",message="subPath and subPathExpr are not supported: mount the whole volume, or a hostPath of the folder"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer'])",message="mountPropagation may be None or HostToContainer"
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 
 	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled each time, to 5
@@ -145,6 +147,9 @@ type ContainerSpec struct {
 	// tolerations of taints of the node.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(t, !has(t.tolerationSeconds))",message="tolerationSeconds is not supported: Containers are not evicted by taints"
+	// +kubebuilder:validation:XValidation:rule="self.all(t, !has(t.operator) || t.operator in ['Equal', 'Exists'])",message="operator of a toleration may be Equal or Exists"
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
 	// runtimeClassName names the RuntimeClass whose handler runs the container; absent, Berth's own runtime.
@@ -176,11 +181,14 @@ type Volume struct {
 
 	// hostPath is a file or folder of the node.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type in ['', 'DirectoryOrCreate', 'Directory', 'FileOrCreate', 'File', 'Socket', 'CharDevice', 'BlockDevice']",message="hostPath.type may be empty, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice or BlockDevice"
 	// +kubebuilder:validation:XValidation:rule="self.path.startsWith('/')",message="hostPath.path must be absolute: start it with /"
 	HostPath *corev1.HostPathVolumeSource `json:"hostPath,omitempty"`
 
 	// emptyDir is an empty folder that lives as long as the Container does.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory']",message="emptyDir.medium may be empty (the node's disk) or Memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a folder of the node's disk: remove sizeLimit, or set medium to Memory"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 }
 
@@ -236,6 +244,10 @@ const (
 	ReasonHandlerNotFound = "HandlerNotFound"
 	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
 	ReasonDispatched = "Dispatched"
+	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.
+	ReasonDispatchFailed = "DispatchFailed"
+	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle of the Container's name exists that is not its own.
+	ReasonBundleConflict = "BundleConflict"
 	// ReasonImagePulled surfaces in ImageReady when the image is on the node.
 	ReasonImagePulled = "ImagePulled"
 	// ReasonPulling surfaces in ImageReady while the image is being fetched.

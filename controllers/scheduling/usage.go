@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduling
+
+import (
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Usage is what a node has been given.
+type Usage struct {
+	// MilliCPU is the sum of cpu requests in thousandths of a processor.
+	MilliCPU int64
+	// Memory is the sum of memory requests in bytes.
+	Memory int64
+	// Containers that have not ended.
+	Containers int
+
+	// weightCPU and weightMemory are the same sums with a default for containers that request nothing, so that these
+	// spread too. They only rank nodes; what fits is decided by the true sums.
+	weightCPU, weightMemory int64
+}
+
+// What a container without requests weighs when nodes are ranked: kube-scheduler's DefaultMilliCPURequest and
+// DefaultMemoryRequest (pkg/scheduler/util/pod_resources.go).
+const (
+	defaultMilliCPU = 100
+	defaultMemory   = 200 << 20
+)
+
+// usageOf is what one container with these requests takes.
+func usageOf(requests corev1.ResourceList) Usage {
+	u := Usage{Containers: 1, weightCPU: defaultMilliCPU, weightMemory: defaultMemory}
+	if q, ok := requests[corev1.ResourceCPU]; ok {
+		u.MilliCPU = q.MilliValue()
+		u.weightCPU = u.MilliCPU
+	}
+	if q, ok := requests[corev1.ResourceMemory]; ok {
+		u.Memory = q.Value()
+		u.weightMemory = u.Memory
+	}
+	return u
+}
+
+func (u Usage) plus(v Usage) Usage {
+	u.MilliCPU += v.MilliCPU
+	u.Memory += v.Memory
+	u.Containers += v.Containers
+	u.weightCPU += v.weightCPU
+	u.weightMemory += v.weightMemory
+	return u
+}
+
+func (u Usage) minus(v Usage) Usage {
+	u.MilliCPU -= v.MilliCPU
+	u.Memory -= v.Memory
+	u.Containers -= v.Containers
+	u.weightCPU -= v.weightCPU
+	u.weightMemory -= v.weightMemory
+	return u
+}
+
+// roomAfter is the mean of the shares of cpu and memory that would be left free: kube-scheduler's LeastAllocated. It
+// may be below 0 where containers without requests crowd a node.
+func roomAfter(r Request, n Node) float64 {
+	after := n.Used.plus(usageOf(r.Resources))
+	var sum float64
+	var kinds int
+	if q, ok := n.Agent.Status.Allocatable[corev1.ResourceCPU]; ok && q.MilliValue() > 0 {
+		sum += 1 - float64(after.weightCPU)/float64(q.MilliValue())
+		kinds++
+	}
+	if q, ok := n.Agent.Status.Allocatable[corev1.ResourceMemory]; ok && q.Value() > 0 {
+		sum += 1 - float64(after.weightMemory)/float64(q.Value())
+		kinds++
+	}
+	if kinds == 0 {
+		return 0
+	}
+	return sum / float64(kinds)
+}
