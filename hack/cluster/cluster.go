@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// cluster is one development cluster and where its parts come from.
+type cluster struct {
+	dir, assets, bin, config string
+	node                     string
+	apiOnly                  bool
+	timeout                  time.Duration
+	programs                 programs
+
+	ports ports
+	ca    *authority
+	api   *client
+	// fresh are the programs that this command started, in order.
+	fresh []string
+}
+
+// ports on the loopback device, chosen once for the life of the cluster.
+type ports struct {
+	Etcd, EtcdPeer, APIServer, ControllerHealth int
+}
+
+// marker is the file that says a folder is a state folder, and so may be removed.
+const marker = "berth-cluster.json"
+
+// names of the programs in the order in which they start.
+var names = []string{"etcd", "kube-apiserver", "berth-controller", "berth-agent"}
+
+func (c *cluster) kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
+func (c *cluster) server() string     { return fmt.Sprintf("https://127.0.0.1:%d", c.ports.APIServer) }
+func (c *cluster) identity(name string) string {
+	return filepath.Join(c.dir, "identities", name+".kubeconfig")
+}
+
+// runRoot is the agent's folder for what is gone after a reboot. It is not in
+// the state folder since the path of a unix socket may be 107 bytes at most
+// (unix(7)), and a checkout may lie deep.
+func (c *cluster) runRoot() string {
+	return fmt.Sprintf("/run/berth-cluster-%x", sha256.Sum256([]byte(c.dir)))[:len("/run/berth-cluster-")+8]
+}
+
+// up starts what does not run yet, in order, and waits for each. If it fails it
+// ends what it started; the logs stay in the state folder.
+func (c *cluster) up(ctx context.Context) (err error) {
+	begin := time.Now()
+	defer func() {
+		if err == nil {
+			return
+		}
+		for i := len(c.fresh) - 1; i >= 0; i-- {
+			say("stopping %s", c.fresh[i])
+			err = errors.Join(err, c.programs.stop(c.fresh[i]))
+		}
+	}()
+	phases := []func(context.Context) error{c.prepare, c.startEtcd, c.startAPIServer, c.install}
+	if !c.apiOnly {
+		phases = append(phases, c.startController, c.startAgent)
+	}
+	for _, phase := range phases {
+		if err := phase(ctx); err != nil {
+			return err
+		}
+	}
+	say("ready in %.1f s", time.Since(begin).Seconds())
+	fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\n", c.kubeconfig(), c.assets)
+	return nil
+}
+
+// prepare makes the state folder: ports, certificates, kubeconfigs.
+func (c *cluster) prepare(context.Context) error {
+	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
+		if _, err := os.Stat(filepath.Join(c.assets, name)); err != nil || c.assets == "" {
+			return fmt.Errorf("--assets %q: no %s there; hack/controlplane/build.sh makes it", c.assets, name)
+		}
+	}
+	if err := c.own(); err != nil {
+		return err
+	}
+	var err error
+	c.ca, err = openAuthority(filepath.Join(c.dir, "pki"))
+	if err != nil {
+		return err
+	}
+	node := "berth:node:" + c.node
+	for _, err := range []error{
+		c.ca.server("etcd"),
+		c.ca.server("kube-apiserver"),
+		c.ca.client("etcd-client", "kube-apiserver"),
+		c.ca.client("service-account", "service-account"), // only its key is used: it signs tokens
+		c.ca.client("admin", "berth:admin", "system:masters"),
+		c.ca.client("controller", "berth:controller", "berth:controllers"),
+		c.ca.client("agent", node, "berth:nodes"),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(c.dir, "identities"), 0o700); err != nil {
+		return err
+	}
+	for _, err := range []error{
+		c.ca.kubeconfig(c.kubeconfig(), c.server(), "admin"),
+		c.ca.kubeconfig(c.identity("controller"), c.server(), "controller"),
+		c.ca.kubeconfig(c.identity("agent"), c.server(), "agent"),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	c.api, err = newClient(c.ca, c.server())
+	return err
+}
+
+// own takes the state folder into possession, or finds it to be ours.
+func (c *cluster) own() error {
+	data, err := os.ReadFile(filepath.Join(c.dir, marker))
+	if err == nil {
+		if err := json.Unmarshal(data, &c.ports); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(c.dir, marker), err)
+		}
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	entries, err := os.ReadDir(c.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("--dir %s: not empty, and no cluster's state folder (no %s in it)", c.dir, marker)
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	c.ports, err = freePorts()
+	if err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(c.dir, marker), c.ports)
+}
+
+// freePorts asks the kernel for ports that nobody listens on.
+func freePorts() (ports, error) {
+	var p ports
+	for _, port := range []*int{&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerHealth} {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return ports{}, err
+		}
+		// All stay open until the last is chosen, so that all differ.
+		defer l.Close()
+		*port = l.Addr().(*net.TCPAddr).Port
+	}
+	return p, nil
+}
+
+func (c *cluster) startEtcd(ctx context.Context) error {
+	clients := fmt.Sprintf("https://127.0.0.1:%d", c.ports.Etcd)
+	peers := fmt.Sprintf("https://127.0.0.1:%d", c.ports.EtcdPeer)
+	return c.start(program{name: "etcd", path: filepath.Join(c.assets, "etcd"), args: []string{
+		"--name=berth",
+		"--data-dir=" + filepath.Join(c.dir, "etcd"),
+		"--listen-client-urls=" + clients, "--advertise-client-urls=" + clients,
+		"--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peers,
+		"--initial-cluster=berth=" + peers,
+		// Only the API server may read it: etcd holds every secret.
+		"--client-cert-auth", "--trusted-ca-file=" + c.ca.file("ca.crt"),
+		"--cert-file=" + c.ca.file("etcd.crt"), "--key-file=" + c.ca.file("etcd.key"),
+		"--peer-client-cert-auth", "--peer-trusted-ca-file=" + c.ca.file("ca.crt"),
+		"--peer-cert-file=" + c.ca.file("etcd.crt"), "--peer-key-file=" + c.ca.file("etcd.key"),
+		// Losing a development cluster with the machine is cheaper than an
+		// fsync a write.
+		"--unsafe-no-fsync", "--log-level=warn",
+	}})
+}
+
+func (c *cluster) startAPIServer(ctx context.Context) error {
+	err := c.start(program{name: "kube-apiserver", path: filepath.Join(c.assets, "kube-apiserver"), args: []string{
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", c.ports.APIServer),
+		"--tls-cert-file=" + c.ca.file("kube-apiserver.crt"), "--tls-private-key-file=" + c.ca.file("kube-apiserver.key"),
+		"--client-ca-file=" + c.ca.file("ca.crt"),
+		fmt.Sprintf("--etcd-servers=https://127.0.0.1:%d", c.ports.Etcd),
+		"--etcd-cafile=" + c.ca.file("ca.crt"),
+		"--etcd-certfile=" + c.ca.file("etcd-client.crt"), "--etcd-keyfile=" + c.ca.file("etcd-client.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + c.ca.file("service-account.key"),
+		"--service-account-signing-key-file=" + c.ca.file("service-account.key"),
+		"--service-cluster-ip-range=10.0.0.0/24",
+		"--authorization-mode=Node,RBAC",
+		// No kube-controller-manager runs, so no namespace gets its default
+		// service account, which this plugin would demand of every pod.
+		"--disable-admission-plugins=ServiceAccount",
+		"--endpoint-reconciler-type=none",
+	}})
+	if err != nil {
+		return err
+	}
+	return c.wait(ctx, "the API server to be ready", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
+		err := c.api.get(ctx, "/readyz", nil)
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// install applies the CRDs and the roles, and waits until the CRDs are served.
+func (c *cluster) install(ctx context.Context) error {
+	// In this order: the roles may hold objects of the CRDs' kinds.
+	bases := []string{"crd", "rbac"}
+	if c.apiOnly {
+		bases = bases[:1]
+	}
+	for _, base := range bases {
+		dir := filepath.Join(c.config, base)
+		args := []string{"apply", "--server-side", "--force-conflicts", "--field-manager=berth-cluster"}
+		if _, err := os.Stat(filepath.Join(dir, "kustomization.yaml")); err == nil {
+			args = append(args, "-k", dir)
+		} else if _, err := os.Stat(dir); err == nil {
+			args = append(args, "--recursive", "-f", dir)
+		} else {
+			return fmt.Errorf("--config %s: %w", c.config, err)
+		}
+		if out, err := c.kubectl(ctx, args...); err != nil {
+			return fmt.Errorf("apply %s: %w\n%s", dir, err, out)
+		}
+	}
+	say("applied %s of %s", strings.Join(bases, " and "), c.config)
+	return c.wait(ctx, "the CRDs to be established", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
+		var crds struct{ Items []object }
+		if err := c.api.get(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crds); err != nil {
+			return false, err.Error()
+		}
+		for _, crd := range crds.Items {
+			if !crd.is("Established") {
+				return false, crd.Metadata.Name + " is not established"
+			}
+		}
+		return len(crds.Items) > 0, "there are none"
+	})
+}
+
+func (c *cluster) startController(ctx context.Context) error {
+	health := fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerHealth)
+	err := c.start(program{name: "berth-controller", path: filepath.Join(c.bin, "berth-controller"), args: []string{
+		"--kubeconfig", c.identity("controller"),
+		"--metrics-bind-address", "127.0.0.1:0",
+		"--health-probe-bind-address", health,
+	}})
+	if err != nil {
+		return err
+	}
+	return c.wait(ctx, "the controller to be ready", []string{"kube-apiserver", "berth-controller"}, func(ctx context.Context) (bool, string) {
+		err := probe(ctx, "http://"+health+"/readyz")
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+func (c *cluster) startAgent(ctx context.Context) error {
+	began := time.Now().Truncate(time.Second)
+	err := c.start(program{name: "berth-agent", path: filepath.Join(c.bin, "berth-agent"), args: []string{
+		"--kubeconfig", c.identity("agent"),
+		"--node-name", c.node,
+		"--root", c.runRoot(),
+		"--state", filepath.Join(c.dir, "agent"),
+	}, env: []string{"PATH=" + c.bin + string(os.PathListSeparator) + os.Getenv("PATH")}})
+	if err != nil {
+		return err
+	}
+	// A Ready condition of an earlier agent does not count.
+	fresh := len(c.fresh) > 0 && c.fresh[len(c.fresh)-1] == "berth-agent"
+	return c.wait(ctx, "NodeAgent "+c.node+" to be Ready", []string{"kube-apiserver", "berth-controller", "berth-agent"}, func(ctx context.Context) (bool, string) {
+		var agent object
+		if err := c.api.get(ctx, "/apis/berth.run/v1alpha1/nodeagents/"+c.node, &agent); err != nil {
+			return false, err.Error()
+		}
+		if !agent.is("Ready") {
+			return false, "its conditions are " + agent.conditions()
+		}
+		var lease struct{ Spec struct{ RenewTime time.Time } }
+		if err := c.api.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/berth-node-lease/leases/"+c.node, &lease); err != nil {
+			return false, err.Error()
+		}
+		return !fresh || !lease.Spec.RenewTime.Before(began), "its Lease is of an earlier agent"
+	})
+}
+
+// start starts one program, or leaves it running, and says which.
+func (c *cluster) start(prog program) error {
+	started, err := c.programs.start(prog)
+	if err != nil {
+		return err
+	}
+	rec, _, err := c.programs.find(prog.name)
+	if err != nil {
+		return err
+	}
+	if !started {
+		say("%s runs already, pid %d", prog.name, rec.PID)
+		return nil
+	}
+	c.fresh = append(c.fresh, prog.name)
+	say("started %s, pid %d, log %s", prog.name, rec.PID, c.programs.logPath(prog.name))
+	return nil
+}
+
+// wait polls until done says so. It gives up at once when one of the programs
+// that it depends on is gone, with the end of that one's log.
+func (c *cluster) wait(ctx context.Context, what string, need []string, done func(context.Context) (ok bool, why string)) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	why := ""
+	for {
+		ok, last := done(ctx)
+		if ok {
+			return nil
+		}
+		if ctx.Err() == nil {
+			why = last
+		}
+		for _, name := range need {
+			if _, running, err := c.programs.find(name); err != nil || !running {
+				return fmt.Errorf("waiting for %s: %s is gone; its log %s ends:\n%s", what, name, c.programs.logPath(name), c.programs.tail(name))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			name := need[len(need)-1]
+			return fmt.Errorf("waiting for %s: %w; %s; the log %s ends:\n%s", what, context.Cause(ctx), why, c.programs.logPath(name), c.programs.tail(name))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// kubectl runs kubectl as the admin and returns all that it printed.
+func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.assets, "kubectl"), append([]string{"--kubeconfig", c.kubeconfig()}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// status prints what runs.
+func (c *cluster) status() error {
+	down := 0
+	for _, name := range names {
+		rec, running, err := c.programs.find(name)
+		if err != nil {
+			return err
+		}
+		if running {
+			fmt.Printf("%-18s running, pid %d\n", name, rec.PID)
+		} else {
+			fmt.Printf("%-18s not running\n", name)
+			down++
+		}
+	}
+	if down > 0 {
+		return fmt.Errorf("%d of %d programs do not run", down, len(names))
+	}
+	return nil
+}
