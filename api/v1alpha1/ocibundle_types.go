@@ -47,6 +47,7 @@ type OCIBundleSpec struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
 
 	// restartPolicy: Always, OnFailure or Never.
