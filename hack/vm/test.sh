@@ -44,14 +44,14 @@ done
 work=$(mktemp -d "${TMPDIR:-/tmp}/berth-vm-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# Compile. A package without tests leaves no binary, and says so as go test does.
+# Compile, with the collector of the compiler at ease: a fifth faster. A package without tests leaves no binary, and says so as go test does.
 export CGO_ENABLED=0
 failed=0 n=0
 packages=$(go list -f '{{.ImportPath}} {{.Dir}}' "$@")
 while read -r package dir; do
 	n=$((n + 1))
 	binary=$work/$n.test
-	if ! go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
+	if ! GOGC=400 go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
 		echo "# $package"
 		cat "$work/$n.build"
 		printf 'FAIL\t%s [build failed]\n' "$package"
