@@ -52,7 +52,6 @@ while read -r package dir; do
 	n=$((n + 1))
 	binary=$work/$n.test
 	if ! GOGC=400 go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
-		echo "# $package"
 		cat "$work/$n.build"
 		printf 'FAIL\t%s [build failed]\n' "$package"
 		failed=1
