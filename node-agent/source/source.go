@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source says what a source of desired bundles is. There are two: the Kubernetes API (source/kubernetes) and
+// a folder of manifests (source/folder). The rest of the agent cannot tell them apart.
+//
+// It must not know how a bundle is run, nor keep anything about one but what is desired.
+package source
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Key names a bundle. A bundle that is deleted and made again under the same name has the same key and another UID.
+type Key = types.NamespacedName
+
+// Events is who is told of changes. Its methods return at once and may be called from any goroutine.
+type Events interface {
+	// Changed says that a bundle is new, was changed, or is no longer wanted. It may be said once too often.
+	Changed(Key)
+	// Synced says that Source.Synced has become true.
+	Synced()
+}
+
+// Source is where desired bundles come from, and where what became of them is told.
+//
+// Its methods may be called from many goroutines. ReportStatus and Release may be repeated until they succeed; repeating them
+// after success does no harm.
+type Source interface {
+	// Run follows the source and tells of changes until ctx ends. An error before that is one that waiting cannot cure.
+	Run(ctx context.Context, events Events) error
+	// Synced tells whether all that is wanted is known. Until then a bundle that Get does not find may be wanted all the same.
+	Synced() bool
+	// Get returns the bundle as it is wanted now, with the status that was told last, or nil when nobody wants it. A bundle with a
+	// deletionTimestamp is to be removed. The caller does not change what it gets.
+	Get(Key) *v1alpha1.OCIBundle
+	// List returns all that Get would.
+	List() []*v1alpha1.OCIBundle
+	// ReportStatus tells what became of the bundle of that key and UID, in place of all that was told before. It is no
+	// error when the bundle is gone.
+	ReportStatus(ctx context.Context, bundle *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error
+	// Release says that nothing is left on the node of the bundle of that key and UID. It is no error when the bundle is gone.
+	Release(ctx context.Context, key Key, uid types.UID) error
+}

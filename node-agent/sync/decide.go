@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+// Input is all that a decision is made from. Gathering it is apart from deciding.
+type Input struct {
+	Now time.Time
+	// Synced: the source knows all that is wanted, so that a nil Desired means that nobody wants the container.
+	Synced bool
+	// Desired is nil when nobody wants the container, or Synced is false and nothing is known.
+	Desired *v1alpha1.OCIBundle
+	// Hash of Desired.
+	Hash string
+	// Record is nil when nothing has been made for this bundle yet.
+	Record *Record
+	// Actual is nil when the supervisor does not know the container.
+	Actual *supervisor.Status
+}
+
+func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
+
+// alive tells whether there is a process, or may be one in a moment.
+func (in Input) alive() bool { return in.Actual != nil && in.Actual.State != supervisor.Stopped }
+
+func (in Input) changed() bool { return in.Record != nil && in.Record.Hash != in.Hash }
+
+// Verb is one thing to do.
+type Verb string
+
+const (
+	// Nothing is to be done now.
+	Nothing Verb = "Nothing"
+	// NoteRunning writes down that the container runs: the agent that started it did not come to it.
+	NoteRunning Verb = "NoteRunning"
+	// NoteExit writes down how the process ended.
+	NoteExit Verb = "NoteExit"
+	// NoteLost writes down that the process has gone with its end unseen.
+	NoteLost Verb = "NoteLost"
+	// Discard removes the container and its root filesystem; volumes, record and logs stay.
+	Discard Verb = "Discard"
+	// Stop sends the stop signal and begins the grace period.
+	Stop Verb = "Stop"
+	// Kill sends SIGKILL to every process.
+	Kill Verb = "Kill"
+	// Make makes the container and starts it.
+	Make Verb = "Make"
+	// Remove removes everything, and says so to the source.
+	Remove Verb = "Remove"
+)
+
+// Decision is what to do next, and why.
+type Decision struct {
+	Verb Verb
+	// Policy is the name of the policy that decided.
+	Policy string
+	// Why is for people.
+	Why string
+	// At is when to look again even if nothing happens; zero is never.
+	At time.Time
+}
+
+// Policy is one rule. It returns false when it has nothing to say.
+type Policy struct {
+	Name string
+	Func func(Input) (Decision, bool)
+}
+
+// Chain is a list of policies, of which the first that has something to say decides. Read from above it is the whole behaviour.
+type Chain []Policy
+
+// Decide asks one policy after the other.
+func (c Chain) Decide(in Input) Decision {
+	for _, p := range c {
+		if d, ok := p.Func(in); ok {
+			d.Policy = p.Name
+			return d
+		}
+	}
+	return Decision{Verb: Nothing}
+}
+
+// Policies is the chain for a container. It is a function, not a variable, so that nobody changes it.
+func Policies() Chain {
+	return Chain{
+		{"NotKnownWhetherWanted", notKnownWhetherWanted},
+		{"AdoptRunning", adoptRunning},
+		{"NoteExit", noteExit},
+		{"NoteLost", noteLost},
+		{"DiscardHalfMade", discardHalfMade},
+		{"StopUnwanted", stopUnwanted},
+		{"RemoveUnwanted", removeUnwanted},
+		{"FinishStopping", finishStopping},
+		{"StopChanged", stopChanged},
+		{"LeaveRunning", leaveRunning},
+		{"DiscardEnded", discardEnded},
+		{"MakeFirst", makeFirst},
+		{"MakeChanged", makeChanged},
+		{"MakeAfterOwnStop", makeAfterOwnStop},
+		{"LeaveFinished", leaveFinished},
+		{"WaitBackOff", waitBackOff},
+		{"MakeAgain", makeAgain},
+	}
+}
+
+func notKnownWhetherWanted(in Input) (Decision, bool) {
+	return Decision{Verb: Nothing, Why: "the source is not read yet"}, in.Desired == nil && !in.Synced
+}
+
+func adoptRunning(in Input) (Decision, bool) {
+	ok := in.Record != nil && in.Record.State != stateRunning && in.Actual != nil && in.Actual.State == supervisor.Running
+	return Decision{Verb: NoteRunning, Why: "the container runs"}, ok
+}
+
+func noteExit(in Input) (Decision, bool) {
+	if in.Record == nil || in.Actual == nil || in.Actual.State != supervisor.Stopped || in.Actual.StartedAt.IsZero() {
+		return Decision{}, false
+	}
+	return Decision{Verb: NoteExit, Why: "the process has ended"}, in.Record.State == stateRunning || in.Record.State == stateStarting
+}
+
+func noteLost(in Input) (Decision, bool) {
+	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual == nil
+	return Decision{Verb: NoteLost, Why: "the supervisor does not know the container any more: the node was booted, or it was deleted by hand"}, ok
+}
+
+func discardHalfMade(in Input) (Decision, bool) {
+	half := in.Record != nil && in.Record.State == stateStarting ||
+		in.Actual != nil && (in.Actual.State == supervisor.Creating || in.Actual.State == supervisor.Created)
+	return Decision{Verb: Discard, Why: "a start was interrupted"}, half
+}
+
+func stopUnwanted(in Input) (Decision, bool) {
+	if in.wanted() || !in.alive() {
+		return Decision{}, false
+	}
+	return stopping(in, "the container is deleted"), true
+}
+
+func removeUnwanted(in Input) (Decision, bool) {
+	return Decision{Verb: Remove, Why: "nobody wants it"}, !in.wanted()
+}
+
+func finishStopping(in Input) (Decision, bool) {
+	if !in.alive() || in.Record == nil || in.Record.Stop == nil {
+		return Decision{}, false
+	}
+	return stopping(in, in.Record.Stop.Why), true
+}
+
+func stopChanged(in Input) (Decision, bool) {
+	if !in.alive() || !in.changed() {
+		return Decision{}, false
+	}
+	return stopping(in, "the spec has changed: the container is replaced"), true
+}
+
+func leaveRunning(in Input) (Decision, bool) {
+	return Decision{Verb: Nothing, Why: "it runs"}, in.alive()
+}
+
+func discardEnded(in Input) (Decision, bool) {
+	return Decision{Verb: Discard, Why: "the process has ended"}, in.Actual != nil
+}
+
+func makeFirst(in Input) (Decision, bool) {
+	return Decision{Verb: Make, Why: "new"}, in.Record == nil
+}
+
+func makeChanged(in Input) (Decision, bool) {
+	return Decision{Verb: Make, Why: "the spec has changed"}, in.changed()
+}
+
+func makeAfterOwnStop(in Input) (Decision, bool) {
+	// The spec changed, the container was stopped for that, and the change was taken back meanwhile.
+	return Decision{Verb: Make, Why: "it was stopped to be replaced"}, in.Record.Stop != nil
+}
+
+func leaveFinished(in Input) (Decision, bool) {
+	if in.Record.Failure != nil || in.Record.Exit == nil {
+		return Decision{}, false
+	}
+	return Decision{Verb: Nothing, Why: "it has ended and is not to be restarted"}, !restarts(in.Desired.Spec.RestartPolicy, in.Record.Exit)
+}
+
+func waitBackOff(in Input) (Decision, bool) {
+	at := in.Record.BackOff.NotBefore
+	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", in.Record.BackOff.Waits), At: at}, in.Now.Before(at)
+}
+
+func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }
+
+// killAgain is how often SIGKILL is repeated while a process does not go: one may have been forking.
+const killAgain = 5 * time.Second
+
+func stopping(in Input, why string) Decision {
+	switch {
+	case in.Record == nil:
+		// Nothing is known of it but that it is there.
+		return Decision{Verb: Kill, Why: why, At: in.Now.Add(killAgain)}
+	case in.Record.Stop == nil:
+		return Decision{Verb: Stop, Why: why}
+	case in.Now.Before(in.Record.Stop.Deadline):
+		return Decision{Verb: Nothing, Why: why, At: in.Record.Stop.Deadline}
+	}
+	return Decision{Verb: Kill, Why: why + "; the grace period is over", At: in.Now.Add(killAgain)}
+}
+
+// restarts is a Pod's restart policy.
+func restarts(policy corev1.RestartPolicy, exit *corev1.ContainerStateTerminated) bool {
+	switch policy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return exit.ExitCode != 0
+	}
+	return true
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sync makes the containers of a node what their bundles say they shall be.
+//
+// Each bundle has a worker, which is serial in itself and independent of all others. A worker gathers (what is desired, what it
+// has written down, what the supervisor says), decides by a chain of pure functions (decide.go), does one thing, and begins again
+// until there is nothing to do. Making a container is an ordered list of stages, each with its undo (stages.go).
+//
+//	gather -> decide -> act -> report -> gather …
+//
+// What the agent must not forget stands in two files of the bundle's folder, record.json and desired.json, written before and
+// after each step, so that the agent may be killed between any two: the next one finds its containers through these files
+// and the supervisor, and goes on without touching what runs.
+//
+// The package must not know where bundles come from (package source), how images are fetched, nor how processes are made: it
+// asks an Images and a Supervisor.
+package sync

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+const (
+	recordFile  = "record.json"
+	desiredFile = "desired.json"
+)
+
+// runState is where the container of a record is in its life.
+type runState string
+
+const (
+	// stateNone: there is no container, or it could not be made.
+	stateNone runState = ""
+	// stateStarting: the container is being made. An agent that finds this after a start of its own was killed in the middle.
+	stateStarting runState = "Starting"
+	// stateRunning: the process has been started.
+	stateRunning runState = "Running"
+	// stateEnded: the process has ended, and its end is in Exit.
+	stateEnded runState = "Ended"
+)
+
+// Record is what an agent knows of a container it has made, and its successor must know too.
+type Record struct {
+	Key source.Key `json:"key"`
+	UID types.UID  `json:"uid"`
+	// ID is the container's name with the supervisor, and the name of the bundle's folder.
+	ID string `json:"id"`
+	// Generation of the bundle that desired.json holds.
+	Generation int64 `json:"generation,omitempty"`
+	// Hash of what the container was made from last, or was tried to be.
+	Hash string `json:"hash,omitempty"`
+
+	State runState `json:"state,omitempty"`
+	run
+	// Before is what run was before the start that is under way, for the case that it fails.
+	Before *run `json:"before,omitempty"`
+
+	// ImageID is the reference with the digest of the image's manifest.
+	ImageID string `json:"imageID,omitempty"`
+	// StopSignal of the image; empty is SIGTERM.
+	StopSignal string `json:"stopSignal,omitempty"`
+	// GraceSeconds between the stop signal and SIGKILL.
+	GraceSeconds int64 `json:"graceSeconds"`
+
+	BackOff backOff `json:"backOff,omitzero"`
+	// Failure is why the last try to make the container failed; nil if it did not.
+	Failure *failure `json:"failure,omitempty"`
+	// Stop is set once the stop signal has been sent.
+	Stop *stop `json:"stop,omitempty"`
+}
+
+// run is one run of the process, and the end of the one before.
+type run struct {
+	// Restarts before this run, which is the number of the run too.
+	Restarts int32 `json:"restarts,omitempty"`
+	PID      int   `json:"pid,omitempty"`
+	// StartedAt is zero while there has not been a run.
+	StartedAt time.Time                        `json:"startedAt,omitzero"`
+	Exit      *corev1.ContainerStateTerminated `json:"exit,omitempty"`
+	Last      *corev1.ContainerStateTerminated `json:"last,omitempty"`
+	LogPath   string                           `json:"logPath,omitempty"`
+}
+
+type failure struct {
+	// Reason is one of the reasons of api/v1alpha1.
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	// Rootfs is true when the root filesystem was at fault.
+	Rootfs bool `json:"rootfs,omitempty"`
+}
+
+type stop struct {
+	Deadline time.Time `json:"deadline"`
+	Why      string    `json:"why"`
+}
+
+// next is the run that follows this one.
+func (r run) next() run {
+	if r.Exit == nil {
+		return run{Restarts: r.Restarts, Last: r.Last}
+	}
+	return run{Restarts: r.Restarts + 1, Last: r.Exit}
+}
+
+// unstart takes back the start that is under way.
+func (r *Record) unstart() {
+	if r.Before != nil {
+		r.run, r.Before = *r.Before, nil
+	}
+	r.State = stateNone
+	if r.Exit != nil {
+		r.State = stateEnded
+	}
+}
+
+// interrupted takes back a start that nobody's fault ended. Without a hash the record differs from every spec, so that the
+// start is tried again at once.
+func (r *Record) interrupted() {
+	r.unstart()
+	r.Hash = ""
+}
+
+func (r *Record) write(d bundle.Dir) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	return atomicfile.Write(d.File(recordFile), data)
+}
+
+// readRecord returns nil when there is no record.
+func readRecord(d bundle.Dir) (*Record, error) {
+	data, err := os.ReadFile(d.File(recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record: %w", err)
+	}
+	r := &Record{}
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
+	}
+	return r, nil
+}
+
+func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle) error {
+	data, err := json.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("write desired bundle: %w", err)
+	}
+	return atomicfile.Write(d.File(desiredFile), data)
+}
+
+// readDesired returns what writeDesired wrote, or nil.
+func readDesired(d bundle.Dir) *v1alpha1.OCIBundle {
+	data, err := os.ReadFile(d.File(desiredFile))
+	if err != nil {
+		return nil
+	}
+	b := &v1alpha1.OCIBundle{}
+	if json.Unmarshal(data, b) != nil {
+		return nil
+	}
+	return b
+}
+
+// ContainerID is the id that the container of a bundle has with the supervisor: NAMESPACE_NAME_ and the first 8 characters of the
+// UID, at most 128 characters. The name is shortened, and made sure of by a hash, where it would be longer.
+func ContainerID(key source.Key, uid types.UID) string {
+	u := string(uid)
+	return shorten(key.Namespace+"_"+key.Name, "_"+u[:min(8, len(u))], 128)
+}
+
+// LogDirName is the name of the folder of a container's logs: NAMESPACE_NAME_UID, shortened like ContainerID where it would be longer than a
+// file name may be.
+func LogDirName(key source.Key, uid types.UID) string {
+	return shorten(key.Namespace+"_"+key.Name, "_"+string(uid), bundle.MaxNameLength)
+}
+
+func shorten(name, suffix string, limit int) string {
+	if len(name)+len(suffix) <= limit {
+		return name + suffix
+	}
+	sum := sha256.Sum256([]byte(name))
+	hash := "+" + hex.EncodeToString(sum[:6])
+	return name[:limit-len(suffix)-len(hash)] + hash + suffix
+}
+
+// Hash is the same for two specs from which the same container would be made. What only says how to run it (restart
+// policy, grace period, requests, when to pull) is not part of it: a change of that needs no new container.
+func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
+	var config any
+	if err := json.Unmarshal(spec.Config.Raw, &config); err != nil {
+		return "", fmt.Errorf("config: %w", err)
+	}
+	var image string
+	if spec.Image != nil {
+		image = spec.Image.Reference
+	}
+	// Marshal sorts the keys of config, so that the order in which the source has them does not matter.
+	data, err := json.Marshal(struct {
+		Handler string
+		Image   string
+		Process v1alpha1.BundleProcess
+		Config  any
+		Volumes []v1alpha1.Volume
+	}{spec.Handler, image, spec.Process, config, spec.Volumes})
+	if err != nil {
+		return "", fmt.Errorf("hash bundle: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16]), nil
+}

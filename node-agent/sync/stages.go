@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+// attempt is one try to make a container and start it.
+type attempt struct {
+	s   *Syncer
+	w   *worker
+	in  Input
+	b   *v1alpha1.OCIBundle
+	rec *Record
+	dir bundle.Dir
+
+	image       *Image
+	spec        *specs.Spec
+	undoVolumes func() error
+}
+
+// stage is one step of making a container. What undo undoes is what do did in the same attempt; it is called when do succeeded
+// and a later stage failed.
+type stage struct {
+	name   string
+	reason string // of the condition when it fails
+	do     func(*attempt, context.Context) error
+	undo   func(*attempt, context.Context) error
+}
+
+// stages in the order in which they are done; they are undone in the opposite one.
+func stages() []stage {
+	return []stage{
+		{"handler", v1alpha1.ReasonHandlerNotFound, (*attempt).checkHandler, nil},
+		{"image", v1alpha1.ReasonImagePullFailed, (*attempt).ensureImage, nil},
+		{"volumes", v1alpha1.ReasonCreateFailed, (*attempt).prepareVolumes, (*attempt).removeVolumes},
+		{"rootfs", v1alpha1.ReasonCreateFailed, (*attempt).mountRootfs, (*attempt).unmountRootfs},
+		{"config", v1alpha1.ReasonCreateFailed, (*attempt).writeConfig, nil},
+		{"create", v1alpha1.ReasonCreateFailed, (*attempt).create, (*attempt).delete},
+		{"start", v1alpha1.ReasonCreateFailed, (*attempt).start, nil},
+	}
+}
+
+// make tries to make the container of a bundle and to start it. What the container or its bundle is at fault for goes into the record,
+// with a back-off; the returned error is the node's.
+func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
+	a := &attempt{s: s, w: w, in: in, b: in.Desired}
+	if err := a.begin(); err != nil {
+		return err
+	}
+	list := stages()
+	for i, st := range list {
+		err := st.do(a, ctx)
+		if err == nil {
+			continue
+		}
+		// Undoing must not be cut off by the end of the agent.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		for _, done := range slices.Backward(list[:i]) {
+			if done.undo == nil {
+				continue
+			}
+			if uerr := done.undo(a, clean); uerr != nil {
+				s.Log.Error("cannot undo", "container", w.key.String(), "stage", done.name, "error", uerr)
+			}
+		}
+		if ctx.Err() != nil || errors.Is(err, errSuperseded) {
+			return errors.Join(err, s.update(a.rec, (*Record).interrupted))
+		}
+		s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", st.name, "error", err)
+		return s.update(a.rec, func(r *Record) {
+			r.unstart()
+			r.Failure = &failure{Reason: st.reason, Message: st.name + ": " + err.Error(), Rootfs: errors.As(err, new(*rootfsError))}
+			r.BackOff = r.BackOff.afterFailure(s.Clock.Now())
+		})
+	}
+	return nil
+}
+
+// begin writes down that a container is about to be made.
+func (a *attempt) begin() error {
+	s, in := a.s, a.in
+	if in.Record == nil {
+		key := a.w.key
+		id := ContainerID(key, a.b.UID)
+		if err := supervisor.ValidateID(id); err != nil {
+			return err
+		}
+		a.rec = &Record{Key: key, UID: a.b.UID, ID: id}
+	} else {
+		a.rec = in.Record
+	}
+	s.mu.Lock()
+	holder, held := s.byID[a.rec.ID]
+	s.mu.Unlock()
+	if held && holder != a.w.key {
+		return fmt.Errorf("the id %s is still that of a container which is being removed", a.rec.ID)
+	}
+	a.dir = s.Bundles.Dir(a.rec.ID)
+	if err := a.dir.Make(); err != nil {
+		return err
+	}
+	if a.rec.Generation != a.b.Generation || in.Record == nil {
+		if err := writeDesired(a.dir, a.b); err != nil {
+			return err
+		}
+	}
+	err := s.update(a.rec, func(r *Record) {
+		if r.Hash != in.Hash {
+			r.BackOff, r.Failure = backOff{}, nil
+		}
+		before := r.run
+		r.Before, r.run = &before, before.next()
+		r.State, r.Stop = stateStarting, nil
+		r.LogPath = filepath.Join(s.logDir(r), strconv.Itoa(int(r.Restarts))+".log")
+		r.Hash, r.Generation, r.GraceSeconds = in.Hash, a.b.Generation, a.b.Spec.TerminationGracePeriodSeconds
+	})
+	if err != nil {
+		return err
+	}
+	if in.Record == nil {
+		a.w.records = append(a.w.records, a.rec)
+		s.mu.Lock()
+		s.byID[a.rec.ID] = a.w.key
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+func (a *attempt) handler() string {
+	if a.b.Spec.Handler == "" {
+		return v1alpha1.HandlerNative
+	}
+	return a.b.Spec.Handler
+}
+
+func (a *attempt) checkHandler(context.Context) error {
+	if slices.Contains(a.s.Handlers, a.handler()) {
+		return nil
+	}
+	return fmt.Errorf("found %q, which this node has not; allowed: %s", a.handler(), strings.Join(a.s.Handlers, ", "))
+}
+
+// slow is how long a pull may take before it is worth a status of its own.
+const slow = time.Second
+
+func (a *attempt) ensureImage(ctx context.Context) error {
+	if a.b.Spec.Image == nil {
+		return nil
+	}
+	reference := a.b.Spec.Image.Reference
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.s.mu.Lock()
+	a.w.pulling, a.w.pullFor = cancel, pullIdentity(a.b)
+	a.s.mu.Unlock()
+	defer func() {
+		a.s.mu.Lock()
+		a.w.pulling = nil
+		a.s.mu.Unlock()
+	}()
+	if a.s.superseded(a.w.key, pullIdentity(a.b)) { // before the line above could tell
+		return errSuperseded
+	}
+
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		a.image, err = a.s.Images.Ensure(ctx, reference, a.b.Spec.Image.PullPolicy)
+		done <- err
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-a.s.Clock.After(slow):
+		in := a.in
+		in.Record, in.Now = a.rec, a.s.Clock.Now()
+		if rerr := a.s.report(ctx, a.w, in, &progress{condition: v1alpha1.ConditionImageReady, reason: v1alpha1.ReasonPulling, message: "pulling " + reference}); rerr != nil {
+			a.s.Log.Warn("cannot report the pull", "container", a.w.key.String(), "error", rerr)
+		}
+		err = <-done
+		if now := a.s.Source.Get(a.w.key); now != nil && now.Generation != a.b.Generation {
+			return errSuperseded
+		}
+	}
+	if err != nil {
+		if errors.Is(context.Cause(ctx), errSuperseded) {
+			return errSuperseded
+		}
+		return fmt.Errorf("%s: %w", reference, err)
+	}
+	if sig := a.image.Config.StopSignal; sig != "" {
+		if _, err := supervisor.ParseSignal(sig); err != nil {
+			return fmt.Errorf("%s: StopSignal of the image's config: %w", reference, err)
+		}
+	}
+	a.rec.ImageID, a.rec.StopSignal = a.image.ID, a.image.Config.StopSignal
+	return nil
+}
+
+func (a *attempt) prepareVolumes(context.Context) (err error) {
+	a.undoVolumes, err = a.dir.PrepareVolumes(a.b.Spec.Volumes)
+	return err
+}
+
+func (a *attempt) removeVolumes(context.Context) error { return a.undoVolumes() }
+
+// rootfsError says that the root filesystem is at fault.
+type rootfsError struct{ error }
+
+func (e *rootfsError) Unwrap() error { return e.error }
+
+func (a *attempt) mountRootfs(context.Context) error {
+	if a.image != nil {
+		return a.dir.MountRootfs(a.image.Layers)
+	}
+	return nil
+}
+
+func (a *attempt) unmountRootfs(context.Context) error { return a.dir.UnmountRootfs() }
+
+func (a *attempt) writeConfig(context.Context) error {
+	spec := &a.b.Spec
+	rootfs := a.dir.Rootfs()
+	options := bundle.MergeOptions{CgroupsPath: path.Join(a.s.CgroupParent, a.rec.ID)}
+	if a.image == nil {
+		var root struct {
+			Root struct {
+				Path string `json:"path"`
+			} `json:"root"`
+		}
+		if err := unmarshal(spec.Config.Raw, &root); err != nil {
+			return err
+		}
+		rootfs = root.Root.Path
+		if !filepath.IsAbs(rootfs) {
+			return &rootfsError{fmt.Errorf("root.path: found %q; allowed: an absolute folder of the node, where there is no image", rootfs)}
+		}
+		info, err := os.Stat(rootfs)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return &rootfsError{fmt.Errorf("root.path: found nothing at %s on this node; allowed: a folder", rootfs)}
+		case err != nil:
+			return &rootfsError{fmt.Errorf("root.path: %w", err)}
+		case !info.IsDir():
+			return &rootfsError{fmt.Errorf("root.path: found a file at %s; allowed: a folder", rootfs)}
+		}
+	}
+	var err error
+	if options.Accounts, err = bundle.ReadAccounts(rootfs); err != nil {
+		return err
+	}
+	var merged *specs.Spec
+	if a.image != nil {
+		merged, err = bundle.Merge(spec, &a.image.Config, options)
+	} else {
+		merged, err = bundle.Merge(spec, nil, options)
+	}
+	if err != nil {
+		return err
+	}
+	// The agent trusts nobody: neither who compiled the config, nor the image that was merged into it.
+	vo := validate.Options{Bundle: a.dir.Path()}
+	if err := validate.Spec(merged, vo).Err(); err != nil {
+		return err
+	}
+	if err := validate.OnHost(merged, os.DirFS("/"), vo).Err(); err != nil {
+		return err
+	}
+	a.spec = merged
+	return a.dir.WriteConfig(merged)
+}
+
+func (a *attempt) create(ctx context.Context) error {
+	select {
+	case a.s.making <- struct{}{}:
+		defer func() { <-a.s.making }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := os.MkdirAll(a.s.logDir(a.rec), 0o700); err != nil {
+		return fmt.Errorf("make folder of logs: %w", err)
+	}
+	if err := a.s.dropLogs(a.rec); err != nil {
+		return fmt.Errorf("remove old logs: %w", err)
+	}
+	_, err := a.s.Supervisor.Create(ctx, supervisor.CreateRequest{
+		ID: a.rec.ID, Bundle: a.dir.Path(), Handler: a.handler(),
+		Log: supervisor.Log{Path: a.rec.LogPath, MaxBytes: a.s.LogMaxBytes},
+	})
+	if err != nil {
+		// The supervisor keeps no container that it could not make, but one whose making was cut off here may appear yet.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if derr := ignoreGone(a.s.Supervisor.Delete(clean, a.rec.ID, true)); derr != nil {
+			err = errors.Join(err, fmt.Errorf("delete what was made: %w", derr))
+		}
+	}
+	return err
+}
+
+func (a *attempt) delete(ctx context.Context) error {
+	return ignoreGone(a.s.Supervisor.Delete(ctx, a.rec.ID, true))
+}
+
+func (a *attempt) start(ctx context.Context) error {
+	if err := a.s.Supervisor.Start(ctx, a.rec.ID); err != nil {
+		return err
+	}
+	st, err := a.s.Supervisor.Get(ctx, a.rec.ID)
+	if err != nil {
+		// It runs, or has run: the next look finds out which.
+		a.s.Log.Warn("cannot look at the container that was started", "container", a.w.key.String(), "error", err)
+		return nil
+	}
+	if st.StartedAt.IsZero() {
+		st.StartedAt = a.s.Clock.Now()
+	}
+	if err := a.s.update(a.rec, func(r *Record) { noteRunning(r, &st) }); err != nil {
+		// The same: what runs is adopted when the record can be written.
+		a.s.Log.Error("cannot write down that the container runs", "container", a.w.key.String(), "error", err)
+	}
+	return nil
+}

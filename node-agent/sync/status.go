@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// progress is work that is under way and that no record tells of.
+type progress struct{ condition, reason, message string }
+
+// report tells the source the status if it differs from what it was told last.
+func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) error {
+	// Of a bundle that the source does not know (yet), nobody can be told.
+	known := s.Source.Get(w.key)
+	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {
+		return nil
+	}
+	previous := &known.Status
+	if w.told != nil && w.toldFor == string(known.UID) {
+		previous = w.told
+	}
+	status := Status(in, previous, p)
+	if apiequality.Semantic.DeepEqual(status, previous) {
+		return nil
+	}
+	if err := s.Source.ReportStatus(ctx, known, status); err != nil {
+		return err
+	}
+	w.told, w.toldFor = status, string(known.UID)
+	return nil
+}
+
+// Status is what there is to tell of a wanted container. It is the only place where the status of a bundle is computed.
+func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1.OCIBundleStatus {
+	b, r := in.Desired, in.Record
+	if r == nil {
+		r = &Record{}
+	}
+	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: b.Generation}
+	status.Conditions = append(status.Conditions, previous.Conditions...)
+	if r.ID != "" {
+		status.ContainerID = containerURL(r.ID)
+	}
+	status.ImageID = r.ImageID
+	status.RestartCount = r.Restarts
+	status.LogPath = r.LogPath
+
+	set := func(kind string, value metav1.ConditionStatus, reason, message string) {
+		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+			Type: kind, Status: value, Reason: reason, Message: clip(message), ObservedGeneration: b.Generation,
+			LastTransitionTime: metav1.NewTime(in.Now).Rfc3339Copy(),
+		})
+	}
+
+	// ImageReady
+	switch {
+	case p != nil && p.condition == v1alpha1.ConditionImageReady:
+		set(p.condition, metav1.ConditionFalse, p.reason, p.message)
+	case r.Failure != nil && (r.Failure.Reason == v1alpha1.ReasonImagePullFailed || r.Failure.Rootfs):
+		set(v1alpha1.ConditionImageReady, metav1.ConditionFalse, r.Failure.Reason, r.Failure.Message)
+	case b.Spec.Image != nil && r.ImageID != "":
+		set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, r.ImageID)
+	case b.Spec.Image == nil && r.State != stateNone && r.State != stateStarting:
+		set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonRootFSFound, "the root filesystem is a folder of the node")
+	default:
+		set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing, "not looked at yet")
+	}
+
+	// Running, phase, state
+	switch {
+	case r.State == stateRunning:
+		status.Phase = v1alpha1.ContainerRunning
+		status.PID = int64(r.PID)
+		status.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt).Rfc3339Copy()}
+		status.LastState.Terminated = seconds(r.Last)
+		message := fmt.Sprintf("the process runs with pid %d", r.PID)
+		if r.Stop != nil {
+			message += "; it has been told to stop: " + r.Stop.Why
+		}
+		set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted, message)
+	case r.Failure != nil:
+		status.Phase = v1alpha1.ContainerPending
+		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.Waits)
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: r.Failure.Reason, Message: clip(wait)}
+		status.LastState.Terminated = seconds(r.Exit)
+		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, r.Failure.Reason, wait)
+	case r.State == stateEnded && !restarts(b.Spec.RestartPolicy, r.Exit) && !in.changed():
+		status.Phase = v1alpha1.ContainerSucceeded
+		reason, message := v1alpha1.ReasonCompleted, "the process has ended with exit code 0"
+		if r.Exit.ExitCode != 0 {
+			status.Phase = v1alpha1.ContainerFailed
+			reason, message = v1alpha1.ReasonExited, ending(r.Exit)
+			if r.Exit.Reason == v1alpha1.ReasonOOMKilled {
+				reason = v1alpha1.ReasonOOMKilled
+			}
+		}
+		status.State.Terminated = seconds(r.Exit)
+		status.LastState.Terminated = seconds(r.Last)
+		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, reason, message)
+	case r.State == stateEnded:
+		status.Phase = v1alpha1.ContainerRunning
+		message := ending(r.Exit)
+		if r.BackOff.Waits > 0 {
+			message += fmt.Sprintf("; it is started again after a back-off of %s", r.BackOff.Waits)
+		}
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonCrashLoopBackOff, Message: message}
+		status.LastState.Terminated = seconds(r.Exit)
+		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff, message)
+	default:
+		status.Phase = v1alpha1.ContainerPending
+		reason, message := v1alpha1.ReasonProgressing, "the container is being made"
+		if p != nil {
+			reason, message = p.reason, p.message
+		}
+		if r.Last != nil { // it has run before
+			status.Phase = v1alpha1.ContainerRunning
+			status.LastState.Terminated = seconds(r.Last)
+		}
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason, Message: message}
+		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, reason, message)
+	}
+	return status
+}
+
+// ending says how a process ended.
+func ending(t *corev1.ContainerStateTerminated) string {
+	var s string
+	switch {
+	case t.Reason == "ContainerStatusUnknown":
+		s = "the process is gone and its exit code is unknown"
+	case t.Reason == v1alpha1.ReasonOOMKilled:
+		s = fmt.Sprintf("the process was killed for lack of memory (exit code %d)", t.ExitCode)
+	case t.Signal != 0:
+		s = fmt.Sprintf("the process was ended by signal %d (exit code %d)", t.Signal, t.ExitCode)
+	default:
+		s = fmt.Sprintf("the process has ended with exit code %d", t.ExitCode)
+	}
+	if t.Message != "" {
+		s += ": " + t.Message
+	}
+	return s
+}
+
+// seconds rounds the times as JSON does, so that a status that went through the API compares equal.
+func seconds(t *corev1.ContainerStateTerminated) *corev1.ContainerStateTerminated {
+	if t == nil {
+		return nil
+	}
+	out := *t
+	out.StartedAt = metav1.NewTime(t.StartedAt.Truncate(time.Second)).Rfc3339Copy()
+	out.FinishedAt = metav1.NewTime(t.FinishedAt.Truncate(time.Second)).Rfc3339Copy()
+	return &out
+}
+
+// maxMessage is the most that the API server takes for a condition's message (metav1.Condition).
+const maxMessage = 32768
+
+func clip(s string) string {
+	if len(s) > maxMessage {
+		return s[:maxMessage-4] + " ..."
+	}
+	return s
+}
+
+func unmarshal(raw []byte, into any) error {
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	gosync "sync"
+	"time"
+
+	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+// Image is an image that is unpacked on the node.
+type Image struct {
+	// ID is the reference with the digest of the manifest.
+	ID string
+	// Config of the image, which is as hostile as the rest of it.
+	Config imagev1.ImageConfig
+	// Layers are folders, lowest first.
+	Layers []string
+}
+
+// Images has images.
+type Images interface {
+	// Ensure returns once the image is on the node, unpacked and verified.
+	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
+}
+
+// Supervisor is what of *supervisor.Client is used here; it says what each method promises.
+type Supervisor interface {
+	Create(ctx context.Context, r supervisor.CreateRequest) (supervisor.Status, error)
+	Start(ctx context.Context, id string) error
+	Kill(ctx context.Context, id, signal string, all bool) error
+	Delete(ctx context.Context, id string, force bool) error
+	Get(ctx context.Context, id string) (supervisor.Status, error)
+	List(ctx context.Context) ([]supervisor.Status, error)
+	Watch(ctx context.Context) (*supervisor.Watcher, error)
+}
+
+// Config is what a Syncer works with. Every field without "optional" must be set.
+type Config struct {
+	Source     source.Source
+	Images     Images
+	Supervisor Supervisor
+	Bundles    *bundle.Root
+	// LogDir holds the folder of logs of each container; absolute.
+	LogDir string
+	// CgroupParent is the cgroup that each container's is made in, such as /berth.
+	CgroupParent string
+	// Handlers are the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
+	Handlers []string
+	// LogMaxBytes is the size at which a log file is rotated; optional: DefaultLogMaxBytes.
+	LogMaxBytes int64
+	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
+	Parallel int
+	// Clock is optional: the real one.
+	Clock clock.WithDelayedExecution
+	// Log is optional.
+	Log *slog.Logger
+}
+
+// DefaultLogMaxBytes is the kubelet's default of containerLogMaxSize.
+const DefaultLogMaxBytes = 10 << 20
+
+// Syncer makes the containers of a node what their bundles say.
+type Syncer struct {
+	Config
+	policies Chain
+	making   chan struct{} // a token for each container that may be made at the same time
+
+	ctx     context.Context // of Run
+	mu      gosync.Mutex
+	workers map[source.Key]*worker
+	byID    map[string]source.Key
+	stopped bool
+	wg      gosync.WaitGroup
+}
+
+// worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of which there is at most one.
+type worker struct {
+	key     source.Key
+	records []*Record // more than one while a container gives way to another of the same name
+	told    *v1alpha1.OCIBundleStatus
+	toldFor string // the UID
+	retries int    // of things that failed in a row
+
+	// guarded by Syncer.mu
+	active bool
+	again  bool
+	timer  clock.Timer
+	// pulling cancels the pull that is under way, which was begun for hash.
+	pulling context.CancelCauseFunc
+	pullFor string
+}
+
+// New returns a Syncer that does nothing until Run.
+func New(c Config) (*Syncer, error) {
+	if c.Source == nil || c.Images == nil || c.Supervisor == nil || c.Bundles == nil {
+		return nil, errors.New("sync: found no source, images, supervisor or bundles; allowed: all of them")
+	}
+	if !filepath.IsAbs(c.LogDir) {
+		return nil, fmt.Errorf("folder of logs: found %q; allowed: an absolute path", c.LogDir)
+	}
+	if c.Clock == nil {
+		c.Clock = clock.RealClock{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.LogMaxBytes == 0 {
+		c.LogMaxBytes = DefaultLogMaxBytes
+	}
+	if c.Parallel <= 0 {
+		c.Parallel = 8
+	}
+	return &Syncer{
+		Config: c, policies: Policies(), making: make(chan struct{}, c.Parallel),
+		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
+	}, nil
+}
+
+// Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
+// point from where another agent can go on. Containers are left as they are.
+func (s *Syncer) Run(ctx context.Context) error {
+	s.ctx = ctx
+	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	s.wg.Go(func() { s.watch(ctx) })
+	err := s.Source.Run(ctx, s)
+	<-ctx.Done()
+	s.mu.Lock()
+	s.stopped = true
+	for _, w := range s.workers {
+		if w.timer != nil {
+			w.timer.Stop()
+		}
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return err
+}
+
+// recover reads the records of all bundles that are there.
+func (s *Syncer) recover(ctx context.Context) error {
+	ids, err := s.Bundles.List()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	add := func(r *Record) {
+		known[r.ID] = true
+		w := s.workers[r.Key]
+		if w == nil {
+			w = &worker{key: r.Key}
+			s.workers[r.Key] = w
+		}
+		w.records = append(w.records, r)
+		s.byID[r.ID] = r.Key
+	}
+	for _, id := range ids {
+		r, err := readRecord(s.Bundles.Dir(id))
+		if err != nil {
+			s.Log.Error("a bundle's record cannot be read; its container is replaced, or removed if nobody wants it", "id", id, "error", err)
+		}
+		if r == nil || r.ID != id {
+			r = orphan(id)
+			if b := readDesired(s.Bundles.Dir(id)); b != nil && b.Name != "" {
+				r.Key, r.UID = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID
+			}
+		}
+		add(r)
+	}
+	// A supervisor that does not answer is no reason to stop: watch tries again.
+	if all, err := s.Supervisor.List(ctx); err == nil {
+		for _, st := range all {
+			if !known[st.ID] && s.Bundles.Holds(st.Bundle) {
+				add(orphan(st.ID))
+			}
+		}
+	}
+	if len(s.workers) > 0 {
+		s.Log.Info("found containers of an earlier agent", "count", len(known))
+	}
+	return nil
+}
+
+// orphan is the record of something of ours that nobody can want: it has no name.
+func orphan(id string) *Record {
+	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
+}
+
+// watch hears what happens to containers.
+func (s *Syncer) watch(ctx context.Context) {
+	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		w, err := s.Supervisor.Watch(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.Log.Warn("the supervisor does not answer; trying again", "error", err)
+			}
+			continue
+		}
+		wait = 0
+		s.all()
+		for {
+			ev, err := w.Next()
+			if err != nil {
+				if ctx.Err() == nil {
+					s.Log.Warn("lost the supervisor; connecting again", "error", err)
+				}
+				break
+			}
+			if ev.Deleted || ev.Status.State == supervisor.Stopped {
+				s.mu.Lock()
+				key, ok := s.byID[ev.Status.ID]
+				s.mu.Unlock()
+				if ok {
+					s.Changed(key)
+				}
+			}
+		}
+		w.Close()
+	}
+}
+
+// all makes every worker look.
+func (s *Syncer) all() {
+	s.mu.Lock()
+	keys := make([]source.Key, 0, len(s.workers))
+	for key := range s.workers {
+		keys = append(keys, key)
+	}
+	s.mu.Unlock()
+	for _, b := range s.Source.List() {
+		keys = append(keys, source.Key{Namespace: b.Namespace, Name: b.Name})
+	}
+	for _, key := range keys {
+		s.Changed(key)
+	}
+}
+
+// Synced is part of source.Events.
+func (s *Syncer) Synced() { s.all() }
+
+// Changed is part of source.Events: it makes the key's worker look.
+func (s *Syncer) Changed(key source.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.ctx == nil {
+		return
+	}
+	w := s.workers[key]
+	if w == nil {
+		w = &worker{key: key}
+		s.workers[key] = w
+	}
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	if w.active {
+		w.again = true
+		if w.pulling != nil && s.superseded(key, w.pullFor) {
+			w.pulling(errSuperseded)
+		}
+		return
+	}
+	w.active = true
+	s.wg.Add(1)
+	go s.work(w)
+}
+
+// errSuperseded is the cause of a cancelled pull whose image nobody waits for any more.
+var errSuperseded = errors.New("the bundle has changed meanwhile")
+
+// superseded tells whether what a pull was begun for is no longer wanted.
+func (s *Syncer) superseded(key source.Key, pullFor string) bool {
+	b := s.Source.Get(key)
+	return b == nil && s.Source.Synced() || b != nil && (b.DeletionTimestamp != nil || pullIdentity(b) != pullFor)
+}
+
+func pullIdentity(b *v1alpha1.OCIBundle) string {
+	reference := ""
+	if b.Spec.Image != nil {
+		reference = b.Spec.Image.Reference
+	}
+	return string(b.UID) + " " + reference
+}
+
+// work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest costs none.
+func (s *Syncer) work(w *worker) {
+	defer s.wg.Done()
+	for {
+		at := s.reconcile(s.ctx, w)
+		s.mu.Lock()
+		if w.again && s.ctx.Err() == nil {
+			w.again = false
+			s.mu.Unlock()
+			continue
+		}
+		w.active = false
+		switch {
+		case s.ctx.Err() != nil:
+		case !at.IsZero():
+			w.timer = s.Clock.AfterFunc(max(at.Sub(s.Clock.Now()), 0), func() { s.Changed(w.key) })
+		case len(w.records) == 0 && w.told == nil:
+			delete(s.workers, w.key)
+		}
+		s.mu.Unlock()
+		return
+	}
+}
+
+// reconcile works on one key until there is nothing more to do now, and returns when to look again; zero is never.
+func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Time) {
+	log := s.Log.With("container", w.key.String())
+	for ctx.Err() == nil {
+		in, err := s.gather(ctx, w)
+		if err != nil {
+			log.Error("cannot look at the container; trying again", "error", err)
+			return s.retry(w)
+		}
+		d := s.policies.Decide(in)
+		if d.Verb != Nothing {
+			log.Info(string(d.Verb), "policy", d.Policy, "why", d.Why, "id", idOf(in))
+		}
+		if err := s.act(ctx, w, in, d); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, errSuperseded) {
+				log.Error("failed; trying again", "verb", d.Verb, "error", err)
+				return s.retry(w)
+			}
+			continue
+		}
+		if d.Verb == Remove {
+			w.retries = 0
+			s.forget(w, in)
+			if len(w.records) == 0 && in.Desired == nil && s.Source.Get(w.key) == nil {
+				return time.Time{}
+			}
+			if in.Desired != nil { // it has been released; the source says when it is gone
+				return time.Time{}
+			}
+			continue
+		}
+		if d.Verb != Nothing && d.At.IsZero() {
+			continue
+		}
+		if err := s.report(ctx, w, in, nil); err != nil {
+			if ctx.Err() == nil {
+				log.Warn("cannot report the status; trying again", "error", err)
+			}
+			return s.retry(w)
+		}
+		w.retries = 0
+		return d.At
+	}
+	return time.Time{}
+}
+
+func idOf(in Input) string {
+	if in.Record != nil {
+		return in.Record.ID
+	}
+	return ""
+}
+
+// retry is when to try again after something of the node or the API failed that is not the container's fault.
+func (s *Syncer) retry(w *worker) time.Time {
+	wait := min(time.Second<<min(w.retries, 5), 30*time.Second)
+	w.retries++
+	return s.Clock.Now().Add(wait)
+}
+
+// gather reads all that a decision needs. While there are containers of an older UID, it speaks of those.
+func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
+	// Synced is asked first: if it is true, what Get says is the truth.
+	in := Input{Synced: s.Source.Synced()}
+	in.Desired = s.Source.Get(w.key)
+	for _, r := range w.records {
+		in.Record = r
+		if in.Desired != nil && r.UID != in.Desired.UID {
+			in.Desired, in.Synced = nil, true // of another UID: nobody wants it
+			break
+		}
+	}
+	if in.Record != nil {
+		dir := s.Bundles.Dir(in.Record.ID)
+		switch {
+		case in.Desired == nil && !in.Synced:
+			in.Desired = readDesired(dir)
+		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
+			if err := writeDesired(dir, in.Desired); err != nil {
+				return in, err
+			}
+			in.Record.Generation = in.Desired.Generation
+			in.Record.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
+			if err := in.Record.write(dir); err != nil {
+				return in, err
+			}
+		}
+		st, err := s.Supervisor.Get(ctx, in.Record.ID)
+		switch {
+		case err == nil:
+			in.Actual = &st
+		case !errors.Is(err, supervisor.ErrNotExist):
+			return in, err
+		}
+	}
+	if in.Desired != nil {
+		var err error
+		if in.Hash, err = Hash(&in.Desired.Spec); err != nil {
+			// A document that is no JSON never comes from the API server; it differs from every good one.
+			in.Hash = "invalid: " + err.Error()
+		}
+	}
+	in.Now = s.Clock.Now()
+	return in, nil
+}
+
+// forget takes a removed record out of the books.
+func (s *Syncer) forget(w *worker, in Input) {
+	if in.Record == nil {
+		return
+	}
+	w.records = slices.DeleteFunc(w.records, func(r *Record) bool { return r == in.Record })
+	s.mu.Lock()
+	delete(s.byID, in.Record.ID)
+	s.mu.Unlock()
+}
