@@ -3,7 +3,6 @@
 package validate
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -12,53 +11,142 @@ import (
 // capabilities checks process.capabilities (config.md, "Linux Process").
 func (c *checker) capabilities(path string, caps *specs.LinuxCapabilities) {
 	c.capabilitySet(path+".bounding", caps.Bounding)
-	c.capabilitySet(path+".effective", caps.Effective)
-	c.capabilitySet(path+".inheritable", caps.Inheritable)
-	c.capabilitySet(path+".permitted", caps.Permitted)
-	c.capabilitySet(path+".ambient", caps.Ambient)
+	effective := c.capabilitySet(path+".effective", caps.Effective)
+	inheritable := c.capabilitySet(path+".inheritable", caps.Inheritable)
+	permitted := c.capabilitySet(path+".permitted", caps.Permitted)
+	ambient := c.capabilitySet(path+".ambient", caps.Ambient)
 	// What follows is what the kernel does not grant: capset(2) an effective
 	// one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an ambient
 	// one that is not both permitted and inheritable. "Runtimes SHOULD NOT
 	// fail if the container configuration requests capabilities that cannot
 	// be granted."
-	for i, name := range caps.Effective {
-		if KnownCapability(name) && !slices.Contains(caps.Permitted, name) {
-			c.warn(at(path+".effective", i), quote(name), "only what is in permitted, too: the kernel does not grant it")
-		}
-	}
-	for i, name := range caps.Ambient {
-		if KnownCapability(name) && !(slices.Contains(caps.Permitted, name) && slices.Contains(caps.Inheritable, name)) {
-			c.warn(at(path+".ambient", i), quote(name), "only what is in permitted and in inheritable, too: the kernel does not grant it")
-		}
-	}
+	c.notGranted(path+".effective", caps.Effective, effective&^permitted, "only what is in permitted, too: the kernel does not grant it")
+	c.notGranted(path+".ambient", caps.Ambient, ambient&^(permitted&inheritable),
+		"only what is in permitted and in inheritable, too: the kernel does not grant it")
 }
 
-func (c *checker) capabilitySet(path string, names []string) {
+// capabilitySet checks the names of one set and returns their bits.
+func (c *checker) capabilitySet(path string, names []string) uint64 {
+	var set uint64
 	for i, name := range names {
-		if KnownCapability(name) {
-			continue
+		bit := capabilityBit(name)
+		set |= bit
+		if bit == 0 {
+			allowed := "a name of capabilities(7), such as CAP_CHOWN"
+			if len(name) <= maxCapability {
+				if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); capabilityBit(fixed) != 0 {
+					allowed = "a name of capabilities(7); write " + fixed
+				}
+			}
+			// Not a mere warning: see docs/validation.md, "Capabilities".
+			c.err(at(path, i), quoteOrNothing(name), allowed)
 		}
-		allowed := "a name of capabilities(7), such as CAP_CHOWN"
-		if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); KnownCapability(fixed) {
-			allowed = "a name of capabilities(7); write " + fixed
+	}
+	return set
+}
+
+// notGranted warns of the names whose bits are in refused.
+func (c *checker) notGranted(path string, names []string, refused uint64, allowed string) {
+	if refused == 0 {
+		return
+	}
+	for i, name := range names {
+		if capabilityBit(name)&refused != 0 {
+			c.warn(at(path, i), quote(name), allowed)
 		}
-		c.err(at(path, i), quoteOrNothing(name), allowed)
 	}
 }
 
-// KnownCapability tells whether a name is one of the 41 that capabilities(7)
-// lists, up to Linux 5.9's CAP_CHECKPOINT_RESTORE (Linux 7 has no more).
-// Whether the host can grant it is another question.
-func KnownCapability(name string) bool {
+// maxCapability is the length of the longest name, CAP_CHECKPOINT_RESTORE.
+const maxCapability = 22
+
+// capabilityBit returns the bit of one of the 41 capabilities that
+// capabilities(7) lists, by their numbers in linux/capability.h, or 0 for a
+// name that is none of them. Whether a host can grant it is another question.
+func capabilityBit(name string) uint64 {
 	switch name {
-	case "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-		"CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
-		"CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
-		"CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
-		"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
-		"CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
-		"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE":
-		return true
+	case "CAP_CHOWN":
+		return 1 << 0
+	case "CAP_DAC_OVERRIDE":
+		return 1 << 1
+	case "CAP_DAC_READ_SEARCH":
+		return 1 << 2
+	case "CAP_FOWNER":
+		return 1 << 3
+	case "CAP_FSETID":
+		return 1 << 4
+	case "CAP_KILL":
+		return 1 << 5
+	case "CAP_SETGID":
+		return 1 << 6
+	case "CAP_SETUID":
+		return 1 << 7
+	case "CAP_SETPCAP":
+		return 1 << 8
+	case "CAP_LINUX_IMMUTABLE":
+		return 1 << 9
+	case "CAP_NET_BIND_SERVICE":
+		return 1 << 10
+	case "CAP_NET_BROADCAST":
+		return 1 << 11
+	case "CAP_NET_ADMIN":
+		return 1 << 12
+	case "CAP_NET_RAW":
+		return 1 << 13
+	case "CAP_IPC_LOCK":
+		return 1 << 14
+	case "CAP_IPC_OWNER":
+		return 1 << 15
+	case "CAP_SYS_MODULE":
+		return 1 << 16
+	case "CAP_SYS_RAWIO":
+		return 1 << 17
+	case "CAP_SYS_CHROOT":
+		return 1 << 18
+	case "CAP_SYS_PTRACE":
+		return 1 << 19
+	case "CAP_SYS_PACCT":
+		return 1 << 20
+	case "CAP_SYS_ADMIN":
+		return 1 << 21
+	case "CAP_SYS_BOOT":
+		return 1 << 22
+	case "CAP_SYS_NICE":
+		return 1 << 23
+	case "CAP_SYS_RESOURCE":
+		return 1 << 24
+	case "CAP_SYS_TIME":
+		return 1 << 25
+	case "CAP_SYS_TTY_CONFIG":
+		return 1 << 26
+	case "CAP_MKNOD":
+		return 1 << 27
+	case "CAP_LEASE":
+		return 1 << 28
+	case "CAP_AUDIT_WRITE":
+		return 1 << 29
+	case "CAP_AUDIT_CONTROL":
+		return 1 << 30
+	case "CAP_SETFCAP":
+		return 1 << 31
+	case "CAP_MAC_OVERRIDE":
+		return 1 << 32
+	case "CAP_MAC_ADMIN":
+		return 1 << 33
+	case "CAP_SYSLOG":
+		return 1 << 34
+	case "CAP_WAKE_ALARM":
+		return 1 << 35
+	case "CAP_BLOCK_SUSPEND":
+		return 1 << 36
+	case "CAP_AUDIT_READ":
+		return 1 << 37
+	case "CAP_PERFMON":
+		return 1 << 38
+	case "CAP_BPF":
+		return 1 << 39
+	case "CAP_CHECKPOINT_RESTORE":
+		return 1 << 40
 	}
-	return false
+	return 0
 }

@@ -41,39 +41,57 @@ func (c *checker) devices() {
 		if d.GID != nil && *d.GID == noID {
 			c.err(at(path, i)+".gid", unsigned(*d.GID), "0 to 4294967294")
 		}
-		c.deviceTwice(i)
 	}
+	c.devicesTwice()
 }
 
-// deviceTwice looks for an earlier device that is in the way of the one at i.
-func (c *checker) deviceTwice(i int) {
+// deviceNode is what a device is, wherever it stands.
+type deviceNode struct {
+	kind         string
+	major, minor int64
+}
+
+// devicesTwice looks for devices that are in the way of one another.
+func (c *checker) devicesTwice() {
 	const path = "linux.devices"
-	d := &c.linux.Devices[i]
-	for j := range c.linux.Devices[:i] {
-		e := &c.linux.Devices[j]
-		same := deviceType(d.Type) == deviceType(e.Type) && (d.Type == "p" || d.Major == e.Major && d.Minor == e.Minor)
+	devices := c.linux.Devices
+	if len(devices) < 2 {
+		return
+	}
+	paths, nodes := make(map[string]int, len(devices)), make(map[deviceNode]int, len(devices))
+	for i := range devices {
+		d := &devices[i]
+		node := nodeOf(d)
+		j, pathTaken := paths[d.Path]
+		k, nodeTaken := nodes[node]
 		switch {
-		case d.Path == e.Path && !same:
+		case pathTaken && node != nodeOf(&devices[j]):
 			// "If a file already exists at path that does not match the
 			// requested device, the runtime MUST generate an error."
 			c.err(at(path, i)+".path", quote(d.Path)+", which is another device at "+at(path, j), "each path for one device only")
-			return
-		case d.Path == e.Path:
+		case pathTaken:
 			c.warn(at(path, i)+".path", quote(d.Path)+" again", "each device once")
-			return
-		case same && d.Type != "p":
-			c.warn(at(path, i), deviceName(d)+", the same as "+at(path, j), "type, major and minor that no other device has")
-			return
+		case nodeTaken && d.Type != "p":
+			c.warn(at(path, i), deviceName(d)+", the same as "+at(path, k), "type, major and minor that no other device has")
+		}
+		if !pathTaken {
+			paths[d.Path] = i
+		}
+		if !nodeTaken {
+			nodes[node] = i
 		}
 	}
 }
 
-// deviceType makes one of the two names of a character device.
-func deviceType(t string) string {
-	if t == "u" {
-		return "c"
+// nodeOf reads a device. "u" and "c" are the same, and a pipe has no numbers.
+func nodeOf(d *specs.LinuxDevice) deviceNode {
+	switch d.Type {
+	case "p":
+		return deviceNode{kind: "p"}
+	case "u":
+		return deviceNode{"c", d.Major, d.Minor}
 	}
-	return t
+	return deviceNode{d.Type, d.Major, d.Minor}
 }
 
 func deviceName(d *specs.LinuxDevice) string {

@@ -3,6 +3,7 @@
 package validate
 
 import (
+	"strconv"
 	"strings"
 )
 
@@ -30,10 +31,6 @@ type Fault struct {
 	Allowed string
 	// Severity is Error unless the fault is to be logged only.
 	Severity Severity
-
-	// syntax says that the fault is one of the document's form, so that the
-	// field's value is not known.
-	syntax bool
 }
 
 // Error returns "path: found X; allowed: Y".
@@ -81,4 +78,41 @@ func (fs Faults) Err() error {
 		return errs
 	}
 	return nil
+}
+
+// maxFaults is how many faults of each severity are listed. Nobody reads more,
+// and a hostile document could make millions.
+const maxFaults = 256
+
+// collector gathers faults.
+type collector struct {
+	faults           Faults
+	errors, warnings int
+}
+
+// err records an error.
+func (c *collector) err(path, found, allowed string) {
+	if c.errors++; c.errors <= maxFaults {
+		c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Error})
+	}
+}
+
+// warn records a warning. Errors are counted apart: warnings never crowd them
+// out.
+func (c *collector) warn(path, found, allowed string) {
+	if c.warnings++; c.warnings <= maxFaults {
+		c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Warning})
+	}
+}
+
+// all returns the faults, and says how many were left out.
+func (c *collector) all() Faults {
+	more := func(n int, what string, s Severity) {
+		if n > maxFaults {
+			c.faults = append(c.faults, Fault{Found: strconv.Itoa(n-maxFaults) + " more " + what, Allowed: "none", Severity: s})
+		}
+	}
+	more(c.errors, "errors", Error)
+	more(c.warnings, "warnings", Warning)
+	return c.faults
 }

@@ -28,11 +28,11 @@ func (c *checker) utsName(path, name string) {
 	}
 	if len(name) > maxHostname {
 		c.err(path, quote(name), "at most 64 bytes")
-	} else if rfc, underscore := hostnameLabels(name); !rfc {
+	} else if ok, odd := hostnameLabels(name); !ok {
 		c.err(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`)
-	} else if underscore {
-		// The kernel takes it and users of docker have such names.
-		c.warn(path, quote(name), `letters, digits, "-" and "." (RFC 1123); some resolvers refuse "_"`)
+	} else if odd {
+		// The kernel takes it, and users of docker have such names.
+		c.warn(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes (RFC 1123); some resolvers refuse others`)
 	}
 	if !c.has.contains(specs.UTSNamespace) {
 		// Without one the name of the host itself would change.
@@ -40,21 +40,22 @@ func (c *checker) utsName(path, name string) {
 	}
 }
 
-// hostnameLabels tells whether a name is made of labels as RFC 1123 has them,
-// "_" taken for a letter, and whether it has a "_".
-func hostnameLabels(name string) (ok, underscore bool) {
+// hostnameLabels tells whether a name is made of labels nearly as RFC 1123 has
+// them, and whether only nearly: with a "_", or a label of 64 bytes.
+func hostnameLabels(name string) (ok, odd bool) {
 	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' {
-			return false, underscore
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
+			return false, false
 		}
+		odd = odd || len(label) > maxLabel
 		for i := 0; i < len(label); i++ {
 			switch b := label[i]; {
 			case b == '_':
-				underscore = true
+				odd = true
 			case !alphanumeric(b) && b != '-':
-				return false, underscore
+				return false, false
 			}
 		}
 	}
-	return true, underscore
+	return true, odd
 }

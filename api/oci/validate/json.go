@@ -20,7 +20,7 @@ const MaxDocumentSize = 16 << 20
 
 // maxTypeFaults is how many fields of a wrong type are reported one by one:
 // each costs another reading of the document.
-const maxTypeFaults = 32
+const maxTypeFaults = 16
 
 // JSON parses a document (config.json) strictly and returns it with every fault
 // of it. Unknown fields are no fault (config.md, "Extensibility"). Fields given
@@ -30,11 +30,12 @@ const maxTypeFaults = 32
 // one; faults of its other fields are reported nevertheless.
 func JSON(document []byte, o Options) (*specs.Spec, Faults) {
 	var spec specs.Spec
-	faults, readable := parse(document, "", &spec, func() { spec = specs.Spec{} })
-	if readable {
-		faults = append(faults, apart(Spec(&spec, o), faults)...)
+	r := reader{text: document}
+	if !r.read(&spec, func() { spec = specs.Spec{} }) {
+		return nil, r.all()
 	}
-	if !readable || hasTypeFault(faults) {
+	faults := append(r.all(), r.apart(Spec(&spec, o))...)
+	if r.errors > 0 {
 		return nil, faults
 	}
 	return &spec, faults
@@ -43,38 +44,120 @@ func JSON(document []byte, o Options) (*specs.Spec, Faults) {
 // ProcessJSON is JSON for a process alone (process.json of `exec --process`).
 func ProcessJSON(document []byte, o Options) (*specs.Process, Faults) {
 	var process specs.Process
-	faults, readable := parse(document, "process", &process, func() { process = specs.Process{} })
-	if readable {
-		faults = append(faults, apart(Process(&process, o), faults)...)
+	r := reader{text: document, root: "process"}
+	if !r.read(&process, func() { process = specs.Process{} }) {
+		return nil, r.all()
 	}
-	if !readable || hasTypeFault(faults) {
+	faults := append(r.all(), r.apart(Process(&process, o))...)
+	if r.errors > 0 {
 		return nil, faults
 	}
 	return &process, faults
 }
 
-// hasTypeFault tells whether parse found errors: a document of which fields are
-// missing or ambiguous must not be used.
-func hasTypeFault(faults Faults) bool {
-	for _, f := range faults {
-		if f.syntax {
-			return true
-		}
-	}
-	return false
+// reader reads one document. Its faults are those of the document's form.
+type reader struct {
+	text []byte
+	// root is the field that the document is the value of, or "".
+	root string
+	collector
 }
 
-// apart leaves out of found what parse has said already: a field of a wrong
-// type is left empty, and would be reported as missing too.
-func apart(found, parsed Faults) Faults {
-	if len(parsed) == 0 {
+// read reads the document into v, which reset empties. It reports false if the
+// document is no JSON object, so that nothing more can be said.
+func (r *reader) read(v any, reset func()) bool {
+	if !r.isObject() || !r.decode(v, reset) {
+		return false
+	}
+	s := scanner{text: r.text, pattern: []byte(r.root)}
+	s.twice = func(path string, first, second int) {
+		r.err(path, "the name again at "+position(r.text, second), "each name once; the first is at "+position(r.text, first))
+	}
+	s.missing = func(path string, severity Severity) {
+		const allowed = "a value: the specification requires the field"
+		if severity == Warning {
+			r.warn(path, nothing, allowed)
+		} else {
+			r.err(path, nothing, allowed)
+		}
+	}
+	s.value()
+	return true
+}
+
+// isObject checks what must hold before any parsing.
+func (r *reader) isObject() bool {
+	if len(r.text) > MaxDocumentSize {
+		r.err("", decimal(len(r.text))+" bytes", "at most "+decimal(MaxDocumentSize)+" bytes")
+		return false
+	}
+	if i := invalidUTF8(r.text); i >= 0 {
+		r.err(pathAt(r.text, i), "bytes that are not UTF-8 at "+position(r.text, i), "JSON in UTF-8")
+		return false
+	}
+	trimmed := bytes.TrimLeft(r.text, " \t\r\n")
+	if len(trimmed) == 0 {
+		r.err("", nothing, "a JSON object")
+		return false
+	}
+	if trimmed[0] != '{' {
+		r.err("", quote(shorten(trimmed))+" at "+position(r.text, len(r.text)-len(trimmed)), "a JSON object")
+		return false
+	}
+	return true
+}
+
+// decode parses the document into v. encoding/json reports the first field of
+// a wrong type only: each one is recorded, then blanked out, and the rest is
+// read again.
+func (r *reader) decode(v any, reset func()) bool {
+	text, removed := r.text, 0
+	for {
+		err := json.Unmarshal(text, v)
+		if err == nil {
+			return true
+		}
+		if syntaxErr, ok := errors.AsType[*json.SyntaxError](err); ok {
+			i := int(syntaxErr.Offset)
+			if i > 0 && !strings.Contains(syntaxErr.Error(), "unexpected end") {
+				i-- // the offset is behind the offending byte
+			}
+			i = min(i, len(text))
+			r.err(pathAt(text, i), syntaxErr.Error()+" at "+position(text, i), "one JSON object and nothing behind it")
+			return false
+		}
+		typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err)
+		if !ok {
+			r.err("", err.Error(), "a document of the runtime specification")
+			return false
+		}
+		value, found := valueAt(text, int(typeErr.Offset))
+		if !found || r.errors == maxTypeFaults {
+			r.err(typeErr.Field, "a "+typeErr.Value+" at offset "+decimal(int(typeErr.Offset)+removed), goType(typeErr))
+			return false
+		}
+		literal := text[value.start:value.end]
+		line, _ := lineColumn(text, value.start)
+		r.err(value.path, quote(shorten(literal))+" at line "+decimal(line)+", offset "+decimal(value.start+removed), goType(typeErr))
+		// Newlines stay, so that the lines of what follows do.
+		blank := append([]byte("null"), bytes.Repeat([]byte("\n"), bytes.Count(literal, []byte("\n")))...)
+		removed += len(literal) - len(blank)
+		text = bytes.Join([][]byte{text[:value.start], text[value.end:]}, blank)
+		reset()
+	}
+}
+
+// apart leaves out of found what the reader has said already: a field that is
+// missing or of a wrong type is left empty, and Spec would complain of that.
+func (r *reader) apart(found Faults) Faults {
+	if len(r.faults) == 0 {
 		return found
 	}
 	kept := found[:0]
 	for _, f := range found {
 		said := false
-		for _, p := range parsed {
-			said = said || within(f.Path, p.Path) || within(p.Path, f.Path)
+		for _, p := range r.faults {
+			said = said || within(f.Path, p.Path) || f.Path == parent(p.Path)
 		}
 		if !said {
 			kept = append(kept, f)
@@ -86,78 +169,12 @@ func apart(found, parsed Faults) Faults {
 // within tells whether path is the field outer or one inside of it.
 func within(path, outer string) bool {
 	rest, ok := strings.CutPrefix(path, outer)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	return ok && outer != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// parse reads the document into v, which reset empties, and returns the faults
-// of its form; root is the field that the document is the value of. It reports
-// false if the document is no JSON object, so that nothing more can be said.
-func parse(document []byte, root string, v any, reset func()) (faults Faults, readable bool) {
-	fault := func(path, found, allowed string) {
-		faults = append(faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Error, syntax: true})
-	}
-	if len(document) > MaxDocumentSize {
-		fault("", decimal(len(document))+" bytes", "at most "+decimal(MaxDocumentSize)+" bytes")
-		return faults, false
-	}
-	if i := invalidUTF8(document); i >= 0 {
-		fault(pathAt(document, i), "bytes that are not UTF-8 at "+position(document, i), "JSON in UTF-8")
-		return faults, false
-	}
-	if trimmed := bytes.TrimLeft(document, " \t\r\n"); len(trimmed) == 0 {
-		fault("", nothing, "a JSON object")
-		return faults, false
-	} else if trimmed[0] != '{' {
-		at := len(document) - len(trimmed)
-		fault("", quote(shorten(trimmed))+" at "+position(document, at), "a JSON object")
-		return faults, false
-	}
-
-	// encoding/json reports the first field of a wrong type only. Each one is
-	// reported, then blanked out, and the rest is read again.
-	text, removed := document, 0
-	for {
-		err := json.Unmarshal(text, v)
-		if err == nil {
-			break
-		}
-		if syntaxErr, ok := errors.AsType[*json.SyntaxError](err); ok {
-			i := int(syntaxErr.Offset)
-			if i > 0 && i <= len(text) && !strings.Contains(syntaxErr.Error(), "unexpected end") {
-				i-- // the offset is behind the offending byte
-			}
-			i = min(i, len(text))
-			fault(pathAt(text, i), syntaxErr.Error()+" at "+position(text, i), "one JSON object and nothing behind it")
-			return faults, false
-		}
-		typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err)
-		if !ok {
-			fault("", err.Error(), "a runtime-spec document")
-			return faults, false
-		}
-		value, found := valueAt(text, int(typeErr.Offset))
-		if !found || len(faults) == maxTypeFaults {
-			fault(typeErr.Field, "a "+typeErr.Value+" at offset "+decimal(int(typeErr.Offset)+removed), goType(typeErr))
-			return faults, false
-		}
-		literal := text[value.start:value.end]
-		line, _ := lineColumn(text, value.start)
-		fault(value.path, quote(shorten(literal))+" at line "+decimal(line)+", offset "+decimal(value.start+removed), goType(typeErr))
-		// Newlines stay, so that the lines of what follows do.
-		blank := append([]byte("null"), bytes.Repeat([]byte("\n"), bytes.Count(literal, []byte("\n")))...)
-		removed += len(literal) - len(blank)
-		text = bytes.Join([][]byte{text[:value.start], text[value.end:]}, blank)
-		reset()
-	}
-	s := scanner{text: document, pattern: []byte(root)}
-	s.twice = func(path string, first, second int) {
-		fault(path, "the name again at "+position(document, second), "each name once; the first is at "+position(document, first))
-	}
-	s.missing = func(path string, severity Severity) {
-		faults = append(faults, Fault{Path: path, Found: nothing, Allowed: "a value: the specification requires the field", Severity: severity})
-	}
-	s.value()
-	return faults, true
+// parent returns the path of the object or array that a field is in.
+func parent(path string) string {
+	return path[:max(0, strings.LastIndexAny(path, ".["))]
 }
 
 // goType says which JSON a field takes, from the Go type it is read into.

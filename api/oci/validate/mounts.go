@@ -9,6 +9,10 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// maxOptions is up to how many options are held against one another: there are
+// fewer than that to be had.
+const maxOptions = 128
+
 // mounts checks the mounts (config.md, "Mounts", "Linux mount options" and
 // "POSIX-platform Mounts").
 func (c *checker) mounts() {
@@ -47,7 +51,7 @@ func (c *checker) mount(i int, m *specs.Mount) {
 		propagation = propagation || isPropagation(o)
 	}
 	for j, o := range m.Options {
-		if other := opposite(o); other != "" && slices.Contains(m.Options, other) {
+		if other := opposite(o); other != "" && len(m.Options) <= maxOptions && slices.Contains(m.Options, other) {
 			c.warn(at(at(path, i)+".options", j), quote(o)+" beside "+quote(other), "one of the two; the later one holds")
 		}
 		if bind && !knownMountOption(o) {

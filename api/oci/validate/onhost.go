@@ -50,7 +50,7 @@ func OnHost(spec *specs.Spec, host fs.FS, o Options) Faults {
 			c.stat(host, at("linux.namespaces", i)+".path", p, "a namespace that exists")
 		}
 	}
-	return c.faults
+	return c.all()
 }
 
 func isBind(m *specs.Mount) bool {

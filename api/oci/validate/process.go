@@ -123,7 +123,11 @@ func (c *checker) id(path string, id uint32, kind string, mappings []specs.Linux
 }
 
 func (c *checker) validID(id uint32, mappings []specs.LinuxIDMapping) bool {
-	return id != noID && (!c.fresh.contains(specs.UserNamespace) || len(mappings) == 0 || mapped(mappings, id))
+	if id == noID {
+		return false
+	}
+	// Without mappings, or with too many, the fault is theirs.
+	return !c.fresh.contains(specs.UserNamespace) || len(mappings) == 0 || len(mappings) > maxMappings || mapped(mappings, id)
 }
 
 // rlimits checks process.rlimits (config.md, "POSIX process").

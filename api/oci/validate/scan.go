@@ -48,6 +48,10 @@ const maxDepth = 10000
 func (s *scanner) path() string {
 	var b strings.Builder
 	for _, st := range s.steps {
+		if b.Len() > 1024 {
+			b.WriteString("…")
+			break
+		}
 		switch {
 		case st.isItem:
 			b.WriteString("[" + strconv.Itoa(st.index) + "]")
@@ -169,7 +173,8 @@ func (s *scanner) array() bool {
 type name struct {
 	text string
 	at   int
-	null bool
+	null bool // its value is null
+	pipe bool // its value is "p"
 }
 
 func (s *scanner) object() bool {
@@ -206,11 +211,13 @@ func (s *scanner) object() bool {
 			}
 			s.space()
 			n.null = s.pos < len(s.text) && s.text[s.pos] == 'n'
-			if s.twice != nil || s.missing != nil {
-				names = append(names, n)
-			}
+			valueStart := s.pos
 			if !s.value() {
 				return false
+			}
+			n.pipe = string(s.text[valueStart:s.pos]) == `"p"`
+			if s.twice != nil || s.missing != nil {
+				names = append(names, n)
 			}
 			if s.next('}') {
 				break
@@ -275,7 +282,8 @@ func (s *scanner) required(names []name) {
 	for _, field := range fields {
 		found := false
 		for _, n := range names {
-			found = found || !n.null && strings.EqualFold(n.text, field)
+			// A device of type p has no major and minor.
+			found = found || !n.null && strings.EqualFold(n.text, field) || n.pipe && n.text == "type"
 		}
 		if !found {
 			s.steps = append(s.steps, step{name: field})
@@ -301,6 +309,8 @@ func requiredFields(pattern string) ([]string, Severity) {
 		// REQUIRED by the text and not by the schema. Many a document written
 		// by hand leaves them out and means root, as every runtime reads it.
 		return []string{"uid", "gid"}, Warning
+	case "linux.devices[]":
+		return []string{"major", "minor"}, Error
 	case "linux.resources.devices[]":
 		return []string{"allow"}, Error
 	case "linux.resources.blockIO.weightDevice[]":
@@ -349,11 +359,7 @@ func pathAt(text []byte, offset int) string {
 	if s.value() {
 		return "" // the document has ended before
 	}
-	path := s.path()
-	if s.depth > maxDepth {
-		return ""
-	}
-	return path
+	return s.path()
 }
 
 // span is a value's place.

@@ -61,7 +61,7 @@ func Spec(spec *specs.Spec, o Options) Faults {
 	for _, check := range checks {
 		check(c)
 	}
-	return c.faults
+	return c.all()
 }
 
 // Process returns every fault of a process alone, as `exec --process FILE`
@@ -72,7 +72,7 @@ func Process(p *specs.Process, o Options) Faults {
 	}
 	c := newChecker(&specs.Spec{Process: p}, o)
 	c.processAt("", p)
-	return c.faults
+	return c.all()
 }
 
 // checker is one validation under way.
@@ -85,7 +85,7 @@ type checker struct {
 	// has holds the namespaces that are not the runtime's own: made new, or
 	// joined by path. fresh holds those made new.
 	has, fresh namespaceSet
-	faults     Faults
+	collector
 }
 
 func newChecker(spec *specs.Spec, o Options) *checker {
@@ -102,14 +102,4 @@ func newChecker(spec *specs.Spec, o Options) *checker {
 		}
 	}
 	return c
-}
-
-// err records an error.
-func (c *checker) err(path, found, allowed string) {
-	c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Error})
-}
-
-// warn records a warning.
-func (c *checker) warn(path, found, allowed string) {
-	c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Warning})
 }

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package validate_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-run/berth/api/oci/validate"
+	profile "github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestJSON(t *testing.T) {
+	for _, c := range []struct{ name, document, want string }{
+		{"good", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}` + "\n", ""},
+		{"unknown fields", `{"ociVersion":"1.0.0","root":{"path":"r","x":1},"process":{"cwd":"/","args":["sh"]},"com.example":{"a":[{}]}}`, ""},
+		{"empty", "", "Error document: found nothing; allowed: a JSON object"},
+		{"blank", " \n\t", "Error document: found nothing; allowed: a JSON object"},
+		{"null", "null", `Error document: found "null" at line 1, column 1 (offset 0); allowed: a JSON object`},
+		{"array", "\n [1]", `Error document: found "[1]" at line 2, column 2 (offset 2); allowed: a JSON object`},
+		{"yaml", "ociVersion: 1.0.0\nroot: x", `Error document: found "ociVersion: 1.0.0" at line 1, column 1 (offset 0); allowed: a JSON object`},
+		{"byte order mark", "\ufeff{}", `Error document: found "\ufeff{}" at line 1, column 1 (offset 0); allowed: a JSON object`},
+		{"cut off", `{"root":{"path":"r`, `Error root.path: found unexpected end of JSON input at line 1, column 19 (offset 18); allowed: one JSON object and nothing behind it`},
+		{"comma", "{\"mounts\":[{\"type\":\"proc\"},\n{\"options\":[\"ro\",]}]}", `Error mounts[1].options[1]: found invalid character ']' looking for beginning of value at line 2, column 18 (offset 45); allowed: one JSON object and nothing behind it`},
+		{"unquoted", `{"root":{"path":r}}`, `Error root.path: found invalid character 'r' looking for beginning of value at line 1, column 17 (offset 16); allowed: one JSON object and nothing behind it`},
+		{"trailing data", `{"ociVersion":"1.0.0"} {"x":1}`, `Error document: found invalid character '{' after top-level value at line 1, column 24 (offset 23); allowed: one JSON object and nothing behind it`},
+		{"not utf-8", "{\"ociVersion\":\"1.0.0\",\n\"hostname\":\"\xff\"}", `Error hostname: found bytes that are not UTF-8 at line 2, column 13 (offset 35); allowed: JSON in UTF-8`},
+		{
+			"wrong types", `{"ociVersion":1,"root":{"path":["r"]},
+"process":{"cwd":"/","args":"sh",
+"user":{"uid":-1,"gid":1.5},"terminal":"yes"},
+"mounts":[{"destination":"/a","type":"proc"},{"destination":"/b","type":"proc","options":"ro"}],
+"hooks":[],"linux":{"namespaces":[{"type":5}],"resources":{"memory":{"limit":99999999999999999999},"blockIO":{"weight":70000}}}}`,
+			`Error ociVersion: found "1" at line 1, offset 14; allowed: a string` + "\n" +
+				`Error root.path: found "[\"r\"]" at line 1, offset 31; allowed: a string` + "\n" +
+				`Error process.args: found "\"sh\"" at line 2, offset 67; allowed: an array` + "\n" +
+				`Error process.user.uid: found "-1" at line 3, offset 87; allowed: a whole number from 0 to 4294967295` + "\n" +
+				`Error process.user.gid: found "1.5" at line 3, offset 96; allowed: a whole number from 0 to 4294967295` + "\n" +
+				`Error process.terminal: found "\"yes\"" at line 3, offset 112; allowed: true or false` + "\n" +
+				`Error mounts[1].options: found "\"ro\"" at line 4, offset 209; allowed: an array` + "\n" +
+				`Error hooks: found "[]" at line 5, offset 225; allowed: an object` + "\n" +
+				`Error linux.namespaces[0].type: found "5" at line 5, offset 259; allowed: a string` + "\n" +
+				`Error linux.resources.memory.limit: found "99999999999999999999" at line 5, offset 294; allowed: a whole number from -9223372036854775808 to 9223372036854775807` + "\n" +
+				`Error linux.resources.blockIO.weight: found "70000" at line 5, offset 336; allowed: a whole number from 0 to 65535`,
+		},
+		{
+			"wrong type beside another fault", `{"ociVersion":"1.0.0","root":{"path":7},"process":{"cwd":"x","args":["sh"]}}`,
+			`Error root.path: found "7" at line 1, offset 37; allowed: a string` + "\n" +
+				`Error process.cwd: found "x"; allowed: an absolute path in the container`,
+		},
+		{
+			"names twice", `{"ociVersion":"1.0.0","root":{"path":"r","path":"/"},
+"process":{"cwd":"/","args":["sh"]},"Process":{"cwd":"/"},
+"annotations":{"a":"1","A":"2","\u0061":"3"}}`,
+			`Error root.path: found the name again at line 1, column 42 (offset 41); allowed: each name once; the first is at line 1, column 31 (offset 30)` + "\n" +
+				`Error annotations["a"]: found the name again at line 3, column 32 (offset 144); allowed: each name once; the first is at line 3, column 16 (offset 128)` + "\n" +
+				`Error Process: found the name again at line 2, column 37 (offset 90); allowed: each name once; the first is at line 2, column 1 (offset 54)`,
+		},
+		{
+			"missing numbers", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":1},"rlimits":[{"type":"RLIMIT_AS","hard":null}]},
+"linux":{"namespaces":[{"type":"user"},{"type":"mount"}],"uidMappings":[{"containerID":1,"size":1}],"gidMappings":[{"containerID":0,"hostID":0,"size":1}],
+"devices":[{"type":"c","path":"/a"},{"type":"p","path":"/p"}],"resources":{"devices":[{"access":"rwm"}],"hugepageLimits":[{"pageSize":"2MB"}],
+"network":{"priorities":[{"name":"a"}]},"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0}]}},
+"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["a"],"action":"SCMP_ACT_ERRNO","args":[{"op":"SCMP_CMP_EQ"}]}]}}}`,
+			"Warning process.user.gid: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error process.rlimits[0].soft: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error process.rlimits[0].hard: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.uidMappings[0].hostID: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.devices[0].major: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.devices[0].minor: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.resources.devices[0].allow: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.resources.hugepageLimits[0].limit: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.resources.network.priorities[0].priority: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.resources.blockIO.throttleReadBpsDevice[0].rate: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.seccomp.syscalls[0].args[0].index: found nothing; allowed: a value: the specification requires the field\n" +
+				"Error linux.seccomp.syscalls[0].args[0].value: found nothing; allowed: a value: the specification requires the field",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec, faults := validate.JSON([]byte(c.document), validate.Options{})
+			var kept validate.Faults
+			for _, f := range faults {
+				// What a document has no mount namespace for is not the matter here.
+				if f.Path != "linux.namespaces" {
+					kept = append(kept, f)
+				}
+			}
+			check(t, kept, c.want)
+			if (spec == nil) != (c.want != "") {
+				t.Errorf("spec is nil: %v", spec == nil)
+			}
+		})
+	}
+}
+
+// A fault of the values, unlike one of the form, leaves the document readable.
+func TestJSONReturnsInvalidSpec(t *testing.T) {
+	spec, faults := validate.JSON([]byte(`{"ociVersion":"9.0.0","root":{"path":"r"}}`), validate.Options{})
+	if spec == nil || spec.Version != "9.0.0" || faults.Err() == nil {
+		t.Errorf("spec %v, faults %v", spec, faults)
+	}
+}
+
+func TestJSONSize(t *testing.T) {
+	document := []byte(`{"ociVersion":"1.0.0","root":{"path":"r"},"x":"`)
+	document = append(document, strings.Repeat("a", validate.MaxDocumentSize)...)
+	document = append(document, `"}`...)
+	_, faults := validate.JSON(document, validate.Options{})
+	check(t, faults, "Error document: found 16777265 bytes; allowed: at most 16777216 bytes")
+}
+
+func TestProcessJSON(t *testing.T) {
+	p, faults := validate.ProcessJSON([]byte(`{"args":["id"],"cwd":"/","user":{"uid":1,"gid":1}}`), validate.Options{})
+	if len(faults) > 0 || p == nil || p.Args[0] != "id" {
+		t.Errorf("process %v, faults %v", p, faults)
+	}
+	p, faults = validate.ProcessJSON([]byte(`{"args":[1],"cwd":"tmp","rlimits":[{"type":"RLIMIT_AS","soft":0}]}`), validate.Options{})
+	check(t, faults, `Error args[0]: found "1" at line 1, offset 9; allowed: a string`+"\n"+
+		"Error rlimits[0].hard: found nothing; allowed: a value: the specification requires the field\n"+
+		`Error cwd: found "tmp"; allowed: an absolute path in the container`)
+	if p != nil {
+		t.Error("a process that could not be read was returned")
+	}
+}
+
+// The documents that containerd, runc and the specification itself give out are
+// without fault.
+func TestKnownDocuments(t *testing.T) {
+	t.Run("runc", func(t *testing.T) {
+		// runc 1.1's own: it raises ambient capabilities that are not
+		// inheritable, which the kernel refuses and runc 1.2 left off.
+		const inherit = "allowed: only what is in permitted and in inheritable, too: the kernel does not grant it"
+		checkFile(t, "testdata/runc-spec.json",
+			`Warning process.capabilities.ambient[0]: found "CAP_AUDIT_WRITE"; `+inherit+"\n"+
+				`Warning process.capabilities.ambient[1]: found "CAP_KILL"; `+inherit+"\n"+
+				`Warning process.capabilities.ambient[2]: found "CAP_NET_BIND_SERVICE"; `+inherit)
+	})
+	t.Run("containerd", func(t *testing.T) {
+		// `ctr oci spec` leaves the program to each container.
+		checkFile(t, "testdata/containerd-spec.json", "Error process.args: found nothing; allowed: at least one entry, the program to run")
+	})
+	const noProcess = "Warning process: found nothing; allowed: an object, without which the container can be created but not started"
+	examples := filepath.Join(moduleDir(t, "github.com/opencontainers/runtime-spec"), "schema", "test", "config")
+	for name, want := range map[string]string{
+		"good/minimal.json":           noProcess,
+		"good/minimal-for-start.json": "",
+		"good/linux-rdma.json":        noProcess,
+		"good/linux-netdevice.json":   noProcess + "\n" + "Error linux.netDevices: found devices without a network namespace; allowed: nothing, unless linux.namespaces has one of type network",
+		"good/spec-example.json":      `Error ociVersion: found "0.5.0-dev"; allowed: a SemVer version of 1.0.0 to 1.3.0`,
+		"good/freebsd-minimal.json":   noProcess + "\n" + "Error freebsd: found a section of another platform; allowed: nothing: this platform is linux",
+		"bad/invalid-json.json": "Error document: found invalid character ']' looking for beginning of object key string at line 1, column 2 (offset 1); " +
+			"allowed: one JSON object and nothing behind it",
+		"bad/linux-hugepage.json": noProcess + "\n" +
+			`Error linux.resources.hugepageLimits[0].pageSize: found "64kB"; allowed: <size><K, M or G>B, such as 64KB, 2MB or 1GB`,
+		"bad/linux-netdevice.json": `Error linux.netDevices["eth0"].name: found "23" at line 9, offset 160; allowed: a string` + "\n" + noProcess + "\n" +
+			"Error linux.netDevices: found devices without a network namespace; allowed: nothing, unless linux.namespaces has one of type network",
+		"bad/linux-rdma.json": `Error linux.resources.rdma["mlx5_1"].hcaHandles: found "\"not a uint32\"" at line 10, offset 197; ` +
+			"allowed: a whole number from 0 to 4294967295" + "\n" + noProcess,
+	} {
+		t.Run(name, func(t *testing.T) { checkFile(t, filepath.Join(examples, name), want) })
+	}
+}
+
+func checkFile(t *testing.T, file, want string) {
+	t.Helper()
+	document, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, faults := validate.JSON(document, validate.Options{})
+	check(t, faults, want)
+}
+
+func moduleDir(t *testing.T, module string) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestMobySeccompProfile(t *testing.T) {
+	s := good()
+	s.Process.Capabilities = &specs.LinuxCapabilities{}
+	var err error
+	if s.Linux.Seccomp, err = profile.GetDefaultProfile(s); err != nil {
+		t.Fatal(err)
+	}
+	document, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, faults := validate.JSON(document, validate.Options{})
+	check(t, faults, "")
+}
+
+// FuzzJSON holds that no input makes the package panic, that what it accepts is
+// accepted again, and that it does not return what it could not read.
+func FuzzJSON(f *testing.F) {
+	for _, file := range []string{"testdata/runc-spec.json", "testdata/containerd-spec.json"} {
+		document, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(document)
+	}
+	for _, s := range []string{
+		`{"ociVersion":"1.0.0","root":{"path":1},"mounts":[{"options":[1,{}]}],"process":[]}`,
+		`{"linux":{"sysctl":{"net/..":"1","a\u002eb":"2"},"uidMappings":[{"size":1},{"size":4294967295}],"timeOffsets":{"x":{}}}}`,
+		`{"a":{"a":{"a":[[[{"b":"\ud800"}]]]}}}`, `{"a`, `{"hooks":{"poststop":[{"timeout":-1}]}}`, "{\"\xff\":1}",
+		`{"linux":{"netDevices":{"a":{"name":"%d"}},"cgroupsPath":"a:b:c","seccomp":{"syscalls":[{"args":[{"index":9}]}]}}}`,
+		`{"vm":{"hwconfig":{"iomems":[{}]}},"linux":{"resources":{"rdma":{"a":null},"unified":{"a/b":"c"}}}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	known := func(name string) bool { return len(name)%2 == 0 }
+	f.Fuzz(func(t *testing.T, document []byte) {
+		for _, o := range []validate.Options{{}, {VM: true, KnownSyscall: known}} {
+			spec, faults := validate.JSON(document, o)
+			if spec == nil && faults.Err() == nil {
+				t.Fatal("no document and no error")
+			}
+			_ = faults.Error()
+			if spec != nil && faults.Err() == nil {
+				again, err := json.Marshal(spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, faults := validate.JSON(again, o); faults.Err() != nil {
+					t.Fatalf("accepted, and refused when written out again: %v", faults)
+				}
+			}
+		}
+		_, _ = validate.ProcessJSON(document, validate.Options{})
+	})
+}
