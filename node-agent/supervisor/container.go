@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/handler"
+)
+
+// container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and no goroutine.
+//
+// Locks are taken in the order op, life, mu, server.mu.
+type container struct {
+	// op is held for the length of an operation: those on one container come one after the other.
+	op   sync.Mutex
+	gone bool // deleted while somebody waited for op
+
+	// life is held while the handler creates or starts it, so that the exit of a process that ends at once is told after
+	// the start, and not before.
+	life sync.Mutex
+
+	// mu guards rec, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
+	mu  sync.Mutex
+	rec record
+
+	// Set before the first process is waited for, and unchanged then.
+	adopted bool // by a supervisor that is not its parent
+	log     *logFile
+	streams [2]*stream
+	token   int32
+
+	pidMu sync.Mutex
+	pidfd int // -1 when there is none
+
+	ended chan struct{} // closed when the state is Stopped
+}
+
+// ready is called by the poller when the pidfd says that the process has ended.
+func (c *container) ready(s *server, e *poller) {
+	if s.reap(c) {
+		return
+	}
+	c.pidMu.Lock()
+	defer c.pidMu.Unlock()
+	if c.pidfd >= 0 {
+		if err := e.rearm(c.pidfd, c.token); err != nil {
+			s.log.Error("pidfd cannot be polled any more", "id", c.rec.Status.ID, "error", err)
+		}
+	}
+}
+
+// exitWaiter is a container as its poller sees it.
+type exitWaiter struct {
+	s *server
+	c *container
+}
+
+func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
+
+// update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full.
+func (s *server) update(c *container, change func(*Status)) error {
+	c.mu.Lock()
+	change(&c.rec.Status)
+	c.rec.Status.LogLost, _ = c.health()
+	id := c.rec.Status.ID
+	err := s.records.save(&c.rec)
+	c.mu.Unlock()
+	s.publish(id)
+	if err != nil {
+		s.log.Error("container's record cannot be written", "id", id, "error", err)
+	}
+	return err
+}
+
+func (c *container) health() (uint64, error) {
+	if c.log == nil {
+		return c.rec.Status.LogLost, nil
+	}
+	return c.log.health()
+}
+
+// status is a copy.
+func (c *container) status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.rec.Status
+	lost, err := c.health()
+	st.LogLost = lost
+	if err != nil {
+		st.LogError = err.Error()
+	}
+	return st
+}
+
+// create makes a container.
+func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err error) {
+	if err := r.validate(); err != nil {
+		return Status{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if r.Handler == "" {
+		r.Handler = handler.NativeName
+	}
+	h, err := s.handlers.Get(r.Handler)
+	if err != nil {
+		return Status{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+
+	c := &container{pidfd: -1, ended: make(chan struct{}), rec: record{
+		Status: Status{ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: Creating, CreatedAt: time.Now().UTC(), LogPath: r.Log.Path},
+		Log:    r.Log,
+		BootID: s.bootID,
+	}}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.life.Lock()
+	defer c.life.Unlock()
+	s.mu.Lock()
+	if _, ok := s.containers[r.ID]; ok {
+		s.mu.Unlock()
+		return Status{}, fmt.Errorf("create %s: %w", r.ID, ErrExist)
+	}
+	s.containers[r.ID] = c
+	s.mu.Unlock()
+	defer func() {
+		if err != nil {
+			s.forget(c)
+		}
+	}()
+	s.publish(r.ID)
+
+	// A few at a time: more than the processors can do only makes each of them slower.
+	s.slots <- struct{}{}
+	defer func() { <-s.slots }()
+
+	if c.log, err = openLog(r.Log); err != nil {
+		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+	}
+	defer func() {
+		if err != nil {
+			c.log.removeIfEmpty()
+		}
+	}()
+	var far [2]*os.File
+	for i, name := range []string{"stdout", "stderr"} {
+		if c.streams[i], far[i], err = s.openStream(c, name); err != nil {
+			return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+		}
+		defer far[i].Close()
+		c.rec.Pipes[i] = c.streams[i].inode
+	}
+	// On disk before the handler is asked: a supervisor that dies now leaves a record of what has to be cleared away.
+	if err := s.update(c, func(*Status) {}); err != nil {
+		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+	}
+
+	s.mu.Lock()
+	s.creates++
+	s.mu.Unlock()
+	pid, err := h.Create(ctx, r.ID, r.Bundle, handler.Stdio{Stdin: s.devNull, Stdout: far[0], Stderr: far[1]})
+	var early *unix.WaitStatus
+	s.mu.Lock()
+	if err == nil {
+		early = s.register(c, pid)
+	}
+	if s.creates--; s.creates == 0 {
+		clear(s.early)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return Status{}, err
+	}
+
+	if p, serr := readStat(pid); serr == nil {
+		c.rec.StartTime = p.startTime
+	}
+	c.rec.Cgroup = memoryCgroup(s.hierarchies, pid)
+	err = s.update(c, func(st *Status) { st.PID, st.State = pid, Created })
+	if err == nil && c.pidfd >= 0 {
+		err = s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token)
+	}
+	if err != nil {
+		// Nobody could rely on it: undo it.
+		if derr := h.Delete(ctx, r.ID, true); derr != nil && !errors.Is(derr, handler.ErrNotExist) {
+			err = errors.Join(err, derr)
+		}
+		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+	}
+	if early != nil {
+		s.exited(c, early, nil)
+	} else if c.pidfd < 0 {
+		s.exited(c, nil, errors.New("the process had ended before it could be waited for"))
+	}
+	return c.status(), nil
+}
+
+// register begins to wait for the container's process; s.mu is held. If it has ended and been reaped already, its wait status is returned.
+func (s *server) register(c *container, pid int) *unix.WaitStatus {
+	if ws, ok := s.early[pid]; ok {
+		delete(s.early, pid)
+		return &ws
+	}
+	// While s.mu is held the reaper does not run, so a child that has ended is still there as a zombie.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil
+	}
+	c.pidfd = fd
+	// The pid is needed by the reaper at once; everything else of the status waits for update.
+	c.rec.Status.PID = pid
+	s.byPID[pid] = c
+	return nil
+}
+
+// openStream makes a pipe and begins to read it.
+func (s *server) openStream(c *container, name string) (*stream, *os.File, error) {
+	st, far, err := newStream(name, c.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.readStream(c, st); err != nil {
+		far.Close()
+		unix.Close(st.fd)
+		return nil, nil, err
+	}
+	return st, far, nil
+}
+
+func (s *server) readStream(c *container, st *stream) error {
+	id := c.rec.Status.ID
+	st.changed = func() { s.publish(id) }
+	return s.logs.add(st.fd, st, &st.token)
+}
+
+// forget lets go of everything that c holds and removes it from the table. c.op is held.
+func (s *server) forget(c *container) {
+	for _, st := range c.streams {
+		if st != nil {
+			st.close(s.logs)
+		}
+	}
+	if c.log != nil {
+		c.log.close()
+	}
+	c.closePidfd(s.exits)
+	id := c.rec.Status.ID
+	if err := s.records.remove(id); err != nil {
+		s.log.Error("container's record cannot be removed", "id", id, "error", err)
+	}
+	c.gone = true
+	s.mu.Lock()
+	delete(s.containers, id)
+	if s.byPID[c.rec.Status.PID] == c {
+		delete(s.byPID, c.rec.Status.PID)
+	}
+	s.mu.Unlock()
+	s.publish(id)
+}
+
+func (c *container) closePidfd(e *poller) {
+	c.pidMu.Lock()
+	defer c.pidMu.Unlock()
+	if c.pidfd >= 0 {
+		e.remove(c.pidfd, c.token)
+		unix.Close(c.pidfd)
+		c.pidfd = -1
+	}
+}
+
+// exited takes note of how the container's process has ended; ws is nil where err says why that is not known. It is called
+// once, from the reaper or a poller, and leaves the rest of the work to a goroutine, since that waits for locks and disks.
+func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
+	now := time.Now().UTC()
+	s.endings.Go(func() {
+		c.closePidfd(s.exits)
+		// All that the process itself has written is in the log before its exit is told. Others may have the pipe open, and
+		// write on; their lines are logged as they come.
+		for _, st := range c.streams {
+			if st != nil {
+				st.drain(s.logs)
+			}
+		}
+		c.life.Lock()
+		defer c.life.Unlock()
+		_ = s.update(c, func(st *Status) { st.finish(now, ws, err, oomKills(c.rec.Cgroup)) })
+		close(c.ended)
+	})
+}
+
+// finish is the last change of a status.
+func (st *Status) finish(at time.Time, ws *unix.WaitStatus, err error, kills uint64) {
+	st.State, st.FinishedAt = Stopped, at
+	switch {
+	case ws == nil:
+		st.Reason = "exit code unknown: " + err.Error()
+	case ws.Signaled():
+		st.Signal = int(ws.Signal())
+		st.ExitCode = new(128 + st.Signal)
+	default:
+		st.ExitCode = new(ws.ExitStatus())
+	}
+	st.OOMKilled = kills > 0 && (st.ExitCode == nil || *st.ExitCode != 0)
+}
+
+// with runs an operation on the container of that id, alone.
+func (s *server) with(id string, f func(*container, handler.Handler) error) error {
+	if err := ValidateID(id); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	c, err := s.find(id)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	if c.gone {
+		return fmt.Errorf("container %s: %w", id, ErrNotExist)
+	}
+	h, err := s.handlers.Get(c.rec.Status.Handler)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	return f(c, h)
+}
+
+func (s *server) find(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok {
+		return nil, fmt.Errorf("container %s: %w", id, ErrNotExist)
+	}
+	return c, nil
+}
+
+// start lets a created container run.
+func (s *server) start(ctx context.Context, id string) error {
+	return s.with(id, func(c *container, h handler.Handler) error {
+		c.life.Lock()
+		defer c.life.Unlock()
+		if st := c.status(); st.State != Created {
+			return fmt.Errorf("start %s: it is %s: %w", id, st.State, ErrNotCreated)
+		}
+		at := time.Now().UTC()
+		if err := h.Start(ctx, id); err != nil {
+			return err
+		}
+		// The program runs, whatever becomes of the record: one that still says "created" is set right by the next supervisor, which asks the handler.
+		_ = s.update(c, func(st *Status) { st.State, st.StartedAt = Running, at })
+		return nil
+	})
+}
+
+// kill sends a signal.
+func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
+	sig, err := ParseSignal(signal)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return s.with(id, func(c *container, h handler.Handler) error {
+		if st := c.status(); st.State == Stopped && !all {
+			return fmt.Errorf("kill %s: %w", id, ErrNotRunning)
+		}
+		return h.Kill(ctx, id, sig, all)
+	})
+}
+
+// killWait is how long the exit of a process is waited for after its handler has said that it is deleted.
+const killWait = 10 * time.Second
+
+// remove deletes a container.
+func (s *server) remove(ctx context.Context, id string, force bool) error {
+	return s.with(id, func(c *container, h handler.Handler) error {
+		st := c.status()
+		if st.State != Stopped && !force {
+			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, ErrRunning)
+		}
+		// A handler that does not know it (any more) has nothing left to delete.
+		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(killWait):
+			return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
+		}
+		s.forget(c)
+		return nil
+	})
+}
+
+// adopt takes up a container that an earlier supervisor has recorded.
+func (s *server) adopt(ctx context.Context, rec *record) {
+	c := &container{rec: *rec, pidfd: -1, adopted: true, ended: make(chan struct{})}
+	id, pid := rec.Status.ID, rec.Status.PID
+	s.mu.Lock()
+	s.containers[id] = c
+	s.mu.Unlock()
+	if rec.Status.State == Stopped {
+		close(c.ended)
+		return
+	}
+	stopped := func(why string) {
+		_ = s.update(c, func(st *Status) {
+			st.finish(time.Now().UTC(), nil, errors.New(why), oomKills(c.rec.Cgroup))
+		})
+		close(c.ended)
+	}
+	switch {
+	case rec.BootID != s.bootID:
+		stopped("the machine has been restarted")
+		return
+	case rec.Status.State == Creating:
+		stopped("the supervisor ended while the container was made")
+		return
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
+		if p, serr := readStat(pid); serr != nil || p.startTime != rec.StartTime {
+			unix.Close(fd)
+			err = unix.ESRCH
+		}
+	}
+	if err != nil {
+		stopped("it ended while no supervisor ran")
+		return
+	}
+	c.pidfd = fd
+
+	if c.log, err = openLog(rec.Log); err != nil {
+		s.log.Error("log of an adopted container", "id", id, "error", err)
+		// Its output is read all the same, or it would wait for ever on a full pipe.
+		c.log = &logFile{fd: -1, err: err}
+	}
+	c.log.lost = rec.Status.LogLost
+	for i, name := range []string{"stdout", "stderr"} {
+		fd, err := findPipe(pid, i+1, rec.Pipes[i])
+		if err == nil {
+			var st *stream
+			if st, err = streamOf(name, c.log, fd); err == nil {
+				err = s.readStream(c, st)
+			}
+			if err == nil {
+				c.streams[i] = st
+				continue
+			}
+			unix.Close(fd)
+		}
+		s.log.Warn("adopted container's output is not read", "id", id, "stream", name, "error", err)
+	}
+	if rec.Status.State == Created {
+		// It may have been started without a record of it.
+		if h, herr := s.handlers.Get(rec.Status.Handler); herr == nil {
+			if hs, herr := h.State(ctx, id); herr == nil && hs.Status == "running" {
+				_ = s.update(c, func(st *Status) { st.State, st.StartedAt = Running, time.Now().UTC() })
+			}
+		}
+	}
+	if err := s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token); err != nil {
+		s.log.Error("adopted container cannot be waited for", "id", id, "error", err)
+	}
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnsureRunning starts a supervisor unless one answers on the socket, and returns when one does. It runs binary with args
+// ("supervise", …) in a session of its own, with its messages appended to supervisor.log beside the socket. The
+// supervisor outlives the caller. Of several callers at once one starts it and the others wait.
+func EnsureRunning(ctx context.Context, binary string, args []string, socket string) error {
+	dir := filepath.Dir(socket)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	client := NewClient(socket)
+	if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+		return err
+	}
+	lock, err := flock(ctx, socket+".lock")
+	if err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	defer lock.Close()
+	// Another caller may have started it while we waited.
+	if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+		return err
+	}
+
+	logPath := filepath.Join(dir, "supervisor.log")
+	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	defer log.Close()
+	fi, err := log.Stat()
+	if err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	begin := fi.Size()
+	if begin > 1<<20 {
+		// It speaks little; what is older than this start and a mebibyte is of no use.
+		if err := log.Truncate(0); err != nil {
+			return fmt.Errorf("supervisor: %w", err)
+		}
+		begin = 0
+	}
+	cmd := exec.Command(binary, args...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	// Waited for as long as we live, or a supervisor that ends would stay our zombie.
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+
+	// It answers within milliseconds; with thousands of containers to adopt, later.
+	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("supervisor: %s ended at once (%v): %s", binary, err, lastWords(logPath, begin))
+		case <-ctx.Done():
+			return fmt.Errorf("supervisor: %s was started and has not answered on %s: %w", binary, socket, ctx.Err())
+		case <-time.After(wait):
+		}
+		if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+			return err
+		}
+	}
+}
+
+// final is true for an error that starting a supervisor would not cure: there is one, and it will not have us.
+func final(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, ErrVersion) || errors.Is(err, ErrDenied)
+}
+
+// flock waits for an exclusive lock (flock(2)).
+func flock(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// lastWords is what the supervisor has written to its log since begin, the end of it.
+func lastWords(path string, begin int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	n, _ := f.ReadAt(b, begin)
+	return string(bytes.TrimSpace(b[:n]))
+}

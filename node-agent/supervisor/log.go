@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxEntry is the most text of one log entry, as with other CRI implementations (16 KiB); a longer line becomes several
+	// entries, all but the last tagged P.
+	maxEntry = 16 << 10
+	// timeFormat is that of the CRI log format: RFC 3339 with nine digits always.
+	timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
+	// flushSize is when a batch of entries is written even though more are at hand. The buffers hold one entry more.
+	flushSize  = 64 << 10
+	bufferSize = flushSize + MinLogBytes
+)
+
+// buffers are shared by all containers: what is read from a pipe, and the entries made of it.
+var (
+	readBuffers  = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+	entryBuffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
+)
+
+// logFile writes one container's log. Both streams write to it.
+//
+// An error of writing (a full disk, a quota, a broken disk) neither blocks nor ends the container: its output is read
+// and dropped, the dropped entries are counted in Status.LogLost, and the error is shown in Status.LogError until an entry can
+// be written again. An entry that went only partly to disk is cut off again, so the file never holds half of one.
+type logFile struct {
+	Log
+	mu   sync.Mutex
+	fd   int   // -1: closed, or no log is kept
+	size int64 // of the file; nobody else writes to it
+	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
+	rotateAt int64
+	lost     uint64
+	err      error // of writing
+	rotErr   error // of the last rotation
+}
+
+// openLog opens the log for appending, and makes its folder (0750) and the file (0640) when they are not there. With the zero
+// Log it returns a logFile that drops everything.
+func openLog(l Log) (*logFile, error) {
+	f := &logFile{Log: l, fd: -1, rotateAt: l.MaxBytes}
+	if l.Path == "" {
+		return f, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(l.Path), 0o750); err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	if err := f.open(l.Path, 0); err != nil {
+		return nil, err
+	}
+	if err := f.mend(); err != nil {
+		f.close()
+		return nil, fmt.Errorf("log %s: %w", l.Path, err)
+	}
+	return f, nil
+}
+
+// open opens path and makes it the file that is written to.
+func (f *logFile) open(path string, flags int) error {
+	// O_NONBLOCK only so that a fifo in its place cannot hold us up; it has no effect on files.
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0o640)
+	if err != nil {
+		return fmt.Errorf("log: %w", &fs.PathError{Op: "open", Path: path, Err: err})
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("log %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return fmt.Errorf("log %s: found a file of type %#o; allowed: a regular file", path, st.Mode&unix.S_IFMT)
+	}
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+	}
+	f.fd, f.size = fd, st.Size
+	return nil
+}
+
+// mend ends an entry that a supervisor killed within write(2) has left without its end, so that ours does not become part of it.
+func (f *logFile) mend() error {
+	if f.size == 0 {
+		return nil
+	}
+	var last [1]byte
+	if _, err := unix.Pread(f.fd, last[:], f.size-1); err != nil {
+		return err
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	n, err := unix.Write(f.fd, []byte("\n"))
+	f.size += int64(max(n, 0))
+	return err
+}
+
+// add turns what was read from a stream into entries and writes them. rest is the beginning of the line, from earlier reads; what
+// add returns is the new rest, text whose end of line has not come yet. With final it never will, and is written as a partial entry.
+func (f *logFile) add(stream string, rest, data []byte, final bool) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	buf := entryBuffers.Get().(*[]byte)
+	defer entryBuffers.Put(buf)
+	out := (*buf)[:0]
+
+	var head [64]byte
+	stamp := append(time.Now().UTC().AppendFormat(head[:0], timeFormat), ' ')
+	stamp = append(append(stamp, stream...), ' ')
+	entry := func(tag byte, rest, text []byte) {
+		n := int64(len(stamp) + 2 + len(rest) + len(text) + 1)
+		if f.rotateAt > 0 && f.size+int64(len(out)) > 0 && f.size+int64(len(out))+n > f.rotateAt {
+			f.flush(out)
+			out = out[:0]
+			f.rotate()
+		}
+		out = append(append(out, stamp...), tag, ' ')
+		out = append(append(append(out, rest...), text...), '\n')
+		if len(out) >= flushSize {
+			f.flush(out)
+			out = out[:0]
+		}
+	}
+	for len(data) > 0 {
+		n := bytes.IndexByte(data, '\n')
+		whole := n >= 0
+		if !whole {
+			n = len(data)
+		}
+		switch room := maxEntry - len(rest); {
+		case n > room:
+			entry('P', rest, data[:room])
+			rest, data = rest[:0], data[room:]
+		case whole:
+			entry('F', rest, data[:n])
+			rest, data = rest[:0], data[n+1:]
+		default:
+			rest, data = append(rest, data...), nil
+		}
+	}
+	if final && len(rest) > 0 {
+		entry('P', rest, nil)
+		rest = nil
+	}
+	f.flush(out)
+	// A line in the making is kept in a buffer of its own, but one that is done does not keep a large one.
+	if len(rest) == 0 && cap(rest) > 512 {
+		rest = nil
+	}
+	return rest
+}
+
+// flush writes whole entries.
+func (f *logFile) flush(out []byte) {
+	if f.fd < 0 || len(out) == 0 {
+		return
+	}
+	done := 0
+	for done < len(out) {
+		n, err := unix.Write(f.fd, out[done:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = unix.EIO
+		}
+		if err != nil {
+			// Keep the entries that are whole and cut off what is there of the next.
+			kept := bytes.LastIndexByte(out[:done], '\n') + 1
+			if kept < done {
+				if terr := unix.Ftruncate(f.fd, f.size+int64(kept)); terr != nil {
+					err = errors.Join(err, terr)
+					kept = done
+				}
+			}
+			f.size += int64(kept)
+			f.lost += uint64(bytes.Count(out[kept:], []byte{'\n'}))
+			f.err = fmt.Errorf("log %s: write: %w", f.Path, err)
+			return
+		}
+		done += n
+	}
+	f.size += int64(done)
+	f.err = nil
+}
+
+// rotate renames Path to Path.1, Path.1 to Path.2 and so on, and begins a new file. What is older than MaxFiles allows is replaced.
+// When it cannot, the log goes on in the current file, and the next attempt is made after another MaxBytes.
+func (f *logFile) rotate() {
+	if f.fd < 0 {
+		return
+	}
+	if err := f.rename(); err != nil {
+		f.rotErr = fmt.Errorf("log %s: rotate: %w", f.Path, err)
+		f.rotateAt = f.size + f.MaxBytes
+		return
+	}
+	f.rotErr, f.rotateAt = nil, f.MaxBytes
+}
+
+func (f *logFile) rename() error {
+	// The new file is made first: if that fails (a full disk), nothing has changed. It gets its name last.
+	fresh := f.Path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	next := &logFile{fd: -1}
+	if err := next.open(fresh, unix.O_EXCL); err != nil {
+		return err
+	}
+	for i := f.MaxFiles - 1; i >= 1; i-- {
+		from := f.Path
+		if i > 1 {
+			from += "." + strconv.Itoa(i-1)
+		}
+		if err := os.Rename(from, f.Path+"."+strconv.Itoa(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			next.close()
+			os.Remove(fresh)
+			return err
+		}
+	}
+	if err := os.Rename(fresh, f.Path); err != nil {
+		// The current file goes on under the name Path.1; put its name back.
+		next.close()
+		os.Remove(fresh)
+		return errors.Join(err, os.Rename(f.Path+".1", f.Path))
+	}
+	unix.Close(f.fd)
+	f.fd, f.size = next.fd, next.size
+	return nil
+}
+
+// health is for Status.
+func (f *logFile) health() (lost uint64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost, cmp.Or(f.err, f.rotErr)
+}
+
+// close closes the file; what is added later is dropped.
+func (f *logFile) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+		f.fd = -1
+	}
+}
+
+// removeIfEmpty undoes the making of a file for a container that was never made.
+func (f *logFile) removeIfEmpty() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd >= 0 && f.size == 0 {
+		os.Remove(f.Path)
+	}
+}

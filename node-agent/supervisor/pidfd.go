@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidfdGetInfo is PIDFD_GET_INFO for the first size of struct pidfd_info, 64 bytes (linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info)). The
+// number carries the size, and kernels take any size from that one on; x/sys has the number of the newest size, whose
+// extra fields we have no use for.
+const pidfdGetInfo = 0xC0000000 | unix.PIDFD_INFO_SIZE_VER0<<16 | 0xFF<<8 | 11
+
+// errNoExit is returned when the kernel cannot tell how a process that is not our child has ended.
+var errNoExit = errors.New("the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
+
+// exitOfStranger is how a process that is not (any more) our child has ended, once its pidfd polls as readable.
+//
+// There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A zombie shows its wait status as
+// exit_code in /proc/PID/stat (proc_pid_stat(5), field 52). For a reaped one the pidfd keeps it since Linux 6.15
+// (PIDFD_INFO_EXIT). The pidfd is asked first and again after stat, since it can be reaped between the two.
+func exitOfStranger(pidfd, pid int, startTime uint64) (unix.WaitStatus, error) {
+	for try := 0; ; try++ {
+		ws, err := pidfdExit(pidfd)
+		if err == nil {
+			return ws, nil
+		}
+		st, serr := readStat(pid)
+		if serr == nil && st.startTime == startTime && st.state == 'Z' {
+			return st.exit, nil
+		}
+		if try == 1 {
+			return 0, errNoExit
+		}
+		// Not a zombie any more, or not yet seen as one by stat: a moment decides it.
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// pidfdExit asks a pidfd for the wait status of its process, which must have been reaped.
+func pidfdExit(pidfd int) (unix.WaitStatus, error) {
+	if pidfd < 0 {
+		return 0, errNoExit
+	}
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 {
+		return 0, errno
+	}
+	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return 0, errNoExit
+	}
+	return unix.WaitStatus(info.Exit_code), nil
+}
+
+// stat is what we read of /proc/PID/stat.
+type stat struct {
+	state     byte
+	startTime uint64 // field 22: clock ticks since boot; with the pid it names one process of this boot
+	exit      unix.WaitStatus
+}
+
+// readStat reads /proc/PID/stat (proc_pid_stat(5)).
+func readStat(pid int) (stat, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return stat{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return stat{}, err
+	}
+	// The second field is the command in parentheses, which may hold anything, so fields are counted from the last ")".
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return stat{}, fmt.Errorf("/proc/%d/stat: found %.80q; allowed: a command in parentheses", pid, b)
+	}
+	fields := bytes.Fields(b[i+1:]) // fields[0] is field 3
+	if len(fields) < 50 {
+		return stat{}, fmt.Errorf("/proc/%d/stat: found %d fields; allowed: at least 52", pid, len(fields)+2)
+	}
+	start, err := strconv.ParseUint(string(fields[22-3]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
+	}
+	exit, err := strconv.ParseUint(string(fields[52-3]), 10, 32)
+	if err != nil {
+		return stat{}, fmt.Errorf("/proc/%d/stat: exit code: %w", pid, err)
+	}
+	return stat{state: fields[0][0], startTime: start, exit: unix.WaitStatus(exit)}, nil
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// record is what the next supervisor must know about a container, in <run-dir>/supervisor/<id>.json.
+type record struct {
+	Status Status `json:"status"`
+	Log    Log    `json:"log"`
+	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for ever.
+	BootID    string `json:"bootID"`
+	StartTime uint64 `json:"startTime,omitempty"`
+	// Cgroup is the folder that holds the counters of the container's memory.
+	Cgroup string `json:"cgroup,omitempty"`
+	// Pipes are the inode numbers of standard output and error, as fstat(2) has them.
+	Pipes [2]uint64 `json:"pipes"`
+}
+
+// maxRecord bounds what is read of a record.
+const maxRecord = 256 << 10
+
+// records is the folder of the records.
+type records struct {
+	dir string
+}
+
+func (r records) path(id string) string { return filepath.Join(r.dir, id+".json") }
+
+// save replaces a record in one step. It is not synced to the disk: records are for the death of this process, and a machine that
+// goes down takes the containers with it.
+func (r records) save(rec *record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("record of %s: %w", rec.Status.ID, err)
+	}
+	path := r.path(rec.Status.ID)
+	if err := os.WriteFile(path+".tmp", append(b, '\n'), 0o600); err != nil {
+		os.Remove(path + ".tmp")
+		return fmt.Errorf("record: %w", err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		os.Remove(path + ".tmp")
+		return fmt.Errorf("record: %w", err)
+	}
+	return nil
+}
+
+// remove forgets a record; one that is not there is no error.
+func (r records) remove(id string) error {
+	if err := os.Remove(r.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record: %w", err)
+	}
+	return nil
+}
+
+// load reads all records. What cannot be read is left where it is and named in the errors.
+func (r records) load() (recs []*record, errs []error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, []error{fmt.Errorf("records: %w", err)}
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".json.tmp") {
+			// Its writer was killed half way; the record it was to replace still stands.
+			os.Remove(filepath.Join(r.dir, e.Name()))
+			continue
+		}
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		rec, err := r.read(id)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		recs = append(recs, rec)
+	}
+	return recs, errs
+}
+
+func (r records) read(id string) (*record, error) {
+	f, err := os.Open(r.path(id))
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	var rec record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
+	}
+	if rec.Status.ID != id || ValidateID(id) != nil {
+		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)
+	}
+	return &rec, nil
+}
+
+// bootID names this boot of the machine.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

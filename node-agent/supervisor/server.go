@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/handler"
+)
+
+// Options are how a supervisor runs.
+type Options struct {
+	// RunDir holds the records, in RunDir/supervisor (0700). It must be on a filesystem that lasts as long as the containers do;
+	// /run/berth is meant.
+	RunDir string
+	// Socket is the path of the unix socket that is listened on; empty means RunDir/supervisor.sock. Its folder is made
+	// with mode 0700 if it is not there, and must not be writable by others.
+	Socket string
+	// Handlers are what containers can be run by.
+	Handlers handler.Set
+	// CgroupParent is the cgroup, counted from the root of each hierarchy, that the supervisor puts itself into, such as
+	// "/berth/supervisor"; empty means to stay. A hierarchy that does not allow it is left as it is, with a warning.
+	CgroupParent string
+	// Log is for people; nil means slog.Default().
+	Log *slog.Logger
+	// Program is told to clients in the handshake, such as "berth v0.1.0".
+	Program string
+}
+
+// server is a running supervisor.
+type server struct {
+	log         *slog.Logger
+	handlers    handler.Set
+	program     string
+	records     records
+	bootID      string
+	hierarchies []hierarchy
+	devNull     *os.File
+	exits, logs *poller
+	slots       chan struct{} // bounds the creates that are under way
+	ops         sync.WaitGroup
+	endings     sync.WaitGroup
+
+	mu         sync.Mutex
+	stopping   bool
+	containers map[string]*container
+	byPID      map[int]*container      // children that have not been reaped
+	early      map[int]unix.WaitStatus // see reaper.go
+	creates    int                     // handler.Create calls that are under way
+	conns      map[net.Conn]struct{}
+
+	watchMu  sync.Mutex
+	watchers map[*watch]struct{}
+}
+
+const (
+	// logWorkers are the goroutines that read pipes and write logs: a slow disk under one log holds up one of them.
+	logWorkers = 4
+	// requestTimeout is how long a client may take to say what it wants.
+	requestTimeout = 10 * time.Second
+	// replyTimeout is how long it may take to read an answer.
+	replyTimeout = 30 * time.Second
+	// stopTimeout is how long operations under way may take to end after SIGTERM.
+	stopTimeout = 20 * time.Second
+)
+
+// Run is the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then lets operations under way
+// end, writes what is in the pipes to the logs, and returns nil. Containers and records stay, and the next
+// supervisor takes them up; meanwhile a container whose output fills its pipe waits.
+//
+// Run makes this process the leader of a session and the subreaper of its descendants, has it survive SIGHUP and SIGPIPE, and needs its main thread
+// (see reaper.go): call runtime.LockOSThread first thing in main and Run from there. There is one supervisor a process, and one a RunDir.
+func Run(ctx context.Context, o Options) error {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.RunDir == "" {
+		return errors.New("supervisor: run dir: found an empty string; allowed: a path")
+	}
+	if o.Socket == "" {
+		o.Socket = filepath.Join(o.RunDir, "supervisor.sock")
+	}
+	if err := run(ctx, o); err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	return nil
+}
+
+func run(ctx context.Context, o Options) error {
+	// Caught rather than ignored: what is ignored stays so across execve, in every container too (signal(7)).
+	dropped := make(chan os.Signal, 1)
+	signal.Notify(dropped, unix.SIGHUP, unix.SIGPIPE)
+	defer signal.Stop(dropped)
+	ctx, cancel := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer cancel()
+
+	// EPERM: it leads a process group, hence a session or a job of a shell; either will do.
+	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
+		return fmt.Errorf("setsid: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_CHILD_SUBREAPER): %w", err)
+	}
+
+	dir := filepath.Join(o.RunDir, "supervisor")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockRunDir(filepath.Join(dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+
+	s := &server{
+		log:        o.Log,
+		handlers:   o.Handlers,
+		program:    o.Program,
+		records:    records{dir},
+		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		containers: map[string]*container{},
+		byPID:      map[int]*container{},
+		early:      map[int]unix.WaitStatus{},
+		conns:      map[net.Conn]struct{}{},
+		watchers:   map[*watch]struct{}{},
+	}
+	if s.bootID, err = bootID(); err != nil {
+		return err
+	}
+	if s.hierarchies, err = hierarchies(); err != nil {
+		s.log.Warn("cgroups cannot be found: kills for lack of memory will not be noticed", "error", err)
+	}
+	if o.CgroupParent != "" {
+		if err := joinCgroup(s.hierarchies, o.CgroupParent); err != nil {
+			s.log.Warn("not in a cgroup of its own in each hierarchy", "cgroup", o.CgroupParent, "error", err)
+		}
+	}
+	if s.devNull, err = os.Open(os.DevNull); err != nil {
+		return err
+	}
+	defer s.devNull.Close()
+	if s.exits, err = newPoller(1, s.log); err != nil {
+		return err
+	}
+	defer s.exits.close()
+	if s.logs, err = newPoller(logWorkers, s.log); err != nil {
+		return err
+	}
+	defer s.logs.close()
+
+	recs, errs := s.records.load()
+	for _, err := range errs {
+		s.log.Error("container is lost from sight", "error", err)
+	}
+	for _, rec := range recs {
+		s.adopt(ctx, rec)
+	}
+
+	l, err := listen(o.Socket)
+	if err != nil {
+		return err
+	}
+	// Operations go on when ctx ends, for a while.
+	opctx, opcancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer opcancel()
+	stop, served := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(served)
+		s.serve(opctx, l)
+	}()
+	go func() {
+		defer close(stop)
+		<-ctx.Done()
+		l.Close()
+		os.Remove(o.Socket)
+		<-served
+		s.shutdown(opcancel)
+	}()
+	s.log.Info("supervisor runs", "socket", o.Socket, "containers", len(recs), "pid", os.Getpid())
+	if err := onMainThread(func() { s.reapLoop(stop) }); err != nil {
+		cancel()
+		<-stop
+		return err
+	}
+	s.log.Info("supervisor ends", "containers", len(s.containers))
+	return nil
+}
+
+// lockRunDir keeps a second supervisor out. It is a POSIX record lock because that belongs to the process: a lock of flock(2) would live
+// on in a child that has inherited the descriptor and not yet called execve, such as a container that waits for its start.
+func lockRunDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &l); err != nil {
+		f.Close()
+		if err == unix.EAGAIN || err == unix.EACCES {
+			return nil, fmt.Errorf("another supervisor holds %s", path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.
+func listen(path string) (*net.UnixListener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("socket's folder %s: found mode %#o; allowed: not writable by group or others", dir, fi.Mode().Perm())
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	// bind(2) makes the file with the umask; nothing else in this process makes files yet.
+	old := unix.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// serve accepts clients until the listener is closed.
+func (s *server) serve(ctx context.Context, l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of descriptors, most likely: those of clients that end will do.
+			s.log.Error("accept", "error", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		s.mu.Lock()
+		s.conns[c] = struct{}{}
+		s.mu.Unlock()
+		s.ops.Go(func() {
+			defer func() {
+				c.Close()
+				s.mu.Lock()
+				delete(s.conns, c)
+				s.mu.Unlock()
+			}()
+			if err := s.talk(ctx, c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+				s.log.Warn("client", "error", err)
+			}
+		})
+	}
+}
+
+// shutdown ends a server whose listener is closed.
+func (s *server) shutdown(cancel func()) {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	s.endWatches()
+	done := make(chan struct{})
+	go func() {
+		s.ops.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopTimeout):
+		cancel()
+		s.mu.Lock()
+		for c := range s.conns {
+			c.Close()
+		}
+		s.mu.Unlock()
+		<-done
+	}
+	// No new container can come now. The pollers may still find exits and output; what they find is on disk when Run returns.
+	s.mu.Lock()
+	all := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		c.closePidfd(s.exits)
+	}
+	s.endings.Wait()
+	for _, c := range all {
+		for _, st := range c.streams {
+			if st != nil {
+				st.close(s.logs)
+			}
+		}
+		if c.log != nil {
+			c.log.close()
+		}
+	}
+}
+
+// readers are the buffers of connections; each holds the longest line.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, maxLine) }}
+
+// talk serves one connection: a handshake, a request, its replies.
+func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
+	h := hello{Protocol: protocolName, PID: os.Getpid(), Program: s.program}
+	refuse := func(err error) error {
+		h.Error = wireError(err)
+		_ = writeLine(c, h)
+		return err
+	}
+	c.SetDeadline(time.Now().Add(requestTimeout))
+	if err := checkPeer(c); err != nil {
+		return refuse(err)
+	}
+	r := readers.Get().(*bufio.Reader)
+	r.Reset(c)
+	defer func() {
+		r.Reset(nil)
+		readers.Put(r)
+	}()
+	var theirs hello
+	if err := readLine(r, &theirs); err != nil {
+		if errors.Is(err, errLine) {
+			return refuse(fmt.Errorf("%w: %w", ErrInvalid, err))
+		}
+		return err
+	}
+	if h.Version = min(theirs.MaxVersion, protocolMax); theirs.Protocol != protocolName || h.Version < max(theirs.MinVersion, protocolMin) {
+		h.Version = 0
+		return refuse(fmt.Errorf("%w: found %q %d to %d; allowed: %q %d to %d", ErrVersion,
+			theirs.Protocol, theirs.MinVersion, theirs.MaxVersion, protocolName, protocolMin, protocolMax))
+	}
+	if err := writeLine(c, h); err != nil {
+		return err
+	}
+	var q request
+	if err := readLine(r, &q); err != nil {
+		if errors.Is(err, errLine) {
+			_ = writeLine(c, reply{Error: wireError(fmt.Errorf("%w: %w", ErrInvalid, err))})
+		}
+		return err
+	}
+	c.SetDeadline(time.Time{})
+	if q.Op == opWatch {
+		return s.watch(ctx, c, r)
+	}
+	return s.answer(ctx, c, &q)
+}
+
+// checkPeer lets in root and our own user. The socket's mode says the same; this holds even if somebody changes it.
+func checkPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if cerr != nil {
+		return fmt.Errorf("SO_PEERCRED: %w", cerr)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: found user %d; allowed: 0 and %d", ErrDenied, cred.Uid, os.Geteuid())
+	}
+	return nil
+}
+
+// answer carries out a request and replies.
+func (s *server) answer(ctx context.Context, c net.Conn, q *request) error {
+	send := func(r reply) error {
+		c.SetWriteDeadline(time.Now().Add(replyTimeout))
+		return writeLine(c, r)
+	}
+	if q.Op == opList {
+		all := s.list()
+		for i := range all {
+			if err := send(reply{Status: &all[i], More: true}); err != nil {
+				return err
+			}
+		}
+		return send(reply{})
+	}
+	st, err := s.do(ctx, q)
+	if err != nil {
+		return send(reply{Error: wireError(err)})
+	}
+	return send(reply{Status: st})
+}
+
+func (s *server) do(ctx context.Context, q *request) (*Status, error) {
+	s.mu.Lock()
+	stopping := s.stopping
+	s.mu.Unlock()
+	if stopping {
+		return nil, ErrStopping
+	}
+	switch q.Op {
+	case opCreate:
+		if q.Create == nil {
+			return nil, fmt.Errorf("%w: create: found nothing; allowed: a create request", ErrInvalid)
+		}
+		st, err := s.create(ctx, q.Create)
+		return &st, err
+	case opStart:
+		return nil, s.start(ctx, q.ID)
+	case opKill:
+		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
+	case opDelete:
+		return nil, s.remove(ctx, q.ID, q.Force)
+	case opGet:
+		c, err := s.find(q.ID)
+		if err != nil {
+			return nil, err
+		}
+		st := c.status()
+		return &st, nil
+	}
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch", ErrInvalid, q.Op)
+}
+
+// list is every container by id.
+func (s *server) list() []Status {
+	s.mu.Lock()
+	all := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		all = append(all, c)
+	}
+	s.mu.Unlock()
+	sts := make([]Status, len(all))
+	for i, c := range all {
+		sts[i] = c.status()
+	}
+	slices.SortFunc(sts, func(a, b Status) int { return strings.Compare(a.ID, b.ID) })
+	return sts
+}

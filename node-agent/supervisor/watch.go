@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+)
+
+// watch is one client's stream. What waits to be sent is a set of ids, not of events: a client that does not read costs at
+// most one entry a container, holds nobody up, and when it reads again gets each one's latest state.
+type watch struct {
+	mu    sync.Mutex
+	dirty map[string]struct{}
+	order []string      // the ids of dirty, oldest first
+	wake  chan struct{} // holds one token when there is something in dirty
+	end   context.CancelFunc
+}
+
+func (w *watch) add(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.dirty[id]; ok {
+		return
+	}
+	w.dirty[id] = struct{}{}
+	w.order = append(w.order, id)
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the set.
+func (w *watch) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := w.order
+	w.order = nil
+	clear(w.dirty)
+	return ids
+}
+
+// publish says that the container's status has changed.
+func (s *server) publish(id string) {
+	s.watchMu.Lock()
+	defer s.watchMu.Unlock()
+	for w := range s.watchers {
+		w.add(id)
+	}
+}
+
+func (s *server) endWatches() {
+	s.watchMu.Lock()
+	defer s.watchMu.Unlock()
+	for w := range s.watchers {
+		w.end()
+	}
+}
+
+// watch serves a stream of changes until the client or the server goes.
+func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &watch{dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), end: cancel}
+	// Known as a watcher before the list is made: a change in between is sent again, and none is missed.
+	s.watchMu.Lock()
+	s.watchers[w] = struct{}{}
+	s.watchMu.Unlock()
+	defer func() {
+		s.watchMu.Lock()
+		delete(s.watchers, w)
+		s.watchMu.Unlock()
+	}()
+	// The client says nothing more; that it has gone is seen by reading. The reader is ours until it has seen that.
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		_, _ = io.Copy(io.Discard, r)
+		cancel()
+	}()
+	defer func() { <-left }()
+	defer c.Close()
+	// A write to a client that does not read is ended by closing the connection.
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+
+	all := s.list()
+	for i := range all {
+		if err := writeLine(c, reply{Status: &all[i], More: true}); err != nil {
+			return err
+		}
+	}
+	if err := writeLine(c, reply{Synced: true, More: true}); err != nil {
+		return err
+	}
+	all = nil
+	for {
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			return nil
+		}
+		for _, id := range w.take() {
+			ev := reply{Status: &Status{ID: id}, Deleted: true, More: true}
+			if cn, err := s.find(id); err == nil {
+				st := cn.status()
+				ev = reply{Status: &st, More: true}
+			}
+			if err := writeLine(c, ev); err != nil {
+				return err
+			}
+		}
+	}
+}
