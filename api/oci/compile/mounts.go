@@ -3,7 +3,6 @@
 package compile
 
 import (
-	"math"
 	"path"
 	"slices"
 	"strings"
@@ -53,6 +52,9 @@ func volumes(d *draft) {
 }
 
 func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
+	if v.Mode != nil {
+		d.refuse(at.Child("mode"), "is not supported: remove it; the folder's mode is 0777")
+	}
 	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
 	if v.SizeLimit == nil {
 		return
@@ -64,7 +66,7 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	case v.SizeLimit.IsZero():
 		d.invalid(size, v.SizeLimit.String(), "must be greater than 0")
 	default:
-		if _, msg := exact(*v.SizeLimit, resource.Scale(0), math.MaxInt64); msg != "" {
+		if _, msg := exact(*v.SizeLimit, resource.Scale(0), maxBytes); msg != "" {
 			d.invalid(size, v.SizeLimit.String(), msg)
 		}
 	}
@@ -221,7 +223,7 @@ func propagation(d *draft, at *field.Path, p *corev1.MountPropagationMode) strin
 	case corev1.MountPropagationNone:
 	case corev1.MountPropagationHostToContainer:
 		// Else the container's root would cut the flow of mounts from the host.
-		d.spec.Linux.RootfsPropagation = "rslave"
+		d.spec.Linux.RootfsPropagation = "slave"
 		return "rslave"
 	case corev1.MountPropagationBidirectional:
 		d.refuse(at, "Bidirectional is not supported: use None or HostToContainer")

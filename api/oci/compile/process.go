@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -13,10 +14,6 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
-
-// defaultPath is the search path of a container whose image sets none, as
-// containerd gives it.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // checkName holds what the API server checks of metadata, for the sake of a
 // Container that comes from a file.
@@ -93,14 +90,20 @@ func checkReference(d *draft) {
 			return
 		}
 	}
-	if _, err := name.ParseReference(ref); err != nil {
+	_, err := name.ParseReference(ref)
+	// What looks like another transport ("docker://x", "dir:/x") would be taken
+	// for a repository of a registry called "docker:".
+	if err == nil && strings.Contains(ref, ":/") {
+		err = errors.New("no transport of this name")
+	}
+	if err != nil {
 		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36, "+
 			"or oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE: "+err.Error())
 	}
 }
 
 // environment is process.env: what the user wrote, in that order. The node puts
-// the image's variables beneath.
+// the image's variables, PATH and HOME beneath.
 func environment(d *draft) {
 	d.env = map[string]string{}
 	for i, e := range d.in.Env {
@@ -123,10 +126,6 @@ func environment(d *draft) {
 		d.env[e.Name] = value
 		d.spec.Process.Env = append(d.spec.Process.Env, e.Name+"="+value)
 	}
-	// Where there is an image, the node adds the PATH: an image's own goes first.
-	if _, ok := d.env["PATH"]; !ok && d.in.RootFS != nil {
-		d.spec.Process.Env = append([]string{"PATH=" + defaultPath}, d.spec.Process.Env...)
-	}
 }
 
 // arguments are process.args. $(NAME) is replaced from spec.env alone, not from
@@ -145,7 +144,7 @@ func arguments(d *draft) {
 		if d.spec.Process.Args[0] == "" {
 			d.invalid(d.path.Child("command").Index(0), d.in.Command[0], "must name a program")
 		}
-	} else if d.in.RootFS != nil {
+	} else if d.in.RootFS != nil && d.in.Image == "" {
 		d.faults = append(d.faults, field.Required(d.path.Child("command"),
 			"a container with rootfs has no image to take a command from"))
 	}

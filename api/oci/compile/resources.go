@@ -3,8 +3,6 @@
 package compile
 
 import (
-	"math"
-
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -25,6 +23,10 @@ const (
 	// minShares and maxShares bound cpu.shares (kernel/sched/sched.h, MIN_SHARES and MAX_SHARES).
 	minShares = 2
 	maxShares = 262_144
+	// maxBytes is the greatest limit of memory: from a page more on, the kernel's
+	// page counters stand at PAGE_COUNTER_MAX, which is no limit (mm/page_counter.c).
+	// A Quantity too large to parse is read as 2^63-1 and so is refused, too.
+	maxBytes = 1<<63 - 2*4096
 	// maxPIDs is the greatest value of pids.max besides "max":
 	// PID_MAX_LIMIT of include/linux/threads.h on 64 bits.
 	maxPIDs = 4 << 20
@@ -115,7 +117,7 @@ func cpu(d *draft) {
 // memory is the limit of memory, and of memory and swap together to the same
 // bytes: a container does not swap, as on a kubelet without swap.
 func memory(d *draft) {
-	limit, _ := demand(d, corev1.ResourceMemory, math.MaxInt64)
+	limit, _ := demand(d, corev1.ResourceMemory, maxBytes)
 	if limit > 0 {
 		d.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: new(limit), Swap: new(limit)}
 	}

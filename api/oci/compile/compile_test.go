@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.json anew")
+
+func readContainer(t *testing.T, file string) *v1alpha1.Container {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &v1alpha1.Container{}
+	if err := yaml.UnmarshalStrict(b, c); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return c
+}
+
+// compiled is the bundle of a Container that has no fault, and its document.
+func compiled(t *testing.T, c *v1alpha1.Container) (*v1alpha1.OCIBundleSpec, *specs.Spec) {
+	t.Helper()
+	b, faults := Bundle(c, Architecture("amd64"))
+	if len(faults) > 0 {
+		t.Fatal(faults.ToAggregate())
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(b.Config.Raw, spec); err != nil {
+		t.Fatal(err)
+	}
+	return b, spec
+}
+
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs; look at the change with: go test ./api/oci/compile -update && git diff\ngot:\n%s", file, got)
+	}
+}
+
+// TestGolden holds the whole result for each file of testdata. The seccomp rules
+// are left out, for they are the same ones in each; TestDefaultSeccomp has them.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no testdata:", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			c := readContainer(t, file)
+			before := c.DeepCopy()
+			b, spec := compiled(t, c)
+			if !reflect.DeepEqual(c, before) {
+				t.Error("the Container was changed")
+			}
+			again, _ := compiled(t, c)
+			if !reflect.DeepEqual(b, again) {
+				t.Error("two compilations differ")
+			}
+
+			if spec.Linux.Seccomp != nil {
+				spec.Linux.Seccomp.Syscalls = nil
+			}
+			b.Config.Raw, err = json.Marshal(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := json.MarshalIndent(b, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, strings.TrimSuffix(file, ".yaml")+".json", append(out, '\n'))
+		})
+	}
+}
+
+// TestCompiledIsValid: what is compiled is a valid document, once the node has
+// given it the image's program.
+func TestCompiledIsValid(t *testing.T) {
+	files, _ := filepath.Glob("testdata/*.yaml")
+	samples, _ := filepath.Glob("../../../config/samples/*.yaml")
+	for _, file := range append(files, samples...) {
+		if filepath.Base(file) == "kustomization.yaml" {
+			continue
+		}
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			_, spec := compiled(t, readContainer(t, file))
+			if len(spec.Process.Args) == 0 {
+				spec.Process.Args = []string{"/entrypoint"}
+			}
+			document, err := json.Marshal(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, faults := validate.JSON(document, validate.Options{})
+			for _, f := range faults {
+				t.Errorf("%s: %s", f.Severity, f.Error())
+			}
+		})
+	}
+}
+
+// TestDefaultSeccomp: the profile is the library's own, which can only be asked
+// for on the architecture and the kernel that the test runs on.
+func TestDefaultSeccomp(t *testing.T) {
+	for _, caps := range [][]string{nil, defaultCapabilities(), allCapabilities(), {"CAP_SYS_ADMIN"}} {
+		want, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := defaultSeccomp(runtime.GOARCH, caps); !reflect.DeepEqual(got, want) {
+			t.Errorf("capabilities %v: got %d rules, want %d", caps, len(got.Syscalls), len(want.Syscalls))
+		}
+	}
+	for arch, want := range map[string][]specs.Arch{
+		"amd64":   {specs.ArchX86_64, specs.ArchX86, specs.ArchX32},
+		"arm64":   {specs.ArchAARCH64, specs.ArchARM},
+		"riscv64": {specs.ArchRISCV64},
+		"ppc64le": nil,
+	} {
+		got := defaultSeccomp(arch, nil)
+		if !reflect.DeepEqual(got.Architectures, want) {
+			t.Errorf("%s: architectures %v, want %v", arch, got.Architectures, want)
+		}
+		has := false
+		for _, s := range got.Syscalls {
+			for _, n := range s.Names {
+				has = has || n == "arch_prctl"
+			}
+		}
+		if has != (arch == "amd64") {
+			t.Errorf("%s: arch_prctl allowed is %v", arch, has)
+		}
+	}
+}
+
+func TestExpand(t *testing.T) {
+	vars := map[string]string{"A": "1", "EMPTY": "", "B": "$(A)"}
+	for in, want := range map[string]string{
+		"":              "",
+		"plain":         "plain",
+		"$(A)":          "1",
+		"x$(A)y$(A)z":   "x1y1z",
+		"$(EMPTY)":      "",
+		"$(NONE)":       "$(NONE)",
+		"$()":           "$()",
+		"$$":            "$",
+		"$$(A)":         "$(A)",
+		"$$$(A)":        "$1",
+		"$$$$(A)":       "$$(A)",
+		"$(B)":          "$(A)",
+		"$(A":           "$(A",
+		"$":             "$",
+		"a$":            "a$",
+		"$A ${A} $ (A)": "$A ${A} $ (A)",
+		"$(A)$(":        "1$(",
+		"$($(A))":       "$($(A))",
+		"$é(A)":         "$é(A)",
+	} {
+		if got := expand(in, vars); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// parse is a Container from the lines of its spec.
+func parse(t *testing.T, spec string) *v1alpha1.Container {
+	t.Helper()
+	c := &v1alpha1.Container{}
+	c.Name = "x"
+	if err := yaml.UnmarshalStrict([]byte(spec), &c.Spec); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestFaults(t *testing.T) {
+	const image = "image: busybox\n"
+	mount := func(m string) string {
+		return image + "volumes: [{name: v, hostPath: {path: /v}}]\nvolumeMounts: [{name: v, " + m + "}]"
+	}
+	for _, tc := range []struct{ name, spec, path, message string }{
+		{"neither image nor rootfs", `command: [x]`, "spec.image", "exactly one"},
+		{"both image and rootfs", image + `rootfs: {path: /r}`, "spec.rootfs", "exactly one"},
+		{"image that is no reference", `image: "Not A Reference"`, "spec.image", "registry reference"},
+		{"image of an unknown transport", `image: "docker://busybox"`, "spec.image", "oci-archive:FILE"},
+		{"relative archive", `image: "oci-archive:hello.tar"`, "spec.image", "absolute"},
+		{"archive with a way up", `image: "oci:/a/../b"`, "spec.image", `".."`},
+		{"pull policy", image + `imagePullPolicy: Sometimes`, "spec.imagePullPolicy", "IfNotPresent"},
+		{"pull policy without an image", "rootfs: {path: /r}\ncommand: [x]\nimagePullPolicy: Always", "spec.imagePullPolicy", "no image"},
+		{"relative rootfs", "rootfs: {path: r}\ncommand: [x]", "spec.rootfs.path", "absolute"},
+		{"rootfs with a way up", "rootfs: {path: /r/../../etc}\ncommand: [x]", "spec.rootfs.path", `".."`},
+		{"the node's root", "rootfs: {path: //}\ncommand: [x]", "spec.rootfs.path", "below it"},
+		{"rootfs without command", `rootfs: {path: /r}`, "spec.command", "no image"},
+		{"empty command", image + `command: [""]`, "spec.command[0]", "name a program"},
+		{"NUL in an argument", image + `args: ["a", "b\0c"]`, "spec.args[1]", "NUL"},
+		{"relative workingDir", image + `workingDir: srv`, "spec.workingDir", "absolute"},
+		{"variable without a name", image + `env: [{value: x}]`, "spec.env[0].name", "name"},
+		{"variable with =", image + `env: [{name: "A=B"}]`, "spec.env[0].name", "'='"},
+		{"variable twice", image + `env: [{name: A}, {name: A}]`, "spec.env[1].name", "Duplicate"},
+		{"hostname", image + `hostname: a_b`, "spec.hostname", "RFC 1123"},
+		{"hostname on the host's network", image + "hostname: a\nhostNetwork: true", "spec.hostname", "UTS namespace"},
+		{"user below 0", image + `securityContext: {runAsUser: -1}`, "spec.securityContext.runAsUser", "2147483647"},
+		{"user above the range", image + `securityContext: {runAsUser: 2147483648}`, "spec.securityContext.runAsUser", "2147483647"},
+		{"group above the range", image + `securityContext: {runAsGroup: 4294967296}`, "spec.securityContext.runAsGroup", "2147483647"},
+		{"root who must not be", image + `securityContext: {runAsNonRoot: true, runAsUser: 0}`, "spec.securityContext.runAsUser", "runAsNonRoot"},
+		{"rootfs whose user must not be root", "rootfs: {path: /r}\ncommand: [x]\nsecurityContext: {runAsNonRoot: true}", "spec.securityContext.runAsUser", "user 0"},
+		{"unknown capability", image + `securityContext: {capabilities: {add: [CHOWN, FLY]}}`, "spec.securityContext.capabilities.add[1]", "capabilities(7)"},
+		{"seccomp from a file", image + `securityContext: {seccompProfile: {type: Localhost}}`, "spec.securityContext.seccompProfile.type", "RuntimeDefault"},
+
+		{"negative cpu", image + `resources: {limits: {cpu: "-1"}}`, "spec.resources.limits[cpu]", "negative"},
+		{"no cpu", image + `resources: {limits: {cpu: "0"}}`, "spec.resources.limits[cpu]", "0 allows nothing"},
+		{"cpu finer than the kernel", image + `resources: {limits: {cpu: "0.0005"}}`, "spec.resources.limits[cpu]", "multiple of 1m"},
+		{"cpu beyond the kernel", image + `resources: {limits: {cpu: "175921861"}}`, "spec.resources.limits[cpu]", "at most"},
+		{"cpu beyond all", image + `resources: {limits: {cpu: 100E}}`, "spec.resources.limits[cpu]", "at most"},
+		{"half a byte", image + `resources: {limits: {memory: 1500m}}`, "spec.resources.limits[memory]", "whole number"},
+		{"memory beyond all", image + `resources: {limits: {memory: 8Ei}}`, "spec.resources.limits[memory]", "at most"},
+		{"request above the limit", image + `resources: {limits: {memory: 1Mi}, requests: {memory: 2Mi}}`, "spec.resources.requests[memory]", "exceed the limit"},
+		{"pids beyond the kernel", image + `resources: {limits: {pids: "4194305"}}`, "spec.resources.limits[pids]", "at most"},
+		{"pids as a request", image + `resources: {requests: {pids: "1"}}`, "spec.resources.requests[pids]", `"cpu", "memory"`},
+		{"unknown resource", image + `resources: {limits: {nvidia.com/gpu: "1"}}`, "spec.resources.limits[nvidia.com/gpu]", `"cpu", "memory", "pids"`},
+
+		{"volume of no kind", image + `volumes: [{name: v}]`, "spec.volumes[0]", "exactly one"},
+		{"volume of two kinds", image + `volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]`, "spec.volumes[0].emptyDir", "exactly one"},
+		{"volume with a bad name", image + `volumes: [{name: ../v, emptyDir: {}}]`, "spec.volumes[0].name", "RFC 1123"},
+		{"volume twice", image + `volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]`, "spec.volumes[1].name", "Duplicate"},
+		{"relative hostPath", image + `volumes: [{name: v, hostPath: {path: v}}]`, "spec.volumes[0].hostPath.path", "absolute"},
+		{"hostPath with a way up", image + `volumes: [{name: v, hostPath: {path: /a/../b}}]`, "spec.volumes[0].hostPath.path", `".."`},
+		{"hostPath of an unknown type", image + `volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]`, "spec.volumes[0].hostPath.type", "Socket"},
+		{"huge pages", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`, "spec.volumes[0].emptyDir.medium", "Memory"},
+		{"size of a folder", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`, "spec.volumes[0].emptyDir.sizeLimit", "disk"},
+		{"negative size", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "-1"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "negative"},
+		{"size of 0", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "0"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "greater than 0"},
+		{"size beyond all", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 9Ei}}]`, "spec.volumes[0].emptyDir.sizeLimit", "at most"},
+
+		{"mount of nothing", image + `volumeMounts: [{name: v, mountPath: /v}]`, "spec.volumeMounts[0].name", "Not found"},
+		{"relative mount", mount(`mountPath: v`), "spec.volumeMounts[0].mountPath", "absolute"},
+		{"mount with a way up", mount(`mountPath: /a/../proc`), "spec.volumeMounts[0].mountPath", `".."`},
+		{"mount with a colon", mount(`mountPath: "/a:b"`), "spec.volumeMounts[0].mountPath", `":"`},
+		{"mount over the root", mount(`mountPath: /./`), "spec.volumeMounts[0].mountPath", "root"},
+		{"mount over /proc", mount(`mountPath: //proc/`), "spec.volumeMounts[0].mountPath", "/proc"},
+		{"mount in /proc", mount(`mountPath: /proc/sys/kernel`), "spec.volumeMounts[0].mountPath", "/proc"},
+		{"mount over /sys", mount(`mountPath: /sys`), "spec.volumeMounts[0].mountPath", "/sys"},
+		{"mount over /dev", mount(`mountPath: /dev/`), "spec.volumeMounts[0].mountPath", "/dev"},
+		{"mount that would be masked", mount(`mountPath: /sys/firmware/efi`), "spec.volumeMounts[0].mountPath", "hidden"},
+		{"mount over a default device", mount(`mountPath: /dev/null`), "spec.volumeMounts[0].mountPath", "runtime"},
+		{"propagation to the host", mount(`mountPath: /v, mountPropagation: Bidirectional`), "spec.volumeMounts[0].mountPropagation", "HostToContainer"},
+		{"unknown propagation", mount(`mountPath: /v, mountPropagation: Sideways`), "spec.volumeMounts[0].mountPropagation", "HostToContainer"},
+		{"recursive without readOnly", mount(`mountPath: /v, recursiveReadOnly: IfPossible`), "spec.volumeMounts[0].recursiveReadOnly", "readOnly"},
+		{"recursive with propagation", mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Enabled, mountPropagation: HostToContainer`), "spec.volumeMounts[0].recursiveReadOnly", "mountPropagation"},
+		{"unknown recursion", mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Maybe`), "spec.volumeMounts[0].recursiveReadOnly", "IfPossible"},
+		{"unknown mount option", mount(`mountPath: /v, bindMountOptions: [nodev, suid]`), "spec.volumeMounts[0].bindMountOptions[1]", "noexec"},
+		{"two mounts on a path", image + "volumes: [{name: v, emptyDir: {}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]", "spec.volumeMounts[1].mountPath", "Duplicate"},
+
+		{"unknown restart policy", image + `restartPolicy: Sometimes`, "spec.restartPolicy", "OnFailure"},
+		{"negative grace", image + `terminationGracePeriodSeconds: -1`, "spec.terminationGracePeriodSeconds", "negative"},
+		{"all keys but not Exists", image + `tolerations: [{operator: Equal}]`, "spec.tolerations[0].operator", "Exists"},
+	} {
+		t.Run(tc.name, func(t *testing.T) { wantFault(t, parse(t, tc.spec), tc.path, tc.message) })
+	}
+}
+
+func TestNames(t *testing.T) {
+	c := parse(t, "image: busybox")
+	c.Name = ""
+	wantFault(t, c, "metadata.name", "needs a name")
+	c.Name = "../../etc"
+	wantFault(t, c, "metadata.name", "RFC 1123")
+	c.Name, c.Namespace = "x", "a/b"
+	wantFault(t, c, "metadata.namespace", "RFC 1123")
+	if _, faults := Bundle(nil); len(faults) != 1 {
+		t.Errorf("no Container: got %v", faults)
+	}
+}
+
+// TestAllFaultsAtOnce: a user mends a file once, not a fault at a time.
+func TestAllFaultsAtOnce(t *testing.T) {
+	_, faults := Bundle(parse(t, `
+image: "A B"
+workingDir: x
+env: [{name: "="}]
+resources: {limits: {cpu: "-1", gpu: "1"}}
+securityContext: {privileged: true, runAsUser: -1}
+volumeMounts: [{name: v, mountPath: x, subPath: y}]
+restartPolicy: Maybe`))
+	var paths []string
+	for _, f := range faults {
+		paths = append(paths, f.Field)
+	}
+	want := "spec.image spec.env[0].name spec.workingDir spec.securityContext.runAsUser spec.securityContext.privileged " +
+		"spec.volumeMounts[0].name spec.volumeMounts[0].mountPath spec.volumeMounts[0].subPath " +
+		"spec.resources.limits[cpu] spec.resources.limits[gpu] spec.restartPolicy"
+	if got := strings.Join(paths, " "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// TestCPU holds the kubelet's formulas at their edges.
+func TestCPU(t *testing.T) {
+	for _, tc := range []struct {
+		limit, request string
+		quota          int64
+		shares         uint64
+	}{
+		{"", "", 0, 2},
+		{"1m", "", 1000, 2},
+		{"10m", "", 1000, 10},
+		{"11m", "1m", 1100, 2},
+		{"1", "", 100_000, 1024},
+		{"2500m", "500m", 250_000, 512},
+		{"", "256", 0, 262_144},
+		{"", "257", 0, 262_144},
+		{"1", "0", 100_000, 2},
+		{"175921860444m", "1", 17_592_186_044_400, 1024},
+	} {
+		spec := "image: busybox\nresources: {limits: {"
+		if tc.limit != "" {
+			spec += "cpu: " + tc.limit
+		}
+		spec += "}, requests: {"
+		if tc.request != "" {
+			spec += "cpu: " + tc.request
+		}
+		b, faults := Bundle(parse(t, spec+"}}"))
+		if len(faults) > 0 {
+			t.Errorf("%+v: %v", tc, faults.ToAggregate())
+			continue
+		}
+		var doc specs.Spec
+		if err := json.Unmarshal(b.Config.Raw, &doc); err != nil {
+			t.Fatal(err)
+		}
+		cpu := doc.Linux.Resources.CPU
+		var quota int64
+		if cpu.Quota != nil {
+			quota = *cpu.Quota
+		}
+		if quota != tc.quota || *cpu.Shares != tc.shares {
+			t.Errorf("%+v: got quota %d, shares %d", tc, quota, *cpu.Shares)
+		}
+	}
+}
