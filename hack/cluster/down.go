@@ -3,11 +3,18 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
 // down ends the cluster and removes its state folder. It is no error if there
@@ -22,21 +29,153 @@ func (c *cluster) down(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
+	if err := c.deleteContainers(ctx); err != nil {
+		// Not the end: what is left is ended by force below.
+		say("%v", err)
+	}
+	if err := c.stop("berth-agent"); err != nil {
+		return err
+	}
+	if err := c.endSupervisor(ctx); err != nil {
+		return err
+	}
 	for i := len(names) - 1; i >= 0; i-- {
-		rec, running, err := c.programs.find(names[i])
-		if err != nil {
+		if err := c.stop(names[i]); err != nil {
 			return err
-		}
-		if err := c.programs.stop(names[i]); err != nil {
-			return err
-		}
-		if running {
-			say("stopped %s, pid %d", names[i], rec.PID)
 		}
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
-		return err
+	for _, dir := range []string{c.runRoot(), c.dir} {
+		if err := removeTree(dir); err != nil {
+			return err
+		}
 	}
 	say("removed %s", c.dir)
 	return nil
+}
+
+// deleteContainers deletes all Containers as a user would, so that they end
+// within their grace periods and leave nothing. It needs every part to run.
+func (c *cluster) deleteContainers(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(c.assets, "kubectl")); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, running, err := c.programs.find(name); err != nil || !running {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	timeout := fmt.Sprintf("--timeout=%ds", int(c.timeout.Seconds()))
+	out, err := c.kubectl(ctx, "delete", "containers.berth.run", "--all", "--all-namespaces", "--ignore-not-found", timeout)
+	if err != nil {
+		return fmt.Errorf("delete all Containers: %w\n%s", err, out)
+	}
+	if out != "" && !strings.HasPrefix(out, "No resources found") {
+		say("%s", strings.ReplaceAll(out, "\n", "\ncluster: "))
+	}
+	return nil
+}
+
+// stop ends one program and says so.
+func (c *cluster) stop(name string) error {
+	rec, running, err := c.programs.find(name)
+	if err != nil {
+		return err
+	}
+	if err := c.programs.stop(name); err != nil {
+		return err
+	}
+	if running {
+		say("stopped %s, pid %d", name, rec.PID)
+	}
+	return nil
+}
+
+// supervisorSocket is where the agent's supervisor listens.
+func (c *cluster) supervisorSocket() string { return filepath.Join(c.runRoot(), "supervisor.sock") }
+
+// endSupervisor deletes by force the containers that are left and ends the
+// supervisor. The agent starts it, and it outlives the agent on purpose; it is
+// found by its socket.
+func (c *cluster) endSupervisor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	client := supervisor.NewClient(c.supervisorSocket())
+	if _, err := os.Stat(c.supervisorSocket()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	pid, err := client.Ping(ctx)
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return nil // a socket that nobody listens on any more
+	}
+	if err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	left, err := client.List(ctx)
+	if err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	for _, s := range left {
+		if err := client.Delete(ctx, s.ID, true); err != nil {
+			return fmt.Errorf("supervisor: delete container %s: %w", s.ID, err)
+		}
+		say("deleted container %s by force", s.ID)
+	}
+	rec := record{PID: pid}
+	if rec.StartTime, _, err = processStat(pid); err != nil {
+		return fmt.Errorf("supervisor: %w", err)
+	}
+	if rec.BootID, err = bootID(); err != nil {
+		return err
+	}
+	// It answers as that pid once more, so the start time read between is its.
+	if again, err := client.Ping(ctx); err != nil || again != pid {
+		return fmt.Errorf("supervisor: it was pid %d and is now pid %d (%v)", pid, again, err)
+	}
+	if err := rec.end(15 * time.Second); err != nil {
+		return fmt.Errorf("stop supervisor (pid %d): %w", pid, err)
+	}
+	say("stopped the supervisor, pid %d", pid)
+	return nil
+}
+
+// removeTree removes dir. Mounts below it, which a killed agent may have left,
+// are detached first: removing must not reach into what they show.
+func removeTree(dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	// The last mounted first.
+	for i := len(mounts) - 1; i >= 0; i-- {
+		if err := unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", mounts[i], err)
+		}
+		say("unmounted %s", mounts[i])
+	}
+	return os.RemoveAll(dir)
+}
+
+// mountsBelow returns the mount points at and below dir in mount order: field 5
+// of /proc/self/mountinfo (proc(5)).
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var found []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if point := unescape.Replace(fields[4]); point == dir || strings.HasPrefix(point, dir+"/") {
+			found = append(found, point)
+		}
+	}
+	return found, lines.Err()
 }

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A killed agent leaves mounts below the state folder, of hostPath volumes too:
+// what they show must survive the folder.
+func TestRemoveTreeDoesNotReachThroughMounts(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	top := t.TempDir()
+	precious := filepath.Join(top, "precious")
+	state := filepath.Join(top, "state of it") // mountinfo escapes the spaces
+	shown := filepath.Join(state, "agent", "shown")
+	for _, dir := range []string{precious, shown} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(precious, "file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // one over the other
+		if err := unix.Mount(precious, shown, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(shown, unix.MNT_DETACH) })
+	}
+	if err := removeTree(state); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(state); !os.IsNotExist(err) {
+		t.Errorf("the state folder is still there: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(precious, "file")); err != nil {
+		t.Errorf("removing the state folder reached through a mount: %v", err)
+	}
+}
+
+func TestDownLeavesAFolderAloneThatIsNotItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "thesis.tex")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := cluster{dir: dir, programs: programs{dir: dir, grace: time.Second}}
+	if err := c.down(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	if err := c.own(); err == nil {
+		t.Error("up takes a folder that is not empty")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	c.dir = filepath.Join(dir, "absent")
+	if err := c.down(t.Context()); err != nil {
+		t.Errorf("down without up: %v", err)
+	}
+}
