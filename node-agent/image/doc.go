@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image is the image store of a node: it pulls an image, verifies it, unpacks its layers once
+// and shares them between all images and containers as read-only lower directories of overlayfs.
+//
+//	store, err := image.Open("/var/lib/berth/image")
+//	img, err := store.Ensure(ctx, "docker.io/library/busybox:1.37", image.IfNotPresent)
+//	// img.Layers are directories, lowest first, for overlayfs's lowerdir
+//
+// References are those of podman and skopeo: a registry reference, or "oci:DIR[:TAG|@DIGEST]",
+// "oci-archive:FILE[:TAG]", "docker-archive:FILE[:NAME:TAG]".
+//
+// # What it must not know
+//
+// Containers, Kubernetes, bundles and mounts: it imports nothing else of Berth. Mounting the layers is
+// package bundle's work; choosing what to pull and when is package sync's.
+//
+// # Why the layers are applied by our own code
+//
+// An image is hostile input, written by root. The libraries that apply layers (containerd's
+// pkg/archive, umoci's oci/layer) resolve each name to a path string first and then work on that
+// string, and containerd's wants the layers below mounted while it applies, so that its result is bound
+// to one chain. Here every entry is applied relative to a directory file descriptor that was opened
+// with openat2(2) under RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and the last component of a name is never
+// followed; a layer is unpacked on its own, in overlayfs's own form of whiteouts, so that images on
+// different bases share it. It also spares the agent those libraries' dependencies. The registry protocol's
+// authentication, references and errors are go-containerregistry's; tar is the standard library's; gzip and zstd are
+// klauspost/compress's.
+//
+// # On disk
+//
+//	DIR/lock                      taken while temporary folders are made or cleaned
+//	DIR/locks/                    one flock(2)ed file for each layer being unpacked
+//	DIR/tmp/SESSION/              what a living process is working on; of a dead one, Open removes it
+//	DIR/layers/ALGO/DIFFID/diff   a layer that means the same on any base
+//	DIR/chains/ALGO/CHAINID/diff  a layer whose meaning depends on those below it (see below)
+//	DIR/images/ALGO/DIGEST.json   what a manifest came to: configuration, layers
+//	DIR/refs/HASH.json            which manifest a reference came to last
+//
+// A layer depends on those below it when it removes something of theirs (a whiteout), puts files into a
+// directory that it does not itself describe (whose owner and mode, or whose being a symbolic link, the layers
+// below say), or makes a hard link to a file of theirs. Such a layer is kept by the ChainID of
+// the image specification (config.md, "Layer ChainID"), every other by its DiffID.
+//
+// Everything appears under its final name by rename(2), after it was synced, so a process that is killed
+// at any moment leaves nothing behind but a folder in tmp.
+package image

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ErrNotPresent is what Ensure answers under the policy Never for an image that the store has not got.
+var ErrNotPresent = errors.New("image is not present on this node and its pull policy is Never")
+
+// ReferenceError says that a reference cannot be understood.
+type ReferenceError struct {
+	Ref    string // as given
+	Reason string // what was found and what is allowed
+}
+
+func (e *ReferenceError) Error() string {
+	return fmt.Sprintf("image reference %q: %s", e.Ref, e.Reason)
+}
+
+// NotFoundError says that the image, or a part of it, is not where its reference points to.
+type NotFoundError struct {
+	Ref  string // as given
+	What string // what is missing, such as "manifest latest" or "blob sha256:…"
+	Err  error  // the cause, when there is one
+}
+
+func (e *NotFoundError) Error() string {
+	s := fmt.Sprintf("image %s: %s not found", e.Ref, e.What)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *NotFoundError) Unwrap() error { return e.Err }
+
+// AccessError says that a registry refused an anonymous pull. Many registries answer so for an image that
+// does not exist, too.
+type AccessError struct {
+	Ref string
+	Err error
+}
+
+func (e *AccessError) Error() string {
+	return fmt.Sprintf("image %s: the registry refuses an anonymous pull, or the image does not exist: %v", e.Ref, e.Err)
+}
+
+func (e *AccessError) Unwrap() error { return e.Err }
+
+// PlatformError says that no image for this node's platform is behind the reference.
+type PlatformError struct {
+	Ref   string
+	Found []string // platforms that the reference offers, such as "linux/arm64/v8"
+	Want  string   // this node's, such as "linux/amd64"
+}
+
+func (e *PlatformError) Error() string {
+	found := strings.Join(e.Found, ", ")
+	if found == "" {
+		found = "no platform"
+	}
+	return fmt.Sprintf("image %s: image is for %s; this node is %s", e.Ref, found, e.Want)
+}
+
+// DigestMismatchError says that content is not what its digest promises: it was corrupted or replaced.
+type DigestMismatchError struct {
+	What     string // "manifest", "config", "layer 2 blob", "layer 2 diffID", …
+	Expected digest.Digest
+	Found    digest.Digest
+}
+
+func (e *DigestMismatchError) Error() string {
+	return fmt.Sprintf("%s: digest mismatch: expected %s, found %s", e.What, e.Expected, e.Found)
+}
+
+// SizeError says that content is larger than the store accepts, or of another size than its descriptor promises.
+type SizeError struct {
+	What    string
+	Found   int64 // bytes; what was read up to then when the true size is unknown
+	Allowed int64 // bytes; the limit, or the exact size when Exact
+	Exact   bool
+}
+
+func (e *SizeError) Error() string {
+	if e.Exact {
+		return fmt.Sprintf("%s: size mismatch: expected %d bytes, found %d", e.What, e.Allowed, e.Found)
+	}
+	return fmt.Sprintf("%s: found %d bytes or more; allowed: at most %d", e.What, e.Found, e.Allowed)
+}
+
+// InvalidImageError says that a manifest, configuration or archive is malformed or of an unsupported kind.
+type InvalidImageError struct {
+	What   string
+	Reason string
+	Err    error
+}
+
+func (e *InvalidImageError) Error() string {
+	s := e.What + ": " + e.Reason
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *InvalidImageError) Unwrap() error { return e.Err }
+
+// EntryError says that a layer's entry cannot be honoured: it would escape, or the node cannot make it.
+type EntryError struct {
+	Entry  string // name in the layer's tar
+	Reason string
+	Err    error
+}
+
+func (e *EntryError) Error() string {
+	s := fmt.Sprintf("entry %q: %s", shorten(e.Entry), e.Reason)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// shorten keeps a hostile name from flooding a log.
+func shorten(s string) string {
+	const most = 256
+	if len(s) <= most {
+		return s
+	}
+	return fmt.Sprintf("%s… (%d bytes)", s[:most], len(s))
+}

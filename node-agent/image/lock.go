@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keyLocks is a mutex a key, within this process.
+type keyLocks struct {
+	mu   sync.Mutex
+	held map[string]chan struct{}
+}
+
+func (l *keyLocks) lock(ctx context.Context, key string) (func(), error) {
+	for {
+		l.mu.Lock()
+		if l.held == nil {
+			l.held = map[string]chan struct{}{}
+		}
+		busy, ok := l.held[key]
+		if !ok {
+			mine := make(chan struct{})
+			l.held[key] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				delete(l.held, key)
+				l.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// lockFile takes an flock(2), which ends with the process however it ends.
+func lockFile(ctx context.Context, name string, how int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// lockLayer excludes everybody else, in this process and in others, from unpacking a layer. Lock files stay: removing one
+// while another process waits for it would give two holders.
+func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
+	unlock, err := s.layerLocks.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	f, err := lockFile(ctx, filepath.Join(s.dir, "locks", strings.ReplaceAll(id, ":", "-")), unix.LOCK_EX)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return func() {
+		_ = f.Close()
+		unlock()
+	}, nil
+}
+
+// openSession makes this process's folder for unfinished work, and removes those of processes that are dead: their flock is gone.
+func (s *Store) openSession(ctx context.Context) error {
+	guard, err := lockFile(ctx, filepath.Join(s.dir, "lock"), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer guard.Close()
+	tmp := filepath.Join(s.dir, "tmp")
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		p := filepath.Join(tmp, e.Name())
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			err = os.RemoveAll(p)
+		} else if err == unix.EWOULDBLOCK {
+			err = nil // its process lives
+		}
+		_ = f.Close()
+		if err != nil {
+			return fmt.Errorf("clean %s: %w", p, err)
+		}
+	}
+	if s.session, err = os.MkdirTemp(tmp, "session-"); err != nil {
+		return err
+	}
+	if s.sessionLock, err = os.Open(s.session); err != nil {
+		return err
+	}
+	return unix.Flock(int(s.sessionLock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+}

@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Limits bound what an image may take, in bytes unless said otherwise. They defend the node, so they are above anything that
+// is pulled in earnest.
+type Limits struct {
+	Manifest int64 // a manifest or index
+	Config   int64 // an image configuration
+	Blob     int64 // a layer as transferred, and a local archive once it is uncompressed
+	Layer    int64 // a layer's uncompressed tar stream, and the sum of its files' sizes
+	Entries  int   // number of entries in a layer
+	Layers   int   // number of layers in an image; overlayfs takes 500 (OVL_MAX_STACK)
+}
+
+// DefaultLimits are those of a store that is opened without WithLimits.
+func DefaultLimits() Limits {
+	return Limits{
+		Manifest: 4 << 20, // what registries accept
+		Config:   4 << 20,
+		Blob:     64 << 30,
+		Layer:    128 << 30,
+		Entries:  4 << 20,
+		Layers:   490, // leaves room for the layers that a bundle adds
+	}
+}
+
+// Progress says how far a pull is.
+type Progress struct {
+	Ref   string
+	Layer digest.Digest // diffID
+	Stage string        // "download", "unpack" or "done"
+	Done  int64         // bytes, of download
+	Total int64         // bytes, of download
+	// Skipped are, at stage done, the extended attributes of the host's security policy that the layer wanted to
+	// set and that were left out.
+	Skipped []string
+}
+
+// Option changes how a store works.
+type Option func(*Store)
+
+// WithLimits replaces DefaultLimits.
+func WithLimits(l Limits) Option { return func(s *Store) { s.limits = l } }
+
+// WithProgress has f called as pulls go on, from several goroutines at once. It must return soon.
+func WithProgress(f func(Progress)) Option { return func(s *Store) { s.progress = f } }
+
+// WithTransport replaces the HTTP transport to registries.
+func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.transport = rt } }
+
+// Store is the image store in one directory. Several processes may use one directory at once. Its methods may be called
+// from several goroutines.
+type Store struct {
+	dir       string
+	limits    Limits
+	progress  func(Progress)
+	transport http.RoundTripper
+	platform  v1.Platform
+	format    format
+
+	session     string   // this process's folder in tmp
+	sessionLock *os.File // flocked while this process lives
+	downloads   downloads
+	layerLocks  keyLocks
+	refLocks    keyLocks
+}
+
+// Image is an image that is unpacked on this node.
+type Image struct {
+	// Ref is the reference as Ensure was given it.
+	Ref string
+	// Digest is that of the manifest for this node's platform. An image of a docker archive, which has no manifest, has that of one
+	// made from its configuration.
+	Digest digest.Digest
+	// ConfigDigest is that of the configuration: what docker and Kubernetes call the image id.
+	ConfigDigest digest.Digest
+	// Config is what the image says about running it.
+	Config v1.ImageConfig
+	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in reverse order. They are shared and must
+	// not be written to.
+	Layers []string
+	// Size is that of configuration and layers as transferred, in bytes.
+	Size int64
+}
+
+// Open opens the store in dir, an absolute path, and makes it when it is not there. What a process that died had begun is removed.
+func Open(dir string, opts ...Option) (*Store, error) {
+	if !filepath.IsAbs(dir) {
+		return nil, fmt.Errorf("image store: found %q; allowed: an absolute path", dir)
+	}
+	s := &Store{
+		dir:      filepath.Clean(dir),
+		limits:   DefaultLimits(),
+		progress: func(Progress) {},
+		platform: nodePlatform(),
+		format:   trustedFormat(),
+		transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			ForceAttemptHTTP2:     true,
+			MaxIdleConns:          16,
+			IdleConnTimeout:       30 * time.Second,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: 30 * time.Second,
+		},
+		downloads: downloads{live: map[string]*download{}, slots: make(chan struct{}, 3)},
+	}
+	for _, o := range opts {
+		o(s)
+	}
+	for _, d := range []string{"", "tmp", "locks", "layers", "chains", "images", "refs"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
+	}
+	if err := s.openSession(context.Background()); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("image store %s: %w", s.dir, err)
+	}
+	return s, nil
+}
+
+// Close removes this process's temporary folder. No method may be running or be called afterwards. Layers stay valid.
+func (s *Store) Close() error {
+	if s.sessionLock == nil {
+		return nil
+	}
+	err := os.RemoveAll(s.session)
+	return errors.Join(err, s.sessionLock.Close())
+}
+
+// refRecord is what a reference came to last.
+type refRecord struct {
+	Ref      string        `json:"ref"`      // canonical
+	Top      digest.Digest `json:"top"`      // of the index or manifest
+	Manifest digest.Digest `json:"manifest"` // of the image for this node
+	File     *fileIdentity `json:"file,omitempty"`
+}
+
+// imageRecord is an image.
+type imageRecord struct {
+	Manifest digest.Digest  `json:"manifest"`
+	ConfigID digest.Digest  `json:"configDigest"`
+	Config   v1.ImageConfig `json:"config"`
+	Layers   []string       `json:"layers"` // relative to the store, lowest first
+	Size     int64          `json:"size"`
+}
+
+// Ensure makes an image available on this node and returns it. What it fetches, and when, the policy says. Errors are, through
+// errors.As: *ReferenceError, *NotFoundError, *AccessError, *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and
+// *EntryError, and through errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass.
+// When ctx ends, so does the pull, and nothing is left of it but the layers that were complete.
+func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Image, error) {
+	r, err := parseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	if policy, err = r.policy(policy); err != nil {
+		return nil, err
+	}
+	if policy != Always {
+		if img := s.present(r, policy); img != nil {
+			return img, nil
+		}
+		if policy == Never {
+			return nil, fmt.Errorf("image %s: %w", ref, ErrNotPresent)
+		}
+		// Of several who want it, one pulls; the others find it then.
+		unlock, err := s.refLocks.lock(ctx, r.canonical)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		if img := s.present(r, policy); img != nil {
+			return img, nil
+		}
+	}
+	return s.pull(ctx, r)
+}
+
+// present returns the image when the store has all of it.
+func (s *Store) present(r reference, policy PullPolicy) *Image {
+	var rec refRecord
+	if readJSON(s.refPath(r), &rec) != nil || rec.Ref != r.canonical || rec.Manifest.Validate() != nil {
+		return nil
+	}
+	if r.local() && policy != Never {
+		now, err := currentIdentity(r)
+		gone := errors.Is(err, fs.ErrNotExist)
+		if !gone && (err != nil || rec.File == nil || *now != *rec.File) {
+			return nil
+		}
+	}
+	return s.stored(r, rec.Manifest)
+}
+
+// stored returns an image by its manifest's digest when the store has all of it.
+func (s *Store) stored(r reference, manifest digest.Digest) *Image {
+	var rec imageRecord
+	if readJSON(s.imagePath(manifest), &rec) != nil || rec.Manifest != manifest || len(rec.Layers) == 0 {
+		return nil
+	}
+	img := &Image{Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config, Size: rec.Size}
+	for _, l := range rec.Layers {
+		if !filepath.IsLocal(l) {
+			return nil
+		}
+		dir := filepath.Join(s.dir, l)
+		if !isDir(dir) {
+			return nil
+		}
+		img.Layers = append(img.Layers, dir)
+	}
+	return img
+}
+
+// pull reads the reference and unpacks what the store has not got.
+func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
+	src, err := s.source(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	if reg, ok := src.(*registry); ok {
+		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by registries that limit pulls.
+		var rec refRecord
+		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" && reg.current(ctx) == rec.Top {
+			if img := s.stored(r, rec.Manifest); img != nil {
+				return img, nil
+			}
+		}
+	}
+	res, err := resolve(ctx, r.raw, s.platform, src, s.limits)
+	if err != nil {
+		return nil, withRef(r, err)
+	}
+	img := s.stored(r, res.manifest)
+	if img == nil {
+		if img, err = s.unpack(ctx, r, src, res); err != nil {
+			return nil, withRef(r, err)
+		}
+		if err := s.writeImage(img); err != nil {
+			return nil, withRef(r, err)
+		}
+	}
+	rec := refRecord{Ref: r.canonical, Top: res.top, Manifest: res.manifest, File: src.identity()}
+	if err := s.writeJSON(s.refPath(r), rec); err != nil {
+		return nil, withRef(r, err)
+	}
+	return img, nil
+}
+
+// withRef names the image in errors that do not name it themselves.
+func withRef(r reference, err error) error {
+	switch err.(type) {
+	case *NotFoundError, *AccessError, *PlatformError, *ReferenceError:
+		return err
+	}
+	return fmt.Errorf("image %s: %w", r.raw, err)
+}
+
+// source opens what a reference points to.
+func (s *Store) source(ctx context.Context, r reference) (source, error) {
+	switch r.transport {
+	case registryTransport:
+		return openRegistry(ctx, r, s.transport, s.limits)
+	case ociTransport:
+		f, err := openFolder(r.path)
+		if err != nil {
+			return nil, missing(r.raw, "folder "+r.path, err)
+		}
+		return &layout{files: f, ref: r, limits: s.limits, want: s.platform}, nil
+	}
+	a, err := openArchive(ctx, r.path, s.session, s.limits)
+	if err != nil {
+		return nil, missing(r.raw, "archive "+r.path, err)
+	}
+	if r.transport == dockerArchiveTransport {
+		return &dockerArchive{files: a, ref: r, limits: s.limits}, nil
+	}
+	return &layout{files: a, ref: r, limits: s.limits, want: s.platform}, nil
+}
+
+// unpack makes all layers of an image available.
+func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolved) (*Image, error) {
+	ids := res.image.RootFS.DiffIDs
+	chains := chainIDs(ids)
+	img := &Image{
+		Ref:          r.raw,
+		Digest:       res.manifest,
+		ConfigDigest: res.config.Digest,
+		Config:       res.image.Config,
+		Size:         res.config.Size,
+	}
+	// What has to come over the network starts now, all at once; layers are unpacked in order as they arrive.
+	pending := make([]*download, len(ids))
+	reg, remote := src.(*registry)
+	defer func() {
+		for _, dl := range pending {
+			if dl != nil {
+				s.downloads.leave(dl)
+			}
+		}
+	}()
+	for i, id := range ids {
+		img.Size += res.layers[i].Size
+		if !remote || s.findLayer(id, chains[i]) != "" {
+			continue
+		}
+		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session, func(done int64) {
+			s.progress(Progress{Ref: r.raw, Layer: id, Stage: "download", Done: done, Total: res.layers[i].Size})
+		})
+	}
+	for i := range ids {
+		dir, err := s.ensureLayer(ctx, r, src, res, i, chains[i], pending[i], img.Layers)
+		if err != nil {
+			return nil, err
+		}
+		img.Layers = append(img.Layers, dir)
+		if pending[i] != nil { // frees its disk space
+			s.downloads.leave(pending[i])
+			pending[i] = nil
+		}
+	}
+	return img, nil
+}
+
+// findLayer returns the directory of a layer, "" when the store has not got it.
+func (s *Store) findLayer(diffID, chainID digest.Digest) string {
+	for _, dir := range []string{s.layerPath("layers", diffID), s.layerPath("chains", chainID)} {
+		if diff := filepath.Join(dir, "diff"); isDir(diff) {
+			return diff
+		}
+	}
+	return ""
+}
+
+// ensureLayer returns the directory of one layer, and unpacks it when it is not there.
+func (s *Store) ensureLayer(ctx context.Context, r reference, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
+	diffID := res.image.RootFS.DiffIDs[i]
+	if dir := s.findLayer(diffID, chainID); dir != "" {
+		return dir, nil
+	}
+	in := layerInput{number: i, diffID: diffID}
+	if dl != nil {
+		// Waited for without the lock: another pull may have the layer done meanwhile.
+		f, err := dl.wait(ctx)
+		if err != nil {
+			return "", err
+		}
+		in.r = io.NewSectionReader(f, 0, res.layers[i].Size)
+	}
+	unlock, err := s.lockLayer(ctx, diffID.String())
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if dir := s.findLayer(diffID, chainID); dir != "" {
+		return dir, nil
+	}
+	if dl == nil {
+		blob, err := src.blob(ctx, res.layers[i])
+		if err != nil {
+			return "", err
+		}
+		defer blob.Close()
+		in.r = blob
+		if !res.anonymous {
+			in.blob = res.layers[i].Digest
+		}
+	}
+	s.progress(Progress{Ref: r.raw, Layer: diffID, Stage: "unpack"})
+	tmp, err := os.MkdirTemp(s.session, "layer-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	layer, trash := filepath.Join(tmp, "layer"), filepath.Join(tmp, "trash")
+	diff := filepath.Join(layer, "diff")
+	for _, d := range []string{layer, trash, diff} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return "", err
+		}
+	}
+	// The root of an image that says nothing about it.
+	if err := os.Chmod(diff, 0o755); err != nil {
+		return "", err
+	}
+	result, err := unpackLayer(ctx, in, diff, trash, lowers, s.format, s.limits)
+	if err != nil {
+		return "", err
+	}
+	final := s.layerPath("layers", diffID)
+	if result.dependent {
+		final = s.layerPath("chains", chainID)
+	}
+	if err := publish(layer, final); err != nil {
+		return "", err
+	}
+	s.progress(Progress{Ref: r.raw, Layer: diffID, Stage: "done", Skipped: result.skipped})
+	return filepath.Join(final, "diff"), nil
+}
+
+// publish gives a finished directory its final name, after all of it is on the disk: a name that is there after a crash of
+// the machine means a whole layer.
+func publish(tmp, final string) error {
+	f, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(f.Fd()))
+	_ = f.Close()
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", tmp, err)
+	}
+	parent := filepath.Dir(final)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, final); err != nil {
+		return err
+	}
+	return syncDir(parent)
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func isDir(p string) bool {
+	info, err := os.Lstat(p)
+	return err == nil && info.IsDir()
+}
+
+func (s *Store) layerPath(kind string, id digest.Digest) string {
+	return filepath.Join(s.dir, kind, id.Algorithm().String(), id.Encoded())
+}
+
+func (s *Store) imagePath(manifest digest.Digest) string {
+	return filepath.Join(s.dir, "images", manifest.Algorithm().String(), manifest.Encoded()+".json")
+}
+
+func (s *Store) refPath(r reference) string {
+	sum := sha256.Sum256([]byte(r.canonical))
+	return filepath.Join(s.dir, "refs", hex.EncodeToString(sum[:])+".json")
+}
+
+func (s *Store) writeImage(img *Image) error {
+	rec := imageRecord{Manifest: img.Digest, ConfigID: img.ConfigDigest, Config: img.Config, Size: img.Size}
+	for _, l := range img.Layers {
+		rel, err := filepath.Rel(s.dir, l)
+		if err != nil {
+			return err
+		}
+		rec.Layers = append(rec.Layers, rel)
+	}
+	return s.writeJSON(s.imagePath(img.Digest), rec)
+}
+
+// readJSON reads a record. A broken one is as good as none: it is written anew by the next pull.
+func readJSON(file string, v any) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := readAll(file, f, 16<<20)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// writeJSON replaces a record as one.
+func (s *Store) writeJSON(file string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.session, "record-") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), file); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(file))
+}
+
+// records returns the files of a record folder.
+func records(root string) ([]string, error) {
+	var out []string
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			out = append(out, p)
+		}
+		return err
+	})
+	slices.Sort(out)
+	return out, err
+}
