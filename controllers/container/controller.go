@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/scheduling"
+)
+
+// FieldOwner is the name under which the controller owns fields in server-side apply.
+const FieldOwner = "berth-controller"
+
+// LabelContainer on an OCIBundle is the name of its Container.
+const LabelContainer = "berth.run/container"
+
+// AnnotationRuntimeClass on an OCIBundle is the RuntimeClass that its handler comes from. A running Container does not
+// lose its handler with the RuntimeClass: that name is enough to keep what it was given.
+const AnnotationRuntimeClass = "berth.run/runtime-class"
+
+// conflictDelay is how long to wait after a write that was based on an old object. The newer object is on its way
+// through the watch and reconciles by itself; this is for the case that it has come already.
+const conflictDelay = 500 * time.Millisecond
+
+// +kubebuilder:rbac:groups=berth.run,resources=containers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=berth.run,resources=containers/status,verbs=patch
+// +kubebuilder:rbac:groups=berth.run,resources=containers/finalizers,verbs=update
+// +kubebuilder:rbac:groups=berth.run,resources=ocibundles,verbs=get;list;watch;create;patch;update;delete
+// +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=node.k8s.io,resources=runtimeclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconciler brings one Container at a time to where its spec wants it.
+type Reconciler struct {
+	// Client reads from the informer cache and writes to the API server.
+	Client client.Client
+	// Live reads from the API server itself, for the few decisions that may not rest on a cache that lags behind.
+	Live client.Reader
+	// Ledger is what each node has been given; the watch of OCIBundles writes it.
+	Ledger *scheduling.Ledger
+	// Recorder takes the events.
+	Recorder events.EventRecorder
+	// Clock is the time that conditions carry.
+	Clock clock.PassiveClock
+}
+
+// A phase does one part of the work. It reports whether the next one may go on; what it has found is in the scope.
+type phase func(context.Context, *scope) (bool, error)
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	c := &v1alpha1.Container{}
+	if err := r.Client.Get(ctx, req.NamespacedName, c); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Ledger.Withdraw(req.NamespacedName)
+			return ctrl.Result{}, nil
+		}
+		return ctrl.Result{}, fmt.Errorf("read the Container: %w", err)
+	}
+	s, err := r.gather(ctx, c)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+
+	phases := []phase{
+		r.compile,
+		r.schedule,
+		r.dispatch,
+	}
+	if c.DeletionTimestamp != nil {
+		phases = []phase{
+			r.finalize,
+		}
+	}
+	for _, p := range phases {
+		var next bool
+		if next, err = p(ctx, s); err != nil || !next {
+			break
+		}
+	}
+	return done(errors.Join(err, r.report(ctx, s, err)))
+}
+
+// done turns the end of a reconcile into what the queue is told. Having lost a race for an object is no failure.
+func done(err error) (ctrl.Result, error) {
+	if onlyConflicts(err) {
+		return ctrl.Result{RequeueAfter: conflictDelay}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+// onlyConflicts says whether err is one or more conflicts and nothing else.
+func onlyConflicts(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			if !onlyConflicts(e) {
+				return false
+			}
+		}
+		return true
+	}
+	return err != nil && apierrors.IsConflict(err)
+}

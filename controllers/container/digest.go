@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/util/json"
+	toolscache "k8s.io/client-go/tools/cache"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// digestPrefix begins what stands in spec.config of an OCIBundle in the cache. A runtime-spec document is some 20 KiB,
+// most of it the seccomp profile: ten thousand of them are not kept only to be compared.
+const digestPrefix = `{"digest":"sha256:`
+
+// TransformBundle makes an OCIBundle small before it enters the informer cache: managedFields are dropped, and spec.config is
+// replaced by its digest. Such an object must never be written back.
+func TransformBundle(object any) (any, error) {
+	if b, ok := object.(*v1alpha1.OCIBundle); ok {
+		b.ManagedFields = nil
+		digestConfig(b)
+		return b, nil
+	}
+	return object, nil // a DeletedFinalStateUnknown
+}
+
+var _ toolscache.TransformFunc = TransformBundle
+
+// digestConfig replaces the config of b by its digest, if it is not one already.
+func digestConfig(b *v1alpha1.OCIBundle) {
+	if !bytes.HasPrefix(b.Spec.Config.Raw, []byte(digestPrefix)) {
+		b.Spec.Config.Raw = digest(b.Spec.Config.Raw)
+	}
+}
+
+// digest is the same for documents that mean the same: it is over the canonical form (sorted keys, no white space).
+func digest(document []byte) []byte {
+	var value any
+	if err := json.Unmarshal(document, &value); err == nil {
+		if canonical, err := json.Marshal(value); err == nil {
+			document = canonical
+		}
+	}
+	return fmt.Appendf(nil, `%s%x"}`, digestPrefix, sha256.Sum256(document))
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// dispatch makes the OCIBundle what it should be: it makes it, puts it right, or takes it away from the node that it is
+// not to be on any more.
+func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
+	if s.bundle != nil && s.bundle.Spec.NodeName != s.desired.NodeName {
+		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
+		return false, r.deleteBundle(ctx, s)
+	}
+	want := s.wanted()
+	if s.bundle != nil && upToDate(s.bundle, want) {
+		s.found.inSync = true
+		return true, nil
+	}
+	// No moment may be in which the OCIBundle is there and nothing holds the Container until the agent has let go of it.
+	if err := r.addFinalizer(ctx, s); err != nil {
+		r.Ledger.Withdraw(s.key())
+		return false, err
+	}
+	first := s.bundle == nil
+	applied, err := r.apply(ctx, s, want)
+	if err != nil {
+		if first {
+			r.Ledger.Withdraw(s.key())
+		}
+		s.found.failure = err.Error()
+		return false, err
+	}
+	s.bundle = applied
+	s.found.inSync = true
+	if first {
+		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "made the OCIBundle for node %s", applied.Spec.NodeName)
+	} else {
+		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
+	}
+	return true, nil
+}
+
+// wanted is the OCIBundle as it should be.
+func (s *scope) wanted() *v1alpha1.OCIBundle {
+	c := s.container
+	b := &v1alpha1.OCIBundle{
+		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name:       c.Name,
+			Namespace:  c.Namespace,
+			Labels:     map[string]string{LabelContainer: label(c.Name)},
+			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion:         v1alpha1.GroupVersion.String(),
+				Kind:               "Container",
+				Name:               c.Name,
+				UID:                c.UID,
+				Controller:         ptr.To(true),
+				BlockOwnerDeletion: ptr.To(true),
+			}},
+		},
+		Spec: *s.desired,
+	}
+	if name := c.Spec.RuntimeClassName; name != nil {
+		b.Annotations = map[string]string{AnnotationRuntimeClass: *name}
+	}
+	return b
+}
+
+// label is the name as far as a label's value may hold it: 63 characters, the last of them a letter or digit.
+func label(name string) string {
+	if len(name) > 63 {
+		name = name[:63]
+	}
+	for name != "" && (name[len(name)-1] == '-' || name[len(name)-1] == '.') {
+		name = name[:len(name)-1]
+	}
+	return name
+}
+
+// upToDate says whether the OCIBundle, as read, has all that is wanted. Labels and annotations of others are theirs.
+func upToDate(have, want *v1alpha1.OCIBundle) bool {
+	for k, v := range want.Labels {
+		if have.Labels[k] != v {
+			return false
+		}
+	}
+	if have.Annotations[AnnotationRuntimeClass] != want.Annotations[AnnotationRuntimeClass] {
+		return false
+	}
+	return controllerutil.ContainsFinalizer(have, v1alpha1.OCIBundleFinalizer) &&
+		ownedAs(have, want.OwnerReferences[0]) &&
+		sameSpec(have, want)
+}
+
+func ownedAs(have *v1alpha1.OCIBundle, owner metav1.OwnerReference) bool {
+	for _, o := range have.OwnerReferences {
+		if equality.Semantic.DeepEqual(o, owner) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameSpec compares have, whose config is a digest, with want, whose config is whole.
+func sameSpec(have, want *v1alpha1.OCIBundle) bool {
+	spec := want.Spec
+	spec.Config = runtime.RawExtension{Raw: digest(want.Spec.Config.Raw)}
+	return equality.Semantic.DeepEqual(have.Spec, spec)
+}
+
+func (r *Reconciler) addFinalizer(ctx context.Context, s *scope) error {
+	if controllerutil.ContainsFinalizer(s.container, v1alpha1.ContainerFinalizer) {
+		return nil
+	}
+	base := s.container.DeepCopy()
+	controllerutil.AddFinalizer(s.container, v1alpha1.ContainerFinalizer)
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil {
+		return fmt.Errorf("set the Container's finalizer: %w", err)
+	}
+	// The status is patched from here on: as it was, on the object as it is now.
+	s.before = s.container.DeepCopy()
+	return nil
+}
+
+// apply writes the OCIBundle with server-side apply. What others have added to its spec is no business of server-side
+// apply, which leaves to each what is its own; but this spec is what the kernel gets and the controller's alone, so what
+// is left of theirs is taken out by replacing the whole.
+func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
+	u, err := applyConfiguration(want, s.bundle)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
+		return nil, fmt.Errorf("apply the OCIBundle: %w", err)
+	}
+	b := &v1alpha1.OCIBundle{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, b); err != nil {
+		return nil, fmt.Errorf("read the applied OCIBundle: %w", err)
+	}
+	whole := b.DeepCopy()
+	digestConfig(b)
+	if sameSpec(b, want) {
+		return b, nil
+	}
+	whole.Spec = want.Spec
+	if err := r.Client.Update(ctx, whole, client.FieldOwner(FieldOwner)); err != nil {
+		return nil, fmt.Errorf("put the OCIBundle's spec back: %w", err)
+	}
+	digestConfig(whole)
+	return whole, nil
+}
+
+// applyConfiguration is want as server-side apply takes it: no status, and no field that is only there because Go has no
+// absent struct. have is the object that is to be changed, so that one which has gone meanwhile is not made again
+// by what should have been a change; nil where it is to be made.
+func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructured, error) {
+	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
+	if err != nil {
+		return nil, fmt.Errorf("turn the OCIBundle into JSON: %w", err)
+	}
+	u := &unstructured.Unstructured{Object: object}
+	unstructured.RemoveNestedField(u.Object, "status")
+	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+	if have != nil {
+		u.SetUID(have.UID)
+	}
+	return u, nil
+}
+
+// deleteBundle asks for the OCIBundle's deletion, once. The agent's finalizer holds it until nothing is left on the node.
+func (r *Reconciler) deleteBundle(ctx context.Context, s *scope) error {
+	if s.bundle.DeletionTimestamp != nil {
+		return nil
+	}
+	err := r.Client.Delete(ctx, s.bundle, client.Preconditions{UID: &s.bundle.UID})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete the OCIBundle: %w", err)
+	}
+	s.bundle.DeletionTimestamp = ptr.To(metav1.NewTime(r.Clock.Now()))
+	return nil
+}
+
+// clearName deals with an OCIBundle of the Container's name that is not its own. One of an earlier Container of that name
+// is asked to go; a stranger's is left alone, and the Container is stalled until somebody decides.
+func (r *Reconciler) clearName(ctx context.Context, s *scope) (bool, error) {
+	if s.found.predecessor == "" {
+		return false, nil
+	}
+	return false, r.deleteBundle(ctx, s)
+}

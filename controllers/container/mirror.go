@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// mirrored are the conditions that are the agent's word.
+var mirrored = []string{v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}
+
+// mirror puts the agent's word into the Container's status. set adds a condition to it.
+func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, set func(metav1.Condition)) {
+	st.Phase = v1alpha1.ContainerPending
+	if bundle == nil {
+		for _, kind := range mirrored {
+			meta.RemoveStatusCondition(&st.Conditions, kind)
+		}
+		return
+	}
+	st.NodeName = bundle.Spec.NodeName
+	st.Bundle = bundle.Name
+	st.RunStatus = *bundle.Status.RunStatus.DeepCopy()
+	if bundle.Status.Phase != "" {
+		st.Phase = bundle.Status.Phase
+	}
+	// Where a container has ended for good, nothing about it is unknown with its node.
+	unheard := f.lost != "" && !ended(bundle)
+	if unheard {
+		st.Phase = v1alpha1.ContainerUnknown
+	}
+	for _, kind := range mirrored {
+		c := meta.FindStatusCondition(bundle.Status.Conditions, kind)
+		if c == nil {
+			meta.RemoveStatusCondition(&st.Conditions, kind)
+			continue
+		}
+		said := *c
+		// A word on an earlier generation does not become one on this by being repeated.
+		said.ObservedGeneration = f.generation
+		if !current(f, bundle) {
+			said.ObservedGeneration = 0
+			if was := meta.FindStatusCondition(st.Conditions, kind); was != nil {
+				said.ObservedGeneration = was.ObservedGeneration
+			}
+		}
+		if unheard && kind == v1alpha1.ConditionRunning {
+			said.Status, said.Reason, said.Message = metav1.ConditionUnknown, v1alpha1.ReasonNodeLost, f.lost
+			said.LastTransitionTime = metav1.Time{}
+		}
+		set(said)
+	}
+}

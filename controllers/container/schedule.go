@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/scheduling"
+)
+
+// verdict is where the Container goes, or why nowhere.
+type verdict struct {
+	node            string
+	reason, message string
+}
+
+// schedule settles the handler and the node. A Container that has been dispatched stays where it is, whatever its node
+// turns into: labels, taints and room count when it is placed ("IgnoredDuringExecution", as for Pods). It moves only
+// where spec.nodeName says so, or where its node has not the handler that its RuntimeClass now asks for.
+func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
+	if s.found.foreign != "" {
+		return r.clearName(ctx, s)
+	}
+	if s.bundle != nil && s.bundle.DeletionTimestamp != nil {
+		// The old one has to go first; the watch calls again when it has.
+		return false, nil
+	}
+	request := s.request()
+	unfit := s.settleHandler(&request)
+	if unfit != nil {
+		s.found.scheduled = &verdict{reason: unfit.Reason, message: unfit.Message}
+		return false, nil
+	}
+
+	node, unfit, err := r.place(ctx, s, request)
+	if err != nil {
+		return false, err
+	}
+	if unfit != nil {
+		s.found.scheduled = &verdict{reason: unfit.Reason, message: unfit.Message}
+		return false, nil
+	}
+	s.found.scheduled = &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
+
+	chosen, err := r.readNode(ctx, node)
+	if err != nil {
+		return false, err
+	}
+	if chosen == nil {
+		// The NodeAgent has gone, so nobody reads the OCIBundle, and for which machine to compile is not known either.
+		return false, nil
+	}
+	if err := s.compileFor(chosen.Agent.Status.NodeInfo.Architecture); err != nil {
+		return false, err
+	}
+	s.desired.NodeName = node
+	s.desired.Handler = request.Handler
+	s.desired.Requests = request.Resources
+	return true, nil
+}
+
+// request is what is asked of a node.
+func (s *scope) request() scheduling.Request {
+	spec := &s.container.Spec
+	q := scheduling.Request{
+		Selectors:   []map[string]string{spec.NodeSelector},
+		Tolerations: spec.Tolerations,
+		Resources:   s.desired.Requests,
+	}
+	rc := s.runtimeClass
+	if rc == nil {
+		return q
+	}
+	if rc.Scheduling != nil {
+		q.Selectors = append(q.Selectors, rc.Scheduling.NodeSelector)
+		q.Tolerations = append(append([]corev1.Toleration(nil), q.Tolerations...), rc.Scheduling.Tolerations...)
+	}
+	if rc.Overhead != nil {
+		q.Resources = withOverhead(q.Resources, rc.Overhead.PodFixed)
+	}
+	return q
+}
+
+// withOverhead adds what a RuntimeClass says that its handler takes beside the container itself.
+func withOverhead(requests, overhead corev1.ResourceList) corev1.ResourceList {
+	sum := corev1.ResourceList{}
+	for name, q := range requests {
+		sum[name] = q.DeepCopy()
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if extra, ok := overhead[name]; ok {
+			total := resource.Quantity{Format: extra.Format}
+			if q, ok := sum[name]; ok {
+				total = q
+			}
+			total.Add(extra)
+			sum[name] = total
+		}
+	}
+	return sum
+}
+
+// settleHandler resolves spec.runtimeClassName.
+func (s *scope) settleHandler(q *scheduling.Request) *scheduling.Unfit {
+	name := s.container.Spec.RuntimeClassName
+	switch {
+	case name == nil:
+	case s.runtimeClass != nil:
+		q.Handler = s.runtimeClass.Handler
+	case s.bundle != nil && s.bundle.Annotations[AnnotationRuntimeClass] == *name:
+		// A RuntimeClass cannot be changed, so the handler that was resolved from this name is still what it means; what it
+		// added to the requests is in the OCIBundle too.
+		q.Handler = s.bundle.Spec.Handler
+		q.Resources = s.bundle.Spec.Requests
+	default:
+		return &scheduling.Unfit{
+			Reason:  v1alpha1.ReasonRuntimeClassNotFound,
+			Message: fmt.Sprintf("spec.runtimeClassName: there is no RuntimeClass %q", *name),
+		}
+	}
+	return nil
+}
+
+// place names the node.
+func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) (string, *scheduling.Unfit, error) {
+	if name := s.container.Spec.NodeName; name != "" {
+		if s.stays(name, q) {
+			return name, nil, nil
+		}
+		node, err := r.readNode(ctx, name)
+		if err != nil {
+			return "", nil, err
+		}
+		if unfit := scheduling.Named(q, name, node); unfit != nil {
+			return "", unfit, nil
+		}
+		r.Ledger.Enter(s.key(), name, q.Resources)
+		return name, nil, nil
+	}
+	if s.bundle != nil {
+		name := s.bundle.Spec.NodeName
+		if s.stays(name, q) {
+			return name, nil, nil
+		}
+		node, err := r.readNode(ctx, name)
+		if err != nil {
+			return "", nil, err
+		}
+		if node == nil || scheduling.Named(q, name, node) == nil {
+			// A node that is not there any more may still run it: it is not placed elsewhere before that is known to be over.
+			return name, nil, nil
+		}
+	}
+	nodes, err := r.readNodes(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	name, unfit := r.Ledger.Place(s.key(), q, nodes)
+	return name, unfit, nil
+}
+
+// stays says whether the Container is on that node already, under the handler that it is to have.
+func (s *scope) stays(node string, q scheduling.Request) bool {
+	return s.bundle != nil && s.bundle.Spec.NodeName == node && s.bundle.Spec.Handler == q.Handler
+}
+
+// readNode returns nil where there is no such NodeAgent.
+func (r *Reconciler) readNode(ctx context.Context, name string) (*scheduling.Node, error) {
+	agent := &v1alpha1.NodeAgent{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: name}, agent); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("read NodeAgent %s: %w", name, err)
+	}
+	return &scheduling.Node{Agent: agent}, nil
+}
+
+// readNodes returns every NodeAgent with the Node of its name. They are the cache's own objects, to be read only: a
+// copy of a thousand nodes for each Container would be most of the work.
+func (r *Reconciler) readNodes(ctx context.Context) ([]scheduling.Node, error) {
+	agents, cores := &v1alpha1.NodeAgentList{}, &corev1.NodeList{}
+	if err := r.Client.List(ctx, agents, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list NodeAgents: %w", err)
+	}
+	if err := r.Client.List(ctx, cores, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list Nodes: %w", err)
+	}
+	byName := make(map[string]*corev1.Node, len(cores.Items))
+	for i := range cores.Items {
+		byName[cores.Items[i].Name] = &cores.Items[i]
+	}
+	nodes := make([]scheduling.Node, len(agents.Items))
+	for i := range agents.Items {
+		nodes[i] = scheduling.Node{Agent: &agents.Items[i], Core: byName[agents.Items[i].Name]}
+	}
+	return nodes, nil
+}

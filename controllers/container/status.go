@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// findings are what a reconcile has found out: all that a status is computed from, besides the status before.
+type findings struct {
+	// generation of the Container that was looked at.
+	generation int64
+	// deleting is whether the Container is to go.
+	deleting bool
+
+	// compiled is whether the spec has been compiled at all; invalid are the faults, warnings what is only worth saying.
+	compiled bool
+	invalid  string
+	warnings []string
+	// scheduled is nil where it did not come to that.
+	scheduled *verdict
+	// foreign says what OCIBundle stands in the way that is not the Container's; predecessor is the uid of an earlier
+	// Container of the same name that it belonged to, if that is the case: then it is being removed.
+	foreign, predecessor string
+	// inSync is whether the OCIBundle is that of this generation.
+	inSync bool
+	// failure is why the OCIBundle could not be written.
+	failure string
+	// lost says in what way the agent of the OCIBundle's node is not to be heard.
+	lost string
+}
+
+// maxMessage is how long a condition's message may be (maxLength of metav1.Condition.message).
+const maxMessage = 32768
+
+// computeStatus is the status that follows from what was found. It is pure: equal arguments give equal results, and a
+// status computed from itself is itself.
+func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, now time.Time) v1alpha1.ContainerStatus {
+	if f.foreign != "" {
+		bundle = nil
+	}
+	st := v1alpha1.ContainerStatus{
+		ObservedGeneration: f.generation,
+		Conditions:         append([]metav1.Condition(nil), old.Conditions...),
+	}
+	set := func(c metav1.Condition) {
+		if c.LastTransitionTime.IsZero() {
+			c.LastTransitionTime = metav1.NewTime(now)
+		}
+		c.Message = shorten(c.Message, maxMessage)
+		meta.SetStatusCondition(&st.Conditions, c)
+	}
+
+	if f.compiled {
+		set(specValid(f))
+	}
+	if v := f.scheduled; v != nil {
+		c := metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v.reason, Message: v.message}
+		if v.node == "" {
+			c.Status = metav1.ConditionFalse
+		}
+		set(c)
+	}
+	mirror(&st, f, bundle, set)
+
+	sum := summarize(&st, f, bundle)
+	set(metav1.Condition{Type: v1alpha1.ConditionReady, Status: sum.ready, ObservedGeneration: f.generation, Reason: sum.reason, Message: sum.message})
+	// As Flux does: these two are there while they are true, and not there otherwise.
+	meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionReconciling)
+	meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionStalled)
+	keep := func(kind, reason string) {
+		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: reason, Message: sum.message}
+		if was := meta.FindStatusCondition(old.Conditions, kind); was != nil && was.Status == metav1.ConditionTrue {
+			c.LastTransitionTime = was.LastTransitionTime
+		}
+		set(c)
+	}
+	switch sum.outlook {
+	case reconciling:
+		reason := v1alpha1.ReasonProgressing
+		if sum.reason == v1alpha1.ReasonDispatched || sum.reason == v1alpha1.ReasonTerminating || sum.reason == v1alpha1.ReasonDispatchFailed {
+			reason = sum.reason
+		}
+		keep(v1alpha1.ConditionReconciling, reason)
+	case stalled:
+		keep(v1alpha1.ConditionStalled, sum.reason)
+	}
+	return st
+}
+
+func specValid(f findings) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v1alpha1.ReasonCompiled,
+		Message: "the spec compiles to a valid runtime-spec document"}
+	if len(f.warnings) > 0 {
+		c.Message += "; warnings: " + strings.Join(f.warnings, "; ")
+	}
+	if f.invalid != "" {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonInvalidSpec, f.invalid
+	}
+	return c
+}
+
+// outlook is what comes next, in kstatus's words.
+type outlook int
+
+const (
+	settled     outlook = iota // nothing is left to do
+	reconciling                // it goes on by itself
+	stalled                    // nothing happens until somebody changes something
+)
+
+// summary is what Ready, Reconciling and Stalled say.
+type summary struct {
+	ready   metav1.ConditionStatus
+	reason  string
+	message string
+	outlook outlook
+}
+
+// summarize is the one place that decides on Ready, Reconciling and Stalled. It reads as a list: the first line that
+// applies is the answer.
+func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle) summary {
+	no := func(o outlook, reason, message string) summary {
+		return summary{metav1.ConditionFalse, reason, message, o}
+	}
+	scheduled := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionScheduled)
+	image := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionImageReady)
+	running := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionRunning)
+	// What is said of a Container whose new spec could not be put in force, while one of an earlier spec is there.
+	unchanged := ""
+	if bundle != nil && !f.inSync {
+		unchanged = fmt.Sprintf("; what was dispatched to node %s from an earlier spec is left as it is", bundle.Spec.NodeName)
+	}
+
+	switch {
+	case f.deleting:
+		return no(reconciling, v1alpha1.ReasonTerminating, waitForNode("is being deleted", f, bundle))
+	case f.invalid != "":
+		return no(stalled, v1alpha1.ReasonInvalidSpec, f.invalid+unchanged)
+	case f.foreign != "" && f.predecessor != "":
+		return no(reconciling, v1alpha1.ReasonTerminating, "waits until the OCIBundle of an earlier Container of this name is gone")
+	case f.foreign != "":
+		return no(stalled, v1alpha1.ReasonBundleConflict, f.foreign)
+	case bundle != nil && bundle.DeletionTimestamp != nil:
+		return no(reconciling, v1alpha1.ReasonTerminating, waitForNode("its OCIBundle is being deleted, and is made again after that", f, bundle))
+	case f.failure != "":
+		return no(reconciling, v1alpha1.ReasonDispatchFailed, f.failure)
+	case scheduled != nil && scheduled.Status != metav1.ConditionTrue:
+		return no(reconciling, scheduled.Reason, scheduled.Message+unchanged)
+	case bundle == nil:
+		return no(reconciling, v1alpha1.ReasonProgressing, "has not been dispatched yet")
+
+	case current(f, bundle) && bundle.Status.Phase == v1alpha1.ContainerSucceeded:
+		return summary{metav1.ConditionTrue, reasonOr(running, v1alpha1.ReasonCompleted), messageOr(running, "ended with exit code 0"), settled}
+	case current(f, bundle) && bundle.Status.Phase == v1alpha1.ContainerFailed:
+		return no(stalled, reasonOr(failed(image, running), v1alpha1.ReasonExited), messageOr(failed(image, running), "ended and is not to be restarted"))
+	case f.lost != "":
+		return summary{metav1.ConditionUnknown, v1alpha1.ReasonNodeLost, f.lost, reconciling}
+	case !current(f, bundle):
+		return no(reconciling, v1alpha1.ReasonDispatched, fmt.Sprintf("waits for the agent of node %s to take it up", bundle.Spec.NodeName))
+
+	case image != nil && image.Status != metav1.ConditionTrue:
+		return no(reconciling, image.Reason, image.Message)
+	case running != nil && running.Status == metav1.ConditionTrue:
+		return summary{metav1.ConditionTrue, running.Reason, running.Message, settled}
+	case running != nil:
+		return no(reconciling, running.Reason, running.Message)
+	}
+	return no(reconciling, v1alpha1.ReasonProgressing, fmt.Sprintf("the agent of node %s is at work", bundle.Spec.NodeName))
+}
+
+// waitForNode says what a deletion waits for, and what to do where the machine does not come back.
+func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
+	if bundle == nil {
+		return what
+	}
+	message := fmt.Sprintf("%s: the agent of node %s stops the container and removes it", what, bundle.Spec.NodeName)
+	if f.lost != "" {
+		message += fmt.Sprintf("; but %s. If the machine is gone for good, take the finalizer %s off the OCIBundle %s", f.lost, v1alpha1.OCIBundleFinalizer, bundle.Name)
+	}
+	return message
+}
+
+// current says whether the agent's word is on the spec of this generation.
+func current(f findings, bundle *v1alpha1.OCIBundle) bool {
+	return bundle != nil && f.inSync && bundle.Status.ObservedGeneration >= bundle.Generation
+}
+
+// failed is the condition that explains an end: the image's where it never came, else that of the process.
+func failed(image, running *metav1.Condition) *metav1.Condition {
+	if image != nil && image.Status == metav1.ConditionFalse {
+		return image
+	}
+	return running
+}
+
+func reasonOr(c *metav1.Condition, otherwise string) string {
+	if c == nil || c.Reason == "" || c.Reason == v1alpha1.ReasonNodeLost {
+		return otherwise
+	}
+	return c.Reason
+}
+
+func messageOr(c *metav1.Condition, otherwise string) string {
+	if c == nil || c.Message == "" || c.Reason == v1alpha1.ReasonNodeLost {
+		return otherwise
+	}
+	return c.Message
+}
+
+// ended says whether the agent has declared the container over for good.
+func ended(b *v1alpha1.OCIBundle) bool {
+	return b.Status.Phase == v1alpha1.ContainerSucceeded || b.Status.Phase == v1alpha1.ContainerFailed
+}
+
+// terminated is the last end of the process, nil where there has been none.
+func terminated(st *v1alpha1.ContainerStatus) *corev1.ContainerStateTerminated {
+	if st.State.Terminated != nil {
+		return st.State.Terminated
+	}
+	return st.LastState.Terminated
+}

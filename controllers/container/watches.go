@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Indexes of the informer cache.
+const (
+	// indexWaiting holds the Containers that no node has been chosen for, under "true".
+	indexWaiting = "berth.run/waiting"
+	// indexNode holds OCIBundles under the name of their node.
+	indexNode = v1alpha1.OCIBundleNodeNameField
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// SetupWithManager adds the reconciler to a manager. workers is how many Containers are reconciled at once.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers int) error {
+	index := mgr.GetFieldIndexer()
+	if err := index.IndexField(ctx, &v1alpha1.Container{}, indexWaiting, waiting); err != nil {
+		return fmt.Errorf("index Containers: %w", err)
+	}
+	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, indexNode, onNode); err != nil {
+		return fmt.Errorf("index OCIBundles: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("container").
+		For(&v1alpha1.Container{}).
+		// Not Owns: an OCIBundle of the Container's name that is not its own matters, too.
+		Watches(&v1alpha1.OCIBundle{}, r.bundleEvents()).
+		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
+		Watches(&corev1.Node{}, r.wakeWaiting(), changed(nodeMatters)).
+		Watches(&nodev1.RuntimeClass{}, r.wakeWaiting()).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+func waiting(o client.Object) []string {
+	c := o.(*v1alpha1.Container)
+	if meta.IsStatusConditionFalse(c.Status.Conditions, v1alpha1.ConditionScheduled) {
+		return []string{"true"}
+	}
+	return nil
+}
+
+func onNode(o client.Object) []string {
+	return []string{o.(*v1alpha1.OCIBundle).Spec.NodeName}
+}
+
+// bundleEvents keeps the ledger, reconciles the Container of the OCIBundle's name, and wakes those that wait for room
+// when some comes free.
+func (r *Reconciler) bundleEvents() handler.EventHandler {
+	observe := func(q queue, o client.Object) *v1alpha1.OCIBundle {
+		b := o.(*v1alpha1.OCIBundle)
+		r.Ledger.Observe(client.ObjectKeyFromObject(b), b.Spec.NodeName, b.Spec.Requests, ended(b))
+		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(b)})
+		return b
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { observe(q, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			if b := observe(q, e.ObjectNew); ended(b) && !ended(e.ObjectOld.(*v1alpha1.OCIBundle)) {
+				r.wake(ctx, q)
+			}
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			key := client.ObjectKeyFromObject(e.Object)
+			r.Ledger.Remove(key)
+			q.Add(reconcile.Request{NamespacedName: key})
+			r.wake(ctx, q)
+		},
+	}
+}
+
+// agentEvents wakes the Containers that wait for a node when one changes in what a choice looks at, and reconciles those
+// on the node when it is lost or found.
+func (r *Reconciler) agentEvents() handler.EventHandler {
+	both := func(ctx context.Context, q queue, o client.Object) {
+		r.wake(ctx, q)
+		r.wakeNode(ctx, q, o.GetName())
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { both(ctx, q, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { both(ctx, q, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			// An agent writes its status with every container that comes and goes; most of that is nobody's business here.
+			before, after := e.ObjectOld.(*v1alpha1.NodeAgent), e.ObjectNew.(*v1alpha1.NodeAgent)
+			heard := !sameReady(before, after)
+			if heard {
+				r.wakeNode(ctx, q, after.Name)
+			}
+			if heard || agentMatters(before, after) {
+				r.wake(ctx, q)
+			}
+		},
+	}
+}
+
+func sameReady(a, b *v1alpha1.NodeAgent) bool {
+	x, y := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady)
+	return x == nil && y == nil || x != nil && y != nil && x.Status == y.Status
+}
+
+// agentMatters says whether a choice may come out otherwise.
+func agentMatters(a, b *v1alpha1.NodeAgent) bool {
+	return !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
+		!equality.Semantic.DeepEqual(a.Labels, b.Labels) ||
+		!equality.Semantic.DeepEqual(a.Status.Handlers, b.Status.Handlers) ||
+		!equality.Semantic.DeepEqual(a.Status.Allocatable, b.Status.Allocatable)
+}
+
+func nodeMatters(before, after client.Object) bool {
+	a, b := before.(*corev1.Node), after.(*corev1.Node)
+	return a.Spec.Unschedulable != b.Spec.Unschedulable ||
+		!equality.Semantic.DeepEqual(a.Spec.Taints, b.Spec.Taints) ||
+		!equality.Semantic.DeepEqual(a.Labels, b.Labels)
+}
+
+// wakeWaiting reconciles the Containers that wait for a node.
+func (r *Reconciler) wakeWaiting() handler.EventHandler {
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { r.wake(ctx, q) },
+		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q queue) { r.wake(ctx, q) },
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { r.wake(ctx, q) },
+	}
+}
+
+func (r *Reconciler) wake(ctx context.Context, q queue) {
+	list := &v1alpha1.ContainerList{}
+	if err := r.Client.List(ctx, list, client.MatchingFields{indexWaiting: "true"}, client.UnsafeDisableDeepCopy); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the Containers that wait for a node")
+		return
+	}
+	for i := range list.Items {
+		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+}
+
+// wakeNode reconciles the Containers on a node.
+func (r *Reconciler) wakeNode(ctx context.Context, q queue, node string) {
+	list := &v1alpha1.OCIBundleList{}
+	if err := r.Client.List(ctx, list, client.MatchingFields{indexNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the OCIBundles of a node", "node", node)
+		return
+	}
+	for i := range list.Items {
+		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+}
+
+// changed lets an update through only where it matters.
+func changed(matters func(before, after client.Object) bool) builder.WatchesOption {
+	return builder.WithPredicates(predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool { return matters(e.ObjectOld, e.ObjectNew) },
+	})
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controllers puts Berth's reconcilers together for a manager: what the informer cache holds, and which
+// controllers run. Each of them is a package of its own below; none imports another, but for container, which uses
+// scheduling. Nothing is collected as garbage here: an OCIBundle has its Container for owner, and Kubernetes does the rest.
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/container"
+	"github.com/berth-run/berth/controllers/node"
+	"github.com/berth-run/berth/controllers/scheduling"
+)
+
+// Leader election and its Lease, in the controller's own namespace.
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=berth-system,verbs=get;create;update
+// +kubebuilder:rbac:groups="",resources=events,namespace=berth-system,verbs=create;patch
+
+// Options are what can be set of the controllers.
+type Options struct {
+	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is node.DefaultGracePeriod.
+	NodeMonitorGracePeriod time.Duration
+	// Workers is how many Containers are reconciled at once; 0 is 4.
+	Workers int
+}
+
+// Scheme returns the kinds that the controllers handle.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(s); err != nil {
+		return nil, fmt.Errorf("kinds of Kubernetes: %w", err)
+	}
+	if err := v1alpha1.AddToScheme(s); err != nil {
+		return nil, fmt.Errorf("kinds of Berth: %w", err)
+	}
+	return s, nil
+}
+
+// CacheOptions keep the informer caches small: no managedFields, only the Leases of node agents, of an OCIBundle the digest
+// of its config, and of a Node what a choice looks at.
+func CacheOptions() cache.Options {
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.OCIBundle{}:   {Transform: container.TransformBundle},
+			&corev1.Node{}:          {Transform: transformNode},
+			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{v1alpha1.NodeLeaseNamespace: {}}},
+		},
+	}
+}
+
+func transformNode(object any) (any, error) {
+	if n, ok := object.(*corev1.Node); ok {
+		n.ManagedFields = nil
+		n.Annotations = nil
+		n.Status = corev1.NodeStatus{}
+	}
+	return object, nil
+}
+
+// SetupWithManager adds every controller to a manager that was made with Scheme and CacheOptions.
+func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
+	if o.NodeMonitorGracePeriod == 0 {
+		o.NodeMonitorGracePeriod = node.DefaultGracePeriod
+	}
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	recorder := mgr.GetEventRecorder(container.FieldOwner)
+	containers := &container.Reconciler{
+		Client:   mgr.GetClient(),
+		Live:     mgr.GetAPIReader(),
+		Ledger:   scheduling.NewLedger(),
+		Recorder: recorder,
+		Clock:    clock.RealClock{},
+	}
+	if err := containers.SetupWithManager(ctx, mgr, o.Workers); err != nil {
+		return fmt.Errorf("container controller: %w", err)
+	}
+	nodes := &node.Reconciler{
+		Client:      mgr.GetClient(),
+		Recorder:    recorder,
+		Clock:       clock.RealClock{},
+		GracePeriod: o.NodeMonitorGracePeriod,
+	}
+	if err := nodes.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("node controller: %w", err)
+	}
+	return nil
+}
