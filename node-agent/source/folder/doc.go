@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package folder is the source of an agent that runs alone: a folder of manifests, which hold the very same Containers that are
+// applied to a cluster, compiled by the same package.
+//
+// A file is taken whole or not at all. One that is wrong changes nothing of what an older, good version of it has brought about,
+// also after the agent was started anew: the fault is logged, and stands in the status. A file that is removed, and a Container that
+// is removed from a good file, are stopped and removed. A file without any Container is wrong, so that an editor which empties
+// a file before it writes removes nothing.
+//
+// What has been accepted, and what became of it, stands in one JSON file a Container, STATE/status/NAMESPACE_NAME.json: a Container
+// with its status. Files that are wrong stand in STATE/manifests.json. Read and ReadFaults read both, for people's tools.
+//
+// The package must not know how a container is run, nor any API server.
+package folder

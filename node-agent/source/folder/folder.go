@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/google/uuid"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// Options of a Folder.
+type Options struct {
+	// Dir holds the manifests: files that end in .yaml, .yml or .json. Folders in it and files that begin with a dot are
+	// passed over.
+	Dir string
+	// StateDir is the agent's, where the status is written.
+	StateDir string
+	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
+	NodeName   string
+	NodeLabels map[string]string
+	// Debounce is how long to wait for more changes after one; 0 is 200 ms.
+	Debounce time.Duration
+	// Resync is how often to look without having been told; 0 is 30 s.
+	Resync time.Duration
+	// Log is optional.
+	Log *slog.Logger
+}
+
+// Folder is a source.Source.
+type Folder struct {
+	o      Options
+	on     node
+	rescan chan struct{}
+
+	mu      sync.RWMutex
+	synced  bool
+	entries map[source.Key]*entry
+	files   map[string]*file // by name
+	dirErr  string           // why the folder could not be read
+	written string           // what manifests.json holds
+	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
+	// files are what they were, nobody may take them for unwanted.
+	unsure map[source.Key]string
+}
+
+// entry is a Container that has been accepted, or is named by a file that is wrong. What its pointers point to is never
+// changed, only replaced.
+type entry struct {
+	file      string
+	container *v1alpha1.Container
+	bundle    *v1alpha1.OCIBundle // nil: never accepted
+	fault     string              // what is wrong with the file now
+}
+
+// file is what was found when a file was read last.
+type file struct {
+	stamp     stamp
+	manifests []manifest
+	err       error // of its content; or that it holds a name of another file
+	since     metav1.Time
+}
+
+// stamp changes when a file does.
+type stamp struct {
+	size  int64
+	mtime time.Time
+	ino   uint64
+	ctime int64
+}
+
+var _ source.Source = (*Folder)(nil)
+
+// New reads what an earlier agent has accepted. The manifests are read by Run.
+func New(o Options) (*Folder, error) {
+	if o.Dir == "" || !filepath.IsAbs(o.StateDir) {
+		return nil, fmt.Errorf("folder of manifests: found %q with state in %q; allowed: a folder, and an absolute one for state", o.Dir, o.StateDir)
+	}
+	info, err := os.Stat(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("folder of manifests: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("folder of manifests: found a file at %s; allowed: a folder", o.Dir)
+	}
+	if o.Debounce == 0 {
+		o.Debounce = 200 * time.Millisecond
+	}
+	if o.Resync == 0 {
+		o.Resync = 30 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root", "dir", o.Dir)
+	}
+	f := &Folder{
+		o: o, on: node{name: o.NodeName, labels: o.NodeLabels}, rescan: make(chan struct{}, 1),
+		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unsure: map[source.Key]string{},
+	}
+	if err := os.MkdirAll(statusDir(o.StateDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of status: %w", err)
+	}
+	return f, f.restore()
+}
+
+// restore reads what was accepted.
+func (f *Folder) restore() error {
+	all, err := Read(f.o.StateDir)
+	if err != nil {
+		f.o.Log.Error("a status cannot be read; its container is removed unless a manifest names it", "error", err)
+	}
+	for i := range all {
+		c := &all[i]
+		key := source.Key{Namespace: c.Namespace, Name: c.Name}
+		if c.Generation == 0 { // never accepted
+			continue
+		}
+		raw, err := json.Marshal(stripped(c))
+		if err != nil {
+			return err
+		}
+		m, err := parseOne(raw, f.on)
+		if err != nil {
+			// A newer Berth refuses what an older one took. It runs as it is until the manifest is mended.
+			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container", key.String(), "error", err)
+			f.unsure[key] = c.Annotations[annotationManifest]
+			continue
+		}
+		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec)}
+	}
+	return nil
+}
+
+// stripped is a Container as one would apply it.
+func stripped(c *v1alpha1.Container) *v1alpha1.Container {
+	out := &v1alpha1.Container{TypeMeta: c.TypeMeta, Spec: c.Spec}
+	out.Name, out.Namespace, out.Labels = c.Name, c.Namespace, c.Labels
+	return out
+}
+
+// Synced is part of source.Source.
+func (f *Folder) Synced() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.synced && len(f.unsure) == 0
+}
+
+// Get is part of source.Source.
+func (f *Folder) Get(key source.Key) *v1alpha1.OCIBundle {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if e := f.entries[key]; e != nil {
+		return e.bundle
+	}
+	return nil
+}
+
+// List is part of source.Source.
+func (f *Folder) List() []*v1alpha1.OCIBundle {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []*v1alpha1.OCIBundle
+	for _, e := range f.entries {
+		if e.bundle != nil {
+			out = append(out, e.bundle)
+		}
+	}
+	return out
+}
+
+// Run is part of source.Source.
+func (f *Folder) Run(ctx context.Context, events source.Events) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch manifests: %w", err)
+	}
+	defer watcher.Close()
+	resync := time.NewTicker(f.o.Resync)
+	defer resync.Stop()
+	var debounce <-chan time.Time
+	look := func() {
+		// Watched before it is read, so that no change falls between. A folder that was replaced is watched anew.
+		if err := watcher.Add(f.o.Dir); err != nil {
+			f.o.Log.Warn("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", f.o.Resync, "error", err)
+		}
+		before := f.Synced()
+		for _, key := range f.scan() {
+			events.Changed(key)
+		}
+		if !before && f.Synced() {
+			events.Synced()
+		}
+	}
+	look()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watcher.Events:
+			debounce = time.After(f.o.Debounce)
+		case err := <-watcher.Errors: // such as an overflow
+			f.o.Log.Warn("watching manifests", "error", err)
+			debounce = time.After(f.o.Debounce)
+		case <-f.rescan:
+			look()
+		case <-debounce:
+			debounce = nil
+			look()
+		case <-resync.C:
+			look()
+		}
+	}
+}
+
+// scan reads the folder and returns the keys of what changed.
+func (f *Folder) scan() []source.Key {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	names, err := f.readFiles()
+	if err != nil {
+		// Nothing is removed on the word of a folder that cannot be read.
+		if f.dirErr != err.Error() {
+			f.o.Log.Error("cannot read the folder of manifests; what runs goes on", "dir", f.o.Dir, "error", err)
+		}
+		f.dirErr = err.Error()
+		f.writeFaults()
+		return nil
+	}
+	f.dirErr = ""
+	claims := f.claim(names)
+
+	changed := map[source.Key]bool{}
+	for _, name := range names {
+		fl := f.files[name]
+		if fl.err != nil {
+			f.noteBroken(name, fl.err, changed)
+			continue
+		}
+		for _, m := range fl.manifests {
+			key := keyOf(m.container)
+			if claims[key] == name {
+				f.accept(key, name, m, changed)
+			}
+		}
+	}
+	for key, e := range f.entries {
+		if _, claimed := claims[key]; claimed {
+			continue
+		}
+		if e.bundle == nil { // named by a file that was wrong, and is gone or mended
+			delete(f.entries, key)
+			f.removeStatus(key)
+			continue
+		}
+		if e.bundle.DeletionTimestamp == nil {
+			f.o.Log.Info("manifest removed", "container", key.String(), "file", e.file)
+			f.replace(key, func(e *entry, c *v1alpha1.Container, b *v1alpha1.OCIBundle) {
+				now := metav1.Now()
+				c.DeletionTimestamp, b.DeletionTimestamp = &now, &now
+				c.Generation++
+				b.Generation = c.Generation
+				e.fault = ""
+			})
+			changed[key] = true
+		}
+	}
+	maps.DeleteFunc(f.unsure, func(key source.Key, name string) bool {
+		fl, e := f.files[name], f.entries[key]
+		return fl == nil || fl.err == nil || e != nil && e.bundle != nil
+	})
+	f.synced = true
+	f.writeFaults()
+	return slices.Collect(maps.Keys(changed))
+}
+
+// readFiles reads what has changed in the folder, and returns the sorted names of the manifests that are there.
+func (f *Folder) readFiles() ([]string, error) {
+	entries, err := os.ReadDir(f.o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasPrefix(name, ".") || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+			continue
+		}
+		path := filepath.Join(f.o.Dir, name)
+		info, err := os.Stat(path) // a symlink is followed, as a mounted ConfigMap has them
+		if errors.Is(err, fs.ErrNotExist) && e.Type()&fs.ModeSymlink == 0 {
+			continue // removed since
+		}
+		if err == nil && info.IsDir() {
+			continue
+		}
+		there[name] = true
+		now := stampOf(info)
+		old := f.files[name]
+		if err == nil && old != nil && old.stamp == now {
+			continue
+		}
+		fl := &file{stamp: now, since: metav1.Now()}
+		if err == nil {
+			var data []byte
+			if data, err = readFile(path); err == nil {
+				fl.manifests, err = parse(data, f.on)
+			}
+		}
+		fl.err = err
+		if err != nil && (old == nil || old.err == nil || old.err.Error() != err.Error()) {
+			f.o.Log.Error("manifest refused; what an older version of it has started goes on", "file", path, "error", err)
+		}
+		f.files[name] = fl
+	}
+	maps.DeleteFunc(f.files, func(name string, _ *file) bool { return !there[name] })
+	return slices.Sorted(maps.Keys(there)), nil
+}
+
+// claim says which file each Container belongs to. The file that it came from keeps it; else the first in the order of names has it. A file
+// that has a name of another's is wrong.
+func (f *Folder) claim(names []string) map[source.Key]string {
+	claims := map[source.Key]string{}
+	for key, e := range f.entries {
+		fl := f.files[e.file]
+		if fl == nil {
+			continue
+		}
+		if fl.err != nil || slices.ContainsFunc(fl.manifests, func(m manifest) bool { return keyOf(m.container) == key }) {
+			claims[key] = e.file
+		}
+	}
+	for _, name := range names {
+		fl := f.files[name]
+		if fl.err != nil && fl.manifests == nil {
+			continue
+		}
+		fl.err = nil // that of an earlier look: the other file may be gone
+		for _, m := range fl.manifests {
+			key := keyOf(m.container)
+			if other, taken := claims[key]; taken && other != name {
+				fl.err = fmt.Errorf("metadata.name: found %s, which %s has already; allowed: each name in one file only", key, other)
+				break
+			}
+		}
+		if fl.err != nil {
+			continue
+		}
+		for _, m := range fl.manifests {
+			claims[keyOf(m.container)] = name
+		}
+	}
+	for key, e := range f.entries { // of a file that is wrong because of its names
+		if fl := f.files[e.file]; fl != nil && fl.err != nil && claims[key] == "" {
+			claims[key] = e.file
+		}
+	}
+	for _, name := range names { // a Container that is known only from a file that is wrong
+		for _, c := range faulty(f.files[name].err) {
+			if _, taken := claims[keyOf(c)]; !taken {
+				claims[keyOf(c)] = name
+			}
+		}
+	}
+	return claims
+}
+
+// faulty returns the Containers that the faults of an error name.
+func faulty(err error) []*v1alpha1.Container {
+	var out []*v1alpha1.Container
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range many.Unwrap() {
+			out = append(out, faulty(e)...)
+		}
+	}
+	if one, ok := err.(*fault); ok && one.container != nil {
+		out = append(out, one.container)
+	}
+	return out
+}
+
+// accept takes a Container over.
+func (f *Folder) accept(key source.Key, name string, m manifest, changed map[source.Key]bool) {
+	old := f.entries[key]
+	if old != nil && old.bundle != nil && old.bundle.DeletionTimestamp != nil {
+		return // it is made afresh when the old one is gone
+	}
+	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && sameSpec(old.container, m.container) {
+		return
+	}
+	c := m.container.DeepCopy()
+	c.UID = UID(key)
+	c.Generation = 1
+	c.CreationTimestamp = metav1.Now().Rfc3339Copy()
+	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
+	if old != nil && old.bundle != nil {
+		c.Generation, c.CreationTimestamp, c.Status = old.container.Generation, old.container.CreationTimestamp, old.container.Status
+		if !sameSpec(old.container, m.container) {
+			c.Generation++
+			changed[key] = true
+		}
+	} else {
+		changed[key] = true
+	}
+	if c.Annotations == nil {
+		c.Annotations = map[string]string{}
+	}
+	c.Annotations[annotationManifest] = name
+	if changed[key] {
+		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
+	}
+	e := &entry{file: name, container: c, bundle: f.toBundle(c, m.spec)}
+	f.entries[key] = e
+	f.writeStatus(key, e)
+}
+
+// noteBroken tells of a wrong file where people look for its Containers.
+func (f *Folder) noteBroken(name string, err error, changed map[source.Key]bool) {
+	for key, e := range f.entries {
+		if e.file == name && e.fault != err.Error() {
+			f.replace(key, func(e *entry, _ *v1alpha1.Container, _ *v1alpha1.OCIBundle) { e.fault = err.Error() })
+		}
+	}
+	for _, c := range faulty(err) {
+		key := keyOf(c)
+		if f.entries[key] != nil {
+			continue
+		}
+		c := c.DeepCopy()
+		c.UID, c.CreationTimestamp = UID(key), metav1.Now().Rfc3339Copy()
+		c.Annotations = map[string]string{annotationManifest: name}
+		c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, Phase: v1alpha1.ContainerPending, NodeName: f.on.name}
+		e := &entry{file: name, container: c, fault: err.Error()}
+		f.entries[key] = e
+		f.writeStatus(key, e)
+	}
+}
+
+// replace changes copies of what an entry holds, and the entry, and writes its status.
+func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle)) {
+	old := f.entries[key]
+	e := &entry{file: old.file, container: old.container.DeepCopy(), bundle: old.bundle.DeepCopy(), fault: old.fault}
+	change(e, e.container, e.bundle)
+	f.entries[key] = e
+	f.writeStatus(key, e)
+}
+
+// ReportStatus is part of source.Source.
+func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := source.Key{Namespace: bundle.Namespace, Name: bundle.Name}
+	old := f.entries[key]
+	if old == nil || old.bundle == nil || old.bundle.UID != bundle.UID {
+		return nil
+	}
+	e := &entry{file: old.file, container: old.container.DeepCopy(), bundle: old.bundle.DeepCopy(), fault: old.fault}
+	e.bundle.Status = *status.DeepCopy()
+	e.container.Status.ObservedGeneration = status.ObservedGeneration
+	e.container.Status.Phase = status.Phase
+	e.container.Status.RunStatus = *status.RunStatus.DeepCopy()
+	for _, c := range status.Conditions {
+		setCondition(e.container, c)
+	}
+	if err := f.store(key, e); err != nil {
+		return err
+	}
+	f.entries[key] = e
+	return nil
+}
+
+// Release is part of source.Source.
+func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e := f.entries[key]; e != nil && (e.bundle == nil || e.bundle.UID != uid || e.bundle.DeletionTimestamp == nil) {
+		return nil
+	}
+	if err := f.removeStatus(key); err != nil {
+		return err
+	}
+	delete(f.entries, key)
+	select { // it may have come back meanwhile
+	case f.rescan <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
+	b := &v1alpha1.OCIBundle{Spec: *spec}
+	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
+	b.Labels = map[string]string{"berth.run/container": c.Name}
+	b.Status = v1alpha1.OCIBundleStatus{
+		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
+	}
+	for _, cond := range c.Status.Conditions {
+		if cond.Type == v1alpha1.ConditionImageReady || cond.Type == v1alpha1.ConditionRunning {
+			b.Status.Conditions = append(b.Status.Conditions, cond)
+		}
+	}
+	return b
+}
+
+// space is the UUID namespace of UID; it must never change.
+var space = uuid.MustParse("6f0c1d9e-5f0b-5c55-9a55-8d0b6e1f7a43")
+
+// UID is the same for the same namespace and name, on every node and after every start.
+func UID(key source.Key) types.UID {
+	return types.UID(uuid.NewSHA1(space, []byte(key.Namespace+"/"+key.Name)).String())
+}
+
+func keyOf(c *v1alpha1.Container) source.Key {
+	return source.Key{Namespace: c.Namespace, Name: c.Name}
+}
+
+func sameSpec(a, b *v1alpha1.Container) bool {
+	x, err1 := json.Marshal(a.Spec)
+	y, err2 := json.Marshal(b.Spec)
+	return err1 == nil && err2 == nil && string(x) == string(y)
+}

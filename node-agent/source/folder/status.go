@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// annotationManifest names the file that a Container came from.
+const annotationManifest = "berth.run/manifest"
+
+// Fault is a manifest that was refused.
+type Fault struct {
+	// File is the name of the manifest, or the folder where that cannot be read.
+	File string `json:"file"`
+	// Message lists all that is wrong with it.
+	Message string `json:"message"`
+	// Since is when it was read.
+	Since metav1.Time `json:"since,omitzero"`
+}
+
+func statusDir(stateDir string) string { return filepath.Join(stateDir, "status") }
+
+func faultsFile(stateDir string) string { return filepath.Join(stateDir, "manifests.json") }
+
+// statusFile is NAMESPACE_NAME.json, with the name made short where it would be longer than a file name may be.
+func statusFile(stateDir string, key source.Key) string {
+	name := key.Namespace + "_" + key.Name
+	if len(name) > 200 {
+		sum := sha256.Sum256([]byte(name))
+		name = name[:180] + "+" + hex.EncodeToString(sum[:6])
+	}
+	return filepath.Join(statusDir(stateDir), name+".json")
+}
+
+// Read returns all Containers that an agent with this state folder has accepted or refused, with their status, sorted by
+// namespace and name. What can be read is returned beside the error of what cannot.
+func Read(stateDir string) ([]v1alpha1.Container, error) {
+	entries, err := os.ReadDir(statusDir(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read status: %w", err)
+	}
+	var out []v1alpha1.Container
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(e.Name()) != ".json" {
+			continue
+		}
+		path := filepath.Join(statusDir(stateDir), e.Name())
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed since
+		}
+		var c v1alpha1.Container
+		if err == nil {
+			err = json.Unmarshal(data, &c)
+		}
+		if err == nil && c.Name == "" {
+			err = errors.New("metadata.name: found nothing")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read status %s: %w", path, err))
+			continue
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b v1alpha1.Container) int {
+		return strings.Compare(a.Namespace+"\x00"+a.Name, b.Namespace+"\x00"+b.Name)
+	})
+	return out, errors.Join(errs...)
+}
+
+// ReadFaults returns the manifests that an agent with this state folder refuses now.
+func ReadFaults(stateDir string) ([]Fault, error) {
+	data, err := os.ReadFile(faultsFile(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read faults of manifests: %w", err)
+	}
+	var out []Fault
+	if err := json.Unmarshal(data, &out); err != nil {
+		return nil, fmt.Errorf("read faults of manifests: %w", err)
+	}
+	return out, nil
+}
+
+// writeFaults writes manifests.json if it is to hold something else than it does.
+func (f *Folder) writeFaults() {
+	faults := []Fault{}
+	if f.dirErr != "" {
+		faults = append(faults, Fault{File: f.o.Dir, Message: f.dirErr})
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.files)) {
+		if fl := f.files[name]; fl.err != nil {
+			faults = append(faults, Fault{File: filepath.Join(f.o.Dir, name), Message: fl.err.Error(), Since: fl.since.Rfc3339Copy()})
+		}
+	}
+	data, err := json.Marshal(faults)
+	if err != nil || string(data) == f.written {
+		return
+	}
+	if err := atomicfile.Write(faultsFile(f.o.StateDir), data); err != nil {
+		f.o.Log.Error("cannot tell of refused manifests", "error", err)
+		return
+	}
+	f.written = string(data)
+}
+
+// writeStatus stores an entry; the next change of it tries again if that fails.
+func (f *Folder) writeStatus(key source.Key, e *entry) {
+	if err := f.store(key, e); err != nil {
+		f.o.Log.Error("cannot write status", "container", key.String(), "error", err)
+	}
+}
+
+// store writes an entry's Container with the conditions that only this source can know.
+func (f *Folder) store(key source.Key, e *entry) error {
+	if e.fault != "" {
+		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
+			Message: e.file + ": " + e.fault, ObservedGeneration: e.container.Generation})
+	} else {
+		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
+			Message: "the spec compiles", ObservedGeneration: e.container.Generation})
+	}
+	setCondition(e.container, ready(e))
+	data, err := json.Marshal(e.container)
+	if err != nil {
+		return fmt.Errorf("write status of %s: %w", key, err)
+	}
+	return atomicfile.Write(statusFile(f.o.StateDir, key), data)
+}
+
+// ready computes the condition Ready from the others. A fault of the manifest does not take away that the older version does its work.
+func ready(e *entry) metav1.Condition {
+	out := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, ObservedGeneration: e.container.Generation,
+		Reason: v1alpha1.ReasonProgressing, Message: "not looked at yet"}
+	if e.bundle == nil {
+		out.Reason, out.Message = v1alpha1.ReasonInvalidSpec, e.file+": "+e.fault
+		return out
+	}
+	running := meta.FindStatusCondition(e.container.Status.Conditions, v1alpha1.ConditionRunning)
+	if running == nil {
+		return out
+	}
+	out.Reason, out.Message = running.Reason, running.Message
+	if running.Status == metav1.ConditionTrue || e.container.Status.Phase == v1alpha1.ContainerSucceeded {
+		out.Status = metav1.ConditionTrue
+	}
+	return out
+}
+
+func setCondition(c *v1alpha1.Container, cond metav1.Condition) {
+	if cond.LastTransitionTime.IsZero() {
+		cond.LastTransitionTime = metav1.Now().Rfc3339Copy()
+	}
+	meta.SetStatusCondition(&c.Status.Conditions, cond)
+}
+
+func (f *Folder) removeStatus(key source.Key) error {
+	if err := os.Remove(statusFile(f.o.StateDir, key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove status: %w", err)
+	}
+	return nil
+}
+
+func stampOf(info fs.FileInfo) stamp {
+	if info == nil {
+		return stamp{}
+	}
+	s := stamp{size: info.Size(), mtime: info.ModTime()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.ino, s.ctime = st.Ino, st.Ctim.Nano()
+	}
+	return s
+}

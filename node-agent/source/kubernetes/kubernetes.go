@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its node, which it watches by the
+// selectable field spec.nodeName, so that the API server sends it no others.
+//
+// The agent is the only one that writes an OCIBundle's status, so the status is replaced as a whole. The package must not know
+// Containers: those are the controller's.
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// Options of a Kubernetes source.
+type Options struct {
+	// Config says how to reach the API server.
+	Config *rest.Config
+	// NodeName is whose OCIBundles are watched.
+	NodeName string
+	// Log is optional.
+	Log *slog.Logger
+}
+
+// Kubernetes is a source.Source.
+type Kubernetes struct {
+	o      Options
+	client client.Client
+	cache  cache.Cache
+	store  atomic.Pointer[toolscache.Indexer]
+	synced atomic.Bool
+}
+
+var _ source.Source = (*Kubernetes)(nil)
+
+// New makes a source that asks nothing of the API server before Run.
+func New(o Options) (*Kubernetes, error) {
+	if o.NodeName == "" {
+		return nil, errors.New("kubernetes source: found no node name")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	// The mapping of our own three kinds is known: no discovery is needed, so that the agent starts without an API server.
+	mapper := v1alpha1Mapper()
+	c, err := client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes source: %w", err)
+	}
+	informers, err := cache.New(o.Config, cache.Options{
+		Scheme: scheme, Mapper: mapper,
+		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.OCIBundle{}: {Field: fields.OneTermEqualSelector(v1alpha1.OCIBundleNodeNameField, o.NodeName)},
+		},
+		DefaultTransform: dropManagedFields,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes source: %w", err)
+	}
+	return &Kubernetes{o: o, client: c, cache: informers}, nil
+}
+
+// dropManagedFields spares memory: nobody here reads them.
+func dropManagedFields(obj any) (any, error) {
+	if o, ok := obj.(client.Object); ok {
+		o.SetManagedFields(nil)
+	}
+	return obj, nil
+}
+
+// Run is part of source.Source.
+func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
+	informer, err := k.cache.GetInformer(ctx, &v1alpha1.OCIBundle{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch OCIBundles: %w", err)
+	}
+	shared, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return fmt.Errorf("watch OCIBundles: found an informer of type %T", informer)
+	}
+	indexer := shared.GetIndexer()
+	k.store.Store(&indexer)
+	tell := func(obj any) {
+		if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if b, ok := obj.(*v1alpha1.OCIBundle); ok {
+			events.Changed(source.Key{Namespace: b.Namespace, Name: b.Name})
+		}
+	}
+	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: tell,
+		UpdateFunc: func(old, now any) {
+			// The agent's own writes of the status are nothing new.
+			a, aok := old.(*v1alpha1.OCIBundle)
+			b, bok := now.(*v1alpha1.OCIBundle)
+			if aok && bok && a.UID == b.UID && a.Generation == b.Generation && a.DeletionTimestamp.Equal(b.DeletionTimestamp) {
+				return
+			}
+			tell(now)
+		},
+		DeleteFunc: tell,
+	}); err != nil {
+		return fmt.Errorf("watch OCIBundles: %w", err)
+	}
+	go func() {
+		warned := time.Now()
+		for !informer.HasSynced() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			if time.Since(warned) > 30*time.Second {
+				k.o.Log.Warn("the API server has not told yet which bundles are wanted; what runs goes on")
+				warned = time.Now()
+			}
+		}
+		k.synced.Store(true)
+		events.Synced()
+	}()
+	return k.cache.Start(ctx)
+}
+
+// Synced is part of source.Source.
+func (k *Kubernetes) Synced() bool { return k.synced.Load() }
+
+// Get is part of source.Source.
+func (k *Kubernetes) Get(key source.Key) *v1alpha1.OCIBundle {
+	store := k.store.Load()
+	if store == nil {
+		return nil
+	}
+	obj, ok, err := (*store).GetByKey(key.Namespace + "/" + key.Name)
+	if err != nil || !ok {
+		return nil
+	}
+	b, _ := obj.(*v1alpha1.OCIBundle)
+	return b
+}
+
+// List is part of source.Source.
+func (k *Kubernetes) List() []*v1alpha1.OCIBundle {
+	store := k.store.Load()
+	if store == nil {
+		return nil
+	}
+	var out []*v1alpha1.OCIBundle
+	for _, obj := range (*store).List() {
+		if b, ok := obj.(*v1alpha1.OCIBundle); ok {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// patch is one operation of a JSON patch (RFC 6902).
+type patch struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the bundle is still the same one.
+func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
+	data, err := json.Marshal([]patch{{"test", "/metadata/uid", b.UID}, {"add", "/status", status}})
+	if err != nil {
+		return fmt.Errorf("report status: %w", err)
+	}
+	target := &v1alpha1.OCIBundle{}
+	target.Namespace, target.Name = b.Namespace, b.Name
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err = k.client.Status().Patch(ctx, target, client.RawPatch(types.JSONPatchType, data))
+	if apierrors.IsNotFound(err) || k.replaced(ctx, err, b) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("report status of OCIBundle %s/%s: %w", b.Namespace, b.Name, err)
+	}
+	return nil
+}
+
+// replaced tells whether a patch failed because another bundle has the name now: a failed test is Invalid.
+func (k *Kubernetes) replaced(ctx context.Context, err error, b *v1alpha1.OCIBundle) bool {
+	if !apierrors.IsInvalid(err) {
+		return false
+	}
+	now := &v1alpha1.OCIBundle{}
+	err = k.client.Get(ctx, client.ObjectKeyFromObject(b), now)
+	return apierrors.IsNotFound(err) || err == nil && now.UID != b.UID
+}
+
+// Release is part of source.Source: it removes the finalizer.
+func (k *Kubernetes) Release(ctx context.Context, key source.Key, uid types.UID) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	b := &v1alpha1.OCIBundle{}
+	err := k.client.Get(ctx, key, b)
+	if apierrors.IsNotFound(err) || err == nil && b.UID != uid {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release OCIBundle %s: %w", key, err)
+	}
+	i := slices.Index(b.Finalizers, v1alpha1.OCIBundleFinalizer)
+	if i < 0 || b.DeletionTimestamp == nil {
+		return nil
+	}
+	before := b.DeepCopy()
+	b.Finalizers = slices.Delete(b.Finalizers, i, i+1)
+	// With the resourceVersion, since a merge patch replaces the whole list and others may have finalizers there, too.
+	err = k.client.Patch(ctx, b, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("release OCIBundle %s: %w", key, err)
+	}
+	return nil
+}
