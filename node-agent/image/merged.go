@@ -17,7 +17,7 @@ import (
 // found is what a name is in the merged view of the layers.
 type found struct {
 	st     unix.Stat_t
-	parent int    // directory of the layer that the name was found in; owned by the caller
+	parent int    // directory of the layer that the name was found in
 	layer  int    // index in applier.layers: 0 is the layer being applied
 	target string // of a symbolic link
 }
@@ -30,70 +30,108 @@ func isWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-// lookup finds the last of canonical components, all others of which are directories in the merged view. It returns nil when
-// nothing is there, or when it was removed.
-func (a *applier) lookup(parts []string) (*found, error) {
-	type dir struct{ fd, layer int }
-	dirs := make([]dir, 0, len(a.layers))
+// view is one directory of the merged view: the directories of all layers that are merged there, highest first. Its descriptors
+// are its own.
+type view []viewDir
+
+type viewDir struct{ fd, layer int }
+
+func (v view) close() {
+	for _, d := range v {
+		_ = unix.Close(d.fd)
+	}
+}
+
+// rootView is the root of the image.
+func (a *applier) rootView() (view, error) {
+	var v view
 	for i, fd := range a.layers {
 		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
+			v.close()
 			return nil, err
 		}
-		dirs = append(dirs, dir{own, i})
+		v = append(v, viewDir{own, i})
 	}
-	closeAll := func(ds []dir) {
-		for _, d := range ds {
-			_ = unix.Close(d.fd)
-		}
-	}
-	for i, c := range parts {
-		var next []dir
-		for k, d := range dirs {
-			var st unix.Stat_t
-			err := unix.Fstatat(d.fd, c, &st, unix.AT_SYMLINK_NOFOLLOW)
-			if err == unix.ENOENT {
-				continue
-			}
-			if err != nil {
-				closeAll(next)
-				closeAll(dirs)
+	return v, nil
+}
+
+// find finds one name. It returns nil when nothing is there, or when it was removed. The result's parent is the view's.
+func (v view) find(name string) (*found, error) {
+	for _, d := range v {
+		f := &found{parent: d.fd, layer: d.layer}
+		err := unix.Fstatat(d.fd, name, &f.st, unix.AT_SYMLINK_NOFOLLOW)
+		switch {
+		case err == unix.ENOENT:
+			continue
+		case err != nil:
+			return nil, err
+		case isWhiteout(&f.st):
+			return nil, nil
+		case f.kind() == unix.S_IFLNK:
+			if f.target, err = readlinkat(d.fd, name); err != nil {
 				return nil, err
 			}
-			if isWhiteout(&st) {
-				break
-			}
-			if i == len(parts)-1 {
-				f := &found{st: st, parent: d.fd, layer: d.layer}
-				closeAll(dirs[:k])
-				closeAll(dirs[k+1:])
-				if f.kind() == unix.S_IFLNK {
-					if f.target, err = readlinkat(d.fd, c); err != nil {
-						f.close()
-						return nil, err
-					}
-				}
-				return f, nil
-			}
-			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-				break // hides the directories below
-			}
-			fd, err := unix.Openat(d.fd, c, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-			if err != nil {
-				closeAll(next)
-				closeAll(dirs)
-				return nil, err
-			}
-			next = append(next, dir{fd, d.layer})
-			if a.isOpaque(fd) {
-				break
-			}
 		}
-		closeAll(dirs)
-		dirs = next
+		return f, nil
 	}
-	closeAll(dirs)
 	return nil, nil
+}
+
+// enter returns a directory of the view, empty when none is there.
+func (a *applier) enter(v view, name string) (view, error) {
+	var next view
+	for _, d := range v {
+		fd, err := unix.Openat(d.fd, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		switch err {
+		case nil:
+		case unix.ENOENT:
+			continue
+		case unix.ENOTDIR, unix.ELOOP: // a whiteout or a file hides what is below
+			return next, nil
+		default:
+			next.close()
+			return nil, err
+		}
+		next = append(next, viewDir{fd, d.layer})
+		if a.isOpaque(fd) {
+			break
+		}
+	}
+	return next, nil
+}
+
+// walk enters one directory after the other.
+func (a *applier) walk(parts []string) (view, error) {
+	v, err := a.rootView()
+	for _, c := range parts {
+		if err != nil || len(v) == 0 {
+			break
+		}
+		var next view
+		next, err = a.enter(v, c)
+		v.close()
+		v = next
+	}
+	return v, err
+}
+
+// lookup finds the last of canonical components, all others of which are directories. The caller closes the result.
+func (a *applier) lookup(parts []string) (*found, error) {
+	last := len(parts) - 1
+	v, err := a.walk(parts[:last])
+	if err != nil {
+		return nil, err
+	}
+	defer v.close()
+	f, err := v.find(parts[last])
+	if err != nil || f == nil {
+		return nil, err
+	}
+	if f.parent, err = unix.FcntlInt(uintptr(f.parent), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func readlinkat(dir int, name string) (string, error) {
@@ -111,12 +149,21 @@ func (a *applier) isOpaque(dir int) bool {
 	return err == nil && n == 1 && b[0] == 'y'
 }
 
+// maxSteps bounds the work of resolving one name, which links can multiply.
+const maxSteps = 8192
+
 // canonical resolves the symbolic links in the name of a directory, inside the image, as the finished image has them. Of the
 // result some trailing components may not be there yet.
 func (a *applier) canonical(parts []string) ([]string, error) {
 	var out []string
 	todo := parts
-	links, size := 0, 0
+	links, steps := 0, 0
+	here, err := a.rootView() // the directory out, unless stale
+	if err != nil {
+		return nil, err
+	}
+	defer func() { here.close() }()
+	stale := false
 	for len(todo) > 0 {
 		c := todo[0]
 		todo = todo[1:]
@@ -125,41 +172,53 @@ func (a *applier) canonical(parts []string) ([]string, error) {
 			continue
 		case "..": // of a link's target
 			if len(out) > 0 {
-				out = out[:len(out)-1]
+				out, stale = out[:len(out)-1], true
 			}
 			continue
 		}
-		out = append(out[:len(out):len(out)], c)
-		f, err := a.lookup(out)
+		if stale {
+			here.close()
+			if here, err = a.walk(out); err != nil {
+				return nil, err
+			}
+			stale = false
+			steps += len(out)
+		}
+		if steps++; steps > maxSteps {
+			return nil, unix.ELOOP
+		}
+		f, err := here.find(c)
 		if err != nil {
 			return nil, err
 		}
 		if f == nil || f.layer != 0 {
 			a.dependent = true
 		}
-		if f == nil {
-			continue
-		}
-		f.close()
-		switch f.kind() {
-		case unix.S_IFDIR:
-		case unix.S_IFLNK:
+		switch {
+		case f == nil || f.kind() == unix.S_IFDIR:
+			next, err := a.enter(here, c)
+			if err != nil {
+				return nil, err
+			}
+			here.close()
+			here = next
+			out = append(out[:len(out):len(out)], c)
+		case f.kind() == unix.S_IFLNK:
 			if links++; links > maxLinks {
 				return nil, unix.ELOOP
 			}
-			out = out[:len(out)-1]
 			if strings.HasPrefix(f.target, "/") {
-				out = nil
+				out, stale = nil, true
 			}
 			todo = append(strings.Split(f.target, "/"), todo...)
 		default:
-			return nil, fmt.Errorf("its parent %q is %s; allowed: a directory", shorten(strings.Join(out, "/")), fileType(f.st.Mode))
+			return nil, fmt.Errorf("its parent %q is %s; allowed: a directory", shorten(strings.Join(append(out, c), "/")), fileType(f.st.Mode))
+		}
+		if len(out) >= maxPath/2 {
+			return nil, unix.ENAMETOOLONG
 		}
 	}
-	for _, c := range out {
-		size += len(c) + 1
-	}
-	if size >= maxPath {
+	if len(strings.Join(out, "/")) >= maxPath {
 		return nil, unix.ENAMETOOLONG
 	}
 	return out, nil
@@ -209,10 +268,28 @@ func (a *applier) makeParents(canon []string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	var here view // the directory fd, once something is missing
+	missing := false
+	defer func() { here.close() }()
 	for i, c := range canon {
 		next, err := unix.Openat(fd, c, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err == unix.ENOENT || err == unix.ENOTDIR {
-			if err = a.makeParent(fd, canon[:i+1]); err == nil {
+			if !missing {
+				missing = true
+				here, err = a.walk(canon[:i])
+			} else {
+				err = nil
+			}
+			var below view
+			if err == nil {
+				below, err = a.enter(here, c)
+			}
+			if err == nil {
+				err = a.makeParent(fd, canon[:i+1], here)
+			}
+			here.close()
+			here = below
+			if err == nil {
 				next, err = unix.Openat(fd, c, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			}
 		}
@@ -226,11 +303,11 @@ func (a *applier) makeParents(canon []string) (int, error) {
 }
 
 // makeParent makes a directory that an entry needs and the layer does not describe: like that of the layers below, or root's
-// and 0755 as docker and containerd make them.
-func (a *applier) makeParent(parent int, canon []string) error {
+// and 0755 as docker and containerd make them. here is the merged view of its parent.
+func (a *applier) makeParent(parent int, canon []string, here view) error {
 	a.dependent = true
 	base := canon[len(canon)-1]
-	below, err := a.lookup(canon)
+	below, err := here.find(base)
 	if err != nil {
 		return err
 	}
@@ -266,7 +343,6 @@ func (a *applier) makeParent(parent int, canon []string) error {
 		a.times = append(a.times, dirTime{path: name, times: [2]unix.Timespec{a.now, a.now}})
 		return unix.Fchmod(fd, 0o755)
 	}
-	defer below.close()
 	a.times = append(a.times, dirTime{path: name, times: [2]unix.Timespec{below.st.Atim, below.st.Mtim}})
 	from, err := unix.Openat(below.parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
