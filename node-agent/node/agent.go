@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+const (
+	// fieldOwner owns what the agent applies of a NodeAgent, and nothing else: spec is the administrator's.
+	fieldOwner = "berth-agent"
+	// LeaseSeconds after which an agent that has not renewed its Lease counts as lost.
+	LeaseSeconds = 40
+	// renewEvery is a quarter of it, as the kubelet has it.
+	renewEvery = 10 * time.Second
+	// statusEvery is how often the status is written although it has not changed.
+	statusEvery = 5 * time.Minute
+)
+
+// Load is what is asked of the machine now.
+type Load struct {
+	// Allocated is the sum of all requests.
+	Allocated corev1.ResourceList
+	// Containers is how many bundles there are.
+	Containers int32
+	// Ready is nil if the agent can run containers, else why it cannot.
+	Ready error
+}
+
+// Options of an Agent.
+type Options struct {
+	Config *rest.Config
+	// Name of the NodeAgent and of the Lease.
+	Name     string
+	Facts    Facts
+	Handlers []v1alpha1.NodeHandler
+	// Load is asked each time the status is looked at.
+	Load func(ctx context.Context) Load
+	// Log is optional.
+	Log *slog.Logger
+}
+
+// Agent keeps a NodeAgent and its Lease.
+type Agent struct {
+	o      Options
+	client client.Client
+
+	uid     types.UID // of the NodeAgent
+	lease   *coordinationv1.Lease
+	written *v1alpha1.NodeAgentStatus
+	at      time.Time // when it was written
+	failing bool
+}
+
+// New makes an Agent that asks nothing of the API server before Run.
+func New(o Options) (*Agent, error) {
+	if o.Name == "" || o.Load == nil {
+		return nil, errors.New("node agent: found no name or load; allowed: both")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	mapper := meta.NewDefaultRESTMapper(nil)
+	gv := v1alpha1.GroupVersion
+	mapper.AddSpecific(gv.WithKind("NodeAgent"), gv.WithResource("nodeagents"), gv.WithResource("nodeagent"), meta.RESTScopeRoot)
+	cv := coordinationv1.SchemeGroupVersion
+	mapper.AddSpecific(cv.WithKind("Lease"), cv.WithResource("leases"), cv.WithResource("lease"), meta.RESTScopeNamespace)
+	c, err := client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return nil, fmt.Errorf("node agent: %w", err)
+	}
+	return &Agent{o: o, client: c}, nil
+}
+
+// Run keeps NodeAgent and Lease fresh until ctx ends. What fails is logged and tried again at the next beat.
+func (a *Agent) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second) // a change of the status is told within a second
+	defer tick.Stop()
+	var renewed time.Time
+	for {
+		if time.Since(renewed) >= renewEvery {
+			err := a.beat(ctx)
+			if err == nil {
+				renewed = time.Now()
+			} else if ctx.Err() == nil {
+				a.o.Log.Warn("heartbeat failed; trying again", "error", err)
+			}
+			a.failing = err != nil
+		} else if err := a.status(ctx); err != nil && ctx.Err() == nil {
+			a.o.Log.Warn("cannot write the NodeAgent's status; trying again", "error", err)
+			a.written = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// beat renews the Lease. Around a gap it writes the status too, since others may have called the node lost meanwhile.
+func (a *Agent) beat(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	if a.failing {
+		a.written = nil
+	}
+	if a.uid == "" || a.failing {
+		if err := a.register(ctx); err != nil {
+			return err
+		}
+	}
+	if err := a.status(ctx); err != nil {
+		return err
+	}
+	return a.renew(ctx)
+}
+
+// register applies the NodeAgent and its labels.
+func (a *Agent) register(ctx context.Context) error {
+	labels := map[string]any{}
+	for k, v := range Labels(a.o.Name) {
+		labels[k] = v
+	}
+	obj := a.object()
+	obj.Object["metadata"].(map[string]any)["labels"] = labels
+	if err := a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
+		return fmt.Errorf("apply NodeAgent %s: %w", a.o.Name, err)
+	}
+	now := &v1alpha1.NodeAgent{}
+	if err := a.client.Get(ctx, types.NamespacedName{Name: a.o.Name}, now); err != nil {
+		return fmt.Errorf("get NodeAgent %s: %w", a.o.Name, err)
+	}
+	if a.uid != now.UID {
+		a.lease = nil // its owner is another
+	}
+	a.uid = now.UID
+	// Where an earlier agent said the same, the time of the transition stays.
+	a.written = now.Status.DeepCopy()
+	a.at = time.Time{}
+	return nil
+}
+
+func (a *Agent) object() *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "NodeAgent", "metadata": map[string]any{"name": a.o.Name},
+	}}
+}
+
+// status applies the status if it has changed, or has not been written for long.
+func (a *Agent) status(ctx context.Context) error {
+	if a.uid == "" {
+		return nil
+	}
+	status := a.compute(ctx)
+	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < statusEvery {
+		return nil
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
+	if err != nil {
+		return fmt.Errorf("status of NodeAgent: %w", err)
+	}
+	obj := a.object()
+	obj.Object["status"] = content
+	if err := a.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
+		if apierrors.IsNotFound(err) {
+			a.uid = "" // somebody deleted it: it is registered again
+		}
+		return fmt.Errorf("apply status of NodeAgent %s: %w", a.o.Name, err)
+	}
+	a.written, a.at = status, time.Now()
+	return nil
+}
+
+func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
+	load := a.o.Load(ctx)
+	status := &v1alpha1.NodeAgentStatus{
+		Handlers: a.o.Handlers, NodeInfo: a.o.Facts.Info,
+		Capacity: maps.Clone(a.o.Facts.Capacity), Allocatable: maps.Clone(a.o.Facts.Capacity),
+		Allocated: load.Allocated, Containers: load.Containers,
+	}
+	if a.written != nil {
+		status.Conditions = append(status.Conditions, a.written.Conditions...)
+	}
+	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady", Message: "the agent runs containers", LastTransitionTime: metav1.Now().Rfc3339Copy()}
+	if load.Ready != nil {
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "AgentNotReady", load.Ready.Error()
+	}
+	meta.SetStatusCondition(&status.Conditions, ready)
+	return status
+}
+
+// renew renews the Lease, and makes it if it is not there.
+func (a *Agent) renew(ctx context.Context) error {
+	now := metav1.NowMicro()
+	seconds := int32(LeaseSeconds)
+	want := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeLeaseNamespace, Name: a.o.Name, OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeAgent", Name: a.o.Name, UID: a.uid,
+		}}},
+		Spec: coordinationv1.LeaseSpec{HolderIdentity: &a.o.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
+	}
+	if a.lease == nil {
+		have := &coordinationv1.Lease{}
+		err := a.client.Get(ctx, client.ObjectKeyFromObject(want), have)
+		switch {
+		case apierrors.IsNotFound(err):
+			if err := a.client.Create(ctx, want); err != nil {
+				return fmt.Errorf("create Lease: %w", err)
+			}
+			a.lease = want
+			return nil
+		case err != nil:
+			return fmt.Errorf("get Lease: %w", err)
+		}
+		a.lease = have
+	}
+	next := a.lease.DeepCopy()
+	next.Spec, next.OwnerReferences = want.Spec, want.OwnerReferences
+	if err := a.client.Update(ctx, next); err != nil {
+		a.lease = nil // it is read afresh at the next beat
+		return fmt.Errorf("renew Lease: %w", err)
+	}
+	a.lease = next
+	return nil
+}
