@@ -65,6 +65,7 @@ type Agent struct {
 	client client.Client
 
 	uid     types.UID // of the NodeAgent
+	seen    int64     // its generation
 	lease   *coordinationv1.Lease
 	written *v1alpha1.NodeAgentStatus
 	at      time.Time // when it was written
@@ -157,7 +158,7 @@ func (a *Agent) register(ctx context.Context) error {
 	if a.uid != now.UID {
 		a.lease = nil // its owner is another
 	}
-	a.uid = now.UID
+	a.uid, a.seen = now.UID, now.Generation
 	// Where an earlier agent said the same, the time of the transition stays.
 	a.written = now.Status.DeepCopy()
 	a.at = time.Time{}
@@ -191,13 +192,14 @@ func (a *Agent) status(ctx context.Context) error {
 		}
 		return fmt.Errorf("apply status of NodeAgent %s: %w", a.o.Name, err)
 	}
-	a.written, a.at = status, time.Now()
+	a.written, a.at, a.seen = status, time.Now(), obj.GetGeneration() // the answer is in obj
 	return nil
 }
 
 func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
 	load := a.o.Load(ctx)
 	status := &v1alpha1.NodeAgentStatus{
+		ObservedGeneration: a.seen,
 		Handlers: a.o.Handlers, NodeInfo: a.o.Facts.Info,
 		Capacity: maps.Clone(a.o.Facts.Capacity), Allocatable: maps.Clone(a.o.Facts.Capacity),
 		Allocated: load.Allocated, Containers: load.Containers,

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command berth-agent is Berth's node agent: it makes the containers of one node what is wanted of them, by a folder of
+// manifests or by a cluster. It decides nothing itself; see packages source and sync below node-agent.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// version is set by the build (-ldflags "-X main.version=...").
+var version = ""
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "berth-agent: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// command returns the command line.
+func command() *cobra.Command {
+	o := &options{}
+	c := &cobra.Command{
+		Use:   "berth-agent",
+		Short: "Berth's node agent",
+		Long: `berth-agent runs the containers of one node.
+
+With --manifests it works alone: it runs the Containers (berth.run/v1alpha1) in the files of a folder, and needs no
+Kubernetes. Else it belongs to a cluster: it runs the OCIBundles that the controller has dispatched to --node-name.
+
+Containers are children of a supervisor (berth supervise), which the agent starts unless it runs. They go on when the agent
+ends, and the next agent takes them up again.`,
+		Example: `  # alone: run what is in /etc/berth/manifests, and look at it
+  berth-agent --manifests /etc/berth/manifests
+  berth-agent status
+  berth-agent logs hello -f
+
+  # of a cluster
+  berth-agent --kubeconfig /etc/berth/kubeconfig --node-name worker-1
+
+  # apart from another agent on the same host
+  berth-agent --manifests ./m --state-dir /tmp/b/state --run-dir /tmp/b/run --log-dir /tmp/b/log --cgroup-parent /b`,
+		Args:          cobra.NoArgs,
+		Version:       buildVersion(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	c.SetVersionTemplate("berth-agent {{.Version}}\n")
+	// Those of status and logs, too.
+	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`folder` of images, bundles and status")
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.manifests, "manifests", "", "`folder` of manifests to run, without Kubernetes")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
+	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
+	f.StringVar(&o.runDir, "run-dir", "/run/berth", "`folder` of the runtime and the supervisor; it must not outlive a boot")
+	f.StringVar(&o.logDir, "log-dir", "/var/log/berth", "`folder` of the containers' logs")
+	f.StringVar(&o.cgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
+	f.StringVar(&o.berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
+	f.StringArrayVar(&o.handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
+	f.StringVar(&o.healthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")
+	f.StringVar(&o.logFormat, "log-format", "", "text or json; absent, text on a terminal, else json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	c.AddCommand(statusCommand(o), logsCommand(o))
+	return c
+}

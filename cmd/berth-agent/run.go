@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	crlog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/image"
+	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/source/folder"
+	"github.com/berth-run/berth/node-agent/source/kubernetes"
+	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/sync"
+)
+
+// options are the flags.
+type options struct {
+	stateDir, runDir, logDir string
+	manifests, kubeconfig    string
+	nodeName                 string
+	cgroupParent             string
+	berth                    string
+	handlers                 []string
+	healthAddress            string
+	logFormat, logLevel      string
+}
+
+// check says what is wrong with the flags, and makes paths absolute, before anything is begun.
+func (o *options) check() error {
+	if o.manifests != "" && o.kubeconfig != "" {
+		return errors.New("found both --manifests and --kubeconfig; allowed: one of them, as an agent works alone or for a cluster")
+	}
+	if o.nodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("--node-name: found nothing, and the host's name cannot be had: %w", err)
+		}
+		o.nodeName = strings.ToLower(name)
+	}
+	if msgs := validation.IsDNS1123Subdomain(o.nodeName); len(msgs) > 0 {
+		return fmt.Errorf("--node-name: found %q; allowed: %s", o.nodeName, strings.Join(msgs, "; "))
+	}
+	if !path.IsAbs(o.cgroupParent) || path.Clean(o.cgroupParent) != o.cgroupParent || o.cgroupParent == "/" {
+		return fmt.Errorf("--cgroup-parent: found %q; allowed: an absolute path below /, such as /berth", o.cgroupParent)
+	}
+	for _, dir := range []struct {
+		flag  string
+		value *string
+	}{{"--state-dir", &o.stateDir}, {"--run-dir", &o.runDir}, {"--log-dir", &o.logDir}} {
+		if *dir.value == "" {
+			return fmt.Errorf("%s: found nothing; allowed: a folder", dir.flag)
+		}
+		abs, err := filepath.Abs(*dir.value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", dir.flag, err)
+		}
+		*dir.value = abs
+	}
+	if o.berth == "" {
+		found, err := findBerth()
+		if err != nil {
+			return err
+		}
+		o.berth = found
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("found user id %d; allowed: 0, since namespaces, mounts and cgroups of the host are made", os.Geteuid())
+	}
+	return nil
+}
+
+func findBerth() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "berth")
+		if unix.Access(beside, unix.X_OK) == nil {
+			return beside, nil
+		}
+	}
+	found, err := exec.LookPath("berth")
+	if err != nil {
+		return "", fmt.Errorf("--berth-binary: found no program berth beside this one or in PATH; allowed: its path: %w", err)
+	}
+	return filepath.Abs(found)
+}
+
+func (o *options) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level: found %q; allowed: debug, info, warn, error", o.logLevel)
+	}
+	format := o.logFormat
+	if format == "" {
+		format = "json"
+		if term.IsTerminal(int(os.Stderr.Fd())) {
+			format = "text"
+		}
+	}
+	ho := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, ho)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, ho)), nil
+	}
+	return nil, fmt.Errorf("--log-format: found %q; allowed: text, json", o.logFormat)
+}
+
+// run is the agent.
+func (o *options) run(ctx context.Context) error {
+	log, err := o.logger()
+	if err != nil {
+		return err
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
+	crlog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	klog.SetSlogLogger(log)
+	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	lock, err := lockState(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
+		return fmt.Errorf("--log-dir: %w", err)
+	}
+	images, err := image.Open(filepath.Join(o.stateDir, "images"))
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"))
+	if err != nil {
+		return err
+	}
+	handlers, err := o.describeHandlers(ctx, log)
+	if err != nil {
+		return err
+	}
+	src, config, err := o.source(log)
+	if err != nil {
+		return err
+	}
+
+	sv := o.supervisor(log)
+	if err := sv.ensure(ctx); err != nil {
+		return err
+	}
+	var names []string
+	for _, h := range handlers {
+		names = append(names, h.Name)
+	}
+	syncer, err := sync.New(sync.Config{
+		Source: src, Images: imageStore{images}, Supervisor: sv.client, Bundles: bundles,
+		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: names, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	tasks := map[string]func(context.Context) error{"sync": syncer.Run, "supervisor": sv.keep}
+	ready := func(ctx context.Context) error {
+		if !src.Synced() {
+			return errors.New("the source of bundles has not been read yet")
+		}
+		if _, err := sv.client.Ping(ctx); err != nil {
+			return err
+		}
+		return nil
+	}
+	if config != nil {
+		facts, err := node.Read("/", buildVersion())
+		if err != nil {
+			return fmt.Errorf("facts of this node: %w", err)
+		}
+		agent, err := node.New(node.Options{
+			Config: config, Name: o.nodeName, Facts: facts, Handlers: handlers, Log: log,
+			Load: func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) },
+		})
+		if err != nil {
+			return err
+		}
+		tasks["node"] = agent.Run
+	}
+	if o.healthAddress != "" {
+		listener, err := net.Listen("tcp", o.healthAddress)
+		if err != nil {
+			return fmt.Errorf("--health-probe-bind-address: %w", err)
+		}
+		tasks["health"] = func(ctx context.Context) error { return serveHealth(ctx, listener, ready) }
+	}
+	log.Info("agent started", "version", buildVersion(), "node", o.nodeName, "manifests", o.manifests, "stateDir", o.stateDir)
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("cannot tell the service manager", "error", err)
+	}
+	ended := make(chan error, len(tasks))
+	for name, task := range tasks {
+		go func() {
+			err := task(ctx)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			cancel(err) // none of them ends by itself without a fault
+			ended <- err
+		}()
+	}
+	var errs []error
+	for range tasks {
+		errs = append(errs, <-ended)
+	}
+	log.Info("agent ended; containers go on")
+	return errors.Join(errs...)
+}
+
+// lockState keeps a second agent away from the same folder. The lock goes with the process, however it ends.
+func lockState(stateDir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(stateDir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--state-dir: %w", err)
+	}
+	for range 20 { // one that is ending, or a status command that looks, lets go soon
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			return f, nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	_ = f.Close()
+	return nil, fmt.Errorf("--state-dir: %s is in use by another agent: %w", stateDir, err)
+}
+
+// source returns where bundles come from, and how to reach the API server, which is nil for an agent alone.
+func (o *options) source(log *slog.Logger) (source.Source, *rest.Config, error) {
+	if o.manifests != "" {
+		src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
+		return src, nil, err
+	}
+	var config *rest.Config
+	var err error
+	if o.kubeconfig != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
+		err = errors.New("found neither --manifests nor --kubeconfig, outside of a pod; allowed: one of them")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	config.UserAgent = "berth-agent/" + buildVersion()
+	// One agent's share of an API server: some 50 status writes a second while many containers start.
+	config.QPS, config.Burst = 50, 200
+	src, err := kubernetes.New(kubernetes.Options{Config: config, NodeName: o.nodeName, Log: log})
+	return src, config, err
+}
+
+// describeHandlers asks each handler what it can do. The supervisor has the same ones, since it is started with the same flags.
+func (o *options) describeHandlers(ctx context.Context, log *slog.Logger) ([]v1alpha1.NodeHandler, error) {
+	set := handler.Set{}
+	if err := set.Add(handler.NativeName, handler.Native{}); err != nil {
+		return nil, err
+	}
+	for _, h := range o.handlers {
+		if err := set.AddExternal(h, filepath.Join(o.runDir, "handlers")); err != nil {
+			return nil, fmt.Errorf("--handler: %w", err)
+		}
+	}
+	var out []v1alpha1.NodeHandler
+	for _, name := range set.Names() {
+		features, err := set[name].Features(ctx)
+		if err != nil {
+			log.Warn("a handler does not tell its features", "handler", name, "error", err)
+		}
+		out = append(out, node.Handler(name, features))
+	}
+	return out, nil
+}
+
+// load sums up what is asked of the node.
+func load(bundles []*v1alpha1.OCIBundle, ready error) node.Load {
+	l := node.Load{Containers: int32(len(bundles)), Allocated: corev1.ResourceList{}, Ready: ready}
+	for _, b := range bundles {
+		for name, q := range b.Spec.Requests {
+			sum := l.Allocated[name]
+			sum.Add(q)
+			l.Allocated[name] = sum
+		}
+	}
+	return l
+}
+
+// supervised keeps a supervisor running.
+type supervised struct {
+	client *supervisor.Client
+	ensure func(context.Context) error
+	log    *slog.Logger
+}
+
+func (o *options) supervisor(log *slog.Logger) supervised {
+	socket := filepath.Join(o.runDir, "supervisor.sock")
+	args := []string{"supervise", "--run-dir", o.runDir, "--socket", socket, "--cgroup-parent", path.Join(o.cgroupParent, "supervisor")}
+	for _, h := range o.handlers {
+		args = append(args, "--handler", h)
+	}
+	return supervised{
+		client: supervisor.NewClient(socket), log: log,
+		ensure: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+			defer cancel()
+			return supervisor.EnsureRunning(ctx, o.berth, args, socket)
+		},
+	}
+}
+
+// keep starts a supervisor again when it is gone.
+func (s supervised) keep(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if _, err := s.client.Ping(ctx); err == nil || ctx.Err() != nil {
+			continue
+		}
+		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("cannot start the supervisor; trying again", "error", err)
+		}
+	}
+}
+
+// imageStore is the image store as package sync wants it.
+type imageStore struct{ store *image.Store }
+
+func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*sync.Image, error) {
+	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
+	if err != nil {
+		return nil, err
+	}
+	return &sync.Image{ID: imageID(reference, img.Digest.String()), Config: img.Config, Layers: img.Layers}, nil
+}
+
+// imageID is the reference with the digest of the manifest.
+func imageID(reference, digest string) string {
+	if base, _, ok := strings.Cut(reference, "@"); ok {
+		reference = base
+	}
+	return reference + "@" + digest
+}
+
+// serveHealth answers /healthz while the agent lives, and /readyz when it can run containers.
+func serveHealth(ctx context.Context, listener net.Listener, ready func(context.Context) error) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := ready(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// sortedNames is for messages.
+func sortedNames(names []string) string {
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
