@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+// commands are all verbs, in the order of the help.
+func commands() []command {
+	return []command{
+		createCommand, startCommand, runCommand, stateCommand, listCommand, killCommand, deleteCommand, specCommand, validateCommand, planCommand,
+		superviseCommand,
+	}
+}
+
+// createFlags are what create and run share.
+func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
+	o := &runtime.CreateOptions{}
+	fs.StringVar(&o.Bundle, "bundle", ".", "`folder` of the bundle")
+	fs.StringVar(&o.Bundle, "b", ".", "`folder` of the bundle")
+	fs.StringVar(&o.Config, "config", "", "`file` to read in place of config.json")
+	fs.StringVar(&o.Config, "f", "", "`file` to read in place of config.json")
+	fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
+	fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the first process")
+	fs.BoolVar(&o.NoPivot, "no-pivot", false, "move the root in place of pivot_root(2), for a host on a ramfs")
+	fs.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "leave the session keyring as it is")
+	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors from 3 on that the process inherits")
+	fs.Bool("no-subreaper", false, "taken for runc's clients; berth never is a subreaper here")
+	return o
+}
+
+func checkPreserved(n int) error {
+	if n < 0 {
+		return fmt.Errorf("--preserve-fds: found %d; allowed are 0 and more", n)
+	}
+	for fd := 3; fd < 3+n; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return fmt.Errorf("--preserve-fds: found %d, but descriptor %d is not open", n, fd)
+		}
+	}
+	return nil
+}
+
+var createCommand = command{
+	name: "create", args: "CONTAINER-ID", summary: "create a container, which start then runs", min: 1, max: 1,
+	examples: []string{"berth create --bundle /srv/hello --pid-file /run/hello.pid hello"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		o := createFlags(fs)
+		return func(ctx context.Context, a *app, args []string) error {
+			if err := checkPreserved(o.PreserveFDs); err != nil {
+				return err
+			}
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
+			_, err = r.Create(ctx, args[0], *o)
+			return err
+		}
+	},
+}
+
+var startCommand = command{
+	name: "start", args: "CONTAINER-ID", summary: "start a created container", min: 1, max: 1,
+	examples: []string{"berth start hello"},
+	flags: func(*flag.FlagSet) func(context.Context, *app, []string) error {
+		return func(ctx context.Context, a *app, args []string) error {
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			return r.Start(ctx, args[0])
+		}
+	},
+}
+
+var runCommand = command{
+	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1,
+	examples: []string{"berth run --bundle /srv/hello hello", "berth run -d --pid-file /run/hello.pid hello"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		o := createFlags(fs)
+		detach := boolFlag(fs, "detach", "d", "return once the container runs")
+		keep := fs.Bool("keep", false, "leave the stopped container for delete")
+		return func(ctx context.Context, a *app, args []string) error {
+			if err := checkPreserved(o.PreserveFDs); err != nil {
+				return err
+			}
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			return runContainer(ctx, r, args[0], *o, *detach, *keep)
+		}
+	},
+}
+
+var stateCommand = command{
+	name: "state", args: "CONTAINER-ID", summary: "print the state of a container as JSON", min: 1, max: 1,
+	examples: []string{"berth state hello"},
+	flags: func(*flag.FlagSet) func(context.Context, *app, []string) error {
+		return func(ctx context.Context, a *app, args []string) error {
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			s, err := r.State(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			data, err := json.MarshalIndent(s, "", "  ")
+			if err != nil {
+				return err
+			}
+			_, err = a.stdout.Write(data)
+			return err
+		}
+	},
+}
+
+var listCommand = command{
+	name: "list", args: " ", summary: "list the containers below --root", min: 0, max: 0,
+	examples: []string{"berth list", "berth list -q", "berth --root /run/containerd/runc/default list -f json"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		format := stringFlag(fs, "format", "f", "table", "table or json")
+		quiet := boolFlag(fs, "quiet", "q", "print ids alone")
+		return func(ctx context.Context, a *app, _ []string) error {
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			list, err := r.List(ctx)
+			if err != nil {
+				return err
+			}
+			if *quiet {
+				for _, s := range list {
+					fmt.Fprintln(a.stdout, s.ID)
+				}
+				return nil
+			}
+			switch *format {
+			case "table":
+				w := tabwriter.NewWriter(a.stdout, 12, 1, 3, ' ', 0)
+				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
+				for _, s := range list {
+					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.PID, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner)
+				}
+				return w.Flush()
+			case "json":
+				return json.NewEncoder(a.stdout).Encode(list)
+			}
+			return fmt.Errorf("--format: found %q; allowed are table, json", *format)
+		}
+	},
+}
+
+var killCommand = command{
+	name: "kill", args: "CONTAINER-ID [SIGNAL]", summary: "send a signal, TERM unless one is given, to a container's first process", min: 1, max: 2,
+	examples: []string{"berth kill hello", "berth kill hello KILL", "berth kill --all hello 9"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		all := boolFlag(fs, "all", "a", "send it to all processes of the container")
+		return func(ctx context.Context, a *app, args []string) error {
+			name := "SIGTERM"
+			if len(args) > 1 {
+				name = args[1]
+			}
+			sig, err := parseSignal(name)
+			if err != nil {
+				return err
+			}
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			return r.Kill(ctx, args[0], sig, *all)
+		}
+	},
+}
+
+// parseSignal reads KILL, SIGKILL or 9, in any case.
+func parseSignal(name string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(name); err == nil {
+		if n < 0 || n > 64 {
+			return 0, fmt.Errorf("unknown signal %q", name)
+		}
+		return unix.Signal(n), nil
+	}
+	upper := strings.ToUpper(name)
+	if !strings.HasPrefix(upper, "SIG") {
+		upper = "SIG" + upper
+	}
+	if sig := unix.SignalNum(upper); sig != 0 {
+		return sig, nil
+	}
+	return 0, fmt.Errorf("unknown signal %q", name)
+}
+
+var deleteCommand = command{
+	name: "delete", args: "CONTAINER-ID", summary: "remove a stopped container", min: 1, max: 1,
+	examples: []string{"berth delete hello", "berth delete --force hello"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		force := boolFlag(fs, "force", "f", "kill it first if it runs; no error if there is none")
+		return func(ctx context.Context, a *app, args []string) error {
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			return r.Delete(ctx, args[0], *force)
+		}
+	},
+}
+
+// errDeleted keeps the exit code of a container whose removal failed.
+var errDeleted = errors.New("the container has ended, but could not be removed")

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command berth is Berth's OCI runtime, with the command line of runc, and the supervisor that the node agent starts.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// The exit codes that clients of runc know.
+const (
+	exitFailure        = 1
+	exitUnknownCommand = 3
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// command is one verb of the command line.
+type command struct {
+	name, args, summary string
+	examples            []string
+	// flags declares the command's flags and returns what runs it with the remaining arguments.
+	flags func(fs *flag.FlagSet) func(ctx context.Context, app *app, args []string) error
+	// min and max are how many arguments it takes; max < 0 is any number.
+	min, max int
+}
+
+// app is what all commands share: the global flags and where output goes.
+type app struct {
+	root      string
+	log       string
+	logFormat string
+	debug     bool
+	stdout    io.Writer
+	stderr    io.Writer
+}
+
+// exitError is an exit code without a message of its own.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is a wrong use of a command, which prints its help.
+type usageError struct{ error }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr}
+	global := flag.NewFlagSet("berth", flag.ContinueOnError)
+	global.SetOutput(io.Discard)
+	global.StringVar(&a.root, "root", runtime.DefaultRoot, "folder for the state of containers")
+	global.StringVar(&a.log, "log", "", "file that warnings and errors are appended to; the last error is printed on standard error as well")
+	global.StringVar(&a.logFormat, "log-format", "text", "format of --log: text or json")
+	global.BoolVar(&a.debug, "debug", false, "log more")
+	var showVersion, short bool
+	global.BoolVar(&showVersion, "version", false, "print the version")
+	global.BoolVar(&short, "v", false, "print the version")
+	err := global.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		a.help(stdout, global)
+		return 0
+	case err != nil:
+		a.help(stdout, global)
+		a.fail(err)
+		return exitFailure
+	case showVersion || short:
+		a.printVersion()
+		return 0
+	case a.logFormat != "text" && a.logFormat != "json":
+		a.logFormat, err = "text", fmt.Errorf("--log-format: found %q; allowed are text, json", a.logFormat)
+		a.fail(err)
+		return exitFailure
+	case global.NArg() == 0:
+		a.help(stdout, global)
+		return 0
+	}
+	name, rest := global.Arg(0), global.Args()[1:]
+	if name == "help" || name == "h" {
+		if len(rest) == 0 {
+			a.help(stdout, global)
+			return 0
+		}
+		name, rest = rest[0], []string{"--help"}
+	}
+	for _, c := range commands() {
+		if c.name == name {
+			return a.dispatch(ctx, c, rest)
+		}
+	}
+	fmt.Fprintf(stderr, "No help topic for '%s'\n", name)
+	return exitUnknownCommand
+}
+
+func (a *app) dispatch(ctx context.Context, c command, args []string) int {
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	do := c.flags(fs)
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		c.help(a.stdout, fs)
+		return 0
+	}
+	if err == nil {
+		switch n := fs.NArg(); {
+		case n < c.min && c.min == c.max, c.max >= 0 && n > c.max && c.min == c.max:
+			err = fmt.Errorf("%q requires exactly %d argument(s)", c.name, c.min)
+		case n < c.min:
+			err = fmt.Errorf("%q requires a minimum of %d argument(s)", c.name, c.min)
+		case c.max >= 0 && n > c.max:
+			err = fmt.Errorf("%q requires a maximum of %d argument(s)", c.name, c.max)
+		}
+		if err == nil && c.min > 0 && fs.Arg(0) == "" {
+			err = runtime.ErrInvalidID
+		} else if err != nil {
+			err = usageError{err}
+		}
+	} else {
+		err = usageError{err}
+	}
+	if err == nil {
+		err = do(ctx, a, fs.Args())
+	}
+	var usage usageError
+	var exit exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.As(err, &usage):
+		c.help(a.stdout, fs)
+	}
+	a.fail(err)
+	return exitFailure
+}
+
+func (a *app) help(w io.Writer, global *flag.FlagSet) {
+	fmt.Fprint(w, `NAME:
+   berth - run containers from OCI bundles
+
+USAGE:
+   berth [global options] command [command options] [arguments...]
+
+COMMANDS:
+`)
+	for _, c := range commands() {
+		fmt.Fprintf(w, "   %-10s %s\n", c.name, c.summary)
+	}
+	fmt.Fprint(w, "\nGLOBAL OPTIONS:\n")
+	printFlags(w, global)
+	fmt.Fprint(w, `
+EXAMPLES:
+   berth spec && berth run hello        # the bundle in this folder
+   berth plan --bundle /srv/hello       # the system calls that would be made
+   berth COMMAND --help
+`)
+}
+
+func (c command) help(w io.Writer, fs *flag.FlagSet) {
+	fmt.Fprintf(w, "NAME:\n   berth %s - %s\n\nUSAGE:\n   berth %s [command options] %s\n\nOPTIONS:\n", c.name, c.summary, c.name, c.args)
+	printFlags(w, fs)
+	if len(c.examples) > 0 {
+		fmt.Fprint(w, "\nEXAMPLES:\n")
+		for _, e := range c.examples {
+			fmt.Fprintf(w, "   %s\n", e)
+		}
+	}
+}
+
+// printFlags lists flags, a short name beside its long one where both set the same.
+func printFlags(w io.Writer, fs *flag.FlagSet) {
+	short := map[flag.Value]string{}
+	fs.VisitAll(func(f *flag.Flag) {
+		if len(f.Name) == 1 {
+			short[f.Value] = f.Name
+		}
+	})
+	fs.VisitAll(func(f *flag.Flag) {
+		if len(f.Name) == 1 {
+			return
+		}
+		name := "--" + f.Name
+		for v, s := range short {
+			if v == f.Value || fmt.Sprintf("%p", v) == fmt.Sprintf("%p", f.Value) {
+				name += ", -" + s
+			}
+		}
+		value, usage := flag.UnquoteUsage(f)
+		if value != "" {
+			name += " " + value
+		}
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" {
+			usage += " (default: " + f.DefValue + ")"
+		}
+		fmt.Fprintf(w, "   %-28s %s\n", name, usage)
+	})
+}
+
+// stringFlag declares a flag with a long and a short name.
+func stringFlag(fs *flag.FlagSet, long, short, value, usage string) *string {
+	p := fs.String(long, value, usage)
+	fs.Var(fs.Lookup(long).Value, short, usage)
+	return p
+}
+
+func boolFlag(fs *flag.FlagSet, long, short, usage string) *bool {
+	p := fs.Bool(long, false, usage)
+	fs.Var(fs.Lookup(long).Value, short, usage)
+	return p
+}
+
+// oneLine keeps a message from breaking a text log into several records.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

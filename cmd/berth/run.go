@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+// runContainer runs a container in the foreground, or leaves it running.
+func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.CreateOptions, detach, keep bool) error {
+	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// Signals are forwarded from the moment that there is a process to forward them to; until then they wait here.
+	signals := make(chan os.Signal, 64)
+	if !detach {
+		signal.Notify(signals)
+		defer signal.Stop(signals)
+		// They no longer end berth itself, and the container's start must not be cut short by one that it is to get.
+		ctx = context.WithoutCancel(ctx)
+	}
+	var tty *terminal
+	if !detach && o.ConsoleSocket == "" {
+		var err error
+		if tty, err = newTerminal(); err != nil {
+			return err
+		}
+		defer tty.close()
+		o.Console = tty.child
+	}
+	p, err := r.Run(ctx, id, o)
+	if err != nil {
+		return err
+	}
+	if detach {
+		return nil
+	}
+	if err := tty.attach(); err != nil {
+		return errors.Join(err, r.Delete(ctx, id, true))
+	}
+	go forward(signals, p.PID, tty)
+	status := p.Wait()
+	tty.drain()
+	if !keep {
+		if err := p.Delete(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, errors.Join(errDeleted, err))
+		}
+	}
+	code := status.ExitStatus()
+	if status.Signaled() {
+		code = 128 + int(status.Signal())
+	}
+	if code == 0 {
+		return nil
+	}
+	return exitError(code)
+}
+
+// forward hands the signals that berth gets to the container's first process.
+func forward(signals <-chan os.Signal, pid int, tty *terminal) {
+	for s := range signals {
+		switch s {
+		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // berth's own: SIGURG is the Go scheduler's
+		case unix.SIGWINCH:
+			tty.resize()
+		default:
+			if sig, ok := s.(unix.Signal); ok {
+				_ = unix.Kill(pid, sig) // not reaped before Wait returns, so the pid is the container's
+			}
+		}
+	}
+}
+
+// terminal connects the terminal of a container in the foreground to berth's own.
+type terminal struct {
+	parent, child *os.File
+	master        *os.File
+	restore       *unix.Termios
+	done          chan struct{}
+}
+
+// newTerminal makes the socket that the container's first process sends its terminal through.
+func newTerminal() (*terminal, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return &terminal{parent: os.NewFile(uintptr(fds[0]), "console"), child: os.NewFile(uintptr(fds[1]), "console")}, nil
+}
+
+// attach takes the terminal, if the container has one, and begins to copy.
+func (t *terminal) attach() error {
+	if t == nil {
+		return nil
+	}
+	t.child.Close()
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(t.parent.Fd()), make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("receive the container's terminal: %w", err)
+	}
+	if n == 0 {
+		return nil // process.terminal is false: nobody has written, and the last writer is gone
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return fmt.Errorf("receive the container's terminal: found %d control messages: %w", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("receive the container's terminal: found %d descriptors: %w", len(fds), err)
+	}
+	t.master = os.NewFile(uintptr(fds[0]), "ptmx")
+	t.makeRaw()
+	t.resize()
+	t.done = make(chan struct{})
+	go func() {
+		_, _ = io.Copy(t.master, os.Stdin)
+	}()
+	go func() {
+		_, _ = io.Copy(os.Stdout, t.master) // ends with EIO when the last process that has the terminal open is gone
+		close(t.done)
+	}()
+	return nil
+}
+
+// makeRaw lets keys such as ^C through to the container's terminal, which turns them into signals there (cfmakeraw(3)).
+func (t *terminal) makeRaw() {
+	old, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	if err != nil {
+		return // not a terminal
+	}
+	raw := *old
+	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	raw.Oflag &^= unix.OPOST
+	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
+	if unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, &raw) == nil {
+		t.restore = old
+	}
+}
+
+// resize gives the container's terminal the size of berth's own.
+func (t *terminal) resize() {
+	if t == nil || t.master == nil {
+		return
+	}
+	if size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ); err == nil {
+		_ = unix.IoctlSetWinsize(int(t.master.Fd()), unix.TIOCSWINSZ, size)
+	}
+}
+
+// drain waits until all output has been copied.
+func (t *terminal) drain() {
+	if t != nil && t.done != nil {
+		<-t.done
+	}
+}
+
+func (t *terminal) close() {
+	if t == nil {
+		return
+	}
+	if t.restore != nil {
+		_ = unix.IoctlSetTermios(int(os.Stdin.Fd()), unix.TCSETS, t.restore)
+	}
+	for _, f := range []*os.File{t.parent, t.child, t.master} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(v string) error { *l = append(*l, v); return nil }
+
+var superviseCommand = command{
+	name: "supervise", args: " ", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0,
+	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun"},
+	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
+		var handlers list
+		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the state of containers and the supervisor's records")
+		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
+		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
+		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
+		return func(ctx context.Context, a *app, _ []string) error {
+			level := slog.LevelInfo
+			if a.debug {
+				level = slog.LevelDebug
+			}
+			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+			set := handler.Set{}
+			native, err := handler.NewNative(*runDir, runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
+			if err != nil {
+				return err
+			}
+			if err := set.Add(handler.NativeName, native); err != nil {
+				return err
+			}
+			for _, h := range handlers {
+				if err := set.AddExternal(h, filepath.Join(*runDir, "handlers")); err != nil {
+					return err
+				}
+			}
+			return supervisor.Run(ctx, supervisor.Options{
+				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version,
+			})
+		}
+	},
+}

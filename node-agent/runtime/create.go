@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/nofile"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+)
+
+// CreateOptions say how to make a container from a bundle.
+type CreateOptions struct {
+	// Bundle is the folder with config.json.
+	Bundle string
+	// Config is the document's file where it is not Bundle/config.json.
+	Config string
+	// Stdin, Stdout and Stderr become the process's own; nil is /dev/null. They are not used with process.terminal.
+	Stdin, Stdout, Stderr *os.File
+	// ConsoleSocket is the path of a unix socket that gets the terminal's master by SCM_RIGHTS.
+	ConsoleSocket string
+	// Console is a connected socket for the same, where the caller has one.
+	Console *os.File
+	// PidFile gets the pid of the first process, in decimal.
+	PidFile string
+	// NoPivot moves the root in place of pivot_root(2); NoNewKeyring leaves the session keyring.
+	NoPivot, NoNewKeyring bool
+	// PreserveFDs is how many descriptors from 3 on the process inherits.
+	PreserveFDs int
+}
+
+// Create makes a container and leaves it waiting for Start. Its first process is a child of the caller's. On an error
+// nothing is left of it.
+func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*State, error) {
+	c, err := r.make(ctx, id, o, false)
+	if err != nil {
+		return nil, err
+	}
+	unix.Close(c.child.PIDFD)
+	s := r.state(c.rec)
+	s.PID, s.Status = c.rec.PID, specs.StateCreated
+	return s, nil
+}
+
+// Process is a container that Run has started: its first process is a child of the caller, who calls Wait.
+type Process struct {
+	// PID of the first process.
+	PID   int
+	r     *Runtime
+	rec   *record
+	child *launch.Child
+}
+
+// Run makes and starts a container in one go.
+func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process, error) {
+	c, err := r.make(ctx, id, o, true)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{PID: c.rec.PID, r: r, rec: c.rec, child: c.child}
+	if h := c.rec.Hooks; h != nil {
+		r.runHooksLogged(ctx, "poststart", h.Poststart, c.rec, specs.StateRunning)
+	}
+	return p, nil
+}
+
+// Wait waits for the first process to end, and reaps it.
+func (p *Process) Wait() unix.WaitStatus { return p.child.Wait() }
+
+// Delete removes the container after Wait.
+func (p *Process) Delete(ctx context.Context) error { return p.r.destroy(ctx, p.rec) }
+
+// maker is one creation under way.
+type maker struct {
+	r     *Runtime
+	o     CreateOptions
+	spec  *specs.Spec
+	rec   *record
+	plan  *plan.Plan
+	group *cgroup.Group
+	child *launch.Child
+
+	inputs map[plan.Input]int
+	close  []*os.File
+	cgroup int // descriptor of the v2 folder
+	undo   []func()
+}
+
+func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool) (_ *maker, err error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	m := &maker{r: r, o: o, inputs: map[plan.Input]int{}}
+	defer func() {
+		for _, f := range m.close {
+			f.Close()
+		}
+		if err != nil {
+			for i := len(m.undo) - 1; i >= 0; i-- {
+				m.undo[i]()
+			}
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		m.readConfig,
+		func(context.Context) error { return m.reserve(id) },
+		func(context.Context) error { return m.makeCgroup(id) },
+		m.openStreams,
+		func(context.Context) error { return m.makePlan(id, run) },
+		func(ctx context.Context) error { return m.launch(ctx, run) },
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// readConfig reads and validates the document.
+func (m *maker) readConfig(context.Context) error {
+	bundle, err := filepath.Abs(m.o.Bundle)
+	if err != nil {
+		return fmt.Errorf("--bundle %s: %w", m.o.Bundle, err)
+	}
+	m.o.Bundle = bundle
+	file := m.o.Config
+	if file == "" {
+		file = "config.json"
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(bundle, file)
+	}
+	data, err := ReadConfig(file)
+	if err != nil {
+		return err
+	}
+	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall}
+	spec, faults := validate.JSON(data, options)
+	for _, w := range faults.Warnings() {
+		m.r.warn(w.Error())
+	}
+	if err := faults.Err(); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	m.spec = spec
+	return nil
+}
+
+// reserve takes the id by making its folder, which only one can.
+func (m *maker) reserve(id string) error {
+	if err := os.MkdirAll(m.r.root, 0o700); err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	err := os.Mkdir(m.r.dir(id), 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("container %s: %w", id, ErrExist)
+	}
+	if err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	m.undo = append(m.undo, func() { _ = m.r.removeDir(id) })
+	root := m.spec.Root.Path
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(m.o.Bundle, root)
+	}
+	st, err := os.Stat(root)
+	switch {
+	case err != nil:
+		return fmt.Errorf("root.path: %w", err)
+	case !st.IsDir():
+		return fmt.Errorf("root.path: found %s, which is not a folder", root)
+	}
+	m.rec = &record{
+		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(),
+		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks,
+	}
+	for _, n := range m.spec.Linux.Namespaces {
+		if n.Type == specs.PIDNamespace && n.Path == "" {
+			m.rec.OwnPIDs = true
+		}
+	}
+	return nil
+}
+
+// makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
+// removed by Delete.
+func (m *maker) makeCgroup(id string) error {
+	group, err := cgroup.New(m.spec, id)
+	if err != nil {
+		return err
+	}
+	m.group = group
+	m.rec.Cgroups = group.Paths()
+	if err := m.r.save(m.rec); err != nil {
+		return err
+	}
+	if err := group.Create(); err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() {
+		if !m.rec.OwnPIDs {
+			_ = group.Kill()
+		}
+		if err := group.Destroy(); err != nil {
+			m.r.warn(err.Error())
+		}
+	})
+	return nil
+}
+
+func (m *maker) open(path string, flags int) (*os.File, error) {
+	// Not os.OpenFile, which would make a fifo non-blocking for the child that inherits it.
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	m.close = append(m.close, f)
+	return f, nil
+}
+
+// openStreams opens what the plan's inputs stand for.
+func (m *maker) openStreams(ctx context.Context) error {
+	null, err := m.open("/dev/null", unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(null.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return errors.New("/dev/null of the host is not the null device (1:3)")
+	}
+	for in, f := range map[plan.Input]*os.File{plan.InputStdin: m.o.Stdin, plan.InputStdout: m.o.Stdout, plan.InputStderr: m.o.Stderr} {
+		if f == nil {
+			f = null
+		} else if uid := m.spec.Process.User.UID; uid != 0 && !m.spec.Process.Terminal {
+			giveAway(f, uid)
+		}
+		m.inputs[in] = int(f.Fd())
+	}
+	if m.spec.Process.Terminal {
+		console := m.o.Console
+		if console == nil {
+			if m.o.ConsoleSocket == "" {
+				return errors.New("process.terminal: found true; a detached container with a terminal needs --console-socket")
+			}
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, "unix", m.o.ConsoleSocket)
+			if err != nil {
+				return fmt.Errorf("--console-socket: %w", err)
+			}
+			defer conn.Close()
+			if console, err = conn.(*net.UnixConn).File(); err != nil {
+				return fmt.Errorf("--console-socket: %w", err)
+			}
+			m.close = append(m.close, console)
+			// The child's sendmsg must wait, not fail, where the receiver is slow.
+			if err := unix.SetNonblock(int(console.Fd()), false); err != nil {
+				return fmt.Errorf("--console-socket: %w", err)
+			}
+		}
+		m.inputs[plan.InputConsole] = int(console.Fd())
+	}
+	return nil
+}
+
+// giveAway lets the container's user open its own standard stream again, as through /dev/stdout. A stream that has no
+// owner to change, or is shared with all such as /dev/null, stays as it is.
+func giveAway(f *os.File, uid uint32) {
+	var st unix.Stat_t
+	fd := int(f.Fd())
+	if unix.Fstat(fd, &st) != nil || st.Uid == uid || st.Rdev == unix.Mkdev(1, 3) {
+		return
+	}
+	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG {
+		return // a log file is its writer's, not the container's
+	}
+	_ = unix.Fchown(fd, int(uid), -1) // not possible on every kind of file; then it can still be written to
+}
+
+// hostCache holds what New need not read and every container needs.
+type hostCache struct {
+	once sync.Once
+	host plan.Host
+	err  error
+}
+
+// Host returns the facts of this machine that plans depend on, read once.
+func (r *Runtime) Host() (plan.Host, error) {
+	r.host.once.Do(func() {
+		h := &r.host.host
+		data, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+		if err != nil {
+			r.host.err = fmt.Errorf("read the kernel's last capability: %w", err)
+			return
+		}
+		if h.LastCapability, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil {
+			r.host.err = fmt.Errorf("/proc/sys/kernel/cap_last_cap: %w", err)
+			return
+		}
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var sets [2]unix.CapUserData
+		if err := unix.Capget(&header, &sets[0]); err != nil {
+			r.host.err = fmt.Errorf("capget: %w", err)
+			return
+		}
+		h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
+		h.Cgroup = cgroup.Layout()
+	})
+	return r.host.host, r.host.err
+}
+
+func (m *maker) makePlan(id string, run bool) error {
+	host, err := m.r.Host()
+	if err != nil {
+		return err
+	}
+	o := plan.Options{
+		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, Result: !run, PreserveFDs: m.o.PreserveFDs,
+		NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(),
+	}
+	if soft, hard, ok := nofile.Original(); ok {
+		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
+	}
+	if o.Seccomp, err = compileSeccomp(m.spec, m.r.warn); err != nil {
+		return err
+	}
+	o.Home = m.home()
+	if m.group.Unified() {
+		fd, err := m.open(m.group.Paths()[""], unix.O_DIRECTORY|unix.O_PATH)
+		if err != nil {
+			return fmt.Errorf("linux.cgroupsPath: %w", err)
+		}
+		m.cgroup = int(fd.Fd())
+	} else {
+		names, files, err := m.group.Procs()
+		if err != nil {
+			return err
+		}
+		m.close = append(m.close, files...)
+		o.Cgroups = names
+		for i, name := range names {
+			m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
+		}
+	}
+	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
+		return err
+	}
+	for _, w := range m.plan.Warnings {
+		m.r.warn(w)
+	}
+	return nil
+}
+
+// compileSeccomp compiles linux.seccomp; without one there is no filter.
+func compileSeccomp(spec *specs.Spec, warn func(string)) (*seccomp.Filter, error) {
+	if spec.Linux == nil || spec.Linux.Seccomp == nil {
+		return nil, nil
+	}
+	filter, warnings, err := seccomp.Compile(spec.Linux.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("linux.seccomp: %w", err)
+	}
+	for _, w := range warnings {
+		warn(fmt.Sprint(w))
+	}
+	return filter, nil
+}
+
+// launch makes the child and follows it until it waits for Start or, with run, has become its program.
+func (m *maker) launch(ctx context.Context, run bool) (err error) {
+	until := plan.Sync("")
+	if !run {
+		until = plan.SyncReady
+		for in, name := range map[plan.Input]string{plan.InputStart: startFIFO, plan.InputResult: resultFIFO} {
+			path := filepath.Join(m.r.dir(m.rec.ID), name)
+			if err := unix.Mkfifo(path, 0o600); err != nil {
+				return &os.PathError{Op: "mkfifo", Path: path, Err: err}
+			}
+			// Read and write, so that the child's reads wait for a byte and not for a writer.
+			f, err := m.open(path, unix.O_RDWR)
+			if err != nil {
+				return err
+			}
+			m.inputs[in] = int(f.Fd())
+		}
+		m.rec.Late = lateSteps(m.plan)
+	}
+	m.child, err = launch.Start(launch.Request{
+		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx),
+	})
+	if err != nil {
+		return err
+	}
+	// While the child works, the record and the pid file are written: it cannot become its program before they are there.
+	m.rec.PID = m.child.PID
+	_, m.rec.StartTime = processState(m.child.PID)
+	err = m.r.save(m.rec)
+	if err == nil && m.o.PidFile != "" {
+		err = writePidFile(m.o.PidFile, m.child.PID)
+	}
+	if err != nil {
+		m.child.Abandon()
+		return err
+	}
+	if run {
+		m.child.Release()
+	}
+	if err := m.child.Follow(ctx, until); err != nil {
+		return m.explain(err)
+	}
+	return nil
+}
+
+// answer does what the child's synchronization points ask of the parent.
+func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
+	return func(s plan.Sync, pid int) error {
+		switch s {
+		case plan.SyncIDMap:
+			return writeIDMaps(m.spec, pid)
+		case plan.SyncNamespaces:
+			m.rec.PID = pid
+			h := m.spec.Hooks
+			if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreating); err != nil { //nolint:staticcheck // deprecated, not gone
+				return err
+			}
+			return m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreating)
+		}
+		return fmt.Errorf("no answer to the synchronization point %s", s)
+	}
+}
+
+// writeIDMaps writes the child's uid_map and gid_map (user_namespaces(7)).
+func writeIDMaps(spec *specs.Spec, pid int) error {
+	for _, m := range []struct {
+		field, file string
+		mappings    []specs.LinuxIDMapping
+	}{{"linux.gidMappings", "gid_map", spec.Linux.GIDMappings}, {"linux.uidMappings", "uid_map", spec.Linux.UIDMappings}} {
+		var b strings.Builder
+		for _, id := range m.mappings {
+			fmt.Fprintf(&b, "%d %d %d\n", id.ContainerID, id.HostID, id.Size)
+		}
+		file := fmt.Sprintf("/proc/%d/%s", pid, m.file)
+		if err := os.WriteFile(file, []byte(b.String()), 0); err != nil {
+			return fmt.Errorf("%s: %w", m.field, err)
+		}
+	}
+	return nil
+}
+
+// lateSteps are the steps after SyncReady, for Start to name.
+func lateSteps(p *plan.Plan) []lateStep {
+	ready := -1
+	for i, s := range p.Syncs {
+		if s == plan.SyncReady {
+			ready = i
+		}
+	}
+	var out []lateStep
+	for i := ready + 1; ready >= 0 && i < len(p.Steps); i++ {
+		out = append(out, lateStep{Index: i, Field: p.Steps[i].Field.String(), Name: p.Steps[i].Name()})
+	}
+	return out
+}
+
+// writePidFile replaces a pid file atomically: decimal, no newline, as clients of runc expect.
+func writePidFile(path string, pid int) error {
+	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:gosec // a pid is no secret, and engines read the file as other users
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	return nil
+}
+
+// Start lets a created container become its program, and says if that fails.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	unlock, err := r.lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	switch status := r.status(rec); status {
+	case specs.StateCreated:
+	case specs.StateStopped:
+		return errors.New("cannot start a container that has stopped")
+	case specs.StateCreating:
+		return errors.New("cannot start a container that is being created")
+	default:
+		return errors.New("cannot start an already running container")
+	}
+	result, err := unix.Open(filepath.Join(r.dir(id), resultFIFO), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	defer unix.Close(result)
+	start := filepath.Join(r.dir(id), startFIFO)
+	// Without a reader, that is when the child has ended, this fails with ENXIO.
+	fifo, err := unix.Open(start, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("start container %s: its first process has ended: %w", id, err)
+	}
+	_, err = unix.Write(fifo, []byte{0})
+	unix.Close(fifo)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	if err := os.Remove(start); err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	if err := launch.ReadResult(ctx, result); err != nil {
+		var late *launch.LateError
+		if errors.As(err, &late) {
+			return r.explainLate(rec, late)
+		}
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	_ = os.Remove(filepath.Join(r.dir(id), resultFIFO))
+	if rec.Hooks != nil {
+		r.runHooksLogged(ctx, "poststart", rec.Hooks.Poststart, rec, specs.StateRunning)
+	}
+	return nil
+}

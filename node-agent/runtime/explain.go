@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+)
+
+// explain turns the failure of a launch into words that say what to change. Where clients of runc look for certain
+// words, these are used.
+func (m *maker) explain(err error) error {
+	var step *launch.StepError
+	if errors.As(err, &step) {
+		if step.Name == "faccessat" && step.Field.Path == "process.args" {
+			return programError(m.spec.Process.Args[0], step.Errno)
+		}
+		if step.Name == "execve" {
+			return execError(m.spec.Process.Args[0], step.Errno)
+		}
+		return fmt.Errorf("unable to start container process: %w", err)
+	}
+	var killed *launch.KilledError
+	if errors.As(err, &killed) && m.group.OOMKills() > 0 {
+		return errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
+	}
+	return fmt.Errorf("unable to start container process: %w", err)
+}
+
+// explainLate does so for what Start learns of a container that another process created.
+func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
+	for _, s := range rec.Late {
+		if s.Index != late.Step {
+			continue
+		}
+		if s.Name == "execve" {
+			return fmt.Errorf("unable to start container process: exec: %s", late.Errno)
+		}
+		return fmt.Errorf("unable to start container process: %s: %s: %w", s.Field, s.Name, late.Errno)
+	}
+	return fmt.Errorf("unable to start container process: step %d: %w", late.Step, late.Errno)
+}
+
+// programError is a program that was looked for and not found, or cannot be executed.
+func programError(program string, errno unix.Errno) error {
+	if !strings.Contains(program, "/") && errno != unix.EACCES && errno != unix.EISDIR {
+		return fmt.Errorf("unable to start container process: exec: %q: executable file not found in $PATH", program)
+	}
+	switch errno {
+	case unix.EACCES:
+		return fmt.Errorf("unable to start container process: exec: %q: %w", program, unix.EACCES)
+	case unix.EISDIR:
+		return fmt.Errorf("unable to start container process: exec: %q: %w", program, unix.EISDIR)
+	}
+	return fmt.Errorf("unable to start container process: exec: %q: stat %s: %w", program, program, errno)
+}
+
+// execError is a program that was there and that the kernel did not execute.
+func execError(program string, errno unix.Errno) error {
+	switch errno {
+	case unix.ENOENT:
+		return fmt.Errorf("unable to start container process: exec %s: %w (its interpreter or loader is missing from the root filesystem)", program, errno)
+	case unix.ENOEXEC:
+		return fmt.Errorf("unable to start container process: exec %s: %w (neither a program for this machine nor a script with #!)", program, errno)
+	}
+	return fmt.Errorf("unable to start container process: exec %s: %w", program, errno)
+}

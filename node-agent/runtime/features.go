@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+)
+
+// Features says what this runtime honours (runtime-spec, features.md). What it refuses is not in it.
+func Features() *features.Features {
+	yes, no := true, false
+	f := &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		Hooks:         []string{"prestart", "createRuntime", "poststart", "poststop"},
+		MountOptions:  plan.MountOptions(),
+		Linux: &features.Linux{
+			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
+			Capabilities:    plan.CapabilityNames(),
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Seccomp:         &features.Seccomp{Enabled: &yes},
+			Apparmor:        &features.Apparmor{Enabled: &no},
+			Selinux:         &features.Selinux{Enabled: &no},
+			IntelRdt:        &features.IntelRdt{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+		},
+	}
+	for _, a := range seccomp.SupportedActions() {
+		f.Linux.Seccomp.Actions = append(f.Linux.Seccomp.Actions, string(a))
+	}
+	for _, o := range seccomp.SupportedOperators() {
+		f.Linux.Seccomp.Operators = append(f.Linux.Seccomp.Operators, string(o))
+	}
+	for _, a := range seccomp.SupportedArchitectures() {
+		f.Linux.Seccomp.Archs = append(f.Linux.Seccomp.Archs, string(a))
+	}
+	for _, fl := range seccomp.SupportedFlags() {
+		f.Linux.Seccomp.KnownFlags = append(f.Linux.Seccomp.KnownFlags, string(fl))
+		f.Linux.Seccomp.SupportedFlags = append(f.Linux.Seccomp.SupportedFlags, string(fl))
+	}
+	return f
+}
+
+// Plan returns the plan of a validated document in a bundle, without making or changing anything.
+func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
+	host, err := r.Host()
+	if err != nil {
+		return nil, err
+	}
+	rootfs := spec.Root.Path
+	if !filepath.IsAbs(rootfs) {
+		rootfs = filepath.Join(bundle, rootfs)
+	}
+	o := plan.Options{ID: "ID", Bundle: bundle, Rootfs: filepath.Clean(rootfs), Home: "/", Result: true}
+	if !host.Cgroup.Unified {
+		for _, h := range host.Cgroup.V1 {
+			o.Cgroups = append(o.Cgroups, h.Dir)
+		}
+	}
+	if o.Seccomp, err = compileSeccomp(spec, r.warn); err != nil {
+		return nil, err
+	}
+	return plan.Build(spec, host, o)
+}

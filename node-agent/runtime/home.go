@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPasswd bounds what is read of an image's passwd file.
+const maxPasswd = 4 << 20
+
+// home returns the home folder of the process's user: process.env's HOME has precedence, so that nothing is read where
+// it is there, then the image's /etc/passwd, then "/".
+func (m *maker) home() string {
+	for _, e := range m.spec.Process.Env {
+		if strings.HasPrefix(e, "HOME=") {
+			return ""
+		}
+	}
+	if h := homeOf(m.rec.Rootfs, m.spec.Process.User.UID); h != "" {
+		return h
+	}
+	return "/"
+}
+
+// homeOf looks a user up in the passwd file of a root filesystem, which is hostile: the path is resolved inside the root,
+// the file must be a regular one, and is read up to a bound (passwd(5)).
+func homeOf(rootfs string, uid uint32) string {
+	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return ""
+	}
+	f := os.NewFile(uintptr(fd), "passwd")
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return ""
+	}
+	want := strconv.FormatUint(uint64(uid), 10)
+	lines := bufio.NewScanner(io.LimitReader(f, maxPasswd))
+	for lines.Scan() {
+		fields := strings.Split(lines.Text(), ":")
+		if len(fields) >= 6 && fields[2] == want {
+			return fields[5]
+		}
+	}
+	return ""
+}

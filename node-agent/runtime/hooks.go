@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// maxHookOutput bounds what of a hook's output is kept for an error message.
+const maxHookOutput = 4 << 10
+
+// runHooks runs hooks in the runtime's namespaces in their order, each with the container's state on its standard input;
+// the first that fails ends it (config.md, POSIX-platform Hooks).
+func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
+	for i, h := range hooks {
+		if err := runHook(ctx, h, rec, status); err != nil {
+			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
+		}
+	}
+	return nil
+}
+
+// runHooksLogged runs hooks whose failure is a warning: poststart and poststop.
+func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
+	for i, h := range hooks {
+		if err := runHook(ctx, h, rec, status); err != nil {
+			r.warn(fmt.Sprintf("error running %s hook #%d: %v", kind, i, err))
+		}
+	}
+}
+
+func runHook(ctx context.Context, h specs.Hook, rec *record, status specs.ContainerState) error {
+	if h.Timeout != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("it ran longer than its timeout of %d s", *h.Timeout))
+		defer cancel()
+	}
+	state, err := rec.hookState(status)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, h.Path)
+	if len(h.Args) > 0 {
+		cmd.Args = h.Args
+	}
+	// An absent env is an empty one: the runtime's own is not the hook's.
+	cmd.Env = h.Env
+	if cmd.Env == nil {
+		cmd.Env = []string{}
+	}
+	cmd.Dir = rec.Bundle
+	cmd.Stdin = bytes.NewReader(state)
+	stdout, stderr := &bounded{}, &bounded{}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	// A hook's own children may keep its output open: do not wait for them longer than this.
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w, stdout: %s, stderr: %s", err, stdout, stderr)
+	}
+	return nil
+}
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := maxHookOutput - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}

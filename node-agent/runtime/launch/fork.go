@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked in the parent, and
+// the child resets what it must not inherit. They are kept for outside users (see the comments in runtime/proc.go).
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// op is a step with its arguments resolved to numbers.
+type op struct {
+	call    uintptr
+	args    [6]uintptr
+	regs    [6]uint16 // where not 0, the argument is this register
+	out     uint16
+	ok, err int32     // where to go on
+	allowed [3]uint64 // errnos after which to go on, a bit each
+	must    uintptr   // the errno that has to come, and
+	mustErr uintptr   // what to report where it does not
+}
+
+// program is a plan ready to run. It keeps alive all memory that its numbers point to.
+type program struct {
+	ops  []op
+	regs []uintptr
+	keep []any
+}
+
+// compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
+func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
+	prog := &program{ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs)}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		o := &prog.ops[i]
+		o.call, o.out, o.ok, o.err = uintptr(s.Call), uint16(s.Out), int32(i+1), int32(i+1)
+		if s.IfOK != 0 {
+			o.ok = int32(p.Labels[s.IfOK])
+		}
+		if s.IfErr != 0 {
+			o.err = int32(p.Labels[s.IfErr])
+		}
+		for _, e := range s.Tolerate {
+			o.allowed[e/64] |= 1 << (e % 64)
+		}
+		o.must, o.mustErr = uintptr(s.Must), uintptr(s.MustErr)
+		for j := range s.NArgs {
+			if err := prog.argument(o, j, s.Args[j], inputs); err != nil {
+				return nil, fmt.Errorf("step %d, %s: %w", i, s, err)
+			}
+		}
+	}
+	return prog, nil
+}
+
+func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]int) error {
+	if v, ok := a.Const(); ok {
+		o.args[j] = v
+		return nil
+	}
+	if r, ok := a.Reg(); ok {
+		if o.call == uintptr(plan.OpSet) && j == 0 {
+			return nil // the register that OpSet names is its result
+		}
+		o.regs[j] = uint16(r)
+		return nil
+	}
+	if in, ok := a.Input(); ok {
+		fd, ok := inputs[in]
+		if !ok {
+			return fmt.Errorf("input %s has no descriptor", in)
+		}
+		o.args[j] = uintptr(fd)
+		return nil
+	}
+	if s, ok := a.Text(); ok {
+		p, err := unix.BytePtrFromString(s)
+		if err != nil {
+			return fmt.Errorf("%q holds a NUL byte", s)
+		}
+		prog.keep = append(prog.keep, p)
+		o.args[j] = uintptr(unsafe.Pointer(p))
+		return nil
+	}
+	if list, ok := a.Strings(); ok {
+		array, err := syscall.SlicePtrFromStrings(list)
+		if err != nil {
+			return fmt.Errorf("a string of %q holds a NUL byte", list)
+		}
+		prog.keep = append(prog.keep, array)
+		o.args[j] = uintptr(unsafe.Pointer(&array[0]))
+		return nil
+	}
+	if b, ok := a.Bytes(); ok {
+		prog.keep = append(prog.keep, b)
+		o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+		return nil
+	}
+	return fmt.Errorf("argument %d is of no known kind", j)
+}
+
+// message is what the child writes to its report pipe: a step and, if it failed, its errno.
+type message struct {
+	step  uint64
+	errno uint64
+}
+
+const messageSize = 16
+
+// childFailed is the exit code of a child that ended before execve. The parent knows more from the report.
+const childFailed = 127
+
+// fork makes the child. In the parent it returns the child's pid; in the child it never returns.
+//
+//go:norace
+//go:noinline
+//go:nocheckptr
+func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, errno syscall.Errno) {
+	var (
+		i    int32
+		r    uintptr
+		e    syscall.Errno
+		msg  message
+		wait byte
+		o    *op
+		a    [6]uintptr
+		ops  = prog.ops
+		regs = prog.regs
+	)
+	beforeFork()
+	r, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
+	if e != 0 || r != 0 {
+		afterFork()
+		return r, e
+	}
+	// From here on this is the child, with one thread and a copy of the parent's memory.
+	afterForkInChild()
+	for i >= 0 && int(i) < len(ops) {
+		o = &ops[i]
+		a = o.args
+		for k := range a {
+			if o.regs[k] != 0 {
+				a[k] = regs[o.regs[k]]
+			}
+		}
+		r, e = 0, 0
+		switch o.call {
+		case uintptr(plan.OpGoto):
+		case uintptr(plan.OpSet):
+			r = a[1]
+		case uintptr(plan.OpStore):
+			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
+		case uintptr(plan.OpSync):
+			msg.step, msg.errno = uint64(i), 0
+			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+			if e == 0 && a[1] != 0 {
+				r, _, e = syscall.RawSyscall(unix.SYS_READ, sync, uintptr(unsafe.Pointer(&wait)), 1)
+				if e == 0 && r != 1 {
+					goto end // the parent is gone or has given up
+				}
+			}
+		default:
+			r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
+			if o.call == unix.SYS_READ && e == 0 && r == 0 {
+				goto end // the writer of a pipe that is waited on is gone
+			}
+		}
+		if o.must != 0 {
+			if uintptr(e) == o.must {
+				i = o.ok
+				continue
+			}
+			if e == 0 {
+				e = syscall.Errno(o.mustErr)
+			}
+		}
+		if e == 0 {
+			if o.out != 0 {
+				regs[o.out] = r
+			}
+			i = o.ok
+			continue
+		}
+		if e < 192 && o.must == 0 && o.allowed[e/64]>>(e%64)&1 == 1 {
+			i = o.err
+			continue
+		}
+		msg.step, msg.errno = uint64(i), uint64(e)
+		syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+		break
+	}
+end:
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
+	}
+}
+
+// clone forks under the lock that keeps other forks of this process from inheriting descriptors not yet marked
+// close-on-exec.
+func clone(args *cloneArgs, prog *program, report, sync int) (int, error) {
+	syscall.ForkLock.Lock()
+	pid, errno := fork(args, prog, uintptr(report), uintptr(sync))
+	syscall.ForkLock.Unlock()
+	runtime.KeepAlive(prog)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(pid), nil
+}

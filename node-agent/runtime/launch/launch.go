@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// Request says what to launch.
+type Request struct {
+	Plan *plan.Plan
+	// Inputs are the descriptors that the plan names. They stay the caller's.
+	Inputs map[plan.Input]int
+	// Cgroup is the descriptor of a cgroup v2 folder that the child is made in; 0 for none.
+	Cgroup int
+	// Reserved is how many descriptors, from 0 on, are the process's own: those that the launcher makes lie above them.
+	Reserved int
+	// Held keeps the child waiting before execve until Release; without it the child is released at once.
+	// A plan whose InputStart the caller supplies is held by the caller.
+	Held bool
+	// OnSync answers the child's synchronization points that wait. An error ends the child.
+	OnSync func(s plan.Sync, pid int) error
+}
+
+// Child is a process that has been launched. It is a child of this process, which has to reap it.
+type Child struct {
+	// PID in this process's pid namespace.
+	PID int
+	// PIDFD is the child's pidfd (pidfd_open(2)); the caller closes it.
+	PIDFD int
+
+	plan    *plan.Plan
+	report  int // read end
+	sync    int // write end, -1 without
+	start   int // write end, -1 where the caller holds the child
+	onSync  func(plan.Sync, int) error
+	execing bool
+}
+
+// StepError is a step that failed in the child.
+type StepError struct {
+	// Index of the step in the plan.
+	Index int
+	// Field is what the step served.
+	Field plan.Field
+	// Call is the step, rendered as strace would.
+	Call string
+	// Name of the system call.
+	Name string
+	// Errno is what it returned.
+	Errno unix.Errno
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("%s: %s: %s (step %d: %s)", e.Field, e.Name, e.Errno, e.Index, e.Call)
+}
+
+func (e *StepError) Unwrap() error { return e.Errno }
+
+// KilledError is a child that ended without a report, before it became its program.
+type KilledError struct{ Status unix.WaitStatus }
+
+func (e *KilledError) Error() string {
+	if e.Status.Signaled() {
+		return fmt.Sprintf("the container's first process was ended by %s before execve", unix.SignalName(e.Status.Signal()))
+	}
+	return fmt.Sprintf("the container's first process ended with code %d before execve", e.Status.ExitStatus())
+}
+
+// Start makes the child. On an error there is none. Afterwards the caller calls Ready or Exec to follow it.
+func Start(r Request) (_ *Child, err error) {
+	var opened []int
+	closeAll := func() {
+		for _, fd := range opened {
+			unix.Close(fd)
+		}
+	}
+	pipe := func() (read, write int, err error) {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+			return 0, 0, fmt.Errorf("pipe2: %w", err)
+		}
+		for i := range p {
+			if p[i], err = above(p[i], r.Reserved); err != nil {
+				return 0, 0, err
+			}
+		}
+		return p[0], p[1], nil
+	}
+	c := &Child{plan: r.Plan, sync: -1, start: -1, onSync: r.OnSync}
+	inputs := make(map[plan.Input]int, len(r.Inputs)+2)
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	for name, fd := range r.Inputs {
+		// dup3 of a descriptor onto itself fails, and onto one still needed loses it: keep all above those of the process.
+		if fd < r.Reserved {
+			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Reserved); err != nil {
+				return nil, fmt.Errorf("%s: fcntl F_DUPFD_CLOEXEC: %w", name, err)
+			}
+			defer unix.Close(fd)
+		}
+		inputs[name] = fd
+	}
+	var reportW, syncR, startR int
+	if c.report, reportW, err = pipe(); err != nil {
+		return nil, err
+	}
+	opened = append(opened, c.report)
+	defer unix.Close(reportW)
+	inputs[plan.InputReport] = reportW
+	if r.Plan.Waits {
+		if syncR, c.sync, err = pipe(); err != nil {
+			return nil, err
+		}
+		opened = append(opened, c.sync)
+		defer unix.Close(syncR)
+	}
+	if _, held := inputs[plan.InputStart]; !held {
+		if startR, c.start, err = pipe(); err != nil {
+			return nil, err
+		}
+		opened = append(opened, c.start)
+		defer unix.Close(startR)
+		inputs[plan.InputStart] = startR
+	}
+	prog, err := compile(r.Plan, inputs)
+	if err != nil {
+		return nil, err
+	}
+	pidfd := int32(-1)
+	args := &cloneArgs{
+		flags:      r.Plan.CloneFlags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
+		pidfd:      uint64(uintptr(unsafe.Pointer(&pidfd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if r.Cgroup > 0 {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(r.Cgroup)
+	}
+	c.PID, err = c.clone(args, prog, reportW, syncR)
+	runtime.KeepAlive(&pidfd)
+	if err != nil {
+		return nil, err
+	}
+	c.PIDFD = int(pidfd)
+	if c.start >= 0 && !r.Held {
+		c.Release()
+	}
+	return c, nil
+}
+
+// clone enters the pid namespace to be joined, if there is one, for the length of the fork.
+func (c *Child) clone(args *cloneArgs, prog *program, report, sync int) (int, error) {
+	if c.plan.PIDNamespace == "" {
+		pid, err := clone(args, prog, report, sync)
+		if err != nil {
+			return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
+		}
+		return pid, nil
+	}
+	fail := func(what string, err error) (int, error) {
+		return 0, fmt.Errorf("linux.namespaces (pid, %s): %s: %w", c.plan.PIDNamespace, what, err)
+	}
+	target, err := unix.Open(c.plan.PIDNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("open", err)
+	}
+	defer unix.Close(target)
+	own, err := unix.Open("/proc/thread-self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("open /proc/thread-self/ns/pid", err)
+	}
+	defer unix.Close(own)
+	runtime.LockOSThread()
+	if err := unix.Setns(target, unix.CLONE_NEWPID); err != nil {
+		runtime.UnlockOSThread()
+		return fail("setns", err)
+	}
+	pid, cloneErr := clone(args, prog, report, sync)
+	if err := unix.Setns(own, unix.CLONE_NEWPID); err != nil {
+		// The thread stays locked and so ends with its goroutine: no other code may fork from it.
+		return fail("setns back", err)
+	}
+	runtime.UnlockOSThread()
+	if cloneErr != nil {
+		return fail("clone3", cloneErr)
+	}
+	return pid, nil
+}
+
+// above moves a new descriptor to at least low.
+func above(fd, low int) (int, error) {
+	if fd >= low {
+		return fd, nil
+	}
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, low)
+	unix.Close(fd)
+	if err != nil {
+		return -1, fmt.Errorf("fcntl F_DUPFD_CLOEXEC: %w", err)
+	}
+	return n, nil
+}
+
+// Release lets a held child go on to execve.
+func (c *Child) Release() {
+	if c.start >= 0 {
+		_, _ = unix.Write(c.start, []byte{0}) // a child that is gone says so in its report
+		unix.Close(c.start)
+		c.start = -1
+	}
+}
+
+// Follow reads what the child reports and answers it, until the synchronization point until is reached or, where that is
+// empty, until the child has become its program. On an error the child has been ended and reaped.
+func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
+	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0) })
+	defer stop()
+	err := c.follow(until)
+	if err == nil {
+		return nil
+	}
+	status := c.Kill()
+	var killed *KilledError
+	if errors.As(err, &killed) {
+		killed.Status = status
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return err
+}
+
+func (c *Child) follow(until plan.Sync) error {
+	defer func() {
+		unix.Close(c.report)
+		if c.sync >= 0 {
+			unix.Close(c.sync)
+			c.sync = -1
+		}
+	}()
+	for {
+		m, err := readMessage(c.report)
+		if err != nil {
+			return err
+		}
+		if m == nil {
+			if c.execing {
+				return nil
+			}
+			return &KilledError{}
+		}
+		if m.errno != 0 {
+			return newStepError(c.plan, *m)
+		}
+		switch s := c.plan.Syncs[int(m.step)]; s {
+		case plan.SyncExec:
+			c.execing = true
+		case until:
+			return nil
+		case plan.SyncReady:
+		default:
+			if c.onSync != nil {
+				if err := c.onSync(s, c.PID); err != nil {
+					return err
+				}
+			}
+			if _, err := unix.Write(c.sync, []byte{0}); err != nil {
+				return fmt.Errorf("answer the container's first process at %s: %w", s, err)
+			}
+		}
+	}
+}
+
+// Abandon ends and reaps a child that is not to be followed.
+func (c *Child) Abandon() {
+	c.Kill()
+	unix.Close(c.report)
+	if c.sync >= 0 {
+		unix.Close(c.sync)
+	}
+}
+
+// Kill ends the child, if it still runs, and reaps it.
+func (c *Child) Kill() unix.WaitStatus {
+	_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
+	return c.Wait()
+}
+
+// Wait reaps the child and returns how it ended.
+func (c *Child) Wait() unix.WaitStatus {
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(c.PID, &status, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if c.start >= 0 {
+		unix.Close(c.start)
+		c.start = -1
+	}
+	unix.Close(c.PIDFD)
+	return status
+}
+
+func readMessage(fd int) (*message, error) {
+	var buf [messageSize]byte
+	n := 0
+	for n < messageSize {
+		k, err := unix.Read(fd, buf[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("read the report of the container's first process: %w", err)
+		case k == 0:
+			return nil, nil
+		}
+		n += k
+	}
+	return &message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}, nil
+}
+
+// newStepError turns a report into an error.
+func newStepError(p *plan.Plan, m message) error {
+	if m.step >= uint64(len(p.Steps)) {
+		return fmt.Errorf("the container's first process reported step %d of %d", m.step, len(p.Steps))
+	}
+	s := p.Steps[m.step]
+	return &StepError{Index: int(m.step), Field: s.Field, Call: s.String(), Name: s.Name(), Errno: unix.Errno(m.errno)}
+}
+
+// LateError is a step that failed after another process had started the child. Who reads it has no plan, only the step's index.
+type LateError struct {
+	Step  int
+	Errno unix.Errno
+}
+
+func (e *LateError) Error() string { return fmt.Sprintf("step %d: %s", e.Step, e.Errno) }
+
+// ReadResult reads the result fifo of a child that has just been started, a non-blocking descriptor, until the child has
+// become its program or has failed with a *LateError.
+func ReadResult(ctx context.Context, result int) error {
+	execing := false
+	for {
+		var buf [messageSize]byte
+		n, err := unix.Read(result, buf[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(result), Events: unix.POLLIN}}, 100); err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("poll: %w", err)
+			}
+		case err != nil:
+			return fmt.Errorf("read the report of the container's first process: %w", err)
+		case n == 0 && execing:
+			return nil
+		case n == 0:
+			return &KilledError{}
+		case n != messageSize:
+			return fmt.Errorf("read the report of the container's first process: found %d bytes", n)
+		default:
+			m := message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}
+			if m.errno != 0 {
+				return &LateError{Step: int(m.step), Errno: unix.Errno(m.errno)}
+			}
+			execing = true
+		}
+	}
+}

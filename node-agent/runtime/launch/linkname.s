@@ -1,0 +1,1 @@
+// This file lets package launch declare functions without a body, which go:linkname gives one.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+)
+
+// Host is what a plan depends on besides the document: facts of the machine, the same for all its containers.
+type Host struct {
+	// LastCapability is the highest capability that the kernel knows (/proc/sys/kernel/cap_last_cap).
+	LastCapability int
+	// Permitted are the capabilities that the runtime has to give away, bit n for capability n.
+	Permitted uint64
+	// Cgroup is how the hierarchies lie.
+	Cgroup CgroupLayout
+}
+
+// CgroupLayout is how the cgroup hierarchies of a host lie below /sys/fs/cgroup.
+type CgroupLayout struct {
+	// Unified is whether /sys/fs/cgroup is the one hierarchy of cgroup v2.
+	Unified bool
+	// V1 are the hierarchies of version 1.
+	V1 []Hierarchy
+	// Hybrid is the folder below /sys/fs/cgroup of a version 2 hierarchy beside those of version 1; empty if there is none.
+	Hybrid string
+}
+
+// Hierarchy is a cgroup v1 hierarchy: the name of its folder below /sys/fs/cgroup and its mount options.
+type Hierarchy struct {
+	Dir, Options string
+	// Links are symbolic links beside Dir, such as cpu for cpu,cpuacct.
+	Links []string
+}
+
+// Options are what a caller of the runtime says besides the document.
+type Options struct {
+	// ID of the container.
+	ID string
+	// Bundle is the absolute path of the bundle, which relative paths in the document are relative to.
+	Bundle string
+	// Rootfs is the absolute path of the root filesystem on the host.
+	Rootfs string
+	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of InputCgroup.
+	Cgroups []string
+	// CgroupPaths are the container's cgroups by hierarchy, as folders of the host; they are what a cgroup mount without a
+	// cgroup namespace shows.
+	CgroupPaths map[string]string
+	// Seccomp is the compiled filter of linux.seccomp, nil without one.
+	Seccomp *seccomp.Filter
+	// Home is the value of HOME where process.env has none.
+	Home string
+	// Result is whether failures after SyncReady go to InputResult, as when another process starts the container.
+	Result bool
+	// PreserveFDs is how many descriptors from 3 on the process inherits.
+	PreserveFDs int
+	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
+	NoPivot bool
+	// NoNewKeyring leaves the session keyring as it is.
+	NoNewKeyring bool
+	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the runtime itself has.
+	DefaultNoFile *unix.Rlimit
+}
+
+// Unsupported is the error of Build for a field that this runtime refuses.
+type Unsupported struct {
+	Path, Found, Reason string
+}
+
+func (e *Unsupported) Error() string {
+	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
+}
+
+// Build makes the plan of a validated document. The document is not changed. It fails with *Unsupported where a field
+// cannot be honoured.
+func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
+	b := newBuilder()
+	c := &container{builder: b, spec: spec, host: host, opts: o}
+	if spec.Linux == nil {
+		return nil, &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
+	}
+	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
+	// comes last.
+	for _, stage := range []func() error{
+		c.refuse,
+		c.joinCgroups,
+		c.namespaces,
+		c.session,
+		c.root,
+		c.mounts,
+		c.makeWorkingDirectory,
+		c.devices,
+		c.console,
+		c.hooksBeforePivot,
+		c.sysctl,
+		c.readonlyPaths,
+		c.maskedPaths,
+		c.pivot,
+		c.names,
+		c.workingDirectory,
+		c.limits,
+		c.standardStreams,
+		c.credentials,
+		c.exec,
+	} {
+		if err := stage(); err != nil {
+			return nil, err
+		}
+	}
+	for i, at := range b.plan.Labels {
+		if i > 0 && at < 0 {
+			return nil, fmt.Errorf("plan: label %d is used but stands nowhere", i)
+		}
+	}
+	return &b.plan, nil
+}
+
+// refuse fails for every field that has no stage, so that none is dropped in silence.
+func (c *container) refuse() error {
+	p, l := c.spec.Process, c.spec.Linux
+	if p == nil {
+		return c.fieldError("process", "nothing", "a container that is to be started needs one")
+	}
+	for _, f := range []struct {
+		set  bool
+		path string
+	}{
+		{p.ApparmorProfile != "", "process.apparmorProfile"},
+		{p.SelinuxLabel != "", "process.selinuxLabel"},
+		{p.Scheduler != nil, "process.scheduler"},
+		{p.IOPriority != nil, "process.ioPriority"},
+		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
+		{l.MountLabel != "", "linux.mountLabel"},
+		{l.IntelRdt != nil, "linux.intelRdt"},
+		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
+		{len(l.NetDevices) > 0, "linux.netDevices"},
+		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
+		{l.Seccomp != nil && l.Seccomp.ListenerPath != "", "linux.seccomp.listenerPath"},
+		{c.opts.Seccomp != nil && c.opts.Seccomp.Notify, "linux.seccomp.syscalls (SCMP_ACT_NOTIFY)"},
+		{c.spec.Hooks != nil && len(c.spec.Hooks.StartContainer) > 0, "hooks.startContainer"},
+	} {
+		if f.set {
+			return c.fieldError(f.path, "a value", "this version of berth does not support the field: remove it")
+		}
+	}
+	return nil
+}
+
+// container is what the stages share.
+type container struct {
+	*builder
+	spec *specs.Spec
+	host Host
+	opts Options
+
+	rootFD Reg
+	tty    Reg
+}
+
+func (c *container) hasNamespace(t specs.LinuxNamespaceType) bool {
+	for _, n := range c.spec.Linux.Namespaces {
+		if n.Type == t {
+			return true
+		}
+	}
+	return false
+}
+
+// newNamespace is whether the container gets a namespace of its own of this type.
+func (c *container) newNamespace(t specs.LinuxNamespaceType) bool {
+	for _, n := range c.spec.Linux.Namespaces {
+		if n.Type == t {
+			return n.Path == ""
+		}
+	}
+	return false
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// capabilityNames are those of linux/capability.h, by number.
+var capabilityNames = [...]string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
+	"CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN",
+	"CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
+	"CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+}
+
+// CapabilityName returns CAP_NAME for its number, or the number where there is no name.
+func CapabilityName(n int) string {
+	if n >= 0 && n < len(capabilityNames) {
+		return capabilityNames[n]
+	}
+	return strconv.Itoa(n)
+}
+
+// CapabilityNames are all that this package knows, by number.
+func CapabilityNames() []string { return append([]string(nil), capabilityNames[:]...) }
+
+func capabilityNumber(name string) (int, bool) {
+	for i, n := range capabilityNames {
+		if n == name {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// capabilitySets are the five sets as bit masks.
+type capabilitySets struct {
+	bounding, effective, permitted, inheritable, ambient uint64
+}
+
+// capabilities reads process.capabilities. What the host cannot grant is left out with a warning, as the spec asks
+// (config.md, Linux Process); an absent section means none at all.
+func (c *container) capabilities() capabilitySets {
+	var s capabilitySets
+	p := c.spec.Process.Capabilities
+	if p == nil {
+		p = &specs.LinuxCapabilities{}
+	}
+	var denied uint64
+	read := func(names []string) uint64 {
+		var mask uint64
+		for _, name := range names {
+			n, ok := capabilityNumber(strings.ToUpper(name))
+			if !ok || n > c.host.LastCapability || c.host.Permitted>>n&1 == 0 {
+				if !ok {
+					c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: "+name+" is not known here and left out")
+				} else {
+					denied |= 1 << n
+				}
+				continue
+			}
+			mask |= 1 << n
+		}
+		return mask
+	}
+	s.bounding, s.effective, s.permitted = read(p.Bounding), read(p.Effective), read(p.Permitted)
+	s.inheritable, s.ambient = read(p.Inheritable), read(p.Ambient)
+	for n := range capabilityNames {
+		if denied>>n&1 == 1 {
+			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+capabilityNames[n]+"; it is left out")
+		}
+	}
+	return s
+}
+
+// capset sets the effective, permitted and inheritable sets (capset(2), version 3: two halves of 32 bits).
+func (c *container) capset(s capabilitySets) {
+	header := make([]byte, 8)
+	binary.NativeEndian.PutUint32(header, unix.LINUX_CAPABILITY_VERSION_3)
+	data := make([]byte, 24)
+	for half := range 2 {
+		shift, at := 32*half, 12*half
+		binary.NativeEndian.PutUint32(data[at:], uint32(s.effective>>shift))
+		binary.NativeEndian.PutUint32(data[at+4:], uint32(s.permitted>>shift))
+		binary.NativeEndian.PutUint32(data[at+8:], uint32(s.inheritable>>shift))
+	}
+	c.call(unix.SYS_CAPSET, structArg(header, "{v3}"), structArg(data, "{effective="+hex(s.effective)+", permitted="+hex(s.permitted)+", inheritable="+hex(s.inheritable)+"}"))
+}
+
+func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
+
+// credentials takes away what the process is not to have. Seccomp without noNewPrivileges needs CAP_SYS_ADMIN and so
+// comes before; with it, it comes last of all, so that the filter need allow nothing but execve.
+func (c *container) credentials() error {
+	p := c.spec.Process
+	sets := c.capabilities()
+	if !p.NoNewPrivileges {
+		c.seccomp()
+	}
+	c.at("process.capabilities.bounding")
+	for n := 0; n <= c.host.LastCapability; n++ {
+		if sets.bounding>>n&1 == 0 {
+			c.prctl(unix.PR_CAPBSET_DROP, flags(uint(n), capNames))
+		}
+	}
+	c.at("process.user")
+	c.prctl(unix.PR_SET_KEEPCAPS, num(1))
+	groups := p.User.AdditionalGids
+	mem := make([]byte, 4*len(groups)+4)
+	for i, g := range groups {
+		binary.NativeEndian.PutUint32(mem[4*i:], g)
+	}
+	set := c.call(unix.SYS_SETGROUPS, num(len(groups)), structArg(mem, "{"+joinUint(groups)+"}"))
+	if len(groups) == 0 && c.hasNamespace(specs.UserNamespace) {
+		set.tolerate(unix.EPERM) // setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
+	}
+	c.call(unix.SYS_SETRESGID, num(p.User.GID), num(p.User.GID), num(p.User.GID))
+	c.call(unix.SYS_SETRESUID, num(p.User.UID), num(p.User.UID), num(p.User.UID))
+	c.at("process.capabilities")
+	c.capset(sets)
+	c.prctl(unix.PR_SET_KEEPCAPS, num(0))
+	if sets.ambient != 0 {
+		c.at("process.capabilities.ambient")
+		for n := 0; n <= c.host.LastCapability; n++ {
+			if sets.ambient>>n&1 == 1 {
+				c.call(unix.SYS_PRCTL, flags(uint(unix.PR_CAP_AMBIENT), prctlNames), num(uint(unix.PR_CAP_AMBIENT_RAISE)), flags(uint(n), capNames), num(0), num(0))
+			}
+		}
+	}
+	c.at("process.user.umask")
+	umask := uint32(0o022)
+	if p.User.Umask != nil {
+		umask = *p.User.Umask
+	}
+	c.call(unix.SYS_UMASK, flags(umask, modeNames))
+	if p.NoNewPrivileges {
+		c.at("process.noNewPrivileges")
+		c.prctl(unix.PR_SET_NO_NEW_PRIVS, num(1))
+	}
+	return nil
+}
+
+func joinUint(v []uint32) string {
+	s := make([]string, len(v))
+	for i, n := range v {
+		s[i] = strconv.FormatUint(uint64(n), 10)
+	}
+	return strings.Join(s, ", ")
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultDevices are those that every container has (runtime-spec, config-linux.md, Default Devices), but for the
+// console and ptmx, which are no nodes of their own.
+func DefaultDevices() []specs.LinuxDevice {
+	mode := os.FileMode(0o666)
+	device := func(path string, major, minor int64) specs.LinuxDevice {
+		return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: &mode}
+	}
+	return []specs.LinuxDevice{
+		device("/dev/null", 1, 3), device("/dev/zero", 1, 5), device("/dev/full", 1, 7),
+		device("/dev/random", 1, 8), device("/dev/urandom", 1, 9), device("/dev/tty", 5, 0),
+	}
+}
+
+// ownsDev is whether /dev is the container's to fill: not where the document binds another /dev there.
+func (c *container) ownsDev() bool {
+	for _, m := range c.spec.Mounts {
+		if path.Clean(m.Destination) != "/dev" {
+			continue
+		}
+		if m.Type == "bind" {
+			return false
+		}
+		for _, o := range m.Options {
+			if o == "bind" || o == "rbind" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (c *container) devices() error {
+	if !c.ownsDev() {
+		return nil
+	}
+	listed := map[string]bool{}
+	for i, d := range c.spec.Linux.Devices {
+		listed[path.Clean(d.Path)] = true
+		c.atIndex("linux.devices", i, d.Path)
+		if err := c.device(i, d); err != nil {
+			return err
+		}
+	}
+	c.at("linux.devices (default)")
+	dev := c.reg()
+	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
+	bind := c.hasNamespace(specs.UserNamespace)
+	for _, d := range DefaultDevices() {
+		switch {
+		case listed[d.Path]:
+		case bind:
+			c.bindMount(specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+		default:
+			c.mknodat(regArg(dev), path.Base(d.Path), unix.S_IFCHR|0o666, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST)
+		}
+	}
+	c.at("linux.devices (default links)")
+	for _, l := range [][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}} {
+		c.symlinkat(l[0], regArg(dev), l[1]).tolerate(unix.EEXIST)
+	}
+	if !listed["/dev/ptmx"] {
+		done := c.label()
+		c.symlinkat("pts/ptmx", regArg(dev), "ptmx").tolerate(unix.EEXIST).then(done)
+		// An image may bring a ptmx of its own, which would lead to another devpts.
+		c.call(unix.SYS_UNLINKAT, regArg(dev), text("ptmx"), num(0)).tolerate(unix.EISDIR)
+		c.symlinkat("pts/ptmx", regArg(dev), "ptmx").tolerate(unix.EEXIST)
+		c.mark(done)
+	}
+	c.close(dev)
+	return nil
+}
+
+func (c *container) device(i int, d specs.LinuxDevice) error {
+	var kind uint32
+	switch d.Type {
+	case "c", "u":
+		kind = unix.S_IFCHR
+	case "b":
+		kind = unix.S_IFBLK
+	case "p":
+		kind = unix.S_IFIFO
+	default:
+		return &Unsupported{Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type, Reason: "allowed are c, u, b, p"}
+	}
+	if c.hasNamespace(specs.UserNamespace) && kind != unix.S_IFIFO {
+		// mknod(2) is not for a user namespace: show the host's node.
+		c.bindMount(specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+		return nil
+	}
+	mode := uint32(0o666)
+	if d.FileMode != nil {
+		mode = uint32(d.FileMode.Perm())
+	}
+	dir, base := path.Split(path.Clean(d.Path))
+	at := c.reg()
+	there := c.label()
+	c.ensureDirectory(at, dir, unix.O_DIRECTORY)
+	c.mknodat(regArg(at), base, kind|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST).orElse(there)
+	if d.UID != nil || d.GID != nil {
+		uid, gid := ^uint32(0), ^uint32(0) // chown(2): -1 leaves it
+		if d.UID != nil {
+			uid = *d.UID
+		}
+		if d.GID != nil {
+			gid = *d.GID
+		}
+		c.fchownat(regArg(at), base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	c.mark(there)
+	c.close(at)
+	return nil
+}
+
+// console makes the terminal in the container's devpts, shows it as /dev/console and sends its master to the console
+// socket. The slave is opened from the master (TIOCGPTPEER), not by its path, which the container's mounts could turn
+// elsewhere (CVE-2025-52565).
+func (c *container) console() error {
+	if !c.spec.Process.Terminal {
+		return nil
+	}
+	c.at("process.terminal")
+	master := c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
+	var unlock int32
+	c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSPTLCK)), structArg(native(&unlock), "{0}"))
+	c.tty = c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCGPTPEER)), flags(uint(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), openNames)).out()
+	if s := c.spec.Process.ConsoleSize; s != nil {
+		c.at("process.consoleSize")
+		size := unix.Winsize{Row: uint16(s.Height), Col: uint16(s.Width)}
+		c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSWINSZ)), structArg(native(&size), fmt.Sprintf("{%dx%d}", s.Width, s.Height)))
+		c.at("process.terminal")
+	}
+	c.call(unix.SYS_FCHOWN, regArg(c.tty), num(c.spec.Process.User.UID), num(^uint32(0)))
+	// /dev/console
+	dev := c.reg()
+	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
+	c.mknodat(regArg(dev), "console", unix.S_IFREG|0o620, 0).tolerate(unix.EEXIST)
+	at := c.openat2(regArg(dev), "console", unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS).out()
+	mount := c.openTree(regArg(c.tty), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).out()
+	c.moveMount(mount, at)
+	c.close(mount)
+	c.close(at)
+	c.close(dev)
+	// The master goes out by SCM_RIGHTS, with a name as its payload (cmsg(3), unix(7)).
+	payload := []byte("/dev/ptmx")
+	iov := &unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
+	control := make([]byte, unix.CmsgSpace(4))
+	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	header.Level, header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	header.SetLen(unix.CmsgLen(4))
+	msg := &unix.Msghdr{Iov: iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
+	slot := control[unix.CmsgLen(0) : unix.CmsgLen(0)+4]
+	binary.NativeEndian.PutUint32(slot, ^uint32(0))
+	c.call(OpStore, structArg(slot, "SCM_RIGHTS"), regArg(master))
+	c.call(unix.SYS_SENDMSG, input(InputConsole), structArg(native(msg), "{SCM_RIGHTS}"), num(0))
+	c.close(master)
+	c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TIOCSCTTY)), num(0))
+	return nil
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// cloneFlag returns the CLONE_NEW* flag of a namespace type, 0 for an unknown one.
+func cloneFlag(t specs.LinuxNamespaceType) uint64 {
+	switch t {
+	case specs.PIDNamespace:
+		return unix.CLONE_NEWPID
+	case specs.NetworkNamespace:
+		return unix.CLONE_NEWNET
+	case specs.MountNamespace:
+		return unix.CLONE_NEWNS
+	case specs.IPCNamespace:
+		return unix.CLONE_NEWIPC
+	case specs.UTSNamespace:
+		return unix.CLONE_NEWUTS
+	case specs.UserNamespace:
+		return unix.CLONE_NEWUSER
+	case specs.CgroupNamespace:
+		return unix.CLONE_NEWCGROUP
+	case specs.TimeNamespace:
+		return unix.CLONE_NEWTIME
+	}
+	return 0
+}
+
+// joinCgroups moves the child into its cgroups. It does so itself, by writing 0, since the parent would have to make
+// it wait; and first, since a cgroup namespace begins where its maker stands.
+func (c *container) joinCgroups() error {
+	c.at("linux.cgroupsPath")
+	for _, h := range c.opts.Cgroups {
+		c.call(unix.SYS_WRITE, input(InputCgroup(h)), text("0"), num(1))
+	}
+	if adj := c.spec.Process.OOMScoreAdj; adj != nil {
+		c.at("process.oomScoreAdj")
+		c.writeFile(cwd(), "/proc/self/oom_score_adj", fmt.Sprint(*adj), 0)
+	}
+	return nil
+}
+
+// namespaces makes or joins every namespace of the document. All new ones come from clone3 at once, but for the cgroup
+// namespace, whose root is the cgroup that its maker is in.
+func (c *container) namespaces() error {
+	c.call(unix.SYS_UMASK, num(0))
+	type join struct {
+		fd   Reg
+		i    int
+		flag uint64
+	}
+	var joins []join
+	newCgroup, newUser := false, false
+	for i, n := range c.spec.Linux.Namespaces {
+		flag := cloneFlag(n.Type)
+		c.atIndex("linux.namespaces", i, string(n.Type))
+		switch {
+		case flag == 0:
+			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
+		case n.Type == specs.TimeNamespace:
+			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: "time", Reason: "time namespaces are not supported"}
+		case n.Path == "" && n.Type == specs.CgroupNamespace:
+			newCgroup = true
+		case n.Path == "":
+			newUser = newUser || n.Type == specs.UserNamespace
+			c.plan.CloneFlags |= flag
+		case n.Type == specs.PIDNamespace:
+			c.plan.PIDNamespace = n.Path
+		default:
+			fd := c.openat2(cwd(), n.Path, unix.O_RDONLY, 0).out()
+			joins = append(joins, join{fd, i, flag})
+		}
+	}
+	if !c.hasNamespace(specs.MountNamespace) {
+		return &Unsupported{Path: "linux.namespaces", Found: "no mount namespace", Reason: "the root filesystem of a container needs one"}
+	}
+	if newUser {
+		c.at("linux.uidMappings")
+		c.sync(SyncIDMap)
+		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
+		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+	}
+	// The user namespace first: it is what gives the right to join the others.
+	for _, user := range []bool{true, false} {
+		for _, j := range joins {
+			if (j.flag == unix.CLONE_NEWUSER) != user {
+				continue
+			}
+			c.atIndex("linux.namespaces", j.i, string(c.spec.Linux.Namespaces[j.i].Type))
+			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
+			c.close(j.fd)
+			if user {
+				c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
+				c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+			}
+		}
+	}
+	if newCgroup {
+		c.at("linux.namespaces")
+		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
+	}
+	return nil
+}
+
+// session starts a session and, unless asked not to, a keyring of its own, so that the container reads no key of the
+// host's.
+func (c *container) session() error {
+	c.at("process")
+	c.call(unix.SYS_SETSID)
+	if !c.opts.NoNewKeyring {
+		c.call(unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING), text("_ses."+c.opts.ID)).tolerate(unix.ENOSYS)
+	}
+	return nil
+}
+
+// hooksBeforePivot lets the parent run the hooks whose time is between the mounts and the change of root.
+func (c *container) hooksBeforePivot() error {
+	hooks := c.spec.Hooks
+	if hooks == nil {
+		return nil
+	}
+	if len(hooks.Prestart)+len(hooks.CreateRuntime) > 0 { //nolint:staticcheck // prestart is deprecated, not gone
+		c.at("hooks.createRuntime")
+		c.sync(SyncNamespaces)
+	}
+	if len(hooks.CreateContainer) > 0 {
+		c.at("hooks.createContainer")
+		c.sync(SyncPivot)
+	}
+	return nil
+}
+
+// names sets what the UTS namespace says.
+func (c *container) names() error {
+	if h := c.spec.Hostname; h != "" {
+		c.at("hostname")
+		c.call(unix.SYS_SETHOSTNAME, text(h), num(len(h)))
+	}
+	if d := c.spec.Domainname; d != "" {
+		c.at("domainname")
+		c.call(unix.SYS_SETDOMAINNAME, text(d), num(len(d)))
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"fmt"
+	"sort"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/validate"
+)
+
+// sysctl writes the kernel parameters of the container's namespaces, into a procfs of its own that nothing in the image
+// can have put another file over (CVE-2025-52881).
+func (c *container) sysctl() error {
+	if len(c.spec.Linux.Sysctl) == 0 {
+		return nil
+	}
+	c.at("linux.sysctl")
+	fs := c.fsopen("proc")
+	c.fsconfigCreate(fs)
+	proc := c.fsmount(fs, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	c.close(fs)
+	keys := make([]string, 0, len(c.spec.Linux.Sysctl))
+	for k := range c.spec.Linux.Sysctl {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		c.at("linux.sysctl." + k)
+		file, ok := validate.SysctlFile(k)
+		if !ok {
+			return c.fieldError("linux.sysctl."+k, k, "it names no file below /proc/sys")
+		}
+		c.writeFile(regArg(proc), "sys/"+file, c.spec.Linux.Sysctl[k], unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	}
+	c.close(proc)
+	return nil
+}
+
+// readonlyPaths puts each path on a mount of its own that is read-only. A path that is not there is passed over, as the
+// peers do: the lists of engines name what only some kernels have.
+func (c *container) readonlyPaths() error {
+	for i, p := range c.spec.Linux.ReadonlyPaths {
+		c.atIndex("linux.readonlyPaths", i, p)
+		next := c.label()
+		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()
+		mount := c.openTree(regArg(at), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
+		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
+		c.moveMount(mount, at)
+		c.close(mount)
+		c.close(at)
+		c.mark(next)
+	}
+	return nil
+}
+
+// maskedPaths covers files with the host's null device and folders with one empty read-only tmpfs that they share. Which
+// of the two a path is shows when the first is tried: a file does not fit on a folder. It is done while the host's root is
+// still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).
+func (c *container) maskedPaths() error {
+	paths := c.spec.Linux.MaskedPaths
+	if len(paths) == 0 {
+		return nil
+	}
+	c.at("linux.maskedPaths")
+	null := c.openat2(cwd(), "/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0).out()
+	fs := c.fsopen("tmpfs")
+	c.fsconfigString(fs, "source", "tmpfs")
+	c.fsconfigString(fs, "nr_blocks", "1")
+	c.fsconfigString(fs, "nr_inodes", "1")
+	c.fsconfigCreate(fs)
+	empty := c.fsmount(fs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	c.close(fs)
+	for i, p := range paths {
+		c.atIndex("linux.maskedPaths", i, p)
+		next, folder, first, done := c.label(), c.label(), c.label(), c.label()
+		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()
+		mount := c.openTree(regArg(null), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).out()
+		c.moveMount(mount, at).tolerate(unix.ENOTDIR, unix.EINVAL).orElse(folder)
+		c.close(mount).then(done)
+		c.mark(folder)
+		c.close(mount)
+		// Before Linux 6.15 only a mount that is attached can be cloned: the first folder gets the tmpfs itself.
+		c.openTree(regArg(empty), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).into(mount).tolerate(unix.EINVAL).orElse(first)
+		c.moveMount(mount, at)
+		c.close(mount).then(done)
+		c.mark(first)
+		c.moveMount(empty, at)
+		c.mark(done)
+		c.close(at)
+		c.mark(next)
+	}
+	c.at("linux.maskedPaths")
+	c.close(empty)
+	c.close(null)
+	return nil
+}
+
+// makeWorkingDirectory makes process.cwd if need be, while the root can still be written to.
+func (c *container) makeWorkingDirectory() error {
+	c.at("process.cwd")
+	dir := c.reg()
+	c.ensureDirectory(dir, c.spec.Process.Cwd, unix.O_DIRECTORY)
+	c.close(dir)
+	return nil
+}
+
+// workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot name a folder of the host
+// (CVE-2024-21626).
+func (c *container) workingDirectory() error {
+	c.at("process.cwd")
+	dir := c.inRoot(c.rootFD, c.spec.Process.Cwd, unix.O_DIRECTORY).out()
+	c.call(unix.SYS_FCHDIR, regArg(dir))
+	c.close(dir)
+	return nil
+}
+
+func (c *container) fieldError(path, found, reason string, args ...any) error {
+	return &Unsupported{Path: path, Found: found, Reason: fmt.Sprintf(reason, args...)}
+}

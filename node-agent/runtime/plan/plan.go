@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Call is the number of a system call on this architecture, or one of the Op constants, which the launcher does
+// itself without entering the kernel.
+type Call uintptr
+
+// What a step may do besides a system call.
+const (
+	// OpSet puts its second argument into the register that Step.Out names.
+	OpSet Call = 1<<20 + iota
+	// OpStore writes its second argument as 32 bits to the address in its first.
+	OpStore
+	// OpGoto goes on at Step.IfOK.
+	OpGoto
+	// OpSync reports to the parent that this step has been reached and, if its second argument is 1, waits for its answer.
+	OpSync
+)
+
+// Reg is a register of the launcher: it holds what a step returned for a later step to use. Zero is no register.
+type Reg uint16
+
+// Label marks a later place in the plan. Zero is no label.
+type Label uint16
+
+// Input names a file descriptor that the parent holds and the child inherits.
+type Input string
+
+// The inputs a plan may use.
+const (
+	InputStdin  Input = "stdin"
+	InputStdout Input = "stdout"
+	InputStderr Input = "stderr"
+	// InputStart is what the child reads one byte from before it goes on to execve.
+	InputStart Input = "start"
+	// InputReport is the pipe that failures are written to.
+	InputReport Input = "report"
+	// InputResult takes the place of InputReport from the moment that the container is created: its reader is `start`.
+	InputResult Input = "result"
+	// InputConsole is the connected console socket that the terminal's master is sent to.
+	InputConsole Input = "console-socket"
+)
+
+// InputCgroup is the cgroup.procs file of a cgroup, by the name of its hierarchy ("" for the unified one).
+func InputCgroup(hierarchy string) Input { return Input("cgroup.procs[" + hierarchy + "]") }
+
+type argKind uint8
+
+const (
+	argConst argKind = iota
+	argText
+	argBytes
+	argStrings
+	argReg
+	argInput
+)
+
+// Arg is an argument of a step: a constant, a pointer to prepared memory, a register, or an inherited descriptor.
+type Arg struct {
+	kind  argKind
+	val   uintptr
+	names *names // how to print val
+	text  string
+	bytes []byte
+	list  []string
+}
+
+// Kind-specific views for the launcher; exactly one of them is meaningful for an Arg.
+
+// Const returns the value of a constant argument.
+func (a Arg) Const() (uintptr, bool) { return a.val, a.kind == argConst }
+
+// Text returns the string that the argument points to, without its NUL.
+func (a Arg) Text() (string, bool) { return a.text, a.kind == argText }
+
+// Bytes returns the memory that the argument points to.
+func (a Arg) Bytes() ([]byte, bool) { return a.bytes, a.kind == argBytes }
+
+// Strings returns the strings of a NULL-terminated array of pointers, such as an argv.
+func (a Arg) Strings() ([]string, bool) { return a.list, a.kind == argStrings }
+
+// Reg returns the register whose content the argument is.
+func (a Arg) Reg() (Reg, bool) { return Reg(a.val), a.kind == argReg }
+
+// Input returns the inherited descriptor whose number the argument is.
+func (a Arg) Input() (Input, bool) { return Input(a.text), a.kind == argInput }
+
+// Field is what a step is for: the path of a field in config.json and what stands there.
+type Field struct {
+	// Path of the field, such as "mounts" or "linux.maskedPaths".
+	Path string
+	// Index in the list that Path names; negative where it is none.
+	Index int
+	// Note is what helps a reader besides, such as the destination of a mount.
+	Note string
+}
+
+// String renders "mounts[3] (/dev/shm)".
+func (f Field) String() string {
+	s := f.Path
+	if f.Index >= 0 {
+		s += "[" + strconv.Itoa(f.Index) + "]"
+	}
+	if f.Note != "" {
+		s += " (" + f.Note + ")"
+	}
+	return s
+}
+
+// Step is one system call.
+type Step struct {
+	Call Call
+	Args [6]Arg
+	// NArgs is how many of Args count.
+	NArgs int
+	// Out takes the result; zero drops it.
+	Out Reg
+	// Tolerate are the errors after which the plan goes on, at IfErr or else at the next step.
+	Tolerate []unix.Errno
+	// IfOK and IfErr are where to go on after success and after a tolerated error; zero is the next step.
+	IfOK, IfErr Label
+	// Must is an error that has to come; success is then reported as MustErr.
+	Must, MustErr unix.Errno
+	// Field is what the step serves.
+	Field Field
+}
+
+// Plan is all that it takes to make a container, from clone3 to execve.
+type Plan struct {
+	// CloneFlags are for clone3(2).
+	CloneFlags uint64
+	// PIDNamespace is the path of a pid namespace to be joined. The parent does it, since setns(2) on a pid namespace
+	// takes effect on children only.
+	PIDNamespace string
+	// Steps that the child takes, in order. Jumps go forward only.
+	Steps []Step
+	// Labels[l] is the index of the step that label l stands before.
+	Labels []int
+	// Regs is how many registers there are, the zeroth included.
+	Regs int
+	// Syncs are the fields of the OpSync steps by the step's index.
+	Syncs map[int]Sync
+	// Waits is whether any of Syncs waits for the parent.
+	Waits bool
+	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
+	Warnings []string
+}
+
+// Sync is a place at which the child waits for its parent.
+type Sync string
+
+const (
+	// SyncIDMap: the parent has to write uid_map and gid_map.
+	SyncIDMap Sync = "idmap"
+	// SyncNamespaces: the namespaces are there; createRuntime hooks and moved network devices come now.
+	SyncNamespaces Sync = "namespaces"
+	// SyncPivot: the mounts are made and the root is about to change; createContainer hooks come now.
+	SyncPivot Sync = "pivot"
+	// SyncReady: all is done that can be done before start.
+	SyncReady Sync = "ready"
+	// SyncExec: the next step is execve. What comes after it is the program's.
+	SyncExec Sync = "exec"
+)

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"path"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// rlimits of getrlimit(2) by the names of the spec.
+var rlimitNumbers = [...]struct {
+	name string
+	n    int
+}{
+	{"RLIMIT_CPU", unix.RLIMIT_CPU}, {"RLIMIT_FSIZE", unix.RLIMIT_FSIZE}, {"RLIMIT_DATA", unix.RLIMIT_DATA}, {"RLIMIT_STACK", unix.RLIMIT_STACK},
+	{"RLIMIT_CORE", unix.RLIMIT_CORE}, {"RLIMIT_RSS", unix.RLIMIT_RSS}, {"RLIMIT_NPROC", unix.RLIMIT_NPROC}, {"RLIMIT_NOFILE", unix.RLIMIT_NOFILE},
+	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK}, {"RLIMIT_AS", unix.RLIMIT_AS}, {"RLIMIT_LOCKS", unix.RLIMIT_LOCKS}, {"RLIMIT_SIGPENDING", unix.RLIMIT_SIGPENDING},
+	{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", unix.RLIMIT_NICE}, {"RLIMIT_RTPRIO", unix.RLIMIT_RTPRIO}, {"RLIMIT_RTTIME", unix.RLIMIT_RTTIME},
+}
+
+func rlimitName(n int) string {
+	for _, r := range rlimitNumbers {
+		if r.n == n {
+			return r.name
+		}
+	}
+	return strconv.Itoa(n)
+}
+
+// limits sets the resource limits. It comes late, so that a small one of address space or files does not stop the
+// plan itself.
+func (c *container) limits() error {
+	if c.spec.Linux.Personality != nil {
+		c.at("linux.personality.domain")
+		switch c.spec.Linux.Personality.Domain {
+		case specs.PerLinux:
+			c.call(unix.SYS_PERSONALITY, num(0))
+		case specs.PerLinux32:
+			c.call(unix.SYS_PERSONALITY, num(8)) // PER_LINUX32, linux/personality.h
+		default:
+			return c.fieldError("linux.personality.domain", string(c.spec.Linux.Personality.Domain), "allowed are LINUX, LINUX32")
+		}
+	}
+	noFile := false
+	for i, r := range c.spec.Process.Rlimits {
+		c.atIndex("process.rlimits", i, r.Type)
+		number := -1
+		for _, known := range rlimitNumbers {
+			if known.name == r.Type {
+				number = known.n
+			}
+		}
+		if number < 0 {
+			return c.fieldError("process.rlimits["+strconv.Itoa(i)+"].type", r.Type, "unknown limit")
+		}
+		noFile = noFile || number == unix.RLIMIT_NOFILE
+		limit := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+		c.prlimit(number, &limit)
+	}
+	if d := c.opts.DefaultNoFile; d != nil && !noFile {
+		c.at("process.rlimits (default)")
+		c.prlimit(unix.RLIMIT_NOFILE, d)
+	}
+	return nil
+}
+
+func (c *container) prlimit(number int, limit *unix.Rlimit) {
+	c.call(unix.SYS_PRLIMIT64, num(0), flags(uint(number), rlimitNames),
+		structArg(native(limit), "{soft="+strconv.FormatUint(limit.Cur, 10)+", hard="+strconv.FormatUint(limit.Max, 10)+"}"), noPointer())
+}
+
+// standardStreams puts the process's descriptors where it expects them and marks all others close-on-exec, but for
+// the first PreserveFDs above them, which are where they are to be already.
+func (c *container) standardStreams() error {
+	c.at("process")
+	if c.tty != 0 {
+		for fd := range 3 {
+			c.dup3(regArg(c.tty), num(fd), 0)
+		}
+	} else {
+		for fd, in := range []Input{InputStdin, InputStdout, InputStderr} {
+			c.dup3(input(in), num(fd), 0)
+		}
+	}
+	c.call(unix.SYS_CLOSE_RANGE, num(3+c.opts.PreserveFDs), num(^uint32(0)), num(uint(unix.CLOSE_RANGE_CLOEXEC)))
+	return nil
+}
+
+func (c *container) seccomp() {
+	f := c.opts.Seccomp
+	if f == nil {
+		return
+	}
+	c.at("linux.seccomp")
+	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
+	c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(uint(f.Flags)), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
+}
+
+// environment returns process.env with HOME, which programs expect and the document may leave out.
+func (c *container) environment() []string {
+	env := c.spec.Process.Env
+	if c.opts.Home == "" {
+		return env
+	}
+	for _, e := range env {
+		if strings.HasPrefix(e, "HOME=") {
+			return env
+		}
+	}
+	return append(env[:len(env):len(env)], "HOME="+c.opts.Home)
+}
+
+// candidates returns the paths at which args[0] is looked for: itself where it has a slash, else below each folder of
+// PATH, as execvp(3) does.
+func candidates(arg0 string, env []string) []string {
+	if strings.Contains(arg0, "/") {
+		return []string{arg0}
+	}
+	var out []string
+	for _, e := range env {
+		if dirs, found := strings.CutPrefix(e, "PATH="); found {
+			out = nil
+			for _, dir := range strings.Split(dirs, ":") {
+				if dir == "" {
+					dir = "."
+				}
+				out = append(out, path.Join(dir, arg0))
+			}
+		}
+	}
+	return out
+}
+
+// exec finds the program, says that the container is ready, waits to be started and becomes the program.
+func (c *container) exec() error {
+	p := c.spec.Process
+	env := c.environment()
+	c.at("process.args")
+	if len(p.Args) == 0 {
+		return c.fieldError("process.args", "none", "a process needs one")
+	}
+	found := c.label()
+	program := c.reg()
+	paths := candidates(p.Args[0], env)
+	if len(paths) == 0 {
+		return &NotFound{Program: p.Args[0]}
+	}
+	for i, candidate := range paths {
+		next := c.label()
+		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames))
+		last := i == len(paths)-1
+		if !last {
+			access.tolerate(unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP).orElse(next)
+		}
+		// A folder passes for executable; only one has a ".".
+		folder := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate+"/."), flags(uint(unix.F_OK), accessNames))
+		if last {
+			folder.must(unix.ENOTDIR, unix.EISDIR)
+		} else {
+			folder.tolerate(unix.ENOTDIR, unix.EACCES).then(next)
+		}
+		c.set(program, text(candidate))
+		if !last {
+			c.goTo(found)
+		}
+		c.mark(next)
+	}
+	c.mark(found)
+	c.at("process")
+	if c.opts.Result {
+		c.report(SyncReady)
+		c.dup3(input(InputResult), input(InputReport), unix.O_CLOEXEC)
+	}
+	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
+	c.report(SyncExec)
+	if p.NoNewPrivileges {
+		c.seccomp()
+	}
+	c.at("process.args")
+	c.call(unix.SYS_EXECVE, regArg(program), list(p.Args), list(env))
+	return nil
+}
+
+// NotFound is the error of Build where args[0] has no slash and process.env no PATH.
+type NotFound struct{ Program string }
+
+// The words are those that clients of runc look for.
+func (e *NotFound) Error() string {
+	return "exec: " + strconv.Quote(e.Program) + ": executable file not found in $PATH"
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	stateFile  = "state.json"
+	startFIFO  = "exec.fifo"
+	resultFIFO = "result.fifo"
+	// maxState bounds what is read of a record: annotations and hooks come from config.json, which is bounded itself.
+	maxState = 32 << 20
+)
+
+// record is state.json.
+type record struct {
+	OCIVersion string    `json:"ociVersion"`
+	ID         string    `json:"id"`
+	Bundle     string    `json:"bundle"`
+	Rootfs     string    `json:"rootfs"`
+	Created    time.Time `json:"created"`
+	// PID of the first process, 0 until there is one. StartTime is the 22nd field of its /proc/PID/stat, in clock ticks
+	// since boot: together they name one process for good, since a pid is used again but not at the same tick.
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"startTime"`
+	// OwnPIDs is whether it is the first process of a pid namespace, whose end ends all others.
+	OwnPIDs     bool              `json:"ownPidNamespace"`
+	Owner       int               `json:"owner"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Cgroups are the container's cgroup folders by controller.
+	Cgroups map[string]string `json:"cgroups"`
+	Hooks   *specs.Hooks      `json:"hooks,omitempty"`
+	// Late are the steps of the plan that come after the container is created: what Start can report.
+	Late []lateStep `json:"late,omitempty"`
+}
+
+// lateStep is what Start has to know of a step to report its failure.
+type lateStep struct {
+	Index   int    `json:"index"`
+	Field   string `json:"field"`
+	Name    string `json:"name"`
+	Program string `json:"program,omitempty"`
+}
+
+func (r *Runtime) dir(id string) string { return filepath.Join(r.root, id) }
+
+// load reads the record of a container.
+func (r *Runtime) load(id string) (*record, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(r.dir(id), stateFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotExist
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state of container %s: %w", id, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the state of container %s: %w", id, err)
+	}
+	if len(data) > maxState {
+		return nil, fmt.Errorf("state of container %s: found more than %d bytes", id, maxState)
+	}
+	rec := &record{}
+	if err := json.Unmarshal(data, rec); err != nil {
+		return nil, fmt.Errorf("state of container %s: %w", id, err)
+	}
+	if rec.ID != id {
+		return nil, fmt.Errorf("state of container %s: found the id %q", id, rec.ID)
+	}
+	return rec, nil
+}
+
+// save replaces the record atomically: a reader finds the old one or the new one, whole.
+func (r *Runtime) save(rec *record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("state of container %s: %w", rec.ID, err)
+	}
+	file := filepath.Join(r.dir(rec.ID), stateFile)
+	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
+		return fmt.Errorf("write the state of container %s: %w", rec.ID, err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("write the state of container %s: %w", rec.ID, err)
+	}
+	return nil
+}
+
+// processState is the third field of /proc/PID/stat, such as 'Z', and the start time; state 0 is no such process.
+func processState(pid int) (state byte, startTime uint64) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0
+	}
+	// The second field is the command in parentheses, which may itself hold any character.
+	i := bytes.LastIndexByte(data, ')')
+	if i < 0 {
+		return 0, 0
+	}
+	fields := strings.Fields(string(data[i+1:]))
+	if len(fields) < 20 {
+		return 0, 0
+	}
+	startTime, err = strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0, 0
+	}
+	return fields[0][0], startTime
+}
+
+// alive is whether the record's process still runs. A zombie has ended.
+func (rec *record) alive() bool {
+	if rec.PID == 0 {
+		return false
+	}
+	state, start := processState(rec.PID)
+	return state != 0 && state != 'Z' && state != 'X' && start == rec.StartTime
+}
+
+// pidfd opens the process of the record, and no other that has its number now. It returns -1 where it has ended.
+func (rec *record) pidfd() int {
+	if rec.PID == 0 {
+		return -1
+	}
+	fd, err := unix.PidfdOpen(rec.PID, 0)
+	if err != nil {
+		return -1
+	}
+	if _, start := processState(rec.PID); start != rec.StartTime {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}

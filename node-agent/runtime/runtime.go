@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+)
+
+// Errors that clients tell apart, with the words that they look for.
+var (
+	// ErrNotExist: no container has the id.
+	ErrNotExist = errors.New("container does not exist")
+	// ErrExist: the id is taken.
+	ErrExist = errors.New("container with given ID already exists")
+	// ErrNotRunning: the container has no process to signal.
+	ErrNotRunning = errors.New("container not running")
+	// ErrInvalidID: the id is empty, or has other characters than A-Z a-z 0-9 _ + - and dot.
+	ErrInvalidID = errors.New("invalid container ID format")
+)
+
+// StatusPaused is a running container whose processes the freezer has stopped; the spec has no word for it.
+const StatusPaused specs.ContainerState = "paused"
+
+// DefaultRoot is where containers of the system are recorded.
+const DefaultRoot = "/run/berth"
+
+// Runtime makes and manages the containers recorded below one folder. Its methods may be called from several goroutines
+// and processes at once.
+type Runtime struct {
+	root string
+	warn func(string)
+	host hostCache
+}
+
+// Option changes what New makes.
+type Option func(*Runtime)
+
+// WithWarnings has what could not be granted, but need not fail, told to f.
+func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f } }
+
+// New returns the runtime of a root folder, which is made, mode 0700, when the first container is.
+func New(root string, options ...Option) (*Runtime, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("--root %s: %w", root, err)
+	}
+	r := &Runtime{root: abs, warn: func(string) {}}
+	for _, o := range options {
+		o(r)
+	}
+	return r, nil
+}
+
+// State is what is known of a container: the spec's state (runtime.md, State) and what clients of runc read besides.
+type State struct {
+	OCIVersion  string               `json:"ociVersion"`
+	ID          string               `json:"id"`
+	PID         int                  `json:"pid"`
+	Status      specs.ContainerState `json:"status"`
+	Bundle      string               `json:"bundle"`
+	Rootfs      string               `json:"rootfs"`
+	Created     time.Time            `json:"created"`
+	Annotations map[string]string    `json:"annotations,omitempty"`
+	Owner       string               `json:"owner"`
+	// Cgroups are the container's cgroup folders by controller, "" for the unified hierarchy.
+	Cgroups map[string]string `json:"-"`
+	// OOMKills is how many of its processes the out-of-memory killer has ended so far.
+	OOMKills uint64 `json:"-"`
+}
+
+// checkID refuses ids that could leave the root folder or mean another file.
+func checkID(id string) error {
+	if id == "" || id == "." || id == ".." || len(id) > 1024 {
+		return ErrInvalidID
+	}
+	for _, c := range []byte(id) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case c == '_', c == '+', c == '-', c == '.':
+		default:
+			return ErrInvalidID
+		}
+	}
+	return nil
+}
+
+// status works out where a container stands.
+func (r *Runtime) status(rec *record) specs.ContainerState {
+	switch {
+	case rec.PID == 0:
+		return specs.StateCreating
+	case !rec.alive():
+		return specs.StateStopped
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), startFIFO)); err == nil {
+		return specs.StateCreated
+	}
+	if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
+		return StatusPaused
+	}
+	return specs.StateRunning
+}
+
+func (r *Runtime) state(rec *record) *State {
+	s := &State{
+		OCIVersion: rec.OCIVersion, ID: rec.ID, PID: rec.PID, Status: r.status(rec), Bundle: rec.Bundle, Rootfs: rec.Rootfs,
+		Created: rec.Created, Annotations: rec.Annotations, Cgroups: rec.Cgroups,
+	}
+	if s.Status == specs.StateStopped || s.Status == specs.StateCreating {
+		s.PID = 0
+	}
+	return s
+}
+
+// State returns what is known of a container, or ErrNotExist.
+func (r *Runtime) State(_ context.Context, id string) (*State, error) {
+	rec, err := r.load(id)
+	if err != nil {
+		return nil, err
+	}
+	s := r.state(rec)
+	if g, err := cgroup.Open(rec.Cgroups); err == nil {
+		s.OOMKills = g.OOMKills()
+	}
+	return s, nil
+}
+
+// List returns all containers below the root, by id. One whose record cannot be read is told as a warning.
+func (r *Runtime) List(context.Context) ([]*State, error) {
+	entries, err := os.ReadDir(r.root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var out []*State
+	for _, e := range entries {
+		if !e.IsDir() || checkID(e.Name()) != nil {
+			continue
+		}
+		rec, err := r.load(e.Name())
+		if errors.Is(err, ErrNotExist) {
+			continue // being made or removed, or no container at all
+		}
+		if err != nil {
+			r.warn(err.Error())
+			continue
+		}
+		s := r.state(rec)
+		s.Owner = ownerName(rec.Owner)
+		out = append(out, s)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out, nil
+}
+
+func ownerName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return "#" + strconv.Itoa(uid)
+}
+
+// lock keeps other processes from changing a container meanwhile. The lock is on its folder and goes with the descriptor.
+func (r *Runtime) lock(id string) (unlock func(), err error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(r.dir(id), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, ErrNotExist
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", id, err)
+	}
+	for {
+		if err = unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("lock container %s: %w", id, err)
+	}
+	return func() { unix.Close(fd) }, nil
+}
+
+// Kill sends a signal to a container's first process or, with all, to every process in its cgroup. A container that has
+// no process fails with ErrNotRunning. The signal goes through a pidfd, never to a stranger that has the pid by now.
+func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) error {
+	unlock, err := r.lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	if all {
+		g, err := cgroup.Open(rec.Cgroups)
+		if err != nil {
+			return err
+		}
+		return g.Signal(sig)
+	}
+	if !rec.alive() {
+		return ErrNotRunning
+	}
+	fd := rec.pidfd()
+	if fd < 0 {
+		return ErrNotRunning
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return ErrNotRunning
+		}
+		return fmt.Errorf("signal container %s: %w", id, err)
+	}
+	if sig == unix.SIGKILL {
+		// A process that the freezer holds does not die until it thaws.
+		if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
+			return g.Freeze(false)
+		}
+	}
+	return nil
+}
+
+// Delete removes a container and all that was made for it. Only a stopped or created one is; with force a running one is
+// killed first, and one that does not exist is no error.
+func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
+	unlock, err := r.lock(id)
+	if errors.Is(err, ErrNotExist) && force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.load(id)
+	if errors.Is(err, ErrNotExist) {
+		// A folder without a record: its maker was killed before it had made anything else.
+		return r.removeDir(id)
+	}
+	if err != nil {
+		return err
+	}
+	status := r.status(rec)
+	if !force && status != specs.StateStopped && status != specs.StateCreated {
+		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, status)
+	}
+	return r.destroy(ctx, rec)
+}
+
+// destroy ends what still runs of a container and removes its cgroup and its record. Poststop hooks run last.
+func (r *Runtime) destroy(ctx context.Context, rec *record) error {
+	g, err := cgroup.Open(rec.Cgroups)
+	if err != nil {
+		return err
+	}
+	if fd := rec.pidfd(); fd >= 0 {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		if g.Frozen() {
+			_ = g.Freeze(false)
+		}
+		err := waitEnd(ctx, fd)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID, rec.PID, err)
+		}
+	}
+	if !rec.OwnPIDs || rec.PID == 0 {
+		if err := g.Kill(); err != nil {
+			return fmt.Errorf("container %s: %w", rec.ID, err)
+		}
+	}
+	if err := g.Destroy(); err != nil {
+		return fmt.Errorf("container %s: %w", rec.ID, err)
+	}
+	if err := r.removeDir(rec.ID); err != nil {
+		return err
+	}
+	if rec.Hooks != nil {
+		r.runHooksLogged(ctx, "poststop", rec.Hooks.Poststop, rec, specs.StateStopped)
+	}
+	return nil
+}
+
+func (r *Runtime) removeDir(id string) error {
+	if err := os.RemoveAll(r.dir(id)); err != nil {
+		return fmt.Errorf("remove the state of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// waitEnd waits until the process of a pidfd has ended; a zombie has.
+func waitEnd(ctx context.Context, pidfd int) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 100)
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("poll: %w", err)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return errors.New("it still runs 10 s after SIGKILL")
+		}
+	}
+}
+
+// MaxConfig bounds a config.json, in bytes.
+const MaxConfig = 16 << 20
+
+// ReadConfig reads a bundle's document, bounded by MaxConfig.
+func ReadConfig(file string) ([]byte, error) {
+	// A fifo in the place of the file must not hang the reader.
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("JSON specification file %s not found", file)
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: file, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), file)
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: found something other than a regular file", file)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxConfig+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	if len(data) > MaxConfig {
+		return nil, fmt.Errorf("%s: found more than %d bytes", file, MaxConfig)
+	}
+	return data, nil
+}
+
+// hookState is the state that a hook gets on its standard input.
+func (rec *record) hookState(status specs.ContainerState) ([]byte, error) {
+	return json.Marshal(specs.State{
+		Version: rec.OCIVersion, ID: rec.ID, Status: status, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annotations,
+	})
+}
