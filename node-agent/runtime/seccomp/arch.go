@@ -10,8 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-//go:generate sh -c "go run ./internal/gentable -csv $SYSCALLS_CSV >table.go.new && mv table.go.new table.go"
-
 // The columns of syscallTable: one for each numbering of system calls.
 const (
 	colX8664 = iota

@@ -100,6 +100,7 @@ type rule struct {
 //     then the larger value (with less: the smaller one). That is the order of libseccomp's
 //     tree. A rule that says all of an earlier one and more never matches (a Warning, if its action is another); one that says as much
 //     or less than an earlier one of another action is refused, which libseccomp does too (EEXIST).
+//     libseccomp 2.5 itself departs from what a profile says where ranges or inequalities of several rules meet; Compile does not.
 //   - Several conditions of one rule on the same argument make it one rule for each condition, as runc does.
 //   - On a 32-bit ABI only the low 32 bits of arguments and values count.
 //   - Where socketcall(2) and ipc(2) exist, a rule for one of their calls holds for both ways of making it; the
@@ -527,13 +528,11 @@ func muxConditions(conditions []condition, call uint32, wide bool) []condition {
 
 // verdict returns the code for one number: a return, or comparisons of arguments.
 func (c *compiler) verdict(g *generator, rules []numbered) label {
+	var root level
 	for i := range rules {
 		if len(rules[i].conditions) == 0 {
 			return g.ret(rules[i].rule.action)
 		}
-	}
-	var root level
-	for i := range rules {
 		c.insert(&root, rules[i])
 	}
 	return g.level(root, g.ret(c.fallback), rules[0].wide)
@@ -554,17 +553,7 @@ type node struct {
 // insert puts a rule where its conditions belong in the tree. See Compile for the order.
 func (c *compiler) insert(l *level, n numbered) {
 	for i, cond := range n.conditions {
-		at := len(*l)
-		var found *node
-		for j, sibling := range *l {
-			if sibling.condition == cond {
-				found = sibling
-				break
-			}
-			if before(cond, sibling.condition) && at == len(*l) {
-				at = j
-			}
-		}
+		found, at := l.find(cond, n.wide)
 		if found == nil {
 			found = &node{condition: cond}
 			*l = slices.Insert(*l, at, found)
@@ -616,13 +605,46 @@ func differs(l level, a action) *node {
 	return nil
 }
 
-// before reports whether condition a has to be tried before b.
-func before(a, b condition) bool {
+// find returns the node for a condition, or where to put it.
+func (l level) find(c condition, wide bool) (*node, int) {
+	at, kin := len(l), false
+	for i, n := range l {
+		if n.condition == c {
+			return n, i
+		}
+		switch akin := wide && alike(n.condition, c); {
+		case akin && !kin:
+			// What has the high half in common stays together.
+			kin = true
+			at = i + 1
+			if before(c, n.condition, wide) {
+				at = i
+			}
+		case akin && at == i && !before(c, n.condition, wide):
+			at = i + 1
+		case !kin && at == len(l) && before(c, n.condition, wide):
+			at = i
+		}
+	}
+	return nil, at
+}
+
+// alike reports whether libseccomp tests both conditions' high halves at once.
+func alike(a, b condition) bool {
+	return a.arg == b.arg && rank(a.op) == rank(b.op) && a.value>>32 == b.value>>32 && a.mask>>32 == b.mask>>32 &&
+		(a.mask == ^uint64(0)) == (b.mask == ^uint64(0))
+}
+
+// before reports whether condition a, the newer one, has to be tried before b.
+func before(a, b condition, wide bool) bool {
 	if a.arg != b.arg {
 		return a.arg > b.arg
 	}
 	if ra, rb := rank(a.op), rank(b.op); ra != rb {
 		return ra > rb
+	}
+	if wide && a.value>>32 == b.value>>32 && !alike(a, b) {
+		return false
 	}
 	if a.op == opLT || a.op == opLE {
 		return a.value < b.value
@@ -630,6 +652,7 @@ func before(a, b condition) bool {
 	return a.value > b.value
 }
 
+// rank is higher for what is tried first.
 func rank(op operator) int {
 	switch op {
 	case opMasked, opNE:

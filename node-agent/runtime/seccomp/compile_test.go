@@ -3,6 +3,7 @@
 package seccomp
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	moby "github.com/moby/profiles/seccomp"
@@ -19,10 +20,22 @@ func defaultProfile(t testing.TB, caps ...string) *specs.LinuxSeccomp {
 	return p
 }
 
-func TestSmoke(t *testing.T) {
-	f, w, err := Compile(defaultProfile(t))
-	t.Log(w, err)
-	t.Log(len(f.Program))
+// TestEqualsReference compares with the naive evaluator, for docker's profile and random ones.
+func TestEqualsReference(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	profiles := []*specs.LinuxSeccomp{defaultProfile(t), defaultProfile(t, "CAP_SYS_ADMIN", "CAP_NET_ADMIN")}
+	for range 60 {
+		profiles = append(profiles, randomProfile(r, SupportedOperators()))
+	}
+	for _, p := range profiles {
+		f, _, err := Compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !compare(t, p, f.Program, newReference(p).verdict, r) {
+			return
+		}
+	}
 }
 
 func BenchmarkCompile(b *testing.B) {
