@@ -7,23 +7,24 @@ package handler
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime"
 )
 
 // Errors that every handler reports in the same way, whatever the words of the program behind it. The text of the
 // error that wraps them is the handler's own.
 var (
 	// ErrNotExist: the handler knows no container of that id.
-	ErrNotExist = errors.New("container does not exist")
+	ErrNotExist = runtime.ErrNotExist
 	// ErrExist: the handler has a container of that id already.
-	ErrExist = errors.New("container already exists")
+	ErrExist = runtime.ErrExist
 	// ErrNotRunning: the container's first process has ended.
-	ErrNotRunning = errors.New("container not running")
+	ErrNotRunning = runtime.ErrNotRunning
 )
 
 // Stdio is the standard input, output and error of a container's first process. The caller keeps the files and closes

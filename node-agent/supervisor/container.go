@@ -20,25 +20,26 @@ import (
 // Locks are taken in the order op, life, mu, server.mu.
 type container struct {
 	// op is held for the length of an operation: those on one container come one after the other.
-	op   sync.Mutex
-	gone bool // deleted while somebody waited for op
+	op sync.Mutex
 
 	// life is held while the handler creates or starts it, so that the exit of a process that ends at once is told after
 	// the start, and not before.
 	life sync.Mutex
 
 	// mu guards rec, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
-	mu  sync.Mutex
-	rec record
+	mu   sync.Mutex
+	rec  record
+	log  *logFile // nil before it is opened, and for one that had stopped already when it was adopted
+	gone bool     // forgotten; nothing is written to disk any more
 
-	// Set before the first process is waited for, and unchanged then.
+	// Set before the process is waited for, and unchanged then.
+	pid     int
 	adopted bool // by a supervisor that is not its parent
-	log     *logFile
 	streams [2]*stream
-	token   int32
 
 	pidMu sync.Mutex
 	pidfd int // -1 when there is none
+	token int32
 
 	ended chan struct{} // closed when the state is Stopped
 }
@@ -68,8 +69,12 @@ func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
 // update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full.
 func (s *server) update(c *container, change func(*Status)) error {
 	c.mu.Lock()
+	if c.gone {
+		c.mu.Unlock()
+		return nil
+	}
 	change(&c.rec.Status)
-	c.rec.Status.LogLost, _ = c.health()
+	c.health(&c.rec.Status)
 	id := c.rec.Status.ID
 	err := s.records.save(&c.rec)
 	c.mu.Unlock()
@@ -80,11 +85,16 @@ func (s *server) update(c *container, change func(*Status)) error {
 	return err
 }
 
-func (c *container) health() (uint64, error) {
+// health fills in how the log does; c.mu is held.
+func (c *container) health(st *Status) {
 	if c.log == nil {
-		return c.rec.Status.LogLost, nil
+		return
 	}
-	return c.log.health()
+	lost, err := c.log.health()
+	st.LogLost, st.LogError = lost, ""
+	if err != nil {
+		st.LogError = err.Error()
+	}
 }
 
 // status is a copy.
@@ -92,11 +102,7 @@ func (c *container) status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := c.rec.Status
-	lost, err := c.health()
-	st.LogLost = lost
-	if err != nil {
-		st.LogError = err.Error()
-	}
+	c.health(&st)
 	return st
 }
 
@@ -132,6 +138,9 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	defer func() {
 		if err != nil {
 			s.forget(c)
+			if c.log != nil {
+				c.log.removeIfEmpty()
+			}
 		}
 	}()
 	s.publish(r.ID)
@@ -140,14 +149,13 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	s.slots <- struct{}{}
 	defer func() { <-s.slots }()
 
-	if c.log, err = openLog(r.Log); err != nil {
+	log, err := openLog(r.Log)
+	if err != nil {
 		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
-	defer func() {
-		if err != nil {
-			c.log.removeIfEmpty()
-		}
-	}()
+	c.mu.Lock()
+	c.log = log
+	c.mu.Unlock()
 	var far [2]*os.File
 	for i, name := range []string{"stdout", "stderr"} {
 		if c.streams[i], far[i], err = s.openStream(c, name); err != nil {
@@ -165,10 +173,11 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	s.creates++
 	s.mu.Unlock()
 	pid, err := h.Create(ctx, r.ID, r.Bundle, handler.Stdio{Stdin: s.devNull, Stdout: far[0], Stderr: far[1]})
+	var known bool
 	var early *unix.WaitStatus
 	s.mu.Lock()
 	if err == nil {
-		early = s.register(c, pid)
+		known, early = s.register(c, pid)
 	}
 	if s.creates--; s.creates == 0 {
 		clear(s.early)
@@ -183,40 +192,53 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	}
 	c.rec.Cgroup = memoryCgroup(s.hierarchies, pid)
 	err = s.update(c, func(st *Status) { st.PID, st.State = pid, Created })
-	if err == nil && c.pidfd >= 0 {
-		err = s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token)
+	if err == nil && known {
+		err = c.await(s)
 	}
 	if err != nil {
-		// Nobody could rely on it: undo it.
+		// A container without a record would be lost with us: undo it.
 		if derr := h.Delete(ctx, r.ID, true); derr != nil && !errors.Is(derr, handler.ErrNotExist) {
 			err = errors.Join(err, derr)
 		}
+		for end := time.Now().Add(killWait); known && !s.reap(c) && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
 		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
-	if early != nil {
+	switch {
+	case early != nil:
 		s.exited(c, early, nil)
-	} else if c.pidfd < 0 {
+	case !known:
 		s.exited(c, nil, errors.New("the process had ended before it could be waited for"))
 	}
 	return c.status(), nil
 }
 
-// register begins to wait for the container's process; s.mu is held. If it has ended and been reaped already, its wait status is returned.
-func (s *server) register(c *container, pid int) *unix.WaitStatus {
+// register begins to wait for the container's process; s.mu is held. If the process has ended and been reaped already it
+// is not known to the reaper any more, and its wait status is returned where that was kept.
+func (s *server) register(c *container, pid int) (known bool, early *unix.WaitStatus) {
 	if ws, ok := s.early[pid]; ok {
 		delete(s.early, pid)
-		return &ws
+		return false, &ws
 	}
 	// While s.mu is held the reaper does not run, so a child that has ended is still there as a zombie.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
+		return false, nil
+	}
+	c.pidfd, c.pid = fd, pid
+	s.byPID[pid] = c
+	return true, nil
+}
+
+// await has the poller wait for the process, unless the reaper has noticed its end already.
+func (c *container) await(s *server) error {
+	c.pidMu.Lock()
+	defer c.pidMu.Unlock()
+	if c.pidfd < 0 {
 		return nil
 	}
-	c.pidfd = fd
-	// The pid is needed by the reaper at once; everything else of the status waits for update.
-	c.rec.Status.PID = pid
-	s.byPID[pid] = c
-	return nil
+	return s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token)
 }
 
 // openStream makes a pipe and begins to read it.
@@ -250,16 +272,16 @@ func (s *server) forget(c *container) {
 		c.log.close()
 	}
 	c.closePidfd(s.exits)
+	c.mu.Lock()
 	id := c.rec.Status.ID
-	if err := s.records.remove(id); err != nil {
+	c.gone = true
+	err := s.records.remove(id)
+	c.mu.Unlock()
+	if err != nil {
 		s.log.Error("container's record cannot be removed", "id", id, "error", err)
 	}
-	c.gone = true
 	s.mu.Lock()
 	delete(s.containers, id)
-	if s.byPID[c.rec.Status.PID] == c {
-		delete(s.byPID, c.rec.Status.PID)
-	}
 	s.mu.Unlock()
 	s.publish(id)
 }
@@ -320,7 +342,10 @@ func (s *server) with(id string, f func(*container, handler.Handler) error) erro
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	if c.gone {
+	c.mu.Lock()
+	gone := c.gone
+	c.mu.Unlock()
+	if gone { // while we waited for op
 		return fmt.Errorf("container %s: %w", id, ErrNotExist)
 	}
 	h, err := s.handlers.Get(c.rec.Status.Handler)
@@ -398,8 +423,8 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 
 // adopt takes up a container that an earlier supervisor has recorded.
 func (s *server) adopt(ctx context.Context, rec *record) {
-	c := &container{rec: *rec, pidfd: -1, adopted: true, ended: make(chan struct{})}
-	id, pid := rec.Status.ID, rec.Status.PID
+	c := &container{rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
+	id, pid := rec.Status.ID, c.pid
 	s.mu.Lock()
 	s.containers[id] = c
 	s.mu.Unlock()
@@ -464,7 +489,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 			}
 		}
 	}
-	if err := s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token); err != nil {
+	if err := c.await(s); err != nil {
 		s.log.Error("adopted container cannot be waited for", "id", id, "error", err)
 	}
 }

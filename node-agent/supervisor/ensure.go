@@ -25,7 +25,15 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		return fmt.Errorf("supervisor: %w", err)
 	}
 	client := NewClient(socket)
-	if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+	// A socket can be connected to although nobody will ever answer: a child that was on its way to execve as its supervisor was
+	// killed holds it open. So an answer is not waited for as long as elsewhere.
+	ping := func() error {
+		short, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		_, err := client.Ping(short)
+		return err
+	}
+	if err := ping(); err == nil || final(ctx, err) {
 		return err
 	}
 	lock, err := flock(ctx, socket+".lock")
@@ -34,7 +42,7 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	}
 	defer lock.Close()
 	// Another caller may have started it while we waited.
-	if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+	if err := ping(); err == nil || final(ctx, err) {
 		return err
 	}
 
@@ -71,16 +79,24 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		select {
 		case err := <-ended:
+			// There may be one after all, and only slow.
+			if _, perr := client.Ping(ctx); perr == nil {
+				return nil
+			}
 			return fmt.Errorf("supervisor: %s ended at once (%v): %s", binary, err, lastWords(logPath, begin))
 		case <-ctx.Done():
 			return fmt.Errorf("supervisor: %s was started and has not answered on %s: %w", binary, socket, ctx.Err())
 		case <-time.After(wait):
 		}
-		if _, err := client.Ping(ctx); err == nil || final(ctx, err) {
+		if err := ping(); err == nil || final(ctx, err) {
 			return err
 		}
 	}
 }
+
+// pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor runs. If one does, and is only
+// slow, the one that is started in vain ends at the lock of the run dir.
+const pingTimeout = 2 * time.Second
 
 // final is true for an error that starting a supervisor would not cure: there is one, and it will not have us.
 func final(ctx context.Context, err error) bool {

@@ -46,6 +46,7 @@ type logFile struct {
 	size int64 // of the file; nobody else writes to it
 	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
 	rotateAt int64
+	users    int // streams that may still write; the last one closes the file
 	lost     uint64
 	err      error // of writing
 	rotErr   error // of the last rotation
@@ -253,6 +254,17 @@ func (f *logFile) health() (lost uint64, err error) {
 	return f.lost, cmp.Or(f.err, f.rotErr)
 }
 
+// release is called by a stream that has ended.
+func (f *logFile) release() {
+	f.mu.Lock()
+	f.users--
+	last := f.users == 0
+	f.mu.Unlock()
+	if last {
+		f.close()
+	}
+}
+
 // close closes the file; what is added later is dropped.
 func (f *logFile) close() {
 	f.mu.Lock()
@@ -267,7 +279,7 @@ func (f *logFile) close() {
 func (f *logFile) removeIfEmpty() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.fd >= 0 && f.size == 0 {
+	if f.Path != "" && f.size == 0 {
 		os.Remove(f.Path)
 	}
 }

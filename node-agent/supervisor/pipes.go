@@ -66,6 +66,9 @@ func streamOf(name string, log *logFile, fd int) (*stream, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("pipe for %s: %w", name, err)
 	}
+	log.mu.Lock()
+	log.users++
+	log.mu.Unlock()
 	return &stream{name: name, log: log, fd: fd, token: -1, inode: st.Ino}, nil
 }
 
@@ -180,6 +183,7 @@ func (s *stream) end(e *poller) {
 	e.remove(s.fd, s.token)
 	unix.Close(s.fd)
 	s.fd = -1
+	s.log.release()
 }
 
 // ready is called by the poller.
@@ -309,6 +313,9 @@ func (e *poller) close() {
 	var one = [8]byte{1} // any number but 0 makes the eventfd readable, in either byte order
 	_, _ = unix.Write(e.stop, one[:])
 	e.wg.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.items = nil
 	unix.Close(e.fd)
 	unix.Close(e.stop)
 }

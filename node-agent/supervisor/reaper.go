@@ -134,7 +134,7 @@ func (s *server) reap(c *container) bool {
 	s.mu.Lock()
 	if c.adopted {
 		s.mu.Unlock()
-		ws, err := exitOfStranger(c.pidfd, c.rec.Status.PID, c.rec.StartTime)
+		ws, err := exitOfStranger(c.pidfd, c.pid, c.rec.StartTime)
 		if err != nil {
 			s.exited(c, nil, err)
 		} else {
@@ -142,27 +142,27 @@ func (s *server) reap(c *container) bool {
 		}
 		return true
 	}
-	if s.byPID[c.rec.Status.PID] != c {
+	if s.byPID[c.pid] != c {
 		s.mu.Unlock()
 		return true // the reaper was faster
 	}
 	var ws unix.WaitStatus
-	pid, err := unix.Wait4(c.rec.Status.PID, &ws, unix.WNOHANG|unix.WALL, nil)
+	pid, err := unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
 	for err == unix.EINTR {
-		pid, err = unix.Wait4(c.rec.Status.PID, &ws, unix.WNOHANG|unix.WALL, nil)
+		pid, err = unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
 	}
 	if err == nil && pid == 0 {
 		s.mu.Unlock()
 		return false
 	}
-	delete(s.byPID, c.rec.Status.PID)
+	delete(s.byPID, c.pid)
 	s.mu.Unlock()
 	if err == nil {
 		s.exited(c, &ws, nil)
 		return true
 	}
 	// It is not our child: a handler's program that leaves the container to a daemon of its own.
-	if ws, err = exitOfStranger(c.pidfd, c.rec.Status.PID, c.rec.StartTime); err != nil {
+	if ws, err = exitOfStranger(c.pidfd, c.pid, c.rec.StartTime); err != nil {
 		s.exited(c, nil, err)
 	} else {
 		s.exited(c, &ws, nil)

@@ -161,11 +161,10 @@ func run(ctx context.Context, o Options) error {
 	if s.exits, err = newPoller(1, s.log); err != nil {
 		return err
 	}
-	defer s.exits.close()
 	if s.logs, err = newPoller(logWorkers, s.log); err != nil {
+		s.exits.close()
 		return err
 	}
-	defer s.logs.close()
 
 	recs, errs := s.records.load()
 	for _, err := range errs {
@@ -177,32 +176,34 @@ func run(ctx context.Context, o Options) error {
 
 	l, err := listen(o.Socket)
 	if err != nil {
+		s.letGo()
 		return err
 	}
 	// Operations go on when ctx ends, for a while.
 	opctx, opcancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer opcancel()
-	stop, served := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(served)
-		s.serve(opctx, l)
-	}()
-	go func() {
-		defer close(stop)
-		<-ctx.Done()
-		l.Close()
-		os.Remove(o.Socket)
-		<-served
-		s.shutdown(opcancel)
-	}()
-	s.log.Info("supervisor runs", "socket", o.Socket, "containers", len(recs), "pid", os.Getpid())
-	if err := onMainThread(func() { s.reapLoop(stop) }); err != nil {
-		cancel()
-		<-stop
-		return err
-	}
+	// Clients are served only once the reaper has the main thread: no handler's program may be forked there.
+	err = onMainThread(func() {
+		stop, served := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(served)
+			s.serve(opctx, l)
+		}()
+		go func() {
+			defer close(stop)
+			<-ctx.Done()
+			l.Close()
+			os.Remove(o.Socket)
+			<-served
+			s.endOperations(opcancel)
+		}()
+		s.log.Info("supervisor runs", "socket", o.Socket, "containers", len(recs), "pid", os.Getpid())
+		s.reapLoop(stop)
+	})
+	l.Close()
+	s.letGo()
 	s.log.Info("supervisor ends", "containers", len(s.containers))
-	return nil
+	return err
 }
 
 // lockRunDir keeps a second supervisor out. It is a POSIX record lock because that belongs to the process: a lock of flock(2) would live
@@ -280,8 +281,8 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) {
 	}
 }
 
-// shutdown ends a server whose listener is closed.
-func (s *server) shutdown(cancel func()) {
+// endOperations waits for what clients have asked for, after the listener has been closed.
+func (s *server) endOperations(cancel func()) {
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()
@@ -293,27 +294,26 @@ func (s *server) shutdown(cancel func()) {
 	}()
 	select {
 	case <-done:
+		return
 	case <-time.After(stopTimeout):
-		cancel()
-		s.mu.Lock()
-		for c := range s.conns {
-			c.Close()
-		}
-		s.mu.Unlock()
-		<-done
 	}
-	// No new container can come now. The pollers may still find exits and output; what they find is on disk when Run returns.
+	cancel()
 	s.mu.Lock()
-	all := make([]*container, 0, len(s.containers))
-	for _, c := range s.containers {
-		all = append(all, c)
+	for c := range s.conns {
+		c.Close()
 	}
 	s.mu.Unlock()
-	for _, c := range all {
-		c.closePidfd(s.exits)
-	}
+	<-done
+}
+
+// letGo ends what waits for containers, without loss: what has been reaped is on disk and what has been read is in the
+// logs when it returns. The reaper has ended.
+func (s *server) letGo() {
+	s.exits.close()
 	s.endings.Wait()
-	for _, c := range all {
+	s.logs.close()
+	for _, c := range s.containers {
+		c.closePidfd(s.exits)
 		for _, st := range c.streams {
 			if st != nil {
 				st.close(s.logs)

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
+func TestValidateID(t *testing.T) {
+	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", MaxIDLen)} {
+		if err := ValidateID(id); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", MaxIDLen+1)} {
+		if err := ValidateID(id); err == nil {
+			t.Errorf("%q is allowed", id)
+		}
+	}
+}
+
+func TestParseSignal(t *testing.T) {
+	for s, want := range map[string]unix.Signal{
+		"TERM": 15, "SIGTERM": 15, "sigkill": 9, "9": 9, "64": 64, "RTMIN": 34, "SIGRTMIN+3": 37, "HUP": 1,
+	} {
+		if got, err := ParseSignal(s); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "0", "65", "-1", "NOPE", "SIG", "RTMIN+31", "RTMIN-1", "RTMIN+x"} {
+		if got, err := ParseSignal(s); err == nil {
+			t.Errorf("%q: %v", s, got)
+		}
+	}
+}
+
+func TestErrorsSurviveTheWire(t *testing.T) {
+	for _, c := range codes {
+		werr := wireError(fmt.Errorf("start web: %w", c.err))
+		if !errors.Is(werr, c.err) || werr.Error() != "start web: "+c.err.Error() {
+			t.Errorf("%v became %v", c.err, werr)
+		}
+		for _, other := range codes {
+			if other.err != c.err && errors.Is(werr, other.err) {
+				t.Errorf("%v is %v too", c.err, other.err)
+			}
+		}
+	}
+	if werr := wireError(errors.New("mounts[3]: EINVAL")); werr.Code != "" || werr.Error() != "mounts[3]: EINVAL" {
+		t.Errorf("got %+v", werr)
+	}
+	if werr := wireError(errors.New(strings.Repeat("x", maxLine))); len(werr.Message) != maxMessage {
+		t.Errorf("a message of %d bytes", len(werr.Message))
+	}
+}
+
+func TestReadLineIsBounded(t *testing.T) {
+	r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", maxLine)+`"}`+"\n"), maxLine)
+	var q request
+	if err := readLine(r, &q); !errors.Is(err, errLine) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
+func TestExitOfStranger(t *testing.T) {
+	for _, reaped := range []bool{false, true} {
+		for script, want := range map[string]func(unix.WaitStatus) bool{
+			"exit 0":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 0 },
+			"exit 7":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 7 },
+			"kill -9 $$": func(ws unix.WaitStatus) bool { return ws.Signaled() && ws.Signal() == unix.SIGKILL },
+		} {
+			t.Run(fmt.Sprintf("reaped=%v/%s", reaped, script), func(t *testing.T) {
+				cmd := exec.Command("/bin/sh", "-c", "read x; "+script)
+				in, err := cmd.StdinPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unix.Close(fd)
+				st, err := readStat(cmd.Process.Pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintln(in, "go")
+				if reaped {
+					cmd.Wait()
+				} else {
+					defer cmd.Wait()
+					if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ws, err := exitOfStranger(fd, cmd.Process.Pid, st.startTime)
+				if reaped && errors.Is(err, errNoExit) && !kernelTellsExits(t) {
+					t.Skipf("Linux before 6.15: %v", err)
+				}
+				if err != nil || !want(ws) {
+					t.Fatalf("got %#x, %v", ws, err)
+				}
+			})
+		}
+	}
+}
+
+// kernelTellsExits says whether this is Linux 6.15 or newer.
+func kernelTellsExits(t *testing.T) bool {
+	t.Helper()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major > 6 || major == 6 && minor >= 15
+}
+
+const mountinfo = `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:5 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 %s /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+`
+
+func TestMemoryCgroup(t *testing.T) {
+	v2 := "30 23 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
+	for _, tc := range []struct{ name, mountinfo, cgroup, want string }{
+		{"v2", v2, "0::/berth/web\n", "/sys/fs/cgroup/berth/web"},
+		{"v1", fmt.Sprintf(mountinfo, "/"), "4:memory:/berth/web\n1:cpu,cpuacct:/x\n0::/u\n", "/sys/fs/cgroup/memory/berth/web"},
+		{"v1, a part is mounted", fmt.Sprintf(mountinfo, "/pod"), "4:memory:/pod/web\n", "/sys/fs/cgroup/memory/web"},
+		{"v1, another part is mounted", fmt.Sprintf(mountinfo, "/pod"), "4:memory:/other/web\n", ""},
+		{"none", "", "0::/x\n", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			hs, err := parseHierarchies(strings.NewReader(tc.mountinfo))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := memoryCgroupOf(hs, tc.cgroup); got != tc.want {
+				t.Fatalf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestOOMKills(t *testing.T) {
+	for _, tc := range []struct {
+		file, text string
+		want       uint64
+	}{
+		{"memory.events", "low 0\nhigh 0\nmax 4\noom 1\noom_kill 2\noom_group_kill 0\n", 2},
+		{"memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", 3},
+		{"memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n", 0},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, tc.file), []byte(tc.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := oomKills(dir); got != tc.want {
+			t.Errorf("%s %q: %d", tc.file, tc.text, got)
+		}
+	}
+	if got := oomKills(t.TempDir()); got != 0 {
+		t.Errorf("no files: %d", got)
+	}
+}
+
+// Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is told.
+func TestRecords(t *testing.T) {
+	r := records{t.TempDir()}
+	rec := &record{Status: Status{ID: "web", State: Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
+	for range 2 {
+		if err := r.save(rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fi, err := os.Stat(r.path("web"))
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", fi, err)
+	}
+	for name, text := range map[string]string{"other.json.tmp": "{", "broken.json": "{", "renamed.json": `{"status":{"id":"web"}}`} {
+		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recs, errs := r.load()
+	if len(recs) != 1 || *recs[0].Status.ExitCode != 3 || recs[0].StartTime != 9 || recs[0].Pipes != rec.Pipes {
+		t.Fatalf("got %+v", recs)
+	}
+	if len(errs) != 2 {
+		t.Fatalf("got errors %v", errs)
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "other.json.tmp")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the half-written record stays: %v", err)
+	}
+}
+
+// A process cannot make us open anything but its own pipe.
+func TestFindPipe(t *testing.T) {
+	s, far, err := newStream("stdout", &logFile{fd: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(s.fd)
+	cmd := exec.Command("/bin/sh", "-c", "exec 5>&1 >/dev/null; echo found >&5; read x")
+	cmd.Stdout = far
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); cmd.Wait() }()
+	far.Close()
+	// Our own end tells when it has got so far.
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, -1); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := findPipe(cmd.Process.Pid, 1, s.inode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 16)
+	if n, err := unix.Read(fd, b); err != nil || string(b[:n]) != "found\n" {
+		t.Fatalf("read %q, %v", b[:max(n, 0)], err)
+	}
+	if fd, err := findPipe(cmd.Process.Pid, 1, s.inode+1000000); !errors.Is(err, errPipeGone) {
+		t.Fatalf("got %d, %v", fd, err)
+	}
+}
