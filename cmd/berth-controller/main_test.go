@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers"
+)
+
+// asMain in the environment makes the test binary be the program.
+const asMain = "BERTH_CONTROLLER_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestBadFlagsAreNamed(t *testing.T) {
+	cases := map[string]struct {
+		args []string
+		want string
+	}{
+		"grace":      {[]string{"--node-monitor-grace-period", "10ms"}, "--node-monitor-grace-period: found 10ms; allowed: 1s or more"},
+		"workers":    {[]string{"--workers", "0"}, "--workers: found 0; allowed: 1 or more"},
+		"format":     {[]string{"--log-format", "xml"}, `--log-format: found "xml"; allowed: json, text`},
+		"level":      {[]string{"--log-level", "loud"}, `--log-level: found "loud"; allowed: debug, info, warn, error`},
+		"kubeconfig": {[]string{"--kubeconfig", "/does/not/exist"}, "/does/not/exist"},
+		"argument":   {[]string{"surplus"}, "surplus"},
+		"flag":       {[]string{"--no-such"}, "--no-such"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			cmd := command(new(bytes.Buffer))
+			cmd.SetArgs(c.args)
+			cmd.SetOut(new(bytes.Buffer))
+			err := cmd.ExecuteContext(t.Context())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("found %v; wanted %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, c := range []struct{ arg, want string }{
+		{"--help", "berth-controller --kubeconfig ~/.kube/config"},
+		{"--help", "--leader-elect"},
+		{"--version", "berth-controller "},
+	} {
+		out := &bytes.Buffer{}
+		cmd := command(new(bytes.Buffer))
+		cmd.SetArgs([]string{c.arg})
+		cmd.SetOut(out)
+		if err := cmd.ExecuteContext(t.Context()); err != nil || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%s prints (%v)\n%s", c.arg, err, out)
+		}
+	}
+}
+
+// TestLeader runs two controllers as a cluster would: one leads and works, and when it is told to end it gives the Lease
+// back, so that the other takes over at once.
+func TestLeader(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the folder of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
+	}
+	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true}
+	cfg, err := env.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	scheme, err := controllers.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"berth-system", v1alpha1.NodeLeaseNamespace} {
+		if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := user.KubeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, document, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	first := run(t, kubeconfig)
+	holder := ""
+	eventually(t, func() error {
+		if err := first.get("/readyz"); err != nil {
+			return err
+		}
+		return first.get("/healthz")
+	})
+	eventually(t, func() (err error) { holder, err = leader(t, c); return err })
+	// It works: it says of a Container, with its reason, that there is no node.
+	hello := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "hello"}, Spec: v1alpha1.ContainerSpec{Image: "busybox:1"}}
+	if err := c.Create(t.Context(), hello); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(hello), hello); err != nil {
+			return err
+		}
+		if hello.Status.ObservedGeneration != hello.Generation {
+			return fmt.Errorf("nobody has looked at it")
+		}
+		return nil
+	})
+
+	second := run(t, kubeconfig)
+	eventually(t, func() error { return second.get("/readyz") })
+	if now, err := leader(t, c); err != nil || now != holder {
+		t.Errorf("the second has taken the Lease of the first: %s, %s (%v)", holder, now, err)
+	}
+	first.end(t)
+	eventually(t, func() error {
+		now, err := leader(t, c)
+		if err == nil && now == holder {
+			err = fmt.Errorf("the Lease is still that of the first")
+		}
+		return err
+	})
+	second.end(t)
+	if now, err := leader(t, c); err == nil {
+		t.Errorf("the Lease was not given back: %s holds it", now)
+	}
+}
+
+func leader(t *testing.T, c client.Client) (string, error) {
+	t.Helper()
+	lease := &coordinationv1.Lease{}
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: "berth-system", Name: "berth-controller"}, lease); err != nil {
+		return "", err
+	}
+	if id := lease.Spec.HolderIdentity; id != nil && *id != "" {
+		return *id, nil
+	}
+	return "", fmt.Errorf("nobody holds the Lease")
+}
+
+// controller is a process of this program: the test binary itself, as main.
+type controller struct {
+	probe string
+	cmd   *exec.Cmd
+}
+
+func run(t *testing.T, kubeconfig string) *controller {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &controller{probe: l.Addr().String()}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0", "--health-probe-bind-address", r.probe,
+		"--leader-elect", "--log-format", "text")
+	r.cmd.Env = append(os.Environ(), asMain+"=1")
+	log := &bytes.Buffer{}
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if r.cmd.ProcessState == nil {
+			_ = r.cmd.Process.Kill()
+			_ = r.cmd.Wait()
+		}
+		if t.Failed() {
+			t.Logf("log of the controller at %s:\n%s", r.probe, log)
+		}
+	})
+	return r
+}
+
+func (r *controller) get(path string) error {
+	answer, err := http.Get("http://" + r.probe + path)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, answer.Status)
+	}
+	return nil
+}
+
+// end is what the kubelet does to a pod.
+func (r *controller) end(t *testing.T) {
+	t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.cmd.Wait(); err != nil {
+		t.Errorf("it did not end well: %v", err)
+	}
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
