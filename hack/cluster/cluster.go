@@ -51,8 +51,14 @@ func (c *cluster) identity(name string) string {
 // runRoot is the agent's folder for what is gone after a reboot. It is not in
 // the state folder since the path of a unix socket may be 107 bytes at most
 // (unix(7)), and a checkout may lie deep.
-func (c *cluster) runRoot() string {
-	return fmt.Sprintf("/run/berth-cluster-%x", sha256.Sum256([]byte(c.dir)))[:len("/run/berth-cluster-")+8]
+func (c *cluster) runRoot() string { return "/run/" + c.id() }
+
+// cgroup is the one above all containers of this cluster.
+func (c *cluster) cgroup() string { return "/" + c.id() }
+
+// id tells this cluster from others on the host.
+func (c *cluster) id() string {
+	return fmt.Sprintf("berth-cluster-%.4x", sha256.Sum256([]byte(c.dir)))
 }
 
 // up starts what does not run yet, in order, and waits for each. If it fails it
@@ -66,6 +72,9 @@ func (c *cluster) up(ctx context.Context) (err error) {
 		for i := len(c.fresh) - 1; i >= 0; i-- {
 			say("stopping %s", c.fresh[i])
 			err = errors.Join(err, c.programs.stop(c.fresh[i]))
+			if c.fresh[i] == "berth-agent" {
+				err = errors.Join(err, c.endSupervisor(context.WithoutCancel(ctx), false))
+			}
 		}
 	}()
 	phases := []func(context.Context) error{c.prepare, c.startEtcd, c.startAPIServer, c.install}
@@ -104,7 +113,10 @@ func (c *cluster) prepare(context.Context) error {
 		c.ca.client("etcd-client", "kube-apiserver"),
 		c.ca.client("service-account", "service-account"), // only its key is used: it signs tokens
 		c.ca.client("admin", "berth:admin", "system:masters"),
-		c.ca.client("controller", "berth:controller", "berth:controllers"),
+		// The service account that config/ gives the controller: to RBAC its name is
+		// what counts, so the same bindings hold here as where it runs in a pod.
+		c.ca.client("controller", "system:serviceaccount:berth-system:berth-controller",
+			"system:serviceaccounts", "system:serviceaccounts:berth-system"),
 		c.ca.client("agent", node, "berth:nodes"),
 	} {
 		if err != nil {
@@ -221,10 +233,10 @@ func (c *cluster) startAPIServer(ctx context.Context) error {
 
 // install applies the CRDs and the roles, and waits until the CRDs are served.
 func (c *cluster) install(ctx context.Context) error {
-	// In this order: the roles may hold objects of the CRDs' kinds.
-	bases := []string{"crd", "rbac"}
+	// All of config/default but what runs in pods, of which there are none here.
+	bases := []string{"namespace", "crd", "rbac", "policy"}
 	if c.apiOnly {
-		bases = bases[:1]
+		bases = []string{"crd"}
 	}
 	for _, base := range bases {
 		dir := filepath.Join(c.config, base)
@@ -240,7 +252,7 @@ func (c *cluster) install(ctx context.Context) error {
 			return fmt.Errorf("apply %s: %w\n%s", dir, err, out)
 		}
 	}
-	say("applied %s of %s", strings.Join(bases, " and "), c.config)
+	say("applied %s of %s", strings.Join(bases, ", "), c.config)
 	return c.wait(ctx, "the CRDs to be established", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
 		var crds struct{ Items []object }
 		if err := c.api.get(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crds); err != nil {
@@ -276,9 +288,12 @@ func (c *cluster) startAgent(ctx context.Context) error {
 	err := c.start(program{name: "berth-agent", path: filepath.Join(c.bin, "berth-agent"), args: []string{
 		"--kubeconfig", c.identity("agent"),
 		"--node-name", c.node,
-		"--root", c.runRoot(),
-		"--state", filepath.Join(c.dir, "agent"),
-	}, env: []string{"PATH=" + c.bin + string(os.PathListSeparator) + os.Getenv("PATH")}})
+		"--run-dir", c.runRoot(),
+		"--state-dir", filepath.Join(c.dir, "agent"),
+		"--log-dir", filepath.Join(c.dir, "agent", "log"),
+		"--cgroup-parent", c.cgroup(),
+		"--berth-binary", filepath.Join(c.bin, "berth"),
+	}})
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,13 +37,16 @@ func (c *cluster) down(ctx context.Context) error {
 	if err := c.stop("berth-agent"); err != nil {
 		return err
 	}
-	if err := c.endSupervisor(ctx); err != nil {
+	if err := c.endSupervisor(ctx, true); err != nil {
 		return err
 	}
 	for i := len(names) - 1; i >= 0; i-- {
 		if err := c.stop(names[i]); err != nil {
 			return err
 		}
+	}
+	if err := removeCgroup(c.cgroup()); err != nil {
+		return err
 	}
 	for _, dir := range []string{c.runRoot(), c.dir} {
 		if err := removeTree(dir); err != nil {
@@ -95,10 +99,10 @@ func (c *cluster) stop(name string) error {
 // supervisorSocket is where the agent's supervisor listens.
 func (c *cluster) supervisorSocket() string { return filepath.Join(c.runRoot(), "supervisor.sock") }
 
-// endSupervisor deletes by force the containers that are left and ends the
-// supervisor. The agent starts it, and it outlives the agent on purpose; it is
-// found by its socket.
-func (c *cluster) endSupervisor(ctx context.Context) error {
+// endSupervisor ends the supervisor, and deletes the containers that are left
+// by force; without force it leaves one alone that has any. The agent starts it,
+// and it outlives the agent on purpose; it is found by its socket.
+func (c *cluster) endSupervisor(ctx context.Context, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	client := supervisor.NewClient(c.supervisorSocket())
@@ -115,6 +119,9 @@ func (c *cluster) endSupervisor(ctx context.Context) error {
 	left, err := client.List(ctx)
 	if err != nil {
 		return fmt.Errorf("supervisor: %w", err)
+	}
+	if len(left) > 0 && !force {
+		return nil
 	}
 	for _, s := range left {
 		if err := client.Delete(ctx, s.ID, true); err != nil {
@@ -143,39 +150,73 @@ func (c *cluster) endSupervisor(ctx context.Context) error {
 // removeTree removes dir. Mounts below it, which a killed agent may have left,
 // are detached first: removing must not reach into what they show.
 func removeTree(dir string) error {
-	mounts, err := mountsBelow(dir)
+	all, err := mounts()
 	if err != nil {
 		return err
 	}
 	// The last mounted first.
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if err := unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("unmount %s: %w", mounts[i], err)
+	for _, m := range slices.Backward(all) {
+		if m.point != dir && !strings.HasPrefix(m.point, dir+"/") {
+			continue
 		}
-		say("unmounted %s", mounts[i])
+		if err := unix.Unmount(m.point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount %s: %w", m.point, err)
+		}
+		say("unmounted %s", m.point)
 	}
 	return os.RemoveAll(dir)
 }
 
-// mountsBelow returns the mount points at and below dir in mount order: field 5
-// of /proc/self/mountinfo (proc(5)).
-func mountsBelow(dir string) ([]string, error) {
+// removeCgroup removes the cgroup path, and those below it, from every
+// hierarchy. None of them has processes once the supervisor has ended.
+func removeCgroup(path string) error {
+	all, err := mounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		if m.fstype != "cgroup" && m.fstype != "cgroup2" {
+			continue
+		}
+		var dirs []string
+		err := filepath.WalkDir(filepath.Join(m.point, path), func(dir string, entry os.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				dirs = append(dirs, dir)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, dir := range slices.Backward(dirs) {
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("remove cgroup %s: %w", dir, err)
+			}
+		}
+	}
+	return nil
+}
+
+// mount is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type mount struct{ point, fstype string }
+
+// mounts returns what is mounted, in mount order.
+func mounts() ([]mount, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	var found []string
+	var all []mount
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if point := unescape.Replace(fields[4]); point == dir || strings.HasPrefix(point, dir+"/") {
-			found = append(found, point)
+		// 36 35 98:0 ROOT MOUNTPOINT OPTIONS OPTIONAL... - TYPE SOURCE SUPEROPTIONS
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		head, tail := strings.Fields(before), strings.Fields(after)
+		if len(head) >= 5 && len(tail) >= 1 {
+			all = append(all, mount{point: unescape.Replace(head[4]), fstype: tail[0]})
 		}
 	}
-	return found, lines.Err()
+	return all, lines.Err()
 }

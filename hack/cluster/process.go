@@ -27,7 +27,6 @@ type program struct {
 	name string
 	path string
 	args []string
-	env  []string // appended to the environment of this command
 }
 
 // record says which process a program is. A pid alone is not enough: it is used
@@ -81,7 +80,6 @@ func (p programs) start(prog program) (started bool, err error) {
 	defer log.Close()
 	cmd := exec.Command(prog.path, prog.args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), prog.env...)
 	cmd.Dir = p.dir
 	// A session of its own: it outlives this command and its terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -250,7 +248,7 @@ func (prog program) fingerprint() (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", fmt.Errorf("read %s: %w", prog.path, err)
 	}
-	for _, s := range append(append([]string{prog.path}, prog.args...), prog.env...) {
+	for _, s := range append([]string{prog.path}, prog.args...) {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
