@@ -188,7 +188,7 @@ func (c *Cache) read(key string) (*Filter, error) {
 		return nil, err
 	}
 	// The file is bound to its name, or swapping two files would swap filters.
-	if len(b) < sha256.Size || string(b[:len(key)]) != key {
+	if len(b) < len(key) || string(b[:len(key)]) != key {
 		return nil, errors.New("seccomp: stored filter: of another profile")
 	}
 	f := &Filter{}
