@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/handler"
+)
+
+// The test program is also the supervisor that the tests start, and a client of another user.
+const (
+	roleVariable = "BERTH_SUPERVISOR_TEST_ROLE"
+	runcPath     = "/usr/sbin/runc"
+)
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleVariable) {
+	case "":
+		os.Exit(m.Run())
+	case "supervise":
+		runtime.LockOSThread()
+		supervise(os.Args[1:])
+	case "list":
+		_, err := NewClient(os.Args[1]).List(context.Background())
+		fmt.Print(err)
+	}
+}
+
+// supervise is what `berth supervise` does: args are the run dir and the cgroup parent.
+func supervise(args []string) {
+	os.Unsetenv(roleVariable)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	fail := func(err error) {
+		log.Error(err.Error())
+		os.Exit(1)
+	}
+	handlers := handler.Set{}
+	native, err := handler.NewNative(filepath.Join(args[0], "native"))
+	if err != nil {
+		fail(err)
+	}
+	if err := handlers.Add(handler.NativeName, native); err != nil {
+		fail(err)
+	}
+	if err := handlers.AddExternal("runc="+runcPath, filepath.Join(args[0], "handlers")); err != nil {
+		fail(err)
+	}
+	o := Options{RunDir: args[0], Handlers: handlers, Log: log, Program: "test"}
+	if len(args) > 1 {
+		o.CgroupParent = args[1]
+	}
+	if err := Run(context.Background(), o); err != nil {
+		fail(err)
+	}
+}
+
+// node is a supervisor with a run dir, and bundles to run.
+type node struct {
+	t      *testing.T
+	dir    string
+	cgroup string // the cgroup that its containers are below, "/name"
+	client *Client
+	cmd    *exec.Cmd
+	rootfs string
+}
+
+// newNode starts a supervisor that ends, with all containers, when the test does.
+func newNode(t *testing.T, args ...string) *node {
+	t.Helper()
+	needRoot(t)
+	dir, err := os.MkdirTemp("", "berth") // t.TempDir's paths may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, dir: dir, cgroup: "/berth-test-" + filepath.Base(dir), client: NewClient(filepath.Join(dir, "supervisor.sock"))}
+	n.rootfs = filepath.Join(dir, "rootfs")
+	busyboxTree(t, n.rootfs)
+	t.Cleanup(func() {
+		n.sweep()
+		os.RemoveAll(dir)
+		removeCgroup(t, n.cgroup)
+	})
+	n.start(args...)
+	return n
+}
+
+// start starts a supervisor on the run dir and waits until it answers.
+func (n *node) start(args ...string) {
+	n.t.Helper()
+	n.cmd = exec.Command("/proc/self/exe", append([]string{n.dir}, args...)...)
+	n.cmd.Env = append(os.Environ(), roleVariable+"=supervise")
+	log, err := os.OpenFile(filepath.Join(n.dir, "supervisor.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	if err := n.cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.eventually("the supervisor answers", func() error {
+		pid, err := n.client.Ping(n.ctx())
+		if err == nil && pid != n.cmd.Process.Pid {
+			err = fmt.Errorf("pid %d", pid)
+		}
+		return err
+	})
+}
+
+// end ends the supervisor by a signal.
+func (n *node) end(sig syscall.Signal) {
+	n.t.Helper()
+	if err := n.cmd.Process.Signal(sig); err != nil {
+		n.t.Fatal(err)
+	}
+	err := n.cmd.Wait()
+	if sig == unix.SIGTERM && err != nil {
+		n.t.Fatalf("the supervisor ended with %v", err)
+	}
+}
+
+// sweep removes all containers and ends the supervisor.
+func (n *node) sweep() {
+	if n.t.Failed() {
+		if b, err := os.ReadFile(filepath.Join(n.dir, "supervisor.log")); err == nil {
+			n.t.Logf("supervisor.log:\n%s", b)
+		}
+	}
+	if n.cmd.ProcessState != nil {
+		n.start()
+	}
+	all, err := n.client.List(n.ctx())
+	if err != nil {
+		n.t.Error(err)
+	}
+	for _, c := range all {
+		if err := n.client.Delete(n.ctx(), c.ID, true); err != nil {
+			n.t.Error(err)
+		}
+	}
+	n.end(unix.SIGTERM)
+}
+
+// ctx is not the test's own, which has ended when sweep runs.
+func (n *node) ctx() context.Context { return context.Background() }
+
+func (n *node) eventually(what string, f func() error) {
+	n.t.Helper()
+	err := errors.New("never tried")
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	n.t.Fatalf("not so: %s: %v", what, err)
+}
+
+// busyboxTree makes a rootfs of busybox, which must be static.
+func busyboxTree(t *testing.T, dir string) {
+	t.Helper()
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal("busybox (Debian: busybox-static) is needed: ", err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"bin", "dev", "proc", "sys", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []string{"sh", "cat", "echo", "sleep", "true", "kill", "seq", "dd", "head", "setsid", "tail"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// bundle writes a bundle that runs a command, and returns its folder.
+func (n *node) bundle(id string, change func(*specs.Spec), args ...string) string {
+	n.t.Helper()
+	spec := &specs.Spec{
+		Version: "1.0.2",
+		Process: &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}},
+		Root:    &specs.Root{Path: n.rootfs},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: n.cgroup + "/" + id,
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
+		},
+	}
+	if change != nil {
+		change(spec)
+	}
+	dir := filepath.Join(n.dir, "bundles", id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	b, err := json.Marshal(spec)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	return dir
+}
+
+func (n *node) logPath(id string) string { return filepath.Join(n.dir, "logs", id, "0.log") }
+
+// create makes a container that runs a shell script.
+func (n *node) create(h, id, script string) Status {
+	n.t.Helper()
+	st, err := n.client.Create(n.ctx(), CreateRequest{
+		ID: id, Handler: h, Bundle: n.bundle(id, nil, "/bin/sh", "-c", script), Log: Log{Path: n.logPath(id)},
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return st
+}
+
+// run makes and starts one.
+func (n *node) run(h, id, script string) Status {
+	n.t.Helper()
+	st := n.create(h, id, script)
+	if err := n.client.Start(n.ctx(), id); err != nil {
+		n.t.Fatal(err)
+	}
+	return st
+}
+
+// stopped waits until the container has ended.
+func (n *node) stopped(id string) Status {
+	n.t.Helper()
+	var st Status
+	n.eventually(id+" has stopped", func() (err error) {
+		st, err = n.client.Get(n.ctx(), id)
+		if err == nil && st.State != Stopped {
+			err = fmt.Errorf("it is %s", st.State)
+		}
+		return err
+	})
+	return st
+}
+
+// lines is what a container has written to a stream, as far as it is in the log.
+func (n *node) lines(id, stream string) []string {
+	n.t.Helper()
+	return join(parseAll(n.t, n.logPath(id)), stream)
+}
+
+// removeCgroup removes the folders of a cgroup in every hierarchy, and fails where processes are left.
+func removeCgroup(t *testing.T, path string) {
+	t.Helper()
+	hs, err := hierarchies()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, h := range hs {
+		// Children first.
+		var dirs []string
+		filepath.WalkDir(filepath.Join(h.dir, path), func(p string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, p)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			if err := os.Remove(dirs[i]); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// warm runs a container, so that what is opened once for all is open.
+func (n *node) warm(h string) {
+	n.t.Helper()
+	n.run(h, "warm", "true")
+	n.stopped("warm")
+	if err := n.client.Delete(n.ctx(), "warm", false); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// descriptors is what files the supervisor has open.
+func (n *node) descriptors() []string {
+	n.t.Helper()
+	dir := "/proc/" + strconv.Itoa(n.cmd.Process.Pid) + "/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err == nil {
+			out = append(out, strings.TrimRight(target, "0123456789[]"))
+		}
+	}
+	return out
+}
+
+// children are the processes whose parent is the supervisor.
+func (n *node) children() []string {
+	n.t.Helper()
+	var out []string
+	tasks, err := filepath.Glob("/proc/" + strconv.Itoa(n.cmd.Process.Pid) + "/task/*/children")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, p := range tasks {
+		b, err := os.ReadFile(p)
+		if err == nil {
+			out = append(out, strings.Fields(string(b))...)
+		}
+	}
+	return out
+}
