@@ -421,8 +421,6 @@ func (c *compiler) conditions(at func(string) string, args []specs.LinuxSeccompA
 
 // numbered is a rule for one number of one architecture.
 type numbered struct {
-	number     uint32
-	order      int32 // in the profile
 	rule       *rule
 	conditions []condition
 	wide       bool
@@ -438,6 +436,12 @@ type numberRange struct {
 // seccomp_data.arch in common, can have.
 func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule) []numberRange {
 	all := make([]numbered, 0, len(rules)*len(group)+16)
+	// Sorted by number, then by place in the profile, which is that in all.
+	keys := make([]uint64, 0, cap(all))
+	add := func(number uint32, n numbered) {
+		keys = append(keys, uint64(number)<<32|uint64(len(all)))
+		all = append(all, n)
+	}
 	for _, a := range group {
 		for i := range rules {
 			r := rules[i].rule
@@ -449,20 +453,15 @@ func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule
 			}
 			if a.muxBase >= 0 {
 				if nr, call, ok := multiplexed(rules[i].entry.name); ok {
-					all = append(all, numbered{uint32(a.muxBase) + nr, int32(len(all)), r, muxConditions(conditions, call, a.wide), a.wide})
+					add(uint32(a.muxBase)+nr, numbered{r, muxConditions(conditions, call, a.wide), a.wide})
 				}
 			}
 			if nr := rules[i].entry.numbers[a.column]; nr >= 0 {
-				all = append(all, numbered{uint32(nr), int32(len(all)), r, conditions, a.wide})
+				add(uint32(nr), numbered{r, conditions, a.wide})
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b numbered) int {
-		if a.number != b.number {
-			return cmp.Compare(a.number, b.number)
-		}
-		return cmp.Compare(a.order, b.order)
-	})
+	slices.Sort(keys)
 	fallback := g.ret(c.fallback)
 	ranges := make([]numberRange, 1, 64)
 	ranges[0] = numberRange{0, fallback}
@@ -479,14 +478,16 @@ func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule
 			ranges = append(ranges, numberRange{start, target})
 		}
 	}
-	for len(all) > 0 {
-		n := 1
-		for n < len(all) && all[n].number == all[0].number {
-			n++
+	same := make([]numbered, 0, 16)
+	for len(keys) > 0 {
+		number := uint32(keys[0] >> 32)
+		same = same[:0]
+		for len(keys) > 0 && uint32(keys[0]>>32) == number {
+			same = append(same, all[uint32(keys[0])])
+			keys = keys[1:]
 		}
-		put(all[0].number, c.verdict(g, all[:n]))
-		put(all[0].number+1, fallback)
-		all = all[n:]
+		put(number, c.verdict(g, same))
+		put(number+1, fallback)
 	}
 	if group[0].name == specs.ArchX86_64 && len(group) == 1 {
 		put(x32Bit, g.ret(unix.SECCOMP_RET_KILL_THREAD))
