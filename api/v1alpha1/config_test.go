@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/restmapper"
+)
+
+// manifests are all objects of the YAML files below a folder of config/.
+func manifests(t *testing.T, folder string) []*unstructured.Unstructured {
+	t.Helper()
+	var out []*unstructured.Unstructured
+	err := filepath.WalkDir(filepath.Join("..", "..", "config", folder), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".yaml" || filepath.Base(path) == "kustomization.yaml" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(b), 4096)
+		for {
+			u := &unstructured.Unstructured{}
+			if err := documents.Decode(u); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if len(u.Object) > 0 {
+				out = append(out, u)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) == 0 {
+		t.Fatalf("config/%s: no objects", folder)
+	}
+	return out
+}
+
+// applier creates objects of any kind.
+type applier struct {
+	client dynamic.Interface
+	mapper apimeta.RESTMapper
+}
+
+func newApplier(t *testing.T) *applier {
+	t.Helper()
+	d, err := discovery.NewDiscoveryClientForConfig(restConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := restmapper.GetAPIGroupResources(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &applier{dynamicClient(t), restmapper.NewDiscoveryRESTMapper(groups)}
+}
+
+func (a *applier) resource(t *testing.T, u *unstructured.Unstructured) dynamic.ResourceInterface {
+	t.Helper()
+	kind := u.GroupVersionKind()
+	m, err := a.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Scope.Name() == apimeta.RESTScopeNameRoot {
+		return a.client.Resource(m.Resource)
+	}
+	namespace := u.GetNamespace()
+	if namespace == "" {
+		namespace = "default"
+	}
+	return a.client.Resource(m.Resource).Namespace(namespace)
+}
+
+// install creates the objects of a folder for the rest of the package's tests.
+func (a *applier) install(t *testing.T, folder string) {
+	t.Helper()
+	for _, u := range manifests(t, folder) {
+		_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test", Force: true})
+		if err != nil {
+			t.Fatalf("config/%s: %s %s: %v", folder, u.GetKind(), u.GetName(), err)
+		}
+	}
+}
+
+// TestConfigIsAccepted: a real API server takes every object of config/, strictly.
+func TestConfigIsAccepted(t *testing.T) {
+	a := newApplier(t)
+	a.install(t, "namespace")
+	for _, folder := range []string{"rbac", "manager", "agent", "policy", "samples"} {
+		for _, u := range manifests(t, folder) {
+			t.Run(folder+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
+				_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{
+					FieldManager: "test", Force: true, DryRun: []string{metav1.DryRunAll},
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				if _, err := a.resource(t, u).Create(t.Context(), u, dryRun); err != nil && !strings.Contains(err.Error(), "already exists") {
+					t.Errorf("strictly: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// as is a client that acts as somebody else.
+func as(t *testing.T, user rest.ImpersonationConfig) dynamic.Interface {
+	t.Helper()
+	config := rest.CopyConfig(restConfig(t))
+	config.Impersonate = user
+	c, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// wantForbidden tries until the API server refuses with these words: a policy takes effect some time after it was created.
+func wantForbidden(t *testing.T, what, message string, try func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = try(); err != nil && strings.Contains(err.Error(), message) {
+			return
+		}
+	}
+	t.Fatalf("%s: got %v, want %q", what, err, message)
+}
+
+// TestAgentIsHeldToItsNode: RBAC and the policy together let an agent do its work, and nothing for another node.
+func TestAgentIsHeldToItsNode(t *testing.T) {
+	a := newApplier(t)
+	for _, folder := range []string{"namespace", "rbac", "policy"} {
+		a.install(t, folder)
+	}
+	mine := create(t, bundles, "default", object(t, "OCIBundle", "mine", strings.Replace(bundleSpec, "NODE", "one", 1)))
+	other := create(t, bundles, "default", object(t, "OCIBundle", "other", strings.Replace(bundleSpec, "NODE", "two", 1)))
+
+	for name, user := range map[string]rest.ImpersonationConfig{
+		"certificate": {UserName: "berth:node:one", Groups: []string{"berth:nodes", "system:authenticated"}},
+		"service account": {
+			UserName: "system:serviceaccount:berth-system:berth-agent",
+			Groups:   []string{"system:serviceaccounts", "system:authenticated"},
+			Extra:    map[string][]string{"authentication.kubernetes.io/node-name": {"one"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent := as(t, user)
+			own := agent.Resource(bundles).Namespace("default")
+			dry := metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
+			patch := func(u *unstructured.Unstructured, body string, sub ...string) error {
+				_, err := own.Patch(t.Context(), u.GetName(), "application/merge-patch+json", []byte(body), dry, sub...)
+				return err
+			}
+			lease := func(node string) error {
+				u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"holderIdentity": node}}}
+				u.SetAPIVersion("coordination.k8s.io/v1")
+				u.SetKind("Lease")
+				u.SetName(node)
+				_, err := agent.Resource(schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}).
+					Namespace("berth-node-lease").Create(t.Context(), u, dryRun)
+				return err
+			}
+			nodeAgent := func(node string) error {
+				_, err := agent.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", node, "{}"), dryRun)
+				return err
+			}
+
+			wantForbidden(t, "status of another node's bundle", "of its own node, one", func() error {
+				return patch(other, `{"status":{"phase":"Failed"}}`, "status")
+			})
+			wantForbidden(t, "finalizer of another node's bundle", "of its own node, one", func() error {
+				return patch(other, `{"metadata":{"finalizers":[]}}`)
+			})
+			wantForbidden(t, "spec of its own bundle", "nothing else", func() error {
+				return patch(mine, `{"spec":{"config":{"ociVersion":"1.0.0"}}}`)
+			})
+			wantForbidden(t, "another node's lease", "name of its own node, one", func() error { return lease("two") })
+			wantForbidden(t, "another NodeAgent", "name of its own node, one", func() error { return nodeAgent("two") })
+			wantForbidden(t, "a bundle of its own making", "cannot create", func() error {
+				_, err := own.Create(t.Context(), object(t, "OCIBundle", "made", strings.Replace(bundleSpec, "NODE", "one", 1)), dryRun)
+				return err
+			})
+			wantForbidden(t, "secrets", "cannot list", func() error {
+				_, err := agent.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).List(t.Context(), metav1.ListOptions{})
+				return err
+			})
+
+			for what, err := range map[string]error{
+				"status":    patch(mine, `{"status":{"phase":"Running"}}`, "status"),
+				"finalizer": patch(mine, `{"metadata":{"finalizers":["berth.run/node-agent"]}}`),
+				"lease":     lease("one"),
+				"NodeAgent": nodeAgent("one"),
+			} {
+				if err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			if _, err := own.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=one"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+
+	// A token that is bound to no node belongs to no agent that runs.
+	unbound := as(t, rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-agent"})
+	wantForbidden(t, "token without a node", "bound to no node", func() error {
+		_, err := unbound.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", "one", "{}"), dryRun)
+		return err
+	})
+}
+
+// TestPodSecurity: a namespace's level holds for Containers, too.
+func TestPodSecurity(t *testing.T) {
+	a := newApplier(t)
+	a.install(t, "policy")
+	for _, level := range []string{"baseline", "restricted"} {
+		ns := &unstructured.Unstructured{Object: map[string]any{}}
+		ns.SetAPIVersion("v1")
+		ns.SetKind("Namespace")
+		ns.SetName("level-" + level)
+		ns.SetLabels(map[string]string{"pod-security.kubernetes.io/enforce": level})
+		if _, err := a.resource(t, ns).Apply(t.Context(), ns.GetName(), ns, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	try := func(level, spec string) error {
+		_, err := a.client.Resource(containers).Namespace("level-"+level).Create(t.Context(), object(t, "Container", "x", spec), dryRun)
+		return err
+	}
+	const restricted = "image: busybox\nsecurityContext: {runAsNonRoot: true, runAsUser: 1, capabilities: {drop: [ALL]EXTRA}MORE}"
+	fill := func(extra, more string) string {
+		return strings.NewReplacer("EXTRA", extra, "MORE", more).Replace(restricted)
+	}
+	for _, tc := range []struct{ level, spec, message string }{
+		{"baseline", "image: busybox\nhostPID: true", "host namespaces"},
+		{"baseline", "image: busybox\nhostNetwork: true", "host namespaces"},
+		{"baseline", "image: busybox\nhostIPC: true", "host namespaces"},
+		{"baseline", "image: busybox\nvolumes: [{name: v, hostPath: {path: /}}]", "hostPath"},
+		{"baseline", "rootfs: {path: /srv}\ncommand: [x]", "files of the node"},
+		{"baseline", "image: oci-archive:/etc/shadow", "files of the node"},
+		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [cap_sys_admin]}}", "capabilities.add"},
+		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [ALL]}}", "capabilities.add"},
+		{"baseline", "image: busybox\nsecurityContext: {seccompProfile: {type: Unconfined}}", "Unconfined"},
+		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
+		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},
+		{"restricted", "image: busybox\nsecurityContext: {runAsNonRoot: true}", "capabilities.drop"},
+		{"restricted", fill(", add: [CHOWN]", ""), "NET_BIND_SERVICE"},
+		{"restricted", fill("", ", allowPrivilegeEscalation: true"), "allowPrivilegeEscalation"},
+	} {
+		wantForbidden(t, tc.level+": "+tc.spec, tc.message, func() error { return try(tc.level, tc.spec) })
+	}
+	for _, tc := range []struct{ level, spec string }{
+		{"baseline", "image: busybox"},
+		{"baseline", "image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}"},
+		{"restricted", fill("", "")},
+		{"restricted", fill(", add: [NET_BIND_SERVICE]", "")},
+	} {
+		if err := try(tc.level, tc.spec); err != nil {
+			t.Errorf("%s: %v", tc.spec, err)
+		}
+	}
+}

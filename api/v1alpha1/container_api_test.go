@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+var (
+	containers = v1alpha1.GroupVersion.WithResource("containers")
+	bundles    = v1alpha1.GroupVersion.WithResource("ocibundles")
+	nodeAgents = v1alpha1.GroupVersion.WithResource("nodeagents")
+)
+
+// object is an object of a kind from the YAML of its spec.
+func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
+	t.Helper()
+	u := &unstructured.Unstructured{Object: map[string]any{}}
+	u.SetAPIVersion(v1alpha1.GroupVersion.String())
+	u.SetKind(kind)
+	u.SetName(name)
+	var v map[string]any
+	if err := yaml.Unmarshal([]byte(spec), &v); err != nil {
+		t.Fatal(err)
+	}
+	u.Object["spec"] = v
+	return u
+}
+
+// dryRun asks the API server to check strictly, as kubectl does, and to keep nothing.
+var dryRun = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
+
+// TestContainerRules: each rule of the schema refuses what it is for with words that tell the fix, and takes what
+// differs from that only in being right.
+func TestContainerRules(t *testing.T) {
+	client := dynamicClient(t).Resource(containers).Namespace("default")
+	const image = "image: busybox\n"
+	const volume = image + "volumes: [{name: v, emptyDir: {}}]\n"
+	for _, tc := range []struct {
+		name, good, bad string
+		message         string
+	}{
+		{"image or rootfs", image, "command: [x]", "set exactly one of image and rootfs"},
+		{"not both", "rootfs: {path: /r}\ncommand: [x]", image + "rootfs: {path: /r}\ncommand: [x]", "set exactly one of image and rootfs"},
+		{"rootfs needs a command", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: /r}", "set command"},
+		{"rootfs is absolute", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: r}\ncommand: [x]", "rootfs.path must be absolute: start it with /"},
+		{"rootfs has a path", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {}\ncommand: [x]", "spec.rootfs.path: Required value"},
+		{"image is not empty", image, `image: ""`, "at least 1 chars"},
+		{"pull policy", image + "imagePullPolicy: Never", image + "imagePullPolicy: Sometimes", `supported values: "Always", "IfNotPresent", "Never"`},
+		{"workingDir", image + "workingDir: /srv", image + "workingDir: srv", "workingDir must be absolute: start it with /"},
+		{"env", image + "env: [{name: A, value: b}]", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "valueFrom is not supported: give a literal value"},
+		{"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]", "Duplicate value"},
+		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "spec.hostname in body should match"},
+		{"hostname with the host's network", image + "hostNetwork: true", image + "hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
+		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image + `resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
+		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image + `resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
+		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image + `resources: {limits: {cpu: many}}`, "should match"},
+		{"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`, "claims are not supported: remove claims"},
+		{"privileged", image + "securityContext: {privileged: false}", image + "securityContext: {privileged: true}", "capabilities.add"},
+		{"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}", "seLinuxOptions is not supported: remove it"},
+		{"windowsOptions", image + "securityContext: {}", image + "securityContext: {windowsOptions: {}}", "windowsOptions is for Windows: remove it"},
+		{"appArmorProfile", image + "securityContext: {}", image + "securityContext: {appArmorProfile: {type: Unconfined}}", "appArmorProfile is not supported: remove it"},
+		{"procMount", image + "securityContext: {procMount: Default}", image + "securityContext: {procMount: Unmasked}", "procMount may be Default only"},
+		{"seccomp", image + "securityContext: {seccompProfile: {type: Unconfined}}", image + "securityContext: {seccompProfile: {type: Localhost}}", "seccompProfile.type may be RuntimeDefault or Unconfined"},
+		{"seccomp file", image + "securityContext: {seccompProfile: {type: RuntimeDefault}}", image + "securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}", "localhostProfile is not supported: remove it"},
+		{"runAsNonRoot", image + "securityContext: {runAsNonRoot: true, runAsUser: 1}", image + "securityContext: {runAsNonRoot: true, runAsUser: 0}", "runAsNonRoot forbids runAsUser 0: set another runAsUser"},
+		{"volume of one kind", volume, image + "volumes: [{name: v}]", "set exactly one of hostPath and emptyDir"},
+		{"volume of one kind only", volume, image + "volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]", "set exactly one of hostPath and emptyDir"},
+		{"volume of another kind", volume, image + "volumes: [{name: v, configMap: {name: x}}]", `unknown field "spec.volumes[0].configMap"`},
+		{"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]", "should match"},
+		{"volumes once", volume, image + "volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]", "Duplicate value"},
+		{"hostPath", image + "volumes: [{name: v, hostPath: {path: /v}}]", image + "volumes: [{name: v, hostPath: {path: v}}]", "hostPath.path must be absolute: start it with /"},
+		{"hostPath type", image + "volumes: [{name: v, hostPath: {path: /v, type: Socket}}]", image + "volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]", "hostPath.type may be empty, DirectoryOrCreate"},
+		{"emptyDir medium", image + "volumes: [{name: v, emptyDir: {medium: Memory}}]", image + "volumes: [{name: v, emptyDir: {medium: HugePages}}]", "emptyDir.medium may be empty (the node's disk) or Memory"},
+		{"emptyDir size", image + "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]", image + "volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]", "remove sizeLimit, or set medium to Memory"},
+		{"emptyDir mode", volume, image + "volumes: [{name: v, emptyDir: {mode: 448}}]", "emptyDir.mode is not supported"},
+		{"mount of a volume", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: w, mountPath: /v}]", "add the volume or correct the name"},
+		{"mount without volumes", image, image + "volumeMounts: [{name: w, mountPath: /v}]", "add the volume or correct the name"},
+		{"mountPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: v}]", "mountPath must be absolute: start it with /"},
+		{"mountPath once", volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w}]", volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v}]", "Duplicate value"},
+		{"subPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: /v, subPath: x}]", "subPath and subPathExpr are not supported"},
+		{"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: /v, subPathExpr: x}]", "subPath and subPathExpr are not supported"},
+		{"propagation", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]", "mountPropagation may be None or HostToContainer"},
+		{"restartPolicy", image + "restartPolicy: OnFailure", image + "restartPolicy: Sometimes", `supported values: "Always", "OnFailure", "Never"`},
+		{"grace", image + "terminationGracePeriodSeconds: 0", image + "terminationGracePeriodSeconds: -1", "greater than or equal to 0"},
+		{"tolerations", image + "tolerations: [{operator: Exists}]", image + "tolerations: [{operator: Exists, tolerationSeconds: 1}]", "tolerationSeconds is not supported"},
+		{"toleration operator", image + "tolerations: [{key: a, operator: Equal, value: b}]", image + "tolerations: [{key: a, operator: Gt, value: '1'}]", "may be Equal or Exists"},
+		{"runtimeClassName", image + "runtimeClassName: kata", image + `runtimeClassName: ""`, "at least 1 chars"},
+		{"unknown field", image, image + "comand: [x]", `unknown field "spec.comand"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if _, err := client.Create(t.Context(), object(t, "Container", "rules", tc.good), dryRun); err != nil {
+				t.Errorf("good one refused: %v", err)
+			}
+			_, err := client.Create(t.Context(), object(t, "Container", "rules", tc.bad), dryRun)
+			if err == nil || !strings.Contains(err.Error(), tc.message) {
+				t.Errorf("bad one: got %v, want %q", err, tc.message)
+			}
+		})
+	}
+}
+
+func TestContainerDefaults(t *testing.T) {
+	client := dynamicClient(t).Resource(containers).Namespace("default")
+	got := create(t, containers, "default", object(t, "Container", "defaults", "image: busybox"))
+	for path, want := range map[string]any{
+		"spec.restartPolicy":                 "Always",
+		"spec.terminationGracePeriodSeconds": int64(30),
+		"status.observedGeneration":          int64(-1),
+	} {
+		v, _, _ := unstructured.NestedFieldNoCopy(got.Object, strings.Split(path, ".")...)
+		if v != want {
+			t.Errorf("%s: got %v, want %v", path, v, want)
+		}
+	}
+
+	// Status is a subresource: it does not raise the generation, and the object itself cannot carry it.
+	status := got.DeepCopy()
+	status.Object["status"] = map[string]any{"observedGeneration": int64(1), "phase": "Running"}
+	got, err := client.UpdateStatus(t.Context(), status, metav1.UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GetGeneration() != 1 {
+		t.Errorf("generation %d after a change of status", got.GetGeneration())
+	}
+	got.Object["status"] = map[string]any{"phase": "Failed"}
+	_ = unstructured.SetNestedField(got.Object, "OnFailure", "spec", "restartPolicy")
+	got, err = client.Update(t.Context(), got, metav1.UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if phase, _, _ := unstructured.NestedString(got.Object, "status", "phase"); phase != "Running" || got.GetGeneration() != 2 {
+		t.Errorf("after a change of spec: phase %s, generation %d; want Running and 2", phase, got.GetGeneration())
+	}
+	got.Object["status"] = map[string]any{"phase": "Asleep"}
+	if _, err = client.UpdateStatus(t.Context(), got, metav1.UpdateOptions{}); err == nil {
+		t.Error("an unknown phase was taken")
+	}
+}
+
+// create makes an object and removes it after the test.
+func create(t *testing.T, gvr schema.GroupVersionResource, namespace string, u *unstructured.Unstructured) *unstructured.Unstructured {
+	t.Helper()
+	client := dynamicClient(t).Resource(gvr)
+	var out *unstructured.Unstructured
+	var err error
+	options := metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}
+	if namespace != "" {
+		out, err = client.Namespace(namespace).Create(t.Context(), u, options)
+	} else {
+		out, err = client.Create(t.Context(), u, options)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if namespace != "" {
+			err = client.Namespace(namespace).Delete(ctx, u.GetName(), metav1.DeleteOptions{})
+		} else {
+			err = client.Delete(ctx, u.GetName(), metav1.DeleteOptions{})
+		}
+		if err != nil && !errors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+	return out
+}
+
+const bundleSpec = `
+nodeName: NODE
+config: {ociVersion: 1.3.0, anything: {nested: [1]}}
+restartPolicy: Always
+terminationGracePeriodSeconds: 30
+`
+
+func TestOCIBundle(t *testing.T) {
+	client := dynamicClient(t).Resource(bundles).Namespace("default")
+	for _, node := range []string{"a", "b"} {
+		create(t, bundles, "default", object(t, "OCIBundle", "on-"+node, strings.Replace(bundleSpec, "NODE", node, 1)))
+	}
+
+	// An agent watches its own bundles alone.
+	list, err := client.List(t.Context(), metav1.ListOptions{FieldSelector: v1alpha1.OCIBundleNodeNameField + "=b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Items) != 1 || list.Items[0].GetName() != "on-b" {
+		t.Errorf("field selector: got %d bundles", len(list.Items))
+	}
+
+	b := list.Items[0]
+	if g, _, _ := unstructured.NestedInt64(b.Object, "status", "observedGeneration"); g != -1 {
+		t.Errorf("observedGeneration: got %d, want -1", g)
+	}
+	// The document is kept as it is, with fields that no schema knows.
+	if v, _, _ := unstructured.NestedFieldNoCopy(b.Object, "spec", "config", "anything"); v == nil {
+		t.Error("config was pruned")
+	}
+
+	_ = unstructured.SetNestedField(b.Object, "a", "spec", "nodeName")
+	_, err = client.Update(t.Context(), &b, metav1.UpdateOptions{})
+	if err == nil || !strings.Contains(err.Error(), "nodeName cannot be changed: delete the OCIBundle and create another") {
+		t.Errorf("change of nodeName: got %v", err)
+	}
+
+	for name, tc := range map[string]struct{ old, new, message string }{
+		"no node":        {"nodeName: NODE", `nodeName: ""`, "at least 1 chars"},
+		"no config":      {"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "", "spec.config: Required value"},
+		"config no map":  {"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "config: [1]", "must be of type object"},
+		"restart policy": {"restartPolicy: Always", "restartPolicy: Sometimes", "Unsupported value"},
+		"negative grace": {"Seconds: 30", "Seconds: -1", "greater than or equal to 0"},
+		"empty image":    {"nodeName: NODE", "nodeName: a\nimage: {reference: ''}", "at least 1 chars"},
+		"unknown field":  {"nodeName: NODE", "nodeName: a\nimages: {}", "unknown field"},
+	} {
+		_, err := client.Create(t.Context(), object(t, "OCIBundle", "bad", strings.Replace(bundleSpec, tc.old, tc.new, 1)), dryRun)
+		if err == nil || !strings.Contains(err.Error(), tc.message) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.message)
+		}
+	}
+}
+
+func TestNodeAgent(t *testing.T) {
+	client := dynamicClient(t).Resource(nodeAgents)
+	n := create(t, nodeAgents, "", object(t, "NodeAgent", "node-1", "taints: [{key: a, effect: NoSchedule}]"))
+	n.Object["status"] = map[string]any{
+		"observedGeneration": int64(1),
+		"handlers":           []any{map[string]any{"name": "berth"}},
+		"nodeInfo":           map[string]any{"cgroupMode": "hybrid"},
+	}
+	n, err := client.UpdateStatus(t.Context(), n, metav1.UpdateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unstructured.SetNestedField(n.Object, "v3", "status", "nodeInfo", "cgroupMode")
+	if _, err := client.UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), `"v1", "hybrid", "v2"`) {
+		t.Errorf("unknown cgroupMode: got %v", err)
+	}
+}
