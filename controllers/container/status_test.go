@@ -255,7 +255,7 @@ func TestTransitions(t *testing.T) {
 	noImage := agentSays(v1alpha1.ContainerPending, imageIs(metav1.ConditionFalse, v1alpha1.ReasonImagePullFailed))
 	notMade := agentSays(v1alpha1.ContainerPending, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCreateFailed))
 
-	new := v1alpha1.ContainerStatus{ObservedGeneration: -1}
+	unseen := v1alpha1.ContainerStatus{ObservedGeneration: -1}
 	invalid := findings{generation: generation, compiled: true, invalid: "spec.args: no"}
 	nowhere := findings{generation: generation, compiled: true, scheduled: &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/3"}}
 	nowhereElse := findings{generation: generation, compiled: true, scheduled: &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/4"}}
@@ -267,8 +267,8 @@ func TestTransitions(t *testing.T) {
 		want          string
 	}{
 		"nothing":                {compute(onNodeA(), up), compute(onNodeA(), up), ""},
-		"invalid":                {new, compute(invalid, nil), "SpecInvalid"},
-		"unschedulable":          {new, compute(nowhere, nil), "FailedScheduling"},
+		"invalid":                {unseen, compute(invalid, nil), "SpecInvalid"},
+		"unschedulable":          {unseen, compute(nowhere, nil), "FailedScheduling"},
 		"unschedulable, changed": {compute(nowhere, nil), compute(nowhereElse, nil), "FailedScheduling"},
 		"placed":                 {compute(nowhere, nil), compute(onNodeA(), agentSays("")), "Scheduled"},
 		"up":                     {compute(onNodeA(), agentSays("")), compute(onNodeA(), up), "Pulled Started"},
