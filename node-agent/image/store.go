@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -523,17 +522,4 @@ func (s *Store) writeJSON(file string, v any) error {
 		return err
 	}
 	return syncDir(filepath.Dir(file))
-}
-
-// records returns the files of a record folder.
-func records(root string) ([]string, error) {
-	var out []string
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			out = append(out, p)
-		}
-		return err
-	})
-	slices.Sort(out)
-	return out, err
 }

@@ -510,7 +510,7 @@ func TestCancel(t *testing.T) {
 func TestKilled(t *testing.T) {
 	needRoot(t)
 	var entries []*entry
-	for n := range 30000 {
+	for n := range 6000 {
 		entries = append(entries, file(fmt.Sprintf("f%d", n), "x"))
 	}
 	m, c, ls := testImage{layers: [][]byte{layerTar(t, entries...)}}.build(t)
@@ -560,7 +560,7 @@ func TestKilled(t *testing.T) {
 		t.Errorf("left after Open: %v", left)
 	}
 	img := ensure(t, s, ref, IfNotPresent)
-	if got := len(tree(t, img.Layers[0])); got != 30000 {
+	if got := len(tree(t, img.Layers[0])); got != 6000 {
 		t.Errorf("%d files after the second pull", got)
 	}
 	noRubbish(t, s)
