@@ -52,7 +52,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Stat
 	if err != nil {
 		return nil, err
 	}
-	unix.Close(c.child.PIDFD)
+	c.child.ClosePIDFD()
 	s := r.state(c.rec)
 	s.PID, s.Status = c.rec.PID, specs.StateCreated
 	return s, nil
@@ -75,7 +75,10 @@ func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process
 	}
 	p := &Process{PID: c.rec.PID, r: r, rec: c.rec, child: c.child}
 	if h := c.rec.Hooks; h != nil {
-		r.runHooksLogged(ctx, "poststart", h.Poststart, c.rec, specs.StateRunning)
+		if err := r.runHooks(ctx, "poststart", h.Poststart, c.rec, specs.StateRunning); err != nil {
+			p.child.Kill()
+			return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
+		}
 	}
 	return p, nil
 }
@@ -83,8 +86,8 @@ func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process
 // Wait waits for the first process to end, and reaps it.
 func (p *Process) Wait() unix.WaitStatus { return p.child.Wait() }
 
-// Delete removes the container after Wait.
-func (p *Process) Delete(ctx context.Context) error { return p.r.destroy(ctx, p.rec) }
+// Delete removes the container after Wait. That another has done so meanwhile is no error.
+func (p *Process) Delete(ctx context.Context) error { return p.r.Delete(ctx, p.rec.ID, true) }
 
 // maker is one creation under way.
 type maker struct {
@@ -114,6 +117,11 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		if err != nil {
 			for i := len(m.undo) - 1; i >= 0; i-- {
 				m.undo[i]()
+			}
+			// Where a hook fails, what follows is the end of the lifecycle, poststop hooks included (runtime.md, Lifecycle, 3 to 13).
+			var hook *hookError
+			if errors.As(err, &hook) {
+				r.runHooksLogged(context.WithoutCancel(ctx), "poststop", m.rec.Hooks.Poststop, m.rec, specs.StateStopped)
 			}
 		}
 	}()
@@ -248,7 +256,7 @@ func (m *maker) openStreams(ctx context.Context) error {
 	for in, f := range map[plan.Input]*os.File{plan.InputStdin: m.o.Stdin, plan.InputStdout: m.o.Stdout, plan.InputStderr: m.o.Stderr} {
 		if f == nil {
 			f = null
-		} else if uid := m.spec.Process.User.UID; uid != 0 && !m.spec.Process.Terminal {
+		} else if uid := hostUID(m.spec); uid != 0 && !m.spec.Process.Terminal {
 			giveAway(f, uid)
 		}
 		m.inputs[in] = int(f.Fd())
@@ -277,6 +285,17 @@ func (m *maker) openStreams(ctx context.Context) error {
 		m.inputs[plan.InputConsole] = int(console.Fd())
 	}
 	return nil
+}
+
+// hostUID is the process's user as the host numbers it.
+func hostUID(spec *specs.Spec) uint32 {
+	uid := spec.Process.User.UID
+	for _, m := range spec.Linux.UIDMappings {
+		if uid >= m.ContainerID && uid-m.ContainerID < m.Size {
+			return m.HostID + (uid - m.ContainerID)
+		}
+	}
+	return uid
 }
 
 // giveAway lets the container's user open its own standard stream again, as through /dev/stdout. A stream that has no
@@ -387,7 +406,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	until := plan.Sync("")
 	if !run {
 		until = plan.SyncReady
-		for in, name := range map[plan.Input]string{plan.InputStart: startFIFO, plan.InputResult: resultFIFO} {
+		for in, name := range map[plan.Input]string{plan.InputStart: newFIFO, plan.InputResult: resultFIFO} {
 			path := filepath.Join(m.r.dir(m.rec.ID), name)
 			if err := unix.Mkfifo(path, 0o600); err != nil {
 				return &os.PathError{Op: "mkfifo", Path: path, Err: err}
@@ -399,7 +418,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 			}
 			m.inputs[in] = int(f.Fd())
 		}
-		m.rec.Late = lateSteps(m.plan)
+		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args[0])
 	}
 	m.child, err = launch.Start(launch.Request{
 		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx),
@@ -412,7 +431,9 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	_, m.rec.StartTime = processState(m.child.PID)
 	err = m.r.save(m.rec)
 	if err == nil && m.o.PidFile != "" {
-		err = writePidFile(m.o.PidFile, m.child.PID)
+		if err = writePidFile(m.o.PidFile, m.child.PID); err == nil {
+			m.undo = append(m.undo, func() { _ = os.Remove(m.o.PidFile) })
+		}
 	}
 	if err != nil {
 		m.child.Abandon()
@@ -423,6 +444,18 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	}
 	if err := m.child.Follow(ctx, until); err != nil {
 		return m.explain(err)
+	}
+	if run {
+		if sig, ended := m.child.Ended(); ended && sig == unix.SIGKILL && m.group.OOMKills() > 0 {
+			m.child.Wait()
+			return errOOM // the kernel had no memory to load the program
+		}
+		return nil
+	}
+	// From here on it may be started.
+	if err := os.Rename(filepath.Join(m.r.dir(m.rec.ID), newFIFO), filepath.Join(m.r.dir(m.rec.ID), startFIFO)); err != nil {
+		m.child.Kill()
+		return fmt.Errorf("create container %s: %w", m.rec.ID, err)
 	}
 	return nil
 }
@@ -464,7 +497,7 @@ func writeIDMaps(spec *specs.Spec, pid int) error {
 }
 
 // lateSteps are the steps after SyncReady, for Start to name.
-func lateSteps(p *plan.Plan) []lateStep {
+func lateSteps(p *plan.Plan, program string) []lateStep {
 	ready := -1
 	for i, s := range p.Syncs {
 		if s == plan.SyncReady {
@@ -473,7 +506,11 @@ func lateSteps(p *plan.Plan) []lateStep {
 	}
 	var out []lateStep
 	for i := ready + 1; ready >= 0 && i < len(p.Steps); i++ {
-		out = append(out, lateStep{Index: i, Field: p.Steps[i].Field.String(), Name: p.Steps[i].Name()})
+		s := lateStep{Index: i, Field: p.Steps[i].Field.String(), Name: p.Steps[i].Name()}
+		if s.Name == "execve" {
+			s.Program = program
+		}
+		out = append(out, s)
 	}
 	return out
 }
@@ -485,6 +522,7 @@ func writePidFile(path string, pid int) error {
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	if err := os.Rename(temp, path); err != nil {
+		_ = os.Remove(temp)
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	return nil
@@ -534,11 +572,26 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		if errors.As(err, &late) {
 			return r.explainLate(rec, late)
 		}
+		if !rec.alive() && outOfMemory(rec) {
+			return errOOM
+		}
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	_ = os.Remove(filepath.Join(r.dir(id), resultFIFO))
+	if !rec.alive() && outOfMemory(rec) {
+		return errOOM
+	}
 	if rec.Hooks != nil {
-		r.runHooksLogged(ctx, "poststart", rec.Hooks.Poststart, rec, specs.StateRunning)
+		if err := r.runHooks(ctx, "poststart", rec.Hooks.Poststart, rec, specs.StateRunning); err != nil {
+			// The end of the lifecycle follows (runtime.md, Lifecycle, 9).
+			return errors.Join(err, r.destroy(context.WithoutCancel(ctx), rec))
+		}
 	}
 	return nil
+}
+
+// outOfMemory is whether the kernel has ended a process of the container for want of memory.
+func outOfMemory(rec *record) bool {
+	g, err := cgroup.Open(rec.Cgroups)
+	return err == nil && g.OOMKills() > 0
 }

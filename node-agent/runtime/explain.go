@@ -12,6 +12,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 )
 
+// errOOM is a container whose memory limit does not suffice to start its program.
+var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
+
 // explain turns the failure of a launch into words that say what to change. Where clients of runc look for certain
 // words, these are used.
 func (m *maker) explain(err error) error {
@@ -23,11 +26,14 @@ func (m *maker) explain(err error) error {
 		if step.Name == "execve" {
 			return execError(m.spec.Process.Args[0], step.Errno)
 		}
+		if step.Errno == unix.ENOMEM && m.group.OOMKills() > 0 {
+			return fmt.Errorf("%w: %w", errOOM, err)
+		}
 		return fmt.Errorf("unable to start container process: %w", err)
 	}
 	var killed *launch.KilledError
 	if errors.As(err, &killed) && m.group.OOMKills() > 0 {
-		return errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
+		return errOOM
 	}
 	return fmt.Errorf("unable to start container process: %w", err)
 }
@@ -39,7 +45,7 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 			continue
 		}
 		if s.Name == "execve" {
-			return fmt.Errorf("unable to start container process: exec: %s", late.Errno)
+			return execError(s.Program, late.Errno)
 		}
 		return fmt.Errorf("unable to start container process: %s: %s: %w", s.Field, s.Name, late.Errno)
 	}
@@ -48,7 +54,8 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 
 // programError is a program that was looked for and not found, or cannot be executed.
 func programError(program string, errno unix.Errno) error {
-	if !strings.Contains(program, "/") && errno != unix.EACCES && errno != unix.EISDIR {
+	if !strings.Contains(program, "/") {
+		// Wherever it was looked for last: runc has one answer for all of PATH, and clients know it.
 		return fmt.Errorf("unable to start container process: exec: %q: executable file not found in $PATH", program)
 	}
 	switch errno {

@@ -21,13 +21,18 @@ const maxHookOutput = 4 << 10
 func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
 	for i, h := range hooks {
 		if err := runHook(ctx, h, rec, status); err != nil {
-			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
+			return &hookError{fmt.Errorf("error running %s hook #%d: %w", kind, i, err)}
 		}
 	}
 	return nil
 }
 
-// runHooksLogged runs hooks whose failure is a warning: poststart and poststop.
+// hookError is the failure of a hook that ends the container.
+type hookError struct{ error }
+
+func (e *hookError) Unwrap() error { return e.error }
+
+// runHooksLogged runs hooks whose failure is a warning: poststop.
 func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
 	for i, h := range hooks {
 		if err := runHook(ctx, h, rec, status); err != nil {

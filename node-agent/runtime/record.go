@@ -19,8 +19,10 @@ import (
 )
 
 const (
-	stateFile  = "state.json"
-	startFIFO  = "exec.fifo"
+	stateFile = "state.json"
+	startFIFO = "exec.fifo"
+	// newFIFO is the name of startFIFO until the container is created.
+	newFIFO    = "exec.fifo.new"
 	resultFIFO = "result.fifo"
 	// maxState bounds what is read of a record: annotations and hooks come from config.json, which is bounded itself.
 	maxState = 32 << 20

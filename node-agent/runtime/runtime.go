@@ -107,8 +107,15 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	case !rec.alive():
 		return specs.StateStopped
 	}
-	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), startFIFO)); err == nil {
+	// The first process waits for Start while it reads the fifo. One that is left without a reader is of a Start that was
+	// killed after it had let the process go.
+	fifo, err := unix.Open(filepath.Join(r.dir(rec.ID), startFIFO), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == nil {
+		unix.Close(fifo)
 		return specs.StateCreated
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), newFIFO)); err == nil {
+		return specs.StateCreating
 	}
 	if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
 		return StatusPaused
@@ -182,23 +189,34 @@ func (r *Runtime) lock(id string) (unlock func(), err error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open(r.dir(id), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, ErrNotExist
-	}
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", id, err)
-	}
 	for {
-		if err = unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
+		fd, err := unix.Open(r.dir(id), unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			return nil, ErrNotExist
 		}
-	}
-	if err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", id, err)
+		}
+		for {
+			if err = unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		// Who had the lock may have removed the container meanwhile: then this is the lock of a folder that is gone, and
+		// another may have the id.
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(fd, &st)
+		}
+		if err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("lock container %s: %w", id, err)
+		}
+		if st.Nlink > 0 {
+			return func() { unix.Close(fd) }, nil
+		}
 		unix.Close(fd)
-		return nil, fmt.Errorf("lock container %s: %w", id, err)
 	}
-	return func() { unix.Close(fd) }, nil
 }
 
 // Kill sends a signal to a container's first process or, with all, to every process in its cgroup. A container that has

@@ -32,8 +32,7 @@ const Root = "/sys/fs/cgroup"
 type Group struct {
 	manager cgroups.Manager
 	unified bool
-	// made are the folders that Create made, deepest last, for Destroy after a failed Create.
-	config *cgroups.Cgroup
+	config  *cgroups.Cgroup
 }
 
 // Layout reads how the hierarchies of this host lie.
@@ -137,8 +136,12 @@ func (g *Group) Create() (err error) {
 // other container.
 func (g *Group) populated() bool {
 	for _, dir := range g.manager.GetPaths() {
-		pids, err := cgroups.GetPids(dir)
-		return err == nil && len(pids) > 0
+		if dir == "" {
+			continue
+		}
+		if pids, err := cgroups.GetPids(dir); err == nil && len(pids) > 0 {
+			return true
+		}
 	}
 	return false
 }

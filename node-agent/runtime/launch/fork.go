@@ -5,6 +5,7 @@ package launch
 import (
 	"fmt"
 	"runtime"
+	"sort"
 	"syscall"
 	"unsafe"
 
@@ -47,6 +48,32 @@ type program struct {
 	ops  []op
 	regs []uintptr
 	keep []any
+	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is not the child's.
+	first []gap
+	// pidfd is where clone3 puts the child's pidfd. It lies here since a program is on the heap: the kernel gets its address
+	// as a number, and a variable on a goroutine's stack moves when the stack grows.
+	pidfd int32
+}
+
+// gap is a range of descriptors, both ends included.
+type gap struct{ from, to uintptr }
+
+// closeOthers has the child close all descriptors but those below reserved and those to keep. All that this process has
+// open is marked close-on-exec, but a created container may wait for days before its execve: until then it would hold other
+// containers' pipes open, whose readers wait for their end, and the locks of other calls (flock(2) goes with the open file
+// description), and would show the host's files to whoever can look into /proc/PID/fd (CVE-2016-9962).
+func (prog *program) closeOthers(reserved int, keep []int) {
+	sort.Ints(keep)
+	from := reserved
+	for _, fd := range keep {
+		if fd > from {
+			prog.first = append(prog.first, gap{uintptr(from), uintptr(fd - 1)})
+		}
+		if fd >= from {
+			from = fd + 1
+		}
+	}
+	prog.first = append(prog.first, gap{uintptr(from), uintptr(^uint32(0))})
 }
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
@@ -144,6 +171,7 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		e    syscall.Errno
 		msg  message
 		wait byte
+		null *byte
 		o    *op
 		a    [6]uintptr
 		ops  = prog.ops
@@ -157,6 +185,9 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 	}
 	// From here on this is the child, with one thread and a copy of the parent's memory.
 	afterForkInChild()
+	for k := range prog.first {
+		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
+	}
 	for i >= 0 && int(i) < len(ops) {
 		o = &ops[i]
 		a = o.args
@@ -170,6 +201,13 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		case uintptr(plan.OpGoto):
 		case uintptr(plan.OpSet):
 			r = a[1]
+		case uintptr(plan.OpReport):
+			report = a[0]
+		case uintptr(plan.OpExpect):
+			// The addresses are of memory that the program keeps.
+			if **(**uint32)(unsafe.Pointer(&a[0]))&uint32(a[1]) != uint32(a[2]) {
+				e = syscall.Errno(a[3])
+			}
 		case uintptr(plan.OpStore):
 			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
 		case uintptr(plan.OpSync):
@@ -212,8 +250,10 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		break
 	}
 end:
+	syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
+	// A seccomp filter may refuse even that. No handler is left, so that a fault ends the process.
 	for {
-		syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
+		*null = 0
 	}
 }
 

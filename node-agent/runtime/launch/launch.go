@@ -35,7 +35,7 @@ type Request struct {
 type Child struct {
 	// PID in this process's pid namespace.
 	PID int
-	// PIDFD is the child's pidfd (pidfd_open(2)); the caller closes it.
+	// PIDFD is the child's pidfd (pidfd_open(2)), closed by Wait, Kill, Abandon and ClosePIDFD; -1 then.
 	PIDFD int
 
 	plan    *plan.Plan
@@ -91,6 +91,7 @@ func Start(r Request) (_ *Child, err error) {
 		}
 		for i := range p {
 			if p[i], err = above(p[i], r.Reserved); err != nil {
+				unix.Close(p[1-i]) // above has closed the other
 				return 0, 0, err
 			}
 		}
@@ -119,7 +120,6 @@ func Start(r Request) (_ *Child, err error) {
 	}
 	opened = append(opened, c.report)
 	defer unix.Close(reportW)
-	inputs[plan.InputReport] = reportW
 	if r.Plan.Waits {
 		if syncR, c.sync, err = pipe(); err != nil {
 			return nil, err
@@ -139,10 +139,17 @@ func Start(r Request) (_ *Child, err error) {
 	if err != nil {
 		return nil, err
 	}
-	pidfd := int32(-1)
+	keep := []int{reportW}
+	for _, fd := range inputs {
+		keep = append(keep, fd)
+	}
+	if r.Plan.Waits {
+		keep = append(keep, syncR)
+	}
+	prog.closeOthers(r.Reserved, keep)
 	args := &cloneArgs{
 		flags:      r.Plan.CloneFlags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
-		pidfd:      uint64(uintptr(unsafe.Pointer(&pidfd))),
+		pidfd:      uint64(uintptr(unsafe.Pointer(&prog.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	if r.Cgroup > 0 {
@@ -150,11 +157,10 @@ func Start(r Request) (_ *Child, err error) {
 		args.cgroup = uint64(r.Cgroup)
 	}
 	c.PID, err = c.clone(args, prog, reportW, syncR)
-	runtime.KeepAlive(&pidfd)
 	if err != nil {
 		return nil, err
 	}
-	c.PIDFD = int(pidfd)
+	c.PIDFD = int(prog.pidfd)
 	if c.start >= 0 && !r.Held {
 		c.Release()
 	}
@@ -225,16 +231,22 @@ func (c *Child) Release() {
 // Follow reads what the child reports and answers it, until the synchronization point until is reached or, where that is
 // empty, until the child has become its program. On an error the child has been ended and reaped.
 func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
-	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0) })
-	defer stop()
+	pidfd, killed := c.PIDFD, make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		close(killed)
+	})
 	err := c.follow(until)
+	if !stop() {
+		<-killed // nobody may use the pidfd's number once it is closed
+	}
 	if err == nil {
 		return nil
 	}
 	status := c.Kill()
-	var killed *KilledError
-	if errors.As(err, &killed) {
-		killed.Status = status
+	var ended *KilledError
+	if errors.As(err, &ended) {
+		ended.Status = status
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -243,13 +255,7 @@ func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 }
 
 func (c *Child) follow(until plan.Sync) error {
-	defer func() {
-		unix.Close(c.report)
-		if c.sync >= 0 {
-			unix.Close(c.sync)
-			c.sync = -1
-		}
-	}()
+	defer c.closePipes()
 	for {
 		m, err := readMessage(c.report)
 		if err != nil {
@@ -286,9 +292,15 @@ func (c *Child) follow(until plan.Sync) error {
 // Abandon ends and reaps a child that is not to be followed.
 func (c *Child) Abandon() {
 	c.Kill()
-	unix.Close(c.report)
-	if c.sync >= 0 {
-		unix.Close(c.sync)
+	c.closePipes()
+}
+
+func (c *Child) closePipes() {
+	for _, fd := range []*int{&c.report, &c.sync} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
 	}
 }
 
@@ -311,8 +323,34 @@ func (c *Child) Wait() unix.WaitStatus {
 		unix.Close(c.start)
 		c.start = -1
 	}
-	unix.Close(c.PIDFD)
+	c.ClosePIDFD()
 	return status
+}
+
+// ClosePIDFD closes PIDFD, for a caller who leaves the reaping to another; Wait does it as well.
+func (c *Child) ClosePIDFD() {
+	if c.PIDFD >= 0 {
+		unix.Close(c.PIDFD)
+		c.PIDFD = -1
+	}
+}
+
+// Ended is whether the child has ended already, though it may not be reaped yet, and by which signal.
+func (c *Child) Ended() (sig unix.Signal, ended bool) { return endedBy(c.PID) }
+
+// endedBy looks at a child of this process without reaping it.
+func endedBy(pid int) (sig unix.Signal, ended bool) {
+	// siginfo_t of a SIGCHLD: si_code is its third int, si_status its seventh (sigaction(2), linux/signal.h).
+	var info [32]int32
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid), uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
+	if errno != 0 || info[0] != int32(unix.SIGCHLD) {
+		return 0, false
+	}
+	const exited = 1 // CLD_EXITED
+	if info[2] == exited {
+		return 0, true
+	}
+	return unix.Signal(info[6]), true
 }
 
 func readMessage(fd int) (*message, error) {

@@ -88,14 +88,17 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	// comes last.
 	for _, stage := range []func() error{
 		c.refuse,
+		c.undumpable,
 		c.joinCgroups,
 		c.namespaces,
+		c.sharedSources,
 		c.session,
 		c.root,
 		c.mounts,
 		c.makeWorkingDirectory,
 		c.devices,
 		c.console,
+		c.readonlyMounts,
 		c.hooksBeforePivot,
 		c.sysctl,
 		c.readonlyPaths,
@@ -103,8 +106,8 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.pivot,
 		c.names,
 		c.workingDirectory,
-		c.limits,
 		c.standardStreams,
+		c.limits,
 		c.credentials,
 		c.exec,
 	} {
@@ -142,6 +145,7 @@ func (c *container) refuse() error {
 		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 		{l.Seccomp != nil && l.Seccomp.ListenerPath != "", "linux.seccomp.listenerPath"},
 		{c.opts.Seccomp != nil && c.opts.Seccomp.Notify, "linux.seccomp.syscalls (SCMP_ACT_NOTIFY)"},
+		{c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0, "hooks.createContainer"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.StartContainer) > 0, "hooks.startContainer"},
 	} {
 		if f.set {
@@ -160,22 +164,21 @@ type container struct {
 
 	rootFD Reg
 	tty    Reg
+	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
+	shared map[int]Reg
+	// readonly are the mounts that turn read-only once all that lies in them is made.
+	readonly []lateMount
+}
+
+type lateMount struct {
+	field Field
+	mount Reg
 }
 
 func (c *container) hasNamespace(t specs.LinuxNamespaceType) bool {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == t {
 			return true
-		}
-	}
-	return false
-}
-
-// newNamespace is whether the container gets a namespace of its own of this type.
-func (c *container) newNamespace(t specs.LinuxNamespaceType) bool {
-	for _, n := range c.spec.Linux.Namespaces {
-		if n.Type == t {
-			return n.Path == ""
 		}
 	}
 	return false

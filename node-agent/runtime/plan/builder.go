@@ -99,7 +99,6 @@ func flags[T ~int | ~uint | ~uint32 | ~uint64 | ~uintptr](v T, n *names) Arg {
 }
 
 func text(s string) Arg                    { return Arg{kind: argText, text: s} }
-func mem(p []byte) Arg                     { return Arg{kind: argBytes, bytes: p} }
 func list(s []string) Arg                  { return Arg{kind: argStrings, list: s} }
 func regArg(r Reg) Arg                     { return Arg{kind: argReg, val: uintptr(r)} }
 func input(i Input) Arg                    { return Arg{kind: argInput, text: string(i)} }

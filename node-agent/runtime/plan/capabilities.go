@@ -54,12 +54,16 @@ func (c *container) capabilities() capabilitySets {
 	if p == nil {
 		p = &specs.LinuxCapabilities{}
 	}
+	permitted := c.host.Permitted
+	if c.hasNamespace(specs.UserNamespace) {
+		permitted = ^uint64(0) // who makes or enters one has all capabilities in it (user_namespaces(7))
+	}
 	var denied uint64
 	read := func(names []string) uint64 {
 		var mask uint64
 		for _, name := range names {
 			n, ok := capabilityNumber(strings.ToUpper(name))
-			if !ok || n > c.host.LastCapability || c.host.Permitted>>n&1 == 0 {
+			if !ok || n > c.host.LastCapability || permitted>>n&1 == 0 {
 				if !ok {
 					c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: "+name+" is not known here and left out")
 				} else {

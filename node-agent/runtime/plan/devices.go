@@ -64,9 +64,12 @@ func (c *container) devices() error {
 		switch {
 		case listed[d.Path]:
 		case bind:
-			c.bindMount(specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+			c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
 		default:
-			c.mknodat(regArg(dev), path.Base(d.Path), unix.S_IFCHR|0o666, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST)
+			made := c.label()
+			c.mknodat(regArg(dev), path.Base(d.Path), unix.S_IFCHR|0o666, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST).then(made)
+			c.expectNode(regArg(dev), path.Base(d.Path), unix.S_IFCHR, uint32(d.Major), uint32(d.Minor))
+			c.mark(made)
 		}
 	}
 	c.at("linux.devices (default links)")
@@ -99,7 +102,7 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	}
 	if c.hasNamespace(specs.UserNamespace) && kind != unix.S_IFIFO {
 		// mknod(2) is not for a user namespace: show the host's node.
-		c.bindMount(specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+		c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
 		return nil
 	}
 	mode := uint32(0o666)
@@ -108,7 +111,7 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	}
 	dir, base := path.Split(path.Clean(d.Path))
 	at := c.reg()
-	there := c.label()
+	there, done := c.label(), c.label()
 	c.ensureDirectory(at, dir, unix.O_DIRECTORY)
 	c.mknodat(regArg(at), base, kind|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST).orElse(there)
 	if d.UID != nil || d.GID != nil {
@@ -121,9 +124,35 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 		}
 		c.fchownat(regArg(at), base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 	}
+	c.goTo(done)
 	c.mark(there)
+	c.expectNode(regArg(at), base, kind, uint32(d.Major), uint32(d.Minor))
+	c.mark(done)
 	c.close(at)
 	return nil
+}
+
+// expectNode fails with EEXIST where what is there is not the device that was asked for (config-linux.md, Devices).
+func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) {
+	st := &unix.Statx_t{}
+	memory := structArg(native(st), "statx")
+	c.call(unix.SYS_STATX, dir, text(base), flags(uint(unix.AT_SYMLINK_NOFOLLOW), atNames), num(uint(unix.STATX_TYPE)), memory)
+	expect := func(what string, offset uintptr, mask, value uint32) {
+		c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what), flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames))
+	}
+	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in the low half.
+	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)), binary.NativeEndian.Uint32(halves(uint16(kind))))
+	if kind != unix.S_IFIFO {
+		expect("rdev_major", unsafe.Offsetof(st.Rdev_major), ^uint32(0), major)
+		expect("rdev_minor", unsafe.Offsetof(st.Rdev_minor), ^uint32(0), minor)
+	}
+}
+
+// halves are four bytes of memory that begin with a 16-bit value.
+func halves(v uint16) []byte {
+	p := make([]byte, 4)
+	binary.NativeEndian.PutUint16(p, v)
+	return p
 }
 
 // console makes the terminal in the container's devpts, shows it as /dev/console and sends its master to the console

@@ -147,24 +147,46 @@ func parseMountOptions(options []string) (mountOptions, error) {
 	return o, nil
 }
 
+// sharedSources clones, where linux.rootfsPropagation asks for it, the sources of bind mounts that are to be shared with
+// the host, before everything else of the host turns slave: a clone stays a peer of what it was cloned from, so that what
+// either side mounts in it later shows on the other.
+func (c *container) sharedSources() error {
+	if p, ok := propagationOption(c.spec.Linux.RootfsPropagation); !ok || p.flag != unix.MS_SHARED {
+		return nil
+	}
+	for i, m := range c.spec.Mounts {
+		o, err := parseMountOptions(m.Options)
+		if err != nil || !(m.Type == "bind" || o.bind) {
+			continue // mounts says what is wrong
+		}
+		for _, p := range o.propagation {
+			if p.flag == unix.MS_SHARED {
+				if c.shared == nil {
+					c.shared = map[int]Reg{}
+				}
+				c.atIndex("mounts", i, m.Destination)
+				c.shared[i] = c.bindSource(m, o)
+				break
+			}
+		}
+	}
+	return nil
+}
+
 // root makes the root filesystem a mount of the container's own mount namespace and keeps a descriptor of it, which
 // every later path of the container is resolved below.
 func (c *container) root() error {
 	c.at("linux.rootfsPropagation")
-	// Nothing that is mounted in here may travel to the host; slave still lets the host's later mounts arrive where a
-	// mount asks for them.
-	initial := uint64(unix.MS_SLAVE)
-	if p, ok := propagationOption(c.spec.Linux.RootfsPropagation); ok && c.spec.Linux.RootfsPropagation != "" {
-		if p.flag != unix.MS_UNBINDABLE {
-			initial = p.flag
+	if p := c.spec.Linux.RootfsPropagation; p != "" {
+		if _, ok := propagationOption(p); !ok {
+			return &Unsupported{Path: "linux.rootfsPropagation", Found: p, Reason: "allowed are (r)private, (r)slave, (r)shared, (r)unbindable"}
 		}
 	}
-	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: initial})
+	// Nothing that is mounted in here may travel to the host, whatever the container's root becomes later: not even the
+	// unmounting of the old root would stay here. Slave still lets the host's later mounts arrive where a mount asks for them.
+	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
 	c.at("root.path")
 	c.rootFD = c.openTree(cwd(), c.opts.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE).out()
-	if initial == unix.MS_SHARED {
-		c.mountSetattr(regArg(c.rootFD), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_PRIVATE})
-	}
 	c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text(c.opts.Rootfs), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 	return nil
 }
@@ -177,19 +199,15 @@ func (c *container) pivot() error {
 		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
 	} else {
-		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds it.
+		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds it. The old root is a slave of
+		// the host's, so that its unmounting stays here.
 		c.call(unix.SYS_PIVOT_ROOT, text("."), text("."))
-		// The old root may be shared with the host: as a slave its unmounting stays here.
-		c.mountSetattr(cwd(), ".", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
 		c.call(unix.SYS_UMOUNT2, text("."), flags(uint(unix.MNT_DETACH), umountNames))
 	}
 	c.call(unix.SYS_CHDIR, text("/"))
 	if p := c.spec.Linux.RootfsPropagation; p != "" {
 		c.at("linux.rootfsPropagation")
-		prop, ok := propagationOption(p)
-		if !ok {
-			return &Unsupported{Path: "linux.rootfsPropagation", Found: p, Reason: "allowed are (r)private, (r)slave, (r)shared, (r)unbindable"}
-		}
+		prop, _ := propagationOption(p) // root has checked it
 		fl := 0
 		if prop.recursive {
 			fl = unix.AT_RECURSIVE
@@ -216,7 +234,7 @@ func (c *container) mounts() error {
 		}
 		switch {
 		case m.Type == "bind" || o.bind:
-			c.bindMount(m, o)
+			c.bindMount(i, m, o)
 		case m.Type == "cgroup":
 			err = c.cgroupMount(m, o)
 		default:
@@ -249,27 +267,47 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 		c.fsconfigFlag(fs, flag)
 	}
 	c.fsconfigCreate(fs)
-	mount := c.fsmount(fs, o.attr.set)
+	attr := o.attr.set
+	late := m.Type == "tmpfs" && attr&unix.MOUNT_ATTR_RDONLY != 0
+	if late {
+		attr &^= unix.MOUNT_ATTR_RDONLY
+	}
+	mount := c.fsmount(fs, attr)
 	c.close(fs)
 	c.attach(mount, m, o)
+	if late {
+		// What is mounted or made in it, such as the devices in /dev, needs its place first.
+		c.readonly = append(c.readonly, lateMount{c.field, mount})
+		return
+	}
+	c.close(mount)
 }
 
-// attach sets what must be set on a detached mount and attaches it at its destination, which is made if need be.
+// readonlyMounts makes those mounts read-only that had to be filled first.
+func (c *container) readonlyMounts() error {
+	for _, l := range c.readonly {
+		c.field = l.field
+		c.mountSetattr(regArg(l.mount), "", unix.AT_EMPTY_PATH, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
+		c.close(l.mount)
+	}
+	return nil
+}
+
+// attach sets what must be set on a detached mount and attaches it at its destination, which is made if need be. The
+// mount's descriptor stays open.
 func (c *container) attach(mount Reg, m specs.Mount, o mountOptions) {
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
 	}
-	var fl uint64 = unix.O_DIRECTORY
 	at := c.reg()
 	if kernelFilesystem(m.Type) {
 		c.ensureDirectoryNoSymlink(at, m.Destination)
 	} else {
-		c.ensureDirectory(at, m.Destination, fl)
+		c.ensureDirectory(at, m.Destination, unix.O_DIRECTORY)
 	}
 	c.moveMount(mount, at)
 	c.close(at)
 	c.propagate(mount, o)
-	c.close(mount)
 }
 
 // propagate sets the propagation of an attached mount: a detached one takes none but private.
@@ -283,7 +321,11 @@ func (c *container) propagate(mount Reg, o mountOptions) {
 	}
 }
 
-func (c *container) bindMount(m specs.Mount, o mountOptions) {
+// noIndex is in place of the index of a bind mount that is none of the document's.
+const noIndex = -1
+
+// bindSource clones what is to be shown elsewhere.
+func (c *container) bindSource(m specs.Mount, o mountOptions) Reg {
 	source := m.Source
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(c.opts.Bundle, source)
@@ -292,7 +334,14 @@ func (c *container) bindMount(m specs.Mount, o mountOptions) {
 	if o.recursive {
 		fl |= unix.AT_RECURSIVE
 	}
-	mount := c.openTree(cwd(), source, fl).out()
+	return c.openTree(cwd(), source, fl).out()
+}
+
+func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
+	mount, cloned := c.shared[i]
+	if !cloned {
+		mount = c.bindSource(m, o)
+	}
 	if !o.attr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, o.attr)
 	}
@@ -377,7 +426,7 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 	}
 	bind := func(hierarchy string, dest string) {
 		if source, ok := c.opts.CgroupPaths[hierarchy]; ok {
-			c.bindMount(specs.Mount{Destination: dest, Source: source}, mountOptions{attr: o.attr, propagation: o.propagation})
+			c.bindMount(noIndex, specs.Mount{Destination: dest, Source: source}, mountOptions{attr: o.attr, propagation: o.propagation})
 		}
 	}
 	if c.host.Cgroup.Unified {
@@ -389,11 +438,9 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 		c.newMount(m, o)
 		return nil
 	}
-	// A tmpfs holds the mount points. It turns read-only only after they are made.
-	tmpfs := mountOptions{attr: o.attr, data: []string{"mode=755"}}
-	tmpfs.attr.merge(0, unix.MOUNT_ATTR_RDONLY)
+	// A tmpfs holds the mount points.
 	top := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
-	c.newMount(top, tmpfs)
+	c.newMount(top, mountOptions{attr: o.attr, data: []string{"mode=755"}})
 	for _, h := range c.host.Cgroup.V1 {
 		dest := path.Join(m.Destination, h.Dir)
 		if namespaced {
@@ -414,11 +461,6 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 		} else {
 			bind("", dest)
 		}
-	}
-	if o.attr.set&unix.MOUNT_ATTR_RDONLY != 0 {
-		at := c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).out()
-		c.mountSetattr(regArg(at), "", unix.AT_EMPTY_PATH, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
-		c.close(at)
 	}
 	return nil
 }

@@ -32,6 +32,15 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 	return 0
 }
 
+// undumpable keeps others out of the child's memory and descriptors, which are the runtime's, until execve makes it the
+// program's (prctl(2), proc(5)): in a pid namespace that it shares, another container's root could look into both
+// (CVE-2016-9962).
+func (c *container) undumpable() error {
+	c.at("process")
+	c.prctl(unix.PR_SET_DUMPABLE, num(0))
+	return nil
+}
+
 // joinCgroups moves the child into its cgroups. It does so itself, by writing 0, since the parent would have to make
 // it wait; and first, since a cgroup namespace begins where its maker stands.
 func (c *container) joinCgroups() error {
@@ -49,7 +58,8 @@ func (c *container) joinCgroups() error {
 // namespaces makes or joins every namespace of the document. All new ones come from clone3 at once, but for the cgroup
 // namespace, whose root is the cgroup that its maker is in.
 func (c *container) namespaces() error {
-	c.call(unix.SYS_UMASK, num(0))
+	c.at("process")
+	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
 	type join struct {
 		fd   Reg
 		i    int
@@ -128,10 +138,6 @@ func (c *container) hooksBeforePivot() error {
 	if len(hooks.Prestart)+len(hooks.CreateRuntime) > 0 { //nolint:staticcheck // prestart is deprecated, not gone
 		c.at("hooks.createRuntime")
 		c.sync(SyncNamespaces)
-	}
-	if len(hooks.CreateContainer) > 0 {
-		c.at("hooks.createContainer")
-		c.sync(SyncPivot)
 	}
 	return nil
 }

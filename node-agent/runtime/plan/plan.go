@@ -20,6 +20,11 @@ const (
 	OpStore
 	// OpGoto goes on at Step.IfOK.
 	OpGoto
+	// OpReport makes the descriptor in its first argument the pipe that failures are written to from here on.
+	OpReport
+	// OpExpect reads 32 bits at the address in its first argument and, where what its second argument masks of them is not
+	// its third, fails with the errno in its fourth.
+	OpExpect
 	// OpSync reports to the parent that this step has been reached and, if its second argument is 1, waits for its answer.
 	OpSync
 )
@@ -40,9 +45,7 @@ const (
 	InputStderr Input = "stderr"
 	// InputStart is what the child reads one byte from before it goes on to execve.
 	InputStart Input = "start"
-	// InputReport is the pipe that failures are written to.
-	InputReport Input = "report"
-	// InputResult takes the place of InputReport from the moment that the container is created: its reader is `start`.
+	// InputResult is where failures are written to, in place of the launcher's pipe, from the moment that the container is created: its reader is `start`.
 	InputResult Input = "result"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
@@ -161,8 +164,6 @@ const (
 	SyncIDMap Sync = "idmap"
 	// SyncNamespaces: the namespaces are there; createRuntime hooks and moved network devices come now.
 	SyncNamespaces Sync = "namespaces"
-	// SyncPivot: the mounts are made and the root is about to change; createContainer hooks come now.
-	SyncPivot Sync = "pivot"
 	// SyncReady: all is done that can be done before start.
 	SyncReady Sync = "ready"
 	// SyncExec: the next step is execve. What comes after it is the program's.

@@ -56,6 +56,8 @@ var (
 	capNames       = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
 	rlimitNames    = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
 	accessNames    = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
+	hexNames       = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
+	errnoNames     = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
 	openHowNames   = &names{memory: printOpenHow}
 	mountAttrNames = &names{memory: printMountAttr}
 )
@@ -223,6 +225,10 @@ func callName(c Call) string {
 		return "store"
 	case OpGoto:
 		return "goto"
+	case OpReport:
+		return "report"
+	case OpExpect:
+		return "expect"
 	case OpSync:
 		return "sync"
 	}
@@ -243,7 +249,7 @@ func callNames() map[Call]string {
 		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_EXECVE: "execve", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
 		unix.SYS_IOCTL: "ioctl", unix.SYS_SENDMSG: "sendmsg", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
 		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
-		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown",
+		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx",
 	}
 }
 

@@ -173,7 +173,7 @@ func (c *container) exec() error {
 	c.at("process")
 	if c.opts.Result {
 		c.report(SyncReady)
-		c.dup3(input(InputResult), input(InputReport), unix.O_CLOEXEC)
+		c.call(OpReport, input(InputResult))
 	}
 	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
 	c.report(SyncExec)
