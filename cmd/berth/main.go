@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	goruntime "runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +30,10 @@ const (
 )
 
 func main() {
+	// The supervisor reaps orphans on the main thread, which is to be had for sure only now, before a goroutine runs there.
+	if slices.Contains(os.Args[1:], "supervise") {
+		goruntime.LockOSThread()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

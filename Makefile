@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION ?= 0.1.0-dev
+GOLANGCI_LINT_VERSION := v2.15.0
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/berth/tools
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
+HELLO := /var/lib/berth/archives/hello.tar
+
+export CGO_ENABLED := 0
+# The compiler's collector costs more time than its memory is worth.
+export GOGC := 400
+
+##@ General
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*##"} /^[a-zA-Z_0-9-]+:.*?##/ {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2} /^##@/ {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
+
+##@ Run
+
+.PHONY: run
+run: deps-run build $(HELLO) ## Run the sample Container with the agent alone on this machine, and show it (root).
+	@hack/run.sh up
+
+.PHONY: stop
+stop: ## End what `make run` has started.
+	@hack/run.sh down
+
+.PHONY: cluster-up
+cluster-up: deps-run build $(HELLO) ## Start a Kubernetes API server, the controller and an agent on this machine (root).
+	@hack/cluster/up.sh
+
+.PHONY: cluster-down
+cluster-down: ## End what `make cluster-up` has started, and nothing else.
+	@hack/cluster/down.sh
+
+##@ Build
+
+.PHONY: build
+build: ## Build bin/berth, bin/berth-agent and bin/berth-controller.
+	@mkdir -p bin
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+$(HELLO): bin/berth-image
+	@mkdir -p $(@D)
+	bin/berth-image --busybox -o $@
+
+bin/berth-image: $(wildcard hack/image/*.go) go.mod
+	@mkdir -p bin
+	go build -o $@ ./hack/image
+
+.PHONY: generate
+generate: ## Generate deep copies from the types in api/.
+	go tool controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/v1alpha1/
+
+.PHONY: manifests
+manifests: ## Generate CRDs and the controller's role from markers.
+	go tool controller-gen crd paths=./api/v1alpha1/ output:crd:dir=config/crd/bases
+	go tool controller-gen rbac:roleName=berth-controller paths=./controllers/... output:rbac:dir=config/rbac
+
+##@ Check
+
+.PHONY: test
+test: deps-test verify-generate test-unit test-vm test-e2e ## Run all tests (root): unit, controllers, runtime on this host and under cgroup v2, end to end.
+
+.PHONY: test-unit
+test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
+	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
+	go test -timeout 20m $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: test-vm
+test-vm: deps-test ## Run the runtime's tests under cgroup v2, in a virtual machine.
+	hack/vm/test.sh -timeout 1500 ./node-agent/runtime/... ./node-agent/supervisor/... ./node-agent/sync/...
+
+.PHONY: test-e2e
+test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl on a cluster of this machine.
+	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
+	go test -count=1 -timeout 15m -v ./test/e2e/...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	$(GOLANGCI_LINT) run ./...
+
+$(GOLANGCI_LINT):
+	GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+.PHONY: verify-generate
+verify-generate: ## Fail where generated files differ from what the sources say.
+	@before=$$(sha256sum api/v1alpha1/zz_generated* config/crd/bases/* config/rbac/role.yaml) && \
+	$(MAKE) --no-print-directory generate manifests && \
+	after=$$(sha256sum api/v1alpha1/zz_generated* config/crd/bases/* config/rbac/role.yaml) && \
+	if [ "$$before" != "$$after" ]; then echo 'generated files were stale: commit what `make generate manifests` has changed' >&2; exit 1; fi
+
+.PHONY: bench-runtime
+bench-runtime: deps-bench build ## Compare `berth run` with runc, crun and the same system calls in C.
+	@hack/bench/runtime.sh
+
+.PHONY: deps-run deps-test deps-bench
+deps-run deps-test deps-bench: deps-%:
+	@hack/deps.sh $*

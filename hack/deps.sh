@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs the Debian packages that building, running and testing Berth need, if
+# they are not there.
+#
+#   hack/deps.sh run|test|bench
+set -euo pipefail
+
+case ${1-} in
+run) packages=(busybox-static) ;;
+test) packages=(busybox-static runc libseccomp-dev gcc libc6-dev iproute2 jq) ;;
+bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time) ;;
+*) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
+esac
+
+missing=()
+for p in "${packages[@]}"; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "deps: these packages are missing, and only root can install them: ${missing[*]}" >&2
+	exit 1
+fi
+echo "deps: installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt=(apt-get -o DPkg::Lock::Timeout=300 -y --no-install-recommends)
+# Stale package lists are the usual cause of a failure.
+"${apt[@]}" install "${missing[@]}" >&2 || { apt-get -o DPkg::Lock::Timeout=300 update >&2 && "${apt[@]}" install "${missing[@]}" >&2; }
