@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -205,14 +206,22 @@ func (c *Client) one(ctx context.Context, r request) (Status, error) {
 }
 
 func (cn *conn) reply() (reply, error) {
-	var r reply
-	if err := readLine(cn.r, &r); err != nil {
-		return reply{}, cn.because(fmt.Errorf("supervisor: %w", err))
+	for {
+		var r reply
+		cn.c.SetReadDeadline(time.Now().Add(silence))
+		err := readLine(cn.r, &r)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return reply{}, cn.because(fmt.Errorf("supervisor: no sign of life for %v: %w", silence, err))
+		case err != nil:
+			return reply{}, cn.because(fmt.Errorf("supervisor: %w", err))
+		case r.Error != nil:
+			return reply{}, r.Error
+		case r == reply{More: true}:
+			continue // a sign of life
+		}
+		return r, nil
 	}
-	if r.Error != nil {
-		return reply{}, r.Error
-	}
-	return r, nil
 }
 
 // because says that the context ended, where that is why the connection was closed.

@@ -397,24 +397,65 @@ func checkPeer(c *net.UnixConn) error {
 
 // answer carries out a request and replies.
 func (s *server) answer(ctx context.Context, c net.Conn, q *request) error {
-	send := func(r reply) error {
-		c.SetWriteDeadline(time.Now().Add(replyTimeout))
-		return writeLine(c, r)
-	}
+	r := newReplier(c, replyTimeout)
+	defer r.stop()
 	if q.Op == opList {
 		all := s.list()
 		for i := range all {
-			if err := send(reply{Status: &all[i], More: true}); err != nil {
+			if err := r.send(reply{Status: &all[i], More: true}); err != nil {
 				return err
 			}
 		}
-		return send(reply{})
+		return r.send(reply{})
 	}
 	st, err := s.do(ctx, q)
 	if err != nil {
-		return send(reply{Error: wireError(err)})
+		return r.send(reply{Error: wireError(err)})
 	}
-	return send(reply{Status: st})
+	return r.send(reply{Status: st})
+}
+
+// replier writes replies, and signs of life while there is none to write: a client cannot rely on seeing our end, since a
+// child between fork and execve may hold our end of its connection open when we are killed.
+type replier struct {
+	mu      sync.Mutex
+	c       net.Conn
+	timeout time.Duration
+	beat    *time.Timer
+	done    bool
+}
+
+func newReplier(c net.Conn, timeout time.Duration) *replier {
+	r := &replier{c: c, timeout: timeout}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.beat = time.AfterFunc(heartbeat, func() { _ = r.send(reply{More: true}) })
+	return r
+}
+
+func (r *replier) send(rep reply) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return nil
+	}
+	if r.timeout > 0 {
+		r.c.SetWriteDeadline(time.Now().Add(r.timeout))
+	}
+	r.done = !rep.More
+	if err := writeLine(r.c, rep); err != nil {
+		r.done = true
+		return err
+	}
+	r.beat.Reset(heartbeat)
+	return nil
+}
+
+func (r *replier) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = true
+	r.beat.Stop()
 }
 
 func (s *server) do(ctx context.Context, q *request) (*Status, error) {

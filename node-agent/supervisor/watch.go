@@ -87,13 +87,16 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 
+	// No time limit: a client that does not read holds up this goroutine and nobody else.
+	out := newReplier(c, 0)
+	defer out.stop()
 	all := s.list()
 	for i := range all {
-		if err := writeLine(c, reply{Status: &all[i], More: true}); err != nil {
+		if err := out.send(reply{Status: &all[i], More: true}); err != nil {
 			return err
 		}
 	}
-	if err := writeLine(c, reply{Synced: true, More: true}); err != nil {
+	if err := out.send(reply{Synced: true, More: true}); err != nil {
 		return err
 	}
 	all = nil
@@ -109,7 +112,7 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 				st := cn.status()
 				ev = reply{Status: &st, More: true}
 			}
-			if err := writeLine(c, ev); err != nil {
+			if err := out.send(ev); err != nil {
 				return err
 			}
 		}

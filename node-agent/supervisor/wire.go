@@ -10,13 +10,15 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // The protocol: a unix stream socket on which both sides write JSON documents, one a line, each at most maxLine bytes. The
 // client opens with a hello, the supervisor answers with its own; after that the client sends one request and reads
-// its replies. A reply without "more" is the last one.
+// its replies. A reply without "more" is the last one. One that says nothing but "more" is a sign of life: it is sent when
+// nothing else was for the time of heartbeat, so that a client can tell a long operation from a supervisor that has died.
 const (
 	protocolName = "berth.supervisor"
 	// protocolMin and protocolMax are the versions that this code speaks. A new optional field needs no new version, since unknown
@@ -25,6 +27,9 @@ const (
 	protocolMax = 1
 	// maxLine bounds what either side reads before it gives up on the other.
 	maxLine = 64 << 10
+	// heartbeat is how long the supervisor is silent at most, silence how long a client bears it: three are lost, and some.
+	heartbeat = 5 * time.Second
+	silence   = 20 * time.Second
 )
 
 // hello is the first line in each direction. The client names the range it speaks, the supervisor the one version that it chose.

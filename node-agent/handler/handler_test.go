@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handler
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestSet(t *testing.T) {
+	s := Set{}
+	if err := s.Add(NativeName, Native{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddExternal("crun=/usr/bin/crun", "/run/berth/handlers"); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"crun", "=/x", "crun=/usr/bin/crun", "a=relative", "a/b=/x", "A=/x"} {
+		if err := s.AddExternal(bad, "/run"); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if h, err := s.Get(""); err != nil || h != (Native{}) {
+		t.Errorf("the empty name: %v, %v", h, err)
+	}
+	if h, err := s.Get("crun"); err != nil || h.(*External).Dir != "/run/berth/handlers/crun" {
+		t.Errorf("crun: %v, %v", h, err)
+	}
+	if _, err := s.Get("nope"); err == nil || err.Error() != `handler: found "nope"; allowed: berth, crun` {
+		t.Errorf("nope: %v", err)
+	}
+}
+
+// program writes a shell script that stands for a runtime. $LOG is the file of --log.
+func program(t *testing.T, script string) *External {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "rt")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nLOG=$4\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &External{Program: path, Dir: filepath.Join(t.TempDir(), "dir")}
+}
+
+// The error is the program's own last words, and is one of ours where those say so.
+func TestExternalErrors(t *testing.T) {
+	for _, tc := range []struct {
+		name, script, want string
+		kind               error
+	}{
+		{"last error of the log", `echo '{"level":"warning","msg":"w"}
+{"level":"error","msg":"first"}
+{"level":"error","msg":"mounts[3]: EINVAL"}
+{"level":"debug","msg":"d"}' > $LOG; echo other >&2; exit 1`, "mounts[3]: EINVAL", nil},
+		{"stderr when there is no log", `echo one >&2; echo two >&2; exit 1`, "two", nil},
+		{"exit status when there is neither", `exit 3`, "exit status 3", nil},
+		{"log that is no json", `echo text > $LOG; echo two >&2; exit 1`, "two", nil},
+		{"runc: absent", `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`, "container does not exist", ErrNotExist},
+		{"crun: absent", `echo '{"msg":"container ` + "`x`" + ` does not exist","level":"error"}' > $LOG; exit 1`, "does not exist", ErrNotExist},
+		{"runc: ended", `echo '{"level":"error","msg":"container not running"}' > $LOG; exit 1`, "container not running", ErrNotRunning},
+		{"runc: taken", `echo '{"level":"error","msg":"container with given ID already exists"}' > $LOG; exit 1`, "already exists", ErrExist},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			e := program(t, tc.script)
+			err := e.Kill(t.Context(), "x", unix.SIGTERM, false)
+			if err == nil || !strings.HasSuffix(err.Error(), tc.want) || !strings.Contains(err.Error(), e.Program+" kill x: ") {
+				t.Errorf("got %v", err)
+			}
+			for _, kind := range []error{ErrNotExist, ErrExist, ErrNotRunning} {
+				if errors.Is(err, kind) != (kind == tc.kind) {
+					t.Errorf("%v is %v", err, kind)
+				}
+			}
+			if left, _ := filepath.Glob(filepath.Join(e.Dir, "calls", "*")); len(left) != 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
+
+// A create that fails is undone, except where the id is somebody else's container.
+func TestExternalCreateIsUndone(t *testing.T) {
+	for words, undone := range map[string]bool{"no such file": true, "container with given ID already exists": false} {
+		e := program(t, `case "$*" in
+*create*) echo '{"level":"error","msg":"`+words+`"}' > $LOG; exit 1;;
+*"delete --force x") : > "$(dirname "$0")/deleted";;
+esac`)
+		if _, err := e.Create(t.Context(), "x", "/b", Stdio{}); err == nil {
+			t.Fatal("created")
+		}
+		_, err := os.Stat(filepath.Join(filepath.Dir(e.Program), "deleted"))
+		if undone != (err == nil) {
+			t.Errorf("%s: %v", words, err)
+		}
+	}
+	// No pid file, no container.
+	e := program(t, `case "$*" in *"delete --force x") : > "$(dirname "$0")/deleted";; esac`)
+	if _, err := e.Create(t.Context(), "x", "/b", Stdio{}); err == nil || !strings.Contains(err.Error(), "pid file") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(e.Program), "deleted")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Features of Debian's runc, as a peer.
+func TestExternalFeatures(t *testing.T) {
+	const runc = "/usr/sbin/runc"
+	if _, err := os.Stat(runc); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	e := &External{Program: runc, Dir: t.TempDir()}
+	f, err := e.Features(t.Context())
+	if err != nil || f.Linux == nil || len(f.Linux.Namespaces) == 0 {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if _, err := e.State(t.Context(), "nope"); !errors.Is(err, ErrNotExist) {
+		t.Errorf("state: %v", err)
+	}
+}
