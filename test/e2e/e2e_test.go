@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e holds the tests of the whole system as its users have it: `make cluster-up`, kubectl, and what the kernel
+// says of the result. They need root, the programs in bin/, and KUBEBUILDER_ASSETS for kubectl.
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	berthv1 "github.com/berth-run/berth/api/v1alpha1"
+)
+
+var (
+	root    string // of the checkout
+	state   string // of the cluster
+	kubectl string
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if os.Geteuid() != 0 {
+		return 1, fmt.Errorf("containers need root; found uid %d", os.Geteuid())
+	}
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set; run `make test-e2e`, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
+	}
+	kubectl = filepath.Join(assets, "kubectl")
+	if root, err = filepath.Abs("../.."); err != nil {
+		return 1, err
+	}
+	if state, err = os.MkdirTemp("", "berth-e2e-"); err != nil {
+		return 1, err
+	}
+	state = filepath.Join(state, "cluster")
+	defer os.RemoveAll(filepath.Dir(state))
+	before := leftovers()
+	if out, err := cluster("up.sh"); err != nil {
+		return 1, fmt.Errorf("cluster-up: %w\n%s", err, out)
+	}
+	code = m.Run()
+	if code != 0 {
+		for _, name := range []string{"berth-agent", "berth-controller"} {
+			out, _ := exec.Command("tail", "-n", "40", filepath.Join(state, "log", name+".log")).CombinedOutput()
+			fmt.Printf("--- the end of %s.log:\n%s", name, out)
+		}
+	}
+	if out, err := cluster("down.sh"); err != nil {
+		return 1, fmt.Errorf("cluster-down: %w\n%s", err, out)
+	}
+	if after := leftovers(); after != before {
+		return 1, fmt.Errorf("cluster-down left something over: before %+v, after %+v", before, after)
+	}
+	return code, nil
+}
+
+func cluster(script string) (string, error) {
+	cmd := exec.Command(filepath.Join(root, "hack/cluster", script))
+	cmd.Env = append(os.Environ(), "BERTH_CLUSTER_DIR="+state)
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// counts is what a container may leave on a node.
+type counts struct {
+	Mounts, Cgroups, Netns int
+	Processes              int
+}
+
+// leftovers counts the mounts of this mount namespace, the cgroups of local clusters in every hierarchy, the network namespaces
+// and the processes of Berth's own programs.
+func leftovers() counts {
+	var c counts
+	data, _ := os.ReadFile("/proc/self/mountinfo")
+	c.Mounts = strings.Count(string(data), "\n")
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "berth-cluster") {
+			c.Cgroups++
+		}
+		return nil
+	})
+	netns := map[string]bool{}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		if ns, err := os.Readlink(p + "/ns/net"); err == nil {
+			netns[ns] = true
+		}
+		if exe, err := os.Readlink(p + "/exe"); err == nil && strings.HasPrefix(exe, filepath.Join(root, "bin")+"/") {
+			c.Processes++
+		}
+	}
+	c.Netns = len(netns)
+	return c
+}
+
+// kube runs kubectl as the cluster's administrator and returns what it prints.
+func kube(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := tryKube(args...)
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func tryKube(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", filepath.Join(state, "kubeconfig")}, args...)...)
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// apply applies a manifest given as text.
+func apply(t *testing.T, manifest string) {
+	t.Helper()
+	if out, err := tryApply(t, manifest); err != nil {
+		t.Fatalf("kubectl apply: %v\n%s", err, out)
+	}
+}
+
+func tryApply(t *testing.T, manifest string) (string, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "manifest.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return tryKube("apply", "-f", file)
+}
+
+func get(t *testing.T, name string) *berthv1.Container {
+	t.Helper()
+	c := &berthv1.Container{}
+	if err := json.Unmarshal([]byte(kube(t, "get", "container", name, "-o", "json")), c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// eventually waits until what says that all is as it should be, or fails with its last complaint.
+func eventually(t *testing.T, within time.Duration, what func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := what()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s still: %v", within, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// condition waits for a condition of a Container with a reason and a text in its message.
+func condition(t *testing.T, name, kind, reason, message string) {
+	t.Helper()
+	eventually(t, time.Minute, func() error {
+		c := get(t, name)
+		for _, cond := range c.Status.Conditions {
+			if cond.Type == kind && cond.Reason == reason && strings.Contains(cond.Message, message) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s: no condition %s with reason %s and %q in: %+v", name, kind, reason, message, c.Status.Conditions)
+	})
+}
+
+// cleanAfter deletes a Container at the end of the test and checks that nothing is left of it.
+func cleanAfter(t *testing.T, names ...string) {
+	t.Helper()
+	before := leftovers()
+	t.Cleanup(func() {
+		for _, name := range names {
+			kube(t, "delete", "container", name, "--timeout=60s", "--ignore-not-found")
+		}
+		eventually(t, 10*time.Second, func() error {
+			if after := leftovers(); after != before {
+				return fmt.Errorf("left over after delete: before %+v, after %+v", before, after)
+			}
+			return nil
+		})
+		for _, dir := range []string{"agent/state/bundles", "agent/log"} {
+			entries, _ := filepath.Glob(filepath.Join(state, dir, "*"))
+			for _, e := range entries {
+				for _, name := range names {
+					if strings.Contains(filepath.Base(e), "_"+name+"_") {
+						t.Errorf("left over after delete: %s", e)
+					}
+				}
+			}
+		}
+		if out := kube(t, "get", "ocibundles", "-o", "name"); strings.TrimSpace(out) != "" {
+			t.Errorf("left over after delete: %s", out)
+		}
+	})
+}
+
+// cgroupFile reads a file of a process's cgroup: by controller on version 1, by the unified path on version 2.
+func cgroupFile(t *testing.T, pid int64, controller, v1, v2 string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unified := ""
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		f := strings.SplitN(line, ":", 3)
+		if f[0] == "0" {
+			unified = f[2]
+		}
+		for _, c := range strings.Split(f[1], ",") {
+			if c == controller {
+				return read(t, filepath.Join("/sys/fs/cgroup", f[1], f[2], v1))
+			}
+		}
+	}
+	return read(t, filepath.Join("/sys/fs/cgroup", unified, v2))
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// pidOf reads the pid that the cluster's own tool keeps of one of its programs.
+func pidOf(t *testing.T, program string) int {
+	t.Helper()
+	var rec struct{ PID int }
+	if err := json.Unmarshal([]byte(read(t, filepath.Join(state, "run", program+".json"))), &rec); err != nil {
+		t.Fatal(err)
+	}
+	return rec.PID
+}
+
+func lines(t *testing.T, path string) int {
+	t.Helper()
+	return strings.Count(read(t, path)+"\n", "\n")
+}
+
+func exists(pid int64) bool {
+	_, err := os.Stat("/proc/" + strconv.FormatInt(pid, 10))
+	return err == nil
+}
