@@ -169,3 +169,23 @@ const (
 	// SyncExec: the next step is execve. What comes after it is the program's.
 	SyncExec Sync = "exec"
 )
+
+// The arguments of a plan made by hand: a constant, a string, memory, an array of strings, a register, an input.
+
+// Number is a constant argument.
+func Number(v uintptr) Arg { return num(v) }
+
+// Text is a pointer to a string that ends with a NUL.
+func Text(s string) Arg { return text(s) }
+
+// Memory is a pointer to bytes, which the call may change.
+func Memory(p []byte) Arg { return structArg(p, "{}") }
+
+// Strings is a NULL-terminated array of pointers to strings.
+func Strings(s []string) Arg { return list(s) }
+
+// Register is what an earlier step returned.
+func Register(r Reg) Arg { return regArg(r) }
+
+// Descriptor is the number of an input.
+func Descriptor(i Input) Arg { return input(i) }

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.plan.txt anew")
+
+// The hosts are fixed, so that plans do not depend on the machine that tests them. None may lower oom scores or raise limits.
+var (
+	unified = Host{LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE), Cgroup: CgroupLayout{Unified: true}}
+	legacy  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: []Hierarchy{
+		{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu", "cpuacct"}},
+		{Dir: "memory", Options: "memory"},
+		{Dir: "systemd", Options: "none,name=systemd"},
+	}}}
+	hybrid = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
+)
+
+// options are what the runtime passes for a container that create makes on such a host.
+func options(h Host) Options {
+	o := Options{ID: "id", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/root", Result: true, CgroupPaths: map[string]string{}}
+	if h.Cgroup.Unified {
+		o.CgroupPaths[""] = "/sys/fs/cgroup/berth/id"
+		return o
+	}
+	o.Cgroups = []string{"cpu", "memory", "name=systemd"}
+	for _, v1 := range h.Cgroup.V1 {
+		o.CgroupPaths[v1.Dir] = "/sys/fs/cgroup/" + v1.Dir + "/berth/id"
+	}
+	if h.Cgroup.Hybrid != "" {
+		o.Cgroups = append([]string{""}, o.Cgroups...)
+		o.CgroupPaths[""] = "/sys/fs/cgroup/unified/berth/id"
+	}
+	return o
+}
+
+// goldens are the plans that are held whole. A name without a config of its own is another host's or caller's view of one.
+var goldens = []struct {
+	name, config string
+	host         Host
+	change       func(*Options)
+}{
+	{name: "default", host: unified},
+	{name: "default-v1", config: "default", host: legacy},
+	{name: "containerd", host: unified},
+	{name: "minimal", host: unified},
+	{name: "minimal-run", config: "minimal", host: unified, change: func(o *Options) { o.Result = false }},
+	{name: "minimal-options", config: "minimal", host: unified, change: func(o *Options) {
+		o.NoPivot, o.NoNewKeyring, o.PreserveFDs, o.DefaultNoFile = true, true, 2, &unix.Rlimit{Cur: 1024, Max: 4096}
+	}},
+	{name: "binds", host: unified},
+	{name: "propagation-private", host: unified},
+	{name: "filesystems", host: unified},
+	{name: "devices", host: unified},
+	{name: "devices-bound", host: unified},
+	{name: "paths", host: unified},
+	{name: "joined", host: unified},
+	{name: "cgroup-mount", host: unified},
+	{name: "cgroup-mount-v1", config: "cgroup-mount", host: legacy},
+	{name: "cgroup-mount-hybrid", config: "cgroup-mount", host: hybrid},
+	{name: "cgroup-mount-namespace", host: unified},
+	{name: "cgroup-mount-namespace-v1", config: "cgroup-mount-namespace", host: legacy},
+	{name: "cgroup-mount-namespace-hybrid", config: "cgroup-mount-namespace", host: hybrid},
+	{name: "user-namespace", host: unified},
+	{name: "terminal", host: unified},
+	{name: "process", host: unified},
+	{name: "capabilities-denied", host: unified},
+	{name: "sysctl", host: unified},
+	{name: "seccomp", host: unified},
+	{name: "seccomp-privileges", host: unified},
+	{name: "hooks", host: unified},
+}
+
+func readSpec(t *testing.T, document []byte) *specs.Spec {
+	t.Helper()
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(document, spec); err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func build(t *testing.T, spec *specs.Spec, h Host, o Options) *Plan {
+	t.Helper()
+	if spec.Linux.Seccomp != nil {
+		var err error
+		if o.Seccomp, _, err = seccomp.Compile(spec.Linux.Seccomp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := Build(spec, h, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func printed(t *testing.T, p *Plan) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := p.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// eachGolden builds every golden plan.
+func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte, h Host, o Options)) {
+	for _, g := range goldens {
+		t.Run(g.name, func(t *testing.T) {
+			config := g.config
+			if config == "" {
+				config = g.name
+			}
+			document, err := os.ReadFile(filepath.Join("testdata", config+".json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := options(g.host)
+			if g.change != nil {
+				g.change(&o)
+			}
+			f(t, g.name, document, g.host, o)
+		})
+	}
+}
+
+func TestGolden(t *testing.T) {
+	eachGolden(t, func(t *testing.T, name string, document []byte, h Host, o Options) {
+		spec := readSpec(t, document)
+		got := printed(t, build(t, spec, h, o))
+		if again, _ := json.Marshal(spec); string(again) != string(must(json.Marshal(readSpec(t, document)))) {
+			t.Error("Build has changed the document")
+		}
+		file := filepath.Join("testdata", name+".plan.txt")
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("%s differs; look at the change with: go test ./node-agent/runtime/plan -update && git diff\ngot:\n%s", file, got)
+		}
+	})
+}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// TestGoldenFilesAreUsed keeps a file that no test reads from passing for one.
+func TestGoldenFilesAreUsed(t *testing.T) {
+	used := map[string]bool{}
+	for _, g := range goldens {
+		used[g.name+".plan.txt"], used[g.name+".json"] = true, used[g.name+".json"] || g.config == ""
+	}
+	files, err := os.ReadDir("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !used[f.Name()] {
+			t.Errorf("testdata/%s belongs to no golden", f.Name())
+		}
+	}
+}
+
+// TestShape holds for every plan what the launcher relies on.
+func TestShape(t *testing.T) {
+	eachGolden(t, func(t *testing.T, _ string, document []byte, h Host, o Options) {
+		p := build(t, readSpec(t, document), h, o)
+		last := len(p.Steps) - 1
+		if p.Steps[last].Call != unix.SYS_EXECVE {
+			t.Errorf("the last step is %s, not execve", p.Steps[last])
+		}
+		jump := func(i int, what string, l Label) {
+			if l == 0 {
+				return
+			}
+			switch to := p.Labels[l]; {
+			case to <= i:
+				t.Errorf("step %d goes %s back to %d", i, what, to)
+			case to > last:
+				t.Errorf("step %d goes %s to %d, past the last step %d", i, what, to, last)
+			}
+		}
+		set := map[Reg]bool{}
+		for i, s := range p.Steps {
+			jump(i, "on success", s.IfOK)
+			jump(i, "on a tolerated error", s.IfErr)
+			if s.IfErr != 0 && len(s.Tolerate) == 0 {
+				t.Errorf("step %d says where to go on after an error, but tolerates none", i)
+			}
+			if s.Field.Path == "" {
+				t.Errorf("step %d serves no field: %s", i, s)
+			}
+			for j := range s.NArgs {
+				if r, ok := s.Args[j].Reg(); ok && !(s.Call == OpSet && j == 0) && !set[r] {
+					t.Errorf("step %d uses register %d before any step sets it: %s", i, r, s)
+				}
+			}
+			if s.Out != 0 {
+				set[s.Out] = true
+			}
+			if int(s.Out) >= p.Regs {
+				t.Errorf("step %d sets register %d of %d", i, s.Out, p.Regs)
+			}
+			if strings.HasPrefix(s.Name(), "syscall_") {
+				t.Errorf("step %d is printed without a name: %s", i, s)
+			}
+		}
+		for i := range p.Syncs {
+			if p.Steps[i].Call != OpSync {
+				t.Errorf("Syncs names step %d, which is %s", i, p.Steps[i])
+			}
+		}
+		// Where a program, or another, could keep the runtime's descriptors, everything is lost: no path of the container is
+		// opened without RESOLVE_IN_ROOT or on O_PATH descriptors alone.
+		var parsed struct {
+			CloneFlags string `json:"cloneFlags"`
+			Steps      []struct {
+				Step int
+				Call string
+			}
+		}
+		if err := json.Unmarshal(must(json.Marshal(p)), &parsed); err != nil || len(parsed.Steps) != len(p.Steps) {
+			t.Errorf("as JSON: %d steps of %d, %v", len(parsed.Steps), len(p.Steps), err)
+		}
+	})
+}
+
+// TestEveryPathIsResolvedInsideTheRoot: the paths of these documents that lie in the container all hold the word
+// "inside", and no step may open one but by openat2 with RESOLVE_IN_ROOT.
+func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
+	spec := readSpec(t, must(os.ReadFile("testdata/paths.json")))
+	spec.Process.Cwd = "/inside/cwd"
+	spec.Mounts = []specs.Mount{
+		{Destination: "/inside/new", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/inside/proc", Type: "proc", Source: "proc"},
+		{Destination: "/inside/bind", Type: "bind", Source: "/src"}, {Destination: "/inside/cgroup", Type: "cgroup"},
+	}
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/inside/dev", Type: "c", Major: 1, Minor: 3}}
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/inside/masked"}, []string{"/inside/readonly"}
+	for _, h := range []Host{unified, legacy, hybrid} {
+		for i, s := range build(t, spec, h, options(h)).Steps {
+			path := ""
+			for j := range s.NArgs {
+				if text, ok := s.Args[j].Text(); ok && strings.Contains(text, "inside") {
+					path = text
+				}
+			}
+			switch {
+			case path == "":
+			case s.Call == unix.SYS_MKDIRAT && path == "inside": // one component below a descriptor, never followed
+			case s.Call != unix.SYS_OPENAT2 || !strings.Contains(s.String(), "RESOLVE_IN_ROOT"):
+				t.Errorf("step %d opens a path of the container otherwise: %s", i, s)
+			}
+		}
+	}
+}
+
+// shuffled writes a JSON value with the keys of every object in a random order.
+func shuffled(b *bytes.Buffer, v any, r *rand.Rand) {
+	switch v := v.(type) {
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for k := range v {
+			keys = append(keys, k)
+		}
+		r.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		b.WriteByte('{')
+		for i, k := range keys {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.Write(must(json.Marshal(k)))
+			b.WriteByte(':')
+			shuffled(b, v[k], r)
+		}
+		b.WriteByte('}')
+	case []any:
+		b.WriteByte('[')
+		for i, e := range v {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			shuffled(b, e, r)
+		}
+		b.WriteByte(']')
+	default:
+		b.Write(must(json.Marshal(v)))
+	}
+}
+
+// TestOrderOfKeysDoesNotMatter: documents that differ in the order of keys alone get the same plan, byte for byte.
+func TestOrderOfKeysDoesNotMatter(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	eachGolden(t, func(t *testing.T, _ string, document []byte, h Host, o Options) {
+		want := printed(t, build(t, readSpec(t, document), h, o))
+		decoder := json.NewDecoder(bytes.NewReader(document))
+		decoder.UseNumber()
+		var v any
+		if err := decoder.Decode(&v); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			var b bytes.Buffer
+			shuffled(&b, v, r)
+			if got := printed(t, build(t, readSpec(t, b.Bytes()), h, o)); got != want {
+				t.Fatalf("this order of keys gives another plan:\n%s", b.Bytes())
+			}
+		}
+	})
+}
+
+// TestRefused has every field that Build refuses, so that none is dropped in silence.
+func TestRefused(t *testing.T) {
+	for path, change := range map[string]func(*specs.Spec){
+		"linux":                      func(s *specs.Spec) { s.Linux = nil },
+		"process":                    func(s *specs.Spec) { s.Process = nil },
+		"process.args":               func(s *specs.Spec) { s.Process.Args = nil },
+		"process.apparmorProfile":    func(s *specs.Spec) { s.Process.ApparmorProfile = "p" },
+		"process.selinuxLabel":       func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
+		"process.scheduler":          func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
+		"process.ioPriority":         func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.execCPUAffinity":    func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} },
+		"process.rlimits[0].type":    func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"linux.mountLabel":           func(s *specs.Spec) { s.Linux.MountLabel = "l" },
+		"linux.intelRdt":             func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.memoryPolicy":         func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.netDevices":           func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
+		"linux.timeOffsets":          func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"linux.seccomp.listenerPath": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerPath: "/s"} },
+		"hooks.createContainer":      func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} },
+		"hooks.startContainer":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} },
+		"linux.namespaces":           func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux.namespaces[1].type": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
+		},
+		"linux.namespaces[2].type": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"}, specs.LinuxNamespace{Type: "x"})
+		},
+		"linux.rootfsPropagation":       func(s *specs.Spec) { s.Linux.RootfsPropagation = "sharedd" },
+		"linux.personality.domain":      func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
+		"linux.devices[0].type":         func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
+		"linux.sysctl.../../etc/passwd": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../../etc/passwd": "x"} },
+		"mounts[0].options": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+		},
+		"mounts[0].uidMappings": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", UIDMappings: []specs.LinuxIDMapping{{}}}}
+		},
+		"linux.seccomp.syscalls (SCMP_ACT_NOTIFY)": nil,
+	} {
+		t.Run(path, func(t *testing.T) {
+			spec, o := readSpec(t, must(os.ReadFile("testdata/minimal.json"))), options(unified)
+			if change != nil {
+				change(spec)
+			} else {
+				o.Seccomp = &seccomp.Filter{Notify: true}
+			}
+			_, err := Build(spec, unified, o)
+			var refused *Unsupported
+			if !errors.As(err, &refused) {
+				t.Fatalf("Build: %v; want *Unsupported", err)
+			}
+			if refused.Path != path || refused.Found == "" || refused.Reason == "" {
+				t.Errorf("refused %q (found %q, %q); want the path %q", refused.Path, refused.Found, refused.Reason, path)
+			}
+		})
+	}
+}
+
+func TestProgramWithoutPath(t *testing.T) {
+	spec := readSpec(t, must(os.ReadFile("testdata/minimal.json")))
+	spec.Process.Args, spec.Process.Env = []string{"prog"}, []string{"A=b"}
+	_, err := Build(spec, unified, options(unified))
+	var notFound *NotFound
+	if !errors.As(err, &notFound) || !strings.Contains(err.Error(), `exec: "prog": executable file not found in $PATH`) {
+		t.Errorf("Build: %v", err)
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	const rdonly, nosuid, noexec, atime, noatime, strict = unix.MOUNT_ATTR_RDONLY, unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOEXEC, unix.MOUNT_ATTR__ATIME, unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR_STRICTATIME
+	for options, want := range map[string]mountOptions{
+		"":                     {},
+		"defaults,async,loud":  {},
+		"bind":                 {bind: true},
+		"rbind":                {bind: true, recursive: true},
+		"ro,nosuid":            {attr: mountAttr{set: rdonly | nosuid}},
+		"ro,rw":                {attr: mountAttr{clear: rdonly}},
+		"rw,ro":                {attr: mountAttr{set: rdonly}},
+		"exec,noexec":          {attr: mountAttr{set: noexec}},
+		"noatime":              {attr: mountAttr{set: noatime, clear: atime}},
+		"noatime,strictatime":  {attr: mountAttr{set: strict, clear: atime}},
+		"strictatime,relatime": {attr: mountAttr{clear: atime}},
+		"rro,rnosuid":          {rattr: mountAttr{set: rdonly | nosuid}},
+		"ro,rrw":               {attr: mountAttr{set: rdonly}, rattr: mountAttr{clear: rdonly}},
+		"rslave":               {propagation: []propagation{{unix.MS_SLAVE, true}}},
+		"slave,rshared":        {propagation: []propagation{{unix.MS_SLAVE, false}, {unix.MS_SHARED, true}}},
+		"unbindable,private":   {propagation: []propagation{{unix.MS_UNBINDABLE, false}, {unix.MS_PRIVATE, false}}},
+		"sync,size=1m,nr=2,x":  {sb: []string{"sync"}, data: []string{"size=1m", "nr=2", "x"}},
+		"relatime":             {attr: mountAttr{clear: atime}},
+		"nodev,dev":            {attr: mountAttr{clear: unix.MOUNT_ATTR_NODEV}},
+		"nosymfollow":          {attr: mountAttr{set: unix.MOUNT_ATTR_NOSYMFOLLOW}},
+		"nodiratime,rdiratime": {attr: mountAttr{set: unix.MOUNT_ATTR_NODIRATIME}, rattr: mountAttr{clear: unix.MOUNT_ATTR_NODIRATIME}},
+	} {
+		t.Run(options, func(t *testing.T) {
+			got, err := parseMountOptions(strings.Split(options, ","))
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, w := printOptions(got), printOptions(want)
+			if g != w {
+				t.Errorf("found %s; want %s", g, w)
+			}
+		})
+	}
+	for _, refused := range []string{"remount", "tmpcopyup", "idmap", "ridmap", "idmap=uids=0-1-2", "copy-symlink"} {
+		if _, err := parseMountOptions([]string{refused}); err == nil {
+			t.Errorf("%s is taken", refused)
+		}
+	}
+	// What the features document says is honoured must not be passed to a filesystem as its own option.
+	for _, o := range MountOptions() {
+		if got, err := parseMountOptions([]string{o}); err != nil || len(got.data) > 0 {
+			t.Errorf("%s is said to be honoured, but: %+v, %v", o, got, err)
+		}
+	}
+}
+
+func printOptions(o mountOptions) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	type attr struct{ Set, Clear uint64 }
+	var p [][2]any
+	for _, x := range o.propagation {
+		p = append(p, [2]any{x.flag, x.recursive})
+	}
+	if err := enc.Encode([]any{o.bind, o.recursive, attr{o.attr.set, o.attr.clear}, attr{o.rattr.set, o.rattr.clear}, p, o.sb, o.data}); err != nil {
+		panic(err)
+	}
+	return b.String()
+}
