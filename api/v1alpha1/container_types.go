@@ -198,34 +198,34 @@ type Volume struct {
 type ContainerPhase string
 
 const (
-	// ContainerPending: accepted, but its process does not run yet, or waits to be restarted for the first time.
+	// ContainerPending means accepted, but its process does not run yet, or waits to be restarted for the first time.
 	ContainerPending ContainerPhase = "Pending"
-	// ContainerRunning: placed on a node and started; it runs, or is being restarted.
+	// ContainerRunning means placed on a node and started; it runs, or is being restarted.
 	ContainerRunning ContainerPhase = "Running"
-	// ContainerSucceeded: ended with exit code 0, and is not to be restarted.
+	// ContainerSucceeded means ended with exit code 0, and is not to be restarted.
 	ContainerSucceeded ContainerPhase = "Succeeded"
-	// ContainerFailed: ended with another exit code or by a signal, and is not to be restarted.
+	// ContainerFailed means ended with another exit code or by a signal, and is not to be restarted.
 	ContainerFailed ContainerPhase = "Failed"
-	// ContainerUnknown: the agent of its node has not been heard of.
+	// ContainerUnknown means the agent of its node has not been heard of.
 	ContainerUnknown ContainerPhase = "Unknown"
 )
 
 // Condition types of a Container. Ready, Reconciling and Stalled are computed from the others in one place,
 // controllers/container/status.go, and follow kstatus.
 const (
-	// ConditionSpecValid: the spec compiles to a valid runtime-spec document. Its message lists every fault with its field path.
+	// ConditionSpecValid means the spec compiles to a valid runtime-spec document. Its message lists every fault with its field path.
 	ConditionSpecValid = "SpecValid"
-	// ConditionScheduled: a node has been chosen.
+	// ConditionScheduled means a node has been chosen.
 	ConditionScheduled = "Scheduled"
-	// ConditionImageReady: the node has the image unpacked, or the rootfs is there.
+	// ConditionImageReady means the node has the image unpacked, or the rootfs is there.
 	ConditionImageReady = "ImageReady"
-	// ConditionRunning: the process has been started and has not ended.
+	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
-	// ConditionReady: the Container does what was asked of it: it runs, or has ended with success where that is its end.
+	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
 	ConditionReady = "Ready"
-	// ConditionReconciling: kstatus; true while work towards the spec goes on.
+	// ConditionReconciling means kstatus; true while work towards the spec goes on.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled: kstatus; true when nothing more happens until somebody changes something.
+	// ConditionStalled means kstatus; true when nothing more happens until somebody changes something.
 	ConditionStalled = "Stalled"
 )
 

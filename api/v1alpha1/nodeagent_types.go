@@ -85,11 +85,11 @@ type NodeHandler struct {
 type CgroupMode string
 
 const (
-	// CgroupV1: every controller on a v1 hierarchy and no v2 one.
+	// CgroupV1 means every controller on a v1 hierarchy and no v2 one.
 	CgroupV1 CgroupMode = "v1"
-	// CgroupHybrid: controllers on v1 hierarchies beside a v2 one.
+	// CgroupHybrid means controllers on v1 hierarchies beside a v2 one.
 	CgroupHybrid CgroupMode = "hybrid"
-	// CgroupV2: the unified hierarchy alone.
+	// CgroupV2 means the unified hierarchy alone.
 	CgroupV2 CgroupMode = "v2"
 )
 
