@@ -568,6 +568,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	if err := launch.ReadResult(ctx, result); err != nil {
+		// Who is told that the container has failed may look at its state next.
+		if fd := rec.pidfd(); fd >= 0 && ctx.Err() == nil {
+			_ = waitEnd(ctx, fd)
+			unix.Close(fd)
+		}
 		var late *launch.LateError
 		if errors.As(err, &late) {
 			return r.explainLate(rec, late)

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperEnv makes the test binary a process that creates or runs a container: "create" or "run".
+const helperEnv = "BERTH_RUNTIME_TEST_HELPER"
+
+func helper() {
+	rt, err := New(os.Args[1])
+	if err == nil {
+		switch o := (CreateOptions{Bundle: os.Args[3]}); os.Getenv(helperEnv) {
+		case "create":
+			_, err = rt.Create(background, os.Args[2], o)
+		case "run":
+			var p *Process
+			if p, err = rt.Run(background, os.Args[2], o); err == nil {
+				p.Wait()
+				err = p.Delete(background)
+			}
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// TestKilledRuntime: whenever the process that makes a container is killed, delete --force removes all that there is of it.
+func TestKilledRuntime(t *testing.T) {
+	w := newWorld(t)
+	w.must(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	defer func() { w.must(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)) }()
+	w.save(w.spec("/bin/sleep", "1000"))
+	self, err := os.Executable()
+	w.must(err)
+	before := w.leftovers()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	seen := map[string]int{}
+	for round := range 20 {
+		mode := []string{"create", "run"}[round%2]
+		cmd := exec.Command(self, filepath.Join(w.dir, "run"), w.id, w.bundle())
+		cmd.Env = append(os.Environ(), helperEnv+"="+mode)
+		w.must(cmd.Start())
+		// From its first step on: the folder of the container is the sign.
+		dir := filepath.Join(w.dir, "run", w.id)
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+			if _, err := os.Stat(dir); err == nil {
+				break
+			}
+		}
+		time.Sleep(time.Duration(random.IntN(15000)) * time.Microsecond)
+		w.must(cmd.Process.Kill())
+		_ = cmd.Wait()
+		seen[w.status()]++
+		if err := w.rt.Delete(background, w.id, true); err != nil {
+			t.Errorf("round %d (%s): delete by force: %v", round, mode, err)
+		}
+		// What the killed process leaves behind ends and is reaped here, in place of an init.
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if errors.Is(err, unix.ECHILD) {
+				break
+			}
+			if pid == 0 {
+				if time.Now().After(deadline) {
+					t.Fatalf("round %d (%s): a process is left: %v", round, mode, children(t))
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		if after := w.leftovers(); after != before {
+			t.Fatalf("round %d (%s) left over, before:\n%s\nand after:\n%s", round, mode, before, after)
+		}
+	}
+	t.Logf("killed at: %v", seen)
+}
+
+// TestStartOfAKilledStart: the process that started a container was killed before it could say so in the record.
+func TestStartOfAKilledStart(t *testing.T) {
+	w := newWorld(t)
+	s := w.create(w.spec("/bin/sleep", "1000"))
+	fifo, err := os.OpenFile(filepath.Join(w.dir, "run", w.id, startFIFO), os.O_WRONLY, 0)
+	w.must(err)
+	_, err = fifo.Write([]byte{0})
+	w.must(err)
+	w.must(fifo.Close())
+	w.await("the program", func() bool {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.PID))
+		return string(comm) == "sleep\n"
+	})
+	if got := w.status(); got != "running" {
+		t.Errorf("found %s", got)
+	}
+	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start an already running container" {
+		t.Errorf("start: %v", err)
+	}
+}

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+const busybox = "/bin/busybox" // Debian's busybox-static
+
+func TestMain(m *testing.M) {
+	if os.Getenv(helperEnv) != "" {
+		helper()
+	}
+	os.Exit(m.Run())
+}
+
+// world is a runtime with a root and a bundle of its own.
+type world struct {
+	t      *testing.T
+	dir    string
+	rt     *Runtime
+	id     string
+	warned []string
+	// cgroup is the path of the container's cgroup below each hierarchy.
+	cgroup string
+}
+
+// newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, folders.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	if _, err := os.Stat(busybox); err != nil {
+		t.Fatalf("needs Debian's busybox-static: %v", err)
+	}
+	dir := t.TempDir()
+	// A container's user has to be able to walk to its root filesystem.
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &world{t: t, dir: dir, id: "t" + fmt.Sprint(os.Getpid()) + "-" + strings.NewReplacer("/", "-", "#", "-", ",", "-", " ", "-").Replace(t.Name())}
+	w.id = w.id[:min(len(w.id), 100)]
+	w.cgroup = "/" + w.id
+	rt, err := New(filepath.Join(dir, "run"), WithWarnings(func(s string) { w.warned = append(w.warned, s) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.rt = rt
+	w.rootfs(w.bundle())
+	before := w.leftovers()
+	t.Cleanup(func() {
+		if after := w.leftovers(); after != before {
+			t.Errorf("left over, before:\n%s\nand after:\n%s", before, after)
+		}
+	})
+	return w
+}
+
+func (w *world) bundle() string { return filepath.Join(w.dir, "bundle") }
+
+// file is a path in the root filesystem, on the host.
+func (w *world) file(path string) string { return filepath.Join(w.bundle(), "rootfs", path) }
+
+func (w *world) rootfs(bundle string) {
+	w.t.Helper()
+	bin := filepath.Join(bundle, "rootfs/bin")
+	w.must(os.MkdirAll(bin, 0o755))
+	program, err := os.ReadFile(busybox)
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(bin, "busybox"), program, 0o755))
+	for _, applet := range []string{"sh", "cat", "ls", "sleep", "true", "false", "id", "stat", "mount", "readlink", "touch", "mkdir", "hostname", "tty", "stty", "kill", "pwd", "test", "grep", "dd", "env", "ip"} {
+		w.must(os.Symlink("busybox", filepath.Join(bin, applet)))
+	}
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// write makes a file of the root filesystem.
+func (w *world) write(path, content string, mode os.FileMode) {
+	w.t.Helper()
+	w.must(os.MkdirAll(filepath.Dir(w.file(path)), 0o755))
+	w.must(os.WriteFile(w.file(path), []byte(content), mode))
+	w.must(os.Chmod(w.file(path), mode))
+}
+
+// leftovers are the things that a container may leave behind.
+func (w *world) leftovers() string {
+	w.t.Helper()
+	var b strings.Builder
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	w.must(err)
+	fmt.Fprintf(&b, "mounts: %d\n", bytes.Count(data, []byte("\n")))
+	fmt.Fprintf(&b, "cgroups: %v\n", w.cgroupDirs())
+	fmt.Fprintf(&b, "children: %v\n", children(w.t))
+	fds, err := os.ReadDir("/proc/self/fd")
+	w.must(err)
+	var open []string
+	for _, fd := range fds {
+		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
+		// Go has an epoll descriptor, and the library of cgroups one of the hierarchies' folder, for good.
+		if !strings.HasPrefix(target, "anon_inode:") && !strings.HasPrefix(target, "/proc/") && target != "/sys/fs/cgroup" {
+			open = append(open, target)
+		}
+	}
+	sort.Strings(open)
+	fmt.Fprintf(&b, "descriptors: %v\n", open)
+	entries, err := os.ReadDir(filepath.Join(w.dir, "run"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	for _, e := range entries {
+		fmt.Fprintf(&b, "record: %s\n", e.Name())
+	}
+	return b.String()
+}
+
+// cgroupDirs are the folders of the test's cgroup in all hierarchies.
+func (w *world) cgroupDirs() (found []string) {
+	for _, pattern := range []string{"/sys/fs/cgroup" + w.cgroup + "*", "/sys/fs/cgroup/*" + w.cgroup + "*"} {
+		dirs, err := filepath.Glob(pattern)
+		w.must(err)
+		found = append(found, dirs...)
+	}
+	return found
+}
+
+func children(t *testing.T) (pids []string) {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		data, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		pids = append(pids, strings.Fields(string(data))...)
+	}
+	return pids
+}
+
+var allCapabilities = func() (names []string) {
+	for n := range 41 {
+		names = append(names, plan.CapabilityName(n))
+	}
+	return names
+}()
+
+// spec is a document like that of an engine.
+func (w *world) spec(args ...string) *specs.Spec {
+	caps := []string{"CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+	return &specs.Spec{
+		Version: "1.3.0",
+		Root:    &specs.Root{Path: "rootfs"},
+		Process: &specs.Process{
+			Args: args, Cwd: "/", NoNewPrivileges: true, Env: []string{"PATH=/bin", "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		},
+		Hostname: "tested",
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=1m"}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: w.cgroup,
+			Namespaces: []specs.LinuxNamespace{
+				{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"},
+			},
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+		},
+	}
+}
+
+// sh is spec with a shell script as its program.
+func (w *world) sh(script string) *specs.Spec { return w.spec("/bin/sh", "-c", script) }
+
+// save writes a document as the bundle's.
+func (w *world) save(spec *specs.Spec) {
+	w.t.Helper()
+	data, err := json.Marshal(spec)
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"), data, 0o600))
+}
+
+// try runs a container to its end.
+func (w *world) try(spec *specs.Spec) (output string, status unix.WaitStatus, err error) {
+	w.t.Helper()
+	w.save(spec)
+	return w.tryWith(CreateOptions{})
+}
+
+func (w *world) tryWith(o CreateOptions) (output string, status unix.WaitStatus, err error) {
+	w.t.Helper()
+	r, wr, err := os.Pipe()
+	w.must(err)
+	defer r.Close()
+	o.Bundle, o.Stdout, o.Stderr = w.bundle(), wr, wr
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	p, err := w.rt.Run(ctx, w.id, o)
+	wr.Close()
+	if err != nil {
+		return "", 0, err
+	}
+	var b bytes.Buffer
+	_, err = io.Copy(&b, r)
+	w.must(err)
+	status = p.Wait()
+	w.must(p.Delete(ctx))
+	return b.String(), status, nil
+}
+
+// run runs a container that has to succeed, and returns what it wrote.
+func (w *world) run(spec *specs.Spec) string {
+	w.t.Helper()
+	out, status, err := w.try(spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if status.ExitStatus() != 0 {
+		w.t.Fatalf("ended with %d (signal %v): %s", status.ExitStatus(), status.Signal(), out)
+	}
+	return out
+}
+
+// prints fails the test where a container prints something else.
+func (w *world) prints(spec *specs.Spec, want string) {
+	w.t.Helper()
+	if got := w.run(spec); got != want {
+		w.t.Errorf("it printed:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// fails fails the test where Run does not, or with an error that lacks one of the words.
+func (w *world) fails(spec *specs.Spec, words ...string) {
+	w.t.Helper()
+	out, _, err := w.try(spec)
+	if err == nil {
+		w.t.Fatalf("it ran, and printed: %s", out)
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			w.t.Errorf("found the error: %v\nwant it to have: %s", err, word)
+		}
+	}
+}
+
+// create makes a container from a document, as a child of this process, and removes it when the test ends.
+func (w *world) create(spec *specs.Spec) *State {
+	w.t.Helper()
+	w.save(spec)
+	s, err := w.rt.Create(context.Background(), w.id, CreateOptions{Bundle: w.bundle()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { w.end(w.id, s.PID) })
+	return s
+}
+
+// start creates and starts.
+func (w *world) start(spec *specs.Spec) *State {
+	w.t.Helper()
+	s := w.create(spec)
+	w.must(w.rt.Start(context.Background(), w.id))
+	return s
+}
+
+// end removes a container by force and reaps its first process, if that has not been done.
+func (w *world) end(id string, pid int) {
+	w.t.Helper()
+	if err := w.rt.Delete(context.Background(), id, true); err != nil {
+		w.t.Error(err)
+	}
+	reap(pid)
+}
+
+func reap(pid int) (status unix.WaitStatus) {
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			return status
+		}
+	}
+}
+
+// await waits for a condition that another process brings about.
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// unified is whether the host has cgroup v2 alone.
+func unified() bool { return cgroup.Layout().Unified }
+
+// cgroupFile reads a file of the container's cgroup: the names are those of version 1 (controller, file) and of version 2.
+func (w *world) cgroupFile(controller, v1, v2 string) string {
+	w.t.Helper()
+	file := filepath.Join("/sys/fs/cgroup", controller, w.cgroup, v1)
+	if unified() {
+		file = filepath.Join("/sys/fs/cgroup", w.cgroup, v2)
+	}
+	data, err := os.ReadFile(file)
+	w.must(err)
+	return strings.TrimSpace(string(data))
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// statusLine is a field of /proc/PID/status.
+func statusLine(t *testing.T, pid int, key string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		if value, ok := strings.CutPrefix(line, key+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("no %s in /proc/%d/status", key, pid)
+	return ""
+}
