@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	goruntime "runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -33,11 +34,13 @@ func main() {
 	// The supervisor reaps orphans on the main thread, which is to be had for sure only now, before a goroutine runs there.
 	if slices.Contains(os.Args[1:], "supervise") {
 		goruntime.LockOSThread()
+	} else {
+		// Any other command is over before a collection would pay; a document as large as may be must not fill the memory.
+		debug.SetGCPercent(-1)
+		debug.SetMemoryLimit(256 << 20)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	ctx, _ := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT) //nolint:govet // ends with the process
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // command is one verb of the command line.

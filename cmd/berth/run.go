@@ -21,8 +21,7 @@ func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.
 	// Signals are forwarded from the moment that there is a process to forward them to; until then they wait here.
 	signals := make(chan os.Signal, 64)
 	if !detach {
-		signal.Notify(signals)
-		defer signal.Stop(signals)
+		signal.Notify(signals, urgent...)
 		// They no longer end berth itself, and the container's start must not be cut short by one that it is to get.
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -46,6 +45,8 @@ func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.
 		return errors.Join(err, r.Delete(ctx, id, true))
 	}
 	go forward(signals, p.PID, tty)
+	// Each signal costs the Go runtime two switches of threads: those that come rarely wait until the container runs.
+	go signal.Notify(signals)
 	status := p.Wait()
 	tty.drain()
 	if !keep {
@@ -62,6 +63,9 @@ func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.
 	}
 	return exitError(code)
 }
+
+// urgent are the signals that people and init systems send, which must not be missed while the container is being made.
+var urgent = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
 
 // forward hands the signals that berth gets to the container's first process.
 func forward(signals <-chan os.Signal, pid int, tty *terminal) {
