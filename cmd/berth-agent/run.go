@@ -158,6 +158,7 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
+	defer images.Close()
 	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"))
 	if err != nil {
 		return err

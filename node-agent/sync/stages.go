@@ -42,6 +42,7 @@ type attempt struct {
 type stage struct {
 	name   string
 	reason string // of the condition when it fails
+	prefix string // of its errors, where they do not say themselves what was done
 	do     func(*attempt, context.Context) error
 	undo   func(*attempt, context.Context) error
 }
@@ -49,13 +50,13 @@ type stage struct {
 // stages in the order in which they are done; they are undone in the opposite one.
 func stages() []stage {
 	return []stage{
-		{"handler", v1alpha1.ReasonHandlerNotFound, (*attempt).checkHandler, nil},
-		{"image", v1alpha1.ReasonImagePullFailed, (*attempt).ensureImage, nil},
-		{"volumes", v1alpha1.ReasonCreateFailed, (*attempt).prepareVolumes, (*attempt).removeVolumes},
-		{"rootfs", v1alpha1.ReasonCreateFailed, (*attempt).mountRootfs, (*attempt).unmountRootfs},
-		{"config", v1alpha1.ReasonCreateFailed, (*attempt).writeConfig, nil},
-		{"create", v1alpha1.ReasonCreateFailed, (*attempt).create, (*attempt).delete},
-		{"start", v1alpha1.ReasonCreateFailed, (*attempt).start, nil},
+		{"handler", v1alpha1.ReasonHandlerNotFound, "handler: ", (*attempt).checkHandler, nil},
+		{"image", v1alpha1.ReasonImagePullFailed, "", (*attempt).ensureImage, nil},
+		{"volumes", v1alpha1.ReasonCreateFailed, "", (*attempt).prepareVolumes, (*attempt).removeVolumes},
+		{"rootfs", v1alpha1.ReasonCreateFailed, "", (*attempt).mountRootfs, (*attempt).unmountRootfs},
+		{"config", v1alpha1.ReasonCreateFailed, "config: ", (*attempt).writeConfig, nil},
+		{"create", v1alpha1.ReasonCreateFailed, "", (*attempt).create, (*attempt).delete},
+		{"start", v1alpha1.ReasonCreateFailed, "", (*attempt).start, nil},
 	}
 }
 
@@ -89,7 +90,7 @@ func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
 		s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", st.name, "error", err)
 		return s.update(a.rec, func(r *Record) {
 			r.unstart()
-			r.Failure = &failure{Reason: st.reason, Message: st.name + ": " + err.Error(), Rootfs: errors.As(err, new(*rootfsError))}
+			r.Failure = &failure{Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError))}
 			r.BackOff = r.BackOff.afterFailure(s.Clock.Now())
 		})
 	}
@@ -206,7 +207,7 @@ func (a *attempt) ensureImage(ctx context.Context) error {
 		if errors.Is(context.Cause(ctx), errSuperseded) {
 			return errSuperseded
 		}
-		return fmt.Errorf("%s: %w", reference, err)
+		return err // which names the image
 	}
 	if sig := a.image.Config.StopSignal; sig != "" {
 		if _, err := supervisor.ParseSignal(sig); err != nil {
