@@ -137,8 +137,12 @@ func (c *cluster) endSupervisor(ctx context.Context, force bool) error {
 		return err
 	}
 	// It answers as that pid once more, so the start time read between is its.
-	if again, err := client.Ping(ctx); err != nil || again != pid {
-		return fmt.Errorf("supervisor: it was pid %d and is now pid %d (%v)", pid, again, err)
+	again, err := client.Ping(ctx)
+	if err != nil {
+		return fmt.Errorf("supervisor: it was pid %d: %w", pid, err)
+	}
+	if again != pid {
+		return fmt.Errorf("supervisor: it was pid %d and is now pid %d", pid, again)
 	}
 	if err := rec.end(15 * time.Second); err != nil {
 		return fmt.Errorf("stop supervisor (pid %d): %w", pid, err)

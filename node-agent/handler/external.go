@@ -158,12 +158,12 @@ func (e *External) output(ctx context.Context, id string, args ...string) ([]byt
 	}
 	defer os.RemoveAll(dir)
 	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for ever.
-	out, err := os.Create(filepath.Join(dir, "stdout"))
+	out, err := createFile(filepath.Join(dir, "stdout"))
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	stderr, err := os.Create(filepath.Join(dir, "stderr"))
+	stderr, err := createFile(filepath.Join(dir, "stderr"))
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +174,11 @@ func (e *External) output(ctx context.Context, id string, args ...string) ([]byt
 		return nil, err
 	}
 	return readStart(out)
+}
+
+// createFile makes a file that was not there, for writing and reading.
+func createFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL follows no symbolic link: open(2)
 }
 
 // run runs the command and makes an error of the program's own words: the last one of its log, else the end of its stderr.

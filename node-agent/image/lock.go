@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -110,7 +111,7 @@ func (s *Store) openSession(ctx context.Context) error {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			err = os.RemoveAll(p)
-		} else if err == unix.EWOULDBLOCK {
+		} else if errors.Is(err, unix.EWOULDBLOCK) {
 			err = nil // its process lives
 		}
 		_ = f.Close()

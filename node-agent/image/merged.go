@@ -3,8 +3,10 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,7 +64,7 @@ func (v view) find(name string) (*found, error) {
 		f := &found{parent: d.fd, layer: d.layer}
 		err := unix.Fstatat(d.fd, name, &f.st, unix.AT_SYMLINK_NOFOLLOW)
 		switch {
-		case err == unix.ENOENT:
+		case errors.Is(err, unix.ENOENT):
 			continue
 		case err != nil:
 			return nil, err
@@ -273,7 +275,7 @@ func (a *applier) makeParents(canon []string) (int, error) {
 	defer func() { here.close() }()
 	for i, c := range canon {
 		next, err := unix.Openat(fd, c, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == unix.ENOENT || err == unix.ENOTDIR {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			if !missing {
 				missing = true
 				here, err = a.walk(canon[:i])
@@ -437,7 +439,7 @@ func (a *applier) whiteout(dir []string, victim string) error {
 	if err != nil {
 		return err
 	}
-	full := append(canon[:len(canon):len(canon)], victim)
+	full := slices.Concat(canon, []string{victim})
 	f, err := a.lookup(full)
 	if err != nil || f == nil {
 		return err // nothing there to hide

@@ -241,7 +241,7 @@ func (s *registry) downloadFrom(ctx context.Context, what string, d v1.Descripto
 		_, _ = h.Write(buf[:n]) // never fails
 		done += int64(n)
 		progress(done)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return done, nil
 		}
 		if err != nil {

@@ -273,8 +273,13 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 
 // withRef names the image in errors that do not name it themselves.
 func withRef(r reference, err error) error {
-	switch err.(type) {
-	case *NotFoundError, *AccessError, *PlatformError, *ReferenceError:
+	var (
+		notFound  *NotFoundError
+		access    *AccessError
+		platform  *PlatformError
+		malformed *ReferenceError
+	)
+	if errors.As(err, &notFound) || errors.As(err, &access) || errors.As(err, &platform) || errors.As(err, &malformed) {
 		return err
 	}
 	return fmt.Errorf("image %s: %w", r.raw, err)

@@ -200,7 +200,7 @@ func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
 	load := a.o.Load(ctx)
 	status := &v1alpha1.NodeAgentStatus{
 		ObservedGeneration: a.seen,
-		Handlers: a.o.Handlers, NodeInfo: a.o.Facts.Info,
+		Handlers:           a.o.Handlers, NodeInfo: a.o.Facts.Info,
 		Capacity: maps.Clone(a.o.Facts.Capacity), Allocatable: maps.Clone(a.o.Facts.Capacity),
 		Allocated: load.Allocated, Containers: load.Containers,
 	}

@@ -208,7 +208,7 @@ func (c *Client) one(ctx context.Context, r request) (Status, error) {
 func (cn *conn) reply() (reply, error) {
 	for {
 		var r reply
-		cn.c.SetReadDeadline(time.Now().Add(silence))
+		_ = cn.c.SetReadDeadline(time.Now().Add(silence))
 		err := readLine(cn.r, &r)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

@@ -83,7 +83,10 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 			if _, perr := client.Ping(ctx); perr == nil {
 				return nil
 			}
-			return fmt.Errorf("supervisor: %s ended at once (%v): %s", binary, err, lastWords(logPath, begin))
+			if err == nil {
+				err = errors.New("exit status 0")
+			}
+			return fmt.Errorf("supervisor: %s ended at once (%w): %s", binary, err, lastWords(logPath, begin))
 		case <-ctx.Done():
 			return fmt.Errorf("supervisor: %s was started and has not answered on %s: %w", binary, socket, ctx.Err())
 		case <-time.After(wait):

@@ -175,7 +175,7 @@ func (f *logFile) flush(out []byte) {
 	done := 0
 	for done < len(out) {
 		n, err := unix.Write(f.fd, out[done:])
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {

@@ -148,7 +148,7 @@ func (s *server) reap(c *container) bool {
 	}
 	var ws unix.WaitStatus
 	pid, err := unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		pid, err = unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
 	}
 	if err == nil && pid == 0 {

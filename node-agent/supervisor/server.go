@@ -269,7 +269,7 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) {
 		s.mu.Unlock()
 		s.ops.Go(func() {
 			defer func() {
-				c.Close()
+				_ = c.Close()
 				s.mu.Lock()
 				delete(s.conns, c)
 				s.mu.Unlock()
@@ -336,7 +336,7 @@ func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
 		_ = writeLine(c, h)
 		return err
 	}
-	c.SetDeadline(time.Now().Add(requestTimeout))
+	_ = c.SetDeadline(time.Now().Add(requestTimeout))
 	if err := checkPeer(c); err != nil {
 		return refuse(err)
 	}
@@ -368,7 +368,7 @@ func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
 		}
 		return err
 	}
-	c.SetDeadline(time.Time{})
+	_ = c.SetDeadline(time.Time{})
 	if q.Op == opWatch {
 		return s.watch(ctx, c, r)
 	}
@@ -440,7 +440,7 @@ func (r *replier) send(rep reply) error {
 		return nil
 	}
 	if r.timeout > 0 {
-		r.c.SetWriteDeadline(time.Now().Add(r.timeout))
+		_ = r.c.SetWriteDeadline(time.Now().Add(r.timeout))
 	}
 	r.done = !rep.More
 	if err := writeLine(r.c, rep); err != nil {

@@ -99,7 +99,6 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 	if err := out.send(reply{Synced: true, More: true}); err != nil {
 		return err
 	}
-	all = nil
 	for {
 		select {
 		case <-w.wake:

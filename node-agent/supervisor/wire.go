@@ -90,7 +90,7 @@ func readLine(r *bufio.Reader, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(line, v); err != nil {
-		return fmt.Errorf("%w: %v", errLine, err)
+		return fmt.Errorf("%w: %w", errLine, err)
 	}
 	return nil
 }

@@ -68,11 +68,7 @@ func defaultSeccomp(goarch string, caps []string) *specs.LinuxSeccomp {
 				continue
 			}
 		}
-		rule := call.LinuxSyscall
-		if call.Name != "" {
-			rule.Names = []string{call.Name}
-		}
-		out.Syscalls = append(out.Syscalls, rule)
+		out.Syscalls = append(out.Syscalls, call.LinuxSyscall)
 	}
 	return &out
 }

@@ -363,11 +363,11 @@ func TestRules(t *testing.T) {
 		}},
 		{"hooks", []rule{
 			{"good", func(s *specs.Spec) {
-				s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/a", Args: []string{"a", ""}, Env: []string{"A=1"}, Timeout: ptr(1)}}, StartContainer: []specs.Hook{{Path: "/bin/b"}}}
+				s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/a", Args: []string{"a", ""}, Env: []string{"A=1"}, Timeout: ptr(1)}}, StartContainer: []specs.Hook{{Path: "/bin/b"}}} //nolint:staticcheck // deprecated, and still to be judged
 			}, ""},
 			{"every point", func(s *specs.Spec) {
 				h := []specs.Hook{{Path: "a"}}
-				s.Hooks = &specs.Hooks{Prestart: h, CreateRuntime: h, CreateContainer: h, StartContainer: h, Poststart: h, Poststop: h}
+				s.Hooks = &specs.Hooks{Prestart: h, CreateRuntime: h, CreateContainer: h, StartContainer: h, Poststart: h, Poststop: h} //nolint:staticcheck // deprecated, and still to be judged
 			}, `Error hooks.prestart[0].path: found "a"; allowed: an absolute path on the host` + "\n" +
 				`Error hooks.createRuntime[0].path: found "a"; allowed: an absolute path on the host` + "\n" +
 				`Error hooks.createContainer[0].path: found "a"; allowed: an absolute path on the host` + "\n" +
@@ -529,13 +529,13 @@ func TestRules(t *testing.T) {
 		}},
 		{"memory", []rule{
 			{"good", func(s *specs.Spec) {
-				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(100000)), Reservation: ptr(int64(200000)), Swap: ptr(int64(100000)), Kernel: ptr(int64(-1)), Swappiness: ptr(uint64(100))}
+				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(100000)), Reservation: ptr(int64(200000)), Swap: ptr(int64(100000)), Kernel: ptr(int64(-1)), Swappiness: ptr(uint64(100))} //nolint:staticcheck // deprecated, and still to be judged
 			}, ""},
 			{"unlimited", func(s *specs.Spec) {
 				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(-1)), Swap: ptr(int64(-1))}
 			}, ""},
 			{"negative", func(s *specs.Spec) {
-				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(-2)), Reservation: ptr(int64(-3)), Swap: ptr(int64(-4)), Kernel: ptr(int64(-5)), KernelTCP: ptr(int64(-6))}
+				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(-2)), Reservation: ptr(int64(-3)), Swap: ptr(int64(-4)), Kernel: ptr(int64(-5)), KernelTCP: ptr(int64(-6))} //nolint:staticcheck // deprecated, and still to be judged
 			}, "Error linux.resources.memory.limit: found -2; allowed: a number of bytes, or -1 for no limit" + "\n" +
 				"Error linux.resources.memory.reservation: found -3; allowed: a number of bytes, or -1 for no limit" + "\n" +
 				"Error linux.resources.memory.swap: found -4; allowed: a number of bytes, or -1 for no limit" + "\n" +
@@ -549,7 +549,7 @@ func TestRules(t *testing.T) {
 				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(-1)), Swap: ptr(int64(1024))}
 			}, "Error linux.resources.memory.swap: found 1024; allowed: -1 or nothing, unless limit is given: it limits memory and swap together"},
 			{"swappiness", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Swappiness: ptr(uint64(101))} }, "Error linux.resources.memory.swappiness: found 101; allowed: 0 to 100"},
-			{"kernel", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Kernel: ptr(int64(1024))} }, "Warning linux.resources.memory.kernel: found 1024; allowed: nothing: the limit is obsolete since Linux 5.4 and has no effect"},
+			{"kernel", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Kernel: ptr(int64(1024))} }, "Warning linux.resources.memory.kernel: found 1024; allowed: nothing: the limit is obsolete since Linux 5.4 and has no effect"}, //nolint:staticcheck // deprecated, and still to be judged
 		}},
 		{"cpu", []rule{
 			{"good", func(s *specs.Spec) {

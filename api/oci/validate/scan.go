@@ -96,7 +96,8 @@ func (s *scanner) value() bool {
 	if s.pos >= len(s.text) {
 		return false
 	}
-	start, ok := s.pos, false
+	start := s.pos
+	var ok bool
 	switch s.text[s.pos] {
 	case '{':
 		ok = s.object()
