@@ -63,7 +63,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, dir: dir, id: "t" + fmt.Sprint(os.Getpid()) + "-" + strings.NewReplacer("/", "-", "#", "-", ",", "-", " ", "-").Replace(t.Name())}
+	w := &world{t: t, dir: dir, id: "t" + fmt.Sprint(os.Getpid()) + "-" + strings.NewReplacer("/", "-", "#", "-", ",", "-", " ", "-", "=", "-").Replace(t.Name())}
 	w.id = w.id[:min(len(w.id), 100)]
 	w.cgroup = "/" + w.id
 	rt, err := New(filepath.Join(dir, "run"), WithWarnings(func(s string) { w.warned = append(w.warned, s) }))
@@ -93,7 +93,7 @@ func (w *world) rootfs(bundle string) {
 	program, err := os.ReadFile(busybox)
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(bin, "busybox"), program, 0o755))
-	for _, applet := range []string{"sh", "cat", "ls", "sleep", "true", "false", "id", "stat", "mount", "readlink", "touch", "mkdir", "hostname", "tty", "stty", "kill", "pwd", "test", "grep", "dd", "env", "ip"} {
+	for _, applet := range []string{"sh", "cat", "ls", "sleep", "true", "false", "id", "stat", "mount", "readlink", "touch", "mkdir", "hostname", "tty", "stty", "kill", "pwd", "test", "grep", "dd", "env", "tail", "cut", "tr"} {
 		w.must(os.Symlink("busybox", filepath.Join(bin, applet)))
 	}
 }

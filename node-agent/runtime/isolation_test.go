@@ -1,0 +1,571 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+)
+
+func TestNamespaces(t *testing.T) {
+	w := newWorld(t)
+	s := w.start(w.spec("/bin/sleep", "1000"))
+	link := func(pid any, ns string) string {
+		target, err := os.Readlink(fmt.Sprintf("/proc/%v/ns/%s", pid, ns))
+		w.must(err)
+		return target
+	}
+	for _, ns := range []string{"pid", "net", "ipc", "uts", "mnt", "cgroup"} {
+		if link("self", ns) == link(s.PID, ns) {
+			t.Errorf("the container has the %s namespace of the host", ns)
+		}
+	}
+	if link("self", "user") != link(s.PID, "user") {
+		t.Error("the container has a user namespace that it has not asked for")
+	}
+}
+
+func TestJoinedNamespaces(t *testing.T) {
+	w := newWorld(t)
+	first := w.start(w.spec("/bin/sleep", "1000"))
+	spec := w.sh(`readlink /proc/self/ns/net; hostname; ls -d /proc/1 && cat /proc/1/comm`)
+	spec.Linux.CgroupsPath += "-2"
+	for i, n := range spec.Linux.Namespaces {
+		if n.Type == "network" {
+			spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/net", first.PID)
+		}
+		if n.Type == "pid" {
+			spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/pid", first.PID)
+		}
+	}
+	network, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", first.PID))
+	w.must(err)
+	second := &world{t: t, dir: w.dir, rt: w.rt, id: w.id + "-2", cgroup: w.cgroup + "-2"}
+	second.prints(spec, network+"\ntested\n/proc/1\nsleep\n")
+	spec.Linux.Namespaces[0].Path = "/proc/self/ns/uts"
+	second.fails(spec, "linux.namespaces (pid, /proc/self/ns/uts): setns: invalid argument")
+	spec.Linux.Namespaces[0].Path = ""
+	spec.Linux.Namespaces[1].Path = "/does/not/exist"
+	second.fails(spec, "linux.namespaces[1] (network): openat2: no such file or directory")
+}
+
+// TestWaitingChildIsClosed: what waits for start in a pid namespace that it shares shows the runtime's descriptors and memory
+// to nobody in it.
+func TestWaitingChildIsClosed(t *testing.T) {
+	w := newWorld(t)
+	s := w.create(w.sh("true"))
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID))
+	w.must(err)
+	for _, fd := range fds {
+		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name()))
+		if st, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name())); err == nil && st.IsDir() && !strings.HasPrefix(target, "/") {
+			t.Errorf("descriptor %s is the folder %s", fd.Name(), target)
+		}
+	}
+	// A process of the same user with the same capabilities may look into another (ptrace(2), Ptrace access mode checking),
+	// unless that cannot be dumped.
+	second := &world{t: t, dir: w.dir, rt: w.rt, id: w.id + "-2", cgroup: w.cgroup + "-2"}
+	spec := second.sh(`readlink /proc/1/fd/0 >/dev/null || cat /proc/1/environ >/dev/null 2>&1 && echo open || echo closed`)
+	spec.Linux.CgroupsPath = second.cgroup
+	spec.Linux.Namespaces[0].Path = fmt.Sprintf("/proc/%d/ns/pid", s.PID)
+	second.prints(spec, "closed\n")
+}
+
+func TestCgroup(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
+	spec.Linux.Resources.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000))}
+	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(33))}
+	s := w.start(spec)
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.PID))
+	w.must(err)
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		if _, path, _ := strings.Cut(line[strings.Index(line, ":")+1:], ":"); path != w.cgroup {
+			t.Errorf("in %s; want %s in every hierarchy", line, w.cgroup)
+		}
+	}
+	is := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s is %s; want %s", what, got, want)
+		}
+	}
+	is("the memory limit", w.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"), "67108864")
+	is("the limit of processes", w.cgroupFile("pids", "pids.max", "pids.max"), "33")
+	if unified() {
+		is("the share of time", w.cgroupFile("", "", "cpu.max"), "50000 100000")
+		if weight := w.cgroupFile("", "", "cpu.weight"); weight == "100" || weight == "" {
+			t.Errorf("cpu.weight is %s, which is the default", weight)
+		}
+	} else {
+		is("the quota", w.cgroupFile("cpu", "cpu.cfs_quota_us", ""), "50000")
+		is("the period", w.cgroupFile("cpu", "cpu.cfs_period_us", ""), "100000")
+		is("the shares", w.cgroupFile("cpu", "cpu.shares", ""), "512")
+	}
+}
+
+// TestDeviceRules: by default a container opens the default devices and no other.
+func TestDeviceRules(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh(`echo x > /dev/null && dd if=/dev/zero of=/dev/null count=1 2>/dev/null; (exec 3< /dev/other) 2>/dev/null && echo open || echo refused`)
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/other", Type: "c", Major: 10, Minor: 237}} // loop-control
+	w.prints(spec, "refused\n")
+	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(237)), Access: "rwm"})
+	out, _, err := w.try(spec)
+	if err != nil || out != "open\n" {
+		// The node may be there and the driver not: then open(2) fails later, with another errno than EPERM.
+		spec.Process.Args[2] = `cat /dev/other 2>&1; true`
+		if out := w.run(spec); strings.Contains(out, "Operation not permitted") {
+			t.Errorf("a device that is allowed: %s", out)
+		}
+	}
+}
+
+func TestMemoryLimitTooLow(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(40 << 10))}
+	w.fails(spec, "linux.resources.memory.limit", "memory limit too low?")
+	w.save(spec)
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
+	if err == nil { // it sufficed for the plan: then it is execve that it does not suffice for
+		err = w.rt.Start(background, w.id)
+		w.end(w.id, s.PID)
+	}
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit") {
+		t.Errorf("create and start: %v", err)
+	}
+}
+
+func TestProcessAttributes(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Process.OOMScoreAdj = ptr(500)
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"ptrace"}, Action: "SCMP_ACT_ERRNO"}}}
+	s := w.start(spec)
+	const three = "0000000000000421" // CHOWN 0, KILL 5, NET_BIND_SERVICE 10
+	for key, want := range map[string]string{
+		"CapInh": "0000000000000000", "CapPrm": three, "CapEff": three, "CapBnd": three, "CapAmb": "0000000000000000",
+		"NoNewPrivs": "1", "Seccomp": "2", "Groups": "", "Uid": "0\t0\t0\t0", "SigBlk": "0000000000000000", "SigIgn": "0000000000000000",
+	} {
+		if got := statusLine(t, s.PID, key); got != want {
+			t.Errorf("%s is %q; want %q", key, got, want)
+		}
+	}
+	if adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.PID)); err != nil || string(adj) != "500\n" {
+		t.Errorf("oom_score_adj is %q, %v", adj, err)
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID))
+	if err != nil || len(fds) != 3 {
+		t.Errorf("the program has %d descriptors, %v; want 3", len(fds), err)
+	}
+}
+
+func TestUser(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("id -u; id -g; id -G; umask; grep -E 'CapEff|CapAmb' /proc/self/status")
+	caps := []string{"CAP_KILL"}
+	spec.Process.User = specs.User{UID: 1234, GID: 2345, AdditionalGids: []uint32{10, 20}, Umask: ptr(uint32(0o077))}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps}
+	w.prints(spec, "1234\n2345\n2345 10 20\n0077\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
+
+	spec = w.sh("umask; grep -E 'NoNewPrivs|CapEff' /proc/self/status")
+	spec.Process.NoNewPrivileges, spec.Process.Capabilities = false, nil
+	w.prints(spec, "0022\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\n")
+}
+
+// TestSeccompWithoutNoNewPrivileges: the filter is there before privileges go, and the rest of the plan works under it.
+func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("grep Seccomp: /proc/self/status; mkdir /x 2>&1; mkdir /y 2>&1")
+	spec.Process.NoNewPrivileges, spec.Process.User.UID = false, 0
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(28))}}}
+	out, _, err := w.try(spec)
+	w.must(err)
+	if !strings.HasPrefix(out, "Seccomp:\t2\n") || strings.Count(out, "No space left on device") != 2 {
+		t.Errorf("found %q", out)
+	}
+}
+
+// TestCapabilitiesThatTheHostLacks are left out with a warning, as the spec asks.
+func TestCapabilitiesThatTheHostLacks(t *testing.T) {
+	w := newWorld(t)
+	host, err := w.rt.Host()
+	w.must(err)
+	spec := w.sh("grep CapPrm /proc/self/status")
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: allCapabilities, Effective: allCapabilities, Permitted: allCapabilities}
+	w.prints(spec, fmt.Sprintf("CapPrm:\t%016x\n", host.Permitted&(1<<41-1)))
+	if lacks := host.Permitted&(1<<41-1) != 1<<41-1; lacks != (len(w.warned) > 0) {
+		t.Errorf("the host can grant %x; warnings: %q", host.Permitted, w.warned)
+	}
+}
+
+func TestRlimits(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -s")
+	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_STACK", Soft: 4 << 20, Hard: 8 << 20}}
+	w.prints(spec, "100\n200\n0\n4096\n")
+	// So few that the plan's own descriptors are above them.
+	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 4, Hard: 4}}
+	w.prints(spec, "4\n4\n"+w.run(w.sh("ulimit -c; ulimit -s")))
+	w.save(spec)
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
+	w.must(err)
+	w.must(w.rt.Start(background, w.id))
+	w.end(w.id, s.PID)
+	// An address space too small for the runtime itself.
+	spec = w.sh("ulimit -v")
+	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS", Soft: 64 << 20, Hard: 64 << 20}}
+	w.prints(spec, "65536\n")
+
+	spec = w.sh("true")
+	var limit unix.Rlimit
+	w.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: limit.Max + 1, Hard: limit.Max + 1}}
+	if host, err := w.rt.Host(); err == nil && host.Permitted>>unix.CAP_SYS_RESOURCE&1 == 0 {
+		w.fails(spec, "process.rlimits[0] (RLIMIT_NOFILE): prlimit64: operation not permitted")
+	}
+}
+
+func TestFilesystem(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.MkdirAll(filepath.Join(w.dir, "source/sub"), 0o755))
+	w.must(os.WriteFile(filepath.Join(w.dir, "source/file"), []byte("from the host\n"), 0o644))
+	w.write("/etc/masked", "secret\n", 0o644)
+	w.write("/etc/folder/masked", "secret\n", 0o644)
+	w.write("/etc/folder2/masked", "secret\n", 0o644)
+	w.write("/etc/folder3/masked", "secret\n", 0o644)
+	w.write("/etc/readonly/file", "data\n", 0o644)
+	source := filepath.Join(w.dir, "source")
+	bind := func(spec *specs.Spec, from, to string, options ...string) *specs.Spec {
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: to, Type: "bind", Source: from, Options: append(options, "rbind")})
+		return spec
+	}
+	for name, c := range map[string]struct {
+		spec *specs.Spec
+		want string
+	}{
+		"hostname": {w.sh("hostname"), "tested\n"},
+		"devices":  {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
+		"devpts":   {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
+		"shm":      {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=.*; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
+		"mqueue":   {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
+		"read-only": {func() *specs.Spec {
+			s := w.sh("touch /x 2>&1; touch /dev/shm/x && echo ok")
+			s.Root.Readonly = true
+			return s
+		}(), "touch: /x: Read-only file system\nok\n"},
+		"cwd is made": {func() *specs.Spec { s := w.sh("pwd; stat -c %a ."); s.Process.Cwd = "/made/for/me"; return s }(), "/made/for/me\n755\n"},
+		"bind file":   {bind(w.sh("cat /new/name; echo more >> /new/name; tail -n 1 /new/name"), source+"/file", "/new/name"), "from the host\nmore\n"},
+		"bind folder": {bind(w.sh("ls /deep/er"), source, "/deep/er"), "file\nsub\n"},
+		"bind ro":     {bind(w.sh("cat /ro/sub 2>/dev/null; touch /ro/x 2>&1"), source, "/ro", "ro"), "touch: /ro/x: Read-only file system\n"},
+		"bind rro":    {bind(w.sh("touch /rro/x 2>&1"), source, "/rro", "rro"), "touch: /rro/x: Read-only file system\n"},
+		"bind noexec": {bind(w.sh("grep ' /ne ' /proc/self/mountinfo | cut -d' ' -f6"), source, "/ne", "noexec", "nosuid", "nodev", "noatime"), "rw,nosuid,nodev,noexec,noatime\n"},
+		"masked": {func() *specs.Spec {
+			s := w.sh("cat /etc/masked; for f in folder folder2 folder3; do ls -A /etc/$f; touch /etc/$f/x 2>&1; done; stat -c %t:%T /etc/masked")
+			s.Linux.MaskedPaths = []string{"/etc/masked", "/etc/folder", "/nonexistent", "/etc/masked/x", "/etc/folder2", "/etc/folder3"}
+			return s
+		}(), "touch: /etc/folder/x: Read-only file system\ntouch: /etc/folder2/x: Read-only file system\ntouch: /etc/folder3/x: Read-only file system\n1:3\n"},
+		"one masked": {func() *specs.Spec {
+			s := w.sh("cat /proc/version")
+			s.Linux.MaskedPaths = []string{"/proc/version"}
+			return s
+		}(), ""},
+		"readonly": {func() *specs.Spec {
+			s := w.sh("cat /etc/readonly/file; touch /etc/readonly/x 2>&1; touch /etc/x && echo ok; echo 1 2>&1 > /proc/sys/kernel/msgmax")
+			s.Linux.ReadonlyPaths = []string{"/etc/readonly", "/nonexistent", "/proc/sys"}
+			s.Process.Args[2] += "; true"
+			return s
+		}(), "data\ntouch: /etc/readonly/x: Read-only file system\nok\n/bin/sh: can't create /proc/sys/kernel/msgmax: Read-only file system\n"},
+		"home": {w.sh("echo $HOME"), "/\n"},
+		"home in env": {func() *specs.Spec {
+			s := w.sh("echo $HOME")
+			s.Process.Env = append(s.Process.Env, "HOME=/h")
+			return s
+		}(), "/h\n"},
+		"sysctl": {func() *specs.Spec {
+			s := w.sh("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_unprivileged_port_start")
+			s.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242", "net.ipv4.ip_unprivileged_port_start": "80"}
+			return s
+		}(), "4242\n80\n"},
+		"device": {func() *specs.Spec {
+			s := w.sh("stat -c '%F %t:%T %a %u:%g' /dev/deep/x /dev/p")
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/deep/x", Type: "c", Major: 10, Minor: 229, FileMode: ptr(os.FileMode(0o640)), UID: ptr(uint32(5)), GID: ptr(uint32(6))}, {Path: "/dev/p", Type: "p"}}
+			return s
+		}(), "character special file a:e5 640 5:6\nfifo 0:0 666 0:0\n"},
+		"read-only dev": {func() *specs.Spec {
+			s := w.sh("echo x > /dev/null; touch /dev/x 2>&1; stat -c %t:%T /dev/null")
+			s.Mounts[1].Options = append(s.Mounts[1].Options, "ro")
+			return s
+		}(), "touch: /dev/x: Read-only file system\n1:3\n"},
+		"other dev": {func() *specs.Spec {
+			s := w.sh("ls /dev")
+			s.Mounts[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: source, Options: []string{"rbind"}}
+			s.Mounts = append(s.Mounts[:2], s.Mounts[5:]...)
+			return s
+		}(), "file\nsub\n"},
+		"personality": {func() *specs.Spec {
+			s := w.sh("cat /proc/self/personality")
+			s.Linux.Personality = &specs.LinuxPersonality{Domain: "LINUX32"}
+			return s
+		}(), "00000008\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := *w
+			s.t = t
+			out, _, err := s.try(c.spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.ReplaceAll(out, "/bin/sh: can't", "sh: can't") != strings.ReplaceAll(c.want, "/bin/sh: can't", "sh: can't") {
+				t.Errorf("it printed:\n%s\nwant:\n%s", out, c.want)
+			}
+		})
+	}
+	var host [2]string
+	for i, f := range []string{"kernel/msgmax", "net/ipv4/ip_unprivileged_port_start"} {
+		data, err := os.ReadFile("/proc/sys/" + f)
+		w.must(err)
+		host[i] = strings.TrimSpace(string(data))
+	}
+	if host[0] == "4242" || host[1] == "80" {
+		t.Errorf("the host's own parameters have changed: %q", host)
+	}
+}
+
+func TestHomeOfUser(t *testing.T) {
+	w := newWorld(t)
+	w.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\nu:x:77:7::/home/u:/bin/sh\n", 0o644)
+	spec := w.sh("echo $HOME")
+	spec.Process.User.UID = 77
+	w.prints(spec, "/home/u\n")
+}
+
+// TestCgroupMount shows a container its own cgroup, and lets it write to none.
+func TestCgroupMount(t *testing.T) {
+	for _, namespace := range []bool{true, false} {
+		t.Run(fmt.Sprintf("namespace=%v", namespace), func(t *testing.T) {
+			w := newWorld(t)
+			dir := "/sys/fs/cgroup"
+			if !unified() {
+				dir += "/memory"
+			}
+			spec := w.sh("grep -c . " + dir + "/cgroup.procs; mkdir " + dir + "/x 2>&1; ls -d " + dir + w.cgroup + " 2>/dev/null; true")
+			if !namespace {
+				spec.Linux.Namespaces = spec.Linux.Namespaces[:5]
+				// The document does not ask for read-only: it is so all the same.
+				spec.Mounts[6].Options = []string{"nosuid"}
+			}
+			out := w.run(spec)
+			if !strings.HasSuffix(out, "mkdir: can't create directory '"+dir+"/x': Read-only file system\n") || out[0] < '1' || out[0] > '3' {
+				t.Errorf("it printed:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	const base = 100000
+	w.must(filepath.WalkDir(w.file("/"), func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, base, base)
+	}))
+	spec := w.sh("id -u; id -g; cat /proc/self/uid_map | tr -s ' '; echo x > /dev/null; stat -c %t:%T /dev/null; touch /made; stat -c %u /made; readlink /proc/self/fd/1 >/dev/null; echo again > /dev/stdout")
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
+	spec.Linux.GIDMappings = spec.Linux.UIDMappings
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/kcore", "/sys/firmware"}, []string{"/proc/sys"}
+	spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_RESOURCE")
+	w.prints(spec, "0\n0\n 0 100000 65536\n1:3\n0\nagain\n")
+	for _, warning := range w.warned {
+		if strings.Contains(warning, "CAP_SYS_RESOURCE") {
+			t.Errorf("in a user namespace of its own it can be granted: %s", warning)
+		}
+	}
+	var raw unix.Stat_t
+	w.must(unix.Stat(w.file("/made"), &raw))
+	if raw.Uid != base {
+		t.Errorf("the file is %d's on the host; want %d", raw.Uid, base)
+	}
+	spec.Process.User.UID, spec.Process.User.GID = 1000, 1000
+	spec.Process.Args[2] = "id -u; id -g; echo again > /dev/stdout"
+	w.prints(spec, "1000\n1000\nagain\n")
+}
+
+// TestTerminal makes one, sends its master through the console socket, and gives it the size that is asked for.
+func TestTerminal(t *testing.T) {
+	w := newWorld(t)
+	socket := filepath.Join(w.dir, "console.sock")
+	if len(socket) > 100 {
+		t.Fatal("the temporary folder's path is too long for a socket")
+	}
+	listener, err := net.Listen("unix", socket)
+	w.must(err)
+	defer listener.Close()
+	spec := w.sh(`tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo console > /dev/console; stat -c '%u' /dev/pts/0; read x; echo "got $x"`)
+	spec.Process.Terminal, spec.Process.ConsoleSize = true, &specs.Box{Width: 91, Height: 37}
+	spec.Process.User.UID, spec.Process.User.GID = 7, 5
+	w.save(spec)
+	fds := make(chan int, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		oob := make([]byte, unix.CmsgSpace(4))
+		_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(make([]byte, 128), oob)
+		if err != nil {
+			t.Error(err)
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:n])
+		if err != nil || len(messages) != 1 {
+			t.Errorf("%d messages, %v", len(messages), err)
+			close(fds)
+			return
+		}
+		rights, err := unix.ParseUnixRights(&messages[0])
+		if err != nil {
+			t.Error(err)
+		}
+		fds <- rights[0]
+	}()
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
+	w.must(err)
+	master := os.NewFile(uintptr(<-fds), "ptmx")
+	defer master.Close()
+	w.must(w.rt.Start(background, w.id))
+	_, err = master.WriteString("input\n")
+	w.must(err)
+	var out bytes.Buffer
+	buf := make([]byte, 4096)
+	for {
+		n, err := master.Read(buf)
+		out.Write(buf[:n])
+		if err != nil {
+			break // EIO: the last process has gone
+		}
+	}
+	for _, want := range []string{"/dev/pts/0\r\n", "37 91\r\n", "all\r\n", "console\r\n", "7\r\n", "got input\r\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("found %q; want it to have %q", out.String(), want)
+		}
+	}
+	w.end(w.id, s.PID)
+
+	_, err = w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
+	if err == nil || !strings.Contains(err.Error(), "process.terminal: ") {
+		t.Errorf("without a console socket: %v", err)
+	}
+	_, err = w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: "/nonexistent"})
+	if err == nil || !strings.Contains(err.Error(), "--console-socket: ") {
+		t.Errorf("with a socket that is not there: %v", err)
+	}
+}
+
+// TestPropagation: a bind mount that is to be shared with the host is; nothing else that the container mounts or unmounts,
+// the host's old root least of all, shows there.
+func TestPropagation(t *testing.T) {
+	w := newWorld(t)
+	source := filepath.Join(w.dir, "source")
+	w.must(os.MkdirAll(filepath.Join(source, "sub"), 0o755))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// A thread with a mount namespace of its own stands for the host. It ends with this goroutine.
+		goruntime.LockOSThread()
+		for _, err := range []error{
+			unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""),
+			unix.Mount("tmpfs", source, "tmpfs", 0, ""), os.Mkdir(filepath.Join(source, "sub"), 0o755),
+		} {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		mounts := func() string {
+			data, err := os.ReadFile("/proc/thread-self/mountinfo")
+			if err != nil {
+				t.Error(err)
+			}
+			return string(data)
+		}
+		for _, c := range []struct {
+			root, volume string
+			seen         bool
+		}{{"rshared", "rshared", true}, {"shared", "shared", true}, {"rslave", "rslave", false}, {"", "", false}, {"rprivate", "rprivate", false}, {"rshared", "rprivate", false}} {
+			before := mounts()
+			spec := w.sh("mkdir -p /other && mount -t tmpfs none /other && mount -t tmpfs none /volume/sub && grep ' /volume ' /proc/self/mountinfo | grep -c shared: ; true")
+			spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}, Effective: []string{"CAP_SYS_ADMIN"}, Permitted: []string{"CAP_SYS_ADMIN"}}
+			spec.Linux.RootfsPropagation = c.root
+			options := []string{"rbind"}
+			if c.volume != "" {
+				options = append(options, c.volume)
+			}
+			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: source, Options: options})
+			out, _, err := w.try(spec)
+			if err != nil {
+				t.Errorf("%+v: %v", c, err)
+				continue
+			}
+			after := mounts()
+			added := strings.Count(after, "\n") - strings.Count(before, "\n")
+			want := 0
+			if c.seen {
+				want = 1
+			}
+			if added != want || !strings.HasPrefix(after, before[:strings.LastIndexByte(strings.TrimSpace(before), '\n')]) {
+				t.Errorf("%+v (printed %q): the host has %d mounts more; want %d\nbefore:\n%s\nafter:\n%s", c, out, added, want, before, after)
+			}
+			if c.seen {
+				if err := unix.Unmount(filepath.Join(source, "sub"), 0); err != nil {
+					t.Errorf("%+v: %v", c, err)
+				}
+			}
+		}
+	}()
+	<-done
+}
+
+// TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container outside.
+func TestHierarchiesAreComplete(t *testing.T) {
+	l := cgroup.Layout()
+	if l.Unified {
+		if len(l.V1) > 0 || l.Hybrid != "" {
+			t.Errorf("cgroup v2 alone, but also %+v", l)
+		}
+		return
+	}
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for _, line := range strings.Split(string(data), "\n") {
+		_, fs, _ := strings.Cut(line, " - ")
+		if strings.HasPrefix(fs, "cgroup ") && strings.Contains(line, " /sys/fs/cgroup/") {
+			want++
+		}
+	}
+	if len(l.V1) != want {
+		t.Errorf("found %s hierarchies of version 1; mountinfo has %s", strconv.Itoa(len(l.V1)), strconv.Itoa(want))
+	}
+}
