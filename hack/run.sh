@@ -31,7 +31,12 @@ down() {
 		kill "$(cat "$pidfile")"
 	fi
 	rm -f "$pidfile"
-	echo "The agent has ended. Containers of your own in $manifests go on, and the agent takes them up when it starts again."
+	if [ -z "$(bin/berth --root /run/berth/containers list -q)" ]; then
+		pkill -TERM -xf "$PWD/bin/berth supervise .*" || true
+		echo "The agent and the supervisor have ended."
+	else
+		echo "The agent has ended. The containers of your own in $manifests go on, and the agent takes them up when it starts again."
+	fi
 }
 
 [ "$(id -u)" = 0 ] || { echo "make run: containers need root" >&2; exit 1; }
@@ -69,7 +74,7 @@ hello runs. From here:
   cp YOUR.yaml $manifests/          run a Container of your own; config/samples has more
   bin/berth-agent status                          look; -o yaml for all of it
   bin/berth-agent logs -f hello                   its log
-  bin/berth list                                  the containers as the runtime sees them
+  bin/berth --root /run/berth/containers list     the containers as the runtime sees them
   rm $manifests/hello.yaml          stop it
   make stop                                       stop hello and the agent
 END

@@ -223,9 +223,9 @@ const (
 	ConditionRunning = "Running"
 	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
 	ConditionReady = "Ready"
-	// ConditionReconciling means kstatus; true while work towards the spec goes on.
+	// ConditionReconciling is what kstatus reads: true while work towards the spec goes on.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled means kstatus; true when nothing more happens until somebody changes something.
+	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes something.
 	ConditionStalled = "Stalled"
 )
 

@@ -55,7 +55,7 @@ type NodeAgentStatus struct {
 
 	// containers is how many OCIBundles the agent holds.
 	// +optional
-	Containers int32 `json:"containers,omitempty"`
+	Containers int32 `json:"containers"`
 
 	// conditions: Ready. It turns Unknown when the heartbeat stops.
 	// +optional
