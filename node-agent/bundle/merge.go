@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,6 +27,8 @@ type MergeOptions struct {
 	CgroupsPath string
 	// Accounts of the root filesystem.
 	Accounts Accounts
+	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit: see SwapLimit.
+	NoSwapLimit bool
 }
 
 // Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config under what the user said of
@@ -83,7 +86,26 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	if o.CgroupsPath != "" {
 		spec.Linux.CgroupsPath = o.CgroupsPath
 	}
+	if r := spec.Linux.Resources; o.NoSwapLimit && r != nil && r.Memory != nil {
+		r.Memory.Swap = nil
+	}
 	return spec, nil
+}
+
+// SwapLimit tells whether the node, whose root folder is host, can limit memory and swap together (memory.swap of the
+// runtime-spec). A cgroup v1 kernel without swap accounting (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or
+// CONFIG_SWAP off) has no memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail to
+// create a container that sets it. The limit of memory itself holds there; it is only that the kernel, if it swaps at all,
+// counts no swap.
+func SwapLimit(host fs.FS) bool {
+	has := func(name string) bool {
+		_, err := fs.Stat(host, name)
+		return err == nil
+	}
+	if has("sys/fs/cgroup/memory/memory.limit_in_bytes") {
+		return has("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	}
+	return has("proc/swaps") // cgroup v2 has memory.swap.max with CONFIG_SWAP, and that has this file: proc(5)
 }
 
 // arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd, args alone replace cmd.

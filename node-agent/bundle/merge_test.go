@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -119,5 +120,53 @@ func TestMergeRunAsNonRootIsAnErrorOfItsOwn(t *testing.T) {
 	b := &v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(`{}`)}, Process: v1alpha1.BundleProcess{Command: []string{"x"}, RunAsNonRoot: true}}
 	if _, err := Merge(b, nil, MergeOptions{}); !errors.Is(err, ErrRoot) {
 		t.Fatalf("found %v; want ErrRoot", err)
+	}
+}
+
+func TestMergeWithoutSwapLimit(t *testing.T) {
+	spec := &v1alpha1.OCIBundleSpec{
+		Config:  runtime.RawExtension{Raw: []byte(`{"linux":{"resources":{"memory":{"limit":4096,"swap":4096},"pids":{"limit":3}}}}`)},
+		Process: v1alpha1.BundleProcess{Command: []string{"/x"}},
+	}
+	for _, none := range []bool{false, true} {
+		merged, err := Merge(spec, nil, MergeOptions{NoSwapLimit: none})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := merged.Linux.Resources
+		if got := r.Memory.Swap; (got == nil) != none || got != nil && *got != 4096 {
+			t.Errorf("NoSwapLimit %v: swap is %v", none, got)
+		}
+		if r.Memory.Limit == nil || *r.Memory.Limit != 4096 || r.Pids == nil {
+			t.Errorf("NoSwapLimit %v: the other limits are gone: %+v", none, r)
+		}
+	}
+	spec.Config.Raw = []byte(`{}`)
+	if _, err := Merge(spec, nil, MergeOptions{NoSwapLimit: true}); err != nil {
+		t.Error(err) // no resources to take it from
+	}
+}
+
+func TestSwapLimit(t *testing.T) {
+	const memory = "sys/fs/cgroup/memory/memory."
+	for name, tc := range map[string]struct {
+		files []string
+		want  bool
+	}{
+		"v1 with swap accounting":          {[]string{memory + "limit_in_bytes", memory + "memsw.limit_in_bytes", "proc/swaps"}, true},
+		"v1 with swapaccount=0":            {[]string{memory + "limit_in_bytes", "proc/swaps"}, false},
+		"hybrid, memory on v1, without":    {[]string{memory + "limit_in_bytes", "sys/fs/cgroup/unified/cgroup.controllers", "proc/swaps"}, false},
+		"v2":                               {[]string{"sys/fs/cgroup/cgroup.controllers", "proc/swaps"}, true},
+		"v2, a kernel without CONFIG_SWAP": {[]string{"sys/fs/cgroup/cgroup.controllers"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := fstest.MapFS{}
+			for _, f := range tc.files {
+				host[f] = &fstest.MapFile{}
+			}
+			if got := SwapLimit(host); got != tc.want {
+				t.Errorf("found %v, want %v", got, tc.want)
+			}
+		})
 	}
 }
