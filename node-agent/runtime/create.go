@@ -360,22 +360,22 @@ func (m *maker) makePlan(id string, run bool) error {
 		return err
 	}
 	o.Home = m.home()
-	if m.group.Unified() {
-		fd, err := m.open(m.group.Paths()[""], unix.O_DIRECTORY|unix.O_PATH)
-		if err != nil {
-			return fmt.Errorf("linux.cgroupsPath: %w", err)
-		}
-		m.cgroup = int(fd.Fd())
-	} else {
-		names, files, err := m.group.Procs()
-		if err != nil {
-			return err
-		}
-		m.close = append(m.close, files...)
-		o.Cgroups = names
-		for i, name := range names {
-			m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
-		}
+	unified, err := m.group.Unified()
+	if err != nil {
+		return err
+	}
+	if unified != nil {
+		m.close = append(m.close, unified)
+		m.cgroup = int(unified.Fd())
+	}
+	names, files, err := m.group.Tasks()
+	if err != nil {
+		return err
+	}
+	m.close = append(m.close, files...)
+	o.Cgroups = names
+	for i, name := range names {
+		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
 	}
 	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
 		return err

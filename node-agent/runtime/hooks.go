@@ -80,11 +80,13 @@ func runHook(ctx context.Context, h specs.Hook, rec *record, status specs.Contai
 }
 
 // bounded keeps the beginning of what is written to it.
-type bounded struct{ bytes.Buffer }
+type bounded struct{ kept []byte } // no bytes.Buffer: io.Copy would use its ReadFrom, which has no bound
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxHookOutput - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
+	if room := maxHookOutput - len(b.kept); room > 0 {
+		b.kept = append(b.kept, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
 }
+
+func (b *bounded) String() string { return string(b.kept) }

@@ -149,12 +149,11 @@ func (g *Group) populated() bool {
 // Paths are the folders of the cgroup by controller, "" for the unified hierarchy. They are what Open takes.
 func (g *Group) Paths() map[string]string { return g.manager.GetPaths() }
 
-// Unified is whether the host has cgroup v2 alone, so that a child can be made in the cgroup by clone3.
-func (g *Group) Unified() bool { return g.unified }
-
-// Procs opens the cgroup.procs file of each hierarchy once, for a process to write itself into. The names are in a fixed
+// Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to write itself into. It is not
+// cgroup.procs: a write there waits for an RCU grace period, some 10 ms, to keep other threads from forking, while a
+// thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). The names are in a fixed
 // order. The caller closes the files.
-func (g *Group) Procs() (names []string, files []*os.File, err error) {
+func (g *Group) Tasks() (names []string, files []*os.File, err error) {
 	seen := map[string]bool{}
 	paths := g.Paths()
 	for name := range paths {
@@ -164,20 +163,34 @@ func (g *Group) Procs() (names []string, files []*os.File, err error) {
 	kept := names[:0]
 	for _, name := range names {
 		dir := paths[name]
-		if dir == "" || seen[dir] {
+		if name == "" || dir == "" || seen[dir] {
 			continue
 		}
 		seen[dir] = true
-		f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			for _, f := range files {
 				f.Close()
 			}
-			return nil, nil, fmt.Errorf("linux.cgroupsPath: %w", err)
+			return nil, nil, fmt.Errorf("linux.cgroupsPath: open %s/tasks: %w", dir, err)
 		}
-		kept, files = append(kept, name), append(files, f)
+		kept, files = append(kept, name), append(files, os.NewFile(uintptr(fd), "tasks"))
 	}
 	return kept, files, nil
+}
+
+// Unified opens the cgroup's folder in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It
+// returns nil where the host has none. The caller closes it.
+func (g *Group) Unified() (*os.File, error) {
+	dir := g.Paths()[""]
+	if dir == "" {
+		return nil, nil
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("linux.cgroupsPath: open %s: %w", dir, err)
+	}
+	return os.NewFile(uintptr(fd), dir), nil
 }
 
 // HostPaths are the folders by the name of the hierarchy's folder, as a cgroup mount shows them.

@@ -178,7 +178,7 @@ func (c *container) console() error {
 	dev := c.reg()
 	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
 	c.mknodat(regArg(dev), "console", unix.S_IFREG|0o620, 0).tolerate(unix.EEXIST)
-	at := c.openat2(regArg(dev), "console", unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS).out()
+	at := c.openat2(regArg(dev), "console", unix.O_PATH, unix.RESOLVE_NO_SYMLINKS).out()
 	mount := c.openTree(regArg(c.tty), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).out()
 	c.moveMount(mount, at)
 	c.close(mount)

@@ -51,8 +51,8 @@ const (
 	InputConsole Input = "console-socket"
 )
 
-// InputCgroup is the cgroup.procs file of a cgroup, by the name of its hierarchy ("" for the unified one).
-func InputCgroup(hierarchy string) Input { return Input("cgroup.procs[" + hierarchy + "]") }
+// InputCgroup is the tasks file of a cgroup, by the name of its hierarchy of version 1.
+func InputCgroup(hierarchy string) Input { return Input("tasks[" + hierarchy + "]") }
 
 type argKind uint8
 

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// noting is a hook that notes its name in a file, with its environment's A and its working directory, and saves the state
+// that it gets.
+func (w *world) noting(name string) []specs.Hook {
+	return []specs.Hook{{
+		Path: "/bin/sh", Args: []string{"hook", "-c", `cat > ` + filepath.Join(w.dir, name+".json") + `; echo ` + name + ` "$A" "${PATH-none}" >> ` + filepath.Join(w.dir, "hooks")},
+		Env: []string{"A=b"},
+	}}
+}
+
+func (w *world) noted() string {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(w.dir, "hooks"))
+	if err != nil && !os.IsNotExist(err) {
+		w.t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(data), " b /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", " b none") // dash's own default, not passed on
+}
+
+func failing() []specs.Hook {
+	return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo some words; echo other words >&2; exit 3"}}}
+}
+
+func TestHooks(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("exit 0")
+	spec.Annotations = map[string]string{"k": "v"}
+	spec.Hooks = &specs.Hooks{
+		Prestart: w.noting("prestart"), CreateRuntime: w.noting("createRuntime"), Poststart: w.noting("poststart"), Poststop: w.noting("poststop"), //nolint:staticcheck // deprecated, not gone
+	}
+	s := w.create(spec)
+	state := func(hook string) (st specs.State) {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(w.dir, hook+".json"))
+		w.must(err)
+		w.must(json.Unmarshal(data, &st))
+		return st
+	}
+	if got := w.noted(); got != "prestart b none\ncreateRuntime b none\n" {
+		t.Errorf("after create: %q", got)
+	}
+	for _, hook := range []string{"prestart", "createRuntime"} {
+		if st := state(hook); st.Pid != s.PID || st.ID != w.id || st.Status != specs.StateCreating || st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
+			t.Errorf("%s: state %+v", hook, st)
+		}
+	}
+	w.must(w.rt.Start(background, w.id))
+	if got := w.noted(); !strings.HasSuffix(got, "\npoststart b none\n") {
+		t.Errorf("after start: %q", got)
+	}
+	if st := state("poststart"); st.Status != specs.StateRunning || st.Pid != s.PID {
+		t.Errorf("poststart: state %+v", st)
+	}
+	w.must(w.rt.Delete(background, w.id, true))
+	if got := w.noted(); !strings.HasSuffix(got, "\npoststop b none\n") || strings.Count(got, "\n") != 4 {
+		t.Errorf("after delete: %q", got)
+	}
+	if st := state("poststop"); st.Status != specs.StateStopped {
+		t.Errorf("poststop: state %+v", st)
+	}
+}
+
+// TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same (runtime.md, Lifecycle).
+func TestFailingHooks(t *testing.T) {
+	w := newWorld(t)
+	for name, hooks := range map[string]*specs.Hooks{
+		"prestart":      {Prestart: failing()}, //nolint:staticcheck // deprecated, not gone
+		"createRuntime": {CreateRuntime: failing()},
+		"poststart":     {Poststart: failing()},
+	} {
+		w.must(os.RemoveAll(filepath.Join(w.dir, "hooks")))
+		spec := w.spec("/bin/sleep", "1000")
+		spec.Hooks = hooks
+		hooks.Poststop = w.noting("poststop")
+		words := "error running " + name + " hook #0: exit status 3, stdout: some words\n, stderr: other words\n"
+		w.fails(spec, words)
+		if got := w.noted(); got != "poststop b none\n" {
+			t.Errorf("%s failed, and the poststop hooks noted %q", name, got)
+		}
+		s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
+		if name == "poststart" {
+			w.must(err)
+			err = w.rt.Start(background, w.id)
+			reap(s.PID)
+		}
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("create and start: %v", err)
+		}
+		if got := w.status(); got != "gone" {
+			t.Errorf("after that the container is %s", got)
+		}
+	}
+}
+
+// TestFailingPoststop is a warning, and the other hooks run.
+func TestFailingPoststop(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Hooks = &specs.Hooks{Poststop: append(failing(), w.noting("second")...)}
+	w.run(spec)
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "error running poststop hook #0: exit status 3") {
+		t.Errorf("warnings: %q", w.warned)
+	}
+	if got := w.noted(); got != "second b none\n" {
+		t.Errorf("noted %q", got)
+	}
+}
+
+func TestHookTimeout(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: ptr(1)}}}
+	w.fails(spec, "error running createRuntime hook #0: it ran longer than its timeout of 1 s")
+}
+
+func TestHookThatIsNotThere(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/does/not/exist"}}}
+	w.fails(spec, "error running createRuntime hook #0: ", "/does/not/exist: no such file or directory")
+}
+
+// TestUnboundedHookOutput does not fill the memory of the runtime.
+func TestUnboundedHookOutput(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "head -c 10000000 /dev/zero; exit 1"}}}}
+	_, _, err := w.try(spec)
+	if err == nil || len(err.Error()) > 3*maxHookOutput {
+		t.Errorf("an error of %d bytes", len(err.Error()))
+	}
+}
