@@ -20,12 +20,19 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
+// What is in --run-dir besides the socket, and the supervisor's own folder: each a folder of its own, so that no container id is
+// the name of something else.
+const (
+	nativeFolder   = "containers" // root of the native runtime: `berth --root RUN-DIR/containers list`
+	handlersFolder = "handlers"   // state of other runtimes; the agent's is there as well
+)
+
 var superviseCommand = command{
 	name: "supervise", args: " ", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0,
 	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
-		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the state of containers and the supervisor's records")
+		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the supervisor's records and, in "+nativeFolder+", the state of containers")
 		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
 		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
 		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
@@ -36,7 +43,7 @@ var superviseCommand = command{
 			}
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
-			native, err := handler.NewNative(*runDir, runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
+			native, err := handler.NewNative(filepath.Join(*runDir, nativeFolder), runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
 			if err != nil {
 				return err
 			}
@@ -44,7 +51,7 @@ var superviseCommand = command{
 				return err
 			}
 			for _, h := range handlers {
-				if err := set.AddExternal(h, filepath.Join(*runDir, "handlers")); err != nil {
+				if err := set.AddExternal(h, filepath.Join(*runDir, handlersFolder)); err != nil {
 					return err
 				}
 			}
