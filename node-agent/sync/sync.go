@@ -319,7 +319,7 @@ func (s *Syncer) work(w *worker) {
 		switch {
 		case s.ctx.Err() != nil:
 		case !at.IsZero():
-			w.timer = s.Clock.AfterFunc(max(at.Sub(s.Clock.Now()), 0), func() { s.Changed(w.key) })
+			w.timer = s.Clock.AfterFunc(max(at.Sub(s.Clock.Now()), 0), func() { go s.Changed(w.key) }) // a clock may call it under a lock of its own
 		case len(w.records) == 0 && w.told == nil:
 			delete(s.workers, w.key)
 		}

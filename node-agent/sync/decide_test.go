@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func desired(policy corev1.RestartPolicy) *v1alpha1.OCIBundle {
+	b := &v1alpha1.OCIBundle{}
+	b.Name, b.UID, b.Generation = "x", "u", 1
+	b.Spec.RestartPolicy = policy
+	return b
+}
+
+func deleted() *v1alpha1.OCIBundle {
+	b := desired(corev1.RestartPolicyAlways)
+	b.DeletionTimestamp = &metav1.Time{Time: now}
+	return b
+}
+
+func record(state runState, change ...func(*Record)) *Record {
+	r := &Record{ID: "x", Hash: "same", State: state}
+	for _, c := range change {
+		c(r)
+	}
+	return r
+}
+
+func exited(code int32) func(*Record) {
+	return func(r *Record) { r.Exit = &corev1.ContainerStateTerminated{ExitCode: code} }
+}
+
+func actual(state supervisor.State) *supervisor.Status {
+	st := &supervisor.Status{ID: "x", State: state}
+	if state == supervisor.Running || state == supervisor.Stopped {
+		st.StartedAt = now.Add(-time.Minute)
+	}
+	return st
+}
+
+func TestDecide(t *testing.T) {
+	always, never, onFailure := desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
+	waiting := func(d time.Duration) func(*Record) {
+		return func(r *Record) { r.BackOff = backOff{NotBefore: now.Add(d), Waits: d} }
+	}
+	told := func(d time.Duration) func(*Record) {
+		return func(r *Record) { r.Stop = &stop{Deadline: now.Add(d)} }
+	}
+	other := func(r *Record) { r.Hash = "other" }
+	failed := func(r *Record) { r.Failure = &failure{} }
+	for name, tc := range map[string]struct {
+		in     Input
+		verb   Verb
+		policy string
+		at     time.Time
+	}{
+		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
+		"new":                                     {in: Input{Desired: always}, verb: Make, policy: "MakeFirst"},
+		"runs as it shall":                        {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
+		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
+		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
+		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
+		"the node was booted":                     {in: Input{Desired: always, Record: record(stateRunning)}, verb: NoteLost, policy: "NoteLost"},
+		"its end is noted":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1)), Actual: actual(supervisor.Stopped)}, verb: Discard, policy: "DiscardEnded"},
+		"Always restarts after 0":                 {in: Input{Desired: always, Record: record(stateEnded, exited(0))}, verb: Make, policy: "MakeAgain"},
+		"Never does not restart after 1":          {in: Input{Desired: never, Record: record(stateEnded, exited(1))}, verb: Nothing, policy: "LeaveFinished"},
+		"OnFailure does not restart after 0":      {in: Input{Desired: onFailure, Record: record(stateEnded, exited(0))}, verb: Nothing, policy: "LeaveFinished"},
+		"OnFailure restarts after 1":              {in: Input{Desired: onFailure, Record: record(stateEnded, exited(1))}, verb: Make, policy: "MakeAgain"},
+		"back-off":                                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", at: now.Add(time.Second)},
+		"back-off is over":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(0))}, verb: Make, policy: "MakeAgain"},
+		"could not be made, whatever the policy":  {in: Input{Desired: never, Record: record(stateNone, failed)}, verb: Make, policy: "MakeAgain"},
+		"could not be made again after an end":    {in: Input{Desired: never, Record: record(stateEnded, exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", at: now.Add(time.Second)},
+		"changed, runs":                           {in: Input{Desired: always, Record: record(stateRunning, other), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopChanged"},
+		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", at: now.Add(time.Second)},
+		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "FinishStopping", at: now.Add(killAgain)},
+		"changed, has stopped":                    {in: Input{Desired: never, Record: record(stateEnded, other, told(0), exited(143))}, verb: Make, policy: "MakeChanged"},
+		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", at: now.Add(time.Second)},
+		"changed and changed back, has stopped":   {in: Input{Desired: never, Record: record(stateEnded, told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
+		"changed while it backs off":              {in: Input{Desired: always, Record: record(stateNone, other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
+		"nobody wants it, runs":                   {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, runs":                           {in: Input{Desired: deleted(), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, told to stop":                   {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "StopUnwanted", at: now.Add(time.Second)},
+		"deleted, does not stop":                  {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", at: now.Add(killAgain)},
+		"deleted, has ended":                      {in: Input{Desired: deleted(), Record: record(stateEnded, exited(0)), Actual: actual(supervisor.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
+		"deleted before it was made":              {in: Input{Desired: deleted()}, verb: Remove, policy: "RemoveUnwanted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.in.Now, tc.in.Hash = now, "same"
+			d := Policies().Decide(tc.in)
+			if d.Verb != tc.verb || d.Policy != tc.policy || !d.At.Equal(tc.at) {
+				t.Errorf("found %s by %s at %v; want %s by %s at %v", d.Verb, d.Policy, d.At, tc.verb, tc.policy, tc.at)
+			}
+		})
+	}
+}
+
+func TestBackOff(t *testing.T) {
+	var b backOff
+	end := now
+	for i, want := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
+		b = b.afterExit(time.Second, end)
+		if got := b.NotBefore.Sub(end); got != want*time.Second {
+			t.Fatalf("restart %d: found %s; want %d s", i, got, want)
+		}
+		end = b.NotBefore.Add(time.Second)
+	}
+	if b = b.afterExit(10*time.Minute, end); !b.NotBefore.Equal(end) {
+		t.Errorf("after 10 min of running: found %s; want none", b.NotBefore.Sub(end))
+	}
+	b = backOff{}
+	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+		b = b.afterFailure(end)
+		if got := b.NotBefore.Sub(end); got != want*time.Second {
+			t.Fatalf("failure %d: found %s; want %d s", i, got, want)
+		}
+	}
+}
+
+func TestContainerID(t *testing.T) {
+	long := ""
+	for range 253 {
+		long += "a"
+	}
+	for _, name := range []string{"x", "a.b-c", long, long[:252] + "b"} {
+		id := ContainerID(keyNamed(name), "0123456789abcdef")
+		if err := supervisor.ValidateID(id); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := len(LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {
+			t.Errorf("%s: found %d bytes of name of the logs' folder", name, n)
+		}
+	}
+	if got := ContainerID(keyNamed("x"), "0123456789abcdef"); got != "default_x_01234567" {
+		t.Errorf("found %q", got)
+	}
+	if ContainerID(keyNamed(long), "u") == ContainerID(keyNamed(long[:252]+"b"), "u") {
+		t.Error("two names have one id")
+	}
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	gosync "sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	testclock "k8s.io/utils/clock/testing"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/supervisor"
+)
+
+func keyNamed(name string) source.Key { return source.Key{Namespace: "default", Name: name} }
+
+// fakeSupervisor stands in for a supervisor where the test is about times that a real one would have to be waited for. The tests
+// of cmd/berth-agent have a real one.
+type fakeSupervisor struct {
+	mu     gosync.Mutex
+	clock  *testclock.FakeClock
+	all    map[string]*supervisor.Status
+	starts int
+	kills  []string
+}
+
+func (f *fakeSupervisor) Create(_ context.Context, r supervisor.CreateRequest) (supervisor.Status, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := &supervisor.Status{ID: r.ID, Bundle: r.Bundle, State: supervisor.Created, PID: 4242, LogPath: r.Log.Path}
+	f.all[r.ID] = st
+	return *st, os.WriteFile(r.Log.Path, nil, 0o600)
+}
+
+func (f *fakeSupervisor) change(id string, change func(*supervisor.Status)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.all[id]
+	if st == nil {
+		return supervisor.ErrNotExist
+	}
+	change(st)
+	return nil
+}
+
+func (f *fakeSupervisor) Start(_ context.Context, id string) error {
+	return f.change(id, func(st *supervisor.Status) {
+		st.State, st.StartedAt = supervisor.Running, f.clock.Now()
+		f.starts++
+	})
+}
+
+func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) error {
+	return f.change(id, func(st *supervisor.Status) {
+		f.kills = append(f.kills, signal)
+		if signal == "KILL" {
+			f.end(st, 137)
+		}
+	})
+}
+
+func (f *fakeSupervisor) end(st *supervisor.Status, code int) {
+	st.State, st.FinishedAt, st.ExitCode = supervisor.Stopped, f.clock.Now(), &code
+}
+
+func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.all, id)
+	return nil
+}
+
+func (f *fakeSupervisor) Get(_ context.Context, id string) (supervisor.Status, error) {
+	var out supervisor.Status
+	err := f.change(id, func(st *supervisor.Status) { out = *st })
+	return out, err
+}
+
+func (f *fakeSupervisor) List(context.Context) ([]supervisor.Status, error) { return nil, nil }
+
+func (f *fakeSupervisor) Watch(ctx context.Context) (*supervisor.Watcher, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// memorySource is a source.Source whose content the test sets.
+type memorySource struct {
+	mu       gosync.Mutex
+	bundle   *v1alpha1.OCIBundle
+	fail     int // how many reports fail from now on
+	reports  []v1alpha1.OCIBundleStatus
+	released []types.UID
+}
+
+func (m *memorySource) Run(ctx context.Context, e source.Events) error {
+	e.Synced()
+	<-ctx.Done()
+	return nil
+}
+func (m *memorySource) Synced() bool { return true }
+func (m *memorySource) Get(source.Key) *v1alpha1.OCIBundle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bundle
+}
+func (m *memorySource) List() []*v1alpha1.OCIBundle {
+	if b := m.Get(source.Key{}); b != nil {
+		return []*v1alpha1.OCIBundle{b}
+	}
+	return nil
+}
+func (m *memorySource) ReportStatus(_ context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail > 0 {
+		m.fail--
+		return errors.New("the test refuses this report")
+	}
+	m.reports = append(m.reports, *s.DeepCopy())
+	return nil
+}
+func (m *memorySource) Release(_ context.Context, _ source.Key, uid types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.released = append(m.released, uid)
+	m.bundle = nil
+	return nil
+}
+
+func (m *memorySource) last() v1alpha1.OCIBundleStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.reports) == 0 {
+		return v1alpha1.OCIBundleStatus{}
+	}
+	return m.reports[len(m.reports)-1]
+}
+
+type noImages struct{}
+
+func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*Image, error) {
+	return nil, errors.New("the test has no images")
+}
+
+type bench struct {
+	*testing.T
+	clock   *testclock.FakeClock
+	super   *fakeSupervisor
+	source  *memorySource
+	syncer  *Syncer
+	dir     string
+	bundles *bundle.Root
+	stop    func() // ends the Syncer
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	dir := t.TempDir()
+	rootfs := filepath.Join(dir, "rootfs")
+	if err := os.Mkdir(rootfs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &v1alpha1.OCIBundle{}
+	b.Namespace, b.Name, b.UID, b.Generation = "default", "x", "0123456789", 1
+	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	b.Spec.TerminationGracePeriodSeconds = 30
+	b.Spec.Process.Command = []string{"/x"}
+	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` + rootfs + `"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
+	bundles, err := bundle.Open(filepath.Join(dir, "bundles"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clk := testclock.NewFakeClock(now)
+	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
+	bn.run()
+	return bn
+}
+
+// run starts a Syncer, and ends it with the test.
+func (b *bench) run() {
+	b.Helper()
+	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
+		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	b.syncer = s
+	b.stop = gosync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
+	b.Cleanup(b.stop)
+}
+
+func (b *bench) until(what string, ok func() bool) {
+	b.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.Fatalf("never came: %s; last status %+v", what, b.source.last())
+		}
+	}
+}
+
+func (b *bench) exit(code int) {
+	b.Helper()
+	if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { b.super.end(st, code) }); err != nil {
+		b.Fatal(err)
+	}
+	b.syncer.Changed(keyNamed("x"))
+}
+
+func (b *bench) runs(n int) {
+	b.Helper()
+	b.until("start", func() bool {
+		b.super.mu.Lock()
+		defer b.super.mu.Unlock()
+		return b.super.starts == n && b.source.last().PID != 0 && b.source.last().RestartCount == int32(n-1)
+	})
+}
+
+func TestRestartsBackOffByTheClock(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.exit(1) // at once
+	b.runs(2)
+	for n, wait := range []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second} {
+		b.exit(1)
+		b.until("CrashLoopBackOff", func() bool {
+			w := b.source.last().State.Waiting
+			return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+		})
+		b.clock.Step(wait - time.Second)
+		b.syncer.Changed(keyNamed("x")) // looking is not starting
+		time.Sleep(10 * time.Millisecond)
+		b.super.mu.Lock()
+		if b.super.starts != n+2 {
+			t.Fatalf("started before the back-off of %s was over", wait)
+		}
+		b.super.mu.Unlock()
+		b.until("the timer", b.clock.HasWaiters)
+		b.clock.Step(time.Second)
+		b.runs(n + 3)
+	}
+	logs, _ := filepath.Glob(filepath.Join(b.dir, "logs", "*", "*.log"))
+	for i := range logs {
+		logs[i] = filepath.Base(logs[i])
+	}
+	if !slices.Equal(logs, []string{"3.log", "4.log"}) {
+		t.Errorf("found logs %v; want those of the last two runs", logs)
+	}
+}
+
+func TestEndIsSeenOnceByTheNextAgent(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.stop()
+	if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { b.super.end(st, 5) }); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	b.runs(2)
+	if last := b.source.last().LastState.Terminated; last == nil || last.ExitCode != 5 {
+		t.Fatalf("found last state %+v; want exit code 5", last)
+	}
+	b.stop()
+	b.run() // and a third agent finds it running
+	time.Sleep(20 * time.Millisecond)
+	b.runs(2)
+}
+
+func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.source.mu.Lock()
+	b.source.fail = 3
+	b.source.bundle = b.source.bundle.DeepCopy()
+	b.source.bundle.Spec.RestartPolicy = corev1.RestartPolicyNever
+	b.source.bundle.Generation++
+	b.source.mu.Unlock()
+	b.exit(7)
+	b.until("the report that is taken", func() bool {
+		b.clock.Step(30 * time.Second)
+		s := b.source.last()
+		return s.Phase == v1alpha1.ContainerFailed && s.State.Terminated.ExitCode == 7 && s.ObservedGeneration == 2
+	})
+	n := len(b.source.reports)
+	for range 3 {
+		b.syncer.Changed(keyNamed("x"))
+		time.Sleep(5 * time.Millisecond)
+	}
+	b.source.mu.Lock()
+	defer b.source.mu.Unlock()
+	if len(b.source.reports) != n {
+		t.Errorf("found %d reports of an unchanged status", len(b.source.reports)-n)
+	}
+}
+
+func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.source.mu.Lock()
+	gone := b.source.bundle.DeepCopy()
+	gone.DeletionTimestamp = deleted().DeletionTimestamp
+	gone.Generation++
+	b.source.bundle = gone
+	b.source.mu.Unlock()
+	b.syncer.Changed(keyNamed("x"))
+	kills := func() []string {
+		b.super.mu.Lock()
+		defer b.super.mu.Unlock()
+		return slices.Clone(b.super.kills)
+	}
+	b.until("the stop signal", func() bool { return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.clock.Step(29 * time.Second)
+	b.syncer.Changed(keyNamed("x"))
+	time.Sleep(10 * time.Millisecond)
+	if k := kills(); !slices.Equal(k, []string{"TERM"}) {
+		t.Fatalf("found %v before the grace period was over", k)
+	}
+	b.until("release", func() bool {
+		b.clock.Step(time.Second)
+		b.source.mu.Lock()
+		defer b.source.mu.Unlock()
+		return len(b.source.released) == 1
+	})
+	if k := kills(); !slices.Equal(k[:2], []string{"TERM", "KILL"}) {
+		t.Errorf("found %v", k)
+	}
+	if left, _ := b.bundles.List(); len(left) != 0 {
+		t.Errorf("found bundles %v left", left)
+	}
+}
