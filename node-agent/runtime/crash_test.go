@@ -48,6 +48,14 @@ func TestKilledRuntime(t *testing.T) {
 	self, err := os.Executable()
 	w.must(err)
 	before := w.leftovers()
+	// How long it takes here: kills are spread over twice that.
+	began := time.Now()
+	whole := exec.Command(self, filepath.Join(w.dir, "run"), w.id, w.bundle())
+	whole.Env = append(os.Environ(), helperEnv+"=create")
+	w.must(whole.Run())
+	took := time.Since(began)
+	w.must(w.rt.Delete(background, w.id, true))
+	w.reapAll(-1, "create")
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -64,32 +72,38 @@ func TestKilledRuntime(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(time.Duration(random.IntN(15000)) * time.Microsecond)
+		time.Sleep(time.Duration(random.Int64N(int64(2 * took))))
 		w.must(cmd.Process.Kill())
 		_ = cmd.Wait()
 		seen[w.status()]++
 		if err := w.rt.Delete(background, w.id, true); err != nil {
 			t.Errorf("round %d (%s): delete by force: %v", round, mode, err)
 		}
-		// What the killed process leaves behind ends and is reaped here, in place of an init.
-		deadline := time.Now().Add(10 * time.Second)
-		for {
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			if errors.Is(err, unix.ECHILD) {
-				break
-			}
-			if pid == 0 {
-				if time.Now().After(deadline) {
-					t.Fatalf("round %d (%s): a process is left: %v", round, mode, children(t))
-				}
-				time.Sleep(time.Millisecond)
-			}
-		}
+		w.reapAll(round, mode)
 		if after := w.leftovers(); after != before {
 			t.Fatalf("round %d (%s) left over, before:\n%s\nand after:\n%s", round, mode, before, after)
 		}
 	}
 	t.Logf("killed at: %v", seen)
+}
+
+// reapAll reaps what a killed process leaves behind as it ends, in place of an init.
+func (w *world) reapAll(round int, mode string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for {
+			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			if errors.Is(err, unix.ECHILD) {
+				return
+			}
+			if pid <= 0 {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("round %d (%s): a process is left: %v", round, mode, children(w.t))
+		}
+	}
 }
 
 // TestStartOfAKilledStart: the process that started a container was killed before it could say so in the record.

@@ -263,7 +263,7 @@ func TestFilesystem(t *testing.T) {
 		"hostname": {w.sh("hostname"), "tested\n"},
 		"devices":  {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
 		"devpts":   {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
-		"shm":      {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=.*; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
+		"shm":      {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
 		"mqueue":   {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
 		"read-only": {func() *specs.Spec {
 			s := w.sh("touch /x 2>&1; touch /dev/shm/x && echo ok")
@@ -488,10 +488,9 @@ func TestPropagation(t *testing.T) {
 	source := filepath.Join(w.dir, "source")
 	w.must(os.MkdirAll(filepath.Join(source, "sub"), 0o755))
 	done := make(chan struct{})
-	go func() {
+	onThread(func() {
 		defer close(done)
-		// A thread with a mount namespace of its own stands for the host. It ends with this goroutine.
-		goruntime.LockOSThread()
+		// A thread with a mount namespace of its own stands for the host.
 		for _, err := range []error{
 			unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""),
 			unix.Mount("tmpfs", source, "tmpfs", 0, ""), os.Mkdir(filepath.Join(source, "sub"), 0o755),
@@ -541,8 +540,23 @@ func TestPropagation(t *testing.T) {
 				}
 			}
 		}
-	}()
+	})
 	<-done
+}
+
+// onThread calls f on a thread that ends with it, and is not the process's first: that is what /proc/self shows.
+func onThread(f func()) {
+	go func() {
+		goruntime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		defer goruntime.UnlockOSThread()
+		ended := make(chan struct{})
+		onThread(func() { defer close(ended); f() }) // not here, since this goroutine holds the first thread
+		<-ended
+	}()
 }
 
 // TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container outside.
