@@ -143,6 +143,12 @@ var listCommand = command{
 			if err != nil {
 				return err
 			}
+			// Of the default folder, that it is not there means that there are no containers; of one that is named, a slip.
+			if a.rootGiven {
+				if _, err := os.Stat(a.root); err != nil {
+					return fmt.Errorf("--root: %w", err)
+				}
+			}
 			list, err := r.List(ctx)
 			if err != nil {
 				return err

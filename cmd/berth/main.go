@@ -59,6 +59,8 @@ type app struct {
 	log       string
 	logFormat string
 	debug     bool
+	// rootGiven is whether the caller has said where the containers are.
+	rootGiven bool
 	stdout    io.Writer
 	stderr    io.Writer
 }
@@ -102,6 +104,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		a.help(stdout, global)
 		return 0
 	}
+	global.Visit(func(f *flag.Flag) { a.rootGiven = a.rootGiven || f.Name == "root" })
 	name, rest := global.Arg(0), global.Args()[1:]
 	if name == "help" || name == "h" {
 		if len(rest) == 0 {

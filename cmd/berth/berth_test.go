@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// program is the binary under test, as it is shipped.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "berth")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "berth")
+	build := exec.Command("go", "build", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// result is how a call of berth ended.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func berth(t *testing.T, args ...string) result {
+	t.Helper()
+	return call(t, exec.Command(program, args...))
+}
+
+func call(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// A container that is created keeps the pipes: do not wait for their end for long.
+	cmd.WaitDelay = 100 * time.Millisecond
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// is fails the test where a call ended otherwise, or its output lacks some words. The log in text form has quotes escaped.
+func (r result) is(t *testing.T, code int, stdout, stderr string) {
+	t.Helper()
+	if r.code != code || !strings.Contains(r.stdout, stdout) || !strings.Contains(strings.ReplaceAll(r.stderr, `\"`, `"`), stderr) {
+		t.Errorf("exit code %d, standard output:\n%s\nstandard error:\n%s\nwant %d, %q and %q", r.code, r.stdout, r.stderr, code, stdout, stderr)
+	}
+}
+
+// bundle is a folder with a document and Debian's busybox as its root filesystem.
+func bundle(t *testing.T, change func(*specs.Spec)) string {
+	t.Helper()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "rootfs/bin")
+	must(t, os.MkdirAll(bin, 0o755))
+	data, err := os.ReadFile("/bin/busybox")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(bin, "busybox"), data, 0o755))
+	for _, applet := range []string{"sh", "sleep", "true", "ls", "cat", "tr", "readlink", "stty"} {
+		must(t, os.Symlink("busybox", filepath.Join(bin, applet)))
+	}
+	berth(t, "spec", "-b", dir).is(t, 0, "", "")
+	spec := &specs.Spec{}
+	data, err = os.ReadFile(filepath.Join(dir, "config.json"))
+	must(t, err)
+	must(t, json.Unmarshal(data, spec))
+	spec.Process.Terminal = false
+	if change != nil {
+		change(spec)
+	}
+	data, err = json.Marshal(spec)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600))
+	return dir
+}
+
+func args(argv ...string) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Process.Args = argv }
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
+// host is a root folder and an id that no other test has.
+func host(t *testing.T) (root, id string) {
+	t.Helper()
+	needsRoot(t)
+	root, id = t.TempDir(), "b"+strconv.Itoa(os.Getpid())+"-"+strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
+	t.Cleanup(func() {
+		berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
+		if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
+			t.Errorf("left in --root: %v, %v", entries, err)
+		}
+		for _, pattern := range []string{"/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {
+			if dirs, _ := filepath.Glob(pattern); len(dirs) > 0 {
+				t.Errorf("left: %v", dirs)
+			}
+		}
+	})
+	return root, id
+}
+
+// TestProgram: it is static, and knows nothing of Kubernetes.
+func TestProgram(t *testing.T) {
+	f, err := elf.Open(program)
+	must(t, err)
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			t.Error("the program is not static")
+		}
+	}
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	must(t, err)
+	for _, dep := range strings.Fields(string(out)) {
+		if strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "sigs.k8s.io/") {
+			t.Errorf("it imports %s", dep)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, call := range [][]string{nil, {"--help"}, {"-h"}, {"help"}, {"h"}} {
+		berth(t, call...).is(t, 0, "USAGE:\n   berth [global options] command", "")
+	}
+	for _, c := range commands() {
+		for _, call := range [][]string{{c.name, "--help"}, {c.name, "-h"}, {"help", c.name}} {
+			r := berth(t, call...)
+			r.is(t, 0, "berth "+c.name+" - "+c.summary, "")
+			if c.name != "supervise" && len(c.examples) > 0 {
+				r.is(t, 0, "EXAMPLES:\n   "+c.examples[0], "")
+			}
+		}
+	}
+	r := berth(t, "--version")
+	lines := strings.Split(r.stdout, "\n")
+	if r.code != 0 || !strings.HasPrefix(lines[0], "berth version ") || !strings.HasPrefix(lines[1], "commit: ") || lines[2] != "spec: "+specs.Version {
+		t.Errorf("--version: %d, %q", r.code, r.stdout)
+	}
+}
+
+func TestWrongUse(t *testing.T) {
+	for _, c := range []struct {
+		args           string
+		code           int
+		stdout, stderr string
+	}{
+		{"bogus", 3, "", "No help topic for 'bogus'"},
+		{"--bogus", 1, "USAGE:", "flag provided but not defined: -bogus"},
+		{"state --bogus x", 1, "USAGE:\n   berth state", "flag provided but not defined: -bogus"},
+		{"state", 1, "USAGE:\n   berth state", `"state" requires exactly 1 argument(s)`},
+		{"state a b", 1, "USAGE:\n   berth state", `"state" requires exactly 1 argument(s)`},
+		{"create", 1, "USAGE:\n   berth create", `"create" requires exactly 1 argument(s)`},
+		{"kill", 1, "USAGE:\n   berth kill", `"kill" requires a minimum of 1 argument(s)`},
+		{"kill a TERM c", 1, "USAGE:\n   berth kill", `"kill" requires a maximum of 2 argument(s)`},
+		{"kill a FOO", 1, "", `unknown signal "FOO"`},
+		{"kill a 99", 1, "", `unknown signal "99"`},
+		{"--log-format xml list", 1, "", `--log-format: found "xml"; allowed are text, json`},
+		{"list -f xml", 1, "", `--format: found "xml"; allowed are table, json`},
+		{"create --preserve-fds 50 x", 1, "", "--preserve-fds: found 50, but descriptor "},
+		{"create --preserve-fds -1 x", 1, "", "--preserve-fds: found -1"},
+		{"run --bundle /does/not/exist x", 1, "", "/does/not/exist/config.json not found"},
+	} {
+		berth(t, append([]string{"--root", t.TempDir()}, strings.Fields(c.args)...)...).is(t, c.code, c.stdout, c.stderr)
+	}
+	for _, id := range []string{"", ".", "..", "a/b"} {
+		berth(t, "--root", t.TempDir(), "state", id).is(t, 1, "", "invalid container ID format")
+	}
+	for _, command := range []string{"state", "start", "kill", "delete"} {
+		berth(t, "--root", t.TempDir(), command, "none").is(t, 1, "", "container does not exist")
+	}
+	berth(t, "--root", t.TempDir(), "delete", "--force", "none").is(t, 0, "", "")
+	berth(t, "--root", "/does/not/exist", "list").is(t, 1, "", "--root: ")
+}
+
+// TestLog: containerd takes the message of the last line of level error.
+func TestLog(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log.json")
+	berth(t, "--log", log, "--log-format", "json", "--root", t.TempDir(), "state", "none").is(t, 1, "", "container does not exist\n")
+	data, err := os.ReadFile(log)
+	must(t, err)
+	var line struct{ Level, Msg, Time string }
+	must(t, json.Unmarshal(data, &line))
+	if _, err := time.Parse(time.RFC3339, line.Time); err != nil || line.Level != "error" || line.Msg != "container does not exist" {
+		t.Errorf("found %s, %v", data, err)
+	}
+	if st, err := os.Stat(log); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the log's mode: %v, %v", st.Mode(), err)
+	}
+	r := berth(t, "--root", t.TempDir(), "state", "none")
+	if !strings.Contains(r.stderr, "level=error msg=\"container does not exist\"\n") {
+		t.Errorf("without --log: %q", r.stderr)
+	}
+	berth(t, "--log", "/does/not/exist/log", "--root", t.TempDir(), "state", "none").is(t, 1, "", "container does not exist")
+}
+
+func TestSpec(t *testing.T) {
+	dir := t.TempDir()
+	berth(t, "spec", "--bundle", dir).is(t, 0, "", "")
+	got, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	must(t, err)
+	// The golden plan of the default document is the plan of what is written here.
+	want, err := os.ReadFile("../../node-agent/runtime/plan/testdata/default.json")
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Errorf("node-agent/runtime/plan/testdata/default.json is not what `berth spec` writes:\n%s", got)
+	}
+	berth(t, "spec", "--bundle", dir).is(t, 1, "", "File config.json exists. Remove it first")
+	must(t, os.Mkdir(filepath.Join(dir, "rootfs"), 0o755))
+	berth(t, "validate", "--bundle", dir).is(t, 0, "", "")
+}
+
+func TestValidate(t *testing.T) {
+	dir := bundle(t, func(s *specs.Spec) { s.Process.Args, s.Process.Cwd = nil, "relative" })
+	r := berth(t, "validate", "-b", dir)
+	r.is(t, 1, "Error: process.args: found ", "")
+	r.is(t, 1, "Error: process.cwd: found ", "")
+	r = berth(t, "validate", "-b", dir, "-o", "json")
+	var faults []map[string]string
+	if err := json.Unmarshal([]byte(r.stdout), &faults); err != nil || r.code != 1 || len(faults) != 2 {
+		t.Errorf("%d, %v: %s", r.code, err, r.stdout)
+	}
+	dir = bundle(t, nil)
+	r = berth(t, "validate", "-b", dir, "-o", "json")
+	if r.code != 0 || strings.TrimSpace(r.stdout) != "[]" {
+		t.Errorf("a document without a fault: %d, %s", r.code, r.stdout)
+	}
+	berth(t, "validate", "-b", dir, "-o", "yaml").is(t, 1, "", `--output: found "yaml"; allowed are text, json`)
+}
+
+func TestPlan(t *testing.T) {
+	dir := bundle(t, nil)
+	before, err := os.ReadDir(filepath.Join(dir, "rootfs"))
+	must(t, err)
+	berth(t, "plan", "--bundle", dir).is(t, 0, "\nmounts[3] (/dev/shm)\n", "")
+	r := berth(t, "plan", "-b", dir, "-o", "json")
+	var p struct {
+		CloneFlags string
+		Steps      []struct {
+			Step  int
+			Field string
+			Call  string
+			Args  []string
+		}
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || r.code != 0 || !strings.Contains(p.CloneFlags, "CLONE_NEWPID") || len(p.Steps) < 100 {
+		t.Errorf("%d, %v: %.500s", r.code, err, r.stdout)
+	}
+	if last := p.Steps[len(p.Steps)-1]; last.Call != "execve" || last.Field != "process.args" || last.Step != len(p.Steps)-1 {
+		t.Errorf("the last step: %+v", last)
+	}
+	if after, err := os.ReadDir(filepath.Join(dir, "rootfs")); err != nil || len(after) != len(before) {
+		t.Errorf("to plan has changed the root filesystem: %v, %v", after, err)
+	}
+	berth(t, "plan", "-b", bundle(t, func(s *specs.Spec) { s.Process.ApparmorProfile = "x" })).is(t, 1, "", "process.apparmorProfile: found ")
+}
+
+func TestLifecycle(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Args, s.Annotations, s.Linux.CgroupsPath = []string{"sleep", "1000"}, map[string]string{"a": "b"}, "/"+id
+	})
+	on := func(args ...string) result { t.Helper(); return berth(t, append([]string{"--root", root}, args...)...) }
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	on("list", "-f", "json").is(t, 0, "null\n", "")
+	on("create", "-no-subreaper", "--bundle", dir, "--pid-file", pidFile, id).is(t, 0, "", "")
+	on("create", "--bundle", dir, id).is(t, 1, "", "container with given ID already exists")
+	data, err := os.ReadFile(pidFile)
+	must(t, err)
+	pid, err := strconv.Atoi(string(data)) // no newline
+	must(t, err)
+
+	r := on("state", id)
+	var state map[string]any
+	must(t, json.Unmarshal([]byte(r.stdout), &state))
+	created, err := time.Parse(time.RFC3339Nano, state["created"].(string))
+	if err != nil || created.Location() != time.UTC {
+		t.Errorf("created: %v, %v", state["created"], err)
+	}
+	delete(state, "created")
+	want := map[string]any{"ociVersion": specs.Version, "id": id, "pid": float64(pid), "status": "created", "bundle": dir, "rootfs": dir + "/rootfs",
+		"annotations": map[string]any{"a": "b"}, "owner": ""}
+	if fmt.Sprint(state) != fmt.Sprint(want) || !strings.HasPrefix(r.stdout, "{\n  \"ociVersion\": ") || strings.HasSuffix(r.stdout, "\n") {
+		t.Errorf("state: %s\nwant: %v", r.stdout, want)
+	}
+
+	on("start", id).is(t, 0, "", "")
+	on("state", id).is(t, 0, `"status": "running"`, "")
+	on("start", id).is(t, 1, "", "cannot start an already running container")
+	on("delete", id).is(t, 1, "", "cannot delete container "+id+" that is not stopped: running")
+	on("list", "-q").is(t, 0, id+"\n", "")
+	on("list").is(t, 0, "STATUS", "")
+	var list []map[string]any
+	if err := json.Unmarshal([]byte(on("list", "--format", "json").stdout), &list); err != nil || len(list) != 1 || list[0]["owner"] != "root" || list[0]["status"] != "running" {
+		t.Errorf("list: %v, %v", list, err)
+	}
+	on("kill", id, "0").is(t, 0, "", "")
+	on("kill", "--all", id, "9").is(t, 0, "", "")
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(on("state", id).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not stop")
+		}
+	}
+	on("kill", id, "sigkill").is(t, 1, "", "container not running")
+	on("start", id).is(t, 1, "", "cannot start a container that has stopped")
+	on("delete", id).is(t, 0, "", "")
+	on("state", id).is(t, 1, "", "container does not exist")
+}
+
+func TestRun(t *testing.T) {
+	root, id := host(t)
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{[]string{"sh", "-c", "echo out; echo err >&2; exit 5"}, 5, "out\n", "err\n"},
+		{[]string{"true"}, 0, "", ""},
+		{[]string{"nonexistent"}, 1, "", `exec: "nonexistent": executable file not found in $PATH`},
+		{[]string{"/nonexistent"}, 1, "", `exec: "/nonexistent": stat /nonexistent: no such file or directory`},
+		{[]string{"/bin"}, 1, "", `exec: "/bin": is a directory`},
+		{[]string{"sh", "-c", "ls /proc/self/fd | tr '\n' ' '"}, 0, "0 1 2 3 ", ""},
+	} {
+		berth(t, "--root", root, "run", "--bundle", bundle(t, args(c.args...)), id).is(t, c.code, c.stdout, c.stderr)
+	}
+	killed := bundle(t, func(s *specs.Spec) {
+		s.Process.Args, s.Linux.Namespaces = []string{"sh", "-c", "kill -9 $$"}, s.Linux.Namespaces[1:]
+	})
+	berth(t, "--root", root, "run", "--bundle", killed, id).is(t, 128+9, "", "")
+
+	keep := bundle(t, args("true"))
+	berth(t, "--root", root, "run", "--keep", "--bundle", keep, id).is(t, 0, "", "")
+	berth(t, "--root", root, "state", id).is(t, 0, `"status": "stopped"`, "")
+	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+
+	berth(t, "--root", root, "run", "-d", "--bundle", bundle(t, args("sleep", "1000")), id).is(t, 0, "", "")
+	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
+}
+
+// TestRunForwardsSignals to the container's first process, and ends with its exit code.
+func TestRunForwardsSignals(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done"))
+	cmd := exec.Command(program, "--root", root, "run", "--bundle", dir, id)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	buf := make([]byte, 6)
+	if _, err := stdout.Read(buf); err != nil || string(buf) != "ready\n" {
+		t.Errorf("found %q, %v", buf, err)
+	}
+	must(t, cmd.Process.Signal(unix.SIGTERM))
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 9 {
+		t.Errorf("exit code %d; want 9", code)
+	}
+}
+
+// TestClosedStreams: a caller without standard streams gets its container all the same.
+func TestClosedStreams(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sh", "-c", "for n in 0 1 2; do readlink /proc/self/fd/$n > /dev/null || exit 1; done; exit 4"))
+	for _, closed := range []string{"<&-", ">&-", "2>&-", "<&- >&- 2>&-"} {
+		call(t, exec.Command("sh", "-c", program+" --root "+root+" run --bundle "+dir+" "+id+" "+closed)).is(t, 4, "", "")
+	}
+}
+
+func TestPreservedDescriptors(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sh", "-c", "cat <&4; ls /proc/self/fd | tr '\n' ' '"))
+	script := program + " --root " + root + " run --preserve-fds 2 --bundle " + dir + " " + id + " 3</dev/null 4<" + dir + "/data 5</etc/passwd"
+	must(t, os.WriteFile(filepath.Join(dir, "data"), []byte("four\n"), 0o600))
+	call(t, exec.Command("sh", "-c", script)).is(t, 0, "four\n0 1 2 3 4 5 ", "") // 5 is the folder that ls reads; the caller's own is gone
+}
+
+// TestSoftLimitOfFiles: the Go runtime raises its own, and the container must not get that.
+func TestSoftLimitOfFiles(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Args, s.Process.Rlimits = []string{"sh", "-c", "ulimit -Sn; ulimit -Hn"}, nil
+	})
+	call(t, exec.Command("sh", "-c", "ulimit -Sn 321; ulimit -Hn 4321; exec "+program+" --root "+root+" run --bundle "+dir+" "+id)).is(t, 0, "321\n4321\n", "")
+}
+
+// TestForegroundTerminal: `run` stands between the container's terminal and its own standard streams.
+func TestForegroundTerminal(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Terminal, s.Process.Args = true, []string{"sh", "-c", "readlink /proc/self/fd/0; exit 6"}
+	})
+	berth(t, "--root", root, "run", "--bundle", dir, id).is(t, 6, "/dev/pts/0\r\n", "")
+	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 1, "", "process.terminal: ")
+}
