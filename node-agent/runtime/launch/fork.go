@@ -14,17 +14,14 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked in the parent, and
-// the child resets what it must not inherit. They are kept for outside users (see the comments in runtime/proc.go).
+// The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked in the parent
+// until the child is made. They are kept for outside users (see the comments in runtime/proc.go).
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
 func beforeFork()
 
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
-
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
@@ -53,7 +50,11 @@ type program struct {
 	// pidfd is where clone3 puts the child's pidfd. It lies here since a program is on the heap: the kernel gets its address
 	// as a number, and a variable on a goroutine's stack moves when the stack grows.
 	pidfd int32
+	// noSignals is an empty sigset_t.
+	noSignals uint64
 }
+
+const sigSetmask = 2 // SIG_SETMASK
 
 // gap is a range of descriptors, both ends included.
 type gap struct{ from, to uintptr }
@@ -93,7 +94,7 @@ func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
 			o.allowed[e/64] |= 1 << (e % 64)
 		}
 		o.must, o.mustErr = uintptr(s.Must), uintptr(s.MustErr)
-		for j := range s.NArgs {
+		for j := range s.Args {
 			if err := prog.argument(o, j, s.Args[j], inputs); err != nil {
 				return nil, fmt.Errorf("step %d, %s: %w", i, s, err)
 			}
@@ -183,8 +184,10 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		afterFork()
 		return r, e
 	}
-	// From here on this is the child, with one thread and a copy of the parent's memory.
-	afterForkInChild()
+	// From here on this is the child, with one thread and a copy of the parent's memory. Its signals are those of a new
+	// process: CLONE_CLEAR_SIGHAND has taken the handlers, and none is blocked, whatever the parent had blocked. That is why
+	// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, unsafe.Sizeof(prog.noSignals), 0, 0)
 	for k := range prog.first {
 		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
 	}

@@ -22,8 +22,7 @@ import (
 
 // step is one system call of a plan made by hand; f is the field that its failure names.
 func step(f string, call plan.Call, args ...plan.Arg) plan.Step {
-	s := plan.Step{Call: call, NArgs: len(args), Field: plan.Field{Path: f, Index: -1}}
-	copy(s.Args[:], args)
+	s := plan.Step{Call: call, Args: args, Field: plan.Field{Path: f, Index: -1}}
 	return s
 }
 

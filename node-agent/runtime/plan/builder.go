@@ -18,7 +18,7 @@ type builder struct {
 
 func newBuilder() *builder {
 	b := &builder{}
-	b.plan.Steps = make([]Step, 0, 256)
+	b.plan.Steps = make([]Step, 0, 640)
 	b.plan.Labels = make([]int, 1, 64)
 	b.plan.Regs = 1
 	b.plan.Syncs = map[int]Sync{}
@@ -84,9 +84,7 @@ func (s stepRef) out() Reg {
 }
 
 func (b *builder) call(c Call, args ...Arg) stepRef {
-	s := Step{Call: c, NArgs: len(args), Field: b.field}
-	copy(s.Args[:], args)
-	b.plan.Steps = append(b.plan.Steps, s)
+	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: args, Field: b.field})
 	return stepRef{b, len(b.plan.Steps) - 1}
 }
 
@@ -99,12 +97,12 @@ func flags[T ~int | ~uint | ~uint32 | ~uint64 | ~uintptr](v T, n *names) Arg {
 }
 
 func text(s string) Arg                    { return Arg{kind: argText, text: s} }
-func list(s []string) Arg                  { return Arg{kind: argStrings, list: s} }
+func list(s []string) Arg                  { return Arg{kind: argStrings, data: s} }
 func regArg(r Reg) Arg                     { return Arg{kind: argReg, val: uintptr(r)} }
 func input(i Input) Arg                    { return Arg{kind: argInput, text: string(i)} }
 func noPointer() Arg                       { return Arg{kind: argConst, names: pointerNames} }
 func cwd() Arg                             { v := unix.AT_FDCWD; return Arg{kind: argConst, val: uintptr(v), names: dirfdNames} }
-func structArg(p []byte, print string) Arg { return Arg{kind: argBytes, bytes: p, text: print} }
+func structArg(p []byte, print string) Arg { return Arg{kind: argBytes, data: p, text: print} }
 
 // --- files
 
@@ -119,7 +117,7 @@ func openHow(flags, mode, resolve uint64) []byte {
 
 func (b *builder) openat2(dir Arg, path string, fl, resolve uint64) stepRef {
 	fl |= unix.O_CLOEXEC
-	how := Arg{kind: argBytes, bytes: openHow(fl, 0, resolve), names: openHowNames}
+	how := Arg{kind: argBytes, data: openHow(fl, 0, resolve), names: openHowNames}
 	return b.call(unix.SYS_OPENAT2, dir, text(path), how, num(24))
 }
 
@@ -216,7 +214,7 @@ func (a mountAttr) bytes() []byte {
 }
 
 func (b *builder) mountSetattr(dir Arg, path string, fl int, a mountAttr) stepRef {
-	arg := Arg{kind: argBytes, bytes: a.bytes(), names: mountAttrNames}
+	arg := Arg{kind: argBytes, data: a.bytes(), names: mountAttrNames}
 	return b.call(unix.SYS_MOUNT_SETATTR, dir, text(path), flags(uint(fl), atNames), arg, num(32))
 }
 

@@ -71,8 +71,7 @@ type Arg struct {
 	val   uintptr
 	names *names // how to print val
 	text  string
-	bytes []byte
-	list  []string
+	data  any // []byte or []string; few arguments have any, and a plan has a thousand
 }
 
 // Kind-specific views for the launcher; exactly one of them is meaningful for an Arg.
@@ -84,10 +83,10 @@ func (a Arg) Const() (uintptr, bool) { return a.val, a.kind == argConst }
 func (a Arg) Text() (string, bool) { return a.text, a.kind == argText }
 
 // Bytes returns the memory that the argument points to.
-func (a Arg) Bytes() ([]byte, bool) { return a.bytes, a.kind == argBytes }
+func (a Arg) Bytes() ([]byte, bool) { b, ok := a.data.([]byte); return b, ok }
 
 // Strings returns the strings of a NULL-terminated array of pointers, such as an argv.
-func (a Arg) Strings() ([]string, bool) { return a.list, a.kind == argStrings }
+func (a Arg) Strings() ([]string, bool) { l, ok := a.data.([]string); return l, ok }
 
 // Reg returns the register whose content the argument is.
 func (a Arg) Reg() (Reg, bool) { return Reg(a.val), a.kind == argReg }
@@ -120,9 +119,7 @@ func (f Field) String() string {
 // Step is one system call.
 type Step struct {
 	Call Call
-	Args [6]Arg
-	// NArgs is how many of Args count.
-	NArgs int
+	Args []Arg
 	// Out takes the result; zero drops it.
 	Out Reg
 	// Tolerate are the errors after which the plan goes on, at IfErr or else at the next step.

@@ -218,7 +218,7 @@ func TestShape(t *testing.T) {
 			if s.Field.Path == "" {
 				t.Errorf("step %d serves no field: %s", i, s)
 			}
-			for j := range s.NArgs {
+			for j := range s.Args {
 				if r, ok := s.Args[j].Reg(); ok && !(s.Call == OpSet && j == 0) && !set[r] {
 					t.Errorf("step %d uses register %d before any step sets it: %s", i, r, s)
 				}
@@ -267,7 +267,7 @@ func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 	for _, h := range []Host{unified, legacy, hybrid} {
 		for i, s := range build(t, spec, h, options(h)).Steps {
 			path := ""
-			for j := range s.NArgs {
+			for j := range s.Args {
 				if text, ok := s.Args[j].Text(); ok && strings.Contains(text, "inside") {
 					path = text
 				}

@@ -15,8 +15,6 @@ import (
 
 // names says how a number is printed: as one of a list, as a set of flags, or by a function.
 type names struct {
-	one    map[uintptr]string
-	bits   []bit
 	render func(uintptr) string
 	memory func([]byte) string
 }
@@ -49,7 +47,7 @@ var (
 	openTreeNames = &names{render: func(v uintptr) string {
 		return printBits(uint64(v), append([]bit{{unix.OPEN_TREE_CLONE, "OPEN_TREE_CLONE"}, {unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"}}, atBits()...))
 	}}
-	fsconfigNames  = &names{render: func(v uintptr) string { return printFsconfig(v) }}
+	fsconfigNames  = &names{render: printFsconfig}
 	prctlNames     = &names{render: printPrctl}
 	cloneNames     = &names{render: func(v uintptr) string { return printBits(uint64(v), cloneBits()) }}
 	umountNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}}) }}
@@ -172,8 +170,9 @@ func (a Arg) String() string {
 	case argText:
 		return strconv.Quote(a.text)
 	case argStrings:
-		q := make([]string, len(a.list))
-		for i, s := range a.list {
+		list, _ := a.Strings()
+		q := make([]string, len(list))
+		for i, s := range list {
 			q[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(q, ", ") + "]"
@@ -182,9 +181,9 @@ func (a Arg) String() string {
 		case a.text != "":
 			return a.text
 		case a.names != nil && a.names.memory != nil:
-			return a.names.memory(a.bytes)
+			return a.names.memory(a.data.([]byte))
 		}
-		return fmt.Sprintf("<%d bytes>", len(a.bytes))
+		return fmt.Sprintf("<%d bytes>", len(a.data.([]byte)))
 	case argReg:
 		return "r" + strconv.Itoa(int(a.val))
 	case argInput:
@@ -204,7 +203,7 @@ func (s Step) String() string {
 	}
 	b.WriteString(callName(s.Call))
 	b.WriteByte('(')
-	for i := range s.NArgs {
+	for i := range s.Args {
 		if i > 0 {
 			b.WriteString(", ")
 		}
@@ -271,7 +270,7 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	views := make([]stepView, len(p.Steps))
 	for i, s := range p.Steps {
 		v := stepView{Step: i, Field: s.Field.String(), Call: callName(s.Call)}
-		for j := range s.NArgs {
+		for j := range s.Args {
 			v.Args = append(v.Args, s.Args[j].String())
 		}
 		if s.Out != 0 {
