@@ -32,11 +32,12 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	if err := os.MkdirAll(rootfs, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	berth := filepath.Join(rootfs, "berth")
-	build := exec.Command("go", "build", "-o", berth, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build berth: %v: %s", err, out)
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "berth"), data, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	cgroup := "/berth-test-" + strconv.Itoa(os.Getpid())
 	config, err := json.Marshal(&specs.Spec{
@@ -54,7 +55,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 
 	run := filepath.Join(dir, "run")
 	var log strings.Builder
-	server := exec.Command(berth, "supervise", "--run-dir", run)
+	server := exec.Command(program, "supervise", "--run-dir", run)
 	server.Stderr = &log
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
@@ -90,9 +91,9 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 		}
 	}
 
-	listed := func() []string {
+	listed := func(t *testing.T) []string {
 		t.Helper()
-		out, err := exec.Command(berth, "--root", filepath.Join(run, "containers"), "list", "-q").CombinedOutput()
+		out, err := exec.Command(program, "--root", filepath.Join(run, "containers"), "list", "-q").CombinedOutput()
 		if err != nil {
 			t.Fatalf("list: %v: %s", err, out)
 		}
@@ -100,11 +101,12 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	}
 	for _, id := range []string{"supervisor", "handlers", "containers"} {
 		t.Run(id, func(t *testing.T) {
+			defer func() { _ = client.Delete(context.Background(), id, true) }()
 			r := supervisor.CreateRequest{ID: id, Bundle: filepath.Join(dir, "bundle")}
 			if _, err := client.Create(ctx, r); err != nil {
 				t.Fatal(err)
 			}
-			if got := listed(); len(got) != 1 || got[0] != id {
+			if got := listed(t); len(got) != 1 || got[0] != id {
 				t.Errorf("the runtime has %q, want %q alone", got, id)
 			}
 			if err := client.Start(ctx, id); err != nil {
@@ -113,7 +115,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 			if err := client.Delete(ctx, id, true); err != nil {
 				t.Fatal(err)
 			}
-			if got := listed(); len(got) != 0 {
+			if got := listed(t); len(got) != 0 {
 				t.Errorf("the runtime still has %q", got)
 			}
 			if _, err := os.Stat(filepath.Join(run, "supervisor", "lock")); err != nil {
