@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+func container(name, spec string) string {
+	return fmt.Sprintf("apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: %s}\nspec: {image: x, command: [/x]%s}\n", name, spec)
+}
+
+func newFolder(t *testing.T, dir, state string) *Folder {
+	t.Helper()
+	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func key(name string) source.Key { return source.Key{Namespace: "default", Name: name} }
+
+// wanted are the names of what is to run.
+func wanted(f *Folder) string {
+	var names []string
+	for _, b := range f.List() {
+		if b.DeletionTimestamp == nil {
+			names = append(names, b.Name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+func refused(t *testing.T, f *Folder) string {
+	t.Helper()
+	faults, err := ReadFaults(f.o.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, x := range faults {
+		out = append(out, filepath.Base(x.File)+": "+x.Message)
+	}
+	return strings.Join(out, "\n")
+}
+
+// TestScan tells stories: at each step files are written (or removed, where the content is empty), and what is wanted and refused is looked at.
+func TestScan(t *testing.T) {
+	type step struct {
+		files   map[string]string
+		restart bool // a new agent with the state of the old one
+		wanted  string
+		refused string // part of it; "" is nothing
+	}
+	for name, steps := range map[string][]step{
+		"added and removed": {
+			{files: map[string]string{"a.yaml": container("a", ""), "b.json": `{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":"b"},"spec":{"image":"x"}}`}, wanted: "a b"},
+			{files: map[string]string{"a.yaml": ""}, wanted: "b"},
+			{restart: true, wanted: "b"},
+		},
+		"several documents": {
+			{files: map[string]string{"a.yml": "# comment\n---\n" + container("a", "") + "---\n# nothing\n---\n" + container("b", "")}, wanted: "a b"},
+			{files: map[string]string{"a.yml": container("b", "")}, wanted: "b"},
+		},
+		"what is no manifest is passed over": {
+			{files: map[string]string{"a.yaml": container("a", ""), "b.txt": "x", ".c.yaml": "x", "d.yaml~": "x"}, wanted: "a"},
+		},
+		"a broken file changes nothing": {
+			{files: map[string]string{"a.yaml": container("a", "") + "---\n" + container("b", "")}, wanted: "a b"},
+			{files: map[string]string{"a.yaml": container("a", ", colour: blue")}, wanted: "a b", refused: `a.yaml: document 1: unknown field "spec.colour"`},
+			{restart: true, wanted: "a b", refused: "spec.colour"},
+			{files: map[string]string{"a.yaml": "{"}, wanted: "a b", refused: "a.yaml: document 1: "},
+			{files: map[string]string{"a.yaml": "# soon\n"}, wanted: "a b", refused: "found no Container"},
+			{files: map[string]string{"a.yaml": container("a", "")}, wanted: "a"},
+		},
+		"a broken file of something new": {
+			{files: map[string]string{"a.yaml": container("a", ", restartPolicy: Sometimes")}, refused: "spec.restartPolicy"},
+			{restart: true, refused: "spec.restartPolicy"},
+			{files: map[string]string{"a.yaml": ""}},
+		},
+		"a name in two files": {
+			{files: map[string]string{"b.yaml": container("x", "")}, wanted: "x"},
+			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("z", "")}, wanted: "x", refused: "a.yaml: metadata.name: found default/x, which b.yaml has already"},
+			{restart: true, wanted: "x", refused: "a.yaml: "},
+			{files: map[string]string{"b.yaml": ""}, wanted: "x z"},
+		},
+		"a name twice in a file": {
+			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("x", "")}, refused: "which document 1 has already"},
+		},
+		"moved to another file": {
+			{files: map[string]string{"a.yaml": container("x", "")}, wanted: "x"},
+			{files: map[string]string{"a.yaml": "", "b.yaml": container("x", "")}, wanted: "x"},
+		},
+		"for another node": {
+			{files: map[string]string{"a.yaml": container("x", ", nodeName: node-2")}, refused: `spec.nodeName: found "node-2"; allowed: "node-1"`},
+			{files: map[string]string{"a.yaml": container("x", ", nodeSelector: {kubernetes.io/hostname: node-2}")}, refused: "spec.nodeSelector[kubernetes.io/hostname]"},
+			{files: map[string]string{"a.yaml": container("x", ", nodeName: node-1, nodeSelector: {kubernetes.io/hostname: node-1}")}, wanted: "x"},
+		},
+		"another kind": {
+			{files: map[string]string{"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n"}, refused: `found "v1", "Pod"`},
+		},
+		"a field twice": {
+			{files: map[string]string{"a.yaml": container("x", "") + "spec: {}\n"}, refused: `"spec"`},
+		},
+		"other case": {
+			{files: map[string]string{"a.yaml": container("x", ", hostNETWORK: true")}, refused: "spec.hostNETWORK"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, state := t.TempDir(), t.TempDir()
+			f := newFolder(t, dir, state)
+			for i, s := range steps {
+				for file, content := range s.files {
+					path := filepath.Join(dir, file)
+					if content == "" {
+						if err := os.Remove(path); err != nil {
+							t.Fatal(err)
+						}
+					} else if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if s.restart {
+					f = newFolder(t, dir, state)
+					if f.Synced() {
+						t.Errorf("step %d: synced before the folder is read", i)
+					}
+				}
+				f.scan()
+				if !f.Synced() {
+					t.Errorf("step %d: not synced", i)
+				}
+				for _, b := range f.List() { // an agent does its work
+					if b.DeletionTimestamp != nil {
+						if err := f.Release(context.Background(), key(b.Name), b.UID); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				if got := wanted(f); got != s.wanted {
+					t.Errorf("step %d: found %q wanted; want %q", i, got, s.wanted)
+				}
+				if got := refused(t, f); (got == "") != (s.refused == "") || !strings.Contains(got, s.refused) {
+					t.Errorf("step %d: found refused %q; want %q", i, got, s.refused)
+				}
+			}
+		})
+	}
+}
+
+func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
+	dir, state := filepath.Join(t.TempDir(), "m"), t.TempDir()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	if err := os.Rename(dir, dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	if wanted(f) != "a" || !strings.Contains(refused(t, f), "no such file") {
+		t.Errorf("found %q wanted, %q refused", wanted(f), refused(t, f))
+	}
+}
+
+func TestAFifoDoesNotHoldUp(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, "a.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere", filepath.Join(dir, "b.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, t.TempDir())
+	f.scan()
+	if got := refused(t, f); !strings.Contains(got, "a.yaml: found something other than a regular file") || !strings.Contains(got, "b.yaml: ") {
+		t.Errorf("found %q", got)
+	}
+}
+
+func TestGenerationAndIdentityLast(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	write := func(content string) {
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(container("a", ""))
+	f := newFolder(t, dir, state)
+	f.scan()
+	first := f.Get(key("a"))
+	if first.Generation != 1 || first.UID != UID(key("a")) || first.Spec.NodeName != "node-1" || first.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		t.Fatalf("found %+v", first)
+	}
+	write("# a comment\n" + container("a", ""))
+	if f.scan(); f.Get(key("a")).Generation != 1 {
+		t.Error("a comment is no new generation")
+	}
+	write(container("a", ", args: [z]"))
+	f.scan()
+	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 2, Phase: v1alpha1.ContainerRunning}
+	status.PID = 42
+	meta.SetStatusCondition(&status.Conditions, condition(v1alpha1.ConditionRunning, "True"))
+	if err := f.ReportStatus(context.Background(), f.Get(key("a")), status); err != nil {
+		t.Fatal(err)
+	}
+	f = newFolder(t, dir, state)
+	f.scan()
+	b := f.Get(key("a"))
+	if b.Generation != 2 || b.UID != first.UID || b.Status.PID != 42 || b.Status.ObservedGeneration != 2 {
+		t.Errorf("found %+v after a restart", b)
+	}
+	all, err := Read(state)
+	if err != nil || len(all) != 1 || !meta.IsStatusConditionTrue(all[0].Status.Conditions, v1alpha1.ConditionReady) {
+		t.Errorf("found %+v, %v", all, err)
+	}
+	info, err := os.Stat(statusFile(state, key("a")))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the status file: %v, %v", info, err)
+	}
+}
+
+type events struct {
+	changed chan source.Key
+	synced  chan struct{}
+}
+
+func (e events) Changed(k source.Key) { e.changed <- k }
+func (e events) Synced()              { close(e.synced) }
+
+func TestRunSeesWhatIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	f := newFolder(t, dir, t.TempDir())
+	ctx, cancel := context.WithCancel(context.Background())
+	e := events{changed: make(chan source.Key, 10), synced: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx, e) }()
+	<-e.synced
+	// As editors write: a file beside, then renamed.
+	if err := os.WriteFile(filepath.Join(dir, ".tmp"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, ".tmp"), filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case k := <-e.changed:
+		if k != key("a") {
+			t.Errorf("found %v", k)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("never told of the new file")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDefaultsAreTheCRDs holds SetDefaults against the defaults that the API server applies.
+func TestDefaultsAreTheCRDs(t *testing.T) {
+	data, err := os.ReadFile("../../../config/crd/bases/berth.run_containers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var crd map[string]any
+	if err := yaml.Unmarshal(data, &crd); err != nil {
+		t.Fatal(err)
+	}
+	version := crd["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
+	schema := version["schema"].(map[string]any)["openAPIV3Schema"].(map[string]any)
+	spec := schema["properties"].(map[string]any)["spec"].(map[string]any)["properties"].(map[string]any)
+	want := map[string]any{}
+	for name, property := range spec {
+		if d, ok := property.(map[string]any)["default"]; ok {
+			want[name] = d
+		}
+	}
+	c := &v1alpha1.Container{}
+	SetDefaults(c)
+	raw, err := json.Marshal(c.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{}
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	delete(got, "resources") // a struct without omitempty: it is empty
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("found defaults %v; the CRD has %v", got, want)
+	}
+}
+
+func condition(kind string, status metav1.ConditionStatus) metav1.Condition {
+	return metav1.Condition{Type: kind, Status: status, Reason: "Test"}
+}
