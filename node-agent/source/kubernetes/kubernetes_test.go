@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// server is a real kube-apiserver with Berth's CRDs.
+var server *rest.Config
+
+func TestMain(m *testing.M) {
+	code, err := func() (int, error) {
+		if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+			return 1, errors.New("KUBEBUILDER_ASSETS is not set: run make test, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
+		}
+		env := &envtest.Environment{CRDDirectoryPaths: []string{"../../../config/crd/bases"}, ErrorIfCRDPathMissing: true}
+		var err error
+		if server, err = env.Start(); err != nil {
+			return 1, err
+		}
+		return m.Run(), env.Stop()
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+func admin(t *testing.T) client.Client {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(server, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
+	b := &v1alpha1.OCIBundle{}
+	b.Namespace, b.Name = "default", name
+	b.Finalizers = []string{"example.com/other", v1alpha1.OCIBundleFinalizer}
+	b.Spec.NodeName = nodeName
+	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0"}`)
+	return b
+}
+
+type heard struct {
+	changed chan source.Key
+	synced  chan struct{}
+}
+
+func (h heard) Changed(k source.Key) { h.changed <- k }
+func (h heard) Synced()              { close(h.synced) }
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never came: %s", what)
+		}
+	}
+}
+
+func TestSource(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := admin(t)
+	mine, other := newBundle("mine", "node-1"), newBundle("other", "node-2")
+	for _, b := range []*v1alpha1.OCIBundle{mine, other} {
+		if err := c.Create(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k, err := New(Options{Config: server, NodeName: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := heard{make(chan source.Key, 100), make(chan struct{})}
+	if k.Synced() || k.Get(source.Key{Namespace: "default", Name: "mine"}) != nil {
+		t.Error("knows something before Run")
+	}
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx, h) }()
+	<-h.synced
+	key := client.ObjectKeyFromObject(mine)
+	if got := k.List(); len(got) != 1 || got[0].Name != "mine" {
+		t.Fatalf("found %v; want the one of this node alone", got)
+	}
+	if first := <-h.changed; first != key {
+		t.Fatalf("found %v", first)
+	}
+
+	// A status replaces all of the one before.
+	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}
+	status.PID, status.RestartCount = 42, 3
+	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: "Running", Status: "True", Reason: "Started"})
+	if err := k.ReportStatus(ctx, k.Get(key), status); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the status in the cache", func() bool { return k.Get(key).Status.PID == 42 })
+	if err := k.ReportStatus(ctx, k.Get(key), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerPending}); err != nil {
+		t.Fatal(err)
+	}
+	now := &v1alpha1.OCIBundle{}
+	if err := c.Get(ctx, key, now); err != nil || now.Status.PID != 0 || len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
+		t.Fatalf("found %+v, %v; want nothing of the earlier status", now.Status, err)
+	}
+	// One for a bundle of the same name that is gone changes nothing, and is no error; nor is one for no bundle at all.
+	stale := now.DeepCopy()
+	stale.UID = "another"
+	if err := k.ReportStatus(ctx, stale, status); err != nil {
+		t.Error(err)
+	}
+	stale.Name = "nobody"
+	if err := k.ReportStatus(ctx, stale, status); err != nil {
+		t.Error(err)
+	}
+	if err := c.Get(ctx, key, now); err != nil || now.Status.PID != 0 {
+		t.Errorf("found %+v, %v", now.Status, err)
+	}
+
+	// Release removes our finalizer, and only that, and only of what is deleted and is the same.
+	if err := k.Release(ctx, key, mine.UID); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Get(ctx, key, now); err != nil || len(now.Finalizers) != 2 {
+		t.Fatalf("found finalizers %v, %v of what is not deleted", now.Finalizers, err)
+	}
+	if err := c.Delete(ctx, mine); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the deletion in the cache", func() bool { return k.Get(key).DeletionTimestamp != nil })
+	if err := k.Release(ctx, key, "another"); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Release(ctx, key, mine.UID); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Get(ctx, key, now); err != nil || len(now.Finalizers) != 1 || now.Finalizers[0] != "example.com/other" {
+		t.Fatalf("found finalizers %v, %v", now.Finalizers, err)
+	}
+	now.Finalizers = nil
+	if err := c.Update(ctx, now); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "gone from the cache", func() bool { return k.Get(key) == nil })
+	if err := k.Release(ctx, key, mine.UID); err != nil {
+		t.Errorf("release of what is gone: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNodeAgent is here for the API server: package node's object and heartbeat.
+func TestNodeAgent(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := admin(t)
+	if err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.NodeLeaseNamespace}}); err != nil {
+		t.Fatal(err)
+	}
+	facts, err := node.Read("/", "v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := make(chan node.Load, 1)
+	load <- node.Load{Ready: errors.New("the test is not ready")}
+	a, err := node.New(node.Options{Config: server, Name: "node-1", Facts: facts, Handlers: []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}},
+		Load: func(context.Context) node.Load { l := <-load; load <- l; return l }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	agent, lease := &v1alpha1.NodeAgent{}, &coordinationv1.Lease{}
+	ready := func(want metav1.ConditionStatus) func() bool {
+		return func() bool {
+			err := c.Get(ctx, client.ObjectKey{Name: "node-1"}, agent)
+			if err != nil && !apierrors.IsNotFound(err) {
+				t.Fatal(err)
+			}
+			cond := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
+			return cond != nil && cond.Status == want
+		}
+	}
+	until(t, "Ready=False", ready(metav1.ConditionFalse))
+	if agent.Labels[corev1.LabelHostname] != "node-1" || agent.Labels[corev1.LabelArchStable] == "" || agent.Status.NodeInfo.AgentVersion != "v0" ||
+		len(agent.Status.Handlers) != 1 || agent.Status.Capacity.Cpu().IsZero() {
+		t.Errorf("found %+v", agent)
+	}
+	until(t, "the Lease", func() bool {
+		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-1"}, lease) == nil
+	})
+	if *lease.Spec.LeaseDurationSeconds != 40 || lease.Spec.RenewTime == nil || lease.OwnerReferences[0].UID != agent.UID {
+		t.Errorf("found %+v", lease)
+	}
+	// What an administrator says of the node stays when the status changes.
+	agent.Spec.Unschedulable = true
+	agent.Labels["zone"] = "a"
+	if err := c.Update(ctx, agent); err != nil {
+		t.Fatal(err)
+	}
+	<-load
+	load <- node.Load{Containers: 2}
+	until(t, "Ready=True", ready(metav1.ConditionTrue))
+	if !agent.Spec.Unschedulable || agent.Labels["zone"] != "a" || agent.Status.Containers != 2 {
+		t.Errorf("found %+v", agent)
+	}
+	until(t, "the generation", func() bool {
+		return ready(metav1.ConditionTrue)() && agent.Status.ObservedGeneration == agent.Generation
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
