@@ -380,6 +380,20 @@ func TestRun(t *testing.T) {
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
 }
 
+// TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve, and run as its own, cannot be
+// written to through it.
+func TestSealed(t *testing.T) {
+	root, id := host(t)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	berth(t, "--root", root, "create", "--pid-file", pidFile, "--bundle", bundle(t, args("true")), id).is(t, 0, "", "")
+	pid, err := os.ReadFile(pidFile)
+	must(t, err)
+	if err := unix.Access("/proc/"+string(pid)+"/exe", unix.W_OK); !errors.Is(err, unix.EROFS) {
+		t.Errorf("to write to the runtime's program gives %v; want %v", err, unix.EROFS)
+	}
+	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+}
+
 // TestRunForwardsSignals to the container's first process, and ends with its exit code.
 func TestRunForwardsSignals(t *testing.T) {
 	root, id := host(t)

@@ -56,7 +56,7 @@ func checkPreserved(n int) error {
 }
 
 var createCommand = command{
-	name: "create", args: "CONTAINER-ID", summary: "create a container, which start then runs", min: 1, max: 1,
+	name: "create", args: "CONTAINER-ID", summary: "create a container, which start then runs", min: 1, max: 1, launches: true,
 	examples: []string{"berth create --bundle /srv/hello --pid-file /run/hello.pid hello"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)
@@ -90,7 +90,7 @@ var startCommand = command{
 }
 
 var runCommand = command{
-	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1,
+	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1, launches: true,
 	examples: []string{"berth run --bundle /srv/hello hello", "berth run -d --pid-file /run/hello.pid hello"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)

@@ -51,6 +51,8 @@ type command struct {
 	flags func(fs *flag.FlagSet) func(ctx context.Context, app *app, args []string) error
 	// min and max are how many arguments it takes; max < 0 is any number.
 	min, max int
+	// launches is whether it makes processes of containers, which have to come from a sealed program.
+	launches bool
 }
 
 // app is what all commands share: the global flags and where output goes.
@@ -147,6 +149,9 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 		}
 	} else {
 		err = usageError{err}
+	}
+	if err == nil && c.launches {
+		err = seal()
 	}
 	if err == nil {
 		err = do(ctx, a, fs.Args())
