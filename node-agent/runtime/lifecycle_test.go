@@ -472,6 +472,36 @@ func TestBrokenRecord(t *testing.T) {
 	w.must(os.RemoveAll(other))
 }
 
+// TestFolderWithoutRecord: what a killed runtime has left is removed; what is no container's is not touched.
+func TestFolderWithoutRecord(t *testing.T) {
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		files []string
+		stays bool
+	}{
+		"empty":      {nil, false},
+		"unfinished": {[]string{stateFile + ".new"}, false},
+		"supervisor": {[]string{"lock", "web.json"}, true},
+	} {
+		dir := filepath.Join(w.dir, "run", name)
+		w.must(os.MkdirAll(dir, 0o700))
+		for _, f := range c.files {
+			w.must(os.WriteFile(filepath.Join(dir, f), nil, 0o600))
+		}
+		err := w.rt.Delete(background, name, false)
+		if c.stays != errors.Is(err, ErrNotExist) || !c.stays && err != nil {
+			t.Errorf("%s: delete: %v", name, err)
+		}
+		if err := w.rt.Delete(background, name, true); err != nil {
+			t.Errorf("%s: delete by force: %v", name, err)
+		}
+		if entries, err := os.ReadDir(dir); c.stays && len(entries) != len(c.files) || !c.stays && err == nil {
+			t.Errorf("%s: found %v, %v", name, entries, err)
+		}
+		w.must(os.RemoveAll(dir))
+	}
+}
+
 // TestModes: what is recorded is the owner's alone.
 func TestModes(t *testing.T) {
 	w := newWorld(t)

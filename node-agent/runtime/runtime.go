@@ -274,8 +274,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	defer unlock()
 	rec, err := r.load(id)
 	if errors.Is(err, ErrNotExist) {
-		// A folder without a record: its maker was killed before it had made anything else.
-		return r.removeDir(id)
+		return r.removeUnrecorded(id, force)
 	}
 	if err != nil {
 		return err
@@ -319,6 +318,20 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		r.runHooksLogged(ctx, "poststop", rec.Hooks.Poststop, rec, specs.StateStopped)
 	}
 	return nil
+}
+
+// removeUnrecorded removes a folder without a record: its maker was killed before it had made anything else. A folder that holds
+// more than that is no container, such as that of a supervisor whose --run-dir is our root.
+func (r *Runtime) removeUnrecorded(id string, force bool) error {
+	_ = os.Remove(filepath.Join(r.dir(id), stateFile+".new"))
+	err := unix.Rmdir(r.dir(id))
+	switch {
+	case err == nil, force && errors.Is(err, unix.ENOTEMPTY):
+		return nil
+	case errors.Is(err, unix.ENOTEMPTY):
+		return ErrNotExist
+	}
+	return fmt.Errorf("remove the state of container %s: %w", id, err)
 }
 
 func (r *Runtime) removeDir(id string) error {
