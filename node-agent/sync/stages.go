@@ -242,7 +242,7 @@ func (a *attempt) unmountRootfs(context.Context) error { return a.dir.UnmountRoo
 func (a *attempt) writeConfig(context.Context) error {
 	spec := &a.b.Spec
 	rootfs := a.dir.Rootfs()
-	options := bundle.MergeOptions{CgroupsPath: path.Join(a.s.CgroupParent, a.rec.ID)}
+	options := bundle.MergeOptions{CgroupsPath: path.Join(a.s.CgroupParent, a.rec.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/"))}
 	if a.image == nil {
 		var root struct {
 			Root struct {
