@@ -158,7 +158,11 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	defer images.Close()
+	defer func() {
+		if err := images.Close(); err != nil {
+			log.Warn("close the image store", "error", err)
+		}
+	}()
 	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"))
 	if err != nil {
 		return err

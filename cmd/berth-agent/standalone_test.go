@@ -209,7 +209,7 @@ func (h *host) leftovers() counts {
 			c.processes++
 		}
 	}
-	states, _ := filepath.Glob(h.path("r/*"))
+	states, _ := filepath.Glob(h.path("r/*/*"))
 	for _, s := range states { // the runtime's own records, and the supervisor's
 		if strings.Contains(filepath.Base(s), "default_") {
 			c.records++

@@ -187,9 +187,9 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 	// From here on this is the child, with one thread and a copy of the parent's memory. Its signals are those of a new
 	// process: CLONE_CLEAR_SIGHAND has taken the handlers, and none is blocked, whatever the parent had blocked. That is why
 	// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, unsafe.Sizeof(prog.noSignals), 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, unsafe.Sizeof(prog.noSignals), 0, 0)
 	for k := range prog.first {
-		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
 	}
 	for i >= 0 && int(i) < len(ops) {
 		o = &ops[i]
@@ -249,11 +249,11 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 			continue
 		}
 		msg.step, msg.errno = uint64(i), uint64(e)
-		syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
 		break
 	}
 end:
-	syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
+	_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
 	// A seccomp filter may refuse even that. No handler is left, so that a fault ends the process.
 	for {
 		*null = 0

@@ -157,13 +157,13 @@ type Plan struct {
 type Sync string
 
 const (
-	// SyncIDMap: the parent has to write uid_map and gid_map.
+	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
-	// SyncNamespaces: the namespaces are there; createRuntime hooks and moved network devices come now.
+	// SyncNamespaces is where the namespaces are there; createRuntime hooks and moved network devices come now.
 	SyncNamespaces Sync = "namespaces"
-	// SyncReady: all is done that can be done before start.
+	// SyncReady is where all is done that can be done before start.
 	SyncReady Sync = "ready"
-	// SyncExec: the next step is execve. What comes after it is the program's.
+	// SyncExec is where the next step is execve. What comes after it is the program's.
 	SyncExec Sync = "exec"
 )
 

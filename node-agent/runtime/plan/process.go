@@ -97,7 +97,7 @@ func (c *container) seccomp() {
 	}
 	c.at("linux.seccomp")
 	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
-	c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(uint(f.Flags)), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
+	c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
 }
 
 // environment returns process.env with HOME, which programs expect and the document may leave out.
@@ -188,7 +188,7 @@ func (c *container) exec() error {
 // NotFound is the error of Build where args[0] has no slash and process.env no PATH.
 type NotFound struct{ Program string }
 
-// The words are those that clients of runc look for.
+// Error has the words that clients of runc look for.
 func (e *NotFound) Error() string {
 	return "exec: " + strconv.Quote(e.Program) + ": executable file not found in $PATH"
 }

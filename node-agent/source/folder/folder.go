@@ -193,7 +193,7 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	if err != nil {
 		return fmt.Errorf("watch manifests: %w", err)
 	}
-	defer watcher.Close()
+	defer func() { _ = watcher.Close() }()
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
 	var debounce <-chan time.Time
@@ -268,7 +268,9 @@ func (f *Folder) scan() []source.Key {
 		}
 		if e.bundle == nil { // named by a file that was wrong, and is gone or mended
 			delete(f.entries, key)
-			f.removeStatus(key)
+			if err := f.removeStatus(key); err != nil {
+				f.o.Log.Error("manifest removed", "container", key.String(), "error", err)
+			}
 			continue
 		}
 		if e.bundle.DeletionTimestamp == nil {
@@ -391,7 +393,7 @@ func faulty(err error) []*v1alpha1.Container {
 			out = append(out, faulty(e)...)
 		}
 	}
-	if one, ok := err.(*fault); ok && one.container != nil {
+	if one, ok := err.(*fault); ok && one.container != nil { //nolint:errorlint // each node of the tree is asked, one by one
 		out = append(out, one.container)
 	}
 	return out

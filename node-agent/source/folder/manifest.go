@@ -162,7 +162,7 @@ func parseOne(document []byte, on node) (manifest, error) {
 		return m, errors.Join(strict...)
 	}
 	if c.Name == "" {
-		return m, errors.New("metadata.name: found nothing; allowed: a name of lower case letters, digits, - and .")
+		return m, errors.New("metadata.name: found nothing; allowed: a name of lower case letters, digits, '-' and '.'")
 	}
 	SetDefaults(c)
 	if msgs := validation.IsDNS1123Label(c.Namespace); len(msgs) > 0 {
