@@ -52,6 +52,30 @@ type program struct {
 	pidfd int32
 	// noSignals is an empty sigset_t.
 	noSignals uint64
+	// ignored are the signals that this process ignores, which stay so over clone3 and execve (signal(7)): a container is not
+	// to learn that its runtime was started by nohup. defaultAction is what they get.
+	ignored       []uintptr
+	defaultAction [sigactionSize]byte
+}
+
+// sigactionSize is more than struct sigaction of the kernel takes on any architecture; its first field is the handler.
+const sigactionSize = 64
+
+// sigsetSize is sizeof(sigset_t) of the kernel.
+const sigsetSize = 8
+
+// ignoredSignals are the signals that this process ignores.
+func ignoredSignals() []uintptr {
+	const ignore = 1 // SIG_IGN
+	var out []uintptr
+	action := new([sigactionSize / 8]uint64)
+	for sig := uintptr(1); sig <= 64; sig++ {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(action)), sigsetSize, 0, 0)
+		if errno == 0 && action[0] == ignore {
+			out = append(out, sig)
+		}
+	}
+	return out
 }
 
 const sigSetmask = 2 // SIG_SETMASK
@@ -79,7 +103,7 @@ func (prog *program) closeOthers(reserved int, keep []int) {
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
 func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
-	prog := &program{ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs)}
+	prog := &program{ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs), ignored: ignoredSignals()}
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		o := &prog.ops[i]
@@ -185,9 +209,12 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		return r, e
 	}
 	// From here on this is the child, with one thread and a copy of the parent's memory. Its signals are those of a new
-	// process: CLONE_CLEAR_SIGHAND has taken the handlers, and none is blocked, whatever the parent had blocked. That is why
+	// process: CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
 	// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
-	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, unsafe.Sizeof(prog.noSignals), 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, sigsetSize, 0, 0)
+	for k := range prog.ignored {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, prog.ignored[k], uintptr(unsafe.Pointer(&prog.defaultAction)), 0, sigsetSize, 0, 0)
+	}
 	for k := range prog.first {
 		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
 	}
