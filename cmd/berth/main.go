@@ -31,6 +31,11 @@ const (
 )
 
 func main() {
+	// Sealing executes the program anew: before anything else has been set up for nothing. That a word is an argument and no
+	// command does no harm, and dispatch, which knows, reports a failure.
+	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "supervise" }) {
+		_ = seal()
+	}
 	// The supervisor reaps orphans on the main thread, which is to be had for sure only now, before a goroutine runs there.
 	if slices.Contains(os.Args[1:], "supervise") {
 		goruntime.LockOSThread()
