@@ -583,3 +583,12 @@ func TestHierarchiesAreComplete(t *testing.T) {
 		t.Errorf("found %s hierarchies of version 1; mountinfo has %s", strconv.Itoa(len(l.V1)), strconv.Itoa(want))
 	}
 }
+
+// TestRootIsASymbolicLink: root.path is the host's, whose links count.
+func TestRootIsASymbolicLink(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.Symlink("rootfs", filepath.Join(w.bundle(), "link")))
+	spec := w.sh("echo in $(readlink /bin/sh)")
+	spec.Root.Path = "link"
+	w.prints(spec, "in busybox\n")
+}

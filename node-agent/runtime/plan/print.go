@@ -42,7 +42,7 @@ var (
 	fsopenNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"}}) }}
 	fsmountNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"}}) }}
 	moveMountNames = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), []bit{{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"}})
+		return printBits(uint64(v), []bit{{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_SYMLINKS, "MOVE_MOUNT_T_SYMLINKS"}})
 	}}
 	openTreeNames = &names{render: func(v uintptr) string {
 		return printBits(uint64(v), append([]bit{{unix.OPEN_TREE_CLONE, "OPEN_TREE_CLONE"}, {unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"}}, atBits()...))
