@@ -10,6 +10,8 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/berth/tools
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
 HELLO := /var/lib/berth/archives/hello.tar
 
+GO_BUILD_FLAGS := -ldflags "-s -w -X main.version=$(VERSION)"
+
 export CGO_ENABLED := 0
 # The compiler's collector costs more time than its memory is worth; the tests themselves run as users run the programs.
 export GOGC := 400
@@ -24,7 +26,9 @@ help: ## List the targets.
 ##@ Run
 
 .PHONY: run
-run: deps-run build $(HELLO) ## Run the sample Container with the agent alone on this machine, and show it (root).
+run: deps-run $(HELLO) ## Run the sample Container with the agent alone on this machine, and show it (root).
+	@mkdir -p bin
+	go build $(GO_BUILD_FLAGS) -o bin/ ./cmd/berth ./cmd/berth-agent
 	@hack/run.sh up
 
 .PHONY: stop
@@ -44,7 +48,7 @@ cluster-down: ## End what `make cluster-up` has started, and nothing else.
 .PHONY: build
 build: ## Build bin/berth, bin/berth-agent and bin/berth-controller.
 	@mkdir -p bin
-	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/...
+	go build $(GO_BUILD_FLAGS) -o bin/ ./cmd/...
 
 $(HELLO): bin/berth-image
 	@mkdir -p $(@D)
