@@ -35,6 +35,7 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	fs.StringVar(&o.Config, "config", "", "`file` to read in place of config.json")
 	fs.StringVar(&o.Config, "f", "", "`file` to read in place of config.json")
 	fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
+	fs.StringVar(&o.PidfdSocket, "pidfd-socket", "", "unix `socket` that gets a pidfd of the first process")
 	fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the first process")
 	fs.BoolVar(&o.NoPivot, "no-pivot", false, "move the root in place of pivot_root(2), for a host on a ramfs")
 	fs.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "leave the session keyring as it is")

@@ -88,6 +88,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	global.StringVar(&a.log, "log", "", "file that warnings and errors are appended to; the last error is printed on standard error as well")
 	global.StringVar(&a.logFormat, "log-format", "text", "format of --log: text or json")
 	global.BoolVar(&a.debug, "debug", false, "log more")
+	var systemd bool
+	var rootless string
+	global.BoolVar(&systemd, "systemd-cgroup", false, "refused: this version makes cgroups itself")
+	global.StringVar(&rootless, "rootless", "auto", "true is refused: this version needs root")
 	var showVersion, short bool
 	global.BoolVar(&showVersion, "version", false, "print the version")
 	global.BoolVar(&short, "v", false, "print the version")
@@ -106,6 +110,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case a.logFormat != "text" && a.logFormat != "json":
 		a.logFormat, err = "text", fmt.Errorf("--log-format: found %q; allowed are text, json", a.logFormat)
 		a.fail(err)
+		return exitFailure
+	case systemd:
+		a.fail(errors.New("--systemd-cgroup: this version makes cgroups itself: leave the flag out"))
+		return exitFailure
+	case rootless != "auto" && rootless != "false":
+		a.fail(fmt.Errorf("--rootless: found %q; allowed are auto, false: this version needs root", rootless))
 		return exitFailure
 	case global.NArg() == 0:
 		a.help(stdout, global)

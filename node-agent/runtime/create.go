@@ -37,6 +37,8 @@ type CreateOptions struct {
 	ConsoleSocket string
 	// Console is a connected socket for the same, where the caller has one.
 	Console *os.File
+	// PidfdSocket is the path of a unix socket that gets a pidfd of the first process by SCM_RIGHTS.
+	PidfdSocket string
 	// PidFile gets the pid of the first process, in decimal.
 	PidFile string
 	// NoPivot moves the root in place of pivot_root(2); NoNewKeyring leaves the session keyring.
@@ -435,6 +437,9 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 			m.undo = append(m.undo, func() { _ = os.Remove(m.o.PidFile) })
 		}
 	}
+	if err == nil && m.o.PidfdSocket != "" {
+		err = sendPidfd(ctx, m.o.PidfdSocket, m.child.PIDFD)
+	}
 	if err != nil {
 		m.child.Abandon()
 		return err
@@ -513,6 +518,20 @@ func lateSteps(p *plan.Plan, program string) []lateStep {
 		out = append(out, s)
 	}
 	return out
+}
+
+// sendPidfd sends a pidfd to whoever listens on a unix socket (unix(7), SCM_RIGHTS).
+func sendPidfd(ctx context.Context, socket string, pidfd int) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return fmt.Errorf("--pidfd-socket: %w", err)
+	}
+	defer conn.Close()
+	if _, _, err := conn.(*net.UnixConn).WriteMsgUnix([]byte("pidfd"), unix.UnixRights(pidfd), nil); err != nil {
+		return fmt.Errorf("--pidfd-socket: %w", err)
+	}
+	return nil
 }
 
 // writePidFile replaces a pid file atomically: decimal, no newline, as clients of runc expect.

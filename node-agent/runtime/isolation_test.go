@@ -424,30 +424,7 @@ func TestTerminal(t *testing.T) {
 	spec.Process.Terminal, spec.Process.ConsoleSize = true, &specs.Box{Width: 91, Height: 37}
 	spec.Process.User.UID, spec.Process.User.GID = 7, 5
 	w.save(spec)
-	fds := make(chan int, 1)
-	go func() {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		oob := make([]byte, unix.CmsgSpace(4))
-		_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(make([]byte, 128), oob)
-		if err != nil {
-			t.Error(err)
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:n])
-		if err != nil || len(messages) != 1 {
-			t.Errorf("%d messages, %v", len(messages), err)
-			close(fds)
-			return
-		}
-		rights, err := unix.ParseUnixRights(&messages[0])
-		if err != nil {
-			t.Error(err)
-		}
-		fds <- rights[0]
-	}()
+	fds := received(t, listener)
 	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
 	w.must(err)
 	master := os.NewFile(uintptr(<-fds), "ptmx")
@@ -591,4 +568,60 @@ func TestRootIsASymbolicLink(t *testing.T) {
 	spec := w.sh("echo in $(readlink /bin/sh)")
 	spec.Root.Path = "link"
 	w.prints(spec, "in busybox\n")
+}
+
+// received takes one descriptor from the first who connects.
+func received(t *testing.T, listener net.Listener) <-chan int {
+	fds := make(chan int, 1)
+	go func() {
+		defer close(fds)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		oob := make([]byte, unix.CmsgSpace(4))
+		_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(make([]byte, 128), oob)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:n])
+		if err != nil || len(messages) != 1 {
+			t.Errorf("%d messages, %v", len(messages), err)
+			return
+		}
+		rights, err := unix.ParseUnixRights(&messages[0])
+		if err != nil || len(rights) != 1 {
+			t.Errorf("%d descriptors, %v", len(rights), err)
+			return
+		}
+		fds <- rights[0]
+	}()
+	return fds
+}
+
+// TestPidfdSocket: who listens gets a pidfd of the container's first process.
+func TestPidfdSocket(t *testing.T) {
+	w := newWorld(t)
+	socket := filepath.Join(w.dir, "pidfd.sock")
+	listener, err := net.Listen("unix", socket)
+	w.must(err)
+	defer listener.Close()
+	w.save(w.sh("true"))
+	fds := received(t, listener)
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidfdSocket: socket})
+	w.must(err)
+	fd := <-fds
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	w.must(err)
+	if want := fmt.Sprintf("Pid:\t%d\n", s.PID); !strings.Contains(string(info), want) {
+		t.Errorf("found %q; want it to have %q", info, want)
+	}
+	w.must(w.rt.Start(background, w.id))
+	w.end(w.id, s.PID)
+	w.must(unix.Close(fd))
+	if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidfdSocket: socket + "-none"}); err == nil || !strings.Contains(err.Error(), "--pidfd-socket") {
+		t.Errorf("without a listener: %v", err)
+	}
 }
