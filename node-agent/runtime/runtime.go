@@ -308,7 +308,14 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 			return fmt.Errorf("container %s: %w", rec.ID, err)
 		}
 	}
-	if err := g.Destroy(); err != nil {
+	err = g.Destroy()
+	if err != nil && rec.PID == 0 {
+		// Its maker was killed before it could record the first process, which on cgroup v1 moves into the cgroup by itself: it
+		// may have come after Kill.
+		_ = g.Kill()
+		err = g.Destroy()
+	}
+	if err != nil {
 		return fmt.Errorf("container %s: %w", rec.ID, err)
 	}
 	if err := r.removeDir(rec.ID); err != nil {
