@@ -625,3 +625,10 @@ func TestPidfdSocket(t *testing.T) {
 		t.Errorf("without a listener: %v", err)
 	}
 }
+
+// TestLoopback: in a network namespace of its own a container can reach itself; in one that it joins nothing is changed.
+func TestLoopback(t *testing.T) {
+	w := newWorld(t)
+	const upAndLoopback = "0x9\n" // IFF_UP|IFF_LOOPBACK
+	w.prints(w.sh("cat /sys/class/net/lo/flags"), upAndLoopback)
+}

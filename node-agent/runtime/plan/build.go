@@ -91,6 +91,7 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.undumpable,
 		c.joinCgroups,
 		c.namespaces,
+		c.loopback,
 		c.sharedSources,
 		c.session,
 		c.root,

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -114,6 +115,24 @@ func (c *container) namespaces() error {
 	if newCgroup {
 		c.at("linux.namespaces")
 		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
+	}
+	return nil
+}
+
+// loopback brings up lo in a new network namespace, as users of runc expect: 127.0.0.1 answers whatever else the network is
+// (netdevice(7)).
+func (c *container) loopback() error {
+	for i, n := range c.spec.Linux.Namespaces {
+		if n.Type != specs.NetworkNamespace || n.Path != "" {
+			continue
+		}
+		c.atIndex("linux.namespaces", i, "network, loopback")
+		request := make([]byte, 40) // struct ifreq: the name, then a union that begins with the flags
+		copy(request, "lo")
+		binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], unix.IFF_UP)
+		fd := c.call(unix.SYS_SOCKET, num(uint(unix.AF_UNIX)), num(uint(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC)), num(0)).out()
+		c.call(unix.SYS_IOCTL, regArg(fd), num(uint(unix.SIOCSIFFLAGS)), structArg(request, "{lo, IFF_UP}"))
+		c.close(fd)
 	}
 	return nil
 }
