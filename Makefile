@@ -28,7 +28,8 @@ help: ## List the targets.
 .PHONY: run
 run: deps-run $(HELLO) ## Run the sample Container with the agent alone on this machine, and show it (root).
 	@mkdir -p bin
-	go build $(GO_BUILD_FLAGS) -o bin/ ./cmd/berth ./cmd/berth-agent
+	@# This agent works alone: without the Kubernetes client it compiles in a third of the time.
+	go build $(GO_BUILD_FLAGS) -tags standalone -o bin/ ./cmd/berth ./cmd/berth-agent
 	@hack/run.sh up
 
 .PHONY: stop
@@ -90,6 +91,7 @@ test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl
 lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GOLANGCI_LINT) run ./...
+	go vet -tags standalone ./cmd/berth-agent ./node-agent/node
 
 $(GOLANGCI_LINT):
 	GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)

@@ -23,8 +23,6 @@ import (
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -35,7 +33,6 @@ import (
 	"github.com/berth-run/berth/node-agent/node"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
-	"github.com/berth-run/berth/node-agent/source/kubernetes"
 	"github.com/berth-run/berth/node-agent/supervisor"
 	"github.com/berth-run/berth/node-agent/sync"
 )
@@ -171,7 +168,7 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	src, config, err := o.source(log)
+	src, registerNode, err := o.source(log)
 	if err != nil {
 		return err
 	}
@@ -204,19 +201,11 @@ func (o *options) run(ctx context.Context) error {
 		}
 		return nil
 	}
-	if config != nil {
-		facts, err := node.Read("/", buildVersion())
-		if err != nil {
-			return fmt.Errorf("facts of this node: %w", err)
-		}
-		agent, err := node.New(node.Options{
-			Config: config, Name: o.nodeName, Facts: facts, Handlers: handlers, Log: log,
-			Load: func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) },
-		})
+	if registerNode != nil {
+		tasks["node"], err = registerNode(handlers, func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) })
 		if err != nil {
 			return err
 		}
-		tasks["node"] = agent.Run
 	}
 	if o.healthAddress != "" {
 		listener, err := net.Listen("tcp", o.healthAddress)
@@ -264,27 +253,17 @@ func lockState(stateDir string) (*os.File, error) {
 	return nil, fmt.Errorf("--state-dir: %s is in use by another agent: %w", stateDir, err)
 }
 
-// source returns where bundles come from, and how to reach the API server, which is nil for an agent alone.
-func (o *options) source(log *slog.Logger) (source.Source, *rest.Config, error) {
-	if o.manifests != "" {
-		src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
-		return src, nil, err
+// register makes the task that keeps the NodeAgent object and its heartbeat, from what the node has to run containers with and
+// what is asked of it at the time.
+type register func(handlers []v1alpha1.NodeHandler, load func(context.Context) node.Load) (task func(context.Context) error, err error)
+
+// source returns where bundles come from and, for the agent of a cluster's node, how the node is registered there.
+func (o *options) source(log *slog.Logger) (source.Source, register, error) {
+	if o.manifests == "" {
+		return o.clusterSource(log)
 	}
-	var config *rest.Config
-	var err error
-	if o.kubeconfig != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
-		err = errors.New("found neither --manifests nor --kubeconfig, outside of a pod; allowed: one of them")
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	config.UserAgent = "berth-agent/" + buildVersion()
-	// One agent's share of an API server: some 50 status writes a second while many containers start.
-	config.QPS, config.Burst = 50, 200
-	src, err := kubernetes.New(kubernetes.Options{Config: config, NodeName: o.nodeName, Log: log})
-	return src, config, err
+	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
+	return src, nil, err
 }
 
 // describeHandlers asks each handler what it can do. The supervisor has the same ones, since it is started with the same flags.

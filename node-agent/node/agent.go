@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !standalone
+
 package node
 
 import (
@@ -11,7 +13,6 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -35,16 +36,6 @@ const (
 	// statusEvery is how often the status is written although it has not changed.
 	statusEvery = 5 * time.Minute
 )
-
-// Load is what is asked of the machine now.
-type Load struct {
-	// Allocated is the sum of all requests.
-	Allocated corev1.ResourceList
-	// Containers is how many bundles there are.
-	Containers int32
-	// Ready is nil if the agent can run containers, else why it cannot.
-	Ready error
-}
 
 // Options of an Agent.
 type Options struct {

@@ -181,3 +181,13 @@ func Labels(name string) map[string]string {
 		corev1.LabelArchStable: runtime.GOARCH,
 	}
 }
+
+// Load is what is asked of the machine now.
+type Load struct {
+	// Allocated is the sum of all requests.
+	Allocated corev1.ResourceList
+	// Containers is how many bundles there are.
+	Containers int32
+	// Ready is nil if the agent can run containers, else why it cannot.
+	Ready error
+}
