@@ -15,8 +15,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
