@@ -111,6 +111,10 @@ func (r *reader) isObject() bool {
 // a wrong type only: each one is recorded, then blanked out, and the rest is
 // read again.
 func (r *reader) decode(v any, reset func()) bool {
+	if unmarshal(r.text, v) == nil {
+		return true
+	}
+	reset()
 	text, removed := r.text, 0
 	for {
 		err := json.Unmarshal(text, v)
