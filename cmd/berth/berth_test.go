@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program is the binary under test, as it is shipped.
-var program string
+// program is the binary under test, as it is shipped; plain is one that was linked without an entry point of its own.
+var program, plain string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -32,12 +32,14 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "berth")
-	build := exec.Command("go", "build", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
+	program, plain = filepath.Join(dir, "berth"), filepath.Join(dir, "berth-plain")
+	for out, flags := range map[string]string{program: "-E main.entry", plain: ""} {
+		build := exec.Command("go", "build", "-ldflags", flags, "-o", out, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
 	}
 	return m.Run()
 }
@@ -383,15 +385,33 @@ func TestRun(t *testing.T) {
 // TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve, and run as its own, cannot be
 // written to through it.
 func TestSealed(t *testing.T) {
-	root, id := host(t)
-	pidFile := filepath.Join(t.TempDir(), "pid")
-	berth(t, "--root", root, "create", "--pid-file", pidFile, "--bundle", bundle(t, args("true")), id).is(t, 0, "", "")
-	pid, err := os.ReadFile(pidFile)
-	must(t, err)
-	if err := unix.Access("/proc/"+string(pid)+"/exe", unix.W_OK); !errors.Is(err, unix.EROFS) {
-		t.Errorf("to write to the runtime's program gives %v; want %v", err, unix.EROFS)
+	for name, program := range map[string]string{"entry": program, "plain": plain} {
+		t.Run(name, func(t *testing.T) {
+			root, id := host(t)
+			pidFile := filepath.Join(t.TempDir(), "pid")
+			create := exec.Command(program, "--root", root, "create", "--pid-file", pidFile, "--bundle", bundle(t, args("true")), id)
+			call(t, create).is(t, 0, "", "")
+			pid, err := os.ReadFile(pidFile)
+			must(t, err)
+			if err := unix.Access("/proc/"+string(pid)+"/exe", unix.W_OK); !errors.Is(err, unix.EROFS) {
+				t.Errorf("to write to the runtime's program gives %v; want %v", err, unix.EROFS)
+			}
+			berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+		})
 	}
-	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+}
+
+// TestSealedOnce: sealing costs a second start of the program; with an entry point of its own, not of the Go runtime.
+func TestSealedOnce(t *testing.T) {
+	for name, want := range map[string]int{program: 1, plain: 2} {
+		// GODEBUG=inittrace has each start of a Go runtime tell of package runtime once.
+		cmd := exec.Command(name, "create", "no such/id")
+		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+		out, _ := cmd.CombinedOutput()
+		if n := strings.Count(string(out), "init runtime @"); n != want {
+			t.Errorf("%s: the Go runtime began %d times; want %d:\n%s", filepath.Base(name), n, want, out)
+		}
+	}
 }
 
 // TestRunForwardsSignals to the container's first process, and ends with its exit code.
