@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -27,6 +28,8 @@ func commands() []command {
 	}
 }
 
+const runtimeTypeFlag = "runtime-type"
+
 // createFlags are what create and run share.
 func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	o := &runtime.CreateOptions{}
@@ -40,6 +43,7 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	fs.BoolVar(&o.NoPivot, "no-pivot", false, "move the root in place of pivot_root(2), for a host on a ramfs")
 	fs.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "leave the session keyring as it is")
 	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors from 3 on that the process inherits")
+	fs.String(runtimeTypeFlag, nativeType, "which `runtime` runs the container, now and later: native, or one of --runtimes")
 	fs.Bool("no-subreaper", false, "taken for runc's clients; berth never is a subreaper here")
 	return o
 }
@@ -154,6 +158,8 @@ var listCommand = command{
 			if err != nil {
 				return err
 			}
+			list = append(list, a.listExternal(ctx)...)
+			slices.SortFunc(list, func(x, y *runtime.State) int { return strings.Compare(x.ID, y.ID) })
 			if *quiet {
 				for _, s := range list {
 					fmt.Fprintln(a.stdout, s.ID)

@@ -66,6 +66,8 @@ type app struct {
 	log       string
 	logFormat string
 	debug     bool
+	// runtimes is the file that names other runtimes for --runtime-type.
+	runtimes string
 	// rootGiven is whether the caller has said where the containers are.
 	rootGiven bool
 	stdout    io.Writer
@@ -88,6 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	global.StringVar(&a.log, "log", "", "file that warnings and errors are appended to; the last error is printed on standard error as well")
 	global.StringVar(&a.logFormat, "log-format", "text", "format of --log: text or json")
 	global.BoolVar(&a.debug, "debug", false, "log more")
+	global.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json", "`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
 	var systemd bool
 	var rootless string
 	global.BoolVar(&systemd, "systemd-cgroup", false, "refused: this version makes cgroups itself")
@@ -165,11 +168,8 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 	} else {
 		err = usageError{err}
 	}
-	if err == nil && c.launches {
-		err = seal()
-	}
 	if err == nil {
-		err = do(ctx, a, fs.Args())
+		err = a.do(ctx, c, fs, args, do)
 	}
 	var usage usageError
 	var exit exitError
@@ -183,6 +183,31 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 	}
 	a.fail(err)
 	return exitFailure
+}
+
+// do runs a command, or has the program run it that runs the container.
+func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string, do func(context.Context, *app, []string) error) error {
+	if f := fs.Lookup(runtimeTypeFlag); f != nil && f.Value.String() != nativeType {
+		e, err := a.findExternal(f.Value.String())
+		if err != nil {
+			return err
+		}
+		return e.create(ctx, a, c.name, fs.Arg(0), withoutFlag(args, runtimeTypeFlag))
+	} else if f == nil && c.min > 0 {
+		e, err := a.externalOf(fs.Arg(0))
+		if err != nil {
+			return err
+		}
+		if e != nil {
+			return e.call(ctx, a, c.name, fs.Arg(0), args)
+		}
+	}
+	if c.launches {
+		if err := seal(); err != nil {
+			return err
+		}
+	}
+	return do(ctx, a, fs.Args())
 }
 
 func (a *app) help(w io.Writer, global *flag.FlagSet) {

@@ -62,7 +62,7 @@ func (r *Runtime) dir(id string) string { return filepath.Join(r.root, id) }
 
 // load reads the record of a container.
 func (r *Runtime) load(id string) (*record, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(filepath.Join(r.dir(id), stateFile))

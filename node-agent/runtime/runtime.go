@@ -83,8 +83,8 @@ type State struct {
 	OOMKills uint64 `json:"-"`
 }
 
-// checkID refuses ids that could leave the root folder or mean another file.
-func checkID(id string) error {
+// CheckID refuses ids that could leave the root folder or mean another file.
+func CheckID(id string) error {
 	if id == "" || id == "." || id == ".." || len(id) > 1024 {
 		return ErrInvalidID
 	}
@@ -158,7 +158,7 @@ func (r *Runtime) List(context.Context) ([]*State, error) {
 	}
 	var out []*State
 	for _, e := range entries {
-		if !e.IsDir() || checkID(e.Name()) != nil {
+		if !e.IsDir() || CheckID(e.Name()) != nil {
 			continue
 		}
 		rec, err := r.load(e.Name())
@@ -186,7 +186,7 @@ func ownerName(uid int) string {
 
 // lock keeps other processes from changing a container meanwhile. The lock is on its folder and goes with the descriptor.
 func (r *Runtime) lock(id string) (unlock func(), err error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	for {

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+// nativeType is the runtime type of berth's own runtime.
+const nativeType = "native"
+
+// external is another program with runc's command line that runs a container in berth's place. The file of --runtimes has
+// those that there are by name; <root>/ID/external.json has the one that runs a container, whose own --root is
+// <root>/ID/external.
+type external struct {
+	// Path of the program, absolute.
+	Path string `json:"path"`
+	// Args are options that stand before the command, such as --systemd-cgroup.
+	Args []string `json:"args,omitempty"`
+}
+
+const (
+	externalFile = "external.json"
+	externalRoot = "external"
+)
+
+// findExternal looks a runtime type up in the file of --runtimes.
+func (a *app) findExternal(name string) (*external, error) {
+	data, err := os.ReadFile(a.runtimes)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("--runtimes: %w", err)
+	}
+	known := map[string]external{}
+	if err == nil {
+		if err := json.Unmarshal(data, &known); err != nil {
+			return nil, fmt.Errorf(`--runtimes: %s: allowed is an object such as {"runc": {"path": "/usr/sbin/runc"}}: %w`, a.runtimes, err)
+		}
+	}
+	e, ok := known[name]
+	if !ok {
+		names := append([]string{nativeType}, slices.Sorted(maps.Keys(known))...)
+		return nil, fmt.Errorf("--runtime-type: found %q; allowed are %s (others are named in %s)", name, strings.Join(names, ", "), a.runtimes)
+	}
+	if !filepath.IsAbs(e.Path) {
+		return nil, fmt.Errorf("--runtimes: %s: %s.path: found %q; allowed is an absolute path", a.runtimes, name, e.Path)
+	}
+	return &e, nil
+}
+
+// externalOf returns the program that runs a container, nil for berth itself.
+func (a *app) externalOf(id string) (*external, error) {
+	if runtime.CheckID(id) != nil {
+		return nil, nil
+	}
+	data, err := os.ReadFile(filepath.Join(a.root, id, externalFile))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	e := &external{}
+	if err == nil {
+		err = json.Unmarshal(data, e)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container %s: which runtime runs it: %w", id, err)
+	}
+	return e, nil
+}
+
+// create has the program make a container by `create` or `run`. Its choice is recorded before, so that a container whose
+// maker was killed can be deleted.
+func (e *external) create(ctx context.Context, a *app, command, id string, args []string) error {
+	if err := runtime.CheckID(id); err != nil {
+		return err
+	}
+	dir := filepath.Join(a.root, id)
+	if err := os.MkdirAll(a.root, 0o700); err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("container %s: %w", id, runtime.ErrExist)
+	}
+	if err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	data, err := json.Marshal(e)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, externalFile+".new"), data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(filepath.Join(dir, externalFile+".new"), filepath.Join(dir, externalFile))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("container %s: record which runtime runs it: %w", id, err), os.RemoveAll(dir))
+	}
+	err = e.call(ctx, a, command, id, args)
+	if _, e := os.Stat(filepath.Join(dir, externalRoot, id)); e != nil {
+		// It failed, or `run` has removed the container already.
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// call runs the program with the command line that berth was given. Its exit code becomes berth's.
+func (e *external) call(ctx context.Context, a *app, command, id string, args []string) error {
+	err := e.run(e.command(ctx, a, command, id, args))
+	if err == nil && command == "delete" {
+		err = os.RemoveAll(filepath.Join(a.root, id))
+	}
+	return err
+}
+
+func (e *external) command(ctx context.Context, a *app, command, id string, args []string) *exec.Cmd {
+	line := append(slices.Clone(e.Args), "--root", filepath.Join(a.root, id, externalRoot))
+	if a.log != "" {
+		line = append(line, "--log", a.log, "--log-format", a.logFormat)
+	}
+	if a.debug {
+		line = append(line, "--debug")
+	}
+	return exec.CommandContext(ctx, e.Path, append(append(line, command), args...)...)
+}
+
+func (e *external) run(cmd *exec.Cmd) error {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return nil } // the program gets the signal that ends us, and decides
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, urgent...)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w", e.Path, err)
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
+			return exitError(128 + int(status.Signal()))
+		}
+		return exitError(exit.ExitCode())
+	}
+	return err
+}
+
+// listExternal are the containers that other programs run, each in its program's words.
+func (a *app) listExternal(ctx context.Context) []*runtime.State {
+	var out []*runtime.State
+	entries, _ := os.ReadDir(a.root) // Runtime.List has told what is wrong with it
+	for _, entry := range entries {
+		e, err := a.externalOf(entry.Name())
+		if e == nil && err == nil {
+			continue
+		}
+		var s runtime.State
+		if err == nil {
+			var state []byte
+			state, err = e.command(ctx, a, "state", entry.Name(), []string{entry.Name()}).Output()
+			if err == nil {
+				err = json.Unmarshal(state, &s)
+			}
+		}
+		if err != nil {
+			a.record("warning", fmt.Sprintf("container %s: %v", entry.Name(), err))
+			continue
+		}
+		out = append(out, &s)
+	}
+	return out
+}
+
+// withoutFlag returns a command line without a flag of ours that takes a value, up to the container's id.
+func withoutFlag(args []string, name string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		flag := strings.TrimPrefix(strings.TrimPrefix(args[i], "-"), "-")
+		switch {
+		case !strings.HasPrefix(args[i], "-"), args[i] == "--", args[i] == "-":
+			// A flag's value or the id: neither looks like the flag.
+			out = append(out, args[i])
+		case flag == name:
+			i++
+		case strings.HasPrefix(flag, name+"="):
+		default:
+			out = append(out, args[i])
+		}
+	}
+	return out
+}
