@@ -564,6 +564,8 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return errors.New("cannot start a container that has stopped")
 	case specs.StateCreating:
 		return errors.New("cannot start a container that is being created")
+	case StatusPaused:
+		return errors.New("cannot start a container in the paused state")
 	default:
 		return errors.New("cannot start an already running container")
 	}

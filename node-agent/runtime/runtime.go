@@ -107,6 +107,10 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	case !rec.alive():
 		return specs.StateStopped
 	}
+	// As in runc, paused goes before created: Start would wait for a process that cannot move.
+	if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
+		return StatusPaused
+	}
 	// The first process waits for Start while it reads the fifo. One that is left without a reader is of a Start that was
 	// killed after it had let the process go.
 	fifo, err := unix.Open(filepath.Join(r.dir(rec.ID), startFIFO), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -116,9 +120,6 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	}
 	if _, err := os.Lstat(filepath.Join(r.dir(rec.ID), newFIFO)); err == nil {
 		return specs.StateCreating
-	}
-	if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
-		return StatusPaused
 	}
 	return specs.StateRunning
 }

@@ -222,15 +222,17 @@ func (g *Group) Signal(sig unix.Signal) error {
 		}
 		return fmt.Errorf("kill the cgroup: %w", err)
 	}
-	// Without cgroup.kill a process may fork between the list and the signal: freeze first.
-	frozen := g.manager.Freeze(cgroups.Frozen) == nil
+	// Without cgroup.kill a process may fork between the list and the signal: freeze first. What was paused before stays so,
+	// unless it is to die, which a frozen process of version 1 does only once it thaws.
+	thaw := sig == unix.SIGKILL || !g.Frozen()
+	_ = g.manager.Freeze(cgroups.Frozen)
 	pids, err := g.manager.GetAllPids()
 	for _, pid := range pids {
 		if e := unix.Kill(pid, sig); e != nil && !errors.Is(e, unix.ESRCH) {
 			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
 		}
 	}
-	if frozen {
+	if thaw {
 		err = errors.Join(err, g.manager.Freeze(cgroups.Thawed))
 	}
 	if errors.Is(err, os.ErrNotExist) {

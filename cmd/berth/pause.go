@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+var pauseCommand = command{
+	name: "pause", args: "CONTAINER-ID", summary: "stop all processes of a container for a while", min: 1, max: 1,
+	examples: []string{"berth pause hello"},
+	flags:    onContainer((*runtime.Runtime).Pause),
+}
+
+var resumeCommand = command{
+	name: "resume", args: "CONTAINER-ID", summary: "continue a paused container", min: 1, max: 1,
+	examples: []string{"berth resume hello"},
+	flags:    onContainer((*runtime.Runtime).Resume),
+}
+
+// onContainer is a command without flags that does one thing to one container.
+func onContainer(do func(*runtime.Runtime, context.Context, string) error) func(*flag.FlagSet) func(context.Context, *app, []string) error {
+	return func(*flag.FlagSet) func(context.Context, *app, []string) error {
+		return func(ctx context.Context, a *app, args []string) error {
+			r, err := a.runtime()
+			if err != nil {
+				return err
+			}
+			return do(r, ctx, args[0])
+		}
+	}
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+)
+
+// ErrNotPaused: there is nothing to resume.
+var ErrNotPaused = errors.New("container not paused")
+
+// Pause stops all processes of a created or running container with the freezer. One that is paused already or has no
+// process fails with ErrNotRunning, as in runc.
+func (r *Runtime) Pause(_ context.Context, id string) error {
+	return r.freeze(id, true, func(s specs.ContainerState) error {
+		if s != specs.StateRunning && s != specs.StateCreated {
+			return ErrNotRunning
+		}
+		return nil
+	})
+}
+
+// Resume lets a paused container continue; another fails with ErrNotPaused.
+func (r *Runtime) Resume(_ context.Context, id string) error {
+	return r.freeze(id, false, func(s specs.ContainerState) error {
+		if s != StatusPaused {
+			return ErrNotPaused
+		}
+		return nil
+	})
+}
+
+func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState) error) error {
+	unlock, err := r.lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	if err := check(r.status(rec)); err != nil {
+		return err
+	}
+	g, err := cgroup.Open(rec.Cgroups)
+	if err != nil {
+		return err
+	}
+	if err := g.Freeze(frozen); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Processes are the processes in the container's cgroup and below it, as the host numbers them: nil where it has none left.
+func (r *Runtime) Processes(_ context.Context, id string) ([]int, error) {
+	rec, err := r.load(id)
+	if err != nil {
+		return nil, err
+	}
+	g, err := cgroup.Open(rec.Cgroups)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := g.Pids()
+	if err != nil {
+		return nil, fmt.Errorf("processes of container %s: %w", id, err)
+	}
+	return pids, nil
+}
