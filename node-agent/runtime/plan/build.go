@@ -79,14 +79,10 @@ func (e *Unsupported) Error() string {
 // Build makes the plan of a validated document. The document is not changed. It fails with *Unsupported where a field
 // cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
-	b := newBuilder()
-	c := &container{builder: b, spec: spec, host: host, opts: o}
-	if spec.Linux == nil {
-		return nil, &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
-	}
+	c := &container{builder: newBuilder(), spec: spec, host: host, opts: o}
 	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
 	// comes last.
-	for _, stage := range []func() error{
+	return c.build(
 		c.refuse,
 		c.undumpable,
 		c.joinCgroups,
@@ -107,21 +103,43 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.pivot,
 		c.names,
 		c.workingDirectory,
+		c.process,
+	)
+}
+
+// process is the last part of every plan, of the container's first process and of those that are executed in it later: what
+// process.* asks of a process that has its namespaces and its root.
+func (c *container) process() error {
+	return c.stages(
 		c.standardStreams,
 		c.limits,
 		c.credentials,
 		c.exec,
-	} {
+	)
+}
+
+func (c *container) stages(stages ...func() error) error {
+	for _, stage := range stages {
 		if err := stage(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for i, at := range b.plan.Labels {
+	return nil
+}
+
+func (c *container) build(stages ...func() error) (*Plan, error) {
+	if c.spec.Linux == nil {
+		return nil, &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
+	}
+	if err := c.stages(stages...); err != nil {
+		return nil, err
+	}
+	for i, at := range c.plan.Labels {
 		if i > 0 && at < 0 {
 			return nil, fmt.Errorf("plan: label %d is used but stands nowhere", i)
 		}
 	}
-	return &b.plan, nil
+	return &c.plan, nil
 }
 
 // refuse fails for every field that has no stage, so that none is dropped in silence.
@@ -138,7 +156,6 @@ func (c *container) refuse() error {
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
 		{p.Scheduler != nil, "process.scheduler"},
 		{p.IOPriority != nil, "process.ioPriority"},
-		{p.ExecCPUAffinity != nil, "process.execCPUAffinity"},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
 		{l.MemoryPolicy != nil, "linux.memoryPolicy"},

@@ -155,15 +155,22 @@ func halves(v uint16) []byte {
 	return p
 }
 
-// console makes the terminal in the container's devpts, shows it as /dev/console and sends its master to the console
-// socket. The slave is opened from the master (TIOCGPTPEER), not by its path, which the container's mounts could turn
-// elsewhere (CVE-2025-52565).
+// console makes the terminal, shows it as /dev/console and hands its master out.
 func (c *container) console() error {
 	if !c.spec.Process.Terminal {
 		return nil
 	}
+	master := c.openTerminal()
+	c.showTerminal()
+	c.sendTerminal(master)
+	return nil
+}
+
+// openTerminal makes a terminal in the container's devpts. The slave is opened from the master (TIOCGPTPEER), not by its path,
+// which the container's mounts could turn elsewhere (CVE-2025-52565).
+func (c *container) openTerminal() (master Reg) {
 	c.at("process.terminal")
-	master := c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
+	master = c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
 	var unlock int32
 	c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSPTLCK)), structArg(native(&unlock), "{0}"))
 	c.tty = c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCGPTPEER)), flags(uint(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), openNames)).out()
@@ -174,7 +181,11 @@ func (c *container) console() error {
 		c.at("process.terminal")
 	}
 	c.call(unix.SYS_FCHOWN, regArg(c.tty), num(c.spec.Process.User.UID), num(^uint32(0)))
-	// /dev/console
+	return master
+}
+
+// showTerminal mounts the terminal on /dev/console.
+func (c *container) showTerminal() {
 	dev := c.reg()
 	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
 	c.mknodat(regArg(dev), "console", unix.S_IFREG|0o620, 0).tolerate(unix.EEXIST)
@@ -184,7 +195,11 @@ func (c *container) console() error {
 	c.close(mount)
 	c.close(at)
 	c.close(dev)
-	// The master goes out by SCM_RIGHTS, with a name as its payload (cmsg(3), unix(7)).
+}
+
+// sendTerminal sends the master to the console socket by SCM_RIGHTS, with a name as its payload (cmsg(3), unix(7)), and makes the
+// terminal that of the session.
+func (c *container) sendTerminal(master Reg) {
 	payload := []byte("/dev/ptmx")
 	iov := &unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
 	control := make([]byte, unix.CmsgSpace(4))
@@ -198,5 +213,4 @@ func (c *container) console() error {
 	c.call(unix.SYS_SENDMSG, input(InputConsole), structArg(native(msg), "{SCM_RIGHTS}"), num(0))
 	c.close(master)
 	c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TIOCSCTTY)), num(0))
-	return nil
 }

@@ -47,6 +47,8 @@ const (
 	InputStart Input = "start"
 	// InputResult is where failures are written to, in place of the launcher's pipe, from the moment that the container is created: its reader is `start`.
 	InputResult Input = "result"
+	// InputContainer is a pidfd of the container's first process, whose namespaces a process that is executed later joins.
+	InputContainer Input = "container"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 )
@@ -139,6 +141,10 @@ type Plan struct {
 	// PIDNamespace is the path of a pid namespace to be joined. The parent does it, since setns(2) on a pid namespace
 	// takes effect on children only.
 	PIDNamespace string
+	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
+	JoinPIDs bool
+	// CPUs are what the parent runs on while it makes the child; without a mask it stays as it is.
+	CPUs CPUSet
 	// Steps that the child takes, in order. Jumps go forward only.
 	Steps []Step
 	// Labels[l] is the index of the step that label l stands before.
@@ -151,6 +157,12 @@ type Plan struct {
 	Waits bool
 	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
 	Warnings []string
+}
+
+// CPUSet is a set of processors: as a list and as a mask of sched_setaffinity(2).
+type CPUSet struct {
+	List string
+	Mask []byte
 }
 
 // Sync is a place at which the child waits for its parent.

@@ -55,6 +55,7 @@ var goldens = []struct {
 	name, config string
 	host         Host
 	change       func(*Options)
+	exec         bool
 }{
 	{name: "default", host: unified},
 	{name: "default-v1", config: "default", host: legacy},
@@ -85,6 +86,9 @@ var goldens = []struct {
 	{name: "seccomp", host: unified},
 	{name: "seccomp-privileges", host: unified},
 	{name: "hooks", host: unified},
+	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
+	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
+	{name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 }
 
 func readSpec(t *testing.T, document []byte) *specs.Spec {
@@ -98,13 +102,20 @@ func readSpec(t *testing.T, document []byte) *specs.Spec {
 
 func build(t *testing.T, spec *specs.Spec, h Host, o Options) *Plan {
 	t.Helper()
+	return buildWith(t, Build, spec, h, o)
+}
+
+type buildFunc func(*specs.Spec, Host, Options) (*Plan, error)
+
+func buildWith(t *testing.T, f buildFunc, spec *specs.Spec, h Host, o Options) *Plan {
+	t.Helper()
 	if spec.Linux.Seccomp != nil {
 		var err error
 		if o.Seccomp, _, err = seccomp.Compile(spec.Linux.Seccomp); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p, err := Build(spec, h, o)
+	p, err := f(spec, h, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +132,7 @@ func printed(t *testing.T, p *Plan) string {
 }
 
 // eachGolden builds every golden plan.
-func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte, h Host, o Options)) {
+func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte, build func(*specs.Spec) *Plan)) {
 	for _, g := range goldens {
 		t.Run(g.name, func(t *testing.T) {
 			config := g.config
@@ -136,15 +147,19 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 			if g.change != nil {
 				g.change(&o)
 			}
-			f(t, g.name, document, g.host, o)
+			kind := Build
+			if g.exec {
+				kind = BuildExec
+			}
+			f(t, g.name, document, func(spec *specs.Spec) *Plan { return buildWith(t, kind, spec, g.host, o) })
 		})
 	}
 }
 
 func TestGolden(t *testing.T) {
-	eachGolden(t, func(t *testing.T, name string, document []byte, h Host, o Options) {
+	eachGolden(t, func(t *testing.T, name string, document []byte, build func(*specs.Spec) *Plan) {
 		spec := readSpec(t, document)
-		got := printed(t, build(t, spec, h, o))
+		got := printed(t, build(spec))
 		if again, _ := json.Marshal(spec); string(again) != string(must(json.Marshal(readSpec(t, document)))) {
 			t.Error("Build has changed the document")
 		}
@@ -191,8 +206,8 @@ func TestGoldenFilesAreUsed(t *testing.T) {
 
 // TestShape holds for every plan what the launcher relies on.
 func TestShape(t *testing.T) {
-	eachGolden(t, func(t *testing.T, _ string, document []byte, h Host, o Options) {
-		p := build(t, readSpec(t, document), h, o)
+	eachGolden(t, func(t *testing.T, _ string, document []byte, build func(*specs.Spec) *Plan) {
+		p := build(readSpec(t, document))
 		last := len(p.Steps) - 1
 		if p.Steps[last].Call != unix.SYS_EXECVE {
 			t.Errorf("the last step is %s, not execve", p.Steps[last])
@@ -320,8 +335,8 @@ func TestOrderOfKeysDoesNotMatter(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	eachGolden(t, func(t *testing.T, _ string, document []byte, h Host, o Options) {
-		want := printed(t, build(t, readSpec(t, document), h, o))
+	eachGolden(t, func(t *testing.T, _ string, document []byte, build func(*specs.Spec) *Plan) {
+		want := printed(t, build(readSpec(t, document)))
 		decoder := json.NewDecoder(bytes.NewReader(document))
 		decoder.UseNumber()
 		var v any
@@ -331,7 +346,7 @@ func TestOrderOfKeysDoesNotMatter(t *testing.T) {
 		for range 5 {
 			var b bytes.Buffer
 			shuffled(&b, v, r)
-			if got := printed(t, build(t, readSpec(t, b.Bytes()), h, o)); got != want {
+			if got := printed(t, build(readSpec(t, b.Bytes()))); got != want {
 				t.Fatalf("this order of keys gives another plan:\n%s", b.Bytes())
 			}
 		}
@@ -348,7 +363,6 @@ func TestRefused(t *testing.T) {
 		"process.selinuxLabel":       func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
 		"process.scheduler":          func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
 		"process.ioPriority":         func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
-		"process.execCPUAffinity":    func(s *specs.Spec) { s.Process.ExecCPUAffinity = &specs.CPUAffinity{} },
 		"process.rlimits[0].type":    func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		"linux.mountLabel":           func(s *specs.Spec) { s.Linux.MountLabel = "l" },
 		"linux.intelRdt":             func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },

@@ -248,7 +248,7 @@ func callNames() map[Call]string {
 		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_EXECVE: "execve", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
 		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
 		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
-		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx",
+		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx", unix.SYS_GETCWD: "getcwd",
 	}
 }
 
@@ -293,17 +293,28 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		CloneFlags   string     `json:"cloneFlags"`
 		PIDNamespace string     `json:"pidNamespace,omitempty"`
+		CPUs         string     `json:"cpus,omitempty"`
 		Warnings     []string   `json:"warnings,omitempty"`
 		Steps        []stepView `json:"steps"`
-	}{printBits(p.CloneFlags, cloneBits()), p.PIDNamespace, p.Warnings, views})
+	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.CPUs.List, p.Warnings, views})
+}
+
+func (p *Plan) pidNamespace() string {
+	if p.JoinPIDs {
+		return "of " + input(InputContainer).String()
+	}
+	return p.PIDNamespace
 }
 
 // WriteText prints the plan for people: one line a step, under a heading for each field.
 func (p *Plan) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "clone3 %s\n", printBits(p.CloneFlags, cloneBits()))
-	if p.PIDNamespace != "" {
-		fmt.Fprintf(&b, "  in the pid namespace %s\n", p.PIDNamespace)
+	if ns := p.pidNamespace(); ns != "" {
+		fmt.Fprintf(&b, "  in the pid namespace %s\n", ns)
+	}
+	if p.CPUs.List != "" {
+		fmt.Fprintf(&b, "  on the processors %s\n", p.CPUs.List)
 	}
 	last := ""
 	for i, s := range p.Steps {

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// BuildExec makes the plan of a process that joins a container: the container's document with process replaced by that of the new
+// one. The child needs InputContainer. It fails with *Unsupported where a field cannot be honoured.
+func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
+	c := &container{builder: newBuilder(), spec: spec, host: host, opts: o}
+	return c.build(
+		c.refuse,
+		c.undumpable,
+		c.joinCgroups,
+		c.cpuAffinity,
+		c.joinContainer,
+		c.session,
+		c.terminal,
+		c.workingDirectory,
+		c.verifyWorkingDirectory,
+		c.process,
+	)
+}
+
+// cpuAffinity sets what the process runs on from here on, and what its parent runs on until it is in the cgroup (config.md,
+// execCPUAffinity). Where nothing is said that is all that the cgroup allows: what the runtime itself is bound to is no concern
+// of the container's.
+func (c *container) cpuAffinity() error {
+	a := c.spec.Process.ExecCPUAffinity
+	if a == nil {
+		a = &specs.CPUAffinity{}
+	}
+	if a.Initial != "" {
+		mask, err := cpuMask(a.Initial)
+		if err != nil {
+			return c.fieldError("process.execCPUAffinity.initial", a.Initial, "%s", err)
+		}
+		c.plan.CPUs = CPUSet{a.Initial, mask}
+	}
+	c.at("process.execCPUAffinity.final")
+	mask, list := everyCPU(), "all"
+	if a.Final != "" {
+		var err error
+		if mask, err = cpuMask(a.Final); err != nil {
+			return c.fieldError("process.execCPUAffinity.final", a.Final, "%s", err)
+		}
+		list = a.Final
+	}
+	c.call(unix.SYS_SCHED_SETAFFINITY, num(0), num(len(mask)), structArg(mask, "{"+list+"}"))
+	return nil
+}
+
+// maxCPUs is the largest NR_CPUS of any architecture (CONFIG_NR_CPUS of the kernel's x86 with MAXSMP).
+const maxCPUs = 8192
+
+func everyCPU() []byte {
+	mask := make([]byte, maxCPUs/8)
+	for i := range mask {
+		mask[i] = math.MaxUint8
+	}
+	return mask
+}
+
+// cpuMask turns a list such as "0-3,7" into the mask that sched_setaffinity(2) takes: bits of unsigned longs.
+func cpuMask(list string) ([]byte, error) {
+	const word = 64
+	mask := make([]byte, maxCPUs/8)
+	for _, part := range strings.Split(list, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			last = first
+		}
+		from, err := strconv.ParseUint(first, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("a list of processors such as 0-3,7 is allowed")
+		}
+		to, err := strconv.ParseUint(last, 10, 16)
+		if err != nil || to < from || to >= maxCPUs {
+			return nil, fmt.Errorf("a list of processors such as 0-3,7, each below %d, is allowed", maxCPUs)
+		}
+		for cpu := from; cpu <= to; cpu++ {
+			at := mask[cpu/word*8:]
+			binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)|1<<(cpu%word))
+		}
+	}
+	return mask, nil
+}
+
+// joinContainer enters the namespaces of the container's first process: all by one call, which checks the right to each before it
+// enters any (setns(2)), but for the pid namespace, which the parent enters for the length of the fork. With the mount namespace
+// the root and the working directory become the container's.
+func (c *container) joinContainer() error {
+	c.at("linux.namespaces")
+	var join uint64
+	for i, n := range c.spec.Linux.Namespaces {
+		flag := cloneFlag(n.Type)
+		switch {
+		case flag == 0:
+			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
+		case n.Type == specs.PIDNamespace:
+			c.plan.JoinPIDs = true
+		default:
+			join |= flag
+		}
+	}
+	if !c.hasNamespace(specs.MountNamespace) {
+		return &Unsupported{Path: "linux.namespaces", Found: "no mount namespace", Reason: "a container has one"}
+	}
+	c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
+	if c.hasNamespace(specs.UserNamespace) {
+		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
+		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+	}
+	c.at("root.path")
+	c.rootFD = c.openat2(cwd(), "/", unix.O_PATH|unix.O_DIRECTORY, 0).out()
+	return nil
+}
+
+// terminal makes a terminal for the process alone: /dev/console stays that of the first.
+func (c *container) terminal() error {
+	if c.spec.Process.Terminal {
+		c.sendTerminal(c.openTerminal())
+	}
+	return nil
+}
+
+// verifyWorkingDirectory fails with ENOENT where the working directory does not lie below the root: its path then begins with
+// "(unreachable)" (getcwd(2)). It is what CVE-2024-21626 had led to, whatever else might.
+func (c *container) verifyWorkingDirectory() error {
+	path := make([]byte, unix.PathMax)
+	c.call(unix.SYS_GETCWD, structArg(path, "cwd"), num(len(path)))
+	first := func(b byte) uint32 { return binary.NativeEndian.Uint32([]byte{b, 0, 0, 0}) }
+	c.call(OpExpect, structArg(path[:4], "cwd"), flags(first(math.MaxUint8), hexNames), flags(first('/'), hexNames), flags(uint(unix.ENOENT), errnoNames))
+	return nil
+}
