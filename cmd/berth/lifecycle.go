@@ -23,7 +23,7 @@ import (
 // commands are all verbs, in the order of the help.
 func commands() []command {
 	return []command{
-		createCommand, startCommand, runCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand, psCommand, specCommand, validateCommand, planCommand,
+		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand, psCommand, specCommand, validateCommand, planCommand,
 		superviseCommand,
 	}
 }

@@ -33,7 +33,7 @@ const (
 func main() {
 	// Sealing executes the program anew: before anything else has been set up for nothing. That a word is an argument and no
 	// command does no harm, and dispatch, which knows, reports a failure.
-	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "supervise" }) {
+	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise" }) {
 		_ = seal()
 	}
 	// The supervisor reaps orphans on the main thread, which is to be had for sure only now, before a goroutine runs there.
@@ -72,6 +72,12 @@ type app struct {
 	rootGiven bool
 	stdout    io.Writer
 	stderr    io.Writer
+}
+
+// failure is an error whose exit code is not exitFailure.
+type failure struct {
+	error
+	code int
 }
 
 // exitError is an exit code without a message of its own.
@@ -182,6 +188,10 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 		c.help(a.stdout, fs)
 	}
 	a.fail(err)
+	var fail failure
+	if errors.As(err, &fail) {
+		return fail.code
+	}
 	return exitFailure
 }
 

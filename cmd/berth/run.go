@@ -18,42 +18,36 @@ import (
 // runContainer runs a container in the foreground, or leaves it running.
 func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.CreateOptions, detach, keep bool) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// Signals are forwarded from the moment that there is a process to forward them to; until then they wait here.
-	signals := make(chan os.Signal, 64)
-	if !detach {
-		signal.Notify(signals, urgent...)
-		// They no longer end berth itself, and the container's start must not be cut short by one that it is to get.
-		ctx = context.WithoutCancel(ctx)
+	if detach {
+		_, err := r.Run(ctx, id, o)
+		return err
 	}
-	var tty *terminal
-	if !detach && o.ConsoleSocket == "" {
-		var err error
-		if tty, err = newTerminal(); err != nil {
-			return err
-		}
-		defer tty.close()
-		o.Console = tty.child
+	f, err := newForeground(o.ConsoleSocket == "")
+	if err != nil {
+		return err
 	}
+	defer f.tty.close()
+	o.Console = f.tty.console()
+	// Signals no longer end berth itself, and the container's start must not be cut short by one that it is to get.
+	ctx = context.WithoutCancel(ctx)
 	p, err := r.Run(ctx, id, o)
 	if err != nil {
 		return err
 	}
-	if detach {
-		return nil
-	}
-	if err := tty.attach(); err != nil {
+	status, err := f.wait(p.PID, p)
+	if err != nil {
 		return errors.Join(err, r.Delete(ctx, id, true))
 	}
-	go forward(signals, p.PID, tty)
-	// Each signal costs the Go runtime two switches of threads: those that come rarely wait until the container runs.
-	go signal.Notify(signals)
-	status := p.Wait()
-	tty.drain()
 	if !keep {
 		if err := p.Delete(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, errors.Join(errDeleted, err))
 		}
 	}
+	return exitCode(status)
+}
+
+// exitCode is how a process has ended, as a shell says it.
+func exitCode(status unix.WaitStatus) error {
 	code := status.ExitStatus()
 	if status.Signaled() {
 		code = 128 + int(status.Signal())
@@ -62,6 +56,38 @@ func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.
 		return nil
 	}
 	return exitError(code)
+}
+
+// foreground stands between a process of a container and who has called berth.
+type foreground struct {
+	// signals are forwarded from the moment that there is a process to forward them to; until then they wait here.
+	signals chan os.Signal
+	// tty is the process's terminal, if it is to be connected to berth's own.
+	tty *terminal
+}
+
+func newForeground(connect bool) (*foreground, error) {
+	f := &foreground{signals: make(chan os.Signal, 64)}
+	signal.Notify(f.signals, urgent...)
+	if !connect {
+		return f, nil
+	}
+	var err error
+	f.tty, err = newTerminal()
+	return f, err
+}
+
+// wait waits for a process to end and reaps it. On an error the process still runs.
+func (f *foreground) wait(pid int, p interface{ Wait() unix.WaitStatus }) (unix.WaitStatus, error) {
+	if err := f.tty.attach(); err != nil {
+		return 0, err
+	}
+	go forward(f.signals, pid, f.tty)
+	// Each signal costs the Go runtime two switches of threads: those that come rarely wait until the container runs.
+	go signal.Notify(f.signals)
+	status := p.Wait()
+	f.tty.drain()
+	return status, nil
 }
 
 // urgent are the signals that people and init systems send, which must not be missed while the container is being made.
@@ -97,6 +123,14 @@ func newTerminal() (*terminal, error) {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	return &terminal{parent: os.NewFile(uintptr(fds[0]), "console"), child: os.NewFile(uintptr(fds[1]), "console")}, nil
+}
+
+// console is the socket's other end, for the container.
+func (t *terminal) console() *os.File {
+	if t == nil {
+		return nil
+	}
+	return t.child
 }
 
 // attach takes the terminal, if the container has one, and begins to copy.

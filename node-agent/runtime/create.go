@@ -93,13 +93,15 @@ func (p *Process) Delete(ctx context.Context) error { return p.r.Delete(ctx, p.r
 
 // maker is one creation under way.
 type maker struct {
-	r     *Runtime
-	o     CreateOptions
-	spec  *specs.Spec
-	rec   *record
-	plan  *plan.Plan
-	group *cgroup.Group
-	child *launch.Child
+	r    *Runtime
+	o    CreateOptions
+	spec *specs.Spec
+	// config is the document as it was read.
+	config []byte
+	rec    *record
+	plan   *plan.Plan
+	group  *cgroup.Group
+	child  *launch.Child
 
 	inputs map[plan.Input]int
 	close  []*os.File
@@ -168,7 +170,7 @@ func (m *maker) readConfig(context.Context) error {
 	if err := faults.Err(); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	m.spec = spec
+	m.spec, m.config = spec, data
 	return nil
 }
 
@@ -198,7 +200,7 @@ func (m *maker) reserve(id string) error {
 	}
 	m.rec = &record{
 		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(),
-		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks,
+		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks, NoNewKeyring: m.o.NoNewKeyring,
 	}
 	for _, n := range m.spec.Linux.Namespaces {
 		if n.Type == specs.PIDNamespace && n.Path == "" {
@@ -219,6 +221,9 @@ func (m *maker) makeCgroup(id string) error {
 	m.rec.Cgroups = group.Paths()
 	if err := m.r.save(m.rec); err != nil {
 		return err
+	}
+	if err := os.WriteFile(filepath.Join(m.r.dir(id), configFile), m.config, 0o600); err != nil {
+		return fmt.Errorf("write the state of container %s: %w", id, err)
 	}
 	if err := group.Create(); err != nil {
 		return err
@@ -362,22 +367,8 @@ func (m *maker) makePlan(id string, run bool) error {
 		return err
 	}
 	o.Home = m.home()
-	unified, err := m.group.Unified()
-	if err != nil {
+	if o.Cgroups, err = m.openCgroups(); err != nil {
 		return err
-	}
-	if unified != nil {
-		m.close = append(m.close, unified)
-		m.cgroup = int(unified.Fd())
-	}
-	names, files, err := m.group.Tasks()
-	if err != nil {
-		return err
-	}
-	m.close = append(m.close, files...)
-	o.Cgroups = names
-	for i, name := range names {
-		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
 	}
 	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
 		return err
@@ -386,6 +377,27 @@ func (m *maker) makePlan(id string, run bool) error {
 		m.r.warn(w)
 	}
 	return nil
+}
+
+// openCgroups opens what the child needs to get into its cgroups, and returns the hierarchies that it has to join itself.
+func (m *maker) openCgroups() ([]string, error) {
+	unified, err := m.group.Unified()
+	if err != nil {
+		return nil, err
+	}
+	if unified != nil {
+		m.close = append(m.close, unified)
+		m.cgroup = int(unified.Fd())
+	}
+	names, files, err := m.group.Tasks()
+	if err != nil {
+		return nil, err
+	}
+	m.close = append(m.close, files...)
+	for i, name := range names {
+		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
+	}
+	return names, nil
 }
 
 // compileSeccomp compiles linux.seccomp; without one there is no filter.

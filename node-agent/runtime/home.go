@@ -37,6 +37,11 @@ func homeOf(rootfs string, uid uint32) string {
 		return ""
 	}
 	defer unix.Close(root)
+	return homeBelow(root, uid)
+}
+
+// homeBelow does so for a root filesystem that is open.
+func homeBelow(root int, uid uint32) string {
 	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,

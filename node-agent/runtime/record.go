@@ -20,7 +20,10 @@ import (
 
 const (
 	stateFile = "state.json"
-	startFIFO = "exec.fifo"
+	// configFile is config.json as it was read when the container was made: what a process that is executed later takes from the
+	// container, whatever has become of the bundle.
+	configFile = "config.json"
+	startFIFO  = "exec.fifo"
 	// newFIFO is the name of startFIFO until the container is created.
 	newFIFO    = "exec.fifo.new"
 	resultFIFO = "result.fifo"
@@ -40,9 +43,11 @@ type record struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
 	// OwnPIDs is whether it is the first process of a pid namespace, whose end ends all others.
-	OwnPIDs     bool              `json:"ownPidNamespace"`
-	Owner       int               `json:"owner"`
-	Annotations map[string]string `json:"annotations,omitempty"`
+	OwnPIDs bool `json:"ownPidNamespace"`
+	// NoNewKeyring is whether the container's processes keep the session keyring of who makes them.
+	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
+	Owner        int               `json:"owner"`
+	Annotations  map[string]string `json:"annotations,omitempty"`
 	// Cgroups are the container's cgroup folders by controller.
 	Cgroups map[string]string `json:"cgroups"`
 	Hooks   *specs.Hooks      `json:"hooks,omitempty"`

@@ -75,6 +75,15 @@ func Process(p *specs.Process, o Options) Faults {
 	return c.all()
 }
 
+// ProcessOf returns every fault of the process of a document, whose other
+// sections, such as its mappings of ids, are taken for right. Paths begin with
+// "process.".
+func ProcessOf(spec *specs.Spec, o Options) Faults {
+	c := newChecker(spec, o)
+	c.process()
+	return c.all()
+}
+
 // checker is one validation under way.
 type checker struct {
 	spec *specs.Spec

@@ -291,8 +291,29 @@ end:
 // close-on-exec.
 func clone(args *cloneArgs, prog *program, report, sync int) (int, error) {
 	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	return cloneLocked(args, prog, report, sync)
+}
+
+// cloneHidden does so for a child that others see at once, in a pid namespace that is there already. The first step of its plan would
+// be too late to keep them out of it (CVE-2016-9962): it takes the flag over from this process.
+func cloneHidden(args *cloneArgs, prog *program, report, sync int) (int, error) {
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	dumpable, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0, 0, 0, 0)
+	if errno == 0 && dumpable == 1 {
+		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); errno == 0 {
+			defer func() { _, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0, 0, 0, 0) }()
+		}
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	return cloneLocked(args, prog, report, sync)
+}
+
+func cloneLocked(args *cloneArgs, prog *program, report, sync int) (int, error) {
 	pid, errno := fork(args, prog, uintptr(report), uintptr(sync))
-	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(prog)
 	if errno != 0 {
 		return 0, errno

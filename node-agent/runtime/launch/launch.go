@@ -156,7 +156,7 @@ func Start(r Request) (_ *Child, err error) {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(r.Cgroup)
 	}
-	c.PID, err = c.clone(args, prog, reportW, syncR)
+	c.PID, err = c.clone(args, prog, reportW, syncR, inputs[plan.InputContainer])
 	if err != nil {
 		return nil, err
 	}
@@ -167,43 +167,84 @@ func Start(r Request) (_ *Child, err error) {
 	return c, nil
 }
 
-// clone enters the pid namespace to be joined, if there is one, for the length of the fork.
-func (c *Child) clone(args *cloneArgs, prog *program, report, sync int) (int, error) {
-	if c.plan.PIDNamespace == "" {
-		pid, err := clone(args, prog, report, sync)
-		if err != nil {
+// clone makes the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
+// plan has any, for the length of the fork.
+func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, container int) (pid int, err error) {
+	joins := c.plan.PIDNamespace != "" || c.plan.JoinPIDs
+	if !joins && c.plan.CPUs.Mask == nil {
+		if pid, err = clone(args, prog, report, sync); err != nil {
 			return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
 		}
 		return pid, nil
 	}
-	fail := func(what string, err error) (int, error) {
-		return 0, fmt.Errorf("linux.namespaces (pid, %s): %s: %w", c.plan.PIDNamespace, what, err)
-	}
-	target, err := unix.Open(c.plan.PIDNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail("open", err)
-	}
-	defer unix.Close(target)
-	own, err := unix.Open("/proc/thread-self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail("open /proc/thread-self/ns/pid", err)
-	}
-	defer unix.Close(own)
 	runtime.LockOSThread()
-	if err := unix.Setns(target, unix.CLONE_NEWPID); err != nil {
-		runtime.UnlockOSThread()
-		return fail("setns", err)
+	var back []func() error
+	defer func() {
+		var stays error
+		for _, f := range back {
+			stays = errors.Join(stays, f())
+		}
+		if stays == nil {
+			runtime.UnlockOSThread()
+			return
+		}
+		// The thread stays locked and so ends with its goroutine: no other code may use it.
+		if err == nil {
+			c.PID, c.PIDFD = pid, int(prog.pidfd)
+			c.Kill()
+		}
+		err = errors.Join(err, fmt.Errorf("leave the container: %w", stays))
+	}()
+	if mask := c.plan.CPUs.Mask; mask != nil {
+		own := make([]byte, len(mask))
+		if err := affinity(unix.SYS_SCHED_GETAFFINITY, own); err != nil {
+			return 0, fmt.Errorf("process.execCPUAffinity.initial: sched_getaffinity: %w", err)
+		}
+		if err := affinity(unix.SYS_SCHED_SETAFFINITY, mask); err != nil {
+			return 0, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w", c.plan.CPUs.List, err)
+		}
+		back = append(back, func() error { return affinity(unix.SYS_SCHED_SETAFFINITY, own) })
 	}
-	pid, cloneErr := clone(args, prog, report, sync)
-	if err := unix.Setns(own, unix.CLONE_NEWPID); err != nil {
-		// The thread stays locked and so ends with its goroutine: no other code may fork from it.
-		return fail("setns back", err)
+	if joins {
+		fail := func(what string, err error) (int, error) {
+			where := c.plan.PIDNamespace
+			if c.plan.JoinPIDs {
+				where = "of the container"
+			}
+			return 0, fmt.Errorf("linux.namespaces (pid, %s): %s: %w", where, what, err)
+		}
+		target := container
+		if !c.plan.JoinPIDs {
+			if target, err = unix.Open(c.plan.PIDNamespace, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return fail("open", err)
+			}
+			defer unix.Close(target)
+		}
+		own, err := unix.Open("/proc/thread-self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fail("open /proc/thread-self/ns/pid", err)
+		}
+		if err := unix.Setns(target, unix.CLONE_NEWPID); err != nil {
+			unix.Close(own)
+			return fail("setns", err)
+		}
+		back = append(back, func() error {
+			defer unix.Close(own)
+			return unix.Setns(own, unix.CLONE_NEWPID)
+		})
 	}
-	runtime.UnlockOSThread()
-	if cloneErr != nil {
-		return fail("clone3", cloneErr)
+	if pid, err = cloneHidden(args, prog, report, sync); err != nil {
+		return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
 	}
 	return pid, nil
+}
+
+// affinity is sched_setaffinity(2) or sched_getaffinity(2) for the calling thread, by a mask as long as may be.
+func affinity(call uintptr, mask []byte) error {
+	if _, _, errno := unix.RawSyscall(call, 0, uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // above moves a new descriptor to at least low.

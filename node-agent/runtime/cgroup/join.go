@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Below returns the paths of cgroups below those of a container. Each of sub is [CONTROLLER,...:]PATH; without controllers it holds
+// for all, and is the only one. Controllers of cgroup v1 that share a hierarchy have one place there: it is enough to name one.
+func Below(paths map[string]string, sub []string) (map[string]string, error) {
+	if len(sub) == 0 {
+		return paths, nil
+	}
+	out := make(map[string]string, len(paths))
+	for name, dir := range paths {
+		out[name] = dir
+	}
+	named := map[string]bool{}
+	for _, s := range sub {
+		list, path, ok := strings.Cut(s, ":")
+		if !ok {
+			list, path = "", s
+			if len(sub) > 1 {
+				return nil, fmt.Errorf("found %s beside others; one without a CONTROLLER: holds for all", s)
+			}
+		}
+		path = strings.TrimLeft(path, "/")
+		if path == "" {
+			path = "."
+		}
+		if !filepath.IsLocal(path) {
+			return nil, fmt.Errorf("found %s, which is not below the container's cgroup", s)
+		}
+		if !ok {
+			for name, dir := range paths {
+				out[name] = filepath.Join(dir, path)
+			}
+			break
+		}
+		for _, controller := range strings.Split(list, ",") {
+			dir, known := paths[controller]
+			switch {
+			case controller == "" || !known:
+				return nil, fmt.Errorf("found %s; the container has no cgroup of a controller %q", s, controller)
+			case named[controller]:
+				return nil, fmt.Errorf("found the controller %s more than once", controller)
+			}
+			named[controller] = true
+			for name := range paths {
+				if paths[name] == dir && (name == controller || !named[name]) {
+					out[name] = filepath.Join(dir, path)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// OpenOf opens the cgroup v2 folder that a process is in, which has to be the container's, top, or one below. The caller closes it.
+func OpenOf(pid int, top string) (*os.File, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("the cgroup of the container's first process: %w", err)
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		path, ok := strings.CutPrefix(line, "0::")
+		if !ok {
+			continue
+		}
+		dir := filepath.Join(Root, path)
+		if dir != top && !strings.HasPrefix(dir, top+"/") {
+			return nil, fmt.Errorf("the container's first process is in the cgroup %s, which is not below %s", dir, top)
+		}
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		return os.NewFile(uintptr(fd), dir), nil
+	}
+	return nil, errors.New("the container's first process is in no cgroup of version 2")
+}
