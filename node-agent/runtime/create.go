@@ -213,11 +213,7 @@ func (m *maker) reserve(id string) error {
 // makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
 // removed by Delete.
 func (m *maker) makeCgroup(id string) error {
-	host, err := m.r.Host()
-	if err != nil {
-		return err
-	}
-	group, err := cgroup.New(m.spec, id, host.Cgroup)
+	group, err := cgroup.New(m.spec, id)
 	if err != nil {
 		return err
 	}
@@ -367,7 +363,7 @@ func (m *maker) makePlan(id string, run bool) error {
 	if soft, hard, ok := nofile.Original(); ok {
 		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
 	}
-	if o.Seccomp, err = compileSeccomp(m.spec, m.r.warn); err != nil {
+	if o.Seccomp, err = m.r.seccompFilter(m.spec); err != nil {
 		return err
 	}
 	o.Home = m.home()
@@ -402,21 +398,6 @@ func (m *maker) openCgroups() ([]string, error) {
 		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
 	}
 	return names, nil
-}
-
-// compileSeccomp compiles linux.seccomp; without one there is no filter.
-func compileSeccomp(spec *specs.Spec, warn func(string)) (*seccomp.Filter, error) {
-	if spec.Linux == nil || spec.Linux.Seccomp == nil {
-		return nil, nil
-	}
-	filter, warnings, err := seccomp.Compile(spec.Linux.Seccomp)
-	if err != nil {
-		return nil, fmt.Errorf("linux.seccomp: %w", err)
-	}
-	for _, w := range warnings {
-		warn(fmt.Sprint(w))
-	}
-	return filter, nil
 }
 
 // launch makes the child and follows it until it waits for Start or, with run, has become its program.
@@ -494,6 +475,9 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 				return err
 			}
 			return m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreating)
+		case plan.SyncSeccomp:
+			m.rec.PID = pid
+			return sendListener(ctx, m.spec.Linux.Seccomp, m.child, m.rec.ociState(specs.StateCreating))
 		}
 		return fmt.Errorf("no answer to the synchronization point %s", s)
 	}

@@ -216,7 +216,7 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if soft, hard, ok := nofile.Original(); ok {
 		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
 	}
-	if o.Seccomp, err = compileSeccomp(x.spec, x.r.warn); err != nil {
+	if o.Seccomp, err = x.r.seccompFilter(x.spec); err != nil {
 		return err
 	}
 	paths, err := cgroup.Below(x.rec.Cgroups, x.o.Cgroups)
@@ -279,7 +279,7 @@ func (x *execution) home(ctx context.Context) string {
 
 // start makes the child, which waits before its program is executed, and tells others of it.
 func (x *execution) start(ctx context.Context) error {
-	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true}
+	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true, OnSync: x.answer(ctx)}
 	child, err := launch.Start(request)
 	if errors.Is(err, unix.EBUSY) && x.cgroup > 0 && len(x.o.Cgroups) == 0 {
 		// A container that has given its own cgroups controllers can have no process beside them (cgroups(7), "no internal
@@ -306,6 +306,16 @@ func (x *execution) start(ctx context.Context) error {
 		x.removePidFile()
 	}
 	return err
+}
+
+// answer does what the child's synchronization points ask of the parent.
+func (x *execution) answer(ctx context.Context) func(plan.Sync, int) error {
+	return func(s plan.Sync, _ int) error {
+		if s == plan.SyncSeccomp {
+			return sendListener(ctx, x.spec.Linux.Seccomp, x.child, x.rec.ociState(x.r.status(x.rec)))
+		}
+		return fmt.Errorf("no answer to the synchronization point %s", s)
+	}
 }
 
 func (x *execution) removePidFile() {

@@ -63,7 +63,7 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 			o.Cgroups = append(o.Cgroups, h.Dir)
 		}
 	}
-	if o.Seccomp, err = compileSeccomp(spec, r.warn); err != nil {
+	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err
 	}
 	return plan.Build(spec, host, o)

@@ -5,6 +5,7 @@ package runtime
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -47,7 +48,7 @@ func runHook(ctx context.Context, h specs.Hook, rec *record, status specs.Contai
 		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("it ran longer than its timeout of %d s", *h.Timeout))
 		defer cancel()
 	}
-	state, err := rec.hookState(status)
+	state, err := json.Marshal(rec.ociState(status))
 	if err != nil {
 		return err
 	}

@@ -188,6 +188,34 @@ func TestUser(t *testing.T) {
 	w.prints(spec, "0022\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\n")
 }
 
+// TestSeccompFiltersAreKept: the second container has its filter from the first, and a damaged one is not used.
+func TestSeccompFiltersAreKept(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("mkdir /x 2>&1; true")
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(unix.ENOSPC))}}}
+	const denied = "mkdir: can't create directory '/x': No space left on device\n"
+	w.prints(spec, denied)
+	dir := filepath.Join(w.dir, "run", filterDir)
+	kept, err := os.ReadDir(dir)
+	w.must(err)
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 || len(kept) != 1 {
+		t.Fatalf("kept %v in %v, %v", kept, st, err)
+	}
+	file := filepath.Join(dir, kept[0].Name())
+	first, err := os.ReadFile(file)
+	w.must(err)
+	w.prints(spec, denied)
+	w.must(os.WriteFile(file, append([]byte("damaged"), first[7:]...), 0o600))
+	w.prints(spec, denied)
+	if again, err := os.ReadFile(file); err != nil || !bytes.Equal(again, first) {
+		t.Errorf("the damaged filter was not replaced, %v", err)
+	}
+	if all, err := w.rt.List(background); err != nil || len(all) != 0 || len(w.warned) != 0 {
+		t.Errorf("List takes the folder for a container: %v, %v, %q", all, err, w.warned)
+	}
+}
+
 // TestSeccompWithoutNoNewPrivileges: the filter is there before privileges go, and the rest of the plan works under it.
 func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	w := newWorld(t)

@@ -4,7 +4,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -395,9 +394,7 @@ func ReadConfig(file string) ([]byte, error) {
 	return data, nil
 }
 
-// hookState is the state that a hook gets on its standard input.
-func (rec *record) hookState(status specs.ContainerState) ([]byte, error) {
-	return json.Marshal(specs.State{
-		Version: rec.OCIVersion, ID: rec.ID, Status: status, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annotations,
-	})
+// ociState is the state (runtime.md, State) that hooks and seccomp agents are told.
+func (rec *record) ociState(status specs.ContainerState) specs.State {
+	return specs.State{Version: rec.OCIVersion, ID: rec.ID, Status: status, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annotations}
 }

@@ -173,13 +173,17 @@ func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]in
 	return fmt.Errorf("argument %d is of no known kind", j)
 }
 
-// message is what the child writes to its report pipe: a step and, if it failed, its errno.
+// message is what the child writes to its report pipe: a step, in its upper half what a synchronization point carries, and, if it
+// failed, its errno.
 type message struct {
 	step  uint64
 	errno uint64
 }
 
-const messageSize = 16
+const (
+	messageSize = 16
+	valueShift  = 32
+)
 
 // childFailed is the exit code of a child that ended before execve. The parent knows more from the report.
 const childFailed = 127
@@ -241,7 +245,7 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		case uintptr(plan.OpStore):
 			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
 		case uintptr(plan.OpSync):
-			msg.step, msg.errno = uint64(i), 0
+			msg.step, msg.errno = uint64(i)|uint64(a[2])<<valueShift, 0
 			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
 			if e == 0 && a[1] != 0 {
 				r, _, e = syscall.RawSyscall(unix.SYS_READ, sync, uintptr(unsafe.Pointer(&wait)), 1)

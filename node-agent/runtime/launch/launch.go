@@ -37,6 +37,8 @@ type Child struct {
 	PID int
 	// PIDFD is the child's pidfd (pidfd_open(2)), closed by Wait, Kill, Abandon and ClosePIDFD; -1 then.
 	PIDFD int
+	// Value is what the last synchronization point carried.
+	Value int
 
 	plan    *plan.Plan
 	report  int // read end
@@ -311,7 +313,8 @@ func (c *Child) follow(until plan.Sync) error {
 		if m.errno != 0 {
 			return newStepError(c.plan, *m)
 		}
-		switch s := c.plan.Syncs[int(m.step)]; s {
+		c.Value = int(m.step >> valueShift)
+		switch s := c.plan.Syncs[int(m.step&(1<<valueShift-1))]; s {
 		case plan.SyncExec:
 			c.execing = true
 		case until:

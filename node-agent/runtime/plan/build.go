@@ -161,8 +161,6 @@ func (c *container) refuse() error {
 		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
-		{l.Seccomp != nil && l.Seccomp.ListenerPath != "", "linux.seccomp.listenerPath"},
-		{c.opts.Seccomp != nil && c.opts.Seccomp.Notify, "linux.seccomp.syscalls (SCMP_ACT_NOTIFY)"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0, "hooks.createContainer"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.StartContainer) > 0, "hooks.startContainer"},
 	} {

@@ -231,6 +231,13 @@ func (b *builder) sync(s Sync) {
 	b.call(OpSync, text(string(s)), num(1))
 }
 
+// syncWith is sync with the content of a register for the parent to read: 31 bits, as a descriptor has.
+func (b *builder) syncWith(s Sync, r Reg) {
+	b.sync(s)
+	last := &b.plan.Steps[len(b.plan.Steps)-1]
+	last.Args = append(last.Args, regArg(r))
+}
+
 // report makes the child say that it has come this far, and go on.
 func (b *builder) report(s Sync) {
 	b.plan.Syncs[len(b.plan.Steps)] = s

@@ -25,7 +25,8 @@ const (
 	// OpExpect reads 32 bits at the address in its first argument and, where what its second argument masks of them is not
 	// its third, fails with the errno in its fourth.
 	OpExpect
-	// OpSync reports to the parent that this step has been reached and, if its second argument is 1, waits for its answer.
+	// OpSync reports to the parent that this step has been reached, with its third argument if it has one, and, if its second
+	// argument is 1, waits for its answer.
 	OpSync
 )
 
@@ -173,6 +174,9 @@ const (
 	SyncIDMap Sync = "idmap"
 	// SyncNamespaces is where the namespaces are there; createRuntime hooks and moved network devices come now.
 	SyncNamespaces Sync = "namespaces"
+	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor of its listener, which
+	// the parent has to send to linux.seccomp.listenerPath.
+	SyncSeccomp Sync = "seccomp"
 	// SyncReady is where all is done that can be done before start.
 	SyncReady Sync = "ready"
 	// SyncExec is where the next step is execve. What comes after it is the program's.

@@ -85,6 +85,8 @@ var goldens = []struct {
 	{name: "sysctl", host: unified},
 	{name: "seccomp", host: unified},
 	{name: "seccomp-privileges", host: unified},
+	{name: "seccomp-notify", host: unified},
+	{name: "exec-seccomp-notify", config: "seccomp-notify", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "hooks", host: unified},
 	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
@@ -356,23 +358,22 @@ func TestOrderOfKeysDoesNotMatter(t *testing.T) {
 // TestRefused has every field that Build refuses, so that none is dropped in silence.
 func TestRefused(t *testing.T) {
 	for path, change := range map[string]func(*specs.Spec){
-		"linux":                      func(s *specs.Spec) { s.Linux = nil },
-		"process":                    func(s *specs.Spec) { s.Process = nil },
-		"process.args":               func(s *specs.Spec) { s.Process.Args = nil },
-		"process.apparmorProfile":    func(s *specs.Spec) { s.Process.ApparmorProfile = "p" },
-		"process.selinuxLabel":       func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
-		"process.scheduler":          func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
-		"process.ioPriority":         func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
-		"process.rlimits[0].type":    func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		"linux.mountLabel":           func(s *specs.Spec) { s.Linux.MountLabel = "l" },
-		"linux.intelRdt":             func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"linux.memoryPolicy":         func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
-		"linux.netDevices":           func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
-		"linux.timeOffsets":          func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
-		"linux.seccomp.listenerPath": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerPath: "/s"} },
-		"hooks.createContainer":      func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} },
-		"hooks.startContainer":       func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} },
-		"linux.namespaces":           func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux":                   func(s *specs.Spec) { s.Linux = nil },
+		"process":                 func(s *specs.Spec) { s.Process = nil },
+		"process.args":            func(s *specs.Spec) { s.Process.Args = nil },
+		"process.apparmorProfile": func(s *specs.Spec) { s.Process.ApparmorProfile = "p" },
+		"process.selinuxLabel":    func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
+		"process.scheduler":       func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
+		"process.ioPriority":      func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.rlimits[0].type": func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "l" },
+		"linux.intelRdt":          func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.memoryPolicy":      func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.netDevices":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
+		"linux.timeOffsets":       func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"hooks.createContainer":   func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} },
+		"hooks.startContainer":    func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} },
+		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
 		"linux.namespaces[1].type": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
 		},
@@ -389,15 +390,10 @@ func TestRefused(t *testing.T) {
 		"mounts[0].uidMappings": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", UIDMappings: []specs.LinuxIDMapping{{}}}}
 		},
-		"linux.seccomp.syscalls (SCMP_ACT_NOTIFY)": nil,
 	} {
 		t.Run(path, func(t *testing.T) {
 			spec, o := readSpec(t, must(os.ReadFile("testdata/minimal.json"))), options(unified)
-			if change != nil {
-				change(spec)
-			} else {
-				o.Seccomp = &seccomp.Filter{Notify: true}
-			}
+			change(spec)
 			_, err := Build(spec, unified, o)
 			var refused *Unsupported
 			if !errors.As(err, &refused) {

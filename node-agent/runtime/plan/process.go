@@ -97,7 +97,16 @@ func (c *container) seccomp() {
 	}
 	c.at("linux.seccomp")
 	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
-	c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
+	load := c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
+	if !f.Notify {
+		return
+	}
+	// The parent fetches the listener (pidfd_getfd(2)) and sends it on, since the filter need not let the child do so. What the
+	// child keeps of it would have a notified call wait for good where the agent is gone.
+	c.at("linux.seccomp.listenerPath")
+	listener := load.out()
+	c.syncWith(SyncSeccomp, listener)
+	c.close(listener).tolerate(unix.EPERM, unix.EACCES, unix.ENOSYS)
 }
 
 // environment returns process.env with HOME, which programs expect and the document may leave out.
@@ -170,6 +179,12 @@ func (c *container) exec() error {
 		c.mark(next)
 	}
 	c.mark(found)
+	// A listener has to reach the parent while there is one: before the container is created.
+	late := p.NoNewPrivileges
+	if f := c.opts.Seccomp; late && f != nil && f.Notify {
+		c.seccomp()
+		late = false
+	}
 	c.at("process")
 	if c.opts.Result {
 		c.report(SyncReady)
@@ -177,7 +192,7 @@ func (c *container) exec() error {
 	}
 	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
 	c.report(SyncExec)
-	if p.NoNewPrivileges {
+	if late {
 		c.seccomp()
 	}
 	c.at("process.args")

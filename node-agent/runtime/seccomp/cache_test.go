@@ -3,6 +3,8 @@
 package seccomp
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,6 +51,43 @@ func TestCacheStoresAndFinds(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
 		t.Errorf("left in the folder: %v %v", left, err)
+	}
+}
+
+// TestFormatVersion: a filter that an older version has stored is not taken for what this one compiles. Where this fails, raise
+// formatVersion and write the new sum down.
+func TestFormatVersion(t *testing.T) {
+	var all [2][]string // every other name, so that the numbers of all count
+	for i := range syscallTable {
+		all[i%2] = append(all[i%2], syscallTable[i].name)
+	}
+	sum := sha256.New()
+	for _, arch := range []string{"amd64", "arm64"} {
+		for _, p := range []*specs.LinuxSeccomp{{
+			DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: all[0], Action: specs.ActAllow}, {Names: all[1], Action: specs.ActTrap}},
+		}, {
+			DefaultAction: specs.ActErrno, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32, specs.ArchAARCH64, specs.ArchARM},
+			Syscalls: []specs.LinuxSyscall{
+				{Names: []string{"read", "socket", "semop"}, Action: specs.ActLog},
+				{Names: []string{"mmap"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpGreaterThan, Value: 1 << 33}, {Index: 2, Op: specs.OpMaskedEqual, Value: 7, ValueTwo: 1}}},
+				{Names: []string{"clone"}, Action: specs.ActKillProcess, Args: []specs.LinuxSeccompArg{{Index: 0, Op: specs.OpNotEqual, Value: 3}}},
+				{Names: []string{"mkdirat"}, Action: specs.ActNotify},
+			},
+		}} {
+			f, _, err := compile(p, arch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := f.MarshalBinary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum.Write(stored)
+		}
+	}
+	const version, want = 1, "99104b9f5f1f99dfd41bbc2e84ccea4a92349be499c78c74574d8d752c6f97ae"
+	if got := hex.EncodeToString(sum.Sum(nil)); got != want || formatVersion != version {
+		t.Errorf("format version %d compiles to %s; version %d to %s", formatVersion, got, version, want)
 	}
 }
 

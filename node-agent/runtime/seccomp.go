@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+)
+
+// filterDir is the folder below the root that keeps compiled seccomp filters. No container has that id (CheckID).
+const filterDir = "@seccomp"
+
+// seccompFilter is compileSeccomp for a container that is made: engines have one profile for most containers, and to find its
+// filter takes less than to compile it.
+func (r *Runtime) seccompFilter(spec *specs.Spec) (*seccomp.Filter, error) {
+	return compileSeccomp(spec, seccomp.NewCache(filepath.Join(r.root, filterDir)).Get, r.warn)
+}
+
+// compileSeccomp compiles linux.seccomp; without one there is no filter.
+func compileSeccomp(spec *specs.Spec, compile func(*specs.LinuxSeccomp) (*seccomp.Filter, []seccomp.Warning, error), warn func(string)) (*seccomp.Filter, error) {
+	if spec.Linux == nil || spec.Linux.Seccomp == nil {
+		return nil, nil
+	}
+	filter, warnings, err := compile(spec.Linux.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("linux.seccomp: %w", err)
+	}
+	for _, w := range warnings {
+		warn(fmt.Sprint(w))
+	}
+	return filter, nil
+}
+
+// sendListener fetches the seccomp listener that a child has just made and sends it to the agent at listenerPath, with what
+// config-linux.md, The Container Process State, says beside it. state is that of the container, whose first process need not be
+// the child.
+func sendListener(ctx context.Context, profile *specs.LinuxSeccomp, child *launch.Child, state specs.State) error {
+	fail := func(what string, err error) error {
+		return fmt.Errorf("linux.seccomp.listenerPath: %s: %w", what, err)
+	}
+	listener, err := unix.PidfdGetfd(child.PIDFD, child.Value, 0)
+	if err != nil {
+		return fail("pidfd_getfd of the listener", err)
+	}
+	defer unix.Close(listener)
+	data, err := json.Marshal(specs.ContainerProcessState{
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.PID, Metadata: profile.ListenerMetadata, State: state,
+	})
+	if err != nil {
+		return fail("the container's process state", err)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", profile.ListenerPath)
+	if err != nil {
+		return fail("failed to connect with seccomp agent specified in the seccomp profile", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // an agent that does not read
+	defer stop()
+	n, _, err := conn.(*net.UnixConn).WriteMsgUnix(data, unix.UnixRights(listener), nil)
+	if err == nil && n < len(data) {
+		_, err = conn.Write(data[n:]) // the descriptor goes with the first part
+	}
+	if err != nil {
+		return fail("cannot send seccomp fd to "+profile.ListenerPath, err)
+	}
+	return nil
+}
