@@ -113,6 +113,8 @@ func (c *container) process() error {
 	return c.stages(
 		c.standardStreams,
 		c.limits,
+		c.scheduling,
+		c.memoryPolicy,
 		c.credentials,
 		c.exec,
 	)
@@ -154,13 +156,10 @@ func (c *container) refuse() error {
 	}{
 		{p.ApparmorProfile != "", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
-		{p.Scheduler != nil, "process.scheduler"},
-		{p.IOPriority != nil, "process.ioPriority"},
 		{l.MountLabel != "", "linux.mountLabel"},
 		{l.IntelRdt != nil, "linux.intelRdt"},
-		{l.MemoryPolicy != nil, "linux.memoryPolicy"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
-		{len(l.TimeOffsets) > 0, "linux.timeOffsets"},
+		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0, "hooks.createContainer"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.StartContainer) > 0, "hooks.startContainer"},
 	} {

@@ -4,6 +4,7 @@ package plan
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -40,7 +41,7 @@ func (c *container) cpuAffinity() error {
 		a = &specs.CPUAffinity{}
 	}
 	if a.Initial != "" {
-		mask, err := cpuMask(a.Initial)
+		mask, err := bitMask(a.Initial, maxCPUs)
 		if err != nil {
 			return c.fieldError("process.execCPUAffinity.initial", a.Initial, "%s", err)
 		}
@@ -50,7 +51,7 @@ func (c *container) cpuAffinity() error {
 	mask, list := everyCPU(), "all"
 	if a.Final != "" {
 		var err error
-		if mask, err = cpuMask(a.Final); err != nil {
+		if mask, err = bitMask(a.Final, maxCPUs); err != nil {
 			return c.fieldError("process.execCPUAffinity.final", a.Final, "%s", err)
 		}
 		list = a.Final
@@ -70,26 +71,27 @@ func everyCPU() []byte {
 	return mask
 }
 
-// cpuMask turns a list such as "0-3,7" into the mask that sched_setaffinity(2) takes: bits of unsigned longs.
-func cpuMask(list string) ([]byte, error) {
+// bitMask turns a list such as "0-3,7" (cpuset(7)) into what sched_setaffinity(2) and set_mempolicy(2) take: bits of unsigned longs,
+// limit of them.
+func bitMask(list string, limit uint64) ([]byte, error) {
 	const word = 64
-	mask := make([]byte, maxCPUs/8)
-	for _, part := range strings.Split(list, ",") {
-		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+	mask := make([]byte, limit/8)
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, isRange := strings.Cut(part, "-")
 		if !isRange {
 			last = first
 		}
-		from, err := strconv.ParseUint(first, 10, 16)
+		from, err := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
 		if err != nil {
-			return nil, fmt.Errorf("a list of processors such as 0-3,7 is allowed")
+			return nil, errors.New("a list of numbers such as 0-3,7 is allowed")
 		}
-		to, err := strconv.ParseUint(last, 10, 16)
-		if err != nil || to < from || to >= maxCPUs {
-			return nil, fmt.Errorf("a list of processors such as 0-3,7, each below %d, is allowed", maxCPUs)
+		to, err := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
+		if err != nil || to < from || to >= limit {
+			return nil, fmt.Errorf("a list of numbers such as 0-3,7, each below %d, is allowed", limit)
 		}
-		for cpu := from; cpu <= to; cpu++ {
-			at := mask[cpu/word*8:]
-			binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)|1<<(cpu%word))
+		for n := from; n <= to; n++ {
+			at := mask[n/word*8:]
+			binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)|1<<(n%word))
 		}
 	}
 	return mask, nil

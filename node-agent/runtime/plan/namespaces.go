@@ -67,15 +67,15 @@ func (c *container) namespaces() error {
 		flag uint64
 	}
 	var joins []join
-	newCgroup, newUser := false, false
+	newCgroup, newUser, newTime := false, false, -1
 	for i, n := range c.spec.Linux.Namespaces {
 		flag := cloneFlag(n.Type)
 		c.atIndex("linux.namespaces", i, string(n.Type))
 		switch {
 		case flag == 0:
 			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
-		case n.Type == specs.TimeNamespace:
-			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: "time", Reason: "time namespaces are not supported"}
+		case n.Path == "" && n.Type == specs.TimeNamespace:
+			newTime = i
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
 			newCgroup = true
 		case n.Path == "":
@@ -91,7 +91,16 @@ func (c *container) namespaces() error {
 	if !c.hasNamespace(specs.MountNamespace) {
 		return &Unsupported{Path: "linux.namespaces", Found: "no mount namespace", Reason: "the root filesystem of a container needs one"}
 	}
+	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
+		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
+	}
 	if newUser {
+		if newTime >= 0 {
+			if err := c.newTimeNamespace(newTime); err != nil {
+				return err
+			}
+			newTime = -1
+		}
 		c.at("linux.uidMappings")
 		c.sync(SyncIDMap)
 		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
@@ -107,9 +116,20 @@ func (c *container) namespaces() error {
 			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
 			c.close(j.fd)
 			if user {
+				if newTime >= 0 {
+					if err := c.newTimeNamespace(newTime); err != nil {
+						return err
+					}
+					newTime = -1
+				}
 				c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
 				c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
 			}
+		}
+	}
+	if newTime >= 0 {
+		if err := c.newTimeNamespace(newTime); err != nil {
+			return err
 		}
 	}
 	if newCgroup {

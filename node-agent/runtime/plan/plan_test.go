@@ -79,6 +79,11 @@ var goldens = []struct {
 	{name: "cgroup-mount-namespace-v1", config: "cgroup-mount-namespace", host: legacy},
 	{name: "cgroup-mount-namespace-hybrid", config: "cgroup-mount-namespace", host: hybrid},
 	{name: "user-namespace", host: unified},
+	{name: "time", host: unified},
+	{name: "time-user", host: unified},
+	{name: "time-joined", host: unified},
+	{name: "scheduling", host: unified},
+	{name: "deadline", host: unified},
 	{name: "terminal", host: unified},
 	{name: "process", host: unified},
 	{name: "capabilities-denied", host: unified},
@@ -363,22 +368,38 @@ func TestRefused(t *testing.T) {
 		"process.args":            func(s *specs.Spec) { s.Process.Args = nil },
 		"process.apparmorProfile": func(s *specs.Spec) { s.Process.ApparmorProfile = "p" },
 		"process.selinuxLabel":    func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
-		"process.scheduler":       func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
-		"process.ioPriority":      func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
 		"process.rlimits[0].type": func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "l" },
 		"linux.intelRdt":          func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
-		"linux.memoryPolicy":      func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
 		"linux.netDevices":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
-		"linux.timeOffsets":       func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
 		"hooks.createContainer":   func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} },
 		"hooks.startContainer":    func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} },
 		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
-		"linux.namespaces[1].type": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
-		},
 		"linux.namespaces[2].type": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"}, specs.LinuxNamespace{Type: "x"})
+		},
+		"process.scheduler.policy": func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} },
+		"process.scheduler.flags[0]": func(s *specs.Spec) {
+			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Flags: []specs.LinuxSchedulerFlag{"SCHED_FLAG_X"}}
+		},
+		"process.ioPriority.class": func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.ioPriority.priority": func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
+		},
+		"linux.memoryPolicy.mode": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.memoryPolicy.flags[0]": func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"MPOL_F_X"}}
+		},
+		"linux.memoryPolicy.nodes": func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-1024"}
+		},
+		"linux.timeOffsets": func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"linux.timeOffsets.realtime": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {}}
+		},
+		"linux.personality.flags": func(s *specs.Spec) {
+			s.Linux.Personality = &specs.LinuxPersonality{Domain: "LINUX", Flags: []specs.LinuxPersonalityFlag{"X"}}
 		},
 		"linux.rootfsPropagation":       func(s *specs.Spec) { s.Linux.RootfsPropagation = "sharedd" },
 		"linux.personality.domain":      func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },

@@ -47,15 +47,19 @@ var (
 	openTreeNames = &names{render: func(v uintptr) string {
 		return printBits(uint64(v), append([]bit{{unix.OPEN_TREE_CLONE, "OPEN_TREE_CLONE"}, {unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"}}, atBits()...))
 	}}
-	fsconfigNames  = &names{render: printFsconfig}
-	prctlNames     = &names{render: printPrctl}
-	cloneNames     = &names{render: func(v uintptr) string { return printBits(uint64(v), cloneBits()) }}
-	umountNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}}) }}
-	capNames       = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
-	rlimitNames    = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
-	accessNames    = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
-	hexNames       = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
-	errnoNames     = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
+	fsconfigNames = &names{render: printFsconfig}
+	prctlNames    = &names{render: printPrctl}
+	cloneNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), cloneBits()) }}
+	umountNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}}) }}
+	capNames      = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
+	rlimitNames   = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
+	accessNames   = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
+	hexNames      = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
+	errnoNames    = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
+	ioprioNames   = &names{render: func(v uintptr) string {
+		return map[uintptr]string{1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE", 3: "IOPRIO_CLASS_IDLE"}[v>>13] + " " + strconv.Itoa(int(v&7))
+	}}
+	ioprioWhoNames = &names{render: func(uintptr) string { return "IOPRIO_WHO_PGRP" }}
 	openHowNames   = &names{memory: printOpenHow}
 	mountAttrNames = &names{memory: printMountAttr}
 )

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// uptime is the first number of /proc/uptime: CLOCK_BOOTTIME as its reader's time namespace has it.
+func uptime(t *testing.T, text string) float64 {
+	t.Helper()
+	first, _, _ := strings.Cut(text, " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		t.Fatalf("/proc/uptime: %q", text)
+	}
+	return v
+}
+
+func hostUptime(t *testing.T) float64 {
+	t.Helper()
+	data, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uptime(t, string(data))
+}
+
+func timeNamespace(spec *specs.Spec, path string, offsets map[string]specs.LinuxTimeOffset) *specs.Spec {
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: path})
+	spec.Linux.TimeOffsets = offsets
+	return spec
+}
+
+func mapUsers(spec *specs.Spec) {
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	spec.Linux.GIDMappings = spec.Linux.UIDMappings
+}
+
+func TestTimeNamespace(t *testing.T) {
+	const script = `cat /proc/uptime; readlink /proc/self/ns/time /proc/self/ns/time_for_children; cat /proc/self/timens_offsets`
+	offsets := map[string]specs.LinuxTimeOffset{"boottime": {Secs: 86400, Nanosecs: 250}, "monotonic": {Secs: -1, Nanosecs: 500000000}}
+	host, err := os.Readlink("/proc/self/ns/time")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*specs.Spec){"": func(*specs.Spec) {}, "user": mapUsers} {
+		t.Run("new"+name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := timeNamespace(w.sh(script), "", offsets)
+			change(spec)
+			before := hostUptime(t)
+			lines := strings.Split(w.run(spec), "\n")
+			if at := uptime(t, lines[0]); at < before+86399 || at > before+86400+60 {
+				t.Errorf("the container's boot is %f s ago, the host's %f s; want a day more", at, before)
+			}
+			if lines[1] == host || lines[1] != lines[2] {
+				t.Errorf("the time namespaces are %v and for children %v; the host's is %s", lines[1], lines[2], host)
+			}
+			found := strings.Join(strings.Fields(strings.Join(lines[3:], " ")), " ")
+			if found != "monotonic -1 500000000 boottime 86400 250" {
+				t.Errorf("/proc/self/timens_offsets: %s", found)
+			}
+		})
+	}
+	t.Run("joined", func(t *testing.T) {
+		w := newWorld(t)
+		first := w.start(timeNamespace(w.spec("/bin/sleep", "1000"), "", offsets))
+		path := fmt.Sprintf("/proc/%d/ns/time", first.PID)
+		link, err := os.Readlink(path)
+		w.must(err)
+		second := &world{t: t, dir: w.dir, rt: w.rt, id: w.id + "-2", cgroup: w.cgroup + "-2"}
+		spec := timeNamespace(w.sh(`readlink /proc/self/ns/time`), path, nil)
+		spec.Linux.CgroupsPath += "-2"
+		second.prints(spec, link+"\n")
+	})
+	t.Run("out of range", func(t *testing.T) {
+		w := newWorld(t)
+		// Before the boot: the kernel's clocks do not go below zero.
+		spec := timeNamespace(w.spec("/bin/true"), "", map[string]specs.LinuxTimeOffset{"monotonic": {Secs: -1 << 40}})
+		w.fails(spec, "linux.timeOffsets", "numerical result out of range")
+	})
+}
+
+func TestScheduler(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 7, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}}
+	spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+	// It is for exec only (config.md, Linux Process): the first process may run everywhere.
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"}
+	s := w.start(spec)
+	attr, err := unix.SchedGetAttr(s.PID, 0)
+	w.must(err)
+	if attr.Policy != unix.SCHED_BATCH || attr.Nice != 7 || attr.Flags&unix.SCHED_FLAG_RESET_ON_FORK == 0 {
+		t.Errorf("sched_getattr: %+v", attr)
+	}
+	prio, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, 1, uintptr(s.PID), 0)
+	if errno != 0 || prio != 2<<13|6 {
+		t.Errorf("ioprio_get: %#x, %v", prio, errno)
+	}
+	if own, now := statusLine(t, os.Getpid(), "Cpus_allowed_list"), statusLine(t, s.PID, "Cpus_allowed_list"); own != now {
+		t.Errorf("the first process may run on %s, this one on %s", now, own)
+	}
+}
+
+func TestRealtimeScheduler(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedRR, Priority: 3}
+	if !unified() { // a v1 group has no time for such policies of its own (sched-rt-group.rst)
+		w.fails(spec, "process.scheduler: sched_setattr: operation not permitted", "realtimeRuntime")
+		spec.Linux.Resources.CPU = &specs.LinuxCPU{RealtimePeriod: ptr[uint64](1000000), RealtimeRuntime: ptr[int64](10000)}
+	}
+	s := w.start(spec)
+	attr, err := unix.SchedGetAttr(s.PID, 0)
+	w.must(err)
+	if attr.Policy != unix.SCHED_RR || attr.Priority != 3 {
+		t.Errorf("sched_getattr: %+v", attr)
+	}
+}
+
+func TestDeadlineScheduler(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1000000, Deadline: 20000000, Period: 30000000}
+	s := w.start(spec)
+	attr, err := unix.SchedGetAttr(s.PID, 0)
+	w.must(err)
+	if attr.Policy != unix.SCHED_DEADLINE || attr.Runtime != 1000000 || attr.Deadline != 20000000 || attr.Period != 30000000 {
+		t.Errorf("sched_getattr: %+v", attr)
+	}
+}
+
+func TestSchedulerRefused(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("/bin/true")
+	mapUsers(spec)
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: -5}
+	w.fails(spec, "process.scheduler: sched_setattr: operation not permitted", "CAP_SYS_NICE")
+}
+
+func TestMemoryPolicy(t *testing.T) {
+	for _, c := range []struct {
+		policy specs.LinuxMemoryPolicy
+		want   string // as numa_maps prints it (numa(7))
+	}{
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}, "bind:0"},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}, "interleave=static:0"},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolPreferred, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFRelativeNodes}}, "prefer=relative:0"},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolPreferredMany, Nodes: "0"}, "prefer (many):0"},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolLocal}, "local"},
+		{specs.LinuxMemoryPolicy{Mode: specs.MpolDefault}, "default"},
+	} {
+		t.Run(string(c.policy.Mode), func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.sh(`grep heap /proc/self/numa_maps`)
+			spec.Linux.MemoryPolicy = &c.policy
+			if out := w.run(spec); !strings.Contains(out, " "+c.want+" heap") {
+				t.Errorf("numa_maps: %s; want %s", out, c.want)
+			}
+		})
+	}
+	t.Run("no such node", func(t *testing.T) {
+		w := newWorld(t)
+		spec := w.spec("/bin/true")
+		spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "1000"}
+		w.fails(spec, "linux.memoryPolicy: set_mempolicy: invalid argument", "/sys/devices/system/node/online")
+	})
+}
+
+func TestPersonality(t *testing.T) {
+	for domain, want := range map[specs.LinuxPersonalityDomain]string{specs.PerLinux: "00000000", specs.PerLinux32: "00000008"} {
+		t.Run(string(domain), func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.sh(`cat /proc/self/personality`)
+			spec.Linux.Personality = &specs.LinuxPersonality{Domain: domain}
+			w.prints(spec, want+"\n")
+		})
+	}
+}
+
+func TestUmask(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		umask *uint32
+		want  string
+	}{{nil, "0022\n"}, {ptr[uint32](0o77), "0077\n"}, {ptr[uint32](0), "0000\n"}} {
+		spec := w.sh(`umask`)
+		spec.Process.User.Umask = c.umask
+		w.prints(spec, c.want)
+	}
+}
+
+func TestAdditionalGroups(t *testing.T) {
+	w := newWorld(t)
+	for _, user := range []bool{false, true} {
+		spec := w.sh(`id -u; id -g; grep Groups /proc/self/status`)
+		spec.Process.User = specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{7, 65535}}
+		if user {
+			mapUsers(spec)
+		}
+		w.prints(spec, "1000\n2000\nGroups:\t7 65535 \n")
+	}
+	spec := w.spec("/bin/true")
+	mapUsers(spec)
+	spec.Process.User = specs.User{UID: 65536, GID: 70000, AdditionalGids: []uint32{1, 65536}}
+	w.fails(spec, "process.user.uid: found 65536", "process.user.gid: found 70000", "process.user.additionalGids[1]: found 65536")
+}
+
+// TestLimitsBeyondOurs: what takes CAP_SYS_RESOURCE fails with the field's name and says so, where there is none.
+func TestLimitsBeyondOurs(t *testing.T) {
+	w := newWorld(t)
+	var now unix.Rlimit
+	w.must(unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now))
+	limit := specs.POSIXRlimit{Type: "RLIMIT_MEMLOCK", Soft: 1 << 20, Hard: now.Max + 4096}
+	if now.Max == unix.RLIM_INFINITY {
+		t.Log("the hard limit is infinite already")
+		limit.Hard = now.Max
+	}
+	raise := w.sh(`ulimit -Hl`)
+	raise.Process.Rlimits = []specs.POSIXRlimit{limit}
+	lower := w.sh(`cat /proc/self/oom_score_adj`)
+	lower.Process.OOMScoreAdj = ptr(-10)
+	host, err := w.rt.Host()
+	w.must(err)
+	if host.Permitted>>unix.CAP_SYS_RESOURCE&1 == 0 {
+		if limit.Hard != now.Max {
+			w.fails(raise, "process.rlimits[0] (RLIMIT_MEMLOCK): prlimit64: operation not permitted", "CAP_SYS_RESOURCE")
+		}
+		w.fails(lower, "process.oomScoreAdj: write: permission denied", "CAP_SYS_RESOURCE")
+		return
+	}
+	if out := strings.TrimSpace(w.run(raise)); out != "unlimited" && out != fmt.Sprint(limit.Hard/1024) {
+		t.Errorf("ulimit -Hl: %s", out)
+	}
+	w.prints(lower, "-10\n")
+	mapUsers(raise)
+	if out := strings.TrimSpace(w.run(raise)); out != "unlimited" && out != fmt.Sprint(limit.Hard/1024) {
+		t.Errorf("in a user namespace, ulimit -Hl: %s", out)
+	}
+	mapUsers(lower)
+	w.prints(lower, "-10\n")
+}
+
+// TestSysctlOfEveryNamespace has a parameter of each namespace that has any.
+func TestSysctlOfEveryNamespace(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh(`cd /proc/sys; cat kernel/shmmni kernel/msgmax kernel/sem fs/mqueue/msg_max net/ipv4/ip_forward net/ipv4/conf/lo/rp_filter kernel/domainname kernel/hostname`)
+	spec.Domainname = "example.test"
+	spec.Linux.Sysctl = map[string]string{
+		"kernel.shmmni": "1234", "kernel.msgmax": "4321", "kernel.sem": "32000\t1024000000\t500\t31999", "fs.mqueue.msg_max": "17",
+		"net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/rp_filter": "2", "kernel.domainname": "example.test",
+	}
+	w.prints(spec, "1234\n4321\n32000\t1024000000\t500\t31999\n17\n1\n2\nexample.test\ntested\n")
+	spec = w.sh(`cat /proc/sys/user/max_mnt_namespaces`)
+	mapUsers(spec)
+	spec.Linux.Sysctl = map[string]string{"user.max_mnt_namespaces": "99"}
+	w.prints(spec, "99\n")
+	spec.Linux.Sysctl = map[string]string{"net.ipv4.no_such_thing": "1"}
+	w.fails(spec, "linux.sysctl.net.ipv4.no_such_thing: openat2: no such file or directory")
+	spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "word"}
+	w.fails(spec, "linux.sysctl.net.ipv4.ip_forward: write: invalid argument")
+}
+
+// TestConsoleSize: the terminal has its size before the program sees it.
+func TestConsoleSize(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh(`stty size`)
+	spec.Process.Terminal = true
+	spec.Process.ConsoleSize = &specs.Box{Height: 31, Width: 97}
+	w.save(spec)
+	ours, theirs := socketPair(t)
+	p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle(), Console: theirs})
+	w.must(err)
+	oob := make([]byte, 64)
+	_, n, _, _, err := unix.Recvmsg(int(ours.Fd()), make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
+	w.must(err)
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	w.must(err)
+	fds, err := unix.ParseUnixRights(&messages[0])
+	w.must(err)
+	master := os.NewFile(uintptr(fds[0]), "ptmx")
+	defer master.Close()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(master) // ends with EIO when the last user of the terminal is gone
+	p.Wait()
+	w.must(p.Delete(background))
+	if got := strings.TrimSpace(b.String()); got != "31 97" {
+		t.Errorf("stty size: %q", got)
+	}
+}
+
+func socketPair(t *testing.T) (ours, theirs *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs = os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return ours, theirs
+}
