@@ -420,7 +420,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args[0])
 	}
 	m.child, err = launch.Start(launch.Request{
-		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx),
+		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
 	})
 	if err != nil {
 		return err

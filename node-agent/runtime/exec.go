@@ -279,7 +279,7 @@ func (x *execution) home(ctx context.Context) string {
 
 // start makes the child, which waits before its program is executed, and tells others of it.
 func (x *execution) start(ctx context.Context) error {
-	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true, OnSync: x.answer(ctx)}
+	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true, OnSync: x.answer(ctx), Deadline: x.r.deadline}
 	child, err := launch.Start(request)
 	if errors.Is(err, unix.EBUSY) && x.cgroup > 0 && len(x.o.Cgroups) == 0 {
 		// A container that has given its own cgroups controllers can have no process beside them (cgroups(7), "no internal

@@ -47,7 +47,11 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 		if s.Name == "execve" {
 			return execError(s.Program, late.Errno)
 		}
-		return fmt.Errorf("unable to start container process: %s: %s: %w", s.Field, s.Name, late.Errno)
+		err := fmt.Errorf("unable to start container process: %s: %s: %w", s.Field, s.Name, late.Errno)
+		if cause := launch.Cause(s.Field, s.Name, late.Errno); cause != "" {
+			err = fmt.Errorf("%w; likely cause: %s", err, cause)
+		}
+		return err
 	}
 	return fmt.Errorf("unable to start container process: step %d: %w", late.Step, late.Errno)
 }

@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -40,24 +42,33 @@ func timeNamespace(spec *specs.Spec, path string, offsets map[string]specs.Linux
 	return spec
 }
 
-func mapUsers(spec *specs.Spec) {
+// mapUsers gives a container a user namespace, and its root filesystem to the namespace's root.
+func (w *world) mapUsers(spec *specs.Spec) {
+	w.t.Helper()
+	const base = 100000
+	w.must(filepath.WalkDir(w.file("/"), func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, base, base)
+	}))
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: base, Size: 65536}}
 	spec.Linux.GIDMappings = spec.Linux.UIDMappings
 }
 
 func TestTimeNamespace(t *testing.T) {
-	const script = `cat /proc/uptime; readlink /proc/self/ns/time /proc/self/ns/time_for_children; cat /proc/self/timens_offsets`
+	const script = `cat /proc/uptime; readlink /proc/self/ns/time; readlink /proc/self/ns/time_for_children; cat /proc/self/timens_offsets`
 	offsets := map[string]specs.LinuxTimeOffset{"boottime": {Secs: 86400, Nanosecs: 250}, "monotonic": {Secs: -1, Nanosecs: 500000000}}
 	host, err := os.Readlink("/proc/self/ns/time")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, change := range map[string]func(*specs.Spec){"": func(*specs.Spec) {}, "user": mapUsers} {
+	for name, change := range map[string]func(*world, *specs.Spec){"": func(*world, *specs.Spec) {}, "user": (*world).mapUsers} {
 		t.Run("new"+name, func(t *testing.T) {
 			w := newWorld(t)
 			spec := timeNamespace(w.sh(script), "", offsets)
-			change(spec)
+			change(w, spec)
 			before := hostUptime(t)
 			lines := strings.Split(w.run(spec), "\n")
 			if at := uptime(t, lines[0]); at < before+86399 || at > before+86400+60 {
@@ -144,7 +155,7 @@ func TestDeadlineScheduler(t *testing.T) {
 func TestSchedulerRefused(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/true")
-	mapUsers(spec)
+	w.mapUsers(spec)
 	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: -5}
 	w.fails(spec, "process.scheduler: sched_setattr: operation not permitted", "CAP_SYS_NICE")
 }
@@ -207,12 +218,12 @@ func TestAdditionalGroups(t *testing.T) {
 		spec := w.sh(`id -u; id -g; grep Groups /proc/self/status`)
 		spec.Process.User = specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{7, 65535}}
 		if user {
-			mapUsers(spec)
+			w.mapUsers(spec)
 		}
 		w.prints(spec, "1000\n2000\nGroups:\t7 65535 \n")
 	}
 	spec := w.spec("/bin/true")
-	mapUsers(spec)
+	w.mapUsers(spec)
 	spec.Process.User = specs.User{UID: 65536, GID: 70000, AdditionalGids: []uint32{1, 65536}}
 	w.fails(spec, "process.user.uid: found 65536", "process.user.gid: found 70000", "process.user.additionalGids[1]: found 65536")
 }
@@ -244,12 +255,40 @@ func TestLimitsBeyondOurs(t *testing.T) {
 		t.Errorf("ulimit -Hl: %s", out)
 	}
 	w.prints(lower, "-10\n")
-	mapUsers(raise)
+	w.mapUsers(raise)
 	if out := strings.TrimSpace(w.run(raise)); out != "unlimited" && out != fmt.Sprint(limit.Hard/1024) {
 		t.Errorf("in a user namespace, ulimit -Hl: %s", out)
 	}
-	mapUsers(lower)
+	w.mapUsers(lower)
 	w.prints(lower, "-10\n")
+}
+
+// TestHungMount: a bind source that does not answer is named when the deadline has passed, and nothing is left of the container.
+func TestHungMount(t *testing.T) {
+	w := newWorld(t)
+	w.rt.deadline = 500 * time.Millisecond
+	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("needs /dev/fuse: %v", err)
+		}
+		t.Skipf("needs /dev/fuse: %v", err)
+	}
+	dead := filepath.Join(w.dir, "dead")
+	w.must(os.Mkdir(dead, 0o755))
+	// A filesystem whose server answers nothing.
+	w.must(unix.Mount("dead", dead, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse)))
+	defer func() {
+		unix.Close(fuse)
+		w.must(unix.Unmount(dead, unix.MNT_DETACH))
+	}()
+	spec := w.spec("/bin/true")
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dead", Type: "bind", Source: filepath.Join(dead, "volume"), Options: []string{"bind"}})
+	before := w.leftovers()
+	w.fails(spec, "mounts[7] (/dead): open_tree has not returned", "500ms", filepath.Join(dead, "volume"), "fuse")
+	if after := w.leftovers(); after != before {
+		t.Errorf("left over, before:\n%s\nand after:\n%s", before, after)
+	}
 }
 
 // TestSysctlOfEveryNamespace has a parameter of each namespace that has any.
@@ -263,7 +302,7 @@ func TestSysctlOfEveryNamespace(t *testing.T) {
 	}
 	w.prints(spec, "1234\n4321\n32000\t1024000000\t500\t31999\n17\n1\n2\nexample.test\ntested\n")
 	spec = w.sh(`cat /proc/sys/user/max_mnt_namespaces`)
-	mapUsers(spec)
+	w.mapUsers(spec)
 	spec.Linux.Sysctl = map[string]string{"user.max_mnt_namespaces": "99"}
 	w.prints(spec, "99\n")
 	spec.Linux.Sysctl = map[string]string{"net.ipv4.no_such_thing": "1"}

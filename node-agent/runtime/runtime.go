@@ -44,6 +44,8 @@ type Runtime struct {
 	root string
 	warn func(string)
 	host hostCache
+
+	deadline time.Duration
 }
 
 // Option changes what New makes.
@@ -51,6 +53,9 @@ type Option func(*Runtime)
 
 // WithWarnings has what could not be granted, but need not fail, told to f.
 func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f } }
+
+// WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have their own timeouts.
+func WithDeadline(d time.Duration) Option { return func(r *Runtime) { r.deadline = d } }
 
 // New returns the runtime of a root folder, which is made, mode 0700, when the first container is.
 func New(root string, options ...Option) (*Runtime, error) {

@@ -54,7 +54,9 @@ type program struct {
 	noSignals uint64
 	// ignored are the signals that this process ignores, which stay so over clone3 and execve (signal(7)): a container is not
 	// to learn that its runtime was started by nohup. defaultAction is what they get.
-	ignored       []uintptr
+	ignored []uintptr
+	// progress is where the child writes the number of its step to: memory that it shares with its parent.
+	progress      *int64
 	defaultAction [sigactionSize]byte
 }
 
@@ -223,6 +225,7 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
 	}
 	for i >= 0 && int(i) < len(ops) {
+		*prog.progress = int64(i)
 		o = &ops[i]
 		a = o.args
 		for k := range a {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,9 @@ type Request struct {
 	Held bool
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
+	// Deadline is how long the child may take from one synchronization point to the next; 0 is DefaultDeadline. What OnSync takes
+	// does not count.
+	Deadline time.Duration
 }
 
 // Child is a process that has been launched. It is a child of this process, which has to reap it.
@@ -46,27 +50,10 @@ type Child struct {
 	start   int // write end, -1 where the caller holds the child
 	onSync  func(plan.Sync, int) error
 	execing bool
-}
 
-// StepError is a step that failed in the child.
-type StepError struct {
-	// Index of the step in the plan.
-	Index int
-	// Field is what the step served.
-	Field plan.Field
-	// Call is the step, rendered as strace would.
-	Call string
-	// Name of the system call.
-	Name string
-	// Errno is what it returned.
-	Errno unix.Errno
+	deadline time.Duration
+	progress progress
 }
-
-func (e *StepError) Error() string {
-	return fmt.Sprintf("%s: %s: %s (step %d: %s)", e.Field, e.Name, e.Errno, e.Index, e.Call)
-}
-
-func (e *StepError) Unwrap() error { return e.Errno }
 
 // KilledError is a child that ended without a report, before it became its program.
 type KilledError struct{ Status unix.WaitStatus }
@@ -99,11 +86,15 @@ func Start(r Request) (_ *Child, err error) {
 		}
 		return p[0], p[1], nil
 	}
-	c := &Child{plan: r.Plan, sync: -1, start: -1, onSync: r.OnSync}
+	c := &Child{plan: r.Plan, sync: -1, start: -1, onSync: r.OnSync, deadline: r.Deadline}
+	if c.deadline == 0 {
+		c.deadline = DefaultDeadline
+	}
 	inputs := make(map[plan.Input]int, len(r.Inputs)+2)
 	defer func() {
 		if err != nil {
 			closeAll()
+			c.progress.close()
 		}
 	}()
 	for name, fd := range r.Inputs {
@@ -141,6 +132,10 @@ func Start(r Request) (_ *Child, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.progress, err = newProgress(); err != nil {
+		return nil, err
+	}
+	prog.progress = c.progress.at()
 	keep := []int{reportW}
 	for _, fd := range inputs {
 		keep = append(keep, fd)
@@ -286,6 +281,11 @@ func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 	if err == nil {
 		return nil
 	}
+	var hung *HungError
+	if errors.As(err, &hung) {
+		c.endHung(hung)
+		return err
+	}
 	status := c.Kill()
 	var ended *KilledError
 	if errors.As(err, &ended) {
@@ -300,6 +300,11 @@ func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 func (c *Child) follow(until plan.Sync) error {
 	defer c.closePipes()
 	for {
+		if err := awaitReport(c.report, c.deadline); errors.Is(err, errLate) {
+			return c.hung()
+		} else if err != nil {
+			return err
+		}
 		m, err := readMessage(c.report)
 		if err != nil {
 			return err
@@ -346,6 +351,7 @@ func (c *Child) closePipes() {
 			*fd = -1
 		}
 	}
+	c.progress.close()
 }
 
 // Kill ends the child, if it still runs, and reaps it.
@@ -413,15 +419,6 @@ func readMessage(fd int) (*message, error) {
 		n += k
 	}
 	return &message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}, nil
-}
-
-// newStepError turns a report into an error.
-func newStepError(p *plan.Plan, m message) error {
-	if m.step >= uint64(len(p.Steps)) {
-		return fmt.Errorf("the container's first process reported step %d of %d", m.step, len(p.Steps))
-	}
-	s := p.Steps[m.step]
-	return &StepError{Index: int(m.step), Field: s.Field, Call: s.String(), Name: s.Name(), Errno: unix.Errno(m.errno)}
 }
 
 // LateError is a step that failed after another process had started the child. Who reads it has no plan, only the step's index.

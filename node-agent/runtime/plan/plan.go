@@ -160,6 +160,17 @@ type Plan struct {
 	Warnings []string
 }
 
+// Phase returns what phase of the launch a step belongs to: the synchronization point that the child comes to next. The last one is
+// that of execve itself.
+func (p *Plan) Phase(step int) Sync {
+	for i := step; i < len(p.Steps); i++ {
+		if s, ok := p.Syncs[i]; ok {
+			return s
+		}
+	}
+	return SyncExec
+}
+
 // CPUSet is a set of processors: as a list and as a mask of sched_setaffinity(2).
 type CPUSet struct {
 	List string

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultDeadline is how long the child may take from one synchronization point to the next, unless the request says otherwise. It is
+// meant for what hangs, such as a bind source on a dead network filesystem, not for what is slow.
+const DefaultDeadline = 2 * time.Minute
+
+// endingTime is how long a killed child is waited for: what hangs in the kernel may not even die.
+const endingTime = 5 * time.Second
+
+// HungError is a child that did not come to its next synchronization point in time. It is an os.ErrDeadlineExceeded.
+type HungError struct {
+	// Step is where it was: a StepError without errno and cause.
+	Step StepError
+	// After is the deadline that has passed.
+	After time.Duration
+	// Wchan is the kernel function that the child slept in (/proc/PID/wchan), and Syscall the number of the system call that it was in
+	// and its arguments (/proc/PID/syscall); empty where the kernel does not tell.
+	Wchan, Syscall string
+	// Stays is whether the child could not be ended: it is the kernel's, until what it waits for comes.
+	Stays bool
+	// PID of the child, for who looks for it.
+	PID int
+}
+
+func (e *HungError) Error() string {
+	s := fmt.Sprintf("%s: %s has not returned; the phase %q has a deadline of %s (step %d: %s", e.Step.Field, e.Step.Name, e.Step.Phase, e.After, e.Step.Index, e.Step.Call)
+	if e.Step.Path != "" {
+		s += "; path: " + e.Step.Path
+	}
+	if e.Wchan != "" {
+		s += "; the kernel waits in " + e.Wchan
+	}
+	if number, _, _ := strings.Cut(e.Syscall, " "); number != "" {
+		s += "; system call " + number
+	}
+	s += ")"
+	if e.Stays {
+		s += fmt.Sprintf("; process %d cannot be ended before that", e.PID)
+	}
+	return s
+}
+
+func (e *HungError) Unwrap() error { return os.ErrDeadlineExceeded }
+
+// progress is memory that the child shares with its parent and keeps the number of its step in, so that the parent knows where a child
+// hangs that can report no more. It is not of the Go heap, which the child has a copy of.
+type progress struct{ page []byte }
+
+func newProgress() (progress, error) {
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return progress{}, fmt.Errorf("mmap: %w", err)
+	}
+	return progress{page}, nil
+}
+
+func (p *progress) close() {
+	if p.page != nil {
+		_ = unix.Munmap(p.page)
+		p.page = nil
+	}
+}
+
+// at is where the child writes to.
+func (p *progress) at() *int64 { return (*int64)(unsafe.Pointer(unsafe.SliceData(p.page))) }
+
+// step is the last step that the child has begun.
+func (p *progress) step() int { return int(atomic.LoadInt64(p.at())) }
+
+// errLate is the child's not reporting in time.
+var errLate = errors.New("no report in time")
+
+// awaitReport waits until there is something to read of the report pipe.
+func awaitReport(fd int, limit time.Duration) error {
+	for end := time.Now().Add(limit); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return errLate
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		switch {
+		case n > 0:
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("poll: %w", err)
+		}
+	}
+}
+
+// hung says where the child is. It still runs.
+func (c *Child) hung() *HungError {
+	e := &HungError{After: c.deadline, PID: c.PID, Wchan: c.procFile("wchan"), Syscall: c.procFile("syscall")}
+	if e.Wchan == "0" {
+		e.Wchan = "" // it does not sleep
+	}
+	if i := c.progress.step(); i >= 0 && i < len(c.plan.Steps) {
+		e.Step = *stepAt(c.plan, i)
+	}
+	return e
+}
+
+func (c *Child) procFile(name string) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", c.PID, name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// endHung ends and reaps a child that hangs, if the kernel lets it.
+func (c *Child) endHung(e *HungError) {
+	_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
+	if err := awaitReport(c.PIDFD, endingTime); err != nil {
+		e.Stays = true // whoever is its parent after us will reap it
+		c.ClosePIDFD()
+		return
+	}
+	c.Wait()
+}

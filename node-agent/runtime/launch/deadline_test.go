@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+var atCwd = n(^uintptr(99)) // AT_FDCWD, -100
+
+// opens is a step that opens a file below a folder.
+func opens(field string, dir plan.Arg, path string) plan.Step {
+	return step(field, unix.SYS_OPENAT2, dir, plan.Text(path), plan.Memory(make([]byte, 24)), n(24))
+}
+
+// TestHang: a step that does not return is named, with what the kernel waits for, and the child is ended.
+func TestHang(t *testing.T) {
+	clean(t)
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := sh("true", step("process", unix.SYS_GETPID), opens("mounts[3]", atCwd, fifo)) // without a writer it waits for one
+	const deadline = 200 * time.Millisecond
+	child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Deadline: deadline})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	err = child.Follow(context.Background(), "")
+	var hung *HungError
+	if !errors.As(err, &hung) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("found %v; want a HungError", err)
+	}
+	if took := time.Since(began); took < deadline || took > deadline+endingTime {
+		t.Errorf("it came after %s", took)
+	}
+	s := hung.Step
+	if s.Index != 1 || s.Field.String() != "mounts[3]" || s.Path != fifo || s.Name != "openat2" || s.Phase != plan.SyncExec {
+		t.Errorf("found %+v", s)
+	}
+	if os.Geteuid() == 0 {
+		if hung.Wchan == "" || !strings.HasPrefix(hung.Syscall, "437 ") { // openat2, the same on all architectures
+			t.Errorf("wchan %q, syscall %q", hung.Wchan, hung.Syscall)
+		}
+		for _, word := range []string{"mounts[3]: openat2 has not returned", "200ms", "step 1", fifo, hung.Wchan} {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%v lacks %q", err, word)
+			}
+		}
+	}
+	if hung.Stays {
+		t.Error("it could be killed")
+	}
+}
+
+// TestDeadlineIsTheChilds: the time that the parent takes to answer is not the child's.
+func TestDeadlineIsTheChilds(t *testing.T) {
+	clean(t)
+	const deadline = 300 * time.Millisecond
+	p := sh("true", step("hooks", plan.OpSync, plan.Text("namespaces"), n(1)))
+	child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Deadline: deadline, OnSync: func(plan.Sync, int) error {
+		time.Sleep(2 * deadline)
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Follow(context.Background(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if status := child.Wait(); status.ExitStatus() != 0 {
+		t.Errorf("ended with %v", status)
+	}
+}
+
+// TestStepErrorTells holds what an error says besides the errno.
+func TestStepErrorTells(t *testing.T) {
+	out := func(s plan.Step, r plan.Reg) plan.Step { s.Out = r; return s }
+	p := tiny(
+		out(opens("root.path", atCwd, "/bundle/rootfs"), 1),
+		out(opens("mounts[0] (/etc/x)", plan.Register(1), "etc"), 2),
+		step("mounts[0] (/etc/x)", unix.SYS_MKDIRAT, plan.Register(2), plan.Text("x"), n(0o755)),
+		step("linux.namespaces", plan.OpSync, plan.Text("namespaces"), n(1)),
+		step("mounts[0] (/etc/x)", unix.SYS_MOVE_MOUNT, plan.Register(3), plan.Text(""), plan.Register(2), plan.Text(""), n(0)),
+		step("process.oomScoreAdj", unix.SYS_WRITE, plan.Register(2), plan.Text("-5"), n(2)),
+		step("process", unix.SYS_SYMLINKAT, plan.Text("/proc/self/fd"), plan.Register(2), plan.Text("fd")),
+		step("process.args", unix.SYS_EXECVE, plan.Text("/bin/sh"), n(0), n(0)),
+	)
+	for _, c := range []struct {
+		step  uint64
+		errno unix.Errno
+		path  string
+		phase plan.Sync
+		words string
+	}{
+		{0, unix.ENOENT, "/bundle/rootfs", plan.SyncNamespaces, "root.path: openat2: "},
+		{2, unix.ENOSPC, "/bundle/rootfs/etc/x", plan.SyncNamespaces, "mkdirat: "},
+		{4, unix.ENOSYS, "/bundle/rootfs/etc", plan.SyncExec, "likely cause: Linux 5.14"},
+		{5, unix.EACCES, "/bundle/rootfs/etc", plan.SyncExec, "CAP_SYS_RESOURCE"},
+		{6, unix.EEXIST, "/bundle/rootfs/etc/fd", plan.SyncExec, "symlinkat: "},
+		{7, unix.E2BIG, "/bin/sh", plan.SyncExec, "execve: "},
+	} {
+		err := newStepError(p, message{step: c.step, errno: uint64(c.errno)})
+		var s *StepError
+		if !errors.As(err, &s) || s.Path != c.path || s.Phase != c.phase || !errors.Is(err, c.errno) || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("step %d: found %+v (%v); want the path %s in the phase %s, and: %s", c.step, s, err, c.path, c.phase, c.words)
+		}
+	}
+}

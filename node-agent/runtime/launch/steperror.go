@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// StepError is a step that failed in the child.
+type StepError struct {
+	// Phase is the synchronization point that the child was on the way to.
+	Phase plan.Sync
+	// Index of the step in the plan.
+	Index int
+	// Field is what the step served.
+	Field plan.Field
+	// Path is the file that the step was about, as far as the plan tells; empty where it was about none.
+	Path string
+	// Call is the step, rendered as strace would.
+	Call string
+	// Name of the system call.
+	Name string
+	// Errno is what it returned.
+	Errno unix.Errno
+	// Cause is what is likely to be wrong; empty where the error says as much.
+	Cause string
+}
+
+func (e *StepError) Error() string {
+	s := fmt.Sprintf("%s: %s: %s (step %d: %s)", e.Field, e.Name, e.Errno, e.Index, e.Call)
+	if e.Cause != "" {
+		s += "; likely cause: " + e.Cause
+	}
+	return s
+}
+
+func (e *StepError) Unwrap() error { return e.Errno }
+
+// newStepError turns a report into an error.
+func newStepError(p *plan.Plan, m message) error {
+	if m.step >= uint64(len(p.Steps)) {
+		return fmt.Errorf("the container's first process reported step %d of %d", m.step, len(p.Steps))
+	}
+	e := stepAt(p, int(m.step))
+	e.Errno = unix.Errno(m.errno)
+	e.Cause = Cause(e.Field.String(), e.Name, e.Errno)
+	return e
+}
+
+// stepAt describes a step of a plan.
+func stepAt(p *plan.Plan, i int) *StepError {
+	s := p.Steps[i]
+	return &StepError{Phase: p.Phase(i), Index: i, Field: s.Field, Path: pathOf(p, i), Call: s.String(), Name: s.Name()}
+}
+
+// pathOf is the file that a step is about: what it names, below the folder whose descriptor it is given, if any.
+func pathOf(p *plan.Plan, i int) string {
+	s := &p.Steps[i]
+	dir, name := "", ""
+	for j := range min(2, len(s.Args)) {
+		if r, ok := s.Args[j].Reg(); ok && j == 0 {
+			dir = pathOfRegister(p, i, r)
+		}
+		if text, ok := s.Args[j].Text(); ok && name == "" {
+			name = text
+		}
+	}
+	switch s.Call {
+	case unix.SYS_OPENAT2, unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_OPEN_TREE, unix.SYS_FACCESSAT, unix.SYS_FCHOWNAT, unix.SYS_UNLINKAT,
+		unix.SYS_MOUNT_SETATTR, unix.SYS_CHDIR, unix.SYS_PIVOT_ROOT, unix.SYS_UMOUNT2, unix.SYS_EXECVE, unix.SYS_CHROOT:
+		if dir == "" {
+			return name
+		}
+		return path.Join(dir, name)
+	case unix.SYS_SYMLINKAT: // the new link comes third, below the folder
+		if len(s.Args) > 2 {
+			if r, ok := s.Args[1].Reg(); ok {
+				dir = pathOfRegister(p, i, r)
+			}
+			name, _ = s.Args[2].Text()
+		}
+		return path.Join(dir, name)
+	case unix.SYS_MOVE_MOUNT: // onto what its third argument stands for
+		if len(s.Args) > 3 {
+			target, _ := s.Args[3].Text()
+			if r, ok := s.Args[2].Reg(); ok {
+				return path.Join(pathOfRegister(p, i, r), target)
+			}
+			return target
+		}
+	case unix.SYS_WRITE, unix.SYS_READ, unix.SYS_FCHDIR, unix.SYS_IOCTL, unix.SYS_FCHOWN, unix.SYS_FCHMOD, unix.SYS_FSTATFS, unix.SYS_SETNS:
+		return dir
+	}
+	return ""
+}
+
+// pathOfRegister is the file that a descriptor stands for which a step before i has opened.
+func pathOfRegister(p *plan.Plan, i int, r plan.Reg) string {
+	for i--; i >= 0; i-- {
+		if p.Steps[i].Out == r {
+			switch p.Steps[i].Call {
+			case unix.SYS_OPENAT2, unix.SYS_OPEN_TREE:
+				return pathOf(p, i)
+			}
+			return ""
+		}
+	}
+	return ""
+}
+
+// Cause is what is likely to be wrong where a system call for a field fails, in words of what to change. It is empty where the errno
+// says as much, or where nothing better than a guess could be said.
+func Cause(field, call string, errno unix.Errno) string {
+	for _, c := range [...]struct {
+		field, call string // a prefix of the field; "" is any
+		errno       unix.Errno
+		cause       string
+	}{
+		{"process.oomScoreAdj", "write", unix.EACCES, "a score below the runtime's own takes CAP_SYS_RESOURCE"},
+		{"process.rlimits", "prlimit64", unix.EPERM, "a hard limit above the runtime's own takes CAP_SYS_RESOURCE"},
+		{"process.scheduler", "sched_setattr", unix.EPERM, "a real-time policy, SCHED_DEADLINE or a lower nice value takes CAP_SYS_NICE on the host; " +
+			"with cgroup v1 a real-time policy takes linux.resources.cpu.realtimeRuntime as well, and SCHED_DEADLINE all processors of the host"},
+		{"process.scheduler", "sched_setattr", unix.EINVAL, "the kernel has no such policy or flag, or not with these values"},
+		{"process.scheduler", "sched_setattr", unix.EOPNOTSUPP, "the kernel has no such flag (CONFIG_UCLAMP_TASK)"},
+		{"process.scheduler", "sched_setattr", unix.EBUSY, "the processors have not as much time left as runtime and period ask for"},
+		{"process.ioPriority", "ioprio_set", unix.EPERM, "IOPRIO_CLASS_RT takes CAP_SYS_NICE or CAP_SYS_ADMIN on the host"},
+		{"linux.memoryPolicy", "set_mempolicy", unix.EINVAL, "no such node is online (/sys/devices/system/node/online) or allowed by the cgroup's cpuset, " +
+			"or the kernel is older than the mode or flag"},
+		{"linux.memoryPolicy", "set_mempolicy", unix.ENOSYS, "a kernel without CONFIG_NUMA"},
+		{"linux.timeOffsets", "write", unix.ERANGE, "the container's clock would be negative or beyond 146 years"},
+		{"linux.timeOffsets", "write", unix.EPERM, "to set the clocks of a time namespace takes CAP_SYS_TIME"},
+		{"linux.namespaces", "unshare", unix.EINVAL, "a kernel without CONFIG_TIME_NS or CONFIG_CGROUPS"},
+		{"linux.namespaces", "setns", unix.EINVAL, "the path is another type of namespace"},
+		{"linux.sysctl", "openat2", unix.ENOENT, "the kernel has no such parameter, or not in this namespace"},
+		{"linux.sysctl", "openat2", unix.EACCES, "the parameter cannot be written to from a user namespace, or not at all"},
+		{"linux.sysctl", "write", unix.EINVAL, "the kernel does not take the value"},
+		{"process.user", "setgroups", unix.EPERM, "setgroups is denied in a user namespace that a plain user has mapped (user_namespaces(7)): leave out process.user.additionalGids"},
+		{"process.user", "", unix.EINVAL, "the user namespace does not map the id"},
+		{"linux.devices", "mknodat", unix.EPERM, "devices are made with CAP_MKNOD on the host only"},
+		{"root", "pivot_root", unix.EINVAL, "the host's root is a ramfs, which cannot be left: --no-pivot moves it instead"},
+		{"mounts", "fsopen", unix.ENODEV, "the kernel has no filesystem of this type, or its module is not loaded"},
+		{"mounts", "fsconfig", unix.EINVAL, "the filesystem does not take an option or its value; the kernel's log may say which"},
+		{"mounts", "fsconfig", unix.EPERM, "a filesystem of this type cannot be mounted from this user namespace"},
+		{"mounts", "open_tree", unix.ENOENT, "the source does not exist"},
+		{"", "openat2", unix.ELOOP, "a symbolic link stands where none is followed, or links go round"},
+		{"", "", unix.ENOSYS, "Linux 5.14 or newer is needed, and no seccomp filter around the runtime that refuses the call"},
+	} {
+		if strings.HasPrefix(field, c.field) && (c.call == "" || c.call == call) && c.errno == errno {
+			return c.cause
+		}
+	}
+	return ""
+}
