@@ -86,7 +86,7 @@ func bundle(t *testing.T, change func(*specs.Spec)) string {
 	data, err := os.ReadFile("/bin/busybox")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(bin, "busybox"), data, 0o755))
-	for _, applet := range []string{"sh", "sleep", "true", "ls", "cat", "tr", "readlink", "stty"} {
+	for _, applet := range []string{"sh", "sleep", "true", "ls", "cat", "tr", "readlink", "stty", "pwd", "grep", "test", "mkfifo", "chmod", "printf"} {
 		must(t, os.Symlink("busybox", filepath.Join(bin, applet)))
 	}
 	berth(t, "spec", "-b", dir).is(t, 0, "", "")

@@ -53,7 +53,8 @@ func checkPreserved(n int) error {
 		return fmt.Errorf("--preserve-fds: found %d; allowed are 0 and more", n)
 	}
 	for fd := 3; fd < 3+n; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		// What is close-on-exec has not come from the caller: it is berth's own.
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
 			return fmt.Errorf("--preserve-fds: found %d, but descriptor %d is not open", n, fd)
 		}
 	}

@@ -614,3 +614,32 @@ func TestReadResult(t *testing.T) {
 		})
 	}
 }
+
+// TestHiddenFromTheStart: a child in a pid namespace that others are in already cannot be dumped even before its first step, and its
+// parent can again afterwards (CVE-2016-9962).
+func TestHiddenFromTheStart(t *testing.T) {
+	clean(t)
+	const dumpable plan.Reg = 1
+	value := make([]byte, 4)
+	get := step("a", unix.SYS_PRCTL, n(unix.PR_GET_DUMPABLE), n(0), n(0), n(0), n(0))
+	get.Out = dumpable
+	p := sh("true", get, step("a", plan.OpStore, plan.Memory(value), plan.Register(dumpable)),
+		step("b", plan.OpExpect, plan.Memory(value), n(0xffffffff), n(0), n(uintptr(unix.EPERM))))
+	for path, hidden := range map[string]bool{"": false, "/proc/self/ns/pid": true} {
+		p.PIDNamespace = path
+		child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = child.Follow(context.Background(), "")
+		if err == nil {
+			child.Wait()
+		}
+		if (err == nil) != hidden {
+			t.Errorf("in the pid namespace %q: %v; want it to be hidden: %v", path, err, hidden)
+		}
+	}
+	if v, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); v != 1 || err != nil {
+		t.Errorf("this process is left with %d, %v", v, err)
+	}
+}
