@@ -23,7 +23,8 @@ import (
 // commands are all verbs, in the order of the help.
 func commands() []command {
 	return []command{
-		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand, psCommand, specCommand, validateCommand, planCommand,
+		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand,
+		psCommand, specCommand, checkpointCommand, restoreCommand, validateCommand, planCommand,
 		superviseCommand,
 	}
 }
@@ -110,7 +111,10 @@ var runCommand = command{
 			if err != nil {
 				return err
 			}
-			return runContainer(ctx, r, args[0], *o, *detach, *keep)
+			run := func(ctx context.Context, o runtime.CreateOptions) (*runtime.Process, error) {
+				return r.Run(ctx, args[0], o)
+			}
+			return runContainer(ctx, run, *o, *detach, *keep)
 		}
 	},
 }

@@ -15,11 +15,14 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
+// starter makes a container that runs, by Runtime.Run or Runtime.Restore.
+type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, error)
+
 // runContainer runs a container in the foreground, or leaves it running.
-func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.CreateOptions, detach, keep bool) error {
+func runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach, keep bool) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
-		_, err := r.Run(ctx, id, o)
+		_, err := start(ctx, o)
 		return err
 	}
 	f, err := newForeground(o.ConsoleSocket == "")
@@ -30,13 +33,13 @@ func runContainer(ctx context.Context, r *runtime.Runtime, id string, o runtime.
 	o.Console = f.tty.console()
 	// Signals no longer end berth itself, and the container's start must not be cut short by one that it is to get.
 	ctx = context.WithoutCancel(ctx)
-	p, err := r.Run(ctx, id, o)
+	p, err := start(ctx, o)
 	if err != nil {
 		return err
 	}
 	status, err := f.wait(p.PID, p)
 	if err != nil {
-		return errors.Join(err, r.Delete(ctx, id, true))
+		return errors.Join(err, p.Delete(ctx))
 	}
 	if !keep {
 		if err := p.Delete(ctx); err != nil {

@@ -4,11 +4,9 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -143,17 +141,9 @@ func (x *execution) prepare(ctx context.Context, id string) error {
 
 // readSpec makes the document of the new process: the container's with another process.
 func (x *execution) readSpec() error {
-	file := filepath.Join(x.r.dir(x.rec.ID), configFile)
-	data, err := os.ReadFile(file)
+	spec, err := x.r.loadConfig(x.rec.ID)
 	if err != nil {
-		return fmt.Errorf("the state of container %s: %w", x.rec.ID, err)
-	}
-	spec := &specs.Spec{}
-	if err := json.Unmarshal(data, spec); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	if spec.Process == nil || spec.Linux == nil {
-		return fmt.Errorf("%s: found no process or no linux section", file)
+		return err
 	}
 	if x.o.Process != nil {
 		spec.Process = inherit(x.o.Process, spec.Process)

@@ -16,6 +16,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/validate"
 )
 
 const (
@@ -156,4 +158,20 @@ func (rec *record) pidfd() int {
 		return -1
 	}
 	return fd
+}
+
+// loadConfig reads the document that a container was made from.
+func (r *Runtime) loadConfig(id string) (*specs.Spec, error) {
+	data, err := ReadConfig(filepath.Join(r.dir(id), configFile))
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", id, err)
+	}
+	spec, err := validate.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %s: %w", id, configFile, err)
+	}
+	if spec.Process == nil || spec.Linux == nil {
+		return nil, fmt.Errorf("container %s: %s: found no process or no linux section", id, configFile)
+	}
+	return spec, nil
 }

@@ -376,11 +376,17 @@ const MaxConfig = 16 << 20
 
 // ReadConfig reads a bundle's document, bounded by MaxConfig.
 func ReadConfig(file string) ([]byte, error) {
-	// A fifo in the place of the file must not hang the reader.
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	data, err := readBounded(file, MaxConfig)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("JSON specification file %s not found", file)
 	}
+	return data, err
+}
+
+// readBounded reads a regular file of at most so many bytes.
+func readBounded(file string, most int64) ([]byte, error) {
+	// A fifo in the place of the file must not hang the reader.
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
@@ -389,12 +395,12 @@ func ReadConfig(file string) ([]byte, error) {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: found something other than a regular file", file)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxConfig+1))
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	if len(data) > MaxConfig {
-		return nil, fmt.Errorf("%s: found more than %d bytes", file, MaxConfig)
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s: found more than %d bytes", file, most)
 	}
 	return data, nil
 }

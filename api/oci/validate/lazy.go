@@ -7,10 +7,22 @@ import (
 	"errors"
 	"reflect"
 	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // errNotPlain says that a document has to be read the usual way.
 var errNotPlain = errors.New("found a name that is a field's but for its case")
+
+// Parse reads a document that JSON has accepted before.
+func Parse(document []byte) (*specs.Spec, error) {
+	spec := &specs.Spec{}
+	if unmarshal(document, spec) == nil {
+		return spec, nil
+	}
+	spec = &specs.Spec{}
+	return spec, json.Unmarshal(document, spec)
+}
 
 // unmarshal is json.Unmarshal for a pointer to a struct, an object at a time. Before encoding/json reads its first byte into a
 // struct it studies the types of all that can be in it, down to the last; of a document of the runtime specification

@@ -149,6 +149,19 @@ func (g *Group) populated() bool {
 // Paths are the folders of the cgroup by controller, "" for the unified hierarchy. They are what Open takes.
 func (g *Group) Paths() map[string]string { return g.manager.GetPaths() }
 
+// Add moves a process into the cgroup, in every hierarchy.
+func (g *Group) Add(pid int) error {
+	for _, dir := range g.Paths() {
+		if dir == "" {
+			continue
+		}
+		if err := cgroups.WriteCgroupProc(dir, pid); err != nil {
+			return fmt.Errorf("linux.cgroupsPath: move process %d to %s: %w", pid, dir, err)
+		}
+	}
+	return nil
+}
+
 // Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to write itself into. It is not
 // cgroup.procs: a write there waits for an RCU grace period, some 10 ms, to keep other threads from forking, while a
 // thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). The names are in a fixed

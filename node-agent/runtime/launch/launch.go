@@ -164,6 +164,15 @@ func Start(r Request) (_ *Child, err error) {
 	return c, nil
 }
 
+// Adopt takes up a child of this process that another has made, and that is its program already.
+func Adopt(pid int) (*Child, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open %d: %w", pid, err)
+	}
+	return &Child{PID: pid, PIDFD: fd, report: -1, sync: -1, start: -1}, nil
+}
+
 // clone makes the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
 // plan has any, for the length of the fork.
 func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, container int) (pid int, err error) {
