@@ -88,10 +88,10 @@ func ptr[T any](v T) *T { return &v }
 
 // criuCall is a request under way: what has to be open until it is over.
 type criuCall struct {
-	opts   *rpc.CriuOpts
-	files  []*os.File // passed to criu
-	closes []*os.File
-	logDir string
+	opts *rpc.CriuOpts
+	// files are passed to criu; closes are the folders of the images and, if there is one, of the work files.
+	files, closes []*os.File
+	logDir        string
 }
 
 func (c *criuCall) close() {
@@ -115,6 +115,10 @@ func newCriuCall(o CriuOptions, annotations map[string]string, log string) (c *c
 			c.close()
 		}
 	}()
+	// With absolute names, since they are opened again from another mount namespace.
+	if o.ImagePath, err = filepath.Abs(o.ImagePath); err != nil {
+		return nil, fmt.Errorf("--image-path: %w", err)
+	}
 	images, err := os.Open(o.ImagePath)
 	if err != nil {
 		return nil, fmt.Errorf("--image-path: %w", err)
@@ -126,6 +130,9 @@ func newCriuCall(o CriuOptions, annotations map[string]string, log string) (c *c
 		AutoDedup: &o.AutoDedup, LazyPages: &o.LazyPages, EmptyNs: &o.EmptyNS, OrphanPtsMaster: ptr(true),
 	}
 	if o.WorkPath != "" {
+		if o.WorkPath, err = filepath.Abs(o.WorkPath); err != nil {
+			return nil, fmt.Errorf("--work-path: %w", err)
+		}
 		if err := os.MkdirAll(o.WorkPath, 0o700); err != nil {
 			return nil, fmt.Errorf("--work-path: %w", err)
 		}
@@ -491,7 +498,7 @@ func (m *maker) restore(ctx context.Context, o RestoreOptions) error {
 		for controllers, path := range roots {
 			c.opts.CgRoot = append(c.opts.CgRoot, &rpc.CgroupRoot{Ctrl: &controllers, Path: &path})
 		}
-		return attachIn(pid, m.rec.Rootfs, place)
+		return c.enter(pid, m.rec.Rootfs, place)
 	}
 	call.Notify = func(n *rpc.CriuNotify, fd int) error { return m.restoreNotified(ctx, n, fd) }
 	if _, err = call.Do(ctx); err != nil {
@@ -638,9 +645,9 @@ func (m *maker) sendConsole(ctx context.Context, master int) error {
 	return nil
 }
 
-// attachIn shows a folder of this mount namespace at another place in that of a process. criu wants the root that it restores to
-// be a mount; in its own namespace the mount goes when it goes, and nobody removes through it.
-func attachIn(pid int, folder, place string) error {
+// enter shows a folder of this mount namespace at another place in criu's own, and opens the folders of the request there. criu wants
+// the root that it restores to be a mount; in its own namespace that goes when criu goes, and nobody removes through it.
+func (c *criuCall) enter(pid int, folder, place string) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, folder, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return fmt.Errorf("root.path: open_tree %s: %w", folder, err)
@@ -663,6 +670,19 @@ func attachIn(pid int, folder, place string) error {
 			}
 			if err := unix.MoveMount(tree, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 				return fmt.Errorf("root.path: move_mount to %s: %w", place, err)
+			}
+			// criu mounts below them, which it can only do on mounts of its own namespace.
+			for i, f := range c.closes {
+				again, err := os.Open(f.Name())
+				if err != nil {
+					return fmt.Errorf("open in criu's mount namespace: %w", err)
+				}
+				f.Close()
+				c.closes[i] = again
+			}
+			c.opts.ImagesDirFd = ptr(int32(c.closes[0].Fd()))
+			if c.opts.WorkDirFd != nil {
+				c.opts.WorkDirFd = ptr(int32(c.closes[1].Fd()))
 			}
 			return nil
 		}()

@@ -104,6 +104,8 @@ type maker struct {
 	child  *launch.Child
 
 	inputs map[plan.Input]int
+	// nulls are the standard streams that are /dev/null.
+	nulls  []int
 	close  []*os.File
 	cgroup int // descriptor of the v2 folder
 	undo   []func()
@@ -256,13 +258,17 @@ func (m *maker) openStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(null.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if !isNull(null) {
 		return errors.New("/dev/null of the host is not the null device (1:3)")
 	}
-	for in, f := range map[plan.Input]*os.File{plan.InputStdin: m.o.Stdin, plan.InputStdout: m.o.Stdout, plan.InputStderr: m.o.Stderr} {
+	inputs := [3]plan.Input{plan.InputStdin, plan.InputStdout, plan.InputStderr}
+	for i, f := range [3]*os.File{m.o.Stdin, m.o.Stdout, m.o.Stderr} {
+		in := inputs[i]
 		if f == nil {
 			f = null
+		}
+		if isNull(f) {
+			m.nulls = append(m.nulls, i)
 		} else if uid := hostUID(m.spec); uid != 0 && !m.spec.Process.Terminal {
 			giveAway(f, uid)
 		}
@@ -292,6 +298,11 @@ func (m *maker) openStreams(ctx context.Context) error {
 		m.inputs[plan.InputConsole] = int(console.Fd())
 	}
 	return nil
+}
+
+func isNull(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
 // hostUID is the process's user as the host numbers it.
@@ -358,7 +369,7 @@ func (m *maker) makePlan(id string, run bool) error {
 	}
 	o := plan.Options{
 		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, Result: !run, PreserveFDs: m.o.PreserveFDs,
-		NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(),
+		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(),
 	}
 	if soft, hard, ok := nofile.Original(); ok {
 		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}

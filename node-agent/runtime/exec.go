@@ -202,7 +202,7 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := plan.Options{ID: x.rec.ID, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Home: x.home(ctx)}
+	o := plan.Options{ID: x.rec.ID, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Home: x.home(ctx)}
 	if soft, hard, ok := nofile.Original(); ok {
 		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
 	}

@@ -342,8 +342,6 @@ func (w *world) cgroupFile(controller, v1, v2 string) string {
 	return strings.TrimSpace(string(data))
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // statusLine is a field of /proc/PID/status.
 func statusLine(t *testing.T, pid int, key string) string {
 	t.Helper()

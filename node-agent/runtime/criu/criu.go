@@ -28,7 +28,7 @@ type Call struct {
 	Stdin, Stdout, Stderr *os.File
 	// Files become criu's descriptors from FirstFile on.
 	Files []*os.File
-	// Started, if set, is called once criu runs, before it gets the request: it has a mount namespace of its own by then.
+	// Started, if set, is called once criu runs, before it gets the request; criu then has a mount namespace of its own.
 	Started func(pid int) error
 	// Notify, if set, hears of criu's notifications before they are answered, with the descriptor that came along or -1.
 	Notify func(n *rpc.CriuNotify, fd int) error
@@ -76,7 +76,9 @@ func (c *Call) Do(ctx context.Context) (resp *rpc.CriuResp, err error) {
 	cmd := exec.CommandContext(ctx, program, "swrk", "3")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = file(c.Stdin), writer(c.Stdout), writer(c.Stderr)
 	cmd.ExtraFiles = append([]*os.File{theirs}, c.Files...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if c.Started != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("criu: %w", err)
 	}

@@ -57,6 +57,8 @@ type Options struct {
 	Home string
 	// Result is whether failures after SyncReady go to InputResult, as when another process starts the container.
 	Result bool
+	// NullStreams are the standard streams, 0 to 2, that are the host's /dev/null.
+	NullStreams []int
 	// PreserveFDs is how many descriptors from 3 on the process inherits.
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.

@@ -132,13 +132,18 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	return nil
 }
 
-// expectNode fails with EEXIST where what is there is not the device that was asked for (config-linux.md, Devices).
-func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) {
+// expectNode fails with EEXIST where what is there is not the device that was asked for (config-linux.md, Devices). The steps that may
+// fail are returned, for a caller to whom that is no failure.
+func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) (checks []stepRef) {
 	st := &unix.Statx_t{}
 	memory := structArg(native(st), "statx")
-	c.call(unix.SYS_STATX, dir, text(base), flags(uint(unix.AT_SYMLINK_NOFOLLOW), atNames), num(uint(unix.STATX_TYPE)), memory)
+	fl := unix.AT_SYMLINK_NOFOLLOW
+	if base == "" {
+		fl |= unix.AT_EMPTY_PATH
+	}
+	c.call(unix.SYS_STATX, dir, text(base), flags(uint(fl), atNames), num(uint(unix.STATX_TYPE)), memory)
 	expect := func(what string, offset uintptr, mask, value uint32) {
-		c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what), flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames))
+		checks = append(checks, c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what), flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames)))
 	}
 	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in the low half.
 	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)), binary.NativeEndian.Uint32(halves(uint16(kind))))
@@ -146,6 +151,7 @@ func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) 
 		expect("rdev_major", unsafe.Offsetof(st.Rdev_major), ^uint32(0), major)
 		expect("rdev_minor", unsafe.Offsetof(st.Rdev_minor), ^uint32(0), minor)
 	}
+	return checks
 }
 
 // halves are four bytes of memory that begin with a 16-bit value.

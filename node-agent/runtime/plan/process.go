@@ -85,9 +85,29 @@ func (c *container) standardStreams() error {
 		for fd, in := range []Input{InputStdin, InputStdout, InputStderr} {
 			c.dup3(input(in), num(fd), 0)
 		}
+		c.ownNull()
 	}
 	c.call(unix.SYS_CLOSE_RANGE, num(3+c.opts.PreserveFDs), num(^uint32(0)), num(uint(unix.CLOSE_RANGE_CLOEXEC)))
 	return nil
+}
+
+// ownNull gives a process whose stream is the host's /dev/null the container's in its place: a file of no mount of the container's
+// shows it one of the host's, and criu(8) cannot write down what it cannot name. An image without a null device keeps the host's.
+func (c *container) ownNull() {
+	if len(c.opts.NullStreams) == 0 {
+		return
+	}
+	none := c.label()
+	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS
+	at := c.openat2(regArg(c.rootFD), "dev/null", unix.O_PATH, resolve).tolerate(unix.ENOENT, unix.ENOTDIR, unix.ELOOP).orElse(none).out()
+	for _, check := range c.expectNode(regArg(at), "", unix.S_IFCHR, 1, 3) {
+		check.tolerate(unix.EEXIST).orElse(none)
+	}
+	null := c.openat2(regArg(c.rootFD), "dev/null", unix.O_RDWR|unix.O_NOCTTY, resolve).tolerate(unix.EACCES, unix.EPERM, unix.ENOENT).orElse(none).out()
+	for _, fd := range c.opts.NullStreams {
+		c.dup3(regArg(null), num(fd), 0)
+	}
+	c.mark(none)
 }
 
 func (c *container) seccomp() {
