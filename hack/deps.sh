@@ -9,7 +9,7 @@ set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
-test) packages=(busybox-static runc libseccomp-dev gcc libc6-dev iproute2 jq) ;;
+test) packages=(busybox-static criu runc libseccomp-dev gcc libc6-dev iproute2 jq) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac

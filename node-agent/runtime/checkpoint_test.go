@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// needsCriu skips the test where there is no criu that works: Debian's does not know the newest kernels' vDSO, and fails there
+// whoever asks it to. In the virtual machine of hack/vm it has to work.
+func needsCriu(t *testing.T) {
+	t.Helper()
+	if os.Getenv("BERTH_VM") != "" {
+		return
+	}
+	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("criu does not work on this kernel; it is tested in the virtual machine: %v: %.200s", err, out)
+	}
+}
+
+// counter counts in its memory and prints.
+const counter = `i=0; while :; do i=$((i+1)); echo $i; echo $i > /dev/shm/n; sleep 0.05; done`
+
+// counted reads what the counter has written to its tmpfs.
+func (w *world) counted() (n int) {
+	w.t.Helper()
+	r, wr, err := os.Pipe()
+	w.must(err)
+	defer r.Close()
+	e, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"cat", "/dev/shm/n"}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdout: wr})
+	wr.Close()
+	w.must(err)
+	defer e.Wait()
+	if _, err := fmt.Fscan(r, &n); err != nil {
+		return 0
+	}
+	return n
+}
+
+// restored makes the container again, and removes it when the test ends.
+func (w *world) restored(o RestoreOptions) *Process {
+	w.t.Helper()
+	o.Bundle = w.bundle()
+	p, err := w.rt.Restore(background, w.id, o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { w.end(w.id, p.PID) })
+	return p
+}
+
+func TestCheckpointAndRestore(t *testing.T) {
+	needsCriu(t)
+	w := newWorld(t)
+	out, outW, err := os.Pipe()
+	w.must(err)
+	defer out.Close()
+	spec := w.sh(counter)
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: w.dir, Options: []string{"rbind", "ro"}})
+	spec.Linux.MaskedPaths = []string{"/proc/kcore", "/proc/acpi"}
+	w.save(spec)
+	images := filepath.Join(w.dir, "images")
+	p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle(), Stdout: outW})
+	w.must(err)
+	outW.Close()
+	w.await("the counter counts", func() bool { return w.counted() > 3 })
+
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/0"}, PreDump: true, StatusFD: -1}))
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/1"}, ParentPath: "../0", LeaveRunning: true, StatusFD: -1}))
+	if s, err := w.rt.State(background, w.id); err != nil || s.Status != specs.StateRunning {
+		t.Fatalf("it was to be left running: %v, %v", s, err)
+	}
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/2", WorkPath: filepath.Join(w.dir, "work")}, StatusFD: -1}))
+	p.Wait()
+	if _, err := w.rt.State(background, w.id); err == nil {
+		t.Fatal("the container is still there after its checkpoint")
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, "work", dumpLog)); err != nil {
+		t.Errorf("--work-path: %v", err)
+	}
+	last := 0
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if _, err := fmt.Sscan(lines.Text(), &last); err != nil {
+			t.Fatalf("it printed %q", lines.Text())
+		}
+	}
+
+	// A root filesystem without what the first creation has made in it.
+	for _, made := range []string{"data", "proc", "sys", "dev"} {
+		w.must(os.RemoveAll(w.file(made)))
+	}
+	again, againW, err := os.Pipe()
+	w.must(err)
+	defer again.Close()
+	pidFile := filepath.Join(w.dir, "pid")
+	p = w.restored(RestoreOptions{CreateOptions: CreateOptions{Stdout: againW, PidFile: pidFile}, CriuOptions: CriuOptions{ImagePath: images + "/2"}})
+	againW.Close()
+	if data, err := os.ReadFile(pidFile); err != nil || string(data) != fmt.Sprint(p.PID) {
+		t.Errorf("--pid-file: found %q, %v; want %d", data, err, p.PID)
+	}
+	var next int
+	if _, err := fmt.Fscan(again, &next); err != nil || next != last+1 {
+		t.Errorf("it went on with %d, %v; want %d", next, err, last+1)
+	}
+	s, err := w.rt.State(background, w.id)
+	if err != nil || s.Status != specs.StateRunning || s.PID != p.PID {
+		t.Errorf("state of the restored container: %+v, %v", s, err)
+	}
+	for controller, dir := range s.Cgroups {
+		pids, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil || !strings.Contains(string(pids), fmt.Sprintln(p.PID)) {
+			t.Errorf("cgroup %s (%s) has the processes %q, %v; want %d among them", dir, controller, pids, err, p.PID)
+		}
+	}
+	if w.counted() <= last {
+		t.Error("a process executed in it sees another container")
+	}
+}
+
+// TestRestoreTerminal: a terminal's master comes through the console socket again.
+func TestRestoreTerminal(t *testing.T) {
+	needsCriu(t)
+	w := newWorld(t)
+	socket := filepath.Join(w.dir, "console.sock")
+	listener, err := net.Listen("unix", socket)
+	w.must(err)
+	defer listener.Close()
+	spec := w.sh(`while read x; do echo "got $x"; done`)
+	spec.Process.Terminal = true
+	w.save(spec)
+	fds := received(t, listener)
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
+	w.must(err)
+	master := os.NewFile(uintptr(<-fds), "ptmx")
+	w.must(w.rt.Start(background, w.id))
+	images := filepath.Join(w.dir, "images")
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images}, StatusFD: -1}))
+	reap(s.PID)
+	master.Close()
+
+	fds = received(t, listener)
+	w.restored(RestoreOptions{CreateOptions: CreateOptions{ConsoleSocket: socket}, CriuOptions: CriuOptions{ImagePath: images}})
+	master = os.NewFile(uintptr(<-fds), "ptmx")
+	defer master.Close()
+	_, err = master.WriteString("hello\n")
+	w.must(err)
+	lines := bufio.NewScanner(master)
+	for lines.Scan() {
+		if strings.TrimSpace(lines.Text()) == "got hello" {
+			return
+		}
+	}
+	t.Error("the terminal does not answer")
+}
+
+func TestCheckpointFailures(t *testing.T) {
+	w := newWorld(t)
+	images := filepath.Join(w.dir, "images")
+	has := func(err error, words ...string) {
+		t.Helper()
+		for _, word := range words {
+			if err == nil || !strings.Contains(err.Error(), word) {
+				t.Errorf("found the error %v; want it to have %q", err, word)
+			}
+		}
+	}
+	o := CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images}, StatusFD: -1}
+	has(w.rt.Checkpoint(background, w.id, o), "does not exist")
+	w.create(w.spec("/bin/sleep", "1000"))
+	has(w.rt.Checkpoint(background, w.id, o), "cannot be checkpointed in created state")
+	w.must(w.rt.Start(background, w.id))
+
+	t.Run("no criu", func(t *testing.T) {
+		t.Setenv("PATH", w.dir)
+		has(w.rt.Checkpoint(background, w.id, o), "criu: ", "not found")
+		_, err := w.rt.Restore(background, w.id+"r", RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
+		has(err, "criu: ", "not found")
+	})
+	if _, err := exec.LookPath("criu"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs Debian's criu")
+		}
+		t.Skip("needs Debian's criu")
+	}
+	bad := o
+	bad.ManageCgroups = "hard"
+	has(w.rt.Checkpoint(background, w.id, bad), `--manage-cgroups-mode: found "hard"; allowed are soft, full, strict, ignore`)
+	bad = o
+	bad.ParentPath = "/tmp"
+	has(w.rt.Checkpoint(background, w.id, bad), "--parent-path: found /tmp; allowed is a path relative to --image-path")
+	bad = o
+	bad.PageServer = "here"
+	has(w.rt.Checkpoint(background, w.id, bad), `--page-server: found "here"; allowed is ADDRESS:PORT`)
+
+	w.must(w.rt.Delete(background, w.id, true))
+	// Images that are none: nothing is left of the container (newWorld counts).
+	w.must(os.MkdirAll(images, 0o700))
+	restore := RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}}
+	_, err := w.rt.Restore(background, w.id+"r", restore)
+	has(err, "--image-path: ", descriptorsFile)
+	for _, bad := range []string{`{}`, `["a"]`, `[1,2,3]`} {
+		w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(bad), 0o600))
+		_, err := w.rt.Restore(background, w.id+"r", restore)
+		has(err, "allowed are three strings")
+	}
+	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
+	w.must(unix.Mkfifo(filepath.Join(images, descriptorsFile), 0o600))
+	_, err = w.rt.Restore(background, w.id+"r", restore)
+	has(err, "something other than a regular file")
+	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
+	w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
+	_, err = w.rt.Restore(background, w.id+"r", restore)
+	has(err, "restore container", "criu failed")
+	if _, err := w.rt.State(background, w.id+"r"); err == nil {
+		t.Error("the container that failed to restore is there")
+	}
+}
