@@ -76,7 +76,7 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-vm test-e2e ## Run all tests (root): unit, controllers, runtime on this host and under cgroup v2, end to end.
+test: deps-test verify-generate test-unit conformance test-vm test-e2e ## Run all tests (root): unit, controllers, runtime on this host and under cgroup v2, conformance, end to end.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
@@ -91,6 +91,10 @@ test-vm: deps-test ## Run the runtime's tests under cgroup v2, in a virtual mach
 test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl on a cluster of this machine.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
 	$(GO_TEST) -count=1 -timeout 15m -v ./test/e2e/...
+
+.PHONY: conformance
+conformance: deps-conformance build ## Run the OCI validation programs with bin/berth; hack/conformance/run.sh --help says more (root).
+	hack/conformance/run.sh
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
@@ -112,6 +116,6 @@ verify-generate: ## Fail where generated files differ from what the sources say.
 bench-runtime: deps-bench build ## Compare `berth run` with runc, crun and the same system calls in C.
 	@hack/bench/runtime.sh
 
-.PHONY: deps-run deps-test deps-bench
-deps-run deps-test deps-bench: deps-%:
+.PHONY: deps-run deps-test deps-bench deps-conformance
+deps-run deps-test deps-bench deps-conformance: deps-%:
 	@hack/deps.sh $*

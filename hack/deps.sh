@@ -4,13 +4,14 @@
 # Installs the Debian packages that building, running and testing Berth need, if
 # they are not there.
 #
-#   hack/deps.sh run|test|bench
+#   hack/deps.sh run|test|bench|conformance
 set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
 test) packages=(busybox-static criu runc libseccomp-dev gcc libc6-dev iproute2 jq) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time) ;;
+conformance) packages=(tini runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac
 
