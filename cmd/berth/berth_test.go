@@ -382,6 +382,15 @@ func TestRun(t *testing.T) {
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
 }
 
+// TestStartWithoutProcess tells the error and ends the container; the exit code is what runtime-tools' validation wants.
+func TestStartWithoutProcess(t *testing.T) {
+	root, id := host(t)
+	berth(t, "--root", root, "create", "--bundle", bundle(t, func(s *specs.Spec) { s.Process = nil }), id).is(t, 0, "", "")
+	berth(t, "--root", root, "start", id).is(t, 0, "", "level=error msg=\"process: found nothing; ")
+	berth(t, "--root", root, "state", id).is(t, 0, `"status": "stopped"`, "")
+	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+}
+
 // TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve, and run as its own, cannot be
 // written to through it.
 func TestSealed(t *testing.T) {
@@ -396,7 +405,7 @@ func TestSealed(t *testing.T) {
 			if err := unix.Access("/proc/"+string(pid)+"/exe", unix.W_OK); !errors.Is(err, unix.EROFS) {
 				t.Errorf("to write to the runtime's program gives %v; want %v", err, unix.EROFS)
 			}
-			berth(t, "--root", root, "delete", id).is(t, 0, "", "")
+			berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
 		})
 	}
 }

@@ -133,6 +133,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	}()
 	for _, step := range []func(context.Context) error{
 		m.readConfig,
+		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.makeCgroup(id) },
 		m.openStreams,
@@ -203,6 +204,7 @@ func (m *maker) reserve(id string) error {
 	m.rec = &record{
 		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(),
 		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks, NoNewKeyring: m.o.NoNewKeyring,
+		NoProgram: len(m.spec.Process.Args) == 0,
 	}
 	for _, n := range m.spec.Linux.Namespaces {
 		if n.Type == specs.PIDNamespace && n.Path == "" {
@@ -368,7 +370,7 @@ func (m *maker) makePlan(id string, run bool) error {
 		return err
 	}
 	o := plan.Options{
-		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, Result: !run, PreserveFDs: m.o.PreserveFDs,
+		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, NoProgram: m.rec.NoProgram, Result: !run, PreserveFDs: m.o.PreserveFDs,
 		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(),
 	}
 	if soft, hard, ok := nofile.Original(); ok {
@@ -428,7 +430,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 			}
 			m.inputs[in] = int(f.Fd())
 		}
-		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args[0])
+		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args)
 	}
 	m.child, err = launch.Start(launch.Request{
 		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
@@ -482,10 +484,11 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 		case plan.SyncNamespaces:
 			m.rec.PID = pid
 			h := m.spec.Hooks
-			if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreating); err != nil { //nolint:staticcheck // deprecated, not gone
+			// Step 2 of the lifecycle is behind: the word for what comes after it is "created" (runtime.md, State).
+			if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
 				return err
 			}
-			return m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreating)
+			return m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreated)
 		case plan.SyncSeccomp:
 			m.rec.PID = pid
 			return sendListener(ctx, m.spec.Linux.Seccomp, m.child, m.rec.ociState(specs.StateCreating))
@@ -513,7 +516,7 @@ func writeIDMaps(spec *specs.Spec, pid int) error {
 }
 
 // lateSteps are the steps after SyncReady, for Start to name.
-func lateSteps(p *plan.Plan, program string) []lateStep {
+func lateSteps(p *plan.Plan, args []string) []lateStep {
 	ready := -1
 	for i, s := range p.Syncs {
 		if s == plan.SyncReady {
@@ -524,7 +527,7 @@ func lateSteps(p *plan.Plan, program string) []lateStep {
 	for i := ready + 1; ready >= 0 && i < len(p.Steps); i++ {
 		s := lateStep{Index: i, Field: p.Steps[i].Field.String(), Name: p.Steps[i].Name()}
 		if s.Name == "execve" {
-			s.Program = program
+			s.Program = args[0]
 		}
 		out = append(out, s)
 	}
@@ -579,6 +582,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return errors.New("cannot start a container in the paused state")
 	default:
 		return errors.New("cannot start an already running container")
+	}
+	if rec.NoProgram {
+		return r.endWithoutProgram(ctx, rec)
 	}
 	result, err := unix.Open(filepath.Join(r.dir(id), resultFIFO), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

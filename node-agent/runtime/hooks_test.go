@@ -53,7 +53,7 @@ func TestHooks(t *testing.T) {
 		t.Errorf("after create: %q", got)
 	}
 	for _, hook := range []string{"prestart", "createRuntime"} {
-		if st := state(hook); st.Pid != s.PID || st.ID != w.id || st.Status != specs.StateCreating || st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
+		if st := state(hook); st.Pid != s.PID || st.ID != w.id || st.Status != specs.StateCreated || st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
 			t.Errorf("%s: state %+v", hook, st)
 		}
 	}

@@ -146,10 +146,18 @@ func TestExitCodes(t *testing.T) {
 
 func TestDeleteOfCreated(t *testing.T) {
 	w := newWorld(t)
-	w.create(w.sh("true"))
-	if err := w.rt.Delete(background, w.id, false); err != nil {
-		t.Errorf("delete of a created container, which runc and crun allow: %v", err)
+	s := w.create(w.sh("true"))
+	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: created" {
+		t.Errorf("delete of a created container: %v", err)
 	}
+	// It has had no effect (runtime.md, Delete).
+	if got := w.status(); got != "created" {
+		t.Errorf("after that the container is %s", got)
+	}
+	w.must(w.rt.Kill(background, w.id, unix.SIGKILL, false))
+	w.await("stopped", func() bool { return w.status() == "stopped" })
+	reap(s.PID)
+	w.must(w.rt.Delete(background, w.id, false))
 }
 
 func TestDeleteByForceOfRunning(t *testing.T) {
@@ -432,7 +440,7 @@ func TestManyAtOnce(t *testing.T) {
 			t.Error("the list is not sorted")
 		}
 		pid := s.PID
-		w.must(w.rt.Delete(background, s.ID, false))
+		w.must(w.rt.Delete(background, s.ID, true))
 		if pid != 0 {
 			reap(pid)
 		}

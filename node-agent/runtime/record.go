@@ -50,6 +50,8 @@ type record struct {
 	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
 	Owner        int               `json:"owner"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
+	// NoProgram is whether the document has no process, so that there is nothing to start.
+	NoProgram bool `json:"noProgram,omitempty"`
 	// Cgroups are the container's cgroup folders by controller.
 	Cgroups map[string]string `json:"cgroups"`
 	Hooks   *specs.Hooks      `json:"hooks,omitempty"`

@@ -266,8 +266,8 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 	return nil
 }
 
-// Delete removes a container and all that was made for it. Only a stopped or created one is; with force a running one is
-// killed first, and one that does not exist is no error.
+// Delete removes a container and all that was made for it. Only a stopped one is (runtime.md, Delete); with force any
+// other is killed first, and one that does not exist is no error.
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	unlock, err := r.lock(id)
 	if errors.Is(err, ErrNotExist) && force {
@@ -285,7 +285,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		return err
 	}
 	status := r.status(rec)
-	if !force && status != specs.StateStopped && status != specs.StateCreated {
+	if !force && status != specs.StateStopped {
 		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, status)
 	}
 	return r.destroy(ctx, rec)

@@ -55,6 +55,8 @@ type Options struct {
 	Seccomp *seccomp.Filter
 	// Home is the value of HOME where process.env has none.
 	Home string
+	// NoProgram ends the plan, once the container is ready, in waiting: nothing of process.args is executed.
+	NoProgram bool
 	// Result is whether failures after SyncReady go to InputResult, as when another process starts the container.
 	Result bool
 	// NullStreams are the standard streams, 0 to 2, that are the host's /dev/null.

@@ -169,6 +169,10 @@ func (c *container) exec() error {
 	p := c.spec.Process
 	env := c.environment()
 	c.at("process.args")
+	if c.opts.NoProgram {
+		c.waitForever()
+		return nil
+	}
 	if len(p.Args) == 0 {
 		return c.fieldError("process.args", "none", "a process needs one")
 	}
@@ -218,6 +222,16 @@ func (c *container) exec() error {
 	c.at("process.args")
 	c.call(unix.SYS_EXECVE, regArg(program), list(p.Args), list(env))
 	return nil
+}
+
+// waitForever ends the plan of a container that has no program: it says that it is ready and waits for what never comes.
+func (c *container) waitForever() {
+	if c.opts.Result {
+		c.report(SyncReady)
+		c.call(OpReport, input(InputResult))
+	}
+	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
+	c.call(unix.SYS_EXIT_GROUP, num(1))
 }
 
 // NotFound is the error of Build where args[0] has no slash and process.env no PATH.

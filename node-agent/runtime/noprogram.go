@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoProcess: the document has no process. Such a container can be created, not started (config.md, Process: the property
+// is required when start is called).
+var ErrNoProcess = errors.New("process: found nothing; a container that is to be started needs one")
+
+// withoutProcess gives a document that has no process the one that waits until the container is deleted or stopped.
+func (m *maker) withoutProcess(run bool) error {
+	if m.spec.Process != nil {
+		return nil
+	}
+	if run {
+		return ErrNoProcess
+	}
+	spec := *m.spec
+	spec.Process = &specs.Process{Cwd: "/"}
+	m.spec = &spec
+	return nil
+}
+
+// endWithoutProgram is Start for a container without a process: as after any other failure to become the program, the
+// container is stopped.
+func (r *Runtime) endWithoutProgram(ctx context.Context, rec *record) error {
+	fd := rec.pidfd()
+	if fd < 0 {
+		return ErrNoProcess
+	}
+	defer unix.Close(fd)
+	err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	if err == nil {
+		err = waitEnd(ctx, fd)
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID, rec.PID, err)
+	}
+	return ErrNoProcess
+}
