@@ -217,7 +217,11 @@ func (m *maker) reserve(id string) error {
 // makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
 // removed by Delete.
 func (m *maker) makeCgroup(id string) error {
-	group, err := cgroup.New(m.spec, id)
+	host, err := m.r.Host()
+	if err != nil {
+		return err
+	}
+	group, err := cgroup.New(m.spec, id, host.Cgroup)
 	if err != nil {
 		return err
 	}

@@ -296,7 +296,7 @@ func TestCgroupInUse(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.spec("/bin/sleep", "1000"))
 	_, err := w.rt.Create(background, w.id+"-2", CreateOptions{Bundle: w.bundle()})
-	if err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found "+w.cgroup) {
+	if err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found /sys/fs/cgroup") || !strings.Contains(err.Error(), w.cgroup+", which has processes") {
 		t.Errorf("found %v", err)
 	}
 	if got := w.status(); got != "running" {

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("needs root")
+	}
+	t.Skip("needs root")
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// document has nothing but limits, and a cgroup of its own for each test.
+func document(t *testing.T, r *specs.LinuxResources) *specs.Spec {
+	name := strings.NewReplacer("/", "-", " ", "-", "'", "").Replace(t.Name())
+	return &specs.Spec{Linux: &specs.Linux{CgroupsPath: fmt.Sprintf("/t%d-%s", os.Getpid(), name), Resources: r}}
+}
+
+// make makes a cgroup, and fails the test where Destroy leaves a folder of it.
+func makeGroup(t *testing.T, spec *specs.Spec) (*Group, error) {
+	t.Helper()
+	needsRoot(t)
+	g, err := New(spec, "unused", Layout())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Destroy(); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range g.Paths() {
+			if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("left: %s", dir)
+			}
+		}
+	})
+	return g, g.Create()
+}
+
+// file reads a file of a cgroup by the version 1 controller, or "" for version 2.
+func (g *Group) file(t *testing.T, controller, name string) string {
+	t.Helper()
+	if g.unified() {
+		controller = ""
+	}
+	data, err := os.ReadFile(filepath.Join(g.paths[controller], name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// aDisk is the number of a block device that throttling takes: a whole disk.
+func aDisk(t *testing.T) (major, minor int64) {
+	t.Helper()
+	disks, _ := filepath.Glob("/sys/block/*/dev")
+	for _, d := range disks {
+		data, err := os.ReadFile(d)
+		if _, e := fmt.Sscanf(string(data), "%d:%d", &major, &minor); err == nil && e == nil {
+			return major, minor
+		}
+	}
+	t.Skip("the machine has no block device")
+	return 0, 0
+}
+
+// TestResources: each limit stands in the kernel's file, or is refused with its field where the host has no such file.
+func TestResources(t *testing.T) {
+	type check struct{ controller, v1, want1, v2, want2 string }
+	major, minor := aDisk(t)
+	device := func(rate uint64) []specs.LinuxThrottleDevice {
+		d := specs.LinuxThrottleDevice{Rate: rate}
+		d.Major, d.Minor = major, minor
+		return []specs.LinuxThrottleDevice{d}
+	}
+	number := fmt.Sprintf("%d:%d", major, minor)
+	weight := specs.LinuxWeightDevice{Weight: ptr(uint16(300))}
+	weight.Major, weight.Minor = major, minor
+	leaf := specs.LinuxWeightDevice{LeafWeight: ptr(uint16(300))}
+	leaf.Major, leaf.Minor = major, minor
+	memory := func(m specs.LinuxMemory) specs.LinuxResources { return specs.LinuxResources{Memory: &m} }
+	cpu := func(c specs.LinuxCPU) specs.LinuxResources { return specs.LinuxResources{CPU: &c} }
+	io := func(b specs.LinuxBlockIO) specs.LinuxResources { return specs.LinuxResources{BlockIO: &b} }
+	const mi = int64(1 << 20)
+	for _, c := range []struct {
+		field     string
+		resources specs.LinuxResources
+		checks    []check
+	}{
+		{"memory.limit", memory(specs.LinuxMemory{Limit: ptr(64 * mi)}), []check{{"memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"}}},
+		{"memory.limit", memory(specs.LinuxMemory{Limit: ptr(int64(-1))}), []check{{"memory", "memory.limit_in_bytes", "9223372036854771712", "memory.max", "max"}}},
+		{"memory.reservation", memory(specs.LinuxMemory{Reservation: ptr(32 * mi)}), []check{{"memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"}}},
+		{"memory.swap", memory(specs.LinuxMemory{Limit: ptr(64 * mi), Swap: ptr(96 * mi)}), []check{{"memory", "memory.memsw.limit_in_bytes", "100663296", "memory.swap.max", "33554432"}}},
+		{"memory.swap", memory(specs.LinuxMemory{Limit: ptr(64 * mi), Swap: ptr(64 * mi)}), []check{{"memory", "memory.memsw.limit_in_bytes", "67108864", "memory.swap.max", "0"}}},
+		{"memory.swap", memory(specs.LinuxMemory{Limit: ptr(64 * mi), Swap: ptr(int64(-1))}), []check{{"memory", "memory.limit_in_bytes", "67108864", "memory.swap.max", "max"}}},
+		{"memory.swappiness", memory(specs.LinuxMemory{Swappiness: ptr(uint64(0))}), []check{{"memory", "memory.swappiness", "0", "", ""}}},
+		{"memory.disableOOMKiller", memory(specs.LinuxMemory{DisableOOMKiller: ptr(true)}), []check{{"memory", "memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0", "", ""}}},
+		{"memory.useHierarchy", memory(specs.LinuxMemory{UseHierarchy: ptr(false)}), []check{{}}},
+		{"cpu.shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(512))}), []check{{"cpu", "cpu.shares", "512", "cpu.weight", "59"}}},
+		{"cpu.quota", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Period: ptr(uint64(200000))}), []check{
+			{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 200000"}, {"cpu", "cpu.cfs_period_us", "200000", "cpu.max", "50000 200000"}}},
+		{"cpu.burst", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Burst: ptr(uint64(20000))}), []check{{"cpu", "cpu.cfs_burst_us", "20000", "cpu.max.burst", "20000"}}},
+		{"cpu.idle", cpu(specs.LinuxCPU{Idle: ptr(int64(1))}), []check{{"cpu", "cpu.idle", "1", "cpu.idle", "1"}}},
+		{"cpu.realtimeRuntime", cpu(specs.LinuxCPU{RealtimeRuntime: ptr(int64(5000)), RealtimePeriod: ptr(uint64(500000))}), []check{
+			{"cpu", "cpu.rt_runtime_us", "5000", "", ""}, {"cpu", "cpu.rt_period_us", "500000", "", ""}}},
+		{"cpu.cpus", cpu(specs.LinuxCPU{Cpus: "0", Mems: "0"}), []check{{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"}, {"cpuset", "cpuset.mems", "0", "cpuset.mems", "0"}}},
+		{"pids.limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(12))}}, []check{{"pids", "pids.max", "12", "pids.max", "12"}}},
+		{"pids.limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, []check{{"pids", "pids.max", "max", "pids.max", "max"}}},
+		{"blockIO.weight", io(specs.LinuxBlockIO{Weight: ptr(uint16(500))}), []check{{"blkio", "blkio.bfq.weight", "500", "io.weight", "default 4950"}}},
+		{"blockIO.leafWeight", io(specs.LinuxBlockIO{LeafWeight: ptr(uint16(500))}), []check{{"blkio", "blkio.leaf_weight", "500", "", ""}}},
+		{"blockIO.weightDevice[0].weight", io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}}), []check{{"blkio", "blkio.bfq.weight_device", number + " 300", "io.weight", "default 100\n" + number + " 2929"}}},
+		{"blockIO.weightDevice[0].leafWeight", io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{leaf}}), []check{{"blkio", "blkio.leaf_weight_device", number + " 300", "", ""}}},
+		{"blockIO.throttleReadBpsDevice[0]", io(specs.LinuxBlockIO{ThrottleReadBpsDevice: device(1 << 20)}), []check{{"blkio", "blkio.throttle.read_bps_device", number + " 1048576", "io.max", number + " rbps=1048576 wbps=max riops=max wiops=max"}}},
+		{"blockIO.throttleWriteBpsDevice[0]", io(specs.LinuxBlockIO{ThrottleWriteBpsDevice: device(1 << 20)}), []check{{"blkio", "blkio.throttle.write_bps_device", number + " 1048576", "io.max", number + " rbps=max wbps=1048576 riops=max wiops=max"}}},
+		{"blockIO.throttleReadIOPSDevice[0]", io(specs.LinuxBlockIO{ThrottleReadIOPSDevice: device(100)}), []check{{"blkio", "blkio.throttle.read_iops_device", number + " 100", "io.max", number + " rbps=max wbps=max riops=100 wiops=max"}}},
+		{"blockIO.throttleWriteIOPSDevice[0]", io(specs.LinuxBlockIO{ThrottleWriteIOPSDevice: device(100)}), []check{{"blkio", "blkio.throttle.write_iops_device", number + " 100", "io.max", number + " rbps=max wbps=max riops=max wiops=100"}}},
+		{"blockIO.throttleReadBpsDevice[0]", io(specs.LinuxBlockIO{ThrottleReadBpsDevice: device(0)}), []check{{"blkio", "blkio.throttle.read_bps_device", "", "io.max", ""}}},
+		{"network.classID", specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: ptr(uint32(0x100001))}}, []check{{"net_cls", "net_cls.classid", "1048577", "", ""}}},
+		{"network.priorities[0]", specs.LinuxResources{Network: &specs.LinuxNetwork{Priorities: []specs.LinuxInterfacePriority{{Name: "lo", Priority: 3}}}}, []check{{"net_prio", "net_prio.ifpriomap", "lo 3", "", ""}}},
+		{`rdma["none0"]`, specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"none0": {HcaHandles: ptr(uint32(3))}}}, []check{{"rdma", "rdma.max", "none0 hca_handle=3", "rdma.max", "none0 hca_handle=3"}}},
+		{`unified["memory.high"]`, specs.LinuxResources{Unified: map[string]string{"memory.high": "33554432"}}, []check{{"", "", "", "memory.high", "33554432"}}},
+		{`unified["memory.none"]`, specs.LinuxResources{Unified: map[string]string{"memory.none": "1"}}, []check{{"", "", "", "", ""}}},
+		{`unified["none.max"]`, specs.LinuxResources{Unified: map[string]string{"none.max": "1"}}, []check{{"", "", "", "", ""}}},
+		// What the kernel itself refuses is told with its field, too.
+		{"cpu.cpus", cpu(specs.LinuxCPU{Cpus: "4000"}), []check{{}}},
+	} {
+		t.Run(c.field, func(t *testing.T) {
+			g, err := makeGroup(t, document(t, &c.resources))
+			if err != nil {
+				if !strings.Contains(err.Error(), "linux.resources."+c.field) {
+					t.Errorf("the error does not name the field: %v", err)
+				}
+			}
+			for _, k := range c.checks {
+				name, want := k.v1, k.want1
+				if Layout().Unified {
+					name, want = k.v2, k.want2
+				}
+				dir := g.paths[k.controller]
+				if g.unified() {
+					dir = g.paths[""]
+				}
+				if err != nil {
+					// It may be refused for want of the file, or of the device, alone.
+					other, e := New(document(t, nil), "unused", Layout())
+					if e != nil {
+						t.Fatal(e)
+					}
+					if e := other.Create(); e != nil {
+						t.Fatal(e)
+					}
+					_, e = os.Lstat(filepath.Join(dir, name))
+					if name != "" && dir != "" && e == nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
+						t.Errorf("refused, although there is %s: %v", name, err)
+					}
+					if e := other.Destroy(); e != nil {
+						t.Error(e)
+					}
+					t.Logf("refused: %v", err)
+					continue
+				}
+				switch got := ""; {
+				case name == "":
+					t.Errorf("not refused")
+				default:
+					if got = g.file(t, k.controller, name); got != want && !strings.Contains("\n"+got+"\n", "\n"+want+"\n") {
+						t.Errorf("%s is %q; want %q", name, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestHugepages: on a hybrid host the controller may be in the version 2 hierarchy alone.
+func TestHugepages(t *testing.T) {
+	sizes, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-2048kB")
+	if len(sizes) == 0 {
+		t.Skip("the kernel has no huge pages of 2 MiB")
+	}
+	// What a cgroup hands down it does for good: leave the host's as it was, after the cgroup below is gone.
+	if hybrid := Layout().Hybrid; hybrid != "" {
+		root := filepath.Join(Root, hybrid)
+		if before, err := readFile(root, "cgroup.subtree_control"); err == nil && !strings.Contains(before, "hugetlb") {
+			t.Cleanup(func() {
+				if err := writeFile(root, "cgroup.subtree_control", "-hugetlb"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	g, err := makeGroup(t, document(t, &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rsvd := range []string{"", ".rsvd"} {
+		if dir, ok := g.paths["hugetlb"]; ok {
+			if got, err := readFile(dir, "hugetlb.2MB"+rsvd+".limit_in_bytes"); err != nil || got != "4194304" {
+				t.Errorf("found %s, %v", got, err)
+			}
+		} else if got, err := readFile(g.paths[""], "hugetlb.2MB"+rsvd+".max"); err != nil || got != "4194304" {
+			t.Errorf("found %s, %v", got, err)
+		}
+	}
+	_, err = makeGroup(t, document(t, &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "3MB", Limit: 4 << 20}}}))
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.hugepageLimits[0]: found 3MB") {
+		t.Errorf("a size that there is not: %v", err)
+	}
+}
+
+// TestDevices: the rules as the kernel lists them on cgroup v1, plain ones and others. On v2 TestDeviceRules of the runtime sees
+// what they do.
+func TestDevices(t *testing.T) {
+	if Layout().Unified {
+		t.Skip("cgroup v2 has no list of device rules")
+	}
+	all := specs.LinuxDeviceCgroup{Access: "rwm"}
+	for name, c := range map[string]struct {
+		rules []specs.LinuxDeviceCgroup
+		want  []string
+		not   string
+	}{
+		"denied but for some": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(200)), Access: "rw"}},
+			[]string{"c 10:200 rw", "c 1:3 rwm", "c *:* m", "b *:* m", "c 136:* rwm"}, "a *:* rwm"},
+		"none":        {nil, []string{"c 1:3 rwm", "c 5:2 rwm"}, "a *:* rwm"},
+		"all allowed": {[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"a *:* rwm"}, "c 1:3"},
+		"allowed, and taken back": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "b", Major: ptr(int64(8)), Access: "rwm"}, {Type: "b", Major: ptr(int64(8)), Access: "w"}},
+			[]string{"b 8:* rm"}, "b 8:* rwm"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, err := makeGroup(t, document(t, &specs.LinuxResources{Devices: c.rules}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			list := "\n" + g.file(t, "devices", "devices.list") + "\n"
+			for _, want := range c.want {
+				if !strings.Contains(list, "\n"+want+"\n") {
+					t.Errorf("no %q in %s", want, list)
+				}
+			}
+			if strings.Contains(list, "\n"+c.not+"\n") {
+				t.Errorf("%q in %s", c.not, list)
+			}
+		})
+	}
+}
+
+// TestPaths: cgroupsPath cannot leave the hierarchies, whatever it says.
+func TestPaths(t *testing.T) {
+	for path, want := range map[string]string{
+		"/a/b": "/a/b", "a/b": "/a/b", "": "/id", "/../../a": "/a", "../../etc": "/etc", "a/../../b": "/b", "-1": "/-1", "//a//": "/a", "slice:prefix:name": "/slice:prefix:name",
+	} {
+		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout())
+		if err != nil {
+			t.Fatalf("%q: %v", path, err)
+		}
+		for name, dir := range g.Paths() {
+			if !strings.HasPrefix(dir, Root+"/") || !strings.HasSuffix(dir, want) || strings.Contains(dir, "..") {
+				t.Errorf("%q: %q is %s; want it to end in %s", path, name, dir, want)
+			}
+		}
+	}
+	for _, path := range []string{"/", "..", "/../..", "."} {
+		if _, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout()); err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found ") {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+// TestNested: parents are made where there are none, and a container's own folders go with it.
+func TestNested(t *testing.T) {
+	spec := document(t, nil)
+	top := spec.Linux.CgroupsPath
+	spec.Linux.CgroupsPath += "/middle/leaf"
+	g, err := makeGroup(t, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		outer, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: top}}, "", Layout())
+		if err == nil {
+			err = outer.Destroy()
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	for _, dir := range g.Paths() {
+		if err := os.Mkdir(filepath.Join(dir, "below"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := g.paths["cpuset"]; ok || g.unified() {
+		root := Root + "/cpuset"
+		effective := "cpuset.cpus"
+		if g.unified() {
+			root, effective = Root, "cpuset.cpus.effective"
+		}
+		all, err := readFile(root, effective)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.file(t, "cpuset", effective); got != all {
+			t.Errorf("its CPUs are %q; want those of the root, %q", got, all)
+		}
+	}
+}

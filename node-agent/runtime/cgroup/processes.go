@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fs2"
+	"golang.org/x/sys/unix"
+)
+
+// Kill sends SIGKILL to every process in the cgroup and below it.
+func (g *Group) Kill() error { return g.Signal(unix.SIGKILL) }
+
+// Signal sends a signal to every process in the cgroup and below it. It is meant for a container that has no pid
+// namespace of its own: with one, the end of its first process ends the others.
+func (g *Group) Signal(sig unix.Signal) error {
+	if sig == unix.SIGKILL && g.unified() {
+		// cgroup.kill ends even what forks meanwhile (cgroups(7), Linux 5.14).
+		err := writeFile(g.paths[""], "cgroup.kill", "1")
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("kill the cgroup: %w", err)
+	}
+	// Without cgroup.kill a process may fork between the list and the signal: freeze first. What was paused before stays so,
+	// unless it is to die, which a frozen process of version 1 does only once it thaws.
+	thaw := sig == unix.SIGKILL || !g.Frozen()
+	_ = g.Freeze(true)
+	pids, err := g.Pids()
+	for _, pid := range pids {
+		if e := unix.Kill(pid, sig); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
+		}
+	}
+	if thaw {
+		if e := g.Freeze(false); !errors.Is(e, os.ErrNotExist) && !errors.Is(e, errNoFreezer) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// Pids are the processes in the cgroup and below it, as the host numbers them.
+func (g *Group) Pids() ([]int, error) {
+	// Any hierarchy has them all; devices is that which the library takes too.
+	dir, ok := g.paths["devices"]
+	if !ok {
+		dir, ok = g.paths[""]
+	}
+	if !ok {
+		return nil, nil
+	}
+	pids, err := cgroups.GetAllPids(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+var errNoFreezer = errors.New("the host has no cgroup hierarchy of the controller freezer: the container cannot be paused")
+
+// Freeze stops (true) or continues all processes of the cgroup.
+func (g *Group) Freeze(frozen bool) error {
+	state := cgroups.Thawed
+	if frozen {
+		state = cgroups.Frozen
+	}
+	if g.unified() {
+		m, err := g.manager()
+		if err != nil {
+			return err
+		}
+		return m.Freeze(state)
+	}
+	dir, ok := g.paths["freezer"]
+	if !ok {
+		return errNoFreezer
+	}
+	return (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state})
+}
+
+// Frozen is whether the processes are stopped by the freezer, or about to be.
+func (g *Group) Frozen() bool {
+	dir, file := g.paths["freezer"], "freezer.self_freezing"
+	if g.unified() {
+		dir, file = g.paths[""], "cgroup.freeze"
+	}
+	if dir == "" {
+		return false
+	}
+	state, err := readFile(dir, file)
+	return err == nil && state == "1"
+}
+
+// OOMKills is how many processes of the cgroup the kernel's out-of-memory killer has ended; 0 where that is not counted.
+func (g *Group) OOMKills() uint64 {
+	var n uint64
+	var err error
+	switch dir, ok := g.paths["memory"]; {
+	case g.unified():
+		n, err = fs2.OOMKillCount(g.paths[""])
+	case ok:
+		n, err = fs.OOMKillCount(dir)
+	}
+	if err != nil {
+		return 0
+	}
+	return n
+}

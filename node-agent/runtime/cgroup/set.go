@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// set writes limits into the folders that Create has made; the device rules only where they are new.
+func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
+	// All that is asked for has a place before anything is written.
+	files := map[string]string{}
+	swapOff := false
+	hybrid := &cgroups.Resources{SkipDevices: true}
+	found := knobs(r)
+	for _, k := range found {
+		dir, file, err := g.place(k)
+		switch {
+		case err != nil && k.off:
+			swapOff = true
+			continue
+		case err != nil:
+			return err
+		}
+		files[filepath.Join(dir, file)] = k.field
+	}
+	resources, err := Resources(r, g.unified())
+	if err != nil {
+		return err
+	}
+	if swapOff {
+		resources.MemorySwap = 0
+	}
+	if err := g.checkHierarchy(r); err != nil {
+		return err
+	}
+	if !g.unified() {
+		// What only the version 2 hierarchy of a hybrid host has.
+		if g.paths["hugetlb"] == "" {
+			hybrid.HugetlbLimit, resources.HugetlbLimit = resources.HugetlbLimit, nil
+		}
+		if g.paths["rdma"] == "" {
+			hybrid.Rdma, resources.Rdma = resources.Rdma, nil
+		}
+	}
+	rules := resources.Devices
+	resources.SkipDevices = !withDevices || !g.unified()
+	if len(found) > 0 || !resources.SkipDevices {
+		m, err := g.manager()
+		if err != nil {
+			return err
+		}
+		if err := m.Set(resources); err != nil {
+			return blame(err, files)
+		}
+	}
+	if len(hybrid.HugetlbLimit)+len(hybrid.Rdma) > 0 {
+		m, err := fs2.NewManager(&cgroups.Cgroup{Resources: hybrid}, g.paths[""])
+		if err != nil {
+			return err
+		}
+		if err := m.Set(hybrid); err != nil {
+			return blame(err, files)
+		}
+	}
+	if withDevices && !g.unified() {
+		if err := setDevicesV1(g.paths["devices"], rules); err != nil {
+			return fmt.Errorf("linux.resources.devices: %w", err)
+		}
+	}
+	return g.weighDevices(resources)
+}
+
+// checkHierarchy refuses a memory.useHierarchy that is not so: it cannot be chosen since Linux 5.11, nor on cgroup v2.
+func (g *Group) checkHierarchy(r *specs.LinuxResources) error {
+	if r == nil || r.Memory == nil || r.Memory.UseHierarchy == nil || *r.Memory.UseHierarchy {
+		return nil
+	}
+	return fmt.Errorf("linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")
+}
+
+// weighDevices writes the weights of single devices on a host without io.bfq.weight, which the library leaves out.
+func (g *Group) weighDevices(r *cgroups.Resources) error {
+	if !g.unified() || len(r.BlkioWeightDevice) == 0 {
+		return nil
+	}
+	dir := g.paths[""]
+	if _, err := os.Lstat(filepath.Join(dir, "io.bfq.weight")); err == nil {
+		return nil
+	}
+	var lines []string
+	for _, d := range r.BlkioWeightDevice {
+		lines = append(lines, fmt.Sprintf("%d:%d %d", d.Major, d.Minor, cgroups.ConvertBlkIOToIOWeightValue(d.Weight)))
+	}
+	if err := writeFile(dir, "io.weight", lines...); err != nil {
+		return fmt.Errorf("linux.resources.blockIO.weightDevice (%s): %w", strings.Join(lines, ", "), err)
+	}
+	return nil
+}

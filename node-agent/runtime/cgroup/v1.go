@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	devices "github.com/opencontainers/cgroups/devices/config"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// makeV1 makes the folder in every hierarchy. made is whether there may be one of ours.
+func (g *Group) makeV1() (made bool, err error) {
+	for _, name := range g.folders() {
+		dir := g.paths[name]
+		err := unix.Mkdir(dir, 0o755)
+		if errors.Is(err, unix.ENOENT) {
+			if err = g.makeParents(name, filepath.Dir(dir)); err == nil {
+				err = unix.Mkdir(dir, 0o755)
+			}
+		}
+		// One that is there may be an engine's, made in advance.
+		if errors.Is(err, unix.EEXIST) {
+			if populated(dir) {
+				return made, errTaken(dir)
+			}
+			err = nil
+		}
+		if err != nil {
+			return made, fmt.Errorf("linux.cgroupsPath: make the cgroup %s: %w", dir, err)
+		}
+		made = true
+		if name == "cpuset" {
+			var cpu specs.LinuxCPU
+			if g.resources != nil && g.resources.CPU != nil {
+				cpu = *g.resources.CPU
+			}
+			if err := inheritCpuset(dir, cpu.Cpus, cpu.Mems); err != nil {
+				return made, err
+			}
+		}
+	}
+	return made, nil
+}
+
+func (g *Group) makeParents(name, dir string) error {
+	if name != "cpuset" {
+		return os.MkdirAll(dir, 0o755)
+	}
+	err := unix.Mkdir(dir, 0o755)
+	if errors.Is(err, unix.ENOENT) {
+		if err = g.makeParents(name, filepath.Dir(dir)); err == nil {
+			err = unix.Mkdir(dir, 0o755)
+		}
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return inheritCpuset(dir, "", "")
+}
+
+// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked for: a new one has none, and
+// takes no process until it has both (cpuset(7)).
+func inheritCpuset(dir, cpus, mems string) error {
+	for _, f := range []struct{ field, file, value string }{
+		{"linux.resources.cpu.cpus", "cpuset.cpus", cpus}, {"linux.resources.cpu.mems", "cpuset.mems", mems},
+	} {
+		if f.value == "" {
+			own, err := readFile(dir, f.file)
+			if err != nil {
+				return fmt.Errorf("linux.cgroupsPath: %w", err)
+			}
+			if own != "" {
+				continue
+			}
+			if f.value, err = readFile(filepath.Dir(dir), f.file); err != nil {
+				return fmt.Errorf("linux.cgroupsPath: %w", err)
+			}
+		}
+		if err := writeFile(dir, f.file, f.value); err != nil {
+			return fmt.Errorf("%s: %w", f.field, err)
+		}
+	}
+	return nil
+}
+
+// writeFile writes a file of a cgroup, each value with a system call of its own. It must not make the file, which os.WriteFile
+// would try to.
+func writeFile(dir, file string, values ...string) error {
+	path := filepath.Join(dir, file)
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for _, v := range values {
+		for {
+			if _, err = unix.Write(fd, []byte(v)); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%w (value %q)", &os.PathError{Op: "write", Path: path, Err: err}, v)
+		}
+	}
+	return nil
+}
+
+// readFile reads a file of a cgroup that is one line.
+func readFile(dir, file string) (string, error) {
+	path := filepath.Join(dir, file)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var buf [4096]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSpace(string(buf[:n])), nil
+}
+
+// setDevicesV1 sets the device rules of a new cgroup. Rules that deny all and then allow some are written as they are; what the
+// kernel makes of others, such as denied exceptions of what is allowed, the library finds out.
+func setDevicesV1(dir string, rules []*devices.Rule) error {
+	if len(rules) > 0 && isAll(rules[0]) && !rules[0].Allow {
+		var allow []string
+		plain := true
+		for _, r := range rules[1:] {
+			plain = plain && r.Allow && r.Type != devices.WildcardDevice
+			allow = append(allow, r.CgroupString())
+		}
+		if plain {
+			if err := writeFile(dir, "devices.deny", "a"); err != nil {
+				return err
+			}
+			return writeFile(dir, "devices.allow", allow...)
+		}
+	}
+	return cgroups.DevicesSetV1(dir, &cgroups.Resources{Devices: rules})
+}
+
+// isAll is whether a rule is of every device and every access.
+func isAll(r *devices.Rule) bool {
+	return r.Type == devices.WildcardDevice && r.Major == devices.Wildcard && r.Minor == devices.Wildcard &&
+		strings.Contains(string(r.Permissions), "r") && strings.Contains(string(r.Permissions), "w") && strings.Contains(string(r.Permissions), "m")
+}
+
+// enableHybrid lets a cgroup of the version 2 hierarchy beside those of version 1 use a controller that only that one has: each
+// folder above it hands it down (cgroups(7), cgroup.subtree_control).
+func enableHybrid(dir, controller string) error {
+	rest, ok := strings.CutPrefix(dir, Root+"/")
+	if !ok {
+		return fmt.Errorf("%s is not below %s", dir, Root)
+	}
+	parts := strings.Split(rest, "/")
+	for i := 1; i < len(parts); i++ {
+		above := filepath.Join(Root, filepath.Join(parts[:i]...))
+		have, err := readFile(above, "cgroup.subtree_control")
+		if err != nil {
+			return err
+		}
+		if slices.Contains(strings.Fields(have), controller) {
+			continue
+		}
+		if err := writeFile(above, "cgroup.subtree_control", "+"+controller); err != nil {
+			return err
+		}
+	}
+	return nil
+}
