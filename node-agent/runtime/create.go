@@ -136,6 +136,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.makeCgroup(id) },
+		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
 		func(context.Context) error { return m.makePlan(id, run) },
 		func(ctx context.Context) error { return m.launch(ctx, run) },
@@ -446,6 +447,9 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	m.rec.PID = m.child.PID
 	_, m.rec.StartTime = processState(m.child.PID)
 	err = m.r.save(m.rec)
+	if err == nil {
+		err = m.r.joinResctrl(m.rec, m.child.PID)
+	}
 	if err == nil && m.o.PidFile != "" {
 		if err = writePidFile(m.o.PidFile, m.child.PID); err == nil {
 			m.undo = append(m.undo, func() { _ = os.Remove(m.o.PidFile) })

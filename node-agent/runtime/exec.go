@@ -285,7 +285,8 @@ func (x *execution) start(ctx context.Context) error {
 		return x.explain(err)
 	}
 	x.child = child
-	if x.o.PidFile != "" {
+	err = x.r.joinResctrl(x.rec, child.PID)
+	if err == nil && x.o.PidFile != "" {
 		err = writePidFile(x.o.PidFile, child.PID)
 	}
 	if err == nil && x.o.PidfdSocket != "" {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
 // uptime is the first number of /proc/uptime: CLOCK_BOOTTIME as its reader's time namespace has it.
@@ -309,6 +312,100 @@ func TestSysctlOfEveryNamespace(t *testing.T) {
 	w.fails(spec, "linux.sysctl.net.ipv4.no_such_thing: openat2: no such file or directory")
 	spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "word"}
 	w.fails(spec, "linux.sysctl.net.ipv4.ip_forward: write: invalid argument")
+}
+
+// fakeResctrl is a folder in place of resctrl: there is no processor with it here.
+func (w *world) fakeResctrl() (root string) {
+	w.t.Helper()
+	root = filepath.Join(w.dir, "fake-resctrl")
+	w.must(os.MkdirAll(filepath.Join(root, "gold"), 0o755))
+	w.must(os.WriteFile(filepath.Join(root, "gold/schemata"), []byte("L3:0=f\n"), 0o600))
+	w.rt.resctrl = resctrl.Fake(root)
+	return root
+}
+
+func (w *world) read(parts ...string) string {
+	w.t.Helper()
+	data, err := os.ReadFile(filepath.Join(parts...))
+	w.must(err)
+	return string(data)
+}
+
+func (w *world) missing(path string) {
+	w.t.Helper()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		w.t.Errorf("%s is there: %v", path, err)
+	}
+}
+
+func TestIntelRdt(t *testing.T) {
+	w := newWorld(t)
+	root := w.fakeResctrl()
+	spec := w.spec("/bin/sleep", "1000")
+	spec.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=3", EnableMonitoring: true}
+	s := w.start(spec)
+	own, pid := filepath.Join(root, w.id), fmt.Sprintln(s.PID)
+	if got := w.read(own, "schemata"); got != "L3:0=3\n" {
+		t.Errorf("schemata: %q", got)
+	}
+	if got := w.read(own, "tasks") + w.read(own, "mon_groups", w.id, "tasks"); got != pid+pid {
+		t.Errorf("tasks: %q; want %q of both groups", got, pid)
+	}
+	w.must(w.rt.UpdateIntelRdt(w.id, "", "MB:0=50"))
+	stats, err := w.rt.IntelRdtStats(w.id)
+	w.must(err)
+	if stats.L3CacheSchema != "L3:0=3" || stats.MemBwSchema != "MB:0=50" {
+		t.Errorf("stats: %+v", stats)
+	}
+	x, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/", NoNewPrivileges: true}})
+	w.must(err)
+	x.Wait()
+	if got := w.read(own, "tasks"); got != pid+fmt.Sprintln(x.PID) {
+		t.Errorf("tasks after exec: %q", got)
+	}
+	w.end(w.id, s.PID)
+	w.missing(own)
+}
+
+// TestIntelRdtUndone: where the launch fails, the groups go; one that a closID names stays.
+func TestIntelRdtUndone(t *testing.T) {
+	w := newWorld(t)
+	root := w.fakeResctrl()
+	spec := w.spec("/does/not/exist")
+	spec.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "MB:0=20", EnableMonitoring: true}
+	w.fails(spec, "/does/not/exist")
+	w.missing(filepath.Join(root, w.id))
+	spec.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "gold", EnableMonitoring: true}
+	w.fails(spec, "/does/not/exist")
+	if got := w.read(root, "gold/tasks"); strings.TrimSpace(got) == "" {
+		t.Error("it was not in its group")
+	}
+	w.missing(filepath.Join(root, "gold/mon_groups", w.id))
+	spec.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "none"}
+	w.fails(spec, `linux.intelRdt.closID: found "none"`)
+	w.rt.resctrl = nil
+	if _, err := resctrl.Find(); err != nil {
+		w.fails(spec, "linux.intelRdt: found no resctrl filesystem")
+	}
+}
+
+// TestIntelRdtLater: a container that had no group gets one by update, with all its processes.
+func TestIntelRdtLater(t *testing.T) {
+	w := newWorld(t)
+	root := w.fakeResctrl()
+	s := w.start(w.sh("sleep 1000 & sleep 1000"))
+	processes := func() []string { return strings.Fields(w.cgroupFile("pids", "cgroup.procs", "cgroup.procs")) }
+	w.await("two processes", func() bool { return len(processes()) >= 2 })
+	w.must(w.rt.UpdateIntelRdt(w.id, "L3:0=3", ""))
+	tasks := strings.Fields(w.read(root, w.id, "tasks"))
+	all := processes()
+	slices.Sort(tasks)
+	slices.Sort(all)
+	if !slices.Equal(tasks, all) {
+		t.Errorf("tasks: %v; the container's processes are %v", tasks, all)
+	}
+	w.end(w.id, s.PID)
+	w.missing(filepath.Join(root, w.id))
 }
 
 // TestConsoleSize: the terminal has its size before the program sees it.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
 const (
@@ -55,6 +56,8 @@ type record struct {
 	// Cgroups are the container's cgroup folders by controller.
 	Cgroups map[string]string `json:"cgroups"`
 	Hooks   *specs.Hooks      `json:"hooks,omitempty"`
+	// Resctrl is the group of linux.intelRdt, nil without one.
+	Resctrl *resctrl.Group `json:"resctrl,omitempty"`
 	// Late are the steps of the plan that come after the container is created: what Start can report.
 	Late []lateStep `json:"late,omitempty"`
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
 // Errors that clients tell apart, with the words that they look for.
@@ -46,6 +47,8 @@ type Runtime struct {
 	host hostCache
 
 	deadline time.Duration
+	// resctrl is nil where it has to be looked for.
+	resctrl *resctrl.FS
 }
 
 // Option changes what New makes.
@@ -56,6 +59,9 @@ func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f 
 
 // WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have their own timeouts.
 func WithDeadline(d time.Duration) Option { return func(r *Runtime) { r.deadline = d } }
+
+// WithResctrl has linux.intelRdt done on this filesystem; without it the mounted one is looked for when it is needed.
+func WithResctrl(f *resctrl.FS) Option { return func(r *Runtime) { r.resctrl = f } }
 
 // New returns the runtime of a root folder, which is made, mode 0700, when the first container is.
 func New(root string, options ...Option) (*Runtime, error) {
@@ -321,6 +327,9 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		err = g.Destroy()
 	}
 	if err != nil {
+		return fmt.Errorf("container %s: %w", rec.ID, err)
+	}
+	if err := r.removeResctrl(rec); err != nil {
 		return fmt.Errorf("container %s: %w", rec.ID, err)
 	}
 	if err := r.removeDir(rec.ID); err != nil {

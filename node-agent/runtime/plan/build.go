@@ -161,7 +161,6 @@ func (c *container) refuse() error {
 		{p.ApparmorProfile != "", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
 		{l.MountLabel != "", "linux.mountLabel"},
-		{l.IntelRdt != nil, "linux.intelRdt"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
 		{c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0, "hooks.createContainer"},
