@@ -20,7 +20,6 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
-	"github.com/berth-run/berth/node-agent/runtime/nofile"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
@@ -108,7 +107,9 @@ type maker struct {
 	nulls  []int
 	close  []*os.File
 	cgroup int // descriptor of the v2 folder
-	undo   []func()
+	// cgroups are the hierarchies that a child joins by itself.
+	cgroups []string
+	undo    []func()
 }
 
 func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool) (_ *maker, err error) {
@@ -376,10 +377,7 @@ func (m *maker) makePlan(id string, run bool) error {
 	}
 	o := plan.Options{
 		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, NoProgram: m.rec.NoProgram, Result: !run, PreserveFDs: m.o.PreserveFDs,
-		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(),
-	}
-	if soft, hard, ok := nofile.Original(); ok {
-		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
+		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(), StartHooks: run, DefaultNoFile: defaultNoFile(),
 	}
 	if o.Seccomp, err = m.r.seccompFilter(m.spec); err != nil {
 		return err
@@ -415,6 +413,7 @@ func (m *maker) openCgroups() ([]string, error) {
 	for i, name := range names {
 		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
 	}
+	m.cgroups = names
 	return names, nil
 }
 
@@ -491,12 +490,9 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 			return writeIDMaps(m.spec, pid)
 		case plan.SyncNamespaces:
 			m.rec.PID = pid
-			h := m.spec.Hooks
-			// Step 2 of the lifecycle is behind: the word for what comes after it is "created" (runtime.md, State).
-			if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
-				return err
-			}
-			return m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreated)
+			return m.createHooks(ctx)
+		case plan.SyncStart:
+			return m.r.startHooks(ctx, m.rec)
 		case plan.SyncSeccomp:
 			m.rec.PID = pid
 			return sendListener(ctx, m.spec.Linux.Seccomp, m.child, m.rec.ociState(specs.StateCreating))
@@ -593,6 +589,10 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	if rec.NoProgram {
 		return r.endWithoutProgram(ctx, rec)
+	}
+	if err := r.startHooks(ctx, rec); err != nil {
+		// The end of the lifecycle follows (runtime.md, Lifecycle, 7).
+		return errors.Join(err, r.destroy(context.WithoutCancel(ctx), rec))
 	}
 	result, err := unix.Open(filepath.Join(r.dir(id), resultFIFO), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
-	"github.com/berth-run/berth/node-agent/runtime/nofile"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -93,6 +92,8 @@ type execution struct {
 	o ExecOptions
 	// container is a pidfd of the container's first process.
 	container *os.File
+	// program, if it is there, is what to execute in place of process.args[0]: it is a hook then, whose environment is its own alone.
+	program string
 }
 
 func (x *execution) closeFiles() {
@@ -202,9 +203,9 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := plan.Options{ID: x.rec.ID, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Home: x.home(ctx)}
-	if soft, hard, ok := nofile.Original(); ok {
-		o.DefaultNoFile = &unix.Rlimit{Cur: soft, Max: hard}
+	o := plan.Options{ID: x.rec.ID, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Program: x.program, DefaultNoFile: defaultNoFile()}
+	if x.program == "" {
+		o.Home = x.home(ctx)
 	}
 	if o.Seccomp, err = x.r.seccompFilter(x.spec); err != nil {
 		return err

@@ -3,25 +3,53 @@
 package runtime
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/nofile"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// maxHookOutput bounds what of a hook's output is kept for an error message.
-const maxHookOutput = 4 << 10
+const (
+	// maxHookOutput bounds what of a hook's output is kept for an error message.
+	maxHookOutput = 4 << 10
+	// hookOutputDelay is how long the output of a hook that has ended is waited for: its own children may keep it open.
+	hookOutputDelay = time.Second
+)
+
+// hookStreams are the standard streams of a hook.
+type hookStreams struct{ stdin, stdout, stderr *os.File }
+
+func (s hookStreams) inputs() map[plan.Input]int {
+	return map[plan.Input]int{plan.InputStdin: int(s.stdin.Fd()), plan.InputStdout: int(s.stdout.Fd()), plan.InputStderr: int(s.stderr.Fd())}
+}
+
+// hookStarter starts the child of a hook, which has become its program when it returns.
+type hookStarter func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error)
 
 // runHooks runs hooks in the runtime's namespaces in their order, each with the container's state on its standard input;
 // the first that fails ends it (config.md, POSIX-platform Hooks).
 func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
+	return runHooksBy(ctx, kind, hooks, rec.ociState(status), inRuntime(rec))
+}
+
+func runHooksBy(ctx context.Context, kind string, hooks []specs.Hook, state specs.State, start hookStarter) error {
 	for i, h := range hooks {
-		if err := runHook(ctx, h, rec, status); err != nil {
+		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, state, start); err != nil {
 			return &hookError{fmt.Errorf("error running %s hook #%d: %w", kind, i, err)}
 		}
 	}
@@ -36,48 +64,275 @@ func (e *hookError) Unwrap() error { return e.error }
 // runHooksLogged runs hooks whose failure is a warning: poststop.
 func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
 	for i, h := range hooks {
-		if err := runHook(ctx, h, rec, status); err != nil {
+		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, rec.ociState(status), inRuntime(rec)); err != nil {
 			r.warn(fmt.Sprintf("error running %s hook #%d: %v", kind, i, err))
 		}
 	}
 }
 
-func runHook(ctx context.Context, h specs.Hook, rec *record, status specs.ContainerState) error {
+// runHook runs one hook to its end. One that runs longer than its timeout is killed, with what it has started in its session.
+func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State, start hookStarter) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(*h.Timeout)*time.Second, fmt.Errorf("it ran longer than its timeout of %d s", *h.Timeout))
+		limit := time.Duration(*h.Timeout) * time.Second
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("hook ran past specified timeout of %.1fs", limit.Seconds()))
 		defer cancel()
 	}
-	state, err := json.Marshal(rec.ociState(status))
+	input, err := json.Marshal(state)
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, h.Path)
-	if len(h.Args) > 0 {
-		cmd.Args = h.Args
+	var p hookPipes
+	if err := p.open(); err != nil {
+		return err
 	}
-	// An absent env is an empty one: the runtime's own is not the hook's.
-	cmd.Env = h.Env
-	if cmd.Env == nil {
-		cmd.Env = []string{}
-	}
-	cmd.Dir = rec.Bundle
-	cmd.Stdin = bytes.NewReader(state)
-	stdout, stderr := &bounded{}, &bounded{}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	// A hook's own children may keep its output open: do not wait for them longer than this.
-	cmd.WaitDelay = time.Second
-	err = cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil
-	}
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	defer p.close()
+	child, err := start(ctx, h, f, p.child)
+	p.closeChild()
 	if err != nil {
-		return fmt.Errorf("%w, stdout: %s, stderr: %s", err, stdout, stderr)
+		return startError(ctx, h, err)
+	}
+	p.serve(input)
+	status := waitHook(ctx, child)
+	stdout, stderr := p.outputs()
+	switch {
+	case status == 0:
+		return nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	default:
+		err = exitError(status)
+	}
+	return fmt.Errorf("%w, stdout: %s, stderr: %s", err, stdout, stderr)
+}
+
+// startError is a hook that did not become its program.
+func startError(ctx context.Context, h specs.Hook, err error) error {
+	var step *launch.StepError
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.As(err, &step) && (step.Name == "execve" || step.Name == "execveat" || step.Name == "faccessat"):
+		err = fmt.Errorf("exec %s: %w", h.Path, step.Errno)
+	}
+	return fmt.Errorf("%w, stdout: , stderr: ", err)
+}
+
+// exitError says how a process has ended, in the words of os/exec, which clients of runc know.
+func exitError(status unix.WaitStatus) error {
+	if status.Signaled() {
+		return fmt.Errorf("signal: %s", status.Signal())
+	}
+	return fmt.Errorf("exit status %d", status.ExitStatus())
+}
+
+// waitHook waits for a hook to end and reaps it. When the context ends first, it kills the hook's process group.
+func waitHook(ctx context.Context, child *launch.Child) unix.WaitStatus {
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = unix.Kill(-child.PID, unix.SIGKILL) // not yet reaped, and so still its own number
+		close(killed)
+	})
+	for {
+		if err := unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if !stop() {
+		<-killed
+	}
+	return child.Wait()
+}
+
+// inRuntime starts hooks in the runtime's namespaces.
+func inRuntime(rec *record) hookStarter {
+	return func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
+		return launchHook(ctx, launch.Request{Plan: plan.BuildHook(h, f, plan.Options{Bundle: rec.Bundle, DefaultNoFile: defaultNoFile()}), Inputs: s.inputs()})
+	}
+}
+
+func launchHook(ctx context.Context, request launch.Request) (*launch.Child, error) {
+	request.Reserved = 3
+	child, err := launch.Start(request)
+	if err != nil {
+		return nil, err
+	}
+	if err := child.Follow(ctx, ""); err != nil {
+		return nil, err
+	}
+	return child, nil
+}
+
+// defaultNoFile is the limit of open files that this process was started with, nil where it has not been raised.
+func defaultNoFile() *unix.Rlimit {
+	soft, hard, ok := nofile.Original()
+	if !ok {
+		return nil
+	}
+	return &unix.Rlimit{Cur: soft, Max: hard}
+}
+
+// createHooks runs the hooks whose time is before the change of root: prestart and createRuntime in the runtime's namespaces, then
+// createContainer in the container's. Step 2 of the lifecycle is behind: the word for what comes after it is "created" (runtime.md, State).
+func (m *maker) createHooks(ctx context.Context) error {
+	h := m.spec.Hooks
+	if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
+		return err
+	}
+	if err := m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreated); err != nil {
+		return err
+	}
+	if len(h.CreateContainer) == 0 {
+		return nil
+	}
+	state, err := m.rec.innerState(specs.StateCreated)
+	if err != nil {
+		return err
+	}
+	return runHooksBy(ctx, "createContainer", h.CreateContainer, state, m.startCreateContainerHook)
+}
+
+func (m *maker) startCreateContainerHook(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
+	program, err := unix.Open(h.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("exec %s: %w", h.Path, err)
+	}
+	defer unix.Close(program)
+	inputs := s.inputs()
+	inputs[plan.InputContainer], inputs[plan.InputProgram] = m.child.PIDFD, program
+	for _, name := range m.cgroups {
+		inputs[plan.InputCgroup(name)] = m.inputs[plan.InputCgroup(name)]
+	}
+	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, DefaultNoFile: defaultNoFile()})
+	if err != nil {
+		return nil, err
+	}
+	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: m.cgroup})
+}
+
+// startHooks runs the startContainer hooks: as the container's process will be, with its user and its restrictions, since their programs
+// are the container's (config.md, StartContainer Hooks).
+func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
+	if rec.Hooks == nil || len(rec.Hooks.StartContainer) == 0 {
+		return nil
+	}
+	state, err := rec.innerState(specs.StateCreated)
+	if err != nil {
+		return err
+	}
+	return runHooksBy(ctx, "startContainer", rec.Hooks.StartContainer, state, func(ctx context.Context, h specs.Hook, _ plan.Field, s hookStreams) (*launch.Child, error) {
+		args := h.Args
+		if len(args) == 0 {
+			args = []string{h.Path}
+		}
+		x := &execution{maker: &maker{r: r, inputs: map[plan.Input]int{}}, program: h.Path, o: ExecOptions{
+			Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
+			Change: func(p *specs.Process) error {
+				p.Args, p.Env, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, h.Env, false, nil, nil
+				return nil
+			},
+		}}
+		defer x.closeFiles()
+		if err := x.prepare(ctx, rec.ID); err != nil {
+			return nil, err
+		}
+		if err := x.start(ctx); err != nil {
+			return nil, err
+		}
+		x.child.Release()
+		if err := x.child.Follow(ctx, ""); err != nil {
+			return nil, err
+		}
+		return x.child, nil
+	})
+}
+
+// innerState is the state for a hook in the container's namespaces: "the pid as seen by the container" (runtime.md, State).
+func (rec *record) innerState(status specs.ContainerState) (specs.State, error) {
+	s := rec.ociState(status)
+	file := "/proc/" + strconv.Itoa(rec.PID) + "/status"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return s, fmt.Errorf("the first process of container %s: %w", rec.ID, err)
+	}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		// NSpid: its pid in each namespace that it is in, the innermost last (proc_pid_status(5)).
+		if pids, ok := strings.CutPrefix(lines.Text(), "NSpid:"); ok {
+			fields := strings.Fields(pids)
+			if s.Pid, err = strconv.Atoi(fields[len(fields)-1]); err != nil {
+				return s, fmt.Errorf("%s: NSpid: %w", file, err)
+			}
+			return s, nil
+		}
+	}
+	return s, fmt.Errorf("%s: found no NSpid", file)
+}
+
+// hookPipes are the pipes of a hook's standard streams. Its own ends block, as programs expect.
+type hookPipes struct {
+	child  hookStreams
+	state  *os.File
+	out    [2]*os.File
+	output [2]bounded
+	done   sync.WaitGroup
+}
+
+func (p *hookPipes) open() error {
+	for i, ends := range []struct{ child, ours **os.File }{{&p.child.stdin, &p.state}, {&p.child.stdout, &p.out[0]}, {&p.child.stderr, &p.out[1]}} {
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+			p.close()
+			return fmt.Errorf("pipe2: %w", err)
+		}
+		child, ours := fds[1], fds[0]
+		if i == 0 {
+			child, ours = fds[0], fds[1]
+		}
+		err := unix.SetNonblock(ours, true) // so that Close ends a read or write that waits
+		*ends.child, *ends.ours = os.NewFile(uintptr(child), "pipe"), os.NewFile(uintptr(ours), "pipe")
+		if err != nil {
+			p.close()
+			return fmt.Errorf("fcntl: %w", err)
+		}
 	}
 	return nil
+}
+
+// serve writes the state, which a hook need not read, and reads the output.
+func (p *hookPipes) serve(state []byte) {
+	go func() {
+		_, _ = p.state.Write(state)
+		p.state.Close()
+	}()
+	for i := range p.out {
+		p.done.Go(func() { _, _ = io.Copy(&p.output[i], p.out[i]) })
+	}
+}
+
+// outputs are what a hook that has ended wrote.
+func (p *hookPipes) outputs() (stdout, stderr string) {
+	deadline := time.Now().Add(hookOutputDelay)
+	for _, f := range p.out {
+		_ = f.SetReadDeadline(deadline)
+	}
+	p.done.Wait()
+	return p.output[0].String(), p.output[1].String()
+}
+
+func (p *hookPipes) closeChild() { closeAll(p.child.stdin, p.child.stdout, p.child.stderr) }
+
+func (p *hookPipes) close() {
+	p.closeChild()
+	closeAll(p.state, p.out[0], p.out[1])
+}
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // bounded keeps the beginning of what is written to it.

@@ -76,13 +76,10 @@ func TestHooks(t *testing.T) {
 // TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same (runtime.md, Lifecycle).
 func TestFailingHooks(t *testing.T) {
 	w := newWorld(t)
-	for name, hooks := range map[string]*specs.Hooks{
-		"prestart":      {Prestart: failing()}, //nolint:staticcheck // deprecated, not gone
-		"createRuntime": {CreateRuntime: failing()},
-		"poststart":     {Poststart: failing()},
-	} {
+	for name, hooks := range eachKind(failing()) {
 		w.must(os.RemoveAll(filepath.Join(w.dir, "hooks")))
-		spec := w.spec("/bin/sleep", "1000")
+		w.must(os.RemoveAll(w.file("/ran")))
+		spec := w.sh("touch /ran; exec sleep 1000")
 		spec.Hooks = hooks
 		hooks.Poststop = w.noting("poststop")
 		words := "error running " + name + " hook #0: exit status 3, stdout: some words\n, stderr: other words\n"
@@ -91,13 +88,16 @@ func TestFailingHooks(t *testing.T) {
 			t.Errorf("%s failed, and the poststop hooks noted %q", name, got)
 		}
 		s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
-		if name == "poststart" {
+		if name == "poststart" || name == "startContainer" {
 			w.must(err)
 			err = w.rt.Start(background, w.id)
 			reap(s.PID)
 		}
 		if err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("create and start: %v", err)
+		}
+		if _, err := os.Stat(w.file("/ran")); err == nil && name != "poststart" {
+			t.Errorf("%s failed, and the process ran", name)
 		}
 		if got := w.status(); got != "gone" {
 			t.Errorf("after that the container is %s", got)
@@ -123,7 +123,7 @@ func TestHookTimeout(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: ptr(1)}}}
-	w.fails(spec, "error running createRuntime hook #0: it ran longer than its timeout of 1 s")
+	w.fails(spec, "error running createRuntime hook #0: hook ran past specified timeout of 1.0s")
 }
 
 func TestHookThatIsNotThere(t *testing.T) {

@@ -61,6 +61,10 @@ type Options struct {
 	Result bool
 	// NullStreams are the standard streams, 0 to 2, that are the host's /dev/null.
 	NullStreams []int
+	// StartHooks is whether the child waits for its parent to run the startContainer hooks before it goes on.
+	StartHooks bool
+	// Program is what to execute where that is not found by process.args: the path of a startContainer hook.
+	Program string
 	// PreserveFDs is how many descriptors from 3 on the process inherits.
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
@@ -163,8 +167,6 @@ func (c *container) refuse() error {
 		{l.MountLabel != "", "linux.mountLabel"},
 		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
-		{c.spec.Hooks != nil && len(c.spec.Hooks.CreateContainer) > 0, "hooks.createContainer"},
-		{c.spec.Hooks != nil && len(c.spec.Hooks.StartContainer) > 0, "hooks.startContainer"},
 	} {
 		if f.set {
 			return c.fieldError(f.path, "a value", "this version of berth does not support the field: remove it")

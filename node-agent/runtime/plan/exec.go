@@ -97,10 +97,20 @@ func bitMask(list string, limit uint64) ([]byte, error) {
 	return mask, nil
 }
 
-// joinContainer enters the namespaces of the container's first process: all by one call, which checks the right to each before it
+// joinContainer enters the container's namespaces and opens its root.
+func (c *container) joinContainer() error {
+	if err := c.joinNamespaces(); err != nil {
+		return err
+	}
+	c.at("root.path")
+	c.rootFD = c.openat2(cwd(), "/", unix.O_PATH|unix.O_DIRECTORY, 0).out()
+	return nil
+}
+
+// joinNamespaces enters the namespaces of the container's first process: all by one call, which checks the right to each before it
 // enters any (setns(2)), but for the pid namespace, which the parent enters for the length of the fork. With the mount namespace
 // the root and the working directory become the container's.
-func (c *container) joinContainer() error {
+func (c *container) joinNamespaces() error {
 	c.at("linux.namespaces")
 	var join uint64
 	for i, n := range c.spec.Linux.Namespaces {
@@ -122,8 +132,6 @@ func (c *container) joinContainer() error {
 		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
 		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
 	}
-	c.at("root.path")
-	c.rootFD = c.openat2(cwd(), "/", unix.O_PATH|unix.O_DIRECTORY, 0).out()
 	return nil
 }
 

@@ -174,7 +174,7 @@ func (c *container) hooksBeforePivot() error {
 	if hooks == nil {
 		return nil
 	}
-	if len(hooks.Prestart)+len(hooks.CreateRuntime) > 0 { //nolint:staticcheck // prestart is deprecated, not gone
+	if len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) > 0 { //nolint:staticcheck // prestart is deprecated, not gone
 		c.at("hooks.createRuntime")
 		c.sync(SyncNamespaces)
 	}

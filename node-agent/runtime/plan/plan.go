@@ -50,6 +50,8 @@ const (
 	InputResult Input = "result"
 	// InputContainer is a pidfd of the container's first process, whose namespaces a process that is executed later joins.
 	InputContainer Input = "container"
+	// InputProgram is the program of a hook that the container's namespaces need not have.
+	InputProgram Input = "program"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 )
@@ -183,8 +185,10 @@ type Sync string
 const (
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
-	// SyncNamespaces is where the namespaces are there; createRuntime hooks and moved network devices come now.
+	// SyncNamespaces is where the namespaces are there; hooks of create and moved network devices come now.
 	SyncNamespaces Sync = "namespaces"
+	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for another process to start.
+	SyncStart Sync = "start"
 	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor of its listener, which
 	// the parent has to send to linux.seccomp.listenerPath.
 	SyncSeccomp Sync = "seccomp"

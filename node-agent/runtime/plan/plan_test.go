@@ -56,6 +56,8 @@ var goldens = []struct {
 	host         Host
 	change       func(*Options)
 	exec         bool
+	// hook is the first hook of a kind in place of the container.
+	hook string
 }{
 	{name: "default", host: unified},
 	{name: "default-v1", config: "default", host: legacy},
@@ -93,6 +95,10 @@ var goldens = []struct {
 	{name: "seccomp-notify", host: unified},
 	{name: "exec-seccomp-notify", config: "seccomp-notify", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "hooks", host: unified},
+	{name: "hooks-run", config: "hooks", host: unified, change: func(o *Options) { o.Result, o.StartHooks = false, true }},
+	{name: "hook-create-runtime", config: "hooks", host: unified, hook: "createRuntime"},
+	{name: "hook-create-container", config: "hooks", host: legacy, hook: "createContainer"},
+	{name: "hook-start-container", config: "hooks", host: unified, hook: "startContainer", change: func(o *Options) { o.Result = false }},
 	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
@@ -158,8 +164,26 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 			if g.exec {
 				kind = BuildExec
 			}
+			if g.hook != "" {
+				kind = hookOf(g.hook)
+			}
 			f(t, g.name, document, func(spec *specs.Spec) *Plan { return buildWith(t, kind, spec, g.host, o) })
 		})
+	}
+}
+
+// hookOf builds the plan of the first hook of a kind.
+func hookOf(kind string) buildFunc {
+	return func(spec *specs.Spec, h Host, o Options) (*Plan, error) {
+		f := Field{Path: "hooks." + kind}
+		switch kind {
+		case "createContainer":
+			return BuildCreateContainerHook(spec, spec.Hooks.CreateContainer[0], f, o)
+		case "startContainer":
+			o.Program = spec.Hooks.StartContainer[0].Path
+			return BuildExec(spec, h, o)
+		}
+		return BuildHook(spec.Hooks.CreateRuntime[0], f, o), nil
 	}
 }
 
@@ -371,8 +395,6 @@ func TestRefused(t *testing.T) {
 		"process.rlimits[0].type": func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "l" },
 		"linux.netDevices":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
-		"hooks.createContainer":   func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/h"}}} },
-		"hooks.startContainer":    func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/h"}}} },
 		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
 		"linux.namespaces[2].type": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"}, specs.LinuxNamespace{Type: "x"})

@@ -179,6 +179,9 @@ func (c *container) exec() error {
 	found := c.label()
 	program := c.reg()
 	paths := candidates(p.Args[0], env)
+	if c.opts.Program != "" {
+		paths = []string{c.opts.Program}
+	}
 	if len(paths) == 0 {
 		return &NotFound{Program: p.Args[0]}
 	}
@@ -210,9 +213,14 @@ func (c *container) exec() error {
 		late = false
 	}
 	c.at("process")
-	if c.opts.Result {
+	switch h := c.spec.Hooks; {
+	case c.opts.Result:
 		c.report(SyncReady)
 		c.call(OpReport, input(InputResult))
+	case c.opts.StartHooks && h != nil && len(h.StartContainer) > 0:
+		c.at("hooks.startContainer")
+		c.sync(SyncStart)
+		c.at("process")
 	}
 	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
 	c.report(SyncExec)
