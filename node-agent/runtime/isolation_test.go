@@ -183,6 +183,12 @@ func TestUser(t *testing.T) {
 	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps}
 	w.prints(spec, "1234\n2345\n2345 10 20\n0077\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 
+	// What the kernel does not grant is left out with a warning (config.md, Linux Process): buildah asks for such ambient ones.
+	both := []string{"CAP_CHOWN", "CAP_KILL"}
+	spec = w.sh("grep -E 'CapPrm|CapEff|CapAmb' /proc/self/status")
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: both, Effective: both, Permitted: caps, Inheritable: caps, Ambient: both}
+	w.prints(spec, "CapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
+
 	spec = w.sh("umask; grep -E 'NoNewPrivs|CapEff' /proc/self/status")
 	spec.Process.NoNewPrivileges, spec.Process.Capabilities = false, nil
 	w.prints(spec, "0022\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\n")

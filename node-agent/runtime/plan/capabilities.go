@@ -77,6 +77,10 @@ func (c *container) capabilities() capabilitySets {
 	}
 	s.bounding, s.effective, s.permitted = read(p.Bounding), read(p.Effective), read(p.Permitted)
 	s.inheritable, s.ambient = read(p.Inheritable), read(p.Ambient)
+	// More the kernel does not grant (capset(2); prctl(2), PR_CAP_AMBIENT_RAISE), which api/oci/validate warns of; buildah asks
+	// for ambient ones without inheritable ones.
+	s.effective &= s.permitted
+	s.ambient &= s.permitted & s.inheritable
 	for n := range capabilityNames {
 		if denied>>n&1 == 1 {
 			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+capabilityNames[n]+"; it is left out")
