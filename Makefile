@@ -112,6 +112,16 @@ verify-generate: ## Fail where generated files differ from what the sources say.
 	after=$$(sha256sum api/v1alpha1/zz_generated* config/crd/bases/* config/rbac/role.yaml) && \
 	if [ "$$before" != "$$after" ]; then echo 'generated files were stale: commit what `make generate manifests` has changed' >&2; exit 1; fi
 
+FUZZTIME ?= 10m
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target of the packages that read what others write, FUZZTIME each.
+	@for p in $$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' ./... | cut -d' ' -f1); do \
+	  for t in $$($(GO_TEST) -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	    echo "$$p $$t" && $(GO_TEST) -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) $$p | tail -3 || exit 1; \
+	  done; \
+	done
+
 .PHONY: bench-runtime
 bench-runtime: deps-bench build ## Compare `berth run` with runc, crun and the same system calls in C.
 	@hack/bench/runtime.sh

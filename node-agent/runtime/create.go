@@ -204,7 +204,7 @@ func (m *maker) reserve(id string) error {
 		return fmt.Errorf("root.path: found %s, which is not a folder", root)
 	}
 	m.rec = &record{
-		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(),
+		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(), Boot: bootID(),
 		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks, NoNewKeyring: m.o.NoNewKeyring,
 		NoProgram: len(m.spec.Process.Args) == 0,
 	}

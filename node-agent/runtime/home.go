@@ -54,11 +54,16 @@ func homeBelow(root int, uid uint32) string {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return ""
 	}
+	return homeIn(f, uid)
+}
+
+// homeIn reads a passwd file. A home folder that no environment could hold is none.
+func homeIn(passwd io.Reader, uid uint32) string {
 	want := strconv.FormatUint(uint64(uid), 10)
-	lines := bufio.NewScanner(io.LimitReader(f, maxPasswd))
+	lines := bufio.NewScanner(io.LimitReader(passwd, maxPasswd))
 	for lines.Scan() {
 		fields := strings.Split(lines.Text(), ":")
-		if len(fields) >= 6 && fields[2] == want {
+		if len(fields) >= 6 && fields[2] == want && !strings.ContainsRune(fields[5], 0) {
 			return fields[5]
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,9 +41,11 @@ type record struct {
 	Rootfs     string    `json:"rootfs"`
 	Created    time.Time `json:"created"`
 	// PID of the first process, 0 until there is one. StartTime is the 22nd field of its /proc/PID/stat, in clock ticks
-	// since boot: together they name one process for good, since a pid is used again but not at the same tick.
+	// since boot, and Boot names the boot (random(4), boot_id): together they name one process for good, since a pid is used
+	// again but not at the same tick.
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
+	Boot      string `json:"boot"`
 	// OwnPIDs is whether it is the first process of a pid namespace, whose end ends all others.
 	OwnPIDs bool `json:"ownPidNamespace"`
 	// NoNewKeyring is whether the container's processes keep the session keyring of who makes them.
@@ -77,27 +78,34 @@ func (r *Runtime) load(id string) (*record, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(r.dir(id), stateFile))
+	data, err := readBounded(filepath.Join(r.dir(id), stateFile), maxState)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNotExist
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of container %s: %w", id, err)
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	rec, err := parseRecord(data, id)
 	if err != nil {
-		return nil, fmt.Errorf("read the state of container %s: %w", id, err)
+		return nil, fmt.Errorf("%w of container %s: %w", errState, id, err)
 	}
-	if len(data) > maxState {
-		return nil, fmt.Errorf("state of container %s: found more than %d bytes", id, maxState)
-	}
+	return rec, nil
+}
+
+// errState is a record that is none. Records are replaced as a whole, so that only a loss of power, and a filesystem that puts the new
+// name on disk before the data, can leave one.
+var errState = errors.New("state")
+
+func parseRecord(data []byte, id string) (*record, error) {
 	rec := &record{}
 	if err := json.Unmarshal(data, rec); err != nil {
-		return nil, fmt.Errorf("state of container %s: %w", id, err)
+		return nil, err
 	}
 	if rec.ID != id {
-		return nil, fmt.Errorf("state of container %s: found the id %q", id, rec.ID)
+		return nil, fmt.Errorf("found the id %q", rec.ID)
+	}
+	if rec.PID < 0 {
+		return nil, fmt.Errorf("found the pid %d", rec.PID)
 	}
 	return rec, nil
 }
@@ -140,9 +148,15 @@ func processState(pid int) (state byte, startTime uint64) {
 	return fields[0][0], startTime
 }
 
+// bootID names this boot of the machine (random(4)).
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are one
+	return strings.TrimSpace(string(id))
+}
+
 // alive is whether the record's process still runs. A zombie has ended.
 func (rec *record) alive() bool {
-	if rec.PID == 0 {
+	if rec.PID == 0 || rec.Boot != bootID() {
 		return false
 	}
 	state, start := processState(rec.PID)
@@ -151,7 +165,7 @@ func (rec *record) alive() bool {
 
 // pidfd opens the process of the record, and no other that has its number now. It returns -1 where it has ended.
 func (rec *record) pidfd() int {
-	if rec.PID == 0 {
+	if rec.PID == 0 || rec.Boot != bootID() {
 		return -1
 	}
 	fd, err := unix.PidfdOpen(rec.PID, 0)

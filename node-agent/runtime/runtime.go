@@ -287,6 +287,10 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if errors.Is(err, ErrNotExist) {
 		return r.removeUnrecorded(id, force)
 	}
+	if errors.Is(err, errState) && force {
+		r.warn(fmt.Sprintf("%v; it is removed", err))
+		return r.removeDir(id)
+	}
 	if err != nil {
 		return err
 	}
