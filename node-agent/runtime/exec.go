@@ -268,9 +268,15 @@ func (x *execution) home(ctx context.Context) string {
 	return "/"
 }
 
+// pausedDeadline is how long a process may wait for its container to be resumed: as long as poll(2) can count, in milliseconds.
+const pausedDeadline = (1<<31 - 1) * time.Millisecond
+
 // start makes the child, which waits before its program is executed, and tells others of it.
 func (x *execution) start(ctx context.Context) error {
 	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true, OnSync: x.answer(ctx), Deadline: x.r.deadline}
+	if x.o.IgnorePaused {
+		request.Deadline = pausedDeadline
+	}
 	child, err := launch.Start(request)
 	if errors.Is(err, unix.EBUSY) && x.cgroup > 0 && len(x.o.Cgroups) == 0 {
 		// A container that has given its own cgroups controllers can have no process beside them (cgroups(7), "no internal

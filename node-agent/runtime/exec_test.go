@@ -132,9 +132,11 @@ func TestExecIsLikeTheFirst(t *testing.T) {
 			w.mapped(s)
 			s.Process.User = specs.User{UID: 3, GID: 4}
 		},
-		"pids of the host":            func(_ *world, s *specs.Spec) { without(specs.PIDNamespace)(s) },
-		"cgroups of the host":         func(_ *world, s *specs.Spec) { without(specs.CgroupNamespace)(s) },
-		"mount namespace and no more": func(_ *world, s *specs.Spec) { s.Hostname, s.Linux.Namespaces = "", []specs.LinuxNamespace{{Type: "mount"}} },
+		"pids of the host":    func(_ *world, s *specs.Spec) { without(specs.PIDNamespace)(s) },
+		"cgroups of the host": func(_ *world, s *specs.Spec) { without(specs.CgroupNamespace)(s) },
+		"mount namespace and no more": func(_ *world, s *specs.Spec) {
+			s.Hostname, s.Linux.Namespaces = "", []specs.LinuxNamespace{{Type: "mount"}}
+		},
 		"everything of the process": func(w *world, s *specs.Spec) {
 			w.must(os.MkdirAll(w.file("/srv/dir"), 0o755))
 			p := s.Process
@@ -256,7 +258,10 @@ func TestExecStates(t *testing.T) {
 	go func() {
 		o := args("/bin/sh", "-c", "echo resumed")
 		o.IgnorePaused = true
-		out, _, err := w.tryExec(o)
+		rt, err := New(filepath.Join(w.dir, "run"), WithDeadline(50*time.Millisecond)) // which is no limit here
+		w.must(err)
+		other := &world{t: t, dir: w.dir, rt: rt, id: w.id}
+		out, _, err := other.tryExec(o)
 		late <- fmt.Sprint(out, err)
 	}()
 	select {
@@ -568,15 +573,35 @@ func TestExecCPUAffinity(t *testing.T) {
 	w.execPrints(affinity(&specs.CPUAffinity{Initial: "0-8000", Final: cpu + "-8000,8191"}), cpu+"\n")
 	w.execFails(affinity(&specs.CPUAffinity{Initial: "8000"}), "process.execCPUAffinity.initial: found 8000: sched_setaffinity: invalid argument")
 	w.execFails(affinity(&specs.CPUAffinity{Final: "8000"}), "process.execCPUAffinity.final: sched_setaffinity: invalid argument")
+	boundTo(t, last, func() { w.execPrints(affinity(nil), allowed+"\n") })
+}
+
+// boundTo calls f on a thread that runs on one processor alone.
+func boundTo(t *testing.T, cpu int, f func()) {
 	var one unix.CPUSet
-	one.Set(last)
-	bound := make(chan struct{})
+	one.Set(cpu)
+	done := make(chan struct{})
 	onThread(func() {
-		defer close(bound)
+		defer close(done)
 		if err := unix.SchedSetaffinity(0, &one); err != nil {
 			t.Error(err)
 		}
-		w.execPrints(affinity(nil), allowed+"\n")
+		f()
 	})
-	<-bound
+	<-done
+}
+
+// TestCallersProcessors: what the runtime is bound to is no concern of the container's.
+func TestCallersProcessors(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("grep Cpus_allowed_list /proc/self/status | cut -f 2")
+	free := w.run(spec)
+	var all unix.CPUSet
+	w.must(unix.SchedGetaffinity(0, &all))
+	for cpu := range 1024 {
+		if all.IsSet(cpu) {
+			boundTo(t, cpu, func() { w.prints(spec, free) })
+			return
+		}
+	}
 }

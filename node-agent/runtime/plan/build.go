@@ -94,6 +94,7 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.refuse,
 		c.undumpable,
 		c.joinCgroups,
+		c.anyCPU,
 		c.namespaces,
 		c.loopback,
 		c.sharedSources,

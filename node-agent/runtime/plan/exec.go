@@ -32,13 +32,24 @@ func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	)
 }
 
-// cpuAffinity sets what the process runs on from here on, and what its parent runs on until it is in the cgroup (config.md,
-// execCPUAffinity). Where nothing is said that is all that the cgroup allows: what the runtime itself is bound to is no concern
-// of the container's.
+// anyCPU lets the process run on all processors that its cgroup allows: what the runtime itself is bound to is no concern of the
+// container's, and since Linux 6.2 a process keeps that when it joins a cgroup (user_cpus_ptr in kernel/sched/core.c).
+func (c *container) anyCPU() error {
+	c.at("linux.resources.cpu.cpus")
+	c.setAffinity(everyCPU(), "all")
+	return nil
+}
+
+func (c *container) setAffinity(mask []byte, list string) {
+	c.call(unix.SYS_SCHED_SETAFFINITY, num(0), num(len(mask)), structArg(mask, "{"+list+"}"))
+}
+
+// cpuAffinity sets what the parent runs on until the process is in its cgroup, and what the process runs on from then on
+// (config.md, execCPUAffinity).
 func (c *container) cpuAffinity() error {
 	a := c.spec.Process.ExecCPUAffinity
 	if a == nil {
-		a = &specs.CPUAffinity{}
+		return c.anyCPU()
 	}
 	if a.Initial != "" {
 		mask, err := bitMask(a.Initial, maxCPUs)
@@ -47,16 +58,15 @@ func (c *container) cpuAffinity() error {
 		}
 		c.plan.CPUs = CPUSet{a.Initial, mask}
 	}
-	c.at("process.execCPUAffinity.final")
-	mask, list := everyCPU(), "all"
-	if a.Final != "" {
-		var err error
-		if mask, err = bitMask(a.Final, maxCPUs); err != nil {
-			return c.fieldError("process.execCPUAffinity.final", a.Final, "%s", err)
-		}
-		list = a.Final
+	if a.Final == "" {
+		return c.anyCPU()
 	}
-	c.call(unix.SYS_SCHED_SETAFFINITY, num(0), num(len(mask)), structArg(mask, "{"+list+"}"))
+	mask, err := bitMask(a.Final, maxCPUs)
+	if err != nil {
+		return c.fieldError("process.execCPUAffinity.final", a.Final, "%s", err)
+	}
+	c.at("process.execCPUAffinity.final")
+	c.setAffinity(mask, a.Final)
 	return nil
 }
 
