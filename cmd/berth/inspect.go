@@ -20,17 +20,26 @@ import (
 
 var specCommand = command{
 	name: "spec", args: " ", summary: "write a config.json to begin with", min: 0, max: 0,
-	examples: []string{"mkdir -p hello/rootfs && berth spec --bundle hello"},
+	examples: []string{"mkdir -p hello/rootfs && berth spec --bundle hello", "berth spec --rootless"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
+		file := stringFlag(fs, "file", "f", "config.json", "`file` to write, in the bundle unless it is an absolute path")
+		rootless := fs.Bool("rootless", false, "for the user who calls: with a user namespace that maps him to root")
 		return func(_ context.Context, _ *app, _ []string) error {
-			data, err := json.MarshalIndent(exampleSpec(), "", "\t")
+			spec := exampleSpec()
+			if *rootless {
+				toRootless(spec)
+			}
+			data, err := json.MarshalIndent(spec, "", "\t")
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(filepath.Join(*bundle, "config.json"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+			if !filepath.IsAbs(*file) {
+				*file = filepath.Join(*bundle, *file)
+			}
+			f, err := os.OpenFile(*file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 			if errors.Is(err, os.ErrExist) {
-				return errors.New("File config.json exists. Remove it first") //nolint:staticcheck // runc's words
+				return fmt.Errorf("File %s exists. Remove it first", filepath.Base(*file)) //nolint:staticcheck // runc's words
 			}
 			if err != nil {
 				return err

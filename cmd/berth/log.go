@@ -52,7 +52,17 @@ func (a *app) fail(err error) {
 
 // runtime returns the runtime of --root, with its warnings in the log.
 func (a *app) runtime() (*runtime.Runtime, error) {
-	return runtime.New(a.root, runtime.WithWarnings(func(msg string) { a.record("warning", msg) }))
+	if a.rootError != nil && !a.rootGiven {
+		return nil, a.rootError
+	}
+	options := []runtime.Option{runtime.WithWarnings(func(msg string) { a.record("warning", msg) })}
+	if a.rootless != "auto" {
+		options = append(options, runtime.WithRootless(a.rootless == "true"))
+	}
+	if a.sticky {
+		options = append(options, runtime.WithStickyRoot())
+	}
+	return runtime.New(a.root, options...)
 }
 
 func (a *app) printVersion() {

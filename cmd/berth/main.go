@@ -70,6 +70,10 @@ type app struct {
 	runtimes string
 	// rootGiven is whether the caller has said where the containers are.
 	rootGiven bool
+	// rootError is why there is no default for root; sticky is whether root is to survive the pruning of $XDG_RUNTIME_DIR.
+	rootError error
+	sticky    bool
+	rootless  string
 	stdout    io.Writer
 	stderr    io.Writer
 }
@@ -92,15 +96,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr}
 	global := flag.NewFlagSet("berth", flag.ContinueOnError)
 	global.SetOutput(io.Discard)
-	global.StringVar(&a.root, "root", runtime.DefaultRoot, "folder for the state of containers")
+	var xdg bool
+	a.root, xdg, a.rootError = runtime.UserRoot()
+	global.StringVar(&a.root, "root", a.root, "folder for the state of containers")
 	global.StringVar(&a.log, "log", "", "file that warnings and errors are appended to; the last error is printed on standard error as well")
 	global.StringVar(&a.logFormat, "log-format", "text", "format of --log: text or json")
 	global.BoolVar(&a.debug, "debug", false, "log more")
 	global.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json", "`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
 	var systemd bool
-	var rootless string
 	global.BoolVar(&systemd, "systemd-cgroup", false, "refused: this version makes cgroups itself")
-	global.StringVar(&rootless, "rootless", "auto", "true is refused: this version needs root")
+	global.StringVar(&a.rootless, "rootless", "auto", "true, false or auto: whether a container without limits may go without cgroups where they cannot be made")
 	var showVersion, short bool
 	global.BoolVar(&showVersion, "version", false, "print the version")
 	global.BoolVar(&short, "v", false, "print the version")
@@ -123,14 +128,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case systemd:
 		a.fail(errors.New("--systemd-cgroup: this version makes cgroups itself: leave the flag out"))
 		return exitFailure
-	case rootless != "auto" && rootless != "false":
-		a.fail(fmt.Errorf("--rootless: found %q; allowed are auto, false: this version needs root", rootless))
+	case a.rootless != "auto" && a.rootless != "true" && a.rootless != "false":
+		a.fail(fmt.Errorf("--rootless: found %q; allowed are true, false, auto", a.rootless))
 		return exitFailure
 	case global.NArg() == 0:
 		a.help(stdout, global)
 		return 0
 	}
 	global.Visit(func(f *flag.Flag) { a.rootGiven = a.rootGiven || f.Name == "root" })
+	a.sticky = xdg && !a.rootGiven
 	name, rest := global.Arg(0), global.Args()[1:]
 	if name == "help" || name == "h" {
 		if len(rest) == 0 {

@@ -176,13 +176,13 @@ func (m *maker) readConfig(context.Context) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	m.spec, m.config = spec, data
-	return nil
+	return checkUser(spec)
 }
 
 // reserve takes the id by making its folder, which only one can.
 func (m *maker) reserve(id string) error {
-	if err := os.MkdirAll(m.r.root, 0o700); err != nil {
-		return fmt.Errorf("--root: %w", err)
+	if err := m.r.makeRoot(); err != nil {
+		return err
 	}
 	err := os.Mkdir(m.r.dir(id), 0o700)
 	if errors.Is(err, os.ErrExist) {
@@ -223,7 +223,7 @@ func (m *maker) makeCgroup(id string) error {
 	if err != nil {
 		return err
 	}
-	group, err := cgroup.New(m.spec, id, host.Cgroup)
+	group, err := cgroup.New(m.spec, id, host.Cgroup, m.r.isRootless())
 	if err != nil {
 		return err
 	}
@@ -238,6 +238,7 @@ func (m *maker) makeCgroup(id string) error {
 	if err := group.Create(); err != nil {
 		return err
 	}
+	m.rec.Cgroups = group.Paths() // none, where a plain user may not make any
 	m.undo = append(m.undo, func() {
 		if !m.rec.OwnPIDs {
 			_ = group.Kill()
@@ -366,6 +367,7 @@ func (r *Runtime) Host() (plan.Host, error) {
 		}
 		h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
 		h.Cgroup = cgroup.Layout()
+		h.UserNamespace = InUserNamespace()
 	})
 	return r.host.host, r.host.err
 }
@@ -487,7 +489,7 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 	return func(s plan.Sync, pid int) error {
 		switch s {
 		case plan.SyncIDMap:
-			return writeIDMaps(m.spec, pid)
+			return prepareUserNamespace(m.spec, pid)
 		case plan.SyncNamespaces:
 			m.rec.PID = pid
 			return m.createHooks(ctx)
@@ -499,24 +501,6 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 		}
 		return fmt.Errorf("no answer to the synchronization point %s", s)
 	}
-}
-
-// writeIDMaps writes the child's uid_map and gid_map (user_namespaces(7)).
-func writeIDMaps(spec *specs.Spec, pid int) error {
-	for _, m := range []struct {
-		field, file string
-		mappings    []specs.LinuxIDMapping
-	}{{"linux.gidMappings", "gid_map", spec.Linux.GIDMappings}, {"linux.uidMappings", "uid_map", spec.Linux.UIDMappings}} {
-		var b strings.Builder
-		for _, id := range m.mappings {
-			fmt.Fprintf(&b, "%d %d %d\n", id.ContainerID, id.HostID, id.Size)
-		}
-		file := fmt.Sprintf("/proc/%d/%s", pid, m.file)
-		if err := os.WriteFile(file, []byte(b.String()), 0); err != nil {
-			return fmt.Errorf("%s: %w", m.field, err)
-		}
-	}
-	return nil
 }
 
 // lateSteps are the steps after SyncReady, for Start to name.

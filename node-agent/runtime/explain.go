@@ -29,6 +29,9 @@ func (m *maker) explain(err error) error {
 		if step.Errno == unix.ENOMEM && m.group.OOMKills() > 0 {
 			return fmt.Errorf("%w: %w", errOOM, err)
 		}
+		if cause := m.causeInUserNamespace(step); cause != "" {
+			step.Cause = cause
+		}
 		return fmt.Errorf("unable to start container process: %w", err)
 	}
 	var killed *launch.KilledError

@@ -59,17 +59,14 @@ func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState
 	return nil
 }
 
-// Processes are the processes in the container's cgroup and below it, as the host numbers them: nil where it has none left.
+// Processes are the processes in the container's cgroup and below it, or of its pid namespace where it has no cgroup, as the
+// host numbers them: nil where it has none left.
 func (r *Runtime) Processes(_ context.Context, id string) ([]int, error) {
 	rec, err := r.load(id)
 	if err != nil {
 		return nil, err
 	}
-	g, err := cgroup.Open(rec.Cgroups)
-	if err != nil {
-		return nil, err
-	}
-	pids, err := g.Pids()
+	pids, err := rec.pids()
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", id, err)
 	}

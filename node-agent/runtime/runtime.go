@@ -49,6 +49,9 @@ type Runtime struct {
 	deadline time.Duration
 	// resctrl is nil where it has to be looked for.
 	resctrl *resctrl.FS
+	// rootless is nil where nobody has said.
+	rootless *bool
+	sticky   bool
 }
 
 // Option changes what New makes.
@@ -241,6 +244,9 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 	rec, err := r.load(id)
 	if err != nil {
 		return err
+	}
+	if all && len(rec.Cgroups) == 0 {
+		return rec.signalAll(sig)
 	}
 	if all {
 		g, err := cgroup.Open(rec.Cgroups)

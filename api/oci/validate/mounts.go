@@ -4,6 +4,7 @@ package validate
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -80,7 +81,29 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	if copyUp && (bind || m.Type != "tmpfs") {
 		c.err(at(path, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
 	}
+	if !bind {
+		c.mountOwner(i, m)
+	}
 	c.mountMappings(i, m, idmap || ridmap)
+}
+
+// mountOwner checks the ids in the options of a filesystem that the container's user namespace mounts: the kernel fails with
+// EINVAL for those that it does not map, as with the gid=5 that is usual for devpts.
+func (c *checker) mountOwner(i int, m *specs.Mount) {
+	if m.Type != "devpts" && m.Type != "tmpfs" {
+		return
+	}
+	for j, o := range m.Options {
+		for _, kind := range []struct {
+			name     string
+			mappings []specs.LinuxIDMapping
+		}{{"uid", c.linux.UIDMappings}, {"gid", c.linux.GIDMappings}} {
+			value, found := strings.CutPrefix(o, kind.name+"=")
+			if id, err := strconv.ParseUint(value, 10, 32); found && err == nil && !c.validID(uint32(id), kind.mappings) {
+				c.err(at(at("mounts", i)+".options", j), quote(o), "an id that linux."+kind.name+"Mappings maps, since the container has a user namespace; or no such option")
+			}
+		}
+	}
 }
 
 // mountMappings checks an idmapped mount's mappings.

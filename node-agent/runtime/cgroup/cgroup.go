@@ -34,13 +34,22 @@ type Group struct {
 	resources *specs.LinuxResources
 	// owner gets the folder of version 2, where the container may divide its cgroup further; -1 is nobody.
 	owner int
+	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
+	rootless, optional bool
 }
 
 // New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to the mount of each
 // hierarchy. An empty linux.cgroupsPath becomes /ID.
-func New(spec *specs.Spec, id string, layout plan.CgroupLayout) (*Group, error) {
+//
+// With rootless, the caller may be a plain user: an empty path is then beside the caller's own cgroup, and a container for which
+// neither a path nor limits are asked for goes without a cgroup where none can be made.
+func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
 	path := spec.Linux.CgroupsPath
-	if path == "" {
+	optional := rootless && path == ""
+	switch {
+	case optional:
+		path = filepath.Join(besideOwn(), id)
+	case path == "":
 		path = "/" + id
 	}
 	// A relative path is the runtime's to place (config-linux.md, Cgroups Path); below the root it cannot depend on where the
@@ -49,7 +58,10 @@ func New(spec *specs.Spec, id string, layout plan.CgroupLayout) (*Group, error) 
 	if path == "/" {
 		return nil, fmt.Errorf("linux.cgroupsPath: found %q; the root cgroup cannot be a container's", spec.Linux.CgroupsPath)
 	}
-	g := &Group{paths: paths(layout, path), resources: spec.Linux.Resources, owner: delegate(spec)}
+	g := &Group{paths: paths(layout, path), resources: spec.Linux.Resources, owner: delegate(spec), rootless: rootless, optional: optional}
+	if _, ok := g.paths["devices"]; optional && !ok && !layout.Unified {
+		return g, g.doWithout(os.ErrNotExist)
+	}
 	if len(g.paths) == 0 {
 		return nil, fmt.Errorf("linux.cgroupsPath: found no cgroup hierarchy below %s of the host", Root)
 	}
@@ -70,7 +82,7 @@ func (g *Group) unified() bool {
 
 // manager is the library's, which does all in the folders that exist.
 func (g *Group) manager() (cgroups.Manager, error) {
-	config := &cgroups.Cgroup{Path: "/unused", Resources: &cgroups.Resources{SkipDevices: true}}
+	config := &cgroups.Cgroup{Path: "/unused", Resources: &cgroups.Resources{SkipDevices: true}, Rootless: g.rootless}
 	if g.unified() {
 		return fs2.NewManager(config, g.paths[""])
 	}
@@ -79,6 +91,9 @@ func (g *Group) manager() (cgroups.Manager, error) {
 
 // Create makes the cgroup in every hierarchy and sets its limits. On an error nothing is left.
 func (g *Group) Create() (err error) {
+	if len(g.paths) == 0 {
+		return nil
+	}
 	made := false
 	defer func() {
 		if err != nil && made {
@@ -89,6 +104,13 @@ func (g *Group) Create() (err error) {
 		made, err = g.makeUnified()
 	} else {
 		made, err = g.makeV1()
+	}
+	if g.optional && denied(err) {
+		if made {
+			_ = g.Destroy()
+		}
+		made = false
+		return g.doWithout(err)
 	}
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func document(t *testing.T, r *specs.LinuxResources) *specs.Spec {
 func makeGroup(t *testing.T, spec *specs.Spec) (*Group, error) {
 	t.Helper()
 	needsRoot(t)
-	g, err := New(spec, "unused", Layout())
+	g, err := New(spec, "unused", Layout(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestResources(t *testing.T) {
 				}
 				if err != nil {
 					// It may be refused for want of the file, or of the device, alone.
-					other, e := New(document(t, nil), "unused", Layout())
+					other, e := New(document(t, nil), "unused", Layout(), false)
 					if e != nil {
 						t.Fatal(e)
 					}
@@ -267,7 +267,7 @@ func TestPaths(t *testing.T) {
 	for path, want := range map[string]string{
 		"/a/b": "/a/b", "a/b": "/a/b", "": "/id", "/../../a": "/a", "../../etc": "/etc", "a/../../b": "/b", "-1": "/-1", "//a//": "/a", "slice:prefix:name": "/slice:prefix:name",
 	} {
-		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout())
+		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false)
 		if err != nil {
 			t.Fatalf("%q: %v", path, err)
 		}
@@ -278,7 +278,7 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/", "..", "/../..", "."} {
-		if _, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout()); err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found ") {
+		if _, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false); err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found ") {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
@@ -294,7 +294,7 @@ func TestNested(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		outer, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: top}}, "", Layout())
+		outer, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: top}}, "", Layout(), false)
 		if err == nil {
 			err = outer.Destroy()
 		}

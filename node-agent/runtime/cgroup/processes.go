@@ -19,6 +19,9 @@ func (g *Group) Kill() error { return g.Signal(unix.SIGKILL) }
 // Signal sends a signal to every process in the cgroup and below it. It is meant for a container that has no pid
 // namespace of its own: with one, the end of its first process ends the others.
 func (g *Group) Signal(sig unix.Signal) error {
+	if len(g.paths) == 0 {
+		return nil
+	}
 	if sig == unix.SIGKILL && g.unified() {
 		// cgroup.kill ends even what forks meanwhile (cgroups(7), Linux 5.14).
 		err := writeFile(g.paths[""], "cgroup.kill", "1")
@@ -66,6 +69,9 @@ var errNoFreezer = errors.New("the host has no cgroup hierarchy of the controlle
 
 // Freeze stops (true) or continues all processes of the cgroup.
 func (g *Group) Freeze(frozen bool) error {
+	if len(g.paths) == 0 {
+		return errNone
+	}
 	state := cgroups.Thawed
 	if frozen {
 		state = cgroups.Frozen

@@ -19,6 +19,9 @@ type Host struct {
 	Permitted uint64
 	// Cgroup is how the hierarchies lie.
 	Cgroup CgroupLayout
+	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as under rootless podman: its
+	// root makes no device nodes (user_namespaces(7)).
+	UserNamespace bool
 }
 
 // CgroupLayout is how the cgroup hierarchies of a host lie below /sys/fs/cgroup.
@@ -88,6 +91,7 @@ func (e *Unsupported) Error() string {
 // cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	c := &container{builder: newBuilder(), spec: spec, host: host, opts: o}
+	c.mapped = spec.Linux != nil && c.newUserNamespace()
 	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
 	// comes last.
 	return c.build(
@@ -98,8 +102,9 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.namespaces,
 		c.loopback,
 		c.sharedSources,
-		c.session,
 		c.root,
+		c.becomeRoot,
+		c.session,
 		c.mounts,
 		c.makeWorkingDirectory,
 		c.devices,
@@ -183,6 +188,8 @@ type container struct {
 	host Host
 	opts Options
 
+	// mapped is whether the child is made in a user namespace of its own, whose ids the parent maps.
+	mapped bool
 	rootFD Reg
 	tty    Reg
 	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
@@ -194,6 +201,21 @@ type container struct {
 type lateMount struct {
 	field Field
 	mount Reg
+}
+
+// newUserNamespace is whether the container gets a user namespace of its own, and not one that it joins.
+func (c *container) newUserNamespace() bool {
+	for _, n := range c.spec.Linux.Namespaces {
+		if n.Type == specs.UserNamespace {
+			return n.Path == ""
+		}
+	}
+	return false
+}
+
+// inUserNamespace is whether the container is in a user namespace that is not the host's: its own, or the runtime's.
+func (c *container) inUserNamespace() bool {
+	return c.host.UserNamespace || c.hasNamespace(specs.UserNamespace)
 }
 
 func (c *container) hasNamespace(t specs.LinuxNamespaceType) bool {

@@ -127,7 +127,7 @@ func (c *container) credentials() error {
 		binary.NativeEndian.PutUint32(mem[4*i:], g)
 	}
 	set := c.call(unix.SYS_SETGROUPS, num(len(groups)), structArg(mem, "{"+joinUint(groups)+"}"))
-	if len(groups) == 0 && c.hasNamespace(specs.UserNamespace) {
+	if len(groups) == 0 && c.inUserNamespace() {
 		set.tolerate(unix.EPERM) // setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
 	}
 	c.call(unix.SYS_SETRESGID, num(p.User.GID), num(p.User.GID), num(p.User.GID))

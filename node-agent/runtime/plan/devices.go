@@ -59,7 +59,7 @@ func (c *container) devices() error {
 	c.at("linux.devices (default)")
 	dev := c.reg()
 	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
-	bind := c.hasNamespace(specs.UserNamespace)
+	bind := c.inUserNamespace()
 	for _, d := range DefaultDevices() {
 		switch {
 		case listed[d.Path]:
@@ -100,7 +100,7 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	default:
 		return &Unsupported{Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type, Reason: "allowed are c, u, b, p"}
 	}
-	if c.hasNamespace(specs.UserNamespace) && kind != unix.S_IFIFO {
+	if c.inUserNamespace() && kind != unix.S_IFIFO {
 		// mknod(2) is not for a user namespace: show the host's node.
 		c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
 		return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -149,25 +150,22 @@ func parseMountOptions(options []string) (mountOptions, error) {
 
 // sharedSources clones, where linux.rootfsPropagation asks for it, the sources of bind mounts that are to be shared with
 // the host, before everything else of the host turns slave: a clone stays a peer of what it was cloned from, so that what
-// either side mounts in it later shows on the other.
+// either side mounts in it later shows on the other. With a user namespace it clones all, as the runtime's user, who may
+// reach more of them than the container's root.
 func (c *container) sharedSources() error {
-	if p, ok := propagationOption(c.spec.Linux.RootfsPropagation); !ok || p.flag != unix.MS_SHARED {
-		return nil
-	}
+	p, _ := propagationOption(c.spec.Linux.RootfsPropagation)
 	for i, m := range c.spec.Mounts {
 		o, err := parseMountOptions(m.Options)
 		if err != nil || !(m.Type == "bind" || o.bind) {
 			continue // mounts says what is wrong
 		}
-		for _, p := range o.propagation {
-			if p.flag == unix.MS_SHARED {
-				if c.shared == nil {
-					c.shared = map[int]Reg{}
-				}
-				c.atIndex("mounts", i, m.Destination)
-				c.shared[i] = c.bindSource(m, o)
-				break
+		early := c.hasNamespace(specs.UserNamespace) || p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool { return p.flag == unix.MS_SHARED })
+		if early {
+			if c.shared == nil {
+				c.shared = map[int]Reg{}
 			}
+			c.atIndex("mounts", i, m.Destination)
+			c.shared[i] = c.bindSource(m, o)
 		}
 	}
 	return nil
@@ -234,9 +232,11 @@ func (c *container) mounts() error {
 		}
 		switch {
 		case m.Type == "bind" || o.bind:
-			c.bindMount(i, m, o)
+			c.bindMount(i, m, c.wholeSys(m, o))
 		case m.Type == "cgroup":
 			err = c.cgroupMount(m, o)
+		case m.Type == "sysfs" && c.inUserNamespace():
+			c.sysfsMount(m, o)
 		default:
 			c.newMount(m, o)
 		}
@@ -418,7 +418,8 @@ func (c *container) makePath(at Reg, dir string, resolve uint64) {
 
 // cgroupMount shows the container its cgroups. With a cgroup namespace that is a mount of each hierarchy, whose root the
 // namespace hides what is above of; without one it is a read-only bind mount of the container's own folders, since
-// anything else would show, and let write, those of others (CVE-2023-25809).
+// anything else would show, and let write, those of others (CVE-2023-25809). A container without a cgroup gets an empty folder, which
+// covers what a bind mount of /sys may have brought.
 func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 	namespaced := c.hasNamespace(specs.CgroupNamespace)
 	if !namespaced {
@@ -430,6 +431,10 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 		}
 	}
 	if c.host.Cgroup.Unified {
+		if _, ok := c.opts.CgroupPaths[""]; !namespaced && !ok {
+			c.newMount(specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}, mountOptions{attr: o.attr, data: []string{"mode=755"}})
+			return nil
+		}
 		if !namespaced {
 			bind("", m.Destination)
 			return nil

@@ -36,10 +36,32 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 // undumpable keeps others out of the child's memory and descriptors, which are the runtime's, until execve makes it the
 // program's (prctl(2), proc(5)): in a pid namespace that it shares, another container's root could look into both
 // (CVE-2016-9962).
+//
+// In a user namespace of its own it comes once the ids are mapped (namespaces): the files in /proc of a process that is not
+// dumpable are root's, and neither a plain user nor newuidmap for him could write the mappings. Until then a process of
+// another container has no rights in this one's user namespace, whatever its user; nor has it in the host's, where the
+// child is that is to join one.
 func (c *container) undumpable() error {
 	c.at("process")
+	if c.mapped {
+		c.prctl(unix.PR_SET_DUMPABLE, num(1)) // it is not, where the user may execute berth but not read it
+		return nil
+	}
+	if c.hasNamespace(specs.UserNamespace) {
+		c.oomScoreAdj()
+		c.at("process")
+	}
 	c.prctl(unix.PR_SET_DUMPABLE, num(0))
 	return nil
+}
+
+// oomScoreAdj is for a child that is not yet in the container's user namespace: to lower the value takes CAP_SYS_RESOURCE on the
+// host. For one that was made in a new user namespace the parent does it, at SyncIDMap.
+func (c *container) oomScoreAdj() {
+	if adj := c.spec.Process.OOMScoreAdj; adj != nil {
+		c.at("process.oomScoreAdj")
+		c.writeFile(cwd(), "/proc/self/oom_score_adj", fmt.Sprint(*adj), 0)
+	}
 }
 
 // joinCgroups moves the child into its cgroups. It does so itself, by writing 0, since the parent would have to make
@@ -49,9 +71,8 @@ func (c *container) joinCgroups() error {
 	for _, h := range c.opts.Cgroups {
 		c.call(unix.SYS_WRITE, input(InputCgroup(h)), text("0"), num(1))
 	}
-	if adj := c.spec.Process.OOMScoreAdj; adj != nil {
-		c.at("process.oomScoreAdj")
-		c.writeFile(cwd(), "/proc/self/oom_score_adj", fmt.Sprint(*adj), 0)
+	if !c.hasNamespace(specs.UserNamespace) {
+		c.oomScoreAdj()
 	}
 	return nil
 }
@@ -67,7 +88,7 @@ func (c *container) namespaces() error {
 		flag uint64
 	}
 	var joins []join
-	newCgroup, newUser, newTime := false, false, -1
+	newCgroup, newTime := false, -1
 	for i, n := range c.spec.Linux.Namespaces {
 		flag := cloneFlag(n.Type)
 		c.atIndex("linux.namespaces", i, string(n.Type))
@@ -79,7 +100,6 @@ func (c *container) namespaces() error {
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
 			newCgroup = true
 		case n.Path == "":
-			newUser = newUser || n.Type == specs.UserNamespace
 			c.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
 			c.plan.PIDNamespace = n.Path
@@ -94,7 +114,7 @@ func (c *container) namespaces() error {
 	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
 		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
 	}
-	if newUser {
+	if c.mapped {
 		if newTime >= 0 {
 			if err := c.newTimeNamespace(newTime); err != nil {
 				return err
@@ -103,8 +123,7 @@ func (c *container) namespaces() error {
 		}
 		c.at("linux.uidMappings")
 		c.sync(SyncIDMap)
-		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
-		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+		c.prctl(unix.PR_SET_DUMPABLE, num(0))
 	}
 	// The user namespace first: it is what gives the right to join the others.
 	for _, user := range []bool{true, false} {
@@ -115,15 +134,11 @@ func (c *container) namespaces() error {
 			c.atIndex("linux.namespaces", j.i, string(c.spec.Linux.Namespaces[j.i].Type))
 			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
 			c.close(j.fd)
-			if user {
-				if newTime >= 0 {
-					if err := c.newTimeNamespace(newTime); err != nil {
-						return err
-					}
-					newTime = -1
+			if user && newTime >= 0 {
+				if err := c.newTimeNamespace(newTime); err != nil {
+					return err
 				}
-				c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
-				c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+				newTime = -1
 			}
 		}
 	}
@@ -136,6 +151,19 @@ func (c *container) namespaces() error {
 		c.at("linux.namespaces")
 		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
 	}
+	return nil
+}
+
+// becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who may pass the folders on
+// the way to the bundle that the container's root may not; from here on it is the one who owns what is made in the root
+// filesystem.
+func (c *container) becomeRoot() error {
+	if !c.hasNamespace(specs.UserNamespace) {
+		return nil
+	}
+	c.at("linux.uidMappings")
+	c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
+	c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
 	return nil
 }
 

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+)
+
+// errNone is what needs a cgroup, of a container without one.
+var errNone = errors.New("the container has no cgroup: its user may not make any (on cgroup v2, systemd delegates one to a unit with Delegate=yes)")
+
+// besideOwn is the folder of cgroup v2 that the caller's own cgroup lies in. In his own there are processes, for one his own,
+// and so no controllers can be handed down from it (cgroups(7), "no internal processes").
+func besideOwn() string {
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		return "/"
+	}
+	return path.Dir(path.Clean("/" + own[""]))
+}
+
+// denied is whether the caller lacks the right to make a cgroup.
+func denied(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
+}
+
+// doWithout lets a container go without a cgroup, unless limits are asked for. Rules for devices alone are none: in a user namespace
+// no node can be made, and those that are there are the host's to refuse.
+func (g *Group) doWithout(cause error) error {
+	if fields := knobs(g.resources); len(fields) > 0 {
+		return fmt.Errorf("%s: limits need a cgroup, and this user may not make one: on cgroup v2 have systemd delegate one (Delegate=yes), or remove the limits: %w", fields[0].field, cause)
+	}
+	g.paths = nil
+	return nil
+}

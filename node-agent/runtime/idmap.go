@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// prepareUserNamespace does for a child in a new user namespace what takes rights outside of it.
+func prepareUserNamespace(spec *specs.Spec, pid int) error {
+	if err := writeIDMaps(spec, pid); err != nil {
+		return err
+	}
+	adj := spec.Process.OOMScoreAdj
+	if adj == nil {
+		return nil
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0); err != nil {
+		return fmt.Errorf("process.oomScoreAdj: found %d: %w", *adj, err)
+	}
+	return nil
+}
+
+// idMap is one of the two files that map the ids of a user namespace.
+type idMap struct {
+	field, file, helper, database string
+	own                           int // this process's id
+	mappings                      []specs.LinuxIDMapping
+}
+
+// writeIDMaps writes the child's gid_map and uid_map (user_namespaces(7)). Who may not map others' ids can map his own, and those
+// that subuid(5) and subgid(5) give him through the setuid programs newuidmap(1) and newgidmap(1).
+func writeIDMaps(spec *specs.Spec, pid int) error {
+	for _, m := range []idMap{
+		{"linux.gidMappings", "gid_map", "newgidmap", "/etc/subgid", os.Getegid(), spec.Linux.GIDMappings},
+		{"linux.uidMappings", "uid_map", "newuidmap", "/etc/subuid", os.Geteuid(), spec.Linux.UIDMappings},
+	} {
+		if err := m.write(pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m idMap) write(pid int) error {
+	proc := "/proc/" + strconv.Itoa(pid) + "/"
+	own := len(m.mappings) == 1 && m.mappings[0].Size == 1 && m.mappings[0].HostID == uint32(m.own)
+	if own && m.file == "gid_map" && os.Geteuid() != 0 {
+		// Who could drop a group could get at what the group is kept from: the kernel wants it ruled out.
+		if err := os.WriteFile(proc+"setgroups", []byte("deny"), 0); err != nil {
+			return fmt.Errorf("%s: deny setgroups(2): %w", m.field, err)
+		}
+	}
+	var b strings.Builder
+	for _, id := range m.mappings {
+		fmt.Fprintf(&b, "%d %d %d\n", id.ContainerID, id.HostID, id.Size)
+	}
+	err := os.WriteFile(proc+m.file, []byte(b.String()), 0)
+	switch {
+	case err == nil:
+		return nil
+	case own || !errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%s: %w", m.field, err)
+	}
+	helper, err := exec.LookPath(m.helper)
+	if err != nil {
+		return fmt.Errorf("%s: found more than one's own id, which takes %s (Debian's package uidmap): %w", m.field, m.helper, err)
+	}
+	args := []string{strconv.Itoa(pid)}
+	for _, id := range m.mappings {
+		for _, n := range []uint32{id.ContainerID, id.HostID, id.Size} {
+			args = append(args, strconv.FormatUint(uint64(n), 10))
+		}
+	}
+	out, err := exec.Command(helper, args...).CombinedOutput() //nolint:gosec // the arguments are numbers
+	if err != nil {
+		return fmt.Errorf("%s: %s %s: %w: %s (%s says which ids a user may map)", m.field, m.helper, strings.Join(args, " "), err, strings.TrimSpace(string(out)), m.database)
+	}
+	return nil
+}

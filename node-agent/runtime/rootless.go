@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+)
+
+// WithRootless says whether cgroups are those that a plain user may make: where he may not, a container without limits is
+// made without a cgroup. Unless this is said it is so for every user but the host's root.
+func WithRootless(rootless bool) Option { return func(r *Runtime) { r.rootless = &rootless } }
+
+// WithStickyRoot sets the sticky bit of the root folder, which keeps it from being pruned where it lies in $XDG_RUNTIME_DIR (XDG
+// Base Directory Specification).
+func WithStickyRoot() Option { return func(r *Runtime) { r.sticky = true } }
+
+// isRootless is whether cgroups may be out of reach.
+func (r *Runtime) isRootless() bool {
+	if r.rootless != nil {
+		return *r.rootless
+	}
+	return os.Geteuid() != 0 || InUserNamespace()
+}
+
+// makeRoot makes the root folder.
+func (r *Runtime) makeRoot() error {
+	if err := os.MkdirAll(r.root, 0o700); err != nil {
+		return fmt.Errorf("--root: %w", err)
+	}
+	if r.sticky {
+		if err := os.Chmod(r.root, 0o700|os.ModeSticky); err != nil {
+			return fmt.Errorf("--root: %w", err)
+		}
+	}
+	return nil
+}
+
+// InUserNamespace is whether this process is in a user namespace other than the host's, which maps every id to itself
+// (user_namespaces(7)).
+func InUserNamespace() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false // a kernel without user namespaces
+	}
+	return !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"})
+}
+
+// UserRoot is where the containers of this process's user are recorded: DefaultRoot for the host's root, $XDG_RUNTIME_DIR/berth,
+// with xdg, for others. An error is that there is none. Root of a user namespace is the plain user who has made it, unless $USER says otherwise, as for runc.
+func UserRoot() (dir string, xdg bool, err error) {
+	if os.Geteuid() == 0 && (!InUserNamespace() || os.Getenv("USER") == "root") {
+		return DefaultRoot, false, nil
+	}
+	if runDir := os.Getenv("XDG_RUNTIME_DIR"); runDir != "" {
+		return filepath.Join(runDir, filepath.Base(DefaultRoot)), true, nil
+	}
+	if os.Geteuid() == 0 {
+		return DefaultRoot, false, nil
+	}
+	return DefaultRoot, false, errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a folder of his own")
+}
+
+// checkUser refuses what only root can have.
+func checkUser(spec *specs.Spec) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
+		return errors.New("linux.namespaces: found none of type user; who is not root needs one, with linux.uidMappings and linux.gidMappings, as `berth spec --rootless` writes")
+	}
+	return nil
+}
+
+// pids are the container's processes, as this process's pid namespace numbers them: those of its cgroup or, without one, of its
+// pid namespace.
+func (rec *record) pids() ([]int, error) {
+	if len(rec.Cgroups) > 0 {
+		g, err := cgroup.Open(rec.Cgroups)
+		if err != nil {
+			return nil, err
+		}
+		return g.Pids()
+	}
+	if !rec.alive() {
+		return nil, nil
+	}
+	namespace, err := os.Readlink(pidNamespace(rec.PID))
+	if err != nil || !rec.OwnPIDs {
+		return []int{rec.PID}, nil
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if link, err := os.Readlink(pidNamespace(pid)); err == nil && link == namespace {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+func pidNamespace(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/pid" }
+
+// signalAll sends a signal to every process of a container without a cgroup.
+func (rec *record) signalAll(sig unix.Signal) error {
+	pids, err := rec.pids()
+	if err != nil {
+		return err
+	}
+	namespace, _ := os.Readlink(pidNamespace(rec.PID))
+	for _, pid := range pids {
+		fd, gone := unix.PidfdOpen(pid, 0)
+		if gone != nil {
+			continue
+		}
+		// The pid may be another's by now.
+		if link, _ := os.Readlink(pidNamespace(pid)); link == namespace {
+			if e := unix.PidfdSendSignal(fd, sig, nil, 0); e != nil && !errors.Is(e, unix.ESRCH) {
+				err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
+			}
+		}
+		unix.Close(fd)
+	}
+	return err
+}
