@@ -16,7 +16,7 @@ func FuzzCgroupsPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id")
+		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false)
 		if err != nil {
 			return
 		}
