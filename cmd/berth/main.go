@@ -154,11 +154,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitUnknownCommand
 }
 
+// parse reads flags before the arguments and, unless the words after the first argument are another program's, behind them too, as
+// runc does. What stands behind "--" is no flag.
+func parse(fs *flag.FlagSet, args []string, anywhere bool) error {
+	if !anywhere {
+		return fs.Parse(args)
+	}
+	words := []string{"--"}
+	for {
+		if err := fs.Parse(args); err != nil {
+			return err
+		}
+		rest := fs.Args()
+		if n := len(args) - len(rest); len(rest) == 0 || n > 0 && args[n-1] == "--" {
+			return fs.Parse(append(words, rest...))
+		}
+		words, args = append(words, rest[0]), rest[1:]
+	}
+}
+
 func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	do := c.flags(fs)
-	err := fs.Parse(args)
+	err := parse(fs, args, c.max >= 0)
 	if errors.Is(err, flag.ErrHelp) {
 		c.help(a.stdout, fs)
 		return 0

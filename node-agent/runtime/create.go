@@ -229,6 +229,9 @@ func (m *maker) makeCgroup(id string) error {
 	}
 	m.group = group
 	m.rec.Cgroups = group.Paths()
+	if m.rec.Resources, err = encodeLimits(m.spec.Linux.Resources); err != nil {
+		return err
+	}
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
@@ -627,6 +630,6 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 
 // outOfMemory is whether the kernel has ended a process of the container for want of memory.
 func outOfMemory(rec *record) bool {
-	g, err := cgroup.Open(rec.Cgroups)
+	g, err := rec.cgroup()
 	return err == nil && g.OOMKills() > 0
 }

@@ -10,7 +10,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -78,6 +77,10 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 	if err != nil {
 		return err
 	}
+	return r.updateIntelRdt(rec, l3CacheSchema, memBwSchema)
+}
+
+func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) error {
 	fs, err := r.resctrlFS()
 	if err != nil {
 		return err
@@ -86,7 +89,7 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 		return fs.Update(rec.Resctrl, l3CacheSchema, memBwSchema)
 	}
 	rdt := &specs.LinuxIntelRdt{L3CacheSchema: l3CacheSchema, MemBwSchema: memBwSchema}
-	rec.Resctrl = fs.Group(rdt, id)
+	rec.Resctrl = fs.Group(rdt, rec.ID)
 	if err := r.save(rec); err != nil {
 		return err
 	}
@@ -105,7 +108,7 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 // joinAll moves every thread of a running container. What is forked meanwhile goes to its parent's group, so that it is done when
 // a round finds no thread that has not been moved.
 func joinAll(fs *resctrl.FS, rec *record) error {
-	g, err := cgroup.Open(rec.Cgroups)
+	g, err := rec.cgroup()
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
 // ErrNotPaused: there is nothing to resume.
@@ -49,7 +47,7 @@ func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState
 	if err := check(r.status(rec)); err != nil {
 		return err
 	}
-	g, err := cgroup.Open(rec.Cgroups)
+	g, err := rec.cgroup()
 	if err != nil {
 		return err
 	}

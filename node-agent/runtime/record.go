@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -56,7 +57,9 @@ type record struct {
 	NoProgram bool `json:"noProgram,omitempty"`
 	// Cgroups are the container's cgroup folders by controller.
 	Cgroups map[string]string `json:"cgroups"`
-	Hooks   *specs.Hooks      `json:"hooks,omitempty"`
+	// Resources are its limits as they are now, in the form of linux.resources without the device rules; see encodeLimits.
+	Resources json.RawMessage `json:"resources,omitempty"`
+	Hooks     *specs.Hooks    `json:"hooks,omitempty"`
 	// Resctrl is the group of linux.intelRdt, nil without one.
 	Resctrl *resctrl.Group `json:"resctrl,omitempty"`
 	// Late are the steps of the plan that come after the container is created: what Start can report.
@@ -70,6 +73,9 @@ type lateStep struct {
 	Name    string `json:"name"`
 	Program string `json:"program,omitempty"`
 }
+
+// cgroup takes up the container's cgroup.
+func (rec *record) cgroup() (*cgroup.Group, error) { return cgroup.Open(rec.Cgroups) }
 
 func (r *Runtime) dir(id string) string { return filepath.Join(r.root, id) }
 

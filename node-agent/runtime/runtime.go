@@ -17,7 +17,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -121,7 +120,7 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 		return specs.StateStopped
 	}
 	// As in runc, paused goes before created: Start would wait for a process that cannot move.
-	if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
+	if g, err := rec.cgroup(); err == nil && g.Frozen() {
 		return StatusPaused
 	}
 	// The first process waits for Start while it reads the fifo. One that is left without a reader is of a Start that was
@@ -155,7 +154,7 @@ func (r *Runtime) State(_ context.Context, id string) (*State, error) {
 		return nil, err
 	}
 	s := r.state(rec)
-	if g, err := cgroup.Open(rec.Cgroups); err == nil {
+	if g, err := rec.cgroup(); err == nil {
 		s.OOMKills = g.OOMKills()
 	}
 	return s, nil
@@ -249,7 +248,7 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		return rec.signalAll(sig)
 	}
 	if all {
-		g, err := cgroup.Open(rec.Cgroups)
+		g, err := rec.cgroup()
 		if err != nil {
 			return err
 		}
@@ -271,7 +270,7 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 	}
 	if sig == unix.SIGKILL {
 		// A process that the freezer holds does not die until it thaws.
-		if g, err := cgroup.Open(rec.Cgroups); err == nil && g.Frozen() {
+		if g, err := rec.cgroup(); err == nil && g.Frozen() {
 			return g.Freeze(false)
 		}
 	}
@@ -309,7 +308,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 
 // destroy ends what still runs of a container and removes its cgroup and its record. Poststop hooks run last.
 func (r *Runtime) destroy(ctx context.Context, rec *record) error {
-	g, err := cgroup.Open(rec.Cgroups)
+	g, err := rec.cgroup()
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error
 		set(&out.CpuRtPeriod, c.RealtimePeriod)
 		out.CpuBurst, out.CPUIdle = c.Burst, c.Idle
 		out.CpusetCpus, out.CpusetMems = c.Cpus, c.Mems
-		if c.Shares != nil {
+		if c.Shares != nil && unified && (c.Idle == nil || *c.Idle == 0) { // an idle cgroup has no weight: the kernel refuses one
 			out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*c.Shares)
 		}
 	}

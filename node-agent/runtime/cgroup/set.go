@@ -57,6 +57,12 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 		if err != nil {
 			return err
 		}
+		if dir := g.paths["cpu"]; dir != "" && resources.CPUIdle != nil && *resources.CPUIdle == 0 {
+			// First, since an idle cgroup takes no shares, which the library writes before.
+			if err := writeFile(dir, "cpu.idle", "0"); err != nil {
+				return blame(err, files)
+			}
+		}
 		if err := m.Set(resources); err != nil {
 			return blame(err, files)
 		}

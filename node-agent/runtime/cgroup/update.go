@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Update changes limits of the cgroup, and leaves those that r does not name as they are. The device rules are not touched. Where one
+// cannot be set, all are as they were before.
+func (g *Group) Update(r *specs.LinuxResources) error {
+	before, err := g.snapshot(r)
+	if err != nil {
+		return err
+	}
+	if err := g.set(r, false); err != nil {
+		return errors.Join(err, before.restore())
+	}
+	return nil
+}
+
+// saved is what a file of the cgroup held.
+type saved struct {
+	dir, file string
+	lines     []string
+	// unset are lines that take a device's limit away, where a file has one line a device.
+	unset []string
+}
+
+type snapshot []saved
+
+// snapshot reads the files that an update of r is going to write.
+func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
+	var out snapshot
+	for _, k := range knobs(r) {
+		dir, file, err := g.place(k)
+		if err != nil {
+			if k.off {
+				continue
+			}
+			return nil, err
+		}
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", k.field, err)
+		}
+		s := saved{dir: dir, file: file, lines: strings.Split(strings.TrimSpace(string(data)), "\n")}
+		device, _, isDevice := strings.Cut(k.value, " ")
+		switch {
+		case file == "cpu.shares" || file == "cpu.weight":
+			if idle, err := readFile(dir, "cpu.idle"); err == nil && idle == "1" {
+				continue // then it is none that could be written
+			}
+		case file == "memory.oom_control":
+			s.lines = []string{strings.TrimPrefix(s.lines[0], "oom_kill_disable ")}
+		case file == "io.max":
+			s.unset = []string{device + " rbps=max wbps=max riops=max wiops=max"}
+		case isDevice && strings.Contains(file, "throttle"):
+			s.unset = []string{device + " 0"}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// restore writes all back. Some values have to fit others, such as memory with swap to memory alone: what cannot be written
+// the first time can be once the others are.
+func (s snapshot) restore() (err error) {
+	for range 2 {
+		err = nil
+		for _, f := range s {
+			lines := f.unset
+			for _, line := range f.lines {
+				if line != "" {
+					lines = append(lines, line)
+				}
+			}
+			if e := writeFile(f.dir, f.file, lines...); e != nil {
+				err = errors.Join(err, fmt.Errorf("set it back: %w", e))
+			}
+		}
+		if err == nil {
+			return nil
+		}
+	}
+	return err
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/validate"
+)
+
+// Update is what a container's limits are to become.
+type Update struct {
+	// Resources are the limits to change; what is not named stays. Device rules cannot be changed, and are left as they are.
+	Resources *specs.LinuxResources
+	// L3CacheSchema and MemBwSchema are lines of the schemata of the container's resctrl group, "" for no change. They are written
+	// before the limits.
+	L3CacheSchema, MemBwSchema string
+}
+
+// Update changes limits of a container that has not stopped (ErrNotRunning). The limits that it then has are recorded: the next
+// update starts from them. On an error they are as before.
+func (r *Runtime) Update(_ context.Context, id string, u Update) error {
+	unlock, err := r.lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.load(id)
+	if err != nil {
+		return err
+	}
+	switch r.status(rec) {
+	case specs.StateStopped, specs.StateCreating:
+		return ErrNotRunning
+	}
+	change := specs.LinuxResources{}
+	if u.Resources != nil {
+		change = *u.Resources
+	}
+	if len(change.Devices) > 0 {
+		r.warn("linux.resources.devices: an update leaves the device rules as they are")
+		change.Devices = nil
+	}
+	old := &specs.LinuxResources{}
+	if len(rec.Resources) > 0 {
+		if err := json.Unmarshal(rec.Resources, old); err != nil {
+			return fmt.Errorf("state of container %s: %w", id, err)
+		}
+	}
+	merged, err := mergeResources(old, &change)
+	if err != nil {
+		return err
+	}
+	faults := validate.Resources(merged)
+	for _, w := range faults.Warnings() {
+		r.warn(w.Error())
+	}
+	if err := faults.Err(); err != nil {
+		return err
+	}
+	if u.L3CacheSchema != "" || u.MemBwSchema != "" {
+		if err := r.updateIntelRdt(rec, u.L3CacheSchema, u.MemBwSchema); err != nil {
+			return err
+		}
+	}
+	g, err := rec.cgroup()
+	if err != nil {
+		return err
+	}
+	if err := g.Update(together(&change, merged)); err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	if rec.Resources, err = encodeLimits(merged); err != nil {
+		return err
+	}
+	return r.save(rec)
+}
+
+// encodeLimits is the form in which limits are recorded: without the device rules, and nothing where there are no others. It is
+// made of the parts that there are, since encoding/json studies the types of all parts of a struct.
+func encodeLimits(r *specs.LinuxResources) (json.RawMessage, error) {
+	if r == nil {
+		return nil, nil
+	}
+	parts := map[string]any{}
+	add := func(set bool, name string, part any) {
+		if set {
+			parts[name] = part
+		}
+	}
+	add(r.Memory != nil, "memory", r.Memory)
+	add(r.CPU != nil, "cpu", r.CPU)
+	add(r.Pids != nil, "pids", r.Pids)
+	add(r.BlockIO != nil, "blockIO", r.BlockIO)
+	add(len(r.HugepageLimits) > 0, "hugepageLimits", r.HugepageLimits)
+	add(r.Network != nil, "network", r.Network)
+	add(len(r.Rdma) > 0, "rdma", r.Rdma)
+	add(len(r.Unified) > 0, "unified", r.Unified)
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	data, err := json.Marshal(parts)
+	if err != nil {
+		return nil, fmt.Errorf("linux.resources: %w", err)
+	}
+	return data, nil
+}
+
+// mergeResources is old with the values of change put in. Of a list, the elements of the same device, page size or interface are
+// replaced, and others added.
+func mergeResources(old, change *specs.LinuxResources) (*specs.LinuxResources, error) {
+	merged := &specs.LinuxResources{}
+	for _, r := range []*specs.LinuxResources{old, change} {
+		// Decoding into what is there keeps what the text does not name.
+		data, err := json.Marshal(r)
+		if err == nil {
+			err = json.Unmarshal(data, merged)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("linux.resources: %w", err)
+		}
+	}
+	merged.HugepageLimits = upsert(old.HugepageLimits, change.HugepageLimits, func(h specs.LinuxHugepageLimit) string { return h.Pagesize })
+	if merged.Network != nil {
+		var from, to specs.LinuxNetwork
+		fill(&from, old.Network)
+		fill(&to, change.Network)
+		merged.Network.Priorities = upsert(from.Priorities, to.Priorities, func(p specs.LinuxInterfacePriority) string { return p.Name })
+	}
+	if merged.BlockIO != nil {
+		mergeBlockIO(merged.BlockIO, old.BlockIO, change.BlockIO)
+	}
+	limitAndSwap(merged, change)
+	return merged, nil
+}
+
+func fill[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+type device struct{ major, minor int64 }
+
+func mergeBlockIO(merged, old, change *specs.LinuxBlockIO) {
+	var from, to specs.LinuxBlockIO
+	fill(&from, old)
+	fill(&to, change)
+	merged.WeightDevice = nil
+	for _, d := range append(slices.Clone(from.WeightDevice), to.WeightDevice...) {
+		i := slices.IndexFunc(merged.WeightDevice, func(m specs.LinuxWeightDevice) bool { return m.Major == d.Major && m.Minor == d.Minor })
+		if i < 0 {
+			merged.WeightDevice = append(merged.WeightDevice, d)
+			continue
+		}
+		merged.WeightDevice[i].Weight = cmp.Or(d.Weight, merged.WeightDevice[i].Weight)
+		merged.WeightDevice[i].LeafWeight = cmp.Or(d.LeafWeight, merged.WeightDevice[i].LeafWeight)
+	}
+	number := func(d specs.LinuxThrottleDevice) device { return device{d.Major, d.Minor} }
+	merged.ThrottleReadBpsDevice = upsert(from.ThrottleReadBpsDevice, to.ThrottleReadBpsDevice, number)
+	merged.ThrottleWriteBpsDevice = upsert(from.ThrottleWriteBpsDevice, to.ThrottleWriteBpsDevice, number)
+	merged.ThrottleReadIOPSDevice = upsert(from.ThrottleReadIOPSDevice, to.ThrottleReadIOPSDevice, number)
+	merged.ThrottleWriteIOPSDevice = upsert(from.ThrottleWriteIOPSDevice, to.ThrottleWriteIOPSDevice, number)
+}
+
+// upsert is a list without two elements of one key: the later wins.
+func upsert[T any, K comparable](from, with []T, key func(T) K) (out []T) {
+	for _, v := range append(slices.Clone(from), with...) {
+		if i := slices.IndexFunc(out, func(o T) bool { return key(o) == key(v) }); i >= 0 {
+			out[i] = v
+		} else {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// limitAndSwap: memory without a limit leaves a limit of memory and swap together no meaning, unless the same update gives one.
+func limitAndSwap(merged, change *specs.LinuxResources) {
+	if c := change.Memory; c != nil && c.Limit != nil && *c.Limit == -1 && c.Swap == nil && merged.Memory.Swap != nil && *merged.Memory.Swap > 0 {
+		merged.Memory.Swap = c.Limit
+	}
+}
+
+// together is what to write for a change: with it the values that have to be written at the same time, from what the container
+// has anyway.
+func together(change, merged *specs.LinuxResources) *specs.LinuxResources {
+	write := *change
+	if c := change.CPU; c != nil {
+		cpu := *c
+		if cpu.Quota != nil || cpu.Period != nil {
+			cpu.Quota, cpu.Period = merged.CPU.Quota, merged.CPU.Period // one file on cgroup v2
+		}
+		if cpu.RealtimeRuntime != nil || cpu.RealtimePeriod != nil {
+			cpu.RealtimeRuntime, cpu.RealtimePeriod = merged.CPU.RealtimeRuntime, merged.CPU.RealtimePeriod
+		}
+		// An idle cgroup has no share of its own, and one that is no longer idle the default one.
+		switch {
+		case merged.CPU.Idle != nil && *merged.CPU.Idle == 1:
+			cpu.Shares = nil
+		case cpu.Idle != nil:
+			cpu.Shares = merged.CPU.Shares
+		}
+		write.CPU = &cpu
+	}
+	if m := change.Memory; m != nil {
+		memory := *m
+		if memory.Limit != nil || memory.Swap != nil {
+			memory.Limit, memory.Swap = merged.Memory.Limit, merged.Memory.Swap // on v2 swap is counted apart
+		}
+		memory.CheckBeforeUpdate = merged.Memory.CheckBeforeUpdate
+		write.Memory = &memory
+	}
+	return &write
+}
