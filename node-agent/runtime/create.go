@@ -20,6 +20,7 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/netdev"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
@@ -109,6 +110,8 @@ type maker struct {
 	cgroup int // descriptor of the v2 folder
 	// cgroups are the hierarchies that a child joins by itself.
 	cgroups []string
+	// devices are linux.netDevices once they have been moved.
+	devices *netdev.Moved
 	undo    []func()
 }
 
@@ -120,6 +123,9 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	defer func() {
 		for _, f := range m.close {
 			f.Close()
+		}
+		if err == nil && m.devices != nil {
+			m.devices.Close()
 		}
 		if err != nil {
 			for i := len(m.undo) - 1; i >= 0; i-- {
@@ -493,6 +499,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 		switch s {
 		case plan.SyncIDMap:
 			return prepareUserNamespace(m.spec, pid)
+		case plan.SyncNetDevices:
+			return m.moveNetDevices(pid)
 		case plan.SyncNamespaces:
 			m.rec.PID = pid
 			return m.createHooks(ctx)

@@ -110,6 +110,7 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.devices,
 		c.console,
 		c.readonlyMounts,
+		c.netDevices,
 		c.hooksBeforePivot,
 		c.sysctl,
 		c.readonlyPaths,
@@ -171,7 +172,6 @@ func (c *container) refuse() error {
 		{p.ApparmorProfile != "", "process.apparmorProfile"},
 		{p.SelinuxLabel != "", "process.selinuxLabel"},
 		{l.MountLabel != "", "linux.mountLabel"},
-		{len(l.NetDevices) > 0, "linux.netDevices"},
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
 	} {
 		if f.set {

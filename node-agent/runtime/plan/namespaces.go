@@ -196,6 +196,20 @@ func (c *container) session() error {
 	return nil
 }
 
+// netDevices lets the parent move devices of its network namespace: as late as may be, since a device has to be moved back if
+// something fails, and before the hooks and the sysctls, which may be about it.
+func (c *container) netDevices() error {
+	if len(c.spec.Linux.NetDevices) == 0 {
+		return nil
+	}
+	if !c.hasNamespace(specs.NetworkNamespace) {
+		return c.fieldError("linux.netDevices", "devices", "without a network namespace there is nowhere to move them to")
+	}
+	c.at("linux.netDevices")
+	c.sync(SyncNetDevices)
+	return nil
+}
+
 // hooksBeforePivot lets the parent run the hooks whose time is between the mounts and the change of root.
 func (c *container) hooksBeforePivot() error {
 	hooks := c.spec.Hooks

@@ -185,7 +185,9 @@ type Sync string
 const (
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
-	// SyncNamespaces is where the namespaces are there; hooks of create and moved network devices come now.
+	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
+	SyncNetDevices Sync = "netdevices"
+	// SyncNamespaces is where the namespaces are there; hooks of create come now.
 	SyncNamespaces Sync = "namespaces"
 	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for another process to start.
 	SyncStart Sync = "start"

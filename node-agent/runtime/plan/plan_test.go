@@ -99,6 +99,7 @@ var goldens = []struct {
 	{name: "hook-create-runtime", config: "hooks", host: unified, hook: "createRuntime"},
 	{name: "hook-create-container", config: "hooks", host: legacy, hook: "createContainer"},
 	{name: "hook-start-container", config: "hooks", host: unified, hook: "startContainer", change: func(o *Options) { o.Result = false }},
+	{name: "net-devices", host: unified},
 	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
