@@ -146,6 +146,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
 		func(context.Context) error { return m.makePlan(id, run) },
+		m.mountRoot,
 		func(ctx context.Context) error { return m.launch(ctx, run) },
 	} {
 		if err := step(ctx); err != nil {

@@ -203,7 +203,7 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := plan.Options{ID: x.rec.ID, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Program: x.program, DefaultNoFile: defaultNoFile()}
+	o := plan.Options{ID: x.rec.ID, Rootfs: x.rec.Rootfs, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Program: x.program, DefaultNoFile: defaultNoFile()}
 	if x.program == "" {
 		o.Home = x.home(ctx)
 	}

@@ -53,6 +53,9 @@ type record struct {
 	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
 	Owner        int               `json:"owner"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
+	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2), stx_mnt_id), where the container has
+	// none of its own; 0 where it has.
+	RootMount uint64 `json:"rootMount,omitempty"`
 	// NoProgram is whether the document has no process, so that there is nothing to start.
 	NoProgram bool `json:"noProgram,omitempty"`
 	// Cgroups are the container's cgroup folders by controller.

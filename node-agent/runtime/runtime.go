@@ -338,7 +338,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w", rec.ID, err)
 	}
-	if err := r.removeResctrl(rec); err != nil {
+	if err := errors.Join(r.removeResctrl(rec), rec.unmountRoot()); err != nil {
 		return fmt.Errorf("container %s: %w", rec.ID, err)
 	}
 	if err := r.removeDir(rec.ID); err != nil {

@@ -109,10 +109,21 @@ func bitMask(list string, limit uint64) ([]byte, error) {
 
 // joinContainer enters the container's namespaces and opens its root.
 func (c *container) joinContainer() error {
+	var root Reg
+	if !c.hasNamespace(specs.MountNamespace) {
+		c.at("root.path")
+		root = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).out()
+	}
 	if err := c.joinNamespaces(); err != nil {
 		return err
 	}
 	c.at("root.path")
+	if root != 0 {
+		// The root in the host's mount namespace is the host's.
+		c.call(unix.SYS_FCHDIR, regArg(root))
+		c.call(unix.SYS_CHROOT, text("."))
+		c.close(root)
+	}
 	c.rootFD = c.openat2(cwd(), "/", unix.O_PATH|unix.O_DIRECTORY, 0).out()
 	return nil
 }
@@ -134,10 +145,9 @@ func (c *container) joinNamespaces() error {
 			join |= flag
 		}
 	}
-	if !c.hasNamespace(specs.MountNamespace) {
-		return &Unsupported{Path: "linux.namespaces", Found: "no mount namespace", Reason: "a container has one"}
+	if join != 0 {
+		c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
 	}
-	c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
 	if c.hasNamespace(specs.UserNamespace) {
 		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
 		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))

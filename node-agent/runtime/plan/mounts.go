@@ -180,6 +180,13 @@ func (c *container) root() error {
 			return &Unsupported{Path: "linux.rootfsPropagation", Found: p, Reason: "allowed are (r)private, (r)slave, (r)shared, (r)unbindable"}
 		}
 	}
+	if !c.hasNamespace(specs.MountNamespace) {
+		// The parent has mounted the root filesystem on itself, since it has to be found again when the container is deleted. What
+		// the host mounts, and how mounts travel there, is not ours to change.
+		c.at("root.path")
+		c.rootFD = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).out()
+		return nil
+	}
 	// Nothing that is mounted in here may travel to the host, whatever the container's root becomes later: not even the
 	// unmounting of the old root would stay here. Slave still lets the host's later mounts arrive where a mount asks for them.
 	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
@@ -193,10 +200,13 @@ func (c *container) root() error {
 func (c *container) pivot() error {
 	c.at("root")
 	c.call(unix.SYS_FCHDIR, regArg(c.rootFD))
-	if c.opts.NoPivot {
+	switch {
+	case !c.hasNamespace(specs.MountNamespace):
+		c.call(unix.SYS_CHROOT, text(".")) // the mount namespace is the host's, and so is its root
+	case c.opts.NoPivot:
 		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
-	} else {
+	default:
 		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds it. The old root is a slave of
 		// the host's, so that its unmounting stays here.
 		c.call(unix.SYS_PIVOT_ROOT, text("."), text("."))

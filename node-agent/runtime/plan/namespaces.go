@@ -108,8 +108,8 @@ func (c *container) namespaces() error {
 			joins = append(joins, join{fd, i, flag})
 		}
 	}
-	if !c.hasNamespace(specs.MountNamespace) {
-		return &Unsupported{Path: "linux.namespaces", Found: "no mount namespace", Reason: "the root filesystem of a container needs one"}
+	if c.mapped && !c.hasNamespace(specs.MountNamespace) {
+		return &Unsupported{Path: "linux.namespaces", Found: "user and no mount", Reason: "in a new user namespace there is no right to mount in the host's mount namespace: add one of type mount"}
 	}
 	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
 		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")

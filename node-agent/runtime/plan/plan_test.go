@@ -101,6 +101,8 @@ var goldens = []struct {
 	{name: "hook-start-container", config: "hooks", host: unified, hook: "startContainer", change: func(o *Options) { o.Result = false }},
 	{name: "net-devices", host: unified},
 	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
+	{name: "host-mounts", host: unified},
+	{name: "exec-host-mounts", config: "host-mounts", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 }
@@ -396,7 +398,7 @@ func TestRefused(t *testing.T) {
 		"process.rlimits[0].type": func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "l" },
 		"linux.netDevices":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
-		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}} },
 		"linux.namespaces[2].type": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"}, specs.LinuxNamespace{Type: "x"})
 		},

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mountRoot mounts the root filesystem of a container without a mount namespace on itself, in the host's. Such a container
+// inherits the runtime's namespace (config-linux.md, Namespaces): its mounts are the host's, and lie on this one, with which
+// they go.
+func (m *maker) mountRoot(context.Context) (err error) {
+	own := func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }
+	if slices.ContainsFunc(m.spec.Linux.Namespaces, own) {
+		return nil
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, m.rec.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("root.path: open_tree %s: %w", m.rec.Rootfs, err)
+	}
+	defer unix.Close(tree)
+	// The record knows the mount before it is there: whoever finds it can remove it.
+	if m.rec.RootMount, err = mountID(tree); err != nil {
+		return fmt.Errorf("root.path: %w", err)
+	}
+	if err := m.r.save(m.rec); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, m.rec.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return fmt.Errorf("root.path: move_mount %s: %w", m.rec.Rootfs, err)
+	}
+	m.undo = append(m.undo, func() {
+		if err := m.rec.unmountRoot(); err != nil {
+			m.r.warn(err.Error())
+		}
+	})
+	// Below a shared mount it has become shared itself: the container's mounts would be made in its peers as well.
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		return fmt.Errorf("root.path: mount_setattr %s: %w", m.rec.Rootfs, err)
+	}
+	return nil
+}
+
+// unmountRoot removes what mountRoot has mounted, and every mount on it. That it is gone is no error.
+func (rec *record) unmountRoot() error {
+	if rec.RootMount == 0 {
+		return nil
+	}
+	fd, err := unix.Open(rec.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("root.path: open %s: %w", rec.Rootfs, err)
+	}
+	defer unix.Close(fd)
+	if id, err := mountID(fd); err != nil || id != rec.RootMount {
+		return err
+	}
+	if err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", fd), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("root.path: unmount %s: %w", rec.Rootfs, err)
+	}
+	return nil
+}
+
+// mountID is the number of the mount that a descriptor is on.
+func mountID(fd int) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, fmt.Errorf("statx: %w", err)
+	}
+	return st.Mnt_id, nil
+}
