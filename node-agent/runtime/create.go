@@ -280,18 +280,21 @@ func (m *maker) openStreams(ctx context.Context) error {
 	if !isNull(null) {
 		return errors.New("/dev/null of the host is not the null device (1:3)")
 	}
-	inputs := [3]plan.Input{plan.InputStdin, plan.InputStdout, plan.InputStderr}
-	for i, f := range [3]*os.File{m.o.Stdin, m.o.Stdout, m.o.Stderr} {
-		in := inputs[i]
-		if f == nil {
-			f = null
+	// With a terminal the process has no other stream, not even until its start: containerd's shim reads ours to their end before
+	// it looks at the terminal.
+	if !m.spec.Process.Terminal {
+		inputs := [3]plan.Input{plan.InputStdin, plan.InputStdout, plan.InputStderr}
+		for i, f := range [3]*os.File{m.o.Stdin, m.o.Stdout, m.o.Stderr} {
+			if f == nil {
+				f = null
+			}
+			if isNull(f) {
+				m.nulls = append(m.nulls, i)
+			} else if uid := hostUID(m.spec); uid != 0 {
+				giveAway(f, uid)
+			}
+			m.inputs[inputs[i]] = int(f.Fd())
 		}
-		if isNull(f) {
-			m.nulls = append(m.nulls, i)
-		} else if uid := hostUID(m.spec); uid != 0 && !m.spec.Process.Terminal {
-			giveAway(f, uid)
-		}
-		m.inputs[in] = int(f.Fd())
 	}
 	if m.spec.Process.Terminal {
 		console := m.o.Console
