@@ -123,7 +123,7 @@ fuzz: ## Run every fuzz target of the packages that read what others write, FUZZ
 	done
 
 .PHONY: bench-runtime
-bench-runtime: deps-bench build ## Compare `berth run` with runc, crun and the same system calls in C.
+bench-runtime: deps-bench build ## Compare berth with runc, crun and the same system calls in C: run, create+start+delete, exec, 100 at once, memory.
 	@hack/bench/runtime.sh
 
 .PHONY: deps-run deps-test deps-bench deps-conformance
