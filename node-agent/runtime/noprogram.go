@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoProcess: the document has no process. Such a container can be created, not started (config.md, Process: the property
+// ErrNoProcess says that the document has no process. Such a container can be created, not started (config.md, Process: the property
 // is required when start is called).
 var ErrNoProcess = errors.New("process: found nothing; a container that is to be started needs one")
 
