@@ -3,7 +3,7 @@
 #
 # Runs Go tests as root under cgroup v2, in one guest of run.sh.
 #
-#   hack/vm/test.sh [-v] [-run REGEXP] [-systemd] [-timeout SEC] [-mem MB] PACKAGE...
+#   hack/vm/test.sh [-v] [-run REGEXP] [-systemd] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
 #
 # The test binaries are compiled on this machine (CGO_ENABLED=0) and run in the
 # guest one after the other, each in its package's folder. For each package it
@@ -13,7 +13,7 @@
 #
 # In the guest BERTH_VM=1 is set; CI and every other BERTH_* variable are as they
 # are here. HOME is /root, /tmp is an empty tmpfs. -timeout (default 900) is for
-# everything together.
+# everything together. -append is for kernel parameters, such as "apparmor=1 security=apparmor".
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,12 +25,13 @@ verbose=0 run='' timeout=900 options=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-v) verbose=1; shift ;;
-	-run | -timeout | -mem)
+	-run | -timeout | -mem | -append)
 		[ $# -gt 1 ] || { say "option $1 needs a value"; exit 2; }
 		case $1 in
 		-run) run=$2 ;;
 		-timeout) timeout=$2 ;;
 		-mem) options+=(--mem "$2") ;;
+		-append) options+=(--append "$2") ;;
 		esac
 		shift 2 ;;
 	-systemd) options+=(--systemd); shift ;;

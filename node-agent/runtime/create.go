@@ -401,7 +401,7 @@ func (m *maker) makePlan(id string, run bool) error {
 	if o.Cgroups, err = m.openCgroups(); err != nil {
 		return err
 	}
-	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
+	if m.plan, err = plan.Build(m.spec, withSecurityModules(host, m.spec), o); err != nil {
 		return err
 	}
 	for _, w := range m.plan.Warnings {

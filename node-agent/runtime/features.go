@@ -25,8 +25,8 @@ func Features() *features.Features {
 			Capabilities:    plan.CapabilityNames(),
 			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
 			Seccomp:         &features.Seccomp{Enabled: &yes},
-			Apparmor:        &features.Apparmor{Enabled: &no},
-			Selinux:         &features.Selinux{Enabled: &no},
+			Apparmor:        &features.Apparmor{Enabled: &yes},
+			Selinux:         &features.Selinux{Enabled: &yes},
 			IntelRdt:        &features.IntelRdt{Enabled: &no},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 		},
@@ -66,5 +66,5 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err
 	}
-	return plan.Build(spec, host, o)
+	return plan.Build(spec, withSecurityModules(host, spec), o)
 }

@@ -124,6 +124,12 @@ func Cause(field, call string, errno unix.Errno) string {
 	}{
 		{"process.oomScoreAdj", "write", unix.EACCES, "a score below the runtime's own takes CAP_SYS_RESOURCE"},
 		{"process.rlimits", "prlimit64", unix.EPERM, "a hard limit above the runtime's own takes CAP_SYS_RESOURCE"},
+		{"process.apparmorProfile", "write", unix.ENOENT, "no profile of that name is loaded (/sys/kernel/security/apparmor/profiles has all): apparmor_parser loads one"},
+		{"process.apparmorProfile", "write", unix.EACCES, "the runtime is confined itself, by a profile that does not let it change to this one"},
+		{"process.apparmorProfile", "", unix.EXDEV, "something is mounted over /proc on the host, or it is no procfs"},
+		{"process.selinuxLabel", "", unix.EXDEV, "something is mounted over /proc on the host, or it is no procfs"},
+		{"process.selinuxLabel", "write", unix.EINVAL, "the host's policy has no such user, role, type or level"},
+		{"process.selinuxLabel", "write", unix.EACCES, "the host's policy does not let the runtime ask for it"},
 		{"process.scheduler", "sched_setattr", unix.EPERM, "a real-time policy, SCHED_DEADLINE or a lower nice value takes CAP_SYS_NICE on the host; " +
 			"with cgroup v1 a real-time policy takes linux.resources.cpu.realtimeRuntime as well, and SCHED_DEADLINE all processors of the host"},
 		{"process.scheduler", "sched_setattr", unix.EINVAL, "the kernel has no such policy or flag, or not with these values"},

@@ -17,6 +17,8 @@ type Host struct {
 	LastCapability int
 	// Permitted are the capabilities that the runtime has to give away, bit n for capability n.
 	Permitted uint64
+	// AppArmor and SELinux are whether these security modules are enabled.
+	AppArmor, SELinux bool
 	// Cgroup is how the hierarchies lie.
 	Cgroup CgroupLayout
 	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as under rootless podman: its
@@ -99,6 +101,8 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.undumpable,
 		c.joinCgroups,
 		c.anyCPU,
+		c.checkMountLabel,
+		c.labels,
 		c.namespaces,
 		c.loopback,
 		c.sharedSources,
@@ -169,9 +173,6 @@ func (c *container) refuse() error {
 		set  bool
 		path string
 	}{
-		{p.ApparmorProfile != "", "process.apparmorProfile"},
-		{p.SelinuxLabel != "", "process.selinuxLabel"},
-		{l.MountLabel != "", "linux.mountLabel"},
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
 	} {
 		if f.set {

@@ -23,6 +23,7 @@ func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.undumpable,
 		c.joinCgroups,
 		c.cpuAffinity,
+		c.labels,
 		c.joinContainer,
 		c.session,
 		c.terminal,

@@ -276,6 +276,7 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 	for _, flag := range o.sb {
 		c.fsconfigFlag(fs, flag)
 	}
+	c.labelFilesystem(fs, m.Type, o.data)
 	c.fsconfigCreate(fs)
 	attr := o.attr.set
 	late := m.Type == "tmpfs" && attr&unix.MOUNT_ATTR_RDONLY != 0
@@ -284,6 +285,7 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 	}
 	mount := c.fsmount(fs, attr)
 	c.close(fs)
+	c.labelQueue(mount, m)
 	c.attach(mount, m, o)
 	if late {
 		// What is mounted or made in it, such as the devices in /dev, needs its place first.

@@ -70,6 +70,7 @@ func (c *container) maskedPaths() error {
 	c.fsconfigString(fs, "source", "tmpfs")
 	c.fsconfigString(fs, "nr_blocks", "1")
 	c.fsconfigString(fs, "nr_inodes", "1")
+	c.labelFilesystem(fs, "tmpfs", nil)
 	c.fsconfigCreate(fs)
 	empty := c.fsmount(fs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	c.close(fs)

@@ -29,7 +29,9 @@ var (
 		{Dir: "memory", Options: "memory"},
 		{Dir: "systemd", Options: "none,name=systemd"},
 	}}}
-	hybrid = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
+	// secured has both security modules: no kernel lets both be asked, but a plan shows what either would be.
+	secured = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup, AppArmor: true, SELinux: true}
+	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
 )
 
 // options are what the runtime passes for a container that create makes on such a host.
@@ -94,6 +96,8 @@ var goldens = []struct {
 	{name: "seccomp-privileges", host: unified},
 	{name: "seccomp-notify", host: unified},
 	{name: "exec-seccomp-notify", config: "seccomp-notify", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
+	{name: "labels", host: secured},
+	{name: "exec-labels", config: "labels", host: secured, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "hooks", host: unified},
 	{name: "hooks-run", config: "hooks", host: unified, change: func(o *Options) { o.Result, o.StartHooks = false, true }},
 	{name: "hook-create-runtime", config: "hooks", host: unified, hook: "createRuntime"},
