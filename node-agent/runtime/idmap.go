@@ -12,6 +12,9 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // prepareUserNamespace does for a child in a new user namespace what takes rights outside of it.
@@ -19,14 +22,36 @@ func prepareUserNamespace(spec *specs.Spec, pid int) error {
 	if err := writeIDMaps(spec, pid); err != nil {
 		return err
 	}
+	raiseLimits(spec, pid)
 	adj := spec.Process.OOMScoreAdj
 	if adj == nil {
 		return nil
 	}
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0); err != nil {
+	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0)
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		if cause := launch.Cause("process.oomScoreAdj", "write", errno); cause != "" {
+			err = fmt.Errorf("%w; likely cause: %s", err, cause)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("process.oomScoreAdj: found %d: %w", *adj, err)
 	}
 	return nil
+}
+
+// raiseLimits raises hard limits that the child is to have above its own: in the user namespace nobody may (prlimit(2) asks for
+// CAP_SYS_RESOURCE in the first one). To set them is the child's, late in its plan, and so is the error where this was not allowed
+// either.
+func raiseLimits(spec *specs.Spec, pid int) {
+	for _, l := range spec.Process.Rlimits {
+		resource, ok := plan.RlimitNumber(l.Type)
+		var now unix.Rlimit
+		if !ok || unix.Prlimit(pid, resource, nil, &now) != nil || l.Hard <= now.Max {
+			continue
+		}
+		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: now.Cur, Max: l.Hard}, nil)
+	}
 }
 
 // idMap is one of the two files that map the ids of a user namespace.

@@ -22,6 +22,16 @@ var rlimitNumbers = [...]struct {
 	{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", unix.RLIMIT_NICE}, {"RLIMIT_RTPRIO", unix.RLIMIT_RTPRIO}, {"RLIMIT_RTTIME", unix.RLIMIT_RTTIME},
 }
 
+// RlimitNumber returns the resource of getrlimit(2) by the spec's name for it.
+func RlimitNumber(name string) (int, bool) {
+	for _, r := range rlimitNumbers {
+		if r.name == name {
+			return r.n, true
+		}
+	}
+	return 0, false
+}
+
 func rlimitName(n int) string {
 	for _, r := range rlimitNumbers {
 		if r.n == n {
@@ -48,13 +58,8 @@ func (c *container) limits() error {
 	noFile := false
 	for i, r := range c.spec.Process.Rlimits {
 		c.atIndex("process.rlimits", i, r.Type)
-		number := -1
-		for _, known := range rlimitNumbers {
-			if known.name == r.Type {
-				number = known.n
-			}
-		}
-		if number < 0 {
+		number, ok := RlimitNumber(r.Type)
+		if !ok {
 			return c.fieldError("process.rlimits["+strconv.Itoa(i)+"].type", r.Type, "unknown limit")
 		}
 		noFile = noFile || number == unix.RLIMIT_NOFILE
