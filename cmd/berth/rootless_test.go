@@ -387,3 +387,41 @@ func TestRootlessSealed(t *testing.T) {
 		})
 	}
 }
+
+// TestRootlessExec: it takes the container's user namespace to join its pid namespace.
+func TestRootlessExec(t *testing.T) {
+	u := newPlainUser(t)
+	u.subordinate = true
+	u.berth("run", "-d", "-b", u.bundle(func(s *specs.Spec) {
+		manyIDs(s)
+		s.Process.Args = []string{"sleep", "1000"}
+		s.Process.OOMScoreAdj = ptrTo(300)
+	}), "c").is(t, 0, "", "")
+	u.berth("exec", "c", "sh", "-c", "id -u; readlink /proc/1/exe; cat /proc/self/oom_score_adj; exit 4").is(t, 4, "0\n/bin/busybox\n300\n", "")
+	u.berth("exec", "-u", "7:8", "c", "sh", "-c", "id -u; id -g").is(t, 0, "7\n8\n", "")
+	u.berth("exec", "-d", "c", "sleep", "1001").is(t, 0, "", "")
+	u.berth("ps", "c").is(t, 0, "sleep 1001", "")
+	u.berth("exec", "c", "/nonexistent").is(t, 255, "", "exec: \"/nonexistent\": stat /nonexistent: no such file or directory")
+}
+
+// TestRootlessExecAttack: CVE-2019-5736 as it was published: a process in the container has the runtime's program for its own. Another
+// holds that open, and writes to it once it is no longer executed.
+func TestRootlessExecAttack(t *testing.T) {
+	u := newPlainUser(t)
+	before, err := os.ReadFile(u.program)
+	must(t, err)
+	u.berth("run", "-d", "-b", u.bundle(args("sleep", "1000")), "c").is(t, 0, "", "")
+	u.berth("exec", "-d", "c", "/proc/self/exe", "supervise", "--run-dir", "/run").is(t, 0, "", "")
+	r := u.berth("exec", "c", "sh", "-c", `for p in /proc/[0-9]*; do
+		case $(readlink $p/exe) in /bin/busybox|"") continue;; esac
+		exec 9<$p/exe || continue
+		echo found; kill -9 ${p#/proc/}
+		n=0; while [ $n -lt 50 ]; do n=$((n+1)); echo overwritten > /proc/self/fd/9 && echo written && break; sleep 0.02; done
+	done 2>/dev/null; exit 0`)
+	r.is(t, 0, "found\n", "")
+	u.berth("delete", "--force", "c").is(t, 0, "", "")
+	after, err := os.ReadFile(u.program)
+	if err != nil || sha256.Sum256(after) != sha256.Sum256(before) || strings.Contains(r.stdout, "written") {
+		t.Errorf("the program has been overwritten: %v, %s", err, r.stdout)
+	}
+}

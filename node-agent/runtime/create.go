@@ -380,7 +380,7 @@ func (r *Runtime) Host() (plan.Host, error) {
 		}
 		h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
 		h.Cgroup = cgroup.Layout()
-		h.UserNamespace = InUserNamespace()
+		h.UserNamespace, h.PlainUser = InUserNamespace(), os.Geteuid() != 0
 	})
 	return r.host.host, r.host.err
 }

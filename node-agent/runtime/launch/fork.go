@@ -247,6 +247,13 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 			}
 		case uintptr(plan.OpStore):
 			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
+		case uintptr(plan.OpFork):
+			r, _, e = syscall.RawSyscall(unix.SYS_CLONE3, a[0], a[1], 0)
+			if e == 0 && r != 0 {
+				msg.step, msg.errno = uint64(i)|uint64(r)<<valueShift, 0
+				_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+				_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+			}
 		case uintptr(plan.OpSync):
 			msg.step, msg.errno = uint64(i)|uint64(a[2])<<valueShift, 0
 			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)

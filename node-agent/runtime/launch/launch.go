@@ -158,10 +158,53 @@ func Start(r Request) (_ *Child, err error) {
 		return nil, err
 	}
 	c.PIDFD = int(prog.pidfd)
+	if r.Plan.Forks {
+		if err := c.followFork(); err != nil {
+			return nil, err
+		}
+	}
 	if c.start >= 0 && !r.Held {
 		c.Release()
 	}
 	return c, nil
+}
+
+// followFork takes up the process that goes on in place of the first.
+func (c *Child) followFork() error {
+	var m *message
+	err := awaitReport(c.report, c.deadline)
+	if errors.Is(err, errLate) {
+		err = c.hung()
+	} else if err == nil {
+		m, err = readMessage(c.report)
+	}
+	if err != nil || m == nil || m.errno != 0 {
+		_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
+	}
+	var status unix.WaitStatus
+	for {
+		if _, e := unix.Wait4(c.PID, &status, 0, nil); !errors.Is(e, unix.EINTR) {
+			break
+		}
+	}
+	c.ClosePIDFD()
+	switch {
+	case err != nil:
+		return err
+	case m == nil:
+		return &KilledError{Status: status}
+	case m.errno != 0:
+		return newStepError(c.plan, *m)
+	}
+	c.PID = int(m.step >> valueShift)
+	// It is a child of this process, and so has the pid until it is reaped.
+	if c.PIDFD, err = unix.PidfdOpen(c.PID, 0); err != nil {
+		c.PIDFD = -1
+		_ = unix.Kill(c.PID, unix.SIGKILL)
+		_, _ = unix.Wait4(c.PID, nil, 0, nil)
+		return fmt.Errorf("pidfd_open %d: %w", c.PID, err)
+	}
+	return nil
 }
 
 // Adopt takes up a child of this process that another has made, and that is its program already.

@@ -24,6 +24,8 @@ type Host struct {
 	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as under rootless podman: its
 	// root makes no device nodes (user_namespaces(7)).
 	UserNamespace bool
+	// PlainUser is whether the runtime is not root, not even of a user namespace.
+	PlainUser bool
 }
 
 // CgroupLayout is how the cgroup hierarchies of a host lie below /sys/fs/cgroup.

@@ -130,7 +130,7 @@ func (c *container) joinContainer() error {
 }
 
 // joinNamespaces enters the namespaces of the container's first process: all by one call, which checks the right to each before it
-// enters any (setns(2)), but for the pid namespace, which the parent enters for the length of the fork. With the mount namespace
+// enters any (setns(2)), but for the pid namespace of one without a user namespace, which the parent enters for the length of the fork. With the mount namespace
 // the root and the working directory become the container's.
 func (c *container) joinNamespaces() error {
 	c.at("linux.namespaces")
@@ -140,7 +140,7 @@ func (c *container) joinNamespaces() error {
 		switch {
 		case flag == 0:
 			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
-		case n.Type == specs.PIDNamespace:
+		case n.Type == specs.PIDNamespace && !c.hasNamespace(specs.UserNamespace):
 			c.plan.JoinPIDs = true
 		default:
 			join |= flag
@@ -150,6 +150,8 @@ func (c *container) joinNamespaces() error {
 		c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
 	}
 	if c.hasNamespace(specs.UserNamespace) {
+		// It may be the user namespace alone that gives the right to join the pid namespace, which is then its children's.
+		c.fork(0)
 		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
 		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
 	}

@@ -37,17 +37,16 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 // program's (prctl(2), proc(5)): in a pid namespace that it shares, another container's root could look into both
 // (CVE-2016-9962).
 //
-// In a user namespace of its own it comes once the ids are mapped (namespaces): the files in /proc of a process that is not
-// dumpable are root's, and neither a plain user nor newuidmap for him could write the mappings. Until then a process of
-// another container has no rights in this one's user namespace, whatever its user; nor has it in the host's, where the
-// child is that is to join one.
+// Where a plain user makes a user namespace it comes once the ids are mapped (namespaces): the files in /proc of a process that is
+// not dumpable are root's, and neither he nor newuidmap for him could write the mappings. Until then a process of another
+// container of his has no rights in this one's user namespace; nor has it in the host's, where the child is that is to join one.
 func (c *container) undumpable() error {
 	c.at("process")
-	if c.mapped {
+	if c.mapped && c.host.PlainUser {
 		c.prctl(unix.PR_SET_DUMPABLE, num(1)) // it is not, where the user may execute berth but not read it
 		return nil
 	}
-	if c.hasNamespace(specs.UserNamespace) {
+	if c.hasNamespace(specs.UserNamespace) && !c.mapped {
 		c.oomScoreAdj()
 		c.at("process")
 	}
@@ -79,19 +78,18 @@ func (c *container) joinCgroups() error {
 
 // namespaces makes or joins every namespace of the document. All new ones come from clone3 at once, but for the cgroup
 // namespace, whose root is the cgroup that its maker is in.
+//
+// Who owns a namespace is the user namespace that its maker is in. So what is new is made in the container's user namespace, and
+// what is joined is joined before that is entered, where the runtime has rights, or else in it. Where both is to be done, and
+// where a user namespace is joined, it takes a second process: the first one joins, and forks.
 func (c *container) namespaces() error {
 	c.at("process")
 	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
-	type join struct {
-		fd   Reg
-		i    int
-		flag uint64
-	}
 	var joins []join
-	newCgroup, newTime := false, -1
+	var pids *join
+	user, newCgroup, newTime := -1, false, -1
 	for i, n := range c.spec.Linux.Namespaces {
 		flag := cloneFlag(n.Type)
-		c.atIndex("linux.namespaces", i, string(n.Type))
 		switch {
 		case flag == 0:
 			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
@@ -102,10 +100,11 @@ func (c *container) namespaces() error {
 		case n.Path == "":
 			c.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
-			c.plan.PIDNamespace = n.Path
+			pids = &join{i: i, flag: flag}
+		case n.Type == specs.UserNamespace:
+			user = i
 		default:
-			fd := c.openat2(cwd(), n.Path, unix.O_RDONLY, 0).out()
-			joins = append(joins, join{fd, i, flag})
+			joins = append(joins, join{i: i, flag: flag})
 		}
 	}
 	if c.mapped && !c.hasNamespace(specs.MountNamespace) {
@@ -114,37 +113,54 @@ func (c *container) namespaces() error {
 	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
 		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
 	}
-	if c.mapped {
-		if newTime >= 0 {
-			if err := c.newTimeNamespace(newTime); err != nil {
-				return err
-			}
-			newTime = -1
-		}
-		c.at("linux.uidMappings")
-		c.sync(SyncIDMap)
-		c.prctl(unix.PR_SET_DUMPABLE, num(0))
+	forks := user >= 0 || c.mapped && len(joins) > 0
+	switch {
+	case pids != nil && forks:
+		joins = append(joins, *pids)
+	case pids != nil:
+		c.plan.PIDNamespace = c.spec.Linux.Namespaces[pids.i].Path
 	}
-	// The user namespace first: it is what gives the right to join the others.
-	for _, user := range []bool{true, false} {
+	for i := range joins {
+		c.atNamespace(joins[i].i)
+		joins[i].fd = c.openat2(cwd(), c.spec.Linux.Namespaces[joins[i].i].Path, unix.O_RDONLY, 0).out()
+	}
+	if forks {
 		for _, j := range joins {
-			if (j.flag == unix.CLONE_NEWUSER) != user {
-				continue
-			}
-			c.atIndex("linux.namespaces", j.i, string(c.spec.Linux.Namespaces[j.i].Type))
-			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
-			c.close(j.fd)
-			if user && newTime >= 0 {
-				if err := c.newTimeNamespace(newTime); err != nil {
-					return err
-				}
-				newTime = -1
+			c.joinEarly(j)
+		}
+		if user >= 0 {
+			c.atNamespace(user)
+			fd := c.openat2(cwd(), c.spec.Linux.Namespaces[user].Path, unix.O_RDONLY, 0).out()
+			c.call(unix.SYS_SETNS, regArg(fd), flags(uint64(unix.CLONE_NEWUSER), cloneNames))
+			c.close(fd)
+			for _, j := range joins {
+				c.joinLate(j)
 			}
 		}
+		c.at("linux.namespaces")
+		c.fork(c.plan.CloneFlags)
+		c.plan.CloneFlags = 0
 	}
 	if newTime >= 0 {
 		if err := c.newTimeNamespace(newTime); err != nil {
 			return err
+		}
+	}
+	if c.mapped {
+		c.at("linux.uidMappings")
+		c.sync(SyncIDMap)
+		if c.host.PlainUser {
+			c.prctl(unix.PR_SET_DUMPABLE, num(0))
+		}
+	}
+	for _, j := range joins {
+		switch {
+		case !forks:
+			c.atNamespace(j.i)
+			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
+			c.close(j.fd)
+		case user < 0:
+			c.joinLate(j)
 		}
 	}
 	if newCgroup {
@@ -152,6 +168,46 @@ func (c *container) namespaces() error {
 		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
 	}
 	return nil
+}
+
+// join is a namespace to be joined: its descriptor, its index in linux.namespaces and its CLONE_NEW* flag.
+type join struct {
+	fd   Reg
+	i    int
+	flag uint64
+}
+
+func (c *container) atNamespace(i int) {
+	c.atIndex("linux.namespaces", i, string(c.spec.Linux.Namespaces[i].Type))
+}
+
+// joinEarly joins a namespace as the runtime's user. One that this user has no rights over waits for joinLate.
+func (c *container) joinEarly(j join) {
+	c.atNamespace(j.i)
+	later := c.label()
+	c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames)).tolerate(unix.EPERM).orElse(later)
+	c.close(j.fd)
+	c.set(j.fd, num(^uint32(0))) // no descriptor
+	c.mark(later)
+}
+
+// joinLate joins in the container's user namespace what joinEarly has not.
+func (c *container) joinLate(j join) {
+	c.atNamespace(j.i)
+	done := c.label()
+	c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames)).tolerate(unix.EBADF).orElse(done)
+	c.close(j.fd)
+	c.mark(done)
+}
+
+// fork has a child, in new namespaces, go on in the place of this process, as a child of the same parent.
+func (c *container) fork(newNamespaces uint64) {
+	const size = 64 // CLONE_ARGS_SIZE_VER0 of linux/sched.h; all but the flags is zero
+	args := make([]byte, size)
+	binary.NativeEndian.PutUint64(args, newNamespaces|unix.CLONE_PARENT)
+	c.plan.Forks = true
+	c.plan.Syncs[len(c.plan.Steps)] = SyncForked
+	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+"}"), num(size))
 }
 
 // becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who may pass the folders on

@@ -25,6 +25,9 @@ const (
 	// OpExpect reads 32 bits at the address in its first argument and, where what its second argument masks of them is not
 	// its third, fails with the errno in its fourth.
 	OpExpect
+	// OpFork makes a child by clone3(2), whose arguments it has, as a sibling: from the next step on it is the child who goes on, and
+	// its maker ends once it has reported the pid.
+	OpFork
 	// OpSync reports to the parent that this step has been reached, with its third argument if it has one, and, if its second
 	// argument is 1, waits for its answer.
 	OpSync
@@ -156,6 +159,8 @@ type Plan struct {
 	Regs int
 	// Syncs are the fields of the OpSync steps by the step's index.
 	Syncs map[int]Sync
+	// Forks is whether there is an OpFork.
+	Forks bool
 	// Waits is whether any of Syncs waits for the parent.
 	Waits bool
 	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
@@ -194,6 +199,8 @@ const (
 	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor of its listener, which
 	// the parent has to send to linux.seccomp.listenerPath.
 	SyncSeccomp Sync = "seccomp"
+	// SyncForked is an OpFork: another process goes on.
+	SyncForked Sync = "forked"
 	// SyncReady is where all is done that can be done before start.
 	SyncReady Sync = "ready"
 	// SyncExec is where the next step is execve. What comes after it is the program's.

@@ -83,6 +83,8 @@ var goldens = []struct {
 	{name: "cgroup-mount-namespace-v1", config: "cgroup-mount-namespace", host: legacy},
 	{name: "cgroup-mount-namespace-hybrid", config: "cgroup-mount-namespace", host: hybrid},
 	{name: "user-namespace", host: unified},
+	{name: "user-namespace-plain", config: "user-namespace", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}},
+	{name: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, change: func(o *Options) { o.CgroupPaths = nil }},
 	{name: "time", host: unified},
 	{name: "time-user", host: unified},
 	{name: "time-joined", host: unified},
@@ -287,7 +289,7 @@ func TestShape(t *testing.T) {
 			}
 		}
 		for i := range p.Syncs {
-			if p.Steps[i].Call != OpSync {
+			if s := p.Syncs[i]; p.Steps[i].Call != OpSync && (p.Steps[i].Call != OpFork || s != SyncForked) {
 				t.Errorf("Syncs names step %d, which is %s", i, p.Steps[i])
 			}
 		}

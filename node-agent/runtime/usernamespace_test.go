@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mappedBase is the host's id of root in a user namespace of mapped.
+const mappedBase = 100000
+
+func (w *world) inUserNamespace(spec *specs.Spec) *specs.Spec {
+	w.mapped(spec)
+	return spec
+}
+
+// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a folder that is root's alone, which the container's root
+// is not on the host.
+func TestUserNamespaceBehindClosedFolders(t *testing.T) {
+	w := newWorld(t)
+	volume := filepath.Join(w.dir, "closed/volume")
+	w.must(os.MkdirAll(volume, 0o755))
+	w.must(os.Chown(volume, mappedBase+1000, mappedBase+1000))
+	w.must(os.WriteFile(filepath.Join(w.dir, "closed/secret"), []byte("root's"), 0o644))
+	spec := w.inUserNamespace(w.sh("stat -c %u:%g /volume; touch /volume/made 2>&1; id -u"))
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
+	w.must(os.Chmod(filepath.Join(w.dir, "closed"), 0o700))
+	w.must(os.Chmod(w.dir, 0o700))
+	w.prints(spec, "1000:1000\ntouch: /volume/made: Permission denied\n0\n")
+	w.must(os.Chown(volume, mappedBase, mappedBase))
+	w.prints(spec, "0:0\n0\n")
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(volume, "made"), &st); err != nil || st.Uid != mappedBase {
+		t.Errorf("the file that the container's root has made: %+v, %v", st, err)
+	}
+}
+
+// TestOOMScoreInUserNamespace: the parent has the right to set it, the child no longer.
+func TestOOMScoreInUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	w.must(err)
+	spec := w.inUserNamespace(w.sh("cat /proc/self/oom_score_adj"))
+	spec.Process.OOMScoreAdj = ptr(1)
+	if strings.TrimSpace(string(data)) != "0" {
+		t.Skipf("needs an oom_score_adj of 0; found %s", data)
+	}
+	w.prints(spec, "1\n")
+}
+
+// TestJoinUserNamespace: what is new in a container that joins another's user namespace belongs to that, or its root could mount
+// nothing; what is another's of that user namespace can be joined.
+func TestJoinUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
+	ns := func(kind specs.LinuxNamespaceType) specs.LinuxNamespace {
+		return specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", first.PID, strings.TrimSuffix(string(kind), "work"))}
+	}
+	second := w.id + "-2"
+	for name, c := range map[string]struct {
+		namespaces []specs.LinuxNamespace
+		want       string
+	}{
+		"new":    {[]specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "ipc"}, ns("user"), ns("network")}, "1\n0\nmounted\n"},
+		"joined": {[]specs.LinuxNamespace{{Type: "mount"}, {Type: "uts"}, ns("user"), ns("network"), ns("ipc"), ns("pid")}, "0\nmounted\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := w.sh("id -u; mkdir -p /x; mount -t tmpfs x /x && echo mounted; cut -d' ' -f4 /proc/self/stat >/dev/null")
+			if name == "new" {
+				spec.Process.Args[2] = "echo $$; " + spec.Process.Args[2]
+			}
+			spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+			spec.Process.Capabilities.Effective, spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding, spec.Process.Capabilities.Bounding
+			spec.Linux.Namespaces, spec.Linux.CgroupsPath = c.namespaces, "/"+second
+			spec.Mounts = spec.Mounts[:6]
+			id := w.id
+			w.id = second
+			defer func() { w.id = id }()
+			w.prints(spec, c.want)
+		})
+	}
+	// A namespace of the host's is joined before the user namespace is entered, which would have no right to.
+	spec := w.inUserNamespace(w.sh("readlink /proc/self/ns/net"))
+	host, err := os.Readlink("/proc/self/ns/net")
+	w.must(err)
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "user"}, {Type: "network", Path: "/proc/self/ns/net"}}
+	spec.Linux.CgroupsPath, spec.Mounts, spec.Hostname = "/"+second, spec.Mounts[:4], ""
+	id := w.id
+	w.id = second
+	defer func() { w.id = id }()
+	w.prints(spec, host+"\n")
+}
