@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -442,6 +445,61 @@ func TestUserNamespace(t *testing.T) {
 	spec.Process.User.UID, spec.Process.User.GID = 1000, 1000
 	spec.Process.Args[2] = "id -u; id -g; echo again > /dev/stdout"
 	w.prints(spec, "1000\n1000\nagain\n")
+}
+
+// TestUserNamespaceJoinsOthers: namespaces that belong to the host's user namespace are joined all the same with a new user namespace
+// and with one that is there already, and the runtime's own thread is where it was afterwards.
+func TestUserNamespaceJoinsOthers(t *testing.T) {
+	w := newWorld(t)
+	const base = 100000
+	w.must(filepath.WalkDir(w.file("/"), func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, base, base)
+	}))
+	kinds := map[specs.LinuxNamespaceType]string{"network": "net", "ipc": "ipc", "uts": "uts"}
+	others := exec.Command(busybox, "sleep", "1000")
+	others.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	w.must(others.Start())
+	defer func() { _ = others.Process.Kill(); _ = others.Wait() }()
+	ns := func(pid any, kind string) string {
+		link, err := os.Readlink(fmt.Sprintf("/proc/%v/ns/%s", pid, kind))
+		w.must(err)
+		return link
+	}
+	own := map[string]string{}
+	for _, kind := range kinds {
+		own[kind] = ns("self", kind)
+	}
+	spec := w.sh("for k in net ipc uts; do readlink /proc/self/ns/$k; done")
+	spec.Hostname = ""
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "mqueue" || m.Type == "sysfs" || m.Type == "cgroup" })
+	for i, n := range spec.Linux.Namespaces {
+		if kind := kinds[n.Type]; kind != "" {
+			spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/%s", others.Process.Pid, kind)
+		}
+	}
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
+	spec.Linux.GIDMappings = spec.Linux.UIDMappings
+	want := ns(others.Process.Pid, "net") + "\n" + ns(others.Process.Pid, "ipc") + "\n" + ns(others.Process.Pid, "uts") + "\n"
+	w.prints(spec, want)
+
+	// The user namespace is another's as well.
+	user := exec.Command(busybox, "sleep", "1000")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: base, Size: 65536}}
+	user.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	w.must(user.Start())
+	defer func() { _ = user.Process.Kill(); _ = user.Wait() }()
+	spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = fmt.Sprintf("/proc/%d/ns/user", user.Process.Pid)
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
+	w.prints(spec, want)
+	for kind, link := range own {
+		if now := ns("self", kind); now != link {
+			t.Errorf("the runtime's own %s namespace is %s now; it was %s", kind, now, link)
+		}
+	}
 }
 
 // TestTerminal makes one, sends its master through the console socket, and gives it the size that is asked for.
