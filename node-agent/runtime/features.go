@@ -48,7 +48,9 @@ func Features() *features.Features {
 	}
 	for _, fl := range seccomp.SupportedFlags() {
 		f.Linux.Seccomp.KnownFlags = append(f.Linux.Seccomp.KnownFlags, string(fl))
-		f.Linux.Seccomp.SupportedFlags = append(f.Linux.Seccomp.SupportedFlags, string(fl))
+		if kernelTakes(fl) {
+			f.Linux.Seccomp.SupportedFlags = append(f.Linux.Seccomp.SupportedFlags, string(fl))
+		}
 	}
 	return f
 }

@@ -54,7 +54,7 @@ const (
 
 func (w *world) agent() *agent {
 	w.t.Helper()
-	a := &agent{path: filepath.Join(w.dir, "agent"), states: make(chan specs.ContainerProcessState, 10), calls: make(chan int32, 10000)}
+	a := &agent{path: filepath.Join(w.t.TempDir(), "agent"), states: make(chan specs.ContainerProcessState, 10), calls: make(chan int32, 10000)}
 	l, err := net.Listen("unix", a.path)
 	w.must(err)
 	var serving sync.WaitGroup
@@ -216,5 +216,29 @@ func TestSeccompNotifyFails(t *testing.T) {
 	w.fails(spec, "before execve")
 	if d := time.Since(began); d > 10*time.Second {
 		t.Errorf("it took %v", d)
+	}
+}
+
+// TestSeccompFlagsOfTheKernel: features say what the kernel takes, and a container with such a flag runs.
+func TestSeccompFlagsOfTheKernel(t *testing.T) {
+	w := newWorld(t)
+	f := Features().Linux.Seccomp
+	for _, want := range []string{"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"} { // Linux 4.17
+		if !slices.Contains(f.SupportedFlags, want) {
+			t.Errorf("%s is not among %q", want, f.SupportedFlags)
+		}
+	}
+	for _, name := range f.KnownFlags {
+		a := w.agent()
+		spec := w.sh("mkdir /made 2> /dev/null; echo $?")
+		spec.Linux.Seccomp = notifying(a, "mkdir", "mkdirat")
+		spec.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlag(name)}
+		out, _, err := w.try(spec)
+		if supported := slices.Contains(f.SupportedFlags, name); supported != (err == nil && out == "1\n") {
+			t.Errorf("%s is supported: %v; the container printed %q, %v", name, supported, out, err)
+		}
+	}
+	if kernelTakes("SECCOMP_FILTER_FLAG_UNKNOWN") {
+		t.Error("the kernel takes a flag that there is not")
 	}
 }

@@ -130,6 +130,7 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"process.selinuxLabel", "", unix.EXDEV, "something is mounted over /proc on the host, or it is no procfs"},
 		{"process.selinuxLabel", "write", unix.EINVAL, "the host's policy has no such user, role, type or level"},
 		{"process.selinuxLabel", "write", unix.EACCES, "the host's policy does not let the runtime ask for it"},
+		{"linux.seccomp", "seccomp", unix.EINVAL, "the kernel does not know a flag of the filter (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV came with Linux 5.19)"},
 		{"process.scheduler", "sched_setattr", unix.EPERM, "a real-time policy, SCHED_DEADLINE or a lower nice value takes CAP_SYS_NICE on the host; " +
 			"with cgroup v1 a real-time policy takes linux.resources.cpu.realtimeRuntime as well, and SCHED_DEADLINE all processors of the host"},
 		{"process.scheduler", "sched_setattr", unix.EINVAL, "the kernel has no such policy or flag, or not with these values"},
