@@ -76,7 +76,7 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit conformance test-vm test-e2e ## Run all tests (root): unit, controllers, runtime on this host and under cgroup v2, conformance, end to end.
+test: deps-test verify-generate test-unit conformance test-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime on this host and under cgroup v2, conformance, end to end, under other engines.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
@@ -96,10 +96,15 @@ test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl
 conformance: deps-conformance build ## Run the OCI validation programs with bin/berth; hack/conformance/run.sh --help says more (root).
 	hack/conformance/run.sh
 
+.PHONY: test-clients
+test-clients: deps-clients build bin/berth-image ## Use podman, buildah, containerd and docker with berth in place of runc (root).
+	cd test/clients && $(GO_TEST) -count=1 -timeout 15m -v ./...
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GOLANGCI_LINT) run ./...
+	cd test/clients && $(GOLANGCI_LINT) run ./...
 	go vet -tags standalone ./cmd/berth-agent ./node-agent/node
 
 $(GOLANGCI_LINT):
@@ -126,6 +131,6 @@ fuzz: ## Run every fuzz target of the packages that read what others write, FUZZ
 bench-runtime: deps-bench build ## Compare berth with runc, crun and the same system calls in C: run, create+start+delete, exec, 100 at once, memory.
 	@hack/bench/runtime.sh
 
-.PHONY: deps-run deps-test deps-bench deps-conformance
-deps-run deps-test deps-bench deps-conformance: deps-%:
+.PHONY: deps-run deps-test deps-bench deps-conformance deps-clients
+deps-run deps-test deps-bench deps-conformance deps-clients: deps-%:
 	@hack/deps.sh $*

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clients
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// client is a program under its own configuration.
+type client struct {
+	t    *testing.T
+	path string
+	// args come before those of each call.
+	args []string
+	env  []string
+}
+
+// newClient skips the test where the program is not installed; in CI that fails.
+func newClient(t *testing.T, name string, args ...string) *client {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("%v: run hack/deps.sh clients", err)
+		}
+		t.Skipf("%v: run hack/deps.sh clients", err)
+	}
+	return &client{t: t, path: path, args: args}
+}
+
+// with is the same client for another test or subtest.
+func (c *client) with(t *testing.T) *client {
+	d := *c
+	d.t = t
+	return &d
+}
+
+// result is what a program has written and how it has ended.
+type result struct {
+	args        []string
+	out, stderr string
+	code        int
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out, r.stderr)
+}
+
+// limit is how long a call may take: a client that hangs has failed.
+const limit = time.Minute
+
+// run runs the client whatever its exit code.
+func (c *client) run(args ...string) result {
+	c.t.Helper()
+	return c.feed("", args...)
+}
+
+// feed is run with a standard input.
+func (c *client) feed(stdin string, args ...string) result {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := c.command(ctx, args...)
+	var out, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &stderr
+	// A monitor of the client may hold the pipes for longer than the client lives.
+	cmd.WaitDelay = 2 * time.Second
+	err := cmd.Run()
+	r := result{args: cmd.Args, out: out.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
+	if ctx.Err() != nil {
+		c.t.Fatalf("no answer in %v: %v", limit, r)
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		c.t.Fatalf("%v: %v", err, r)
+	}
+	return r
+}
+
+func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, c.path, append(append([]string(nil), c.args...), args...)...)
+	cmd.Env = append(os.Environ(), c.env...)
+	// conmon writes a file where it stands when a container is out of memory.
+	cmd.Dir = work
+	return cmd
+}
+
+// must runs the client, which has to succeed, and returns its standard output without the white space around it.
+func (c *client) must(args ...string) string {
+	c.t.Helper()
+	r := c.run(args...)
+	if r.code != 0 {
+		c.t.Fatal(r)
+	}
+	return strings.TrimSpace(r.out)
+}
+
+// exits runs the client and wants an exit code and, in what it prints, each of the texts.
+func (c *client) exits(code int, texts []string, args ...string) result {
+	c.t.Helper()
+	r := c.run(args...)
+	if r.code != code {
+		c.t.Errorf("want exit code %d of %v", code, r)
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.out+r.stderr, text) {
+			c.t.Errorf("want %q from %v", text, r)
+		}
+	}
+	return r
+}
+
+// eventually waits until something holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("not in 20 s: %s", what)
+}
+
+func equal[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: found %v, want %v", what, got, want)
+	}
+}
+
+// daemon starts a program that serves until the test is over; its log is shown when the test fails. ready is asked until it
+// says yes; if the program ends before that, daemon returns what it has written.
+func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool) {
+	c.t.Helper()
+	cmd := c.command(context.Background(), args...)
+	file, err := os.CreateTemp(work, filepath.Base(c.path)+"-*.log")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = file, file
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	text := func() string {
+		data, _ := os.ReadFile(file.Name())
+		return string(data[max(0, len(data)-8000):])
+	}
+	c.t.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			c.t.Errorf("%s does not end within 20 s of SIGTERM", c.path)
+			cmd.Process.Kill()
+			<-ended
+		}
+		if c.t.Failed() {
+			c.t.Logf("the end of the log of %v:\n%s", cmd.Args, text())
+		}
+		file.Close()
+	})
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		select {
+		case <-ended:
+			return text(), false
+		default:
+		}
+		if ready() {
+			return "", true
+		}
+	}
+	return "not ready in 30 s:\n" + text(), false
+}
+
+// snippet writes a block of docs/clients.md to a file. The block is the one whose first line ends in the name; in it, the program
+// under test takes the place of the installed one, and each old text of replace that of the new one behind it.
+func snippet(t *testing.T, name, file string, replace ...string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(repo, "docs/clients.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(data), " "+name+"\n")
+	text, _, ended := strings.Cut(text, "```")
+	if !found || !ended {
+		t.Fatalf("docs/clients.md: no block for %s", name)
+	}
+	replace = append(replace, "/usr/local/bin/berth", berth)
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(text, replace[i]) {
+			t.Fatalf("docs/clients.md: %s: %q is not there", name, replace[i])
+		}
+		text = strings.ReplaceAll(text, replace[i], replace[i+1])
+	}
+	write(t, file, text)
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
