@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
 // record appends one record to --log, in the form that containerd and podman read: keys level, msg and time.
@@ -58,6 +59,9 @@ func (a *app) runtime() (*runtime.Runtime, error) {
 	options := []runtime.Option{runtime.WithWarnings(func(msg string) { a.record("warning", msg) })}
 	if a.rootless != "auto" {
 		options = append(options, runtime.WithRootless(a.rootless == "true"))
+	}
+	if a.cgroupManager != "" {
+		options = append(options, runtime.WithCgroupManager(cgroup.Manager(a.cgroupManager)))
 	}
 	if a.sticky {
 		options = append(options, runtime.WithStickyRoot())

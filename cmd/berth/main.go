@@ -62,10 +62,12 @@ type command struct {
 
 // app is what all commands share: the global flags and where output goes.
 type app struct {
-	root      string
-	log       string
-	logFormat string
-	debug     bool
+	// cgroupManager is that of --cgroup-manager or --systemd-cgroup, empty where none is named.
+	cgroupManager string
+	root          string
+	log           string
+	logFormat     string
+	debug         bool
 	// runtimes is the file that names other runtimes for --runtime-type.
 	runtimes string
 	// rootGiven is whether the caller has said where the containers are.
@@ -104,7 +106,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	global.BoolVar(&a.debug, "debug", false, "log more")
 	global.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json", "`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
 	var systemd bool
-	global.BoolVar(&systemd, "systemd-cgroup", false, "refused: this version makes cgroups itself")
+	global.BoolVar(&systemd, "systemd-cgroup", false, "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name then")
+	global.StringVar(&a.cgroupManager, "cgroup-manager", "", "who makes cgroups: cgroupfs, systemd or disabled (default: cgroupfs)")
 	global.StringVar(&a.rootless, "rootless", "auto", "true, false or auto: whether a container without limits may go without cgroups where they cannot be made")
 	var showVersion, short bool
 	global.BoolVar(&showVersion, "version", false, "print the version")
@@ -125,8 +128,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		a.logFormat, err = "text", fmt.Errorf("--log-format: found %q; allowed are text, json", a.logFormat)
 		a.fail(err)
 		return exitFailure
-	case systemd:
-		a.fail(errors.New("--systemd-cgroup: this version makes cgroups itself: leave the flag out"))
+	case !slices.Contains([]string{"", "cgroupfs", "systemd", "disabled"}, a.cgroupManager):
+		a.fail(fmt.Errorf("--cgroup-manager: found %q; allowed are cgroupfs, systemd, disabled", a.cgroupManager))
+		return exitFailure
+	case systemd && a.cgroupManager != "" && a.cgroupManager != "systemd":
+		a.fail(fmt.Errorf("--cgroup-manager: found %q beside --systemd-cgroup; they contradict each other", a.cgroupManager))
 		return exitFailure
 	case a.rootless != "auto" && a.rootless != "true" && a.rootless != "false":
 		a.fail(fmt.Errorf("--rootless: found %q; allowed are true, false, auto", a.rootless))
@@ -134,6 +140,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case global.NArg() == 0:
 		a.help(stdout, global)
 		return 0
+	}
+	if systemd {
+		a.cgroupManager = "systemd"
 	}
 	global.Visit(func(f *flag.Flag) { a.rootGiven = a.rootGiven || f.Name == "root" })
 	a.sticky = xdg && !a.rootGiven

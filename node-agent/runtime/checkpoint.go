@@ -427,6 +427,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 	}
 	m := &maker{r: r, o: o.CreateOptions, inputs: map[plan.Input]int{}}
 	defer func() {
+		m.letGo()
 		for _, f := range m.close {
 			f.Close()
 		}

@@ -93,6 +93,9 @@ func (p *Process) Delete(ctx context.Context) error { return p.r.Delete(ctx, p.r
 
 // maker is one creation under way.
 type maker struct {
+	// holder keeps a scope of systemd from ending before the container is in it.
+	holder *launch.Child
+
 	r    *Runtime
 	o    CreateOptions
 	spec *specs.Spec
@@ -121,6 +124,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	}
 	m := &maker{r: r, o: o, inputs: map[plan.Input]int{}}
 	defer func() {
+		m.letGo()
 		for _, f := range m.close {
 			f.Close()
 		}
@@ -230,12 +234,12 @@ func (m *maker) makeCgroup(id string) error {
 	if err != nil {
 		return err
 	}
-	group, err := cgroup.New(m.spec, id, host.Cgroup, m.r.isRootless())
+	group, err := m.r.newCgroup(m.spec, id, host.Cgroup)
 	if err != nil {
 		return err
 	}
 	m.group = group
-	m.rec.Cgroups = group.Paths()
+	m.rec.Cgroups, m.rec.CgroupManager, m.rec.Unit = group.Paths(), m.r.manager, group.Unit()
 	if m.rec.Resources, err = encodeLimits(m.spec.Linux.Resources); err != nil {
 		return err
 	}
@@ -245,7 +249,7 @@ func (m *maker) makeCgroup(id string) error {
 	if err := os.WriteFile(filepath.Join(m.r.dir(id), configFile), m.config, 0o600); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", id, err)
 	}
-	if err := group.Create(); err != nil {
+	if err := m.createCgroup(group); err != nil {
 		return err
 	}
 	m.rec.Cgroups = group.Paths() // none, where a plain user may not make any

@@ -4,14 +4,10 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
-
-// ErrNotPaused: there is nothing to resume.
-var ErrNotPaused = errors.New("container not paused")
 
 // Pause stops all processes of a created or running container with the freezer. One that is paused already or has no
 // process fails with ErrNotRunning, as in runc.

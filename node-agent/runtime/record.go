@@ -60,6 +60,9 @@ type record struct {
 	NoProgram bool `json:"noProgram,omitempty"`
 	// Cgroups are the container's cgroup folders by controller.
 	Cgroups map[string]string `json:"cgroups"`
+	// CgroupManager is who has made them, and Unit the scope where that is systemd.
+	CgroupManager cgroup.Manager `json:"cgroupManager"`
+	Unit          *cgroup.Unit   `json:"unit,omitempty"`
 	// Resources are its limits as they are now, in the form of linux.resources without the device rules; see encodeLimits.
 	Resources json.RawMessage `json:"resources,omitempty"`
 	Hooks     *specs.Hooks    `json:"hooks,omitempty"`
@@ -78,7 +81,12 @@ type lateStep struct {
 }
 
 // cgroup takes up the container's cgroup.
-func (rec *record) cgroup() (*cgroup.Group, error) { return cgroup.Open(rec.Cgroups) }
+func (rec *record) cgroup() (*cgroup.Group, error) {
+	if rec.Unit != nil {
+		return cgroup.OpenUnit(rec.Cgroups, *rec.Unit)
+	}
+	return cgroup.Open(rec.Cgroups)
+}
 
 func (r *Runtime) dir(id string) string { return filepath.Join(r.root, id) }
 

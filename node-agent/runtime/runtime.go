@@ -17,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -28,6 +29,8 @@ var (
 	ErrExist = errors.New("container with given ID already exists")
 	// ErrNotRunning: the container has no process to signal.
 	ErrNotRunning = errors.New("container not running")
+	// ErrNotPaused: there is nothing to resume.
+	ErrNotPaused = errors.New("container not paused")
 	// ErrInvalidID: the id is empty, or has other characters than A-Z a-z 0-9 _ + - and dot.
 	ErrInvalidID = errors.New("invalid container ID format")
 )
@@ -41,9 +44,11 @@ const DefaultRoot = "/run/berth"
 // Runtime makes and manages the containers recorded below one folder. Its methods may be called from several goroutines
 // and processes at once.
 type Runtime struct {
-	root string
-	warn func(string)
-	host hostCache
+	// manager makes the cgroups of new containers.
+	manager cgroup.Manager
+	root    string
+	warn    func(string)
+	host    hostCache
 
 	deadline time.Duration
 	// resctrl is nil where it has to be looked for.
@@ -71,7 +76,7 @@ func New(root string, options ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--root %s: %w", root, err)
 	}
-	r := &Runtime{root: abs, warn: func(string) {}}
+	r := &Runtime{root: abs, manager: cgroup.Cgroupfs, warn: func(string) {}}
 	for _, o := range options {
 		o(r)
 	}

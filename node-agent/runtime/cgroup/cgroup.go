@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	systemddbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // lets the library set device rules
 	"github.com/opencontainers/cgroups/fs"
@@ -36,6 +37,9 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
+	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
+	unit       *Unit
+	properties []systemddbus.Property
 }
 
 // New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to the mount of each
@@ -236,6 +240,15 @@ func hierarchy(dir string) string {
 // Destroy removes the cgroup in every hierarchy. It waits a moment for processes that are ending.
 func (g *Group) Destroy() error {
 	var err error
+	if g.unit != nil {
+		m, e := g.systemd(g.unified())
+		if e != nil {
+			return fmt.Errorf("remove the scope: %w", e)
+		}
+		if err := m.Destroy(); err != nil {
+			return fmt.Errorf("remove the scope: %w", err)
+		}
+	}
 	for _, name := range g.folders() {
 		err = errors.Join(err, remove(g.paths[name]))
 	}

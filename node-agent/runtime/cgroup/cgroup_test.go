@@ -176,13 +176,10 @@ func TestResources(t *testing.T) {
 					t.Logf("refused: %v", err)
 					continue
 				}
-				switch got := ""; {
-				case name == "":
+				if name == "" {
 					t.Errorf("not refused")
-				default:
-					if got = g.file(t, k.controller, name); got != want && !strings.Contains("\n"+got+"\n", "\n"+want+"\n") {
-						t.Errorf("%s is %q; want %q", name, got, want)
-					}
+				} else if got := g.file(t, k.controller, name); got != want && !strings.Contains("\n"+got+"\n", "\n"+want+"\n") {
+					t.Errorf("%s is %q; want %q", name, got, want)
 				}
 			}
 		})

@@ -51,9 +51,9 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 		}
 	}
 	rules := resources.Devices
-	resources.SkipDevices = !withDevices || !g.unified()
+	resources.SkipDevices = !withDevices || !g.unified() && g.unit == nil
 	if len(found) > 0 || !resources.SkipDevices {
-		m, err := g.manager()
+		m, err := g.setter()
 		if err != nil {
 			return err
 		}
@@ -76,12 +76,20 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 			return blame(err, files)
 		}
 	}
-	if withDevices && !g.unified() {
+	if withDevices && !g.unified() && g.unit == nil {
 		if err := setDevicesV1(g.paths["devices"], rules); err != nil && !(g.rootless && denied(err)) {
 			return fmt.Errorf("linux.resources.devices: %w", err)
 		}
 	}
 	return g.weighDevices(resources)
+}
+
+// setter is the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
+func (g *Group) setter() (cgroups.Manager, error) {
+	if g.unit != nil {
+		return g.systemd(g.unified())
+	}
+	return g.manager()
 }
 
 // checkHierarchy refuses a memory.useHierarchy that is not so: it cannot be chosen since Linux 5.11, nor on cgroup v2.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -75,11 +76,11 @@ func (s snapshot) restore() (err error) {
 	for range 2 {
 		err = nil
 		for _, f := range s {
-			lines := f.unset
-			for _, line := range f.lines {
-				if line != "" {
-					lines = append(lines, line)
-				}
+			// A device that there is not, which may be what has failed, has no limit to take away.
+			_ = writeFile(f.dir, f.file, f.unset...)
+			lines := slices.DeleteFunc(slices.Clone(f.lines), func(line string) bool { return line == "" })
+			if len(lines) == 0 {
+				continue
 			}
 			if e := writeFile(f.dir, f.file, lines...); e != nil {
 				err = errors.Join(err, fmt.Errorf("set it back: %w", e))

@@ -188,6 +188,8 @@ type CPUSet struct {
 type Sync string
 
 const (
+	// SyncHold is where the process of Hold waits for its end.
+	SyncHold Sync = "hold"
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.

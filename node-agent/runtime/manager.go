@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// WithCgroupManager says who makes the cgroups of new containers; Cgroupfs unless it is said. For those that there are it is recorded.
+func WithCgroupManager(m cgroup.Manager) Option { return func(r *Runtime) { r.manager = m } }
+
+func (r *Runtime) newCgroup(spec *specs.Spec, id string, layout plan.CgroupLayout) (*cgroup.Group, error) {
+	switch r.manager {
+	case cgroup.Systemd:
+		return cgroup.NewUnit(spec, id, layout, r.isRootless())
+	case cgroup.Disabled:
+		if spec.Linux.Resources != nil && len(spec.Linux.Resources.Devices) > 0 {
+			r.warn("linux.resources.devices: without a cgroup (--cgroup-manager disabled) the device rules do not hold")
+		}
+		return cgroup.None(spec)
+	}
+	return cgroup.New(spec, id, layout, r.isRootless())
+}
+
+// createCgroup makes the cgroup. systemd makes a scope only with a process in it, and the container's first process is made inside of
+// its cgroup: until then another holds the place.
+func (m *maker) createCgroup(g *cgroup.Group) (err error) {
+	if g.Unit() == nil {
+		return g.Create()
+	}
+	if m.holder, err = launch.Start(launch.Request{Plan: plan.Hold(), Reserved: 3}); err != nil {
+		return fmt.Errorf("linux.cgroupsPath: %w", err)
+	}
+	return g.CreateUnit(m.holder.PID)
+}
+
+// letGo ends the process that holds the place.
+func (m *maker) letGo() {
+	if m.holder != nil {
+		m.holder.Abandon()
+		m.holder = nil
+	}
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+// Hold is the plan of a process that does nothing until it is ended, or its maker ends: it stands in a cgroup for one that is to
+// come.
+func Hold() *Plan {
+	b := newBuilder()
+	b.at("linux.cgroupsPath")
+	b.sync(SyncHold)
+	return &b.plan
+}
