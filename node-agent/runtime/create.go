@@ -616,7 +616,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err := os.Remove(start); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
-	if err := launch.ReadResult(ctx, result); err != nil {
+	if err := r.readResult(ctx, rec, result); err != nil {
 		// Who is told that the container has failed may look at its state next.
 		if fd := rec.pidfd(); fd >= 0 && ctx.Err() == nil {
 			_ = waitEnd(ctx, fd)

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -292,6 +294,20 @@ func TestHungMount(t *testing.T) {
 	if after := w.leftovers(); after != before {
 		t.Errorf("left over, before:\n%s\nand after:\n%s", before, after)
 	}
+}
+
+// TestHungStart: a created container that does not become its program is ended, and start says what the kernel does.
+func TestHungStart(t *testing.T) {
+	w := newWorld(t)
+	w.rt.deadline = 300 * time.Millisecond
+	s := w.create(w.spec("/bin/sleep", "1000"))
+	w.must(unix.Kill(s.PID, unix.SIGSTOP))
+	err := w.rt.Start(background, w.id)
+	var hung *launch.HungError
+	if !errors.As(err, &hung) || hung.Wchan == "" || hung.PID != s.PID || !strings.Contains(err.Error(), "process.args: execve has not returned") {
+		t.Errorf("found %v (%+v)", err, hung)
+	}
+	w.await("its end", func() bool { return w.status() == "stopped" })
 }
 
 // TestSysctlOfEveryNamespace has a parameter of each namespace that has any.

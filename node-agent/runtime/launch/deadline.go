@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // DefaultDeadline is how long the child may take from one synchronization point to the next, unless the request says otherwise. It is
@@ -37,7 +39,11 @@ type HungError struct {
 }
 
 func (e *HungError) Error() string {
-	s := fmt.Sprintf("%s: %s has not returned; the phase %q has a deadline of %s (step %d: %s", e.Step.Field, e.Step.Name, e.Step.Phase, e.After, e.Step.Index, e.Step.Call)
+	s := fmt.Sprintf("%s: %s has not returned; the phase %q has a deadline of %s (", e.Step.Field, e.Step.Name, e.Step.Phase, e.After)
+	if e.Step.Index >= 0 {
+		s += fmt.Sprintf("step %d: ", e.Step.Index)
+	}
+	s += e.Step.Call
 	if e.Step.Path != "" {
 		s += "; path: " + e.Step.Path
 	}
@@ -103,18 +109,31 @@ func awaitReport(fd int, limit time.Duration) error {
 
 // hung says where the child is. It still runs.
 func (c *Child) hung() *HungError {
-	e := &HungError{After: c.deadline, PID: c.PID, Wchan: c.procFile("wchan"), Syscall: c.procFile("syscall")}
-	if e.Wchan == "0" {
-		e.Wchan = "" // it does not sleep
-	}
+	e := newHungError(c.PID, c.deadline)
 	if i := c.progress.step(); i >= 0 && i < len(c.plan.Steps) {
 		e.Step = *stepAt(c.plan, i)
 	}
 	return e
 }
 
-func (c *Child) procFile(name string) string {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", c.PID, name))
+func newHungError(pid int, after time.Duration) *HungError {
+	e := &HungError{After: after, PID: pid, Wchan: procFile(pid, "wchan"), Syscall: procFile(pid, "syscall")}
+	if e.Wchan == "0" {
+		e.Wchan = "" // it does not sleep
+	}
+	return e
+}
+
+// HungLate is the error of a child that another process has started, and that has not become its program in time. Who says so has no
+// plan, and knows of the step what is left to be done: the last, execve.
+func HungLate(pid int, after time.Duration, field, call string) *HungError {
+	e := newHungError(pid, after)
+	e.Step = StepError{Phase: plan.SyncExec, Index: -1, Field: plan.Field{Path: field, Index: -1}, Name: call, Call: call}
+	return e
+}
+
+func procFile(pid int, name string) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 	if err != nil {
 		return ""
 	}
