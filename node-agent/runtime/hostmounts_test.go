@@ -17,18 +17,19 @@ import (
 // root all the same, and takes its mounts with it.
 func TestHostMountNamespace(t *testing.T) {
 	w := newWorld(t)
+	// The process's first thread may be parked by the Go runtime in a mount namespace that a test before this one has made.
 	without := func(spec *specs.Spec) *specs.Spec {
 		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
 		return spec
 	}
 	mounted := func() (n int) {
-		data, err := os.ReadFile("/proc/self/mountinfo")
+		data, err := os.ReadFile("/proc/thread-self/mountinfo")
 		w.must(err)
 		return strings.Count(string(data), " "+strings.TrimSuffix(w.file("/"), "/"))
 	}
 	w.must(os.WriteFile(w.file("/mark"), nil, 0o644))
 	s := w.create(without(w.sh("sleep 1000")))
-	host, err := os.Readlink("/proc/self/ns/mnt")
+	host, err := os.Readlink("/proc/thread-self/ns/mnt")
 	w.must(err)
 	if got, err := os.Readlink("/proc/" + strconv.Itoa(s.PID) + "/ns/mnt"); err != nil || got != host {
 		t.Errorf("mount namespace %s, %v; want the host's, %s", got, err, host)
