@@ -229,7 +229,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuchoption=1"}})
 		},
 		"linux.sysctl.kernel.msgmax: write: invalid argument": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.msgmax": "words"} },
-		"process.cwd: mkdirat: not a directory": nil,
+		"process.cwd: mkdirat: not a directory":               nil,
 	} {
 		spec := w.sh("true")
 		if change != nil {
