@@ -95,8 +95,8 @@ func (rec *record) pids() ([]int, error) {
 	if !rec.alive() {
 		return nil, nil
 	}
-	namespace, err := os.Readlink(pidNamespace(rec.PID))
-	if err != nil || !rec.OwnPIDs {
+	namespace, _ := os.Readlink(pidNamespace(rec.PID))
+	if namespace == "" || !rec.OwnPIDs {
 		return []int{rec.PID}, nil
 	}
 	entries, err := os.ReadDir("/proc")
