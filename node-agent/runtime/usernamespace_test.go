@@ -88,9 +88,10 @@ func TestJoinUserNamespace(t *testing.T) {
 	}
 	// A namespace of the host's is joined before the user namespace is entered, which would have no right to.
 	spec := w.inUserNamespace(w.sh("readlink /proc/self/ns/net"))
-	host, err := os.Readlink("/proc/self/ns/net")
+	path := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
+	host, err := os.Readlink(path)
 	w.must(err)
-	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "user"}, {Type: "network", Path: "/proc/self/ns/net"}}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "user"}, {Type: "network", Path: path}}
 	spec.Linux.CgroupsPath, spec.Mounts, spec.Hostname = "/"+second, spec.Mounts[:4], ""
 	id := w.id
 	w.id = second

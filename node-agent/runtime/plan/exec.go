@@ -140,7 +140,7 @@ func (c *container) joinNamespaces() error {
 		switch {
 		case flag == 0:
 			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
-		case n.Type == specs.PIDNamespace && !c.hasNamespace(specs.UserNamespace):
+		case n.Type == specs.PIDNamespace && !c.inUserNamespace():
 			c.plan.JoinPIDs = true
 		default:
 			join |= flag
@@ -149,9 +149,12 @@ func (c *container) joinNamespaces() error {
 	if join != 0 {
 		c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
 	}
-	if c.hasNamespace(specs.UserNamespace) {
-		// It may be the user namespace alone that gives the right to join the pid namespace, which is then its children's.
+	if c.inUserNamespace() {
+		// It may be the user namespace alone that gives the right to join the pid namespace, which is then its children's; and in one, the parent
+		// could not come back from it.
 		c.fork(0)
+	}
+	if c.hasNamespace(specs.UserNamespace) {
 		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
 		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
 	}

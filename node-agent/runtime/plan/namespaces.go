@@ -81,7 +81,8 @@ func (c *container) joinCgroups() error {
 //
 // Who owns a namespace is the user namespace that its maker is in. So what is new is made in the container's user namespace, and
 // what is joined is joined before that is entered, where the runtime has rights, or else in it. Where both is to be done, and
-// where a user namespace is joined, it takes a second process: the first one joins, and forks.
+// where a user namespace is joined, it takes a second process: the first one joins, and forks. So it does for a pid namespace where the
+// runtime is in a user namespace, and could not come back from one that it has joined.
 func (c *container) namespaces() error {
 	c.at("process")
 	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
@@ -113,7 +114,7 @@ func (c *container) namespaces() error {
 	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
 		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
 	}
-	forks := user >= 0 || c.mapped && len(joins) > 0
+	forks := user >= 0 || c.mapped && len(joins) > 0 || pids != nil && (c.mapped || c.host.UserNamespace)
 	switch {
 	case pids != nil && forks:
 		joins = append(joins, *pids)
@@ -126,7 +127,8 @@ func (c *container) namespaces() error {
 	}
 	if forks {
 		for _, j := range joins {
-			c.joinEarly(j)
+			// Who forks has to be in the pid namespace by then.
+			c.joinEarly(j, user < 0 && (j.flag == unix.CLONE_NEWPID || !c.mapped))
 		}
 		if user >= 0 {
 			c.atNamespace(user)
@@ -181,11 +183,14 @@ func (c *container) atNamespace(i int) {
 	c.atIndex("linux.namespaces", i, string(c.spec.Linux.Namespaces[i].Type))
 }
 
-// joinEarly joins a namespace as the runtime's user. One that this user has no rights over waits for joinLate.
-func (c *container) joinEarly(j join) {
+// joinEarly joins a namespace as the runtime's user. One that this user has no rights over waits for joinLate, unless it must not.
+func (c *container) joinEarly(j join, must bool) {
 	c.atNamespace(j.i)
 	later := c.label()
-	c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames)).tolerate(unix.EPERM).orElse(later)
+	setns := c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
+	if !must {
+		setns.tolerate(unix.EPERM).orElse(later)
+	}
 	c.close(j.fd)
 	c.set(j.fd, num(^uint32(0))) // no descriptor
 	c.mark(later)
