@@ -264,7 +264,10 @@ func (r runner) one(rt runtime, program string) outcome {
 	}
 	err := cmd.Wait()
 	guard.Stop()
-	return judge(program, stdout.String(), stderr.String(), err, time.Since(start))
+	o := judge(program, stdout.String(), stderr.String(), err, time.Since(start))
+	// In a virtual machine without KVM the whole takes long: show that it goes on.
+	fmt.Fprintf(os.Stderr, "conformance: %s, %s: %s after %.1f s\n", program, rt.name, o.mark(), o.took.Seconds())
+	return o
 }
 
 // judge decides whether a program passes, by what it wrote and how it ended.
