@@ -219,48 +219,51 @@ func Adopt(pid int) (*Child, error) {
 // clone makes the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
 // plan has any, for the length of the fork.
 func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, container int) (pid int, err error) {
-	joins := c.plan.PIDNamespace != "" || c.plan.JoinPIDs
-	if !joins && c.plan.CPUs.Mask == nil {
+	if c.plan.PIDNamespace == "" && !c.plan.JoinPIDs && c.plan.CPUs.Mask == nil {
 		if pid, err = clone(args, prog, report, sync); err != nil {
 			return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
 		}
 		return pid, nil
 	}
-	runtime.LockOSThread()
-	var back []func() error
-	defer func() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		var back []func() error
+		pid, back, err = c.cloneElsewhere(args, prog, report, sync, container)
 		var stays error
 		for _, f := range back {
 			stays = errors.Join(stays, f())
 		}
+		// Else the thread stays locked and so ends with this goroutine: no other code may use it. From a user namespace that does
+		// not own its pid namespace, such as the one that podman makes for a plain user, no thread may go back.
 		if stays == nil {
 			runtime.UnlockOSThread()
-			return
 		}
-		// The thread stays locked and so ends with its goroutine: no other code may use it.
-		if err == nil {
-			c.PID, c.PIDFD = pid, int(prog.pidfd)
-			c.Kill()
-		}
-		err = errors.Join(err, fmt.Errorf("leave the container: %w", stays))
 	}()
+	<-done
+	return pid, err
+}
+
+// cloneElsewhere makes the child from where it is to be, and returns how the thread comes back.
+func (c *Child) cloneElsewhere(args *cloneArgs, prog *program, report, sync int, container int) (pid int, back []func() error, err error) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))
 		if err := affinity(unix.SYS_SCHED_GETAFFINITY, own); err != nil {
-			return 0, fmt.Errorf("process.execCPUAffinity.initial: sched_getaffinity: %w", err)
+			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: sched_getaffinity: %w", err)
 		}
 		if err := affinity(unix.SYS_SCHED_SETAFFINITY, mask); err != nil {
-			return 0, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w", c.plan.CPUs.List, err)
+			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w", c.plan.CPUs.List, err)
 		}
 		back = append(back, func() error { return affinity(unix.SYS_SCHED_SETAFFINITY, own) })
 	}
-	if joins {
-		fail := func(what string, err error) (int, error) {
+	if c.plan.PIDNamespace != "" || c.plan.JoinPIDs {
+		fail := func(what string, err error) (int, []func() error, error) {
 			where := c.plan.PIDNamespace
 			if c.plan.JoinPIDs {
 				where = "of the container"
 			}
-			return 0, fmt.Errorf("linux.namespaces (pid, %s): %s: %w", where, what, err)
+			return 0, back, fmt.Errorf("linux.namespaces (pid, %s): %s: %w", where, what, err)
 		}
 		target := container
 		if !c.plan.JoinPIDs {
@@ -283,9 +286,9 @@ func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, containe
 		})
 	}
 	if pid, err = cloneHidden(args, prog, report, sync); err != nil {
-		return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
+		return 0, back, fmt.Errorf("linux.namespaces: clone3: %w", err)
 	}
-	return pid, nil
+	return pid, back, nil
 }
 
 // affinity is sched_setaffinity(2) or sched_getaffinity(2) for the calling thread, by a mask as long as may be.
