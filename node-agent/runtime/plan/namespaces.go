@@ -279,10 +279,22 @@ func (c *container) hooksBeforePivot() error {
 	}
 	if len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) > 0 { //nolint:staticcheck // prestart is deprecated, not gone
 		c.at("hooks.createRuntime")
+		joined := len(hooks.CreateContainer) > 0 && c.closedToItsUser()
+		if joined {
+			c.prctl(unix.PR_SET_DUMPABLE, num(1))
+		}
 		c.sync(SyncNamespaces)
+		if joined {
+			c.prctl(unix.PR_SET_DUMPABLE, num(0))
+		}
 	}
 	return nil
 }
+
+// closedToItsUser is whether the child's namespaces cannot be joined while it is not dumpable (ptrace(2), PTRACE_MODE_READ): not by a plain
+// user, whom the container's user namespace belongs to but not the runtime's. Other containers of his, in user namespaces of their own, have
+// no right to look into the child when it is.
+func (c *container) closedToItsUser() bool { return c.mapped && c.host.PlainUser }
 
 // names sets what the UTS namespace says.
 func (c *container) names() error {

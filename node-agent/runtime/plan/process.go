@@ -213,16 +213,24 @@ func (c *container) exec() error {
 	c.mark(found)
 	// A listener has to reach the parent while there is one: before the container is created.
 	late := p.NoNewPrivileges
-	if f := c.opts.Seccomp; late && f != nil && f.Notify {
+	h := c.spec.Hooks
+	startHooks := c.opts.StartHooks && h != nil && len(h.StartContainer) > 0
+	// So has one that startContainer hooks and exec have to be able to join, before they are there: they can look into it.
+	joined := (c.opts.Result || startHooks) && c.closedToItsUser()
+	if joined {
+		c.at("process")
+		c.prctl(unix.PR_SET_DUMPABLE, num(1))
+	}
+	if f := c.opts.Seccomp; late && f != nil && (f.Notify || joined) {
 		c.seccomp()
 		late = false
 	}
 	c.at("process")
-	switch h := c.spec.Hooks; {
+	switch {
 	case c.opts.Result:
 		c.report(SyncReady)
 		c.call(OpReport, input(InputResult))
-	case c.opts.StartHooks && h != nil && len(h.StartContainer) > 0:
+	case startHooks:
 		c.at("hooks.startContainer")
 		c.sync(SyncStart)
 		c.at("process")
