@@ -168,6 +168,11 @@ func TestPodman(t *testing.T) {
 		p := p.with(t)
 		got := p.must(run("--uidmap", "0:100000:1000", "--gidmap", "0:100000:1000", busybox, "sh", "-c", "cat /proc/self/uid_map; id -u; stat -c %u /bin")...)
 		equal(t, "uid_map, uid and owner of /bin", strings.Join(strings.Fields(got), " "), "0 100000 1000 0 0")
+		for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+			write(t, file, "containers:300000:131072\n")
+		}
+		got = p.must(run("--userns", "auto:size=4096", busybox, "cat", "/proc/self/uid_map")...)
+		equal(t, "uid_map of --userns=auto", strings.Join(strings.Fields(got), " "), "0 300000 4096")
 	})
 	t.Run("capabilities", func(t *testing.T) {
 		p := p.with(t)
@@ -207,6 +212,12 @@ func TestPodman(t *testing.T) {
 		equal(t, "host's pid namespace", p.must(run("--pid", "host", busybox, "cat", "/proc/1/comm")...), "tini")
 		ns, _ := os.Readlink("/proc/self/ns/net")
 		equal(t, "host's network namespace", p.must("run", "--rm", "--network", "host", busybox, "readlink", "/proc/self/ns/net"), ns)
+	})
+	t.Run("init", func(t *testing.T) {
+		p := p.with(t)
+		// Debian's own one is a package that no other needs.
+		equal(t, "first process", p.must(run("--init", "--init-path", "/usr/bin/tini-static", busybox, "cat", "/proc/1/comm")...), "podman-init")
+		p.exits(3, nil, run("--init", "--init-path", "/usr/bin/tini-static", busybox, "sh", "-c", "exit 3")...)
 	})
 	t.Run("shared namespaces", func(t *testing.T) {
 		p, id := start(t, busybox, "sleep", "1000")
