@@ -440,7 +440,9 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 	for _, step := range []func(context.Context) error{
 		m.readConfig,
 		func(context.Context) error { return m.reserve(id) },
+		m.refuseNetDevices,
 		func(context.Context) error { return m.makeCgroup(id) },
+		func(context.Context) error { return m.makeResctrl(id) },
 		m.makeMountpoints,
 		func(ctx context.Context) error { return m.restore(ctx, o) },
 	} {
@@ -449,6 +451,14 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		}
 	}
 	return &Process{PID: m.rec.PID, r: r, rec: m.rec, child: m.child}, nil
+}
+
+// refuseNetDevices: what network devices a container has comes out of its image; none can be moved in beside them.
+func (m *maker) refuseNetDevices(context.Context) error {
+	if len(m.spec.Linux.NetDevices) > 0 {
+		return errors.New("linux.netDevices: found devices; a container that is restored has those of its checkpoint: leave the field out")
+	}
+	return nil
 }
 
 // makeMountpoints has a child make in the root filesystem what a container's creation makes there.
@@ -488,8 +498,8 @@ func (m *maker) restore(ctx context.Context, o RestoreOptions) error {
 	kind := rpc.CriuReqType_RESTORE
 	call := criu.Call{Request: &rpc.CriuReq{Type: &kind, Opts: c.opts}, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Files: c.files}
 	call.Started = func(pid int) error {
-		// criu makes the processes, and so they are in its cgroup.
-		if err := m.group.Add(pid); err != nil {
+		// criu makes the processes, and so they are in its cgroup and its resctrl group.
+		if err := errors.Join(m.group.Add(pid), m.r.joinResctrl(m.rec, pid)); err != nil {
 			return err
 		}
 		roots, err := cgroupsOf(pid)

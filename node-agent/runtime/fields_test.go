@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -421,6 +422,40 @@ func TestIntelRdtLater(t *testing.T) {
 		t.Errorf("tasks: %v; the container's processes are %v", tasks, all)
 	}
 	w.end(w.id, s.PID)
+	w.missing(filepath.Join(root, w.id))
+}
+
+// TestRestoredFields: what restore cannot honour is refused, and what it has made goes where it fails.
+func TestRestoredFields(t *testing.T) {
+	if _, err := exec.LookPath("criu"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs Debian's criu")
+		}
+		t.Skip("needs Debian's criu")
+	}
+	w := newWorld(t)
+	root := w.fakeResctrl()
+	images := filepath.Join(w.dir, "images")
+	w.must(os.Mkdir(images, 0o700))
+	restore := func(change func(*specs.Spec)) error {
+		spec := w.spec("/bin/true")
+		change(spec)
+		w.save(spec)
+		_, err := w.rt.Restore(background, w.id, RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
+		return err
+	}
+	err := restore(func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth9": {}} })
+	if err == nil || !strings.Contains(err.Error(), "linux.netDevices: found devices") {
+		t.Errorf("with network devices: %v", err)
+	}
+	err = restore(func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "none"} })
+	if err == nil || !strings.Contains(err.Error(), "linux.intelRdt.closID") {
+		t.Errorf("with a closID that does not exist: %v", err)
+	}
+	err = restore(func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} })
+	if err == nil || strings.Contains(err.Error(), "linux.intelRdt") {
+		t.Errorf("from images that are none: %v", err)
+	}
 	w.missing(filepath.Join(root, w.id))
 }
 
