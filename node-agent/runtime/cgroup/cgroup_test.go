@@ -125,7 +125,7 @@ func TestResources(t *testing.T) {
 		{"pids.limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, []check{{"pids", "pids.max", "max", "pids.max", "max"}}},
 		{"blockIO.weight", io(specs.LinuxBlockIO{Weight: ptr(uint16(500))}), []check{{"blkio", "blkio.bfq.weight", "500", "io.weight", "default 4950"}}},
 		{"blockIO.leafWeight", io(specs.LinuxBlockIO{LeafWeight: ptr(uint16(500))}), []check{{"blkio", "blkio.leaf_weight", "500", "", ""}}},
-		{"blockIO.weightDevice[0].weight", io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}}), []check{{"blkio", "blkio.bfq.weight_device", number + " 300", "io.weight", "default 100\n" + number + " 2929"}}},
+		{"blockIO.weightDevice[0].weight", io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{weight}}), []check{{"blkio", "blkio.bfq.weight_device", number + " 300", "io.weight", "default 100\n" + number + " 2930"}}},
 		{"blockIO.weightDevice[0].leafWeight", io(specs.LinuxBlockIO{WeightDevice: []specs.LinuxWeightDevice{leaf}}), []check{{"blkio", "blkio.leaf_weight_device", number + " 300", "", ""}}},
 		{"blockIO.throttleReadBpsDevice[0]", io(specs.LinuxBlockIO{ThrottleReadBpsDevice: device(1 << 20)}), []check{{"blkio", "blkio.throttle.read_bps_device", number + " 1048576", "io.max", number + " rbps=1048576 wbps=max riops=max wiops=max"}}},
 		{"blockIO.throttleWriteBpsDevice[0]", io(specs.LinuxBlockIO{ThrottleWriteBpsDevice: device(1 << 20)}), []check{{"blkio", "blkio.throttle.write_bps_device", number + " 1048576", "io.max", number + " rbps=max wbps=1048576 riops=max wiops=max"}}},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs2"
@@ -109,12 +108,11 @@ func (g *Group) weighDevices(r *cgroups.Resources) error {
 	if _, err := os.Lstat(filepath.Join(dir, "io.bfq.weight")); err == nil {
 		return nil
 	}
-	var lines []string
-	for _, d := range r.BlkioWeightDevice {
-		lines = append(lines, fmt.Sprintf("%d:%d %d", d.Major, d.Minor, cgroups.ConvertBlkIOToIOWeightValue(d.Weight)))
-	}
-	if err := writeFile(dir, "io.weight", lines...); err != nil {
-		return fmt.Errorf("linux.resources.blockIO.weightDevice (%s): %w", strings.Join(lines, ", "), err)
+	for i, d := range r.BlkioWeightDevice {
+		line := fmt.Sprintf("%d:%d %d", d.Major, d.Minor, cgroups.ConvertBlkIOToIOWeightValue(d.Weight))
+		if err := writeFile(dir, "io.weight", line); err != nil {
+			return fmt.Errorf("linux.resources.blockIO.weightDevice[%d].weight: %w", i, err)
+		}
 	}
 	return nil
 }
