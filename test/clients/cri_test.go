@@ -222,7 +222,9 @@ func TestCRI(t *testing.T) {
 		if stats.Stats.Memory.WorkingSetBytes.GetValue() == 0 || stats.Stats.Cpu.UsageCoreNanoSeconds.GetValue() == 0 {
 			t.Errorf("stats: %v", stats.Stats)
 		}
-		oom := p.start("oom", []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"}, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(16 << 20) })
+		// containerd hears of the lack of memory and of the end by two ways: give the first one time.
+		const hungry = "dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 2; exit $code"
+		oom := p.start("oom", []string{"sh", "-c", hungry}, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(16 << 20) })
 		st := p.ended(oom)
 		equal(t, "reason of one that needs more", st.Reason, "OOMKilled")
 		equal(t, "its exit code", st.ExitCode, 137)

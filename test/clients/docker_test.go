@@ -118,7 +118,9 @@ func TestDocker(t *testing.T) {
 			t.Errorf("stats: %q", got)
 		}
 		docker.exits(137, nil, run("--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")...)
-		dead := docker.must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m", busybox, "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
+		// docker hears of the lack of memory and of the end by two ways: give the first one time.
+		const hungry = "dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 2; exit $code"
+		dead := docker.must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", hungry)
 		defer docker.must("rm", dead)
 		equal(t, "exit code out of memory", docker.must("wait", dead), "137")
 		equal(t, "OOMKilled", docker.must("inspect", "-f", "{{.State.OOMKilled}}", dead), "true")
