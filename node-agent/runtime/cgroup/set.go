@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs2"
@@ -80,7 +81,25 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 			return fmt.Errorf("linux.resources.devices: %w", err)
 		}
 	}
+	if err := g.limitKernelMemory(r); err != nil {
+		return blame(err, files)
+	}
 	return g.weighDevices(resources)
+}
+
+// limitKernelMemory writes what the library no longer knows, since newer kernels do not either; place has refused what this one lacks.
+func (g *Group) limitKernelMemory(r *specs.LinuxResources) error {
+	if r == nil || r.Memory == nil || g.unified() {
+		return nil
+	}
+	for file, limit := range map[string]*int64{"memory.kmem.limit_in_bytes": r.Memory.Kernel, "memory.kmem.tcp.limit_in_bytes": r.Memory.KernelTCP} { //nolint:staticcheck // deprecated, not gone
+		if positive(limit) && *limit != -1 {
+			if err := writeFile(g.paths["memory"], file, strconv.FormatInt(*limit, 10)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // setter is the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
