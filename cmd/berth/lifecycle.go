@@ -24,7 +24,7 @@ import (
 func commands() []command {
 	return []command{
 		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand,
-		psCommand, updateCommand, eventsCommand, specCommand, featuresCommand, checkpointCommand, restoreCommand, validateCommand, planCommand,
+		psCommand, updateCommand, eventsCommand, mountsCommand, specCommand, featuresCommand, checkpointCommand, restoreCommand, validateCommand, planCommand,
 		superviseCommand,
 	}
 }

@@ -54,6 +54,8 @@ type command struct {
 	examples            []string
 	// flags declares the command's flags and returns what runs it with the remaining arguments.
 	flags func(fs *flag.FlagSet) func(ctx context.Context, app *app, args []string) error
+	// id is which argument is the container's.
+	id int
 	// min and max are how many arguments it takes; max < 0 is any number.
 	min, max int
 	// launches is whether it makes processes of containers, which have to come from a sealed program.
@@ -200,7 +202,7 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 		case c.max >= 0 && n > c.max:
 			err = fmt.Errorf("%q requires a maximum of %d argument(s)", c.name, c.max)
 		}
-		if err == nil && c.min > 0 && fs.Arg(0) == "" {
+		if err == nil && c.min > 0 && fs.Arg(c.id) == "" {
 			err = runtime.ErrInvalidID
 		} else if err != nil {
 			err = usageError{err}
@@ -236,14 +238,14 @@ func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string
 		if err != nil {
 			return err
 		}
-		return e.create(ctx, a, c.name, fs.Arg(0), withoutFlag(args, runtimeTypeFlag))
+		return e.create(ctx, a, c.name, fs.Arg(c.id), withoutFlag(args, runtimeTypeFlag))
 	} else if f == nil && c.min > 0 {
-		e, err := a.externalOf(fs.Arg(0))
+		e, err := a.externalOf(fs.Arg(c.id))
 		if err != nil {
 			return err
 		}
 		if e != nil {
-			return e.call(ctx, a, c.name, fs.Arg(0), args)
+			return e.call(ctx, a, c.name, fs.Arg(c.id), args)
 		}
 	}
 	if c.launches {

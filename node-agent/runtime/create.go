@@ -108,8 +108,10 @@ type maker struct {
 
 	inputs map[plan.Input]int
 	// nulls are the standard streams that are /dev/null.
-	nulls  []int
-	close  []*os.File
+	nulls []int
+	close []*os.File
+	// copies is the other end of plan.InputCopyUp.
+	copies *os.File
 	cgroup int // descriptor of the v2 folder
 	// cgroups are the hierarchies that a child joins by itself.
 	cgroups []string
@@ -149,7 +151,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		func(context.Context) error { return m.makeCgroup(id) },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
-		func(context.Context) error { return m.makePlan(id, run) },
+		func(ctx context.Context) error { return m.makePlan(ctx, id, run) },
 		m.mountRoot,
 		func(ctx context.Context) error { return m.launch(ctx, run) },
 	} {
@@ -389,7 +391,7 @@ func (r *Runtime) Host() (plan.Host, error) {
 	return r.host.host, r.host.err
 }
 
-func (m *maker) makePlan(id string, run bool) error {
+func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	host, err := m.r.Host()
 	if err != nil {
 		return err
@@ -411,7 +413,7 @@ func (m *maker) makePlan(id string, run bool) error {
 	for _, w := range m.plan.Warnings {
 		m.r.warn(w)
 	}
-	return nil
+	return m.openMounts(ctx)
 }
 
 // openCgroups opens what the child needs to get into its cgroups, and returns the hierarchies that it has to join itself.
@@ -509,6 +511,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 			return prepareUserNamespace(m.spec, pid)
 		case plan.SyncNetDevices:
 			return m.moveNetDevices(pid)
+		case plan.SyncCopyUp:
+			return m.copyUp(ctx)
 		case plan.SyncNamespaces:
 			m.rec.PID = pid
 			return m.createHooks(ctx)

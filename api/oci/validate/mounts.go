@@ -31,7 +31,9 @@ func (c *checker) mount(i int, m *specs.Mount) {
 		c.warn(at(path, i)+".destination", quote(m.Destination), `an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
 	}
 
-	var bind, remount, propagation, idmap, ridmap, copyUp bool
+	var bind, remount, propagation, idmap, ridmap, custom, copyUp bool
+	// bindOnly are options that a bind mount alone has a use for.
+	var bindOnly []int
 	for j, o := range m.Options {
 		if hasNUL(o) {
 			c.err(at(at(path, i)+".options", j), quote(o), noNUL)
@@ -48,6 +50,13 @@ func (c *checker) mount(i int, m *specs.Mount) {
 			ridmap = true
 		case "tmpcopyup":
 			copyUp = true
+		case "copy-symlink", "src-nofollow", "dest-nofollow":
+			bindOnly = append(bindOnly, j)
+		default:
+			if name, mappings, ok := strings.Cut(o, "="); ok && (name == "idmap" || name == "ridmap") {
+				c.idmapOption(at(at(path, i)+".options", j), o, mappings)
+				idmap, custom = true, true
+			}
 		}
 		propagation = propagation || isPropagation(o)
 	}
@@ -78,13 +87,58 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	case m.Type == "" && !remount && !propagation:
 		c.err(at(path, i)+".type", nothing, `a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
 	}
-	if copyUp && (bind || m.Type != "tmpfs") {
+	if copyUp && (bind || remount || m.Type != "tmpfs") {
 		c.err(at(path, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
+	}
+	for _, j := range bindOnly {
+		if !bind || remount {
+			c.err(at(at(path, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind), "this option only with bind or rbind, and without remount")
+		}
+	}
+	if (idmap || ridmap || len(m.UIDMappings)+len(m.GIDMappings) > 0) && remount {
+		c.err(at(path, i)+".options", `"remount" of a mount with mapped ids`, "remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
 	}
 	if !bind {
 		c.mountOwner(i, m)
 	}
-	c.mountMappings(i, m, idmap || ridmap)
+	if !custom {
+		c.mountMappings(i, m, idmap || ridmap)
+	} else if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+		c.err(at(path, i)+".options", "mappings in an option beside uidMappings or gidMappings", "one of the two")
+	}
+}
+
+// idmapOption checks what crun takes besides: idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @ before the first number makes
+// the second one of the container's (crun(1), idmap mount options).
+func (c *checker) idmapOption(path, option, mappings string) {
+	const allowed = "idmap=uids=0-100000-65536;gids=0-100000-65536, with # between several, and @ before those that are relative to the container's"
+	kinds := map[string][]specs.LinuxIDMapping{}
+	for part := range strings.SplitSeq(mappings, ";") {
+		kind, list, _ := strings.Cut(part, "=")
+		if kind != "uids" && kind != "gids" {
+			c.err(path, quote(option), allowed)
+			return
+		}
+		for triplet := range strings.SplitSeq(list, "#") {
+			numbers := strings.Split(strings.TrimPrefix(triplet, "@"), "-")
+			var ids [3]uint32
+			for i, n := range numbers {
+				id, err := strconv.ParseUint(n, 10, 32)
+				if err != nil || len(numbers) != len(ids) {
+					c.err(path, quote(option), allowed)
+					return
+				}
+				ids[i] = uint32(id)
+			}
+			kinds[kind] = append(kinds[kind], specs.LinuxIDMapping{ContainerID: ids[0], HostID: ids[1], Size: ids[2]})
+		}
+	}
+	if len(kinds) != 2 {
+		c.err(path, quote(option), "both uids= and gids=")
+	}
+	for _, kind := range []string{"uids", "gids"} {
+		c.mappingList(path+"."+kind, kinds[kind])
+	}
 }
 
 // mountOwner checks the ids in the options of a filesystem that the container's user namespace mounts: the kernel fails with
@@ -154,7 +208,7 @@ func knownMountOption(option string) bool {
 		return true
 	}
 	switch option {
-	case "bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "silent", "loud",
+	case "bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "silent", "loud", "copy-symlink", "src-nofollow", "dest-nofollow",
 		// The other side of what opposite knows.
 		"rw", "suid", "dev", "exec", "async", "nodirsync", "atime", "diratime", "norelatime", "nostrictatime",
 		"noiversion", "nolazytime", "nomand", "symfollow",
@@ -165,7 +219,7 @@ func knownMountOption(option string) bool {
 		return true
 	}
 	// mount(8): options with these prefixes are comments or labels.
-	return strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "X-") || strings.HasPrefix(option, "comment=") ||
+	return strings.HasPrefix(option, "idmap=") || strings.HasPrefix(option, "ridmap=") || strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "X-") || strings.HasPrefix(option, "comment=") ||
 		strings.HasPrefix(option, "context=") || strings.HasPrefix(option, "fscontext=") ||
 		strings.HasPrefix(option, "defcontext=") || strings.HasPrefix(option, "rootcontext=")
 }

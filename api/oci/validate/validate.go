@@ -84,6 +84,14 @@ func ProcessOf(spec *specs.Spec, o Options) Faults {
 	return c.all()
 }
 
+// MountsOf returns every fault of the mounts of a document, whose other
+// sections are taken for right. Paths begin with "mounts".
+func MountsOf(spec *specs.Spec, o Options) Faults {
+	c := newChecker(spec, o)
+	c.mounts()
+	return c.all()
+}
+
 // checker is one validation under way.
 type checker struct {
 	spec *specs.Spec

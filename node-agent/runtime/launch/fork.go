@@ -245,6 +245,8 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 			if **(**uint32)(unsafe.Pointer(&a[0]))&uint32(a[1]) != uint32(a[2]) {
 				e = syscall.Errno(a[3])
 			}
+		case uintptr(plan.OpLoad):
+			r = uintptr(**(**uint16)(unsafe.Pointer(&a[0]))) & a[1] // of memory that the program keeps
 		case uintptr(plan.OpStore):
 			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
 		case uintptr(plan.OpFork):

@@ -197,6 +197,10 @@ type container struct {
 	tty    Reg
 	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
 	shared map[int]Reg
+	// live is whether the mounts are for a container that runs: its root is no longer the host's, whose files the parent opens.
+	live bool
+	// placesOnly is whether the mounts are made for their mount points alone: ids and copies do not matter.
+	placesOnly bool
 	// readonly are the mounts that turn read-only once all that lies in them is made.
 	readonly []lateMount
 }

@@ -203,20 +203,10 @@ func (c *container) showTerminal() {
 	c.close(dev)
 }
 
-// sendTerminal sends the master to the console socket by SCM_RIGHTS, with a name as its payload (cmsg(3), unix(7)), and makes the
+// sendTerminal sends the master to the console socket with a name as its payload, and makes the
 // terminal that of the session.
 func (c *container) sendTerminal(master Reg) {
-	payload := []byte("/dev/ptmx")
-	iov := &unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
-	control := make([]byte, unix.CmsgSpace(4))
-	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-	header.Level, header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
-	header.SetLen(unix.CmsgLen(4))
-	msg := &unix.Msghdr{Iov: iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
-	slot := control[unix.CmsgLen(0) : unix.CmsgLen(0)+4]
-	binary.NativeEndian.PutUint32(slot, ^uint32(0))
-	c.call(OpStore, structArg(slot, "SCM_RIGHTS"), regArg(master))
-	c.call(unix.SYS_SENDMSG, input(InputConsole), structArg(native(msg), "{SCM_RIGHTS}"), num(0))
+	c.sendDescriptors(input(InputConsole), []byte("/dev/ptmx"), master)
 	c.close(master)
 	c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TIOCSCTTY)), num(0))
 }

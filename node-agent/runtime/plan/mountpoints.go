@@ -24,7 +24,7 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 			own.Mounts = append(own.Mounts, m)
 		}
 	}
-	c := &container{builder: newBuilder(), spec: &own, host: host, opts: o}
+	c := &container{builder: newBuilder(), spec: &own, host: host, opts: o, placesOnly: true}
 	for _, stage := range []func() error{c.undumpable, c.namespaces, c.root, c.mounts, c.makeWorkingDirectory, c.devices} {
 		if err := stage(); err != nil {
 			return nil, err

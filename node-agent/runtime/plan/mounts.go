@@ -17,11 +17,21 @@ import (
 // mountOptions are the options of one mount, sorted by what takes them.
 type mountOptions struct {
 	bind, recursive bool
+	remount         bool
 	attr            mountAttr // of the mount itself
 	rattr           mountAttr // of all mounts below it as well
 	propagation     []propagation
 	sb              []string // flags of the superblock
+	sbClear         []string // flags that a remount takes from it; a new one has none of them
 	data            []string // options of the filesystem: key or key=value
+	copyUp          bool
+	idmap           idmapOption
+	copySymlink     bool // make a symbolic link that is the source anew, in place of mounting what it leads to
+	srcNoFollow     bool // mount a symbolic link that is the source itself
+	destNoFollow    bool // mount on a symbolic link that is the destination itself
+
+	// userns is the user namespace that the mount's ids are mapped by, from Plan.UserNamespaces; nil without one.
+	userns *int
 }
 
 type propagation struct {
@@ -93,7 +103,8 @@ func MountOptions() []string {
 	attrs := []string{"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
 		"noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"}
 	out := []string{"bind", "rbind", "defaults", "async", "sync", "dirsync", "nodirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion",
-		"silent", "loud", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"}
+		"silent", "loud", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable",
+		"remount", "tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow"}
 	for _, a := range attrs {
 		out = append(out, a, "r"+a)
 	}
@@ -108,6 +119,15 @@ func (a *mountAttr) merge(set, clear uint64) {
 	if clear&unix.MOUNT_ATTR__ATIME != 0 {
 		a.clear |= unix.MOUNT_ATTR__ATIME
 	}
+}
+
+// userspaceOption is whether an option is one that mount(8) keeps from the kernel: for fstab(5), or a comment.
+func userspaceOption(name string) bool {
+	switch name {
+	case "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "group", "owner":
+		return true
+	}
+	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "comment=")
 }
 
 func parseMountOptions(options []string) (mountOptions, error) {
@@ -132,17 +152,31 @@ func parseMountOptions(options []string) (mountOptions, error) {
 			o.bind = true
 		case "rbind":
 			o.bind, o.recursive = true, true
-		case "defaults", "", "async", "nodirsync", "nomand", "nolazytime", "noiversion", "loud":
-			// What the kernel does unasked.
-		case "sync", "dirsync", "mand", "lazytime", "iversion", "silent":
+		case "remount":
+			o.remount = true
+		case "defaults", "", "nodirsync", "noiversion", "loud", "silent":
+			// What the kernel does unasked; silent is about its log alone.
+		case "async", "nolazytime", "nomand":
+			o.sbClear = append(o.sbClear, name)
+		case "sync", "dirsync", "mand", "lazytime", "iversion":
 			o.sb = append(o.sb, name)
-		case "remount", "tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow":
-			return o, fmt.Errorf("%q is not supported", name)
+		case "tmpcopyup":
+			o.copyUp = true
+		case "copy-symlink":
+			o.copySymlink = true
+		case "src-nofollow":
+			o.srcNoFollow = true
+		case "dest-nofollow":
+			o.destNoFollow = true
 		default:
-			if strings.HasPrefix(name, "idmap=") || strings.HasPrefix(name, "ridmap=") {
-				return o, fmt.Errorf("%q is not supported", name)
+			if ok, err := o.idmap.parse(name); err != nil {
+				return o, err
+			} else if ok {
+				continue
 			}
-			o.data = append(o.data, name)
+			if !userspaceOption(name) {
+				o.data = append(o.data, name)
+			}
 		}
 	}
 	return o, nil
@@ -153,14 +187,12 @@ func parseMountOptions(options []string) (mountOptions, error) {
 // either side mounts in it later shows on the other. With a user namespace it clones all, as the runtime's user, who may
 // reach more of them than the container's root.
 func (c *container) sharedSources() error {
-	p, _ := propagationOption(c.spec.Linux.RootfsPropagation)
 	for i, m := range c.spec.Mounts {
 		o, err := parseMountOptions(m.Options)
-		if err != nil || !(m.Type == "bind" || o.bind) {
-			continue // mounts says what is wrong
+		if err != nil || !(m.Type == "bind" || o.bind) || o.remount || o.copySymlink || idmapped(m, o) {
+			continue // mounts says what is wrong; the parent opens what is to have other ids
 		}
-		early := c.hasNamespace(specs.UserNamespace) || p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool { return p.flag == unix.MS_SHARED })
-		if early {
+		if c.hasNamespace(specs.UserNamespace) || c.sharedWithHost(o) {
 			if c.shared == nil {
 				c.shared = map[int]Reg{}
 			}
@@ -204,6 +236,9 @@ func (c *container) pivot() error {
 	case !c.hasNamespace(specs.MountNamespace):
 		c.call(unix.SYS_CHROOT, text(".")) // the mount namespace is the host's, and so is its root
 	case c.opts.NoPivot:
+		if p, _ := propagationOption(c.spec.Linux.RootfsPropagation); p.flag == unix.MS_PRIVATE {
+			return c.fieldError("linux.rootfsPropagation", c.spec.Linux.RootfsPropagation, "--no-pivot leaves the host's mounts below the root, and is not for a private root")
+		}
 		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
 	default:
@@ -233,25 +268,65 @@ func (c *container) pivot() error {
 func (c *container) mounts() error {
 	for i, m := range c.spec.Mounts {
 		c.atIndex("mounts", i, m.Destination)
-		o, err := parseMountOptions(m.Options)
-		if err != nil {
-			return &Unsupported{Path: fmt.Sprintf("mounts[%d].options", i), Found: strings.Join(m.Options, ","), Reason: err.Error()}
-		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return &Unsupported{Path: fmt.Sprintf("mounts[%d].uidMappings", i), Found: "mappings", Reason: "idmapped mounts are not supported"}
-		}
-		switch {
-		case m.Type == "bind" || o.bind:
-			c.bindMount(i, m, c.wholeSys(m, o))
-		case m.Type == "cgroup":
-			err = c.cgroupMount(m, o)
-		case m.Type == "sysfs" && c.inUserNamespace():
-			c.sysfsMount(m, o)
-		default:
-			c.newMount(m, o)
-		}
-		if err != nil {
+		if err := c.mount(i, m); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (c *container) mount(i int, m specs.Mount) error {
+	o, err := parseMountOptions(m.Options)
+	if err != nil {
+		return &Unsupported{Path: fmt.Sprintf("mounts[%d].options", i), Found: strings.Join(m.Options, ","), Reason: err.Error()}
+	}
+	o.bind = o.bind || m.Type == "bind"
+	if err := c.mapIDs(i, m, &o); err != nil {
+		return err
+	}
+	if err := c.checkOptions(i, m, o); err != nil {
+		return err
+	}
+	switch {
+	case o.remount:
+		c.remount(m, o)
+	case o.bind:
+		c.bindMount(i, m, c.wholeSys(m, o))
+	case m.Type == "":
+		c.propagateMount(m, o)
+	case m.Type == "cgroup":
+		return c.cgroupMount(i, m, o)
+	case m.Type == "cgroup2":
+		return c.cgroup2Mount(i, m, o)
+	case m.Type == "sysfs" && c.inUserNamespace():
+		c.sysfsMount(m, o)
+	case m.Type == "overlay":
+		o.data = c.overlayData(o.data)
+		c.newMount(m, o)
+	default:
+		c.newMount(m, o)
+	}
+	return nil
+}
+
+// checkOptions refuses options that the mount has no use for, rather than drop them.
+func (c *container) checkOptions(i int, m specs.Mount, o mountOptions) error {
+	for _, f := range []struct {
+		wrong         bool
+		found, reason string
+	}{
+		{o.copyUp && (m.Type != "tmpfs" || o.bind || o.remount), "tmpcopyup", "only a new tmpfs has what it covers copied into it"},
+		{o.copySymlink && (!o.bind || o.remount), "copy-symlink", "only a bind mount has a source that can be a symbolic link"},
+		{o.copySymlink && c.live, "copy-symlink", "a running container gets mounts alone"},
+		{o.srcNoFollow && (!o.bind || o.remount), "src-nofollow", "only a bind mount has a source that can be a symbolic link"},
+		{o.destNoFollow && (!o.bind || o.remount), "dest-nofollow", "only a bind mount can be on a symbolic link"},
+		{len(o.data)+len(o.sb) > 0 && (o.remount && o.bind || m.Type == "" && !o.bind && !o.remount), strings.Join(append(o.data, o.sb...), ","), "it is an option of a filesystem, and the mount makes or changes none"},
+		{o.userns != nil && o.remount, "idmap", "the ids of a mount that is there already cannot be mapped"},
+		{o.userns != nil && !o.bind && c.hasNamespace(specs.UserNamespace), "idmap", "in a user namespace only bind mounts can have their ids mapped"},
+		{o.userns != nil && (m.Type == "cgroup" || m.Type == "cgroup2" || m.Type == "proc" || m.Type == "sysfs" || m.Type == "") && !o.bind, "idmap", "a mount of this type has no ids to map"},
+	} {
+		if f.wrong {
+			return c.fieldError(fmt.Sprintf("mounts[%d].options", i), f.found, "%s", f.reason)
 		}
 	}
 	return nil
@@ -261,27 +336,27 @@ func (c *container) mounts() error {
 // ends up elsewhere leaves masked paths unmasked (CVE-2019-19921, CVE-2023-27561).
 func kernelFilesystem(fstype string) bool { return fstype == "proc" || fstype == "sysfs" }
 
+// maxValue is how long a string may be that fsconfig(2) takes.
+const maxValue = 255
+
 func (c *container) newMount(m specs.Mount, o mountOptions) {
+	if !o.copyUp && o.userns == nil && (len(m.Source) > maxValue || slices.Contains(o.sb, "iversion") ||
+		slices.ContainsFunc(o.data, func(s string) bool { _, value, _ := strings.Cut(s, "="); return len(value) > maxValue })) {
+		c.mountByData(m, o)
+		return
+	}
 	fs := c.fsopen(m.Type)
 	if m.Source != "" {
 		c.fsconfigString(fs, "source", m.Source)
 	}
-	for _, option := range o.data {
-		if key, value, found := strings.Cut(option, "="); found {
-			c.fsconfigString(fs, key, value)
-		} else {
-			c.fsconfigFlag(fs, key)
-		}
-	}
-	for _, flag := range o.sb {
-		c.fsconfigFlag(fs, flag)
-	}
+	c.fsconfigOptions(fs, o.data, o.sb)
 	c.labelFilesystem(fs, m.Type, o.data)
 	c.fsconfigCreate(fs)
 	attr := o.attr.set
-	late := m.Type == "tmpfs" && attr&unix.MOUNT_ATTR_RDONLY != 0
+	late := m.Type == "tmpfs" && (attr|o.rattr.set)&unix.MOUNT_ATTR_RDONLY != 0
 	if late {
 		attr &^= unix.MOUNT_ATTR_RDONLY
+		o.rattr.set &^= unix.MOUNT_ATTR_RDONLY
 	}
 	mount := c.fsmount(fs, attr)
 	c.close(fs)
@@ -293,6 +368,20 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 		return
 	}
 	c.close(mount)
+}
+
+// fsconfigOptions gives a filesystem its own options and the flags of its superblock.
+func (c *container) fsconfigOptions(fs Reg, data, sb []string) {
+	for _, option := range data {
+		if key, value, found := strings.Cut(option, "="); found {
+			c.fsconfigString(fs, key, value)
+		} else {
+			c.fsconfigFlag(fs, key)
+		}
+	}
+	for _, flag := range sb {
+		c.fsconfigFlag(fs, flag)
+	}
 }
 
 // readonlyMounts makes those mounts read-only that had to be filled first.
@@ -311,15 +400,25 @@ func (c *container) attach(mount Reg, m specs.Mount, o mountOptions) {
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
 	}
+	if o.userns != nil {
+		c.setIDMap(mount, o)
+	}
 	at := c.reg()
-	if kernelFilesystem(m.Type) {
+	switch {
+	case kernelFilesystem(m.Type):
 		c.ensureDirectoryNoSymlink(at, m.Destination)
-	} else {
+	case m.Type == "tmpfs" && (o.copyUp || !hasKey(o.data, "mode")):
+		c.likeWhatItCovers(mount, at, m, o)
+	default:
 		c.ensureDirectory(at, m.Destination, unix.O_DIRECTORY)
 	}
 	c.moveMount(mount, at)
 	c.close(at)
 	c.propagate(mount, o)
+}
+
+func hasKey(data []string, key string) bool {
+	return slices.ContainsFunc(data, func(s string) bool { return strings.HasPrefix(s, key+"=") })
 }
 
 // propagate sets the propagation of an attached mount: a detached one takes none but private.
@@ -338,20 +437,36 @@ const noIndex = -1
 
 // bindSource clones what is to be shown elsewhere.
 func (c *container) bindSource(m specs.Mount, o mountOptions) Reg {
-	source := m.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(c.opts.Bundle, source)
-	}
 	fl := uint(unix.OPEN_TREE_CLONE)
 	if o.recursive {
 		fl |= unix.AT_RECURSIVE
 	}
-	return c.openTree(cwd(), source, fl).out()
+	if o.srcNoFollow {
+		fl |= unix.AT_SYMLINK_NOFOLLOW
+	}
+	return c.openTree(cwd(), c.hostPath(m.Source), fl).out()
+}
+
+// hostPath is a path of the document that is the host's: where it is relative, to the bundle.
+func (c *container) hostPath(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.opts.Bundle, p)
 }
 
 func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
+	done := c.label()
+	if o.copySymlink {
+		c.symlinkOfSource(m, done)
+	}
 	mount, cloned := c.shared[i]
-	if !cloned {
+	opened := false
+	switch {
+	case cloned:
+	case o.userns != nil || c.live:
+		mount, opened = c.parentSource(m, o), true
+	default:
 		mount = c.bindSource(m, o)
 	}
 	if !o.attr.zero() {
@@ -363,7 +478,11 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	// The destination is made as what the source is: asking for "." below it succeeds on a directory alone.
 	at := c.reg()
 	have, dir, reopen := c.label(), c.label(), c.label()
-	c.inRoot(c.rootFD, m.Destination, 0).into(at).tolerate(unix.ENOENT).then(have)
+	var nofollow uint64
+	if o.destNoFollow {
+		nofollow = unix.O_NOFOLLOW
+	}
+	c.inRoot(c.rootFD, m.Destination, nofollow).into(at).tolerate(unix.ENOENT).then(have)
 	parent, base := path.Split(path.Clean(m.Destination))
 	p := c.reg()
 	c.ensureDirectory(p, parent, unix.O_DIRECTORY)
@@ -374,12 +493,24 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	c.mkdirat(regArg(p), base, 0o755).tolerate(unix.EEXIST)
 	c.mark(reopen)
 	c.close(p)
-	c.inRoot(c.rootFD, m.Destination, 0).into(at)
+	c.inRoot(c.rootFD, m.Destination, nofollow).into(at)
 	c.mark(have)
 	c.moveMount(mount, at)
 	c.close(at)
+	if opened && !c.sharedWithHost(o) {
+		// The parent's clone is a peer of what it was cloned from. None but what asks for it stays one: what is mounted in here
+		// is not to show on the host.
+		c.propagate(mount, mountOptions{propagation: []propagation{{unix.MS_SLAVE, true}}})
+	}
 	c.propagate(mount, o)
 	c.close(mount)
+	c.mark(done)
+}
+
+// sharedWithHost is whether a bind mount is to be a peer of its source.
+func (c *container) sharedWithHost(o mountOptions) bool {
+	p, _ := propagationOption(c.spec.Linux.RootfsPropagation)
+	return p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool { return p.flag == unix.MS_SHARED })
 }
 
 // ensureDirectory opens a folder of the container into at, making what of it is missing, mode 0755. Every prefix is
@@ -432,10 +563,13 @@ func (c *container) makePath(at Reg, dir string, resolve uint64) {
 // namespace hides what is above of; without one it is a read-only bind mount of the container's own folders, since
 // anything else would show, and let write, those of others (CVE-2023-25809). A container without a cgroup gets an empty folder, which
 // covers what a bind mount of /sys may have brought.
-func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
+func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	namespaced := c.hasNamespace(specs.CgroupNamespace)
 	if !namespaced {
-		o.attr.merge(unix.MOUNT_ATTR_RDONLY, 0)
+		c.onlyRead(i, &o)
+	}
+	if len(o.data) > 0 && !(c.host.Cgroup.Unified && namespaced) {
+		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","), "no such option of mount(8), and none of the cgroup filesystem's own is taken here: the hierarchies are the host's")
 	}
 	bind := func(hierarchy string, dest string) {
 		if source, ok := c.opts.CgroupPaths[hierarchy]; ok {
@@ -451,7 +585,7 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 			bind("", m.Destination)
 			return nil
 		}
-		m.Type, m.Source, o.data = "cgroup2", "cgroup", nil
+		m.Type, m.Source = "cgroup2", "cgroup"
 		c.newMount(m, o)
 		return nil
 	}
@@ -479,5 +613,32 @@ func (c *container) cgroupMount(m specs.Mount, o mountOptions) error {
 			bind("", dest)
 		}
 	}
+	return nil
+}
+
+// onlyRead makes a cgroup mount read-only and says so where the document asks for something else.
+func (c *container) onlyRead(i int, o *mountOptions) {
+	if o.attr.clear&unix.MOUNT_ATTR_RDONLY != 0 {
+		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].options: found rw; without a cgroup namespace a cgroup mount is read-only", i))
+	}
+	o.attr.merge(unix.MOUNT_ATTR_RDONLY, 0)
+}
+
+// cgroup2Mount shows the container its cgroup of version 2, in the one hierarchy or beside those of version 1. As with cgroupMount,
+// without a cgroup namespace it is shown its own folder alone, read-only.
+func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
+	if c.hasNamespace(specs.CgroupNamespace) {
+		c.newMount(m, o)
+		return nil
+	}
+	own, ok := c.opts.CgroupPaths[""]
+	switch {
+	case len(o.data) > 0:
+		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","), "options of the filesystem itself need a cgroup namespace")
+	case !ok:
+		return c.fieldError(fmt.Sprintf("mounts[%d].type", i), "cgroup2", "without a cgroup namespace only a container with a cgroup of version 2 can be shown one")
+	}
+	c.onlyRead(i, &o)
+	c.bindMount(noIndex, specs.Mount{Destination: m.Destination, Source: own}, mountOptions{attr: o.attr, rattr: o.rattr, propagation: o.propagation})
 	return nil
 }

@@ -18,6 +18,9 @@ const (
 	OpSet Call = 1<<20 + iota
 	// OpStore writes its second argument as 32 bits to the address in its first.
 	OpStore
+	// OpLoad puts the 16 bits at the address in its first argument, those that its second masks, into the register that Step.Out
+	// names.
+	OpLoad
 	// OpGoto goes on at Step.IfOK.
 	OpGoto
 	// OpReport makes the descriptor in its first argument the pipe that failures are written to from here on.
@@ -57,6 +60,11 @@ const (
 	InputProgram Input = "program"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
+	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
+	InputCopyUp Input = "copy-socket"
+	// InputCopySource and InputCopyTarget are the folders of BuildCopy.
+	InputCopySource Input = "copy-source"
+	InputCopyTarget Input = "copy-target"
 )
 
 // InputCgroup is the tasks file of a cgroup, by the name of its hierarchy of version 1.
@@ -163,6 +171,10 @@ type Plan struct {
 	Forks bool
 	// Waits is whether any of Syncs waits for the parent.
 	Waits bool
+	// UserNamespaces and Sources are what the parent opens for the child; CopiesUp is whether the plan has InputCopyUp.
+	UserNamespaces []UserNamespace
+	Sources        []Source
+	CopiesUp       bool
 	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
 	Warnings []string
 }
@@ -194,6 +206,9 @@ const (
 	SyncIDMap Sync = "idmap"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
 	SyncNetDevices Sync = "netdevices"
+	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover: the child has sent a clone of the
+	// folder and the tmpfs through InputCopyUp.
+	SyncCopyUp Sync = "copy-up"
 	// SyncNamespaces is where the namespaces are there; hooks of create come now.
 	SyncNamespaces Sync = "namespaces"
 	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for another process to start.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -72,6 +73,8 @@ var goldens = []struct {
 	{name: "binds", host: unified},
 	{name: "propagation-private", host: unified},
 	{name: "filesystems", host: unified},
+	{name: "mount-options", host: unified},
+	{name: "mount-options-user", host: unified},
 	{name: "devices", host: unified},
 	{name: "devices-bound", host: unified},
 	{name: "paths", host: unified},
@@ -316,6 +319,9 @@ func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 	spec.Mounts = []specs.Mount{
 		{Destination: "/inside/new", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/inside/proc", Type: "proc", Source: "proc"},
 		{Destination: "/inside/bind", Type: "bind", Source: "/src"}, {Destination: "/inside/cgroup", Type: "cgroup"},
+		{Destination: "/inside/copied", Type: "tmpfs", Options: []string{"tmpcopyup"}}, {Destination: "/inside/again", Options: []string{"remount", "ro"}},
+		{Destination: "/inside/link", Type: "bind", Source: "/src", Options: []string{"copy-symlink", "dest-nofollow"}}, {Destination: "/inside/private", Options: []string{"private"}},
+		{Destination: "/inside/layers", Type: "overlay", Options: []string{"lowerdir=/" + strings.Repeat("l", 300)}},
 	}
 	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/inside/dev", Type: "c", Major: 1, Minor: 3}}
 	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/inside/masked"}, []string{"/inside/readonly"}
@@ -436,14 +442,24 @@ func TestRefused(t *testing.T) {
 		"linux.devices[0].type":         func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
 		"linux.sysctl.../../etc/passwd": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../../etc/passwd": "x"} },
 		"mounts[0].options": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{"tmpcopyup"}}}
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{"tmpcopyup", "remount"}}}
 		},
 		"mounts[0].uidMappings": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", UIDMappings: []specs.LinuxIDMapping{{}}}}
 		},
+		"mounts[1].options": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s"}, {Destination: "/m", Type: "bind", Source: "/s", Options: []string{"idmap"}}}
+		},
+		"mounts[2].options": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s"}, {Destination: "/m", Type: "tmpfs"}, {Destination: "/m", Type: "tmpfs", Options: []string{"copy-symlink"}}}
+		},
+		"mounts[0].type": func(s *specs.Spec) {
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "cgroup2"}}
+		},
 	} {
 		t.Run(path, func(t *testing.T) {
 			spec, o := readSpec(t, must(os.ReadFile("testdata/minimal.json"))), options(unified)
+			delete(o.CgroupPaths, "")
 			change(spec)
 			_, err := Build(spec, unified, o)
 			var refused *Unsupported
@@ -471,7 +487,7 @@ func TestMountOptions(t *testing.T) {
 	const rdonly, nosuid, noexec, atime, noatime, strict = unix.MOUNT_ATTR_RDONLY, unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOEXEC, unix.MOUNT_ATTR__ATIME, unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR_STRICTATIME
 	for options, want := range map[string]mountOptions{
 		"":                     {},
-		"defaults,async,loud":  {},
+		"defaults,async,loud":  {sbClear: []string{"async"}},
 		"bind":                 {bind: true},
 		"rbind":                {bind: true, recursive: true},
 		"ro,nosuid":            {attr: mountAttr{set: rdonly | nosuid}},
@@ -490,6 +506,12 @@ func TestMountOptions(t *testing.T) {
 		"relatime":             {attr: mountAttr{clear: atime}},
 		"nodev,dev":            {attr: mountAttr{clear: unix.MOUNT_ATTR_NODEV}},
 		"nosymfollow":          {attr: mountAttr{set: unix.MOUNT_ATTR_NOSYMFOLLOW}},
+		"remount,bind,tmpcopyup,nolazytime,x-y,comment=z,nofail": {remount: true, bind: true, copyUp: true, sbClear: []string{"nolazytime"}},
+		"copy-symlink,src-nofollow,dest-nofollow":                {copySymlink: true, srcNoFollow: true, destNoFollow: true},
+		"idmap":  {idmap: idmapOption{set: true}},
+		"ridmap": {idmap: idmapOption{set: true, recursive: true}},
+		"idmap=uids=0-1-2#@7-8-9;gids=3-4-5": {idmap: idmapOption{set: true, uids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: 2}, false}, {specs.LinuxIDMapping{ContainerID: 7, HostID: 8, Size: 9}, true}},
+			gids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 3, HostID: 4, Size: 5}, false}}}},
 		"nodiratime,rdiratime": {attr: mountAttr{set: unix.MOUNT_ATTR_NODIRATIME}, rattr: mountAttr{clear: unix.MOUNT_ATTR_NODIRATIME}},
 	} {
 		t.Run(options, func(t *testing.T) {
@@ -503,7 +525,7 @@ func TestMountOptions(t *testing.T) {
 			}
 		})
 	}
-	for _, refused := range []string{"remount", "tmpcopyup", "idmap", "ridmap", "idmap=uids=0-1-2", "copy-symlink"} {
+	for _, refused := range []string{"idmap=", "idmap=uids", "idmap=uids=0-1", "idmap=uids=0-1-0", "ridmap=uids=0-1-x;gids=0-0-1", "idmap=uids=0-1-2,gids=0-1-2", "idmap=uids=0-1-4294967296"} {
 		if _, err := parseMountOptions([]string{refused}); err == nil {
 			t.Errorf("%s is taken", refused)
 		}
@@ -524,7 +546,8 @@ func printOptions(o mountOptions) string {
 	for _, x := range o.propagation {
 		p = append(p, [2]any{x.flag, x.recursive})
 	}
-	if err := enc.Encode([]any{o.bind, o.recursive, attr{o.attr.set, o.attr.clear}, attr{o.rattr.set, o.rattr.clear}, p, o.sb, o.data}); err != nil {
+	if err := enc.Encode([]any{o.bind, o.recursive, attr{o.attr.set, o.attr.clear}, attr{o.rattr.set, o.rattr.clear}, p, o.sb, o.data, o.sbClear, o.remount, o.copyUp,
+		o.copySymlink, o.srcNoFollow, o.destNoFollow, fmt.Sprint(o.idmap)}); err != nil {
 		panic(err)
 	}
 	return b.String()

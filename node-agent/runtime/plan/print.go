@@ -33,12 +33,15 @@ var (
 		}
 		return strconv.FormatUint(uint64(v), 16)
 	}}
-	dirfdNames     = &names{render: func(uintptr) string { return "AT_FDCWD" }}
-	modeNames      = &names{render: printMode}
-	devNames       = &names{render: func(v uintptr) string { return fmt.Sprintf("%d:%d", unix.Major(uint64(v)), unix.Minor(uint64(v))) }}
-	openNames      = &names{render: func(v uintptr) string { return printBits(uint64(v), openBits()) }}
-	atNames        = &names{render: func(v uintptr) string { return printBits(uint64(v), atBits()) }}
-	attrNames      = &names{render: func(v uintptr) string { return printBits(uint64(v), attrBits()) }}
+	dirfdNames  = &names{render: func(uintptr) string { return "AT_FDCWD" }}
+	modeNames   = &names{render: printMode}
+	devNames    = &names{render: func(v uintptr) string { return fmt.Sprintf("%d:%d", unix.Major(uint64(v)), unix.Minor(uint64(v))) }}
+	openNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), openBits()) }}
+	atNames     = &names{render: func(v uintptr) string { return printBits(uint64(v), atBits()) }}
+	attrNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), attrBits()) }}
+	fspickNames = &names{render: func(v uintptr) string {
+		return printBits(uint64(v), []bit{{unix.FSPICK_CLOEXEC, "FSPICK_CLOEXEC"}, {unix.FSPICK_EMPTY_PATH, "FSPICK_EMPTY_PATH"}})
+	}}
 	fsopenNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"}}) }}
 	fsmountNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"}}) }}
 	moveMountNames = &names{render: func(v uintptr) string {
@@ -50,13 +53,15 @@ var (
 	fsconfigNames = &names{render: printFsconfig}
 	prctlNames    = &names{render: printPrctl}
 	cloneNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), cloneBits()) }}
-	umountNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}}) }}
-	capNames      = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
-	rlimitNames   = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
-	accessNames   = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
-	hexNames      = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
-	errnoNames    = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
-	ioprioNames   = &names{render: func(v uintptr) string {
+	umountNames   = &names{render: func(v uintptr) string {
+		return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}, {unix.UMOUNT_NOFOLLOW, "UMOUNT_NOFOLLOW"}})
+	}}
+	capNames    = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
+	rlimitNames = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
+	accessNames = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
+	hexNames    = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
+	errnoNames  = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
+	ioprioNames = &names{render: func(v uintptr) string {
 		return map[uintptr]string{1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE", 3: "IOPRIO_CLASS_IDLE"}[v>>13] + " " + strconv.Itoa(int(v&7))
 	}}
 	ioprioWhoNames = &names{render: func(uintptr) string { return "IOPRIO_WHO_PGRP" }}
@@ -66,7 +71,7 @@ var (
 
 func openBits() []bit {
 	return []bit{{unix.O_PATH, "O_PATH"}, {unix.O_DIRECTORY, "O_DIRECTORY"}, {unix.O_NOFOLLOW, "O_NOFOLLOW"}, {unix.O_CLOEXEC, "O_CLOEXEC"},
-		{unix.O_NOCTTY, "O_NOCTTY"}, {unix.O_WRONLY, "O_WRONLY"}, {unix.O_RDWR, "O_RDWR"}}
+		{unix.O_NOCTTY, "O_NOCTTY"}, {unix.O_WRONLY, "O_WRONLY"}, {unix.O_RDWR, "O_RDWR"}, {unix.O_NONBLOCK, "O_NONBLOCK"}}
 }
 
 func atBits() []bit {
@@ -124,6 +129,8 @@ func printFsconfig(v uintptr) string {
 		return "FSCONFIG_SET_STRING"
 	case unix.FSCONFIG_CMD_CREATE:
 		return "FSCONFIG_CMD_CREATE"
+	case unix.FSCONFIG_CMD_RECONFIGURE:
+		return "FSCONFIG_CMD_RECONFIGURE"
 	}
 	return strconv.Itoa(int(v))
 }
@@ -226,6 +233,8 @@ func callName(c Call) string {
 		return "set"
 	case OpStore:
 		return "store"
+	case OpLoad:
+		return "load"
 	case OpGoto:
 		return "goto"
 	case OpReport:
@@ -255,6 +264,7 @@ func callNames() map[Call]string {
 		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
 		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
 		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx", unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVEAT: "execveat", unix.SYS_FCNTL: "fcntl", unix.SYS_FSETXATTR: "fsetxattr",
+		unix.SYS_FSPICK: "fspick", unix.SYS_READLINKAT: "readlinkat", unix.SYS_SENDFILE: "sendfile",
 	}
 }
 

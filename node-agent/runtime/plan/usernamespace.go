@@ -4,7 +4,6 @@ package plan
 
 import (
 	"path"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -19,16 +18,7 @@ func (c *container) sysfsMount(m specs.Mount, o mountOptions) {
 	if m.Source != "" {
 		c.fsconfigString(fs, "source", m.Source)
 	}
-	for _, option := range o.data {
-		if key, value, found := strings.Cut(option, "="); found {
-			c.fsconfigString(fs, key, value)
-		} else {
-			c.fsconfigFlag(fs, key)
-		}
-	}
-	for _, flag := range o.sb {
-		c.fsconfigFlag(fs, flag)
-	}
+	c.fsconfigOptions(fs, o.data, o.sb)
 	c.fsconfigCreate(fs).tolerate(unix.EPERM).orElse(refused)
 	c.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames), flags(o.attr.set, attrNames)).into(mount).tolerate(unix.EPERM).orElse(refused)
 	c.close(fs)
@@ -37,7 +27,11 @@ func (c *container) sysfsMount(m specs.Mount, o mountOptions) {
 	c.mark(refused)
 	c.close(fs)
 	c.mark(bind)
-	c.openTree(cwd(), "/sys", unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE).into(mount)
+	if whole := (specs.Mount{Source: "/sys"}); c.live {
+		c.set(mount, regArg(c.parentSource(whole, mountOptions{recursive: true})))
+	} else {
+		c.openTree(cwd(), whole.Source, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE).into(mount)
+	}
 	o = c.wholeSys(specs.Mount{Source: "/sys", Destination: m.Destination}, mountOptions{recursive: true, attr: o.attr, rattr: o.rattr, propagation: o.propagation})
 	if !o.attr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, o.attr)

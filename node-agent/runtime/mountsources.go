@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// openMounts opens what a plan's mounts take from outside of the container: user namespaces that map ids, and the trees that they map.
+func (m *maker) openMounts(ctx context.Context) error {
+	namespaces := make([]int, len(m.plan.UserNamespaces))
+	for i, ns := range m.plan.UserNamespaces {
+		f, err := openUserNamespace(ctx, ns)
+		if err != nil {
+			return err
+		}
+		m.keepOpen(f)
+		namespaces[i] = int(f.Fd())
+		m.inputs[plan.InputUserNamespace(i)] = namespaces[i]
+	}
+	for i, s := range m.plan.Sources {
+		f, err := openSource(s, namespaces)
+		if err != nil {
+			return err
+		}
+		m.keepOpen(f)
+		m.inputs[plan.InputSource(i)] = int(f.Fd())
+	}
+	if !m.plan.CopiesUp {
+		return nil
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("mounts: tmpcopyup: socketpair: %w", err)
+	}
+	m.copies = os.NewFile(uintptr(pair[0]), "socket")
+	child := os.NewFile(uintptr(pair[1]), "socket")
+	m.keepOpen(m.copies)
+	m.keepOpen(child)
+	m.inputs[plan.InputCopyUp] = pair[1]
+	return nil
+}
+
+func (m *maker) keepOpen(f *os.File) { m.close = append(m.close, f) }
+
+// openUserNamespace opens a user namespace by its path, or makes one with mappings. The caller closes it, which ends one that was made.
+func openUserNamespace(ctx context.Context, ns plan.UserNamespace) (file *os.File, err error) {
+	fail := func(what string, err error) (*os.File, error) {
+		return nil, fmt.Errorf("%s: user namespace of its ids: %s: %w", ns.Field, what, err)
+	}
+	if ns.Path != "" {
+		fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fail("open "+ns.Path, err)
+		}
+		return os.NewFile(uintptr(fd), ns.Path), nil
+	}
+	spec := &specs.Spec{Linux: &specs.Linux{UIDMappings: ns.UIDs, GIDMappings: ns.GIDs}}
+	child, err := launch.Start(launch.Request{Plan: plan.BuildUserNamespace(ns.Field), Reserved: 3, OnSync: func(_ plan.Sync, pid int) error {
+		if err := writeIDMaps(spec, pid); err != nil {
+			return err
+		}
+		name := "/proc/" + strconv.Itoa(pid) + "/ns/user"
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", name, err)
+		}
+		file = os.NewFile(uintptr(fd), name)
+		return nil
+	}})
+	if err != nil {
+		return fail("make", err)
+	}
+	if err := child.Follow(ctx, plan.SyncReady); err != nil {
+		if file != nil {
+			file.Close()
+		}
+		return fail("make", err)
+	}
+	child.Wait()
+	return file, nil
+}
+
+// openSource clones a part of the host's tree, with its ids mapped if need be. The clone is attached nowhere and goes with its descriptor.
+func openSource(s plan.Source, namespaces []int) (*os.File, error) {
+	fail := func(call string, err error, cause string) (*os.File, error) {
+		if cause != "" {
+			cause = "; likely cause: " + cause
+		}
+		return nil, fmt.Errorf("%s: %s %s: %w%s", s.Field, call, s.Path, err, cause)
+	}
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if s.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	if s.NoFollow {
+		flags |= unix.AT_SYMLINK_NOFOLLOW
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, s.Path, flags)
+	if err != nil {
+		return fail("open_tree", err, launch.Cause("mounts", "open_tree", asErrno(err)))
+	}
+	if s.UserNamespace >= 0 {
+		flags := uint(unix.AT_EMPTY_PATH)
+		if s.MapAll {
+			flags |= unix.AT_RECURSIVE
+		}
+		if err := unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespaces[s.UserNamespace])}); err != nil {
+			unix.Close(fd)
+			cause := ""
+			if errors.Is(err, unix.EINVAL) {
+				cause = "the filesystem cannot be mounted with other ids on this kernel, or it is mapped already"
+			}
+			return fail("mount_setattr MOUNT_ATTR_IDMAP", err, cause)
+		}
+	}
+	return os.NewFile(uintptr(fd), s.Path), nil
+}
+
+func asErrno(err error) (errno unix.Errno) {
+	errors.As(err, &errno)
+	return errno
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// likeWhatItCovers gives a tmpfs the permissions of the folder that it is mounted on, as runc does where the options say none, and
+// with tmpcopyup what is in it. The folder is left open in at; one that was not there has nothing to give.
+func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOptions) {
+	missing, done := c.label(), c.label()
+	c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).into(at).tolerate(unix.ENOENT).orElse(missing)
+	if !hasKey(o.data, "mode") {
+		st := &unix.Statx_t{}
+		const statxMode = unsafe.Offsetof(unix.Statx_t{}.Mode)
+		memory := structArg(native(st), "statx")
+		c.call(unix.SYS_STATX, regArg(at), text(""), flags(uint(unix.AT_EMPTY_PATH), atNames), num(uint(unix.STATX_MODE)), memory)
+		mode := c.reg()
+		c.call(OpLoad, structArg(native(st)[statxMode:statxMode+2], "statx.mode"), flags(uint32(0o7777), modeNames)).into(mode)
+		top := c.openat2(regArg(mount), ".", unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_BENEATH).out()
+		c.call(unix.SYS_FCHMOD, regArg(top), regArg(mode))
+		c.close(top)
+	}
+	if o.copyUp && !c.placesOnly {
+		c.copyUp(mount, at)
+	}
+	c.goTo(done)
+	c.mark(missing)
+	c.ensureDirectory(at, m.Destination, unix.O_DIRECTORY)
+	c.mark(done)
+}
+
+// copyUp has the parent copy what is in a folder into a mount that is not attached yet. The child hands it a clone of the folder, and
+// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the folder meanwhile.
+func (c *container) copyUp(mount, from Reg) {
+	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
+	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})
+	c.sendDescriptors(input(InputCopyUp), []byte(strconv.Itoa(c.field.Index)), clone, mount)
+	c.sync(SyncCopyUp)
+	c.close(clone)
+	c.plan.CopiesUp = true
+}
+
+// sendDescriptors sends descriptors through a unix socket by SCM_RIGHTS, with a payload of at least one byte (cmsg(3), unix(7)).
+func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
+	iov := &unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
+	control := make([]byte, unix.CmsgSpace(4*len(fds)))
+	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	header.Level, header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	header.SetLen(unix.CmsgLen(4 * len(fds)))
+	msg := &unix.Msghdr{Iov: iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
+	for i, fd := range fds {
+		slot := control[unix.CmsgLen(0)+4*i:][:4]
+		binary.NativeEndian.PutUint32(slot, math.MaxUint32)
+		c.call(OpStore, structArg(slot, "SCM_RIGHTS"), regArg(fd))
+	}
+	c.call(unix.SYS_SENDMSG, socket, structArg(native(msg), "{SCM_RIGHTS}"), num(0))
+}
+
+// CopyEntry is a file to copy, by its path below the folder that is copied; "." is the folder itself.
+type CopyEntry struct {
+	Path string
+	// Mode is as of stat(2), UID and GID are as the container numbers them.
+	Mode, UID, GID uint32
+	// Size of a regular file, target of a symbolic link, number of a device.
+	Size   int64
+	Target string
+	Device uint64
+}
+
+// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget: folders before what is in them. It
+// is in the container's cgroup, so that the memory is the container's, and in its user namespace, so that the owners are. A source that is not
+// what the entry says ends it.
+func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan {
+	c := &container{builder: newBuilder(), spec: spec, opts: o}
+	c.plan.Steps = make([]Step, 0, 10*len(entries)+8)
+	c.field = f
+	c.prctl(unix.PR_SET_DUMPABLE, num(0))
+	for _, h := range o.Cgroups {
+		c.call(unix.SYS_WRITE, input(InputCgroup(h)), text("0"), num(1))
+	}
+	if c.hasNamespace(specs.UserNamespace) {
+		c.call(unix.SYS_SETNS, input(InputContainer), flags(uint64(unix.CLONE_NEWUSER), cloneNames))
+		c.call(unix.SYS_SETRESGID, num(0), num(0), num(0))
+		c.call(unix.SYS_SETRESUID, num(0), num(0), num(0))
+	}
+	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
+	for _, e := range entries {
+		c.field.Note = f.Note + ": " + e.Path
+		c.copyEntry(e)
+	}
+	c.field = f
+	c.report(SyncReady)
+	c.call(unix.SYS_EXIT_GROUP, num(0))
+	return &c.plan
+}
+
+func (c *container) copyEntry(e CopyEntry) {
+	// No component is a symbolic link: those that are copied were made by this copy, but what has the name may have changed.
+	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	target := input(InputCopyTarget)
+	dir, base := splitLast(e.Path)
+	parent := func() Reg { return c.openat2(target, dir, unix.O_PATH|unix.O_DIRECTORY, resolve).out() }
+	own := func(fd Reg) {
+		c.call(unix.SYS_FCHOWN, regArg(fd), num(e.UID), num(e.GID))
+		c.call(unix.SYS_FCHMOD, regArg(fd), flags(e.Mode&0o7777, modeNames)) // after chown(2), which takes set-id bits away
+		c.close(fd)
+	}
+	switch e.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		if e.Path != "." {
+			at := parent()
+			c.mkdirat(regArg(at), base, 0o700)
+			c.close(at)
+		}
+		fd := c.openat2(target, e.Path, unix.O_RDONLY|unix.O_DIRECTORY, resolve).out()
+		if e.Path == "." {
+			c.call(unix.SYS_FCHOWN, regArg(fd), num(e.UID), num(e.GID))
+			c.close(fd)
+			return
+		}
+		own(fd)
+	case unix.S_IFREG:
+		in := c.openat2(input(InputCopySource), e.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, resolve).out()
+		c.expectNode(regArg(in), "", unix.S_IFREG, 0, 0)
+		at := parent()
+		c.mknodat(regArg(at), base, unix.S_IFREG|0o600, 0)
+		c.close(at)
+		out := c.openat2(target, e.Path, unix.O_WRONLY|unix.O_NOFOLLOW, resolve).out()
+		// sendfile(2) moves at most 0x7ffff000 bytes at a time.
+		const most = 0x7ffff000
+		for left := e.Size; left > 0; left -= most {
+			n := min(left, most)
+			moved, have := make([]byte, 4), c.reg()
+			c.call(unix.SYS_SENDFILE, regArg(out), regArg(in), num(0), num(n)).into(have)
+			c.call(OpStore, structArg(moved, "moved"), regArg(have))
+			c.call(OpExpect, structArg(moved, "moved"), flags(uint32(math.MaxUint32), hexNames), flags(uint32(n), hexNames), flags(uint(unix.EIO), errnoNames))
+		}
+		c.close(in)
+		own(out)
+	default:
+		at := parent()
+		if e.Mode&unix.S_IFMT == unix.S_IFLNK {
+			c.symlinkat(e.Target, regArg(at), base)
+		} else {
+			c.mknodat(regArg(at), base, e.Mode&(unix.S_IFMT|0o7777), e.Device)
+		}
+		c.fchownat(regArg(at), base, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW)
+		c.close(at)
+	}
+}
+
+// splitLast splits a relative path before its last component.
+func splitLast(p string) (dir, base string) {
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i] == '/' {
+			return p[:i], p[i+1:]
+		}
+	}
+	return ".", p
+}
