@@ -131,7 +131,15 @@ func TestFeatures(t *testing.T) {
 	})
 	for _, option := range f.MountOptions {
 		claim("mount option "+option, true, func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", Options: []string{"bind", option}}}
+			m := specs.Mount{Destination: "/m", Type: "bind", Source: "/s", Options: []string{"bind", option}}
+			switch option {
+			case "tmpcopyup":
+				m.Type, m.Options = "tmpfs", m.Options[1:]
+			case "idmap", "ridmap":
+				m.UIDMappings = []specs.LinuxIDMapping{{HostID: 1000, Size: 1}}
+				m.GIDMappings = m.UIDMappings
+			}
+			s.Mounts = []specs.Mount{m}
 		})
 	}
 	if len(f.Linux.Capabilities) != 41 || f.Linux.Capabilities[21] != "CAP_SYS_ADMIN" {

@@ -16,21 +16,6 @@ import (
 // mountsOf returns the lines of a mount table for a destination: options of the mount and of its filesystem.
 const showMount = `show() { grep " $1 " /proc/self/mountinfo | while read id parent dev root dest options rest; do echo $dest $options ${rest##* - }; done; }; `
 
-// inUserNamespace gives a document a user namespace, and the root filesystem to its root.
-func (w *world) inUserNamespace(spec *specs.Spec, base uint32) *specs.Spec {
-	w.t.Helper()
-	w.must(filepath.WalkDir(w.file("/"), func(path string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, int(base), int(base))
-	}))
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
-	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
-	spec.Linux.GIDMappings = spec.Linux.UIDMappings
-	return spec
-}
-
 func mounted(spec *specs.Spec, m ...specs.Mount) *specs.Spec {
 	spec.Mounts = append(spec.Mounts, m...)
 	return spec
@@ -101,7 +86,7 @@ func TestIDMappedMounts(t *testing.T) {
 	})
 	t.Run("user namespace", func(t *testing.T) {
 		// The container's own mappings: its root is that of the host's files.
-		spec := w.inUserNamespace(mounted(w.sh(script), bind([]string{"rbind", "ridmap"}, nil)), 100000)
+		spec := w.inUserNamespace(mounted(w.sh(script), bind([]string{"rbind", "ridmap"}, nil)))
 		w.prints(spec, "7:8\n7:8\n0:0\n")
 		owner("0:0")
 		// Its own: to the host's ids, which the container sees by its own mappings.
@@ -168,7 +153,7 @@ func TestTmpcopyup(t *testing.T) {
 	t.Run("user namespace", func(t *testing.T) {
 		w := newWorld(t)
 		setUp(w)
-		spec := w.inUserNamespace(mounted(w.sh(script), m), 100000)
+		spec := w.inUserNamespace(mounted(w.sh(script), m))
 		w.must(os.Chown(w.file("/data/file"), 100005, 100006))
 		w.must(unix.Chmod(w.file("/data/folder/deep/program"), 0o4755)) // chown(2) has taken it away
 		spec.Process.Capabilities.Effective = append(spec.Process.Capabilities.Effective, "CAP_DAC_OVERRIDE")
@@ -354,10 +339,10 @@ func TestLockedFlags(t *testing.T) {
 	bind := func(options ...string) *specs.Spec {
 		return mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6`), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: append([]string{"rbind"}, options...)})
 	}
-	w.prints(w.inUserNamespace(bind("ro"), 100000), "ro,nosuid,nodev,noexec,noatime\n")
-	w.prints(w.inUserNamespace(bind("rw", "nosuid"), 100000), "rw,nosuid,nodev,noexec,noatime\n")
-	w.fails(w.inUserNamespace(bind("exec"), 100000), "mounts[7] (/m): mount_setattr: operation not permitted", "cannot be taken away in a user namespace")
-	w.fails(w.inUserNamespace(bind("strictatime"), 100000), "mounts[7] (/m): mount_setattr: operation not permitted")
+	w.prints(w.inUserNamespace(bind("ro")), "ro,nosuid,nodev,noexec,noatime\n")
+	w.prints(w.inUserNamespace(bind("rw", "nosuid")), "rw,nosuid,nodev,noexec,noatime\n")
+	w.fails(w.inUserNamespace(bind("exec")), "mounts[7] (/m): mount_setattr: operation not permitted", "cannot be taken away in a user namespace")
+	w.fails(w.inUserNamespace(bind("strictatime")), "mounts[7] (/m): mount_setattr: operation not permitted")
 }
 
 // TestUserNamespaceMounts: sources that only the runtime's user can reach, and the filesystems of an engine's document.
@@ -368,7 +353,7 @@ func TestUserNamespaceMounts(t *testing.T) {
 	w.must(os.Chmod(hidden, 0o700))
 	w.must(os.Chmod(filepath.Join(hidden, "source"), 0o777))
 	spec := w.inUserNamespace(mounted(w.sh("touch /m/made && ls /m; stat -c %g /dev/pts/ptmx >/dev/null && exec 3<>/dev/ptmx && stat -c %g /dev/pts/0; touch /dev/mqueue/q && echo q; ls /sys/kernel >/dev/null && echo sysfs"),
-		specs.Mount{Destination: "/m", Type: "bind", Source: hidden + "/source", Options: []string{"rbind"}}), 100000)
+		specs.Mount{Destination: "/m", Type: "bind", Source: hidden + "/source", Options: []string{"rbind"}}))
 	w.prints(spec, "made\n5\nq\nsysfs\n")
 	// The network is the host's, and with it the sysfs.
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces[:1], spec.Linux.Namespaces[2:]...)
@@ -421,7 +406,7 @@ func TestAddAndRemoveMounts(t *testing.T) {
 			w.write("/data/image", "", 0o644)
 			spec := w.sh("while ! test -e /go; do sleep 0.02; done; cat /added/file; ls -A /link /tmp /data; touch /added/x 2>&1; grep -c ' /link ' /proc/self/mountinfo; touch /ready; while test -e /go; do sleep 0.02; done; ls -A /added; grep -c -E ' (/added|/outside|/tmp) ' /proc/self/mountinfo")
 			if user {
-				spec = w.inUserNamespace(spec, 100000)
+				spec = w.inUserNamespace(spec)
 			}
 			out := filepath.Join(w.dir, "out")
 			f, err := os.Create(out)

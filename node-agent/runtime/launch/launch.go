@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -50,6 +51,9 @@ type Child struct {
 	start   int // write end, -1 where the caller holds the child
 	onSync  func(plan.Sync, int) error
 	execing bool
+
+	// early are reports of a process that an OpFork has made, which came before that of the OpFork itself.
+	early []*message
 
 	deadline time.Duration
 	progress progress
@@ -171,12 +175,20 @@ func Start(r Request) (_ *Child, err error) {
 
 // followFork takes up the process that goes on in place of the first.
 func (c *Child) followFork() error {
+	fork := uint64(slices.IndexFunc(c.plan.Steps, func(s plan.Step) bool { return s.Call == plan.OpFork }))
 	var m *message
-	err := awaitReport(c.report, c.deadline)
-	if errors.Is(err, errLate) {
-		err = c.hung()
-	} else if err == nil {
-		m, err = readMessage(c.report)
+	var err error
+	// The one that was made may report before the one that has made it.
+	for {
+		if err = awaitReport(c.report, c.deadline); errors.Is(err, errLate) {
+			err = c.hung()
+		} else if err == nil {
+			m, err = readMessage(c.report)
+		}
+		if err != nil || m == nil || m.step&(1<<valueShift-1) <= fork {
+			break
+		}
+		c.early = append(c.early, m)
 	}
 	if err != nil || m == nil || m.errno != 0 {
 		_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
@@ -355,12 +367,7 @@ func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 func (c *Child) follow(until plan.Sync) error {
 	defer c.closePipes()
 	for {
-		if err := awaitReport(c.report, c.deadline); errors.Is(err, errLate) {
-			return c.hung()
-		} else if err != nil {
-			return err
-		}
-		m, err := readMessage(c.report)
+		m, err := c.nextReport()
 		if err != nil {
 			return err
 		}
@@ -391,6 +398,21 @@ func (c *Child) follow(until plan.Sync) error {
 			}
 		}
 	}
+}
+
+// nextReport is what the child reports next, nil once it has closed its end.
+func (c *Child) nextReport() (*message, error) {
+	if len(c.early) > 0 {
+		m := c.early[0]
+		c.early = c.early[1:]
+		return m, nil
+	}
+	if err := awaitReport(c.report, c.deadline); errors.Is(err, errLate) {
+		return nil, c.hung()
+	} else if err != nil {
+		return nil, err
+	}
+	return readMessage(c.report)
 }
 
 // Abandon ends and reaps a child that is not to be followed.

@@ -5,6 +5,7 @@ package launch
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -641,5 +642,28 @@ func TestHiddenFromTheStart(t *testing.T) {
 	}
 	if v, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); v != 1 || err != nil {
 		t.Errorf("this process is left with %d, %v", v, err)
+	}
+}
+
+// TestForkedReportsFirst: what goes on in place of the first process may report before that has said which process it is.
+func TestForkedReportsFirst(t *testing.T) {
+	for range 300 {
+		args := make([]byte, 64)
+		binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)
+		p := tiny(step("a", plan.OpFork, plan.Memory(args), n(64)), step("a", plan.OpSync, plan.Text(string(plan.SyncReady)), n(0)), step("a", unix.SYS_EXIT_GROUP, n(0)))
+		p.Forks, p.Syncs[0] = true, plan.SyncForked
+		c, err := Start(Request{Plan: p, Reserved: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.PID <= 0 {
+			t.Fatalf("its pid is %d", c.PID)
+		}
+		if err := c.Follow(context.Background(), plan.SyncReady); err != nil {
+			t.Fatal(err)
+		}
+		if status := c.Wait(); !status.Exited() || status.ExitStatus() != 0 {
+			t.Fatalf("ended with %v", status)
+		}
 	}
 }
