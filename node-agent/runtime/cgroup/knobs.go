@@ -43,7 +43,6 @@ func knobs(r *specs.LinuxResources) (out []knob) {
 			add(true, "memory.swap", *m.Swap, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
 			out[len(out)-1].off = *m.Swap == -1
 		}
-		add(positive(m.Kernel) && *m.Kernel != -1, "memory.kernel", show(m.Kernel), "memory", "memory.kmem.limit_in_bytes", "")
 		add(positive(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP", show(m.KernelTCP), "memory", "memory.kmem.tcp.limit_in_bytes", "")
 		add(m.Swappiness != nil, "memory.swappiness", show(m.Swappiness), "memory", "memory.swappiness", "")
 		add(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", true, "memory", "memory.oom_control", "")

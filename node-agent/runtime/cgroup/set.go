@@ -38,7 +38,7 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 	if swapOff {
 		resources.MemorySwap = 0
 	}
-	if err := g.checkHierarchy(r); err != nil {
+	if err := checkObsolete(r); err != nil {
 		return err
 	}
 	if !g.unified() {
@@ -81,25 +81,22 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 			return fmt.Errorf("linux.resources.devices: %w", err)
 		}
 	}
-	if err := g.limitKernelMemory(r); err != nil {
+	if err := g.limitTCP(r); err != nil {
 		return blame(err, files)
 	}
 	return g.weighDevices(resources)
 }
 
-// limitKernelMemory writes what the library no longer knows, since newer kernels do not either; place has refused what this one lacks.
-func (g *Group) limitKernelMemory(r *specs.LinuxResources) error {
+// limitTCP writes what the library no longer knows, since cgroup v2 does not either.
+func (g *Group) limitTCP(r *specs.LinuxResources) error {
 	if r == nil || r.Memory == nil || g.unified() {
 		return nil
 	}
-	for file, limit := range map[string]*int64{"memory.kmem.limit_in_bytes": r.Memory.Kernel, "memory.kmem.tcp.limit_in_bytes": r.Memory.KernelTCP} { //nolint:staticcheck // deprecated, not gone
-		if positive(limit) && *limit != -1 {
-			if err := writeFile(g.paths["memory"], file, strconv.FormatInt(*limit, 10)); err != nil {
-				return err
-			}
-		}
+	limit := r.Memory.KernelTCP //nolint:staticcheck // deprecated, not gone
+	if !positive(limit) || *limit == -1 {
+		return nil
 	}
-	return nil
+	return writeFile(g.paths["memory"], "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(*limit, 10))
 }
 
 // setter is the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
@@ -110,12 +107,19 @@ func (g *Group) setter() (cgroups.Manager, error) {
 	return g.manager()
 }
 
-// checkHierarchy refuses a memory.useHierarchy that is not so: it cannot be chosen since Linux 5.11, nor on cgroup v2.
-func (g *Group) checkHierarchy(r *specs.LinuxResources) error {
-	if r == nil || r.Memory == nil || r.Memory.UseHierarchy == nil || *r.Memory.UseHierarchy {
+// checkObsolete refuses what kernels of today take and do not do: a limit of kernel memory has had no effect since Linux 5.16, and
+// memory.useHierarchy cannot be chosen since 5.11, nor on cgroup v2.
+func checkObsolete(r *specs.LinuxResources) error {
+	if r == nil || r.Memory == nil {
 		return nil
 	}
-	return fmt.Errorf("linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")
+	if limit := r.Memory.Kernel; positive(limit) && *limit != -1 { //nolint:staticcheck // deprecated, not gone
+		return fmt.Errorf("linux.resources.memory.kernel: found %d; the kernel has no such limit any more: linux.resources.memory.limit counts its memory too", *limit)
+	}
+	if h := r.Memory.UseHierarchy; h != nil && !*h {
+		return fmt.Errorf("linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")
+	}
+	return nil
 }
 
 // weighDevices writes the weights of single devices on a host without io.bfq.weight, which the library leaves out.
