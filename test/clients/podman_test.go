@@ -158,6 +158,13 @@ func TestPodman(t *testing.T) {
 		p.exits(1, []string{"Read-only file system"}, run("-v", dir+":/v:ro", busybox, "touch", "/v/x")...)
 		equal(t, "a named volume keeps the image's files", p.must(run("-v", "/etc", busybox, "cat", "/etc/hostname")...) != "", true)
 	})
+	t.Run("tmpfs", func(t *testing.T) {
+		p := p.with(t)
+		p.exits(1, []string{"Read-only file system"}, run("--read-only", busybox, "touch", "/etc/x")...)
+		p.exits(0, nil, run("--read-only", busybox, "touch", "/tmp/x")...)
+		equal(t, "tmpfs", p.must(run("--tmpfs", "/scratch:size=1m,mode=0700", busybox, "stat", "-f", "-c", "%T", "/scratch")...), "tmpfs")
+		equal(t, "files of the image", p.must(run("--tmpfs", "/etc", busybox, "head", "-c", "5", "/etc/passwd")...), "root:")
+	})
 	t.Run("terminal", func(t *testing.T) {
 		p := p.with(t)
 		equal(t, "tty", p.must(run("-t", busybox, "tty")...), "/dev/pts/0")
