@@ -235,7 +235,7 @@ func TestHookTimeouts(t *testing.T) {
 			hooks.Poststop = w.noting("poststop")
 			began := time.Now()
 			w.fails(spec, "error running "+kind+" hook #0: hook ran past specified timeout of 1.0s")
-			if d := time.Since(began); d < time.Second || d > 10*time.Second {
+			if d := time.Since(began); d < time.Second || d > 30*time.Second { // the guest of hack/vm is slow
 				t.Errorf("it took %v", d)
 			}
 			if got := w.noted(); got != "poststop b none\n" {
