@@ -236,7 +236,7 @@ func TestLog(t *testing.T) {
 	if !strings.Contains(r.stderr, "level=error msg=\"container does not exist\"\n") {
 		t.Errorf("without --log: %q", r.stderr)
 	}
-	berth(t, "--log", "/does/not/exist/log", "--root", t.TempDir(), "state", "none").is(t, 1, "", "container does not exist")
+	berth(t, "--log", "/does/not/exist/log", "--root", t.TempDir(), "delete", "-f", "none").is(t, 1, "", "--log: open /does/not/exist/log: no such file or directory")
 }
 
 func TestSpec(t *testing.T) {

@@ -91,7 +91,7 @@ var restoreCommand = command{
 				o.CreateOptions = c
 				return r.Restore(ctx, args[0], o)
 			}
-			return runContainer(ctx, run, o.CreateOptions, *detach, false)
+			return a.runContainer(ctx, run, o.CreateOptions, *detach, false)
 		}
 	},
 }

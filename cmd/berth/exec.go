@@ -119,7 +119,7 @@ func (e *execFlags) run(ctx context.Context, a *app, args []string) error {
 	} else {
 		e.options.Change = func(p *specs.Process) error { return e.change(p, args[1:], set) }
 	}
-	if err := checkPreserved(e.options.PreserveFDs); err != nil {
+	if err := checkPreserved("--preserve-fds", 3, e.options.PreserveFDs); err != nil {
 		return err
 	}
 	e.options.Cgroups = *e.cgroups
@@ -138,7 +138,7 @@ func (e *execFlags) readProcess(a *app) error {
 	}
 	p, faults := validate.ProcessJSON(data, validate.Options{})
 	for _, w := range faults.Warnings() {
-		a.record("warning", *e.process+": "+w.Error())
+		a.record(levelWarning, *e.process+": "+w.Error())
 	}
 	if err := faults.Err(); err != nil {
 		return fmt.Errorf("--process: %s: %w", *e.process, err)

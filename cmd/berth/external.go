@@ -64,7 +64,7 @@ func (a *app) findExternal(name string) (*external, error) {
 // externalOf returns the program that runs a container, nil for berth itself.
 func (a *app) externalOf(id string) (*external, error) {
 	if runtime.CheckID(id) != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // it is no container's, as the command that is called for it says
 	}
 	data, err := os.ReadFile(filepath.Join(a.root, id, externalFile))
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -129,7 +129,16 @@ func (e *external) command(ctx context.Context, a *app, command, id string, args
 	if a.log != "" {
 		line = append(line, "--log", a.log, "--log-format", a.logFormat)
 	}
-	if a.debug {
+	switch a.cgroupManager {
+	case "systemd":
+		line = append(line, "--systemd-cgroup")
+	case "disabled":
+		line = append(line, "--cgroup-manager", a.cgroupManager) // crun's
+	}
+	if a.rootless != "auto" {
+		line = append(line, "--rootless="+a.rootless)
+	}
+	if a.level >= levelDebug {
 		line = append(line, "--debug")
 	}
 	return exec.CommandContext(ctx, e.Path, append(append(line, command), args...)...)
@@ -178,7 +187,7 @@ func (a *app) listExternal(ctx context.Context) []*runtime.State {
 			}
 		}
 		if err != nil {
-			a.record("warning", fmt.Sprintf("container %s: %v", entry.Name(), err))
+			a.record(levelWarning, fmt.Sprintf("container %s: %v", entry.Name(), err))
 			continue
 		}
 		out = append(out, &s)

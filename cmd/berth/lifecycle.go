@@ -8,9 +8,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -43,20 +43,35 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the first process")
 	fs.BoolVar(&o.NoPivot, "no-pivot", false, "move the root in place of pivot_root(2), for a host on a ramfs")
 	fs.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "leave the session keyring as it is")
-	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors from 3 on that the process inherits")
+	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors that the process inherits, from 3 on or, with $LISTEN_FDS, from behind those on")
 	fs.String(runtimeTypeFlag, nativeType, "which `runtime` runs the container, now and later: native, or one of --runtimes")
 	fs.Bool("no-subreaper", false, "taken for runc's clients; berth never is a subreaper here")
 	return o
 }
 
-func checkPreserved(n int) error {
-	if n < 0 {
-		return fmt.Errorf("--preserve-fds: found %d; allowed are 0 and more", n)
+// activate adds what a service manager has given berth for the container.
+func activate(o *runtime.CreateOptions) error {
+	o.ListenFDs = listenFDs()
+	if err := checkPreserved("$LISTEN_FDS", 3, o.ListenFDs); err != nil {
+		return err
 	}
-	for fd := 3; fd < 3+n; fd++ {
+	if err := checkPreserved("--preserve-fds", 3+o.ListenFDs, o.PreserveFDs); err != nil {
+		return err
+	}
+	o.PreserveFDs += o.ListenFDs
+	o.Notify = os.Getenv(notifyVariable) != ""
+	return nil
+}
+
+// checkPreserved checks that the caller has passed the n descriptors from some on that it says it has.
+func checkPreserved(said string, from, n int) error {
+	if n < 0 {
+		return fmt.Errorf("%s: found %d; allowed are 0 and more", said, n)
+	}
+	for fd := from; fd < from+n; fd++ {
 		// What is close-on-exec has not come from the caller: it is berth's own.
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
-			return fmt.Errorf("--preserve-fds: found %d, but descriptor %d is not open", n, fd)
+			return fmt.Errorf("%s: found %d, but descriptor %d is not open", said, n, fd)
 		}
 	}
 	return nil
@@ -68,7 +83,7 @@ var createCommand = command{
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)
 		return func(ctx context.Context, a *app, args []string) error {
-			if err := checkPreserved(o.PreserveFDs); err != nil {
+			if err := activate(o); err != nil {
 				return err
 			}
 			r, err := a.runtime()
@@ -91,7 +106,16 @@ var startCommand = command{
 			if err != nil {
 				return err
 			}
+			var notify *net.UnixConn
+			if os.Getenv(notifyVariable) != "" {
+				if notify, err = r.ListenNotify(args[0]); err != nil {
+					return err
+				}
+			}
 			err = r.Start(ctx, args[0])
+			if err == nil && notify != nil {
+				return a.started(ctx, r, args[0], notify)
+			}
 			if errors.Is(err, runtime.ErrNoProcess) {
 				// An error of the operation, told as one, but no exit code: the specification leaves open how it is told (runtime.md,
 				// Errors), and the validation suite takes any other code for a failure.
@@ -103,6 +127,16 @@ var startCommand = command{
 	},
 }
 
+// started waits until a container that has been started is ready, for the service manager that called.
+func (a *app) started(ctx context.Context, r *runtime.Runtime, id string, notify *net.UnixConn) error {
+	s, err := r.State(ctx, id)
+	if err != nil || s.PID == 0 {
+		return notify.Close() // it has ended
+	}
+	a.waitReady(ctx, notify, s.PID)
+	return nil
+}
+
 var runCommand = command{
 	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1, launches: true,
 	examples: []string{"berth run --bundle /srv/hello hello", "berth run -d --pid-file /run/hello.pid hello"},
@@ -111,7 +145,7 @@ var runCommand = command{
 		detach := boolFlag(fs, "detach", "d", "return once the container runs")
 		keep := fs.Bool("keep", false, "leave the stopped container for delete")
 		return func(ctx context.Context, a *app, args []string) error {
-			if err := checkPreserved(o.PreserveFDs); err != nil {
+			if err := activate(o); err != nil {
 				return err
 			}
 			r, err := a.runtime()
@@ -121,7 +155,7 @@ var runCommand = command{
 			run := func(ctx context.Context, o runtime.CreateOptions) (*runtime.Process, error) {
 				return r.Run(ctx, args[0], o)
 			}
-			return runContainer(ctx, run, *o, *detach, *keep)
+			return a.runContainer(ctx, run, *o, *detach, *keep)
 		}
 	},
 }
@@ -196,9 +230,10 @@ var listCommand = command{
 
 var killCommand = command{
 	name: "kill", args: "CONTAINER-ID [SIGNAL]", summary: "send a signal, TERM unless one is given, to a container's first process", min: 1, max: 2,
-	examples: []string{"berth kill hello", "berth kill hello KILL", "berth kill --all hello 9"},
+	examples: []string{"berth kill hello", "berth kill hello KILL", "berth kill --all hello 9", "berth kill --regex '^web-' HUP"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		all := boolFlag(fs, "all", "a", "send it to all processes of the container")
+		regex := regexVar(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			name := "SIGTERM"
 			if len(args) > 1 {
@@ -212,40 +247,41 @@ var killCommand = command{
 			if err != nil {
 				return err
 			}
-			return r.Kill(ctx, args[0], sig, *all)
+			if !*regex {
+				return r.Kill(ctx, args[0], sig, *all)
+			}
+			flags := []string{}
+			if *all {
+				flags = append(flags, "--all")
+			}
+			return a.forEach(ctx, args[0], "kill", func(id string) []string { return append(flags, id, name) }, func(id string) error {
+				return r.Kill(ctx, id, sig, *all)
+			})
 		}
 	},
 }
 
-// parseSignal reads KILL, SIGKILL or 9, in any case.
-func parseSignal(name string) (unix.Signal, error) {
-	if n, err := strconv.Atoi(name); err == nil {
-		if n < 0 || n > 64 {
-			return 0, fmt.Errorf("unknown signal %q", name)
-		}
-		return unix.Signal(n), nil
-	}
-	upper := strings.ToUpper(name)
-	if !strings.HasPrefix(upper, "SIG") {
-		upper = "SIG" + upper
-	}
-	if sig := unix.SignalNum(upper); sig != 0 {
-		return sig, nil
-	}
-	return 0, fmt.Errorf("unknown signal %q", name)
-}
-
 var deleteCommand = command{
 	name: "delete", args: "CONTAINER-ID", summary: "remove a stopped container", min: 1, max: 1,
-	examples: []string{"berth delete hello", "berth delete --force hello"},
+	examples: []string{"berth delete hello", "berth delete --force hello", "berth delete --regex '^web-'"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		force := boolFlag(fs, "force", "f", "kill it first if it runs; no error if there is none")
+		force := boolFlag(fs, "force", "f", "kill it first if it has not stopped; no error if there is none")
+		regex := regexVar(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			r, err := a.runtime()
 			if err != nil {
 				return err
 			}
-			return r.Delete(ctx, args[0], *force)
+			if !*regex {
+				return r.Delete(ctx, args[0], *force)
+			}
+			flags := []string{}
+			if *force {
+				flags = append(flags, "--force")
+			}
+			return a.forEach(ctx, args[0], "delete", func(id string) []string { return append(flags, id) }, func(id string) error {
+				return r.Delete(ctx, id, *force)
+			})
 		}
 	},
 }

@@ -69,7 +69,9 @@ type app struct {
 	root          string
 	log           string
 	logFormat     string
-	debug         bool
+	// level is the least important level that is logged; sink is where to, nil for standard error.
+	level level
+	sink  io.Writer
 	// runtimes is the file that names other runtimes for --runtime-type.
 	runtimes string
 	// rootGiven is whether the caller has said where the containers are.
@@ -98,60 +100,32 @@ type usageError struct{ error }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr}
-	global := flag.NewFlagSet("berth", flag.ContinueOnError)
-	global.SetOutput(io.Discard)
-	var xdg bool
-	a.root, xdg, a.rootError = runtime.UserRoot()
-	global.StringVar(&a.root, "root", a.root, "folder for the state of containers")
-	global.StringVar(&a.log, "log", "", "file that warnings and errors are appended to; the last error is printed on standard error as well")
-	global.StringVar(&a.logFormat, "log-format", "text", "format of --log: text or json")
-	global.BoolVar(&a.debug, "debug", false, "log more")
-	global.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json", "`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
-	var systemd bool
-	global.BoolVar(&systemd, "systemd-cgroup", false, "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name then")
-	global.StringVar(&a.cgroupManager, "cgroup-manager", "", "who makes cgroups: cgroupfs, systemd or disabled (default: cgroupfs)")
-	global.StringVar(&a.rootless, "rootless", "auto", "true, false or auto: whether a container without limits may go without cgroups where they cannot be made")
-	var showVersion, short bool
-	global.BoolVar(&showVersion, "version", false, "print the version")
-	global.BoolVar(&short, "v", false, "print the version")
+	global := a.globals()
 	err := global.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		a.help(stdout, global)
+		a.help(stdout, global.FlagSet)
 		return 0
 	case err != nil:
-		a.help(stdout, global)
+		fmt.Fprintf(stdout, "Incorrect Usage: %v\n\n", err)
+		a.help(stdout, global.FlagSet)
 		a.fail(err)
 		return exitFailure
-	case showVersion || short:
+	case global.version:
 		a.printVersion()
 		return 0
-	case a.logFormat != "text" && a.logFormat != "json":
-		a.logFormat, err = "text", fmt.Errorf("--log-format: found %q; allowed are text, json", a.logFormat)
-		a.fail(err)
-		return exitFailure
-	case !slices.Contains([]string{"", "cgroupfs", "systemd", "disabled"}, a.cgroupManager):
-		a.fail(fmt.Errorf("--cgroup-manager: found %q; allowed are cgroupfs, systemd, disabled", a.cgroupManager))
-		return exitFailure
-	case systemd && a.cgroupManager != "" && a.cgroupManager != "systemd":
-		a.fail(fmt.Errorf("--cgroup-manager: found %q beside --systemd-cgroup; they contradict each other", a.cgroupManager))
-		return exitFailure
-	case a.rootless != "auto" && a.rootless != "true" && a.rootless != "false":
-		a.fail(fmt.Errorf("--rootless: found %q; allowed are true, false, auto", a.rootless))
-		return exitFailure
 	case global.NArg() == 0:
-		a.help(stdout, global)
+		a.help(stdout, global.FlagSet)
 		return 0
 	}
-	if systemd {
-		a.cgroupManager = "systemd"
+	if err := global.apply(a); err != nil {
+		a.fail(err)
+		return exitFailure
 	}
-	global.Visit(func(f *flag.Flag) { a.rootGiven = a.rootGiven || f.Name == "root" })
-	a.sticky = xdg && !a.rootGiven
 	name, rest := global.Arg(0), global.Args()[1:]
 	if name == "help" || name == "h" {
 		if len(rest) == 0 {
-			a.help(stdout, global)
+			a.help(stdout, global.FlagSet)
 			return 0
 		}
 		name, rest = rest[0], []string{"--help"}
@@ -161,7 +135,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return a.dispatch(ctx, c, rest)
 		}
 	}
-	fmt.Fprintf(stderr, "No help topic for '%s'\n", name)
+	a.fail(fmt.Errorf("No help topic for '%s'", name)) //nolint:staticcheck // runc's words
 	return exitUnknownCommand
 }
 
@@ -221,6 +195,7 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 	case errors.As(err, &exit):
 		return int(exit)
 	case errors.As(err, &usage):
+		fmt.Fprintf(a.stdout, "Incorrect Usage: %v\n\n", usage)
 		c.help(a.stdout, fs)
 	}
 	a.fail(err)
@@ -238,13 +213,15 @@ func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string
 		if err != nil {
 			return err
 		}
+		a.debugf("%s runs container %s", e.Path, fs.Arg(c.id))
 		return e.create(ctx, a, c.name, fs.Arg(c.id), withoutFlag(args, runtimeTypeFlag))
-	} else if f == nil && c.min > 0 {
+	} else if f == nil && c.min > 0 && !isSet(fs, regexFlag) {
 		e, err := a.externalOf(fs.Arg(c.id))
 		if err != nil {
 			return err
 		}
 		if e != nil {
+			a.debugf("%s runs container %s", e.Path, fs.Arg(c.id))
 			return e.call(ctx, a, c.name, fs.Arg(c.id), args)
 		}
 	}
@@ -268,6 +245,7 @@ COMMANDS:
 	for _, c := range commands() {
 		fmt.Fprintf(w, "   %-10s %s\n", c.name, c.summary)
 	}
+	fmt.Fprintf(w, "   %-10s %s\n", "help, h", "print this, or the help of one command")
 	fmt.Fprint(w, "\nGLOBAL OPTIONS:\n")
 	printFlags(w, global)
 	fmt.Fprint(w, `

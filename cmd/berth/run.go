@@ -19,11 +19,15 @@ import (
 type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, error)
 
 // runContainer runs a container in the foreground, or leaves it running.
-func runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach, keep bool) error {
+func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach, keep bool) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
-		_, err := start(ctx, o)
-		return err
+		p, err := start(ctx, o)
+		if err != nil || p.Notify() == nil {
+			return err
+		}
+		a.waitReady(ctx, p.Notify(), p.PID)
+		return nil
 	}
 	f, err := newForeground(o.ConsoleSocket == "")
 	if err != nil {
@@ -36,6 +40,10 @@ func runContainer(ctx context.Context, start starter, o runtime.CreateOptions, d
 	p, err := start(ctx, o)
 	if err != nil {
 		return err
+	}
+	if notify := p.Notify(); notify != nil {
+		defer func() { _ = notify.Close() }()
+		go a.forwardReady(notify, os.Getpid(), false)
 	}
 	status, err := f.wait(p.PID, p)
 	if err != nil {

@@ -72,7 +72,7 @@ func rawSyscall6(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2, errno uintptr)
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func sealEarly(stack unsafe.Pointer) {
+func sealEarly(stack unsafe.Pointer) { //nolint:unused // entry, in assembly, comes here through early
 	const word = unsafe.Sizeof(uintptr(0))
 	argc := *(*uintptr)(stack)
 	argv := unsafe.Add(stack, word)
@@ -92,14 +92,14 @@ func sealEarly(stack unsafe.Pointer) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func launches(arg unsafe.Pointer) bool {
+func launches(arg unsafe.Pointer) bool { //nolint:unused // entry, in assembly, comes here through early
 	return same(arg, "run\x00") || same(arg, "create\x00") || same(arg, "exec\x00") || same(arg, "restore\x00") || same(arg, "supervise\x00")
 }
 
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func same(arg unsafe.Pointer, word string) bool {
+func same(arg unsafe.Pointer, word string) bool { //nolint:unused // entry, in assembly, comes here through early
 	for i := range len(word) {
 		if *(*byte)(unsafe.Add(arg, i)) != word[i] {
 			return false
@@ -275,7 +275,7 @@ func sameFile(a, b uintptr) bool {
 }
 
 // early is sealEarly for entry: assembly can call Go only through a wrapper, which needs a goroutine, or by a function value.
-var early = sealEarly
+var early = sealEarly //nolint:unused // entry, in assembly, reads it
 
 // entry is where a program linked with `-E main.entry` begins.
 func entry()

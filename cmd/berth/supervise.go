@@ -38,7 +38,7 @@ var superviseCommand = command{
 		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
 		return func(ctx context.Context, a *app, _ []string) error {
 			level := slog.LevelInfo
-			if a.debug {
+			if a.level >= levelDebug {
 				level = slog.LevelDebug
 			}
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))

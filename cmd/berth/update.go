@@ -117,7 +117,7 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 			}
 		}
 		if m := u.Resources.Memory; obsolete || m != nil && (m.Kernel != nil || m.KernelTCP != nil) { //nolint:staticcheck // deprecated, not gone
-			a.record("warning", "Kernel memory settings are ignored and will be removed")
+			a.record(levelWarning, "Kernel memory settings are ignored and will be removed")
 		}
 		return rt.Update(ctx, args[0], u)
 	}

@@ -630,7 +630,7 @@ func (m *maker) restoreNotified(ctx context.Context, n *rpc.CriuNotify, fd int) 
 
 // sendConsole sends a terminal's master to whom the caller has named.
 func (m *maker) sendConsole(ctx context.Context, master int) error {
-	socket := -1
+	var socket int
 	switch {
 	case m.o.Console != nil:
 		socket = int(m.o.Console.Fd())

@@ -45,6 +45,10 @@ type CreateOptions struct {
 	NoPivot, NoNewKeyring bool
 	// PreserveFDs is how many descriptors from 3 on the process inherits.
 	PreserveFDs int
+	// ListenFDs is how many of them are sockets that a service manager has opened, which the process is told of (sd_listen_fds(3)).
+	ListenFDs int
+	// Notify gives the process a socket to tell its readiness to (sd_notify(3)); see Runtime.ListenNotify and Process.Notify.
+	Notify bool
 }
 
 // Create makes a container and leaves it waiting for Start. Its first process is a child of the caller's. On an error
@@ -63,10 +67,11 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Stat
 // Process is a container that Run has started: its first process is a child of the caller, who calls Wait.
 type Process struct {
 	// PID of the first process.
-	PID   int
-	r     *Runtime
-	rec   *record
-	child *launch.Child
+	PID    int
+	r      *Runtime
+	rec    *record
+	child  *launch.Child
+	notify *net.UnixConn
 }
 
 // Run makes and starts a container in one go.
@@ -75,7 +80,7 @@ func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{PID: c.rec.PID, r: r, rec: c.rec, child: c.child}
+	p := &Process{PID: c.rec.PID, r: r, rec: c.rec, child: c.child, notify: c.notify}
 	if h := c.rec.Hooks; h != nil {
 		if err := r.runHooks(ctx, "poststart", h.Poststart, c.rec, specs.StateRunning); err != nil {
 			p.child.Kill()
@@ -117,6 +122,7 @@ type maker struct {
 	cgroups []string
 	// devices are linux.netDevices once they have been moved.
 	devices *netdev.Moved
+	notify  *net.UnixConn
 	undo    []func()
 }
 
@@ -148,6 +154,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		m.readConfig,
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
+		func(context.Context) error { return m.addActivation(id, run) },
 		func(context.Context) error { return m.makeCgroup(id) },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
@@ -189,6 +196,7 @@ func (m *maker) readConfig(context.Context) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	m.spec, m.config = spec, data
+	m.r.debugf("%s: read %d bytes, ociVersion %s", file, len(data), spec.Version)
 	return checkUser(spec)
 }
 
@@ -255,6 +263,7 @@ func (m *maker) makeCgroup(id string) error {
 		return err
 	}
 	m.rec.Cgroups = group.Paths() // none, where a plain user may not make any
+	m.r.debugf("container %s: made its cgroups %v", id, m.rec.Cgroups)
 	m.undo = append(m.undo, func() {
 		if !m.rec.OwnPIDs {
 			_ = group.Kill()
@@ -413,6 +422,7 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	for _, w := range m.plan.Warnings {
 		m.r.warn(w)
 	}
+	m.r.debugf("container %s: the plan has %d steps (`berth plan` prints them)", id, len(m.plan.Steps))
 	return m.openMounts(ctx)
 }
 
@@ -466,6 +476,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	// While the child works, the record and the pid file are written: it cannot become its program before they are there.
 	m.rec.PID = m.child.PID
 	_, m.rec.StartTime = processState(m.child.PID)
+	m.r.debugf("container %s: its first process is pid %d", m.rec.ID, m.child.PID)
 	err = m.r.save(m.rec)
 	if err == nil {
 		err = m.r.joinResctrl(m.rec, m.child.PID)
@@ -493,6 +504,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 			m.child.Wait()
 			return errOOM // the kernel had no memory to load the program
 		}
+		m.r.debugf("container %s: running", m.rec.ID)
 		return nil
 	}
 	// From here on it may be started.
@@ -500,12 +512,14 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		m.child.Kill()
 		return fmt.Errorf("create container %s: %w", m.rec.ID, err)
 	}
+	m.r.debugf("container %s: created", m.rec.ID)
 	return nil
 }
 
 // answer does what the child's synchronization points ask of the parent.
 func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 	return func(s plan.Sync, pid int) error {
+		m.r.debugf("container %s: pid %d has come to %s", m.rec.ID, pid, s)
 		switch s {
 		case plan.SyncIDMap:
 			return prepareUserNamespace(m.spec, pid)
@@ -636,6 +650,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	_ = os.Remove(filepath.Join(r.dir(id), resultFIFO))
+	r.debugf("container %s: started", id)
 	if !rec.alive() && outOfMemory(rec) {
 		return errOOM
 	}

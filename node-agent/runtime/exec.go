@@ -292,6 +292,7 @@ func (x *execution) start(ctx context.Context) error {
 		return x.explain(err)
 	}
 	x.child = child
+	x.r.debugf("container %s: the process is pid %d; its plan has %d steps", x.rec.ID, child.PID, len(x.plan.Steps))
 	err = x.r.joinResctrl(x.rec, child.PID)
 	if err == nil && x.o.PidFile != "" {
 		err = writePidFile(x.o.PidFile, child.PID)

@@ -44,6 +44,9 @@ type hookStarter func(ctx context.Context, h specs.Hook, f plan.Field, s hookStr
 // runHooks runs hooks in the runtime's namespaces in their order, each with the container's state on its standard input;
 // the first that fails ends it (config.md, POSIX-platform Hooks).
 func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
+	if len(hooks) > 0 {
+		r.debugf("container %s: run %d %s hooks", rec.ID, len(hooks), kind)
+	}
 	return runHooksBy(ctx, kind, hooks, rec.ociState(status), inRuntime(rec))
 }
 

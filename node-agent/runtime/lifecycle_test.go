@@ -63,7 +63,7 @@ func TestLifecycle(t *testing.T) {
 	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start an already running container" {
 		t.Errorf("start of a running container: %v", err)
 	}
-	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: running" {
+	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: running (kill it first, or use --force)" {
 		t.Errorf("delete of a running container: %v", err)
 	}
 	list, err := w.rt.List(background)
@@ -147,7 +147,7 @@ func TestExitCodes(t *testing.T) {
 func TestDeleteOfCreated(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.sh("true"))
-	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: created" {
+	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: created (kill it first, or use --force)" {
 		t.Errorf("delete of a created container: %v", err)
 	}
 	// It has had no effect (runtime.md, Delete).

@@ -48,7 +48,9 @@ type Runtime struct {
 	manager cgroup.Manager
 	root    string
 	warn    func(string)
-	host    hostCache
+	// debug is nil where nobody wants to know what is done.
+	debug func(string)
+	host  hostCache
 
 	deadline time.Duration
 	// resctrl is nil where it has to be looked for.
@@ -64,11 +66,20 @@ type Option func(*Runtime)
 // WithWarnings has what could not be granted, but need not fail, told to f.
 func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f } }
 
+// WithDebug has what is done told to f, step by step.
+func WithDebug(f func(string)) Option { return func(r *Runtime) { r.debug = f } }
+
 // WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have their own timeouts.
 func WithDeadline(d time.Duration) Option { return func(r *Runtime) { r.deadline = d } }
 
 // WithResctrl has linux.intelRdt done on this filesystem; without it the mounted one is looked for when it is needed.
 func WithResctrl(f *resctrl.FS) Option { return func(r *Runtime) { r.resctrl = f } }
+
+func (r *Runtime) debugf(format string, args ...any) {
+	if r.debug != nil {
+		r.debug(fmt.Sprintf(format, args...))
+	}
+}
 
 // New returns the runtime of a root folder, which is made, mode 0700, when the first container is.
 func New(root string, options ...Option) (*Runtime, error) {
@@ -249,6 +260,7 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 	if err != nil {
 		return err
 	}
+	r.debugf("container %s: send signal %d to its first process, pid %d; to all others: %t", id, sig, rec.PID, all)
 	if all && len(rec.Cgroups) == 0 {
 		return rec.signalAll(sig)
 	}
@@ -306,7 +318,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	status := r.status(rec)
 	if !force && status != specs.StateStopped {
-		return fmt.Errorf("cannot delete container %s that is not stopped: %s", id, status)
+		return fmt.Errorf("cannot delete container %s that is not stopped: %s (kill it first, or use --force)", id, status)
 	}
 	return r.destroy(ctx, rec)
 }
@@ -318,6 +330,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		return err
 	}
 	if fd := rec.pidfd(); fd >= 0 {
+		r.debugf("container %s: kill its first process, pid %d", rec.ID, rec.PID)
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		if g.Frozen() {
 			_ = g.Freeze(false)
@@ -333,6 +346,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 			return fmt.Errorf("container %s: %w", rec.ID, err)
 		}
 	}
+	r.debugf("container %s: remove its cgroups %v", rec.ID, rec.Cgroups)
 	err = g.Destroy()
 	if err != nil && rec.PID == 0 {
 		// Its maker was killed before it could record the first process, which on cgroup v1 moves into the cgroup by itself: it
@@ -349,6 +363,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	if err := r.removeDir(rec.ID); err != nil {
 		return err
 	}
+	r.debugf("container %s: removed", rec.ID)
 	if rec.Hooks != nil {
 		r.runHooksLogged(ctx, "poststop", rec.Hooks.Poststop, rec, specs.StateStopped)
 	}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+
+	"github.com/berth-run/berth/node-agent/runtime"
+)
+
+// regexFlag has a command do what it does to every container whose id matches, as in crun.
+const regexFlag = "regex"
+
+func regexVar(fs *flag.FlagSet) *bool {
+	return boolFlag(fs, regexFlag, "r", "CONTAINER-ID is an extended regular expression, for all containers with an id in which it is found")
+}
+
+// isSet is whether a command has a flag and it is given as true.
+func isSet(fs *flag.FlagSet, name string) bool {
+	f := fs.Lookup(name)
+	return f != nil && f.Value.String() == "true"
+}
+
+// forEach does something to every container below --root whose id matches, to the rest where it fails for one, and returns all
+// failures. That a container is gone meanwhile is none. For a container of another runtime, its program is called with the command
+// and what follows the flags.
+func (a *app) forEach(ctx context.Context, pattern, command string, args func(id string) []string, do func(id string) error) error {
+	re, err := regexp.CompilePOSIX(pattern)
+	if err != nil {
+		return fmt.Errorf("--regex: %w", err)
+	}
+	entries, err := os.ReadDir(a.root)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("--root: %w", err)
+	}
+	var failures []error
+	for _, entry := range entries {
+		id := entry.Name()
+		if runtime.CheckID(id) != nil || !re.MatchString(id) {
+			continue
+		}
+		e, err := a.externalOf(id)
+		switch {
+		case err != nil:
+		case e != nil:
+			err = e.call(ctx, a, command, id, args(id))
+		default:
+			err = do(id)
+		}
+		if err != nil && !errors.Is(err, runtime.ErrNotExist) {
+			failures = append(failures, fmt.Errorf("container %s: %w", id, err))
+		}
+	}
+	return errors.Join(failures...)
+}

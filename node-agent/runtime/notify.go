@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// notifyFolder of a container's state has the socket that its process tells its readiness to; inside it is at notifyTarget. Both
+	// names are runc's.
+	notifyFolder = "notify"
+	notifySocket = "notify.sock"
+	notifyTarget = "/run/notify"
+)
+
+// addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to tell its
+// readiness to (sd_notify(3)), on which somebody listens for a container that runs at once.
+func (m *maker) addActivation(id string, run bool) error {
+	if m.o.ListenFDs == 0 && !m.o.Notify || m.rec.NoProgram {
+		return nil
+	}
+	spec, process := *m.spec, *m.spec.Process
+	spec.Process, m.spec = &process, &spec
+	if m.o.ListenFDs > 0 {
+		// The process is to take them for its own by its pid, which is 1 where it has a pid namespace, and known to nobody before where not.
+		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(m.o.ListenFDs)), "LISTEN_PID", "1")
+	}
+	if !m.o.Notify {
+		return nil
+	}
+	folder := filepath.Join(m.r.dir(id), notifyFolder)
+	if err := os.Mkdir(folder, 0o755); err != nil { //nolint:gosec // the container's user, whoever he is, has to find the socket
+		return fmt.Errorf("NOTIFY_SOCKET: %w", err)
+	}
+	process.Env = withEnv(process.Env, "NOTIFY_SOCKET", filepath.Join(notifyTarget, notifySocket))
+	spec.Mounts = append(slices.Clip(spec.Mounts), specs.Mount{
+		Destination: notifyTarget, Source: folder, Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"},
+	})
+	if !run {
+		return nil
+	}
+	var err error
+	m.notify, err = m.r.ListenNotify(id)
+	if m.notify != nil {
+		m.undo = append(m.undo, func() { _ = m.notify.Close() })
+	}
+	return err
+}
+
+// withEnv sets a variable, which the C library looks for from the beginning, in the place of any of its name.
+func withEnv(env []string, name, value string) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	return append(env, name+"="+value)
+}
+
+// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify tells its readiness to. It is nil
+// for any other container. It has to be there before the container is started.
+func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
+	if err := CheckID(id); err != nil {
+		return nil, err
+	}
+	dir, err := unix.Open(filepath.Join(r.dir(id), notifyFolder), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %s: %w", id, notifyFolder, err)
+	}
+	defer unix.Close(dir)
+	// The address of a socket has 107 bytes (unix(7)), and the folder's path may have more.
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", dir, notifySocket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("container %s: %w", id, err)
+	}
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %s: %w", id, notifySocket, err)
+	}
+	// Whoever can get at it is the container.
+	if err := os.Chmod(path, 0o777); err != nil { //nolint:gosec // as above
+		return nil, errors.Join(fmt.Errorf("container %s: %w", id, err), socket.Close())
+	}
+	return socket, nil
+}
+
+// Notify is the socket that the container's process tells its readiness to, nil unless CreateOptions.Notify asked for it.
+func (p *Process) Notify() *net.UnixConn { return p.notify }
