@@ -169,7 +169,7 @@ func (l *lister) add(dirfd int, dir, name string) error {
 	if err := unix.Fstatat(dirfd, name, &st, flags); err != nil {
 		return fmt.Errorf("stat %s: %w", path.Join(dir, name), err)
 	}
-	e := plan.CopyEntry{Path: path.Join(dir, name), Mode: st.Mode, Size: st.Size, Device: uint64(st.Rdev)}
+	e := plan.CopyEntry{Path: path.Join(dir, name), Mode: st.Mode, Size: st.Size, Device: st.Rdev}
 	if dir == "" {
 		e.Path = "."
 	}

@@ -464,3 +464,31 @@ func TestAddAndRemoveMounts(t *testing.T) {
 		})
 	}
 }
+
+// TestCgroup2Mount shows a container its own cgroup of version 2, and without a cgroup namespace lets it write to none (CVE-2023-25809).
+func TestCgroup2Mount(t *testing.T) {
+	w := newWorld(t)
+	m := specs.Mount{Destination: "/cgroup", Type: "cgroup2", Source: "cgroup", Options: []string{"rw", "nosuid"}}
+	const script = "mkdir /cgroup/x 2>&1 && rmdir /cgroup/x; grep -c . /cgroup/cgroup.procs; grep ' /cgroup ' /proc/self/mountinfo | cut -d' ' -f6"
+	w.prints(mounted(w.sh(script), m), "2\nrw,nosuid,relatime\n")
+	spec := mounted(w.sh(script), m)
+	spec.Linux.Namespaces = spec.Linux.Namespaces[:5]
+	out := w.run(spec)
+	if !strings.HasPrefix(out, "mkdir: can't create directory '/cgroup/x': Read-only file system\n2\nro,nosuid,") {
+		t.Errorf("without a cgroup namespace it printed:\n%s", out)
+	}
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "mounts[7].options: found rw; without a cgroup namespace") {
+		t.Errorf("warned: %q", w.warned)
+	}
+}
+
+// TestNoPivotIsNotPrivate: the host's mounts are still there below a root that was moved.
+func TestNoPivotIsNotPrivate(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Linux.RootfsPropagation = "rprivate"
+	w.save(spec)
+	if _, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle(), NoPivot: true}); err == nil || !strings.Contains(err.Error(), "linux.rootfsPropagation: found rprivate; --no-pivot") {
+		t.Errorf("found %v", err)
+	}
+}

@@ -15,7 +15,7 @@ import (
 // Only what is named changes. "ro" is the mount's: the filesystem may be the host's, which has it mounted elsewhere too.
 func (c *container) remount(m specs.Mount, o mountOptions) {
 	at := c.inRoot(c.rootFD, m.Destination, 0).out()
-	if sb := append(o.sb, o.sbClear...); !o.bind && len(o.data)+len(sb) > 0 {
+	if sb := slices.Concat(o.sb, o.sbClear); !o.bind && len(o.data)+len(sb) > 0 {
 		fs := c.call(unix.SYS_FSPICK, regArg(at), text(""), flags(uint(unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH), fspickNames)).out()
 		c.fsconfigOptions(fs, o.data, sb)
 		c.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_CMD_RECONFIGURE), fsconfigNames), noPointer(), noPointer(), num(0))
