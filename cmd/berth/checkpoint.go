@@ -25,7 +25,7 @@ func criuFlags(fs *flag.FlagSet) *runtime.CriuOptions {
 	fs.BoolVar(&o.FileLocks, "file-locks", false, "allow file locks")
 	fs.BoolVar(&o.AutoDedup, "auto-dedup", false, "drop from an image the memory that a later one has")
 	fs.BoolVar(&o.LazyPages, "lazy-pages", false, "bring memory over when it is used (userfaultfd)")
-	fs.StringVar(&o.ManageCgroups, "manage-cgroups-mode", "", "how criu treats cgroups: soft, full, strict or `ignore` (default: soft)")
+	fs.StringVar(&o.ManageCgroups, "manage-cgroups-mode", "", "`mode` in which criu treats cgroups: soft, full, strict or ignore (default: soft)")
 	fs.Func("empty-ns", "make a `namespace` and do not fill it; allowed is network, which never is", func(s string) error {
 		if s != "network" {
 			return fmt.Errorf("namespace %q is not supported", s)
@@ -51,7 +51,7 @@ var checkpointCommand = command{
 		fs.BoolVar(&o.LinkRemap, "link-remap", false, "give files that have lost their name one for the time")
 		fs.IntVar(&o.StatusFD, "status-fd", -1, "`descriptor` that gets a zero byte once lazy pages can be had")
 		fs.StringVar(&o.PageServer, "page-server", "", "`ADDRESS:PORT` that the memory is sent to")
-		fs.StringVar(&o.NetworkLock, "network-lock", "", "how the network is stopped: iptables, nftables or `skip`")
+		fs.StringVar(&o.NetworkLock, "network-lock", "", "`tool` that stops the network: iptables, nftables or skip")
 		return func(ctx context.Context, a *app, args []string) error {
 			o.CriuOptions = *common
 			r, err := a.runtime()
@@ -76,7 +76,7 @@ var restoreCommand = command{
 		fs.StringVar(&o.LSMProfile, "lsm-profile", "", "LSM profile to restore with, as `TYPE:NAME`")
 		fs.StringVar(&o.LSMMountContext, "lsm-mount-context", "", "LSM mount `context` to restore with")
 		fs.BoolVar(&o.TCPClose, "tcp-close", false, "close TCP connections that were established")
-		fs.StringVar(&o.NetworkLock, "network-lock", "", "how the network was stopped: iptables, nftables or `skip`")
+		fs.StringVar(&o.NetworkLock, "network-lock", "", "`tool` that stopped the network: iptables, nftables or skip")
 		fs.Bool("no-pivot", false, "taken for runc's clients; criu makes the root")
 		fs.Bool("no-subreaper", false, "taken for runc's clients; berth never is a subreaper here")
 		detach := boolFlag(fs, "detach", "d", "return once the container runs")

@@ -19,7 +19,7 @@ import (
 )
 
 var specCommand = command{
-	name: "spec", args: " ", summary: "write a config.json to begin with", min: 0, max: 0,
+	name: "spec", summary: "write a config.json to begin with", min: 0, max: 0,
 	examples: []string{"mkdir -p hello/rootfs && berth spec --bundle hello", "berth spec --rootless"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
@@ -105,12 +105,12 @@ func readBundle(bundle, config string) (*specs.Spec, validate.Faults, string, er
 }
 
 var validateCommand = command{
-	name: "validate", args: " ", summary: "check a bundle's document and print every fault", min: 0, max: 0,
+	name: "validate", summary: "check a bundle's document and print every fault", min: 0, max: 0,
 	examples: []string{"berth validate --bundle /srv/hello", "berth validate -o json"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
 		config := stringFlag(fs, "config", "f", "", "`file` to read in place of config.json")
-		output := stringFlag(fs, "output", "o", "text", "text or json")
+		output := stringFlag(fs, "output", "o", "text", "`format`: text or json")
 		return func(_ context.Context, a *app, _ []string) error {
 			spec, faults, dir, err := readBundle(*bundle, *config)
 			if err != nil {
@@ -143,12 +143,12 @@ var validateCommand = command{
 }
 
 var planCommand = command{
-	name: "plan", args: " ", summary: "print the system calls that a bundle's container would be made by, and the field each serves", min: 0, max: 0,
+	name: "plan", summary: "print the system calls that a bundle's container would be made by, and the field each serves", min: 0, max: 0,
 	examples: []string{"berth plan --bundle /srv/hello", "berth plan -o json | jq '.steps[].call'"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
 		config := stringFlag(fs, "config", "f", "", "`file` to read in place of config.json")
-		output := stringFlag(fs, "output", "o", "text", "text or json")
+		output := stringFlag(fs, "output", "o", "text", "`format`: text or json")
 		return func(_ context.Context, a *app, _ []string) error {
 			spec, faults, dir, err := readBundle(*bundle, *config)
 			if err != nil {

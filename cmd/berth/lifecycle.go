@@ -184,10 +184,10 @@ var stateCommand = command{
 }
 
 var listCommand = command{
-	name: "list", args: " ", summary: "list the containers below --root", min: 0, max: 0,
+	name: "list", summary: "list the containers below --root", min: 0, max: 0,
 	examples: []string{"berth list", "berth list -q", "berth --root /run/containerd/runc/default list -f json"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		format := stringFlag(fs, "format", "f", "table", "table or json")
+		format := stringFlag(fs, "format", "f", "table", "`format`: table or json")
 		quiet := boolFlag(fs, "quiet", "q", "print ids alone")
 		return func(ctx context.Context, a *app, _ []string) error {
 			r, err := a.runtime()

@@ -257,8 +257,17 @@ EXAMPLES:
 }
 
 func (c command) help(w io.Writer, fs *flag.FlagSet) {
-	fmt.Fprintf(w, "NAME:\n   berth %s - %s\n\nUSAGE:\n   berth %s [command options] %s\n\nOPTIONS:\n", c.name, c.summary, c.name, c.args)
-	printFlags(w, fs)
+	options := 0
+	fs.VisitAll(func(*flag.Flag) { options++ })
+	usage := "berth " + c.name + " " + c.args
+	if options > 0 {
+		usage = "berth " + c.name + " [command options] " + c.args
+	}
+	fmt.Fprintf(w, "NAME:\n   berth %s - %s\n\nUSAGE:\n   %s\n", c.name, c.summary, strings.TrimSpace(usage))
+	if options > 0 {
+		fmt.Fprint(w, "\nOPTIONS:\n")
+		printFlags(w, fs)
+	}
 	if len(c.examples) > 0 {
 		fmt.Fprint(w, "\nEXAMPLES:\n")
 		for _, e := range c.examples {

@@ -19,7 +19,7 @@ var psCommand = command{
 	name: "ps", args: "CONTAINER-ID [ps options]", summary: "list the processes of a container", min: 1, max: -1,
 	examples: []string{"berth ps hello", "berth ps -f json hello", "berth ps hello -e -o pid,rss,args"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		format := stringFlag(fs, "format", "f", "table", "table, which is that of ps(1), or json, which is the pids alone")
+		format := stringFlag(fs, "format", "f", "table", "`format`: table, which is that of ps(1), or json, which is the pids alone")
 		return func(ctx context.Context, a *app, args []string) error {
 			if *format != "table" && *format != "json" {
 				return fmt.Errorf("--format: found %q; allowed are table, json", *format)

@@ -28,7 +28,7 @@ const (
 )
 
 var superviseCommand = command{
-	name: "supervise", args: " ", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true,
+	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true,
 	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list

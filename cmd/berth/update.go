@@ -66,7 +66,7 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 	}{
 		"cpu-quota":      {&cpu.Quota, "`microseconds` of CPU time a period, or -1 for no limit"},
 		"cpu-rt-runtime": {&cpu.RealtimeRuntime, "`microseconds` of realtime CPU time a period"},
-		"cpu-idle":       {&cpu.Idle, "1 has it run only when nothing else does, 0 as others"},
+		"cpu-idle":       {&cpu.Idle, "`0|1`: 1 has it run only when nothing else does, 0 as others"},
 	} {
 		declare(name, f.usage, func(s string) error {
 			n, err := strconv.ParseInt(s, 10, 64)

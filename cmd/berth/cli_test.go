@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// wordBundle and wordID stand for the bundle and the container in a command line; waitStopped is no command of berth's.
+const (
+	wordBundle  = "BUNDLE"
+	wordID      = "ID"
+	waitStopped = "wait-stopped ID"
+)
+
+// other is how runc ends a call that berth means to end otherwise, and why.
+type other struct {
+	code   int
+	stderr string
+	reason string
+}
+
+// conversation is a container's life and what goes wrong in it, one call after the other: which code, and which words on the
+// standard streams. Where runc is not named it does the same.
+var conversation = []struct {
+	args           string
+	code           int
+	stdout, stderr string
+	runc           *other
+}{
+	{"state ID", 1, "", "container does not exist", nil},
+	{"bogus", 3, "", "No help topic for 'bogus'", nil},
+	{"help bogus", 3, "", "No help topic for 'bogus'", nil},
+	{"help state", 0, "USAGE:", "", nil},
+	{"", 0, "USAGE:", "", nil},
+	{"--bogus", 1, "Incorrect Usage", "flag provided but not defined: -bogus", nil},
+	{"--root", 1, "Incorrect Usage", "flag needs an argument: -root", nil},
+	{"--log-format xml list", 1, "", "xml", nil},
+	{"--log /does/not/exist/log list", 1, "", "open /does/not/exist/log: no such file or directory", nil},
+	{"list x", 1, "Incorrect Usage", `"list" requires exactly 0 argument(s)`, nil},
+	{"state", 1, "Incorrect Usage", `"state" requires exactly 1 argument(s)`, nil},
+	{"state a b", 1, "Incorrect Usage", `"state" requires exactly 1 argument(s)`, nil},
+	{"state a/b", 1, "", "invalid container ID format", nil},
+	{"state --bogus ID", 1, "Incorrect Usage", "flag provided but not defined: -bogus", nil},
+	{"state ID --help", 0, "USAGE:", "", nil},
+	{"kill", 1, "Incorrect Usage", `"kill" requires a minimum of 1 argument(s)`, nil},
+	{"kill ID TERM x", 1, "Incorrect Usage", `"kill" requires a maximum of 2 argument(s)`, nil},
+	{"exec", 1, "Incorrect Usage", `"exec" requires a minimum of 1 argument(s)`, nil},
+	{"exec ID true", 255, "", "exec failed: container does not exist", nil},
+	{"events --interval x ID", 1, "Incorrect Usage", `invalid value "x" for flag -interval: parse error`, nil},
+	{"run --detach=x ID", 1, "Incorrect Usage", `invalid boolean value "x" for -detach: parse error`, nil},
+	{"create --preserve-fds x ID", 1, "Incorrect Usage", `invalid value "x" for flag -preserve-fds: parse error`, nil},
+	{"kill ID FOO", 1, "", `unknown signal "FOO"`, &other{1, "container does not exist", "runc looks for the container first"}},
+	{"delete ID", 1, "", "container does not exist", nil},
+	{"delete --force ID", 0, "", "", nil},
+	{"delete --force a/b", 1, "", "invalid container ID format", nil},
+	{"checkpoint --help", 0, "--image-path", "", nil}, // podman asks, twice
+	{"features x", 1, "", "", nil},
+	{"spec --bundle BUNDLE", 1, "", "File config.json exists. Remove it first", nil},
+
+	{"create --bundle BUNDLE ID", 0, "", "", nil},
+	{"create --bundle BUNDLE ID", 1, "", "container with given ID already exists", nil},
+	{"run --bundle BUNDLE ID", 1, "", "container with given ID already exists", nil},
+	{"state ID", 0, `"status": "created"`, "", nil},
+	{"exec ID true", 0, "", "", nil},
+	{"start ID", 0, "", "", nil},
+	{"start ID", 1, "", "cannot start an already running container", nil},
+	{"state ID", 0, `"status": "running"`, "", nil},
+	{"delete ID", 1, "", " that is not stopped: running", nil},
+	{"resume ID", 1, "", "container not paused", nil},
+	{"pause ID", 0, "", "", nil},
+	{"pause ID", 1, "", "container not running", nil},
+	{"state ID", 0, `"status": "paused"`, "", nil},
+	{"exec ID true", 255, "", "exec failed: cannot exec in a paused container (use --ignore-paused to override)", nil},
+	{"resume ID", 0, "", "", nil},
+	{"exec ID sh -c exit${IFS}7", 7, "", "", nil},
+	{"exec ID sh -c kill${IFS}-9${IFS}$$", 137, "", "", nil},
+	{"exec ID", 255, "", "exec failed: ", nil},
+	{"exec ID /none", 255, "", `exec failed: unable to start container process: exec: "/none": stat /none: no such file or directory`, nil},
+	{"exec ID none", 255, "", `exec failed: unable to start container process: exec: "none": executable file not found in $PATH`, nil},
+	{"exec ID /proc/version", 255, "", `exec failed: unable to start container process: exec: "/proc/version": permission denied`, nil},
+	{"exec --tty --detach ID true", 255, "", "exec failed: ", nil},
+	{"exec --user x ID true", 255, "", "exec failed: ", nil},
+	{"exec --cwd nowhere ID true", 255, "", "exec failed: ", nil},
+	{"exec --process /does/not/exist ID", 255, "", "exec failed: ", nil},
+	{"ps ID", 0, "sleep 1000", "", nil},
+	{"ps ID -o pid", 0, "PID", "", nil},
+	{"ps --format xml ID", 1, "", "format", nil},
+	{"list --quiet", 0, wordID + "\n", "", nil},
+	{"list", 0, "running", "", nil},
+	{"list --format xml", 1, "", "format", nil},
+	{"kill ID FOO", 1, "", `unknown signal "FOO"`, nil},
+	{"kill ID 99", 1, "", `unknown signal "99"`, &other{1, "invalid argument", "runc has the kernel say so"}},
+	{"kill ID RTMIN+1", 0, "", "", &other{1, `unknown signal "RTMIN+1"`, "runc has no names for these"}},
+	{"kill ID winch", 0, "", "", nil},
+	{"kill ID 0", 0, "", "", nil},
+	{"events --interval 0s ID", 1, "", "duration interval must be greater than 0", nil},
+	{"events --stats ID", 0, `{"type":"stats","id":"`, "", nil},
+	{"update --pids-limit 50 ID", 0, "", "", nil},
+	{"update --memory x ID", 1, "", "", nil},
+	{"update --resources /does/not/exist ID", 1, "", "open /does/not/exist: no such file or directory", nil},
+	{"kill ID KILL", 0, "", "", nil},
+	{waitStopped, 0, "", "", nil},
+	{"state ID", 0, `"pid": 0`, "", nil},
+	{"kill ID", 1, "", "container not running", nil},
+	{"kill ID 0", 1, "", "container not running", nil},
+	{"kill --all ID KILL", 0, "", "", nil},
+	{"exec ID true", 255, "", "exec failed: cannot exec in a stopped container", nil},
+	{"start ID", 1, "", "cannot start a container that has stopped", nil},
+	{"pause ID", 1, "", "container not running", nil},
+	{"resume ID", 1, "", "container not paused", nil},
+	{"ps --format json ID", 0, "null\n", "", nil},
+	{"events --stats ID", 1, "", " is not running", nil},
+	{"update --pids-limit 60 ID", 1, "", "container not running", nil},
+	{"delete ID", 0, "", "", nil},
+	{"delete ID", 1, "", "container does not exist", nil},
+	{"list --format json", 0, "null\n", "", nil},
+
+	{"run -d --bundle BUNDLE ID", 0, "", "", nil},
+	{"delete -f ID", 0, "", "", nil},
+	{"create --bundle BUNDLE ID", 0, "", "", nil},
+	{"delete ID", 1, "", " that is not stopped: created (kill it first, or use --force)", &other{0, "", "runtime.md, Delete: it MUST NOT"}},
+	{"delete --force ID", 0, "", "", nil},
+}
+
+// TestConversation is what clients of runc and crun say to berth.
+func TestConversation(t *testing.T) {
+	root, id := host(t)
+	b := bundle(t, args("sleep", "1000"))
+	for _, c := range conversation {
+		converse(t, program, root, id, b, c.args).is(t, c.code, strings.Replace(c.stdout, wordID+"\n", id+"\n", 1), c.stderr)
+		if t.Failed() {
+			t.Fatalf("at %q", c.args)
+		}
+	}
+}
+
+// TestLikeRunc has Debian's runc make the same calls.
+func TestLikeRunc(t *testing.T) {
+	runc := peer(t, "runc")
+	root, id := host(t) // what it leaves is found as berth's would be
+	b := bundle(t, args("sleep", "1000"))
+	t.Cleanup(func() { call(t, exec.Command(runc, "--root", root, "delete", "--force", id)) })
+	for _, c := range conversation {
+		r := converse(t, runc, root, id, b, c.args)
+		if o := c.runc; o != nil {
+			if r.is(t, o.code, "", o.stderr); o.code == c.code && strings.Contains(r.stderr, c.stderr) {
+				t.Errorf("runc does as berth; the reason that it does not is %q", o.reason)
+			}
+		} else {
+			r.is(t, c.code, strings.Replace(c.stdout, wordID+"\n", id+"\n", 1), c.stderr)
+		}
+		if t.Failed() {
+			t.Fatalf("at %q", c.args)
+		}
+	}
+}
+
+func peer(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	switch {
+	case err == nil:
+	case os.Getenv("CI") != "":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
+	}
+	return path
+}
+
+func converse(t *testing.T, program, root, id, bundle, line string) result {
+	t.Helper()
+	if line == waitStopped {
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			if r := call(t, exec.Command(program, "--root", root, "state", id)); strings.Contains(r.stdout, `"status": "stopped"`) || time.Now().After(deadline) {
+				return r
+			}
+		}
+	}
+	words := append([]string{"--root", root}, strings.Fields(line)...)
+	for i, w := range words {
+		switch w {
+		case wordID:
+			words[i] = id
+		case wordBundle:
+			words[i] = bundle
+		}
+	}
+	return call(t, exec.Command(program, words...))
+}
+
+// TestStateLikeRunc: the same keys in the same order.
+func TestStateLikeRunc(t *testing.T) {
+	runc := peer(t, "runc")
+	keys := func(document string) []string {
+		var out []string
+		for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(document, -1) {
+			out = append(out, m[1])
+		}
+		return out
+	}
+	found := map[string][]string{}
+	root, id := host(t)
+	b := bundle(t, func(s *specs.Spec) {
+		s.Process.Args, s.Annotations = []string{"sleep", "1000"}, map[string]string{"note": "x"}
+	})
+	for _, p := range []string{program, runc} {
+		converse(t, p, root, id, b, "create --bundle BUNDLE ID").is(t, 0, "", "")
+		found[p] = slices.Concat(keys(converse(t, p, root, id, b, "state ID").stdout), keys(converse(t, p, root, id, b, "list -f json").stdout))
+		converse(t, p, root, id, b, "delete -f ID").is(t, 0, "", "")
+	}
+	if len(found[runc]) < 10 || !slices.Equal(found[program], found[runc]) {
+		t.Errorf("berth has %v; runc has %v", found[program], found[runc])
+	}
+}
+
+// flagsOf reads the flags of a command from the help of berth, runc or crun, each name without its dashes.
+func flagsOf(t *testing.T, program string, command ...string) []string {
+	t.Helper()
+	r := call(t, exec.Command(program, append(command, "--help")...))
+	var out []string
+	for line := range strings.Lines(r.stdout) {
+		names, ok := strings.CutPrefix(strings.TrimSpace(line), "-")
+		if !ok {
+			continue
+		}
+		for _, name := range strings.Split("-"+names, ", -") {
+			name, _, _ = strings.Cut(strings.TrimLeft(name, "-"), " ")
+			name, _, _ = strings.Cut(name, "=")
+			name, _, _ = strings.Cut(name, "[")
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// TestFlagsOfPeers: each flag that runc and crun have, berth has.
+func TestFlagsOfPeers(t *testing.T) {
+	names := []string{""}
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	for name, without := range map[string][]string{
+		"runc": {"help", "h"},                    // not listed by berth, but taken
+		"crun": {"help", "h", "?", "usage", "V"}, // the spellings of argp for help and version: -h and -v are runc's
+	} {
+		t.Run(name, func(t *testing.T) {
+			program, peer := program, peer(t, name)
+			all := 0
+			for _, command := range names {
+				words := strings.Fields(command)
+				have := flagsOf(t, program, words...)
+				for _, f := range flagsOf(t, peer, words...) {
+					if all++; !slices.Contains(have, f) && !slices.Contains(without, f) {
+						t.Errorf("berth %s has no flag %s", command, f)
+					}
+				}
+			}
+			if all < 50 {
+				t.Errorf("found %d flags in the help of %s", all, name)
+			}
+		})
+	}
+}
+
+// TestDocumented: docs/cli.md has each command and each flag, and no other.
+func TestDocumented(t *testing.T) {
+	data, err := os.ReadFile("../../docs/cli.md")
+	must(t, err)
+	_, global, _ := strings.Cut(string(data), "\n## Global options\n")
+	global, rest, _ := strings.Cut(global, "\n## Commands\n")
+	rest, _, _ = strings.Cut(rest, "\n## Exit codes\n")
+	sections := map[string]string{"": global}
+	for _, section := range strings.Split(rest, "\n### ")[1:] {
+		heading, text, _ := strings.Cut(section, "\n")
+		for _, name := range strings.Split(heading, ", ") {
+			sections[strings.Trim(name, "`")] = text
+		}
+	}
+	// What a table says of flags stands in the first column.
+	column := regexp.MustCompile("(?m)^\\| (`-[^|]*) \\|")
+	flagName := regexp.MustCompile("`-+([^`]+)`")
+	written := func(section string) []string {
+		var out []string
+		for _, row := range column.FindAllStringSubmatch(section, -1) {
+			for _, name := range flagName.FindAllStringSubmatch(row[1], -1) {
+				out = append(out, name[1])
+			}
+		}
+		return out
+	}
+	for _, c := range append(commands(), command{}) {
+		section, ok := sections[c.name]
+		if !ok {
+			t.Errorf("docs/cli.md: no section for %s", c.name)
+			continue
+		}
+		for _, f := range flagsOf(t, program, strings.Fields(c.name)...) {
+			if !slices.Contains(written(section), f) {
+				t.Errorf("docs/cli.md: %s: no flag %s", c.name, f)
+			}
+		}
+	}
+	for name, section := range sections {
+		// The flags of a section are of one of its commands.
+		have := []string{"help", "h"}
+		for other, text := range sections {
+			if text == section {
+				have = append(have, flagsOf(t, program, strings.Fields(other)...)...)
+			}
+		}
+		for _, f := range written(section) {
+			if !slices.Contains(have, f) {
+				t.Errorf("docs/cli.md: %s: there is no flag %s", name, f)
+			}
+		}
+	}
+}
+
+func TestParseSignal(t *testing.T) {
+	for name, want := range map[string]unix.Signal{
+		"KILL": 9, "SIGKILL": 9, "sigterm": 15, "hup": 1, "0": 0, "64": 64, "9": 9, "IOT": 6, "CLD": 17, "poll": 29, "RTMIN": 34, "rtmin+1": 35, "SIGRTMIN+30": 64, "RTMAX": 64, "RTMAX-30": 34,
+	} {
+		if got, err := parseSignal(name); err != nil || got != want {
+			t.Errorf("%s: found %d, %v; want %d", name, got, err, want)
+		}
+	}
+	for _, name := range []string{"", "SIG", "FOO", "65", "-1", "1.5", "RTMIN+31", "RTMIN-1", "RTMIN+", "RTMIN+x", "RTMAX-31", "RTMAX+1", "SIGSIGKILL"} {
+		if got, err := parseSignal(name); err == nil {
+			t.Errorf("%q: found %d", name, got)
+		}
+	}
+}
+
+// TestRegex: kill and delete of several at once go on where one fails.
+func TestRegex(t *testing.T) {
+	root, id := host(t)
+	b := bundle(t, func(s *specs.Spec) { s.Process.Args = []string{"sleep", "1000"} })
+	ids := []string{id + "-web1", id + "-web2", id + "-db"}
+	for _, id := range ids {
+		berth(t, "--root", root, "run", "-d", "--bundle", b, id).is(t, 0, "", "")
+		t.Cleanup(func() { berth(t, "--root", root, "delete", "-f", id) })
+	}
+	on := func(args ...string) result { return berth(t, append([]string{"--root", root}, args...)...) }
+	on("kill", "--regex", "web[12]$", "KILL").is(t, 0, "", "")
+	for _, id := range ids[:2] {
+		converse(t, program, root, id, "", waitStopped).is(t, 0, `"stopped"`, "")
+	}
+	on("state", ids[2]).is(t, 0, `"running"`, "")
+	on("delete", "-r", ".").is(t, 1, "", "container "+ids[2]+": cannot delete container "+ids[2]+" that is not stopped: running")
+	on("list", "-q").is(t, 0, ids[2]+"\n", "")
+	on("delete", "-r", "none").is(t, 0, "", "")
+	on("delete", "-r", "(").is(t, 1, "", "--regex: ")
+	on("delete", "--force", "--regex", "db$").is(t, 0, "", "")
+	on("list", "-f", "json").is(t, 0, "null\n", "")
+}
+
+// TestDebug: what is done is told, to the log where there is one.
+func TestDebug(t *testing.T) {
+	root, id := host(t)
+	b := bundle(t, args("true"))
+	r := berth(t, "--debug", "--root", root, "run", "--bundle", b, id)
+	for _, words := range []string{"level=debug msg=\"berth ", "config.json: read ", "made its cgroups ", "steps", "its first process is pid ", "removed"} {
+		r.is(t, 0, "", words)
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	r = berth(t, "--debug", "--log", "file:"+log, "--log-format", "json", "--root", root, "run", "--bundle", b, id)
+	if r.code != 0 || r.stderr != "" {
+		t.Errorf("with --log: %d, %q", r.code, r.stderr)
+	}
+	data, err := os.ReadFile(log)
+	must(t, err)
+	for line := range strings.Lines(string(data)) {
+		var record struct{ Level, Msg, Time string }
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level != "debug" || record.Msg == "" {
+			t.Errorf("found %q, %v", line, err)
+		}
+	}
+	if !strings.Contains(string(data), "its first process is pid ") {
+		t.Errorf("the log has %s", data)
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	for level, warns := range map[string]bool{"error": false, "warning": true, "info": true, "debug": true} {
+		r := berth(t, "--log-level", level, "--criu", "/x", "--root", t.TempDir(), "delete", "-f", "none")
+		if r.code != 0 || strings.Contains(r.stderr, "level=warning msg=\"--criu is ignored") != warns {
+			t.Errorf("--log-level %s: %d, %q", level, r.code, r.stderr)
+		}
+	}
+	berth(t, "--log-level", "bogus", "list").is(t, 1, "USAGE:", "allowed are error, warning, info, debug")
+	berth(t, "--log", "journald:x", "list").is(t, 1, "", `--log: found "journald:x"; allowed is a file`)
+	berth(t, "--root", "", "list").is(t, 1, "", "--root: found nothing")
+}
