@@ -9,7 +9,7 @@ set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
-test) packages=(busybox-static criu runc libseccomp-dev gcc libc6-dev iproute2 jq uidmap) ;;
+test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq uidmap) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time) ;;
 conformance) packages=(tini runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 clients) packages=(podman uidmap buildah containerd docker.io conmon tini busybox-static iproute2 util-linux) ;;
