@@ -69,6 +69,7 @@ var conversation = []struct {
 	{"features x", 1, "", "", nil},
 	{"spec --bundle BUNDLE", 1, "", "File config.json exists. Remove it first", nil},
 
+	{"create --console-socket /x --bundle BUNDLE ID", 1, "", "console", nil},
 	{"create --bundle BUNDLE ID", 0, "", "", nil},
 	{"create --bundle BUNDLE ID", 1, "", "container with given ID already exists", nil},
 	{"run --bundle BUNDLE ID", 1, "", "container with given ID already exists", nil},
@@ -91,6 +92,7 @@ var conversation = []struct {
 	{"exec ID none", 255, "", `exec failed: unable to start container process: exec: "none": executable file not found in $PATH`, nil},
 	{"exec ID /proc/version", 255, "", `exec failed: unable to start container process: exec: "/proc/version": permission denied`, nil},
 	{"exec --tty --detach ID true", 255, "", "exec failed: ", nil},
+	{"exec --detach --console-socket /x ID true", 255, "", "console", nil},
 	{"exec --user x ID true", 255, "", "exec failed: ", nil},
 	{"exec --cwd nowhere ID true", 255, "", "exec failed: ", nil},
 	{"exec --process /does/not/exist ID", 255, "", "exec failed: ", nil},

@@ -295,6 +295,9 @@ func (m *maker) openStreams(ctx context.Context) error {
 	if !isNull(null) {
 		return errors.New("/dev/null of the host is not the null device (1:3)")
 	}
+	if m.o.ConsoleSocket != "" && !m.spec.Process.Terminal {
+		return errors.New("--console-socket: found it where process.terminal is false: there is no console to send")
+	}
 	// With a terminal the process has no other stream, not even until its start: containerd's shim reads ours to their end before
 	// it looks at the terminal.
 	if !m.spec.Process.Terminal {
