@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
@@ -87,8 +88,21 @@ func (g *Group) Freeze(frozen bool) error {
 	if !ok {
 		return errNoFreezer
 	}
-	return (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state})
+	var err error
+	for range freezeTries {
+		if err = (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state}); err == nil || errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		time.Sleep(freezePause)
+	}
+	return err
 }
+
+// On a busy machine a process can be where it cannot be frozen for longer than the library waits, which is less than half a second.
+const (
+	freezeTries = 8
+	freezePause = 50 * time.Millisecond
+)
 
 // Frozen is whether the processes are stopped by the freezer, or about to be.
 func (g *Group) Frozen() bool {

@@ -212,7 +212,9 @@ func (c *Child) followFork() error {
 	// It is a child of this process, and so has the pid until it is reaped.
 	if c.PIDFD, err = unix.PidfdOpen(c.PID, 0); err != nil {
 		c.PIDFD = -1
-		_ = unix.Kill(c.PID, unix.SIGKILL)
+		if c.PID > 0 { // 0 would be this process's own group
+			_ = unix.Kill(c.PID, unix.SIGKILL)
+		}
 		_, _ = unix.Wait4(c.PID, nil, 0, nil)
 		return fmt.Errorf("pidfd_open %d: %w", c.PID, err)
 	}
