@@ -116,7 +116,11 @@ func Start(r Request) (_ *Child, err error) {
 		return nil, err
 	}
 	opened = append(opened, c.report)
-	defer unix.Close(reportW)
+	defer func() {
+		if reportW >= 0 {
+			unix.Close(reportW)
+		}
+	}()
 	if r.Plan.Waits {
 		if syncR, c.sync, err = pipe(); err != nil {
 			return nil, err
@@ -163,6 +167,8 @@ func Start(r Request) (_ *Child, err error) {
 	}
 	c.PIDFD = int(prog.pidfd)
 	if r.Plan.Forks {
+		unix.Close(reportW) // or the end of the child would not be that of the pipe
+		reportW = -1
 		if err := c.followFork(); err != nil {
 			return nil, err
 		}

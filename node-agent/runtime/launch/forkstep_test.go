@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package launch
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
+)
+
+// forking is a plan whose second step has another process go on.
+func forking(command string, after ...plan.Step) *plan.Plan {
+	args := make([]byte, 64)
+	binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)
+	p := sh(command, append([]plan.Step{
+		step("process", unix.SYS_UMASK, n(0o27)),
+		step("linux.namespaces", plan.OpFork, plan.Memory(args), n(64)),
+	}, after...)...)
+	p.Forks, p.Syncs[1] = true, plan.SyncForked
+	return p
+}
+
+// TestFork: the process that goes on is a child of this one, whichever of the two is the first to report.
+func TestFork(t *testing.T) {
+	for range 200 {
+		answered := 0
+		child, err := Start(Request{Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
+			OnSync: func(_ plan.Sync, pid int) error {
+				answered = pid
+				return nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.PID))
+		if err != nil || !strings.Contains(string(stat), fmt.Sprintf(" %d ", os.Getpid())) {
+			t.Fatalf("it is no child of this process: %s, %v", stat, err)
+		}
+		if err := child.Follow(context.Background(), ""); err != nil {
+			t.Fatal(err)
+		}
+		if status := child.Wait(); status.ExitStatus() != 9 || answered != child.PID {
+			t.Fatalf("exit code %d, answered %d of %d", status.ExitStatus(), answered, child.PID)
+		}
+	}
+}
+
+// TestForkFails: before the fork, at it, and after it.
+func TestForkFails(t *testing.T) {
+	before := forking("true")
+	before.Steps[0] = step("a", unix.SYS_CLOSE, n(9999))
+	at := forking("true")
+	at.Steps[1].Args[1] = n(1) // less than any version of struct clone_args
+	for name, c := range map[string]struct {
+		plan *plan.Plan
+		want int
+	}{"before": {before, 0}, "at": {at, 1}, "after": {forking("true", step("b", unix.SYS_CLOSE, n(9999))), 2}} {
+		t.Run(name, func(t *testing.T) {
+			child, err := Start(Request{Plan: c.plan, Inputs: streams(t, nil), Reserved: 3})
+			if err == nil {
+				err = child.Follow(context.Background(), "")
+			}
+			var failed *StepError
+			if !errors.As(err, &failed) || failed.Index != c.want {
+				t.Errorf("found %v; want step %d to fail", err, c.want)
+			}
+		})
+	}
+}
