@@ -66,12 +66,12 @@ func TestHooksInTheContainer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.must(os.MkdirAll(w.file("/work"), 0o777))
-			w.must(os.Chmod(w.file("/work"), 0o777))
+			w.must(os.MkdirAll(w.file("/scratch"), 0o777))
+			w.must(os.Chmod(w.file("/scratch"), 0o777))
 			w.must(os.Chmod(w.bundle(), 0o777))
 			w.must(os.Chmod(w.dir, 0o777))
 			w.must(os.Symlink("busybox", w.file("/bin/shell-of-the-image"))) // on no host
-			spec := w.sh("touch /work/ran; exec sleep 1000")
+			spec := w.sh("touch /scratch/ran; exec sleep 1000")
 			change(spec)
 			if len(spec.Linux.UIDMappings) > 0 {
 				w.must(filepath.WalkDir(w.file("/"), func(path string, _ os.DirEntry, err error) error {
@@ -79,7 +79,7 @@ func TestHooksInTheContainer(t *testing.T) {
 				}))
 			}
 			spec.Annotations = map[string]string{"k": "v"}
-			spec.Process.Cwd = "/work"
+			spec.Process.Cwd = "/scratch"
 			spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: "SCMP_ACT_TRAP"}}}
 			created := filepath.Join(w.dir, "told")
 			w.must(os.WriteFile(created, nil, 0o666))
@@ -87,7 +87,7 @@ func TestHooksInTheContainer(t *testing.T) {
 			spec.Hooks = &specs.Hooks{
 				Prestart: w.noting("prestart"), CreateRuntime: w.noting("createRuntime"), //nolint:staticcheck // deprecated, not gone
 				CreateContainer: append(w.noting("createContainer"), telling("/bin/sh", created)...),
-				StartContainer:  telling("/bin/shell-of-the-image", "/work/told"),
+				StartContainer:  telling("/bin/shell-of-the-image", "/scratch/told"),
 				Poststart:       w.noting("poststart"), Poststop: w.noting("poststop"),
 			}
 			for _, file := range []string{"hooks", "createContainer.json"} {
@@ -128,14 +128,14 @@ func TestHooksInTheContainer(t *testing.T) {
 			if got := w.noted(); !strings.HasSuffix(got, "\npoststart b none\n") {
 				t.Errorf("after start: %q", got)
 			}
-			w.await("the process", func() bool { _, err := os.Stat(w.file("/work/ran")); return err == nil })
-			told = w.told(w.file("/work/told"))
+			w.await("the process", func() bool { _, err := os.Stat(w.file("/scratch/ran")); return err == nil })
+			told = w.told(w.file("/scratch/told"))
 			for n, want := range namespaces {
 				if told[n] != want {
 					t.Errorf("startContainer: the namespace %s is %s, the container's %s", n, told[n], want)
 				}
 			}
-			if told["zero"] != "sh" || told["env"] != "A=b" || told["cwd"] != "/work" || told["ran"] != "" {
+			if told["zero"] != "sh" || told["env"] != "A=b" || told["cwd"] != "/scratch" || told["ran"] != "" {
 				t.Errorf("startContainer: %q", told)
 			}
 			if st := w.toldState(told); st.Pid != inner || st.ID != w.id || st.Status != specs.StateCreated || st.Bundle != w.bundle() {
