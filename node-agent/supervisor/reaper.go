@@ -52,8 +52,8 @@ func onMainThread(f func()) error {
 	if try() {
 		return nil
 	}
-	const rounds, perRound = 50, 32
-	for range rounds {
+	const perRound, patience = 32, 10 * time.Second
+	for begin := time.Now(); time.Since(begin) < patience; {
 		release := make(chan struct{})
 		got := make(chan bool)
 		won := make(chan struct{})
@@ -78,7 +78,7 @@ func onMainThread(f func()) error {
 			}
 		}
 		close(release)
-		time.Sleep(time.Millisecond) // the main thread may be waiting in the network poller
+		time.Sleep(time.Millisecond) // the main thread may be waiting in the network poller, or in another goroutine's system call
 	}
 	return errMainThread
 }
