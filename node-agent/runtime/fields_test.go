@@ -275,7 +275,7 @@ func TestHungMount(t *testing.T) {
 	w.rt.deadline = 500 * time.Millisecond
 	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		if os.Getenv("CI") != "" {
+		if os.Getenv("CI") != "" && os.Getenv("BERTH_VM") == "" { // the guest's kernel has no modules
 			t.Fatalf("needs /dev/fuse: %v", err)
 		}
 		t.Skipf("needs /dev/fuse: %v", err)
