@@ -64,7 +64,7 @@ var checkpointCommand = command{
 }
 
 var restoreCommand = command{
-	name: "restore", args: "CONTAINER-ID", summary: "make a container from what checkpoint wrote; its exit code becomes berth's", min: 1, max: 1, launches: true,
+	name: "restore", args: "CONTAINER-ID", summary: "make a container from what checkpoint wrote; its exit code becomes berth's", min: 1, max: 1, launches: true, signals: true,
 	examples: []string{"berth restore --bundle /srv/hello --image-path /srv/images hello", "berth restore -d --pid-file /run/hello.pid -b /srv/hello hello"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := runtime.RestoreOptions{}

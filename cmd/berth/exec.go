@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime"
@@ -22,7 +23,7 @@ import (
 const exitExec = 255
 
 var execCommand = command{
-	name: "exec", args: "CONTAINER-ID COMMAND [ARGUMENT...]", summary: "execute a process in a container; its exit code becomes berth's", min: 1, max: -1, launches: true,
+	name: "exec", args: "CONTAINER-ID COMMAND [ARGUMENT...]", summary: "execute a process in a container; its exit code becomes berth's", min: 1, max: -1, launches: true, signals: true,
 	examples: []string{
 		"berth exec hello ps", "berth exec -t --user 1000:1000 --cwd /srv hello sh", "berth exec --detach --pid-file /run/hello-2.pid hello sleep 60",
 		"berth exec --process process.json hello",
@@ -235,6 +236,10 @@ func parseID(s string) (uint32, error) {
 func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.ExecOptions, detach bool) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
+		ctx, err := untilSignal(ctx)
+		if err != nil {
+			return err
+		}
 		p, err := r.Exec(ctx, id, o)
 		if err != nil {
 			return err
@@ -249,14 +254,18 @@ func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.E
 	defer f.tty.close()
 	o.Console = f.tty.console()
 	// A process that is to get signals must not have its start cut short by one; but in a paused container it may wait for ever.
-	if !o.IgnorePaused {
-		ctx = context.WithoutCancel(ctx)
+	stop := func() []unix.Signal { return nil }
+	if o.IgnorePaused {
+		ctx, stop = f.signals.cancel(ctx)
 	}
 	p, err := r.Exec(ctx, id, o)
 	if err != nil {
 		return err
 	}
-	status, err := f.wait(p.PID, p)
+	for _, sig := range stop() {
+		f.forward(p, sig)
+	}
+	status, err := f.wait(p)
 	if err != nil {
 		p.Kill()
 		return err

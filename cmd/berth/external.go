@@ -144,6 +144,9 @@ func (e *external) command(ctx context.Context, a *app, command, id string, args
 	return exec.CommandContext(ctx, e.Path, append(append(line, command), args...)...)
 }
 
+// urgent are the signals that people and init systems send.
+var urgent = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+
 func (e *external) run(cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return nil } // the program gets the signal that ends us, and decides

@@ -138,7 +138,7 @@ func (a *app) started(ctx context.Context, r *runtime.Runtime, id string, notify
 }
 
 var runCommand = command{
-	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1, launches: true,
+	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1, launches: true, signals: true,
 	examples: []string{"berth run --bundle /srv/hello hello", "berth run -d --pid-file /run/hello.pid hello"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)

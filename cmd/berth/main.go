@@ -10,13 +10,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	goruntime "runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime"
 )
@@ -44,8 +41,7 @@ func main() {
 		debug.SetGCPercent(-1)
 		debug.SetMemoryLimit(256 << 20)
 	}
-	ctx, _ := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT) //nolint:govet // ends with the process
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // command is one verb of the command line.
@@ -60,6 +56,8 @@ type command struct {
 	min, max int
 	// launches is whether it makes processes of containers, which have to come from a sealed program.
 	launches bool
+	// signals is whether the command sees to the signals that berth gets; the others end with those of cancelling.
+	signals bool
 }
 
 // app is what all commands share: the global flags and where output goes.
@@ -227,6 +225,12 @@ func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string
 	}
 	if c.launches {
 		if err := seal(); err != nil {
+			return err
+		}
+	}
+	if !c.signals {
+		var err error
+		if ctx, err = untilSignal(ctx); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +21,10 @@ type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, err
 func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach, keep bool) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
+		ctx, err := untilSignal(ctx)
+		if err != nil {
+			return err
+		}
 		p, err := start(ctx, o)
 		if err != nil || p.Notify() == nil {
 			return err
@@ -35,8 +38,7 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 	}
 	defer f.tty.close()
 	o.Console = f.tty.console()
-	// Signals no longer end berth itself, and the container's start must not be cut short by one that it is to get.
-	ctx = context.WithoutCancel(ctx)
+	// No signal ends berth itself, nor may the container's start be cut short by one that it is to get.
 	p, err := start(ctx, o)
 	if err != nil {
 		return err
@@ -45,7 +47,7 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 		defer func() { _ = notify.Close() }()
 		go a.forwardReady(notify, os.Getpid(), false)
 	}
-	status, err := f.wait(p.PID, p)
+	status, err := f.wait(p)
 	if err != nil {
 		return errors.Join(err, p.Delete(ctx))
 	}
@@ -71,52 +73,51 @@ func exitCode(status unix.WaitStatus) error {
 
 // foreground stands between a process of a container and who has called berth.
 type foreground struct {
-	// signals are forwarded from the moment that there is a process to forward them to; until then they wait here.
-	signals chan os.Signal
+	// signals are forwarded from the moment that there is a process to forward them to; until then they wait.
+	signals *signals
 	// tty is the process's terminal, if it is to be connected to berth's own.
 	tty *terminal
 }
 
 func newForeground(connect bool) (*foreground, error) {
-	f := &foreground{signals: make(chan os.Signal, 64)}
-	signal.Notify(f.signals, urgent...)
-	if !connect {
-		return f, nil
+	s, err := catchSignals(forwarded())
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	f.tty, err = newTerminal()
+	f := &foreground{signals: s}
+	if connect {
+		f.tty, err = newTerminal()
+	}
 	return f, err
 }
 
+// process is a child of berth's that stands in for it.
+type process interface {
+	// FD is the process's pidfd, open until Wait.
+	FD() int
+	Wait() unix.WaitStatus
+}
+
 // wait waits for a process to end and reaps it. On an error the process still runs.
-func (f *foreground) wait(pid int, p interface{ Wait() unix.WaitStatus }) (unix.WaitStatus, error) {
+func (f *foreground) wait(p process) (unix.WaitStatus, error) {
 	if err := f.tty.attach(); err != nil {
 		return 0, err
 	}
-	go forward(f.signals, pid, f.tty)
-	// Each signal costs the Go runtime two switches of threads: those that come rarely wait until the container runs.
-	go signal.Notify(f.signals)
+	if err := f.signals.waitEnd(p.FD(), func(sig unix.Signal) { f.forward(p, sig) }); err != nil {
+		return 0, err
+	}
 	status := p.Wait()
 	f.tty.drain()
 	return status, nil
 }
 
-// urgent are the signals that people and init systems send, which must not be missed while the container is being made.
-var urgent = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
-
-// forward hands the signals that berth gets to the container's first process.
-func forward(signals <-chan os.Signal, pid int, tty *terminal) {
-	for s := range signals {
-		switch s {
-		case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE: // berth's own: SIGURG is the Go scheduler's
-		case unix.SIGWINCH:
-			tty.resize()
-		default:
-			if sig, ok := s.(unix.Signal); ok {
-				_ = unix.Kill(pid, sig) // not reaped before Wait returns, so the pid is the container's
-			}
-		}
+// forward hands a signal that berth got to the process.
+func (f *foreground) forward(p process, sig unix.Signal) {
+	if sig == unix.SIGWINCH {
+		f.tty.resize()
+		return
 	}
+	_ = unix.PidfdSendSignal(p.FD(), sig, nil, 0) // one that has ended has no use for it
 }
 
 // terminal connects the terminal of a container in the foreground to berth's own.

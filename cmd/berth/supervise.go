@@ -6,8 +6,11 @@ import (
 	"context"
 	"flag"
 	"log/slog"
+	"os/signal"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/runtime"
@@ -28,7 +31,7 @@ const (
 )
 
 var superviseCommand = command{
-	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true,
+	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true, signals: true,
 	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
@@ -55,6 +58,8 @@ var superviseCommand = command{
 					return err
 				}
 			}
+			ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+			defer stop()
 			return supervisor.Run(ctx, supervisor.Options{
 				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version,
 			})

@@ -90,6 +90,9 @@ func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process
 	return p, nil
 }
 
+// FD is the first process's pidfd (pidfd_open(2)), open until Wait.
+func (p *Process) FD() int { return p.child.PIDFD }
+
 // Wait waits for the first process to end, and reaps it.
 func (p *Process) Wait() unix.WaitStatus { return p.child.Wait() }
 

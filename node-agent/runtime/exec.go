@@ -59,6 +59,9 @@ type Executed struct {
 	child *launch.Child
 }
 
+// FD is the process's pidfd (pidfd_open(2)), open until Wait, Kill or Leave.
+func (e *Executed) FD() int { return e.child.PIDFD }
+
 // Wait waits for the process to end, and reaps it.
 func (e *Executed) Wait() unix.WaitStatus { return e.child.Wait() }
 
