@@ -3,6 +3,12 @@
 // Command berth is Berth's OCI runtime, with the command line of runc, and the supervisor that the node agent starts.
 package main
 
+// How many processors the container that berth itself may run in has is not worth the reading of it at every start, nor again every
+// second.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 import (
 	"context"
 	"errors"
