@@ -3,12 +3,6 @@
 // Command berth is Berth's OCI runtime, with the command line of runc, and the supervisor that the node agent starts.
 package main
 
-// How many processors the container that berth itself may run in has is not worth the reading of it at every start, nor again every
-// second.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 import (
 	"context"
 	"errors"
@@ -43,12 +37,17 @@ func main() {
 	if slices.Contains(os.Args[1:], "supervise") {
 		goruntime.LockOSThread()
 	} else {
+		growStack()
 		// Any other command is over before a collection would pay; a document as large as may be must not fill the memory.
 		debug.SetGCPercent(-1)
 		debug.SetMemoryLimit(256 << 20)
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
+
+// growStack makes the stack of the calling goroutine as large as a command needs, at once: it has a large frame and does nothing.
+// Doubled time and again it would be copied as often, with every frame on it, and take a pool of stacks of each size.
+func growStack()
 
 // command is one verb of the command line.
 type command struct {

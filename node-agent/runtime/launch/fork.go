@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sort"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -44,7 +45,11 @@ type op struct {
 type program struct {
 	ops  []op
 	regs []uintptr
-	keep []any
+	// plan has the memory of the arguments, keep their arrays of strings.
+	plan *plan.Plan
+	keep [][]*byte
+	// texts are the strings of all arguments, each with the zero byte at its end.
+	texts []byte
 	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is not the child's.
 	first []gap
 	// pidfd is where clone3 puts the child's pidfd. It lies here since a program is on the heap: the kernel gets its address
@@ -105,7 +110,17 @@ func (prog *program) closeOthers(reserved int, keep []int) {
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
 func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
-	prog := &program{ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs), ignored: ignoredSignals()}
+	prog := &program{plan: p, ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs), ignored: ignoredSignals()}
+	size := 0
+	for i := range p.Steps {
+		for j := range p.Steps[i].Args {
+			if s, ok := p.Steps[i].Args[j].Text(); ok {
+				size += len(s) + 1
+			}
+		}
+	}
+	// As large as it has to be: it must not move once there are addresses in it.
+	prog.texts = make([]byte, 0, size)
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		o := &prog.ops[i]
@@ -150,12 +165,12 @@ func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]in
 		return nil
 	}
 	if s, ok := a.Text(); ok {
-		p, err := unix.BytePtrFromString(s)
-		if err != nil {
+		if strings.IndexByte(s, 0) >= 0 {
 			return fmt.Errorf("%q holds a NUL byte", s)
 		}
-		prog.keep = append(prog.keep, p)
-		o.args[j] = uintptr(unsafe.Pointer(p))
+		at := len(prog.texts)
+		prog.texts = append(append(prog.texts, s...), 0)
+		o.args[j] = uintptr(unsafe.Pointer(&prog.texts[at]))
 		return nil
 	}
 	if list, ok := a.Strings(); ok {
@@ -168,7 +183,6 @@ func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]in
 		return nil
 	}
 	if b, ok := a.Bytes(); ok {
-		prog.keep = append(prog.keep, b)
 		o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 		return nil
 	}

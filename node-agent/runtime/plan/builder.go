@@ -14,6 +14,10 @@ import (
 type builder struct {
 	plan  Plan
 	field Field
+	// args are the arguments of all steps, one behind the other: a list of its own for each would cost an allocation a step.
+	args []Arg
+	// hows are the structures of openat2 that steps share: few differ, and the kernel only reads them.
+	hows map[[2]uint64]any
 }
 
 func newBuilder() *builder {
@@ -22,6 +26,8 @@ func newBuilder() *builder {
 	b.plan.Labels = make([]int, 1, 64)
 	b.plan.Regs = 1
 	b.plan.Syncs = map[int]Sync{}
+	b.args = make([]Arg, 0, 1536)
+	b.hows = map[[2]uint64]any{}
 	return b
 }
 
@@ -84,7 +90,9 @@ func (s stepRef) out() Reg {
 }
 
 func (b *builder) call(c Call, args ...Arg) stepRef {
-	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: args, Field: b.field})
+	first := len(b.args)
+	b.args = append(b.args, args...)
+	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: b.args[first:len(b.args):len(b.args)], Field: b.field})
 	return stepRef{b, len(b.plan.Steps) - 1}
 }
 
@@ -117,7 +125,12 @@ func openHow(flags, mode, resolve uint64) []byte {
 
 func (b *builder) openat2(dir Arg, path string, fl, resolve uint64) stepRef {
 	fl |= unix.O_CLOEXEC
-	how := Arg{kind: argBytes, data: openHow(fl, 0, resolve), names: openHowNames}
+	data, ok := b.hows[[2]uint64{fl, resolve}]
+	if !ok {
+		data = openHow(fl, 0, resolve)
+		b.hows[[2]uint64{fl, resolve}] = data
+	}
+	how := Arg{kind: argBytes, data: data, names: openHowNames}
 	return b.call(unix.SYS_OPENAT2, dir, text(path), how, num(24))
 }
 
