@@ -259,7 +259,7 @@ func (b *builder) report(s Sync) {
 
 func (b *builder) goTo(l Label) { b.call(OpGoto).then(l) }
 
-func (b *builder) set(r Reg, a Arg) { b.call(OpSet, regArg(r), a).into(r) }
+func (b *builder) set(r Reg, a Arg) stepRef { return b.call(OpSet, regArg(r), a).into(r) }
 
 // native returns the memory of a value without pointers, for a system call to read.
 func native[T any](v *T) []byte {

@@ -132,8 +132,8 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	return nil
 }
 
-// expectNode fails with EEXIST where what is there is not the device that was asked for (config-linux.md, Devices). The steps that may
-// fail are returned, for a caller to whom that is no failure.
+// expectNode fails with EEXIST where what is there is not of the kind that was asked for or, of devices, another one (config-linux.md,
+// Devices). The steps that may fail are returned, for a caller to whom that is no failure.
 func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) (checks []stepRef) {
 	st := &unix.Statx_t{}
 	memory := structArg(native(st), "statx")
@@ -147,7 +147,7 @@ func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) 
 	}
 	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in the low half.
 	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)), binary.NativeEndian.Uint32(halves(uint16(kind))))
-	if kind != unix.S_IFIFO {
+	if kind == unix.S_IFCHR || kind == unix.S_IFBLK {
 		expect("rdev_major", unsafe.Offsetof(st.Rdev_major), ^uint32(0), major)
 		expect("rdev_minor", unsafe.Offsetof(st.Rdev_minor), ^uint32(0), minor)
 	}

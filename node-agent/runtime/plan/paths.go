@@ -56,9 +56,12 @@ func (c *container) readonlyPaths() error {
 	return nil
 }
 
-// maskedPaths covers files with the host's null device and folders with one empty read-only tmpfs that they share. Which
-// of the two a path is shows when the first is tried: a file does not fit on a folder. It is done while the host's root is
-// still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).
+// maskedPaths covers files with the host's null device and folders with one empty read-only tmpfs that they share. It is done while
+// the host's root is still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).
+//
+// Which of the two a path is, is asked before a mount is made for it: to close one that has not been attached takes an RCU grace
+// period, up to some milliseconds on a busy machine. So the first folder gets the tmpfs itself and the others a clone of it, which
+// before Linux 6.15 only an attached mount has anyway.
 func (c *container) maskedPaths() error {
 	paths := c.spec.Linux.MaskedPaths
 	if len(paths) == 0 {
@@ -74,21 +77,26 @@ func (c *container) maskedPaths() error {
 	c.fsconfigCreate(fs)
 	empty := c.fsmount(fs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	c.close(fs)
+	// No descriptor, until empty is attached.
+	attached := c.reg()
+	c.set(attached, num(-1))
 	for i, p := range paths {
 		c.atIndex("linux.maskedPaths", i, p)
-		next, folder, first, done := c.label(), c.label(), c.label(), c.label()
+		next, file, first, done := c.label(), c.label(), c.label(), c.label()
 		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()
-		mount := c.openTree(regArg(null), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).out()
-		c.moveMount(mount, at).tolerate(unix.ENOTDIR, unix.EINVAL).orElse(folder)
-		c.close(mount).then(done)
-		c.mark(folder)
-		c.close(mount)
-		// Before Linux 6.15 only a mount that is attached can be cloned: the first folder gets the tmpfs itself.
-		c.openTree(regArg(empty), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).into(mount).tolerate(unix.EINVAL).orElse(first)
+		for _, check := range c.expectNode(regArg(at), "", unix.S_IFDIR, 0, 0) {
+			check.tolerate(unix.EEXIST).orElse(file)
+		}
+		mount := c.openTree(regArg(attached), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).tolerate(unix.EBADF).orElse(first).out()
 		c.moveMount(mount, at)
 		c.close(mount).then(done)
 		c.mark(first)
 		c.moveMount(empty, at)
+		c.set(attached, regArg(empty)).then(done)
+		c.mark(file)
+		c.openTree(regArg(null), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).into(mount)
+		c.moveMount(mount, at)
+		c.close(mount)
 		c.mark(done)
 		c.close(at)
 		c.mark(next)
