@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -165,11 +166,11 @@ func processState(pid int) (state byte, startTime uint64) {
 	return fields[0][0], startTime
 }
 
-// bootID names this boot of the machine (random(4)).
-func bootID() string {
+// bootID names this boot of the machine (random(4)), which is read once.
+var bootID = sync.OnceValue(func() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are one
 	return strings.TrimSpace(string(id))
-}
+})
 
 // alive is whether the record's process still runs. A zombie has ended.
 func (rec *record) alive() bool {
