@@ -8,10 +8,11 @@
 #
 #   hack/bench/runtime.sh [RUNS]       60 by default
 #
-# runc of today is built from the Go module proxy and kept in
-# ${XDG_CACHE_HOME:-~/.cache}/berth/bench. The rest is Debian's. crun works on no
-# host that has cgroup v1 and v2 side by side: there everything runs in a mount
-# namespace of its own in which the v2 hierarchy is not mounted.
+# runc of today is built from the Go module proxy, crun of today is of Debian's
+# unstable suite (crun.sh); both are kept in ${XDG_CACHE_HOME:-~/.cache}/berth/bench.
+# The rest is Debian's. crun works on no host that has cgroup v1 and v2 side by
+# side: there everything runs in a mount namespace of its own in which the v2
+# hierarchy is not mounted.
 set -euo pipefail
 
 if [ -z "${BERTH_BENCH_INSIDE-}" ]; then
@@ -40,6 +41,11 @@ if [ ! -x "$cache/runc-$runc_version" ]; then
 	mv "$work/runc" "$cache/runc-$runc_version"
 fi
 gcc -O2 -w -o "$work/floor" hack/bench/floor.c
+# Copies, as an installation makes them: of a file that the linker has written page by page the kernel maps single pages, which
+# costs berth and runc a tenth.
+mkdir "$work/bin"
+cp bin/berth "$work/bin/berth"
+cp "$cache/runc-$runc_version" "$work/bin/runc"
 cat >"$work/empty.go" <<'GO'
 package main
 
@@ -68,10 +74,15 @@ try() { # name, command
 		say "$1 cannot run this bundle here: $(tail -1 "$work/out")"
 	fi
 }
-try berth "$PWD/bin/berth --root $work/state/berth"
-try "runc $runc_version" "$cache/runc-$runc_version --root $work/state/runc"
+try berth "$work/bin/berth --root $work/state/berth"
+try "runc $runc_version" "$work/bin/runc --root $work/state/runc"
 try "runc of Debian" "/usr/sbin/runc --root $work/state/runc-debian"
-try "crun of Debian" "/usr/bin/crun --root $work/state/crun"
+if crun=$(hack/bench/crun.sh); then
+	try "crun $("$crun" --version | sed -n 's/^crun version //p')" "$crun --root $work/state/crun"
+else
+	say "Debian's newest crun cannot be had"
+fi
+try "crun of Debian" "/usr/bin/crun --root $work/state/crun-debian"
 
 measure() { # result file, then name and command pairs
 	local out=$1 args=()
