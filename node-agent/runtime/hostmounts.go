@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -76,4 +78,25 @@ func mountID(fd int) (uint64, error) {
 		return 0, fmt.Errorf("statx: %w", err)
 	}
 	return st.Mnt_id, nil
+}
+
+// kernelMounts are the places outside of a root filesystem where all of a procfs or sysfs is mounted, as this process's mount namespace
+// has them (proc_pid_mountinfo(5)).
+func kernelMounts(rootfs string) (found []string, err error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("--no-pivot: %w", err)
+	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	for line := range strings.Lines(string(data)) {
+		mount, filesystem, ok := strings.Cut(line, " - ")
+		fields, kind := strings.Fields(mount), strings.Fields(filesystem)
+		if !ok || len(fields) < 5 || len(kind) == 0 || fields[3] != "/" || kind[0] != "proc" && kind[0] != "sysfs" {
+			continue
+		}
+		if at := unescape.Replace(fields[4]); at != rootfs && !strings.HasPrefix(at, rootfs+"/") {
+			found = append(found, at)
+		}
+	}
+	return found, nil
 }

@@ -298,6 +298,11 @@ func TestFilesystem(t *testing.T) {
 		want string
 	}{
 		"hostname": {w.sh("hostname"), "tested\n"},
+		"read-only path that is the root": {func() *specs.Spec {
+			spec := w.sh("touch /made 2>&1; touch /dev/made && echo made")
+			spec.Linux.ReadonlyPaths = []string{"/"}
+			return spec
+		}(), "touch: /made: Read-only file system\nmade\n"},
 		"devices":  {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
 		"devpts":   {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
 		"shm":      {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"), "size=1024k\n1777\n"},

@@ -222,6 +222,12 @@ func TestMountFlags(t *testing.T) {
 			t.Errorf("%s: found %s, and below %s", option, top, below)
 		}
 	}
+	// What mount(8) reads into its own options.
+	for options, want := range map[string]string{"user": "nosuid,nodev,noexec", "users,exec,dev": "nosuid,relatime", "owner": "nosuid,nodev,relatime", "group,suid": "rw,nodev", "nouser,noauto": "rw,relatime"} {
+		if top, _ := flags(bind(strings.Split(options, ",")...)); !strings.Contains(top, want) {
+			t.Errorf("%s: found %s", options, top)
+		}
+	}
 	// What is a new filesystem's superblock's.
 	for option, want := range map[string]string{"sync": "rw,sync", "dirsync": "rw,dirsync", "lazytime": "rw,lazytime", "size=64k": "size=64k", "iversion": "rw", "silent": "rw", "mand": "rw"} {
 		out := w.run(mounted(w.sh(showMount+"show /m"), specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{option, "nofail", "x-comment"}}))
@@ -485,6 +491,28 @@ func TestCgroup2Mount(t *testing.T) {
 	}
 	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "mounts[7].options: found rw; without a cgroup namespace") {
 		t.Errorf("warned: %q", w.warned)
+	}
+}
+
+// TestNoPivotHidesTheHostsProc: the host's procfs, which stays in the mount namespace, is none that allows a process in a user namespace
+// of its own another without the masks of the container's.
+func TestNoPivotHidesTheHostsProc(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("/bin/busybox unshare -mUrpf mount -t proc proc /proc && echo mounted || echo refused")
+	spec.Linux.MaskedPaths = []string{"/proc/keys"}
+	w.save(spec)
+	for _, noPivot := range []bool{false, true} {
+		out, _, err := w.tryWith(CreateOptions{NoPivot: noPivot})
+		if err != nil || !strings.HasSuffix(out, "refused\n") {
+			t.Errorf("no pivot %v: printed %q, %v", noPivot, out, err)
+		}
+	}
+	// In a user namespace the host's mounts are locked.
+	if out, _, err := func() (string, unix.WaitStatus, error) {
+		w.save(w.inUserNamespace(spec))
+		return w.tryWith(CreateOptions{NoPivot: true})
+	}(); err != nil || !strings.HasSuffix(out, "refused\n") {
+		t.Errorf("in a user namespace: printed %q, %v", out, err)
 	}
 }
 

@@ -3,6 +3,7 @@
 package validate
 
 import (
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,12 +24,16 @@ func (c *checker) mounts() {
 }
 
 func (c *checker) mount(i int, m *specs.Mount) {
-	const path = "mounts"
+	const list = "mounts"
 	switch {
 	case m.Destination == "" || hasNUL(m.Destination):
-		c.err(at(path, i)+".destination", quoteOrNothing(m.Destination), "an absolute path in the container")
+		c.err(at(list, i)+".destination", quoteOrNothing(m.Destination), "an absolute path in the container")
 	case !strings.HasPrefix(m.Destination, "/"):
-		c.warn(at(path, i)+".destination", quote(m.Destination), `an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
+		c.warn(at(list, i)+".destination", quote(m.Destination), `an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
+	}
+	if isRoot(m.Destination) && !slices.Contains(m.Options, "remount") {
+		// What is mounted over the root is never seen: the root stays what is below.
+		c.err(at(list, i)+".destination", quote(m.Destination), `a path below "/", or "remount" in options; what the root is say root and linux.rootfsPropagation`)
 	}
 
 	var bind, remount, propagation, idmap, ridmap, custom, copyUp bool
@@ -36,7 +41,7 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	var bindOnly []int
 	for j, o := range m.Options {
 		if hasNUL(o) {
-			c.err(at(at(path, i)+".options", j), quote(o), noNUL)
+			c.err(at(at(list, i)+".options", j), quote(o), noNUL)
 			continue
 		}
 		switch o {
@@ -54,7 +59,7 @@ func (c *checker) mount(i int, m *specs.Mount) {
 			bindOnly = append(bindOnly, j)
 		default:
 			if name, mappings, ok := strings.Cut(o, "="); ok && (name == "idmap" || name == "ridmap") {
-				c.idmapOption(at(at(path, i)+".options", j), o, mappings)
+				c.idmapOption(at(at(list, i)+".options", j), o, mappings)
 				idmap, custom = true, true
 			}
 		}
@@ -62,41 +67,44 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	}
 	for j, o := range m.Options {
 		if other := opposite(o); other != "" && len(m.Options) <= maxOptions && slices.Contains(m.Options, other) {
-			c.warn(at(at(path, i)+".options", j), quote(o)+" beside "+quote(other), "one of the two; the later one holds")
+			c.warn(at(at(list, i)+".options", j), quote(o)+" beside "+quote(other), "one of the two; the later one holds")
 		}
-		if bind && !knownMountOption(o) {
+		switch {
+		case bind && !knownMountOption(o):
 			// config.md: unknown options are the filesystem's own. A bind
 			// mount makes no filesystem that could read them.
-			c.warn(at(at(path, i)+".options", j), quote(o), "an option of mount(8) for bind mounts; this one has no effect")
+			c.err(at(at(list, i)+".options", j), quote(o), "an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none")
+		case bind && !remount && superblockOption(o):
+			c.warn(at(at(list, i)+".options", j), quote(o), "an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is")
 		}
 	}
 
 	switch {
 	case hasNUL(m.Source):
-		c.err(at(path, i)+".source", quote(m.Source), noNUL)
+		c.err(at(list, i)+".source", quote(m.Source), noNUL)
 	case bind && m.Source == "":
-		c.err(at(path, i)+".source", nothing, "the path to bind, absolute or relative to the bundle")
+		c.err(at(list, i)+".source", nothing, "the path to bind, absolute or relative to the bundle")
 	}
 	switch {
 	case hasNUL(m.Type):
-		c.err(at(path, i)+".type", quote(m.Type), noNUL)
+		c.err(at(list, i)+".type", quote(m.Type), noNUL)
 	case bind:
 		// The type of a bind mount is a dummy.
 	case m.Type == "bind" || m.Type == "rbind":
-		c.err(at(path, i)+".type", quote(m.Type), `a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
+		c.err(at(list, i)+".type", quote(m.Type), `a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
 	case m.Type == "" && !remount && !propagation:
-		c.err(at(path, i)+".type", nothing, `a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
+		c.err(at(list, i)+".type", nothing, `a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
 	}
 	if copyUp && (bind || remount || m.Type != "tmpfs") {
-		c.err(at(path, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
+		c.err(at(list, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
 	}
 	for _, j := range bindOnly {
 		if !bind || remount {
-			c.err(at(at(path, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind), "this option only with bind or rbind, and without remount")
+			c.err(at(at(list, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind), "this option only with bind or rbind, and without remount")
 		}
 	}
 	if (idmap || ridmap || len(m.UIDMappings)+len(m.GIDMappings) > 0) && remount {
-		c.err(at(path, i)+".options", `"remount" of a mount with mapped ids`, "remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
+		c.err(at(list, i)+".options", `"remount" of a mount with mapped ids`, "remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
 	}
 	if !bind {
 		c.mountOwner(i, m)
@@ -104,7 +112,7 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	if !custom {
 		c.mountMappings(i, m, idmap || ridmap)
 	} else if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		c.err(at(path, i)+".options", "mappings in an option beside uidMappings or gidMappings", "one of the two")
+		c.err(at(list, i)+".options", "mappings in an option beside uidMappings or gidMappings", "one of the two")
 	}
 }
 
@@ -218,11 +226,24 @@ func knownMountOption(option string) bool {
 		"auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "group", "owner":
 		return true
 	}
-	// mount(8): options with these prefixes are comments or labels.
-	return strings.HasPrefix(option, "idmap=") || strings.HasPrefix(option, "ridmap=") || strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "X-") || strings.HasPrefix(option, "comment=") ||
-		strings.HasPrefix(option, "context=") || strings.HasPrefix(option, "fscontext=") ||
-		strings.HasPrefix(option, "defcontext=") || strings.HasPrefix(option, "rootcontext=")
+	// mount(8): options with these prefixes are comments, but for those that
+	// it acts upon itself.
+	return strings.HasPrefix(option, "idmap=") || strings.HasPrefix(option, "ridmap=") || strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "comment=") ||
+		strings.HasPrefix(option, "X-") && (!strings.HasPrefix(option, "X-mount.") || option == "X-mount.mkdir")
 }
+
+// superblockOption tells whether an option is one of the filesystem whatever
+// its type: mount(2) has a flag for it that no mount has of its own.
+func superblockOption(option string) bool {
+	switch option {
+	case "sync", "dirsync", "lazytime", "mand", "iversion":
+		return true
+	}
+	return false
+}
+
+// isRoot tells whether a path of the container is its root.
+func isRoot(p string) bool { return p != "" && path.Clean("/"+p) == "/" }
 
 // opposite returns the option that undoes one, or "". It knows one direction
 // only, so that a contradiction is said once.

@@ -25,6 +25,9 @@ func (c *checker) rootfsPropagation() {
 func (c *checker) maskedPaths() {
 	for i, p := range c.linux.MaskedPaths {
 		c.absoluteAt("linux.maskedPaths", i, p)
+		if isRoot(p) {
+			c.err(at("linux.maskedPaths", i), quote(p), `a path below "/"`)
+		}
 	}
 	for i, p := range c.linux.ReadonlyPaths {
 		c.absoluteAt("linux.readonlyPaths", i, p)

@@ -155,7 +155,20 @@ func TestRules(t *testing.T) {
 			}, ""},
 			{"unknown option of a bind", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "size=1k"}})
-			}, `Warning mounts[0].options[1]: found "size=1k"; allowed: an option of mount(8) for bind mounts; this one has no effect`},
+			}, `Error mounts[0].options[1]: found "size=1k"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			{"label of a bind", func(s *specs.Spec) {
+				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "context=x"}})
+			}, `Error mounts[0].options[1]: found "context=x"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			{"option of mount(8) itself", func(s *specs.Spec) {
+				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "X-mount.mkdir", "X-mount.subdir=x"}})
+			}, `Error mounts[0].options[2]: found "X-mount.subdir=x"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			{"option of the superblock on a bind", func(s *specs.Spec) {
+				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "sync"}})
+			}, `Warning mounts[0].options[1]: found "sync"; allowed: an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is`},
+			{"over the root", func(s *specs.Spec) { mount(s, specs.Mount{Destination: "/a/..", Type: "tmpfs"}) }, `Error mounts[0].destination: found "/a/.."; allowed: a path below "/", or "remount" in options; what the root is say root and linux.rootfsPropagation`},
+			{"remount of the root", func(s *specs.Spec) {
+				mount(s, specs.Mount{Destination: "/", Options: []string{"remount", "nosuid"}})
+			}, ""},
 			{"contradiction", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "ro", "rw"}})
 			}, `Warning mounts[0].options[1]: found "ro" beside "rw"; allowed: one of the two; the later one holds`},
@@ -754,6 +767,7 @@ func TestRules(t *testing.T) {
 			{"masked paths", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/proc/kcore", "proc/keys", ""} }, `Error linux.maskedPaths[1]: found "proc/keys"; allowed: an absolute path in the container` + "\n" +
 				`Error linux.maskedPaths[2]: found nothing; allowed: an absolute path in the container`},
 			{"readonly paths", func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{"proc/sys"} }, `Error linux.readonlyPaths[0]: found "proc/sys"; allowed: an absolute path in the container`},
+			{"masked root", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"//."} }, `Error linux.maskedPaths[0]: found "//."; allowed: a path below "/"`},
 			{"nul in masked path", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"/\x00"} }, `Error linux.maskedPaths[0]: found "/\x00"; allowed: an absolute path in the container`},
 			{"mount label", func(s *specs.Spec) { s.Linux.MountLabel = "a\x00" }, `Error linux.mountLabel: found "a\x00"; allowed: a string without NUL bytes`},
 		}},

@@ -76,6 +76,9 @@ type Options struct {
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
 	NoPivot bool
+	// KernelMounts are the places on the host where all of a procfs or sysfs is mounted. With NoPivot they stay below the root, and are
+	// taken away.
+	KernelMounts []string
 	// NoNewKeyring leaves the session keyring as it is.
 	NoNewKeyring bool
 	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the runtime itself has.

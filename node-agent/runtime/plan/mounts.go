@@ -121,13 +121,14 @@ func (a *mountAttr) merge(set, clear uint64) {
 	}
 }
 
-// userspaceOption is whether an option is one that mount(8) keeps from the kernel: for fstab(5), or a comment.
+// userspaceOption is whether an option is one that mount(8) keeps from the kernel and that asks nothing of a mount that root makes: for
+// fstab(5), or a comment. What X-mount. asks for mount(8) itself does, apart from making the destination.
 func userspaceOption(name string) bool {
 	switch name {
-	case "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "group", "owner":
+	case "auto", "noauto", "nofail", "_netdev", "nouser", "X-mount.mkdir":
 		return true
 	}
-	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "comment=")
+	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") && !strings.HasPrefix(name, "X-mount.") || strings.HasPrefix(name, "comment=")
 }
 
 func parseMountOptions(options []string) (mountOptions, error) {
@@ -160,6 +161,10 @@ func parseMountOptions(options []string) (mountOptions, error) {
 			o.sbClear = append(o.sbClear, name)
 		case "sync", "dirsync", "mand", "lazytime", "iversion":
 			o.sb = append(o.sb, name)
+		case "user", "users":
+			o.attr.merge(unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0) // mount(8): implied, unless overridden by what follows
+		case "group", "owner":
+			o.attr.merge(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0) // likewise
 		case "tmpcopyup":
 			o.copyUp = true
 		case "copy-symlink":
@@ -239,6 +244,7 @@ func (c *container) pivot() error {
 		if p, _ := propagationOption(c.spec.Linux.RootfsPropagation); p.flag == unix.MS_PRIVATE {
 			return c.fieldError("linux.rootfsPropagation", c.spec.Linux.RootfsPropagation, "--no-pivot leaves the host's mounts below the root, and is not for a private root")
 		}
+		c.hideKernelMounts()
 		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
 	default:
@@ -257,11 +263,33 @@ func (c *container) pivot() error {
 		}
 		c.mountSetattr(cwd(), "/", fl, mountAttr{propagation: prop.flag})
 	}
-	if r := c.spec.Root; r != nil && r.Readonly {
+	readonly := slices.IndexFunc(c.spec.Linux.ReadonlyPaths, isRoot)
+	switch r := c.spec.Root; {
+	case r != nil && r.Readonly:
 		c.at("root.readonly")
-		c.mountSetattr(cwd(), "/", 0, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
+	case readonly >= 0:
+		c.atIndex("linux.readonlyPaths", readonly, "/")
+	default:
+		return nil
 	}
+	c.mountSetattr(cwd(), "/", 0, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
 	return nil
+}
+
+// hideKernelMounts takes every whole procfs and sysfs of the host out of the mount namespace that the container is about to share with
+// them: with one there, though out of its reach, the kernel lets a process that makes a user namespace mount another, without what
+// linux.maskedPaths and linux.readonlyPaths cover in the container's (mount_too_revealing in fs/namespace.c). What cannot be unmounted, since
+// the runtime is in a user namespace, is covered.
+func (c *container) hideKernelMounts() {
+	if !c.ownMounts() {
+		return
+	}
+	for _, at := range c.opts.KernelMounts {
+		gone := c.label()
+		c.call(unix.SYS_UMOUNT2, text(at), flags(uint(unix.MNT_DETACH), umountNames)).tolerate(unix.EINVAL, unix.EPERM, unix.ENOENT).then(gone)
+		c.call(unix.SYS_MOUNT, text("tmpfs"), text(at), text("tmpfs"), flags(uint(unix.MS_RDONLY), hexNames), text("")).tolerate(unix.ENOENT)
+		c.mark(gone)
+	}
 }
 
 // mounts makes every mount of the document, in its order.

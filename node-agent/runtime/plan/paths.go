@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"path"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,9 @@ func (c *container) sysctl() error {
 // peers do: the lists of engines name what only some kernels have.
 func (c *container) readonlyPaths() error {
 	for i, p := range c.spec.Linux.ReadonlyPaths {
+		if isRoot(p) {
+			continue // pivot does it: what is mounted over the root is not seen
+		}
 		c.atIndex("linux.readonlyPaths", i, p)
 		next := c.label()
 		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()
@@ -55,6 +59,9 @@ func (c *container) readonlyPaths() error {
 	}
 	return nil
 }
+
+// isRoot is whether a path of the container is its root.
+func isRoot(p string) bool { return path.Clean("/"+p) == "/" }
 
 // maskedPaths covers files with the host's null device and folders with one empty read-only tmpfs that they share. It is done while
 // the host's root is still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).

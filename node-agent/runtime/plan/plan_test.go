@@ -69,6 +69,7 @@ var goldens = []struct {
 	{name: "minimal-run", config: "minimal", host: unified, change: func(o *Options) { o.Result = false }},
 	{name: "minimal-options", config: "minimal", host: unified, change: func(o *Options) {
 		o.NoPivot, o.NoNewKeyring, o.PreserveFDs, o.DefaultNoFile = true, true, 2, &unix.Rlimit{Cur: 1024, Max: 4096}
+		o.KernelMounts = []string{"/proc", "/sys"}
 	}},
 	{name: "binds", host: unified},
 	{name: "propagation-private", host: unified},
