@@ -236,8 +236,11 @@ func TestDevices(t *testing.T) {
 		want  []string
 		not   string
 	}{
-		"denied but for some": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(200)), Access: "rw"}},
-			[]string{"c 10:200 rw", "c 1:3 rwm", "c *:* m", "b *:* m", "c 136:* rwm"}, "a *:* rwm"},
+		"denied but for some": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
+			[]string{"c 10:229 rw", "c 1:3 rwm", "c *:* m", "b *:* m", "c 136:* rwm", "c 10:200 rwm"}, "a *:* rwm"},
+		"one number of any type": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "a", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
+			[]string{"c 10:229 rw", "b 10:229 rw"}, "a *:* rwm"},
+		"one access to all": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Access: "r"}}, []string{"c *:* rm", "b *:* rm"}, "a *:* rwm"},
 		"none":        {nil, []string{"c 1:3 rwm", "c 5:2 rwm"}, "a *:* rwm"},
 		"all allowed": {[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"a *:* rwm"}, "c 1:3"},
 		"allowed, and taken back": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "b", Major: ptr(int64(8)), Access: "rwm"}, {Type: "b", Major: ptr(int64(8)), Access: "w"}},

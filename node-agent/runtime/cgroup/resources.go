@@ -21,11 +21,11 @@ func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error
 		r = &specs.LinuxResources{}
 	}
 	for i, d := range r.Devices {
-		rule, err := deviceRule(d)
+		rules, err := deviceRules(d)
 		if err != nil {
 			return nil, fmt.Errorf("linux.resources.devices[%d].%w", i, err)
 		}
-		out.Devices = append(out.Devices, rule)
+		out.Devices = append(out.Devices, rules...)
 	}
 	out.Devices = append(out.Devices, defaultDeviceRules()...)
 	if m := r.Memory; m != nil {
@@ -106,7 +106,10 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 	out.BlkioThrottleWriteIOPSDevice = throttle(b.ThrottleWriteIOPSDevice)
 }
 
-func deviceRule(d specs.LinuxDeviceCgroup) (*devices.Rule, error) {
+// deviceRules are what an element of linux.resources.devices says. One for all types that is not for all devices and every access becomes
+// one a type: the kernel's "a" knows neither numbers nor access, and would be wider than what is asked for (devcgroup_update_access in
+// security/device_cgroup.c).
+func deviceRules(d specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
 	rule := &devices.Rule{Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: devices.Permissions(d.Access), Allow: d.Allow}
 	switch d.Type {
 	case "", "a":
@@ -123,11 +126,16 @@ func deviceRule(d specs.LinuxDeviceCgroup) (*devices.Rule, error) {
 	if rule.Permissions == "" {
 		rule.Permissions = "rwm"
 	}
-	return rule, nil
+	if rule.Type != devices.WildcardDevice || isAll(rule) {
+		return []*devices.Rule{rule}, nil
+	}
+	char, block := *rule, *rule
+	char.Type, block.Type = devices.CharDevice, devices.BlockDevice
+	return []*devices.Rule{&char, &block}, nil
 }
 
-// defaultDeviceRules let a container make any node and use the default devices, its terminals among them, whatever the
-// document says, as runc does.
+// defaultDeviceRules let a container make any node and use the default devices, its terminals among them, and tun(4), whatever the
+// document says, as runc and crun do.
 func defaultDeviceRules() []*devices.Rule {
 	rule := func(kind devices.Type, major, minor int64, access devices.Permissions) *devices.Rule {
 		return &devices.Rule{Type: kind, Major: major, Minor: minor, Permissions: access, Allow: true}
@@ -138,6 +146,7 @@ func defaultDeviceRules() []*devices.Rule {
 		rule(devices.CharDevice, 5, 1, "rwm"), // console
 		rule(devices.CharDevice, 5, 2, "rwm"), // ptmx
 		rule(devices.CharDevice, 136, any, "rwm"),
+		rule(devices.CharDevice, 10, 200, "rwm"), // net/tun
 	}
 	for _, d := range plan.DefaultDevices() {
 		rules = append(rules, rule(devices.CharDevice, d.Major, d.Minor, "rwm"))
