@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -238,10 +237,8 @@ const homeTimeout = 2 * time.Second
 // home is what HOME is to be where process.env does not say. The container's files are read as its processes see them, and so may
 // lie on a filesystem that the container serves itself (FUSE) and that never answers.
 func (x *execution) home(ctx context.Context) string {
-	for _, e := range x.spec.Process.Env {
-		if strings.HasPrefix(e, "HOME=") {
-			return ""
-		}
+	if plan.HasHome(x.spec.Process.Env) {
+		return ""
 	}
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", x.rec.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -404,6 +404,7 @@ func TestExecHome(t *testing.T) {
 		})
 	}
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", Env: []string{"HOME=/own"}}}, "/own\n")
+	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", Env: []string{"HOME="}}}, "/\n")
 }
 
 // TestExecTerminal has one of its own, whose master goes through the console socket, and leaves /dev/console to the first.

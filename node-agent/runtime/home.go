@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // maxPasswd bounds what is read of an image's passwd file.
@@ -18,10 +20,8 @@ const maxPasswd = 4 << 20
 // home returns the home folder of the process's user: process.env's HOME has precedence, so that nothing is read where
 // it is there, then the image's /etc/passwd, then "/".
 func (m *maker) home() string {
-	for _, e := range m.spec.Process.Env {
-		if strings.HasPrefix(e, "HOME=") {
-			return ""
-		}
+	if plan.HasHome(m.spec.Process.Env) {
+		return ""
 	}
 	if h := homeOf(m.rec.Rootfs, m.spec.Process.User.UID); h != "" {
 		return h

@@ -252,6 +252,16 @@ func TestCapabilitiesThatTheHostLacks(t *testing.T) {
 	}
 }
 
+// TestCapabilitiesThatTheKernelRefuses: no capability that cannot be granted is a reason to fail (config.md, Linux Process).
+func TestCapabilitiesThatTheKernelRefuses(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("grep Cap /proc/self/status")
+	kill, both := []string{"CAP_KILL"}, []string{"CAP_KILL", "CAP_CHOWN"}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: kill, Effective: both, Permitted: both, Inheritable: both, Ambient: both}
+	// Root gets what its permitted set and the bounding set have in common (capabilities(7), execve).
+	w.prints(spec, "CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nCapAmb:\t0000000000000020\n")
+}
+
 func TestRlimits(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -s")
@@ -303,10 +313,10 @@ func TestFilesystem(t *testing.T) {
 			spec.Linux.ReadonlyPaths = []string{"/"}
 			return spec
 		}(), "touch: /made: Read-only file system\nmade\n"},
-		"devices":  {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
-		"devpts":   {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
-		"shm":      {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
-		"mqueue":   {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
+		"devices": {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
+		"devpts":  {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
+		"shm":     {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
+		"mqueue":  {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
 		"read-only": {func() *specs.Spec {
 			s := w.sh("touch /x 2>&1; touch /dev/shm/x && echo ok")
 			s.Root.Readonly = true
@@ -396,6 +406,18 @@ func TestHomeOfUser(t *testing.T) {
 	spec := w.sh("echo $HOME")
 	spec.Process.User.UID = 77
 	w.prints(spec, "/home/u\n")
+	for _, env := range [][]string{{"HOME="}, {"HOME=/other", "HOME="}} {
+		spec.Process.Env = env
+		w.prints(spec, "/home/u\n")
+	}
+}
+
+// TestEnvironmentTwice: of a name that comes twice the last holds, though programs look for the first.
+func TestEnvironmentTwice(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec("cat", "/proc/self/environ")
+	spec.Process.Env = []string{"PATH=/none", "A=1", "HOME=/a", "B=", "A=2=3", "HOME=/b", "PATH=/bin"}
+	w.prints(spec, "B=\x00A=2=3\x00HOME=/b\x00PATH=/bin\x00")
 }
 
 // TestCgroupMount shows a container its own cgroup, and lets it write to none.

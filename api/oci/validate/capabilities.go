@@ -10,18 +10,19 @@ import (
 
 // capabilities checks process.capabilities (config.md, "Linux Process").
 func (c *checker) capabilities(path string, caps *specs.LinuxCapabilities) {
-	c.capabilitySet(path+".bounding", caps.Bounding)
+	bounding := c.capabilitySet(path+".bounding", caps.Bounding)
 	effective := c.capabilitySet(path+".effective", caps.Effective)
 	inheritable := c.capabilitySet(path+".inheritable", caps.Inheritable)
 	permitted := c.capabilitySet(path+".permitted", caps.Permitted)
 	ambient := c.capabilitySet(path+".ambient", caps.Ambient)
-	// What follows is what the kernel does not grant: capset(2) an effective
-	// one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an ambient
+	// What follows is what the kernel does not grant: capset(2) an inheritable
+	// one that is not bounding, and an effective one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an ambient
 	// one that is not both permitted and inheritable. "Runtimes SHOULD NOT
 	// fail if the container configuration requests capabilities that cannot
 	// be granted."
+	c.notGranted(path+".inheritable", caps.Inheritable, inheritable&^bounding, "only what is in bounding, too: the kernel does not grant it")
 	c.notGranted(path+".effective", caps.Effective, effective&^permitted, "only what is in permitted, too: the kernel does not grant it")
-	c.notGranted(path+".ambient", caps.Ambient, ambient&^(permitted&inheritable),
+	c.notGranted(path+".ambient", caps.Ambient, ambient&^(permitted&inheritable&bounding),
 		"only what is in permitted and in inheritable, too: the kernel does not grant it")
 }
 

@@ -26,13 +26,15 @@ func (c *checker) utsName(path, name string) {
 	if name == "" {
 		return
 	}
-	if len(name) > maxHostname {
+	switch {
+	case len(name) > maxHostname:
 		c.err(path, quote(name), "at most 64 bytes")
-	} else if ok, odd := hostnameLabels(name); !ok {
-		c.err(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`)
-	} else if odd {
-		// The kernel takes it, and users of docker have such names.
-		c.warn(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes (RFC 1123); some resolvers refuse others`)
+	case hasNUL(name):
+		c.err(path, quote(name), noNUL)
+	case !hostnameLabels(name):
+		// The specification refers to the kernel, which takes any bytes, and
+		// so do other runtimes. Docker's users have names with a "_".
+		c.warn(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`)
 	}
 	if !c.has.contains(specs.UTSNamespace) {
 		// Without one the name of the host itself would change.
@@ -40,22 +42,17 @@ func (c *checker) utsName(path, name string) {
 	}
 }
 
-// hostnameLabels tells whether a name is made of labels nearly as RFC 1123 has
-// them, and whether only nearly: with a "_", or a label of 64 bytes.
-func hostnameLabels(name string) (ok, odd bool) {
+// hostnameLabels tells whether a name is made of labels as RFC 1123 has them.
+func hostnameLabels(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || label[0] == '-' || label[len(label)-1] == '-' {
-			return false, false
+		if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
 		}
-		odd = odd || len(label) > maxLabel
 		for i := 0; i < len(label); i++ {
-			switch b := label[i]; {
-			case b == '_':
-				odd = true
-			case !alphanumeric(b) && b != '-':
-				return false, false
+			if !alphanumeric(label[i]) && label[i] != '-' {
+				return false
 			}
 		}
 	}
-	return true, odd
+	return true
 }

@@ -290,8 +290,11 @@ func TestRules(t *testing.T) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}}
 			}, `Warning process.capabilities.ambient[0]: found "CAP_KILL"; allowed: only what is in permitted and in inheritable, too: the kernel does not grant it`},
 			{"ambient", func(s *specs.Spec) {
-				s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}, Inheritable: []string{"CAP_KILL"}}
+				s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}, Inheritable: []string{"CAP_KILL"}, Bounding: []string{"CAP_KILL"}}
 			}, ""},
+			{"inheritable, not bounding", func(s *specs.Spec) {
+				s.Process.Capabilities = &specs.LinuxCapabilities{Inheritable: []string{"CAP_KILL", "CAP_CHOWN"}, Bounding: []string{"CAP_KILL"}}
+			}, `Warning process.capabilities.inheritable[1]: found "CAP_CHOWN"; allowed: only what is in bounding, too: the kernel does not grant it`},
 		}},
 		{"rlimits", []rule{
 			{"good", func(s *specs.Spec) {
@@ -349,14 +352,14 @@ func TestRules(t *testing.T) {
 			{"good", func(s *specs.Spec) { s.Hostname, s.Domainname = "slartibartfast-1.Example", "example.test" }, ""},
 			{"64 bytes", func(s *specs.Spec) { s.Hostname = strings.Repeat("a", 32) + "." + strings.Repeat("b", 31) }, ""},
 			{"65 bytes", func(s *specs.Spec) { s.Hostname = strings.Repeat("a", 33) + "." + strings.Repeat("b", 31) }, `Error hostname: found "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"; allowed: at most 64 bytes`},
-			{"label of 64", func(s *specs.Spec) { s.Hostname = strings.Repeat("a", 64) }, `Warning hostname: found "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes (RFC 1123); some resolvers refuse others`},
-			{"blank", func(s *specs.Spec) { s.Hostname = "a b" }, `Error hostname: found "a b"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"leading dash", func(s *specs.Spec) { s.Hostname = "-a" }, `Error hostname: found "-a"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"trailing dash", func(s *specs.Spec) { s.Hostname = "a.b-" }, `Error hostname: found "a.b-"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"empty label", func(s *specs.Spec) { s.Domainname = "a..b" }, `Error domainname: found "a..b"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"nul", func(s *specs.Spec) { s.Hostname = "a\x00b" }, `Error hostname: found "a\x00b"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"umlaut", func(s *specs.Spec) { s.Hostname = "über" }, `Error hostname: found "über"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123)`},
-			{"underscore", func(s *specs.Spec) { s.Hostname = "my_host" }, `Warning hostname: found "my_host"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes (RFC 1123); some resolvers refuse others`},
+			{"label of 64", func(s *specs.Spec) { s.Hostname = strings.Repeat("a", 64) }, `Warning hostname: found "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"blank", func(s *specs.Spec) { s.Hostname = "a b" }, `Warning hostname: found "a b"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"leading dash", func(s *specs.Spec) { s.Hostname = "-a" }, `Warning hostname: found "-a"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"trailing dash", func(s *specs.Spec) { s.Hostname = "a.b-" }, `Warning hostname: found "a.b-"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"empty label", func(s *specs.Spec) { s.Domainname = "a..b" }, `Warning domainname: found "a..b"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"nul", func(s *specs.Spec) { s.Hostname = "a\x00b" }, `Error hostname: found "a\x00b"; allowed: a string without NUL bytes`},
+			{"umlaut", func(s *specs.Spec) { s.Hostname = "über" }, `Warning hostname: found "über"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
+			{"underscore", func(s *specs.Spec) { s.Hostname = "my_host" }, `Warning hostname: found "my_host"; allowed: labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`},
 			{"no uts namespace", func(s *specs.Spec) { without(s, specs.UTSNamespace); s.Hostname, s.Domainname = "a", "b" }, `Error hostname: found "a"; allowed: nothing, unless linux.namespaces has one of type uts` + "\n" +
 				`Error domainname: found "b"; allowed: nothing, unless linux.namespaces has one of type uts`},
 			{"joined uts namespace", func(s *specs.Spec) {

@@ -21,7 +21,7 @@ func TestAllAtOnce(t *testing.T) {
 	s.Version = "x"
 	s.Root.Path = ".."
 	s.Process.Args, s.Process.Cwd = nil, "tmp"
-	s.Hostname = "a b"
+	s.Hostname = strings.Repeat("a", 65)
 	s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "x", Timeout: ptr(0)}}}
 	s.Linux.Namespaces[0].Type = "pidd"
 	s.Linux.MaskedPaths = []string{"x"}

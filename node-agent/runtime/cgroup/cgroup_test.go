@@ -241,8 +241,8 @@ func TestDevices(t *testing.T) {
 		"one number of any type": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "a", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
 			[]string{"c 10:229 rw", "b 10:229 rw"}, "a *:* rwm"},
 		"one access to all": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Access: "r"}}, []string{"c *:* rm", "b *:* rm"}, "a *:* rwm"},
-		"none":        {nil, []string{"c 1:3 rwm", "c 5:2 rwm"}, "a *:* rwm"},
-		"all allowed": {[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"a *:* rwm"}, "c 1:3"},
+		"none":              {nil, []string{"c 1:3 rwm", "c 5:2 rwm"}, "a *:* rwm"},
+		"all allowed":       {[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"a *:* rwm"}, "c 1:3"},
 		"allowed, and taken back": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "b", Major: ptr(int64(8)), Access: "rwm"}, {Type: "b", Major: ptr(int64(8)), Access: "w"}},
 			[]string{"b 8:* rm"}, "b 8:* rwm"},
 	} {

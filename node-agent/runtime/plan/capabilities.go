@@ -79,6 +79,7 @@ func (c *container) capabilities() capabilitySets {
 	s.inheritable, s.ambient = read(p.Inheritable), read(p.Ambient)
 	// More the kernel does not grant (capset(2); prctl(2), PR_CAP_AMBIENT_RAISE), which api/oci/validate warns of; buildah asks
 	// for ambient ones without inheritable ones.
+	s.inheritable &= s.bounding
 	s.effective &= s.permitted
 	s.ambient &= s.permitted & s.inheritable
 	for n := range capabilityNames {

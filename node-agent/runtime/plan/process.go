@@ -4,6 +4,7 @@ package plan
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -134,18 +135,34 @@ func (c *container) seccomp() {
 	c.close(listener).tolerate(unix.EPERM, unix.EACCES, unix.ENOSYS)
 }
 
-// environment returns process.env with HOME, which programs expect and the document may leave out.
+// environment returns process.env without what a later entry of the same name overrides, since programs look for the first (getenv(3)),
+// and with HOME, which programs expect and the document may leave out or empty.
 func (c *container) environment() []string {
 	env := c.spec.Process.Env
-	if c.opts.Home == "" {
-		return env
+	seen := make(map[string]bool, len(env)+1)
+	out := make([]string, 0, len(env)+1)
+	if c.opts.Home != "" && !HasHome(env) {
+		seen["HOME"] = true
+		out = append(out, "HOME="+c.opts.Home)
 	}
-	for _, e := range env {
-		if strings.HasPrefix(e, "HOME=") {
-			return env
+	for _, e := range slices.Backward(env) {
+		if name, _, _ := strings.Cut(e, "="); !seen[name] {
+			seen[name] = true
+			out = append(out, e)
 		}
 	}
-	return append(env[:len(env):len(env)], "HOME="+c.opts.Home)
+	slices.Reverse(out)
+	return out
+}
+
+// HasHome is whether an environment says where the user's home is: not where its last word on it is nothing.
+func HasHome(env []string) bool {
+	for _, e := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(e, "HOME="); ok {
+			return value != ""
+		}
+	}
+	return false
 }
 
 // candidates returns the paths at which args[0] is looked for: itself where it has a slash, else below each folder of
