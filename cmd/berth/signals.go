@@ -28,11 +28,11 @@ type signals struct {
 var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT}
 
 // forwarded are the signals that a container's process gets in place of berth: all but those that the kernel keeps (SIGKILL,
-// SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG of the Go scheduler, SIGPROF).
+// SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG of the Go scheduler).
 func forwarded() []unix.Signal {
 	list := []unix.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
-		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
+		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGPROF, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
 	// Those below are the C library's and, in programs that are made with it, the Go runtime's (signal(7), Real-time signals).
 	const firstRealTime, lastRealTime = 35, 64
