@@ -406,3 +406,27 @@ func TestLogLevel(t *testing.T) {
 	berth(t, "--log", "journald:x", "list").is(t, 1, "", `--log: found "journald:x"; allowed is a file`)
 	berth(t, "--root", "", "list").is(t, 1, "", "--root: found nothing")
 }
+
+// TestIgnoreMissingLSM: a label that the kernel knows nothing of is an error with its field path, or a warning for whoever asks for it.
+func TestIgnoreMissingLSM(t *testing.T) {
+	root, id := host(t)
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err == nil && strings.HasPrefix(string(enabled), "Y") {
+		t.Skip("AppArmor is enabled here; this host's tests run without it")
+	}
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Args = []string{"sleep", "1000"}
+		s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "p", "u:r:t:s0", "u:object_r:t:s0"
+	})
+	berth(t, "--root", root, "run", "-d", "--bundle", dir, id).is(t, 1, "", "linux.mountLabel: found")
+	r := berth(t, "--root", root, "--ignore-missing-lsm", "run", "-d", "--bundle", dir, id)
+	for _, field := range []string{"process.apparmorProfile", "process.selinuxLabel", "linux.mountLabel"} {
+		r.is(t, 0, "", "level=warning msg=\""+field+": found ")
+	}
+	berth(t, "--root", root, "exec", id, "true").is(t, 0, "", "process.apparmorProfile: found \"p\"")
+	berth(t, "--root", root, "exec", "--apparmor", "q", id, "true").is(t, 0, "", "process.apparmorProfile: found \"q\"")
+	// Another runtime has no such option.
+	file := filepath.Join(t.TempDir(), "runtimes.json")
+	must(t, os.WriteFile(file, []byte(`{"other": {"path": "/bin/true"}}`), 0o600))
+	berth(t, "--root", root, "--runtimes", file, "--ignore-missing-lsm", "run", "--runtime-type", "other", "--bundle", dir, "x").is(t, 1, "", "--ignore-missing-lsm")
+}

@@ -86,6 +86,9 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 	if err := runtime.CheckID(id); err != nil {
 		return err
 	}
+	if a.ignoreMissingLSM {
+		return fmt.Errorf("--ignore-missing-lsm: %s has no such option; it is of the native runtime", e.Path)
+	}
 	dir := filepath.Join(a.root, id)
 	if err := os.MkdirAll(a.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)

@@ -116,6 +116,9 @@ func (a *app) runtime() (*runtime.Runtime, error) {
 	if a.rootless != "auto" {
 		options = append(options, runtime.WithRootless(a.rootless == "true"))
 	}
+	if a.ignoreMissingLSM {
+		options = append(options, runtime.WithoutMissingLSM())
+	}
 	if a.cgroupManager != "" {
 		options = append(options, runtime.WithCgroupManager(cgroup.Manager(a.cgroupManager)))
 	}

@@ -83,8 +83,10 @@ type app struct {
 	rootError error
 	sticky    bool
 	rootless  string
-	stdout    io.Writer
-	stderr    io.Writer
+	// ignoreMissingLSM is of --ignore-missing-lsm.
+	ignoreMissingLSM bool
+	stdout           io.Writer
+	stderr           io.Writer
 }
 
 // failure is an error whose exit code is not exitFailure.

@@ -230,7 +230,7 @@ func (m *maker) reserve(id string) error {
 	m.rec = &record{
 		OCIVersion: m.spec.Version, ID: id, Bundle: m.o.Bundle, Rootfs: filepath.Clean(root), Created: time.Now().UTC(), Boot: bootID(),
 		Owner: os.Geteuid(), Annotations: m.spec.Annotations, Hooks: m.spec.Hooks, NoNewKeyring: m.o.NoNewKeyring,
-		NoProgram: len(m.spec.Process.Args) == 0,
+		IgnoreMissingLSM: m.r.ignoreMissingLSM, NoProgram: len(m.spec.Process.Args) == 0,
 	}
 	for _, n := range m.spec.Linux.Namespaces {
 		if n.Type == specs.PIDNamespace && n.Path == "" {
@@ -427,7 +427,8 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	if o.Cgroups, err = m.openCgroups(); err != nil {
 		return err
 	}
-	if m.plan, err = plan.Build(m.spec, withSecurityModules(host, m.spec), o); err != nil {
+	host, m.spec = m.r.withSecurityModules(host, m.spec, m.r.ignoreMissingLSM)
+	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
 		return err
 	}
 	for _, w := range m.plan.Warnings {

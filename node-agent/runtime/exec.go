@@ -222,7 +222,8 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if o.Cgroups, err = x.openCgroups(); err != nil {
 		return err
 	}
-	if x.plan, err = plan.BuildExec(x.spec, withSecurityModules(host, x.spec), o); err != nil {
+	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
+	if x.plan, err = plan.BuildExec(x.spec, host, o); err != nil {
 		return err
 	}
 	for _, w := range x.plan.Warnings {

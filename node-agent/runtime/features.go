@@ -74,5 +74,6 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err
 	}
-	return plan.Build(spec, withSecurityModules(host, spec), o)
+	host, spec = r.withSecurityModules(host, spec, r.ignoreMissingLSM)
+	return plan.Build(spec, host, o)
 }

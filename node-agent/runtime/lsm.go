@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
@@ -12,12 +13,38 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// withSecurityModules completes the facts of the host with those of the security modules that a document needs; few need any.
-func withSecurityModules(host plan.Host, spec *specs.Spec) plan.Host {
+// WithoutMissingLSM has a label of a security module that the kernel has not enabled left out with a warning that names its field, in place
+// of an error. Whoever runs documents made for another host chooses so; crun does it, and says nothing.
+func WithoutMissingLSM() Option { return func(r *Runtime) { r.ignoreMissingLSM = true } }
+
+// withSecurityModules completes the facts of the host with those of the security modules that a document needs; few need any. With
+// ignore, a document that needs one that is missing becomes one without its labels.
+func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore bool) (plan.Host, *specs.Spec) {
 	p, l := spec.Process, spec.Linux
 	host.AppArmor = p != nil && p.ApparmorProfile != "" && appArmorEnabled()
 	host.SELinux = (p != nil && p.SelinuxLabel != "" || l != nil && l.MountLabel != "") && selinuxEnabled()
-	return host
+	if !ignore {
+		return host, spec
+	}
+	out := *spec
+	leave := func(field string, label *string, module string, enabled bool) {
+		if *label != "" && !enabled {
+			r.warn(fmt.Sprintf("%s: found %q; the kernel has not enabled %s: it is left out", field, *label, module))
+			*label = ""
+		}
+	}
+	if p != nil {
+		process := *p
+		out.Process = &process
+		leave("process.apparmorProfile", &process.ApparmorProfile, "AppArmor", host.AppArmor)
+		leave("process.selinuxLabel", &process.SelinuxLabel, "SELinux", host.SELinux)
+	}
+	if l != nil {
+		linux := *l
+		out.Linux = &linux
+		leave("linux.mountLabel", &linux.MountLabel, "SELinux", host.SELinux)
+	}
+	return host, &out
 }
 
 // appArmorEnabled is whether AppArmor is among the kernel's active security modules (apparmor(7)).

@@ -54,6 +54,8 @@ type record struct {
 	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
 	Owner        int               `json:"owner"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
+	// IgnoreMissingLSM is whether labels of security modules that the kernel has not were left out, and are of processes to come.
+	IgnoreMissingLSM bool `json:"ignoreMissingLSM,omitempty"`
 	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2), stx_mnt_id), where the container has
 	// none of its own; 0 where it has.
 	RootMount uint64 `json:"rootMount,omitempty"`

@@ -58,6 +58,8 @@ type Runtime struct {
 	// rootless is nil where nobody has said.
 	rootless *bool
 	sticky   bool
+	// ignoreMissingLSM is of WithoutMissingLSM.
+	ignoreMissingLSM bool
 }
 
 // Option changes what New makes.
