@@ -29,6 +29,8 @@ type plainUser struct {
 	subordinate bool
 	// program is his own copy of berth.
 	program string
+	// runtime is his XDG_RUNTIME_DIR.
+	runtime string
 }
 
 const (
@@ -43,7 +45,7 @@ func newPlainUser(t *testing.T) *plainUser {
 	home, err := os.MkdirTemp("", "rootless")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(home) })
-	u := &plainUser{t: t, id: plainID, home: home, program: filepath.Join(home, "bin/berth")}
+	u := &plainUser{t: t, id: plainID, home: home, program: filepath.Join(home, "bin/berth"), runtime: filepath.Join(home, "run")}
 	must(t, os.MkdirAll(filepath.Join(home, "run"), 0o700))
 	must(t, os.MkdirAll(filepath.Join(home, "bin"), 0o755))
 	data, err := os.ReadFile(program)
@@ -118,7 +120,7 @@ func (u *plainUser) command(argv ...string) *exec.Cmd {
 	script := `for f in passwd subuid subgid; do mount --bind "$1/$f" /etc/$f || exit 99; done; shift; id=$1; shift
 		exec setpriv --reuid $id --regid $id --clear-groups --inh-caps=-all -- "$@"`
 	cmd := exec.Command("unshare", append([]string{"--mount", "--", "sh", "-c", script, "sh", etc, fmt.Sprint(u.id)}, argv...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_RUNTIME_DIR=" + filepath.Join(u.home, "run")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_RUNTIME_DIR=" + u.runtime}
 	cmd.Dir = u.home
 	return cmd
 }

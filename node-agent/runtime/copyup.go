@@ -58,7 +58,7 @@ func (m *maker) copyUp(ctx context.Context) error {
 	}
 	for part := range slices.Chunk(l.entries, copiedAtOnce) {
 		child, err := launch.Start(launch.Request{
-			Plan: plan.BuildCopy(m.spec, field, plan.Options{Cgroups: m.cgroups}, part), Inputs: inputs, Cgroup: m.cgroup, Reserved: 3, Deadline: m.r.deadline,
+			Plan: plan.BuildCopy(m.spec, field, plan.Options{Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent}, part), Inputs: inputs, Cgroup: m.cgroup, Reserved: 3, OnSync: m.attach, Deadline: m.r.deadline,
 		})
 		if err != nil {
 			return fmt.Errorf("%s: tmpcopyup: %w", field, err)

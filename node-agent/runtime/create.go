@@ -121,6 +121,8 @@ type maker struct {
 	// copies is the other end of plan.InputCopyUp.
 	copies *os.File
 	cgroup int // descriptor of the v2 folder
+	// cgroupByParent is whether children wait for attach.
+	cgroupByParent bool
 	// cgroups are the hierarchies that a child joins by itself.
 	cgroups []string
 	// devices are linux.netDevices once they have been moved.
@@ -264,6 +266,9 @@ func (m *maker) makeCgroup(id string) error {
 	}
 	if err := m.createCgroup(group); err != nil {
 		return err
+	}
+	if w := group.Rounded(m.spec.Linux.Resources); w != "" {
+		m.r.warn(w)
 	}
 	m.rec.Cgroups = group.Paths() // none, where a plain user may not make any
 	m.r.debugf("container %s: made its cgroups %v", id, m.rec.Cgroups)
@@ -427,6 +432,7 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	if o.Cgroups, err = m.openCgroups(); err != nil {
 		return err
 	}
+	o.CgroupByParent = m.cgroupByParent
 	host, m.spec = m.r.withSecurityModules(host, m.spec, m.r.ignoreMissingLSM)
 	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
 		return err
@@ -440,6 +446,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 
 // openCgroups opens what the child needs to get into its cgroups, and returns the hierarchies that it has to join itself.
 func (m *maker) openCgroups() ([]string, error) {
+	if m.cgroupByParent = m.group.ByManager(); m.cgroupByParent {
+		return nil, nil
+	}
 	unified, err := m.group.Unified()
 	if err != nil {
 		return nil, err
@@ -533,6 +542,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 	return func(s plan.Sync, pid int) error {
 		m.r.debugf("container %s: pid %d has come to %s", m.rec.ID, pid, s)
 		switch s {
+		case plan.SyncCgroup:
+			return m.group.Attach(pid)
 		case plan.SyncIDMap:
 			return prepareUserNamespace(m.spec, pid)
 		case plan.SyncNetDevices:
@@ -550,6 +561,14 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 		}
 		return fmt.Errorf("no answer to the synchronization point %s", s)
 	}
+}
+
+// attach answers the one synchronization point of a child that does something for the container beside its first process.
+func (m *maker) attach(s plan.Sync, pid int) error {
+	if s != plan.SyncCgroup {
+		return fmt.Errorf("no answer to the synchronization point %s", s)
+	}
+	return m.group.Attach(pid)
 }
 
 // lateSteps are the steps after SyncReady, for Start to name.

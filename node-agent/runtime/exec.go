@@ -216,12 +216,15 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--cgroup: %w", err)
 	}
-	if x.group, err = cgroup.Open(paths); err != nil {
+	below := *x.rec
+	below.Cgroups = paths
+	if x.group, err = below.cgroup(); err != nil {
 		return err
 	}
 	if o.Cgroups, err = x.openCgroups(); err != nil {
 		return err
 	}
+	o.CgroupByParent = x.cgroupByParent
 	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
 	if x.plan, err = plan.BuildExec(x.spec, host, o); err != nil {
 		return err
@@ -281,7 +284,7 @@ func (x *execution) start(ctx context.Context) error {
 	child, err := launch.Start(request)
 	if errors.Is(err, unix.EBUSY) && x.cgroup > 0 && len(x.o.Cgroups) == 0 {
 		// A container that has given its own cgroups controllers can have no process beside them (cgroups(7), "no internal
-		// processes"): go where its first process is.
+		// processes"): go where its first process is. So does attach.
 		var below *os.File
 		if below, err = cgroup.OpenOf(x.rec.PID, x.rec.Cgroups[""]); err == nil {
 			x.close = append(x.close, below)
@@ -310,12 +313,35 @@ func (x *execution) start(ctx context.Context) error {
 
 // answer does what the child's synchronization points ask of the parent.
 func (x *execution) answer(ctx context.Context) func(plan.Sync, int) error {
-	return func(s plan.Sync, _ int) error {
-		if s == plan.SyncSeccomp {
+	return func(s plan.Sync, pid int) error {
+		switch s {
+		case plan.SyncCgroup:
+			return x.attach(pid)
+		case plan.SyncSeccomp:
 			return sendListener(ctx, x.spec.Linux.Seccomp, x.child, x.rec.ociState(x.r.status(x.rec)))
 		}
 		return fmt.Errorf("no answer to the synchronization point %s", s)
 	}
+}
+
+func (x *execution) attach(pid int) error {
+	err := x.group.Attach(pid)
+	if err == nil || len(x.o.Cgroups) > 0 {
+		return err
+	}
+	below, e := cgroup.OpenOf(x.rec.PID, x.rec.Cgroups[""])
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	defer below.Close()
+	if below.Name() == x.rec.Cgroups[""] {
+		return err
+	}
+	g, e := cgroup.OpenUnit(map[string]string{"": below.Name()}, *x.rec.Unit)
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	return g.Attach(pid)
 }
 
 func (x *execution) removePidFile() {

@@ -8,13 +8,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
 // Features says what this runtime honours (runtime-spec, features.md). What it refuses is not in it.
 func Features() *features.Features {
-	yes, no := true, false
+	yes := true
 	f := &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -23,7 +24,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
 			Capabilities:    plan.CapabilityNames(),
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
 			Seccomp:         &features.Seccomp{Enabled: &yes},
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
@@ -34,8 +35,8 @@ func Features() *features.Features {
 		},
 		// What clients of runc look for before they call its checkpoint.
 		Annotations: map[string]string{"org.opencontainers.runc.checkpoint.enabled": "true"},
-		// It names a file of options for criu, which runs as root.
-		PotentiallyUnsafeConfigAnnotations: []string{criuNote},
+		// They name a file of options for criu, which runs as root, and, as a prefix, what systemd is to do with a scope.
+		PotentiallyUnsafeConfigAnnotations: []string{criuNote, cgroup.PropertyAnnotation},
 	}
 	for _, a := range seccomp.SupportedActions() {
 		f.Linux.Seccomp.Actions = append(f.Linux.Seccomp.Actions, string(a))

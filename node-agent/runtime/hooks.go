@@ -206,11 +206,11 @@ func (m *maker) startCreateContainerHook(ctx context.Context, h specs.Hook, f pl
 	for _, name := range m.cgroups {
 		inputs[plan.InputCgroup(name)] = m.inputs[plan.InputCgroup(name)]
 	}
-	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, DefaultNoFile: defaultNoFile()})
+	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent, DefaultNoFile: defaultNoFile()})
 	if err != nil {
 		return nil, err
 	}
-	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: m.cgroup})
+	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: m.cgroup, OnSync: m.attach})
 }
 
 // startHooks runs the startContainer hooks: as the container's process will be, with its user and its restrictions, since their programs

@@ -18,6 +18,9 @@ import (
 // appArmor loads a profile that denies writes to /denied and below it, until the test ends.
 func appArmor(t *testing.T, name string) {
 	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestAppArmor") {
+		t.Fatal("named TestAppArmor… it would run where AppArmor is enabled: make test-vm selects by that")
+	}
 	if !appArmorEnabled() {
 		t.Skip(`AppArmor is not enabled: hack/vm/test.sh -append "apparmor=1 security=apparmor" -run AppArmor ./node-agent/runtime`)
 	}
@@ -205,6 +208,9 @@ func TestLabelsWithoutTheirModules(t *testing.T) {
 // selinux loads a policy of the test's own into a kernel that has none.
 func selinux(t *testing.T) {
 	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestSELinux") {
+		t.Fatal("named TestSELinux… it would run where SELinux is enabled: make test-vm selects by that")
+	}
 	modules, _ := os.ReadFile("/sys/kernel/security/lsm")
 	if os.Getenv("BERTH_VM") == "" || !strings.Contains(string(modules), "selinux") {
 		t.Skip(`loads a policy: hack/vm/test.sh -append "selinux=1 security=selinux enforcing=0" -run SELinux ./node-agent/runtime`)

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"fmt"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -16,10 +17,15 @@ import (
 func WithCgroupManager(m cgroup.Manager) Option { return func(r *Runtime) { r.manager = m } }
 
 func (r *Runtime) newCgroup(spec *specs.Spec, id string, layout plan.CgroupLayout) (*cgroup.Group, error) {
-	switch r.manager {
-	case cgroup.Systemd:
+	if r.manager == cgroup.Systemd {
 		return cgroup.NewUnit(spec, id, layout, r.isRootless())
-	case cgroup.Disabled:
+	}
+	for key := range spec.Annotations {
+		if strings.HasPrefix(key, cgroup.PropertyAnnotation) {
+			r.warn(fmt.Sprintf("annotations[%q]: only a scope of systemd has properties (--systemd-cgroup)", key))
+		}
+	}
+	if r.manager == cgroup.Disabled {
 		if spec.Linux.Resources != nil && len(spec.Linux.Resources.Devices) > 0 {
 			r.warn("linux.resources.devices: without a cgroup (--cgroup-manager disabled) the device rules do not hold")
 		}

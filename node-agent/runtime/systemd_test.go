@@ -19,6 +19,9 @@ import (
 // needsSystemd begins the connection to the bus, which stays open, before newWorld counts descriptors.
 func needsSystemd(t *testing.T) {
 	t.Helper()
+	if !strings.HasPrefix(t.Name(), "TestSystemd") {
+		t.Fatal("named TestSystemd… it would run where systemd is pid 1: make test-vm selects by that")
+	}
 	if !systemd.IsRunningSystemd() {
 		t.Skip("systemd is not pid 1 here: run in the VM, hack/vm/test.sh -systemd")
 	}
@@ -77,6 +80,19 @@ func TestSystemd(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(dir, "pids.max")); unified() && (err != nil || strings.TrimSpace(string(data)) != "30") {
 		t.Errorf("pids.max is %s, %v", data, err)
 	}
+	// What systemd has only nearly is told.
+	var warned []string
+	third, err := New(filepath.Join(w.dir, "run"), WithWarnings(func(s string) { warned = append(warned, s) }))
+	w.must(err)
+	for quota, want := range map[int64]string{12345: "13000", 20000: "20000"} {
+		w.must(third.Update(background, w.id, Update{Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(quota), Period: ptr(uint64(100000))}}}))
+		if data, err := os.ReadFile(filepath.Join(dir, "cpu.max")); unified() && (err != nil || string(data) != want+" 100000\n") {
+			t.Errorf("for a quota of %d cpu.max is %s, %v", quota, data, err)
+		}
+	}
+	if len(warned) != 1 || warned[0] != "linux.resources.cpu.quota: found 12345 of 100000; systemd has whole percents of a processor: it is 13000" {
+		t.Errorf("warned of %q", warned)
+	}
 	w.must(other.Pause(background, w.id))
 	if got := w.status(); got != "paused" {
 		t.Errorf("it is %s", got)
@@ -104,11 +120,62 @@ func TestSystemd(t *testing.T) {
 		spec.Annotations = map[string]string{key: value}
 		w.fails(spec, key)
 	}
+	for key, value := range map[string]string{"org.systemd.property.NoSuchThing": "1", "org.systemd.property.CollectMode": "'sometimes'", "org.systemd.property.TasksMax": "'many'"} {
+		spec.Annotations = map[string]string{key: value}
+		w.fails(spec, `annotations["`+key+`"]: found `, "systemd refuses it")
+	}
 	// What fails later takes the scope with it.
 	spec.Annotations = nil
 	spec.Process.Args = []string{"/nonexistent"}
 	w.fails(spec, "/nonexistent")
 	w.await("the end of the unit", func() bool { return property(t, "berth-"+w.id+".scope", "ActiveState") == "inactive" })
+}
+
+// TestSystemdUpdateUndone: where the kernel refuses one of several limits, neither the kernel nor systemd, which would apply them again,
+// has any of them.
+func TestSystemdUpdateUndone(t *testing.T) {
+	needsSystemd(t)
+	w := newWorld(t)
+	w.rt.manager = cgroup.Systemd
+	spec := w.sh("sleep 1000 & wait")
+	spec.Linux.CgroupsPath = ""
+	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(20))}
+	s := w.start(spec)
+	unit := "berth-" + w.id + ".scope"
+	limits := func() string {
+		var out []string
+		for _, name := range []string{"TasksMax", "MemoryMax", "MemoryLow", "MemorySwapMax", "CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "AllowedCPUs", "AllowedMemoryNodes"} {
+			out = append(out, name+"="+property(t, unit, name))
+		}
+		if unified() {
+			for _, file := range []string{"pids.max", "memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "cpuset.cpus.effective"} {
+				data, err := os.ReadFile(filepath.Join(s.Cgroups[""], file))
+				w.must(err)
+				out = append(out, file+"="+strings.TrimSpace(string(data)))
+			}
+		}
+		return strings.Join(out, "\n")
+	}
+	before := limits()
+	err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)), Swap: ptr(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: ptr(int64(10))},
+		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Quota: ptr(int64(20000)), Period: ptr(uint64(40000)), Cpus: "0", Mems: "60"}, // there is no such memory node
+	}})
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.mems") || strings.Contains(err.Error(), "set it back") {
+		t.Errorf("found %v", err)
+	}
+	if after := limits(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	// Nor when systemd reads its units again.
+	w.must(exec.Command("systemctl", "daemon-reload").Run())
+	if after := limits(); after != before {
+		t.Errorf("before:\n%s\nafter a reload:\n%s", before, after)
+	}
+	w.must(w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
+	if got := property(t, unit, "TasksMax"); got != "11" {
+		t.Errorf("after an update that the kernel takes TasksMax is %s", got)
+	}
 }
 
 // TestNoSystemd: without it the flag is an error, and no half-made container.
@@ -119,6 +186,17 @@ func TestNoSystemd(t *testing.T) {
 	w := newWorld(t)
 	w.rt.manager = cgroup.Systemd
 	w.fails(w.sh("true"), "systemd support for managing cgroups is not available")
+}
+
+// TestPropertiesWithoutSystemd: a property that nobody heeds is not dropped in silence.
+func TestPropertiesWithoutSystemd(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("echo ran")
+	spec.Annotations = map[string]string{"org.systemd.property.TimeoutStopSec": "uint32 7"}
+	w.prints(spec, "ran\n")
+	if len(w.warned) != 1 || !strings.HasPrefix(w.warned[0], `annotations["org.systemd.property.TimeoutStopSec"]: only a scope of systemd`) {
+		t.Errorf("warned of %q", w.warned)
+	}
 }
 
 // TestCgroupsDisabled: the container stays where its maker is.

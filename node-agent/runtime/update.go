@@ -73,8 +73,12 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	if err != nil {
 		return err
 	}
-	if err := g.Update(together(&change, merged)); err != nil {
+	write := together(&change, merged)
+	if err := g.Update(write); err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	if w := g.Rounded(write); w != "" {
+		r.warn(w)
 	}
 	if rec.Resources, err = encodeLimits(merged); err != nil {
 		return err

@@ -119,15 +119,17 @@ func TestUpdateUndone(t *testing.T) {
 	spec := w.sh("sleep 1000")
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(20))}
 	w.start(spec)
+	cpus := w.cgroupFile("cpuset", "cpuset.cpus", "cpuset.cpus.effective")
 	err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: ptr(int64(10))},
-		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Mems: "60"}, // there is no such memory node
+		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Cpus: "0", Mems: "60"}, // there is no such memory node
 	}})
 	if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.mems") {
 		t.Errorf("found %v", err)
 	}
 	for _, f := range []struct{ controller, v1, want1, v2, want2 string }{
 		{"memory", "memory.limit_in_bytes", "9223372036854771712", "memory.max", "max"}, {"pids", "pids.max", "20", "pids.max", "20"}, {"cpu", "cpu.shares", "1024", "cpu.weight", "100"},
+		{"cpuset", "cpuset.cpus", cpus, "cpuset.cpus.effective", cpus},
 	} {
 		want := f.want1
 		if unified() {

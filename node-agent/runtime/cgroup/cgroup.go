@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	systemddbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // lets the library set device rules
 	"github.com/opencontainers/cgroups/fs"
@@ -39,7 +38,7 @@ type Group struct {
 	rootless, optional bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
-	properties []systemddbus.Property
+	properties []property
 }
 
 // New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to the mount of each

@@ -42,13 +42,21 @@ type Unit struct {
 	User bool `json:"user,omitempty"`
 }
 
+// name is the unit's whole name.
+func (u *Unit) name() string {
+	if strings.HasSuffix(u.Name, ".slice") {
+		return u.Name
+	}
+	return u.Prefix + "-" + u.Name + ".scope"
+}
+
 // NewUnit prepares a scope of systemd, which CreateUnit makes. linux.cgroupsPath is slice:prefix:name, or empty for a scope named by
 // the id; annotations org.systemd.property.NAME are properties of it, in the syntax of GVariant, as in runc.
 func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
 	if !systemd.IsRunningSystemd() {
 		return nil, errors.New("--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
 	}
-	u := &Unit{Prefix: "berth", Name: id, User: rootless && os.Geteuid() != 0}
+	u := &Unit{Prefix: "berth", Name: id, User: rootless && !ownsSystemd()}
 	if path := spec.Linux.CgroupsPath; path != "" {
 		parts := strings.Split(path, ":")
 		if len(parts) != 3 || strings.Contains(path, "/") {
@@ -67,6 +75,16 @@ func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless boo
 	}
 	g.paths = m.GetPaths()
 	return g, nil
+}
+
+// ownsSystemd is whether the systemd that this process asks is the machine's, or the container's that it is in: not for a plain user,
+// nor for root of a user namespace that he has made, as under rootless podman.
+func ownsSystemd() bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	uid, err := systemd.DetectUID()
+	return err != nil || uid == 0
 }
 
 // OpenUnit takes up the cgroup of a container that systemd has made.
@@ -88,8 +106,11 @@ func (g *Group) Unit() *Unit { return g.unit }
 // systemd is the library's manager that asks systemd.
 func (g *Group) systemd(unified bool) (cgroups.Manager, error) {
 	config := &cgroups.Cgroup{
-		Parent: g.unit.Slice, ScopePrefix: g.unit.Prefix, Name: g.unit.Name, Systemd: true, SystemdProps: g.properties,
+		Parent: g.unit.Slice, ScopePrefix: g.unit.Prefix, Name: g.unit.Name, Systemd: true,
 		Rootless: g.unit.User, Resources: &cgroups.Resources{SkipDevices: true},
+	}
+	for _, p := range g.properties {
+		config.SystemdProps = append(config.SystemdProps, p.Property)
 	}
 	if unified {
 		return systemd.NewUnifiedManager(config, g.paths[""])
@@ -115,7 +136,7 @@ func (g *Group) CreateUnit(pid int) (err error) {
 		}
 	}()
 	if err := m.Apply(pid); err != nil {
-		return fmt.Errorf("linux.cgroupsPath: have systemd make the scope: %w", err)
+		return g.blameProperty(err)
 	}
 	for _, dir := range g.paths { // a hybrid host's version 2 hierarchy, which the library leaves out
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -128,16 +149,86 @@ func (g *Group) CreateUnit(pid int) (err error) {
 	return g.giveAway()
 }
 
-const propertyPrefix = "org.systemd.property."
+// blameProperty names the annotation whose property systemd refuses, or all where it does not say which.
+func (g *Group) blameProperty(err error) error {
+	var refused dbus.Error
+	if errors.As(err, &refused) {
+		words := strings.FieldsFunc(refused.Error(), func(r rune) bool { return !letter(r) })
+		var named, all []string
+		for _, p := range g.properties {
+			found := fmt.Sprintf("annotations[%q]: found %s", p.annotation, p.Value)
+			all = append(all, found)
+			if slices.Contains(words, p.Name) {
+				named = append(named, found)
+			}
+		}
+		if named == nil && strings.Contains(refused.Error(), "set unit properties") {
+			named = all // of the wrong type
+		}
+		if named != nil {
+			return fmt.Errorf("%s; systemd refuses it: %w", strings.Join(named, "; "), refused)
+		}
+	}
+	return fmt.Errorf("linux.cgroupsPath: have systemd make the scope: %w", err)
+}
+
+func letter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
+
+// ByManager is whether only systemd can move a process into the cgroup: a plain user may move none from where he does not own both
+// cgroups' common ancestor (cgroups(7), "Cgroup delegation"), as from his login session, and his systemd has the machine's do it.
+func (g *Group) ByManager() bool { return g.unit != nil && g.unit.User }
+
+// Attach has systemd move a process into the cgroup, which is that of the unit or one below it.
+func (g *Group) Attach(pid int) error {
+	dir := g.paths[""]
+	_, below, ok := strings.Cut(dir+"/", "/"+g.unit.name()+"/")
+	if !ok {
+		return fmt.Errorf("linux.cgroupsPath: found %s, which is not below the unit %s", dir, g.unit.name())
+	}
+	m, err := g.systemd(true)
+	if err == nil {
+		err = m.AddPid(strings.TrimSuffix(below, "/"), pid)
+	}
+	if err != nil {
+		return fmt.Errorf("linux.cgroupsPath: have systemd move process %d to %s: %w", pid, dir, err)
+	}
+	return nil
+}
+
+// Rounded is what to warn of where systemd takes a limit of r only nearly: the library rounds a quota up to whole percents of a
+// processor, which is what systemd writes down and reads again (CPUQuota= in systemd.resource-control(5)). It is empty where all is exact.
+func (g *Group) Rounded(r *specs.LinuxResources) string {
+	const percent = 10_000 // microseconds of a second
+	if g.unit == nil || r == nil || r.CPU == nil || r.CPU.Quota == nil || *r.CPU.Quota <= 0 {
+		return ""
+	}
+	period := uint64(100_000) // the kernel's default
+	if p := r.CPU.Period; positive(p) {
+		period = *p
+	}
+	second := uint64(*r.CPU.Quota) * 1_000_000 / period
+	if second%percent == 0 {
+		return ""
+	}
+	return fmt.Sprintf("linux.resources.cpu.quota: found %d of %d; systemd has whole percents of a processor: it is %d", *r.CPU.Quota, period, (second/percent+1)*percent*period/1_000_000)
+}
+
+// PropertyAnnotation begins the names of annotations that are properties of the unit.
+const PropertyAnnotation = "org.systemd.property."
+
+// property is one that an annotation asks for.
+type property struct {
+	systemddbus.Property
+	annotation string
+}
 
 // properties are those that annotations ask for. A time in seconds (a name in Sec) is one in microseconds to systemd.
-func properties(annotations map[string]string) (out []systemddbus.Property, err error) {
+func properties(annotations map[string]string) (out []property, err error) {
 	for key, text := range annotations {
-		name, ok := strings.CutPrefix(key, propertyPrefix)
+		name, ok := strings.CutPrefix(key, PropertyAnnotation)
 		if !ok {
 			continue
 		}
-		letter := func(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
 		if len(name) < 3 || strings.ContainsFunc(name, func(r rune) bool { return !letter(r) }) {
 			return nil, fmt.Errorf("annotations[%q]: found the property %q; allowed are names of three and more letters", key, name)
 		}
@@ -151,9 +242,9 @@ func properties(annotations map[string]string) (out []systemddbus.Property, err 
 				return nil, fmt.Errorf("annotations[%q]: found %q: %w", key, text, err)
 			}
 		}
-		out = append(out, systemddbus.Property{Name: name, Value: value})
+		out = append(out, property{systemddbus.Property{Name: name, Value: value}, key})
 	}
-	slices.SortFunc(out, func(a, b systemddbus.Property) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b property) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

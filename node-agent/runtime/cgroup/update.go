@@ -20,7 +20,19 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
+	var unit propertyValues
+	if g.unit != nil {
+		if unit, err = g.unit.limits(); err != nil {
+			return err
+		}
+	}
 	if err := g.set(r, false); err != nil {
+		if g.unit != nil {
+			// First, since systemd writes to the files too.
+			if e := g.unit.setBack(unit); e != nil {
+				err = errors.Join(err, fmt.Errorf("set it back: %w", e))
+			}
+		}
 		return errors.Join(err, before.restore())
 	}
 	return nil
@@ -58,6 +70,13 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 			if idle, err := readFile(dir, "cpu.idle"); err == nil && idle == "1" {
 				continue // then it is none that could be written
 			}
+		case strings.HasPrefix(file, "cpuset.") && s.lines[0] == "":
+			// All that the parent has. It cannot be emptied again while there are processes (validate_change in kernel/cgroup/cpuset.c).
+			effective, err := readFile(dir, file+".effective")
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", k.field, err)
+			}
+			s.lines = []string{effective}
 		case file == "memory.oom_control":
 			s.lines = []string{strings.TrimPrefix(s.lines[0], "oom_kill_disable ")}
 		case file == "io.max":

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +50,34 @@ func TestFork(t *testing.T) {
 		}
 		if status := child.Wait(); status.ExitStatus() != 9 || answered != child.PID {
 			t.Fatalf("exit code %d, answered %d of %d", status.ExitStatus(), answered, child.PID)
+		}
+	}
+}
+
+// TestForkAfterSync: the parent answers the first process too, and ends it where it cannot.
+func TestForkAfterSync(t *testing.T) {
+	for _, refusal := range []error{nil, errors.New("no place")} {
+		p := forking("exit 9")
+		p.Steps[0], p.Syncs[0], p.Waits = step("linux.cgroupsPath", plan.OpSync, plan.Text("cgroup"), n(1)), plan.SyncCgroup, true
+		var answered []plan.Sync
+		child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, OnSync: func(s plan.Sync, pid int) error {
+			answered = append(answered, s)
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+				t.Error(err)
+			}
+			return refusal
+		}})
+		if !errors.Is(err, refusal) || !slices.Equal(answered, []plan.Sync{plan.SyncCgroup}) {
+			t.Fatalf("found %v, answered %v", err, answered)
+		}
+		if refusal != nil {
+			continue
+		}
+		if err := child.Follow(context.Background(), ""); err != nil {
+			t.Fatal(err)
+		}
+		if status := child.Wait(); status.ExitStatus() != 9 {
+			t.Errorf("exit code %d", status.ExitStatus())
 		}
 	}
 }

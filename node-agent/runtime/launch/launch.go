@@ -191,10 +191,20 @@ func (c *Child) followFork() error {
 		} else if err == nil {
 			m, err = readMessage(c.report)
 		}
-		if err != nil || m == nil || m.step&(1<<valueShift-1) <= fork {
+		if err != nil || m == nil {
 			break
 		}
-		c.early = append(c.early, m)
+		at := m.step & (1<<valueShift - 1)
+		if at > fork {
+			c.early = append(c.early, m)
+			continue
+		}
+		if at == fork || m.errno != 0 {
+			break
+		}
+		if err = c.answer(c.plan.Syncs[int(at)]); err != nil {
+			break
+		}
 	}
 	if err != nil || m == nil || m.errno != 0 {
 		_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
@@ -396,16 +406,24 @@ func (c *Child) follow(until plan.Sync) error {
 			return nil
 		case plan.SyncReady:
 		default:
-			if c.onSync != nil {
-				if err := c.onSync(s, c.PID); err != nil {
-					return err
-				}
-			}
-			if _, err := unix.Write(c.sync, []byte{0}); err != nil {
-				return fmt.Errorf("answer the container's first process at %s: %w", s, err)
+			if err := c.answer(s); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+// answer does what a synchronization point asks for, and lets the child go on.
+func (c *Child) answer(s plan.Sync) error {
+	if c.onSync != nil {
+		if err := c.onSync(s, c.PID); err != nil {
+			return err
+		}
+	}
+	if _, err := unix.Write(c.sync, []byte{0}); err != nil {
+		return fmt.Errorf("answer the container's first process at %s: %w", s, err)
+	}
+	return nil
 }
 
 // nextReport is what the child reports next, nil once it has closed its end.

@@ -55,6 +55,8 @@ type Options struct {
 	Rootfs string
 	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of InputCgroup.
 	Cgroups []string
+	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved into its cgroup.
+	CgroupByParent bool
 	// CgroupPaths are the container's cgroups by hierarchy, as folders of the host; they are what a cgroup mount without a
 	// cgroup namespace shows.
 	CgroupPaths map[string]string

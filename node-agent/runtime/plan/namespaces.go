@@ -64,9 +64,12 @@ func (c *container) oomScoreAdj() {
 }
 
 // joinCgroups moves the child into its cgroups. It does so itself, by writing 0, since the parent would have to make
-// it wait; and first, since a cgroup namespace begins where its maker stands.
+// it wait; and first, since a cgroup namespace begins where its maker stands. Where it has no right to, it waits for who has.
 func (c *container) joinCgroups() error {
 	c.at("linux.cgroupsPath")
+	if c.opts.CgroupByParent {
+		c.sync(SyncCgroup)
+	}
 	for _, h := range c.opts.Cgroups {
 		c.call(unix.SYS_WRITE, input(InputCgroup(h)), text("0"), num(1))
 	}

@@ -202,6 +202,8 @@ type Sync string
 const (
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
+	// SyncCgroup is where the parent has to have the child moved into its cgroup.
+	SyncCgroup Sync = "cgroup"
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.

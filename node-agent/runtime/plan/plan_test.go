@@ -89,6 +89,8 @@ var goldens = []struct {
 	{name: "user-namespace", host: unified},
 	{name: "user-namespace-plain", config: "user-namespace", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}},
 	{name: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, change: func(o *Options) { o.CgroupPaths = nil }},
+	{name: "rootless-systemd", config: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, change: func(o *Options) { o.CgroupByParent = true }},
+	{name: "exec-rootless-systemd", config: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, exec: true, change: func(o *Options) { o.Result, o.CgroupByParent = false, true }},
 	{name: "time", host: unified},
 	{name: "time-user", host: unified},
 	{name: "time-joined", host: unified},
