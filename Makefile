@@ -84,8 +84,10 @@ test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a rea
 	$(GO_TEST) -timeout 20m $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: test-vm
-test-vm: deps-test ## Run the runtime's tests under cgroup v2, in a virtual machine.
-	hack/vm/test.sh -timeout 1500 ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler
+test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd, with SELinux.
+	hack/vm/test.sh -must '^TestAppArmor' -timeout 1500 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler
+	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -systemd ./node-agent/runtime ./cmd/berth
+	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
 
 .PHONY: test-e2e
 test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl on a cluster of this machine.

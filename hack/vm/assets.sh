@@ -9,8 +9,8 @@
 #
 # The folder is ${XDG_CACHE_HOME:-~/.cache}/berth/vm/KEY, KEY being a hash of
 # this script and guest/init. Programs that are missing are installed by apt;
-# with --systemd so are systemd and D-Bus, which the guest then finds in the
-# host's root.
+# with --systemd so are systemd and D-Bus, for users too, which the guest then
+# finds in the host's root.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,6 +30,7 @@ install_programs() {
 	if [ "${1-}" = --systemd ]; then
 		[ -x /lib/systemd/systemd ] || packages+=(systemd)
 		[ -x /usr/bin/dbus-daemon ] || packages+=(dbus)
+		[ -e /usr/lib/systemd/user/dbus.socket ] || packages+=(dbus-user-session)
 	fi
 	[ ${#packages[@]} -gt 0 ] || return 0
 	[ "$(id -u)" = 0 ] || die "these packages are missing, and only root can install them: ${packages[*]}"

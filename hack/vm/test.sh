@@ -3,7 +3,7 @@
 #
 # Runs Go tests as root under cgroup v2, in one guest of run.sh.
 #
-#   hack/vm/test.sh [-v] [-run REGEXP] [-systemd] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
+#   hack/vm/test.sh [-v] [-run REGEXP] [-must REGEXP] [-systemd] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
 #
 # The test binaries are compiled on this machine (CGO_ENABLED=0) and run in the
 # guest one after the other, each in its package's folder. For each package it
@@ -11,9 +11,12 @@
 # its output, and of one that passes the tests that were skipped and why. -v
 # prints all output. The exit status is 1 if any package fails, as go test's is.
 #
+# -must names tests, by a regular expression as grep -E has them, that have to run here: it is a failure if one of them is skipped, if
+# there is none, or if a package has none that -run selects.
+#
 # In the guest BERTH_VM=1 is set; CI and every other BERTH_* variable are as they
 # are here. HOME is /root, /tmp is an empty tmpfs. -timeout (default 900) is for
-# everything together. -append is for kernel parameters, such as "apparmor=1 security=apparmor".
+# everything together. The programs of cmd/berth, which its tests would build, are built here. -append is for kernel parameters, such as "apparmor=1 security=apparmor".
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,14 +24,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { echo "vm: $*" >&2; }
 usage() { sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 
-verbose=0 run='' timeout=900 options=()
+verbose=0 run='' must='' timeout=900 options=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-v) verbose=1; shift ;;
-	-run | -timeout | -mem | -append)
+	-run | -must | -timeout | -mem | -append)
 		[ $# -gt 1 ] || { say "option $1 needs a value"; exit 2; }
 		case $1 in
 		-run) run=$2 ;;
+		-must) must=$2 ;;
 		-timeout) timeout=$2 ;;
 		-mem) options+=(--mem "$2") ;;
 		-append) options+=(--append "$2") ;;
@@ -51,6 +55,11 @@ failed=0 n=0
 packages=$(go list -f '{{.ImportPath}} {{.Dir}}' "$@")
 while read -r package dir; do
 	n=$((n + 1))
+	if [[ $package = */cmd/berth ]]; then
+		GOGC=400 go build -ldflags "-E main.entry" -o "$work/berth" "$package"
+		GOGC=400 go build -o "$work/berth-plain" "$package"
+		options+=(--env BERTH_PROGRAMS=/host)
+	fi
 	binary=$work/$n.test
 	if ! GOGC=400 go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
 		cat "$work/$n.build"
@@ -66,6 +75,7 @@ if [ ! -e "$work/list" ]; then exit $failed; fi
 
 cp "$here/guest/go-test" "$work/go-test"
 echo "$run" >"$work/run"
+echo "$must" >"$work/must"
 [ $verbose = 0 ] || : >"$work/verbose"
 while IFS='=' read -r -d '' name value; do
 	case $name in
