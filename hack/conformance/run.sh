@@ -7,7 +7,7 @@
 #
 #   hack/conformance/run.sh [--all] [--vm] [-v] [PROGRAM...]
 #
-#   --all   the same with runc of today and Debian's crun, beside it
+#   --all   the same with runc and crun of today beside it
 #   --vm    in the virtual machine of hack/vm, under cgroup v2
 #   -v      show the output of what fails
 #
@@ -48,17 +48,8 @@ if [ $compare = 1 ]; then
 		mv "$work/runc" "$cache/runc-$runc_version"
 	fi
 	cp "$cache/runc-$runc_version" "$work/runc"
-	# Debian's crun refuses a specification newer than itself, so it gets an older one to read.
-	cat >"$work/crun" <<-'SH'
-		#!/bin/sh
-		bundle=
-		for word; do
-			[ "$bundle" != next ] || { bundle=$word; break; }
-			[ "$word" != --bundle ] || bundle=next
-		done
-		[ -z "$bundle" ] || sed -i 's/"ociVersion": *"1\.3\.0"/"ociVersion": "1.0.0"/' "$bundle/config.json"
-		exec /usr/bin/crun "$@"
-	SH
+	crun=$(hack/bench/crun.sh)
+	printf '#!/bin/sh\nexec %s "$@"\n' "$crun" >"$work/crun"
 	chmod +x "$work/crun"
 	runtimes+=(-compare runc=runc -compare crun=crun)
 fi
