@@ -72,8 +72,9 @@ func (c *checker) mount(i int, m *specs.Mount) {
 		switch {
 		case bind && !knownMountOption(o):
 			// config.md: unknown options are the filesystem's own. A bind
-			// mount makes no filesystem that could read them.
-			c.err(at(at(list, i)+".options", j), quote(o), "an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none")
+			// mount makes no filesystem that could read them, and
+			// mount(8), runc and crun take them all the same.
+			c.warn(at(at(list, i)+".options", j), quote(o), "an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none")
 		case bind && !remount && superblockOption(o):
 			c.warn(at(at(list, i)+".options", j), quote(o), "an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is")
 		}

@@ -155,13 +155,13 @@ func TestRules(t *testing.T) {
 			}, ""},
 			{"unknown option of a bind", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "size=1k"}})
-			}, `Error mounts[0].options[1]: found "size=1k"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			}, `Warning mounts[0].options[1]: found "size=1k"; allowed: an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none`},
 			{"label of a bind", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "context=x"}})
-			}, `Error mounts[0].options[1]: found "context=x"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			}, `Warning mounts[0].options[1]: found "context=x"; allowed: an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none`},
 			{"option of mount(8) itself", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "X-mount.mkdir", "X-mount.subdir=x"}})
-			}, `Error mounts[0].options[2]: found "X-mount.subdir=x"; allowed: an option of mount(8) for bind mounts: this one is a filesystem's, and a bind mount makes none`},
+			}, `Warning mounts[0].options[2]: found "X-mount.subdir=x"; allowed: an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none`},
 			{"option of the superblock on a bind", func(s *specs.Spec) {
 				mount(s, specs.Mount{Destination: "/a", Source: "/b", Options: []string{"bind", "sync"}})
 			}, `Warning mounts[0].options[1]: found "sync"; allowed: an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is`},
