@@ -480,12 +480,13 @@ func TestSoftLimitOfFiles(t *testing.T) {
 	call(t, exec.Command("sh", "-c", "ulimit -Sn 321; ulimit -Hn 4321; exec "+program+" --root "+root+" run --bundle "+dir+" "+id)).is(t, 0, "321\n4321\n", "")
 }
 
-// TestForegroundTerminal: `run` stands between the container's terminal and its own standard streams.
+// TestForegroundTerminal: `run` stands between the container's terminal and its own standard streams. Newlines are handed on as the
+// container writes them, so that what is written to a file or pipe has no carriage returns, as with runc.
 func TestForegroundTerminal(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.Terminal, s.Process.Args = true, []string{"sh", "-c", "readlink /proc/self/fd/0; exit 6"}
 	})
-	berth(t, "--root", root, "run", "--bundle", dir, id).is(t, 6, "/dev/pts/0\r\n", "")
+	berth(t, "--root", root, "run", "--bundle", dir, id).is(t, 6, "/dev/pts/0\n", "")
 	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 1, "", "process.terminal: ")
 }

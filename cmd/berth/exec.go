@@ -133,7 +133,7 @@ func (e *execFlags) run(ctx context.Context, a *app, args []string) error {
 
 // readProcess reads and checks --process.
 func (e *execFlags) readProcess(a *app) error {
-	data, err := runtime.ReadConfig(*e.process)
+	data, err := runtime.ReadNamed(*e.process)
 	if err != nil {
 		return fmt.Errorf("--process: %w", err)
 	}
@@ -252,7 +252,7 @@ func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.E
 		return err
 	}
 	defer f.tty.close()
-	o.Console = f.tty.console()
+	o.Console, o.PlainNewlines = f.tty.console(), true
 	// A process that is to get signals must not have its start cut short by one; but in a paused container it may wait for ever.
 	stop := func() []unix.Signal { return nil }
 	if o.IgnorePaused {

@@ -71,7 +71,7 @@ func TestExec(t *testing.T) {
 		{words("--no-new-privs=false"), sh("grep NoNew /proc/self/status"), 0, "NoNewPrivs:\t0\n", ""},
 		{words("-no-new-privs"), sh("grep NoNew /proc/self/status"), 0, "NoNewPrivs:\t1\n", ""},
 		{words(), []string{"sh", "-c", `echo "$@"`, "x", "--tty", "-d"}, 0, "--tty -d\n", ""}, // flags behind the id are the command's
-		{words("-t"), sh("test -t 0 && test -t 1 && test -t 2 && readlink /proc/self/fd/0"), 0, "/dev/pts/0\r\n", ""},
+		{words("-t"), sh("test -t 0 && test -t 1 && test -t 2 && readlink /proc/self/fd/0"), 0, "/dev/pts/0\n", ""},
 		{words("-t", "-d"), []string{"true"}, 255, "", "exec failed: process.terminal: "},
 		{words("--preserve-fds", "1"), []string{"true"}, 255, "", "exec failed: --preserve-fds: found 1, but descriptor 3 is not open"},
 		{words("--cgroup", "../.."), []string{"true"}, 255, "", "exec failed: --cgroup: found ../.., which is not below"},
@@ -164,7 +164,15 @@ func TestExecProcessFile(t *testing.T) {
 	on([]string{"exec", "--process", file}).is(t, 0, "/bin\nb\n", "")
 	on([]string{"exec", "-p", file, "--cwd", "/"}).is(t, 255, "", "exec failed: --cwd: found it beside --process")
 	on([]string{"exec", "-p", file}, "true").is(t, 255, "", `exec failed: --process: found the command "true" beside it`)
-	on([]string{"exec", "-p", file, "--tty"}).is(t, 0, "/bin\r\nb\r\n", "")
+	on([]string{"exec", "-p", file, "--tty"}).is(t, 0, "/bin\nb\n", "")
+	// A shell's <(...), and "-p /dev/stdin".
+	r, wr, err := os.Pipe()
+	must(t, err)
+	_, err = wr.WriteString(`{"args": ["/bin/sh", "-c", "echo piped"], "cwd": "/"}`)
+	must(t, err)
+	wr.Close()
+	on([]string{"exec", "-p", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.Fd())}).is(t, 0, "piped\n", "")
+	r.Close()
 	for document, words := range map[string]string{
 		`{"args": ["true"], "cwd": "bin"}`: `cwd: found "bin"`,
 		`{"args": [], "cwd": "/"}`:         "args: found nothing",

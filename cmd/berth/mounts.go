@@ -45,7 +45,7 @@ var mountsCommand = command{
 
 // readMounts reads an array of mounts as in config.json, or an object that has them as "mounts".
 func readMounts(file string) ([]specs.Mount, error) {
-	data, err := runtime.ReadConfig(file)
+	data, err := runtime.ReadNamed(file)
 	if err != nil {
 		return nil, err
 	}

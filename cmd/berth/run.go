@@ -37,7 +37,7 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 		return err
 	}
 	defer f.tty.close()
-	o.Console = f.tty.console()
+	o.Console, o.PlainNewlines = f.tty.console(), true
 	// No signal ends berth itself, nor may the container's start be cut short by one that it is to get.
 	p, err := start(ctx, o)
 	if err != nil {
@@ -181,7 +181,8 @@ func (t *terminal) attach() error {
 	return nil
 }
 
-// makeRaw lets keys such as ^C through to the container's terminal, which turns them into signals there (cfmakeraw(3)).
+// makeRaw lets keys such as ^C through to the container's terminal, which turns them into signals there (cfmakeraw(3)). What is
+// written is still processed: the container's terminal leaves to this one what becomes of a newline.
 func (t *terminal) makeRaw() {
 	old, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
 	if err != nil {
@@ -189,7 +190,6 @@ func (t *terminal) makeRaw() {
 	}
 	raw := *old
 	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	raw.Oflag &^= unix.OPOST
 	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0

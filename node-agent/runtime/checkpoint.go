@@ -467,7 +467,11 @@ func (m *maker) makeMountpoints(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := plan.BuildMountpoints(m.spec, host, plan.Options{ID: m.rec.ID, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs})
+	dangling, err := danglingDestinations(m.rec.Rootfs, m.spec.Mounts)
+	if err != nil {
+		return err
+	}
+	p, err := plan.BuildMountpoints(m.spec, host, plan.Options{ID: m.rec.ID, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, Dangling: dangling})
 	if err != nil {
 		return err
 	}

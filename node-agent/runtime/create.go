@@ -37,6 +37,8 @@ type CreateOptions struct {
 	ConsoleSocket string
 	// Console is a connected socket for the same, where the caller has one.
 	Console *os.File
+	// PlainNewlines has the terminal hand newlines on as they are (termios(3), ONLCR off).
+	PlainNewlines bool
 	// PidfdSocket is the path of a unix socket that gets a pidfd of the first process by SCM_RIGHTS.
 	PidfdSocket string
 	// PidFile gets the pid of the first process, in decimal.
@@ -418,7 +420,7 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	}
 	o := plan.Options{
 		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, NoProgram: m.rec.NoProgram, Result: !run, PreserveFDs: m.o.PreserveFDs,
-		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, CgroupPaths: m.group.HostPaths(), StartHooks: run, DefaultNoFile: defaultNoFile(),
+		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, PlainNewlines: m.o.PlainNewlines, CgroupPaths: m.group.HostPaths(), StartHooks: run, DefaultNoFile: defaultNoFile(),
 	}
 	if m.o.NoPivot {
 		if o.KernelMounts, err = kernelMounts(m.rec.Rootfs); err != nil {
@@ -426,6 +428,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 		}
 	}
 	if o.Seccomp, err = m.r.seccompFilter(m.spec); err != nil {
+		return err
+	}
+	if o.Dangling, err = danglingDestinations(m.rec.Rootfs, m.spec.Mounts); err != nil {
 		return err
 	}
 	o.Home = m.home()

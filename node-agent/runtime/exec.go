@@ -39,6 +39,8 @@ type ExecOptions struct {
 	ConsoleSocket string
 	// Console is a connected socket for the same, where the caller has one.
 	Console *os.File
+	// PlainNewlines has the terminal hand newlines on as they are (termios(3), ONLCR off).
+	PlainNewlines bool
 	// PidfdSocket is the path of a unix socket that gets a pidfd of the process by SCM_RIGHTS.
 	PidfdSocket string
 	// PidFile gets the pid of the process, in decimal.
@@ -94,8 +96,10 @@ type execution struct {
 	o ExecOptions
 	// container is a pidfd of the container's first process.
 	container *os.File
-	// program, if it is there, is what to execute in place of process.args[0]: it is a hook then, whose environment is its own alone.
+	// program, if it is there, is what to execute in place of process.args[0], as for a hook.
 	program string
+	// ownEnv is whether process.env is all of the environment, to which no HOME is added.
+	ownEnv bool
 }
 
 func (x *execution) closeFiles() {
@@ -134,7 +138,7 @@ func (x *execution) prepare(ctx context.Context, id string) error {
 	}
 	x.maker.o = CreateOptions{
 		Stdin: x.o.Stdin, Stdout: x.o.Stdout, Stderr: x.o.Stderr, Console: x.o.Console, ConsoleSocket: x.o.ConsoleSocket,
-		PreserveFDs: x.o.PreserveFDs,
+		PlainNewlines: x.o.PlainNewlines, PreserveFDs: x.o.PreserveFDs,
 	}
 	if err := x.openStreams(ctx); err != nil {
 		return err
@@ -205,8 +209,8 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := plan.Options{ID: x.rec.ID, Rootfs: x.rec.Rootfs, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, Program: x.program, DefaultNoFile: defaultNoFile()}
-	if x.program == "" {
+	o := plan.Options{ID: x.rec.ID, Rootfs: x.rec.Rootfs, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, PlainNewlines: x.o.PlainNewlines, Program: x.program, DefaultNoFile: defaultNoFile()}
+	if !x.ownEnv {
 		o.Home = x.home(ctx)
 	}
 	if o.Seccomp, err = x.r.seccompFilter(x.spec); err != nil {

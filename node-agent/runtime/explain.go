@@ -20,7 +20,7 @@ var errOOM = errors.New("unable to start container process: linux.resources.memo
 func (m *maker) explain(err error) error {
 	var step *launch.StepError
 	if errors.As(err, &step) {
-		if step.Name == "faccessat" && step.Field.Path == "process.args" {
+		if (step.Name == "faccessat" || step.Name == "faccessat2") && step.Field.Path == "process.args" {
 			return programError(m.spec.Process.Args[0], step.Errno)
 		}
 		if step.Name == "execve" {

@@ -115,7 +115,7 @@ func startError(ctx context.Context, h specs.Hook, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case errors.As(err, &step) && (step.Name == "execve" || step.Name == "execveat" || step.Name == "faccessat"):
+	case errors.As(err, &step) && (step.Name == "execve" || step.Name == "execveat" || step.Name == "faccessat" || step.Name == "faccessat2"):
 		err = fmt.Errorf("exec %s: %w", h.Path, step.Errno)
 	}
 	return fmt.Errorf("%w, stdout: , stderr: ", err)
@@ -228,10 +228,14 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 		if len(args) == 0 {
 			args = []string{h.Path}
 		}
-		x := &execution{maker: &maker{r: r, inputs: map[plan.Input]int{}}, program: h.Path, o: ExecOptions{
+		x := &execution{maker: &maker{r: r, inputs: map[plan.Input]int{}}, program: h.Path, ownEnv: len(h.Env) > 0, o: ExecOptions{
 			Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 			Change: func(p *specs.Process) error {
-				p.Args, p.Env, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, h.Env, false, nil, nil
+				p.Args, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, false, nil, nil
+				// The specification does not say what a hook without env has. Since its program is the container's, it is what the process has.
+				if len(h.Env) > 0 {
+					p.Env = h.Env
+				}
 				return nil
 			},
 		}}

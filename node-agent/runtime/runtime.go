@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -273,6 +274,10 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		}
 		return g.Signal(sig)
 	}
+	if sig == unix.SIGKILL && !rec.OwnPIDs && len(rec.Cgroups) > 0 {
+		// No kernel ends the others with the first process, which may be gone already.
+		return rec.killAll()
+	}
 	if !rec.alive() {
 		return ErrNotRunning
 	}
@@ -294,6 +299,26 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		}
 	}
 	return nil
+}
+
+// killAll kills every process in the container's cgroup. That there is none but such as have ended fails with ErrNotRunning.
+func (rec *record) killAll() error {
+	g, err := rec.cgroup()
+	if err != nil {
+		return err
+	}
+	pids, err := g.Pids()
+	if err != nil {
+		return fmt.Errorf("processes of container %s: %w", rec.ID, err)
+	}
+	ended := func(pid int) bool {
+		state, _ := processState(pid)
+		return state == 0 || state == 'Z' || state == 'X'
+	}
+	if len(slices.DeleteFunc(pids, ended)) == 0 {
+		return ErrNotRunning
+	}
+	return g.Kill()
 }
 
 // Delete removes a container and all that was made for it. Only a stopped one is (runtime.md, Delete); with force any
@@ -423,6 +448,16 @@ func ReadConfig(file string) ([]byte, error) {
 	return data, err
 }
 
+// ReadNamed reads what a caller names by himself, bounded by MaxConfig: a file, or a pipe such as /dev/stdin or a shell's <(...).
+func ReadNamed(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f, MaxConfig)
+}
+
 // readBounded reads a regular file of at most so many bytes.
 func readBounded(file string, most int64) ([]byte, error) {
 	// A fifo in the place of the file must not hang the reader.
@@ -435,12 +470,17 @@ func readBounded(file string, most int64) ([]byte, error) {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: found something other than a regular file", file)
 	}
+	return readAll(f, most)
+}
+
+// readAll reads at most so many bytes, and fails where there are more.
+func readAll(f *os.File, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+		return nil, err
 	}
 	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s: found more than %d bytes", file, most)
+		return nil, fmt.Errorf("%s: found more than %d bytes", f.Name(), most)
 	}
 	return data, nil
 }

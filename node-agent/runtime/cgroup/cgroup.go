@@ -129,6 +129,21 @@ func errTaken(dir string) error {
 	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own", dir)
 }
 
+// refuseFrozen fails where a cgroup is frozen that a container is to be put in, or where it is not there, the first above it that is: the
+// container's first process would stop before it has begun.
+func refuseFrozen(dir string, frozen func(dir string) (bool, error)) error {
+	for ; ; dir = filepath.Dir(dir) {
+		stopped, err := frozen(dir)
+		if errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != Root {
+			continue
+		}
+		if err == nil && stopped {
+			return fmt.Errorf("linux.cgroupsPath: found %s, which is frozen: container's cgroup unexpectedly frozen; thaw or remove it", dir)
+		}
+		return nil
+	}
+}
+
 func populated(dir string) bool {
 	pids, err := cgroups.GetPids(dir)
 	return err == nil && len(pids) > 0
@@ -139,6 +154,14 @@ func (g *Group) makeUnified() (made bool, err error) {
 	dir := g.paths[""]
 	if populated(dir) {
 		return false, errTaken(dir)
+	}
+	for above := dir; above != Root; above = filepath.Dir(above) {
+		if err := refuseFrozen(above, func(dir string) (bool, error) {
+			state, err := readFile(dir, "cgroup.freeze")
+			return state == "1", err
+		}); err != nil {
+			return false, err
+		}
 	}
 	resources, err := Resources(g.resources, true)
 	if err != nil {

@@ -18,6 +18,15 @@ import (
 
 // makeV1 makes the folder in every hierarchy. made is whether there may be one of ours.
 func (g *Group) makeV1() (made bool, err error) {
+	if dir, ok := g.paths["freezer"]; ok {
+		// That of a folder counts those above it in.
+		if err := refuseFrozen(dir, func(dir string) (bool, error) {
+			state, err := readFile(dir, "freezer.state")
+			return state != "THAWED", err
+		}); err != nil {
+			return false, err
+		}
+	}
 	for _, name := range g.folders() {
 		dir := g.paths[name]
 		err := unix.Mkdir(dir, 0o755)
@@ -80,8 +89,18 @@ func inheritCpuset(dir, cpus, mems string) error {
 			if own != "" {
 				continue
 			}
-			if f.value, err = readFile(filepath.Dir(dir), f.file); err != nil {
+			above := filepath.Dir(dir)
+			if f.value, err = readFile(above, f.file); err != nil {
 				return fmt.Errorf("linux.cgroupsPath: %w", err)
+			}
+			// Who has made the folder above may have left it without.
+			if f.value == "" && filepath.Dir(above) != Root {
+				if err := inheritCpuset(above, "", ""); err != nil {
+					return err
+				}
+				if f.value, err = readFile(above, f.file); err != nil {
+					return fmt.Errorf("linux.cgroupsPath: %w", err)
+				}
 			}
 		}
 		if err := writeFile(dir, f.file, f.value); err != nil {

@@ -72,7 +72,7 @@ func pathOf(p *plan.Plan, i int) string {
 		}
 	}
 	switch s.Call {
-	case unix.SYS_OPENAT2, unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_OPEN_TREE, unix.SYS_FACCESSAT, unix.SYS_FCHOWNAT, unix.SYS_UNLINKAT,
+	case unix.SYS_OPENAT2, unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_OPEN_TREE, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_FCHOWNAT, unix.SYS_UNLINKAT,
 		unix.SYS_MOUNT_SETATTR, unix.SYS_CHDIR, unix.SYS_PIVOT_ROOT, unix.SYS_UMOUNT2, unix.SYS_EXECVE, unix.SYS_CHROOT:
 		if dir == "" {
 			return name

@@ -74,6 +74,8 @@ type Options struct {
 	StartHooks bool
 	// Program is what to execute where that is not found by process.args: the path of a startContainer hook.
 	Program string
+	// PlainNewlines has a terminal hand newlines on as they are (termios(3), ONLCR off).
+	PlainNewlines bool
 	// PreserveFDs is how many descriptors from 3 on the process inherits.
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
@@ -81,6 +83,8 @@ type Options struct {
 	// KernelMounts are the places on the host where all of a procfs or sysfs is mounted. With NoPivot they stay below the root, and are
 	// taken away.
 	KernelMounts []string
+	// Dangling is, by the index of a mount whose destination leads by a symbolic link to what is not there, the path of that.
+	Dangling map[int]string
 	// NoNewKeyring leaves the session keyring as it is.
 	NoNewKeyring bool
 	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the runtime itself has.

@@ -180,6 +180,11 @@ func (c *container) openTerminal() (master Reg) {
 	var unlock int32
 	c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSPTLCK)), structArg(native(&unlock), "{0}"))
 	c.tty = c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCGPTPEER)), flags(uint(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), openNames)).out()
+	if c.opts.PlainNewlines {
+		modes := terminalModes()
+		modes.Oflag &^= unix.ONLCR
+		c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TCSETS)), structArg(native(&modes), "{-onlcr}"))
+	}
 	if s := c.spec.Process.ConsoleSize; s != nil {
 		c.at("process.consoleSize")
 		size := unix.Winsize{Row: uint16(s.Height), Col: uint16(s.Width)}
@@ -188,6 +193,18 @@ func (c *container) openTerminal() (master Reg) {
 	}
 	c.call(unix.SYS_FCHOWN, regArg(c.tty), num(c.spec.Process.User.UID), num(^uint32(0)))
 	return master
+}
+
+// terminalModes are those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c, with c_cflag of pty.c).
+func terminalModes() unix.Termios {
+	return unix.Termios{
+		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD,
+		Lflag: unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL | unix.ECHOKE | unix.IEXTEN,
+		Cc: [...]uint8{
+			unix.VINTR: 3, unix.VQUIT: 0o34, unix.VERASE: 0o177, unix.VKILL: 0o25, unix.VEOF: 4, unix.VMIN: 1, unix.VSTART: 0o21, unix.VSTOP: 0o23,
+			unix.VSUSP: 0o32, unix.VREPRINT: 0o22, unix.VDISCARD: 0o17, unix.VWERASE: 0o27, unix.VLNEXT: 0o26, 18: 0,
+		},
+	}
 }
 
 // showTerminal mounts the terminal on /dev/console.

@@ -18,12 +18,16 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}
 	linux.UIDMappings, linux.GIDMappings = nil, nil
 	own.Mounts = nil
-	for _, m := range spec.Mounts {
+	for i, m := range spec.Mounts {
+		if target, ok := o.Dangling[i]; ok {
+			m.Destination = target
+		}
 		// Those of cgroups lie on a filesystem that is made anew, and show cgroups that this process is not in.
 		if m.Type != "cgroup" && m.Type != "cgroup2" {
 			own.Mounts = append(own.Mounts, m)
 		}
 	}
+	o.Dangling = nil // the indices are the document's
 	c := &container{builder: newBuilder(), spec: &own, host: host, opts: o, placesOnly: true}
 	for _, stage := range []func() error{c.undumpable, c.namespaces, c.root, c.mounts, c.makeWorkingDirectory, c.devices} {
 		if err := stage(); err != nil {

@@ -296,6 +296,9 @@ func (c *container) hideKernelMounts() {
 func (c *container) mounts() error {
 	for i, m := range c.spec.Mounts {
 		c.atIndex("mounts", i, m.Destination)
+		if target, ok := c.opts.Dangling[i]; ok {
+			m.Destination = target
+		}
 		if err := c.mount(i, m); err != nil {
 			return err
 		}

@@ -74,6 +74,7 @@ func (c *container) maskedPaths() error {
 	if len(paths) == 0 {
 		return nil
 	}
+	masked := make(map[string]bool, len(paths))
 	c.at("linux.maskedPaths")
 	null := c.openat2(cwd(), "/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0).out()
 	fs := c.fsopen("tmpfs")
@@ -88,6 +89,10 @@ func (c *container) maskedPaths() error {
 	attached := c.reg()
 	c.set(attached, num(-1))
 	for i, p := range paths {
+		if p = path.Clean(p); masked[p] {
+			continue // what is covered once is covered
+		}
+		masked[p] = true
 		c.atIndex("linux.maskedPaths", i, p)
 		next, file, first, done := c.label(), c.label(), c.label(), c.label()
 		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()

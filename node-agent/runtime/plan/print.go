@@ -56,12 +56,13 @@ var (
 	umountNames   = &names{render: func(v uintptr) string {
 		return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}, {unix.UMOUNT_NOFOLLOW, "UMOUNT_NOFOLLOW"}})
 	}}
-	capNames    = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
-	rlimitNames = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
-	accessNames = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
-	hexNames    = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
-	errnoNames  = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
-	ioprioNames = &names{render: func(v uintptr) string {
+	capNames        = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
+	rlimitNames     = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
+	accessNames     = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
+	accessFlagNames = &names{render: func(v uintptr) string { return map[uintptr]string{unix.AT_EACCESS: "AT_EACCESS"}[v] }}
+	hexNames        = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
+	errnoNames      = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
+	ioprioNames     = &names{render: func(v uintptr) string {
 		return map[uintptr]string{1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE", 3: "IOPRIO_CLASS_IDLE"}[v>>13] + " " + strconv.Itoa(int(v&7))
 	}}
 	ioprioWhoNames = &names{render: func(uintptr) string { return "IOPRIO_WHO_PGRP" }}
@@ -260,7 +261,7 @@ func callNames() map[Call]string {
 		unix.SYS_SETNS: "setns", unix.SYS_UNSHARE: "unshare", unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_UMOUNT2: "umount2", unix.SYS_FCHDIR: "fchdir", unix.SYS_CHDIR: "chdir",
 		unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETSID: "setsid", unix.SYS_UMASK: "umask", unix.SYS_PRLIMIT64: "prlimit64",
 		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETRESGID: "setresgid", unix.SYS_SETRESUID: "setresuid", unix.SYS_CAPSET: "capset", unix.SYS_SECCOMP: "seccomp",
-		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_EXECVE: "execve", unix.SYS_EXIT_GROUP: "exit_group", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
+		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_FACCESSAT2: "faccessat2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT_GROUP: "exit_group", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
 		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
 		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
 		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx", unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVEAT: "execveat", unix.SYS_FCNTL: "fcntl", unix.SYS_FSETXATTR: "fsetxattr",

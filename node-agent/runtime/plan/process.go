@@ -209,11 +209,19 @@ func (c *container) exec() error {
 	}
 	for i, candidate := range paths {
 		next := c.label()
-		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames))
+		executable := c.label()
+		missing := []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
+		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames)).tolerate(unix.EACCES).then(executable)
+		// That counts no capability of who is not root (access(2)); execve(2) does. The container's filter may not know the newer call.
+		effective := c.call(unix.SYS_FACCESSAT2, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames), flags(uint(unix.AT_EACCESS), accessFlagNames))
 		last := i == len(paths)-1
 		if !last {
-			access.tolerate(unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP).orElse(next)
+			access.tolerate(missing...)
+			effective.tolerate(missing...).tolerate(unix.EPERM, unix.ENOSYS).orElse(next)
+		} else {
+			effective.tolerate(unix.EPERM, unix.ENOSYS)
 		}
+		c.mark(executable)
 		// A folder passes for executable; only one has a ".".
 		folder := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate+"/."), flags(uint(unix.F_OK), accessNames))
 		if last {

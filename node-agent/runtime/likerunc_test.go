@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runtime
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// The tests of this file hold what users of runc count on and no specification says.
+
+// TestStartContainerHookEnvironment: a startContainer hook that says nothing of its environment has that of the container's process.
+func TestStartContainerHookEnvironment(t *testing.T) {
+	w := newWorld(t)
+	hook := func(env []string) *specs.Spec {
+		spec := w.sh("cat /told")
+		spec.Process.Env = append(spec.Process.Env, "ONE=two")
+		w.write("/told", "", 0o644)
+		spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo ${ONE-none} ${HOME-none} >/told"}, Env: env}}}
+		return spec
+	}
+	w.prints(hook(nil), "two /\n")
+	w.prints(hook([]string{"TWO=three"}), "none none\n")
+}
+
+// TestKillWithoutPIDNamespace: where no kernel ends the others with the first process, SIGKILL is for all of them, also when the first
+// has gone before.
+func TestKillWithoutPIDNamespace(t *testing.T) {
+	for name, gone := range map[string]bool{"with the first": false, "without the first": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.write("/go", "", 0o644)
+			spec := w.sh("sleep 1000 & sleep 1000 & echo > /go; wait")
+			without(specs.PIDNamespace)(spec)
+			s := w.start(spec)
+			w.await("forked", func() bool { data, _ := os.ReadFile(w.file("/go")); return len(data) > 0 })
+			if gone {
+				w.must(unix.Kill(s.PID, unix.SIGKILL))
+				reap(s.PID)
+			}
+			processes := func() []int {
+				pids, err := w.rt.Processes(background, w.id)
+				w.must(err)
+				return pids
+			}
+			if n := len(processes()); n < 2 {
+				t.Fatalf("the container has %d processes", n)
+			}
+			w.must(w.rt.Kill(background, w.id, unix.SIGKILL, false))
+			if !gone {
+				reap(s.PID)
+			}
+			w.await("no process left", func() bool { return len(processes()) == 0 })
+			if err := w.rt.Kill(background, w.id, unix.SIGKILL, false); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("kill without a process: %v", err)
+			}
+		})
+	}
+}
+
+// TestFrozenCgroup: a cgroup that somebody has frozen is refused at once, and left as it is. In it the first process would never run.
+func TestFrozenCgroup(t *testing.T) {
+	w := newWorld(t)
+	top, file, frozen := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN"
+	if unified() {
+		top, file, frozen = "/sys/fs/cgroup", "cgroup.freeze", "1"
+	}
+	dir := filepath.Join(top, w.cgroup)
+	w.must(os.Mkdir(dir, 0o755))
+	defer func() { w.must(os.Remove(dir)) }()
+	w.must(os.WriteFile(filepath.Join(dir, file), []byte(frozen), 0))
+	spec := w.sh("true")
+	w.fails(spec, "linux.cgroupsPath: found "+dir+", which is frozen", "container's cgroup unexpectedly frozen")
+	spec.Linux.CgroupsPath = w.cgroup + "/below"
+	w.fails(spec, "linux.cgroupsPath: found "+dir)
+}
+
+// TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's folder and leave its cpuset without processors.
+func TestCpusetOfParentIsEmpty(t *testing.T) {
+	if unified() {
+		t.Skip("cgroup v2: a cpuset that says nothing has its parent's processors")
+	}
+	w := newWorld(t)
+	top := filepath.Join("/sys/fs/cgroup/cpuset", w.cgroup)
+	w.must(os.MkdirAll(filepath.Join(top, "pod"), 0o755))
+	spec := w.sh("true")
+	spec.Linux.CgroupsPath = w.cgroup + "/pod/container"
+	w.prints(spec, "")
+	for _, hierarchy := range w.cgroupDirs() {
+		for _, dir := range []string{"pod", ""} {
+			if err := os.Remove(filepath.Join(hierarchy, dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// TestMaskedTwice: a path that is named again is not covered again.
+func TestMaskedTwice(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.Mkdir(w.file("/hidden"), 0o755))
+	spec := w.sh("grep -c ' /hidden ' /proc/self/mounts")
+	spec.Linux.MaskedPaths = []string{"/hidden", "/hidden/", "/hidden"}
+	w.prints(spec, "1\n")
+}
+
+// TestDanglingDestination: a mount whose destination is a symbolic link to nothing, as an image's /etc/resolv.conf often is, makes what the
+// link names, inside the root filesystem.
+func TestDanglingDestination(t *testing.T) {
+	w := newWorld(t)
+	host, outside := w.source(), t.TempDir()
+	w.must(os.MkdirAll(w.file("/etc"), 0o755))
+	for name, target := range map[string]string{
+		"/etc/resolv.conf": "../run/systemd/resolv.conf", "/jump": "/deep/er", "/etc/hosts": "/jump/still/hosts", "/away": "../../../.." + outside + "/made", "/folder": "/data/folder", "/memory": "data/tmp", "/loop": "loop",
+	} {
+		w.must(os.Symlink(target, w.file(name)))
+	}
+	bind := func(source, destination string) specs.Mount {
+		return specs.Mount{Destination: destination, Source: filepath.Join(host, source), Options: []string{"rbind"}}
+	}
+	w.prints(mounted(w.sh("cat /run/systemd/resolv.conf /deep/er/still/hosts"+" "+outside+"/made; ls /data/folder; grep -c ' /data/tmp ' /proc/self/mounts; readlink /etc/resolv.conf"),
+		bind("file", "/etc/resolv.conf"), bind("file", "/etc/hosts"), bind("file", "/away"), bind(".", "/folder"), specs.Mount{Destination: "/memory", Type: "tmpfs", Source: "tmpfs"}),
+		"from the host\nfrom the host\nfrom the host\ndangling\nfile\nfolder\nlink\n1\n../run/systemd/resolv.conf\n")
+	if _, err := os.Lstat(filepath.Join(outside, "made")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("made outside of the root filesystem: %v", err)
+	}
+	w.fails(mounted(w.sh("true"), bind("file", "/loop")), "mounts[7] (/loop): ", "too many levels of symbolic links")
+}
+
+// TestExecutableByCapability: whether a program can be executed is asked for the process as it will be, with its capabilities.
+func TestExecutableByCapability(t *testing.T) {
+	w := newWorld(t)
+	w.write("/own/run", "#!/bin/sh\necho ran\n", 0o744)
+	for path, denied := range map[string]string{"/own/run": "permission denied", "run": "executable file not found"} {
+		spec := w.spec(path)
+		spec.Process.Env = []string{"PATH=/bin:/own"}
+		spec.Process.User = specs.User{UID: 1000, GID: 1000}
+		w.fails(spec, denied)
+		c := spec.Process.Capabilities
+		for _, set := range []*[]string{&c.Bounding, &c.Permitted, &c.Inheritable, &c.Effective, &c.Ambient} {
+			*set = append(*set, "CAP_DAC_OVERRIDE")
+		}
+		w.prints(spec, "ran\n")
+	}
+}
