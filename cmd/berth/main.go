@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	goruntime "runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -38,9 +37,6 @@ func main() {
 		goruntime.LockOSThread()
 	} else {
 		growStack()
-		// Any other command is over before a collection would pay; a document as large as may be must not fill the memory.
-		debug.SetGCPercent(-1)
-		debug.SetMemoryLimit(256 << 20)
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
