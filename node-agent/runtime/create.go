@@ -119,7 +119,9 @@ type maker struct {
 	inputs map[plan.Input]int
 	// nulls are the standard streams that are /dev/null.
 	nulls []int
-	close []*os.File
+	// streams are those that are not.
+	streams []*os.File
+	close   []*os.File
 	// copies is the other end of plan.InputCopyUp.
 	copies *os.File
 	cgroup int // descriptor of the v2 folder
@@ -318,10 +320,13 @@ func (m *maker) openStreams(ctx context.Context) error {
 			}
 			if isNull(f) {
 				m.nulls = append(m.nulls, i)
-			} else if uid := hostUID(m.spec); uid != 0 {
-				giveAway(f, uid)
+			} else {
+				m.streams = append(m.streams, f)
 			}
 			m.inputs[inputs[i]] = int(f.Fd())
+		}
+		if joinedUserNamespace(m.spec) < 0 {
+			m.giveStreams()
 		}
 	}
 	if m.spec.Process.Terminal {
@@ -364,6 +369,15 @@ func hostUID(spec *specs.Spec) uint32 {
 		}
 	}
 	return uid
+}
+
+// giveStreams gives the process's streams to its user, once it is known who that is on the host.
+func (m *maker) giveStreams() {
+	if uid := hostUID(m.spec); uid != 0 {
+		for _, f := range m.streams {
+			giveAway(f, uid)
+		}
+	}
 }
 
 // giveAway lets the container's user open its own standard stream again, as through /dev/stdout. A stream that has no
@@ -551,6 +565,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 			return m.group.Attach(pid)
 		case plan.SyncIDMap:
 			return prepareUserNamespace(m.spec, pid)
+		case plan.SyncJoined:
+			return m.learnUserNamespace(pid)
 		case plan.SyncNetDevices:
 			return m.moveNetDevices(pid)
 		case plan.SyncCopyUp:

@@ -143,6 +143,12 @@ func (x *execution) prepare(ctx context.Context, id string) error {
 	if err := x.openStreams(ctx); err != nil {
 		return err
 	}
+	if joinedUserNamespace(x.spec) >= 0 {
+		if err := x.readMappings(rec.PID); err != nil {
+			return err
+		}
+		x.giveStreams()
+	}
 	return x.makePlan(ctx)
 }
 
