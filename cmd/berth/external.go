@@ -129,7 +129,7 @@ func (e *external) call(ctx context.Context, a *app, command, id string, args []
 
 func (e *external) command(ctx context.Context, a *app, command, id string, args []string) *exec.Cmd {
 	line := append(slices.Clone(e.Args), "--root", filepath.Join(a.root, id, externalRoot))
-	if a.log != "" {
+	if a.sink != nil {
 		line = append(line, "--log", a.log, "--log-format", a.logFormat)
 	}
 	switch a.cgroupManager {
