@@ -204,6 +204,9 @@ func (m *maker) readConfig(context.Context) error {
 	if err := faults.Err(); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	if spec.Linux == nil {
+		return fmt.Errorf("%s: %w", file, plan.ErrNoLinux)
+	}
 	m.spec, m.config = spec, data
 	m.r.debugf("%s: read %d bytes, ociVersion %s", file, len(data), spec.Version)
 	return checkUser(spec)
@@ -459,6 +462,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	for _, w := range m.plan.Warnings {
 		m.r.warn(w)
 	}
+	if m.r.change != nil {
+		m.r.change(m.plan)
+	}
 	m.r.debugf("container %s: the plan has %d steps (`berth plan` prints them)", id, len(m.plan.Steps))
 	return m.openMounts(ctx)
 }
@@ -627,12 +633,7 @@ func sendPidfd(ctx context.Context, socket string, pidfd int) error {
 
 // writePidFile replaces a pid file atomically: decimal, no newline, as clients of runc expect.
 func writePidFile(path string, pid int) error {
-	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:gosec // a pid is no secret, and engines read the file as other users
-		return fmt.Errorf("--pid-file: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
-		_ = os.Remove(temp)
+	if err := replaceFile(path, "."+filepath.Base(path)+".new", []byte(strconv.Itoa(pid)), 0o644); err != nil { // a pid is no secret, and engines read the file as other users
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	return nil

@@ -52,17 +52,18 @@ func FuzzConfig(f *testing.F) {
 		}
 		f.Add(document)
 	}
+	f.Add([]byte(`{"ociVersion":"1.0.0","root":{"path":"a"}}`))
 	f.Fuzz(func(t *testing.T, document []byte) {
 		spec, faults := validate.JSON(document, validate.Options{Bundle: "/bundle"})
 		if faults.Err() != nil || spec == nil || spec.Root == nil {
 			return
 		}
 		o := Options{ID: "a", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/", Cgroups: []string{"cpu,cpuacct"}}
-		kinds := []buildFunc{Build, BuildMountpoints, func(s *specs.Spec, h Host, o Options) (*Plan, error) { return BuildMounts(s, s.Mounts, h, o) }}
-		if spec.Process != nil {
-			kinds = append(kinds, BuildExec)
+		kinds := []buildFunc{Build, BuildMountpoints}
+		if spec.Process != nil && spec.Linux != nil { // as the record of a container has
+			kinds = append(kinds, BuildExec, func(s *specs.Spec, h Host, o Options) (*Plan, error) { return BuildMounts(s, s.Mounts, h, o) })
 		}
-		if h := spec.Hooks; h != nil && len(h.CreateContainer) > 0 {
+		if h := spec.Hooks; h != nil && spec.Linux != nil && len(h.CreateContainer) > 0 {
 			kinds = append(kinds, hookOf("createContainer"))
 		}
 		for _, build := range kinds {
