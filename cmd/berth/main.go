@@ -38,7 +38,7 @@ func main() {
 	} else {
 		growStack()
 	}
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(unix.Stderr)))
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(2)))
 }
 
 // growStack makes the stack of the calling goroutine as large as a command needs, at once: it has a large frame and does nothing.

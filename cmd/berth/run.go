@@ -175,7 +175,7 @@ func (t *terminal) attach() error {
 		_, _ = io.Copy(t.master, os.Stdin)
 	}()
 	go func() {
-		_, _ = io.Copy(stream(unix.Stdout), t.master) // ends with EIO when the last process that has the terminal open is gone
+		_, _ = io.Copy(stream(1), t.master) // ends with EIO when the last process that has the terminal open is gone
 		close(t.done)
 	}()
 	return nil

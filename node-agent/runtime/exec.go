@@ -242,6 +242,9 @@ func (x *execution) makePlan(ctx context.Context) error {
 	for _, w := range x.plan.Warnings {
 		x.r.warn(w)
 	}
+	if x.r.change != nil {
+		x.r.change(x.plan)
+	}
 	return nil
 }
 
