@@ -269,3 +269,90 @@ func TestClosedHierarchy(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyringsGo: the session keyring of each container goes with its processes, also where its making has failed.
+func TestKeyringsGo(t *testing.T) {
+	w := newWorld(t)
+	count := func() (n int) {
+		t.Helper()
+		data, err := os.ReadFile("/proc/key-users")
+		w.must(err)
+		for line := range strings.Lines(string(data)) {
+			var uid, usage, keys int
+			if _, err := fmt.Sscanf(line, "%d: %d %d/", &uid, &usage, &keys); err == nil && uid == 0 {
+				n = keys
+			}
+		}
+		return n
+	}
+	before := count()
+	const rounds = 20
+	broken := w.sh("true")
+	broken.Process.Cwd = "/bin/busybox/below"
+	for range rounds / 2 {
+		w.run(w.sh("true"))
+		w.fails(broken, "process.cwd: ")
+	}
+	// The kernel collects them in its own time; others make some meanwhile.
+	w.await("the end of the keyrings", func() bool { return count() < before+rounds/2 })
+}
+
+// TestStartWithoutBundle: once a container is created, what becomes of its bundle's files is no matter.
+func TestStartWithoutBundle(t *testing.T) {
+	w := newWorld(t)
+	w.save(w.sh("exit 4"))
+	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()})
+	w.must(err)
+	defer w.end(w.id, s.PID)
+	w.must(os.Rename(w.bundle(), w.bundle()+"-moved"))
+	defer func() { w.must(os.Rename(w.bundle()+"-moved", w.bundle())) }()
+	w.must(w.rt.Start(background, w.id))
+	if status := reap(s.PID); status.ExitStatus() != 4 {
+		t.Errorf("it ended with %v", status)
+	}
+}
+
+// TestNoMoreProcesses: a caller who may have no more processes gets an error, and nothing is left.
+func TestNoMoreProcesses(t *testing.T) {
+	w := newWorld(t)
+	w.save(w.spec("/bin/sleep", "1000"))
+	var dir string
+	if unified() {
+		dir = "/sys/fs/cgroup/" + w.id + "-caller"
+	} else {
+		dir = "/sys/fs/cgroup/pids/caller-of-" + w.id
+	}
+	w.must(os.Mkdir(dir, 0o755))
+	defer func() {
+		w.await("the end of the caller", func() bool { err := unix.Rmdir(dir); return err == nil || errors.Is(err, unix.ENOENT) })
+	}()
+	if _, err := os.Stat(filepath.Join(dir, "pids.max")); err != nil {
+		t.Skipf("the host has no limit of processes: %v", err)
+	}
+	before := w.leftovers()
+	failed := 0
+	// From so few that the program itself cannot go on (then it is as one that was killed) to enough.
+	for limit := 4; limit <= 40; limit++ {
+		w.must(os.WriteFile(filepath.Join(dir, "pids.max"), []byte(strconv.Itoa(limit)), 0o644))
+		out, err := w.asHelper("echo $$ > "+dir+"/cgroup.procs;", "create")
+		if err != nil {
+			failed++
+			if !strings.Contains(out, "resource temporarily unavailable") && !strings.Contains(out, "newosproc") && !strings.Contains(out, "errno=11") {
+				t.Errorf("with %d processes: %v: %s", limit, err, out)
+			}
+		}
+		// What it cannot tell of itself any more is for delete, as after a kill.
+		if crashed := strings.Contains(out, "newosproc") || strings.Contains(out, "errno=11"); err == nil || crashed {
+			w.must(w.rt.Delete(background, w.id, true))
+		}
+		if after := w.leftovers(); after != before {
+			t.Fatalf("with %d processes left over, before:\n%s\nand after:\n%s\nafter: %s", limit, before, after, out)
+		}
+		if err == nil {
+			break
+		}
+	}
+	if failed == 0 {
+		t.Error("no limit was too low")
+	}
+}

@@ -42,6 +42,21 @@ func TestFilesThroughLinks(t *testing.T) {
 	}
 }
 
+// TestCallersDescriptors: a stream that the caller has not marked close-on-exec is the process's as a stream alone.
+func TestCallersDescriptors(t *testing.T) {
+	w := newWorld(t)
+	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0)
+	w.must(err)
+	stdin := os.NewFile(uintptr(fd), "stdin")
+	defer stdin.Close()
+	// 3 is the folder that the shell reads.
+	w.save(w.sh("for fd in /proc/self/fd/*; do echo ${fd##*/}; done"))
+	out, _, err := w.tryWith(CreateOptions{Stdin: stdin})
+	if err != nil || out != "0\n1\n2\n3\n" {
+		t.Errorf("it has the descriptors %q, %v", out, err)
+	}
+}
+
 const stranger = 4242
 
 // TestRootOfAnother: containers are not recorded where another user could exchange the record.
