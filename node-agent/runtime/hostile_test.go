@@ -108,11 +108,19 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	if after := contents(); after != before {
 		t.Errorf("outside, before:\n%s\nand after:\n%s", before, after)
 	}
-	// A link that leads nowhere is no place to mount on, and nothing is made where it points to.
-	w.must(os.Symlink("/made/by/link", w.file("/dangling")))
-	spec = w.sh("true")
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dangling", Type: "bind", Source: source, Options: []string{"rbind"}})
-	w.fails(spec, "mounts[7] (/dangling): ")
+	// What a link leads to that is not there is made inside, like any other place, and nowhere else.
+	nowhere := filepath.Join(w.dir, "made/by/link")
+	for name, target := range map[string]string{"/dangling": nowhere, "/climbing": "../../../../../../../../../.." + nowhere + "2"} {
+		w.must(os.Symlink(target, w.file(name)))
+		spec = w.sh("ls " + nowhere + "* | tail -n 1")
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: name, Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}})
+		if out, _, err := w.try(spec); err != nil || !strings.Contains(out, "source") {
+			t.Errorf("%s: it printed %q, %v", name, out, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(w.dir, "made")); err == nil {
+		t.Error("the link's target was made on the host")
+	}
 }
 
 // TestWorkingDirectoryIsADescriptor: CVE-2024-21626.
