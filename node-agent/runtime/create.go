@@ -439,6 +439,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, NoProgram: m.rec.NoProgram, Result: !run, PreserveFDs: m.o.PreserveFDs,
 		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, PlainNewlines: m.o.PlainNewlines, CgroupPaths: m.group.HostPaths(), StartHooks: run, DefaultNoFile: defaultNoFile(),
 	}
+	if err := checkSysctl(m.spec); err != nil {
+		return err
+	}
 	if m.o.NoPivot {
 		if o.KernelMounts, err = kernelMounts(m.rec.Rootfs); err != nil {
 			return err
