@@ -76,23 +76,16 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-race conformance test-vm test-e2e test-clients ## Run all tests (root): unit, with the race detector, controllers, runtime on this host and under cgroup v2, conformance, end to end, under other engines.
+test: deps-test verify-generate test-unit conformance test-vm conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
 	$(GO_TEST) -timeout 20m $$(go list ./... | grep -v /test/e2e)
 
-# The detector wants cgo. Its memory is no measure of a container's.
-.PHONY: test-race
-test-race: deps-test ## Run the tests of the runtime and of the supervisor with the race detector (root).
-	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 10m ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
-	CGO_ENABLED=1 $(GO_TEST) -race -run Cache ./node-agent/runtime/seccomp
-	CGO_ENABLED=1 $(GO_TEST) -race -skip TestMemoryOfARunningContainer ./node-agent/supervisor
-
 .PHONY: test-vm
 test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd, with SELinux.
-	hack/vm/test.sh -must '^TestAppArmor' -timeout 1500 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler
+	hack/vm/test.sh -must '^TestAppArmor' -timeout 2400 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
 	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -systemd ./node-agent/runtime ./cmd/berth
 	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
 
@@ -104,6 +97,10 @@ test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl
 .PHONY: conformance
 conformance: deps-conformance build ## Run the OCI validation programs with bin/berth; hack/conformance/run.sh --help says more (root).
 	hack/conformance/run.sh
+
+.PHONY: conformance-vm
+conformance-vm: deps-conformance build ## Run them under cgroup v2, in a virtual machine.
+	hack/conformance/run.sh --vm
 
 .PHONY: test-clients
 test-clients: deps-clients build bin/berth-image ## Use podman, buildah, containerd and docker with berth in place of runc (root).
