@@ -167,6 +167,9 @@ func TestProgram(t *testing.T) {
 			t.Error("the program is not static")
 		}
 	}
+	if os.Getenv("BERTH_PROGRAMS") != "" {
+		t.Skip("what it imports is looked at where it is built")
+	}
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	must(t, err)
 	for _, dep := range strings.Fields(string(out)) {
@@ -309,7 +312,15 @@ func TestPlan(t *testing.T) {
 	if after, err := os.ReadDir(filepath.Join(dir, "rootfs")); err != nil || len(after) != len(before) {
 		t.Errorf("to plan has changed the root filesystem: %v, %v", after, err)
 	}
-	berth(t, "plan", "-b", bundle(t, func(s *specs.Spec) { s.Process.ApparmorProfile = "x" })).is(t, 1, "", "process.apparmorProfile: found ")
+	if !appArmorEnabled() {
+		berth(t, "plan", "-b", bundle(t, func(s *specs.Spec) { s.Process.ApparmorProfile = "x" })).is(t, 1, "", "process.apparmorProfile: found ")
+	}
+}
+
+// appArmorEnabled is whether the kernel confines processes, as that of hack/vm does.
+func appArmorEnabled() bool {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(enabled), "Y")
 }
 
 func TestLifecycle(t *testing.T) {

@@ -81,7 +81,7 @@ func TestNotify(t *testing.T) {
 					socket(S, PF_UNIX, SOCK_DGRAM, 0) or die $!;
 					for ("STATUS=hello", "MAINPID=1\nREADY=1", "READY=0", "FDSTORE=1") { send(S, $_, 0, sockaddr_un($ENV{NOTIFY_SOCKET})) or last }
 					sleep 1 while 1`}
-				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/usr", Source: "/usr", Options: []string{"bind", "ro"}})
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/usr", Source: "/usr", Options: []string{"rbind", "rro"}})
 				if namespace != "" {
 					s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: namespace})
 					s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}

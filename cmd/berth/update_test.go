@@ -49,7 +49,7 @@ func TestUpdate(t *testing.T) {
 	holds("pids", "pids.max", "max", "pids.max", "max")
 	update(0, "", "--cpu-period", "900000", "--cpu-quota", "600000", "--cpu-share", "200", id)
 	quota("600000", "900000", "600000 900000")
-	holds("cpu", "cpu.shares", "200", "cpu.weight", "24")
+	holds("cpu", "cpu.shares", "200", "cpu.weight", "29")
 	update(0, "", "--cpu-quota", "500000", id) // the period is that of the update before
 	quota("500000", "900000", "500000 900000")
 	update(0, "", "--cpu-burst", "100000", id)
@@ -60,7 +60,7 @@ func TestUpdate(t *testing.T) {
 		update(0, "", "--cpu-idle", idle, id)
 		holds("cpu", "cpu.idle", idle, "cpu.idle", idle)
 	}
-	holds("cpu", "cpu.shares", "200", "cpu.weight", "24") // again, after it was idle
+	holds("cpu", "cpu.shares", "200", "cpu.weight", "29") // again, after it was idle
 	update(0, "", "--cpuset-cpus", "0", "--cpuset-mems", "0", id)
 	holds("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0")
 	update(0, "", "--memory", "-1", "--memory-reservation", "16m", id)
@@ -72,7 +72,7 @@ func TestUpdate(t *testing.T) {
 	must(t, os.WriteFile(file, []byte(`{"memory":{"limit":50331648},"cpu":{"shares":100},"devices":[{"allow":false,"access":"rwm"}]}`), 0o600))
 	update(0, "linux.resources.devices: an update leaves the device rules as they are", "--resources="+file, id) // as podman calls it
 	holds("memory", "memory.limit_in_bytes", "50331648", "memory.max", "50331648")
-	holds("cpu", "cpu.shares", "100", "cpu.weight", "12")
+	holds("cpu", "cpu.shares", "100", "cpu.weight", "17")
 	cmd := exec.Command(program, "--root", root, "update", "--resources", "-", id) // and containerd
 	cmd.Stdin = strings.NewReader(`{"pids":{"limit":7},"CPU":{"Cpus":"0"}}`)
 	call(t, cmd).is(t, 0, "", "")

@@ -96,9 +96,6 @@ type Unsupported struct {
 	Path, Found, Reason string
 }
 
-// ErrNoLinux is that of every plan for a document without the section.
-var ErrNoLinux error = &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
-
 func (e *Unsupported) Error() string {
 	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
 }
@@ -164,7 +161,7 @@ func (c *container) stages(stages ...func() error) error {
 
 func (c *container) build(stages ...func() error) (*Plan, error) {
 	if c.spec.Linux == nil {
-		return nil, ErrNoLinux
+		return nil, &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
 	}
 	if err := c.stages(stages...); err != nil {
 		return nil, err
