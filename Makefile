@@ -102,6 +102,10 @@ conformance: deps-conformance build ## Run the OCI validation programs with bin/
 conformance-vm: deps-conformance build ## Run them under cgroup v2, in a virtual machine.
 	hack/conformance/run.sh --vm
 
+.PHONY: bats
+bats: deps-bats build ## Run runc's own integration suite with bin/berth; hack/bats/run.sh --help says more (root).
+	hack/bats/run.sh
+
 .PHONY: test-clients
 test-clients: deps-clients build bin/berth-image ## Use podman, buildah, containerd and docker with berth in place of runc (root).
 	cd test/clients && $(GO_TEST) -count=1 -timeout 15m -v ./...
@@ -137,6 +141,6 @@ fuzz: ## Run every fuzz target of the packages that read what others write, FUZZ
 bench-runtime: deps-bench build ## Compare berth with runc, crun and the same system calls in C: run, create+start+delete, exec, 100 at once, memory.
 	@hack/bench/runtime.sh
 
-.PHONY: deps-run deps-test deps-bench deps-conformance deps-clients
-deps-run deps-test deps-bench deps-conformance deps-clients: deps-%:
+.PHONY: deps-run deps-test deps-bench deps-conformance deps-clients deps-bats
+deps-run deps-test deps-bench deps-conformance deps-clients deps-bats: deps-%:
 	@hack/deps.sh $*

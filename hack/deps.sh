@@ -4,7 +4,7 @@
 # Installs the Debian packages that building, running and testing Berth need, if
 # they are not there.
 #
-#   hack/deps.sh run|test|bench|conformance|clients
+#   hack/deps.sh run|test|bench|conformance|clients|bats
 set -euo pipefail
 
 case ${1-} in
@@ -13,6 +13,7 @@ test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iprou
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time patchelf) ;;
 conformance) packages=(tini apparmor runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 clients) packages=(podman uidmap buildah containerd docker.io conmon tini busybox-static iproute2 util-linux) ;;
+bats) packages=(bats bsdutils busybox-static gawk gcc iproute2 jq libc6-dev libseccomp-dev pkg-config sudo tini uidmap util-linux) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac
 
