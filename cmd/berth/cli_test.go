@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -403,8 +404,38 @@ func TestLogLevel(t *testing.T) {
 		}
 	}
 	berth(t, "--log-level", "bogus", "list").is(t, 1, "USAGE:", "allowed are error, warning, info, debug")
-	berth(t, "--log", "journald:x", "list").is(t, 1, "", `--log: found "journald:x"; allowed is a file`)
 	berth(t, "--root", "", "list").is(t, 1, "", "--root: found nothing")
+}
+
+// TestLogOfTheSystem: the journal and syslog, each with a socket of this test in its place.
+func TestLogOfTheSystem(t *testing.T) {
+	needsRoot(t)
+	dir := t.TempDir()
+	for log, want := range map[string][]string{
+		"journald:abc": {"\nMESSAGE=container does not exist\n", "PRIORITY=3\n", "\nID=abc\n"},
+		"syslog:abc":   {"<11>", " abc[", ": container does not exist"},
+	} {
+		kind, _, _ := strings.Cut(log, ":")
+		socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, kind), Net: "unixgram"})
+		must(t, err)
+		defer socket.Close()
+		// Only links lead to the sockets; nothing else is in these folders.
+		apart := "mount -t tmpfs none /run && mount -t tmpfs none /dev && mkdir -p /run/systemd/journal && " +
+			"ln -s " + filepath.Join(dir, "journald") + " /run/systemd/journal/socket && ln -s " + filepath.Join(dir, "syslog") + ` /dev/log && exec "$0" "$@"`
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", apart, program, "--log", log, "state", "none")
+		call(t, cmd).is(t, 1, "", "container does not exist")
+		buf := make([]byte, 4096)
+		must(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+		n, err := socket.Read(buf)
+		must(t, err)
+		for _, w := range want {
+			if !strings.Contains(string(buf[:n]), w) {
+				t.Errorf("%s: the log got %q; want %q in it", log, buf[:n], w)
+			}
+		}
+		cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount -t tmpfs none /run && mount -t tmpfs none /dev && exec "$0" "$@"`, program, "--log", log, "list")
+		call(t, cmd).is(t, 1, "", "--log: ")
+	}
 }
 
 // TestIgnoreMissingLSM: a label that the kernel knows nothing of is an error with its field path, or a warning for whoever asks for it.

@@ -193,6 +193,10 @@ func TestExecProcessFile(t *testing.T) {
 	}
 	on([]string{"exec", "-p", dir}).is(t, 255, "", "exec failed: --process: ")
 	on([]string{"exec", "-p", file + "-none"}).is(t, 255, "", "exec failed: --process: ")
+	// What is too much is not read.
+	on([]string{"exec", "-p", "/dev/zero"}).is(t, 255, "", "found more than 16777216 bytes")
+	must(t, os.Truncate(file, 1<<40))
+	on([]string{"exec", "-p", file}).is(t, 255, "", "found more than 16777216 bytes")
 }
 
 // TestExecDetached: berth leaves, and the process goes on with the caller's standard streams.

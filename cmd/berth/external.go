@@ -36,6 +36,8 @@ type external struct {
 const (
 	externalFile = "external.json"
 	externalRoot = "external"
+	// maxExternal bounds the file, in bytes.
+	maxExternal = 1 << 20
 )
 
 // findExternal looks a runtime type up in the file of --runtimes.
@@ -66,7 +68,7 @@ func (a *app) externalOf(id string) (*external, error) {
 	if runtime.CheckID(id) != nil {
 		return nil, nil //nolint:nilerr // it is no container's, as the command that is called for it says
 	}
-	data, err := os.ReadFile(filepath.Join(a.root, id, externalFile))
+	data, err := runtime.ReadOwn(filepath.Join(a.root, id, externalFile), maxExternal)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
@@ -92,6 +94,9 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 	dir := filepath.Join(a.root, id)
 	if err := os.MkdirAll(a.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)
+	}
+	if err := runtime.CheckRoot(a.root); err != nil {
+		return err
 	}
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, os.ErrExist) {
@@ -129,7 +134,7 @@ func (e *external) call(ctx context.Context, a *app, command, id string, args []
 
 func (e *external) command(ctx context.Context, a *app, command, id string, args []string) *exec.Cmd {
 	line := append(slices.Clone(e.Args), "--root", filepath.Join(a.root, id, externalRoot))
-	if a.log != "" {
+	if a.sink != nil {
 		line = append(line, "--log", a.log, "--log-format", a.logFormat)
 	}
 	switch a.cgroupManager {

@@ -44,3 +44,24 @@ func TestRuntimeType(t *testing.T) {
 		t.Errorf("left over: %v, %v", left, err)
 	}
 }
+
+// TestRuntimeOfAnother: what another user says runs a container, in a folder where anybody can make one, is not executed.
+func TestRuntimeOfAnother(t *testing.T) {
+	needsRoot(t)
+	root := t.TempDir()
+	must(t, os.Chmod(root, 0o777|os.ModeSticky))
+	proof := filepath.Join(t.TempDir(), "proof")
+	program := filepath.Join(root, "program")
+	must(t, os.WriteFile(program, []byte("#!/bin/sh\ntouch "+proof+"\n"), 0o755))
+	must(t, os.Mkdir(filepath.Join(root, "c"), 0o755))
+	file := filepath.Join(root, "c", externalFile)
+	must(t, os.WriteFile(file, []byte(`{"path": "`+program+`"}`), 0o644))
+	must(t, os.Chown(file, 4242, 4242))
+	berth(t, "--root", root, "list").is(t, 0, "", "belongs to user 4242")
+	for _, command := range []string{"state", "kill", "delete", "start"} {
+		berth(t, "--root", root, command, "c").is(t, 1, "", "belongs to user 4242")
+	}
+	if _, err := os.Stat(proof); err == nil {
+		t.Error("the other user's program was executed")
+	}
+}

@@ -28,7 +28,7 @@ func (a *app) globals() *globals {
 	a.root, g.xdg, a.rootError = runtime.UserRoot()
 	a.level = levelInfo
 	g.StringVar(&a.root, "root", a.root, "`folder` for the state of containers")
-	g.StringVar(&a.log, "log", "", "`file` that the log is appended to; the last error is printed on standard error as well")
+	g.StringVar(&a.log, "log", "", "`file` that the log is appended to, or journald:ID or syslog:ID; the last error is printed on standard error as well")
 	g.StringVar(&a.logFormat, "log-format", "text", "`format` of the log: text or json")
 	g.Var(&a.level, "log-level", "least `level` that is logged: error, warning, info or debug")
 	g.BoolVar(&g.debug, "debug", false, "log what is done, as --log-level debug")

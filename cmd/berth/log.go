@@ -5,6 +5,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/syslog"
+	"net"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -43,32 +46,65 @@ func (l *level) Set(s string) error {
 	return nil
 }
 
-// openLog opens --log. It is made even if nothing is written to it, and where it cannot be, nothing is done at all: who reads the log
-// would never learn of an error.
-func (a *app) openLog() error {
-	kind, name, both := strings.Cut(a.log, ":")
+// openLog opens --log: [file:]PATH, journald:ID or syslog:ID, as crun has them. A file is made even if nothing is written to it. Where the
+// log cannot be opened, nothing is done at all: who reads it would never learn of an error.
+func (a *app) openLog() (err error) {
+	kind, name, named := strings.Cut(a.log, ":")
 	switch {
 	case a.log == "":
 		return nil
-	case both && kind == "file": // as crun writes it
-		a.log = name
-	case both && (kind == "journald" || kind == "syslog"):
-		err := fmt.Errorf("--log: found %q; allowed is a file", a.log)
-		a.log = ""
-		return err
+	case named && kind == "journald":
+		a.send, err = openJournal(name)
+	case named && kind == "syslog":
+		a.send, err = openSyslog(name)
+	default:
+		a.log = strings.TrimPrefix(a.log, "file:")
+		// Closed by the end of the process.
+		a.sink, err = os.OpenFile(a.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_CLOEXEC, 0o600)
 	}
-	f, err := os.OpenFile(a.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		a.log = ""
-		return fmt.Errorf("--log: %w", err)
+		err = fmt.Errorf("--log: %w", err)
+		a.sink, a.send = nil, nil
 	}
-	a.sink = f // ends with the process
-	return nil
+	return err
+}
+
+// severities are the levels as syslog(3) and the journal number them.
+var severities = map[level]syslog.Priority{
+	levelError: syslog.LOG_ERR, levelWarning: syslog.LOG_WARNING, levelInfo: syslog.LOG_INFO, levelDebug: syslog.LOG_DEBUG,
+}
+
+// openJournal returns what sends a record to the journal, as one datagram of its native protocol (systemd.io, Native Journal Protocol).
+func openJournal(id string) (func(level, string) error, error) {
+	journal, err := net.Dial("unixgram", "/run/systemd/journal/socket")
+	if err != nil {
+		return nil, err
+	}
+	return func(l level, msg string) error {
+		_, err := fmt.Fprintf(journal, "PRIORITY=%d\nSYSLOG_IDENTIFIER=berth\nID=%s\nMESSAGE=%s\n", severities[l], oneLine(id), oneLine(msg))
+		return err
+	}, nil
+}
+
+// openSyslog returns what sends a record to the system's log, under a name.
+func openSyslog(name string) (func(level, string) error, error) {
+	log, err := syslog.New(syslog.LOG_USER, name)
+	if err != nil {
+		return nil, err
+	}
+	send := map[level]func(string) error{levelError: log.Err, levelWarning: log.Warning, levelInfo: log.Info, levelDebug: log.Debug}
+	return func(l level, msg string) error { return send[l](oneLine(msg)) }, nil
 }
 
 // record appends one record to the log, in the form that containerd and podman read: keys level, msg and time.
 func (a *app) record(l level, msg string) {
 	if l > a.level {
+		return
+	}
+	if a.send != nil {
+		if err := a.send(l, msg); err != nil {
+			fmt.Fprintf(a.stderr, "--log: %v: %s\n", err, msg)
+		}
 		return
 	}
 	now := time.Now().Format(time.RFC3339)
@@ -82,9 +118,9 @@ func (a *app) record(l level, msg string) {
 	} else {
 		line = fmt.Sprintf("time=%s level=%s msg=%s", strconv.Quote(now), l.String(), strconv.Quote(oneLine(msg)))
 	}
-	w := a.sink
-	if w == nil {
-		w = a.stderr
+	var w io.Writer = a.stderr
+	if a.sink != nil {
+		w = a.sink
 	}
 	fmt.Fprintln(w, line)
 }
@@ -96,10 +132,10 @@ func (a *app) debugf(format string, args ...any) {
 	}
 }
 
-// fail tells the error that ends a command: to the log and, where that is a file, to standard error as well.
+// fail tells the error that ends a command: to the log and, where that is not standard error, there as well.
 func (a *app) fail(err error) {
 	a.record(levelError, err.Error())
-	if a.sink != nil {
+	if a.sink != nil || a.send != nil {
 		fmt.Fprintln(a.stderr, err)
 	}
 }

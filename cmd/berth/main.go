@@ -38,7 +38,7 @@ func main() {
 	} else {
 		growStack()
 	}
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(2)))
 }
 
 // growStack makes the stack of the calling goroutine as large as a command needs, at once: it has a large frame and does nothing.
@@ -68,9 +68,11 @@ type app struct {
 	root          string
 	log           string
 	logFormat     string
-	// level is the least important level that is logged; sink is where to, nil for standard error.
+	// level is the least important level that is logged. It goes to sink or, by send, to another's log; where both are nil, to standard
+	// error.
 	level level
-	sink  io.Writer
+	sink  *os.File
+	send  func(level, string) error
 	// runtimes is the file that names other runtimes for --runtime-type.
 	runtimes string
 	// rootGiven is whether the caller has said where the containers are.

@@ -53,7 +53,7 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 	}
 	if !keep {
 		if err := p.Delete(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, errors.Join(errDeleted, err))
+			fmt.Fprintln(a.stderr, errors.Join(errDeleted, err))
 		}
 	}
 	return exitCode(status)
@@ -175,7 +175,7 @@ func (t *terminal) attach() error {
 		_, _ = io.Copy(t.master, os.Stdin)
 	}()
 	go func() {
-		_, _ = io.Copy(os.Stdout, t.master) // ends with EIO when the last process that has the terminal open is gone
+		_, _ = io.Copy(stream(1), t.master) // ends with EIO when the last process that has the terminal open is gone
 		close(t.done)
 	}()
 	return nil

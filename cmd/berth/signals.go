@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -25,7 +26,7 @@ type signals struct {
 }
 
 // cancelling are the signals that end a command.
-var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT}
+var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
 // forwarded are the signals that a container's process gets in place of berth: all but those that the kernel keeps (SIGKILL,
 // SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG of the Go scheduler).
@@ -74,11 +75,42 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 		action.flags |= saRestorer
 	}
 	for _, sig := range list {
+		if sig == unix.SIGHUP && hangupIgnored() {
+			continue
+		}
 		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(action)), 0, unsafe.Sizeof(action.mask), 0, 0); errno != 0 {
 			return nil, fmt.Errorf("catch %s: rt_sigaction: %w", unix.SignalName(sig), errno)
 		}
 	}
 	return &signals{fd: p[0]}, nil
+}
+
+// hangupIgnored is whether whoever called has SIGHUP ignored, as nohup(1) does. To catch it would be to get it.
+func hangupIgnored() bool {
+	const ignore = 1 // SIG_IGN
+	var action kernelSigaction
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGHUP), 0, uintptr(unsafe.Pointer(&action)), unsafe.Sizeof(action.mask), 0, 0)
+	return errno == 0 && action.handler == ignore
+}
+
+// stream is a standard stream, by its descriptor, without what os.Stdout and os.Stderr do where nobody reads any more: they end the process
+// (os/signal, SIGPIPE), with a container half made or left alone.
+type stream int
+
+func (s stream) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		k, err := unix.Write(int(s), p[n:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN): // the caller's, who has made it so
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(s), Events: unix.POLLOUT}}, -1)
+		case err != nil:
+			return n, err
+		default:
+			n += k
+		}
+	}
+	return n, nil
 }
 
 // read returns what has come and was not read yet.
@@ -113,7 +145,7 @@ func (s *signals) cancel(parent context.Context) (_ context.Context, stop func()
 			for _, b := range buf[:n] {
 				sig := unix.Signal(b)
 				came = append(came, sig)
-				if sig == unix.SIGTERM || sig == unix.SIGINT {
+				if slices.Contains(cancelling, sig) {
 					cancel(fmt.Errorf("%w by %s", context.Canceled, unix.SignalName(sig)))
 				}
 			}

@@ -70,7 +70,7 @@ func TestEverySignalIsForwarded(t *testing.T) {
 
 // TestSignalEndsCreate: what is being made is undone.
 func TestSignalEndsCreate(t *testing.T) {
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			root, id := host(t)
 			came := filepath.Join(t.TempDir(), "came")
@@ -94,4 +94,123 @@ func TestSignalEndsCreate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// traces are what a container leaves in its root folder and in the cgroup hierarchies.
+func traces(t *testing.T, root, id string) (found []string) {
+	t.Helper()
+	for _, pattern := range []string{root + "/" + id, "/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {
+		names, err := filepath.Glob(pattern)
+		must(t, err)
+		found = append(found, names...)
+	}
+	return found
+}
+
+// TestSignalsMidway: a signal that ends berth while it makes a container leaves a container that is whole, or nothing.
+func TestSignalsMidway(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sleep", "1000"))
+	began := time.Now()
+	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 0, "", "")
+	took := time.Since(began)
+	berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
+	const rounds = 24
+	seen := map[string]int{}
+	for round := range rounds {
+		sig := []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE}[round%4]
+		var stderr bytes.Buffer
+		cmd := exec.Command(program, "--root", root, "create", "--bundle", dir, id)
+		cmd.Stderr = &stderr
+		cmd.WaitDelay = 100 * time.Millisecond
+		must(t, cmd.Start())
+		// Before berth has its handlers a signal ends it, with nothing made: its first step is the container's folder.
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+			if _, err := os.Stat(filepath.Join(root, id)); err == nil {
+				break
+			}
+		}
+		time.Sleep(took * time.Duration(round/4) / rounds) // most of the time is gone by now
+		_ = cmd.Process.Signal(sig)
+		_ = cmd.Wait()
+		if cmd.ProcessState.Sys().(interface{ Signaled() bool }).Signaled() {
+			t.Errorf("%s has ended it: %s", sig, cmd.ProcessState)
+		}
+		code, left := cmd.ProcessState.ExitCode(), traces(t, root, id)
+		switch {
+		case code == 0:
+			seen["made"]++
+			berth(t, "--root", root, "state", id).is(t, 0, `"status": "created"`, "")
+			berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
+		case sig == unix.SIGPIPE:
+			t.Errorf("SIGPIPE: exit code %d: %s", code, stderr.String())
+		default:
+			seen["undone"]++
+			if len(left) > 0 {
+				t.Errorf("%s after %d of %d: it has left %v; %s", sig, round, rounds, left, stderr.String())
+			}
+		}
+	}
+	t.Logf("%v", seen)
+	if seen["undone"] < 2 {
+		t.Errorf("none came midway: %v", seen)
+	}
+}
+
+// TestNobodyReadsTheLog: what is logged into a pipe that nobody reads any more do not end berth on its way.
+func TestNobodyReadsTheLog(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sh", "-c", "exit 3"))
+	r, w, err := os.Pipe()
+	must(t, err)
+	must(t, r.Close())
+	defer w.Close()
+	cmd := exec.Command(program, "--debug", "--root", root, "run", "--bundle", dir, id)
+	cmd.Stderr = w
+	_ = cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code != 3 {
+		t.Errorf("it ended with %s; want exit code 3", cmd.ProcessState)
+	}
+	if left := traces(t, root, id); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestNohup: a hangup that berth is to ignore does not reach its container; one that it is not does.
+func TestNohup(t *testing.T) {
+	for name, want := range map[string]int{"ignored": 7, "heeded": 5} {
+		t.Run(name, func(t *testing.T) {
+			trap := map[string]string{"ignored": "trap '' HUP;"}[name]
+			root, id := host(t)
+			dir := bundle(t, args("sh", "-c", "trap 'exit 5' HUP; echo ready; read line; exit 7"))
+			cmd := exec.Command("sh", "-c", trap+` exec "$0" "$@"`, program, "--root", root, "run", "--bundle", dir, id)
+			stdin, err := cmd.StdinPipe()
+			must(t, err)
+			stdout, err := cmd.StdoutPipe()
+			must(t, err)
+			must(t, cmd.Start())
+			buf := make([]byte, 6)
+			if _, err := stdout.Read(buf); err != nil || string(buf) != "ready\n" {
+				t.Errorf("found %q, %v", buf, err)
+			}
+			must(t, cmd.Process.Signal(unix.SIGHUP))
+			time.Sleep(200 * time.Millisecond)
+			_, _ = stdin.Write([]byte("go\n"))
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != want {
+				t.Errorf("it ended with %s; want exit code %d", cmd.ProcessState, want)
+			}
+		})
+	}
+}
+
+// TestIgnoredSignals: what the caller ignores is no business of the container's, and the end of its process is noticed all the same.
+func TestIgnoredSignals(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("sh", "-c", "grep SigIgn /proc/self/status; exit 6"))
+	script := `trap '' HUP INT QUIT PIPE USR1 CHLD TERM; exec "$0" --root "$1" `
+	call(t, exec.Command("sh", "-c", script+`run --bundle "$2" "$3"`, program, root, dir, id)).is(t, 6, "SigIgn:\t0000000000000000\n", "")
+	sleeping := bundle(t, args("sleep", "1000"))
+	berth(t, "--root", root, "run", "--detach", "--bundle", sleeping, id).is(t, 0, "", "")
+	call(t, exec.Command("sh", "-c", script+`exec "$2" sh -c 'grep SigIgn /proc/self/status; exit 5'`, program, root, id)).is(t, 5, "SigIgn:\t0000000000000000\n", "")
 }

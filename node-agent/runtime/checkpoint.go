@@ -393,8 +393,31 @@ func writeDescriptors(pid int, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, descriptorsFile), data, 0o600); err != nil {
+	if err := replaceFile(filepath.Join(dir, descriptorsFile), descriptorsFile+".new", data, 0o600); err != nil {
 		return fmt.Errorf("--image-path: %w", err)
+	}
+	return nil
+}
+
+// checkImages looks at a folder that criu is to restore from, and whose files may be a stranger's: a symbolic link in it would have criu,
+// as root, map a file of the host into the container, or write its log over one.
+func checkImages(o CriuOptions) error {
+	entries, err := os.ReadDir(o.ImagePath)
+	if err != nil {
+		return fmt.Errorf("--image-path: %w", err)
+	}
+	const parent = "parent" // the images of the pre-dump, which criu finds so
+	for _, e := range entries {
+		if !e.Type().IsRegular() && !e.IsDir() && e.Name() != parent {
+			return fmt.Errorf("--image-path: %s: found something other than a regular file", filepath.Join(o.ImagePath, e.Name()))
+		}
+	}
+	// Others have files in the folder of the logs too.
+	for _, name := range []string{restoreLog, "stats-restore"} {
+		file := filepath.Join(o.WorkPath, name)
+		if st, err := os.Lstat(file); o.WorkPath != "" && err == nil && !st.Mode().IsRegular() {
+			return fmt.Errorf("--work-path: %s: found something other than a regular file", file)
+		}
 	}
 	return nil
 }
@@ -439,6 +462,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 	}()
 	for _, step := range []func(context.Context) error{
 		m.readConfig,
+		func(context.Context) error { return m.withoutProcess(true) }, // refuses it
 		func(context.Context) error { return m.reserve(id) },
 		m.refuseNetDevices,
 		func(context.Context) error { return m.makeCgroup(id) },
@@ -529,6 +553,9 @@ func (m *maker) restore(ctx context.Context, o RestoreOptions) error {
 }
 
 func (m *maker) restoreCall(o RestoreOptions) (_ *criuCall, err error) {
+	if err := checkImages(o.CriuOptions); err != nil {
+		return nil, err
+	}
 	c, err := newCriuCall(o.CriuOptions, m.spec.Annotations, restoreLog)
 	if err != nil {
 		return nil, err

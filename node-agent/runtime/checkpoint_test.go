@@ -220,6 +220,28 @@ func TestCheckpointFailures(t *testing.T) {
 	has(err, "something other than a regular file")
 	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
 	w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
+	// Links of a stranger's archive: criu would write through one and read through the other, as root.
+	victim := filepath.Join(w.dir, "victim")
+	w.must(os.WriteFile(victim, []byte("the host's"), 0o600))
+	work := filepath.Join(w.dir, "work")
+	w.must(os.Mkdir(work, 0o700))
+	withWork := restore
+	withWork.WorkPath = work
+	for file, o := range map[string]RestoreOptions{filepath.Join(images, restoreLog): restore, filepath.Join(images, "pages-1.img"): restore, filepath.Join(work, restoreLog): withWork} {
+		w.must(os.Symlink(victim, file))
+		_, err = w.rt.Restore(background, w.id+"r", o)
+		has(err, file+": found something other than a regular file")
+		w.must(os.Remove(file))
+	}
+	if data, err := os.ReadFile(victim); err != nil || string(data) != "the host's" {
+		t.Errorf("the host's file has now %q, %v", data, err)
+	}
+	noProcess := w.sh("true")
+	noProcess.Process = nil
+	w.save(noProcess)
+	_, err = w.rt.Restore(background, w.id+"r", restore)
+	has(err, "process: found nothing")
+	w.save(w.spec("/bin/sleep", "1000"))
 	_, err = w.rt.Restore(background, w.id+"r", restore)
 	has(err, "restore container", "criu failed")
 	if _, err := w.rt.State(background, w.id+"r"); err == nil {

@@ -119,7 +119,9 @@ type maker struct {
 	inputs map[plan.Input]int
 	// nulls are the standard streams that are /dev/null.
 	nulls []int
-	close []*os.File
+	// streams are those that are not.
+	streams []*os.File
+	close   []*os.File
 	// copies is the other end of plan.InputCopyUp.
 	copies *os.File
 	cgroup int // descriptor of the v2 folder
@@ -201,6 +203,9 @@ func (m *maker) readConfig(context.Context) error {
 	}
 	if err := faults.Err(); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
+	}
+	if spec.Linux == nil {
+		return fmt.Errorf("%s: %w", file, plan.ErrNoLinux)
 	}
 	m.spec, m.config = spec, data
 	m.r.debugf("%s: read %d bytes, ociVersion %s", file, len(data), spec.Version)
@@ -318,10 +323,13 @@ func (m *maker) openStreams(ctx context.Context) error {
 			}
 			if isNull(f) {
 				m.nulls = append(m.nulls, i)
-			} else if uid := hostUID(m.spec); uid != 0 {
-				giveAway(f, uid)
+			} else {
+				m.streams = append(m.streams, f)
 			}
 			m.inputs[inputs[i]] = int(f.Fd())
+		}
+		if joinedUserNamespace(m.spec) < 0 {
+			m.giveStreams()
 		}
 	}
 	if m.spec.Process.Terminal {
@@ -364,6 +372,15 @@ func hostUID(spec *specs.Spec) uint32 {
 		}
 	}
 	return uid
+}
+
+// giveStreams gives the process's streams to its user, once it is known who that is on the host.
+func (m *maker) giveStreams() {
+	if uid := hostUID(m.spec); uid != 0 {
+		for _, f := range m.streams {
+			giveAway(f, uid)
+		}
+	}
 }
 
 // giveAway lets the container's user open its own standard stream again, as through /dev/stdout. A stream that has no
@@ -422,6 +439,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 		ID: id, Bundle: m.o.Bundle, Rootfs: m.rec.Rootfs, NoProgram: m.rec.NoProgram, Result: !run, PreserveFDs: m.o.PreserveFDs,
 		NullStreams: m.nulls, NoPivot: m.o.NoPivot, NoNewKeyring: m.o.NoNewKeyring, PlainNewlines: m.o.PlainNewlines, CgroupPaths: m.group.HostPaths(), StartHooks: run, DefaultNoFile: defaultNoFile(),
 	}
+	if err := checkSysctl(m.spec); err != nil {
+		return err
+	}
 	if m.o.NoPivot {
 		if o.KernelMounts, err = kernelMounts(m.rec.Rootfs); err != nil {
 			return err
@@ -444,6 +464,9 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	}
 	for _, w := range m.plan.Warnings {
 		m.r.warn(w)
+	}
+	if m.r.change != nil {
+		m.r.change(m.plan)
 	}
 	m.r.debugf("container %s: the plan has %d steps (`berth plan` prints them)", id, len(m.plan.Steps))
 	return m.openMounts(ctx)
@@ -551,6 +574,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 			return m.group.Attach(pid)
 		case plan.SyncIDMap:
 			return prepareUserNamespace(m.spec, pid)
+		case plan.SyncJoined:
+			return m.learnUserNamespace(pid)
 		case plan.SyncNetDevices:
 			return m.moveNetDevices(pid)
 		case plan.SyncCopyUp:
@@ -611,12 +636,7 @@ func sendPidfd(ctx context.Context, socket string, pidfd int) error {
 
 // writePidFile replaces a pid file atomically: decimal, no newline, as clients of runc expect.
 func writePidFile(path string, pid int) error {
-	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:gosec // a pid is no secret, and engines read the file as other users
-		return fmt.Errorf("--pid-file: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
-		_ = os.Remove(temp)
+	if err := replaceFile(path, "."+filepath.Base(path)+".new", []byte(strconv.Itoa(pid)), 0o644); err != nil { // a pid is no secret, and engines read the file as other users
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	return nil

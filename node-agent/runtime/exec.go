@@ -143,6 +143,12 @@ func (x *execution) prepare(ctx context.Context, id string) error {
 	if err := x.openStreams(ctx); err != nil {
 		return err
 	}
+	if joinedUserNamespace(x.spec) >= 0 {
+		if err := x.readMappings(rec.PID); err != nil {
+			return err
+		}
+		x.giveStreams()
+	}
 	return x.makePlan(ctx)
 }
 
@@ -235,6 +241,9 @@ func (x *execution) makePlan(ctx context.Context) error {
 	}
 	for _, w := range x.plan.Warnings {
 		x.r.warn(w)
+	}
+	if x.r.change != nil {
+		x.r.change(x.plan)
 	}
 	return nil
 }

@@ -384,6 +384,63 @@ func TestIntelRdt(t *testing.T) {
 	w.missing(own)
 }
 
+// TestSysctlOfTheHost: a namespace that is joined by its path may be the host's.
+func TestSysctlOfTheHost(t *testing.T) {
+	w := newWorld(t)
+	for kind, key := range map[string]string{"net": "net.ipv4.ip_forward", "ipc": "kernel.msgmax", "uts": "kernel/domainname"} {
+		spec := w.sh("true")
+		for i, n := range spec.Linux.Namespaces {
+			if strings.HasPrefix(string(n.Type), kind) {
+				spec.Linux.Namespaces[i].Path = "/proc/self/ns/" + kind
+			}
+		}
+		if kind == "uts" {
+			spec.Hostname = ""
+		}
+		file := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
+		data, err := os.ReadFile(file)
+		w.must(err)
+		spec.Linux.Sysctl = map[string]string{key: strings.TrimSpace(string(data))}
+		w.fails(spec, fmt.Sprintf("linux.sysctl[%q]: found a parameter of the host's", key))
+		if kind == "net" {
+			spec.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242"} // of another, which is the container's own
+			spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" || m.Type == "cgroup" })
+			spec.Process.Args[2] = "cat /proc/sys/kernel/msgmax"
+			w.prints(spec, "4242\n")
+		}
+	}
+}
+
+// TestDevicesElsewhere: what cannot be had as the document says fails or is told.
+func TestDevicesElsewhere(t *testing.T) {
+	w := newWorld(t)
+	device := func(path string, major, minor int64) specs.LinuxDevice {
+		return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: ptr(os.FileMode(0o600))}
+	}
+	// In a user namespace it is the host's node that is shown.
+	spec := w.inUserNamespace(w.sh("stat -c %t:%T /dev/full"))
+	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/full", 1, 7)}
+	w.prints(spec, "1:7\n")
+	if !slices.ContainsFunc(w.warned, func(s string) bool {
+		return strings.Contains(s, "linux.devices[0]: in a user namespace the host's /dev/full is shown")
+	}) {
+		t.Errorf("warned: %q", w.warned)
+	}
+	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/full", 1, 5)}
+	w.fails(spec, "linux.devices[0] (/dev/full)", "in a user namespace what the host has there, is another file")
+	// A /dev that is bind mounted is another's to fill.
+	dev := filepath.Join(w.dir, "dev")
+	w.must(os.Mkdir(dev, 0o755))
+	spec = w.sh("ls /dev; stat -c %t:%T:%a /x/device")
+	spec.Mounts[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: dev, Options: []string{"bind"}}
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev/") })
+	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/a", 1, 3), device("/x/device", 1, 5), device("/dev/b", 1, 7)}
+	w.prints(spec, "1:5:600\n")
+	if !slices.ContainsFunc(w.warned, func(s string) bool { return strings.Contains(s, "linux.devices: 2 of them are below /dev") }) {
+		t.Errorf("warned: %q", w.warned)
+	}
+}
+
 // TestIntelRdtUndone: where the launch fails, the groups go; one that a closID names stays.
 func TestIntelRdtUndone(t *testing.T) {
 	w := newWorld(t)

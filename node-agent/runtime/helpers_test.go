@@ -127,8 +127,9 @@ func (w *world) leftovers() string {
 	var open []string
 	for _, fd := range fds {
 		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
-		// Go has an epoll descriptor, and the library of cgroups one of the hierarchies' folder, for good.
-		if !strings.HasPrefix(target, "anon_inode:") && !strings.HasPrefix(target, "/proc/") && target != "/sys/fs/cgroup" {
+		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' folder, for good; the folder is what is
+		// being read. Pidfds and detached mounts count.
+		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" && target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			open = append(open, target)
 		}
 	}

@@ -108,11 +108,19 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	if after := contents(); after != before {
 		t.Errorf("outside, before:\n%s\nand after:\n%s", before, after)
 	}
-	// A link that leads nowhere is no place to mount on, and nothing is made where it points to.
-	w.must(os.Symlink("/made/by/link", w.file("/dangling")))
-	spec = w.sh("true")
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dangling", Type: "bind", Source: source, Options: []string{"rbind"}})
-	w.fails(spec, "mounts[7] (/dangling): ")
+	// What a link leads to that is not there is made inside, like any other place, and nowhere else.
+	nowhere := filepath.Join(w.dir, "made/by/link")
+	for name, target := range map[string]string{"/dangling": nowhere, "/climbing": "../../../../../../../../../.." + nowhere + "2"} {
+		w.must(os.Symlink(target, w.file(name)))
+		spec = w.sh("ls " + nowhere + "* | tail -n 1")
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: name, Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}})
+		if out, _, err := w.try(spec); err != nil || !strings.Contains(out, "source") {
+			t.Errorf("%s: it printed %q, %v", name, out, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(w.dir, "made")); err == nil {
+		t.Error("the link's target was made on the host")
+	}
 }
 
 // TestWorkingDirectoryIsADescriptor: CVE-2024-21626.
@@ -131,10 +139,26 @@ func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	w.fails(spec, "process.cwd: ")
 }
 
-// TestPasswdIsAFifo does not hang, nor does one of endless size or a link to the host's.
+// TestPasswd: one that is a fifo hangs nothing, nor does one of endless size or a link to the host's; and nothing is taken from any of them.
 func TestPasswd(t *testing.T) {
 	for name, make := range map[string]func(w *world, path string) error{
-		"fifo":   func(_ *world, path string) error { return unix.Mkfifo(path, 0o666) },
+		"fifo": func(_ *world, path string) error { return unix.Mkfifo(path, 0o666) },
+		// One that somebody has open, and has written to: it would be read, or waited for.
+		"open fifo": func(w *world, path string) error {
+			if err := unix.Mkfifo(path, 0o666); err != nil {
+				return err
+			}
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err == nil {
+				w.t.Cleanup(func() { f.Close() })
+				_, err = f.WriteString("root:x:0:0::/stolen:/bin/sh\n")
+			}
+			return err
+		},
+		"huge": func(_ *world, path string) error {
+			line := "u:x:77:77::/home:/bin/sh\n"
+			return os.WriteFile(path, []byte(strings.Repeat(line, maxPasswd/len(line)+1)+"root:x:0:0::/stolen:/bin/sh\n"), 0o644)
+		},
 		"folder": func(_ *world, path string) error { return os.Mkdir(path, 0o755) },
 		"device": func(_ *world, path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
 		"outside": func(w *world, path string) error {

@@ -137,6 +137,23 @@ func TestDeviceRules(t *testing.T) {
 	}
 }
 
+// TestMemoryLimitOfOneMiB: a container's own making costs it no more memory than that.
+func TestMemoryLimitOfOneMiB(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("echo started")
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(1 << 20))}
+	for range 5 {
+		w.prints(spec, "started\n")
+	}
+	spec = w.spec("sleep", "1000")
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(1 << 20))}
+	w.start(spec)
+	if got := w.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"); got != "1048576" {
+		t.Errorf("the limit is %s", got)
+	}
+	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "joined"}, Cwd: "/"}}, "joined\n")
+}
+
 func TestMemoryLimitTooLow(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

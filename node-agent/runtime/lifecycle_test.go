@@ -271,6 +271,10 @@ func TestBadBundle(t *testing.T) {
 	w.must(os.Remove(config))
 	w.must(os.WriteFile(config, []byte("{"), 0o600))
 	try("config.json")
+	w.must(os.Truncate(config, MaxConfig+1))
+	try("found more than 16777216 bytes")
+	w.must(os.WriteFile(config, []byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"}}`), 0o600))
+	try("linux: found nothing; a Linux container needs this section")
 	spec := w.sh("true")
 	spec.Root.Path = "nonexistent"
 	w.save(spec)

@@ -115,9 +115,9 @@ func TestRacedRoot(t *testing.T) {
 		"masked": func(s *specs.Spec) {
 			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = []string{"/swap/masked", "/swap/file"}, []string{"/swap"}
 		},
-		"dots": func(s *specs.Spec) {
-			mounted(s, specs.Mount{Destination: "/swap/../../../.." + outside + "/dots", Type: "tmpfs", Source: "tmpfs"},
-				specs.Mount{Destination: "../../../.." + outside + "/relative", Type: "tmpfs", Source: "tmpfs"})
+		"nested": func(s *specs.Spec) {
+			mounted(s, specs.Mount{Destination: "/swap/n", Type: "tmpfs", Source: "tmpfs"},
+				specs.Mount{Destination: "/swap/n/file", Type: "bind", Source: w.file("/bin/busybox"), Options: []string{"bind"}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -157,6 +157,31 @@ func TestRacedKernelFilesystems(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes do to the place meanwhile.
+func TestRacedLiveMounts(t *testing.T) {
+	w := newWorld(t)
+	outside, contents := w.outside()
+	before := contents()
+	for _, dir := range []string{"/swap", outside} {
+		w.must(os.MkdirAll(w.file(dir), 0o755))
+	}
+	w.must(os.Symlink("../../../../../../../../.."+outside, w.file("/link")))
+	w.must(os.Symlink("/proc/self/fd/3", w.file("/magic")))
+	s := w.start(w.sleeping(nil))
+	w.exchange(w.file("/"), [2]string{"swap", "link"}, [2]string{"swap", "magic"})
+	m := []specs.Mount{{Destination: "/swap/a/b", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/swap/c", Type: "bind", Source: outside, Options: []string{"rbind", "ro"}}}
+	rounds(t, 100, 5*time.Second, func() bool {
+		err := w.rt.AddMounts(background, w.id, m)
+		if after := contents(); after != before {
+			t.Errorf("outside, before:\n%s\nand after:\n%s", before, after)
+		}
+		return err == nil
+	})
+	if err := unix.Kill(s.PID, 0); err != nil {
+		t.Errorf("the container: %v", err)
+	}
 }
 
 // TestRacedNull: CVE-2025-31133: the image's /dev/null is another file at times, and masks what it should with none of them.

@@ -98,7 +98,7 @@ func (r *Runtime) load(id string) (*record, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	data, err := readBounded(filepath.Join(r.dir(id), stateFile), maxState)
+	data, err := ReadOwn(filepath.Join(r.dir(id), stateFile), maxState)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNotExist
 	}
@@ -137,13 +137,29 @@ func (r *Runtime) save(rec *record) error {
 		return fmt.Errorf("state of container %s: %w", rec.ID, err)
 	}
 	file := filepath.Join(r.dir(rec.ID), stateFile)
-	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
-		return fmt.Errorf("write the state of container %s: %w", rec.ID, err)
-	}
-	if err := os.Rename(file+".new", file); err != nil {
+	if err := replaceFile(file, stateFile+".new", data, 0o600); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", rec.ID, err)
 	}
 	return nil
+}
+
+// replaceFile replaces a file atomically by way of another in its folder. What somebody else has put in the other's place is never
+// written to: in a folder of all it might be a link to any file.
+func replaceFile(file, temp string, data []byte, mode os.FileMode) error {
+	temp = filepath.Join(filepath.Dir(file), temp)
+	_ = os.Remove(temp) // of one who was killed; if it cannot be removed, it cannot be made either
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, file)
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+	}
+	return err
 }
 
 // processState is the third field of /proc/PID/stat, such as 'Z', and the start time; state 0 is no such process.

@@ -38,9 +38,30 @@ func (r *Runtime) makeRoot() error {
 	if err := os.MkdirAll(r.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
+	if err := CheckRoot(r.root); err != nil {
+		return err
+	}
 	if r.sticky {
 		if err := os.Chmod(r.root, 0o700|os.ModeSticky); err != nil {
 			return fmt.Errorf("--root: %w", err)
+		}
+	}
+	return nil
+}
+
+// CheckRoot refuses a root folder in which another user could exchange what this one makes there.
+func CheckRoot(dir string) error {
+	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} { // of a symbolic link and of what it leads to
+		var st unix.Stat_t
+		if err := stat(dir, &st); err != nil {
+			return fmt.Errorf("--root: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
+		}
+		if own := uint32(os.Geteuid()); st.Uid != own && st.Uid != 0 {
+			return fmt.Errorf("--root: %s belongs to user %d; allowed is a folder of user %d or of root", dir, st.Uid, own)
+		}
+		strangers := st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != uint32(os.Getegid()) && st.Gid != 0
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR && strangers && st.Mode&unix.S_ISVTX == 0 {
+			return fmt.Errorf("--root: others may write to %s (mode %#o); allowed is a folder that only its owner may write to, or one with the sticky bit", dir, st.Mode&0o7777)
 		}
 	}
 	return nil

@@ -165,6 +165,61 @@ func TestPlainUserWithoutCgroup(t *testing.T) {
 	}
 }
 
+// userNamespace is the path of a user namespace of the plain user's, which is there as long as the test.
+func (w *world) userNamespace() string {
+	w.t.Helper()
+	cmd := exec.Command("unshare", "--user", "--map-root-user", "sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: plainID, Gid: plainID}}
+	w.must(cmd.Start())
+	w.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	w.await("the mappings", func() bool {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/gid_map", cmd.Process.Pid))
+		return err == nil && len(data) > 0
+	})
+	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
+}
+
+// TestPlainUserListenerAndClocks: in a new user namespace and in one that is joined, the runtime of a plain user gets the seccomp listener
+// of its child, and the child sets its clocks.
+func TestPlainUserListenerAndClocks(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		for _, noNewPrivileges := range []bool{false, true} {
+			t.Run(fmt.Sprintf("joined %v, no new privileges %v", joined, noNewPrivileges), func(t *testing.T) {
+				w := newWorld(t)
+				a := w.agent()
+				w.must(os.Chmod(filepath.Dir(filepath.Dir(a.path)), 0o755))
+				w.must(os.Chmod(filepath.Dir(a.path), 0o755))
+				w.must(os.Chmod(a.path, 0o777))
+				spec := w.sh("mkdir /made 2> /out; cat /proc/self/timens_offsets >> /out; exit 0")
+				spec.Process.NoNewPrivileges = noNewPrivileges
+				spec.Linux.Seccomp = notifying(a, "mkdir", "mkdirat", "prctl", "close")
+				spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+				spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 77}}
+				w.plain(spec)
+				if joined {
+					spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
+					spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = w.userNamespace()
+				}
+				w.save(spec)
+				w.must(os.Chown(filepath.Join(w.bundle(), "config.json"), plainID, plainID))
+				if out, err := w.asPlainUser(""); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				data, err := os.ReadFile(w.file("/out"))
+				if got := strings.Fields(string(data)); err != nil || strings.Join(got, " ") != "mkdir: can't create directory '/made': Inappropriate ioctl for device monotonic 0 0 boottime 77 0" {
+					t.Errorf("found %q, %v", data, err)
+				}
+				if state := <-a.states; state.Metadata != "some metadata" || state.State.ID != w.id {
+					t.Errorf("the container process state is %+v", state)
+				}
+			})
+		}
+	}
+}
+
 // TestRootOfUserNamespace: as rootless podman runs it, berth is root of a user namespace that it has not made: it cannot make
 // devices, and its containers need no user namespace of their own.
 func TestRootOfUserNamespace(t *testing.T) {

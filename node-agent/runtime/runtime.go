@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
@@ -54,6 +55,8 @@ type Runtime struct {
 	host  hostCache
 
 	deadline time.Duration
+	// change is nil but in tests, which have steps of a plan fail.
+	change func(*plan.Plan)
 	// resctrl is nil where it has to be looked for.
 	resctrl *resctrl.FS
 	// rootless is nil where nobody has said.
@@ -411,8 +414,15 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	return fmt.Errorf("remove the state of container %s: %w", id, err)
 }
 
+// removeDir removes the folder of a container, the record last: where this is cut short the container is still there to be deleted. It needs no
+// descriptor for what is of ours, since there may be none left.
 func (r *Runtime) removeDir(id string) error {
-	if err := os.RemoveAll(r.dir(id)); err != nil {
+	dir := r.dir(id)
+	for _, name := range []string{configFile, newFIFO, startFIFO, resultFIFO, notifyFolder, restoreRoot, stateFile + ".new"} {
+		_ = os.RemoveAll(filepath.Join(dir, name))
+	}
+	_ = unix.Unlink(filepath.Join(dir, stateFile))
+	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove the state of container %s: %w", id, err)
 	}
 	return nil
@@ -459,16 +469,34 @@ func ReadNamed(file string) ([]byte, error) {
 }
 
 // readBounded reads a regular file of at most so many bytes.
-func readBounded(file string, most int64) ([]byte, error) {
+func readBounded(file string, most int64) ([]byte, error) { return readFile(file, most, 0, nil) }
+
+// ReadOwn does so for a file that this process's user has made, and nobody else, and that is no link: a record says what to execute.
+func ReadOwn(file string, most int64) ([]byte, error) {
+	return readFile(file, most, unix.O_NOFOLLOW, func(st *unix.Stat_t) error {
+		if st.Uid != uint32(os.Geteuid()) {
+			return fmt.Errorf("%s: it belongs to user %d, and is read for user %d", file, st.Uid, os.Geteuid())
+		}
+		return nil
+	})
+}
+
+func readFile(file string, most int64, flags int, check func(*unix.Stat_t) error) ([]byte, error) {
 	// A fifo in the place of the file must not hang the reader.
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), file)
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, fmt.Errorf("%s: found something other than a regular file", file)
+	}
+	if check != nil {
+		if err := check(&st); err != nil {
+			return nil, err
+		}
 	}
 	return readAll(f, most)
 }

@@ -114,6 +114,33 @@ func TestUpdateMemory(t *testing.T) {
 }
 
 // TestUpdateUndone: where one of several limits cannot be set, none has changed.
+// TestUpdateOOMKiller: it is enabled again by what says that it is not disabled, unless the update fails. Cgroup v2 has it enabled always.
+func TestUpdateOOMKiller(t *testing.T) {
+	if unified() {
+		t.Skip("cgroup v2 has no way to disable the OOM killer")
+	}
+	w := newWorld(t)
+	spec := w.spec("sleep", "1000")
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{DisableOOMKiller: ptr(true)}
+	w.start(spec)
+	disabled := func(want string) {
+		t.Helper()
+		if got, _, _ := strings.Cut(w.cgroupFile("memory", "memory.oom_control", ""), "\n"); got != "oom_kill_disable "+want {
+			t.Errorf("found %s; want %s", got, want)
+		}
+	}
+	disabled("1")
+	enable := specs.LinuxResources{Memory: &specs.LinuxMemory{DisableOOMKiller: ptr(false)}}
+	bad := enable
+	bad.CPU = &specs.LinuxCPU{Cpus: "4095"}
+	if err := w.rt.Update(background, w.id, Update{Resources: &bad}); err == nil {
+		t.Error("a processor that there is not was taken")
+	}
+	disabled("1")
+	w.must(w.rt.Update(background, w.id, Update{Resources: &enable}))
+	disabled("0")
+}
+
 func TestUpdateUndone(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("sleep 1000")

@@ -4,7 +4,10 @@ package runtime
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -47,4 +50,58 @@ func (m *maker) causeInUserNamespace(step *launch.StepError) string {
 		}
 	}
 	return ""
+}
+
+// joinedUserNamespace is the index in linux.namespaces of a user namespace that is another's, -1 without one.
+func joinedUserNamespace(spec *specs.Spec) int {
+	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
+}
+
+// learnUserNamespace does what waits for the mappings of a user namespace that the child has joined. Those of the document, which engines
+// may have copied from there, have to be the same: no others could be had.
+func (m *maker) learnUserNamespace(pid int) error {
+	said := [2][]specs.LinuxIDMapping{m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings}
+	if err := m.readMappings(pid); err != nil {
+		return err
+	}
+	for i, real := range [2][]specs.LinuxIDMapping{m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings} {
+		if len(said[i]) > 0 && !sameMappings(said[i], real) {
+			return fmt.Errorf("%s: found %v; the user namespace of linux.namespaces[%d].path has %v: leave the mappings out, or say the same",
+				[2]string{"linux.uidMappings", "linux.gidMappings"}[i], said[i], joinedUserNamespace(m.spec), real)
+		}
+	}
+	raiseLimits(m.spec, pid)
+	m.giveStreams()
+	return m.group.Delegate(m.spec)
+}
+
+// readMappings puts the mappings that a process's user namespace has into the document.
+func (m *maker) readMappings(pid int) error {
+	for _, f := range []struct {
+		name string
+		into *[]specs.LinuxIDMapping
+	}{{"uid_map", &m.spec.Linux.UIDMappings}, {"gid_map", &m.spec.Linux.GIDMappings}} {
+		file := "/proc/" + strconv.Itoa(pid) + "/" + f.name
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("linux.namespaces[%d].path: %w", joinedUserNamespace(m.spec), err)
+		}
+		*f.into = nil
+		for line := range strings.Lines(string(data)) {
+			var id specs.LinuxIDMapping
+			if _, err := fmt.Sscan(line, &id.ContainerID, &id.HostID, &id.Size); err != nil {
+				return fmt.Errorf("%s: found %q; want three numbers: %w", file, line, err)
+			}
+			*f.into = append(*f.into, id)
+		}
+	}
+	return nil
+}
+
+// sameMappings is whether two lists map the same ids, in whatever order.
+func sameMappings(a, b []specs.LinuxIDMapping) bool {
+	sorted := func(l []specs.LinuxIDMapping) []specs.LinuxIDMapping {
+		return slices.SortedFunc(slices.Values(l), func(x, y specs.LinuxIDMapping) int { return int(int64(x.ContainerID) - int64(y.ContainerID)) })
+	}
+	return slices.Equal(sorted(a), sorted(b))
 }

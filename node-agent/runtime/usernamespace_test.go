@@ -98,3 +98,28 @@ func TestJoinUserNamespace(t *testing.T) {
 	defer func() { w.id = id }()
 	w.prints(spec, host+"\n")
 }
+
+// TestMappingsOfAJoinedUserNamespace: they are that namespace's. What the document says of them has to be so, and the process's streams
+// belong to its user by them, as does what is executed later.
+func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
+	id := w.id
+	w.id += "-2"
+	defer func() { w.id = id }()
+	spec := w.sh("echo again > /proc/self/fd/1; stat -L -c %u:%F /proc/self/fd/1")
+	spec.Process.User.UID = 7
+	spec.Linux.CgroupsPath, spec.Mounts = "/"+w.id, spec.Mounts[:4]
+	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "user", Path: fmt.Sprintf("/proc/%d/ns/user", first.PID)}}
+	w.prints(spec, "again\n7:fifo\n")
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: mappedBase, Size: 65536}}
+	spec.Linux.GIDMappings = spec.Linux.UIDMappings
+	w.prints(spec, "again\n7:fifo\n")
+	spec.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: mappedBase + 1, Size: 65536}}
+	w.fails(spec, "linux.gidMappings: found [{0 100001 65536}]; the user namespace of linux.namespaces[3].path has [{0 100000 65536}]")
+	spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
+	spec.Process.Args, spec.Process.User.UID = []string{"sleep", "1000"}, 0
+	second := w.start(spec)
+	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo again > /proc/self/fd/1; id -u"}, Cwd: "/", User: specs.User{UID: 9}}}, "again\n9\n")
+	w.end(w.id, second.PID)
+}

@@ -209,8 +209,16 @@ func FuzzJSON(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(document)
+		// What is in it is of the form that `exec --process` reads.
+		var parts struct{ Process json.RawMessage }
+		if err := json.Unmarshal(document, &parts); err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte(parts.Process))
 	}
 	for _, s := range []string{
+		`{"args":["a"],"cwd":"/","user":{"uid":1,"umask":18,"additionalGids":[2]},"scheduler":{"policy":"SCHED_DEADLINE","runtime":1,"deadline":2,"period":3},
+			"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9},"execCPUAffinity":{"initial":"0-","final":"3,1-2"},"rlimits":[{"type":"RLIMIT_CPU","soft":2,"hard":1}],"consoleSize":{"height":1}}`,
 		`{"ociVersion":"1.0.0","root":{"path":1},"mounts":[{"options":[1,{}]}],"process":[]}`,
 		`{"linux":{"sysctl":{"net/..":"1","a\u002eb":"2"},"uidMappings":[{"size":1},{"size":4294967295}],"timeOffsets":{"x":{}}}}`,
 		`{"a":{"a":{"a":[[[{"b":"\ud800"}]]]}}}`, `{"a`, `{"hooks":{"poststop":[{"timeout":-1}]}}`, "{\"\xff\":1}",
@@ -237,6 +245,18 @@ func FuzzJSON(f *testing.F) {
 				}
 			}
 		}
-		_, _ = validate.ProcessJSON(document, validate.Options{})
+		process, faults := validate.ProcessJSON(document, validate.Options{})
+		if process == nil && faults.Err() == nil {
+			t.Fatal("no process and no error")
+		}
+		if process != nil && faults.Err() == nil {
+			again, err := json.Marshal(process)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, faults := validate.ProcessJSON(again, validate.Options{}); faults.Err() != nil {
+				t.Fatalf("a process accepted, and refused when written out again: %v", faults)
+			}
+		}
 	})
 }

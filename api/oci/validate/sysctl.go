@@ -77,6 +77,16 @@ func SysctlFile(key string) (string, bool) {
 	return file, true
 }
 
+// SysctlNamespace returns the type of the namespace that a key of linux.sysctl
+// belongs to, or "" if it is the host's or names no parameter.
+func SysctlNamespace(key string) specs.LinuxNamespaceType {
+	file, ok := SysctlFile(key)
+	if !ok {
+		return ""
+	}
+	return sysctlNamespace(file)
+}
+
 // sysctlNamespace returns the type of the namespace that a file below
 // /proc/sys belongs to, or "" if it is the host's: namespaces(7),
 // ipc_namespaces(7), network_namespaces(7), uts_namespaces(7), and

@@ -14,30 +14,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delegate is the user of the host that may divide the container's cgroup further, -1 for none: the root of a container with a
-// user namespace that gets a cgroup namespace and its hierarchy writable, as in runc.
+// delegate is the user of the host that may divide the container's cgroup further, -1 for none: the one of process.user, where the
+// container gets a cgroup namespace of its own and its hierarchy writable (config-linux.md, Cgroup ownership). In a user namespace
+// whose mappings are not known it is none.
 func delegate(spec *specs.Spec) int {
-	var user, cgroup, writable bool
+	var user, cgroup bool
 	for _, n := range spec.Linux.Namespaces {
 		user = user || n.Type == specs.UserNamespace
-		cgroup = cgroup || n.Type == specs.CgroupNamespace
+		cgroup = cgroup || n.Type == specs.CgroupNamespace && n.Path == ""
 	}
-	for _, m := range spec.Mounts {
-		if m.Type != "cgroup" && m.Type != "cgroup2" {
-			continue
-		}
-		writable = !slices.Contains(m.Options, "ro")
-	}
-	if !user || !cgroup || !writable {
+	writable := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
+		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == Root && !slices.Contains(m.Options, "ro")
+	})
+	if !cgroup || !writable || spec.Process == nil {
 		return -1
 	}
+	uid := spec.Process.User.UID
+	if !user {
+		return int(uid)
+	}
 	for _, m := range spec.Linux.UIDMappings {
-		if m.ContainerID == 0 && m.Size > 0 {
-			return int(m.HostID)
+		if uid >= m.ContainerID && uid-m.ContainerID < m.Size {
+			return int(m.HostID + (uid - m.ContainerID))
 		}
 	}
 	return -1
 }
+
+// Delegate gives a cgroup that is there to whom the document has it delegated to, once the mappings of the container's user namespace
+// are known.
+func (g *Group) Delegate(spec *specs.Spec) error {
+	g.owner = delegate(spec)
+	return g.giveAway()
+}
+
+// delegated are the files that a delegate gets where the kernel does not say (config-linux.md, Cgroup ownership).
+const delegated = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n"
 
 // giveAway makes the delegate own the folder of version 2 and the files that /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup
 // delegation). Cgroups of version 1 are never handed to a container.
@@ -47,6 +59,9 @@ func (g *Group) giveAway() error {
 	}
 	dir := g.paths[""]
 	list, err := os.ReadFile("/sys/kernel/cgroup/delegate")
+	if errors.Is(err, os.ErrNotExist) {
+		list, err = []byte(delegated), nil
+	}
 	if err != nil {
 		return fmt.Errorf("linux.cgroupsPath: %w", err)
 	}

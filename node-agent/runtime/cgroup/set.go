@@ -84,6 +84,11 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 	if err := g.limitTCP(r); err != nil {
 		return blame(err, files)
 	}
+	if dir := g.oomControl(r); dir != "" {
+		if err := writeFile(dir, oomControl, "0"); err != nil {
+			return fmt.Errorf("linux.resources.memory.disableOOMKiller: %w", err)
+		}
+	}
 	return g.weighDevices(resources)
 }
 
@@ -97,6 +102,17 @@ func (g *Group) limitTCP(r *specs.LinuxResources) error {
 		return nil
 	}
 	return writeFile(g.paths["memory"], "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(*limit, 10))
+}
+
+const oomControl = "memory.oom_control"
+
+// oomControl is the folder in which the OOM killer is to be enabled, which the library takes for no wish; "" where it is not asked for or
+// always so. A new cgroup of version 1 has it as its parent does.
+func (g *Group) oomControl(r *specs.LinuxResources) string {
+	if r == nil || r.Memory == nil || r.Memory.DisableOOMKiller == nil || *r.Memory.DisableOOMKiller || g.unified() {
+		return ""
+	}
+	return g.paths["memory"]
 }
 
 // setter is the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.

@@ -56,16 +56,12 @@ func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless boo
 	if !systemd.IsRunningSystemd() {
 		return nil, errors.New("--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
 	}
-	u := &Unit{Prefix: "berth", Name: id, User: rootless && !ownsSystemd()}
-	if path := spec.Linux.CgroupsPath; path != "" {
-		parts := strings.Split(path, ":")
-		if len(parts) != 3 || strings.Contains(path, "/") {
-			return nil, fmt.Errorf("linux.cgroupsPath: found %q; expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups", path)
-		}
-		u.Slice, u.Prefix, u.Name = parts[0], parts[1], parts[2]
+	u, err := parseUnit(spec.Linux.CgroupsPath, id)
+	if err != nil {
+		return nil, err
 	}
+	u.User = rootless && !ownsSystemd()
 	g := &Group{unit: u, resources: spec.Linux.Resources, owner: delegate(spec), rootless: rootless}
-	var err error
 	if g.properties, err = properties(spec.Annotations); err != nil {
 		return nil, err
 	}
@@ -85,6 +81,18 @@ func ownsSystemd() bool {
 	}
 	uid, err := systemd.DetectUID()
 	return err != nil || uid == 0
+}
+
+// parseUnit reads linux.cgroupsPath as slice:prefix:name. No part of it can lead to another folder.
+func parseUnit(path, id string) (*Unit, error) {
+	if path == "" {
+		return &Unit{Prefix: "berth", Name: id}, nil
+	}
+	parts := strings.Split(path, ":")
+	if len(parts) != 3 || strings.Contains(path, "/") {
+		return nil, fmt.Errorf("linux.cgroupsPath: found %q; expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups", path)
+	}
+	return &Unit{Slice: parts[0], Prefix: parts[1], Name: parts[2]}, nil
 }
 
 // OpenUnit takes up the cgroup of a container that systemd has made.

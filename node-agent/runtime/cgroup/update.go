@@ -51,6 +51,14 @@ type snapshot []saved
 // snapshot reads the files that an update of r is going to write.
 func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 	var out snapshot
+	if dir := g.oomControl(r); dir != "" {
+		now, err := readFile(dir, oomControl)
+		if err != nil {
+			return nil, fmt.Errorf("linux.resources.memory.disableOOMKiller: %w", err)
+		}
+		disabled, _, _ := strings.Cut(strings.TrimPrefix(now, "oom_kill_disable "), "\n")
+		out = append(out, saved{dir: dir, file: oomControl, lines: []string{disabled}})
+	}
 	for _, k := range knobs(r) {
 		dir, file, err := g.place(k)
 		if err != nil {
@@ -77,7 +85,7 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 				return nil, fmt.Errorf("%s: %w", k.field, err)
 			}
 			s.lines = []string{effective}
-		case file == "memory.oom_control":
+		case file == oomControl:
 			s.lines = []string{strings.TrimPrefix(s.lines[0], "oom_kill_disable ")}
 		case file == "io.max":
 			s.unset = []string{device + " rbps=max wbps=max riops=max wiops=max"}

@@ -362,6 +362,10 @@ func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 	err := c.follow(until)
 	if !stop() {
 		<-killed // nobody may use the pidfd's number once it is closed
+		if err == nil {
+			c.Kill() // it had come as far as it was to be followed, and has been killed all the same
+			return context.Cause(ctx)
+		}
 	}
 	if err == nil {
 		return nil

@@ -96,6 +96,9 @@ type Unsupported struct {
 	Path, Found, Reason string
 }
 
+// ErrNoLinux is that of every plan for a document without the section.
+var ErrNoLinux error = &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
+
 func (e *Unsupported) Error() string {
 	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
 }
@@ -161,7 +164,7 @@ func (c *container) stages(stages ...func() error) error {
 
 func (c *container) build(stages ...func() error) (*Plan, error) {
 	if c.spec.Linux == nil {
-		return nil, &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
+		return nil, ErrNoLinux
 	}
 	if err := c.stages(stages...); err != nil {
 		return nil, err

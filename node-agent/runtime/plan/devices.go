@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -45,16 +46,24 @@ func (c *container) ownsDev() bool {
 }
 
 func (c *container) devices() error {
-	if !c.ownsDev() {
-		return nil
-	}
-	listed := map[string]bool{}
+	owned := c.ownsDev()
+	listed, left := map[string]bool{}, 0
 	for i, d := range c.spec.Linux.Devices {
+		if !owned && strings.HasPrefix(path.Clean(d.Path), "/dev/") {
+			left++
+			continue
+		}
 		listed[path.Clean(d.Path)] = true
 		c.atIndex("linux.devices", i, d.Path)
 		if err := c.device(i, d); err != nil {
 			return err
 		}
+	}
+	if left > 0 {
+		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("linux.devices: %d of them are below /dev, which is a bind mount of the document: what is in it stays as it is", left))
+	}
+	if !owned {
+		return nil
 	}
 	c.at("linux.devices (default)")
 	dev := c.reg()
@@ -101,13 +110,19 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 		return &Unsupported{Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type, Reason: "allowed are c, u, b, p"}
 	}
 	if c.inUserNamespace() && kind != unix.S_IFIFO {
-		// mknod(2) is not for a user namespace: show the host's node.
+		// mknod(2) is not for a user namespace: show the host's node, if it is the one.
 		c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+		at := c.inRoot(c.rootFD, d.Path, 0).out()
+		c.expectNode(regArg(at), "", kind, uint32(d.Major), uint32(d.Minor))
+		c.close(at)
+		if d.FileMode != nil || d.UID != nil || d.GID != nil {
+			c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("linux.devices[%d]: in a user namespace the host's %s is shown, with the mode and the owner that it has there", i, d.Path))
+		}
 		return nil
 	}
 	mode := uint32(0o666)
 	if d.FileMode != nil {
-		mode = uint32(d.FileMode.Perm())
+		mode = uint32(*d.FileMode) & 0o7777
 	}
 	dir, base := path.Split(path.Clean(d.Path))
 	at := c.reg()

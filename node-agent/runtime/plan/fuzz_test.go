@@ -4,6 +4,7 @@ package plan
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,23 +38,38 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 var fuzzHost = Host{LastCapability: 40, Permitted: 1<<41 - 1, Cgroup: CgroupLayout{V1: []Hierarchy{{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu"}}}, Hybrid: "unified"}}
 
-// FuzzConfig: a document that validates becomes a plan that can be run, or an error.
+// FuzzConfig: a document that validates becomes plans that can be run, or an error: that of the container and those of what is done with
+// one that is there. It begins with every document of a golden plan, and so at every stage.
 func FuzzConfig(f *testing.F) {
-	for _, file := range []string{"../../../api/oci/validate/testdata/runc-spec.json", "../../../api/oci/validate/testdata/containerd-spec.json"} {
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) == 0 {
+		f.Fatalf("found %d documents: %v", len(files), err)
+	}
+	for _, file := range append(files, "../../../api/oci/validate/testdata/runc-spec.json", "../../../api/oci/validate/testdata/containerd-spec.json") {
 		document, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(document)
 	}
+	f.Add([]byte(`{"ociVersion":"1.0.0","root":{"path":"a"}}`))
 	f.Fuzz(func(t *testing.T, document []byte) {
 		spec, faults := validate.JSON(document, validate.Options{Bundle: "/bundle"})
 		if faults.Err() != nil || spec == nil || spec.Root == nil {
 			return
 		}
-		p, err := Build(spec, fuzzHost, Options{ID: "a", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/", Cgroups: []string{"cpu,cpuacct"}})
-		if err == nil {
-			check(t, p)
+		o := Options{ID: "a", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/", Cgroups: []string{"cpu,cpuacct"}}
+		kinds := []buildFunc{Build, BuildMountpoints}
+		if spec.Process != nil && spec.Linux != nil { // as the record of a container has
+			kinds = append(kinds, BuildExec, func(s *specs.Spec, h Host, o Options) (*Plan, error) { return BuildMounts(s, s.Mounts, h, o) })
+		}
+		if h := spec.Hooks; h != nil && spec.Linux != nil && len(h.CreateContainer) > 0 {
+			kinds = append(kinds, hookOf("createContainer"))
+		}
+		for _, build := range kinds {
+			if p, err := build(spec, fuzzHost, o); err == nil {
+				check(t, p)
+			}
 		}
 	})
 }
@@ -65,6 +81,9 @@ func FuzzMountOptions(f *testing.F) {
 	f.Add("/a/../b", "none", "x", "bind,idmap,remount,ro,rw,r,=,a=b=c")
 	f.Add("/sys/fs/cgroup", "cgroup", "cgroup", "ro,rprivate")
 	f.Add("/m", "overlay", "overlay", "lowerdir=a:b,upperdir=c,workdir=d")
+	f.Add("/m", "bind", "/proc/self/fd/7", "rbind,ridmap=uids=0-1000-65536;gids=@5-6-7,src-nofollow,dest-nofollow,copy-symlink")
+	f.Add("/proc/self/attr", "cgroup2", "cgroup", "rw,runbindable,rnosymfollow,rstrictatime")
+	f.Add("//..//../proc", "proc", "", "hidepid=2,remount,lazytime,x-systemd.automount")
 	f.Fuzz(func(t *testing.T, destination, kind, source, options string) {
 		spec := &specs.Spec{
 			Version: "1.3.0", Root: &specs.Root{Path: "rootfs"}, Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"},

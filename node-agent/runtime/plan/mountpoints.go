@@ -11,6 +11,9 @@ import (
 // mount points and devices, reports SyncReady and ends. Its mounts go with it. A restored container needs no more of its
 // creation: criu(8) mounts again what was mounted, where there is a place for it.
 func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
+	if spec.Linux == nil {
+		return nil, ErrNoLinux
+	}
 	own := *spec
 	linux := *spec.Linux
 	own.Linux = &linux

@@ -146,6 +146,10 @@ func (c *container) namespaces() error {
 		c.fork(c.plan.CloneFlags)
 		c.plan.CloneFlags = 0
 	}
+	if user >= 0 {
+		c.atNamespace(user)
+		c.sync(SyncJoined)
+	}
 	if newTime >= 0 {
 		if err := c.newTimeNamespace(newTime); err != nil {
 			return err

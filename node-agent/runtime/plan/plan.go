@@ -206,6 +206,8 @@ const (
 	SyncCgroup Sync = "cgroup"
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
+	// SyncJoined is where the child is in the user namespace that linux.namespaces has by its path: the parent learns how that maps ids.
+	SyncJoined Sync = "joined"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
 	SyncNetDevices Sync = "netdevices"
 	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover: the child has sent a clone of the

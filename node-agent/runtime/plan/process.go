@@ -123,6 +123,11 @@ func (c *container) seccomp() {
 	}
 	c.at("linux.seccomp")
 	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
+	// For a plain user the kernel lets the parent fetch a listener only from a child that is dumpable (ptrace(2), PTRACE_MODE_ATTACH).
+	early := f.Notify && c.host.PlainUser && !c.spec.Process.NoNewPrivileges
+	if f.Notify && c.host.PlainUser {
+		c.prctl(unix.PR_SET_DUMPABLE, num(1))
+	}
 	load := c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
 	if !f.Notify {
 		return
@@ -133,6 +138,10 @@ func (c *container) seccomp() {
 	listener := load.out()
 	c.syncWith(SyncSeccomp, listener)
 	c.close(listener).tolerate(unix.EPERM, unix.EACCES, unix.ENOSYS)
+	if early {
+		// Where the filter comes last it need not allow this call, and execve is next.
+		c.prctl(unix.PR_SET_DUMPABLE, num(0)).tolerate(unix.EPERM, unix.EACCES, unix.ENOSYS)
+	}
 }
 
 // environment returns process.env without what a later entry of the same name overrides, since programs look for the first (getenv(3)),

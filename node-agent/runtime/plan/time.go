@@ -37,7 +37,15 @@ func (c *container) newTimeNamespace(i int) error {
 			fmt.Fprintf(&lines, "%s %d %d\n", clock, offsets[clock].Secs, offsets[clock].Nanosecs)
 		}
 		c.at("linux.timeOffsets")
+		// In a user namespace that a plain user joins, the files of a process that is not dumpable are nobody's.
+		opened := c.host.PlainUser && !c.mapped
+		if opened {
+			c.prctl(unix.PR_SET_DUMPABLE, num(1))
+		}
 		c.writeFile(cwd(), "/proc/self/timens_offsets", lines.String(), 0)
+		if opened {
+			c.prctl(unix.PR_SET_DUMPABLE, num(0))
+		}
 		c.atIndex("linux.namespaces", i, string(specs.TimeNamespace))
 	}
 	fd := c.openat2(cwd(), "/proc/self/ns/time_for_children", unix.O_RDONLY, 0).out()
