@@ -21,10 +21,10 @@ func (m *maker) explain(err error) error {
 	var step *launch.StepError
 	if errors.As(err, &step) {
 		if (step.Name == "faccessat" || step.Name == "faccessat2") && step.Field.Path == "process.args" {
-			return programError(m.spec.Process.Args[0], step.Errno)
+			return &reworded{programError(m.spec.Process.Args[0], step.Errno), step}
 		}
 		if step.Name == "execve" {
-			return execError(m.spec.Process.Args[0], step.Errno)
+			return &reworded{execError(m.spec.Process.Args[0], step.Errno), step}
 		}
 		if step.Errno == unix.ENOMEM && m.group.OOMKills() > 0 {
 			return fmt.Errorf("%w: %w", errOOM, err)
@@ -40,6 +40,14 @@ func (m *maker) explain(err error) error {
 	}
 	return fmt.Errorf("unable to start container process: %w", err)
 }
+
+// reworded is a failed step in the words that clients of runc look for.
+type reworded struct {
+	error
+	step *launch.StepError
+}
+
+func (e *reworded) Unwrap() []error { return []error{e.error, e.step} }
 
 // explainLate does so for what Start learns of a container that another process created.
 func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
