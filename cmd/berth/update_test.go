@@ -70,7 +70,7 @@ func TestUpdate(t *testing.T) {
 
 	file := filepath.Join(t.TempDir(), "resources.json")
 	must(t, os.WriteFile(file, []byte(`{"memory":{"limit":50331648},"cpu":{"shares":100},"devices":[{"allow":false,"access":"rwm"}]}`), 0o600))
-	update(0, "linux.resources.devices: an update leaves the device rules as they are", "--resources="+file, id) // as podman calls it
+	update(0, "", "--resources="+file, id) // as podman calls it
 	holds("memory", "memory.limit_in_bytes", "50331648", "memory.max", "50331648")
 	holds("cpu", "cpu.shares", "100", "cpu.weight", "17")
 	cmd := exec.Command(program, "--root", root, "update", "--resources", "-", id) // and containerd
@@ -103,6 +103,46 @@ func TestUpdate(t *testing.T) {
 	update(0, "", "--pids-limit", "30", id)
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "paused"`, "")
 	berth(t, "--root", root, "kill", id, "KILL").is(t, 0, "", "")
+}
+
+// TestUpdateDevices: device rules of an update hold, in place of those before; ones that the container has already are not set again.
+func TestUpdateDevices(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Args, s.Linux.CgroupsPath = []string{"sleep", "1000"}, "/"+id
+		s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11}}
+		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}}
+	})
+	berth(t, "--root", root, "run", "-d", "--bundle", dir, id).is(t, 0, "", "")
+	opens := func(device string, want bool) {
+		t.Helper()
+		r := berth(t, "--root", root, "exec", id, "sh", "-c", "exec 3>"+device)
+		if got := r.code == 0; got != want {
+			t.Errorf("%s can be opened: %v (%s)", device, got, r.stderr)
+		}
+	}
+	update := func(code int, stderr, rules string) {
+		t.Helper()
+		cmd := exec.Command(program, "--root", root, "update", "--resources", "-", id)
+		cmd.Stdin = strings.NewReader(`{"devices":` + rules + `}`)
+		call(t, cmd).is(t, code, "", stderr)
+	}
+	opens("/dev/kmsg", false)
+	const kmsg = `[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":11,"access":"rw"}]`
+	update(0, "", kmsg)
+	opens("/dev/kmsg", true)
+	opens("/dev/null", true)
+	update(1, "linux.resources.devices[0].type: found", `[{"allow":true,"type":"x","access":"rwm"}]`)
+	opens("/dev/kmsg", true)
+	update(0, "", `[{"allow":false,"access":"rwm"}]`)
+	opens("/dev/kmsg", false)
+	opens("/dev/null", true)
+	if _, err := os.Stat("/sys/fs/cgroup/devices"); err == nil {
+		allow := filepath.Join("/sys/fs/cgroup/devices", id, "devices.allow")
+		must(t, os.WriteFile(allow, []byte("c 1:11 rw"), 0)) // as a hook does that gives a container a device
+		update(0, "", `[{"allow":false,"access":"rwm"}]`)
+		opens("/dev/kmsg", true)
+	}
 }
 
 func TestParseBytes(t *testing.T) {

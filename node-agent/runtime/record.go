@@ -68,7 +68,9 @@ type record struct {
 	Unit          *cgroup.Unit   `json:"unit,omitempty"`
 	// Resources are its limits as they are now, in the form of linux.resources without the device rules; see encodeLimits.
 	Resources json.RawMessage `json:"resources,omitempty"`
-	Hooks     *specs.Hooks    `json:"hooks,omitempty"`
+	// Devices are the device rules since an update gave others than those of the document.
+	Devices []specs.LinuxDeviceCgroup `json:"devices,omitempty"`
+	Hooks   *specs.Hooks              `json:"hooks,omitempty"`
 	// Resctrl is the group of linux.intelRdt, nil without one.
 	Resctrl *resctrl.Group `json:"resctrl,omitempty"`
 	// Late are the steps of the plan that come after the container is created: what Start can report.

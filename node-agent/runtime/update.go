@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,7 +17,9 @@ import (
 
 // Update is what a container's limits are to become.
 type Update struct {
-	// Resources are the limits to change; what is not named stays. Device rules cannot be changed, and are left as they are.
+	// Resources are the limits to change; what is not named stays. Device rules that are not those of the container already
+	// take the place of all. The same ones are not set again: engines send them with every update, and others, such as hooks that give a
+	// container a GPU, may have added to what the kernel has.
 	Resources *specs.LinuxResources
 	// L3CacheSchema and MemBwSchema are lines of the schemata of the container's resctrl group, "" for no change. They are written
 	// before the limits.
@@ -44,8 +47,18 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 		change = *u.Resources
 	}
 	if len(change.Devices) > 0 {
-		r.warn("linux.resources.devices: an update leaves the device rules as they are")
-		change.Devices = nil
+		if rec.Devices == nil {
+			spec, err := r.loadConfig(id)
+			if err != nil {
+				return err
+			}
+			if spec.Linux.Resources != nil {
+				rec.Devices = spec.Linux.Resources.Devices
+			}
+		}
+		if reflect.DeepEqual(change.Devices, rec.Devices) {
+			change.Devices = nil
+		}
 	}
 	old := &specs.LinuxResources{}
 	if len(rec.Resources) > 0 {
@@ -82,6 +95,9 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	}
 	if rec.Resources, err = encodeLimits(merged); err != nil {
 		return err
+	}
+	if len(change.Devices) > 0 {
+		rec.Devices = change.Devices
 	}
 	return r.save(rec)
 }

@@ -10,11 +10,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Update changes limits of the cgroup, and leaves those that r does not name as they are. The device rules are not touched. Where one
-// cannot be set, all are as they were before.
+// Update changes limits of the cgroup, and leaves those that r does not name as they are. Device rules, where r has any, take the place
+// of all that there are but those of the devices that every container may use. Where one cannot be set, all are as they were before.
 func (g *Group) Update(r *specs.LinuxResources) error {
 	before, err := g.snapshot(r)
 	if err != nil {
@@ -26,7 +27,13 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 			return err
 		}
 	}
-	if err := g.set(r, false); err != nil {
+	err = g.set(r, false)
+	if err == nil && len(r.Devices) > 0 {
+		if err = g.updateDevices(r); err != nil {
+			err = fmt.Errorf("linux.resources.devices: %w", err)
+		}
+	}
+	if err != nil {
 		if g.unit != nil {
 			// First, since systemd writes to the files too.
 			if e := g.unit.setBack(unit); e != nil {
@@ -34,6 +41,46 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 			}
 		}
 		return errors.Join(err, before.restore())
+	}
+	return nil
+}
+
+// updateDevices gives the cgroup of a running container other device rules. What both the old and the new ones allow stays allowed
+// meanwhile: the library writes no more to the files of version 1 than differs, and swaps the program of version 2.
+func (g *Group) updateDevices(r *specs.LinuxResources) error {
+	resources, err := Resources(&specs.LinuxResources{Devices: r.Devices}, g.unified())
+	if err != nil {
+		return err
+	}
+	dir, ok := g.paths["devices"]
+	switch {
+	case len(g.paths) == 0:
+		return errors.New("the container has no cgroup")
+	case g.rootless:
+		return errors.New("rules for devices do not hold in the cgroup of a plain user")
+	case g.unified() || g.unit != nil:
+		m, err := g.setter()
+		if err != nil {
+			return err
+		}
+		return m.Set(&cgroups.Resources{Devices: resources.Devices})
+	case !ok:
+		return errors.New("the host has no cgroup hierarchy of the controller devices: the rules would not hold")
+	}
+	before, err := os.ReadFile(filepath.Join(dir, "devices.list"))
+	if err != nil {
+		return err
+	}
+	if err := cgroups.DevicesSetV1(dir, &cgroups.Resources{Devices: resources.Devices}); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(before)), "\n")
+		if strings.HasPrefix(lines[0], "a ") {
+			// All but exceptions that the file does not name: rather too little is allowed than those.
+			return fmt.Errorf("%w; what it was is not known, and only what has been set is allowed now", err)
+		}
+		if e := errors.Join(writeFile(dir, "devices.deny", "a"), writeFile(dir, "devices.allow", lines...)); e != nil {
+			return errors.Join(err, fmt.Errorf("set it back: %w", e))
+		}
+		return err
 	}
 	return nil
 }
