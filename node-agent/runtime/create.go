@@ -707,8 +707,8 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	_ = os.Remove(filepath.Join(r.dir(id), resultFIFO))
 	r.debugf("container %s: started", id)
-	if !rec.alive() && outOfMemory(rec) {
-		return errOOM
+	if rec.killed() && outOfMemory(rec) {
+		return errOOM // the kernel had no memory to load the program
 	}
 	if rec.Hooks != nil {
 		if err := r.runHooks(ctx, "poststart", rec.Hooks.Poststart, rec, specs.StateRunning); err != nil {

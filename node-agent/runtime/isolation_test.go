@@ -154,6 +154,29 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "joined"}, Cwd: "/"}}, "joined\n")
 }
 
+// TestKilledOrEnded: Start tells a program that the kernel has killed, maybe while it loaded it, from one that has run and ended
+// of itself, as a shell does whose command was killed: that is its exit status, and no failure to start.
+func TestKilledOrEnded(t *testing.T) {
+	for script, want := range map[string]bool{"kill -KILL $$": true, "exit 137": false, "exit 9": false, "kill -TERM $$": false} {
+		cmd := exec.Command("sh", "-c", script)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		rec := &record{PID: cmd.Process.Pid, Boot: bootID()}
+		_, rec.StartTime = processState(rec.PID)
+		for rec.alive() {
+			goruntime.Gosched()
+		}
+		if got := rec.killed(); got != want {
+			t.Errorf("%s: killed is %v, want %v", script, got, want)
+		}
+		_ = cmd.Wait()
+		if rec.killed() {
+			t.Errorf("%s: killed, though it has been reaped", script)
+		}
+	}
+}
+
 func TestMemoryLimitTooLow(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

@@ -186,6 +186,23 @@ func processState(pid int) (state byte, startTime uint64) {
 	return fields[0][0], startTime
 }
 
+// killed is whether the record's process has ended by SIGKILL and still waits for its parent. A program that exits of itself has not,
+// whatever of its own the kernel has killed; of one that is reaped nobody but its parent knows, who has its exit status.
+func (rec *record) killed() bool {
+	state, startTime := processState(rec.PID)
+	if state != 'Z' || startTime != rec.StartTime {
+		return false
+	}
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/stat")
+	if err != nil {
+		return false
+	}
+	// The last field, exit_code, is the status as wait(2) has it.
+	fields := strings.Fields(string(data))
+	status, err := strconv.ParseUint(fields[len(fields)-1], 10, 32)
+	return err == nil && unix.WaitStatus(status).Signaled() && unix.WaitStatus(status).Signal() == unix.SIGKILL
+}
+
 // bootID names this boot of the machine (random(4)), which is read once.
 var bootID = sync.OnceValue(func() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are one
