@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,8 +57,66 @@ func (r result) String() string {
 	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out, r.stderr)
 }
 
-// limit is how long a call may take: a client that hangs has failed.
-const limit = time.Minute
+// limit is how long a call may take: a client that hangs has failed. Without a processor of its own a guest is many times slower.
+var limit = patience(time.Minute)
+
+func patience(d time.Duration) time.Duration {
+	if os.Getenv("BERTH_VM") != "" {
+		return 5 * d
+	}
+	return d
+}
+
+// setting is a file of a container's own cgroup, as the container sees it, and what it says.
+type setting struct{ file, value string }
+
+// byVersion is the first setting on cgroup version 1 and the second on version 2.
+func byVersion(one, two setting) setting {
+	if unified() {
+		return two
+	}
+	return one
+}
+
+// memoryLimit and pidsLimit are the settings of limits.
+func memoryLimit(bytes string) setting {
+	return byVersion(setting{"memory/memory.limit_in_bytes", bytes}, setting{"memory.max", bytes})
+}
+
+func pidsLimit(n string) setting {
+	return byVersion(setting{"pids/pids.max", n}, setting{"pids.max", n})
+}
+
+// quota is the setting of so many hundredths of a processor.
+func quota(hundredths int) setting {
+	us := strconv.Itoa(hundredths * 1000)
+	return byVersion(setting{"cpu/cpu.cfs_quota_us", us}, setting{"cpu.max", us + " 100000"})
+}
+
+// shares512 is what --cpu-shares 512 asks for: version 2 has weights, of which runc's formula makes 20.
+func shares512() setting {
+	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "20"})
+}
+
+// hungry is a script whose command needs some 64 MiB. Clients begin to listen for a lack of memory once the container has started, and
+// hear of its end by another way: both need a moment.
+const hungry = "sleep 1; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 2; exit $code"
+
+// inside wants settings as a command in the container reads them; read runs cat there.
+func inside(t *testing.T, read func(file string) string, settings ...setting) {
+	t.Helper()
+	for _, s := range settings {
+		equal(t, s.file, strings.TrimSpace(read("/sys/fs/cgroup/"+s.file)), s.value)
+	}
+}
+
+// cgroupManager is the name of the driver that the tests run the clients with.
+func cgroupManager() string {
+	if systemd() {
+		return "systemd"
+	}
+	return "cgroupfs"
+}
 
 // run runs the client whatever its exit code.
 func (c *client) run(args ...string) result {
@@ -123,12 +182,12 @@ func (c *client) exits(code int, texts []string, args ...string) result {
 // eventually waits until something holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience(20 * time.Second)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if holds() {
 			return
 		}
 	}
-	t.Fatalf("not in 20 s: %s", what)
+	t.Fatalf("not in %v: %s", patience(20*time.Second), what)
 }
 
 func equal[T comparable](t *testing.T, what string, got, want T) {
@@ -164,8 +223,8 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
-			c.t.Errorf("%s does not end within 20 s of SIGTERM", c.path)
+		case <-time.After(patience(20 * time.Second)):
+			c.t.Errorf("%s does not end in time after SIGTERM", c.path)
 			cmd.Process.Kill()
 			<-ended
 		}
@@ -174,7 +233,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 		}
 		file.Close()
 	})
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience(30 * time.Second)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		select {
 		case <-ended:
 			return text(), false
@@ -184,7 +243,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 			return "", true
 		}
 	}
-	return "not ready in 30 s:\n" + text(), false
+	return "not ready in time:\n" + text(), false
 }
 
 // installed is where docs/clients.md has the program.

@@ -16,8 +16,17 @@ const containerdSocket = "/run/containerd/containerd.sock"
 func startContainerd(t *testing.T, namespace string) *client {
 	t.Helper()
 	d := newClient(t, "containerd")
-	// This machine's root may not lower the score of a process (CAP_SYS_RESOURCE), which CRI asks for, and it has no registry.
-	snippet(t, "/etc/containerd/config.toml", "/etc/containerd/config.toml", `"registry.k8s.io/pause:3.6"`, `"`+pause+`"`+"\nrestrict_oom_score_adj = true")
+	driver := ""
+	if systemd() {
+		driver = "SystemdCgroup = true\n"
+	}
+	// This machine's root may not lower the score of a process (CAP_SYS_RESOURCE), which CRI asks for, and it has no registry. The plugins of CNI are where Debian has them.
+	snippet(t, "/etc/containerd/config.toml", "/etc/containerd/config.toml", `"registry.k8s.io/pause:3.6"`, `"`+pause+`"`+"\nrestrict_oom_score_adj = true", "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n",
+		"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n"+driver, "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n", `[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+`)
 	ctr := newClient(t, "ctr", "-a", containerdSocket, "-n", namespace)
 	if log, ok := d.daemon(func() bool { return ctr.run("version").code == 0 }); !ok {
 		t.Fatalf("containerd does not start: %s", log)
@@ -141,14 +150,26 @@ func TestContainerd(t *testing.T) {
 	t.Run("metrics", func(t *testing.T) {
 		ctr := start(t, "m", "--memory-limit", "67108864", busybox, "m", "sleep", "1000")
 		got := ctr.must("task", "metrics", "m")
-		if !strings.Contains(got, "memory.usage_in_bytes") || !strings.Contains(got, "67108864") {
+		if !strings.Contains(got, byVersion(setting{value: "memory.usage_in_bytes"}, setting{value: "memory.usage "}).value) || !strings.Contains(got, "67108864") {
 			t.Errorf("metrics: %s", got)
 		}
-		limit, err := os.ReadFile("/sys/fs/cgroup/memory/default/m/memory.limit_in_bytes")
+		// ctr shows the container no cgroups.
+		hierarchy, name := filepath.Split(memoryLimit("").file)
+		limit, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", hierarchy, "default/m", name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		equal(t, "limit", string(limit), "67108864\n")
+	})
+	t.Run("never started", func(t *testing.T) {
+		ctr := ctr.with(t)
+		// A task that cannot start was created, and is deleted, by the shim: the id is free again.
+		for range 2 {
+			ctr.must(append(append([]string{"container", "create"}, flags[2:]...), busybox, "n", "/missing")...)
+			ctr.exits(1, []string{"no such file or directory"}, "task", "start", "n")
+			equal(t, "tasks", status(ctr, "n"), "")
+			ctr.must("container", "rm", "n")
+		}
 	})
 }
 

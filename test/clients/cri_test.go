@@ -29,6 +29,10 @@ func newPod(t *testing.T, service cri.RuntimeServiceClient, name string, setting
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	logs := filepath.Join(work, "logs", name)
+	parent := "/k8s.io"
+	if systemd() {
+		parent = "k8s.slice"
+	}
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +40,7 @@ func newPod(t *testing.T, service cri.RuntimeServiceClient, name string, setting
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name},
 		LogDirectory: logs,
 		// With a network of its own it would need CNI.
-		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: "/k8s.io", SecurityContext: &cri.LinuxSandboxSecurityContext{
+		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: parent, SecurityContext: &cri.LinuxSandboxSecurityContext{
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER},
 		}},
 	}}
@@ -120,6 +124,7 @@ func (p *pod) log(name string) string {
 }
 
 func TestCRI(t *testing.T) {
+	podNetwork(t)
 	startContainerd(t, "k8s.io")
 	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -188,6 +193,35 @@ func TestCRI(t *testing.T) {
 			t.Errorf("a command that takes too long: %v", err)
 		}
 	})
+	t.Run("never started", func(t *testing.T) {
+		p := newPod(t, service, "never")
+		for range 2 {
+			c, err := service.CreateContainer(p.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config, Config: &cri.ContainerConfig{
+				Metadata: &cri.ContainerMetadata{Name: "n"}, Image: &cri.ImageSpec{Image: busybox}, Command: sleep,
+			}})
+			p.must(err)
+			_, err = service.RemoveContainer(p.ctx, &cri.RemoveContainerRequest{ContainerId: c.ContainerId})
+			p.must(err)
+			// One whose start fails had been created in the runtime.
+			id, err := p.tryStart("failing", []string{"/missing"})
+			if err == nil {
+				t.Error("/missing has started")
+			}
+			_, err = service.RemoveContainer(p.ctx, &cri.RemoveContainerRequest{ContainerId: id})
+			p.must(err)
+		}
+	})
+	t.Run("a network of the pod's own", func(t *testing.T) {
+		p := newPod(t, service, "network", ownNetwork)
+		id := p.start("c", serve("from a pod"))
+		url := "http://" + p.ip() + "/"
+		eventually(t, "the pod's page is served", func() bool { return get(url) == "from a pod\n" })
+		q := newPod(t, service, "neighbour", ownNetwork)
+		other := q.start("c", sleep)
+		equal(t, "page as a neighbour has it", string(q.exec(other, "wget", "-q", "-O", "-", url).Stdout), "from a pod\n")
+		equal(t, "hostname", string(p.exec(id, "hostname").Stdout), "a-pod\n")
+		testStreams(t, p, id, "from a pod")
+	})
 	t.Run("stop", func(t *testing.T) {
 		p := newPod(t, service, "stop")
 		polite := p.start("polite", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"})
@@ -205,25 +239,16 @@ func TestCRI(t *testing.T) {
 			return &cri.LinuxContainerResources{MemoryLimitInBytes: memory, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512}
 		}
 		id := p.start("c", sleep, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(64 << 20) })
-		read := func(hierarchy, name string) string {
-			t.Helper()
-			data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", hierarchy, "k8s.io", id, name))
-			p.must(err)
-			return strings.TrimSpace(string(data))
-		}
-		equal(t, "memory", read("memory", "memory.limit_in_bytes"), "67108864")
-		equal(t, "quota", read("cpu", "cpu.cfs_quota_us"), "50000")
-		equal(t, "shares", read("cpu", "cpu.shares"), "512")
+		read := func(file string) string { return string(p.exec(id, "cat", file).Stdout) }
+		inside(t, read, memoryLimit("67108864"), quota(50), shares512())
 		_, err := service.UpdateContainerResources(p.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: limits(32 << 20)})
 		p.must(err)
-		equal(t, "memory after an update", read("memory", "memory.limit_in_bytes"), "33554432")
+		inside(t, read, memoryLimit("33554432"), quota(50), shares512())
 		stats, err := service.ContainerStats(p.ctx, &cri.ContainerStatsRequest{ContainerId: id})
 		p.must(err)
 		if stats.Stats.Memory.WorkingSetBytes.GetValue() == 0 || stats.Stats.Cpu.UsageCoreNanoSeconds.GetValue() == 0 {
 			t.Errorf("stats: %v", stats.Stats)
 		}
-		// containerd hears of the lack of memory and of the end by two ways: give the first one time.
-		const hungry = "dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 2; exit $code"
 		oom := p.start("oom", []string{"sh", "-c", hungry}, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(16 << 20) })
 		st := p.ended(oom)
 		equal(t, "reason of one that needs more", st.Reason, "OOMKilled")

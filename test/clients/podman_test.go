@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,8 +17,8 @@ import (
 // newPodman is podman as docs/clients.md sets it up, with an image of busybox.
 func newPodman(t *testing.T) *client {
 	t.Helper()
-	// This machine has neither systemd, which podman asks for cgroups, nor its journal.
-	p := newClient(t, "podman", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "overlay")
+	// Where there is no systemd, podman has neither its cgroups nor its journal.
+	p := newClient(t, "podman", "--cgroup-manager", cgroupManager(), "--events-backend", "file", "--storage-driver", "overlay")
 	snippet(t, "/etc/containers/containers.conf", "/etc/containers/containers.conf")
 	write(t, "/etc/containers/policy.json", `{"default": [{"type": "insecureAcceptAnything"}]}`)
 	t.Cleanup(func() { p.must("rm", "-f", "-a", "-t", "0") })
@@ -94,6 +95,7 @@ func TestPodman(t *testing.T) {
 			return p.run("exec", id, "cat", "/tmp/detached").out == "done\n"
 		})
 		p.exits(0, nil, "exec", "--privileged", id, "true")
+		terminal(t, p, "exec", "-it", id, "sh")
 	})
 	t.Run("stop", func(t *testing.T) {
 		p, id := start(t, busybox, "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
@@ -123,6 +125,43 @@ func TestPodman(t *testing.T) {
 		equal(t, "state", p.must("inspect", "-f", "{{.State.Status}}", id), "initialized")
 		p.must("rm", "-f", "-t", "0", id)
 	})
+	t.Run("never started", func(t *testing.T) {
+		p := p.with(t)
+		create := func(args ...string) string { return p.must(append([]string{"create"}, none(args...)...)...) }
+		p.must("rm", create(busybox, "sleep", "1000"))
+		// After init the runtime has it as created, and deletes such a one by force alone, which podman knows.
+		id := create(busybox, "sleep", "1000")
+		p.must("init", id)
+		p.must("rm", id)
+		p.exits(1, nil, "container", "exists", id)
+		id = create("--name", "begun", busybox, "echo", "begun")
+		p.must("init", id)
+		equal(t, "output of one that was initialized before", p.must("start", "-a", id), "begun")
+		p.must("rm", id)
+		for range 2 {
+			id := create("--name", "failing", busybox, "/missing")
+			p.exits(125, []string{"no such file"}, "start", id)
+			p.must("rm", id)
+		}
+	})
+	t.Run("out of memory", func(t *testing.T) {
+		p, id := start(t, "--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", hungry)
+		equal(t, "exit code", p.must("wait", id), "137")
+		// Under cgroup version 1 Debian's conmon does not see it, with no runtime.
+		equal(t, "OOMKilled", p.must("inspect", "-f", "{{.State.OOMKilled}}", id), strconv.FormatBool(unified()))
+	})
+	t.Run("events", func(t *testing.T) {
+		p := p.with(t)
+		id := p.must(append([]string{"run", "-d"}, none(busybox, "sh", "-c", "exit 3")...)...)
+		p.must("wait", id)
+		p.must("rm", id)
+		got := strings.Fields(p.must("events", "--stream=false", "--filter", "container="+id, "--format", "{{.Status}}"))
+		for _, want := range []string{"create", "init", "start", "died", "remove"} {
+			if !slices.Contains(got, want) {
+				t.Errorf("events: %v, want %q among them", got, want)
+			}
+		}
+	})
 	t.Run("pause", func(t *testing.T) {
 		p, id := start(t, busybox, "sh", "-c", "while :; do echo tick; sleep 0.05; done")
 		p.must("pause", id)
@@ -136,15 +175,14 @@ func TestPodman(t *testing.T) {
 	})
 	t.Run("resources", func(t *testing.T) {
 		p, id := start(t, "--memory", "64m", "--memory-swap", "64m", "--pids-limit", "7", "--cpu-shares", "512", busybox, "sleep", "1000")
-		for file, want := range map[string]string{"memory/memory.limit_in_bytes": "67108864", "pids/pids.max": "7", "cpu/cpu.shares": "512"} {
-			equal(t, file, p.must("exec", id, "cat", "/sys/fs/cgroup/"+file), want)
-		}
+		read := func(file string) string { return p.must("exec", id, "cat", file) }
+		inside(t, read, memoryLimit("67108864"), pidsLimit("7"), shares512())
 		r := p.run("exec", id, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait")
 		if r.code == 0 || !strings.Contains(r.stderr, "fork") {
 			t.Errorf("more than 7 processes: %v", r)
 		}
 		p.must("update", "--memory", "32m", id)
-		equal(t, "memory after an update", p.must("exec", id, "cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"), "33554432")
+		inside(t, read, memoryLimit("33554432"), pidsLimit("7"), shares512())
 		p.exits(137, nil, run("--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")...)
 	})
 	t.Run("filesystems", func(t *testing.T) {

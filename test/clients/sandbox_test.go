@@ -30,7 +30,7 @@ var hidden = []string{"/run", "/var/lib"}
 var configured = []string{"/etc/containers", "/etc/containerd", "/etc/cni", "/etc/docker"}
 
 // kept matches what clients leave in place for their next container: it has nothing in it.
-var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|cgroup \S+/(libpod_parent(/conmon)?|default|docker|k8s\.io))$`)
+var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|mount /run/netns|cgroup \S+/(libpod_parent(/conmon)?|default|docker|k8s\.io))$`)
 
 var (
 	berth string // the program under test
@@ -92,7 +92,14 @@ func run(m *testing.M) (int, error) {
 	if _, err := os.Stat(berth); err != nil {
 		return 1, fmt.Errorf("run `make test-clients`: %w", err)
 	}
-	if work = os.Getenv(insideEnv); work == "" {
+	work = os.Getenv(insideEnv)
+	switch {
+	case systemd():
+		if err := guest(); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	case work == "":
 		return outside()
 	}
 	if err := enter(); err != nil {
@@ -115,6 +122,64 @@ func run(m *testing.M) (int, error) {
 	}
 	sort.Strings(more)
 	return 1, fmt.Errorf("the tests have left over:\n%s", strings.Join(more, "\n"))
+}
+
+// systemd says that the tests run in a guest of hack/vm whose pid 1 is systemd. It makes the cgroups there, for processes that it
+// knows by their numbers; so the tests run in its own namespaces, and the guest is their sandbox.
+func systemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil && os.Getenv("BERTH_VM") != ""
+}
+
+// unified says that this machine has cgroup version 2.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// guest prepares a guest that ends with the tests: its root is an overlay, on which no client can keep images.
+func guest() (err error) {
+	if work, err = os.MkdirTemp("", "berth-clients-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(work, 0o755); err != nil {
+		return err
+	}
+	if err := makeImages(); err != nil {
+		return err
+	}
+	for _, name := range []string{"containers", "containerd", "docker", "cni"} {
+		folder := filepath.Join("/var/lib", name)
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
+			return fmt.Errorf("mount tmpfs on %s: %w", folder, err)
+		}
+	}
+	for _, name := range []string{"tmp", "home"} {
+		if err := os.Mkdir(filepath.Join(work, name), 0o755); err != nil {
+			return err
+		}
+	}
+	return settle()
+}
+
+// settle clears the folders that the tests fill, and sets what they and the clients have as their environment.
+func settle() error {
+	for _, folder := range configured {
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
+	}
+	for name, value := range map[string]string{
+		"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": filepath.Join(work, "tmp"), "HOME": filepath.Join(work, "home"), "LANG": "C.UTF-8",
+	} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // outside runs the tests in a sandbox and removes what that needs on this machine: one folder, and one cgroup a hierarchy.
@@ -312,17 +377,8 @@ func enter() error {
 	if err := mount("etc", "/etc", "overlay", 0, "lowerdir=/etc,upperdir="+upper+",workdir="+scratch); err != nil {
 		return err
 	}
-	for _, folder := range configured {
-		if err := os.RemoveAll(folder); err != nil {
-			return err
-		}
-	}
-	for name, value := range map[string]string{
-		"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": filepath.Join(work, "tmp"), "HOME": filepath.Join(work, "home"), "LANG": "C.UTF-8",
-	} {
-		if err := os.Setenv(name, value); err != nil {
-			return err
-		}
+	if err := settle(); err != nil {
+		return err
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		return fmt.Errorf("ip link set lo up: %w: %s", err, out)
