@@ -68,7 +68,7 @@ func TestHooks(t *testing.T) {
 	if got := w.noted(); !strings.HasSuffix(got, "\npoststop b none\n") || strings.Count(got, "\n") != 4 {
 		t.Errorf("after delete: %q", got)
 	}
-	if st := state("poststop"); st.Status != specs.StateStopped {
+	if st := state("poststop"); st.Status != specs.StateStopped || st.Pid != 0 {
 		t.Errorf("poststop: state %+v", st)
 	}
 }

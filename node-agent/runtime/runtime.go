@@ -515,5 +515,9 @@ func readAll(f *os.File, most int64) ([]byte, error) {
 
 // ociState is the state (runtime.md, State) that hooks and seccomp agents are told.
 func (rec *record) ociState(status specs.ContainerState) specs.State {
-	return specs.State{Version: rec.OCIVersion, ID: rec.ID, Status: status, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annotations}
+	s := specs.State{Version: rec.OCIVersion, ID: rec.ID, Status: status, Bundle: rec.Bundle, Annotations: rec.Annotations}
+	if status != specs.StateStopped { // whose pid may be another's by now
+		s.Pid = rec.PID
+	}
+	return s
 }
