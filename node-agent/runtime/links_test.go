@@ -28,7 +28,10 @@ func TestFilesThroughLinks(t *testing.T) {
 	w.save(w.spec("/bin/sleep", "1000"))
 	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidFile: pidFile})
 	w.must(err)
-	defer w.end(w.id, s.PID)
+	defer func() {
+		_ = unix.Kill(s.PID, unix.SIGKILL) // for reap, if the record is broken
+		w.end(w.id, s.PID)
+	}()
 	// The same of the record.
 	w.must(os.Symlink(victim, filepath.Join(w.dir, "run", w.id, stateFile+".new")))
 	rec, err := w.rt.load(w.id)

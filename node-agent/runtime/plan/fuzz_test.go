@@ -53,6 +53,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add(document)
 	}
 	f.Add([]byte(`{"ociVersion":"1.0.0","root":{"path":"a"}}`))
+	f.Add([]byte(`{"ociVersion":"1.0.0","root":{"path":"a"},"linux":{}}`))
 	f.Fuzz(func(t *testing.T, document []byte) {
 		spec, faults := validate.JSON(document, validate.Options{Bundle: "/bundle"})
 		if faults.Err() != nil || spec == nil || spec.Root == nil {
