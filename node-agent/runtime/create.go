@@ -391,8 +391,10 @@ func giveAway(f *os.File, uid uint32) {
 	if unix.Fstat(fd, &st) != nil || st.Uid == uid || st.Rdev == unix.Mkdev(1, 3) {
 		return
 	}
-	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFREG {
-		return // a log file is its writer's, not the container's
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR:
+	default:
+		return // a log file is its writer's, not the container's; and a folder or a disk is no stream
 	}
 	_ = unix.Fchown(fd, int(uid), -1) // not possible on every kind of file; then it can still be written to
 }

@@ -60,6 +60,39 @@ func TestCallersDescriptors(t *testing.T) {
 	}
 }
 
+// TestStreamsThatAreNone: of what a process has as its standard streams it owns pipes and terminals, and no file, folder or disk of the caller's.
+func TestStreamsThatAreNone(t *testing.T) {
+	w := newWorld(t)
+	w.must(os.WriteFile(filepath.Join(w.dir, "file"), nil, 0o644))
+	w.must(unix.Mknod(filepath.Join(w.dir, "disk"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0)))) // of a loop device
+	w.must(os.Mkdir(filepath.Join(w.dir, "folder"), 0o755))
+	w.must(unix.Mkfifo(filepath.Join(w.dir, "pipe"), 0o600))
+	spec := w.sh("true")
+	spec.Process.User = specs.User{UID: 7, GID: 8}
+	w.save(spec)
+	for name, want := range map[string]uint32{"file": 0, "folder": 0, "disk": 0, "pipe": 7} {
+		path := filepath.Join(w.dir, name)
+		flags := os.O_RDONLY
+		if name == "pipe" {
+			flags = os.O_RDWR
+		}
+		f, err := os.OpenFile(path, flags, 0)
+		if name == "disk" && err != nil {
+			t.Logf("no loop device to try: %v", err)
+			continue
+		}
+		w.must(err)
+		_, _, err = w.tryWith(CreateOptions{Stdin: f})
+		f.Close()
+		w.must(err)
+		var st unix.Stat_t
+		w.must(unix.Stat(path, &st))
+		if st.Uid != want {
+			t.Errorf("the %s belongs to user %d; want %d", name, st.Uid, want)
+		}
+	}
+}
+
 const stranger = 4242
 
 // TestRootOfAnother: containers are not recorded where another user could exchange the record.
