@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -459,4 +460,36 @@ func TestIgnoreMissingLSM(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "runtimes.json")
 	must(t, os.WriteFile(file, []byte(`{"other": {"path": "/bin/true"}}`), 0o600))
 	berth(t, "--root", root, "--runtimes", file, "--ignore-missing-lsm", "run", "--runtime-type", "other", "--bundle", dir, "x").is(t, 1, "", "--ignore-missing-lsm")
+}
+
+// TestCrunAnnotations: what crun does by annotations, berth does, or refuses with the annotation's name.
+func TestCrunAnnotations(t *testing.T) {
+	needsRoot(t)
+	root, id := host(t)
+	out := filepath.Join(t.TempDir(), "hooks")
+	annotated := func(annotations map[string]string) string {
+		return bundle(t, func(s *specs.Spec) {
+			s.Process.Args, s.Annotations = []string{"grep", "^Groups:", "/proc/self/status"}, annotations
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo told; echo wrong >&2"}}}}
+		})
+	}
+	run := func(dir string) result {
+		cmd := exec.Command(program, "--root", root, "run", "--bundle", dir, id)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4711, 4712}}}
+		return call(t, cmd)
+	}
+	if r := run(annotated(nil)); r.code != 0 || strings.Contains(r.stdout, "4711") {
+		t.Errorf("without annotations: %+v", r)
+	}
+	run(annotated(map[string]string{"run.oci.keep_original_groups": "1"})).is(t, 0, "4711 4712", "")
+	both := annotated(map[string]string{"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": out})
+	for range 2 {
+		run(both).is(t, 0, "Groups:", "")
+	}
+	if data, err := os.ReadFile(out); err != nil || string(data) != "told\nwrong\ntold\nwrong\n" {
+		t.Errorf("the hooks wrote %q, %v", data, err)
+	}
+	run(annotated(map[string]string{"run.oci.hooks.stdout": "/does/not/exist/out"})).is(t, 1, "", `annotations["run.oci.hooks.stdout"]: open /does/not/exist/out: no such file or directory`)
+	run(annotated(map[string]string{"run.oci.handler": "krun"})).is(t, 1, "", `annotations["run.oci.handler"]: found "krun"`)
+	run(annotated(map[string]string{"run.oci.pidfd_receiver": "/does/not/exist"})).is(t, 1, "", "/does/not/exist")
 }

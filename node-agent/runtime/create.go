@@ -208,6 +208,9 @@ func (m *maker) readConfig(context.Context) error {
 		return fmt.Errorf("%s: %w", file, plan.ErrNoLinux)
 	}
 	m.spec, m.config = spec, data
+	if m.o.PidfdSocket == "" {
+		m.o.PidfdSocket = spec.Annotations["run.oci.pidfd_receiver"]
+	}
 	m.r.debugf("%s: read %d bytes, ociVersion %s", file, len(data), spec.Version)
 	return checkUser(spec)
 }

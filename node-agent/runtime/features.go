@@ -35,8 +35,9 @@ func Features() *features.Features {
 		},
 		// What clients of runc look for before they call its checkpoint.
 		Annotations: map[string]string{"org.opencontainers.runc.checkpoint.enabled": "true"},
-		// They name a file of options for criu, which runs as root, and, as a prefix, what systemd is to do with a scope.
-		PotentiallyUnsafeConfigAnnotations: []string{criuNote, cgroup.PropertyAnnotation},
+		// They name a file of options for criu, which runs as root, and, as prefixes, what systemd is to do with a scope, and those of crun:
+		// files that hooks write to, a socket that gets a pidfd, and groups of who makes the container.
+		PotentiallyUnsafeConfigAnnotations: []string{criuNote, cgroup.PropertyAnnotation, "run.oci."},
 	}
 	for _, a := range seccomp.SupportedActions() {
 		f.Linux.Seccomp.Actions = append(f.Linux.Seccomp.Actions, string(a))

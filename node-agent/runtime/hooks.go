@@ -90,6 +90,9 @@ func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State,
 		return err
 	}
 	defer p.close()
+	if err := p.redirect(state.Annotations); err != nil {
+		return err
+	}
 	child, err := start(ctx, h, f, p.child)
 	p.closeChild()
 	if err != nil {
@@ -302,6 +305,26 @@ func (p *hookPipes) open() error {
 			p.close()
 			return fmt.Errorf("fcntl: %w", err)
 		}
+	}
+	return nil
+}
+
+// redirect gives a hook the files that annotations of crun name as its output; they are made if need be, and appended to.
+func (p *hookPipes) redirect(annotations map[string]string) error {
+	for key, stream := range map[string]**os.File{"run.oci.hooks.stdout": &p.child.stdout, "run.oci.hooks.stderr": &p.child.stderr} {
+		path := annotations[key]
+		if path == "" {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+		if err == nil {
+			err = unix.SetNonblock(int(f.Fd()), false) // to open a fifo must not wait for its reader; to write may
+		}
+		if err != nil {
+			return fmt.Errorf("annotations[%q]: %w", key, err)
+		}
+		(*stream).Close()
+		*stream = f
 	}
 	return nil
 }

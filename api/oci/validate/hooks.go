@@ -2,7 +2,13 @@
 
 package validate
 
-import "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // hooks checks the lifecycle hooks (config.md, "POSIX-platform Hooks").
 func (c *checker) hooks() {
@@ -32,9 +38,47 @@ func (c *checker) hookList(path string, hooks []specs.Hook, where string) {
 	}
 }
 
-// annotations checks the annotations (config.md, "Annotations").
+// annotations checks the annotations (config.md, "Annotations"), also those by which crun is told what the specification has no field for
+// (crun(1)): what of these is not honoured is refused, since a container that is not what its document asks for is worse than none.
 func (c *checker) annotations() {
-	if _, ok := c.spec.Annotations[""]; ok {
-		c.err(in("annotations", ""), "an empty key", "keys that are not empty")
+	if len(c.spec.Annotations) == 0 {
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.spec.Annotations)) {
+		if key == "" {
+			c.err(in("annotations", ""), "an empty key", "keys that are not empty")
+		}
+		if name, ok := strings.CutPrefix(key, "run.oci."); ok {
+			c.crunAnnotation(in("annotations", key), name, c.spec.Annotations[key])
+		}
+	}
+}
+
+func (c *checker) crunAnnotation(path, name, value string) {
+	switch name {
+	case "mount_context_type":
+		if types := []string{"context", "fscontext", "defcontext", "rootcontext"}; !slices.Contains(types, value) {
+			c.err(path, quoteOrNothing(value), "context, fscontext, defcontext or rootcontext")
+		}
+	case "hooks.stdout", "hooks.stderr":
+		if !strings.HasPrefix(value, "/") {
+			c.err(path, quoteOrNothing(value), "the absolute path of a file on the host")
+		}
+	case "pidfd_receiver":
+		if !strings.HasPrefix(value, "/") {
+			c.err(path, quoteOrNothing(value), "the absolute path of a unix socket on the host")
+		}
+	case "systemd.subgroup", "delegate-cgroup":
+		if value != "" {
+			c.err(path, quote(value), "nothing: the container's process is in the cgroup of linux.cgroupsPath itself")
+		}
+	case "seccomp.receiver":
+		c.err(path, quoteOrNothing(value), "no such annotation; linux.seccomp.listenerPath is the specification's field for it")
+	case "seccomp.plugins", "seccomp_bpf_data":
+		c.err(path, quoteOrNothing(value), "no such annotation; linux.seccomp says which filter there is")
+	case "systemd.force_cgroup_v1":
+		c.err(path, quoteOrNothing(value), "no such annotation; mounts may have one of type cgroup")
+	case "handler":
+		c.err(path, quoteOrNothing(value), "no such annotation; other kinds of container are for another runtime (berth --runtime-type)")
 	}
 }

@@ -399,6 +399,25 @@ func TestRules(t *testing.T) {
 		{"annotations", []rule{
 			{"good", func(s *specs.Spec) { s.Annotations = map[string]string{"com.example.key": "", "plain": "x"} }, ""},
 			{"empty key", func(s *specs.Spec) { s.Annotations = map[string]string{"": "x"} }, `Error annotations[""]: found an empty key; allowed: keys that are not empty`},
+			{"of crun", func(s *specs.Spec) {
+				s.Annotations = map[string]string{
+					"run.oci.keep_original_groups": "1", "run.oci.mount_context_type": "rootcontext", "run.oci.hooks.stdout": "/a", "run.oci.hooks.stderr": "/a",
+					"run.oci.pidfd_receiver": "/a", "run.oci.systemd.subgroup": "", "run.oci.delegate-cgroup": "", "run.oci.unknown": "x",
+				}
+			}, ""},
+			{"of crun, refused", func(s *specs.Spec) {
+				s.Annotations = map[string]string{
+					"run.oci.mount_context_type": "x", "run.oci.hooks.stdout": "a", "run.oci.pidfd_receiver": "a", "run.oci.systemd.subgroup": "a",
+					"run.oci.seccomp.receiver": "/a", "run.oci.seccomp_bpf_data": "AA", "run.oci.systemd.force_cgroup_v1": "/a", "run.oci.handler": "krun",
+				}
+			}, `Error annotations["run.oci.handler"]: found "krun"; allowed: no such annotation; other kinds of container are for another runtime (berth --runtime-type)` + "\n" +
+				`Error annotations["run.oci.hooks.stdout"]: found "a"; allowed: the absolute path of a file on the host` + "\n" +
+				`Error annotations["run.oci.mount_context_type"]: found "x"; allowed: context, fscontext, defcontext or rootcontext` + "\n" +
+				`Error annotations["run.oci.pidfd_receiver"]: found "a"; allowed: the absolute path of a unix socket on the host` + "\n" +
+				`Error annotations["run.oci.seccomp.receiver"]: found "/a"; allowed: no such annotation; linux.seccomp.listenerPath is the specification's field for it` + "\n" +
+				`Error annotations["run.oci.seccomp_bpf_data"]: found "AA"; allowed: no such annotation; linux.seccomp says which filter there is` + "\n" +
+				`Error annotations["run.oci.systemd.force_cgroup_v1"]: found "/a"; allowed: no such annotation; mounts may have one of type cgroup` + "\n" +
+				`Error annotations["run.oci.systemd.subgroup"]: found "a"; allowed: nothing: the container's process is in the cgroup of linux.cgroupsPath itself`},
 		}},
 		{"namespaces", []rule{
 			{"all", func(s *specs.Spec) {
@@ -754,6 +773,10 @@ func TestRules(t *testing.T) {
 			{"no names", func(s *specs.Spec) { seccomp(s).Syscalls[0].Names = nil }, "Error linux.seccomp.syscalls[0].names: found nothing; allowed: at least one system call's name"},
 			{"empty name", func(s *specs.Spec) { seccomp(s).Syscalls[0].Names = []string{"read", ""} }, `Error linux.seccomp.syscalls[0].names[1]: found ""; allowed: a system call's name`},
 			{"unknown name", func(s *specs.Spec) { seccomp(s).Syscalls[0].Names = []string{"read", "brand_new_call"} }, `Warning linux.seccomp.syscalls[0].names[1]: found "brand_new_call"; allowed: a system call that the runtime knows; this one is left out`},
+			{"unknown name that fails", func(s *specs.Spec) {
+				seccomp(s).Syscalls[0].Names = []string{"read", "brand_new_call"}
+				s.Annotations = map[string]string{"run.oci.seccomp_fail_unknown_syscall": "1"}
+			}, `Error linux.seccomp.syscalls[0].names[1]: found "brand_new_call"; allowed: a system call that the runtime knows, as annotations["run.oci.seccomp_fail_unknown_syscall"] asks`},
 			{"argument index", func(s *specs.Spec) {
 				seccomp(s).Syscalls[0].Args = []specs.LinuxSeccompArg{{Op: specs.OpEqualTo}, {Index: 6, Op: specs.OpEqualTo}}
 			}, "Error linux.seccomp.syscalls[0].args[1].index: found 6; allowed: 0 to 5"},

@@ -55,6 +55,10 @@ func (c *checker) syscallRule(i int, r *specs.LinuxSyscall) {
 		case name == "" || hasNUL(name):
 			c.err(at(at(path, i)+".names", j), quote(name), "a system call's name")
 		case c.options.KnownSyscall != nil && !c.options.KnownSyscall(name):
+			if _, fail := c.spec.Annotations["run.oci.seccomp_fail_unknown_syscall"]; fail {
+				c.err(at(at(path, i)+".names", j), quote(name), "a system call that the runtime knows, as annotations[\"run.oci.seccomp_fail_unknown_syscall\"] asks")
+				continue
+			}
 			c.warn(at(at(path, i)+".names", j), quote(name), "a system call that the runtime knows; this one is left out")
 		}
 	}

@@ -106,6 +106,10 @@ func (c *container) capset(s capabilitySets) {
 
 func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
 
+// KeepGroups is the annotation of crun that leaves a process the groups of who makes it: engines set it for files that a plain user
+// reaches through a group of his. Of process.user.additionalGids nothing is set then.
+const KeepGroups = "run.oci.keep_original_groups"
+
 // credentials takes away what the process is not to have. Seccomp without noNewPrivileges needs CAP_SYS_ADMIN and so
 // comes before; with it, it comes last of all, so that the filter need allow nothing but execve.
 func (c *container) credentials() error {
@@ -127,9 +131,11 @@ func (c *container) credentials() error {
 	for i, g := range groups {
 		binary.NativeEndian.PutUint32(mem[4*i:], g)
 	}
-	set := c.call(unix.SYS_SETGROUPS, num(len(groups)), structArg(mem, "{"+joinUint(groups)+"}"))
-	if len(groups) == 0 && c.inUserNamespace() {
-		set.tolerate(unix.EPERM) // setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
+	if _, keep := c.spec.Annotations[KeepGroups]; !keep {
+		set := c.call(unix.SYS_SETGROUPS, num(len(groups)), structArg(mem, "{"+joinUint(groups)+"}"))
+		if len(groups) == 0 && c.inUserNamespace() {
+			set.tolerate(unix.EPERM) // setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
+		}
 	}
 	c.call(unix.SYS_SETRESGID, num(p.User.GID), num(p.User.GID), num(p.User.GID))
 	c.call(unix.SYS_SETRESUID, num(p.User.UID), num(p.User.UID), num(p.User.UID))

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"unsafe"
@@ -63,6 +64,11 @@ func (c *container) labels() error {
 
 const noSELinux = "selinux label is specified in config, but selinux is disabled or not supported: remove the field"
 
+// contextType is the option of a filesystem by which it gets linux.mountLabel (mount(8)); an annotation of crun names another one.
+func (c *container) contextType() string {
+	return cmp.Or(c.spec.Annotations["run.oci.mount_context_type"], "context")
+}
+
 // checkMountLabel refuses linux.mountLabel where the kernel would not know it.
 func (c *container) checkMountLabel() error {
 	if l := c.spec.Linux.MountLabel; l != "" && !c.host.SELinux {
@@ -87,7 +93,7 @@ func (c *container) labelled(fstype string, data []string) bool {
 // labelFilesystem asks for linux.mountLabel on a filesystem that is being made.
 func (c *container) labelFilesystem(fs Reg, fstype string, data []string) {
 	if c.labelled(fstype, data) {
-		c.fsconfigString(fs, "context", c.spec.Linux.MountLabel)
+		c.fsconfigString(fs, c.contextType(), c.spec.Linux.MountLabel)
 	}
 }
 

@@ -53,7 +53,7 @@ func (c *container) mountByData(m specs.Mount, o mountOptions) {
 		c.ensureDirectory(at, m.Destination, unix.O_DIRECTORY)
 	}
 	if c.labelled(m.Type, o.data) {
-		o.data = append(slices.Clone(o.data), `context="`+c.spec.Linux.MountLabel+`"`) // which may hold commas
+		o.data = append(slices.Clone(o.data), c.contextType()+`="`+c.spec.Linux.MountLabel+`"`) // which may hold commas
 	}
 	var fl uintptr
 	for _, flag := range o.sb {
