@@ -681,6 +681,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
 	defer unix.Close(result)
+	waiting := rec.command() // execve(2) gives it the program's name
 	start := filepath.Join(r.dir(id), startFIFO)
 	// Without a reader, that is when the child has ended, this fails with ENXIO.
 	fifo, err := unix.Open(start, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -712,7 +713,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	_ = os.Remove(filepath.Join(r.dir(id), resultFIFO))
 	r.debugf("container %s: started", id)
-	if rec.killed() && outOfMemory(rec) {
+	if rec.command() == waiting && rec.killed() && outOfMemory(rec) {
 		return errOOM // the kernel had no memory to load the program
 	}
 	if rec.Hooks != nil {

@@ -791,3 +791,19 @@ func TestLoopback(t *testing.T) {
 	const upAndLoopback = "0x9\n" // IFF_UP|IFF_LOOPBACK
 	w.prints(w.sh("cat /sys/class/net/lo/flags"), upAndLoopback)
 }
+
+// TestCommandOfTheWaitingProcess: by its name Start knows whether a process that was killed had become its program.
+func TestCommandOfTheWaitingProcess(t *testing.T) {
+	w := newWorld(t)
+	s := w.create(w.spec("/bin/sleep", "1000"))
+	rec := &record{PID: s.PID}
+	if got := rec.command(); got == "" || got == "sleep\n" {
+		t.Errorf("before start: %q", got)
+	}
+	w.must(w.rt.Start(background, w.id))
+	w.must(unix.Kill(s.PID, unix.SIGKILL))
+	w.await("it has ended", func() bool { state, _ := processState(s.PID); return state == 'Z' })
+	if got := rec.command(); got != "sleep\n" {
+		t.Errorf("after it was killed: %q", got)
+	}
+}

@@ -186,6 +186,12 @@ func processState(pid int) (state byte, startTime uint64) {
 	return fields[0][0], startTime
 }
 
+// command is the name of the record's process as the kernel has it (proc_pid_comm(5)), also of one that has ended and is not reaped.
+func (rec *record) command() string {
+	name, _ := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/comm") // without a process it has no name
+	return string(name)
+}
+
 // killed is whether the record's process has ended by SIGKILL and still waits for its parent. A program that exits of itself has not,
 // whatever of its own the kernel has killed; of one that is reaped nobody but its parent knows, who has its exit status.
 func (rec *record) killed() bool {
