@@ -221,9 +221,16 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	// Each group is the root of its hierarchy in the sandbox. Under version 2 the processes go below: a group with processes in it, also
+	// with the one that waits for the sandbox, can hand no controller to those below it.
 	// Pid 1 of the sandbox is an init that reaps orphans, of which the clients make many.
 	const script = `groups=$1; shift; for g in $groups; do echo $$ >"$g/cgroup.procs"; done
-exec unshare --mount --pid --fork --kill-child --net --ipc --uts --cgroup --propagation private -- tini -s -- "$@"`
+exec unshare --cgroup -- sh -ec '
+groups=$1; shift
+for g in $groups; do
+	if test -e "$g/cgroup.controllers"; then mkdir "$g/clients"; echo $$ >"$g/clients/cgroup.procs"; fi
+done
+exec unshare --mount --pid --fork --kill-child --net --ipc --uts --propagation private -- tini -s -- "$@"' sh "$groups" "$@"`
 	cmd := exec.Command("sh", append([]string{"-ec", script, "sh", strings.Join(groups, " "), self}, os.Args[1:]...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"="+work)
@@ -339,19 +346,6 @@ func enter() error {
 		}
 		if err := mount("cgroup", h, kind, locked, options); err != nil {
 			return err
-		}
-		if kind == "cgroup2" {
-			// A cgroup with processes in it can hand no controller to those below it.
-			leaf := filepath.Join(h, "clients")
-			if err := os.Mkdir(leaf, 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("1"), 0); err != nil {
-				return err
-			}
 		}
 	}
 	for _, folder := range hidden {
