@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// helperEnv makes the test binary a process that creates or runs a container: "create" or "run".
+// helperEnv makes the test binary a process that creates, runs or deletes a container: "create", "run" or "delete".
 const helperEnv = "BERTH_RUNTIME_TEST_HELPER"
 
 func helper() {
@@ -30,6 +30,8 @@ func helper() {
 				p.Wait()
 				err = p.Delete(background)
 			}
+		case "delete":
+			err = rt.Delete(background, os.Args[2], true)
 		}
 	}
 	if err != nil {
@@ -85,6 +87,43 @@ func TestKilledRuntime(t *testing.T) {
 		}
 	}
 	t.Logf("killed at: %v", seen)
+}
+
+// TestKilledDelete: whenever the process that deletes a container is killed, to delete it again removes all that there is of it, its id
+// among it.
+func TestKilledDelete(t *testing.T) {
+	w := newWorld(t)
+	self, err := os.Executable()
+	w.must(err)
+	spec := w.spec("/bin/sleep", "1000")
+	before := w.leftovers()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	var took time.Duration
+	for round := range 15 {
+		w.create(spec)
+		cmd := exec.Command(self, filepath.Join(w.dir, "run"), w.id, w.bundle())
+		cmd.Env = append(os.Environ(), helperEnv+"=delete")
+		began := time.Now()
+		w.must(cmd.Start())
+		if round > 0 {
+			time.Sleep(time.Duration(random.Int64N(int64(took))))
+			_ = cmd.Process.Kill() // unless it has ended
+		}
+		_ = cmd.Wait()
+		took = max(took, time.Since(began))
+		if err := w.rt.Delete(background, w.id, true); err != nil {
+			t.Errorf("round %d: delete by force: %v", round, err)
+		}
+		w.reapAll(round, "delete")
+		if _, err := os.Lstat(filepath.Join(w.dir, "run", w.id)); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("round %d: the container's folder is left: %v", round, err)
+		}
+	}
+	if after := w.leftovers(); after != before {
+		t.Errorf("left over, before:\n%s\nand after:\n%s", before, after)
+	}
 }
 
 // reapAll reaps what a killed process leaves behind as it ends, in place of an init.
