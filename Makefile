@@ -76,12 +76,19 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit conformance test-vm conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
+test: deps-test verify-generate test-unit test-race conformance test-vm conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
 	$(GO_TEST) -timeout 20m $$(go list ./... | grep -v /test/e2e)
+
+# The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
+.PHONY: test-race
+test-race: deps-test ## Run the tests of the runtime and of the supervisor with the race detector (root).
+	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 10m -skip TestKillAllForking ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
+	CGO_ENABLED=1 $(GO_TEST) -race -run Cache ./node-agent/runtime/seccomp
+	CGO_ENABLED=1 $(GO_TEST) -race -skip TestMemoryOfARunningContainer ./node-agent/supervisor
 
 .PHONY: test-vm
 test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd, with SELinux.
