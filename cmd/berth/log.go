@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/syslog"
 	"net"
 	"os"
@@ -118,7 +117,7 @@ func (a *app) record(l level, msg string) {
 	} else {
 		line = fmt.Sprintf("time=%s level=%s msg=%s", strconv.Quote(now), l.String(), strconv.Quote(oneLine(msg)))
 	}
-	var w io.Writer = a.stderr
+	w := a.stderr
 	if a.sink != nil {
 		w = a.sink
 	}
