@@ -119,6 +119,7 @@ func TestContainerd(t *testing.T) {
 		eventually(t, "it has ended", func() bool { return status(ctr, "s") == "STOPPED" })
 		ctr.exits(1, []string{"not found"}, "task", "kill", "s")
 	})
+	t.Run("created, then removed", func(t *testing.T) { neverStarted(t, ctr.with(t), "default") })
 	t.Run("kill all", func(t *testing.T) {
 		// In the host's pid namespace the kernel does not end the others with the first.
 		ctr := start(t, "ka", "--with-ns", "pid:/proc/1/ns/pid", busybox, "ka", "sh", "-c", "sleep 999 & sleep 999")

@@ -132,7 +132,9 @@ func TestPodman(t *testing.T) {
 		// After init the runtime has it as created, and deletes such a one by force alone, which podman knows.
 		id := create(busybox, "sleep", "1000")
 		p.must("init", id)
+		pid := p.must("inspect", "-f", "{{.State.Pid}}", id)
 		p.must("rm", id)
+		gone(t, pid)
 		p.exits(1, nil, "container", "exists", id)
 		id = create("--name", "begun", busybox, "echo", "begun")
 		p.must("init", id)
