@@ -76,7 +76,7 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-race conformance test-vm conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
+test: deps-test verify-generate test-unit test-race conformance test-vm conformance-vm test-e2e test-clients test-clients-vm ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
@@ -116,6 +116,12 @@ bats: deps-bats build ## Run runc's own integration suite with bin/berth; hack/b
 .PHONY: test-clients
 test-clients: deps-clients build bin/berth-image ## Use podman, buildah, containerd and docker with berth in place of runc (root).
 	cd test/clients && $(GO_TEST) -count=1 -timeout 15m -v ./...
+
+.PHONY: test-clients-vm
+test-clients-vm: deps-clients build bin/berth-image ## Use podman and containerd with berth under cgroup v2 and systemd, checkpoints included, in a virtual machine.
+	cd test/clients && ../../hack/vm/test.sh -systemd -timeout 1200 \
+	  -run '^(TestCheckpoint.*|TestContainerd|TestCRI|TestPodman)$$/^(run|exec|pause|metrics|lifecycle|resources|security_context)$$' \
+	  -must '^Test(Checkpoint(Podman|Containerd)|Containerd|CRI|Podman)$$' .
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.

@@ -55,7 +55,10 @@ func (w *world) restored(o RestoreOptions) *Process {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { w.end(w.id, p.PID) })
+	w.t.Cleanup(func() {
+		w.end(w.id, p.PID)
+		p.child.ClosePIDFD()
+	})
 	return p
 }
 

@@ -93,9 +93,9 @@ func quota(hundredths int) setting {
 	return byVersion(setting{"cpu/cpu.cfs_quota_us", us}, setting{"cpu.max", us + " 100000"})
 }
 
-// shares512 is what --cpu-shares 512 asks for: version 2 has weights, of which runc's formula makes 20.
+// shares512 is what --cpu-shares 512 asks for: version 2 has weights, of which runc's formula of today makes 59.
 func shares512() setting {
-	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "20"})
+	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "59"})
 }
 
 // hungry is a script whose command needs some 64 MiB. Clients begin to listen for a lack of memory once the container has started, and
