@@ -110,9 +110,10 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	}
 	// What a link leads to that is not there is made inside, like any other place, and nowhere else.
 	nowhere := filepath.Join(w.dir, "made/by/link")
-	for name, target := range map[string]string{"/dangling": nowhere, "/climbing": "../../../../../../../../../.." + nowhere + "2"} {
-		w.must(os.Symlink(target, w.file(name)))
-		spec = w.sh("ls " + nowhere + "* | tail -n 1")
+	for name, above := range map[string]string{"/dangling": "", "/climbing": "../../../../../../../../../.."} {
+		place := nowhere + name
+		w.must(os.Symlink(above+place, w.file(name)))
+		spec = w.sh("ls " + place)
 		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: name, Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}})
 		if out, _, err := w.try(spec); err != nil || !strings.Contains(out, "source") {
 			t.Errorf("%s: it printed %q, %v", name, out, err)
