@@ -374,6 +374,14 @@ func TestIntelRdt(t *testing.T) {
 	if stats.L3CacheSchema != "L3:0=3" || stats.MemBwSchema != "MB:0=50" {
 		t.Errorf("stats: %+v", stats)
 	}
+	// A limit that cannot be set takes the schemas back.
+	failing := Update{Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "9999"}}, L3CacheSchema: "L3:0=1", MemBwSchema: "MB:0=10"}
+	if err := w.rt.Update(background, w.id, failing); err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.cpus") {
+		t.Errorf("an update of a processor that there is not: %v", err)
+	}
+	if stats, err := w.rt.IntelRdtStats(w.id); err != nil || stats.L3CacheSchema != "L3:0=3" || stats.MemBwSchema != "MB:0=50" {
+		t.Errorf("stats after an update that failed: %+v, %v", stats, err)
+	}
 	x, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/", NoNewPrivileges: true}})
 	w.must(err)
 	x.Wait()
@@ -382,6 +390,17 @@ func TestIntelRdt(t *testing.T) {
 	}
 	w.end(w.id, s.PID)
 	w.missing(own)
+
+	spec.Linux.IntelRdt = nil
+	s = w.start(spec)
+	if err := w.rt.Update(background, w.id, failing); err == nil {
+		t.Error("an update of a processor that there is not is none")
+	}
+	w.missing(filepath.Join(root, w.id))
+	if rec, err := w.rt.load(w.id); err != nil || rec.Resctrl != nil {
+		t.Errorf("the group that an update made and removed is recorded: %+v, %v", rec.Resctrl, err)
+	}
+	w.end(w.id, s.PID)
 }
 
 // TestSysctlOfTheHost: a namespace that is joined by its path may be the host's.

@@ -77,13 +77,15 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 	if err != nil {
 		return err
 	}
-	return r.updateIntelRdt(rec, l3CacheSchema, memBwSchema)
+	_, err = r.updateIntelRdt(rec, l3CacheSchema, memBwSchema)
+	return err
 }
 
-func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) error {
+// updateIntelRdt is UpdateIntelRdt of a record. undo sets all back as it was; on an error that is done already.
+func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
 	fs, err := r.resctrlFS()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if rec.Resctrl != nil {
 		return fs.Update(rec.Resctrl, l3CacheSchema, memBwSchema)
@@ -91,18 +93,21 @@ func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string)
 	rdt := &specs.LinuxIntelRdt{L3CacheSchema: l3CacheSchema, MemBwSchema: memBwSchema}
 	rec.Resctrl = fs.Group(rdt, rec.ID)
 	if err := r.save(rec); err != nil {
-		return err
+		return nil, err
+	}
+	undo = func() error {
+		err := fs.Remove(rec.Resctrl) // its tasks are the root group's again
+		rec.Resctrl = nil
+		return errors.Join(err, r.save(rec))
 	}
 	err = fs.Create(rec.Resctrl, rdt)
 	if err == nil {
 		err = joinAll(fs, rec)
 	}
 	if err != nil {
-		err = errors.Join(err, fs.Remove(rec.Resctrl))
-		rec.Resctrl = nil
-		return errors.Join(err, r.save(rec))
+		return nil, errors.Join(err, undo())
 	}
-	return nil
+	return undo, nil
 }
 
 // joinAll moves every thread of a running container. What is forked meanwhile goes to its parent's group, so that it is done when

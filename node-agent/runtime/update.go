@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -77,18 +78,19 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	if err := faults.Err(); err != nil {
 		return err
 	}
-	if u.L3CacheSchema != "" || u.MemBwSchema != "" {
-		if err := r.updateIntelRdt(rec, u.L3CacheSchema, u.MemBwSchema); err != nil {
-			return err
-		}
-	}
 	g, err := rec.cgroup()
 	if err != nil {
 		return err
 	}
+	undo := func() error { return nil }
+	if u.L3CacheSchema != "" || u.MemBwSchema != "" {
+		if undo, err = r.updateIntelRdt(rec, u.L3CacheSchema, u.MemBwSchema); err != nil {
+			return err
+		}
+	}
 	write := together(&change, merged)
 	if err := g.Update(write); err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
+		return errors.Join(fmt.Errorf("update container %s: %w", id, err), undo())
 	}
 	if w := g.Rounded(write); w != "" {
 		r.warn(w)

@@ -108,7 +108,7 @@ func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 			return err
 		}
 	}
-	if err := f.Update(g, rdt.L3CacheSchema, rdt.MemBwSchema); err != nil {
+	if _, err := f.Update(g, rdt.L3CacheSchema, rdt.MemBwSchema); err != nil {
 		return err
 	}
 	for i, line := range rdt.Schemata {
@@ -130,17 +130,41 @@ func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	return nil
 }
 
-// Update writes schemas of the group: what is empty stays as it is.
-func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) error {
+// Update writes schemas of the group: what is empty stays as it is. undo writes back what they were; on an error that is done already.
+func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
+	data, err := os.ReadFile(filepath.Join(g.Dir, "schemata"))
+	if err != nil && (!f.fake || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, fmt.Errorf("linux.intelRdt: %w", err)
+	}
+	undo = func() error { return f.setBack(g, string(data), l3CacheSchema+"\n"+memBwSchema) }
 	for _, s := range []struct{ field, line string }{{"l3CacheSchema", l3CacheSchema}, {"memBwSchema", memBwSchema}} {
 		if s.line == "" {
 			continue
 		}
 		if err := f.write(g.Dir, "schemata", s.line+"\n"); err != nil {
-			return f.explain(fmt.Sprintf("linux.intelRdt.%s: found %q", s.field, s.line), err)
+			return nil, errors.Join(f.explain(fmt.Sprintf("linux.intelRdt.%s: found %q", s.field, s.line), err), undo())
 		}
 	}
-	return nil
+	return undo, nil
+}
+
+// setBack writes those lines of a former schemata again that are of a resource which changed names.
+func (f *FS) setBack(g *Group, former, changed string) (all error) {
+	kinds := map[string]bool{}
+	for line := range strings.Lines(changed) {
+		kind, _ := parseSchema(line)
+		kinds[kind] = true
+	}
+	for line := range strings.Lines(former) {
+		line = strings.TrimSpace(line)
+		if kind, _ := parseSchema(line); line == "" || !kinds[kind] {
+			continue
+		}
+		if err := f.write(g.Dir, "schemata", line+"\n"); err != nil {
+			all = errors.Join(all, fmt.Errorf("set it back: %w", f.explain("linux.intelRdt", err)))
+		}
+	}
+	return all
 }
 
 // Join moves a task, and so what it will fork, into the groups: first the one that limits, since a monitoring group takes only

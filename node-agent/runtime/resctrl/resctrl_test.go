@@ -171,10 +171,10 @@ func TestUpdateAndStats(t *testing.T) {
 		"gold/mon_groups/id/mon_data/mon_L3_01/llc_occupancy": "Unavailable\n", "gold/mon_groups/id/mon_data/mon_L3_01/mbm_local_bytes": "5\n",
 	})
 	g := &Group{Dir: filepath.Join(f.root, "gold"), Monitor: filepath.Join(f.root, "gold/mon_groups/id")}
-	if err := f.Update(g, "", "MB:0=30"); err != nil {
+	if _, err := f.Update(g, "", "MB:0=30"); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Update(g, "L3:0=ff", ""); err != nil {
+	if _, err := f.Update(g, "L3:0=ff", ""); err != nil {
 		t.Fatal(err)
 	}
 	s, err := f.Stats(g)
