@@ -187,9 +187,11 @@ func TestHelp(t *testing.T) {
 		for _, call := range [][]string{{c.name, "--help"}, {c.name, "-h"}, {"help", c.name}} {
 			r := berth(t, call...)
 			r.is(t, 0, "berth "+c.name+" - "+c.summary, "")
-			if c.name != "supervise" && len(c.examples) > 0 {
-				r.is(t, 0, "EXAMPLES:\n   "+c.examples[0], "")
+			if len(c.examples) == 0 {
+				t.Errorf("%s has no example", c.name)
+				continue
 			}
+			r.is(t, 0, "EXAMPLES:\n   "+c.examples[0], "")
 		}
 	}
 	r := berth(t, "--version")

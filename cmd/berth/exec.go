@@ -58,6 +58,17 @@ func listFlagVar(fs *flag.FlagSet, long, short, usage string) *listFlag {
 	return l
 }
 
+// idsFlag is a flag with an id that may be given several times.
+type idsFlag []uint32
+
+func (l *idsFlag) String() string { return strings.Trim(fmt.Sprint(*l), "[]") }
+
+func (l *idsFlag) Set(s string) error {
+	id, err := parseID(s)
+	*l = append(*l, id)
+	return err
+}
+
 // execFlags are what exec is called with.
 type execFlags struct {
 	fs             *flag.FlagSet
@@ -67,7 +78,8 @@ type execFlags struct {
 	cwd            *string
 	apparmor       *string
 	label          *string
-	env, gids      *listFlag
+	env            *listFlag
+	gids           idsFlag
 	caps, cgroups  *listFlag
 	tty, detach    *bool
 	noNewPrivilege *bool
@@ -80,7 +92,9 @@ func newExecFlags(fs *flag.FlagSet) *execFlags {
 	e.tty = boolFlag(fs, "tty", "t", "give the process a terminal")
 	e.detach = boolFlag(fs, "detach", "d", "return once the process runs")
 	e.user = stringFlag(fs, "user", "u", "", "`UID[:GID]`, in numbers")
-	e.gids = listFlagVar(fs, "additional-gids", "g", "`GID` of another group; may be repeated")
+	for _, name := range []string{"additional-gids", "g"} {
+		fs.Var(&e.gids, name, "`GID` of another group; may be repeated")
+	}
 	e.cwd = fs.String("cwd", "", "working `folder`")
 	e.env = listFlagVar(fs, "env", "e", "`NAME=VALUE` for the environment; may be repeated")
 	e.caps = listFlagVar(fs, "cap", "c", "`capability` besides the container's, such as CAP_SYS_PTRACE; may be repeated")
@@ -161,12 +175,11 @@ func (e *execFlags) change(p *specs.Process, args []string, set map[string]bool)
 			return err
 		}
 	}
-	for _, s := range *e.gids {
-		gid, err := parseID(s)
-		if err != nil {
-			return fmt.Errorf("--additional-gids: %w", err)
+	p.User.AdditionalGids = append(p.User.AdditionalGids, e.gids...)
+	for _, name := range *e.caps {
+		if err := validate.Capability("--cap", name); err != nil {
+			return err
 		}
-		p.User.AdditionalGids = append(p.User.AdditionalGids, gid)
 	}
 	if len(*e.caps) > 0 {
 		p.Capabilities = withCapabilities(p.Capabilities, *e.caps)

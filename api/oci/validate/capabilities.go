@@ -33,17 +33,29 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 		bit := capabilityBit(name)
 		set |= bit
 		if bit == 0 {
-			allowed := "a name of capabilities(7), such as CAP_CHOWN"
-			if len(name) <= maxCapability {
-				if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); capabilityBit(fixed) != 0 {
-					allowed = "a name of capabilities(7); write " + fixed
-				}
-			}
 			// Not a mere warning: see docs/validation.md, "Capabilities".
-			c.err(at(path, i), quoteOrNothing(name), allowed)
+			c.err(at(path, i), quoteOrNothing(name), capabilityAllowed(name))
 		}
 	}
 	return set
+}
+
+// Capability returns the fault of a name that capabilities(7) does not list, or nil. path is where it was found, such as a flag.
+func Capability(path, name string) error {
+	if capabilityBit(name) != 0 {
+		return nil
+	}
+	return Fault{Path: path, Found: quoteOrNothing(name), Allowed: capabilityAllowed(name), Severity: Error}
+}
+
+// capabilityAllowed is what is allowed in place of a name that is no capability.
+func capabilityAllowed(name string) string {
+	if len(name) <= maxCapability {
+		if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); capabilityBit(fixed) != 0 {
+			return "a name of capabilities(7); write " + fixed
+		}
+	}
+	return "a name of capabilities(7), such as CAP_CHOWN"
 }
 
 // notGranted warns of the names whose bits are in refused.
