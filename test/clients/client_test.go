@@ -243,6 +243,9 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 			return "", true
 		}
 	}
+	// Whoever goes on without it must not meet it again, nor the files that it holds.
+	cmd.Process.Kill()
+	<-ended
 	return "not ready in time:\n" + text(), false
 }
 
