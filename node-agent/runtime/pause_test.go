@@ -88,7 +88,7 @@ func TestKillPaused(t *testing.T) {
 			w.must(w.rt.Pause(ctx, w.id))
 			w.must(w.rt.Kill(ctx, w.id, unix.SIGKILL, c.all))
 			w.await("its end", func() bool { return w.status() == string(specs.StateStopped) })
-			w.await("the end of its others", func() bool { pids, _ := w.rt.Processes(ctx, w.id); return len(pids) <= 1 })
+			w.await("the end of all its processes", func() bool { pids, err := w.rt.Processes(ctx, w.id); return err == nil && len(pids) == 0 })
 			for what, err := range map[string]error{"pause": w.rt.Pause(ctx, w.id), "kill": w.rt.Kill(ctx, w.id, unix.SIGKILL, false)} {
 				if !errors.Is(err, ErrNotRunning) {
 					t.Errorf("%s then gives %v", what, err)
