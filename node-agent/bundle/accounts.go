@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // maxAccountsFile bounds /etc/passwd and /etc/group of an image, which is hostile (CVE-2023-25153 was an unbounded read). 4 MiB is some
@@ -61,15 +63,7 @@ func ReadAccounts(rootfs string) (Accounts, error) {
 
 // readInRoot reads a regular file below the folder root, which every symlink and .. on the way is held in. A file that is not there is empty.
 func readInRoot(root int, path string) ([]byte, error) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	var fd int
-	var err error
-	for range 64 { // EAGAIN: a rename somewhere raced with the walk (openat2(2))
-		fd, err = unix.Openat2(root, path, how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	fd, err := scoped.Open(root, path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}

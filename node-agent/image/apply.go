@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // format is the form in which overlayfs is told of removals. Where the store is used without root, overlayfs is mounted with
@@ -496,15 +498,11 @@ func (a *applier) finish() error {
 
 func (a *applier) setDirTime(t dirTime) error {
 	// By now the name may be a link or gone: what is there then has its own times already.
-	fd, err := unix.Openat2(a.root, path.Join(".", t.path), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	switch err {
-	case nil:
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+	fd, err := scoped.Open(a.root, path.Join(".", t.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil
-	default:
+	}
+	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)

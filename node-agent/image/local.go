@@ -21,6 +21,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // fileIdentity tells whether a file is still the one that was read.
@@ -95,10 +97,7 @@ func openFolder(p string) (*folder, error) {
 }
 
 func (f *folder) open(name string) (io.ReadCloser, int64, error) {
-	fd, err := unix.Openat2(int(f.dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := scoped.Open(int(f.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return nil, 0, &fs.PathError{Op: "open", Path: path.Join(f.dir.Name(), name), Err: err}
 	}

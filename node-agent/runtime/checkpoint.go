@@ -22,6 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/criu"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // CriuOptions are what checkpoint and restore have in common; criu(8) has the meanings.
@@ -352,7 +353,7 @@ func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o
 	defer unix.Close(root)
 	for _, path := range spec.Linux.MaskedPaths {
 		// A masked file is the host's /dev/null mounted on it; a masked folder is a filesystem that criu knows how to make.
-		fd, err := unix.Openat2(root, strings.TrimLeft(path, "/"), &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+		fd, err := scoped.Open(root, strings.TrimLeft(path, "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 		if err != nil {
 			continue // there is no such file, and so no mask
 		}

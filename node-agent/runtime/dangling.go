@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // maxLinks is how many symbolic links the kernel follows in one path (MAXSYMLINKS, path_resolution(7)).
@@ -31,9 +33,7 @@ func danglingDestinations(rootfs string, mounts []specs.Mount) (map[int]string, 
 		if m.Type == "proc" || m.Type == "sysfs" || slices.ContainsFunc(m.Options, aboutLinks) || covered(mounts[:i], m.Destination) {
 			continue // it follows no link at its destination, or what is there then is the mount's before
 		}
-		fd, err := unix.Openat2(root, strings.TrimPrefix(path.Clean("/"+m.Destination), "/"), &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
+		fd, err := scoped.Open(root, strings.TrimPrefix(path.Clean("/"+m.Destination), "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 		if err == nil {
 			unix.Close(fd)
 			continue

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // maxPasswd bounds what is read of an image's passwd file.
@@ -42,10 +43,7 @@ func homeOf(rootfs string, uid uint32) string {
 
 // homeBelow does so for a root filesystem that is open.
 func homeBelow(root int, uid uint32) string {
-	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := scoped.Open(root, "etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return ""
 	}
