@@ -69,7 +69,7 @@ func TestKilledRuntime(t *testing.T) {
 		w.must(cmd.Start())
 		// From its first step on: the folder of the container is the sign.
 		dir := filepath.Join(w.dir, "run", w.id)
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			if _, err := os.Stat(dir); err == nil {
 				break
 			}
@@ -129,7 +129,7 @@ func TestKilledDelete(t *testing.T) {
 // reapAll reaps what a killed process leaves behind as it ends, in place of an init.
 func (w *world) reapAll(round int, mode string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		for {
 			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
 			if errors.Is(err, unix.ECHILD) {

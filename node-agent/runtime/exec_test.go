@@ -35,7 +35,7 @@ func (w *world) tryExec(o ExecOptions) (output string, status unix.WaitStatus, e
 	w.must(err)
 	defer r.Close()
 	o.Stdout, o.Stderr = wr, wr
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	p, err := w.rt.Exec(ctx, w.id, o)
 	wr.Close()
@@ -159,7 +159,8 @@ func TestExecIsLikeTheFirst(t *testing.T) {
 			first := w.start(spec)
 			p, err := w.rt.Exec(background, w.id, ExecOptions{})
 			w.must(err)
-			w.await("its program", func() bool { return statusLine(t, p.PID, "Name") == "sleep" })
+			w.awaitProgram(first.PID, "sleep")
+			w.awaitProgram(p.PID, "sleep")
 			if got, want := w.likeness(p.PID), w.likeness(first.PID); got != want {
 				t.Errorf("it is:\n%s\nand the first:\n%s", got, want)
 			}
@@ -182,7 +183,8 @@ func TestExecInJoinedNamespaces(t *testing.T) {
 	})).PID
 	p, err := w.rt.Exec(background, second.id, ExecOptions{})
 	w.must(err)
-	w.await("its program", func() bool { return statusLine(t, p.PID, "Name") == "sleep" })
+	w.awaitProgram(pid, "sleep")
+	w.awaitProgram(p.PID, "sleep")
 	if got, want := w.likeness(p.PID), w.likeness(pid); got != want {
 		t.Errorf("it is:\n%s\nand the first:\n%s", got, want)
 	}
@@ -277,14 +279,20 @@ func TestExecStates(t *testing.T) {
 	w.must(w.rt.Pause(ctx, w.id))
 	o := args("true")
 	o.IgnorePaused = true
-	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	short, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error)
 	go func() { _, err := w.rt.Exec(short, w.id, o); done <- err }()
-	time.Sleep(200 * time.Millisecond)
-	w.must(w.rt.Resume(ctx, w.id)) // on cgroup v1 what is frozen cannot be killed before
+	others := func() []string {
+		return slices.DeleteFunc(children(t), func(pid string) bool { return pid == strconv.Itoa(s.PID) })
+	}
+	w.await("its process", func() bool { return len(others()) == 1 })
+	cancel()
+	// On cgroup v1 what is frozen cannot be killed before it is resumed.
+	w.await("its being killed", func() bool { return !slices.ContainsFunc(others(), func(pid string) bool { return !killed(pid) }) })
+	w.must(w.rt.Resume(ctx, w.id))
 	if err := <-done; err == nil {
-		t.Error("it ran after its time")
+		t.Error("it ran after it had been given up")
 	}
 
 	w.must(w.rt.Kill(ctx, w.id, unix.SIGKILL, false))
@@ -293,6 +301,19 @@ func TestExecStates(t *testing.T) {
 		t.Errorf("in a stopped one: %v", err)
 	}
 	w.end(w.id, s.PID)
+}
+
+// killed is whether a process has been sent SIGKILL, be it that it has ended or that it is frozen.
+func killed(pid string) bool {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		pending, _ := strconv.ParseUint(value, 16, 64)
+		if (key == "SigPnd" || key == "ShdPnd") && pending>>(unix.SIGKILL-1)&1 == 1 || key == "State" && value[0] == 'Z' {
+			return true
+		}
+	}
+	return err != nil
 }
 
 // TestExecWithoutBundle: the bundle may change or go once the container is made.

@@ -272,7 +272,7 @@ func TestLimitsBeyondOurs(t *testing.T) {
 // TestHungMount: a bind source that does not answer is named when the deadline has passed, and nothing is left of the container.
 func TestHungMount(t *testing.T) {
 	w := newWorld(t)
-	w.rt.deadline = 500 * time.Millisecond
+	w.rt.deadline = 3 * time.Second // for each phase of the launch, on a busy machine too
 	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if os.Getenv("CI") != "" && os.Getenv("BERTH_VM") == "" { // the guest's kernel has no modules
@@ -291,7 +291,7 @@ func TestHungMount(t *testing.T) {
 	spec := w.spec("/bin/true")
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dead", Type: "bind", Source: filepath.Join(dead, "volume"), Options: []string{"bind"}})
 	before := w.leftovers()
-	w.fails(spec, "mounts[7] (/dead): open_tree has not returned", "500ms", filepath.Join(dead, "volume"), "fuse")
+	w.fails(spec, "mounts[7] (/dead): open_tree has not returned", "deadline of 3s", filepath.Join(dead, "volume"), "fuse")
 	if after := w.leftovers(); after != before {
 		t.Errorf("left over, before:\n%s\nand after:\n%s", before, after)
 	}
@@ -300,9 +300,10 @@ func TestHungMount(t *testing.T) {
 // TestHungStart: a created container that does not become its program is ended, and start says what the kernel does.
 func TestHungStart(t *testing.T) {
 	w := newWorld(t)
-	w.rt.deadline = 300 * time.Millisecond
 	s := w.create(w.spec("/bin/sleep", "1000"))
 	w.must(unix.Kill(s.PID, unix.SIGSTOP))
+	w.await("it has stopped", func() bool { state, _ := processState(s.PID); return state == 'T' })
+	w.rt.deadline = 300 * time.Millisecond
 	err := w.rt.Start(background, w.id)
 	var hung *launch.HungError
 	if !errors.As(err, &hung) || hung.Wchan == "" || hung.PID != s.PID || !strings.Contains(err.Error(), "process.args: execve has not returned") {

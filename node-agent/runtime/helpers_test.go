@@ -231,7 +231,7 @@ func (w *world) tryWith(o CreateOptions) (output string, status unix.WaitStatus,
 	w.must(err)
 	defer r.Close()
 	o.Bundle, o.Stdout, o.Stderr = w.bundle(), wr, wr
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	p, err := w.rt.Run(ctx, w.id, o)
 	wr.Close()
@@ -318,14 +318,27 @@ func reap(pid int) (status unix.WaitStatus) {
 	}
 }
 
+// patience is how long anything is waited for that comes at once on a machine that has nothing else to do.
+const patience = 2 * time.Minute
+
 // await waits for a condition that another process brings about.
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("still not: %s", what)
 		}
 	}
+}
+
+// awaitProgram waits until a process is its program in every respect. What a caller is told of is a moment before that: execve(2) closes
+// descriptors one by one, and gives the process its name, its rights, its arguments and at last its environment, which may not be empty.
+func (w *world) awaitProgram(pid int, name string) {
+	w.t.Helper()
+	w.await("its program", func() bool {
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		return statusLine(w.t, pid, "Name") == name && err == nil && len(environ) > 0
+	})
 }
 
 // unified is whether the host has cgroup v2 alone.

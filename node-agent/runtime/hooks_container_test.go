@@ -236,7 +236,7 @@ func TestHookTimeouts(t *testing.T) {
 			hooks.Poststop = w.noting("poststop")
 			began := time.Now()
 			w.fails(spec, "error running "+kind+" hook #0: hook ran past specified timeout of 1.0s")
-			if d := time.Since(began); d < time.Second || d > 30*time.Second { // the guest of hack/vm is slow
+			if d := time.Since(began); d < time.Second || d > patience {
 				t.Errorf("it took %v", d)
 			}
 			if got := w.noted(); got != "poststop b none\n" {
@@ -293,16 +293,14 @@ func TestHookLeavesADaemon(t *testing.T) {
 	const mark = "97531"
 	w := newWorld(t)
 	spec := w.sh("echo ran")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " &"}, Timeout: ptr(20)}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " &"}, Timeout: ptr(600)}}}
 	began := time.Now()
 	w.prints(spec, "ran\n")
-	if d := time.Since(began); d > 10*time.Second {
+	if d := time.Since(began); d > patience {
 		t.Errorf("it took %v", d)
 	}
-	left := processesWith(t, mark)
-	if len(left) != 1 {
-		t.Errorf("left: %v", left)
-	}
+	var left []string
+	w.await("the daemon", func() bool { left = processesWith(t, mark); return len(left) == 1 }) // which the container may have overtaken
 	for _, f := range left {
 		var pid int
 		_, err := fmt.Sscanf(f, "/proc/%d/", &pid)

@@ -180,7 +180,7 @@ func TestPasswd(t *testing.T) {
 			w := newWorld(t)
 			w.must(os.MkdirAll(w.file("/etc"), 0o755))
 			w.must(make(w, w.file("/etc/passwd")))
-			done := time.AfterFunc(time.Minute, func() { panic("it hangs") })
+			done := time.AfterFunc(patience, func() { panic("it hangs") })
 			defer done.Stop()
 			w.prints(w.sh("echo $HOME"), "/\n")
 		})

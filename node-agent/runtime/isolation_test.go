@@ -200,6 +200,7 @@ func TestProcessAttributes(t *testing.T) {
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
 		Syscalls: []specs.LinuxSyscall{{Names: []string{"ptrace"}, Action: "SCMP_ACT_ERRNO"}}}
 	s := w.start(spec)
+	w.awaitProgram(s.PID, "sleep")
 	const three = "0000000000000421" // CHOWN 0, KILL 5, NET_BIND_SERVICE 10
 	for key, want := range map[string]string{
 		"CapInh": "0000000000000000", "CapPrm": three, "CapEff": three, "CapBnd": three, "CapAmb": "0000000000000000",
@@ -738,9 +739,9 @@ func received(t *testing.T, listener net.Listener) <-chan int {
 		if err != nil {
 			return
 		}
-		defer conn.Close()
 		oob := make([]byte, unix.CmsgSpace(4))
 		_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(make([]byte, 128), oob)
+		conn.Close() // before the test goes on, which counts descriptors at its end
 		if err != nil {
 			t.Error(err)
 			return

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -205,13 +204,13 @@ func (w *world) asHelper(shell, mode string) (string, error) {
 	w.t.Helper()
 	self, err := os.Executable()
 	w.must(err)
-	ctx, cancel := context.WithTimeout(background, time.Minute)
+	ctx, cancel := context.WithTimeout(background, patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", shell+` exec "$0" "$@"`, self, filepath.Join(w.dir, "run"), w.id, w.bundle())
 	cmd.Env = append(os.Environ(), helperEnv+"="+mode)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = patience
 	err = cmd.Run()
 	return out.String(), err
 }

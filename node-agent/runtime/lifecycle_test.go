@@ -358,7 +358,7 @@ func TestForcedDeleteWhileCreating(t *testing.T) {
 	w := newWorld(t)
 	marker := filepath.Join(w.dir, "hook")
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + marker + "; sleep 0.3"}}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + marker + "; while [ -e " + marker + " ]; do sleep 0.01; done"}}}}
 	w.save(spec)
 	made := make(chan error)
 	go func() {
@@ -367,6 +367,7 @@ func TestForcedDeleteWhileCreating(t *testing.T) {
 	}()
 	w.await("in the hook", func() bool { _, err := os.Stat(marker); return err == nil })
 	w.must(w.rt.Delete(background, w.id, true))
+	w.must(os.Remove(marker))
 	if err := <-made; err == nil {
 		t.Error("a container that was deleted meanwhile has been created")
 	}

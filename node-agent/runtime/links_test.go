@@ -154,7 +154,7 @@ func TestRecordOfAnother(t *testing.T) {
 		"fifo": func() { w.must(unix.Mkfifo(file, 0o666)) },
 	} {
 		make()
-		hang := time.AfterFunc(time.Minute, func() { panic("it hangs") })
+		hang := time.AfterFunc(patience, func() { panic("it hangs") })
 		if s, err := w.rt.State(background, w.id); err == nil {
 			t.Errorf("%s: found the state %+v", name, s)
 		}

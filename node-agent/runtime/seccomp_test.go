@@ -214,7 +214,7 @@ func TestSeccompNotifyFails(t *testing.T) {
 	spec.Linux.Seccomp.Syscalls = append(spec.Linux.Seccomp.Syscalls, specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActErrno})
 	began := time.Now()
 	w.fails(spec, "before execve")
-	if d := time.Since(began); d > 10*time.Second {
+	if d := time.Since(began); d > time.Minute {
 		t.Errorf("it took %v", d)
 	}
 }

@@ -27,7 +27,7 @@ func TestTerminalAlone(t *testing.T) {
 		w.must(w.rt.Delete(background, w.id, true))
 		reap(s.PID)
 	}()
-	w.must(r.SetReadDeadline(time.Now().Add(5 * time.Second)))
+	w.must(r.SetReadDeadline(time.Now().Add(patience)))
 	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("found %v; want the end", err)
 	}
