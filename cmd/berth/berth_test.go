@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,6 +27,13 @@ var program, plain string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	// What the caller has us ignore, as nohup(1) and shells in the background do, would be ignored by all that is called here. What is caught is
+	// not, after execve(2).
+	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 	dir, err := os.MkdirTemp("", "berth")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -69,17 +77,60 @@ func berth(t *testing.T, args ...string) result {
 
 func call(t *testing.T, cmd *exec.Cmd) result {
 	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// A container that is created keeps the pipes: do not wait for their end for long.
-	cmd.WaitDelay = 100 * time.Millisecond
+	stdout, stderr := newOutput(t), newOutput(t)
+	cmd.Stdout, cmd.Stderr = stdout.w, stderr.w
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	return result{cmd.ProcessState.ExitCode(), stdout.all(), stderr.all()}
 }
+
+// output is a pipe for what a call of berth writes. A container that it has made may keep the pipe, whose end is not waited for.
+type output struct {
+	r, w *os.File
+	text bytes.Buffer
+	read chan struct{} // closed when text is no longer written to
+}
+
+func newOutput(t *testing.T) *output {
+	t.Helper()
+	o := &output{read: make(chan struct{})}
+	var err error
+	o.r, o.w, err = os.Pipe()
+	must(t, err)
+	go func() {
+		defer close(o.read)
+		_, _ = o.text.ReadFrom(o.r)
+	}()
+	return o
+}
+
+// all is what was written, once those have ended whose words count.
+func (o *output) all() string {
+	o.w.Close()
+	_ = o.r.SetReadDeadline(time.Unix(1, 0))
+	<-o.read
+	// Read looks at its deadline first, so that what was in the pipe by then is still there. Reading it does not block.
+	if raw, err := o.r.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			buf := make([]byte, 1<<16)
+			for {
+				n, err := unix.Read(int(fd), buf)
+				if n <= 0 && !errors.Is(err, unix.EINTR) {
+					return
+				}
+				o.text.Write(buf[:max(n, 0)])
+			}
+		})
+	}
+	o.r.Close()
+	return o.text.String()
+}
+
+// patience is how long anything is waited for that comes at once on a machine that has nothing else to do.
+const patience = 2 * time.Minute
 
 // is fails the test where a call ended otherwise, or its output lacks some words. The log in text form has quotes escaped.
 func (r result) is(t *testing.T, code int, stdout, stderr string) {
@@ -366,7 +417,7 @@ func TestLifecycle(t *testing.T) {
 	}
 	on("kill", id, "0").is(t, 0, "", "")
 	on("kill", "--all", id, "9").is(t, 0, "", "")
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(on("state", id).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(on("state", id).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}

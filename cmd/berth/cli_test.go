@@ -211,7 +211,7 @@ func peer(t *testing.T, name string) string {
 func converse(t *testing.T, program, root, id, bundle, line string) result {
 	t.Helper()
 	if line == waitStopped {
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 			if r := call(t, exec.Command(program, "--root", root, "state", id)); strings.Contains(r.stdout, `"status": "stopped"`) || time.Now().After(deadline) {
 				return r
 			}
@@ -450,7 +450,7 @@ func TestLogOfTheSystem(t *testing.T) {
 		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", apart, program, "--log", log, "state", "none")
 		call(t, cmd).is(t, 1, "", "container does not exist")
 		buf := make([]byte, 4096)
-		must(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+		must(t, socket.SetReadDeadline(time.Now().Add(patience)))
 		n, err := socket.Read(buf)
 		must(t, err)
 		for _, w := range want {

@@ -75,7 +75,7 @@ func TestEvents(t *testing.T) {
 	select {
 	case err := <-ended:
 		must(t, err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Error("events does not end with the container")
 		_ = cmd.Process.Kill()
 	}

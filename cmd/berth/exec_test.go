@@ -93,7 +93,7 @@ func TestExec(t *testing.T) {
 	on(words(), "true").is(t, 255, "", "exec failed: cannot exec in a paused container (use --ignore-paused to override)")
 	on([]string{"resume"}).is(t, 0, "", "")
 	on([]string{"kill"}, "9").is(t, 0, "", "")
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(on([]string{"state"}).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(on([]string{"state"}).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}
@@ -219,7 +219,7 @@ func TestExecDetached(t *testing.T) {
 		t.Error(err)
 	}
 	on([]string{"exec"}, sh("true > /go")...).is(t, 0, "", "")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if data, _ := os.ReadFile(out.Name()); string(data) == "done\n" {
 			break
 		}
@@ -280,7 +280,7 @@ func TestExecOfTheRuntimeItself(t *testing.T) {
 	must(t, cmd.Start())
 	defer func() { _ = cmd.Wait() }()
 	pid := ""
-	for deadline := time.Now().Add(20 * time.Second); pid == ""; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); pid == ""; time.Sleep(2 * time.Millisecond) {
 		data, _ := os.ReadFile(pidFile)
 		if line, _ := os.ReadFile("/proc/" + string(data) + "/cmdline"); strings.Contains(string(line), "--log=/fifo\x00state\x00none") {
 			status, _ := os.ReadFile("/proc/" + string(data) + "/status")

@@ -110,7 +110,7 @@ func TestNotify(t *testing.T) {
 						if got != want {
 							t.Errorf("the manager got %q; want %q", got, want)
 						}
-					case <-time.After(20 * time.Second):
+					case <-time.After(patience):
 						t.Fatalf("the manager does not get %q", want)
 					}
 				}

@@ -60,7 +60,7 @@ func newPlainUser(t *testing.T) *plainUser {
 			t.Errorf("left in the user's runtime folder: %v, %v", entries, err)
 		}
 		// What the container's first process leaves is reaped by init, which may take its time.
-		for deadline := time.Now().Add(20 * time.Second); len(u.processes()) > 0; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); len(u.processes()) > 0; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("processes left: %v", u.processes())
 				break
@@ -213,7 +213,7 @@ func TestRootless(t *testing.T) {
 	u.berth("delete", "c").is(t, 1, "", "cannot delete container c that is not stopped: running")
 	u.berth("kill", "c", "0").is(t, 0, "", "")
 	u.berth("kill", "--all", "c", "KILL").is(t, 0, "", "")
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(u.berth("state", "c").stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(u.berth("state", "c").stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}

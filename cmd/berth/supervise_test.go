@@ -66,7 +66,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 		_ = server.Process.Signal(os.Interrupt)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			_ = server.Process.Kill()
 			<-ended
 			t.Error("the supervisor does not end")
@@ -75,7 +75,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 			t.Log(log.String())
 		}
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	client := supervisor.NewClient(filepath.Join(run, "supervisor.sock"))
 	for {

@@ -37,7 +37,7 @@ func (u *plainUser) userManager() {
 	}
 	u.t.Cleanup(func() { must(u.t, exec.Command("systemctl", "stop", unit).Run()) })
 	u.runtime = fmt.Sprintf("/run/user/%d", u.id)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(u.runtime, "bus")); err == nil {
 			return
 		}
