@@ -84,6 +84,10 @@ func (p *progress) close() {
 // at is where the child writes to.
 func (p *progress) at() *int64 { return (*int64)(unsafe.Pointer(unsafe.SliceData(p.page))) }
 
+func (p *progress) mapping() mapping {
+	return mapping{uintptr(unsafe.Pointer(p.at())), uintptr(len(p.page))}
+}
+
 // step is the last step that the child has begun.
 func (p *progress) step() int { return int(atomic.LoadInt64(p.at())) }
 

@@ -3,9 +3,10 @@
 package launch
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
-	"runtime"
-	"sort"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -41,28 +42,30 @@ type op struct {
 	mustErr uintptr   // what to report where it does not
 }
 
-// program is a plan ready to run. It keeps alive all memory that its numbers point to.
+// program is a plan ready to run. It lies, with all that it points to, in the child's memory.
 type program struct {
 	ops  []op
 	regs []uintptr
-	// plan has the memory of the arguments, keep their arrays of strings.
-	plan *plan.Plan
-	keep [][]*byte
-	// texts are the strings of all arguments, each with the zero byte at its end.
-	texts []byte
 	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is not the child's.
 	first []gap
-	// pidfd is where clone3 puts the child's pidfd. It lies here since a program is on the heap: the kernel gets its address
-	// as a number, and a variable on a goroutine's stack moves when the stack grows.
+	// report is the pipe that the child reports to, sync the one that it waits on.
+	report, sync uintptr
+	// pidfd is where clone3 puts the child's pidfd for the parent.
 	pidfd int32
-	// noSignals is an empty sigset_t.
-	noSignals uint64
+	// blocked is the sigset_t of the signals that are blocked.
+	blocked uint64
 	// ignored are the signals that this process ignores, which stay so over clone3 and execve (signal(7)): a container is not
 	// to learn that its runtime was started by nohup. defaultAction is what they get.
 	ignored []uintptr
 	// progress is where the child writes the number of its step to: memory that it shares with its parent.
 	progress      *int64
 	defaultAction [sigactionSize]byte
+	// thread is for a Thread.
+	thread struct {
+		step int64
+		// alive is zero once the thread has ended.
+		alive uint32
+	}
 }
 
 // sigactionSize is more than struct sigaction of the kernel takes on any architecture; its first field is the handler.
@@ -94,33 +97,54 @@ type gap struct{ from, to uintptr }
 // open is marked close-on-exec, but a created container may wait for days before its execve: until then it would hold other
 // containers' pipes open, whose readers wait for their end, and the locks of other calls (flock(2) goes with the open file
 // description), and would show the host's files to whoever can look into /proc/PID/fd (CVE-2016-9962).
-func (prog *program) closeOthers(reserved int, keep []int) {
-	sort.Ints(keep)
+func closeOthers(reserved int, keep []int) []gap {
+	var gaps []gap
+	slices.Sort(keep)
 	from := reserved
 	for _, fd := range keep {
 		if fd > from {
-			prog.first = append(prog.first, gap{uintptr(from), uintptr(fd - 1)})
+			gaps = append(gaps, gap{uintptr(from), uintptr(fd - 1)})
 		}
 		if fd >= from {
 			from = fd + 1
 		}
 	}
-	prog.first = append(prog.first, gap{uintptr(from), uintptr(^uint32(0))})
+	return append(gaps, gap{uintptr(from), uintptr(^uint32(0))})
+}
+
+// block is memory of a plan: where it is here, and where the child has it.
+type block struct{ from, to, child uintptr }
+
+// compiler resolves a plan's arguments to numbers, and copies what they point to into the child's memory.
+type compiler struct {
+	inputs map[plan.Input]int
+	memory *memory
+	// texts is what is left of the memory of strings.
+	texts []byte
+	// blocks are the plan's memory without overlaps, by address.
+	blocks []block
 }
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
-func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
-	prog := &program{plan: p, ops: make([]op, len(p.Steps)), regs: make([]uintptr, p.Regs), ignored: ignoredSignals()}
-	size := 0
-	for i := range p.Steps {
-		for j := range p.Steps[i].Args {
-			if s, ok := p.Steps[i].Args[j].Text(); ok {
-				size += len(s) + 1
-			}
-		}
+func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uintptr) (*program, *memory, error) {
+	c := compiler{inputs: inputs, blocks: make([]block, 0, 128)}
+	texts, size := c.measure(p)
+	size += sizeOf[program](1) + sizeOf[op](len(p.Steps)) + sizeOf[uintptr](p.Regs+len(ignored)) + sizeOf[gap](len(first)) + sizeOf[byte](texts)
+	var err error
+	if c.memory, err = newMemory(size); err != nil {
+		return nil, nil, err
 	}
-	// As large as it has to be: it must not move once there are addresses in it.
-	prog.texts = make([]byte, 0, size)
+	prog := &carve[program](c.memory, 1)[0]
+	prog.ops, prog.regs = carve[op](c.memory, len(p.Steps)), carve[uintptr](c.memory, p.Regs)
+	prog.first, prog.ignored = carve[gap](c.memory, len(first)), carve[uintptr](c.memory, len(ignored))
+	copy(prog.first, first)
+	copy(prog.ignored, ignored)
+	c.texts = carve[byte](c.memory, texts)
+	for i := range c.blocks {
+		b := &c.blocks[i]
+		to := carve[byte](c.memory, int(b.to-b.from))
+		b.child = uintptr(unsafe.Pointer(unsafe.SliceData(to)))
+	}
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		o := &prog.ops[i]
@@ -136,15 +160,63 @@ func compile(p *plan.Plan, inputs map[plan.Input]int) (*program, error) {
 		}
 		o.must, o.mustErr = uintptr(s.Must), uintptr(s.MustErr)
 		for j := range s.Args {
-			if err := prog.argument(o, j, s.Args[j], inputs); err != nil {
-				return nil, fmt.Errorf("step %d, %s: %w", i, s, err)
+			if err := c.argument(o, j, &s.Args[j]); err != nil {
+				c.memory.free()
+				return nil, nil, fmt.Errorf("step %d, %s: %w", i, s, err)
 			}
 		}
 	}
-	return prog, nil
+	return prog, c.memory, nil
 }
 
-func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]int) error {
+// measure finds the plan's memory. It returns the length of all strings with the zero bytes at their ends, and the size of all else.
+func (c *compiler) measure(p *plan.Plan) (texts, size int) {
+	var add func(a *plan.Arg)
+	add = func(a *plan.Arg) {
+		if b, ok := a.Bytes(); ok {
+			from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+			// Many steps have the same memory as the last.
+			if n := len(c.blocks); n == 0 || c.blocks[n-1].from != from || c.blocks[n-1].to != from+uintptr(len(b)) {
+				c.blocks = append(c.blocks, block{from: from, to: from + uintptr(len(b))})
+			}
+		}
+		for _, to := range a.Pointers() {
+			add(&to.To)
+		}
+	}
+	for i := range p.Steps {
+		args := p.Steps[i].Args
+		for j := range args {
+			a := &args[j]
+			if s, ok := a.Text(); ok {
+				texts += len(s) + 1
+			} else if list, ok := a.Strings(); ok {
+				for _, s := range list {
+					texts += len(s) + 1
+				}
+				size += sizeOf[uintptr](len(list) + 1)
+			} else {
+				add(a)
+			}
+		}
+	}
+	slices.SortFunc(c.blocks, func(a, b block) int { return cmp.Compare(a.from, b.from) })
+	merged := c.blocks[:0]
+	for _, b := range c.blocks {
+		if n := len(merged); n > 0 && b.from < merged[n-1].to {
+			merged[n-1].to = max(merged[n-1].to, b.to)
+		} else {
+			merged = append(merged, b)
+		}
+	}
+	c.blocks = merged
+	for _, b := range merged {
+		size += sizeOf[byte](int(b.to - b.from))
+	}
+	return texts, size
+}
+
+func (c *compiler) argument(o *op, j int, a *plan.Arg) error {
 	if v, ok := a.Const(); ok {
 		o.args[j] = v
 		return nil
@@ -157,7 +229,7 @@ func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]in
 		return nil
 	}
 	if in, ok := a.Input(); ok {
-		fd, ok := inputs[in]
+		fd, ok := c.inputs[in]
 		if !ok {
 			return fmt.Errorf("input %s has no descriptor", in)
 		}
@@ -165,28 +237,55 @@ func (prog *program) argument(o *op, j int, a plan.Arg, inputs map[plan.Input]in
 		return nil
 	}
 	if s, ok := a.Text(); ok {
-		if strings.IndexByte(s, 0) >= 0 {
-			return fmt.Errorf("%q holds a NUL byte", s)
-		}
-		at := len(prog.texts)
-		prog.texts = append(append(prog.texts, s...), 0)
-		o.args[j] = uintptr(unsafe.Pointer(&prog.texts[at]))
-		return nil
+		var err error
+		o.args[j], err = c.text(s)
+		return err
 	}
 	if list, ok := a.Strings(); ok {
-		array, err := syscall.SlicePtrFromStrings(list)
-		if err != nil {
-			return fmt.Errorf("a string of %q holds a NUL byte", list)
+		array := carve[uintptr](c.memory, len(list)+1)
+		for i, s := range list {
+			var err error
+			if array[i], err = c.text(s); err != nil {
+				return err
+			}
 		}
-		prog.keep = append(prog.keep, array)
-		o.args[j] = uintptr(unsafe.Pointer(&array[0]))
+		o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(array)))
 		return nil
 	}
-	if b, ok := a.Bytes(); ok {
-		o.args[j] = uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	if _, ok := a.Bytes(); ok {
+		o.args[j] = c.bytes(a)
 		return nil
 	}
 	return fmt.Errorf("argument %d is of no known kind", j)
+}
+
+// text copies a string, and returns the address of the copy.
+func (c *compiler) text(s string) (uintptr, error) {
+	if strings.IndexByte(s, 0) >= 0 {
+		return 0, fmt.Errorf("%q holds a NUL byte", s)
+	}
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(c.texts)))
+	c.texts = c.texts[copy(c.texts, s)+1:] // the memory is zero
+	return at, nil
+}
+
+// bytes copies memory with all that it points to, and returns the address of the copy.
+func (c *compiler) bytes(a *plan.Arg) uintptr {
+	b, _ := a.Bytes()
+	from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	i, _ := slices.BinarySearchFunc(c.blocks, from, func(k block, at uintptr) int {
+		if k.to <= at {
+			return -1
+		}
+		return 1
+	})
+	at := c.blocks[i].child + from - c.blocks[i].from
+	to := c.memory.at(at, len(b))
+	copy(to, b)
+	for _, p := range a.Pointers() {
+		binary.NativeEndian.PutUint64(to[p.At:], uint64(c.bytes(&p.To)))
+	}
+	return at
 }
 
 // message is what the child writes to its report pipe: a step, in its upper half what a synchronization point carries, and, if it
@@ -204,12 +303,41 @@ const (
 // childFailed is the exit code of a child that ended before execve. The parent knows more from the report.
 const childFailed = 127
 
-// fork makes the child. In the parent it returns the child's pid; in the child it never returns.
+// clone3 is clone3(2) with a stack for the child, which calls the code at child with prog there and never returns.
+//
+//go:noescape
+func clone3(args *cloneArgs, size uintptr, prog *program, child uintptr) (pid, errno uintptr)
+
+// cloning is a child about to be made.
+type cloning struct {
+	args *cloneArgs
+	prog *program
+	// needed is the memory that the child has to have.
+	needed []mapping
+}
+
+// fork makes the child, which runs the program in its own memory.
 //
 //go:norace
+func (c *cloning) fork() (pid, errno uintptr) {
+	run := child
+	code := **(**uintptr)(unsafe.Pointer(&run)) // a function's value points to the address of its code
+	beforeFork()
+	pid, errno = clone3(c.args, unsafe.Sizeof(*c.args), c.prog, code)
+	afterFork()
+	return pid, errno
+}
+
+// child is what the child does, which may also be a thread of this process (see Thread). It has one thread, its own memory, and of the parent's what was not kept from it (see memory): no Go
+// heap, no goroutine. Its signals are those of a new
+// process: CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
+// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
+//
+//go:norace
+//go:nosplit
 //go:noinline
 //go:nocheckptr
-func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, errno syscall.Errno) {
+func child(prog *program) {
 	var (
 		i    int32
 		r    uintptr
@@ -222,16 +350,7 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		ops  = prog.ops
 		regs = prog.regs
 	)
-	beforeFork()
-	r, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, 0, 0, 0)
-	if e != 0 || r != 0 {
-		afterFork()
-		return r, e
-	}
-	// From here on this is the child, with one thread and a copy of the parent's memory. Its signals are those of a new
-	// process: CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
-	// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
-	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.noSignals)), 0, sigsetSize, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.blocked)), 0, sigsetSize, 0, 0)
 	for k := range prog.ignored {
 		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, prog.ignored[k], uintptr(unsafe.Pointer(&prog.defaultAction)), 0, sigsetSize, 0, 0)
 	}
@@ -253,7 +372,7 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 		case uintptr(plan.OpSet):
 			r = a[1]
 		case uintptr(plan.OpReport):
-			report = a[0]
+			prog.report = a[0]
 		case uintptr(plan.OpExpect):
 			// The addresses are of memory that the program keeps.
 			if **(**uint32)(unsafe.Pointer(&a[0]))&uint32(a[1]) != uint32(a[2]) {
@@ -267,14 +386,14 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 			r, _, e = syscall.RawSyscall(unix.SYS_CLONE3, a[0], a[1], 0)
 			if e == 0 && r != 0 {
 				msg.step, msg.errno = uint64(i)|uint64(r)<<valueShift, 0
-				_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
-				_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+				_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, prog.report, uintptr(unsafe.Pointer(&msg)), messageSize)
+				_, _, _ = syscall.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 			}
 		case uintptr(plan.OpSync):
 			msg.step, msg.errno = uint64(i)|uint64(a[2])<<valueShift, 0
-			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+			_, _, e = syscall.RawSyscall(unix.SYS_WRITE, prog.report, uintptr(unsafe.Pointer(&msg)), messageSize)
 			if e == 0 && a[1] != 0 {
-				r, _, e = syscall.RawSyscall(unix.SYS_READ, sync, uintptr(unsafe.Pointer(&wait)), 1)
+				r, _, e = syscall.RawSyscall(unix.SYS_READ, prog.sync, uintptr(unsafe.Pointer(&wait)), 1)
 				if e == 0 && r != 1 {
 					goto end // the parent is gone or has given up
 				}
@@ -306,11 +425,11 @@ func fork(args *cloneArgs, prog *program, report, sync uintptr) (pid uintptr, er
 			continue
 		}
 		msg.step, msg.errno = uint64(i), uint64(e)
-		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, report, uintptr(unsafe.Pointer(&msg)), messageSize)
+		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, prog.report, uintptr(unsafe.Pointer(&msg)), messageSize)
 		break
 	}
 end:
-	_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, childFailed, 0, 0)
+	_, _, _ = syscall.RawSyscall(unix.SYS_EXIT, childFailed, 0, 0) // of a thread, that alone
 	// A seccomp filter may refuse even that. No handler is left, so that a fault ends the process.
 	for {
 		*null = 0
@@ -319,15 +438,15 @@ end:
 
 // clone forks under the lock that keeps other forks of this process from inheriting descriptors not yet marked
 // close-on-exec.
-func clone(args *cloneArgs, prog *program, report, sync int) (int, error) {
+func (c *cloning) clone() (int, error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
-	return cloneLocked(args, prog, report, sync)
+	return c.cloneLocked()
 }
 
 // cloneHidden does so for a child that others see at once, in a pid namespace that is there already. The first step of its plan would
 // be too late to keep them out of it (CVE-2016-9962): it takes the flag over from this process.
-func cloneHidden(args *cloneArgs, prog *program, report, sync int) (int, error) {
+func (c *cloning) cloneHidden() (int, error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
 	dumpable, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0, 0, 0, 0)
@@ -339,14 +458,14 @@ func cloneHidden(args *cloneArgs, prog *program, report, sync int) (int, error) 
 	if errno != 0 {
 		return 0, errno
 	}
-	return cloneLocked(args, prog, report, sync)
+	return c.cloneLocked()
 }
 
-func cloneLocked(args *cloneArgs, prog *program, report, sync int) (int, error) {
-	pid, errno := fork(args, prog, uintptr(report), uintptr(sync))
-	runtime.KeepAlive(prog)
+func (c *cloning) cloneLocked() (int, error) {
+	var pid, errno uintptr
+	withoutUnneeded(c.needed, func() { pid, errno = c.fork() })
 	if errno != 0 {
-		return 0, errno
+		return 0, syscall.Errno(errno)
 	}
 	return int(pid), nil
 }

@@ -136,14 +136,6 @@ func Start(r Request) (_ *Child, err error) {
 		defer unix.Close(startR)
 		inputs[plan.InputStart] = startR
 	}
-	prog, err := compile(r.Plan, inputs)
-	if err != nil {
-		return nil, err
-	}
-	if c.progress, err = newProgress(); err != nil {
-		return nil, err
-	}
-	prog.progress = c.progress.at()
 	keep := []int{reportW}
 	for _, fd := range inputs {
 		keep = append(keep, fd)
@@ -151,17 +143,26 @@ func Start(r Request) (_ *Child, err error) {
 	if r.Plan.Waits {
 		keep = append(keep, syncR)
 	}
-	prog.closeOthers(r.Reserved, keep)
+	prog, memory, err := compile(r.Plan, inputs, closeOthers(r.Reserved, keep), ignoredSignals())
+	if err != nil {
+		return nil, err
+	}
+	defer memory.free() // the child has its own by then
+	if c.progress, err = newProgress(); err != nil {
+		return nil, err
+	}
+	prog.progress, prog.report, prog.sync = c.progress.at(), uintptr(reportW), uintptr(syncR)
 	args := &cloneArgs{
 		flags:      r.Plan.CloneFlags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		pidfd:      uint64(uintptr(unsafe.Pointer(&prog.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
+		stack:      memory.stack(), stackSize: stackSize,
 	}
 	if r.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(r.Cgroup)
 	}
-	c.PID, err = c.clone(args, prog, reportW, syncR, inputs[plan.InputContainer])
+	c.PID, err = c.clone(&cloning{args, prog, []mapping{memory.mapping(), c.progress.mapping()}}, inputs[plan.InputContainer])
 	if err != nil {
 		return nil, err
 	}
@@ -248,9 +249,9 @@ func Adopt(pid int) (*Child, error) {
 
 // clone makes the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
 // plan has any, for the length of the fork.
-func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, container int) (pid int, err error) {
+func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 	if c.plan.PIDNamespace == "" && !c.plan.JoinPIDs && c.plan.CPUs.Mask == nil {
-		if pid, err = clone(args, prog, report, sync); err != nil {
+		if pid, err = how.clone(); err != nil {
 			return 0, fmt.Errorf("linux.namespaces: clone3: %w", err)
 		}
 		return pid, nil
@@ -260,7 +261,7 @@ func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, containe
 		defer close(done)
 		runtime.LockOSThread()
 		var back []func() error
-		pid, back, err = c.cloneElsewhere(args, prog, report, sync, container)
+		pid, back, err = c.cloneElsewhere(how, container)
 		var stays error
 		for _, f := range back {
 			stays = errors.Join(stays, f())
@@ -276,7 +277,7 @@ func (c *Child) clone(args *cloneArgs, prog *program, report, sync int, containe
 }
 
 // cloneElsewhere makes the child from where it is to be, and returns how the thread comes back.
-func (c *Child) cloneElsewhere(args *cloneArgs, prog *program, report, sync int, container int) (pid int, back []func() error, err error) {
+func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error, err error) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))
 		if err := affinity(unix.SYS_SCHED_GETAFFINITY, own); err != nil {
@@ -315,7 +316,7 @@ func (c *Child) cloneElsewhere(args *cloneArgs, prog *program, report, sync int,
 			return unix.Setns(own, unix.CLONE_NEWPID)
 		})
 	}
-	if pid, err = cloneHidden(args, prog, report, sync); err != nil {
+	if pid, err = how.cloneHidden(); err != nil {
 		return 0, back, fmt.Errorf("linux.namespaces: clone3: %w", err)
 	}
 	return pid, back, nil

@@ -106,7 +106,7 @@ func (e *Unsupported) Error() string {
 // Build makes the plan of a validated document. The document is not changed. It fails with *Unsupported where a field
 // cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
-	c := &container{builder: newBuilder(), spec: spec, host: host, opts: o}
+	c := &container{builder: newBuilder(640), spec: spec, host: host, opts: o}
 	c.mapped = spec.Linux != nil && c.newUserNamespace()
 	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
 	// comes last.

@@ -14,19 +14,19 @@ import (
 type builder struct {
 	plan  Plan
 	field Field
-	// args are the arguments of all steps, one behind the other: a list of its own for each would cost an allocation a step.
+	// args has room for the arguments of further steps: a list of its own for each would cost an allocation a step.
 	args []Arg
 	// hows are the structures of openat2 that steps share: few differ, and the kernel only reads them.
 	hows map[[2]uint64]any
 }
 
-func newBuilder() *builder {
+// newBuilder begins a plan of about so many steps.
+func newBuilder(steps int) *builder {
 	b := &builder{}
-	b.plan.Steps = make([]Step, 0, 640)
+	b.plan.Steps = make([]Step, 0, steps)
 	b.plan.Labels = make([]int, 1, 64)
 	b.plan.Regs = 1
 	b.plan.Syncs = map[int]Sync{}
-	b.args = make([]Arg, 0, 1536)
 	b.hows = map[[2]uint64]any{}
 	return b
 }
@@ -90,9 +90,12 @@ func (s stepRef) out() Reg {
 }
 
 func (b *builder) call(c Call, args ...Arg) stepRef {
-	first := len(b.args)
-	b.args = append(b.args, args...)
-	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: b.args[first:len(b.args):len(b.args)], Field: b.field})
+	if len(b.args) < len(args) {
+		b.args = make([]Arg, min(512, 4*cap(b.plan.Steps))) // which is still a small object to the allocator
+	}
+	n := copy(b.args, args)
+	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: b.args[:n:n], Field: b.field})
+	b.args = b.args[n:]
 	return stepRef{b, len(b.plan.Steps) - 1}
 }
 
@@ -111,6 +114,10 @@ func input(i Input) Arg                    { return Arg{kind: argInput, text: st
 func noPointer() Arg                       { return Arg{kind: argConst, names: pointerNames} }
 func cwd() Arg                             { v := unix.AT_FDCWD; return Arg{kind: argConst, val: uintptr(v), names: dirfdNames} }
 func structArg(p []byte, print string) Arg { return Arg{kind: argBytes, data: p, text: print} }
+
+func pointingArg(p []byte, print string, pointers ...Pointer) Arg {
+	return Arg{kind: argBytes, data: pointing{p, pointers}, text: print}
+}
 
 // --- files
 
@@ -247,6 +254,13 @@ func (b *builder) sync(s Sync) {
 // syncWith is sync with the content of a register for the parent to read: 31 bits, as a descriptor has.
 func (b *builder) syncWith(s Sync, r Reg) {
 	b.sync(s)
+	last := &b.plan.Steps[len(b.plan.Steps)-1]
+	last.Args = append(last.Args, regArg(r))
+}
+
+// reportWith is report with one.
+func (b *builder) reportWith(s Sync, r Reg) {
+	b.report(s)
 	last := &b.plan.Steps[len(b.plan.Steps)-1]
 	last.Args = append(last.Args, regArg(r))
 }

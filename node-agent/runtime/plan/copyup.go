@@ -50,18 +50,20 @@ func (c *container) copyUp(mount, from Reg) {
 
 // sendDescriptors sends descriptors through a unix socket by SCM_RIGHTS, with a payload of at least one byte (cmsg(3), unix(7)).
 func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
-	iov := &unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
+	iov := &unix.Iovec{Len: uint64(len(payload))}
 	control := make([]byte, unix.CmsgSpace(4*len(fds)))
 	header := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 	header.Level, header.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
 	header.SetLen(unix.CmsgLen(4 * len(fds)))
-	msg := &unix.Msghdr{Iov: iov, Iovlen: 1, Control: &control[0], Controllen: uint64(len(control))}
+	msg := &unix.Msghdr{Iovlen: 1, Controllen: uint64(len(control))}
 	for i, fd := range fds {
 		slot := control[unix.CmsgLen(0)+4*i:][:4]
 		binary.NativeEndian.PutUint32(slot, math.MaxUint32)
 		c.call(OpStore, structArg(slot, "SCM_RIGHTS"), regArg(fd))
 	}
-	c.call(unix.SYS_SENDMSG, socket, structArg(native(msg), "{SCM_RIGHTS}"), num(0))
+	c.call(unix.SYS_SENDMSG, socket, pointingArg(native(msg), "{SCM_RIGHTS}",
+		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{unsafe.Offsetof(iov.Base), structArg(payload, "")})},
+		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), num(0))
 }
 
 // CopyEntry is a file to copy, by its path below the folder that is copied; "." is the folder itself.
@@ -79,7 +81,7 @@ type CopyEntry struct {
 // is in the container's cgroup, so that the memory is the container's, and in its user namespace, so that the owners are. A source that is not
 // what the entry says ends it.
 func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan {
-	c := &container{builder: newBuilder(), spec: spec, opts: o}
+	c := &container{builder: newBuilder(64), spec: spec, opts: o}
 	c.plan.Steps = make([]Step, 0, 10*len(entries)+8)
 	c.field = f
 	c.prctl(unix.PR_SET_DUMPABLE, num(0))

@@ -17,7 +17,7 @@ import (
 // BuildExec makes the plan of a process that joins a container: the container's document with process replaced by that of the new
 // one. The child needs InputContainer. It fails with *Unsupported where a field cannot be honoured.
 func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
-	c := &container{builder: newBuilder(), spec: spec, host: host, opts: o}
+	c := &container{builder: newBuilder(64), spec: spec, host: host, opts: o}
 	return c.build(
 		c.refuse,
 		c.undumpable,

@@ -5,7 +5,7 @@ package plan
 // Hold is the plan of a process that does nothing until it is ended, or its maker ends: it stands in a cgroup for one that is to
 // come.
 func Hold() *Plan {
-	b := newBuilder()
+	b := newBuilder(64)
 	b.at("linux.cgroupsPath")
 	b.sync(SyncHold)
 	return &b.plan

@@ -9,7 +9,7 @@ import (
 
 // BuildHook makes the plan of a hook that runs in the runtime's namespaces. Its working directory is the bundle.
 func BuildHook(h specs.Hook, f Field, o Options) *Plan {
-	c := &container{builder: newBuilder(), opts: o}
+	c := &container{builder: newBuilder(64), opts: o}
 	c.field = f
 	c.hookProcess(o.Bundle)
 	c.call(unix.SYS_EXECVE, text(h.Path), list(hookArgs(h)), list(h.Env))
@@ -21,7 +21,7 @@ func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 // mount namespace. Its working directory is the root filesystem, as with runc; it has the privileges of the runtime, and those of root
 // in a user namespace.
 func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options) (*Plan, error) {
-	c := &container{builder: newBuilder(), spec: spec, opts: o}
+	c := &container{builder: newBuilder(64), spec: spec, opts: o}
 	if err := c.stages(c.undumpable, c.joinCgroups, c.joinNamespaces); err != nil {
 		return nil, err
 	}

@@ -221,7 +221,7 @@ func (c *container) parentSource(m specs.Mount, o mountOptions) Reg {
 // BuildUserNamespace makes the plan of a process that is there while its user namespace gets its mappings, at SyncIDMap, and is
 // opened.
 func BuildUserNamespace(f Field) *Plan {
-	c := &container{builder: newBuilder()}
+	c := &container{builder: newBuilder(64)}
 	c.field = f
 	c.plan.CloneFlags = unix.CLONE_NEWUSER
 	c.sync(SyncIDMap)

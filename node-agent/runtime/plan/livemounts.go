@@ -15,14 +15,14 @@ import (
 func BuildMounts(spec *specs.Spec, mounts []specs.Mount, host Host, o Options) (*Plan, error) {
 	own := *spec
 	own.Mounts = mounts
-	c := &container{builder: newBuilder(), spec: &own, host: host, opts: o, live: true}
+	c := &container{builder: newBuilder(64), spec: &own, host: host, opts: o, live: true}
 	return c.build(c.undumpable, c.joinContainer, c.mounts, c.readonlyMounts, c.end)
 }
 
 // BuildUnmounts makes the plan of a process that takes mounts away from a running container, the last one first, reports SyncReady and
 // ends. Of each only the destination counts. What is in use goes once it is not (umount2(2), MNT_DETACH).
 func BuildUnmounts(spec *specs.Spec, mounts []specs.Mount, o Options) (*Plan, error) {
-	c := &container{builder: newBuilder(), spec: spec, opts: o, live: true}
+	c := &container{builder: newBuilder(64), spec: spec, opts: o, live: true}
 	return c.build(c.undumpable, c.joinContainer, func() error {
 		for i := len(mounts) - 1; i >= 0; i-- {
 			c.atIndex("mounts", i, mounts[i].Destination)

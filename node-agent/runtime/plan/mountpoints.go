@@ -31,7 +31,7 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		}
 	}
 	o.Dangling = nil // the indices are the document's
-	c := &container{builder: newBuilder(), spec: &own, host: host, opts: o, placesOnly: true}
+	c := &container{builder: newBuilder(640), spec: &own, host: host, opts: o, placesOnly: true}
 	for _, stage := range []func() error{c.refuse, c.undumpable, c.namespaces, c.root, c.mounts, c.makeWorkingDirectory, c.devices} {
 		if err := stage(); err != nil {
 			return nil, err

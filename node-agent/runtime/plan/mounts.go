@@ -376,6 +376,13 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 		c.mountByData(m, o)
 		return
 	}
+	mount, late := c.detached(m, &o)
+	c.attach(mount, m, o)
+	c.leave(mount, late)
+}
+
+// detached makes a mount that is attached nowhere yet. One that is late becomes read-only once all that lies in it is made.
+func (c *container) detached(m specs.Mount, o *mountOptions) (mount Reg, late bool) {
 	fs := c.fsopen(m.Type)
 	if m.Source != "" {
 		c.fsconfigString(fs, "source", m.Source)
@@ -384,15 +391,19 @@ func (c *container) newMount(m specs.Mount, o mountOptions) {
 	c.labelFilesystem(fs, m.Type, o.data)
 	c.fsconfigCreate(fs)
 	attr := o.attr.set
-	late := m.Type == "tmpfs" && (attr|o.rattr.set)&unix.MOUNT_ATTR_RDONLY != 0
+	late = m.Type == "tmpfs" && (attr|o.rattr.set)&unix.MOUNT_ATTR_RDONLY != 0
 	if late {
 		attr &^= unix.MOUNT_ATTR_RDONLY
 		o.rattr.set &^= unix.MOUNT_ATTR_RDONLY
 	}
-	mount := c.fsmount(fs, attr)
+	mount = c.fsmount(fs, attr)
 	c.close(fs)
 	c.labelQueue(mount, m)
-	c.attach(mount, m, o)
+	return mount, late
+}
+
+// leave is the end of what there is to do with a mount for now.
+func (c *container) leave(mount Reg, late bool) {
 	if late {
 		// What is mounted or made in it, such as the devices in /dev, needs its place first.
 		c.readonly = append(c.readonly, lateMount{c.field, mount})
@@ -620,30 +631,32 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 		c.newMount(m, o)
 		return nil
 	}
-	// A tmpfs holds the mount points.
-	top := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
-	c.newMount(top, mountOptions{attr: o.attr, data: []string{"mode=755"}})
-	for _, h := range c.host.Cgroup.V1 {
-		dest := path.Join(m.Destination, h.Dir)
-		if namespaced {
-			c.newMount(specs.Mount{Destination: dest, Type: "cgroup", Source: "cgroup"}, mountOptions{attr: o.attr, data: strings.Split(h.Options, ","), propagation: o.propagation})
-		} else {
-			bind(h.Dir, dest)
+	// A tmpfs holds the mount points. It is new, and nobody but this child has a name for it: what is made in it is what is found there.
+	holder := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
+	ho := mountOptions{attr: o.attr, data: []string{"mode=755"}}
+	top, late := c.detached(holder, &ho)
+	c.attach(top, holder, ho)
+	show := func(fstype string, data []string, hierarchy, name string) {
+		if !namespaced {
+			bind(hierarchy, path.Join(m.Destination, name))
+			return
 		}
+		mount, _ := c.detached(specs.Mount{Type: fstype, Source: "cgroup"}, &mountOptions{attr: o.attr, data: data})
+		c.mkdirat(regArg(top), name, 0o755)
+		c.call(unix.SYS_MOVE_MOUNT, regArg(mount), text(""), regArg(top), text(name), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
+		c.propagate(mount, mountOptions{propagation: o.propagation})
+		c.close(mount)
+	}
+	for _, h := range c.host.Cgroup.V1 {
+		show("cgroup", strings.Split(h.Options, ","), h.Dir, h.Dir)
 		for _, link := range h.Links {
-			at := c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).out()
-			c.symlinkat(h.Dir, regArg(at), link).tolerate(unix.EEXIST)
-			c.close(at)
+			c.symlinkat(h.Dir, regArg(top), link).tolerate(unix.EEXIST)
 		}
 	}
 	if d := c.host.Cgroup.Hybrid; d != "" {
-		dest := path.Join(m.Destination, d)
-		if namespaced {
-			c.newMount(specs.Mount{Destination: dest, Type: "cgroup2", Source: "cgroup"}, mountOptions{attr: o.attr, propagation: o.propagation})
-		} else {
-			bind("", dest)
-		}
+		show("cgroup2", nil, "", d)
 	}
+	c.leave(top, late)
 	return nil
 }
 

@@ -92,6 +92,7 @@ func (c *container) namespaces() error {
 	var joins []join
 	var pids *join
 	user, newCgroup, newTime := -1, false, -1
+	network := c.networkByParent()
 	for i, n := range c.spec.Linux.Namespaces {
 		flag := cloneFlag(n.Type)
 		switch {
@@ -101,6 +102,8 @@ func (c *container) namespaces() error {
 			newTime = i
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
 			newCgroup = true
+		case i == network:
+			c.plan.Network = BuildNetwork(c.spec)
 		case n.Path == "":
 			c.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
@@ -172,11 +175,59 @@ func (c *container) namespaces() error {
 			c.joinLate(j)
 		}
 	}
+	if network >= 0 {
+		c.atNamespace(network)
+		c.call(unix.SYS_SETNS, input(InputNetwork), flags(uint64(unix.CLONE_NEWNET), cloneNames))
+	}
 	if newCgroup {
 		c.at("linux.namespaces")
 		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
 	}
 	return nil
+}
+
+// newNetwork returns the index in linux.namespaces of a new network namespace that the parent makes for the child to join; negative for
+// none. In a new or joined user namespace it does not: who owns a network is the user namespace that its maker is in.
+func newNetwork(spec *specs.Spec) int {
+	network := -1
+	for i, n := range spec.Linux.Namespaces {
+		switch {
+		case n.Type == specs.UserNamespace:
+			return -1
+		case n.Type == specs.NetworkNamespace && n.Path == "":
+			network = i
+		}
+	}
+	return network
+}
+
+// threadFlags are those of a thread of the same process (pthreads(7)).
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+
+// BuildNetwork makes the plan of a thread of the parent that makes the container's network namespace, and opens it. Nothing else
+// takes as long to make, and this can be done while the parent makes cgroups. It returns nil where the child does so itself, or there is none to make.
+func BuildNetwork(spec *specs.Spec) *Plan {
+	i := newNetwork(spec)
+	if i < 0 {
+		return nil
+	}
+	c := &container{builder: newBuilder(8), spec: spec}
+	c.plan.CloneFlags = threadFlags
+	c.atNamespace(i)
+	c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWNET, cloneNames))
+	c.loopbackUp(i)
+	c.atNamespace(i)
+	network := c.openat2(cwd(), "/proc/thread-self/ns/net", unix.O_RDONLY, 0).out()
+	c.reportWith(SyncNetwork, network)
+	return &c.plan
+}
+
+// networkByParent is newNetwork where this plan's child is to see anything of its network.
+func (c *container) networkByParent() int {
+	if c.placesOnly {
+		return -1
+	}
+	return newNetwork(c.spec)
 }
 
 // join is a namespace to be joined: its descriptor, its index in linux.namespaces and its CLONE_NEW* flag.
@@ -235,22 +286,26 @@ func (c *container) becomeRoot() error {
 	return nil
 }
 
-// loopback brings up lo in a new network namespace, as users of runc expect: 127.0.0.1 answers whatever else the network is
-// (netdevice(7)).
+// loopback brings up lo in a network namespace that the child has made.
 func (c *container) loopback() error {
 	for i, n := range c.spec.Linux.Namespaces {
-		if n.Type != specs.NetworkNamespace || n.Path != "" {
-			continue
+		if n.Type == specs.NetworkNamespace && n.Path == "" && i != c.networkByParent() {
+			c.loopbackUp(i)
 		}
-		c.atIndex("linux.namespaces", i, "network, loopback")
-		request := make([]byte, 40) // struct ifreq: the name, then a union that begins with the flags
-		copy(request, "lo")
-		binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], unix.IFF_UP)
-		fd := c.call(unix.SYS_SOCKET, num(uint(unix.AF_UNIX)), num(uint(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC)), num(0)).out()
-		c.call(unix.SYS_IOCTL, regArg(fd), num(uint(unix.SIOCSIFFLAGS)), structArg(request, "{lo, IFF_UP}"))
-		c.close(fd)
 	}
 	return nil
+}
+
+// loopbackUp brings up lo in a new network namespace, as users of runc expect: 127.0.0.1 answers whatever else the network is
+// (netdevice(7)).
+func (c *container) loopbackUp(i int) {
+	c.atIndex("linux.namespaces", i, "network, loopback")
+	request := make([]byte, 40) // struct ifreq: the name, then a union that begins with the flags
+	copy(request, "lo")
+	binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], unix.IFF_UP)
+	fd := c.call(unix.SYS_SOCKET, num(uint(unix.AF_UNIX)), num(uint(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC)), num(0)).out()
+	c.call(unix.SYS_IOCTL, regArg(fd), num(uint(unix.SIOCSIFFLAGS)), structArg(request, "{lo, IFF_UP}"))
+	c.close(fd)
 }
 
 // session starts a session and, unless asked not to, a keyring of its own, so that the container reads no key of the

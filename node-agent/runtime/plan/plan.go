@@ -58,6 +58,8 @@ const (
 	InputContainer Input = "container"
 	// InputProgram is the program of a hook that the container's namespaces need not have.
 	InputProgram Input = "program"
+	// InputNetwork is the namespace of BuildNetwork.
+	InputNetwork Input = "network"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
@@ -87,7 +89,21 @@ type Arg struct {
 	val   uintptr
 	names *names // how to print val
 	text  string
-	data  any // []byte or []string; few arguments have any, and a plan has a thousand
+	data  any // []byte, []string or a pointing; few arguments have any, and a plan has a thousand
+}
+
+// pointing is memory with addresses of other memory in it.
+type pointing struct {
+	bytes    []byte
+	pointers []Pointer
+}
+
+// Pointer is a place in an argument's memory where the address of other memory is to stand.
+type Pointer struct {
+	// At is its offset in bytes.
+	At uintptr
+	// To is what it points to, an argument with Bytes.
+	To Arg
 }
 
 // Kind-specific views for the launcher; exactly one of them is meaningful for an Arg.
@@ -98,8 +114,20 @@ func (a Arg) Const() (uintptr, bool) { return a.val, a.kind == argConst }
 // Text returns the string that the argument points to, without its NUL.
 func (a Arg) Text() (string, bool) { return a.text, a.kind == argText }
 
-// Bytes returns the memory that the argument points to.
-func (a Arg) Bytes() ([]byte, bool) { b, ok := a.data.([]byte); return b, ok }
+// Bytes returns the memory that the argument points to. Parts of one array are the same memory to all steps.
+func (a Arg) Bytes() ([]byte, bool) {
+	if p, ok := a.data.(pointing); ok {
+		return p.bytes, true
+	}
+	b, ok := a.data.([]byte)
+	return b, ok
+}
+
+// Pointers returns what the memory of Bytes points to: addresses that only the launcher knows.
+func (a Arg) Pointers() []Pointer {
+	p, _ := a.data.(pointing)
+	return p.pointers
+}
 
 // Strings returns the strings of a NULL-terminated array of pointers, such as an argv.
 func (a Arg) Strings() ([]string, bool) { l, ok := a.data.([]string); return l, ok }
@@ -157,6 +185,8 @@ type Plan struct {
 	PIDNamespace string
 	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
 	JoinPIDs bool
+	// Network is the plan of BuildNetwork, whose namespace is InputNetwork; nil where the child makes its network itself, or none.
+	Network *Plan
 	// CPUs are what the parent runs on while it makes the child; without a mask it stays as it is.
 	CPUs CPUSet
 	// Steps that the child takes, in order. Jumps go forward only.
@@ -200,6 +230,8 @@ type CPUSet struct {
 type Sync string
 
 const (
+	// SyncNetwork is where the namespace of BuildNetwork is there; it carries its descriptor.
+	SyncNetwork Sync = "network"
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
 	// SyncCgroup is where the parent has to have the child moved into its cgroup.
@@ -238,6 +270,9 @@ func Text(s string) Arg { return text(s) }
 
 // Memory is a pointer to bytes, which the call may change.
 func Memory(p []byte) Arg { return structArg(p, "{}") }
+
+// MemoryWith is Memory with addresses in it.
+func MemoryWith(p []byte, pointers ...Pointer) Arg { return pointingArg(p, "{}", pointers...) }
 
 // Strings is a NULL-terminated array of pointers to strings.
 func Strings(s []string) Arg { return list(s) }

@@ -87,7 +87,8 @@ func attrBits() []bit {
 
 func cloneBits() []bit {
 	return []bit{{unix.CLONE_NEWUSER, "CLONE_NEWUSER"}, {unix.CLONE_NEWNS, "CLONE_NEWNS"}, {unix.CLONE_NEWPID, "CLONE_NEWPID"}, {unix.CLONE_NEWNET, "CLONE_NEWNET"},
-		{unix.CLONE_NEWIPC, "CLONE_NEWIPC"}, {unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"}, {unix.CLONE_NEWTIME, "CLONE_NEWTIME"}, {unix.CLONE_PARENT, "CLONE_PARENT"}}
+		{unix.CLONE_NEWIPC, "CLONE_NEWIPC"}, {unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"}, {unix.CLONE_NEWTIME, "CLONE_NEWTIME"}, {unix.CLONE_PARENT, "CLONE_PARENT"},
+		{unix.CLONE_VM, "CLONE_VM"}, {unix.CLONE_FS, "CLONE_FS"}, {unix.CLONE_FILES, "CLONE_FILES"}, {unix.CLONE_SIGHAND, "CLONE_SIGHAND"}, {unix.CLONE_THREAD, "CLONE_THREAD"}, {unix.CLONE_SYSVSEM, "CLONE_SYSVSEM"}}
 }
 
 func printBits(v uint64, bits []bit) string {
@@ -189,13 +190,14 @@ func (a Arg) String() string {
 		}
 		return "[" + strings.Join(q, ", ") + "]"
 	case argBytes:
+		memory, _ := a.Bytes()
 		switch {
 		case a.text != "":
 			return a.text
 		case a.names != nil && a.names.memory != nil:
-			return a.names.memory(a.data.([]byte))
+			return a.names.memory(memory)
 		}
-		return fmt.Sprintf("<%d bytes>", len(a.data.([]byte)))
+		return fmt.Sprintf("<%d bytes>", len(memory))
 	case argReg:
 		return "r" + strconv.Itoa(int(a.val))
 	case argInput:
@@ -310,10 +312,11 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		CloneFlags   string     `json:"cloneFlags"`
 		PIDNamespace string     `json:"pidNamespace,omitempty"`
+		Network      *Plan      `json:"network,omitempty"`
 		CPUs         string     `json:"cpus,omitempty"`
 		Warnings     []string   `json:"warnings,omitempty"`
 		Steps        []stepView `json:"steps"`
-	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.CPUs.List, p.Warnings, views})
+	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.Network, p.CPUs.List, p.Warnings, views})
 }
 
 func (p *Plan) pidNamespace() string {
@@ -326,20 +329,32 @@ func (p *Plan) pidNamespace() string {
 // WriteText prints the plan for people: one line a step, under a heading for each field.
 func (p *Plan) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "clone3 %s\n", printBits(p.CloneFlags, cloneBits()))
+	if p.Network != nil {
+		p.Network.text(&b)
+	}
+	p.text(&b)
+	for _, warning := range p.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (p *Plan) text(b *strings.Builder) {
+	fmt.Fprintf(b, "clone3 %s\n", printBits(p.CloneFlags, cloneBits()))
 	if ns := p.pidNamespace(); ns != "" {
-		fmt.Fprintf(&b, "  in the pid namespace %s\n", ns)
+		fmt.Fprintf(b, "  in the pid namespace %s\n", ns)
 	}
 	if p.CPUs.List != "" {
-		fmt.Fprintf(&b, "  on the processors %s\n", p.CPUs.List)
+		fmt.Fprintf(b, "  on the processors %s\n", p.CPUs.List)
 	}
 	last := ""
 	for i, s := range p.Steps {
 		if f := s.Field.String(); f != last {
-			fmt.Fprintf(&b, "%s\n", f)
+			fmt.Fprintf(b, "%s\n", f)
 			last = f
 		}
-		fmt.Fprintf(&b, "%5d  %s", i, s)
+		fmt.Fprintf(b, "%5d  %s", i, s)
 		for j, e := range s.Tolerate {
 			sep := "|"
 			if j == 0 {
@@ -348,19 +363,14 @@ func (p *Plan) WriteText(w io.Writer) error {
 			b.WriteString(sep + unix.ErrnoName(e))
 		}
 		if s.IfErr != 0 {
-			fmt.Fprintf(&b, " -> %d", p.Labels[s.IfErr])
+			fmt.Fprintf(b, " -> %d", p.Labels[s.IfErr])
 		}
 		if s.IfOK != 0 {
-			fmt.Fprintf(&b, "  -> %d", p.Labels[s.IfOK])
+			fmt.Fprintf(b, "  -> %d", p.Labels[s.IfOK])
 		}
 		if s.Must != 0 {
-			fmt.Fprintf(&b, "  must fail with %s", unix.ErrnoName(s.Must))
+			fmt.Fprintf(b, "  must fail with %s", unix.ErrnoName(s.Must))
 		}
 		b.WriteByte('\n')
 	}
-	for _, warning := range p.Warnings {
-		fmt.Fprintf(&b, "warning: %s\n", warning)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -122,13 +123,15 @@ func (c *container) seccomp() {
 		return
 	}
 	c.at("linux.seccomp")
-	prog := &unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
+	prog := &unix.SockFprog{Len: uint16(len(f.Program))}
+	filter := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.Program))), len(f.Program)*unix.SizeofSockFilter)
 	// For a plain user the kernel lets the parent fetch a listener only from a child that is dumpable (ptrace(2), PTRACE_MODE_ATTACH).
 	early := f.Notify && c.host.PlainUser && !c.spec.Process.NoNewPrivileges
 	if f.Notify && c.host.PlainUser {
 		c.prctl(unix.PR_SET_DUMPABLE, num(1))
 	}
-	load := c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags), structArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}"))
+	load := c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags),
+		pointingArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}", Pointer{unsafe.Offsetof(prog.Filter), structArg(filter, "")}))
 	if !f.Notify {
 		return
 	}
