@@ -11,9 +11,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"sort"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,7 +33,33 @@ func TestMain(m *testing.M) {
 	if os.Getenv(helperEnv) != "" {
 		helper()
 	}
+	if code, done := apart(); done {
+		os.Exit(code)
+	}
 	os.Exit(m.Run())
+}
+
+// apartEnv is set in the process that runs the tests.
+const apartEnv = "BERTH_RUNTIME_TEST_APART"
+
+// apart has the tests run in a process with a mount namespace of its own: they count mounts, of which the tests of other packages make some at
+// the same time.
+func apart() (code int, done bool) {
+	if os.Geteuid() != 0 || os.Getenv(apartEnv) != "" {
+		return 0, false
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), apartEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// Package syscall makes all mounts private then. It goes with this process, which go test ends when its time is over.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	goruntime.LockOSThread()
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, err)
+		return 1, true
+	}
+	return cmd.ProcessState.ExitCode(), true
 }
 
 // world is a runtime with a root and a bundle of its own.
