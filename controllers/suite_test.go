@@ -36,10 +36,10 @@ import (
 )
 
 // grace is the node monitor's grace period in these tests, long enough for a busy machine to renew a Lease in time.
-const grace = 8 * time.Second
+const grace = 15 * time.Second
 
 // patience is how long a state may take to come about before the test gives up.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 var (
 	// admin does what people and agents do.

@@ -143,7 +143,7 @@ func as(t *testing.T, user rest.ImpersonationConfig) dynamic.Interface {
 func wantForbidden(t *testing.T, what, message string, try func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if err = try(); err != nil && strings.Contains(err.Error(), message) {
 			return
 		}

@@ -229,8 +229,11 @@ func (h *host) files() (n int) {
 
 func (h *host) write(file, spec string) {
 	h.t.Helper()
-	name := strings.TrimSuffix(file, ".yaml")
-	h.raw(file, "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata:\n  name: "+name+"\nspec:\n  terminationGracePeriodSeconds: 1\n"+spec)
+	name, grace := strings.TrimSuffix(file, ".yaml"), "  terminationGracePeriodSeconds: 1\n"
+	if strings.Contains(spec, "terminationGracePeriodSeconds") {
+		grace = ""
+	}
+	h.raw(file, "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata:\n  name: "+name+"\nspec:\n"+grace+spec)
 }
 
 func (h *host) raw(file, content string) {
@@ -258,10 +261,10 @@ func (h *host) get(name string) *v1alpha1.Container {
 	return nil
 }
 
-// until waits for a state. How long that takes is no part of the test; a minute means that it never comes.
+// until waits for a state. How long that takes is no part of the test; three minutes mean that it never comes.
 func (h *host) until(what string, ok func() bool) {
 	h.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
 		if h.agent != nil && len(h.ended) > 0 {
 			h.agent = nil
 			h.t.Fatalf("the agent ended (%v) before: %s", <-h.ended, what)
@@ -294,7 +297,9 @@ func (h *host) logs(args ...string) string {
 	return string(out)
 }
 
+// counting ends by itself when it is told to; what it is given for that is never over.
 const counting = `  image: oci-archive:IMAGE
+  terminationGracePeriodSeconds: 300
   command: ["/bin/sh", "-c", "trap 'echo bye; exit 3' TERM; i=0; while true; do echo $WORD $i; i=$((i+1)); sleep 0.1; done"]
   env: [{name: WORD, value: VALUE}]
   resources: {limits: {memory: 32Mi}}
@@ -334,7 +339,9 @@ func TestStandaloneLife(t *testing.T) {
 	}
 
 	// The supervisor dies: the same.
-	if err := unix.Kill(h.supervisorPID(), unix.SIGKILL); err != nil {
+	supervisor := 0
+	h.until("the supervisor answers", func() bool { supervisor = h.supervisorPID(); return supervisor != 0 })
+	if err := unix.Kill(supervisor, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	h.until("another supervisor", func() bool { return h.supervisorPID() != 0 })

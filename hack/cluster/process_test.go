@@ -106,7 +106,7 @@ func TestAnEndedProgramIsNotRunningAndItsLogTellsWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It may stay a zombie of this process for ever; that counts as ended.
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		_, running, err := p.find("it")
 		if err != nil {

@@ -66,7 +66,7 @@ if [ $vm = 1 ]; then
 	PROFILE
 	# Some programs mostly wait: a third one uses what they leave of two processors.
 	quoted=$(printf '%q ' -suite suite -jobs 3 -timeout 3m "${arguments[@]}" "$@")
-	hack/vm/run.sh --share "$work" --timeout 3000 -- \
+	hack/vm/run.sh --share "$work" --timeout 7200 -- \
 		sh -c "apparmor_parser --replace --skip-cache profile && exec ./conformance $quoted"
 else
 	exec 9>"$suite/.running"

@@ -167,7 +167,7 @@ func (n *node) ctx() context.Context { return context.Background() }
 func (n *node) eventually(what string, f func() error) {
 	n.t.Helper()
 	err := errors.New("never tried")
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

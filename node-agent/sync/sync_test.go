@@ -209,7 +209,7 @@ func (b *bench) run() {
 
 func (b *bench) until(what string, ok func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("never came: %s; last status %+v", what, b.source.last())
 		}

@@ -58,7 +58,7 @@ func (r result) String() string {
 }
 
 // limit is how long a call may take: a client that hangs has failed. Without a processor of its own a guest is many times slower.
-var limit = patience(time.Minute)
+var limit = patience(3 * time.Minute)
 
 func patience(d time.Duration) time.Duration {
 	if os.Getenv("BERTH_VM") != "" {
@@ -133,7 +133,7 @@ func (c *client) feed(stdin string, args ...string) result {
 	var out, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &stderr
 	// A monitor of the client may hold the pipes for longer than the client lives.
-	cmd.WaitDelay = 2 * time.Second
+	cmd.WaitDelay = 30 * time.Second
 	err := cmd.Run()
 	r := result{args: cmd.Args, out: out.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
 	if ctx.Err() != nil {
@@ -182,12 +182,24 @@ func (c *client) exits(code int, texts []string, args ...string) result {
 // eventually waits until something holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience(20 * time.Second)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience(time.Minute)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if holds() {
 			return
 		}
 	}
 	t.Fatalf("not in %v: %s", patience(20*time.Second), what)
+}
+
+// standsStill waits until the log of a paused container, which writes all the time when it is not, grows no more: the client may still have had
+// a line of before to write.
+func standsStill(t *testing.T, size func() int) (last int) {
+	t.Helper()
+	eventually(t, "the log stands still", func() bool {
+		last = size()
+		time.Sleep(300 * time.Millisecond)
+		return size() == last
+	})
+	return last
 }
 
 func equal[T comparable](t *testing.T, what string, got, want T) {
@@ -223,7 +235,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(patience(20 * time.Second)):
+		case <-time.After(patience(time.Minute)):
 			c.t.Errorf("%s does not end in time after SIGTERM", c.path)
 			cmd.Process.Kill()
 			<-ended
@@ -233,7 +245,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 		}
 		file.Close()
 	})
-	for end := time.Now().Add(patience(30 * time.Second)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience(2 * time.Minute)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		select {
 		case <-ended:
 			return text(), false

@@ -105,7 +105,7 @@ func (p *pod) ended(id string) *cri.ContainerStatus {
 
 func (p *pod) exec(id string, command ...string) *cri.ExecSyncResponse {
 	p.t.Helper()
-	r, err := p.service.ExecSync(p.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: 20})
+	r, err := p.service.ExecSync(p.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(limit.Seconds())})
 	p.must(err)
 	return r
 }
@@ -227,7 +227,7 @@ func TestCRI(t *testing.T) {
 		polite := p.start("polite", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"})
 		eventually(t, "the trap is set", func() bool { return strings.Contains(p.log("polite"), "ready") })
 		deaf := p.start("deaf", []string{"sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"})
-		for id, want := range map[string]struct{ grace, code int64 }{polite: {20, 9}, deaf: {1, 137}} {
+		for id, want := range map[string]struct{ grace, code int64 }{polite: {100, 9}, deaf: {1, 137}} {
 			_, err := service.StopContainer(p.ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: want.grace})
 			p.must(err)
 			equal(t, "exit code", int64(p.status(id).ExitCode), want.code)
@@ -296,7 +296,7 @@ func TestCRI(t *testing.T) {
 		_, err := service.StopPodSandbox(p.ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id})
 		p.must(err)
 		equal(t, "exit code", p.status(id).ExitCode, 137)
-		if d := time.Since(before); d > 5*time.Second {
+		if d := time.Since(before); d > patience(30*time.Second) {
 			t.Errorf("it took %v", d)
 		}
 	})

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // newPodman is podman as docs/clients.md sets it up, with an image of busybox.
@@ -70,11 +69,13 @@ func TestPodman(t *testing.T) {
 		p, id := start(t, busybox, "sleep", "1000")
 		status, pid, _ := strings.Cut(p.must("inspect", "-f", "{{.State.Status}} {{.State.Pid}}", id), " ")
 		equal(t, "status", status, "running")
-		comm, err := os.ReadFile("/proc/" + pid + "/comm")
-		if err != nil {
-			t.Fatal(err)
-		}
-		equal(t, "the process of State.Pid", string(comm), "sleep\n")
+		eventually(t, "the process of State.Pid is the program", func() bool {
+			comm, err := os.ReadFile("/proc/" + pid + "/comm")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(comm) == "sleep\n"
+		})
 		equal(t, "runtime", p.must("inspect", "-f", "{{.OCIRuntime}}", id), "berth")
 	})
 	t.Run("exec", func(t *testing.T) {
@@ -98,8 +99,9 @@ func TestPodman(t *testing.T) {
 		terminal(t, p, "exec", "-it", id, "sh")
 	})
 	t.Run("stop", func(t *testing.T) {
-		p, id := start(t, busybox, "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
-		p.must("stop", "-t", "20", id)
+		p, id := start(t, busybox, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+		eventually(t, "the trap is set", func() bool { return p.run("logs", id).out == "ready\n" })
+		p.must("stop", "-t", "100", id)
 		equal(t, "exit code of one that answers TERM", p.must("inspect", "-f", "{{.State.ExitCode}}", id), "9")
 		p, id = start(t, busybox, "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
 		p.must("stop", "-t", "1", id)
@@ -168,9 +170,7 @@ func TestPodman(t *testing.T) {
 		p, id := start(t, busybox, "sh", "-c", "while :; do echo tick; sleep 0.05; done")
 		p.must("pause", id)
 		equal(t, "state", p.must("inspect", "-f", "{{.State.Status}}", id), "paused")
-		ticks := len(p.run("logs", id).out)
-		time.Sleep(300 * time.Millisecond)
-		equal(t, "size of the log while paused", len(p.run("logs", id).out), ticks)
+		ticks := standsStill(t, func() int { return len(p.run("logs", id).out) })
 		p.must("unpause", id)
 		eventually(t, "it writes again", func() bool { return len(p.run("logs", id).out) > ticks })
 		p.must("pause", id) // a paused one can be removed

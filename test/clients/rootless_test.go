@@ -83,7 +83,7 @@ func TestPodmanRootless(t *testing.T) {
 	})
 	t.Run("a container in the background", func(t *testing.T) {
 		p := p.with(t)
-		id := p.must("run", "-d", "--network", "none", busybox, "sh", "-c", "echo ready; trap 'exit 9' TERM; while :; do sleep 0.1; done")
+		id := p.must("run", "-d", "--network", "none", busybox, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
 		eventually(t, "it runs", func() bool { return p.run("logs", id).out == "ready\n" })
 		equal(t, "exec", p.must("exec", id, "id", "-u"), "0")
 		p.exits(5, nil, "exec", id, "sh", "-c", "exit 5")
@@ -92,7 +92,7 @@ func TestPodmanRootless(t *testing.T) {
 		if got := p.must("top", id, "comm"); !strings.Contains(got, "sh") {
 			t.Errorf("top: %q", got)
 		}
-		p.must("stop", "-t", "20", id)
+		p.must("stop", "-t", "100", id)
 		equal(t, "exit code", p.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id), "exited 9")
 	})
 	t.Run("volume", func(t *testing.T) {

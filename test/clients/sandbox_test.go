@@ -109,7 +109,7 @@ func run(m *testing.M) (int, error) {
 	code := m.Run()
 	var more []string
 	// What has been told to end may take a moment to be gone.
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		more = nil
 		for thing := range leftovers() {
 			if !before[thing] {

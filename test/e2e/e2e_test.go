@@ -122,7 +122,7 @@ func kube(t *testing.T, args ...string) string {
 }
 
 func tryKube(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", filepath.Join(state, "kubeconfig")}, args...)...)
 	cmd.Dir = root
@@ -175,7 +175,7 @@ func eventually(t *testing.T, within time.Duration, what func() error) {
 // condition waits for a condition of a Container with a reason and a text in its message.
 func condition(t *testing.T, name, kind, reason, message string) {
 	t.Helper()
-	eventually(t, time.Minute, func() error {
+	eventually(t, 3*time.Minute, func() error {
 		c := get(t, name)
 		for _, cond := range c.Status.Conditions {
 			if cond.Type == kind && cond.Reason == reason && strings.Contains(cond.Message, message) {
@@ -192,9 +192,9 @@ func cleanAfter(t *testing.T, names ...string) {
 	before := leftovers()
 	t.Cleanup(func() {
 		for _, name := range names {
-			kube(t, "delete", "container", name, "--timeout=60s", "--ignore-not-found")
+			kube(t, "delete", "container", name, "--timeout=3m", "--ignore-not-found")
 		}
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			if after := leftovers(); after != before {
 				return fmt.Errorf("left over after delete: before %+v, after %+v", before, after)
 			}

@@ -16,7 +16,7 @@ import (
 func TestHello(t *testing.T) {
 	cleanAfter(t, "hello")
 	kube(t, "apply", "-f", "config/samples/hello.yaml")
-	kube(t, "wait", "--for=condition=Ready", "container/hello", "--timeout=60s")
+	kube(t, "wait", "--for=condition=Ready", "container/hello", "--timeout=3m")
 
 	c := get(t, "hello")
 	pid := c.Status.PID
@@ -49,7 +49,7 @@ func TestHello(t *testing.T) {
 			t.Errorf("/proc/%d/status has no %q:\n%s", pid, want, status)
 		}
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, 2*time.Minute, func() error {
 		log := read(t, c.Status.LogPath)
 		if !strings.Contains(log, " stdout F Hello from hello, process 1, line 1") || !strings.Contains(log, "line 3") {
 			return fmt.Errorf("log: %s", log)
@@ -72,7 +72,7 @@ func TestHello(t *testing.T) {
 		t.Errorf("the runtime spec is not to be seen in the OCIBundle:\n%s", bundle)
 	}
 
-	kube(t, "delete", "-f", "config/samples/hello.yaml", "--timeout=60s")
+	kube(t, "delete", "-f", "config/samples/hello.yaml", "--timeout=3m")
 	if exists(pid) {
 		t.Errorf("process %d is there after delete", pid)
 	}
@@ -112,7 +112,7 @@ func TestSamples(t *testing.T) {
 			t.Errorf("sample %s has no end in this test: say what is to become of it", name)
 			continue
 		}
-		eventually(t, 2*time.Minute, func() error {
+		eventually(t, 5*time.Minute, func() error {
 			for _, c := range get(t, name).Status.Conditions {
 				if c.Type == end.kind && c.Reason == end.reason && c.Status == "True" {
 					return nil
@@ -167,13 +167,13 @@ func makeRootFS(t *testing.T, dir string) {
 func TestAgentKilled(t *testing.T) {
 	cleanAfter(t, "hello")
 	kube(t, "apply", "-f", "config/samples/hello.yaml")
-	kube(t, "wait", "--for=condition=Ready", "container/hello", "--timeout=60s")
+	kube(t, "wait", "--for=condition=Ready", "container/hello", "--timeout=3m")
 	before := get(t, "hello").Status
 	if err := syscall.Kill(pidOf(t, "berth-agent"), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	n := lines(t, before.LogPath)
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, 2*time.Minute, func() error {
 		if got := lines(t, before.LogPath); got < n+2 {
 			return fmt.Errorf("without an agent the log has %d lines, as many as %d before", got, n)
 		}
@@ -187,7 +187,7 @@ func TestAgentKilled(t *testing.T) {
 		t.Fatalf("before %+v, after %+v", before, after)
 	}
 	// The new agent is in charge: it stops the container within its grace period.
-	kube(t, "delete", "container", "hello", "--timeout=30s")
+	kube(t, "delete", "container", "hello", "--timeout=3m")
 	if exists(before.PID) {
 		t.Errorf("process %d is there after delete", before.PID)
 	}
@@ -225,7 +225,7 @@ func TestBadInput(t *testing.T) {
 		apply(t, fmt.Sprintf(container, "bad")+image+"  command: [sleep, '1000']\n  securityContext: {capabilities: {add: [NOT_A_CAPABILITY]}}\n")
 		condition(t, "bad", "Stalled", "InvalidSpec", "securityContext.capabilities.add")
 		apply(t, fmt.Sprintf(container, "bad")+image+"  command: [sleep, '1000']\n")
-		kube(t, "wait", "--for=condition=Ready", "container/bad", "--timeout=60s")
+		kube(t, "wait", "--for=condition=Ready", "container/bad", "--timeout=3m")
 	})
 	for name, c := range map[string]struct{ spec, kind, reason, message string }{
 		"image missing":        {"  image: oci-archive:/nonexistent.tar\n", "ImageReady", "ImagePullFailed", "/nonexistent.tar"},
@@ -238,7 +238,7 @@ func TestBadInput(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cleanAfter(t, "bad")
 			apply(t, fmt.Sprintf(container, "bad")+c.spec)
-			eventually(t, time.Minute, func() error {
+			eventually(t, 3*time.Minute, func() error {
 				conditions := get(t, "bad").Status.Conditions
 				for _, cond := range conditions {
 					if (c.kind == "" || cond.Type == c.kind) && (c.reason == "" || cond.Reason == c.reason) && cond.Status == "False" && strings.Contains(cond.Message, c.message) {

@@ -271,7 +271,7 @@ func TestRunSeesWhatIsWritten(t *testing.T) {
 		if k != key("a") {
 			t.Errorf("found %v", k)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("never told of the new file")
 	}
 	cancel()
