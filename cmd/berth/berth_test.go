@@ -467,6 +467,22 @@ func TestStartWithoutProcess(t *testing.T) {
 	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
 }
 
+// TestWaitingChildIsSmall: a created container waits with the memory of its own plan and no copy of the runtime's, which would cost as
+// much as the container's mounts.
+func TestWaitingChildIsSmall(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, args("true"))
+	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 0, "", "")
+	var state struct{ Pid int }
+	must(t, json.Unmarshal([]byte(berth(t, "--root", root, "state", id).stdout), &state))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", state.Pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	if kib, err := strconv.Atoi(strings.Fields(rest)[0]); err != nil || kib > 512 {
+		t.Errorf("it has %d KiB of its own; %v", kib, err)
+	}
+}
+
 // TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve, and run as its own, cannot be
 // written to through it.
 func TestSealed(t *testing.T) {

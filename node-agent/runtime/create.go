@@ -131,11 +131,10 @@ type maker struct {
 	cgroups []string
 	// devices are linux.netDevices once they have been moved.
 	devices *netdev.Moved
-	// network is a network namespace under way, networkFD one that is there.
-	network   *launch.Thread
-	networkFD int
-	notify    *net.UnixConn
-	undo      []func()
+	// network is the network namespace that is made meanwhile; nil for none.
+	network *network
+	notify  *net.UnixConn
+	undo    []func()
 }
 
 func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool) (_ *maker, err error) {
@@ -145,7 +144,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	m := &maker{r: r, o: o, inputs: map[plan.Input]int{}}
 	defer func() {
 		m.letGo()
-		m.leaveNetwork()
+		m.network.close()
 		for _, f := range m.close {
 			f.Close()
 		}
@@ -168,7 +167,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.addActivation(id, run) },
-		func(context.Context) error { return m.beginNetwork() },
+		func(context.Context) error { return m.makeNetwork() },
 		func(context.Context) error { return m.makeCgroup(id) },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
@@ -201,6 +200,7 @@ func (m *maker) readConfig(context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.guessNetwork(data)
 	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range faults.Warnings() {
@@ -526,11 +526,9 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		}
 		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args)
 	}
-	if err := m.awaitNetwork(); err != nil {
-		return err
-	}
 	m.child, err = launch.Start(launch.Request{
 		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
+		Before: func() error { return m.network.wait(m.r.deadline) },
 	})
 	if err != nil {
 		return err

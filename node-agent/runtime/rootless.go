@@ -30,7 +30,8 @@ func (r *Runtime) isRootless() bool {
 	if r.rootless != nil {
 		return *r.rootless
 	}
-	return os.Geteuid() != 0 || InUserNamespace()
+	host, err := r.Host()
+	return err == nil && (host.PlainUser || host.UserNamespace)
 }
 
 // makeRoot makes the root folder.

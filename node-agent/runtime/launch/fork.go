@@ -127,7 +127,7 @@ type compiler struct {
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
 func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uintptr) (*program, *memory, error) {
-	c := compiler{inputs: inputs, blocks: make([]block, 0, 128)}
+	c := compiler{inputs: inputs, blocks: make([]block, 0, 64)}
 	texts, size := c.measure(p)
 	size += sizeOf[program](1) + sizeOf[op](len(p.Steps)) + sizeOf[uintptr](p.Regs+len(ignored)) + sizeOf[gap](len(first)) + sizeOf[byte](texts)
 	var err error
@@ -175,9 +175,9 @@ func (c *compiler) measure(p *plan.Plan) (texts, size int) {
 	add = func(a *plan.Arg) {
 		if b, ok := a.Bytes(); ok {
 			from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
-			// Many steps have the same memory as the last.
-			if n := len(c.blocks); n == 0 || c.blocks[n-1].from != from || c.blocks[n-1].to != from+uintptr(len(b)) {
-				c.blocks = append(c.blocks, block{from: from, to: from + uintptr(len(b))})
+			// Most steps have memory that one of those just before has, too.
+			if k := (block{from: from, to: from + uintptr(len(b))}); !slices.Contains(c.blocks[max(0, len(c.blocks)-8):], k) {
+				c.blocks = append(c.blocks, k)
 			}
 		}
 		for _, to := range a.Pointers() {

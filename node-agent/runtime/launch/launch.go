@@ -29,6 +29,8 @@ type Request struct {
 	// Held keeps the child waiting before execve until Release; without it the child is released at once.
 	// A plan whose InputStart the caller supplies is held by the caller.
 	Held bool
+	// Before, if there is one, is called when nothing is left to do but to make the child. An error is that of Start.
+	Before func() error
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
 	// Deadline is how long the child may take from one synchronization point to the next; 0 is DefaultDeadline. What OnSync takes
@@ -161,6 +163,11 @@ func Start(r Request) (_ *Child, err error) {
 	if r.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(r.Cgroup)
+	}
+	if r.Before != nil {
+		if err := r.Before(); err != nil {
+			return nil, err
+		}
 	}
 	c.PID, err = c.clone(&cloning{args, prog, []mapping{memory.mapping(), c.progress.mapping()}}, inputs[plan.InputContainer])
 	if err != nil {

@@ -81,12 +81,15 @@ var unneeded = sync.OnceValue(func() []mapping {
 		from, err1 := strconv.ParseUint(low, 16, 64)
 		to, err2 := strconv.ParseUint(high, 16, 64)
 		m := mapping{uintptr(from), uintptr(to - from)}
-		if err1 == nil && err2 == nil && !m.contains(unsafe.Pointer(&anywhere)) {
+		if err1 == nil && err2 == nil && m.size >= worthwhile && !m.contains(unsafe.Pointer(&anywhere)) {
 			found = append(found, m)
 		}
 	}
 	return found
 })
+
+// worthwhile is how large a mapping has to be for two calls to cost less than the copy.
+const worthwhile = 128 << 10
 
 // anywhere is among the program's variables, which are anonymous memory too, and needed.
 var anywhere byte

@@ -143,6 +143,8 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"linux.timeOffsets", "write", unix.ERANGE, "the container's clock would be negative or beyond 146 years"},
 		{"linux.timeOffsets", "write", unix.EPERM, "to set the clocks of a time namespace takes CAP_SYS_TIME"},
 		{"linux.namespaces", "unshare", unix.EINVAL, "a kernel without CONFIG_TIME_NS or CONFIG_CGROUPS"},
+		{"linux.namespaces", "unshare", unix.ENOSPC, "the limit of network namespaces is reached (/proc/sys/user/max_net_namespaces)"},
+		{"linux.namespaces", "unshare", unix.EPERM, "a new namespace takes CAP_SYS_ADMIN"},
 		{"linux.namespaces", "setns", unix.EINVAL, "the path is another type of namespace"},
 		{"linux.sysctl", "openat2", unix.ENOENT, "the kernel has no such parameter, or not in this namespace"},
 		{"linux.sysctl", "openat2", unix.EACCES, "the parameter cannot be written to from a user namespace, or not at all"},

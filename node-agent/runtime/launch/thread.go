@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +28,15 @@ type Thread struct {
 	report, write int
 }
 
-// StartThread makes one. The last step of its plan reports, with a value. Afterwards the caller calls Wait.
-func StartThread(p *plan.Plan) (*Thread, error) {
+// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan names. Afterwards the caller calls Wait.
+func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("pipe2: %w", err)
 	}
 	t := &Thread{plan: p, report: pipe[0], write: pipe[1]}
 	var err error
-	if t.prog, t.memory, err = compile(p, nil, nil, nil); err != nil {
+	if t.prog, t.memory, err = compile(p, inputs, nil, nil); err != nil {
 		t.closePipe()
 		return nil, err
 	}
@@ -55,15 +56,18 @@ func StartThread(p *plan.Plan) (*Thread, error) {
 	return t, nil
 }
 
-// Wait waits for the thread's end, and returns what it has reported. A step that fails is a *StepError. One that hangs is a *HungError,
-// and stays.
-func (t *Thread) Wait() (value int, err error) {
-	if err := awaitReport(t.report, DefaultDeadline); errors.Is(err, errLate) {
-		hung := newHungError(t.id, DefaultDeadline)
+// Wait waits for the thread's end, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a *StepError. One that
+// hangs is a *HungError, and the thread stays.
+func (t *Thread) Wait(deadline time.Duration) error {
+	if deadline == 0 {
+		deadline = DefaultDeadline
+	}
+	if err := awaitReport(t.report, deadline); errors.Is(err, errLate) {
+		hung := newHungError(t.id, deadline)
 		hung.Step, hung.Stays = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true
-		return 0, hung // the memory and the pipe are the thread's for as long as it is there
+		return hung // the memory and the pipe are the thread's for as long as it is there
 	} else if err != nil {
-		return 0, err
+		return err
 	}
 	m, err := readMessage(t.report)
 	// It makes no use of its memory any more when the kernel has written to it that it ends (set_tid_address(2)).
@@ -75,11 +79,11 @@ func (t *Thread) Wait() (value int, err error) {
 	t.closePipe()
 	switch {
 	case err != nil:
-		return 0, err
+		return err
 	case m.errno != 0:
-		return 0, newStepError(t.plan, *m)
+		return newStepError(t.plan, *m)
 	}
-	return int(m.step >> valueShift), nil
+	return nil
 }
 
 func (t *Thread) closePipe() {

@@ -258,13 +258,6 @@ func (b *builder) syncWith(s Sync, r Reg) {
 	last.Args = append(last.Args, regArg(r))
 }
 
-// reportWith is report with one.
-func (b *builder) reportWith(s Sync, r Reg) {
-	b.report(s)
-	last := &b.plan.Steps[len(b.plan.Steps)-1]
-	last.Args = append(last.Args, regArg(r))
-}
-
 // report makes the child say that it has come this far, and go on.
 func (b *builder) report(s Sync) {
 	b.plan.Syncs[len(b.plan.Steps)] = s

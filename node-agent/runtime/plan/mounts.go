@@ -631,7 +631,7 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 		c.newMount(m, o)
 		return nil
 	}
-	// A tmpfs holds the mount points. It is new, and nobody but this child has a name for it: what is made in it is what is found there.
+	// A tmpfs holds the mount points. Each is a name in this new folder, whose descriptor is there already, and no link is followed.
 	holder := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
 	ho := mountOptions{attr: o.attr, data: []string{"mode=755"}}
 	top, late := c.detached(holder, &ho)

@@ -204,8 +204,8 @@ func newNetwork(spec *specs.Spec) int {
 // threadFlags are those of a thread of the same process (pthreads(7)).
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
-// BuildNetwork makes the plan of a thread of the parent that makes the container's network namespace, and opens it. Nothing else
-// takes as long to make, and this can be done while the parent makes cgroups. It returns nil where the child does so itself, or there is none to make.
+// BuildNetwork makes the plan of a thread of the parent that makes the container's network namespace, and puts it in the place of the
+// descriptor InputNetwork. Nothing else takes as long to make, and this can be done while the parent makes cgroups. It returns nil where the child does so itself, or there is none to make.
 func BuildNetwork(spec *specs.Spec) *Plan {
 	i := newNetwork(spec)
 	if i < 0 {
@@ -217,8 +217,10 @@ func BuildNetwork(spec *specs.Spec) *Plan {
 	c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWNET, cloneNames))
 	c.loopbackUp(i)
 	c.atNamespace(i)
-	network := c.openat2(cwd(), "/proc/thread-self/ns/net", unix.O_RDONLY, 0).out()
-	c.reportWith(SyncNetwork, network)
+	made := c.openat2(cwd(), "/proc/thread-self/ns/net", unix.O_RDONLY, 0).out()
+	c.dup3(regArg(made), input(InputNetwork), unix.O_CLOEXEC)
+	c.close(made)
+	c.report(SyncNetwork)
 	return &c.plan
 }
 

@@ -230,7 +230,7 @@ type CPUSet struct {
 type Sync string
 
 const (
-	// SyncNetwork is where the namespace of BuildNetwork is there; it carries its descriptor.
+	// SyncNetwork is where the namespace of BuildNetwork is there.
 	SyncNetwork Sync = "network"
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
