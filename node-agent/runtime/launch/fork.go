@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked in the parent
@@ -339,16 +340,17 @@ func (c *cloning) fork() (pid, errno uintptr) {
 //go:nocheckptr
 func child(prog *program) {
 	var (
-		i    int32
-		r    uintptr
-		e    syscall.Errno
-		msg  message
-		wait byte
-		null *byte
-		o    *op
-		a    [6]uintptr
-		ops  = prog.ops
-		regs = prog.regs
+		i     int32
+		r     uintptr
+		tries int
+		e     syscall.Errno
+		msg   message
+		wait  byte
+		null  *byte
+		o     *op
+		a     [6]uintptr
+		ops   = prog.ops
+		regs  = prog.regs
 	)
 	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.blocked)), 0, sigsetSize, 0, 0)
 	for k := range prog.ignored {
@@ -400,6 +402,10 @@ func child(prog *program) {
 			}
 		default:
 			r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
+			// What others rename or mount meanwhile is no failure of a step's.
+			for tries = 1; o.call == unix.SYS_OPENAT2 && e == unix.EAGAIN && tries < scoped.Tries; tries++ {
+				r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
+			}
 			if o.call == unix.SYS_READ && e == 0 && r == 0 {
 				goto end // the writer of a pipe that is waited on is gone
 			}

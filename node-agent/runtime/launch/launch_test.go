@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -264,6 +265,39 @@ func TestRegisters(t *testing.T) {
 	}
 	if memory[0] != 0 {
 		t.Error("the child has written into its parent's memory")
+	}
+}
+
+// TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with it (openat2(2), EAGAIN).
+func TestRenamesElsewhere(t *testing.T) {
+	clean(t)
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/one", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var stop atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for !stop.Load() {
+			_, _ = unix.Rename(dir+"/one", dir+"/two"), unix.Rename(dir+"/two", dir+"/one")
+		}
+	}()
+	defer func() { stop.Store(true); <-ended }()
+	how := binary.NativeEndian.AppendUint64(make([]byte, 16, 24), unix.RESOLVE_IN_ROOT)
+	binary.NativeEndian.PutUint64(how, unix.O_PATH|unix.O_CLOEXEC)
+	opening := step("root.path", unix.SYS_OPENAT2, plan.Register(1), plan.Text("usr/../usr/../etc"), plan.Memory(how), n(24))
+	opening.Out = 2
+	root := step("root.path", unix.SYS_OPENAT2, atCwd, plan.Text("/"), plan.Memory(make([]byte, 24)), n(24))
+	root.Out = 1
+	steps := []plan.Step{root}
+	for range 2000 {
+		steps = append(steps, opening, step("root.path", unix.SYS_CLOSE, plan.Register(2)))
+	}
+	for range 5 {
+		if got := output(t, Request{Plan: sh("echo opened", steps...)}); got != "opened\n" {
+			t.Errorf("found %q", got)
+		}
 	}
 }
 
