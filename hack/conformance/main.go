@@ -51,10 +51,10 @@ func lane(program string) string {
 
 // racy are the programs whose outcome depends on who is faster: killsig sends a signal as soon as the container runs, which may be
 // before its shell has set the trap, pidfile kills a process that ends by itself, and hooks_stdin gives each hook a second. They run
-// after the others, one by one, and get three attempts, but where it is known that they fail.
+// after the others, one by one, and get ten attempts, but where it is known that they fail.
 var racy = []string{"hooks_stdin", "killsig", "pidfile"}
 
-const attempts = 3
+const attempts = 10
 
 // options are those that a program needs of berth, by which its user says what no document can: these two programs want a label left out
 // that the kernel knows nothing of, which berth refuses otherwise.

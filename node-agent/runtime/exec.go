@@ -248,8 +248,8 @@ func (x *execution) makePlan(ctx context.Context) error {
 	return nil
 }
 
-// homeTimeout is how long a container's /etc/passwd is waited for.
-const homeTimeout = 2 * time.Second
+// homeTimeout is how long a container's /etc/passwd is waited for: longer than it takes on a machine that has too much to do.
+const homeTimeout = 10 * time.Second
 
 // home is what HOME is to be where process.env does not say. The container's files are read as its processes see them, and so may
 // lie on a filesystem that the container serves itself (FUSE) and that never answers.
