@@ -462,7 +462,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		m.readConfig,
+		func(context.Context) error { return m.readConfig(nil) },
 		func(context.Context) error { return m.withoutProcess(true) }, // refuses it
 		func(context.Context) error { return m.reserve(id) },
 		m.refuseNetDevices,

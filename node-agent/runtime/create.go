@@ -163,7 +163,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		m.readConfig,
+		func(context.Context) error { return m.readConfig(m.guessNetwork) },
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.addActivation(id, run) },
@@ -182,8 +182,8 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	return m, nil
 }
 
-// readConfig reads and validates the document.
-func (m *maker) readConfig(context.Context) error {
+// readConfig reads and validates the document, and shows it to early, if there is one, before it is validated.
+func (m *maker) readConfig(early func(document []byte)) error {
 	bundle, err := filepath.Abs(m.o.Bundle)
 	if err != nil {
 		return fmt.Errorf("--bundle %s: %w", m.o.Bundle, err)
@@ -200,7 +200,9 @@ func (m *maker) readConfig(context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.guessNetwork(data)
+	if early != nil {
+		early(data)
+	}
 	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range faults.Warnings() {
