@@ -28,7 +28,11 @@ func afterFork()
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags, pidfd, childTID       uint64
+	_                            uint64 // parent_tid
+	exitSignal, stack, stackSize uint64
+	_                            [3]uint64 // tls, set_tid, set_tid_size
+	cgroup                       uint64
 }
 
 // op is a step with its arguments resolved to numbers.
