@@ -25,6 +25,16 @@ func opens(field string, dir plan.Arg, path string) plan.Step {
 	return step(field, unix.SYS_OPENAT2, dir, plan.Text(path), plan.Memory(make([]byte, 24)), n(24))
 }
 
+// state is that of a process or thread, as proc(5) has it in /proc/PID/stat.
+func state(t *testing.T, pid int) byte {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stat[bytes.LastIndexByte(stat, ')')+2]
+}
+
 // TestHang: a step that does not return is named, with what the kernel waits for, and the child is ended.
 func TestHang(t *testing.T) {
 	clean(t)
@@ -40,14 +50,7 @@ func TestHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	// On a busy machine it may take longer to come there.
-	state := func() byte {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.PID))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return stat[bytes.LastIndexByte(stat, ')')+2]
-	}
-	for end := time.Now().Add(patience); state() != 'S'; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); state(t, child.PID) != 'S'; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not wait for a writer")
 		}

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,6 +126,12 @@ func TestThreadHangs(t *testing.T) {
 	thread, err := StartThread(p, map[plan.Input]int{plan.InputNetwork: fd})
 	if err != nil {
 		t.Fatal(err)
+	}
+	// On a busy machine it may take long to come there.
+	for end := time.Now().Add(time.Minute); atomic.LoadInt64(&thread.prog.thread.step) != 1 || state(t, thread.id) != 'S'; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not wait for a reader")
+		}
 	}
 	err = thread.Wait(50 * time.Millisecond)
 	var hung *HungError
