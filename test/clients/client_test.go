@@ -98,9 +98,12 @@ func shares512() setting {
 	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "59"})
 }
 
-// hungry is a script whose command needs some 64 MiB. Clients begin to listen for a lack of memory once the container has started, and
-// hear of its end by another way: both need a moment.
-const hungry = "sleep 1; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 2; exit $code"
+// hungry is a script whose command needs some 64 MiB, once there is a file that says so: clients begin to listen for a lack of memory as they
+// start the container. They hear of its end by another way, which is not to be the faster one.
+const (
+	hungry     = "until test -e " + hungryFile + "; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 5; exit $code"
+	hungryFile = "/tmp/hungry"
+)
 
 // inside wants settings as a command in the container reads them; read runs cat there.
 func inside(t *testing.T, read func(file string) string, settings ...setting) {

@@ -250,6 +250,7 @@ func TestCRI(t *testing.T) {
 			t.Errorf("stats: %v", stats.Stats)
 		}
 		oom := p.start("oom", []string{"sh", "-c", hungry}, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(16 << 20) })
+		p.exec(oom, "touch", hungryFile)
 		st := p.ended(oom)
 		equal(t, "reason of one that needs more", st.Reason, "OOMKilled")
 		equal(t, "its exit code", st.ExitCode, 137)

@@ -126,6 +126,7 @@ func TestDocker(t *testing.T) {
 		docker.exits(137, nil, run("--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")...)
 		dead := docker.must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", hungry)
 		defer docker.must("rm", dead)
+		docker.must("exec", dead, "touch", hungryFile)
 		equal(t, "exit code out of memory", docker.must("wait", dead), "137")
 		equal(t, "OOMKilled", docker.must("inspect", "-f", "{{.State.OOMKilled}}", dead), "true")
 	})
