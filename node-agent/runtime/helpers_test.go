@@ -29,6 +29,10 @@ import (
 
 const busybox = "/bin/busybox" // Debian's busybox-static
 
+// No test runs on the process's first thread, which is what /proc/self shows: it would stay in what a test puts its own thread in, since Go
+// does not end it.
+func init() { goruntime.LockOSThread() }
+
 func TestMain(m *testing.M) {
 	if os.Getenv(helperEnv) != "" {
 		helper()
