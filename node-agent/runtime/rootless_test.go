@@ -175,9 +175,13 @@ func (w *world) userNamespace() string {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	w.await("the mappings", func() bool {
+	own, err := os.Readlink("/proc/thread-self/ns/user")
+	w.must(err)
+	w.await("the mappings", func() bool { // that of before has some, too
+		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+		w.must(err)
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/gid_map", cmd.Process.Pid))
-		return err == nil && len(data) > 0
+		return err == nil && len(data) > 0 && its != own
 	})
 	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
 }
