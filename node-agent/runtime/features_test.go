@@ -85,10 +85,11 @@ func TestFeatures(t *testing.T) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{flag}}
 		})
 	}
-	// Recognized is what the document says of these: one of the other byte order is known, and its filter cannot be loaded here.
+	// Recognized is what the document says of these: one of the other byte order is known, and its filter cannot be loaded here. X32
+	// goes only together with X86_64.
 	for _, arch := range append(f.Linux.Seccomp.Archs, "SCMP_ARCH_NONE") {
 		err := build(func(s *specs.Spec) {
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.Arch(arch)}}
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64, specs.Arch(arch)}}
 		})
 		if recognized := err == nil || strings.Contains(err.Error(), "byte order"); recognized != (arch != "SCMP_ARCH_NONE") {
 			t.Errorf("linux.seccomp architecture %s: %v", arch, err)

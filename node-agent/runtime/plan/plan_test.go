@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -219,6 +221,10 @@ func TestGolden(t *testing.T) {
 		want, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if runtime.GOARCH != "amd64" { // of which the files are: how long a filter is depends on the architecture
+			length := regexp.MustCompile(`\{\d+ instructions\}`)
+			got, want = length.ReplaceAllString(got, "{instructions}"), length.ReplaceAll(want, []byte("{instructions}"))
 		}
 		if got != string(want) {
 			t.Errorf("%s differs; look at the change with: go test ./node-agent/runtime/plan -update && git diff\ngot:\n%s", file, got)

@@ -65,18 +65,21 @@ func newReference(p *specs.LinuxSeccomp) *reference {
 // verdict answers for one call.
 func (r *reference) verdict(d data) (uint32, error) {
 	a := architectureByName(r.listed[0])
-	switch {
-	case d.arch == a.audit && d.number >= x32Bit && d.number != 0xffffffff && a.name == specs.ArchX86_64:
-		if !slices.Contains(r.listed, specs.ArchX32) {
-			return 0, nil
-		}
-		a = architectureByName(specs.ArchX32)
-	case d.arch != a.audit:
+	if d.arch != a.audit {
 		i := slices.IndexFunc(r.listed, func(name specs.Arch) bool { return architectureByName(name).audit == d.arch })
 		if i < 0 {
 			return 0, nil
 		}
 		a = architectureByName(r.listed[i])
+	}
+	if a.audit == unix.AUDIT_ARCH_X86_64 {
+		a = architectureByName(specs.ArchX86_64)
+		if d.number >= x32Bit && d.number != 0xffffffff {
+			if !slices.Contains(r.listed, specs.ArchX32) {
+				return 0, nil
+			}
+			a = architectureByName(specs.ArchX32)
+		}
 	}
 	verdict := r.fallback
 	for i := range r.rules {
@@ -236,6 +239,10 @@ func randomProfile(r *rand.Rand, operators []specs.LinuxSeccompOperator) *specs.
 		if r.IntN(3) == 0 {
 			p.Architectures = append(p.Architectures, a)
 		}
+	}
+	// X32 goes only together with X86_64, which on amd64 is always in.
+	if all := append(p.Architectures, nativeName(runtime.GOARCH)); slices.Contains(all, specs.ArchX32) && !slices.Contains(all, specs.ArchX86_64) {
+		p.Architectures = append(p.Architectures, specs.ArchX86_64)
 	}
 	r.Shuffle(len(p.Architectures), func(i, j int) {
 		p.Architectures[i], p.Architectures[j] = p.Architectures[j], p.Architectures[i]
