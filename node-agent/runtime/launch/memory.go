@@ -5,6 +5,7 @@ package launch
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is the child's own: its stack, and its program with all that this points to. The
-// child has nothing else, since what it costs to make a process is the copy of its parent's page tables and, until execve, a page fault
-// for each page that either of them writes to: of a Go heap as large as an agent's that is more than all the mounts of a container.
+// memory is the child's own: its stack, and its program with all that this points to. Of the parent's it has little else, since what it
+// costs to make a process is the copy of its parent's page tables and, until execve, a page fault for each page that either of them
+// writes to: of a Go heap that is more than all the mounts of a container.
 type memory struct {
 	mapped []byte
 	left   []byte
@@ -51,7 +52,7 @@ func sizeOf[T any](n int) int {
 	return (n*int(unsafe.Sizeof(v)) + align - 1) &^ (align - 1)
 }
 
-// carve takes n values from what is left, all zero. T has no pointers but to the same memory, of which the garbage collector knows nothing.
+// carve takes n values from what is left, all zero. T points to no memory of Go's: the garbage collector does not look here.
 func carve[T any](m *memory, n int) []T {
 	size := sizeOf[T](n)
 	p := m.left[:size:size]
@@ -66,27 +67,32 @@ type mapping struct{ from, size uintptr }
 // knows of it. They are looked for once (proc_pid_maps(5)): what is mapped later is copied, and the heap grows into address space
 // that is reserved from the beginning. Without /proc all is copied.
 var unneeded = sync.OnceValue(func() []mapping {
-	var found []mapping
 	if registered {
 		return nil
 	}
 	data, _ := os.ReadFile("/proc/self/maps")
-	for line := range strings.Lines(string(data)) {
-		// from-to perms offset device inode [path]
+	found := anonymous(string(data))
+	return slices.DeleteFunc(found, func(m mapping) bool { return m.size < worthwhile || m.contains(unsafe.Pointer(&anywhere)) })
+})
+
+// anonymous are the mappings of private anonymous memory in a text of /proc/PID/maps. Where the kernel can, the Go runtime names its own
+// (PR_SET_VMA(2const)): "[anon: Go: heap]".
+func anonymous(maps string) (found []mapping) {
+	for line := range strings.Lines(maps) {
+		// from-to perms offset device inode [name, which may have spaces]
 		fields := strings.Fields(line)
-		if len(fields) != 5 || fields[4] != "0" || !strings.HasSuffix(fields[1], "p") {
+		if len(fields) < 5 || fields[4] != "0" || !strings.HasSuffix(fields[1], "p") || len(fields) > 5 && !strings.HasPrefix(fields[5], "[anon:") {
 			continue
 		}
 		low, high, _ := strings.Cut(fields[0], "-")
 		from, err1 := strconv.ParseUint(low, 16, 64)
 		to, err2 := strconv.ParseUint(high, 16, 64)
-		m := mapping{uintptr(from), uintptr(to - from)}
-		if err1 == nil && err2 == nil && m.size >= worthwhile && !m.contains(unsafe.Pointer(&anywhere)) {
-			found = append(found, m)
+		if err1 == nil && err2 == nil {
+			found = append(found, mapping{uintptr(from), uintptr(to - from)})
 		}
 	}
 	return found
-})
+}
 
 // worthwhile is how large a mapping has to be for two calls to cost less than the copy.
 const worthwhile = 128 << 10
