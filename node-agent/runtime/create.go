@@ -266,7 +266,7 @@ func (m *maker) makeCgroup(id string) error {
 	if err != nil {
 		return err
 	}
-	group, err := m.r.newCgroup(m.spec, id, host.Cgroup)
+	group, err := m.r.newCgroup(m.spec, id, host)
 	if err != nil {
 		return err
 	}
@@ -530,7 +530,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	}
 	m.child, err = launch.Start(launch.Request{
 		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
-		Before: func() error { return m.network.wait(m.r.deadline) },
+		Before: m.network.wait,
 	})
 	if err != nil {
 		return err

@@ -16,9 +16,9 @@ import (
 // WithCgroupManager says who makes the cgroups of new containers; Cgroupfs unless it is said. For those that there are it is recorded.
 func WithCgroupManager(m cgroup.Manager) Option { return func(r *Runtime) { r.manager = m } }
 
-func (r *Runtime) newCgroup(spec *specs.Spec, id string, layout plan.CgroupLayout) (*cgroup.Group, error) {
+func (r *Runtime) newCgroup(spec *specs.Spec, id string, host plan.Host) (*cgroup.Group, error) {
 	if r.manager == cgroup.Systemd {
-		return cgroup.NewUnit(spec, id, layout, r.isRootless())
+		return cgroup.NewUnit(spec, id, host.Cgroup, r.isRootless(host))
 	}
 	for key := range spec.Annotations {
 		if strings.HasPrefix(key, cgroup.PropertyAnnotation) {
@@ -31,7 +31,7 @@ func (r *Runtime) newCgroup(spec *specs.Spec, id string, layout plan.CgroupLayou
 		}
 		return cgroup.None(spec)
 	}
-	return cgroup.New(spec, id, layout, r.isRootless())
+	return cgroup.New(spec, id, host.Cgroup, r.isRootless(host))
 }
 
 // createCgroup makes the cgroup. systemd makes a scope only with a process in it, and the container's first process is made inside of

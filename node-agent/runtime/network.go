@@ -25,12 +25,14 @@ type network struct {
 	thread     *launch.Thread
 	// fd is what will be its descriptor: one of /dev/null until then, so that its number is known to who plans.
 	fd int
+	// deadline is that of launch.Thread.Wait.
+	deadline time.Duration
 }
 
 // newNetwork begins to make the network namespace that a document with these namespaces asks the parent for. It returns nil where there
 // is none to make.
-func newNetwork(namespaces []specs.LinuxNamespace) (*network, error) {
-	n := &network{namespaces: namespaces}
+func newNetwork(namespaces []specs.LinuxNamespace, deadline time.Duration) (*network, error) {
+	n := &network{namespaces: namespaces, deadline: deadline}
 	p := plan.BuildNetwork(&specs.Spec{Linux: &specs.Linux{Namespaces: namespaces}})
 	if p == nil {
 		return nil, nil
@@ -46,17 +48,17 @@ func newNetwork(namespaces []specs.LinuxNamespace) (*network, error) {
 	return n, nil
 }
 
-// wait waits until it is there, as long as launch.Thread.Wait.
-func (n *network) wait(deadline time.Duration) error {
+// wait waits until it is there.
+func (n *network) wait() error {
 	if n == nil || n.thread == nil {
 		return nil
 	}
 	t := n.thread
 	n.thread = nil
-	err := t.Wait(deadline)
-	var hung *launch.HungError
-	if errors.As(err, &hung) {
-		n.fd = -1 // which the thread will write to when it goes on
+	err := t.Wait(n.deadline)
+	var failed *launch.StepError
+	if err != nil && !errors.As(err, &failed) {
+		n.fd = -1 // which stays open: the thread will put its namespace there when it goes on
 	}
 	return err
 }
@@ -64,7 +66,7 @@ func (n *network) wait(deadline time.Duration) error {
 // close closes the descriptor: the namespace is the container's alone, or gone.
 func (n *network) close() {
 	if n != nil {
-		_ = n.wait(0) // of a container that has failed already
+		_ = n.wait() // of a container that has failed already
 		if n.fd >= 0 {
 			unix.Close(n.fd)
 		}
@@ -78,7 +80,7 @@ func (m *maker) guessNetwork(document []byte) {
 	rest = bytes.TrimLeft(rest, ": \t\r\n")
 	var namespaces []specs.LinuxNamespace
 	if end := bytes.IndexByte(rest, ']'); json.Unmarshal(rest[:end+1], &namespaces) == nil {
-		m.network, _ = newNetwork(namespaces) // makeNetwork tries again, and tells
+		m.network, _ = newNetwork(namespaces, m.r.deadline) // makeNetwork tries again, and tells
 	}
 }
 
@@ -86,7 +88,7 @@ func (m *maker) guessNetwork(document []byte) {
 func (m *maker) makeNetwork() (err error) {
 	if m.network == nil || !slices.Equal(m.network.namespaces, m.spec.Linux.Namespaces) {
 		m.network.close()
-		if m.network, err = newNetwork(m.spec.Linux.Namespaces); err != nil {
+		if m.network, err = newNetwork(m.spec.Linux.Namespaces, m.r.deadline); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // WithRootless says whether cgroups are those that a plain user may make: where he may not, a container without limits is
@@ -26,12 +27,11 @@ func WithRootless(rootless bool) Option { return func(r *Runtime) { r.rootless =
 func WithStickyRoot() Option { return func(r *Runtime) { r.sticky = true } }
 
 // isRootless is whether cgroups may be out of reach.
-func (r *Runtime) isRootless() bool {
+func (r *Runtime) isRootless(host plan.Host) bool {
 	if r.rootless != nil {
 		return *r.rootless
 	}
-	host, err := r.Host()
-	return err == nil && (host.PlainUser || host.UserNamespace)
+	return host.PlainUser || host.UserNamespace
 }
 
 // makeRoot makes the root folder.

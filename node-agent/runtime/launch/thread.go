@@ -56,8 +56,8 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	return t, nil
 }
 
-// Wait waits for the thread's end, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a *StepError. One that
-// hangs is a *HungError, and the thread stays.
+// Wait waits for the thread's end, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a *StepError. With any
+// other error the thread stays, and may still do what its plan says: one that hangs is a *HungError.
 func (t *Thread) Wait(deadline time.Duration) error {
 	if deadline == 0 {
 		deadline = DefaultDeadline
