@@ -354,6 +354,21 @@ func reap(pid int) (status unix.WaitStatus) {
 // patience is how long anything is waited for that comes at once on a machine that has nothing else to do.
 const patience = 2 * time.Minute
 
+// answers calls f, of which must ends no more than f, and fails the test where f does not return: what it waits for never comes.
+func (w *world) answers(what string, f func()) {
+	w.t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		w.t.Fatalf("%s hangs", what)
+	}
+}
+
 // await waits for a condition that another process brings about.
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()

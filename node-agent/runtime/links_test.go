@@ -154,22 +154,22 @@ func TestRecordOfAnother(t *testing.T) {
 		"fifo": func() { w.must(unix.Mkfifo(file, 0o666)) },
 	} {
 		make()
-		hang := time.AfterFunc(patience, func() { panic("it hangs") })
-		if s, err := w.rt.State(background, w.id); err == nil {
-			t.Errorf("%s: found the state %+v", name, s)
-		}
-		if list, _ := w.rt.List(background); len(list) != 0 {
-			t.Errorf("%s: found the containers %v", name, list)
-		}
-		for _, force := range []bool{false, true} {
-			if err := w.rt.Delete(background, w.id, force); err == nil {
-				t.Errorf("%s: deleted, by force %t", name, force)
+		w.answers(name, func() {
+			if s, err := w.rt.State(background, w.id); err == nil {
+				t.Errorf("%s: found the state %+v", name, s)
 			}
-		}
-		if err := w.rt.Kill(background, w.id, unix.SIGKILL, true); err == nil {
-			t.Errorf("%s: killed", name)
-		}
-		hang.Stop()
+			if list, _ := w.rt.List(background); len(list) != 0 {
+				t.Errorf("%s: found the containers %v", name, list)
+			}
+			for _, force := range []bool{false, true} {
+				if err := w.rt.Delete(background, w.id, force); err == nil {
+					t.Errorf("%s: deleted, by force %t", name, force)
+				}
+			}
+			if err := w.rt.Kill(background, w.id, unix.SIGKILL, true); err == nil {
+				t.Errorf("%s: killed", name)
+			}
+		})
 		if _, err := os.Lstat(proof); err == nil {
 			t.Fatalf("%s: the stranger's hook has run", name)
 		}

@@ -185,12 +185,13 @@ func (c *client) exits(code int, texts []string, args ...string) result {
 // eventually waits until something holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience(time.Minute)); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	long := patience(time.Minute)
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if holds() {
 			return
 		}
 	}
-	t.Fatalf("not in %v: %s", patience(20*time.Second), what)
+	t.Fatalf("not in %v: %s", long, what)
 }
 
 // standsStill waits until the log of a paused container, which writes all the time when it is not, grows no more: the client may still have had

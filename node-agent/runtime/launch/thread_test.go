@@ -60,7 +60,7 @@ func TestThread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var here, there unix.Stat_t
+	var here unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/uts", &here); err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +77,7 @@ func TestThread(t *testing.T) {
 				if err := thread.Wait(0); err != nil {
 					t.Error(err)
 				}
+				var there unix.Stat_t
 				if err := unix.Fstat(fd, &there); err != nil || there.Dev != here.Dev || there.Ino == here.Ino {
 					t.Errorf("it has made %d:%d, this process is in %d:%d; %v", there.Dev, there.Ino, here.Dev, here.Ino, err)
 				}
