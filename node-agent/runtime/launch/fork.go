@@ -178,7 +178,7 @@ func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uin
 func (c *compiler) measure(p *plan.Plan) (texts, size int) {
 	var add func(a *plan.Arg)
 	add = func(a *plan.Arg) {
-		if b, ok := a.Bytes(); ok {
+		if b, ok := a.Bytes(); ok && len(b) > 0 {
 			from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 			// Most steps have memory that one of those just before has, too.
 			if k := (block{from: from, to: from + uintptr(len(b))}); !slices.Contains(c.blocks[max(0, len(c.blocks)-8):], k) {
@@ -277,6 +277,9 @@ func (c *compiler) text(s string) (uintptr, error) {
 // bytes copies memory with all that it points to, and returns the address of the copy.
 func (c *compiler) bytes(a *plan.Arg) uintptr {
 	b, _ := a.Bytes()
+	if len(b) == 0 {
+		return 0 // of which there is nothing to point to
+	}
 	from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 	i, _ := slices.BinarySearchFunc(c.blocks, from, func(k block, at uintptr) int {
 		if k.to <= at {
@@ -333,9 +336,9 @@ func (c *cloning) fork() (pid, errno uintptr) {
 	return pid, errno
 }
 
-// child is what the child does, which may also be a thread of this process (see Thread). It has one thread, its own memory, and of the parent's what was not kept from it (see memory): no Go
-// heap, no goroutine. Its signals are those of a new
-// process: CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
+// child is what the child does, which may also be a thread of this process (see Thread). It has one thread, its own memory, and of the
+// parent's what was not kept from it (see memory): no Go heap, no goroutine. Its signals are those of a new process:
+// CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
 // syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
 //
 //go:norace

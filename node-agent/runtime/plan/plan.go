@@ -271,9 +271,6 @@ func Text(s string) Arg { return text(s) }
 // Memory is a pointer to bytes, which the call may change.
 func Memory(p []byte) Arg { return structArg(p, "{}") }
 
-// MemoryWith is Memory with addresses in it.
-func MemoryWith(p []byte, pointers ...Pointer) Arg { return pointingArg(p, "{}", pointers...) }
-
 // Strings is a NULL-terminated array of pointers to strings.
 func Strings(s []string) Arg { return list(s) }
 
