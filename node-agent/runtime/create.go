@@ -411,35 +411,47 @@ func giveAway(f *os.File, uid uint32) {
 
 // hostCache holds what New need not read and every container needs.
 type hostCache struct {
-	once sync.Once
-	host plan.Host
-	err  error
+	sync.Mutex
+	host *plan.Host
 }
 
-// Host returns the facts of this machine that plans depend on, read once.
+// Host returns the facts of this machine that plans depend on, read once. What could not be read, for want of a descriptor for example,
+// is read again by the next call.
 func (r *Runtime) Host() (plan.Host, error) {
-	r.host.once.Do(func() {
-		h := &r.host.host
-		data, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	r.host.Lock()
+	defer r.host.Unlock()
+	if r.host.host == nil {
+		h, err := readHost()
 		if err != nil {
-			r.host.err = fmt.Errorf("read the kernel's last capability: %w", err)
-			return
+			return plan.Host{}, err
 		}
-		if h.LastCapability, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil {
-			r.host.err = fmt.Errorf("/proc/sys/kernel/cap_last_cap: %w", err)
-			return
-		}
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var sets [2]unix.CapUserData
-		if err := unix.Capget(&header, &sets[0]); err != nil {
-			r.host.err = fmt.Errorf("capget: %w", err)
-			return
-		}
-		h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
-		h.Cgroup = cgroup.Layout()
-		h.UserNamespace, h.PlainUser = InUserNamespace(), os.Geteuid() != 0
-	})
-	return r.host.host, r.host.err
+		r.host.host = &h
+	}
+	return *r.host.host, nil
+}
+
+func readHost() (h plan.Host, err error) {
+	data, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	if err != nil {
+		return h, fmt.Errorf("read the kernel's last capability: %w", err)
+	}
+	if h.LastCapability, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil {
+		return h, fmt.Errorf("/proc/sys/kernel/cap_last_cap: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return h, fmt.Errorf("capget: %w", err)
+	}
+	h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
+	if h.Cgroup, err = cgroup.Layout(); err != nil {
+		return h, fmt.Errorf("look for cgroup hierarchies: %w", err)
+	}
+	if h.UserNamespace, err = inUserNamespace(); err != nil {
+		return h, fmt.Errorf("look for a user namespace: %w", err)
+	}
+	h.PlainUser = os.Geteuid() != 0
+	return h, nil
 }
 
 func (m *maker) makePlan(ctx context.Context, id string, run bool) error {

@@ -390,7 +390,10 @@ func (w *world) awaitProgram(pid int, name string) {
 }
 
 // unified is whether the host has cgroup v2 alone.
-func unified() bool { return cgroup.Layout().Unified }
+func unified() bool {
+	l, err := cgroup.Layout()
+	return err == nil && l.Unified
+}
 
 // cgroupFile reads a file of the container's cgroup: the names are those of version 1 (controller, file) and of version 2.
 func (w *world) cgroupFile(controller, v1, v2 string) string {

@@ -698,7 +698,10 @@ func onThread(f func()) {
 
 // TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container outside.
 func TestHierarchiesAreComplete(t *testing.T) {
-	l := cgroup.Layout()
+	l, err := cgroup.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if l.Unified {
 		if len(l.V1) > 0 || l.Hybrid != "" {
 			t.Errorf("cgroup v2 alone, but also %+v", l)

@@ -5,6 +5,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,11 +72,16 @@ func CheckRoot(dir string) error {
 // InUserNamespace is whether this process is in a user namespace other than the host's, which maps every id to itself
 // (user_namespaces(7)).
 func InUserNamespace() bool {
+	in, _ := inUserNamespace() // where it cannot be read, what depends on it fails of itself
+	return in
+}
+
+func inUserNamespace() (bool, error) {
 	data, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false // a kernel without user namespaces
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // a kernel without user namespaces
 	}
-	return !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"})
+	return err == nil && !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"}), err
 }
 
 // UserRoot is where the containers of this process's user are recorded: DefaultRoot for the host's root, $XDG_RUNTIME_DIR/berth,

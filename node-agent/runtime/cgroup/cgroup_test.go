@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 func needsRoot(t *testing.T) {
@@ -33,11 +35,21 @@ func document(t *testing.T, r *specs.LinuxResources) *specs.Spec {
 	return &specs.Spec{Linux: &specs.Linux{CgroupsPath: fmt.Sprintf("/t%d-%s", os.Getpid(), name), Resources: r}}
 }
 
+// layout is that of this host.
+func layout(t testing.TB) plan.CgroupLayout {
+	t.Helper()
+	l, err := Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // make makes a cgroup, and fails the test where Destroy leaves a folder of it.
 func makeGroup(t *testing.T, spec *specs.Spec) (*Group, error) {
 	t.Helper()
 	needsRoot(t)
-	g, err := New(spec, "unused", Layout(), false)
+	g, err := New(spec, "unused", layout(t), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +164,7 @@ func TestResources(t *testing.T) {
 			}
 			for _, k := range c.checks {
 				name, want := k.v1, k.want1
-				if Layout().Unified {
+				if layout(t).Unified {
 					name, want = k.v2, k.want2
 				}
 				dir := g.paths[k.controller]
@@ -161,7 +173,7 @@ func TestResources(t *testing.T) {
 				}
 				if err != nil {
 					// It may be refused for want of the file, or of the device, alone.
-					other, e := New(document(t, nil), "unused", Layout(), false)
+					other, e := New(document(t, nil), "unused", layout(t), false)
 					if e != nil {
 						t.Fatal(e)
 					}
@@ -195,7 +207,7 @@ func TestHugepages(t *testing.T) {
 		t.Skip("the kernel has no huge pages of 2 MiB")
 	}
 	// What a cgroup hands down it does for good: leave the host's as it was, after the cgroup below is gone.
-	if hybrid := Layout().Hybrid; hybrid != "" {
+	if hybrid := layout(t).Hybrid; hybrid != "" {
 		root := filepath.Join(Root, hybrid)
 		if before, err := readFile(root, "cgroup.subtree_control"); err == nil && !strings.Contains(before, "hugetlb") {
 			t.Cleanup(func() {
@@ -227,7 +239,7 @@ func TestHugepages(t *testing.T) {
 // TestDevices: the rules as the kernel lists them on cgroup v1, plain ones and others. On v2 TestDeviceRules of the runtime sees
 // what they do.
 func TestDevices(t *testing.T) {
-	if Layout().Unified {
+	if layout(t).Unified {
 		t.Skip("cgroup v2 has no list of device rules")
 	}
 	all := specs.LinuxDeviceCgroup{Access: "rwm"}
@@ -269,7 +281,7 @@ func TestPaths(t *testing.T) {
 	for path, want := range map[string]string{
 		"/a/b": "/a/b", "a/b": "/a/b", "": "/id", "/../../a": "/a", "../../etc": "/etc", "a/../../b": "/b", "-1": "/-1", "//a//": "/a", "slice:prefix:name": "/slice:prefix:name",
 	} {
-		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false)
+		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", layout(t), false)
 		if err != nil {
 			t.Fatalf("%q: %v", path, err)
 		}
@@ -280,7 +292,7 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/", "..", "/../..", "."} {
-		if _, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false); err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found ") {
+		if _, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", layout(t), false); err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found ") {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
@@ -296,7 +308,7 @@ func TestNested(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		outer, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: top}}, "", Layout(), false)
+		outer, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: top}}, "", layout(t), false)
 		if err == nil {
 			err = outer.Destroy()
 		}

@@ -17,7 +17,7 @@ func FuzzCgroupsPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", Layout(), false)
+		g, err := New(&specs.Spec{Linux: &specs.Linux{CgroupsPath: path}}, "id", layout(t), false)
 		if err != nil {
 			return
 		}
@@ -30,7 +30,7 @@ func FuzzCgroupsPath(f *testing.F) {
 				t.Fatalf("%q became %q", path, dir)
 			}
 			// Below the hierarchy's own folder, which on a host with version 1 is one level deeper.
-			if !Layout().Unified {
+			if !layout(t).Unified {
 				_, rest, below = strings.Cut(rest, "/")
 			}
 			if !below || rest == "" {

@@ -3,6 +3,8 @@
 package cgroup
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,15 +16,17 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// Layout reads how the hierarchies of this host lie.
-func Layout() plan.CgroupLayout {
+// Layout reads how the hierarchies of this host lie. A host without any is no error.
+func Layout() (l plan.CgroupLayout, err error) {
 	if cgroups.IsCgroup2UnifiedMode() {
-		return plan.CgroupLayout{Unified: true}
+		return plan.CgroupLayout{Unified: true}, nil
 	}
-	var l plan.CgroupLayout
 	entries, err := os.ReadDir(Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
 	if err != nil {
-		return l
+		return l, err
 	}
 	links := map[string][]string{}
 	for _, e := range entries {
@@ -50,7 +54,7 @@ func Layout() plan.CgroupLayout {
 	for i := range l.V1 {
 		l.V1[i].Links = links[l.V1[i].Dir]
 	}
-	return l
+	return l, nil
 }
 
 // controllers are those of cgroup v1 that a container gets a cgroup of; cgroups(7).
