@@ -286,9 +286,14 @@ func TestPodman(t *testing.T) {
 		equal(t, "health", p.must("inspect", "-f", "{{.State.Health.Status}}", id), "healthy")
 	})
 	t.Run("restart policy", func(t *testing.T) {
-		p, id := start(t, "--restart", "on-failure:2", busybox, "sh", "-c", "echo run; exit 1")
-		eventually(t, "it ran three times", func() bool { return p.run("logs", id).out == strings.Repeat("run\n", 3) })
+		// The fourth run stays, since podman 4.3 fails to stop or remove a container whose process ends just then.
+		p, id := start(t, "--restart", "on-failure:2", busybox, "sh", "-c", "echo run | tee -a /runs; if [ $(wc -l </runs) = 4 ]; then exec sleep 1000; fi; exit 1")
+		eventually(t, "it ran three times and ended", func() bool {
+			return p.must("inspect", "--format", "{{.State.Status}} {{.RestartCount}}", id) == "exited 2"
+		})
+		equal(t, "output", p.must("logs", id), strings.TrimSpace(strings.Repeat("run\n", 3)))
 		p.must("restart", "-t", "0", id)
+		eventually(t, "it runs again", func() bool { return p.run("logs", id).out == strings.Repeat("run\n", 4) })
 	})
 	t.Run("top and stats", func(t *testing.T) {
 		p, id := start(t, busybox, "sleep", "1000")
