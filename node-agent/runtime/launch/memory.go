@@ -5,6 +5,7 @@ package launch
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,6 @@ const stackSize = 4 << 10
 
 // newMemory has room for size bytes, as sizeOf counts them.
 func newMemory(size int) (*memory, error) {
-	_ = unneeded() // which this is not
 	mapped, err := unix.Mmap(-1, 0, stackSize+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("mmap: %w", err)
@@ -63,59 +63,63 @@ func carve[T any](m *memory, n int) []T {
 // mapping is a range of addresses.
 type mapping struct{ from, size uintptr }
 
-// unneeded are the mappings of this process that no child has any use for: anonymous memory, which is the Go heap and what the runtime
-// knows of it. They are looked for once (proc_pid_maps(5)): what is mapped later is copied, and the heap grows into address space
-// that is reserved from the beginning. Without /proc all is copied.
-var unneeded = sync.OnceValue(func() []mapping {
-	if registered {
-		return nil
+// unneeded is where all of this process lies that no child has any use for: the program's variables, the Go heap, the stacks of threads,
+// and what else is mapped (proc_pid_maps(5)). A child runs code alone, on memory of its own. It is looked for once: what is mapped later lies
+// there too. It is empty where a child needs more, or there is no /proc: then all is copied.
+var unneeded = sync.OnceValue(func() mapping {
+	if registered || instrumented() {
+		return mapping{}
 	}
 	data, _ := os.ReadFile("/proc/self/maps")
-	found := anonymous(string(data))
-	return slices.DeleteFunc(found, func(m mapping) bool { return m.size < worthwhile || m.contains(unsafe.Pointer(&anywhere)) })
+	return variable(string(data))
 })
 
-// anonymous are the mappings of private anonymous memory in a text of /proc/PID/maps. Where the kernel can, the Go runtime names its own
-// (PR_SET_VMA(2const)): "[anon: Go: heap]".
-func anonymous(maps string) (found []mapping) {
+// variable is what lies, in a text of /proc/PID/maps, from the first mapping that can be written to up to those of the kernel's own and the
+// stack that the program has begun on.
+func variable(maps string) (m mapping) {
 	for line := range strings.Lines(maps) {
 		// from-to perms offset device inode [name, which may have spaces]
 		fields := strings.Fields(line)
-		if len(fields) < 5 || fields[4] != "0" || !strings.HasSuffix(fields[1], "p") || len(fields) > 5 && !strings.HasPrefix(fields[5], "[anon:") {
-			continue
+		if len(fields) < 5 {
+			return mapping{}
 		}
-		low, high, _ := strings.Cut(fields[0], "-")
-		from, err1 := strconv.ParseUint(low, 16, 64)
-		to, err2 := strconv.ParseUint(high, 16, 64)
-		if err1 == nil && err2 == nil {
-			found = append(found, mapping{uintptr(from), uintptr(to - from)})
+		low, _, _ := strings.Cut(fields[0], "-")
+		from, err := strconv.ParseUint(low, 16, 64)
+		switch {
+		case err != nil:
+			return mapping{}
+		case m.from == 0:
+			if strings.HasPrefix(fields[1], "rw") {
+				m.from = uintptr(from)
+			}
+		case len(fields) > 5 && (strings.HasPrefix(fields[5], "[v") || fields[5] == "[stack]"):
+			m.size = uintptr(from) - m.from
+			return m
 		}
 	}
-	return found
+	return mapping{}
 }
 
-// worthwhile is how large a mapping has to be for two calls to cost less than the copy.
-const worthwhile = 128 << 10
-
-// anywhere is among the program's variables, which are anonymous memory too, and needed.
-var anywhere byte
-
-func (m mapping) contains(p unsafe.Pointer) bool { return uintptr(p)-m.from < m.size }
+// instrumented is whether the program's code counts in its variables how often it has run (go build -cover).
+func instrumented() bool {
+	info, ok := debug.ReadBuildInfo()
+	return !ok || slices.Contains(info.Settings, debug.BuildSetting{Key: "-cover", Value: "true"})
+}
 
 func (m mapping) advise(advice uintptr) {
-	// Only how fast a fork is depends on it. What is not mapped any more is passed over.
+	// Only how fast a fork is depends on it. Where nothing is mapped is passed over.
 	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, m.from, m.size, advice)
 }
 
 // withoutUnneeded calls f, which makes a child, and keeps from this child what it has no use for (madvise(2), MADV_DONTFORK). What is
-// needed may lie where something unneeded was before.
+// needed may lie in between.
 func withoutUnneeded(needed []mapping, f func()) {
-	for _, m := range unneeded() {
+	if m := unneeded(); m.size > 0 {
 		m.advise(unix.MADV_DONTFORK)
 		defer m.advise(unix.MADV_DOFORK)
-	}
-	for _, m := range needed {
-		m.advise(unix.MADV_DOFORK)
+		for _, m := range needed {
+			m.advise(unix.MADV_DOFORK)
+		}
 	}
 	f()
 }
