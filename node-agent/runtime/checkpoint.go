@@ -466,7 +466,8 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		func(context.Context) error { return m.withoutProcess(true) }, // refuses it
 		func(context.Context) error { return m.reserve(id) },
 		m.refuseNetDevices,
-		func(context.Context) error { return m.makeCgroup(id) },
+		func(context.Context) error { return m.findCgroup(id) },
+		func(context.Context) error { return m.makeCgroup() },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.makeMountpoints,
 		func(ctx context.Context) error { return m.restore(ctx, o) },

@@ -129,6 +129,8 @@ type maker struct {
 	cgroupByParent bool
 	// cgroups are the hierarchies that a child joins by itself.
 	cgroups []string
+	// cgroupsLater is whether they are made while the child has begun.
+	cgroupsLater bool
 	// devices are linux.netDevices once they have been moved.
 	devices *netdev.Moved
 	// network is the network namespace that is made meanwhile; nil for none.
@@ -168,7 +170,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.addActivation(id, run) },
 		func(context.Context) error { return m.makeNetwork() },
-		func(context.Context) error { return m.makeCgroup(id) },
+		func(context.Context) error { return m.beginCgroup(id) },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
 		func(ctx context.Context) error { return m.makePlan(ctx, id, run) },
@@ -259,41 +261,73 @@ func (m *maker) reserve(id string) error {
 	return nil
 }
 
-// makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
-// removed by Delete.
-func (m *maker) makeCgroup(id string) error {
+// findCgroup finds out which cgroup the container is to have.
+func (m *maker) findCgroup(id string) error {
 	host, err := m.r.Host()
 	if err != nil {
 		return err
 	}
-	group, err := m.r.newCgroup(m.spec, id, host)
-	if err != nil {
+	if m.group, err = m.r.newCgroup(m.spec, id, host); err != nil {
 		return err
 	}
-	m.group = group
-	m.rec.Cgroups, m.rec.CgroupManager, m.rec.Unit = group.Paths(), m.r.manager, group.Unit()
-	if m.rec.Resources, err = encodeLimits(m.spec.Linux.Resources); err != nil {
+	m.rec.Cgroups, m.rec.CgroupManager, m.rec.Unit = m.group.Paths(), m.r.manager, m.group.Unit()
+	m.cgroupsLater = plan.CgroupsLater(m.spec, host) && !m.r.isRootless(host) && m.group.Unit() == nil
+	m.rec.Resources, err = encodeLimits(m.spec.Linux.Resources)
+	return err
+}
+
+// beginCgroup makes the cgroup or, where most of it is made while the child has begun, what the child is made in.
+func (m *maker) beginCgroup(id string) error {
+	if err := m.findCgroup(id); err != nil {
 		return err
 	}
+	if !m.cgroupsLater {
+		if err := m.makeCgroup(); err != nil {
+			return err
+		}
+		return m.openCgroups()
+	}
+	m.cgroups = m.group.Hierarchies()
+	if !m.group.HasUnified() {
+		return nil
+	}
+	if err := m.r.save(m.rec); err != nil {
+		return err
+	}
+	if err := m.group.Begin(); err != nil {
+		return err
+	}
+	m.undo = append(m.undo, func() {
+		if err := m.group.Abandon(); err != nil {
+			m.r.warn(err.Error())
+		}
+	})
+	return m.openUnified()
+}
+
+// makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
+// removed by Delete.
+func (m *maker) makeCgroup() error {
+	id := m.rec.ID
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(m.r.dir(id), configFile), m.config, 0o600); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", id, err)
 	}
-	if err := m.createCgroup(group); err != nil {
+	if err := m.createCgroup(m.group); err != nil {
 		return err
 	}
-	if w := group.Rounded(m.spec.Linux.Resources); w != "" {
+	if w := m.group.Rounded(m.spec.Linux.Resources); w != "" {
 		m.r.warn(w)
 	}
-	m.rec.Cgroups = group.Paths() // none, where a plain user may not make any
+	m.rec.Cgroups = m.group.Paths() // none, where a plain user may not make any
 	m.r.debugf("container %s: made its cgroups %v", id, m.rec.Cgroups)
 	m.undo = append(m.undo, func() {
 		if !m.rec.OwnPIDs {
-			_ = group.Kill()
+			_ = m.group.Kill()
 		}
-		if err := group.Destroy(); err != nil {
+		if err := m.group.Destroy(); err != nil {
 			m.r.warn(err.Error())
 		}
 	})
@@ -478,10 +512,7 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 		return err
 	}
 	o.Home = m.home()
-	if o.Cgroups, err = m.openCgroups(); err != nil {
-		return err
-	}
-	o.CgroupByParent = m.cgroupByParent
+	o.Cgroups, o.CgroupsLater, o.CgroupByParent = m.cgroups, m.cgroupsLater, m.cgroupByParent
 	host, m.spec = m.r.withSecurityModules(host, m.spec, m.r.ignoreMissingLSM)
 	if m.plan, err = plan.Build(m.spec, host, o); err != nil {
 		return err
@@ -496,29 +527,37 @@ func (m *maker) makePlan(ctx context.Context, id string, run bool) error {
 	return m.openMounts(ctx)
 }
 
-// openCgroups opens what the child needs to get into its cgroups, and returns the hierarchies that it has to join itself.
-func (m *maker) openCgroups() ([]string, error) {
+// openCgroups opens what a child needs to get into its cgroups.
+func (m *maker) openCgroups() error {
 	if m.cgroupByParent = m.group.ByManager(); m.cgroupByParent {
-		return nil, nil
+		return nil
 	}
-	unified, err := m.group.Unified()
-	if err != nil {
-		return nil, err
-	}
-	if unified != nil {
-		m.close = append(m.close, unified)
-		m.cgroup = int(unified.Fd())
+	if err := m.openUnified(); err != nil {
+		return err
 	}
 	names, files, err := m.group.Tasks()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m.close = append(m.close, files...)
 	for i, name := range names {
 		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
 	}
 	m.cgroups = names
-	return names, nil
+	return nil
+}
+
+func (m *maker) openUnified() error {
+	if m.cgroup != 0 {
+		return nil
+	}
+	unified, err := m.group.Unified()
+	if err != nil || unified == nil {
+		return err
+	}
+	m.close = append(m.close, unified)
+	m.cgroup = int(unified.Fd())
+	return nil
 }
 
 // launch makes the child and follows it until it waits for Start or, with run, has become its program.
@@ -542,16 +581,28 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	}
 	m.child, err = launch.Start(launch.Request{
 		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
-		Before: m.network.wait,
 	})
 	if err != nil {
 		return err
 	}
-	// While the child works, the record and the pid file are written: it cannot become its program before they are there.
+	// While the child works, what it is to join is made, and the record and the pid file are written: it cannot become its program before
+	// they are there.
 	m.rec.PID = m.child.PID
 	_, m.rec.StartTime = processState(m.child.PID)
 	m.r.debugf("container %s: its first process is pid %d", m.rec.ID, m.child.PID)
-	err = m.r.save(m.rec)
+	if m.cgroupsLater {
+		if err = m.makeCgroup(); err == nil {
+			err = m.openCgroups()
+		}
+	} else {
+		err = m.r.save(m.rec)
+	}
+	if err == nil {
+		err = m.network.wait()
+	}
+	if err == nil {
+		err = m.child.Hand(m.inputs)
+	}
 	if err == nil {
 		err = m.r.joinResctrl(m.rec, m.child.PID)
 	}

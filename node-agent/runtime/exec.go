@@ -231,10 +231,10 @@ func (x *execution) makePlan(ctx context.Context) error {
 	if x.group, err = below.cgroup(); err != nil {
 		return err
 	}
-	if o.Cgroups, err = x.openCgroups(); err != nil {
+	if err = x.openCgroups(); err != nil {
 		return err
 	}
-	o.CgroupByParent = x.cgroupByParent
+	o.Cgroups, o.CgroupByParent = x.cgroups, x.cgroupByParent
 	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
 	if x.plan, err = plan.BuildExec(x.spec, host, o); err != nil {
 		return err

@@ -72,6 +72,7 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 		for _, h := range host.Cgroup.V1 {
 			o.Cgroups = append(o.Cgroups, h.Dir)
 		}
+		o.CgroupsLater = plan.CgroupsLater(spec, host)
 	}
 	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err

@@ -106,7 +106,7 @@ func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mo
 	}
 	o := plan.Options{ID: id, Bundle: rec.Bundle, Rootfs: rec.Rootfs, CgroupPaths: m.group.HostPaths()}
 	// What is copied into a tmpfs is the container's.
-	if m.cgroups, err = m.openCgroups(); err != nil {
+	if err = m.openCgroups(); err != nil {
 		return err
 	}
 	return do(m, host, o)

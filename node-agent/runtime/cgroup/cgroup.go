@@ -36,6 +36,8 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
+	// begun is whether the folder of version 2 is there already.
+	begun bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
 	properties []property
@@ -92,6 +94,20 @@ func (g *Group) manager() (cgroups.Manager, error) {
 	return fs.NewManager(config, g.paths)
 }
 
+// Begin makes the folder of version 2 beside those of version 1, for a process to be made in it while Create makes the others. On an
+// error nothing is left; one of Create leaves this folder to Abandon, since that process is in it.
+func (g *Group) Begin() error {
+	if err := g.refuseFrozenV1(); err != nil {
+		return err
+	}
+	_, err := g.makeFolders([]string{""})
+	g.begun = err == nil
+	return err
+}
+
+// Abandon removes what Begin has made.
+func (g *Group) Abandon() error { return remove(g.paths[""]) }
+
 // Create makes the cgroup in every hierarchy and sets its limits. On an error nothing is left.
 func (g *Group) Create() (err error) {
 	if len(g.paths) == 0 {
@@ -100,7 +116,7 @@ func (g *Group) Create() (err error) {
 	made := false
 	defer func() {
 		if err != nil && made {
-			_ = g.Destroy()
+			_ = g.destroy()
 		}
 	}()
 	if g.unified() {
@@ -110,7 +126,7 @@ func (g *Group) Create() (err error) {
 	}
 	if g.optional && denied(err) {
 		if made {
-			_ = g.Destroy()
+			_ = g.destroy()
 		}
 		made = false
 		return g.doWithout(err)
@@ -176,6 +192,14 @@ func (g *Group) makeUnified() (made bool, err error) {
 // Paths are the folders of the cgroup by controller, "" for the unified hierarchy. They are what Open takes.
 func (g *Group) Paths() map[string]string { return g.paths }
 
+// Hierarchies are the names of the hierarchies of version 1, as Tasks gives them.
+func (g *Group) Hierarchies() []string {
+	return slices.DeleteFunc(g.folders(), func(name string) bool { return name == "" })
+}
+
+// HasUnified is whether the cgroup has a folder of version 2.
+func (g *Group) HasUnified() bool { return g.paths[""] != "" }
+
 // folders are the controllers with a folder of their own, in a fixed order: several controllers may share one.
 func (g *Group) folders() (names []string) {
 	seen := map[string]bool{"": true}
@@ -209,10 +233,7 @@ func (g *Group) Add(pid int) error {
 // thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). The names are in a fixed
 // order. The caller closes the files.
 func (g *Group) Tasks() (names []string, files []*os.File, err error) {
-	for _, name := range g.folders() {
-		if name == "" {
-			continue
-		}
+	for _, name := range g.Hierarchies() {
 		dir := g.paths[name]
 		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
@@ -261,6 +282,12 @@ func hierarchy(dir string) string {
 
 // Destroy removes the cgroup in every hierarchy. It waits a moment for processes that are ending.
 func (g *Group) Destroy() error {
+	g.begun = false
+	return g.destroy()
+}
+
+// destroy leaves what Begin has made.
+func (g *Group) destroy() error {
 	var err error
 	if g.unit != nil {
 		m, e := g.systemd(g.unified())
@@ -272,7 +299,9 @@ func (g *Group) Destroy() error {
 		}
 	}
 	for _, name := range g.folders() {
-		err = errors.Join(err, remove(g.paths[name]))
+		if name != "" || !g.begun {
+			err = errors.Join(err, remove(g.paths[name]))
+		}
 	}
 	return err
 }

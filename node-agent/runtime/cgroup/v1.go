@@ -16,18 +16,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeV1 makes the folder in every hierarchy. made is whether there may be one of ours.
+// makeV1 makes the folder in every hierarchy that has none of Begin's. made is whether there may be one of ours.
 func (g *Group) makeV1() (made bool, err error) {
-	if dir, ok := g.paths["freezer"]; ok {
-		// That of a folder counts those above it in.
-		if err := refuseFrozen(dir, func(dir string) (bool, error) {
-			state, err := readFile(dir, "freezer.state")
-			return state != "THAWED", err
-		}); err != nil {
-			return false, err
-		}
+	if g.begun {
+		return g.makeFolders(g.Hierarchies())
 	}
-	for _, name := range g.folders() {
+	if err := g.refuseFrozenV1(); err != nil {
+		return false, err
+	}
+	return g.makeFolders(g.folders())
+}
+
+func (g *Group) refuseFrozenV1() error {
+	dir, ok := g.paths["freezer"]
+	if !ok {
+		return nil
+	}
+	return refuseFrozen(dir, func(dir string) (bool, error) {
+		state, err := readFile(dir, "freezer.state") // which counts those above it in
+		return state != "THAWED", err
+	})
+}
+
+func (g *Group) makeFolders(names []string) (made bool, err error) {
+	for _, name := range names {
 		dir := g.paths[name]
 		err := unix.Mkdir(dir, 0o755)
 		if errors.Is(err, unix.ENOENT) {

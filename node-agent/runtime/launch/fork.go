@@ -388,7 +388,7 @@ func child(prog *program) {
 				e = syscall.Errno(a[3])
 			}
 		case uintptr(plan.OpLoad):
-			r = uintptr(**(**uint16)(unsafe.Pointer(&a[0]))) & a[1] // of memory that the program keeps
+			r = uintptr(**(**uint32)(unsafe.Pointer(&a[0]))) & a[1] // of memory that the program keeps
 		case uintptr(plan.OpStore):
 			**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
 		case uintptr(plan.OpFork):
@@ -413,8 +413,8 @@ func child(prog *program) {
 			for tries = 1; o.call == unix.SYS_OPENAT2 && e == unix.EAGAIN && tries < scoped.Tries; tries++ {
 				r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
 			}
-			if o.call == unix.SYS_READ && e == 0 && r == 0 {
-				goto end // the writer of a pipe that is waited on is gone
+			if (o.call == unix.SYS_READ || o.call == unix.SYS_RECVMSG) && e == 0 && r == 0 {
+				goto end // the writer of a pipe or a socket that is waited on is gone
 			}
 		}
 		if o.must != 0 {

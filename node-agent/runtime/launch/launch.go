@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -29,8 +30,6 @@ type Request struct {
 	// Held keeps the child waiting before execve until Release; without it the child is released at once.
 	// A plan whose InputStart the caller supplies is held by the caller.
 	Held bool
-	// Before, if there is one, is called when nothing is left to do but to make the child. An error is that of Start.
-	Before func() error
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
 	// Deadline is how long the child may take from one synchronization point to the next; 0 is DefaultDeadline. What OnSync takes
@@ -51,6 +50,7 @@ type Child struct {
 	report  int // read end
 	sync    int // write end, -1 without
 	start   int // write end, -1 where the caller holds the child
+	later   int // our end of the socket of Plan.Later, -1 without
 	onSync  func(plan.Sync, int) error
 	execing bool
 
@@ -79,10 +79,10 @@ func Start(r Request) (_ *Child, err error) {
 			unix.Close(fd)
 		}
 	}
-	pipe := func() (read, write int, err error) {
+	pair := func(open func(*[2]int) error) (read, write int, err error) {
 		var p [2]int
-		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
-			return 0, 0, fmt.Errorf("pipe2: %w", err)
+		if err := open(&p); err != nil {
+			return 0, 0, err
 		}
 		for i := range p {
 			if p[i], err = above(p[i], r.Reserved); err != nil {
@@ -92,7 +92,10 @@ func Start(r Request) (_ *Child, err error) {
 		}
 		return p[0], p[1], nil
 	}
-	c := &Child{plan: r.Plan, sync: -1, start: -1, onSync: r.OnSync, deadline: r.Deadline}
+	pipe := func() (read, write int, err error) {
+		return pair(func(p *[2]int) error { return os.NewSyscallError("pipe2", unix.Pipe2(p[:], unix.O_CLOEXEC)) })
+	}
+	c := &Child{plan: r.Plan, sync: -1, start: -1, later: -1, onSync: r.OnSync, deadline: r.Deadline}
 	if c.deadline == 0 {
 		c.deadline = DefaultDeadline
 	}
@@ -104,6 +107,9 @@ func Start(r Request) (_ *Child, err error) {
 		}
 	}()
 	for name, fd := range r.Inputs {
+		if slices.Contains(r.Plan.Later, name) {
+			continue
+		}
 		// dup3 of a descriptor onto itself fails, and onto one still needed loses it: keep all above those of the process.
 		if fd < r.Reserved {
 			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Reserved); err != nil {
@@ -138,6 +144,18 @@ func Start(r Request) (_ *Child, err error) {
 		defer unix.Close(startR)
 		inputs[plan.InputStart] = startR
 	}
+	if len(r.Plan.Later) > 0 {
+		var theirs int
+		if theirs, c.later, err = pair(func(p *[2]int) (err error) {
+			*p, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			return os.NewSyscallError("socketpair", err)
+		}); err != nil {
+			return nil, err
+		}
+		opened = append(opened, c.later)
+		defer unix.Close(theirs)
+		inputs[plan.InputLater] = theirs
+	}
 	keep := []int{reportW}
 	for _, fd := range inputs {
 		keep = append(keep, fd)
@@ -163,11 +181,6 @@ func Start(r Request) (_ *Child, err error) {
 	if r.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(r.Cgroup)
-	}
-	if r.Before != nil {
-		if err := r.Before(); err != nil {
-			return nil, err
-		}
 	}
 	c.PID, err = c.clone(&cloning{args, prog, []mapping{memory.mapping(), c.progress.mapping()}}, inputs[plan.InputContainer])
 	if err != nil {
@@ -251,7 +264,7 @@ func Adopt(pid int) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
-	return &Child{PID: pid, PIDFD: fd, report: -1, sync: -1, start: -1}, nil
+	return &Child{PID: pid, PIDFD: fd, report: -1, sync: -1, start: -1, later: -1}, nil
 }
 
 // clone makes the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
@@ -348,6 +361,31 @@ func above(fd, low int) (int, error) {
 		return -1, fmt.Errorf("fcntl F_DUPFD_CLOEXEC: %w", err)
 	}
 	return n, nil
+}
+
+// Hand gives the child what it does not inherit: the descriptors of Plan.Later, which stay the caller's. Without them it waits.
+func (c *Child) Hand(inputs map[plan.Input]int) error {
+	if c.later < 0 {
+		return nil
+	}
+	fds := make([]int, len(c.plan.Later))
+	for i, in := range c.plan.Later {
+		fd, ok := inputs[in]
+		if !ok {
+			return fmt.Errorf("input %s has no descriptor", in)
+		}
+		fds[i] = fd
+	}
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Sendmsg(c.later, []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	}
+	unix.Close(c.later)
+	c.later = -1
+	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) { // a child that is gone says so in its report
+		return fmt.Errorf("hand the container's first process what it joins: sendmsg: %w", err)
+	}
+	return nil
 }
 
 // Release lets a held child go on to execve.
@@ -460,7 +498,7 @@ func (c *Child) Abandon() {
 }
 
 func (c *Child) closePipes() {
-	for _, fd := range []*int{&c.report, &c.sync} {
+	for _, fd := range []*int{&c.report, &c.sync, &c.later} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1

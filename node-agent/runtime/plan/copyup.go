@@ -23,7 +23,7 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 		memory := structArg(native(st), "statx")
 		c.call(unix.SYS_STATX, regArg(at), text(""), flags(uint(unix.AT_EMPTY_PATH), atNames), num(uint(unix.STATX_MODE)), memory)
 		mode := c.reg()
-		c.call(OpLoad, structArg(native(st)[statxMode:statxMode+2], "statx.mode"), flags(uint32(0o7777), modeNames)).into(mode)
+		c.call(OpLoad, structArg(native(st)[statxMode:statxMode+4], "statx.mode"), flags(uint32(0o7777), modeNames)).into(mode)
 		top := c.openat2(regArg(mount), ".", unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_BENEATH).out()
 		c.call(unix.SYS_FCHMOD, regArg(top), regArg(mode))
 		c.close(top)
@@ -46,6 +46,25 @@ func (c *container) copyUp(mount, from Reg) {
 	c.sync(SyncCopyUp)
 	c.close(clone)
 	c.plan.CopiesUp = true
+}
+
+// receiveDescriptors receives as many descriptors as want, in registers of their own, through a unix socket by SCM_RIGHTS.
+func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
+	payload := make([]byte, 1)
+	iov := &unix.Iovec{Len: uint64(len(payload))}
+	control := make([]byte, unix.CmsgSpace(4*want))
+	msg := &unix.Msghdr{Iovlen: 1, Controllen: uint64(len(control))}
+	c.call(unix.SYS_RECVMSG, socket, pointingArg(native(msg), "{SCM_RIGHTS}",
+		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{unsafe.Offsetof(iov.Base), structArg(payload, "")})},
+		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), flags(uint(unix.MSG_CMSG_CLOEXEC), recvNames))
+	// The kernel leaves out those that the process has no number left for.
+	at := unsafe.Offsetof(msg.Flags)
+	c.call(OpExpect, structArg(native(msg)[at:at+4], "msg_flags"), flags(uint(unix.MSG_CTRUNC), recvNames), num(0), flags(uint(unix.EMFILE), errnoNames))
+	fds := make([]Reg, want)
+	for i := range fds {
+		fds[i] = c.call(OpLoad, structArg(control[unix.CmsgLen(0)+4*i:][:4], "SCM_RIGHTS"), flags(uint32(math.MaxUint32), hexNames)).out()
+	}
+	return fds
 }
 
 // sendDescriptors sends descriptors through a unix socket by SCM_RIGHTS, with a payload of at least one byte (cmsg(3), unix(7)).

@@ -71,12 +71,73 @@ func (c *container) joinCgroups() error {
 		c.sync(SyncCgroup)
 	}
 	for _, h := range c.opts.Cgroups {
-		c.call(unix.SYS_WRITE, input(InputCgroup(h)), text("0"), num(1))
+		if c.opts.CgroupsLater {
+			c.plan.Later = append(c.plan.Later, InputCgroup(h))
+			continue
+		}
+		c.joinCgroup(input(InputCgroup(h)))
 	}
 	if !c.hasNamespace(specs.UserNamespace) {
 		c.oomScoreAdj()
 	}
 	return nil
+}
+
+func (c *container) joinCgroup(tasks Arg) { c.call(unix.SYS_WRITE, tasks, text("0"), num(1)) }
+
+// CgroupsLater is whether a container's cgroups may be made while its first process has begun, which joins them before the first mount that
+// shows anything of them: those of version 1, which take long to make. Of a process in a user namespace the kernel asks more, and what one
+// without a mount namespace mounts is the host's.
+func CgroupsLater(spec *specs.Spec, host Host) bool {
+	c := container{spec: spec}
+	return !host.Cgroup.Unified && !c.hasNamespace(specs.UserNamespace) && c.ownMounts()
+}
+
+// meet takes what the parent has made meanwhile: the child joins its cgroups and its network. It does nothing where that is done.
+func (c *container) meet() error {
+	if len(c.plan.Later) == 0 || c.met {
+		return nil
+	}
+	c.met = true
+	c.at("linux")
+	fds := c.receiveDescriptors(input(InputLater), len(c.plan.Later))
+	c.call(unix.SYS_CLOSE, input(InputLater))
+	for i, in := range c.plan.Later {
+		if in == InputNetwork {
+			c.atNamespace(newNetwork(c.spec))
+			c.call(unix.SYS_SETNS, regArg(fds[i]), flags(uint64(unix.CLONE_NEWNET), cloneNames))
+		} else {
+			c.at("linux.cgroupsPath")
+			c.joinCgroup(regArg(fds[i]))
+		}
+		c.close(fds[i])
+	}
+	if c.opts.CgroupsLater {
+		c.newCgroupNamespace()
+	}
+	return nil
+}
+
+// needsNothingLater is whether a mount is of a filesystem that shows neither cgroups nor a network: it can be made before meet.
+func needsNothingLater(m specs.Mount, o mountOptions) bool {
+	if o.bind || o.remount || o.copyUp {
+		return false
+	}
+	switch m.Type {
+	case "proc", "tmpfs", "devpts", "mqueue":
+		return true
+	}
+	return false
+}
+
+// newCgroupNamespace makes a cgroup namespace, if the container gets a new one.
+func (c *container) newCgroupNamespace() {
+	for _, n := range c.spec.Linux.Namespaces {
+		if n.Type == specs.CgroupNamespace && n.Path == "" {
+			c.at("linux.namespaces")
+			c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
+		}
+	}
 }
 
 // namespaces makes or joins every namespace of the document. All new ones come from clone3 at once, but for the cgroup
@@ -91,7 +152,7 @@ func (c *container) namespaces() error {
 	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
 	var joins []join
 	var pids *join
-	user, newCgroup, newTime := -1, false, -1
+	user, newTime := -1, -1
 	network := c.networkByParent()
 	for i, n := range c.spec.Linux.Namespaces {
 		flag := cloneFlag(n.Type)
@@ -101,7 +162,7 @@ func (c *container) namespaces() error {
 		case n.Path == "" && n.Type == specs.TimeNamespace:
 			newTime = i
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
-			newCgroup = true
+			// newCgroupNamespace
 		case i == network:
 			c.plan.Network = BuildNetwork(c.spec)
 		case n.Path == "":
@@ -176,12 +237,10 @@ func (c *container) namespaces() error {
 		}
 	}
 	if network >= 0 {
-		c.atNamespace(network)
-		c.call(unix.SYS_SETNS, input(InputNetwork), flags(uint64(unix.CLONE_NEWNET), cloneNames))
+		c.plan.Later = append(c.plan.Later, InputNetwork)
 	}
-	if newCgroup {
-		c.at("linux.namespaces")
-		c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWCGROUP, cloneNames))
+	if !c.opts.CgroupsLater {
+		c.newCgroupNamespace()
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ const (
 	OpSet Call = 1<<20 + iota
 	// OpStore writes its second argument as 32 bits to the address in its first.
 	OpStore
-	// OpLoad puts the 16 bits at the address in its first argument, those that its second masks, into the register that Step.Out
+	// OpLoad puts the 32 bits at the address in its first argument, those that its second masks, into the register that Step.Out
 	// names.
 	OpLoad
 	// OpGoto goes on at Step.IfOK.
@@ -58,6 +58,8 @@ const (
 	InputContainer Input = "container"
 	// InputProgram is the program of a hook that the container's namespaces need not have.
 	InputProgram Input = "program"
+	// InputLater is a socket that the parent sends Plan.Later through.
+	InputLater Input = "later"
 	// InputNetwork is the namespace of BuildNetwork.
 	InputNetwork Input = "network"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
@@ -201,6 +203,9 @@ type Plan struct {
 	Forks bool
 	// Waits is whether any of Syncs waits for the parent.
 	Waits bool
+	// Later are the inputs that the child does not inherit but gets through InputLater, in this order: the parent makes them while the child
+	// has begun.
+	Later []Input
 	// UserNamespaces and Sources are what the parent opens for the child; CopiesUp is whether the plan has InputCopyUp.
 	UserNamespaces []UserNamespace
 	Sources        []Source

@@ -177,7 +177,10 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 			if g.change != nil {
 				g.change(&o)
 			}
-			kind := Build
+			kind := func(spec *specs.Spec, h Host, o Options) (*Plan, error) {
+				o.CgroupsLater = spec.Linux != nil && CgroupsLater(spec, h)
+				return Build(spec, h, o)
+			}
 			if g.exec {
 				kind = BuildExec
 			}
