@@ -467,6 +467,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		func(context.Context) error { return m.reserve(id) },
 		m.refuseNetDevices,
 		func(context.Context) error { return m.findCgroup(id) },
+		func(context.Context) error { return m.record() },
 		func(context.Context) error { return m.makeCgroup() },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.makeMountpoints,

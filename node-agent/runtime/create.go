@@ -133,10 +133,10 @@ type maker struct {
 	cgroupsLater bool
 	// devices are linux.netDevices once they have been moved.
 	devices *netdev.Moved
-	// network is the network namespace that is made meanwhile; nil for none.
-	network *network
-	notify  *net.UnixConn
-	undo    []func()
+	// groundwork is what is made meanwhile; nil for nothing.
+	groundwork *groundwork
+	notify     *net.UnixConn
+	undo       []func()
 }
 
 func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool) (_ *maker, err error) {
@@ -146,7 +146,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 	m := &maker{r: r, o: o, inputs: map[plan.Input]int{}}
 	defer func() {
 		m.letGo()
-		m.network.close()
+		m.groundwork.close()
 		for _, f := range m.close {
 			f.Close()
 		}
@@ -165,11 +165,11 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		func(context.Context) error { return m.readConfig(m.guessNetwork) },
+		func(context.Context) error { return m.readConfig(m.guessGroundwork(id)) },
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.addActivation(id, run) },
-		func(context.Context) error { return m.makeNetwork() },
+		func(context.Context) error { return m.makeGroundwork() },
 		func(context.Context) error { return m.beginCgroup(id) },
 		func(context.Context) error { return m.makeResctrl(id) },
 		m.openStreams,
@@ -276,9 +276,13 @@ func (m *maker) findCgroup(id string) error {
 	return err
 }
 
-// beginCgroup makes the cgroup or, where most of it is made while the child has begun, what the child is made in.
+// beginCgroup makes the cgroup or, where most of it is made while the child has begun, what the child is made in. The record is written
+// before, so that whatever is killed from here on can be found and removed by Delete.
 func (m *maker) beginCgroup(id string) error {
 	if err := m.findCgroup(id); err != nil {
+		return err
+	}
+	if err := m.record(); err != nil {
 		return err
 	}
 	if !m.cgroupsLater {
@@ -288,32 +292,50 @@ func (m *maker) beginCgroup(id string) error {
 		return m.openCgroups()
 	}
 	m.cgroups = m.group.Hierarchies()
-	if !m.group.HasUnified() {
-		return nil
+	if m.group.HasUnified() {
+		if err := m.group.Begin(); err != nil {
+			return err
+		}
+		m.undoing(m.group.Abandon)
+		if err := m.openUnified(); err != nil {
+			return err
+		}
 	}
-	if err := m.r.save(m.rec); err != nil {
-		return err
+	m.groundwork.makeFolders(m.group.Folders())
+	if m.groundwork != nil {
+		m.undoing(m.groundwork.undo)
 	}
-	if err := m.group.Begin(); err != nil {
-		return err
-	}
+	return nil
+}
+
+// undoing has f called should the container fail; an error is a warning then.
+func (m *maker) undoing(f func() error) {
 	m.undo = append(m.undo, func() {
-		if err := m.group.Abandon(); err != nil {
+		if err := f(); err != nil {
 			m.r.warn(err.Error())
 		}
 	})
-	return m.openUnified()
 }
 
-// makeCgroup makes the cgroup. The record is written before, so that whatever is killed from here on can be found and
-// removed by Delete.
-func (m *maker) makeCgroup() error {
-	id := m.rec.ID
+// record writes the record and the document.
+func (m *maker) record() error {
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(m.r.dir(id), configFile), m.config, 0o600); err != nil {
-		return fmt.Errorf("write the state of container %s: %w", id, err)
+	if err := os.WriteFile(filepath.Join(m.r.dir(m.rec.ID), configFile), m.config, 0o600); err != nil {
+		return fmt.Errorf("write the state of container %s: %w", m.rec.ID, err)
+	}
+	return nil
+}
+
+// makeCgroup makes the cgroup, or what of it is not there yet.
+func (m *maker) makeCgroup() error {
+	there, err := m.groundwork.waitFolders()
+	if err != nil {
+		return err
+	}
+	if there {
+		m.group.TakeUp()
 	}
 	if err := m.createCgroup(m.group); err != nil {
 		return err
@@ -322,14 +344,12 @@ func (m *maker) makeCgroup() error {
 		m.r.warn(w)
 	}
 	m.rec.Cgroups = m.group.Paths() // none, where a plain user may not make any
-	m.r.debugf("container %s: made its cgroups %v", id, m.rec.Cgroups)
-	m.undo = append(m.undo, func() {
+	m.r.debugf("container %s: made its cgroups %v", m.rec.ID, m.rec.Cgroups)
+	m.undoing(func() error {
 		if !m.rec.OwnPIDs {
 			_ = m.group.Kill()
 		}
-		if err := m.group.Destroy(); err != nil {
-			m.r.warn(err.Error())
-		}
+		return m.group.Destroy()
 	})
 	return nil
 }
@@ -587,21 +607,22 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	}
 	// While the child works, what it is to join is made, and the record and the pid file are written: it cannot become its program before
 	// they are there.
-	m.rec.PID = m.child.PID
-	_, m.rec.StartTime = processState(m.child.PID)
 	m.r.debugf("container %s: its first process is pid %d", m.rec.ID, m.child.PID)
 	if m.cgroupsLater {
 		if err = m.makeCgroup(); err == nil {
 			err = m.openCgroups()
 		}
-	} else {
-		err = m.r.save(m.rec)
 	}
 	if err == nil {
-		err = m.network.wait()
+		err = m.groundwork.wait()
 	}
 	if err == nil {
 		err = m.child.Hand(m.inputs)
+	}
+	if err == nil {
+		m.rec.PID = m.child.PID
+		_, m.rec.StartTime = processState(m.child.PID)
+		err = m.r.save(m.rec)
 	}
 	if err == nil {
 		err = m.r.joinResctrl(m.rec, m.child.PID)

@@ -72,7 +72,11 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 		for _, h := range host.Cgroup.V1 {
 			o.Cgroups = append(o.Cgroups, h.Dir)
 		}
-		o.CgroupsLater = plan.CgroupsLater(spec, host)
+		if o.CgroupsLater = plan.CgroupsLater(spec, host); o.CgroupsLater {
+			if group, err := cgroup.New(spec, o.ID, host.Cgroup, false); err == nil { // else a container could not be made here
+				o.CgroupFolders = group.Folders()
+			}
+		}
 	}
 	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err

@@ -36,8 +36,8 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
-	// begun is whether the folder of version 2 is there already.
-	begun bool
+	// begun is whether the folder of version 2 is there already, takenUp whether those of version 1 are.
+	begun, takenUp bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
 	properties []property
@@ -107,6 +107,28 @@ func (g *Group) Begin() error {
 
 // Abandon removes what Begin has made.
 func (g *Group) Abandon() error { return remove(g.paths[""]) }
+
+// Folders are the folders of Hierarchies. Where somebody else has made all of them for this cgroup, TakeUp says so, and Create goes on
+// from there; where some of them, Remove removes those.
+func (g *Group) Folders() []string {
+	names := g.Hierarchies()
+	for i, name := range names {
+		names[i] = g.paths[name]
+	}
+	return names
+}
+
+// TakeUp says that all of Folders are there, new and this cgroup's.
+func (g *Group) TakeUp() { g.takenUp = true }
+
+// Remove removes folders of cgroups.
+func Remove(folders []string) error {
+	var err error
+	for _, dir := range folders {
+		err = errors.Join(err, remove(dir))
+	}
+	return err
+}
 
 // Create makes the cgroup in every hierarchy and sets its limits. On an error nothing is left.
 func (g *Group) Create() (err error) {

@@ -16,9 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeV1 makes the folder in every hierarchy that has none of Begin's. made is whether there may be one of ours.
+// makeV1 makes the folder in every hierarchy that has none yet. made is whether there may be one of ours.
 func (g *Group) makeV1() (made bool, err error) {
-	if g.begun {
+	switch {
+	case g.takenUp:
+		if err := g.refuseFrozenV1(); err != nil {
+			return true, err
+		}
+		if dir, ok := g.paths["cpuset"]; ok {
+			return true, g.beginCpuset(dir)
+		}
+		return true, nil
+	case g.begun:
 		return g.makeFolders(g.Hierarchies())
 	}
 	if err := g.refuseFrozenV1(); err != nil {
@@ -59,16 +68,20 @@ func (g *Group) makeFolders(names []string) (made bool, err error) {
 		}
 		made = true
 		if name == "cpuset" {
-			var cpu specs.LinuxCPU
-			if g.resources != nil && g.resources.CPU != nil {
-				cpu = *g.resources.CPU
-			}
-			if err := inheritCpuset(dir, cpu.Cpus, cpu.Mems); err != nil {
+			if err := g.beginCpuset(dir); err != nil {
 				return made, err
 			}
 		}
 	}
 	return made, nil
+}
+
+func (g *Group) beginCpuset(dir string) error {
+	var cpu specs.LinuxCPU
+	if g.resources != nil && g.resources.CPU != nil {
+		cpu = *g.resources.CPU
+	}
+	return inheritCpuset(dir, cpu.Cpus, cpu.Mems)
 }
 
 func (g *Group) makeParents(name, dir string) error {

@@ -95,10 +95,7 @@ func Start(r Request) (_ *Child, err error) {
 	pipe := func() (read, write int, err error) {
 		return pair(func(p *[2]int) error { return os.NewSyscallError("pipe2", unix.Pipe2(p[:], unix.O_CLOEXEC)) })
 	}
-	c := &Child{plan: r.Plan, sync: -1, start: -1, later: -1, onSync: r.OnSync, deadline: r.Deadline}
-	if c.deadline == 0 {
-		c.deadline = DefaultDeadline
-	}
+	c := &Child{plan: r.Plan, sync: -1, start: -1, later: -1, onSync: r.OnSync, deadline: orDefault(r.Deadline)}
 	inputs := make(map[plan.Input]int, len(r.Inputs)+2)
 	defer func() {
 		if err != nil {

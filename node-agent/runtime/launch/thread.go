@@ -28,7 +28,8 @@ type Thread struct {
 	report, write int
 }
 
-// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan names. Afterwards the caller calls Wait.
+// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan names. Afterwards the caller calls Await
+// for each of the plan's reports, or Stop.
 func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -56,34 +57,64 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	return t, nil
 }
 
-// Wait waits for the thread's end, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a *StepError. With any
-// other error the thread stays, and may still do what its plan says: one that hangs is a *HungError.
-func (t *Thread) Wait(deadline time.Duration) error {
-	if deadline == 0 {
-		deadline = DefaultDeadline
-	}
-	if err := awaitReport(t.report, deadline); errors.Is(err, errLate) {
-		hung := newHungError(t.id, deadline)
-		hung.Step, hung.Stays = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true
-		return hung // the memory and the pipe are the thread's for as long as it is there
+// Await waits for what the thread reports next, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a
+// *StepError, and ends the thread as the last report does. With any other error the thread stays, and may still do what its plan says: one
+// that hangs is a *HungError.
+func (t *Thread) Await(deadline time.Duration) error {
+	if err := awaitReport(t.report, orDefault(deadline)); errors.Is(err, errLate) {
+		return t.hung(deadline)
 	} else if err != nil {
 		return err
 	}
 	m, err := readMessage(t.report)
-	// It makes no use of its memory any more when the kernel has written to it that it ends (set_tid_address(2)).
-	for alive := &t.prog.thread.alive; atomic.LoadUint32(alive) != 0; {
-		const wait = 0 // FUTEX_WAIT
-		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(alive)), wait, 1, 0, 0, 0)
-	}
-	t.memory.free()
-	t.closePipe()
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case m.errno != 0:
+	}
+	if m.errno == 0 && int(m.step) < len(t.plan.Steps)-1 {
+		return nil
+	}
+	if err := t.end(deadline); err != nil {
+		return err
+	}
+	if m.errno != 0 {
 		return newStepError(t.plan, *m)
 	}
 	return nil
+}
+
+// Stop waits for the end of a thread that what it reads from has none to write to any more.
+func (t *Thread) Stop(deadline time.Duration) error { return t.end(deadline) }
+
+// end waits until the thread makes no use of its memory any more, which is when the kernel has written to it that it ends
+// (set_tid_address(2)). It gives back what the thread had.
+func (t *Thread) end(deadline time.Duration) error {
+	const wait = 0 // FUTEX_WAIT
+	limit := time.Now().Add(orDefault(deadline))
+	for alive := &t.prog.thread.alive; atomic.LoadUint32(alive) != 0; {
+		left := time.Until(limit)
+		if left <= 0 {
+			return t.hung(deadline)
+		}
+		timeout := unix.NsecToTimespec(left.Nanoseconds())
+		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(alive)), wait, 1, uintptr(unsafe.Pointer(&timeout)), 0, 0)
+	}
+	t.memory.free()
+	t.closePipe()
+	return nil
+}
+
+// hung says where the thread is. The memory and the pipe are its own for as long as it is there.
+func (t *Thread) hung(after time.Duration) error {
+	e := newHungError(t.id, orDefault(after))
+	e.Step, e.Stays = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true
+	return e
+}
+
+func orDefault(deadline time.Duration) time.Duration {
+	if deadline == 0 {
+		return DefaultDeadline
+	}
+	return deadline
 }
 
 func (t *Thread) closePipe() {

@@ -74,7 +74,7 @@ func TestThread(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if err := thread.Wait(0); err != nil {
+				if err := thread.Await(0); err != nil {
 					t.Error(err)
 				}
 				var there unix.Stat_t
@@ -105,7 +105,7 @@ func TestThreadFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = thread.Wait(0)
+	err = thread.Await(0)
 	var failed *StepError
 	if !errors.As(err, &failed) || failed.Index != 1 || failed.Errno != unix.EINVAL || failed.Field.String() != "linux.namespaces[1]" || failed.Name != "sethostname" {
 		t.Errorf("found %v", err)
@@ -134,7 +134,7 @@ func TestThreadHangs(t *testing.T) {
 			t.Fatal("it does not wait for a reader")
 		}
 	}
-	err = thread.Wait(50 * time.Millisecond)
+	err = thread.Await(50 * time.Millisecond)
 	var hung *HungError
 	if !errors.As(err, &hung) || hung.Step.Index != 1 || !hung.Stays {
 		t.Fatalf("found %v", err)
@@ -144,7 +144,7 @@ func TestThreadHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if err := thread.Wait(0); err != nil {
+	if err := thread.Await(0); err != nil {
 		t.Errorf("once it can go on: %v", err)
 	}
 	unix.Close(fd)

@@ -57,6 +57,8 @@ type Options struct {
 	Cgroups []string
 	// CgroupsLater is whether the parent makes them while the child has begun (see CgroupsLater).
 	CgroupsLater bool
+	// CgroupFolders are those that a thread of the parent makes meanwhile (see BuildGroundwork).
+	CgroupFolders []string
 	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved into its cgroup.
 	CgroupByParent bool
 	// CgroupPaths are the container's cgroups by hierarchy, as folders of the host; they are what a cgroup mount without a

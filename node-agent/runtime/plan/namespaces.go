@@ -164,7 +164,7 @@ func (c *container) namespaces() error {
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
 			// newCgroupNamespace
 		case i == network:
-			c.plan.Network = BuildNetwork(c.spec)
+			c.plan.Groundwork = BuildGroundwork(c.spec, c.opts.CgroupFolders)
 		case n.Path == "":
 			c.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
@@ -263,14 +263,15 @@ func newNetwork(spec *specs.Spec) int {
 // threadFlags are those of a thread of the same process (pthreads(7)).
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
-// BuildNetwork makes the plan of a thread of the parent that makes the container's network namespace, and puts it in the place of the
-// descriptor InputNetwork. Nothing else takes as long to make, and this can be done while the parent makes cgroups. It returns nil where the child does so itself, or there is none to make.
-func BuildNetwork(spec *specs.Spec) *Plan {
+// BuildGroundwork makes the plan of a thread of the parent that makes what takes longest while the rest is read and planned: the
+// container's network namespace, which it puts in the place of the descriptor InputNetwork, and then, once it has read a byte from InputGo,
+// the folders of its cgroups. It returns nil where the parent makes no network.
+func BuildGroundwork(spec *specs.Spec, folders []string) *Plan {
 	i := newNetwork(spec)
 	if i < 0 {
 		return nil
 	}
-	c := &container{builder: newBuilder(8), spec: spec}
+	c := &container{builder: newBuilder(24), spec: spec}
 	c.plan.CloneFlags = threadFlags
 	c.atNamespace(i)
 	c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWNET, cloneNames))
@@ -280,6 +281,14 @@ func BuildNetwork(spec *specs.Spec) *Plan {
 	c.dup3(regArg(made), input(InputNetwork), unix.O_CLOEXEC)
 	c.close(made)
 	c.report(SyncNetwork)
+	if len(folders) > 0 {
+		c.at("linux.cgroupsPath")
+		c.call(unix.SYS_READ, input(InputGo), structArg(make([]byte, 1), "{}"), num(1))
+		for _, dir := range folders {
+			c.mkdirat(cwd(), dir, 0o755)
+		}
+		c.report(SyncCgroups)
+	}
 	return &c.plan
 }
 

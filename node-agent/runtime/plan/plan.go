@@ -60,8 +60,9 @@ const (
 	InputProgram Input = "program"
 	// InputLater is a socket that the parent sends Plan.Later through.
 	InputLater Input = "later"
-	// InputNetwork is the namespace of BuildNetwork.
+	// InputNetwork is the namespace of BuildGroundwork, and InputGo what its thread waits for before it makes cgroups.
 	InputNetwork Input = "network"
+	InputGo      Input = "go"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
@@ -187,8 +188,8 @@ type Plan struct {
 	PIDNamespace string
 	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
 	JoinPIDs bool
-	// Network is the plan of BuildNetwork, whose namespace is InputNetwork; nil where the child makes its network itself, or none.
-	Network *Plan
+	// Groundwork is the plan of BuildGroundwork; nil where the child makes its network itself, or none.
+	Groundwork *Plan
 	// CPUs are what the parent runs on while it makes the child; without a mask it stays as it is.
 	CPUs CPUSet
 	// Steps that the child takes, in order. Jumps go forward only.
@@ -235,8 +236,9 @@ type CPUSet struct {
 type Sync string
 
 const (
-	// SyncNetwork is where the namespace of BuildNetwork is there.
+	// SyncNetwork is where the namespace of BuildGroundwork is there, and SyncCgroups where its folders are.
 	SyncNetwork Sync = "network"
+	SyncCgroups Sync = "cgroups"
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
 	// SyncCgroup is where the parent has to have the child moved into its cgroup.

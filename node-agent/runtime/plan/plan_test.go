@@ -178,7 +178,11 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 				g.change(&o)
 			}
 			kind := func(spec *specs.Spec, h Host, o Options) (*Plan, error) {
-				o.CgroupsLater = spec.Linux != nil && CgroupsLater(spec, h)
+				if o.CgroupsLater = spec.Linux != nil && CgroupsLater(spec, h); o.CgroupsLater {
+					for _, v1 := range h.Cgroup.V1 {
+						o.CgroupFolders = append(o.CgroupFolders, o.CgroupPaths[v1.Dir])
+					}
+				}
 				return Build(spec, h, o)
 			}
 			if g.exec {

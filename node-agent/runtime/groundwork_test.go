@@ -13,6 +13,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
 // TestNetworkOfTheDocument: the network is begun by what looks like linux.namespaces before the document is read. Where something else
@@ -97,4 +99,72 @@ func TestNoMoreNetworks(t *testing.T) {
 	if out, err := run(); err != nil {
 		t.Errorf("a container with the network of its host: %v, %s", err, out)
 	}
+}
+
+// TestFoldersOfTheDocument: the folders of cgroups are begun by what looks like linux.cgroupsPath. Where something else looks like it, or a
+// folder is there already, or the one above it is not, the container is in those that the document asks for, and no other is made.
+func TestFoldersOfTheDocument(t *testing.T) {
+	if unified() {
+		t.Skip("cgroup v2: the one folder is made first of all")
+	}
+	for name, c := range map[string]struct {
+		decoy, below string
+		// there is which of the folders is made in advance, from 1 on.
+		there int
+	}{
+		"plain":                         {},
+		"in an extension":               {decoy: `"a":{"cgroupsPath":"elsewhere"},`},
+		"in an annotation":              {decoy: `"annotations":{"cgroupsPath":"/elsewhere"},`},
+		"above":                         {decoy: `"annotations":{"cgroupsPath":"../.."},`},
+		"no string":                     {decoy: `"a":{"cgroupsPath":["elsewhere"]},`},
+		"the folder above is not there": {below: "/above/it"},
+		"the first is there":            {there: 1},
+		"another is there":              {there: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.sh("cat /proc/self/cgroup")
+			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+			spec.Linux.CgroupsPath = w.cgroup + c.below
+			document, err := json.Marshal(spec)
+			w.must(err)
+			w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"), []byte("{"+c.decoy+string(document[1:])), 0o600))
+			if c.there > 0 {
+				host, err := w.rt.Host()
+				w.must(err)
+				group, err := cgroup.New(spec, w.id, host.Cgroup, false)
+				w.must(err)
+				w.must(os.Mkdir(group.Folders()[c.there-1], 0o755))
+			}
+			out, status, err := w.tryWith(CreateOptions{})
+			if err != nil || status.ExitStatus() != 0 {
+				t.Fatalf("%v, %v: %s", err, status, out)
+			}
+			for line := range strings.Lines(out) {
+				if !strings.HasSuffix(line, ":"+spec.Linux.CgroupsPath+"\n") {
+					t.Errorf("it is in %s", line)
+				}
+			}
+			for _, dir := range w.cgroupDirs() { // those above are nobody's
+				w.must(os.Remove(filepath.Join(dir, "above")))
+				w.must(os.Remove(dir))
+			}
+			if found, _ := filepath.Glob("/sys/fs/cgroup/*/elsewhere"); len(found) > 0 {
+				t.Errorf("found %v", found)
+			}
+		})
+	}
+}
+
+// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes nothing from the other.
+func TestFoldersOfAnother(t *testing.T) {
+	w := newWorld(t)
+	state := w.start(w.sh("while :; do sleep 1; done"))
+	other := *w
+	other.id = "other"
+	other.fails(w.sh("true"), "linux.cgroupsPath: found ", "which has processes of another container")
+	if out := w.leftovers(); !strings.Contains(out, w.cgroup) {
+		t.Errorf("the container's cgroups are gone: %s", out)
+	}
+	w.end(w.id, state.PID)
 }
