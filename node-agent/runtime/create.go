@@ -165,7 +165,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		func(context.Context) error { return m.readConfig(m.guessGroundwork(id)) },
+		func(context.Context) error { return m.readConfig(func(spec *specs.Spec) { m.begin(id, spec) }) },
 		func(context.Context) error { return m.withoutProcess(run) },
 		func(context.Context) error { return m.reserve(id) },
 		func(context.Context) error { return m.addActivation(id, run) },
@@ -185,7 +185,7 @@ func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool
 }
 
 // readConfig reads and validates the document, and shows it to early, if there is one, before it is validated.
-func (m *maker) readConfig(early func(document []byte)) error {
+func (m *maker) readConfig(early func(*specs.Spec)) error {
 	bundle, err := filepath.Abs(m.o.Bundle)
 	if err != nil {
 		return fmt.Errorf("--bundle %s: %w", m.o.Bundle, err)
@@ -202,10 +202,7 @@ func (m *maker) readConfig(early func(document []byte)) error {
 	if err != nil {
 		return err
 	}
-	if early != nil {
-		early(data)
-	}
-	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall}
+	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall, Early: early}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range faults.Warnings() {
 		m.r.warn(w.Error())

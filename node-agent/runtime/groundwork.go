@@ -3,8 +3,6 @@
 package runtime
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,11 +20,10 @@ import (
 // groundwork is what takes longest to make of a container, its network namespace and the folders of its cgroups, under way. A thread does it
 // while the rest is read, made and planned.
 type groundwork struct {
-	// namespaces are those of the document that it is for, and folders those of the cgroup.
-	namespaces []specs.LinuxNamespace
-	folders    []string
-	plan       *plan.Plan
-	thread     *launch.Thread // nil once it has ended
+	// folders are those of the cgroup.
+	folders []string
+	plan    *plan.Plan
+	thread  *launch.Thread // nil once it has ended
 	// network is what will be the namespace's descriptor: one of /dev/null until then.
 	network int
 	// hold and begin are the ends of a pipe: while nothing is written to it the thread makes no folder. Both are -1 without folders.
@@ -40,9 +37,9 @@ type groundwork struct {
 }
 
 // newGroundwork begins with the network namespace that a document with these namespaces asks the parent for. It returns nil where there
-// is none to make.
+// is none to make. The folders wait for makeFolders.
 func newGroundwork(namespaces []specs.LinuxNamespace, folders []string, deadline time.Duration) (_ *groundwork, err error) {
-	g := &groundwork{namespaces: namespaces, folders: folders, deadline: deadline, network: -1, hold: -1, begin: -1}
+	g := &groundwork{folders: folders, deadline: deadline, network: -1, hold: -1, begin: -1}
 	g.plan = plan.BuildGroundwork(&specs.Spec{Linux: &specs.Linux{Namespaces: namespaces}}, folders)
 	if g.plan == nil {
 		return nil, nil
@@ -148,30 +145,18 @@ func (g *groundwork) close() {
 	}
 }
 
-// guessGroundwork begins it before the document is read, by what looks like its linux.namespaces and linux.cgroupsPath. It is
-// a guess and nothing more: makeGroundwork and makeFolders see whether it was right.
-func (m *maker) guessGroundwork(id string) func(document []byte) {
-	return func(document []byte) {
-		_, rest, _ := bytes.Cut(document, []byte(`"namespaces"`))
-		rest = bytes.TrimLeft(rest, ": \t\r\n")
-		var namespaces []specs.LinuxNamespace
-		if end := bytes.IndexByte(rest, ']'); json.Unmarshal(rest[:end+1], &namespaces) == nil {
-			m.groundwork, _ = newGroundwork(namespaces, m.guessFolders(id, document, namespaces), m.r.deadline) // makeGroundwork tries again, and tells
-		}
+// begin begins with the groundwork of a document that is not validated yet. It tells no error: makeGroundwork tries again.
+func (m *maker) begin(id string, spec *specs.Spec) {
+	if spec.Linux != nil {
+		m.groundwork, _ = newGroundwork(spec.Linux.Namespaces, m.foldersOf(id, spec), m.r.deadline)
 	}
 }
 
-// guessFolders are the folders of the cgroup that a document like this seems to ask for, if they can be made meanwhile.
-func (m *maker) guessFolders(id string, document []byte, namespaces []specs.LinuxNamespace) []string {
+// foldersOf are the folders of the cgroup that a document asks for, if they can be made meanwhile.
+func (m *maker) foldersOf(id string, spec *specs.Spec) []string {
 	host, err := m.r.Host()
-	spec := &specs.Spec{Linux: &specs.Linux{Namespaces: namespaces}}
 	if err != nil || m.r.manager != cgroup.Cgroupfs || m.r.isRootless(host) || !plan.CgroupsLater(spec, host) {
 		return nil
-	}
-	if _, rest, ok := bytes.Cut(document, []byte(`"cgroupsPath"`)); ok {
-		rest = bytes.TrimLeft(rest, ": \t\r\n")
-		path, _, _ := bytes.Cut(bytes.TrimPrefix(rest, []byte(`"`)), []byte(`"`))
-		spec.Linux.CgroupsPath = string(path)
 	}
 	group, err := cgroup.New(spec, id, host.Cgroup, false)
 	if err != nil {
@@ -180,10 +165,9 @@ func (m *maker) guessFolders(id string, document []byte, namespaces []specs.Linu
 	return group.Folders()
 }
 
-// makeGroundwork makes the network namespace that the document asks for, if it is not under way.
+// makeGroundwork begins with the network namespace that the document asks for, if that has not been done.
 func (m *maker) makeGroundwork() (err error) {
-	if m.groundwork == nil || !slices.Equal(m.groundwork.namespaces, m.spec.Linux.Namespaces) {
-		m.groundwork.close()
+	if m.groundwork == nil {
 		if m.groundwork, err = newGroundwork(m.spec.Linux.Namespaces, nil, m.r.deadline); err != nil {
 			return err
 		}

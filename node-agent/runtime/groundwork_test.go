@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
-// TestNetworkOfTheDocument: the network is begun by what looks like linux.namespaces before the document is read. Where something else
-// looks like it the container has what the document asks for, all the same.
+// TestNetworkOfTheDocument: the network is begun before the document is validated. Whatever else looks like linux.namespaces, the container has
+// what the document asks for.
 func TestNetworkOfTheDocument(t *testing.T) {
 	w := newWorld(t)
 	host, err := os.Readlink("/proc/thread-self/ns/net") // other tests leave the first thread elsewhere
@@ -101,8 +101,8 @@ func TestNoMoreNetworks(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheDocument: the folders of cgroups are begun by what looks like linux.cgroupsPath. Where something else looks like it, or a
-// folder is there already, or the one above it is not, the container is in those that the document asks for, and no other is made.
+// TestFoldersOfTheDocument: whatever else looks like linux.cgroupsPath, and where a folder is there already, or the one above it is not, the
+// container is in the cgroups that the document asks for, and no other is made.
 func TestFoldersOfTheDocument(t *testing.T) {
 	if unified() {
 		t.Skip("cgroup v2: the one folder is made first of all")

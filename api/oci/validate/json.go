@@ -31,6 +31,9 @@ const maxTypeFaults = 16
 func JSON(document []byte, o Options) (*specs.Spec, Faults) {
 	var spec specs.Spec
 	r := reader{text: document}
+	if o.Early != nil {
+		r.early = func() { o.Early(&spec) }
+	}
 	if !r.read(&spec, func() { spec = specs.Spec{} }) {
 		return nil, r.all()
 	}
@@ -60,6 +63,8 @@ type reader struct {
 	text []byte
 	// root is the field that the document is the value of, or "".
 	root string
+	// early, if set, is called once the document is read.
+	early func()
 	collector
 }
 
@@ -68,6 +73,9 @@ type reader struct {
 func (r *reader) read(v any, reset func()) bool {
 	if !r.isObject() || !r.decode(v, reset) {
 		return false
+	}
+	if r.early != nil {
+		r.early()
 	}
 	s := scanner{text: r.text, pattern: []byte(r.root)}
 	s.twice = func(path string, first, second int) {

@@ -20,6 +20,10 @@ type Options struct {
 	// know become warnings, since profiles list newer ones. With nil no name
 	// is doubted.
 	KnownSyscall func(name string) bool
+	// Early, if set, is called by JSON with the document as it has been read,
+	// before anything of it is checked: for what is to be begun meanwhile. It
+	// only reads it.
+	Early func(*specs.Spec)
 }
 
 // checks are the rules, in the order of the specification's sections: one
