@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -121,7 +122,7 @@ type maker struct {
 	nulls []int
 	// streams are those that are not.
 	streams []*os.File
-	close   []*os.File
+	close   []io.Closer
 	// copies is the other end of plan.InputCopyUp.
 	copies *os.File
 	cgroup int // descriptor of the v2 folder
@@ -327,7 +328,7 @@ func (m *maker) record() error {
 
 // makeCgroup makes the cgroup, or what of it is not there yet.
 func (m *maker) makeCgroup() error {
-	there, err := m.groundwork.waitFolders()
+	there, err := m.groundwork.takeFolders()
 	if err != nil {
 		return err
 	}
@@ -552,17 +553,22 @@ func (m *maker) openCgroups() error {
 	if err := m.openUnified(); err != nil {
 		return err
 	}
-	names, files, err := m.group.Tasks()
+	names, fds, err := m.group.Tasks()
 	if err != nil {
 		return err
 	}
-	m.close = append(m.close, files...)
 	for i, name := range names {
-		m.inputs[plan.InputCgroup(name)] = int(files[i].Fd())
+		m.close = append(m.close, descriptor(fds[i]))
+		m.inputs[plan.InputCgroup(name)] = fds[i]
 	}
 	m.cgroups = names
 	return nil
 }
+
+// descriptor is a file that nothing but its number is needed of.
+type descriptor int
+
+func (d descriptor) Close() error { return os.NewSyscallError("close", unix.Close(int(d))) }
 
 func (m *maker) openUnified() error {
 	if m.cgroup != 0 {
@@ -611,7 +617,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		}
 	}
 	if err == nil {
-		err = m.groundwork.wait()
+		err = m.groundwork.connect()
 	}
 	if err == nil {
 		err = m.child.Hand(m.inputs)

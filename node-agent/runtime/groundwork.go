@@ -20,26 +20,28 @@ import (
 // groundwork is what takes longest to make of a container, its network namespace and the folders of its cgroups, under way. A thread does it
 // while the rest is read, made and planned.
 type groundwork struct {
-	// folders are those of the cgroup.
-	folders []string
-	plan    *plan.Plan
-	thread  *launch.Thread // nil once it has ended
+	plan   *plan.Plan
+	thread *launch.Thread // nil once it has been given up
 	// network is what will be the namespace's descriptor: one of /dev/null until then.
 	network int
-	// hold and begin are the ends of a pipe: while nothing is written to it the thread makes no folder. Both are -1 without folders.
-	hold, begin int
-	// begun is whether it may make folders, and connected whether the network is there.
-	begun, connected bool
-	// made is how many of the folders are there.
-	made int
-	// deadline is that of launch.Thread.Await.
+	// connected is whether the network has been waited for, and failed the error with which that ended.
+	connected bool
+	failed    error
+	// folders are those that the thread is to make, and made is how many of them are there.
+	folders []string
+	made    int
+	// token is a pipe, -1 without folders. Who takes the byte that makeFolders puts in it makes the folders, and nobody else. offered is
+	// whether it is there or has been taken by the thread.
+	token   [2]int
+	offered bool
+	// deadline is that of launch.Thread.
 	deadline time.Duration
 }
 
 // newGroundwork begins with the network namespace that a document with these namespaces asks the parent for. It returns nil where there
 // is none to make. The folders wait for makeFolders.
 func newGroundwork(namespaces []specs.LinuxNamespace, folders []string, deadline time.Duration) (_ *groundwork, err error) {
-	g := &groundwork{folders: folders, deadline: deadline, network: -1, hold: -1, begin: -1}
+	g := &groundwork{folders: folders, deadline: deadline, network: -1, token: [2]int{-1, -1}}
 	g.plan = plan.BuildGroundwork(&specs.Spec{Linux: &specs.Linux{Namespaces: namespaces}}, folders)
 	if g.plan == nil {
 		return nil, nil
@@ -54,12 +56,10 @@ func newGroundwork(namespaces []specs.LinuxNamespace, folders []string, deadline
 	}
 	inputs := map[plan.Input]int{plan.InputNetwork: g.network}
 	if len(folders) > 0 {
-		var pipe [2]int
-		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		if err := unix.Pipe2(g.token[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 			return nil, os.NewSyscallError("pipe2", err)
 		}
-		g.hold, g.begin = pipe[0], pipe[1]
-		inputs[plan.InputGo] = g.hold
+		inputs[plan.InputGo] = g.token[0]
 	}
 	g.thread, err = launch.StartThread(g.plan, inputs)
 	return g, err
@@ -67,78 +67,73 @@ func newGroundwork(namespaces []specs.LinuxNamespace, folders []string, deadline
 
 // makeFolders lets the thread make the folders of a cgroup, if they are the ones that it has been begun for.
 func (g *groundwork) makeFolders(folders []string) {
-	if g != nil && g.begin >= 0 && slices.Equal(g.folders, folders) {
-		_, err := unix.Write(g.begin, []byte{0})
-		g.begun = err == nil
+	if g != nil && g.token[1] >= 0 && slices.Equal(g.folders, folders) {
+		_, err := unix.Write(g.token[1], []byte{0})
+		g.offered = err == nil
 	}
 }
 
-// wait waits until the network is there.
-func (g *groundwork) wait() error {
-	if g == nil || g.connected {
-		return nil
-	}
-	g.connected = true
-	return g.await(len(g.folders) == 0)
-}
-
-// waitFolders waits until the folders are there. It reports false where not all of them are, whether for an error or since the thread was not
-// to make them.
-func (g *groundwork) waitFolders() (bool, error) {
-	if g == nil || !g.begun {
+// takeFolders waits until the folders are there. It reports false where the thread has not made all of them, for an error or since it has not
+// come so far yet; it makes none any more then.
+func (g *groundwork) takeFolders() (bool, error) {
+	if g == nil || !g.offered {
 		return false, nil
 	}
-	if err := g.wait(); err != nil || g.thread == nil {
+	g.offered = false
+	if n, _ := unix.Read(g.token[0], make([]byte, 1)); n == 1 {
+		return false, nil
+	}
+	if err := g.connect(); err != nil {
 		return false, err
 	}
-	err := g.await(true)
+	err := g.await()
 	var failed *launch.StepError
-	switch {
-	case err == nil:
+	if errors.As(err, &failed) {
+		// The folders are its last steps before it reports. Who makes them after it tells, if this is an error.
+		g.made, err = failed.Index-(len(g.plan.Steps)-1-len(g.folders)), nil
+	} else if err == nil {
 		g.made = len(g.folders)
-	case errors.As(err, &failed):
-		// The folders are its last steps before it reports.
-		g.made = failed.Index - (len(g.plan.Steps) - 1 - len(g.folders))
-		return false, nil // who makes them after it tells, if it is an error
 	}
-	return err == nil, err
+	return g.made == len(g.folders), err
+}
+
+// connect waits until the network is there.
+func (g *groundwork) connect() error {
+	if g == nil {
+		return nil
+	}
+	if !g.connected {
+		g.connected, g.failed = true, g.await()
+	}
+	return g.failed
 }
 
 // await waits for what the thread reports next.
-func (g *groundwork) await(last bool) error {
+func (g *groundwork) await() error {
 	err := g.thread.Await(g.deadline)
 	var failed *launch.StepError
-	switch {
-	case err == nil && last, errors.As(err, &failed):
-		g.thread = nil
-	case err != nil:
-		g.stays()
+	if err != nil && !errors.As(err, &failed) {
+		g.giveUp()
 	}
 	return err
 }
 
-// stays leaves all to a thread that cannot be waited for: it will put its namespace there when it goes on.
-func (g *groundwork) stays() { g.thread, g.network, g.hold = nil, -1, -1 }
+// giveUp leaves the descriptors to a thread that cannot be waited for: it will put its namespace there when it goes on.
+func (g *groundwork) giveUp() { g.thread, g.network, g.token[0] = nil, -1, -1 }
 
 // undo removes the folders that the thread has made.
 func (g *groundwork) undo() error { return cgroup.Remove(g.folders[:g.made]) }
 
-// close ends what is under way, and closes the descriptors: the namespace is the container's alone, or gone.
+// close waits for what is under way, and closes the descriptors: the namespace is the container's alone, or gone.
 func (g *groundwork) close() {
 	if g == nil {
 		return
 	}
-	_, _ = g.waitFolders() // of a container that has failed already; undo takes them away
-	if g.begin >= 0 {
-		unix.Close(g.begin)
+	_, _ = g.takeFolders() // of a container that has failed already; undo takes them away
+	if g.thread != nil && g.thread.End(g.deadline) != nil {
+		g.giveUp()
 	}
-	if g.thread != nil {
-		if err := g.thread.Stop(g.deadline); err != nil {
-			g.stays()
-		}
-		g.thread = nil
-	}
-	for _, fd := range []int{g.network, g.hold} {
+	for _, fd := range []int{g.network, g.token[0], g.token[1]} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}

@@ -36,7 +36,7 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
-	// begun is whether the folder of version 2 is there already, takenUp whether those of version 1 are.
+	// begun is whether the folder of version 2 is there already, takenUp whether Folders are.
 	begun, takenUp bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
@@ -108,14 +108,15 @@ func (g *Group) Begin() error {
 // Abandon removes what Begin has made.
 func (g *Group) Abandon() error { return remove(g.paths[""]) }
 
-// Folders are the folders of Hierarchies. Where somebody else has made all of them for this cgroup, TakeUp says so, and Create goes on
-// from there; where some of them, Remove removes those.
-func (g *Group) Folders() []string {
-	names := g.Hierarchies()
-	for i, name := range names {
-		names[i] = g.paths[name]
+// Folders are those folders of Hierarchies that nothing else is done to where the document asks for no limits. Where somebody else has made
+// all of them for this cgroup, TakeUp says so, and Create goes on from there; where some of them, Remove removes those.
+func (g *Group) Folders() (dirs []string) {
+	for _, name := range g.Hierarchies() {
+		if dir := g.paths[name]; dir != g.paths["cpuset"] && dir != g.paths["devices"] && dir != g.paths["freezer"] {
+			dirs = append(dirs, dir)
+		}
 	}
-	return names
+	return dirs
 }
 
 // TakeUp says that all of Folders are there, new and this cgroup's.
@@ -253,20 +254,20 @@ func (g *Group) Add(pid int) error {
 // Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to write itself into. It is not
 // cgroup.procs: a write there waits for an RCU grace period, some 10 ms, to keep other threads from forking, while a
 // thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). The names are in a fixed
-// order. The caller closes the files.
-func (g *Group) Tasks() (names []string, files []*os.File, err error) {
+// order. The caller closes the descriptors.
+func (g *Group) Tasks() (names []string, fds []int, err error) {
 	for _, name := range g.Hierarchies() {
 		dir := g.paths[name]
 		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
-			for _, f := range files {
-				f.Close()
+			for _, fd := range fds {
+				unix.Close(fd)
 			}
 			return nil, nil, fmt.Errorf("linux.cgroupsPath: open %s/tasks: %w", dir, err)
 		}
-		names, files = append(names, name), append(files, os.NewFile(uintptr(fd), "tasks"))
+		names, fds = append(names, name), append(fds, fd)
 	}
-	return names, files, nil
+	return names, fds, nil
 }
 
 // Unified opens the cgroup's folder in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It

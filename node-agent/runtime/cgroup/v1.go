@@ -18,22 +18,19 @@ import (
 
 // makeV1 makes the folder in every hierarchy that has none yet. made is whether there may be one of ours.
 func (g *Group) makeV1() (made bool, err error) {
-	switch {
-	case g.takenUp:
+	if !g.begun {
 		if err := g.refuseFrozenV1(); err != nil {
-			return true, err
+			return g.takenUp, err
 		}
-		if dir, ok := g.paths["cpuset"]; ok {
-			return true, g.beginCpuset(dir)
-		}
-		return true, nil
-	case g.begun:
-		return g.makeFolders(g.Hierarchies())
 	}
-	if err := g.refuseFrozenV1(); err != nil {
-		return false, err
+	var there []string
+	if g.takenUp {
+		there = g.Folders()
 	}
-	return g.makeFolders(g.folders())
+	made, err = g.makeFolders(slices.DeleteFunc(g.folders(), func(name string) bool {
+		return name == "" && g.begun || slices.Contains(there, g.paths[name])
+	}))
+	return made || g.takenUp, err
 }
 
 func (g *Group) refuseFrozenV1() error {
@@ -56,6 +53,7 @@ func (g *Group) makeFolders(names []string) (made bool, err error) {
 				err = unix.Mkdir(dir, 0o755)
 			}
 		}
+		fresh := err == nil
 		// One that is there may be an engine's, made in advance.
 		if errors.Is(err, unix.EEXIST) {
 			if populated(dir) {
@@ -68,20 +66,16 @@ func (g *Group) makeFolders(names []string) (made bool, err error) {
 		}
 		made = true
 		if name == "cpuset" {
-			if err := g.beginCpuset(dir); err != nil {
+			var cpu specs.LinuxCPU
+			if g.resources != nil && g.resources.CPU != nil {
+				cpu = *g.resources.CPU
+			}
+			if err := inheritCpuset(dir, cpu.Cpus, cpu.Mems, fresh); err != nil {
 				return made, err
 			}
 		}
 	}
 	return made, nil
-}
-
-func (g *Group) beginCpuset(dir string) error {
-	var cpu specs.LinuxCPU
-	if g.resources != nil && g.resources.CPU != nil {
-		cpu = *g.resources.CPU
-	}
-	return inheritCpuset(dir, cpu.Cpus, cpu.Mems)
 }
 
 func (g *Group) makeParents(name, dir string) error {
@@ -97,30 +91,33 @@ func (g *Group) makeParents(name, dir string) error {
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	return inheritCpuset(dir, "", "")
+	return inheritCpuset(dir, "", "", false)
 }
 
-// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked for: a new one has none, and
-// takes no process until it has both (cpuset(7)).
-func inheritCpuset(dir, cpus, mems string) error {
+// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked for: a fresh one has none, or those of its
+// parent (cgroup.clone_children), and takes no process until it has both (cpuset(7)).
+func inheritCpuset(dir, cpus, mems string, fresh bool) error {
 	for _, f := range []struct{ field, file, value string }{
 		{"linux.resources.cpu.cpus", "cpuset.cpus", cpus}, {"linux.resources.cpu.mems", "cpuset.mems", mems},
 	} {
 		if f.value == "" {
-			own, err := readFile(dir, f.file)
-			if err != nil {
-				return fmt.Errorf("linux.cgroupsPath: %w", err)
-			}
-			if own != "" {
-				continue
+			if !fresh {
+				own, err := readFile(dir, f.file)
+				if err != nil {
+					return fmt.Errorf("linux.cgroupsPath: %w", err)
+				}
+				if own != "" {
+					continue
+				}
 			}
 			above := filepath.Dir(dir)
+			var err error
 			if f.value, err = readFile(above, f.file); err != nil {
 				return fmt.Errorf("linux.cgroupsPath: %w", err)
 			}
 			// Who has made the folder above may have left it without.
 			if f.value == "" && filepath.Dir(above) != Root {
-				if err := inheritCpuset(above, "", ""); err != nil {
+				if err := inheritCpuset(above, "", "", false); err != nil {
 					return err
 				}
 				if f.value, err = readFile(above, f.file); err != nil {

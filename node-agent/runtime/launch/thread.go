@@ -29,7 +29,7 @@ type Thread struct {
 }
 
 // StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan names. Afterwards the caller calls Await
-// for each of the plan's reports, or Stop.
+// for each of the plan's reports, as far as it is to know of them, and End.
 func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -58,8 +58,7 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 }
 
 // Await waits for what the thread reports next, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a
-// *StepError, and ends the thread as the last report does. With any other error the thread stays, and may still do what its plan says: one
-// that hangs is a *HungError.
+// *StepError, after which there are no more reports. One that hangs is a *HungError.
 func (t *Thread) Await(deadline time.Duration) error {
 	if err := awaitReport(t.report, orDefault(deadline)); errors.Is(err, errLate) {
 		return t.hung(deadline)
@@ -67,29 +66,17 @@ func (t *Thread) Await(deadline time.Duration) error {
 		return err
 	}
 	m, err := readMessage(t.report)
-	if err != nil {
-		return err
+	if err == nil && m.errno != 0 {
+		err = newStepError(t.plan, *m)
 	}
-	if m.errno == 0 && int(m.step) < len(t.plan.Steps)-1 {
-		return nil
-	}
-	if err := t.end(deadline); err != nil {
-		return err
-	}
-	if m.errno != 0 {
-		return newStepError(t.plan, *m)
-	}
-	return nil
+	return err
 }
 
-// Stop waits for the end of a thread that what it reads from has none to write to any more.
-func (t *Thread) Stop(deadline time.Duration) error { return t.end(deadline) }
-
-// end waits until the thread makes no use of its memory any more, which is when the kernel has written to it that it ends
-// (set_tid_address(2)). It gives back what the thread had.
-func (t *Thread) end(deadline time.Duration) error {
+// End waits for the thread's end, and gives back what it had. On an error the thread stays, and may still do what its plan says.
+func (t *Thread) End(deadline time.Duration) error {
 	const wait = 0 // FUTEX_WAIT
 	limit := time.Now().Add(orDefault(deadline))
+	// It makes no use of its memory any more when the kernel has written to it that it ends (set_tid_address(2)).
 	for alive := &t.prog.thread.alive; atomic.LoadUint32(alive) != 0; {
 		left := time.Until(limit)
 		if left <= 0 {

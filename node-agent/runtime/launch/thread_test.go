@@ -74,7 +74,7 @@ func TestThread(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if err := thread.Await(0); err != nil {
+				if err := errors.Join(thread.Await(0), thread.End(0)); err != nil {
 					t.Error(err)
 				}
 				var there unix.Stat_t
@@ -110,6 +110,9 @@ func TestThreadFails(t *testing.T) {
 	if !errors.As(err, &failed) || failed.Index != 1 || failed.Errno != unix.EINVAL || failed.Field.String() != "linux.namespaces[1]" || failed.Name != "sethostname" {
 		t.Errorf("found %v", err)
 	}
+	if err := thread.End(0); err != nil {
+		t.Error(err)
+	}
 	if _, err := StartThread(renaming(), nil); err == nil {
 		t.Error("an input that there is not is no error")
 	}
@@ -139,12 +142,15 @@ func TestThreadHangs(t *testing.T) {
 	if !errors.As(err, &hung) || hung.Step.Index != 1 || !hung.Stays {
 		t.Fatalf("found %v", err)
 	}
+	if err := thread.End(50 * time.Millisecond); !errors.As(err, &hung) {
+		t.Fatalf("found %v", err)
+	}
 	reader, err := os.Open(fifo)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if err := thread.Await(0); err != nil {
+	if err := errors.Join(thread.Await(0), thread.End(0)); err != nil {
 		t.Errorf("once it can go on: %v", err)
 	}
 	unix.Close(fd)

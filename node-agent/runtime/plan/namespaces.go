@@ -264,8 +264,8 @@ func newNetwork(spec *specs.Spec) int {
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
 // BuildGroundwork makes the plan of a thread of the parent that makes what takes longest while the rest is read and planned: the
-// container's network namespace, which it puts in the place of the descriptor InputNetwork, and then, once it has read a byte from InputGo,
-// the folders of its cgroups. It returns nil where the parent makes no network.
+// container's network namespace, which it puts in the place of the descriptor InputNetwork, and then folders of its cgroups, if there is a
+// byte to be read from InputGo, which does not block. It returns nil where the parent makes no network.
 func BuildGroundwork(spec *specs.Spec, folders []string) *Plan {
 	i := newNetwork(spec)
 	if i < 0 {
@@ -283,10 +283,12 @@ func BuildGroundwork(spec *specs.Spec, folders []string) *Plan {
 	c.report(SyncNetwork)
 	if len(folders) > 0 {
 		c.at("linux.cgroupsPath")
-		c.call(unix.SYS_READ, input(InputGo), structArg(make([]byte, 1), "{}"), num(1))
+		done := c.label()
+		c.call(unix.SYS_READ, input(InputGo), structArg(make([]byte, 1), "{}"), num(1)).tolerate(unix.EAGAIN).orElse(done)
 		for _, dir := range folders {
 			c.mkdirat(cwd(), dir, 0o755)
 		}
+		c.mark(done)
 		c.report(SyncCgroups)
 	}
 	return &c.plan

@@ -60,7 +60,7 @@ const (
 	InputProgram Input = "program"
 	// InputLater is a socket that the parent sends Plan.Later through.
 	InputLater Input = "later"
-	// InputNetwork is the namespace of BuildGroundwork, and InputGo what its thread waits for before it makes cgroups.
+	// InputNetwork is the namespace of BuildGroundwork, and InputGo has a byte for its thread if that is to make cgroups.
 	InputNetwork Input = "network"
 	InputGo      Input = "go"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
