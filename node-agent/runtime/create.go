@@ -274,8 +274,8 @@ func (m *maker) findCgroup(id string) error {
 	return err
 }
 
-// beginCgroup makes the cgroup or, where most of it is made while the child has begun, what the child is made in. The record is written
-// before, so that whatever is killed from here on can be found and removed by Delete.
+// beginCgroup makes the cgroup, unless it is made while the child has begun. The record is written before, so that whatever is killed from
+// here on can be found and removed by Delete.
 func (m *maker) beginCgroup(id string) error {
 	if err := m.findCgroup(id); err != nil {
 		return err
@@ -290,7 +290,17 @@ func (m *maker) beginCgroup(id string) error {
 		return m.openCgroups()
 	}
 	m.cgroups = m.group.Hierarchies()
-	if m.group.HasUnified() {
+	if m.groundwork != nil {
+		m.groundwork.makeFolders(m.group.Folders())
+		m.undoing(m.groundwork.undo)
+	}
+	return nil
+}
+
+// beforeChild makes what of the cgroup the child is made in, where the rest is made while it has begun. What takes more than to be made is made
+// here as well: until the groundwork is done there is no processor for the child.
+func (m *maker) beforeChild(r *launch.Request) error {
+	if m.cgroupsLater {
 		if err := m.group.Begin(); err != nil {
 			return err
 		}
@@ -299,10 +309,7 @@ func (m *maker) beginCgroup(id string) error {
 			return err
 		}
 	}
-	m.groundwork.makeFolders(m.group.Folders())
-	if m.groundwork != nil {
-		m.undoing(m.groundwork.undo)
-	}
+	r.Cgroup = m.cgroup
 	return nil
 }
 
@@ -603,7 +610,8 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		m.rec.Late = lateSteps(m.plan, m.spec.Process.Args)
 	}
 	m.child, err = launch.Start(launch.Request{
-		Plan: m.plan, Inputs: m.inputs, Cgroup: m.cgroup, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
+		Plan: m.plan, Inputs: m.inputs, Reserved: 3 + m.o.PreserveFDs, Held: run, OnSync: m.answer(ctx), Deadline: m.r.deadline,
+		Before: m.beforeChild,
 	})
 	if err != nil {
 		return err

@@ -61,8 +61,10 @@ func newGroundwork(namespaces []specs.LinuxNamespace, folders []string, deadline
 		}
 		inputs[plan.InputGo] = g.token[0]
 	}
-	g.thread, err = launch.StartThread(g.plan, inputs)
-	return g, err
+	if g.thread, err = launch.StartThread(g.plan, inputs); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // makeFolders lets the thread make the folders of a cgroup, if they are the ones that it has been begun for.

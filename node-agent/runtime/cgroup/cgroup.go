@@ -36,7 +36,7 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
-	// begun is whether the folder of version 2 is there already, takenUp whether Folders are.
+	// begun is whether Begin has been called, takenUp whether Folders are there.
 	begun, takenUp bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
@@ -94,19 +94,31 @@ func (g *Group) manager() (cgroups.Manager, error) {
 	return fs.NewManager(config, g.paths)
 }
 
-// Begin makes the folder of version 2 beside those of version 1, for a process to be made in it while Create makes the others. On an
-// error nothing is left; one of Create leaves this folder to Abandon, since that process is in it.
+// Begin makes the folders that are not among Folders, for a process to be made in that of version 2 while Create makes the rest. On an error
+// nothing is left; one of Create leaves these folders to Abandon, since that process is in one of them.
 func (g *Group) Begin() error {
 	if err := g.refuseFrozenV1(); err != nil {
 		return err
 	}
-	_, err := g.makeFolders([]string{""})
+	err := g.makeFolders(g.others())
 	g.begun = err == nil
 	return err
 }
 
 // Abandon removes what Begin has made.
-func (g *Group) Abandon() error { return remove(g.paths[""]) }
+func (g *Group) Abandon() error {
+	var err error
+	for _, name := range g.others() {
+		err = errors.Join(err, remove(g.paths[name]))
+	}
+	return err
+}
+
+// others are the controllers whose folders are not among Folders.
+func (g *Group) others() []string {
+	folders := g.Folders()
+	return slices.DeleteFunc(g.folders(), func(name string) bool { return slices.Contains(folders, g.paths[name]) })
+}
 
 // Folders are those folders of Hierarchies that nothing else is done to where the document asks for no limits. Where somebody else has made
 // all of them for this cgroup, TakeUp says so, and Create goes on from there; where some of them, Remove removes those.
@@ -138,18 +150,23 @@ func (g *Group) Create() (err error) {
 	}
 	made := false
 	defer func() {
-		if err != nil && made {
-			_ = g.destroy()
+		switch {
+		case err == nil || !made:
+		case g.begun:
+			_ = Remove(g.Folders())
+		default:
+			_ = g.Destroy()
 		}
 	}()
 	if g.unified() {
 		made, err = g.makeUnified()
 	} else {
-		made, err = g.makeV1()
+		err = g.makeV1()
+		made = err == nil
 	}
 	if g.optional && denied(err) {
 		if made {
-			_ = g.destroy()
+			_ = g.Destroy()
 		}
 		made = false
 		return g.doWithout(err)
@@ -219,9 +236,6 @@ func (g *Group) Paths() map[string]string { return g.paths }
 func (g *Group) Hierarchies() []string {
 	return slices.DeleteFunc(g.folders(), func(name string) bool { return name == "" })
 }
-
-// HasUnified is whether the cgroup has a folder of version 2.
-func (g *Group) HasUnified() bool { return g.paths[""] != "" }
 
 // folders are the controllers with a folder of their own, in a fixed order: several controllers may share one.
 func (g *Group) folders() (names []string) {
@@ -305,12 +319,6 @@ func hierarchy(dir string) string {
 
 // Destroy removes the cgroup in every hierarchy. It waits a moment for processes that are ending.
 func (g *Group) Destroy() error {
-	g.begun = false
-	return g.destroy()
-}
-
-// destroy leaves what Begin has made.
-func (g *Group) destroy() error {
 	var err error
 	if g.unit != nil {
 		m, e := g.systemd(g.unified())
@@ -322,9 +330,7 @@ func (g *Group) destroy() error {
 		}
 	}
 	for _, name := range g.folders() {
-		if name != "" || !g.begun {
-			err = errors.Join(err, remove(g.paths[name]))
-		}
+		err = errors.Join(err, remove(g.paths[name]))
 	}
 	return err
 }

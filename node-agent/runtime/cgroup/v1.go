@@ -16,21 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeV1 makes the folder in every hierarchy that has none yet. made is whether there may be one of ours.
-func (g *Group) makeV1() (made bool, err error) {
-	if !g.begun {
-		if err := g.refuseFrozenV1(); err != nil {
-			return g.takenUp, err
-		}
+// makeV1 makes the folder in every hierarchy that has none yet. On an error nothing is left but what was there.
+func (g *Group) makeV1() error {
+	switch {
+	case g.takenUp:
+		return nil
+	case g.begun:
+		others := g.others()
+		return g.makeFolders(slices.DeleteFunc(g.folders(), func(name string) bool { return slices.Contains(others, name) }))
 	}
-	var there []string
-	if g.takenUp {
-		there = g.Folders()
+	if err := g.refuseFrozenV1(); err != nil {
+		return err
 	}
-	made, err = g.makeFolders(slices.DeleteFunc(g.folders(), func(name string) bool {
-		return name == "" && g.begun || slices.Contains(there, g.paths[name])
-	}))
-	return made || g.takenUp, err
+	return g.makeFolders(g.folders())
 }
 
 func (g *Group) refuseFrozenV1() error {
@@ -44,7 +42,14 @@ func (g *Group) refuseFrozenV1() error {
 	})
 }
 
-func (g *Group) makeFolders(names []string) (made bool, err error) {
+// makeFolders makes folders, by controller. On an error nothing is left but what was there.
+func (g *Group) makeFolders(names []string) (err error) {
+	var made []string
+	defer func() {
+		if err != nil {
+			_ = Remove(made)
+		}
+	}()
 	for _, name := range names {
 		dir := g.paths[name]
 		err := unix.Mkdir(dir, 0o755)
@@ -54,28 +59,25 @@ func (g *Group) makeFolders(names []string) (made bool, err error) {
 			}
 		}
 		fresh := err == nil
-		// One that is there may be an engine's, made in advance.
-		if errors.Is(err, unix.EEXIST) {
-			if populated(dir) {
-				return made, errTaken(dir)
-			}
-			err = nil
+		switch {
+		case fresh:
+			made = append(made, dir)
+		case !errors.Is(err, unix.EEXIST):
+			return fmt.Errorf("linux.cgroupsPath: make the cgroup %s: %w", dir, err)
+		case populated(dir): // else it may be an engine's, made in advance
+			return errTaken(dir)
 		}
-		if err != nil {
-			return made, fmt.Errorf("linux.cgroupsPath: make the cgroup %s: %w", dir, err)
-		}
-		made = true
 		if name == "cpuset" {
 			var cpu specs.LinuxCPU
 			if g.resources != nil && g.resources.CPU != nil {
 				cpu = *g.resources.CPU
 			}
 			if err := inheritCpuset(dir, cpu.Cpus, cpu.Mems, fresh); err != nil {
-				return made, err
+				return err
 			}
 		}
 	}
-	return made, nil
+	return nil
 }
 
 func (g *Group) makeParents(name, dir string) error {

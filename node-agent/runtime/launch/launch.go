@@ -30,6 +30,8 @@ type Request struct {
 	// Held keeps the child waiting before execve until Release; without it the child is released at once.
 	// A plan whose InputStart the caller supplies is held by the caller.
 	Held bool
+	// Before, if there is one, is called when nothing is left to do but to make the child, and may say what Cgroup is. An error is that of Start.
+	Before func(*Request) error
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
 	// Deadline is how long the child may take from one synchronization point to the next; 0 is DefaultDeadline. What OnSync takes
@@ -46,13 +48,12 @@ type Child struct {
 	// Value is what the last synchronization point carried.
 	Value int
 
-	plan    *plan.Plan
-	report  int // read end
-	sync    int // write end, -1 without
-	start   int // write end, -1 where the caller holds the child
-	later   int // our end of the socket of Plan.Later, -1 without
-	onSync  func(plan.Sync, int) error
-	execing bool
+	plan   *plan.Plan
+	report int // read end
+	sync   int // write end, -1 without
+	start  int // write end, -1 where the caller holds the child
+	later  int // our end of the socket of Plan.Later, -1 without
+	onSync func(plan.Sync, int) error
 
 	// early are reports of a process that an OpFork has made, which came before that of the OpFork itself.
 	early []*message
@@ -174,6 +175,11 @@ func Start(r Request) (_ *Child, err error) {
 		pidfd:      uint64(uintptr(unsafe.Pointer(&prog.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 		stack:      memory.stack(), stackSize: stackSize,
+	}
+	if r.Before != nil {
+		if err := r.Before(&r); err != nil {
+			return nil, err
+		}
 	}
 	if r.Cgroup > 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
@@ -437,7 +443,8 @@ func (c *Child) follow(until plan.Sync) error {
 			return err
 		}
 		if m == nil {
-			if c.execing {
+			// A report of it would wake this process on the child's processor, where it would wait for the program to give way.
+			if c.executes() {
 				return nil
 			}
 			return &KilledError{}
@@ -447,17 +454,21 @@ func (c *Child) follow(until plan.Sync) error {
 		}
 		c.Value = int(m.step >> valueShift)
 		switch s := c.plan.Syncs[int(m.step&(1<<valueShift-1))]; s {
-		case plan.SyncExec:
-			c.execing = true
 		case until:
 			return nil
-		case plan.SyncReady:
+		case plan.SyncReady, plan.SyncExec:
 		default:
 			if err := c.answer(s); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// executes is whether the last step that the child has begun is execve(2), which closes its end of the pipe.
+func (c *Child) executes() bool {
+	i := c.progress.step()
+	return i >= 0 && i < len(c.plan.Steps) && (c.plan.Steps[i].Call == unix.SYS_EXECVE || c.plan.Steps[i].Call == unix.SYS_EXECVEAT)
 }
 
 // answer does what a synchronization point asks for, and lets the child go on.

@@ -72,5 +72,4 @@ func (c *container) hookProcess(dir string) {
 	if d := c.opts.DefaultNoFile; d != nil {
 		c.prlimit(unix.RLIMIT_NOFILE, d)
 	}
-	c.report(SyncExec)
 }

@@ -267,7 +267,7 @@ func callNames() map[Call]string {
 		unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETSID: "setsid", unix.SYS_UMASK: "umask", unix.SYS_PRLIMIT64: "prlimit64",
 		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETRESGID: "setresgid", unix.SYS_SETRESUID: "setresuid", unix.SYS_CAPSET: "capset", unix.SYS_SECCOMP: "seccomp",
 		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_FACCESSAT2: "faccessat2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT_GROUP: "exit_group", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
-		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_RECVMSG: "recvmsg", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
+		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_RECVMSG: "recvmsg", unix.SYS_PPOLL: "ppoll", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
 		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
 		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx", unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVEAT: "execveat", unix.SYS_FCNTL: "fcntl", unix.SYS_FSETXATTR: "fsetxattr",
 		unix.SYS_FSPICK: "fspick", unix.SYS_READLINKAT: "readlinkat", unix.SYS_SENDFILE: "sendfile",

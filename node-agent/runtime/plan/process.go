@@ -273,7 +273,9 @@ func (c *container) exec() error {
 		c.at("process")
 	}
 	c.call(unix.SYS_READ, input(InputStart), structArg(make([]byte, 1), "{}"), num(1))
-	c.report(SyncExec)
+	if c.opts.Result {
+		c.report(SyncExec)
+	}
 	if late {
 		c.seccomp()
 	}
