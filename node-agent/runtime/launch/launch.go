@@ -190,6 +190,9 @@ func Start(r Request) (_ *Child, err error) {
 		return nil, err
 	}
 	c.PIDFD = int(prog.pidfd)
+	if len(r.Plan.Later) > 0 {
+		keepOff(c.PID) // which a plan with Later undoes, when it has come so far
+	}
 	if r.Plan.Forks {
 		unix.Close(reportW) // or the end of the child would not be that of the pipe
 		reportW = -1
@@ -303,13 +306,13 @@ func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error, err error) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))
-		if err := affinity(unix.SYS_SCHED_GETAFFINITY, own); err != nil {
+		if err := affinity(unix.SYS_SCHED_GETAFFINITY, 0, own); err != nil {
 			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: sched_getaffinity: %w", err)
 		}
-		if err := affinity(unix.SYS_SCHED_SETAFFINITY, mask); err != nil {
+		if err := affinity(unix.SYS_SCHED_SETAFFINITY, 0, mask); err != nil {
 			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w", c.plan.CPUs.List, err)
 		}
-		back = append(back, func() error { return affinity(unix.SYS_SCHED_SETAFFINITY, own) })
+		back = append(back, func() error { return affinity(unix.SYS_SCHED_SETAFFINITY, 0, own) })
 	}
 	if c.plan.PIDNamespace != "" || c.plan.JoinPIDs {
 		fail := func(what string, err error) (int, []func() error, error) {
@@ -345,9 +348,22 @@ func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []fun
 	return pid, back, nil
 }
 
-// affinity is sched_setaffinity(2) or sched_getaffinity(2) for the calling thread, by a mask as long as may be.
-func affinity(call uintptr, mask []byte) error {
-	if _, _, errno := unix.RawSyscall(call, 0, uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
+// keepOff keeps a new thread or process off the processor that its maker runs on, if there is another for it. The kernel queues it there where
+// no other is idle at that moment, and it would begin only when its maker rests, long after the other has become idle again.
+func keepOff(id int) {
+	var cpu uint32
+	own := make([]byte, plan.MaxCPUs/8)
+	_, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	if errno != 0 || cpu >= plan.MaxCPUs || affinity(unix.SYS_SCHED_GETAFFINITY, 0, own) != nil {
+		return
+	}
+	own[cpu/8] &^= 1 << (cpu % 8)
+	_ = affinity(unix.SYS_SCHED_SETAFFINITY, id, own) // not possible where there is no other
+}
+
+// affinity is sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one, by a mask as long as may be.
+func affinity(call uintptr, thread int, mask []byte) error {
+	if _, _, errno := unix.RawSyscall(call, uintptr(thread), uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
 		return errno
 	}
 	return nil

@@ -53,7 +53,7 @@ func (c *container) cpuAffinity() error {
 		return c.anyCPU()
 	}
 	if a.Initial != "" {
-		mask, err := bitMask(a.Initial, maxCPUs)
+		mask, err := bitMask(a.Initial, MaxCPUs)
 		if err != nil {
 			return c.fieldError("process.execCPUAffinity.initial", a.Initial, "%s", err)
 		}
@@ -62,7 +62,7 @@ func (c *container) cpuAffinity() error {
 	if a.Final == "" {
 		return c.anyCPU()
 	}
-	mask, err := bitMask(a.Final, maxCPUs)
+	mask, err := bitMask(a.Final, MaxCPUs)
 	if err != nil {
 		return c.fieldError("process.execCPUAffinity.final", a.Final, "%s", err)
 	}
@@ -71,11 +71,11 @@ func (c *container) cpuAffinity() error {
 	return nil
 }
 
-// maxCPUs is the largest NR_CPUS of any architecture (CONFIG_NR_CPUS of the kernel's x86 with MAXSMP).
-const maxCPUs = 8192
+// MaxCPUs is the largest NR_CPUS of any architecture (CONFIG_NR_CPUS of the kernel's x86 with MAXSMP).
+const MaxCPUs = 8192
 
 func everyCPU() []byte {
-	mask := make([]byte, maxCPUs/8)
+	mask := make([]byte, MaxCPUs/8)
 	for i := range mask {
 		mask[i] = math.MaxUint8
 	}
