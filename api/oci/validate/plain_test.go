@@ -51,7 +51,7 @@ func TestUnmarshalEqualsJSON(t *testing.T) {
 	}
 	// encoding/json does not mind the case, and knows a fault's place: these are its own to read.
 	for _, text := range []string{`{"Process":{"cwd":"/"}}`, `{"linux":{"SECCOMP":{}}}`, `{"process":3}`, `{"root":{"path":3}}`, `[]`, `{"root":`, ``, `null1`, `{}x`, `{},`,
-		`{"root":{"path":"a\xff"}}`, `{"root":{"path":"a` + "\n" + `"}}`, `{"root":{"readonly":truely}}`, `{"root":{"readonly":1}}`, `{"a":01}`, `{"a":tru}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"mounts":[{}{}]}`, `{"mounts":[,]}`, `{"mounts":[{},]}`,
+		`{"root":{"path":"a\xff"}}`, `{"root":{"path":"a` + "\n" + `"}}`, `{"root":{"readonly":truex}}`, `{"root":{"readonly":1}}`, `{"a":01}`, `{"a":tru}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"mounts":[{}{}]}`, `{"mounts":[,]}`, `{"mounts":[{},]}`,
 		`{"linux":{"resources":{"memory":{"limit":01}}}}`, `{"linux":{"resources":{"memory":{"limit":+1}}}}`, `{"linux":{"resources":{"memory":{"limit":-}}}}`, `{"linux":{"resources":{"memory":{"limit":1.0}}}}`,
 		`{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`, `{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":4294967296}}}`} {
 		var got specs.Spec

@@ -60,9 +60,10 @@ const (
 	InputProgram Input = "program"
 	// InputLater is a socket that the parent sends Plan.Later through.
 	InputLater Input = "later"
-	// InputNetwork is the namespace of BuildGroundwork, and InputGo has a byte for its thread if that is to make cgroups.
+	// InputNetwork is the namespace of BuildGroundwork.
 	InputNetwork Input = "network"
-	InputGo      Input = "go"
+	// InputGo has a byte for the thread of BuildGroundwork if that is to make cgroups.
+	InputGo Input = "go"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
@@ -236,8 +237,9 @@ type CPUSet struct {
 type Sync string
 
 const (
-	// SyncNetwork is where the namespace of BuildGroundwork is there, and SyncCgroups where its folders are.
+	// SyncNetwork is where the namespace of BuildGroundwork is there.
 	SyncNetwork Sync = "network"
+	// SyncCgroups is where the folders of BuildGroundwork are there, if they were to be made.
 	SyncCgroups Sync = "cgroups"
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
