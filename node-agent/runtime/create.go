@@ -297,8 +297,8 @@ func (m *maker) beginCgroup(id string) error {
 	return nil
 }
 
-// beforeChild makes what of the cgroup the child is made in, where the rest is made while it has begun. What takes more than to be made is made
-// here as well: until the groundwork is done there is no processor for the child.
+// beforeChild makes what of the cgroup the child is made in, where the rest is made while it has begun. The folders that take more than to be
+// made come here as well, while the thread of the groundwork is at its own.
 func (m *maker) beforeChild(r *launch.Request) error {
 	if m.cgroupsLater {
 		if err := m.group.Begin(); err != nil {
@@ -616,37 +616,8 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	if err != nil {
 		return err
 	}
-	// While the child works, what it is to join is made, and the record and the pid file are written: it cannot become its program before
-	// they are there.
 	m.r.debugf("container %s: its first process is pid %d", m.rec.ID, m.child.PID)
-	if m.cgroupsLater {
-		if err = m.makeCgroup(); err == nil {
-			err = m.openCgroups()
-		}
-	}
-	if err == nil {
-		err = m.groundwork.connect()
-	}
-	if err == nil {
-		err = m.child.Hand(m.inputs)
-	}
-	if err == nil {
-		m.rec.PID = m.child.PID
-		_, m.rec.StartTime = processState(m.child.PID)
-		err = m.r.save(m.rec)
-	}
-	if err == nil {
-		err = m.r.joinResctrl(m.rec, m.child.PID)
-	}
-	if err == nil && m.o.PidFile != "" {
-		if err = writePidFile(m.o.PidFile, m.child.PID); err == nil {
-			m.undo = append(m.undo, func() { _ = os.Remove(m.o.PidFile) })
-		}
-	}
-	if err == nil && m.o.PidfdSocket != "" {
-		err = sendPidfd(ctx, m.o.PidfdSocket, m.child.PIDFD)
-	}
-	if err != nil {
+	if err := m.accompany(ctx); err != nil {
 		m.child.Abandon()
 		return err
 	}
@@ -670,6 +641,43 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		return fmt.Errorf("create container %s: %w", m.rec.ID, err)
 	}
 	m.r.debugf("container %s: created", m.rec.ID)
+	return nil
+}
+
+// accompany makes what the child is to join, hands it that, and writes the record and the pid file. The child works meanwhile: it cannot become
+// its program before they are there.
+func (m *maker) accompany(ctx context.Context) error {
+	if m.cgroupsLater {
+		if err := m.makeCgroup(); err != nil {
+			return err
+		}
+		if err := m.openCgroups(); err != nil {
+			return err
+		}
+	}
+	if err := m.groundwork.connect(); err != nil {
+		return err
+	}
+	if err := m.child.Hand(m.inputs); err != nil {
+		return err
+	}
+	m.rec.PID = m.child.PID
+	_, m.rec.StartTime = processState(m.child.PID)
+	if err := m.r.save(m.rec); err != nil {
+		return err
+	}
+	if err := m.r.joinResctrl(m.rec, m.child.PID); err != nil {
+		return err
+	}
+	if m.o.PidFile != "" {
+		if err := writePidFile(m.o.PidFile, m.child.PID); err != nil {
+			return err
+		}
+		m.undo = append(m.undo, func() { _ = os.Remove(m.o.PidFile) })
+	}
+	if m.o.PidfdSocket != "" {
+		return sendPidfd(ctx, m.o.PidfdSocket, m.child.PIDFD)
+	}
 	return nil
 }
 
