@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs a command as root under a Debian kernel with cgroup v2 only, in QEMU.
+# Runs a command as root under a Debian kernel with cgroup v2 only, unless told otherwise, in QEMU.
 #
 #   hack/vm/run.sh [OPTION...] [--] COMMAND [ARG...]
 #
@@ -15,6 +15,7 @@
 #   --root IMAGE    the guest's root is an ext4, squashfs or erofs image
 #   --disk FILE     a further raw disk, /dev/vda or the next (repeatable)
 #   --systemd       systemd is pid 1; COMMAND is a unit after multi-user.target
+#   --hybrid        with --systemd, cgroup v1 with a version 2 beside it
 #   --append WORDS  more kernel parameters, as "apparmor=1 security=apparmor"
 #   --mem MB        memory (default 2048)
 #   --smp N         processors (default 2)
@@ -43,7 +44,7 @@ usage() { sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 # quote prints its arguments so that any POSIX shell reads them back.
 quote() { local a; for a in "$@"; do printf "'%s' " "${a//\'/\'\\\'\'}"; done; echo; }
 
-root=host share=$PWD append='' mem=2048 smp=2 timeout=300 systemd=0 net=0 keep=0 accel=auto verbose=0
+root=host share=$PWD append='' mem=2048 smp=2 timeout=300 systemd=0 hybrid=0 net=0 keep=0 accel=auto verbose=0
 envs=() disks=() see=()
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -62,6 +63,7 @@ while [ $# -gt 0 ]; do
 	--disk) disks+=("$2"); shift 2 ;;
 	--accel) accel=$2; shift 2 ;;
 	--systemd) systemd=1; shift ;;
+	--hybrid) hybrid=1; shift ;;
 	--net) net=1; shift ;;
 	--keep) keep=1; shift ;;
 	--verbose) verbose=1; shift ;;
@@ -78,6 +80,7 @@ share=$(cd "$share" && pwd -P)
 for e in ${envs[@]+"${envs[@]}"}; do
 	[[ $e =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || die "--env $e: found no NAME=VALUE"
 done
+[ $hybrid = 0 ] || [ $systemd = 1 ] || die "--hybrid: found no --systemd, which mounts the hierarchies"
 [ "$root" = host ] || [ -f "$root" ] || die "--root $root: neither \"host\" nor an image file"
 
 need=()
@@ -98,6 +101,7 @@ trap 'exit 143' TERM HUP
 
 cp "$here/guest/command" "$here/guest/vm-command.service" "$ctl/"
 if [ $systemd = 1 ]; then cp "$here/guest/start-systemd" "$ctl/start"; else cp "$here/guest/start" "$ctl/start"; fi
+[ $hybrid = 0 ] || : >"$ctl/hybrid"
 quote "$@" >"$ctl/argv"
 {
 	echo "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8"
@@ -115,7 +119,8 @@ exec 8<>"$ctl/stdin"
 # ---- the accelerator ----
 machine=(-m "$mem" -smp "$smp" -nodefaults -no-user-config -display none -no-reboot
 	-kernel "$assets/vmlinux" -initrd "$assets/initrd")
-kernel="console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all random.trust_cpu=on tsc=reliable"
+kernel="console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable"
+[ $hybrid = 1 ] || kernel+=" cgroup_no_v1=all"
 accel_kvm=(-accel kvm -cpu host)
 # A plain old model: with "max" fork and exec take twice as long under TCG.
 accel_tcg=(-accel "tcg,thread=multi" -cpu "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+rdrand")
@@ -166,7 +171,7 @@ for d in ${disks[@]+"${disks[@]}"}; do machine+=(-drive "file=$d,format=raw,if=v
 [ ${#disks[@]} -eq 0 ] || kernel+=" vm.disks"
 # shellcheck disable=SC2054
 [ $net = 0 ] || machine+=(-netdev user,id=net0 -device virtio-net-pci,netdev=net0,romfile=)
-[ $systemd = 0 ] || kernel+=" vm.systemd systemd.unified_cgroup_hierarchy=1 systemd.show_status=0"
+[ $systemd = 0 ] || kernel+=" vm.systemd systemd.unified_cgroup_hierarchy=$((1 - hybrid)) systemd.show_status=0"
 
 # ---- run ----
 # The guest ends with this script, however that ends.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs Go tests as root under cgroup v2, in one guest of run.sh.
+# Runs Go tests as root under cgroup v2, or with -hybrid under v1, in one guest of run.sh.
 #
-#   hack/vm/test.sh [-v] [-run REGEXP] [-must REGEXP] [-systemd] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
+#   hack/vm/test.sh [-v] [-run REGEXP] [-must REGEXP] [-systemd [-hybrid]] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
 #
 # The test binaries are compiled on this machine (CGO_ENABLED=0) and run in the
 # guest one after the other, each in its package's folder. For each package it
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
 		-append) options+=(--append "$2") ;;
 		esac
 		shift 2 ;;
-	-systemd) options+=(--systemd); shift ;;
+	-systemd | -hybrid) options+=("-$1"); shift ;;
 	-h | --help) usage; exit 0 ;;
 	-*) say "unknown option $1; see $0 --help"; exit 2 ;;
 	*) break ;;

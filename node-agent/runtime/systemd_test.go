@@ -25,7 +25,11 @@ func needsSystemd(t *testing.T) {
 	if !systemd.IsRunningSystemd() {
 		t.Skip("systemd is not pid 1 here: run in the VM, hack/vm/test.sh -systemd")
 	}
-	g, err := cgroup.OpenUnit(map[string]string{"": cgroup.Root + "/berth-none.scope"}, cgroup.Unit{Prefix: "berth", Name: "none"})
+	paths := map[string]string{"": cgroup.Root + "/berth-none.scope"}
+	if !unified() {
+		paths = map[string]string{"name=systemd": cgroup.Root + "/systemd/berth-none.scope"}
+	}
+	g, err := cgroup.OpenUnit(paths, cgroup.Unit{Prefix: "berth", Name: "none"})
 	if err == nil {
 		err = g.Destroy()
 	}
