@@ -327,7 +327,7 @@ func (m *maker) record() error {
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(m.r.dir(m.rec.ID), configFile), m.config, 0o600); err != nil {
+	if err := writeNew(filepath.Join(m.r.dir(m.rec.ID), configFile), m.config, 0o600); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", m.rec.ID, err)
 	}
 	return nil

@@ -147,21 +147,43 @@ func (r *Runtime) save(rec *record) error {
 
 // replaceFile replaces a file atomically by way of another in its folder. What somebody else has put in the other's place is never
 // written to: in a folder of all it might be a link to any file.
-func replaceFile(file, temp string, data []byte, mode os.FileMode) error {
+func replaceFile(file, temp string, data []byte, mode uint32) error {
 	temp = filepath.Join(filepath.Dir(file), temp)
-	_ = os.Remove(temp) // of one who was killed; if it cannot be removed, it cannot be made either
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
+	_ = unix.Unlink(temp) // of one who was killed; if it cannot be removed, it cannot be made either
+	if err := writeNew(temp, data, mode); err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, file)
+	if err := unix.Rename(temp, file); err != nil {
+		_ = unix.Unlink(temp)
+		return &os.LinkError{Op: "rename", Old: temp, New: file, Err: err}
+	}
+	return nil
+}
+
+// writeNew writes a file that is not there yet. Package os would ask six times whether it can be waited for.
+func writeNew(file string, data []byte, mode uint32) error {
+	fd, err := -1, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(file, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
 	}
 	if err != nil {
-		_ = os.Remove(temp)
+		return &os.PathError{Op: "open", Path: file, Err: err}
 	}
-	return err
+	for len(data) > 0 && err == nil {
+		var n int
+		if n, err = unix.Write(fd, data); errors.Is(err, unix.EINTR) {
+			n, err = 0, nil
+		}
+		data = data[max(0, n):]
+	}
+	if e := unix.Close(fd); err == nil {
+		err = e
+	}
+	if err != nil {
+		_ = unix.Unlink(file)
+		return &os.PathError{Op: "write", Path: file, Err: err}
+	}
+	return nil
 }
 
 // processState is the third field of /proc/PID/stat, such as 'Z', and the start time; state 0 is no such process.
