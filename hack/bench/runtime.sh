@@ -151,18 +151,25 @@ for i in "${!names[@]}"; do
 done
 
 echo
-echo "in one process, 200 in a row, median ms a container: until its program is executed, and until all is removed"
+echo "in one process, median ms a container: until its program is executed, and until all is removed; median ratios of 9 rounds by turns"
 CGO_ENABLED=0 go test -c -o "$work/runtime.test" ./node-agent/runtime
-inprocess() {
-	(cd node-agent/runtime && TMPDIR=$work/state BERTH_BENCH_BUNDLE=$bundle "$work/runtime.test" -test.run - -test.bench Run -test.benchtime 200x) |
+inprocess() { # N PAUSE_us
+	(cd node-agent/runtime && TMPDIR=$work/state BERTH_BENCH_BUNDLE=$bundle BERTH_BENCH_PAUSE=$2us "$work/runtime.test" -test.run - -test.bench Run -test.benchtime "$1x") |
 		awk '/ns\/op/ {for (i = 1; i < NF; i++) {if ($(i + 1) == "executed-ms") e = $i; if ($(i + 1) == "removed-ms") r = $i}; print e, r}'
 }
-for _ in 1 2 3; do
-	sleep 1
-	ours=$(inprocess)
-	sleep 1
-	floor=$("$work/floor" "$bundle/rootfs" 200)
-	sleep 1
-	bare=$("$work/floor" "$bundle/rootfs" 200 0 bare)
-	echo "$ours $floor $bare" | awk '{printf "  berth %.2f, %.2f; the same calls in C %.2f, %.2f, ratio %.2f, %.2f; fewer of them %.2f, %.2f, ratio %.2f, %.2f\n", $1, $2, $3, $4, $1/$3, $2/$4, $5, $6, $1/$5, $2/$6}'
+median() { # COLUMN: of numbers on standard input
+	awk -v c="$1" '{print $c}' | sort -n | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'
+}
+for how in "100 0 one_after_the_other" "25 100000 with_a_pause_of_0.1_s"; do
+	read -r n pause what <<<"$how"
+	: >"$work/rounds"
+	for _ in $(seq 9); do
+		echo "$(inprocess "$n" "$pause") $("$work/floor" "$bundle/rootfs" "$n" "$pause") $("$work/floor" "$bundle/rootfs" "$n" "$pause" bare)" |
+			awk '{print $0, $1/$3, $2/$4, $1/$5, $2/$6}' >>"$work/rounds"
+	done
+	m=()
+	for c in $(seq 10); do m+=("$(median "$c" <"$work/rounds")"); done
+	printf '  %s: berth %.2f, %.2f; the same calls in C %.2f, %.2f, ratio %.2f, %.2f; fewer of them %.2f, %.2f, ratio %.2f, %.2f\n' "${what//_/ }" \
+		"${m[0]}" "${m[1]}" "${m[2]}" "${m[3]}" "${m[6]}" "${m[7]}" "${m[4]}" "${m[5]}" "${m[8]}" "${m[9]}"
+	printf '    ratios of the rounds: %s\n' "$(awk '{printf "%.2f ", $7}' "$work/rounds")"
 done

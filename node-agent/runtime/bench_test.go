@@ -12,7 +12,7 @@ import (
 
 // BenchmarkRun is a container inside one process, as in the supervisor: from its document until its program is executed, and until all
 // is removed, the median of each in milliseconds. It is to compare with hack/bench/floor.c, which makes the same system calls.
-// BERTH_BENCH_BUNDLE is a bundle that runs /bin/true.
+// BERTH_BENCH_BUNDLE is a bundle that runs /bin/true, BERTH_BENCH_PAUSE how long nothing is done before each.
 func BenchmarkRun(b *testing.B) {
 	bundle := os.Getenv("BERTH_BENCH_BUNDLE")
 	if bundle == "" {
@@ -22,8 +22,15 @@ func BenchmarkRun(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	var pause time.Duration
+	if s := os.Getenv("BERTH_BENCH_PAUSE"); s != "" {
+		if pause, err = time.ParseDuration(s); err != nil {
+			b.Fatal(err)
+		}
+	}
 	var executed, removed []time.Duration
 	for b.Loop() {
+		time.Sleep(pause)
 		begin := time.Now()
 		p, err := r.Run(b.Context(), "bench", CreateOptions{Bundle: bundle})
 		if err != nil {
