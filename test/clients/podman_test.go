@@ -151,9 +151,8 @@ func TestPodman(t *testing.T) {
 	t.Run("out of memory", func(t *testing.T) {
 		p, id := start(t, "--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", hungry)
 		p.must("exec", id, "touch", hungryFile)
+		// Why it has ended `inspect` does not say: Debian's conmon does not see it, with no runtime.
 		equal(t, "exit code", p.must("wait", id), "137")
-		// Under cgroup version 1 Debian's conmon does not see it, with no runtime.
-		equal(t, "OOMKilled", p.must("inspect", "-f", "{{.State.OOMKilled}}", id), strconv.FormatBool(unified()))
 	})
 	t.Run("events", func(t *testing.T) {
 		p := p.with(t)
