@@ -560,15 +560,15 @@ func (m *maker) openCgroups() error {
 	if err := m.openUnified(); err != nil {
 		return err
 	}
-	names, fds, err := m.group.Tasks()
+	fds, err := m.group.Tasks()
 	if err != nil {
 		return err
 	}
-	for i, name := range names {
+	m.cgroups = m.group.Hierarchies()
+	for i, name := range m.cgroups {
 		m.close = append(m.close, descriptor(fds[i]))
 		m.inputs[plan.InputCgroup(name)] = fds[i]
 	}
-	m.cgroups = names
 	return nil
 }
 
@@ -577,6 +577,7 @@ type descriptor int
 
 func (d descriptor) Close() error { return os.NewSyscallError("close", unix.Close(int(d))) }
 
+// openUnified opens the folder of version 2, if there is one that is not open yet.
 func (m *maker) openUnified() error {
 	if m.cgroup != 0 {
 		return nil

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,12 +105,9 @@ func TestNoMoreNetworks(t *testing.T) {
 // TestFoldersOfTheDocument: whatever else looks like linux.cgroupsPath, and where a folder is there already, or the one above it is not, the
 // container is in the cgroups that the document asks for, and no other is made.
 func TestFoldersOfTheDocument(t *testing.T) {
-	if unified() {
-		t.Skip("cgroup v2: the one folder is made first of all")
-	}
 	for name, c := range map[string]struct {
 		decoy, below string
-		// there is which of the folders is made in advance, from 1 on.
+		// there is which of the folders is made in advance, from 1 on; under cgroup v2 it is the only one.
 		there int
 	}{
 		"plain":                         {},
@@ -134,7 +132,8 @@ func TestFoldersOfTheDocument(t *testing.T) {
 				w.must(err)
 				group, err := cgroup.New(spec, w.id, host.Cgroup, false)
 				w.must(err)
-				w.must(os.Mkdir(group.Folders()[c.there-1], 0o755))
+				dirs := slices.Compact(slices.Sorted(maps.Values(group.Paths())))
+				w.must(os.Mkdir(dirs[min(c.there, len(dirs))-1], 0o755))
 			}
 			out, status, err := w.tryWith(CreateOptions{})
 			if err != nil || status.ExitStatus() != 0 {
@@ -149,22 +148,31 @@ func TestFoldersOfTheDocument(t *testing.T) {
 				w.must(os.Remove(filepath.Join(dir, "above")))
 				w.must(os.Remove(dir))
 			}
-			if found, _ := filepath.Glob("/sys/fs/cgroup/*/elsewhere"); len(found) > 0 {
+			elsewhere := *w
+			elsewhere.cgroup = "/elsewhere"
+			if found := elsewhere.cgroupDirs(); len(found) > 0 {
 				t.Errorf("found %v", found)
 			}
 		})
 	}
 }
 
-// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes nothing from the other.
+// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes nothing from the other, not even a folder in
+// which there is no process now.
 func TestFoldersOfAnother(t *testing.T) {
 	w := newWorld(t)
 	state := w.start(w.sh("while :; do sleep 1; done"))
+	dirs := w.cgroupDirs()
+	for _, dir := range dirs {
+		w.must(os.Mkdir(filepath.Join(dir, "empty"), 0o755))
+	}
 	other := *w
 	other.id = "other"
 	other.fails(w.sh("true"), "linux.cgroupsPath: found ", "which has processes of another container")
-	if out := w.leftovers(); !strings.Contains(out, w.cgroup) {
-		t.Errorf("the container's cgroups are gone: %s", out)
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "empty")); err != nil {
+			t.Error(err)
+		}
 	}
 	w.end(w.id, state.PID)
 }

@@ -232,7 +232,7 @@ func (g *Group) makeUnified() (made bool, err error) {
 // Paths are the folders of the cgroup by controller, "" for the unified hierarchy. They are what Open takes.
 func (g *Group) Paths() map[string]string { return g.paths }
 
-// Hierarchies are the names of the hierarchies of version 1, as Tasks gives them.
+// Hierarchies are the names of the hierarchies of version 1, in a fixed order.
 func (g *Group) Hierarchies() []string {
 	return slices.DeleteFunc(g.folders(), func(name string) bool { return name == "" })
 }
@@ -267,9 +267,9 @@ func (g *Group) Add(pid int) error {
 
 // Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to write itself into. It is not
 // cgroup.procs: a write there waits for an RCU grace period, some 10 ms, to keep other threads from forking, while a
-// thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). The names are in a fixed
-// order. The caller closes the descriptors.
-func (g *Group) Tasks() (names []string, fds []int, err error) {
+// thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). They are in the order
+// of Hierarchies. The caller closes the descriptors.
+func (g *Group) Tasks() (fds []int, err error) {
 	for _, name := range g.Hierarchies() {
 		dir := g.paths[name]
 		fd, err := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -277,11 +277,11 @@ func (g *Group) Tasks() (names []string, fds []int, err error) {
 			for _, fd := range fds {
 				unix.Close(fd)
 			}
-			return nil, nil, fmt.Errorf("linux.cgroupsPath: open %s/tasks: %w", dir, err)
+			return nil, fmt.Errorf("linux.cgroupsPath: open %s/tasks: %w", dir, err)
 		}
-		names, fds = append(names, name), append(fds, fd)
+		fds = append(fds, fd)
 	}
-	return names, fds, nil
+	return fds, nil
 }
 
 // Unified opens the cgroup's folder in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It

@@ -20,6 +20,13 @@ import (
 // meant for what hangs, such as a bind source on a dead network filesystem, not for what is slow.
 const DefaultDeadline = 2 * time.Minute
 
+func orDefault(deadline time.Duration) time.Duration {
+	if deadline == 0 {
+		return DefaultDeadline
+	}
+	return deadline
+}
+
 // endingTime is how long a killed child is waited for: what hangs in the kernel may not even die.
 const endingTime = 5 * time.Second
 

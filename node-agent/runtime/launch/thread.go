@@ -98,13 +98,6 @@ func (t *Thread) hung(after time.Duration) error {
 	return e
 }
 
-func orDefault(deadline time.Duration) time.Duration {
-	if deadline == 0 {
-		return DefaultDeadline
-	}
-	return deadline
-}
-
 func (t *Thread) closePipe() {
 	unix.Close(t.report)
 	unix.Close(t.write)

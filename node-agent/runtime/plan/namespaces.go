@@ -162,7 +162,7 @@ func (c *container) namespaces() error {
 		case n.Path == "" && n.Type == specs.TimeNamespace:
 			newTime = i
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
-			// newCgroupNamespace
+			// newCgroupNamespace makes it
 		case i == network:
 			c.plan.Groundwork = BuildGroundwork(c.spec, c.opts.CgroupFolders)
 		case n.Path == "":
