@@ -339,6 +339,12 @@ func TestValidate(t *testing.T) {
 		t.Errorf("a document without a fault: %d, %s", r.code, r.stdout)
 	}
 	berth(t, "validate", "-b", dir, "-o", "yaml").is(t, 1, "", `--output: found "yaml"; allowed are text, json`)
+	berth(t, "validate", "-b", dir, "--strict").is(t, 0, "", "")
+
+	dir = bundle(t, func(s *specs.Spec) { s.Hostname = "my_host" })
+	berth(t, "validate", "-b", dir).is(t, 0, "Warning: hostname: found ", "")
+	berth(t, "validate", "-b", dir, "--strict").is(t, 1, "Error: hostname: found ", "")
+	berth(t, "validate", "-b", dir, "--strict", "-o", "json").is(t, 1, `"Severity":"Error"`, "")
 }
 
 func TestPlan(t *testing.T) {

@@ -106,11 +106,12 @@ func readBundle(bundle, config string) (*specs.Spec, validate.Faults, string, er
 
 var validateCommand = command{
 	name: "validate", summary: "check a bundle's document and print every fault", min: 0, max: 0,
-	examples: []string{"berth validate --bundle /srv/hello", "berth validate -o json"},
+	examples: []string{"berth validate --bundle /srv/hello", "berth validate --strict -o json"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
 		config := stringFlag(fs, "config", "f", "", "`file` to read in place of config.json")
 		output := stringFlag(fs, "output", "o", "text", "`format`: text or json")
+		strict := fs.Bool("strict", false, "report warnings as errors")
 		return func(_ context.Context, a *app, _ []string) error {
 			spec, faults, dir, err := readBundle(*bundle, *config)
 			if err != nil {
@@ -118,6 +119,11 @@ var validateCommand = command{
 			}
 			if spec != nil && len(faults.Errors()) == 0 {
 				faults = append(faults, validate.OnHost(spec, os.DirFS("/"), validate.Options{Bundle: dir})...)
+			}
+			if *strict {
+				for i := range faults {
+					faults[i].Severity = validate.Error
+				}
 			}
 			switch *output {
 			case "json":
