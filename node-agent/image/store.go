@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -52,8 +53,8 @@ type Progress struct {
 	Stage string        // "download", "unpack" or "done"
 	Done  int64         // bytes, of download
 	Total int64         // bytes, of download
-	// Skipped are, at stage done, the extended attributes of the host's security policy that the layer wanted to
-	// set and that were left out.
+	// Skipped are, at stage done, the names of the extended attributes of the layer that were not set: those of the host's
+	// security policy, those of overlayfs for plain users, and those that the filesystem does not take.
 	Skipped []string
 }
 
@@ -97,8 +98,8 @@ type Image struct {
 	ConfigDigest digest.Digest
 	// Config is what the image says about running it.
 	Config v1.ImageConfig
-	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in reverse order. They are shared and must
-	// not be written to.
+	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in reverse order. None is there twice. They
+	// are shared and must not be written to.
 	Layers []string
 	// Size is that of configuration and layers as transferred, in bytes.
 	Size int64
@@ -232,7 +233,21 @@ func (s *Store) stored(r reference, manifest digest.Digest) *Image {
 		}
 		img.Layers = append(img.Layers, dir)
 	}
+	img.Layers = distinct(img.Layers)
 	return img
+}
+
+// distinct keeps the uppermost of equal layers, since overlayfs refuses a directory that it has already (ELOOP). It hides all that
+// the lower ones show: each name in them is also in the uppermost, as the same file, or as a directory with the same names.
+func distinct(layers []string) []string {
+	var out []string // uppermost first
+	for _, dir := range slices.Backward(layers) {
+		if !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // pull reads the reference and unpacks what the store has not got.
@@ -348,6 +363,7 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 			pending[i] = nil
 		}
 	}
+	img.Layers = distinct(img.Layers)
 	return img, nil
 }
 
