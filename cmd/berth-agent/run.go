@@ -151,7 +151,11 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
-	images, err := image.Open(filepath.Join(o.stateDir, "images"))
+	images, err := image.Open(filepath.Join(o.stateDir, "images"), image.WithProgress(func(p image.Progress) {
+		if len(p.Skipped) > 0 {
+			log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer, "attributes", p.Skipped)
+		}
+	}))
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}

@@ -5,9 +5,12 @@ package image
 import (
 	"archive/tar"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -34,6 +37,8 @@ const (
 	maxLinks       = 40             // symbolic links followed in one name, as the kernel's MAXSYMLINKS
 	maxPath        = 4096           // bytes in a name, as the kernel's PATH_MAX
 	xattrRecord    = "SCHILY.xattr."
+	bsdXattrRecord = "LIBARCHIVE.xattr."
+	userOverlay    = "user.overlay." // overlayfs's bookkeeping where a plain user mounts it: means nothing on another node
 )
 
 // applied says what a layer was.
@@ -42,7 +47,7 @@ type applied struct {
 	dependent bool
 	entries   int
 	bytes     int64
-	// skipped are extended attributes that belong to the host's security policy and were left out, by name.
+	// skipped are the names of extended attributes that were not set.
 	skipped []string
 }
 
@@ -450,34 +455,79 @@ func timesOf(h *tar.Header) [2]unix.Timespec {
 // hostXattrs belong to the host's security policy: an image's word for them would be foreign, or an attack.
 var hostXattrs = []string{"security.selinux", "security.ima", "security.evm", "security.apparmor", "security.SMACK64"}
 
-// xattrs sets the extended attributes of an entry, in a fixed order.
+// xattrs sets the extended attributes of an entry, in a fixed order. Those that the filesystem does not take are passed over
+// (image-spec layer.md: "where supported"), but never a capability: the program would lose what it needs to work.
 func (a *applier) xattrs(h *tar.Header, set func(name, value string) error) error {
-	var names []string
-	for k := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(k, xattrRecord); ok {
-			names = append(names, name)
-		}
+	attributes, err := xattrsOf(h)
+	if err != nil {
+		return err
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		if overlayXattr(name) {
+	for _, name := range slices.Sorted(maps.Keys(attributes)) {
+		switch {
+		case strings.HasPrefix(name, "trusted.overlay."):
 			return &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute: found %q, which is overlayfs's own; allowed: others", shorten(name))}
-		}
-		if slices.ContainsFunc(hostXattrs, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			if !slices.Contains(a.skipped, name) {
-				a.skipped = append(a.skipped, name)
-			}
+		case strings.HasPrefix(name, userOverlay), slices.ContainsFunc(hostXattrs, func(p string) bool { return strings.HasPrefix(name, p) }):
+			a.skip(name)
 			continue
 		}
-		if err := set(name, h.PAXRecords[xattrRecord+name]); err != nil {
+		switch err := set(name, attributes[name]); {
+		case err == nil:
+		case name != "security.capability" && unsupportedXattr(name, err):
+			a.skip(name)
+		default:
 			return &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute %q cannot be set", shorten(name)), Err: err}
 		}
 	}
 	return nil
 }
 
+// maxSkipped bounds the names that are remembered of a layer, which may have a new one in each entry.
+const maxSkipped = 16
+
+func (a *applier) skip(name string) {
+	if len(a.skipped) < maxSkipped && !slices.Contains(a.skipped, shorten(name)) {
+		a.skipped = append(a.skipped, shorten(name))
+	}
+}
+
+// unsupportedXattr tells whether an error of setxattr(2) means that the file or its filesystem has no such attributes. The
+// kernel answers EPERM for user.* of anything but files and directories (xattr(7)).
+func unsupportedXattr(name string, err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.")
+}
+
+// xattrsOf returns the extended attributes of an entry. Most programs write SCHILY's form; bsdtar adds its own, with the
+// name escaped as in a URL and the value in base64, and may be told to write that alone.
+func xattrsOf(h *tar.Header) (map[string]string, error) {
+	out := map[string]string{}
+	for k, v := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(k, xattrRecord); ok {
+			out[name] = v
+		}
+	}
+	for k, v := range h.PAXRecords {
+		escaped, ok := strings.CutPrefix(k, bsdXattrRecord)
+		if !ok {
+			continue
+		}
+		name, err := url.PathUnescape(escaped)
+		if err != nil {
+			return nil, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute: found %q; allowed: a name escaped as in a URL", shorten(escaped))}
+		}
+		if _, known := out[name]; known {
+			continue
+		}
+		value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(v, "="))
+		if err != nil {
+			return nil, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute %q: found no base64", shorten(name))}
+		}
+		out[name] = string(value)
+	}
+	return out, nil
+}
+
 func overlayXattr(name string) bool {
-	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, userOverlay)
 }
 
 // finish does what must come last.

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,9 +63,14 @@ func (b box) apply(data []byte, lowers ...string) (applied, error) {
 
 func mode(m int64) func(*tar.Header) { return func(h *tar.Header) { h.Mode = m } }
 
-func xattr(name, value string) func(*tar.Header) {
-	return func(h *tar.Header) { h.PAXRecords = map[string]string{"SCHILY.xattr." + name: value} }
+func xattr(name, value string) func(*tar.Header) { return pax("SCHILY.xattr."+name, value) }
+
+func pax(key, value string) func(*tar.Header) {
+	return func(h *tar.Header) { h.PAXRecords = map[string]string{key: value} }
 }
+
+// goodCapability is cap_net_bind_service, permitted and effective, as the kernel has it in version 2.
+const goodCapability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // TestHostileLayers: whatever a layer says, nothing outside of it is read, made or changed.
 func TestHostileLayers(t *testing.T) {
@@ -110,7 +117,11 @@ func TestHostileLayers(t *testing.T) {
 		{"raw overlay whiteout", []*entry{{Typeflag: tar.TypeChar, Name: "w"}}, "0:0", nil},
 		{"overlay attribute", []*entry{dir("d").with(xattr("trusted.overlay.opaque", "y"))}, "trusted.overlay.opaque", nil},
 		{"overlay redirect", []*entry{dir("d").with(xattr("trusted.overlay.redirect", "/etc"))}, "overlayfs's own", nil},
-		{"overlay attribute, rootless", []*entry{dir("d").with(xattr("user.overlay.opaque", "y"))}, "overlayfs's own", nil},
+		{"capability that the filesystem does not take", []*entry{file("f", "x").with(xattr("security.capability", "rubbish"))}, "security.capability", nil},
+		{"attribute without a name", []*entry{file("f", "x").with(xattr("", "x"))}, "cannot be set", nil},
+		{"bsdtar's attribute, no base64", []*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.a", "!"))}, "base64", nil},
+		{"bsdtar's attribute, not escaped", []*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.%zz", "YQ"))}, "as in a URL", nil},
+		{"bsdtar's overlay attribute", []*entry{dir("d").with(pax("LIBARCHIVE.xattr.trusted.overlay.opaqu%65", "eQ"))}, "overlayfs's own", nil},
 		{"device", []*entry{{Typeflag: tar.TypeChar, Name: "null", header: func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 }}}, "", want{"null": "dev"}},
 		{"device over a symlink", []*entry{symlink("l", "OUT/file"), {Typeflag: tar.TypeBlock, Name: "l", header: func(h *tar.Header) { h.Devmajor, h.Devminor = 7, 99 }}}, "", want{"l": "dev"}},
 		{"fifo", []*entry{{Typeflag: tar.TypeFifo, Name: "p"}}, "", want{"p": "fifo"}},
@@ -167,13 +178,12 @@ func TestHostileLayers(t *testing.T) {
 func TestHonoured(t *testing.T) {
 	needRoot(t)
 	b := newBox(t)
-	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	a, err := b.apply(layerTar(t,
 		dir("./").with(mode(0o555)),
 		file("su", "x").with(mode(0o4755)),
 		dir("sticky").with(mode(0o1777)),
 		file("sticky/later", "x"),
-		file("cap", "x").with(func(h *tar.Header) { xattr("security.capability", capability)(h); h.Uid, h.Gid = 1000, 1001 }),
+		file("cap", "x").with(func(h *tar.Header) { xattr("security.capability", goodCapability)(h); h.Uid, h.Gid = 1000, 1001 }),
 		file("user", "x").with(xattr("user.note", "hello")),
 		file("label", "x").with(xattr("security.selinux", "system_u:object_r:etc_t:s0")),
 		symlink("l", "nowhere").with(func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }),
@@ -220,11 +230,56 @@ func TestHonoured(t *testing.T) {
 	if st := stat("null"); st.Rdev != unix.Mkdev(1, 3) {
 		t.Errorf("null: device %x", st.Rdev)
 	}
-	for name, kv := range map[string][2]string{"cap": {"security.capability", capability}, "user": {"user.note", "hello"}} {
+	for name, kv := range map[string][2]string{"cap": {"security.capability", goodCapability}, "user": {"user.note", "hello"}} {
 		buf := make([]byte, 100)
 		n, err := unix.Lgetxattr(filepath.Join(b.diff, name), kv[0], buf)
 		if err != nil || string(buf[:n]) != kv[1] {
 			t.Errorf("%s: %s is %q, %v; want %q", name, kv[0], buf[:max(n, 0)], err, kv[1])
+		}
+	}
+}
+
+// TestForeignXattrs: what the filesystem does not take of a layer is passed over and told, the rest of the layer arrives.
+func TestForeignXattrs(t *testing.T) {
+	needRoot(t)
+	b := newBox(t)
+	both := func(h *tar.Header) {
+		h.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "schily", "LIBARCHIVE.xattr.user.note": "bGliYXJjaGl2ZQ", "LIBARCHIVE.xattr.user.%61": "YQ=="}
+	}
+	a, err := b.apply(layerTar(t,
+		file("mac", "1").with(xattr("com.apple.provenance", "abc")),
+		dir("macdir").with(xattr("com.apple.provenance", "abc")),
+		file("bsdmac", "2").with(pax("LIBARCHIVE.xattr.com.apple.quarantine", "YWJj")),
+		file("nfs", "3").with(xattr("system.nfs4_acl", "abcd")),
+		symlink("link", "nowhere").with(xattr("user.x", "1")),
+		&entry{Typeflag: tar.TypeFifo, Name: "fifo", header: xattr("user.y", "1")},
+		dir("origin").with(xattr("user.overlay.origin", "\x00\xfb")),
+		dir("opaque").with(xattr("user.overlay.opaque", "y")),
+		file("cap", "4").with(pax("LIBARCHIVE.xattr.security.capability", base64.RawStdEncoding.EncodeToString([]byte(goodCapability)))),
+		file("both", "5").with(both),
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"mac": "1", "macdir": "dir", "bsdmac": "2", "nfs": "3", "link": "-> nowhere", "fifo": "fifo", "origin": "dir", "opaque": "dir", "cap": "4", "both": "5"}
+	if got := tree(t, b.diff); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	slices.Sort(a.skipped)
+	skipped := []string{"com.apple.provenance", "com.apple.quarantine", "system.nfs4_acl", "user.overlay.opaque", "user.overlay.origin", "user.x", "user.y"}
+	if !slices.Equal(a.skipped, skipped) {
+		t.Errorf("skipped %v, want %v", a.skipped, skipped)
+	}
+	for _, tc := range []struct{ file, name, value string }{{"cap", "security.capability", goodCapability}, {"both", "user.note", "schily"}, {"both", "user.a", "a"}} {
+		buf := make([]byte, 100)
+		n, err := unix.Lgetxattr(filepath.Join(b.diff, tc.file), tc.name, buf)
+		if err != nil || string(buf[:max(n, 0)]) != tc.value {
+			t.Errorf("%s: %s is %q, %v; want %q", tc.file, tc.name, buf[:max(n, 0)], err, tc.value)
+		}
+	}
+	for _, name := range []string{"origin", "opaque"} {
+		if n, err := unix.Llistxattr(filepath.Join(b.diff, name), make([]byte, 100)); n != 0 {
+			t.Errorf("%s: found attributes, %v; want none", name, err)
 		}
 	}
 }

@@ -40,7 +40,14 @@
 // A layer depends on those below it when it removes something of theirs (a whiteout), puts files into a
 // directory that it does not itself describe (whose owner and mode, or whose being a symbolic link, the layers
 // below say), or makes a hard link to a file of theirs. Such a layer is kept by the ChainID of
-// the image specification (config.md, "Layer ChainID"), every other by its DiffID.
+// the image specification (config.md, "Layer ChainID"), every other by its DiffID. An image that names a layer of the latter
+// kind several times has its directory once, at its uppermost place.
+//
+// # Extended attributes
+//
+// They are set where the filesystem takes them (image-spec layer.md). The names of those that are not set are in Progress: those
+// that the filesystem refuses, those of the host's security policy, and user.overlay.*. A layer is refused for
+// trusted.overlay.*, and for a security.capability that cannot be set.
 //
 // Everything appears under its final name by rename(2), after it was synced, so a process that is killed
 // at any moment leaves nothing behind but a folder in tmp.
