@@ -74,9 +74,11 @@ func (d Dir) MountRootfs(layers []string) (err error) {
 	err = d.mountNew(lower, upper, work)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// Linux before 6.7 has no lowerdir+.
-		if old := d.mountOld(lower, upper, work); old == nil {
+		old := d.mountOld(lower, upper, work)
+		if old == nil {
 			return nil
 		}
+		err = errors.Join(err, old)
 	}
 	return err
 }

@@ -405,6 +405,31 @@ func TestOverlay(t *testing.T) {
 	}
 	w.prints(mounted(w.sh("ls /o | grep -c .; cat /o/same; touch /o/made 2>&1; grep ' /o ' /proc/self/mountinfo | cut -d' ' -f6"), overlay("lowerdir="+strings.Join(deep, ":"), "nodev", "ro")),
 		"41\n0\ntouch: /o/made: Read-only file system\nro,nodev,relatime\n")
+
+	// More than a page, which mount(2) would cut: the layers one by one, also those of a long name and with characters that mean
+	// something in the option.
+	var many []string
+	for i := range 3 {
+		name := fmt.Sprintf("layers/%d-%s/a:b,c", i, strings.Repeat("n", 250))
+		w.must(os.MkdirAll(filepath.Join(w.bundle(), name), 0o755))
+		w.must(os.WriteFile(filepath.Join(w.bundle(), name, "long"), []byte(fmt.Sprintln(i)), 0o644))
+		many = append(many, strings.NewReplacer(":", `\:`).Replace(name))
+	}
+	for _, name := range []string{"rw/" + strings.Repeat("u", 250), "rw/" + strings.Repeat("w", 250)} {
+		w.must(os.MkdirAll(filepath.Join(w.bundle(), name), 0o755))
+	}
+	many = append(many, deep...)
+	for i := 0; len(strings.Join(many, ":")) <= os.Getpagesize(); i++ {
+		name := fmt.Sprintf("layers/more-%04d-%s", i, strings.Repeat("m", 100))
+		w.must(os.MkdirAll(filepath.Join(w.bundle(), name), 0o755))
+		many = append(many, name)
+	}
+	lowerdir := "lowerdir=" + strings.Join(many, ":")
+	w.prints(mounted(w.sh("ls /o | grep -c .; cat /o/same /o/long; touch /o/last"), overlay(lowerdir, "upperdir=rw/"+strings.Repeat("u", 250), "workdir=rw/"+strings.Repeat("w", 250))),
+		"42\n0\n0\n")
+	if _, err := os.Stat(filepath.Join(w.bundle(), "rw", strings.Repeat("u", 250), "last")); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAddAndRemoveMounts of a running container.

@@ -157,7 +157,7 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"linux.devices", "mknodat", unix.EPERM, "devices are made with CAP_MKNOD on the host only"},
 		{"root", "pivot_root", unix.EINVAL, "the host's root is a ramfs, which cannot be left: --no-pivot moves it instead"},
 		{"mounts", "fsopen", unix.ENODEV, "the kernel has no filesystem of this type, or its module is not loaded"},
-		{"mounts", "fsconfig", unix.EINVAL, "the filesystem does not take an option or its value; the kernel's log may say which"},
+		{"mounts", "fsconfig", unix.EINVAL, "the filesystem does not take an option or its value (lowerdir+ of an overlay came with Linux 6.7); the kernel's log may say which"},
 		{"mounts", "fsconfig", unix.EPERM, "a filesystem of this type cannot be mounted from this user namespace"},
 		{"mounts", "move_mount", unix.EINVAL, "a folder can be mounted on a folder alone, and a file on anything but a folder"},
 		{"mounts", "open_tree", unix.ENOENT, "the source does not exist"},

@@ -339,9 +339,9 @@ func (c *container) mount(i int, m specs.Mount) error {
 		c.sysfsMount(m, o)
 	case m.Type == "overlay":
 		o.data = c.overlayData(o.data)
-		c.newMount(m, o)
+		return c.newMount(m, o)
 	default:
-		c.newMount(m, o)
+		return c.newMount(m, o)
 	}
 	return nil
 }
@@ -373,18 +373,32 @@ func (c *container) checkOptions(i int, m specs.Mount, o mountOptions) error {
 // ends up elsewhere leaves masked paths unmasked (CVE-2019-19921, CVE-2023-27561).
 func kernelFilesystem(fstype string) bool { return fstype == "proc" || fstype == "sysfs" }
 
-// maxValue is how long a string may be that fsconfig(2) takes.
+// maxValue is the longest key or value that fsconfig(2) takes, in bytes.
 const maxValue = 255
 
-func (c *container) newMount(m specs.Mount, o mountOptions) {
-	if !o.copyUp && o.userns == nil && (len(m.Source) > maxValue || slices.Contains(o.sb, "iversion") ||
-		slices.ContainsFunc(o.data, func(s string) bool { _, value, _ := strings.Cut(s, "="); return len(value) > maxValue })) {
-		c.mountByData(m, o)
-		return
+func (c *container) newMount(m specs.Mount, o mountOptions) error {
+	if tooLongForFsconfig(m, o) {
+		if c.fitsMountData(m, o) && !o.copyUp && o.userns == nil {
+			c.mountByData(m, o)
+			return nil
+		}
+		var err error
+		if o.data, err = c.shortOptions(m, o.data); err != nil {
+			return err
+		}
 	}
 	mount, late := c.detached(m, &o)
 	c.attach(mount, m, o)
 	c.leave(mount, late)
+	return nil
+}
+
+// tooLongForFsconfig reports whether fsconfig(2) cannot take the source or an option of a mount.
+func tooLongForFsconfig(m specs.Mount, o mountOptions) bool {
+	return len(m.Source) > maxValue || slices.Contains(o.sb, "iversion") || slices.ContainsFunc(o.data, func(s string) bool {
+		key, value, _ := strings.Cut(s, "=")
+		return max(len(key), len(value)) > maxValue
+	})
 }
 
 // detached makes a mount that is attached nowhere yet. One that is late becomes read-only once all that lies in it is made.
@@ -421,10 +435,16 @@ func (c *container) leave(mount Reg, late bool) {
 // fsconfigOptions gives a filesystem its own options and the flags of its superblock.
 func (c *container) fsconfigOptions(fs Reg, data, sb []string) {
 	for _, option := range data {
-		if key, value, found := strings.Cut(option, "="); found {
-			c.fsconfigString(fs, key, value)
-		} else {
+		key, value, found := strings.Cut(option, "=")
+		switch {
+		case !found:
 			c.fsconfigFlag(fs, key)
+		case len(value) > maxValue: // a directory: shortOptions refuses all else
+			c.call(unix.SYS_CHDIR, text(value))
+			c.fsconfigString(fs, key, ".")
+			c.call(unix.SYS_FCHDIR, regArg(c.rootFD))
+		default:
+			c.fsconfigString(fs, key, value)
 		}
 	}
 	for _, flag := range sb {
@@ -626,16 +646,14 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	}
 	if c.host.Cgroup.Unified {
 		if _, ok := c.opts.CgroupPaths[""]; !namespaced && !ok {
-			c.newMount(specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}, mountOptions{attr: o.attr, data: []string{"mode=755"}})
-			return nil
+			return c.newMount(specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}, mountOptions{attr: o.attr, data: []string{"mode=755"}})
 		}
 		if !namespaced {
 			bind("", m.Destination)
 			return nil
 		}
 		m.Type, m.Source = "cgroup2", "cgroup"
-		c.newMount(m, o)
-		return nil
+		return c.newMount(m, o)
 	}
 	// A tmpfs holds the mount points. Each is a name in this new folder, whose descriptor is there already, and no link is followed.
 	holder := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
@@ -678,8 +696,7 @@ func (c *container) onlyRead(i int, o *mountOptions) {
 // without a cgroup namespace it is shown its own folder alone, read-only.
 func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
 	if c.hasNamespace(specs.CgroupNamespace) {
-		c.newMount(m, o)
-		return nil
+		return c.newMount(m, o)
 	}
 	own, ok := c.opts.CgroupPaths[""]
 	switch {

@@ -568,3 +568,55 @@ func printOptions(o mountOptions) string {
 	}
 	return b.String()
 }
+
+// TestLongMountOptions has options that neither fsconfig(2) nor mount(2) takes: none is cut.
+func TestLongMountOptions(t *testing.T) {
+	page := os.Getpagesize()
+	for name, c := range map[string]struct {
+		mount specs.Mount
+		path  string
+	}{
+		"a value":              {specs.Mount{Type: "tmpfs", Options: []string{"mpol=" + strings.Repeat("0", page)}}, "mounts[0].options"},
+		"a name":               {specs.Mount{Type: "nfs", Options: []string{strings.Repeat("o", page)}}, "mounts[0].options"},
+		"a source":             {specs.Mount{Type: "nfs", Source: strings.Repeat("h", 300), Options: []string{"a=" + strings.Repeat("0", page)}}, "mounts[0].source"},
+		"a value with a comma": {specs.Mount{Type: "nfs", Options: []string{"a=,ro" + strings.Repeat("0", 300)}}, "mounts[0].options"},
+		"layers":               {specs.Mount{Type: "overlay", Options: []string{"lowerdir=:" + strings.Repeat("/x:", page)}}, "mounts[0].options"},
+		"a page":               {specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-3)}}, ""},
+		"a byte more":          {specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-2)}}, "mounts[0].options"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := readSpec(t, must(os.ReadFile("testdata/minimal.json")))
+			c.mount.Destination = "/m"
+			spec.Mounts = []specs.Mount{c.mount}
+			_, err := Build(spec, unified, options(unified))
+			var refused *Unsupported
+			errors.As(err, &refused)
+			if c.path == "" && err != nil || c.path != "" && (refused == nil || refused.Path != c.path) {
+				t.Errorf("Build: %v; want %q", err, c.path)
+			}
+		})
+	}
+}
+
+func TestSplitLayers(t *testing.T) {
+	for in, want := range map[string]string{
+		"/a":              "lowerdir+=/a",
+		"/a:/b":           "lowerdir+=/a lowerdir+=/b",
+		`/a\:b:/c\\:/d,e`: `lowerdir+=/a:b lowerdir+=/c\ lowerdir+=/d,e`,
+		"/a:/b::/c::/d":   "lowerdir+=/a lowerdir+=/b datadir+=/c datadir+=/d",
+		"/a::/b:/c":       "error",
+		":/a":             "error",
+		"/a:":             "error",
+		"/a::":            "error",
+		"":                "error",
+	} {
+		options, err := splitLayers(in)
+		got := strings.Join(options, " ")
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("splitLayers(%q) = %q, %v; want %q", in, got, err, want)
+		}
+	}
+}

@@ -3,6 +3,9 @@
 package plan
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +46,24 @@ func (c *container) propagateMount(m specs.Mount, o mountOptions) {
 	c.remount(m, o)
 }
 
+// mountData returns the options of a new mount as mount(2) takes them.
+func (c *container) mountData(m specs.Mount, o mountOptions) string {
+	data := o.data
+	if c.labelled(m.Type, data) {
+		data = append(slices.Clone(data), c.contextType()+`="`+c.spec.Linux.MountLabel+`"`) // which may hold commas
+	}
+	return strings.Join(data, ",")
+}
+
+// fitsMountData reports whether mount(2) reads the options of a mount as the document means them. The kernel copies one page,
+// the last byte of which is a NUL, and drops the rest without an error (copy_mount_options in fs/namespace.c); and a comma ends
+// an option, unless it is quoted or escaped.
+func (c *container) fitsMountData(m specs.Mount, o mountOptions) bool {
+	return len(c.mountData(m, o)) < os.Getpagesize() && !slices.ContainsFunc(o.data, func(option string) bool {
+		return !strings.Contains(option, `"`) && strings.Contains(strings.ReplaceAll(option, `\,`, ""), ",")
+	})
+}
+
 // mountByData mounts a filesystem by mount(2), whose options are one string, as long as a page: a value that fsconfig(2) takes is at
 // most 255 bytes long, which many layers of an overlay exceed. The place is the working directory, so that no path is walked.
 func (c *container) mountByData(m specs.Mount, o mountOptions) {
@@ -52,15 +73,12 @@ func (c *container) mountByData(m specs.Mount, o mountOptions) {
 	} else {
 		c.ensureDirectory(at, m.Destination, unix.O_DIRECTORY)
 	}
-	if c.labelled(m.Type, o.data) {
-		o.data = append(slices.Clone(o.data), c.contextType()+`="`+c.spec.Linux.MountLabel+`"`) // which may hold commas
-	}
 	var fl uintptr
 	for _, flag := range o.sb {
 		fl |= superblockFlag(flag)
 	}
 	c.call(unix.SYS_FCHDIR, regArg(at))
-	c.call(unix.SYS_MOUNT, text(m.Source), text("."), text(m.Type), flags(fl, hexNames), text(strings.Join(o.data, ",")))
+	c.call(unix.SYS_MOUNT, text(m.Source), text("."), text(m.Type), flags(fl, hexNames), text(c.mountData(m, o)))
 	c.close(at)
 	c.call(unix.SYS_FCHDIR, regArg(c.rootFD))
 	o.sb, o.data, o.bind = nil, nil, true
@@ -128,6 +146,78 @@ func (c *container) overlayLayers(value string) string {
 		b.WriteByte(':')
 		value = value[1:]
 	}
+}
+
+// shortOptions returns the options of a mount in a form that fsconfig(2) takes, or an error for those that neither it nor mount(2)
+// does. Only an overlay has such a form: one option lowerdir+ or datadir+ for each layer, since Linux 6.7. A single directory may
+// be too long: fsconfigOptions then names it by the working directory.
+func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error) {
+	field := func(name string) string { return fmt.Sprintf("mounts[%d].%s", c.field.Index, name) }
+	limit := fmt.Sprintf("allowed are %d bytes, or %d for all options together", maxValue, os.Getpagesize()-1)
+	if len(m.Source) > maxValue {
+		return nil, c.fieldError(field("source"), fmt.Sprintf("%d bytes", len(m.Source)), "%s", limit)
+	}
+	var out []string
+	for _, option := range data {
+		key, value, _ := strings.Cut(option, "=")
+		switch {
+		case max(len(key), len(value)) <= maxValue:
+			out = append(out, option)
+		case m.Type == "overlay" && key == "lowerdir":
+			layers, err := splitLayers(value)
+			if err != nil {
+				return nil, c.fieldError(field("options"), fmt.Sprintf("lowerdir of %d bytes", len(value)), "%s", err)
+			}
+			out = append(out, layers...)
+		case m.Type == "overlay" && (key == "upperdir" || key == "workdir"):
+			out = append(out, key+"="+unescape(value))
+		case m.Type == "overlay" && (key == "lowerdir+" || key == "datadir+"):
+			out = append(out, option)
+		default:
+			return nil, c.fieldError(field("options"), fmt.Sprintf("%.40s… of %d bytes", option, len(option)), "%s", limit)
+		}
+	}
+	return out, nil
+}
+
+// splitLayers returns an option for each layer of an overlay's lowerdir. The kernel reads a directory of these as it is, without
+// backslashes (filesystems/overlayfs of the kernel's documentation, Multiple lower layers and Data-only lower layers).
+func splitLayers(lowerdir string) (options []string, err error) {
+	key, layer := "lowerdir+", []byte(nil)
+	for i := 0; i <= len(lowerdir); i++ {
+		switch {
+		case i == len(lowerdir) || lowerdir[i] == ':':
+			if len(layer) == 0 {
+				return nil, errors.New("allowed are directories with one colon between them, or two before a layer of data alone")
+			}
+			options = append(options, key+"="+string(layer))
+			layer = nil
+			if i+1 < len(lowerdir) && lowerdir[i+1] == ':' {
+				key = "datadir+"
+				i++
+			} else if key == "datadir+" && i < len(lowerdir) {
+				return nil, errors.New("allowed are two colons between layers of data alone")
+			}
+		case lowerdir[i] == '\\' && i+1 < len(lowerdir):
+			i++
+			layer = append(layer, lowerdir[i])
+		default:
+			layer = append(layer, lowerdir[i])
+		}
+	}
+	return options, nil
+}
+
+// unescape returns a directory of an overlay's options without the backslashes that escape colons and commas.
+func unescape(dir string) string {
+	var out []byte
+	for i := 0; i < len(dir); i++ {
+		if dir[i] == '\\' && i+1 < len(dir) {
+			i++
+		}
+		out = append(out, dir[i])
+	}
+	return string(out)
 }
 
 // symlinkOfSource makes, where the source of a bind mount is a symbolic link, the same link at the destination and goes on at done (crun's
