@@ -73,22 +73,13 @@ func (m *maker) copyUp(ctx context.Context) error {
 
 // receiveCopy takes what the child has sent: the index of a mount, a clone of the folder that it covers, and the tmpfs.
 func (m *maker) receiveCopy() (field plan.Field, from, to *os.File, err error) {
-	payload, control := make([]byte, 64), make([]byte, unix.CmsgSpace(8))
-	n, k, _, _, err := unix.Recvmsg(int(m.copies.Fd()), payload, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	payload, fds, err := receiveDescriptors(m.copies, 2)
 	if err != nil {
-		return field, nil, nil, fmt.Errorf("recvmsg: %w", err)
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:k])
-	if err != nil || len(messages) != 1 {
-		return field, nil, nil, fmt.Errorf("found %d control messages; want 1: %w", len(messages), err)
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 2 {
-		return field, nil, nil, fmt.Errorf("found %d descriptors; want 2: %w", len(fds), err)
+		return field, nil, nil, err
 	}
 	from, to = os.NewFile(uintptr(fds[0]), "source"), os.NewFile(uintptr(fds[1]), "tmpfs")
 	field = plan.Field{Path: "mounts", Index: -1}
-	if i, err := strconv.Atoi(string(payload[:n])); err == nil && i >= 0 && i < len(m.spec.Mounts) {
+	if i, err := strconv.Atoi(string(payload)); err == nil && i >= 0 && i < len(m.spec.Mounts) {
 		field.Index, field.Note = i, m.spec.Mounts[i].Destination
 	}
 	return field, from, to, nil

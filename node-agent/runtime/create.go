@@ -123,9 +123,9 @@ type maker struct {
 	// streams are those that are not.
 	streams []*os.File
 	close   []io.Closer
-	// copies is the other end of plan.InputCopyUp.
-	copies *os.File
-	cgroup int // descriptor of the v2 folder
+	// copies and hostFiles are the other ends of plan.InputCopyUp and plan.InputHostFiles.
+	copies, hostFiles *os.File
+	cgroup            int // descriptor of the v2 folder
 	// cgroupByParent is whether children wait for attach.
 	cgroupByParent bool
 	// cgroups are the hierarchies that a child joins by itself.
@@ -695,6 +695,8 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 			return m.learnUserNamespace(pid)
 		case plan.SyncNetDevices:
 			return m.moveNetDevices(pid)
+		case plan.SyncHostFiles:
+			return m.openHostFiles()
 		case plan.SyncCopyUp:
 			return m.copyUp(ctx)
 		case plan.SyncNamespaces:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/scoped"
 )
 
 // openMounts opens what a plan's mounts take from outside of the container: user namespaces that map ids, and the trees that they map.
@@ -36,19 +38,86 @@ func (m *maker) openMounts(ctx context.Context) error {
 		m.keepOpen(f)
 		m.inputs[plan.InputSource(i)] = int(f.Fd())
 	}
-	if !m.plan.CopiesUp {
-		return nil
+	if m.plan.CopiesUp {
+		if err := m.openSocket(plan.InputCopyUp, &m.copies); err != nil {
+			return fmt.Errorf("mounts: tmpcopyup: %w", err)
+		}
 	}
+	if len(m.plan.HostFiles) > 0 {
+		return m.openSocket(plan.InputHostFiles, &m.hostFiles)
+	}
+	return nil
+}
+
+// openSocket makes a pair of sockets that carry messages, one for the child and one for this process.
+func (m *maker) openSocket(child plan.Input, own **os.File) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("mounts: tmpcopyup: socketpair: %w", err)
+		return fmt.Errorf("socketpair: %w", err)
 	}
-	m.copies = os.NewFile(uintptr(pair[0]), "socket")
-	child := os.NewFile(uintptr(pair[1]), "socket")
-	m.keepOpen(m.copies)
-	m.keepOpen(child)
-	m.inputs[plan.InputCopyUp] = pair[1]
+	*own = os.NewFile(uintptr(pair[0]), "socket")
+	m.keepOpen(*own)
+	m.keepOpen(os.NewFile(uintptr(pair[1]), "socket"))
+	m.inputs[child] = pair[1]
 	return nil
+}
+
+// openHostFiles opens plan.HostFiles in the child's mount namespace, with the rights that this process has on the host, and sends
+// them to the child. A path is walked below the child's root, which the child has sent: no symbolic link leads out of it, and no
+// magic link is followed.
+func (m *maker) openHostFiles() error {
+	_, roots, err := receiveDescriptors(m.hostFiles, 1)
+	if err != nil {
+		return fmt.Errorf("root of the container's mount namespace: %w", err)
+	}
+	defer unix.Close(roots[0])
+	for part := range slices.Chunk(m.plan.HostFiles, plan.MaxDescriptors) {
+		if err := sendHostFiles(m.hostFiles, roots[0], part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sendHostFiles(socket *os.File, root int, files []plan.HostFile) error {
+	fds := make([]int, 0, len(files))
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for _, f := range files {
+		flags := uint64(unix.O_PATH)
+		if f.NoFollow {
+			flags |= unix.O_NOFOLLOW
+		}
+		fd, err := scoped.Open(root, "./"+f.Path, flags, unix.RESOLVE_IN_ROOT)
+		if err != nil {
+			return fmt.Errorf("%s: open %s: %w", f.Field, f.Path, err)
+		}
+		fds = append(fds, fd)
+	}
+	if err := unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("send the sources of mounts: sendmsg: %w", err)
+	}
+	return nil
+}
+
+// receiveDescriptors takes a message with descriptors that is there already.
+func receiveDescriptors(socket *os.File, want int) (payload []byte, fds []int, err error) {
+	payload, control := make([]byte, 64), make([]byte, unix.CmsgSpace(4*want))
+	n, k, _, _, err := unix.Recvmsg(int(socket.Fd()), payload, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, nil, fmt.Errorf("recvmsg: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:k])
+	if err != nil || len(messages) != 1 {
+		return nil, nil, fmt.Errorf("found %d control messages; want 1: %w", len(messages), err)
+	}
+	if fds, err = unix.ParseUnixRights(&messages[0]); err != nil || len(fds) != want {
+		return nil, nil, fmt.Errorf("found %d descriptors; want %d: %w", len(fds), want, err)
+	}
+	return payload[:n], fds, nil
 }
 
 func (m *maker) keepOpen(f *os.File) { m.close = append(m.close, f) }

@@ -42,6 +42,59 @@ func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	}
 }
 
+// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a folder of mode 0700 that is another user's, so that the
+// runtime may pass it by its capabilities alone, which it does not have in the container's user namespace. A link on the way is
+// followed, a link that is the source itself with src-nofollow is not.
+func TestUserNamespaceBehindAnothersFolders(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {
+			w := newWorld(t)
+			ns := specs.LinuxNamespace{Type: specs.UserNamespace}
+			if joined {
+				first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
+				ns.Path = fmt.Sprintf("/proc/%d/ns/user", first.PID)
+				id := w.id
+				w.id += "-2"
+				defer func() { w.id = id }()
+			}
+			closed := filepath.Join(w.dir, "closed")
+			w.must(os.MkdirAll(filepath.Join(closed, "volume/below"), 0o755))
+			w.must(os.Chown(filepath.Join(closed, "volume"), mappedBase, mappedBase))
+			w.must(os.WriteFile(filepath.Join(closed, "file"), []byte("file\n"), 0o644))
+			w.must(os.Symlink(closed, filepath.Join(w.dir, "link")))
+			w.must(os.Symlink("nowhere", filepath.Join(closed, "dangling")))
+			w.must(unix.Mount("tmpfs", filepath.Join(closed, "volume/below"), "tmpfs", unix.MS_NOSUID, "mode=755"))
+			defer func() { w.must(unix.Unmount(filepath.Join(closed, "volume/below"), unix.MNT_DETACH)) }()
+			spec := w.sh("cat /f; touch /volume/made; stat -c %u /volume/made; mount -o remount,bind,suid /volume/below 2>&1 | grep -c denied; umount /volume/below 2>&1 | grep -c Invalid; readlink /l")
+			spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+			spec.Process.Capabilities.Effective, spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding, spec.Process.Capabilities.Bounding
+			if !joined {
+				w.mapped(spec)
+			} else {
+				spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "ipc"}, ns}
+				spec.Linux.CgroupsPath, spec.Mounts = "/"+w.id, spec.Mounts[:4]
+			}
+			spec.Mounts = append(spec.Mounts,
+				specs.Mount{Destination: "/ok", Type: "bind", Source: "/etc", Options: []string{"rbind", "ro"}},
+				specs.Mount{Destination: "/f", Type: "bind", Source: filepath.Join(w.dir, "link/file"), Options: []string{"rbind"}},
+				specs.Mount{Destination: "/l", Type: "bind", Source: filepath.Join(closed, "dangling"), Options: []string{"rbind", "src-nofollow", "dest-nofollow"}},
+				specs.Mount{Destination: "/volume", Type: "bind", Source: filepath.Join(closed, "volume"), Options: []string{"rbind", "rw"}})
+			w.must(os.Symlink("elsewhere", w.file("l")))
+			w.must(os.Chown(closed, 1234, 1234))
+			w.must(os.Chmod(closed, 0o700))
+			const want = "file\n0\n1\n1\nnowhere\n"
+			w.prints(spec, want)
+			w.must(os.Remove(filepath.Join(closed, "volume/made")))
+			// The root filesystem as well.
+			w.must(os.Chown(w.dir, 1234, 1234))
+			w.must(os.Chmod(w.dir, 0o700))
+			w.prints(spec, want)
+			spec.Mounts[len(spec.Mounts)-1].Source = filepath.Join(closed, "missing")
+			w.fails(spec, fmt.Sprintf("mounts[%d] (/volume): open %s/missing: no such file or directory", len(spec.Mounts)-1, closed))
+		})
+	}
+}
+
 // TestOOMScoreInUserNamespace: the parent has the right to set it, the child no longer.
 func TestOOMScoreInUserNamespace(t *testing.T) {
 	w := newWorld(t)

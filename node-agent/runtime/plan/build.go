@@ -212,6 +212,8 @@ type container struct {
 	// mapped is whether the child is made in a user namespace of its own, whose ids the parent maps.
 	mapped bool
 	rootFD Reg
+	// rootAt is where the root filesystem lies on the host, in a user namespace; zero in none.
+	rootAt Reg
 	tty    Reg
 	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
 	shared map[int]Reg

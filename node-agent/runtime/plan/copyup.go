@@ -48,13 +48,16 @@ func (c *container) copyUp(mount, from Reg) {
 	c.plan.CopiesUp = true
 }
 
-// receiveDescriptors receives as many descriptors as want, in registers of their own, through a unix socket by SCM_RIGHTS, which the sender
-// closes behind them. It waits for that and not for the message: who sends a message has the receiver woken on his own processor, to wait
-// there until he gives way, though another may be idle (WF_SYNC in the kernel's scheduler).
-func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
+// waitClosed waits until the other end of a unix socket is closed, and not for a message there: who sends a message has the receiver woken
+// on his own processor, to wait there until he gives way, though another may be idle (WF_SYNC in the kernel's scheduler).
+func (c *container) waitClosed(socket Arg) {
 	closed := &unix.PollFd{Events: unix.POLLRDHUP}
 	c.call(OpStore, structArg(native(closed)[:4], "pollfd.fd"), socket)
 	c.call(unix.SYS_PPOLL, structArg(native(closed), "{POLLRDHUP}"), num(1), noPointer(), noPointer(), num(0))
+}
+
+// receiveDescriptors receives as many descriptors as want, in registers of their own, through a unix socket by SCM_RIGHTS.
+func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
 	payload := make([]byte, 1)
 	iov := &unix.Iovec{Len: uint64(len(payload))}
 	control := make([]byte, unix.CmsgSpace(4*want))

@@ -189,20 +189,16 @@ func parseMountOptions(options []string) (mountOptions, error) {
 
 // sharedSources clones, where linux.rootfsPropagation asks for it, the sources of bind mounts that are to be shared with
 // the host, before everything else of the host turns slave: a clone stays a peer of what it was cloned from, so that what
-// either side mounts in it later shows on the other. With a user namespace it clones all, as the runtime's user, who may
-// reach more of them than the container's root.
+// either side mounts in it later shows on the other. With a user namespace hostFiles clones all.
 func (c *container) sharedSources() error {
+	if c.hasNamespace(specs.UserNamespace) {
+		return c.hostFiles()
+	}
+	c.shared = map[int]Reg{}
 	for i, m := range c.spec.Mounts {
-		o, err := parseMountOptions(m.Options)
-		if err != nil || !(m.Type == "bind" || o.bind) || o.remount || o.copySymlink || idmapped(m, o) {
-			continue // mounts says what is wrong; the parent opens what is to have other ids
-		}
-		if c.hasNamespace(specs.UserNamespace) || c.sharedWithHost(o) {
-			if c.shared == nil {
-				c.shared = map[int]Reg{}
-			}
+		if o, ok := c.clonedEarly(m); ok && c.sharedWithHost(o) {
 			c.atIndex("mounts", i, m.Destination)
-			c.shared[i] = c.bindSource(m, o)
+			c.shared[i] = c.bindSource(m, o).out()
 		}
 	}
 	return nil
@@ -220,14 +216,22 @@ func (c *container) root() error {
 	if !c.hasNamespace(specs.MountNamespace) {
 		// The parent has mounted the root filesystem on itself, since it has to be found again when the container is deleted. What
 		// the host mounts, and how mounts travel there, is not ours to change.
-		c.at("root.path")
-		c.rootFD = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).out()
+		if c.rootFD = c.rootAt; c.rootFD == 0 {
+			c.at("root.path")
+			c.rootFD = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).out()
+		}
 		return nil
 	}
 	// Nothing that is mounted in here may travel to the host, whatever the container's root becomes later: not even the
 	// unmounting of the old root would stay here. Slave still lets the host's later mounts arrive where a mount asks for them.
 	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
 	c.at("root.path")
+	if c.rootAt != 0 {
+		c.rootFD = c.openTree(regArg(c.rootAt), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
+		c.moveMount(c.rootFD, c.rootAt)
+		c.close(c.rootAt)
+		return nil
+	}
 	c.rootFD = c.openTree(cwd(), c.opts.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE).out()
 	c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text(c.opts.Rootfs), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS), moveMountNames))
 	return nil
@@ -504,7 +508,12 @@ func (c *container) propagate(mount Reg, o mountOptions) {
 const noIndex = -1
 
 // bindSource clones what is to be shown elsewhere.
-func (c *container) bindSource(m specs.Mount, o mountOptions) Reg {
+func (c *container) bindSource(m specs.Mount, o mountOptions) stepRef {
+	return c.openTree(cwd(), c.hostPath(m.Source), cloneFlags(o))
+}
+
+// cloneFlags returns the flags of open_tree(2) that clone the source of a bind mount.
+func cloneFlags(o mountOptions) uint {
 	fl := uint(unix.OPEN_TREE_CLONE)
 	if o.recursive {
 		fl |= unix.AT_RECURSIVE
@@ -512,7 +521,7 @@ func (c *container) bindSource(m specs.Mount, o mountOptions) Reg {
 	if o.srcNoFollow {
 		fl |= unix.AT_SYMLINK_NOFOLLOW
 	}
-	return c.openTree(cwd(), c.hostPath(m.Source), fl).out()
+	return fl
 }
 
 // hostPath is a path of the document that is the host's: where it is relative, to the bundle.
@@ -535,7 +544,7 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	case o.userns != nil || c.live:
 		mount, opened = c.parentSource(m, o), true
 	default:
-		mount = c.bindSource(m, o)
+		mount = c.bindSource(m, o).out()
 	}
 	if !o.attr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, o.attr)

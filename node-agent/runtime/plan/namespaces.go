@@ -100,6 +100,7 @@ func (c *container) meet() error {
 	}
 	c.met = true
 	c.at("linux")
+	c.waitClosed(input(InputLater))
 	fds := c.receiveDescriptors(input(InputLater), len(c.plan.Later))
 	c.call(unix.SYS_CLOSE, input(InputLater))
 	for i, in := range c.plan.Later {

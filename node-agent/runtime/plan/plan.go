@@ -66,6 +66,8 @@ const (
 	InputGo Input = "go"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
+	// InputHostFiles is a socket by which the child gets Plan.HostFiles from its parent.
+	InputHostFiles Input = "host-files"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
 	InputCopyUp Input = "copy-socket"
 	// InputCopySource and InputCopyTarget are the folders of BuildCopy.
@@ -212,6 +214,8 @@ type Plan struct {
 	UserNamespaces []UserNamespace
 	Sources        []Source
 	CopiesUp       bool
+	// HostFiles are files that the parent opens at SyncHostFiles; the plan has InputHostFiles if there are any.
+	HostFiles []HostFile
 	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
 	Warnings []string
 }
@@ -251,6 +255,9 @@ const (
 	SyncJoined Sync = "joined"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
 	SyncNetDevices Sync = "netdevices"
+	// SyncHostFiles is where the child may not open a file of the host: it has sent its root through InputHostFiles, and the parent
+	// opens Plan.HostFiles there and sends them back, at most MaxDescriptors a message.
+	SyncHostFiles Sync = "host-files"
 	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover: the child has sent a clone of the
 	// folder and the tmpfs through InputCopyUp.
 	SyncCopyUp Sync = "copy-up"
