@@ -50,8 +50,14 @@ func TestContainerRules(t *testing.T) {
 		name, good, bad string
 		message         string
 	}{
-		{"image or rootfs", image, "command: [x]", "set exactly one of image and rootfs"},
-		{"not both", "rootfs: {path: /r}\ncommand: [x]", image + "rootfs: {path: /r}\ncommand: [x]", "set exactly one of image and rootfs"},
+		{"image or rootfs", image, "command: [x]", "set exactly one of image, archive and rootfs"},
+		{"not both", "rootfs: {path: /r}\ncommand: [x]", image + "rootfs: {path: /r}\ncommand: [x]", "set exactly one of image, archive and rootfs"},
+		{"image or archive", "archive: {path: /a.tar}", image + "archive: {path: /a.tar}", "set exactly one of image, archive and rootfs"},
+		{"archive or rootfs", "archive: {path: /a.tar}", "archive: {path: /a.tar}\nrootfs: {path: /r}\ncommand: [x]", "set exactly one of image, archive and rootfs"},
+		{"archive is absolute", "archive: {path: /a.tar, name: app:v1}", "archive: {path: a.tar}", "archive.path must be absolute: start it with /"},
+		{"archive without a colon", "archive: {path: /a.tar}", "archive: {path: '/a.tar:v1'}", "give a tag in archive.name"},
+		{"archive has a path", "archive: {path: /a.tar}", "archive: {}", "spec.archive.path: Required value"},
+		{"archive name", "archive: {path: /a.tar, name: v1}", "archive: {path: /a.tar, name: ''}", "at least 1 chars"},
 		{"rootfs needs a command", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: /r}", "set command"},
 		{"rootfs is absolute", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: r}\ncommand: [x]", "rootfs.path must be absolute: start it with /"},
 		{"rootfs has a path", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {}\ncommand: [x]", "spec.rootfs.path: Required value"},
@@ -228,6 +234,31 @@ func TestOCIBundle(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.message) {
 			t.Errorf("%s: got %v, want %q", name, err, tc.message)
 		}
+	}
+}
+
+// TestContainerRefIsForGood: the Container of an OCIBundle is set once and never changed.
+func TestContainerRefIsForGood(t *testing.T) {
+	client := dynamicClient(t).Resource(bundles).Namespace("default")
+	create(t, bundles, "default", object(t, "OCIBundle", "paired", strings.Replace(bundleSpec, "NODE", "a", 1)))
+	patch := func(body string) error {
+		_, err := client.Patch(t.Context(), "paired", "application/merge-patch+json", []byte(body), metav1.PatchOptions{})
+		return err
+	}
+	if err := patch(`{"spec":{"containerRef":{"name":"paired","uid":"1-2"}}}`); err != nil {
+		t.Fatalf("set where it is not: %v", err)
+	}
+	for body, want := range map[string]string{
+		`{"spec":{"containerRef":{"uid":"1-3"}}}`:    "containerRef cannot be changed",
+		`{"spec":{"containerRef":{"name":"other"}}}`: "containerRef cannot be changed",
+		`{"spec":{"containerRef":null}}`:             "containerRef cannot be removed",
+	} {
+		if err := patch(body); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: found %v; wanted %q", body, err, want)
+		}
+	}
+	if err := patch(`{"spec":{"restartPolicy":"Never"}}`); err != nil {
+		t.Errorf("another field: %v", err)
 	}
 }
 

@@ -16,20 +16,25 @@ const ContainerFinalizer = "berth.run/container"
 
 // ContainerSpec is what is to run. Names and meanings are those of a Pod and of a container of a Pod.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.image) != has(self.rootfs)",message="set exactly one of image and rootfs"
-// +kubebuilder:validation:XValidation:rule="has(self.image) || has(self.command)",message="a container with rootfs has no image to take a command from: set command"
+// +kubebuilder:validation:XValidation:rule="(has(self.image) ? 1 : 0) + (has(self.archive) ? 1 : 0) + (has(self.rootfs) ? 1 : 0) == 1",message="set exactly one of image, archive and rootfs"
+// +kubebuilder:validation:XValidation:rule="!has(self.rootfs) || has(self.command)",message="a container with rootfs has no image to take a command from: set command"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network has not: remove hostname or hostNetwork"
 type ContainerSpec struct {
-	// image is a registry reference (docker.io/library/busybox:1.36), or a file of the node: oci:DIR[:TAG] for an
-	// OCI layout, oci-archive:FILE[:TAG] or docker-archive:FILE[:REFERENCE] for an archive.
-	// Exactly one of image and rootfs is set.
+	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image, archive and rootfs is set.
+	//
+	// oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE] are the earlier spelling of archive, which the
+	// Pod Security policy treats the same.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Image string `json:"image,omitempty"`
 
-	// imagePullPolicy says when the image is pulled: Always, IfNotPresent or Never. Where it is absent, Always for
+	// archive is an image in a file or directory of the node, in place of image.
+	// +optional
+	Archive *Archive `json:"archive,omitempty"`
+
+	// imagePullPolicy says when the image is pulled, or the archive read: Always, IfNotPresent or Never. Where it is absent, Always for
 	// the tag latest or no tag, else IfNotPresent.
 	// +optional
 	// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
@@ -158,6 +163,22 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RuntimeClassName *string `json:"runtimeClassName,omitempty"`
+}
+
+// Archive is an image that is on the node already.
+type Archive struct {
+	// path of the image on the node, absolute: a file that docker save, podman save, skopeo or buildah has written (an OCI
+	// archive or a docker archive, plain or compressed with gzip or zstd), or the directory of an OCI image layout.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="archive.path must be absolute: start it with /"
+	// +kubebuilder:validation:XValidation:rule="!self.contains(':')",message="archive.path may not contain a colon: rename the file, or give a tag in archive.name"
+	Path string `json:"path"`
+	// name of the image, where path holds more than one: the tag of an OCI image layout, or NAME:TAG.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Name string `json:"name,omitempty"`
 }
 
 // RootFS is a root filesystem that is on the node already.

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // OCIBundleFinalizer holds an OCIBundle until the agent of its node has stopped the container and removed all of it.
@@ -16,7 +17,15 @@ const OCIBundleFinalizer = "berth.run/node-agent"
 const OCIBundleNodeNameField = "spec.nodeName"
 
 // OCIBundleSpec is one container made ready for one node.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.containerRef) || has(self.containerRef)",message="containerRef cannot be removed: delete the OCIBundle and create another"
 type OCIBundleSpec struct {
+	// containerRef is the Container that this was compiled from. Its uid is the identity of the pair: owner references can be
+	// edited by others, this cannot be changed. Only an OCIBundle of a controller that did not know the field is without it.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="containerRef cannot be changed: delete the OCIBundle and create another"
+	ContainerRef *ContainerReference `json:"containerRef,omitempty"`
+
 	// nodeName is the NodeAgent that is to run it. It cannot be changed: another node is another OCIBundle.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -63,9 +72,19 @@ type OCIBundleSpec struct {
 	Requests corev1.ResourceList `json:"requests,omitempty"`
 }
 
+// ContainerReference names one Container of the same namespace, and no later one of the same name.
+type ContainerReference struct {
+	// name of the Container.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// uid of the Container.
+	UID types.UID `json:"uid"`
+}
+
 // BundleImage is an image and when it is to be pulled.
 type BundleImage struct {
-	// reference as in Container.spec.image.
+	// reference as in Container.spec.image, or archive:PATH[:NAME] for Container.spec.archive.
 	// +kubebuilder:validation:MinLength=1
 	Reference string `json:"reference"`
 	// pullPolicy: Always, IfNotPresent or Never; empty: by the tag.
@@ -109,6 +128,18 @@ type OCIBundleStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
 	RunStatus `json:",inline"`
+}
+
+// ContainerUID returns the uid of the Container that the OCIBundle was compiled from, or "" if it does not say. An OCIBundle
+// of a controller that did not know spec.containerRef says it by its owner reference.
+func (b *OCIBundle) ContainerUID() types.UID {
+	if ref := b.Spec.ContainerRef; ref != nil {
+		return ref.UID
+	}
+	if owner := metav1.GetControllerOf(b); owner != nil && owner.Kind == "Container" && owner.APIVersion == GroupVersion.String() {
+		return owner.UID
+	}
+	return ""
 }
 
 // OCIBundle is the unit of dispatch: one container, compiled and placed on one node.

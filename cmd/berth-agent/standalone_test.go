@@ -297,7 +297,8 @@ func (h *host) logs(args ...string) string {
 	return string(out)
 }
 
-// counting ends by itself when it is told to; what it is given for that is never over.
+// counting ends by itself when it is told to; what it is given for that is never over. Its image is in the spelling from
+// before the field archive, which manifests on hosts have.
 const counting = `  image: oci-archive:IMAGE
   terminationGracePeriodSeconds: 300
   command: ["/bin/sh", "-c", "trap 'echo bye; exit 3' TERM; i=0; while true; do echo $WORD $i; i=$((i+1)); sleep 0.1; done"]
@@ -414,7 +415,7 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	run := func(name, policy, script string) {
-		h.write(name+".yaml", fmt.Sprintf("  image: oci-archive:%s/busybox.tar\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n", programs, policy, script))
+		h.write(name+".yaml", fmt.Sprintf("  archive: {path: %s/busybox.tar}\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n", programs, policy, script))
 	}
 	run("good", "Never", "echo done")
 	run("bad", "Never", "exit 7")
@@ -489,15 +490,15 @@ func TestStandaloneBadInput(t *testing.T) {
 	h := newHost(t)
 	corrupt(t, programs+"/busybox.tar", h.path("corrupt.tar"))
 	h.start()
-	good := "  image: oci-archive:" + programs + "/busybox.tar\n"
+	good := "  archive: {path: " + programs + "/busybox.tar}\n"
 	for _, tc := range []struct {
 		name, spec, condition, reason string
 		words                         []string
 	}{
 		// First, while the store has no layer of it: one that it has is not read again.
-		{"image-corrupt", "  image: oci-archive:" + h.path("corrupt.tar") + "\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"sha256:"}},
-		{"image-missing", "  image: oci-archive:/nowhere/x.tar\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"/nowhere/x.tar"}},
-		{"image-arch", "  image: oci-archive:" + programs + "/s390x.tar\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"s390x"}},
+		{"image-corrupt", "  archive: {path: " + h.path("corrupt.tar") + "}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"sha256:"}},
+		{"image-missing", "  archive: {path: /nowhere/x.tar}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"/nowhere/x.tar"}},
+		{"image-arch", "  archive: {path: " + programs + "/s390x.tar}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"s390x"}},
 		{"command-missing", good + "  command: [/no/such/program]\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"/no/such/program"}},
 		{"rootfs-missing", "  rootfs: {path: /nowhere/rootfs}\n  command: [/bin/sh]\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonCreateFailed, []string{"/nowhere/rootfs", "root.path"}},
 		{"source-missing", good + "  volumes: [{name: v, hostPath: {path: /nowhere/source}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n",

@@ -8,7 +8,7 @@
 //	// img.Layers are directories, lowest first, for overlayfs's lowerdir
 //
 // References are those of podman and skopeo: a registry reference, or "oci:DIR[:TAG|@DIGEST]",
-// "oci-archive:FILE[:TAG]", "docker-archive:FILE[:NAME:TAG]".
+// "oci-archive:FILE[:TAG]", "docker-archive:FILE[:NAME:TAG]"; and "archive:PATH[:NAME]", which finds out which of these it is.
 //
 // # What it must not know
 //

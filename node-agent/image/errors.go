@@ -111,6 +111,21 @@ func (e *InvalidImageError) Error() string {
 
 func (e *InvalidImageError) Unwrap() error { return e.Err }
 
+// NotImageError says that a path of the node holds no image. Its message is the same for every such file or directory: who
+// may name a path is not to learn from it what is there. The cause is for callers alone.
+type NotImageError struct {
+	Ref  string // as given
+	Path string
+	Err  error
+}
+
+func (e *NotImageError) Error() string {
+	return fmt.Sprintf("image %s: %s is not an image; allowed: an archive as docker save, podman save and skopeo write it "+
+		"(plain, gzip or zstd), or the directory of an OCI image layout, which has an index.json", e.Ref, e.Path)
+}
+
+func (e *NotImageError) Unwrap() error { return e.Err }
+
 // EntryError says that a layer's entry cannot be honoured: it would escape, or the node cannot make it.
 type EntryError struct {
 	Entry  string // name in the layer's tar

@@ -41,12 +41,15 @@ func identityOf(st *unix.Stat_t) *fileIdentity {
 // currentIdentity returns the identity of what a local reference points to now.
 func currentIdentity(r reference) (*fileIdentity, error) {
 	p := r.path
-	if r.transport == ociTransport {
-		p += "/index.json"
-	}
 	var st unix.Stat_t
 	if err := unix.Stat(p, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: p, Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		p += "/index.json"
+		if err := unix.Stat(p, &st); err != nil {
+			return nil, &fs.PathError{Op: "stat", Path: p, Err: err}
+		}
 	}
 	return identityOf(&st), nil
 }
@@ -241,6 +244,62 @@ type layout struct {
 	want   v1.Platform
 }
 
+// openLocal opens what a local reference points to.
+func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform) (source, error) {
+	asLayout := r.transport == ociTransport
+	if r.transport == archiveTransport {
+		var st unix.Stat_t
+		asLayout = unix.Stat(r.path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+	}
+	if asLayout {
+		f, err := openFolder(r.path)
+		if err != nil {
+			return nil, notImage(r, err)
+		}
+		if f.id == nil {
+			_ = f.Close()
+			return nil, notImage(r, errors.New("it has no index.json"))
+		}
+		return &layout{files: f, ref: r, limits: limits, want: want}, nil
+	}
+	a, err := openArchive(ctx, r.path, tmp, limits)
+	if err != nil {
+		return nil, notImage(r, err)
+	}
+	_, oci := a.entries["index.json"]
+	_, docker := a.entries["manifest.json"]
+	switch {
+	// docker save writes both since version 25: the layout is preferred, for its digests.
+	case oci && r.transport != dockerArchiveTransport:
+		return &layout{files: a, ref: r, limits: limits, want: want}, nil
+	case docker && r.transport != ociArchiveTransport:
+		return &dockerArchive{files: a, ref: r, limits: limits}, nil
+	}
+	_ = a.Close()
+	return nil, notImage(r, errors.New("it has neither index.json nor manifest.json"))
+}
+
+// notImage returns the error of a path that could not be opened as an image. What the node itself lacks is told as it is.
+func notImage(r reference, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR) && !isFile(r.path):
+		return &NotFoundError{Ref: r.raw, What: r.path}
+	case errors.As(err, new(*SizeError)), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("image %s: %w", r.raw, err)
+	}
+	for _, node := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS} {
+		if errors.Is(err, node) {
+			return fmt.Errorf("image %s: %w", r.raw, err)
+		}
+	}
+	return &NotImageError{Ref: r.raw, Path: r.path, Err: err}
+}
+
+func isFile(p string) bool {
+	var st unix.Stat_t
+	return unix.Stat(p, &st) == nil
+}
+
 // missing makes a missing part a NotFoundError.
 func missing(raw, what string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
@@ -261,7 +320,7 @@ func (l *layout) top(ctx context.Context) (document, error) {
 	}
 	var index v1.Index
 	if err := json.Unmarshal(data, &index); err != nil {
-		return document{}, &InvalidImageError{What: "index.json", Reason: "not a JSON index", Err: err}
+		return document{}, &NotImageError{Ref: l.ref.raw, Path: l.ref.path, Err: err}
 	}
 	var found []v1.Descriptor
 	var tags []string
@@ -271,7 +330,7 @@ func (l *layout) top(ctx context.Context) (document, error) {
 		switch {
 		case l.ref.digest != "" && m.Digest == l.ref.digest,
 			l.ref.digest == "" && l.ref.tag == "",
-			l.ref.digest == "" && l.ref.tag != "" && (tag == l.ref.tag || full == l.ref.tag):
+			l.ref.digest == "" && l.ref.tag != "" && (tag == l.ref.tag || full != "" && sameTag(full, l.ref.tag)):
 			found = append(found, m)
 		}
 		if tag != "" {
@@ -354,7 +413,7 @@ func (a *dockerArchive) top(context.Context) (document, error) {
 		Layers   []string
 	}
 	if err := json.Unmarshal(data, &items); err != nil {
-		return bad("manifest.json", "not a docker archive's manifest", err)
+		return document{}, &NotImageError{Ref: a.ref.raw, Path: a.ref.path, Err: err}
 	}
 	var tags []string
 	at := -1

@@ -35,6 +35,8 @@ const (
 	ociTransport           scheme = "oci"
 	ociArchiveTransport    scheme = "oci-archive"
 	dockerArchiveTransport scheme = "docker-archive"
+	// archiveTransport is Container.spec.archive: what the path holds says which of the three above it is.
+	archiveTransport scheme = "archive"
 )
 
 // reference is a parsed image reference.
@@ -78,12 +80,12 @@ func parseReference(raw string) (reference, error) {
 	}
 	prefix, rest, _ := strings.Cut(raw, ":")
 	switch t := scheme(prefix); t {
-	case ociTransport, ociArchiveTransport, dockerArchiveTransport:
+	case ociTransport, ociArchiveTransport, dockerArchiveTransport, archiveTransport:
 		r.transport = t
 	default:
 		remote, err := name.ParseReference(strings.TrimPrefix(raw, "docker://"))
 		if err != nil {
-			return bad("%v; allowed: [REGISTRY/]NAME[:TAG][@DIGEST], oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG]", err)
+			return bad("%v; allowed: [REGISTRY/]NAME[:TAG][@DIGEST], archive:PATH[:NAME], oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME:TAG]", err)
 		}
 		r.transport, r.remote, r.canonical = registryTransport, remote, "docker://"+remote.Name()
 		return r, nil

@@ -293,8 +293,9 @@ func withRef(r reference, err error) error {
 		access    *AccessError
 		platform  *PlatformError
 		malformed *ReferenceError
+		notImage  *NotImageError
 	)
-	if errors.As(err, &notFound) || errors.As(err, &access) || errors.As(err, &platform) || errors.As(err, &malformed) {
+	if errors.As(err, &notFound) || errors.As(err, &access) || errors.As(err, &platform) || errors.As(err, &malformed) || errors.As(err, &notImage) {
 		return err
 	}
 	return fmt.Errorf("image %s: %w", r.raw, err)
@@ -302,24 +303,10 @@ func withRef(r reference, err error) error {
 
 // source opens what a reference points to.
 func (s *Store) source(ctx context.Context, r reference) (source, error) {
-	switch r.transport {
-	case registryTransport:
-		return openRegistry(ctx, r, s.transport, s.limits)
-	case ociTransport:
-		f, err := openFolder(r.path)
-		if err != nil {
-			return nil, missing(r.raw, "folder "+r.path, err)
-		}
-		return &layout{files: f, ref: r, limits: s.limits, want: s.platform}, nil
+	if r.local() {
+		return openLocal(ctx, r, s.session, s.limits, s.platform)
 	}
-	a, err := openArchive(ctx, r.path, s.session, s.limits)
-	if err != nil {
-		return nil, missing(r.raw, "archive "+r.path, err)
-	}
-	if r.transport == dockerArchiveTransport {
-		return &dockerArchive{files: a, ref: r, limits: s.limits}, nil
-	}
-	return &layout{files: a, ref: r, limits: s.limits, want: s.platform}, nil
+	return openRegistry(ctx, r, s.transport, s.limits)
 }
 
 // unpack makes all layers of an image available.

@@ -105,6 +105,12 @@ func TestTransports(t *testing.T) {
 		{"docker-archive:" + archive + ".docker", false},
 		{"docker-archive:" + archive + ".docker:docker.io/my/app:v1", false},
 		{"docker-archive:" + archive + ".docker.gz:my/app:v1", false},
+		{"archive:" + layout, true},
+		{"archive:" + layout + ":v1", true},
+		{"archive:" + archive, true},
+		{"archive:" + archive + ".zst:v1", true},
+		{"archive:" + archive + ".docker", false},
+		{"archive:" + archive + ".docker.gz:my/app:v1", false},
 	} {
 		t.Run(strings.NewReplacer("/", "_", ":", "_", ",", "_").Replace(filepath.Base(tc.ref)), func(t *testing.T) {
 			s := openStore(t)
@@ -365,6 +371,51 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
+// TestWhatIsNoImageIsNotDescribed: the error of a path says the same whatever is there, so that it is no way to look at a node.
+func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
+	s := openStore(t)
+	tmp := t.TempDir()
+	other := func(name string) []byte {
+		return tarFolder(t, func() string {
+			d := t.TempDir()
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(d, name)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(d, name), []byte("secret"))
+			return d
+		}())
+	}
+	for name, content := range map[string][]byte{
+		"empty": nil, "text": []byte("root:x:0:0"), "json": []byte(`{"a":1}`), "gzip": gz([]byte("root:x:0:0")), "cut": gz([]byte("root:x:0:0"))[:12],
+		"zstd": zst([]byte("root")), "bzip2": []byte("BZh91AY&SY"), "xz": []byte("\xfd7zXZ\x00"), "tar": other("etc/shadow"), "tar.gz": gz(other("etc/shadow")),
+		"index": other("index.json"), "manifest": other("manifest.json"), "layout/index.json": []byte("secret"), "secrets/id_rsa": []byte("x"),
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(tmp, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(tmp, name), content)
+	}
+	if err := unix.Mkfifo(filepath.Join(tmp, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"device": "/dev/zero", "link": "/etc/shadow"} {
+		if err := os.Symlink(to, filepath.Join(tmp, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"empty", "text", "json", "gzip", "cut", "zstd", "bzip2", "xz", "tar", "tar.gz", "index", "manifest", "layout", "secrets", "fifo", "device", "link"} {
+		p := filepath.Join(tmp, name)
+		for _, transport := range []string{"archive", "oci", "oci-archive", "docker-archive"} {
+			ref := transport + ":" + p
+			_, err := s.Ensure(t.Context(), ref, Default)
+			want := (&NotImageError{Ref: ref, Path: p}).Error()
+			if err == nil || err.Error() != want {
+				t.Errorf("%s:\nfound %v\nwanted %s", ref, err, want)
+			}
+		}
+	}
+}
+
 // TestBadInput: each fault has one clear error of a type that callers can tell.
 func TestBadInput(t *testing.T) {
 	needRoot(t)
@@ -394,7 +445,7 @@ func TestBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	as := func(target any) func(error) bool { return func(err error) bool { return errors.As(err, target) } }
-	notFound, refErr, invalid, size, entryErr := new(*NotFoundError), new(*ReferenceError), new(*InvalidImageError), new(*SizeError), new(*EntryError)
+	notFound, refErr, invalid, size, entryErr, notImage := new(*NotFoundError), new(*ReferenceError), new(*InvalidImageError), new(*SizeError), new(*EntryError), new(*NotImageError)
 	for _, tc := range []struct {
 		name, ref string
 		is        func(error) bool
@@ -403,7 +454,7 @@ func TestBadInput(t *testing.T) {
 		{"no such tag", reg.host + "/none:1", as(notFound), "manifest 1"},
 		{"no such file", "oci-archive:" + tmp + "/none.tar", as(notFound), "none.tar"},
 		{"no such folder", "oci:" + tmp + "/none", as(notFound), "none"},
-		{"no layout", "oci:" + tmp, as(notFound), "index.json"},
+		{"no layout", "oci:" + tmp, as(notImage), "index.json"},
 		{"no such layout tag", "oci:" + several + ":three", as(notFound), "one, two"},
 		{"several", "oci:" + several, as(refErr), "one, two"},
 		{"blob missing", "oci:" + incomplete, as(notFound), ls[0].desc.Digest.String()},
@@ -413,11 +464,11 @@ func TestBadInput(t *testing.T) {
 		{"malformed", "UPPER//x", as(refErr), "allowed"},
 		{"bad digest", "oci:" + tmp + "@sha256:12", as(refErr), "sha256:12"},
 		{"control character", "busybox\n", as(refErr), "control"},
-		{"text", "oci-archive:" + tmp + "/text", as(invalid), "not a tar"},
-		{"bzip2", "oci-archive:" + tmp + "/bz", func(err error) bool { return err != nil }, "allowed: plain tar, gzip or zstd"},
-		{"fifo", "docker-archive:" + tmp + "/fifo", func(err error) bool { return err != nil }, "fifo"},
-		{"device", "docker-archive:/dev/zero", func(err error) bool { return err != nil }, "device"},
-		{"secret file", "docker-archive:/etc/passwd", as(invalid), "not a tar"},
+		{"text", "oci-archive:" + tmp + "/text", as(notImage), "is not an image"},
+		{"bzip2", "oci-archive:" + tmp + "/bz", as(notImage), "plain, gzip or zstd"},
+		{"fifo", "docker-archive:" + tmp + "/fifo", as(notImage), "is not an image"},
+		{"device", "docker-archive:/dev/zero", as(notImage), "is not an image"},
+		{"secret file", "docker-archive:/etc/passwd", as(notImage), "is not an image"},
 		{"not JSON", put("json", v1.MediaTypeImageManifest, "{"), as(invalid), "JSON"},
 		{"schema 1", put("schema1", "application/vnd.docker.distribution.manifest.v1+json", `{"schemaVersion":1,"fsLayers":[]}`), as(invalid), "schemaVersion"},
 		{"ambiguous", put("both", v1.MediaTypeImageManifest, `{"schemaVersion":2,"manifests":[],"layers":[],"config":{}}`), as(invalid), "an index or a manifest"},

@@ -204,10 +204,10 @@ spec:
 
 // TestBadInput: what is wrong is refused by the API server, or said in a condition that names it; and mended by an edit.
 func TestBadInput(t *testing.T) {
-	const image = "  image: oci-archive:/var/lib/berth/archives/hello.tar\n"
+	const image = "  archive: {path: /var/lib/berth/archives/hello.tar}\n"
 	t.Run("refused by the API server", func(t *testing.T) {
 		for name, c := range map[string]struct{ spec, want string }{
-			"image and rootfs": {image + "  rootfs: {path: /x}\n", "set exactly one of image and rootfs"},
+			"image and rootfs": {image + "  rootfs: {path: /x}\n", "set exactly one of image, archive and rootfs"},
 			"unknown field":    {image + "  comand: [x]\n", `unknown field "spec.comand"`},
 			"privileged":       {image + "  securityContext: {privileged: true}\n", "privileged is not supported"},
 			"limit":            {image + "  resources: {limits: {gpu: 1}}\n", "limits may name cpu, memory and pids only"},
@@ -228,7 +228,7 @@ func TestBadInput(t *testing.T) {
 		kube(t, "wait", "--for=condition=Ready", "container/bad", "--timeout=3m")
 	})
 	for name, c := range map[string]struct{ spec, kind, reason, message string }{
-		"image missing":        {"  image: oci-archive:/nonexistent.tar\n", "ImageReady", "ImagePullFailed", "/nonexistent.tar"},
+		"image missing":        {"  archive: {path: /nonexistent.tar}\n", "ImageReady", "ImagePullFailed", "/nonexistent.tar"},
 		"command not found":    {image + "  command: [no-such-program]\n", "Running", "CreateFailed", `"no-such-program": executable file not found in $PATH`},
 		"mount source absent":  {image + "  volumes: [{name: v, hostPath: {path: /nonexistent/dir, type: Directory}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n", "Running", "CreateFailed", "/nonexistent/dir"},
 		"rootfs missing":       {"  rootfs: {path: /nonexistent/rootfs}\n  command: [sh]\n", "", "", "/nonexistent/rootfs"},

@@ -90,6 +90,16 @@ func fieldCases() map[string]fieldCase {
 		"ContainerSpec.runtimeClassName": placement(func(s *spec) { s.RuntimeClassName = new("kata") },
 			"spec.runtimeClassName", func(s *spec) { s.RuntimeClassName = new("Kata!") }),
 
+		"ContainerSpec.archive": honoured(func(s *spec) {
+			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar"}
+		}),
+		"Archive.path": honoured(func(s *spec) {
+			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar"}
+		}),
+		"Archive.name": honoured(func(s *spec) {
+			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar", Name: "app:v1"}
+		}),
+
 		"RootFS.path": honoured(func(s *spec) {
 			s.Image, s.RootFS, s.Command = "", &v1alpha1.RootFS{Path: "/r"}, []string{"x"}
 		}),
@@ -191,7 +201,7 @@ func TestEveryField(t *testing.T) {
 	cases := fieldCases()
 	seen := map[string]bool{}
 	for _, v := range []any{
-		v1alpha1.ContainerSpec{}, v1alpha1.RootFS{}, v1alpha1.Volume{}, corev1.EnvVar{}, corev1.VolumeMount{},
+		v1alpha1.ContainerSpec{}, v1alpha1.RootFS{}, v1alpha1.Archive{}, v1alpha1.Volume{}, corev1.EnvVar{}, corev1.VolumeMount{},
 		corev1.SecurityContext{}, corev1.Capabilities{}, corev1.SeccompProfile{}, corev1.HostPathVolumeSource{},
 		corev1.EmptyDirVolumeSource{}, corev1.ResourceRequirements{}, corev1.Toleration{},
 	} {

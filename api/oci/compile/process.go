@@ -4,6 +4,7 @@ package compile
 
 import (
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -39,14 +40,18 @@ func root(d *draft) {
 	if sc := d.in.SecurityContext; sc != nil && sc.ReadOnlyRootFilesystem != nil {
 		d.spec.Root.Readonly = *sc.ReadOnlyRootFilesystem
 	}
-	switch {
-	case d.in.Image == "" && d.in.RootFS == nil:
-		d.faults = append(d.faults, field.Required(d.path.Child("image"), "set exactly one of image and rootfs"))
-	case d.in.Image != "" && d.in.RootFS != nil:
-		d.refuse(d.path.Child("rootfs"), "set exactly one of image and rootfs")
+	switch count := sources(d); {
+	case count == 0:
+		d.faults = append(d.faults, field.Required(d.path.Child("image"), oneSource))
+	case count > 1 && d.in.RootFS != nil:
+		d.refuse(d.path.Child("rootfs"), oneSource)
+	case count > 1:
+		d.refuse(d.path.Child("archive"), oneSource)
 	case d.in.Image != "":
 		checkReference(d)
 		d.out.Image = &v1alpha1.BundleImage{Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy}
+	case d.in.Archive != nil:
+		d.out.Image = &v1alpha1.BundleImage{Reference: archiveReference(d), PullPolicy: d.in.ImagePullPolicy}
 	default:
 		at := d.path.Child("rootfs", "path")
 		if hostFolder(d, at, d.in.RootFS.Path) && path.Clean(d.in.RootFS.Path) == "/" {
@@ -57,9 +62,45 @@ func root(d *draft) {
 	at := d.path.Child("imagePullPolicy")
 	if p := d.in.ImagePullPolicy; p != "" {
 		oneOf(d, at, p, "Always", "IfNotPresent", "Never")
-		if d.in.Image == "" {
+		if d.in.RootFS != nil {
 			d.refuse(at, "there is no image to pull: remove imagePullPolicy")
 		}
+	}
+}
+
+// oneSource is the rule that the CRD holds, too.
+const oneSource = "set exactly one of image, archive and rootfs"
+
+// sources counts the fields that name a root filesystem.
+func sources(d *draft) int {
+	count := 0
+	for _, set := range []bool{d.in.Image != "", d.in.Archive != nil, d.in.RootFS != nil} {
+		if set {
+			count++
+		}
+	}
+	return count
+}
+
+// archiveReference returns the reference under which the agent knows an archive.
+func archiveReference(d *draft) string {
+	at, a := d.path.Child("archive"), d.in.Archive
+	if hostFolder(d, at.Child("path"), a.Path) && strings.Contains(a.Path, ":") {
+		d.invalid(at.Child("path"), a.Path, "may not contain a colon: rename the file, or give a tag in archive.name")
+	}
+	noControl(d, at.Child("path"), a.Path)
+	noControl(d, at.Child("name"), a.Name)
+	reference := "archive:" + path.Clean(a.Path)
+	if a.Name != "" {
+		reference += ":" + a.Name
+	}
+	return reference
+}
+
+// noControl refuses control characters, which no name of an image has.
+func noControl(d *draft, at *field.Path, s string) {
+	if strings.ContainsFunc(s, func(c rune) bool { return c < 0x20 || c == 0x7f }) {
+		d.invalid(at, s, "must not contain control characters")
 	}
 }
 
@@ -79,7 +120,10 @@ func hostFolder(d *draft, at *field.Path, p string) bool {
 	return false
 }
 
-// fileTransports are the prefixes of references to files of the node.
+// fileTransports are the prefixes of images that are files of the node: the
+// spelling from before the field archive. It is compiled as ever, since what runs
+// must go on after an upgrade. config/policy treats it like archive, for which it
+// relies on ":/" being in each: hostFolder demands an absolute path.
 var fileTransports = []string{"oci:", "oci-archive:", "docker-archive:"}
 
 func checkReference(d *draft) {
@@ -91,14 +135,18 @@ func checkReference(d *draft) {
 		}
 	}
 	_, err := name.ParseReference(ref)
-	// What looks like another transport ("docker://x", "dir:/x") would be taken
-	// for a repository of a registry called "docker:".
-	if err == nil && strings.Contains(ref, ":/") {
-		err = errors.New("no transport of this name")
+	switch {
+	case strings.HasPrefix(ref, "/"), strings.HasPrefix(ref, "."):
+		err = fmt.Errorf("for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: %s} "+
+			"(image: oci-archive:FILE is the earlier spelling)", ref)
+	case strings.Contains(ref, ":/"):
+		// What looks like another transport ("docker://x", "dir:/x") would be taken
+		// for a repository of a registry called "docker:".
+		err = errors.New("no transport of this name; for a file or an OCI layout of the node set archive.path in place of image " +
+			"(image: oci-archive:FILE is the earlier spelling)")
 	}
 	if err != nil {
-		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36, "+
-			"or oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE: "+err.Error())
+		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36: "+err.Error())
 	}
 }
 
@@ -144,7 +192,7 @@ func arguments(d *draft) {
 		if d.spec.Process.Args[0] == "" {
 			d.invalid(d.path.Child("command").Index(0), d.in.Command[0], "must name a program")
 		}
-	} else if d.in.RootFS != nil && d.in.Image == "" {
+	} else if d.in.RootFS != nil && d.in.Image == "" && d.in.Archive == nil {
 		d.faults = append(d.faults, field.Required(d.path.Child("command"),
 			"a container with rootfs has no image to take a command from"))
 	}
