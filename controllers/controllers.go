@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
 	"github.com/berth-run/berth/controllers/node"
@@ -35,6 +36,8 @@ type Options struct {
 	NodeMonitorGracePeriod time.Duration
 	// Workers is how many Containers are reconciled at once; 0 is 4.
 	Workers int
+	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
+	Compile container.Compile
 }
 
 // Scheme returns the kinds that the controllers handle.
@@ -79,11 +82,15 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Workers == 0 {
 		o.Workers = 4
 	}
+	if o.Compile == nil {
+		o.Compile = compile.Bundle
+	}
 	recorder := mgr.GetEventRecorder(container.FieldOwner)
 	containers := &container.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Ledger:   scheduling.NewLedger(),
+		Compile:  o.Compile,
 		Recorder: recorder,
 		Clock:    clock.RealClock{},
 	}

@@ -240,6 +240,8 @@ const (
 	ConditionScheduled = "Scheduled"
 	// ConditionImageReady means the node has the image unpacked, or the rootfs is there.
 	ConditionImageReady = "ImageReady"
+	// ConditionAccepted is False on an OCIBundle that its agent cannot honour, and absent otherwise. What ran before goes on.
+	ConditionAccepted = "Accepted"
 	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
 	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
@@ -264,6 +266,9 @@ const (
 	ReasonRuntimeClassNotFound = "RuntimeClassNotFound"
 	// ReasonHandlerNotFound surfaces when the named node has not the handler that the RuntimeClass asks for.
 	ReasonHandlerNotFound = "HandlerNotFound"
+	// ReasonAgentTooOld surfaces in Scheduled when the spec uses a field that the agent of the node does not know yet, and in Accepted
+	// and Stalled when the agent has refused the OCIBundle for that.
+	ReasonAgentTooOld = "AgentTooOld"
 	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.

@@ -13,6 +13,12 @@ const NodeLeaseNamespace = "berth-node-lease"
 // HandlerNative is the name of Berth's own runtime among a node's handlers.
 const HandlerNative = "berth"
 
+// AgentRevision is the revision of OCIBundle.spec in this source tree. An agent reports it, and the controller places
+// a Container only where the agent's revision is at least OCIBundle.spec.minAgentRevision.
+//
+// It rises by 1, at most once a release, with a field that an agent must not ignore: see compile.MinAgentRevision.
+const AgentRevision = 1
+
 // NodeAgentSpec is what an administrator says of the node.
 type NodeAgentSpec struct {
 	// unschedulable keeps new Containers away, as of a Node.
@@ -97,6 +103,9 @@ const (
 type NodeInfo struct {
 	// +optional
 	AgentVersion string `json:"agentVersion,omitempty"`
+	// agentRevision is the revision of OCIBundle.spec that the agent knows; absent: before revisions were counted.
+	// +optional
+	AgentRevision int32 `json:"agentRevision,omitempty"`
 	// +optional
 	KernelVersion string `json:"kernelVersion,omitempty"`
 	// +optional

@@ -70,6 +70,15 @@ type OCIBundleSpec struct {
 	// requests are what the scheduler counts against the node's capacity.
 	// +optional
 	Requests corev1.ResourceList `json:"requests,omitempty"`
+
+	// compiledGeneration is the metadata.generation of the Container that this spec was compiled for. The controller
+	// compiles once for each generation, so a new version of it leaves the spec as it is.
+	// +optional
+	CompiledGeneration int64 `json:"compiledGeneration,omitempty"`
+
+	// minAgentRevision is the lowest NodeAgent.status.nodeInfo.agentRevision that knows every field used here.
+	// +optional
+	MinAgentRevision int32 `json:"minAgentRevision,omitempty"`
 }
 
 // ContainerReference names one Container of the same namespace, and no later one of the same name.

@@ -10,16 +10,36 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// compile turns the spec into that of an OCIBundle. Where it cannot, everything stops here: what runs already, of an
-// earlier generation, is left as it is.
+// Compile turns a Container into the spec of an OCIBundle, as compile.Bundle does.
+type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
+
+// compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle holds that already, it
+// stays as it is, whatever this version of the compiler would make of the Container. Where the spec has faults, everything
+// stops here, and an OCIBundle of an earlier generation is left alone.
 func (r *Reconciler) compile(_ context.Context, s *scope) (bool, error) {
-	desired, faults := compile.Bundle(s.container)
+	if s.holdsGeneration() {
+		s.kept = true
+		kept := s.bundle.Spec
+		s.desired = &kept
+		// The verdict on this generation is in the status, unless somebody has removed it.
+		s.found.compiled = !meta.IsStatusConditionTrue(s.before.Status.Conditions, v1alpha1.ConditionSpecValid)
+		return true, nil
+	}
+	return r.compileAnew(s), nil
+}
+
+// compileAnew compiles the Container of this generation. It returns false if the spec has faults.
+func (r *Reconciler) compileAnew(s *scope) bool {
+	s.kept = false
+	desired, faults := r.Compile(s.container)
 	lines := make([]string, 0, len(faults))
 	for _, f := range faults {
 		lines = append(lines, f.Error())
@@ -36,19 +56,45 @@ func (r *Reconciler) compile(_ context.Context, s *scope) (bool, error) {
 	s.found.compiled = true
 	if len(lines) > 0 {
 		s.found.invalid = strings.Join(lines, "; ")
-		return false, nil
+		return false
 	}
 	s.desired = desired
-	return true, nil
+	return true
+}
+
+// holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's generation, unedited.
+func (s *scope) holdsGeneration() bool {
+	if s.bundle == nil || s.found.foreign != "" || compiledGeneration(s.bundle, s.before) != s.container.Generation {
+		return false
+	}
+	// Without the annotation there is nothing to compare with. A restart is worse than an edit that goes unseen.
+	was, recorded := s.bundle.Annotations[AnnotationSpecDigest]
+	return !recorded || was == specDigest(&s.bundle.Spec)
+}
+
+// compiledGeneration returns the generation of the Container that its OCIBundle was compiled for; 0 if that is unknown.
+func compiledGeneration(b *v1alpha1.OCIBundle, c *v1alpha1.Container) int64 {
+	if b.Spec.CompiledGeneration != 0 {
+		return b.Spec.CompiledGeneration
+	}
+	// Controllers that did not record it said so all the same: they mirrored the agent's word with the Container's generation
+	// only if the OCIBundle was that generation's.
+	var generation int64
+	for _, kind := range mirrored {
+		if said := meta.FindStatusCondition(c.Status.Conditions, kind); said != nil {
+			generation = max(generation, said.ObservedGeneration)
+		}
+	}
+	return generation
 }
 
 // compileFor compiles once more where the node is of another architecture than the controller, since the default seccomp
-// profile names the system calls of a machine. The same faults, none, come out of it.
-func (s *scope) compileFor(architecture string) error {
+// profile names the system calls of a machine. It finds no fault that compile did not find.
+func (r *Reconciler) compileFor(s *scope, architecture string) error {
 	if architecture == "" || architecture == runtime.GOARCH {
 		return nil
 	}
-	desired, faults := compile.Bundle(s.container, compile.Architecture(architecture))
+	desired, faults := r.Compile(s.container, compile.Architecture(architecture))
 	if len(faults) > 0 {
 		return fmt.Errorf("compile for %s: %w", architecture, faults.ToAggregate())
 	}

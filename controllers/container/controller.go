@@ -28,6 +28,10 @@ const LabelContainer = "berth.run/container"
 // lose its handler with the RuntimeClass: that name is enough to keep what it was given.
 const AnnotationRuntimeClass = "berth.run/runtime-class"
 
+// AnnotationSpecDigest on an OCIBundle is the digest of the spec that the controller wrote, by which it sees that somebody
+// else has edited it.
+const AnnotationSpecDigest = "berth.run/spec-digest"
+
 // conflictDelay is how long to wait after a write that was based on an old object. The newer object is on its way
 // through the watch and reconciles by itself; this is for the case that it has come already.
 const conflictDelay = 500 * time.Millisecond
@@ -49,6 +53,8 @@ type Reconciler struct {
 	Live client.Reader
 	// Ledger is what each node has been given; the watch of OCIBundles writes it.
 	Ledger *scheduling.Ledger
+	// Compile is compile.Bundle, except in tests.
+	Compile Compile
 	// Recorder takes the events.
 	Recorder events.EventRecorder
 	// Clock is the time that conditions carry.

@@ -47,3 +47,14 @@ func digest(document []byte) []byte {
 	}
 	return fmt.Appendf(nil, `%s%x"}`, digestPrefix, sha256.Sum256(document))
 }
+
+// specDigest returns the same for an OCIBundle's spec as it was written, as it was read, and as it is in the cache.
+func specDigest(spec *v1alpha1.OCIBundleSpec) string {
+	b := v1alpha1.OCIBundle{Spec: *spec}
+	digestConfig(&b)
+	text, err := json.Marshal(b.Spec)
+	if err != nil {
+		return "" // the config is no JSON, which the API server does not take
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
+}

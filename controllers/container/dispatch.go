@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,10 +13,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -27,9 +30,14 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		return false, r.deleteBundle(ctx, s)
 	}
 	want := s.wanted()
-	if s.bundle != nil && upToDate(s.bundle, want) {
+	if s.bundle != nil && upToDate(s.bundle, want, s.kept) {
 		s.found.inSync = true
 		return true, nil
+	}
+	if s.kept {
+		if err := r.readKept(ctx, s, want); err != nil {
+			return false, err
+		}
 	}
 	// No moment may be in which the OCIBundle is there and nothing holds the Container until the agent has let go of it.
 	if err := r.addFinalizer(ctx, s); err != nil {
@@ -47,9 +55,10 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	}
 	s.bundle = applied
 	s.found.inSync = true
-	if first {
+	switch {
+	case first:
 		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "made the OCIBundle for node %s", applied.Spec.NodeName)
-	} else {
+	case !s.kept:
 		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
 	}
 	return true, nil
@@ -76,10 +85,29 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 		},
 		Spec: *s.desired,
 	}
+	b.Spec.CompiledGeneration = c.Generation
+	if !s.kept {
+		b.Spec.MinAgentRevision = compile.MinAgentRevision(&b.Spec)
+	}
+	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec)}
 	if name := c.Spec.RuntimeClassName; name != nil {
-		b.Annotations = map[string]string{AnnotationRuntimeClass: *name}
+		b.Annotations[AnnotationRuntimeClass] = *name
 	}
 	return b
+}
+
+// readKept puts the config that the OCIBundle has into want, where the cache's digest of it stands.
+func (r *Reconciler) readKept(ctx context.Context, s *scope, want *v1alpha1.OCIBundle) error {
+	now := &v1alpha1.OCIBundle{}
+	if err := r.Live.Get(ctx, s.key(), now); err != nil {
+		return fmt.Errorf("read the OCIBundle: %w", err)
+	}
+	if now.UID != s.bundle.UID || specDigest(&now.Spec) != specDigest(&s.bundle.Spec) {
+		return apierrors.NewConflict(schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "ocibundles"}, now.Name,
+			errors.New("it was changed since it was read"))
+	}
+	want.Spec.Config = now.Spec.Config
+	return nil
 }
 
 // label is the name as far as a label's value may hold it: 63 characters, the last of them a letter or digit.
@@ -93,19 +121,24 @@ func label(name string) string {
 	return name
 }
 
-// upToDate says whether the OCIBundle, as read, has all that is wanted. Labels and annotations of others are theirs.
-func upToDate(have, want *v1alpha1.OCIBundle) bool {
+// upToDate says whether the OCIBundle, as read, has all that is wanted; with kept, want's config is a digest, too. Labels and
+// annotations of others are theirs.
+func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	for k, v := range want.Labels {
 		if have.Labels[k] != v {
 			return false
 		}
 	}
-	if have.Annotations[AnnotationRuntimeClass] != want.Annotations[AnnotationRuntimeClass] {
+	for _, k := range []string{AnnotationRuntimeClass, AnnotationSpecDigest} {
+		if have.Annotations[k] != want.Annotations[k] {
+			return false
+		}
+	}
+	if kept && have.Spec.CompiledGeneration != want.Spec.CompiledGeneration || !kept && !sameSpec(have, want) {
 		return false
 	}
 	return controllerutil.ContainsFinalizer(have, v1alpha1.OCIBundleFinalizer) &&
-		ownedAs(have, want.OwnerReferences[0]) &&
-		sameSpec(have, want)
+		ownedAs(have, want.OwnerReferences[0])
 }
 
 func ownedAs(have *v1alpha1.OCIBundle, owner metav1.OwnerReference) bool {

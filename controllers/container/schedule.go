@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
@@ -39,6 +40,19 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 		return false, nil
 	}
 
+	if s.kept {
+		if node := s.bundle.Spec.NodeName; s.stays(node, request) {
+			s.found.scheduled = placed(node)
+			return true, nil
+		}
+		// Not the Container has changed, but the handler that its RuntimeClass names.
+		if !r.compileAnew(s) {
+			return false, nil
+		}
+		request = s.request()
+		s.settleHandler(&request)
+	}
+
 	node, unfit, err := r.place(ctx, s, request)
 	if err != nil {
 		return false, err
@@ -47,7 +61,7 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 		s.found.scheduled = &verdict{reason: unfit.Reason, message: unfit.Message}
 		return false, nil
 	}
-	s.found.scheduled = &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
+	s.found.scheduled = placed(node)
 
 	chosen, err := r.readNode(ctx, node)
 	if err != nil {
@@ -57,13 +71,21 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 		// The NodeAgent has gone, so nobody reads the OCIBundle, and for which machine to compile is not known either.
 		return false, nil
 	}
-	if err := s.compileFor(chosen.Agent.Status.NodeInfo.Architecture); err != nil {
+	if unfit := scheduling.Outdated(request, *chosen); unfit != nil {
+		s.found.scheduled = &verdict{reason: unfit.Reason, message: unfit.Message}
+		return false, nil
+	}
+	if err := r.compileFor(s, chosen.Agent.Status.NodeInfo.Architecture); err != nil {
 		return false, err
 	}
 	s.desired.NodeName = node
 	s.desired.Handler = request.Handler
 	s.desired.Requests = request.Resources
 	return true, nil
+}
+
+func placed(node string) *verdict {
+	return &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
 }
 
 // request is what is asked of a node.
@@ -73,6 +95,7 @@ func (s *scope) request() scheduling.Request {
 		Selectors:   []map[string]string{spec.NodeSelector},
 		Tolerations: spec.Tolerations,
 		Resources:   s.desired.Requests,
+		MinAgent:    compile.MinAgentRevision(s.desired),
 	}
 	rc := s.runtimeClass
 	if rc == nil {

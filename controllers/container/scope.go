@@ -26,8 +26,10 @@ type scope struct {
 
 	// found is what the status is computed from.
 	found findings
-	// desired is the OCIBundle's spec, by compile and then schedule.
+	// desired is the OCIBundle's spec, by compile and then schedule. If kept is true, it is the one that the OCIBundle has, with
+	// the config's digest.
 	desired *v1alpha1.OCIBundleSpec
+	kept    bool
 	// facts are events of what has been done, besides those that follow from the change of the status.
 	facts []note
 	// gone is whether the Container's last finalizer has been taken off, so that there is no status to write any more.

@@ -125,6 +125,7 @@ func agentMatters(a, b *v1alpha1.NodeAgent) bool {
 	return !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
 		!equality.Semantic.DeepEqual(a.Labels, b.Labels) ||
 		!equality.Semantic.DeepEqual(a.Status.Handlers, b.Status.Handlers) ||
+		a.Status.NodeInfo.AgentRevision != b.Status.NodeInfo.AgentRevision ||
 		!equality.Semantic.DeepEqual(a.Status.Allocatable, b.Status.Allocatable)
 }
 

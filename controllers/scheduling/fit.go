@@ -28,6 +28,8 @@ type Request struct {
 	Handler string
 	// Resources are the requests; only cpu and memory count.
 	Resources corev1.ResourceList
+	// MinAgent is the lowest revision of an agent that knows every field of the OCIBundle.
+	MinAgent int32
 }
 
 // handler is the name under which a NodeAgent lists the runtime that is asked for.
@@ -92,7 +94,7 @@ type Unfit struct {
 type check func(Request, Node) string
 
 // checks in the order in which a node is judged; the first lack is the one that is reported.
-var checks = []check{isReady, isTolerated, isSelected, hasHandler, hasRoom}
+var checks = []check{isReady, isTolerated, isSelected, hasHandler, isNewEnough, hasRoom}
 
 func isReady(_ Request, n Node) string {
 	if n.Agent.DeletionTimestamp != nil {
@@ -142,6 +144,13 @@ func hasHandler(r Request, n Node) string {
 		}
 	}
 	return fmt.Sprintf("lacked handler %q", r.handler())
+}
+
+func isNewEnough(r Request, n Node) string {
+	if n.Agent.Status.NodeInfo.AgentRevision >= r.MinAgent {
+		return ""
+	}
+	return "had an agent too old for a field of the spec"
 }
 
 // hasRoom compares with what is allocatable. A resource that the Container does not request always fits, as in
@@ -239,6 +248,24 @@ func Named(r Request, name string, node *Node) *Unfit {
 		return &Unfit{v1alpha1.ReasonHandlerNotFound, fmt.Sprintf("node %s has no handler %q; it has: %s", name, r.handler(), orNone(have))}
 	}
 	return nil
+}
+
+// Outdated returns why the agent of the node that was chosen cannot run the Container, nil if it can: its version does not
+// know a field that the spec uses.
+func Outdated(r Request, n Node) *Unfit {
+	if isNewEnough(r, n) == "" {
+		return nil
+	}
+	info := n.Agent.Status.NodeInfo
+	return &Unfit{v1alpha1.ReasonAgentTooOld, fmt.Sprintf("the agent of node %s (version %s) does not know a field that the spec uses: "+
+		"found revision %d; allowed: %d or newer: upgrade berth-agent there", n.Agent.Name, orUnknown(info.AgentVersion), info.AgentRevision, r.MinAgent)}
+}
+
+func orUnknown(version string) string {
+	if version == "" {
+		return "unknown"
+	}
+	return version
 }
 
 func orNone(names []string) string {

@@ -41,6 +41,10 @@ func ready(status metav1.ConditionStatus) func(*Node) {
 	return func(n *Node) { n.Agent.Status.Conditions[0].Status = status }
 }
 
+func revision(n int32) func(*Node) {
+	return func(node *Node) { node.Agent.Status.NodeInfo.AgentRevision = n }
+}
+
 func core(change func(*corev1.Node)) func(*Node) {
 	return func(n *Node) {
 		n.Core = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Agent.Name}}
@@ -67,7 +71,10 @@ func TestChoose(t *testing.T) {
 		want    string
 		unfit   string
 	}{
-		"no nodes":           {unfit: "no NodeAgent is registered"},
+		"no nodes":                            {unfit: "no NodeAgent is registered"},
+		"an agent that does not know a field": {request: Request{MinAgent: 2}, nodes: []Node{node("a", revision(1)), node("b", revision(2))}, want: "b"},
+		"no agent knows a field": {request: Request{MinAgent: 2}, nodes: []Node{node("a"), node("b", revision(1))},
+			unfit: "2 had an agent too old"},
 		"one node":           {nodes: []Node{node("a")}, want: "a"},
 		"by name when equal": {nodes: []Node{node("c"), node("b"), node("d")}, want: "b"},
 		"fewest containers when room is equal": {
@@ -161,5 +168,21 @@ func TestNamed(t *testing.T) {
 	}
 	if unfit := Named(Request{Handler: "vm"}, "a", &n); unfit == nil || unfit.Reason != v1alpha1.ReasonHandlerNotFound {
 		t.Errorf("a node without the handler: %+v", unfit)
+	}
+}
+
+func TestOutdated(t *testing.T) {
+	old := node("a", revision(1), func(n *Node) { n.Agent.Status.NodeInfo.AgentVersion = "0.1.0" })
+	if unfit := Outdated(Request{MinAgent: 1}, old); unfit != nil {
+		t.Errorf("found %+v for an agent that is new enough", unfit)
+	}
+	unfit := Outdated(Request{MinAgent: 2}, old)
+	if unfit == nil || unfit.Reason != v1alpha1.ReasonAgentTooOld {
+		t.Fatalf("found %+v", unfit)
+	}
+	for _, part := range []string{"node a", "version 0.1.0", "found revision 1; allowed: 2", "upgrade berth-agent"} {
+		if !strings.Contains(unfit.Message, part) {
+			t.Errorf("the message lacks %q: %s", part, unfit.Message)
+		}
 	}
 }

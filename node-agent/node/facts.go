@@ -36,6 +36,7 @@ func Read(root, agentVersion string) (Facts, error) {
 	}
 	f.Info = v1alpha1.NodeInfo{
 		AgentVersion:    agentVersion,
+		AgentRevision:   v1alpha1.AgentRevision,
 		KernelVersion:   unix.ByteSliceToString(uts.Release[:]),
 		OperatingSystem: runtime.GOOS,
 		Architecture:    runtime.GOARCH,

@@ -38,7 +38,7 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Info.OSImage != "Debian GNU/Linux 12 (bookworm)" || f.Info.BootID != "b-o-o-t" || f.Info.AgentVersion != "v1" || f.Info.KernelVersion == "" {
+	if f.Info.OSImage != "Debian GNU/Linux 12 (bookworm)" || f.Info.BootID != "b-o-o-t" || f.Info.AgentVersion != "v1" || f.Info.AgentRevision != v1alpha1.AgentRevision || f.Info.KernelVersion == "" {
 		t.Errorf("found %+v", f.Info)
 	}
 	if f.Info.CgroupMode != v1alpha1.CgroupV1 || !reflect.DeepEqual(f.Info.CgroupControllers, []string{"cpu", "cpuacct", "memory"}) {

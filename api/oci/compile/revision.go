@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"encoding/json"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// revisions returns the fields of OCIBundle.spec that an agent must know, with the v1alpha1.AgentRevision that they came
+// with. A path is that of JSON, with [] for an element of an array: "volumes[].image",
+// "config.linux.newField".
+//
+// A field that every agent may ignore needs no entry if it came with revision 1. Later ones always do: from revision 1 on,
+// an agent refuses a field that it does not know.
+func revisions() map[string]int32 {
+	return map[string]int32{}
+}
+
+// MinAgentRevision returns the lowest revision of an agent that knows every field which the spec uses. A spec that uses
+// nothing new has a low one, so that agents of several versions work side by side during an upgrade.
+func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
+	return minRevision(spec, revisions())
+}
+
+func minRevision(spec *v1alpha1.OCIBundleSpec, table map[string]int32) int32 {
+	if len(table) == 0 {
+		return 0
+	}
+	var document any
+	if text, err := json.Marshal(spec); err != nil || json.Unmarshal(text, &document) != nil {
+		return v1alpha1.AgentRevision // it is no JSON: whoever can read it knows everything
+	}
+	var lowest int32
+	walk("", document, func(path string) { lowest = max(lowest, table[path]) })
+	return lowest
+}
+
+// walk calls visit with the path of every field of a JSON value.
+func walk(path string, value any, visit func(path string)) {
+	switch value := value.(type) {
+	case map[string]any:
+		for name, v := range value {
+			at := name
+			if path != "" {
+				at = path + "." + name
+			}
+			visit(at)
+			walk(at, v, visit)
+		}
+	case []any:
+		for _, v := range value {
+			walk(path+"[]", v, visit)
+		}
+	}
+}

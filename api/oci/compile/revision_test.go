@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// anyRevision are the fields of OCIBundle.spec that every agent knows, or may ignore.
+func anyRevision() []string {
+	return strings.Fields(`
+		nodeName handler restartPolicy terminationGracePeriodSeconds requests config
+		image image.reference image.pullPolicy
+		process process.command process.args process.workingDir process.runAsUser process.runAsGroup process.runAsNonRoot
+		volumes volumes[].name
+		volumes[].hostPath volumes[].hostPath.path volumes[].hostPath.type
+		volumes[].emptyDir volumes[].emptyDir.medium volumes[].emptyDir.sizeLimit volumes[].emptyDir.mode
+		compiledGeneration minAgentRevision`)
+}
+
+// TestEveryBundleFieldHasARevision fails for a field that is new until somebody says which agents know it.
+func TestEveryBundleFieldHasARevision(t *testing.T) {
+	old, table := anyRevision(), revisions()
+	seen := map[string]bool{}
+	for _, path := range fieldPaths("", reflect.TypeFor[v1alpha1.OCIBundleSpec]()) {
+		seen[path] = true
+		_, since := table[path]
+		if known := slices.Contains(old, path); known == since {
+			t.Errorf("spec.%s has no revision, or two: add it to revisions() with v1alpha1.AgentRevision, raised by 1 if that was released already "+
+				"(or to anyRevision, if agents that drop it silently do no harm)", path)
+		}
+	}
+	for _, path := range old {
+		if !seen[path] {
+			t.Errorf("spec.%s is no field any more", path)
+		}
+	}
+	for path, revision := range table {
+		if !seen[path] && !strings.HasPrefix(path, "config.") || revision < 1 || revision > v1alpha1.AgentRevision {
+			t.Errorf("revisions()[%q] is %d: it names no field, or a revision that there is not", path, revision)
+		}
+	}
+}
+
+// fieldPaths lists the JSON paths of all fields of a struct, as walk names them.
+func fieldPaths(path string, typ reflect.Type) []string {
+	switch typ {
+	case reflect.TypeFor[resource.Quantity](), reflect.TypeFor[runtime.RawExtension](), reflect.TypeFor[corev1.ResourceList]():
+		return nil
+	}
+	switch typ.Kind() {
+	case reflect.Pointer:
+		return fieldPaths(path, typ.Elem())
+	case reflect.Slice:
+		return fieldPaths(path+"[]", typ.Elem())
+	case reflect.Struct:
+		var out []string
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			at := strings.TrimPrefix(path+"."+name, ".")
+			out = append(append(out, at), fieldPaths(at, typ.Field(i).Type)...)
+		}
+		return out
+	}
+	return nil
+}
+
+func TestMinAgentRevisionIsThatOfTheNewestFieldInUse(t *testing.T) {
+	table := map[string]int32{"image": 1, "volumes[].emptyDir.medium": 2, "config.linux.memoryPolicy": 3}
+	for want, spec := range map[int32]*v1alpha1.OCIBundleSpec{
+		0: {Volumes: []v1alpha1.Volume{{EmptyDir: &corev1.EmptyDirVolumeSource{}}}, Config: raw(`{"linux":{}}`)},
+		1: {Image: &v1alpha1.BundleImage{}, Config: raw(`{}`)},
+		2: {Image: &v1alpha1.BundleImage{}, Config: raw(`{}`), Volumes: []v1alpha1.Volume{{}, {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "Memory"}}}},
+		3: {Config: raw(`{"linux":{"memoryPolicy":{}}}`)},
+	} {
+		if got := minRevision(spec, table); got != want {
+			text, _ := json.Marshal(spec)
+			t.Errorf("the revision is %d, want %d: %s", got, want, text)
+		}
+	}
+}
+
+func raw(document string) runtime.RawExtension { return runtime.RawExtension{Raw: []byte(document)} }
