@@ -16,11 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -277,6 +279,65 @@ func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 	})
 	create(t, tolerant)
 	eventuallyHas(t, tolerant, isReady)
+}
+
+// TestProgressDeadlineOfTheCluster has deadlines of a second in place of 600.
+func TestProgressDeadlineOfTheCluster(t *testing.T) {
+	ns := namespace(t)
+	hurried := func(c *v1alpha1.Container) {
+		c.Spec.ProgressDeadlineSeconds = ptr.To[int32](1)
+		c.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "node-hurried"}
+	}
+	stalled := func(cause string) want {
+		return want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonProgressDeadlineExceeded, contains: cause}
+	}
+	verdict := func(c *v1alpha1.Container) status.Status {
+		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := status.Compute(&unstructured.Unstructured{Object: object})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.Status
+	}
+
+	// No node fits, and nothing happens that would make the controller look again.
+	c := sample(ns, "late", hurried)
+	create(t, c)
+	now := eventuallyHas(t, c, stalled("Unschedulable: "), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonUnschedulable})
+	if got := verdict(now); got != status.FailedStatus {
+		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
+	}
+	eventuallyEvent(t, now, "ProgressDeadlineExceeded")
+
+	// It goes on by itself when a node comes.
+	agent := newFakeAgent(t, "node-hurried")
+	now = eventuallyHas(t, c, isReady, notStalled)
+	if got := verdict(now); got != status.CurrentStatus {
+		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
+	}
+
+	agent.say(c, v1alpha1.OCIBundleStatus{Phase: v1alpha1.ContainerRunning, Conditions: []metav1.Condition{
+		condition(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, "pulled"),
+		condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff, "exit code 7"),
+	}})
+	now = eventuallyHas(t, c, stalled("CrashLoopBackOff: exit code 7"))
+	if got := verdict(now); got != status.FailedStatus {
+		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
+	}
+
+	// A new spec has time of its own.
+	edit(t, c, func(c *v1alpha1.Container) {
+		c.Spec.ProgressDeadlineSeconds, c.Spec.Args = ptr.To[int32](600), []string{"-v"}
+	})
+	eventuallyHas(t, c, isReady, notStalled)
+
+	if err := admin.Delete(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, c)
 }
 
 func TestNodeNameNeedsTheNodeAndItsHandler(t *testing.T) {

@@ -98,6 +98,7 @@ func TestContainerRules(t *testing.T) {
 		{"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: /v, subPathExpr: x}]", "subPath and subPathExpr are not supported"},
 		{"propagation", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]", "mountPropagation may be None or HostToContainer"},
 		{"restartPolicy", image + "restartPolicy: OnFailure", image + "restartPolicy: Sometimes", `supported values: "Always", "OnFailure", "Never"`},
+		{"progress deadline", image + "progressDeadlineSeconds: 1", image + "progressDeadlineSeconds: 0", "greater than or equal to 1"},
 		{"grace", image + "terminationGracePeriodSeconds: 0", image + "terminationGracePeriodSeconds: -1", "greater than or equal to 0"},
 		{"tolerations", image + "tolerations: [{operator: Exists}]", image + "tolerations: [{operator: Exists, tolerationSeconds: 1}]", "tolerationSeconds is not supported"},
 		{"toleration operator", image + "tolerations: [{key: a, operator: Equal, value: b}]", image + "tolerations: [{key: a, operator: Gt, value: '1'}]", "may be Equal or Exists"},
@@ -122,6 +123,7 @@ func TestContainerDefaults(t *testing.T) {
 	for path, want := range map[string]any{
 		"spec.restartPolicy":                 "Always",
 		"spec.terminationGracePeriodSeconds": int64(30),
+		"spec.progressDeadlineSeconds":       int64(600),
 		"status.observedGeneration":          int64(-1),
 	} {
 		v, _, _ := unstructured.NestedFieldNoCopy(got.Object, strings.Split(path, ".")...)

@@ -11,6 +11,9 @@ import (
 // spec.resources.limits beside cpu and memory. The kernel counts them in the pids cgroup controller.
 const ResourcePIDs corev1.ResourceName = "pids"
 
+// DefaultProgressDeadlineSeconds is progressDeadlineSeconds of a Container that has none, as that of a Deployment.
+const DefaultProgressDeadlineSeconds = 600
+
 // ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its node.
 const ContainerFinalizer = "berth.run/container"
 
@@ -140,6 +143,14 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
 
+	// progressDeadlineSeconds is how long the Container may take to become Ready before the condition Stalled says that it
+	// does not, with the cause. Work on it goes on after that. The time starts with each change of the spec, and again when
+	// a Container stops being Ready that was Ready for at least as long.
+	// +optional
+	// +kubebuilder:default=600
+	// +kubebuilder:validation:Minimum=1
+	ProgressDeadlineSeconds *int32 `json:"progressDeadlineSeconds,omitempty"`
+
 	// nodeName places the Container on this NodeAgent, past the scheduler's choice.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
@@ -248,7 +259,8 @@ const (
 	ConditionReady = "Ready"
 	// ConditionReconciling is what kstatus reads: true while work towards the spec goes on.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes something.
+	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes something, or the
+	// Container did not become Ready within its progressDeadlineSeconds.
 	ConditionStalled = "Stalled"
 )
 
@@ -297,6 +309,9 @@ const (
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has stopped.
 	ReasonNodeLost = "NodeLost"
+	// ReasonProgressDeadlineExceeded surfaces in Stalled when the Container did not become Ready within
+	// progressDeadlineSeconds. The message and the condition Ready name the cause.
+	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
 	// ReasonTerminating surfaces in Reconciling while the container is being stopped for deletion or replacement.
 	ReasonTerminating = "Terminating"
 	// ReasonProgressing surfaces in Reconciling for any other work under way.
@@ -321,6 +336,10 @@ type ContainerStatus struct {
 	// +patchStrategy=merge
 	// +patchMergeKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
+
+	// lastProgressTime is when the time of progressDeadlineSeconds started.
+	// +optional
+	LastProgressTime *metav1.Time `json:"lastProgressTime,omitempty"`
 
 	// nodeName is the NodeAgent that it has been dispatched to.
 	// +optional

@@ -125,13 +125,3 @@ func validateBundle(b *v1alpha1.OCIBundleSpec) validate.Faults {
 	}
 	return validate.Spec(doc, validate.Options{})
 }
-
-// shorten keeps a message within n bytes, which is what a condition or an event may hold, and says that it did.
-func shorten(message string, n int) string {
-	if len(message) <= n {
-		return message
-	}
-	const rest = "… (%d bytes more)"
-	keep := n - len(rest) - 8
-	return strings.ToValidUTF8(message[:keep], "") + fmt.Sprintf(rest, len(message)-keep)
-}

@@ -14,6 +14,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
@@ -95,15 +96,21 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			break
 		}
 	}
-	return done(errors.Join(err, r.report(ctx, s, err)))
+	return r.done(s, errors.Join(err, r.report(ctx, s, err)))
 }
 
-// done turns the end of a reconcile into what the queue is told. Having lost a race for an object is no failure.
-func done(err error) (ctrl.Result, error) {
+// done returns when the queue is to call again. Having lost a race for an object is no failure.
+func (r *Reconciler) done(s *scope, err error) (ctrl.Result, error) {
 	if onlyConflicts(err) {
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	}
-	return ctrl.Result{}, err
+	if err != nil || s.gone {
+		return ctrl.Result{}, err
+	}
+	if at, ok := status.StallsAt(s.container); ok {
+		return ctrl.Result{RequeueAfter: max(at.Sub(r.Clock.Now()), time.Millisecond)}, nil
+	}
+	return ctrl.Result{}, nil
 }
 
 // onlyConflicts says whether err is one or more conflicts and nothing else.

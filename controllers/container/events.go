@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -31,7 +32,7 @@ func (s *scope) fact(kind, reason, action, format string, args ...any) {
 
 func (r *Reconciler) send(c *v1alpha1.Container, notes []note) {
 	for _, n := range notes {
-		r.Recorder.Eventf(c, nil, n.kind, n.reason, n.action, "%s", shorten(n.message, maxNote))
+		r.Recorder.Eventf(c, nil, n.kind, n.reason, n.action, "%s", status.Shorten(n.message, maxNote))
 	}
 }
 
@@ -64,8 +65,14 @@ func transitions(before, after *v1alpha1.Container) []note {
 		case v1alpha1.ReasonNodeLost:
 			add(corev1.EventTypeWarning, "Lost", "Watch", c.Message)
 		}
-		if old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionReady); old != nil && old.Reason == v1alpha1.ReasonNodeLost && c.Reason != v1alpha1.ReasonNodeLost {
-			add(corev1.EventTypeNormal, "Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
+	}
+	// The phase is Unknown while the node is lost, whatever else is wrong with the Container or done with it.
+	if was.Phase == v1alpha1.ContainerUnknown && is.Phase != v1alpha1.ContainerUnknown && is.NodeName != "" && is.NodeName == was.NodeName {
+		add(corev1.EventTypeNormal, "Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
+	}
+	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionStalled); c != nil && c.Reason == v1alpha1.ReasonProgressDeadlineExceeded {
+		if old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionStalled); old == nil || old.Reason != c.Reason {
+			add(corev1.EventTypeWarning, "ProgressDeadlineExceeded", "Watch", c.Message)
 		}
 	}
 	if c := turned(was, is, v1alpha1.ConditionImageReady); c != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -43,6 +44,7 @@ func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope,
 	s := &scope{container: c, before: c.DeepCopy()}
 	s.found.generation = c.Generation
 	s.found.deleting = c.DeletionTimestamp != nil
+	s.found.deadline = status.Deadline(c)
 
 	var err error
 	if s.bundle, err = r.readBundle(ctx, s.key()); err != nil {

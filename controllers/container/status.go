@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -20,6 +21,8 @@ type findings struct {
 	generation int64
 	// deleting is whether the Container is to go.
 	deleting bool
+	// deadline is how long the Container may take to become Ready; 0 is for ever.
+	deadline time.Duration
 
 	// compiled is whether the spec has been compiled at all; invalid are the faults, warnings what is only worth saying.
 	compiled bool
@@ -38,9 +41,6 @@ type findings struct {
 	lost string
 }
 
-// maxMessage is how long a condition's message may be (maxLength of metav1.Condition.message).
-const maxMessage = 32768
-
 // computeStatus is the status that follows from what was found. It is pure: equal arguments give equal results, and a
 // status computed from itself is itself.
 func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, now time.Time) v1alpha1.ContainerStatus {
@@ -49,13 +49,14 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 	}
 	st := v1alpha1.ContainerStatus{
 		ObservedGeneration: f.generation,
+		LastProgressTime:   old.LastProgressTime,
 		Conditions:         append([]metav1.Condition(nil), old.Conditions...),
 	}
 	set := func(c metav1.Condition) {
 		if c.LastTransitionTime.IsZero() {
 			c.LastTransitionTime = metav1.NewTime(now)
 		}
-		c.Message = shorten(c.Message, maxMessage)
+		c.Message = status.Shorten(c.Message, status.MaxMessage)
 		meta.SetStatusCondition(&st.Conditions, c)
 	}
 
@@ -71,28 +72,7 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 	}
 	mirror(&st, f, bundle, set)
 
-	sum := summarize(&st, f, bundle)
-	set(metav1.Condition{Type: v1alpha1.ConditionReady, Status: sum.ready, ObservedGeneration: f.generation, Reason: sum.reason, Message: sum.message})
-	// As Flux does: these two are there while they are true, and not there otherwise.
-	meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionReconciling)
-	meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionStalled)
-	keep := func(kind, reason string) {
-		c := metav1.Condition{Type: kind, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: reason, Message: sum.message}
-		if was := meta.FindStatusCondition(old.Conditions, kind); was != nil && was.Status == metav1.ConditionTrue {
-			c.LastTransitionTime = was.LastTransitionTime
-		}
-		set(c)
-	}
-	switch sum.outlook {
-	case reconciling:
-		reason := v1alpha1.ReasonProgressing
-		if sum.reason == v1alpha1.ReasonDispatched || sum.reason == v1alpha1.ReasonTerminating || sum.reason == v1alpha1.ReasonDispatchFailed {
-			reason = sum.reason
-		}
-		keep(v1alpha1.ConditionReconciling, reason)
-	case stalled:
-		keep(v1alpha1.ConditionStalled, sum.reason)
-	}
+	summarize(&st, f, bundle).Set(&st, f.generation, f.deadline, now)
 	return st
 }
 
@@ -108,32 +88,11 @@ func specValid(f findings) metav1.Condition {
 	return c
 }
 
-// outlook is what comes next, in kstatus's words.
-type outlook int
-
-const (
-	settled     outlook = iota // nothing is left to do
-	reconciling                // it goes on by itself
-	stalled                    // nothing happens until somebody changes something
-)
-
-// summary is what Ready, Reconciling and Stalled say.
-type summary struct {
-	ready   metav1.ConditionStatus
-	reason  string
-	message string
-	outlook outlook
-}
-
-// summarize is the one place that decides on Ready, Reconciling and Stalled. It reads as a list: the first line that
-// applies is the answer.
-func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle) summary {
-	no := func(o outlook, reason, message string) summary {
-		return summary{metav1.ConditionFalse, reason, message, o}
-	}
+// summarize decides on Ready, Reconciling and Stalled. It reads as a list: the first line that applies is the answer.
+func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle) status.Summary {
+	no := status.NotReady
+	const reconciling, stalled = status.Reconciling, status.Stalled
 	scheduled := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionScheduled)
-	image := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionImageReady)
-	running := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionRunning)
 	// What is said of a Container whose new spec could not be put in force, while one of an earlier spec is there.
 	unchanged := ""
 	if bundle != nil && !f.inSync {
@@ -158,23 +117,14 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 	case bundle == nil:
 		return no(reconciling, v1alpha1.ReasonProgressing, "has not been dispatched yet")
 
-	case current(f, bundle) && bundle.Status.Phase == v1alpha1.ContainerSucceeded:
-		return summary{metav1.ConditionTrue, reasonOr(running, v1alpha1.ReasonCompleted), messageOr(running, "ended with exit code 0"), settled}
-	case current(f, bundle) && bundle.Status.Phase == v1alpha1.ContainerFailed:
-		return no(stalled, reasonOr(failed(image, running), v1alpha1.ReasonExited), messageOr(failed(image, running), "ended and is not to be restarted"))
+	case current(f, bundle) && ended(bundle):
+		return status.OfRun(bundle.Status.Phase, st.Conditions)
 	case f.lost != "":
-		return summary{metav1.ConditionUnknown, v1alpha1.ReasonNodeLost, f.lost, reconciling}
+		return status.Summary{Ready: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNodeLost, Message: f.lost, Outlook: reconciling}
 	case !current(f, bundle):
 		return no(reconciling, v1alpha1.ReasonDispatched, fmt.Sprintf("waits for the agent of node %s to take it up", bundle.Spec.NodeName))
-
-	case image != nil && image.Status != metav1.ConditionTrue:
-		return no(reconciling, image.Reason, image.Message)
-	case running != nil && running.Status == metav1.ConditionTrue:
-		return summary{metav1.ConditionTrue, running.Reason, running.Message, settled}
-	case running != nil:
-		return no(reconciling, running.Reason, running.Message)
 	}
-	return no(reconciling, v1alpha1.ReasonProgressing, fmt.Sprintf("the agent of node %s is at work", bundle.Spec.NodeName))
+	return status.OfRun(bundle.Status.Phase, st.Conditions)
 }
 
 // waitForNode says what a deletion waits for, and what to do where the machine does not come back.
@@ -192,28 +142,6 @@ func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
 // current says whether the agent's word is on the spec of this generation.
 func current(f findings, bundle *v1alpha1.OCIBundle) bool {
 	return bundle != nil && f.inSync && bundle.Status.ObservedGeneration >= bundle.Generation
-}
-
-// failed is the condition that explains an end: the image's where it never came, else that of the process.
-func failed(image, running *metav1.Condition) *metav1.Condition {
-	if image != nil && image.Status == metav1.ConditionFalse {
-		return image
-	}
-	return running
-}
-
-func reasonOr(c *metav1.Condition, otherwise string) string {
-	if c == nil || c.Reason == "" || c.Reason == v1alpha1.ReasonNodeLost {
-		return otherwise
-	}
-	return c.Reason
-}
-
-func messageOr(c *metav1.Condition, otherwise string) string {
-	if c == nil || c.Message == "" || c.Reason == v1alpha1.ReasonNodeLost {
-		return otherwise
-	}
-	return c.Message
 }
 
 // ended says whether the agent has declared the container over for good.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 
+	berthstatus "github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -187,8 +188,93 @@ func TestComputeStatus(t *testing.T) {
 	}
 }
 
+// TestProgressDeadline asks kstatus for its verdict on a Container with a deadline of 600 s, second by second.
+func TestProgressDeadline(t *testing.T) {
+	running := agentSays(v1alpha1.ContainerRunning, imageReady, started)
+	crashes := agentSays(v1alpha1.ContainerRunning, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff))
+	noImage := agentSays(v1alpha1.ContainerPending, imageIs(metav1.ConditionFalse, v1alpha1.ReasonImagePullFailed))
+	notMade := agentSays(v1alpha1.ContainerPending, imageIs(metav1.ConditionUnknown, v1alpha1.ReasonProgressing), processIs(metav1.ConditionFalse, v1alpha1.ReasonCreateFailed))
+	fresh := agentSays("")
+	fresh.Status.ObservedGeneration = -1
+	leaving := agentSays(v1alpha1.ContainerRunning, imageReady, started)
+	leaving.DeletionTimestamp = &metav1.Time{Time: time.Unix(1000, 0)}
+	with := func(changes ...func(*findings)) findings {
+		return onNodeA(append([]func(*findings){func(f *findings) { f.deadline = 600 * time.Second }}, changes...)...)
+	}
+	lost := func(f *findings) { f.lost = "no heartbeat" }
+
+	type step struct {
+		at       int64
+		findings findings
+		bundle   *v1alpha1.OCIBundle
+		kstatus  status.Status
+		// contains is part of Stalled's message.
+		contains string
+	}
+	const current, waits, fails = status.CurrentStatus, status.InProgressStatus, status.FailedStatus
+	cases := map[string][]step{
+		"crash loop": {{0, with(), fresh, waits, ""}, {1, with(), running, current, ""}, {2, with(), crashes, waits, ""}, {300, with(), running, current, ""},
+			{301, with(), crashes, waits, ""}, {599, with(), crashes, waits, ""}, {600, with(), crashes, fails, "CrashLoopBackOff: process"},
+			{900, with(), running, current, ""}, {901, with(), crashes, fails, "CrashLoopBackOff"}},
+		"recovers": {{0, with(), noImage, waits, ""}, {700, with(), noImage, fails, "ImagePullFailed: image"}, {800, with(), running, current, ""},
+			{1400, with(), crashes, waits, ""}, {1999, with(), crashes, waits, ""}, {2000, with(), crashes, fails, "CrashLoopBackOff"}},
+		"cannot be made":   {{0, with(), notMade, waits, ""}, {600, with(), notMade, fails, "CreateFailed: process"}},
+		"nobody answers":   {{0, with(), fresh, waits, ""}, {600, with(), fresh, fails, "Dispatched"}},
+		"node lost":        {{0, with(), running, current, ""}, {1000, with(lost), running, waits, ""}, {1600, with(lost), running, fails, "NodeLost: no heartbeat"}, {1700, with(), running, current, ""}},
+		"no node":          {{0, with(nowhere), nil, waits, ""}, {600, with(nowhere), nil, fails, "Unschedulable: 0/3"}, {601, with(), fresh, fails, "Dispatched"}, {602, with(), running, current, ""}},
+		"API server":       {{0, with(refused), nil, waits, ""}, {600, with(refused), nil, fails, "DispatchFailed: quota"}},
+		"another spec":     {{0, with(), noImage, waits, ""}, {600, with(), noImage, fails, "ImagePullFailed"}, {601, with(next), noImage, waits, ""}, {1200, with(next), noImage, waits, ""}, {1201, with(next), noImage, fails, "ImagePullFailed"}},
+		"shorter deadline": {{0, with(), noImage, waits, ""}, {50, with(next, short), noImage, waits, ""}, {60, with(next, short), noImage, fails, "within 10s"}},
+		"deleted":          {{0, with(), noImage, waits, ""}, {9000, findings{generation: generation, deleting: true}, leaving, status.TerminatingStatus, ""}},
+		"name was taken":   {{0, with(taken), running, fails, ""}, {9000, with(), fresh, waits, ""}, {9600, with(), fresh, fails, "Dispatched"}},
+		"clock set back":   {{5000, with(), noImage, waits, ""}, {1000, with(), noImage, waits, ""}, {1599, with(), noImage, waits, ""}, {1600, with(), noImage, fails, "ImagePullFailed"}},
+		"older Berth":      {{0, onNodeA(), noImage, waits, ""}, {9000, with(), noImage, waits, ""}, {9600, with(), noImage, fails, "ImagePullFailed"}},
+		"job":              {{0, with(), running, current, ""}, {9000, with(), agentSays(v1alpha1.ContainerFailed, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonExited)), fails, "process Exited"}},
+	}
+	for name, steps := range cases {
+		t.Run(name, func(t *testing.T) {
+			old := v1alpha1.ContainerStatus{ObservedGeneration: -1}
+			for _, s := range steps {
+				now := time.Unix(s.at, 0)
+				got := computeStatus(old, s.findings, s.bundle, now)
+				if again := computeStatus(got, s.findings, s.bundle, now); !equality.Semantic.DeepEqual(got, again) {
+					t.Errorf("at %d s: computed from itself it is another:\n%+v\n%+v", s.at, got, again)
+				}
+				old = got
+				if k := kstatusOf(t, got, s.findings.generation, s.findings.deleting); k != s.kstatus {
+					t.Errorf("at %d s: kstatus says %s; wanted %s: %+v", s.at, k, s.kstatus, got.Conditions)
+				}
+				stalled, ready := meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionStalled), meta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady)
+				if s.contains != "" && (stalled == nil || !strings.Contains(stalled.Message, s.contains)) {
+					t.Errorf("at %d s: Stalled is %+v; wanted %q", s.at, stalled, s.contains)
+				}
+				if s.kstatus != current && ready.Status == metav1.ConditionTrue || stalled != nil && ready.Reason == v1alpha1.ReasonProgressDeadlineExceeded {
+					t.Errorf("at %d s: Ready is %+v; wanted the cause", s.at, ready)
+				}
+				c := &v1alpha1.Container{Status: got, Spec: v1alpha1.ContainerSpec{ProgressDeadlineSeconds: new(int32(s.findings.deadline / time.Second))}}
+				if at, ok := berthstatus.StallsAt(c); s.findings.deadline > 0 && (ok != (s.kstatus == waits) || ok && !at.After(now)) {
+					t.Errorf("at %d s: it stalls at %s (%t), though kstatus says %s", s.at, at, ok, s.kstatus)
+				}
+			}
+		})
+	}
+}
+
+func nowhere(f *findings) {
+	f.inSync, f.scheduled = false, &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/3"}
+}
+func refused(f *findings) { f.inSync, f.failure = false, "quota" }
+func taken(f *findings)   { f.foreign = "in the way" }
+func next(f *findings)    { f.generation++ }
+func short(f *findings)   { f.deadline = 10 * time.Second }
+
 // kstatus is what Flux, Argo and `kpt live` make of a Container with this status.
 func kstatus(t *testing.T, st v1alpha1.ContainerStatus, deleting bool) status.Status {
+	t.Helper()
+	return kstatusOf(t, st, generation, deleting)
+}
+
+func kstatusOf(t *testing.T, st v1alpha1.ContainerStatus, generation int64, deleting bool) status.Status {
 	t.Helper()
 	c := &v1alpha1.Container{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container"},
@@ -257,10 +343,14 @@ func TestTransitions(t *testing.T) {
 
 	unseen := v1alpha1.ContainerStatus{ObservedGeneration: -1}
 	invalid := findings{generation: generation, compiled: true, invalid: "spec.args: no"}
-	nowhere := findings{generation: generation, compiled: true, scheduled: &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/3"}}
+	unplaced := findings{generation: generation, compiled: true, scheduled: &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/3"}}
 	nowhereElse := findings{generation: generation, compiled: true, scheduled: &verdict{reason: v1alpha1.ReasonUnschedulable, message: "0/4"}}
 	lost := onNodeA(func(f *findings) { f.lost = "silent" })
 	deleting := findings{generation: generation, deleting: true}
+	deletingLost := findings{generation: generation, deleting: true, lost: "silent"}
+	late := onNodeA(func(f *findings) { f.deadline = time.Minute })
+	lateNow := computeStatus(computeStatus(v1alpha1.ContainerStatus{}, late, noImage, time.Unix(1, 0)), late, noImage, time.Unix(61, 0))
+	later := computeStatus(lateNow, late, noImage, time.Unix(99, 0))
 
 	cases := map[string]struct {
 		before, after v1alpha1.ContainerStatus
@@ -268,9 +358,9 @@ func TestTransitions(t *testing.T) {
 	}{
 		"nothing":                {compute(onNodeA(), up), compute(onNodeA(), up), ""},
 		"invalid":                {unseen, compute(invalid, nil), "SpecInvalid"},
-		"unschedulable":          {unseen, compute(nowhere, nil), "FailedScheduling"},
-		"unschedulable, changed": {compute(nowhere, nil), compute(nowhereElse, nil), "FailedScheduling"},
-		"placed":                 {compute(nowhere, nil), compute(onNodeA(), agentSays("")), "Scheduled"},
+		"unschedulable":          {unseen, compute(unplaced, nil), "FailedScheduling"},
+		"unschedulable, changed": {compute(unplaced, nil), compute(nowhereElse, nil), "FailedScheduling"},
+		"placed":                 {compute(unplaced, nil), compute(onNodeA(), agentSays("")), "Scheduled"},
 		"up":                     {compute(onNodeA(), agentSays("")), compute(onNodeA(), up), "Pulled Started"},
 		"no image":               {compute(onNodeA(), agentSays("")), compute(onNodeA(), noImage), "FailedPull"},
 		"not made":               {compute(onNodeA(), agentSays("", imageReady)), compute(onNodeA(), notMade), "Failed"},
@@ -281,6 +371,11 @@ func TestTransitions(t *testing.T) {
 		"exited":                 {compute(onNodeA(), up), compute(onNodeA(), failed), "Exited"},
 		"lost":                   {compute(onNodeA(), up), compute(lost, up), "Lost"},
 		"found":                  {compute(lost, up), compute(onNodeA(), up), "Found"},
+		"lost, then deleted":     {compute(lost, up), computeStatus(compute(lost, up), deletingLost, up, time.Unix(2, 0)), "Terminating"},
+		"lost, its bundle gone":  {compute(lost, up), computeStatus(compute(lost, up), onNodeA(notInSync), nil, time.Unix(2, 0)), ""},
+		"heard again at its end": {compute(deletingLost, up), computeStatus(compute(deletingLost, up), deleting, up, time.Unix(2, 0)), "Terminating Found"},
+		"late":                   {compute(onNodeA(), noImage), lateNow, "ProgressDeadlineExceeded"},
+		"later":                  {lateNow, later, ""},
 		"deleted":                {compute(onNodeA(), up), computeStatus(compute(onNodeA(), up), deleting, up, time.Unix(2, 0)), "Terminating"},
 	}
 	for name, c := range cases {
@@ -329,16 +424,5 @@ func TestLabelIsValid(t *testing.T) {
 	}
 	if got := label("hello"); got != "hello" {
 		t.Errorf("found %q", got)
-	}
-}
-
-func TestShorten(t *testing.T) {
-	if got := shorten("short", 100); got != "short" {
-		t.Errorf("found %q", got)
-	}
-	long := strings.Repeat("ä", 1000)
-	got := shorten(long, 100)
-	if len(got) > 100 || !strings.Contains(got, "bytes more") || strings.ContainsRune(got, '\uFFFD') {
-		t.Errorf("found %d bytes: %q", len(got), got)
 	}
 }

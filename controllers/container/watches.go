@@ -5,6 +5,7 @@ package container
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -31,6 +32,13 @@ const (
 	indexNode = v1alpha1.OCIBundleNodeNameField
 )
 
+// What has failed is tried again after 5 ms at first, and at least once a minute: a refused dispatch would otherwise wait up to
+// 16 minutes, and its progress deadline with it.
+const (
+	firstRetry = 5 * time.Millisecond
+	lastRetry  = time.Minute
+)
+
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // SetupWithManager adds the reconciler to a manager. workers is how many Containers are reconciled at once.
@@ -50,7 +58,10 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
 		Watches(&corev1.Node{}, r.wakeWaiting(), changed(nodeMatters)).
 		Watches(&nodev1.RuntimeClass{}, r.wakeWaiting()).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		}).
 		Complete(r)
 }
 

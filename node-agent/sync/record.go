@@ -88,6 +88,8 @@ type failure struct {
 	Message string `json:"message"`
 	// Rootfs is true when the root filesystem was at fault.
 	Rootfs bool `json:"rootfs,omitempty"`
+	// AfterRootfs is true when the root filesystem had been found by then.
+	AfterRootfs bool `json:"afterRootfs,omitempty"`
 }
 
 type stop struct {

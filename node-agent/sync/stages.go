@@ -33,6 +33,7 @@ type attempt struct {
 	dir bundle.Dir
 
 	image       *Image
+	rootfs      string // in place of an image
 	spec        *specs.Spec
 	undoVolumes func() error
 }
@@ -52,6 +53,7 @@ func stages() []stage {
 	return []stage{
 		{"handler", v1alpha1.ReasonHandlerNotFound, "handler: ", (*attempt).checkHandler, nil},
 		{"image", v1alpha1.ReasonImagePullFailed, "", (*attempt).ensureImage, nil},
+		{"root", v1alpha1.ReasonCreateFailed, "config: ", (*attempt).checkRootfs, nil},
 		{"volumes", v1alpha1.ReasonCreateFailed, "", (*attempt).prepareVolumes, (*attempt).removeVolumes},
 		{"rootfs", v1alpha1.ReasonCreateFailed, "", (*attempt).mountRootfs, (*attempt).unmountRootfs},
 		{"config", v1alpha1.ReasonCreateFailed, "config: ", (*attempt).writeConfig, nil},
@@ -90,7 +92,9 @@ func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
 		s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", st.name, "error", err)
 		return s.update(a.rec, func(r *Record) {
 			r.unstart()
-			r.Failure = &failure{Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError))}
+			r.Failure = &failure{
+				Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError)), AfterRootfs: a.rootfs != "" && st.name != "root",
+			}
 			r.BackOff = r.BackOff.afterFailure(s.Clock.Now())
 		})
 	}
@@ -230,6 +234,35 @@ type rootfsError struct{ error }
 
 func (e *rootfsError) Unwrap() error { return e.error }
 
+// checkRootfs looks at the folder that a container without an image has for its root filesystem.
+func (a *attempt) checkRootfs(context.Context) error {
+	if a.b.Spec.Image != nil {
+		return nil
+	}
+	var config struct {
+		Root struct {
+			Path string `json:"path"`
+		} `json:"root"`
+	}
+	if err := unmarshal(a.b.Spec.Config.Raw, &config); err != nil {
+		return err
+	}
+	a.rootfs = config.Root.Path
+	if !filepath.IsAbs(a.rootfs) {
+		return &rootfsError{fmt.Errorf("root.path: found %q; allowed: an absolute folder of the node, where there is no image", a.rootfs)}
+	}
+	info, err := os.Stat(a.rootfs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &rootfsError{fmt.Errorf("root.path: found nothing at %s on this node; allowed: a folder", a.rootfs)}
+	case err != nil:
+		return &rootfsError{fmt.Errorf("root.path: %w", err)}
+	case !info.IsDir():
+		return &rootfsError{fmt.Errorf("root.path: found a file at %s; allowed: a folder", a.rootfs)}
+	}
+	return nil
+}
+
 func (a *attempt) mountRootfs(context.Context) error {
 	if a.image != nil {
 		return a.dir.MountRootfs(a.image.Layers)
@@ -244,27 +277,7 @@ func (a *attempt) writeConfig(context.Context) error {
 	rootfs := a.dir.Rootfs()
 	options := bundle.MergeOptions{CgroupsPath: path.Join(a.s.CgroupParent, a.rec.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/"))}
 	if a.image == nil {
-		var root struct {
-			Root struct {
-				Path string `json:"path"`
-			} `json:"root"`
-		}
-		if err := unmarshal(spec.Config.Raw, &root); err != nil {
-			return err
-		}
-		rootfs = root.Root.Path
-		if !filepath.IsAbs(rootfs) {
-			return &rootfsError{fmt.Errorf("root.path: found %q; allowed: an absolute folder of the node, where there is no image", rootfs)}
-		}
-		info, err := os.Stat(rootfs)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return &rootfsError{fmt.Errorf("root.path: found nothing at %s on this node; allowed: a folder", rootfs)}
-		case err != nil:
-			return &rootfsError{fmt.Errorf("root.path: %w", err)}
-		case !info.IsDir():
-			return &rootfsError{fmt.Errorf("root.path: found a file at %s; allowed: a folder", rootfs)}
-		}
+		rootfs = a.rootfs
 	}
 	var err error
 	if options.Accounts, err = bundle.ReadAccounts(rootfs); err != nil {

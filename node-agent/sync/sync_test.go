@@ -163,7 +163,7 @@ type bench struct {
 	stop    func() // ends the Syncer
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	rootfs := filepath.Join(dir, "rootfs")
@@ -176,6 +176,9 @@ func newBench(t *testing.T) *bench {
 	b.Spec.TerminationGracePeriodSeconds = 30
 	b.Spec.Process.Command = []string{"/x"}
 	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` + rootfs + `"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
+	for _, change := range changes {
+		change(b)
+	}
 	bundles, err := bundle.Open(filepath.Join(dir, "bundles"))
 	if err != nil {
 		t.Fatal(err)

@@ -111,6 +111,7 @@ func TestFaults(t *testing.T) {
 		{"two mounts on a path", image + "volumes: [{name: v, emptyDir: {}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]", "spec.volumeMounts[1].mountPath", "Duplicate"},
 
 		{"unknown restart policy", image + `restartPolicy: Sometimes`, "spec.restartPolicy", "OnFailure"},
+		{"no time for progress", image + `progressDeadlineSeconds: 0`, "spec.progressDeadlineSeconds", "at least 1"},
 		{"negative grace", image + `terminationGracePeriodSeconds: -1`, "spec.terminationGracePeriodSeconds", "negative"},
 		{"all keys but not Exists", image + `tolerations: [{operator: Equal}]`, "spec.tolerations[0].operator", "Exists"},
 	} {

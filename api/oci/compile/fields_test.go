@@ -81,6 +81,8 @@ func fieldCases() map[string]fieldCase {
 		"ContainerSpec.terminationGracePeriodSeconds": honoured(func(s *spec) {
 			s.TerminationGracePeriodSeconds = new(int64(9))
 		}),
+		"ContainerSpec.progressDeadlineSeconds": placement(func(s *spec) { s.ProgressDeadlineSeconds = new(int32(9)) },
+			"spec.progressDeadlineSeconds", func(s *spec) { s.ProgressDeadlineSeconds = new(int32(0)) }),
 		"ContainerSpec.nodeName": placement(func(s *spec) { s.NodeName = "n" },
 			"spec.nodeName", func(s *spec) { s.NodeName = "N!" }),
 		"ContainerSpec.nodeSelector": placement(func(s *spec) { s.NodeSelector = map[string]string{"a": "b"} },

@@ -83,6 +83,9 @@ func life(d *draft) {
 			d.invalid(d.path.Child("terminationGracePeriodSeconds"), *g, "must not be negative")
 		}
 	}
+	if p := d.in.ProgressDeadlineSeconds; p != nil && *p < 1 {
+		d.invalid(d.path.Child("progressDeadlineSeconds"), *p, "must be at least 1")
+	}
 }
 
 // sortedKeys makes the order of faults that of the names.

@@ -46,9 +46,10 @@ type Options struct {
 
 // Folder is a source.Source.
 type Folder struct {
-	o      Options
-	on     node
-	rescan chan struct{}
+	o        Options
+	on       node
+	rescan   chan struct{}
+	reported chan struct{} // a status may have a progress deadline now
 
 	mu      sync.RWMutex
 	synced  bool
@@ -113,7 +114,7 @@ func New(o Options) (*Folder, error) {
 		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root", "dir", o.Dir)
 	}
 	f := &Folder{
-		o: o, on: node{name: o.NodeName, labels: o.NodeLabels}, rescan: make(chan struct{}, 1),
+		o: o, on: node{name: o.NodeName, labels: o.NodeLabels}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unsure: map[source.Key]string{},
 	}
 	if err := os.MkdirAll(statusDir(o.StateDir), 0o700); err != nil {
@@ -145,6 +146,8 @@ func (f *Folder) restore() error {
 			f.unsure[key] = c.Annotations[annotationManifest]
 			continue
 		}
+		// A field that is newer than this status has its default now, which is no change of the manifest.
+		c.Spec = m.container.Spec
 		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec)}
 	}
 	return nil
@@ -211,10 +214,15 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 		}
 	}
 	look()
+	deadline := time.NewTimer(0)
+	defer deadline.Stop()
 	for {
+		deadline.Reset(f.stallLate(time.Now()))
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-deadline.C:
+		case <-f.reported:
 		case <-watcher.Events:
 			debounce = time.After(f.o.Debounce)
 		case err := <-watcher.Errors: // such as an overflow
@@ -486,6 +494,10 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 		return err
 	}
 	f.entries[key] = e
+	select {
+	case f.reported <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

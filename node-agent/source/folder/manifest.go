@@ -194,6 +194,9 @@ func SetDefaults(c *v1alpha1.Container) {
 		c.Spec.TerminationGracePeriodSeconds = new(int64)
 		*c.Spec.TerminationGracePeriodSeconds = corev1.DefaultTerminationGracePeriodSeconds
 	}
+	if c.Spec.ProgressDeadlineSeconds == nil {
+		c.Spec.ProgressDeadlineSeconds = new(int32(v1alpha1.DefaultProgressDeadlineSeconds))
+	}
 }
 
 // placed refuses what asks for another node than this one.

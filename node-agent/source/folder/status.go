@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/atomicfile"
 	"github.com/berth-run/berth/node-agent/source"
@@ -145,7 +147,7 @@ func (f *Folder) store(key source.Key, e *entry) error {
 		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
 			Message: "the spec compiles", ObservedGeneration: e.container.Generation})
 	}
-	setCondition(e.container, ready(e))
+	summarize(e).Set(&e.container.Status, e.container.Generation, status.Deadline(e.container), time.Now())
 	data, err := json.Marshal(e.container)
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
@@ -153,23 +155,37 @@ func (f *Folder) store(key source.Key, e *entry) error {
 	return atomicfile.Write(statusFile(f.o.StateDir, key), data)
 }
 
-// ready computes the condition Ready from the others. A fault of the manifest does not take away that the older version does its work.
-func ready(e *entry) metav1.Condition {
-	out := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, ObservedGeneration: e.container.Generation,
-		Reason: v1alpha1.ReasonProgressing, Message: "not looked at yet"}
-	if e.bundle == nil {
-		out.Reason, out.Message = v1alpha1.ReasonInvalidSpec, e.file+": "+e.fault
-		return out
+// summarize decides on Ready, Reconciling and Stalled. While a manifest is refused, its container runs as the version before wanted
+// it, and Ready speaks of that.
+func summarize(e *entry) status.Summary {
+	st := &e.container.Status
+	switch {
+	case e.bundle == nil:
+		return status.NotReady(status.Stalled, v1alpha1.ReasonInvalidSpec, e.file+": "+e.fault)
+	case e.container.DeletionTimestamp != nil:
+		return status.NotReady(status.Reconciling, v1alpha1.ReasonTerminating, "its manifest was removed: the container is stopped and removed")
+	case st.ObservedGeneration != e.container.Generation:
+		return status.NotReady(status.Reconciling, v1alpha1.ReasonProgressing, "not looked at yet")
 	}
-	running := meta.FindStatusCondition(e.container.Status.Conditions, v1alpha1.ConditionRunning)
-	if running == nil {
-		return out
+	return status.OfRun(st.Phase, st.Conditions)
+}
+
+// stallLate writes the status of each Container whose progress deadline has passed, and returns how long it is until the next one.
+func (f *Folder) stallLate(now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next := f.o.Resync
+	for key, e := range f.entries {
+		at, ok := status.StallsAt(e.container)
+		switch {
+		case !ok:
+		case at.After(now):
+			next = min(next, at.Sub(now))
+		default:
+			f.replace(key, func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle) {})
+		}
 	}
-	out.Reason, out.Message = running.Reason, running.Message
-	if running.Status == metav1.ConditionTrue || e.container.Status.Phase == v1alpha1.ContainerSucceeded {
-		out.Status = metav1.ConditionTrue
-	}
-	return out
+	return next
 }
 
 func setCondition(c *v1alpha1.Container, cond metav1.Condition) {
