@@ -266,6 +266,7 @@ func TestPodSecurity(t *testing.T) {
 		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [cap_sys_admin]}}", "capabilities.add"},
 		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [ALL]}}", "capabilities.add"},
 		{"baseline", "image: busybox\nsecurityContext: {seccompProfile: {type: Unconfined}}", "Unconfined"},
+		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
 		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
 		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},
 		{"restricted", "image: busybox\nsecurityContext: {runAsNonRoot: true}", "capabilities.drop"},

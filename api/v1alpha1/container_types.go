@@ -113,6 +113,12 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"
 	SecurityContext *corev1.SecurityContext `json:"securityContext,omitempty"`
 
+	// allowSocketcall lets the default seccomp profile pass socketcall(2), by which older 32-bit
+	// programs open sockets. A filter cannot see the address family of that call: it opens also the
+	// families that the profile denies, such as AF_ALG and AF_VSOCK. Without it the call fails with ENOSYS.
+	// +optional
+	AllowSocketcall bool `json:"allowSocketcall,omitempty"`
+
 	// volumes that volumeMounts may name.
 	// +optional
 	// +listType=map

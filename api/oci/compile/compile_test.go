@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/moby/profiles/seccomp"
@@ -161,6 +163,49 @@ func TestDefaultSeccomp(t *testing.T) {
 		}
 		if has != (arch == "amd64") {
 			t.Errorf("%s: arch_prctl allowed is %v", arch, has)
+		}
+	}
+}
+
+// TestSocketcall: the compiled profile denies socketcall(2) before all other rules, on every
+// architecture, unless the Container allows it; the library's own profile is left as it is.
+func TestSocketcall(t *testing.T) {
+	named := func(rules []specs.LinuxSyscall) (lines []int) {
+		for i, rule := range rules {
+			if slices.Contains(rule.Names, "socketcall") {
+				lines = append(lines, i)
+			}
+		}
+		return lines
+	}
+	for _, arch := range []string{"amd64", "arm64", "s390x", "ppc64le"} {
+		c := base()
+		b, faults := Bundle(c, Architecture(arch))
+		if len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		spec := specs.Spec{}
+		if err := json.Unmarshal(b.Config.Raw, &spec); err != nil {
+			t.Fatal(err)
+		}
+		rules := spec.Linux.Seccomp.Syscalls
+		first := rules[0]
+		if lines := named(rules); !slices.Equal(lines, []int{0}) || len(first.Names) != 1 || len(first.Args) != 0 ||
+			first.Action != specs.ActErrno || *first.ErrnoRet != uint(syscall.ENOSYS) {
+			t.Errorf("%s: socketcall stands in rules %v; rule 0 is for %d calls, %s", arch, lines, len(first.Names), first.Action)
+		}
+
+		c.Spec.AllowSocketcall = true
+		b, _ = Bundle(c, Architecture(arch))
+		spec = specs.Spec{}
+		if err := json.Unmarshal(b.Config.Raw, &spec); err != nil {
+			t.Fatal(err)
+		}
+		if want := defaultSeccomp(arch, spec.Process.Capabilities.Bounding); !reflect.DeepEqual(spec.Linux.Seccomp, want) {
+			t.Errorf("%s: with allowSocketcall the profile is not the library's", arch)
+		}
+		if len(named(defaultSeccomp(arch, nil).Syscalls)) != 1 {
+			t.Errorf("%s: the library's profile was changed", arch)
 		}
 	}
 }

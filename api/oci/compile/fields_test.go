@@ -75,6 +75,7 @@ func fieldCases() map[string]fieldCase {
 		"ContainerSpec.hostIPC":         honoured(func(s *spec) { s.HostIPC = true }),
 		"ContainerSpec.resources":       honoured(func(s *spec) { s.Resources.Limits = corev1.ResourceList{"pids": quantity("9")} }),
 		"ContainerSpec.securityContext": honoured(func(s *spec) { s.SecurityContext.RunAsUser = new(int64(9)) }),
+		"ContainerSpec.allowSocketcall": honoured(func(s *spec) { s.AllowSocketcall = true }),
 		"ContainerSpec.volumes":         honoured(func(s *spec) { s.Volumes = s.Volumes[:2] }),
 		"ContainerSpec.volumeMounts":    honoured(func(s *spec) { s.VolumeMounts = nil }),
 		"ContainerSpec.restartPolicy":   honoured(func(s *spec) { s.RestartPolicy = corev1.RestartPolicyNever }),

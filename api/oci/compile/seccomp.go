@@ -4,6 +4,7 @@ package compile
 
 import (
 	"slices"
+	"syscall"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -30,6 +31,32 @@ func seccompProfile(d *draft) {
 		}
 	}
 	d.spec.Linux.Seccomp = defaultSeccomp(d.arch, d.spec.Process.Capabilities.Bounding)
+	if !d.in.AllowSocketcall {
+		denySocketcall(d.spec.Linux.Seccomp)
+	}
+}
+
+// denySocketcall makes socketcall(2) fail in a profile that allows it. i386, s390, ppc and 32-bit MIPS
+// have that call beside socket(2): its address family is behind a pointer, which a filter cannot
+// follow, so it would open the sockets that the profile's rules for socket(2) deny (AF_ALG,
+// AF_VSOCK). Without a rule for it libseccomp lets it pass wherever some socket(2) may. The rule
+// stands first, and its action is not the default one, because runc drops rules of the default
+// action. ENOSYS is the errno on which C libraries fall back to socket(2).
+func denySocketcall(profile *specs.LinuxSeccomp) {
+	const name = "socketcall"
+	rules := []specs.LinuxSyscall{{
+		Names: []string{name}, Action: specs.ActErrno, ErrnoRet: new(uint(syscall.ENOSYS)),
+	}}
+	for _, rule := range profile.Syscalls {
+		if slices.Contains(rule.Names, name) {
+			names := slices.Clone(rule.Names) // the library's own list
+			rule.Names = slices.DeleteFunc(names, func(n string) bool { return n == name })
+		}
+		if len(rule.Names) > 0 {
+			rules = append(rules, rule)
+		}
+	}
+	profile.Syscalls = rules
 }
 
 // defaultSeccomp resolves the conditions of moby's default profile for a

@@ -21,7 +21,7 @@ import (
 
 // formatVersion is part of every key and file: it has to change with what Compile makes of a profile (tables
 // included), and with the form of a file.
-const formatVersion = 1
+const formatVersion = 2
 
 // Key returns a name for what Compile makes of a profile: the SHA-256, in hex, of the
 // profile in a canonical form, the architecture and a format version. Profiles with equal keys

@@ -85,7 +85,7 @@ func TestFormatVersion(t *testing.T) {
 			sum.Write(stored)
 		}
 	}
-	const version, want = 1, "99104b9f5f1f99dfd41bbc2e84ccea4a92349be499c78c74574d8d752c6f97ae"
+	const version, want = 2, "994de5a37fcfd677d73fa2cdaa7e672804c80a74c9d39b8b21a99a319f51503b"
 	if got := hex.EncodeToString(sum.Sum(nil)); got != want || formatVersion != version {
 		t.Errorf("format version %d compiles to %s; version %d to %s", formatVersion, got, version, want)
 	}

@@ -108,9 +108,10 @@ type rule struct {
 //   - Where socketcall(2) and ipc(2) exist, a rule for one of their calls holds for both ways of making it; the
 //     multiplexers' first argument being the call's number, a condition on it is lost there.
 //   - Names that no ABI has are left out with a Warning; those that an ABI has not are left out for that ABI.
-//   - Numbers that the profile does not name, so also those newer than the tables, get the default
-//     action, as with libseccomp and crun. (runc puts a stub in front that returns ENOSYS for numbers above
-//     the highest one that the profile names, if the default action is neither ALLOW, LOG nor TRACE.)
+//   - Numbers that the profile does not name get the default action. Those above the highest one that
+//     it names for their ABI return ENOSYS, as with runc, unless the default action is ALLOW, LOG or
+//     TRACE: they are newer than the profile, and C libraries fall back to an older call on ENOSYS
+//     only. So does setup(2) on s390, which is number 0 and stands for numbers that the kernel does not know.
 //   - An errnoRet with an action that returns no number is refused, as config-linux.md demands.
 //   - Without a list of flags SECCOMP_FILTER_FLAG_SPEC_ALLOW is set, as runc and crun do; an empty
 //     list sets none.
@@ -127,6 +128,8 @@ type compiler struct {
 	native   *architecture
 	archs    []*architecture
 	fallback action
+	// named has the entries of all system calls that the profile names, those of rules without effect included.
+	named    []*syscallEntry
 	warnings []Warning
 	faults   []error
 }
@@ -326,6 +329,7 @@ func (c *compiler) rules(lines []specs.LinuxSyscall) []namedRule {
 		count += len(lines[i].Names)
 	}
 	named := make([]namedRule, 0, count)
+	c.named = make([]*syscallEntry, 0, count)
 	for i := range lines {
 		line := &lines[i]
 		at := func(rest string) string { return fmt.Sprintf("syscalls[%d]%s", i, rest) }
@@ -365,6 +369,7 @@ func (c *compiler) rules(lines []specs.LinuxSyscall) []namedRule {
 				c.warnings = append(c.warnings, Warning{at(fmt.Sprintf(".names[%d]", j)), "unknown system call " + quote(name) + " is left out"})
 				continue
 			}
+			c.named = append(c.named, entry)
 			for k := range rules {
 				named = append(named, namedRule{entry, &rules[k]})
 			}
@@ -436,36 +441,31 @@ type numberRange struct {
 	target label
 }
 
+// errNewer is the verdict for a system call that is newer than the profile.
+const errNewer = unix.SECCOMP_RET_ERRNO | action(unix.ENOSYS)
+
+// returnsNewer reports whether system calls newer than the profile return ENOSYS.
+func (c *compiler) returnsNewer() bool {
+	switch c.fallback & unix.SECCOMP_RET_ACTION_FULL {
+	case unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_LOG, unix.SECCOMP_RET_TRACE:
+		// Permissive; a tracer answers for new system calls itself.
+		return false
+	}
+	return true
+}
+
+// highest returns the highest number that the profile names for an ABI, -1 if it names none.
+func (c *compiler) highest(a *architecture) int32 {
+	highest := int32(-1)
+	for _, entry := range c.named {
+		highest = max(highest, entry.numbers[a.column])
+	}
+	return highest
+}
+
 // ranges returns the verdicts for all numbers that the architectures of group, which have one
 // seccomp_data.arch in common, can have.
 func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule) []numberRange {
-	all := make([]numbered, 0, len(rules)*len(group)+16)
-	// Sorted by number, then by place in the profile, which is that in all.
-	keys := make([]uint64, 0, cap(all))
-	add := func(number uint32, n numbered) {
-		keys = append(keys, uint64(number)<<32|uint64(len(all)))
-		all = append(all, n)
-	}
-	for _, a := range group {
-		for i := range rules {
-			r := rules[i].rule
-			conditions := r.conditions
-			if !a.wide && len(conditions) > 0 {
-				conditions = narrow(conditions)
-			} else if slices.ContainsFunc(conditions, tautology) {
-				conditions = slices.DeleteFunc(slices.Clone(conditions), tautology)
-			}
-			if a.muxBase >= 0 {
-				if nr, call, ok := multiplexed(rules[i].entry.name); ok {
-					add(uint32(a.muxBase)+nr, numbered{r, muxConditions(conditions, call, a.wide), a.wide})
-				}
-			}
-			if nr := rules[i].entry.numbers[a.column]; nr >= 0 {
-				add(uint32(nr), numbered{r, conditions, a.wide})
-			}
-		}
-	}
-	slices.Sort(keys)
 	fallback := g.ret(c.fallback)
 	ranges := make([]numberRange, 1, 64)
 	ranges[0] = numberRange{0, fallback}
@@ -482,22 +482,72 @@ func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule
 			ranges = append(ranges, numberRange{start, target})
 		}
 	}
+	all := make([]numbered, 0, len(rules)+16)
+	// Sorted by number, then by place in the profile, which is that in all.
+	keys := make([]uint64, 0, cap(all))
 	same := make([]numbered, 0, 16)
-	for len(keys) > 0 {
-		number := uint32(keys[0] >> 32)
-		same = same[:0]
-		for len(keys) > 0 && uint32(keys[0]>>32) == number {
-			same = append(same, all[uint32(keys[0])])
-			keys = keys[1:]
+	for _, a := range group {
+		all, keys = numberedRules(a, rules, all[:0], keys[:0])
+		newer := fallback
+		highest := c.highest(a)
+		if len(keys) > 0 {
+			// A multiplexer's number may be above those of the calls that are named.
+			highest = max(highest, int32(keys[len(keys)-1]>>32))
 		}
-		put(number, c.verdict(g, same))
-		put(number+1, fallback)
+		if highest > 0 && c.returnsNewer() {
+			newer = g.ret(errNewer)
+			if a.name == specs.ArchS390 || a.name == specs.ArchS390X {
+				put(0, newer)
+				put(1, fallback)
+			}
+		}
+		if a.name == specs.ArchX32 {
+			put(x32Bit, fallback)
+		}
+		for i := 0; i < len(keys); {
+			number := uint32(keys[i] >> 32)
+			same = same[:0]
+			for ; i < len(keys) && uint32(keys[i]>>32) == number; i++ {
+				same = append(same, all[uint32(keys[i])])
+			}
+			put(number, c.verdict(g, same))
+			put(number+1, fallback)
+		}
+		put(uint32(highest)+1, newer)
 	}
 	if group[0].name == specs.ArchX86_64 && len(group) == 1 {
 		put(x32Bit, g.ret(unix.SECCOMP_RET_KILL_THREAD))
 		put(0xffffffff, fallback)
 	}
 	return ranges
+}
+
+// numberedRules appends the rules for each number of an ABI to all, and its number and index in all to
+// keys, which it sorts.
+func numberedRules(a *architecture, rules []namedRule, all []numbered, keys []uint64) ([]numbered, []uint64) {
+	add := func(number uint32, n numbered) {
+		keys = append(keys, uint64(number)<<32|uint64(len(all)))
+		all = append(all, n)
+	}
+	for i := range rules {
+		r := rules[i].rule
+		conditions := r.conditions
+		if !a.wide && len(conditions) > 0 {
+			conditions = narrow(conditions)
+		} else if slices.ContainsFunc(conditions, tautology) {
+			conditions = slices.DeleteFunc(slices.Clone(conditions), tautology)
+		}
+		if a.muxBase >= 0 {
+			if nr, call, ok := multiplexed(rules[i].entry.name); ok {
+				add(uint32(a.muxBase)+nr, numbered{r, muxConditions(conditions, call, a.wide), a.wide})
+			}
+		}
+		if nr := rules[i].entry.numbers[a.column]; nr >= 0 {
+			add(uint32(nr), numbered{r, conditions, a.wide})
+		}
+	}
+	slices.Sort(keys)
+	return all, keys
 }
 
 // tautology reports whether a condition always holds.

@@ -93,6 +93,8 @@ func TestVerdicts(t *testing.T) {
 		s390x = unix.AUDIT_ARCH_S390X
 		allow = unix.SECCOMP_RET_ALLOW
 		eperm = unix.SECCOMP_RET_ERRNO | 1
+
+		enosys = unix.SECCOMP_RET_ERRNO | 38
 	)
 	for _, test := range []struct {
 		name, goarch, profile string
@@ -101,7 +103,31 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{"default", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 1, arch: x8664}, eperm},
 		{"default errno", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38}`, data{number: 1, arch: x8664}, unix.SECCOMP_RET_ERRNO | 38},
-		{"newer than the tables", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 5000, arch: x8664}, eperm},
+		{"no names, none is newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 5000, arch: x8664}, eperm},
+		{"newer than the profile", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 452, arch: x8664}, enosys}, // fchmodat2
+		{"newer than a rule without effect", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 452, arch: x8664}, enosys},
+		{"not newer, not named", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 448, arch: x8664}, eperm}, // process_mrelease
+		{"newer, killing", "amd64", `{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{"names":["read","exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 5000, arch: x8664}, enosys},
+		{"newer, allowed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 5000, arch: x8664}, allow},
+		{"newer, logged", "amd64", `{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 5000, arch: x8664}, unix.SECCOMP_RET_LOG},
+		{"newer, traced", "amd64", `{"defaultAction":"SCMP_ACT_TRACE","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 5000, arch: x8664}, unix.SECCOMP_RET_TRACE | 1},
+		{"newer for i386", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 2, arch: i386}, enosys},
+		{"newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 61, arch: x8664}, enosys},
+		{"not newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 59, arch: x8664}, eperm},
+		{"x32 not listed, newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 1000, arch: x8664}, unix.SECCOMP_RET_KILL_THREAD},
+		{"unknown to the kernel", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 0, arch: s390x}, enosys},
 		{"bad architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: 1, arch: i386}, unix.SECCOMP_RET_KILL_THREAD},
 		{"listed architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: i386}, allow},
 		{"native is always in", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: x8664}, allow},

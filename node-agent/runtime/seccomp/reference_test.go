@@ -17,6 +17,62 @@ type reference struct {
 	listed   []specs.Arch
 	fallback uint32
 	rules    []referenceRule
+	newer    newerCalls
+}
+
+// newerCalls are the system calls that are newer than a profile: runc's libcontainer/seccomp/patchbpf
+// answers them with ENOSYS before libseccomp's filter is asked.
+type newerCalls struct {
+	listed []specs.Arch
+	// highest is the highest number that the profile names, for each architecture of its filter.
+	highest map[specs.Arch]uint32
+}
+
+func findNewerCalls(p *specs.LinuxSeccomp) newerCalls {
+	n := newerCalls{
+		listed:  append([]specs.Arch{nativeName(runtime.GOARCH)}, p.Architectures...),
+		highest: map[specs.Arch]uint32{},
+	}
+	switch p.DefaultAction {
+	case specs.ActAllow, specs.ActLog, specs.ActTrace:
+		return n
+	}
+	for _, name := range n.listed {
+		a := architectureByName(name)
+		for _, s := range p.Syscalls {
+			for _, call := range s.Names {
+				entry := lookup(call)
+				if entry == nil {
+					continue
+				}
+				if nr := entry.numbers[a.column]; nr > 0 {
+					n.highest[name] = max(n.highest[name], uint32(nr))
+				}
+				// Unlike runc's, a rule for a multiplexed call counts by the multiplexer's number, too.
+				if mux, _, ok := multiplexed(call); ok && a.muxBase >= 0 && returns(s.Action, s.ErrnoRet) != returns(p.DefaultAction, p.DefaultErrnoRet) {
+					n.highest[name] = max(n.highest[name], uint32(a.muxBase)+mux)
+				}
+			}
+		}
+	}
+	return n
+}
+
+// has reports whether a call is newer than the profile.
+func (n newerCalls) has(d data) bool {
+	// runc tells x32 by its bit alone, and so answers ENOSYS for numbers from 1<<31 on, which no ABI has.
+	x32 := d.arch == unix.AUDIT_ARCH_X86_64 && d.number >= x32Bit
+	for _, name := range n.listed {
+		highest, some := n.highest[name]
+		if architectureByName(name).audit != d.arch || !some || x32 != (name == specs.ArchX32) {
+			continue
+		}
+		s390 := name == specs.ArchS390 || name == specs.ArchS390X
+		if d.number > highest || s390 && d.number == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 type referenceRule struct {
@@ -45,6 +101,7 @@ func newReference(p *specs.LinuxSeccomp) *reference {
 	r := &reference{
 		listed:   append([]specs.Arch{nativeName(runtime.GOARCH)}, p.Architectures...),
 		fallback: returns(p.DefaultAction, p.DefaultErrnoRet),
+		newer:    findNewerCalls(p),
 	}
 	for _, s := range p.Syscalls {
 		var seen [6]int
@@ -62,6 +119,9 @@ func newReference(p *specs.LinuxSeccomp) *reference {
 	return r
 }
 
+// newerVerdict is SECCOMP_RET_ERRNO with ENOSYS.
+const newerVerdict = 0x50000 | uint32(unix.ENOSYS)
+
 // verdict answers for one call.
 func (r *reference) verdict(d data) (uint32, error) {
 	a := architectureByName(r.listed[0])
@@ -71,6 +131,9 @@ func (r *reference) verdict(d data) (uint32, error) {
 			return 0, nil
 		}
 		a = architectureByName(r.listed[i])
+	}
+	if r.newer.has(d) {
+		return newerVerdict, nil
 	}
 	if a.audit == unix.AUDIT_ARCH_X86_64 {
 		a = architectureByName(specs.ArchX86_64)
