@@ -303,6 +303,9 @@ const (
 	ReasonImagePullFailed = "ImagePullFailed"
 	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the message names field and cause.
 	ReasonCreateFailed = "CreateFailed"
+	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot write its own files, such as on
+	// a full disk; the message names file and cause.
+	ReasonStorageFailed = "StorageFailed"
 	// ReasonStarted surfaces in Running and Ready when the process runs.
 	ReasonStarted = "Started"
 	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next start.

@@ -91,7 +91,7 @@ func transitions(before, after *v1alpha1.Container) []note {
 	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled && !sameEnd(terminated(was), end) {
 		add(corev1.EventTypeWarning, "OOMKilled", "Run", "the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
 	}
-	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil && c.Reason == v1alpha1.ReasonCreateFailed {
+	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil && (c.Reason == v1alpha1.ReasonCreateFailed || c.Reason == v1alpha1.ReasonStorageFailed) {
 		add(corev1.EventTypeWarning, "Failed", "Create", c.Message)
 	}
 	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionRunning); c != nil && c.Reason == v1alpha1.ReasonCrashLoopBackOff {

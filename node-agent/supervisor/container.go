@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/handler"
 )
 
@@ -299,7 +300,7 @@ func (c *container) closePidfd(e *poller) {
 // exited takes note of how the container's process has ended; ws is nil where err says why that is not known. It is called
 // once, from the reaper or a poller, and leaves the rest of the work to a goroutine, since that waits for locks and disks.
 func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
-	now := time.Now().UTC()
+	now, instant := time.Now().UTC(), boottime.Now()
 	s.endings.Go(func() {
 		c.closePidfd(s.exits)
 		// All that the process itself has written is in the log before its exit is told. Others may have the pipe open, and
@@ -311,14 +312,14 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 		}
 		c.life.Lock()
 		defer c.life.Unlock()
-		_ = s.update(c, func(st *Status) { st.finish(now, ws, err, oomKills(c.rec.Cgroup)) })
+		_ = s.update(c, func(st *Status) { st.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) })
 		close(c.ended)
 	})
 }
 
 // finish is the last change of a status.
-func (st *Status) finish(at time.Time, ws *unix.WaitStatus, err error, kills uint64) {
-	st.State, st.FinishedAt = Stopped, at
+func (st *Status) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
+	st.State, st.FinishedAt, st.FinishedInstant = Stopped, at, instant
 	switch {
 	case ws == nil:
 		st.Reason = "exit code unknown: " + err.Error()
@@ -373,12 +374,12 @@ func (s *server) start(ctx context.Context, id string) error {
 		if st := c.status(); st.State != Created {
 			return fmt.Errorf("start %s: it is %s: %w", id, st.State, ErrNotCreated)
 		}
-		at := time.Now().UTC()
+		at, instant := time.Now().UTC(), boottime.Now()
 		if err := h.Start(ctx, id); err != nil {
 			return err
 		}
 		// The program runs, whatever becomes of the record: one that still says "created" is set right by the next supervisor, which asks the handler.
-		_ = s.update(c, func(st *Status) { st.State, st.StartedAt = Running, at })
+		_ = s.update(c, func(st *Status) { st.State, st.StartedAt, st.StartedInstant = Running, at, instant })
 		return nil
 	})
 }
@@ -434,7 +435,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	}
 	stopped := func(why string) {
 		_ = s.update(c, func(st *Status) {
-			st.finish(time.Now().UTC(), nil, errors.New(why), oomKills(c.rec.Cgroup))
+			st.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}
@@ -485,7 +486,9 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		// It may have been started without a record of it.
 		if h, herr := s.handlers.Get(rec.Status.Handler); herr == nil {
 			if hs, herr := h.State(ctx, id); herr == nil && hs.Status == "running" {
-				_ = s.update(c, func(st *Status) { st.State, st.StartedAt = Running, time.Now().UTC() })
+				_ = s.update(c, func(st *Status) {
+					st.State, st.StartedAt, st.StartedInstant = Running, time.Now().UTC(), boottime.Now()
+				})
 			}
 		}
 	}

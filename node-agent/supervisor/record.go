@@ -108,12 +108,3 @@ func (r records) read(id string) (*record, error) {
 	}
 	return &rec, nil
 }
-
-// bootID names this boot of the machine.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/berth-run/berth/node-agent/boottime"
 )
 
 // State is where a container is in its life, in the words of the OCI runtime spec ("State", status).
@@ -71,6 +73,10 @@ type Status struct {
 	CreatedAt  time.Time `json:"createdAt"`
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
+	// StartedInstant and FinishedInstant are the same moments as durations are measured from: setting the node's clock does not
+	// change the time between them. The zero value is unknown.
+	StartedInstant  boottime.Instant `json:"startedInstant,omitzero"`
+	FinishedInstant boottime.Instant `json:"finishedInstant,omitzero"`
 
 	// ExitCode is set when State is Stopped and the kernel has told it: the code of exit(2), or 128 plus the signal's number as
 	// shells have it. It is nil when nobody can know it any more; Reason then says why.

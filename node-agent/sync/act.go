@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -28,22 +29,28 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 	case Make:
 		return s.make(ctx, w, in)
 	case NoteRunning:
-		return s.update(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
+		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
+		return nil
 	case NoteExit:
-		return s.update(in.Record, func(r *Record) { noteEnd(r, terminated(in.Actual, s.Clock.Now())) })
+		s.note(in.Record, func(r *Record) { noteEnd(r, in.Actual, terminated(in.Actual, in.Now), in.Instant) })
+		return nil
 	case NoteLost:
-		return s.update(in.Record, func(r *Record) {
-			noteEnd(r, &corev1.ContainerStateTerminated{
+		s.note(in.Record, func(r *Record) {
+			noteEnd(r, nil, &corev1.ContainerStateTerminated{
 				ExitCode: exitUnknown, Reason: "ContainerStatusUnknown", Message: d.Why,
-				StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(s.Clock.Now()),
-			})
+				StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(in.Now),
+			}, in.Instant)
 		})
+		return nil
 	case Discard:
+		if err := s.keepExit(ctx, in.Record); err != nil {
+			return err
+		}
 		if err := s.discard(ctx, in.Record); err != nil {
 			return err
 		}
 		if in.Record.State == stateStarting {
-			return s.update(in.Record, (*Record).interrupted)
+			s.note(in.Record, (*Record).interrupted)
 		}
 		return nil
 	case Stop:
@@ -56,18 +63,49 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 	return fmt.Errorf("unknown verb %q", d.Verb)
 }
 
-// update changes a record on disk and, once that is done, in memory.
+// update changes a record on disk and, once that is done, in memory. It is for what must not be begun without a record of it.
 func (s *Syncer) update(r *Record, change func(*Record)) error {
 	next := *r
 	change(&next)
+	if err := s.write(&next); err != nil {
+		return err
+	}
+	*r = next
+	return nil
+}
+
+// note changes a record in memory, and on disk if that can be written. It is for what has happened, and for what must happen
+// whether or not it can be written down: stopping and removing a container is what makes room on a full disk.
+// What could not be written is tried again at each look.
+func (s *Syncer) note(r *Record, change func(*Record)) {
+	change(r)
+	s.save(r)
+}
+
+// save writes a record that was changed in memory.
+func (s *Syncer) save(r *Record) {
+	before := r.unwritten
+	r.unwritten = s.write(r)
+	if r.unwritten != nil && before == nil {
+		s.Log.Error("cannot write down the state of a container; going on without", "id", r.ID, "error", r.unwritten)
+	}
+}
+
+func (s *Syncer) write(r *Record) error {
 	dir := s.Bundles.Dir(r.ID)
 	if err := dir.Make(); err != nil {
 		return err
 	}
-	if err := next.write(dir); err != nil {
+	if r.unwrittenDesired != nil {
+		if err := writeDesired(dir, r.unwrittenDesired); err != nil {
+			return err
+		}
+		r.unwrittenDesired = nil
+	}
+	if err := r.write(dir); err != nil {
 		return err
 	}
-	*r = next
+	r.unwritten = nil
 	return nil
 }
 
@@ -76,13 +114,22 @@ func noteRunning(r *Record, st *supervisor.Status) {
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }
 
-func noteEnd(r *Record, end *corev1.ContainerStateTerminated) {
+// noteEnd notes the end of the process; st is nil if the supervisor does not know it.
+func noteEnd(r *Record, st *supervisor.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
 	end.ContainerID = containerURL(r.ID)
 	r.State, r.PID, r.Exit, r.Before, r.Failure = stateEnded, 0, end, nil, nil
 	if r.Stop != nil {
 		return // it was told to end: that is no crash
 	}
-	r.BackOff = r.BackOff.afterExit(end.FinishedAt.Sub(end.StartedAt.Time), end.FinishedAt.Time)
+	ended, ran := now, end.FinishedAt.Sub(end.StartedAt.Time)
+	if st != nil && !st.FinishedInstant.IsZero() {
+		ended = st.FinishedInstant
+		// A supervisor of an older version tells only what the node's clock showed.
+		if d, ok := st.FinishedInstant.Sub(st.StartedInstant); ok {
+			ran = d
+		}
+	}
+	r.BackOff = r.BackOff.afterExit(ran, ended)
 }
 
 // exitUnknown is the exit code that stands for one that nobody can know any more, as the kubelet has it.
@@ -120,6 +167,23 @@ func (s *Syncer) discard(ctx context.Context, r *Record) error {
 	return s.Bundles.Dir(r.ID).UnmountRootfs()
 }
 
+// keepExit returns once the end of the process is on disk, so that the supervisor may forget it. If the disk is full,
+// it makes room first: the writable layer of a container that has ended serves nobody, and may be what fills the disk.
+func (s *Syncer) keepExit(ctx context.Context, r *Record) error {
+	if r.unwritten == nil || r.State != stateEnded {
+		return nil
+	}
+	// Without a pid namespace of its own, the container may have processes left that write.
+	if err := ignoreGone(s.Supervisor.Kill(ctx, r.ID, "KILL", true)); err != nil {
+		return fmt.Errorf("kill what is left: %w", err)
+	}
+	if err := s.Bundles.Dir(r.ID).UnmountRootfs(); err != nil {
+		return err
+	}
+	s.save(r)
+	return r.unwritten
+}
+
 func ignoreGone(err error) error {
 	if errors.Is(err, supervisor.ErrNotExist) || errors.Is(err, supervisor.ErrNotRunning) {
 		return nil
@@ -136,9 +200,7 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 		}
 	}
 	// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
-	if err := s.update(in.Record, func(r *Record) { r.Stop = &stop{Deadline: s.Clock.Now().Add(grace), Why: d.Why} }); err != nil {
-		return err
-	}
+	s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), Why: d.Why} })
 	signal := in.Record.StopSignal
 	if signal == "" {
 		signal = "TERM"

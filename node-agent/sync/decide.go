@@ -9,12 +9,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
 // Input is all that a decision is made from. Gathering it is apart from deciding.
 type Input struct {
 	Now time.Time
+	// Instant is the present as durations are measured.
+	Instant boottime.Instant
 	// Synced: the source knows all that is wanted, so that a nil Desired means that nobody wants the container.
 	Synced bool
 	// Desired is nil when nobody wants the container, or Synced is false and nothing is known.
@@ -25,6 +28,9 @@ type Input struct {
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
 	Actual *supervisor.Status
+	// Trouble is what keeps the agent from acting on its decision or from writing it down, such as a full disk; empty if
+	// nothing does. It is for the status; no decision depends on it.
+	Trouble string
 }
 
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
@@ -65,8 +71,8 @@ type Decision struct {
 	Policy string
 	// Why is for people.
 	Why string
-	// At is when to look again even if nothing happens; zero is never.
-	At time.Time
+	// After is when to look again even if nothing happens; zero is never.
+	After time.Duration
 }
 
 // Policy is one rule. It returns false when it has nothing to say.
@@ -193,8 +199,8 @@ func leaveFinished(in Input) (Decision, bool) {
 }
 
 func waitBackOff(in Input) (Decision, bool) {
-	at := in.Record.BackOff.NotBefore
-	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", in.Record.BackOff.Waits), At: at}, in.Now.Before(at)
+	left := in.Record.BackOff.left(in.Instant)
+	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", in.Record.BackOff.Waits), After: left}, left > 0
 }
 
 func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }
@@ -203,16 +209,17 @@ func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be
 const killAgain = 5 * time.Second
 
 func stopping(in Input, why string) Decision {
-	switch {
-	case in.Record == nil:
+	if in.Record == nil {
 		// Nothing is known of it but that it is there.
-		return Decision{Verb: Kill, Why: why, At: in.Now.Add(killAgain)}
-	case in.Record.Stop == nil:
-		return Decision{Verb: Stop, Why: why}
-	case in.Now.Before(in.Record.Stop.Deadline):
-		return Decision{Verb: Nothing, Why: why, At: in.Record.Stop.Deadline}
+		return Decision{Verb: Kill, Why: why, After: killAgain}
 	}
-	return Decision{Verb: Kill, Why: why + "; the grace period is over", At: in.Now.Add(killAgain)}
+	if in.Record.Stop == nil {
+		return Decision{Verb: Stop, Why: why}
+	}
+	if left := remaining(in.Record.Stop.Deadline, in.Instant); left > 0 {
+		return Decision{Verb: Nothing, Why: why, After: left}
+	}
+	return Decision{Verb: Kill, Why: why + "; the grace period is over", After: killAgain}
 }
 
 // restarts is a Pod's restart policy.

@@ -10,10 +10,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
-var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+var (
+	now     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	instant = boottime.Instant{Boot: "this", Since: time.Hour}
+)
 
 func desired(policy corev1.RestartPolicy) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{}
@@ -51,10 +55,16 @@ func actual(state supervisor.State) *supervisor.Status {
 func TestDecide(t *testing.T) {
 	always, never, onFailure := desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
 	waiting := func(d time.Duration) func(*Record) {
-		return func(r *Record) { r.BackOff = backOff{NotBefore: now.Add(d), Waits: d} }
+		return func(r *Record) { r.BackOff = backOff{Until: instant.Add(d), Waits: d} }
 	}
 	told := func(d time.Duration) func(*Record) {
-		return func(r *Record) { r.Stop = &stop{Deadline: now.Add(d)} }
+		return func(r *Record) { r.Stop = &stop{Deadline: instant.Add(d)} }
+	}
+	otherBoot := func(r *Record) {
+		r.BackOff.Until.Boot = "another"
+		if r.Stop != nil {
+			r.Stop.Deadline.Boot = "another"
+		}
 	}
 	other := func(r *Record) { r.Hash = "other" }
 	failed := func(r *Record) { r.Failure = &failure{} }
@@ -62,7 +72,7 @@ func TestDecide(t *testing.T) {
 		in     Input
 		verb   Verb
 		policy string
-		at     time.Time
+		after  time.Duration
 	}{
 		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
 		"new":                                     {in: Input{Desired: always}, verb: Make, policy: "MakeFirst"},
@@ -79,29 +89,31 @@ func TestDecide(t *testing.T) {
 		"Never does not restart after 1":          {in: Input{Desired: never, Record: record(stateEnded, exited(1))}, verb: Nothing, policy: "LeaveFinished"},
 		"OnFailure does not restart after 0":      {in: Input{Desired: onFailure, Record: record(stateEnded, exited(0))}, verb: Nothing, policy: "LeaveFinished"},
 		"OnFailure restarts after 1":              {in: Input{Desired: onFailure, Record: record(stateEnded, exited(1))}, verb: Make, policy: "MakeAgain"},
-		"back-off":                                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", at: now.Add(time.Second)},
+		"back-off":                                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
 		"back-off is over":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(0))}, verb: Make, policy: "MakeAgain"},
+		"back-off of another boot":                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Hour), otherBoot)}, verb: Make, policy: "MakeAgain"},
+		"grace period of another boot":            {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Hour), otherBoot), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
 		"could not be made, whatever the policy":  {in: Input{Desired: never, Record: record(stateNone, failed)}, verb: Make, policy: "MakeAgain"},
-		"could not be made again after an end":    {in: Input{Desired: never, Record: record(stateEnded, exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", at: now.Add(time.Second)},
+		"could not be made again after an end":    {in: Input{Desired: never, Record: record(stateEnded, exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
 		"changed, runs":                           {in: Input{Desired: always, Record: record(stateRunning, other), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopChanged"},
-		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", at: now.Add(time.Second)},
-		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "FinishStopping", at: now.Add(killAgain)},
+		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
+		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "FinishStopping", after: killAgain},
 		"changed, has stopped":                    {in: Input{Desired: never, Record: record(stateEnded, other, told(0), exited(143))}, verb: Make, policy: "MakeChanged"},
-		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", at: now.Add(time.Second)},
+		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
 		"changed and changed back, has stopped":   {in: Input{Desired: never, Record: record(stateEnded, told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
 		"changed while it backs off":              {in: Input{Desired: always, Record: record(stateNone, other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
 		"nobody wants it, runs":                   {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
 		"deleted, runs":                           {in: Input{Desired: deleted(), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"deleted, told to stop":                   {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "StopUnwanted", at: now.Add(time.Second)},
-		"deleted, does not stop":                  {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", at: now.Add(killAgain)},
+		"deleted, told to stop":                   {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "StopUnwanted", after: time.Second},
+		"deleted, does not stop":                  {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
 		"deleted, has ended":                      {in: Input{Desired: deleted(), Record: record(stateEnded, exited(0)), Actual: actual(supervisor.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
 		"deleted before it was made":              {in: Input{Desired: deleted()}, verb: Remove, policy: "RemoveUnwanted"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.in.Now, tc.in.Hash = now, "same"
+			tc.in.Now, tc.in.Instant, tc.in.Hash = now, instant, "same"
 			d := Policies().Decide(tc.in)
-			if d.Verb != tc.verb || d.Policy != tc.policy || !d.At.Equal(tc.at) {
-				t.Errorf("found %s by %s at %v; want %s by %s at %v", d.Verb, d.Policy, d.At, tc.verb, tc.policy, tc.at)
+			if d.Verb != tc.verb || d.Policy != tc.policy || d.After != tc.after {
+				t.Errorf("found %s by %s after %v; want %s by %s after %v", d.Verb, d.Policy, d.After, tc.verb, tc.policy, tc.after)
 			}
 		})
 	}
@@ -109,21 +121,21 @@ func TestDecide(t *testing.T) {
 
 func TestBackOff(t *testing.T) {
 	var b backOff
-	end := now
+	end := instant
 	for i, want := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
 		b = b.afterExit(time.Second, end)
-		if got := b.NotBefore.Sub(end); got != want*time.Second {
+		if got := b.left(end); got != want*time.Second {
 			t.Fatalf("restart %d: found %s; want %d s", i, got, want)
 		}
-		end = b.NotBefore.Add(time.Second)
+		end = b.Until.Add(time.Second)
 	}
-	if b = b.afterExit(10*time.Minute, end); !b.NotBefore.Equal(end) {
-		t.Errorf("after 10 min of running: found %s; want none", b.NotBefore.Sub(end))
+	if b = b.afterExit(10*time.Minute, end); b.left(end) != 0 {
+		t.Errorf("after 10 min of running: found %s; want none", b.left(end))
 	}
 	b = backOff{}
 	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 		b = b.afterFailure(end)
-		if got := b.NotBefore.Sub(end); got != want*time.Second {
+		if got := b.left(end); got != want*time.Second {
 			t.Fatalf("failure %d: found %s; want %d s", i, got, want)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -66,8 +67,13 @@ type Record struct {
 	BackOff backOff `json:"backOff,omitzero"`
 	// Failure is why the last try to make the container failed; nil if it did not.
 	Failure *failure `json:"failure,omitempty"`
-	// Stop is set once the stop signal has been sent.
+	// Stop is set before the stop signal is sent.
 	Stop *stop `json:"stop,omitempty"`
+
+	// unwritten is why the record on disk is older than this one; nil if it is not. unwrittenDesired is what desired.json
+	// is to hold besides.
+	unwritten        error
+	unwrittenDesired *v1alpha1.OCIBundle
 }
 
 // run is one run of the process, and the end of the one before.
@@ -93,8 +99,9 @@ type failure struct {
 }
 
 type stop struct {
-	Deadline time.Time `json:"deadline"`
-	Why      string    `json:"why"`
+	// Deadline is the end of the grace period. The zero value, or one of another boot, is past.
+	Deadline boottime.Instant `json:"until,omitzero"`
+	Why      string           `json:"why"`
 }
 
 // next is the run that follows this one.
@@ -131,8 +138,9 @@ func (r *Record) write(d bundle.Dir) error {
 	return atomicfile.Write(d.File(recordFile), data)
 }
 
-// readRecord returns nil when there is no record.
-func readRecord(d bundle.Dir) (*Record, error) {
+// readRecord returns nil when there is no record. now and instant are the present, for a record of a version of Berth that
+// kept deadlines by the node's clock.
+func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record, error) {
 	data, err := os.ReadFile(d.File(recordFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -143,6 +151,22 @@ func readRecord(d bundle.Dir) (*Record, error) {
 	r := &Record{}
 	if err := json.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
+	}
+	var old struct {
+		BackOff struct{ NotBefore time.Time }
+		Stop    struct{ Deadline time.Time }
+	}
+	if json.Unmarshal(data, &old) == nil {
+		// That clock may have been set since: no deadline is further away than it can have been when it was written.
+		from := func(t time.Time, atMost time.Duration) boottime.Instant {
+			return instant.Add(min(max(t.Sub(now), 0), atMost))
+		}
+		if t := old.BackOff.NotBefore; !t.IsZero() {
+			r.BackOff.Until = from(t, r.BackOff.Waits)
+		}
+		if t := old.Stop.Deadline; !t.IsZero() && r.Stop != nil {
+			r.Stop.Deadline = from(t, time.Duration(r.GraceSeconds)*time.Second)
+		}
 	}
 	return r, nil
 }

@@ -87,22 +87,24 @@ func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
 			}
 		}
 		if ctx.Err() != nil || errors.Is(err, errSuperseded) {
-			return errors.Join(err, s.update(a.rec, (*Record).interrupted))
+			s.note(a.rec, (*Record).interrupted)
+			return err
 		}
 		s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", st.name, "error", err)
-		return s.update(a.rec, func(r *Record) {
+		s.note(a.rec, func(r *Record) {
 			r.unstart()
 			r.Failure = &failure{
 				Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError)), AfterRootfs: a.rootfs != "" && st.name != "root",
 			}
-			r.BackOff = r.BackOff.afterFailure(s.Clock.Now())
+			r.BackOff = r.BackOff.afterFailure(s.BootClock())
 		})
+		return nil
 	}
 	return nil
 }
 
 // begin writes down that a container is about to be made.
-func (a *attempt) begin() error {
+func (a *attempt) begin() (err error) {
 	s, in := a.s, a.in
 	if in.Record == nil {
 		key := a.w.key
@@ -124,12 +126,17 @@ func (a *attempt) begin() error {
 	if err := a.dir.Make(); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil && in.Record == nil { // or a folder would stay that no record speaks of
+			err = errors.Join(err, a.dir.Remove())
+		}
+	}()
 	if a.rec.Generation != a.b.Generation || in.Record == nil {
 		if err := writeDesired(a.dir, a.b); err != nil {
 			return err
 		}
 	}
-	err := s.update(a.rec, func(r *Record) {
+	err = s.update(a.rec, func(r *Record) {
 		if r.Hash != in.Hash {
 			r.BackOff, r.Failure = backOff{}, nil
 		}
@@ -349,9 +356,6 @@ func (a *attempt) start(ctx context.Context) error {
 	if st.StartedAt.IsZero() {
 		st.StartedAt = a.s.Clock.Now()
 	}
-	if err := a.s.update(a.rec, func(r *Record) { noteRunning(r, &st) }); err != nil {
-		// The same: what runs is adopted when the record can be written.
-		a.s.Log.Error("cannot write down that the container runs", "container", a.w.key.String(), "error", err)
-	}
+	a.s.note(a.rec, func(r *Record) { noteRunning(r, &st) })
 	return nil
 }

@@ -90,6 +90,9 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		if r.Stop != nil {
 			message += "; it has been told to stop: " + r.Stop.Why
 		}
+		if in.Actual != nil && in.Actual.LogError != "" {
+			message += fmt.Sprintf("; its output is not logged, %d lines are lost: %s", in.Actual.LogLost, in.Actual.LogError)
+		}
 		set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted, message)
 	case r.Failure != nil:
 		status.Phase = v1alpha1.ContainerPending
@@ -131,6 +134,17 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		}
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason, Message: message}
 		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, reason, message)
+	}
+	if in.Trouble != "" {
+		running := *meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning)
+		reason, message := running.Reason, running.Message+"; "+in.Trouble
+		if w := status.State.Waiting; w != nil {
+			if r.Failure == nil {
+				reason = v1alpha1.ReasonStorageFailed
+			}
+			w.Reason, w.Message = reason, clip(message)
+		}
+		set(v1alpha1.ConditionRunning, running.Status, reason, message)
 	}
 	return status
 }

@@ -13,10 +13,12 @@ import (
 	"time"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
@@ -65,8 +67,10 @@ type Config struct {
 	LogMaxBytes int64
 	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
 	Parallel int
-	// Clock is optional: the real one.
+	// Clock is for timers and for what is shown to people; optional: the real one.
 	Clock clock.WithDelayedExecution
+	// BootClock measures grace periods and back-offs; optional: that of the machine.
+	BootClock boottime.Clock
 	// Log is optional.
 	Log *slog.Logger
 }
@@ -115,6 +119,9 @@ func New(c Config) (*Syncer, error) {
 	}
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
+	}
+	if c.BootClock == nil {
+		c.BootClock = boottime.Now
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -171,7 +178,7 @@ func (s *Syncer) recover(ctx context.Context) error {
 		s.byID[r.ID] = r.Key
 	}
 	for _, id := range ids {
-		r, err := readRecord(s.Bundles.Dir(id))
+		r, err := readRecord(s.Bundles.Dir(id), s.Clock.Now(), s.BootClock())
 		if err != nil {
 			s.Log.Error("a bundle's record cannot be read; its container is replaced, or removed if nobody wants it", "id", id, "error", err)
 		}
@@ -204,6 +211,7 @@ func orphan(id string) *Record {
 
 // watch hears what happens to containers.
 func (s *Syncer) watch(ctx context.Context) {
+	failing := map[string]bool{} // containers whose log cannot be written
 	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
 		select {
 		case <-ctx.Done():
@@ -227,7 +235,14 @@ func (s *Syncer) watch(ctx context.Context) {
 				}
 				break
 			}
-			if ev.Deleted || ev.Status.State == supervisor.Stopped {
+			id, broken := ev.Status.ID, ev.Status.LogError != ""
+			turned := broken != failing[id]
+			if broken {
+				failing[id] = true
+			} else {
+				delete(failing, id)
+			}
+			if ev.Deleted || ev.Status.State == supervisor.Stopped || turned {
 				s.mu.Lock()
 				key, ok := s.byID[ev.Status.ID]
 				s.mu.Unlock()
@@ -308,7 +323,7 @@ func pullIdentity(b *v1alpha1.OCIBundle) string {
 func (s *Syncer) work(w *worker) {
 	defer s.wg.Done()
 	for {
-		at := s.reconcile(s.ctx, w)
+		after := s.reconcile(s.ctx, w)
 		s.mu.Lock()
 		if w.again && s.ctx.Err() == nil {
 			w.again = false
@@ -318,8 +333,8 @@ func (s *Syncer) work(w *worker) {
 		w.active = false
 		switch {
 		case s.ctx.Err() != nil:
-		case !at.IsZero():
-			w.timer = s.Clock.AfterFunc(max(at.Sub(s.Clock.Now()), 0), func() { go s.Changed(w.key) }) // a clock may call it under a lock of its own
+		case after > 0:
+			w.timer = s.Clock.AfterFunc(after, func() { go s.Changed(w.key) }) // a clock may call it under a lock of its own
 		case len(w.records) == 0 && w.told == nil:
 			delete(s.workers, w.key)
 		}
@@ -328,8 +343,8 @@ func (s *Syncer) work(w *worker) {
 	}
 }
 
-// reconcile works on one key until there is nothing more to do now, and returns when to look again; zero is never.
-func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Time) {
+// reconcile works on one key until there is nothing more to do now, and returns after what time to look again; zero is never.
+func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration) {
 	log := s.Log.With("container", w.key.String())
 	for ctx.Err() == nil {
 		in, err := s.gather(ctx, w)
@@ -344,6 +359,11 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Time) {
 		if err := s.act(ctx, w, in, d); err != nil {
 			if ctx.Err() == nil && !errors.Is(err, errSuperseded) {
 				log.Error("failed; trying again", "verb", d.Verb, "error", err)
+				if in.Trouble = storageTrouble(err); in.Trouble != "" {
+					if err := s.report(ctx, w, in, nil); err != nil {
+						log.Warn("cannot report the status", "error", err)
+					}
+				}
 				return s.retry(w)
 			}
 			continue
@@ -352,26 +372,49 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Time) {
 			w.retries = 0
 			s.forget(w, in)
 			if len(w.records) == 0 && in.Desired == nil && s.Source.Get(w.key) == nil {
-				return time.Time{}
+				return 0
 			}
 			if in.Desired != nil { // it has been released; the source says when it is gone
-				return time.Time{}
+				return 0
 			}
 			continue
 		}
-		if d.Verb != Nothing && d.At.IsZero() {
+		if d.Verb != Nothing && d.After == 0 {
 			continue
 		}
-		if err := s.report(ctx, w, in, nil); err != nil {
-			if ctx.Err() == nil {
-				log.Warn("cannot report the status; trying again", "error", err)
-			}
-			return s.retry(w)
+		if in.Record != nil {
+			in.Trouble = storageTrouble(in.Record.unwritten)
+		}
+		err = s.report(ctx, w, in, nil)
+		if err != nil && ctx.Err() == nil {
+			log.Warn("cannot report the status; trying again", "error", err)
+		}
+		if err != nil || in.Record != nil && in.Record.unwritten != nil {
+			// Not later than what was decided: a grace period ends when it does.
+			return sooner(s.retry(w), d.After)
 		}
 		w.retries = 0
-		return d.At
+		return d.After
 	}
-	return time.Time{}
+	return 0
+}
+
+// sooner returns the shorter of two times to wait, of which b may be 0: never.
+func sooner(a, b time.Duration) time.Duration {
+	if b > 0 {
+		return min(a, b)
+	}
+	return a
+}
+
+// storageTrouble returns the error if it says that the agent's own files cannot be written, else "".
+func storageTrouble(err error) string {
+	for _, errno := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO} {
+		if errors.Is(err, errno) {
+			return "the agent cannot write its files: " + err.Error()
+		}
+	}
+	return ""
 }
 
 func idOf(in Input) string {
@@ -382,10 +425,10 @@ func idOf(in Input) string {
 }
 
 // retry is when to try again after something of the node or the API failed that is not the container's fault.
-func (s *Syncer) retry(w *worker) time.Time {
+func (s *Syncer) retry(w *worker) time.Duration {
 	wait := min(time.Second<<min(w.retries, 5), 30*time.Second)
 	w.retries++
-	return s.Clock.Now().Add(wait)
+	return wait
 }
 
 // gather reads all that a decision needs. While there are containers of an older UID, it speaks of those.
@@ -406,14 +449,13 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		case in.Desired == nil && !in.Synced:
 			in.Desired = readDesired(dir)
 		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
-			if err := writeDesired(dir, in.Desired); err != nil {
-				return in, err
-			}
-			in.Record.Generation = in.Desired.Generation
-			in.Record.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
-			if err := in.Record.write(dir); err != nil {
-				return in, err
-			}
+			s.note(in.Record, func(r *Record) {
+				r.unwrittenDesired = in.Desired
+				r.Generation = in.Desired.Generation
+				r.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
+			})
+		case in.Record.unwritten != nil:
+			s.save(in.Record)
 		}
 		st, err := s.Supervisor.Get(ctx, in.Record.ID)
 		switch {
@@ -430,7 +472,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			in.Hash = "invalid: " + err.Error()
 		}
 	}
-	in.Now = s.Clock.Now()
+	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
 	return in, nil
 }
 

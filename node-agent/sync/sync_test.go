@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
@@ -28,7 +30,7 @@ func keyNamed(name string) source.Key { return source.Key{Namespace: "default", 
 // of cmd/berth-agent have a real one.
 type fakeSupervisor struct {
 	mu     gosync.Mutex
-	clock  *testclock.FakeClock
+	clock  *settableClock
 	all    map[string]*supervisor.Status
 	starts int
 	kills  []string
@@ -55,7 +57,7 @@ func (f *fakeSupervisor) change(id string, change func(*supervisor.Status)) erro
 
 func (f *fakeSupervisor) Start(_ context.Context, id string) error {
 	return f.change(id, func(st *supervisor.Status) {
-		st.State, st.StartedAt = supervisor.Running, f.clock.Now()
+		st.State, st.StartedAt, st.StartedInstant = supervisor.Running, f.clock.Now(), f.clock.sinceBoot()
 		f.starts++
 	})
 }
@@ -70,7 +72,7 @@ func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) erro
 }
 
 func (f *fakeSupervisor) end(st *supervisor.Status, code int) {
-	st.State, st.FinishedAt, st.ExitCode = supervisor.Stopped, f.clock.Now(), &code
+	st.State, st.FinishedAt, st.FinishedInstant, st.ExitCode = supervisor.Stopped, f.clock.Now(), f.clock.sinceBoot(), &code
 }
 
 func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
@@ -152,9 +154,23 @@ func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*Image, erro
 	return nil, errors.New("the test has no images")
 }
 
+// settableClock is the clock of a node: set moves what it shows, and neither its timers nor the time since boot.
+type settableClock struct {
+	*testclock.FakeClock
+	offset atomic.Int64
+}
+
+func (c *settableClock) Now() time.Time { return c.FakeClock.Now().Add(time.Duration(c.offset.Load())) }
+
+func (c *settableClock) set(by time.Duration) { c.offset.Add(int64(by)) }
+
+func (c *settableClock) sinceBoot() boottime.Instant {
+	return instant.Add(c.FakeClock.Now().Sub(now))
+}
+
 type bench struct {
 	*testing.T
-	clock   *testclock.FakeClock
+	clock   *settableClock
 	super   *fakeSupervisor
 	source  *memorySource
 	syncer  *Syncer
@@ -183,7 +199,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clk := testclock.NewFakeClock(now)
+	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
 	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
 	bn.run()
 	return bn
@@ -193,7 +209,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 func (b *bench) run() {
 	b.Helper()
 	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
-		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock})
+		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -225,6 +241,24 @@ func (b *bench) exit(code int) {
 		b.Fatal(err)
 	}
 	b.syncer.Changed(keyNamed("x"))
+}
+
+// delete says that nobody wants the container any more.
+func (b *bench) delete() {
+	b.source.mu.Lock()
+	gone := b.source.bundle.DeepCopy()
+	gone.DeletionTimestamp = deleted().DeletionTimestamp
+	gone.Generation++
+	b.source.bundle = gone
+	b.source.mu.Unlock()
+	b.syncer.Changed(keyNamed("x"))
+}
+
+// kills are the signals that were sent.
+func (b *bench) kills() []string {
+	b.super.mu.Lock()
+	defer b.super.mu.Unlock()
+	return slices.Clone(b.super.kills)
 }
 
 func (b *bench) runs(n int) {
@@ -316,18 +350,8 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
-	b.source.mu.Lock()
-	gone := b.source.bundle.DeepCopy()
-	gone.DeletionTimestamp = deleted().DeletionTimestamp
-	gone.Generation++
-	b.source.bundle = gone
-	b.source.mu.Unlock()
-	b.syncer.Changed(keyNamed("x"))
-	kills := func() []string {
-		b.super.mu.Lock()
-		defer b.super.mu.Unlock()
-		return slices.Clone(b.super.kills)
-	}
+	b.delete()
+	kills := b.kills
 	b.until("the stop signal", func() bool { return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters() })
 	b.clock.Step(29 * time.Second)
 	b.syncer.Changed(keyNamed("x"))
@@ -346,5 +370,104 @@ func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
 	}
 	if left, _ := b.bundles.List(); len(left) != 0 {
 		t.Errorf("found bundles %v left", left)
+	}
+}
+
+// Whoever sets the clock back by an hour adds nothing to a back-off of 10 s.
+func TestBackOffWithTheClockSetBack(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.exit(1) // at once
+	b.runs(2)
+	b.exit(1)
+	b.until("the back-off", func() bool { return b.source.last().State.Waiting != nil && b.clock.HasWaiters() })
+	b.clock.set(-time.Hour)
+	b.stop()
+	b.run() // the wait goes on across a restart of the agent
+	b.until("the back-off of the next agent", b.clock.HasWaiters)
+	b.clock.Step(10 * time.Second)
+	b.runs(3)
+}
+
+// A run counts as long by the time that has passed, not by what the clock shows.
+func TestBackOffResetWithTheClockSet(t *testing.T) {
+	for name, tc := range map[string]struct {
+		set, ran time.Duration
+		waits    bool
+	}{
+		"forward in a short run": {set: time.Hour, ran: time.Second, waits: true},
+		"back in a long run":     {set: -time.Hour, ran: backOffReset, waits: false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.runs(1)
+			b.exit(1) // at once
+			b.runs(2)
+			b.clock.Step(tc.ran)
+			b.clock.set(tc.set)
+			b.exit(1)
+			if !tc.waits {
+				b.runs(3)
+				return
+			}
+			b.until("the back-off", func() bool {
+				w := b.source.last().State.Waiting
+				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+			})
+		})
+	}
+}
+
+// The grace period goes on across a restart of the agent, whatever the clock is set to.
+func TestGracePeriodWithTheClockSetBack(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.delete()
+	b.until("the stop signal", func() bool { return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.stop()
+	b.clock.set(-time.Hour)
+	b.clock.Step(20 * time.Second)
+	b.run()
+	b.until("the next agent", b.clock.HasWaiters)
+	if k := b.kills(); !slices.Equal(k, []string{"TERM"}) {
+		t.Fatalf("found %v; want no second signal within the grace period", k)
+	}
+	b.clock.Step(10 * time.Second)
+	b.until("SIGKILL", func() bool { return slices.Equal(b.kills(), []string{"TERM", "KILL"}) })
+}
+
+// Records of a version that kept deadlines by the node's clock: none is further away than its own length.
+func TestRecordWithDeadlinesByTheClock(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	for name, tc := range map[string]struct {
+		at   time.Duration // of the deadline, from now
+		want time.Duration
+	}{
+		"past":                   {at: -time.Minute, want: 0},
+		"to come":                {at: 7 * time.Second, want: 7 * time.Second},
+		"the clock was set back": {at: time.Hour, want: 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := b.bundles.Dir("old")
+			if err := dir.Make(); err != nil {
+				t.Fatal(err)
+			}
+			at := now.Add(tc.at).Format(time.RFC3339)
+			old := `{"id":"old","graceSeconds":20,"backOff":{"delay":40000000000,"notBefore":"` + at + `","waits":20000000000},"stop":{"deadline":"` + at + `","why":"x"}}`
+			if err := os.WriteFile(dir.File(recordFile), []byte(old), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, err := readRecord(dir, now, instant)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.BackOff.left(instant); got != tc.want {
+				t.Errorf("found a back-off of %s; want %s", got, tc.want)
+			}
+			if got := remaining(r.Stop.Deadline, instant); got != tc.want {
+				t.Errorf("found a grace period of %s; want %s", got, tc.want)
+			}
+		})
 	}
 }
