@@ -332,6 +332,37 @@ func TestSysctlOfEveryNamespace(t *testing.T) {
 	w.fails(spec, "linux.sysctl.net.ipv4.ip_forward: write: invalid argument")
 }
 
+// TestSysctlInTheHostsPIDNamespace: in a user namespace with the host's pid namespace the kernel mounts no procfs. The image and the
+// document have none of the files that are written, whatever they put in the place of /proc.
+func TestSysctlInTheHostsPIDNamespace(t *testing.T) {
+	w := newWorld(t)
+	fake := filepath.Join(w.dir, "fake")
+	w.must(os.MkdirAll(filepath.Join(fake, "net/ipv4"), 0o755))
+	w.must(os.WriteFile(filepath.Join(fake, "net/ipv4/ip_unprivileged_port_start"), []byte("untouched"), 0o666))
+	host, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	w.must(err)
+	for _, path := range []string{"", "/proc/self/ns/pid"} {
+		spec := w.sh("cat /real/sys/net/ipv4/ip_unprivileged_port_start /real/sys/net/ipv4/ping_group_range /proc/sys/net/ipv4/ip_unprivileged_port_start")
+		w.mapped(spec)
+		without(specs.PIDNamespace)(spec)
+		if path != "" {
+			spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: path})
+		}
+		for i := range spec.Mounts {
+			if spec.Mounts[i].Destination == "/proc" {
+				spec.Mounts[i] = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: []string{"rbind"}}
+			}
+		}
+		spec = mounted(spec, specs.Mount{Destination: "/real", Type: "bind", Source: "/proc", Options: []string{"rbind"}},
+			specs.Mount{Destination: "/proc/sys", Type: "bind", Source: fake, Options: []string{"rbind"}})
+		spec.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "77", "net.ipv4.ping_group_range": "0 0"}
+		w.prints(spec, "77\n0\t0\nuntouched")
+		if now, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err != nil || string(now) != string(host) {
+			t.Errorf("the host's is %q, %v; it was %q", now, err, host)
+		}
+	}
+}
+
 // fakeResctrl is a folder in place of resctrl: there is no processor with it here.
 func (w *world) fakeResctrl() (root string) {
 	w.t.Helper()

@@ -146,6 +146,8 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"linux.namespaces", "unshare", unix.ENOSPC, "the limit of network namespaces is reached (/proc/sys/user/max_net_namespaces)"},
 		{"linux.namespaces", "unshare", unix.EPERM, "a new namespace takes CAP_SYS_ADMIN"},
 		{"linux.namespaces", "setns", unix.EINVAL, "the path is another type of namespace"},
+		{"linux.sysctl", "openat2", unix.EXDEV, "something is mounted over /proc/sys where the runtime is, or below it, and in a user namespace without a pid namespace of its own no other procfs can be had"},
+		{"linux.sysctl", "expect", unix.EXDEV, "the /proc where the runtime is is no procfs"},
 		{"linux.sysctl", "openat2", unix.ENOENT, "the kernel has no such parameter, or not in this namespace"},
 		{"linux.sysctl", "openat2", unix.EACCES, "the parameter cannot be written to from a user namespace, or not at all"},
 		{"linux.sysctl", "write", unix.EINVAL, "the kernel does not take the value"},

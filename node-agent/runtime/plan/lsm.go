@@ -30,11 +30,8 @@ func (c *container) labels() error {
 		path = "process.selinuxLabel"
 	}
 	c.at(path)
-	proc := c.openat2(cwd(), "/proc", unix.O_PATH|unix.O_DIRECTORY, 0).out()
-	st := &unix.Statfs_t{}
-	c.call(unix.SYS_FSTATFS, regArg(proc), structArg(native(st), "statfs"))
-	kind := native(st)[unsafe.Offsetof(st.Type):]
-	c.call(OpExpect, structArg(kind[:4], "statfs.type"), flags(^uint32(0), hexNames), flags(uint32(unix.PROC_SUPER_MAGIC), hexNames), flags(uint(unix.EXDEV), errnoNames))
+	proc := c.reg()
+	c.runtimeProc(proc)
 	write := func(file, content string) {
 		// Nothing that is mounted below /proc may be in the way. "self" is a symbolic link, though no magic one.
 		c.writeFile(regArg(proc), "self/attr/"+file, content, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
@@ -60,6 +57,15 @@ func (c *container) labels() error {
 	c.at(path)
 	c.close(proc)
 	return nil
+}
+
+// runtimeProc opens the /proc of the runtime's mount namespace into proc, and fails with EXDEV where it is no procfs.
+func (c *container) runtimeProc(proc Reg) {
+	c.openat2(cwd(), "/proc", unix.O_PATH|unix.O_DIRECTORY, 0).into(proc)
+	st := &unix.Statfs_t{}
+	c.call(unix.SYS_FSTATFS, regArg(proc), structArg(native(st), "statfs"))
+	kind := native(st)[unsafe.Offsetof(st.Type):]
+	c.call(OpExpect, structArg(kind[:4], "statfs.type"), flags(^uint32(0), hexNames), flags(uint32(unix.PROC_SUPER_MAGIC), hexNames), flags(uint(unix.EXDEV), errnoNames))
 }
 
 const noSELinux = "selinux label is specified in config, but selinux is disabled or not supported: remove the field"

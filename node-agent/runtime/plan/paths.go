@@ -14,14 +14,31 @@ import (
 
 // sysctl writes the kernel parameters of the container's namespaces, into a procfs of its own that nothing in the image
 // can have put another file over (CVE-2025-52881).
+//
+// In a user namespace the kernel mounts no procfs for a pid namespace that is not that user namespace's, as the host's is, nor one
+// that shows more than those that are there. There the /proc of the runtime's mount namespace serves, which is still in reach: it is
+// checked to be a procfs, and no mount below it is passed. Whose parameters a file has depends on the namespaces of who opens it, not on
+// the procfs (proc_sys_lookup in the kernel's fs/proc/proc_sysctl.c).
 func (c *container) sysctl() error {
 	if len(c.spec.Linux.Sysctl) == 0 {
 		return nil
 	}
 	c.at("linux.sysctl")
+	proc := c.reg()
+	resolve := uint64(unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS)
 	fs := c.fsopen("proc")
-	c.fsconfigCreate(fs)
-	proc := c.fsmount(fs, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	create := c.fsconfigCreate(fs)
+	const attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	mount := c.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames), flags(uint64(attr), attrNames)).into(proc)
+	if c.inUserNamespace() {
+		resolve |= unix.RESOLVE_NO_XDEV
+		refused, done := c.label(), c.label()
+		create.tolerate(unix.EPERM).orElse(refused)
+		mount.tolerate(unix.EPERM).orElse(refused).then(done)
+		c.mark(refused)
+		c.runtimeProc(proc)
+		c.mark(done)
+	}
 	c.close(fs)
 	keys := make([]string, 0, len(c.spec.Linux.Sysctl))
 	for k := range c.spec.Linux.Sysctl {
@@ -34,7 +51,7 @@ func (c *container) sysctl() error {
 		if !ok {
 			return c.fieldError("linux.sysctl."+k, k, "it names no file below /proc/sys")
 		}
-		c.writeFile(regArg(proc), "sys/"+file, c.spec.Linux.Sysctl[k], unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+		c.writeFile(regArg(proc), "sys/"+file, c.spec.Linux.Sysctl[k], resolve)
 	}
 	c.close(proc)
 	return nil
