@@ -98,6 +98,7 @@ var conversation = []struct {
 	{"exec --user x ID true", 255, "", "exec failed: ", nil},
 	{"exec --cwd nowhere ID true", 255, "", "exec failed: ", nil},
 	{"exec --cwd /nowhere ID true", 255, "", "no such file or directory", nil},
+	{"exec --cwd /nowhere ID true", 255, "", `exec failed: unable to start container process: chdir to cwd ("/nowhere") set in config.json failed: no such file or directory`, nil},
 	{"exec --user 0:x ID true", 255, "", "exec failed: ", nil},
 	{"exec --additional-gids x ID true", 1, "Incorrect Usage", `invalid value "x" for flag -additional-gids: `, nil},
 	{"exec -g x ID true", 1, "Incorrect Usage", `invalid value "x" for flag -g: `, nil},

@@ -156,7 +156,7 @@ func (e *execFlags) readProcess(a *app) error {
 		a.record(levelWarning, *e.process+": "+w.Error())
 	}
 	if err := faults.Err(); err != nil {
-		return fmt.Errorf("--process: %s: %w", *e.process, err)
+		return fmt.Errorf("--process: %s: %w", *e.process, runtime.ExplainProcessFault(p, err))
 	}
 	p.Terminal = p.Terminal || *e.tty
 	e.options.Process = p

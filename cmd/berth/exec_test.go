@@ -181,6 +181,7 @@ func TestExecProcessFile(t *testing.T) {
 	for document, words := range map[string]string{
 		`{"args": ["true"], "cwd": "bin"}`: `cwd: found "bin"`,
 		`{"args": [], "cwd": "/"}`:         "args: found nothing",
+		`{"args": [""], "cwd": "/"}`:       `exec: "": executable file not found in $PATH`,
 		`{"cwd": "/"}`:                     "args: found nothing",
 		`{"args": ["true"], "cwd": "/", "user": {"uid": 4294967296, "gid": 0}}`: "user.uid: found ",
 		`{"args": ["true"], "cwd": "/", "user": {"uid": -1, "gid": 0}}`:         "user.uid: found ",

@@ -209,6 +209,9 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 		m.r.warn(w.Error())
 	}
 	if err := faults.Err(); err != nil {
+		if spec != nil {
+			err = ExplainProcessFault(spec.Process, err)
+		}
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	if spec.Linux == nil {

@@ -171,7 +171,7 @@ func (x *execution) readSpec() error {
 		x.r.warn(w.Error())
 	}
 	if err := faults.Err(); err != nil {
-		return err
+		return ExplainProcessFault(spec.Process, err)
 	}
 	x.spec = spec
 	return nil

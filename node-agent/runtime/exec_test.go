@@ -212,6 +212,7 @@ func TestExecProcess(t *testing.T) {
 	for words, change := range map[string]func(*specs.Process){
 		"process.args: found nothing":                                   func(p *specs.Process) { p.Args = nil },
 		`process.args[0]: found ""`:                                     func(p *specs.Process) { p.Args = []string{""} },
+		`exec: "": executable file not found in $PATH`:                  func(p *specs.Process) { p.Args = []string{""} },
 		`process.cwd: found "dir"`:                                      func(p *specs.Process) { p.Cwd = "dir" },
 		"process.cwd: openat2: no such file or directory":               func(p *specs.Process) { p.Cwd = "/none" },
 		"process.user.uid: found 4294967295":                            func(p *specs.Process) { p.User.UID = 1<<32 - 1 },

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/launch"
@@ -25,6 +26,9 @@ func (m *maker) explain(err error) error {
 		}
 		if step.Name == "execve" {
 			return &reworded{execError(m.spec.Process.Args[0], step.Errno), step}
+		}
+		if step.Field.Path == "process.cwd" {
+			return fmt.Errorf("unable to start container process: chdir to cwd (%q) set in config.json failed: %w", m.spec.Process.Cwd, &becauseOf{step})
 		}
 		if step.Errno == unix.ENOMEM && m.group.OOMKills() > 0 {
 			return fmt.Errorf("%w: %w", errOOM, err)
@@ -48,6 +52,21 @@ type reworded struct {
 }
 
 func (e *reworded) Unwrap() []error { return []error{e.error, e.step} }
+
+// becauseOf is a failed step whose errno comes first, where clients look for it.
+type becauseOf struct{ step *launch.StepError }
+
+func (e *becauseOf) Error() string { return fmt.Sprintf("%s (%s)", e.step.Errno, e.step) }
+func (e *becauseOf) Unwrap() error { return e.step }
+
+// ExplainProcessFault returns the error of a process that validation refuses in the words that clients look for: with runc a program
+// without a name is one that is not found.
+func ExplainProcessFault(p *specs.Process, err error) error {
+	if err == nil || p == nil || len(p.Args) == 0 || p.Args[0] != "" {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, programError("", unix.ENOENT))
+}
 
 // explainLate does so for what Start learns of a container that another process created.
 func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {

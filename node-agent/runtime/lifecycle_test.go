@@ -221,6 +221,31 @@ func TestProgramCannotBeExecuted(t *testing.T) {
 	}
 }
 
+// TestWordsOfRunc has failures that engines recognise by runc's words: dockerd gives a hint, podman and dockerd an exit code.
+func TestWordsOfRunc(t *testing.T) {
+	w := newWorld(t)
+	w.write("/file", "", 0o644)
+	cwd := func(dir string) *specs.Spec {
+		spec := w.sh("true")
+		spec.Process.Cwd = dir
+		return spec
+	}
+	readonly := cwd("/new/folder")
+	readonly.Mounts = append(readonly.Mounts, specs.Mount{Destination: "/new", Type: "bind", Source: w.file("/bin"), Options: []string{"bind", "ro"}})
+	file := func(source, destination string) *specs.Spec {
+		return mounted(w.sh("true"), specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}})
+	}
+	for words, spec := range map[string]*specs.Spec{
+		`unable to start container process: chdir to cwd ("/file/below") set in config.json failed: not a directory (process.cwd: `:       cwd("/file/below"),
+		`unable to start container process: chdir to cwd ("/new/folder") set in config.json failed: read-only file system (process.cwd: `: readonly,
+		"mounts[7] (/file): move_mount: invalid argument (":                                                                               file(w.dir, "/file"),
+		"likely cause: not a directory": file(w.file("/file"), "/bin"),
+		`process.args[0]: found ""; allowed: the program to run: unable to start container process: exec: "": executable file not found in $PATH`: w.spec(""),
+	} {
+		w.fails(spec, words)
+	}
+}
+
 // TestExecFailureIsToldByStart: that the kernel refuses a program shows only when it is started.
 func TestExecFailureIsToldByStart(t *testing.T) {
 	w := newWorld(t)

@@ -161,7 +161,7 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"mounts", "fsopen", unix.ENODEV, "the kernel has no filesystem of this type, or its module is not loaded"},
 		{"mounts", "fsconfig", unix.EINVAL, "the filesystem does not take an option or its value (lowerdir+ of an overlay came with Linux 6.7); the kernel's log may say which"},
 		{"mounts", "fsconfig", unix.EPERM, "a filesystem of this type cannot be mounted from this user namespace"},
-		{"mounts", "move_mount", unix.EINVAL, "a folder can be mounted on a folder alone, and a file on anything but a folder"},
+		{"mounts", "move_mount", unix.EINVAL, "not a directory: a folder can be mounted on a folder alone, and a file on anything but a folder"},
 		{"mounts", "open_tree", unix.ENOENT, "the source does not exist"},
 		{"", "openat2", unix.ELOOP, "a symbolic link stands where none is followed, or links go round"},
 		{"", "", unix.ENOSYS, "Linux 5.14 or newer is needed, and no seccomp filter around the runtime that refuses the call"},
