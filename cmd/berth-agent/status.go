@@ -72,7 +72,7 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			table(cmd.OutOrStdout(), all, time.Now())
 			for _, f := range faults {
-				fmt.Fprintf(cmd.ErrOrStderr(), "refused: %s: %s\n", f.File, f.Message)
+				fmt.Fprintf(cmd.ErrOrStderr(), "refused: %v\n", f)
 			}
 			return nil
 		},

@@ -3,6 +3,8 @@
 package compile
 
 import (
+	"strings"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -71,6 +73,9 @@ func exact(q resource.Quantity, scale resource.Scale, most int64) (int64, string
 	case q.Cmp(*greatest) > 0:
 		return 0, "must be at most " + greatest.String() + ", the most that the kernel takes"
 	case q.Cmp(*resource.NewScaledQuantity(q.ScaledValue(scale), scale)) != 0:
+		if number, milli := strings.CutSuffix(q.String(), "m"); milli && scale == 0 {
+			return 0, "must be " + unit + ": m is a thousandth; did you mean " + number + "Mi or " + number + "M?"
+		}
 		return 0, "must be " + unit
 	}
 	return q.ScaledValue(scale), ""

@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -68,15 +69,27 @@ type entry struct {
 	file      string
 	container *v1alpha1.Container
 	bundle    *v1alpha1.OCIBundle // nil: never accepted
-	fault     string              // what is wrong with the file now
+	fault     string              // what is wrong with the file now, with its name; a line for each fault
 }
 
 // file is what was found when a file was read last.
 type file struct {
-	stamp     stamp
-	manifests []manifest
-	err       error // of its content; or that it holds a name of another file
+	stamp stamp
+	content
+	conflicts []manifest.Fault // names that other files have, too; found at each look
 	since     metav1.Time
+}
+
+// refusal returns all that is wrong with a file.
+func (fl *file) refusal() []manifest.Fault { return slices.Concat(fl.faults, fl.conflicts) }
+
+// text is a refusal in words, a line for each fault.
+func text(name string, faults []manifest.Fault) string {
+	lines := make([]string, len(faults))
+	for i, f := range faults {
+		lines[i] = Fault{File: name, Fault: f}.Error()
+	}
+	return strings.Join(lines, "\n")
 }
 
 // stamp changes when a file does.
@@ -259,15 +272,12 @@ func (f *Folder) scan() []source.Key {
 	changed := map[source.Key]bool{}
 	for _, name := range names {
 		fl := f.files[name]
-		if fl.err != nil {
-			f.noteBroken(name, fl.err, changed)
+		if wrong := fl.refusal(); len(wrong) > 0 {
+			f.noteBroken(name, text(name, wrong), claims)
 			continue
 		}
-		for _, m := range fl.manifests {
-			key := keyOf(m.container)
-			if claims[key] == name {
-				f.accept(key, name, m, changed)
-			}
+		for _, c := range fl.containers {
+			f.accept(keyOf(c.container), name, c, changed)
 		}
 	}
 	for key, e := range f.entries {
@@ -295,7 +305,7 @@ func (f *Folder) scan() []source.Key {
 	}
 	maps.DeleteFunc(f.unsure, func(key source.Key, name string) bool {
 		fl, e := f.files[name], f.entries[key]
-		return fl == nil || fl.err == nil || e != nil && e.bundle != nil
+		return fl == nil || len(fl.refusal()) == 0 || e != nil && e.bundle != nil
 	})
 	f.synced = true
 	f.writeFaults()
@@ -304,7 +314,7 @@ func (f *Folder) scan() []source.Key {
 
 // readFiles reads what has changed in the folder, and returns the sorted names of the manifests that are there.
 func (f *Folder) readFiles() ([]string, error) {
-	entries, err := os.ReadDir(f.o.Dir)
+	entries, err := listed(f.o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -332,12 +342,14 @@ func (f *Folder) readFiles() ([]string, error) {
 		if err == nil {
 			var data []byte
 			if data, err = readFile(path); err == nil {
-				fl.manifests, err = parse(data, f.on)
+				fl.content = parse(data, f.on)
 			}
 		}
-		fl.err = err
-		if err != nil && (old == nil || old.err == nil || old.err.Error() != err.Error()) {
-			f.o.Log.Error("manifest refused; what an older version of it has started goes on", "file", path, "error", err)
+		if err != nil {
+			fl.faults = []manifest.Fault{{Message: err.Error()}}
+		}
+		if len(fl.faults) > 0 && (old == nil || !slices.Equal(old.faults, fl.faults)) {
+			f.o.Log.Error("manifest refused; what an older version of it has started goes on", "file", path, "error", text(name, fl.faults))
 		}
 		f.files[name] = fl
 	}
@@ -345,47 +357,63 @@ func (f *Folder) readFiles() ([]string, error) {
 	return slices.Sorted(maps.Keys(there)), nil
 }
 
-// claim says which file each Container belongs to. The file that it came from keeps it; else the first in the order of names has it. A file
-// that has a name of another's is wrong.
+// listed returns the entries of a directory once two listings agree: one that is made during a rename may have both
+// names of the file, or neither.
+func listed(dir string) ([]fs.DirEntry, error) {
+	var last []fs.DirEntry
+	for try := 0; ; try++ {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		same := slices.EqualFunc(entries, last, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() })
+		if same || try == 4 { // a directory that never rests is looked at again soon
+			return entries, nil
+		}
+		last = entries
+	}
+}
+
+// claim returns which file each Container belongs to, and notes conflicts: names that more than one file has. It depends
+// on nothing but what the files hold and what has been accepted, so that it makes no difference in which order files
+// come, go and are renamed.
+//
+// A name that several files have belongs to the file that it was accepted from; if that file does not have it any more,
+// to the only one that says the same, which is that file renamed. Otherwise it belongs to nobody: each of the files is
+// refused, and what runs goes on.
 func (f *Folder) claim(names []string) map[source.Key]string {
 	claims := map[source.Key]string{}
-	for key, e := range f.entries {
-		fl := f.files[e.file]
-		if fl == nil {
-			continue
-		}
-		if fl.err != nil || slices.ContainsFunc(fl.manifests, func(m manifest) bool { return keyOf(m.container) == key }) {
-			claims[key] = e.file
-		}
-	}
+	holders := map[source.Key][]string{}
 	for _, name := range names {
 		fl := f.files[name]
-		if fl.err != nil && fl.manifests == nil {
-			continue
-		}
-		fl.err = nil // that of an earlier look: the other file may be gone
-		for _, m := range fl.manifests {
-			key := keyOf(m.container)
-			if other, taken := claims[key]; taken && other != name {
-				fl.err = fmt.Errorf("metadata.name: found %s, which %s has already; allowed: each name in one file only", key, other)
-				break
-			}
-		}
-		if fl.err != nil {
-			continue
-		}
-		for _, m := range fl.manifests {
-			claims[keyOf(m.container)] = name
+		fl.conflicts = nil
+		for _, c := range fl.containers {
+			holders[keyOf(c.container)] = append(holders[keyOf(c.container)], name)
 		}
 	}
-	for key, e := range f.entries { // of a file that is wrong because of its names
-		if fl := f.files[e.file]; fl != nil && fl.err != nil && claims[key] == "" {
+	for key, e := range f.entries { // a file that cannot be understood keeps what it has started
+		if fl := f.files[e.file]; fl != nil && len(fl.faults) > 0 && e.bundle != nil {
 			claims[key] = e.file
 		}
 	}
-	for _, name := range names { // a Container that is known only from a file that is wrong
-		for _, c := range faulty(f.files[name].err) {
-			if _, taken := claims[keyOf(c)]; !taken {
+	for key, files := range holders {
+		owner := claims[key]
+		if owner == "" {
+			owner = f.owner(key, files)
+			claims[key] = owner
+		}
+		for _, name := range files {
+			if name != owner {
+				f.files[name].conflict(key, owner, files)
+			}
+		}
+		if e := f.entries[key]; owner == "" && e != nil {
+			claims[key] = e.file
+		}
+	}
+	for _, name := range names { // names that are known only from a file that is wrong
+		for _, c := range f.files[name].named {
+			if claims[keyOf(c)] == "" {
 				claims[keyOf(c)] = name
 			}
 		}
@@ -393,37 +421,59 @@ func (f *Folder) claim(names []string) map[source.Key]string {
 	return claims
 }
 
-// faulty returns the Containers that the faults of an error name.
-func faulty(err error) []*v1alpha1.Container {
-	var out []*v1alpha1.Container
-	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range many.Unwrap() {
-			out = append(out, faulty(e)...)
-		}
+// owner returns which of the files that have a name it belongs to; "" is none of them.
+func (f *Folder) owner(key source.Key, files []string) string {
+	if len(files) == 1 {
+		return files[0]
 	}
-	if one, ok := err.(*fault); ok && one.container != nil { //nolint:errorlint // each node of the tree is asked, one by one
-		out = append(out, one.container)
+	e := f.entries[key]
+	if e == nil || e.bundle == nil {
+		return ""
 	}
-	return out
+	if slices.Contains(files, e.file) {
+		return e.file
+	}
+	same := slices.DeleteFunc(slices.Clone(files), func(name string) bool {
+		return !slices.ContainsFunc(f.files[name].containers, func(c compiled) bool {
+			return keyOf(c.container) == key && sameSpec(c.container, e.container)
+		})
+	})
+	if len(same) == 1 {
+		return same[0]
+	}
+	return ""
+}
+
+// conflict notes that other files have a name of this one's.
+func (fl *file) conflict(key source.Key, owner string, files []string) {
+	i := slices.IndexFunc(fl.containers, func(c compiled) bool { return keyOf(c.container) == key })
+	fault := fl.containers[i].at
+	others := owner + " has already"
+	if owner == "" {
+		others = strings.Join(files, " and ") + " have"
+	}
+	fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key, others)
+	fl.conflicts = append(fl.conflicts, fault)
+	slices.SortFunc(fl.conflicts, func(a, b manifest.Fault) int { return a.Line - b.Line })
 }
 
 // accept takes a Container over.
-func (f *Folder) accept(key source.Key, name string, m manifest, changed map[source.Key]bool) {
+func (f *Folder) accept(key source.Key, name string, in compiled, changed map[source.Key]bool) {
 	old := f.entries[key]
 	if old != nil && old.bundle != nil && old.bundle.DeletionTimestamp != nil {
 		return // it is made afresh when the old one is gone
 	}
-	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && sameSpec(old.container, m.container) {
+	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && sameSpec(old.container, in.container) && sameLabels(old.container, in.container) {
 		return
 	}
-	c := m.container.DeepCopy()
+	c := in.container.DeepCopy()
 	c.UID = UID(key)
 	c.Generation = 1
 	c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
 	if old != nil && old.bundle != nil {
 		c.Generation, c.CreationTimestamp, c.Status = old.container.Generation, old.container.CreationTimestamp, old.container.Status
-		if !sameSpec(old.container, m.container) {
+		if !sameSpec(old.container, in.container) {
 			c.Generation++
 			changed[key] = true
 		}
@@ -437,28 +487,32 @@ func (f *Folder) accept(key source.Key, name string, m manifest, changed map[sou
 	if changed[key] {
 		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
 	}
-	e := &entry{file: name, container: c, bundle: f.toBundle(c, m.spec)}
+	e := &entry{file: name, container: c, bundle: f.toBundle(c, in.spec)}
 	f.entries[key] = e
 	f.writeStatus(key, e)
 }
 
-// noteBroken tells of a wrong file where people look for its Containers.
-func (f *Folder) noteBroken(name string, err error, changed map[source.Key]bool) {
+// noteBroken reports a wrong file where people look for its Containers.
+func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 	for key, e := range f.entries {
-		if e.file == name && e.fault != err.Error() {
-			f.replace(key, func(e *entry, _ *v1alpha1.Container, _ *v1alpha1.OCIBundle) { e.fault = err.Error() })
+		if claims[key] == name && e.fault != fault {
+			f.replace(key, func(e *entry, _ *v1alpha1.Container, _ *v1alpha1.OCIBundle) { e.fault = fault })
 		}
 	}
-	for _, c := range faulty(err) {
+	fl := f.files[name]
+	named := slices.Clone(fl.named)
+	for _, c := range fl.containers {
+		named = append(named, identity(c.container))
+	}
+	for _, c := range named {
 		key := keyOf(c)
 		if f.entries[key] != nil {
 			continue
 		}
-		c := c.DeepCopy()
 		c.UID, c.CreationTimestamp = UID(key), metav1.Now().Rfc3339Copy()
 		c.Annotations = map[string]string{annotationManifest: name}
 		c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, Phase: v1alpha1.ContainerPending, NodeName: f.on.name}
-		e := &entry{file: name, container: c, fault: err.Error()}
+		e := &entry{file: name, container: c, fault: fault}
 		f.entries[key] = e
 		f.writeStatus(key, e)
 	}
@@ -550,4 +604,14 @@ func sameSpec(a, b *v1alpha1.Container) bool {
 	x, err1 := json.Marshal(a.Spec)
 	y, err2 := json.Marshal(b.Spec)
 	return err1 == nil && err2 == nil && string(x) == string(y)
+}
+
+// sameLabels compares what people write into metadata besides the name.
+func sameLabels(a, b *v1alpha1.Container) bool {
+	annotations := func(c *v1alpha1.Container) map[string]string {
+		out := maps.Clone(c.Annotations)
+		delete(out, annotationManifest)
+		return out
+	}
+	return maps.Equal(a.Labels, b.Labels) && maps.Equal(annotations(a), annotations(b))
 }

@@ -27,6 +27,10 @@ func container(name, spec string) string {
 	return fmt.Sprintf("apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: %s}\nspec: {image: x, command: [/x]%s}\n", name, spec)
 }
 
+func jsonContainer(name string) string {
+	return fmt.Sprintf(`{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":%q},"spec":{"image":"x"}}`, name)
+}
+
 func newFolder(t *testing.T, dir, state string) *Folder {
 	t.Helper()
 	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}})
@@ -58,7 +62,8 @@ func refused(t *testing.T, f *Folder) string {
 	}
 	var out []string
 	for _, x := range faults {
-		out = append(out, filepath.Base(x.File)+": "+x.Message)
+		x.File = filepath.Base(x.File)
+		out = append(out, x.Error())
 	}
 	return strings.Join(out, "\n")
 }
@@ -69,6 +74,7 @@ func TestScan(t *testing.T) {
 		files   map[string]string
 		restart bool // a new agent with the state of the old one
 		wanted  string
+		args    string // of x, unless ""
 		refused string // part of it; "" is nothing
 	}
 	for name, steps := range map[string][]step{
@@ -86,9 +92,9 @@ func TestScan(t *testing.T) {
 		},
 		"a broken file changes nothing": {
 			{files: map[string]string{"a.yaml": container("a", "") + "---\n" + container("b", "")}, wanted: "a b"},
-			{files: map[string]string{"a.yaml": container("a", ", colour: blue")}, wanted: "a b", refused: `a.yaml: document 1: unknown field "spec.colour"`},
+			{files: map[string]string{"a.yaml": container("a", ", colour: blue")}, wanted: "a b", refused: `a.yaml:4:33: spec.colour: found an unknown field; allowed: args, `},
 			{restart: true, wanted: "a b", refused: "spec.colour"},
-			{files: map[string]string{"a.yaml": "{"}, wanted: "a b", refused: "a.yaml: document 1: "},
+			{files: map[string]string{"a.yaml": "{"}, wanted: "a b", refused: "a.yaml:1: "},
 			{files: map[string]string{"a.yaml": "# soon\n"}, wanted: "a b", refused: "found no Container"},
 			{files: map[string]string{"a.yaml": container("a", "")}, wanted: "a"},
 		},
@@ -99,12 +105,47 @@ func TestScan(t *testing.T) {
 		},
 		"a name in two files": {
 			{files: map[string]string{"b.yaml": container("x", "")}, wanted: "x"},
-			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("z", "")}, wanted: "x", refused: "a.yaml: metadata.name: found default/x, which b.yaml has already"},
-			{restart: true, wanted: "x", refused: "a.yaml: "},
+			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("z", "")}, wanted: "x", refused: "a.yaml:3:18: metadata.name: found default/x, which b.yaml has already"},
+			{restart: true, wanted: "x", refused: "a.yaml:3:18: "},
 			{files: map[string]string{"b.yaml": ""}, wanted: "x z"},
 		},
 		"a name twice in a file": {
-			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("x", "")}, refused: "which document 1 has already"},
+			{files: map[string]string{"a.yaml": container("x", "") + "---\n" + container("x", "")}, refused: "a.yaml:8:18: metadata.name: found default/x, which the document at line 1 has already"},
+		},
+		"several documents without a marker": {
+			{files: map[string]string{"a.json": jsonContainer("a") + "\n" + jsonContainer("b") + jsonContainer("c")}, wanted: "a b c"},
+			{files: map[string]string{"a.json": jsonContainer("a") + "\n" + jsonContainer("b") + `{"kind":"Pod"}`}, wanted: "a b c", refused: `a.json:2:108: apiVersion, kind: found "", "Pod"`},
+			{files: map[string]string{"a.json": container("a", "") + "...\n" + container("b", "") + "...\n---\n" + container("c", "")}, wanted: "a b c"},
+			{files: map[string]string{"a.json": container("a", "") + "...\ncolour: blue\n"}, wanted: "a b c", refused: `a.json:6:1: apiVersion, kind: found ""`},
+			{files: map[string]string{"a.json": jsonContainer("a") + "\ncolour: blue\n"}, wanted: "a b c", refused: "a.json:2: found more text after the end of the document"},
+			{files: map[string]string{"a.json": jsonContainer("a") + " true"}, wanted: "a b c", refused: "a.json:1: found more text after the end of the document"},
+		},
+		"a name twice in objects of a file": {
+			{files: map[string]string{"a.json": jsonContainer("a") + "\n" + jsonContainer("a")}, refused: "a.json:2:74: metadata.name: found default/a, which the document at line 1 has already"},
+		},
+		"a copy is refused, and stays so when the file is renamed": {
+			{files: map[string]string{"m.yaml": container("x", ", args: [new]")}, wanted: "x", args: "new"},
+			{files: map[string]string{"b.yaml": container("x", ", args: [old]")}, wanted: "x", args: "new", refused: "b.yaml:3:18: metadata.name: found default/x, which m.yaml has already"},
+			{files: map[string]string{"m.yaml": "", "z.yaml": container("x", ", args: [new]")}, wanted: "x", args: "new", refused: "b.yaml:3:18: metadata.name: found default/x, which z.yaml has already"},
+			{restart: true, wanted: "x", args: "new", refused: "b.yaml"},
+			{files: map[string]string{"z.yaml": "", "y.yaml": container("x", ", args: [newer]")}, wanted: "x", args: "new", refused: "y.yaml:3:18: metadata.name: found default/x, which b.yaml and y.yaml have"},
+			{files: map[string]string{"y.yaml": container("x", ", args: [newest]")}, wanted: "x", args: "new", refused: "b.yaml and y.yaml"},
+			{files: map[string]string{"b.yaml": ""}, wanted: "x", args: "newest"},
+		},
+		"two files with a new name": {
+			{files: map[string]string{"a.yaml": container("x", ", args: [a]"), "b.yaml": container("x", ", args: [b]")}, refused: "a.yaml:3:18: metadata.name: found default/x, which a.yaml and b.yaml have"},
+			{restart: true, refused: "b.yaml:3:18: metadata.name: found default/x, which a.yaml and b.yaml have"},
+			{files: map[string]string{"a.yaml": ""}, wanted: "x", args: "b"},
+		},
+		"a copy with another name beside": {
+			{files: map[string]string{"b.yaml": container("x", "") + "---\n" + container("z", "")}, wanted: "x z"},
+			{files: map[string]string{"a.yaml": container("w", "") + "---\n" + container("x", "")}, wanted: "x z", refused: "a.yaml:8:18: "},
+			{files: map[string]string{"b.yaml": container("z", "")}, wanted: "w x z"},
+		},
+		"moved to a file with a mistake elsewhere": {
+			{files: map[string]string{"a.yaml": container("x", "")}, wanted: "x"},
+			{files: map[string]string{"a.yaml": "", "b.yaml": container("x", "") + "---\n" + container("w", ", colour: blue")}, wanted: "x", refused: "b.yaml:9:33: spec.colour"},
+			{files: map[string]string{"b.yaml": container("x", "")}, wanted: "x"},
 		},
 		"moved to another file": {
 			{files: map[string]string{"a.yaml": container("x", "")}, wanted: "x"},
@@ -159,6 +200,9 @@ func TestScan(t *testing.T) {
 				if got := wanted(f); got != s.wanted {
 					t.Errorf("step %d: found %q wanted; want %q", i, got, s.wanted)
 				}
+				if s.args != "" && fmt.Sprint(f.Get(key("x")).Spec.Process.Args) != "["+s.args+"]" {
+					t.Errorf("step %d: found x with %v; want %s", i, f.Get(key("x")).Spec.Process.Args, s.args)
+				}
 				if got := refused(t, f); (got == "") != (s.refused == "") || !strings.Contains(got, s.refused) {
 					t.Errorf("step %d: found refused %q; want %q", i, got, s.refused)
 				}
@@ -183,6 +227,48 @@ func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
 	f.scan()
 	if wanted(f) != "a" || !strings.Contains(refused(t, f), "no such file") {
 		t.Errorf("found %q wanted, %q refused", wanted(f), refused(t, f))
+	}
+}
+
+// TestConflictsDoNotDependOnOrder: the same files at the end give the same, in whichever order they came.
+func TestConflictsDoNotDependOnOrder(t *testing.T) {
+	files := map[string]string{
+		"a.yaml": container("x", ", args: [a]"),
+		"b.yaml": container("x", ", args: [b]") + "---\n" + container("w", ""),
+		"c.yaml": container("w", ", args: [c]"),
+	}
+	for _, order := range [][]string{{"a.yaml", "b.yaml", "c.yaml"}, {"c.yaml", "b.yaml", "a.yaml"}, {"b.yaml", "c.yaml", "a.yaml"}} {
+		dir := t.TempDir()
+		f := newFolder(t, dir, t.TempDir())
+		for _, name := range order {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(files[name]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.scan()
+		if got := wanted(f); got != "" {
+			t.Errorf("%v: found %q wanted", order, got)
+		}
+		// Whoever renames the owner's file, before or after the scan of the copy, keeps the container.
+		for _, name := range []string{"b.yaml", "c.yaml"} {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.scan()
+		if err := os.WriteFile(filepath.Join(dir, "0.yaml"), []byte(container("x", ", args: [old]")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if order[0] == "a.yaml" {
+			f.scan()
+		}
+		if err := os.Rename(filepath.Join(dir, "a.yaml"), filepath.Join(dir, "z.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		f.scan()
+		if got := f.Get(key("x")); got == nil || fmt.Sprint(got.Spec.Process.Args) != "[a]" || got.Generation != 1 {
+			t.Errorf("%v: found %+v after the file was renamed", order, got)
+		}
 	}
 }
 

@@ -3,44 +3,32 @@
 package folder
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // maxManifest bounds a file, as etcd bounds what one may apply (1.5 MiB an object).
 const maxManifest = 16 << 20
 
-// manifest is one Container of a file, with its defaults set, and what it compiles to.
-type manifest struct {
+// compiled is one Container of a file, with its defaults set, and what it compiles to.
+type compiled struct {
 	container *v1alpha1.Container
 	spec      *v1alpha1.OCIBundleSpec
+	at        manifest.Fault // the place of its name, without a message
 }
-
-// fault is an error in a document of a file. Container is set where the document names one.
-type fault struct {
-	container *v1alpha1.Container
-	err       error
-}
-
-func (f *fault) Error() string { return f.err.Error() }
-func (f *fault) Unwrap() error { return f.err }
 
 // node is what placement is checked against.
 type node struct {
@@ -72,114 +60,88 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// parse reads all Containers of a file. All faults of all documents are in the error, each a *fault.
-func parse(data []byte, on node) ([]manifest, error) {
-	var out []manifest
-	var faults []error
-	first := map[string]int{}
-	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
-	for n := 1; ; n++ {
-		document, err := reader.Read()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, errors.Join(append(faults, fmt.Errorf("document %d: %w", n, err))...)
-		}
-		if empty(document) {
-			continue
-		}
-		m, err := parseOne(document, on)
-		if err != nil {
-			faults = append(faults, &fault{container: m.container, err: fmt.Errorf("document %d: %w", n, err)})
-			continue
-		}
-		key := m.container.Namespace + "/" + m.container.Name
-		if other, twice := first[key]; twice {
-			faults = append(faults, fmt.Errorf("document %d: metadata.name: found %s, which document %d has already; allowed: each name once", n, key, other))
-			continue
-		}
-		first[key] = n
-		out = append(out, m)
-	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
-	}
-	if len(out) == 0 {
-		return nil, errors.New("found no Container; allowed: at least one (remove the file to remove what it has started)")
-	}
-	return out, nil
+// content is what a file holds.
+type content struct {
+	// containers are those of all its documents; empty if anything is wrong.
+	containers []compiled
+	// named are the Containers that its documents name if anything is wrong: their identity alone.
+	named  []*v1alpha1.Container
+	faults []manifest.Fault
 }
 
-// empty tells whether a document has nothing but comments and blank lines.
-func empty(document []byte) bool {
-	for line := range bytes.Lines(document) {
-		line = bytes.TrimSpace(line)
-		if len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
-			return false
+// parse reads all documents of a file. A file is taken whole or not at all, so each fault of each document counts.
+func parse(data []byte, on node) content {
+	var out content
+	first := map[source.Key]int{}
+	for _, d := range manifest.Parse(data) {
+		c := on.compile(d)
+		out.faults = append(out.faults, d.Faults...)
+		if d.Named() {
+			out.named = append(out.named, identity(d.Container))
 		}
+		if len(d.Faults) > 0 {
+			continue
+		}
+		key := keyOf(c.container)
+		if line, twice := first[key]; twice {
+			out.faults = append(out.faults, d.At("metadata.name", fmt.Sprintf("found %s, which the document at line %d has already; allowed: each name once", key, line)))
+			continue
+		}
+		first[key] = d.Line
+		out.containers = append(out.containers, c)
 	}
-	return true
+	switch {
+	case len(out.faults) > 0:
+		out.containers = nil
+	case len(out.containers) > 0:
+		out.named = nil
+	default:
+		out.faults = []manifest.Fault{{Message: "found no Container; allowed: at least one (remove the file to remove what it has started)"}}
+	}
+	return out
 }
 
-// parseOne reads one Container. On an error the container is set if it has a name.
-func parseOne(document []byte, on node) (manifest, error) {
-	var m manifest
-	raw, err := yaml.YAMLToJSONStrict(document)
-	if err != nil {
-		return m, err
-	}
-	var head struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
-		Metadata   struct {
-			Name      string `json:"name"`
-			Namespace string `json:"namespace"`
-		} `json:"metadata"`
-	}
-	if err := json.UnmarshalCaseSensitivePreserveInts(raw, &head); err != nil {
-		return m, err
-	}
-	gv, kind := v1alpha1.GroupVersion.String(), "Container"
-	if head.APIVersion != gv || head.Kind != kind {
-		return m, fmt.Errorf("apiVersion, kind: found %q, %q; allowed: %q, %q", head.APIVersion, head.Kind, gv, kind)
-	}
-	named := &v1alpha1.Container{}
-	named.APIVersion, named.Kind, named.Name, named.Namespace = gv, kind, head.Metadata.Name, head.Metadata.Namespace
-	if named.Namespace == "" {
-		named.Namespace = corev1.NamespaceDefault
-	}
-	if validation.IsDNS1123Subdomain(named.Name) == nil && validation.IsDNS1123Label(named.Namespace) == nil {
-		m.container = named
-	}
-
-	c := &v1alpha1.Container{}
-	strict, err := json.UnmarshalStrict(raw, c)
-	if err != nil {
-		return m, err
-	}
-	if len(strict) > 0 {
-		return m, errors.Join(strict...)
-	}
-	if c.Name == "" {
-		return m, errors.New("metadata.name: found nothing; allowed: a name of lower case letters, digits, '-' and '.'")
+// compile checks a document for this node and compiles it; what is wrong is added to its faults.
+func (on node) compile(d *manifest.Document) compiled {
+	c := d.Container
+	if c == nil {
+		return compiled{}
 	}
 	SetDefaults(c)
-	if msgs := validation.IsDNS1123Label(c.Namespace); len(msgs) > 0 {
-		return m, fmt.Errorf("metadata.namespace: found %q; allowed: %s", c.Namespace, strings.Join(msgs, "; "))
-	}
 	spec, faults := compile.Bundle(c)
-	if len(faults) > 0 {
-		return m, faults.ToAggregate()
+	d.Report(append(faults, on.placed(&c.Spec)...))
+	if spec != nil {
+		spec.NodeName = on.name
+		if c.Spec.RuntimeClassName != nil {
+			spec.Handler = *c.Spec.RuntimeClassName
+		}
 	}
-	if err := placed(&c.Spec, on); err != nil {
-		return m, err
+	return compiled{container: c, spec: spec, at: d.At("metadata.name", "")}
+}
+
+// parseOne reads the one Container of a document.
+func parseOne(document []byte, on node) (compiled, error) {
+	found := parse(document, on)
+	if len(found.faults) > 0 {
+		return compiled{}, found.err()
 	}
-	spec.NodeName = on.name
-	if c.Spec.RuntimeClassName != nil {
-		spec.Handler = *c.Spec.RuntimeClassName
+	return found.containers[0], nil
+}
+
+// identity is a Container without its spec.
+func identity(c *v1alpha1.Container) *v1alpha1.Container {
+	out := &v1alpha1.Container{TypeMeta: c.TypeMeta}
+	out.Name, out.Namespace = c.Name, c.Namespace
+	return out
+}
+
+// err returns the faults as one error, each on a line of its own; nil if there are none.
+func (c content) err() error {
+	var errs []error
+	for _, f := range c.faults {
+		errs = append(errs, f)
 	}
-	return manifest{container: c, spec: spec}, nil
+	return errors.Join(errs...)
 }
 
 // SetDefaults sets what the API server sets of the defaults in Container's CRD, and the namespace.
@@ -200,14 +162,16 @@ func SetDefaults(c *v1alpha1.Container) {
 }
 
 // placed refuses what asks for another node than this one.
-func placed(spec *v1alpha1.ContainerSpec, on node) error {
+func (on node) placed(spec *v1alpha1.ContainerSpec) field.ErrorList {
+	var faults field.ErrorList
+	at := field.NewPath("spec")
 	if spec.NodeName != "" && spec.NodeName != on.name {
-		return fmt.Errorf("spec.nodeName: found %q; allowed: %q, the name of this node, or nothing", spec.NodeName, on.name)
+		faults = append(faults, field.Invalid(at.Child("nodeName"), spec.NodeName, fmt.Sprintf("allowed: %q, the name of this node, or nothing", on.name)))
 	}
 	for _, k := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
 		if want, have := spec.NodeSelector[k], on.labels[k]; want != have {
-			return fmt.Errorf("spec.nodeSelector[%s]: found %q; allowed: %q, the label of this node", k, want, have)
+			faults = append(faults, field.Invalid(at.Child("nodeSelector").Key(k), want, fmt.Sprintf("allowed: %q, the label of this node", have)))
 		}
 	}
-	return nil
+	return faults
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/atomicfile"
@@ -29,14 +30,21 @@ import (
 // annotationManifest names the file that a Container came from.
 const annotationManifest = "berth.run/manifest"
 
-// Fault is a manifest that was refused.
+// Fault is one thing that is wrong with a manifest that was refused.
 type Fault struct {
 	// File is the name of the manifest, or the folder where that cannot be read.
 	File string `json:"file"`
-	// Message lists all that is wrong with it.
-	Message string `json:"message"`
-	// Since is when it was read.
+	manifest.Fault
+	// Since is when the manifest was read.
 	Since metav1.Time `json:"since,omitzero"`
+}
+
+// Error returns FILE:LINE:COLUMN: FIELD: MESSAGE.
+func (f Fault) Error() string {
+	if f.Line == 0 {
+		return f.File + ": " + f.Fault.Error()
+	}
+	return f.File + ":" + f.Fault.Error()
 }
 
 func statusDir(stateDir string) string { return filepath.Join(stateDir, "status") }
@@ -113,11 +121,12 @@ func ReadFaults(stateDir string) ([]Fault, error) {
 func (f *Folder) writeFaults() {
 	faults := []Fault{}
 	if f.dirErr != "" {
-		faults = append(faults, Fault{File: f.o.Dir, Message: f.dirErr})
+		faults = append(faults, Fault{File: f.o.Dir, Fault: manifest.Fault{Message: f.dirErr}})
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.files)) {
-		if fl := f.files[name]; fl.err != nil {
-			faults = append(faults, Fault{File: filepath.Join(f.o.Dir, name), Message: fl.err.Error(), Since: fl.since.Rfc3339Copy()})
+		fl := f.files[name]
+		for _, fault := range fl.refusal() {
+			faults = append(faults, Fault{File: filepath.Join(f.o.Dir, name), Fault: fault, Since: fl.since.Rfc3339Copy()})
 		}
 	}
 	data, err := json.Marshal(faults)
@@ -142,7 +151,7 @@ func (f *Folder) writeStatus(key source.Key, e *entry) {
 func (f *Folder) store(key source.Key, e *entry) error {
 	if e.fault != "" {
 		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
-			Message: e.file + ": " + e.fault, ObservedGeneration: e.container.Generation})
+			Message: e.fault, ObservedGeneration: e.container.Generation})
 	} else {
 		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
 			Message: "the spec compiles", ObservedGeneration: e.container.Generation})
@@ -161,7 +170,7 @@ func summarize(e *entry) status.Summary {
 	st := &e.container.Status
 	switch {
 	case e.bundle == nil:
-		return status.NotReady(status.Stalled, v1alpha1.ReasonInvalidSpec, e.file+": "+e.fault)
+		return status.NotReady(status.Stalled, v1alpha1.ReasonInvalidSpec, e.fault)
 	case e.container.DeletionTimestamp != nil:
 		return status.NotReady(status.Reconciling, v1alpha1.ReasonTerminating, "its manifest was removed: the container is stopped and removed")
 	case st.ObservedGeneration != e.container.Generation:

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// unknownField notes a field that a struct does not have, and returns the name of the field that was meant if it is
+// plainly one of the same struct.
+func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
+	name, path, where := p.key.Value, child(at, p.key.Value), pattern(at)
+	key := d.places[pathOf(at)+"\x00"+name]
+	if key == nil { // brought by a merge key
+		key = p.key
+	}
+	if h, ok := habits()[joined(where, name)]; ok {
+		value := resolve(p.value)
+		message := fmt.Sprintf("found %s; ", h.what)
+		if h.what == "" {
+			message = "found an unknown field; "
+		}
+		if h.write != nil {
+			message += h.write(value)
+		}
+		d.fault(key, path, message+h.fix, h.instead...)
+		return ""
+	}
+	if same := sameWord(name, names(t)); same != "" {
+		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", same), pathOf(child(at, same)))
+		return same
+	}
+	if owner := podOwner(where, name); owner != "" {
+		message := "found a field of " + owner + " that Berth does not have yet; remove it"
+		if where == "spec.volumes[]" {
+			kinds := slices.DeleteFunc(names(t), func(n string) bool { return n == "name" })
+			message += ", or use one of " + strings.Join(kinds, ", ")
+		}
+		d.fault(key, path, message)
+		return ""
+	}
+	if near := nearest(name, names(t)); near != "" {
+		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", near), pathOf(child(at, near)))
+		return near
+	}
+	if elsewhere := homeOf(name); elsewhere != "" && elsewhere != joined(where, name) {
+		message := "found an unknown field; it belongs in " + parent(elsewhere) + ": check the indentation"
+		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
+		return ""
+	}
+	d.fault(key, path, "found an unknown field; allowed: "+strings.Join(names(t), ", "))
+	return ""
+}
+
+// pattern is a path without the numbers and keys of its items: spec.env[].
+func pattern(at *field.Path) string {
+	path := pathOf(at)
+	var b strings.Builder
+	for {
+		before, rest, ok := strings.Cut(path, "[")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		b.WriteString("[]")
+		_, path, _ = strings.Cut(rest, "]")
+	}
+}
+
+func joined(where, name string) string {
+	if where == "" {
+		return name
+	}
+	return where + "." + name
+}
+
+// podOwner returns which type of a Pod has a field that stands at a place of a Container, or "".
+func podOwner(where, name string) string {
+	owners := map[string][]struct {
+		t    reflect.Type
+		name string
+	}{
+		"spec": {
+			{reflect.TypeFor[corev1.Container](), "a Pod's container"},
+			{reflect.TypeFor[corev1.PodSpec](), "a Pod"},
+		},
+		"spec.securityContext": {{reflect.TypeFor[corev1.PodSecurityContext](), "a Pod's securityContext"}},
+		"spec.volumes[]":       {{reflect.TypeFor[corev1.VolumeSource](), "a Pod's volume"}},
+	}
+	for _, o := range owners[where] {
+		if _, ok := fields(o.t)[name]; ok {
+			return o.name
+		}
+	}
+	return ""
+}
+
+// homeOf returns where in a Container a field of this name has its only place, or the one that is nearest to the root.
+func homeOf(name string) string {
+	type place struct {
+		path string
+		t    reflect.Type
+	}
+	level := []place{{"", reflect.TypeFor[v1alpha1.Container]()}}
+	for range 4 {
+		var found []string
+		var next []place
+		for _, p := range level {
+			for _, n := range names(p.t) {
+				ft := fields(p.t)[n]
+				path := joined(p.path, n)
+				if path == "status" || path == "metadata.managedFields" || path == "metadata.ownerReferences" {
+					continue
+				}
+				if n == name {
+					found = append(found, path)
+				}
+				for ft.Kind() == reflect.Pointer || ft.Kind() == reflect.Slice {
+					if ft.Kind() == reflect.Slice {
+						path += "[]"
+					}
+					ft = ft.Elem()
+				}
+				if ft.Kind() == reflect.Struct {
+					next = append(next, place{path, ft})
+				}
+			}
+		}
+		if len(found) > 0 {
+			if len(found) > 1 {
+				return ""
+			}
+			return found[0]
+		}
+		level = next
+	}
+	return ""
+}
+
+// sameWord returns the word that differs in case and separators only: restart_policy is restartPolicy.
+func sameWord(s string, words []string) string {
+	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s)) }
+	for _, w := range words {
+		if fold(w) == fold(s) {
+			return w
+		}
+	}
+	return ""
+}
+
+// nearest returns the word that somebody most likely meant: another case, or a slip or two of the keyboard. It returns
+// "" if there is none, or if s is one of the words.
+func nearest(s string, words []string) string {
+	if slices.Contains(words, s) {
+		return ""
+	}
+	if same := sameWord(s, words); same != "" {
+		return same
+	}
+	best, least := "", 1+min(len(s)/3, 2)
+	if len(s) < 3 {
+		return ""
+	}
+	for _, w := range words {
+		if strings.HasPrefix(strings.ToLower(w), strings.ToLower(s)) {
+			return w
+		}
+	}
+	for _, w := range words {
+		if n := distance(strings.ToLower(s), strings.ToLower(w)); n < least {
+			best, least = w, n
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, remove, replace or swap with their neighbour to turn one word into another
+// (optimal string alignment).
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}
+
+// enums are the words that fields of a Container hold, for a hint where another kind of value was found.
+func enums() map[string][]string {
+	return map[string][]string{
+		"spec.restartPolicy":   {"Always", "OnFailure", "Never"},
+		"spec.imagePullPolicy": {"Always", "IfNotPresent", "Never"},
+	}
+}

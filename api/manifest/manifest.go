@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"reflect"
+	"regexp"
+	"sort"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	strictjson "sigs.k8s.io/json"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// Document is one document of a file.
+type Document struct {
+	// Line is where the document begins, from 1.
+	Line int
+	// Container is what the document says, without the fields that are wrong; nil if it is no Container. It is
+	// complete only without Faults.
+	Container *v1alpha1.Container
+	// Faults are in the order of the file.
+	Faults []Fault
+
+	decoded decoder
+}
+
+// Parse reads every document of a file. Documents without content are left out.
+func Parse(data []byte) []*Document {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if at := bytes.IndexByte(data, 0); at >= 0 {
+		return []*Document{{Line: 1, Faults: []Fault{{
+			Line: 1 + bytes.Count(data[:at], []byte{'\n'}), Message: "found a NUL byte; allowed: text in UTF-8",
+		}}}}
+	}
+	var out []*Document
+	for _, c := range split(data) {
+		out = append(out, parse(c))
+	}
+	return out
+}
+
+func parse(c chunk) *Document {
+	d := &Document{Line: c.line + 1}
+	d.decoded.line = c.line
+	root, err := readNode(append(bytes.Repeat([]byte(" "), c.column), withoutJSONEscapes(c.text)...))
+	switch {
+	case err != "":
+		d.Faults = []Fault{syntaxFault(err, c)}
+	case root == nil:
+		d.Faults = []Fault{{Line: d.Line, Message: "found no content; allowed: a Container"}}
+	default:
+		d.decode(root)
+		d.Faults = sorted(d.Faults)
+	}
+	return d
+}
+
+// noMarker is the parser's message for text behind a document.
+const noMarker = "did not find expected <document start>"
+
+// readNode parses text with one document. An error is the parser's message without its line, which is that of the
+// beginning of a map or list, and not always that.
+func readNode(text []byte) (*yaml.Node, string) {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var root, second yaml.Node
+	if err := decoder.Decode(&root); err != nil {
+		return nil, withoutLine(err)
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		return nil, noMarker
+	case !errors.Is(err, io.EOF):
+		return nil, withoutLine(err)
+	case root.Kind != yaml.DocumentNode || len(root.Content) != 1:
+		return nil, ""
+	}
+	return root.Content[0], ""
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (line \d+: )?`)
+
+func withoutLine(err error) string { return yamlLine.ReplaceAllString(err.Error(), "") }
+
+// decode reads the document's root.
+func (d *Document) decode(root *yaml.Node) {
+	if root.Kind == yaml.MappingNode {
+		d.Line = d.decoded.line + root.Line
+	}
+	if fault := d.decoded.identify(root); fault != nil {
+		d.Faults = []Fault{*fault}
+		return
+	}
+	value, ok := d.decoded.value(root, reflect.TypeFor[v1alpha1.Container](), nil)
+	d.Faults = d.decoded.faults
+	if !ok {
+		return
+	}
+	raw, err := json.Marshal(value)
+	c := &v1alpha1.Container{}
+	if err == nil {
+		var strict []error
+		if strict, err = strictjson.UnmarshalStrict(raw, c); err == nil {
+			err = errors.Join(strict...)
+		}
+	}
+	if err != nil { // the decoder takes something that the type does not
+		if len(d.Faults) == 0 {
+			d.Faults = []Fault{{Line: d.Line, Message: err.Error()}}
+		}
+		return
+	}
+	d.Container = c
+}
+
+// Named tells whether the document names a Container that there can be, though it may be wrong otherwise.
+func (d *Document) Named() bool {
+	return d.Container != nil && validation.IsDNS1123Subdomain(d.Container.Name) == nil &&
+		(d.Container.Namespace == "" || validation.IsDNS1123Label(d.Container.Namespace) == nil)
+}
+
+// Report adds faults of what has been decoded, each with the position of its field. A fault that only follows from one
+// that is there already, such as a missing image beside a misspelt one, is left out.
+func (d *Document) Report(faults field.ErrorList) {
+	for _, e := range faults {
+		if !d.decoded.explains(e) {
+			d.Faults = append(d.Faults, d.At(e.Field, semantic(e)))
+		}
+	}
+	d.Faults = sorted(d.Faults)
+}
+
+// At returns a fault at the position of a field, or of what is nearest above it.
+func (d *Document) At(path, message string) Fault {
+	f := Fault{Line: d.Line, Column: 1, Field: path, Message: message}
+	for at := path; at != ""; at = parent(at) {
+		if n := d.decoded.places[at]; n != nil {
+			f.Line, f.Column = d.decoded.line+n.Line, n.Column
+			break
+		}
+	}
+	return f
+}
+
+// parent cuts the last element off a path: spec.env[0] is the parent of spec.env[0].name.
+func parent(path string) string {
+	if strings.HasSuffix(path, "]") {
+		return path[:max(strings.LastIndexByte(path, '['), 0)]
+	}
+	return path[:max(strings.LastIndexByte(path, '.'), 0)]
+}
+
+// syntaxFault says what is wrong with text that is no YAML.
+func syntaxFault(message string, c chunk) Fault {
+	lines := bytes.SplitAfter(c.text, []byte{'\n'})
+	// The first line with which the text fails in the same way is where people look for the mistake.
+	first := 0
+	if len(c.text) < 1<<20 { // it is parsed some 20 times
+		first = sort.Search(len(lines)-1, func(i int) bool {
+			_, err := readNode(bytes.Join(lines[:i+1], nil))
+			return err == message
+		})
+	}
+	f := Fault{Line: c.line + first + 1, Message: "found text that is not YAML: " + message}
+	switch {
+	case strings.Contains(message, "cannot start any token"):
+		if rest := bytes.TrimLeft(lines[first], " "); len(rest) > 0 && rest[0] == '\t' {
+			f.Column = len(lines[first]) - len(rest) + 1
+			f.Message = "found a tab in the indentation; allowed: spaces"
+		} else {
+			f.Message = "found text that begins with %, @ or a backquote; allowed: quotes around it"
+		}
+	case strings.Contains(message, "unknown anchor"):
+		f.Message = "found text that YAML takes for an alias (" + message + "); allowed: quotes around text that begins with *"
+	case message == noMarker:
+		f.Message = "found more text after the end of the document; allowed: a line --- between documents"
+	case strings.Contains(message, "mapping values are not allowed"):
+		f.Message = `found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`
+	case strings.Contains(message, "did not find expected key"), strings.Contains(message, "did not find expected '-' indicator"):
+		f.Message = "found a line that does not fit those above it; allowed: the same indentation for all fields of a map and all items of a list"
+	case strings.Contains(message, "could not find expected ':'"):
+		f.Message = "found a line without a colon; allowed: NAME: VALUE, with a space after the colon"
+	case strings.Contains(message, "unexpected end of stream"):
+		f.Message = "found a quote that is not closed; allowed: the same quote at the end of the text"
+	case strings.Contains(message, "',' or ']'"), strings.Contains(message, "',' or '}'"):
+		f.Message = "found a bracket that is not closed, or a comma that is missing before this line's end"
+	}
+	return f
+}
