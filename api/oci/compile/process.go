@@ -136,9 +136,13 @@ func checkReference(d *draft) {
 	}
 	_, err := name.ParseReference(ref)
 	switch {
-	case strings.HasPrefix(ref, "/"), strings.HasPrefix(ref, "."):
+	case isFile(ref):
+		file := ref
+		if !path.IsAbs(ref) {
+			file = "/PATH/OF/" + path.Base(ref)
+		}
 		err = fmt.Errorf("for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: %s} "+
-			"(image: oci-archive:FILE is the earlier spelling)", ref)
+			"(image: oci-archive:FILE is the earlier spelling)", file)
 	case strings.Contains(ref, ":/"):
 		// What looks like another transport ("docker://x", "dir:/x") would be taken
 		// for a repository of a registry called "docker:".
@@ -148,6 +152,17 @@ func checkReference(d *draft) {
 	if err != nil {
 		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36: "+err.Error())
 	}
+}
+
+// isFile tells whether an image looks like the name of a file. Without a registry in front x.tar would be looked up on
+// Docker Hub.
+func isFile(ref string) bool {
+	if ref[0] == '/' || ref[0] == '.' || ref[0] == '~' {
+		return true
+	}
+	return slices.ContainsFunc([]string{".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"}, func(ending string) bool {
+		return strings.HasSuffix(ref, ending)
+	})
 }
 
 // environment is process.env: what the user wrote, in that order. The node puts

@@ -92,7 +92,7 @@ func TestScan(t *testing.T) {
 		},
 		"a broken file changes nothing": {
 			{files: map[string]string{"a.yaml": container("a", "") + "---\n" + container("b", "")}, wanted: "a b"},
-			{files: map[string]string{"a.yaml": container("a", ", colour: blue")}, wanted: "a b", refused: `a.yaml:4:33: spec.colour: found an unknown field; allowed: args, `},
+			{files: map[string]string{"a.yaml": container("a", ", colour: blue")}, wanted: "a b", refused: `a.yaml:4:33: spec.colour: found an unknown field; allowed: `},
 			{restart: true, wanted: "a b", refused: "spec.colour"},
 			{files: map[string]string{"a.yaml": "{"}, wanted: "a b", refused: "a.yaml:1: "},
 			{files: map[string]string{"a.yaml": "# soon\n"}, wanted: "a b", refused: "found no Container"},
