@@ -38,7 +38,18 @@ func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionT
 // alive tells whether there is a process, or may be one in a moment.
 func (in Input) alive() bool { return in.Actual != nil && in.Actual.State != supervisor.Stopped }
 
-func (in Input) changed() bool { return in.Record != nil && in.Record.Hash != in.Hash }
+// changed returns whether the container is to be replaced by one of another spec.
+func (in Input) changed() bool {
+	return in.Record != nil && in.Record.Hash != in.Hash && !in.finished()
+}
+
+// finished returns whether the container has ended for good and its Container was not edited since. Then it is not made
+// again, even if another version of the compiler makes another document of it.
+func (in Input) finished() bool {
+	r := in.Record
+	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 &&
+		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy, r.Exit)
+}
 
 // Verb is one thing to do.
 type Verb string

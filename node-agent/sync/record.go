@@ -78,6 +78,8 @@ type Record struct {
 
 // run is one run of the process, and the end of the one before.
 type run struct {
+	// Compiled is the generation of the Container that the bundle of this run was compiled for; 0 if that is not known.
+	Compiled int64 `json:"compiledGeneration,omitempty"`
 	// Restarts before this run, which is the number of the run too.
 	Restarts int32 `json:"restarts,omitempty"`
 	PID      int   `json:"pid,omitempty"`
@@ -216,6 +218,9 @@ func shorten(name, suffix string, limit int) string {
 
 // Hash is the same for two specs from which the same container would be made. What only says how to run it (restart
 // policy, grace period, requests, when to pull) is not part of it: a change of that needs no new container.
+//
+// Records of older agents hold it, so it must stay what it is for every spec that they could have: a field that is added
+// here, or to a type that is part of it, is left out where it is empty.
 func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 	var config any
 	if err := json.Unmarshal(spec.Config.Raw, &config); err != nil {

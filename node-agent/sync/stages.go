@@ -142,7 +142,7 @@ func (a *attempt) begin() (err error) {
 		}
 		before := r.run
 		r.Before, r.run = &before, before.next()
-		r.State, r.Stop = stateStarting, nil
+		r.State, r.Stop, r.Compiled = stateStarting, nil, a.b.Spec.CompiledGeneration
 		r.LogPath = filepath.Join(s.logDir(r), strconv.Itoa(int(r.Restarts))+".log")
 		r.Hash, r.Generation, r.GraceSeconds = in.Hash, a.b.Generation, a.b.Spec.TerminationGracePeriodSeconds
 	})

@@ -443,20 +443,27 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			break
 		}
 	}
+	in.rehash()
 	if in.Record != nil {
 		dir := s.Bundles.Dir(in.Record.ID)
 		switch {
 		case in.Desired == nil && !in.Synced:
 			in.Desired = readDesired(dir)
+			in.rehash()
 		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
 			s.note(in.Record, func(r *Record) {
 				r.unwrittenDesired = in.Desired
 				r.Generation = in.Desired.Generation
 				r.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
+				if r.Compiled == 0 && r.Hash == in.Hash {
+					// The controller did not record the generation yet, and has been upgraded.
+					r.Compiled = in.Desired.Spec.CompiledGeneration
+				}
 			})
 		case in.Record.unwritten != nil:
 			s.save(in.Record)
 		}
+		in.keepAccepted(dir)
 		st, err := s.Supervisor.Get(ctx, in.Record.ID)
 		switch {
 		case err == nil:
@@ -465,15 +472,38 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			return in, err
 		}
 	}
-	if in.Desired != nil {
-		var err error
-		if in.Hash, err = Hash(&in.Desired.Spec); err != nil {
-			// A document that is no JSON never comes from the API server; it differs from every good one.
-			in.Hash = "invalid: " + err.Error()
-		}
-	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
 	return in, nil
+}
+
+// rehash computes the hash of what is desired.
+func (in *Input) rehash() {
+	if in.Desired == nil {
+		in.Hash = ""
+		return
+	}
+	var err error
+	if in.Hash, err = Hash(&in.Desired.Spec); err != nil {
+		// A document that is no JSON never comes from the API server; it differs from every good one.
+		in.Hash = "invalid: " + err.Error()
+	}
+}
+
+// keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
+// generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit.
+func (in *Input) keepAccepted(dir bundle.Dir) {
+	r := in.Record
+	if in.Desired == nil || r.Hash == in.Hash || r.unwrittenDesired != nil {
+		return
+	}
+	accepted := readDesired(dir)
+	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Generation != in.Desired.Generation {
+		return
+	}
+	kept := in.Desired.DeepCopy()
+	kept.Spec = accepted.Spec
+	in.Desired = kept
+	in.rehash()
 }
 
 // forget takes a removed record out of the books.

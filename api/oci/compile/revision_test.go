@@ -25,7 +25,7 @@ func anyRevision() []string {
 		volumes volumes[].name
 		volumes[].hostPath volumes[].hostPath.path volumes[].hostPath.type
 		volumes[].emptyDir volumes[].emptyDir.medium volumes[].emptyDir.sizeLimit volumes[].emptyDir.mode
-		compiledGeneration minAgentRevision`)
+		compiledGeneration minAgentRevision containerRef containerRef.name containerRef.uid`)
 }
 
 // TestEveryBundleFieldHasARevision fails for a field that is new until somebody says which agents know it.

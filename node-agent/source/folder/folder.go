@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/manifest"
+	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -41,6 +42,8 @@ type Options struct {
 	Debounce time.Duration
 	// Resync is how often to look without having been told; 0 is 30 s.
 	Resync time.Duration
+	// Compile turns Containers into bundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
+	Compile Compile
 	// Log is optional.
 	Log *slog.Logger
 }
@@ -120,6 +123,9 @@ func New(o Options) (*Folder, error) {
 	if o.Resync == 0 {
 		o.Resync = 30 * time.Second
 	}
+	if o.Compile == nil {
+		o.Compile = compile.Bundle
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -127,7 +133,7 @@ func New(o Options) (*Folder, error) {
 		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root", "dir", o.Dir)
 	}
 	f := &Folder{
-		o: o, on: node{name: o.NodeName, labels: o.NodeLabels}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
+		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unsure: map[source.Key]string{},
 	}
 	if err := os.MkdirAll(statusDir(o.StateDir), 0o700); err != nil {
@@ -435,7 +441,7 @@ func (f *Folder) owner(key source.Key, files []string) string {
 	}
 	same := slices.DeleteFunc(slices.Clone(files), func(name string) bool {
 		return !slices.ContainsFunc(f.files[name].containers, func(c compiled) bool {
-			return keyOf(c.container) == key && sameSpec(c.container, e.container)
+			return keyOf(c.container) == key && !edited(e.container, c)
 		})
 	})
 	if len(same) == 1 {
@@ -463,7 +469,7 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	if old != nil && old.bundle != nil && old.bundle.DeletionTimestamp != nil {
 		return // it is made afresh when the old one is gone
 	}
-	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && sameSpec(old.container, in.container) && sameLabels(old.container, in.container) {
+	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && old.container.Annotations[annotationDigest] == in.digest && sameLabels(old.container, in.container) {
 		return
 	}
 	c := in.container.DeepCopy()
@@ -473,9 +479,11 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
 	if old != nil && old.bundle != nil {
 		c.Generation, c.CreationTimestamp, c.Status = old.container.Generation, old.container.CreationTimestamp, old.container.Status
-		if !sameSpec(old.container, in.container) {
+		if edited(old.container, in) {
 			c.Generation++
 			changed[key] = true
+		} else {
+			c.Spec = old.container.Spec
 		}
 	} else {
 		changed[key] = true
@@ -483,7 +491,7 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	if c.Annotations == nil {
 		c.Annotations = map[string]string{}
 	}
-	c.Annotations[annotationManifest] = name
+	c.Annotations[annotationManifest], c.Annotations[annotationDigest] = name, in.digest
 	if changed[key] {
 		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
 	}
@@ -577,6 +585,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b := &v1alpha1.OCIBundle{Spec: *spec}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
+	b.Spec.CompiledGeneration = c.Generation
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
@@ -600,10 +609,14 @@ func keyOf(c *v1alpha1.Container) source.Key {
 	return source.Key{Namespace: c.Namespace, Name: c.Name}
 }
 
-func sameSpec(a, b *v1alpha1.Container) bool {
-	x, err1 := json.Marshal(a.Spec)
-	y, err2 := json.Marshal(b.Spec)
-	return err1 == nil && err2 == nil && string(x) == string(y)
+// edited returns whether a manifest says something else than the Container was accepted from. What another version of Berth
+// makes of the same words, such as another default, is no edit.
+func edited(c *v1alpha1.Container, in compiled) bool {
+	if digest, ok := c.Annotations[annotationDigest]; ok {
+		return digest != in.digest
+	}
+	// An agent accepted it that did not record the digest.
+	return specDigest(&c.Spec) != specDigest(&in.container.Spec)
 }
 
 // sameLabels compares what people write into metadata besides the name.
@@ -611,6 +624,7 @@ func sameLabels(a, b *v1alpha1.Container) bool {
 	annotations := func(c *v1alpha1.Container) map[string]string {
 		out := maps.Clone(c.Annotations)
 		delete(out, annotationManifest)
+		delete(out, annotationDigest)
 		return out
 	}
 	return maps.Equal(a.Labels, b.Labels) && maps.Equal(annotations(a), annotations(b))

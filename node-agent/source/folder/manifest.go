@@ -3,6 +3,8 @@
 package folder
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,13 +30,19 @@ type compiled struct {
 	container *v1alpha1.Container
 	spec      *v1alpha1.OCIBundleSpec
 	at        manifest.Fault // the place of its name, without a message
+	digest    string         // of its spec as it was written, without defaults
 }
 
 // node is what placement is checked against.
 type node struct {
 	name   string
 	labels map[string]string
+	// bundle is compile.Bundle, except in tests.
+	bundle Compile
 }
+
+// Compile turns a Container into the spec of a bundle, as compile.Bundle does.
+type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
 // readFile reads a regular file of bounded size. It does not wait for the other end of a fifo.
 func readFile(path string) ([]byte, error) {
@@ -107,8 +115,9 @@ func (on node) compile(d *manifest.Document) compiled {
 	if c == nil {
 		return compiled{}
 	}
+	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := compile.Bundle(c)
+	spec, faults := on.bundle(c)
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	if spec != nil {
 		spec.NodeName = on.name
@@ -116,7 +125,16 @@ func (on node) compile(d *manifest.Document) compiled {
 			spec.Handler = *c.Spec.RuntimeClassName
 		}
 	}
-	return compiled{container: c, spec: spec, at: d.At("metadata.name", "")}
+	return compiled{container: c, spec: spec, at: d.At("metadata.name", ""), digest: digest}
+}
+
+// specDigest is the same for two specs that say the same.
+func specDigest(spec *v1alpha1.ContainerSpec) string {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
 }
 
 // parseOne reads the one Container of a document.

@@ -30,6 +30,9 @@ import (
 // annotationManifest names the file that a Container came from.
 const annotationManifest = "berth.run/manifest"
 
+// annotationDigest is the digest of the manifest's spec.
+const annotationDigest = "berth.run/manifest-digest"
+
 // Fault is one thing that is wrong with a manifest that was refused.
 type Fault struct {
 	// File is the name of the manifest, or the folder where that cannot be read.
