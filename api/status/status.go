@@ -43,12 +43,15 @@ func NotReady(outlook Outlook, reason, message string) Summary {
 }
 
 // OfRun summarizes an agent's report on the current generation of a bundle: its phase, and its
-// conditions ImageReady and Running. The first line that applies is the answer.
+// conditions Accepted, ImageReady and Running. The first line that applies is the answer.
 func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary {
 	image := meta.FindStatusCondition(conditions, v1alpha1.ConditionImageReady)
 	running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning)
+	accepted := meta.FindStatusCondition(conditions, v1alpha1.ConditionAccepted)
 	noImage := image != nil && image.Status == metav1.ConditionFalse
 	switch {
+	case accepted != nil && accepted.Status == metav1.ConditionFalse:
+		return NotReady(Stalled, accepted.Reason, accepted.Message)
 	case phase == v1alpha1.ContainerSucceeded:
 		reason, message := explain(running, v1alpha1.ReasonCompleted, "ended with exit code 0")
 		return Summary{metav1.ConditionTrue, reason, message, Settled}

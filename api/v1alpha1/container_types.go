@@ -338,7 +338,7 @@ type ContainerStatus struct {
 	// +optional
 	Phase ContainerPhase `json:"phase,omitempty"`
 
-	// conditions: SpecValid, Scheduled, ImageReady, Running, Ready, Reconciling, Stalled.
+	// conditions: SpecValid, Scheduled, Accepted, ImageReady, Running, Ready, Reconciling, Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -130,7 +130,7 @@ type OCIBundleStatus struct {
 	// +optional
 	Phase ContainerPhase `json:"phase,omitempty"`
 
-	// conditions: ImageReady and Running.
+	// conditions: ImageReady and Running, and Accepted while it is False.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -45,6 +45,8 @@ func processIs(status metav1.ConditionStatus, reason string) metav1.Condition {
 var (
 	imageReady = imageIs(metav1.ConditionTrue, v1alpha1.ReasonImagePulled)
 	started    = processIs(metav1.ConditionTrue, v1alpha1.ReasonStarted)
+
+	refusedByAgent = metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonAgentTooOld, Message: "spec.future"}
 )
 
 // onNodeA is what is found of a Container that has been dispatched in its present generation.
@@ -92,6 +94,10 @@ func TestComputeStatus(t *testing.T) {
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonImagePullFailed, phase: v1alpha1.ContainerPending, kstatus: status.InProgressStatus},
 		"cannot be made": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerPending, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCreateFailed)),
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonCreateFailed, phase: v1alpha1.ContainerPending, kstatus: status.InProgressStatus},
+		"refused by an older agent, runs on": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerRunning, imageReady, started, refusedByAgent),
+			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonAgentTooOld, message: "spec.future", phase: v1alpha1.ContainerRunning, kstatus: status.FailedStatus},
+		"refused by an older agent, completed before": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerSucceeded, imageReady, refusedByAgent),
+			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonAgentTooOld, message: "spec.future", phase: v1alpha1.ContainerSucceeded, kstatus: status.FailedStatus},
 		"crashes": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerRunning, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff)),
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonCrashLoopBackOff, phase: v1alpha1.ContainerRunning, kstatus: status.InProgressStatus},
 		"completed": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerSucceeded, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCompleted)),

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -101,9 +102,8 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.o.Log.Warn("heartbeat failed; trying again", "error", err)
 			}
 			a.failing = err != nil
-		} else if err := a.status(ctx); err != nil && ctx.Err() == nil {
-			a.o.Log.Warn("cannot write the NodeAgent's status; trying again", "error", err)
-			a.written = nil
+		} else {
+			a.tryStatus(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -125,10 +125,25 @@ func (a *Agent) beat(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.status(ctx); err != nil {
-		return err
+	// The Lease says that the agent lives, even if its status cannot be written.
+	a.tryStatus(ctx)
+	if a.uid == "" {
+		return errors.New("the NodeAgent was deleted")
 	}
 	return a.renew(ctx)
+}
+
+// tryStatus writes the status. If that fails it is tried again with the next beat.
+func (a *Agent) tryStatus(ctx context.Context) {
+	err := a.status(ctx)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	a.written = nil
+	if strings.Contains(err.Error(), "field not declared in schema") {
+		err = fmt.Errorf("%w: the cluster's CRDs are older than this agent: kubectl apply -k config/crd", err)
+	}
+	a.o.Log.Warn("cannot write the NodeAgent's status; trying again", "error", err)
 }
 
 // register applies the NodeAgent and its labels.

@@ -24,6 +24,10 @@ type Input struct {
 	Desired *v1alpha1.OCIBundle
 	// Hash of Desired.
 	Hash string
+	// Refused is why this agent cannot honour what is wanted; empty if it can. GoesOn is whether Desired has the spec that was
+	// accepted before in its place.
+	Refused string
+	GoesOn  bool
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
@@ -117,6 +121,7 @@ func Policies() Chain {
 		{"StopUnwanted", stopUnwanted},
 		{"RemoveUnwanted", removeUnwanted},
 		{"FinishStopping", finishStopping},
+		{"LeaveRefused", leaveRefused},
 		{"StopChanged", stopChanged},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
@@ -172,6 +177,10 @@ func finishStopping(in Input) (Decision, bool) {
 		return Decision{}, false
 	}
 	return stopping(in, in.Record.Stop.Why), true
+}
+
+func leaveRefused(in Input) (Decision, bool) {
+	return Decision{Verb: Nothing, Why: in.Refused}, in.Refused != "" && !in.GoesOn
 }
 
 func stopChanged(in Input) (Decision, bool) {

@@ -188,7 +188,7 @@ func readDesired(d bundle.Dir) *v1alpha1.OCIBundle {
 		return nil
 	}
 	b := &v1alpha1.OCIBundle{}
-	if json.Unmarshal(data, b) != nil {
+	if source.Decode(data, b) != nil {
 		return nil
 	}
 	return b

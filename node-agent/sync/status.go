@@ -63,6 +63,16 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		})
 	}
 
+	// Accepted
+	switch {
+	case in.Refused == "":
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionAccepted)
+	case in.GoesOn:
+		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAgentTooOld, in.Refused+"; the container goes on as its earlier spec says")
+	default:
+		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAgentTooOld, in.Refused)
+	}
+
 	// ImageReady
 	switch {
 	case p != nil && p.condition == v1alpha1.ConditionImageReady:
@@ -127,6 +137,9 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		reason, message := v1alpha1.ReasonProgressing, "the container is being made"
 		if p != nil {
 			reason, message = p.reason, p.message
+		}
+		if in.Refused != "" && !in.GoesOn {
+			reason, message = v1alpha1.ReasonAgentTooOld, in.Refused
 		}
 		if r.Last != nil { // it has run before
 			status.Phase = v1alpha1.ContainerRunning

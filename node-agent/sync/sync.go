@@ -444,12 +444,16 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		}
 	}
 	in.rehash()
+	in.refuse()
 	if in.Record != nil {
 		dir := s.Bundles.Dir(in.Record.ID)
 		switch {
 		case in.Desired == nil && !in.Synced:
 			in.Desired = readDesired(dir)
 			in.rehash()
+			in.refuse()
+		case in.Refused != "":
+			in.goOn(dir)
 		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
 			s.note(in.Record, func(r *Record) {
 				r.unwrittenDesired = in.Desired
@@ -500,10 +504,7 @@ func (in *Input) keepAccepted(dir bundle.Dir) {
 	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Generation != in.Desired.Generation {
 		return
 	}
-	kept := in.Desired.DeepCopy()
-	kept.Spec = accepted.Spec
-	in.Desired = kept
-	in.rehash()
+	in.keep(&accepted.Spec)
 }
 
 // forget takes a removed record out of the books.

@@ -70,11 +70,10 @@ func New(o Options) (*Kubernetes, error) {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
 	informers, err := cache.New(o.Config, cache.Options{
-		Scheme: scheme, Mapper: mapper,
+		Scheme: receivedScheme(), Mapper: mapper,
 		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.OCIBundle{}: {Field: fields.OneTermEqualSelector(v1alpha1.OCIBundleNodeNameField, o.NodeName)},
+			&received{}: {Field: fields.OneTermEqualSelector(v1alpha1.OCIBundleNodeNameField, o.NodeName), Transform: unwrap},
 		},
-		DefaultTransform: dropManagedFields,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
@@ -82,17 +81,9 @@ func New(o Options) (*Kubernetes, error) {
 	return &Kubernetes{o: o, client: c, cache: informers}, nil
 }
 
-// dropManagedFields spares memory: nobody here reads them.
-func dropManagedFields(obj any) (any, error) {
-	if o, ok := obj.(client.Object); ok {
-		o.SetManagedFields(nil)
-	}
-	return obj, nil
-}
-
 // Run is part of source.Source.
 func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
-	informer, err := k.cache.GetInformer(ctx, &v1alpha1.OCIBundle{}, cache.BlockUntilSynced(false))
+	informer, err := k.cache.GetInformer(ctx, &received{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return fmt.Errorf("watch OCIBundles: %w", err)
 	}

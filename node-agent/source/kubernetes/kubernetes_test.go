@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +18,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -177,13 +183,19 @@ func TestSource(t *testing.T) {
 	}
 }
 
+func leaseNamespace(t *testing.T, c client.Client) {
+	t.Helper()
+	err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.NodeLeaseNamespace}})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
 // TestNodeAgent is here for the API server: package node's object and heartbeat.
 func TestNodeAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
-	if err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.NodeLeaseNamespace}}); err != nil {
-		t.Fatal(err)
-	}
+	leaseNamespace(t, c)
 	facts, err := node.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
@@ -238,4 +250,72 @@ func TestNodeAgent(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its status, and is not lost for that.
+func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
+	c := admin(t)
+	leaseNamespace(t, c)
+	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodeInfo/properties/agentRevision"
+	crd := &unstructured.Unstructured{}
+	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd.SetName("nodeagents.berth.run")
+	if err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, `[{"op": "remove", "path": %q}]`, field))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		back := fmt.Appendf(nil, `[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`, field)
+		if err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType, back)); err != nil {
+			t.Error(err)
+		}
+	})
+	status := []byte(`{"apiVersion": "berth.run/v1alpha1", "kind": "NodeAgent", "metadata": {"name": "node-old"}, "status": {"observedGeneration": 1, "containers": 0, "nodeInfo": {"agentRevision": 1}}}`)
+	plain := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-old"}}
+	if err := c.Create(t.Context(), plain); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the older CRD", func() bool {
+		err := c.Status().Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.ApplyPatchType, status), client.FieldOwner("test"), client.ForceOwnership)
+		return err != nil && strings.Contains(err.Error(), "field not declared in schema")
+	})
+
+	facts, err := node.Read("/", "v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &safeLog{}
+	a, err := node.New(node.Options{Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} },
+		Log: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	until(t, "the Lease", func() bool {
+		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-old"}, &coordinationv1.Lease{}) == nil
+	})
+	until(t, "the reason", func() bool { return strings.Contains(log.String(), "kubectl apply -k config/crd") })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// safeLog is a log that is read while it is written.
+type safeLog struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (l *safeLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.Write(p)
+}
+
+func (l *safeLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.String()
 }
