@@ -19,10 +19,13 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -154,6 +157,9 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := checkCRDs(ctx, cfg, scheme, log); err != nil {
+		return err
+	}
 	namespace := o.leaderNamespace
 	if namespace == "" {
 		namespace = ownNamespace()
@@ -192,6 +198,20 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("run: %w", err)
 	}
 	return nil
+}
+
+// checkCRDs refuses to start ahead of the CRDs: dispatching would fail for the whole fleet.
+func checkCRDs(ctx context.Context, cfg *rest.Config, scheme *runtime.Scheme, log logr.Logger) error {
+	c, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return fmt.Errorf("reach the cluster: %w", err)
+	}
+	err = controllers.CheckCRDs(ctx, c)
+	if apierrors.IsForbidden(err) {
+		log.Info("cannot check whether the CRDs are those of this version: apply config/rbac", "error", err.Error())
+		return nil
+	}
+	return err
 }
 
 // restConfig finds the cluster. Requests are not throttled on this side: the API server's priority and fairness is there

@@ -17,7 +17,11 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -120,6 +124,8 @@ func TestLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	refusesOlderCRDs(t, c, kubeconfig)
+
 	first := run(t, kubeconfig)
 	holder := ""
 	eventually(t, func() error {
@@ -160,6 +166,33 @@ func TestLeader(t *testing.T) {
 	second.end(t)
 	if now, err := leader(t, c); err == nil {
 		t.Errorf("the Lease was not given back: %s holds it", now)
+	}
+}
+
+// refusesOlderCRDs: a controller that was upgraded before the CRDs says so and ends, before it touches anything.
+func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
+	t.Helper()
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	u.SetName("ocibundles.berth.run")
+	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/minAgentRevision"
+	patch := func(format string) {
+		t.Helper()
+		if err := c.Patch(t.Context(), u.DeepCopy(), client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, format, field))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch(`[{"op": "remove", "path": %q}]`)
+	ahead := run(t, kubeconfig)
+	err := ahead.cmd.Wait()
+	patch(`[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`)
+	log := fmt.Sprint(ahead.cmd.Stderr)
+	if ahead.cmd.ProcessState.ExitCode() != 1 || strings.Count(log, "CRD ocibundles.berth.run: found no field spec.minAgentRevision") != 1 ||
+		!strings.Contains(log, "kubectl apply --server-side -k config/crd") {
+		t.Errorf("it ended with %v, and said:\n%s", err, log)
+	}
+	if _, err := leader(t, c); !apierrors.IsNotFound(err) {
+		t.Errorf("it took the Lease (%v)", err)
 	}
 }
 
