@@ -139,16 +139,17 @@ type OCIBundleStatus struct {
 	RunStatus `json:",inline"`
 }
 
-// ContainerUID returns the uid of the Container that the OCIBundle was compiled from, or "" if it does not say. An OCIBundle
-// of a controller that did not know spec.containerRef says it by its owner reference.
-func (b *OCIBundle) ContainerUID() types.UID {
+// Owner returns the Container that the OCIBundle was compiled from, or the zero value if it belongs to none. An OCIBundle of a
+// controller that did not know spec.containerRef says it by its owner reference.
+func (b *OCIBundle) Owner() ContainerReference {
 	if ref := b.Spec.ContainerRef; ref != nil {
-		return ref.UID
+		return *ref
 	}
-	if owner := metav1.GetControllerOf(b); owner != nil && owner.Kind == "Container" && owner.APIVersion == GroupVersion.String() {
-		return owner.UID
+	owner := metav1.GetControllerOf(b)
+	if owner == nil || owner.Kind != "Container" || owner.APIVersion != GroupVersion.String() {
+		return ContainerReference{}
 	}
-	return ""
+	return ContainerReference{Name: owner.Name, UID: owner.UID}
 }
 
 // OCIBundle is the unit of dispatch: one container, compiled and placed on one node.

@@ -71,7 +71,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, c); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.Ledger.Withdraw(req.NamespacedName)
-			return ctrl.Result{}, nil
+			return ctrl.Result{}, r.collect(ctx, req.NamespacedName)
 		}
 		return ctrl.Result{}, fmt.Errorf("read the Container: %w", err)
 	}
@@ -81,6 +81,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 
 	phases := []phase{
+		r.hold,
 		r.compile,
 		r.schedule,
 		r.dispatch,

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -67,6 +69,8 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 // wanted is the OCIBundle as it should be.
 func (s *scope) wanted() *v1alpha1.OCIBundle {
 	c := s.container
+	spec := *s.desired
+	spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b := &v1alpha1.OCIBundle{
 		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -83,7 +87,7 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 				BlockOwnerDeletion: ptr.To(true),
 			}},
 		},
-		Spec: *s.desired,
+		Spec: spec,
 	}
 	b.Spec.CompiledGeneration = c.Generation
 	if !s.kept {
@@ -172,13 +176,18 @@ func (r *Reconciler) addFinalizer(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// apply writes the OCIBundle with server-side apply. What others have added to its spec is no business of server-side
-// apply, which leaves to each what is its own; but this spec is what the kernel gets and the controller's alone, so what
-// is left of theirs is taken out by replacing the whole.
+// apply creates or changes the OCIBundle with server-side apply. What others have added to its spec is no
+// business of server-side apply, which leaves to each what is its own; but this spec is what the kernel gets and the controller's alone,
+// so what is left of theirs is taken out by replacing the whole.
 func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
 	u, err := applyConfiguration(want, s.bundle)
 	if err != nil {
 		return nil, err
+	}
+	if s.bundle != nil {
+		if err := r.disown(ctx, s.bundle, want.OwnerReferences[0].UID); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return nil, fmt.Errorf("apply the OCIBundle: %w", err)
@@ -200,9 +209,29 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBund
 	return whole, nil
 }
 
+// disown removes the owner reference of another controller, of which an object may have one alone. Somebody else has put it
+// there: the OCIBundle is ours by its spec.
+func (r *Reconciler) disown(ctx context.Context, have *v1alpha1.OCIBundle, owner types.UID) error {
+	stranger := func(o metav1.OwnerReference) bool { return ptr.Deref(o.Controller, false) && o.UID != owner }
+	if !slices.ContainsFunc(have.OwnerReferences, stranger) {
+		return nil
+	}
+	without := have.DeepCopy()
+	without.OwnerReferences = slices.DeleteFunc(without.OwnerReferences, stranger)
+	patch := client.MergeFromWithOptions(have, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, without, patch, client.FieldOwner(FieldOwner)); err != nil {
+		return fmt.Errorf("remove another's owner reference from the OCIBundle: %w", err)
+	}
+	return nil
+}
+
+// noVersion is a resource version that no object has: that of an etcd in which nothing was ever written. With it server-side apply
+// creates an object, and ends in a conflict where one exists.
+const noVersion = "1"
+
 // applyConfiguration is want as server-side apply takes it: no status, and no field that is only there because Go has no
-// absent struct. have is the object that is to be changed, so that one which has gone meanwhile is not made again
-// by what should have been a change; nil where it is to be made.
+// absent struct. have is the object that is to be changed, and no other of that name; nil where it is to be created. Without
+// either condition, apply would take over what somebody else has put under the name since the cache was read.
 func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructured, error) {
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
 	if err != nil {
@@ -213,6 +242,8 @@ func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructu
 	unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
 	if have != nil {
 		u.SetUID(have.UID)
+	} else {
+		u.SetResourceVersion(noVersion)
 	}
 	return u, nil
 }

@@ -7,11 +7,49 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
+
+// hold puts the finalizer back while the Container has an OCIBundle. It runs at every look, before anything that can fail: a client
+// that replaces the whole object drops the finalizer, and without it the Container would be gone before its process.
+func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
+	if s.bundle == nil || !ours(s.bundle, s.container) {
+		return true, nil
+	}
+	err := r.addFinalizer(ctx, s)
+	return err == nil, err
+}
+
+// collect deletes the OCIBundle that a Container has left behind, whose finalizer was taken off before the controller could
+// put it back. The cluster's garbage collector does the same, but goes by the owner reference, which others can edit.
+func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
+	b, err := r.readBundle(ctx, key)
+	if err != nil || b == nil || b.DeletionTimestamp != nil {
+		return err
+	}
+	owner := b.Owner()
+	if owner.UID == "" || owner.Name != key.Name {
+		return nil
+	}
+	// Not by the word of a cache: that of Containers may lag behind that of OCIBundles.
+	c := &v1alpha1.Container{}
+	err = r.Live.Get(ctx, key, c)
+	if err == nil && c.UID == owner.UID {
+		return nil
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read the Container: %w", err)
+	}
+	ctrl.LoggerFrom(ctx).Info("deleting the OCIBundle of a Container that does not exist any more", "uid", owner.UID)
+	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete the OCIBundle: %w", err)
+	}
+	return nil
+}
 
 // finalize takes a Container down: its OCIBundle is deleted, the agent stops the container within its grace period,
 // removes all of it and lets the OCIBundle go, and then the Container goes too. One that was never dispatched has no
@@ -28,11 +66,18 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 			return false, err
 		}
 		s.bundle, s.found.foreign = b, ""
-		if b == nil || !ours(b, s.container) {
+		if b == nil || !mayBeOurs(b, s.container) {
 			return false, r.removeFinalizer(ctx, s)
 		}
 	}
 	return false, r.deleteBundle(ctx, s)
+}
+
+// mayBeOurs reports whether a process of this Container may run under the OCIBundle. One that says whose it is, and names another, runs
+// none of ours: our own had to be gone before its name was free. One that says nothing, but carries our label, is from a controller that did
+// not know spec.containerRef, and has lost its owner reference since.
+func mayBeOurs(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
+	return ours(b, c) || b.Owner().UID == "" && b.Labels[LabelContainer] == label(c.Name)
 }
 
 func (r *Reconciler) removeFinalizer(ctx context.Context, s *scope) error {

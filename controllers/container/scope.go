@@ -116,16 +116,15 @@ func (r *Reconciler) lost(ctx context.Context, node string) (string, error) {
 	return "", nil
 }
 
-// ours says whether the OCIBundle is that of this very Container.
+// ours reports whether the OCIBundle was compiled from this very Container.
 func ours(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
-	return metav1.IsControlledBy(b, c)
+	return b.Owner().UID == c.UID
 }
 
 // predecessor is the uid of an earlier Container of the same name that the OCIBundle belonged to, or nothing. It outlives
 // its owner where a Container's finalizer was taken off by hand.
 func predecessor(b *v1alpha1.OCIBundle, c *v1alpha1.Container) string {
-	owner := metav1.GetControllerOf(b)
-	if owner != nil && owner.Kind == "Container" && owner.APIVersion == v1alpha1.GroupVersion.String() && owner.Name == c.Name && owner.UID != c.UID {
+	if owner := b.Owner(); owner.Name == c.Name && owner.UID != c.UID {
 		return string(owner.UID)
 	}
 	return ""

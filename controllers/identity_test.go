@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/controllers/container"
+	"github.com/berth-run/berth/controllers/scheduling"
+)
+
+// someoneElse is an owner reference that no controller of ours has set.
+func someoneElse(uid types.UID, controller bool) metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: uid, Controller: &controller}
+}
+
+// TestFinalizerIsPutBack: a client that replaces a Container drops its finalizer, also together with a spec that is refused.
+func TestFinalizerIsPutBack(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	c := sample(namespace(t), "hello")
+	create(t, c)
+	eventuallyHas(t, c, isReady)
+	for name, change := range map[string]func(*v1alpha1.Container){
+		"the same spec": func(*v1alpha1.Container) {},
+		"a wrong spec": func(c *v1alpha1.Container) {
+			c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}}}
+		},
+		"a node that does not exist": func(c *v1alpha1.Container) { c.Spec.SecurityContext, c.Spec.NodeName = nil, "nowhere" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			edit(t, c, func(c *v1alpha1.Container) {
+				change(c)
+				c.Finalizers = nil
+			})
+			eventually(t, func() error {
+				now, err := read(t, c)
+				if err == nil && !controllerutil.ContainsFinalizer(now, v1alpha1.ContainerFinalizer) {
+					err = fmt.Errorf("the finalizers are %q", now.Finalizers)
+				}
+				return err
+			})
+		})
+	}
+}
+
+// TestOwnerReferenceIsPutBack: whose an OCIBundle is stands in its spec; what others do to its owner references is undone.
+func TestOwnerReferenceIsPutBack(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	c := sample(namespace(t), "hello")
+	create(t, c)
+	now := eventuallyHas(t, c, isReady)
+	for name, change := range map[string]func(*v1alpha1.OCIBundle){
+		"removed":            func(b *v1alpha1.OCIBundle) { b.OwnerReferences = nil },
+		"another controller": func(b *v1alpha1.OCIBundle) { b.OwnerReferences = []metav1.OwnerReference{someoneElse("1-2", true)} },
+		"another Container": func(b *v1alpha1.OCIBundle) {
+			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: "1-2", Controller: ptr.To(true)}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+			edit(t, b, change)
+			eventually(t, func() error {
+				have, err := readBundle(t, c)
+				if err == nil && have.UID != b.UID {
+					t.Fatal("the OCIBundle was replaced")
+				}
+				if err == nil && !metav1.IsControlledBy(have, now) {
+					err = fmt.Errorf("the owner references are %+v", have.OwnerReferences)
+				}
+				return err
+			})
+		})
+	}
+}
+
+// TestContainerWaitsForABundleWithoutOwner: an OCIBundle that has lost its owner reference still holds its Container, until the
+// agent has let go of it.
+func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
+	for name, owners := range map[string][]metav1.OwnerReference{"none": nil, "another": {someoneElse("1-2", true)}} {
+		t.Run(name, func(t *testing.T) {
+			hold := make(chan struct{})
+			newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
+			c := sample(namespace(t), "hello")
+			create(t, c)
+			eventuallyHas(t, c, isReady)
+			if err := admin.Delete(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+			edit(t, b, func(b *v1alpha1.OCIBundle) { b.OwnerReferences = owners })
+			// Any event makes the controller look again.
+			edit(t, c, func(c *v1alpha1.Container) { c.Labels = map[string]string{"look": "again"} })
+			eventuallyHas(t, c, want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue, reason: v1alpha1.ReasonTerminating})
+			if now, err := readBundle(t, c); err != nil || now.DeletionTimestamp == nil {
+				t.Errorf("the OCIBundle is not being deleted (%v)", err)
+			}
+			close(hold)
+			gone(t, c)
+		})
+	}
+}
+
+// oldBundle is an OCIBundle as a controller wrote it that did not know spec.containerRef.
+func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
+	b := &v1alpha1.OCIBundle{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{container.LabelContainer: c.Name}, Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: c.UID,
+				Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true)}},
+		},
+		Spec: v1alpha1.OCIBundleSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyAlways},
+	}
+	b.Spec.Config.Raw = []byte(`{}`)
+	return b
+}
+
+// unplaced is a Container that waits, and so has no OCIBundle of the controller's making.
+func unplaced(t *testing.T, name string) *v1alpha1.Container {
+	t.Helper()
+	c := sample(namespace(t), name, func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{"no-node": "has-this"} })
+	create(t, c)
+	eventuallyHas(t, c, unscheduled(v1alpha1.ReasonUnschedulable, ""))
+	return c
+}
+
+// TestOldBundleIsAdopted: an upgrade takes over what an older controller has dispatched, and replaces nothing.
+func TestOldBundleIsAdopted(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	c := unplaced(t, "hello")
+	old := oldBundle(c, "node-a")
+	create(t, old)
+	eventually(t, func() error {
+		now, err := readBundle(t, c)
+		if err != nil {
+			return err
+		}
+		if now.UID != old.UID {
+			t.Fatal("the OCIBundle was replaced")
+		}
+		if ref := now.Spec.ContainerRef; ref == nil || ref.UID != c.UID || ref.Name != c.Name {
+			return fmt.Errorf("containerRef is %+v", ref)
+		}
+		return nil
+	})
+	eventuallyHas(t, c, isReady)
+}
+
+// TestOldBundleWithoutOwnerHoldsItsContainer: not even the label is needed to be ours for certain; a process may run there.
+func TestOldBundleWithoutOwnerHoldsItsContainer(t *testing.T) {
+	hold := make(chan struct{})
+	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
+	c := unplaced(t, "hello")
+	edit(t, c, func(c *v1alpha1.Container) { c.Finalizers = []string{v1alpha1.ContainerFinalizer} })
+	old := oldBundle(c, "node-a")
+	old.OwnerReferences = nil
+	create(t, old)
+	if err := admin.Delete(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		now, err := readBundle(t, c)
+		if err == nil && now.DeletionTimestamp == nil {
+			err = fmt.Errorf("the OCIBundle is not being deleted")
+		}
+		return err
+	})
+	if _, err := read(t, c); err != nil {
+		t.Errorf("the Container has gone before its OCIBundle: %v", err)
+	}
+	close(hold)
+	gone(t, c)
+}
+
+// TestBundleOfAGoneContainerIsDeleted: a finalizer that was taken off before the controller could put it back leaves nothing to run on,
+// and no garbage collector runs here.
+func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	ns := namespace(t)
+	orphan := &v1alpha1.OCIBundle{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hello", Finalizers: []string{v1alpha1.OCIBundleFinalizer}},
+		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyAlways,
+			ContainerRef: &v1alpha1.ContainerReference{Name: "hello", UID: "of-another-time"}},
+	}
+	orphan.Spec.Config.Raw = []byte(`{}`)
+	create(t, orphan)
+	eventually(t, func() error {
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(orphan), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is there still (%v)", err)
+		}
+		return nil
+	})
+}
+
+// TestStrangersBundleIsNotTakenOverInARace: the cache of a controller does not show it an OCIBundle that somebody has created
+// under the Container's name a moment ago.
+func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	c := unplaced(t, "hello")
+	stranger := &v1alpha1.OCIBundle{
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name},
+		Spec:       v1alpha1.OCIBundleSpec{NodeName: "elsewhere", RestartPolicy: corev1.RestartPolicyNever},
+	}
+	stranger.Spec.Config.Raw = []byte(`{}`)
+	create(t, stranger)
+	t.Cleanup(func() { _ = admin.Delete(context.Background(), stranger) })
+
+	direct, err := client.NewWithWatch(adminConfig, client.Options{Scheme: admin.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := interceptor.NewClient(direct, interceptor.Funcs{
+		Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if _, ok := o.(*v1alpha1.OCIBundle); ok {
+				return apierrors.NewNotFound(schema.GroupResource{Resource: "ocibundles"}, key.Name)
+			}
+			if err := to.Get(ctx, key, o, opts...); err != nil {
+				return err
+			}
+			if c, ok := o.(*v1alpha1.Container); ok {
+				c.Spec.NodeSelector = nil
+			}
+			return nil
+		},
+	})
+	r := &container.Reconciler{Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle}
+	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+	if err != nil || result.RequeueAfter == 0 {
+		t.Errorf("found %+v, %v; wanted another look after a while", result, err)
+	}
+	now, err := readBundle(t, c)
+	if err != nil || now.ResourceVersion != stranger.ResourceVersion {
+		t.Errorf("the stranger's OCIBundle was touched (%v): %+v", err, now)
+	}
+}
