@@ -153,7 +153,7 @@ func waitHook(ctx context.Context, child *launch.Child) unix.WaitStatus {
 // inRuntime starts hooks in the runtime's namespaces.
 func inRuntime(rec *record) hookStarter {
 	return func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
-		return launchHook(ctx, launch.Request{Plan: plan.BuildHook(h, f, plan.Options{Bundle: rec.Bundle, DefaultNoFile: defaultNoFile()}), Inputs: s.inputs()})
+		return launchHook(ctx, launch.Request{Plan: plan.BuildHook(h, f, plan.Options{Bundle: rec.Bundle, DefaultNoFile: defaultNoFile(), Environment: os.Environ()}), Inputs: s.inputs()})
 	}
 }
 
@@ -209,7 +209,7 @@ func (m *maker) startCreateContainerHook(ctx context.Context, h specs.Hook, f pl
 	for _, name := range m.cgroups {
 		inputs[plan.InputCgroup(name)] = m.inputs[plan.InputCgroup(name)]
 	}
-	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent, DefaultNoFile: defaultNoFile()})
+	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent, DefaultNoFile: defaultNoFile(), Environment: os.Environ()})
 	if err != nil {
 		return nil, err
 	}

@@ -73,6 +73,40 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// TestEnvironmentOfHooks: hooks outside of the container that say nothing have the runtime's environment, those that say something have that
+// alone. A startContainer hook, whose program is the container's, has nothing of the runtime's.
+func TestEnvironmentOfHooks(t *testing.T) {
+	t.Setenv("BERTH_TEST_HOOK", "of the runtime")
+	w := newWorld(t)
+	file := filepath.Join(w.dir, "environment")
+	say := func(kind string, env ...string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "` + kind + ` ${BERTH_TEST_HOOK-none}" >> ` + file}, Env: env}}
+	}
+	spec := w.sh("true")
+	spec.Process.Env = []string{"BERTH_TEST_HOOK=of the container"}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: w.dir, Type: "bind", Source: w.dir, Options: []string{"bind"}})
+	for _, c := range []struct{ env, outside, inside string }{{"", "of the runtime", "of the container"}, {"A=b", "none", "none"}} {
+		w.must(os.WriteFile(file, nil, 0o644))
+		var env []string
+		if c.env != "" {
+			env = []string{c.env}
+		}
+		spec.Hooks = &specs.Hooks{
+			Prestart: say("prestart", env...), CreateRuntime: say("createRuntime", env...), CreateContainer: say("createContainer", env...), //nolint:staticcheck // deprecated, not gone
+			StartContainer: say("startContainer", env...), Poststart: say("poststart", env...), Poststop: say("poststop", env...),
+		}
+		w.create(spec)
+		w.must(w.rt.Start(background, w.id))
+		w.must(w.rt.Delete(background, w.id, true))
+		data, err := os.ReadFile(file)
+		w.must(err)
+		want := "prestart OUT\ncreateRuntime OUT\ncreateContainer OUT\nstartContainer IN\npoststart OUT\npoststop OUT\n"
+		if want = strings.NewReplacer("OUT", c.outside, "IN", c.inside).Replace(want); string(data) != want {
+			t.Errorf("env %q: found\n%swant\n%s", c.env, data, want)
+		}
+	}
+}
+
 // TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same (runtime.md, Lifecycle).
 func TestFailingHooks(t *testing.T) {
 	w := newWorld(t)

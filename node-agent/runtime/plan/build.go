@@ -76,6 +76,8 @@ type Options struct {
 	NullStreams []int
 	// StartHooks is whether the child waits for its parent to run the startContainer hooks before it goes on.
 	StartHooks bool
+	// Environment is the runtime's own, for hooks.
+	Environment []string
 	// Program is what to execute where that is not found by process.args: the path of a startContainer hook.
 	Program string
 	// PlainNewlines has a terminal hand newlines on as they are (termios(3), ONLCR off).

@@ -12,7 +12,7 @@ func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 	c := &container{builder: newBuilder(64), opts: o}
 	c.field = f
 	c.hookProcess(o.Bundle)
-	c.call(unix.SYS_EXECVE, text(h.Path), list(hookArgs(h)), list(h.Env))
+	c.call(unix.SYS_EXECVE, text(h.Path), list(hookArgs(h)), list(hookEnv(h, o)))
 	return &c.plan
 }
 
@@ -28,13 +28,13 @@ func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options
 	c.field = f
 	c.hookProcess(o.Rootfs)
 	execveat := func() stepRef {
-		return c.call(unix.SYS_EXECVEAT, input(InputProgram), text(""), list(hookArgs(h)), list(h.Env), flags(uint(unix.AT_EMPTY_PATH), atNames))
+		return c.call(unix.SYS_EXECVEAT, input(InputProgram), text(""), list(hookArgs(h)), list(hookEnv(h, o)), flags(uint(unix.AT_EMPTY_PATH), atNames))
 	}
 	// A script fails with ENOENT, since its interpreter could not open a descriptor that is closed (execveat(2), BUGS).
 	execveat().tolerate(unix.ENOENT)
 	if c.ownMounts() {
 		// The root is still the runtime's, and so is the path; this way the script knows its name.
-		c.call(unix.SYS_EXECVE, text(h.Path), list(hookArgs(h)), list(h.Env))
+		c.call(unix.SYS_EXECVE, text(h.Path), list(hookArgs(h)), list(hookEnv(h, o)))
 		return &c.plan, nil
 	}
 	c.call(unix.SYS_FCNTL, input(InputProgram), num(uint(unix.F_SETFD)), num(0))
@@ -58,6 +58,15 @@ func hookArgs(h specs.Hook) []string {
 		return h.Args
 	}
 	return []string{h.Path}
+}
+
+// hookEnv is the environment of a hook outside of the container: the runtime's where the document says none, as with runc and crun. The
+// specification refers to execv(3), which keeps the caller's, and hooks of engines depend on its PATH and XDG_RUNTIME_DIR.
+func hookEnv(h specs.Hook, o Options) []string {
+	if len(h.Env) > 0 {
+		return h.Env
+	}
+	return o.Environment
 }
 
 // hookProcess makes the child a session of its own, so that all of a hook can be ended, and gives it its streams and the limit of
