@@ -693,9 +693,15 @@ func (m *maker) answer(ctx context.Context) func(plan.Sync, int) error {
 		case plan.SyncCgroup:
 			return m.group.Attach(pid)
 		case plan.SyncIDMap:
-			return prepareUserNamespace(m.spec, pid)
+			if err := prepareUserNamespace(m.spec, pid); err != nil {
+				return err
+			}
+			return m.makeNodes()
 		case plan.SyncJoined:
-			return m.learnUserNamespace(pid)
+			if err := m.learnUserNamespace(pid); err != nil {
+				return err
+			}
+			return m.makeNodes()
 		case plan.SyncNetDevices:
 			return m.moveNetDevices(pid)
 		case plan.SyncHostFiles:

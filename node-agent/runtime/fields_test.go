@@ -462,13 +462,54 @@ func TestSysctlOfTheHost(t *testing.T) {
 	}
 }
 
+// TestDevicesInUserNamespace: they have the name, the mode and the owner that the document says, none of which the host's node has.
+func TestDevicesInUserNamespace(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.sh(`stat -c '%n %F %t:%T %a %u:%g' /dev/own /dev/default /data/disk /data/fifo; head -c 1 /dev/own | tr '\0' 0; echo; head -c 1 /dev/default 2>&1; chmod 777 /dev/own && echo its owner; for f in /proc/[0-9]*/fd/*; do test -e $f/0 && echo $f; done; grep -c berth-devices /proc/self/mountinfo`)
+			spec.Process.User.UID = 5
+			spec.Process.Capabilities.Effective = nil
+			device := func(path, kind string, minor int64, mode os.FileMode, uid, gid uint32) specs.LinuxDevice {
+				return specs.LinuxDevice{Path: path, Type: kind, Major: 1, Minor: minor, FileMode: &mode, UID: &uid, GID: &gid}
+			}
+			spec.Linux.Devices = []specs.LinuxDevice{
+				device("/dev/own", "c", 5, 0o640, 5, 6), {Path: "/dev/default", Type: "u", Major: 1, Minor: 7},
+				device("/data/disk", "b", 200, 0o600, 0, 70000), device("/data/fifo", "p", 0, 0o604, 7, 8),
+			}
+			allow := true
+			spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: allow, Access: "rwm"}}}
+			if joined {
+				first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
+				id := w.id
+				w.id += "-2"
+				defer func() { w.id = id }()
+				spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "ipc"}, {Type: "user", Path: fmt.Sprintf("/proc/%d/ns/user", first.PID)}}
+				spec.Linux.CgroupsPath, spec.Mounts = "/"+w.id, spec.Mounts[:4]
+			} else {
+				w.mapped(spec)
+			}
+			w.prints(spec, "/dev/own character special file 1:5 640 5:6\n/dev/default character special file 1:7 666 0:0\n/data/disk block special file 1:c8 600 0:65534\n/data/fifo fifo 0:0 604 7:8\n"+
+				"0\n\x00its owner\n3\n")
+			if len(w.warned) != 1 || !strings.Contains(w.warned[0], "linux.devices[2].gid: found 70000, which the container's user namespace does not map") {
+				t.Errorf("warned: %q", w.warned)
+			}
+		})
+	}
+}
+
 // TestDevicesElsewhere: what cannot be had as the document says fails or is told.
 func TestDevicesElsewhere(t *testing.T) {
 	w := newWorld(t)
 	device := func(path string, major, minor int64) specs.LinuxDevice {
 		return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: ptr(os.FileMode(0o600))}
 	}
-	// In a user namespace it is the host's node that is shown.
+	// In a user namespace it is the host's node that is shown, where the runtime may make none.
+	host, err := w.rt.Host()
+	w.must(err)
+	unable := host
+	unable.Permitted &^= 1 << unix.CAP_MKNOD
+	w.rt.host.host = &unable
 	spec := w.inUserNamespace(w.sh("stat -c %t:%T /dev/full"))
 	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/full", 1, 7)}
 	w.prints(spec, "1:7\n")
@@ -479,6 +520,7 @@ func TestDevicesElsewhere(t *testing.T) {
 	}
 	spec.Linux.Devices = []specs.LinuxDevice{device("/dev/full", 1, 5)}
 	w.fails(spec, "linux.devices[0] (/dev/full)", "in a user namespace what the host has there, is another file")
+	w.rt.host.host = &host
 	// A /dev that is bind mounted is another's to fill.
 	dev := filepath.Join(w.dir, "dev")
 	w.must(os.Mkdir(dev, 0o755))

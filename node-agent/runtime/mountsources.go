@@ -44,9 +44,11 @@ func (m *maker) openMounts(ctx context.Context) error {
 		}
 	}
 	if len(m.plan.HostFiles) > 0 {
-		return m.openSocket(plan.InputHostFiles, &m.hostFiles)
+		if err := m.openSocket(plan.InputHostFiles, &m.hostFiles); err != nil {
+			return err
+		}
 	}
-	return nil
+	return m.openNodes()
 }
 
 // openSocket makes a pair of sockets that carry messages, one for the child and one for this process.

@@ -219,6 +219,8 @@ type container struct {
 	tty    Reg
 	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
 	shared map[int]Reg
+	// node is the index in Plan.Nodes of a device by that in linux.devices.
+	node map[int]int
 	// live is whether the mounts are for a container that runs: its root is no longer the host's, whose files the parent opens.
 	live bool
 	// met is whether the child has what the parent has made meanwhile.

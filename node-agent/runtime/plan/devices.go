@@ -45,11 +45,16 @@ func (c *container) ownsDev() bool {
 	return true
 }
 
+// listsDevice reports whether a device of the document is the container's to have: what is in a /dev that is bound stays as it is.
+func (c *container) listsDevice(d specs.LinuxDevice) bool {
+	return c.ownsDev() || !strings.HasPrefix(path.Clean(d.Path), "/dev/")
+}
+
 func (c *container) devices() error {
 	owned := c.ownsDev()
 	listed, left := map[string]bool{}, 0
 	for i, d := range c.spec.Linux.Devices {
-		if !owned && strings.HasPrefix(path.Clean(d.Path), "/dev/") {
+		if !c.listsDevice(d) {
 			left++
 			continue
 		}
@@ -58,6 +63,10 @@ func (c *container) devices() error {
 		if err := c.device(i, d); err != nil {
 			return err
 		}
+	}
+	if len(c.plan.Nodes) > 0 {
+		c.at("linux.devices")
+		c.call(unix.SYS_CLOSE, input(InputNodes))
 	}
 	if left > 0 {
 		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("linux.devices: %d of them are below /dev, which is a bind mount of the document: what is in it stays as it is", left))
@@ -98,32 +107,15 @@ func (c *container) devices() error {
 }
 
 func (c *container) device(i int, d specs.LinuxDevice) error {
-	var kind uint32
-	switch d.Type {
-	case "c", "u":
-		kind = unix.S_IFCHR
-	case "b":
-		kind = unix.S_IFBLK
-	case "p":
-		kind = unix.S_IFIFO
-	default:
+	kind, ok := deviceKind(d.Type)
+	if !ok {
 		return &Unsupported{Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type, Reason: "allowed are c, u, b, p"}
 	}
 	if c.inUserNamespace() && kind != unix.S_IFIFO {
-		// mknod(2) is not for a user namespace: show the host's node, if it is the one.
-		c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
-		at := c.inRoot(c.rootFD, d.Path, 0).out()
-		c.expectNode(regArg(at), "", kind, uint32(d.Major), uint32(d.Minor))
-		c.close(at)
-		if d.FileMode != nil || d.UID != nil || d.GID != nil {
-			c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("linux.devices[%d]: in a user namespace the host's %s is shown, with the mode and the owner that it has there", i, d.Path))
-		}
+		c.boundDevice(i, d, kind)
 		return nil
 	}
-	mode := uint32(0o666)
-	if d.FileMode != nil {
-		mode = uint32(*d.FileMode) & 0o7777
-	}
+	mode := permissions(d.FileMode)
 	dir, base := path.Split(path.Clean(d.Path))
 	at := c.reg()
 	there, done := c.label(), c.label()

@@ -228,6 +228,8 @@ func (c *container) root() error {
 	c.at("root.path")
 	if c.rootAt != 0 {
 		c.rootFD = c.openTree(regArg(c.rootAt), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
+		c.nodes()
+		c.at("root.path")
 		c.moveMount(c.rootFD, c.rootAt)
 		c.close(c.rootAt)
 		return nil
@@ -552,15 +554,28 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
 	}
-	// The destination is made as what the source is: asking for "." below it succeeds on a directory alone.
-	at := c.reg()
-	have, dir, reopen := c.label(), c.label(), c.label()
 	var nofollow uint64
 	if o.destNoFollow {
 		nofollow = unix.O_NOFOLLOW
 	}
-	c.inRoot(c.rootFD, m.Destination, nofollow).into(at).tolerate(unix.ENOENT).then(have)
-	parent, base := path.Split(path.Clean(m.Destination))
+	c.attachAs(mount, m.Destination, nofollow)
+	if opened && !c.sharedWithHost(o) {
+		// The parent's clone is a peer of what it was cloned from. None but what asks for it stays one: what is mounted in here
+		// is not to show on the host.
+		c.propagate(mount, mountOptions{propagation: []propagation{{unix.MS_SLAVE, true}}})
+	}
+	c.propagate(mount, o)
+	c.close(mount)
+	c.mark(done)
+}
+
+// attachAs attaches a clone at a destination, which is made as what the source is if need be.
+func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
+	// The destination is made as what the source is: asking for "." below it succeeds on a directory alone.
+	at := c.reg()
+	have, dir, reopen := c.label(), c.label(), c.label()
+	c.inRoot(c.rootFD, destination, nofollow).into(at).tolerate(unix.ENOENT).then(have)
+	parent, base := path.Split(path.Clean(destination))
 	p := c.reg()
 	c.ensureDirectory(p, parent, unix.O_DIRECTORY)
 	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).then(dir)
@@ -570,18 +585,10 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	c.mkdirat(regArg(p), base, 0o755).tolerate(unix.EEXIST)
 	c.mark(reopen)
 	c.close(p)
-	c.inRoot(c.rootFD, m.Destination, nofollow).into(at)
+	c.inRoot(c.rootFD, destination, nofollow).into(at)
 	c.mark(have)
 	c.moveMount(mount, at)
 	c.close(at)
-	if opened && !c.sharedWithHost(o) {
-		// The parent's clone is a peer of what it was cloned from. None but what asks for it stays one: what is mounted in here
-		// is not to show on the host.
-		c.propagate(mount, mountOptions{propagation: []propagation{{unix.MS_SLAVE, true}}})
-	}
-	c.propagate(mount, o)
-	c.close(mount)
-	c.mark(done)
 }
 
 // sharedWithHost is whether a bind mount is to be a peer of its source.

@@ -68,6 +68,8 @@ const (
 	InputConsole Input = "console-socket"
 	// InputHostFiles is a socket by which the child gets Plan.HostFiles from its parent.
 	InputHostFiles Input = "host-files"
+	// InputNodes is the tmpfs with Plan.Nodes.
+	InputNodes Input = "nodes"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
 	InputCopyUp Input = "copy-socket"
 	// InputCopySource and InputCopyTarget are the folders of BuildCopy.
@@ -216,6 +218,10 @@ type Plan struct {
 	CopiesUp       bool
 	// HostFiles are files that the parent opens at SyncHostFiles; the plan has InputHostFiles if there are any.
 	HostFiles []HostFile
+	// Nodes are what the parent makes in InputNodes at SyncIDMap or SyncJoined; the plan has that input if there are any. NodesContext is
+	// an option of that tmpfs, key and value, for the label of the nodes; empty without one.
+	Nodes        []Node
+	NodesContext [2]string
 	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
 	Warnings []string
 }
