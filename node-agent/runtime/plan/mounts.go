@@ -549,7 +549,7 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 		mount = c.bindSource(m, o).out()
 	}
 	if !o.attr.zero() {
-		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, o.attr)
+		c.setBindFlags(mount, i, o.attr)
 	}
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
@@ -589,6 +589,27 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	c.mark(have)
 	c.moveMount(mount, at)
 	c.close(at)
+}
+
+// setBindFlags gives a bind mount the flags that its options name, and takes all others from it: with one flag named, the flags of
+// the source are gone, as runc and crun do it. (CRI always names rw or ro; a volume on a noexec /var stays executable.) In a
+// user namespace the source's flags may be locked (mount_namespaces(7)), but for nosymfollow: those that no option
+// names stay then. The access time is a value of its own, and stays where no option names it.
+func (c *container) setBindFlags(mount Reg, i int, attr mountAttr) {
+	const lockable = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	exact := attr
+	if i != noIndex {
+		attr.clear |= unix.MOUNT_ATTR_NOSYMFOLLOW &^ attr.set
+		exact.clear |= attr.clear | lockable&^attr.set
+	}
+	if exact == attr || !c.inUserNamespace() {
+		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, exact)
+		return
+	}
+	done := c.label()
+	c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, exact).tolerate(unix.EPERM).then(done)
+	c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH, attr)
+	c.mark(done)
 }
 
 // sharedWithHost is whether a bind mount is to be a peer of its source.
@@ -644,13 +665,13 @@ func (c *container) makePath(at Reg, dir string, resolve uint64) {
 }
 
 // cgroupMount shows the container its cgroups. With a cgroup namespace that is a mount of each hierarchy, whose root the
-// namespace hides what is above of; without one it is a read-only bind mount of the container's own folders, since
-// anything else would show, and let write, those of others (CVE-2023-25809). A container without a cgroup gets an empty folder, which
-// covers what a bind mount of /sys may have brought.
+// namespace hides what is above of; without one it is a bind mount of the container's own directories, since anything else would
+// show, and let write, those of others. It is writable where the document says so, as docker's and podman's --privileged does for
+// docker in docker. A container without a cgroup gets an empty directory, which covers what a bind mount of /sys may have brought.
 func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	namespaced := c.hasNamespace(specs.CgroupNamespace)
 	if !namespaced {
-		c.onlyRead(i, &o)
+		c.onlyReadRootless(i, &o)
 	}
 	if len(o.data) > 0 && !(c.host.Cgroup.Unified && namespaced) {
 		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","), "no such option of mount(8), and none of the cgroup filesystem's own is taken here: the hierarchies are the host's")
@@ -700,16 +721,20 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	return nil
 }
 
-// onlyRead makes a cgroup mount read-only and says so where the document asks for something else.
-func (c *container) onlyRead(i int, o *mountOptions) {
+// onlyReadRootless makes a cgroup mount read-only where the runtime is not the host's root, and warns where the document asks
+// for something else: the cgroups that a plain user may write are his login session's (CVE-2023-25809).
+func (c *container) onlyReadRootless(i int, o *mountOptions) {
+	if !c.host.PlainUser && !c.host.UserNamespace {
+		return
+	}
 	if o.attr.clear&unix.MOUNT_ATTR_RDONLY != 0 {
-		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].options: found rw; without a cgroup namespace a cgroup mount is read-only", i))
+		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].options: found rw; without a cgroup namespace a plain user's cgroup mount is read-only", i))
 	}
 	o.attr.merge(unix.MOUNT_ATTR_RDONLY, 0)
 }
 
 // cgroup2Mount shows the container its cgroup of version 2, in the one hierarchy or beside those of version 1. As with cgroupMount,
-// without a cgroup namespace it is shown its own folder alone, read-only.
+// without a cgroup namespace it is shown its own directory alone.
 func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
 	if c.hasNamespace(specs.CgroupNamespace) {
 		return c.newMount(m, o)
@@ -721,7 +746,7 @@ func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
 	case !ok:
 		return c.fieldError(fmt.Sprintf("mounts[%d].type", i), "cgroup2", "without a cgroup namespace only a container with a cgroup of version 2 can be shown one")
 	}
-	c.onlyRead(i, &o)
+	c.onlyReadRootless(i, &o)
 	c.bindMount(noIndex, specs.Mount{Destination: m.Destination, Source: own}, mountOptions{attr: o.attr, rattr: o.rattr, propagation: o.propagation})
 	return nil
 }

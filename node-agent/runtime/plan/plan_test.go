@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -496,6 +497,34 @@ func TestProgramWithoutPath(t *testing.T) {
 	var notFound *NotFound
 	if !errors.As(err, &notFound) || !strings.Contains(err.Error(), `exec: "prog": executable file not found in $PATH`) {
 		t.Errorf("Build: %v", err)
+	}
+}
+
+// TestRootlessCgroupMountIsReadOnly: a cgroup that a plain user may write is more than the container's (CVE-2023-25809).
+func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
+	for _, fstype := range []string{"cgroup", "cgroup2"} {
+		for _, cgroups := range []CgroupLayout{unified.Cgroup, hybrid.Cgroup} {
+			for rootless, host := range map[bool]Host{
+				false: {LastCapability: 40, Cgroup: cgroups},
+				true:  {LastCapability: 40, Cgroup: cgroups, UserNamespace: true},
+			} {
+				spec := readSpec(t, []byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "rootfs"},
+					"mounts": [{"destination": "/cgroup", "type": "`+fstype+`", "source": "cgroup", "options": ["rw"]}],
+					"linux": {"namespaces": [{"type": "mount"}]}}`))
+				p, err := Build(spec, host, options(host))
+				if err != nil {
+					t.Fatal(err)
+				}
+				readonly := false
+				for _, step := range p.Steps {
+					readonly = readonly || step.Field.Path == "mounts" && strings.Contains(step.String(), "attr_set=MOUNT_ATTR_RDONLY")
+				}
+				warned := slices.ContainsFunc(p.Warnings, func(s string) bool { return strings.Contains(s, "mounts[0].options: found rw") })
+				if readonly != rootless || warned != rootless {
+					t.Errorf("%s, rootless %v, unified %v: read-only is %v, warnings %q", fstype, rootless, cgroups.Unified, readonly, p.Warnings)
+				}
+			}
+		}
 	}
 }
 
