@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/api/oci/validate"
@@ -27,6 +29,12 @@ var specCommand = command{
 		rootless := fs.Bool("rootless", false, "for the user who calls: with a user namespace that maps him to root")
 		return func(_ context.Context, _ *app, _ []string) error {
 			spec := exampleSpec()
+			if !cgroups.IsCgroup2UnifiedMode() {
+				// As runc: on cgroup v1 programs look for their cgroup by the path that the host has for it.
+				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+					return n.Type == specs.CgroupNamespace
+				})
+			}
 			if *rootless {
 				toRootless(spec)
 			}

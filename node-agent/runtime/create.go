@@ -203,7 +203,7 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 	if err != nil {
 		return err
 	}
-	options := validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall, Early: early}
+	options := validate.Options{Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall, Early: early}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range faults.Warnings() {
 		m.r.warn(w.Error())

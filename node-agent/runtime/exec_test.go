@@ -216,7 +216,6 @@ func TestExecProcess(t *testing.T) {
 		`process.cwd: found "dir"`:                                      func(p *specs.Process) { p.Cwd = "dir" },
 		"process.cwd: openat2: no such file or directory":               func(p *specs.Process) { p.Cwd = "/none" },
 		"process.user.uid: found 4294967295":                            func(p *specs.Process) { p.User.UID = 1<<32 - 1 },
-		`process.capabilities.effective[0]: found "CAP_NONE"`:           func(p *specs.Process) { p.Capabilities = &specs.LinuxCapabilities{Effective: []string{"CAP_NONE"}} },
 		"process.rlimits[0].type: found":                                func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		`exec: "none": executable file not found in $PATH`:              func(p *specs.Process) { p.Args = []string{"none"} },
 		`exec: "/none": stat /none: no such file or directory`:          func(p *specs.Process) { p.Args = []string{"/none"} },
@@ -228,6 +227,13 @@ func TestExecProcess(t *testing.T) {
 		p := process("true")
 		change(p)
 		w.execFails(ExecOptions{Process: p}, words)
+	}
+	unknown := process("grep CapEff /proc/self/status")
+	unknown.Capabilities = &specs.LinuxCapabilities{Effective: []string{"CAP_NONE"}}
+	w.warned = nil
+	w.execPrints(ExecOptions{Process: unknown}, "CapEff:\t0000000000000000\n")
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0], `process.capabilities.effective[0]: found "CAP_NONE"`) {
+		t.Errorf("warned: %q", w.warned)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -26,6 +28,47 @@ func TestStartContainerHookEnvironment(t *testing.T) {
 	}
 	w.prints(hook(nil), "two /\n")
 	w.prints(hook([]string{"TWO=three"}), "none none\n")
+}
+
+// TestForeignDocument: what a document of a newer engine, or one written by hand, has beside what is known here is ignored, with a
+// warning where it asks for something of the kernel.
+func TestForeignDocument(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("grep CapBnd /proc/self/status; busybox ionice")
+	spec.Version = "1.9.0"
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_UNKNOWN", "CAP_KILL", "cap_chown"}}
+	spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 7}
+	limit := int64(64 << 20)
+	spec.Linux.Resources.Memory = &specs.LinuxMemory{Kernel: &limit} //nolint:staticcheck // docker run --kernel-memory
+	spec.Annotations = map[string]string{"run.oci.systemd.subgroup": "container"}
+	w.save(spec)
+	file := filepath.Join(w.bundle(), "config.json")
+	data, err := os.ReadFile(file)
+	w.must(err)
+	text := strings.NewReplacer(
+		`,"priority":7}`, `}`,
+		`"linux":{`, `"future":{"a":[1,{"b":null}]},"linux":{"landlock":{"x":true},`,
+		`"process":{`, `"process":{"numa":[0],`,
+		`"type":"proc",`, `"type":"proc","fresh":1,`,
+	).Replace(string(data))
+	w.must(os.WriteFile(file, []byte(text), 0o600))
+
+	out, status, err := w.tryWith(CreateOptions{})
+	if err != nil || status != 0 || out != "CapBnd:\t0000000000000020\nbest-effort: prio 0\n" {
+		t.Errorf("printed %q, status %d, %v", out, status, err)
+	}
+	for _, want := range []string{
+		`ociVersion: found "1.9.0"`, `process.capabilities.bounding[0]: found "CAP_UNKNOWN"`,
+		`process.capabilities.bounding[2]: found "cap_chown"; allowed: a name of capabilities(7); write CAP_CHOWN`,
+		`linux.resources.memory.kernel: found 67108864`, `annotations["run.oci.systemd.subgroup"]: found "container"`,
+	} {
+		if !slices.ContainsFunc(w.warned, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("no warning %s in %q", want, w.warned)
+		}
+	}
+	if len(w.warned) != 5 {
+		t.Errorf("%d warnings: %q", len(w.warned), w.warned)
+	}
 }
 
 // TestKillWithoutPIDNamespace: where no kernel ends the others with the first process, SIGKILL is for all of them, also when the first

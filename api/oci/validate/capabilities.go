@@ -22,8 +22,13 @@ func (c *checker) capabilities(path string, caps *specs.LinuxCapabilities) {
 	// be granted."
 	c.notGranted(path+".inheritable", caps.Inheritable, inheritable&^bounding, "only what is in bounding, too: the kernel does not grant it")
 	c.notGranted(path+".effective", caps.Effective, effective&^permitted, "only what is in permitted, too: the kernel does not grant it")
-	c.notGranted(path+".ambient", caps.Ambient, ambient&^(permitted&inheritable&bounding),
-		"only what is in permitted and in inheritable, too: the kernel does not grant it")
+	const noAmbient = "only what is in permitted and in inheritable, too: can't raise ambient capability " // runc's words
+	refused := ambient &^ (permitted & inheritable & bounding)
+	for i, name := range caps.Ambient {
+		if capabilityBit(name)&refused != 0 {
+			c.warn(at(path+".ambient", i), quote(name), noAmbient+name+": the kernel does not grant it")
+		}
+	}
 }
 
 // capabilitySet checks the names of one set and returns their bits.
@@ -33,8 +38,10 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 		bit := capabilityBit(name)
 		set |= bit
 		if bit == 0 {
-			// Not a mere warning: see docs/validation.md, "Capabilities".
-			c.err(at(path, i), quoteOrNothing(name), capabilityAllowed(name))
+			// "Any value which cannot be mapped to a relevant kernel interface, or cannot be granted
+			// otherwise MUST be logged as a warning by the runtime." A Container names them in
+			// another place, where compile refuses them.
+			c.warn(at(path, i), quoteOrNothing(name), capabilityAllowed(name)+"; this one is left out")
 		}
 	}
 	return set

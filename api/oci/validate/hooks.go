@@ -69,8 +69,13 @@ func (c *checker) crunAnnotation(path, name, value string) {
 			c.err(path, quoteOrNothing(value), "the absolute path of a unix socket on the host")
 		}
 	case "systemd.subgroup", "delegate-cgroup":
-		if value != "" {
-			c.err(path, quote(value), "nothing: the container's process is in the cgroup of linux.cgroupsPath itself")
+		const allowed = "nothing: the container's process is in the cgroup of linux.cgroupsPath itself"
+		switch {
+		case value == "":
+		case name == "systemd.subgroup" && !c.options.Systemd:
+			c.warn(path, quote(value), allowed+"; without systemd's cgroups it is ignored, as by crun")
+		default:
+			c.err(path, quote(value), allowed)
 		}
 	case "seccomp.receiver":
 		c.err(path, quoteOrNothing(value), "no such annotation; linux.seccomp.listenerPath is the specification's field for it")

@@ -4,6 +4,7 @@ package validate_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,11 +135,12 @@ func TestKnownDocuments(t *testing.T) {
 	t.Run("runc", func(t *testing.T) {
 		// runc 1.1's own: it raises ambient capabilities that are not
 		// inheritable, which the kernel refuses and runc 1.2 left off.
-		const inherit = "allowed: only what is in permitted and in inheritable, too: the kernel does not grant it"
-		checkFile(t, "testdata/runc-spec.json",
-			`Warning process.capabilities.ambient[0]: found "CAP_AUDIT_WRITE"; `+inherit+"\n"+
-				`Warning process.capabilities.ambient[1]: found "CAP_KILL"; `+inherit+"\n"+
-				`Warning process.capabilities.ambient[2]: found "CAP_NET_BIND_SERVICE"; `+inherit)
+		var want []string
+		for i, name := range []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"} {
+			want = append(want, fmt.Sprintf(`Warning process.capabilities.ambient[%d]: found "%s"; allowed: only what is in permitted and in inheritable, too: `+
+				`can't raise ambient capability %s: the kernel does not grant it`, i, name, name))
+		}
+		checkFile(t, "testdata/runc-spec.json", strings.Join(want, "\n"))
 	})
 	t.Run("containerd", func(t *testing.T) {
 		// `ctr oci spec` leaves the program to each container.

@@ -85,7 +85,7 @@ func (c *checker) memory(path string, m *specs.LinuxMemory) {
 	c.bytes(path+".kernel", m.Kernel) //nolint:staticcheck // deprecated, and still in documents
 	c.bytes(path+".kernelTCP", m.KernelTCP)
 	if k := m.Kernel; k != nil && *k > 0 { //nolint:staticcheck // as above
-		c.warn(path+".kernel", decimal(*k), "nothing: the limit is obsolete since Linux 5.4 and has no effect")
+		c.warn(path+".kernel", decimal(*k), "nothing: Linux has no such limit any more, and it is ignored; limit counts kernel memory, too")
 	}
 	if m.Swap != nil && *m.Swap > 0 {
 		// Memory and swap together: the kernel refuses memsw below memory on

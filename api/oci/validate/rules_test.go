@@ -107,10 +107,10 @@ func TestRules(t *testing.T) {
 			{"leading zero", func(s *specs.Spec) { s.Version = "1.01.0" }, `Error ociVersion: found "1.01.0"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
 			{"pre-release with leading zero", func(s *specs.Spec) { s.Version = "1.1.0-01" }, `Error ociVersion: found "1.1.0-01"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
 			{"empty pre-release", func(s *specs.Spec) { s.Version = "1.1.0-" }, `Error ociVersion: found "1.1.0-"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
-			{"newer minor", func(s *specs.Spec) { s.Version = "1.4.0" }, `Error ociVersion: found "1.4.0"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
+			{"newer minor", func(s *specs.Spec) { s.Version = "1.4.0" }, `Warning ociVersion: found "1.4.0"; allowed: a SemVer version of 1.0.0 to 1.3.0; a newer release is read as 1.3.0, and its new fields are ignored`},
 			{"newer major", func(s *specs.Spec) { s.Version = "2.0.0" }, `Error ociVersion: found "2.0.0"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
 			{"older major", func(s *specs.Spec) { s.Version = "0.9.0" }, `Error ociVersion: found "0.9.0"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
-			{"newer patch", func(s *specs.Spec) { s.Version = "1.3.1" }, `Warning ociVersion: found "1.3.1"; allowed: a SemVer version of 1.0.0 to 1.3.0; a newer patch release is read as 1.3.0`},
+			{"newer patch", func(s *specs.Spec) { s.Version = "1.3.1" }, `Warning ociVersion: found "1.3.1"; allowed: a SemVer version of 1.0.0 to 1.3.0; a newer release is read as 1.3.0, and its new fields are ignored`},
 			{"huge", func(s *specs.Spec) { s.Version = "1.99999999999999999999.0" }, `Error ociVersion: found "1.99999999999999999999.0"; allowed: a SemVer version of 1.0.0 to 1.3.0`},
 		}},
 		{"root", []rule{
@@ -272,23 +272,23 @@ func TestRules(t *testing.T) {
 			}, ""},
 			{"unknown", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_CHOWN", "CAP_TEST"}}
-			}, `Error process.capabilities.bounding[1]: found "CAP_TEST"; allowed: a name of capabilities(7), such as CAP_CHOWN`},
+			}, `Warning process.capabilities.bounding[1]: found "CAP_TEST"; allowed: a name of capabilities(7), such as CAP_CHOWN; this one is left out`},
 			{"lower case", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Permitted: []string{"cap_chown"}}
-			}, `Error process.capabilities.permitted[0]: found "cap_chown"; allowed: a name of capabilities(7); write CAP_CHOWN`},
+			}, `Warning process.capabilities.permitted[0]: found "cap_chown"; allowed: a name of capabilities(7); write CAP_CHOWN; this one is left out`},
 			{"without prefix", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Inheritable: []string{"SYS_ADMIN"}}
-			}, `Error process.capabilities.inheritable[0]: found "SYS_ADMIN"; allowed: a name of capabilities(7); write CAP_SYS_ADMIN`},
+			}, `Warning process.capabilities.inheritable[0]: found "SYS_ADMIN"; allowed: a name of capabilities(7); write CAP_SYS_ADMIN; this one is left out`},
 			{"ALL", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Effective: []string{"ALL"}, Ambient: []string{""}}
-			}, `Error process.capabilities.effective[0]: found "ALL"; allowed: a name of capabilities(7), such as CAP_CHOWN` + "\n" +
-				`Error process.capabilities.ambient[0]: found nothing; allowed: a name of capabilities(7), such as CAP_CHOWN`},
+			}, `Warning process.capabilities.effective[0]: found "ALL"; allowed: a name of capabilities(7), such as CAP_CHOWN; this one is left out` + "\n" +
+				`Warning process.capabilities.ambient[0]: found nothing; allowed: a name of capabilities(7), such as CAP_CHOWN; this one is left out`},
 			{"effective not permitted", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Effective: []string{"CAP_KILL", "CAP_CHOWN"}, Permitted: []string{"CAP_KILL"}}
 			}, `Warning process.capabilities.effective[1]: found "CAP_CHOWN"; allowed: only what is in permitted, too: the kernel does not grant it`},
 			{"ambient not inheritable", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}}
-			}, `Warning process.capabilities.ambient[0]: found "CAP_KILL"; allowed: only what is in permitted and in inheritable, too: the kernel does not grant it`},
+			}, `Warning process.capabilities.ambient[0]: found "CAP_KILL"; allowed: only what is in permitted and in inheritable, too: can't raise ambient capability CAP_KILL: the kernel does not grant it`},
 			{"ambient", func(s *specs.Spec) {
 				s.Process.Capabilities = &specs.LinuxCapabilities{Ambient: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}, Inheritable: []string{"CAP_KILL"}, Bounding: []string{"CAP_KILL"}}
 			}, ""},
@@ -417,7 +417,7 @@ func TestRules(t *testing.T) {
 				`Error annotations["run.oci.seccomp.receiver"]: found "/a"; allowed: no such annotation; linux.seccomp.listenerPath is the specification's field for it` + "\n" +
 				`Error annotations["run.oci.seccomp_bpf_data"]: found "AA"; allowed: no such annotation; linux.seccomp says which filter there is` + "\n" +
 				`Error annotations["run.oci.systemd.force_cgroup_v1"]: found "/a"; allowed: no such annotation; mounts may have one of type cgroup` + "\n" +
-				`Error annotations["run.oci.systemd.subgroup"]: found "a"; allowed: nothing: the container's process is in the cgroup of linux.cgroupsPath itself`},
+				`Warning annotations["run.oci.systemd.subgroup"]: found "a"; allowed: nothing: the container's process is in the cgroup of linux.cgroupsPath itself; without systemd's cgroups it is ignored, as by crun`},
 		}},
 		{"namespaces", []rule{
 			{"all", func(s *specs.Spec) {
@@ -584,7 +584,7 @@ func TestRules(t *testing.T) {
 				resources(s).Memory = &specs.LinuxMemory{Limit: ptr(int64(-1)), Swap: ptr(int64(1024))}
 			}, "Error linux.resources.memory.swap: found 1024; allowed: -1 or nothing, unless limit is given: it limits memory and swap together"},
 			{"swappiness", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Swappiness: ptr(uint64(101))} }, "Error linux.resources.memory.swappiness: found 101; allowed: 0 to 100"},
-			{"kernel", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Kernel: ptr(int64(1024))} }, "Warning linux.resources.memory.kernel: found 1024; allowed: nothing: the limit is obsolete since Linux 5.4 and has no effect"}, //nolint:staticcheck // deprecated, and still to be judged
+			{"kernel", func(s *specs.Spec) { resources(s).Memory = &specs.LinuxMemory{Kernel: ptr(int64(1024))} }, "Warning linux.resources.memory.kernel: found 1024; allowed: nothing: Linux has no such limit any more, and it is ignored; limit counts kernel memory, too"}, //nolint:staticcheck // deprecated, and still to be judged
 		}},
 		{"cpu", []rule{
 			{"good", func(s *specs.Spec) {

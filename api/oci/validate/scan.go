@@ -304,8 +304,6 @@ func requiredFields(pattern string) ([]string, Severity) {
 		return []string{"soft", "hard"}, Error
 	case "process.consoleSize":
 		return []string{"height", "width"}, Error
-	case "process.ioPriority":
-		return []string{"priority"}, Error
 	case "process.user":
 		// REQUIRED by the text and not by the schema. Many a document written
 		// by hand leaves them out and means root, as every runtime reads it.

@@ -15,6 +15,9 @@ type Options struct {
 	// VM says that the document is for a handler that runs virtual machines;
 	// only such a one may have the vm section.
 	VM bool
+	// Systemd says that systemd makes the container's cgroup. Only then has the
+	// annotation run.oci.systemd.subgroup of crun a meaning.
+	Systemd bool
 	// KnownSyscall tells whether a seccomp profile's name is a system call of
 	// any architecture that the runtime has a table of. Names that it does not
 	// know become warnings, since profiles list newer ones. With nil no name

@@ -17,12 +17,13 @@ func (c *checker) version() {
 	switch {
 	case !ok:
 		c.err(path, quoteOrNothing(c.spec.Version), allowed)
-	case v.major != specs.VersionMajor, v.minor > specs.VersionMinor:
+	case v.major != specs.VersionMajor:
 		c.err(path, quote(c.spec.Version), allowed)
-	case v.minor == specs.VersionMinor && v.patch > specs.VersionPatch:
-		// A patch release has no feature that we could miss: "compatible with
-		// all runtimes that support any 1.1 or later release".
-		c.warn(path, quote(c.spec.Version), allowed+"; a newer patch release is read as "+specs.Version)
+	case v.minor > specs.VersionMinor, v.minor == specs.VersionMinor && v.patch > specs.VersionPatch:
+		// Engines write the version of the library that they are built with. Releases of one major
+		// version are compatible, and a property that is not known "MUST" be ignored (config.md,
+		// "Extensibility").
+		c.warn(path, quote(c.spec.Version), allowed+"; a newer release is read as "+specs.Version+", and its new fields are ignored")
 	}
 }
 

@@ -125,7 +125,6 @@ func TestResources(t *testing.T) {
 		{"memory.swappiness", memory(specs.LinuxMemory{Swappiness: ptr(uint64(0))}), []check{{"memory", "memory.swappiness", "0", "", ""}}},
 		{"memory.disableOOMKiller", memory(specs.LinuxMemory{DisableOOMKiller: ptr(true)}), []check{{"memory", "memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0", "", ""}}},
 		{"memory.kernelTCP", memory(specs.LinuxMemory{KernelTCP: ptr(8 * mi)}), []check{{"memory", "memory.kmem.tcp.limit_in_bytes", "8388608", "", ""}}}, //nolint:staticcheck // deprecated, not gone
-		{"memory.kernel", memory(specs.LinuxMemory{Kernel: ptr(64 * mi)}), []check{{}}},                                                                   //nolint:staticcheck // deprecated, not gone
 		{"memory.useHierarchy", memory(specs.LinuxMemory{UseHierarchy: ptr(false)}), []check{{}}},
 		{"cpu.shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(512))}), []check{{"cpu", "cpu.shares", "512", "cpu.weight", "59"}}},
 		{"cpu.quota", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Period: ptr(uint64(200000))}), []check{

@@ -123,14 +123,11 @@ func (g *Group) setter() (cgroups.Manager, error) {
 	return g.manager()
 }
 
-// checkObsolete refuses what kernels of today take and do not do: a limit of kernel memory has had no effect since Linux 5.16, and
-// memory.useHierarchy cannot be chosen since 5.11, nor on cgroup v2.
+// checkObsolete refuses a memory.useHierarchy that cannot be had: it cannot be chosen since Linux 5.11, nor on cgroup v2. (A limit of kernel
+// memory has had no effect since 5.16; api/oci/validate warns of it, as engines still have a flag for it.)
 func checkObsolete(r *specs.LinuxResources) error {
 	if r == nil || r.Memory == nil {
 		return nil
-	}
-	if limit := r.Memory.Kernel; positive(limit) && *limit != -1 { //nolint:staticcheck // deprecated, not gone
-		return fmt.Errorf("linux.resources.memory.kernel: found %d; the kernel has no such limit any more: linux.resources.memory.limit counts its memory too", *limit)
 	}
 	if h := r.Memory.UseHierarchy; h != nil && !*h {
 		return fmt.Errorf("linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")

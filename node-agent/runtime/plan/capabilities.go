@@ -62,16 +62,14 @@ func (c *container) capabilities() capabilitySets {
 	read := func(names []string) uint64 {
 		var mask uint64
 		for _, name := range names {
-			n, ok := capabilityNumber(strings.ToUpper(name))
-			if !ok || n > c.host.LastCapability || permitted>>n&1 == 0 {
-				if !ok {
-					c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: "+name+" is not known here and left out")
-				} else {
-					denied |= 1 << n
-				}
-				continue
+			n, ok := capabilityNumber(name)
+			switch {
+			case !ok: // api/oci/validate warns of it
+			case n > c.host.LastCapability || permitted>>n&1 == 0:
+				denied |= 1 << n
+			default:
+				mask |= 1 << n
 			}
-			mask |= 1 << n
 		}
 		return mask
 	}
