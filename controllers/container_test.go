@@ -6,8 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -100,7 +104,102 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if owners := b.ManagedFields; len(owners) == 0 || owners[0].Manager != container.FieldOwner || owners[0].Operation != metav1.ManagedFieldsOperationApply {
 		t.Errorf("the OCIBundle was not applied by %s: %+v", container.FieldOwner, owners)
 	}
-	eventuallyEvent(t, now, "Scheduled", "Dispatched", "Pulled", "Started")
+}
+
+func TestPlainStartWritesLittle(t *testing.T) {
+	newFakeAgent(t, "node-a") // its only write is the status of the OCIBundle, as the real one's
+	ns := namespace(t)
+	const n = 20
+	for i := range n {
+		create(t, sample(ns, fmt.Sprintf("c%d", i)))
+	}
+	for i := range n {
+		eventuallyHas(t, sample(ns, fmt.Sprintf("c%d", i)), isReady)
+	}
+	want := map[string]int{
+		"create containers": n, "patch containers": n, "patch ocibundles": n, "update ocibundles/status": n, "patch containers/status": n,
+	}
+	if got := writes(t, ns); !maps.Equal(got, want) {
+		t.Errorf("%d plain starts took these writes: %v; wanted %v", n, got, want)
+	}
+}
+
+// TestAnswersPrecedeNewContainers places 150 Containers at once on a fake agent, which answers each OCIBundle as soon as it sees it,
+// and looks at how long the Container takes to say that it runs.
+func TestAnswersPrecedeNewContainers(t *testing.T) {
+	ns := namespace(t)
+	const n = 150
+	for i := range n {
+		create(t, sample(ns, fmt.Sprintf("c%d", i), func(c *v1alpha1.Container) {
+			c.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "node-burst"}
+		}))
+	}
+	eventually(t, func() error {
+		list := &v1alpha1.ContainerList{}
+		if err := admin.List(t.Context(), list, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if err := has(&list.Items[i], unscheduled(v1alpha1.ReasonUnschedulable, "")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+
+	var mu sync.Mutex
+	answered := map[string]time.Time{}
+	watcher, err := adminWatch.Watch(t.Context(), &v1alpha1.ContainerList{}, client.InNamespace(ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Stop()
+	begun := time.Now()
+	newFakeAgent(t, "node-burst", func(a *fakeAgent) {
+		a.cpu = "1000"
+		a.labels = map[string]string{"kubernetes.io/hostname": "node-burst"}
+		a.answer = func(b *v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
+			mu.Lock()
+			answered[b.Name] = time.Now()
+			mu.Unlock()
+			return runs(b)
+		}
+	})
+	latencies := map[string]time.Duration{}
+	for deadline := time.After(patience); len(latencies) < n; {
+		select {
+		case e := <-watcher.ResultChan():
+			c, ok := e.Object.(*v1alpha1.Container)
+			if !ok {
+				t.Fatalf("the watch ended after %d of %d: %+v", len(latencies), n, e)
+			}
+			if _, seen := latencies[c.Name]; !seen && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady) {
+				mu.Lock()
+				latencies[c.Name] = time.Since(answered[c.Name])
+				mu.Unlock()
+			}
+		case <-deadline:
+			t.Fatalf("%d of %d are Ready after %s", len(latencies), n, patience)
+		}
+	}
+	burst := time.Since(begun)
+	p50 := slices.Sorted(maps.Values(latencies))[n/2]
+	t.Logf("from answer to status: p50 %s in a burst of %s", p50, burst)
+	if p50 > burst/8 {
+		t.Errorf("half of the Containers took %s or more to say that they run, in a burst of %s; wanted an eighth of it at most", p50, burst)
+	}
+
+	// The fake agent ends before the namespace does, and has to let go of them first.
+	if err := admin.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		left := &v1alpha1.OCIBundleList{}
+		if err := admin.List(t.Context(), left, client.InNamespace(ns)); err != nil || len(left.Items) > 0 {
+			return fmt.Errorf("%d OCIBundles are left (%v)", len(left.Items), err)
+		}
+		return nil
+	})
 }
 
 func TestSecondReconcileWritesNothing(t *testing.T) {
@@ -656,11 +755,15 @@ func TestLifeOfAProcessIsMirrored(t *testing.T) {
 }
 
 func TestEventsAreNotRepeated(t *testing.T) {
-	newFakeAgent(t, "node-a")
+	a := newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")
 	create(t, c)
-	now := eventuallyHas(t, c, isReady)
-	eventuallyEvent(t, now, "Started")
+	eventuallyHas(t, c, isReady)
+	ended := runs(nil)
+	ended.Phase, ended.State, ended.PID = v1alpha1.ContainerSucceeded, corev1.ContainerState{}, 0
+	ended.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCompleted, "ended with exit code 0")
+	a.say(c, ended)
+	eventuallyEvent(t, c, "Completed")
 	list := &eventsv1.EventList{}
 	if err := admin.List(t.Context(), list, client.InNamespace(c.Namespace)); err != nil {
 		t.Fatal(err)

@@ -4,8 +4,10 @@ package controllers_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,6 +46,10 @@ const patience = 3 * time.Minute
 var (
 	// admin does what people and agents do.
 	admin client.Client
+	// adminWatch is the same, and watches.
+	adminWatch client.WithWatch
+	// auditLog is where the API server writes down each write.
+	auditLog string
 	// cached is the manager's client, which reads from the informer cache that the reconcilers use.
 	cached client.Client
 	// live is the manager's reader past the cache.
@@ -76,6 +82,17 @@ func runSuite(m *testing.M) (code int, err error) {
 		CRDDirectoryPaths:     []string{filepath.Join("..", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
 	}
+	dir, err := os.MkdirTemp("", "berth-controllers-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	policy := filepath.Join(dir, "policy.yaml")
+	auditLog = filepath.Join(dir, "audit.log")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		return 1, err
+	}
+	env.ControlPlane.GetAPIServer().Configure().Set("audit-policy-file", policy).Set("audit-log-path", auditLog)
 	adminConfig, err = env.Start()
 	if err != nil {
 		return 1, fmt.Errorf("start the control plane: %w", err)
@@ -86,10 +103,11 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	admin, err = client.New(adminConfig, client.Options{Scheme: scheme})
+	adminWatch, err = client.NewWithWatch(adminConfig, client.Options{Scheme: scheme})
 	if err != nil {
 		return 1, err
 	}
+	admin = adminWatch
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	for _, name := range []string{v1alpha1.NodeLeaseNamespace, "berth-system"} {
@@ -123,6 +141,46 @@ func runSuite(m *testing.M) (code int, err error) {
 	code = m.Run()
 	cancel()
 	return code, <-ended
+}
+
+// auditPolicy logs writes of namespaced objects, when they are done.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- level: Metadata
+  verbs: [create, update, patch, delete, deletecollection]
+- level: None
+`
+
+// writes counts the writes in a namespace that the API server has accepted, by "verb resource/subresource".
+func writes(t *testing.T, namespace string) map[string]int {
+	t.Helper()
+	log, err := os.Open(auditLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	count := map[string]int{}
+	for d := json.NewDecoder(log); ; {
+		var e struct {
+			Verb      string
+			ObjectRef struct{ Resource, Subresource, Namespace string }
+			Response  struct{ Code int } `json:"responseStatus"`
+		}
+		if err := d.Decode(&e); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return count
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if e.ObjectRef.Namespace == namespace && e.Response.Code < 300 {
+			what := e.Verb + " " + e.ObjectRef.Resource
+			if e.ObjectRef.Subresource != "" {
+				what += "/" + e.ObjectRef.Subresource
+			}
+			count[what]++
+		}
+	}
 }
 
 // grant gives the user what config/rbac/role.yaml says.

@@ -108,6 +108,9 @@ func (r *Reconciler) done(s *scope, err error) (ctrl.Result, error) {
 	if err != nil || s.gone {
 		return ctrl.Result{}, err
 	}
+	if wait := r.awaitsAnswer(s); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	if at, ok := status.StallsAt(s.container); ok {
 		return ctrl.Result{RequeueAfter: max(at.Sub(r.Clock.Now()), time.Millisecond)}, nil
 	}

@@ -57,10 +57,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	}
 	s.bundle = applied
 	s.found.inSync = true
-	switch {
-	case first:
-		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "made the OCIBundle for node %s", applied.Spec.NodeName)
-	case !s.kept:
+	if !first && !s.kept {
 		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
 	}
 	return true, nil

@@ -30,10 +30,31 @@ func (s *scope) fact(kind, reason, action, format string, args ...any) {
 	s.facts = append(s.facts, note{kind, reason, action, fmt.Sprintf(format, args...)})
 }
 
+// send sends the notes of one change as few events: what went well becomes one, with the reason of the last.
 func (r *Reconciler) send(c *v1alpha1.Container, notes []note) {
-	for _, n := range notes {
+	for _, n := range merge(notes) {
 		r.Recorder.Eventf(c, nil, n.kind, n.reason, n.action, "%s", status.Shorten(n.message, maxNote))
 	}
+}
+
+// merge joins the Normal notes into the last of them. Each Warning stays an event of its own, for people to search for its reason.
+func merge(notes []note) []note {
+	var out []note
+	var good note
+	for _, n := range notes {
+		if n.kind != corev1.EventTypeNormal {
+			out = append(out, n)
+			continue
+		}
+		if good.message != "" {
+			n.message = good.message + "; " + n.message
+		}
+		good = n
+	}
+	if good.message != "" {
+		out = append(out, good)
+	}
+	return out
 }
 
 // transitions are the events that follow from a change of status. It is pure, and silent where nothing has changed.
@@ -43,6 +64,10 @@ func transitions(before, after *v1alpha1.Container) []note {
 		out = append(out, note{kind, reason, action, message})
 	}
 	was, is := &before.Status, &after.Status
+	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions, v1alpha1.ConditionReady) {
+		// A start without incident: the conditions say when it was placed, pulled and started, and events would double its writes.
+		return nil
+	}
 
 	if c := turned(was, is, v1alpha1.ConditionSpecValid); c != nil && c.Status == metav1.ConditionFalse {
 		add(corev1.EventTypeWarning, "SpecInvalid", "Compile", c.Message)

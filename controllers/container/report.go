@@ -5,11 +5,24 @@ package container
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// answerTime is how long the first status of a Container waits for the agent's answer. Most answers come within a moment, and
+// "dispatched" before "running" is a write that nobody reads: writes are what the API server has least of in a burst.
+const answerTime = 10 * time.Second
+
+// awaitsAnswer returns how long the first status of the Container may still wait for the agent; 0 if it is to be written.
+func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
+	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync || current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
+		return 0
+	}
+	return min(answerTime-r.Clock.Now().Sub(s.bundle.CreationTimestamp.Time), answerTime)
+}
 
 // report writes the status, if it has changed, and sends the events of what has. It is the one place that does either.
 // failure is what ended the phases early, nil where nothing did.
@@ -17,6 +30,9 @@ func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error 
 	r.send(s.container, s.facts)
 	if s.gone || onlyConflicts(failure) {
 		// A conflict says that what was read is old: a status computed from it would be, too.
+		return nil
+	}
+	if failure == nil && r.awaitsAnswer(s) > 0 {
 		return nil
 	}
 	if failure != nil && s.found.failure == "" {

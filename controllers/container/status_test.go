@@ -3,6 +3,7 @@
 package container
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -367,6 +368,8 @@ func TestTransitions(t *testing.T) {
 		"unschedulable":          {unseen, compute(unplaced, nil), "FailedScheduling"},
 		"unschedulable, changed": {compute(unplaced, nil), compute(nowhereElse, nil), "FailedScheduling"},
 		"placed":                 {compute(unplaced, nil), compute(onNodeA(), agentSays("")), "Scheduled"},
+		"up without incident":    {unseen, compute(onNodeA(), up), ""},
+		"ended at first sight":   {unseen, compute(onNodeA(), ended), "Scheduled Pulled Completed"},
 		"up":                     {compute(onNodeA(), agentSays("")), compute(onNodeA(), up), "Pulled Started"},
 		"no image":               {compute(onNodeA(), agentSays("")), compute(onNodeA(), noImage), "FailedPull"},
 		"not made":               {compute(onNodeA(), agentSays("", imageReady)), compute(onNodeA(), notMade), "Failed"},
@@ -397,6 +400,16 @@ func TestTransitions(t *testing.T) {
 				t.Errorf("found %q; wanted %q", s, c.want)
 			}
 		})
+	}
+}
+
+func TestMerge(t *testing.T) {
+	got := merge([]note{{"Normal", "Scheduled", "Schedule", "a"}, {"Warning", "FailedPull", "Pull", "b"}, {"Normal", "Pulled", "Pull", "c"}, {"Warning", "BackOff", "Restart", "d"}, {"Normal", "Started", "Start", "e"}})
+	if s := fmt.Sprint(got); s != "[{Warning FailedPull Pull b} {Warning BackOff Restart d} {Normal Started Start a; c; e}]" {
+		t.Errorf("found %s", s)
+	}
+	if got := merge(nil); got != nil {
+		t.Errorf("found %v", got)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -77,26 +78,47 @@ func onNode(o client.Object) []string {
 	return []string{o.(*v1alpha1.OCIBundle).Spec.NodeName}
 }
 
+// answerPriority puts what an agent reports before new Containers, whose priority is 0. In a burst, a process that runs would
+// otherwise be shown as such only after all that was applied has been dispatched.
+const answerPriority = 100
+
+// addAnswer reconciles the Container of an OCIBundle that its agent has changed.
+func addAnswer(q queue, o client.Object) {
+	request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)}
+	if q, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+		q.AddWithOpts(priorityqueue.AddOpts{Priority: new(answerPriority)}, request)
+		return
+	}
+	q.Add(request)
+}
+
 // bundleEvents keeps the ledger, reconciles the Container of the OCIBundle's name, and wakes those that wait for room
 // when some comes free.
 func (r *Reconciler) bundleEvents() handler.EventHandler {
-	observe := func(q queue, o client.Object) *v1alpha1.OCIBundle {
+	observe := func(o client.Object) *v1alpha1.OCIBundle {
 		b := o.(*v1alpha1.OCIBundle)
 		r.Ledger.Observe(client.ObjectKeyFromObject(b), b.Spec.NodeName, b.Spec.Requests, ended(b))
-		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(b)})
 		return b
 	}
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { observe(q, e.Object) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
+			b := observe(e.Object)
+			q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(b)})
+		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			if b := observe(q, e.ObjectNew); ended(b) && !ended(e.ObjectOld.(*v1alpha1.OCIBundle)) {
+			was, is := e.ObjectOld.(*v1alpha1.OCIBundle), observe(e.ObjectNew)
+			if was.ResourceVersion == is.ResourceVersion { // the cache was only read again
+				q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(is)})
+				return
+			}
+			addAnswer(q, is)
+			if ended(is) && !ended(was) {
 				r.wake(ctx, q)
 			}
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
-			key := client.ObjectKeyFromObject(e.Object)
-			r.Ledger.Remove(key)
-			q.Add(reconcile.Request{NamespacedName: key})
+			r.Ledger.Remove(client.ObjectKeyFromObject(e.Object))
+			addAnswer(q, e.Object)
 			r.wake(ctx, q)
 		},
 	}
