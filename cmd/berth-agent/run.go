@@ -27,6 +27,7 @@ import (
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/image"
@@ -143,7 +144,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
-	lock, err := lockState(o.stateDir)
+	lock, err := lockState(ctx, o.stateDir)
 	if err != nil {
 		return err
 	}
@@ -242,19 +243,18 @@ func (o *options) run(ctx context.Context) error {
 }
 
 // lockState keeps a second agent away from the same folder. The lock goes with the process, however it ends.
-func lockState(stateDir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(stateDir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+func lockState(ctx context.Context, stateDir string) (*os.File, error) {
+	// An agent that is ending, or a status command that looks, lets go soon.
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	f, err := durable.Lock(ctx, filepath.Join(stateDir, "agent.lock"))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("--state-dir: %s is in use by another agent", stateDir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
-	for range 20 { // one that is ending, or a status command that looks, lets go soon
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			return f, nil
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	_ = f.Close()
-	return nil, fmt.Errorf("--state-dir: %s is in use by another agent: %w", stateDir, err)
+	return f, nil
 }
 
 // register makes the task that keeps the NodeAgent object and its heartbeat, from what the node has to run containers with and

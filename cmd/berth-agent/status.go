@@ -4,10 +4,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
@@ -84,12 +82,7 @@ func statusCommand(o *options) *cobra.Command {
 
 // agentRuns tells whether an agent holds the lock of the folder.
 func agentRuns(stateDir string) bool {
-	f, err := os.Open(filepath.Join(stateDir, "agent.lock"))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return durable.Locked(filepath.Join(stateDir, "agent.lock"))
 }
 
 func find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container, error) {

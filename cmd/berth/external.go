@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
@@ -107,10 +108,7 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 	}
 	data, err := json.Marshal(e)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, externalFile+".new"), data, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(filepath.Join(dir, externalFile+".new"), filepath.Join(dir, externalFile))
+		err = durable.Replace(filepath.Join(dir, externalFile), data, durable.Options{})
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("container %s: record which runtime runs it: %w", id, err), os.RemoveAll(dir))

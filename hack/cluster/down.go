@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -129,11 +130,12 @@ func (c *cluster) endSupervisor(ctx context.Context, force bool) error {
 		}
 		say("deleted container %s by force", s.ID)
 	}
-	rec := record{PID: pid}
-	if rec.StartTime, _, err = processStat(pid); err != nil {
+	st, err := procfs.ReadStat(pid)
+	if err != nil {
 		return fmt.Errorf("supervisor: %w", err)
 	}
-	if rec.BootID, err = bootID(); err != nil {
+	rec := record{PID: pid, StartTime: st.StartTime}
+	if rec.BootID, err = procfs.BootID(); err != nil {
 		return err
 	}
 	// It answers as that pid once more, so the start time read between is its.

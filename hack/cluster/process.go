@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,12 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // program is one background program of the cluster, known by its name: its
@@ -87,9 +88,10 @@ func (p programs) start(prog program) (started bool, err error) {
 		return false, fmt.Errorf("start %s: %w", prog.name, err)
 	}
 	rec := record{PID: cmd.Process.Pid, Fingerprint: fingerprint}
-	rec.StartTime, _, err = processStat(rec.PID)
+	st, err := procfs.ReadStat(rec.PID)
 	if err == nil {
-		rec.BootID, err = bootID()
+		rec.StartTime = st.StartTime
+		rec.BootID, err = procfs.BootID()
 	}
 	if err == nil {
 		err = writeJSON(p.recordPath(prog.name), rec)
@@ -159,12 +161,12 @@ func (p programs) tail(name string) string {
 // running is whether the process of the record lives. A zombie does not: pid 1
 // of a container may be slow to reap.
 func (r record) running() bool {
-	boot, err := bootID()
+	boot, err := procfs.BootID()
 	if err != nil || boot != r.BootID {
 		return false
 	}
-	start, state, err := processStat(r.PID)
-	return err == nil && start == r.StartTime && state != 'Z' && state != 'X'
+	st, err := procfs.ReadStat(r.PID)
+	return err == nil && !st.Ended() && st.StartTime == r.StartTime
 }
 
 // end signals the process of the record through a pidfd, which cannot come to
@@ -215,29 +217,6 @@ func waitPidfd(fd int, timeout time.Duration) (gone bool, err error) {
 	}
 }
 
-// processStat returns the start time and the state of a process: fields 22 and
-// 3 of /proc/PID/stat (proc(5)).
-func processStat(pid int) (startTime uint64, state byte, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	// Field 2 is the name in parentheses and may hold anything, so count from
-	// the last one.
-	end := bytes.LastIndexByte(data, ')')
-	fields := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(fields) < 20 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat: found %d fields", pid, len(fields))
-	}
-	startTime, err = strconv.ParseUint(fields[22-3], 10, 64)
-	return startTime, fields[0][0], err
-}
-
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data)), err
-}
-
 func (prog program) fingerprint() (string, error) {
 	f, err := os.Open(prog.path)
 	if err != nil {
@@ -264,9 +243,5 @@ func writeJSON(path string, v any) error {
 }
 
 func writeFile(path string, data []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return durable.Replace(path, data, durable.Options{})
 }

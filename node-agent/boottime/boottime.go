@@ -5,13 +5,11 @@
 package boottime
 
 import (
-	"fmt"
-	"os"
-	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // Instant is a point in time of one boot of the machine. The zero value is unknown.
@@ -30,20 +28,9 @@ func Now() Instant {
 	var ts unix.Timespec
 	// It fails for clocks only that the kernel does not have; this one is of Linux 2.6.39.
 	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	id, _ := ID() // without a boot id, all boots count as one
+	id, _ := procfs.BootID() // without a boot id, all boots count as one
 	return Instant{Boot: id, Since: time.Duration(ts.Nano())}
 }
-
-// ID returns the boot id of this boot.
-func ID() (string, error) { return id() }
-
-var id = sync.OnceValues(func() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot id: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-})
 
 // IsZero returns whether the instant is unknown.
 func (i Instant) IsZero() bool { return i == Instant{} }

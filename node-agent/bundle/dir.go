@@ -14,7 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // Root is the folder that holds the bundles of a node, one folder each.
@@ -81,7 +81,7 @@ func (d Dir) WriteConfig(spec *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("write config.json: %w", err)
 	}
-	return atomicfile.Write(d.File("config.json"), document)
+	return durable.Replace(d.File("config.json"), document, durable.Options{})
 }
 
 // UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It is no error when

@@ -10,9 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // keyLocks is a mutex a key, within this process.
@@ -48,30 +47,6 @@ func (l *keyLocks) lock(ctx context.Context, key string) (func(), error) {
 	}
 }
 
-// lockFile takes an flock(2), which ends with the process however it ends.
-func lockFile(ctx context.Context, name string, how int) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, ctx.Err()
-		case <-time.After(wait):
-		}
-	}
-}
-
 // lockLayer excludes everybody else, in this process and in others, from unpacking a layer. Lock files stay: removing one
 // while another process waits for it would give two holders.
 func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
@@ -79,7 +54,7 @@ func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := lockFile(ctx, filepath.Join(s.dir, "locks", strings.ReplaceAll(id, ":", "-")), unix.LOCK_EX)
+	f, err := durable.Lock(ctx, filepath.Join(s.dir, "locks", strings.ReplaceAll(id, ":", "-")))
 	if err != nil {
 		unlock()
 		return nil, err
@@ -92,7 +67,7 @@ func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 
 // openSession makes this process's folder for unfinished work, and removes those of processes that are dead: their flock is gone.
 func (s *Store) openSession(ctx context.Context) error {
-	guard, err := lockFile(ctx, filepath.Join(s.dir, "lock"), unix.LOCK_EX)
+	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
 	if err != nil {
 		return err
 	}
@@ -108,10 +83,10 @@ func (s *Store) openSession(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = durable.TryLockFile(f)
 		if err == nil {
 			err = os.RemoveAll(p)
-		} else if errors.Is(err, unix.EWOULDBLOCK) {
+		} else if errors.Is(err, durable.ErrLocked) {
 			err = nil // its process lives
 		}
 		_ = f.Close()
@@ -125,5 +100,5 @@ func (s *Store) openSession(ctx context.Context) error {
 	if s.sessionLock, err = os.Open(s.session); err != nil {
 		return err
 	}
-	return unix.Flock(int(s.sessionLock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	return durable.TryLockFile(s.sessionLock)
 }

@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/runtime/criu"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -394,7 +395,7 @@ func writeDescriptors(pid int, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(filepath.Join(dir, descriptorsFile), descriptorsFile+".new", data, 0o600); err != nil {
+	if err := durable.Replace(filepath.Join(dir, descriptorsFile), data, durable.Options{}); err != nil {
 		return fmt.Errorf("--image-path: %w", err)
 	}
 	return nil
@@ -642,7 +643,7 @@ func (m *maker) restoreNotified(ctx context.Context, n *rpc.CriuNotify, fd int) 
 		}
 		m.child = child
 		m.rec.PID, m.rec.Created = child.PID, time.Now().UTC()
-		_, m.rec.StartTime = processState(child.PID)
+		m.rec.StartTime = startTime(child.PID)
 		if err := m.r.save(m.rec); err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/netdev"
@@ -330,7 +331,7 @@ func (m *maker) record() error {
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(m.r.dir(m.rec.ID), configFile), m.config, 0o600); err != nil {
+	if err := durable.Create(filepath.Join(m.r.dir(m.rec.ID), configFile), m.config, durable.Options{}); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", m.rec.ID, err)
 	}
 	return nil
@@ -666,7 +667,7 @@ func (m *maker) accompany(ctx context.Context) error {
 		return err
 	}
 	m.rec.PID = m.child.PID
-	_, m.rec.StartTime = processState(m.child.PID)
+	m.rec.StartTime = startTime(m.child.PID)
 	if err := m.r.save(m.rec); err != nil {
 		return err
 	}
@@ -764,7 +765,7 @@ func sendPidfd(ctx context.Context, socket string, pidfd int) error {
 
 // writePidFile replaces a pid file atomically: decimal, no newline, as clients of runc expect.
 func writePidFile(path string, pid int) error {
-	if err := replaceFile(path, "."+filepath.Base(path)+".new", []byte(strconv.Itoa(pid)), 0o644); err != nil { // a pid is no secret, and engines read the file as other users
+	if err := durable.Replace(path, []byte(strconv.Itoa(pid)), durable.Options{Mode: 0o644}); err != nil { // a pid is no secret, and engines read the file as other users
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	return nil

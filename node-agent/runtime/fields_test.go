@@ -18,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
@@ -302,7 +303,7 @@ func TestHungStart(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.spec("/bin/sleep", "1000"))
 	w.must(unix.Kill(s.PID, unix.SIGSTOP))
-	w.await("it has stopped", func() bool { state, _ := processState(s.PID); return state == 'T' })
+	w.await("it has stopped", func() bool { st, _ := procfs.ReadStat(s.PID); return st.State == 'T' })
 	w.rt.deadline = 300 * time.Millisecond
 	err := w.rt.Start(background, w.id)
 	var hung *launch.HungError

@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
@@ -163,7 +164,7 @@ func TestKilledOrEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 		rec := &record{PID: cmd.Process.Pid, Boot: bootID()}
-		_, rec.StartTime = processState(rec.PID)
+		rec.StartTime = startTime(rec.PID)
 		for rec.alive() {
 			goruntime.Gosched()
 		}
@@ -809,7 +810,7 @@ func TestCommandOfTheWaitingProcess(t *testing.T) {
 	}
 	w.must(w.rt.Start(background, w.id))
 	w.must(unix.Kill(s.PID, unix.SIGKILL))
-	w.await("it has ended", func() bool { state, _ := processState(s.PID); return state == 'Z' })
+	w.await("it has ended", func() bool { st, _ := procfs.ReadStat(s.PID); return st.State == 'Z' })
 	if got := rec.command(); got != "sleep\n" {
 		t.Errorf("after it was killed: %q", got)
 	}

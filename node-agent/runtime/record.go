@@ -3,21 +3,20 @@
 package runtime
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
@@ -139,73 +138,10 @@ func (r *Runtime) save(rec *record) error {
 		return fmt.Errorf("state of container %s: %w", rec.ID, err)
 	}
 	file := filepath.Join(r.dir(rec.ID), stateFile)
-	if err := replaceFile(file, stateFile+".new", data, 0o600); err != nil {
+	if err := durable.Replace(file, data, durable.Options{Temporary: file + ".new"}); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", rec.ID, err)
 	}
 	return nil
-}
-
-// replaceFile replaces a file atomically by way of another in its folder. What somebody else has put in the other's place is never
-// written to: in a folder of all it might be a link to any file.
-func replaceFile(file, temp string, data []byte, mode uint32) error {
-	temp = filepath.Join(filepath.Dir(file), temp)
-	_ = unix.Unlink(temp) // of one who was killed; if it cannot be removed, it cannot be made either
-	if err := writeNew(temp, data, mode); err != nil {
-		return err
-	}
-	if err := unix.Rename(temp, file); err != nil {
-		_ = unix.Unlink(temp)
-		return &os.LinkError{Op: "rename", Old: temp, New: file, Err: err}
-	}
-	return nil
-}
-
-// writeNew writes a file that is not there yet. Package os would ask six times whether it can be waited for.
-func writeNew(file string, data []byte, mode uint32) error {
-	fd, err := -1, error(unix.EINTR)
-	for errors.Is(err, unix.EINTR) {
-		fd, err = unix.Open(file, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
-	}
-	if err != nil {
-		return &os.PathError{Op: "open", Path: file, Err: err}
-	}
-	for len(data) > 0 && err == nil {
-		var n int
-		if n, err = unix.Write(fd, data); errors.Is(err, unix.EINTR) {
-			n, err = 0, nil
-		}
-		data = data[max(0, n):]
-	}
-	if e := unix.Close(fd); err == nil {
-		err = e
-	}
-	if err != nil {
-		_ = unix.Unlink(file)
-		return &os.PathError{Op: "write", Path: file, Err: err}
-	}
-	return nil
-}
-
-// processState is the third field of /proc/PID/stat, such as 'Z', and the start time; state 0 is no such process.
-func processState(pid int) (state byte, startTime uint64) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, 0
-	}
-	// The second field is the command in parentheses, which may itself hold any character.
-	i := bytes.LastIndexByte(data, ')')
-	if i < 0 {
-		return 0, 0
-	}
-	fields := strings.Fields(string(data[i+1:]))
-	if len(fields) < 20 {
-		return 0, 0
-	}
-	startTime, err = strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return 0, 0
-	}
-	return fields[0][0], startTime
 }
 
 // command is the name of the record's process as the kernel has it (proc_pid_comm(5)), also of one that has ended and is not reaped.
@@ -214,36 +150,32 @@ func (rec *record) command() string {
 	return string(name)
 }
 
-// killed is whether the record's process has ended by SIGKILL and still waits for its parent. A program that exits of itself has not,
-// whatever of its own the kernel has killed; of one that is reaped nobody but its parent knows, who has its exit status.
+// killed reports whether the record's process was ended by SIGKILL and waits for its parent. A program that exits of itself was
+// not, whatever the kernel has killed of it; of a reaped one only its parent knows the exit status.
 func (rec *record) killed() bool {
-	state, startTime := processState(rec.PID)
-	if state != 'Z' || startTime != rec.StartTime {
-		return false
-	}
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/stat")
-	if err != nil {
-		return false
-	}
-	// The last field, exit_code, is the status as wait(2) has it.
-	fields := strings.Fields(string(data))
-	status, err := strconv.ParseUint(fields[len(fields)-1], 10, 32)
-	return err == nil && unix.WaitStatus(status).Signaled() && unix.WaitStatus(status).Signal() == unix.SIGKILL
+	st, err := procfs.ReadStat(rec.PID)
+	return err == nil && st.State == 'Z' && st.StartTime == rec.StartTime && st.Exit.Signaled() && st.Exit.Signal() == unix.SIGKILL
 }
 
-// bootID names this boot of the machine (random(4)), which is read once.
-var bootID = sync.OnceValue(func() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without one, all boots are one
-	return strings.TrimSpace(string(id))
-})
+// bootID returns the id of this boot, or "" if the host has none: then all boots are one.
+func bootID() string {
+	id, _ := procfs.BootID()
+	return id
+}
+
+// startTime returns the start time of a process, or 0 if it is gone.
+func startTime(pid int) uint64 {
+	st, _ := procfs.ReadStat(pid)
+	return st.StartTime
+}
 
 // alive is whether the record's process still runs. A zombie has ended.
 func (rec *record) alive() bool {
 	if rec.PID == 0 || rec.Boot != bootID() {
 		return false
 	}
-	state, start := processState(rec.PID)
-	return state != 0 && state != 'Z' && state != 'X' && start == rec.StartTime
+	st, err := procfs.ReadStat(rec.PID)
+	return err == nil && !st.Ended() && st.StartTime == rec.StartTime
 }
 
 // pidfd opens the process of the record, and no other that has its number now. It returns -1 where it has ended.
@@ -255,7 +187,7 @@ func (rec *record) pidfd() int {
 	if err != nil {
 		return -1
 	}
-	if _, start := processState(rec.PID); start != rec.StartTime {
+	if st, err := procfs.ReadStat(rec.PID); err != nil || st.StartTime != rec.StartTime {
 		unix.Close(fd)
 		return -1
 	}

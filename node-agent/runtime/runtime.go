@@ -18,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
@@ -315,8 +316,8 @@ func (rec *record) killAll() error {
 		return fmt.Errorf("processes of container %s: %w", rec.ID, err)
 	}
 	ended := func(pid int) bool {
-		state, _ := processState(pid)
-		return state == 0 || state == 'Z' || state == 'X'
+		st, err := procfs.ReadStat(pid)
+		return err != nil || st.Ended()
 	}
 	if len(slices.DeleteFunc(pids, ended)) == 0 {
 		return ErrNotRunning

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/handler"
 )
@@ -188,8 +189,8 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 		return Status{}, err
 	}
 
-	if p, serr := readStat(pid); serr == nil {
-		c.rec.StartTime = p.startTime
+	if p, serr := procfs.ReadStat(pid); serr == nil {
+		c.rec.StartTime = p.StartTime
 	}
 	c.rec.Cgroup = memoryCgroup(s.hierarchies, pid)
 	err = s.update(c, func(st *Status) { st.PID, st.State = pid, Created })
@@ -450,7 +451,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err == nil {
 		// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
-		if p, serr := readStat(pid); serr != nil || p.startTime != rec.StartTime {
+		if p, serr := procfs.ReadStat(pid); serr != nil || p.StartTime != rec.StartTime {
 			unix.Close(fd)
 			err = unix.ESRCH
 		}

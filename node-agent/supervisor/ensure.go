@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // EnsureRunning starts a supervisor unless one answers on the socket, and returns when one does. It runs binary with args
@@ -36,7 +36,7 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	if err := ping(); err == nil || final(ctx, err) {
 		return err
 	}
-	lock, err := flock(ctx, socket+".lock")
+	lock, err := durable.Lock(ctx, socket+".lock")
 	if err != nil {
 		return fmt.Errorf("supervisor: %w", err)
 	}
@@ -104,30 +104,6 @@ const pingTimeout = 2 * time.Second
 // final is true for an error that starting a supervisor would not cure: there is one, and it will not have us.
 func final(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, ErrVersion) || errors.Is(err, ErrDenied)
-}
-
-// flock waits for an exclusive lock (flock(2)).
-func flock(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }
 
 // lastWords is what the supervisor has written to its log since begin, the end of it.

@@ -3,16 +3,13 @@
 package supervisor
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"strconv"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // pidfdGetInfo is PIDFD_GET_INFO for the first size of struct pidfd_info, 64 bytes (linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info)). The
@@ -34,9 +31,9 @@ func exitOfStranger(pidfd, pid int, startTime uint64) (unix.WaitStatus, error) {
 		if err == nil {
 			return ws, nil
 		}
-		st, serr := readStat(pid)
-		if serr == nil && st.startTime == startTime && st.state == 'Z' {
-			return st.exit, nil
+		st, serr := procfs.ReadStat(pid)
+		if serr == nil && st.StartTime == startTime && st.State == 'Z' {
+			return st.Exit, nil
 		}
 		if try == 1 {
 			return 0, errNoExit
@@ -59,42 +56,4 @@ func pidfdExit(pidfd int) (unix.WaitStatus, error) {
 		return 0, errNoExit
 	}
 	return unix.WaitStatus(info.Exit_code), nil
-}
-
-// stat is what we read of /proc/PID/stat.
-type stat struct {
-	state     byte
-	startTime uint64 // field 22: clock ticks since boot; with the pid it names one process of this boot
-	exit      unix.WaitStatus
-}
-
-// readStat reads /proc/PID/stat (proc_pid_stat(5)).
-func readStat(pid int) (stat, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return stat{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return stat{}, err
-	}
-	// The second field is the command in parentheses, which may hold anything, so fields are counted from the last ")".
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return stat{}, fmt.Errorf("/proc/%d/stat: found %.80q; allowed: a command in parentheses", pid, b)
-	}
-	fields := bytes.Fields(b[i+1:]) // fields[0] is field 3
-	if len(fields) < 50 {
-		return stat{}, fmt.Errorf("/proc/%d/stat: found %d fields; allowed: at least 52", pid, len(fields)+2)
-	}
-	start, err := strconv.ParseUint(string(fields[22-3]), 10, 64)
-	if err != nil {
-		return stat{}, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
-	}
-	exit, err := strconv.ParseUint(string(fields[52-3]), 10, 32)
-	if err != nil {
-		return stat{}, fmt.Errorf("/proc/%d/stat: exit code: %w", pid, err)
-	}
-	return stat{state: fields[0][0], startTime: start, exit: unix.WaitStatus(exit)}, nil
 }

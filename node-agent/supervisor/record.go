@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // record is what the next supervisor must know about a container, in <run-dir>/supervisor/<id>.json.
@@ -43,13 +45,7 @@ func (r records) save(rec *record) error {
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", rec.Status.ID, err)
 	}
-	path := r.path(rec.Status.ID)
-	if err := os.WriteFile(path+".tmp", append(b, '\n'), 0o600); err != nil {
-		os.Remove(path + ".tmp")
-		return fmt.Errorf("record: %w", err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		os.Remove(path + ".tmp")
+	if err := durable.Replace(r.path(rec.Status.ID), append(b, '\n'), durable.Options{}); err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
 	return nil
@@ -70,7 +66,7 @@ func (r records) load() (recs []*record, errs []error) {
 		return nil, []error{fmt.Errorf("records: %w", err)}
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json.tmp") {
+		if strings.HasSuffix(e.Name(), ".json.new") {
 			// Its writer was killed half way; the record it was to replace still stands.
 			os.Remove(filepath.Join(r.dir, e.Name()))
 			continue

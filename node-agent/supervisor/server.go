@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
 )
 
@@ -144,7 +144,7 @@ func run(ctx context.Context, o Options) error {
 		conns:      map[net.Conn]struct{}{},
 		watchers:   map[*watch]struct{}{},
 	}
-	if s.bootID, err = boottime.ID(); err != nil {
+	if s.bootID, err = procfs.BootID(); err != nil {
 		return err
 	}
 	if s.hierarchies, err = hierarchies(); err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 func needRoot(t *testing.T) {
@@ -105,7 +107,7 @@ func TestExitOfStranger(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer unix.Close(fd)
-				st, err := readStat(cmd.Process.Pid)
+				st, err := procfs.ReadStat(cmd.Process.Pid)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -118,7 +120,7 @@ func TestExitOfStranger(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				ws, err := exitOfStranger(fd, cmd.Process.Pid, st.startTime)
+				ws, err := exitOfStranger(fd, cmd.Process.Pid, st.StartTime)
 				if reaped && errors.Is(err, errNoExit) && !kernelTellsExits(t) {
 					t.Skipf("Linux before 6.15: %v", err)
 				}
@@ -206,7 +208,7 @@ func TestRecords(t *testing.T) {
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", fi, err)
 	}
-	for name, text := range map[string]string{"other.json.tmp": "{", "broken.json": "{", "renamed.json": `{"status":{"id":"web"}}`} {
+	for name, text := range map[string]string{".other.json.new": "{", "broken.json": "{", "renamed.json": `{"status":{"id":"web"}}`} {
 		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +220,7 @@ func TestRecords(t *testing.T) {
 	if len(errs) != 2 {
 		t.Fatalf("got errors %v", errs)
 	}
-	if _, err := os.Stat(filepath.Join(r.dir, "other.json.tmp")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(r.dir, ".other.json.new")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the half-written record stays: %v", err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
@@ -137,7 +137,7 @@ func (r *Record) write(d bundle.Dir) error {
 	if err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
-	return atomicfile.Write(d.File(recordFile), data)
+	return durable.Replace(d.File(recordFile), data, durable.Options{})
 }
 
 // readRecord returns nil when there is no record. now and instant are the present, for a record of a version of Berth that
@@ -178,7 +178,7 @@ func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle) error {
 	if err != nil {
 		return fmt.Errorf("write desired bundle: %w", err)
 	}
-	return atomicfile.Write(d.File(desiredFile), data)
+	return durable.Replace(d.File(desiredFile), data, durable.Options{})
 }
 
 // readDesired returns what writeDesired wrote, or nil.

@@ -4,6 +4,7 @@ package seccomp
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -13,10 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // formatVersion is part of every key and file: it has to change with what Compile makes of a profile (tables
@@ -198,7 +200,7 @@ func (c *Cache) read(key string) (*Filter, error) {
 	return f, nil
 }
 
-func (c *Cache) write(key string, f *Filter) (err error) {
+func (c *Cache) write(key string, f *Filter) error {
 	b, err := f.MarshalBinary()
 	if err != nil {
 		return err
@@ -207,23 +209,9 @@ func (c *Cache) write(key string, f *Filter) (err error) {
 		return err
 	}
 	c.shrink()
-	temporary, err := os.CreateTemp(c.dir, ".new-"+strconv.Itoa(os.Getpid())+"-") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temporary.Name())
-		}
-	}()
-	_, err = temporary.Write(append([]byte(key), b...))
-	if closeErr := temporary.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(temporary.Name(), filepath.Join(c.dir, key))
+	// Several containers may write one filter at the same time.
+	temporary := filepath.Join(c.dir, ".new-"+rand.Text())
+	return durable.Replace(filepath.Join(c.dir, key), append([]byte(key), b...), durable.Options{Temporary: temporary})
 }
 
 // shrink empties a folder that is full, so that ever new profiles cannot fill the disk.

@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/atomicfile"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -136,7 +136,7 @@ func (f *Folder) writeFaults() {
 	if err != nil || string(data) == f.written {
 		return
 	}
-	if err := atomicfile.Write(faultsFile(f.o.StateDir), data); err != nil {
+	if err := durable.Replace(faultsFile(f.o.StateDir), data, durable.Options{}); err != nil {
 		f.o.Log.Error("cannot tell of refused manifests", "error", err)
 		return
 	}
@@ -164,7 +164,7 @@ func (f *Folder) store(key source.Key, e *entry) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	return atomicfile.Write(statusFile(f.o.StateDir, key), data)
+	return durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{})
 }
 
 // summarize decides on Ready, Reconciling and Stalled. While a manifest is refused, its container runs as the version before wanted

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package durable replaces files as a whole and locks them. A reader, or a process that starts after
+// a kill, finds either the old or the new content of a file and never a part of one.
+//
+// It knows nothing of what the files hold.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say how Replace replaces a file. The zero value is right for a file of one writer whose
+// loss at a power failure does no harm.
+type Options struct {
+	// Mode is the mode of the new file before the umask; 0 is 0600.
+	Mode fs.FileMode
+	// Temporary is the file that the new content is written to first. It must lie on the same
+	// filesystem; the default is .NAME.new beside the file. Writers that may replace one file at the
+	// same time need temporary files of their own.
+	Temporary string
+	// Sync makes the new content survive a loss of power once Replace has returned.
+	Sync bool
+}
+
+// Replace replaces the file at path with one that holds data. After a kill at any moment the file is
+// the old or the new one; a temporary file may be left over, which the next Replace removes.
+//
+// What another user has put in the place of the temporary file is never written to: it might be a
+// link to any file.
+func Replace(path string, data []byte, o Options) error {
+	temporary := o.Temporary
+	if temporary == "" {
+		temporary = filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	}
+	_ = unix.Unlink(temporary) // if it cannot be removed, it cannot be created either
+	if err := Create(temporary, data, o); err != nil {
+		return err
+	}
+	if err := unix.Rename(temporary, path); err != nil {
+		_ = unix.Unlink(temporary)
+		return &os.LinkError{Op: "rename", Old: temporary, New: path, Err: err}
+	}
+	if o.Sync {
+		return SyncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// Create writes a file that does not exist yet, and removes it again if that fails. It is not atomic.
+//
+// It calls open(2) itself: os.OpenFile makes six more system calls to find out whether the file can
+// be polled, and `berth run` writes two files.
+func Create(path string, data []byte, o Options) error {
+	mode := uint32(o.Mode.Perm())
+	if mode == 0 {
+		mode = 0o600
+	}
+	fd, err := -1, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
+	}
+	if err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	for len(data) > 0 && err == nil {
+		var n int
+		if n, err = unix.Write(fd, data); errors.Is(err, unix.EINTR) {
+			n, err = 0, nil
+		}
+		data = data[max(0, n):]
+	}
+	if err == nil && o.Sync {
+		err = unix.Fsync(fd)
+	}
+	if e := unix.Close(fd); err == nil {
+		err = e
+	}
+	if err != nil {
+		_ = unix.Unlink(path)
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
+
+// SyncDir makes the names in a directory survive a loss of power.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
