@@ -287,6 +287,8 @@ const (
 	// ReasonAgentTooOld surfaces in Scheduled when the spec uses a field that the agent of the node does not know yet, and in Accepted
 	// and Stalled when the agent has refused the OCIBundle for that.
 	ReasonAgentTooOld = "AgentTooOld"
+	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the agent does not run it.
+	ReasonUnowned = "Unowned"
 	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.

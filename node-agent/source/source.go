@@ -19,7 +19,8 @@ type Key = types.NamespacedName
 
 // Events is who is told of changes. Its methods return at once and may be called from any goroutine.
 type Events interface {
-	// Changed says that a bundle is new, was changed, or is no longer wanted. It may be said once too often.
+	// Changed says that a bundle is new, was changed, is no longer wanted, or that somebody else has written its status. It may be said
+	// once too often.
 	Changed(Key)
 	// Synced says that Source.Synced has become true.
 	Synced()

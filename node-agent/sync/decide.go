@@ -27,7 +27,9 @@ type Input struct {
 	// Refused is why this agent cannot honour what is wanted; empty if it can. GoesOn is whether Desired has the spec that was
 	// accepted before in its place.
 	Refused string
-	GoesOn  bool
+	// Reason of the refusal, one of api/v1alpha1.
+	RefusedReason string
+	GoesOn        bool
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.

@@ -16,8 +16,21 @@ import (
 // olderAgent explains a refusal to people.
 const olderAgent = "this agent is older than the controller: upgrade berth-agent on the node"
 
-// refusal returns why this agent cannot honour a bundle, "" if it can: its spec has a field that the agent does not know.
-func refusal(b *v1alpha1.OCIBundle) string {
+// unowned explains why a bundle is not run that belongs to no Container. Admission control lets only the controller create
+// OCIBundles; the agent does not rely on it.
+const unowned = "spec.containerRef: found none, so the OCIBundle belongs to no Container; allowed: what berth-controller compiles from a Container. " +
+	"Create a Container in its place"
+
+// refusal returns why this agent does not honour a bundle, "" if it does.
+func refusal(b *v1alpha1.OCIBundle) (reason, message string) {
+	if b.Owner().UID == "" {
+		return v1alpha1.ReasonUnowned, unowned
+	}
+	return v1alpha1.ReasonAgentTooOld, tooOld(b)
+}
+
+// tooOld returns which field of a bundle this agent does not know, "" if there is none.
+func tooOld(b *v1alpha1.OCIBundle) string {
 	if fields := b.Annotations[source.AnnotationUnknownFields]; fields != "" {
 		return fmt.Sprintf("found %s, which this agent does not know; allowed: the fields of revision %d: %s", fields, v1alpha1.AgentRevision, olderAgent)
 	}
@@ -41,7 +54,7 @@ func (in *Input) refuse() {
 	if in.Desired == nil {
 		return
 	}
-	in.Refused = refusal(in.Desired)
+	in.RefusedReason, in.Refused = refusal(in.Desired)
 	if in.Refused == "" && (in.Record == nil || in.Record.Hash != in.Hash) {
 		in.Refused = unknownInConfig(&in.Desired.Spec)
 	}
@@ -54,7 +67,7 @@ func (in *Input) goOn(dir bundle.Dir) {
 		accepted = readDesired(dir)
 	}
 	// A newer agent may have accepted what this one cannot read.
-	if accepted != nil && accepted.UID == in.Desired.UID && refusal(accepted) == "" {
+	if accepted != nil && accepted.UID == in.Desired.UID && tooOld(accepted) == "" {
 		in.keep(&accepted.Spec)
 		in.GoesOn = true
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
@@ -123,4 +125,38 @@ func TestOlderAgentLeavesWhatANewerOneRan(t *testing.T) {
 	})
 	b.stays(v1alpha1.ContainerRunning)
 	b.refused("spec.future", v1alpha1.ContainerRunning)
+}
+
+// TestUnownedBundleIsRefused: a bundle that was compiled from no Container is not run, whoever has created it; one of a controller
+// that did not know spec.containerRef is known by its owner reference.
+func TestUnownedBundleIsRefused(t *testing.T) {
+	owner := func(kind string) func(*v1alpha1.OCIBundle) {
+		return func(b *v1alpha1.OCIBundle) {
+			b.Spec.ContainerRef = nil
+			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind, Name: "x", UID: "1-2", Controller: ptr.To(true)}}
+		}
+	}
+	for name, change := range map[string]func(*v1alpha1.OCIBundle){
+		"no owner":      func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef = nil },
+		"no uid":        func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef.UID = "" },
+		"another kind":  owner("Deployment"),
+		"no controller": func(b *v1alpha1.OCIBundle) { owner("Container")(b); b.OwnerReferences[0].Controller = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, change)
+			b.until("the refusal", func() bool {
+				s := b.source.last()
+				c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionAccepted)
+				return s.Phase == v1alpha1.ContainerPending && c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonUnowned &&
+					strings.Contains(c.Message, "spec.containerRef") && s.State.Waiting.Reason == v1alpha1.ReasonUnowned
+			})
+			b.super.mu.Lock()
+			defer b.super.mu.Unlock()
+			if b.super.starts > 0 {
+				t.Error("it was started")
+			}
+		})
+	}
+	b := newBench(t, owner("Container"))
+	b.runs(1)
 }

@@ -26,8 +26,9 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) e
 	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {
 		return nil
 	}
+	// What was reported last counts as long as the source shows no newer version. A newer one may hold another's words.
 	previous := &known.Status
-	if w.told != nil && w.toldFor == string(known.UID) {
+	if w.told != nil && w.toldFor == versionOf(known) {
 		previous = w.told
 	}
 	status := Status(in, previous, p)
@@ -37,9 +38,12 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) e
 	if err := s.Source.ReportStatus(ctx, known, status); err != nil {
 		return err
 	}
-	w.told, w.toldFor = status, string(known.UID)
+	w.told, w.toldFor = status, versionOf(known)
 	return nil
 }
+
+// versionOf tells one version of a bundle from another, and from another bundle of the same name.
+func versionOf(b *v1alpha1.OCIBundle) string { return string(b.UID) + " " + b.ResourceVersion }
 
 // Status is what there is to tell of a wanted container. It is the only place where the status of a bundle is computed.
 func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1.OCIBundleStatus {
@@ -68,9 +72,9 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	case in.Refused == "":
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionAccepted)
 	case in.GoesOn:
-		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAgentTooOld, in.Refused+"; the container goes on as its earlier spec says")
+		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused+"; the container goes on as its earlier spec says")
 	default:
-		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAgentTooOld, in.Refused)
+		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused)
 	}
 
 	// ImageReady
@@ -139,7 +143,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 			reason, message = p.reason, p.message
 		}
 		if in.Refused != "" && !in.GoesOn {
-			reason, message = v1alpha1.ReasonAgentTooOld, in.Refused
+			reason, message = in.RefusedReason, in.Refused
 		}
 		if r.Last != nil { // it has run before
 			status.Phase = v1alpha1.ContainerRunning

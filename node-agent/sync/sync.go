@@ -97,7 +97,7 @@ type worker struct {
 	key     source.Key
 	records []*Record // more than one while a container gives way to another of the same name
 	told    *v1alpha1.OCIBundleStatus
-	toldFor string // the UID
+	toldFor string // the version of the bundle that it was computed from: versionOf
 	retries int    // of things that failed in a row
 
 	// guarded by Syncer.mu

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	gosync "sync"
 	"sync/atomic"
 	"testing"
@@ -188,6 +189,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 	}
 	b := &v1alpha1.OCIBundle{}
 	b.Namespace, b.Name, b.UID, b.Generation = "default", "x", "0123456789", 1
+	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: "x", UID: "0123456789"}
 	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	b.Spec.TerminationGracePeriodSeconds = 30
 	b.Spec.Process.Command = []string{"/x"}
@@ -344,6 +346,40 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 	defer b.source.mu.Unlock()
 	if len(b.source.reports) != n {
 		t.Errorf("found %d reports of an unchanged status", len(b.source.reports)-n)
+	}
+}
+
+// TestStatusOfAnotherIsCorrected: what the source shows is compared with, not what was said last.
+func TestStatusOfAnotherIsCorrected(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	for n := range 2 {
+		b.source.mu.Lock()
+		reports := len(b.source.reports)
+		falsified := b.source.bundle.DeepCopy()
+		falsified.ResourceVersion = strconv.Itoa(100 + n)
+		falsified.Status = v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerSucceeded}
+		b.source.bundle = falsified
+		b.source.mu.Unlock()
+		b.syncer.Changed(keyNamed("x"))
+		b.until("the correction", func() bool {
+			b.source.mu.Lock()
+			defer b.source.mu.Unlock()
+			return len(b.source.reports) > reports && b.source.reports[len(b.source.reports)-1].Phase == v1alpha1.ContainerRunning
+		})
+	}
+	// Once is enough, while the source does not show it yet.
+	b.source.mu.Lock()
+	n := len(b.source.reports)
+	b.source.mu.Unlock()
+	for range 3 {
+		b.syncer.Changed(keyNamed("x"))
+		time.Sleep(5 * time.Millisecond)
+	}
+	b.source.mu.Lock()
+	defer b.source.mu.Unlock()
+	if len(b.source.reports) != n {
+		t.Errorf("found %d reports of a status that is right", len(b.source.reports)-n)
 	}
 }
 

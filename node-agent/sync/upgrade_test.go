@@ -53,6 +53,8 @@ func newOldBench(t *testing.T, state string) *bench {
 		}
 		write(filepath.Join(held, name), bytes.ReplaceAll(data, []byte("LOGS"), []byte(filepath.Join(dir, "logs"))))
 	}
+	// As its source gives it to this version.
+	desired.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: "x", UID: "of-the-container"}
 	write(filepath.Join(logs, "0.log"), []byte("2026-01-02T03:04:05Z stdout F done\n"))
 	bundles, err := bundle.Open(filepath.Join(dir, "bundles"))
 	if err != nil {

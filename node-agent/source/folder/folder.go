@@ -583,6 +583,7 @@ func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error
 
 func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{Spec: *spec}
+	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
 	b.Spec.CompiledGeneration = c.Generation

@@ -3,7 +3,8 @@
 // Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its node, which it watches by the
 // selectable field spec.nodeName, so that the API server sends it no others.
 //
-// The agent is the only one that writes an OCIBundle's status, so the status is replaced as a whole. The package must not know
+// The agent is the only one that has anything to say in an OCIBundle's status, so the status is replaced as a whole, and what others
+// write there is reported as a change, so that it is put right. The package must not know
 // Containers: those are the controller's.
 package kubernetes
 
@@ -17,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -47,6 +49,7 @@ type Kubernetes struct {
 	cache  cache.Cache
 	store  atomic.Pointer[toolscache.Indexer]
 	synced atomic.Bool
+	own    ownWrites
 }
 
 var _ source.Source = (*Kubernetes)(nil)
@@ -104,15 +107,19 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc: tell,
 		UpdateFunc: func(old, now any) {
-			// The agent's own writes of the status are nothing new.
 			a, aok := old.(*v1alpha1.OCIBundle)
 			b, bok := now.(*v1alpha1.OCIBundle)
-			if aok && bok && a.UID == b.UID && a.Generation == b.Generation && a.DeletionTimestamp.Equal(b.DeletionTimestamp) {
+			if aok && bok && k.nothingNew(a, b) {
 				return
 			}
 			tell(now)
 		},
-		DeleteFunc: tell,
+		DeleteFunc: func(obj any) {
+			if b, ok := obj.(*v1alpha1.OCIBundle); ok {
+				k.own.forget(b)
+			}
+			tell(obj)
+		},
 	}); err != nil {
 		return fmt.Errorf("watch OCIBundles: %w", err)
 	}
@@ -133,6 +140,12 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 		events.Synced()
 	}()
 	return k.cache.Start(ctx)
+}
+
+// nothingNew reports whether an update tells the agent nothing: its spec is the same, and its status is the same or the agent's own.
+func (k *Kubernetes) nothingNew(old, now *v1alpha1.OCIBundle) bool {
+	return old.UID == now.UID && old.Generation == now.Generation && old.DeletionTimestamp.Equal(now.DeletionTimestamp) &&
+		(equality.Semantic.DeepEqual(old.Status, now.Status) || k.own.includes(now))
 }
 
 // Synced is part of source.Source.
@@ -184,8 +197,13 @@ func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, st
 	target.Namespace, target.Name = b.Namespace, b.Name
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	k.own.begin(b, status)
 	err = k.client.Status().Patch(ctx, target, client.RawPatch(types.JSONPatchType, data))
+	if err == nil {
+		k.own.done(b, target.ResourceVersion)
+	}
 	if apierrors.IsNotFound(err) || k.replaced(ctx, err, b) {
+		k.own.forget(b)
 		return nil
 	}
 	if err != nil {

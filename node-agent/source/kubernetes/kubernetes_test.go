@@ -191,6 +191,71 @@ func leaseNamespace(t *testing.T, c client.Client) {
 	}
 }
 
+// TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent writes itself is none.
+func TestStatusOfOthersIsSeen(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := admin(t)
+	b := newBundle("falsified", "node-5")
+	b.Finalizers = nil
+	if err := c.Create(ctx, b); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Delete(context.Background(), b) })
+	k, err := New(Options{Config: server, NodeName: "node-5"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := heard{make(chan source.Key, 100), make(chan struct{})}
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx, h) }()
+	<-h.synced
+	key := client.ObjectKeyFromObject(b)
+	<-h.changed // it is there
+	said := func(phase v1alpha1.ContainerPhase) *v1alpha1.OCIBundleStatus {
+		return &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: phase}
+	}
+	for range 20 {
+		for _, phase := range []v1alpha1.ContainerPhase{v1alpha1.ContainerPending, v1alpha1.ContainerRunning} {
+			if err := k.ReportStatus(ctx, k.Get(key), said(phase)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	until(t, "the last status in the cache", func() bool {
+		now := &v1alpha1.OCIBundle{}
+		return c.Get(ctx, key, now) == nil && k.Get(key).ResourceVersion == now.ResourceVersion
+	})
+	if n := len(h.changed); n != 0 {
+		t.Errorf("found %d changes for the agent's own writes", n)
+	}
+	now := k.Get(key).DeepCopy()
+	now.Status.Phase = v1alpha1.ContainerSucceeded
+	if err := c.Status().Update(ctx, now); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-h.changed:
+		if got != key || k.Get(key).Status.Phase != v1alpha1.ContainerSucceeded {
+			t.Errorf("found %v, %+v", got, k.Get(key).Status)
+		}
+	case <-time.After(3 * time.Minute):
+		t.Fatal("the status of somebody else is no change")
+	}
+	// A label of somebody else is none of the agent's business.
+	now.Labels = map[string]string{"a": "b"}
+	if err := c.Update(ctx, now); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the label in the cache", func() bool { return k.Get(key).Labels["a"] == "b" })
+	if n := len(h.changed); n != 0 {
+		t.Errorf("found %d changes for a label", n)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNodeAgent is here for the API server: package node's object and heartbeat.
 func TestNodeAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
