@@ -215,7 +215,7 @@ func (s *Syncer) remove(ctx context.Context, w *worker, in Input) error {
 			return err
 		}
 		if r.UID != "" {
-			if err := os.RemoveAll(s.logDir(r)); err != nil {
+			if err := s.keepLogs(r); err != nil {
 				return fmt.Errorf("remove logs: %w", err)
 			}
 		}

@@ -65,6 +65,8 @@ type Config struct {
 	Handlers []string
 	// LogMaxBytes is the size at which a log file is rotated; optional: DefaultLogMaxBytes.
 	LogMaxBytes int64
+	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
+	KeepLogs Retention
 	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
 	Parallel int
 	// Clock is for timers and for what is shown to people; optional: the real one.
@@ -90,6 +92,7 @@ type Syncer struct {
 	byID    map[string]source.Key
 	stopped bool
 	wg      gosync.WaitGroup
+	pruning gosync.Mutex // one at a time removes old logs
 }
 
 // worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of which there is at most one.
@@ -146,6 +149,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 		return err
 	}
 	s.wg.Go(func() { s.watch(ctx) })
+	s.wg.Go(func() { s.pruneLogsNowAndThen(ctx) })
 	err := s.Source.Run(ctx, s)
 	<-ctx.Done()
 	s.mu.Lock()

@@ -178,6 +178,7 @@ type bench struct {
 	dir     string
 	bundles *bundle.Root
 	stop    func() // ends the Syncer
+	keep    Retention
 }
 
 func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
@@ -211,7 +212,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 func (b *bench) run() {
 	b.Helper()
 	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
-		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot})
+		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep})
 	if err != nil {
 		b.Fatal(err)
 	}

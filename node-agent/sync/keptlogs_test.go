@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// TestLogsOfRemovedContainers: they are kept by count and age, and found by name.
+func TestLogsOfRemovedContainers(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.keep = Retention{Count: 2, Age: time.Hour}
+	b.run()
+	logs := filepath.Join(b.dir, "logs")
+	kept := func() []string {
+		dirs, err := RemovedLogs(logs, keyNamed("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, d := range dirs {
+			if _, err := os.Stat(filepath.Join(d, "0.log")); err != nil {
+				t.Error(err)
+			}
+			out = append(out, filepath.Base(d))
+		}
+		return out
+	}
+	uid := func(n int) types.UID { return types.UID(fmt.Sprintf("%08d-0000-4000-8000-000000000000", n)) }
+	dir := func(n int) string { return LogDirName(keyNamed("x"), uid(n)) }
+	change := func(f func(*v1alpha1.OCIBundle)) {
+		b.source.mu.Lock()
+		next := b.source.bundle.DeepCopy()
+		f(next)
+		next.Generation++
+		b.source.bundle = next
+		b.source.mu.Unlock()
+		b.syncer.Changed(keyNamed("x"))
+	}
+	first := b.source.bundle
+	for n := 1; n <= 3; n++ {
+		b.source.mu.Lock()
+		b.source.bundle = first
+		b.source.mu.Unlock()
+		change(func(o *v1alpha1.OCIBundle) { o.UID, o.DeletionTimestamp = uid(n), nil })
+		b.until("its start", func() bool {
+			return b.source.last().PID != 0 && b.source.last().LogPath == filepath.Join(logs, dir(n), "0.log")
+		})
+		change(func(o *v1alpha1.OCIBundle) { o.DeletionTimestamp = deleted().DeletionTimestamp })
+		b.until("its removal", func() bool {
+			b.clock.Step(10 * time.Second) // the grace period
+			b.source.mu.Lock()
+			defer b.source.mu.Unlock()
+			return slices.Contains(b.source.released, uid(n))
+		})
+	}
+	b.until("the count", func() bool { return slices.Equal(kept(), []string{dir(3), dir(2)}) })
+	if other, _ := RemovedLogs(logs, keyNamed("y")); len(other) != 0 {
+		t.Errorf("found %v of another name", other)
+	}
+	b.clock.Step(time.Hour)
+	if err := b.syncer.pruneLogs(); err != nil || len(kept()) != 0 {
+		t.Errorf("found %v after an hour, %v", kept(), err)
+	}
+}
