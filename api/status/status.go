@@ -64,6 +64,8 @@ func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary
 		return NotReady(Stalled, reason, message)
 	case running != nil && running.Status == metav1.ConditionTrue:
 		return Summary{metav1.ConditionTrue, running.Reason, running.Message, Settled}
+	case running != nil && running.Reason == v1alpha1.ReasonStopped:
+		return NotReady(Settled, running.Reason, running.Message)
 	case noImage:
 		return NotReady(Reconciling, image.Reason, image.Message)
 	case running != nil:

@@ -57,6 +57,20 @@ func (in Input) finished() bool {
 		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy, r.Exit)
 }
 
+// toldToStop returns whether the container is to be stopped and stay so.
+func toldToStop(b *v1alpha1.OCIBundle) bool {
+	return b != nil && b.Annotations[v1alpha1.AnnotationStopped] != ""
+}
+
+// toldToRestart returns whether the container is to be started afresh.
+func (in Input) toldToRestart() bool {
+	if in.Desired == nil || in.Record == nil {
+		return false
+	}
+	told := in.Desired.Annotations[v1alpha1.AnnotationRestart]
+	return told != "" && told != in.Record.Restart
+}
+
 // Verb is one thing to do.
 type Verb string
 
@@ -123,11 +137,15 @@ func Policies() Chain {
 		{"StopUnwanted", stopUnwanted},
 		{"RemoveUnwanted", removeUnwanted},
 		{"FinishStopping", finishStopping},
+		{"StopTold", stopTold},
+		{"StopToRestart", stopToRestart},
 		{"LeaveRefused", leaveRefused},
 		{"StopChanged", stopChanged},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
+		{"LeaveStopped", leaveStopped},
 		{"MakeFirst", makeFirst},
+		{"MakeTold", makeTold},
 		{"MakeChanged", makeChanged},
 		{"MakeAfterOwnStop", makeAfterOwnStop},
 		{"LeaveFinished", leaveFinished},
@@ -183,6 +201,28 @@ func finishStopping(in Input) (Decision, bool) {
 
 func leaveRefused(in Input) (Decision, bool) {
 	return Decision{Verb: Nothing, Why: in.Refused}, in.Refused != "" && !in.GoesOn
+}
+
+func stopTold(in Input) (Decision, bool) {
+	if !in.alive() || !toldToStop(in.Desired) {
+		return Decision{}, false
+	}
+	return stopping(in, "it was told to stop"), true
+}
+
+func stopToRestart(in Input) (Decision, bool) {
+	if !in.alive() || !in.toldToRestart() {
+		return Decision{}, false
+	}
+	return stopping(in, "it was told to restart"), true
+}
+
+func leaveStopped(in Input) (Decision, bool) {
+	return Decision{Verb: Nothing, Why: "it was told to stop"}, toldToStop(in.Desired)
+}
+
+func makeTold(in Input) (Decision, bool) {
+	return Decision{Verb: Make, Why: "it was told to start"}, in.toldToRestart()
 }
 
 func stopChanged(in Input) (Decision, bool) {

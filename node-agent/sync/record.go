@@ -52,6 +52,9 @@ type Record struct {
 	// Hash of what the container was made from last, or was tried to be.
 	Hash string `json:"hash,omitempty"`
 
+	// Restart is the value of v1alpha1.AnnotationRestart for which the container was made last, or was tried to be.
+	Restart string `json:"restart,omitempty"`
+
 	State runState `json:"state,omitempty"`
 	run
 	// Before is what run was before the start that is under way, for the case that it fails.

@@ -137,7 +137,7 @@ func (a *attempt) begin() (err error) {
 		}
 	}
 	err = s.update(a.rec, func(r *Record) {
-		if r.Hash != in.Hash {
+		if r.Hash != in.Hash || in.toldToRestart() {
 			r.BackOff, r.Failure = backOff{}, nil
 		}
 		before := r.run
@@ -145,6 +145,7 @@ func (a *attempt) begin() (err error) {
 		r.State, r.Stop, r.Compiled = stateStarting, nil, a.b.Spec.CompiledGeneration
 		r.LogPath = filepath.Join(s.logDir(r), strconv.Itoa(int(r.Restarts))+".log")
 		r.Hash, r.Generation, r.GraceSeconds = in.Hash, a.b.Generation, a.b.Spec.TerminationGracePeriodSeconds
+		r.Restart = a.b.Annotations[v1alpha1.AnnotationRestart]
 	})
 	if err != nil {
 		return err

@@ -108,6 +108,15 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 			message += fmt.Sprintf("; its output is not logged, %d lines are lost: %s", in.Actual.LogLost, in.Actual.LogError)
 		}
 		set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted, message)
+	case toldToStop(b) && r.State != stateStarting:
+		status.Phase = v1alpha1.ContainerPending
+		message := "it was told to stop, and stays so until it is told to start"
+		if r.Exit != nil {
+			message = ending(r.Exit) + "; " + message
+		}
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonStopped, Message: message}
+		status.LastState.Terminated = seconds(r.Exit)
+		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonStopped, message)
 	case r.Failure != nil:
 		status.Phase = v1alpha1.ContainerPending
 		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.Waits)

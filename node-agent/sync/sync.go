@@ -312,7 +312,7 @@ var errSuperseded = errors.New("the bundle has changed meanwhile")
 // superseded tells whether what a pull was begun for is no longer wanted.
 func (s *Syncer) superseded(key source.Key, pullFor string) bool {
 	b := s.Source.Get(key)
-	return b == nil && s.Source.Synced() || b != nil && (b.DeletionTimestamp != nil || pullIdentity(b) != pullFor)
+	return b == nil && s.Source.Synced() || b != nil && (b.DeletionTimestamp != nil || toldToStop(b) || pullIdentity(b) != pullFor)
 }
 
 func pullIdentity(b *v1alpha1.OCIBundle) string {

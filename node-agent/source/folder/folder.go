@@ -4,6 +4,7 @@ package folder
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +65,13 @@ type Folder struct {
 	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
 	// files are what they were, nobody may take them for unwanted.
 	unsure map[source.Key]string
+	// unreadable are files of status that cannot be read. The UIDs in them are not known, so their containers are left alone until the files
+	// are gone.
+	unreadable map[string]error
+	// dir is the directory of manifests as an earlier look found it.
+	dir directory
+	// removed are the names of files that were removed since the last look, also if there is one of the name again.
+	removed map[string]bool
 }
 
 // entry is a Container that has been accepted, or is named by a file that is wrong. What its pointers point to is never
@@ -79,6 +87,10 @@ type entry struct {
 type file struct {
 	stamp stamp
 	content
+	sum  [sha256.Size]byte // of what it holds
+	born birth
+	// before is sum of the file that had this name before this one.
+	before    [sha256.Size]byte
 	conflicts []manifest.Fault // names that other files have, too; found at each look
 	since     metav1.Time
 }
@@ -110,11 +122,18 @@ func New(o Options) (*Folder, error) {
 	if o.Dir == "" || !filepath.IsAbs(o.StateDir) {
 		return nil, fmt.Errorf("folder of manifests: found %q with state in %q; allowed: a folder, and an absolute one for state", o.Dir, o.StateDir)
 	}
-	info, err := os.Stat(o.Dir)
+	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("folder of manifests: %w", err)
 	}
-	if !info.IsDir() {
+	o.Dir = dir
+	info, err := os.Stat(o.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && readDirectory(o.StateDir).Path == o.Dir:
+		// It was there: a volume may not be mounted yet. What runs goes on.
+	case err != nil:
+		return nil, fmt.Errorf("folder of manifests: %w", err)
+	case !info.IsDir():
 		return nil, fmt.Errorf("folder of manifests: found a file at %s; allowed: a folder", o.Dir)
 	}
 	if o.Debounce == 0 {
@@ -129,15 +148,18 @@ func New(o Options) (*Folder, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if info.Mode().Perm()&0o002 != 0 {
+	if info != nil && info.Mode().Perm()&0o002 != 0 {
 		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root", "dir", o.Dir)
 	}
 	f := &Folder{
 		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unsure: map[source.Key]string{},
+		dir: readDirectory(o.StateDir), removed: map[string]bool{}, unreadable: map[string]error{},
 	}
-	if err := os.MkdirAll(statusDir(o.StateDir), 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of status: %w", err)
+	for _, d := range []string{statusDir(o.StateDir), requestsDir(o.StateDir)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("create a directory of the agent: %w", err)
+		}
 	}
 	return f, f.restore()
 }
@@ -145,8 +167,12 @@ func New(o Options) (*Folder, error) {
 // restore reads what was accepted.
 func (f *Folder) restore() error {
 	all, err := Read(f.o.StateDir)
-	if err != nil {
-		f.o.Log.Error("a status cannot be read; its container is removed unless a manifest names it", "error", err)
+	for _, bad := range unreadableIn(err) {
+		f.o.Log.Error("a status cannot be read; its container is left alone until the file is removed", "file", bad.path, "error", bad.err)
+		f.unreadable[bad.path] = bad.err
+	}
+	if err != nil && len(f.unreadable) == 0 {
+		return err
 	}
 	for i := range all {
 		c := &all[i]
@@ -163,6 +189,7 @@ func (f *Folder) restore() error {
 			// A newer Berth refuses what an older one took. It runs as it is until the manifest is mended.
 			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container", key.String(), "error", err)
 			f.unsure[key] = c.Annotations[annotationManifest]
+			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: err.Error()}
 			continue
 		}
 		// A field that is newer than this status has its default now, which is no change of the manifest.
@@ -183,7 +210,7 @@ func stripped(c *v1alpha1.Container) *v1alpha1.Container {
 func (f *Folder) Synced() bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return f.synced && len(f.unsure) == 0
+	return f.synced && len(f.unsure) == 0 && len(f.unreadable) == 0
 }
 
 // Get is part of source.Source.
@@ -209,6 +236,14 @@ func (f *Folder) List() []*v1alpha1.OCIBundle {
 	return out
 }
 
+// Rescan has the folder looked at again.
+func (f *Folder) Rescan() {
+	select {
+	case f.rescan <- struct{}{}:
+	default:
+	}
+}
+
 // Run is part of source.Source.
 func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	watcher, err := fsnotify.NewWatcher()
@@ -219,14 +254,33 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
 	var debounce <-chan time.Time
+	absent := absences{since: map[string]time.Time{}, removed: map[string]bool{}}
+	requests := requestsDir(f.o.StateDir)
+	if err := watcher.Add(requests); err != nil {
+		return fmt.Errorf("watch requests: %w", err)
+	}
+	obey := func() {
+		for _, key := range f.obey() {
+			events.Changed(key)
+		}
+	}
 	look := func() {
+		obey()
 		// Watched before it is read, so that no change falls between. A folder that was replaced is watched anew.
 		if err := watcher.Add(f.o.Dir); err != nil {
 			f.o.Log.Warn("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", f.o.Resync, "error", err)
 		}
+		if !f.settled(&absent, time.Now()) {
+			debounce = time.After(f.o.Debounce)
+			return
+		}
 		before := f.Synced()
+		f.noteRemoved(absent.removed)
 		for _, key := range f.scan() {
 			events.Changed(key)
+		}
+		if f.away() { // it is not watched then
+			debounce = time.After(time.Second)
 		}
 		if !before && f.Synced() {
 			events.Synced()
@@ -242,7 +296,12 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			return nil
 		case <-deadline.C:
 		case <-f.reported:
-		case <-watcher.Events:
+		case event := <-watcher.Events:
+			if filepath.Dir(event.Name) == requests {
+				obey()
+				continue
+			}
+			absent.note(event, time.Now())
 			debounce = time.After(f.o.Debounce)
 		case err := <-watcher.Errors: // such as an overflow
 			f.o.Log.Warn("watching manifests", "error", err)
@@ -258,11 +317,30 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	}
 }
 
+// noteRemoved takes over what the watch has seen, for the next look.
+func (f *Folder) noteRemoved(names map[string]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.Copy(f.removed, names)
+	clear(names)
+}
+
+// away tells whether the folder could not be read at the last look.
+func (f *Folder) away() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.dirErr != ""
+}
+
 // scan reads the folder and returns the keys of what changed.
 func (f *Folder) scan() []source.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	names, err := f.readFiles()
+	dir, err := directoryOf(f.o.Dir)
+	var names []string
+	if err == nil {
+		names, err = f.readFiles()
+	}
 	if err != nil {
 		// Nothing is removed on the word of a folder that cannot be read.
 		if f.dirErr != err.Error() {
@@ -275,7 +353,15 @@ func (f *Folder) scan() []source.Key {
 	f.dirErr = ""
 	claims := f.claim(names)
 
+	maps.DeleteFunc(f.unreadable, func(path string, _ error) bool {
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	changed := map[source.Key]bool{}
+	for name := range f.removed {
+		f.renew(name, changed)
+	}
+	clear(f.removed)
 	for _, name := range names {
 		fl := f.files[name]
 		if wrong := fl.refusal(); len(wrong) > 0 {
@@ -286,6 +372,7 @@ func (f *Folder) scan() []source.Key {
 			f.accept(keyOf(c.container), name, c, changed)
 		}
 	}
+	var gone []source.Key
 	for key, e := range f.entries {
 		if _, claimed := claims[key]; claimed {
 			continue
@@ -297,18 +384,11 @@ func (f *Folder) scan() []source.Key {
 			}
 			continue
 		}
-		if e.bundle.DeletionTimestamp == nil {
-			f.o.Log.Info("manifest removed", "container", key.String(), "file", e.file)
-			f.replace(key, func(e *entry, c *v1alpha1.Container, b *v1alpha1.OCIBundle) {
-				now := metav1.Now()
-				c.DeletionTimestamp, b.DeletionTimestamp = &now, &now
-				c.Generation++
-				b.Generation = c.Generation
-				e.fault = ""
-			})
-			changed[key] = true
+		if e.bundle.DeletionTimestamp == nil && Missing(e.container) == "" {
+			gone = append(gone, key)
 		}
 	}
+	f.removeGone(gone, len(names), dir, changed)
 	maps.DeleteFunc(f.unsure, func(key source.Key, name string) bool {
 		fl, e := f.files[name], f.entries[key]
 		return fl == nil || len(fl.refusal()) == 0 || e != nil && e.bundle != nil
@@ -348,6 +428,8 @@ func (f *Folder) readFiles() ([]string, error) {
 		if err == nil {
 			var data []byte
 			if data, err = readFile(path); err == nil {
+				fl.sum = sha256.Sum256(data)
+				fl.follow(old, path)
 				fl.content = parse(data, f.on)
 			}
 		}
@@ -469,16 +551,20 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	if old != nil && old.bundle != nil && old.bundle.DeletionTimestamp != nil {
 		return // it is made afresh when the old one is gone
 	}
-	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && old.container.Annotations[annotationDigest] == in.digest && sameLabels(old.container, in.container) {
+	if f.unreadable[statusFile(f.o.StateDir, key)] != nil {
+		return
+	}
+	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && Missing(old.container) == "" &&
+		old.container.Annotations[annotationDigest] == in.digest && sameLabels(old.container, in.container) {
 		return
 	}
 	c := in.container.DeepCopy()
-	c.UID = UID(key)
+	c.UID = types.UID(uuid.NewString())
 	c.Generation = 1
 	c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
-	if old != nil && old.bundle != nil {
-		c.Generation, c.CreationTimestamp, c.Status = old.container.Generation, old.container.CreationTimestamp, old.container.Status
+	if old != nil && old.container.UID != "" {
+		c.UID, c.Generation, c.CreationTimestamp, c.Status = old.container.UID, old.container.Generation, old.container.CreationTimestamp, old.container.Status
 		if edited(old.container, in) {
 			c.Generation++
 			changed[key] = true
@@ -490,6 +576,12 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	}
 	if c.Annotations == nil {
 		c.Annotations = map[string]string{}
+	}
+	for _, a := range ownAnnotations() {
+		delete(c.Annotations, a)
+	}
+	if old != nil {
+		maps.Copy(c.Annotations, requested(old.container))
 	}
 	c.Annotations[annotationManifest], c.Annotations[annotationDigest] = name, in.digest
 	if changed[key] {
@@ -504,7 +596,10 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 	for key, e := range f.entries {
 		if claims[key] == name && e.fault != fault {
-			f.replace(key, func(e *entry, _ *v1alpha1.Container, _ *v1alpha1.OCIBundle) { e.fault = fault })
+			f.replace(key, func(e *entry, c *v1alpha1.Container, _ *v1alpha1.OCIBundle) {
+				e.fault = fault
+				delete(c.Annotations, annotationMissing)
+			})
 		}
 	}
 	fl := f.files[name]
@@ -517,7 +612,7 @@ func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 		if f.entries[key] != nil {
 			continue
 		}
-		c.UID, c.CreationTimestamp = UID(key), metav1.Now().Rfc3339Copy()
+		c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 		c.Annotations = map[string]string{annotationManifest: name}
 		c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, Phase: v1alpha1.ContainerPending, NodeName: f.on.name}
 		e := &entry{file: name, container: c, fault: fault}
@@ -574,10 +669,7 @@ func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error
 		return err
 	}
 	delete(f.entries, key)
-	select { // it may have come back meanwhile
-	case f.rescan <- struct{}{}:
-	default:
-	}
+	f.Rescan() // it may have come back meanwhile
 	return nil
 }
 
@@ -586,6 +678,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
+	b.Annotations = requested(c)
 	b.Spec.CompiledGeneration = c.Generation
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
@@ -596,14 +689,6 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 		}
 	}
 	return b
-}
-
-// space is the UUID namespace of UID; it must never change.
-var space = uuid.MustParse("6f0c1d9e-5f0b-5c55-9a55-8d0b6e1f7a43")
-
-// UID is the same for the same namespace and name, on every node and after every start.
-func UID(key source.Key) types.UID {
-	return types.UID(uuid.NewSHA1(space, []byte(key.Namespace+"/"+key.Name)).String())
 }
 
 func keyOf(c *v1alpha1.Container) source.Key {
@@ -624,8 +709,9 @@ func edited(c *v1alpha1.Container, in compiled) bool {
 func sameLabels(a, b *v1alpha1.Container) bool {
 	annotations := func(c *v1alpha1.Container) map[string]string {
 		out := maps.Clone(c.Annotations)
-		delete(out, annotationManifest)
-		delete(out, annotationDigest)
+		for _, a := range ownAnnotations() {
+			delete(out, a)
+		}
 		return out
 	}
 	return maps.Equal(a.Labels, b.Labels) && maps.Equal(annotations(a), annotations(b))

@@ -33,6 +33,11 @@ const annotationManifest = "berth.run/manifest"
 // annotationDigest is the digest of the manifest's spec.
 const annotationDigest = "berth.run/manifest-digest"
 
+// ownAnnotations are those of a Container that the agent sets itself.
+func ownAnnotations() []string {
+	return []string{annotationManifest, annotationDigest, annotationMissing, v1alpha1.AnnotationStopped, v1alpha1.AnnotationRestart}
+}
+
 // Fault is one thing that is wrong with a manifest that was refused.
 type Fault struct {
 	// File is the name of the manifest, or the folder where that cannot be read.
@@ -40,6 +45,8 @@ type Fault struct {
 	manifest.Fault
 	// Since is when the manifest was read.
 	Since metav1.Time `json:"since,omitzero"`
+	// Containers go on although File, which they came from, is gone; empty if File was refused.
+	Containers []string `json:"containers,omitempty"`
 }
 
 // Error returns FILE:LINE:COLUMN: FIELD: MESSAGE.
@@ -93,7 +100,7 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 			err = errors.New("metadata.name: found nothing")
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("read status %s: %w", path, err))
+			errs = append(errs, &unreadableError{path, err})
 			continue
 		}
 		out = append(out, c)
@@ -102,6 +109,29 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 		return strings.Compare(a.Namespace+"\x00"+a.Name, b.Namespace+"\x00"+b.Name)
 	})
 	return out, errors.Join(errs...)
+}
+
+// unreadableError says that the status of a Container cannot be read.
+type unreadableError struct {
+	path string
+	err  error
+}
+
+func (e *unreadableError) Error() string { return fmt.Sprintf("read status %s: %v", e.path, e.err) }
+func (e *unreadableError) Unwrap() error { return e.err }
+
+// unreadableIn returns the parts of an error of Read that each speak of one file.
+func unreadableIn(err error) []*unreadableError {
+	var out []*unreadableError
+	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // Read joins them
+		for _, e := range many.Unwrap() {
+			var one *unreadableError
+			if errors.As(e, &one) {
+				out = append(out, one)
+			}
+		}
+	}
+	return out
 }
 
 // ReadFaults returns the manifests that an agent with this state folder refuses now.
@@ -132,6 +162,12 @@ func (f *Folder) writeFaults() {
 			faults = append(faults, Fault{File: filepath.Join(f.o.Dir, name), Fault: fault, Since: fl.since.Rfc3339Copy()})
 		}
 	}
+	for _, path := range slices.Sorted(maps.Keys(f.unreadable)) {
+		faults = append(faults, Fault{File: path, Fault: manifest.Fault{
+			Message: f.unreadable[path].Error() + "; its container is left alone: remove the file to have it replaced",
+		}})
+	}
+	faults = append(faults, f.missingFaults()...)
 	data, err := json.Marshal(faults)
 	if err != nil || string(data) == f.written {
 		return

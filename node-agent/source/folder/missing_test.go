@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// watched is a Folder that runs, with an agent that does what it is told.
+type watched struct {
+	t     *testing.T
+	f     *Folder
+	dir   string
+	state string
+	stop  func()
+}
+
+// worker removes at once what is to be removed.
+type worker struct{ f *Folder }
+
+func (w worker) Synced() {}
+func (w worker) Changed(k source.Key) {
+	if b := w.f.Get(k); b != nil && b.DeletionTimestamp != nil {
+		_ = w.f.Release(context.Background(), k, b.UID)
+	}
+}
+
+func watch(t *testing.T, dir, state string) *watched {
+	t.Helper()
+	w := &watched{t: t, dir: dir, state: state}
+	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Resync: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.f = f
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx, worker{f}) }()
+	w.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.stop = func() {}
+	}
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+func (w *watched) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *watched) until(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("never came: %s; wanted %q, refused %q", what, wanted(w.f), refused(w.t, w.f))
+		}
+	}
+}
+
+// stays waits for several looks, and asserts that it holds at the end.
+func (w *watched) stays(what string, ok func() bool) {
+	w.t.Helper()
+	time.Sleep(700 * time.Millisecond)
+	if !ok() {
+		w.t.Fatalf("not so any more: %s; wanted %q, refused %q", what, wanted(w.f), refused(w.t, w.f))
+	}
+}
+
+func (w *watched) uid(name string) types.UID {
+	if b := w.f.Get(key(name)); b != nil && b.DeletionTimestamp == nil {
+		return b.UID
+	}
+	return ""
+}
+
+func (w *watched) generation(name string) int64 {
+	if b := w.f.Get(key(name)); b != nil {
+		return b.Generation
+	}
+	return 0
+}
+
+func (w *watched) sh(script string) {
+	w.t.Helper()
+	cmd := exec.Command("/bin/sh", "-ec", script)
+	cmd.Dir = w.dir
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		w.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// TestLives: a manifest that was removed and written again is a new life, with a UID of its own; one that is saved, in whatever way
+// editors and tools save, is the same.
+func TestLives(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, content := range map[string]string{"a.yaml": container("a", ""), "b.yaml": container("b", "")} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := watch(t, dir, t.TempDir())
+	w.until("both", func() bool { return wanted(w.f) == "a b" })
+	for _, tc := range []struct {
+		name, script string
+		renewed      bool // else it is an edit, if edited
+		edited       bool
+	}{
+		{"removed and written again", "rm a.yaml; cp /keep a.yaml", true, false},
+		{"removed and written again later", "rm a.yaml; sleep 0.6; cp /keep a.yaml", true, false},
+		{"removed and written again, 100 ms later", "rm a.yaml; sleep 0.1; cp /keep a.yaml", true, false},
+		{"copied over", "cp /keep a.yaml", false, false},
+		{"touched", "touch a.yaml", false, false},
+		{"renamed over, as kubectl, sed and rsync do", "cp /keep .a.yaml.tmp; mv .a.yaml.tmp a.yaml", false, false},
+		{"saved by vim", "mv a.yaml a.yaml~; cp /keep a.yaml; rm a.yaml~", false, false},
+		{"moved away and back", "mv a.yaml ..a; mv ..a a.yaml", false, false},
+		{"renamed over with an edit", "sed s,/x,/y, /keep >.tmp; mv .tmp a.yaml", false, true},
+		{"as git checks out another version", "rm a.yaml; sed s,/y,/z, /keep >a.yaml", false, true},
+		{"moved to another name", "mv a.yaml c.yaml", false, false},
+		{"moved back", "mv c.yaml a.yaml", false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w.t = t
+			keep := filepath.Join(t.TempDir(), "keep")
+			data, err := os.ReadFile(w.path("a.yaml"))
+			if err != nil {
+				if data, err = os.ReadFile(w.path("c.yaml")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(keep, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			before, generation, other := w.uid("a"), w.generation("a"), w.uid("b")
+			w.sh(strings.ReplaceAll(tc.script, "/keep", keep))
+			switch {
+			case tc.renewed:
+				w.until("a new UID", func() bool { return w.uid("a") != "" && w.uid("a") != before })
+				if w.generation("a") != 1 {
+					t.Errorf("found generation %d of a new life", w.generation("a"))
+				}
+			case tc.edited:
+				w.until("the edit", func() bool { return w.generation("a") == generation+1 })
+				fallthrough
+			default:
+				w.stays("the same life", func() bool { return w.uid("a") == before })
+				if !tc.edited && w.generation("a") != generation {
+					t.Errorf("found generation %d, before %d", w.generation("a"), generation)
+				}
+			}
+			if w.uid("b") != other {
+				t.Error("another manifest's Container was renewed")
+			}
+		})
+	}
+	w.t = t
+	// Across a start of the agent the life is the same.
+	before := w.uid("a")
+	w.stop()
+	again := watch(t, dir, w.state)
+	again.until("the folder is read", again.f.Synced)
+	if again.uid("a") != before {
+		t.Error("another UID after a start")
+	}
+}
+
+// TestVanished: manifests that are gone as a volume or a checkout goes stop nothing, until somebody says so; one that is removed does.
+func TestVanished(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files  []string
+		script string // in the parent directory of m
+		offer  string // part of what is told; "" if the removal is taken for a wish
+		back   string
+		left   string // while it is gone
+	}{
+		"removed, one of two":         {[]string{"a", "b"}, "rm m/a.yaml", "", "", "b"},
+		"removed, the only one":       {[]string{"a"}, "rm m/a.yaml", "", "", ""},
+		"removed, one after another":  {[]string{"a", "b"}, "rm m/a.yaml; sleep 1; rm m/b.yaml", "", "", ""},
+		"emptied":                     {[]string{"a", "b"}, "mkdir k; mv m/* k", "all 2 manifests in", "mv k/* m", "a b"},
+		"directory moved":             {[]string{"a"}, "mv m k", "no such file", "mv k m", "a"},
+		"directory removed":           {[]string{"a", "b"}, "cp -a m k; rm -r m", "no such file", "cp -a k m", "a b"},
+		"another directory":           {[]string{"a"}, "mv m k; mkdir m", "another directory than before", "rmdir m; mv k m", "a"},
+		"another checkout":            {[]string{"a", "b"}, "mv m k; mkdir m; cp k/a.yaml m", "another directory than before", "cp k/* m", "a b"},
+		"a link to another release":   {[]string{"a", "b"}, "mv m r1; cp -a r1 r2; rm r2/a.yaml; ln -s r1 m; sleep 1; ln -s r2 n; mv -T n m", "", "", "b"},
+		"a mount that is not there":   {[]string{"a"}, "mount -t tmpfs none m", "another directory than before", "umount m", "a"},
+		"git, a branch without them":  {[]string{"a", "b"}, "git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; ls -d m && exit 1 || true", "no such file", "git checkout -q main", "a b"},
+		"git, back and forth at once": {[]string{"a", "b"}, "git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; git checkout -q main", "", "", "a b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			if strings.Contains(tc.script, "mount") && os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			top := t.TempDir()
+			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(top, "m"), unix.MNT_DETACH) })
+			dir := filepath.Join(top, "m")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range tc.files {
+				if err := os.WriteFile(filepath.Join(dir, f+".yaml"), []byte(container(f, "")), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := watch(t, dir, t.TempDir())
+			all := strings.Join(tc.files, " ")
+			w.until("all", func() bool { return wanted(w.f) == all })
+			uids := map[string]types.UID{}
+			for _, f := range tc.files {
+				uids[f] = w.uid(f)
+			}
+			w.dir = top
+			w.sh(tc.script)
+			if tc.offer == "" {
+				w.until("what is left", func() bool { return wanted(w.f) == tc.left })
+				w.stays("what is left", func() bool { return wanted(w.f) == tc.left && refused(t, w.f) == "" })
+				return
+			}
+			w.until("that it is told", func() bool { return strings.Contains(refused(t, w.f), tc.offer) })
+			w.stays("that nothing stops", func() bool { return wanted(w.f) == tc.left })
+			w.stop()
+			w = watch(t, dir, w.state) // an agent that starts now holds on, too
+			w.dir = top
+			w.stays("that nothing stops after a start", func() bool { return wanted(w.f) == tc.left && strings.Contains(refused(t, w.f), tc.offer) })
+			w.sh(tc.back)
+			w.until("that all is well again", func() bool { return refused(t, w.f) == "" && w.f.Synced() })
+			for _, f := range tc.files {
+				if w.uid(f) != uids[f] {
+					t.Errorf("%s: found another UID", f)
+				}
+			}
+			if slices.Equal(tc.files, []string{"a", "b"}) {
+				w.sh("rm m/a.yaml")
+				w.until("the removal of one", func() bool { return wanted(w.f) == "b" })
+			}
+		})
+	}
+}
+
+// TestUnreadableStatus: whose UID is not known is left alone.
+func TestUnreadableStatus(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newFolder(t, dir, state).scan()
+	if err := os.WriteFile(statusFile(state, key("a")), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	if f.Synced() || f.Get(key("a")) != nil || !strings.Contains(refused(t, f), "left alone") {
+		t.Errorf("found synced %v, %v, refused %q", f.Synced(), f.Get(key("a")), refused(t, f))
+	}
+	if err := os.Remove(statusFile(state, key("a"))); err != nil {
+		t.Fatal(err)
+	}
+	if f.scan(); !f.Synced() || f.Get(key("a")) == nil || refused(t, f) != "" {
+		t.Errorf("found synced %v, %v, refused %q", f.Synced(), f.Get(key("a")), refused(t, f))
+	}
+}
+
+// TestRefusedByAnotherVersion: what another version of the agent refuses keeps its UID until it is accepted again.
+func TestRefusedByAnotherVersion(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	uid := f.Get(key("a")).UID
+	for range 2 {
+		f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Compile: func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+			return nil, field.ErrorList{field.Forbidden(field.NewPath("spec"), "by this version")}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.scan(); f.Synced() || f.Get(key("a")) != nil {
+			t.Errorf("found synced %v, %v", f.Synced(), f.Get(key("a")))
+		}
+	}
+	f = newFolder(t, dir, state)
+	if f.scan(); !f.Synced() || f.Get(key("a")) == nil || f.Get(key("a")).UID != uid {
+		t.Errorf("found synced %v, %+v; want UID %s", f.Synced(), f.Get(key("a")), uid)
+	}
+}
