@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,158 +10,171 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
+	gosync "sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/berth-run/berth/node-agent/source/folder"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/sync"
 )
 
+// logsFlags are the flags of logs.
+type logsFlags struct {
+	o                            *options
+	follow, previous, timestamps bool
+	tail                         int
+	since                        string
+	namespace                    string
+}
+
 func logsCommand(o *options) *cobra.Command {
-	var follow, previous, timestamps bool
-	var namespace string
+	l := &logsFlags{o: o}
 	c := &cobra.Command{
-		Use:   "logs NAME",
-		Short: "Show what a Container of an agent that works alone has written",
+		Use:   "logs NAME...",
+		Short: "Show what Containers of an agent that works alone have written",
+		Long: `logs shows what the last run of a container has written. With several NAMEs each line begins with the name it is of.
+
+The logs of a container whose manifest was removed are kept for a while (--removed-logs-count and --removed-logs-age of the agent);
+logs --previous shows them.`,
 		Example: `  berth-agent logs hello
-  berth-agent logs hello --follow
+  berth-agent logs hello --follow --tail 20
+  berth-agent logs hello --since 10m --timestamps
+  berth-agent logs web-1 web-2 -f
   berth-agent logs hello --previous`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := func() (string, error) {
-				all, err := folder.Read(o.stateDir)
-				if err != nil && len(all) == 0 {
-					return "", err
-				}
-				c, err := find(all, namespace, args[0])
-				if err != nil {
-					return "", err
-				}
-				if c.Status.LogPath == "" {
-					return "", fmt.Errorf("%s has not been started: %s", args[0], message(c))
-				}
-				return c.Status.LogPath, nil
-			}
-			current, err := path()
+			since, err := parseSince(l.since, time.Now())
 			if err != nil {
 				return err
 			}
-			p := &printer{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr(), timestamps: timestamps}
-			if previous {
-				if current, err = before(current); err != nil {
-					return err
-				}
-				follow = false
+			if l.tail < -1 {
+				return fmt.Errorf("--tail: found %d; allowed: a number of lines, or -1 for all", l.tail)
 			}
-			return p.print(cmd.Context(), current, follow, path)
+			return l.run(cmd, args, since)
 		},
 	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more, over restarts of the container too, until it is removed")
-	c.Flags().BoolVarP(&previous, "previous", "p", false, "the run before this one")
-	c.Flags().BoolVar(&timestamps, "timestamps", false, "begin each line with its time")
-	c.Flags().StringVarP(&namespace, "namespace", "n", corev1.NamespaceDefault, "namespace of NAME")
+	f := c.Flags()
+	f.BoolVarP(&l.follow, "follow", "f", false, "wait for more, over restarts of the container too, until it is removed")
+	f.BoolVarP(&l.previous, "previous", "p", false, "the run before this one, or the last run of a container that was removed")
+	f.BoolVar(&l.timestamps, "timestamps", false, "begin each line with its time")
+	f.IntVar(&l.tail, "tail", -1, "`number` of lines to begin with, counted from the end; -1 for all")
+	f.StringVar(&l.since, "since", "", "only what is newer than a `time`: a duration such as 10m or 24h, or a time of RFC 3339")
+	f.StringVarP(&l.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of the NAMEs")
 	return c
 }
 
-// before is the log of the run before the one whose log is path.
-func before(path string) (string, error) {
-	n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".log"))
-	if err != nil {
-		return "", fmt.Errorf("log file %s: found no number of the run", path)
+// parseSince returns the time that --since stands for.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
 	}
-	if n == 0 {
-		return "", errors.New("--previous: there was no run before this one")
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
 	}
-	return filepath.Join(filepath.Dir(path), strconv.Itoa(n-1)+".log"), nil
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t, nil
+	}
+	return time.Time{}, fmt.Errorf("--since: found %q; allowed: a duration such as 90s, 10m or 24h, or a time such as %s", s, now.UTC().Format(time.RFC3339))
 }
 
-// printer prints logs in the CRI format ("TIME STREAM P|F TEXT").
-type printer struct {
-	out, err   io.Writer
-	timestamps bool
-	middle     bool // of a line whose beginning has been printed
-}
-
-// followEvery is how often a followed file is looked at.
-const followEvery = 200 * time.Millisecond
-
-// print prints the log at path with its rotated parts, oldest first. With follow it waits for more; now tells the log's path as it is by then.
-func (p *printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
-	for {
-		for _, old := range rotated(path) {
-			if err := p.file(old); err != nil {
-				return err
+// run prints the logs of all names, one after the other, or at the same time if they are followed.
+func (l *logsFlags) run(cmd *cobra.Command, names []string, since time.Time) error {
+	out := &streams{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
+	width := 0
+	for _, name := range names {
+		width = max(width, len(name))
+	}
+	errs := make([]error, len(names))
+	var all gosync.WaitGroup
+	for i, name := range names {
+		p := &printer{streams: out, timestamps: l.timestamps, since: since, tail: l.tail}
+		if len(names) > 1 {
+			p.prefix = fmt.Sprintf("%-*s | ", width, name)
+		}
+		one := func() {
+			if errs[i] = l.one(cmd.Context(), p, name); errs[i] != nil && len(names) > 1 {
+				errs[i] = fmt.Errorf("%s: %w", name, errs[i])
 			}
 		}
-		next, err := p.follow(ctx, path, follow, now)
-		if err != nil || next == "" {
+		if l.follow {
+			all.Go(one)
+		} else {
+			one()
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// one prints the log of one container.
+func (l *logsFlags) one(ctx context.Context, p *printer, name string) error {
+	if l.previous {
+		path, err := l.before(name)
+		if err != nil {
 			return err
 		}
-		path = next
+		return p.print(ctx, path, false, nil)
 	}
-}
-
-// rotated returns the files that path was rotated to, oldest first: PATH.3, PATH.2, PATH.1.
-func rotated(path string) []string {
-	found, _ := filepath.Glob(path + ".*")
-	number := func(f string) int { n, _ := strconv.Atoi(f[len(path)+1:]); return n }
-	found = slices.DeleteFunc(found, func(f string) bool { return number(f) == 0 })
-	slices.SortFunc(found, func(a, b string) int { return number(b) - number(a) })
-	return found
-}
-
-func (p *printer) file(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	path, err := l.begun(ctx, p, name)
+	if err != nil || path == "" {
 		return err
 	}
-	defer f.Close()
-	return p.lines(bufio.NewReader(f), new(string))
-}
-
-// follow prints one file to its end, and what is added to it. It returns the path of the next run's log, or "" at the end.
-func (p *printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("log: %w", err)
-	}
-	defer func() { f.Close() }()
-	r := bufio.NewReader(f)
-	var rest string // of a line whose end is not written yet
-	for {
-		// What is asked before reading to the end cannot have happened after it.
-		next, nerr := path, error(nil)
-		var moved bool
-		if follow {
-			next, nerr = now()
-			there, serr := os.Stat(path)
-			here, herr := f.Stat()
-			moved = serr == nil && herr == nil && !os.SameFile(there, here)
-		}
-		if err := p.lines(r, &rest); err != nil {
+	return p.print(ctx, path, l.follow, func() (string, error) {
+		c, err := l.find(name)
+		if err != nil {
 			return "", err
 		}
+		if _, err := os.Stat(c.Status.LogPath); err != nil {
+			return path, nil // of a run that has not begun
+		}
+		path = c.Status.LogPath
+		return path, nil
+	})
+}
+
+func (l *logsFlags) find(name string) (*v1alpha1.Container, error) {
+	all, err := l.o.containers()
+	if err != nil && len(all) == 0 {
+		return nil, err
+	}
+	return find(all, l.namespace, name)
+}
+
+// begun returns the path of a container's log once there is one. Without --follow it is an error if there is not; with it, the path
+// is "" if there never will be.
+func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string, error) {
+	said := ""
+	for first := true; ; first = false {
+		c, err := l.find(name)
 		switch {
-		case !follow || nerr != nil: // removed
-			return "", nil
-		case next != path:
-			return next, nil
-		case moved: // rotated: the rest has been read, and the new file begins
-			g, err := os.Open(path)
-			if err != nil {
-				return "", fmt.Errorf("log: %w", err)
+		case err != nil && first:
+			if kept, kerr := l.removed(name); kerr == nil && len(kept) > 0 {
+				return "", fmt.Errorf("%w; the logs of one that was removed are kept: berth-agent logs --previous %s", err, name)
 			}
-			f.Close()
-			f, rest = g, ""
-			r = bufio.NewReader(f)
-			continue
+			return "", err
+		case err != nil: // removed
+			return "", nil
+		}
+		if path := c.Status.LogPath; path != "" {
+			_, err := os.Stat(path)
+			switch {
+			case err == nil:
+				return path, nil
+			case !errors.Is(err, fs.ErrNotExist):
+				return "", needRoot(fmt.Errorf("log: %w", err))
+			}
+		}
+		if !l.follow {
+			return "", errors.New(waits(c))
+		}
+		if now := waits(c); now != said {
+			p.say(now)
+			said = now
 		}
 		select {
 		case <-ctx.Done():
@@ -172,41 +184,68 @@ func (p *printer) follow(ctx context.Context, path string, follow bool, now func
 	}
 }
 
-// lines prints all whole lines that there are. What is left of an unfinished one stays in rest.
-func (p *printer) lines(r *bufio.Reader, rest *string) error {
-	for {
-		part, err := r.ReadString('\n')
-		*rest += part
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("log: %w", err)
-		}
-		if err := p.line(strings.TrimSuffix(*rest, "\n")); err != nil {
-			return err
-		}
-		*rest = ""
+// waits says why a container has no log.
+func waits(c *v1alpha1.Container) string {
+	text := "found no log: the container has not been started"
+	if w := c.Status.State.Waiting; w != nil {
+		text += fmt.Sprintf(" (%s)", w.Reason)
 	}
+	if m := message(c); m != "" {
+		text += ": " + m
+	}
+	return text
 }
 
-func (p *printer) line(l string) error {
-	fields := strings.SplitN(l, " ", 4)
-	if len(fields) < 4 {
-		return nil // no entry of the CRI format
+// removed returns the directories of the logs of removed containers of a name, the last one first.
+func (l *logsFlags) removed(name string) ([]string, error) {
+	f, err := readFacts(l.o.stateDir)
+	if err != nil {
+		return nil, err
 	}
-	w := p.out
-	if fields[1] == "stderr" {
-		w = p.err
+	dirs, err := sync.RemovedLogs(f.LogDir, source.Key{Namespace: l.namespace, Name: name})
+	return dirs, needRoot(err)
+}
+
+// before returns the log of the run before the one that there is: of this container, or of the last that was removed.
+func (l *logsFlags) before(name string) (string, error) {
+	c, notFound := l.find(name)
+	if notFound == nil && c.Status.LogPath != "" {
+		n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(c.Status.LogPath), ".log"))
+		if err != nil {
+			return "", fmt.Errorf("log file %s: found no number of the run", c.Status.LogPath)
+		}
+		if n > 0 {
+			return filepath.Join(filepath.Dir(c.Status.LogPath), strconv.Itoa(n-1)+".log"), nil
+		}
 	}
-	text := fields[3]
-	if p.timestamps && !p.middle {
-		text = fields[0] + " " + text
+	dirs, err := l.removed(name)
+	if err != nil {
+		return "", err
 	}
-	p.middle = fields[2] == "P" || strings.HasPrefix(fields[2], "P:")
-	if !p.middle {
-		text += "\n"
+	if len(dirs) == 0 {
+		if notFound != nil {
+			return "", notFound
+		}
+		return "", errors.New("--previous: there was no run before this one, and no logs of a removed container of the name are kept")
 	}
-	_, err := io.WriteString(w, text)
-	return err
+	files, err := filepath.Glob(filepath.Join(dirs[0], "*.log"))
+	if err != nil {
+		return "", err
+	}
+	last, path := -1, ""
+	for _, f := range files {
+		if n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(f), ".log")); err == nil && n > last {
+			last, path = n, f
+		}
+	}
+	if path == "" {
+		return "", fmt.Errorf("--previous: found no log in %s", dirs[0])
+	}
+	return path, nil
+}
+
+// streams are what several logs are printed to.
+type streams struct {
+	mu       gosync.Mutex
+	out, err io.Writer
 }

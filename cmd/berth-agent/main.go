@@ -6,10 +6,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -22,6 +24,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()
+	var code exitCode
+	if errors.As(err, &code) {
+		os.Exit(int(code))
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "berth-agent: %v\n", err)
 		os.Exit(1)
@@ -55,6 +61,8 @@ ends, and the next agent takes them up again.`,
   berth-agent --manifests /etc/berth/manifests
   berth-agent status
   berth-agent logs hello -f
+  berth-agent exec -it hello -- sh
+  berth-agent restart hello
 
   # of a cluster
   berth-agent --kubeconfig /etc/berth/kubeconfig --node-name worker-1
@@ -68,7 +76,7 @@ ends, and the next agent takes them up again.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	c.SetVersionTemplate("berth-agent {{.Version}}\n")
-	// Those of status and logs, too.
+	// That of the other commands, too.
 	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`folder` of images, bundles and status")
 	f := c.Flags()
 	f.SortFlags = false
@@ -77,12 +85,14 @@ ends, and the next agent takes them up again.`,
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
 	f.StringVar(&o.runDir, "run-dir", "/run/berth", "`folder` of the runtime and the supervisor; it must not outlive a boot")
 	f.StringVar(&o.logDir, "log-dir", "/var/log/berth", "`folder` of the containers' logs")
+	f.IntVar(&o.removedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
+	f.DurationVar(&o.removedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
 	f.StringVar(&o.berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
 	f.StringArrayVar(&o.handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
 	f.StringVar(&o.healthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")
 	f.StringVar(&o.logFormat, "log-format", "", "text or json; absent, text on a terminal, else json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	c.AddCommand(statusCommand(o), logsCommand(o))
+	c.AddCommand(statusCommand(o), logsCommand(o), execCommand(o), stopCommand(o), startCommand(o), restartCommand(o), pruneCommand(o))
 	return c
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"slices"
@@ -48,6 +49,7 @@ type options struct {
 	handlers                 []string
 	healthAddress            string
 	logFormat, logLevel      string
+	removedLogs              sync.Retention
 }
 
 // check says what is wrong with the flags, and makes paths absolute, before anything is begun.
@@ -80,6 +82,15 @@ func (o *options) check() error {
 			return fmt.Errorf("%s: %w", dir.flag, err)
 		}
 		*dir.value = abs
+	}
+	if err := supervisor.CheckSocket(o.socket()); err != nil {
+		return fmt.Errorf("--run-dir: %w", err)
+	}
+	if o.removedLogs.Count < 0 {
+		return fmt.Errorf("--removed-logs-count: found %d; allowed: 0 or more", o.removedLogs.Count)
+	}
+	if o.removedLogs.Age < 0 {
+		return fmt.Errorf("--removed-logs-age: found %s; allowed: 0 for no limit, or more", o.removedLogs.Age)
 	}
 	if o.berth == "" {
 		found, err := findBerth()
@@ -149,6 +160,9 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
+	if err := o.writeFacts(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
@@ -188,7 +202,7 @@ func (o *options) run(ctx context.Context) error {
 	}
 	syncer, err := sync.New(sync.Config{
 		Source: src, Images: imageStore{images}, Supervisor: sv.client, Bundles: bundles,
-		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: names, Log: log,
+		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: names, Log: log, KeepLogs: o.removedLogs,
 	})
 	if err != nil {
 		return err
@@ -197,6 +211,23 @@ func (o *options) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	tasks := map[string]func(context.Context) error{"sync": syncer.Run, "supervisor": sv.keep}
+	// The end of the terminal that the agent was started from is no reason to end.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	if again, ok := src.(interface{ Rescan() }); ok {
+		tasks["hangup"] = func(ctx context.Context) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-hangup:
+					log.Info("SIGHUP: the manifests are read again")
+					again.Rescan()
+				}
+			}
+		}
+	}
 	ready := func(ctx context.Context) error {
 		if !src.Synced() {
 			return errors.New("the source of bundles has not been read yet")
@@ -312,8 +343,11 @@ type supervised struct {
 	log    *slog.Logger
 }
 
+// socket is where the supervisor listens.
+func (o *options) socket() string { return filepath.Join(o.runDir, "supervisor.sock") }
+
 func (o *options) supervisor(log *slog.Logger) supervised {
-	socket := filepath.Join(o.runDir, "supervisor.sock")
+	socket := o.socket()
 	args := []string{"supervise", "--run-dir", o.runDir, "--socket", socket, "--cgroup-parent", path.Join(o.cgroupParent, "supervisor")}
 	for _, h := range o.handlers {
 		args = append(args, "--handler", h)

@@ -222,7 +222,11 @@ func (h *host) leftovers() counts {
 func (h *host) files() (n int) {
 	for _, dir := range []string{"s/bundles", "s/status", "l"} {
 		entries, _ := os.ReadDir(h.path(dir))
-		n += len(entries)
+		for _, e := range entries {
+			if e.Name() != "removed" { // the logs that are kept
+				n++
+			}
+		}
 	}
 	return n
 }
@@ -441,6 +445,10 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	}
 	for _, name := range []string{"good", "bad", "once", "loop"} {
 		h.remove(name + ".yaml")
+	}
+	h.until("that all are missing at once", func() bool { _, told, _ := h.run("", "status"); return strings.Count(told, "missing: ") == 4 })
+	if out, told, code := h.run("", "prune"); code != 0 || len(strings.Fields(out)) != 4 {
+		t.Errorf("prune: found %q, %q, code %d", out, told, code)
 	}
 	h.until("all is gone", func() bool { return h.files() == 0 })
 }

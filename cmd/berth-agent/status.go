@@ -36,7 +36,7 @@ func statusCommand(o *options) *cobra.Command {
 			if output != "" && output != "json" && output != "yaml" {
 				return fmt.Errorf("--output: found %q; allowed: json, yaml, or nothing for a table", output)
 			}
-			all, err := folder.Read(o.stateDir)
+			all, err := o.containers()
 			if err != nil && len(all) == 0 {
 				return err
 			}
@@ -70,6 +70,10 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			table(cmd.OutOrStdout(), all, time.Now())
 			for _, f := range faults {
+				if len(f.Containers) > 0 {
+					fmt.Fprintf(cmd.ErrOrStderr(), "missing: %v (%s)\n", f, strings.Join(f.Containers, ", "))
+					continue
+				}
 				fmt.Fprintf(cmd.ErrOrStderr(), "refused: %v\n", f)
 			}
 			return nil

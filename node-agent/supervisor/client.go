@@ -11,12 +11,25 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client asks a supervisor. It holds no connection between calls, so it goes on when the supervisor is replaced, and it may be
 // used by many goroutines at once.
 type Client struct {
 	socket string
+}
+
+// maxSocket is the greatest length of the path of a unix socket: sun_path of unix(7) without its NUL.
+const maxSocket = len(unix.RawSockaddrUnix{}.Path) - 1
+
+// CheckSocket returns an error if a path is too long for a unix socket.
+func CheckSocket(path string) error {
+	if len(path) > maxSocket {
+		return fmt.Errorf("found %d bytes in the path of the socket %s; allowed: %d, the most that Linux takes", len(path), path, maxSocket)
+	}
+	return nil
 }
 
 // NewClient is a client of the supervisor that listens on the unix socket at path. It connects at the first call.

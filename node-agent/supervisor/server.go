@@ -227,6 +227,9 @@ func lockRunDir(path string) (*os.File, error) {
 
 // listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.
 func listen(path string) (*net.UnixListener, error) {
+	if err := CheckSocket(path); err != nil {
+		return nil, err
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

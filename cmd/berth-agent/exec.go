@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// exitCode ends the program with a code and says nothing: all has been said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// Exit codes of exec besides the command's own, as podman and docker have them.
+const (
+	exitExecFailed    = 125 // exec itself failed
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// execFlags are what exec passes to the runtime.
+type execFlags struct {
+	namespace        string
+	interactive, tty bool
+	user, workdir    string
+	env              []string
+}
+
+func execCommand(o *options) *cobra.Command {
+	e := &execFlags{}
+	c := &cobra.Command{
+		Use:   "exec NAME -- COMMAND [ARGUMENT...]",
+		Short: "Execute a command in a Container of an agent that works alone",
+		Long: `exec executes a command in a running container, through the runtime that runs it. Its exit code is the command's; 127 if the command is
+not found, 126 if it cannot be executed, 125 if exec itself fails.`,
+		Example: `  berth-agent exec hello -- ps
+  berth-agent exec -it hello -- sh
+  berth-agent exec --user 1000:1000 --workdir /srv --env A=b hello -- id`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, command := args[0], args[1:]
+			if command[0] == "--" {
+				command = command[1:]
+			}
+			if len(command) == 0 {
+				return errors.New("COMMAND: found nothing; allowed: a command and its arguments")
+			}
+			err := e.run(o, name, command)
+			var code exitCode
+			if err == nil || errors.As(err, &code) {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "berth-agent: %v\n", err)
+			return exitCode(exitExecFailed)
+		},
+	}
+	f := c.Flags()
+	f.SetInterspersed(false) // what follows NAME is the command's
+	f.StringVarP(&e.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of NAME")
+	f.BoolVarP(&e.interactive, "stdin", "i", false, "pass standard input to the command")
+	f.BoolVarP(&e.tty, "tty", "t", false, "give the command a terminal")
+	f.StringVarP(&e.user, "user", "u", "", "`UID[:GID]` to execute as, in numbers; absent, the container's")
+	f.StringVarP(&e.workdir, "workdir", "w", "", "working `directory`; absent, the container's")
+	f.StringArrayVarP(&e.env, "env", "e", nil, "`NAME=VALUE` for the environment; may be given several times")
+	return c
+}
+
+func (e *execFlags) run(o *options, name string, command []string) error {
+	all, err := o.containers()
+	if err != nil && len(all) == 0 {
+		return err
+	}
+	c, err := find(all, e.namespace, name)
+	if err != nil {
+		return err
+	}
+	if c.Status.PID == 0 {
+		return fmt.Errorf("%s does not run: %s", display(c), message(c))
+	}
+	f, err := readFacts(o.stateDir)
+	if err != nil {
+		return err
+	}
+	program, root, err := f.runtime(c)
+	if err != nil {
+		return err
+	}
+	log, err := os.CreateTemp("", "berth-exec-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(log.Name())
+	defer log.Close()
+	args := []string{"--root", root, "--log", log.Name(), "--log-format", "json", "exec"}
+	if e.tty {
+		args = append(args, "--tty")
+	}
+	for _, flag := range []struct{ name, value string }{{"--user", e.user}, {"--cwd", e.workdir}} {
+		if flag.value != "" {
+			args = append(args, flag.name, flag.value)
+		}
+	}
+	for _, v := range e.env {
+		args = append(args, "--env", v)
+	}
+	args = append(append(args, strings.TrimPrefix(c.Status.ContainerID, "berth://")), command...)
+	child := exec.Command(program, args...)
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	if e.interactive || e.tty {
+		child.Stdin = os.Stdin
+	}
+	code, err := wait(child)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return exitCode(translate(code, log))
+	}
+	return nil
+}
+
+// runtime returns the program that runs a container and its --root.
+func (f facts) runtime(c *v1alpha1.Container) (program, root string, err error) {
+	if c.Spec.RuntimeClassName == nil || *c.Spec.RuntimeClassName == v1alpha1.HandlerNative {
+		return f.Berth, filepath.Join(f.RunDir, "containers"), nil
+	}
+	for _, h := range f.Handlers {
+		if name, path, _ := strings.Cut(h, "="); name == *c.Spec.RuntimeClassName {
+			return path, filepath.Join(f.RunDir, "handlers", name, "root"), nil
+		}
+	}
+	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for", *c.Spec.RuntimeClassName)
+}
+
+// wait runs a child process to its end, passes signals on to it, and returns its exit code.
+func wait(child *exec.Cmd) (int, error) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+	if err := child.Start(); err != nil {
+		return 0, err
+	}
+	terminal := term.IsTerminal(int(os.Stdin.Fd()))
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	for {
+		select {
+		case s := <-signals:
+			// Keys of a terminal reach the child by themselves.
+			if !terminal || s == unix.SIGTERM || s == unix.SIGHUP {
+				_ = child.Process.Signal(s)
+			}
+		case err := <-ended:
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				return 0, err
+			}
+			if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+				return 128 + int(status.Signal()), nil
+			}
+			return child.ProcessState.ExitCode(), nil
+		}
+	}
+}
+
+// exitRuntime is the exit code of runc's exec, and of berth's, for every failure of its own.
+const exitRuntime = 255
+
+// translate returns the exit code that podman has for a failure of the runtime, whose log says which it was. Any other code is the
+// command's own.
+func translate(code int, log *os.File) int {
+	data, err := os.ReadFile(log.Name())
+	if code != exitRuntime && code != 1 || err != nil {
+		return code
+	}
+	var said string
+	for line := range bytes.Lines(data) {
+		var record struct{ Level, Msg string }
+		if json.Unmarshal(line, &record) == nil && record.Level == "error" {
+			said = record.Msg
+		}
+	}
+	switch {
+	case said == "":
+		return code
+	case strings.Contains(said, "executable file not found"), strings.Contains(said, "no such file or directory"):
+		return exitNotFound
+	case strings.Contains(said, "permission denied"), strings.Contains(said, "exec format error"), strings.Contains(said, "is a directory"):
+		return exitNotExecutable
+	}
+	return exitExecFailed
+}

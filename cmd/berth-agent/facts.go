@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/source/folder"
+)
+
+// facts are what the commands beside the agent must know of it. The agent writes them when it starts, so that these commands
+// need no flag but --state-dir.
+type facts struct {
+	Manifests string   `json:"manifests"`
+	RunDir    string   `json:"runDir"`
+	LogDir    string   `json:"logDir"`
+	Berth     string   `json:"berth"`
+	Handlers  []string `json:"handlers,omitempty"` // as NAME=PATH
+}
+
+func factsFile(stateDir string) string { return filepath.Join(stateDir, "agent.json") }
+
+func (o *options) writeFacts() error {
+	data, err := json.Marshal(facts{Manifests: o.manifests, RunDir: o.runDir, LogDir: o.logDir, Berth: o.berth, Handlers: o.handlers})
+	if err != nil {
+		return err
+	}
+	return durable.Replace(factsFile(o.stateDir), data, durable.Options{})
+}
+
+// readFacts returns what the last agent with this state folder has written.
+func readFacts(stateDir string) (facts, error) {
+	var f facts
+	data, err := os.ReadFile(factsFile(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, fmt.Errorf("--state-dir: found no agent.json in %s; allowed: the --state-dir of an agent that has run", stateDir)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	}
+	if err != nil {
+		return f, needRoot(fmt.Errorf("read what the agent runs with: %w", err))
+	}
+	return f, nil
+}
+
+// containers returns the Containers of the agent that works alone with this state folder. What can be read is returned beside
+// the error of what cannot.
+func (o *options) containers() ([]v1alpha1.Container, error) {
+	all, err := folder.Read(o.stateDir)
+	return all, needRoot(err)
+}
+
+// needRoot says what is to be done about an error of reading what is root's.
+func needRoot(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("found user id %d; allowed: 0, since what the agent writes is root's alone (sudo berth-agent …): %w", os.Geteuid(), err)
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPrinter(t *testing.T) {
+	var current, older strings.Builder
+	for n := range 300 {
+		to := &older
+		if n >= 100 {
+			to = &current
+		}
+		stream := "stdout"
+		if n%100 == 99 {
+			stream = "stderr"
+		}
+		fmt.Fprintf(to, "2026-01-02T03:%02d:%02d.000000000Z %s F line %d\n", n/60, n%60, stream, n)
+	}
+	current.WriteString("2026-01-02T04:00:00.000000000Z stdout P long \n2026-01-02T04:00:01.000000000Z stdout F line\n")
+	current.WriteString("no entry\n2026-01-02T04:00:02.000000000Z stdout P prompt> ")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "0.log")
+	for name, content := range map[string]string{path: current.String() + "\n", path + ".1": older.String()} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := func(from, to int, format string) string {
+		var b strings.Builder
+		for n := from; n < to; n++ {
+			if n%100 != 99 {
+				fmt.Fprintf(&b, format+"\n", n)
+			}
+		}
+		return b.String()
+	}
+	at := func(h, m, s int) time.Time { return time.Date(2026, 1, 2, h, m, s, 0, time.UTC) }
+	for name, tc := range map[string]struct {
+		p        printer
+		out, err string
+	}{
+		"all":                 {printer{tail: -1}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"the last lines":      {printer{tail: 4}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
+		"no lines":            {printer{tail: 0}, "prompt> ", ""},
+		"more than there are": {printer{tail: 1000}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"over the rotation":   {printer{tail: 202}, lines(100, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"since":               {printer{tail: -1, since: at(3, 4, 57)}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
+		"since and tail":      {printer{tail: 2, since: at(3, 4, 57)}, "long line\nprompt> ", "line 299\n"},
+		"since the middle":    {printer{tail: -1, since: at(4, 0, 1)}, "line\nprompt> ", ""},
+		"timestamps":          {printer{tail: 1, timestamps: true}, "2026-01-02T04:00:00.000000000Z long line\n2026-01-02T04:00:02.000000000Z prompt> ", ""},
+		"prefix":              {printer{tail: 2, prefix: "x | "}, "x | long line\nx | prompt> \n", "x | line 299\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out, err bytes.Buffer
+			tc.p.streams = &streams{out: &out, err: &err}
+			if e := tc.p.print(context.Background(), path, false, nil); e != nil {
+				t.Fatal(e)
+			}
+			if out.String() != tc.out || err.String() != tc.err {
+				t.Errorf("found %q and %q; want %q and %q", out.String(), err.String(), tc.out, tc.err)
+			}
+		})
+	}
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for s, want := range map[string]time.Time{
+		"": {}, "10m": now.Add(-10 * time.Minute), "2026-01-02T03:00:00Z": time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
+		"2026-01-02T04:00:00.5+01:00": time.Date(2026, 1, 2, 3, 0, 0, 500000000, time.UTC),
+	} {
+		if got, err := parseSince(s, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: found %v, %v; want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"yesterday", "-5m", "10", "2026-01-02"} {
+		if _, err := parseSince(s, now); err == nil || !strings.Contains(err.Error(), "allowed:") {
+			t.Errorf("%q: found %v", s, err)
+		}
+	}
+}
