@@ -9,6 +9,9 @@ import (
 	"sync"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -44,12 +47,26 @@ func restConfig(t *testing.T) *rest.Config {
 			CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
 			ErrorIfCRDPathMissing: true,
 		}
-		server.config, server.err = server.env.Start()
+		if server.config, server.err = server.env.Start(); server.err != nil {
+			return
+		}
+		// The policies of config/ hold a namespace without this label to restricted, once a test has installed them.
+		var c dynamic.Interface
+		if c, server.err = dynamic.NewForConfig(server.config); server.err != nil {
+			return
+		}
+		_, server.err = c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Patch(t.Context(), "default", types.MergePatchType,
+			[]byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`), metav1.PatchOptions{})
 	})
 	if server.err != nil {
 		t.Fatal("start the API server:", server.err)
 	}
 	return server.config
+}
+
+// controllerUser may create OCIBundles, also where a test has installed the policies.
+func controllerUser() rest.ImpersonationConfig {
+	return rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-controller", Groups: []string{"system:masters", "system:authenticated"}}
 }
 
 func dynamicClient(t *testing.T) dynamic.Interface {

@@ -161,6 +161,9 @@ func TestContainerDefaults(t *testing.T) {
 func create(t *testing.T, gvr schema.GroupVersionResource, namespace string, u *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()
 	client := dynamicClient(t).Resource(gvr)
+	if gvr == bundles {
+		client = as(t, controllerUser()).Resource(gvr)
+	}
 	var out *unstructured.Unstructured
 	var err error
 	options := metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}
@@ -194,7 +197,7 @@ terminationGracePeriodSeconds: 30
 `
 
 func TestOCIBundle(t *testing.T) {
-	client := dynamicClient(t).Resource(bundles).Namespace("default")
+	client := as(t, controllerUser()).Resource(bundles).Namespace("default")
 	for _, node := range []string{"a", "b"} {
 		create(t, bundles, "default", object(t, "OCIBundle", "on-"+node, strings.Replace(bundleSpec, "NODE", node, 1)))
 	}
@@ -241,7 +244,7 @@ func TestOCIBundle(t *testing.T) {
 
 // TestContainerRefIsForGood: the Container of an OCIBundle is set once and never changed.
 func TestContainerRefIsForGood(t *testing.T) {
-	client := dynamicClient(t).Resource(bundles).Namespace("default")
+	client := as(t, controllerUser()).Resource(bundles).Namespace("default")
 	create(t, bundles, "default", object(t, "OCIBundle", "paired", strings.Replace(bundleSpec, "NODE", "a", 1)))
 	patch := func(body string) error {
 		_, err := client.Patch(t.Context(), "paired", "application/merge-patch+json", []byte(body), metav1.PatchOptions{})

@@ -4,6 +4,7 @@ package scheduling
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -44,27 +45,33 @@ func (r Request) handler() string {
 type Node struct {
 	// Agent is the NodeAgent; its name is the node's.
 	Agent *v1alpha1.NodeAgent
-	// Core is the Node of the same name, or nil. Its labels and taints count beside those of the NodeAgent.
+	// Core is the Node of the same name, or nil. Its labels win over those of the NodeAgent; taints of both count.
 	Core *corev1.Node
 	// Used is what the node has been given already. Ledger.Place fills it in.
 	Used Usage
 }
 
-// labels are those of the core Node with those of the NodeAgent over them.
+// labels are those of the NodeAgent with those of the core Node over them: an agent writes some of the former itself, and what it
+// says must not move Containers of others to its node. Labels of the prefix node-restriction.kubernetes.io/ count on a Node
+// alone, where Kubernetes keeps kubelets from setting them.
 func (n Node) labels() map[string]string {
-	out := make(map[string]string, len(n.Agent.Labels)+2)
-	// A node without a core Node is still found by its name, as every kubelet's is.
-	out[corev1.LabelHostname] = n.Agent.Name
-	if n.Core != nil {
-		for k, v := range n.Core.Labels {
+	out := make(map[string]string, len(n.Agent.Labels)+1)
+	for k, v := range n.Agent.Labels {
+		if prefix, _, _ := strings.Cut(k, "/"); prefix != labelRestricted && !strings.HasSuffix(prefix, "."+labelRestricted) {
 			out[k] = v
 		}
 	}
-	for k, v := range n.Agent.Labels {
-		out[k] = v
+	// A node without a core Node is still found by its name, as every kubelet's is.
+	out[corev1.LabelHostname] = n.Agent.Name
+	if n.Core != nil {
+		maps.Copy(out, n.Core.Labels)
 	}
 	return out
 }
+
+// labelRestricted is the prefix of labels that isolate nodes, also of its subdomains:
+// https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
+const labelRestricted = "node-restriction.kubernetes.io"
 
 // taints are those of the NodeAgent and of the core Node; a cordoned one counts as tainted, as in kube-scheduler, so
 // that a toleration of node.kubernetes.io/unschedulable works.

@@ -158,6 +158,40 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestLabelsOfANodeAgentDrawNothing: a NodeAgent's labels are in part its agent's own words.
+func TestLabelsOfANodeAgentDrawNothing(t *testing.T) {
+	says := func(key, value string) func(*Node) {
+		return func(n *Node) { n.Agent.Labels = map[string]string{key: value} }
+	}
+	labelled := func(key, value string) func(*Node) {
+		return core(func(c *corev1.Node) { c.Labels = map[string]string{key: value} })
+	}
+	const tenant = "node-restriction.kubernetes.io/tenant"
+	for name, tc := range map[string]struct {
+		node       Node
+		key, value string
+		fits       bool
+	}{
+		"a label of the NodeAgent":                    {node("a", says("disk", "ssd")), "disk", "ssd", true},
+		"a label of both: the Node's":                 {node("a", says("zone", "b"), labelled("zone", "a")), "zone", "a", true},
+		"a label of both: not the NodeAgent's":        {node("a", says("zone", "b"), labelled("zone", "a")), "zone", "b", false},
+		"a restricted label of the Node":              {node("a", labelled(tenant, "a")), tenant, "a", true},
+		"a restricted label of the NodeAgent":         {node("a", says(tenant, "a"), labelled("zone", "a")), tenant, "a", false},
+		"a restricted label without a Node":           {node("a", says(tenant, "a")), tenant, "a", false},
+		"a restricted label of a subdomain":           {node("a", says("x."+tenant, "a")), "x." + tenant, "a", false},
+		"the name of another node as its own":         {node("a", says(corev1.LabelHostname, "b")), corev1.LabelHostname, "b", false},
+		"its name":                                    {node("a", says(corev1.LabelHostname, "b")), corev1.LabelHostname, "a", true},
+		"the name that Kubernetes knows for the node": {node("a", labelled(corev1.LabelHostname, "a.example.com")), corev1.LabelHostname, "a.example.com", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, unfit := Choose(Request{Selectors: []map[string]string{{tc.key: tc.value}}}, []Node{tc.node})
+			if (unfit == nil) != tc.fits {
+				t.Errorf("found %+v; wanted a fit: %t", unfit, tc.fits)
+			}
+		})
+	}
+}
+
 func TestNamed(t *testing.T) {
 	n := node("a", ready(metav1.ConditionFalse), func(n *Node) { n.Agent.Spec.Unschedulable = true })
 	if unfit := Named(Request{Resources: list("99", "")}, "a", &n); unfit != nil {

@@ -77,9 +77,11 @@ func (c *cluster) up(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	phases := []func(context.Context) error{c.prepare, c.startEtcd, c.startAPIServer, c.install}
-	if !c.apiOnly {
-		phases = append(phases, c.startController, c.startAgent)
+	phases := []func(context.Context) error{c.prepare, c.startEtcd, c.startAPIServer}
+	if c.apiOnly {
+		phases = append(phases, c.install)
+	} else {
+		phases = append(phases, c.optOut, c.install, c.startController, c.startAgent)
 	}
 	for _, phase := range phases {
 		if err := phase(ctx); err != nil {
@@ -229,6 +231,25 @@ func (c *cluster) startAPIServer(ctx context.Context) error {
 		err := c.api.get(ctx, "/readyz", nil)
 		return err == nil, fmt.Sprint(err)
 	})
+}
+
+// optOut labels the namespace default, in which people try things, as config/policy wants it of a namespace whose Containers
+// may use files of the node and run as root. Every other namespace is held to the Pod Security level restricted.
+func (c *cluster) optOut(ctx context.Context) error {
+	const label = "pod-security.kubernetes.io/enforce"
+	err := c.wait(ctx, "namespace default", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
+		// A label that is there already is somebody's choice.
+		out, err := c.kubectl(ctx, "get", "namespace", "default", "-o", "jsonpath={.metadata.labels['pod-security\\.kubernetes\\.io/enforce']}")
+		if err != nil || out != "" {
+			return err == nil, out
+		}
+		out, err = c.kubectl(ctx, "label", "namespace", "default", label+"=privileged")
+		return err == nil, out
+	})
+	if err == nil {
+		say("labelled namespace default %s=privileged; a namespace without the label counts as restricted (docs/security.md)", label)
+	}
+	return err
 }
 
 // install applies the CRDs and the roles, and waits until the CRDs are served.

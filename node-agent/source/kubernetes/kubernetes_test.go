@@ -3,11 +3,14 @@
 package kubernetes
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -58,11 +62,19 @@ func admin(t *testing.T) client.Client {
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(server, client.Options{Scheme: scheme})
+	// The controller's name, since nobody else may create OCIBundles where a test has installed the policies.
+	c, err := client.New(as("system:serviceaccount:berth-system:berth-controller", "system:masters"), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// as is how somebody else reaches the API server.
+func as(user string, groups ...string) *rest.Config {
+	config := rest.CopyConfig(server)
+	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
+	return config
 }
 
 func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
@@ -383,4 +395,123 @@ func (l *safeLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.Builder.String()
+}
+
+// TestAgentWorksUnderItsPolicy: what this agent writes is what RBAC and the policies of config/ let it write.
+func TestAgentWorksUnderItsPolicy(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := admin(t)
+	for _, folder := range []string{"namespace", "rbac", "policy"} {
+		install(t, c, filepath.Join("../../../config", folder))
+	}
+	mine, other := newBundle("policy-mine", "node-7"), newBundle("policy-other", "node-8")
+	for _, b := range []*v1alpha1.OCIBundle{mine, other} {
+		if err := c.Create(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, b := range []*v1alpha1.OCIBundle{mine, other} {
+			_ = c.Patch(context.Background(), b, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+			_ = c.Delete(context.Background(), b)
+		}
+	})
+	agent := as("berth:node:node-7", "berth:nodes", "system:authenticated")
+	k, err := New(Options{Config: agent, NodeName: "node-7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := heard{make(chan source.Key, 100), make(chan struct{})}
+	done := make(chan error, 2)
+	go func() { done <- k.Run(ctx, h) }()
+	<-h.synced
+	// The policies are in force once they refuse something.
+	until(t, "the policies", func() bool {
+		return k.ReportStatus(ctx, other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 1}) != nil
+	})
+
+	if err := k.ReportStatus(ctx, k.Get(client.ObjectKeyFromObject(mine)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}); err != nil {
+		t.Errorf("report: %v", err)
+	}
+	if err := c.Delete(ctx, mine); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Release(ctx, client.ObjectKeyFromObject(mine), mine.UID); err != nil {
+		t.Errorf("release: %v", err)
+	}
+
+	facts, err := node.Read("/", "v0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	register := func() func() {
+		ctx, stop := context.WithCancel(ctx)
+		a, err := node.New(node.Options{Config: agent, Name: "node-7", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- a.Run(ctx) }()
+		return func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	now, lease := &v1alpha1.NodeAgent{}, &coordinationv1.Lease{}
+	written := func() bool {
+		return c.Get(ctx, client.ObjectKey{Name: "node-7"}, now) == nil && meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionReady) &&
+			now.Labels[corev1.LabelHostname] == "node-7" &&
+			c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-7"}, lease) == nil
+	}
+	stop := register()
+	until(t, "NodeAgent and Lease", written)
+	stop()
+	// The next agent finds what an administrator has said meanwhile.
+	now.Spec.Unschedulable = true
+	now.Labels = map[string]string{"zone": "a"}
+	now.Annotations = map[string]string{"a": "b"}
+	if err := c.Update(ctx, now); err != nil {
+		t.Fatal(err)
+	}
+	stop = register()
+	until(t, "its labels beside those of the administrator", func() bool {
+		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" && now.Annotations["a"] == "b"
+	})
+	stop()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// install applies the manifests of a directory.
+func install(t *testing.T, c client.Client, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s: found no manifests (%v)", dir, err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+		for filepath.Base(file) != "kustomization.yaml" {
+			u := &unstructured.Unstructured{}
+			if err := documents.Decode(u); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			if len(u.Object) == 0 {
+				continue
+			}
+			if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership); err != nil {
+				t.Fatalf("%s: %s %s: %v", file, u.GetKind(), u.GetName(), err)
+			}
+		}
+	}
 }
