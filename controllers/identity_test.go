@@ -117,6 +117,28 @@ func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 	}
 }
 
+// TestBundleIsHeldWhateverTheSpec: a Container whose spec is refused still holds what runs.
+func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
+	hold := make(chan struct{})
+	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
+	c := sample(namespace(t), "hello")
+	create(t, c)
+	eventuallyHas(t, c, isReady)
+	edit(t, c, func(c *v1alpha1.Container) {
+		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}}}
+	})
+	b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+	edit(t, b, func(b *v1alpha1.OCIBundle) { b.Finalizers, b.OwnerReferences = nil, nil })
+	eventually(t, func() error {
+		now, err := readBundle(t, c)
+		if err == nil && (!controllerutil.ContainsFinalizer(now, v1alpha1.OCIBundleFinalizer) || len(now.OwnerReferences) != 1) {
+			err = fmt.Errorf("the metadata is %+v", now.ObjectMeta)
+		}
+		return err
+	})
+	close(hold)
+}
+
 // oldBundle is an OCIBundle as a controller wrote it that did not know spec.containerRef.
 func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{

@@ -88,6 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if c.DeletionTimestamp != nil {
 		phases = []phase{
+			r.hold,
 			r.finalize,
 		}
 	}

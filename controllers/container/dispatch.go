@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -15,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -71,18 +69,11 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name:       c.Name,
-			Namespace:  c.Namespace,
-			Labels:     map[string]string{LabelContainer: label(c.Name)},
-			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
-			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion:         v1alpha1.GroupVersion.String(),
-				Kind:               "Container",
-				Name:               c.Name,
-				UID:                c.UID,
-				Controller:         ptr.To(true),
-				BlockOwnerDeletion: ptr.To(true),
-			}},
+			Name:            c.Name,
+			Namespace:       c.Namespace,
+			Labels:          map[string]string{LabelContainer: label(c.Name)},
+			Finalizers:      []string{v1alpha1.OCIBundleFinalizer},
+			OwnerReferences: []metav1.OwnerReference{s.ownerReference()},
 		},
 		Spec: spec,
 	}
@@ -95,6 +86,18 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 		b.Annotations[AnnotationRuntimeClass] = *name
 	}
 	return b
+}
+
+// ownerReference is the Container's on its OCIBundle.
+func (s *scope) ownerReference() metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion:         v1alpha1.GroupVersion.String(),
+		Kind:               "Container",
+		Name:               s.container.Name,
+		UID:                s.container.UID,
+		Controller:         ptr.To(true),
+		BlockOwnerDeletion: ptr.To(true),
+	}
 }
 
 // readKept puts the config that the OCIBundle has into want, where the cache's digest of it stands.
@@ -181,11 +184,6 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBund
 	if err != nil {
 		return nil, err
 	}
-	if s.bundle != nil {
-		if err := r.disown(ctx, s.bundle, want.OwnerReferences[0].UID); err != nil {
-			return nil, err
-		}
-	}
 	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return nil, fmt.Errorf("apply the OCIBundle: %w", err)
 	}
@@ -204,22 +202,6 @@ func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBund
 	}
 	digestConfig(whole)
 	return whole, nil
-}
-
-// disown removes the owner reference of another controller, of which an object may have one alone. Somebody else has put it
-// there: the OCIBundle is ours by its spec.
-func (r *Reconciler) disown(ctx context.Context, have *v1alpha1.OCIBundle, owner types.UID) error {
-	stranger := func(o metav1.OwnerReference) bool { return ptr.Deref(o.Controller, false) && o.UID != owner }
-	if !slices.ContainsFunc(have.OwnerReferences, stranger) {
-		return nil
-	}
-	without := have.DeepCopy()
-	without.OwnerReferences = slices.DeleteFunc(without.OwnerReferences, stranger)
-	patch := client.MergeFromWithOptions(have, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Patch(ctx, without, patch, client.FieldOwner(FieldOwner)); err != nil {
-		return fmt.Errorf("remove another's owner reference from the OCIBundle: %w", err)
-	}
-	return nil
 }
 
 // noVersion is a resource version that no object has: that of an etcd in which nothing was ever written. With it server-side apply

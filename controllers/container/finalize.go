@@ -5,8 +5,11 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -14,14 +17,42 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// hold puts the finalizer back while the Container has an OCIBundle. It runs at every look, before anything that can fail: a client
-// that replaces the whole object drops the finalizer, and without it the Container would be gone before its process.
+// hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the owner reference. It runs at every
+// look, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the Container would
+// be gone before its process.
 func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil || !ours(s.bundle, s.container) {
 		return true, nil
 	}
-	err := r.addFinalizer(ctx, s)
+	if !s.found.deleting { // the API server takes no new finalizer from then on
+		if err := r.addFinalizer(ctx, s); err != nil {
+			return false, err
+		}
+	}
+	err := r.holdBundle(ctx, s)
 	return err == nil, err
+}
+
+// holdBundle puts finalizer and owner reference of the OCIBundle back.
+func (r *Reconciler) holdBundle(ctx context.Context, s *scope) error {
+	have, owner := s.bundle, s.ownerReference()
+	if have.DeletionTimestamp != nil || controllerutil.ContainsFinalizer(have, v1alpha1.OCIBundleFinalizer) && ownedAs(have, owner) {
+		return nil
+	}
+	held := have.DeepCopy()
+	controllerutil.AddFinalizer(held, v1alpha1.OCIBundleFinalizer)
+	// Only one owner reference may be a controller's. Another one was put there by somebody else: the bundle is ours by its spec.
+	held.OwnerReferences = slices.DeleteFunc(held.OwnerReferences, func(o metav1.OwnerReference) bool {
+		return o.UID == owner.UID || ptr.Deref(o.Controller, false)
+	})
+	held.OwnerReferences = append(held.OwnerReferences, owner)
+	patch := client.MergeFromWithOptions(have, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, held, patch, client.FieldOwner(FieldOwner)); err != nil {
+		return fmt.Errorf("put finalizer and owner reference of the OCIBundle back: %w", err)
+	}
+	digestConfig(held)
+	s.bundle = held
+	return nil
 }
 
 // collect deletes the OCIBundle that a Container has left behind, whose finalizer was taken off before the controller could
