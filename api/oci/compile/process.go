@@ -82,6 +82,9 @@ func sources(d *draft) int {
 	return count
 }
 
+// archivePrefix begins the reference of an archive: node-agent/image reads it.
+const archivePrefix = "archive:"
+
 // archiveReference returns the reference under which the agent knows an archive.
 func archiveReference(d *draft) string {
 	at, a := d.path.Child("archive"), d.in.Archive
@@ -90,7 +93,7 @@ func archiveReference(d *draft) string {
 	}
 	noControl(d, at.Child("path"), a.Path)
 	noControl(d, at.Child("name"), a.Name)
-	reference := "archive:" + path.Clean(a.Path)
+	reference := archivePrefix + path.Clean(a.Path)
 	if a.Name != "" {
 		reference += ":" + a.Name
 	}

@@ -4,6 +4,7 @@ package compile
 
 import (
 	"encoding/json"
+	"strings"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -21,8 +22,15 @@ func revisions() map[string]int32 {
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec uses. A spec that uses
 // nothing new has a low one, so that agents of several versions work side by side during an upgrade.
 func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
-	return minRevision(spec, revisions())
+	lowest := minRevision(spec, revisions())
+	if spec.Image != nil && strings.HasPrefix(spec.Image.Reference, archivePrefix) {
+		lowest = max(lowest, archiveRevision)
+	}
+	return lowest
 }
+
+// archiveRevision is the first AgentRevision that knows references of archivePrefix.
+const archiveRevision = 1
 
 func minRevision(spec *v1alpha1.OCIBundleSpec, table map[string]int32) int32 {
 	if len(table) == 0 {

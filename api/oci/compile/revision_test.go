@@ -90,4 +90,12 @@ func TestMinAgentRevisionIsThatOfTheNewestFieldInUse(t *testing.T) {
 	}
 }
 
+func TestArchiveNeedsAnAgentThatKnowsIt(t *testing.T) {
+	for reference, want := range map[string]int32{"archive:/a.tar": 1, "busybox": 0, "oci-archive:/a.tar": 0} {
+		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{Image: &v1alpha1.BundleImage{Reference: reference}, Config: raw(`{}`)}); got != want {
+			t.Errorf("%s: the revision is %d, want %d", reference, got, want)
+		}
+	}
+}
+
 func raw(document string) runtime.RawExtension { return runtime.RawExtension{Raw: []byte(document)} }
