@@ -93,6 +93,8 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Compile:  o.Compile,
 		Recorder: recorder,
 		Clock:    clock.RealClock{},
+
+		NodeGracePeriod: o.NodeMonitorGracePeriod,
 	}
 	if err := containers.SetupWithManager(ctx, mgr, o.Workers); err != nil {
 		return fmt.Errorf("container controller: %w", err)

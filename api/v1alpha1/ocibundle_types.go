@@ -10,7 +10,8 @@ import (
 )
 
 // OCIBundleFinalizer holds an OCIBundle until the agent of its node has stopped the container and removed all of it.
-// The controller sets it when it creates the object, so that no moment is without it; only the agent removes it.
+// The controller sets it when it creates the object, so that no moment is without it. Only the agent removes it, or the
+// controller once an administrator has said that the node is gone.
 const OCIBundleFinalizer = "berth.run/node-agent"
 
 const (

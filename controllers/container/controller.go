@@ -60,6 +60,10 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Clock is the time that conditions carry.
 	Clock clock.PassiveClock
+	// NodeGracePeriod is how long the NodeAgent of a node may be absent before the node is taken for gone.
+	NodeGracePeriod time.Duration
+
+	absences absences
 }
 
 // A phase does one part of the work. It reports whether the next one may go on; what it has found is in the scope.
@@ -67,11 +71,15 @@ type phase func(context.Context, *scope) (bool, error)
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	again, err := r.release(ctx, req.NamespacedName)
+	if err != nil {
+		return r.done(nil, 0, err)
+	}
 	c := &v1alpha1.Container{}
 	if err := r.Client.Get(ctx, req.NamespacedName, c); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.Ledger.Withdraw(req.NamespacedName)
-			return ctrl.Result{}, r.collect(ctx, req.NamespacedName)
+			return r.done(nil, again, r.collect(ctx, req.NamespacedName))
 		}
 		return ctrl.Result{}, fmt.Errorf("read the Container: %w", err)
 	}
@@ -82,6 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 	phases := []phase{
 		r.hold,
+		r.evacuate,
 		r.compile,
 		r.schedule,
 		r.dispatch,
@@ -98,24 +107,35 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			break
 		}
 	}
-	return r.done(s, errors.Join(err, r.report(ctx, s, err)))
+	return r.done(s, sooner(again, s.again), errors.Join(err, r.report(ctx, s, err)))
 }
 
-// done returns when the queue is to call again. Having lost a race for an object is no failure.
-func (r *Reconciler) done(s *scope, err error) (ctrl.Result, error) {
+// done returns when the queue is to call again: after the given time, 0 being never, or sooner. Having lost a race for an
+// object is no failure. s is nil if there is no Container.
+func (r *Reconciler) done(s *scope, again time.Duration, err error) (ctrl.Result, error) {
 	if onlyConflicts(err) {
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	}
-	if err != nil || s.gone {
+	if err != nil || s != nil && s.gone {
 		return ctrl.Result{}, err
 	}
-	if wait := r.awaitsAnswer(s); wait > 0 {
-		return ctrl.Result{RequeueAfter: wait}, nil
+	if s != nil {
+		if wait := r.awaitsAnswer(s); wait > 0 {
+			return ctrl.Result{RequeueAfter: sooner(again, wait)}, nil
+		}
+		if at, ok := status.StallsAt(s.container); ok {
+			again = sooner(again, max(at.Sub(r.Clock.Now()), time.Millisecond))
+		}
 	}
-	if at, ok := status.StallsAt(s.container); ok {
-		return ctrl.Result{RequeueAfter: max(at.Sub(r.Clock.Now()), time.Millisecond)}, nil
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// sooner returns the shorter of two times to wait, 0 being never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
 	}
-	return ctrl.Result{}, nil
+	return a
 }
 
 // onlyConflicts says whether err is one or more conflicts and nothing else.

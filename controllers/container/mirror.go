@@ -3,6 +3,7 @@
 package container
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -29,7 +30,16 @@ func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle
 	}
 	// Where a container has ended for good, nothing about it is unknown with its node.
 	unheard := f.lost != "" && !ended(bundle)
-	if unheard {
+	switch {
+	case abandoned(f, bundle):
+		// As on a node that was booted again: nobody knows how it ended.
+		st.Phase, st.PID = v1alpha1.ContainerFailed, 0
+		end := &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown", Message: f.lost, ContainerID: st.ContainerID}
+		if st.State.Running != nil {
+			end.StartedAt = st.State.Running.StartedAt
+		}
+		st.State = corev1.ContainerState{Terminated: end}
+	case unheard:
 		st.Phase = v1alpha1.ContainerUnknown
 	}
 	for _, kind := range mirrored {

@@ -5,11 +5,11 @@ package container
 import (
 	"context"
 	"fmt"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/status"
@@ -33,6 +33,8 @@ type scope struct {
 	kept    bool
 	// facts are events of what has been done, besides those that follow from the change of the status.
 	facts []note
+	// again is when to look again, if time alone can change something; 0 is never.
+	again time.Duration
 	// gone is whether the Container's last finalizer has been taken off, so that there is no status to write any more.
 	gone bool
 }
@@ -44,6 +46,8 @@ func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope,
 	s := &scope{container: c, before: c.DeepCopy()}
 	s.found.generation = c.Generation
 	s.found.deleting = c.DeletionTimestamp != nil
+	s.found.pinned = c.Spec.NodeName
+	s.found.once = c.Spec.RestartPolicy == corev1.RestartPolicyNever
 	s.found.deadline = status.Deadline(c)
 
 	var err error
@@ -57,9 +61,11 @@ func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope,
 		}
 	}
 	if s.bundle != nil {
-		if s.found.lost, err = r.lost(ctx, s.bundle.Spec.NodeName); err != nil {
+		h, err := r.look(ctx, r.Client, s.bundle.Spec.NodeName)
+		if err != nil {
 			return nil, err
 		}
+		s.found.lost, s.found.gone, s.again = h.lost, h.gone, h.wait
 	}
 	if name := c.Spec.RuntimeClassName; name != nil && !s.found.deleting {
 		rc := &nodev1.RuntimeClass{}
@@ -98,22 +104,6 @@ func foundBundle(b *v1alpha1.OCIBundle, err error) (*v1alpha1.OCIBundle, error) 
 	}
 	digestConfig(b)
 	return b, nil
-}
-
-// lost says in what way the agent of a node is not to be heard, or nothing where it is.
-func (r *Reconciler) lost(ctx context.Context, node string) (string, error) {
-	agent := &v1alpha1.NodeAgent{}
-	err := r.Client.Get(ctx, client.ObjectKey{Name: node}, agent)
-	if apierrors.IsNotFound(err) {
-		return fmt.Sprintf("NodeAgent %s does not exist any more", node), nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read NodeAgent %s: %w", node, err)
-	}
-	if c := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Status == metav1.ConditionUnknown {
-		return fmt.Sprintf("node %s: %s", node, c.Message), nil
-	}
-	return "", nil
 }
 
 // ours reports whether the OCIBundle was compiled from this very Container.

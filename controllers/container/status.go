@@ -37,8 +37,12 @@ type findings struct {
 	inSync bool
 	// failure is why the OCIBundle could not be written.
 	failure string
-	// lost says in what way the agent of the OCIBundle's node is not to be heard.
+	// lost says why the agent of the OCIBundle's node is not heard; gone is whether nothing runs there any more: see host.
 	lost string
+	gone bool
+	// pinned is spec.nodeName; once is whether restartPolicy is Never.
+	pinned string
+	once   bool
 }
 
 // computeStatus is the status that follows from what was found. It is pure: equal arguments give equal results, and a
@@ -119,8 +123,10 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 
 	case current(f, bundle) && ended(bundle):
 		return status.OfRun(bundle.Status.Phase, st.Conditions)
+	case abandoned(f, bundle):
+		return no(stalled, v1alpha1.ReasonNodeLost, f.lost+"; it may have run there, and with restartPolicy Never it is not run again: edit it, or delete and create it, to have it run")
 	case f.lost != "":
-		return status.Summary{Ready: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNodeLost, Message: f.lost, Outlook: reconciling}
+		return status.Summary{Ready: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNodeLost, Message: f.lost + "; " + whileLost(f, bundle), Outlook: reconciling}
 	case !current(f, bundle):
 		return no(reconciling, v1alpha1.ReasonDispatched, fmt.Sprintf("waits for the agent of node %s to take it up", bundle.Spec.NodeName))
 	}
@@ -134,9 +140,31 @@ func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
 	}
 	message := fmt.Sprintf("%s: the agent of node %s stops the container and removes it", what, bundle.Spec.NodeName)
 	if f.lost != "" {
-		message += fmt.Sprintf("; but %s. If the machine is gone for good, take the finalizer %s off the OCIBundle %s", f.lost, v1alpha1.OCIBundleFinalizer, bundle.Name)
+		message += "; but " + f.lost + ". If the machine comes back, its agent finishes this. " + whoKnows(bundle)
 	}
 	return message
+}
+
+// whileLost says what becomes of a Container whose node is lost.
+func whileLost(f findings, bundle *v1alpha1.OCIBundle) string {
+	switch {
+	case f.gone && f.pinned == bundle.Spec.NodeName:
+		return "spec.nodeName keeps it there: remove or change that to have it placed again"
+	case f.gone:
+		return "it is placed again"
+	}
+	return "its process may run on, so it is not placed elsewhere. " + whoKnows(bundle)
+}
+
+// whoKnows says what ends the wait for a node: an act of an administrator, since nobody else can know that the machine is off.
+func whoKnows(bundle *v1alpha1.OCIBundle) string {
+	return fmt.Sprintf("An administrator who knows that the machine is off can say so by the taint %s on Node or NodeAgent %s, or by deleting both",
+		corev1.TaintNodeOutOfService, bundle.Spec.NodeName)
+}
+
+// abandoned returns whether the Container may have run on a node that is gone, and must not be run again.
+func abandoned(f findings, bundle *v1alpha1.OCIBundle) bool {
+	return f.gone && f.once && bundle != nil && !ended(bundle)
 }
 
 // current says whether the agent's word is on the spec of this generation.

@@ -59,6 +59,8 @@ func onNodeA(changes ...func(*findings)) findings {
 	return f
 }
 
+func isGone(f *findings) { f.lost, f.gone = "no heartbeat", true }
+
 func notInSync(f *findings) { f.inSync = false }
 
 func TestComputeStatus(t *testing.T) {
@@ -99,6 +101,12 @@ func TestComputeStatus(t *testing.T) {
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonAgentTooOld, message: "spec.future", phase: v1alpha1.ContainerRunning, kstatus: status.FailedStatus},
 		"refused by an older agent, completed before": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerSucceeded, imageReady, refusedByAgent),
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonAgentTooOld, message: "spec.future", phase: v1alpha1.ContainerSucceeded, kstatus: status.FailedStatus},
+		"on a node that is gone": {findings: onNodeA(isGone), bundle: running,
+			ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonNodeLost, message: "no heartbeat; it is placed again", phase: v1alpha1.ContainerUnknown, kstatus: status.InProgressStatus},
+		"on a node that is gone, and named": {findings: onNodeA(isGone, func(f *findings) { f.pinned = "node-a" }), bundle: running,
+			ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonNodeLost, message: "spec.nodeName keeps it there", phase: v1alpha1.ContainerUnknown, kstatus: status.InProgressStatus},
+		"on a node that is gone, not to run twice": {findings: onNodeA(isGone, func(f *findings) { f.once = true }), bundle: running,
+			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonNodeLost, message: "not run again", phase: v1alpha1.ContainerFailed, kstatus: status.FailedStatus},
 		"crashes": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerRunning, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff)),
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonCrashLoopBackOff, phase: v1alpha1.ContainerRunning, kstatus: status.InProgressStatus},
 		"completed": {findings: onNodeA(), bundle: agentSays(v1alpha1.ContainerSucceeded, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCompleted)),
@@ -136,7 +144,7 @@ func TestComputeStatus(t *testing.T) {
 		"deleted": {findings: findings{generation: generation, deleting: true}, bundle: leaving,
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating, message: "node-a", phase: v1alpha1.ContainerRunning, kstatus: status.TerminatingStatus, reconciling: v1alpha1.ReasonTerminating},
 		"deleted on a lost node": {findings: findings{generation: generation, deleting: true, lost: "no heartbeat"}, bundle: leaving,
-			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating, message: "take the finalizer berth.run/node-agent off", phase: v1alpha1.ContainerUnknown, kstatus: status.TerminatingStatus, reconciling: v1alpha1.ReasonTerminating},
+			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating, message: "An administrator who knows that the machine is off can say so by the taint node.kubernetes.io/out-of-service on Node or NodeAgent node-a", phase: v1alpha1.ContainerUnknown, kstatus: status.TerminatingStatus, reconciling: v1alpha1.ReasonTerminating},
 	}
 	// A status follows from what is found, whatever it was before: from nothing, and from having run well.
 	before := map[string]v1alpha1.ContainerStatus{

@@ -57,7 +57,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		// Not Owns: an OCIBundle of the Container's name that is not its own matters, too.
 		Watches(&v1alpha1.OCIBundle{}, r.bundleEvents()).
 		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
-		Watches(&corev1.Node{}, r.wakeWaiting(), changed(nodeMatters)).
+		Watches(&corev1.Node{}, r.nodeEvents(), changed(nodeMatters)).
 		Watches(&nodev1.RuntimeClass{}, r.wakeWaiting()).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -132,18 +132,43 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 		r.wakeNode(ctx, q, o.GetName())
 	}
 	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { both(ctx, q, e.Object) },
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { both(ctx, q, e.Object) },
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
+			r.absences.notePresent(e.Object.GetName())
+			both(ctx, q, e.Object)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			r.absences.noteDeleted(e.Object.(*v1alpha1.NodeAgent), r.Clock.Now())
+			both(ctx, q, e.Object)
+		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
 			// An agent writes its status with every container that comes and goes; most of that is nobody's business here.
 			before, after := e.ObjectOld.(*v1alpha1.NodeAgent), e.ObjectNew.(*v1alpha1.NodeAgent)
 			heard := !sameReady(before, after)
-			if heard {
+			if heard || outOfService(before.Spec.Taints) != outOfService(after.Spec.Taints) {
 				r.wakeNode(ctx, q, after.Name)
 			}
 			if heard || agentMatters(before, after) {
 				r.wake(ctx, q)
 			}
+		},
+	}
+}
+
+// nodeEvents wakes the Containers that wait for a node when a Node changes in what a choice looks at, and reconciles those on the
+// node when an administrator says that its machine is gone.
+func (r *Reconciler) nodeEvents() handler.EventHandler {
+	waiting := r.wakeWaiting()
+	return handler.Funcs{
+		CreateFunc: waiting.CreateFunc,
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			if outOfService(e.ObjectOld.(*corev1.Node).Spec.Taints) != outOfService(e.ObjectNew.(*corev1.Node).Spec.Taints) {
+				r.wakeNode(ctx, q, e.ObjectNew.GetName())
+			}
+			waiting.UpdateFunc(ctx, e, q)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			r.wakeNode(ctx, q, e.Object.GetName())
+			waiting.DeleteFunc(ctx, e, q)
 		},
 	}
 }
@@ -170,7 +195,7 @@ func nodeMatters(before, after client.Object) bool {
 }
 
 // wakeWaiting reconciles the Containers that wait for a node.
-func (r *Reconciler) wakeWaiting() handler.EventHandler {
+func (r *Reconciler) wakeWaiting() handler.Funcs {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q queue) { r.wake(ctx, q) },
 		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q queue) { r.wake(ctx, q) },
