@@ -21,6 +21,8 @@ import (
 //
 // Locks are taken in the order op, life, mu, server.mu.
 type container struct {
+	id string
+
 	// op is held for the length of an operation: those on one container come one after the other.
 	op sync.Mutex
 
@@ -33,6 +35,7 @@ type container struct {
 	rec  record
 	log  *logFile // nil before it is opened, and for one that had stopped already when it was adopted
 	gone bool     // forgotten; nothing is written to disk any more
+	late bool     // the record on disk is older than rec, and a goroutine tries to write it
 
 	// Set before the process is waited for, and unchanged then.
 	pid     int
@@ -68,23 +71,51 @@ type exitWaiter struct {
 
 func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
 
-// update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full.
+// update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full; the
+// record is then written as soon as that is possible.
 func (s *server) update(c *container, change func(*Status)) error {
+	err := s.record(c, change)
+	s.publish(c.id)
+	return err
+}
+
+// record is update without telling the watchers.
+func (s *server) record(c *container, change func(*Status)) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.gone {
-		c.mu.Unlock()
 		return nil
 	}
 	change(&c.rec.Status)
 	c.health(&c.rec.Status)
-	id := c.rec.Status.ID
 	err := s.records.save(&c.rec)
-	c.mu.Unlock()
-	s.publish(id)
 	if err != nil {
-		s.log.Error("container's record cannot be written", "id", id, "error", err)
+		s.log.Error("container's record cannot be written", "id", c.id, "error", err)
+		if !c.late {
+			c.late = true
+			s.endings.Go(func() { s.recordLate(c) })
+		}
 	}
 	return err
+}
+
+// recordLate tries to write a record until it is written, the container is forgotten or the supervisor ends.
+func (s *server) recordLate(c *container) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		select {
+		case <-time.After(wait):
+		case <-s.stopped:
+			return
+		}
+		c.mu.Lock()
+		if c.gone || s.records.save(&c.rec) == nil {
+			c.late = false
+			c.mu.Unlock()
+			s.bury(c)
+			return
+		}
+		c.mu.Unlock()
+	}
 }
 
 // health fills in how the log does; c.mu is held.
@@ -121,7 +152,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 		return Status{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 
-	c := &container{pidfd: -1, ended: make(chan struct{}), rec: record{
+	c := &container{id: r.ID, pidfd: -1, ended: make(chan struct{}), rec: record{
 		Status: Status{ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: Creating, CreatedAt: time.Now().UTC(), LogPath: r.Log.Path},
 		Log:    r.Log,
 		BootID: s.bootID,
@@ -275,10 +306,11 @@ func (s *server) forget(c *container) {
 	}
 	c.closePidfd(s.exits)
 	c.mu.Lock()
-	id := c.rec.Status.ID
+	id := c.id
 	c.gone = true
 	err := s.records.remove(id)
 	c.mu.Unlock()
+	s.bury(c)
 	if err != nil {
 		s.log.Error("container's record cannot be removed", "id", id, "error", err)
 	}
@@ -299,7 +331,8 @@ func (c *container) closePidfd(e *poller) {
 }
 
 // exited takes note of how the container's process has ended; ws is nil where err says why that is not known. It is called
-// once, from the reaper or a poller, and leaves the rest of the work to a goroutine, since that waits for locks and disks.
+// once, from the reaper or a poller, and leaves the rest of the work to a goroutine, since that waits for locks and disks. A child
+// stays a zombie until its exit is on disk.
 func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 	now, instant := time.Now().UTC(), boottime.Now()
 	s.endings.Go(func() {
@@ -311,9 +344,15 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 				st.drain(s.logs)
 			}
 		}
+		s.step("drained")
 		c.life.Lock()
 		defer c.life.Unlock()
-		_ = s.update(c, func(st *Status) { st.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) })
+		if s.record(c, func(st *Status) { st.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
+			s.step("exit recorded")
+			s.bury(c)
+		}
+		s.step("reaped")
+		s.publish(c.id)
 		close(c.ended)
 	})
 }
@@ -367,23 +406,48 @@ func (s *server) find(id string) (*container, error) {
 	return c, nil
 }
 
-// start lets a created container run.
-func (s *server) start(ctx context.Context, id string) error {
-	return s.with(id, func(c *container, h handler.Handler) error {
+// start lets a created container run, and returns its status. For one that runs already it does nothing else.
+func (s *server) start(ctx context.Context, id string) (st Status, err error) {
+	err = s.with(id, func(c *container, h handler.Handler) error {
 		c.life.Lock()
 		defer c.life.Unlock()
-		if st := c.status(); st.State != Created {
+		switch st = c.status(); st.State {
+		case Running:
+			return nil
+		case Created:
+		default:
 			return fmt.Errorf("start %s: it is %s: %w", id, st.State, ErrNotCreated)
 		}
+		// The time of the start is on disk before the program can run: a supervisor that is killed right after that must not
+		// leave a record of a container that never ran, for it would be run a second time.
 		at, instant := time.Now().UTC(), boottime.Now()
-		if err := h.Start(ctx, id); err != nil {
-			return err
+		if err := s.record(c, func(st *Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
+			_ = s.record(c, (*Status).neverStarted)
+			return fmt.Errorf("start %s: %w", id, err)
 		}
-		// The program runs, whatever becomes of the record: one that still says "created" is set right by the next supervisor, which asks the handler.
-		_ = s.update(c, func(st *Status) { st.State, st.StartedAt, st.StartedInstant = Running, at, instant })
+		s.step("start recorded")
+		if err := h.Start(ctx, id); err != nil {
+			// Its outcome may be unknown: the program may run although the handler says that it failed.
+			if hs, herr := h.State(context.WithoutCancel(ctx), id); herr != nil || hs.Status != "running" {
+				if herr == nil && hs.Status == "created" {
+					_ = s.record(c, (*Status).neverStarted)
+				}
+				return err
+			}
+		}
+		s.step("started")
+		err := s.update(c, func(st *Status) { st.State = Running })
+		if err != nil {
+			s.log.Warn("a running container's record says that it is starting", "id", id)
+		}
+		st = c.status()
 		return nil
 	})
+	return st, err
 }
+
+// neverStarted takes back that the container is being started.
+func (st *Status) neverStarted() { st.StartedAt, st.StartedInstant = time.Time{}, boottime.Instant{} }
 
 // kill sends a signal.
 func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
@@ -423,9 +487,29 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 	})
 }
 
+// settleStart finds out whether a container that is recorded as created runs: its start may have been cut off.
+func (s *server) settleStart(ctx context.Context, c *container) {
+	h, err := s.handlers.Get(c.rec.Status.Handler)
+	if err != nil {
+		return
+	}
+	switch hs, err := h.State(ctx, c.id); {
+	case err != nil:
+	case hs.Status == "running":
+		_ = s.update(c, func(st *Status) {
+			st.State = Running
+			if st.StartedAt.IsZero() { // recorded by an older version
+				st.StartedAt, st.StartedInstant = time.Now().UTC(), boottime.Now()
+			}
+		})
+	case hs.Status == "created" && !c.rec.Status.StartedAt.IsZero():
+		_ = s.update(c, (*Status).neverStarted)
+	}
+}
+
 // adopt takes up a container that an earlier supervisor has recorded.
 func (s *server) adopt(ctx context.Context, rec *record) {
-	c := &container{rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
+	c := &container{id: rec.Status.ID, rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
 	id, pid := rec.Status.ID, c.pid
 	s.mu.Lock()
 	s.containers[id] = c
@@ -484,14 +568,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		s.log.Warn("adopted container's output is not read", "id", id, "stream", name, "error", err)
 	}
 	if rec.Status.State == Created {
-		// It may have been started without a record of it.
-		if h, herr := s.handlers.Get(rec.Status.Handler); herr == nil {
-			if hs, herr := h.State(ctx, id); herr == nil && hs.Status == "running" {
-				_ = s.update(c, func(st *Status) {
-					st.State, st.StartedAt, st.StartedInstant = Running, time.Now().UTC(), boottime.Now()
-				})
-			}
-		}
+		s.settleStart(ctx, c)
 	}
 	if err := c.await(s); err != nil {
 		s.log.Error("adopted container cannot be waited for", "id", id, "error", err)

@@ -3,7 +3,8 @@
 // Package supervisor is the one long-lived parent of every container process on a node, and the client that talks to it.
 //
 // The server (Run) creates containers through a handler.Handler, keeps their standard output in rotated files of the
-// CRI log format, reaps them, and writes each one's state to disk before it tells anyone. It knows containers and
+// CRI log format, reaps them, and writes each one's state to disk before it tells anyone: a start before the program can run, an
+// exit before the process is reaped. It knows containers and
 // nothing else: not what a Container of Kubernetes is, not images, restarts or probes. It must stay small, because
 // every container on the node pays for it if it dies, and it imports no Kubernetes module.
 //

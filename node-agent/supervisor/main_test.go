@@ -63,6 +63,10 @@ func supervise(args []string) {
 		fail(err)
 	}
 	o := Options{RunDir: args[0], Handlers: handlers, Log: log, Program: "test"}
+	if step := os.Getenv(killVariable); step != "" {
+		os.Unsetenv(killVariable)
+		o.step = killAt(step)
+	}
 	if len(args) > 1 {
 		o.CgroupParent = args[1]
 	}

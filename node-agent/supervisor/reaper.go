@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,12 @@ import (
 // then the reaper recognises the one, and the container's pidfd, which polls as readable at the exit, leads to a wait4 for just
 // that pid for either. An adopted one may even end before its pid is known to us. So while creates are under way the statuses of unknown
 // orphans are kept (early), and register looks there first.
+//
+// # Nothing is lost by a kill
+//
+// A wait status can be had once only, so a supervisor that took it and was killed before it had written it down would lose
+// it. The exit of a container's process therefore goes: peek (waitid(2), WNOWAIT) -> drain the pipes -> write the record ->
+// reap -> publish. See exited.
 
 // errMainThread is returned by Run when it cannot have the main thread.
 var errMainThread = errors.New("the process's main thread is taken by another goroutine (runtime.LockOSThread)")
@@ -93,6 +100,7 @@ func (s *server) reapLoop(stop <-chan struct{}) {
 		s.reapOrphans()
 		select {
 		case <-chld:
+		case <-s.reaped:
 		case <-stop:
 			return
 		}
@@ -102,34 +110,100 @@ func (s *server) reapLoop(stop <-chan struct{}) {
 // maxEarly bounds the statuses that are kept of orphans while creates are under way.
 const maxEarly = 4096
 
-// reapOrphans collects every child of the main thread that has ended.
+// reapOrphans collects every child of the main thread that has ended. It stops at the first process of a container, which
+// stays a zombie until its exit is on disk; the reaper is woken when that is so.
 func (s *server) reapOrphans() {
 	for {
-		var ws unix.WaitStatus
 		s.mu.Lock()
-		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WNOTHREAD|unix.WALL, nil)
-		if err == unix.EINTR {
-			s.mu.Unlock()
-			continue
-		}
-		if err != nil || pid <= 0 {
+		pid, ws, err := peek(unix.P_ALL, 0, unix.WNOTHREAD)
+		if err != nil || pid == 0 {
 			s.mu.Unlock()
 			return
 		}
-		c := s.byPID[pid]
-		if c != nil {
+		if c := s.byPID[pid]; c != nil {
 			delete(s.byPID, pid)
-		} else if s.creates > 0 && len(s.early) < maxEarly {
+			s.zombies[pid] = true
+			s.mu.Unlock()
+			s.exited(c, &ws, nil)
+			return
+		}
+		if s.zombies[pid] {
+			s.mu.Unlock()
+			return
+		}
+		// The same process: what has ended stays until it is waited for, and nobody else waits for children of this thread.
+		if _, err := waitFor(pid); err == nil && s.creates > 0 && len(s.early) < maxEarly {
 			s.early[pid] = ws
 		}
 		s.mu.Unlock()
-		if c != nil {
-			s.exited(c, &ws, nil)
-		}
 	}
 }
 
-// reap collects the container's process after its pidfd has polled as readable. It returns false if the process has not ended.
+// peek returns a child that has ended and its wait status, and leaves it a zombie (waitid(2), WNOWAIT). The pid is 0 if none has.
+func peek(kind, id, options int) (int, unix.WaitStatus, error) {
+	var info struct {
+		signo, errno, code int32
+		_                  int32 // 64-bit platforms only
+		pid                int32
+		uid                uint32
+		status             int32
+		_                  [100]byte
+	}
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Waitid(kind, id, (*unix.Siginfo)(unsafe.Pointer(&info)), options|unix.WEXITED|unix.WNOWAIT|unix.WNOHANG|unix.WALL, nil)
+	}
+	if err != nil || info.pid == 0 {
+		return 0, 0, err
+	}
+	// The form in which wait4(2) has it: what waitid(2) reports is taken apart.
+	switch info.code {
+	case cldKilled:
+		return int(info.pid), unix.WaitStatus(info.status), nil
+	case cldDumped:
+		return int(info.pid), unix.WaitStatus(info.status | 0x80), nil
+	}
+	return int(info.pid), unix.WaitStatus(info.status << 8), nil
+}
+
+// bury reaps the process of a container whose exit has been written down. It does nothing for one that is no child or is reaped.
+func (s *server) bury(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.zombies[c.pid] {
+		return
+	}
+	delete(s.zombies, c.pid)
+	if _, err := waitFor(c.pid); err != nil {
+		s.log.Error("container's process cannot be reaped", "id", c.id, "pid", c.pid, "error", err)
+	}
+	select {
+	case s.reaped <- struct{}{}:
+	default:
+	}
+}
+
+// si_code of a child that has ended (sigaction(2)).
+const (
+	cldKilled = 2
+	cldDumped = 3
+)
+
+// waitFor reaps a child that has ended.
+func waitFor(pid int) (unix.WaitStatus, error) {
+	var ws unix.WaitStatus
+	got, err := unix.Wait4(pid, &ws, unix.WNOHANG|unix.WALL, nil)
+	for errors.Is(err, unix.EINTR) {
+		got, err = unix.Wait4(pid, &ws, unix.WNOHANG|unix.WALL, nil)
+	}
+	if err == nil && got == 0 {
+		err = unix.EAGAIN
+	}
+	return ws, err
+}
+
+// reap takes note of the end of the container's process after its pidfd has polled as readable. It returns false if the process
+// has not ended.
 func (s *server) reap(c *container) bool {
 	s.mu.Lock()
 	if c.adopted {
@@ -146,16 +220,15 @@ func (s *server) reap(c *container) bool {
 		s.mu.Unlock()
 		return true // the reaper was faster
 	}
-	var ws unix.WaitStatus
-	pid, err := unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
-	for errors.Is(err, unix.EINTR) {
-		pid, err = unix.Wait4(c.pid, &ws, unix.WNOHANG|unix.WALL, nil)
-	}
+	pid, ws, err := peek(unix.P_PID, c.pid, 0)
 	if err == nil && pid == 0 {
 		s.mu.Unlock()
 		return false
 	}
 	delete(s.byPID, c.pid)
+	if err == nil {
+		s.zombies[c.pid] = true
+	}
 	s.mu.Unlock()
 	if err == nil {
 		s.exited(c, &ws, nil)

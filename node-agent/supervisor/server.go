@@ -42,6 +42,9 @@ type Options struct {
 	Log *slog.Logger
 	// Program is told to clients in the handshake, such as "berth v0.1.0".
 	Program string
+
+	// step is called at each step that a test may kill the supervisor at.
+	step func(name string)
 }
 
 // server is a running supervisor.
@@ -55,13 +58,17 @@ type server struct {
 	devNull     *os.File
 	exits, logs *poller
 	slots       chan struct{} // bounds the creates that are under way
+	reaped      chan struct{} // wakes the reaper when a zombie in its way is gone
+	stopped     chan struct{} // closed when records that could not be written are given up
+	step        func(name string)
 	ops         sync.WaitGroup
 	endings     sync.WaitGroup
 
 	mu         sync.Mutex
 	stopping   bool
 	containers map[string]*container
-	byPID      map[int]*container      // children that have not been reaped
+	byPID      map[int]*container      // children that have not ended, as far as is known
+	zombies    map[int]bool            // children that have ended and are not reaped yet, see reaper.go
 	early      map[int]unix.WaitStatus // see reaper.go
 	creates    int                     // handler.Create calls that are under way
 	conns      map[net.Conn]struct{}
@@ -140,9 +147,16 @@ func run(ctx context.Context, o Options) error {
 		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		containers: map[string]*container{},
 		byPID:      map[int]*container{},
+		zombies:    map[int]bool{},
+		reaped:     make(chan struct{}, 1),
+		stopped:    make(chan struct{}),
+		step:       o.step,
 		early:      map[int]unix.WaitStatus{},
 		conns:      map[net.Conn]struct{}{},
 		watchers:   map[*watch]struct{}{},
+	}
+	if s.step == nil {
+		s.step = func(string) {}
 	}
 	if s.bootID, err = procfs.BootID(); err != nil {
 		return err
@@ -314,6 +328,7 @@ func (s *server) endOperations(cancel func()) {
 // logs when it returns. The reaper has ended.
 func (s *server) letGo() {
 	s.exits.close()
+	close(s.stopped)
 	s.endings.Wait()
 	s.logs.close()
 	for _, c := range s.containers {
@@ -477,7 +492,8 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		st, err := s.create(ctx, q.Create)
 		return &st, err
 	case opStart:
-		return nil, s.start(ctx, q.ID)
+		st, err := s.start(ctx, q.ID)
+		return &st, err
 	case opKill:
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
 	case opDelete:

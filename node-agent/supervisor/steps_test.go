@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// killVariable names the step at which the supervisor of a test kills itself.
+const killVariable = "BERTH_SUPERVISOR_TEST_KILL_AT"
+
+// killAt returns a step function that ends this process, as SIGKILL does, when it comes to the named step.
+func killAt(name string) func(string) {
+	return func(step string) {
+		if step == name {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
+}
+
+// TestKilledAtEachStep kills the supervisor at each step of a start and of an exit. The program runs once, what it wrote is in
+// the log once, and its exit code is right, or said to be unknown where the supervisor had not written it down.
+func TestKilledAtEachStep(t *testing.T) {
+	eachHandler(t, func(t *testing.T, h string) {
+		for _, tc := range []struct {
+			step string
+			// atStart is whether the step is part of the start.
+			atStart bool
+			// ran is whether the program has been started by then.
+			ran bool
+			// code is whether the exit code is on disk by then.
+			code bool
+		}{
+			{step: "start recorded", atStart: true},
+			{step: "started", atStart: true, ran: true},
+			{step: "drained", ran: true},
+			{step: "exit recorded", ran: true, code: true},
+			{step: "reaped", ran: true, code: true},
+		} {
+			t.Run(tc.step, func(t *testing.T) {
+				n := newNode(t)
+				n.end(unix.SIGTERM)
+				t.Setenv(killVariable, tc.step)
+				n.start()
+				os.Unsetenv(killVariable)
+				// The fifo keeps the program until the supervisor is gone where it is to be killed at the start.
+				n.create(h, "web", "echo ran; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo end; exit 7")
+				goFile := filepath.Join(n.rootfs, "tmp", "go")
+				if !tc.atStart {
+					if err := n.client.Start(n.ctx(), "web"); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(goFile, nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				} else if err := n.client.Start(n.ctx(), "web"); err == nil {
+					t.Fatal("the start was answered by a supervisor that should have been killed")
+				}
+				_ = n.cmd.Wait()
+				n.start()
+
+				st, err := n.client.Get(n.ctx(), "web")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tc.atStart {
+					want := Created
+					if tc.ran {
+						want = Running
+					}
+					if st.State != want || st.StartedAt.IsZero() == tc.ran {
+						t.Fatalf("found %+v; want the state %s", st, want)
+					}
+					// A client that does not know asks again.
+					if err := n.client.Start(n.ctx(), "web"); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(goFile, nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				st = n.stopped("web")
+				if st.StartedAt.IsZero() {
+					t.Errorf("found %+v; want to know that it was started", st)
+				}
+				switch {
+				case st.ExitCode != nil && *st.ExitCode == 7:
+				case tc.code || st.ExitCode != nil || st.Reason == "":
+					t.Errorf("found %+v; want exit code 7, or a reason why it is unknown", st)
+				}
+				if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, ErrNotCreated) {
+					t.Errorf("start of what has ended: found %v; want ErrNotCreated", err)
+				}
+				if got := n.lines("web", "stdout"); !slices.Equal(got, []string{"ran", "end"}) {
+					t.Errorf("the log has %q", got)
+				}
+			})
+		}
+	})
+}
+
+// TestStartIsIdempotent starts a container that runs: the answer is the same, and nothing is started.
+func TestStartIsIdempotent(t *testing.T) {
+	eachHandler(t, func(t *testing.T, h string) {
+		n := newNode(t)
+		st := n.run(h, "web", "echo ran; sleep 1000")
+		before, err := n.client.Get(n.ctx(), "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.client.Start(n.ctx(), "web"); err != nil {
+			t.Fatalf("a second start: %v", err)
+		}
+		after, err := n.client.Get(n.ctx(), "web")
+		if err != nil || after.PID != st.PID || after.State != Running || !after.StartedAt.Equal(before.StartedAt) {
+			t.Errorf("found %+v, %v; want %+v", after, err, before)
+		}
+	})
+}
+
+// TestRecordIsWrittenLate keeps the record of an exit from being written for a while: clients see the exit at once, and the
+// next supervisor finds it.
+func TestRecordIsWrittenLate(t *testing.T) {
+	n := newNode(t)
+	n.run("berth", "web", "sleep 1000")
+	dir := filepath.Join(n.dir, "supervisor")
+	// A directory in the place of the temporary file: no record can be written.
+	obstacle := filepath.Join(dir, ".web.json.new", "x")
+	if err := os.MkdirAll(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.client.Kill(n.ctx(), "web", "KILL", false); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.stopped("web"); st.ExitCode == nil || *st.ExitCode != 137 {
+		t.Errorf("found %+v; want exit code 137", st)
+	}
+	if err := os.RemoveAll(filepath.Dir(obstacle)); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually("the record is written", func() error {
+		rec, err := records{dir}.read("web")
+		if err == nil && rec.Status.State != Stopped {
+			err = errors.New(string(rec.Status.State))
+		}
+		return err
+	})
+	n.end(unix.SIGKILL)
+	n.start()
+	if st := n.stopped("web"); st.ExitCode == nil || *st.ExitCode != 137 {
+		t.Errorf("the next supervisor: found %+v; want exit code 137", st)
+	}
+}
