@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -130,6 +132,8 @@ func finished(c *v1alpha1.Container) bool {
 
 // wait waits until a request has been done.
 func (x *control) wait(ctx context.Context, verb folder.Verb, w asked) error {
+	var shown progressLine
+	defer shown.clear()
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,6 +156,29 @@ func (x *control) wait(ctx context.Context, verb folder.Verb, w asked) error {
 		if done, err := settled(verb, w, &all[i], time.Since(w.at)); done || err != nil {
 			return err
 		}
+		if s := all[i].Status.State.Waiting; s != nil && s.Reason == v1alpha1.ReasonPulling {
+			shown.show(display(&all[i]) + ": " + message(&all[i]))
+		}
+	}
+}
+
+// progressLine is a line of a terminal that is written again and again, and nothing if standard error is no terminal.
+type progressLine struct{ text string }
+
+func (l *progressLine) show(text string) {
+	if text == l.text || !term.IsTerminal(int(os.Stderr.Fd())) {
+		return
+	}
+	l.text = text
+	if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && len(text) >= width && width > 0 {
+		text = text[:width-1]
+	}
+	fmt.Fprint(os.Stderr, "\r\x1b[K", text)
+}
+
+func (l *progressLine) clear() {
+	if l.text != "" {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
 }
 

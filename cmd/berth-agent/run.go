@@ -166,7 +166,9 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
+	pulling := &pulls{byRef: map[string]*pull{}}
 	images, err := image.Open(filepath.Join(o.stateDir, "images"), image.WithProgress(func(p image.Progress) {
+		pulling.note(p)
 		if len(p.Skipped) > 0 {
 			log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer, "attributes", p.Skipped)
 		}
@@ -201,7 +203,7 @@ func (o *options) run(ctx context.Context) error {
 		names = append(names, h.Name)
 	}
 	syncer, err := sync.New(sync.Config{
-		Source: src, Images: imageStore{images}, Supervisor: sv.client, Bundles: bundles,
+		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: sv.client, Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: names, Log: log, KeepLogs: o.removedLogs,
 	})
 	if err != nil {
@@ -382,9 +384,13 @@ func (s supervised) keep(ctx context.Context) error {
 }
 
 // imageStore is the image store as package sync wants it.
-type imageStore struct{ store *image.Store }
+type imageStore struct {
+	store   *image.Store
+	pulling *pulls
+}
 
 func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*sync.Image, error) {
+	defer s.pulling.forget(reference)
 	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
 	if err != nil {
 		return nil, err

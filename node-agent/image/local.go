@@ -133,20 +133,21 @@ type section struct {
 const maxArchiveEntries = 1 << 16
 
 // openArchive opens a tar that may be compressed as a whole; then it is unpacked into a nameless file in tmp.
-func openArchive(ctx context.Context, p, tmp string, limits Limits) (*archive, error) {
+func openArchive(ctx context.Context, p, tmp string, limits Limits, progress func(done, total int64)) (*archive, error) {
 	f, st, err := openRegular(unix.AT_FDCWD, p)
 	if err != nil {
 		return nil, err
 	}
 	a := &archive{file: f, id: identityOf(st), entries: map[string]section{}}
-	if err := a.index(ctx, p, tmp, limits); err != nil {
+	note := func(done int64) { progress(done, st.Size) }
+	if err := a.index(ctx, p, tmp, limits, note); err != nil {
 		_ = a.Close()
 		return nil, err
 	}
 	return a, nil
 }
 
-func (a *archive) index(ctx context.Context, p, tmp string, limits Limits) error {
+func (a *archive) index(ctx context.Context, p, tmp string, limits Limits, note func(done int64)) error {
 	head := make([]byte, 6)
 	n, err := a.file.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
@@ -158,7 +159,7 @@ func (a *archive) index(ctx context.Context, p, tmp string, limits Limits) error
 			return err
 		}
 		err = func() error {
-			r, err := decompress(bufio.NewReaderSize(ctxReader{ctx, a.file}, 64<<10))
+			r, err := decompress(bufio.NewReaderSize(&meter{r: ctxReader{ctx, a.file}, note: note}, 64<<10))
 			if err != nil {
 				return err
 			}
@@ -245,7 +246,7 @@ type layout struct {
 }
 
 // openLocal opens what a local reference points to.
-func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform) (source, error) {
+func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform, progress func(done, total int64)) (source, error) {
 	asLayout := r.transport == ociTransport
 	if r.transport == archiveTransport {
 		var st unix.Stat_t
@@ -262,7 +263,7 @@ func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want
 		}
 		return &layout{files: f, ref: r, limits: limits, want: want}, nil
 	}
-	a, err := openArchive(ctx, r.path, tmp, limits)
+	a, err := openArchive(ctx, r.path, tmp, limits, progress)
 	if err != nil {
 		return nil, notImage(r, err)
 	}

@@ -53,13 +53,26 @@ func DefaultLimits() Limits {
 type Progress struct {
 	Ref   string
 	Layer digest.Digest // diffID
-	Stage string        // "download", "unpack" or "done"
-	Done  int64         // bytes, of download
-	Total int64         // bytes, of download
+	// Stage is StageRead, StageDownload, StageUnpack or StageDone.
+	Stage string
+	// Done and Total are bytes of the stage: of the archive, or of the layer as transferred.
+	Done, Total int64
+	// Layers are how many layers the store has to unpack for the image, and Size is their sum, in bytes as transferred. They are 0 at
+	// StageRead.
+	Layers int
+	Size   int64
 	// Skipped are, at stage done, the names of the extended attributes of the layer that were not set: those of the host's
 	// security policy, those of overlayfs for plain users, and those that the filesystem does not take.
 	Skipped []string
 }
+
+// Stages of a pull. The layers of an image are in different stages at the same time.
+const (
+	StageRead     = "read" // of an archive that is compressed as a whole
+	StageDownload = "download"
+	StageUnpack   = "unpack"
+	StageDone     = "done"
+)
 
 // Option changes how a store works.
 type Option func(*Store)
@@ -307,7 +320,9 @@ func withRef(r reference, err error) error {
 // source opens what a reference points to.
 func (s *Store) source(ctx context.Context, r reference) (source, error) {
 	if r.local() {
-		return openLocal(ctx, r, s.session, s.limits, s.platform)
+		return openLocal(ctx, r, s.session, s.limits, s.platform, func(done, total int64) {
+			s.progress(Progress{Ref: r.raw, Stage: StageRead, Done: done, Total: total})
+		})
 	}
 	return openRegistry(ctx, r, s.transport, s.limits)
 }
@@ -333,17 +348,26 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 			}
 		}
 	}()
+	missing := Progress{Ref: r.raw}
+	for i, id := range ids {
+		if s.findLayer(id, chains[i]) == "" {
+			missing.Layers++
+			missing.Size += res.layers[i].Size
+		}
+	}
 	for i, id := range ids {
 		img.Size += res.layers[i].Size
 		if !remote || s.findLayer(id, chains[i]) != "" {
 			continue
 		}
 		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session, func(done int64) {
-			s.progress(Progress{Ref: r.raw, Layer: id, Stage: "download", Done: done, Total: res.layers[i].Size})
+			p := missing
+			p.Layer, p.Stage, p.Done, p.Total = id, StageDownload, done, res.layers[i].Size
+			s.progress(p)
 		})
 	}
 	for i := range ids {
-		dir, err := s.ensureLayer(ctx, r, src, res, i, chains[i], pending[i], img.Layers)
+		dir, err := s.ensureLayer(ctx, missing, src, res, i, chains[i], pending[i], img.Layers)
 		if err != nil {
 			return nil, err
 		}
@@ -367,8 +391,9 @@ func (s *Store) findLayer(diffID, chainID digest.Digest) string {
 	return ""
 }
 
-// ensureLayer returns the directory of one layer, and unpacks it when it is not there.
-func (s *Store) ensureLayer(ctx context.Context, r reference, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
+// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p is what its progress has in common with that of
+// the image's other layers.
+func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
 	diffID := res.image.RootFS.DiffIDs[i]
 	if dir := s.findLayer(diffID, chainID); dir != "" {
 		return dir, nil
@@ -401,7 +426,12 @@ func (s *Store) ensureLayer(ctx context.Context, r reference, src source, res *r
 			in.blob = res.layers[i].Digest
 		}
 	}
-	s.progress(Progress{Ref: r.raw, Layer: diffID, Stage: "unpack"})
+	p.Layer, p.Stage, p.Total = diffID, StageUnpack, res.layers[i].Size
+	s.progress(p)
+	in.r = &meter{r: in.r, note: func(done int64) {
+		p.Done = done
+		s.progress(p)
+	}}
 	tmp, err := os.MkdirTemp(s.session, "layer-")
 	if err != nil {
 		return "", err
@@ -429,7 +459,8 @@ func (s *Store) ensureLayer(ctx context.Context, r reference, src source, res *r
 	if err := publish(layer, final); err != nil {
 		return "", err
 	}
-	s.progress(Progress{Ref: r.raw, Layer: diffID, Stage: "done", Skipped: result.skipped})
+	p.Stage, p.Done, p.Skipped = StageDone, p.Total, result.skipped
+	s.progress(p)
 	return filepath.Join(final, "diff"), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -532,6 +533,54 @@ func TestShared(t *testing.T) {
 		t.Error("a self-contained layer on another base is not shared")
 	}
 	noRubbish(t, s)
+}
+
+// TestProgress: a pull says how much there is, and how far each stage is.
+func TestProgress(t *testing.T) {
+	needRoot(t)
+	reg := newRegistry(t)
+	random := make([]byte, 3<<20) // does not get smaller
+	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+	layers := [][]byte{layerTar(t, file("a", string(random))), layerTar(t, file("b", "1"))}
+	remote := testImage{layers: layers}
+	m, c, ls := remote.build(t)
+	size := ls[0].desc.Size + ls[1].desc.Size
+	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(slices.Clone(ls), m, c)...)
+	archive := filepath.Join(t.TempDir(), "image.tar.gz")
+	write(t, archive, gz(tarFolder(t, layout)))
+	for ref, stages := range map[string]string{
+		reg.push(t, "app", "v1", remote): "done download unpack", "oci:" + layout: "done unpack", "oci-archive:" + archive: "done read unpack",
+	} {
+		var mu sync.Mutex
+		last := map[string]int64{} // by stage and layer
+		between := map[string]bool{}
+		s := openStore(t, WithProgress(func(p Progress) {
+			mu.Lock()
+			defer mu.Unlock()
+			id := p.Stage + " " + p.Layer.String()
+			if p.Ref != ref || p.Done < last[id] || p.Done > p.Total || p.Stage != StageRead && (p.Size != size || p.Layers != 2) {
+				t.Errorf("found %+v after %d", p, last[id])
+			}
+			last[id] = p.Done
+			if p.Done > 0 && p.Done < p.Total {
+				between[p.Stage] = true
+			}
+		}))
+		ensure(t, s, ref, Default)
+		found := map[string]bool{}
+		for id := range last {
+			stage, _, _ := strings.Cut(id, " ")
+			found[stage] = true
+		}
+		if got := strings.Join(slices.Sorted(maps.Keys(found)), " "); got != stages {
+			t.Errorf("%s: found stages %q; want %q", ref, got, stages)
+		}
+		for stage := range found {
+			if stage != StageDone && !between[stage] {
+				t.Errorf("%s: nothing is said within stage %s", ref, stage)
+			}
+		}
+	}
 }
 
 // TestCancel: a pull that nobody waits for any more ends, and leaves nothing.

@@ -73,6 +73,23 @@ func (c ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
+// meter notes how far a stream has been read, each time that another mebibyte has.
+type meter struct {
+	r          io.Reader
+	note       func(done int64)
+	done, told int64
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.done += int64(n)
+	if m.done-m.told >= 1<<20 {
+		m.told = m.done
+		m.note(m.done)
+	}
+	return n, err
+}
+
 // boundedReader fails, rather than ends, beyond its limit.
 type boundedReader struct {
 	what  string

@@ -173,8 +173,12 @@ func (a *attempt) checkHandler(context.Context) error {
 	return fmt.Errorf("found %q, which this node has not; allowed: %s", a.handler(), strings.Join(a.s.Handlers, ", "))
 }
 
-// slow is how long a pull may take before it is worth a status of its own.
-const slow = time.Second
+const (
+	// slow is how long a pull may take before it is worth a status of its own. Each further one takes twice as long to come, up
+	// to slowest.
+	slow    = time.Second
+	slowest = 30 * time.Second
+)
 
 func (a *attempt) ensureImage(ctx context.Context) error {
 	if a.b.Spec.Image == nil {
@@ -201,16 +205,12 @@ func (a *attempt) ensureImage(ctx context.Context) error {
 		a.image, err = a.s.Images.Ensure(ctx, reference, a.b.Spec.Image.PullPolicy)
 		done <- err
 	}()
-	var err error
-	select {
-	case err = <-done:
-	case <-a.s.Clock.After(slow):
-		in := a.in
-		in.Record, in.Now = a.rec, a.s.Clock.Now()
-		if rerr := a.s.report(ctx, a.w, in, &progress{condition: v1alpha1.ConditionImageReady, reason: v1alpha1.ReasonPulling, message: "pulling " + reference}); rerr != nil {
-			a.s.Log.Warn("cannot report the pull", "container", a.w.key.String(), "error", rerr)
+	begun := a.s.Clock.Now()
+	err, waited := a.await(ctx, reference, done)
+	if waited {
+		if err == nil {
+			a.s.Log.Info("the image is on the node", "container", a.w.key.String(), "image", reference, "after", a.s.Clock.Since(begun).Round(time.Millisecond).String())
 		}
-		err = <-done
 		if now := a.s.Source.Get(a.w.key); now != nil && now.Generation != a.b.Generation {
 			return errSuperseded
 		}
@@ -228,6 +228,30 @@ func (a *attempt) ensureImage(ctx context.Context) error {
 	}
 	a.rec.ImageID, a.rec.StopSignal = a.image.ID, a.image.Config.StopSignal
 	return nil
+}
+
+// await waits for the end of a pull, and reports how far it is now and then. waited is false if it was over before that was worth while.
+func (a *attempt) await(ctx context.Context, reference string, done <-chan error) (err error, waited bool) {
+	for wait := slow; ; wait = min(2*wait, slowest) {
+		select {
+		case err := <-done:
+			return err, waited
+		case <-a.s.Clock.After(wait):
+		}
+		waited = true
+		message := "pulling " + reference
+		if a.s.Pulled != nil {
+			if text := a.s.Pulled(reference); text != "" {
+				message += ": " + text
+			}
+		}
+		a.s.Log.Info(message, "container", a.w.key.String())
+		in := a.in
+		in.Record, in.Now = a.rec, a.s.Clock.Now()
+		if err := a.s.report(ctx, a.w, in, &progress{condition: v1alpha1.ConditionImageReady, reason: v1alpha1.ReasonPulling, message: message}); err != nil {
+			a.s.Log.Warn("cannot report the pull", "container", a.w.key.String(), "error", err)
+		}
+	}
 }
 
 func (a *attempt) prepareVolumes(context.Context) (err error) {

@@ -69,6 +69,8 @@ type Config struct {
 	KeepLogs Retention
 	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
 	Parallel int
+	// Pulled returns how far the pull of an image is, for people; optional.
+	Pulled func(reference string) string
 	// Clock is for timers and for what is shown to people; optional: the real one.
 	Clock clock.WithDelayedExecution
 	// BootClock measures grace periods and back-offs; optional: that of the machine.

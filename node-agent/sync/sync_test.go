@@ -179,6 +179,8 @@ type bench struct {
 	bundles *bundle.Root
 	stop    func() // ends the Syncer
 	keep    Retention
+	images  Images
+	pulled  func(string) string
 }
 
 func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
@@ -211,7 +213,10 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 // run starts a Syncer, and ends it with the test.
 func (b *bench) run() {
 	b.Helper()
-	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
+	if b.images == nil {
+		b.images = noImages{}
+	}
+	s, err := New(Config{Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
 		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep})
 	if err != nil {
 		b.Fatal(err)

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-run/berth/node-agent/image"
+)
+
+// pulls is how far the pulls are that are under way.
+type pulls struct {
+	mu    sync.Mutex
+	byRef map[string]*pull
+}
+
+// pull is how far one is.
+type pull struct {
+	last       image.Progress
+	downloaded map[digest.Digest]int64 // bytes of each layer
+	unpacked   map[digest.Digest]int64
+	done       int // layers
+}
+
+// note takes in what the store says.
+func (p *pulls) note(n image.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.byRef[n.Ref]
+	if one == nil {
+		one = &pull{downloaded: map[digest.Digest]int64{}, unpacked: map[digest.Digest]int64{}}
+		p.byRef[n.Ref] = one
+	}
+	one.last = n
+	switch n.Stage {
+	case image.StageDownload:
+		one.downloaded[n.Layer] = n.Done
+	case image.StageUnpack:
+		one.unpacked[n.Layer] = n.Done
+	case image.StageDone:
+		one.unpacked[n.Layer] = n.Done
+		one.done++
+	}
+}
+
+// forget is called when nobody waits for an image any more.
+func (p *pulls) forget(ref string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.byRef, ref)
+}
+
+// text says how far a pull is, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1 of 4 layers)"; "" before it has begun.
+func (p *pulls) text(ref string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.byRef[ref]
+	if one == nil {
+		return ""
+	}
+	if one.last.Stage == image.StageRead {
+		return fmt.Sprintf("read %s of the archive", share(one.last.Done, one.last.Total))
+	}
+	sum := func(m map[digest.Digest]int64) (n int64) {
+		for _, v := range m {
+			n += v
+		}
+		return n
+	}
+	text := fmt.Sprintf("unpacked %s (%d of %d layers)", share(sum(one.unpacked), one.last.Size), one.done, one.last.Layers)
+	if len(one.downloaded) > 0 {
+		text = fmt.Sprintf("downloaded %s, %s", share(sum(one.downloaded), one.last.Size), text)
+	}
+	return text
+}
+
+// share says how much of a number of bytes is done.
+func share(done, total int64) string {
+	if total <= 0 {
+		return fmt.Sprintf("%.1f MB", float64(done)/1e6)
+	}
+	return fmt.Sprintf("%.1f of %.1f MB, %d%%", float64(done)/1e6, float64(total)/1e6, min(100, 100*done/total))
+}
