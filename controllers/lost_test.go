@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -206,4 +207,33 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 		t.Errorf("the OCIBundle was taken from an agent that lives: %+v", b.ObjectMeta)
 	}
 	look()
+}
+
+// TestShorterGracePeriodIsPassedOn: somebody who does not want to wait for a container that is being deleted edits its grace period.
+func TestShorterGracePeriodIsPassedOn(t *testing.T) {
+	hold := make(chan struct{})
+	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
+	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) { c.Spec.TerminationGracePeriodSeconds = ptr.To[int64](300) })
+	create(t, c)
+	eventuallyHas(t, c, isReady)
+	right := eventuallyBundle(t, c, func(*v1alpha1.OCIBundle) error { return nil })
+	if err := admin.Delete(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	grace := func(want int64) *v1alpha1.OCIBundle {
+		t.Helper()
+		return eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
+			if b.DeletionTimestamp == nil || b.Spec.TerminationGracePeriodSeconds != want {
+				return fmt.Errorf("the grace period is %d, deleted at %v", b.Spec.TerminationGracePeriodSeconds, b.DeletionTimestamp)
+			}
+			return nil
+		})
+	}
+	grace(300)
+	edit(t, c, func(c *v1alpha1.Container) { c.Spec.TerminationGracePeriodSeconds = ptr.To[int64](0) })
+	if b := grace(0); string(b.Spec.Config.Raw) != string(right.Spec.Config.Raw) {
+		t.Errorf("the config is %s", b.Spec.Config.Raw)
+	}
+	close(hold)
+	gone(t, c)
 }

@@ -101,7 +101,28 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 			return false, r.removeFinalizer(ctx, s)
 		}
 	}
+	// First, so that the agent has it with the deletion.
+	if err := r.passGrace(ctx, s); err != nil {
+		return false, err
+	}
 	return false, r.deleteBundle(ctx, s)
+}
+
+// passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted, only a shorter one. It is how
+// somebody ends a container at once, since the API server drops the grace period of a deletion for custom resources.
+func (r *Reconciler) passGrace(ctx context.Context, s *scope) error {
+	want, have := s.container.Spec.TerminationGracePeriodSeconds, s.bundle.Spec.TerminationGracePeriodSeconds
+	if want == nil || *want == have || s.bundle.DeletionTimestamp != nil && *want > have {
+		return nil
+	}
+	before := s.bundle.DeepCopy()
+	s.bundle.Spec.TerminationGracePeriodSeconds = *want
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, s.bundle, patch, client.FieldOwner(FieldOwner)); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("pass the grace period on to the OCIBundle: %w", err))
+	}
+	digestConfig(s.bundle)
+	return nil
 }
 
 // mayBeOurs reports whether a process of this Container may run under the OCIBundle. One that says whose it is, and names another, runs

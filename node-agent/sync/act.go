@@ -192,15 +192,13 @@ func ignoreGone(err error) error {
 }
 
 func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
-	grace := time.Duration(in.Record.GraceSeconds) * time.Second
+	seconds := in.Record.GraceSeconds
 	if in.Desired != nil {
-		grace = time.Duration(in.Desired.Spec.TerminationGracePeriodSeconds) * time.Second
-		if g := in.Desired.DeletionGracePeriodSeconds; g != nil && in.Desired.DeletionTimestamp != nil && *g > 0 {
-			grace = min(grace, time.Duration(*g)*time.Second)
-		}
+		seconds = in.Desired.Spec.TerminationGracePeriodSeconds
 	}
+	grace := time.Duration(seconds) * time.Second
 	// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
-	s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), Why: d.Why} })
+	s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why} })
 	signal := in.Record.StopSignal
 	if signal == "" {
 		signal = "TERM"

@@ -106,7 +106,9 @@ type failure struct {
 type stop struct {
 	// Deadline is the end of the grace period. The zero value, or one of another boot, is past.
 	Deadline boottime.Instant `json:"until,omitzero"`
-	Why      string           `json:"why"`
+	// GraceSeconds is the grace period that led to it.
+	GraceSeconds int64  `json:"graceSeconds,omitempty"`
+	Why          string `json:"why"`
 }
 
 // next is the run that follows this one.

@@ -68,7 +68,9 @@ func (in *Input) goOn(dir bundle.Dir) {
 	}
 	// A newer agent may have accepted what this one cannot read.
 	if accepted != nil && accepted.UID == in.Desired.UID && tooOld(accepted) == "" {
+		grace := in.Desired.Spec.TerminationGracePeriodSeconds // every agent knows how to end it
 		in.keep(&accepted.Spec)
+		in.Desired.Spec.TerminationGracePeriodSeconds = grace
 		in.GoesOn = true
 	}
 }

@@ -474,6 +474,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			s.save(in.Record)
 		}
 		in.keepAccepted(dir)
+		s.hurry(in)
 		st, err := s.Supervisor.Get(ctx, in.Record.ID)
 		switch {
 		case err == nil:
@@ -484,6 +485,21 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
 	return in, nil
+}
+
+// hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one.
+func (s *Syncer) hurry(in Input) {
+	if in.Desired == nil || in.Record.Stop == nil || in.Desired.Spec.TerminationGracePeriodSeconds >= in.Record.Stop.GraceSeconds {
+		return
+	}
+	seconds := in.Desired.Spec.TerminationGracePeriodSeconds
+	grace, now := time.Duration(seconds)*time.Second, s.BootClock()
+	s.note(in.Record, func(r *Record) {
+		shorter := *r.Stop
+		shorter.GraceSeconds = seconds
+		shorter.Deadline = now.Add(min(grace, remaining(shorter.Deadline, now)))
+		r.Stop = &shorter
+	})
 }
 
 // rehash computes the hash of what is desired.
