@@ -62,6 +62,8 @@ func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary
 		}
 		reason, message := explain(cause, v1alpha1.ReasonExited, "ended and is not to be restarted")
 		return NotReady(Stalled, reason, message)
+	case running != nil && running.Status == metav1.ConditionUnknown:
+		return Summary{metav1.ConditionUnknown, running.Reason, running.Message, Reconciling}
 	case running != nil && running.Status == metav1.ConditionTrue:
 		return Summary{metav1.ConditionTrue, running.Reason, running.Message, Settled}
 	case running != nil && running.Reason == v1alpha1.ReasonStopped:
@@ -111,6 +113,7 @@ func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline ti
 		})
 	}
 	put(v1alpha1.ConditionReady, s.Ready, s.Reason, s.Message)
+	st.PrintableStatus = s.printable(st)
 	// As in Flux, the other two are present only while they are True.
 	if s.Outlook == Reconciling {
 		put(v1alpha1.ConditionReconciling, metav1.ConditionTrue, reconcilingReason(s.Reason), s.Message)
@@ -122,6 +125,23 @@ func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline ti
 	} else {
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionStalled)
 	}
+}
+
+// printable returns the phase, or the reason while the phase does not say what happens: by the rules
+// of a Pod's phase a process that ended and waits to be started again is Running.
+func (s Summary) printable(st *v1alpha1.ContainerStatus) string {
+	switch {
+	case s.Reason == v1alpha1.ReasonTerminating,
+		st.Phase == v1alpha1.ContainerFailed && s.Reason == v1alpha1.ReasonOOMKilled:
+		return s.Reason
+	case st.Phase == v1alpha1.ContainerSucceeded, st.Phase == v1alpha1.ContainerFailed, st.Phase == v1alpha1.ContainerUnknown:
+		return string(st.Phase)
+	case meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionRunning):
+		return string(v1alpha1.ContainerRunning)
+	case s.Reason == v1alpha1.ReasonProgressing:
+		return string(v1alpha1.ContainerPending)
+	}
+	return s.Reason
 }
 
 func reconcilingReason(reason string) string {

@@ -4,15 +4,23 @@ package v1alpha1_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -62,15 +70,23 @@ func TestContainerRules(t *testing.T) {
 		{"rootfs is absolute", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: r}\ncommand: [x]", "rootfs.path must be absolute: start it with /"},
 		{"rootfs has a path", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {}\ncommand: [x]", "spec.rootfs.path: Required value"},
 		{"image is not empty", image, `image: ""`, "at least 1 chars"},
+		{"image with a path", "image: registry.example:5000/a.tar/b", "image: /srv/x.tar", "for a file of the node write archive: {path: /FILE} in place of image"},
+		{"image with a relative path", "image: a.tar:v1", "image: ./x.tar", "for a file of the node write archive: {path: /FILE} in place of image"},
+		{"image with a file's name", "image: oci-archive:/x.tar", "image: x.tar.gz", "for a file of the node write archive: {path: /FILE} in place of image"},
+		{"command", image + "command: [nginx, -g, x]", image + "command: nginx -g x", "spec.command"},
+		{"number in env", image + `env: [{name: PORT, value: "1"}]`, image + "env: [{name: PORT, value: 1}]", "spec.env[0].value"},
+		{"env as a map", image + "env: [{name: A, value: b}]", image + "env: {A: b}", "spec.env"},
+		{"restartPolicy of compose", image + "restartPolicy: Always", image + "restartPolicy: always", `supported values: "Always", "OnFailure", "Never"`},
 		{"pull policy", image + "imagePullPolicy: Never", image + "imagePullPolicy: Sometimes", `supported values: "Always", "IfNotPresent", "Never"`},
 		{"workingDir", image + "workingDir: /srv", image + "workingDir: srv", "workingDir must be absolute: start it with /"},
 		{"env", image + "env: [{name: A, value: b}]", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "valueFrom is not supported: give a literal value"},
 		{"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]", "Duplicate value"},
-		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "spec.hostname in body should match"},
+		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"},
 		{"hostname with the host's network", image + "hostNetwork: true", image + "hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
 		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image + `resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
 		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image + `resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
-		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image + `resources: {limits: {cpu: many}}`, "should match"},
+		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image + `resources: {limits: {cpu: many}}`, "limits are quantities: write 2, 0.5 or 500m for cpu"},
+		{"quantity of memory", image + `resources: {limits: {memory: 32Mi}, requests: {memory: 1000000}}`, image + `resources: {requests: {memory: 32mb}}`, "requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"},
 		{"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`, "claims are not supported: remove claims"},
 		{"privileged", image + "securityContext: {privileged: false}", image + "securityContext: {privileged: true}", "capabilities.add"},
 		{"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}", "seLinuxOptions is not supported: remove it"},
@@ -83,7 +99,7 @@ func TestContainerRules(t *testing.T) {
 		{"volume of one kind", volume, image + "volumes: [{name: v}]", "set exactly one of hostPath and emptyDir"},
 		{"volume of one kind only", volume, image + "volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]", "set exactly one of hostPath and emptyDir"},
 		{"volume of another kind", volume, image + "volumes: [{name: v, configMap: {name: x}}]", `unknown field "spec.volumes[0].configMap"`},
-		{"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]", "should match"},
+		{"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]", "the name of a volume may have lower case letters, digits and '-'"},
 		{"volumes once", volume, image + "volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]", "Duplicate value"},
 		{"hostPath", image + "volumes: [{name: v, hostPath: {path: /v}}]", image + "volumes: [{name: v, hostPath: {path: v}}]", "hostPath.path must be absolute: start it with /"},
 		{"hostPath type", image + "volumes: [{name: v, hostPath: {path: /v, type: Socket}}]", image + "volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]", "hostPath.type may be empty, DirectoryOrCreate"},
@@ -125,6 +141,8 @@ func TestContainerDefaults(t *testing.T) {
 		"spec.terminationGracePeriodSeconds": int64(30),
 		"spec.progressDeadlineSeconds":       int64(600),
 		"status.observedGeneration":          int64(-1),
+		"status.restartCount":                int64(0),
+		"status.phase":                       "Pending",
 	} {
 		v, _, _ := unstructured.NestedFieldNoCopy(got.Object, strings.Split(path, ".")...)
 		if v != want {
@@ -133,9 +151,9 @@ func TestContainerDefaults(t *testing.T) {
 	}
 
 	// Status is a subresource: it does not raise the generation, and the object itself cannot carry it.
-	status := got.DeepCopy()
-	status.Object["status"] = map[string]any{"observedGeneration": int64(1), "phase": "Running"}
-	got, err := client.UpdateStatus(t.Context(), status, metav1.UpdateOptions{})
+	changed := got.DeepCopy()
+	changed.Object["status"] = map[string]any{"observedGeneration": int64(1), "phase": "Running"}
+	got, err := client.UpdateStatus(t.Context(), changed, metav1.UpdateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +172,57 @@ func TestContainerDefaults(t *testing.T) {
 	got.Object["status"] = map[string]any{"phase": "Asleep"}
 	if _, err = client.UpdateStatus(t.Context(), got, metav1.UpdateOptions{}); err == nil {
 		t.Error("an unknown phase was taken")
+	}
+}
+
+// TestPrinterColumns: what kubectl prints of a Container at each stage.
+func TestPrinterColumns(t *testing.T) {
+	config := rest.CopyConfig(restConfig(t))
+	config.GroupVersion, config.NegotiatedSerializer = &v1alpha1.GroupVersion, serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
+	columns := func() string {
+		t.Helper()
+		var table metav1.Table
+		client, err := rest.UnversionedRESTClientFor(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := client.Get().AbsPath("/apis", v1alpha1.GroupVersion.String(), "namespaces/default/containers/columns").
+			SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
+		if err == nil {
+			err = json.Unmarshal(raw, &table)
+		}
+		if err != nil || len(table.Rows) != 1 {
+			t.Fatalf("found %v, %s", err, raw)
+		}
+		var out []string
+		for i, c := range table.ColumnDefinitions {
+			if c.Priority == 0 && c.Name != "Age" {
+				out = append(out, fmt.Sprintf("%s=%v", strings.ToUpper(c.Name), table.Rows[0].Cells[i]))
+			}
+		}
+		return strings.Join(out, " ")
+	}
+	got := create(t, containers, "default", object(t, "Container", "columns", "image: busybox"))
+	if line := columns(); line != "NAME=columns READY=<nil> PHASE=Pending REASON=<nil> RESTARTS=0 NODE=<nil>" {
+		t.Errorf("found %s for a new Container", line)
+	}
+	c := &v1alpha1.Container{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(got.Object, c); err != nil {
+		t.Fatal(err)
+	}
+	c.Status.Phase, c.Status.NodeName = v1alpha1.ContainerRunning, "node-a"
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionFalse,
+		Reason: v1alpha1.ReasonCrashLoopBackOff, Message: "ended"})
+	status.OfRun(c.Status.Phase, c.Status.Conditions).Set(&c.Status, 1, 0, time.Now())
+	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dynamicClient(t).Resource(containers).Namespace("default").UpdateStatus(t.Context(), &unstructured.Unstructured{Object: object}, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if line := columns(); line != "NAME=columns READY=False PHASE=CrashLoopBackOff REASON=CrashLoopBackOff RESTARTS=0 NODE=node-a" {
+		t.Errorf("found %s in a crash loop", line)
 	}
 }
 

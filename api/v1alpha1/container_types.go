@@ -31,6 +31,7 @@ type ContainerSpec struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(oci|oci-archive|docker-archive):') || !self.matches('^[./~]|[.](tar|tgz|tar[.](gz|xz|bz2|zst))$')",message="image is a registry reference such as docker.io/library/busybox:1.36: for a file of the node write archive: {path: /FILE} in place of image"
 	Image string `json:"image,omitempty"`
 
 	// archive is an image in a file or directory of the node, in place of image.
@@ -78,7 +79,7 @@ type ContainerSpec struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"
 	Hostname string `json:"hostname,omitempty"`
 
 	// hostNetwork joins the network and UTS namespaces of the node.
@@ -99,6 +100,8 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.claims) || size(self.claims) == 0",message="claims are not supported: remove claims"
 	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])",message="limits may name cpu, memory and pids only"
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])",message="requests may name cpu and memory only"
+	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || ['cpu', 'memory', 'pids'].all(k, !(k in self.limits) || type(self.limits[k]) == int || isQuantity(self.limits[k]))",message="limits are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 
 	// securityContext is that of a Pod's container.
@@ -214,7 +217,7 @@ type Volume struct {
 	// name that volumeMounts refer to.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name of a volume may have lower case letters, digits and '-', and begins and ends with a letter or digit"
 	Name string `json:"name"`
 
 	// hostPath is a file or folder of the node.
@@ -325,6 +328,9 @@ const (
 	// ReasonProgressDeadlineExceeded surfaces in Stalled when the Container did not become Ready within
 	// progressDeadlineSeconds. The message and the condition Ready name the cause.
 	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
+	// ReasonSupervisorUnreachable surfaces in Running and Ready, which are Unknown then, when the agent cannot ask the supervisor
+	// of its node; the message says since when.
+	ReasonSupervisorUnreachable = "SupervisorUnreachable"
 	// ReasonTerminating surfaces in Reconciling while the container is being stopped for deletion or replacement.
 	ReasonTerminating = "Terminating"
 	// ReasonProgressing surfaces in Reconciling for any other work under way.
@@ -341,6 +347,11 @@ type ContainerStatus struct {
 	// phase sums it up in a word.
 	// +optional
 	Phase ContainerPhase `json:"phase,omitempty"`
+
+	// printableStatus is the word for people that kubectl prints as PHASE: the phase or, while that does not say what happens, the
+	// reason, such as CrashLoopBackOff, ImagePullFailed or Terminating. Programs read phase and conditions.
+	// +optional
+	PrintableStatus string `json:"printableStatus,omitempty"`
 
 	// conditions: SpecValid, Scheduled, Accepted, ImageReady, Running, Ready, Reconciling, Stalled.
 	// +optional
@@ -382,7 +393,7 @@ type RunStatus struct {
 
 	// restartCount counts how often the process has been started again on this node.
 	// +optional
-	RestartCount int32 `json:"restartCount,omitempty"`
+	RestartCount int32 `json:"restartCount"`
 
 	// state now: waiting, running or terminated, as of a Pod's container.
 	// +optional
@@ -403,7 +414,7 @@ type RunStatus struct {
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=ctr,categories={all,berth}
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
-// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.printableStatus`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Restarts",type=integer,JSONPath=`.status.restartCount`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
@@ -416,7 +427,7 @@ type Container struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec ContainerSpec `json:"spec"`
-	// +kubebuilder:default:={"observedGeneration":-1}
+	// +kubebuilder:default:={"observedGeneration":-1,"restartCount":0,"phase":"Pending","printableStatus":"Pending"}
 	Status ContainerStatus `json:"status,omitempty"`
 }
 

@@ -170,6 +170,7 @@ func (b *OCIBundle) Owner() ContainerReference {
 // +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Running")].reason`
 // +kubebuilder:printcolumn:name="PID",type=integer,JSONPath=`.status.pid`
 // +kubebuilder:printcolumn:name="Restarts",type=integer,JSONPath=`.status.restartCount`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -178,7 +179,7 @@ type OCIBundle struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec OCIBundleSpec `json:"spec"`
-	// +kubebuilder:default:={"observedGeneration":-1}
+	// +kubebuilder:default:={"observedGeneration":-1,"restartCount":0}
 	Status OCIBundleStatus `json:"status,omitempty"`
 }
 

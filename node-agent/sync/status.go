@@ -172,6 +172,17 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		}
 		set(v1alpha1.ConditionRunning, running.Status, reason, message)
 	}
+	if in.Unseen != "" && in.Record != nil && status.Phase != v1alpha1.ContainerSucceeded && status.Phase != v1alpha1.ContainerFailed {
+		last := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).Message
+		since := metav1.NewTime(in.Now)
+		if was := meta.FindStatusCondition(previous.Conditions, v1alpha1.ConditionRunning); was != nil && was.Status == metav1.ConditionUnknown {
+			since = was.LastTransitionTime
+		}
+		status.Phase = v1alpha1.ContainerUnknown
+		set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonSupervisorUnreachable,
+			fmt.Sprintf("not known since %s: %s; before that: %s", since.UTC().Format(time.RFC3339), in.Unseen, last))
+		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = since.Rfc3339Copy()
+	}
 	return status
 }
 

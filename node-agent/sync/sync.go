@@ -356,6 +356,12 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 		in, err := s.gather(ctx, w)
 		if err != nil {
 			log.Error("cannot look at the container; trying again", "error", err)
+			if w.retries >= unseenAfter {
+				in.Unseen, in.Now = err.Error(), s.Clock.Now()
+				if err := s.report(ctx, w, in, nil); err != nil {
+					log.Warn("cannot report the status", "error", err)
+				}
+			}
 			return s.retry(w)
 		}
 		d := s.policies.Decide(in)
@@ -404,6 +410,10 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 	}
 	return 0
 }
+
+// unseenAfter is after how many failed looks a container is reported as not known: 3 s. A supervisor that is replaced is
+// back before.
+const unseenAfter = 2
 
 // sooner returns the shorter of two times to wait, of which b may be 0: never.
 func sooner(a, b time.Duration) time.Duration {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	testclock "k8s.io/utils/clock/testing"
 
@@ -33,6 +35,7 @@ type fakeSupervisor struct {
 	mu     gosync.Mutex
 	clock  *settableClock
 	all    map[string]*supervisor.Status
+	away   atomic.Bool
 	starts int
 	kills  []string
 }
@@ -85,6 +88,9 @@ func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
 
 func (f *fakeSupervisor) Get(_ context.Context, id string) (supervisor.Status, error) {
 	var out supervisor.Status
+	if f.away.Load() {
+		return out, errors.New("the supervisor does not answer")
+	}
 	err := f.change(id, func(st *supervisor.Status) { out = *st })
 	return out, err
 }
@@ -386,6 +392,53 @@ func TestStatusOfAnotherIsCorrected(t *testing.T) {
 	defer b.source.mu.Unlock()
 	if len(b.source.reports) != n {
 		t.Errorf("found %d reports of a status that is right", len(b.source.reports)-n)
+	}
+}
+
+func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	running := func(s v1alpha1.OCIBundleStatus) metav1.Condition {
+		if c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionRunning); c != nil {
+			return *c
+		}
+		return metav1.Condition{}
+	}
+	b.super.away.Store(true)
+	b.syncer.Changed(keyNamed("x"))
+	looks := 0
+	b.until("Unknown", func() bool {
+		if b.clock.HasWaiters() {
+			b.clock.Step(30 * time.Second)
+			looks++
+		}
+		return b.source.last().Phase == v1alpha1.ContainerUnknown
+	})
+	first := b.source.last()
+	c := running(first)
+	since := "not known since " + c.LastTransitionTime.UTC().Format(time.RFC3339) + ": the supervisor does not answer; before that: the process runs with pid 4242"
+	if looks < 2 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
+		t.Errorf("found after %d looks %+v; want message %q", looks, c, since)
+	}
+	reports := func() int {
+		b.source.mu.Lock()
+		defer b.source.mu.Unlock()
+		return len(b.source.reports)
+	}
+	n := reports()
+	for range 3 { // it stays the same, and is not written again
+		b.until("the timer", b.clock.HasWaiters)
+		b.clock.Step(30 * time.Second)
+	}
+	b.until("the timer", b.clock.HasWaiters)
+	if n != reports() {
+		t.Errorf("found %d more reports of the same", reports()-n)
+	}
+	b.super.away.Store(false)
+	b.syncer.Changed(keyNamed("x"))
+	b.until("Running", func() bool { return running(b.source.last()).Status == metav1.ConditionTrue })
+	if last := b.source.last(); last.Phase != v1alpha1.ContainerRunning || last.RestartCount != 0 {
+		t.Errorf("found %+v once the supervisor is back", last)
 	}
 }
 
