@@ -62,6 +62,8 @@ type Folder struct {
 	files   map[string]*file // by name
 	dirErr  string           // why the folder could not be read
 	written string           // what manifests.json holds
+	// unwritten are Containers whose status on disk is not what it is to be; true for what the agent reported.
+	unwritten map[source.Key]bool
 	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
 	// files are what they were, nobody may take them for unwanted.
 	unsure map[source.Key]string
@@ -153,7 +155,7 @@ func New(o Options) (*Folder, error) {
 	}
 	f := &Folder{
 		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
-		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unsure: map[source.Key]string{},
+		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unwritten: map[source.Key]bool{}, unsure: map[source.Key]string{},
 		dir: readDirectory(o.StateDir), removed: map[string]bool{}, unreadable: map[string]error{},
 	}
 	for _, d := range []string{statusDir(o.StateDir), requestsDir(o.StateDir)} {
@@ -347,7 +349,7 @@ func (f *Folder) scan() []source.Key {
 			f.o.Log.Error("cannot read the folder of manifests; what runs goes on", "dir", f.o.Dir, "error", err)
 		}
 		f.dirErr = err.Error()
-		f.writeFaults()
+		f.refresh()
 		return nil
 	}
 	f.dirErr = ""
@@ -394,7 +396,7 @@ func (f *Folder) scan() []source.Key {
 		return fl == nil || len(fl.refusal()) == 0 || e != nil && e.bundle != nil
 	})
 	f.synced = true
-	f.writeFaults()
+	f.refresh()
 	return slices.Collect(maps.Keys(changed))
 }
 
@@ -648,6 +650,7 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 		setCondition(e.container, c)
 	}
 	if err := f.store(key, e); err != nil {
+		f.unwritten[key] = true
 		return err
 	}
 	f.entries[key] = e

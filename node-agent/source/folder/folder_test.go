@@ -230,6 +230,80 @@ func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
 	}
 }
 
+// TestRefreshed: the status counts as current only while all of it can be written.
+func TestRefreshed(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a.yaml", container("a", ""))
+	f := newFolder(t, dir, state)
+	old := time.Now().Add(-time.Hour).Truncate(time.Second)
+	current := func() bool {
+		t.Helper()
+		f.scan()
+		at, err := Refreshed(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(faultsFile(state), old, old); err != nil {
+			t.Fatal(err)
+		}
+		return !at.Equal(old)
+	}
+	if !current() || !current() {
+		t.Error("found a status that is not current, though all can be written")
+	}
+	// A directory in the place of a status file stands for a disk that takes nothing.
+	if err := os.MkdirAll(filepath.Join(statusFile(state, key("b")), "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write("b.yaml", container("b", ""))
+	if current() || current() {
+		t.Error("found a status that is current, though one could not be written")
+	}
+	if err := os.RemoveAll(statusFile(state, key("b"))); err != nil {
+		t.Fatal(err)
+	}
+	if !current() {
+		t.Error("found a status that is not current once all can be written")
+	}
+	if all, err := Read(state); err != nil || len(all) != 2 {
+		t.Errorf("found %d Containers, %v", len(all), err)
+	}
+}
+
+// TestLabelsAreSeen: a change of labels alone is shown, and starts nothing again.
+func TestLabelsAreSeen(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "a.yaml")
+	labelled := func(label string) {
+		t.Helper()
+		text := strings.Replace(container("a", ""), "{name: a}", "{name: a, labels: {l: "+label+"}, annotations: {note: "+label+"}}", 1)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labelled("one")
+	f := newFolder(t, dir, state)
+	f.scan()
+	first := f.Get(key("a"))
+	labelled("two")
+	if changed := f.scan(); len(changed) > 0 {
+		t.Errorf("found %v changed", changed)
+	}
+	all, err := Read(state)
+	if err != nil || len(all) != 1 || all[0].Labels["l"] != "two" || all[0].Annotations["note"] != "two" {
+		t.Errorf("found %+v, %v", all, err)
+	}
+	if now := f.Get(key("a")); now.Generation != first.Generation || now.UID != first.UID {
+		t.Errorf("found generation %d, UID %s; want %d, %s", now.Generation, now.UID, first.Generation, first.UID)
+	}
+}
+
 // TestConflictsDoNotDependOnOrder: the same files at the end give the same, in whichever order they came.
 func TestConflictsDoNotDependOnOrder(t *testing.T) {
 	files := map[string]string{

@@ -150,8 +150,8 @@ func ReadFaults(stateDir string) ([]Fault, error) {
 	return out, nil
 }
 
-// writeFaults writes manifests.json if it is to hold something else than it does.
-func (f *Folder) writeFaults() {
+// writeFaults writes manifests.json if it is to hold something else than it does, and returns whether it holds that.
+func (f *Folder) writeFaults() bool {
 	faults := []Fault{}
 	if f.dirErr != "" {
 		faults = append(faults, Fault{File: f.o.Dir, Fault: manifest.Fault{Message: f.dirErr}})
@@ -170,20 +170,55 @@ func (f *Folder) writeFaults() {
 	faults = append(faults, f.missingFaults()...)
 	data, err := json.Marshal(faults)
 	if err != nil || string(data) == f.written {
-		return
+		return err == nil
 	}
 	if err := durable.Replace(faultsFile(f.o.StateDir), data, durable.Options{}); err != nil {
-		f.o.Log.Error("cannot tell of refused manifests", "error", err)
-		return
+		f.o.Log.Error("cannot write the list of refused manifests", "error", err)
+		return false
 	}
 	f.written = string(data)
+	return true
 }
 
-// writeStatus stores an entry; the next change of it tries again if that fails.
+// writeStatus stores an entry; the next look tries again if that fails.
 func (f *Folder) writeStatus(key source.Key, e *entry) {
 	if err := f.store(key, e); err != nil {
+		f.unwritten[key] = false
 		f.o.Log.Error("cannot write status", "container", key.String(), "error", err)
 	}
+}
+
+// refresh marks the status on disk as current, if all of it is. It sets a time alone, which a full disk takes.
+func (f *Folder) refresh() {
+	if !f.writeFaults() {
+		return
+	}
+	for key, reported := range f.unwritten {
+		e := f.entries[key]
+		switch {
+		case e == nil:
+			delete(f.unwritten, key)
+		case reported || f.store(key, e) != nil: // what was reported is reported again
+			return
+		}
+	}
+	now := time.Now()
+	if err := os.Chtimes(faultsFile(f.o.StateDir), now, now); err != nil {
+		f.o.Log.Error("cannot mark the status as current", "error", err)
+	}
+}
+
+// Refreshed returns when an agent with this state folder last found that all status on disk is current; zero if none
+// did. An agent that runs does so each 30 s.
+func Refreshed(stateDir string) (time.Time, error) {
+	info, err := os.Stat(faultsFile(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read when the status was current: %w", err)
+	}
+	return info.ModTime(), nil
 }
 
 // store writes an entry's Container with the conditions that only this source can know.
@@ -200,7 +235,11 @@ func (f *Folder) store(key source.Key, e *entry) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	return durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{})
+	if err := durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{}); err != nil {
+		return err
+	}
+	delete(f.unwritten, key)
+	return nil
 }
 
 // summarize decides on Ready, Reconciling and Stalled. While a manifest is refused, its container runs as the version before wanted
