@@ -146,10 +146,13 @@ func New(c Config) (*Syncer, error) {
 // Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
 // point from where another agent can go on. Containers are left as they are.
 func (s *Syncer) Run(ctx context.Context) error {
-	s.ctx = ctx
 	if err := s.recover(ctx); err != nil {
 		return err
 	}
+	// Until here nobody works on what recover reads: Changed does nothing without a context.
+	s.mu.Lock()
+	s.ctx = ctx
+	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(ctx) })
 	s.wg.Go(func() { s.pruneLogsNowAndThen(ctx) })
 	err := s.Source.Run(ctx, s)
