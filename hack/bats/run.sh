@@ -11,7 +11,7 @@
 #   --systemd  there, with systemd as pid 1 and its cgroup driver
 #   --runc     with runc instead: what can pass on this machine
 #   -v         show the output of what fails
-#   FILE       as kill or mounts, for tests/integration/FILE.bats (default: all but checkpoint, which wants criu)
+#   FILE       as kill or mounts, for tests/integration/FILE.bats (default: all)
 #
 # It needs root. The tests are those of the Go module; see build.sh. Two runs at once
 # would use the same cgroups: the second one waits.
@@ -38,8 +38,7 @@ suite=$(hack/bats/build.sh)
 files=("$@")
 if [ $# = 0 ]; then
 	for f in "$suite"/tests/integration/*.bats; do
-		f=$(basename "$f" .bats)
-		[ "$f" = checkpoint ] || files+=("$f")
+		files+=("$(basename "$f" .bats)")
 	done
 fi
 for f in "${files[@]}"; do

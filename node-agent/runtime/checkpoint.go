@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
@@ -183,11 +184,16 @@ func criuNamespaceType(t specs.LinuxNamespaceType) string {
 	return string(t)
 }
 
-// externalMounts are the mounts of a document that criu does not write down but finds again: bind mounts, by their
-// destination; source is what stands for one at a restore.
-func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []*rpc.ExtMountMap, err error) {
+// externalMount is a mount that criu does not write down but finds again: its name in the images, the path that it has in the
+// container, and its source.
+type externalMount struct{ name, destination, source string }
+
+// externalMounts returns those of a document, whose cgroup has these folders by the name of the hierarchy's: bind mounts, by their
+// destination, and cgroup mounts where they are bind mounts (see cgroupMount in package plan).
+func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []externalMount, err error) {
 	add := func(destination, source string) {
-		out = append(out, &rpc.ExtMountMap{Key: ptr(filepath.Clean("/" + destination)), Val: &source})
+		name := filepath.Clean("/" + destination)
+		out = append(out, externalMount{name, name, source})
 	}
 	host, err := r.Host()
 	if err != nil {
@@ -203,11 +209,18 @@ func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (ou
 		for _, o := range m.Options {
 			bind = bind || o == "bind" || o == "rbind"
 		}
+		v2, hasV2 := groups[""]
 		switch {
 		case bind:
 			add(m.Destination, m.Source)
-		case m.Type == "cgroup" && !namespaced && !host.Cgroup.Unified:
+		case namespaced:
+		case hasV2 && (m.Type == "cgroup2" || m.Type == "cgroup" && host.Cgroup.Unified):
+			add(m.Destination, v2)
+		case m.Type == "cgroup" && !host.Cgroup.Unified:
 			for dir, source := range groups {
+				if dir == "" {
+					dir = host.Cgroup.Hybrid
+				}
 				add(filepath.Join(m.Destination, dir), source)
 			}
 		}
@@ -218,6 +231,31 @@ func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (ou
 		}
 	}
 	return out, nil
+}
+
+// followed returns the path of a mount in a container whose root is open: the destination may lead through symbolic links, such as
+// /var/run of many images, and criu knows a mount by where it lies. A mount on a symbolic link itself lies there.
+func followed(root int, destination string) string {
+	parent, base := path.Split(destination)
+	for _, try := range []struct {
+		path, base string
+		flags      uint64
+	}{{destination, "", unix.O_PATH}, {parent, base, unix.O_PATH}} {
+		fd, err := scoped.Open(root, "./"+try.path, try.flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		if err != nil {
+			continue
+		}
+		at, errAt := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		top, errTop := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", root))
+		unix.Close(fd)
+		if errAt != nil || errTop != nil {
+			continue
+		}
+		if below, ok := strings.CutPrefix(at, strings.TrimSuffix(top, "/")); ok {
+			return filepath.Join("/", below, try.base)
+		}
+	}
+	return destination
 }
 
 // Checkpoint writes a running container to files. Without LeaveRunning and PreDump its processes end, and it is removed.
@@ -237,6 +275,9 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions
 	spec, err := r.loadConfig(id)
 	if err != nil {
 		return err
+	}
+	if len(spec.Linux.NetDevices) > 0 {
+		return errors.New("linux.netDevices: found devices; a container that has network devices of the host's cannot be checkpointed: no restore could give it the same")
 	}
 	c, err := r.dumpCall(ctx, rec, spec, o)
 	if err != nil {
@@ -339,19 +380,23 @@ func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o
 	if o.PreDump {
 		return c, nil
 	}
-	external, err := r.externalMounts(spec, rec.Cgroups)
+	group, err := rec.cgroup()
 	if err != nil {
 		return fail(err)
 	}
-	for _, m := range external {
-		m.Val = m.Key // at a checkpoint the name is what matters
+	external, err := r.externalMounts(spec, group.HostPaths())
+	if err != nil {
+		return fail(err)
 	}
-	c.opts.ExtMnt = external
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", rec.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail(fmt.Errorf("container %s: open its root: %w", rec.ID, err))
 	}
 	defer unix.Close(root)
+	for _, m := range external {
+		destination := followed(root, m.destination)
+		c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: &destination, Val: &m.name})
+	}
 	for _, path := range spec.Linux.MaskedPaths {
 		// A masked file is the host's /dev/null mounted on it; a masked folder is a filesystem that criu knows how to make.
 		fd, err := scoped.Open(root, strings.TrimLeft(path, "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
@@ -362,7 +407,7 @@ func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o
 		err = unix.Fstat(fd, &st)
 		unix.Close(fd)
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: ptr(filepath.Clean(path)), Val: ptr("/dev/null")})
+			c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: ptr(followed(root, filepath.Clean("/"+path))), Val: ptr("/dev/null")})
 		}
 	}
 	return c, nil
@@ -599,13 +644,15 @@ func (m *maker) restoreCall(o RestoreOptions) (_ *criuCall, err error) {
 			c.opts.JoinNs = append(c.opts.JoinNs, &rpc.JoinNamespace{Ns: &kind, NsFile: ptr(n.Path)})
 		}
 	}
-	if c.opts.ExtMnt, err = m.r.externalMounts(m.spec, m.rec.Cgroups); err != nil {
+	external, err := m.r.externalMounts(m.spec, m.group.HostPaths())
+	if err != nil {
 		return nil, err
 	}
-	for _, e := range c.opts.ExtMnt {
-		if !filepath.IsAbs(e.GetVal()) {
-			e.Val = ptr(filepath.Join(m.o.Bundle, e.GetVal()))
+	for _, e := range external {
+		if !filepath.IsAbs(e.source) {
+			e.source = filepath.Join(m.o.Bundle, e.source)
 		}
+		c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: &e.name, Val: &e.source})
 	}
 	if len(m.spec.Linux.MaskedPaths) > 0 {
 		c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: ptr("/dev/null"), Val: ptr("/dev/null")})
@@ -644,6 +691,9 @@ func (m *maker) restoreNotified(ctx context.Context, n *rpc.CriuNotify, fd int) 
 		m.child = child
 		m.rec.PID, m.rec.Created = child.PID, time.Now().UTC()
 		m.rec.StartTime = startTime(child.PID)
+		if m.rec.TimeNamespace, err = inOtherTimeNamespace(child.PID); err != nil {
+			return err
+		}
 		if err := m.r.save(m.rec); err != nil {
 			return err
 		}
@@ -661,6 +711,22 @@ func (m *maker) restoreNotified(ctx context.Context, n *rpc.CriuNotify, fd int) 
 		return m.sendConsole(ctx, fd)
 	}
 	return nil
+}
+
+// inOtherTimeNamespace reports whether a process is in a time namespace other than this one's. A kernel without them has no such file.
+func inOtherTimeNamespace(pid int) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/time", pid))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("time namespace of the restored container: %w", err)
+	}
+	ours, err := os.Stat("/proc/self/ns/time")
+	if err != nil {
+		return false, fmt.Errorf("time namespace of the restored container: %w", err)
+	}
+	return !os.SameFile(theirs, ours), nil
 }
 
 // sendConsole sends a terminal's master to whom the caller has named.

@@ -4,11 +4,14 @@ package runtime
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,6 +134,108 @@ func TestCheckpointAndRestore(t *testing.T) {
 	}
 }
 
+// moved checkpoints a running container and restores it.
+func (w *world) moved(name string, before *Process) *Process {
+	w.t.Helper()
+	images := CriuOptions{ImagePath: filepath.Join(w.dir, "images", name)}
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: images, StatusFD: -1}))
+	before.Wait()
+	return w.restored(RestoreOptions{CriuOptions: images})
+}
+
+// ran runs a container and waits until it says that it is ready.
+func (w *world) ran(spec *specs.Spec) *Process {
+	w.t.Helper()
+	w.save(spec)
+	p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()})
+	w.must(err)
+	w.await("the container is ready", func() bool { return w.execOutput("cat /dev/shm/ready") == "ready\n" })
+	return p
+}
+
+// execOutput returns what a shell in the container prints.
+func (w *world) execOutput(script string) string {
+	w.t.Helper()
+	r, wr, err := os.Pipe()
+	w.must(err)
+	defer r.Close()
+	e, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdout: wr})
+	wr.Close()
+	w.must(err)
+	defer e.Wait()
+	data, err := io.ReadAll(r)
+	w.must(err)
+	return string(data)
+}
+
+// TestCheckpointThroughLinks: criu knows a mount by the place where it lies, not by a destination that leads through a symbolic link of the
+// image, such as /var/run.
+func TestCheckpointThroughLinks(t *testing.T) {
+	needsCriu(t)
+	w := newWorld(t)
+	w.must(os.MkdirAll(w.file("/var"), 0o755))
+	w.must(os.Symlink("/run", w.file("/var/run")))
+	w.must(os.MkdirAll(w.file("/run"), 0o755))
+	w.must(os.WriteFile(filepath.Join(w.dir, "token"), []byte("secret\n"), 0o644))
+	spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
+	spec.Mounts = append(spec.Mounts,
+		specs.Mount{Destination: "/var/run/secrets/token", Type: "bind", Source: filepath.Join(w.dir, "token"), Options: []string{"bind", "ro"}},
+		specs.Mount{Destination: "/var/run/folder", Type: "bind", Source: w.dir, Options: []string{"rbind", "ro"}})
+	p := w.moved("1", w.ran(spec))
+	if got := w.execOutput("cat /run/secrets/token /run/folder/token"); got != "secret\nsecret\n" {
+		t.Errorf("found %q", got)
+	}
+	w.moved("2", p)
+	if got := w.execOutput("cat /run/secrets/token /run/folder/token"); got != "secret\nsecret\n" {
+		t.Errorf("after another checkpoint: found %q", got)
+	}
+}
+
+// TestCheckpointCgroupMount: without a cgroup namespace a cgroup mount is one of the container's own cgroups, in each hierarchy.
+func TestCheckpointCgroupMount(t *testing.T) {
+	needsCriu(t)
+	for _, kind := range []string{"cgroup", "cgroup2"} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t)
+			host, err := w.rt.Host()
+			w.must(err)
+			if kind == "cgroup2" && !host.Cgroup.Unified && host.Cgroup.Hybrid == "" {
+				t.Skip("no hierarchy of version 2")
+			}
+			spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
+			without(specs.CgroupNamespace)(spec)
+			spec.Mounts = append(slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/sys") }),
+				specs.Mount{Destination: "/cgroups", Type: kind, Source: "cgroup", Options: []string{"ro"}})
+			const look = "cd /cgroups; for d in . *; do test -e $d/cgroup.procs && echo $d $(cat $d/cgroup.procs | grep -c -x 1); done"
+			p := w.ran(spec)
+			before := w.execOutput(look)
+			w.moved("1", p)
+			if after := w.execOutput(look); after != before || !strings.Contains(before, " 1\n") {
+				t.Errorf("before:\n%safter:\n%s", before, after)
+			}
+		})
+	}
+}
+
+// TestExecAfterRestore: criu restores into a time namespace of its own, for the clocks to go on where they were. A process that is executed
+// there later joins it, and so the container can be checkpointed again with it.
+func TestExecAfterRestore(t *testing.T) {
+	needsCriu(t)
+	w := newWorld(t)
+	spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
+	p := w.moved("1", w.ran(spec))
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", p.PID))
+	w.must(err)
+	if got := strings.TrimSpace(w.execOutput("readlink /proc/self/ns/time")); got != own {
+		t.Errorf("a process executed after the restore is in %s, the container in %s", got, own)
+	}
+	w.execOutput("sh -c 'while :; do sleep 0.1; done' <&- >&- 2>&- & true")
+	w.moved("2", p)
+	if got := w.execOutput("cat /dev/shm/ready; ps | grep -c '[w]hile'"); got != "ready\n2\n" {
+		t.Errorf("after another checkpoint: found %q", got)
+	}
+}
+
 // TestRestoreTerminal: a terminal's master comes through the console socket again.
 func TestRestoreTerminal(t *testing.T) {
 	needsCriu(t)
@@ -184,6 +289,18 @@ func TestCheckpointFailures(t *testing.T) {
 	has(w.rt.Checkpoint(background, w.id, o), "cannot be checkpointed in created state")
 	w.must(w.rt.Start(background, w.id))
 
+	spec, err := w.rt.loadConfig(w.id)
+	w.must(err)
+	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth9": {}}
+	data, err := json.Marshal(spec)
+	w.must(err)
+	config := filepath.Join(w.rt.dir(w.id), configFile)
+	was, err := os.ReadFile(config)
+	w.must(err)
+	w.must(os.WriteFile(config, data, 0o600))
+	has(w.rt.Checkpoint(background, w.id, o), "linux.netDevices: found devices")
+	w.must(os.WriteFile(config, was, 0o600))
+
 	t.Run("no criu", func(t *testing.T) {
 		t.Setenv("PATH", w.dir)
 		has(w.rt.Checkpoint(background, w.id, o), "criu: ", "not found")
@@ -210,7 +327,7 @@ func TestCheckpointFailures(t *testing.T) {
 	// Images that are none: nothing is left of the container (newWorld counts).
 	w.must(os.MkdirAll(images, 0o700))
 	restore := RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}}
-	_, err := w.rt.Restore(background, w.id+"r", restore)
+	_, err = w.rt.Restore(background, w.id+"r", restore)
 	has(err, "--image-path: ", descriptorsFile)
 	for _, bad := range []string{`{}`, `["a"]`, `[1,2,3]`} {
 		w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(bad), 0o600))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -157,6 +158,10 @@ func (x *execution) readSpec() error {
 	spec, err := x.r.loadConfig(x.rec.ID)
 	if err != nil {
 		return err
+	}
+	isTime := func(n specs.LinuxNamespace) bool { return n.Type == specs.TimeNamespace }
+	if x.rec.TimeNamespace && !slices.ContainsFunc(spec.Linux.Namespaces, isTime) {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 	}
 	if x.o.Process != nil {
 		spec.Process = inherit(x.o.Process, spec.Process)
