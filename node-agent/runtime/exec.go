@@ -275,7 +275,7 @@ func (x *execution) home(ctx context.Context) string {
 	uid := x.spec.Process.User.UID
 	go func() {
 		defer unix.Close(root)
-		found <- homeBelow(root, uid)
+		found <- homeBelow(root, passwdFile, uid)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, homeTimeout)
 	defer cancel()

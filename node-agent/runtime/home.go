@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,34 +21,80 @@ import (
 const maxPasswd = 4 << 20
 
 // home returns the home folder of the process's user: process.env's HOME has precedence, so that nothing is read where
-// it is there, then the image's /etc/passwd, then "/".
+// it is there, then the container's /etc/passwd, then "/".
 func (m *maker) home() string {
 	if plan.HasHome(m.spec.Process.Env) {
 		return ""
 	}
-	if h := homeOf(m.rec.Rootfs, m.spec.Process.User.UID); h != "" {
-		return h
+	home := ""
+	switch root, file := m.passwd(); {
+	case root == "":
+	case file == "":
+		fd, err := unix.Open(root, passwdFlags|unix.O_CLOEXEC, 0)
+		if err == nil {
+			home = homeFrom(fd, m.spec.Process.User.UID)
+		}
+	default:
+		dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			home = homeBelow(dir, file, m.spec.Process.User.UID)
+			unix.Close(dir)
+		}
 	}
-	return "/"
+	if home == "" {
+		return "/"
+	}
+	return home
 }
 
-// homeOf looks a user up in the passwd file of a root filesystem, which is hostile: the path is resolved inside the root,
-// the file must be a regular one, and is read up to a bound (passwd(5)).
-func homeOf(rootfs string, uid uint32) string {
-	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+const (
+	// passwdFile is where a container's users are (passwd(5)).
+	passwdFile  = "/etc/passwd"
+	passwdFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+)
+
+// passwd returns a directory of the host and the path of the container's passwd file in it: the image's, or that of a bind mount which
+// covers it. The path is empty where the file itself is mounted, and both are where another kind of mount covers it.
+func (m *maker) passwd() (root, file string) {
+	// below returns what is left of the file's path below another.
+	below := func(p string) (string, bool) {
+		rest, found := strings.CutPrefix(passwdFile, strings.TrimSuffix(filepath.Clean(p), "/"))
+		return rest, found && (rest == "" || rest[0] == '/')
+	}
+	for _, p := range m.spec.Linux.MaskedPaths {
+		if _, masked := below(p); masked {
+			return "", ""
+		}
+	}
+	root, file = m.rec.Rootfs, passwdFile
+	for _, mount := range m.spec.Mounts {
+		has := func(option string) bool { return slices.Contains(mount.Options, option) }
+		rest, covers := below(mount.Destination)
+		switch {
+		case !covers || has("remount") || has("tmpcopyup"):
+		case mount.Type == "bind" || has("bind") || has("rbind"):
+			root, file = mount.Source, rest
+			if !filepath.IsAbs(root) {
+				root = filepath.Join(m.o.Bundle, root)
+			}
+		case mount.Type != "":
+			root, file = "", ""
+		}
+	}
+	return root, file
+}
+
+// homeBelow looks a user up in the passwd file of a root filesystem, which is hostile: the path is resolved inside the root.
+func homeBelow(root int, file string, uid uint32) string {
+	fd, err := scoped.Open(root, "./"+file, passwdFlags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return ""
 	}
-	defer unix.Close(root)
-	return homeBelow(root, uid)
+	return homeFrom(fd, uid)
 }
 
-// homeBelow does so for a root filesystem that is open.
-func homeBelow(root int, uid uint32) string {
-	fd, err := scoped.Open(root, "etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
-	if err != nil {
-		return ""
-	}
+// homeFrom reads a passwd file, if it is a regular file, and closes it.
+func homeFrom(fd int, uid uint32) string {
 	f := os.NewFile(uintptr(fd), "passwd")
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {

@@ -139,6 +139,41 @@ func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	w.fails(spec, "process.cwd: ")
 }
 
+// TestMountedPasswd: the home folder is that of the passwd file that the container sees, which a mount may have brought.
+func TestMountedPasswd(t *testing.T) {
+	w := newWorld(t)
+	w.write("/etc/passwd", "root:x:0:0::/of-the-image:/bin/sh\n", 0o644)
+	w.must(os.MkdirAll(filepath.Join(w.bundle(), "etc"), 0o755))
+	w.must(os.WriteFile(filepath.Join(w.bundle(), "etc/passwd"), []byte("root:x:0:0::/of-the-mount:/bin/sh\n"), 0o644))
+	w.must(os.MkdirAll(filepath.Join(w.dir, "empty"), 0o755))
+	bind := func(source, destination string) specs.Mount {
+		return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}}
+	}
+	for name, c := range map[string]struct {
+		mounts []specs.Mount
+		masked []string
+		want   string
+	}{
+		"none":            {nil, nil, "/of-the-image"},
+		"the file":        {[]specs.Mount{bind(filepath.Join(w.bundle(), "etc/passwd"), "/etc/passwd")}, nil, "/of-the-mount"},
+		"its folder":      {[]specs.Mount{bind("etc", "/etc/")}, nil, "/of-the-mount"},
+		"another":         {[]specs.Mount{bind("etc", "/etc/passwd.d")}, nil, "/of-the-image"},
+		"an empty folder": {[]specs.Mount{bind(filepath.Join(w.dir, "empty"), "/etc")}, nil, "/"},
+		"the last":        {[]specs.Mount{bind(filepath.Join(w.dir, "empty"), "/etc"), bind("etc", "/etc")}, nil, "/of-the-mount"},
+		"tmpfs":           {[]specs.Mount{{Destination: "/etc", Type: "tmpfs", Source: "tmpfs"}}, nil, "/"},
+		"tmpcopyup":       {[]specs.Mount{{Destination: "/etc", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}}}, nil, "/of-the-image"},
+		"masked":          {nil, []string{"/etc"}, "/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := *w
+			v.t = t
+			spec := mounted(w.sh("echo $HOME"), c.mounts...)
+			spec.Linux.MaskedPaths = c.masked
+			v.prints(spec, c.want+"\n")
+		})
+	}
+}
+
 // TestPasswd: one that is a fifo hangs nothing, nor does one of endless size or a link to the host's; and nothing is taken from any of them.
 func TestPasswd(t *testing.T) {
 	for name, make := range map[string]func(w *world, path string) error{
