@@ -9,8 +9,10 @@ import (
 	"testing"
 )
 
-func TestDocker(t *testing.T) {
-	d := newClient(t, "dockerd", "--storage-driver", "overlay2", "--iptables=false", "--ip6tables=false", "--bridge", "none", "-H", "unix:///run/docker.sock", "--exec-opt", "native.cgroupdriver="+cgroupManager())
+// newDocker is docker with a dockerd of its own, and with an image of busybox.
+func newDocker(t *testing.T, options ...string) *client {
+	t.Helper()
+	d := newClient(t, "dockerd", append(options, "--storage-driver", "overlay2", "--iptables=false", "--ip6tables=false", "--bridge", "none", "-H", "unix:///run/docker.sock", "--exec-opt", "native.cgroupdriver="+cgroupManager())...)
 	snippet(t, "/etc/docker/daemon.json", "/etc/docker/daemon.json")
 	docker := newClient(t, "docker")
 	docker.env = []string{"DOCKER_HOST=unix:///run/docker.sock"}
@@ -24,6 +26,11 @@ func TestDocker(t *testing.T) {
 		}
 	}
 	docker.must("load", "-i", filepath.Join(work, busyboxDocker))
+	return docker
+}
+
+func TestDocker(t *testing.T) {
+	docker := newDocker(t)
 	equal(t, "default runtime", docker.must("info", "-f", "{{.DefaultRuntime}} {{(index .Runtimes \"berth\").Path}}"), "berth "+berth)
 
 	run := func(args ...string) []string { return append([]string{"run", "--rm", "--network", "none"}, args...) }

@@ -30,7 +30,7 @@ var hidden = []string{"/run", "/var/lib"}
 var configured = []string{"/etc/containers", "/etc/containerd", "/etc/cni", "/etc/docker"}
 
 // kept matches what clients leave in place for their next container: it has nothing in it.
-var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|mount /run/netns|cgroup \S+/(libpod_parent(/conmon)?|default|docker|k8s\.io))$`)
+var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|mount /run/netns|cgroup \S+/((libpod_)?parent(/conmon)?|default|docker|k8s\.io))$`)
 
 var (
 	berth string // the program under test
