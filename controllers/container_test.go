@@ -5,6 +5,7 @@ package controllers_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -25,13 +28,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
+	"github.com/berth-run/berth/controllers/profile"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
@@ -104,6 +111,187 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if owners := b.ManagedFields; len(owners) == 0 || owners[0].Manager != container.FieldOwner || owners[0].Operation != metav1.ManagedFieldsOperationApply {
 		t.Errorf("the OCIBundle was not applied by %s: %+v", container.FieldOwner, owners)
 	}
+}
+
+func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
+	newFakeAgent(t, "node-new")
+	newFakeAgent(t, "node-old", func(a *fakeAgent) { a.revision = 0 })
+	ns := namespace(t)
+	on := func(node string) func(*v1alpha1.Container) {
+		return func(c *v1alpha1.Container) {
+			c.Spec.NodeName = node
+			// Of this test's own, so that nothing else refers to the profile.
+			c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_BOOT"}}}
+		}
+	}
+	small, whole := sample(ns, "small", on("node-new")), sample(ns, "whole", on("node-old"))
+	create(t, small)
+	create(t, whole)
+	eventuallyHas(t, small, isReady)
+	eventuallyHas(t, whole, isReady)
+	byReference, err := readBundle(t, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inline, err := readBundle(t, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inline.Spec.SeccompProfile != "" || inline.Spec.MinAgentRevision != 0 || byReference.Spec.MinAgentRevision != 1 {
+		t.Errorf("for an agent that reads no SeccompProfile: %q, revision %d; for one that does: revision %d",
+			inline.Spec.SeccompProfile, inline.Spec.MinAgentRevision, byReference.Spec.MinAgentRevision)
+	}
+	size := func(o any) int {
+		text, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(text)
+	}
+	t.Logf("OCIBundle: %d bytes with the profile, %d without", size(inline), size(byReference))
+	if a, b := size(byReference), size(inline); a > b/2 {
+		t.Errorf("the OCIBundle has %d bytes with a reference, %d without", a, b)
+	}
+	p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(byReference.Spec.SeccompProfile)}}
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), p); err != nil {
+		t.Fatal(err)
+	}
+	joined, err := seccompref.Join(&byReference.Spec, p.Spec.Profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b specs.Spec
+	if err := errors.Join(json.Unmarshal(joined.Config.Raw, &a), json.Unmarshal(inline.Spec.Config.Raw, &b)); err != nil {
+		t.Fatal(err)
+	}
+	a.Hostname, b.Hostname = "", "" // of their names
+	if !equality.Semantic.DeepEqual(a, b) {
+		t.Errorf("the documents differ:\n%s\n%s", joined.Config.Raw, inline.Spec.Config.Raw)
+	}
+
+	// A profile cannot be changed, and one that is in use comes back.
+	changed := p.DeepCopy()
+	changed.Spec.Profile = "{}"
+	if err := admin.Update(t.Context(), changed); err == nil || !strings.Contains(err.Error(), "cannot be changed") {
+		t.Errorf("it was changed (%v)", err)
+	}
+	if err := admin.Create(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: "any"}, Spec: p.Spec}); err == nil {
+		t.Error("it was created under another name")
+	}
+	if err := admin.Delete(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	again := &v1alpha1.SeccompProfile{}
+	eventually(t, func() error {
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), again); err != nil {
+			return err
+		}
+		if again.UID == p.UID || again.Spec.Profile != p.Spec.Profile {
+			return errors.New("it is the old one")
+		}
+		return cached.Get(t.Context(), client.ObjectKeyFromObject(p), &v1alpha1.SeccompProfile{})
+	})
+
+	// Another controller, whose hour is over, leaves it alone as long as an OCIBundle refers to it.
+	clk := testclock.NewFakePassiveClock(time.Now())
+	keeper := profile.New(cached, live, clk, time.Hour)
+	look := func() ctrl.Result {
+		t.Helper()
+		result, err := keeper.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	for range 3 {
+		if result := look(); result.RequeueAfter != time.Hour {
+			t.Errorf("it looks again after %s", result.RequeueAfter)
+		}
+		clk.SetTime(clk.Now().Add(2 * time.Hour))
+	}
+	look() // used just now
+	for _, c := range []*v1alpha1.Container{small, whole} {
+		if err := admin.Delete(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, c)
+	}
+	eventually(t, func() error {
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(small), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the cache still has the OCIBundle (%v)", err)
+		}
+		return nil
+	})
+	clk.SetTime(clk.Now().Add(time.Hour - time.Second))
+	if result := look(); result.RequeueAfter != time.Second {
+		t.Errorf("it looks again after %s", result.RequeueAfter)
+	}
+	// An OCIBundle that is about to be created counts, too.
+	if err := keeper.Ensure(t.Context(), p.Spec.Profile); err != nil {
+		t.Fatal(err)
+	}
+	clk.SetTime(clk.Now().Add(time.Second))
+	look()
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), again); err != nil {
+		t.Errorf("a profile that somebody is about to refer to was deleted (%v)", err)
+	}
+	clk.SetTime(clk.Now().Add(time.Hour))
+	look()
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), again); !apierrors.IsNotFound(err) {
+		t.Errorf("it was kept (%v)", err)
+	}
+	// Ensure does not rely on what it has deleted.
+	if err := keeper.Ensure(t.Context(), p.Spec.Profile); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Delete(t.Context(), p); err != nil {
+		t.Errorf("it was not created again (%v)", err)
+	}
+}
+
+// TestForgedSeccompProfileIsReplaced has a profile whose content is not that of its name, before and after an OCIBundle refers to it. Its
+// author may create SeccompProfiles, but must not be able to choose the filters of others.
+func TestForgedSeccompProfileIsReplaced(t *testing.T) {
+	newFakeAgent(t, "node-new")
+	c := sample(namespace(t), "c", func(c *v1alpha1.Container) {
+		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_MODULE"}}}
+	})
+	spec, faults := compile.Bundle(c)
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	if _, err := seccompref.Split(spec); err != nil {
+		t.Fatal(err)
+	}
+	key := client.ObjectKey{Name: seccompref.Name(spec.SeccompProfile)}
+	forge := func() {
+		t.Helper()
+		create(t, &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}, Spec: v1alpha1.SeccompProfileSpec{Profile: "{}"}})
+	}
+	genuine := func() error {
+		p := &v1alpha1.SeccompProfile{}
+		if err := admin.Get(t.Context(), key, p); err != nil {
+			return err
+		}
+		if found := seccompref.Digest(p.Spec.Profile); found != spec.SeccompProfile {
+			return fmt.Errorf("its digest is %s", found)
+		}
+		return nil
+	}
+	forge()
+	create(t, c)
+	eventuallyHas(t, c, isReady)
+	if err := genuine(); err != nil {
+		t.Error(err)
+	}
+	// Between the deletion and the forgery the genuine one may be back: then it cannot be forged.
+	eventually(t, func() error {
+		if err := admin.Delete(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}}); err != nil {
+			return err
+		}
+		return admin.Create(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}, Spec: v1alpha1.SeccompProfileSpec{Profile: "{}"}})
+	})
+	eventually(t, genuine)
 }
 
 func TestPlainStartWritesLittle(t *testing.T) {

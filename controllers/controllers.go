@@ -23,6 +23,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
 	"github.com/berth-run/berth/controllers/node"
+	"github.com/berth-run/berth/controllers/profile"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
@@ -36,6 +37,8 @@ type Options struct {
 	NodeMonitorGracePeriod time.Duration
 	// Workers is how many Containers are reconciled at once; 0 is 4.
 	Workers int
+	// ProfileDelay is how long a SeccompProfile is kept after the last OCIBundle that refers to it; 0 is profile.DefaultDelay.
+	ProfileDelay time.Duration
 	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
 	Compile container.Compile
 }
@@ -82,15 +85,23 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Workers == 0 {
 		o.Workers = 4
 	}
+	if o.ProfileDelay == 0 {
+		o.ProfileDelay = profile.DefaultDelay
+	}
 	if o.Compile == nil {
 		o.Compile = compile.Bundle
 	}
 	recorder := mgr.GetEventRecorder(container.FieldOwner)
+	profiles := profile.New(mgr.GetClient(), mgr.GetAPIReader(), clock.RealClock{}, o.ProfileDelay)
+	if err := profiles.SetupWithManager(ctx, mgr); err != nil {
+		return fmt.Errorf("seccomp profile controller: %w", err)
+	}
 	containers := &container.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Ledger:   scheduling.NewLedger(),
 		Compile:  o.Compile,
+		Profiles: profiles,
 		Recorder: recorder,
 		Clock:    clock.RealClock{},
 

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/config/crd"
 )
 
-// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=containers.berth.run;nodeagents.berth.run;ocibundles.berth.run,verbs=get
+// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=containers.berth.run;nodeagents.berth.run;ocibundles.berth.run;seccompprofiles.berth.run,verbs=get
 
 // OutdatedCRDsError lists what the CRDs of a cluster lack for this version of the controller.
 type OutdatedCRDsError struct {

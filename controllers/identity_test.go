@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +24,7 @@ import (
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
+	"github.com/berth-run/berth/controllers/profile"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
@@ -261,7 +263,8 @@ func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
 			return nil
 		},
 	})
-	r := &container.Reconciler{Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle}
+	r := &container.Reconciler{Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
+		Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour)}
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
 	if err != nil || result.RequeueAfter == 0 {
 		t.Errorf("found %+v, %v; wanted another look after a while", result, err)

@@ -397,6 +397,7 @@ type fakeAgent struct {
 	labels   map[string]string
 	taints   []corev1.Taint
 	handlers []string
+	revision int32
 	cpu      string
 	memory   string
 	cordoned bool
@@ -408,7 +409,7 @@ type fakeAgent struct {
 
 func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fakeAgent {
 	t.Helper()
-	a := &fakeAgent{t: t, name: name, handlers: []string{v1alpha1.HandlerNative}, cpu: "4", memory: "8Gi", answer: runs}
+	a := &fakeAgent{t: t, name: name, handlers: []string{v1alpha1.HandlerNative}, revision: v1alpha1.AgentRevision, cpu: "4", memory: "8Gi", answer: runs}
 	for _, set := range settings {
 		set(a)
 	}
@@ -418,6 +419,7 @@ func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fake
 	}
 	create(t, agent)
 	agent.Status = v1alpha1.NodeAgentStatus{
+		NodeInfo:           v1alpha1.NodeInfo{AgentRevision: a.revision},
 		ObservedGeneration: agent.Generation,
 		Allocatable:        corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(a.cpu), corev1.ResourceMemory: resource.MustParse(a.memory)},
 		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady",

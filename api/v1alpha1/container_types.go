@@ -292,6 +292,9 @@ const (
 	ReasonAgentTooOld = "AgentTooOld"
 	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the agent does not run it.
 	ReasonUnowned = "Unowned"
+	// ReasonUnresolved surfaces in Accepted when the agent cannot read what the OCIBundle refers to, such as its SeccompProfile. It
+	// tries again.
+	ReasonUnresolved = "Unresolved"
 	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.

@@ -3,7 +3,7 @@
 // Package v1alpha1 is the Kubernetes API of Berth, group berth.run, version v1alpha1.
 //
 // A Container is what people apply; an OCIBundle is the unit of dispatch from the cluster controller to the agent of
-// one node; a NodeAgent is what that agent says of its node. The package holds types and constants alone: how a
+// one node; a NodeAgent is what that agent says of its node; a SeccompProfile is what OCIBundles share. The package holds types and constants alone: how a
 // Container becomes a runtime-spec document is api/oci/compile's to know.
 //
 // +kubebuilder:object:generate=true
@@ -25,6 +25,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&Container{}, &ContainerList{},
 		&OCIBundle{}, &OCIBundleList{},
 		&NodeAgent{}, &NodeAgentList{},
+		&SeccompProfile{}, &SeccompProfileList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

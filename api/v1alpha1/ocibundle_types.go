@@ -62,6 +62,12 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:Type=object
 	Config runtime.RawExtension `json:"config"`
 
+	// seccompProfile is the digest of the SeccompProfile that is linux.seccomp of config, which does not hold it then:
+	// sha256:HEX for the SeccompProfile sha256-HEX. The agent puts it there.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^sha256:[0-9a-f]{64}$`
+	SeccompProfile string `json:"seccompProfile,omitempty"`
+
 	// volumes that the agent has to check or make before the container is created.
 	// +optional
 	// +listType=map
@@ -168,6 +174,7 @@ func (b *OCIBundle) Owner() ContainerReference {
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=bundle,categories=berth
 // +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
+// +kubebuilder:selectablefield:JSONPath=`.spec.seccompProfile`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Running")].reason`

@@ -56,6 +56,8 @@ type Reconciler struct {
 	Ledger *scheduling.Ledger
 	// Compile is compile.Bundle, except in tests.
 	Compile Compile
+	// Profiles keeps the SeccompProfiles that OCIBundles refer to.
+	Profiles Profiles
 	// Recorder takes the events.
 	Recorder events.EventRecorder
 	// Clock is the time that conditions carry.
@@ -64,6 +66,12 @@ type Reconciler struct {
 	NodeGracePeriod time.Duration
 
 	absences absences
+}
+
+// Profiles is what is needed of *profile.Keeper.
+type Profiles interface {
+	// Ensure returns once the SeccompProfile of that content exists, and will exist long enough to refer to it.
+	Ensure(ctx context.Context, profile string) error
 }
 
 // A phase does one part of the work. It reports whether the next one may go on; what it has found is in the scope.

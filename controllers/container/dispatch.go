@@ -39,6 +39,13 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 			return false, err
 		}
 	}
+	if s.profile != "" && !s.kept {
+		if err := r.Profiles.Ensure(ctx, s.profile); err != nil {
+			r.withdrawFirst(s)
+			s.found.failure = err.Error()
+			return false, err
+		}
+	}
 	// No moment may be in which the OCIBundle is there and nothing holds the Container until the agent has let go of it.
 	if err := r.addFinalizer(ctx, s); err != nil {
 		r.Ledger.Withdraw(s.key())
@@ -47,9 +54,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	first := s.bundle == nil
 	applied, err := r.apply(ctx, s, want)
 	if err != nil {
-		if first {
-			r.Ledger.Withdraw(s.key())
-		}
+		r.withdrawFirst(s)
 		s.found.failure = err.Error()
 		return false, err
 	}
@@ -59,6 +64,13 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
 	}
 	return true, nil
+}
+
+// withdrawFirst gives the room on the node back of a Container that has no OCIBundle there yet.
+func (r *Reconciler) withdrawFirst(s *scope) {
+	if s.bundle == nil {
+		r.Ledger.Withdraw(s.key())
+	}
 }
 
 // wanted is the OCIBundle as it should be.

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
@@ -78,11 +79,19 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if err := r.compileFor(s, chosen.Agent.Status.NodeInfo.Architecture); err != nil {
 		return false, err
 	}
+	if chosen.Agent.Status.NodeInfo.AgentRevision >= agentKnowsProfiles {
+		if s.profile, err = seccompref.Split(s.desired); err != nil {
+			return false, err
+		}
+	}
 	s.desired.NodeName = node
 	s.desired.Handler = request.Handler
 	s.desired.Requests = request.Resources
 	return true, nil
 }
+
+// agentKnowsProfiles is the revision of an agent that reads SeccompProfiles. For an older one, the profile stays in the document.
+const agentKnowsProfiles = 1
 
 func placed(node string) *verdict {
 	return &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}

@@ -31,6 +31,8 @@ type scope struct {
 	// the config's digest.
 	desired *v1alpha1.OCIBundleSpec
 	kept    bool
+	// profile is the seccomp profile that desired refers to, where it was compiled here.
+	profile string
 	// facts are events of what has been done, besides those that follow from the change of the status.
 	facts []note
 	// again is when to look again, if time alone can change something; 0 is never.

@@ -15,6 +15,10 @@ import (
 // it in memory, and it is never written to the API; a bundle with it is refused.
 const AnnotationUnknownFields = "berth.run/unknown-fields"
 
+// AnnotationUnresolved on a bundle is why its document is not complete: something that the spec refers to could not be read.
+// The source sets it in memory; a bundle with it is refused until the source says that it has changed.
+const AnnotationUnresolved = "berth.run/unresolved"
+
 // Decode reads a bundle from JSON. The decoder drops fields that this agent does not know: those of the spec are listed in
 // AnnotationUnknownFields.
 func Decode(data []byte, b *v1alpha1.OCIBundle) error {
@@ -29,6 +33,7 @@ func Decode(data []byte, b *v1alpha1.OCIBundle) error {
 		}
 	}
 	delete(b.Annotations, AnnotationUnknownFields)
+	delete(b.Annotations, AnnotationUnresolved)
 	if len(unknown) > 0 {
 		metav1.SetMetaDataAnnotation(&b.ObjectMeta, AnnotationUnknownFields, strings.Join(unknown, ", "))
 	}

@@ -26,6 +26,9 @@ func refusal(b *v1alpha1.OCIBundle) (reason, message string) {
 	if b.Owner().UID == "" {
 		return v1alpha1.ReasonUnowned, unowned
 	}
+	if why := b.Annotations[source.AnnotationUnresolved]; why != "" {
+		return v1alpha1.ReasonUnresolved, why
+	}
 	return v1alpha1.ReasonAgentTooOld, tooOld(b)
 }
 

@@ -10,8 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // summaryOf is what Ready says of a bundle's status.
@@ -53,4 +55,57 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReferenceChangesNothing: a profile that an OCIBundle refers to makes the same container as one that it holds.
+func TestReferenceChangesNothing(t *testing.T) {
+	whole := v1alpha1.OCIBundleSpec{}
+	whole.Config.Raw = []byte(`{"process":{"cwd":"/<&>"},"linux":{"seccomp":{"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":9007199254740993,"op":"SCMP_CMP_EQ"}]}],"defaultAction":"SCMP_ACT_ERRNO"}},"ociVersion":"1.3.0"}`)
+	want, err := Hash(&whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	split := whole
+	profile, err := seccompref.Split(&split)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := seccompref.Join(&split, profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Hash(joined); err != nil || got != want {
+		t.Errorf("the hash is %s (%v); wanted %s", got, err, want)
+	}
+}
+
+// TestUnresolvedBundleLeavesItsContainer: what runs goes on while the profile of its next spec cannot be read.
+func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	change := func(f func(*v1alpha1.OCIBundle)) {
+		b.source.mu.Lock()
+		next := b.source.bundle.DeepCopy()
+		f(next)
+		b.source.bundle = next
+		b.source.mu.Unlock()
+		b.syncer.Changed(keyNamed("x"))
+	}
+	change(func(o *v1alpha1.OCIBundle) {
+		o.Generation++
+		o.Annotations = map[string]string{source.AnnotationUnresolved: "spec.seccompProfile: not found"}
+		o.Spec.Process.Command = []string{"/next"}
+	})
+	b.until("a report of that", func() bool {
+		c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionAccepted)
+		return c != nil && c.Reason == v1alpha1.ReasonUnresolved && strings.Contains(c.Message, "not found; the container goes on")
+	})
+	if got := summaryOf(b.source.last()); got.Outlook != status.Reconciling || got.Reason != v1alpha1.ReasonUnresolved {
+		t.Errorf("found %+v", got)
+	}
+	if kills := b.kills(); len(kills) > 0 {
+		t.Errorf("it was sent %v", kills)
+	}
+	change(func(o *v1alpha1.OCIBundle) { o.Annotations = nil })
+	b.until("the stop of what is replaced", func() bool { return len(b.kills()) > 0 })
 }

@@ -16,7 +16,9 @@ import (
 // A field that every agent may ignore needs no entry if it came with revision 1. Later ones always do: from revision 1 on,
 // an agent refuses a field that it does not know.
 func revisions() map[string]int32 {
-	return map[string]int32{}
+	return map[string]int32{
+		"seccompProfile": 1,
+	}
 }
 
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec uses. A spec that uses

@@ -44,12 +44,13 @@ type Options struct {
 
 // Kubernetes is a source.Source.
 type Kubernetes struct {
-	o      Options
-	client client.Client
-	cache  cache.Cache
-	store  atomic.Pointer[toolscache.Indexer]
-	synced atomic.Bool
-	own    ownWrites
+	o        Options
+	client   client.Client
+	cache    cache.Cache
+	store    atomic.Pointer[toolscache.Indexer]
+	profiles *profiles
+	synced   atomic.Bool
+	own      ownWrites
 }
 
 var _ source.Source = (*Kubernetes)(nil)
@@ -66,7 +67,7 @@ func New(o Options) (*Kubernetes, error) {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
-	// The mapping of our own three kinds is known: no discovery is needed, so that the agent starts without an API server.
+	// The mapping of our own kinds is known: no discovery is needed, so that the agent starts without an API server.
 	mapper := v1alpha1Mapper()
 	c, err := client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper})
 	if err != nil {
@@ -81,7 +82,7 @@ func New(o Options) (*Kubernetes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	return &Kubernetes{o: o, client: c, cache: informers}, nil
+	return &Kubernetes{o: o, client: c, cache: informers, profiles: &profiles{client: c, known: map[string]*profile{}}}, nil
 }
 
 // Run is part of source.Source.
@@ -97,14 +98,12 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	indexer := shared.GetIndexer()
 	k.store.Store(&indexer)
 	tell := func(obj any) {
-		if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
-		}
-		if b, ok := obj.(*v1alpha1.OCIBundle); ok {
+		// One that is being deleted needs no profile.
+		if b, ok := obj.(*v1alpha1.OCIBundle); ok && (k.profiles.need(ctx, b, events.Changed) || b.DeletionTimestamp != nil) {
 			events.Changed(source.Key{Namespace: b.Namespace, Name: b.Name})
 		}
 	}
-	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc: tell,
 		UpdateFunc: func(old, now any) {
 			a, aok := old.(*v1alpha1.OCIBundle)
@@ -115,17 +114,21 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 			tell(now)
 		},
 		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
 			if b, ok := obj.(*v1alpha1.OCIBundle); ok {
 				k.own.forget(b)
+				events.Changed(client.ObjectKeyFromObject(b))
 			}
-			tell(obj)
 		},
-	}); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("watch OCIBundles: %w", err)
 	}
 	go func() {
 		warned := time.Now()
-		for !informer.HasSynced() {
+		for !registration.HasSynced() || k.profiles.reading() {
 			select {
 			case <-ctx.Done():
 				return
@@ -161,8 +164,11 @@ func (k *Kubernetes) Get(key source.Key) *v1alpha1.OCIBundle {
 	if err != nil || !ok {
 		return nil
 	}
-	b, _ := obj.(*v1alpha1.OCIBundle)
-	return b
+	b, ok := obj.(*v1alpha1.OCIBundle)
+	if !ok {
+		return nil
+	}
+	return k.profiles.join(b, k.synced.Load())
 }
 
 // List is part of source.Source.

@@ -13,5 +13,6 @@ import (
 func v1alpha1Mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion})
 	m.AddSpecific(v1alpha1.GroupVersion.WithKind("OCIBundle"), v1alpha1.GroupVersion.WithResource("ocibundles"), v1alpha1.GroupVersion.WithResource("ocibundle"), meta.RESTScopeNamespace)
+	m.AddSpecific(v1alpha1.GroupVersion.WithKind("SeccompProfile"), v1alpha1.GroupVersion.WithResource("seccompprofiles"), v1alpha1.GroupVersion.WithResource("seccompprofile"), meta.RESTScopeRoot)
 	return m
 }
