@@ -342,6 +342,7 @@ func load(bundles []*v1alpha1.OCIBundle, ready error) node.Load {
 type supervised struct {
 	client *supervisor.Client
 	ensure func(context.Context) error
+	holder *supervisor.Holder
 	log    *slog.Logger
 }
 
@@ -354,31 +355,60 @@ func (o *options) supervisor(log *slog.Logger) supervised {
 	for _, h := range o.handlers {
 		args = append(args, "--handler", h)
 	}
+	holder := &supervisor.Holder{}
 	return supervised{
-		client: supervisor.NewClient(socket), log: log,
+		client: supervisor.NewClient(socket), log: log, holder: holder,
 		ensure: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer cancel()
-			return supervisor.EnsureRunning(ctx, o.berth, args, socket)
+			return supervisor.EnsureRunning(ctx, o.berth, args, socket, holder)
 		},
 	}
 }
 
-// keep starts a supervisor again when it is gone.
+// keep holds what the supervisor has open, and starts another supervisor at once when it is gone.
 func (s supervised) keep(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
+	defer s.holder.Close()
+	for wait := time.Duration(0); ; {
+		begin := time.Now()
+		err := s.client.Hold(ctx, s.holder)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, supervisor.ErrInvalid) {
+			// It is older than this agent, and passes nothing on. It is replaced when it ends.
+			s.log.Warn("the supervisor is older than this agent: output and exit codes are lost if it is killed", "error", err)
+			err = s.await(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+		s.log.Warn("the supervisor is gone, or does not answer", "error", err)
+		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("cannot start the supervisor; trying again", "error", err)
+		}
+		// One that ends again and again is not started without a pause.
+		if wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second); time.Since(begin) > 10*time.Second {
+			wait = 0
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(wait):
 		}
-		if _, err := s.client.Ping(ctx); err == nil || ctx.Err() != nil {
-			continue
-		}
-		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("cannot start the supervisor; trying again", "error", err)
+	}
+}
+
+// await waits until the supervisor ends, and returns why its connection did.
+func (s supervised) await(ctx context.Context) error {
+	w, err := s.client.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		if _, err := w.Next(); err != nil {
+			return err
 		}
 	}
 }

@@ -38,6 +38,7 @@ var superviseCommand = command{
 		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the supervisor's records and, in "+nativeFolder+", the state of containers")
 		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
 		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
+		held := fs.Int("held", 0, "`descriptor` of a list of descriptors that the agent held for a supervisor before this one")
 		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
 		return func(ctx context.Context, a *app, _ []string) error {
 			level := slog.LevelInfo
@@ -61,7 +62,7 @@ var superviseCommand = command{
 			ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 			defer stop()
 			return supervisor.Run(ctx, supervisor.Options{
-				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version,
+				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version, Held: *held,
 			})
 		}
 	},

@@ -238,6 +238,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 		}
 		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
+	s.passOn(c, false)
 	switch {
 	case early != nil:
 		s.exited(c, early, nil)
@@ -289,8 +290,14 @@ func (s *server) openStream(c *container, name string) (*stream, *os.File, error
 }
 
 func (s *server) readStream(c *container, st *stream) error {
-	id := c.rec.Status.ID
-	st.changed = func() { s.publish(id) }
+	st.changed = func() { s.publish(c.id) }
+	if c.rec.Log.Path != "" {
+		st.spoolPath = s.records.spool(c.id, st.name)
+		if err := st.resume(); err != nil {
+			s.log.Error("output that was read before cannot be logged", "id", c.id, "stream", st.name, "error", err)
+			st.dropSpool()
+		}
+	}
 	return s.logs.add(st.fd, st, &st.token)
 }
 
@@ -317,6 +324,7 @@ func (s *server) forget(c *container) {
 	s.mu.Lock()
 	delete(s.containers, id)
 	s.mu.Unlock()
+	s.passOn(c, true)
 	s.publish(id)
 }
 
@@ -487,6 +495,48 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 	})
 }
 
+// adoptOutput goes on to log the output of a container that an earlier supervisor has recorded.
+func (s *server) adoptOutput(c *container) {
+	rec, id := &c.rec, c.id
+	log, err := openLog(rec.Log)
+	if err != nil {
+		s.log.Error("log of an adopted container", "id", id, "error", err)
+		// Its output is read all the same, or it would wait for ever on a full pipe.
+		log = &logFile{fd: -1, err: err}
+	}
+	log.lost = rec.Status.LogLost
+	c.mu.Lock()
+	c.log = log
+	c.mu.Unlock()
+	// Released below: a log without streams is closed.
+	log.users++
+	defer log.release()
+	for i, name := range kinds[1:] {
+		fd, err := s.takePipe(c, i+1)
+		if err == nil {
+			var st *stream
+			if st, err = streamOf(name, log, fd); err == nil {
+				err = s.readStream(c, st)
+			}
+			if err == nil {
+				c.streams[i] = st
+				continue
+			}
+			unix.Close(fd)
+		}
+		// What was read before is logged even if nothing more can be read.
+		last := &stream{name: name, log: log, fd: -1, spoolPath: s.records.spool(id, name)}
+		if rerr := last.resume(); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+		log.add(name, last.rest, nil, true, last.spool)
+		last.dropSpool()
+		if rec.Status.State != Stopped {
+			s.log.Warn("adopted container's output is not read", "id", id, "stream", name, "error", err)
+		}
+	}
+}
+
 // settleStart finds out whether a container that is recorded as created runs: its start may have been cut off.
 func (s *server) settleStart(ctx context.Context, c *container) {
 	h, err := s.handlers.Get(c.rec.Status.Handler)
@@ -514,17 +564,28 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	s.mu.Lock()
 	s.containers[id] = c
 	s.mu.Unlock()
-	if rec.Status.State == Stopped {
-		close(c.ended)
-		return
+	for _, name := range kinds[1:] {
+		if err := recoverSpool(s.records.spool(id, name), rec.Log.Path); err != nil {
+			s.log.Error("the log may have the last output twice", "id", id, "stream", name, "error", err)
+		}
 	}
 	stopped := func(why string) {
+		s.adoptOutput(c)
+		for _, st := range c.streams {
+			if st != nil {
+				st.drain(s.logs)
+			}
+		}
 		_ = s.update(c, func(st *Status) {
 			st.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}
 	switch {
+	case rec.Status.State == Stopped:
+		s.adoptOutput(c) // others may hold the pipe and write on
+		close(c.ended)
+		return
 	case rec.BootID != s.bootID:
 		stopped("the machine has been restarted")
 		return
@@ -532,41 +593,24 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		stopped("the supervisor ended while the container was made")
 		return
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err == nil {
-		// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
-		if p, serr := procfs.ReadStat(pid); serr != nil || p.StartTime != rec.StartTime {
-			unix.Close(fd)
-			err = unix.ESRCH
+	// A held pidfd is that of the process even if it has ended and been reaped since.
+	fd := s.takeHeld(id, kinds[0])
+	if fd < 0 {
+		var err error
+		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
+			// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
+			if p, serr := procfs.ReadStat(pid); serr != nil || p.StartTime != rec.StartTime {
+				unix.Close(fd)
+				err = unix.ESRCH
+			}
 		}
-	}
-	if err != nil {
-		stopped("it ended while no supervisor ran")
-		return
+		if err != nil {
+			stopped("it ended while no supervisor ran")
+			return
+		}
 	}
 	c.pidfd = fd
-
-	if c.log, err = openLog(rec.Log); err != nil {
-		s.log.Error("log of an adopted container", "id", id, "error", err)
-		// Its output is read all the same, or it would wait for ever on a full pipe.
-		c.log = &logFile{fd: -1, err: err}
-	}
-	c.log.lost = rec.Status.LogLost
-	for i, name := range []string{"stdout", "stderr"} {
-		fd, err := findPipe(pid, i+1, rec.Pipes[i])
-		if err == nil {
-			var st *stream
-			if st, err = streamOf(name, c.log, fd); err == nil {
-				err = s.readStream(c, st)
-			}
-			if err == nil {
-				c.streams[i] = st
-				continue
-			}
-			unix.Close(fd)
-		}
-		s.log.Warn("adopted container's output is not read", "id", id, "stream", name, "error", err)
-	}
+	s.adoptOutput(c)
 	if rec.Status.State == Created {
 		s.settleStart(ctx, c)
 	}

@@ -21,7 +21,13 @@
 //
 // The supervisor may die too (SIGTERM ends it in the same way, only tidily): containers live on, because their standard
 // output is a pipe that they themselves hold open for reading as well, so a write meets a full pipe at worst, never
-// SIGPIPE. The next supervisor reads the records, takes the containers up again through pidfds, and the pipes through
-// /proc/PID/fd. What such a container's exit code was is asked of its pidfd (PIDFD_GET_INFO, Linux 6.15), and is said
-// to be unknown where the kernel cannot tell. What was in the pipe of a container that ended while no supervisor ran is lost.
+// SIGPIPE. The next supervisor reads the records and takes the containers up again through pidfds, and their pipes.
+//
+// The agent holds duplicates of the pidfds and of the reading ends of the pipes (Holder), and the supervisor that it starts next
+// inherits them. So the exit code of a container that ends while no supervisor runs is known (PIDFD_GET_INFO, Linux 6.15; unknown
+// on older kernels unless the process is still a zombie), and what it wrote before is in its pipe. Output that has left the pipe
+// and is not in the log yet stands in a spool, so that a kill loses no line and writes none twice.
+//
+// If the agent and the supervisor are killed at the same moment, nobody holds the descriptors: containers that end before there is
+// another supervisor lose what is in their pipes, and their exit codes are unknown.
 package supervisor

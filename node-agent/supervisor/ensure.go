@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -18,8 +19,9 @@ import (
 
 // EnsureRunning starts a supervisor unless one answers on the socket, and returns when one does. It runs binary with args
 // ("supervise", …) in a session of its own, with its messages appended to supervisor.log beside the socket. The
-// supervisor outlives the caller. Of several callers at once one starts it and the others wait.
-func EnsureRunning(ctx context.Context, binary string, args []string, socket string) error {
+// supervisor outlives the caller. Of several callers at once one starts it and the others wait. A supervisor that is started
+// gets what held holds; nil is nothing.
+func EnsureRunning(ctx context.Context, binary string, args []string, socket string, held *Holder) error {
 	dir := filepath.Dir(socket)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("supervisor: %w", err)
@@ -65,6 +67,17 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		begin = 0
 	}
 	cmd := exec.Command(binary, args...)
+	if held != nil {
+		files, err := held.list()
+		if err != nil {
+			return fmt.Errorf("supervisor: %w", err)
+		}
+		defer closeFiles(files)
+		if len(files) > 0 {
+			cmd.Args = append(cmd.Args, "--held", strconv.Itoa(firstExtraFile))
+			cmd.ExtraFiles = files
+		}
+	}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -96,6 +109,9 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		}
 	}
 }
+
+// firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
+const firstExtraFile = 3
 
 // pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor runs. If one does, and is only
 // slow, the one that is started in vain ends at the lock of the run dir.

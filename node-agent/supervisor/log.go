@@ -41,9 +41,10 @@ var (
 // be written again. An entry that went only partly to disk is cut off again, so the file never holds half of one.
 type logFile struct {
 	Log
-	mu   sync.Mutex
-	fd   int   // -1: closed, or no log is kept
-	size int64 // of the file; nobody else writes to it
+	mu    sync.Mutex
+	fd    int    // -1: closed, or no log is kept
+	inode uint64 // of the file
+	size  int64  // of the file; nobody else writes to it
 	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
 	rotateAt int64
 	users    int // streams that may still write; the last one closes the file
@@ -91,7 +92,7 @@ func (f *logFile) open(path string, flags int) error {
 	if f.fd >= 0 {
 		unix.Close(f.fd)
 	}
-	f.fd, f.size = fd, st.Size
+	f.fd, f.inode, f.size = fd, st.Ino, st.Size
 	return nil
 }
 
@@ -112,9 +113,10 @@ func (f *logFile) mend() error {
 	return err
 }
 
-// add turns what was read from a stream into entries and writes them. rest is the beginning of the line, from earlier reads; what
-// add returns is the new rest, text whose end of line has not come yet. With final it never will, and is written as a partial entry.
-func (f *logFile) add(stream string, rest, data []byte, final bool) []byte {
+// add turns what was read from a stream into entries and writes them. rest is the beginning of the line, from earlier reads. add
+// returns the new rest: text without its end of line yet. With final there will be none, and the text is written as a partial entry.
+// If p is not nil, rest and data stand in it from p.from on; p.from then moves with what is in the log.
+func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	buf := entryBuffers.Get().(*[]byte)
@@ -124,18 +126,32 @@ func (f *logFile) add(stream string, rest, data []byte, final bool) []byte {
 	var head [64]byte
 	stamp := append(time.Now().UTC().AppendFormat(head[:0], timeFormat), ' ')
 	stamp = append(append(stamp, stream...), ' ')
-	entry := func(tag byte, rest, text []byte) {
+	var next int64 // the offset in p behind the entries of out
+	if p != nil {
+		next = p.from
+	}
+	flush := func() {
+		if p == nil || len(out) == 0 {
+			f.flush(out)
+		} else {
+			// An error of the spool costs no output; at worst a kill just now would write it twice.
+			_ = p.begin(next, f.inode, f.size, int64(len(out)))
+			f.flush(out)
+			_ = p.settle(next)
+		}
+		out = out[:0]
+	}
+	entry := func(tag byte, rest, text []byte, newline int64) {
 		n := int64(len(stamp) + 2 + len(rest) + len(text) + 1)
 		if f.rotateAt > 0 && f.size+int64(len(out)) > 0 && f.size+int64(len(out))+n > f.rotateAt {
-			f.flush(out)
-			out = out[:0]
+			flush()
 			f.rotate()
 		}
 		out = append(append(out, stamp...), tag, ' ')
 		out = append(append(append(out, rest...), text...), '\n')
+		next += int64(len(rest)+len(text)) + newline
 		if len(out) >= flushSize {
-			f.flush(out)
-			out = out[:0]
+			flush()
 		}
 	}
 	for len(data) > 0 {
@@ -146,20 +162,20 @@ func (f *logFile) add(stream string, rest, data []byte, final bool) []byte {
 		}
 		switch room := maxEntry - len(rest); {
 		case n > room:
-			entry('P', rest, data[:room])
+			entry('P', rest, data[:room], 0)
 			rest, data = rest[:0], data[room:]
 		case whole:
-			entry('F', rest, data[:n])
+			entry('F', rest, data[:n], 1)
 			rest, data = rest[:0], data[n+1:]
 		default:
 			rest, data = append(rest, data...), nil
 		}
 	}
 	if final && len(rest) > 0 {
-		entry('P', rest, nil)
+		entry('P', rest, nil, 0)
 		rest = nil
 	}
-	f.flush(out)
+	flush()
 	// A line in the making is kept in a buffer of its own, but one that is done does not keep a large one.
 	if len(rest) == 0 && cap(rest) > 512 {
 		rest = nil
@@ -243,7 +259,7 @@ func (f *logFile) rename() error {
 		return errors.Join(err, os.Rename(f.Path+".1", f.Path))
 	}
 	unix.Close(f.fd)
-	f.fd, f.size = next.fd, next.size
+	f.fd, f.inode, f.size = next.fd, next.inode, next.size
 	return nil
 }
 

@@ -124,7 +124,7 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 						n := min(len(data), 1+chunks.IntN(1+chunks.IntN(64<<10)))
 						// A copy that is overwritten after: add may keep nothing of it.
 						piece := bytes.Clone(data[:n])
-						rest = f.add(s, rest, piece, false)
+						rest = f.add(s, rest, piece, false, nil)
 						clear(piece)
 						data = data[n:]
 					}
@@ -175,7 +175,7 @@ func TestLogRotationKeepsMaxFiles(t *testing.T) {
 	}
 	defer f.close()
 	for i := range 4000 {
-		f.add("stdout", nil, fmt.Appendf(nil, "line %d with some more text to fill the file\n", i), false)
+		f.add("stdout", nil, fmt.Appendf(nil, "line %d with some more text to fill the file\n", i), false, nil)
 	}
 	files, _ := filepath.Glob(path + "*")
 	if got, want := strings.Join(files, " "), strings.Join([]string{path, path + ".1", path + ".2"}, " "); got != want {
@@ -219,9 +219,9 @@ func TestLogPartialLines(t *testing.T) {
 			}
 			var rest []byte
 			for _, p := range tc.pieces {
-				rest = f.add("stderr", rest, []byte(p), false)
+				rest = f.add("stderr", rest, []byte(p), false, nil)
 			}
-			f.add("stderr", rest, nil, true)
+			f.add("stderr", rest, nil, true, nil)
 			f.close()
 			var got []string
 			for _, e := range parseLog(t, path) {
@@ -256,7 +256,7 @@ func TestLogFullDisk(t *testing.T) {
 	line := func(i int) string { return fmt.Sprintf("line %d %s", i, strings.Repeat("y", 700)) }
 	for i := range 100 {
 		// Two at a time, so that one batch may be written in part.
-		f.add("stdout", nil, []byte(line(2*i)+"\n"+line(2*i+1)+"\n"), false)
+		f.add("stdout", nil, []byte(line(2*i)+"\n"+line(2*i+1)+"\n"), false, nil)
 	}
 	lost, ferr := f.health()
 	if lost == 0 || !errors.Is(ferr, unix.ENOSPC) {
@@ -274,7 +274,7 @@ func TestLogFullDisk(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	f.add("stdout", nil, []byte("room again\n"), false)
+	f.add("stdout", nil, []byte("room again\n"), false, nil)
 	if _, err := f.health(); err != nil {
 		t.Fatalf("error stays: %v", err)
 	}
@@ -295,7 +295,7 @@ func TestLogRotationFails(t *testing.T) {
 	}
 	defer f.close()
 	for i := range 2000 {
-		f.add("stdout", nil, fmt.Appendf(nil, "line %d and more\n", i), false)
+		f.add("stdout", nil, fmt.Appendf(nil, "line %d and more\n", i), false, nil)
 	}
 	if lost, err := f.health(); lost != 0 || err == nil {
 		t.Fatalf("lost %d, error %v", lost, err)
@@ -314,7 +314,7 @@ func TestLogAppendsAfterACutEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.add("stdout", nil, []byte("next\n"), false)
+	f.add("stdout", nil, []byte("next\n"), false, nil)
 	f.close()
 	got := parseLog(t, path)
 	if len(got) != 2 || got[0].text != "cut o" || got[1].text != "next" {

@@ -67,8 +67,13 @@ func supervise(args []string) {
 		os.Unsetenv(killVariable)
 		o.step = killAt(step)
 	}
-	if len(args) > 1 {
-		o.CgroupParent = args[1]
+	for i := 1; i < len(args); i++ {
+		if args[i] == "--held" {
+			i++
+			o.Held, _ = strconv.Atoi(args[i])
+			continue
+		}
+		o.CgroupParent = args[i]
 	}
 	if err := Run(context.Background(), o); err != nil {
 		fail(err)
@@ -83,6 +88,8 @@ type node struct {
 	client *Client
 	cmd    *exec.Cmd
 	rootfs string
+	// holder holds descriptors for the next supervisor, as an agent does; nil if none is to.
+	holder *Holder
 }
 
 // newNode starts a supervisor that ends, with all containers, when the test does.
@@ -116,6 +123,17 @@ func (n *node) start(args ...string) {
 	}
 	defer log.Close()
 	n.cmd.Stdout, n.cmd.Stderr = log, log
+	if n.holder != nil {
+		files, err := n.holder.list()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer closeFiles(files)
+		if len(files) > 0 {
+			n.cmd.Args = append(n.cmd.Args, "--held", strconv.Itoa(firstExtraFile))
+			n.cmd.ExtraFiles = files
+		}
+	}
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}

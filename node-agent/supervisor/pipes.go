@@ -19,11 +19,14 @@ type stream struct {
 	log   *logFile
 	inode uint64
 
-	mu     sync.Mutex
-	fd     int // -1 once it is closed
-	token  int32
-	rest   []byte // the beginning of a line whose end has not been read yet; less than maxEntry
-	broken bool   // the last state of the log that was told to changed
+	mu    sync.Mutex
+	fd    int // -1 once it is closed
+	token int32
+	rest  []byte // the beginning of a line whose end has not been read yet; less than maxEntry
+	spool *spool // nil before there is output, and where none is kept
+	// spoolPath is where the spool is, or "" if none is kept: output is lost then if the supervisor is killed as it writes.
+	spoolPath string
+	broken    bool // the last state of the log that was told to changed
 	// changed is called when writing the log begins or ceases to fail.
 	changed func()
 }
@@ -119,7 +122,7 @@ func (s *stream) pump(limit int) bool {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
 	for limit > 0 {
-		n, err := unix.Read(s.fd, *buf)
+		n, err := s.read(*buf)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -128,11 +131,80 @@ func (s *stream) pump(limit int) bool {
 		case err != nil || n == 0:
 			return false
 		}
-		s.rest = s.log.add(s.name, s.rest, (*buf)[:n], false)
+		s.write((*buf)[:n])
 		limit -= n
-		s.report()
 	}
 	return true
+}
+
+// read reads from the pipe, by way of the spool if there is one.
+func (s *stream) read(buf []byte) (int, error) {
+	if s.spool == nil && s.spoolPath != "" {
+		var err error
+		if s.spool, err = openSpool(s.spoolPath); err != nil {
+			s.dropSpool()
+		}
+	}
+	if s.spool == nil {
+		return unix.Read(s.fd, buf)
+	}
+	n, err := s.spool.take(s.fd, len(buf))
+	if err == nil && n > 0 {
+		err = s.spool.read(buf[:n], s.spool.size)
+	}
+	switch {
+	case err == nil || err == unix.EAGAIN:
+		return n, err
+	case n > 0: // it cannot be read back: it is lost, as it would be with a broken disk under the log
+		s.dropSpool()
+		return 0, unix.EINTR
+	}
+	// No room in the run directory, most likely.
+	s.dropSpool()
+	return unix.Read(s.fd, buf)
+}
+
+// write logs output that stands at the end of the spool.
+func (s *stream) write(data []byte) {
+	s.rest = s.log.add(s.name, s.rest, data, false, s.spool)
+	if s.spool != nil {
+		s.spool.shrink()
+	}
+	s.report()
+}
+
+// dropSpool goes on without a spool.
+func (s *stream) dropSpool() {
+	if s.spool != nil {
+		s.spool.close()
+		s.spool = nil
+	}
+	if s.spoolPath != "" {
+		os.Remove(s.spoolPath)
+		s.spoolPath = ""
+	}
+}
+
+// resume logs the output that a supervisor before this one has left in the spool.
+func (s *stream) resume() error {
+	if _, err := os.Lstat(s.spoolPath); err != nil {
+		return nil
+	}
+	var err error
+	if s.spool, err = openSpool(s.spoolPath); err != nil {
+		return err
+	}
+	buf := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(buf)
+	for at, end := s.spool.from, s.spool.size; at < end; {
+		b := (*buf)[:min(int64(len(*buf)), end-at)]
+		at += int64(len(b))
+		if err := s.spool.read(b, at); err != nil {
+			return err
+		}
+		s.rest = s.log.add(s.name, s.rest, b, false, s.spool)
+	}
+	return nil
 }
 
 // report tells when the log begins to fail or works again.
@@ -172,14 +244,36 @@ func (s *stream) close(e *poller) {
 	s.end(e)
 }
 
+// suspend is close for a successor to go on: a line without its end stays in the spool.
+func (s *stream) suspend(e *poller) {
+	s.drain(e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return
+	}
+	if s.spool == nil {
+		s.end(e)
+		return
+	}
+	s.spool.close()
+	s.spool, s.rest = nil, nil
+	s.letGo(e)
+}
+
 // end closes the stream; s.mu is held.
 func (s *stream) end(e *poller) {
 	if s.fd < 0 {
 		return
 	}
-	s.log.add(s.name, s.rest, nil, true)
+	s.log.add(s.name, s.rest, nil, true, s.spool)
 	s.rest = nil
+	s.dropSpool()
 	s.report()
+	s.letGo(e)
+}
+
+func (s *stream) letGo(e *poller) {
 	e.remove(s.fd, s.token)
 	unix.Close(s.fd)
 	s.fd = -1

@@ -38,6 +38,9 @@ type records struct {
 
 func (r records) path(id string) string { return filepath.Join(r.dir, id+".json") }
 
+// spool returns where the output of a container's stream is kept until it is in the log.
+func (r records) spool(id, stream string) string { return filepath.Join(r.dir, id+"."+stream+".spool") }
+
 // save replaces a record in one step. It is not synced to the disk: records are for the death of this process, and a machine that
 // goes down takes the containers with it.
 func (r records) save(rec *record) error {

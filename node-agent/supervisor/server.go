@@ -43,6 +43,9 @@ type Options struct {
 	// Program is told to clients in the handshake, such as "berth v0.1.0".
 	Program string
 
+	// Held is a descriptor that lists inherited ones (see Holder); 0 means that there are none.
+	Held int
+
 	// step is called at each step that a test may kill the supervisor at.
 	step func(name string)
 }
@@ -67,11 +70,13 @@ type server struct {
 	mu         sync.Mutex
 	stopping   bool
 	containers map[string]*container
-	byPID      map[int]*container      // children that have not ended, as far as is known
-	zombies    map[int]bool            // children that have ended and are not reaped yet, see reaper.go
-	early      map[int]unix.WaitStatus // see reaper.go
-	creates    int                     // handler.Create calls that are under way
+	byPID      map[int]*container        // children that have not ended, as far as is known
+	held       map[string]map[string]int // inherited descriptors by container and kind, until all containers are adopted
+	zombies    map[int]bool              // children that have ended and are not reaped yet, see reaper.go
+	early      map[int]unix.WaitStatus   // see reaper.go
+	creates    int                       // handler.Create calls that are under way
 	conns      map[net.Conn]struct{}
+	holders    map[*holder]struct{}
 
 	watchMu  sync.Mutex
 	watchers map[*watch]struct{}
@@ -153,6 +158,7 @@ func run(ctx context.Context, o Options) error {
 		step:       o.step,
 		early:      map[int]unix.WaitStatus{},
 		conns:      map[net.Conn]struct{}{},
+		holders:    map[*holder]struct{}{},
 		watchers:   map[*watch]struct{}{},
 	}
 	if s.step == nil {
@@ -185,9 +191,20 @@ func run(ctx context.Context, o Options) error {
 	for _, err := range errs {
 		s.log.Error("container is lost from sight", "error", err)
 	}
+	if o.Held > 0 {
+		if s.held, err = takeInherited(o.Held); err != nil {
+			s.log.Error("what the supervisor before had open is lost", "error", err)
+		}
+	}
 	for _, rec := range recs {
 		s.adopt(ctx, rec)
 	}
+	for _, fds := range s.held {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+	s.held = nil
 
 	l, err := listen(o.Socket)
 	if err != nil {
@@ -335,7 +352,7 @@ func (s *server) letGo() {
 		c.closePidfd(s.exits)
 		for _, st := range c.streams {
 			if st != nil {
-				st.close(s.logs)
+				st.suspend(s.logs)
 			}
 		}
 		if c.log != nil {
@@ -388,8 +405,11 @@ func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
 		return err
 	}
 	_ = c.SetDeadline(time.Time{})
-	if q.Op == opWatch {
+	switch q.Op {
+	case opWatch:
 		return s.watch(ctx, c, r)
+	case opHold:
+		return s.hold(c)
 	}
 	return s.answer(ctx, c, &q)
 }
@@ -506,7 +526,7 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch", ErrInvalid, q.Op)
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch, hold", ErrInvalid, q.Op)
 }
 
 // list is every container by id.

@@ -770,7 +770,7 @@ func TestEnsureRunning(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if err := EnsureRunning(t.Context(), "/usr/bin/env", args, socket); err != nil {
+			if err := EnsureRunning(t.Context(), "/usr/bin/env", args, socket, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -792,10 +792,10 @@ func TestEnsureRunning(t *testing.T) {
 	if fi, err := os.Stat(run); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("folder %v, %v", fi.Mode(), err)
 	}
-	if err := EnsureRunning(t.Context(), "/bin/false", nil, socket); err != nil {
+	if err := EnsureRunning(t.Context(), "/bin/false", nil, socket, nil); err != nil {
 		t.Errorf("one runs: %v", err)
 	}
-	err = EnsureRunning(t.Context(), "/bin/sh", []string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"))
+	err = EnsureRunning(t.Context(), "/bin/sh", []string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"), nil)
 	if err == nil || !strings.Contains(err.Error(), "what is wrong") {
 		t.Errorf("one that cannot start: %v", err)
 	}

@@ -53,6 +53,7 @@ const (
 	opGet    = "get"
 	opList   = "list"
 	opWatch  = "watch"
+	opHold   = "hold"
 )
 
 type request struct {

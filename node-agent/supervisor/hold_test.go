@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// holds starts to hold what the node's supervisor has open, and goes on with its successors, until the test ends.
+func (n *node) holds() {
+	n.t.Helper()
+	n.holder = &Holder{}
+	ctx, cancel := context.WithCancel(n.ctx())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_ = n.client.Hold(ctx, n.holder)
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	n.t.Cleanup(func() {
+		cancel()
+		<-done
+		n.holder.Close()
+	})
+}
+
+// held waits until the descriptors of that many containers are held.
+func (n *node) held(count int) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d containers are held", count), func() error {
+		n.holder.mu.Lock()
+		defer n.holder.mu.Unlock()
+		if got := len(n.holder.files); got != count {
+			return fmt.Errorf("%d", got)
+		}
+		return nil
+	})
+}
+
+// subreaper has orphans come to the test, which reaps them at once, as systemd does; a pid 1 may take its time.
+func subreaper(t *testing.T) {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEndsWhileNoSupervisorRuns kills the supervisor. Containers write their last lines and end before there is another, and are
+// reaped by somebody else: their exit codes and all of their output are known all the same.
+func TestEndsWhileNoSupervisorRuns(t *testing.T) {
+	eachHandler(t, func(t *testing.T, h string) {
+		subreaper(t)
+		n := newNode(t)
+		n.holds()
+		goFile := filepath.Join(n.rootfs, "tmp", "go")
+		wait := "while [ ! -e /tmp/go ]; do sleep 0.02; done; "
+		ended := map[string]Status{}
+		for id, script := range map[string]string{
+			"seven": wait + "echo last; exit 7",
+			"zero":  "echo first; " + wait + "echo last",
+			"half":  "echo first; echo -n 'the begin'; " + wait + "echo 'ning of a line'; exit 3",
+		} {
+			ended[id] = n.run(h, id, script)
+		}
+		n.held(len(ended))
+		n.eventually("the first lines are in the log", func() error {
+			if len(n.lines("zero", "stdout")) == 0 || len(n.lines("half", "stdout")) == 0 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		n.end(unix.SIGKILL)
+		if err := os.WriteFile(goFile, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, st := range ended {
+			reapOrphan(t, st.PID)
+		}
+		n.start()
+		for id, want := range map[string]struct {
+			code  int
+			lines []string
+		}{
+			"seven": {7, []string{"last"}},
+			"zero":  {0, []string{"first", "last"}},
+			"half":  {3, []string{"first", "the beginning of a line"}},
+		} {
+			st := n.stopped(id)
+			if st.StartedAt.IsZero() || kernelTellsExits(t) && (st.ExitCode == nil || *st.ExitCode != want.code) {
+				t.Errorf("%s: found %+v; want exit code %d", id, st, want.code)
+			}
+			if got := n.lines(id, "stdout"); !slices.Equal(got, want.lines) {
+				t.Errorf("%s: the log has %q; want %q", id, got, want.lines)
+			}
+			if err := n.client.Delete(n.ctx(), id, false); err != nil {
+				t.Error(err)
+			}
+		}
+		n.held(0)
+		if left, _ := filepath.Glob(filepath.Join(n.dir, "supervisor", "*spool*")); len(left) > 0 {
+			t.Errorf("left over: %v", left)
+		}
+	})
+}
+
+// TestKilledAgainAndAgain kills the supervisor at random moments while containers write, each of which ends with a burst of lines.
+// No line is lost, doubled or out of order, and no exit code is unknown.
+func TestKilledAgainAndAgain(t *testing.T) {
+	subreaper(t)
+	n := newNode(t)
+	n.holds()
+	const count, kills = 12, 12
+	for i := range count {
+		id := fmt.Sprintf("c%d", i)
+		n.run("berth", id, fmt.Sprintf(`i=0
+			while [ ! -e /tmp/go ]; do echo line $i; i=$((i+1)); sleep 0.00%d; done
+			j=0; while [ $j -lt 1000 ]; do echo line $i; i=$((i+1)); j=$((j+1)); done
+			echo -n end $i; exit %d`, 1+i%3, 10+i))
+	}
+	n.held(count)
+	for i := range kills {
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		n.end(unix.SIGKILL)
+		if i == kills-1 {
+			if err := os.WriteFile(filepath.Join(n.rootfs, "tmp", "go"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.start()
+	}
+	all, err := n.client.List(n.ctx())
+	if err != nil || len(all) != count {
+		t.Fatalf("found %d containers, %v; want %d", len(all), err, count)
+	}
+	for i := range count {
+		id := fmt.Sprintf("c%d", i)
+		st := n.stopped(id)
+		reapOrphan(t, st.PID)
+		if kernelTellsExits(t) && (st.ExitCode == nil || *st.ExitCode != 10+i) {
+			t.Errorf("%s: found %+v; want exit code %d", id, st, 10+i)
+		}
+		if err := n.client.Delete(n.ctx(), id, false); err != nil { // writes the last line, which has no end
+			t.Error(err)
+		}
+		lines := n.lines(id, "stdout")
+		for j, l := range lines {
+			if want := fmt.Sprintf("line %d", j); l != want && (j != len(lines)-1 || l != fmt.Sprintf("end %d", j)) {
+				t.Errorf("%s: line %d is %q", id, j, l)
+				break
+			}
+		}
+		if len(lines) < 1001 || !strings.HasPrefix(lines[len(lines)-1], "end ") {
+			t.Errorf("%s: found %d lines, the last of them %q", id, len(lines), lines[max(0, len(lines)-1):])
+		}
+	}
+}
