@@ -195,52 +195,71 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 		a.install(t, folder)
 	}
 	held(t, "pair", "three")
-	masters := func(name string) rest.ImpersonationConfig {
-		return rest.ImpersonationConfig{UserName: name, Groups: []string{"system:masters", "system:authenticated"}}
+	for _, u := range []*unstructured.Unstructured{
+		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": "all-of-berth"},
+			"rules": []any{map[string]any{"apiGroups": []any{"berth.run"}, "resources": []any{"*"}, "verbs": []any{"*"}}}}},
+		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": "all-of-berth"},
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all-of-berth"},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "tenants"}}}},
+	} {
+		if _, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tenant := func(name string) dynamic.Interface {
+		return as(t, rest.ImpersonationConfig{UserName: name, Groups: []string{"tenants", "system:authenticated"}})
 	}
 	patch := func(c dynamic.Interface, body string) error {
 		_, err := c.Resource(bundles).Namespace("default").Patch(t.Context(), "pair", mergePatch, []byte(body), dryPatch)
 		return err
 	}
-	make := func(c dynamic.Interface) error {
+	compileOne := func(c dynamic.Interface) error {
 		_, err := c.Resource(bundles).Namespace("default").Create(t.Context(), object(t, "OCIBundle", "made", strings.Replace(bundleSpec, "NODE", "three", 1)), dryRun)
 		return err
 	}
 	const unlabelled = `{"metadata":{"labels":{"berth.run/container":null}}}`
-	for name, c := range map[string]dynamic.Interface{
-		"system:masters": dynamicClient(t), "a role with berth.run/*": as(t, masters("tenant")),
-		"another service account": as(t, masters("system:serviceaccount:default:berth-controller")),
+	type attempt struct{ body, message string }
+	specs := []attempt{
+		{`{"spec":{"config":{"process":{"args":["sh"]}}}}`, "change its Container"},
+		{`{"spec":{"restartPolicy":"Never"}}`, "change its Container"},
+		{`{"spec":{"volumes":[{"name":"v","hostPath":{"path":"/"}}]}}`, "change its Container"},
+	}
+	metadata := []attempt{
+		{`{"metadata":{"ownerReferences":null}}`, "owner references"},
+		{`{"metadata":{"labels":{"berth.run/container":"other"}}}`, "begin with berth.run/"},
+		{unlabelled, "begin with berth.run/"},
+		{`{"metadata":{"annotations":{"berth.run/runtime-class":"other"}}}`, "begin with berth.run/"},
+		{`{"metadata":{"annotations":{"berth.run/more":"other"}}}`, "begin with berth.run/"},
+		{`{"metadata":{"annotations":null}}`, "begin with berth.run/"},
+	}
+	for _, tc := range []struct {
+		name           string
+		client         dynamic.Interface
+		refused, taken []attempt
+	}{
+		{"system:masters", dynamicClient(t), specs, metadata},
+		{"a role with berth.run/*", tenant("tenant"), append(specs, metadata...), nil},
+		{"another service account", tenant("system:serviceaccount:default:berth-controller"), append(specs, metadata...), nil},
 	} {
-		t.Run(name, func(t *testing.T) {
-			wantForbidden(t, "create", "create a Container", func() error { return make(c) })
-			for body, message := range map[string]string{
-				`{"spec":{"config":{"process":{"args":["sh"]}}}}`:             "change its Container",
-				`{"spec":{"restartPolicy":"Never"}}`:                          "change its Container",
-				`{"spec":{"volumes":[{"name":"v","hostPath":{"path":"/"}}]}}`: "change its Container",
-				`{"metadata":{"ownerReferences":null}}`:                       "owner references",
-				`{"metadata":{"labels":{"berth.run/container":"other"}}}`:     "begin with berth.run/",
-				unlabelled: "begin with berth.run/",
-				`{"metadata":{"annotations":{"berth.run/runtime-class":"other"}}}`: "begin with berth.run/",
-				`{"metadata":{"annotations":{"berth.run/more":"other"}}}`:          "begin with berth.run/",
-				`{"metadata":{"annotations":null}}`:                                "begin with berth.run/",
-			} {
-				wantForbidden(t, body, message, func() error { return patch(c, body) })
+		t.Run(tc.name, func(t *testing.T) {
+			wantForbidden(t, "create", "create a Container", func() error { return compileOne(tc.client) })
+			for _, try := range tc.refused {
+				wantForbidden(t, try.body, try.message, func() error { return patch(tc.client, try.body) })
 			}
-			for _, body := range []string{
-				`{"metadata":{"labels":{"team":"b"}}}`, `{"metadata":{"annotations":{"note":null}}}`, `{"metadata":{"finalizers":["example.com/other"]}}`,
-			} {
-				if err := patch(c, body); err != nil {
-					t.Errorf("%s: %v", body, err)
+			for _, try := range append(tc.taken, attempt{body: `{"metadata":{"labels":{"team":"b"}}}`}, attempt{body: `{"metadata":{"annotations":{"note":null}}}`},
+				attempt{body: `{"metadata":{"finalizers":["example.com/other"]}}`}) {
+				if err := patch(tc.client, try.body); err != nil {
+					t.Errorf("%s: %v", try.body, err)
 				}
 			}
-			err := c.Resource(bundles).Namespace("default").Delete(t.Context(), "pair", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+			err := tc.client.Resource(bundles).Namespace("default").Delete(t.Context(), "pair", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 			if err != nil {
 				t.Errorf("delete: %v", err)
 			}
 		})
 	}
 	controller := as(t, controllerUser())
-	if err := make(controller); err != nil {
+	if err := compileOne(controller); err != nil {
 		t.Errorf("the controller: %v", err)
 	}
 	for _, body := range []string{`{"spec":{"restartPolicy":"Never"}}`, `{"metadata":{"ownerReferences":null}}`, unlabelled} {
@@ -249,7 +268,7 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"system:kube-controller-manager", "system:serviceaccount:kube-system:generic-garbage-collector"} {
-		collector := as(t, masters(name))
+		collector := tenant(name)
 		if err := patch(collector, `{"metadata":{"ownerReferences":null}}`); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
