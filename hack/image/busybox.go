@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +29,7 @@ func busyboxTree() (tree, error) {
 		return nil, err
 	}
 	t := tree{}
-	t.put("bin/busybox", entry{mode: 0o755, data: program})
+	t.file("bin/busybox", 0o755, program)
 	for _, a := range applets {
 		if a != "bin/busybox" {
 			t.symlink(a, "/bin/busybox")
@@ -40,13 +39,13 @@ func busyboxTree() (tree, error) {
 		t.dir(d, 0o755)
 	}
 	t.dir("root", 0o700)
-	t.dir("tmp", fs.ModeSticky|0o777)
-	t.dir("var/tmp", fs.ModeSticky|0o777)
-	t.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
-	t.file("etc/group", "root:x:0:\ndaemon:x:1:\nadm:x:4:user\nuser:x:1000:\nnogroup:x:65534:\n")
-	t.file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
-	t.file("etc/nsswitch.conf", "hosts: files dns\n")
-	t.file("etc/os-release", "ID=busybox\nNAME=\"BusyBox\"\nPRETTY_NAME=\"BusyBox of Debian, made by berth's hack/image\"\n")
+	t.dir("tmp", 0o1777)
+	t.dir("var/tmp", 0o1777)
+	t.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
+	t.file("etc/group", 0o644, []byte("root:x:0:\ndaemon:x:1:\nadm:x:4:user\nuser:x:1000:\nnogroup:x:65534:\n"))
+	t.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
+	t.file("etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n"))
+	t.file("etc/os-release", 0o644, []byte("ID=busybox\nNAME=\"BusyBox\"\nPRETTY_NAME=\"BusyBox of Debian, made by berth's hack/image\"\n"))
 	return t, nil
 }
 

@@ -7,11 +7,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/image"
 )
@@ -104,6 +107,11 @@ func TestFaults(t *testing.T) {
 	for text, args := range map[string]string{
 		"-o: found nothing":        "--busybox",
 		"neither --busybox":        "-o x",
+		"found 0 arguments":        "rootfs -o x",
+		"found no directory":       "rootfs /etc/passwd -o x",
+		"which is in the root":     "rootfs /etc -o /etc/x.tar",
+		`unknown flag: --busybox`:  "rootfs /etc --busybox -o x",
+		"--copy keeps all of it":   "--add /dev/null:/null -o x",
 		`--format: found "rar"`:    "--busybox --format rar -o x",
 		`--env: found "=b"`:        "--busybox --env =b -o x",
 		"allowed: SRC:DST":         "--add /nowhere -o x",
@@ -113,6 +121,140 @@ func TestFaults(t *testing.T) {
 	} {
 		if err := run(strings.Fields(args)); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: got %v, want %q", args, err, text)
+		}
+	}
+}
+
+// TestRootfs: a root filesystem arrives in the node's store as it was.
+func TestRootfs(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root:fs") // a colon is nothing special here
+	sh := func(script string) string {
+		t.Helper()
+		cmd := exec.Command("/bin/sh", "-ec", script)
+		cmd.Dir = root
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", script, err, out)
+		}
+		return string(out)
+	}
+	if err := os.Mkdir(root, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	sh(`mkdir -p bin dev home/user tmp empty mnt; echo su >bin/su; chmod 4755 bin/su; echo w >bin/wall; chown 0:5 bin/wall; chmod 2755 bin/wall; chmod 1777 tmp
+		ln bin/su bin.hard; ln bin/su a.hard; ln -s su bin/link; chown -h 7:8 bin/link; echo x >home/user/f; chown -R 1000:1001 home/user; chmod 600 home/user/f; touch -d 2001-02-03T04:05:06.5Z home/user/f
+		mknod dev/null c 1 3; chmod 666 dev/null; mknod dev/sda b 8 0; chown 0:6 dev/sda; mkfifo dev/pipe; chmod 711 empty; touch -d 2002-01-01 empty; mount -t tmpfs none mnt; echo other >mnt/f`)
+	defer unix.Unmount(filepath.Join(root, "mnt"), unix.MNT_DETACH)
+	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	if err := errors.Join(unix.Setxattr(filepath.Join(root, "bin/wall"), "security.capability", []byte(capability), 0), unix.Setxattr(filepath.Join(root, "home"), "user.note", []byte("n"), 0)); err != nil {
+		t.Fatal(err)
+	}
+	// What find and getfattr say of each file, but for the mount and the sizes of directories.
+	describe := func(at string) string {
+		out, err := exec.Command("/bin/sh", "-ec", `cd "$0"; find . -xdev -path ./mnt -prune -o -printf '%p %y %m %U:%G %n %TY-%Tm-%Td_%TH:%TM:%TS %l\n' | sed '/ d /s/ [0-9]* \([0-9]*-\)/ \1/' | sort; find . -type f | sort | xargs cat; stat -c '%n %t:%T' dev/*`, at).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	out := filepath.Join(dir, "rootfs.tar")
+	if err := run([]string{"rootfs", root, "--cmd", "/bin/su", "-o", out}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := image.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	img, err := store.Ensure(context.Background(), "oci-archive:"+out, image.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(img.Layers) != 1 || !slices.Equal(img.Config.Cmd, []string{"/bin/su"}) {
+		t.Fatalf("got %+v", img)
+	}
+	if err := unix.Unmount(filepath.Join(root, "mnt"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if want, got := describe(root), describe(img.Layers[0]); got != want {
+		t.Errorf("found\n%s\nwant\n%s", got, want)
+	}
+	if entries, err := os.ReadDir(filepath.Join(img.Layers[0], "mnt")); err != nil || len(entries) != 0 {
+		t.Errorf("found %v of a mounted filesystem, %v", entries, err)
+	}
+	for name, kv := range map[string][2]string{"bin/wall": {"security.capability", capability}, "home": {"user.note", "n"}} {
+		buf := make([]byte, 100)
+		n, err := unix.Lgetxattr(filepath.Join(img.Layers[0], name), kv[0], buf)
+		if err != nil || string(buf[:max(n, 0)]) != kv[1] {
+			t.Errorf("%s: %s is %q, %v", name, kv[0], buf[:max(n, 0)], err)
+		}
+	}
+	again := filepath.Join(dir, "again.tar")
+	for _, to := range []string{out, again} {
+		if err := run([]string{"rootfs", root, "--cmd", "/bin/su", "-o", to}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, _ := os.ReadFile(out)
+	b, _ := os.ReadFile(again)
+	if len(a) == 0 || !bytes.Equal(a, b) {
+		t.Error("the same input gave other bytes")
+	}
+
+	for text, script := range map[string]string{
+		"found a socket":      `python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("dev/log")'`,
+		"device 0:0":          "mknod gone c 0 0",
+		"begins with .wh.":    "touch .wh.x",
+		"allowed: the merged": "mkdir o; setfattr -n trusted.overlay.opaque -v y o 2>/dev/null || python3 -c 'import os; os.setxattr(\"o\", \"trusted.overlay.opaque\", b\"y\")'",
+	} {
+		before := sh("ls -A . dev")
+		sh(script)
+		if err := run([]string{"rootfs", root, "-o", again}); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: found %v", text, err)
+		}
+		sh("rm -rf dev/log gone .wh.x o")
+		if sh("ls -A . dev") != before {
+			t.Fatal("the test does not clean up")
+		}
+	}
+	for text, script := range map[string]string{"found mode urwx": "chmod 4700 bin/su", "found file capabilities": "true"} {
+		sh(script)
+		if err := run([]string{"--add", filepath.Join(dir, "root:fs") + ":/x", "-o", again}); err == nil {
+			t.Error("a colon in SRC was taken")
+		}
+		if err := os.Rename(root, filepath.Join(dir, "plain")); err != nil {
+			t.Fatal(err)
+		}
+		source := filepath.Join(dir, "plain", "bin", "su")
+		if text == "found file capabilities" {
+			source = filepath.Join(dir, "plain", "bin", "wall2")
+			if err := errors.Join(os.WriteFile(source, nil, 0o755), unix.Setxattr(source, "security.capability", []byte(capability), 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := run([]string{"--add", source + ":/x", "-o", again}); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("--add: found %v; want %q", err, text)
+		}
+		if err := run([]string{"--copy", source + ":/x", "-o", again}); err != nil {
+			t.Errorf("--copy: %v", err)
+		}
+		if err := os.Rename(filepath.Join(dir, "plain"), root); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHelp: each command has a help of its own, with an example.
+func TestHelp(t *testing.T) {
+	for _, args := range []string{"--help", "help build", "busybox --help", "rootfs -h", "help"} {
+		c := command()
+		var out bytes.Buffer
+		c.SetOut(&out)
+		c.SetArgs(strings.Fields(args))
+		if err := c.Execute(); err != nil || !strings.Contains(out.String(), "Examples:") || !strings.Contains(out.String(), "berth-image") || !strings.Contains(out.String(), "--format") {
+			t.Errorf("%s: found %v, %s", args, err, out.String())
 		}
 	}
 }

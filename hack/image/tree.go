@@ -5,7 +5,9 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -13,47 +15,64 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// epoch is the time of everything in an image: fixed, so that images are reproducible.
+// epoch is the time of everything in an image that has none of its own: fixed, so that images are reproducible.
 var epoch = time.Unix(1700000000, 0).UTC()
 
-// entry is one file of a layer.
+// entry is one file of a layer: its header, and where its content comes from.
 type entry struct {
-	mode fs.FileMode // type and permissions, with ModeSticky and the like
-	data []byte
-	link string // target of a symbolic link
+	header tar.Header
+	data   []byte
+	source string // file of the host; "" for data
 }
 
-// tree is the content of a layer: clean relative path -> entry.
-type tree map[string]entry
+// tree is the content of a layer: clean relative path -> entry. The root is ".".
+type tree map[string]*entry
 
-func (t tree) dir(name string, perm fs.FileMode) { t.put(name, entry{mode: fs.ModeDir | perm}) }
-func (t tree) file(name, content string)         { t.put(name, entry{mode: 0o644, data: []byte(content)}) }
+func (t tree) dir(name string, mode int64) {
+	t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeDir, Mode: mode}})
+}
+
+func (t tree) file(name string, mode int64, content []byte) {
+	t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(content))}, data: content})
+}
+
 func (t tree) symlink(name, target string) {
-	t.put(name, entry{mode: fs.ModeSymlink | 0o777, link: target})
+	t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: target}})
 }
 
-// put adds an entry and the folders above it that are not there yet.
-func (t tree) put(name string, e entry) {
-	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	if name == "" {
-		return
-	}
+// clean returns a name of the image as a key of tree.
+func clean(name string) string { return path.Join(".", path.Clean("/"+name)) }
+
+// put adds an entry and the directories above it that are not there yet.
+func (t tree) put(name string, e *entry) {
+	name = clean(name)
 	for d := path.Dir(name); d != "."; d = path.Dir(d) {
 		if _, ok := t[d]; !ok {
-			t[d] = entry{mode: fs.ModeDir | 0o755}
+			t[d] = &entry{header: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}}
 		}
 	}
 	t[name] = e
 }
 
-// addHost adds SRC of the host at DST, from the form "SRC:DST". A folder is added with all below it.
-// Permissions come down to 0755 or 0644: a umask must not show in the image.
-func (t tree) addHost(arg string) error {
+// splitPair splits SRC:DST.
+func splitPair(arg string) (src, dst string, err error) {
 	src, dst, ok := strings.Cut(arg, ":")
 	if !ok || src == "" || !path.IsAbs(dst) {
-		return fmt.Errorf("allowed: SRC:DST with an absolute DST")
+		return "", "", errors.New("allowed: SRC:DST with an absolute DST")
+	}
+	return src, dst, nil
+}
+
+// add adds SRC of the host at DST, from the form "SRC:DST", as root's and with permissions 0755 or 0644: neither the user who builds
+// an image nor a umask is to show in it. What would be lost by that is refused. A directory is added with all below it.
+func (t tree) add(arg string) error {
+	src, dst, err := splitPair(arg)
+	if err != nil {
+		return err
 	}
 	return filepath.WalkDir(src, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -68,6 +87,13 @@ func (t tree) addHost(arg string) error {
 		if err != nil {
 			return err
 		}
+		const instead = "allowed: files without setuid, setgid, sticky bit and capabilities, directories and symbolic links; --copy keeps all of it"
+		if special := info.Mode() & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 && !d.IsDir() {
+			return fmt.Errorf("%s: found mode %s; %s", p, info.Mode(), instead)
+		}
+		if _, err := unix.Lgetxattr(p, "security.capability", nil); err == nil {
+			return fmt.Errorf("%s: found file capabilities; %s", p, instead)
+		}
 		switch {
 		case d.IsDir():
 			t.dir(name, 0o755)
@@ -78,54 +104,179 @@ func (t tree) addHost(arg string) error {
 			}
 			t.symlink(name, target)
 		case info.Mode().IsRegular():
-			data, err := os.ReadFile(p)
-			if err != nil {
-				return err
-			}
-			perm := fs.FileMode(0o644)
+			mode := int64(0o644)
 			if info.Mode()&0o111 != 0 {
-				perm = 0o755
+				mode = 0o755
 			}
-			t.put(name, entry{mode: perm, data: data})
+			t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeReg, Mode: mode, Size: info.Size()}, source: p})
 		default:
-			return fmt.Errorf("%s is %s; allowed: files, folders and symbolic links", p, info.Mode().Type())
+			return fmt.Errorf("%s: found %s; %s", p, info.Mode().Type(), instead)
 		}
 		return nil
 	})
 }
 
-// tar returns the layer as an uncompressed tar stream.
-func (t tree) tar() ([]byte, error) {
+// inode identifies a file of the host.
+type inode struct{ dev, ino uint64 }
+
+// copy copies src of the host to dst, as it is: owners, modes with setuid, setgid and sticky, times, hard
+// links, symbolic links, devices, fifos and extended attributes. What an image cannot hold is refused. As tar --one-file-system does, it
+// takes a directory that another filesystem is mounted on without what is in it, and calls warn.
+func (t tree) copy(src, dst string, warn func(string)) error {
+	var top unix.Stat_t
+	if err := unix.Stat(src, &top); err != nil {
+		return &fs.PathError{Op: "stat", Path: src, Err: err}
+	}
+	if top.Mode&unix.S_IFMT == unix.S_IFDIR {
+		src += "/." // one that is named by a symbolic link is followed
+	}
+	links := map[inode]string{}
+	return filepath.WalkDir(src, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(src, p)
+		if err != nil {
+			return err
+		}
+		name := clean(path.Join(dst, filepath.ToSlash(rel)))
+		if strings.HasPrefix(path.Base(name), ".wh.") {
+			return fmt.Errorf("%s: found a name that begins with .wh., which is a whiteout's in an image; allowed: other names", p)
+		}
+		e, st, err := headerOf(p)
+		if err != nil {
+			return err
+		}
+		id := inode{st.Dev, st.Ino}
+		if first, seen := links[id]; seen && e.header.Typeflag != tar.TypeDir {
+			e = &entry{header: tar.Header{Typeflag: tar.TypeLink, Linkname: first, Mode: e.header.Mode, Uid: e.header.Uid, Gid: e.header.Gid, ModTime: e.header.ModTime}}
+		} else if st.Nlink > 1 {
+			links[id] = name
+		}
+		t.put(name, e)
+		if e.header.Typeflag == tar.TypeDir && st.Dev != top.Dev {
+			warn(fmt.Sprintf("%s: another filesystem is mounted there; what is in it is left out", p))
+			return fs.SkipDir
+		}
+		return nil
+	})
+}
+
+// headerOf returns the entry of a file of the host, as it is.
+func headerOf(p string) (*entry, *unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(p, &st); err != nil {
+		return nil, nil, &fs.PathError{Op: "lstat", Path: p, Err: err}
+	}
+	e := &entry{header: tar.Header{
+		Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec).UTC(),
+	}}
+	h := &e.header
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		h.Typeflag = tar.TypeDir
+	case unix.S_IFREG:
+		h.Typeflag, h.Size, e.source = tar.TypeReg, st.Size, p
+	case unix.S_IFLNK:
+		target, err := os.Readlink(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		h.Typeflag, h.Linkname = tar.TypeSymlink, target
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		h.Typeflag = tar.TypeChar
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			h.Typeflag = tar.TypeBlock
+		}
+		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+		if h.Typeflag == tar.TypeChar && st.Rdev == 0 {
+			return nil, nil, fmt.Errorf("%s: found the character device 0:0, a whiteout of overlayfs; allowed: the merged directory of an overlay", p)
+		}
+	default:
+		return nil, nil, fmt.Errorf("%s: found a socket; allowed: what a program does not create itself (remove it)", p)
+	}
+	var err error
+	if h.PAXRecords, err = xattrs(p); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", p, err)
+	}
+	return e, &st, nil
+}
+
+// xattrs returns the extended attributes of a file as records of a tar. Labels of the host's security policy stay here.
+func xattrs(p string) (map[string]string, error) {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX, and XATTR_SIZE_MAX for the values
+	n, err := unix.Llistxattr(p, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list extended attributes: %w", err)
+	}
+	var out map[string]string
+	value := make([]byte, 64<<10)
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
+		if name == "" || strings.HasPrefix(name, "security.") && name != "security.capability" {
+			continue
+		}
+		if strings.HasPrefix(name, "trusted.overlay.") {
+			return nil, fmt.Errorf("found the attribute %s of an overlay's layer; allowed: the merged directory of an overlay", name)
+		}
+		n, err := unix.Lgetxattr(p, name, value)
+		if err != nil {
+			return nil, fmt.Errorf("extended attribute %s: %w", name, err)
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out["SCHILY.xattr."+name] = string(value[:n])
+	}
+	return out, nil
+}
+
+// tar writes the layer as an uncompressed tar stream.
+func (t tree) tar(w io.Writer) error {
 	names := make([]string, 0, len(t))
 	for n := range t {
 		names = append(names, n)
 	}
-	slices.Sort(names)
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	// In the order in which a walk finds them: a directory before what is in it, and a hard link after its target.
+	slices.SortFunc(names, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })
+	tw := tar.NewWriter(w)
 	for _, n := range names {
-		e := t[n]
-		h := &tar.Header{Name: n, Mode: int64(e.mode.Perm()), ModTime: epoch, Format: tar.FormatPAX}
-		if e.mode&fs.ModeSticky != 0 {
-			h.Mode |= 0o1000
-		}
-		switch e.mode.Type() {
-		case fs.ModeDir:
-			h.Typeflag, h.Name = tar.TypeDir, n+"/"
-		case fs.ModeSymlink:
-			h.Typeflag, h.Linkname = tar.TypeSymlink, e.link
-		default:
-			h.Typeflag, h.Size = tar.TypeReg, int64(len(e.data))
-		}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, fmt.Errorf("%s: %w", n, err)
-		}
-		if _, err := w.Write(e.data); err != nil {
-			return nil, fmt.Errorf("%s: %w", n, err)
+		if err := t[n].write(tw, n); err != nil {
+			return fmt.Errorf("%s: %w", n, err)
 		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
+	return tw.Close()
+}
+
+// write writes one entry.
+func (e *entry) write(tw *tar.Writer, name string) error {
+	h := e.header
+	h.Name, h.Format = name, tar.FormatPAX
+	if h.ModTime.IsZero() {
+		h.ModTime = epoch
 	}
-	return b.Bytes(), nil
+	if h.Typeflag == tar.TypeDir {
+		h.Name += "/"
+	}
+	if err := tw.WriteHeader(&h); err != nil {
+		return err
+	}
+	var content io.Reader = bytes.NewReader(e.data)
+	if e.source != "" {
+		f, err := os.Open(e.source)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		content = f
+	}
+	n, err := io.Copy(tw, content)
+	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != h.Size {
+		return fmt.Errorf("found another size than %d bytes while it was read; allowed: files that nobody writes to", h.Size)
+	}
+	return err
 }
