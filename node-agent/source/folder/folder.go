@@ -649,7 +649,7 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 	for _, c := range status.Conditions {
 		setCondition(e.container, c)
 	}
-	if err := f.store(key, e); err != nil {
+	if err := f.store(key, e, false); err != nil {
 		f.unwritten[key] = true
 		return err
 	}

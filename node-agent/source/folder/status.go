@@ -92,6 +92,9 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed since
 		}
+		if err == nil && len(data) == 0 {
+			continue // never came to the disk before the machine lost power
+		}
 		var c v1alpha1.Container
 		if err == nil {
 			err = json.Unmarshal(data, &c)
@@ -182,7 +185,7 @@ func (f *Folder) writeFaults() bool {
 
 // writeStatus stores an entry; the next look tries again if that fails.
 func (f *Folder) writeStatus(key source.Key, e *entry) {
-	if err := f.store(key, e); err != nil {
+	if err := f.store(key, e, e.bundle != nil); err != nil {
 		f.unwritten[key] = false
 		f.o.Log.Error("cannot write status", "container", key.String(), "error", err)
 	}
@@ -198,7 +201,7 @@ func (f *Folder) refresh() {
 		switch {
 		case e == nil:
 			delete(f.unwritten, key)
-		case reported || f.store(key, e) != nil: // what was reported is reported again
+		case reported || f.store(key, e, e.bundle != nil) != nil: // what was reported is reported again
 			return
 		}
 	}
@@ -221,8 +224,9 @@ func Refreshed(stateDir string) (time.Time, error) {
 	return info.ModTime(), nil
 }
 
-// store writes an entry's Container with the conditions that only this source can know.
-func (f *Folder) store(key source.Key, e *entry) error {
+// store writes an entry's Container with the conditions that only this source can know. With sync it survives a loss of power: a
+// Container whose UID is lost is another one.
+func (f *Folder) store(key source.Key, e *entry, sync bool) error {
 	if e.fault != "" {
 		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
 			Message: e.fault, ObservedGeneration: e.container.Generation})
@@ -235,7 +239,7 @@ func (f *Folder) store(key source.Key, e *entry) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	if err := durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{}); err != nil {
+	if err := durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Sync: sync}); err != nil {
 		return err
 	}
 	delete(f.unwritten, key)
