@@ -145,13 +145,13 @@ func apply(t *testing.T, manifest string) {
 	}
 }
 
-func tryApply(t *testing.T, manifest string) (string, error) {
+func tryApply(t *testing.T, manifest string, args ...string) (string, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "manifest.yaml")
 	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return tryKube("apply", "-f", file)
+	return tryKube(append([]string{"apply", "-f", file}, args...)...)
 }
 
 func get(t *testing.T, name string) *berthv1.Container {
