@@ -161,7 +161,8 @@ func (o *options) run(ctx context.Context) error {
 	}
 	defer lock.Close()
 	if err := o.writeFacts(); err != nil {
-		return err
+		// They are for other commands. An agent that ended here on a full disk could not stop what fills it.
+		log.Error("cannot write down the flags of the agent", "error", err)
 	}
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)

@@ -223,7 +223,7 @@ func (h *host) files() (n int) {
 	for _, dir := range []string{"s/bundles", "s/status", "l"} {
 		entries, _ := os.ReadDir(h.path(dir))
 		for _, e := range entries {
-			if e.Name() != "removed" { // the logs that are kept
+			if e.Name() != "removed" && !strings.HasPrefix(e.Name(), ".") { // the logs that are kept, and the agent's own reserve
 				n++
 			}
 		}

@@ -18,7 +18,10 @@ import (
 )
 
 // Root is the folder that holds the bundles of a node, one folder each.
-type Root struct{ path string }
+type Root struct {
+	path    string
+	reserve *durable.Reserve
+}
 
 // Open makes the folder at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
 func Open(path string) (*Root, error) {
@@ -31,11 +34,12 @@ func Open(path string) (*Root, error) {
 	if err := os.Chmod(path, 0o700); err != nil {
 		return nil, fmt.Errorf("close the folder of bundles: %w", err)
 	}
-	return &Root{path: filepath.Clean(path)}, nil
+	path = filepath.Clean(path)
+	return &Root{path: path, reserve: durable.NewReserve(path)}, nil
 }
 
 // Dir is the bundle of the container id, whether it is there or not.
-func (r *Root) Dir(id string) Dir { return Dir{path: filepath.Join(r.path, id)} }
+func (r *Root) Dir(id string) Dir { return Dir{path: filepath.Join(r.path, id), reserve: r.reserve} }
 
 // List returns the ids of all bundles that are there.
 func (r *Root) List() ([]string, error) {
@@ -56,7 +60,10 @@ func (r *Root) List() ([]string, error) {
 func (r *Root) Holds(path string) bool { return filepath.Dir(filepath.Clean(path)) == r.path }
 
 // Dir is the folder of one bundle.
-type Dir struct{ path string }
+type Dir struct {
+	path    string
+	reserve *durable.Reserve
+}
 
 // Path of the folder.
 func (d Dir) Path() string { return d.path }
@@ -66,6 +73,16 @@ func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
 
 // Rootfs is the path where the overlay is mounted.
 func (d Dir) Rootfs() string { return d.File("rootfs") }
+
+// Replace replaces a file of the folder, whole or not at all.
+func (d Dir) Replace(name string, data []byte) error {
+	return durable.Replace(d.File(name), data, durable.Options{})
+}
+
+// ReplaceReserved is Replace that also succeeds on a full disk, as long as the reserve of the bundles lasts.
+func (d Dir) ReplaceReserved(name string, data []byte) error {
+	return d.reserve.Replace(d.File(name), data, durable.Options{})
+}
 
 // Make makes the folder with mode 0700.
 func (d Dir) Make() error {
@@ -81,7 +98,7 @@ func (d Dir) WriteConfig(spec *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("write config.json: %w", err)
 	}
-	return durable.Replace(d.File("config.json"), document, durable.Options{})
+	return d.Replace("config.json", document)
 }
 
 // UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It is no error when

@@ -53,10 +53,15 @@ func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (
 	}
 	defer os.RemoveAll(dir)
 	pidFile := filepath.Join(dir, "pid")
+	log, err := memoryFile("log")
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
 
-	cmd := e.command(ctx, dir, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	cmd := e.command(ctx, log, "create", "--bundle", bundle, "--pid-file", pidFile, id)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileOrNull(stdio.Stdin), writerOrNull(stdio.Stdout), writerOrNull(stdio.Stderr)
-	if err := e.run(ctx, cmd, dir, "create", id, nil); err != nil {
+	if err := e.run(ctx, cmd, log, "create", id, nil); err != nil {
 		// Whoever has a container of that id keeps it; anything else is our own half-made one.
 		if !errors.Is(err, ErrExist) {
 			e.undo(ctx, id)
@@ -141,9 +146,11 @@ func (e *External) callDir() (string, error) {
 	return os.MkdirTemp(calls, "")
 }
 
-// command is the program with the options that every call has.
-func (e *External) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", filepath.Join(dir, "log"), "--log-format", "json"}, e.Args...)
+// command is the program with the options that every call has. It writes its log to the given file.
+func (e *External) command(ctx context.Context, log *os.File, args ...string) *exec.Cmd {
+	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one of theirs for one of the container's.
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), log.Fd())
+	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", path, "--log-format", "json"}, e.Args...)
 	cmd := exec.CommandContext(ctx, e.Program, append(all, args...)...)
 	// A process group of its own, so that a signal to ours (an interrupted terminal) does not cut a call in two.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -152,37 +159,37 @@ func (e *External) command(ctx context.Context, dir string, args ...string) *exe
 
 // output runs one call that is not create and returns what it printed.
 func (e *External) output(ctx context.Context, id string, args ...string) ([]byte, error) {
-	dir, err := e.callDir()
-	if err != nil {
-		return nil, err
+	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for ever. In memory, so that a
+	// container can be killed and deleted on a full disk.
+	var files [3]*os.File
+	for i, name := range []string{"log", "stdout", "stderr"} {
+		f, err := memoryFile(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		files[i] = f
 	}
-	defer os.RemoveAll(dir)
-	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for ever.
-	out, err := createFile(filepath.Join(dir, "stdout"))
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	stderr, err := createFile(filepath.Join(dir, "stderr"))
-	if err != nil {
-		return nil, err
-	}
-	defer stderr.Close()
-	cmd := e.command(ctx, dir, args...)
+	log, out, stderr := files[0], files[1], files[2]
+	cmd := e.command(ctx, log, args...)
 	cmd.Stdout, cmd.Stderr = out, stderr
-	if err := e.run(ctx, cmd, dir, args[0], id, stderr); err != nil {
+	if err := e.run(ctx, cmd, log, args[0], id, stderr); err != nil {
 		return nil, err
 	}
 	return readStart(out)
 }
 
-// createFile makes a file that was not there, for writing and reading.
-func createFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL follows no symbolic link: open(2)
+// memoryFile makes a file without a directory (memfd_create(2)).
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("berth-"+name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // run runs the command and makes an error of the program's own words: the last one of its log, else the end of its stderr.
-func (e *External) run(ctx context.Context, cmd *exec.Cmd, dir, call, id string, stderr *os.File) error {
+func (e *External) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id string, stderr *os.File) error {
 	err := cmd.Run()
 	if err == nil {
 		return nil
@@ -194,7 +201,7 @@ func (e *External) run(ctx context.Context, cmd *exec.Cmd, dir, call, id string,
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
-	words := lastError(filepath.Join(dir, "log"))
+	words := lastError(log)
 	if words == "" && stderr != nil {
 		if b, rerr := readStart(stderr); rerr == nil {
 			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
@@ -238,17 +245,14 @@ func classify(words string) error {
 }
 
 // lastError is the message of the last line of level error (or worse) in a log of runc's JSON format.
-func lastError(path string) string {
-	f, err := os.Open(path)
+func lastError(f *os.File) string {
+	// The last error stands at the end.
+	fi, err := f.Stat()
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	// The last error stands at the end.
-	if fi, err := f.Stat(); err == nil && fi.Size() > maxOutput {
-		if _, err := f.Seek(-maxOutput, io.SeekEnd); err != nil {
-			return ""
-		}
+	if _, err := f.Seek(max(fi.Size()-maxOutput, 0), io.SeekStart); err != nil {
+		return ""
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxOutput))
 	if err != nil {

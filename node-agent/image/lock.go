@@ -65,6 +65,17 @@ func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 	}, nil
 }
 
+// haveSession makes the session unless it is there. An Open on a full disk leaves that to the first work that needs it: an
+// agent that cannot fetch images can still stop containers.
+func (s *Store) haveSession(ctx context.Context) error {
+	s.sessionMu.Lock()
+	defer s.sessionMu.Unlock()
+	if s.sessionLock != nil {
+		return nil
+	}
+	return s.openSession(ctx)
+}
+
 // openSession makes this process's folder for unfinished work, and removes those of processes that are dead: their flock is gone.
 func (s *Store) openSession(ctx context.Context) error {
 	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))

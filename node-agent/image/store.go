@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -97,7 +98,8 @@ type Store struct {
 	format    format
 
 	session     string   // this process's folder in tmp
-	sessionLock *os.File // flocked while this process lives
+	sessionLock *os.File // flocked while this process lives; nil before there is a session
+	sessionMu   sync.Mutex
 	downloads   downloads
 	layerLocks  keyLocks
 	refLocks    keyLocks
@@ -151,7 +153,8 @@ func Open(dir string, opts ...Option) (*Store, error) {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
-	if err := s.openSession(context.Background()); err != nil {
+	err := s.haveSession(context.Background())
+	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		_ = s.Close()
 		return nil, fmt.Errorf("image store %s: %w", s.dir, err)
 	}
@@ -268,6 +271,9 @@ func distinct(layers []string) []string {
 
 // pull reads the reference and unpacks what the store has not got.
 func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
+	if err := s.haveSession(ctx); err != nil {
+		return nil, err
+	}
 	src, err := s.source(ctx, r)
 	if err != nil {
 		return nil, err

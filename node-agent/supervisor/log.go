@@ -45,6 +45,9 @@ type logFile struct {
 	fd    int    // -1: closed, or no log is kept
 	inode uint64 // of the file
 	size  int64  // of the file; nobody else writes to it
+	// torn is whether the file ends within an entry of a supervisor that was killed within write(2). mend ends it before
+	// the next write, so that ours does not become part of it.
+	torn bool
 	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
 	rotateAt int64
 	users    int // streams that may still write; the last one closes the file
@@ -66,9 +69,13 @@ func openLog(l Log) (*logFile, error) {
 	if err := f.open(l.Path, 0); err != nil {
 		return nil, err
 	}
-	if err := f.mend(); err != nil {
-		f.close()
-		return nil, fmt.Errorf("log %s: %w", l.Path, err)
+	if f.size > 0 {
+		var last [1]byte
+		if _, err := unix.Pread(f.fd, last[:], f.size-1); err != nil {
+			f.close()
+			return nil, fmt.Errorf("log %s: %w", l.Path, err)
+		}
+		f.torn = last[0] != '\n'
 	}
 	return f, nil
 }
@@ -96,20 +103,15 @@ func (f *logFile) open(path string, flags int) error {
 	return nil
 }
 
-// mend ends an entry that a supervisor killed within write(2) has left without its end, so that ours does not become part of it.
+// mend ends the entry that a supervisor killed within write(2) has left without its end.
 func (f *logFile) mend() error {
-	if f.size == 0 {
-		return nil
-	}
-	var last [1]byte
-	if _, err := unix.Pread(f.fd, last[:], f.size-1); err != nil {
-		return err
-	}
-	if last[0] == '\n' {
+	if !f.torn {
 		return nil
 	}
 	n, err := unix.Write(f.fd, []byte("\n"))
-	f.size += int64(max(n, 0))
+	if n == 1 {
+		f.size, f.torn = f.size+1, false
+	}
 	return err
 }
 
@@ -134,6 +136,7 @@ func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []
 		if p == nil || len(out) == 0 {
 			f.flush(out)
 		} else {
+			_ = f.mend() // before the size is written down; flush shows its error
 			// An error of the spool costs no output; at worst a kill just now would write it twice.
 			_ = p.begin(next, f.inode, f.size, int64(len(out)))
 			f.flush(out)
@@ -186,6 +189,11 @@ func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []
 // flush writes whole entries.
 func (f *logFile) flush(out []byte) {
 	if f.fd < 0 || len(out) == 0 {
+		return
+	}
+	if err := f.mend(); err != nil {
+		f.lost += uint64(bytes.Count(out, []byte{'\n'}))
+		f.err = fmt.Errorf("log %s: write: %w", f.Path, err)
 		return
 	}
 	done := 0
@@ -259,7 +267,7 @@ func (f *logFile) rename() error {
 		return errors.Join(err, os.Rename(f.Path+".1", f.Path))
 	}
 	unix.Close(f.fd)
-	f.fd, f.inode, f.size = next.fd, next.inode, next.size
+	f.fd, f.inode, f.size, f.torn = next.fd, next.inode, next.size, false
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -67,7 +68,7 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 func (s *Syncer) update(r *Record, change func(*Record)) error {
 	next := *r
 	change(&next)
-	if err := s.write(&next); err != nil {
+	if err := s.write(&next, bundle.Dir.Replace); err != nil {
 		return err
 	}
 	*r = next
@@ -85,24 +86,24 @@ func (s *Syncer) note(r *Record, change func(*Record)) {
 // save writes a record that was changed in memory.
 func (s *Syncer) save(r *Record) {
 	before := r.unwritten
-	r.unwritten = s.write(r)
+	r.unwritten = s.write(r, bundle.Dir.ReplaceReserved)
 	if r.unwritten != nil && before == nil {
 		s.Log.Error("cannot write down the state of a container; going on without", "id", r.ID, "error", r.unwritten)
 	}
 }
 
-func (s *Syncer) write(r *Record) error {
+func (s *Syncer) write(r *Record, how replace) error {
 	dir := s.Bundles.Dir(r.ID)
 	if err := dir.Make(); err != nil {
 		return err
 	}
 	if r.unwrittenDesired != nil {
-		if err := writeDesired(dir, r.unwrittenDesired); err != nil {
+		if err := writeDesired(dir, r.unwrittenDesired, how); err != nil {
 			return err
 		}
 		r.unwrittenDesired = nil
 	}
-	if err := r.write(dir); err != nil {
+	if err := r.write(dir, how); err != nil {
 		return err
 	}
 	r.unwritten = nil

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
@@ -137,12 +136,15 @@ func (r *Record) interrupted() {
 	r.Hash = ""
 }
 
-func (r *Record) write(d bundle.Dir) error {
+// replace is Dir.Replace or Dir.ReplaceReserved.
+type replace func(d bundle.Dir, name string, data []byte) error
+
+func (r *Record) write(d bundle.Dir, how replace) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
-	return durable.Replace(d.File(recordFile), data, durable.Options{})
+	return how(d, recordFile, data)
 }
 
 // readRecord returns nil when there is no record. now and instant are the present, for a record of a version of Berth that
@@ -178,12 +180,12 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 	return r, nil
 }
 
-func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle) error {
+func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle, how replace) error {
 	data, err := json.Marshal(b)
 	if err != nil {
 		return fmt.Errorf("write desired bundle: %w", err)
 	}
-	return durable.Replace(d.File(desiredFile), data, durable.Options{})
+	return how(d, desiredFile, data)
 }
 
 // readDesired returns what writeDesired wrote, or nil.

@@ -132,7 +132,7 @@ func (a *attempt) begin() (err error) {
 		}
 	}()
 	if a.rec.Generation != a.b.Generation || in.Record == nil {
-		if err := writeDesired(a.dir, a.b); err != nil {
+		if err := writeDesired(a.dir, a.b, bundle.Dir.Replace); err != nil {
 			return err
 		}
 	}

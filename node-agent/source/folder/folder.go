@@ -26,6 +26,7 @@ import (
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -62,6 +63,7 @@ type Folder struct {
 	files   map[string]*file // by name
 	dirErr  string           // why the folder could not be read
 	written string           // what manifests.json holds
+	reserve *durable.Reserve // for the files of status
 	// unwritten are Containers whose status on disk is not what it is to be; true for what the agent reported.
 	unwritten map[source.Key]bool
 	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
@@ -163,6 +165,7 @@ func New(o Options) (*Folder, error) {
 			return nil, fmt.Errorf("create a directory of the agent: %w", err)
 		}
 	}
+	f.reserve = durable.NewReserve(statusDir(o.StateDir))
 	return f, f.restore()
 }
 

@@ -175,7 +175,7 @@ func (f *Folder) writeFaults() bool {
 	if err != nil || string(data) == f.written {
 		return err == nil
 	}
-	if err := durable.Replace(faultsFile(f.o.StateDir), data, durable.Options{}); err != nil {
+	if err := f.reserve.Replace(faultsFile(f.o.StateDir), data, durable.Options{}); err != nil {
 		f.o.Log.Error("cannot write the list of refused manifests", "error", err)
 		return false
 	}
@@ -239,7 +239,7 @@ func (f *Folder) store(key source.Key, e *entry, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	if err := durable.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Sync: sync}); err != nil {
+	if err := f.reserve.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Sync: sync}); err != nil {
 		return err
 	}
 	delete(f.unwritten, key)
