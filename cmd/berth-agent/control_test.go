@@ -76,6 +76,36 @@ func TestStandaloneControl(t *testing.T) {
 		}
 	})
 	h.t = t
+	t.Run("exec with a terminal", func(t *testing.T) {
+		h.t = t
+		// script(1) gives exec a terminal, and returns its exit code.
+		cmd := exec.Command("script", "-qec", programs+"/berth-agent exec --state-dir "+h.path("s")+" -it count -- /bin/sh -c 'test -t 0 && test -t 1 && echo terminal; exit 9'", "/dev/null")
+		out, err := cmd.CombinedOutput()
+		if !strings.Contains(string(out), "terminal\r\n") || cmd.ProcessState.ExitCode() != 9 {
+			t.Errorf("found %q, %v", out, err)
+		}
+	})
+	t.Run("exec passes signals on", func(t *testing.T) {
+		h.t = t
+		cmd := exec.Command(programs+"/berth-agent", "exec", "--state-dir", h.path("s"), "count", "--", "/bin/sh", "-c", "trap 'exit 5' TERM; echo ready; while true; do sleep 0.1; done")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+			t.Errorf("found %v", cmd.ProcessState)
+		}
+	})
+	h.t = t
 
 	// SIGHUP reads the manifests again, and ends nothing.
 	if err := h.agent.Process.Signal(unix.SIGHUP); err != nil {

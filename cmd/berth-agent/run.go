@@ -150,6 +150,10 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	// The end of the terminal that the agent was started from is no reason to end.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
 	crlog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	klog.SetSlogLogger(log)
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
@@ -214,10 +218,6 @@ func (o *options) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	tasks := map[string]func(context.Context) error{"sync": syncer.Run, "supervisor": sv.keep}
-	// The end of the terminal that the agent was started from is no reason to end.
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, unix.SIGHUP)
-	defer signal.Stop(hangup)
 	if again, ok := src.(interface{ Rescan() }); ok {
 		tasks["hangup"] = func(ctx context.Context) error {
 			for {
