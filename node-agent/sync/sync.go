@@ -221,6 +221,7 @@ func orphan(id string) *Record {
 // watch hears what happens to containers.
 func (s *Syncer) watch(ctx context.Context) {
 	failing := map[string]bool{} // containers whose log cannot be written
+	failed := 0                  // how often it did not answer since it last did
 	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
 		select {
 		case <-ctx.Done():
@@ -232,8 +233,12 @@ func (s *Syncer) watch(ctx context.Context) {
 			if ctx.Err() == nil {
 				s.Log.Warn("the supervisor does not answer; trying again", "error", err)
 			}
+			if failed++; failed == 3 { // no event makes the workers see that nothing is known any more
+				s.all()
+			}
 			continue
 		}
+		failed = 0
 		wait = 0
 		s.all()
 		for {

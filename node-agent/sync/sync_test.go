@@ -98,8 +98,10 @@ func (f *fakeSupervisor) Get(_ context.Context, id string) (supervisor.Status, e
 func (f *fakeSupervisor) List(context.Context) ([]supervisor.Status, error) { return nil, nil }
 
 func (f *fakeSupervisor) Watch(ctx context.Context) (*supervisor.Watcher, error) {
-	<-ctx.Done()
-	return nil, ctx.Err()
+	for ctx.Err() == nil && !f.away.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	return nil, errors.New("the supervisor does not answer")
 }
 
 // memorySource is a source.Source whose content the test sets.
@@ -404,8 +406,7 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 		}
 		return metav1.Condition{}
 	}
-	b.super.away.Store(true)
-	b.syncer.Changed(keyNamed("x"))
+	b.super.away.Store(true) // which no event tells
 	looks := 0
 	b.until("Unknown", func() bool {
 		if b.clock.HasWaiters() {
