@@ -37,9 +37,10 @@ type Input struct {
 	// Trouble is what keeps the agent from acting on its decision or from writing it down, such as a full disk; empty if
 	// nothing does. It is for the status; no decision depends on it.
 	Trouble string
-	// Unseen is why Actual could not be had, such as a supervisor that does not answer; empty if it could. Nothing is decided
-	// then, and the status says since when nothing is known.
-	Unseen string
+	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not answer; empty if it could.
+	// Nothing is decided then, and the status says so.
+	Unseen      string
+	UnseenSince time.Time
 }
 
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }

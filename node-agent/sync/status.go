@@ -174,14 +174,14 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	}
 	if in.Unseen != "" && in.Record != nil && status.Phase != v1alpha1.ContainerSucceeded && status.Phase != v1alpha1.ContainerFailed {
 		last := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).Message
-		since := metav1.NewTime(in.Now)
+		since := metav1.NewTime(in.UnseenSince).Rfc3339Copy()
 		if was := meta.FindStatusCondition(previous.Conditions, v1alpha1.ConditionRunning); was != nil && was.Status == metav1.ConditionUnknown {
-			since = was.LastTransitionTime
+			since = was.LastTransitionTime // as an earlier agent found
 		}
 		status.Phase = v1alpha1.ContainerUnknown
 		set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonSupervisorUnreachable,
 			fmt.Sprintf("not known since %s: %s; before that: %s", since.UTC().Format(time.RFC3339), in.Unseen, last))
-		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = since.Rfc3339Copy()
+		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = since
 	}
 	return status
 }

@@ -102,8 +102,9 @@ type worker struct {
 	key     source.Key
 	records []*Record // more than one while a container gives way to another of the same name
 	told    *v1alpha1.OCIBundleStatus
-	toldFor string // the version of the bundle that it was computed from: versionOf
-	retries int    // of things that failed in a row
+	toldFor string    // the version of the bundle that it was computed from: versionOf
+	retries int       // of things that failed in a row
+	unseen  time.Time // since when the container cannot be looked at; zero if it can
 
 	// guarded by Syncer.mu
 	active bool
@@ -220,8 +221,8 @@ func orphan(id string) *Record {
 
 // watch hears what happens to containers.
 func (s *Syncer) watch(ctx context.Context) {
-	failing := map[string]bool{} // containers whose log cannot be written
-	failed := 0                  // how often it did not answer since it last did
+	failing := map[string]bool{}    // containers whose log cannot be written
+	lost, told := time.Now(), false // since when there is no stream of events, and whether the workers looked since
 	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
 		select {
 		case <-ctx.Done():
@@ -233,12 +234,14 @@ func (s *Syncer) watch(ctx context.Context) {
 			if ctx.Err() == nil {
 				s.Log.Warn("the supervisor does not answer; trying again", "error", err)
 			}
-			if failed++; failed == 3 { // no event makes the workers see that nothing is known any more
+			// No event makes the workers see that nothing is known any more.
+			if !told && time.Since(lost) > time.Second/2 {
+				told = true
 				s.all()
 			}
 			continue
 		}
-		failed = 0
+		told = false
 		wait = 0
 		s.all()
 		for {
@@ -247,6 +250,7 @@ func (s *Syncer) watch(ctx context.Context) {
 				if ctx.Err() == nil {
 					s.Log.Warn("lost the supervisor; connecting again", "error", err)
 				}
+				lost = time.Now()
 				break
 			}
 			id, broken := ev.Status.ID, ev.Status.LogError != ""
@@ -361,17 +365,22 @@ func (s *Syncer) work(w *worker) {
 func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration) {
 	log := s.Log.With("container", w.key.String())
 	for ctx.Err() == nil {
+		began := s.Clock.Now()
 		in, err := s.gather(ctx, w)
 		if err != nil {
 			log.Error("cannot look at the container; trying again", "error", err)
-			if w.retries >= unseenAfter {
-				in.Unseen, in.Now = err.Error(), s.Clock.Now()
+			if w.unseen.IsZero() {
+				w.unseen = began
+			}
+			if in.Now = s.Clock.Now(); in.Now.Sub(w.unseen) >= unseenAfter {
+				in.Unseen, in.UnseenSince = err.Error(), w.unseen
 				if err := s.report(ctx, w, in, nil); err != nil {
 					log.Warn("cannot report the status", "error", err)
 				}
 			}
 			return s.retry(w)
 		}
+		w.unseen = time.Time{}
 		d := s.policies.Decide(in)
 		if d.Verb != Nothing {
 			log.Info(string(d.Verb), "policy", d.Policy, "why", d.Why, "id", idOf(in))
@@ -419,9 +428,9 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 	return 0
 }
 
-// unseenAfter is after how many failed looks a container is reported as not known: 3 s. A supervisor that is replaced is
-// back before.
-const unseenAfter = 2
+// unseenAfter is how long looks must have failed before a container is reported as not known. A supervisor that is
+// replaced is back before.
+const unseenAfter = 3 * time.Second
 
 // sooner returns the shorter of two times to wait, of which b may be 0: never.
 func sooner(a, b time.Duration) time.Duration {

@@ -182,7 +182,8 @@ func (f *Folder) restore() error {
 	for i := range all {
 		c := &all[i]
 		key := source.Key{Namespace: c.Namespace, Name: c.Name}
-		if c.Generation == 0 { // never accepted
+		if c.Generation == 0 { // never accepted; the first look finds whether its file still names it
+			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: "not looked at yet"}
 			continue
 		}
 		raw, err := json.Marshal(stripped(c))

@@ -230,6 +230,36 @@ func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
 	}
 }
 
+// TestRefusedWhileAway: what was refused and is gone when the agent starts leaves no status.
+func TestRefusedWhileAway(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(container(name, ", colour: blue")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newFolder(t, dir, state).scan()
+	if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b.yaml"), []byte(container("b", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	var names []string
+	all, err := Read(state)
+	for _, c := range all {
+		names = append(names, fmt.Sprint(c.Name, c.Generation))
+		if valid := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionSpecValid); c.Name == "c" && !strings.Contains(valid.Message, "spec.colour") {
+			t.Errorf("found %+v", valid)
+		}
+	}
+	if err != nil || fmt.Sprint(names) != "[b1 c0]" || wanted(f) != "b" {
+		t.Errorf("found status of %v, %v; wanted %s", names, err, wanted(f))
+	}
+}
+
 // TestRefreshed: the status counts as current only while all of it can be written.
 func TestRefreshed(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
