@@ -28,7 +28,6 @@ import (
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/image"
@@ -159,11 +158,19 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
-	lock, err := lockState(ctx, o.stateDir)
+	stateLock, err := lock(ctx, "--state-dir", o.stateDir)
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer stateLock.Close()
+	if err := os.MkdirAll(o.runDir, 0o700); err != nil {
+		return fmt.Errorf("--run-dir: %w", err)
+	}
+	runLock, err := lock(ctx, "--run-dir", o.runDir)
+	if err != nil {
+		return err
+	}
+	defer runLock.Close()
 	if err := o.writeFacts(); err != nil {
 		// They are for other commands. An agent that ended here on a full disk could not stop what fills it.
 		log.Error("cannot write down the flags of the agent", "error", err)
@@ -201,6 +208,9 @@ func (o *options) run(ctx context.Context) error {
 
 	sv := o.supervisor(log)
 	if err := sv.ensure(ctx); err != nil {
+		return err
+	}
+	if err := claimRunDir(ctx, o.runDir, o.stateDir, sv.client); err != nil {
 		return err
 	}
 	var names []string
@@ -274,21 +284,6 @@ func (o *options) run(ctx context.Context) error {
 	}
 	log.Info("agent ended; containers go on")
 	return errors.Join(errs...)
-}
-
-// lockState keeps a second agent away from the same folder. The lock goes with the process, however it ends.
-func lockState(ctx context.Context, stateDir string) (*os.File, error) {
-	// An agent that is ending, or a status command that looks, lets go soon.
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	f, err := durable.Lock(ctx, filepath.Join(stateDir, "agent.lock"))
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("--state-dir: %s is in use by another agent", stateDir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("--state-dir: %w", err)
-	}
-	return f, nil
 }
 
 // register makes the task that keeps the NodeAgent object and its heartbeat, from what the node has to run containers with and

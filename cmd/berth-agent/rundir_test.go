@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// TestRunDirBelongsToOneAgent starts an agent with another state directory on the run directory of the first: it is refused, while
+// the first runs and after it has ended, and the containers live on.
+func TestRunDirBelongsToOneAgent(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.write("web.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  command: [sleep, \"1000\"]\n")
+	pid := h.untilRunning("web").Status.PID
+	for _, d := range []string{"m2", "s2"} {
+		if err := os.Mkdir(h.path(d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := func() string {
+		cmd := exec.Command(programs+"/berth-agent", "--manifests", h.path("m2"), "--state-dir", h.path("s2"), "--run-dir", h.path("r"),
+			"--log-dir", h.path("l2"), "--cgroup-parent", h.cgroup, "--node-name", "second")
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Errorf("the second agent ended without an error: %s", out)
+		}
+		return string(out)
+	}
+	for _, when := range []string{"while the first runs", "after the first has ended"} {
+		if got := second(); !strings.Contains(got, "--run-dir") || !strings.Contains(got, h.path("s")) {
+			t.Errorf("%s: the second agent says %q; want it to name --run-dir and %s", when, got, h.path("s"))
+		}
+		if err := unix.Kill(int(pid), 0); err != nil {
+			t.Fatalf("%s: the container is gone: %v", when, err)
+		}
+		if h.agent != nil {
+			h.signal(unix.SIGTERM)
+		}
+	}
+	h.start()
+	if got := h.untilRunning("web").Status; got.PID != pid || got.RestartCount != 0 {
+		t.Errorf("found %+v; want process %d as before", got, pid)
+	}
+	h.remove("web.yaml")
+	h.until("web is removed", func() bool { return h.get("web") == nil })
+}
+
+// TestSupervisorKilled kills the supervisor again and again beside jobs that write and end: each has all of its lines and its exit
+// code, and none runs twice.
+func TestSupervisorKilled(t *testing.T) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t)
+	h.start()
+	const jobs = 4
+	for i := range jobs {
+		h.write("job"+strconv.Itoa(i)+".yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n"+
+			"  command: [/bin/sh, -c, 'i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit "+strconv.Itoa(20+i)+"']\n")
+	}
+	for i := range jobs {
+		h.until("the job begins", func() bool { return strings.Contains(h.logs("job"+strconv.Itoa(i)), "line 1\n") })
+	}
+	ended := func() (n int) {
+		for i := range jobs {
+			if c := h.get("job" + strconv.Itoa(i)); c != nil && c.Status.Phase == v1alpha1.ContainerFailed {
+				n++
+			}
+		}
+		return n
+	}
+	kills := 0
+	h.until("all jobs end", func() bool {
+		if pid := h.supervisorPID(); pid != 0 && kills < 5 && ended() < jobs {
+			if unix.Kill(pid, unix.SIGKILL) == nil {
+				kills++
+			}
+		}
+		return ended() == jobs
+	})
+	if kills < 3 {
+		t.Errorf("the supervisor was killed %d times", kills)
+	}
+	for i := range jobs {
+		name := "job" + strconv.Itoa(i)
+		c := h.get(name)
+		switch got := c.Status.State.Terminated; {
+		case got == nil, got.ExitCode != int32(20+i) && kernelTellsExits(u):
+			t.Errorf("%s: found %+v; want exit code %d", name, c.Status.State, 20+i)
+		case c.Status.RestartCount != 0:
+			t.Errorf("%s was run %d times more", name, c.Status.RestartCount)
+		}
+		var want strings.Builder
+		for j := range 300 {
+			want.WriteString("line " + strconv.Itoa(j) + "\n")
+		}
+		if got := h.logs(name); got != want.String() {
+			t.Errorf("%s: the log is not the 300 lines: %d bytes, not %d", name, len(got), want.Len())
+		}
+	}
+}
+
+// kernelTellsExits reports whether a pidfd knows the exit code of a process that somebody else has reaped: since Linux 6.15.
+func kernelTellsExits(u unix.Utsname) bool {
+	major, rest, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	a, _ := strconv.Atoi(major)
+	b, _ := strconv.Atoi(minor)
+	return a > 6 || a == 6 && b >= 15
+}
