@@ -176,11 +176,6 @@ func (e *execFlags) change(p *specs.Process, args []string, set map[string]bool)
 		}
 	}
 	p.User.AdditionalGids = append(p.User.AdditionalGids, e.gids...)
-	for _, name := range *e.caps {
-		if err := validate.Capability("--cap", name); err != nil {
-			return err
-		}
-	}
 	if len(*e.caps) > 0 {
 		p.Capabilities = withCapabilities(p.Capabilities, *e.caps)
 	}

@@ -207,11 +207,13 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 	options := validate.Options{Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall, Early: early}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range faults.Warnings() {
-		m.r.warn(w.Error())
+		if w.Path != "linux.rootfsPropagation" { // podman and docker write rprivate into every document
+			m.r.warn(w.Error())
+		}
 	}
 	if err := faults.Err(); err != nil {
 		if spec != nil {
-			err = ExplainProcessFault(spec.Process, err)
+			err = explainMemoryPolicyFault(spec.Linux, ExplainProcessFault(spec.Process, err))
 		}
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -621,7 +623,8 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 	if err != nil {
 		return err
 	}
-	m.r.debugf("container %s: its first process is pid %d", m.rec.ID, m.child.PID)
+	// Runc's words for the stages of a start, which its users look for in the log.
+	m.r.debugf("container %s: its first process is pid %d: nsexec container setup, child process in init()", m.rec.ID, m.child.PID)
 	if err := m.accompany(ctx); err != nil {
 		m.child.Abandon()
 		return err
@@ -637,7 +640,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 			m.child.Wait()
 			return errOOM // the kernel had no memory to load the program
 		}
-		m.r.debugf("container %s: running", m.rec.ID)
+		m.r.debugf("container %s: running: init: closing the pipe to signal completion", m.rec.ID)
 		return nil
 	}
 	// From here on it may be started.
@@ -645,7 +648,7 @@ func (m *maker) launch(ctx context.Context, run bool) (err error) {
 		m.child.Kill()
 		return fmt.Errorf("create container %s: %w", m.rec.ID, err)
 	}
-	m.r.debugf("container %s: created", m.rec.ID)
+	m.r.debugf("container %s: created: init: closing the pipe to signal completion", m.rec.ID)
 	return nil
 }
 

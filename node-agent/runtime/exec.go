@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -83,6 +84,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Executed
 	if err := x.start(ctx); err != nil {
 		return nil, err
 	}
+	x.r.debugf("container %s: setns_init: about to exec %q", x.rec.ID, x.spec.Process.Args[0])
 	x.child.Release()
 	if err := x.child.Follow(ctx, ""); err != nil {
 		x.removePidFile()
@@ -237,6 +239,9 @@ func (x *execution) makePlan(ctx context.Context) error {
 		return err
 	}
 	if err = x.openCgroups(); err != nil {
+		if len(x.o.Cgroups) > 0 {
+			err = fmt.Errorf("--cgroup: adding pid of the process: %w", err) // runc's words
+		}
 		return err
 	}
 	o.Cgroups, o.CgroupByParent = x.cgroups, x.cgroupByParent
@@ -314,7 +319,10 @@ func (x *execution) start(ctx context.Context) error {
 		return x.explain(err)
 	}
 	x.child = child
-	x.r.debugf("container %s: the process is pid %d; its plan has %d steps", x.rec.ID, child.PID, len(x.plan.Steps))
+	x.r.debugf("container %s: the process is pid %d; its plan has %d steps: nsexec container setup, child process in init()", x.rec.ID, child.PID, len(x.plan.Steps))
+	if mask := x.plan.CPUs.Mask; mask != nil {
+		x.r.debugf("nsexec: affinity: %#x (process.execCPUAffinity.initial %q)", binary.NativeEndian.Uint64(mask), x.plan.CPUs.List)
+	}
 	err = x.r.joinResctrl(x.rec, child.PID)
 	if err == nil && x.o.PidFile != "" {
 		err = writePidFile(x.o.PidFile, child.PID)

@@ -10,7 +10,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
+	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // errOOM is a container whose memory limit does not suffice to start its program.
@@ -35,6 +37,8 @@ func (m *maker) explain(err error) error {
 		}
 		if cause := m.causeInUserNamespace(step); cause != "" {
 			step.Cause = cause
+		} else if m.deadlineOnSomeCPUs(step) {
+			step.Cause = "process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus): SCHED_DEADLINE takes all processors of the host"
 		}
 		return fmt.Errorf("unable to start container process: %w", err)
 	}
@@ -43,6 +47,16 @@ func (m *maker) explain(err error) error {
 		return errOOM
 	}
 	return fmt.Errorf("unable to start container process: %w", err)
+}
+
+// deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the container has not all processors
+// (sched_setattr(2), EPERM).
+func (m *maker) deadlineOnSomeCPUs(step *launch.StepError) bool {
+	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || m.spec.Process.Scheduler == nil || m.spec.Linux.Resources == nil {
+		return false
+	}
+	cpu := m.spec.Linux.Resources.CPU
+	return m.spec.Process.Scheduler.Policy == specs.SchedDeadline && cpu != nil && cpu.Cpus != ""
 }
 
 // reworded is a failed step in the words that clients of runc look for.
@@ -66,6 +80,27 @@ func ExplainProcessFault(p *specs.Process, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, programError("", unix.ENOENT))
+}
+
+// explainMemoryPolicyFault adds runc's words to the error of a linux.memoryPolicy that validation refuses.
+func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
+	var faults validate.Faults
+	if !errors.As(err, &faults) || linux == nil || linux.MemoryPolicy == nil {
+		return err
+	}
+	for _, fault := range faults {
+		field, ok := strings.CutPrefix(fault.Path, "linux.memoryPolicy.")
+		if !ok {
+			continue
+		}
+		field, _, _ = strings.Cut(field, "[")
+		words := "invalid memory policy " + strings.TrimSuffix(field, "s") // mode, flag or node
+		if mode := linux.MemoryPolicy.Mode; field == "nodes" && (mode == specs.MpolDefault || mode == specs.MpolLocal) {
+			words = fmt.Sprintf("%s mode requires 0 nodes but got %d", mode, plan.CountNodes(linux.MemoryPolicy.Nodes))
+		}
+		return fmt.Errorf("%w: %s", err, words)
+	}
+	return err
 }
 
 // explainLate does so for what Start learns of a container that another process created.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +70,57 @@ func TestForeignDocument(t *testing.T) {
 	if len(w.warned) != 5 {
 		t.Errorf("%d warnings: %q", len(w.warned), w.warned)
 	}
+}
+
+// TestRuncsWords: words of runc's errors that its clients and tests look for stand beside the path of the field.
+func TestRuncsWords(t *testing.T) {
+	w := newWorld(t)
+	policy := func(p specs.LinuxMemoryPolicy) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.MemoryPolicy = &p }
+	}
+	w.must(os.Symlink("elsewhere", w.file("/link")))
+	for words, change := range map[[2]string]func(*specs.Spec){
+		{"linux.memoryPolicy.mode: found ", "invalid memory policy mode"}:     policy(specs.LinuxMemoryPolicy{Mode: "INTERLEAVE", Nodes: "0"}),
+		{"linux.memoryPolicy.flags[0]: found ", "invalid memory policy flag"}: policy(specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"bad"}}),
+		{"linux.memoryPolicy.nodes: found ", "invalid memory policy node"}:    policy(specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-9876543210"}),
+		{"linux.memoryPolicy.nodes: found ", "requires 0 nodes but got 8"}:    policy(specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-3,4-7"}),
+		{"mounts[0] (/link): ", "must be mounted on ordinary directory"}:      func(s *specs.Spec) { s.Mounts[0].Destination = "/link" },
+		{"linux.seccomp: syscalls[0].action: found ", "SCMP_ACT_NOTIFY cannot be used for the write syscall"}: func(s *specs.Spec) {
+			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/none",
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"write"}, Action: specs.ActNotify}}}
+		},
+		{`linux.resources.unified["memory.min"]: found `, "invalid configuration"}: func(s *specs.Spec) {
+			s.Linux.Resources.Unified = map[string]string{"memory.min": "131072"}
+		},
+		{"process.scheduler: sched_setattr: ", "process scheduler can't be used together with AllowedCPUs"}: func(s *specs.Spec) {
+			s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0", Mems: "0"}
+			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 42000, Deadline: 1000000, Period: 1000000}
+		},
+	} {
+		if unified() && words[1] == "invalid configuration" || goruntime.NumCPU() == 1 && strings.Contains(words[1], "AllowedCPUs") {
+			continue
+		}
+		spec := w.sh("true")
+		change(spec)
+		w.fails(spec, words[0], words[1])
+	}
+
+	spec := w.sh("sleep 1000")
+	s := w.start(spec)
+	for sub, words := range map[string]string{
+		"..": ": bad sub cgroup path", "none": "--cgroup: adding pid ", "whaaat:/": ": unknown controller whaaat",
+	} {
+		_, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"true"}, Cwd: "/"}, Cgroups: []string{sub}})
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("exec --cgroup %s: %v; want %q", sub, err, words)
+		}
+	}
+	other := w.sh("true")
+	w.save(other)
+	if _, err := w.rt.Run(background, w.id+"-other", CreateOptions{Bundle: w.bundle()}); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty") {
+		t.Errorf("in the cgroup of another: %v", err)
+	}
+	w.end(w.id, s.PID)
 }
 
 // TestKillWithoutPIDNamespace: where no kernel ends the others with the first process, SIGKILL is for all of them, also when the first

@@ -22,7 +22,12 @@ const filterDir = "@seccomp"
 // seccompFilter is compileSeccomp for a container that is made: engines have one profile for most containers, and to find its
 // filter takes less than to compile it.
 func (r *Runtime) seccompFilter(spec *specs.Spec) (*seccomp.Filter, error) {
-	return compileSeccomp(spec, seccomp.NewCache(filepath.Join(r.root, filterDir)).Get, r.warn)
+	filter, err := compileSeccomp(spec, seccomp.NewCache(filepath.Join(r.root, filterDir)).Get, r.warn)
+	if filter != nil {
+		// As in runc's log: the child has one thread, for which the flags of several change nothing.
+		r.debugf("seccomp filter flags: %d", filter.Flags&^(unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH))
+	}
+	return filter, err
 }
 
 // compileSeccomp compiles linux.seccomp; without one there is no filter.

@@ -47,14 +47,6 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 	return set
 }
 
-// Capability returns the fault of a name that capabilities(7) does not list, or nil. path is where it was found, such as a flag.
-func Capability(path, name string) error {
-	if capabilityBit(name) != 0 {
-		return nil
-	}
-	return Fault{Path: path, Found: quoteOrNothing(name), Allowed: capabilityAllowed(name), Severity: Error}
-}
-
 // capabilityAllowed is what is allowed in place of a name that is no capability.
 func capabilityAllowed(name string) string {
 	if len(name) <= maxCapability {

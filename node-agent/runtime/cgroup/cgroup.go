@@ -182,7 +182,7 @@ func (g *Group) Create() (err error) {
 
 // errTaken: to share a cgroup by mistake would mean to be killed with the other container.
 func errTaken(dir string) error {
-	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own", dir)
+	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own: container's cgroup is not empty", dir)
 }
 
 // refuseFrozen fails where a cgroup is frozen that a container is to be put in, or where it is not there, the first above it that is: the

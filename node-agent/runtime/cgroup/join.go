@@ -37,7 +37,7 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 			path = "."
 		}
 		if !filepath.IsLocal(path) {
-			return nil, fmt.Errorf("found %s, which is not below the container's cgroup", s)
+			return nil, fmt.Errorf("found %s, which is not below the container's cgroup: bad sub cgroup path", s)
 		}
 		if !ok {
 			for name, dir := range paths {
@@ -49,7 +49,7 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 			dir, known := paths[controller]
 			switch {
 			case controller == "" || !known:
-				return nil, fmt.Errorf("found %s; the container has no cgroup of a controller %q", s, controller)
+				return nil, fmt.Errorf("found %s; the container has no cgroup of a controller %q: unknown controller %s", s, controller, controller)
 			case named[controller]:
 				return nil, fmt.Errorf("found the controller %s more than once", controller)
 			}

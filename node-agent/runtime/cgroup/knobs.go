@@ -127,7 +127,7 @@ func (g *Group) place(k knob) (dir, file string, err error) {
 			return refuse("cgroup v2, which this host has, knows no such limit")
 		}
 	case k.v1 == "":
-		return refuse("only a host with cgroup v2 alone has the files of linux.resources.unified")
+		return refuse("invalid configuration: only a host with cgroup v2 alone has the files of linux.resources.unified")
 	default:
 		if dir = g.paths[k.controller]; dir == "" && unified != "" {
 			// Of what version 1 lacks a hybrid host may have it in version 2.

@@ -5,6 +5,7 @@ package cgroup
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/opencontainers/cgroups"
 	devices "github.com/opencontainers/cgroups/devices/config"
@@ -110,7 +111,7 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 // one a type: the kernel's "a" knows neither numbers nor access, and would be wider than what is asked for (devcgroup_update_access in
 // security/device_cgroup.c).
 func deviceRules(d specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
-	rule := &devices.Rule{Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: devices.Permissions(d.Access), Allow: d.Allow}
+	rule := &devices.Rule{Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: devices.Permissions(strings.ReplaceAll(d.Access, "a", "")), Allow: d.Allow}
 	switch d.Type {
 	case "", "a":
 		rule.Type = devices.WildcardDevice

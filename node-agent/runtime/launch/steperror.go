@@ -163,6 +163,7 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"mounts", "fsconfig", unix.EPERM, "a filesystem of this type cannot be mounted from this user namespace"},
 		{"mounts", "move_mount", unix.EINVAL, "not a directory: a folder can be mounted on a folder alone, and a file on anything but a folder"},
 		{"mounts", "open_tree", unix.ENOENT, "the source does not exist"},
+		{"mounts", "openat2", unix.ELOOP, "a symbolic link on the way: a filesystem such as proc or sysfs must be mounted on ordinary directory"},
 		{"", "openat2", unix.ELOOP, "a symbolic link stands where none is followed, or links go round"},
 		{"", "", unix.ENOSYS, "Linux 5.14 or newer is needed, and no seccomp filter around the runtime that refuses the call"},
 	} {

@@ -4,6 +4,7 @@ package plan
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 
@@ -148,6 +149,15 @@ func memoryPolicyFlag(f specs.MemoryPolicyFlagType) (uint64, bool) {
 		return 1 << 15, true
 	}
 	return 0, false
+}
+
+// CountNodes returns how many nodes linux.memoryPolicy.nodes names, 0 if it is no list.
+func CountNodes(list string) (n int) {
+	mask, _ := bitMask(list, MaxCPUs) // there are no more nodes than processors
+	for _, b := range mask {
+		n += bits.OnesCount8(b)
+	}
+	return n
 }
 
 // memoryPolicy says which nodes the process's memory comes from (set_mempolicy(2)). execve keeps the policy.

@@ -361,7 +361,7 @@ func (c *compiler) rules(lines []specs.LinuxSyscall) []namedRule {
 				c.fault(at(fmt.Sprintf(".names[%d]", j)), `""`, "the name of a system call")
 				continue
 			case line.Action == specs.ActNotify && name == "write":
-				c.fault(at(".action"), quote(line.Action), "any other action for write: a process under the filter could not report to its runtime")
+				c.fault(at(".action"), quote(line.Action), "any other action for write (SCMP_ACT_NOTIFY cannot be used for the write syscall): a process under the filter could not report to its runtime")
 				continue
 			}
 			entry := lookup(name)
