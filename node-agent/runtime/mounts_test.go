@@ -342,6 +342,20 @@ func TestBindSources(t *testing.T) {
 	w.fails(mounted(w.sh("true"), bind("none", "/file")), "mounts[7] (/file): open_tree: no such file or directory", filepath.Join(w.bundle(), "none"))
 }
 
+// TestDestinationOnHost: a destination that begins with the host's path of the root filesystem lies in it; and a source there shows
+// what is mounted in the container already.
+func TestDestinationOnHost(t *testing.T) {
+	w := newWorld(t)
+	source := w.source()
+	w.prints(mounted(w.sh("cat /a/file /final/file"),
+		specs.Mount{Destination: "/a", Type: "bind", Source: source, Options: []string{"rbind"}},
+		specs.Mount{Destination: w.file("/final"), Type: "bind", Source: w.file("/a"), Options: []string{"rbind"}},
+	), "from the host\nfrom the host\n")
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "mounts[8].destination: found the host's path") {
+		t.Errorf("warned: %q", w.warned)
+	}
+}
+
 // TestBindFlags: a bind mount keeps the flags of its source as long as no option names one, and else has those that its options name.
 func TestBindFlags(t *testing.T) {
 	w := newWorld(t)
