@@ -163,7 +163,7 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("supervisor: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, maxLine), close: sync.OnceFunc(func() { stop(); nc.Close() })}
+	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, lineBuffer), close: sync.OnceFunc(func() { stop(); nc.Close() })}
 	nc.SetDeadline(time.Now().Add(dialTimeout))
 	err = writeLine(nc, hello{Protocol: protocolName, MinVersion: protocolMin, MaxVersion: protocolMax})
 	if rerr := readLine(cn.r, &cn.server); rerr != nil {

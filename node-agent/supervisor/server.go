@@ -361,8 +361,8 @@ func (s *server) letGo() {
 	}
 }
 
-// readers are the buffers of connections; each holds the longest line.
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, maxLine) }}
+// readers are the buffers of connections.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }}
 
 // talk serves one connection: a handshake, a request, its replies.
 func (s *server) talk(ctx context.Context, c *net.UnixConn) error {

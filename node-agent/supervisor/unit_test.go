@@ -78,10 +78,23 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 }
 
 func TestReadLineIsBounded(t *testing.T) {
-	r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", maxLine)+`"}`+"\n"), maxLine)
-	var q request
-	if err := readLine(r, &q); !errors.Is(err, errLine) {
-		t.Fatalf("got %v", err)
+	const frame = len(`{"op":""}` + "\n")
+	for _, size := range []int{frame, lineBuffer - 1, lineBuffer, lineBuffer + 1, 3*lineBuffer - 1, maxLine - 1, maxLine} {
+		op := strings.Repeat("x", size-frame)
+		r := bufio.NewReaderSize(strings.NewReader(strings.Repeat(`{"op":"`+op+`"}`+"\n", 2)), lineBuffer)
+		for range 2 {
+			var q request
+			if err := readLine(r, &q); err != nil || q.Op != op {
+				t.Errorf("a line of %d bytes: found %d (%v)", size, len(q.Op), err)
+			}
+		}
+	}
+	for _, size := range []int{maxLine + 1, 2 * maxLine} {
+		r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", size-frame)+`"}`+"\n"), lineBuffer)
+		var q request
+		if err := readLine(r, &q); !errors.Is(err, errLine) {
+			t.Errorf("a line of %d bytes: got %v", size, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,12 +80,23 @@ type reply struct {
 // errLine is returned for a line that is too long or no JSON document.
 var errLine = errors.New("malformed message")
 
-// readLine reads one JSON document. r's buffer must hold maxLine bytes.
+// lineBuffer is that of a connection's reader. Nearly all lines fit: an agent may have a thousand connections at once.
+const lineBuffer = 4 << 10
+
+// readLine reads one JSON document.
 func readLine(r *bufio.Reader, v any) error {
 	line, err := r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		line = bytes.Clone(line) // of r's buffer
+		for errors.Is(err, bufio.ErrBufferFull) && len(line) < maxLine {
+			var more []byte
+			more, err = r.ReadSlice('\n')
+			line = append(line, more...)
+		}
+	}
 	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		return fmt.Errorf("%w: found a line of more than %d bytes; allowed: at most that", errLine, r.Size())
+	case errors.Is(err, bufio.ErrBufferFull), len(line) > maxLine:
+		return fmt.Errorf("%w: found a line of more than %d bytes; allowed: at most that", errLine, maxLine)
 	case errors.Is(err, io.EOF) && len(line) > 0:
 		return fmt.Errorf("%w: the connection ended within a line", errLine)
 	case err != nil:

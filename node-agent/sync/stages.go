@@ -34,7 +34,6 @@ type attempt struct {
 
 	image       *Image
 	rootfs      string // in place of an image
-	spec        *specs.Spec
 	undoVolumes func() error
 }
 
@@ -332,7 +331,6 @@ func (a *attempt) writeConfig(context.Context) error {
 	if err := validate.OnHost(merged, os.DirFS("/"), vo).Err(); err != nil {
 		return err
 	}
-	a.spec = merged
 	return a.dir.WriteConfig(merged)
 }
 

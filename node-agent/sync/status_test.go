@@ -109,3 +109,32 @@ func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 	change(func(o *v1alpha1.OCIBundle) { o.Annotations = nil })
 	b.until("the stop of what is replaced", func() bool { return len(b.kills()) > 0 })
 }
+
+// TestHashIsComputedOnce: a document's worth of garbage a look is what an agent's memory was made of.
+func TestHashIsComputedOnce(t *testing.T) {
+	b := &v1alpha1.OCIBundle{}
+	b.UID, b.Generation = "u", 1
+	b.Spec.Config.Raw = []byte(`{"hostname":"a"}`)
+	var l lastHash
+	first := l.of(b)
+	if first != hashOf(b) {
+		t.Errorf("found %s; wanted %s", first, hashOf(b))
+	}
+	if n := testing.AllocsPerRun(10, func() { l.of(b) }); n > 0 {
+		t.Errorf("another look at the same bundle takes %v allocations", n)
+	}
+	next := b.DeepCopy()
+	next.Generation, next.Spec.Config.Raw = 2, []byte(`{"hostname":"b"}`)
+	other := b.DeepCopy()
+	other.UID, other.Spec.Config.Raw = "v", []byte(`{"hostname":"c"}`)
+	incomplete := other.DeepCopy()
+	incomplete.Generation, incomplete.Spec.Config.Raw = 2, []byte(`{}`)
+	incomplete.Annotations = map[string]string{source.AnnotationUnresolved: "not there"}
+	complete := incomplete.DeepCopy()
+	complete.Annotations, complete.Spec.Config.Raw = nil, []byte(`{"hostname":"d"}`)
+	for _, b := range []*v1alpha1.OCIBundle{next, other, incomplete, complete, nil} {
+		if got, want := l.of(b), hashOf(b); got != want {
+			t.Errorf("%+v: found %s; wanted %s", b, got, want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -87,6 +88,7 @@ type Syncer struct {
 	Config
 	policies Chain
 	making   chan struct{} // a token for each container that may be made at the same time
+	looking  chan struct{} // a token for each worker that may read what is wanted
 
 	ctx     context.Context // of Run
 	mu      gosync.Mutex
@@ -105,6 +107,7 @@ type worker struct {
 	toldFor string    // the version of the bundle that it was computed from: versionOf
 	retries int       // of things that failed in a row
 	unseen  time.Time // since when the container cannot be looked at; zero if it can
+	hash    lastHash
 
 	// guarded by Syncer.mu
 	active bool
@@ -139,10 +142,14 @@ func New(c Config) (*Syncer, error) {
 		c.Parallel = 8
 	}
 	return &Syncer{
-		Config: c, policies: Policies(), making: make(chan struct{}, c.Parallel),
+		Config: c, policies: Policies(), making: make(chan struct{}, c.Parallel), looking: make(chan struct{}, parallelLooks),
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}, nil
 }
+
+// parallelLooks is how many workers read what is wanted at the same time. After a start of the agent all of them do, and each holds
+// a document: without a bound, their memory is that of all documents at once.
+const parallelLooks = 16
 
 // Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
 // point from where another agent can go on. Containers are left as they are.
@@ -466,6 +473,24 @@ func (s *Syncer) retry(w *worker) time.Duration {
 
 // gather reads all that a decision needs. While there are containers of an older UID, it speaks of those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
+	in := s.readWanted(w)
+	if in.Record != nil {
+		st, err := s.Supervisor.Get(ctx, in.Record.ID)
+		switch {
+		case err == nil:
+			in.Actual = &st
+		case !errors.Is(err, supervisor.ErrNotExist):
+			return in, err
+		}
+	}
+	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
+	return in, nil
+}
+
+// readWanted reads what is wanted and what is recorded.
+func (s *Syncer) readWanted(w *worker) Input {
+	s.looking <- struct{}{}
+	defer func() { <-s.looking }()
 	// Synced is asked first: if it is true, what Get says is the truth.
 	in := Input{Synced: s.Source.Synced()}
 	in.Desired = s.Source.Get(w.key)
@@ -476,7 +501,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			break
 		}
 	}
-	in.rehash()
+	in.Hash = w.hash.of(in.Desired)
 	in.refuse()
 	if in.Record != nil {
 		dir := s.Bundles.Dir(in.Record.ID)
@@ -502,16 +527,8 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		}
 		in.keepAccepted(dir)
 		s.hurry(in)
-		st, err := s.Supervisor.Get(ctx, in.Record.ID)
-		switch {
-		case err == nil:
-			in.Actual = &st
-		case !errors.Is(err, supervisor.ErrNotExist):
-			return in, err
-		}
 	}
-	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
-	return in, nil
+	return in
 }
 
 // hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one.
@@ -530,16 +547,38 @@ func (s *Syncer) hurry(in Input) {
 }
 
 // rehash computes the hash of what is desired.
-func (in *Input) rehash() {
-	if in.Desired == nil {
-		in.Hash = ""
-		return
+func (in *Input) rehash() { in.Hash = hashOf(in.Desired) }
+
+// hashOf is the hash of a bundle's spec; "" for no bundle.
+func hashOf(b *v1alpha1.OCIBundle) string {
+	if b == nil {
+		return ""
 	}
-	var err error
-	if in.Hash, err = Hash(&in.Desired.Spec); err != nil {
+	hash, err := Hash(&b.Spec)
+	if err != nil {
 		// A document that is no JSON never comes from the API server; it differs from every good one.
-		in.Hash = "invalid: " + err.Error()
+		return "invalid: " + err.Error()
 	}
+	return hash
+}
+
+// lastHash is the hash of the bundle that a worker has looked at last. It takes a whole document's worth of garbage to compute,
+// and a worker looks many times at the same bundle.
+type lastHash struct {
+	uid        types.UID
+	generation int64
+	hash       string
+}
+
+// of returns the hash of what the source wants. Within one generation a source does not change it.
+func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
+	if b == nil || b.Annotations[source.AnnotationUnresolved] != "" {
+		return hashOf(b)
+	}
+	if l.hash == "" || l.uid != b.UID || l.generation != b.Generation {
+		*l = lastHash{b.UID, b.Generation, hashOf(b)}
+	}
+	return l.hash
 }
 
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
