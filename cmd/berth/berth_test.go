@@ -356,6 +356,21 @@ func TestValidate(t *testing.T) {
 	berth(t, "validate", "-b", dir, "--strict", "-o", "json").is(t, 1, `"Severity":"Error"`, "")
 }
 
+// TestMountsOfABadFile: the fault is named by its field, and not by a type of Go's.
+func TestMountsOfABadFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mounts.json")
+	for text, want := range map[string]string{
+		`[{"destination": 5}]`:                    "mounts.json: destination: found a JSON number before offset 18; allowed: a string",
+		`[{"options": "ro"}]`:                     "mounts.json: options: found a JSON string before offset 17; allowed: a list",
+		`{"mounts": {}}`:                          "mounts.json: mounts: found a JSON object before offset 12; allowed: a list",
+		`[{"uidMappings": [{"hostID": "root"}]}]`: "mounts.json: uidMappings.hostID: found a JSON string before offset 35; allowed: a number",
+		`[{"dest": "/x"}]`:                        `mounts.json: unknown field "dest"`,
+	} {
+		must(t, os.WriteFile(file, []byte(text), 0o600))
+		berth(t, "--root", t.TempDir(), "mounts", "add", "x", file).is(t, 1, "", want)
+	}
+}
+
 func TestPlan(t *testing.T) {
 	dir := bundle(t, nil)
 	before, err := os.ReadDir(filepath.Join(dir, "rootfs"))

@@ -4,11 +4,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"reflect"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -59,7 +62,12 @@ func readMounts(file string) ([]specs.Mount, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) { // whose text names Go's types
+			return nil, fmt.Errorf("%s: %s: found a JSON %s before offset %d; allowed: a %s", file,
+				cmp.Or(wrong.Field, "mounts"), wrong.Value, wrong.Offset, jsonKind(wrong.Type.Kind()))
+		}
+		return nil, fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if len(document.Mounts) == 0 {
 		return nil, fmt.Errorf("%s: found no mounts; allowed is a JSON array of mounts as in config.json", file)
@@ -68,4 +76,17 @@ func readMounts(file string) ([]specs.Mount, error) {
 		return nil, errors.New(file + ": found more than one JSON value")
 	}
 	return document.Mounts, nil
+}
+
+// jsonKind returns JSON's name for what a field of a mount holds.
+func jsonKind(k reflect.Kind) string {
+	switch k {
+	case reflect.Slice:
+		return "list"
+	case reflect.Struct:
+		return "map"
+	case reflect.String:
+		return "string"
+	}
+	return "number"
 }
