@@ -15,6 +15,7 @@
 //	config.json   the runtime-spec document, 0600
 //	rootfs        where the overlay is mounted
 //	upper, work   the writable layer; it is new at each start of the container, as a Pod's container's is
+//	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //
 // The content of a root filesystem is hostile: paths inside are opened with openat2(RESOLVE_IN_ROOT) only, and what

@@ -323,6 +323,9 @@ func (a *attempt) writeConfig(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.dir.MountNames(merged, rootfs, a.b.Name, os.DirFS("/")); err != nil {
+		return err
+	}
 	// The agent trusts nobody: neither who compiled the config, nor the image that was merged into it.
 	vo := validate.Options{Bundle: a.dir.Path()}
 	if err := validate.Spec(merged, vo).Err(); err != nil {
