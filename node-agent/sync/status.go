@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,24 +27,25 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) e
 	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {
 		return nil
 	}
-	// What was reported last counts as long as the source shows no newer version. A newer one may hold another's words.
-	previous := &known.Status
-	if w.told != nil && w.toldFor == versionOf(known) {
+	// What was reported last counts as long as the source shows no newer version. A newer one may hold another's words, which are no
+	// base for what is reported next, such as the time of a transition.
+	previous, shown := &known.Status, &known.Status
+	if w.told != nil && w.toldFor == known.UID {
 		previous = w.told
+		if w.toldAt == known.ResourceVersion {
+			shown = w.told
+		}
 	}
 	status := Status(in, previous, p)
-	if apiequality.Semantic.DeepEqual(status, previous) {
+	if apiequality.Semantic.DeepEqual(status, shown) {
 		return nil
 	}
 	if err := s.Source.ReportStatus(ctx, known, status); err != nil {
 		return err
 	}
-	w.told, w.toldFor = status, versionOf(known)
+	w.told, w.toldFor, w.toldAt = status, known.UID, known.ResourceVersion
 	return nil
 }
-
-// versionOf tells one version of a bundle from another, and from another bundle of the same name.
-func versionOf(b *v1alpha1.OCIBundle) string { return string(b.UID) + " " + b.ResourceVersion }
 
 // Status is what there is to tell of a wanted container. It is the only place where the status of a bundle is computed.
 func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1.OCIBundleStatus {
@@ -52,7 +54,12 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		r = &Record{}
 	}
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: b.Generation}
-	status.Conditions = append(status.Conditions, previous.Conditions...)
+	for _, c := range previous.Conditions {
+		// Of others, nothing is passed on.
+		if slices.Contains([]string{v1alpha1.ConditionAccepted, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}, c.Type) {
+			status.Conditions = append(status.Conditions, c)
+		}
+	}
 	if r.ID != "" {
 		status.ContainerID = containerURL(r.ID)
 	}

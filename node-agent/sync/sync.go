@@ -104,7 +104,8 @@ type worker struct {
 	key     source.Key
 	records []*Record // more than one while a container gives way to another of the same name
 	told    *v1alpha1.OCIBundleStatus
-	toldFor string    // the version of the bundle that it was computed from: versionOf
+	toldFor types.UID // of the bundle
+	toldAt  string    // the resourceVersion that the source showed then
 	retries int       // of things that failed in a row
 	unseen  time.Time // since when the container cannot be looked at; zero if it can
 	hash    lastHash

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -367,21 +368,46 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 func TestStatusOfAnotherIsCorrected(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
-	for n := range 2 {
+	for n := range 3 {
 		b.source.mu.Lock()
 		reports := len(b.source.reports)
 		falsified := b.source.bundle.DeepCopy()
 		falsified.ResourceVersion = strconv.Itoa(100 + n)
-		falsified.Status = v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerSucceeded}
+		right := b.source.reports[reports-1]
+		switch n {
+		case 0:
+			falsified.Status = v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerSucceeded}
+		case 1:
+			falsified.Status = *right.DeepCopy()
+			falsified.Status.Conditions = append(falsified.Status.Conditions, metav1.Condition{Type: "Blessed", Status: "True"})
+		case 2:
+			falsified.Status = *right.DeepCopy()
+			meta.FindStatusCondition(falsified.Status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = metav1.Unix(1, 0)
+		}
 		b.source.bundle = falsified
 		b.source.mu.Unlock()
 		b.syncer.Changed(keyNamed("x"))
 		b.until("the correction", func() bool {
 			b.source.mu.Lock()
 			defer b.source.mu.Unlock()
-			return len(b.source.reports) > reports && b.source.reports[len(b.source.reports)-1].Phase == v1alpha1.ContainerRunning
+			return len(b.source.reports) > reports && equality.Semantic.DeepEqual(b.source.reports[len(b.source.reports)-1], right)
 		})
 	}
+	// Also what was written while no agent was there.
+	b.stop()
+	b.source.mu.Lock()
+	reports := len(b.source.reports)
+	falsified := b.source.bundle.DeepCopy()
+	falsified.ResourceVersion = "200"
+	falsified.Status.Conditions = append(falsified.Status.Conditions, metav1.Condition{Type: "Blessed", Status: "True"})
+	b.source.bundle = falsified
+	b.source.mu.Unlock()
+	b.run()
+	b.until("the correction by the next agent", func() bool {
+		b.source.mu.Lock()
+		defer b.source.mu.Unlock()
+		return len(b.source.reports) > reports && meta.FindStatusCondition(b.source.reports[len(b.source.reports)-1].Conditions, "Blessed") == nil
+	})
 	// Once is enough, while the source does not show it yet.
 	b.source.mu.Lock()
 	n := len(b.source.reports)
