@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -58,6 +59,7 @@ type Agent struct {
 
 	uid     types.UID // of the NodeAgent
 	seen    int64     // its generation
+	version string    // its resource version after the agent's last write
 	lease   *coordinationv1.Lease
 	written *v1alpha1.NodeAgentStatus
 	at      time.Time // when it was written
@@ -120,7 +122,11 @@ func (a *Agent) beat(ctx context.Context) error {
 	if a.failing {
 		a.written = nil
 	}
-	if a.uid == "" || a.failing {
+	right, err := a.look(ctx)
+	if err != nil {
+		return err
+	}
+	if !right || a.failing {
 		if err := a.register(ctx); err != nil {
 			return err
 		}
@@ -131,6 +137,49 @@ func (a *Agent) beat(ctx context.Context) error {
 		return errors.New("the NodeAgent was deleted")
 	}
 	return a.renew(ctx)
+}
+
+// look reads the NodeAgent as it is now, so that a status that somebody else has written is corrected. It returns false if the
+// agent has to register: the NodeAgent is gone, is another one, or lacks the agent's labels.
+func (a *Agent) look(ctx context.Context) (bool, error) {
+	if a.uid == "" {
+		return false, nil
+	}
+	// From the API server's cache, as kubelets read their Nodes.
+	now := &v1alpha1.NodeAgent{}
+	err := a.client.Get(ctx, types.NamespacedName{Name: a.o.Name}, now, &client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: "0"}})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get NodeAgent %s: %w", a.o.Name, err)
+	}
+	if order, err := resourceversion.CompareResourceVersion(now.ResourceVersion, a.version); err == nil && order < 0 {
+		return true, nil // the cache does not show the agent's own last write yet
+	}
+	if now.UID != a.uid {
+		return false, nil
+	}
+	for k, v := range Labels(a.o.Name) {
+		if now.Labels[k] != v {
+			return false, nil
+		}
+	}
+	a.seen = now.Generation
+	if a.written != nil && !apiequality.Semantic.DeepEqual(*a.written, now.Status) {
+		a.at = time.Time{} // it is written again
+		if said := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady); said == nil || said.Status != readiness(a.written) {
+			a.written = nil // and what is true again has been so from now on
+		}
+	}
+	return true, nil
+}
+
+func readiness(s *v1alpha1.NodeAgentStatus) metav1.ConditionStatus {
+	if c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady); c != nil {
+		return c.Status
+	}
+	return metav1.ConditionUnknown
 }
 
 // tryStatus writes the status. If that fails it is tried again with the next beat.
@@ -164,7 +213,7 @@ func (a *Agent) register(ctx context.Context) error {
 	if a.uid != now.UID {
 		a.lease = nil // its owner is another
 	}
-	a.uid, a.seen = now.UID, now.Generation
+	a.uid, a.seen, a.version = now.UID, now.Generation, now.ResourceVersion
 	// Where an earlier agent said the same, the time of the transition stays.
 	a.written = now.Status.DeepCopy()
 	a.at = time.Time{}
@@ -198,7 +247,8 @@ func (a *Agent) status(ctx context.Context) error {
 		}
 		return fmt.Errorf("apply status of NodeAgent %s: %w", a.o.Name, err)
 	}
-	a.written, a.at, a.seen = status, time.Now(), obj.GetGeneration() // the answer is in obj
+	a.written, a.at = status, time.Now()
+	a.seen, a.version = obj.GetGeneration(), obj.GetResourceVersion() // the answer is in obj
 	return nil
 }
 

@@ -477,7 +477,19 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	}
 	stop = register()
 	until(t, "its labels beside those of the administrator", func() bool {
-		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" && now.Annotations["a"] == "b"
+		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" && now.Annotations["a"] == "b" &&
+			now.Status.ObservedGeneration == now.Generation
+	})
+	// What somebody else writes into its status, or takes of its labels, is corrected with the next heartbeat.
+	if err := c.Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	falsified := []byte(`{"status":{"containers":99,"allocatable":{"cpu":"4k"}}}`)
+	if err := c.Status().Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType, falsified)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the status corrected", func() bool {
+		return written() && now.Status.Containers == 0 && now.Status.Allocatable.Cpu().Cmp(*now.Status.Capacity.Cpu()) == 0
 	})
 	stop()
 	cancel()
