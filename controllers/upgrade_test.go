@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -107,10 +108,30 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 		})
 	}
 
+	// An edit of how it is run changes nothing of what runs.
+	for _, c := range []*v1alpha1.Container{service, job} {
+		before := cachedBundle(t, c)
+		edit(t, c, func(c *v1alpha1.Container) {
+			c.Spec.TerminationGracePeriodSeconds, c.Spec.ProgressDeadlineSeconds = ptr.To[int64](7), ptr.To[int32](60)
+			c.Spec.ImagePullPolicy = corev1.PullAlways
+		})
+		after := eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
+			if b.Spec.CompiledGeneration != 2 {
+				return fmt.Errorf("compiledGeneration is %d", b.Spec.CompiledGeneration)
+			}
+			return nil
+		})
+		if after.Spec.TerminationGracePeriodSeconds != 7 || after.Spec.Image.PullPolicy != corev1.PullAlways ||
+			!bytes.Equal(after.Spec.Config.Raw, before.Spec.Config.Raw) || after.Spec.SeccompProfile != before.Spec.SeccompProfile {
+			t.Errorf("%s: the spec is %+v", c.Name, after.Spec)
+		}
+		eventuallyHas(t, c, isReady)
+	}
+
 	edit(t, service, func(c *v1alpha1.Container) { c.Spec.Command = []string{"changed"} })
 	eventuallyHas(t, service, isReady)
 	after := eventuallyBundle(t, service, func(*v1alpha1.OCIBundle) error { return nil })
-	if after.Spec.CompiledGeneration != 2 || after.Spec.Process.Command[0] != "changed" || !bytes.Contains(after.Spec.Config.Raw, []byte(mark)) {
+	if after.Spec.CompiledGeneration != 3 || after.Spec.Process.Command[0] != "changed" || !bytes.Contains(after.Spec.Config.Raw, []byte(mark)) {
 		t.Errorf("an edit was not compiled by the new version: %+v", after.Spec)
 	}
 }

@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"runtime"
@@ -64,12 +65,42 @@ func (r *Reconciler) compileAnew(s *scope) bool {
 
 // holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's generation, unedited.
 func (s *scope) holdsGeneration() bool {
-	if s.bundle == nil || s.found.foreign != "" || compiledGeneration(s.bundle, s.before) != s.container.Generation {
-		return false
-	}
+	return s.bundle != nil && s.found.foreign == "" && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
+}
+
+// unedited returns whether the spec of an OCIBundle is as the controller wrote it.
+func unedited(b *v1alpha1.OCIBundle) bool {
 	// Without the annotation there is nothing to compare with. A restart is worse than an edit that goes unseen.
-	was, recorded := s.bundle.Annotations[AnnotationSpecDigest]
-	return !recorded || was == specDigest(&s.bundle.Spec)
+	was, recorded := b.Annotations[AnnotationSpecDigest]
+	return !recorded || was == specDigest(&b.Spec)
+}
+
+// keepRun keeps what the OCIBundle has of the process, image, volumes and document, if the edit of the Container concerns
+// only where and how it is run, such as its grace period: then another version of the compiler replaces nothing, either.
+func (s *scope) keepRun(node, handler string) {
+	b := s.bundle
+	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) ||
+		b.Annotations[AnnotationRunDigest] != runDigest(s.container.Spec) {
+		return
+	}
+	kept, next := b.Spec, s.desired
+	kept.RestartPolicy, kept.TerminationGracePeriodSeconds = next.RestartPolicy, next.TerminationGracePeriodSeconds
+	if kept.Image != nil && next.Image != nil {
+		kept.Image = &v1alpha1.BundleImage{Reference: kept.Image.Reference, PullPolicy: next.Image.PullPolicy}
+	}
+	s.desired, s.sameRun, s.profile = &kept, true, ""
+}
+
+// runDigest returns the same for two specs of a Container that differ only in where and how it is run.
+func runDigest(spec v1alpha1.ContainerSpec) string {
+	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
+	spec.RestartPolicy, spec.ImagePullPolicy = "", ""
+	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return "" // what came from JSON goes back
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
 }
 
 // compiledGeneration returns the generation of the Container that its OCIBundle was compiled for; 0 if that is unknown.

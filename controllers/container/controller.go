@@ -33,6 +33,10 @@ const AnnotationRuntimeClass = "berth.run/runtime-class"
 // else has edited it.
 const AnnotationSpecDigest = "berth.run/spec-digest"
 
+// AnnotationRunDigest on an OCIBundle is the digest of its Container's spec, without the fields that say only where and how
+// it is run.
+const AnnotationRunDigest = "berth.run/run-digest"
+
 // conflictDelay is how long to wait after a write that was based on an old object. The newer object is on its way
 // through the watch and reconciles by itself; this is for the case that it has come already.
 const conflictDelay = 500 * time.Millisecond

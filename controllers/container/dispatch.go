@@ -34,7 +34,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		s.found.inSync = true
 		return true, nil
 	}
-	if s.kept {
+	if s.kept || s.sameRun {
 		if err := r.readKept(ctx, s, want); err != nil {
 			return false, err
 		}
@@ -90,10 +90,10 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 		Spec: spec,
 	}
 	b.Spec.CompiledGeneration = c.Generation
-	if !s.kept {
+	if !s.kept && !s.sameRun {
 		b.Spec.MinAgentRevision = compile.MinAgentRevision(&b.Spec)
 	}
-	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec)}
+	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec), AnnotationRunDigest: runDigest(c.Spec)}
 	if name := c.Spec.RuntimeClassName; name != nil {
 		b.Annotations[AnnotationRuntimeClass] = *name
 	}
@@ -145,7 +145,7 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 			return false
 		}
 	}
-	for _, k := range []string{AnnotationRuntimeClass, AnnotationSpecDigest} {
+	for _, k := range []string{AnnotationRuntimeClass, AnnotationSpecDigest, AnnotationRunDigest} {
 		if have.Annotations[k] != want.Annotations[k] {
 			return false
 		}

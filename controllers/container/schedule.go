@@ -84,6 +84,7 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 			return false, err
 		}
 	}
+	s.keepRun(node, request.Handler)
 	s.desired.NodeName = node
 	s.desired.Handler = request.Handler
 	s.desired.Requests = request.Resources

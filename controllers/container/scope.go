@@ -31,6 +31,8 @@ type scope struct {
 	// the config's digest.
 	desired *v1alpha1.OCIBundleSpec
 	kept    bool
+	// sameRun is whether desired has the config's digest, and the rest of what runs, from the OCIBundle: see keepRun.
+	sameRun bool
 	// profile is the seccomp profile that desired refers to, where it was compiled here.
 	profile string
 	// facts are events of what has been done, besides those that follow from the change of the status.
