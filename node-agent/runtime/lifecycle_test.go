@@ -127,6 +127,9 @@ func TestInvalidID(t *testing.T) {
 			}
 		}
 	}
+	if err := CheckID("a/b"); err == nil || err.Error() != "invalid container ID format: invalid character `/` in the ID" {
+		t.Errorf("a/b: %v", err)
+	}
 }
 
 func TestExitCodes(t *testing.T) {

@@ -127,6 +127,8 @@ func CheckID(id string) error {
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
 		case c == '_', c == '+', c == '-', c == '.':
+		case c > ' ' && c < 0x7f:
+			return fmt.Errorf("%w: invalid character `%c` in the ID", ErrInvalidID, c) // crun's words behind runc's
 		default:
 			return ErrInvalidID
 		}
