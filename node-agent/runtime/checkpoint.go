@@ -276,8 +276,8 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions
 	if err != nil {
 		return err
 	}
-	if len(spec.Linux.NetDevices) > 0 {
-		return errors.New("linux.netDevices: found devices; a container that has network devices of the host's cannot be checkpointed: no restore could give it the same")
+	if err := checkNetDevices(spec); err != nil {
+		return err
 	}
 	c, err := r.dumpCall(ctx, rec, spec, o)
 	if err != nil {
@@ -501,6 +501,9 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		for _, f := range m.close {
 			f.Close()
 		}
+		if err == nil && m.devices != nil {
+			m.devices.Close()
+		}
 		if err != nil {
 			for i := len(m.undo) - 1; i >= 0; i-- {
 				m.undo[i]()
@@ -511,7 +514,7 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		func(context.Context) error { return m.readConfig(nil) },
 		func(context.Context) error { return m.withoutProcess(true) }, // refuses it
 		func(context.Context) error { return m.reserve(id) },
-		m.refuseNetDevices,
+		m.restoreNetDevices,
 		func(context.Context) error { return m.findCgroup(id) },
 		func(context.Context) error { return m.record() },
 		func(context.Context) error { return m.makeCgroup() },
@@ -524,14 +527,6 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 		}
 	}
 	return &Process{PID: m.rec.PID, r: r, rec: m.rec, child: m.child}, nil
-}
-
-// refuseNetDevices: what network devices a container has comes out of its image; none can be moved in beside them.
-func (m *maker) refuseNetDevices(context.Context) error {
-	if len(m.spec.Linux.NetDevices) > 0 {
-		return errors.New("linux.netDevices: found devices; a container that is restored has those of its checkpoint: leave the field out")
-	}
-	return nil
 }
 
 // makeMountpoints has a child make in the root filesystem what a container's creation makes there.

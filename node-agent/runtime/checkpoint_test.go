@@ -236,6 +236,57 @@ func TestExecAfterRestore(t *testing.T) {
 	}
 }
 
+// TestRestoreNetDevices: a network namespace that outlives the container has its devices at the restore, or gets them.
+func TestRestoreNetDevices(t *testing.T) {
+	w := newWorld(t)
+	w.inNetwork()
+	w.ip("link", "set", "lo", "up") // criu tries TCP there
+	holder := w.start(w.spec("/bin/sleep", "1000"))
+	id := w.id
+	w.id += "-2"
+	t.Cleanup(func() { w.id = id }) // after those of what is restored
+	network := fmt.Sprintf("/proc/%d/ns/net", holder.PID)
+	spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
+	without(specs.NetworkNamespace)(spec)
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: network})
+	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"v0": {Name: "data"}}
+	spec.Linux.CgroupsPath = "/" + w.id
+	w.veth("v0")
+	w.ip("addr", "add", "192.0.2.7/24", "dev", "v0")
+
+	// Where the restore fails, the device is back.
+	w.save(spec)
+	images := filepath.Join(w.dir, "none")
+	w.must(os.Mkdir(images, 0o700))
+	if _, err := exec.LookPath("criu"); err == nil {
+		_, err := w.rt.Restore(background, w.id, RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
+		if err == nil || !strings.Contains(err.Error(), "--image-path") {
+			t.Errorf("without images: %v", err)
+		}
+		if got := w.ip("addr", "show", "v0"); !strings.Contains(got, "192.0.2.7/24") {
+			t.Errorf("the device on the host:\n%s", got)
+		}
+	}
+	needsCriu(t)
+	p := w.ran(spec)
+	for i := range 2 {
+		p = w.moved(fmt.Sprint(i), p)
+		if got := w.inContainer(p.PID, "addr", "show", "data"); !strings.Contains(got, "192.0.2.7/24") {
+			t.Errorf("after restore %d:\n%s", i, got)
+		}
+	}
+	// As on another host, on which the device is still to be moved.
+	copied := CriuOptions{ImagePath: filepath.Join(w.dir, "images/last")}
+	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: copied, StatusFD: -1}))
+	p.Wait()
+	w.inContainer(holder.PID, "link", "del", "data")
+	w.veth("v0")
+	p = w.restored(RestoreOptions{CriuOptions: copied})
+	if got := w.inContainer(p.PID, "addr", "show", "data"); !strings.Contains(got, ",UP") {
+		t.Errorf("moved anew:\n%s", got)
+	}
+}
+
 // TestRestoreTerminal: a terminal's master comes through the console socket again.
 func TestRestoreTerminal(t *testing.T) {
 	needsCriu(t)

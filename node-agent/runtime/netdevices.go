@@ -2,18 +2,62 @@
 
 package runtime
 
-import "github.com/berth-run/berth/node-agent/runtime/netdev"
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/node-agent/runtime/netdev"
+)
 
 // moveNetDevices moves linux.netDevices. If the container then fails to come into being, they are moved back: its network namespace
 // would take virtual devices with it.
 func (m *maker) moveNetDevices(pid int) (err error) {
-	if m.devices, err = netdev.Move(m.spec.Linux.NetDevices, pid); err != nil {
+	if m.devices, err = netdev.Move(m.spec.Linux.NetDevices, fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
 		return err
 	}
+	m.undoMove()
+	return nil
+}
+
+func (m *maker) undoMove() {
 	m.undo = append(m.undo, func() {
 		if err := m.devices.Back(); err != nil {
 			m.r.warn(err.Error())
 		}
 	})
+}
+
+// checkNetDevices refuses to checkpoint or restore a container with network devices of the host's and a network namespace of its own: criu
+// makes devices of some kinds anew, in that namespace, and can make none that is the host's. In a namespace that linux.namespaces has by its
+// path they are still there, or are moved there.
+func checkNetDevices(spec *specs.Spec) error {
+	if len(spec.Linux.NetDevices) > 0 && joinedNetwork(spec) == "" {
+		return errors.New("linux.netDevices: found devices; to be checkpointed and restored with them a container needs a network namespace that outlives it: name one by its path in linux.namespaces")
+	}
+	return nil
+}
+
+// joinedNetwork returns the path of the network namespace, empty where it is the container's own.
+func joinedNetwork(spec *specs.Spec) string {
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == specs.NetworkNamespace {
+			return n.Path
+		}
+	}
+	return ""
+}
+
+// restoreNetDevices moves linux.netDevices into the network namespace that a container is about to be restored in, unless they are there.
+func (m *maker) restoreNetDevices(context.Context) (err error) {
+	if err := checkNetDevices(m.spec); err != nil || len(m.spec.Linux.NetDevices) == 0 {
+		return err
+	}
+	if m.devices, err = netdev.MoveAgain(m.spec.Linux.NetDevices, joinedNetwork(m.spec)); err != nil {
+		return err
+	}
+	m.undoMove()
 	return nil
 }

@@ -22,6 +22,8 @@ type Moved struct {
 	host, container *conn
 	ownNS           int
 	devices         []device
+	// again is whether devices may have been moved before.
+	again bool
 }
 
 // device is one that has been moved: what it was on the host.
@@ -39,10 +41,20 @@ type address struct {
 	attributes []byte
 }
 
-// Move moves devices by their names from the calling thread's network namespace into that of a process. Where one cannot be moved,
+// Move moves devices by their names from the calling thread's network namespace into that of a file. Where one cannot be moved,
 // all are as they were before.
-func Move(devices map[string]specs.LinuxNetDevice, pid int) (_ *Moved, err error) {
-	m := &Moved{ownNS: -1}
+func Move(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
+	return move(devices, file, false)
+}
+
+// MoveAgain is Move into the namespace of a container that has been there before: a device that the calling thread's namespace lacks, and
+// the other one has, stays there.
+func MoveAgain(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
+	return move(devices, file, true)
+}
+
+func move(devices map[string]specs.LinuxNetDevice, file string, again bool) (_ *Moved, err error) {
+	m := &Moved{ownNS: -1, again: again}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Back())
@@ -51,7 +63,6 @@ func Move(devices map[string]specs.LinuxNetDevice, pid int) (_ *Moved, err error
 	if m.ownNS, err = ownNamespace(); err != nil {
 		return nil, fmt.Errorf("linux.netDevices: %w", err)
 	}
-	file := fmt.Sprintf("/proc/%d/ns/net", pid)
 	ns, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("linux.netDevices: %w", &os.PathError{Op: "open", Path: file, Err: err})
@@ -82,6 +93,9 @@ func (m *Moved) move(name, newName string, ns int) error {
 	}
 	host, err := m.host.find(name)
 	if errors.Is(err, unix.ENODEV) {
+		if _, err := m.container.find(newName); m.again && err == nil {
+			return nil
+		}
 		return errors.New("found no such device in the runtime's network namespace")
 	}
 	if err != nil {
