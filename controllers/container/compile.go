@@ -4,7 +4,6 @@ package container
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"runtime"
@@ -80,7 +79,7 @@ func unedited(b *v1alpha1.OCIBundle) bool {
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
 	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) ||
-		b.Annotations[AnnotationRunDigest] != runDigest(s.container.Spec) {
+		b.Annotations[AnnotationRunDigest] != compile.RunDigest(s.container.Spec) {
 		return
 	}
 	kept, next := b.Spec, s.desired
@@ -89,18 +88,6 @@ func (s *scope) keepRun(node, handler string) {
 		kept.Image = &v1alpha1.BundleImage{Reference: kept.Image.Reference, PullPolicy: next.Image.PullPolicy}
 	}
 	s.desired, s.sameRun, s.profile = &kept, true, ""
-}
-
-// runDigest returns the same for two specs of a Container that differ only in where and how it is run.
-func runDigest(spec v1alpha1.ContainerSpec) string {
-	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
-	spec.RestartPolicy, spec.ImagePullPolicy = "", ""
-	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return "" // what came from JSON goes back
-	}
-	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
 }
 
 // compiledGeneration returns the generation of the Container that its OCIBundle was compiled for; 0 if that is unknown.

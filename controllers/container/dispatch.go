@@ -93,7 +93,7 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 	if !s.kept && !s.sameRun {
 		b.Spec.MinAgentRevision = compile.MinAgentRevision(&b.Spec)
 	}
-	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec), AnnotationRunDigest: runDigest(c.Spec)}
+	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec), AnnotationRunDigest: compile.RunDigest(c.Spec)}
 	if name := c.Spec.RuntimeClassName; name != nil {
 		b.Annotations[AnnotationRuntimeClass] = *name
 	}

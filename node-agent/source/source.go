@@ -17,6 +17,10 @@ import (
 // Key names a bundle. A bundle that is deleted and made again under the same name has the same key and another UID.
 type Key = types.NamespacedName
 
+// AnnotationRun on a bundle is the digest of what its Container says of the process itself. Only a source that compiles sets it,
+// in memory: while it stays the same, another document is another version's, and not an edit.
+const AnnotationRun = "berth.run/local-run-digest"
+
 // Events is who is told of changes. Its methods return at once and may be called from any goroutine.
 type Events interface {
 	// Changed says that a bundle is new, was changed, is no longer wanted, or that somebody else has written its status. It may be said

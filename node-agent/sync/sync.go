@@ -514,6 +514,7 @@ func (s *Syncer) readWanted(w *worker) Input {
 		case in.Refused != "":
 			in.goOn(dir)
 		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
+			in.keepRun(dir)
 			s.note(in.Record, func(r *Record) {
 				r.unwrittenDesired = in.Desired
 				r.Generation = in.Desired.Generation
@@ -526,7 +527,7 @@ func (s *Syncer) readWanted(w *worker) Input {
 		case in.Record.unwritten != nil:
 			s.save(in.Record)
 		}
-		in.keepAccepted(dir)
+		s.keepAccepted(&in, dir)
 		s.hurry(in)
 	}
 	return in
@@ -584,7 +585,7 @@ func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
 // generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit.
-func (in *Input) keepAccepted(dir bundle.Dir) {
+func (s *Syncer) keepAccepted(in *Input, dir bundle.Dir) {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash || r.unwrittenDesired != nil {
 		return
@@ -594,6 +595,32 @@ func (in *Input) keepAccepted(dir bundle.Dir) {
 		return
 	}
 	in.keep(&accepted.Spec)
+	if accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != "" {
+		// An agent accepted it that did not record what the Container says of the process.
+		s.note(r, func(r *Record) { r.unwrittenDesired = in.Desired })
+	}
+}
+
+// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and how it is run was edited.
+func (in *Input) keepRun(dir bundle.Dir) {
+	digest := in.Desired.Annotations[source.AnnotationRun]
+	if digest == "" {
+		return
+	}
+	accepted := in.Record.unwrittenDesired
+	if accepted == nil {
+		accepted = readDesired(dir)
+	}
+	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Annotations[source.AnnotationRun] != digest ||
+		accepted.Spec.Handler != in.Desired.Spec.Handler {
+		return
+	}
+	spec := in.Desired.Spec
+	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process, accepted.Spec.Volumes
+	if spec.Image != nil && accepted.Spec.Image != nil {
+		spec.Image = &v1alpha1.BundleImage{Reference: accepted.Spec.Image.Reference, PullPolicy: spec.Image.PullPolicy}
+	}
+	in.keep(&spec)
 }
 
 // forget takes a removed record out of the books.

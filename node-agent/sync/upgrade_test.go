@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -116,9 +117,34 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 			b := newOldBench(t, state)
 			b.stays(phase)
 			// The agent of a folder of manifests compiles at every start.
-			b.set(recompile)
+			b.set(func(b *v1alpha1.OCIBundle) {
+				recompile(b)
+				b.Annotations = map[string]string{source.AnnotationRun: "what the manifest says"}
+			})
 			b.stays(phase)
 			b.stays(phase)
+			// Then somebody edits how it is run, not what runs.
+			b.set(func(b *v1alpha1.OCIBundle) {
+				b.Spec.TerminationGracePeriodSeconds = 7
+				b.Spec.CompiledGeneration = 2
+				b.Generation++
+			})
+			b.stays(phase)
+			if accepted := readDesired(b.bundles.Dir(oldID)); accepted.Spec.TerminationGracePeriodSeconds != 7 || accepted.Spec.CompiledGeneration != 2 {
+				t.Errorf("the edit is lost: %+v", accepted.Spec)
+			}
+			b.stays(phase)
+			// And then, what runs.
+			b.set(func(b *v1alpha1.OCIBundle) {
+				b.Annotations = map[string]string{source.AnnotationRun: "something else"}
+				b.Spec.CompiledGeneration = 3
+				b.Generation++
+			})
+			b.syncer.Changed(keyNamed("x"))
+			b.until("the spec that was edited", func() bool {
+				accepted := readDesired(b.bundles.Dir(oldID))
+				return accepted != nil && bytes.Contains(accepted.Spec.Config.Raw, []byte("the next version"))
+			})
 		})
 		t.Run(state+" in a cluster", func(t *testing.T) {
 			b := newOldBench(t, state)

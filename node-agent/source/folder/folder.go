@@ -687,6 +687,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b.Labels = map[string]string{"berth.run/container": c.Name}
 	b.Annotations = requested(c)
 	b.Spec.CompiledGeneration = c.Generation
+	b.Annotations = map[string]string{source.AnnotationRun: compile.RunDigest(c.Spec)}
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}

@@ -32,7 +32,9 @@ func receivedScheme() *runtime.Scheme {
 // UnmarshalJSON implements json.Unmarshaler.
 func (r *received) UnmarshalJSON(data []byte) error {
 	r.OCIBundle = v1alpha1.OCIBundle{}
-	return source.Decode(data, &r.OCIBundle)
+	err := source.Decode(data, &r.OCIBundle)
+	delete(r.Annotations, source.AnnotationRun) // the controller compiles, and nobody else has a say in it
+	return err
 }
 
 // DeepCopyObject implements runtime.Object.

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// RunDigest returns the same for two specs of a Container that differ only in where and how it is run: the same process comes
+// of both.
+func RunDigest(spec v1alpha1.ContainerSpec) string {
+	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
+	spec.RestartPolicy, spec.ImagePullPolicy = "", ""
+	spec.TerminationGracePeriodSeconds, spec.ProgressDeadlineSeconds = nil, nil
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return "" // what came from JSON goes back
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
+}
