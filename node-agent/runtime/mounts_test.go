@@ -467,7 +467,18 @@ func TestOverlay(t *testing.T) {
 		many = append(many, name)
 	}
 	lowerdir := "lowerdir=" + strings.Join(many, ":")
-	w.prints(mounted(w.sh("ls /o | grep -c .; cat /o/same /o/long; touch /o/last"), overlay(lowerdir, "upperdir=rw/"+strings.Repeat("u", 250), "workdir=rw/"+strings.Repeat("w", 250))),
+	spec := mounted(w.sh("ls /o | grep -c .; cat /o/same /o/long; touch /o/last"), overlay(lowerdir, "upperdir=rw/"+strings.Repeat("u", 250), "workdir=rw/"+strings.Repeat("w", 250)))
+	var uts unix.Utsname
+	w.must(unix.Uname(&uts))
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if major < 6 || major == 6 && minor < 7 {
+		w.fails(spec, "mounts[7] (/o): fsconfig: invalid argument", "lowerdir+ of an overlay came with Linux 6.7")
+		return
+	}
+	w.prints(spec,
 		"42\n0\n0\n")
 	if _, err := os.Stat(filepath.Join(w.bundle(), "rw", strings.Repeat("u", 250), "last")); err != nil {
 		t.Error(err)
