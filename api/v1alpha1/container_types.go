@@ -398,6 +398,11 @@ type RunStatus struct {
 	// +optional
 	RestartCount int32 `json:"restartCount"`
 
+	// oomKills counts the processes of the container that the kernel has killed for lack of memory, in this run and those before.
+	// The first process is one of them where a state has the reason OOMKilled; the death of another ends no container.
+	// +optional
+	OOMKills int64 `json:"oomKills,omitempty"`
+
 	// state now: waiting, running or terminated, as of a Pod's container.
 	// +optional
 	State corev1.ContainerState `json:"state,omitempty"`

@@ -302,6 +302,8 @@ func message(c *v1alpha1.Container) string {
 		text = image.Message
 	} else if running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning); running != nil && running.Status != metav1.ConditionTrue {
 		text = running.Message
+	} else if c.Status.OOMKills > 0 {
+		text = fmt.Sprintf("%d of its processes were killed for lack of memory", c.Status.OOMKills)
 	}
 	text = strings.Join(strings.Fields(text), " ")
 	if c.DeletionTimestamp != nil {

@@ -113,8 +113,14 @@ func transitions(before, after *v1alpha1.Container) []note {
 	if run := is.State.Running; run != nil && (was.State.Running == nil || was.PID != is.PID || was.RestartCount != is.RestartCount) {
 		add(corev1.EventTypeNormal, "Started", "Start", fmt.Sprintf("started on node %s as process %d", is.NodeName, is.PID))
 	}
+	others := is.OOMKills - was.OOMKills
 	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled && !sameEnd(terminated(was), end) {
 		add(corev1.EventTypeWarning, "OOMKilled", "Run", "the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
+		others--
+	}
+	if others > 0 {
+		add(corev1.EventTypeWarning, "ChildOOMKilled", "Run",
+			fmt.Sprintf("the kernel's out-of-memory killer ended %d processes of the container, not its first: raise resources.limits.memory", others))
 	}
 	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil && (c.Reason == v1alpha1.ReasonCreateFailed || c.Reason == v1alpha1.ReasonStorageFailed) {
 		add(corev1.EventTypeWarning, "Failed", "Create", c.Message)

@@ -351,6 +351,10 @@ func TestTransitions(t *testing.T) {
 	crashAgain := crash.DeepCopy()
 	crashAgain.Status.RestartCount = 2
 	crashAgain.Status.LastState.Terminated.FinishedAt = metav1.Unix(5, 0)
+	childKilled := up.DeepCopy()
+	childKilled.Status.OOMKills = 2
+	crashAfter := crash.DeepCopy()
+	crashAfter.Status.OOMKills = 3
 	ended := agentSays(v1alpha1.ContainerSucceeded, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCompleted))
 	failed := agentSays(v1alpha1.ContainerFailed, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonExited))
 	noImage := agentSays(v1alpha1.ContainerPending, imageIs(metav1.ConditionFalse, v1alpha1.ReasonImagePullFailed))
@@ -383,6 +387,9 @@ func TestTransitions(t *testing.T) {
 		"not made":               {compute(onNodeA(), agentSays("", imageReady)), compute(onNodeA(), notMade), "Failed"},
 		"killed":                 {compute(onNodeA(), up), compute(onNodeA(), crash), "OOMKilled BackOff"},
 		"killed again":           {compute(onNodeA(), crash), compute(onNodeA(), crashAgain), "OOMKilled BackOff"},
+		"a child is killed":      {compute(onNodeA(), up), compute(onNodeA(), childKilled), "ChildOOMKilled"},
+		"that is no news":        {compute(onNodeA(), childKilled), compute(onNodeA(), childKilled), ""},
+		"then the first is, too": {compute(onNodeA(), childKilled), compute(onNodeA(), crashAfter), "OOMKilled BackOff"},
 		"restarted":              {compute(onNodeA(), up), compute(onNodeA(), restarted), "Started"},
 		"completed":              {compute(onNodeA(), up), compute(onNodeA(), ended), "Completed"},
 		"exited":                 {compute(onNodeA(), up), compute(onNodeA(), failed), "Exited"},

@@ -31,11 +31,12 @@ type container struct {
 	life sync.Mutex
 
 	// mu guards rec, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
-	mu   sync.Mutex
-	rec  record
-	log  *logFile // nil before it is opened, and for one that had stopped already when it was adopted
-	gone bool     // forgotten; nothing is written to disk any more
-	late bool     // the record on disk is older than rec, and a goroutine tries to write it
+	mu     sync.Mutex
+	rec    record
+	log    *logFile  // nil before it is opened, and for one that had stopped already when it was adopted
+	memory *oomWatch // nil without a cgroup to watch
+	gone   bool      // forgotten; nothing is written to disk any more
+	late   bool      // the record on disk is older than rec, and a goroutine tries to write it
 
 	// Set before the process is waited for, and unchanged then.
 	pid     int
@@ -223,7 +224,11 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	if p, serr := procfs.ReadStat(pid); serr == nil {
 		c.rec.StartTime = p.StartTime
 	}
-	c.rec.Cgroup = memoryCgroup(s.hierarchies, pid)
+	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the container.
+	if cgroup := memoryCgroup(s.hierarchies, pid); cgroup != memoryCgroup(s.hierarchies, os.Getpid()) {
+		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
+		s.watchMemory(c)
+	}
 	err = s.update(c, func(st *Status) { st.PID, st.State = pid, Created })
 	if err == nil && known {
 		err = c.await(s)
@@ -312,6 +317,7 @@ func (s *server) forget(c *container) {
 		c.log.close()
 	}
 	c.closePidfd(s.exits)
+	c.unwatchMemory()
 	c.mu.Lock()
 	id := c.id
 	c.gone = true
@@ -326,6 +332,13 @@ func (s *server) forget(c *container) {
 	s.mu.Unlock()
 	s.passOn(c, true)
 	s.publish(id)
+}
+
+func (c *container) unwatchMemory() {
+	c.mu.Lock()
+	w := c.memory
+	c.mu.Unlock()
+	w.close()
 }
 
 func (c *container) closePidfd(e *poller) {
@@ -345,6 +358,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 	now, instant := time.Now().UTC(), boottime.Now()
 	s.endings.Go(func() {
 		c.closePidfd(s.exits)
+		c.unwatchMemory()
 		// All that the process itself has written is in the log before its exit is told. Others may have the pipe open, and
 		// write on; their lines are logged as they come.
 		for _, st := range c.streams {
@@ -355,7 +369,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 		s.step("drained")
 		c.life.Lock()
 		defer c.life.Unlock()
-		if s.record(c, func(st *Status) { st.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
+		if s.record(c, func(*Status) { c.rec.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
 			s.step("exit recorded")
 			s.bury(c)
 		}
@@ -366,7 +380,8 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 }
 
 // finish is the last change of a status.
-func (st *Status) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
+func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
+	st := &rec.Status
 	st.State, st.FinishedAt, st.FinishedInstant = Stopped, at, instant
 	switch {
 	case ws == nil:
@@ -377,7 +392,8 @@ func (st *Status) finish(at time.Time, instant boottime.Instant, ws *unix.WaitSt
 	default:
 		st.ExitCode = new(ws.ExitStatus())
 	}
-	st.OOMKilled = kills > 0 && (st.ExitCode == nil || *st.ExitCode != 0)
+	st.OOMKills = max(kills, rec.KillsOfOthers) // the cgroup may be gone
+	st.OOMKilled = st.Signal == int(unix.SIGKILL) && !rec.Killed && kills > rec.KillsOfOthers
 }
 
 // with runs an operation on the container of that id, alone.
@@ -467,6 +483,9 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 		if st := c.status(); st.State == Stopped && !all {
 			return fmt.Errorf("kill %s: %w", id, ErrNotRunning)
 		}
+		if sig == unix.SIGKILL {
+			_ = s.record(c, func(*Status) { c.rec.Killed = true })
+		}
 		return h.Kill(ctx, id, sig, all)
 	})
 }
@@ -482,6 +501,9 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, ErrRunning)
 		}
 		// A handler that does not know it (any more) has nothing left to delete.
+		if st.State != Stopped {
+			_ = s.record(c, func(*Status) { c.rec.Killed = true })
+		}
 		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
 			return err
 		}
@@ -576,8 +598,8 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 				st.drain(s.logs)
 			}
 		}
-		_ = s.update(c, func(st *Status) {
-			st.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
+		_ = s.update(c, func(*Status) {
+			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}
@@ -611,6 +633,8 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	}
 	c.pidfd = fd
 	s.adoptOutput(c)
+	s.noteKills(c)
+	s.watchMemory(c)
 	if rec.Status.State == Created {
 		s.settleStart(ctx, c)
 	}

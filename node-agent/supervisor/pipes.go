@@ -341,6 +341,11 @@ func newPoller(workers int, log *slog.Logger) (*poller, error) {
 // add begins to wait. The token names the item: a number of our own rather than the descriptor, since an event that is
 // on its way while the descriptor is closed and its number given to another would go to the wrong one.
 func (e *poller) add(fd int, p pollable, token *int32) error {
+	return e.addFor(fd, unix.EPOLLIN, p, token)
+}
+
+// addFor is add for other events than that there is something to read.
+func (e *poller) addFor(fd int, events uint32, p pollable, token *int32) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
@@ -353,7 +358,7 @@ func (e *poller) add(fd int, p pollable, token *int32) error {
 	}
 	*token = e.last
 	e.items[*token] = p
-	if err := unix.EpollCtl(e.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: *token}); err != nil {
+	if err := unix.EpollCtl(e.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: *token}); err != nil {
 		delete(e.items, *token)
 		*token = -1
 		return fmt.Errorf("epoll: %w", err)
@@ -361,8 +366,10 @@ func (e *poller) add(fd int, p pollable, token *int32) error {
 	return nil
 }
 
-func (e *poller) rearm(fd int, token int32) error {
-	return unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: token})
+func (e *poller) rearm(fd int, token int32) error { return e.rearmFor(fd, unix.EPOLLIN, token) }
+
+func (e *poller) rearmFor(fd int, events uint32, token int32) error {
+	return unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: token})
 }
 
 // remove forgets an item whose descriptor is about to be closed. Closing alone would not do while a child between fork and

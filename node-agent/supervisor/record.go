@@ -24,6 +24,10 @@ type record struct {
 	StartTime uint64 `json:"startTime,omitempty"`
 	// Cgroup is the folder that holds the counters of the container's memory.
 	Cgroup string `json:"cgroup,omitempty"`
+	// KillsOfOthers is how many kills for lack of memory there were in the cgroup when the first process was last seen alive.
+	KillsOfOthers uint64 `json:"killsOfOthers,omitempty"`
+	// Killed is whether a client has had SIGKILL sent.
+	Killed bool `json:"killed,omitempty"`
 	// Pipes are the inode numbers of standard output and error, as fstat(2) has them.
 	Pipes [2]uint64 `json:"pipes"`
 }

@@ -350,6 +350,7 @@ func (s *server) letGo() {
 	s.logs.close()
 	for _, c := range s.containers {
 		c.closePidfd(s.exits)
+		c.unwatchMemory()
 		for _, st := range c.streams {
 			if st != nil {
 				st.suspend(s.logs)

@@ -703,18 +703,29 @@ func TestClientGoesWhileCreating(t *testing.T) {
 	})
 }
 
-// A container that wants more memory than it may have is told apart from one that was merely killed.
+// A first process that was killed for lack of memory is told apart from one that was merely killed, and from one of whose children
+// one was; those are counted.
 func TestOOMKilled(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
 		limit := int64(32 << 20)
 		for id, tc := range map[string]struct {
 			script string
+			after  func(st Status) // is called once the kills have been counted
 			want   bool
+			code   int
+			kills  uint64
 		}{
-			"greedy": {"exec tail /dev/zero", true},
-			"killed": {"kill -9 $$; sleep 1000", false},
+			"greedy":      {script: "exec tail /dev/zero", want: true, code: 137, kills: 1},
+			"killed":      {script: "sleep 1000", after: func(Status) { _ = n.client.Kill(n.ctx(), "killed", "KILL", false) }, code: 137},
+			"child":       {script: "tail /dev/zero; exit 3", code: 3, kills: 1},
+			"child twice": {script: "tail /dev/zero; tail /dev/zero; exit 0", kills: 2},
+			"passed on":   {script: "tail /dev/zero; exit $?", code: 137, kills: 1},
+			// A worker is killed, and later somebody kills the first process by hand.
+			"later": {script: "tail /dev/zero; sleep 1000", after: func(st Status) { _ = unix.Kill(st.PID, unix.SIGKILL) }, code: 137, kills: 1},
+			"then":  {script: "tail /dev/zero; sleep 1; exec tail /dev/zero", want: true, code: 137, kills: 2},
 		} {
+			id := strings.ReplaceAll(id, " ", "-")
 			bundle := n.bundle(id, func(s *specs.Spec) {
 				s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
@@ -725,13 +736,19 @@ func TestOOMKilled(t *testing.T) {
 			if err := n.client.Start(n.ctx(), id); err != nil {
 				t.Fatal(err)
 			}
-			if id == "killed" {
-				if err := n.client.Kill(n.ctx(), id, "KILL", false); err != nil && !errors.Is(err, ErrNotRunning) {
-					t.Fatal(err)
-				}
+			if tc.after != nil {
+				var st Status
+				n.eventually("the kills are counted while it runs", func() (err error) {
+					st, err = n.client.Get(n.ctx(), id)
+					if err == nil && st.OOMKills != tc.kills {
+						err = fmt.Errorf("found %+v", st)
+					}
+					return err
+				})
+				tc.after(st)
 			}
-			if st := n.stopped(id); st.OOMKilled != tc.want || *st.ExitCode != 137 {
-				t.Errorf("%s: %+v", id, st)
+			if st := n.stopped(id); st.OOMKilled != tc.want || *st.ExitCode != tc.code || st.OOMKills != tc.kills {
+				t.Errorf("%s: found OOMKilled %t, exit code %d, %d kills; want %t, %d, %d", id, st.OOMKilled, *st.ExitCode, st.OOMKills, tc.want, tc.code, tc.kills)
 			}
 		}
 	})

@@ -83,9 +83,11 @@ type Status struct {
 	ExitCode *int `json:"exitCode,omitempty"`
 	// Signal is the number of the signal that ended the process, 0 if it exited by itself.
 	Signal int `json:"signal,omitempty"`
-	// OOMKilled is true when the process did not end with exit code 0 and the kernel has killed a process of the
-	// container's cgroup for lack of memory. (It may be a child whose death the first process passed on.)
+	// OOMKilled is true when the kernel has killed the first process for lack of memory. One that ends because another process
+	// was killed ends in its own way; that shows in OOMKills.
 	OOMKilled bool `json:"oomKilled,omitempty"`
+	// OOMKills counts the processes of the container, the first included, that the kernel has killed for lack of memory.
+	OOMKills uint64 `json:"oomKills,omitempty"`
 	// Reason is for people: why ExitCode is unknown, or why the container never ran.
 	Reason string `json:"reason,omitempty"`
 

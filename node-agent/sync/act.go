@@ -32,6 +32,9 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 	case NoteRunning:
 		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
 		return nil
+	case NoteKills:
+		s.note(in.Record, func(r *Record) { r.OOMKills = in.Actual.OOMKills })
+		return nil
 	case NoteExit:
 		s.note(in.Record, func(r *Record) { noteEnd(r, in.Actual, terminated(in.Actual, in.Now), in.Instant) })
 		return nil
@@ -119,6 +122,9 @@ func noteRunning(r *Record, st *supervisor.Status) {
 func noteEnd(r *Record, st *supervisor.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
 	end.ContainerID = containerURL(r.ID)
 	r.State, r.PID, r.Exit, r.Before, r.Failure = stateEnded, 0, end, nil, nil
+	if st != nil {
+		r.OOMKills = max(r.OOMKills, st.OOMKills)
+	}
 	if r.Stop != nil {
 		return // it was told to end: that is no crash
 	}

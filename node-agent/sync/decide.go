@@ -83,6 +83,8 @@ const (
 	Nothing Verb = "Nothing"
 	// NoteRunning writes down that the container runs: the agent that started it did not come to it.
 	NoteRunning Verb = "NoteRunning"
+	// NoteKills writes down that the kernel has killed other processes than the first for lack of memory.
+	NoteKills Verb = "NoteKills"
 	// NoteExit writes down how the process ended.
 	NoteExit Verb = "NoteExit"
 	// NoteLost writes down that the process has gone with its end unseen.
@@ -137,6 +139,7 @@ func Policies() Chain {
 		{"AdoptRunning", adoptRunning},
 		{"NoteExit", noteExit},
 		{"NoteLost", noteLost},
+		{"NoteKills", noteKills},
 		{"DiscardHalfMade", discardHalfMade},
 		{"StopUnwanted", stopUnwanted},
 		{"RemoveUnwanted", removeUnwanted},
@@ -177,6 +180,11 @@ func noteExit(in Input) (Decision, bool) {
 func noteLost(in Input) (Decision, bool) {
 	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual == nil
 	return Decision{Verb: NoteLost, Why: "the supervisor does not know the container any more: the node was booted, or it was deleted by hand"}, ok
+}
+
+func noteKills(in Input) (Decision, bool) {
+	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual != nil && in.Actual.OOMKills > in.Record.OOMKills
+	return Decision{Verb: NoteKills, Why: "the kernel has killed processes of it for lack of memory"}, ok
 }
 
 func discardHalfMade(in Input) (Decision, bool) {

@@ -52,6 +52,11 @@ func actual(state supervisor.State) *supervisor.Status {
 	return st
 }
 
+func kills(st *supervisor.Status, n uint64) *supervisor.Status {
+	st.OOMKills = n
+	return st
+}
+
 func TestDecide(t *testing.T) {
 	always, never, onFailure := desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
 	waiting := func(d time.Duration) func(*Record) {
@@ -89,6 +94,8 @@ func TestDecide(t *testing.T) {
 		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
 		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
 		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
+		"a child was killed for lack of memory":   {in: Input{Desired: always, Record: record(stateRunning), Actual: kills(actual(supervisor.Running), 2)}, verb: NoteKills, policy: "NoteKills"},
+		"that is noted":                           {in: Input{Desired: always, Record: record(stateRunning, func(r *Record) { r.OOMKills = 2 }), Actual: kills(actual(supervisor.Running), 2)}, verb: Nothing, policy: "LeaveRunning"},
 		"the node was booted":                     {in: Input{Desired: always, Record: record(stateRunning)}, verb: NoteLost, policy: "NoteLost"},
 		"its end is noted":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1)), Actual: actual(supervisor.Stopped)}, verb: Discard, policy: "DiscardEnded"},
 		"Always restarts after 0":                 {in: Input{Desired: always, Record: record(stateEnded, exited(0))}, verb: Make, policy: "MakeAgain"},

@@ -90,6 +90,9 @@ type run struct {
 	Exit      *corev1.ContainerStateTerminated `json:"exit,omitempty"`
 	Last      *corev1.ContainerStateTerminated `json:"last,omitempty"`
 	LogPath   string                           `json:"logPath,omitempty"`
+	// OOMKills are the kills for lack of memory in this run, and PastOOMKills those in the runs before.
+	OOMKills     uint64 `json:"oomKills,omitempty"`
+	PastOOMKills uint64 `json:"pastOOMKills,omitempty"`
 }
 
 type failure struct {
@@ -113,9 +116,9 @@ type stop struct {
 // next is the run that follows this one.
 func (r run) next() run {
 	if r.Exit == nil {
-		return run{Restarts: r.Restarts, Last: r.Last}
+		return run{Restarts: r.Restarts, Last: r.Last, PastOOMKills: r.PastOOMKills + r.OOMKills}
 	}
-	return run{Restarts: r.Restarts + 1, Last: r.Exit}
+	return run{Restarts: r.Restarts + 1, Last: r.Exit, PastOOMKills: r.PastOOMKills + r.OOMKills}
 }
 
 // unstart takes back the start that is under way.

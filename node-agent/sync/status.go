@@ -65,6 +65,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	}
 	status.ImageID = r.ImageID
 	status.RestartCount = r.Restarts
+	status.OOMKills = int64(r.PastOOMKills + r.OOMKills)
 	status.LogPath = r.LogPath
 
 	set := func(kind string, value metav1.ConditionStatus, reason, message string) {
@@ -110,6 +111,9 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		message := fmt.Sprintf("the process runs with pid %d", r.PID)
 		if r.Stop != nil {
 			message += "; it has been told to stop: " + r.Stop.Why
+		}
+		if r.OOMKills > 0 {
+			message += fmt.Sprintf("; %d other processes of the container were killed for lack of memory", r.OOMKills)
 		}
 		if in.Actual != nil && in.Actual.LogError != "" {
 			message += fmt.Sprintf("; its output is not logged, %d lines are lost: %s", in.Actual.LogLost, in.Actual.LogError)

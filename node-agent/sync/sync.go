@@ -229,7 +229,11 @@ func orphan(id string) *Record {
 
 // watch hears what happens to containers.
 func (s *Syncer) watch(ctx context.Context) {
-	failing := map[string]bool{}    // containers whose log cannot be written
+	type seen struct {
+		broken bool // the log cannot be written
+		kills  uint64
+	}
+	last := map[string]seen{}       // what is not the rule
 	lost, told := time.Now(), false // since when there is no stream of events, and whether the workers looked since
 	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
 		select {
@@ -261,12 +265,12 @@ func (s *Syncer) watch(ctx context.Context) {
 				lost = time.Now()
 				break
 			}
-			id, broken := ev.Status.ID, ev.Status.LogError != ""
-			turned := broken != failing[id]
-			if broken {
-				failing[id] = true
+			id, now := ev.Status.ID, seen{ev.Status.LogError != "", ev.Status.OOMKills}
+			turned := now != last[id]
+			if now != (seen{}) {
+				last[id] = now
 			} else {
-				delete(failing, id)
+				delete(last, id)
 			}
 			if ev.Deleted || ev.Status.State == supervisor.Stopped || turned {
 				s.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	gosync "sync"
 	"sync/atomic"
 	"testing"
@@ -592,4 +593,35 @@ func TestRecordWithDeadlinesByTheClock(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Kills for lack of memory of other processes than the first are reported while the container runs, and counted over all runs.
+func TestKillsOfOthersAreReported(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	kill := func(n uint64) {
+		if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { st.OOMKills = n }); err != nil {
+			t.Fatal(err)
+		}
+		b.syncer.Changed(keyNamed("x"))
+	}
+	reported := func(n int64) func() bool {
+		return func() bool {
+			c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRunning)
+			return b.source.last().OOMKills == n && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, "killed for lack of memory")
+		}
+	}
+	kill(1)
+	b.until("one kill", reported(1))
+	b.stop()
+	b.run() // another agent counts on
+	kill(3)
+	b.until("three kills", reported(3))
+	b.exit(1)
+	b.runs(2)
+	if n := b.source.last().OOMKills; n != 3 {
+		t.Errorf("found %d kills after the restart; want 3", n)
+	}
+	kill(2)
+	b.until("five kills", reported(5))
 }
