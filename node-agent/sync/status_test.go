@@ -138,3 +138,22 @@ func TestHashIsComputedOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestStartIsReportedOnce: a start that goes well is one write of the OCIBundle's status.
+func TestStartIsReportedOnce(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	for range 3 {
+		b.syncer.Changed(keyNamed("x"))
+		b.until("the end of that look", func() bool {
+			b.syncer.mu.Lock()
+			defer b.syncer.mu.Unlock()
+			return !b.syncer.workers[keyNamed("x")].active
+		})
+	}
+	b.source.mu.Lock()
+	defer b.source.mu.Unlock()
+	if n := len(b.source.reports); n != 1 {
+		t.Errorf("a start took %d reports: %+v", n, b.source.reports)
+	}
+}
