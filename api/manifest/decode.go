@@ -27,6 +27,7 @@ const maxNodes = 1 << 18
 type decoder struct {
 	line   int // that of the file at which the document's text begins
 	visits int
+	large  bool // more than maxNodes were visited
 	faults []Fault
 	// places are the nodes of the fields by path.
 	places map[string]*yaml.Node
@@ -34,8 +35,14 @@ type decoder struct {
 	touched []string
 }
 
+// manyFaults is how many faults of a document are noted at most. Explaining one takes some time.
+const manyFaults = 512
+
 // fault notes that a field is wrong. The fault also concerns the paths of others.
 func (d *decoder) fault(n *yaml.Node, at *field.Path, message string, others ...string) {
+	if len(d.faults) >= manyFaults {
+		return
+	}
 	path := pathOf(at)
 	d.faults = append(d.faults, Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message})
 	d.touched = append(append(d.touched, path), others...)
@@ -136,10 +143,8 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // value returns a node as a JSON value of a type; false says that it is none.
 func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool) {
-	if d.visits++; d.visits > maxNodes {
-		if d.visits == maxNodes+1 {
-			d.fault(n, at, fmt.Sprintf("found more than %d values; allowed: fewer (aliases count each time they are used)", maxNodes))
-		}
+	if d.visits++; d.visits > maxNodes || len(d.faults) >= manyFaults {
+		d.tooMuch(n, at)
 		return nil, false
 	}
 	if d.places == nil {
@@ -185,6 +190,14 @@ func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool
 	}
 	d.wrongForm(n, place, t, at)
 	return nil, false
+}
+
+// tooMuch notes once that a document has more values than a Container can have.
+func (d *decoder) tooMuch(n *yaml.Node, at *field.Path) {
+	if d.visits > maxNodes && !d.large {
+		d.large = true
+		d.fault(n, at, fmt.Sprintf("found more than %d values; allowed: fewer (aliases count each time they are used)", maxNodes))
+	}
 }
 
 // own is a type that reads JSON itself, such as a time.
@@ -257,6 +270,10 @@ func (d *decoder) pairs(n *yaml.Node, at *field.Path) []pair {
 	var out, merged []pair
 	first := map[string]*yaml.Node{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
+		if d.visits++; d.visits > maxNodes || len(d.faults) >= manyFaults {
+			d.tooMuch(n, at)
+			break
+		}
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge" {
 			merged = append(merged, d.merge(value, at, 0)...)
@@ -313,6 +330,9 @@ func (d *decoder) object(n, place *yaml.Node, t reflect.Type, at *field.Path) (a
 		name := p.key.Value
 		ft, ok := known[name]
 		if !ok {
+			if len(d.faults) >= manyFaults {
+				break
+			}
 			same := d.unknownField(p, t, at)
 			if ft, ok = known[same]; !ok || has(n, same) {
 				continue

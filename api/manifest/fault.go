@@ -91,7 +91,7 @@ func sorted(faults []Fault) []Fault {
 	})
 	faults = slices.Compact(faults)
 	if more := len(faults) - maxFaults; more > 0 {
-		faults = append(faults[:maxFaults:maxFaults], Fault{Line: faults[maxFaults].Line, Message: fmt.Sprintf("and %d more faults", more)})
+		faults = append(faults[:maxFaults:maxFaults], Fault{Line: faults[maxFaults].Line, Message: fmt.Sprintf("and at least %d more faults", more)})
 	}
 	return faults
 }

@@ -147,9 +147,12 @@ func homeOf(name string) string {
 
 // sameWord returns the word that differs in case and separators only: restart_policy is restartPolicy.
 func sameWord(s string, words []string) string {
-	fold := func(s string) string { return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(s)) }
+	fold := func(s string) string {
+		return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), "-", ""))
+	}
+	s = fold(s)
 	for _, w := range words {
-		if fold(w) == fold(s) {
+		if fold(w) == s {
 			return w
 		}
 	}

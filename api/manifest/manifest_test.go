@@ -102,6 +102,14 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+func numbered(format string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
 // TestBounded: a small file does not become a large one.
 func TestBounded(t *testing.T) {
 	begin := time.Now()
@@ -114,6 +122,9 @@ func TestBounded(t *testing.T) {
 		"merges":        "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web}\nspec: &a\n  <<: *a\n",
 		"managedFields": "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web, managedFields: [{fieldsV1: &f {a: *f}}]}\nspec: {image: a}\n",
 		"depth":         "apiVersion: berth.run/v1alpha1\nkind: Container\nspec: " + strings.Repeat("[", 20_000) + "\n",
+		"fields":        spec(strings.Repeat("colours: a\n", 20_000)),
+		"other fields":  spec(numbered("colour%d: a\n", 20_000)),
+		"labels":        "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web, labels: {" + numbered("l%d: a, ", 140_000) + "}}\nspec: {image: a}\n",
 		"faults":        spec("args: [" + strings.Repeat("1, ", 10_000) + "1]"),
 	} {
 		got := check(text)

@@ -304,6 +304,32 @@ func TestRefreshed(t *testing.T) {
 	if all, err := Read(state); err != nil || len(all) != 2 {
 		t.Errorf("found %d Containers, %v", len(all), err)
 	}
+
+	report := func() error {
+		return f.ReportStatus(context.Background(), f.Get(key("a")), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning})
+	}
+	aside := statusFile(state, key("a")) + ".aside"
+	if err := os.Rename(statusFile(state, key("a")), aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(statusFile(state, key("a")), "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := report(); err == nil || current() {
+		t.Errorf("found %v, and a status that is current, though a report could not be written", err)
+	}
+	if err := os.RemoveAll(statusFile(state, key("a"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(aside, statusFile(state, key("a"))); err != nil {
+		t.Fatal(err)
+	}
+	if current() {
+		t.Error("found a status that is current before the report is repeated")
+	}
+	if err := report(); err != nil || !current() {
+		t.Errorf("found %v, or a status that is not current", err)
+	}
 }
 
 // TestLabelsAreSeen: a change of labels alone is shown, and starts nothing again.
