@@ -14,15 +14,6 @@ import (
 // controller once an administrator has said that the node is gone.
 const OCIBundleFinalizer = "berth.run/node-agent"
 
-const (
-	// AnnotationStopped is on an OCIBundle whose container is to be stopped and stay so. An agent that works alone sets it; in a cluster
-	// nobody does.
-	AnnotationStopped = "berth.run/stopped"
-	// AnnotationRestart is on an OCIBundle whose container is to be started afresh each time that the value changes. As
-	// AnnotationStopped, an agent that works alone sets it.
-	AnnotationRestart = "berth.run/restart"
-)
-
 // OCIBundleNodeNameField is the selectable field by which an agent watches its own OCIBundles alone.
 const OCIBundleNodeNameField = "spec.nodeName"
 

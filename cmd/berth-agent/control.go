@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
@@ -199,7 +200,7 @@ func settled(verb folder.Verb, w asked, c *v1alpha1.Container, waited time.Durat
 		return stopped && c.Status.PID == 0 && waiting != nil && waiting.Reason == v1alpha1.ReasonStopped, nil
 	}
 	if restart != w.id {
-		if waited > failureAfter && restart == w.before.Annotations[v1alpha1.AnnotationRestart] && c.Status.PID != 0 {
+		if waited > failureAfter && restart == w.before.Annotations[source.AnnotationRestart] && c.Status.PID != 0 {
 			return true, nil // it ran by the time that the agent came to the request
 		}
 		return false, nil

@@ -209,8 +209,23 @@ func TestStandaloneControl(t *testing.T) {
 	if out := h.does("logs", "--previous", "other"); out != "line 1\nline 2\nline 3\n" {
 		t.Errorf("logs --previous of a removed one: found %q", out)
 	}
-	h.remove("count.yaml")
-	h.until("all is gone", func() bool { return h.get("count") == nil })
+	// Another directory in place of the manifests' one, such as the mount point of a volume, stops nothing by itself.
+	if err := errors.Join(os.Rename(h.path("m"), h.path("away")), os.Mkdir(h.path("m"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.agent.Process.Signal(unix.SIGHUP); err != nil { // or the next look is in 30 s
+		t.Fatal(err)
+	}
+	h.until("the word of the missing manifest", func() bool { _, told, _ := h.run("", "status"); return strings.Contains(told, "missing: ") })
+	if c := h.untilRunning("count"); c.Status.RestartCount != 3 {
+		t.Errorf("found %+v without a manifest", c.Status)
+	}
+	if _, told, code := h.run("", "prune", "none"); code != 1 || !strings.Contains(told, "default/none") {
+		t.Errorf("prune of nothing: found code %d, %q", code, told)
+	}
+	if out := h.does("prune"); out != "count\n" || h.get("count") != nil {
+		t.Errorf("prune: found %q", out)
+	}
 	h.signal(unix.SIGTERM)
 	if _, told, code := h.run("", "stop", "count"); code != 1 || !strings.Contains(told, "no running agent") {
 		t.Errorf("stop without an agent: found code %d, %q", code, told)

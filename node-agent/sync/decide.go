@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -63,7 +64,7 @@ func (in Input) finished() bool {
 
 // toldToStop returns whether the container is to be stopped and stay so.
 func toldToStop(b *v1alpha1.OCIBundle) bool {
-	return b != nil && b.Annotations[v1alpha1.AnnotationStopped] != ""
+	return b != nil && b.Annotations[source.AnnotationStopped] != ""
 }
 
 // toldToRestart returns whether the container is to be started afresh.
@@ -71,7 +72,7 @@ func (in Input) toldToRestart() bool {
 	if in.Desired == nil || in.Record == nil {
 		return false
 	}
-	told := in.Desired.Annotations[v1alpha1.AnnotationRestart]
+	told := in.Desired.Annotations[source.AnnotationRestart]
 	return told != "" && told != in.Record.Restart
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -115,20 +116,20 @@ func TestDecide(t *testing.T) {
 		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
 		"changed and changed back, has stopped":   {in: Input{Desired: never, Record: record(stateEnded, told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
 		"changed while it backs off":              {in: Input{Desired: always, Record: record(stateNone, other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
-		"told to stop, runs":                      {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopTold"},
-		"told to stop, has been signalled":        {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
-		"told to stop, has ended":                 {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateEnded, told(0), exited(143))}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop, changed":                   {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateEnded, told(0), exited(143), other)}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop, never made":                {in: Input{Desired: annotated(v1alpha1.AnnotationStopped)}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop while it backs off":         {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateEnded, exited(1), waiting(0))}, verb: Nothing, policy: "LeaveStopped"},
-		"told to restart, runs":                   {in: Input{Desired: annotated(v1alpha1.AnnotationRestart), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopToRestart"},
-		"told to restart, has stopped":            {in: Input{Desired: annotated(v1alpha1.AnnotationRestart), Record: record(stateEnded, told(0), exited(143), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
-		"told to restart, was":                    {in: Input{Desired: annotated(v1alpha1.AnnotationRestart), Record: record(stateRunning, restarted), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"told to start while it backs off":        {in: Input{Desired: annotated(v1alpha1.AnnotationRestart), Record: record(stateEnded, exited(1), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
-		"told to start, failed and backs off":     {in: Input{Desired: annotated(v1alpha1.AnnotationRestart), Record: record(stateNone, failed, restarted, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
+		"told to stop, runs":                      {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopTold"},
+		"told to stop, has been signalled":        {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
+		"told to stop, has ended":                 {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143))}, verb: Nothing, policy: "LeaveStopped"},
+		"told to stop, changed":                   {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143), other)}, verb: Nothing, policy: "LeaveStopped"},
+		"told to stop, never made":                {in: Input{Desired: annotated(source.AnnotationStopped)}, verb: Nothing, policy: "LeaveStopped"},
+		"told to stop while it backs off":         {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, exited(1), waiting(0))}, verb: Nothing, policy: "LeaveStopped"},
+		"told to restart, runs":                   {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopToRestart"},
+		"told to restart, has stopped":            {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, told(0), exited(143), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
+		"told to restart, was":                    {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning, restarted), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"told to start while it backs off":        {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, exited(1), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
+		"told to start, failed and backs off":     {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateNone, failed, restarted, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
 		"told to start, deleted": {in: Input{Desired: func() *v1alpha1.OCIBundle {
 			b := deleted()
-			b.Annotations = annotated(v1alpha1.AnnotationRestart).Annotations
+			b.Annotations = annotated(source.AnnotationRestart).Annotations
 			return b
 		}(), Record: record(stateEnded, exited(0))}, verb: Remove, policy: "RemoveUnwanted"},
 		"nobody wants it, runs":      {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},

@@ -51,7 +51,7 @@ type Record struct {
 	// Hash of what the container was made from last, or was tried to be.
 	Hash string `json:"hash,omitempty"`
 
-	// Restart is the value of v1alpha1.AnnotationRestart for which the container was made last, or was tried to be.
+	// Restart is the value of source.AnnotationRestart for which the container was made last, or was tried to be.
 	Restart string `json:"restart,omitempty"`
 
 	State runState `json:"state,omitempty"`

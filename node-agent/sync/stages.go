@@ -20,6 +20,7 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
@@ -144,7 +145,7 @@ func (a *attempt) begin() (err error) {
 		r.State, r.Stop, r.Compiled = stateStarting, nil, a.b.Spec.CompiledGeneration
 		r.LogPath = filepath.Join(s.logDir(r), strconv.Itoa(int(r.Restarts))+".log")
 		r.Hash, r.Generation, r.GraceSeconds = in.Hash, a.b.Generation, a.b.Spec.TerminationGracePeriodSeconds
-		r.Restart = a.b.Annotations[v1alpha1.AnnotationRestart]
+		r.Restart = a.b.Annotations[source.AnnotationRestart]
 	})
 	if err != nil {
 		return err

@@ -685,9 +685,9 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
-	b.Annotations = requested(c)
 	b.Spec.CompiledGeneration = c.Generation
-	b.Annotations = map[string]string{source.AnnotationRun: compile.RunDigest(c.Spec)}
+	b.Annotations = requested(c)
+	b.Annotations[source.AnnotationRun] = compile.RunDigest(c.Spec)
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}

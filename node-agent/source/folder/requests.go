@@ -67,7 +67,7 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 
 // Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and whether it has been told to be stopped.
 func Taken(c *v1alpha1.Container) (restart string, stopped bool) {
-	return c.Annotations[v1alpha1.AnnotationRestart], c.Annotations[v1alpha1.AnnotationStopped] != ""
+	return c.Annotations[source.AnnotationRestart], c.Annotations[source.AnnotationStopped] != ""
 }
 
 // obey takes the requests that there are and returns the keys of what changed. A request is removed once what it asks for is on
@@ -125,14 +125,16 @@ func (f *Folder) take(r Request, changed map[source.Key]bool) error {
 	f.o.Log.Info("request", "verb", r.Verb, "container", key.String())
 	f.replace(key, func(_ *entry, c *v1alpha1.Container, b *v1alpha1.OCIBundle) {
 		_, stopped := Taken(c)
-		delete(c.Annotations, v1alpha1.AnnotationStopped)
+		delete(c.Annotations, source.AnnotationStopped)
 		switch {
 		case r.Verb == Stop:
-			c.Annotations[v1alpha1.AnnotationStopped] = "true"
+			c.Annotations[source.AnnotationStopped] = "true"
 		case r.Verb == Restart, stopped, c.Status.PID == 0: // to start what runs is nothing to do
-			c.Annotations[v1alpha1.AnnotationRestart] = r.ID
+			c.Annotations[source.AnnotationRestart] = r.ID
 		}
+		run := b.Annotations[source.AnnotationRun]
 		b.Annotations = requested(c)
+		b.Annotations[source.AnnotationRun] = run
 	})
 	changed[key] = true
 	return nil
@@ -141,7 +143,7 @@ func (f *Folder) take(r Request, changed map[source.Key]bool) error {
 // requested returns the annotations of a Container that stand for requests.
 func requested(c *v1alpha1.Container) map[string]string {
 	out := map[string]string{}
-	for _, a := range []string{v1alpha1.AnnotationStopped, v1alpha1.AnnotationRestart} {
+	for _, a := range []string{source.AnnotationStopped, source.AnnotationRestart} {
 		if v, ok := c.Annotations[a]; ok {
 			out[a] = v
 		}

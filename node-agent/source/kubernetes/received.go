@@ -34,6 +34,8 @@ func (r *received) UnmarshalJSON(data []byte) error {
 	r.OCIBundle = v1alpha1.OCIBundle{}
 	err := source.Decode(data, &r.OCIBundle)
 	delete(r.Annotations, source.AnnotationRun) // the controller compiles, and nobody else has a say in it
+	delete(r.Annotations, source.AnnotationStopped)
+	delete(r.Annotations, source.AnnotationRestart)
 	return err
 }
 
