@@ -395,6 +395,10 @@ func TestLockedFlags(t *testing.T) {
 	}
 	w.prints(w.inUserNamespace(bind("ro")), "ro,nosuid,nodev,noexec,noatime\n")
 	w.prints(w.inUserNamespace(bind("rw", "nosuid")), "rw,nosuid,nodev,noexec,noatime\n")
+	// The kernel locks all of them but nosymfollow.
+	w.must(unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME|unix.MS_NOSYMFOLLOW, ""))
+	w.prints(w.inUserNamespace(bind()), "rw,nosuid,nodev,noexec,noatime,nosymfollow\n")
+	w.prints(w.inUserNamespace(bind("rw")), "rw,nosuid,nodev,noexec,noatime\n")
 	w.fails(w.inUserNamespace(bind("exec")), "mounts[7] (/m): mount_setattr: operation not permitted", "cannot be taken away in a user namespace")
 	w.fails(w.inUserNamespace(bind("strictatime")), "mounts[7] (/m): mount_setattr: operation not permitted")
 }
