@@ -12,6 +12,9 @@
 // after each step, so that the agent may be killed between any two: the next one finds its containers through these files
 // and the supervisor, and goes on without touching what runs.
 //
+// Only a start must be on disk before it is begun. What has happened, and what stops or removes a container, is noted in memory
+// where the disk is full, and written at a later look (act.go, note): it is what makes room.
+//
 // The package must not know where bundles come from (package source), how images are fetched, nor how processes are made: it
 // asks an Images and a Supervisor.
 package sync
