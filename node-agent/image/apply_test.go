@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -281,6 +282,36 @@ func TestForeignXattrs(t *testing.T) {
 		if n, err := unix.Llistxattr(filepath.Join(b.diff, name), make([]byte, 100)); n != 0 {
 			t.Errorf("%s: found attributes, %v; want none", name, err)
 		}
+	}
+}
+
+// TestNoXattrs: on a filesystem without extended attributes a layer is unpacked without them, but not without a capability.
+func TestNoXattrs(t *testing.T) {
+	needRoot(t)
+	runtime.LockOSThread() // and end the thread with the test: its mount namespace is its own
+	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+		t.Fatal(err)
+	}
+	at := t.TempDir()
+	if err := unix.Mount("none", at, "ramfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	b := box{diff: filepath.Join(at, "diff"), trash: filepath.Join(at, "trash")}
+	if err := errors.Join(os.Mkdir(b.diff, 0o755), os.Mkdir(b.trash, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	a, err := b.apply(layerTar(t, file("f", "1").with(xattr("user.note", "x")), dir("d").with(xattr("system.posix_acl_default", "x"))))
+	if want := []string{"system.posix_acl_default", "user.note"}; err != nil || !slices.Equal(slices.Sorted(slices.Values(a.skipped)), want) {
+		t.Errorf("found %v skipped, %v; want %v", a.skipped, err, want)
+	}
+	var ee *EntryError
+	if _, err := b.apply(layerTar(t, file("g", "1").with(xattr("security.capability", goodCapability)))); !errors.As(err, &ee) || !strings.Contains(err.Error(), "security.capability") {
+		t.Errorf("found %v; want an error that names security.capability", err)
 	}
 }
 

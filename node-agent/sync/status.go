@@ -128,7 +128,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonStopped, Message: message}
 		status.LastState.Terminated = seconds(r.Exit)
 		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonStopped, message)
-	case r.Failure != nil:
+	case r.Failure != nil && p == nil:
 		status.Phase = v1alpha1.ContainerPending
 		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.Waits)
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: r.Failure.Reason, Message: clip(wait)}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // heldImages are images whose pull ends when the test says so.
@@ -71,4 +72,29 @@ func TestProgressOfAPull(t *testing.T) {
 		c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionImageReady)
 		return c != nil && c.Reason == v1alpha1.ReasonImagePullFailed
 	})
+}
+
+// TestStopDuringAPull: a container that is told to stop is not waited for until its image is there.
+func TestStopDuringAPull(t *testing.T) {
+	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
+	b.until("the failure without images", func() bool {
+		return meta.IsStatusConditionFalse(b.source.last().Conditions, v1alpha1.ConditionImageReady)
+	})
+	b.stop()
+	b.images = heldImages{make(chan error)}
+	b.run()
+	reason := func() string {
+		if w := b.source.last().State.Waiting; w != nil {
+			return w.Reason
+		}
+		return ""
+	}
+	b.until("the pull", func() bool { b.clock.Step(10 * time.Second); return reason() == v1alpha1.ReasonPulling })
+	b.source.mu.Lock()
+	next := b.source.bundle.DeepCopy()
+	next.Annotations = map[string]string{source.AnnotationStopped: "true"}
+	b.source.bundle = next
+	b.source.mu.Unlock()
+	b.syncer.Changed(keyNamed("x"))
+	b.until("that it is stopped", func() bool { return reason() == v1alpha1.ReasonStopped })
 }

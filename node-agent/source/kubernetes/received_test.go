@@ -4,6 +4,8 @@ package kubernetes
 
 import (
 	"context"
+	"encoding/json"
+	"maps"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -98,4 +100,16 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	}
 	until(t, "a bundle without them", func() bool { return unknown("plain") == "" })
 	_ = c.Delete(context.Background(), &v1alpha1.OCIBundle{ObjectMeta: plain.ObjectMeta})
+}
+
+// TestAnnotationsOfTheAgentsOwn: whoever may annotate an OCIBundle neither stops nor restarts its container by that.
+func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
+	var r received
+	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` + source.AnnotationStopped + `":"true","` + source.AnnotationRestart + `":"2"}}}`
+	if err := json.Unmarshal([]byte(data), &r); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]string{"a": "b"}; !maps.Equal(r.Annotations, want) {
+		t.Errorf("found %v; want %v", r.Annotations, want)
+	}
 }
