@@ -245,10 +245,16 @@ func (o *options) run(ctx context.Context) error {
 		if !src.Synced() {
 			return errors.New("the source of bundles has not been read yet")
 		}
-		if _, err := sv.client.Ping(ctx); err != nil {
+		if err := syncer.Following(); err != nil {
 			return err
 		}
-		return nil
+		if w, ok := src.(interface{ Watching() error }); ok {
+			if err := w.Watching(); err != nil {
+				return err
+			}
+		}
+		_, err := sv.client.Ping(ctx)
+		return err
 	}
 	if registerNode != nil {
 		tasks["node"], err = registerNode(handlers, func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) })

@@ -101,6 +101,16 @@ func (d Dir) WriteConfig(spec *specs.Spec) error {
 	return d.Replace("config.json", document)
 }
 
+// RootfsLeft returns whether UnmountRootfs has something to remove.
+func (d Dir) RootfsLeft() bool {
+	for _, name := range []string{"rootfs", "upper", "work"} {
+		if _, err := os.Lstat(d.File(name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It is no error when
 // there is none.
 func (d Dir) UnmountRootfs() error {

@@ -44,7 +44,7 @@ type Events interface {
 // Its methods may be called from many goroutines. ReportStatus and Release may be repeated until they succeed; repeating them
 // after success does no harm.
 type Source interface {
-	// Run follows the source and tells of changes until ctx ends. An error before that is one that waiting cannot cure.
+	// Run follows the source and reports changes until ctx ends. It may be called again after it failed.
 	Run(ctx context.Context, events Events) error
 	// Synced tells whether all that is wanted is known. Until then a bundle that Get does not find may be wanted all the same.
 	Synced() bool

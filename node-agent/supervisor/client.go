@@ -46,7 +46,7 @@ func (c *Client) Ping(ctx context.Context) (pid int, err error) {
 }
 
 // Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on
-// by itself: Get or List tell how it went.
+// by itself: Get or List tell how it went. As of every call, an error that is ErrUnknownOutcome does not say that nothing was done.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
 	return c.one(ctx, request{Op: opCreate, Create: &r})
 }
@@ -196,7 +196,7 @@ func (c *Client) send(ctx context.Context, r request) (*conn, error) {
 	}
 	if err := writeLine(cn.c, r); err != nil {
 		cn.close()
-		return nil, cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err))
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err)))
 	}
 	return cn, nil
 }
@@ -209,6 +209,9 @@ func (c *Client) one(ctx context.Context, r request) (Status, error) {
 	}
 	defer cn.close()
 	rep, err := cn.reply()
+	if answer := (*Error)(nil); err != nil && !errors.As(err, &answer) {
+		err = fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
 	if err != nil {
 		return Status{}, err
 	}

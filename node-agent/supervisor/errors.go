@@ -26,6 +26,9 @@ var (
 	ErrDenied = errors.New("permission denied")
 	// ErrVersion: client and supervisor have no version of the protocol in common.
 	ErrVersion = errors.New("unsupported protocol version")
+	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was sent. It may have been carried out, and
+	// may still be: ask Get, or ask the same again.
+	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrStopping: the supervisor is on its way out and accepts nothing new; ask its successor.
 	ErrStopping = errors.New("supervisor is stopping")
 )

@@ -29,6 +29,8 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 		return nil
 	case Make:
 		return s.make(ctx, w, in)
+	case Start:
+		return s.start(ctx, w, in)
 	case NoteRunning:
 		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
 		return nil
@@ -204,13 +206,28 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 		seconds = in.Desired.Spec.TerminationGracePeriodSeconds
 	}
 	grace := time.Duration(seconds) * time.Second
-	// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
-	s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why} })
+	first := in.Record.Stop == nil
+	if first {
+		// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
+		s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why} })
+	}
 	signal := in.Record.StopSignal
 	if signal == "" {
 		signal = "TERM"
 	}
-	return ignoreGone(s.Supervisor.Kill(ctx, in.Record.ID, signal, false))
+	if err := ignoreGone(s.Supervisor.Kill(ctx, in.Record.ID, signal, false)); err != nil {
+		return err
+	}
+	s.note(in.Record, func(r *Record) {
+		sent := *r.Stop
+		sent.Sent = true
+		if !first {
+			// The time in which the signal could not be sent is not the program's.
+			sent.Deadline = s.BootClock().Add(time.Duration(sent.GraceSeconds) * time.Second)
+		}
+		r.Stop = &sent
+	})
+	return nil
 }
 
 // remove removes everything of a container whose process is gone, and then says so. Each step may be repeated.

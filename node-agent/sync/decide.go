@@ -35,6 +35,9 @@ type Input struct {
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
 	Actual *supervisor.Status
+	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has a root filesystem: the agent was
+	// killed as it discarded it.
+	RootfsLeft bool
 	// Trouble is what keeps the agent from acting on its decision or from writing it down, such as a full disk; empty if
 	// nothing does. It is for the status; no decision depends on it.
 	Trouble string
@@ -96,6 +99,8 @@ const (
 	Stop Verb = "Stop"
 	// Kill sends SIGKILL to every process.
 	Kill Verb = "Kill"
+	// Start starts a container that was made, and whose start may have been interrupted.
+	Start Verb = "Start"
 	// Make makes the container and starts it.
 	Make Verb = "Make"
 	// Remove removes everything, and says so to the source.
@@ -141,6 +146,7 @@ func Policies() Chain {
 		{"NoteExit", noteExit},
 		{"NoteLost", noteLost},
 		{"NoteKills", noteKills},
+		{"StartMade", startMade},
 		{"DiscardHalfMade", discardHalfMade},
 		{"StopUnwanted", stopUnwanted},
 		{"RemoveUnwanted", removeUnwanted},
@@ -186,6 +192,14 @@ func noteLost(in Input) (Decision, bool) {
 func noteKills(in Input) (Decision, bool) {
 	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual != nil && in.Actual.OOMKills > in.Record.OOMKills
 	return Decision{Verb: NoteKills, Why: "the kernel has killed processes of it for lack of memory"}, ok
+}
+
+// startMade starts what stands ready, rather than making it again: a start that is still on its way would otherwise have the
+// program killed and run a second time.
+func startMade(in Input) (Decision, bool) {
+	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil && in.Actual.State == supervisor.Created &&
+		!in.changed() && !toldToStop(in.Desired) && !in.toldToRestart() && in.Refused == ""
+	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }
 
 func discardHalfMade(in Input) (Decision, bool) {
@@ -250,7 +264,7 @@ func leaveRunning(in Input) (Decision, bool) {
 }
 
 func discardEnded(in Input) (Decision, bool) {
-	return Decision{Verb: Discard, Why: "the process has ended"}, in.Actual != nil
+	return Decision{Verb: Discard, Why: "the process has ended"}, in.Actual != nil || in.RootfsLeft
 }
 
 func makeFirst(in Input) (Decision, bool) {
@@ -288,7 +302,7 @@ func stopping(in Input, why string) Decision {
 		// Nothing is known of it but that it is there.
 		return Decision{Verb: Kill, Why: why, After: killAgain}
 	}
-	if in.Record.Stop == nil {
+	if in.Record.Stop == nil || !in.Record.Stop.Sent {
 		return Decision{Verb: Stop, Why: why}
 	}
 	if left := remaining(in.Record.Stop.Deadline, in.Instant); left > 0 {

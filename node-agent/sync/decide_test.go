@@ -64,8 +64,9 @@ func TestDecide(t *testing.T) {
 		return func(r *Record) { r.BackOff = backOff{Until: instant.Add(d), Waits: d} }
 	}
 	told := func(d time.Duration) func(*Record) {
-		return func(r *Record) { r.Stop = &stop{Deadline: instant.Add(d)} }
+		return func(r *Record) { r.Stop = &stop{Deadline: instant.Add(d), Sent: true} }
 	}
+	unsent := func(r *Record) { r.Stop.Sent = false }
 	otherBoot := func(r *Record) {
 		r.BackOff.Until.Boot = "another"
 		if r.Stop != nil {
@@ -91,7 +92,12 @@ func TestDecide(t *testing.T) {
 		"runs as it shall":                        {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
 		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
 		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
-		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Start, policy: "StartMade"},
+		"created for a spec that has changed":     {in: Input{Desired: always, Record: record(stateStarting, other), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created, and told to stop":               {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created, and nobody wants it":            {in: Input{Synced: true, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"forgotten, its root filesystem stays":    {in: Input{Desired: never, Record: record(stateEnded, exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},
 		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
 		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
 		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},

@@ -54,6 +54,9 @@ type Record struct {
 	// Restart is the value of source.AnnotationRestart for which the container was made last, or was tried to be.
 	Restart string `json:"restart,omitempty"`
 
+	// Stopped is the value of v1alpha1.AnnotationStopped that the source had last. It holds while the source is not read yet.
+	Stopped string `json:"stopped,omitempty"`
+
 	State runState `json:"state,omitempty"`
 	run
 	// Before is what run was before the start that is under way, for the case that it fails.
@@ -69,7 +72,7 @@ type Record struct {
 	BackOff backOff `json:"backOff,omitzero"`
 	// Failure is why the last try to make the container failed; nil if it did not.
 	Failure *failure `json:"failure,omitempty"`
-	// Stop is set before the stop signal is sent.
+	// Stop is set before the stop signal is sent, and says when it has been.
 	Stop *stop `json:"stop,omitempty"`
 
 	// unwritten is why the record on disk is older than this one; nil if it is not. unwrittenDesired is what desired.json
@@ -109,8 +112,11 @@ type stop struct {
 	// Deadline is the end of the grace period. The zero value, or one of another boot, is past.
 	Deadline boottime.Instant `json:"until,omitzero"`
 	// GraceSeconds is the grace period that led to it.
-	GraceSeconds int64  `json:"graceSeconds,omitempty"`
-	Why          string `json:"why"`
+	GraceSeconds int64 `json:"graceSeconds,omitempty"`
+	// Sent is false until the supervisor has taken the stop signal: an agent that was killed in between sends it again. A second
+	// one does no harm, while a missing one has a program killed without a warning.
+	Sent bool   `json:"sent,omitempty"`
+	Why  string `json:"why"`
 }
 
 // next is the run that follows this one.

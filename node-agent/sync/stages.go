@@ -75,6 +75,10 @@ func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
 		if err == nil {
 			continue
 		}
+		if outcomeUnknown(err) {
+			// The container may be there, and its program may run: nothing of it is undone. The next look finds out.
+			return err
+		}
 		// Undoing must not be cut off by the end of the agent.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -83,23 +87,55 @@ func (s *Syncer) make(ctx context.Context, w *worker, in Input) error {
 				continue
 			}
 			if uerr := done.undo(a, clean); uerr != nil {
-				s.Log.Error("cannot undo", "container", w.key.String(), "stage", done.name, "error", uerr)
+				// What was done before it may still be in use. The record says that a start is under way, and so the next look
+				// discards what is left.
+				return errors.Join(err, fmt.Errorf("undo %s: %w", done.name, uerr))
 			}
 		}
 		if ctx.Err() != nil || errors.Is(err, errSuperseded) {
 			s.note(a.rec, (*Record).interrupted)
 			return err
 		}
-		s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", st.name, "error", err)
-		s.note(a.rec, func(r *Record) {
-			r.unstart()
-			r.Failure = &failure{
-				Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError)), AfterRootfs: a.rootfs != "" && st.name != "root",
-			}
-			r.BackOff = r.BackOff.afterFailure(s.BootClock())
+		s.failed(w, a.rec, st.name, failure{
+			Reason: st.reason, Message: st.prefix + err.Error(), Rootfs: errors.As(err, new(*rootfsError)), AfterRootfs: a.rootfs != "" && st.name != "root",
 		})
 		return nil
 	}
+	return nil
+}
+
+// failed notes a start that failed, all of which has been undone.
+func (s *Syncer) failed(w *worker, rec *Record, stage string, f failure) {
+	s.Log.Warn("cannot start the container", "container", w.key.String(), "stage", stage, "error", f.Message)
+	s.note(rec, func(r *Record) {
+		r.unstart()
+		r.Failure = &f
+		r.BackOff = r.BackOff.afterFailure(s.BootClock())
+	})
+}
+
+// outcomeUnknown returns whether what the supervisor was asked for may have been done, or may be done yet, although it failed. A
+// supervisor that is ending has done nothing, but the container is not at fault either. A container that exists already is one of
+// this agent's whose creation had an unknown outcome: a run directory belongs to one agent.
+func outcomeUnknown(err error) bool {
+	return errors.Is(err, supervisor.ErrUnknownOutcome) || errors.Is(err, supervisor.ErrStopping) || errors.Is(err, supervisor.ErrExist)
+}
+
+// start starts a container that was made by an earlier attempt.
+func (s *Syncer) start(ctx context.Context, w *worker, in Input) error {
+	err := s.Supervisor.Start(ctx, in.Record.ID)
+	switch {
+	case err == nil:
+		return nil // the next look notes that it runs
+	case outcomeUnknown(err), errors.Is(err, supervisor.ErrNotExist), errors.Is(err, supervisor.ErrNotCreated):
+		return err
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if derr := s.discard(clean, in.Record); derr != nil {
+		return errors.Join(err, derr)
+	}
+	s.failed(w, in.Record, "start", failure{Reason: v1alpha1.ReasonCreateFailed, Message: err.Error(), AfterRootfs: true})
 	return nil
 }
 
@@ -351,18 +387,15 @@ func (a *attempt) create(ctx context.Context) error {
 	if err := a.s.dropLogs(a.rec); err != nil {
 		return fmt.Errorf("remove old logs: %w", err)
 	}
+	// Another agent may have to start it, or to stop it: it has to know the image and its stop signal.
+	if err := a.s.update(a.rec, func(*Record) {}); err != nil {
+		return err
+	}
+	// The supervisor keeps no container that it could not create.
 	_, err := a.s.Supervisor.Create(ctx, supervisor.CreateRequest{
 		ID: a.rec.ID, Bundle: a.dir.Path(), Handler: a.handler(),
 		Log: supervisor.Log{Path: a.rec.LogPath, MaxBytes: a.s.LogMaxBytes},
 	})
-	if err != nil {
-		// The supervisor keeps no container that it could not make, but one whose making was cut off here may appear yet.
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if derr := ignoreGone(a.s.Supervisor.Delete(clean, a.rec.ID, true)); derr != nil {
-			err = errors.Join(err, fmt.Errorf("delete what was made: %w", derr))
-		}
-	}
 	return err
 }
 

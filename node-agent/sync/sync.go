@@ -95,8 +95,10 @@ type Syncer struct {
 	workers map[source.Key]*worker
 	byID    map[string]source.Key
 	stopped bool
-	wg      gosync.WaitGroup
-	pruning gosync.Mutex // one at a time removes old logs
+	// sourceErr is why the source failed last; nil if it works.
+	sourceErr error
+	wg        gosync.WaitGroup
+	pruning   gosync.Mutex // one at a time removes old logs
 }
 
 // worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of which there is at most one.
@@ -164,8 +166,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(ctx) })
 	s.wg.Go(func() { s.pruneLogsNowAndThen(ctx) })
-	err := s.Source.Run(ctx, s)
-	<-ctx.Done()
+	s.follow(ctx)
 	s.mu.Lock()
 	s.stopped = true
 	for _, w := range s.workers {
@@ -175,7 +176,49 @@ func (s *Syncer) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
-	return err
+	return nil
+}
+
+// follow follows the source until ctx ends. A source that fails, as one that cannot be watched since the host is out of inotify
+// instances, is followed again, and Following says that it fails.
+func (s *Syncer) follow(ctx context.Context) {
+	note := func(err error) {
+		s.mu.Lock()
+		s.sourceErr = err
+		s.mu.Unlock()
+	}
+	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
+		// It works again once it has not failed for some seconds.
+		works := s.Clock.AfterFunc(followedAfter, func() { note(nil) })
+		began := s.Clock.Now()
+		err := s.Source.Run(ctx, s)
+		works.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("it ended")
+		}
+		note(fmt.Errorf("source of bundles: %w", err))
+		s.Log.Error("cannot follow what is desired; trying again", "error", err, "after", wait)
+		if s.Clock.Since(began) > time.Minute {
+			wait = time.Second
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.Clock.After(wait):
+		}
+	}
+}
+
+// followedAfter is how long a source must work before one that failed before counts as working.
+const followedAfter = 5 * time.Second
+
+// Following returns why what is desired is not followed, or nil if it is.
+func (s *Syncer) Following() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sourceErr
 }
 
 // recover reads the records of all bundles that are there.
@@ -486,6 +529,8 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			in.Actual = &st
 		case !errors.Is(err, supervisor.ErrNotExist):
 			return in, err
+		default:
+			in.RootfsLeft = in.Record.State == stateEnded && s.Bundles.Dir(in.Record.ID).RootfsLeft()
 		}
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
@@ -510,9 +555,17 @@ func (s *Syncer) readWanted(w *worker) Input {
 	in.refuse()
 	if in.Record != nil {
 		dir := s.Bundles.Dir(in.Record.ID)
+		if in.Desired != nil && in.Desired.Annotations[v1alpha1.AnnotationStopped] != in.Record.Stopped {
+			s.note(in.Record, func(r *Record) { r.Stopped = in.Desired.Annotations[v1alpha1.AnnotationStopped] })
+		}
 		switch {
 		case in.Desired == nil && !in.Synced:
-			in.Desired = readDesired(dir)
+			if in.Desired = readDesired(dir); in.Desired != nil {
+				delete(in.Desired.Annotations, v1alpha1.AnnotationStopped)
+				if in.Record.Stopped != "" {
+					metav1.SetMetaDataAnnotation(&in.Desired.ObjectMeta, v1alpha1.AnnotationStopped, in.Record.Stopped)
+				}
+			}
 			in.rehash()
 			in.refuse()
 		case in.Refused != "":

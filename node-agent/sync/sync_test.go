@@ -5,6 +5,7 @@ package sync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,20 +35,46 @@ func keyNamed(name string) source.Key { return source.Key{Namespace: "default", 
 // fakeSupervisor stands in for a supervisor where the test is about times that a real one would have to be waited for. The tests
 // of cmd/berth-agent have a real one.
 type fakeSupervisor struct {
-	mu     gosync.Mutex
-	clock  *settableClock
-	all    map[string]*supervisor.Status
-	away   atomic.Bool
-	starts int
-	kills  []string
+	mu              gosync.Mutex
+	clock           *settableClock
+	all             map[string]*supervisor.Status
+	away            atomic.Bool
+	creates, starts int
+	kills           []string
+	// unsure is what happens to the next requests of a name, such as "start": the answer is lost, and with "drop" the request too.
+	unsure map[string][]string
+}
+
+// lost returns whether the next request of that name is lost, or its answer.
+func (f *fakeSupervisor) lost(name string) (request, answer error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.unsure[name]) == 0 {
+		return nil, nil
+	}
+	what := f.unsure[name][0]
+	f.unsure[name] = f.unsure[name][1:]
+	err := fmt.Errorf("the test loses it: %w", supervisor.ErrUnknownOutcome)
+	if what == "drop" {
+		return err, err
+	}
+	return nil, err
 }
 
 func (f *fakeSupervisor) Create(_ context.Context, r supervisor.CreateRequest) (supervisor.Status, error) {
+	request, answer := f.lost("create")
+	if request != nil {
+		return supervisor.Status{}, request
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.all[r.ID] != nil {
+		return supervisor.Status{}, supervisor.ErrExist
+	}
+	f.creates++
 	st := &supervisor.Status{ID: r.ID, Bundle: r.Bundle, State: supervisor.Created, PID: 4242, LogPath: r.Log.Path}
 	f.all[r.ID] = st
-	return *st, os.WriteFile(r.Log.Path, nil, 0o600)
+	return *st, errors.Join(answer, os.WriteFile(r.Log.Path, nil, 0o600))
 }
 
 func (f *fakeSupervisor) change(id string, change func(*supervisor.Status)) error {
@@ -62,19 +89,30 @@ func (f *fakeSupervisor) change(id string, change func(*supervisor.Status)) erro
 }
 
 func (f *fakeSupervisor) Start(_ context.Context, id string) error {
-	return f.change(id, func(st *supervisor.Status) {
+	request, answer := f.lost("start")
+	if request != nil {
+		return request
+	}
+	return errors.Join(answer, f.change(id, func(st *supervisor.Status) {
+		if st.State == supervisor.Running {
+			return
+		}
 		st.State, st.StartedAt, st.StartedInstant = supervisor.Running, f.clock.Now(), f.clock.sinceBoot()
 		f.starts++
-	})
+	}))
 }
 
 func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) error {
-	return f.change(id, func(st *supervisor.Status) {
+	request, answer := f.lost("kill " + signal)
+	if request != nil {
+		return request
+	}
+	return errors.Join(answer, f.change(id, func(st *supervisor.Status) {
 		f.kills = append(f.kills, signal)
 		if signal == "KILL" {
 			f.end(st, 137)
 		}
-	})
+	}))
 }
 
 func (f *fakeSupervisor) end(st *supervisor.Status, code int) {
@@ -195,6 +233,12 @@ type bench struct {
 
 func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 	t.Helper()
+	return newUnsureBench(t, nil, changes...)
+}
+
+// newUnsureBench is newBench with a supervisor whose answers are lost.
+func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v1alpha1.OCIBundle)) *bench {
+	t.Helper()
 	dir := t.TempDir()
 	rootfs := filepath.Join(dir, "rootfs")
 	if err := os.Mkdir(rootfs, 0o755); err != nil {
@@ -215,7 +259,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 		t.Fatal(err)
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
-	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
+	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}, unsure: unsure}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
 	bn.run()
 	return bn
 }

@@ -62,8 +62,10 @@ type Folder struct {
 	entries map[source.Key]*entry
 	files   map[string]*file // by name
 	dirErr  string           // why the folder could not be read
-	written string           // what manifests.json holds
-	reserve *durable.Reserve // for the files of status
+	// watchErr is why changes of the manifests are not seen at once; nil if they are.
+	watchErr error
+	written  string           // what manifests.json holds
+	reserve  *durable.Reserve // for the files of status
 	// unwritten are Containers whose status on disk is not what it is to be; true for what the agent reported.
 	unwritten map[source.Key]bool
 	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
@@ -252,18 +254,31 @@ func (f *Folder) Rescan() {
 
 // Run is part of source.Source.
 func (f *Folder) Run(ctx context.Context, events source.Events) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch manifests: %w", err)
-	}
-	defer func() { _ = watcher.Close() }()
+	// Without a watcher, as where the host is out of inotify instances, the manifests are looked at now and then, and the watcher
+	// is tried again.
+	var watcher *fsnotify.Watcher
+	var watched <-chan fsnotify.Event
+	var watchErrors <-chan error
+	defer func() {
+		if watcher != nil {
+			_ = watcher.Close()
+		}
+	}()
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
 	var debounce <-chan time.Time
 	absent := absences{since: map[string]time.Time{}, removed: map[string]bool{}}
 	requests := requestsDir(f.o.StateDir)
-	if err := watcher.Add(requests); err != nil {
-		return fmt.Errorf("watch requests: %w", err)
+	watch := func() error {
+		if watcher == nil {
+			w, err := fsnotify.NewWatcher()
+			if err != nil {
+				return err
+			}
+			watcher, watched, watchErrors = w, w.Events, w.Errors
+		}
+		// Again at each look: a directory that was replaced is watched anew.
+		return errors.Join(watcher.Add(requests), watcher.Add(f.o.Dir))
 	}
 	obey := func() {
 		for _, key := range f.obey() {
@@ -272,9 +287,12 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	}
 	look := func() {
 		obey()
-		// Watched before it is read, so that no change falls between. A folder that was replaced is watched anew.
-		if err := watcher.Add(f.o.Dir); err != nil {
-			f.o.Log.Warn("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", f.o.Resync, "error", err)
+		// Watched before it is read, so that no change falls between.
+		if err := watch(); f.noteWatch(err) {
+			f.o.Log.Error("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", unwatchedEvery, "error", err)
+		}
+		if f.Watching() != nil {
+			debounce = time.After(unwatchedEvery)
 		}
 		if !f.settled(&absent, time.Now()) {
 			debounce = time.After(f.o.Debounce)
@@ -302,14 +320,14 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			return nil
 		case <-deadline.C:
 		case <-f.reported:
-		case event := <-watcher.Events:
+		case event := <-watched:
 			if filepath.Dir(event.Name) == requests {
 				obey()
 				continue
 			}
 			absent.note(event, time.Now())
 			debounce = time.After(f.o.Debounce)
-		case err := <-watcher.Errors: // such as an overflow
+		case err := <-watchErrors: // such as an overflow
 			f.o.Log.Warn("watching manifests", "error", err)
 			debounce = time.After(f.o.Debounce)
 		case <-f.rescan:
@@ -321,6 +339,28 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			look()
 		}
 	}
+}
+
+// unwatchedEvery is how often the manifests are looked at while they cannot be watched.
+const unwatchedEvery = 2 * time.Second
+
+// noteWatch notes why the manifests cannot be watched, and returns whether that is news.
+func (f *Folder) noteWatch(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		err = fmt.Errorf("watch %s: %w", f.o.Dir, err)
+	}
+	news := err != nil && f.watchErr == nil
+	f.watchErr = err
+	return news
+}
+
+// Watching returns why the manifests cannot be watched, or nil if they are. Without a watch, changes are seen some seconds late.
+func (f *Folder) Watching() error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.watchErr
 }
 
 // noteRemoved takes over what the watch has seen, for the next look.
