@@ -94,7 +94,7 @@ func TestDecide(t *testing.T) {
 		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
 		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Start, policy: "StartMade"},
 		"created for a spec that has changed":     {in: Input{Desired: always, Record: record(stateStarting, other), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"created, and told to stop":               {in: Input{Desired: annotated(v1alpha1.AnnotationStopped), Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created, and told to stop":               {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
 		"created, and nobody wants it":            {in: Input{Synced: true, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
 		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
 		"forgotten, its root filesystem stays":    {in: Input{Desired: never, Record: record(stateEnded, exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},

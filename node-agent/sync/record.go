@@ -54,7 +54,7 @@ type Record struct {
 	// Restart is the value of source.AnnotationRestart for which the container was made last, or was tried to be.
 	Restart string `json:"restart,omitempty"`
 
-	// Stopped is the value of v1alpha1.AnnotationStopped that the source had last. It holds while the source is not read yet.
+	// Stopped is the value of source.AnnotationStopped that the source had last. It holds while the source is not read yet.
 	Stopped string `json:"stopped,omitempty"`
 
 	State runState `json:"state,omitempty"`

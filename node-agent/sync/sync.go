@@ -15,6 +15,7 @@ import (
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
@@ -188,11 +189,14 @@ func (s *Syncer) follow(ctx context.Context) {
 		s.mu.Unlock()
 	}
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
-		// It works again once it has not failed for some seconds.
-		works := s.Clock.AfterFunc(followedAfter, func() { note(nil) })
+		stop := func() bool { return true }
+		if s.Following() != nil {
+			// It works again once it has not failed for some seconds.
+			stop = s.Clock.AfterFunc(followedAfter, func() { note(nil) }).Stop
+		}
 		began := s.Clock.Now()
 		err := s.Source.Run(ctx, s)
-		works.Stop()
+		stop()
 		if ctx.Err() != nil {
 			return
 		}
@@ -555,15 +559,15 @@ func (s *Syncer) readWanted(w *worker) Input {
 	in.refuse()
 	if in.Record != nil {
 		dir := s.Bundles.Dir(in.Record.ID)
-		if in.Desired != nil && in.Desired.Annotations[v1alpha1.AnnotationStopped] != in.Record.Stopped {
-			s.note(in.Record, func(r *Record) { r.Stopped = in.Desired.Annotations[v1alpha1.AnnotationStopped] })
+		if in.Desired != nil && in.Desired.Annotations[source.AnnotationStopped] != in.Record.Stopped {
+			s.note(in.Record, func(r *Record) { r.Stopped = in.Desired.Annotations[source.AnnotationStopped] })
 		}
 		switch {
 		case in.Desired == nil && !in.Synced:
 			if in.Desired = readDesired(dir); in.Desired != nil {
-				delete(in.Desired.Annotations, v1alpha1.AnnotationStopped)
+				delete(in.Desired.Annotations, source.AnnotationStopped)
 				if in.Record.Stopped != "" {
-					metav1.SetMetaDataAnnotation(&in.Desired.ObjectMeta, v1alpha1.AnnotationStopped, in.Record.Stopped)
+					metav1.SetMetaDataAnnotation(&in.Desired.ObjectMeta, source.AnnotationStopped, in.Record.Stopped)
 				}
 			}
 			in.rehash()

@@ -725,9 +725,8 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
+	b.Annotations = annotations(c)
 	b.Spec.CompiledGeneration = c.Generation
-	b.Annotations = requested(c)
-	b.Annotations[source.AnnotationRun] = compile.RunDigest(c.Spec)
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
@@ -737,6 +736,13 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 		}
 	}
 	return b
+}
+
+// annotations returns those of the bundle of a Container.
+func annotations(c *v1alpha1.Container) map[string]string {
+	out := requested(c)
+	out[source.AnnotationRun] = compile.RunDigest(c.Spec)
+	return out
 }
 
 func keyOf(c *v1alpha1.Container) source.Key {

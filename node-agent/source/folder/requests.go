@@ -132,9 +132,7 @@ func (f *Folder) take(r Request, changed map[source.Key]bool) error {
 		case r.Verb == Restart, stopped, c.Status.PID == 0: // to start what runs is nothing to do
 			c.Annotations[source.AnnotationRestart] = r.ID
 		}
-		run := b.Annotations[source.AnnotationRun]
-		b.Annotations = requested(c)
-		b.Annotations[source.AnnotationRun] = run
+		b.Annotations = annotations(c)
 	})
 	changed[key] = true
 	return nil
