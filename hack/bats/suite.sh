@@ -7,7 +7,7 @@
 #   hack/bats/suite.sh SUITE RUNTIME OUT SECONDS FILE...
 #
 # Each file runs below `tini -s` in a pid and a mount namespace of its own, with an
-# empty /run and TMPDIR, on a terminal of its own: most tests run a container in the
+# empty /run and TMPDIR and an /etc that forgets, on a terminal of its own: most tests run a container in the
 # foreground with one. SECONDS are for one file.
 set -euo pipefail
 
@@ -19,7 +19,10 @@ mkdir -p "$out"
 # script(1) would take an end of its own input for ours, and spins when another child of its ends: its input is a fifo that never does.
 # shellcheck disable=SC2016 # for the shell within
 within='
-mount -t tmpfs tmpfs /run && mkfifo /run/input && exec 8<>/run/input || exit 125
+mount -t tmpfs tmpfs /run && mkdir /run/etc /run/etc.work || exit 125
+# checkpoint.bats leaves a configuration of criu in /etc.
+mount -t overlay etc /etc -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work || exit 125
+mkfifo /run/input && exec 8<>/run/input || exit 125
 script -qec "bats --tap \"$suite/tests/integration/$file.bats\" >\"$out/$file.tap\" 2>\"$out/$file.err\"" /dev/null <&8 &
 # A helper that a failed test has left keeps bats from ending: a moment after the last test it is over anyway.
 while kill -0 $! 2>/dev/null; do

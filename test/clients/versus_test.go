@@ -145,6 +145,7 @@ func TestPodmanAlike(t *testing.T) {
 		flags("-v", dir+":/v:rshared"),
 		flags("-v", dir+":/etc"),
 		flags("-v", file+":/etc/passwd:ro"),
+		flags("-v", file+":/etc/passwd:ro", "--user", "0").runs(sh("echo $HOME")...),
 		flags("-v", file+":/new/file").runs("cat", "/new/file"),
 		flags("-v", file+":/etc"),
 		flags("-v", dir+":/etc/passwd"),
