@@ -359,8 +359,8 @@ func quantityHint(s string, at *field.Path) string {
 		if strings.HasSuffix(pathOf(at), "[cpu]") {
 			return "allowed: a number of CPUs such as 2, 0.5 or 500m"
 		}
-		if letter := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(unit, "ytes"), "b"), "i"); len(letter) == 1 && strings.Contains("kmgtpe", letter) {
-			power := map[string]string{"k": "Ki", "m": "Mi", "g": "Gi", "t": "Ti", "p": "Pi", "e": "Ei"}[letter]
+		letter := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(unit, "ytes"), "b"), "i")
+		if power, ok := map[string]string{"k": "Ki", "m": "Mi", "g": "Gi", "t": "Ti", "p": "Pi", "e": "Ei"}[letter]; ok {
 			return fmt.Sprintf("allowed: a quantity: write %s%s", digits, power)
 		}
 		if unit == "b" || unit == "bytes" {

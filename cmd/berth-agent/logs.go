@@ -129,10 +129,9 @@ func (l *logsFlags) one(ctx context.Context, p *printer, name string) error {
 		if err != nil {
 			return "", err
 		}
-		if _, err := os.Stat(c.Status.LogPath); err != nil {
-			return path, nil // of a run that has not begun
+		if _, err := os.Stat(c.Status.LogPath); err == nil { // else it is of a run that has not begun
+			path = c.Status.LogPath
 		}
-		path = c.Status.LogPath
 		return path, nil
 	})
 }
@@ -157,7 +156,7 @@ func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string,
 				return "", fmt.Errorf("%w; the logs of one that was removed are kept: berth-agent logs --previous %s", err, name)
 			}
 			return "", err
-		case err != nil: // removed
+		case c == nil: // removed
 			return "", nil
 		}
 		if path := c.Status.LogPath; path != "" {

@@ -143,7 +143,7 @@ func readHost(host fs.FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read /%s of the node: %w", name, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxHostFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read /%s of the node: %w", name, err)

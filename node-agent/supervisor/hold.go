@@ -107,7 +107,7 @@ func (s *server) passOn(c *container, dropped bool) {
 	for _, h := range holders {
 		if err := h.send(m, fds); err != nil {
 			s.log.Warn("a client that holds descriptors takes none any more", "error", err)
-			h.c.Close()
+			_ = h.c.Close()
 		}
 	}
 }

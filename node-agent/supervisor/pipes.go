@@ -124,9 +124,9 @@ func (s *stream) pump(limit int) bool {
 	for limit > 0 {
 		n, err := s.read(*buf)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return true
 		case err != nil || n == 0:
 			return false
@@ -153,7 +153,7 @@ func (s *stream) read(buf []byte) (int, error) {
 		err = s.spool.read(buf[:n], s.spool.size)
 	}
 	switch {
-	case err == nil || err == unix.EAGAIN:
+	case err == nil || errors.Is(err, unix.EAGAIN):
 		return n, err
 	case n > 0: // it cannot be read back: it is lost, as it would be with a broken disk under the log
 		s.dropSpool()
