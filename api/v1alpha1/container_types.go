@@ -262,6 +262,9 @@ const (
 	ConditionImageReady = "ImageReady"
 	// ConditionAccepted is False on an OCIBundle that its agent cannot honour, and absent otherwise. What ran before goes on.
 	ConditionAccepted = "Accepted"
+	// ConditionDegraded is True while the agent cannot read its own record of the container, and absent otherwise. What runs is left
+	// alone.
+	ConditionDegraded = "Degraded"
 	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
 	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
@@ -328,6 +331,8 @@ const (
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has stopped.
 	ReasonNodeLost = "NodeLost"
+	// ReasonRecordUnreadable surfaces in Degraded and Running.
+	ReasonRecordUnreadable = "RecordUnreadable"
 	// ReasonProgressDeadlineExceeded surfaces in Stalled when the Container did not become Ready within
 	// progressDeadlineSeconds. The message and the condition Ready name the cause.
 	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"

@@ -11,7 +11,7 @@ import (
 )
 
 // mirrored are the conditions that are the agent's word.
-var mirrored = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}
+var mirrored = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}
 
 // mirror puts the agent's word into the Container's status. set adds a condition to it.
 func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, set func(metav1.Condition)) {

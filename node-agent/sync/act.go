@@ -111,7 +111,7 @@ func (s *Syncer) write(r *Record, how replace) error {
 	if err := r.write(dir, how); err != nil {
 		return err
 	}
-	r.unwritten = nil
+	r.unwritten, r.unreadable = nil, nil
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package sync
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,6 +32,8 @@ type Input struct {
 	// Reason of the refusal, one of api/v1alpha1.
 	RefusedReason string
 	GoesOn        bool
+	// Elsewhere is whether a record of which nothing but the id can be read is that of a wanted bundle, whose worker takes it over.
+	Elsewhere bool
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
@@ -142,6 +145,7 @@ func (c Chain) Decide(in Input) Decision {
 func Policies() Chain {
 	return Chain{
 		{"NotKnownWhetherWanted", notKnownWhetherWanted},
+		{"LeaveUnreadable", leaveUnreadable},
 		{"AdoptRunning", adoptRunning},
 		{"NoteExit", noteExit},
 		{"NoteLost", noteLost},
@@ -170,6 +174,22 @@ func Policies() Chain {
 
 func notKnownWhetherWanted(in Input) (Decision, bool) {
 	return Decision{Verb: Nothing, Why: "the source is not read yet"}, in.Desired == nil && !in.Synced
+}
+
+// lookAgain is when a record that cannot be read is read again.
+const lookAgain = 10 * time.Second
+
+// leaveUnreadable leaves a container alone whose record cannot be read, for as long as somebody wants it. What runs goes on; what does
+// not run may be a job that has done its work. Without a container, and for one that is to run always, there is nothing to
+// lose by starting.
+func leaveUnreadable(in Input) (Decision, bool) {
+	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() && (in.Desired != nil || in.Synced) && !in.Elsewhere {
+		return Decision{}, false
+	}
+	if in.wanted() && in.Synced && in.Actual == nil && in.Desired.Spec.RestartPolicy == corev1.RestartPolicyAlways && !errors.Is(in.Record.unreadable, errNewer) {
+		return Decision{}, false
+	}
+	return Decision{Verb: Nothing, Why: "its record cannot be read: " + in.Record.unreadable.Error(), After: lookAgain}, true
 }
 
 func adoptRunning(in Input) (Decision, bool) {

@@ -40,8 +40,20 @@ const (
 	stateEnded runState = "Ended"
 )
 
+// recordVersion is the version of the format of a record. It is raised when an older agent would take a record for something else
+// than it says. Records of 49c6b77 and before have none, and are of version 0.
+const recordVersion = 1
+
+// errNewer is returned for a record of a newer version, which is not guessed at.
+var errNewer = errors.New("newer version")
+
+// errNoRecord is for a container that the supervisor has and no record speaks of.
+var errNoRecord = errors.New("there is none")
+
 // Record is what an agent knows of a container it has made, and its successor must know too.
 type Record struct {
+	Version int `json:"version,omitempty"`
+
 	Key source.Key `json:"key"`
 	UID types.UID  `json:"uid"`
 	// ID is the container's name with the supervisor, and the name of the bundle's folder.
@@ -75,6 +87,8 @@ type Record struct {
 	// Stop is set before the stop signal is sent, and says when it has been.
 	Stop *stop `json:"stop,omitempty"`
 
+	// unreadable is why the record on disk cannot be read; nil if it can. Nothing but ID is known then, and what desired.json says.
+	unreadable error
 	// unwritten is why the record on disk is older than this one; nil if it is not. unwrittenDesired is what desired.json
 	// is to hold besides.
 	unwritten        error
@@ -149,6 +163,7 @@ func (r *Record) interrupted() {
 type replace func(d bundle.Dir, name string, data []byte) error
 
 func (r *Record) write(d bundle.Dir, how replace) error {
+	r.Version = recordVersion
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write record: %w", err)
@@ -170,6 +185,9 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 	if err := json.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
 	}
+	if r.Version > recordVersion {
+		return nil, fmt.Errorf("read record %s: %w: found version %d; this agent knows up to %d", d.File(recordFile), errNewer, r.Version, recordVersion)
+	}
 	var old struct {
 		BackOff struct{ NotBefore time.Time }
 		Stop    struct{ Deadline time.Time }
@@ -187,6 +205,16 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 		}
 	}
 	return r, nil
+}
+
+// unreadable returns the record of a container whose record cannot be read. Whose it is comes from desired.json, if that can be read.
+func unreadable(d bundle.Dir, id string, err error) *Record {
+	r := orphan(id)
+	r.unreadable = err
+	if b := readDesired(d); b != nil && b.Name != "" {
+		r.Key, r.UID, r.GraceSeconds = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID, b.Spec.TerminationGracePeriodSeconds
+	}
+	return r
 }
 
 func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle, how replace) error {

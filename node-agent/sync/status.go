@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/supervisor"
 )
 
 // progress is work that is under way and that no record tells of.
@@ -84,6 +85,13 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	default:
 		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused)
 	}
+
+	// Degraded
+	if r.unreadable != nil {
+		set(v1alpha1.ConditionDegraded, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable, "the agent's record cannot be read: "+r.unreadable.Error())
+		return degraded(in, status, previous, set)
+	}
+	meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionDegraded)
 
 	// ImageReady
 	switch {
@@ -193,6 +201,25 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonSupervisorUnreachable,
 			fmt.Sprintf("not known since %s: %s; before that: %s", since.UTC().Format(time.RFC3339), in.Unseen, last))
 		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = since
+	}
+	return status
+}
+
+// degraded completes the status of a container whose record cannot be read: what was reported before, and what the supervisor knows.
+func degraded(in Input, status, previous *v1alpha1.OCIBundleStatus, set func(string, metav1.ConditionStatus, string, string)) *v1alpha1.OCIBundleStatus {
+	id := status.ContainerID
+	status.Phase, status.RunStatus = previous.Phase, *previous.RunStatus.DeepCopy()
+	status.ContainerID = id
+	switch {
+	case in.alive() && in.Actual.State == supervisor.Running:
+		status.Phase, status.PID = v1alpha1.ContainerRunning, int64(in.Actual.PID)
+		status.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(in.Actual.StartedAt).Rfc3339Copy()}}
+		set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable,
+			fmt.Sprintf("the process runs with pid %d and is left alone: the agent's record of it cannot be read", in.Actual.PID))
+	default:
+		status.Phase, status.PID = v1alpha1.ContainerUnknown, 0
+		set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonRecordUnreadable,
+			"it does not run, and whether it has run cannot be known, since the agent's record cannot be read: delete it and apply it again to have it run")
 	}
 	return status
 }

@@ -49,7 +49,6 @@ type Supervisor interface {
 	Kill(ctx context.Context, id, signal string, all bool) error
 	Delete(ctx context.Context, id string, force bool) error
 	Get(ctx context.Context, id string) (supervisor.Status, error)
-	List(ctx context.Context) ([]supervisor.Status, error)
 	Watch(ctx context.Context) (*supervisor.Watcher, error)
 }
 
@@ -158,7 +157,7 @@ const parallelLooks = 16
 // Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
 // point from where another agent can go on. Containers are left as they are.
 func (s *Syncer) Run(ctx context.Context) error {
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(); err != nil {
 		return err
 	}
 	// Until here nobody works on what recover reads: Changed does nothing without a context.
@@ -226,7 +225,7 @@ func (s *Syncer) Following() error {
 }
 
 // recover reads the records of all bundles that are there.
-func (s *Syncer) recover(ctx context.Context) error {
+func (s *Syncer) recover() error {
 	ids, err := s.Bundles.List()
 	if err != nil {
 		return err
@@ -244,24 +243,20 @@ func (s *Syncer) recover(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		r, err := readRecord(s.Bundles.Dir(id), s.Clock.Now(), s.BootClock())
-		if err != nil {
-			s.Log.Error("a bundle's record cannot be read; its container is replaced, or removed if nobody wants it", "id", id, "error", err)
-		}
-		if r == nil || r.ID != id {
+		switch {
+		case err == nil && r != nil && r.ID != id:
+			err = fmt.Errorf("found the id %q", r.ID)
+			fallthrough
+		case err != nil:
+			s.Log.Error("a bundle's record cannot be read; its container is left alone", "id", id, "error", err)
+			r = unreadable(s.Bundles.Dir(id), id, err)
+		case r == nil: // killed before the first record was written, and so before the container was created
 			r = orphan(id)
 			if b := readDesired(s.Bundles.Dir(id)); b != nil && b.Name != "" {
 				r.Key, r.UID = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID
 			}
 		}
 		add(r)
-	}
-	// A supervisor that does not answer is no reason to stop: watch tries again.
-	if all, err := s.Supervisor.List(ctx); err == nil {
-		for _, st := range all {
-			if !known[st.ID] && s.Bundles.Holds(st.Bundle) {
-				add(orphan(st.ID))
-			}
-		}
 	}
 	if len(s.workers) > 0 {
 		s.Log.Info("found containers of an earlier agent", "count", len(known))
@@ -272,6 +267,25 @@ func (s *Syncer) recover(ctx context.Context) error {
 // orphan is the record of something of ours that nobody can want: it has no name.
 func orphan(id string) *Record {
 	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
+}
+
+// adoptOrphans takes up containers of ours that no worker knows: an agent that died has left them, or their records are gone. It is
+// called whenever the supervisor tells all that it has, since it may not have answered before.
+func (s *Syncer) adoptOrphans(all []supervisor.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range all {
+		if _, known := s.byID[st.ID]; known || !s.Bundles.Holds(st.Bundle) {
+			continue
+		}
+		s.Log.Warn("found a container that no record speaks of", "id", st.ID)
+		r := orphan(st.ID)
+		r.unreadable = errNoRecord // if a wanted bundle has this id, it is left alone
+		if s.workers[r.Key] == nil {
+			s.workers[r.Key] = &worker{key: r.Key, records: []*Record{r}}
+			s.byID[st.ID] = r.Key
+		}
+	}
 }
 
 // watch hears what happens to containers.
@@ -302,6 +316,7 @@ func (s *Syncer) watch(ctx context.Context) {
 		}
 		told = false
 		wait = 0
+		s.adoptOrphans(w.List)
 		s.all()
 		for {
 			ev, err := w.Next()
@@ -526,6 +541,21 @@ func (s *Syncer) retry(w *worker) time.Duration {
 // gather reads all that a decision needs. While there are containers of an older UID, it speaks of those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	in := s.readWanted(w)
+	if in.Record == nil && in.wanted() && in.Refused == "" {
+		// Nothing is made over a container that runs although no record speaks of it.
+		id := ContainerID(w.key, in.Desired.UID)
+		switch _, err := s.Supervisor.Get(ctx, id); {
+		case err == nil:
+			in.Record = orphan(id)
+			in.Record.Key, in.Record.UID, in.Record.unreadable = w.key, in.Desired.UID, errNoRecord
+			w.records = append(w.records, in.Record)
+			s.mu.Lock()
+			s.byID[id] = w.key
+			s.mu.Unlock()
+		case !errors.Is(err, supervisor.ErrNotExist):
+			return in, err
+		}
+	}
 	if in.Record != nil {
 		st, err := s.Supervisor.Get(ctx, in.Record.ID)
 		switch {
@@ -557,7 +587,14 @@ func (s *Syncer) readWanted(w *worker) Input {
 	}
 	in.Hash = w.hash.of(in.Desired)
 	in.refuse()
-	if in.Record != nil {
+	if in.Record != nil && in.Record.unreadable != nil {
+		s.readAgain(in.Record)
+		in.Elsewhere = in.Record.UID == "" && in.Synced && s.wantedByID(in.Record.ID)
+	}
+	if in.Record == nil && in.Desired != nil {
+		in.Record = s.claim(w, ContainerID(w.key, in.Desired.UID), in.Desired.UID)
+	}
+	if in.Record != nil && in.Record.unreadable == nil {
 		dir := s.Bundles.Dir(in.Record.ID)
 		if in.Desired != nil && in.Desired.Annotations[source.AnnotationStopped] != in.Record.Stopped {
 			s.note(in.Record, func(r *Record) { r.Stopped = in.Desired.Annotations[source.AnnotationStopped] })
@@ -592,6 +629,50 @@ func (s *Syncer) readWanted(w *worker) Input {
 		s.hurry(in)
 	}
 	return in
+}
+
+// readAgain reads a record that could not be read.
+func (s *Syncer) readAgain(r *Record) {
+	again, err := readRecord(s.Bundles.Dir(r.ID), s.Clock.Now(), s.BootClock())
+	switch {
+	case err != nil:
+		r.unreadable = err
+	case again != nil && again.ID == r.ID && again.Key == r.Key:
+		*r = *again
+	}
+}
+
+// wantedByID returns whether a bundle is wanted whose container has this id, and has its worker look.
+func (s *Syncer) wantedByID(id string) bool {
+	for _, b := range s.Source.List() {
+		key := source.Key{Namespace: b.Namespace, Name: b.Name}
+		if ContainerID(key, b.UID) == id {
+			go s.Changed(key) // takes over once this worker is at rest
+			return true
+		}
+	}
+	return false
+}
+
+// claim gives a worker the unreadable record of its own container: neither that nor desired.json says whose it is, but its id does.
+// It returns nil if there is none, or if another worker is busy with it.
+func (s *Syncer) claim(w *worker, id string, uid types.UID) *Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, ok := s.byID[id]
+	holder := s.workers[key]
+	if !ok || key == w.key || holder == nil || holder.active || len(holder.records) != 1 || holder.records[0].unreadable == nil {
+		return nil
+	}
+	r := holder.records[0]
+	delete(s.workers, key)
+	if holder.timer != nil {
+		holder.timer.Stop()
+	}
+	r.Key, r.UID = w.key, uid
+	w.records = append(w.records, r)
+	s.byID[id] = w.key
+	return r
 }
 
 // hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one.

@@ -135,8 +135,7 @@ func (f *fakeSupervisor) Get(_ context.Context, id string) (supervisor.Status, e
 	return out, err
 }
 
-func (f *fakeSupervisor) List(context.Context) ([]supervisor.Status, error) { return nil, nil }
-
+// Watch never tells of a change, and fails if the supervisor is away.
 func (f *fakeSupervisor) Watch(ctx context.Context) (*supervisor.Watcher, error) {
 	for ctx.Err() == nil && !f.away.Load() {
 		time.Sleep(time.Millisecond)
@@ -159,16 +158,21 @@ func (m *memorySource) Run(ctx context.Context, e source.Events) error {
 	return nil
 }
 func (m *memorySource) Synced() bool { return true }
-func (m *memorySource) Get(source.Key) *v1alpha1.OCIBundle {
+func (m *memorySource) Get(key source.Key) *v1alpha1.OCIBundle {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.bundle == nil || key != (source.Key{Namespace: m.bundle.Namespace, Name: m.bundle.Name}) {
+		return nil
+	}
 	return m.bundle
 }
 func (m *memorySource) List() []*v1alpha1.OCIBundle {
-	if b := m.Get(source.Key{}); b != nil {
-		return []*v1alpha1.OCIBundle{b}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bundle == nil {
+		return nil
 	}
-	return nil
+	return []*v1alpha1.OCIBundle{m.bundle}
 }
 func (m *memorySource) ReportStatus(_ context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
 	m.mu.Lock()
