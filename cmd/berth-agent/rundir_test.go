@@ -118,3 +118,47 @@ func kernelTellsExits(u unix.Utsname) bool {
 	b, _ := strconv.Atoi(minor)
 	return a > 6 || a == 6 && b >= 15
 }
+
+// TestSupervisorUpgrade has the supervisor become another build of berth while a container runs: both processes stay, and the agent
+// learns how the container ends.
+func TestSupervisorUpgrade(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.write("job.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n"+
+		"  command: [/bin/sh, -c, 'trap \"exit 6\" USR1; echo begin; while :; do sleep 0.05; done']\n")
+	pid := h.untilRunning("job").Status.PID
+	h.until("it writes", func() bool { return h.logs("job") == "begin\n" })
+	before := h.supervisorPID()
+	data, err := os.ReadFile(programs + "/berth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(h.path("berth2"), data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{h.path("berth2"), programs + "/berth", h.path("berth2")} {
+		out, err := exec.Command(program, "supervise", "--upgrade", "--run-dir", h.path("r")).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "is now berth") {
+			t.Fatalf("upgrade: %v: %s", err, out)
+		}
+		if got := h.supervisorPID(); got != before {
+			t.Fatalf("the supervisor is process %d; want %d", got, before)
+		}
+	}
+	if args, err := os.ReadFile("/proc/" + strconv.Itoa(before) + "/cmdline"); err != nil || strings.Count(string(args), "--held") != 1 {
+		t.Errorf("found the command line %q, %v", args, err)
+	}
+	if err := unix.Kill(int(pid), unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	h.until("it has failed", func() bool {
+		c := h.get("job")
+		return c.Status.Phase == v1alpha1.ContainerFailed
+	})
+	if got := h.get("job").Status; got.State.Terminated == nil || got.State.Terminated.ExitCode != 6 || got.RestartCount != 0 {
+		t.Errorf("found %+v; want exit code 6", got)
+	}
+	if got := h.logs("job"); got != "begin\n" {
+		t.Errorf("the log has %q", got)
+	}
+}

@@ -5,10 +5,14 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,18 +36,29 @@ const (
 
 var superviseCommand = command{
 	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true, signals: true,
-	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun"},
+	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun", "berth supervise --upgrade --run-dir /run/berth"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
 		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the supervisor's records and, in "+nativeFolder+", the state of containers")
 		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
 		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
 		held := fs.Int("held", 0, "`descriptor` of a list of descriptors that the agent held for a supervisor before this one")
+		check := fs.Bool("check-records", false, "only check that the records in --run-dir can be read, and change nothing")
+		upgrade := fs.Bool("upgrade", false, "have the supervisor of --run-dir continue as this program, in its own process, and change nothing else")
 		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
 		return func(ctx context.Context, a *app, _ []string) error {
 			level := slog.LevelInfo
 			if a.level >= levelDebug {
 				level = slog.LevelDebug
+			}
+			if *socket == "" {
+				*socket = filepath.Join(*runDir, "supervisor.sock")
+			}
+			switch {
+			case *check:
+				return supervisor.CheckRecords(*runDir)
+			case *upgrade:
+				return upgradeSupervisor(ctx, a, *socket)
 			}
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
@@ -63,7 +78,42 @@ var superviseCommand = command{
 			defer stop()
 			return supervisor.Run(ctx, supervisor.Options{
 				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version, Held: *held,
+				Command: withoutHeld(os.Args),
 			})
 		}
 	},
+}
+
+// upgradeTimeout is how long a supervisor may take to continue as another program: operations under way end first.
+const upgradeTimeout = time.Minute
+
+func upgradeSupervisor(ctx context.Context, a *app, socket string) error {
+	// Not os.Executable: this process executes a sealed copy, which nobody else can.
+	program, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		program, err = filepath.Abs(program)
+	}
+	if err != nil {
+		return fmt.Errorf("--upgrade: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
+	defer cancel()
+	if err := supervisor.NewClient(socket).Upgrade(ctx, program); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "the supervisor at %s is now berth %s\n", socket, version)
+	return nil
+}
+
+// withoutHeld returns the command line without --held and its value, which are for one start alone.
+func withoutHeld(args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		if strings.TrimLeft(args[i], "-") == "held" {
+			i++
+			continue
+		}
+		out = append(out, args[i])
+	}
+	return out
 }

@@ -19,6 +19,8 @@ import (
 type Stat struct {
 	// State is a letter such as 'R' (running) or 'Z' (a zombie).
 	State byte
+	// PPID is the pid of the parent process.
+	PPID int
 	// StartTime is in clock ticks since boot. With the pid and the boot id it names one process for ever.
 	StartTime uint64
 	// Exit is the exit status of a zombie; the kernel shows it only to those who may trace the process.
@@ -53,6 +55,10 @@ func parseStat(pid int, b []byte) (Stat, error) {
 	if len(fields) < 50 {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: found %d fields; allowed: at least 52", pid, len(fields)+2)
 	}
+	parent, err := strconv.Atoi(string(fields[4-3]))
+	if err != nil {
+		return Stat{}, fmt.Errorf("/proc/%d/stat: parent: %w", pid, err)
+	}
 	start, err := strconv.ParseUint(string(fields[22-3]), 10, 64)
 	if err != nil {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
@@ -61,7 +67,7 @@ func parseStat(pid int, b []byte) (Stat, error) {
 	if err != nil {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: exit code: %w", pid, err)
 	}
-	return Stat{State: fields[0][0], StartTime: start, Exit: unix.WaitStatus(exit)}, nil
+	return Stat{State: fields[0][0], PPID: parent, StartTime: start, Exit: unix.WaitStatus(exit)}, nil
 }
 
 // BootID returns the id of this boot of the machine (random(4)), which it reads once.

@@ -17,7 +17,7 @@ import (
 // TestReadStat reads the state of this process, of a zombie with its exit status, and of no process.
 func TestReadStat(t *testing.T) {
 	own, err := ReadStat(os.Getpid())
-	if err != nil || own.Ended() || own.StartTime == 0 {
+	if err != nil || own.Ended() || own.StartTime == 0 || own.PPID != os.Getppid() {
 		t.Errorf("own process: found %+v, %v", own, err)
 	}
 	cmd := exec.Command("sh", "-c", "exit 3")

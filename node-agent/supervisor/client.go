@@ -37,12 +37,17 @@ func NewClient(path string) *Client { return &Client{socket: path} }
 
 // Ping checks that a supervisor answers and speaks our protocol, and returns its process id.
 func (c *Client) Ping(ctx context.Context) (pid int, err error) {
+	h, err := c.hello(ctx)
+	return h.PID, err
+}
+
+func (c *Client) hello(ctx context.Context) (hello, error) {
 	cn, err := c.dial(ctx)
 	if err != nil {
-		return 0, err
+		return hello{}, err
 	}
 	defer cn.close()
-	return cn.server.PID, nil
+	return cn.server, nil
 }
 
 // Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on

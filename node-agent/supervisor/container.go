@@ -632,6 +632,13 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		}
 	}
 	c.pidfd = fd
+	if p, err := procfs.ReadStat(pid); err == nil && p.StartTime == rec.StartTime && p.PPID == os.Getpid() {
+		// The supervisor before was another program in this process: the container is a child, and its exit waits for us.
+		s.mu.Lock()
+		c.adopted = false
+		s.byPID[pid] = c
+		s.mu.Unlock()
+	}
 	s.adoptOutput(c)
 	s.noteKills(c)
 	s.watchMemory(c)

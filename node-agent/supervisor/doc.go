@@ -28,6 +28,8 @@
 // on older kernels unless the process is still a zombie), and what it wrote before is in its pipe. Output that has left the pipe
 // and is not in the log yet stands in a spool, so that a kill loses no line and writes none twice.
 //
+// Client.Upgrade has a supervisor continue as another program in its own process, so that containers remain its children.
+//
 // If the agent and the supervisor are killed at the same moment, nobody holds the descriptors: containers that end before there is
 // another supervisor lose what is in their pipes, and their exit codes are unknown.
 package supervisor

@@ -197,6 +197,8 @@ func (h *Holder) Close() { h.keep(nil) }
 type heldFile struct {
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
+	// FD is its number, if it is not one of those that follow the list.
+	FD int `json:"fd,omitempty"`
 }
 
 // list returns a file with the list of what is held, and the descriptors in its order; nil if nothing is held. The caller closes them.
@@ -215,7 +217,7 @@ func (h *Holder) list() ([]*os.File, error) {
 				closeFiles(files)
 				return nil, fmt.Errorf("dup: %w", err)
 			}
-			names, files = append(names, heldFile{id, kind}), append(files, os.NewFile(uintptr(fd), kind))
+			names, files = append(names, heldFile{ID: id, Kind: kind}), append(files, os.NewFile(uintptr(fd), kind))
 		}
 	}
 	fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
@@ -254,8 +256,13 @@ func takeInherited(fd int) (map[string]map[string]int, error) {
 		return nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
 	}
 	held := map[string]map[string]int{}
-	for i, n := range names {
-		d := fd + 1 + i
+	d := fd
+	for _, n := range names {
+		if n.Kind == kindLock {
+			unix.CloseOnExec(n.FD) // it stays open
+			continue
+		}
+		d++
 		unix.CloseOnExec(d)
 		if ValidateID(n.ID) != nil || !slices.Contains(kinds[:], n.Kind) || held[n.ID][n.Kind] != 0 {
 			unix.Close(d)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,7 +63,20 @@ func supervise(args []string) {
 	if err := handlers.AddExternal("runc="+runcPath, filepath.Join(args[0], "handlers")); err != nil {
 		fail(err)
 	}
-	o := Options{RunDir: args[0], Handlers: handlers, Log: log, Program: "test"}
+	if slices.Contains(args, "--check-records") {
+		if err := CheckRecords(args[0]); err != nil {
+			fail(err)
+		}
+		return
+	}
+	o := Options{RunDir: args[0], Handlers: handlers, Log: log, Program: "test", Command: append([]string{"supervisor"}, args...)}
+	for i, a := range o.Command {
+		if a == "--held" {
+			o.Command = slices.Delete(o.Command, i, i+2)
+			break
+		}
+	}
+	os.Setenv(roleVariable, "supervise") // for the program that it becomes
 	if step := os.Getenv(killVariable); step != "" {
 		os.Unsetenv(killVariable)
 		o.step = killAt(step)

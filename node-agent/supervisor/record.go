@@ -17,8 +17,9 @@ import (
 
 // record is what the next supervisor must know about a container, in <run-dir>/supervisor/<id>.json.
 type record struct {
-	Status Status `json:"status"`
-	Log    Log    `json:"log"`
+	Version int    `json:"version,omitempty"`
+	Status  Status `json:"status"`
+	Log     Log    `json:"log"`
 	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for ever.
 	BootID    string `json:"bootID"`
 	StartTime uint64 `json:"startTime,omitempty"`
@@ -31,6 +32,10 @@ type record struct {
 	// Pipes are the inode numbers of standard output and error, as fstat(2) has them.
 	Pipes [2]uint64 `json:"pipes"`
 }
+
+// recordVersion is the version of the format of a record. It is raised when an older supervisor would take a record for something
+// else than it says. Records of 49c6b77 and before have none, and are of version 0.
+const recordVersion = 1
 
 // maxRecord bounds what is read of a record.
 const maxRecord = 256 << 10
@@ -48,6 +53,7 @@ func (r records) spool(id, stream string) string { return filepath.Join(r.dir, i
 // save replaces a record in one step. It is not synced to the disk: records are for the death of this process, and a machine that
 // goes down takes the containers with it.
 func (r records) save(rec *record) error {
+	rec.Version = recordVersion
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", rec.Status.ID, err)
@@ -105,6 +111,9 @@ func (r records) read(id string) (*record, error) {
 	var rec record
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
+	}
+	if rec.Version > recordVersion {
+		return nil, fmt.Errorf("record %s: found version %d; this supervisor knows up to %d", r.path(id), rec.Version, recordVersion)
 	}
 	if rec.Status.ID != id || ValidateID(id) != nil {
 		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)

@@ -5,6 +5,7 @@ package supervisor
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,8 @@ type Options struct {
 	// Program is told to clients in the handshake, such as "berth v0.1.0".
 	Program string
 
+	// Command is the command line that this supervisor was started with, without --held; nil if it cannot be upgraded in place.
+	Command []string
 	// Held is a descriptor that lists inherited ones (see Holder); 0 means that there are none.
 	Held int
 
@@ -55,6 +58,9 @@ type server struct {
 	log         *slog.Logger
 	handlers    handler.Set
 	program     string
+	command     []string
+	started     string      // a random name of this run of the program
+	upgrade     chan string // takes the program to become
 	records     records
 	bootID      string
 	hierarchies []hierarchy
@@ -148,6 +154,9 @@ func run(ctx context.Context, o Options) error {
 		log:        o.Log,
 		handlers:   o.Handlers,
 		program:    o.Program,
+		command:    o.Command,
+		started:    rand.Text(),
+		upgrade:    make(chan string, 1),
 		records:    records{dir},
 		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		containers: map[string]*container{},
@@ -215,6 +224,7 @@ func run(ctx context.Context, o Options) error {
 	opctx, opcancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer opcancel()
 	// Clients are served only once the reaper has the main thread: no handler's program may be forked there.
+	var next string
 	err = onMainThread(func() {
 		stop, served := make(chan struct{}), make(chan struct{})
 		go func() {
@@ -223,7 +233,10 @@ func run(ctx context.Context, o Options) error {
 		}()
 		go func() {
 			defer close(stop)
-			<-ctx.Done()
+			select {
+			case <-ctx.Done():
+			case next = <-s.upgrade:
+			}
 			l.Close()
 			os.Remove(o.Socket)
 			<-served
@@ -233,6 +246,15 @@ func run(ctx context.Context, o Options) error {
 		s.reapLoop(stop)
 	})
 	l.Close()
+	if next != "" && err == nil {
+		held, perr := s.pass(lock)
+		if perr != nil {
+			s.log.Error("upgrade: descriptors cannot be passed on; containers go on without", "error", perr)
+			held = "0"
+		}
+		s.letGo()
+		return s.become(next, held)
+	}
 	s.letGo()
 	s.log.Info("supervisor ends", "containers", len(s.containers))
 	return err
@@ -367,7 +389,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBu
 
 // talk serves one connection: a handshake, a request, its replies.
 func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
-	h := hello{Protocol: protocolName, PID: os.Getpid(), Program: s.program}
+	h := hello{Protocol: protocolName, PID: os.Getpid(), Program: s.program, Started: s.started}
 	refuse := func(err error) error {
 		h.Error = wireError(err)
 		_ = writeLine(c, h)
@@ -519,6 +541,15 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
 	case opDelete:
 		return nil, s.remove(ctx, q.ID, q.Force)
+	case opUpgrade:
+		if err := s.checkUpgrade(ctx, q.Program); err != nil {
+			return nil, err
+		}
+		select {
+		case s.upgrade <- q.Program:
+		default: // another one is under way
+		}
+		return nil, nil
 	case opGet:
 		c, err := s.find(q.ID)
 		if err != nil {
@@ -527,7 +558,7 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch, hold", ErrInvalid, q.Op)
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch, hold, upgrade", ErrInvalid, q.Op)
 }
 
 // list is every container by id.

@@ -42,6 +42,8 @@ type hello struct {
 	// PID and Program are the supervisor's own.
 	PID     int    `json:"pid,omitempty"`
 	Program string `json:"program,omitempty"`
+	// Started tells one program in that process from the next.
+	Started string `json:"started,omitempty"`
 	Error   *Error `json:"error,omitempty"`
 }
 
@@ -55,6 +57,8 @@ const (
 	opList   = "list"
 	opWatch  = "watch"
 	opHold   = "hold"
+	// opUpgrade has the supervisor continue as another program.
+	opUpgrade = "upgrade"
 )
 
 type request struct {
@@ -64,6 +68,8 @@ type request struct {
 	Signal string         `json:"signal,omitempty"`
 	All    bool           `json:"all,omitempty"`
 	Force  bool           `json:"force,omitempty"`
+	// Program of an upgrade.
+	Program string `json:"program,omitempty"`
 }
 
 type reply struct {

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A supervisor is upgraded in place: it executes another program in its own process, so that the containers remain its children
+// and all of its descriptors stay open. What it knows is in its records and, as for a successor of a killed one, in the list of
+// descriptors that it passes on (see Holder).
+
+// kindLock is the lock of the run directory in that list. It keeps its number and is never closed, since to close any descriptor of
+// the file releases the lock (fcntl(2)).
+const kindLock = "lock"
+
+// CheckRecords returns an error if this program cannot read a record of the supervisor in runDir.
+func CheckRecords(runDir string) error {
+	_, errs := records{filepath.Join(runDir, "supervisor")}.load()
+	return errors.Join(errs...)
+}
+
+// checkTimeout is how long the new program may take to read the records.
+const checkTimeout = 30 * time.Second
+
+// checkUpgrade asks the program that is to take over whether it can read what is on disk.
+func (s *server) checkUpgrade(ctx context.Context, program string) error {
+	if s.command == nil {
+		return fmt.Errorf("%w: upgrade: this supervisor was not started by a command line", ErrInvalid)
+	}
+	if !filepath.IsAbs(program) {
+		return fmt.Errorf("%w: upgrade: found %q; allowed: the absolute path of a program", ErrInvalid, program)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	args := append(append([]string{}, s.command[1:]...), "--check-records")
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("upgrade: %s cannot take over: %w: %s", program, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// pass collects what the next program needs, and returns the argument that names it. The descriptors are open across execve(2).
+func (s *server) pass(lock *os.File) (string, error) {
+	var names []heldFile
+	var fds []int
+	for _, c := range s.containers {
+		kinds, dups := c.descriptors()
+		for i := range kinds {
+			names, fds = append(names, heldFile{ID: c.id, Kind: kinds[i]}), append(fds, dups[i])
+		}
+	}
+	if _, err := unix.FcntlInt(lock.Fd(), unix.F_SETFD, 0); err != nil {
+		return "", fmt.Errorf("fcntl: %w", err)
+	}
+	names = append(names, heldFile{Kind: kindLock, FD: int(lock.Fd())})
+	list, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", fmt.Errorf("memfd_create: %w", err)
+	}
+	b, err := json.Marshal(names)
+	if err != nil {
+		return "", err
+	}
+	if _, err := unix.Write(list, b); err != nil {
+		return "", fmt.Errorf("write the list of descriptors: %w", err)
+	}
+	// Numbers that follow one another, above all that are in use.
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return "", err
+	}
+	first := 3
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			first = max(first, n+1)
+		}
+	}
+	for i, fd := range append([]int{list}, fds...) {
+		if err := unix.Dup3(fd, first+i, 0); err != nil {
+			return "", fmt.Errorf("dup3: %w", err)
+		}
+	}
+	return strconv.Itoa(first), nil
+}
+
+// become executes the program that takes over. It returns only if that fails, also with the program that runs now.
+func (s *server) become(program, held string) error {
+	args := append(append([]string{}, s.command...), "--held", held)
+	err := unix.Exec(program, args, os.Environ())
+	s.log.Error("upgrade: the program cannot be executed; the one before goes on", "program", program, "error", err)
+	return errors.Join(err, unix.Exec("/proc/self/exe", args, os.Environ()))
+}
+
+// Upgrade has the supervisor continue as another program, in its own process. It returns when that answers. A program that cannot
+// read what the supervisor has on disk is refused, and nothing changes.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	before, err := c.hello(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := c.one(ctx, request{Op: opUpgrade, Program: program}); err != nil {
+		return err
+	}
+	for {
+		after, err := c.hello(ctx)
+		switch {
+		case err == nil && after.PID != before.PID:
+			return fmt.Errorf("upgrade: found process %d in place of %d: it was started anew", after.PID, before.PID)
+		case err == nil && after.Started != before.Started:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("upgrade: %w", ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
