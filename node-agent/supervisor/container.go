@@ -163,9 +163,13 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	c.life.Lock()
 	defer c.life.Unlock()
 	s.mu.Lock()
-	if _, ok := s.containers[r.ID]; ok {
+	_, exists := s.containers[r.ID]
+	if err := s.noContainer(r.ID); exists || !errors.Is(err, ErrNotExist) {
 		s.mu.Unlock()
-		return Status{}, fmt.Errorf("create %s: %w", r.ID, ErrExist)
+		if exists {
+			err = ErrExist
+		}
+		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 	s.containers[r.ID] = c
 	s.mu.Unlock()
@@ -425,9 +429,17 @@ func (s *server) find(id string) (*container, error) {
 	defer s.mu.Unlock()
 	c, ok := s.containers[id]
 	if !ok {
-		return nil, fmt.Errorf("container %s: %w", id, ErrNotExist)
+		return nil, s.noContainer(id)
 	}
 	return c, nil
+}
+
+// noContainer returns why there is nothing to see of a container: it does not exist, or may exist and its record cannot be read.
+func (s *server) noContainer(id string) error {
+	if err := s.unreadable[id]; err != nil {
+		return fmt.Errorf("container %s is left alone, since its record cannot be read: %w", id, err)
+	}
+	return fmt.Errorf("container %s: %w", id, ErrNotExist)
 }
 
 // start lets a created container run, and returns its status. For one that runs already it does nothing else.

@@ -72,12 +72,13 @@ func (r records) remove(id string) error {
 	return nil
 }
 
-// load reads all records. What cannot be read is left where it is and named in the errors.
-func (r records) load() (recs []*record, errs []error) {
+// load reads all records. What cannot be read is left where it is and named in unreadable, by id.
+func (r records) load() (recs []*record, unreadable map[string]error, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
-		return nil, []error{fmt.Errorf("records: %w", err)}
+		return nil, nil, fmt.Errorf("records: %w", err)
 	}
+	unreadable = map[string]error{}
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), ".json.new") {
 			// Its writer was killed half way; the record it was to replace still stands.
@@ -90,12 +91,12 @@ func (r records) load() (recs []*record, errs []error) {
 		}
 		rec, err := r.read(id)
 		if err != nil {
-			errs = append(errs, err)
+			unreadable[id] = err
 			continue
 		}
 		recs = append(recs, rec)
 	}
-	return recs, errs
+	return recs, unreadable, nil
 }
 
 func (r records) read(id string) (*record, error) {

@@ -82,6 +82,7 @@ type server struct {
 	early      map[int]unix.WaitStatus   // see reaper.go
 	creates    int                       // handler.Create calls that are under way
 	conns      map[net.Conn]struct{}
+	unreadable map[string]error // containers whose records cannot be read; never changed
 	holders    map[*holder]struct{}
 
 	watchMu  sync.Mutex
@@ -196,10 +197,14 @@ func run(ctx context.Context, o Options) error {
 		return err
 	}
 
-	recs, errs := s.records.load()
-	for _, err := range errs {
-		s.log.Error("container is lost from sight", "error", err)
+	recs, unreadable, err := s.records.load()
+	if err != nil {
+		return err
 	}
+	for id, err := range unreadable {
+		s.log.Error("container's record cannot be read; it is left alone", "id", id, "error", err)
+	}
+	s.unreadable = unreadable
 	if o.Held > 0 {
 		if s.held, err = takeInherited(o.Held); err != nil {
 			s.log.Error("what the supervisor before had open is lost", "error", err)

@@ -226,12 +226,12 @@ func TestRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	recs, errs := r.load()
+	recs, unreadable, err := r.load()
 	if len(recs) != 1 || *recs[0].Status.ExitCode != 3 || recs[0].StartTime != 9 || recs[0].Pipes != rec.Pipes {
 		t.Fatalf("got %+v", recs)
 	}
-	if len(errs) != 2 {
-		t.Fatalf("got errors %v", errs)
+	if err != nil || len(unreadable) != 2 || unreadable["broken"] == nil || unreadable["renamed"] == nil {
+		t.Fatalf("got errors %v, %v", unreadable, err)
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, ".other.json.new")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the half-written record stays: %v", err)

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +29,8 @@ const kindLock = "lock"
 
 // CheckRecords returns an error if this program cannot read a record of the supervisor in runDir.
 func CheckRecords(runDir string) error {
-	_, errs := records{filepath.Join(runDir, "supervisor")}.load()
-	return errors.Join(errs...)
+	_, unreadable, err := records{filepath.Join(runDir, "supervisor")}.load()
+	return errors.Join(append(slices.Collect(maps.Values(unreadable)), err)...)
 }
 
 // checkTimeout is how long the new program may take to read the records.

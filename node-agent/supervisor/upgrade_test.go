@@ -159,3 +159,43 @@ func TestUpgradeIsRefused(t *testing.T) {
 		t.Errorf("found %+v; want process %d with exit code 5", got, st.PID)
 	}
 }
+
+// TestUnreadableRecord leaves a container alone whose record cannot be read: it runs on, and the supervisor does not say that there
+// is none.
+func TestUnreadableRecord(t *testing.T) {
+	n := newNode(t)
+	st := n.run("berth", "web", "exec sleep 1000")
+	n.end(unix.SIGTERM)
+	file := records{filepath.Join(n.dir, "supervisor")}.path("web")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", string(good[:len(good)/2]), strings.Replace(string(good), `"version":1`, `"version":1000`, 1)} {
+		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.start()
+		if _, err := n.client.Get(n.ctx(), "web"); err == nil || errors.Is(err, ErrNotExist) || !strings.Contains(err.Error(), "cannot be read") {
+			t.Errorf("get: found %v; want an error that says so", err)
+		}
+		_, err := n.client.Create(n.ctx(), CreateRequest{ID: "web", Handler: "berth", Bundle: st.Bundle})
+		if err == nil || errors.Is(err, ErrExist) {
+			t.Errorf("create: found %v; want another error", err)
+		}
+		if err := n.client.Delete(n.ctx(), "web", true); err == nil || errors.Is(err, ErrNotExist) {
+			t.Errorf("delete: found %v; want another error", err)
+		}
+		if err := unix.Kill(st.PID, 0); err != nil {
+			t.Fatalf("the container: %v", err)
+		}
+		n.end(unix.SIGTERM)
+	}
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if got, err := n.client.Get(n.ctx(), "web"); err != nil || got.PID != st.PID || got.State != Running {
+		t.Errorf("with its record again: found %+v, %v", got, err)
+	}
+}
