@@ -493,7 +493,8 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 	first := b.source.last()
 	c := running(first)
 	since := "not known since " + c.LastTransitionTime.UTC().Format(time.RFC3339) + ": the supervisor does not answer; before that: the process runs with pid 4242"
-	if looks < 2 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
+	// The first look that fails may come from the lost stream of events rather than from a step of the clock.
+	if looks < 1 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
 		t.Errorf("found after %d looks %+v; want message %q", looks, c, since)
 	}
 	reports := func() int {
