@@ -373,7 +373,7 @@ func (s supervised) keep(ctx context.Context) error {
 	defer s.holder.Close()
 	for wait := time.Duration(0); ; {
 		begin := time.Now()
-		err := s.client.Hold(ctx, s.holder)
+		err := s.hold(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -399,6 +399,33 @@ func (s supervised) keep(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always
+// say so: a child between fork and execve may keep it open.
+func (s supervised) hold(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if _, err := s.client.Ping(ctx); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	}()
+	err := s.client.Hold(ctx, s.holder)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // await waits until the supervisor ends, and returns why its connection did.
