@@ -13,7 +13,7 @@ test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iprou
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time patchelf) ;;
 conformance) packages=(tini apparmor runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 bats) packages=(bats bsdutils busybox-static criu gawk gcc iproute2 jq libc6-dev libseccomp-dev pkg-config sudo tini uidmap util-linux) ;;
-clients) packages=(podman uidmap buildah containerd docker.io conmon containernetworking-plugins iptables tini busybox-static iproute2 util-linux) ;;
+clients) packages=(podman runc uidmap buildah containerd docker.io conmon containernetworking-plugins iptables tini busybox-static iproute2 util-linux) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac
 

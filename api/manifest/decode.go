@@ -141,7 +141,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-// value returns a node as a JSON value of a type; false says that it is none.
+// value returns a node as a JSON value of a type, or false if the node cannot be one.
 func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool) {
 	if d.visits++; d.visits > maxNodes || len(d.faults) >= manyFaults {
 		d.tooMuch(n, at)

@@ -160,7 +160,7 @@ func sameWord(s string, words []string) string {
 }
 
 // nearest returns the word that somebody most likely meant: another case, or a slip or two of the keyboard. It returns
-// "" if there is none, or if s is one of the words.
+// "" if no word is near, or if s is one of the words.
 func nearest(s string, words []string) string {
 	if slices.Contains(words, s) {
 		return ""

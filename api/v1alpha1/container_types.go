@@ -11,7 +11,7 @@ import (
 // spec.resources.limits beside cpu and memory. The kernel counts them in the pids cgroup controller.
 const ResourcePIDs corev1.ResourceName = "pids"
 
-// DefaultProgressDeadlineSeconds is progressDeadlineSeconds of a Container that has none, as that of a Deployment.
+// DefaultProgressDeadlineSeconds is the default of spec.progressDeadlineSeconds; a Deployment has the same.
 const DefaultProgressDeadlineSeconds = 600
 
 // ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its node.
