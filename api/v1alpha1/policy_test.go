@@ -99,7 +99,7 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 				return err
 			}
 			for _, body := range metadataAttempts() {
-				wantForbidden(t, "OCIBundle: "+body, "an agent may", func() error { return bundle("held", body) })
+				wantForbidden(t, "OCIBundle: "+body, "an agent may|only berth-controller may change", func() error { return bundle("held", body) })
 				wantForbidden(t, "NodeAgent: "+body, "an agent may", func() error { return nodeAgent(body) })
 			}
 			for _, body := range []string{
