@@ -44,6 +44,8 @@ type Options struct {
 	Debounce time.Duration
 	// Resync is how often to look without having been told; 0 is 30 s.
 	Resync time.Duration
+	// Rewrite is how long a file must stay as it is until a document that is gone from it counts as removed; 0 is 5 s.
+	Rewrite time.Duration
 	// Compile turns Containers into bundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
 	Compile Compile
 	// Log is optional.
@@ -76,6 +78,12 @@ type Folder struct {
 	unreadable map[string]error
 	// dir is the directory of manifests as an earlier look found it.
 	dir directory
+	// unfinished are manifests that have changed and were being written at the last look.
+	unfinished map[string]unfinished
+	// gone are the manifests that are not there, each with whether it has been so for the debounce time; nil counts all as such.
+	gone map[string]bool
+	// pending is whether the last look left something to be decided by the next one, which is to come soon.
+	pending bool
 	// removed are the names of files that were removed since the last look, also if there is one of the name again.
 	removed map[string]bool
 }
@@ -99,6 +107,7 @@ type file struct {
 	before    [sha256.Size]byte
 	conflicts []manifest.Fault // names that other files have, too; found at each look
 	since     metav1.Time
+	readAt    time.Time
 }
 
 // refusal returns all that is wrong with a file.
@@ -148,6 +157,9 @@ func New(o Options) (*Folder, error) {
 	if o.Resync == 0 {
 		o.Resync = 30 * time.Second
 	}
+	if o.Rewrite == 0 {
+		o.Rewrite = 5 * time.Second
+	}
 	if o.Compile == nil {
 		o.Compile = compile.Bundle
 	}
@@ -161,6 +173,7 @@ func New(o Options) (*Folder, error) {
 		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unwritten: map[source.Key]bool{}, unsure: map[source.Key]string{},
 		dir: readDirectory(o.StateDir), removed: map[string]bool{}, unreadable: map[string]error{},
+		unfinished: map[string]unfinished{},
 	}
 	for _, d := range []string{statusDir(o.StateDir), requestsDir(o.StateDir)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -267,6 +280,15 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
 	var debounce <-chan time.Time
+	var changedAt time.Time // of the first change since the last look; zero if there was none
+	// changed has the directory looked at once it has come to rest, or soon if it does not.
+	changed := func() {
+		now := time.Now()
+		if changedAt.IsZero() {
+			changedAt = now
+		}
+		debounce = time.After(min(f.o.Debounce, changedAt.Add(restlessLooks*f.o.Debounce).Sub(now)))
+	}
 	absent := absences{since: map[string]time.Time{}, removed: map[string]bool{}}
 	requests := requestsDir(f.o.StateDir)
 	watch := func() error {
@@ -286,6 +308,7 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 		}
 	}
 	look := func() {
+		changedAt = time.Time{}
 		obey()
 		// Watched before it is read, so that no change falls between.
 		if err := watch(); f.noteWatch(err) {
@@ -294,14 +317,13 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 		if f.Watching() != nil {
 			debounce = time.After(unwatchedEvery)
 		}
-		if !f.settled(&absent, time.Now()) {
-			debounce = time.After(f.o.Debounce)
-			return
-		}
 		before := f.Synced()
-		f.noteRemoved(absent.removed)
+		f.noteRemoved(&absent, time.Now())
 		for _, key := range f.scan() {
 			events.Changed(key)
+		}
+		if f.looksAgain() {
+			debounce = time.After(f.o.Debounce)
 		}
 		if f.away() { // it is not watched then
 			debounce = time.After(time.Second)
@@ -325,11 +347,13 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 				obey()
 				continue
 			}
-			absent.note(event, time.Now())
-			debounce = time.After(f.o.Debounce)
+			if name := filepath.Base(event.Name); event.Name == f.o.Dir || isManifest(name) {
+				absent.note(event, time.Now())
+				changed()
+			}
 		case err := <-watchErrors: // such as an overflow
 			f.o.Log.Warn("watching manifests", "error", err)
-			debounce = time.After(f.o.Debounce)
+			changed()
 		case <-f.rescan:
 			look()
 		case <-debounce:
@@ -339,6 +363,14 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			look()
 		}
 	}
+}
+
+// restlessLooks is how many debounce times a directory that is written without a rest is left alone.
+const restlessLooks = 5
+
+// isManifest reports whether a file of this name is read.
+func isManifest(name string) bool {
+	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
 }
 
 // unwatchedEvery is how often the manifests are looked at while they cannot be watched.
@@ -364,11 +396,19 @@ func (f *Folder) Watching() error {
 }
 
 // noteRemoved takes over what the watch has seen, for the next look.
-func (f *Folder) noteRemoved(names map[string]bool) {
+func (f *Folder) noteRemoved(a *absences, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.Copy(f.removed, names)
-	clear(names)
+	maps.Copy(f.removed, a.removed)
+	clear(a.removed)
+	f.gone = f.missing(a, now)
+}
+
+// looksAgain reports whether the last look left something to the next one.
+func (f *Folder) looksAgain() bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.pending
 }
 
 // away tells whether the folder could not be read at the last look.
@@ -404,10 +444,16 @@ func (f *Folder) scan() []source.Key {
 		return errors.Is(err, fs.ErrNotExist)
 	})
 	changed := map[source.Key]bool{}
-	for name := range f.removed {
-		f.renew(name, changed)
+	there := func(name string) bool {
+		_, found := slices.BinarySearch(names, name)
+		return found
 	}
-	clear(f.removed)
+	for name := range f.removed {
+		if _, writing := f.unfinished[name]; !writing && (f.files[name] == nil || there(name)) {
+			f.renew(name, changed)
+			delete(f.removed, name)
+		}
+	}
 	for _, name := range names {
 		fl := f.files[name]
 		if wrong := fl.refusal(); len(wrong) > 0 {
@@ -418,9 +464,22 @@ func (f *Folder) scan() []source.Key {
 			f.accept(keyOf(c.container), name, c, changed)
 		}
 	}
+	// Where a manifest is gone for a moment, others may be about to go: they are removed together, as they may be by mistake.
+	absent := false
+	for _, e := range f.entries {
+		absent = absent || e.bundle != nil && !there(e.file) && !f.settled(e.file)
+	}
+	f.pending = absent || len(f.unfinished) > 0
 	var gone []source.Key
 	for key, e := range f.entries {
-		if _, claimed := claims[key]; claimed {
+		if _, claimed := claims[key]; claimed || absent {
+			continue
+		}
+		if _, writing := f.unfinished[e.file]; writing {
+			continue
+		}
+		if there(e.file) && e.bundle != nil && time.Since(f.files[e.file].readAt) < f.o.Rewrite {
+			f.pending = true // the rest of the file may be yet to come
 			continue
 		}
 		if e.bundle == nil { // named by a file that was wrong, and is gone or mended
@@ -434,7 +493,9 @@ func (f *Folder) scan() []source.Key {
 			gone = append(gone, key)
 		}
 	}
-	f.removeGone(gone, len(names), dir, changed)
+	if !absent {
+		f.removeGone(gone, len(names), dir, changed)
+	}
 	maps.DeleteFunc(f.unsure, func(key source.Key, name string) bool {
 		fl, e := f.files[name], f.entries[key]
 		return fl == nil || len(fl.refusal()) == 0 || e != nil && e.bundle != nil
@@ -450,10 +511,11 @@ func (f *Folder) readFiles() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	there := map[string]bool{}
+	there, seen := map[string]bool{}, map[string]bool{}
 	for _, e := range entries {
 		name := e.Name()
-		if strings.HasPrefix(name, ".") || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+		seen[name] = true
+		if !isManifest(name) {
 			continue
 		}
 		path := filepath.Join(f.o.Dir, name)
@@ -464,20 +526,28 @@ func (f *Folder) readFiles() ([]string, error) {
 		if err == nil && info.IsDir() {
 			continue
 		}
-		there[name] = true
 		now := stampOf(info)
 		old := f.files[name]
 		if err == nil && old != nil && old.stamp == now {
+			delete(f.unfinished, name)
+			there[name] = true
 			continue
 		}
-		fl := &file{stamp: now, since: metav1.Now()}
+		var data []byte
 		if err == nil {
-			var data []byte
-			if data, err = readFile(path); err == nil {
-				fl.sum = sha256.Sum256(data)
-				fl.follow(old, path)
-				fl.content = parse(data, f.on)
-			}
+			data, err = readFile(path, f.waits(name, now))
+		}
+		if errors.Is(err, errBeingWritten) {
+			there[name] = old != nil
+			continue
+		}
+		delete(f.unfinished, name)
+		there[name] = true
+		fl := &file{stamp: now, since: metav1.Now(), readAt: time.Now()}
+		if err == nil {
+			fl.sum = sha256.Sum256(data)
+			fl.follow(old, path)
+			fl.content = parse(data, f.on)
 		}
 		if err != nil {
 			fl.faults = []manifest.Fault{{Message: err.Error()}}
@@ -487,7 +557,10 @@ func (f *Folder) readFiles() ([]string, error) {
 		}
 		f.files[name] = fl
 	}
-	maps.DeleteFunc(f.files, func(name string, _ *file) bool { return !there[name] })
+	// A file that is gone for a moment only is compared with what comes in its place.
+	maps.DeleteFunc(f.files, func(name string, _ *file) bool { return !there[name] && f.settled(name) })
+	maps.DeleteFunc(f.unfinished, func(name string, _ unfinished) bool { return !seen[name] })
+	maps.DeleteFunc(there, func(_ string, read bool) bool { return !read })
 	return slices.Sorted(maps.Keys(there)), nil
 }
 

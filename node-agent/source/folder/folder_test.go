@@ -33,7 +33,7 @@ func jsonContainer(name string) string {
 
 func newFolder(t *testing.T, dir, state string) *Folder {
 	t.Helper()
-	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}})
+	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}, Rewrite: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,8 +44,9 @@ type node struct {
 // Compile turns a Container into the spec of a bundle, as compile.Bundle does.
 type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
-// readFile reads a regular file of bounded size. It does not wait for the other end of a fifo.
-func readFile(path string) ([]byte, error) {
+// readFile reads a regular file of bounded size. It does not wait for the other end of a fifo. If
+// whole is set and a process has the file open for writing, it fails with errBeingWritten.
+func readFile(path string, whole bool) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -57,6 +58,11 @@ func readFile(path string) ([]byte, error) {
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("found something other than a regular file; allowed: a regular file")
+	}
+	if whole {
+		if err := lease(f); err != nil {
+			return nil, err
+		}
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err != nil {

@@ -177,36 +177,37 @@ func (a *absences) note(event fsnotify.Event, now time.Time) {
 	if event.Has(fsnotify.Remove) {
 		a.removed[name] = true
 	}
+	if event.Has(fsnotify.Create) {
+		delete(a.since, name)
+	}
 	if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
-		if a.since[name].IsZero() {
-			a.since[name] = now
-		}
+		a.since[name] = now
 	}
 }
 
-// settled tells whether all files of accepted Containers that are gone have been so for the debounce time. A tool that updates a
-// file by removing it first (git, tar) is given that time to write it again.
-func (f *Folder) settled(a *absences, now time.Time) bool {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	ok := true
-	gone := map[string]bool{}
+// missing returns the manifests that are gone, each with whether it has been so for the debounce time. A tool that updates a file
+// by removing it first (git, tar) is given that time to write it again.
+func (f *Folder) missing(a *absences, now time.Time) map[string]bool {
+	known := maps.Collect(maps.All(f.files))
 	for _, e := range f.entries {
-		if e.bundle == nil || gone[e.file] {
-			continue
-		}
-		if _, err := os.Lstat(filepath.Join(f.o.Dir, e.file)); err == nil {
-			continue
-		}
-		gone[e.file] = true
-		if a.since[e.file].IsZero() {
-			a.since[e.file] = now
-		}
-		ok = ok && now.Sub(a.since[e.file]) >= f.o.Debounce
+		known[e.file] = nil
 	}
-	maps.DeleteFunc(a.since, func(name string, _ time.Time) bool { return !gone[name] })
-	return ok
+	gone := map[string]bool{}
+	for name := range known {
+		if _, err := os.Lstat(filepath.Join(f.o.Dir, name)); err == nil {
+			continue
+		}
+		if a.since[name].IsZero() {
+			a.since[name] = now
+		}
+		gone[name] = now.Sub(a.since[name]) >= f.o.Debounce
+	}
+	maps.DeleteFunc(a.since, func(name string, _ time.Time) bool { _, ok := gone[name]; return !ok })
+	return gone
 }
+
+// settled reports whether a manifest that is not there counts as removed.
+func (f *Folder) settled(name string) bool { return f.gone == nil || f.gone[name] }
 
 // birth identifies a file as long as it is there. An inode's number alone may be that of a file that was removed.
 type birth struct {

@@ -40,10 +40,14 @@ func (w worker) Changed(k source.Key) {
 	}
 }
 
-func watch(t *testing.T, dir, state string) *watched {
+func watch(t *testing.T, dir, state string, change ...func(*Options)) *watched {
 	t.Helper()
 	w := &watched{t: t, dir: dir, state: state}
-	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Resync: 100 * time.Millisecond})
+	o := Options{Dir: dir, StateDir: state, NodeName: "node-1", Resync: 100 * time.Millisecond, Rewrite: time.Second}
+	for _, c := range change {
+		c(&o)
+	}
+	f, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
