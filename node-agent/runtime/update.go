@@ -89,19 +89,23 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 		}
 	}
 	write := together(&change, merged)
-	if err := g.Update(write); err != nil {
-		return errors.Join(fmt.Errorf("update container %s: %w", id, err), undo())
-	}
-	if w := g.Rounded(write); w != "" {
-		r.warn(w)
-	}
 	if rec.Resources, err = encodeLimits(merged); err != nil {
-		return err
+		return errors.Join(err, undo())
 	}
 	if len(change.Devices) > 0 {
 		rec.Devices = change.Devices
 	}
-	return r.save(rec)
+	setBack, err := g.Update(write)
+	if err != nil {
+		return errors.Join(fmt.Errorf("update container %s: %w", id, err), undo())
+	}
+	if err := r.save(rec); err != nil {
+		return errors.Join(err, setBack(), undo())
+	}
+	if w := g.Rounded(write); w != "" {
+		r.warn(w)
+	}
+	return nil
 }
 
 // encodeLimits is the form in which limits are recorded: without the device rules, and nothing where there are no others. It is

@@ -5,6 +5,8 @@ package runtime
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -97,7 +99,7 @@ func TestUpdateMemory(t *testing.T) {
 	is("41943040", "50331648", "8388608")
 	// Below what is in use: the kernel refuses on cgroup v1, and on v2 would kill.
 	err := memory(specs.LinuxMemory{Limit: ptr(int64(1024)), Swap: ptr(2 * mi), CheckBeforeUpdate: ptr(true)})
-	if err == nil || !strings.Contains(err.Error(), "memory") {
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ") {
 		t.Errorf("a limit below the usage: %v", err)
 	}
 	is("41943040", "50331648", "8388608")
@@ -167,4 +169,15 @@ func TestUpdateUndone(t *testing.T) {
 		}
 	}
 	w.must(w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
+
+	// A limit that cannot be recorded is set back: the next update would start from another one.
+	obstacle := filepath.Join(w.rt.root, w.id, stateFile+".new", "x")
+	w.must(os.MkdirAll(obstacle, 0o700))
+	if err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(12))}}}); err == nil {
+		t.Error("an update that cannot be recorded succeeded")
+	}
+	if got := w.cgroupFile("pids", "pids.max", "pids.max"); got != "11" {
+		t.Errorf("pids.max is %s; want 11", got)
+	}
+	w.must(os.RemoveAll(filepath.Dir(obstacle)))
 }

@@ -160,5 +160,12 @@ func blame(err error, files map[string]string) error {
 			return fmt.Errorf("%s: %w", field, err)
 		}
 	}
+	// The library names no file where memory in use stands above a new limit (fs/memory.go, fs2/memory.go).
+	switch text := err.Error(); {
+	case strings.Contains(text, "rejecting memory+swap limit"):
+		return fmt.Errorf("linux.resources.memory.swap: %w", err)
+	case strings.Contains(text, "rejecting memory limit"), strings.Contains(text, "unable to set memory limit"):
+		return fmt.Errorf("linux.resources.memory.limit: %w", err)
+	}
 	return fmt.Errorf("linux.resources: %w", err)
 }

@@ -59,7 +59,7 @@ func TestUpdateUnset(t *testing.T) {
 	throttle.Major, throttle.Minor = major, minor
 	none := throttle
 	none.Major, none.Minor = 4000, 99 // no such device
-	err = g.Update(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+	_, err = g.Update(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
 		ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{throttle}, ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{none},
 	}})
 	if err == nil || !strings.Contains(err.Error(), "linux.resources.blockIO.throttle") || strings.Contains(err.Error(), "set it back") {

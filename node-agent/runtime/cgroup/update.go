@@ -16,16 +16,27 @@ import (
 
 // Update changes limits of the cgroup, and leaves those that r does not name as they are. Device rules, where r has any, take the place
 // of all that there are but those of the devices that every container may use. Where one cannot be set, all are as they were before.
-func (g *Group) Update(r *specs.LinuxResources) error {
+// undo sets the limits, without the device rules, back to what they were.
+func (g *Group) Update(r *specs.LinuxResources) (undo func() error, err error) {
 	before, err := g.snapshot(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var unit propertyValues
 	if g.unit != nil {
 		if unit, err = g.unit.limits(); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	undo = func() error {
+		var err error
+		if g.unit != nil {
+			// First, since systemd writes to the files too.
+			if e := g.unit.setBack(unit); e != nil {
+				err = fmt.Errorf("set it back: %w", e)
+			}
+		}
+		return errors.Join(err, before.restore())
 	}
 	err = g.set(r, false)
 	if err == nil && len(r.Devices) > 0 {
@@ -34,15 +45,9 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 		}
 	}
 	if err != nil {
-		if g.unit != nil {
-			// First, since systemd writes to the files too.
-			if e := g.unit.setBack(unit); e != nil {
-				err = errors.Join(err, fmt.Errorf("set it back: %w", e))
-			}
-		}
-		return errors.Join(err, before.restore())
+		return nil, errors.Join(err, undo())
 	}
-	return nil
+	return undo, nil
 }
 
 // updateDevices gives the cgroup of a running container other device rules. What both the old and the new ones allow stays allowed
