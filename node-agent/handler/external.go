@@ -105,6 +105,43 @@ func (e *External) Kill(ctx context.Context, id string, sig unix.Signal, all boo
 	return err
 }
 
+// Update runs "update". Not every program sets the limits back that it has set before one is refused, and none says which field
+// was refused where it named several.
+func (e *External) Update(ctx context.Context, id string, to, before *specs.LinuxResources) error {
+	err := e.update(ctx, id, to)
+	if err == nil || errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	err = fmt.Errorf("linux.resources: %w", err)
+	// Also where the caller has given up: it cannot know which of them hold.
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if uerr := e.update(clean, id, before); uerr != nil {
+		err = errors.Join(err, fmt.Errorf("set it back: %w", uerr))
+	}
+	return err
+}
+
+func (e *External) update(ctx context.Context, id string, limits *specs.LinuxResources) error {
+	text, err := json.Marshal(limits)
+	if err != nil {
+		return fmt.Errorf("linux.resources: %w", err)
+	}
+	f, err := memoryFile("limits")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	_, err = e.output(ctx, id, "update", "--resources", pathOf(f), id)
+	return err
+}
+
+// pathOf returns a path by which another program can open a file of this process.
+func pathOf(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
+
 // Delete runs "delete".
 func (e *External) Delete(ctx context.Context, id string, force bool) error {
 	// delete --force succeeds for an id that does not exist, with runc and crun; so ErrNotExist is found only without it.
@@ -149,8 +186,7 @@ func (e *External) callDir() (string, error) {
 // command is the program with the options that every call has. It writes its log to the given file.
 func (e *External) command(ctx context.Context, log *os.File, args ...string) *exec.Cmd {
 	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one of theirs for one of the container's.
-	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), log.Fd())
-	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", path, "--log-format", "json"}, e.Args...)
+	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", pathOf(log), "--log-format", "json"}, e.Args...)
 	cmd := exec.CommandContext(ctx, e.Program, append(all, args...)...)
 	// A process group of its own, so that a signal to ours (an interrupted terminal) does not cut a call in two.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

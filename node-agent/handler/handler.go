@@ -44,6 +44,7 @@ type Stdio struct {
 //   - Start works once. A second one fails and changes nothing.
 //   - State reads only.
 //   - Kill may be repeated; once the process has ended it fails with ErrNotRunning.
+//   - Update may be repeated with the same limits. One that fails leaves the limits as they were.
 //   - Delete may be repeated until it succeeds or fails with ErrNotExist; the two mean the same to one who wants the
 //     container gone. Without force it refuses a container whose process lives. With force it kills first.
 //
@@ -58,6 +59,9 @@ type Handler interface {
 	State(ctx context.Context, id string) (*specs.State, error)
 	// Kill sends a signal to the first process, or with all to every process of the container.
 	Kill(ctx context.Context, id string, sig unix.Signal, all bool) error
+	// Update changes limits of a container whose process has not ended; what to does not name stays. before has the values
+	// of the same fields that hold now, which they get back if one of the new ones is refused.
+	Update(ctx context.Context, id string, to, before *specs.LinuxResources) error
 	// Delete removes what Create has made.
 	Delete(ctx context.Context, id string, force bool) error
 	// Features is what the handler can do (runtime-spec, features.md).

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -123,5 +124,29 @@ func TestExternalFeatures(t *testing.T) {
 	}
 	if _, err := e.State(t.Context(), "nope"); !errors.Is(err, ErrNotExist) {
 		t.Errorf("state: %v", err)
+	}
+}
+
+// TestExternalUpdateIsUndone: a program that refuses an update is given the limits of before, for not every one sets back itself.
+func TestExternalUpdateIsUndone(t *testing.T) {
+	// The program writes down what it is given, and refuses a limit of 9.
+	e := program(t, `eval "file=\${$(($# - 1))}"
+grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"
+! grep -q '"limit":9}' "$file" || { echo '{"level":"error","msg":"no"}' > $LOG; exit 1; }`)
+	pids := func(n int64) *specs.LinuxResources { return &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &n}} }
+	if err := e.Update(t.Context(), "x", pids(8), pids(7)); err != nil {
+		t.Fatal(err)
+	}
+	err := e.Update(t.Context(), "x", pids(9), pids(8))
+	if err == nil || !strings.HasPrefix(err.Error(), "linux.resources: ") || !strings.HasSuffix(err.Error(), " no") {
+		t.Errorf("got %v", err)
+	}
+	// With nothing to set back to, both errors are told.
+	if err := e.Update(t.Context(), "x", pids(9), pids(9)); err == nil || !strings.Contains(err.Error(), "set it back: ") {
+		t.Errorf("got %v", err)
+	}
+	given, err := os.ReadFile(filepath.Join(filepath.Dir(e.Program), "given"))
+	if want := `"limit":8 "limit":9 "limit":8 "limit":9 "limit":9`; err != nil || strings.Join(strings.Fields(string(given)), " ") != want {
+		t.Errorf("it was given %q, %v; want %q", given, err, want)
 	}
 }

@@ -56,6 +56,11 @@ func (n Native) Kill(ctx context.Context, id string, sig unix.Signal, all bool) 
 	return named("kill", id, n.Runtime.Kill(ctx, id, sig, all))
 }
 
+// Update changes limits. The runtime knows itself what they were.
+func (n Native) Update(ctx context.Context, id string, to, _ *specs.LinuxResources) error {
+	return named("update", id, n.Runtime.Update(ctx, id, runtime.Update{Resources: to}))
+}
+
 // Delete removes the container.
 func (n Native) Delete(ctx context.Context, id string, force bool) error {
 	return named("delete", id, n.Runtime.Delete(ctx, id, force))

@@ -69,6 +69,13 @@ func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
 	return err
 }
 
+// Update changes limits of a container whose process has not ended; else it fails with ErrNotRunning. If the supervisor answers with
+// an error the limits are as they were, unless the error says that they could not be set back. The same may be asked again.
+func (c *Client) Update(ctx context.Context, id string, r UpdateRequest) error {
+	_, err := c.one(ctx, request{Op: opUpdate, ID: id, Update: &r})
+	return err
+}
+
 // Delete forgets a stopped container; with force it kills it first. It fails with ErrNotExist when there is none, and
 // with ErrRunning when it lives and force is not set. The log files stay.
 func (c *Client) Delete(ctx context.Context, id string, force bool) error {

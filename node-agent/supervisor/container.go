@@ -502,6 +502,19 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 	})
 }
 
+// limit changes limits. Nothing is recorded: the handler knows the limits, and whoever asked asks again if there is no answer.
+func (s *server) limit(ctx context.Context, id string, r *UpdateRequest) error {
+	return s.with(id, func(c *container, h handler.Handler) error {
+		if st := c.status(); st.State != Created && st.State != Running {
+			return fmt.Errorf("update %s: it is %s: %w", id, st.State, ErrNotRunning)
+		}
+		s.step("update begins")
+		err := h.Update(ctx, id, r.To, r.Before)
+		s.step("updated")
+		return err
+	})
+}
+
 // killWait is how long the exit of a process is waited for after its handler has said that it is deleted.
 const killWait = 10 * time.Second
 

@@ -544,6 +544,11 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		return &st, err
 	case opKill:
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
+	case opUpdate:
+		if q.Update == nil || q.Update.To == nil {
+			return nil, fmt.Errorf("%w: update: found nothing; allowed: limits", ErrInvalid)
+		}
+		return nil, s.limit(ctx, q.ID, q.Update)
 	case opDelete:
 		return nil, s.remove(ctx, q.ID, q.Force)
 	case opUpgrade:
@@ -563,7 +568,7 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, delete, get, list, watch, hold, upgrade", ErrInvalid, q.Op)
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, delete, get, list, watch, hold, upgrade", ErrInvalid, q.Op)
 }
 
 // list is every container by id.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/berth-run/berth/node-agent/boottime"
 )
 
@@ -36,6 +38,14 @@ type CreateRequest struct {
 	Handler string `json:"handler,omitempty"`
 	// Log says where standard output and error go. With an empty Path they are read and thrown away.
 	Log Log `json:"log"`
+}
+
+// UpdateRequest says which limits of a container to change.
+type UpdateRequest struct {
+	// To has the new values; what it does not name stays.
+	To *specs.LinuxResources `json:"to"`
+	// Before has the values of the same fields that hold now. They get them back if one of the new ones is refused.
+	Before *specs.LinuxResources `json:"before,omitempty"`
 }
 
 // Log is a container's log file, in the CRI format ("TIMESTAMP stdout|stderr F|P TEXT", one entry a line), and how it is rotated.

@@ -52,6 +52,7 @@ const (
 	opCreate = "create"
 	opStart  = "start"
 	opKill   = "kill"
+	opUpdate = "update"
 	opDelete = "delete"
 	opGet    = "get"
 	opList   = "list"
@@ -68,6 +69,7 @@ type request struct {
 	Signal string         `json:"signal,omitempty"`
 	All    bool           `json:"all,omitempty"`
 	Force  bool           `json:"force,omitempty"`
+	Update *UpdateRequest `json:"update,omitempty"`
 	// Program of an upgrade.
 	Program string `json:"program,omitempty"`
 }
