@@ -38,7 +38,7 @@ func (o *options) clusterSource(log *slog.Logger) (source.Source, register, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	return src, func(handlers []v1alpha1.NodeHandler, load func(context.Context) node.Load) (func(context.Context) error, error) {
+	return src, func(handlers func() []v1alpha1.NodeHandler, load func(context.Context) node.Load) (func(context.Context) error, error) {
 		facts, err := node.Read("/", buildVersion())
 		if err != nil {
 			return nil, fmt.Errorf("facts of this node: %w", err)

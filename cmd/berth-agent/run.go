@@ -29,12 +29,11 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
-	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/node"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 	"github.com/berth-run/berth/node-agent/sync"
 )
 
@@ -82,7 +81,7 @@ func (o *options) check() error {
 		}
 		*dir.value = abs
 	}
-	if err := supervisor.CheckSocket(o.socket()); err != nil {
+	if err := protocol.CheckSocket(o.socket()); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
 	if o.removedLogs.Count < 0 {
@@ -197,10 +196,6 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	handlers, err := o.describeHandlers(ctx, log)
-	if err != nil {
-		return err
-	}
 	src, registerNode, err := o.source(log)
 	if err != nil {
 		return err
@@ -210,16 +205,15 @@ func (o *options) run(ctx context.Context) error {
 	if err := sv.ensure(ctx); err != nil {
 		return err
 	}
+	if err := sv.meet(ctx); err != nil {
+		return err
+	}
 	if err := claimRunDir(ctx, o.runDir, o.stateDir, sv.client); err != nil {
 		return err
 	}
-	var names []string
-	for _, h := range handlers {
-		names = append(names, h.Name)
-	}
 	syncer, err := sync.New(sync.Config{
 		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: sv.client, Bundles: bundles,
-		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: names, Log: log, KeepLogs: o.removedLogs,
+		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: sv.handlerNames, Log: log, KeepLogs: o.removedLogs,
 	})
 	if err != nil {
 		return err
@@ -257,7 +251,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if registerNode != nil {
-		tasks["node"], err = registerNode(handlers, func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) })
+		tasks["node"], err = registerNode(sv.handlers, func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) })
 		if err != nil {
 			return err
 		}
@@ -292,9 +286,11 @@ func (o *options) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// register makes the task that keeps the NodeAgent object and its heartbeat, from what the node has to run containers with and
+// register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that the node has and
 // what is asked of it at the time.
-type register func(handlers []v1alpha1.NodeHandler, load func(context.Context) node.Load) (task func(context.Context) error, err error)
+type register func(
+	handlers func() []v1alpha1.NodeHandler, load func(context.Context) node.Load,
+) (task func(context.Context) error, err error)
 
 // source returns where bundles come from and, for the agent of a cluster's node, how the node is registered there.
 func (o *options) source(log *slog.Logger) (source.Source, register, error) {
@@ -303,28 +299,6 @@ func (o *options) source(log *slog.Logger) (source.Source, register, error) {
 	}
 	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
 	return src, nil, err
-}
-
-// describeHandlers asks each handler what it can do. The supervisor has the same ones, since it is started with the same flags.
-func (o *options) describeHandlers(ctx context.Context, log *slog.Logger) ([]v1alpha1.NodeHandler, error) {
-	set := handler.Set{}
-	if err := set.Add(handler.NativeName, handler.Native{}); err != nil {
-		return nil, err
-	}
-	for _, h := range o.handlers {
-		if err := set.AddExternal(h, filepath.Join(o.runDir, "handlers")); err != nil {
-			return nil, fmt.Errorf("--handler: %w", err)
-		}
-	}
-	var out []v1alpha1.NodeHandler
-	for _, name := range set.Names() {
-		features, err := set[name].Features(ctx)
-		if err != nil {
-			log.Warn("a handler does not tell its features", "handler", name, "error", err)
-		}
-		out = append(out, node.Handler(name, features))
-	}
-	return out, nil
 }
 
 // load sums up what is asked of the node.
@@ -338,108 +312,6 @@ func load(bundles []*v1alpha1.OCIBundle, ready error) node.Load {
 		}
 	}
 	return l
-}
-
-// supervised keeps a supervisor running.
-type supervised struct {
-	client *supervisor.Client
-	ensure func(context.Context) error
-	holder *supervisor.Holder
-	log    *slog.Logger
-}
-
-// socket is where the supervisor listens.
-func (o *options) socket() string { return filepath.Join(o.runDir, "supervisor.sock") }
-
-func (o *options) supervisor(log *slog.Logger) supervised {
-	socket := o.socket()
-	args := []string{"supervise", "--run-dir", o.runDir, "--socket", socket, "--cgroup-parent", path.Join(o.cgroupParent, "supervisor")}
-	for _, h := range o.handlers {
-		args = append(args, "--handler", h)
-	}
-	holder := &supervisor.Holder{}
-	return supervised{
-		client: supervisor.NewClient(socket), log: log, holder: holder,
-		ensure: func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-			defer cancel()
-			return supervisor.EnsureRunning(ctx, o.berth, args, socket, holder)
-		},
-	}
-}
-
-// keep holds what the supervisor has open, and starts another supervisor at once when it is gone.
-func (s supervised) keep(ctx context.Context) error {
-	defer s.holder.Close()
-	for wait := time.Duration(0); ; {
-		begin := time.Now()
-		err := s.hold(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, supervisor.ErrInvalid) {
-			// It is older than this agent, and passes nothing on. It is replaced when it ends.
-			s.log.Warn("the supervisor is older than this agent: output and exit codes are lost if it is killed", "error", err)
-			err = s.await(ctx)
-			if ctx.Err() != nil {
-				return nil
-			}
-		}
-		s.log.Warn("the supervisor is gone, or does not answer", "error", err)
-		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("cannot start the supervisor; trying again", "error", err)
-		}
-		// One that ends again and again is not started without a pause.
-		if wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second); time.Since(begin) > 10*time.Second {
-			wait = 0
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
-}
-
-// hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always
-// say so: a child between fork and execve may keep it open.
-func (s supervised) hold(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		tick := time.NewTicker(2 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if _, err := s.client.Ping(ctx); err != nil {
-				cancel(err)
-				return
-			}
-		}
-	}()
-	err := s.client.Hold(ctx, s.holder)
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-// await waits until the supervisor ends, and returns why its connection did.
-func (s supervised) await(ctx context.Context) error {
-	w, err := s.client.Watch(ctx)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	for {
-		if _, err := w.Next(); err != nil {
-			return err
-		}
-	}
 }
 
 // imageStore is the image store as package sync wants it.

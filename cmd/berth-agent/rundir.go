@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/berth-run/berth/internal/durable"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // lock keeps a second agent away from a directory. The lock goes with the process, however it ends.
@@ -44,7 +44,7 @@ func ofStateDir(runDir string) string {
 // claimRunDir makes the run directory that of this agent. An agent removes containers that it has no record of, so a run directory
 // with the containers of an agent with another state directory is refused, whether that agent runs or not. The caller holds the
 // lock of the directory.
-func claimRunDir(ctx context.Context, runDir, stateDir string, client *supervisor.Client) error {
+func claimRunDir(ctx context.Context, runDir, stateDir string, client *protocol.Client) error {
 	stateDir, err := filepath.Abs(stateDir)
 	if err != nil {
 		return fmt.Errorf("--state-dir: %w", err)

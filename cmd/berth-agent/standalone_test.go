@@ -23,7 +23,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source/folder"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // host is an agent that works alone, with folders and a cgroup of its own, and a real supervisor and runtime.
@@ -127,7 +127,7 @@ func (h *host) signal(sig os.Signal) {
 func (h *host) supervisorPID() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	pid, err := supervisor.NewClient(h.path("r/supervisor.sock")).Ping(ctx)
+	pid, err := protocol.NewClient(h.path("r/supervisor.sock")).Ping(ctx)
 	if err != nil {
 		return 0
 	}
@@ -151,7 +151,7 @@ func (h *host) clean() {
 	}
 	if pid := h.supervisorPID(); pid > 0 {
 		ctx := context.Background()
-		client := supervisor.NewClient(h.path("r/supervisor.sock"))
+		client := protocol.NewClient(h.path("r/supervisor.sock"))
 		all, _ := client.List(ctx)
 		for _, st := range all {
 			_ = client.Delete(ctx, st.ID, true)

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // wordBundle and wordID stand for the bundle and the container in a command line; waitStopped is no command of berth's.
@@ -354,21 +353,6 @@ func TestDocumented(t *testing.T) {
 			if !slices.Contains(have, f) {
 				t.Errorf("docs/cli.md: %s: there is no flag %s", name, f)
 			}
-		}
-	}
-}
-
-func TestParseSignal(t *testing.T) {
-	for name, want := range map[string]unix.Signal{
-		"KILL": 9, "SIGKILL": 9, "sigterm": 15, "hup": 1, "0": 0, "64": 64, "9": 9, "IOT": 6, "CLD": 17, "poll": 29, "RTMIN": 34, "rtmin+1": 35, "SIGRTMIN+30": 64, "RTMAX": 64, "RTMAX-30": 34,
-	} {
-		if got, err := parseSignal(name); err != nil || got != want {
-			t.Errorf("%s: found %d, %v; want %d", name, got, err, want)
-		}
-	}
-	for _, name := range []string{"", "SIG", "FOO", "65", "-1", "1.5", "RTMIN+31", "RTMIN-1", "RTMIN+", "RTMIN+x", "RTMAX-31", "RTMAX+1", "SIGSIGKILL"} {
-		if got, err := parseSignal(name); err == nil {
-			t.Errorf("%q: found %d", name, got)
 		}
 	}
 }

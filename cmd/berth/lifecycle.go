@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/unixsignal"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
@@ -239,9 +240,12 @@ var killCommand = command{
 			if len(args) > 1 {
 				name = args[1]
 			}
-			sig, err := parseSignal(name)
-			if err != nil {
-				return err
+			var sig unix.Signal // 0 only checks that there is a process (kill(2))
+			if name != "0" {
+				var err error
+				if sig, err = unixsignal.Parse(name); err != nil {
+					return err
+				}
 			}
 			r, err := a.runtime()
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/runtime"
 	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // list is a flag that may be given several times.
@@ -98,7 +99,7 @@ func upgradeSupervisor(ctx context.Context, a *app, socket string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
 	defer cancel()
-	if err := supervisor.NewClient(socket).Upgrade(ctx, program); err != nil {
+	if err := protocol.NewClient(socket).Upgrade(ctx, program); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "the supervisor at %s is now berth %s\n", socket, version)

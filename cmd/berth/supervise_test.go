@@ -15,7 +15,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // A container may have any id, those of the supervisor's own folders too: making and deleting it touches no record.
@@ -77,7 +77,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	client := supervisor.NewClient(filepath.Join(run, "supervisor.sock"))
+	client := protocol.NewClient(filepath.Join(run, "supervisor.sock"))
 	for {
 		if _, err := client.Ping(ctx); err == nil {
 			break
@@ -102,7 +102,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	for _, id := range []string{"supervisor", "handlers", "containers"} {
 		t.Run(id, func(t *testing.T) {
 			defer func() { _ = client.Delete(context.Background(), id, true) }()
-			r := supervisor.CreateRequest{ID: id, Bundle: filepath.Join(dir, "bundle")}
+			r := protocol.CreateRequest{ID: id, Bundle: filepath.Join(dir, "bundle")}
 			if _, err := client.Create(ctx, r); err != nil {
 				t.Fatal(err)
 			}

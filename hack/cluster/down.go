@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // down ends the cluster and removes its state folder. It is no error if there
@@ -106,7 +106,7 @@ func (c *cluster) supervisorSocket() string { return filepath.Join(c.runRoot(), 
 func (c *cluster) endSupervisor(ctx context.Context, force bool) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	client := supervisor.NewClient(c.supervisorSocket())
+	client := protocol.NewClient(c.supervisorSocket())
 	if _, err := os.Stat(c.supervisorSocket()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -43,9 +43,10 @@ const (
 type Options struct {
 	Config *rest.Config
 	// Name of the NodeAgent and of the Lease.
-	Name     string
-	Facts    Facts
-	Handlers []v1alpha1.NodeHandler
+	Name  string
+	Facts Facts
+	// Handlers is optional, and is asked each time the status is looked at.
+	Handlers func() []v1alpha1.NodeHandler
 	// Load is asked each time the status is looked at.
 	Load func(ctx context.Context) Load
 	// Log is optional.
@@ -73,6 +74,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Handlers == nil {
+		o.Handlers = func() []v1alpha1.NodeHandler { return nil }
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
@@ -256,7 +260,7 @@ func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
 	load := a.o.Load(ctx)
 	status := &v1alpha1.NodeAgentStatus{
 		ObservedGeneration: a.seen,
-		Handlers:           a.o.Handlers, NodeInfo: a.o.Facts.Info,
+		Handlers:           a.o.Handlers(), NodeInfo: a.o.Facts.Info,
 		Capacity: maps.Clone(a.o.Facts.Capacity), Allocatable: maps.Clone(a.o.Facts.Capacity),
 		Allocated: load.Allocated, Containers: load.Containers,
 	}

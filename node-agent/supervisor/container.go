@@ -13,8 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/internal/unixsignal"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and no goroutine.
@@ -74,14 +76,14 @@ func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
 
 // update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full; the
 // record is then written as soon as that is possible.
-func (s *server) update(c *container, change func(*Status)) error {
+func (s *server) update(c *container, change func(*protocol.Status)) error {
 	err := s.record(c, change)
 	s.publish(c.id)
 	return err
 }
 
 // record is update without telling the watchers.
-func (s *server) record(c *container, change func(*Status)) error {
+func (s *server) record(c *container, change func(*protocol.Status)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {
@@ -120,7 +122,7 @@ func (s *server) recordLate(c *container) {
 }
 
 // health fills in how the log does; c.mu is held.
-func (c *container) health(st *Status) {
+func (c *container) health(st *protocol.Status) {
 	if c.log == nil {
 		return
 	}
@@ -132,7 +134,7 @@ func (c *container) health(st *Status) {
 }
 
 // status is a copy.
-func (c *container) status() Status {
+func (c *container) status() protocol.Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	st := c.rec.Status
@@ -141,20 +143,20 @@ func (c *container) status() Status {
 }
 
 // create makes a container.
-func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err error) {
-	if err := r.validate(); err != nil {
-		return Status{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st protocol.Status, err error) {
+	if err := r.Validate(); err != nil {
+		return protocol.Status{}, fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	if r.Handler == "" {
 		r.Handler = handler.NativeName
 	}
 	h, err := s.handlers.Get(r.Handler)
 	if err != nil {
-		return Status{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return protocol.Status{}, fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 
 	c := &container{id: r.ID, pidfd: -1, ended: make(chan struct{}), rec: record{
-		Status: Status{ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: Creating, CreatedAt: time.Now().UTC(), LogPath: r.Log.Path},
+		Status: protocol.Status{ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: protocol.Creating, CreatedAt: time.Now().UTC(), LogPath: r.Log.Path},
 		Log:    r.Log,
 		BootID: s.bootID,
 	}}
@@ -164,12 +166,12 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	defer c.life.Unlock()
 	s.mu.Lock()
 	_, exists := s.containers[r.ID]
-	if err := s.noContainer(r.ID); exists || !errors.Is(err, ErrNotExist) {
+	if err := s.noContainer(r.ID); exists || !errors.Is(err, protocol.ErrNotExist) {
 		s.mu.Unlock()
 		if exists {
-			err = ErrExist
+			err = protocol.ErrExist
 		}
-		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 	s.containers[r.ID] = c
 	s.mu.Unlock()
@@ -189,7 +191,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 
 	log, err := openLog(r.Log)
 	if err != nil {
-		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 	c.mu.Lock()
 	c.log = log
@@ -197,14 +199,14 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	var far [2]*os.File
 	for i, name := range []string{"stdout", "stderr"} {
 		if c.streams[i], far[i], err = s.openStream(c, name); err != nil {
-			return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+			return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 		}
 		defer far[i].Close()
 		c.rec.Pipes[i] = c.streams[i].inode
 	}
 	// On disk before the handler is asked: a supervisor that dies now leaves a record of what has to be cleared away.
-	if err := s.update(c, func(*Status) {}); err != nil {
-		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+	if err := s.update(c, func(*protocol.Status) {}); err != nil {
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 
 	s.mu.Lock()
@@ -222,7 +224,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return Status{}, err
+		return protocol.Status{}, err
 	}
 
 	if p, serr := procfs.ReadStat(pid); serr == nil {
@@ -233,7 +235,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
 		s.watchMemory(c)
 	}
-	err = s.update(c, func(st *Status) { st.PID, st.State = pid, Created })
+	err = s.update(c, func(st *protocol.Status) { st.PID, st.State = pid, protocol.Created })
 	if err == nil && known {
 		err = c.await(s)
 	}
@@ -245,7 +247,7 @@ func (s *server) create(ctx context.Context, r *CreateRequest) (st Status, err e
 		for end := time.Now().Add(killWait); known && !s.reap(c) && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 		}
-		return Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 	s.passOn(c, false)
 	switch {
@@ -373,7 +375,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 		s.step("drained")
 		c.life.Lock()
 		defer c.life.Unlock()
-		if s.record(c, func(*Status) { c.rec.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
+		if s.record(c, func(*protocol.Status) { c.rec.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
 			s.step("exit recorded")
 			s.bury(c)
 		}
@@ -386,7 +388,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 // finish is the last change of a status.
 func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
 	st := &rec.Status
-	st.State, st.FinishedAt, st.FinishedInstant = Stopped, at, instant
+	st.State, st.FinishedAt, st.FinishedInstant = protocol.Stopped, at, instant
 	switch {
 	case ws == nil:
 		st.Reason = "exit code unknown: " + err.Error()
@@ -402,8 +404,8 @@ func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitS
 
 // with runs an operation on the container of that id, alone.
 func (s *server) with(id string, f func(*container, handler.Handler) error) error {
-	if err := ValidateID(id); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	if err := protocol.ValidateID(id); err != nil {
+		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	c, err := s.find(id)
 	if err != nil {
@@ -415,7 +417,7 @@ func (s *server) with(id string, f func(*container, handler.Handler) error) erro
 	gone := c.gone
 	c.mu.Unlock()
 	if gone { // while we waited for op
-		return fmt.Errorf("container %s: %w", id, ErrNotExist)
+		return fmt.Errorf("container %s: %w", id, protocol.ErrNotExist)
 	}
 	h, err := s.handlers.Get(c.rec.Status.Handler)
 	if err != nil {
@@ -439,26 +441,26 @@ func (s *server) noContainer(id string) error {
 	if err := s.unreadable[id]; err != nil {
 		return fmt.Errorf("container %s is left alone, since its record cannot be read: %w", id, err)
 	}
-	return fmt.Errorf("container %s: %w", id, ErrNotExist)
+	return fmt.Errorf("container %s: %w", id, protocol.ErrNotExist)
 }
 
 // start lets a created container run, and returns its status. For one that runs already it does nothing else.
-func (s *server) start(ctx context.Context, id string) (st Status, err error) {
+func (s *server) start(ctx context.Context, id string) (st protocol.Status, err error) {
 	err = s.with(id, func(c *container, h handler.Handler) error {
 		c.life.Lock()
 		defer c.life.Unlock()
 		switch st = c.status(); st.State {
-		case Running:
+		case protocol.Running:
 			return nil
-		case Created:
+		case protocol.Created:
 		default:
-			return fmt.Errorf("start %s: it is %s: %w", id, st.State, ErrNotCreated)
+			return fmt.Errorf("start %s: it is %s: %w", id, st.State, protocol.ErrNotCreated)
 		}
 		// The time of the start is on disk before the program can run: a supervisor that is killed right after that must not
 		// leave a record of a container that never ran, for it would be run a second time.
 		at, instant := time.Now().UTC(), boottime.Now()
-		if err := s.record(c, func(st *Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
-			_ = s.record(c, (*Status).neverStarted)
+		if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
+			_ = s.record(c, neverStarted)
 			return fmt.Errorf("start %s: %w", id, err)
 		}
 		s.step("start recorded")
@@ -466,13 +468,13 @@ func (s *server) start(ctx context.Context, id string) (st Status, err error) {
 			// Its outcome may be unknown: the program may run although the handler says that it failed.
 			if hs, herr := h.State(context.WithoutCancel(ctx), id); herr != nil || hs.Status != "running" {
 				if herr == nil && hs.Status == "created" {
-					_ = s.record(c, (*Status).neverStarted)
+					_ = s.record(c, neverStarted)
 				}
 				return err
 			}
 		}
 		s.step("started")
-		err := s.update(c, func(st *Status) { st.State = Running })
+		err := s.update(c, func(st *protocol.Status) { st.State = protocol.Running })
 		if err != nil {
 			s.log.Warn("a running container's record says that it is starting", "id", id)
 		}
@@ -483,30 +485,32 @@ func (s *server) start(ctx context.Context, id string) (st Status, err error) {
 }
 
 // neverStarted takes back that the container is being started.
-func (st *Status) neverStarted() { st.StartedAt, st.StartedInstant = time.Time{}, boottime.Instant{} }
+func neverStarted(st *protocol.Status) {
+	st.StartedAt, st.StartedInstant = time.Time{}, boottime.Instant{}
+}
 
 // kill sends a signal.
 func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
-	sig, err := ParseSignal(signal)
+	sig, err := unixsignal.Parse(signal)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	return s.with(id, func(c *container, h handler.Handler) error {
-		if st := c.status(); st.State == Stopped && !all {
-			return fmt.Errorf("kill %s: %w", id, ErrNotRunning)
+		if st := c.status(); st.State == protocol.Stopped && !all {
+			return fmt.Errorf("kill %s: %w", id, protocol.ErrNotRunning)
 		}
 		if sig == unix.SIGKILL {
-			_ = s.record(c, func(*Status) { c.rec.Killed = true })
+			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
 		}
 		return h.Kill(ctx, id, sig, all)
 	})
 }
 
 // limit changes limits. Nothing is recorded: the handler knows the limits, and whoever asked asks again if there is no answer.
-func (s *server) limit(ctx context.Context, id string, r *UpdateRequest) error {
+func (s *server) limit(ctx context.Context, id string, r *protocol.UpdateRequest) error {
 	return s.with(id, func(c *container, h handler.Handler) error {
-		if st := c.status(); st.State != Created && st.State != Running {
-			return fmt.Errorf("update %s: it is %s: %w", id, st.State, ErrNotRunning)
+		if st := c.status(); st.State != protocol.Created && st.State != protocol.Running {
+			return fmt.Errorf("update %s: it is %s: %w", id, st.State, protocol.ErrNotRunning)
 		}
 		s.step("update begins")
 		err := h.Update(ctx, id, r.To, r.Before)
@@ -522,12 +526,12 @@ const killWait = 10 * time.Second
 func (s *server) remove(ctx context.Context, id string, force bool) error {
 	return s.with(id, func(c *container, h handler.Handler) error {
 		st := c.status()
-		if st.State != Stopped && !force {
-			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, ErrRunning)
+		if st.State != protocol.Stopped && !force {
+			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, protocol.ErrRunning)
 		}
 		// A handler that does not know it (any more) has nothing left to delete.
-		if st.State != Stopped {
-			_ = s.record(c, func(*Status) { c.rec.Killed = true })
+		if st.State != protocol.Stopped {
+			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
 		}
 		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
 			return err
@@ -558,7 +562,7 @@ func (s *server) adoptOutput(c *container) {
 	// Released below: a log without streams is closed.
 	log.users++
 	defer log.release()
-	for i, name := range kinds[1:] {
+	for i, name := range protocol.Kinds[1:] {
 		fd, err := s.takePipe(c, i+1)
 		if err == nil {
 			var st *stream
@@ -578,7 +582,7 @@ func (s *server) adoptOutput(c *container) {
 		}
 		log.add(name, last.rest, nil, true, last.spool)
 		last.dropSpool()
-		if rec.Status.State != Stopped {
+		if rec.Status.State != protocol.Stopped {
 			s.log.Warn("adopted container's output is not read", "id", id, "stream", name, "error", err)
 		}
 	}
@@ -593,14 +597,14 @@ func (s *server) settleStart(ctx context.Context, c *container) {
 	switch hs, err := h.State(ctx, c.id); {
 	case err != nil:
 	case hs.Status == "running":
-		_ = s.update(c, func(st *Status) {
-			st.State = Running
+		_ = s.update(c, func(st *protocol.Status) {
+			st.State = protocol.Running
 			if st.StartedAt.IsZero() { // recorded by an older version
 				st.StartedAt, st.StartedInstant = time.Now().UTC(), boottime.Now()
 			}
 		})
 	case hs.Status == "created" && !c.rec.Status.StartedAt.IsZero():
-		_ = s.update(c, (*Status).neverStarted)
+		_ = s.update(c, neverStarted)
 	}
 }
 
@@ -611,7 +615,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	s.mu.Lock()
 	s.containers[id] = c
 	s.mu.Unlock()
-	for _, name := range kinds[1:] {
+	for _, name := range protocol.Kinds[1:] {
 		if err := recoverSpool(s.records.spool(id, name), rec.Log.Path); err != nil {
 			s.log.Error("the log may have the last output twice", "id", id, "stream", name, "error", err)
 		}
@@ -623,25 +627,25 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 				st.drain(s.logs)
 			}
 		}
-		_ = s.update(c, func(*Status) {
+		_ = s.update(c, func(*protocol.Status) {
 			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}
 	switch {
-	case rec.Status.State == Stopped:
+	case rec.Status.State == protocol.Stopped:
 		s.adoptOutput(c) // others may hold the pipe and write on
 		close(c.ended)
 		return
 	case rec.BootID != s.bootID:
 		stopped("the machine has been restarted")
 		return
-	case rec.Status.State == Creating:
+	case rec.Status.State == protocol.Creating:
 		stopped("the supervisor ended while the container was made")
 		return
 	}
 	// A held pidfd is that of the process even if it has ended and been reaped since.
-	fd := s.takeHeld(id, kinds[0])
+	fd := s.takeHeld(id, protocol.Kinds[0])
 	if fd < 0 {
 		var err error
 		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
@@ -667,7 +671,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	s.adoptOutput(c)
 	s.noteKills(c)
 	s.watchMemory(c)
-	if rec.Status.State == Created {
+	if rec.Status.State == protocol.Created {
 		s.settleStart(ctx, c)
 	}
 	if err := c.await(s); err != nil {

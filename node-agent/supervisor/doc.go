@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package supervisor is the one long-lived parent of every container process on a node, and the client that talks to it.
+// Package supervisor is the one long-lived parent of every container process on a node. Package protocol has the client that talks to
+// it.
 //
-// The server (Run) creates containers through a handler.Handler, keeps their standard output in rotated files of the
+// The supervisor (Run) creates containers through a handler.Handler, keeps their standard output in rotated files of the
 // CRI log format, reaps them, and writes each one's state to disk before it tells anyone: a start before the program can run, an
 // exit before the process is reaped. It knows containers and
 // nothing else: not what a Container of Kubernetes is, not images, restarts or probes. It must stay small, because
 // every container on the node pays for it if it dies, and it imports no Kubernetes module.
-//
-//	client := supervisor.NewClient("/run/berth/supervisor.sock")
-//	st, err := client.Create(ctx, supervisor.CreateRequest{ID: "web", Bundle: "/var/lib/berth/bundles/web"})
-//	err = client.Start(ctx, "web")
-//	w, err := client.Watch(ctx)
-//	for ev, err := w.Next(); err == nil; ev, err = w.Next() { … }
 //
 // # What survives what
 //
@@ -23,12 +18,12 @@
 // output is a pipe that they themselves hold open for reading as well, so a write meets a full pipe at worst, never
 // SIGPIPE. The next supervisor reads the records and takes the containers up again through pidfds, and their pipes.
 //
-// The agent holds duplicates of the pidfds and of the reading ends of the pipes (Holder), and the supervisor that it starts next
+// The agent holds duplicates of the pidfds and of the reading ends of the pipes (protocol.Holder), and the supervisor that it starts next
 // inherits them. So the exit code of a container that ends while no supervisor runs is known (PIDFD_GET_INFO, Linux 6.15; unknown
 // on older kernels unless the process is still a zombie), and what it wrote before is in its pipe. Output that has left the pipe
 // and is not in the log yet stands in a spool, so that a kill loses no line and writes none twice.
 //
-// Client.Upgrade has a supervisor continue as another program in its own process, so that containers remain its children.
+// protocol.Client.Upgrade has a supervisor continue as another program in its own process, so that containers remain its children.
 //
 // If the agent and the supervisor are killed at the same moment, nobody holds the descriptors: containers that end before there is
 // another supervisor lose what is in their pipes, and their exit codes are unknown.

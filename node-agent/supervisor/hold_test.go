@@ -15,12 +15,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // holds starts to hold what the node's supervisor has open, and goes on with its successors, until the test ends.
 func (n *node) holds() {
 	n.t.Helper()
-	n.holder = &Holder{}
+	n.holder = &protocol.Holder{}
 	ctx, cancel := context.WithCancel(n.ctx())
 	done := make(chan struct{})
 	go func() {
@@ -41,9 +43,7 @@ func (n *node) holds() {
 func (n *node) held(count int) {
 	n.t.Helper()
 	n.eventually(fmt.Sprintf("%d containers are held", count), func() error {
-		n.holder.mu.Lock()
-		defer n.holder.mu.Unlock()
-		if got := len(n.holder.files); got != count {
+		if got := len(n.holder.IDs()); got != count {
 			return fmt.Errorf("%d", got)
 		}
 		return nil
@@ -67,7 +67,7 @@ func TestEndsWhileNoSupervisorRuns(t *testing.T) {
 		n.holds()
 		goFile := filepath.Join(n.rootfs, "tmp", "go")
 		wait := "while [ ! -e /tmp/go ]; do sleep 0.02; done; "
-		ended := map[string]Status{}
+		ended := map[string]protocol.Status{}
 		for id, script := range map[string]string{
 			"seven": wait + "echo last; exit 7",
 			"zero":  "echo first; " + wait + "echo last",

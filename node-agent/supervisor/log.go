@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 	timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 	// flushSize is when a batch of entries is written even though more are at hand. The buffers hold one entry more.
 	flushSize  = 64 << 10
-	bufferSize = flushSize + MinLogBytes
+	bufferSize = flushSize + protocol.MinLogBytes
 )
 
 // buffers are shared by all containers: what is read from a pipe, and the entries made of it.
@@ -40,7 +42,7 @@ var (
 // and dropped, the dropped entries are counted in Status.LogLost, and the error is shown in Status.LogError until an entry can
 // be written again. An entry that went only partly to disk is cut off again, so the file never holds half of one.
 type logFile struct {
-	Log
+	protocol.Log
 	mu    sync.Mutex
 	fd    int    // -1: closed, or no log is kept
 	inode uint64 // of the file
@@ -58,7 +60,7 @@ type logFile struct {
 
 // openLog opens the log for appending, and makes its folder (0750) and the file (0640) when they are not there. With the zero
 // Log it returns a logFile that drops everything.
-func openLog(l Log) (*logFile, error) {
+func openLog(l protocol.Log) (*logFile, error) {
 	f := &logFile{Log: l, fd: -1, rotateAt: l.MaxBytes}
 	if l.Path == "" {
 		return f, nil

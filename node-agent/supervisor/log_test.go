@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 var entryPattern = regexp.MustCompile(`^(\S+) (stdout|stderr) ([FP]) (.*)$`)
@@ -94,8 +96,8 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 1))
 			path := filepath.Join(t.TempDir(), "sub", "0.log")
-			limit := int64(MinLogBytes + rng.IntN(100<<10))
-			f, err := openLog(Log{Path: path, MaxBytes: limit, MaxFiles: 1000})
+			limit := int64(protocol.MinLogBytes + rng.IntN(100<<10))
+			f, err := openLog(protocol.Log{Path: path, MaxBytes: limit, MaxFiles: 1000})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -169,7 +171,7 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 
 func TestLogRotationKeepsMaxFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
-	f, err := openLog(Log{Path: path, MaxBytes: MinLogBytes, MaxFiles: 3})
+	f, err := openLog(protocol.Log{Path: path, MaxBytes: protocol.MinLogBytes, MaxFiles: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +215,7 @@ func TestLogPartialLines(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "0.log")
-			f, err := openLog(Log{Path: path})
+			f, err := openLog(protocol.Log{Path: path})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -248,7 +250,7 @@ func TestLogFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "0.log")
-	f, err := openLog(Log{Path: path})
+	f, err := openLog(protocol.Log{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +291,7 @@ func TestLogRotationFails(t *testing.T) {
 	if err := os.MkdirAll(path+".1/not-empty", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openLog(Log{Path: path, MaxBytes: MinLogBytes, MaxFiles: 2})
+	f, err := openLog(protocol.Log{Path: path, MaxBytes: protocol.MinLogBytes, MaxFiles: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +312,7 @@ func TestLogAppendsAfterACutEntry(t *testing.T) {
 	if err := os.WriteFile(path, []byte("2026-01-02T15:04:05.000000000Z stdout F cut o"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openLog(Log{Path: path})
+	f, err := openLog(protocol.Log{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +334,7 @@ func TestLogRefusesWhatIsNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range []string{fifo, link, dir} {
-		if f, err := openLog(Log{Path: p}); err == nil {
+		if f, err := openLog(protocol.Log{Path: p}); err == nil {
 			f.close()
 			t.Errorf("%s was opened", p)
 		}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // The test program is also the supervisor that the tests start, and a client of another user.
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 		runtime.LockOSThread()
 		supervise(os.Args[1:])
 	case "list":
-		_, err := NewClient(os.Args[1]).List(context.Background())
+		_, err := protocol.NewClient(os.Args[1]).List(context.Background())
 		fmt.Print(err)
 	}
 }
@@ -99,11 +100,11 @@ type node struct {
 	t      *testing.T
 	dir    string
 	cgroup string // the cgroup that its containers are below, "/name"
-	client *Client
+	client *protocol.Client
 	cmd    *exec.Cmd
 	rootfs string
 	// holder holds descriptors for the next supervisor, as an agent does; nil if none is to.
-	holder *Holder
+	holder *protocol.Holder
 }
 
 // newNode starts a supervisor that ends, with all containers, when the test does.
@@ -114,7 +115,7 @@ func newNode(t *testing.T, args ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, dir: dir, cgroup: "/berth-test-" + filepath.Base(dir), client: NewClient(filepath.Join(dir, "supervisor.sock"))}
+	n := &node{t: t, dir: dir, cgroup: "/berth-test-" + filepath.Base(dir), client: protocol.NewClient(filepath.Join(dir, "supervisor.sock"))}
 	n.rootfs = filepath.Join(dir, "rootfs")
 	busyboxTree(t, n.rootfs)
 	t.Cleanup(func() {
@@ -138,22 +139,18 @@ func (n *node) start(args ...string) {
 	defer log.Close()
 	n.cmd.Stdout, n.cmd.Stderr = log, log
 	if n.holder != nil {
-		files, err := n.holder.list()
+		done, err := n.holder.Pass(n.cmd)
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		defer closeFiles(files)
-		if len(files) > 0 {
-			n.cmd.Args = append(n.cmd.Args, "--held", strconv.Itoa(firstExtraFile))
-			n.cmd.ExtraFiles = files
-		}
+		defer done()
 	}
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
 	n.eventually("the supervisor answers", func() error {
 		// A supervisor that was killed may have left its socket to a child (see EnsureRunning).
-		short, cancel := context.WithTimeout(n.ctx(), pingTimeout)
+		short, cancel := context.WithTimeout(n.ctx(), 2*time.Second)
 		defer cancel()
 		pid, err := n.client.Ping(short)
 		if err == nil && pid != n.cmd.Process.Pid {
@@ -270,13 +267,15 @@ func (n *node) bundle(id string, change func(*specs.Spec), args ...string) strin
 	return dir
 }
 
+func (n *node) socket() string { return filepath.Join(n.dir, "supervisor.sock") }
+
 func (n *node) logPath(id string) string { return filepath.Join(n.dir, "logs", id, "0.log") }
 
 // create makes a container that runs a shell script.
-func (n *node) create(h, id, script string) Status {
+func (n *node) create(h, id, script string) protocol.Status {
 	n.t.Helper()
-	st, err := n.client.Create(n.ctx(), CreateRequest{
-		ID: id, Handler: h, Bundle: n.bundle(id, nil, "/bin/sh", "-c", script), Log: Log{Path: n.logPath(id)},
+	st, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+		ID: id, Handler: h, Bundle: n.bundle(id, nil, "/bin/sh", "-c", script), Log: protocol.Log{Path: n.logPath(id)},
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -285,7 +284,7 @@ func (n *node) create(h, id, script string) Status {
 }
 
 // run makes and starts one.
-func (n *node) run(h, id, script string) Status {
+func (n *node) run(h, id, script string) protocol.Status {
 	n.t.Helper()
 	st := n.create(h, id, script)
 	if err := n.client.Start(n.ctx(), id); err != nil {
@@ -295,12 +294,12 @@ func (n *node) run(h, id, script string) Status {
 }
 
 // stopped waits until the container has ended.
-func (n *node) stopped(id string) Status {
+func (n *node) stopped(id string) protocol.Status {
 	n.t.Helper()
-	var st Status
+	var st protocol.Status
 	n.eventually(id+" has stopped", func() (err error) {
 		st, err = n.client.Get(n.ctx(), id)
-		if err == nil && st.State != Stopped {
+		if err == nil && st.State != protocol.Stopped {
 			err = fmt.Errorf("it is %s", st.State)
 		}
 		return err

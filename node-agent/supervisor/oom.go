@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // Which process was killed for lack of memory
@@ -130,14 +131,14 @@ func (s *server) noteKills(c *container) {
 	rec := c.rec
 	c.mu.Unlock()
 	kills := oomKills(rec.Cgroup)
-	if rec.Status.State == Stopped || kills <= rec.KillsOfOthers {
+	if rec.Status.State == protocol.Stopped || kills <= rec.KillsOfOthers {
 		return
 	}
 	time.Sleep(time.Millisecond) // the signal follows the count
 	if dying(rec.Status.PID, rec.StartTime) {
 		return // its end says more
 	}
-	_ = s.update(c, func(st *Status) {
+	_ = s.update(c, func(st *protocol.Status) {
 		c.rec.KillsOfOthers = kills
 		st.OOMKills = kills
 	})

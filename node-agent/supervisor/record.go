@@ -13,13 +13,14 @@ import (
 	"strings"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // record is what the next supervisor must know about a container, in <run-dir>/supervisor/<id>.json.
 type record struct {
-	Version int    `json:"version,omitempty"`
-	Status  Status `json:"status"`
-	Log     Log    `json:"log"`
+	Version int             `json:"version,omitempty"`
+	Status  protocol.Status `json:"status"`
+	Log     protocol.Log    `json:"log"`
 	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for ever.
 	BootID    string `json:"bootID"`
 	StartTime uint64 `json:"startTime,omitempty"`
@@ -116,7 +117,7 @@ func (r records) read(id string) (*record, error) {
 	if rec.Version > recordVersion {
 		return nil, fmt.Errorf("record %s: found version %d; this supervisor knows up to %d", r.path(id), rec.Version, recordVersion)
 	}
-	if rec.Status.ID != id || ValidateID(id) != nil {
+	if rec.Status.ID != id || protocol.ValidateID(id) != nil {
 		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)
 	}
 	return &rec, nil

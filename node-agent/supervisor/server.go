@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // Options are how a supervisor runs.
@@ -46,7 +48,7 @@ type Options struct {
 
 	// Command is the command line that this supervisor was started with, without --held; nil if it cannot be upgraded in place.
 	Command []string
-	// Held is a descriptor that lists inherited ones (see Holder); 0 means that there are none.
+	// Held is a descriptor that lists inherited ones (see protocol.Holder); 0 means that there are none.
 	Held int
 
 	// step is called at each step that a test may kill the supervisor at.
@@ -59,7 +61,7 @@ type server struct {
 	handlers    handler.Set
 	program     string
 	command     []string
-	started     string      // a random name of this run of the program
+	run         string      // a random name of this run of the program
 	upgrade     chan string // takes the program to become
 	records     records
 	bootID      string
@@ -156,7 +158,7 @@ func run(ctx context.Context, o Options) error {
 		handlers:   o.Handlers,
 		program:    o.Program,
 		command:    o.Command,
-		started:    rand.Text(),
+		run:        rand.Text(),
 		upgrade:    make(chan string, 1),
 		records:    records{dir},
 		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
@@ -285,7 +287,7 @@ func lockRunDir(path string) (*os.File, error) {
 
 // listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.
 func listen(path string) (*net.UnixListener, error) {
-	if err := CheckSocket(path); err != nil {
+	if err := protocol.CheckSocket(path); err != nil {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
@@ -390,14 +392,17 @@ func (s *server) letGo() {
 }
 
 // readers are the buffers of connections.
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, lineBuffer) }}
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, protocol.LineBuffer) }}
 
 // talk serves one connection: a handshake, a request, its replies.
 func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
-	h := hello{Protocol: protocolName, PID: os.Getpid(), Program: s.program, Started: s.started}
+	h := protocol.Hello{
+		Protocol: protocol.Name, MinVersion: protocol.MinVersion, MaxVersion: protocol.MaxVersion,
+		PID: os.Getpid(), Program: s.program, Run: s.run,
+	}
 	refuse := func(err error) error {
 		h.Error = wireError(err)
-		_ = writeLine(c, h)
+		_ = protocol.WriteLine(c, h)
 		return err
 	}
 	_ = c.SetDeadline(time.Now().Add(requestTimeout))
@@ -410,33 +415,33 @@ func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
 		r.Reset(nil)
 		readers.Put(r)
 	}()
-	var theirs hello
-	if err := readLine(r, &theirs); err != nil {
-		if errors.Is(err, errLine) {
-			return refuse(fmt.Errorf("%w: %w", ErrInvalid, err))
+	var theirs protocol.Hello
+	if err := protocol.ReadLine(r, &theirs); err != nil {
+		if errors.Is(err, protocol.ErrMalformed) {
+			return refuse(fmt.Errorf("%w: %w", protocol.ErrInvalid, err))
 		}
 		return err
 	}
-	if h.Version = min(theirs.MaxVersion, protocolMax); theirs.Protocol != protocolName || h.Version < max(theirs.MinVersion, protocolMin) {
+	if h.Version = min(theirs.MaxVersion, protocol.MaxVersion); theirs.Protocol != protocol.Name || h.Version < max(theirs.MinVersion, protocol.MinVersion) {
 		h.Version = 0
-		return refuse(fmt.Errorf("%w: found %q %d to %d; allowed: %q %d to %d", ErrVersion,
-			theirs.Protocol, theirs.MinVersion, theirs.MaxVersion, protocolName, protocolMin, protocolMax))
+		return refuse(fmt.Errorf("%w: found %q %d to %d; allowed: %q %d to %d", protocol.ErrVersion,
+			theirs.Protocol, theirs.MinVersion, theirs.MaxVersion, protocol.Name, protocol.MinVersion, protocol.MaxVersion))
 	}
-	if err := writeLine(c, h); err != nil {
+	if err := protocol.WriteLine(c, h); err != nil {
 		return err
 	}
-	var q request
-	if err := readLine(r, &q); err != nil {
-		if errors.Is(err, errLine) {
-			_ = writeLine(c, reply{Error: wireError(fmt.Errorf("%w: %w", ErrInvalid, err))})
+	var q protocol.Request
+	if err := protocol.ReadLine(r, &q); err != nil {
+		if errors.Is(err, protocol.ErrMalformed) {
+			_ = protocol.WriteLine(c, protocol.Reply{Error: wireError(fmt.Errorf("%w: %w", protocol.ErrInvalid, err))})
 		}
 		return err
 	}
 	_ = c.SetDeadline(time.Time{})
 	switch q.Op {
-	case opWatch:
+	case protocol.OpWatch:
 		return s.watch(ctx, c, r)
-	case opHold:
+	case protocol.OpHold:
 		return s.hold(c)
 	}
 	return s.answer(ctx, c, &q)
@@ -457,29 +462,38 @@ func checkPeer(c *net.UnixConn) error {
 		return fmt.Errorf("SO_PEERCRED: %w", cerr)
 	}
 	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: found user %d; allowed: 0 and %d", ErrDenied, cred.Uid, os.Geteuid())
+		return fmt.Errorf("%w: found user %d; allowed: 0 and %d", protocol.ErrDenied, cred.Uid, os.Geteuid())
 	}
 	return nil
 }
 
 // answer carries out a request and replies.
-func (s *server) answer(ctx context.Context, c net.Conn, q *request) error {
+func (s *server) answer(ctx context.Context, c net.Conn, q *protocol.Request) error {
 	r := newReplier(c, replyTimeout)
 	defer r.stop()
-	if q.Op == opList {
-		all := s.list()
-		for i := range all {
-			if err := r.send(reply{Status: &all[i], More: true}); err != nil {
+	switch q.Op {
+	case protocol.OpInfo:
+		for _, name := range s.handlers.Names() {
+			info := s.describe(ctx, name)
+			if err := r.send(protocol.Reply{Handler: &info, More: true}); err != nil {
 				return err
 			}
 		}
-		return r.send(reply{})
+		return r.send(protocol.Reply{})
+	case protocol.OpList:
+		all := s.list()
+		for i := range all {
+			if err := r.send(protocol.Reply{Status: &all[i], More: true}); err != nil {
+				return err
+			}
+		}
+		return r.send(protocol.Reply{})
 	}
 	st, err := s.do(ctx, q)
 	if err != nil {
-		return r.send(reply{Error: wireError(err)})
+		return r.send(protocol.Reply{Error: wireError(err)})
 	}
-	return r.send(reply{Status: st})
+	return r.send(protocol.Reply{Status: st})
 }
 
 // replier writes replies, and signs of life while there is none to write: a client cannot rely on seeing our end, since a
@@ -496,11 +510,11 @@ func newReplier(c net.Conn, timeout time.Duration) *replier {
 	r := &replier{c: c, timeout: timeout}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.beat = time.AfterFunc(heartbeat, func() { _ = r.send(reply{More: true}) })
+	r.beat = time.AfterFunc(protocol.Heartbeat, func() { _ = r.send(protocol.Reply{More: true}) })
 	return r
 }
 
-func (r *replier) send(rep reply) error {
+func (r *replier) send(rep protocol.Reply) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.done {
@@ -510,11 +524,11 @@ func (r *replier) send(rep reply) error {
 		_ = r.c.SetWriteDeadline(time.Now().Add(r.timeout))
 	}
 	r.done = !rep.More
-	if err := writeLine(r.c, rep); err != nil {
+	if err := protocol.WriteLine(r.c, rep); err != nil {
 		r.done = true
 		return err
 	}
-	r.beat.Reset(heartbeat)
+	r.beat.Reset(protocol.Heartbeat)
 	return nil
 }
 
@@ -525,33 +539,33 @@ func (r *replier) stop() {
 	r.beat.Stop()
 }
 
-func (s *server) do(ctx context.Context, q *request) (*Status, error) {
+func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status, error) {
 	s.mu.Lock()
 	stopping := s.stopping
 	s.mu.Unlock()
 	if stopping {
-		return nil, ErrStopping
+		return nil, protocol.ErrStopping
 	}
 	switch q.Op {
-	case opCreate:
+	case protocol.OpCreate:
 		if q.Create == nil {
-			return nil, fmt.Errorf("%w: create: found nothing; allowed: a create request", ErrInvalid)
+			return nil, fmt.Errorf("%w: create: found nothing; allowed: a create request", protocol.ErrInvalid)
 		}
 		st, err := s.create(ctx, q.Create)
 		return &st, err
-	case opStart:
+	case protocol.OpStart:
 		st, err := s.start(ctx, q.ID)
 		return &st, err
-	case opKill:
+	case protocol.OpKill:
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
-	case opUpdate:
+	case protocol.OpUpdate:
 		if q.Update == nil || q.Update.To == nil {
-			return nil, fmt.Errorf("%w: update: found nothing; allowed: limits", ErrInvalid)
+			return nil, fmt.Errorf("%w: update: found nothing; allowed: limits", protocol.ErrInvalid)
 		}
 		return nil, s.limit(ctx, q.ID, q.Update)
-	case opDelete:
+	case protocol.OpDelete:
 		return nil, s.remove(ctx, q.ID, q.Force)
-	case opUpgrade:
+	case protocol.OpUpgrade:
 		if err := s.checkUpgrade(ctx, q.Program); err != nil {
 			return nil, err
 		}
@@ -560,7 +574,7 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		default: // another one is under way
 		}
 		return nil, nil
-	case opGet:
+	case protocol.OpGet:
 		c, err := s.find(q.ID)
 		if err != nil {
 			return nil, err
@@ -568,21 +582,38 @@ func (s *server) do(ctx context.Context, q *request) (*Status, error) {
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, delete, get, list, watch, hold, upgrade", ErrInvalid, q.Op)
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, delete, get, list, watch, hold, info, upgrade", protocol.ErrInvalid, q.Op)
+}
+
+// describeTimeout is how long a handler may take to say what it can do.
+const describeTimeout = 10 * time.Second
+
+// describe asks a handler what it can do.
+func (s *server) describe(ctx context.Context, name string) protocol.HandlerInfo {
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	f, err := s.handlers[name].Features(ctx)
+	if err != nil {
+		return protocol.HandlerInfo{Name: name, Error: protocol.Encode(err).Message}
+	}
+	if b, err := json.Marshal(f); err != nil || len(b) > protocol.MaxLine/2 {
+		return protocol.HandlerInfo{Name: name, Error: fmt.Sprintf("found features of %d bytes; allowed: %d", len(b), protocol.MaxLine/2)}
+	}
+	return protocol.HandlerInfo{Name: name, Features: f}
 }
 
 // list is every container by id.
-func (s *server) list() []Status {
+func (s *server) list() []protocol.Status {
 	s.mu.Lock()
 	all := make([]*container, 0, len(s.containers))
 	for _, c := range s.containers {
 		all = append(all, c)
 	}
 	s.mu.Unlock()
-	sts := make([]Status, len(all))
+	sts := make([]protocol.Status, len(all))
 	for i, c := range all {
 		sts[i] = c.status()
 	}
-	slices.SortFunc(sts, func(a, b Status) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(sts, func(a, b protocol.Status) int { return strings.Compare(a.ID, b.ID) })
 	return sts
 }

@@ -10,18 +10,20 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // spooled is a log with one stream, as a supervisor has them.
 type spooled struct {
 	t     *testing.T
-	log   Log
+	log   protocol.Log
 	spool string
 	s     *stream
 	pipe  int // its writing end
 }
 
-func newSpooled(t *testing.T, log Log) *spooled {
+func newSpooled(t *testing.T, log protocol.Log) *spooled {
 	dir := t.TempDir()
 	log.Path = filepath.Join(dir, "0.log")
 	x := &spooled{t: t, log: log, spool: filepath.Join(dir, "web.stdout.spool")}
@@ -87,7 +89,7 @@ func (x *spooled) want(lines ...string) {
 
 // TestSpoolKeepsALineWithoutEnd kills the supervisor twice within a line.
 func TestSpoolKeepsALineWithoutEnd(t *testing.T) {
-	x := newSpooled(t, Log{})
+	x := newSpooled(t, protocol.Log{})
 	x.write("one\ntw")
 	x.pump()
 	x.killed()
@@ -104,7 +106,7 @@ func TestSpoolKeepsALineWithoutEnd(t *testing.T) {
 
 // TestSpoolKilledBeforeTheLog kills the supervisor after output has left the pipe and before anything is in the log.
 func TestSpoolKilledBeforeTheLog(t *testing.T) {
-	x := newSpooled(t, Log{})
+	x := newSpooled(t, protocol.Log{})
 	x.write("one\n")
 	x.pump()
 	x.write("two\n")
@@ -119,7 +121,7 @@ func TestSpoolKilledBeforeTheLog(t *testing.T) {
 func TestSpoolKilledWithinTheLog(t *testing.T) {
 	const entries = "2026-01-02T03:04:05.000000006Z stdout F two\n2026-01-02T03:04:05.000000006Z stdout F three\n"
 	for n := range len(entries) + 1 {
-		x := newSpooled(t, Log{})
+		x := newSpooled(t, protocol.Log{})
 		x.write("one\n")
 		x.pump()
 		x.write("two\nthree\nfour")
@@ -143,7 +145,7 @@ func TestSpoolKilledWithinTheLog(t *testing.T) {
 
 // TestSpoolIsEmptied moves much output: the spool does not grow with it, whenever the supervisor is killed.
 func TestSpoolIsEmptied(t *testing.T) {
-	x := newSpooled(t, Log{MaxBytes: 64 << 20, MaxFiles: 2})
+	x := newSpooled(t, protocol.Log{MaxBytes: 64 << 20, MaxFiles: 2})
 	line := strings.Repeat("x", 1023)
 	var want []string
 	for i := range 1000 {
@@ -173,7 +175,7 @@ func TestSpoolIsEmptied(t *testing.T) {
 
 // TestSpoolRotates rotates the log at every few lines and kills the supervisor between them.
 func TestSpoolRotates(t *testing.T) {
-	x := newSpooled(t, Log{MaxBytes: MinLogBytes, MaxFiles: 50})
+	x := newSpooled(t, protocol.Log{MaxBytes: protocol.MinLogBytes, MaxFiles: 50})
 	line := strings.Repeat("y", 4000)
 	for range 40 {
 		x.write(line + "\n" + line[:10])
@@ -204,7 +206,7 @@ func TestSpoolRotates(t *testing.T) {
 
 // TestNoRoomForASpool goes on to log where no spool can be kept.
 func TestNoRoomForASpool(t *testing.T) {
-	x := newSpooled(t, Log{})
+	x := newSpooled(t, protocol.Log{})
 	if err := os.Mkdir(x.spool, 0o700); err != nil {
 		t.Fatal(err)
 	}

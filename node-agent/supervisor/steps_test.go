@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // killVariable names the step at which the supervisor of a test kills itself.
@@ -71,9 +73,9 @@ func TestKilledAtEachStep(t *testing.T) {
 					t.Fatal(err)
 				}
 				if tc.atStart {
-					want := Created
+					want := protocol.Created
 					if tc.ran {
-						want = Running
+						want = protocol.Running
 					}
 					if st.State != want || st.StartedAt.IsZero() == tc.ran {
 						t.Fatalf("found %+v; want the state %s", st, want)
@@ -95,7 +97,7 @@ func TestKilledAtEachStep(t *testing.T) {
 				case tc.code || st.ExitCode != nil || st.Reason == "":
 					t.Errorf("found %+v; want exit code 7, or a reason why it is unknown", st)
 				}
-				if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, ErrNotCreated) {
+				if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
 					t.Errorf("start of what has ended: found %v; want ErrNotCreated", err)
 				}
 				if got := n.lines("web", "stdout"); !slices.Equal(got, []string{"ran", "end"}) {
@@ -119,7 +121,7 @@ func TestStartIsIdempotent(t *testing.T) {
 			t.Fatalf("a second start: %v", err)
 		}
 		after, err := n.client.Get(n.ctx(), "web")
-		if err != nil || after.PID != st.PID || after.State != Running || !after.StartedAt.Equal(before.StartedAt) {
+		if err != nil || after.PID != st.PID || after.State != protocol.Running || !after.StartedAt.Equal(before.StartedAt) {
 			t.Errorf("found %+v, %v; want %+v", after, err, before)
 		}
 	})
@@ -147,7 +149,7 @@ func TestRecordIsWrittenLate(t *testing.T) {
 	}
 	n.eventually("the record is written", func() error {
 		rec, err := records{dir}.read("web")
-		if err == nil && rec.Status.State != Stopped {
+		if err == nil && rec.Status.State != protocol.Stopped {
 			err = errors.New(string(rec.Status.State))
 		}
 		return err

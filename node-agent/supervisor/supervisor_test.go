@@ -21,6 +21,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 var handlerNames = []string{"berth", "runc"}
@@ -47,13 +49,13 @@ func TestLife(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
 		st := n.create(h, "web", "echo one; echo two >&2; echo three; read x; exit 7")
-		if st.State != Created || st.PID == 0 || st.CreatedAt.IsZero() || !st.StartedAt.IsZero() || st.ExitCode != nil || st.Handler != h || st.LogPath != n.logPath("web") {
+		if st.State != protocol.Created || st.PID == 0 || st.CreatedAt.IsZero() || !st.StartedAt.IsZero() || st.ExitCode != nil || st.Handler != h || st.LogPath != n.logPath("web") {
 			t.Fatalf("created: %+v", st)
 		}
 		if err := unix.Kill(st.PID, 0); err != nil {
 			t.Fatalf("pid %d: %v", st.PID, err)
 		}
-		if _, err := n.client.Create(n.ctx(), CreateRequest{ID: "web", Handler: h, Bundle: st.Bundle}); !errors.Is(err, ErrExist) {
+		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: st.Bundle}); !errors.Is(err, protocol.ErrExist) {
 			t.Fatalf("second create: %v", err)
 		}
 		if err := n.client.Start(n.ctx(), "web"); err != nil {
@@ -70,19 +72,19 @@ func TestLife(t *testing.T) {
 		if got := n.lines("web", "stderr"); !slices.Equal(got, []string{"two"}) {
 			t.Errorf("stderr %q", got)
 		}
-		if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, ErrNotCreated) {
+		if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
 			t.Errorf("start of a stopped one: %v", err)
 		}
-		if err := n.client.Kill(n.ctx(), "web", "TERM", false); !errors.Is(err, ErrNotRunning) {
+		if err := n.client.Kill(n.ctx(), "web", "TERM", false); !errors.Is(err, protocol.ErrNotRunning) {
 			t.Errorf("kill of a stopped one: %v", err)
 		}
 		if err := n.client.Delete(n.ctx(), "web", false); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := n.client.Get(n.ctx(), "web"); !errors.Is(err, ErrNotExist) {
+		if _, err := n.client.Get(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotExist) {
 			t.Errorf("get of a deleted one: %v", err)
 		}
-		if err := n.client.Delete(n.ctx(), "web", true); !errors.Is(err, ErrNotExist) {
+		if err := n.client.Delete(n.ctx(), "web", true); !errors.Is(err, protocol.ErrNotExist) {
 			t.Errorf("delete of a deleted one: %v", err)
 		}
 		left, _ := filepath.Glob(filepath.Join(n.dir, "supervisor", "*"))
@@ -134,7 +136,7 @@ func TestDelete(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
 		st := n.run(h, "web", "sleep 1000")
-		if err := n.client.Delete(n.ctx(), "web", false); !errors.Is(err, ErrRunning) {
+		if err := n.client.Delete(n.ctx(), "web", false); !errors.Is(err, protocol.ErrRunning) {
 			t.Fatalf("without force: %v", err)
 		}
 		if err := n.client.Delete(n.ctx(), "web", true); err != nil {
@@ -163,7 +165,7 @@ func TestCreateFails(t *testing.T) {
 		n.warm(h)
 		before := n.descriptors()
 		bundle := n.bundle("web", func(s *specs.Spec) { s.Root.Path = "/nowhere" }, "/bin/true")
-		_, err := n.client.Create(n.ctx(), CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: Log{Path: n.logPath("web")}})
+		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: protocol.Log{Path: n.logPath("web")}})
 		if err == nil || !strings.Contains(err.Error(), "nowhere") {
 			t.Fatalf("error %v", err)
 		}
@@ -198,22 +200,22 @@ func (n *node) sameDescriptors(before []string) {
 
 func TestInvalidRequests(t *testing.T) {
 	n := newNode(t)
-	for name, r := range map[string]CreateRequest{
+	for name, r := range map[string]protocol.CreateRequest{
 		"id":       {ID: "../x", Bundle: "/b"},
 		"bundle":   {ID: "x", Bundle: "b"},
 		"handler":  {ID: "x", Bundle: "/b", Handler: "nope"},
-		"path":     {ID: "x", Bundle: "/b", Log: Log{Path: "rel"}},
-		"maxBytes": {ID: "x", Bundle: "/b", Log: Log{Path: "/l", MaxBytes: 5}},
-		"maxFiles": {ID: "x", Bundle: "/b", Log: Log{Path: "/l", MaxFiles: 1}},
+		"path":     {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "rel"}},
+		"maxBytes": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", MaxBytes: 5}},
+		"maxFiles": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", MaxFiles: 1}},
 	} {
-		if _, err := n.client.Create(n.ctx(), r); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), name) {
+		if _, err := n.client.Create(n.ctx(), r); !errors.Is(err, protocol.ErrInvalid) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := n.client.Kill(n.ctx(), "x", "NOPE", false); !errors.Is(err, ErrInvalid) {
+	if err := n.client.Kill(n.ctx(), "x", "NOPE", false); !errors.Is(err, protocol.ErrInvalid) {
 		t.Errorf("signal: %v", err)
 	}
-	if err := n.client.Start(n.ctx(), "x"); !errors.Is(err, ErrNotExist) {
+	if err := n.client.Start(n.ctx(), "x"); !errors.Is(err, protocol.ErrNotExist) {
 		t.Errorf("start: %v", err)
 	}
 
@@ -224,15 +226,15 @@ func TestInvalidRequests(t *testing.T) {
 		"too new":         {`{"protocol":"berth.supervisor","minVersion":2,"maxVersion":9}` + "\n", `"code":"Version"`},
 		"too old":         {`{"protocol":"berth.supervisor"}` + "\n", `"code":"Version"`},
 		"newer and ours":  {`{"protocol":"berth.supervisor","minVersion":1,"maxVersion":9,"new":[]}` + "\n", `"version":1`},
-		"oversized hello": {strings.Repeat("x", 2*maxLine), `"code":"Invalid"`},
+		"oversized hello": {strings.Repeat("x", 2*protocol.MaxLine), `"code":"Invalid"`},
 		"no json":         {good + "{{{\n", `"code":"Invalid"`},
 		"unknown op":      {good + `{"op":"fly"}` + "\n", `"code":"Invalid"`},
 		"no request":      {good + `{"op":"create"}` + "\n", `"code":"Invalid"`},
-		"oversized":       {good + `{"op":"` + strings.Repeat("x", 2*maxLine) + `"}` + "\n", `"code":"Invalid"`},
-		"deep":            {good + strings.Repeat("[", maxLine-1) + "\n", `"code":"Invalid"`},
+		"oversized":       {good + `{"op":"` + strings.Repeat("x", 2*protocol.MaxLine) + `"}` + "\n", `"code":"Invalid"`},
+		"deep":            {good + strings.Repeat("[", protocol.MaxLine-1) + "\n", `"code":"Invalid"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := net.Dial("unix", n.client.socket)
+			c, err := net.Dial("unix", n.socket())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -263,11 +265,11 @@ func TestInvalidRequests(t *testing.T) {
 // Another user is refused by the supervisor itself, even where the file's mode would let it in.
 func TestOtherUserIsRefused(t *testing.T) {
 	n := newNode(t)
-	fi, err := os.Stat(n.client.socket)
+	fi, err := os.Stat(n.socket())
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Fatalf("socket %v, %v", fi.Mode(), err)
 	}
-	for path, mode := range map[string]os.FileMode{n.dir: 0o755, n.client.socket: 0o666} {
+	for path, mode := range map[string]os.FileMode{n.dir: 0o755, n.socket(): 0o666} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +284,7 @@ func TestOtherUserIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for uid, want := range map[uint32]string{65534: "permission denied: found user 65534; allowed: 0 and 0", 0: "<nil>"} {
-		cmd := exec.Command(program, n.client.socket)
+		cmd := exec.Command(program, n.socket())
 		cmd.Env = []string{roleVariable + "=list"}
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -309,7 +311,7 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(x specs.LinuxNamespace) bool { return x.Type == specs.PIDNamespace })
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "bind", Source: dir, Options: []string{"bind", "rw"}})
 	}, "/bin/sh", "-c", "(while [ ! -e /tmp/go ]; do sleep 0.05; done; echo late) & echo early; exit 5")
-	if _, err := n.client.Create(n.ctx(), CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: Log{Path: n.logPath("web")}}); err != nil {
+	if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: protocol.Log{Path: n.logPath("web")}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.client.Start(n.ctx(), "web"); err != nil {
@@ -342,9 +344,9 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 // Much output at once, with rotation: no line is lost, and the supervisor keeps up with both streams.
 func TestMuchOutput(t *testing.T) {
 	n := newNode(t)
-	_, err := n.client.Create(n.ctx(), CreateRequest{
+	_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
 		ID: "web", Bundle: n.bundle("web", nil, "/bin/sh", "-c", "seq 1 100000 & seq 100001 150000 >&2; wait"),
-		Log: Log{Path: n.logPath("web"), MaxBytes: 256 << 10, MaxFiles: 1000},
+		Log: protocol.Log{Path: n.logPath("web"), MaxBytes: 256 << 10, MaxFiles: 1000},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -391,7 +393,7 @@ func TestKilledSupervisor(t *testing.T) {
 		})
 
 		n.end(unix.SIGKILL)
-		for _, st := range []Status{count, quiet, killed, waiting} {
+		for _, st := range []protocol.Status{count, quiet, killed, waiting} {
 			if err := unix.Kill(st.PID, 0); err != nil {
 				t.Fatalf("%s: %v", st.ID, err)
 			}
@@ -408,9 +410,9 @@ func TestKilledSupervisor(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, want := range []struct {
-			st    Status
-			state State
-		}{{count, Running}, {done, Stopped}, {killed, Running}, {quiet, Running}, {unseen, Stopped}, {waiting, Created}} {
+			st    protocol.Status
+			state protocol.State
+		}{{count, protocol.Running}, {done, protocol.Stopped}, {killed, protocol.Running}, {quiet, protocol.Running}, {unseen, protocol.Stopped}, {waiting, protocol.Created}} {
 			if i >= len(all) || all[i].ID != want.st.ID || all[i].PID != want.st.PID || all[i].State != want.state {
 				t.Fatalf("list %+v, want %s %d %s", all, want.st.ID, want.st.PID, want.state)
 			}
@@ -509,7 +511,7 @@ func TestSIGTERM(t *testing.T) {
 			}
 			n.start()
 		}
-		if got, err := n.client.Get(n.ctx(), "count"); err != nil || got.PID != st.PID || got.State != Running {
+		if got, err := n.client.Get(n.ctx(), "count"); err != nil || got.PID != st.PID || got.State != protocol.Running {
 			t.Fatalf("%+v, %v", got, err)
 		}
 		if err := n.client.Kill(n.ctx(), "count", "KILL", false); err != nil {
@@ -565,7 +567,7 @@ func TestHundredAtOnce(t *testing.T) {
 			if i%4 == 0 {
 				h = "runc"
 			}
-			_, err := n.client.Create(n.ctx(), CreateRequest{ID: id, Handler: h, Bundle: filepath.Join(n.dir, "bundles", id), Log: Log{Path: n.logPath(id)}})
+			_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: filepath.Join(n.dir, "bundles", id), Log: protocol.Log{Path: n.logPath(id)}})
 			if err == nil {
 				err = n.client.Start(n.ctx(), id)
 			}
@@ -585,7 +587,7 @@ func TestHundredAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ev.Status.State == Stopped {
+		if ev.Status.State == protocol.Stopped {
 			if ev.Status.ExitCode == nil {
 				t.Fatalf("%+v", ev.Status)
 			}
@@ -624,7 +626,7 @@ func TestSlowWatcher(t *testing.T) {
 	// Far more changes than a socket's buffers hold.
 	for range 300 {
 		for _, id := range []string{"a", "b"} {
-			if _, err := n.client.Create(n.ctx(), CreateRequest{ID: id, Bundle: "/nowhere/" + strings.Repeat("x", 4000)}); err == nil {
+			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Bundle: "/nowhere/" + strings.Repeat("x", 4000)}); err == nil {
 				t.Fatal("created")
 			}
 		}
@@ -638,7 +640,7 @@ func TestSlowWatcher(t *testing.T) {
 			t.Fatal(err)
 		}
 		events++
-		if ev.Status.ID == "last" && ev.Status.State == Stopped {
+		if ev.Status.ID == "last" && ev.Status.State == protocol.Stopped {
 			break
 		}
 	}
@@ -684,7 +686,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 func TestClientGoesWhileCreating(t *testing.T) {
 	n := newNode(t)
 	bundle := n.bundle("web", nil, "/bin/true")
-	c, err := net.Dial("unix", n.client.socket)
+	c, err := net.Dial("unix", n.socket())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -696,7 +698,7 @@ func TestClientGoesWhileCreating(t *testing.T) {
 	c.Close()
 	n.eventually("it is made", func() error {
 		st, err := n.client.Get(n.ctx(), "web")
-		if err == nil && st.State != Created {
+		if err == nil && st.State != protocol.Created {
 			err = fmt.Errorf("it is %s", st.State)
 		}
 		return err
@@ -711,18 +713,18 @@ func TestOOMKilled(t *testing.T) {
 		limit := int64(32 << 20)
 		for id, tc := range map[string]struct {
 			script string
-			after  func(st Status) // is called once the kills have been counted
+			after  func(st protocol.Status) // is called once the kills have been counted
 			want   bool
 			code   int
 			kills  uint64
 		}{
 			"greedy":      {script: "exec tail /dev/zero", want: true, code: 137, kills: 1},
-			"killed":      {script: "sleep 1000", after: func(Status) { _ = n.client.Kill(n.ctx(), "killed", "KILL", false) }, code: 137},
+			"killed":      {script: "sleep 1000", after: func(protocol.Status) { _ = n.client.Kill(n.ctx(), "killed", "KILL", false) }, code: 137},
 			"child":       {script: "tail /dev/zero; exit 3", code: 3, kills: 1},
 			"child twice": {script: "tail /dev/zero; tail /dev/zero; exit 0", kills: 2},
 			"passed on":   {script: "tail /dev/zero; exit $?", code: 137, kills: 1},
 			// A worker is killed, and later somebody kills the first process by hand.
-			"later": {script: "tail /dev/zero; sleep 1000", after: func(st Status) { _ = unix.Kill(st.PID, unix.SIGKILL) }, code: 137, kills: 1},
+			"later": {script: "tail /dev/zero; sleep 1000", after: func(st protocol.Status) { _ = unix.Kill(st.PID, unix.SIGKILL) }, code: 137, kills: 1},
 			"then":  {script: "tail /dev/zero; sleep 1; exec tail /dev/zero", want: true, code: 137, kills: 2},
 		} {
 			id := strings.ReplaceAll(id, " ", "-")
@@ -730,14 +732,14 @@ func TestOOMKilled(t *testing.T) {
 				s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
 			}, "/bin/busybox", "sh", "-c", tc.script)
-			if _, err := n.client.Create(n.ctx(), CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
+			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.client.Start(n.ctx(), id); err != nil {
 				t.Fatal(err)
 			}
 			if tc.after != nil {
-				var st Status
+				var st protocol.Status
 				n.eventually("the kills are counted while it runs", func() (err error) {
 					st, err = n.client.Get(n.ctx(), id)
 					if err == nil && st.OOMKills != tc.kills {
@@ -787,13 +789,13 @@ func TestEnsureRunning(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if err := EnsureRunning(t.Context(), "/usr/bin/env", args, socket, nil); err != nil {
+			if err := protocol.EnsureRunning(t.Context(), "/usr/bin/env", args, socket, nil); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	pid, err := NewClient(socket).Ping(t.Context())
+	pid, err := protocol.NewClient(socket).Ping(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -809,10 +811,10 @@ func TestEnsureRunning(t *testing.T) {
 	if fi, err := os.Stat(run); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("folder %v, %v", fi.Mode(), err)
 	}
-	if err := EnsureRunning(t.Context(), "/bin/false", nil, socket, nil); err != nil {
+	if err := protocol.EnsureRunning(t.Context(), "/bin/false", nil, socket, nil); err != nil {
 		t.Errorf("one runs: %v", err)
 	}
-	err = EnsureRunning(t.Context(), "/bin/sh", []string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"), nil)
+	err = protocol.EnsureRunning(t.Context(), "/bin/sh", []string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"), nil)
 	if err == nil || !strings.Contains(err.Error(), "what is wrong") {
 		t.Errorf("one that cannot start: %v", err)
 	}

@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 func needRoot(t *testing.T) {
@@ -27,75 +27,6 @@ func needRoot(t *testing.T) {
 		t.Fatal("needs root")
 	}
 	t.Skip("needs root")
-}
-
-func TestValidateID(t *testing.T) {
-	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", MaxIDLen)} {
-		if err := ValidateID(id); err != nil {
-			t.Errorf("%q: %v", id, err)
-		}
-	}
-	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", MaxIDLen+1)} {
-		if err := ValidateID(id); err == nil {
-			t.Errorf("%q is allowed", id)
-		}
-	}
-}
-
-func TestParseSignal(t *testing.T) {
-	for s, want := range map[string]unix.Signal{
-		"TERM": 15, "SIGTERM": 15, "sigkill": 9, "9": 9, "64": 64, "RTMIN": 34, "SIGRTMIN+3": 37, "HUP": 1,
-	} {
-		if got, err := ParseSignal(s); err != nil || got != want {
-			t.Errorf("%q: %v, %v; want %d", s, got, err, want)
-		}
-	}
-	for _, s := range []string{"", "0", "65", "-1", "NOPE", "SIG", "RTMIN+31", "RTMIN-1", "RTMIN+x"} {
-		if got, err := ParseSignal(s); err == nil {
-			t.Errorf("%q: %v", s, got)
-		}
-	}
-}
-
-func TestErrorsSurviveTheWire(t *testing.T) {
-	for _, c := range codes {
-		werr := wireError(fmt.Errorf("start web: %w", c.err))
-		if !errors.Is(werr, c.err) || werr.Error() != "start web: "+c.err.Error() {
-			t.Errorf("%v became %v", c.err, werr)
-		}
-		for _, other := range codes {
-			if other.err != c.err && errors.Is(werr, other.err) {
-				t.Errorf("%v is %v too", c.err, other.err)
-			}
-		}
-	}
-	if werr := wireError(errors.New("mounts[3]: EINVAL")); werr.Code != "" || werr.Error() != "mounts[3]: EINVAL" {
-		t.Errorf("got %+v", werr)
-	}
-	if werr := wireError(errors.New(strings.Repeat("x", maxLine))); len(werr.Message) != maxMessage {
-		t.Errorf("a message of %d bytes", len(werr.Message))
-	}
-}
-
-func TestReadLineIsBounded(t *testing.T) {
-	const frame = len(`{"op":""}` + "\n")
-	for _, size := range []int{frame, lineBuffer - 1, lineBuffer, lineBuffer + 1, 3*lineBuffer - 1, maxLine - 1, maxLine} {
-		op := strings.Repeat("x", size-frame)
-		r := bufio.NewReaderSize(strings.NewReader(strings.Repeat(`{"op":"`+op+`"}`+"\n", 2)), lineBuffer)
-		for range 2 {
-			var q request
-			if err := readLine(r, &q); err != nil || q.Op != op {
-				t.Errorf("a line of %d bytes: found %d (%v)", size, len(q.Op), err)
-			}
-		}
-	}
-	for _, size := range []int{maxLine + 1, 2 * maxLine} {
-		r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", size-frame)+`"}`+"\n"), lineBuffer)
-		var q request
-		if err := readLine(r, &q); !errors.Is(err, errLine) {
-			t.Errorf("a line of %d bytes: got %v", size, err)
-		}
-	}
 }
 
 // The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
@@ -211,7 +142,7 @@ func TestOOMKills(t *testing.T) {
 // Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is told.
 func TestRecords(t *testing.T) {
 	r := records{t.TempDir()}
-	rec := &record{Status: Status{ID: "web", State: Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
+	rec := &record{Status: protocol.Status{ID: "web", State: protocol.Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
 	for range 2 {
 		if err := r.save(rec); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // cgroupFile reads a file of a process's cgroup: of the v1 hierarchy of a controller, or of cgroup v2.
@@ -44,7 +46,7 @@ func limits(memory, pids int64) *specs.LinuxResources {
 const mi = int64(1 << 20)
 
 // assertLimits asserts the limits of a container's cgroup, and that its process still runs.
-func assertLimits(t *testing.T, n *node, before Status, memory, pids int64) {
+func assertLimits(t *testing.T, n *node, before protocol.Status, memory, pids int64) {
 	t.Helper()
 	if got := cgroupFile(t, before.PID, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.FormatInt(memory, 10) {
 		t.Errorf("the limit of memory is %s; want %d", got, memory)
@@ -52,7 +54,7 @@ func assertLimits(t *testing.T, n *node, before Status, memory, pids int64) {
 	if got := cgroupFile(t, before.PID, "pids", "pids.max", "pids.max"); got != strconv.FormatInt(pids, 10) {
 		t.Errorf("the limit of pids is %s; want %d", got, pids)
 	}
-	if st, err := n.client.Get(n.ctx(), before.ID); err != nil || st.State != Running || st.PID != before.PID {
+	if st, err := n.client.Get(n.ctx(), before.ID); err != nil || st.State != protocol.Running || st.PID != before.PID {
 		t.Errorf("found %+v, %v; want pid %d to run", st, err, before.PID)
 	}
 }
@@ -63,7 +65,7 @@ func TestUpdate(t *testing.T) {
 		n := newNode(t)
 		st := n.run(h, "web", "sleep 1000")
 		update := func(to, before *specs.LinuxResources) error {
-			return n.client.Update(n.ctx(), "web", UpdateRequest{To: to, Before: before})
+			return n.client.Update(n.ctx(), "web", protocol.UpdateRequest{To: to, Before: before})
 		}
 		first, next := limits(64*mi, 20), limits(32*mi, 30)
 		for range 2 { // it may be asked again
@@ -96,13 +98,13 @@ func TestUpdate(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.stopped("web")
-		if err := update(first, next); !errors.Is(err, ErrNotRunning) {
+		if err := update(first, next); !errors.Is(err, protocol.ErrNotRunning) {
 			t.Errorf("update of a stopped one: %v", err)
 		}
-		if err := n.client.Update(n.ctx(), "nope", UpdateRequest{To: first}); !errors.Is(err, ErrNotExist) {
+		if err := n.client.Update(n.ctx(), "nope", protocol.UpdateRequest{To: first}); !errors.Is(err, protocol.ErrNotExist) {
 			t.Errorf("update of none: %v", err)
 		}
-		if err := n.client.Update(n.ctx(), "web", UpdateRequest{}); !errors.Is(err, ErrInvalid) {
+		if err := n.client.Update(n.ctx(), "web", protocol.UpdateRequest{}); !errors.Is(err, protocol.ErrInvalid) {
 			t.Errorf("update without limits: %v", err)
 		}
 	})
@@ -119,8 +121,8 @@ func TestUpdateKilledAtEachStep(t *testing.T) {
 			n.start()
 			os.Unsetenv(killVariable)
 			st := n.run("berth", "web", "sleep 1000")
-			r := UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1)}
-			if err := n.client.Update(n.ctx(), "web", r); !errors.Is(err, ErrUnknownOutcome) {
+			r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1)}
+			if err := n.client.Update(n.ctx(), "web", r); !errors.Is(err, protocol.ErrUnknownOutcome) {
 				t.Fatalf("found %v; want ErrUnknownOutcome", err)
 			}
 			_ = n.cmd.Wait()

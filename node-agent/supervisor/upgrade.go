@@ -17,11 +17,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // A supervisor is upgraded in place: it executes another program in its own process, so that the containers remain its children
 // and all of its descriptors stay open. What it knows is in its records and, as for a successor of a killed one, in the list of
-// descriptors that it passes on (see Holder).
+// descriptors that it passes on (see protocol.Holder).
 
 // kindLock is the lock of the run directory in that list. It keeps its number and is never closed, since to close any descriptor of
 // the file releases the lock (fcntl(2)).
@@ -39,10 +41,10 @@ const checkTimeout = 30 * time.Second
 // checkUpgrade asks the program that is to take over whether it can read what is on disk.
 func (s *server) checkUpgrade(ctx context.Context, program string) error {
 	if s.command == nil {
-		return fmt.Errorf("%w: upgrade: this supervisor was not started by a command line", ErrInvalid)
+		return fmt.Errorf("%w: upgrade: this supervisor was not started by a command line", protocol.ErrInvalid)
 	}
 	if !filepath.IsAbs(program) {
-		return fmt.Errorf("%w: upgrade: found %q; allowed: the absolute path of a program", ErrInvalid, program)
+		return fmt.Errorf("%w: upgrade: found %q; allowed: the absolute path of a program", protocol.ErrInvalid, program)
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -56,18 +58,18 @@ func (s *server) checkUpgrade(ctx context.Context, program string) error {
 
 // pass collects what the next program needs, and returns the argument that names it. The descriptors are open across execve(2).
 func (s *server) pass(lock *os.File) (string, error) {
-	var names []heldFile
+	var names []protocol.HeldFile
 	var fds []int
 	for _, c := range s.containers {
 		kinds, dups := c.descriptors()
 		for i := range kinds {
-			names, fds = append(names, heldFile{ID: c.id, Kind: kinds[i]}), append(fds, dups[i])
+			names, fds = append(names, protocol.HeldFile{ID: c.id, Kind: kinds[i]}), append(fds, dups[i])
 		}
 	}
 	if _, err := unix.FcntlInt(lock.Fd(), unix.F_SETFD, 0); err != nil {
 		return "", fmt.Errorf("fcntl: %w", err)
 	}
-	names = append(names, heldFile{Kind: kindLock, FD: int(lock.Fd())})
+	names = append(names, protocol.HeldFile{Kind: kindLock, FD: int(lock.Fd())})
 	list, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
 	if err != nil {
 		return "", fmt.Errorf("memfd_create: %w", err)
@@ -104,30 +106,4 @@ func (s *server) become(program, held string) error {
 	err := unix.Exec(program, args, os.Environ())
 	s.log.Error("upgrade: the program cannot be executed; the one before goes on", "program", program, "error", err)
 	return errors.Join(err, unix.Exec("/proc/self/exe", args, os.Environ()))
-}
-
-// Upgrade has the supervisor continue as another program, in its own process. It returns when that answers. A program that cannot
-// read what the supervisor has on disk is refused, and nothing changes.
-func (c *Client) Upgrade(ctx context.Context, program string) error {
-	before, err := c.hello(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := c.one(ctx, request{Op: opUpgrade, Program: program}); err != nil {
-		return err
-	}
-	for {
-		after, err := c.hello(ctx)
-		switch {
-		case err == nil && after.PID != before.PID:
-			return fmt.Errorf("upgrade: found process %d in place of %d: it was started anew", after.PID, before.PID)
-		case err == nil && after.Started != before.Started:
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("upgrade: %w", ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 func (n *node) upgrade(program string) error {
@@ -118,7 +121,7 @@ func TestUpgradeIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := n.run("berth", "web", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
-	before, err := n.client.hello(n.ctx())
+	before, err := n.client.Info(n.ctx())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +145,8 @@ func TestUpgradeIsRefused(t *testing.T) {
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	after, err := n.client.hello(n.ctx())
-	if err != nil || after != before {
+	after, err := n.client.Info(n.ctx())
+	if err != nil || !reflect.DeepEqual(after, before) {
 		t.Errorf("found %+v, %v; want %+v", after, err, before)
 	}
 	n.eventually("it is ready", func() error {
@@ -176,14 +179,14 @@ func TestUnreadableRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.start()
-		if _, err := n.client.Get(n.ctx(), "web"); err == nil || errors.Is(err, ErrNotExist) || !strings.Contains(err.Error(), "cannot be read") {
+		if _, err := n.client.Get(n.ctx(), "web"); err == nil || errors.Is(err, protocol.ErrNotExist) || !strings.Contains(err.Error(), "cannot be read") {
 			t.Errorf("get: found %v; want an error that says so", err)
 		}
-		_, err := n.client.Create(n.ctx(), CreateRequest{ID: "web", Handler: "berth", Bundle: st.Bundle})
-		if err == nil || errors.Is(err, ErrExist) {
+		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: "berth", Bundle: st.Bundle})
+		if err == nil || errors.Is(err, protocol.ErrExist) {
 			t.Errorf("create: found %v; want another error", err)
 		}
-		if err := n.client.Delete(n.ctx(), "web", true); err == nil || errors.Is(err, ErrNotExist) {
+		if err := n.client.Delete(n.ctx(), "web", true); err == nil || errors.Is(err, protocol.ErrNotExist) {
 			t.Errorf("delete: found %v; want another error", err)
 		}
 		if err := unix.Kill(st.PID, 0); err != nil {
@@ -195,7 +198,7 @@ func TestUnreadableRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.start()
-	if got, err := n.client.Get(n.ctx(), "web"); err != nil || got.PID != st.PID || got.State != Running {
+	if got, err := n.client.Get(n.ctx(), "web"); err != nil || got.PID != st.PID || got.State != protocol.Running {
 		t.Errorf("with its record again: found %+v, %v", got, err)
 	}
 }

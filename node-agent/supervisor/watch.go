@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"sync"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // watch is one client's stream. What waits to be sent is a set of ids, not of events: a client that does not read costs at
@@ -92,11 +94,11 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 	defer out.stop()
 	all := s.list()
 	for i := range all {
-		if err := out.send(reply{Status: &all[i], More: true}); err != nil {
+		if err := out.send(protocol.Reply{Status: &all[i], More: true}); err != nil {
 			return err
 		}
 	}
-	if err := out.send(reply{Synced: true, More: true}); err != nil {
+	if err := out.send(protocol.Reply{Synced: true, More: true}); err != nil {
 		return err
 	}
 	for {
@@ -106,10 +108,10 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 			return nil
 		}
 		for _, id := range w.take() {
-			ev := reply{Status: &Status{ID: id}, Deleted: true, More: true}
+			ev := protocol.Reply{Status: &protocol.Status{ID: id}, Deleted: true, More: true}
 			if cn, err := s.find(id); err == nil {
 				st := cn.status()
-				ev = reply{Status: &st, More: true}
+				ev = protocol.Reply{Status: &st, More: true}
 			}
 			if err := out.send(ev); err != nil {
 				return err

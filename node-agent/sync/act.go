@@ -18,7 +18,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // act does what was decided. An error is the node's or the supervisor's, and the same is tried again soon; what is wrong with the
@@ -115,13 +115,13 @@ func (s *Syncer) write(r *Record, how replace) error {
 	return nil
 }
 
-func noteRunning(r *Record, st *supervisor.Status) {
+func noteRunning(r *Record, st *protocol.Status) {
 	r.State, r.PID, r.StartedAt = stateRunning, st.PID, st.StartedAt
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }
 
 // noteEnd notes the end of the process; st is nil if the supervisor does not know it.
-func noteEnd(r *Record, st *supervisor.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
+func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
 	end.ContainerID = containerURL(r.ID)
 	r.State, r.PID, r.Exit, r.Before, r.Failure = stateEnded, 0, end, nil, nil
 	if st != nil {
@@ -144,7 +144,7 @@ func noteEnd(r *Record, st *supervisor.Status, end *corev1.ContainerStateTermina
 // exitUnknown is the exit code that stands for one that nobody can know any more, as the kubelet has it.
 const exitUnknown = 137
 
-func terminated(st *supervisor.Status, now time.Time) *corev1.ContainerStateTerminated {
+func terminated(st *protocol.Status, now time.Time) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
 		StartedAt: metav1.NewTime(st.StartedAt), FinishedAt: metav1.NewTime(st.FinishedAt), Signal: int32(st.Signal), Message: st.Reason,
 	}
@@ -194,7 +194,7 @@ func (s *Syncer) keepExit(ctx context.Context, r *Record) error {
 }
 
 func ignoreGone(err error) error {
-	if errors.Is(err, supervisor.ErrNotExist) || errors.Is(err, supervisor.ErrNotRunning) {
+	if errors.Is(err, protocol.ErrNotExist) || errors.Is(err, protocol.ErrNotRunning) {
 		return nil
 	}
 	return err

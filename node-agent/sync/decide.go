@@ -12,7 +12,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // Input is all that a decision is made from. Gathering it is apart from deciding.
@@ -37,7 +37,7 @@ type Input struct {
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
-	Actual *supervisor.Status
+	Actual *protocol.Status
 	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has a root filesystem: the agent was
 	// killed as it discarded it.
 	RootfsLeft bool
@@ -53,7 +53,7 @@ type Input struct {
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
 
 // alive tells whether there is a process, or may be one in a moment.
-func (in Input) alive() bool { return in.Actual != nil && in.Actual.State != supervisor.Stopped }
+func (in Input) alive() bool { return in.Actual != nil && in.Actual.State != protocol.Stopped }
 
 // changed returns whether the container is to be replaced by one of another spec.
 func (in Input) changed() bool {
@@ -193,12 +193,12 @@ func leaveUnreadable(in Input) (Decision, bool) {
 }
 
 func adoptRunning(in Input) (Decision, bool) {
-	ok := in.Record != nil && in.Record.State != stateRunning && in.Actual != nil && in.Actual.State == supervisor.Running
+	ok := in.Record != nil && in.Record.State != stateRunning && in.Actual != nil && in.Actual.State == protocol.Running
 	return Decision{Verb: NoteRunning, Why: "the container runs"}, ok
 }
 
 func noteExit(in Input) (Decision, bool) {
-	if in.Record == nil || in.Actual == nil || in.Actual.State != supervisor.Stopped || in.Actual.StartedAt.IsZero() {
+	if in.Record == nil || in.Actual == nil || in.Actual.State != protocol.Stopped || in.Actual.StartedAt.IsZero() {
 		return Decision{}, false
 	}
 	return Decision{Verb: NoteExit, Why: "the process has ended"}, in.Record.State == stateRunning || in.Record.State == stateStarting
@@ -217,14 +217,14 @@ func noteKills(in Input) (Decision, bool) {
 // startMade starts what stands ready, rather than making it again: a start that is still on its way would otherwise have the
 // program killed and run a second time.
 func startMade(in Input) (Decision, bool) {
-	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil && in.Actual.State == supervisor.Created &&
+	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil && in.Actual.State == protocol.Created &&
 		!in.changed() && !toldToStop(in.Desired) && !in.toldToRestart() && in.Refused == ""
 	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }
 
 func discardHalfMade(in Input) (Decision, bool) {
 	half := in.Record != nil && in.Record.State == stateStarting ||
-		in.Actual != nil && (in.Actual.State == supervisor.Creating || in.Actual.State == supervisor.Created)
+		in.Actual != nil && (in.Actual.State == protocol.Creating || in.Actual.State == protocol.Created)
 	return Decision{Verb: Discard, Why: "a start was interrupted"}, half
 }
 

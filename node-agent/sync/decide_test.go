@@ -12,7 +12,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 var (
@@ -45,15 +45,15 @@ func exited(code int32) func(*Record) {
 	return func(r *Record) { r.Exit = &corev1.ContainerStateTerminated{ExitCode: code} }
 }
 
-func actual(state supervisor.State) *supervisor.Status {
-	st := &supervisor.Status{ID: "x", State: state}
-	if state == supervisor.Running || state == supervisor.Stopped {
+func actual(state protocol.State) *protocol.Status {
+	st := &protocol.Status{ID: "x", State: state}
+	if state == protocol.Running || state == protocol.Stopped {
 		st.StartedAt = now.Add(-time.Minute)
 	}
 	return st
 }
 
-func kills(st *supervisor.Status, n uint64) *supervisor.Status {
+func kills(st *protocol.Status, n uint64) *protocol.Status {
 	st.OOMKills = n
 	return st
 }
@@ -87,24 +87,24 @@ func TestDecide(t *testing.T) {
 		policy string
 		after  time.Duration
 	}{
-		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
+		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
 		"new":                                     {in: Input{Desired: always}, verb: Make, policy: "MakeFirst"},
-		"runs as it shall":                        {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
-		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Start, policy: "StartMade"},
-		"created for a spec that has changed":     {in: Input{Desired: always, Record: record(stateStarting, other), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"created, and told to stop":               {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"created, and nobody wants it":            {in: Input{Synced: true, Record: record(stateStarting), Actual: actual(supervisor.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"runs as it shall":                        {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
+		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Start, policy: "StartMade"},
+		"created for a spec that has changed":     {in: Input{Desired: always, Record: record(stateStarting, other), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created, and told to stop":               {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"created, and nobody wants it":            {in: Input{Synced: true, Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
+		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
 		"forgotten, its root filesystem stays":    {in: Input{Desired: never, Record: record(stateEnded, exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},
 		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
-		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
-		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(supervisor.Stopped)}, verb: NoteExit, policy: "NoteExit"},
-		"a child was killed for lack of memory":   {in: Input{Desired: always, Record: record(stateRunning), Actual: kills(actual(supervisor.Running), 2)}, verb: NoteKills, policy: "NoteKills"},
-		"that is noted":                           {in: Input{Desired: always, Record: record(stateRunning, func(r *Record) { r.OOMKills = 2 }), Actual: kills(actual(supervisor.Running), 2)}, verb: Nothing, policy: "LeaveRunning"},
+		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
+		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
+		"a child was killed for lack of memory":   {in: Input{Desired: always, Record: record(stateRunning), Actual: kills(actual(protocol.Running), 2)}, verb: NoteKills, policy: "NoteKills"},
+		"that is noted":                           {in: Input{Desired: always, Record: record(stateRunning, func(r *Record) { r.OOMKills = 2 }), Actual: kills(actual(protocol.Running), 2)}, verb: Nothing, policy: "LeaveRunning"},
 		"the node was booted":                     {in: Input{Desired: always, Record: record(stateRunning)}, verb: NoteLost, policy: "NoteLost"},
-		"its end is noted":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1)), Actual: actual(supervisor.Stopped)}, verb: Discard, policy: "DiscardEnded"},
+		"its end is noted":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1)), Actual: actual(protocol.Stopped)}, verb: Discard, policy: "DiscardEnded"},
 		"Always restarts after 0":                 {in: Input{Desired: always, Record: record(stateEnded, exited(0))}, verb: Make, policy: "MakeAgain"},
 		"Never does not restart after 1":          {in: Input{Desired: never, Record: record(stateEnded, exited(1))}, verb: Nothing, policy: "LeaveFinished"},
 		"OnFailure does not restart after 0":      {in: Input{Desired: onFailure, Record: record(stateEnded, exited(0))}, verb: Nothing, policy: "LeaveFinished"},
@@ -112,25 +112,25 @@ func TestDecide(t *testing.T) {
 		"back-off":                                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
 		"back-off is over":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(0))}, verb: Make, policy: "MakeAgain"},
 		"back-off of another boot":                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Hour), otherBoot)}, verb: Make, policy: "MakeAgain"},
-		"grace period of another boot":            {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Hour), otherBoot), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
+		"grace period of another boot":            {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Hour), otherBoot), Actual: actual(protocol.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
 		"could not be made, whatever the policy":  {in: Input{Desired: never, Record: record(stateNone, failed)}, verb: Make, policy: "MakeAgain"},
 		"could not be made again after an end":    {in: Input{Desired: never, Record: record(stateEnded, exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
-		"changed, runs":                           {in: Input{Desired: always, Record: record(stateRunning, other), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopChanged"},
-		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
-		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "FinishStopping", after: killAgain},
+		"changed, runs":                           {in: Input{Desired: always, Record: record(stateRunning, other), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopChanged"},
+		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
+		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "FinishStopping", after: killAgain},
 		"changed, has stopped":                    {in: Input{Desired: never, Record: record(stateEnded, other, told(0), exited(143))}, verb: Make, policy: "MakeChanged"},
-		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
+		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
 		"changed and changed back, has stopped":   {in: Input{Desired: never, Record: record(stateEnded, told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
 		"changed while it backs off":              {in: Input{Desired: always, Record: record(stateNone, other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
-		"told to stop, runs":                      {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopTold"},
-		"told to stop, has been signalled":        {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
+		"told to stop, runs":                      {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopTold"},
+		"told to stop, has been signalled":        {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
 		"told to stop, has ended":                 {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143))}, verb: Nothing, policy: "LeaveStopped"},
 		"told to stop, changed":                   {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143), other)}, verb: Nothing, policy: "LeaveStopped"},
 		"told to stop, never made":                {in: Input{Desired: annotated(source.AnnotationStopped)}, verb: Nothing, policy: "LeaveStopped"},
 		"told to stop while it backs off":         {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, exited(1), waiting(0))}, verb: Nothing, policy: "LeaveStopped"},
-		"told to restart, runs":                   {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopToRestart"},
+		"told to restart, runs":                   {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopToRestart"},
 		"told to restart, has stopped":            {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, told(0), exited(143), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
-		"told to restart, was":                    {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning, restarted), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"told to restart, was":                    {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning, restarted), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
 		"told to start while it backs off":        {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, exited(1), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
 		"told to start, failed and backs off":     {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateNone, failed, restarted, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
 		"told to start, deleted": {in: Input{Desired: func() *v1alpha1.OCIBundle {
@@ -138,11 +138,11 @@ func TestDecide(t *testing.T) {
 			b.Annotations = annotated(source.AnnotationRestart).Annotations
 			return b
 		}(), Record: record(stateEnded, exited(0))}, verb: Remove, policy: "RemoveUnwanted"},
-		"nobody wants it, runs":      {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"deleted, runs":              {in: Input{Desired: deleted(), Record: record(stateRunning), Actual: actual(supervisor.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"deleted, told to stop":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(supervisor.Running)}, verb: Nothing, policy: "StopUnwanted", after: time.Second},
-		"deleted, does not stop":     {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(supervisor.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
-		"deleted, has ended":         {in: Input{Desired: deleted(), Record: record(stateEnded, exited(0)), Actual: actual(supervisor.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
+		"nobody wants it, runs":      {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, runs":              {in: Input{Desired: deleted(), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, told to stop":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "StopUnwanted", after: time.Second},
+		"deleted, does not stop":     {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
+		"deleted, has ended":         {in: Input{Desired: deleted(), Record: record(stateEnded, exited(0)), Actual: actual(protocol.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
 		"deleted before it was made": {in: Input{Desired: deleted()}, verb: Remove, policy: "RemoveUnwanted"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,7 +184,7 @@ func TestContainerID(t *testing.T) {
 	}
 	for _, name := range []string{"x", "a.b-c", long, long[:252] + "b"} {
 		id := ContainerID(keyNamed(name), "0123456789abcdef")
-		if err := supervisor.ValidateID(id); err != nil {
+		if err := protocol.ValidateID(id); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if n := len(LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {

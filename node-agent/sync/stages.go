@@ -19,9 +19,10 @@ import (
 
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/unixsignal"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // attempt is one try to make a container and start it.
@@ -118,7 +119,7 @@ func (s *Syncer) failed(w *worker, rec *Record, stage string, f failure) {
 // supervisor that is ending has done nothing, but the container is not at fault either. A container that exists already is one of
 // this agent's whose creation had an unknown outcome: a run directory belongs to one agent.
 func outcomeUnknown(err error) bool {
-	return errors.Is(err, supervisor.ErrUnknownOutcome) || errors.Is(err, supervisor.ErrStopping) || errors.Is(err, supervisor.ErrExist)
+	return errors.Is(err, protocol.ErrUnknownOutcome) || errors.Is(err, protocol.ErrStopping) || errors.Is(err, protocol.ErrExist)
 }
 
 // start starts a container that was made by an earlier attempt.
@@ -127,7 +128,7 @@ func (s *Syncer) start(ctx context.Context, w *worker, in Input) error {
 	switch {
 	case err == nil:
 		return nil // the next look notes that it runs
-	case outcomeUnknown(err), errors.Is(err, supervisor.ErrNotExist), errors.Is(err, supervisor.ErrNotCreated):
+	case outcomeUnknown(err), errors.Is(err, protocol.ErrNotExist), errors.Is(err, protocol.ErrNotCreated):
 		return err
 	}
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -145,7 +146,7 @@ func (a *attempt) begin() (err error) {
 	if in.Record == nil {
 		key := a.w.key
 		id := ContainerID(key, a.b.UID)
-		if err := supervisor.ValidateID(id); err != nil {
+		if err := protocol.ValidateID(id); err != nil {
 			return err
 		}
 		a.rec = &Record{Key: key, UID: a.b.UID, ID: id}
@@ -203,10 +204,11 @@ func (a *attempt) handler() string {
 }
 
 func (a *attempt) checkHandler(context.Context) error {
-	if slices.Contains(a.s.Handlers, a.handler()) {
+	have := a.s.Handlers()
+	if slices.Contains(have, a.handler()) {
 		return nil
 	}
-	return fmt.Errorf("found %q, which this node has not; allowed: %s", a.handler(), strings.Join(a.s.Handlers, ", "))
+	return fmt.Errorf("found %q, which this node has not; allowed: %s", a.handler(), strings.Join(have, ", "))
 }
 
 const (
@@ -258,7 +260,7 @@ func (a *attempt) ensureImage(ctx context.Context) error {
 		return err // which names the image
 	}
 	if sig := a.image.Config.StopSignal; sig != "" {
-		if _, err := supervisor.ParseSignal(sig); err != nil {
+		if _, err := unixsignal.Parse(sig); err != nil {
 			return fmt.Errorf("%s: StopSignal of the image's config: %w", reference, err)
 		}
 	}
@@ -392,9 +394,9 @@ func (a *attempt) create(ctx context.Context) error {
 		return err
 	}
 	// The supervisor keeps no container that it could not create.
-	_, err := a.s.Supervisor.Create(ctx, supervisor.CreateRequest{
+	_, err := a.s.Supervisor.Create(ctx, protocol.CreateRequest{
 		ID: a.rec.ID, Bundle: a.dir.Path(), Handler: a.handler(),
-		Log: supervisor.Log{Path: a.rec.LogPath, MaxBytes: a.s.LogMaxBytes},
+		Log: protocol.Log{Path: a.rec.LogPath, MaxBytes: a.s.LogMaxBytes},
 	})
 	return err
 }

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // progress is work that is under way and that no record tells of.
@@ -211,7 +211,7 @@ func degraded(in Input, status, previous *v1alpha1.OCIBundleStatus, set func(str
 	status.Phase, status.RunStatus = previous.Phase, *previous.RunStatus.DeepCopy()
 	status.ContainerID = id
 	switch {
-	case in.alive() && in.Actual.State == supervisor.Running:
+	case in.alive() && in.Actual.State == protocol.Running:
 		status.Phase, status.PID = v1alpha1.ContainerRunning, int64(in.Actual.PID)
 		status.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(in.Actual.StartedAt).Rfc3339Copy()}}
 		set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable,

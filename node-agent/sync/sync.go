@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // Image is an image that is unpacked on the node.
@@ -42,14 +42,14 @@ type Images interface {
 	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
 }
 
-// Supervisor is what of *supervisor.Client is used here; it says what each method promises.
+// Supervisor is what of *protocol.Client is used here; it says what each method promises.
 type Supervisor interface {
-	Create(ctx context.Context, r supervisor.CreateRequest) (supervisor.Status, error)
+	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
 	Start(ctx context.Context, id string) error
 	Kill(ctx context.Context, id, signal string, all bool) error
 	Delete(ctx context.Context, id string, force bool) error
-	Get(ctx context.Context, id string) (supervisor.Status, error)
-	Watch(ctx context.Context) (*supervisor.Watcher, error)
+	Get(ctx context.Context, id string) (protocol.Status, error)
+	Watch(ctx context.Context) (*protocol.Watcher, error)
 }
 
 // Config is what a Syncer works with. Every field without "optional" must be set.
@@ -62,8 +62,8 @@ type Config struct {
 	LogDir string
 	// CgroupParent is the cgroup that each container's is made in, such as /berth.
 	CgroupParent string
-	// Handlers are the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
-	Handlers []string
+	// Handlers returns the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
+	Handlers func() []string
 	// LogMaxBytes is the size at which a log file is rotated; optional: DefaultLogMaxBytes.
 	LogMaxBytes int64
 	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
@@ -271,7 +271,7 @@ func orphan(id string) *Record {
 
 // adoptOrphans takes up containers of ours that no worker knows: an agent that died has left them, or their records are gone. It is
 // called whenever the supervisor tells all that it has, since it may not have answered before.
-func (s *Syncer) adoptOrphans(all []supervisor.Status) {
+func (s *Syncer) adoptOrphans(all []protocol.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, st := range all {
@@ -334,7 +334,7 @@ func (s *Syncer) watch(ctx context.Context) {
 			} else {
 				delete(last, id)
 			}
-			if ev.Deleted || ev.Status.State == supervisor.Stopped || turned {
+			if ev.Deleted || ev.Status.State == protocol.Stopped || turned {
 				s.mu.Lock()
 				key, ok := s.byID[ev.Status.ID]
 				s.mu.Unlock()
@@ -552,7 +552,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 			s.mu.Lock()
 			s.byID[id] = w.key
 			s.mu.Unlock()
-		case !errors.Is(err, supervisor.ErrNotExist):
+		case !errors.Is(err, protocol.ErrNotExist):
 			return in, err
 		}
 	}
@@ -561,7 +561,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		switch {
 		case err == nil:
 			in.Actual = &st
-		case !errors.Is(err, supervisor.ErrNotExist):
+		case !errors.Is(err, protocol.ErrNotExist):
 			return in, err
 		default:
 			in.RootfsLeft = in.Record.State == stateEnded && s.Bundles.Dir(in.Record.ID).RootfsLeft()

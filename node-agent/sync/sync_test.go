@@ -27,7 +27,7 @@ import (
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 func keyNamed(name string) source.Key { return source.Key{Namespace: "default", Name: name} }
@@ -37,7 +37,7 @@ func keyNamed(name string) source.Key { return source.Key{Namespace: "default", 
 type fakeSupervisor struct {
 	mu              gosync.Mutex
 	clock           *settableClock
-	all             map[string]*supervisor.Status
+	all             map[string]*protocol.Status
 	away            atomic.Bool
 	creates, starts int
 	kills           []string
@@ -54,35 +54,35 @@ func (f *fakeSupervisor) lost(name string) (request, answer error) {
 	}
 	what := f.unsure[name][0]
 	f.unsure[name] = f.unsure[name][1:]
-	err := fmt.Errorf("the test loses it: %w", supervisor.ErrUnknownOutcome)
+	err := fmt.Errorf("the test loses it: %w", protocol.ErrUnknownOutcome)
 	if what == "drop" {
 		return err, err
 	}
 	return nil, err
 }
 
-func (f *fakeSupervisor) Create(_ context.Context, r supervisor.CreateRequest) (supervisor.Status, error) {
+func (f *fakeSupervisor) Create(_ context.Context, r protocol.CreateRequest) (protocol.Status, error) {
 	request, answer := f.lost("create")
 	if request != nil {
-		return supervisor.Status{}, request
+		return protocol.Status{}, request
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.all[r.ID] != nil {
-		return supervisor.Status{}, supervisor.ErrExist
+		return protocol.Status{}, protocol.ErrExist
 	}
 	f.creates++
-	st := &supervisor.Status{ID: r.ID, Bundle: r.Bundle, State: supervisor.Created, PID: 4242, LogPath: r.Log.Path}
+	st := &protocol.Status{ID: r.ID, Bundle: r.Bundle, State: protocol.Created, PID: 4242, LogPath: r.Log.Path}
 	f.all[r.ID] = st
 	return *st, errors.Join(answer, os.WriteFile(r.Log.Path, nil, 0o600))
 }
 
-func (f *fakeSupervisor) change(id string, change func(*supervisor.Status)) error {
+func (f *fakeSupervisor) change(id string, change func(*protocol.Status)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.all[id]
 	if st == nil {
-		return supervisor.ErrNotExist
+		return protocol.ErrNotExist
 	}
 	change(st)
 	return nil
@@ -93,11 +93,11 @@ func (f *fakeSupervisor) Start(_ context.Context, id string) error {
 	if request != nil {
 		return request
 	}
-	return errors.Join(answer, f.change(id, func(st *supervisor.Status) {
-		if st.State == supervisor.Running {
+	return errors.Join(answer, f.change(id, func(st *protocol.Status) {
+		if st.State == protocol.Running {
 			return
 		}
-		st.State, st.StartedAt, st.StartedInstant = supervisor.Running, f.clock.Now(), f.clock.sinceBoot()
+		st.State, st.StartedAt, st.StartedInstant = protocol.Running, f.clock.Now(), f.clock.sinceBoot()
 		f.starts++
 	}))
 }
@@ -107,7 +107,7 @@ func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) erro
 	if request != nil {
 		return request
 	}
-	return errors.Join(answer, f.change(id, func(st *supervisor.Status) {
+	return errors.Join(answer, f.change(id, func(st *protocol.Status) {
 		f.kills = append(f.kills, signal)
 		if signal == "KILL" {
 			f.end(st, 137)
@@ -115,8 +115,8 @@ func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) erro
 	}))
 }
 
-func (f *fakeSupervisor) end(st *supervisor.Status, code int) {
-	st.State, st.FinishedAt, st.FinishedInstant, st.ExitCode = supervisor.Stopped, f.clock.Now(), f.clock.sinceBoot(), &code
+func (f *fakeSupervisor) end(st *protocol.Status, code int) {
+	st.State, st.FinishedAt, st.FinishedInstant, st.ExitCode = protocol.Stopped, f.clock.Now(), f.clock.sinceBoot(), &code
 }
 
 func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
@@ -126,17 +126,17 @@ func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
 	return nil
 }
 
-func (f *fakeSupervisor) Get(_ context.Context, id string) (supervisor.Status, error) {
-	var out supervisor.Status
+func (f *fakeSupervisor) Get(_ context.Context, id string) (protocol.Status, error) {
+	var out protocol.Status
 	if f.away.Load() {
 		return out, errors.New("the supervisor does not answer")
 	}
-	err := f.change(id, func(st *supervisor.Status) { out = *st })
+	err := f.change(id, func(st *protocol.Status) { out = *st })
 	return out, err
 }
 
 // Watch never tells of a change, and fails if the supervisor is away.
-func (f *fakeSupervisor) Watch(ctx context.Context) (*supervisor.Watcher, error) {
+func (f *fakeSupervisor) Watch(ctx context.Context) (*protocol.Watcher, error) {
 	for ctx.Err() == nil && !f.away.Load() {
 		time.Sleep(time.Millisecond)
 	}
@@ -263,7 +263,7 @@ func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v
 		t.Fatal(err)
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
-	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}, unsure: unsure}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
+	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}, unsure: unsure}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
 	bn.run()
 	return bn
 }
@@ -275,7 +275,7 @@ func (b *bench) run() {
 		b.images = noImages{}
 	}
 	s, err := New(Config{Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
-		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep})
+		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func (b *bench) until(what string, ok func() bool) {
 
 func (b *bench) exit(code int) {
 	b.Helper()
-	if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { b.super.end(st, code) }); err != nil {
+	if err := b.super.change("default_x_01234567", func(st *protocol.Status) { b.super.end(st, code) }); err != nil {
 		b.Fatal(err)
 	}
 	b.syncer.Changed(keyNamed("x"))
@@ -372,7 +372,7 @@ func TestEndIsSeenOnceByTheNextAgent(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	b.stop()
-	if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { b.super.end(st, 5) }); err != nil {
+	if err := b.super.change("default_x_01234567", func(st *protocol.Status) { b.super.end(st, 5) }); err != nil {
 		t.Fatal(err)
 	}
 	b.run()
@@ -649,7 +649,7 @@ func TestKillsOfOthersAreReported(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	kill := func(n uint64) {
-		if err := b.super.change("default_x_01234567", func(st *supervisor.Status) { st.OOMKills = n }); err != nil {
+		if err := b.super.change("default_x_01234567", func(st *protocol.Status) { st.OOMKills = n }); err != nil {
 			t.Fatal(err)
 		}
 		b.syncer.Changed(keyNamed("x"))

@@ -16,7 +16,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 const unsureID = "default_x_01234567"
@@ -140,7 +140,7 @@ func TestSourceFails(t *testing.T) {
 	src.bundle = b.source.bundle
 	src.failures.Store(3)
 	s, err := New(Config{Source: src, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: b.dir + "/logs",
-		CgroupParent: "/berth", Handlers: []string{v1alpha1.HandlerNative}, Clock: b.clock, BootClock: b.clock.sinceBoot})
+		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,8 +161,8 @@ func TestSourceFails(t *testing.T) {
 // TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
 func TestUnknownIsNoFailure(t *testing.T) {
 	for err, want := range map[error]bool{
-		supervisor.ErrUnknownOutcome: true, supervisor.ErrStopping: true, supervisor.ErrExist: true,
-		supervisor.ErrInvalid: false, supervisor.ErrNotExist: false, os.ErrPermission: false,
+		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrExist: true,
+		protocol.ErrInvalid: false, protocol.ErrNotExist: false, os.ErrPermission: false,
 	} {
 		if got := outcomeUnknown(fmt.Errorf("create: %w", err)); got != want {
 			t.Errorf("%v: found %v; want %v", err, got, want)

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // damage is what can be wrong with a record, from its content.
@@ -116,7 +116,7 @@ func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 				b.runs(1)
 				b.spoil(t, change, false)
 				b.super.mu.Lock()
-				b.super.all = map[string]*supervisor.Status{} // as after a start of the machine
+				b.super.all = map[string]*protocol.Status{} // as after a start of the machine
 				b.super.mu.Unlock()
 				b.run()
 				if p == corev1.RestartPolicyAlways && name != "of a newer version" {
@@ -145,9 +145,9 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.super.mu.Lock()
-	b.super.all["default_gone_76543210"] = &supervisor.Status{ID: "default_gone_76543210", Bundle: b.bundles.Dir("default_gone_76543210").Path(), State: supervisor.Running, StartedAt: now}
-	b.super.all["other"] = &supervisor.Status{ID: "other", Bundle: "/elsewhere/other", State: supervisor.Running, StartedAt: now}
-	var all []supervisor.Status
+	b.super.all["default_gone_76543210"] = &protocol.Status{ID: "default_gone_76543210", Bundle: b.bundles.Dir("default_gone_76543210").Path(), State: protocol.Running, StartedAt: now}
+	b.super.all["other"] = &protocol.Status{ID: "other", Bundle: "/elsewhere/other", State: protocol.Running, StartedAt: now}
+	var all []protocol.Status
 	for _, st := range b.super.all {
 		all = append(all, *st)
 	}
@@ -161,7 +161,7 @@ func TestOrphans(t *testing.T) {
 	})
 	b.syncer.adoptOrphans(all)
 	b.super.away.Store(false)
-	state := func(id string) supervisor.State {
+	state := func(id string) protocol.State {
 		b.super.mu.Lock()
 		defer b.super.mu.Unlock()
 		if st := b.super.all[id]; st != nil {
@@ -178,7 +178,7 @@ func TestOrphans(t *testing.T) {
 	if got := b.kills(); !slices.Equal(got, []string{"TERM", "KILL"}) {
 		t.Errorf("found the signals %v; want those to the orphan alone", got)
 	}
-	if state(unsureID) != supervisor.Running || state("other") != supervisor.Running || b.starts() != 1 {
+	if state(unsureID) != protocol.Running || state("other") != protocol.Running || b.starts() != 1 {
 		t.Errorf("found the wanted one %q, the other agent's %q and %d starts", state(unsureID), state("other"), b.starts())
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // records of the agent at commit 49c6b77, the first version that people ran.
@@ -63,9 +63,9 @@ func newOldBench(t *testing.T, state string) *bench {
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
 	b := &bench{T: t, clock: clk, dir: dir, bundles: bundles, source: &memorySource{bundle: &desired}, stop: func() {},
-		super: &fakeSupervisor{clock: clk, all: map[string]*supervisor.Status{}}}
+		super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}}}
 	if state == "running" {
-		b.super.all[oldID] = &supervisor.Status{ID: oldID, State: supervisor.Running, PID: 4242, StartedAt: now}
+		b.super.all[oldID] = &protocol.Status{ID: oldID, State: protocol.Running, PID: 4242, StartedAt: now}
 	}
 	return b
 }

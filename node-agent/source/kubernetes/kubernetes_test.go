@@ -279,7 +279,7 @@ func TestNodeAgent(t *testing.T) {
 	}
 	load := make(chan node.Load, 1)
 	load <- node.Load{Ready: errors.New("the test is not ready")}
-	a, err := node.New(node.Options{Config: server, Name: "node-1", Facts: facts, Handlers: []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}},
+	a, err := node.New(node.Options{Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}} },
 		Load: func(context.Context) node.Load { l := <-load; load <- l; return l }})
 	if err != nil {
 		t.Fatal(err)

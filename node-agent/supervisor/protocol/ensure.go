@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package supervisor
+package protocol
 
 import (
 	"bytes"
@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -68,15 +67,11 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	}
 	cmd := exec.Command(binary, args...)
 	if held != nil {
-		files, err := held.list()
+		done, err := held.Pass(cmd)
 		if err != nil {
 			return fmt.Errorf("supervisor: %w", err)
 		}
-		defer closeFiles(files)
-		if len(files) > 0 {
-			cmd.Args = append(cmd.Args, "--held", strconv.Itoa(firstExtraFile))
-			cmd.ExtraFiles = files
-		}
+		defer done()
 	}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
@@ -109,9 +104,6 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		}
 	}
 }
-
-// firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
-const firstExtraFile = 3
 
 // pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor runs. If one does, and is only
 // slow, the one that is started in vain ends at the lock of the run dir.

@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package supervisor
+package protocol
 
-import (
-	"errors"
-
-	"github.com/berth-run/berth/node-agent/handler"
-)
+import "errors"
 
 // Errors that callers tell apart by errors.Is. Each survives the wire, with the text of the error that it was wrapped in.
 var (
 	// ErrNotExist: no container has that id.
-	ErrNotExist = handler.ErrNotExist
+	ErrNotExist = errors.New("container does not exist")
 	// ErrExist: a container has that id already.
-	ErrExist = handler.ErrExist
+	ErrExist = errors.New("container with given ID already exists")
 	// ErrNotRunning: the container's process has ended, or does not exist yet.
-	ErrNotRunning = handler.ErrNotRunning
+	ErrNotRunning = errors.New("container not running")
 	// ErrNotCreated: Start was asked for a container that is not in the state "created".
 	ErrNotCreated = errors.New("container is not in the created state")
 	// ErrRunning: Delete without force was asked for a container whose process lives.
@@ -70,11 +66,11 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// maxMessage bounds an error's text on the wire, so that a reply stays within maxLine.
+// maxMessage bounds an error's text on the wire, so that a reply stays within MaxLine.
 const maxMessage = 16 << 10
 
-// wireError makes err fit for the wire.
-func wireError(err error) *Error {
+// Encode makes err fit for the wire.
+func Encode(err error) *Error {
 	e := &Error{Message: err.Error()}
 	if len(e.Message) > maxMessage {
 		e.Message = e.Message[:maxMessage]

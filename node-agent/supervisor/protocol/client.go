@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package supervisor
+package protocol
 
 import (
 	"bufio"
@@ -41,10 +41,10 @@ func (c *Client) Ping(ctx context.Context) (pid int, err error) {
 	return h.PID, err
 }
 
-func (c *Client) hello(ctx context.Context) (hello, error) {
+func (c *Client) hello(ctx context.Context) (Hello, error) {
 	cn, err := c.dial(ctx)
 	if err != nil {
-		return hello{}, err
+		return Hello{}, err
 	}
 	defer cn.close()
 	return cn.server, nil
@@ -53,44 +53,44 @@ func (c *Client) hello(ctx context.Context) (hello, error) {
 // Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on
 // by itself: Get or List tell how it went. As of every call, an error that is ErrUnknownOutcome does not say that nothing was done.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
-	return c.one(ctx, request{Op: opCreate, Create: &r})
+	return c.one(ctx, Request{Op: OpCreate, Create: &r})
 }
 
 // Start lets a created container run its program.
 func (c *Client) Start(ctx context.Context, id string) error {
-	_, err := c.one(ctx, request{Op: opStart, ID: id})
+	_, err := c.one(ctx, Request{Op: OpStart, ID: id})
 	return err
 }
 
-// Kill sends a signal (see ParseSignal) to the container's first process, or with all to every process in it.
+// Kill sends a signal (as unixsignal.Parse reads it) to the container's first process, or with all to every process in it.
 // Once the process has ended it fails with ErrNotRunning.
 func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
-	_, err := c.one(ctx, request{Op: opKill, ID: id, Signal: signal, All: all})
+	_, err := c.one(ctx, Request{Op: OpKill, ID: id, Signal: signal, All: all})
 	return err
 }
 
 // Update changes limits of a container whose process has not ended; else it fails with ErrNotRunning. If the supervisor answers with
 // an error the limits are as they were, unless the error says that they could not be set back. The same may be asked again.
 func (c *Client) Update(ctx context.Context, id string, r UpdateRequest) error {
-	_, err := c.one(ctx, request{Op: opUpdate, ID: id, Update: &r})
+	_, err := c.one(ctx, Request{Op: OpUpdate, ID: id, Update: &r})
 	return err
 }
 
 // Delete forgets a stopped container; with force it kills it first. It fails with ErrNotExist when there is none, and
 // with ErrRunning when it lives and force is not set. The log files stay.
 func (c *Client) Delete(ctx context.Context, id string, force bool) error {
-	_, err := c.one(ctx, request{Op: opDelete, ID: id, Force: force})
+	_, err := c.one(ctx, Request{Op: OpDelete, ID: id, Force: force})
 	return err
 }
 
 // Get is the status of one container.
 func (c *Client) Get(ctx context.Context, id string) (Status, error) {
-	return c.one(ctx, request{Op: opGet, ID: id})
+	return c.one(ctx, Request{Op: OpGet, ID: id})
 }
 
 // List is the status of every container, sorted by id.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
-	cn, err := c.send(ctx, request{Op: opList})
+	cn, err := c.send(ctx, Request{Op: OpList})
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +110,36 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 	}
 }
 
+// Upgrade has the supervisor continue as another program, in its own process. It returns when that answers. A program that cannot
+// read what the supervisor has on disk is refused, and nothing changes.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	before, err := c.hello(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := c.one(ctx, Request{Op: OpUpgrade, Program: program}); err != nil {
+		return err
+	}
+	for {
+		after, err := c.hello(ctx)
+		switch {
+		case err == nil && after.PID != before.PID:
+			return fmt.Errorf("upgrade: found process %d in place of %d: it was started anew", after.PID, before.PID)
+		case err == nil && after.Run != before.Run:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("upgrade: %w", ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // Watch begins a stream of changes. It returns once the full list has been read (Watcher.List), so that the caller's view is
 // complete before the first change.
 func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
-	cn, err := c.send(ctx, request{Op: opWatch})
+	cn, err := c.send(ctx, Request{Op: OpWatch})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +174,7 @@ func (w *Watcher) Next() (Event, error) {
 		return Event{}, err
 	}
 	if r.Status == nil {
-		return Event{}, fmt.Errorf("watch: %w: an event without a status", errLine)
+		return Event{}, fmt.Errorf("watch: %w: an event without a status", ErrMalformed)
 	}
 	return Event{Status: *r.Status, Deleted: r.Deleted}, nil
 }
@@ -161,7 +187,7 @@ type conn struct {
 	ctx    context.Context
 	c      net.Conn
 	r      *bufio.Reader
-	server hello
+	server Hello
 	close  func()
 }
 
@@ -175,10 +201,10 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("supervisor: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, lineBuffer), close: sync.OnceFunc(func() { stop(); nc.Close() })}
+	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, LineBuffer), close: sync.OnceFunc(func() { stop(); nc.Close() })}
 	nc.SetDeadline(time.Now().Add(dialTimeout))
-	err = writeLine(nc, hello{Protocol: protocolName, MinVersion: protocolMin, MaxVersion: protocolMax})
-	if rerr := readLine(cn.r, &cn.server); rerr != nil {
+	err = WriteLine(nc, Hello{Protocol: Name, MinVersion: MinVersion, MaxVersion: MaxVersion})
+	if rerr := ReadLine(cn.r, &cn.server); rerr != nil {
 		err = errors.Join(err, rerr)
 	} else {
 		// A refusal may come before our own line has been taken, so its words matter more than the error of writing.
@@ -189,9 +215,9 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		err = cn.because(fmt.Errorf("supervisor at %s: handshake: %w", c.socket, err))
 	case cn.server.Error != nil:
 		err = cn.server.Error
-	case cn.server.Protocol != protocolName || cn.server.Version < protocolMin || cn.server.Version > protocolMax:
+	case cn.server.Protocol != Name || cn.server.Version < MinVersion || cn.server.Version > MaxVersion:
 		err = fmt.Errorf("supervisor at %s: %w: found %q %d; allowed: %q %d to %d", c.socket, ErrVersion,
-			cn.server.Protocol, cn.server.Version, protocolName, protocolMin, protocolMax)
+			cn.server.Protocol, cn.server.Version, Name, MinVersion, MaxVersion)
 	}
 	if err != nil {
 		cn.close()
@@ -201,12 +227,12 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 	return cn, nil
 }
 
-func (c *Client) send(ctx context.Context, r request) (*conn, error) {
+func (c *Client) send(ctx context.Context, r Request) (*conn, error) {
 	cn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeLine(cn.c, r); err != nil {
+	if err := WriteLine(cn.c, r); err != nil {
 		cn.close()
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err)))
 	}
@@ -214,7 +240,7 @@ func (c *Client) send(ctx context.Context, r request) (*conn, error) {
 }
 
 // one sends a request that has a single reply.
-func (c *Client) one(ctx context.Context, r request) (Status, error) {
+func (c *Client) one(ctx context.Context, r Request) (Status, error) {
 	cn, err := c.send(ctx, r)
 	if err != nil {
 		return Status{}, err
@@ -233,19 +259,19 @@ func (c *Client) one(ctx context.Context, r request) (Status, error) {
 	return *rep.Status, nil
 }
 
-func (cn *conn) reply() (reply, error) {
+func (cn *conn) reply() (Reply, error) {
 	for {
-		var r reply
+		var r Reply
 		_ = cn.c.SetReadDeadline(time.Now().Add(silence))
-		err := readLine(cn.r, &r)
+		err := ReadLine(cn.r, &r)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return reply{}, cn.because(fmt.Errorf("supervisor: no sign of life for %v: %w", silence, err))
+			return Reply{}, cn.because(fmt.Errorf("supervisor: no sign of life for %v: %w", silence, err))
 		case err != nil:
-			return reply{}, cn.because(fmt.Errorf("supervisor: %w", err))
+			return Reply{}, cn.because(fmt.Errorf("supervisor: %w", err))
 		case r.Error != nil:
-			return reply{}, r.Error
-		case r == reply{More: true}:
+			return Reply{}, r.Error
+		case r == Reply{More: true}:
 			continue // a sign of life
 		}
 		return r, nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package supervisor
+package protocol
 
 import (
 	"fmt"
@@ -34,7 +34,7 @@ type CreateRequest struct {
 	ID string `json:"id"`
 	// Bundle is the absolute path of the OCI bundle, a directory that holds config.json.
 	Bundle string `json:"bundle"`
-	// Handler is the name of the handler that runs it; empty means handler.NativeName.
+	// Handler is the name of the handler that runs it; empty means the native runtime.
 	Handler string `json:"handler,omitempty"`
 	// Log says where standard output and error go. With an empty Path they are read and thrown away.
 	Log Log `json:"log"`
@@ -135,8 +135,8 @@ func ValidateID(id string) error {
 	return nil
 }
 
-// validate checks everything about the request that needs no I/O, and fills in the defaults.
-func (r *CreateRequest) validate() error {
+// Validate checks everything about the request that needs no I/O, and fills in the defaults.
+func (r *CreateRequest) Validate() error {
 	if err := ValidateID(r.ID); err != nil {
 		return err
 	}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// supervised keeps a supervisor running.
+type supervised struct {
+	client *protocol.Client
+	ensure func(context.Context) error
+	holder *protocol.Holder
+	log    *slog.Logger
+	// wanted are the names of the handlers that the agent's flags ask for.
+	wanted []string
+
+	mu   sync.Mutex
+	info protocol.Info // of the supervisor that was met last
+}
+
+// socket is where the supervisor listens.
+func (o *options) socket() string { return filepath.Join(o.runDir, "supervisor.sock") }
+
+func (o *options) supervisor(log *slog.Logger) *supervised {
+	socket := o.socket()
+	args := []string{"supervise", "--run-dir", o.runDir, "--socket", socket, "--cgroup-parent", path.Join(o.cgroupParent, "supervisor")}
+	wanted := []string{v1alpha1.HandlerNative}
+	for _, h := range o.handlers {
+		args = append(args, "--handler", h)
+		name, _, _ := strings.Cut(h, "=")
+		wanted = append(wanted, name)
+	}
+	holder := &protocol.Holder{}
+	return &supervised{
+		client: protocol.NewClient(socket), log: log, holder: holder, wanted: wanted,
+		ensure: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+			defer cancel()
+			return protocol.EnsureRunning(ctx, o.berth, args, socket, holder)
+		},
+	}
+}
+
+// meet asks the supervisor what it is, and which handlers it has: it may be another program than the agent's own flags name, since
+// it outlives agents. It reports what differs each time that it meets another one.
+func (s *supervised) meet(ctx context.Context) error {
+	info, err := s.client.Info(ctx)
+	old := errors.Is(err, protocol.ErrInvalid)
+	if old {
+		for _, name := range s.wanted {
+			info.Handlers = append(info.Handlers, protocol.HandlerInfo{Name: name})
+		}
+	} else if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	known := s.info.Run == info.Run
+	s.info = info
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	if old {
+		s.log.Warn("the supervisor is older than this agent and does not say what its handlers can do", "supervisor", info.Program)
+	}
+	if ours := "berth " + buildVersion(); info.Program != ours {
+		s.log.Info("the supervisor is of another version than this agent; `berth supervise --upgrade` replaces it, and containers go on",
+			"supervisor", info.Program, "agent", ours, "protocol", info.Version)
+	}
+	have := s.handlerNames()
+	for _, name := range s.wanted {
+		if !slices.Contains(have, name) {
+			s.log.Warn("--handler: the supervisor that runs does not have it, and gets it when it is started anew", "handler", name)
+		}
+	}
+	for _, h := range info.Handlers {
+		if h.Error != "" {
+			s.log.Warn("a handler does not say what it can do", "handler", h.Name, "error", h.Error)
+		}
+	}
+	return nil
+}
+
+// handlers returns the handlers of the supervisor.
+func (s *supervised) handlers() []v1alpha1.NodeHandler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []v1alpha1.NodeHandler
+	for _, h := range s.info.Handlers {
+		out = append(out, node.Handler(h.Name, h.Features))
+	}
+	return out
+}
+
+func (s *supervised) handlerNames() []string {
+	var names []string
+	for _, h := range s.handlers() {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
+// keep holds what the supervisor has open, and starts another supervisor at once when it is gone.
+func (s *supervised) keep(ctx context.Context) error {
+	defer s.holder.Close()
+	for wait := time.Duration(0); ; {
+		begin := time.Now()
+		err := s.meet(ctx)
+		if err == nil {
+			err = s.hold(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, protocol.ErrInvalid) {
+			// It is older than this agent, and passes nothing on. It is replaced when it ends.
+			s.log.Warn("the supervisor is older than this agent: output and exit codes are lost if it is killed", "error", err)
+			err = s.await(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+		}
+		s.log.Warn("the supervisor is gone, or does not answer", "error", err)
+		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("cannot start the supervisor; trying again", "error", err)
+		}
+		// One that ends again and again is not started without a pause.
+		if wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second); time.Since(begin) > 10*time.Second {
+			wait = 0
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always
+// say so: a child between fork and execve may keep it open.
+func (s *supervised) hold(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if _, err := s.client.Ping(ctx); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	}()
+	err := s.client.Hold(ctx, s.holder)
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// await waits until the supervisor ends, and returns why its connection did.
+func (s *supervised) await(ctx context.Context) error {
+	w, err := s.client.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		if _, err := w.Next(); err != nil {
+			return err
+		}
+	}
+}

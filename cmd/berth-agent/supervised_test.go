@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"log/slog"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// TestImports holds that the agent talks to its supervisor and links no runtime.
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/berth-run/berth/node-agent/"
+	for _, dep := range strings.Fields(string(out)) {
+		if dep == module+"supervisor" || strings.HasPrefix(dep, module+"handler") || strings.HasPrefix(dep, module+"runtime") {
+			t.Errorf("it imports %s", dep)
+		}
+	}
+}
+
+// fakeSupervisor answers a handshake as a supervisor does, and every request with the same replies.
+func fakeSupervisor(t *testing.T, h protocol.Hello, replies ...protocol.Reply) *protocol.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(c)
+			var theirs protocol.Hello
+			var q protocol.Request
+			if protocol.ReadLine(r, &theirs) == nil && protocol.WriteLine(c, h) == nil && protocol.ReadLine(r, &q) == nil {
+				for _, reply := range replies {
+					_ = protocol.WriteLine(c, reply)
+				}
+			}
+			c.Close()
+		}
+	}()
+	return protocol.NewClient(socket)
+}
+
+// TestMeetFakeSupervisor: the agent offers the handlers that the supervisor has, whatever its own flags name, and says what differs.
+func TestMeetFakeSupervisor(t *testing.T) {
+	hello := protocol.Hello{Protocol: protocol.Name, Version: 1, Program: "berth v9", Run: "x"}
+	for name, tc := range map[string]struct {
+		replies []protocol.Reply
+		want    []string
+		words   []string
+	}{
+		"of another version": {
+			[]protocol.Reply{
+				{Handler: &protocol.HandlerInfo{Name: "berth", Features: &features.Features{OCIVersionMax: "1.2.0"}}, More: true},
+				{Handler: &protocol.HandlerInfo{Name: "crun", Error: "exit status 1"}, More: true},
+				{},
+			},
+			[]string{"berth", "crun"}, []string{"berth v9", "handler=runsc", "exit status 1"},
+		},
+		"too old to say": {
+			[]protocol.Reply{{Error: protocol.Encode(protocol.ErrInvalid)}},
+			[]string{"berth", "runsc"}, []string{"older than this agent", "berth v9"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			s := &supervised{
+				client: fakeSupervisor(t, hello, tc.replies...),
+				log:    slog.New(slog.NewTextHandler(&log, nil)), wanted: []string{"berth", "runsc"},
+			}
+			if err := s.meet(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.handlerNames(); !slices.Equal(got, tc.want) {
+				t.Errorf("found handlers %v; want %v", got, tc.want)
+			}
+			for _, w := range tc.words {
+				if !strings.Contains(log.String(), w) {
+					t.Errorf("the log does not say %q:\n%s", w, log.String())
+				}
+			}
+			log.Reset()
+			if err := s.meet(t.Context()); err != nil || log.Len() > 0 {
+				t.Errorf("met again: %v; found log %q; want nothing new", err, log.String())
+			}
+		})
+	}
+}

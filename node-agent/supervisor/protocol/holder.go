@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package protocol
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kinds of descriptors, in the order in which they are passed.
+var Kinds = [...]string{"pidfd", "stdout", "stderr"}
+
+// Holding is one message of a hold stream. Files names the descriptors that come with it.
+type Holding struct {
+	ID    string   `json:"id,omitempty"`
+	Files []string `json:"files,omitempty"`
+	// Dropped is set when the container is no longer known.
+	Dropped bool `json:"dropped,omitempty"`
+	// Synced ends the list with which the stream begins.
+	Synced bool `json:"synced,omitempty"`
+}
+
+// Holder keeps descriptors of a supervisor's containers for the next supervisor. The zero value is ready; it may be used by several
+// goroutines.
+type Holder struct {
+	mu    sync.Mutex
+	files map[string]map[string]*os.File // by container and kind
+}
+
+func (h *Holder) put(id string, files map[string]*os.File) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.files[id] {
+		f.Close()
+	}
+	if h.files == nil {
+		h.files = map[string]map[string]*os.File{}
+	}
+	if h.files[id] = files; len(files) == 0 {
+		delete(h.files, id)
+	}
+}
+
+// keep closes the descriptors of all containers but these.
+func (h *Holder) keep(ids map[string]bool) {
+	h.mu.Lock()
+	var gone []string
+	for id := range h.files {
+		if !ids[id] {
+			gone = append(gone, id)
+		}
+	}
+	h.mu.Unlock()
+	for _, id := range gone {
+		h.put(id, nil)
+	}
+}
+
+// IDs returns the ids of the containers that it holds descriptors of.
+func (h *Holder) IDs() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.files))
+}
+
+// firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
+const firstExtraFile = 3
+
+// Pass has a supervisor that is about to be started by cmd inherit what is held. The caller calls done once it is started.
+func (h *Holder) Pass(cmd *exec.Cmd) (done func(), err error) {
+	files, err := h.list()
+	if err != nil {
+		return nil, err
+	}
+	if len(files) > 0 {
+		cmd.Args = append(cmd.Args, "--held", strconv.Itoa(firstExtraFile))
+		cmd.ExtraFiles = files
+	}
+	return func() { closeFiles(files) }, nil
+}
+
+// Close closes all descriptors.
+func (h *Holder) Close() { h.keep(nil) }
+
+// HeldFile names one descriptor in the list that a supervisor is started with.
+type HeldFile struct {
+	ID   string `json:"id"`
+	Kind string `json:"kind"`
+	// FD is its number, if it is not one of those that follow the list.
+	FD int `json:"fd,omitempty"`
+}
+
+// list returns a file with the list of what is held, and the descriptors in its order; nil if nothing is held. The caller closes them.
+func (h *Holder) list() ([]*os.File, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.files) == 0 {
+		return nil, nil
+	}
+	var names []HeldFile
+	files := []*os.File{nil}
+	for id, kinds := range h.files {
+		for kind, f := range kinds {
+			fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				closeFiles(files)
+				return nil, fmt.Errorf("dup: %w", err)
+			}
+			names, files = append(names, HeldFile{ID: id, Kind: kind}), append(files, os.NewFile(uintptr(fd), kind))
+		}
+	}
+	fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
+	if err != nil {
+		closeFiles(files)
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	files[0] = os.NewFile(uintptr(fd), "held")
+	if err := json.NewEncoder(files[0]).Encode(names); err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// Hold keeps in h what the supervisor has open of its containers. It returns when the connection to the supervisor ends, always with
+// an error.
+func (c *Client) Hold(ctx context.Context, h *Holder) error {
+	cn, err := c.send(ctx, Request{Op: OpHold})
+	if err != nil {
+		return err
+	}
+	defer cn.close()
+	uc := cn.c.(*net.UnixConn)
+	r := &holdReader{c: uc, line: make([]byte, 0, 4096)}
+	defer func() {
+		for _, fd := range r.fds {
+			unix.Close(fd)
+		}
+	}()
+	if n := cn.r.Buffered(); n > 0 { // read with the handshake; descriptors never are, since the request comes after it
+		b, _ := cn.r.Peek(n)
+		r.line = append(r.line, b...)
+	}
+	seen := map[string]bool{}
+	for {
+		m, fds, err := r.next()
+		if err != nil {
+			return cn.because(fmt.Errorf("supervisor: hold: %w", err))
+		}
+		switch {
+		case m.Synced:
+			h.keep(seen)
+			seen = nil
+		case m.Dropped:
+			delete(seen, m.ID)
+			h.put(m.ID, nil)
+		default:
+			if seen != nil {
+				seen[m.ID] = true
+			}
+			files := map[string]*os.File{}
+			for i, fd := range fds {
+				files[m.Files[i]] = os.NewFile(uintptr(fd), m.Files[i])
+			}
+			h.put(m.ID, files)
+		}
+	}
+}
+
+// holdReader reads the messages of a hold stream, and the descriptors that come with them, in their order.
+type holdReader struct {
+	c    *net.UnixConn
+	line []byte
+	fds  []int
+}
+
+func (r *holdReader) next() (Holding, []int, error) {
+	for {
+		if i := bytes.IndexByte(r.line, '\n'); i >= 0 {
+			var m Holding
+			err := json.Unmarshal(r.line[:i], &m)
+			r.line = append(r.line[:0], r.line[i+1:]...)
+			if err != nil {
+				return m, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+			}
+			if len(m.Files) > len(r.fds) {
+				return m, nil, fmt.Errorf("%w: found %d descriptors; expected %d", ErrMalformed, len(r.fds), len(m.Files))
+			}
+			fds := r.fds[:len(m.Files):len(m.Files)]
+			r.fds = r.fds[len(m.Files):]
+			return m, fds, nil
+		}
+		if len(r.line) > MaxLine {
+			return Holding{}, nil, fmt.Errorf("%w: found a line of more than %d bytes", ErrMalformed, MaxLine)
+		}
+		var buf [4096]byte
+		oob := make([]byte, unix.CmsgSpace(16*4))
+		n, oobn, flags, _, err := r.c.ReadMsgUnix(buf[:], oob)
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err != nil {
+			return Holding{}, nil, err
+		}
+		r.line = append(r.line, buf[:n]...)
+		if flags&unix.MSG_CTRUNC != 0 {
+			return Holding{}, nil, errors.New("descriptors were lost: is the limit of open files reached?")
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+		if err != nil {
+			return Holding{}, nil, err
+		}
+		for i := range messages {
+			fds, err := unix.ParseUnixRights(&messages[i])
+			if err != nil {
+				return Holding{}, nil, err
+			}
+			for _, fd := range fds {
+				unix.CloseOnExec(fd)
+			}
+			r.fds = append(r.fds, fds...)
+		}
+	}
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package protocol
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestValidateID(t *testing.T) {
+	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", MaxIDLen)} {
+		if err := ValidateID(id); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", MaxIDLen+1)} {
+		if err := ValidateID(id); err == nil {
+			t.Errorf("%q is allowed", id)
+		}
+	}
+}
+
+func TestErrorsSurviveTheWire(t *testing.T) {
+	for _, c := range codes {
+		werr := Encode(fmt.Errorf("start web: %w", c.err))
+		if !errors.Is(werr, c.err) || werr.Error() != "start web: "+c.err.Error() {
+			t.Errorf("%v became %v", c.err, werr)
+		}
+		for _, other := range codes {
+			if other.err != c.err && errors.Is(werr, other.err) {
+				t.Errorf("%v is %v too", c.err, other.err)
+			}
+		}
+	}
+	if werr := Encode(errors.New("mounts[3]: EINVAL")); werr.Code != "" || werr.Error() != "mounts[3]: EINVAL" {
+		t.Errorf("got %+v", werr)
+	}
+	if werr := Encode(errors.New(strings.Repeat("x", MaxLine))); len(werr.Message) != maxMessage {
+		t.Errorf("a message of %d bytes", len(werr.Message))
+	}
+}
+
+func TestReadLineIsBounded(t *testing.T) {
+	const frame = len(`{"op":""}` + "\n")
+	for _, size := range []int{frame, LineBuffer - 1, LineBuffer, LineBuffer + 1, 3*LineBuffer - 1, MaxLine - 1, MaxLine} {
+		op := strings.Repeat("x", size-frame)
+		r := bufio.NewReaderSize(strings.NewReader(strings.Repeat(`{"op":"`+op+`"}`+"\n", 2)), LineBuffer)
+		for range 2 {
+			var q Request
+			if err := ReadLine(r, &q); err != nil || q.Op != op {
+				t.Errorf("a line of %d bytes: found %d (%v)", size, len(q.Op), err)
+			}
+		}
+	}
+	for _, size := range []int{MaxLine + 1, 2 * MaxLine} {
+		r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", size-frame)+`"}`+"\n"), LineBuffer)
+		var q Request
+		if err := ReadLine(r, &q); !errors.Is(err, ErrMalformed) {
+			t.Errorf("a line of %d bytes: got %v", size, err)
+		}
+	}
+}
