@@ -41,6 +41,8 @@ type Options struct {
 	ProfileDelay time.Duration
 	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
 	Compile container.Compile
+	// Revision is that of Compile; nil is compile.Revision.
+	Revision func() int
 }
 
 // Scheme returns the kinds that the controllers handle.
@@ -101,6 +103,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Live:     mgr.GetAPIReader(),
 		Ledger:   scheduling.NewLedger(),
 		Compile:  o.Compile,
+		Revision: o.Revision,
 		Profiles: profiles,
 		Recorder: recorder,
 		Clock:    clock.RealClock{},

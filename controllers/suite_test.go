@@ -132,7 +132,7 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := controllers.SetupWithManager(ctx, mgr, controllers.Options{NodeMonitorGracePeriod: grace, Compile: compileAsVersion}); err != nil {
+	if err := controllers.SetupWithManager(ctx, mgr, controllers.Options{NodeMonitorGracePeriod: grace, Compile: compileAsVersion, Revision: revisionOfVersion}); err != nil {
 		return 1, err
 	}
 	cached, live = mgr.GetClient(), mgr.GetAPIReader()

@@ -34,6 +34,13 @@ func compileAsVersion(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCI
 	return compile.Bundle(c, o...)
 }
 
+func revisionOfVersion() int {
+	if nextVersion.Load() {
+		return compile.Revision + 1
+	}
+	return compile.Revision
+}
+
 // compileNext compiles to other bytes than compile.Bundle.
 func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
 	spec, faults := compile.Bundle(c, o...)

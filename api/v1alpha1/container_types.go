@@ -17,6 +17,10 @@ const DefaultProgressDeadlineSeconds = 600
 // ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its node.
 const ContainerFinalizer = "berth.run/container"
 
+// AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the version of Berth that runs then.
+// Otherwise what was compiled is kept until the spec is edited.
+const AnnotationRecompile = "berth.run/recompile"
+
 // ContainerSpec is what is to run. Names and meanings are those of a Pod and of a container of a Pod.
 //
 // +kubebuilder:validation:XValidation:rule="(has(self.image) ? 1 : 0) + (has(self.archive) ? 1 : 0) + (has(self.rootfs) ? 1 : 0) == 1",message="set exactly one of image, archive and rootfs"
@@ -265,6 +269,9 @@ const (
 	// ConditionDegraded is True while the agent cannot read its own record of the container, and absent otherwise. What runs is left
 	// alone.
 	ConditionDegraded = "Degraded"
+	// ConditionRecompileAvailable is True while this version of Berth would compile something else from the spec than what was
+	// compiled and is kept, and absent otherwise. AnnotationRecompile takes it up.
+	ConditionRecompileAvailable = "RecompileAvailable"
 	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
 	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
@@ -304,6 +311,8 @@ const (
 	ReasonDispatchFailed = "DispatchFailed"
 	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle of the Container's name exists that is not its own.
 	ReasonBundleConflict = "BundleConflict"
+	// ReasonNewerDefaults surfaces in RecompileAvailable; the message names the fields that differ.
+	ReasonNewerDefaults = "NewerDefaults"
 	// ReasonImagePulled surfaces in ImageReady when the image is on the node.
 	ReasonImagePulled = "ImagePulled"
 	// ReasonPulling surfaces in ImageReady while the image is being fetched.
@@ -361,7 +370,7 @@ type ContainerStatus struct {
 	// +optional
 	PrintableStatus string `json:"printableStatus,omitempty"`
 
-	// conditions: SpecValid, Scheduled, Accepted, ImageReady, Running, Ready, Reconciling, Stalled.
+	// conditions: SpecValid, RecompileAvailable, Scheduled, Accepted, ImageReady, Running, Ready, Reconciling, Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

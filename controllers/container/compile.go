@@ -22,16 +22,16 @@ import (
 type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
 // compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle holds that already, it
-// stays as it is, whatever this version of the compiler would make of the Container. Where the spec has faults, everything
-// stops here, and an OCIBundle of an earlier generation is left alone.
-func (r *Reconciler) compile(_ context.Context, s *scope) (bool, error) {
-	if s.holdsGeneration() {
+// stays as it is, whatever this version of the compiler would make of the Container, until it is told to be compiled anew. Where
+// the spec has faults, everything stops here, and an OCIBundle of an earlier generation is left alone.
+func (r *Reconciler) compile(ctx context.Context, s *scope) (bool, error) {
+	if s.holdsGeneration() && !s.toldToRecompile() {
 		s.kept = true
 		kept := s.bundle.Spec
 		s.desired = &kept
 		// The verdict on this generation is in the status, unless somebody has removed it.
 		s.found.compiled = !meta.IsStatusConditionTrue(s.before.Status.Conditions, v1alpha1.ConditionSpecValid)
-		return true, nil
+		return true, r.offer(ctx, s)
 	}
 	return r.compileAnew(s), nil
 }
@@ -75,12 +75,18 @@ func unedited(b *v1alpha1.OCIBundle) bool {
 }
 
 // keepRun keeps what the OCIBundle has of the process, image, volumes and document, if the edit of the Container concerns
-// only where and how it is run, such as its grace period: then another version of the compiler replaces nothing, either.
+// only where and how it is run, such as its grace period: then another version of the compiler replaces nothing, either. Of
+// an edit of the resources, readKept puts no more into the document than a running container can be given.
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
-	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) ||
-		b.Annotations[AnnotationRunDigest] != compile.RunDigest(s.container.Spec) {
+	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.toldToRecompile() {
 		return
+	}
+	if b.Annotations[AnnotationRunDigest] != compile.RunDigest(s.container.Spec) {
+		if b.Annotations[AnnotationFixedDigest] != compile.FixedDigest(s.container.Spec) {
+			return
+		}
+		s.edited = s.desired
 	}
 	kept, next := b.Spec, s.desired
 	kept.RestartPolicy, kept.TerminationGracePeriodSeconds = next.RestartPolicy, next.TerminationGracePeriodSeconds

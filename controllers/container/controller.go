@@ -37,6 +37,15 @@ const AnnotationSpecDigest = "berth.run/spec-digest"
 // it is run.
 const AnnotationRunDigest = "berth.run/run-digest"
 
+// AnnotationFixedDigest on an OCIBundle is the same without the resources, too: the digest of what takes a new container.
+const AnnotationFixedDigest = "berth.run/fixed-digest"
+
+// AnnotationCompileRevision on an OCIBundle is the compile.Revision that its document is of.
+const AnnotationCompileRevision = "berth.run/compile-revision"
+
+// AnnotationRecompiled on an OCIBundle is the last value of v1alpha1.AnnotationRecompile that it was compiled for.
+const AnnotationRecompiled = "berth.run/recompiled"
+
 // conflictDelay is how long to wait after a write that was based on an old object. The newer object is on its way
 // through the watch and reconciles by itself; this is for the case that it has come already.
 const conflictDelay = 500 * time.Millisecond
@@ -60,6 +69,8 @@ type Reconciler struct {
 	Ledger *scheduling.Ledger
 	// Compile is compile.Bundle, except in tests.
 	Compile Compile
+	// Revision is compile.Revision, except in tests; nil is that, too.
+	Revision func() int
 	// Profiles keeps the SeccompProfiles that OCIBundles refer to.
 	Profiles Profiles
 	// Recorder takes the events.

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -29,7 +30,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
 		return false, r.deleteBundle(ctx, s)
 	}
-	want := s.wanted()
+	want := r.wanted(s)
 	if s.bundle != nil && upToDate(s.bundle, want, s.kept) {
 		s.found.inSync = true
 		return true, nil
@@ -74,7 +75,7 @@ func (r *Reconciler) withdrawFirst(s *scope) {
 }
 
 // wanted is the OCIBundle as it should be.
-func (s *scope) wanted() *v1alpha1.OCIBundle {
+func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	c := s.container
 	spec := *s.desired
 	spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
@@ -94,6 +95,7 @@ func (s *scope) wanted() *v1alpha1.OCIBundle {
 		b.Spec.MinAgentRevision = compile.MinAgentRevision(&b.Spec)
 	}
 	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec), AnnotationRunDigest: compile.RunDigest(c.Spec)}
+	r.noteCompiled(s, b.Annotations)
 	if name := c.Spec.RuntimeClassName; name != nil {
 		b.Annotations[AnnotationRuntimeClass] = *name
 	}
@@ -123,6 +125,16 @@ func (r *Reconciler) readKept(ctx context.Context, s *scope, want *v1alpha1.OCIB
 			errors.New("it was changed since it was read"))
 	}
 	want.Spec.Config = now.Spec.Config
+	if s.edited == nil {
+		return nil
+	}
+	carried, err := change.Carry(&now.Spec, s.edited)
+	if err != nil {
+		return err
+	}
+	want.Spec.Config = carried.Config
+	want.Spec.MinAgentRevision = max(want.Spec.MinAgentRevision, compile.MinAgentRevision(carried))
+	want.Annotations[AnnotationSpecDigest] = specDigest(&want.Spec)
 	return nil
 }
 
@@ -145,7 +157,11 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 			return false
 		}
 	}
-	for _, k := range []string{AnnotationRuntimeClass, AnnotationSpecDigest, AnnotationRunDigest} {
+	compared := []string{AnnotationRuntimeClass, AnnotationSpecDigest, AnnotationRunDigest}
+	if !kept {
+		compared = append(compared, AnnotationFixedDigest, AnnotationCompileRevision, AnnotationRecompiled)
+	}
+	for _, k := range compared {
 		if have.Annotations[k] != want.Annotations[k] {
 			return false
 		}

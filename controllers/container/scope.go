@@ -31,8 +31,10 @@ type scope struct {
 	// the config's digest.
 	desired *v1alpha1.OCIBundleSpec
 	kept    bool
-	// sameRun is whether desired has the config's digest, and the rest of what runs, from the OCIBundle: see keepRun.
+	// sameRun is whether desired has the config's digest, and the rest of what runs, from the OCIBundle: see keepRun. Then
+	// edited is what was compiled, if the running container is to be given some of it.
 	sameRun bool
+	edited  *v1alpha1.OCIBundleSpec
 	// profile is the seccomp profile that desired refers to, where it was compiled here.
 	profile string
 	// facts are events of what has been done, besides those that follow from the change of the status.

@@ -28,6 +28,8 @@ type findings struct {
 	compiled bool
 	invalid  string
 	warnings []string
+	// newer says what this version of the compiler would make of the spec otherwise; empty if nothing.
+	newer string
 	// scheduled is nil where it did not come to that.
 	scheduled *verdict
 	// foreign says what OCIBundle stands in the way that is not the Container's; predecessor is the uid of an earlier
@@ -66,6 +68,12 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 
 	if f.compiled {
 		set(specValid(f))
+	}
+	if f.newer != "" {
+		set(metav1.Condition{Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue, ObservedGeneration: f.generation,
+			Reason: v1alpha1.ReasonNewerDefaults, Message: f.newer})
+	} else {
+		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionRecompileAvailable)
 	}
 	if v := f.scheduled; v != nil {
 		c := metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v.reason, Message: v.message}

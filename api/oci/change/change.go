@@ -119,17 +119,8 @@ func (s *Set) compare(path string, old, next any) {
 	was, wasObject := old.(map[string]any)
 	is, isObject := next.(map[string]any)
 	if (wasObject || old == nil) && (isObject || next == nil) && len(was)+len(is) > 0 {
-		names := maps.Clone(was)
-		if names == nil {
-			names = map[string]any{}
-		}
-		maps.Copy(names, is)
-		for name := range names {
-			at := name
-			if path != "" {
-				at = path + "." + name
-			}
-			s.compare(at, was[name], is[name])
+		for name := range union(was, is) {
+			s.compare(below(path, name), was[name], is[name])
 		}
 		return
 	}
@@ -151,6 +142,70 @@ func kindOf(path string, set bool) Kind {
 		return Replace
 	}
 	return e.kind
+}
+
+// Carry returns compiled with the values that kept has in the fields that take a new container. It is for
+// an edit of such fields of a Container as a running container can be given: kept is what was compiled
+// before, by another version of the compiler, whose other defaults are no part of the edit.
+func Carry(kept, compiled *v1alpha1.OCIBundleSpec) (*v1alpha1.OCIBundleSpec, error) {
+	old, err := tree(kept)
+	if err != nil {
+		return nil, err
+	}
+	next, err := tree(compiled)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(carry("", old, next))
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	out := &v1alpha1.OCIBundleSpec{}
+	if err := json.Unmarshal(text, out); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	// It stands for config.linux.seccomp, which is kept.
+	out.SeccompProfile = kept.SeccompProfile
+	return out, nil
+}
+
+func carry(path string, old, next any) any {
+	if reflect.DeepEqual(old, next) {
+		return next
+	}
+	was, wasObject := old.(map[string]any)
+	is, isObject := next.(map[string]any)
+	if (wasObject || old == nil) && (isObject || next == nil) && len(was)+len(is) > 0 {
+		out := map[string]any{}
+		for name := range union(was, is) {
+			if v := carry(below(path, name), was[name], is[name]); v != nil {
+				out[name] = v
+			}
+		}
+		if len(out) == 0 {
+			return nil
+		}
+		return out
+	}
+	if kindOf(path, next != nil) == Replace {
+		return old
+	}
+	return next
+}
+
+func union(a, b map[string]any) map[string]any {
+	out := map[string]any{}
+	maps.Copy(out, a)
+	maps.Copy(out, b)
+	return out
+}
+
+// below returns the path of a field of the object at a path; "" is the spec itself.
+func below(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
 }
 
 // Resources returns what a runtime's update is to be given for a container to have the values that

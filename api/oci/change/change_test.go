@@ -124,6 +124,26 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestCarry: of a document that another version has compiled, no more is taken than a running container can be given.
+func TestCarry(t *testing.T) {
+	kept := spec(`{"ociVersion":"1.2.0","process":{"noNewPrivileges":true},"linux":{"resources":{"cpu":{"shares":2},"memory":{"limit":64},"devices":[1]},"maskedPaths":["/a"],"intelRdt":{}}}`)
+	compiled := spec(`{"ociVersion":"1.3.0","process":{"noNewPrivileges":true},"hostname":"new","linux":{"resources":{"cpu":{"shares":512},"pids":{"limit":9},"devices":[2]},"maskedPaths":["/a","/b"]}}`)
+	kept.SeccompProfile, compiled.SeccompProfile = "sha256:1", "sha256:2"
+	compiled.RestartPolicy, compiled.TerminationGracePeriodSeconds, compiled.CompiledGeneration = corev1.RestartPolicyNever, 7, 2
+	got, err := Carry(kept, compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := spec(`{"linux":{"intelRdt":{},"maskedPaths":["/a"],"resources":{"cpu":{"shares":512},"devices":[1],"pids":{"limit":9}}},"ociVersion":"1.3.0","process":{"noNewPrivileges":true}}`)
+	want.RestartPolicy, want.TerminationGracePeriodSeconds, want.CompiledGeneration, want.SeccompProfile = corev1.RestartPolicyNever, 7, 2, "sha256:1"
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v with %s; want %+v with %s", got, got.Config.Raw, want, want.Config.Raw)
+	}
+	if set := Classify(kept, got); set.Kind != Live {
+		t.Errorf("from what was kept it is %v", set)
+	}
+}
+
 // TestEveryFieldIsClassified walks the types of a bundle and of its document. Each field is in the
 // table, or in testdata/replace.txt, which says that somebody has thought of it and that it takes a
 // new container. "*" after a path is all below it.

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -21,4 +23,11 @@ func RunDigest(spec v1alpha1.ContainerSpec) string {
 		return "" // what came from JSON goes back
 	}
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
+}
+
+// FixedDigest returns the same for two specs of a Container that differ only in what a running container can be given, which is its
+// resources, and in where and how it is run.
+func FixedDigest(spec v1alpha1.ContainerSpec) string {
+	spec.Resources = corev1.ResourceRequirements{}
+	return RunDigest(spec)
 }

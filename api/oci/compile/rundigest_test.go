@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -28,6 +29,16 @@ func TestRunDigest(t *testing.T) {
 		c.set(&with.Spec)
 		if same := RunDigest(without.Spec) == RunDigest(with.Spec); same != how[name] {
 			t.Errorf("%s: the digests are the same: %v", name, same)
+		}
+		if same := FixedDigest(without.Spec) == FixedDigest(with.Spec); same != (how[name] || name == "resources") {
+			t.Errorf("%s: the fixed digests are the same: %v", name, same)
+		}
+		if name == "resources" {
+			a, _ := Bundle(without)
+			b, _ := Bundle(with)
+			if set := change.Classify(a, b); set.Kind != change.Live {
+				t.Errorf("%s: a change is %v; want Live", name, set)
+			}
 		}
 		if !how[name] || c.placement {
 			continue
