@@ -278,12 +278,32 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		if err != nil {
 			return err
 		}
-		return g.Signal(sig)
+		pids, err := g.Pids()
+		if err != nil {
+			return fmt.Errorf("processes of container %s: %w", id, err)
+		}
+		if err := g.Signal(sig); err != nil || slices.Contains(pids, rec.PID) {
+			return err
+		}
+		// It has left its cgroup, or has ended.
+		if err := rec.signalFirst(sig); err != nil && !errors.Is(err, ErrNotRunning) {
+			return err
+		}
+		return nil
 	}
 	if sig == unix.SIGKILL && !rec.OwnPIDs && len(rec.Cgroups) > 0 {
-		// No kernel ends the others with the first process, which may be gone already.
-		return rec.killAll()
+		// No kernel ends the others with the first process, which may be gone already, or in another cgroup.
+		err, first := rec.killAll(), rec.signalFirst(sig)
+		if errors.Is(err, ErrNotRunning) {
+			err = first
+		}
+		return err
 	}
+	return rec.signalFirst(sig)
+}
+
+// signalFirst sends a signal to the container's first process. If that has ended the error is ErrNotRunning.
+func (rec *record) signalFirst(sig unix.Signal) error {
 	if !rec.alive() {
 		return ErrNotRunning
 	}
@@ -296,7 +316,7 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		if errors.Is(err, unix.ESRCH) {
 			return ErrNotRunning
 		}
-		return fmt.Errorf("signal container %s: %w", id, err)
+		return fmt.Errorf("signal container %s: %w", rec.ID, err)
 	}
 	if sig == unix.SIGKILL {
 		// A process that the freezer holds does not die until it thaws.

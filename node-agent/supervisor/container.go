@@ -230,6 +230,9 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	if p, serr := procfs.ReadStat(pid); serr == nil {
 		c.rec.StartTime = p.StartTime
 	}
+	if known {
+		s.noteNamespace(c)
+	}
 	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the container.
 	if cgroup := memoryCgroup(s.hierarchies, pid); cgroup != memoryCgroup(s.hierarchies, os.Getpid()) {
 		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
@@ -499,11 +502,24 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 		if st := c.status(); st.State == protocol.Stopped && !all {
 			return fmt.Errorf("kill %s: %w", id, protocol.ErrNotRunning)
 		}
-		if sig == unix.SIGKILL {
-			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
+		if sig != unix.SIGKILL {
+			return h.Kill(ctx, id, sig, all)
 		}
-		return h.Kill(ctx, id, sig, all)
+		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
+		left := s.findStrays(c) // before the first process has ended: what descends from it cannot be told later
+		err := h.Kill(ctx, id, sig, all)
+		if c.killFirst() && errors.Is(err, handler.ErrNotRunning) {
+			err = nil // it is not in its cgroup, where the handler looks
+		}
+		return errors.Join(err, left.kill())
 	})
+}
+
+// killFirst kills the container's first process wherever it is, and returns whether it has not ended.
+func (c *container) killFirst() bool {
+	c.pidMu.Lock()
+	defer c.pidMu.Unlock()
+	return c.pidfd >= 0 && unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) == nil
 }
 
 // limit changes limits. Nothing is recorded: the handler knows the limits, and whoever asked asks again if there is no answer.
@@ -533,8 +549,16 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 		if st.State != protocol.Stopped {
 			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
 		}
+		left := s.findStrays(c)
 		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
+			left.close()
 			return err
+		}
+		if force {
+			c.killFirst()
+		}
+		if err := left.kill(); err != nil {
+			return fmt.Errorf("delete %s: %w", id, err)
 		}
 		select {
 		case <-c.ended:
@@ -628,6 +652,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 			}
 		}
 		_ = s.update(c, func(*protocol.Status) {
+			c.rec.MountNS = 0 // the number may be that of another namespace by now
 			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
 		})
 		close(c.ended)
@@ -661,7 +686,12 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		}
 	}
 	c.pidfd = fd
-	if p, err := procfs.ReadStat(pid); err == nil && p.StartTime == rec.StartTime && p.PPID == os.Getpid() {
+	p, err := procfs.ReadStat(pid)
+	same := err == nil && p.StartTime == rec.StartTime
+	if !same || p.Ended() {
+		c.rec.MountNS = 0 // the number may be that of another namespace by now
+	}
+	if same && p.PPID == os.Getpid() {
 		// The supervisor before was another program in this process: the container is a child, and its exit waits for us.
 		s.mu.Lock()
 		c.adopted = false

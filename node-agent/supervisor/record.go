@@ -30,6 +30,8 @@ type record struct {
 	KillsOfOthers uint64 `json:"killsOfOthers,omitempty"`
 	// Killed is whether a client has had SIGKILL sent.
 	Killed bool `json:"killed,omitempty"`
+	// MountNS is the inode number of the container's mount namespace, if its processes may outlive its cgroup (see strays.go).
+	MountNS uint64 `json:"mountNS,omitempty"`
 	// Pipes are the inode numbers of standard output and error, as fstat(2) has them.
 	Pipes [2]uint64 `json:"pipes"`
 }

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// leave is a shell function that moves a process into the root of every hierarchy.
+const leave = `leave() { for f in /cg/cgroup.procs /cg/*/cgroup.procs; do echo $1 > $f; done 2>/dev/null; }; `
+
+// seesCgroups gives a container the host's cgroups to write to and, unless own says otherwise, the host's pid namespace.
+func seesCgroups(own bool) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/cg", Source: "/sys/fs/cgroup", Type: "bind", Options: []string{"rbind", "rw"}})
+		if !own {
+			s.Linux.Namespaces = s.Linux.Namespaces[1:] // all but the pid namespace
+		}
+	}
+}
+
+// marked returns the processes that run with the argument mark, and waits until there are that many.
+func (n *node) marked(mark string, count int) (pids []int) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d processes have the mark %s", count, mark), func() error {
+		pids = nil
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			line, _ := os.ReadFile(f)
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			args := strings.Split(string(line), "\x00")
+			if st, err := procfs.ReadStat(pid); err == nil && !st.Ended() && len(args) > 2 && args[len(args)-2] == mark && args[0] == "sleep" {
+				pids = append(pids, pid)
+			}
+		}
+		if len(pids) != count {
+			return fmt.Errorf("%v", pids)
+		}
+		return nil
+	})
+	return pids
+}
+
+// outside fails for a process that is in a cgroup below that of the node.
+func (n *node) outside(pids []int) {
+	n.t.Helper()
+	for _, pid := range pids {
+		n.eventually("it has left its cgroup", func() error {
+			b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+			if err == nil && strings.Contains(string(b), n.cgroup+"/") {
+				err = errors.New(string(b))
+			}
+			return err
+		})
+	}
+}
+
+// TestMovedOutOfItsCgroup runs programs that move processes out of the container's cgroup. However the container is ended, none of
+// its processes lives on, and no process of another container is touched.
+func TestMovedOutOfItsCgroup(t *testing.T) {
+	for name, tc := range map[string]struct {
+		script string // MARK is the argument of processes that are to end
+		count  int
+		ownPID bool
+	}{
+		"first process, in its own pid namespace": {script: leave + `leave $$; exec sleep MARK`, count: 1, ownPID: true},
+		"first process": {script: leave + `leave $$; exec sleep MARK`, count: 1},
+		"child":         {script: leave + `(exec sleep MARK) & leave $!; read x < /gate`, count: 1},
+		"orphan":        {script: leave + `(setsid sleep MARK & leave $!); read x < /gate`, count: 1},
+		"family":        {script: leave + `leave $$; (setsid sh -c "sleep MARK; true" &); (sleep MARK; true) & exec sleep MARK`, count: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachHandler(t, func(t *testing.T, h string) {
+				n := newNode(t)
+				if err := unix.Mkfifo(filepath.Join(n.rootfs, "gate"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				number := 1000000 + os.Getpid()*100
+				begin := func(id string) (string, []int) {
+					t.Helper()
+					number++
+					mark := strconv.Itoa(number)
+					bundle := n.bundle(id, seesCgroups(tc.ownPID), "/bin/sh", "-c", strings.ReplaceAll(tc.script, "MARK", mark))
+					if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
+						t.Fatal(err)
+					}
+					if err := n.client.Start(n.ctx(), id); err != nil {
+						t.Fatal(err)
+					}
+					pids := n.marked(mark, tc.count)
+					n.outside(pids)
+					return mark, pids
+				}
+				other, _ := begin("other")
+
+				mark, _ := begin("deleted")
+				if err := n.client.Delete(n.ctx(), "deleted", true); err != nil {
+					t.Fatal(err)
+				}
+				n.marked(mark, 0)
+
+				for _, all := range []bool{false, true} {
+					mark, _ := begin("killed")
+					if err := n.client.Kill(n.ctx(), "killed", "KILL", all); err != nil {
+						t.Fatal(err)
+					}
+					n.stopped("killed")
+					if err := n.client.Delete(n.ctx(), "killed", false); err != nil {
+						t.Fatal(err)
+					}
+					n.marked(mark, 0)
+				}
+
+				// The first process ends by itself; its descendants have lost their ancestor when the container is deleted.
+				mark, _ = begin("ended")
+				st, err := n.client.Get(n.ctx(), "ended")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Kill(st.PID, unix.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				n.stopped("ended")
+				if err := n.client.Delete(n.ctx(), "ended", false); err != nil {
+					t.Fatal(err)
+				}
+				n.marked(mark, 0)
+
+				n.marked(other, tc.count)
+			})
+		})
+	}
+}
