@@ -21,6 +21,10 @@ type Key = types.NamespacedName
 // in memory: while it stays the same, another document is another version's, and not an edit.
 const AnnotationRun = "berth.run/local-run-digest"
 
+// AnnotationFixed on a bundle is the same for what a running container cannot be given. While it stays the same, no more of another
+// document is an edit than the rest.
+const AnnotationFixed = "berth.run/local-fixed-digest"
+
 // What an administrator of the node asks for besides what a bundle says. A source that no administrator of the node can speak to sets
 // neither, whatever its bundles have.
 const (

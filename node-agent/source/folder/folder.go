@@ -3,6 +3,7 @@
 package folder
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -14,12 +15,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -678,17 +681,28 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 		return
 	}
 	c := in.container.DeepCopy()
+	noted := map[string]string{annotationManifest: name, annotationDigest: in.digest}
 	c.UID = types.UID(uuid.NewString())
 	c.Generation = 1
 	c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
 	if old != nil && old.container.UID != "" {
 		c.UID, c.Generation, c.CreationTimestamp, c.Status = old.container.UID, old.container.Generation, old.container.CreationTimestamp, old.container.Status
-		if edited(old.container, in) {
+		switch {
+		case edited(old.container, in):
 			c.Generation++
 			changed[key] = true
-		} else {
+		case toldToRecompile(old.container, in.container):
+			// It is no edit, so what has finished does not run again.
+			noted[annotationCompiled] = strconv.FormatInt(compiledGeneration(old.container), 10)
+			c.Generation++
 			c.Spec = old.container.Spec
+			changed[key] = true
+		default:
+			c.Spec = old.container.Spec
+			if v, ok := old.container.Annotations[annotationCompiled]; ok {
+				noted[annotationCompiled] = v
+			}
 		}
 	} else {
 		changed[key] = true
@@ -699,10 +713,15 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	for _, a := range ownAnnotations() {
 		delete(c.Annotations, a)
 	}
+	last := ""
 	if old != nil {
 		maps.Copy(c.Annotations, requested(old.container))
+		last = recompiled(old.container)
 	}
-	c.Annotations[annotationManifest], c.Annotations[annotationDigest] = name, in.digest
+	if last = cmp.Or(c.Annotations[v1alpha1.AnnotationRecompile], last); last != "" {
+		noted[annotationRecompiled] = last
+	}
+	maps.Copy(c.Annotations, noted)
 	if changed[key] {
 		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
 	}
@@ -763,6 +782,11 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 	e.container.Status.ObservedGeneration = status.ObservedGeneration
 	e.container.Status.Phase = status.Phase
 	e.container.Status.RunStatus = *status.RunStatus.DeepCopy()
+	for _, kind := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded, v1alpha1.ConditionRecompileAvailable} {
+		if meta.FindStatusCondition(status.Conditions, kind) == nil { // the agent sets it while there is something to say
+			meta.RemoveStatusCondition(&e.container.Status.Conditions, kind)
+		}
+	}
 	for _, c := range status.Conditions {
 		setCondition(e.container, c)
 	}
@@ -799,7 +823,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
 	b.Annotations = annotations(c)
-	b.Spec.CompiledGeneration = c.Generation
+	b.Spec.CompiledGeneration = compiledGeneration(c)
 	b.Status = v1alpha1.OCIBundleStatus{
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
@@ -814,7 +838,12 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 // annotations returns those of the bundle of a Container.
 func annotations(c *v1alpha1.Container) map[string]string {
 	out := requested(c)
-	out[source.AnnotationRun] = compile.RunDigest(c.Spec)
+	out[source.AnnotationRun], out[source.AnnotationFixed] = compile.RunDigest(c.Spec), compile.FixedDigest(c.Spec)
+	if v := c.Annotations[annotationRecompiled]; v != "" {
+		for _, a := range []string{source.AnnotationRun, source.AnnotationFixed} {
+			out[a] += " recompiled " + v
+		}
+	}
 	return out
 }
 

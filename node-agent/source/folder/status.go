@@ -35,7 +35,7 @@ const annotationDigest = "berth.run/manifest-digest"
 
 // ownAnnotations are those of a Container that the agent sets itself.
 func ownAnnotations() []string {
-	return []string{annotationManifest, annotationDigest, annotationMissing, source.AnnotationStopped, source.AnnotationRestart}
+	return []string{annotationManifest, annotationDigest, annotationMissing, annotationRecompiled, annotationCompiled, source.AnnotationStopped, source.AnnotationRestart}
 }
 
 // Fault is one thing that is wrong with a manifest that was refused.

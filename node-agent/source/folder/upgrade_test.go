@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // TestUpgradeIsNoEdit: the generation of a Container is that of the words in its manifest, whatever a version of Berth makes of them.
@@ -78,6 +80,51 @@ func TestUpgradeIsNoEdit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRecompile: a new value of the annotation is a new generation of the bundle, compiled by the version that reads it, and no edit.
+func TestRecompile(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	write := func(annotations, spec string) {
+		text := strings.Replace(container("a", spec), "name: a", "name: a, annotations: {"+annotations+"}", 1)
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := newFolder(t, dir, state)
+	var run string
+	look := func(generation, compiled int64, newRun bool) {
+		t.Helper()
+		f.scan()
+		b := f.Get(key("a"))
+		if b.Generation != generation || b.Spec.CompiledGeneration != compiled {
+			t.Errorf("found generation %d, compiled for %d; want %d and %d", b.Generation, b.Spec.CompiledGeneration, generation, compiled)
+		}
+		if now := b.Annotations[source.AnnotationRun] + b.Annotations[source.AnnotationFixed]; (now != run) != newRun {
+			t.Errorf("the digests are %q after %q", now, run)
+		} else {
+			run = now
+		}
+	}
+	write(`berth.run/recompile: "1"`, "")
+	look(1, 1, true)
+	look(1, 1, false)
+	f = newFolder(t, dir, state)
+	look(1, 1, false)
+	write(`berth.run/recompile: "2"`, "")
+	look(2, 1, true)
+	write(``, "")
+	look(2, 1, false)
+	write(`berth.run/recompile: "2"`, "") // as it was
+	look(2, 1, false)
+	f = newFolder(t, dir, state)
+	look(2, 1, false)
+	write(`berth.run/recompile: "3"`, "")
+	look(3, 1, true)
+	write(`berth.run/recompile: "3"`, ", args: [z]")
+	look(4, 4, true)
+	write(`berth.run/recompile: "4"`, ", args: [other]")
+	look(5, 5, true)
 }
 
 func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
