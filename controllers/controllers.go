@@ -22,6 +22,7 @@ import (
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
+	"github.com/berth-run/berth/controllers/deletion"
 	"github.com/berth-run/berth/controllers/node"
 	"github.com/berth-run/berth/controllers/profile"
 	"github.com/berth-run/berth/controllers/scheduling"
@@ -43,6 +44,8 @@ type Options struct {
 	Compile container.Compile
 	// Revision is that of Compile; nil is compile.Revision.
 	Revision func() int
+	// Webhook is where the API server asks before it deletes a Container; nil is nowhere.
+	Webhook *deletion.Options
 }
 
 // Scheme returns the kinds that the controllers handle.
@@ -121,6 +124,11 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	if err := nodes.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("node controller: %w", err)
+	}
+	if o.Webhook != nil {
+		if err := deletion.SetupWithManager(mgr, *o.Webhook); err != nil {
+			return fmt.Errorf("deletion webhook: %w", err)
+		}
 	}
 	return nil
 }

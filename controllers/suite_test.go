@@ -132,7 +132,12 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := controllers.SetupWithManager(ctx, mgr, controllers.Options{NodeMonitorGracePeriod: grace, Compile: compileAsVersion, Revision: revisionOfVersion}); err != nil {
+	webhook, err := installWebhook(ctx)
+	if err != nil {
+		return 1, err
+	}
+	options := controllers.Options{NodeMonitorGracePeriod: grace, Compile: compileAsVersion, Revision: revisionOfVersion, Webhook: webhook}
+	if err := controllers.SetupWithManager(ctx, mgr, options); err != nil {
 		return 1, err
 	}
 	cached, live = mgr.GetClient(), mgr.GetAPIReader()

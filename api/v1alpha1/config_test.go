@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -110,7 +111,7 @@ func (a *applier) install(t *testing.T, folder string) {
 func TestConfigIsAccepted(t *testing.T) {
 	a := newApplier(t)
 	a.install(t, "namespace")
-	for _, folder := range []string{"rbac", "manager", "agent", "policy", "samples"} {
+	for _, folder := range []string{"rbac", "manager", "agent", "policy", "webhook", "samples"} {
 		for _, u := range manifests(t, folder) {
 			t.Run(folder+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
 				_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{
@@ -289,6 +290,38 @@ func TestPodSecurity(t *testing.T) {
 	} {
 		if err := try(tc.level, tc.spec); err != nil {
 			t.Errorf("%s: %v", tc.spec, err)
+		}
+	}
+
+	// What was there before the level was raised can be stopped sooner, and not changed otherwise.
+	const ns = "level-raised"
+	level := func(level string) {
+		t.Helper()
+		u := &unstructured.Unstructured{Object: map[string]any{}}
+		u.SetAPIVersion("v1")
+		u.SetKind("Namespace")
+		u.SetName(ns)
+		u.SetLabels(map[string]string{"pod-security.kubernetes.io/enforce": level})
+		if _, err := a.resource(t, u).Apply(t.Context(), ns, u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	level("privileged")
+	there := a.client.Resource(containers).Namespace(ns)
+	if _, err := there.Create(t.Context(), object(t, "Container", "old", "image: busybox\nhostPID: true\nhostname: a"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	level("baseline")
+	patch := func(spec string) error {
+		_, err := there.Patch(t.Context(), "old", types.MergePatchType, []byte(`{"spec":`+spec+`}`), metav1.PatchOptions{})
+		return err
+	}
+	for _, spec := range []string{`{"hostname":"b"}`, `{"hostname":null}`, `{"command":["x"]}`, `{"terminationGracePeriodSeconds":1,"command":["x"]}`} {
+		wantForbidden(t, spec, "host namespaces", func() error { return patch(spec) })
+	}
+	for _, spec := range []string{`{"terminationGracePeriodSeconds":1}`, `{"terminationGracePeriodSeconds":0}`} {
+		if err := patch(spec); err != nil {
+			t.Errorf("%s: %v", spec, err)
 		}
 	}
 }

@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -30,6 +32,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/berth-run/berth/controllers"
+	"github.com/berth-run/berth/controllers/deletion"
 	"github.com/berth-run/berth/controllers/node"
 )
 
@@ -51,6 +54,7 @@ type options struct {
 	kubeconfig          string
 	metricsAddress      string
 	probeAddress        string
+	webhookAddress      string
 	leaderElect         bool
 	leaderNamespace     string
 	leaderID            string
@@ -69,15 +73,16 @@ func command(log io.Writer) *cobra.Command {
 dispatches it to the node's agent as an OCIBundle, and mirrors what the agent says back into the Container's status.
 
 It needs the CRDs of config/crd, the permissions of config/rbac, and the namespace berth-node-lease for the agents'
-heartbeats. Several may run at once with --leader-elect: one works, the others stand by.`,
+heartbeats; config/webhook has the API server ask it for the grace period of a deletion. Several may run at once with
+--leader-elect: one works, the others stand by and answer the API server.`,
 		Example: `  # in a cluster, as its own Deployment runs it
   berth-controller --leader-elect
 
   # from a shell, against the cluster of a kubeconfig, with a log to read
   berth-controller --kubeconfig ~/.kube/config --log-format text --log-level debug
 
-  # beside another controller on the same host: no metrics, probes on a port of its own
-  berth-controller --metrics-bind-address 0 --health-probe-bind-address 127.0.0.1:9081`,
+  # beside another controller on the same host: no metrics and no webhook, probes on a port of its own
+  berth-controller --metrics-bind-address 0 --webhook-bind-address 0 --health-probe-bind-address 127.0.0.1:9081`,
 		Args:          cobra.NoArgs,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
@@ -91,6 +96,7 @@ heartbeats. Several may run at once with --leader-elect: one works, the others s
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; default: $KUBECONFIG, else the pod's service account, else ~/.kube/config")
 	f.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "where Prometheus metrics are served over HTTP at /metrics; 0 turns them off")
 	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "where /healthz and /readyz are served over HTTP; 0 turns them off")
+	f.StringVar(&o.webhookAddress, "webhook-bind-address", ":9443", "where the API server asks before it deletes a Container (config/webhook), over HTTPS; 0 turns it off, and with it the grace periods of deletions")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "work only while holding a Lease, so that several controllers can stand by")
 	f.StringVar(&o.leaderNamespace, "leader-elect-namespace", "", "namespace of that Lease; default: the pod's own, else berth-system")
 	f.StringVar(&o.leaderID, "leader-elect-id", "berth-controller", "name of that Lease")
@@ -123,6 +129,19 @@ func (o *options) check() error {
 	return nil
 }
 
+// webhook returns where the deletion webhook is served, or nil for nowhere.
+func (o *options) webhook(namespace string) (*deletion.Options, error) {
+	if o.webhookAddress == "0" {
+		return nil, nil
+	}
+	host, port, err := net.SplitHostPort(o.webhookAddress)
+	number, numberErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || numberErr != nil || number == 0 {
+		return nil, fmt.Errorf("--webhook-bind-address: found %q; allowed: 0, :PORT, HOST:PORT", o.webhookAddress)
+	}
+	return &deletion.Options{Host: host, Port: int(number), Namespace: namespace}, nil
+}
+
 func (o *options) logger(w io.Writer) (logr.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
@@ -142,6 +161,14 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
 	}
+	namespace := o.leaderNamespace
+	if namespace == "" {
+		namespace = ownNamespace()
+	}
+	webhook, err := o.webhook(namespace)
+	if err != nil {
+		return err
+	}
 	log, err := o.logger(w)
 	if err != nil {
 		return err
@@ -159,10 +186,6 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 	}
 	if err := checkCRDs(ctx, cfg, scheme, log); err != nil {
 		return err
-	}
-	namespace := o.leaderNamespace
-	if namespace == "" {
-		namespace = ownNamespace()
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                 scheme,
@@ -184,6 +207,7 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 	if err := controllers.SetupWithManager(ctx, mgr, controllers.Options{
 		NodeMonitorGracePeriod: o.monitorGrace,
 		Workers:                o.workers,
+		Webhook:                webhook,
 	}); err != nil {
 		return err
 	}

@@ -49,6 +49,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		"workers":    {[]string{"--workers", "0"}, "--workers: found 0; allowed: 1 or more"},
 		"format":     {[]string{"--log-format", "xml"}, `--log-format: found "xml"; allowed: json, text`},
 		"level":      {[]string{"--log-level", "loud"}, `--log-level: found "loud"; allowed: debug, info, warn, error`},
+		"webhook":    {[]string{"--webhook-bind-address", "9443"}, `--webhook-bind-address: found "9443"; allowed: 0, :PORT, HOST:PORT`},
 		"kubeconfig": {[]string{"--kubeconfig", "/does/not/exist"}, "/does/not/exist"},
 		"argument":   {[]string{"surplus"}, "surplus"},
 		"flag":       {[]string{"--no-such"}, "--no-such"},
@@ -216,16 +217,9 @@ type controller struct {
 
 func run(t *testing.T, kubeconfig string) *controller {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &controller{probe: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	r := &controller{probe: freeAddress(t)}
 	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0", "--health-probe-bind-address", r.probe,
-		"--leader-elect", "--log-format", "text")
+		"--webhook-bind-address", freeAddress(t), "--leader-elect", "--log-format", "text")
 	r.cmd.Env = append(os.Environ(), asMain+"=1")
 	log := &bytes.Buffer{}
 	r.cmd.Stdout, r.cmd.Stderr = log, log
@@ -242,6 +236,17 @@ func run(t *testing.T, kubeconfig string) *controller {
 		}
 	})
 	return r
+}
+
+// freeAddress returns an address that nobody listens at.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func (r *controller) get(path string) error {

@@ -33,7 +33,7 @@ type cluster struct {
 
 // ports on the loopback device, chosen once for the life of the cluster.
 type ports struct {
-	Etcd, EtcdPeer, APIServer, ControllerHealth int
+	Etcd, EtcdPeer, APIServer, ControllerHealth, ControllerWebhook int
 }
 
 // marker is the file that says a folder is a state folder, and so may be removed.
@@ -81,7 +81,7 @@ func (c *cluster) up(ctx context.Context) (err error) {
 	if c.apiOnly {
 		phases = append(phases, c.install)
 	} else {
-		phases = append(phases, c.optOut, c.install, c.startController, c.startAgent)
+		phases = append(phases, c.optOut, c.install, c.installWebhook, c.startController, c.startAgent)
 	}
 	for _, phase := range phases {
 		if err := phase(ctx); err != nil {
@@ -148,7 +148,16 @@ func (c *cluster) own() error {
 		if err := json.Unmarshal(data, &c.ports); err != nil {
 			return fmt.Errorf("%s: %w", filepath.Join(c.dir, marker), err)
 		}
-		return nil
+		if c.ports.ControllerWebhook != 0 {
+			return nil
+		}
+		// A cluster of before there was a webhook.
+		free, err := freePorts()
+		if err != nil {
+			return err
+		}
+		c.ports.ControllerWebhook = free.ControllerWebhook
+		return writeJSON(filepath.Join(c.dir, marker), c.ports)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -173,7 +182,7 @@ func (c *cluster) own() error {
 // freePorts asks the kernel for ports that nobody listens on.
 func freePorts() (ports, error) {
 	var p ports
-	for _, port := range []*int{&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerHealth} {
+	for _, port := range []*int{&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerHealth, &p.ControllerWebhook} {
 		l, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
 			return ports{}, err
@@ -288,12 +297,43 @@ func (c *cluster) install(ctx context.Context) error {
 	})
 }
 
+// installWebhook applies config/webhook with the controller's port on this host in place of its Service, behind which
+// there would be no pod.
+func (c *cluster) installWebhook(ctx context.Context) error {
+	dir := filepath.Join(c.dir, "webhook")
+	base, err := filepath.Rel(dir, filepath.Join(c.config, "webhook"))
+	if err != nil {
+		return err
+	}
+	overlay := fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [%q]
+patches:
+- target: {kind: Service}
+  patch: '{$patch: delete, apiVersion: v1, kind: Service, metadata: {name: berth-controller, namespace: berth-system}}'
+- target: {kind: ValidatingWebhookConfiguration}
+  patch: '[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": "https://127.0.0.1:%d"}}]'
+`, base, c.ports.ControllerWebhook)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, "kustomization.yaml"), overlay); err != nil {
+		return err
+	}
+	args := []string{"apply", "--server-side", "--force-conflicts", "--field-manager=berth-cluster", "-k", dir}
+	if out, err := c.kubectl(ctx, args...); err != nil {
+		return fmt.Errorf("apply %s: %w\n%s", dir, err, out)
+	}
+	return nil
+}
+
 func (c *cluster) startController(ctx context.Context) error {
 	health := fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerHealth)
 	err := c.start(program{name: "berth-controller", path: filepath.Join(c.bin, "berth-controller"), args: []string{
 		"--kubeconfig", c.identity("controller"),
 		"--metrics-bind-address", "127.0.0.1:0",
 		"--health-probe-bind-address", health,
+		"--webhook-bind-address", fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerWebhook),
 	}})
 	if err != nil {
 		return err
