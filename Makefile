@@ -92,7 +92,7 @@ test-race: deps-test ## Run the tests of the runtime, the supervisor and the age
 	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 60m -skip TestKillAllForking ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run Cache ./node-agent/runtime/seccomp
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -skip TestMemoryOfARunningContainer ./node-agent/supervisor
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/sync ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./internal/...
+	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/sync ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./internal/...
 
 .PHONY: test-vm
 test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd (and with that under v1), with SELinux.

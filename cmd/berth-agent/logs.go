@@ -19,8 +19,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/sync"
 )
 
 // logsFlags are the flags of logs.
@@ -201,7 +201,7 @@ func (l *logsFlags) removed(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := sync.RemovedLogs(f.LogDir, source.Key{Namespace: l.namespace, Name: name})
+	dirs, err := lifecycle.RemovedLogs(f.LogDir, source.Key{Namespace: l.namespace, Name: name})
 	return dirs, needRoot(err)
 }
 

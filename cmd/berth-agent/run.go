@@ -30,6 +30,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/image"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/node"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
@@ -47,7 +48,7 @@ type options struct {
 	handlers                 []string
 	healthAddress            string
 	logFormat, logLevel      string
-	removedLogs              sync.Retention
+	removedLogs              lifecycle.Retention
 }
 
 // check says what is wrong with the flags, and makes paths absolute, before anything is begun.
@@ -314,19 +315,19 @@ func load(bundles []*v1alpha1.OCIBundle, ready error) node.Load {
 	return l
 }
 
-// imageStore is the image store as package sync wants it.
+// imageStore is the image store as package lifecycle wants it.
 type imageStore struct {
 	store   *image.Store
 	pulling *pulls
 }
 
-func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*sync.Image, error) {
+func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*lifecycle.Image, error) {
 	defer s.pulling.forget(reference)
 	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
 	if err != nil {
 		return nil, err
 	}
-	return &sync.Image{ID: imageID(reference, img.Digest.String()), Config: img.Config, Layers: img.Layers}, nil
+	return &lifecycle.Image{ID: imageID(reference, img.Digest.String()), Config: img.Config, Layers: img.Layers}, nil
 }
 
 // imageID is the reference with the digest of the manifest.

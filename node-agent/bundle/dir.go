@@ -101,6 +101,14 @@ func (d Dir) WriteConfig(spec *specs.Spec) error {
 	return d.Replace("config.json", document)
 }
 
+// RemoveConfig removes config.json. It is no error when there is none.
+func (d Dir) RemoveConfig() error {
+	if err := os.Remove(d.File("config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove config.json: %w", err)
+	}
+	return nil
+}
+
 // RootfsLeft returns whether UnmountRootfs has something to remove.
 func (d Dir) RootfsLeft() bool {
 	for _, name := range []string{"rootfs", "upper", "work"} {
@@ -135,7 +143,7 @@ func (d Dir) Remove() error {
 	if err := d.UnmountRootfs(); err != nil {
 		return err
 	}
-	if err := d.keepVolumes(nil); err != nil {
+	if err := d.RemoveVolumes(); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(d.path); err != nil {

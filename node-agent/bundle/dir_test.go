@@ -159,7 +159,7 @@ func TestPrepareVolumes(t *testing.T) {
 		{Name: "mem", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi"))}},
 	}
 	for range 2 { // the second time finds them
-		if _, err := d.PrepareVolumes(both); err != nil {
+		if err := d.PrepareVolumes(both); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"disk", "mem"} {
@@ -180,7 +180,7 @@ func TestPrepareVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A failure later in the list undoes what this call made, and leaves what was there.
-	_, err := d.PrepareVolumes(append(both[:2:2],
+	err := d.PrepareVolumes(append(both[:2:2],
 		v1alpha1.Volume{Name: "new", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
 		v1alpha1.Volume{Name: "host", HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/at/all"}}))
 	if err == nil || !strings.Contains(err.Error(), "volumes[3].hostPath.path") || !strings.Contains(err.Error(), "/nowhere/at/all") {
@@ -193,7 +193,7 @@ func TestPrepareVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A volume that is no longer asked for goes.
-	if _, err := d.PrepareVolumes(both[:1]); err != nil {
+	if err := d.PrepareVolumes(both[:1]); err != nil {
 		t.Fatal(err)
 	}
 	if n := mounts(t, d.Path()); n != 0 {

@@ -66,6 +66,14 @@ func (d Dir) MountNames(spec *specs.Spec, rootfs, container string, host fs.FS) 
 	return nil
 }
 
+// RemoveNames removes the files that MountNames has written. It is no error when there is none.
+func (d Dir) RemoveNames() error {
+	if err := os.RemoveAll(d.File("etc")); err != nil {
+		return fmt.Errorf("remove /etc/hosts and others: %w", err)
+	}
+	return nil
+}
+
 // mountedOver returns whether one of the mounts is at path or holds it.
 func mountedOver(mounts []specs.Mount, path string) bool {
 	return slices.ContainsFunc(mounts, func(m specs.Mount) bool {

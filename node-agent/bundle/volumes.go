@@ -21,39 +21,34 @@ func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes"
 
 // PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and makes the emptyDir volumes
 // that are not there yet: a folder of mode 0777, or a tmpfs for medium Memory. emptyDir volumes of the folder that are no
-// longer among volumes are removed. The undo function removes what this call made, and nothing else.
-func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (undo func() error, err error) {
+// longer among volumes are removed. If it fails, what it made is removed, and nothing else.
+func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 	var made []string
-	undo = func() error {
-		var errs []error
-		for _, name := range made {
-			errs = append(errs, d.removeVolume(name))
-		}
-		return errors.Join(errs...)
-	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, undo())
-			undo = nil
+		if err == nil {
+			return
+		}
+		for _, name := range made {
+			err = errors.Join(err, d.removeVolume(name))
 		}
 	}()
 	keep := map[string]*corev1.EmptyDirVolumeSource{}
 	for i, v := range volumes {
 		if !inside(v.Name) {
-			return undo, fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
+			return fmt.Errorf("volumes[%d].name: found %q; allowed: a name without /", i, v.Name)
 		}
 		if v.EmptyDir != nil {
 			keep[v.Name] = v.EmptyDir
 		}
 	}
 	if err := d.keepVolumes(keep); err != nil {
-		return undo, err
+		return err
 	}
 	for i, v := range volumes {
 		switch {
 		case v.HostPath != nil:
 			if err := hostPath(fmt.Sprintf("volumes[%d].hostPath", i), v.HostPath); err != nil {
-				return undo, err
+				return err
 			}
 		case v.EmptyDir != nil:
 			fresh, err := d.emptyDir(v.Name, v.EmptyDir)
@@ -61,34 +56,36 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (undo func() error, err e
 				made = append(made, v.Name)
 			}
 			if err != nil {
-				return undo, fmt.Errorf("volumes[%d].emptyDir: %w", i, err)
+				return fmt.Errorf("volumes[%d].emptyDir: %w", i, err)
 			}
 		}
 	}
-	return undo, nil
+	return nil
 }
+
+// RemoveVolumes removes all emptyDir volumes of the folder. It is no error when there is none.
+func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
 
 // emptyDir makes the volume unless it is there, and tells whether it made anything.
 func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
 	path := d.Volume(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := d.newVolume(name); err != nil {
+			return false, err
+		}
+		made = true
+	} else if err != nil {
 		return false, err
 	}
-	err = os.Mkdir(path, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		if source.Medium != corev1.StorageMediumMemory {
-			return false, nil
-		}
+	if source.Medium != corev1.StorageMediumMemory {
+		return made, nil
+	}
+	if !made {
 		// The mount of a folder that outlived a boot is gone.
 		mounted, err := isMountPoint(path)
 		if err != nil || mounted {
 			return false, err
 		}
-	} else if err != nil {
-		return false, err
-	}
-	if source.Medium != corev1.StorageMediumMemory {
-		return true, os.Chmod(path, 0o777)
 	}
 	options := "mode=0777"
 	if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
@@ -98,6 +95,23 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 		return true, fmt.Errorf("mount tmpfs (%s): %w", options, err)
 	}
 	return true, nil
+}
+
+// newVolume makes the folder of a volume. It gets its name once its mode is right, whatever the umask is: a volume that is there
+// is never changed. A name that begins with a dot is no volume's.
+func (d Dir) newVolume(name string) error {
+	path := d.Volume(name)
+	fresh := d.Volume(".new")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(fresh, 0o777); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
 }
 
 // keepVolumes removes the emptyDir volumes of the folder that are not in keep, or are there on another medium.

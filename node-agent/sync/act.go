@@ -6,31 +6,46 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/lifecycle"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// act does what was decided. An error is the node's or the supervisor's, and the same is tried again soon; what is wrong with the
-// container itself goes into the record.
-func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error {
+// act does what was decided. An error is the node's or the supervisor's, and the same is tried again soon, or it is a
+// *lifecycle.Pending; what is wrong with the container itself goes into the record.
+func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) error {
+	if r := in.Record; r != nil {
+		s.take(w, r)
+		if r.unwritten != nil && r.unreadable == nil {
+			s.save(r)
+		}
+		if in.Elsewhere != (source.Key{}) {
+			go s.Changed(in.Elsewhere) // takes it over once this worker is at rest
+		}
+	}
 	switch d.Verb {
 	case Nothing:
+		return nil
+	case TakeOver:
+		s.takeOver(w, lifecycle.ContainerID(w.key, in.Desired.UID), in.Desired.UID)
+		return nil
+	case NoteDesired:
+		s.note(in.Record, func(r *Record) { *r = *in.Next })
 		return nil
 	case Make:
 		return s.make(ctx, w, in)
 	case Start:
-		return s.start(ctx, w, in)
+		return s.start(ctx, in)
 	case NoteRunning:
 		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
 		return nil
@@ -52,7 +67,7 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 		if err := s.keepExit(ctx, in.Record); err != nil {
 			return err
 		}
-		if err := s.discard(ctx, in.Record); err != nil {
+		if err := s.stages.Release(ctx, s.container(in.Record), lifecycle.PerRun); err != nil {
 			return err
 		}
 		if in.Record.State == stateStarting {
@@ -60,11 +75,11 @@ func (s *Syncer) act(ctx context.Context, w *worker, in Input, d Decision) error
 		}
 		return nil
 	case Stop:
-		return s.stop(ctx, in, d)
+		return s.stop(ctx, *in, d)
 	case Kill:
 		return ignoreGone(s.Supervisor.Kill(ctx, in.Record.ID, "KILL", true))
 	case Remove:
-		return s.remove(ctx, w, in)
+		return s.remove(ctx, w, *in)
 	}
 	return fmt.Errorf("unknown verb %q", d.Verb)
 }
@@ -166,16 +181,6 @@ func terminated(st *protocol.Status, now time.Time) *corev1.ContainerStateTermin
 
 func containerURL(id string) string { return "berth://" + id }
 
-// discard removes the container and its root filesystem. The supervisor forgets it last, so that a discard which was cut off is found
-// to be undone.
-func (s *Syncer) discard(ctx context.Context, r *Record) error {
-	// With force: what has not been started, or has ended, has nothing to lose.
-	if err := ignoreGone(s.Supervisor.Delete(ctx, r.ID, true)); err != nil {
-		return fmt.Errorf("delete container: %w", err)
-	}
-	return s.Bundles.Dir(r.ID).UnmountRootfs()
-}
-
 // keepExit returns once the end of the process is on disk, so that the supervisor may forget it. If the disk is full,
 // it makes room first: the writable layer of a container that has ended serves nobody, and may be what fills the disk.
 func (s *Syncer) keepExit(ctx context.Context, r *Record) error {
@@ -232,54 +237,55 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 
 // remove removes everything of a container whose process is gone, and then says so. Each step may be repeated.
 func (s *Syncer) remove(ctx context.Context, w *worker, in Input) error {
+	var uid types.UID
+	if in.Desired != nil {
+		uid = in.Desired.UID
+	}
 	if r := in.Record; r != nil {
-		if err := s.discard(ctx, r); err != nil {
+		if err := s.stages.Release(ctx, s.container(r), lifecycle.PerContainer); err != nil {
 			return err
-		}
-		if r.UID != "" {
-			if err := s.keepLogs(r); err != nil {
-				return fmt.Errorf("remove logs: %w", err)
-			}
 		}
 		// The record goes with the folder, last.
 		if err := s.Bundles.Dir(r.ID).Remove(); err != nil {
 			return err
 		}
-		if r.UID == "" {
-			return nil
-		}
-		if err := s.Source.Release(ctx, w.key, r.UID); err != nil {
-			return fmt.Errorf("release: %w", err)
-		}
-		w.told = nil
-	} else if in.Desired != nil {
-		if err := s.Source.Release(ctx, w.key, in.Desired.UID); err != nil {
-			return fmt.Errorf("release: %w", err)
-		}
-		w.told = nil
+		uid = r.UID
 	}
+	if uid == "" {
+		return nil
+	}
+	if err := s.Source.Release(ctx, w.key, uid); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	w.told = nil
 	return nil
 }
 
-func (s *Syncer) logDir(r *Record) string { return filepath.Join(s.LogDir, LogDirName(r.Key, r.UID)) }
-
-// keptLogs is how many runs' log files are kept: this one's and the last one's, as the kubelet keeps them.
-const keptLogs = 2
-
-// dropLogs removes the log files of all runs before the last one. N.log and its rotated N.log.1, N.log.2 … are one run's.
-func (s *Syncer) dropLogs(r *Record) error {
-	entries, err := os.ReadDir(s.logDir(r))
-	if err != nil {
-		return err
+// take makes a record one of the worker's, unless it is already.
+func (s *Syncer) take(w *worker, r *Record) {
+	if slices.Contains(w.records, r) {
+		return
 	}
-	for _, e := range entries {
-		number, _, ok := strings.Cut(e.Name(), ".log")
-		n, err := strconv.ParseInt(number, 10, 32)
-		if ok && err == nil && int32(n) <= r.Restarts-keptLogs {
-			if err := os.Remove(filepath.Join(s.logDir(r), e.Name())); err != nil {
-				return err
-			}
-		}
+	w.records = append(w.records, r)
+	s.mu.Lock()
+	s.byID[r.ID] = w.key
+	s.mu.Unlock()
+}
+
+// takeOver gives a worker the unreadable record of its own container, unless another worker is busy with it by now.
+func (s *Syncer) takeOver(w *worker, id string, uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	holder := s.holderAtRest(w.key, id)
+	if holder == nil {
+		return
 	}
-	return nil
+	delete(s.workers, holder.key)
+	if holder.timer != nil {
+		holder.timer.Stop()
+	}
+	r := holder.records[0]
+	r.Key, r.UID = w.key, uid
+	w.records = append(w.records, r)
+	s.byID[id] = w.key
 }

@@ -32,8 +32,13 @@ type Input struct {
 	// Reason of the refusal, one of api/v1alpha1.
 	RefusedReason string
 	GoesOn        bool
-	// Elsewhere is whether a record of which nothing but the id can be read is that of a wanted bundle, whose worker takes it over.
-	Elsewhere bool
+	// Elsewhere is the key of the wanted bundle whose container a record is of which nothing but the id can be read: the worker of
+	// that key takes it over. It is empty if there is none.
+	Elsewhere source.Key
+	// Claim is whether the record of this container, of which nothing but the id can be read, is another worker's.
+	Claim bool
+	// Next is the record as it is once it says all that is desired; nil if it does.
+	Next *Record
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
@@ -52,8 +57,10 @@ type Input struct {
 
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
 
-// alive tells whether there is a process, or may be one in a moment.
-func (in Input) alive() bool { return in.Actual != nil && in.Actual.State != protocol.Stopped }
+// alive returns whether there is a process, or may be one in a moment. Actual is the container of Record.
+func (in Input) alive() bool {
+	return in.Record != nil && in.Actual != nil && in.Actual.State != protocol.Stopped
+}
 
 // changed returns whether the container is to be replaced by one of another spec.
 func (in Input) changed() bool {
@@ -88,6 +95,10 @@ type Verb string
 const (
 	// Nothing is to be done now.
 	Nothing Verb = "Nothing"
+	// TakeOver takes a record over from a worker that cannot know whose it is.
+	TakeOver Verb = "TakeOver"
+	// NoteDesired writes down what is desired.
+	NoteDesired Verb = "NoteDesired"
 	// NoteRunning writes down that the container runs: the agent that started it did not come to it.
 	NoteRunning Verb = "NoteRunning"
 	// NoteKills writes down that the kernel has killed other processes than the first for lack of memory.
@@ -144,6 +155,8 @@ func (c Chain) Decide(in Input) Decision {
 // Policies is the chain for a container. It is a function, not a variable, so that nobody changes it.
 func Policies() Chain {
 	return Chain{
+		{"TakeOwn", takeOwn},
+		{"NoteDesired", noteDesired},
 		{"NotKnownWhetherWanted", notKnownWhetherWanted},
 		{"LeaveUnreadable", leaveUnreadable},
 		{"AdoptRunning", adoptRunning},
@@ -151,6 +164,7 @@ func Policies() Chain {
 		{"NoteLost", noteLost},
 		{"NoteKills", noteKills},
 		{"StartMade", startMade},
+		{"GoOnMaking", goOnMaking},
 		{"DiscardHalfMade", discardHalfMade},
 		{"StopUnwanted", stopUnwanted},
 		{"RemoveUnwanted", removeUnwanted},
@@ -172,6 +186,14 @@ func Policies() Chain {
 	}
 }
 
+func takeOwn(in Input) (Decision, bool) {
+	return Decision{Verb: TakeOver, Why: "its record cannot be read and is kept under another name"}, in.Claim
+}
+
+func noteDesired(in Input) (Decision, bool) {
+	return Decision{Verb: NoteDesired, Why: "what is desired has changed"}, in.Next != nil
+}
+
 func notKnownWhetherWanted(in Input) (Decision, bool) {
 	return Decision{Verb: Nothing, Why: "the source is not read yet"}, in.Desired == nil && !in.Synced
 }
@@ -183,7 +205,7 @@ const lookAgain = 10 * time.Second
 // not run may be a job that has done its work. Without a container, and for one that is to run always, there is nothing to
 // lose by starting.
 func leaveUnreadable(in Input) (Decision, bool) {
-	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() && (in.Desired != nil || in.Synced) && !in.Elsewhere {
+	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() && (in.Desired != nil || in.Synced) && in.Elsewhere == (source.Key{}) {
 		return Decision{}, false
 	}
 	if in.wanted() && in.Synced && in.Actual == nil && in.Desired.Spec.RestartPolicy == corev1.RestartPolicyAlways && !errors.Is(in.Record.unreadable, errNewer) {
@@ -222,6 +244,13 @@ func startMade(in Input) (Decision, bool) {
 	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }
 
+// goOnMaking goes on with a start of this agent that waits for its image, also if another spec is wanted since. If it is not to be
+// started any more, discardHalfMade gives the image up.
+func goOnMaking(in Input) (Decision, bool) {
+	ok := in.wanted() && in.Record != nil && in.Record.waiting != nil && in.Actual == nil && !toldToStop(in.Desired) && in.Refused == ""
+	return Decision{Verb: Make, Why: "its start waits for the image"}, ok
+}
+
 func discardHalfMade(in Input) (Decision, bool) {
 	half := in.Record != nil && in.Record.State == stateStarting ||
 		in.Actual != nil && (in.Actual.State == protocol.Creating || in.Actual.State == protocol.Created)
@@ -240,7 +269,7 @@ func removeUnwanted(in Input) (Decision, bool) {
 }
 
 func finishStopping(in Input) (Decision, bool) {
-	if !in.alive() || in.Record == nil || in.Record.Stop == nil {
+	if !in.alive() || in.Record.Stop == nil {
 		return Decision{}, false
 	}
 	return stopping(in, in.Record.Stop.Why), true
@@ -318,10 +347,6 @@ func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be
 const killAgain = 5 * time.Second
 
 func stopping(in Input, why string) Decision {
-	if in.Record == nil {
-		// Nothing is known of it but that it is there.
-		return Decision{Verb: Kill, Why: why, After: killAgain}
-	}
 	if in.Record.Stop == nil || !in.Record.Stop.Sent {
 		return Decision{Verb: Stop, Why: why}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -183,18 +184,18 @@ func TestContainerID(t *testing.T) {
 		long += "a"
 	}
 	for _, name := range []string{"x", "a.b-c", long, long[:252] + "b"} {
-		id := ContainerID(keyNamed(name), "0123456789abcdef")
+		id := lifecycle.ContainerID(keyNamed(name), "0123456789abcdef")
 		if err := protocol.ValidateID(id); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := len(LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {
+		if n := len(lifecycle.LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {
 			t.Errorf("%s: found %d bytes of name of the logs' folder", name, n)
 		}
 	}
-	if got := ContainerID(keyNamed("x"), "0123456789abcdef"); got != "default_x_01234567" {
+	if got := lifecycle.ContainerID(keyNamed("x"), "0123456789abcdef"); got != "default_x_01234567" {
 		t.Errorf("found %q", got)
 	}
-	if ContainerID(keyNamed(long), "u") == ContainerID(keyNamed(long[:252]+"b"), "u") {
+	if lifecycle.ContainerID(keyNamed(long), "u") == lifecycle.ContainerID(keyNamed(long[:252]+"b"), "u") {
 		t.Error("two names have one id")
 	}
 }

@@ -4,7 +4,7 @@
 //
 // Each bundle has a worker, which is serial in itself and independent of all others. A worker gathers (what is desired, what it
 // has written down, what the supervisor says), decides by a chain of pure functions (decide.go), does one thing, and begins again
-// until there is nothing to do. Making a container is an ordered list of stages, each with its undo (stages.go).
+// until there is nothing to do. Gathering only reads. What creates a container and takes it back is package lifecycle.
 //
 //	gather -> decide -> act -> report -> gather …
 //
@@ -15,6 +15,6 @@
 // Only a start must be on disk before it is begun. What has happened, and what stops or removes a container, is noted in memory
 // where the disk is full, and written at a later look (act.go, note): it is what makes room.
 //
-// The package must not know where bundles come from (package source), how images are fetched, nor how processes are made: it
-// asks an Images and a Supervisor.
+// The package must not know where bundles come from (package source), how images are fetched and containers are created (package
+// lifecycle), nor how processes are made: it asks a Supervisor.
 package sync

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
 // TestLogsOfRemovedContainers: they are kept by count and age, and found by name.
@@ -34,11 +35,11 @@ func TestLogsOfRemovedContainers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.keep = Retention{Count: 2, Age: time.Hour}
+	b.keep = lifecycle.Retention{Count: 2, Age: time.Hour}
 	b.run()
 	logs := filepath.Join(b.dir, "logs")
 	kept := func() []string {
-		dirs, err := RemovedLogs(logs, keyNamed("x"))
+		dirs, err := lifecycle.RemovedLogs(logs, keyNamed("x"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +53,7 @@ func TestLogsOfRemovedContainers(t *testing.T) {
 		return out
 	}
 	uid := func(n int) types.UID { return types.UID(fmt.Sprintf("%08d-0000-4000-8000-000000000000", n)) }
-	dir := func(n int) string { return LogDirName(keyNamed("x"), uid(n)) }
+	dir := func(n int) string { return lifecycle.LogDirName(keyNamed("x"), uid(n)) }
 	change := func(f func(*v1alpha1.OCIBundle)) {
 		b.source.mu.Lock()
 		next := b.source.bundle.DeepCopy()
@@ -79,11 +80,11 @@ func TestLogsOfRemovedContainers(t *testing.T) {
 		})
 	}
 	b.until("the count", func() bool { return slices.Equal(kept(), []string{dir(3), dir(2)}) })
-	if other, _ := RemovedLogs(logs, keyNamed("y")); len(other) != 0 {
+	if other, _ := lifecycle.RemovedLogs(logs, keyNamed("y")); len(other) != 0 {
 		t.Errorf("found %v of another name", other)
 	}
 	b.clock.Step(time.Hour)
-	if err := b.syncer.pruneLogs(); err != nil || len(kept()) != 0 {
+	if err := b.syncer.logs.Prune(); err != nil || len(kept()) != 0 {
 		t.Errorf("found %v after an hour, %v", kept(), err)
 	}
 }

@@ -93,6 +93,8 @@ type Record struct {
 	// is to hold besides.
 	unwritten        error
 	unwrittenDesired *v1alpha1.OCIBundle
+	// waiting is set while a start of this agent waits for its image.
+	waiting *waiting
 }
 
 // run is one run of the process, and the end of the one before.
@@ -143,6 +145,7 @@ func (r run) next() run {
 
 // unstart takes back the start that is under way.
 func (r *Record) unstart() {
+	r.waiting = nil
 	if r.Before != nil {
 		r.run, r.Before = *r.Before, nil
 	}
@@ -225,6 +228,14 @@ func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle, how replace) error {
 	return how(d, desiredFile, data)
 }
 
+// accepted returns the bundle that was accepted last, or nil.
+func (r *Record) accepted(d bundle.Dir) *v1alpha1.OCIBundle {
+	if r.unwrittenDesired != nil {
+		return r.unwrittenDesired
+	}
+	return readDesired(d)
+}
+
 // readDesired returns what writeDesired wrote, or nil.
 func readDesired(d bundle.Dir) *v1alpha1.OCIBundle {
 	data, err := os.ReadFile(d.File(desiredFile))
@@ -236,28 +247,6 @@ func readDesired(d bundle.Dir) *v1alpha1.OCIBundle {
 		return nil
 	}
 	return b
-}
-
-// ContainerID is the id that the container of a bundle has with the supervisor: NAMESPACE_NAME_ and the first 8 characters of the
-// UID, at most 128 characters. The name is shortened, and made sure of by a hash, where it would be longer.
-func ContainerID(key source.Key, uid types.UID) string {
-	u := string(uid)
-	return shorten(key.Namespace+"_"+key.Name, "_"+u[:min(8, len(u))], 128)
-}
-
-// LogDirName is the name of the folder of a container's logs: NAMESPACE_NAME_UID, shortened like ContainerID where it would be longer than a
-// file name may be.
-func LogDirName(key source.Key, uid types.UID) string {
-	return shorten(key.Namespace+"_"+key.Name, "_"+string(uid), bundle.MaxNameLength)
-}
-
-func shorten(name, suffix string, limit int) string {
-	if len(name)+len(suffix) <= limit {
-		return name + suffix
-	}
-	sum := sha256.Sum256([]byte(name))
-	hash := "+" + hex.EncodeToString(sum[:6])
-	return name[:limit-len(suffix)-len(hash)] + hash + suffix
 }
 
 // Hash is the same for two specs from which the same container would be made. What only says how to run it (restart

@@ -65,10 +65,7 @@ func (in *Input) refuse() {
 
 // goOn lets the container of a bundle that is refused go on as the spec says that was accepted before.
 func (in *Input) goOn(dir bundle.Dir) {
-	accepted := in.Record.unwrittenDesired
-	if accepted == nil {
-		accepted = readDesired(dir)
-	}
+	accepted := in.Record.accepted(dir)
 	// A newer agent may have accepted what this one cannot read.
 	if accepted != nil && accepted.UID == in.Desired.UID && tooOld(accepted) == "" {
 		grace := in.Desired.Spec.TerminationGracePeriodSeconds // every agent knows how to end it

@@ -4,7 +4,6 @@ package sync
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -262,11 +261,4 @@ func clip(s string) string {
 		return s[:maxMessage-4] + " ..."
 	}
 	return s
-}
-
-func unmarshal(raw []byte, into any) error {
-	if err := json.Unmarshal(raw, into); err != nil {
-		return fmt.Errorf("config: %w", err)
-	}
-	return nil
 }

@@ -12,9 +12,6 @@ import (
 	gosync "sync"
 	"time"
 
-	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -22,25 +19,10 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
-
-// Image is an image that is unpacked on the node.
-type Image struct {
-	// ID is the reference with the digest of the manifest.
-	ID string
-	// Config of the image, which is as hostile as the rest of it.
-	Config imagev1.ImageConfig
-	// Layers are folders, lowest first.
-	Layers []string
-}
-
-// Images has images.
-type Images interface {
-	// Ensure returns once the image is on the node, unpacked and verified.
-	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
-}
 
 // Supervisor is what of *protocol.Client is used here; it says what each method promises.
 type Supervisor interface {
@@ -55,7 +37,7 @@ type Supervisor interface {
 // Config is what a Syncer works with. Every field without "optional" must be set.
 type Config struct {
 	Source     source.Source
-	Images     Images
+	Images     lifecycle.Images
 	Supervisor Supervisor
 	Bundles    *bundle.Root
 	// LogDir holds the folder of logs of each container; absolute.
@@ -67,7 +49,7 @@ type Config struct {
 	// LogMaxBytes is the size at which a log file is rotated; optional: DefaultLogMaxBytes.
 	LogMaxBytes int64
 	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
-	KeepLogs Retention
+	KeepLogs lifecycle.Retention
 	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
 	Parallel int
 	// Pulled returns how far the pull of an image is, for people; optional.
@@ -87,7 +69,9 @@ const DefaultLogMaxBytes = 10 << 20
 type Syncer struct {
 	Config
 	policies Chain
-	making   chan struct{} // a token for each container that may be made at the same time
+	stages   lifecycle.List
+	pulls    *lifecycle.Pulls
+	logs     *lifecycle.Logs
 	looking  chan struct{} // a token for each worker that may read what is wanted
 
 	ctx     context.Context // of Run
@@ -98,7 +82,6 @@ type Syncer struct {
 	// sourceErr is why the source failed last; nil if it works.
 	sourceErr error
 	wg        gosync.WaitGroup
-	pruning   gosync.Mutex // one at a time removes old logs
 }
 
 // worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of which there is at most one.
@@ -116,9 +99,6 @@ type worker struct {
 	active bool
 	again  bool
 	timer  clock.Timer
-	// pulling cancels the pull that is under way, which was begun for hash.
-	pulling context.CancelCauseFunc
-	pullFor string
 }
 
 // New returns a Syncer that does nothing until Run.
@@ -144,10 +124,17 @@ func New(c Config) (*Syncer, error) {
 	if c.Parallel <= 0 {
 		c.Parallel = 8
 	}
-	return &Syncer{
-		Config: c, policies: Policies(), making: make(chan struct{}, c.Parallel), looking: make(chan struct{}, parallelLooks),
+	s := &Syncer{
+		Config: c, policies: Policies(), looking: make(chan struct{}, parallelLooks),
+		pulls:   lifecycle.NewPulls(c.Images, c.Pulled),
+		logs:    &lifecycle.Logs{Dir: c.LogDir, Keep: c.KeepLogs, Clock: c.Clock, Log: c.Log},
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
-	}, nil
+	}
+	s.stages = lifecycle.Stages(lifecycle.Config{
+		Handlers: c.Handlers, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
+		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Log: c.Log,
+	})
+	return s, nil
 }
 
 // parallelLooks is how many workers read what is wanted at the same time. After a start of the agent all of them do, and each holds
@@ -165,7 +152,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.ctx = ctx
 	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(ctx) })
-	s.wg.Go(func() { s.pruneLogsNowAndThen(ctx) })
+	s.wg.Go(func() { s.logs.PruneNowAndThen(ctx) })
 	s.follow(ctx)
 	s.mu.Lock()
 	s.stopped = true
@@ -176,6 +163,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
+	s.pulls.Close()
 	return nil
 }
 
@@ -384,31 +372,11 @@ func (s *Syncer) Changed(key source.Key) {
 	}
 	if w.active {
 		w.again = true
-		if w.pulling != nil && s.superseded(key, w.pullFor) {
-			w.pulling(errSuperseded)
-		}
 		return
 	}
 	w.active = true
 	s.wg.Add(1)
 	go s.work(w)
-}
-
-// errSuperseded is the cause of a cancelled pull whose image nobody waits for any more.
-var errSuperseded = errors.New("the bundle has changed meanwhile")
-
-// superseded tells whether what a pull was begun for is no longer wanted.
-func (s *Syncer) superseded(key source.Key, pullFor string) bool {
-	b := s.Source.Get(key)
-	return b == nil && s.Source.Synced() || b != nil && (b.DeletionTimestamp != nil || toldToStop(b) || pullIdentity(b) != pullFor)
-}
-
-func pullIdentity(b *v1alpha1.OCIBundle) string {
-	reference := ""
-	if b.Spec.Image != nil {
-		reference = b.Spec.Image.Reference
-	}
-	return string(b.UID) + " " + reference
 }
 
 // work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest costs none.
@@ -456,11 +424,16 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 		}
 		w.unseen = time.Time{}
 		d := s.policies.Decide(in)
-		if d.Verb != Nothing {
+		if d.Verb != Nothing && d.Policy != "GoOnMaking" {
 			log.Info(string(d.Verb), "policy", d.Policy, "why", d.Why, "id", idOf(in))
 		}
-		if err := s.act(ctx, w, in, d); err != nil {
-			if ctx.Err() == nil && !errors.Is(err, errSuperseded) {
+		if err := s.act(ctx, w, &in, d); err != nil {
+			var pending *lifecycle.Pending
+			if errors.As(err, &pending) {
+				w.retries = 0
+				return s.await(ctx, w, in, pending)
+			}
+			if ctx.Err() == nil {
 				log.Error("failed; trying again", "verb", d.Verb, "error", err)
 				if in.Trouble = storageTrouble(err); in.Trouble != "" {
 					if err := s.report(ctx, w, in, nil); err != nil {
@@ -516,10 +489,8 @@ func sooner(a, b time.Duration) time.Duration {
 
 // storageTrouble returns the error if it says that the agent's own files cannot be written, else "".
 func storageTrouble(err error) string {
-	for _, errno := range []error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO} {
-		if errors.Is(err, errno) {
-			return "the agent cannot write its files: " + err.Error()
-		}
+	if lifecycle.StorageFailed(err) {
+		return "the agent cannot write its files: " + err.Error()
 	}
 	return ""
 }
@@ -538,20 +509,17 @@ func (s *Syncer) retry(w *worker) time.Duration {
 	return wait
 }
 
-// gather reads all that a decision needs. While there are containers of an older UID, it speaks of those.
+// gather reads all that a decision needs, and changes nothing: act does. While there are containers of an older UID, it speaks of
+// those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	in := s.readWanted(w)
-	if in.Record == nil && in.wanted() && in.Refused == "" {
+	if in.Record == nil && in.wanted() && in.Refused == "" && !in.Claim {
 		// Nothing is made over a container that runs although no record speaks of it.
-		id := ContainerID(w.key, in.Desired.UID)
+		id := lifecycle.ContainerID(w.key, in.Desired.UID)
 		switch _, err := s.Supervisor.Get(ctx, id); {
 		case err == nil:
 			in.Record = orphan(id)
 			in.Record.Key, in.Record.UID, in.Record.unreadable = w.key, in.Desired.UID, errNoRecord
-			w.records = append(w.records, in.Record)
-			s.mu.Lock()
-			s.byID[id] = w.key
-			s.mu.Unlock()
 		case !errors.Is(err, protocol.ErrNotExist):
 			return in, err
 		}
@@ -589,46 +557,59 @@ func (s *Syncer) readWanted(w *worker) Input {
 	in.refuse()
 	if in.Record != nil && in.Record.unreadable != nil {
 		s.readAgain(in.Record)
-		in.Elsewhere = in.Record.UID == "" && in.Synced && s.wantedByID(in.Record.ID)
+		if in.Record.UID == "" && in.Synced {
+			in.Elsewhere = s.wantedByID(in.Record.ID)
+		}
 	}
 	if in.Record == nil && in.Desired != nil {
-		in.Record = s.claim(w, ContainerID(w.key, in.Desired.UID), in.Desired.UID)
+		s.mu.Lock()
+		in.Claim = s.holderAtRest(w.key, lifecycle.ContainerID(w.key, in.Desired.UID)) != nil
+		s.mu.Unlock()
 	}
 	if in.Record != nil && in.Record.unreadable == nil {
-		dir := s.Bundles.Dir(in.Record.ID)
-		if in.Desired != nil && in.Desired.Annotations[source.AnnotationStopped] != in.Record.Stopped {
-			s.note(in.Record, func(r *Record) { r.Stopped = in.Desired.Annotations[source.AnnotationStopped] })
-		}
-		switch {
-		case in.Desired == nil && !in.Synced:
-			if in.Desired = readDesired(dir); in.Desired != nil {
-				delete(in.Desired.Annotations, source.AnnotationStopped)
-				if in.Record.Stopped != "" {
-					metav1.SetMetaDataAnnotation(&in.Desired.ObjectMeta, source.AnnotationStopped, in.Record.Stopped)
-				}
-			}
-			in.rehash()
-			in.refuse()
-		case in.Refused != "":
-			in.goOn(dir)
-		case in.Desired != nil && in.Desired.Generation != in.Record.Generation:
-			in.keepRun(dir)
-			s.note(in.Record, func(r *Record) {
-				r.unwrittenDesired = in.Desired
-				r.Generation = in.Desired.Generation
-				r.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
-				if r.Compiled == 0 && r.Hash == in.Hash {
-					// The controller did not record the generation yet, and has been upgraded.
-					r.Compiled = in.Desired.Spec.CompiledGeneration
-				}
-			})
-		case in.Record.unwritten != nil:
-			s.save(in.Record)
-		}
-		s.keepAccepted(&in, dir)
-		s.hurry(in)
+		s.readAccepted(&in)
 	}
 	return in
+}
+
+// readAccepted reads what was accepted earlier of what is wanted, and works out what the record does not say yet.
+func (s *Syncer) readAccepted(in *Input) {
+	dir, next := s.Bundles.Dir(in.Record.ID), *in.Record
+	changed := false
+	if b := in.Desired; b != nil && b.Annotations[source.AnnotationStopped] != next.Stopped {
+		next.Stopped, changed = b.Annotations[source.AnnotationStopped], true
+	}
+	switch {
+	case in.Desired == nil && !in.Synced:
+		if in.Desired = readDesired(dir); in.Desired != nil {
+			delete(in.Desired.Annotations, source.AnnotationStopped)
+			if next.Stopped != "" {
+				metav1.SetMetaDataAnnotation(&in.Desired.ObjectMeta, source.AnnotationStopped, next.Stopped)
+			}
+		}
+		in.rehash()
+		in.refuse()
+	case in.Refused != "":
+		in.goOn(dir)
+	case in.Desired != nil && in.Desired.Generation != next.Generation:
+		in.keepRun(dir)
+		next.unwrittenDesired, changed = in.Desired, true
+		next.Generation = in.Desired.Generation
+		next.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
+		if next.Compiled == 0 && next.Hash == in.Hash {
+			// The controller did not record the generation yet, and has been upgraded.
+			next.Compiled = in.Desired.Spec.CompiledGeneration
+		}
+	}
+	if in.keepAccepted(dir) {
+		next.unwrittenDesired, changed = in.Desired, true
+	}
+	if hurry(&next, in.Desired, s.BootClock()) {
+		changed = true
+	}
+	if changed {
+		in.Next = &next
+	}
 }
 
 // readAgain reads a record that could not be read.
@@ -642,52 +623,40 @@ func (s *Syncer) readAgain(r *Record) {
 	}
 }
 
-// wantedByID returns whether a bundle is wanted whose container has this id, and has its worker look.
-func (s *Syncer) wantedByID(id string) bool {
+// wantedByID returns the key of the wanted bundle whose container has this id.
+func (s *Syncer) wantedByID(id string) source.Key {
 	for _, b := range s.Source.List() {
 		key := source.Key{Namespace: b.Namespace, Name: b.Name}
-		if ContainerID(key, b.UID) == id {
-			go s.Changed(key) // takes over once this worker is at rest
-			return true
+		if lifecycle.ContainerID(key, b.UID) == id {
+			return key
 		}
 	}
-	return false
+	return source.Key{}
 }
 
-// claim gives a worker the unreadable record of its own container: neither that nor desired.json says whose it is, but its id does.
-// It returns nil if there is none, or if another worker is busy with it.
-func (s *Syncer) claim(w *worker, id string, uid types.UID) *Record {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// holderAtRest returns the worker that has the unreadable record of a container of another key: neither that nor desired.json says
+// whose it is, but its id does. It returns nil if there is none, or if that worker is busy with it. s.mu is held.
+func (s *Syncer) holderAtRest(owner source.Key, id string) *worker {
 	key, ok := s.byID[id]
 	holder := s.workers[key]
-	if !ok || key == w.key || holder == nil || holder.active || len(holder.records) != 1 || holder.records[0].unreadable == nil {
+	if !ok || key == owner || holder == nil || holder.active || len(holder.records) != 1 || holder.records[0].unreadable == nil {
 		return nil
 	}
-	r := holder.records[0]
-	delete(s.workers, key)
-	if holder.timer != nil {
-		holder.timer.Stop()
-	}
-	r.Key, r.UID = w.key, uid
-	w.records = append(w.records, r)
-	s.byID[id] = w.key
-	return r
+	return holder
 }
 
-// hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one.
-func (s *Syncer) hurry(in Input) {
-	if in.Desired == nil || in.Record.Stop == nil || in.Desired.Spec.TerminationGracePeriodSeconds >= in.Record.Stop.GraceSeconds {
-		return
+// hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one. It
+// returns whether it has changed the record.
+func hurry(r *Record, b *v1alpha1.OCIBundle, now boottime.Instant) bool {
+	if b == nil || r.Stop == nil || b.Spec.TerminationGracePeriodSeconds >= r.Stop.GraceSeconds {
+		return false
 	}
-	seconds := in.Desired.Spec.TerminationGracePeriodSeconds
-	grace, now := time.Duration(seconds)*time.Second, s.BootClock()
-	s.note(in.Record, func(r *Record) {
-		shorter := *r.Stop
-		shorter.GraceSeconds = seconds
-		shorter.Deadline = now.Add(min(grace, remaining(shorter.Deadline, now)))
-		r.Stop = &shorter
-	})
+	shorter := *r.Stop
+	shorter.GraceSeconds = b.Spec.TerminationGracePeriodSeconds
+	grace := time.Duration(shorter.GraceSeconds) * time.Second
+	shorter.Deadline = now.Add(min(grace, remaining(shorter.Deadline, now)))
+	r.Stop = &shorter
+	return true
 }
 
 // rehash computes the hash of what is desired.
@@ -726,21 +695,20 @@ func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 }
 
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
-// generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit.
-func (s *Syncer) keepAccepted(in *Input, dir bundle.Dir) {
+// generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit. It returns whether
+// desired.json is to be written again.
+func (in *Input) keepAccepted(dir bundle.Dir) bool {
 	r := in.Record
-	if in.Desired == nil || r.Hash == in.Hash || r.unwrittenDesired != nil {
-		return
+	if in.Desired == nil || r.Hash == in.Hash {
+		return false
 	}
-	accepted := readDesired(dir)
+	accepted := r.accepted(dir)
 	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Generation != in.Desired.Generation {
-		return
+		return false
 	}
 	in.keep(&accepted.Spec)
-	if accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != "" {
-		// An agent accepted it that did not record what the Container says of the process.
-		s.note(r, func(r *Record) { r.unwrittenDesired = in.Desired })
-	}
+	// An agent may have accepted it that did not record what the Container says of the process.
+	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
 // keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and how it is run was edited.
@@ -749,10 +717,7 @@ func (in *Input) keepRun(dir bundle.Dir) {
 	if digest == "" {
 		return
 	}
-	accepted := in.Record.unwrittenDesired
-	if accepted == nil {
-		accepted = readDesired(dir)
-	}
+	accepted := in.Record.accepted(dir)
 	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Annotations[source.AnnotationRun] != digest ||
 		accepted.Spec.Handler != in.Desired.Spec.Handler {
 		return

@@ -26,6 +26,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -203,7 +204,7 @@ func (m *memorySource) last() v1alpha1.OCIBundleStatus {
 
 type noImages struct{}
 
-func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*Image, error) {
+func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*lifecycle.Image, error) {
 	return nil, errors.New("the test has no images")
 }
 
@@ -230,8 +231,8 @@ type bench struct {
 	dir     string
 	bundles *bundle.Root
 	stop    func() // ends the Syncer
-	keep    Retention
-	images  Images
+	keep    lifecycle.Retention
+	images  lifecycle.Images
 	pulled  func(string) string
 }
 

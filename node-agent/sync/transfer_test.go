@@ -13,16 +13,17 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
 // heldImages are images whose pull ends when the test says so.
 type heldImages struct{ end chan error }
 
-func (h heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*Image, error) {
+func (h heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*lifecycle.Image, error) {
 	select {
 	case err := <-h.end:
-		return &Image{ID: reference}, err
+		return &lifecycle.Image{ID: reference}, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -5,7 +5,6 @@ package sync
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 const unsureID = "default_x_01234567"
@@ -155,17 +153,5 @@ func TestSourceFails(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-// TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
-func TestUnknownIsNoFailure(t *testing.T) {
-	for err, want := range map[error]bool{
-		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrExist: true,
-		protocol.ErrInvalid: false, protocol.ErrNotExist: false, os.ErrPermission: false,
-	} {
-		if got := outcomeUnknown(fmt.Errorf("create: %w", err)); got != want {
-			t.Errorf("%v: found %v; want %v", err, got, want)
-		}
 	}
 }

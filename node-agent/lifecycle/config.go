@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/berth-run/berth/api/oci/validate"
+)
+
+// configStage validates the document that all stages before have added to, and writes config.json.
+// The agent trusts nobody: neither who compiled the document, nor the image that was merged into it.
+type configStage struct{}
+
+func (configStage) Name() string { return "config" }
+func (configStage) Scope() Scope { return PerContainer }
+
+func (configStage) Ensure(_ context.Context, c *Container) error {
+	options := validate.Options{Bundle: c.Dir.Path()}
+	if err := validate.Spec(c.Spec, options).Err(); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	if err := validate.OnHost(c.Spec, os.DirFS("/"), options).Err(); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	if err := c.Dir.WriteConfig(c.Spec); err != nil {
+		return ownFiles(fmt.Errorf("config: %w", err))
+	}
+	return nil
+}
+
+func (configStage) Release(_ context.Context, c *Container) error { return c.Dir.RemoveConfig() }

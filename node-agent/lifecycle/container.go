@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// Supervisor is what creates, starts and deletes containers.
+type Supervisor interface {
+	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
+	Start(ctx context.Context, id string) error
+	Delete(ctx context.Context, id string, force bool) error
+	Get(ctx context.Context, id string) (protocol.Status, error)
+}
+
+// createStage has the supervisor create the container, which then waits for its start.
+type createStage struct {
+	supervisor  Supervisor
+	logMaxBytes int64
+	tokens      chan struct{} // one for each container that may be created at the same time
+}
+
+func (createStage) Name() string { return "create" }
+func (createStage) Scope() Scope { return PerRun }
+
+func (s createStage) Ensure(ctx context.Context, c *Container) error {
+	select {
+	case s.tokens <- struct{}{}:
+		defer func() { <-s.tokens }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := c.Save(); err != nil {
+		return ownFiles(err)
+	}
+	// The supervisor keeps no container that it could not create.
+	_, err := s.supervisor.Create(ctx, protocol.CreateRequest{
+		ID: c.ID, Bundle: c.Dir.Path(), Handler: handlerOf(c),
+		Log: protocol.Log{Path: c.LogPath, MaxBytes: s.logMaxBytes},
+	})
+	return err
+}
+
+// Release ends every process of the container and has the supervisor forget it. It is forced: a
+// container that has not been started, or has ended, has nothing to lose.
+func (s createStage) Release(ctx context.Context, c *Container) error {
+	err := s.supervisor.Delete(ctx, c.ID, true)
+	if errors.Is(err, protocol.ErrNotExist) || errors.Is(err, protocol.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// StartStage is the name of the last stage, which a created container still needs.
+const StartStage = "start"
+
+// startStage lets the created container run its program.
+type startStage struct {
+	supervisor Supervisor
+	log        *slog.Logger
+}
+
+func (startStage) Name() string { return StartStage }
+func (startStage) Scope() Scope { return PerRun }
+
+func (s startStage) Ensure(ctx context.Context, c *Container) error {
+	err := s.supervisor.Start(ctx, c.ID)
+	if errors.Is(err, protocol.ErrNotExist) || errors.Is(err, protocol.ErrNotCreated) {
+		return &StageError{Class: Unknown, Err: err} // somebody else has deleted or started it
+	}
+	if err != nil {
+		return err
+	}
+	st, err := s.supervisor.Get(ctx, c.ID)
+	if err != nil {
+		// It runs, or has run: the next look finds out which.
+		s.log.Warn("cannot look at the container that was started", "container", c.Key.String(), "error", err)
+		return nil
+	}
+	c.Status = &st
+	return nil
+}
+
+// Release does nothing: createStage deletes the container with its process.
+func (startStage) Release(context.Context, *Container) error { return nil }

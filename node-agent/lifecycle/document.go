@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+
+	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-run/berth/node-agent/bundle"
+)
+
+// documentStage merges what the image and the node say under what the user said.
+type documentStage struct{ cgroupParent string }
+
+func (documentStage) Name() string { return "document" }
+func (documentStage) Scope() Scope { return PerRun }
+
+func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
+	options := bundle.MergeOptions{CgroupsPath: path.Join(s.cgroupParent, c.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/"))}
+	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	var image *imagev1.ImageConfig
+	if c.Image != nil {
+		image = &c.Image.Config
+	}
+	if c.Spec, err = bundle.Merge(&c.Bundle.Spec, image, options); err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	return nil
+}
+
+func (documentStage) Release(context.Context, *Container) error { return nil }

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-run/berth/api/oci/change"
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// Scope is how long the things exist that a stage makes.
+type Scope int
+
+const (
+	// PerRun: they are released after each run of the container.
+	PerRun Scope = iota
+	// PerContainer: they are kept from run to run and released with the container.
+	PerContainer
+)
+
+// Stage is one concern of a container's life on the node.
+type Stage interface {
+	// Name is for people, and for From.
+	Name() string
+	// Scope is when Release is called.
+	Scope() Scope
+	// Ensure makes what the container needs, and writes into c what later stages need. It may be
+	// called again after an error, or after the agent was killed, as long as no process of the
+	// container lives: it looks at what exists.
+	//
+	// An error is a *StageError, a *Pending, or any other, which counts as the container's fault
+	// unless the supervisor says that the outcome is unknown.
+	Ensure(ctx context.Context, c *Container) error
+	// Release removes what Ensure has made, now or in an earlier agent. It works from the stored
+	// part of c and from what is on the node. It may be called again, and returns nil when there is
+	// nothing.
+	Release(ctx context.Context, c *Container) error
+}
+
+// Updater is a Stage that applies changes of kind Live to a running container.
+type Updater interface {
+	// Update makes the container what c.Bundle says. If it fails, the container is as it was. It
+	// may be called again with the same changes.
+	Update(ctx context.Context, c *Container, changes change.Set) error
+}
+
+// Container is one run of a container, as its stages see it.
+type Container struct {
+	// Key, UID and ID come from the record. UID is empty if nobody knows whose the container is.
+	Key source.Key
+	UID types.UID
+	ID  string
+	// Dir is the container's directory on the node.
+	Dir bundle.Dir
+	// Restarts is the number of the run, and LogPath its log file.
+	Restarts int32
+	LogPath  string
+
+	// Bundle is what is desired; nil if that is not known. Release does not need it.
+	Bundle *v1alpha1.OCIBundle
+	// Save writes Image into the record. It is called before anything is created that another
+	// agent may have to start or stop. Release does not need it.
+	Save func() error
+
+	// Image is nil for a container with a directory of the node for its root filesystem.
+	Image *Image
+	// Rootfs is the path of the root filesystem.
+	Rootfs string
+	// Spec is the document that config.json is written from.
+	Spec *specs.Spec
+	// Status is what the supervisor says after the start; nil if it does not answer.
+	Status *protocol.Status
+}
+
+// Class is what an error says about the next step.
+type Class int
+
+const (
+	// ContainerFault: it goes into the status, and a back-off begins.
+	ContainerFault Class = iota
+	// NodeFault: the same is tried again soon.
+	NodeFault
+	// Unknown: the effect may have happened, or may happen yet. Nothing is released until it is known.
+	Unknown
+)
+
+// StageError is why a stage failed.
+type StageError struct {
+	Stage string
+	// Reason is one of api/v1alpha1, for the condition.
+	Reason string
+	Class  Class
+	Err    error
+}
+
+func (e *StageError) Error() string { return e.Err.Error() }
+func (e *StageError) Unwrap() error { return e.Err }
+
+// Pending is returned by Ensure of a stage that waits for something that goes on elsewhere.
+// Config.Wake is called when it is worth calling Ensure again.
+type Pending struct {
+	// Reason is one of api/v1alpha1, and Message says how far it is.
+	Reason, Message string
+}
+
+func (p *Pending) Error() string { return p.Message }
+
+// Config is what the stages work with.
+type Config struct {
+	// Handlers returns the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
+	Handlers func() []string
+	// Pulls fetches images.
+	Pulls *Pulls
+	// Wake is called with the key of a container whose Ensure returned a *Pending.
+	Wake       func(source.Key)
+	Supervisor Supervisor
+	// CgroupParent is the cgroup in which each container's is created.
+	CgroupParent string
+	// LogMaxBytes is the size at which a log file is rotated.
+	LogMaxBytes int64
+	Logs        *Logs
+	// Parallel is how many containers are created at the same time.
+	Parallel int
+	Log      *slog.Logger
+}
+
+// Stages returns the stages in the order of Ensure.
+func Stages(c Config) List {
+	return List{
+		handlerStage{c.Handlers},
+		imageStage{c.Pulls, c.Wake},
+		rootfsStage{},
+		volumesStage{},
+		documentStage{c.CgroupParent},
+		namesStage{},
+		configStage{},
+		logsStage{c.Logs},
+		createStage{c.Supervisor, c.LogMaxBytes, make(chan struct{}, c.Parallel)},
+		startStage{c.Supervisor, c.Log},
+	}
+}
+
+// List is stages in the order of Ensure.
+type List []Stage
+
+// From returns the stages from the one of that name on.
+func (l List) From(name string) List {
+	i := slices.IndexFunc(l, func(s Stage) bool { return s.Name() == name })
+	if i < 0 {
+		return nil
+	}
+	return l[i:]
+}
+
+// Ensure calls Ensure of each stage until one does not succeed, and returns a *Pending, a
+// *StageError or nil. It releases nothing.
+func (l List) Ensure(ctx context.Context, c *Container) error {
+	for _, s := range l {
+		if err := s.Ensure(ctx, c); err != nil {
+			return fault(s, err)
+		}
+	}
+	return nil
+}
+
+// Release calls Release backwards and returns the *StageError of the first stage that fails, or
+// nil. A stage before that one may still be in use. PerContainer includes the stages of PerRun.
+func (l List) Release(ctx context.Context, c *Container, scope Scope) error {
+	for _, s := range slices.Backward(l) {
+		if s.Scope() > scope {
+			continue
+		}
+		if err := s.Release(ctx, c); err != nil {
+			return fault(s, fmt.Errorf("release %s: %w", s.Name(), err))
+		}
+	}
+	return nil
+}
+
+// fault returns the error of a stage as a *StageError, or as the *Pending that it is.
+func fault(s Stage, err error) error {
+	if p := (*Pending)(nil); errors.As(err, &p) {
+		return p
+	}
+	out := StageError{Reason: v1alpha1.ReasonCreateFailed, Err: err}
+	if e := (*StageError)(nil); errors.As(err, &e) {
+		out.Class = e.Class
+		if e.Reason != "" {
+			out.Reason = e.Reason
+		}
+	} else if outcomeUnknown(err) {
+		out.Class = Unknown
+	}
+	out.Stage = s.Name()
+	return &out
+}
+
+// outcomeUnknown returns whether what the supervisor was asked for may have been done, or may be
+// done yet, although it failed. A supervisor that is ending has done nothing, but the container is
+// not at fault either. A container that exists already is one of this agent's whose creation had an
+// unknown outcome: a run directory belongs to one agent.
+func outcomeUnknown(err error) bool {
+	return errors.Is(err, protocol.ErrUnknownOutcome) || errors.Is(err, protocol.ErrStopping) ||
+		errors.Is(err, protocol.ErrExist)
+}
+
+// ownFiles returns the error of writing the agent's own files. It is the node's fault if the
+// node's storage is full or broken.
+func ownFiles(err error) error {
+	if StorageFailed(err) {
+		return &StageError{Reason: v1alpha1.ReasonStorageFailed, Class: NodeFault, Err: err}
+	}
+	return err
+}
+
+// StorageFailed returns whether an error says that files cannot be written on the node.
+func StorageFailed(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO},
+		func(errno error) bool { return errors.Is(err, errno) })
+}

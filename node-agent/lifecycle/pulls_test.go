@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// heldImages are images whose pulls end when the test says so, or when they are given up.
+type heldImages struct {
+	begun, given chan string
+	end          chan error
+	underWay     atomic.Int32
+}
+
+func newHeldImages() *heldImages {
+	return &heldImages{begun: make(chan string, 100), given: make(chan string, 100), end: make(chan error)}
+}
+
+func (h *heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*Image, error) {
+	h.underWay.Add(1)
+	defer h.underWay.Add(-1)
+	h.begun <- reference
+	select {
+	case err := <-h.end:
+		return &Image{ID: reference}, err
+	case <-ctx.Done():
+		h.given <- reference
+		return nil, ctx.Err()
+	}
+}
+
+// receive waits for a value.
+func receive[T comparable](t *testing.T, c <-chan T, want T) {
+	t.Helper()
+	select {
+	case got := <-c:
+		if got != want {
+			t.Fatalf("found %v; want %v", got, want)
+		}
+	case <-time.After(time.Minute):
+		t.Fatalf("%v never came", want)
+	}
+}
+
+// holds asserts that nothing has come.
+func holds(t *testing.T, c <-chan string, what string) {
+	t.Helper()
+	select {
+	case got := <-c:
+		t.Fatalf("%s: %s", what, got)
+	default:
+	}
+}
+
+// puller is Pulls with containers that want images.
+type puller struct {
+	*Pulls
+	t      *testing.T
+	images *heldImages
+	woken  chan string
+}
+
+func newPuller(t *testing.T) *puller {
+	p := &puller{t: t, images: newHeldImages(), woken: make(chan string, 100)}
+	p.Pulls = NewPulls(p.images, func(string) string { return "1%" })
+	p.briefly = 0
+	t.Cleanup(func() {
+		p.Close()
+		if n := p.images.underWay.Load(); n != 0 {
+			t.Errorf("%d pulls go on after Close", n)
+		}
+		if len(p.underWay) > 0 {
+			t.Errorf("found %v under way", p.underWay)
+		}
+	})
+	return p
+}
+
+// want has a container ask for an image that is still being pulled.
+func (p *puller) want(id, reference string) {
+	p.t.Helper()
+	_, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, func() { p.woken <- id })
+	var pending *Pending
+	if !errors.As(err, &pending) || pending.Reason != v1alpha1.ReasonPulling || pending.Message != "pulling "+reference+": 1%" {
+		p.t.Fatalf("found %v; want a *Pending", err)
+	}
+}
+
+// gets asserts that the container has its image now.
+func (p *puller) gets(id, reference string) {
+	p.t.Helper()
+	img, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, nil)
+	if err != nil || img.ID != reference {
+		p.t.Fatalf("found %+v, %v", img, err)
+	}
+}
+
+// wakes waits until two containers are woken.
+func (p *puller) wakes(one, other string) {
+	p.t.Helper()
+	for range 2 {
+		select {
+		case id := <-p.woken:
+			if id != one && id != other {
+				p.t.Fatalf("woke %s", id)
+			}
+			if id == one {
+				one = ""
+			} else {
+				other = ""
+			}
+		case <-time.After(time.Minute):
+			p.t.Fatalf("never woke %s %s", one, other)
+		}
+	}
+}
+
+// TestPullIsShared: two containers that want the same image are woken by the end of one pull. A later one has it pulled again, as its
+// pull policy may ask for.
+func TestPullIsShared(t *testing.T) {
+	p := newPuller(t)
+	p.want("a", "x:1")
+	p.want("b", "x:1")
+	receive(t, p.images.begun, "x:1")
+	holds(t, p.images.begun, "it is pulled twice")
+	p.images.end <- nil
+	p.wakes("a", "b")
+	p.want("c", "x:1")
+	receive(t, p.images.begun, "x:1")
+	p.gets("a", "x:1")
+	p.gets("b", "x:1")
+	p.want("a", "x:1") // its next run joins
+	holds(t, p.images.begun, "it is pulled twice")
+}
+
+// TestPullIsNotShared: another policy is another pull.
+func TestPullIsNotShared(t *testing.T) {
+	p := newPuller(t)
+	p.want("a", "x:1")
+	receive(t, p.images.begun, "x:1")
+	if _, err := p.get(t.Context(), "b", PullRequest{Reference: "x:1", Policy: corev1.PullAlways}, func() {}); err == nil {
+		t.Fatal("found an image")
+	}
+	receive(t, p.images.begun, "x:1")
+}
+
+// TestPullFails: all who share it get its error, and asking again pulls again.
+func TestPullFails(t *testing.T) {
+	p := newPuller(t)
+	p.want("a", "x:1")
+	p.want("b", "x:1")
+	receive(t, p.images.begun, "x:1")
+	denied := errors.New("denied")
+	p.images.end <- denied
+	p.wakes("a", "b")
+	for _, id := range []string{"a", "b"} {
+		var fault *StageError
+		_, err := p.get(t.Context(), id, PullRequest{Reference: "x:1"}, nil)
+		if !errors.As(err, &fault) || fault.Reason != v1alpha1.ReasonImagePullFailed || !errors.Is(err, denied) {
+			t.Errorf("found %v", err)
+		}
+	}
+	p.want("a", "x:1")
+	receive(t, p.images.begun, "x:1")
+}
+
+// TestPullIsSuperseded: a container that wants another image leaves the pull of the first, which goes on for others.
+func TestPullIsSuperseded(t *testing.T) {
+	p := newPuller(t)
+	p.want("a", "x:1")
+	p.want("b", "x:1")
+	receive(t, p.images.begun, "x:1")
+	p.want("a", "x:2")
+	receive(t, p.images.begun, "x:2")
+	holds(t, p.images.given, "given up although it is wanted")
+	p.want("b", "x:2")
+	receive(t, p.images.given, "x:1")
+	p.images.end <- nil
+	p.wakes("a", "b")
+	p.gets("a", "x:2")
+	p.gets("b", "x:2")
+}
+
+// TestPullIsGivenUp: a pull ends with the last container that wants it, and one that comes then begins another.
+func TestPullIsGivenUp(t *testing.T) {
+	p := newPuller(t)
+	p.want("a", "x:1")
+	p.want("b", "x:1")
+	receive(t, p.images.begun, "x:1")
+	p.leave("a")
+	p.leave("a") // as a repeated release does
+	holds(t, p.images.given, "given up although it is wanted")
+	p.leave("b")
+	p.want("c", "x:1")
+	receive(t, p.images.given, "x:1")
+	receive(t, p.images.begun, "x:1")
+	p.images.end <- nil
+	receive(t, p.woken, "c")
+	p.gets("c", "x:1")
+}
+
+// TestPullOfWhatIsThere: an image that is on the node is had at once, without being woken.
+func TestPullOfWhatIsThere(t *testing.T) {
+	p := newPuller(t)
+	p.briefly = time.Minute
+	go func() { p.images.end <- nil }()
+	img, err := p.get(t.Context(), "a", PullRequest{Reference: "x:1"}, func() { p.woken <- "a" })
+	if err != nil || img.ID != "x:1" {
+		t.Fatalf("found %+v, %v", img, err)
+	}
+	holds(t, p.woken, "woken")
+}
