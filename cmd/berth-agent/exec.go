@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -20,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/bundle"
 )
 
 // exitCode ends the program with a code and says nothing: all has been said.
@@ -51,6 +54,7 @@ func execCommand(o *options) *cobra.Command {
 not found, 126 if it cannot be executed, 125 if exec itself fails.`,
 		Example: `  berth-agent exec hello -- ps
   berth-agent exec -it hello -- sh
+  berth-agent exec --user www-data hello -- id
   berth-agent exec --user 1000:1000 --workdir /srv --env A=b hello -- id`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -75,7 +79,7 @@ not found, 126 if it cannot be executed, 125 if exec itself fails.`,
 	f.StringVarP(&e.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of NAME")
 	f.BoolVarP(&e.interactive, "stdin", "i", false, "pass standard input to the command")
 	f.BoolVarP(&e.tty, "tty", "t", false, "give the command a terminal")
-	f.StringVarP(&e.user, "user", "u", "", "`UID[:GID]` to execute as, in numbers; absent, the container's")
+	f.StringVarP(&e.user, "user", "u", "", "`USER[:GROUP]` to execute as, names of the container's /etc/passwd and /etc/group or numbers; absent, the container's")
 	f.StringVarP(&e.workdir, "workdir", "w", "", "working `directory`; absent, the container's")
 	f.StringArrayVarP(&e.env, "env", "e", nil, "`NAME=VALUE` for the environment; may be given several times")
 	return c
@@ -101,6 +105,11 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	if err != nil {
 		return err
 	}
+	id := strings.TrimPrefix(c.Status.ContainerID, "berth://")
+	user, err := e.runAs(func() (int, error) { return pidOf(program, root, id) })
+	if err != nil {
+		return fmt.Errorf("--user: %w", err)
+	}
 	log, err := os.CreateTemp("", "berth-exec-")
 	if err != nil {
 		return err
@@ -111,15 +120,14 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	if e.tty {
 		args = append(args, "--tty")
 	}
-	for _, flag := range []struct{ name, value string }{{"--user", e.user}, {"--cwd", e.workdir}} {
-		if flag.value != "" {
-			args = append(args, flag.name, flag.value)
-		}
+	args = append(args, user...)
+	if e.workdir != "" {
+		args = append(args, "--cwd", e.workdir)
 	}
 	for _, v := range e.env {
 		args = append(args, "--env", v)
 	}
-	args = append(append(args, strings.TrimPrefix(c.Status.ContainerID, "berth://")), command...)
+	args = append(append(args, id), command...)
 	child := exec.Command(program, args...)
 	child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	if e.interactive || e.tty {
@@ -133,6 +141,68 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 		return exitCode(translate(code, log))
 	}
 	return nil
+}
+
+// accountsTimeout is how long the container's files are waited for: they may lie on a filesystem that the container serves itself
+// (FUSE) and that never answers.
+const accountsTimeout = 10 * time.Second
+
+// runAs returns the runtime's flags for --user. Runtimes take numbers alone: names are looked up in the container's files, as its
+// processes see them.
+func (e *execFlags) runAs(pid func() (int, error)) ([]string, error) {
+	if e.user == "" {
+		return nil, nil
+	}
+	if strings.Trim(e.user, "0123456789:") == "" {
+		return []string{"--user", e.user}, nil
+	}
+	n, err := pid()
+	if err != nil {
+		return nil, err
+	}
+	type answer struct {
+		accounts bundle.Accounts
+		err      error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		a, err := bundle.ReadAccounts(fmt.Sprintf("/proc/%d/root", n))
+		read <- answer{a, err}
+	}()
+	var known answer
+	select {
+	case known = <-read:
+	case <-time.After(accountsTimeout):
+		known.err = fmt.Errorf("the container's /etc/passwd and /etc/group cannot be read within %s; allowed: UID:GID", accountsTimeout)
+	}
+	if known.err != nil {
+		return nil, known.err
+	}
+	ids, err := known.accounts.Find(e.user)
+	if err != nil {
+		return nil, err
+	}
+	flags := []string{"--user", fmt.Sprintf("%d:%d", ids.UID, ids.GID)}
+	for _, gid := range ids.Groups {
+		flags = append(flags, "--additional-gids", strconv.FormatUint(uint64(gid), 10))
+	}
+	return flags, nil
+}
+
+// pidOf asks the runtime for the pid of a container, which is fresher than that in the status.
+func pidOf(program, root, id string) (int, error) {
+	out, err := exec.Command(program, "--root", root, "state", id).Output()
+	if err != nil {
+		return 0, fmt.Errorf("state of container %s: %w", id, err)
+	}
+	var state struct{ Pid int }
+	if err := json.Unmarshal(out, &state); err != nil {
+		return 0, fmt.Errorf("state of container %s: %w", id, err)
+	}
+	if state.Pid == 0 {
+		return 0, fmt.Errorf("container %s does not run", id)
+	}
+	return state.Pid, nil
 }
 
 // runtime returns the program that runs a container and its --root.

@@ -185,11 +185,9 @@ func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (iden
 		id.uid = uid
 		known = a.byUID(uid)
 	default:
-		i := slices.IndexFunc(a.users, func(u account) bool { return u.name == userPart })
-		if i < 0 {
+		if known = a.byName(userPart); known == nil {
 			return id, fmt.Errorf("user of the image's config: found %q, which the image's /etc/passwd does not know; allowed: a user that it knows, a uid, or set securityContext.runAsUser", userPart)
 		}
-		known = &a.users[i]
 		id.uid = known.uid
 	}
 	if known != nil {
@@ -205,7 +203,7 @@ func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (iden
 	case hasGroup:
 		gid, err := a.groupID(groupPart)
 		if err != nil {
-			return id, err
+			return id, fmt.Errorf("group of the image's config: %w", err)
 		}
 		id.gid = gid
 	}
@@ -213,13 +211,65 @@ func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (iden
 	// which gives its primary group up (CVE-2022-36109).
 	id.groups = []uint32{id.gid}
 	if known != nil {
-		for _, g := range a.groups {
-			if slices.Contains(g.members, known.name) && !slices.Contains(id.groups, g.gid) {
-				id.groups = append(id.groups, g.gid)
+		for _, gid := range a.memberships(known.name) {
+			if gid != id.gid {
+				id.groups = append(id.groups, gid)
 			}
 		}
 	}
 	return id, nil
+}
+
+// IDs are a user's, and its groups besides the primary one.
+type IDs struct {
+	UID, GID uint32
+	Groups   []uint32
+}
+
+// Find returns the ids of a user that is given as a name or a uid, with or without :GROUP, which is a name or a gid. As for
+// docker and podman, a user without :GROUP has the groups that it is a member of.
+func (a Accounts) Find(user string) (IDs, error) {
+	var ids IDs
+	name, groupName, hasGroup := strings.Cut(user, ":")
+	known := a.byName(name)
+	uid, err := parseID(name)
+	switch {
+	case err == nil:
+		ids.UID = uid
+		known = a.byUID(uid)
+	case known == nil:
+		return ids, fmt.Errorf("found %q, which /etc/passwd does not know; allowed: a user that it knows, or a uid", name)
+	default:
+		ids.UID = known.uid
+	}
+	if hasGroup {
+		ids.GID, err = a.groupID(groupName)
+		return ids, err
+	}
+	if known != nil {
+		ids.GID = known.gid
+		ids.Groups = a.memberships(known.name)
+	}
+	return ids, nil
+}
+
+// memberships returns the groups that list the user.
+func (a Accounts) memberships(user string) []uint32 {
+	var ids []uint32
+	for _, g := range a.groups {
+		if slices.Contains(g.members, user) && !slices.Contains(ids, g.gid) {
+			ids = append(ids, g.gid)
+		}
+	}
+	return ids
+}
+
+func (a Accounts) byName(name string) *account {
+	i := slices.IndexFunc(a.users, func(u account) bool { return u.name == name })
+	if i < 0 {
+		return nil
+	}
+	return &a.users[i]
 }
 
 func (a Accounts) byUID(uid uint32) *account {
@@ -233,16 +283,12 @@ func (a Accounts) byUID(uid uint32) *account {
 
 func (a Accounts) groupID(s string) (uint32, error) {
 	if s != "" && strings.TrimLeft(s, "0123456789") == "" {
-		gid, err := parseID(s)
-		if err != nil {
-			return 0, fmt.Errorf("group of the image's config: %w", err)
-		}
-		return gid, nil
+		return parseID(s)
 	}
 	for _, g := range a.groups {
 		if s != "" && g.name == s {
 			return g.gid, nil
 		}
 	}
-	return 0, fmt.Errorf("group of the image's config: found %q, which the image's /etc/group does not know; allowed: a group that it knows, or a gid", s)
+	return 0, fmt.Errorf("found %q, which /etc/group does not know; allowed: a group that it knows, or a gid", s)
 }

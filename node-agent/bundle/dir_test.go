@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -299,6 +300,30 @@ func TestReadAccountsStaysInside(t *testing.T) {
 				t.Fatalf("found uid %d, %v; want %d", id.uid, err, tc.uid)
 			}
 		})
+	}
+}
+
+// TestFindUser: who is meant by a user, as docker and podman have it.
+func TestFindUser(t *testing.T) {
+	a := ParseAccounts([]byte("root:x:0:0::/root:\napp:x:7:8::/:\n"), []byte("root:x:0:\napp:x:8:\nwheel:x:10:root,app\naudio:x:11:app\n"))
+	for user, want := range map[string]IDs{
+		"app":          {7, 8, []uint32{10, 11}},
+		"7":            {7, 8, []uint32{10, 11}},
+		"app:wheel":    {7, 10, nil},
+		"app:5":        {7, 5, nil},
+		"9:audio":      {9, 11, nil},
+		"9":            {9, 0, nil},
+		"root":         {0, 0, []uint32{10}},
+		"nosuch":       {},
+		"app:nosuch":   {},
+		"app:":         {},
+		":wheel":       {},
+		"2147483648:0": {},
+	} {
+		got, err := a.Find(user)
+		if wrong := reflect.DeepEqual(want, IDs{}); wrong && err == nil || !wrong && (err != nil || !reflect.DeepEqual(got, want)) {
+			t.Errorf("%s: found %+v, %v; want %+v", user, got, err, want)
+		}
 	}
 }
 
