@@ -163,14 +163,13 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	defer stateLock.Close()
-	if err := os.MkdirAll(o.runDir, 0o700); err != nil {
-		return fmt.Errorf("--run-dir: %w", err)
-	}
-	runLock, err := lock(ctx, "--run-dir", o.runDir)
+	sv := o.supervisor(log)
+	claim, err := newRunDirClaim(ctx, o.runDir, o.stateDir, sv.client)
 	if err != nil {
 		return err
 	}
-	defer runLock.Close()
+	defer claim.close()
+	sv.claim = claim.assert
 	if err := o.writeFacts(); err != nil {
 		// They are for other commands. An agent that ended here on a full disk could not stop what fills it.
 		log.Error("cannot write down the flags of the agent", "error", err)
@@ -202,14 +201,10 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 
-	sv := o.supervisor(log)
 	if err := sv.ensure(ctx); err != nil {
 		return err
 	}
 	if err := sv.meet(ctx); err != nil {
-		return err
-	}
-	if err := claimRunDir(ctx, o.runDir, o.stateDir, sv.client); err != nil {
 		return err
 	}
 	syncer, err := sync.New(sync.Config{

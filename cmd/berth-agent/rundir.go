@@ -16,12 +16,15 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
+// lockFile is what an agent locks of a directory.
+const lockFile = "agent.lock"
+
 // lock keeps a second agent away from a directory. The lock goes with the process, however it ends.
 func lock(ctx context.Context, flag, dir string) (*os.File, error) {
 	// An agent that is ending, or a status command that looks, lets go soon.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	f, err := durable.Lock(ctx, filepath.Join(dir, "agent.lock"))
+	f, err := durable.Lock(ctx, filepath.Join(dir, lockFile))
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("%s: %s is in use by another agent%s", flag, dir, ofStateDir(dir))
 	}
@@ -41,30 +44,74 @@ func ofStateDir(runDir string) string {
 	return ""
 }
 
-// claimRunDir makes the run directory that of this agent. An agent removes containers that it has no record of, so a run directory
-// with the containers of an agent with another state directory is refused, whether that agent runs or not. The caller holds the
-// lock of the directory.
-func claimRunDir(ctx context.Context, runDir, stateDir string, client *protocol.Client) error {
-	stateDir, err := filepath.Abs(stateDir)
-	if err != nil {
-		return fmt.Errorf("--state-dir: %w", err)
+// runDirClaim is what makes a run directory that of this agent: a lock, and the path of its state directory.
+type runDirClaim struct {
+	runDir, stateDir string
+	client           *protocol.Client
+	lock             *os.File
+}
+
+// newRunDirClaim takes the lock.
+func newRunDirClaim(ctx context.Context, runDir, stateDir string, client *protocol.Client) (*runDirClaim, error) {
+	c := &runDirClaim{runDir: runDir, client: client}
+	var err error
+	if c.stateDir, err = filepath.Abs(stateDir); err != nil {
+		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
-	file := filepath.Join(runDir, ownerFile)
+	return c, c.takeLock(ctx)
+}
+
+func (c *runDirClaim) takeLock(ctx context.Context) error {
+	if err := os.MkdirAll(c.runDir, 0o700); err != nil {
+		return fmt.Errorf("--run-dir: %w", err)
+	}
+	lock, err := lock(ctx, "--run-dir", c.runDir)
+	if err != nil {
+		return err
+	}
+	c.close()
+	c.lock = lock
+	return nil
+}
+
+func (c *runDirClaim) close() {
+	if c.lock != nil {
+		c.lock.Close()
+	}
+}
+
+// assert writes down whose run directory it is, also where somebody has removed it. An agent removes containers that it has no record
+// of, so a run directory with the containers of an agent with another state directory is refused, whether that agent runs or not.
+func (c *runDirClaim) assert(ctx context.Context) error {
+	held, err := c.lock.Stat()
+	if err != nil {
+		return fmt.Errorf("--run-dir: %w", err)
+	}
+	if there, err := os.Stat(filepath.Join(c.runDir, lockFile)); err != nil || !os.SameFile(held, there) {
+		if err := c.takeLock(ctx); err != nil {
+			return err
+		}
+	}
+	file := filepath.Join(c.runDir, ownerFile)
 	owner, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
-	if other := strings.TrimSpace(string(owner)); err == nil && other != stateDir {
-		containers, err := client.List(ctx)
+	other := strings.TrimSpace(string(owner))
+	if err == nil && other == c.stateDir {
+		return nil
+	}
+	if err == nil {
+		containers, err := c.client.List(ctx)
 		if err != nil {
 			return err
 		}
 		if len(containers) > 0 {
 			return fmt.Errorf("--run-dir: found %s with %d containers of the agent whose --state-dir is %s; allowed: that --state-dir, or another --run-dir",
-				runDir, len(containers), other)
+				c.runDir, len(containers), other)
 		}
 	}
-	if err := durable.Replace(file, []byte(stateDir+"\n"), durable.Options{}); err != nil {
+	if err := durable.Replace(file, []byte(c.stateDir+"\n"), durable.Options{}); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
 	return nil

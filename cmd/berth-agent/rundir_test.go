@@ -110,6 +110,55 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
+// TestRunDirRemoved removes the run directory, and then the socket alone, while containers run: the supervisor that lives makes them
+// again, the agent goes on with it, and every line and exit code arrives.
+func TestRunDirRemoved(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	spec := func(rest string) string { return "  image: oci-archive:" + programs + "/busybox.tar\n" + rest }
+	h.write("web.yaml", spec("  command: [sleep, \"1000\"]\n"))
+	h.write("job.yaml", spec("  restartPolicy: Never\n  command: [/bin/sh, -c, '"+
+		"i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 9']\n"))
+	web := h.untilRunning("web").Status.PID
+	h.until("the job writes", func() bool { return strings.Contains(h.logs("job"), "line 1\n") })
+	supervisor := h.supervisorPID()
+	for _, removed := range []string{"r", "r/supervisor.sock"} {
+		if err := os.RemoveAll(h.path(removed)); err != nil {
+			t.Fatal(err)
+		}
+		h.until("the supervisor answers again", func() bool { return h.supervisorPID() != 0 })
+		if got := h.supervisorPID(); got != supervisor {
+			t.Fatalf("without %s: found supervisor %d; want %d", removed, got, supervisor)
+		}
+		h.until("the directory is the agent's", func() bool {
+			owner, _ := os.ReadFile(h.path("r/agent.owner"))
+			return strings.TrimSpace(string(owner)) == h.path("s")
+		})
+	}
+	h.until("the job has ended", func() bool { return h.get("job").Status.Phase == v1alpha1.ContainerFailed })
+	job := h.get("job").Status
+	if job.State.Terminated == nil || job.State.Terminated.ExitCode != 9 || job.RestartCount != 0 {
+		t.Errorf("the job: found %+v; want exit code 9", job)
+	}
+	var want strings.Builder
+	for i := range 400 {
+		want.WriteString("line " + strconv.Itoa(i) + "\n")
+	}
+	if got := h.logs("job"); got != want.String() {
+		t.Errorf("the job: the log is not the 400 lines: %d bytes, not %d", len(got), want.Len())
+	}
+	if got := h.get("web").Status; got.PID != web || got.RestartCount != 0 {
+		t.Errorf("web: found %+v; want process %d as before", got, web)
+	}
+	h.write("new.yaml", spec("  command: [sleep, \"1000\"]\n"))
+	h.untilRunning("new")
+	if got := h.supervisorPID(); got != supervisor {
+		t.Errorf("found supervisor %d; want %d", got, supervisor)
+	}
+	h.removeAll("web.yaml", "job.yaml", "new.yaml")
+	h.until("all are removed", func() bool { return h.get("web") == nil && h.get("job") == nil && h.get("new") == nil })
+}
+
 // kernelTellsExits reports whether a pidfd knows the exit code of a process that somebody else has reaped: since Linux 6.15.
 func kernelTellsExits(u unix.Utsname) bool {
 	major, rest, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), ".")

@@ -23,7 +23,9 @@ type supervised struct {
 	client *protocol.Client
 	ensure func(context.Context) error
 	holder *protocol.Holder
-	log    *slog.Logger
+	// claim makes sure that the run directory is this agent's.
+	claim func(context.Context) error
+	log   *slog.Logger
 	// wanted are the names of the handlers that the agent's flags ask for.
 	wanted []string
 
@@ -54,8 +56,8 @@ func (o *options) supervisor(log *slog.Logger) *supervised {
 	}
 }
 
-// meet asks the supervisor what it is, and which handlers it has: it may be another program than the agent's own flags name, since
-// it outlives agents. It reports what differs each time that it meets another one.
+// meet claims the run directory and asks the supervisor what it is and which handlers it has: it may be another program than the agent's
+// own flags name, since it outlives agents. It reports what differs each time that it meets another one.
 func (s *supervised) meet(ctx context.Context) error {
 	info, err := s.client.Info(ctx)
 	old := errors.Is(err, protocol.ErrInvalid)
@@ -64,6 +66,9 @@ func (s *supervised) meet(ctx context.Context) error {
 			info.Handlers = append(info.Handlers, protocol.HandlerInfo{Name: name})
 		}
 	} else if err != nil {
+		return err
+	}
+	if err := s.claim(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -164,6 +169,11 @@ func (s *supervised) hold(ctx context.Context) error {
 			case <-tick.C:
 			}
 			if _, err := s.client.Ping(ctx); err != nil {
+				cancel(err)
+				return
+			}
+			// Both go on with the connection that they have if somebody removes the directory.
+			if err := s.claim(ctx); err != nil {
 				cancel(err)
 				return
 			}

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -87,6 +88,7 @@ func TestMeetFakeSupervisor(t *testing.T) {
 			s := &supervised{
 				client: fakeSupervisor(t, hello, tc.replies...),
 				log:    slog.New(slog.NewTextHandler(&log, nil)), wanted: []string{"berth", "runsc"},
+				claim: func(context.Context) error { return nil },
 			}
 			if err := s.meet(t.Context()); err != nil {
 				t.Fatal(err)

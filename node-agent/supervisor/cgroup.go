@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // hierarchy is one mounted cgroup hierarchy.
@@ -127,6 +129,23 @@ func oomKills(dir string) uint64 {
 		}
 	}
 	return 0
+}
+
+// removeCgroups removes the cgroup of a container in every hierarchy if its handler has left it, since the handler's record was
+// removed. dir is where it is in one of them. A cgroup with processes stays (rmdir(2)).
+func removeCgroups(hs []hierarchy, dir string) {
+	if unix.Rmdir(dir) != nil {
+		return // the handler has removed it, as it does
+	}
+	for _, h := range hs {
+		path, ok := strings.CutPrefix(dir, h.dir+"/")
+		if !ok {
+			continue
+		}
+		for _, other := range hs {
+			_ = unix.Rmdir(filepath.Join(other.dir, path))
+		}
+	}
 }
 
 // joinCgroup puts this process into the cgroup path of every hierarchy, counted from its root, and makes it where needed. A

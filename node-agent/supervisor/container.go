@@ -503,23 +503,27 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 			return fmt.Errorf("kill %s: %w", id, protocol.ErrNotRunning)
 		}
 		if sig != unix.SIGKILL {
-			return h.Kill(ctx, id, sig, all)
+			err := h.Kill(ctx, id, sig, all)
+			if errors.Is(err, handler.ErrNotExist) && c.signalFirst(sig) {
+				err = nil // somebody has removed the handler's record of it
+			}
+			return err
 		}
 		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
 		left := s.findStrays(c) // before the first process has ended: what descends from it cannot be told later
 		err := h.Kill(ctx, id, sig, all)
-		if c.killFirst() && errors.Is(err, handler.ErrNotRunning) {
-			err = nil // it is not in its cgroup, where the handler looks
+		if c.signalFirst(sig) && (errors.Is(err, handler.ErrNotRunning) || errors.Is(err, handler.ErrNotExist)) {
+			err = nil // it is not in its cgroup, where the handler looks, or the handler's record was removed
 		}
 		return errors.Join(err, left.kill())
 	})
 }
 
-// killFirst kills the container's first process wherever it is, and returns whether it has not ended.
-func (c *container) killFirst() bool {
+// signalFirst sends a signal to the container's first process wherever it is, and returns false if that has been reaped.
+func (c *container) signalFirst(sig unix.Signal) bool {
 	c.pidMu.Lock()
 	defer c.pidMu.Unlock()
-	return c.pidfd >= 0 && unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) == nil
+	return c.pidfd >= 0 && unix.PidfdSendSignal(c.pidfd, sig, nil, 0) == nil
 }
 
 // limit changes limits. Nothing is recorded: the handler knows the limits, and whoever asked asks again if there is no answer.
@@ -555,7 +559,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 			return err
 		}
 		if force {
-			c.killFirst()
+			c.signalFirst(unix.SIGKILL)
 		}
 		if err := left.kill(); err != nil {
 			return fmt.Errorf("delete %s: %w", id, err)
@@ -564,6 +568,9 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 		case <-c.ended:
 		case <-time.After(killWait):
 			return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
+		}
+		if c.rec.Cgroup != "" {
+			removeCgroups(s.hierarchies, c.rec.Cgroup)
 		}
 		s.forget(c)
 		return nil

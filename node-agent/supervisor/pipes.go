@@ -185,6 +185,28 @@ func (s *stream) dropSpool() {
 	}
 }
 
+// renewSpool puts a spool that has been removed from the run directory back in its place; s.mu is held.
+func (s *stream) renewSpool() error {
+	if s.spool == nil {
+		return nil
+	}
+	if _, err := os.Lstat(s.spoolPath); err == nil {
+		return nil
+	}
+	p, err := openSpool(s.spoolPath)
+	if err != nil {
+		return err
+	}
+	if err := p.copy(s.spool); err != nil {
+		p.close()
+		os.Remove(s.spoolPath)
+		return err
+	}
+	s.spool.close()
+	s.spool = p
+	return nil
+}
+
 // resume logs the output that a supervisor before this one has left in the spool.
 func (s *stream) resume() error {
 	if _, err := os.Lstat(s.spoolPath); err != nil {

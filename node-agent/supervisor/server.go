@@ -140,18 +140,11 @@ func run(ctx context.Context, o Options) error {
 		return fmt.Errorf("prctl(PR_SET_CHILD_SUBREAPER): %w", err)
 	}
 
-	dir := filepath.Join(o.RunDir, "supervisor")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return err
-	}
-	lock, err := lockRunDir(filepath.Join(dir, "lock"))
+	d, err := openRunDir(filepath.Join(o.RunDir, "supervisor"), o.Socket)
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer func() { d.lock.Close() }()
 
 	s := &server{
 		log:        o.Log,
@@ -160,7 +153,7 @@ func run(ctx context.Context, o Options) error {
 		command:    o.Command,
 		run:        rand.Text(),
 		upgrade:    make(chan string, 1),
-		records:    records{dir},
+		records:    records{d.dir},
 		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		containers: map[string]*container{},
 		byPID:      map[int]*container{},
@@ -222,7 +215,7 @@ func run(ctx context.Context, o Options) error {
 	}
 	s.held = nil
 
-	l, err := listen(o.Socket)
+	l, err := d.listen()
 	if err != nil {
 		s.letGo()
 		return err
@@ -233,28 +226,31 @@ func run(ctx context.Context, o Options) error {
 	// Clients are served only once the reaper has the main thread: no handler's program may be forked there.
 	var next string
 	err = onMainThread(func() {
-		stop, served := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(served)
-			s.serve(opctx, l)
-		}()
+		stop := make(chan struct{})
+		var serving sync.WaitGroup
+		serve := func(l *net.UnixListener) { serving.Go(func() { s.serve(opctx, l) }) }
+		serve(l)
+		keepctx, leave := context.WithCancel(ctx)
+		serving.Go(func() { s.keepRunDir(keepctx, d, serve) })
 		go func() {
 			defer close(stop)
 			select {
 			case <-ctx.Done():
 			case next = <-s.upgrade:
 			}
-			l.Close()
-			os.Remove(o.Socket)
-			<-served
+			leave()
+			d.close()
+			serving.Wait()
 			s.endOperations(opcancel)
 		}()
 		s.log.Info("supervisor runs", "socket", o.Socket, "containers", len(recs), "pid", os.Getpid())
 		s.reapLoop(stop)
 	})
-	l.Close()
+	if err != nil {
+		d.close()
+	}
 	if next != "" && err == nil {
-		held, perr := s.pass(lock)
+		held, perr := s.pass(d.lock)
 		if perr != nil {
 			s.log.Error("upgrade: descriptors cannot be passed on; containers go on without", "error", perr)
 			held = "0"
@@ -265,54 +261,6 @@ func run(ctx context.Context, o Options) error {
 	s.letGo()
 	s.log.Info("supervisor ends", "containers", len(s.containers))
 	return err
-}
-
-// lockRunDir keeps a second supervisor out. It is a POSIX record lock because that belongs to the process: a lock of flock(2) would live
-// on in a child that has inherited the descriptor and not yet called execve, such as a container that waits for its start.
-func lockRunDir(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &l); err != nil {
-		f.Close()
-		if err == unix.EAGAIN || err == unix.EACCES {
-			return nil, fmt.Errorf("another supervisor holds %s", path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
-}
-
-// listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.
-func listen(path string) (*net.UnixListener, error) {
-	if err := protocol.CheckSocket(path); err != nil {
-		return nil, err
-	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return nil, err
-	}
-	if fi.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("socket's folder %s: found mode %#o; allowed: not writable by group or others", dir, fi.Mode().Perm())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	// bind(2) makes the file with the umask; nothing else in this process makes files yet.
-	old := unix.Umask(0o177)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	unix.Umask(old)
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	return l, nil
 }
 
 // serve accepts clients until the listener is closed.

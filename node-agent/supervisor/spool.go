@@ -188,4 +188,21 @@ func (p *spool) shrink() {
 	}
 }
 
+// copy takes over what is not in the log yet from another spool; p is empty.
+func (p *spool) copy(from *spool) error {
+	b := make([]byte, from.size-from.from)
+	if err := from.read(b, from.size); err != nil {
+		return err
+	}
+	for len(b) > 0 {
+		n, err := unix.Pwrite(p.fd, b, p.size)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("spool %s: %w", p.path, err)
+		}
+		p.size += int64(max(n, 0))
+		b = b[max(n, 0):]
+	}
+	return p.settle(spoolHeader)
+}
+
 func (p *spool) close() { unix.Close(p.fd) }
