@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers"
@@ -128,6 +130,7 @@ func TestLeader(t *testing.T) {
 	refusesOlderCRDs(t, c, kubeconfig)
 
 	first := run(t, kubeconfig)
+	installWebhook(t, c, first.webhook)
 	holder := ""
 	eventually(t, func() error {
 		if err := first.get("/readyz"); err != nil {
@@ -156,6 +159,15 @@ func TestLeader(t *testing.T) {
 	if now, err := leader(t, c); err != nil || now != holder {
 		t.Errorf("the second has taken the Lease of the first: %s, %s (%v)", holder, now, err)
 	}
+	// Which of the two the API server asks is the Service's choice.
+	var serial string
+	eventually(t, func() (err error) { serial, err = first.certificate(); return err })
+	eventually(t, func() error {
+		if other, err := second.certificate(); err != nil || other != serial {
+			return fmt.Errorf("the second serves certificate %q (%v); the first %s", other, err, serial)
+		}
+		return nil
+	})
 	first.end(t)
 	eventually(t, func() error {
 		now, err := leader(t, c)
@@ -211,15 +223,15 @@ func leader(t *testing.T, c client.Client) (string, error) {
 
 // controller is a process of this program: the test binary itself, as main.
 type controller struct {
-	probe string
-	cmd   *exec.Cmd
+	probe, webhook string
+	cmd            *exec.Cmd
 }
 
 func run(t *testing.T, kubeconfig string) *controller {
 	t.Helper()
-	r := &controller{probe: freeAddress(t)}
+	r := &controller{probe: freeAddress(t), webhook: freeAddress(t)}
 	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0", "--health-probe-bind-address", r.probe,
-		"--webhook-bind-address", freeAddress(t), "--leader-elect", "--log-format", "text")
+		"--webhook-bind-address", r.webhook, "--leader-elect", "--log-format", "text")
 	r.cmd.Env = append(os.Environ(), asMain+"=1")
 	log := &bytes.Buffer{}
 	r.cmd.Stdout, r.cmd.Stderr = log, log
@@ -259,6 +271,41 @@ func (r *controller) get(path string) error {
 		return fmt.Errorf("%s: %s", path, answer.Status)
 	}
 	return nil
+}
+
+// certificate returns the serial number of the one that the webhook is served with.
+func (r *controller) certificate() (string, error) {
+	c, err := tls.Dial("tcp", r.webhook, &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return c.ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
+}
+
+// installWebhook creates the configuration and the Secret of config/webhook, with an address of this host in place of the Service.
+func installWebhook(t *testing.T, c client.Client, address string) {
+	t.Helper()
+	document, err := os.ReadFile(filepath.Join("..", "..", "config", "webhook", "webhook.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part := range strings.SplitSeq(string(document), "\n---\n") {
+		u := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal([]byte(part), u); err != nil {
+			t.Fatal(err)
+		}
+		switch u.GetKind() {
+		case "Service":
+			continue
+		case "ValidatingWebhookConfiguration":
+			webhook := u.Object["webhooks"].([]any)[0].(map[string]any)
+			webhook["clientConfig"] = map[string]any{"url": "https://" + address}
+		}
+		if err := c.Create(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // end is what the kubelet does to a pod.

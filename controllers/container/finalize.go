@@ -108,8 +108,8 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 	return false, r.deleteBundle(ctx, s)
 }
 
-// passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted, only a shorter one. It is how
-// somebody ends a container at once, since the API server drops the grace period of a deletion for custom resources.
+// passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted, only a shorter one. An edit
+// ends a container at once in this way, and so does `kubectl delete --now`, which package deletion makes an edit.
 func (r *Reconciler) passGrace(ctx context.Context, s *scope) error {
 	want, have := s.container.Spec.TerminationGracePeriodSeconds, s.bundle.Spec.TerminationGracePeriodSeconds
 	if want == nil || *want == have || s.bundle.DeletionTimestamp != nil && *want > have {
