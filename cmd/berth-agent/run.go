@@ -28,6 +28,7 @@ import (
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/lifecycle"
@@ -163,6 +164,15 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	defer stateLock.Close()
+	journal, err := openJournal(o.stateDir, log)
+	if err != nil {
+		return fmt.Errorf("--state-dir: %w", err)
+	}
+	defer func() {
+		if err := journal.Close(); err != nil {
+			log.Error("the last changes may not survive a loss of power", "error", err)
+		}
+	}()
 	sv := o.supervisor(log)
 	claim, err := newRunDirClaim(ctx, o.runDir, o.stateDir, sv.client)
 	if err != nil {
@@ -178,7 +188,7 @@ func (o *options) run(ctx context.Context) error {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
 	pulling := &pulls{byRef: map[string]*pull{}}
-	images, err := image.Open(filepath.Join(o.stateDir, "images"), image.WithProgress(func(p image.Progress) {
+	images, err := image.Open(filepath.Join(o.stateDir, "images"), image.WithJournal(journal), image.WithProgress(func(p image.Progress) {
 		pulling.note(p)
 		if len(p.Skipped) > 0 {
 			log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer, "attributes", p.Skipped)
@@ -192,11 +202,11 @@ func (o *options) run(ctx context.Context) error {
 			log.Warn("close the image store", "error", err)
 		}
 	}()
-	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"))
+	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"), bundle.WithJournal(journal))
 	if err != nil {
 		return err
 	}
-	src, registerNode, err := o.source(log)
+	src, registerNode, err := o.source(log, journal)
 	if err != nil {
 		return err
 	}
@@ -282,6 +292,18 @@ func (o *options) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// openJournal opens the journal of the files that must survive a loss of power.
+func openJournal(stateDir string, log *slog.Logger) (*durable.Journal, error) {
+	journal, err := durable.OpenJournal(stateDir,
+		"bundles/*/record.json", "bundles/*/desired.json", "status/*.json", "images/images/*/*.json", "images/refs/*.json")
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// An agent that ended here could not stop what fills the disk.
+		log.Error("what changes from now on may not survive a loss of power", "error", err)
+		return nil, nil
+	}
+	return journal, err
+}
+
 // register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that the node has and
 // what is asked of it at the time.
 type register func(
@@ -289,11 +311,11 @@ type register func(
 ) (task func(context.Context) error, err error)
 
 // source returns where bundles come from and, for the agent of a cluster's node, how the node is registered there.
-func (o *options) source(log *slog.Logger) (source.Source, register, error) {
+func (o *options) source(log *slog.Logger, journal *durable.Journal) (source.Source, register, error) {
 	if o.manifests == "" {
 		return o.clusterSource(log)
 	}
-	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
+	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, Journal: journal, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
 	return src, nil, err
 }
 

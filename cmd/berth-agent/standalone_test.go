@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,6 +32,7 @@ type host struct {
 	t      *testing.T
 	dir    string
 	cgroup string
+	tracer []string // a command line that runs the agent; it becomes the agent itself
 	agent  *exec.Cmd
 	ended  chan error // of the agent
 }
@@ -104,8 +106,9 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	defer log.Close()
-	h.agent = exec.Command(programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
+	args := append(slices.Clone(h.tracer), programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
 		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug")
+	h.agent = exec.Command(args[0], args[1:]...)
 	h.agent.Stderr = log
 	if err := h.agent.Start(); err != nil {
 		h.t.Fatal(err)

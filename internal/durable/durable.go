@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package durable replaces files as a whole and locks them. A reader, or a process that starts after
-// a kill, finds either the old or the new content of a file and never a part of one.
+// a kill, finds either the old or the new content of a file and never a part of one. A Journal makes
+// many such files survive a loss of power at the price of one flush.
 //
 // It knows nothing of what the files hold.
 package durable
@@ -26,6 +27,8 @@ type Options struct {
 	Temporary string
 	// Sync makes the new content survive a loss of power once Replace has returned.
 	Sync bool
+	// Reserve has the room for the file if the filesystem has none; nil is no reserve.
+	Reserve *Reserve
 }
 
 // Replace replaces the file at path with one that holds data. After a kill at any moment the file is
@@ -34,6 +37,10 @@ type Options struct {
 // What another user has put in the place of the temporary file is never written to: it might be a
 // link to any file.
 func Replace(path string, data []byte, o Options) error {
+	if reserve := o.Reserve; reserve != nil {
+		o.Reserve = nil
+		return reserve.Replace(path, data, o)
+	}
 	temporary := o.Temporary
 	if temporary == "" {
 		temporary = filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")

@@ -21,10 +21,18 @@ import (
 type Root struct {
 	path    string
 	reserve *durable.Reserve
+	journal *durable.Journal
 }
 
+// Option changes how the bundles of a Root are kept.
+type Option func(*Root)
+
+// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush. The folder of bundles lies below
+// that of the journal.
+func WithJournal(j *durable.Journal) Option { return func(r *Root) { r.journal = j } }
+
 // Open makes the folder at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
-func Open(path string) (*Root, error) {
+func Open(path string, options ...Option) (*Root, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("folder of bundles: found %q; allowed: an absolute path", path)
 	}
@@ -35,11 +43,20 @@ func Open(path string) (*Root, error) {
 		return nil, fmt.Errorf("close the folder of bundles: %w", err)
 	}
 	path = filepath.Clean(path)
-	return &Root{path: path, reserve: durable.NewReserve(path)}, nil
+	r := &Root{path: path, reserve: durable.NewReserve(path)}
+	for _, o := range options {
+		o(r)
+	}
+	return r, nil
 }
 
+// Journal is that of WithJournal; nil, which does nothing, without one.
+func (r *Root) Journal() *durable.Journal { return r.journal }
+
 // Dir is the bundle of the container id, whether it is there or not.
-func (r *Root) Dir(id string) Dir { return Dir{path: filepath.Join(r.path, id), reserve: r.reserve} }
+func (r *Root) Dir(id string) Dir {
+	return Dir{path: filepath.Join(r.path, id), reserve: r.reserve, journal: r.journal}
+}
 
 // List returns the ids of all bundles that are there.
 func (r *Root) List() ([]string, error) {
@@ -63,6 +80,7 @@ func (r *Root) Holds(path string) bool { return filepath.Dir(filepath.Clean(path
 type Dir struct {
 	path    string
 	reserve *durable.Reserve
+	journal *durable.Journal
 }
 
 // Path of the folder.
@@ -74,14 +92,14 @@ func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
 // Rootfs is the path where the overlay is mounted.
 func (d Dir) Rootfs() string { return d.File("rootfs") }
 
-// Replace replaces a file of the folder, whole or not at all.
+// Replace replaces a file of the folder, whole or not at all. It survives a loss of power after the journal's next flush.
 func (d Dir) Replace(name string, data []byte) error {
-	return durable.Replace(d.File(name), data, durable.Options{})
+	return d.journal.Replace(d.File(name), data, durable.Options{})
 }
 
 // ReplaceReserved is Replace that also succeeds on a full disk, as long as the reserve of the bundles lasts.
 func (d Dir) ReplaceReserved(name string, data []byte) error {
-	return d.reserve.Replace(d.File(name), data, durable.Options{})
+	return d.journal.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
 // Make makes the folder with mode 0700.
@@ -92,13 +110,13 @@ func (d Dir) Make() error {
 	return nil
 }
 
-// WriteConfig writes config.json with mode 0600, whole or not at all.
+// WriteConfig writes config.json with mode 0600, whole or not at all. It is written at each start, and so never flushed.
 func (d Dir) WriteConfig(spec *specs.Spec) error {
 	document, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("write config.json: %w", err)
 	}
-	return d.Replace("config.json", document)
+	return durable.Replace(d.File("config.json"), document, durable.Options{})
 }
 
 // RemoveConfig removes config.json. It is no error when there is none.
@@ -149,6 +167,10 @@ func (d Dir) Remove() error {
 	if err := os.RemoveAll(d.path); err != nil {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
+	if err := d.journal.RemovedAll(d.path); err != nil {
+		return fmt.Errorf("remove bundle: %w", err)
+	}
+	d.journal.Soon()
 	return nil
 }
 

@@ -29,6 +29,7 @@
 //
 // # On disk
 //
+//	DIR/boot                      the boot (random(4), boot_id) that the layers were looked through in
 //	DIR/lock                      taken while temporary folders are made or cleaned
 //	DIR/locks/                    one flock(2)ed file for each layer being unpacked
 //	DIR/tmp/SESSION/              what a living process is working on; of a dead one, Open removes it
@@ -49,6 +50,10 @@
 // that the filesystem refuses, those of the host's security policy, and user.overlay.*. A layer is refused for
 // trusted.overlay.*, and for a security.capability that cannot be set.
 //
-// Everything appears under its final name by rename(2), after it was synced, so a process that is killed
-// at any moment leaves nothing behind but a folder in tmp.
+// # At a loss of power
+//
+// Everything appears under its final name by rename(2), so a process that is killed at any moment leaves
+// nothing behind but a folder in tmp. The layers of an image are flushed by one syncfs(2), and the record of
+// the image is written after it: a recorded layer is whole. After a boot, Open removes the layers that
+// no record names.
 package image

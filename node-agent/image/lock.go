@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // keyLocks is a mutex a key, within this process.
@@ -76,6 +77,50 @@ func (s *Store) haveSession(ctx context.Context) error {
 	return s.openSession(ctx)
 }
 
+// dropUnrecorded removes, after a boot, the layers that no image's record names: a loss of power may have left only a part of them.
+// The caller holds the lock of the store.
+func (s *Store) dropUnrecorded() error {
+	boot, err := procfs.BootID()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(s.dir, "boot")
+	if last, err := os.ReadFile(file); err == nil && string(last) == boot {
+		return nil
+	}
+	records, err := filepath.Glob(filepath.Join(s.dir, "images", "*", "*.json"))
+	if err != nil {
+		return err
+	}
+	recorded := map[string]bool{}
+	for _, path := range records {
+		var rec imageRecord
+		if err := readJSON(path, &rec); errors.Is(err, errNewer) {
+			return err // it may name layers in another way
+		} else if err != nil {
+			continue
+		}
+		for _, l := range rec.Layers {
+			recorded[filepath.Join(s.dir, filepath.Dir(l))] = true
+		}
+	}
+	for _, kind := range []string{"layers", "chains"} {
+		layers, err := filepath.Glob(filepath.Join(s.dir, kind, "*", "*"))
+		if err != nil {
+			return err
+		}
+		for _, dir := range layers {
+			if recorded[dir] {
+				continue
+			}
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return durable.Replace(file, []byte(boot), durable.Options{})
+}
+
 // openSession makes this process's folder for unfinished work, and removes those of processes that are dead: their flock is gone.
 func (s *Store) openSession(ctx context.Context) error {
 	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
@@ -104,6 +149,9 @@ func (s *Store) openSession(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("clean %s: %w", p, err)
 		}
+	}
+	if err := s.dropUnrecorded(); err != nil {
+		return err
 	}
 	if s.session, err = os.MkdirTemp(tmp, "session-"); err != nil {
 		return err

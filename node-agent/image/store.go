@@ -87,6 +87,10 @@ func WithProgress(f func(Progress)) Option { return func(s *Store) { s.progress 
 // WithTransport replaces the HTTP transport to registries.
 func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.transport = rt } }
 
+// WithJournal has the records survive a loss of power by the journal's next flush, in place of flushes of their own. The store's
+// directory lies below that of the journal.
+func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
+
 // Store is the image store in one directory. Several processes may use one directory at once. Its methods may be called
 // from several goroutines.
 type Store struct {
@@ -96,6 +100,7 @@ type Store struct {
 	transport http.RoundTripper
 	platform  v1.Platform
 	format    format
+	journal   *durable.Journal
 
 	session     string   // this process's folder in tmp
 	sessionLock *os.File // flocked while this process lives; nil before there is a session
@@ -154,7 +159,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		}
 	}
 	err := s.haveSession(context.Background())
-	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && !errors.Is(err, errNewer) {
 		_ = s.Close()
 		return nil, fmt.Errorf("image store %s: %w", s.dir, err)
 	}
@@ -172,6 +177,7 @@ func (s *Store) Close() error {
 
 // refRecord is what a reference came to last.
 type refRecord struct {
+	Version  int           `json:"version,omitempty"`
 	Ref      string        `json:"ref"`      // canonical
 	Top      digest.Digest `json:"top"`      // of the index or manifest
 	Manifest digest.Digest `json:"manifest"` // of the image for this node
@@ -180,6 +186,7 @@ type refRecord struct {
 
 // imageRecord is an image.
 type imageRecord struct {
+	Version  int            `json:"version,omitempty"`
 	Manifest digest.Digest  `json:"manifest"`
 	ConfigID digest.Digest  `json:"configDigest"`
 	Config   v1.ImageConfig `json:"config"`
@@ -200,8 +207,8 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 		return nil, err
 	}
 	if policy != Always {
-		if img := s.present(r, policy); img != nil {
-			return img, nil
+		if img, err := s.present(r, policy); img != nil || err != nil {
+			return img, err
 		}
 		if policy == Never {
 			return nil, fmt.Errorf("image %s: %w", ref, ErrNotPresent)
@@ -212,48 +219,56 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 			return nil, err
 		}
 		defer unlock()
-		if img := s.present(r, policy); img != nil {
-			return img, nil
+		if img, err := s.present(r, policy); img != nil || err != nil {
+			return img, err
 		}
 	}
 	return s.pull(ctx, r)
 }
 
-// present returns the image when the store has all of it.
-func (s *Store) present(r reference, policy PullPolicy) *Image {
+// present returns the image when the store has all of it, and nil when it has not. An error is errNewer.
+func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
 	var rec refRecord
-	if readJSON(s.refPath(r), &rec) != nil || rec.Ref != r.canonical || rec.Manifest.Validate() != nil {
-		return nil
+	err := readJSON(s.refPath(r), &rec)
+	if errors.Is(err, errNewer) {
+		return nil, err
+	}
+	if err != nil || rec.Ref != r.canonical || rec.Manifest.Validate() != nil {
+		return nil, nil
 	}
 	if r.local() && policy != Never {
 		now, err := currentIdentity(r)
 		gone := errors.Is(err, fs.ErrNotExist)
 		if !gone && (err != nil || rec.File == nil || *now != *rec.File) {
-			return nil
+			return nil, nil
 		}
 	}
 	return s.stored(r, rec.Manifest)
 }
 
 // stored returns an image by its manifest's digest when the store has all of it.
-func (s *Store) stored(r reference, manifest digest.Digest) *Image {
+func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	var rec imageRecord
-	if readJSON(s.imagePath(manifest), &rec) != nil || rec.Manifest != manifest || len(rec.Layers) == 0 {
-		return nil
+	err := readJSON(s.imagePath(manifest), &rec)
+	if errors.Is(err, errNewer) {
+		return nil, err
+	}
+	if err != nil || rec.Manifest != manifest || len(rec.Layers) == 0 {
+		return nil, nil
 	}
 	img := &Image{Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config, Size: rec.Size}
 	for _, l := range rec.Layers {
 		if !filepath.IsLocal(l) {
-			return nil
+			return nil, nil
 		}
 		dir := filepath.Join(s.dir, l)
 		if !isDir(dir) {
-			return nil
+			return nil, nil
 		}
 		img.Layers = append(img.Layers, dir)
 	}
 	img.Layers = distinct(img.Layers)
-	return img
+	return img, nil
 }
 
 // distinct keeps the uppermost of equal layers, since overlayfs refuses a directory that it has already (ELOOP). It hides all that
@@ -283,8 +298,8 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by registries that limit pulls.
 		var rec refRecord
 		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" && reg.current(ctx) == rec.Top {
-			if img := s.stored(r, rec.Manifest); img != nil {
-				return img, nil
+			if img, err := s.stored(r, rec.Manifest); img != nil || err != nil {
+				return img, err
 			}
 		}
 	}
@@ -292,16 +307,23 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 	if err != nil {
 		return nil, withRef(r, err)
 	}
-	img := s.stored(r, res.manifest)
+	img, err := s.stored(r, res.manifest)
+	if err != nil {
+		return nil, withRef(r, err)
+	}
 	if img == nil {
 		if img, err = s.unpack(ctx, r, src, res); err != nil {
+			return nil, withRef(r, err)
+		}
+		// Once for the image, also for layers that another pull has just unpacked. The record comes after it.
+		if err := s.syncLayers(); err != nil {
 			return nil, withRef(r, err)
 		}
 		if err := s.writeImage(img); err != nil {
 			return nil, withRef(r, err)
 		}
 	}
-	rec := refRecord{Ref: r.canonical, Top: res.top, Manifest: res.manifest, File: src.identity()}
+	rec := refRecord{Version: recordVersion, Ref: r.canonical, Top: res.top, Manifest: res.manifest, File: src.identity()}
 	if err := s.writeJSON(s.refPath(r), rec); err != nil {
 		return nil, withRef(r, err)
 	}
@@ -470,26 +492,26 @@ func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *re
 	return filepath.Join(final, "diff"), nil
 }
 
-// publish gives a finished directory its final name, after all of it is on the disk: a name that is there after a crash of
-// the machine means a whole layer.
+// publish gives a finished directory its final name. Within this boot, a name means a whole layer; after a loss of power, only a
+// record of an image does.
 func publish(tmp, final string) error {
-	f, err := os.Open(tmp)
+	if err := os.MkdirAll(filepath.Dir(final), 0o700); err != nil {
+		return err
+	}
+	return os.Rename(tmp, final)
+}
+
+// syncLayers makes all layers survive a loss of power. One flush of the filesystem costs less than one of each file of a layer.
+func (s *Store) syncLayers() error {
+	f, err := os.Open(s.dir)
 	if err != nil {
 		return err
 	}
-	err = unix.Syncfs(int(f.Fd()))
-	_ = f.Close()
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", tmp, err)
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", s.dir, err)
 	}
-	parent := filepath.Dir(final)
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, final); err != nil {
-		return err
-	}
-	return durable.SyncDir(parent)
+	return nil
 }
 
 func isDir(p string) bool {
@@ -511,7 +533,7 @@ func (s *Store) refPath(r reference) string {
 }
 
 func (s *Store) writeImage(img *Image) error {
-	rec := imageRecord{Manifest: img.Digest, ConfigID: img.ConfigDigest, Config: img.Config, Size: img.Size}
+	rec := imageRecord{Version: recordVersion, Manifest: img.Digest, ConfigID: img.ConfigDigest, Config: img.Config, Size: img.Size}
 	for _, l := range img.Layers {
 		rel, err := filepath.Rel(s.dir, l)
 		if err != nil {
@@ -522,7 +544,13 @@ func (s *Store) writeImage(img *Image) error {
 	return s.writeJSON(s.imagePath(img.Digest), rec)
 }
 
-// readJSON reads a record. A broken one is as good as none: it is written anew by the next pull.
+// recordVersion is the version of the format of records. Records of 49c6b77 and before have none, and are of version 0.
+const recordVersion = 1
+
+// errNewer is returned for a record of a newer version, which is not guessed at.
+var errNewer = errors.New("newer version")
+
+// readJSON reads a record. A broken one is as good as none: it is written anew by the next pull. One of a newer version is errNewer.
 func readJSON(file string, v any) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -532,6 +560,13 @@ func readJSON(file string, v any) error {
 	data, err := readAll(file, f, 16<<20)
 	if err != nil {
 		return err
+	}
+	var head struct{ Version int }
+	if err := json.Unmarshal(data, &head); err != nil {
+		return err
+	}
+	if head.Version > recordVersion {
+		return fmt.Errorf("%s: %w: found version %d; allowed: up to %d", file, errNewer, head.Version, recordVersion)
 	}
 	return json.Unmarshal(data, v)
 }
@@ -546,5 +581,13 @@ func (s *Store) writeJSON(file string, v any) error {
 		return err
 	}
 	// Two processes may replace one record at the same time.
-	return durable.Replace(file, data, durable.Options{Sync: true, Temporary: filepath.Join(s.session, "record-"+rand.Text())})
+	o := durable.Options{Sync: true, Temporary: filepath.Join(s.session, "record-"+rand.Text())}
+	if s.journal == nil {
+		return durable.Replace(file, data, o)
+	}
+	if err := s.journal.Replace(file, data, o); err != nil {
+		return err
+	}
+	s.journal.Soon()
+	return nil
 }

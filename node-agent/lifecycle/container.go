@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -34,9 +35,6 @@ func (s createStage) Ensure(ctx context.Context, c *Container) error {
 		defer func() { <-s.tokens }()
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-	if err := c.Save(); err != nil {
-		return ownFiles(err)
 	}
 	// The supervisor keeps no container that it could not create.
 	_, err := s.supervisor.Create(ctx, protocol.CreateRequest{
@@ -69,6 +67,10 @@ func (startStage) Name() string { return StartStage }
 func (startStage) Scope() Scope { return PerRun }
 
 func (s startStage) Ensure(ctx context.Context, c *Container) error {
+	// A program that must run once only has not run until it is on the disk that it may have.
+	if err := c.Flushed(ctx); err != nil {
+		return &StageError{Class: Unknown, Err: fmt.Errorf("flush the record: %w", err)}
+	}
 	err := s.supervisor.Start(ctx, c.ID)
 	if errors.Is(err, protocol.ErrNotExist) || errors.Is(err, protocol.ErrNotCreated) {
 		return &StageError{Class: Unknown, Err: err} // somebody else has deleted or started it

@@ -70,9 +70,12 @@ type Container struct {
 
 	// Bundle is what is desired; nil if that is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle
-	// Save writes Image into the record. It is called before anything is created that another
-	// agent may have to start or stop. Release does not need it.
-	Save func() error
+	// Commit writes into the record Image and that the program may run, before anything is created
+	// that another agent may have to start or stop, and begins to flush the record. Release does not
+	// need it.
+	Commit func() error
+	// Flushed returns once the record survives a loss of power. Release does not need it.
+	Flushed func(context.Context) error
 
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
@@ -141,6 +144,7 @@ func Stages(c Config) List {
 	return List{
 		handlerStage{c.Handlers},
 		imageStage{c.Pulls, c.Wake},
+		commitStage{},
 		rootfsStage{},
 		volumesStage{},
 		documentStage{c.CgroupParent},

@@ -70,6 +70,8 @@ type node struct {
 	logs   string
 	saved  int
 	c      *Container
+	// unflushed is why the record does not survive a loss of power.
+	unflushed error
 }
 
 func newNode(t *testing.T) *node {
@@ -102,7 +104,7 @@ func newNode(t *testing.T) *node {
 	b.Spec.Volumes = []v1alpha1.Volume{{Name: "data", EmptyDir: &corev1.EmptyDirVolumeSource{}},
 		{Name: "memory", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}}
 	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
-	n.c.Bundle, n.c.Save = b, func() error { n.saved++; return nil }
+	n.c.Bundle, n.c.Commit = b, func() error { n.saved++; return nil }
 	if err := n.c.Dir.Make(); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,8 @@ func newNode(t *testing.T) *node {
 // stored is what an agent knows of the container from its record.
 func (n *node) stored(bundles *bundle.Root) *Container {
 	return &Container{Key: source.Key{Namespace: "default", Name: "x"}, UID: "u", ID: "x", Dir: bundles.Dir("x"),
-		LogPath: filepath.Join(n.logs, "default_x_u", "0.log")}
+		LogPath: filepath.Join(n.logs, "default_x_u", "0.log"),
+		Flushed: func(context.Context) error { return n.unflushed }}
 }
 
 // next is the container as another agent knows it.
@@ -234,7 +237,8 @@ func TestClasses(t *testing.T) {
 		"start of nobody": {fail: "start", err: protocol.ErrNotExist, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"no handler": {spoil: func(n *node) { n.c.Bundle.Spec.Handler = "kata" }, stage: "handler",
 			reason: v1alpha1.ReasonHandlerNotFound, class: ContainerFault},
-		"the disk is full": {spoil: func(n *node) { n.c.Save = func() error { return unix.ENOSPC } }, stage: "create",
+		"not on the disk": {spoil: func(n *node) { n.unflushed = unix.EIO }, stage: "start", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
+		"the disk is full": {spoil: func(n *node) { n.c.Commit = func() error { return unix.ENOSPC } }, stage: "commit",
 			reason: v1alpha1.ReasonStorageFailed, class: NodeFault},
 		"a bad document": {spoil: func(n *node) { n.c.Bundle.Spec.Process.Command = nil }, stage: "document",
 			reason: v1alpha1.ReasonCreateFailed, class: ContainerFault},

@@ -54,6 +54,7 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 		return nil
 	case NoteExit:
 		s.note(in.Record, func(r *Record) { noteEnd(r, in.Actual, terminated(in.Actual, in.Now), in.Instant) })
+		in.Record.flushed = s.Bundles.Journal().BeginFlush()
 		return nil
 	case NoteLost:
 		s.note(in.Record, func(r *Record) {
@@ -62,6 +63,7 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 				StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(in.Now),
 			}, in.Instant)
 		})
+		in.Record.flushed = s.Bundles.Journal().BeginFlush()
 		return nil
 	case Discard:
 		if err := s.keepExit(ctx, in.Record); err != nil {
@@ -117,6 +119,8 @@ func (s *Syncer) write(r *Record, how replace) error {
 	if err := dir.Make(); err != nil {
 		return err
 	}
+	// That a program runs is no more than Launch says, which was flushed before.
+	soon := r.State != stateRunning || r.Stop != nil || r.unwrittenDesired != nil
 	if r.unwrittenDesired != nil {
 		if err := writeDesired(dir, r.unwrittenDesired, how); err != nil {
 			return err
@@ -127,18 +131,34 @@ func (s *Syncer) write(r *Record, how replace) error {
 		return err
 	}
 	r.unwritten, r.unreadable = nil, nil
+	if soon {
+		s.Bundles.Journal().Soon()
+	}
+	return nil
+}
+
+// awaitFlush returns once the last end of the process survives a loss of power, so that it may be told.
+func (s *Syncer) awaitFlush(ctx context.Context, r *Record) error {
+	if r == nil || r.flushed == nil {
+		return nil
+	}
+	if err := r.flushed(ctx); err != nil {
+		r.flushed = s.Bundles.Journal().BeginFlush() // tried again
+		return err
+	}
+	r.flushed = nil
 	return nil
 }
 
 func noteRunning(r *Record, st *protocol.Status) {
-	r.State, r.PID, r.StartedAt = stateRunning, st.PID, st.StartedAt
+	r.State, r.PID, r.StartedAt, r.Launch = stateRunning, st.PID, st.StartedAt, boottime.Instant{}
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }
 
 // noteEnd notes the end of the process; st is nil if the supervisor does not know it.
 func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
 	end.ContainerID = containerURL(r.ID)
-	r.State, r.PID, r.Exit, r.Before, r.Failure = stateEnded, 0, end, nil, nil
+	r.State, r.PID, r.Exit, r.Before, r.Failure, r.Launch = stateEnded, 0, end, nil, nil, boottime.Instant{}
 	if st != nil {
 		r.OOMKills = max(r.OOMKills, st.OOMKills)
 	}

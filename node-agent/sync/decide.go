@@ -227,7 +227,8 @@ func noteExit(in Input) (Decision, bool) {
 }
 
 func noteLost(in Input) (Decision, bool) {
-	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual == nil
+	r := in.Record
+	ok := r != nil && in.Actual == nil && (r.State == stateRunning || r.State == stateStarting && !r.Launch.IsZero() && r.Launch.Boot != in.Instant.Boot)
 	return Decision{Verb: NoteLost, Why: "the supervisor does not know the container any more: the node was booted, or it was deleted by hand"}, ok
 }
 

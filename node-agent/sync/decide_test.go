@@ -42,6 +42,10 @@ func record(state runState, change ...func(*Record)) *Record {
 	return r
 }
 
+func launched(boot string) func(*Record) {
+	return func(r *Record) { r.Launch = boottime.Instant{Boot: boot, Since: time.Minute} }
+}
+
 func exited(code int32) func(*Record) {
 	return func(r *Record) { r.Exit = &corev1.ContainerStateTerminated{ExitCode: code} }
 }
@@ -100,6 +104,9 @@ func TestDecide(t *testing.T) {
 		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
 		"forgotten, its root filesystem stays":    {in: Input{Desired: never, Record: record(stateEnded, exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},
 		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
+		"power was lost before it could run":      {in: Input{Desired: never, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
+		"power was lost when it may have run":     {in: Input{Desired: never, Record: record(stateStarting, launched("other"))}, verb: NoteLost, policy: "NoteLost"},
+		"the agent was killed before the start":   {in: Input{Desired: never, Record: record(stateStarting, launched("this"))}, verb: Discard, policy: "DiscardHalfMade"},
 		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
 		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
 		"a child was killed for lack of memory":   {in: Input{Desired: always, Record: record(stateRunning), Actual: kills(actual(protocol.Running), 2)}, verb: NoteKills, policy: "NoteKills"},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
@@ -24,7 +25,14 @@ func (s *Syncer) make(ctx context.Context, w *worker, in *Input) error {
 	}
 	c := s.container(in.Record)
 	c.Bundle = in.Desired
-	c.Save = func() error { return s.update(in.Record, func(r *Record) { r.noteImage(c) }) }
+	c.Commit = func() error {
+		err := s.update(in.Record, func(r *Record) {
+			r.noteImage(c)
+			r.Launch = s.BootClock()
+		})
+		c.Flushed = s.Bundles.Journal().BeginFlush()
+		return err
+	}
 	return s.settle(ctx, in.Record, c, s.stages.Ensure(ctx, c))
 }
 
@@ -37,7 +45,8 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 
 // container returns what the stages work from: what is stored.
 func (s *Syncer) container(r *Record) *lifecycle.Container {
-	return &lifecycle.Container{Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath}
+	return &lifecycle.Container{Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath,
+		Flushed: s.Bundles.Journal().Flush}
 }
 
 // settle notes how a start went. The container's fault goes into the record, with a back-off; a returned error is the node's, or a
@@ -143,7 +152,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			before := r.run
 			r.Before, r.run = &before, before.next()
 		}
-		r.State, r.Stop, r.Compiled = stateStarting, nil, b.Spec.CompiledGeneration
+		r.State, r.Launch, r.Stop, r.Compiled = stateStarting, boottime.Instant{}, nil, b.Spec.CompiledGeneration
 		r.LogPath = filepath.Join(s.logs.Of(r.Key, r.UID), strconv.Itoa(int(r.Restarts))+".log")
 		r.Hash, r.Generation, r.GraceSeconds = in.Hash, b.Generation, b.Spec.TerminationGracePeriodSeconds
 		r.Restart = b.Annotations[source.AnnotationRestart]

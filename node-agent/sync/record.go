@@ -3,6 +3,7 @@
 package sync
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -70,6 +71,9 @@ type Record struct {
 	Stopped string `json:"stopped,omitempty"`
 
 	State runState `json:"state,omitempty"`
+	// Launch is set before the supervisor may start the program, and survives a loss of power by then. In a record that says
+	// Starting after another boot, it means that the program may have run.
+	Launch boottime.Instant `json:"launch,omitzero"`
 	run
 	// Before is what run was before the start that is under way, for the case that it fails.
 	Before *run `json:"before,omitempty"`
@@ -95,6 +99,9 @@ type Record struct {
 	unwrittenDesired *v1alpha1.OCIBundle
 	// waiting is set while a start of this agent waits for its image.
 	waiting *waiting
+	// flushed waits until the last end of the process survives a loss of power; nil if there is nothing to wait for. Nobody is told of
+	// an end before.
+	flushed func(context.Context) error
 }
 
 // run is one run of the process, and the end of the one before.
@@ -149,7 +156,7 @@ func (r *Record) unstart() {
 	if r.Before != nil {
 		r.run, r.Before = *r.Before, nil
 	}
-	r.State = stateNone
+	r.State, r.Launch = stateNone, boottime.Instant{}
 	if r.Exit != nil {
 		r.State = stateEnded
 	}

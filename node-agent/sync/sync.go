@@ -461,7 +461,9 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 		if in.Record != nil {
 			in.Trouble = storageTrouble(in.Record.unwritten)
 		}
-		err = s.report(ctx, w, in, nil)
+		if err = s.awaitFlush(ctx, in.Record); err == nil {
+			err = s.report(ctx, w, in, nil)
+		}
 		if err != nil && ctx.Err() == nil {
 			log.Warn("cannot report the status; trying again", "error", err)
 		}

@@ -40,6 +40,8 @@ type Options struct {
 	Dir string
 	// StateDir is the agent's, where the status is written.
 	StateDir string
+	// Journal has the status survive a loss of power; nil promises nothing then. It is that of StateDir, or of a folder above it.
+	Journal *durable.Journal
 	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
 	NodeName   string
 	NodeLabels map[string]string

@@ -224,9 +224,9 @@ func Refreshed(stateDir string) (time.Time, error) {
 	return info.ModTime(), nil
 }
 
-// store writes an entry's Container with the conditions that only this source can know. With sync it survives a loss of power: a
-// Container whose UID is lost is another one.
-func (f *Folder) store(key source.Key, e *entry, sync bool) error {
+// store writes an entry's Container with the conditions that only this source can know. With soon it survives a loss of power within
+// a second, and before its container starts: a Container whose UID is lost is another one.
+func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 	if e.fault != "" {
 		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
 			Message: e.fault, ObservedGeneration: e.container.Generation})
@@ -239,8 +239,11 @@ func (f *Folder) store(key source.Key, e *entry, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	if err := f.reserve.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Sync: sync}); err != nil {
+	if err := f.o.Journal.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Reserve: f.reserve}); err != nil {
 		return err
+	}
+	if soon {
+		f.o.Journal.Soon()
 	}
 	delete(f.unwritten, key)
 	return nil
@@ -290,6 +293,10 @@ func (f *Folder) removeStatus(key source.Key) error {
 	if err := os.Remove(statusFile(f.o.StateDir, key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove status: %w", err)
 	}
+	if err := f.o.Journal.Removed(statusFile(f.o.StateDir, key)); err != nil {
+		return fmt.Errorf("remove status: %w", err)
+	}
+	f.o.Journal.Soon()
 	return nil
 }
 

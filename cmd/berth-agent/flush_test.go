@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source/folder"
+)
+
+// flushes are the system calls that wait for a disk, of all processes that come from the agent: the supervisor, the runtime and the
+// containers.
+func (h *host) flushes() []string {
+	h.t.Helper()
+	data, err := os.ReadFile(h.path("strace"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return regexp.MustCompile(`(?m)^.*\b(fsync|fdatasync|syncfs|sync|sync_file_range|msync)\(.*$`).FindAllString(string(data), -1)
+}
+
+// runs counts the containers that run, or have ended with an exit code.
+func (h *host) runs() (running, ended int) {
+	all, _ := folder.Read(h.path("s"))
+	for _, c := range all {
+		switch {
+		case c.Status.PID != 0 && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady):
+			running++
+		case c.Status.State.Terminated != nil:
+			ended++
+		}
+	}
+	return running, ended
+}
+
+// TestFlushes counts the flushes of real containers: at most one for a start, one for the end of a job, one tenth a container when
+// 100 start together, and one for an image of several layers besides.
+func TestFlushes(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs strace")
+		}
+		t.Skip("needs strace")
+	}
+	h := newHost(t)
+	h.tracer = []string{strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", h.path("strace"),
+		"-e", "trace=fsync,fdatasync,syncfs,sync,sync_file_range,msync,execve", "-e", "signal=none"}
+	h.start()
+	h.until("the agent is ready", func() bool { return h.supervisorPID() > 0 })
+	spec := "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, '%s']\n  restartPolicy: Never\n"
+	// flushed counts the flushes of what f does, those that come up to a second later included.
+	flushed := func(what string, f func()) []string {
+		t.Helper()
+		time.Sleep(1500 * time.Millisecond) // what was before is flushed by then
+		before := len(h.flushes())
+		f()
+		time.Sleep(1500 * time.Millisecond)
+		found := h.flushes()[before:]
+		t.Logf("%s: %d flushes", what, len(found))
+		return found
+	}
+	step := func(what string, most int, f func()) {
+		t.Helper()
+		if found := flushed(what, f); len(found) > most {
+			t.Errorf("%s: found %d flushes; want at most %d:\n%s", what, len(found), most, strings.Join(found, "\n"))
+		}
+	}
+	running := func(n int) func() bool {
+		return func() bool { got, _ := h.runs(); return got == n }
+	}
+	step("a start with an image to unpack", 2, func() {
+		h.write("first.yaml", fmt.Sprintf(spec, "sleep 1000"))
+		h.until("it runs", running(1))
+	})
+	step("a start", 1, func() {
+		h.write("second.yaml", fmt.Sprintf(spec, "sleep 1000"))
+		h.until("it runs", running(2))
+		// A job must not run before it is on the disk that it may have run.
+		data, err := os.ReadFile(h.path("strace"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		trace := string(data)
+		last := max(strings.LastIndex(trace, "fdatasync resumed"), strings.LastIndex(trace, "fdatasync("))
+		if ran := strings.LastIndex(trace, `execve("/bin/sh"`); ran < last {
+			t.Errorf("the program ran before the flush:\n%s", trace)
+		}
+	})
+	step("a job that ends at once", 2, func() {
+		h.write("job.yaml", fmt.Sprintf(spec, "exit 7"))
+		h.until("it has ended", func() bool { _, ended := h.runs(); return ended == 1 })
+	})
+	files := []string{"first.yaml", "second.yaml", "job.yaml"}
+	// On a machine that is busy with other things they do not start together.
+	for try := 1; ; try++ {
+		found := flushed("100 that start together", func() {
+			for i := range 100 {
+				files = append(files, fmt.Sprintf("c%d-%d.yaml", try, i))
+				h.write(files[len(files)-1], fmt.Sprintf(spec, "sleep 1000"))
+			}
+			h.until("all run", running(2+100*try))
+		})
+		if len(found) <= 10 {
+			break
+		}
+		if try == 3 {
+			t.Errorf("found %d flushes for 100 starts; want at most 10", len(found))
+			break
+		}
+	}
+	h.removeAll(files...)
+}
