@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -40,6 +42,21 @@ var (
 	}
 )
 
+// readWebhook returns what config/webhook has.
+func readWebhook() (*admissionv1.ValidatingWebhookConfiguration, *corev1.Service, *corev1.Secret, error) {
+	document, err := os.ReadFile(filepath.Join("..", "config", "webhook", "webhook.yaml"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	parts := strings.Split(string(document), "\n---\n")
+	configuration, service, secret := &admissionv1.ValidatingWebhookConfiguration{}, &corev1.Service{}, &corev1.Secret{}
+	return configuration, service, secret, errors.Join(
+		yaml.UnmarshalStrict([]byte(parts[0]), configuration),
+		yaml.UnmarshalStrict([]byte(parts[1]), service),
+		yaml.UnmarshalStrict([]byte(parts[2]), secret),
+	)
+}
+
 // installWebhook creates what config/webhook has, with a port of this host in place of the Service.
 func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -50,16 +67,8 @@ func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	if err := l.Close(); err != nil {
 		return nil, err
 	}
-	document, err := os.ReadFile(filepath.Join("..", "config", "webhook", "webhook.yaml"))
+	configuration, _, secret, err := readWebhook()
 	if err != nil {
-		return nil, err
-	}
-	parts := strings.Split(string(document), "\n---\n")
-	configuration, secret := &admissionv1.ValidatingWebhookConfiguration{}, &corev1.Secret{}
-	if err := errors.Join(
-		yaml.UnmarshalStrict([]byte(parts[0]), configuration),
-		yaml.UnmarshalStrict([]byte(parts[2]), secret),
-	); err != nil {
 		return nil, err
 	}
 	url := fmt.Sprintf("https://127.0.0.1:%d", port)
@@ -69,7 +78,7 @@ func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	if err := errors.Join(admin.Create(ctx, configuration), admin.Create(ctx, secret)); err != nil {
 		return nil, err
 	}
-	return &deletion.Options{Host: "127.0.0.1", Port: port, Namespace: "berth-system"}, nil
+	return &deletion.Options{Port: port, Namespace: "berth-system"}, nil
 }
 
 // warnings are what the API server warns of.
@@ -401,4 +410,74 @@ func TestWebhookCertificateIsReplaced(t *testing.T) {
 		return nil
 	})
 	webhookWorks(t)
+}
+
+// TestWebhookBehindItsService: the API server calls the webhook as config/webhook has it in a cluster, by the Service.
+func TestWebhookBehindItsService(t *testing.T) {
+	address := hostAddress(t)
+	webhookWorks(t)
+	configuration, service, _, err := readWebhook()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back admissionv1.WebhookClientConfig
+	point := func(to admissionv1.WebhookClientConfig) {
+		edit(t, webhookConfiguration.DeepCopy(), func(w *admissionv1.ValidatingWebhookConfiguration) {
+			back = *w.Webhooks[0].ClientConfig.DeepCopy()
+			w.Webhooks[0].ClientConfig = to
+		})
+	}
+	certified := func(host string) {
+		t.Helper()
+		eventually(t, func() error {
+			secret := webhookSecret.DeepCopy()
+			if err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
+				return err
+			}
+			certs, err := certutil.ParseCertsPEM(secret.Data["tls.crt"])
+			if err != nil {
+				return err
+			}
+			return certs[0].VerifyHostname(host)
+		})
+	}
+	point(configuration.Webhooks[0].ClientConfig)
+	url := *back.URL
+	port, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(url, "https://127.0.0.1:"), "/")[0], 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, service)
+	create(t, &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: service.Namespace, Name: service.Name,
+			Labels: map[string]string{discoveryv1.LabelServiceName: service.Name},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: &service.Spec.Ports[0].Name, Port: ptr.To(int32(port))}},
+	})
+	// From then on the certificate is none for the address of before.
+	certified("berth-controller.berth-system.svc")
+	webhookWorks(t)
+
+	point(admissionv1.WebhookClientConfig{URL: &url})
+	certified("127.0.0.1")
+	webhookWorks(t)
+}
+
+// hostAddress returns an address of this host that an EndpointSlice may have: not one of the loopback device.
+func hostAddress(t *testing.T) string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	t.Skip("this host has no IPv4 address but the loopback device's")
+	return ""
 }

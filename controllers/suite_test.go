@@ -92,7 +92,8 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		return 1, err
 	}
-	env.ControlPlane.GetAPIServer().Configure().Set("audit-policy-file", policy).Set("audit-log-path", auditLog)
+	env.ControlPlane.GetAPIServer().Configure().Set("audit-policy-file", policy).Set("audit-log-path", auditLog).
+		Set("enable-aggregator-routing", "true") // there is no kube-proxy: a Service is reached by its endpoints
 	adminConfig, err = env.Start()
 	if err != nil {
 		return 1, fmt.Errorf("start the control plane: %w", err)
