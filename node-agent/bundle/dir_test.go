@@ -193,6 +193,16 @@ func TestPrepareVolumes(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(d.Volume("disk"), "kept")); err != nil {
 		t.Fatal(err)
 	}
+	// An agent that was killed as it made a volume has left the beginning of one.
+	if err := os.Mkdir(d.Volume(".new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{Name: "new", EmptyDir: &corev1.EmptyDirVolumeSource{}})); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(d.Volume("new")); err != nil || info.Mode().Perm() != 0o777 {
+		t.Fatalf("volume new: found %v, %v; want mode 0777", info, err)
+	}
 	// A volume that is no longer asked for goes.
 	if err := d.PrepareVolumes(both[:1]); err != nil {
 		t.Fatal(err)

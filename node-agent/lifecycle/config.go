@@ -11,7 +11,7 @@ import (
 )
 
 // configStage validates the document that all stages before have added to, and writes config.json.
-// The agent trusts nobody: neither who compiled the document, nor the image that was merged into it.
+// The agent trusts neither who compiled the document nor the image that was merged into it.
 type configStage struct{}
 
 func (configStage) Name() string { return "config" }

@@ -81,7 +81,8 @@ func (s startStage) Ensure(ctx context.Context, c *Container) error {
 	st, err := s.supervisor.Get(ctx, c.ID)
 	if err != nil {
 		// It runs, or has run: the next look finds out which.
-		s.log.Warn("cannot look at the container that was started", "container", c.Key.String(), "error", err)
+		s.log.Warn("cannot look at the container that was started",
+			"container", c.Key.String(), "error", err)
 		return nil
 	}
 	c.Status = &st

@@ -22,8 +22,9 @@ func (s handlerStage) Ensure(_ context.Context, c *Container) error {
 	if slices.Contains(have, handlerOf(c)) {
 		return nil
 	}
-	return &StageError{Reason: v1alpha1.ReasonHandlerNotFound, Err: fmt.Errorf(
-		"handler: found %q, which this node has not; allowed: %s", handlerOf(c), strings.Join(have, ", "))}
+	err := fmt.Errorf("handler: found %q, which this node has not; allowed: %s",
+		handlerOf(c), strings.Join(have, ", "))
+	return &StageError{Reason: v1alpha1.ReasonHandlerNotFound, Err: err}
 }
 
 func (handlerStage) Release(context.Context, *Container) error { return nil }

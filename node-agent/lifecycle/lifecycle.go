@@ -122,7 +122,8 @@ func (p *Pending) Error() string { return p.Message }
 
 // Config is what the stages work with.
 type Config struct {
-	// Handlers returns the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
+	// Handlers returns the names of the node's handlers. A bundle without one gets
+	// v1alpha1.HandlerNative.
 	Handlers func() []string
 	// Pulls fetches images.
 	Pulls *Pulls

@@ -107,7 +107,9 @@ func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) 
 	}
 	p.leave(id)
 	if pl.err != nil {
-		return nil, &StageError{Reason: v1alpha1.ReasonImagePullFailed, Err: pl.err} // which names the image
+		// It names the image. A full disk is the image's fault, too: it is not to be fetched again and
+		// again in vain, so the back-off holds.
+		return nil, &StageError{Reason: v1alpha1.ReasonImagePullFailed, Err: pl.err}
 	}
 	return pl.image, nil
 }

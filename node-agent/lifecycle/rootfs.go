@@ -53,7 +53,8 @@ func nodeRootfs(document []byte) (string, error) {
 	}
 	path := config.Root.Path
 	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("root.path: found %q; allowed: an absolute folder of the node, where there is no image", path)
+		return "", fmt.Errorf(
+			"root.path: found %q; allowed: an absolute folder of the node, where there is no image", path)
 	}
 	info, err := os.Stat(path)
 	switch {

@@ -18,7 +18,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// make creates the container of a bundle and starts it, or goes on with that once its image is there.
+// make creates the container of a bundle and starts it, or goes on with that once its image is
+// there.
 func (s *Syncer) make(ctx context.Context, w *worker, in *Input) error {
 	if err := s.begin(w, in); err != nil {
 		return err
@@ -45,12 +46,14 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 
 // container returns what the stages work from: what is stored.
 func (s *Syncer) container(r *Record) *lifecycle.Container {
-	return &lifecycle.Container{Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath,
-		Flushed: s.Bundles.Journal().Flush}
+	return &lifecycle.Container{
+		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath,
+		Flushed: s.Bundles.Journal().Flush,
+	}
 }
 
-// settle notes how a start went. The container's fault goes into the record, with a back-off; a returned error is the node's, or a
-// *lifecycle.Pending.
+// settle notes how a start went. The container's fault goes into the record, with a back-off; a
+// returned error is the node's, or a *lifecycle.Pending.
 func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, err error) error {
 	var pending *lifecycle.Pending
 	if errors.As(err, &pending) {
@@ -72,23 +75,27 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 	}
 	var fault *lifecycle.StageError
 	if !errors.As(err, &fault) || fault.Class == lifecycle.Unknown {
-		// The container may be there, and its program may run: nothing of it is released. The next look finds out.
+		// The container may be there, and its program may run: nothing of it is released. The next
+		// look finds out.
 		return err
 	}
 	if rerr := s.release(ctx, c, lifecycle.PerRun); rerr != nil {
-		// What was not released may still be in use. The record says that a start is under way, and so the next look discards it.
+		// What was not released may still be in use. The record says that a start is under way, and
+		// so the next look discards it.
 		return errors.Join(err, rerr)
 	}
 	if ctx.Err() != nil || fault.Class == lifecycle.NodeFault {
 		s.note(r, (*Record).interrupted)
 		return err
 	}
-	s.Log.Warn("cannot start the container", "container", r.Key.String(), "stage", fault.Stage, "error", err)
+	s.Log.Warn("cannot start the container",
+		"container", r.Key.String(), "stage", fault.Stage, "error", err)
 	s.note(r, func(r *Record) {
 		r.unstart()
 		r.noteImage(c)
 		r.Failure = &failure{
-			Reason: fault.Reason, Message: err.Error(), Rootfs: fault.Stage == lifecycle.RootfsStage && c.Image == nil,
+			Reason: fault.Reason, Message: err.Error(),
+			Rootfs:      fault.Stage == lifecycle.RootfsStage && c.Image == nil,
 			AfterRootfs: fault.Stage == lifecycle.StartStage || c.Rootfs != "",
 		}
 		r.BackOff = r.BackOff.afterFailure(s.BootClock())
@@ -110,8 +117,8 @@ func (r *Record) noteImage(c *lifecycle.Container) {
 	}
 }
 
-// begin writes down that a container is about to be made. A start that waits for its image has begun already; only a change of what is
-// wanted is written down then.
+// begin writes down that a container is about to be made. A start that waits for its image has
+// begun already; only a change of what is wanted is written down then.
 func (s *Syncer) begin(w *worker, in *Input) (err error) {
 	rec, b := in.Record, in.Desired
 	first := rec == nil
@@ -166,8 +173,8 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 }
 
 const (
-	// slow is how long a pull may take before it is worth a status of its own. Each further one takes twice as long to come, up
-	// to slowest.
+	// slow is how long a pull may take before it is worth a status of its own. Each further one
+	// takes twice as long to come, up to slowest.
 	slow    = time.Second
 	slowest = 30 * time.Second
 )
@@ -180,8 +187,11 @@ type waiting struct {
 	wait time.Duration
 }
 
-// await reports now and then how far a start is that waits, and returns after what time to look again.
-func (s *Syncer) await(ctx context.Context, w *worker, in Input, p *lifecycle.Pending) time.Duration {
+// await reports now and then how far a start is that waits, and returns after what time to look
+// again.
+func (s *Syncer) await(
+	ctx context.Context, w *worker, in Input, p *lifecycle.Pending,
+) time.Duration {
 	now := s.Clock.Now()
 	wait := in.Record.waiting
 	switch {
@@ -191,7 +201,8 @@ func (s *Syncer) await(ctx context.Context, w *worker, in Input, p *lifecycle.Pe
 	case !now.Before(wait.next):
 		s.Log.Info(p.Message, "container", w.key.String())
 		in.Now = now
-		if err := s.report(ctx, w, in, &progress{condition: v1alpha1.ConditionImageReady, reason: p.Reason, message: p.Message}); err != nil {
+		far := &progress{condition: v1alpha1.ConditionImageReady, reason: p.Reason, message: p.Message}
+		if err := s.report(ctx, w, in, far); err != nil {
 			s.Log.Warn("cannot report the pull", "container", w.key.String(), "error", err)
 		}
 		wait.wait = min(2*wait.wait, slowest)

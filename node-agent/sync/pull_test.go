@@ -24,7 +24,10 @@ type pulledImages struct {
 }
 
 func (p pulledImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*lifecycle.Image, error) {
-	p.begun <- reference
+	select {
+	case p.begun <- reference:
+	case <-ctx.Done():
+	}
 	if p.image != nil {
 		return p.image, nil
 	}
@@ -111,6 +114,33 @@ func TestAnotherCommandDuringAPull(t *testing.T) {
 	case <-images.begun:
 		t.Error("the image is pulled again")
 	default:
+	}
+}
+
+// TestEditsDuringAPullAreOneRestart: what the last run ended with is kept until the next one runs.
+func TestEditsDuringAPullAreOneRestart(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	images := pulledImages{begun: make(chan string, 100), ended: make(chan string, 100)}
+	b.images = images
+	b.run()
+	b.runs(1)
+	edit := func(change func(*v1alpha1.OCIBundle)) {
+		b.set(func(o *v1alpha1.OCIBundle) {
+			o.Generation++
+			change(o)
+		})
+		b.syncer.Changed(keyNamed("x"))
+	}
+	edit(func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
+	b.until("the stop signal", func() bool { return len(b.kills()) == 1 })
+	b.exit(3)
+	expect(t, images.begun, "x:1")
+	edit(func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:2"} })
+	expect(t, images.begun, "x:2")
+	r, err := readRecord(b.bundles.Dir(unsureID), b.clock.Now(), b.clock.sinceBoot())
+	if err != nil || r == nil || r.Restarts != 1 || r.Before == nil || r.Before.Exit == nil || r.Before.Exit.ExitCode != 3 {
+		t.Errorf("found the record %+v, %v", r, err)
 	}
 }
 
