@@ -51,7 +51,7 @@ func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary
 	noImage := image != nil && image.Status == metav1.ConditionFalse
 	switch {
 	case accepted != nil && accepted.Status == metav1.ConditionFalse:
-		if accepted.Reason == v1alpha1.ReasonUnresolved { // the agent tries again
+		if accepted.Reason == v1alpha1.ReasonUnresolved || accepted.Reason == v1alpha1.ReasonUpdateRefused { // the agent tries again
 			return NotReady(Reconciling, accepted.Reason, accepted.Message)
 		}
 		return NotReady(Stalled, accepted.Reason, accepted.Message)

@@ -305,6 +305,9 @@ const (
 	// ReasonUnresolved surfaces in Accepted when the agent cannot read what the OCIBundle refers to, such as its SeccompProfile. It
 	// tries again.
 	ReasonUnresolved = "Unresolved"
+	// ReasonUpdateRefused surfaces in Accepted, Ready and Reconciling when a running container cannot be given what has changed in the
+	// spec, such as a limit of memory below what it uses. It goes on as it was, and the agent tries again.
+	ReasonUpdateRefused = "UpdateRefused"
 	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.

@@ -102,6 +102,11 @@ func (d Dir) ReplaceReserved(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
+// ReplaceForBoot is ReplaceReserved for a file that means nothing after a boot of the machine. It is never flushed.
+func (d Dir) ReplaceForBoot(name string, data []byte) error {
+	return durable.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
+}
+
 // Make makes the folder with mode 0700.
 func (d Dir) Make() error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {

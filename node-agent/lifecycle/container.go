@@ -11,10 +11,11 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Supervisor is what creates, starts and deletes containers.
+// Supervisor is what creates, starts, updates and deletes containers.
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
 	Start(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, r protocol.UpdateRequest) error
 	Delete(ctx context.Context, id string, force bool) error
 	Get(ctx context.Context, id string) (protocol.Status, error)
 }

@@ -51,8 +51,9 @@ type Stage interface {
 
 // Updater is a Stage that applies changes of kind Live to a running container.
 type Updater interface {
-	// Update makes the container what c.Bundle says. If it fails, the container is as it was. It
-	// may be called again with the same changes.
+	// Update changes the container from what c.Running says to what c.Bundle says. If it fails, the
+	// container is as it was, unless the outcome is unknown. It may be called again with the same
+	// changes.
 	Update(ctx context.Context, c *Container, changes change.Set) error
 }
 
@@ -70,6 +71,8 @@ type Container struct {
 
 	// Bundle is what is desired; nil if that is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle
+	// Running is what the container was created from, or updated to since. Only Update needs it.
+	Running *v1alpha1.OCIBundle
 	// Commit writes into the record Image and that the program may run, before anything is created
 	// that another agent may have to start or stop, and begins to flush the record. Release does not
 	// need it.
@@ -153,6 +156,7 @@ func Stages(c Config) List {
 		configStage{},
 		logsStage{c.Logs},
 		createStage{c.Supervisor, c.LogMaxBytes, make(chan struct{}, c.Parallel)},
+		limitsStage{c.Supervisor},
 		startStage{c.Supervisor, c.Log},
 	}
 }
@@ -175,6 +179,19 @@ func (l List) Ensure(ctx context.Context, c *Container) error {
 	for _, s := range l {
 		if err := s.Ensure(ctx, c); err != nil {
 			return fault(s, err)
+		}
+	}
+	return nil
+}
+
+// Update has the stages apply changes of kind Live to a running container, and returns a *StageError
+// or nil. A second Updater would have to take back what the first one has done.
+func (l List) Update(ctx context.Context, c *Container, changes change.Set) error {
+	for _, s := range l {
+		if u, ok := s.(Updater); ok {
+			if err := u.Update(ctx, c, changes); err != nil {
+				return fault(s, err)
+			}
 		}
 	}
 	return nil

@@ -28,6 +28,7 @@ type recordingSupervisor struct {
 	container bool
 	fail      map[string]error
 	deletes   int
+	update    protocol.UpdateRequest
 }
 
 func (s *recordingSupervisor) Create(context.Context, protocol.CreateRequest) (protocol.Status, error) {
@@ -39,6 +40,11 @@ func (s *recordingSupervisor) Create(context.Context, protocol.CreateRequest) (p
 }
 
 func (s *recordingSupervisor) Start(context.Context, string) error { return s.fail["start"] }
+
+func (s *recordingSupervisor) Update(_ context.Context, _ string, r protocol.UpdateRequest) error {
+	s.update = r
+	return s.fail["update"]
+}
 
 func (s *recordingSupervisor) Delete(context.Context, string, bool) error {
 	s.deletes++

@@ -44,6 +44,8 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 		return nil
 	case Make:
 		return s.make(ctx, w, in)
+	case Update:
+		return s.updateRunning(ctx, in)
 	case Start:
 		return s.start(ctx, in)
 	case NoteRunning:
@@ -122,6 +124,9 @@ func (s *Syncer) write(r *Record, how replace) error {
 	// That a program runs is no more than Launch says, which was flushed before.
 	soon := r.State != stateRunning || r.Stop != nil || r.unwrittenDesired != nil
 	if r.unwrittenDesired != nil {
+		if err := r.keepMade(dir); err != nil {
+			return err
+		}
 		if err := writeDesired(dir, r.unwrittenDesired, how); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/source"
@@ -39,6 +40,12 @@ type Input struct {
 	Claim bool
 	// Next is the record as it is once it says all that is desired; nil if it does.
 	Next *Record
+	// Running is the bundle that the container was made from last, or updated to, and Change is what it takes to get from there to
+	// Desired. Running is nil if that is known to be nothing, or if it is not known what the container was made from.
+	Running *v1alpha1.OCIBundle
+	Change  change.Set
+	// Newer says what this version of Berth would compile otherwise than what is kept; empty if nothing.
+	Newer string
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
@@ -62,9 +69,16 @@ func (in Input) alive() bool {
 	return in.Record != nil && in.Actual != nil && in.Actual.State != protocol.Stopped
 }
 
-// changed returns whether the container is to be replaced by one of another spec.
+// changed returns whether the container is to be replaced by one of another spec. One that does not live is, also for a change that it
+// could be given if it did.
 func (in Input) changed() bool {
-	return in.Record != nil && in.Record.Hash != in.Hash && !in.finished()
+	switch {
+	case in.Record == nil || in.Record.Hash == in.Hash || in.finished():
+		return false
+	case in.Running == nil:
+		return true
+	}
+	return in.Change.Kind == change.Replace || !in.alive() && len(in.Change.Limits()) > 0
 }
 
 // finished returns whether the container has ended for good and its Container was not edited since. Then it is not made
@@ -113,6 +127,8 @@ const (
 	Stop Verb = "Stop"
 	// Kill sends SIGKILL to every process.
 	Kill Verb = "Kill"
+	// Update gives a running container what it can be given of a spec that has changed.
+	Update Verb = "Update"
 	// Start starts a container that was made, and whose start may have been interrupted.
 	Start Verb = "Start"
 	// Make makes the container and starts it.
@@ -173,6 +189,8 @@ func Policies() Chain {
 		{"StopToRestart", stopToRestart},
 		{"LeaveRefused", leaveRefused},
 		{"StopChanged", stopChanged},
+		{"UpdateChanged", updateChanged},
+		{"WaitToUpdate", waitToUpdate},
 		{"LeaveRunning", leaveRunning},
 		{"DiscardEnded", discardEnded},
 		{"LeaveStopped", leaveStopped},
@@ -307,6 +325,18 @@ func stopChanged(in Input) (Decision, bool) {
 		return Decision{}, false
 	}
 	return stopping(in, "the spec has changed: the container is replaced"), true
+}
+
+func updateChanged(in Input) (Decision, bool) {
+	ok := in.Running != nil && in.alive() && in.Actual.State == protocol.Running
+	return Decision{Verb: Update, Why: "the spec has changed in what a running container can be given"}, ok
+}
+
+func waitToUpdate(in Input) (Decision, bool) {
+	if !in.alive() || !in.refusedUpdate() {
+		return Decision{}, false
+	}
+	return Decision{Verb: Nothing, Why: in.Refused, After: in.Record.Refusal.BackOff.left(in.Instant)}, true
 }
 
 func leaveRunning(in Input) (Decision, bool) {

@@ -146,7 +146,11 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			err = errors.Join(err, dir.Remove())
 		}
 	}()
-	if rec.Generation != b.Generation || first {
+	generation := b.Generation
+	if in.GoesOn {
+		generation = rec.Generation // what is desired is not accepted
+	}
+	if rec.Generation != generation || first {
 		if err := writeDesired(dir, b, bundle.Dir.Replace); err != nil {
 			return err
 		}
@@ -161,7 +165,8 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 		}
 		r.State, r.Launch, r.Stop, r.Compiled = stateStarting, boottime.Instant{}, nil, b.Spec.CompiledGeneration
 		r.LogPath = filepath.Join(s.logs.Of(r.Key, r.UID), strconv.Itoa(int(r.Restarts))+".log")
-		r.Hash, r.Generation, r.GraceSeconds = in.Hash, b.Generation, b.Spec.TerminationGracePeriodSeconds
+		r.Hash, r.Made, r.Generation, r.GraceSeconds = in.Hash, generation, generation, b.Spec.TerminationGracePeriodSeconds
+		r.Updating, r.Refusal = nil, nil
 		r.Restart = b.Annotations[source.AnnotationRestart]
 	})
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 const (
 	recordFile  = "record.json"
 	desiredFile = "desired.json"
+	runningFile = "running.json"
 )
 
 // runState is where the container of a record is in its life.
@@ -61,8 +62,15 @@ type Record struct {
 	ID string `json:"id"`
 	// Generation of the bundle that desired.json holds.
 	Generation int64 `json:"generation,omitempty"`
-	// Hash of what the container was made from last, or was tried to be.
+	// Hash of what the container was made from last, or was tried to be, or updated to since.
 	Hash string `json:"hash,omitempty"`
+	// Made is the generation of the bundle that Hash is of; 0 if the record is of an agent that did not record it. The bundle itself
+	// is in running.json if another one was accepted since, and else in desired.json.
+	Made int64 `json:"made,omitempty"`
+	// Updating are the paths of the fields whose update in the running container has begun, and whose values are not known therefore.
+	Updating []string `json:"updating,omitempty"`
+	// Refusal is why the running container could not be updated to a later bundle; nil if it was not tried, or succeeded.
+	Refusal *refusedUpdate `json:"refusal,omitempty"`
 
 	// Restart is the value of source.AnnotationRestart for which the container was made last, or was tried to be.
 	Restart string `json:"restart,omitempty"`
@@ -142,6 +150,16 @@ type stop struct {
 	Why  string `json:"why"`
 }
 
+// refusedUpdate is an update of a running container that was refused, and undone as a whole.
+type refusedUpdate struct {
+	// Generation of the bundle.
+	Generation int64  `json:"generation"`
+	Reason     string `json:"reason"`
+	Message    string `json:"message"`
+	// BackOff says when it is tried again.
+	BackOff backOff `json:"backOff,omitzero"`
+}
+
 // next is the run that follows this one.
 func (r run) next() run {
 	if r.Exit == nil {
@@ -166,7 +184,7 @@ func (r *Record) unstart() {
 // start is tried again at once.
 func (r *Record) interrupted() {
 	r.unstart()
-	r.Hash = ""
+	r.Hash, r.Made = "", 0
 }
 
 // replace is Dir.Replace or Dir.ReplaceReserved.
@@ -228,11 +246,15 @@ func unreadable(d bundle.Dir, id string, err error) *Record {
 }
 
 func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle, how replace) error {
+	return writeBundle(d, desiredFile, b, how)
+}
+
+func writeBundle(d bundle.Dir, file string, b *v1alpha1.OCIBundle, how replace) error {
 	data, err := json.Marshal(b)
 	if err != nil {
-		return fmt.Errorf("write desired bundle: %w", err)
+		return fmt.Errorf("write bundle: %w", err)
 	}
-	return how(d, desiredFile, data)
+	return how(d, file, data)
 }
 
 // accepted returns the bundle that was accepted last, or nil.
@@ -244,8 +266,10 @@ func (r *Record) accepted(d bundle.Dir) *v1alpha1.OCIBundle {
 }
 
 // readDesired returns what writeDesired wrote, or nil.
-func readDesired(d bundle.Dir) *v1alpha1.OCIBundle {
-	data, err := os.ReadFile(d.File(desiredFile))
+func readDesired(d bundle.Dir) *v1alpha1.OCIBundle { return readBundle(d, desiredFile) }
+
+func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
+	data, err := os.ReadFile(d.File(file))
 	if err != nil {
 		return nil
 	}

@@ -56,7 +56,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: b.Generation}
 	for _, c := range previous.Conditions {
 		// Of others, nothing is passed on.
-		if slices.Contains([]string{v1alpha1.ConditionAccepted, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}, c.Type) {
+		if slices.Contains([]string{v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}, c.Type) {
 			status.Conditions = append(status.Conditions, c)
 		}
 	}
@@ -83,6 +83,13 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused+"; the container goes on as its earlier spec says")
 	default:
 		set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused)
+	}
+
+	// RecompileAvailable
+	if in.Newer != "" {
+		set(v1alpha1.ConditionRecompileAvailable, metav1.ConditionTrue, v1alpha1.ReasonNewerDefaults, in.Newer)
+	} else {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionRecompileAvailable)
 	}
 
 	// Degraded

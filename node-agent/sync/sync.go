@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
+	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -28,6 +29,7 @@ import (
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
 	Start(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, r protocol.UpdateRequest) error
 	Kill(ctx context.Context, id, signal string, all bool) error
 	Delete(ctx context.Context, id string, force bool) error
 	Get(ctx context.Context, id string) (protocol.Status, error)
@@ -94,6 +96,7 @@ type worker struct {
 	retries int       // of things that failed in a row
 	unseen  time.Time // since when the container cannot be looked at; zero if it can
 	hash    lastHash
+	offer   lastOffer
 
 	// guarded by Syncer.mu
 	active bool
@@ -569,13 +572,13 @@ func (s *Syncer) readWanted(w *worker) Input {
 		s.mu.Unlock()
 	}
 	if in.Record != nil && in.Record.unreadable == nil {
-		s.readAccepted(&in)
+		s.readAccepted(w, &in)
 	}
 	return in
 }
 
 // readAccepted reads what was accepted earlier of what is wanted, and works out what the record does not say yet.
-func (s *Syncer) readAccepted(in *Input) {
+func (s *Syncer) readAccepted(w *worker, in *Input) {
 	dir, next := s.Bundles.Dir(in.Record.ID), *in.Record
 	changed := false
 	if b := in.Desired; b != nil && b.Annotations[source.AnnotationStopped] != next.Stopped {
@@ -598,14 +601,18 @@ func (s *Syncer) readAccepted(in *Input) {
 		next.unwrittenDesired, changed = in.Desired, true
 		next.Generation = in.Desired.Generation
 		next.GraceSeconds = in.Desired.Spec.TerminationGracePeriodSeconds
-		if next.Compiled == 0 && next.Hash == in.Hash {
-			// The controller did not record the generation yet, and has been upgraded.
-			next.Compiled = in.Desired.Spec.CompiledGeneration
+		if next.Hash == in.Hash {
+			next.Made = in.Desired.Generation
+			if next.Compiled == 0 {
+				// The controller did not record the generation yet, and has been upgraded.
+				next.Compiled = in.Desired.Spec.CompiledGeneration
+			}
 		}
 	}
-	if in.keepAccepted(dir) {
+	if in.keepAccepted(dir, &w.offer) {
 		next.unwrittenDesired, changed = in.Desired, true
 	}
+	in.compareRunning(dir, s.BootClock())
 	if hurry(&next, in.Desired, s.BootClock()) {
 		changed = true
 	}
@@ -699,7 +706,7 @@ func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
 // generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit. It returns whether
 // desired.json is to be written again.
-func (in *Input) keepAccepted(dir bundle.Dir) bool {
+func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash {
 		return false
@@ -708,20 +715,33 @@ func (in *Input) keepAccepted(dir bundle.Dir) bool {
 	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Generation != in.Desired.Generation {
 		return false
 	}
+	if in.Refused == "" {
+		in.Newer = offer.of(accepted, in.Desired)
+	}
 	in.keep(&accepted.Spec)
 	// An agent may have accepted it that did not record what the Container says of the process.
 	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
-// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and how it is run was edited.
+// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and how it is run was edited. Of an
+// edit of what a running container can be given, no more is taken than that.
 func (in *Input) keepRun(dir bundle.Dir) {
 	digest := in.Desired.Annotations[source.AnnotationRun]
 	if digest == "" {
 		return
 	}
 	accepted := in.Record.accepted(dir)
-	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Annotations[source.AnnotationRun] != digest ||
-		accepted.Spec.Handler != in.Desired.Spec.Handler {
+	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Spec.Handler != in.Desired.Spec.Handler {
+		return
+	}
+	if accepted.Annotations[source.AnnotationRun] != digest {
+		fixed := in.Desired.Annotations[source.AnnotationFixed]
+		if fixed == "" || accepted.Annotations[source.AnnotationFixed] != fixed {
+			return
+		}
+		if spec, err := change.Carry(&accepted.Spec, &in.Desired.Spec); err == nil {
+			in.keep(spec)
+		}
 		return
 	}
 	spec := in.Desired.Spec

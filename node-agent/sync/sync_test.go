@@ -42,6 +42,8 @@ type fakeSupervisor struct {
 	away            atomic.Bool
 	creates, starts int
 	kills           []string
+	updates         []protocol.UpdateRequest
+	refuses         string // what the answer to an update says; empty if it is done
 	// unsure is what happens to the next requests of a name, such as "start": the answer is lost, and with "drop" the request too.
 	unsure map[string][]string
 }
@@ -101,6 +103,23 @@ func (f *fakeSupervisor) Start(_ context.Context, id string) error {
 		st.State, st.StartedAt, st.StartedInstant = protocol.Running, f.clock.Now(), f.clock.sinceBoot()
 		f.starts++
 	}))
+}
+
+func (f *fakeSupervisor) Update(_ context.Context, id string, r protocol.UpdateRequest) error {
+	request, answer := f.lost("update")
+	if request != nil {
+		return request
+	}
+	return errors.Join(answer, f.change(id, func(*protocol.Status) { f.updates = append(f.updates, r) }), f.refusal())
+}
+
+func (f *fakeSupervisor) refusal() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuses == "" {
+		return nil
+	}
+	return &protocol.Error{Message: f.refuses}
 }
 
 func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) error {
