@@ -10,7 +10,8 @@
 //
 // What the agent must not forget stands in two files of the bundle's folder, record.json and desired.json, written before and
 // after each step, so that the agent may be killed between any two: the next one finds its containers through these files
-// and the supervisor, and goes on without touching what runs.
+// and the supervisor, and goes on without touching what runs. While the container was made from another bundle than desired.json
+// holds, running.json holds that (update.go).
 //
 // Only a start must be on disk before it is begun. What has happened, and what stops or removes a container, is noted in memory
 // where the disk is full, and written at a later look (act.go, note): it is what makes room.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 )
 
 // setPids gives the container another limit of pids, in a new generation; "" removes it.
@@ -265,6 +266,32 @@ func TestLiveChangeAfterAnUpgrade(t *testing.T) {
 	b.run()
 	b.untilUpdates("-1>20")
 	b.assertOneRun(true)
+}
+
+// TestEditOfLimitsTakesNoNewerDefaults: an agent whose compiler has other defaults takes no more of an edit of the resources than a
+// running container can be given.
+func TestEditOfLimitsTakesNoNewerDefaults(t *testing.T) {
+	digests := func(run, fixed string) func(*v1alpha1.OCIBundle) {
+		return func(o *v1alpha1.OCIBundle) {
+			o.Annotations = map[string]string{source.AnnotationRun: run, source.AnnotationFixed: fixed}
+		}
+	}
+	b := newBench(t, digests("1", "program"))
+	b.runs(1)
+	b.stop()
+	b.setPids("20", digests("2", "program"), recompile)
+	b.run()
+	b.untilUpdates("-1>20")
+	b.assertOneRun(true)
+	b.until("the offer", func() bool {
+		return meta.IsStatusConditionTrue(b.source.last().Conditions, v1alpha1.ConditionRecompileAvailable)
+	})
+	if accepted := readDesired(b.bundles.Dir(oldID)); bytes.Contains(accepted.Spec.Config.Raw, []byte("the next version")) {
+		t.Errorf("accepted %s", accepted.Spec.Config.Raw)
+	}
+	// Another program is compiled by this version.
+	b.setPids("20", digests("3", "another program"), recompile)
+	b.until("the stop signal", func() bool { return len(b.kills()) == 1 })
 }
 
 // TestNewerDefaultsAreOffered: what the source compiles otherwise for the same generation is shown.

@@ -830,7 +830,8 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
 	for _, cond := range c.Status.Conditions {
-		if cond.Type == v1alpha1.ConditionImageReady || cond.Type == v1alpha1.ConditionRunning {
+		switch cond.Type {
+		case v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning:
 			b.Status.Conditions = append(b.Status.Conditions, cond)
 		}
 	}
