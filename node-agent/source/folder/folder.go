@@ -823,6 +823,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	b := &v1alpha1.OCIBundle{Spec: *spec}
 	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
 	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
+	b.DeletionTimestamp = c.DeletionTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
 	b.Annotations = annotations(c)
 	b.Spec.CompiledGeneration = compiledGeneration(c)

@@ -459,6 +459,31 @@ func TestGenerationAndIdentityLast(t *testing.T) {
 	}
 }
 
+// TestRemovalLasts: what is being removed when the agent is killed is not wanted when it begins again.
+func TestRemovalLasts(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	path := filepath.Join(dir, "a.yaml")
+	if err := os.WriteFile(path, []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	f.scan()
+	f = newFolder(t, dir, state)
+	if got := wanted(f); got != "" || f.Get(key("a")) == nil {
+		t.Errorf("found %q wanted, bundle %+v; want one that is being removed", got, f.Get(key("a")))
+	}
+	if err := os.WriteFile(path, []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f.scan(); wanted(f) != "" {
+		t.Errorf("found %q wanted before the old one is gone", wanted(f))
+	}
+}
+
 type events struct {
 	changed chan source.Key
 	synced  chan struct{}
