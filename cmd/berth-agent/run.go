@@ -218,7 +218,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	syncer, err := sync.New(sync.Config{
-		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: sv.client, Bundles: bundles,
+		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: heldClient{sv.client, sv}, Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: sv.handlerNames, Log: log, KeepLogs: o.removedLogs,
 	})
 	if err != nil {

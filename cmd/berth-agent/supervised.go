@@ -31,6 +31,7 @@ type supervised struct {
 
 	mu   sync.Mutex
 	info protocol.Info // of the supervisor that was met last
+	old  bool          // it passes no descriptors on
 }
 
 // socket is where the supervisor listens.
@@ -130,20 +131,23 @@ func (s *supervised) keep(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, protocol.ErrInvalid) {
+		s.mu.Lock()
+		s.old = errors.Is(err, protocol.ErrInvalid)
+		s.mu.Unlock()
+		if s.passesNothing() {
 			// It is older than this agent, and passes nothing on. It is replaced when it ends.
 			s.log.Warn("the supervisor is older than this agent: output and exit codes are lost if it is killed", "error", err)
 			err = s.await(ctx)
 			if ctx.Err() != nil {
 				return nil
 			}
+			s.mu.Lock()
+			s.old = false
+			s.mu.Unlock()
 		}
 		s.log.Warn("the supervisor is gone, or does not answer", "error", err)
-		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("cannot start the supervisor; trying again", "error", err)
-		}
 		// One that ends again and again is not started without a pause.
-		if wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second); time.Since(begin) > 10*time.Second {
+		if time.Since(begin) > 10*time.Second {
 			wait = 0
 		}
 		select {
@@ -151,7 +155,39 @@ func (s *supervised) keep(ctx context.Context) error {
 			return nil
 		case <-time.After(wait):
 		}
+		wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second)
+		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("cannot start the supervisor; trying again", "error", err)
+		}
 	}
+}
+
+// heldClient is a client that starts a container once the agent holds its descriptors. Else its exit code and output would be lost if
+// it ended after the supervisor was killed.
+type heldClient struct {
+	*protocol.Client
+	s *supervised
+}
+
+// heldTimeout is how long a start waits: a supervisor that is older than this agent passes nothing on.
+const heldTimeout = 5 * time.Second
+
+func (c heldClient) Start(ctx context.Context, id string) error {
+	short, cancel := context.WithTimeout(ctx, heldTimeout)
+	defer cancel()
+	if !c.s.passesNothing() {
+		if err := c.s.holder.Await(short, id); err != nil && ctx.Err() == nil {
+			c.s.log.Warn("the supervisor does not pass on the descriptors of a container; it is started all the same", "id", id)
+		}
+	}
+	return c.Client.Start(ctx, id)
+}
+
+// passesNothing reports whether the supervisor is too old to pass descriptors on.
+func (s *supervised) passesNothing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.old
 }
 
 // hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always

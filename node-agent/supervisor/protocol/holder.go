@@ -36,8 +36,9 @@ type Holding struct {
 // Holder keeps descriptors of a supervisor's containers for the next supervisor. The zero value is ready; it may be used by several
 // goroutines.
 type Holder struct {
-	mu    sync.Mutex
-	files map[string]map[string]*os.File // by container and kind
+	mu      sync.Mutex
+	files   map[string]map[string]*os.File // by container and kind
+	changed chan struct{}                  // closed at the next change; nil if nobody waits
 }
 
 func (h *Holder) put(id string, files map[string]*os.File) {
@@ -51,6 +52,31 @@ func (h *Holder) put(id string, files map[string]*os.File) {
 	}
 	if h.files[id] = files; len(files) == 0 {
 		delete(h.files, id)
+	}
+	if h.changed != nil {
+		close(h.changed)
+		h.changed = nil
+	}
+}
+
+// Await returns once h has descriptors of the container, or ctx ends.
+func (h *Holder) Await(ctx context.Context, id string) error {
+	for {
+		h.mu.Lock()
+		_, found := h.files[id]
+		if h.changed == nil {
+			h.changed = make(chan struct{})
+		}
+		changed := h.changed
+		h.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
