@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -35,6 +36,7 @@ type host struct {
 	tracer []string // a command line that runs the agent; it becomes the agent itself
 	agent  *exec.Cmd
 	ended  chan error // of the agent
+	logged int64      // size of agent.log when it was started
 }
 
 // programs are built once for all tests of the package.
@@ -50,8 +52,16 @@ func TestMain(m *testing.M) {
 }
 
 func mainOf(m *testing.M) (int, error) {
+	if order := os.Getenv(killerVariable); order != "" {
+		return 0, beKiller(order)
+	}
 	if os.Geteuid() != 0 {
 		return m.Run(), nil
+	}
+	// Hosts wait more than they work.
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(2*stepWorkers)); err != nil {
+		return 0, err
 	}
 	dir, err := os.MkdirTemp("", "berth-agent-test-")
 	if err != nil {
@@ -106,6 +116,9 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	defer log.Close()
+	if h.logged, err = log.Seek(0, io.SeekEnd); err != nil {
+		h.t.Fatal(err)
+	}
 	args := append(slices.Clone(h.tracer), programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
 		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug")
 	h.agent = exec.Command(args[0], args[1:]...)

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// stepScenario is a part of a container's life in which a process is killed at each of its steps.
+type stepScenario struct {
+	name string
+	// before brings the container to where the part begins; nil for nothing.
+	before func(r *stepRun)
+	// act begins the part, by a change of manifests.
+	act func(r *stepRun)
+	// over reports whether the part has come to its end.
+	over func(r *stepRun) bool
+	// check asserts what must be true at the end.
+	check func(r *stepRun)
+}
+
+// stepRun is one run of a scenario, with a container of its own on a host that is used again.
+type stepRun struct {
+	*host
+	name string
+}
+
+// manifest writes the container's: its program notes in the host's file $NOTES what it does.
+func (r *stepRun) manifest(policy, script string) {
+	r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
+  restartPolicy: %s
+  terminationGracePeriodSeconds: 60
+  command: [/bin/sh, -c, %q]
+  env: [{name: NOTES, value: /notes/%s}]
+  volumes: [{name: notes, hostPath: {path: %s}}, {name: disk, emptyDir: {}}]
+  volumeMounts: [{name: notes, mountPath: /notes}, {name: disk, mountPath: /disk}]
+`, programs, policy, script, r.name, r.path("notes")))
+	r.rescan()
+}
+
+// rescan has the agent look at its manifests at once.
+func (r *stepRun) rescan() {
+	if r.agent != nil {
+		_ = r.agent.Process.Signal(unix.SIGHUP)
+	}
+}
+
+func (r *stepRun) notes() string {
+	data, _ := os.ReadFile(filepath.Join(r.path("notes"), r.name))
+	return strings.TrimSpace(strings.ReplaceAll(string(data), "\n", " "))
+}
+
+// numberedLines is how many lines count writes.
+const numberedLines = 20
+
+const count = `i=0; while [ $i -lt 20 ]; do echo line $i; i=$((i+1)); done; `
+
+func counted() string {
+	var b strings.Builder
+	for i := range numberedLines {
+		fmt.Fprintf(&b, "line %d\n", i)
+	}
+	return b.String()
+}
+
+// ended reports whether the container has ended for good.
+func (r *stepRun) ended(phase v1alpha1.ContainerPhase) bool {
+	c := r.get(r.name)
+	return c != nil && c.Status.Phase == phase && c.Status.State.Terminated != nil
+}
+
+func (r *stepRun) exitCode(want int32) {
+	r.t.Helper()
+	if c := r.get(r.name); c.Status.State.Terminated.ExitCode != want {
+		r.t.Errorf("found %+v; want exit code %d", c.Status.State.Terminated, want)
+	}
+}
+
+func (r *stepRun) noted(want string) {
+	r.t.Helper()
+	if got := r.notes(); got != want {
+		r.t.Errorf("the program noted %q; want %q", got, want)
+	}
+}
+
+func (r *stepRun) wrote(want string, args ...string) {
+	r.t.Helper()
+	if got := r.logs(append(args, r.name)...); strings.TrimSuffix(got, "\n") != strings.TrimSuffix(want, "\n") {
+		r.t.Errorf("found log %q; want %q", got, want)
+	}
+}
+
+const slowStop = `trap 'trap "" TERM; echo term >>$NOTES; echo stopping; sleep 0.2; echo bye >>$NOTES; echo bye; exit 3' TERM; echo start >>$NOTES; ` + count +
+	`echo ready >>$NOTES; while true; do sleep 0.02; done`
+
+var stepScenarios = []stepScenario{
+	{
+		name: "job",
+		act:  func(r *stepRun) { r.manifest("Never", "echo start >>$NOTES; "+count+"printf end; exit 7") },
+		over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerFailed) },
+		check: func(r *stepRun) {
+			r.exitCode(7)
+			r.noted("start")
+			r.wrote(counted() + "end")
+		},
+	},
+	{
+		name: "restart on failure",
+		before: func(r *stepRun) {
+			r.manifest("OnFailure", "echo start >>$NOTES; "+count+
+				"if [ ! -e $NOTES.go ]; then while [ ! -e $NOTES.go ]; do sleep 0.02; done; echo first; exit 9; fi; printf second; exit 0")
+			r.until("the first program has started", func() bool { return strings.Contains(r.notes(), "start") })
+		},
+		act: func(r *stepRun) {
+			if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
+				r.t.Fatal(err)
+			}
+		},
+		over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerSucceeded) },
+		check: func(r *stepRun) {
+			r.exitCode(0)
+			c := r.get(r.name)
+			if last := c.Status.LastState.Terminated; c.Status.RestartCount != 1 || last == nil || last.ExitCode != 9 {
+				r.t.Errorf("found %d restarts after %+v; want 1 after exit code 9", c.Status.RestartCount, last)
+			}
+			r.noted("start start")
+			r.wrote(counted()+"first\n", "--previous")
+			r.wrote(counted() + "second")
+		},
+	},
+	{
+		name: "replace",
+		before: func(r *stepRun) {
+			r.manifest("Always", slowStop)
+			r.until("the first program is ready", func() bool { return strings.Contains(r.notes(), "ready") })
+		},
+		act:  func(r *stepRun) { r.manifest("Never", "echo new >>$NOTES; "+count+"printf new; exit 5") },
+		over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerFailed) && strings.Contains(r.notes(), "new") },
+		check: func(r *stepRun) {
+			r.exitCode(5)
+			r.noted("start ready term bye new")
+			r.wrote(counted()+"stopping\nbye\n", "--previous")
+			r.wrote(counted() + "new")
+		},
+	},
+	{
+		name: "delete",
+		before: func(r *stepRun) {
+			r.manifest("Always", slowStop)
+			r.until("the program is ready", func() bool { return strings.Contains(r.notes(), "ready") })
+		},
+		act: func(r *stepRun) {
+			r.remove(r.name + ".yaml")
+			r.rescan()
+		},
+		over: func(r *stepRun) bool {
+			bundles, _ := filepath.Glob(r.path("s/bundles/*" + r.name + "*"))
+			return r.get(r.name) == nil && len(bundles) == 0
+		},
+		check: func(r *stepRun) { r.noted("start ready term bye") },
+	},
+}
+
+// TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on: each program is started as often as
+// without the kill, exit codes and logs are whole, the program is asked to stop before it is killed, and nothing is left over.
+func TestEverySyncStepKilled(t *testing.T) {
+	for _, sc := range stepScenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
+		})
+	}
+}
+
+// TestEverySupervisorStepKilled does the same with the supervisor; the agent starts another one.
+func TestEverySupervisorStepKilled(t *testing.T) {
+	for _, sc := range stepScenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			everyStep(t, sc, func(h *host) int {
+				// Supervisors that end again and again are started with longer and longer pauses by the same agent.
+				h.signal(unix.SIGTERM)
+				h.start()
+				h.ready()
+				if sc.before != nil {
+					h.until("the agent holds the container's descriptors", h.holds)
+				}
+				return h.supervisorPID()
+			})
+		})
+	}
+}
+
+// holds reports whether the agent holds a process of a container. Its supervisor is no child of it.
+func (h *host) holds() bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.agent.Process.Pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		target, _ := os.Readlink(fd)
+		return strings.Contains(target, "pidfd")
+	})
+}
+
+// stepWorkers are the hosts that share the steps of a scenario.
+const stepWorkers = 3
+
+// everyStep runs a scenario again and again, with the process killed at its first step, its second and so on, until it gets through.
+func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
+	t.Parallel()
+	var mu sync.Mutex
+	next, through := 1, false
+	t.Run("steps", func(t *testing.T) {
+		for w := range stepWorkers {
+			t.Run(fmt.Sprint("host ", w), func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				if err := os.Mkdir(h.path("notes"), 0o777); err != nil {
+					t.Fatal(err)
+				}
+				h.start()
+				for !t.Failed() {
+					mu.Lock()
+					n := next
+					next++
+					stop := through
+					mu.Unlock()
+					if stop {
+						break
+					}
+					r := &stepRun{host: h, name: fmt.Sprint("step", n)}
+					if step := r.run(sc, victim, n); step == "" {
+						mu.Lock()
+						through = true
+						mu.Unlock()
+					} else if t.Failed() {
+						t.Logf("the process was killed at step %d: %s", n, step)
+					}
+				}
+				if t.Failed() {
+					return
+				}
+				files, _ := filepath.Glob(h.path("m/*.yaml"))
+				for i := range files {
+					files[i] = filepath.Base(files[i])
+				}
+				h.removeAll(files...)
+				h.signal(unix.SIGTERM)
+			})
+		}
+	})
+	t.Logf("killed at each of %d steps", next-stepWorkers-1)
+}
+
+// run runs the scenario once, and returns the step that the process was killed at, or "" if it has none so late.
+func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
+	r.ready()
+	if sc.before != nil {
+		sc.before(r)
+	}
+	pid := victim(r.host)
+	k := killAt(r.t, pid, n)
+	sc.act(r)
+	agent := r.agent
+	revive := func(killed bool) {
+		if killed && r.agent == agent && agent.Process.Pid == pid {
+			<-r.host.ended
+			r.agent = nil
+			r.start()
+		}
+	}
+	r.eventually("the end", func() bool {
+		revive(k.killed())
+		return sc.over(r)
+	})
+	step := k.end()
+	revive(step != "")
+	sc.check(r)
+	return step
+}
+
+// ready waits until the agent and its supervisor answer, and the agent takes signals.
+func (h *host) ready() {
+	h.t.Helper()
+	h.until("the agent is ready", func() bool {
+		log, err := os.ReadFile(h.path("agent.log"))
+		return err == nil && strings.Contains(string(log[h.logged:]), "agent started") && h.supervisorPID() != 0
+	})
+}
+
+// eventually is until, for an agent that may end.
+func (r *stepRun) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("never came: %s; found %+v", what, r.get(r.name))
+		}
+	}
+}
