@@ -259,12 +259,13 @@ func followed(root int, destination string) string {
 }
 
 // Checkpoint writes a running container to files. Without LeaveRunning and PreDump its processes end, and it is removed.
+// With LazyPages it returns once all memory has been fetched, and the container can be killed and deleted while it waits.
 func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions) error {
 	unlock, err := r.lock(id)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { unlock() }()
 	rec, err := r.load(id)
 	if err != nil {
 		return err
@@ -291,11 +292,20 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions
 		return err
 	}
 	call := criu.Call{Request: &rpc.CriuReq{Type: &kind, Opts: c.opts}}
+	released := false
 	call.Notify = func(n *rpc.CriuNotify, _ int) error {
-		if n.GetScript() == "status-ready" && o.StatusFD >= 0 {
-			return tellReady(o.StatusFD)
+		if n.GetScript() != "status-ready" {
+			return nil
 		}
-		return nil
+		if o.LazyPages && !released {
+			// criu serves the memory from here on, for as long as its receiver needs.
+			unlock()
+			unlock, released = func() {}, true
+		}
+		if o.StatusFD < 0 {
+			return nil
+		}
+		return tellReady(o.StatusFD)
 	}
 	if _, err := call.Do(ctx); err != nil {
 		return withLog(fmt.Errorf("checkpoint container %s: %w", id, err), c.logDir, dumpLog)
@@ -303,7 +313,29 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions
 	if o.LeaveRunning || o.PreDump {
 		return nil
 	}
+	if released {
+		if unlock, rec, err = r.lockAgain(rec); err != nil || rec == nil {
+			return err
+		}
+	}
 	return r.destroy(ctx, rec)
+}
+
+// lockAgain locks a container whose lock was released for a time and reads its record; nil if the container was
+// deleted since, even if another has its id by now. The returned function is never nil.
+func (r *Runtime) lockAgain(before *record) (func(), *record, error) {
+	unlock, err := r.lock(before.ID)
+	if errors.Is(err, ErrNotExist) {
+		return func() {}, nil, nil
+	}
+	if err != nil {
+		return func() {}, nil, err
+	}
+	rec, err := r.load(before.ID)
+	if err == nil && !rec.Created.Equal(before.Created) {
+		rec = nil
+	}
+	return unlock, rec, err
 }
 
 func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o CheckpointOptions) (*criuCall, error) {

@@ -5,6 +5,7 @@ package runtime
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -321,6 +323,51 @@ func TestRestoreTerminal(t *testing.T) {
 		}
 	}
 	t.Error("the terminal does not answer")
+}
+
+// TestDeleteDuringLazyCheckpoint deletes a container whose memory nobody has come for yet: a migration that fails on the
+// other side must not keep the container.
+func TestDeleteDuringLazyCheckpoint(t *testing.T) {
+	needsCriu(t)
+	if out, err := exec.Command("criu", "check", "--feature", "uffd-noncoop").CombinedOutput(); err != nil {
+		t.Skipf("criu has no lazy pages on this kernel: %v: %.200s", err, out)
+	}
+	w := newWorld(t)
+	w.save(w.sh("sleep 1000"))
+	p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()})
+	w.must(err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	w.must(err)
+	address := l.Addr().String()
+	w.must(l.Close())
+	ready, readyW, err := os.Pipe()
+	w.must(err)
+	defer ready.Close()
+	done := make(chan error, 1)
+	go func() {
+		done <- w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: filepath.Join(w.dir, "images"), LazyPages: true},
+			PageServer: address, StatusFD: int(readyW.Fd())})
+		readyW.Close()
+	}()
+	if n, err := ready.Read(make([]byte, 1)); n != 1 {
+		t.Fatalf("the page server does not start: %v, %v", err, <-done)
+	}
+	deleted := make(chan error, 1)
+	go func() { deleted <- w.rt.Delete(background, w.id, true) }()
+	select {
+	case err := <-deleted:
+		w.must(err)
+	case <-time.After(10 * time.Second):
+		t.Error("the container cannot be deleted while its memory is waited for")
+	}
+	conn, err := net.Dial("tcp", address)
+	w.must(err)
+	w.must(conn.Close())
+	<-done // criu's word on a client that asks for nothing differs between its versions
+	p.Wait()
+	if _, err := w.rt.State(background, w.id); !errors.Is(err, ErrNotExist) {
+		t.Errorf("found %v for the state of the deleted container", err)
+	}
 }
 
 func TestCheckpointFailures(t *testing.T) {
