@@ -42,6 +42,31 @@ func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	}
 }
 
+// TestUserNamespaceOwnersFolder mounts a folder that its owner alone may search, and whose group has no id in the container, so
+// that the capabilities of the container's root do not count there. It is the working directory of its owner.
+func TestUserNamespaceOwnersFolder(t *testing.T) {
+	w := newWorld(t)
+	private := filepath.Join(w.dir, "private")
+	w.must(os.Mkdir(private, 0o700))
+	w.must(os.Chown(private, mappedBase+1000, 0))
+	spec := w.inUserNamespace(w.sh("pwd; touch made; id -u"))
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/new/place", Type: "bind", Source: private, Options: []string{"rbind", "rw"}})
+	spec.Process.User, spec.Process.Cwd = specs.User{UID: 1000, GID: 1000}, "/new/place"
+	w.prints(spec, "/new/place\n1000\n")
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(private, "made"), &st); err != nil || st.Uid != mappedBase+1000 {
+		t.Errorf("the file that the container has made: %+v, %v", st, err)
+	}
+	spec.Process.User = specs.User{UID: 1001, GID: 1001}
+	w.save(spec)
+	if p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil {
+		p.Wait()
+		t.Error("another user got into the folder of its owner")
+	} else if !strings.Contains(err.Error(), "process.cwd") || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("found the error %v", err)
+	}
+}
+
 // TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a folder of mode 0700 that is another user's, so that the
 // runtime may pass it by its capabilities alone, which it does not have in the container's user namespace. A link on the way is
 // followed, a link that is the source itself with src-nofollow is not.

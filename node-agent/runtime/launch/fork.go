@@ -433,7 +433,7 @@ func child(prog *program) {
 			i = o.ok
 			continue
 		}
-		if e < 192 && o.must == 0 && o.allowed[e/64]>>(e%64)&1 == 1 {
+		if e < 192 && o.allowed[e/64]>>(e%64)&1 == 1 {
 			i = o.err
 			continue
 		}

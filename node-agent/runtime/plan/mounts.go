@@ -583,7 +583,9 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	parent, base := path.Split(path.Clean(destination))
 	p := c.reg()
 	c.ensureDirectory(p, parent, unix.O_DIRECTORY)
-	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).then(dir)
+	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR, unix.EACCES).then(dir)
+	// EACCES is a directory as well, one that not even the container's root may search: its owner has no id in there.
+	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).must(unix.EACCES, unix.EAGAIN).then(dir)
 	c.mknodat(regArg(p), base, unix.S_IFREG|0o644, 0).tolerate(unix.EEXIST)
 	c.goTo(reopen)
 	c.mark(dir)

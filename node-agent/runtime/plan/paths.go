@@ -146,11 +146,21 @@ func (c *container) makeWorkingDirectory() error {
 }
 
 // workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot name a folder of the host
-// (CVE-2024-21626).
+// (CVE-2024-21626). A folder that root may not search, as of a user namespace or of NFS, is entered as process.user.
 func (c *container) workingDirectory() error {
 	c.at("process.cwd")
 	dir := c.inRoot(c.rootFD, c.spec.Process.Cwd, unix.O_DIRECTORY).out()
-	c.call(unix.SYS_FCHDIR, regArg(dir))
+	enter := c.call(unix.SYS_FCHDIR, regArg(dir))
+	if u := c.spec.Process.User; u.UID != 0 {
+		entered := c.label()
+		enter.tolerate(unix.EACCES).then(entered)
+		c.call(unix.SYS_SETFSGID, num(u.GID))
+		c.call(unix.SYS_SETFSUID, num(u.UID))
+		c.call(unix.SYS_FCHDIR, regArg(dir))
+		c.call(unix.SYS_SETFSUID, num(0))
+		c.call(unix.SYS_SETFSGID, num(0))
+		c.mark(entered)
+	}
 	c.close(dir)
 	return nil
 }

@@ -178,7 +178,7 @@ type Step struct {
 	Tolerate []unix.Errno
 	// IfOK and IfErr are where to go on after success and after a tolerated error; zero is the next step.
 	IfOK, IfErr Label
-	// Must is an error that has to come; success is then reported as MustErr.
+	// Must is an error that has to come unless a tolerated one does; success is then reported as MustErr.
 	Must, MustErr unix.Errno
 	// Field is what the step serves.
 	Field Field
