@@ -303,7 +303,7 @@ func TestRootlessErrors(t *testing.T) {
 		{"limits", func(s *specs.Spec) {
 			limit := int64(1 << 30)
 			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
-		}, "linux.resources.memory.limit: limits need a cgroup, and this user may not make one: on cgroup v2 have systemd delegate one (Delegate=yes)"},
+		}, "linux.resources.memory.limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits"},
 		{"cgroupsPath", func(s *specs.Spec) { s.Linux.CgroupsPath = "/somewhere" }, "/somewhere: permission denied"},
 		{"another's id", func(s *specs.Spec) { s.Linux.UIDMappings[0].HostID = 0 }, "linux.uidMappings: newuidmap "},
 		{"gid", func(s *specs.Spec) { s.Mounts[2].Options = append(s.Mounts[2].Options, "gid=5") }, "mounts[2].options[5]: found \"gid=5\"; allowed: an id that linux.gidMappings maps"},

@@ -160,7 +160,7 @@ func TestPlainUserWithoutCgroup(t *testing.T) {
 	}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(17))}
 	w.save(spec)
-	if out, err := w.asPlainUser(""); err == nil || !strings.Contains(out, "linux.resources.pids.limit: limits need a cgroup, and this user may not make one") {
+	if out, err := w.asPlainUser(""); err == nil || !strings.Contains(out, "linux.resources.pids.limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups") {
 		t.Errorf("found %v: %s", err, out)
 	}
 }

@@ -224,7 +224,7 @@ func (g *Group) makeUnified() (made bool, err error) {
 		return false, err
 	}
 	if err := fs2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: resources}); err != nil {
-		return true, fmt.Errorf("linux.cgroupsPath: make the cgroup %s: %w", dir, err)
+		return true, fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w", dir, err)
 	}
 	return true, nil
 }

@@ -34,7 +34,7 @@ func denied(err error) bool {
 // no node can be made, and those that are there are the host's to refuse.
 func (g *Group) doWithout(cause error) error {
 	if fields := knobs(g.resources); len(fields) > 0 {
-		return fmt.Errorf("%s: limits need a cgroup, and this user may not make one: on cgroup v2 have systemd delegate one (Delegate=yes), or remove the limits: %w", fields[0].field, cause)
+		return fmt.Errorf("%s: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits, or on cgroup v2 have systemd delegate a cgroup (Delegate=yes): %w", fields[0].field, cause)
 	}
 	g.paths = nil
 	return nil

@@ -63,7 +63,7 @@ func (g *Group) makeFolders(names []string) (err error) {
 		case fresh:
 			made = append(made, dir)
 		case !errors.Is(err, unix.EEXIST):
-			return fmt.Errorf("linux.cgroupsPath: make the cgroup %s: %w", dir, err)
+			return fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w", dir, err)
 		case populated(dir): // else it may be an engine's, made in advance
 			return errTaken(dir)
 		}
