@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,27 @@ func TestRefusedLiveChangeOfAJob(t *testing.T) {
 	}
 }
 
+// always has each update lost until hear is called: the answer, or with "drop" the request.
+func always(what string) map[string][]string {
+	return map[string][]string{"update": slices.Repeat([]string{what}, 1000)}
+}
+
+func (b *bench) hear() {
+	b.super.mu.Lock()
+	defer b.super.mu.Unlock()
+	b.super.unsure = nil
+}
+
+// untilLost waits until an update was lost.
+func (b *bench) untilLost() {
+	b.Helper()
+	b.until("an update that is lost", func() bool {
+		b.super.mu.Lock()
+		defer b.super.mu.Unlock()
+		return len(b.super.unsure["update"]) < 1000
+	})
+}
+
 // TestLiveChangeCutOff: an update whose outcome is not known is done again, by the same agent or the next, and is set back if that is
 // what is desired by then.
 func TestLiveChangeCutOff(t *testing.T) {
@@ -205,44 +227,146 @@ func TestLiveChangeCutOff(t *testing.T) {
 		name, lost string
 		killed     bool   // the agent, after the update
 		then       string // the limit that is desired by then
-		want       []string
+		last       string // update
 	}{
-		{name: "the request is lost", lost: "drop", want: []string{"-1>20"}},
-		{name: "the answer is lost", lost: "lose", want: []string{"-1>20", "-1>20"}},
-		{name: "the agent is killed", lost: "lose", killed: true, want: []string{"-1>20", "-1>20"}},
-		{name: "it is taken back", lost: "lose", killed: true, then: "none", want: []string{"-1>20", "-1>-1"}},
-		{name: "it is another one by then", lost: "lose", killed: true, then: "30", want: []string{"-1>20", "-1>30"}},
+		{name: "the request is lost", lost: "drop", last: "-1>20"},
+		{name: "the answer is lost", lost: "lose", last: "-1>20"},
+		{name: "the agent is killed", lost: "lose", killed: true, last: "-1>20"},
+		{name: "it is taken back", lost: "lose", killed: true, then: "none", last: "-1>-1"},
+		{name: "it is another one by then", lost: "lose", killed: true, then: "30", last: "-1>30"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			b := newUnsureBench(t, map[string][]string{"update": {tc.lost}})
+			b := newUnsureBench(t, always(tc.lost))
 			b.runs(1)
 			b.setPids("20")
-			b.until("the update that is lost", func() bool {
-				b.super.mu.Lock()
-				defer b.super.mu.Unlock()
-				return len(b.super.unsure["update"]) == 0
-			})
+			b.untilLost()
 			if tc.killed {
 				b.stop()
 				if r := b.record(); len(r.Updating) != 1 || r.Made != 1 || r.Generation != 2 {
 					t.Errorf("the record is %+v", r)
 				}
+				if tc.then != "" {
+					b.setPids(strings.TrimPrefix(tc.then, "none"))
+				}
+			}
+			lost := len(b.updates())
+			b.hear()
+			if tc.killed {
 				b.run()
 			}
-			if tc.then != "" {
-				b.stop()
-				b.setPids(strings.TrimPrefix(tc.then, "none"))
-				b.run()
-			}
-			b.until("the updates "+strings.Join(tc.want, " "), func() bool {
+			b.until("the record of an update", func() bool {
 				b.clock.Step(time.Second)
-				return strings.Join(b.updates(), " ") == strings.Join(tc.want, " ")
-			})
-			b.until("the record", func() bool {
 				r := b.record()
 				return len(r.Updating) == 0 && r.Made == r.Generation
 			})
+			got := b.updates()
+			for i, u := range got {
+				if want := map[bool]string{true: "-1>20", false: tc.last}[i < len(got)-1]; u != want {
+					t.Errorf("update %d is %s; want %s", i, u, want)
+				}
+			}
+			if tc.killed && len(got) != lost+1 {
+				t.Errorf("found %d updates after %d that were lost; want 1", len(got)-lost, lost)
+			}
 			b.assertOneRun(true)
+		})
+	}
+}
+
+// TestLiveChangeKilledAtEachStep starts an agent on what another one has left that was killed between two writes of an update. The
+// container has its new limit in the end, and runs on; running.json never stands for what it is not.
+func TestLiveChangeKilledAtEachStep(t *testing.T) {
+	b := newUnsureBench(t, always("lose"))
+	b.runs(1)
+	dir := b.bundles.Dir(oldID)
+	read := func(name string) []byte {
+		data, err := os.ReadFile(dir.File(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return data
+	}
+	type files struct{ running, desired, record []byte }
+	now := func() files { return files{read(runningFile), read(desiredFile), read(recordFile)} }
+	b.stop()
+	made := now()
+	b.run()
+	b.setPids("20")
+	b.untilLost()
+	b.stop()
+	begun := now()
+	var r map[string]json.RawMessage
+	if err := json.Unmarshal(begun.record, &r); err != nil || r["updating"] == nil || begun.running == nil {
+		t.Fatalf("the record is %s (%v)", begun.record, err)
+	}
+	delete(r, "updating")
+	accepted := begun
+	accepted.record, _ = json.Marshal(r)
+	b.hear()
+	b.run()
+	b.until("the update", func() bool { return b.record().Made == 2 })
+	b.stop()
+	done := now()
+	if done.running != nil {
+		t.Error("running.json is left")
+	}
+
+	for _, tc := range []struct {
+		name    string
+		left    files
+		updates bool
+	}{
+		{"nothing is written", made, true},
+		{"running.json is written", files{made.desired, made.desired, made.record}, true},
+		{"desired.json is written", files{made.desired, begun.desired, made.record}, true},
+		{"it is accepted", accepted, true},
+		{"it has begun", begun, true},
+		{"it is done", files{begun.running, done.desired, done.record}, false},
+		{"running.json is removed", done, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b.T = t
+			for name, data := range map[string][]byte{runningFile: tc.left.running, desiredFile: tc.left.desired, recordFile: tc.left.record} {
+				var err error
+				if data == nil {
+					if err = os.Remove(dir.File(name)); errors.Is(err, fs.ErrNotExist) {
+						err = nil
+					}
+				} else {
+					err = os.WriteFile(dir.File(name), data, 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.super.mu.Lock()
+			b.super.updates = nil
+			b.super.mu.Unlock()
+			b.source.mu.Lock()
+			b.source.reports = nil
+			b.source.mu.Unlock()
+			b.run()
+			b.until("a report", func() bool { return b.source.last().ObservedGeneration == 2 })
+			var want string
+			if tc.updates {
+				want = "-1>20"
+			}
+			if got := strings.Join(b.updates(), " "); got != want {
+				t.Errorf("found the updates %s; want %s", got, want)
+			}
+			b.assertOneRun(true)
+			if r := b.record(); r.Made != 2 || r.Generation != 2 || len(r.Updating) > 0 {
+				t.Errorf("the record is %+v", r)
+			}
+			// The next edit starts from what the container has.
+			b.stop()
+			b.setPids("30")
+			b.run()
+			b.untilUpdates(strings.TrimSpace(want + " 20>30"))
+			b.assertOneRun(true)
+			b.stop()
+			b.set(func(o *v1alpha1.OCIBundle) { o.Generation = 1 })
+			b.setPids("20") // in generation 2, as the files have it
 		})
 	}
 }
