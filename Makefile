@@ -97,7 +97,7 @@ test-race: deps-test ## Run the tests of the runtime, the supervisor and the age
 .PHONY: test-vm
 test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd (and with that under v1), with SELinux.
 	hack/vm/test.sh -must '^TestAppArmor' -timeout 7200 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
-	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -timeout 3600 -systemd ./node-agent/runtime ./cmd/berth
+	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -timeout 3600 -systemd ./node-agent/runtime ./cmd/berth ./cmd/berth-agent
 	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/runtime
 	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
 

@@ -37,6 +37,8 @@ type host struct {
 	agent  *exec.Cmd
 	ended  chan error // of the agent
 	logged int64      // size of agent.log when it was started
+	// manager starts the agent as a service if it is not nil.
+	manager *fakeManager
 }
 
 // programs are built once for all tests of the package.
@@ -62,6 +64,10 @@ func mainOf(m *testing.M) (int, error) {
 	flag.Parse()
 	if err := flag.Set("test.parallel", strconv.Itoa(2*stepWorkers)); err != nil {
 		return 0, err
+	}
+	if built := os.Getenv("BERTH_AGENT_PROGRAMS"); built != "" { // in a virtual machine, see hack/vm/test.sh
+		programs = built
+		return m.Run(), nil
 	}
 	dir, err := os.MkdirTemp("", "berth-agent-test-")
 	if err != nil {
@@ -119,16 +125,24 @@ func (h *host) start() {
 	if h.logged, err = log.Seek(0, io.SeekEnd); err != nil {
 		h.t.Fatal(err)
 	}
-	args := append(slices.Clone(h.tracer), programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
-		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug")
+	args := append(slices.Clone(h.tracer), h.command()...)
 	h.agent = exec.Command(args[0], args[1:]...)
 	h.agent.Stderr = log
+	if h.manager != nil {
+		h.manager.pass(h.agent)
+	}
 	if err := h.agent.Start(); err != nil {
 		h.t.Fatal(err)
 	}
 	ended, agent := make(chan error, 1), h.agent
 	h.ended = ended
 	go func() { ended <- agent.Wait() }()
+}
+
+// command is the command line of the agent.
+func (h *host) command() []string {
+	return []string{programs + "/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
+		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug"}
 }
 
 func (h *host) signal(sig os.Signal) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/supervisor/fdstore"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -46,7 +47,14 @@ func (o *options) supervisor(log *slog.Logger) *supervised {
 		name, _, _ := strings.Cut(h, "=")
 		wanted = append(wanted, name)
 	}
-	holder := &protocol.Holder{}
+	holder := &protocol.Holder{Log: log}
+	// Under systemd what the agent holds outlives the agent, too.
+	if store, err := fdstore.Open(); err != nil {
+		log.Warn("the service manager keeps no descriptors", "error", err)
+	} else if store != nil {
+		holder.Store = store
+		holder.Adopt(fdstore.Take())
+	}
 	return &supervised{
 		client: protocol.NewClient(socket), log: log, holder: holder, wanted: wanted,
 		ensure: func(ctx context.Context) error {

@@ -16,7 +16,8 @@
 #
 # In the guest BERTH_VM=1 is set; CI and every other BERTH_* variable are as they
 # are here. HOME is /root, /tmp is an empty tmpfs. -timeout (default 900) is for
-# everything together. The programs of cmd/berth, which its tests would build, are built here. -append is for kernel parameters, such as "apparmor=1 security=apparmor".
+# everything together. The programs of cmd/berth and cmd/berth-agent, which their tests
+# would build, are built here. -append is for kernel parameters, such as "apparmor=1 security=apparmor".
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -59,6 +60,13 @@ while read -r package dir; do
 		GOGC=400 go build -ldflags "-E main.entry" -o "$work/berth" "$package"
 		GOGC=400 go build -o "$work/berth-plain" "$package"
 		options+=(--env BERTH_PROGRAMS=/host)
+	fi
+	if [[ $package = */cmd/berth-agent ]]; then
+		mkdir -p "$work/agent"
+		GOGC=400 go build -o "$work/agent/" "$package" "$(dirname "$package")/berth" "$(dirname "$(dirname "$package")")/hack/image"
+		"$work/agent/image" --busybox -o "$work/agent/busybox.tar"
+		"$work/agent/image" --busybox --arch s390x -o "$work/agent/s390x.tar"
+		options+=(--env BERTH_AGENT_PROGRAMS=/host/agent)
 	fi
 	binary=$work/$n.test
 	if ! GOGC=400 go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then

@@ -25,6 +25,7 @@
 //
 // protocol.Client.Upgrade has a supervisor continue as another program in its own process, so that containers remain its children.
 //
-// If the agent and the supervisor are killed at the same moment, nobody holds the descriptors: containers that end before there is
-// another supervisor lose what is in their pipes, and their exit codes are unknown.
+// If the agent and the supervisor are killed at the same moment, the service manager holds the descriptors, where the agent is its
+// service (package fdstore). Elsewhere nobody does: containers that end before there is another supervisor lose what is in
+// their pipes, and their exit codes are unknown.
 package supervisor

@@ -164,25 +164,30 @@ func takeInherited(fd int) (map[string]map[string]int, error) {
 		}
 		d++
 		unix.CloseOnExec(d)
-		if protocol.ValidateID(n.ID) != nil || !slices.Contains(protocol.Kinds[:], n.Kind) || held[n.ID][n.Kind] != 0 {
+		key := n.Key
+		if n.ID != "" {
+			key = protocol.Key(n.ID)
+		}
+		if key == "" || !slices.Contains(protocol.Kinds[:], n.Kind) || held[key][n.Kind] != 0 {
 			unix.Close(d)
 			continue
 		}
-		if held[n.ID] == nil {
-			held[n.ID] = map[string]int{}
+		if held[key] == nil {
+			held[key] = map[string]int{}
 		}
-		held[n.ID][n.Kind] = d
+		held[key][n.Kind] = d
 	}
 	return held, nil
 }
 
 // takeHeld removes a descriptor from the inherited ones and returns it, or -1.
 func (s *server) takeHeld(id, kind string) int {
-	fd, ok := s.held[id][kind]
+	key := protocol.Key(id)
+	fd, ok := s.held[key][kind]
 	if !ok {
 		return -1
 	}
-	delete(s.held[id], kind)
+	delete(s.held[key], kind)
 	return fd
 }
 

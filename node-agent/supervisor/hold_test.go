@@ -43,7 +43,7 @@ func (n *node) holds() {
 func (n *node) held(count int) {
 	n.t.Helper()
 	n.eventually(fmt.Sprintf("%d containers are held", count), func() error {
-		if got := len(n.holder.IDs()); got != count {
+		if got := n.holder.Len(); got != count {
 			return fmt.Errorf("%d", got)
 		}
 		return nil

@@ -32,12 +32,18 @@ const (
 	runcPath     = "/usr/sbin/runc"
 )
 
+// A supervisor needs the process's main thread, which the main goroutine has for certain only while packages are initialized.
+func init() {
+	if os.Getenv(roleVariable) == "supervise" {
+		runtime.LockOSThread()
+	}
+}
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "":
 		os.Exit(m.Run())
 	case "supervise":
-		runtime.LockOSThread()
 		supervise(os.Args[1:])
 	case "list":
 		_, err := protocol.NewClient(os.Args[1]).List(context.Background())

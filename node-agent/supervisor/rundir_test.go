@@ -69,7 +69,7 @@ func TestRunDirRemoved(t *testing.T) {
 					return err
 				})
 				n.eventually("the descriptors are held", func() error {
-					if len(n.holder.IDs()) != 4 {
+					if n.holder.Len() != 4 {
 						return errors.New("not yet")
 					}
 					return nil

@@ -79,7 +79,7 @@ type server struct {
 	stopping   bool
 	containers map[string]*container
 	byPID      map[int]*container        // children that have not ended, as far as is known
-	held       map[string]map[string]int // inherited descriptors by container and kind, until all containers are adopted
+	held       map[string]map[string]int // inherited descriptors by protocol.Key and kind, until all containers are adopted
 	zombies    map[int]bool              // children that have ended and are not reaped yet, see reaper.go
 	early      map[int]unix.WaitStatus   // see reaper.go
 	creates    int                       // handler.Create calls that are under way

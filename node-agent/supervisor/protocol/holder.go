@@ -5,16 +5,19 @@ package protocol
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,25 +36,87 @@ type Holding struct {
 	Synced bool `json:"synced,omitempty"`
 }
 
+// Key is a short name of a container, in place of its id where many names have to fit: those of all stored descriptors are one
+// variable of the environment, which is at most 128 KiB (execve(2), MAX_ARG_STRLEN).
+func Key(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:6])
+}
+
+// Store keeps descriptors for the successor of the process that holds them.
+type Store interface {
+	Add(name string, f *os.File) error
+	Remove(name string) error
+}
+
 // Holder keeps descriptors of a supervisor's containers for the next supervisor. The zero value is ready; it may be used by several
 // goroutines.
 type Holder struct {
+	// Store has them, too, if it is not nil, so that both processes may end at once.
+	Store Store
+	// Log is for errors of Store, in which nothing else fails; nil means slog.Default().
+	Log *slog.Logger
+
 	mu      sync.Mutex
-	files   map[string]map[string]*os.File // by container and kind
-	changed chan struct{}                  // closed at the next change; nil if nobody waits
+	held    map[string]heldContainer // by Key
+	changed chan struct{}            // closed at the next change; nil if nobody waits
 }
 
-func (h *Holder) put(id string, files map[string]*os.File) {
+type heldContainer struct {
+	id    string // "" if only its key is known
+	files map[string]*os.File
+}
+
+// storedName returns the name of a descriptor in Store.
+func storedName(kind, key string) string { return kind + "." + key }
+
+// Adopt takes over descriptors that an earlier holder had stored, by their names. Others are closed.
+func (h *Holder) Adopt(files map[string]*os.File) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, f := range h.files[id] {
+	for name, f := range files {
+		kind, key, _ := strings.Cut(name, ".")
+		if !slices.Contains(Kinds[:], kind) || len(key) != len(Key("")) {
+			f.Close()
+			continue
+		}
+		if _, ok := h.held[key]; !ok {
+			h.set(key, heldContainer{files: map[string]*os.File{}})
+		}
+		h.held[key].files[kind] = f
+	}
+}
+
+// set is called with mu held.
+func (h *Holder) set(key string, c heldContainer) {
+	if h.held == nil {
+		h.held = map[string]heldContainer{}
+	}
+	h.held[key] = c
+}
+
+// put holds these descriptors of a container in place of those before.
+func (h *Holder) put(id string, files map[string]*os.File) {
+	h.replace(Key(id), heldContainer{id, files})
+}
+
+func (h *Holder) replace(key string, c heldContainer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.Store != nil {
+		if err := h.store(key, h.held[key].files, c.files); err != nil {
+			log := h.Log
+			if log == nil {
+				log = slog.Default()
+			}
+			log.Warn("descriptors are not stored: output and exit codes are lost if agent and supervisor are killed at once", "error", err)
+		}
+	}
+	for _, f := range h.held[key].files {
 		f.Close()
 	}
-	if h.files == nil {
-		h.files = map[string]map[string]*os.File{}
-	}
-	if h.files[id] = files; len(files) == 0 {
-		delete(h.files, id)
+	if h.set(key, c); len(c.files) == 0 {
+		delete(h.held, key)
 	}
 	if h.changed != nil {
 		close(h.changed)
@@ -59,11 +124,37 @@ func (h *Holder) put(id string, files map[string]*os.File) {
 	}
 }
 
+// store brings what is stored of a container from before to after.
+func (h *Holder) store(key string, before, after map[string]*os.File) error {
+	var errs []error
+	for _, kind := range Kinds {
+		old, now, name := before[kind], after[kind], storedName(kind, key)
+		if old != nil && now != nil && sameFile(old, now) {
+			continue
+		}
+		if old != nil { // a container that is created again has the name of the one before
+			errs = append(errs, h.Store.Remove(name))
+		}
+		if now != nil {
+			errs = append(errs, h.Store.Add(name, now))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sameFile reports whether two descriptors are duplicates of one another (kcmp(2)). Without kcmp none is.
+func sameFile(a, b *os.File) bool {
+	const kcmpFile = 0
+	pid := uintptr(os.Getpid())
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, a.Fd(), b.Fd(), 0)
+	return errno == 0 && order == 0
+}
+
 // Await returns once h has descriptors of the container, or ctx ends.
 func (h *Holder) Await(ctx context.Context, id string) error {
 	for {
 		h.mu.Lock()
-		_, found := h.files[id]
+		_, found := h.held[Key(id)]
 		if h.changed == nil {
 			h.changed = make(chan struct{})
 		}
@@ -81,25 +172,25 @@ func (h *Holder) Await(ctx context.Context, id string) error {
 }
 
 // keep closes the descriptors of all containers but these.
-func (h *Holder) keep(ids map[string]bool) {
+func (h *Holder) keep(keys map[string]bool) {
 	h.mu.Lock()
 	var gone []string
-	for id := range h.files {
-		if !ids[id] {
-			gone = append(gone, id)
+	for key := range h.held {
+		if !keys[key] {
+			gone = append(gone, key)
 		}
 	}
 	h.mu.Unlock()
-	for _, id := range gone {
-		h.put(id, nil)
+	for _, key := range gone {
+		h.replace(key, heldContainer{})
 	}
 }
 
-// IDs returns the ids of the containers that it holds descriptors of.
-func (h *Holder) IDs() []string {
+// Len returns how many containers it holds descriptors of.
+func (h *Holder) Len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Sorted(maps.Keys(h.files))
+	return len(h.held)
 }
 
 // firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
@@ -118,12 +209,23 @@ func (h *Holder) Pass(cmd *exec.Cmd) (done func(), err error) {
 	return func() { closeFiles(files) }, nil
 }
 
-// Close closes all descriptors.
-func (h *Holder) Close() { h.keep(nil) }
+// Close closes all descriptors. Those of Store stay there.
+func (h *Holder) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.held {
+		for _, f := range c.files {
+			f.Close()
+		}
+	}
+	h.held = nil
+}
 
 // HeldFile names one descriptor in the list that a supervisor is started with.
 type HeldFile struct {
-	ID   string `json:"id"`
+	// ID is that of the container; Key is its Key where the id is not known.
+	ID   string `json:"id,omitempty"`
+	Key  string `json:"key,omitempty"`
 	Kind string `json:"kind"`
 	// FD is its number, if it is not one of those that follow the list.
 	FD int `json:"fd,omitempty"`
@@ -133,19 +235,19 @@ type HeldFile struct {
 func (h *Holder) list() ([]*os.File, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.files) == 0 {
+	if len(h.held) == 0 {
 		return nil, nil
 	}
 	var names []HeldFile
 	files := []*os.File{nil}
-	for id, kinds := range h.files {
-		for kind, f := range kinds {
+	for key, c := range h.held {
+		for kind, f := range c.files {
 			fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 			if err != nil {
 				closeFiles(files)
 				return nil, fmt.Errorf("dup: %w", err)
 			}
-			names, files = append(names, HeldFile{ID: id, Kind: kind}), append(files, os.NewFile(uintptr(fd), kind))
+			names, files = append(names, HeldFile{ID: c.id, Key: key, Kind: kind}), append(files, os.NewFile(uintptr(fd), kind))
 		}
 	}
 	fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
@@ -197,11 +299,11 @@ func (c *Client) Hold(ctx context.Context, h *Holder) error {
 			h.keep(seen)
 			seen = nil
 		case m.Dropped:
-			delete(seen, m.ID)
+			delete(seen, Key(m.ID))
 			h.put(m.ID, nil)
 		default:
 			if seen != nil {
-				seen[m.ID] = true
+				seen[Key(m.ID)] = true
 			}
 			files := map[string]*os.File{}
 			for i, fd := range fds {

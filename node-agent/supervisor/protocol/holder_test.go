@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package protocol
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// recorder is a Store that writes down what it is asked.
+type recorder []string
+
+func (r *recorder) Add(name string, _ *os.File) error { *r = append(*r, "add "+name); return nil }
+func (r *recorder) Remove(name string) error          { *r = append(*r, "remove "+name); return nil }
+
+func duplicate(t *testing.T, f *os.File) *os.File {
+	t.Helper()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fd), f.Name())
+}
+
+func open(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestHolderStores stores each descriptor once, and none of a container before under the name of the one that follows it.
+func TestHolderStores(t *testing.T) {
+	var calls recorder
+	h := &Holder{Store: &calls}
+	defer h.Close()
+	asked := func(want ...string) {
+		t.Helper()
+		for i, w := range want {
+			want[i] = w + "." + Key("web")
+		}
+		if !slices.Equal(calls, want) {
+			t.Errorf("the store was asked %q; want %q", calls, want)
+		}
+		calls = nil
+	}
+	first, out := open(t), open(t)
+	h.put("web", map[string]*os.File{"pidfd": first, "stdout": out})
+	asked("add pidfd", "add stdout")
+	h.put("web", map[string]*os.File{"pidfd": duplicate(t, first), "stdout": duplicate(t, out)})
+	asked()
+	h.put("web", map[string]*os.File{"pidfd": open(t)})
+	asked("remove pidfd", "add pidfd", "remove stdout")
+	h.put("web", nil)
+	asked("remove pidfd")
+	h.put("web", map[string]*os.File{"pidfd": open(t)})
+	asked("add pidfd")
+	h.Close()
+	asked()
+}
+
+// TestHolderAdopts takes over what an earlier holder had stored, passes it on, and drops what the supervisor does not know.
+func TestHolderAdopts(t *testing.T) {
+	var calls recorder
+	h := &Holder{Store: &calls}
+	defer h.Close()
+	h.Adopt(map[string]*os.File{
+		"pidfd." + Key("web"): open(t), "stdout." + Key("web"): open(t), "pidfd." + Key("old"): open(t), "other": open(t), "other.x": open(t),
+	})
+	files, err := h.list()
+	if err != nil || len(files) != 4 || h.Len() != 2 {
+		t.Fatalf("found %d files of %d containers, %v; want the list and 3 of 2", len(files), h.Len(), err)
+	}
+	closeFiles(files)
+	if len(calls) > 0 {
+		t.Errorf("the store was asked %q; want nothing: it has them", calls)
+	}
+	h.keep(map[string]bool{Key("web"): true})
+	if want := "remove pidfd." + Key("old"); len(calls) != 1 || calls[0] != want || h.Len() != 1 {
+		t.Errorf("the store was asked %q; want %q", calls, want)
+	}
+}
