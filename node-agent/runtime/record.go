@@ -36,6 +36,8 @@ const (
 
 // record is state.json.
 type record struct {
+	// Version of the format; see recordVersion.
+	Version    int       `json:"version,omitempty"`
 	OCIVersion string    `json:"ociVersion"`
 	ID         string    `json:"id"`
 	Bundle     string    `json:"bundle"`
@@ -79,6 +81,13 @@ type record struct {
 	Late []lateStep `json:"late,omitempty"`
 }
 
+// recordVersion is the version of the format of a record. It is raised when an older runtime would take a record for something else
+// than it says. Records of 11c74ef and before have none, and are of version 0.
+const recordVersion = 1
+
+// errNewer is returned for a record of a newer version, which is not guessed at, not even to delete the container.
+var errNewer = errors.New("newer version")
+
 // lateStep is what Start has to know of a step to report its failure.
 type lateStep struct {
 	Index   int    `json:"index"`
@@ -110,6 +119,9 @@ func (r *Runtime) load(id string) (*record, error) {
 		return nil, fmt.Errorf("read the state of container %s: %w", id, err)
 	}
 	rec, err := parseRecord(data, id)
+	if errors.Is(err, errNewer) {
+		return nil, fmt.Errorf("state of container %s: %w", id, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w of container %s: %w", errState, id, err)
 	}
@@ -122,7 +134,11 @@ var errState = errors.New("state")
 
 func parseRecord(data []byte, id string) (*record, error) {
 	rec := &record{}
-	if err := json.Unmarshal(data, rec); err != nil {
+	err := json.Unmarshal(data, rec)
+	if rec.Version > recordVersion { // whatever else it holds
+		return nil, fmt.Errorf("%w: found version %d; this runtime knows up to %d", errNewer, rec.Version, recordVersion)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if rec.ID != id {
@@ -136,6 +152,7 @@ func parseRecord(data []byte, id string) (*record, error) {
 
 // save replaces the record atomically: a reader finds the old one or the new one, whole.
 func (r *Runtime) save(rec *record) error {
+	rec.Version = recordVersion
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("state of container %s: %w", rec.ID, err)

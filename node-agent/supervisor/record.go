@@ -113,11 +113,12 @@ func (r records) read(id string) (*record, error) {
 		return nil, fmt.Errorf("record: %w", err)
 	}
 	var rec record
-	if err := json.Unmarshal(b, &rec); err != nil {
-		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
-	}
-	if rec.Version > recordVersion {
+	err = json.Unmarshal(b, &rec)
+	if rec.Version > recordVersion { // whatever else it holds
 		return nil, fmt.Errorf("record %s: found version %d; this supervisor knows up to %d", r.path(id), rec.Version, recordVersion)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
 	}
 	if rec.Status.ID != id || protocol.ValidateID(id) != nil {
 		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)

@@ -210,11 +210,12 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 		return nil, fmt.Errorf("read record: %w", err)
 	}
 	r := &Record{}
-	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
-	}
-	if r.Version > recordVersion {
+	err = json.Unmarshal(data, r)
+	if r.Version > recordVersion { // whatever else it holds
 		return nil, fmt.Errorf("read record %s: %w: found version %d; this agent knows up to %d", d.File(recordFile), errNewer, r.Version, recordVersion)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
 	}
 	var old struct {
 		BackOff struct{ NotBefore time.Time }
@@ -245,12 +246,21 @@ func unreadable(d bundle.Dir, id string, err error) *Record {
 	return r
 }
 
+// bundleVersion is the version of the format of desired.json and running.json. Files of 11c74ef and before have none, and are of version 0.
+const bundleVersion = 1
+
+// versioned is what desired.json and running.json hold.
+type versioned struct {
+	Version int `json:"version,omitempty"`
+	*v1alpha1.OCIBundle
+}
+
 func writeDesired(d bundle.Dir, b *v1alpha1.OCIBundle, how replace) error {
 	return writeBundle(d, desiredFile, b, how)
 }
 
 func writeBundle(d bundle.Dir, file string, b *v1alpha1.OCIBundle, how replace) error {
-	data, err := json.Marshal(b)
+	data, err := json.Marshal(versioned{bundleVersion, b})
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
@@ -265,12 +275,16 @@ func (r *Record) accepted(d bundle.Dir) *v1alpha1.OCIBundle {
 	return readDesired(d)
 }
 
-// readDesired returns what writeDesired wrote, or nil.
+// readDesired returns what writeDesired wrote; nil if there is nothing, or nothing that this agent can read.
 func readDesired(d bundle.Dir) *v1alpha1.OCIBundle { return readBundle(d, desiredFile) }
 
 func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
 	data, err := os.ReadFile(d.File(file))
 	if err != nil {
+		return nil
+	}
+	var head struct{ Version int }
+	if json.Unmarshal(data, &head) != nil || head.Version > bundleVersion {
 		return nil
 	}
 	b := &v1alpha1.OCIBundle{}

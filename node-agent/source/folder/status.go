@@ -97,7 +97,7 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 		}
 		var c v1alpha1.Container
 		if err == nil {
-			err = json.Unmarshal(data, &c)
+			err = decode(data, &c)
 		}
 		if err == nil && c.Name == "" {
 			err = errors.New("metadata.name: found nothing")
@@ -112,6 +112,25 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 		return strings.Compare(a.Namespace+"\x00"+a.Name, b.Namespace+"\x00"+b.Name)
 	})
 	return out, errors.Join(errs...)
+}
+
+// statusVersion is the version of the format of status/*.json. Files of 11c74ef and before have none, and are of version 0.
+const statusVersion = 1
+
+// versioned is what a file of status holds.
+type versioned struct {
+	Version int `json:"version,omitempty"`
+	*v1alpha1.Container
+}
+
+// decode reads the content of a file of status. One of a newer version is refused.
+func decode(data []byte, c *v1alpha1.Container) error {
+	v := versioned{Container: c}
+	err := json.Unmarshal(data, &v)
+	if v.Version > statusVersion { // whatever else it holds
+		return fmt.Errorf("found version %d; this agent knows up to %d", v.Version, statusVersion)
+	}
+	return err
 }
 
 // unreadableError says that the status of a Container cannot be read.
@@ -235,7 +254,7 @@ func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 			Message: "the spec compiles", ObservedGeneration: e.container.Generation})
 	}
 	summarize(e).Set(&e.container.Status, e.container.Generation, status.Deadline(e.container), time.Now())
-	data, err := json.Marshal(e.container)
+	data, err := json.Marshal(versioned{statusVersion, e.container})
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
