@@ -155,9 +155,10 @@ func TestRefusedLiveChange(t *testing.T) {
 	b.clock.Step(backOffFirst)
 	b.untilUpdates("-1>20", "-1>20")
 	// The refused part is not there for a stop, either.
-	if r := b.record(); r.Refusal == nil || r.Refusal.BackOff.Waits != 2*backOffFirst || len(r.Updating) > 0 || r.Made != 1 {
-		t.Errorf("the record is %+v", r)
-	}
+	b.until("the record of that", func() bool {
+		r := b.record()
+		return r.Refusal != nil && r.Refusal.BackOff.Waits == 2*backOffFirst && len(r.Updating) == 0 && r.Made == 1
+	})
 	refuse("")
 	b.until("the timer", b.clock.HasWaiters)
 	b.clock.Step(2 * backOffFirst)
