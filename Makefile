@@ -79,12 +79,12 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-race conformance test-vm conformance-vm test-e2e test-clients test-clients-vm ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
+test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients test-clients-vm ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
-	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v /test/e2e)
+	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v -e /test/e2e -e /test/power)
 
 # The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
 .PHONY: test-race
@@ -100,6 +100,16 @@ test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup 
 	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -timeout 3600 -systemd ./node-agent/runtime ./cmd/berth ./cmd/berth-agent
 	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/runtime
 	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
+
+.PHONY: test-power
+test-power: deps-test ## Cut the power of a virtual machine twice while its agent works, and see that nothing is lost.
+	$(GO_TEST) -count=1 -timeout 60m -v -run TestPowerLoss ./test/power
+
+CUTS ?= 50
+
+.PHONY: power-loss
+power-loss: deps-test ## The same CUTS times (50).
+	BERTH_POWER_CUTS=$(CUTS) $(GO_TEST) -count=1 -timeout 12h -v -run TestPowerLoss ./test/power
 
 .PHONY: test-e2e
 test-e2e: deps-test build $(HELLO) ## Apply, see and delete samples with kubectl on a cluster of this machine.

@@ -9,7 +9,7 @@ set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
-test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq strace uidmap apparmor secilc) ;;
+test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq strace e2fsprogs uidmap apparmor secilc) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time patchelf) ;;
 conformance) packages=(tini apparmor runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 bats) packages=(bats bsdutils busybox-static criu gawk gcc iproute2 jq libc6-dev libseccomp-dev pkg-config sudo tini uidmap util-linux) ;;
