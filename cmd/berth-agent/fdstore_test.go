@@ -269,3 +269,36 @@ func TestSystemdKeepsDescriptors(t *testing.T) {
 	}
 	h.until("no descriptor is stored", func() bool { return show("NFileDescriptorStore") == 0 })
 }
+
+// TestSupervisorKilledBelowReaper kills the supervisor as containers end, each of which is reaped at once by another process: what they
+// wrote and their exit codes arrive, since the agent holds the descriptors.
+func TestSupervisorKilledBelowReaper(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) })
+	h := newHost(t)
+	h.start()
+	pids := h.startJobs()
+	// Stopped first, so that no container can end under its eyes.
+	supervisor := h.supervisorPID()
+	signal := func(pid int, sig unix.Signal) {
+		t.Helper()
+		if err := unix.Kill(pid, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(supervisor, unix.SIGSTOP)
+	for _, pid := range pids {
+		signal(pid, unix.SIGUSR1)
+		h.until("it has ended", func() bool { return procState(pid) == "Z" })
+	}
+	signal(supervisor, unix.SIGKILL)
+	for _, pid := range pids {
+		<-reapAtOnce(pid)
+	}
+	h.endedJobs()
+	if got := h.supervisorPID(); got == supervisor || got == 0 {
+		t.Errorf("found supervisor %d; want another than %d", got, supervisor)
+	}
+}
