@@ -67,7 +67,7 @@ func (d *runDir) take() error {
 	return nil
 }
 
-// otherHolder returns the process that holds the lock of a file that was at path and has been removed, or 0.
+// otherHolder returns the process, not this one, that holds the lock of a file that was at path and has been removed, or 0.
 func otherHolder(path string) int {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, link := range links {
@@ -77,8 +77,10 @@ func otherHolder(path string) int {
 		parts := strings.Split(link, "/") // "", "proc", PID, "fd", N
 		info, err := os.ReadFile(filepath.Join("/proc", parts[2], "fdinfo", parts[4]))
 		// Only of the holder: a child that has not executed a program yet has the descriptor, too, but not the lock.
-		if err == nil && strings.Contains(string(info), "\nlock:\t") {
-			pid, _ := strconv.Atoi(parts[2])
+		if err != nil || !strings.Contains(string(info), "\nlock:\t") {
+			continue
+		}
+		if pid, _ := strconv.Atoi(parts[2]); pid != os.Getpid() { // as one that has just been upgraded may be
 			return pid
 		}
 	}
@@ -186,18 +188,13 @@ func (s *server) keepRunDir(ctx context.Context, d *runDir, serve func(*net.Unix
 func (s *server) restoreRunDir(ctx context.Context, d *runDir, serve func(*net.UnixListener)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	lock, socket := d.lost()
-	if !lock && !socket || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return nil
 	}
-	if lock {
-		s.log.Warn("the run directory was removed; it is made again", "dir", d.dir)
-		if err := d.take(); err != nil {
-			return err
-		}
-		s.restoreRecords()
+	if err := s.restoreLock(d); err != nil {
+		return err
 	}
-	if socket {
+	if _, socket := d.lost(); socket {
 		s.log.Warn("the socket was removed; it is made again", "socket", d.socket)
 		before := d.listener
 		l, err := d.listen()
@@ -207,6 +204,19 @@ func (s *server) restoreRunDir(ctx context.Context, d *runDir, serve func(*net.U
 		before.Close()
 		serve(l)
 	}
+	return nil
+}
+
+// restoreLock makes the lock and the records again if they have been removed; d.mu is held, or nobody else has d any more.
+func (s *server) restoreLock(d *runDir) error {
+	if lock, _ := d.lost(); !lock {
+		return nil
+	}
+	s.log.Warn("the run directory was removed; it is made again", "dir", d.dir)
+	if err := d.take(); err != nil {
+		return err
+	}
+	s.restoreRecords()
 	return nil
 }
 

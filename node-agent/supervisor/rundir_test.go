@@ -127,3 +127,31 @@ func TestRunDirRemoved(t *testing.T) {
 		})
 	}
 }
+
+// TestEndWithoutRunDir ends a supervisor, or has it become another program, right after its files were removed: the next one knows its
+// containers.
+func TestEndWithoutRunDir(t *testing.T) {
+	n := newNode(t)
+	st := n.run("berth", "web", "sleep 1000")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, next := range map[string]func(){
+		"SIGTERM": func() {
+			n.end(unix.SIGTERM)
+			n.start()
+		},
+		// It is refused while there are no records.
+		"upgrade": func() { n.eventually("the upgrade is done", func() error { return n.upgrade(self) }) },
+	} {
+		if err := os.RemoveAll(filepath.Join(n.dir, "supervisor")); err != nil {
+			t.Fatal(err)
+		}
+		next()
+		got, err := n.client.Get(n.ctx(), "web")
+		if err != nil || got.State != protocol.Running || got.PID != st.PID {
+			t.Errorf("%s: found %+v, %v; want process %d to run", name, got, err, st.PID)
+		}
+	}
+}

@@ -249,6 +249,10 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		d.close()
 	}
+	// For whoever comes next.
+	if rerr := s.restoreLock(d); rerr != nil {
+		s.log.Error("the run directory was removed, and cannot be made again", "error", rerr)
+	}
 	if next != "" && err == nil {
 		held, perr := s.pass(d.lock)
 		if perr != nil {

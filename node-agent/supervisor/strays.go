@@ -76,8 +76,8 @@ type strays struct {
 	own int // the supervisor
 	// pin keeps the number of the mount namespace from being another's; -1 if nothing is known to live in it.
 	pin   int
-	fds   map[int]int // pidfds by pid
-	other map[int]bool
+	fds   map[int]int  // pidfds by pid
+	other map[int]bool // the first processes of other containers
 }
 
 // findStrays looks for the processes of a container whose processes may outlive its cgroup. The caller kills or closes them.
@@ -88,8 +88,12 @@ func (s *server) findStrays(c *container) *strays {
 	}
 	s.mu.Lock()
 	for _, o := range s.containers {
-		if o != c && o.pid > 0 {
-			f.other[o.pid] = true
+		select {
+		case <-o.ended: // its pid may be another's
+		default:
+			if o != c && o.pid > 0 {
+				f.other[o.pid] = true
+			}
 		}
 	}
 	s.mu.Unlock()
