@@ -172,6 +172,10 @@ fuzz: ## Run every fuzz target of the packages that read what others write, FUZZ
 bench-runtime: deps-bench build ## Compare berth with runc, crun and the same system calls in C: run, create+start+delete, exec, 100 at once, memory.
 	@hack/bench/runtime.sh
 
-.PHONY: deps-run deps-test deps-bench deps-conformance deps-clients deps-bats
-deps-run deps-test deps-bench deps-conformance deps-clients deps-bats: deps-%:
+.PHONY: bench-node
+bench-node: deps-bench-node build bin/berth-image ## Compare the agent with ctr and podman: containers started a second, and its memory at 200 and 1,000 (root).
+	@hack/bench/node.sh
+
+.PHONY: deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats
+deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats: deps-%:
 	@hack/deps.sh $*
