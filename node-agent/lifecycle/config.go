@@ -28,6 +28,8 @@ func (configStage) Ensure(_ context.Context, c *Container) error {
 	if err := c.Dir.WriteConfig(c.Spec); err != nil {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
+	// Many containers may wait to be created, and config.json has it.
+	c.Spec = nil
 	return nil
 }
 

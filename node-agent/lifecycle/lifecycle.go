@@ -84,7 +84,7 @@ type Container struct {
 	Image *Image
 	// Rootfs is the path of the root filesystem.
 	Rootfs string
-	// Spec is the document that config.json is written from.
+	// Spec is the document that config.json is written from; nil once it is written.
 	Spec *specs.Spec
 	// Status is what the supervisor says after the start; nil if it does not answer.
 	Status *protocol.Status

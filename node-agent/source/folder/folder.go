@@ -98,8 +98,16 @@ type Folder struct {
 type entry struct {
 	file      string
 	container *v1alpha1.Container
-	bundle    *v1alpha1.OCIBundle // nil: never accepted
-	fault     string              // what is wrong with the file now, with its name; a line for each fault
+	bundle    *v1alpha1.OCIBundle // without its config; nil: never accepted
+	config    document
+	fault     string // what is wrong with the file now, with its name; a line for each fault
+}
+
+// copy returns an entry whose container and bundle may be changed.
+func (e *entry) copy() *entry {
+	out := *e
+	out.container, out.bundle = e.container.DeepCopy(), e.bundle.DeepCopy()
+	return &out
 }
 
 // file is what was found when a file was read last.
@@ -220,7 +228,7 @@ func (f *Folder) restore() error {
 		}
 		// A field that is newer than this status has its default now, which is no change of the manifest.
 		c.Spec = m.container.Spec
-		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec)}
+		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec), config: m.config}
 	}
 	return nil
 }
@@ -242,11 +250,12 @@ func (f *Folder) Synced() bool {
 // Get is part of source.Source.
 func (f *Folder) Get(key source.Key) *v1alpha1.OCIBundle {
 	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if e := f.entries[key]; e != nil {
-		return e.bundle
+	e := f.entries[key]
+	f.mu.RUnlock()
+	if e == nil || e.bundle == nil {
+		return nil
 	}
-	return nil
+	return e.config.in(e.bundle)
 }
 
 // List is part of source.Source.
@@ -727,7 +736,7 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	if changed[key] {
 		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
 	}
-	e := &entry{file: name, container: c, bundle: f.toBundle(c, in.spec)}
+	e := &entry{file: name, container: c, bundle: f.toBundle(c, in.spec), config: in.config}
 	f.entries[key] = e
 	f.writeStatus(key, e)
 }
@@ -764,7 +773,7 @@ func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 // replace changes copies of what an entry holds, and the entry, and writes its status.
 func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle)) {
 	old := f.entries[key]
-	e := &entry{file: old.file, container: old.container.DeepCopy(), bundle: old.bundle.DeepCopy(), fault: old.fault}
+	e := old.copy()
 	change(e, e.container, e.bundle)
 	f.entries[key] = e
 	f.writeStatus(key, e)
@@ -779,7 +788,7 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 	if old == nil || old.bundle == nil || old.bundle.UID != bundle.UID {
 		return nil
 	}
-	e := &entry{file: old.file, container: old.container.DeepCopy(), bundle: old.bundle.DeepCopy(), fault: old.fault}
+	e := old.copy()
 	e.bundle.Status = *status.DeepCopy()
 	e.container.Status.ObservedGeneration = status.ObservedGeneration
 	e.container.Status.Phase = status.Phase

@@ -28,7 +28,8 @@ const maxManifest = 16 << 20
 // compiled is one Container of a file, with its defaults set, and what it compiles to.
 type compiled struct {
 	container *v1alpha1.Container
-	spec      *v1alpha1.OCIBundleSpec
+	spec      *v1alpha1.OCIBundleSpec // without its config
+	config    document
 	at        manifest.Fault // the place of its name, without a message
 	digest    string         // of its spec as it was written, without defaults
 }
@@ -125,13 +126,15 @@ func (on node) compile(d *manifest.Document) compiled {
 	SetDefaults(c)
 	spec, faults := on.bundle(c)
 	d.Report(append(faults, on.placed(&c.Spec)...))
+	var config document
 	if spec != nil {
+		config = takeDocument(spec)
 		spec.NodeName = on.name
 		if c.Spec.RuntimeClassName != nil {
 			spec.Handler = *c.Spec.RuntimeClassName
 		}
 	}
-	return compiled{container: c, spec: spec, at: d.At("metadata.name", ""), digest: digest}
+	return compiled{container: c, spec: spec, config: config, at: d.At("metadata.name", ""), digest: digest}
 }
 
 // specDigest is the same for two specs that say the same.
