@@ -36,7 +36,7 @@ type told struct {
 
 const (
 	state = "/mnt/state"
-	// jobsARound is how many jobs a round starts before it waits for one of them to end.
+	// jobsAtOnce is how many jobs are under way at the same time.
 	jobsAtOnce = 4
 )
 
@@ -160,13 +160,13 @@ spec:
 	}
 }
 
+// until waits for a state. The other half of the test ends the guest if that never comes: on a busy machine without KVM
+// the clock of a guest runs fast.
 func (g *guest) until(what string, ok func() bool) {
 	g.Helper()
-	for deadline := time.Now().Add(20 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			g.fault("never came: %s", what)
-			g.FailNow()
-		}
+	g.Logf("round %d: waiting until %s", g.round, what)
+	for !ok() {
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -277,7 +277,7 @@ func (m *machine) churn(t *testing.T, events int) int {
 		return bytes.Count(b, []byte("\n"))
 	}
 	before := lines()
-	for deadline := time.Now().Add(time.Minute); lines() < before+events && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); lines() < before+events && time.Now().Before(deadline); {
 		select {
 		case err := <-m.ended:
 			t.Fatalf("the guest ended: %v", err)
