@@ -37,6 +37,8 @@ func TestUpdate(t *testing.T) {
 		{&protocol.Error{Message: "update x: linux.resources.memory.limit: no"}, ContainerFault, "config.linux.resources.memory.limit: no"},
 		{&protocol.Error{Message: "linux.resources: runc update x: no"}, ContainerFault, both + "runc update x: no"},
 		{&protocol.Error{Message: "no"}, ContainerFault, both + "no"},
+		{&protocol.Error{Code: "Invalid", Message: "op"}, ContainerFault, both + "the supervisor of this node is older than the agent and cannot change a running" +
+			" container: upgrade it with berth supervise --upgrade: op"},
 		{&protocol.Error{Code: "Stopping", Message: "ends"}, Unknown, "ends"},
 		{&protocol.Error{Code: "NotRunning", Message: "ended"}, Unknown, "ended"},
 		{fmt.Errorf("lost: %w", protocol.ErrUnknownOutcome), Unknown, "lost: outcome unknown"},
