@@ -4,7 +4,9 @@ package compile
 
 import (
 	"encoding/json"
+	"maps"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -41,214 +43,445 @@ func base() *v1alpha1.Container {
 type fieldCase struct {
 	// set gives the field a value.
 	set func(*v1alpha1.ContainerSpec)
-	// refused is the path of the fault that set causes, for a field that is not
-	// supported; empty for one that is honoured: set changes the bundle.
+	// arrives is what the bundle holds then, by path, as JSON; "" for a value that is absent then.
+	// All else is as it is without the field.
+	arrives arrives
+	// refused is the path of the fault that set causes, for a field that is not supported.
 	refused string
-	// placement says that the scheduler honours the field, not the bundle; then
-	// bad is a value that is refused at badPath.
+	// placement says that the scheduler or the controller honours the field, and the bundle is the
+	// same with it; then bad is a value that is refused at badPath.
 	placement bool
 	bad       func(*v1alpha1.ContainerSpec)
 	badPath   string
 }
 
+// arrives has values by the paths of flatten.
+type arrives = map[string]string
+
 func fieldCases() map[string]fieldCase {
 	type spec = v1alpha1.ContainerSpec
 	quantity := resource.MustParse
-	honoured := func(set func(*spec)) fieldCase { return fieldCase{set: set} }
+	honoured := func(at arrives, set func(*spec)) fieldCase { return fieldCase{set: set, arrives: at} }
 	refused := func(path string, set func(*spec)) fieldCase { return fieldCase{set: set, refused: path} }
 	placement := func(set func(*spec), badPath string, bad func(*spec)) fieldCase {
 		return fieldCase{set: set, placement: true, bad: bad, badPath: badPath}
 	}
+	const defaultCaps = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP" +
+		" NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
+	caps := func(names string) arrives {
+		list := `["CAP_` + strings.ReplaceAll(names, " ", `","CAP_`) + `"]`
+		return arrives{"config.process.capabilities.bounding": list, "config.process.capabilities.permitted": list,
+			"config.process.capabilities.effective": list}
+	}
 	return map[string]fieldCase{
-		"ContainerSpec.image":           honoured(func(s *spec) { s.Image = "other" }),
-		"ContainerSpec.imagePullPolicy": honoured(func(s *spec) { s.ImagePullPolicy = corev1.PullNever }),
-		"ContainerSpec.rootfs": honoured(func(s *spec) {
-			s.Image, s.RootFS, s.Command = "", &v1alpha1.RootFS{Path: "/r"}, []string{"x"}
+		"image": honoured(arrives{"image.reference": `"other"`}, func(s *spec) {
+			s.Image = "other"
 		}),
-		"ContainerSpec.command":         honoured(func(s *spec) { s.Command = []string{"x"} }),
-		"ContainerSpec.args":            honoured(func(s *spec) { s.Args = []string{"x"} }),
-		"ContainerSpec.workingDir":      honoured(func(s *spec) { s.WorkingDir = "/x" }),
-		"ContainerSpec.env":             honoured(func(s *spec) { s.Env = nil }),
-		"ContainerSpec.hostname":        honoured(func(s *spec) { s.Hostname = "x" }),
-		"ContainerSpec.hostNetwork":     honoured(func(s *spec) { s.HostNetwork = true }),
-		"ContainerSpec.hostPID":         honoured(func(s *spec) { s.HostPID = true }),
-		"ContainerSpec.hostIPC":         honoured(func(s *spec) { s.HostIPC = true }),
-		"ContainerSpec.resources":       honoured(func(s *spec) { s.Resources.Limits = corev1.ResourceList{"pids": quantity("9")} }),
-		"ContainerSpec.securityContext": honoured(func(s *spec) { s.SecurityContext.RunAsUser = new(int64(9)) }),
-		"ContainerSpec.allowSocketcall": honoured(func(s *spec) { s.AllowSocketcall = true }),
-		"ContainerSpec.volumes":         honoured(func(s *spec) { s.Volumes = s.Volumes[:2] }),
-		"ContainerSpec.volumeMounts":    honoured(func(s *spec) { s.VolumeMounts = nil }),
-		"ContainerSpec.restartPolicy":   honoured(func(s *spec) { s.RestartPolicy = corev1.RestartPolicyNever }),
-		"ContainerSpec.terminationGracePeriodSeconds": honoured(func(s *spec) {
+		"imagePullPolicy": honoured(arrives{"image.pullPolicy": `"Never"`}, func(s *spec) {
+			s.ImagePullPolicy = corev1.PullNever
+		}),
+		"command": honoured(arrives{"process.command": `["x"]`, "config.process.args": `["x"]`}, func(s *spec) {
+			s.Command = []string{"x"}
+		}),
+		"args": honoured(arrives{"process.args": `["x"]`}, func(s *spec) {
+			s.Args = []string{"x"}
+		}),
+		"workingDir": honoured(arrives{"process.workingDir": `"/x"`, "config.process.cwd": `"/x"`}, func(s *spec) {
+			s.WorkingDir = "/x"
+		}),
+		"hostname": honoured(arrives{"config.hostname": `"x"`}, func(s *spec) {
+			s.Hostname = "x"
+		}),
+		"hostNetwork": honoured(arrives{
+			"config.linux.namespaces[network].type": "",
+			"config.linux.namespaces[uts].type":     "",
+			"config.hostname":                       "",
+		}, func(s *spec) {
+			s.HostNetwork = true
+		}),
+		"hostPID": honoured(arrives{"config.linux.namespaces[pid].type": ""}, func(s *spec) {
+			s.HostPID = true
+		}),
+		"hostIPC": honoured(arrives{
+			"config.linux.namespaces[ipc].type": "",
+			"config.mounts[/dev/shm].source":    `"/dev/shm"`,
+			"config.mounts[/dev/shm].type":      `"bind"`,
+			"config.mounts[/dev/shm].options":   `["rbind","rprivate","nosuid","noexec","nodev","rw"]`,
+		}, func(s *spec) {
+			s.HostIPC = true
+		}),
+		"allowSocketcall": honoured(arrives{
+			"config.linux.seccomp.syscalls[socketcall].action":   `"SCMP_ACT_ALLOW"`,
+			"config.linux.seccomp.syscalls[socketcall].errnoRet": "",
+		}, func(s *spec) {
+			s.AllowSocketcall = true
+		}),
+		"restartPolicy": honoured(arrives{"restartPolicy": `"Never"`}, func(s *spec) {
+			s.RestartPolicy = corev1.RestartPolicyNever
+		}),
+		"terminationGracePeriodSeconds": honoured(arrives{"terminationGracePeriodSeconds": `9`}, func(s *spec) {
 			s.TerminationGracePeriodSeconds = new(int64(9))
 		}),
-		"ContainerSpec.progressDeadlineSeconds": placement(func(s *spec) { s.ProgressDeadlineSeconds = new(int32(9)) },
+		"progressDeadlineSeconds": placement(func(s *spec) { s.ProgressDeadlineSeconds = new(int32(9)) },
 			"spec.progressDeadlineSeconds", func(s *spec) { s.ProgressDeadlineSeconds = new(int32(0)) }),
-		"ContainerSpec.nodeName": placement(func(s *spec) { s.NodeName = "n" },
+		"nodeName": placement(func(s *spec) { s.NodeName = "n" },
 			"spec.nodeName", func(s *spec) { s.NodeName = "N!" }),
-		"ContainerSpec.nodeSelector": placement(func(s *spec) { s.NodeSelector = map[string]string{"a": "b"} },
+		"nodeSelector": placement(func(s *spec) { s.NodeSelector = map[string]string{"a": "b"} },
 			"spec.nodeSelector[a]", func(s *spec) { s.NodeSelector = map[string]string{"a": "b!"} }),
-		"ContainerSpec.tolerations": placement(func(s *spec) { s.Tolerations = nil },
-			"spec.tolerations[0].operator", func(s *spec) { s.Tolerations = []corev1.Toleration{{}} }),
-		"ContainerSpec.runtimeClassName": placement(func(s *spec) { s.RuntimeClassName = new("kata") },
+		"runtimeClassName": placement(func(s *spec) { s.RuntimeClassName = new("kata") },
 			"spec.runtimeClassName", func(s *spec) { s.RuntimeClassName = new("Kata!") }),
 
-		"ContainerSpec.archive": honoured(func(s *spec) {
+		"archive.path": honoured(arrives{"image.reference": `"archive:/a.tar"`}, func(s *spec) {
 			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar"}
 		}),
-		"Archive.path": honoured(func(s *spec) {
-			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar"}
-		}),
-		"Archive.name": honoured(func(s *spec) {
+		"archive.name": honoured(arrives{"image.reference": `"archive:/a.tar:app:v1"`}, func(s *spec) {
 			s.Image, s.Archive = "", &v1alpha1.Archive{Path: "/a.tar", Name: "app:v1"}
 		}),
 
-		"RootFS.path": honoured(func(s *spec) {
+		"rootfs.path": honoured(arrives{
+			"image.reference":     "",
+			"process.command":     `["x"]`,
+			"config.process.args": `["x"]`,
+			"config.root.path":    `"/r"`,
+		}, func(s *spec) {
 			s.Image, s.RootFS, s.Command = "", &v1alpha1.RootFS{Path: "/r"}, []string{"x"}
 		}),
 
-		"EnvVar.name":  honoured(func(s *spec) { s.Env[0].Name = "B" }),
-		"EnvVar.value": honoured(func(s *spec) { s.Env[0].Value = "2" }),
-		"EnvVar.valueFrom": refused("spec.env[0].valueFrom", func(s *spec) {
+		"env[].name": honoured(arrives{"config.process.env": `["B=1"]`}, func(s *spec) {
+			s.Env[0].Name = "B"
+		}),
+		"env[].value": honoured(arrives{"config.process.env": `["A=2"]`}, func(s *spec) {
+			s.Env[0].Value = "2"
+		}),
+		"env[].valueFrom": refused("spec.env[0].valueFrom", func(s *spec) {
 			s.Env[0].ValueFrom = &corev1.EnvVarSource{}
 		}),
 
-		"Volume.name":     honoured(func(s *spec) { s.Volumes[2].Name = "x" }),
-		"Volume.hostPath": honoured(func(s *spec) { s.Volumes[1].HostPath.Path = "/x" }),
-		"Volume.emptyDir": honoured(func(s *spec) { s.Volumes[0].EmptyDir.Medium = "Memory" }),
+		"volumes[].name": honoured(arrives{
+			"volumes[m].name":            "",
+			"volumes[m].emptyDir.medium": "",
+			"volumes[x].name":            `"x"`,
+			"volumes[x].emptyDir.medium": `"Memory"`,
+		}, func(s *spec) {
+			s.Volumes[2].Name = "x"
+		}),
 
-		"HostPathVolumeSource.path": honoured(func(s *spec) { s.Volumes[1].HostPath.Path = "/x" }),
-		"HostPathVolumeSource.type": honoured(func(s *spec) { s.Volumes[1].HostPath.Type = new(corev1.HostPathFile) }),
+		"volumes[].hostPath.path": honoured(arrives{
+			"volumes[h].hostPath.path": `"/x"`,
+			"config.mounts[/h].source": `"/x"`,
+		}, func(s *spec) {
+			s.Volumes[1].HostPath.Path = "/x"
+		}),
+		"volumes[].hostPath.type": honoured(arrives{"volumes[h].hostPath.type": `"File"`}, func(s *spec) {
+			s.Volumes[1].HostPath.Type = new(corev1.HostPathFile)
+		}),
 
-		"EmptyDirVolumeSource.medium":    honoured(func(s *spec) { s.Volumes[0].EmptyDir.Medium = "Memory" }),
-		"EmptyDirVolumeSource.sizeLimit": honoured(func(s *spec) { s.Volumes[2].EmptyDir.SizeLimit = new(quantity("1Mi")) }),
+		"volumes[].emptyDir.medium": honoured(arrives{"volumes[e].emptyDir.medium": `"Memory"`}, func(s *spec) {
+			s.Volumes[0].EmptyDir.Medium = "Memory"
+		}),
+		"volumes[].emptyDir.sizeLimit": honoured(arrives{"volumes[m].emptyDir.sizeLimit": `"1Mi"`}, func(s *spec) {
+			s.Volumes[2].EmptyDir.SizeLimit = new(quantity("1Mi"))
+		}),
 
-		"EmptyDirVolumeSource.mode": refused("spec.volumes[0].emptyDir.mode", func(s *spec) {
+		"volumes[].emptyDir.mode": refused("spec.volumes[0].emptyDir.mode", func(s *spec) {
 			s.Volumes[0].EmptyDir.Mode = new(int32(0o755))
 		}),
 
-		"VolumeMount.name":     honoured(func(s *spec) { s.VolumeMounts[0].Name = "m" }),
-		"VolumeMount.readOnly": honoured(func(s *spec) { s.VolumeMounts[0].ReadOnly = true }),
-		"VolumeMount.recursiveReadOnly": honoured(func(s *spec) {
+		"volumeMounts[].name": honoured(arrives{"config.mounts[/e].source": `"volumes/m"`}, func(s *spec) {
+			s.VolumeMounts[0].Name = "m"
+		}),
+		"volumeMounts[].readOnly": honoured(arrives{"config.mounts[/e].options": `["rbind","rprivate","ro"]`}, func(s *spec) {
+			s.VolumeMounts[0].ReadOnly = true
+		}),
+		"volumeMounts[].recursiveReadOnly": honoured(arrives{"config.mounts[/h].options": `["rbind","rprivate","rro"]`}, func(s *spec) {
 			s.VolumeMounts[1].RecursiveReadOnly = new(corev1.RecursiveReadOnlyIfPossible)
 		}),
-		"VolumeMount.mountPath":   honoured(func(s *spec) { s.VolumeMounts[0].MountPath = "/x" }),
-		"VolumeMount.subPath":     refused("spec.volumeMounts[0].subPath", func(s *spec) { s.VolumeMounts[0].SubPath = "x" }),
-		"VolumeMount.subPathExpr": refused("spec.volumeMounts[0].subPathExpr", func(s *spec) { s.VolumeMounts[0].SubPathExpr = "x" }),
-		"VolumeMount.mountPropagation": honoured(func(s *spec) {
+		"volumeMounts[].mountPath": honoured(arrives{
+			"config.mounts[/e].*":           "",
+			"config.mounts[/x].destination": `"/x"`,
+			"config.mounts[/x].type":        `"bind"`,
+			"config.mounts[/x].source":      `"volumes/e"`,
+			"config.mounts[/x].options":     `["rbind","rprivate","rw"]`,
+		}, func(s *spec) {
+			s.VolumeMounts[0].MountPath = "/x"
+		}),
+		"volumeMounts[].subPath":     refused("spec.volumeMounts[0].subPath", func(s *spec) { s.VolumeMounts[0].SubPath = "x" }),
+		"volumeMounts[].subPathExpr": refused("spec.volumeMounts[0].subPathExpr", func(s *spec) { s.VolumeMounts[0].SubPathExpr = "x" }),
+		"volumeMounts[].mountPropagation": honoured(arrives{
+			"config.mounts[/e].options":      `["rbind","rslave","rw"]`,
+			"config.linux.rootfsPropagation": `"slave"`,
+		}, func(s *spec) {
 			s.VolumeMounts[0].MountPropagation = new(corev1.MountPropagationHostToContainer)
 		}),
-		"VolumeMount.bindMountOptions": honoured(func(s *spec) { s.VolumeMounts[0].BindMountOptions = []string{"noexec"} }),
+		"volumeMounts[].bindMountOptions": honoured(arrives{"config.mounts[/e].options": `["rbind","rprivate","noexec","rw"]`}, func(s *spec) {
+			s.VolumeMounts[0].BindMountOptions = []string{"noexec"}
+		}),
 
-		"ResourceRequirements.limits":   honoured(func(s *spec) { s.Resources.Limits = corev1.ResourceList{"cpu": quantity("1")} }),
-		"ResourceRequirements.requests": honoured(func(s *spec) { s.Resources.Requests = corev1.ResourceList{"cpu": quantity("1")} }),
-		"ResourceRequirements.claims": refused("spec.resources.claims", func(s *spec) {
+		"resources.limits": honoured(arrives{
+			"requests.cpu":                        `"1"`,
+			"requests.memory":                     `"64Mi"`,
+			"config.linux.resources.cpu.shares":   `1024`,
+			"config.linux.resources.cpu.quota":    `100000`,
+			"config.linux.resources.cpu.period":   `100000`,
+			"config.linux.resources.memory.limit": `67108864`,
+			"config.linux.resources.memory.swap":  `67108864`,
+			"config.linux.resources.pids.limit":   `9`,
+		}, func(s *spec) {
+			s.Resources.Limits = corev1.ResourceList{"cpu": quantity("1"), "memory": quantity("64Mi"), "pids": quantity("9")}
+		}),
+		"resources.requests": honoured(arrives{
+			"requests.cpu": `"1"`, "requests.memory": `"64Mi"`, "config.linux.resources.cpu.shares": `1024`,
+		}, func(s *spec) {
+			s.Resources.Requests = corev1.ResourceList{"cpu": quantity("1"), "memory": quantity("64Mi")}
+		}),
+		"resources.claims": refused("spec.resources.claims", func(s *spec) {
 			s.Resources.Claims = []corev1.ResourceClaim{{Name: "x"}}
 		}),
 
-		"SecurityContext.capabilities": honoured(func(s *spec) {
-			s.SecurityContext.Capabilities.Drop = []corev1.Capability{"ALL"}
-		}),
-		"SecurityContext.privileged": refused("spec.securityContext.privileged", func(s *spec) {
+		"securityContext.privileged": refused("spec.securityContext.privileged", func(s *spec) {
 			s.SecurityContext.Privileged = new(true)
 		}),
-		"SecurityContext.seLinuxOptions": refused("spec.securityContext.seLinuxOptions", func(s *spec) {
+		"securityContext.seLinuxOptions": refused("spec.securityContext.seLinuxOptions", func(s *spec) {
 			s.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{}
 		}),
-		"SecurityContext.windowsOptions": refused("spec.securityContext.windowsOptions", func(s *spec) {
+		"securityContext.windowsOptions": refused("spec.securityContext.windowsOptions", func(s *spec) {
 			s.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}
 		}),
-		"SecurityContext.appArmorProfile": refused("spec.securityContext.appArmorProfile", func(s *spec) {
+		"securityContext.appArmorProfile": refused("spec.securityContext.appArmorProfile", func(s *spec) {
 			s.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{}
 		}),
-		"SecurityContext.procMount": refused("spec.securityContext.procMount", func(s *spec) {
+		"securityContext.procMount": refused("spec.securityContext.procMount", func(s *spec) {
 			s.SecurityContext.ProcMount = new(corev1.UnmaskedProcMount)
 		}),
-		"SecurityContext.runAsUser":    honoured(func(s *spec) { s.SecurityContext.RunAsUser = new(int64(9)) }),
-		"SecurityContext.runAsGroup":   honoured(func(s *spec) { s.SecurityContext.RunAsGroup = new(int64(9)) }),
-		"SecurityContext.runAsNonRoot": honoured(func(s *spec) { s.SecurityContext.RunAsNonRoot = new(true) }),
-		"SecurityContext.readOnlyRootFilesystem": honoured(func(s *spec) {
+		"securityContext.runAsUser": honoured(arrives{"process.runAsUser": `9`, "config.process.user.uid": `9`}, func(s *spec) {
+			s.SecurityContext.RunAsUser = new(int64(9))
+		}),
+		"securityContext.runAsGroup": honoured(arrives{"process.runAsGroup": `9`, "config.process.user.gid": `9`}, func(s *spec) {
+			s.SecurityContext.RunAsGroup = new(int64(9))
+		}),
+		"securityContext.runAsNonRoot": honoured(arrives{"process.runAsNonRoot": `true`}, func(s *spec) {
+			s.SecurityContext.RunAsNonRoot = new(true)
+		}),
+		"securityContext.readOnlyRootFilesystem": honoured(arrives{"config.root.readonly": `true`}, func(s *spec) {
 			s.SecurityContext.ReadOnlyRootFilesystem = new(true)
 		}),
-		"SecurityContext.allowPrivilegeEscalation": honoured(func(s *spec) {
+		"securityContext.allowPrivilegeEscalation": honoured(arrives{"config.process.noNewPrivileges": ""}, func(s *spec) {
 			s.SecurityContext.AllowPrivilegeEscalation = new(true)
 		}),
-		"SecurityContext.seccompProfile": honoured(func(s *spec) { s.SecurityContext.SeccompProfile.Type = "Unconfined" }),
 
-		"Capabilities.add":  honoured(func(s *spec) { s.SecurityContext.Capabilities.Add = []corev1.Capability{"BPF"} }),
-		"Capabilities.drop": honoured(func(s *spec) { s.SecurityContext.Capabilities.Drop = []corev1.Capability{"KILL"} }),
+		"securityContext.capabilities.add":  honoured(merged(caps(defaultCaps+" BPF"), arrives{"config.linux.seccomp.syscalls[bpf].action": `"SCMP_ACT_ALLOW"`}), func(s *spec) { s.SecurityContext.Capabilities.Add = []corev1.Capability{"BPF"} }),
+		"securityContext.capabilities.drop": honoured(caps(strings.Replace(defaultCaps, " KILL", "", 1)), func(s *spec) { s.SecurityContext.Capabilities.Drop = []corev1.Capability{"KILL"} }),
 
-		"SeccompProfile.type": honoured(func(s *spec) { s.SecurityContext.SeccompProfile.Type = "Unconfined" }),
-		"SeccompProfile.localhostProfile": refused("spec.securityContext.seccompProfile.localhostProfile", func(s *spec) {
+		"securityContext.seccompProfile.type": honoured(arrives{"config.linux.seccomp.*": ""}, func(s *spec) {
+			s.SecurityContext.SeccompProfile.Type = "Unconfined"
+		}),
+		"securityContext.seccompProfile.localhostProfile": refused("spec.securityContext.seccompProfile.localhostProfile", func(s *spec) {
 			s.SecurityContext.SeccompProfile.LocalhostProfile = new("x")
 		}),
 
-		"Toleration.key": placement(func(s *spec) { s.Tolerations[0].Key = "x" },
+		"tolerations[].key": placement(func(s *spec) { s.Tolerations[0].Key = "x" },
 			"spec.tolerations[0].key", func(s *spec) { s.Tolerations[0].Key = "!" }),
-		"Toleration.operator": placement(func(s *spec) { s.Tolerations[0].Operator = "Equal" },
+		"tolerations[].operator": placement(func(s *spec) { s.Tolerations[0].Operator = "Equal" },
 			"spec.tolerations[0].operator", func(s *spec) { s.Tolerations[0].Operator = "Gt" }),
-		"Toleration.value": placement(func(s *spec) { s.Tolerations[0].Operator, s.Tolerations[0].Value = "", "x" },
+		"tolerations[].value": placement(func(s *spec) { s.Tolerations[0].Operator, s.Tolerations[0].Value = "", "x" },
 			"spec.tolerations[0].value", func(s *spec) { s.Tolerations[0].Value = "x" }),
-		"Toleration.effect": placement(func(s *spec) { s.Tolerations[0].Effect = "NoExecute" },
+		"tolerations[].effect": placement(func(s *spec) { s.Tolerations[0].Effect = "NoExecute" },
 			"spec.tolerations[0].effect", func(s *spec) { s.Tolerations[0].Effect = "Never" }),
-		"Toleration.tolerationSeconds": refused("spec.tolerations[0].tolerationSeconds", func(s *spec) {
+		"tolerations[].tolerationSeconds": refused("spec.tolerations[0].tolerationSeconds", func(s *spec) {
 			s.Tolerations[0].TolerationSeconds = new(int64(1))
 		}),
 	}
 }
 
-// TestEveryField: no field of the API is decoration. Each is honoured, so that
-// setting it changes the bundle, or refused with its path; and a field that a
-// newer Kubernetes adds fails this test until somebody decides.
+// TestEveryField walks the type of a Container's spec by reflection. Each field is honoured, so that
+// its value arrives in the bundle or its document, at the place that the case names and nowhere
+// else; or it is the scheduler's; or it is refused with its path. A field that is added, here or by
+// a newer Kubernetes, fails this test until somebody decides. Below a field that is refused nothing
+// can be set, so the walk ends there.
 func TestEveryField(t *testing.T) {
 	cases := fieldCases()
 	seen := map[string]bool{}
-	for _, v := range []any{
-		v1alpha1.ContainerSpec{}, v1alpha1.RootFS{}, v1alpha1.Archive{}, v1alpha1.Volume{}, corev1.EnvVar{}, corev1.VolumeMount{},
-		corev1.SecurityContext{}, corev1.Capabilities{}, corev1.SeccompProfile{}, corev1.HostPathVolumeSource{},
-		corev1.EmptyDirVolumeSource{}, corev1.ResourceRequirements{}, corev1.Toleration{},
-	} {
-		typ := reflect.TypeOf(v)
-		for i := range typ.NumField() {
-			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			name = typ.Name() + "." + name
-			seen[name] = true
-			t.Run(name, func(t *testing.T) {
-				c, ok := cases[name]
-				if !ok {
-					t.Fatal("this field is neither honoured nor refused: decide, then add it to fieldCases and to docs/fields.md")
+	var walk func(path string, typ reflect.Type)
+	walk = func(path string, typ reflect.Type) {
+		c, decided := cases[path]
+		if decided {
+			seen[path] = true
+			t.Run(path, func(t *testing.T) { checkField(t, c) })
+		}
+		for {
+			switch typ.Kind() {
+			case reflect.Pointer:
+				typ = typ.Elem()
+				continue
+			case reflect.Slice, reflect.Array:
+				if typ = typ.Elem(); hasFields(typ) {
+					path += "[]"
 				}
-				checkField(t, c)
-			})
+				continue
+			}
+			break
+		}
+		switch {
+		case c.refused != "":
+		case hasFields(typ):
+			for i := range typ.NumField() {
+				f := typ.Field(i)
+				name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+				switch {
+				case name == "-":
+				case name == "" && f.Anonymous && strings.Contains(options, "inline"):
+					walk(path, f.Type)
+				case name == "":
+					t.Errorf("%s.%s has no name in JSON", typ, f.Name)
+				default:
+					walk(strings.TrimPrefix(path+"."+name, "."), f.Type)
+				}
+			}
+		case !decided:
+			t.Errorf("%s is neither honoured nor refused: decide, then add it to fieldCases and to docs/fields.md", path)
 		}
 	}
-	for name := range cases {
-		if !seen[name] {
-			t.Errorf("%s is no field of the API any more", name)
+	walk("", reflect.TypeFor[v1alpha1.ContainerSpec]())
+	for path := range cases {
+		if !seen[path] {
+			t.Errorf("%s is no field of the API", path)
 		}
 	}
+}
+
+// hasFields returns whether a type is a struct whose fields a user writes, rather than a value that
+// is written as one word.
+func hasFields(typ reflect.Type) bool {
+	for typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
+	return typ.Kind() == reflect.Struct && typ != reflect.TypeFor[resource.Quantity]()
 }
 
 func checkField(t *testing.T, c fieldCase) {
 	without, _ := compiled(t, base())
 	with := base()
 	c.set(&with.Spec)
-	switch {
-	case c.refused != "":
+	if c.refused != "" {
 		wantFault(t, with, c.refused, "")
-	case c.placement:
-		compiled(t, with)
+		return
+	}
+	got, _ := compiled(t, with)
+	if c.placement {
 		bad := base()
 		c.bad(&bad.Spec)
 		wantFault(t, bad, c.badPath, "")
-	default:
-		got, _ := compiled(t, with)
-		a, _ := json.Marshal(without)
-		b, _ := json.Marshal(got)
-		if string(a) == string(b) {
-			t.Error("the bundle is the same with and without the field")
+	} else if len(c.arrives) == 0 {
+		t.Error("the case says nowhere that the value arrives")
+	}
+	a, b := flatten(t, without), flatten(t, got)
+	for path, want := range c.arrives {
+		if a[path] == want && !strings.HasSuffix(path, "*") {
+			t.Errorf("%s is %s without the field, too: choose another value", path, orAbsent(want))
 		}
 	}
+	all := merged(a, b)
+	maps.Copy(all, c.arrives)
+	for path := range all {
+		want, named := c.arrives[path]
+		if !named && !absentBelow(c.arrives, path) {
+			want = a[path]
+		}
+		if b[path] != want {
+			t.Errorf("%s is %s; want %s", path, orAbsent(b[path]), orAbsent(want))
+		}
+	}
+}
+
+// absentBelow returns whether a case says of a path, by a prefix with a "*", that nothing is there.
+func absentBelow(at arrives, path string) bool {
+	for prefix := range at {
+		if above, ok := strings.CutSuffix(prefix, "*"); ok && strings.HasPrefix(path, above) {
+			return true
+		}
+	}
+	return false
+}
+
+func merged(a, b map[string]string) map[string]string {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
+}
+
+func orAbsent(value string) string {
+	if value == "" {
+		return "absent"
+	}
+	return value
+}
+
+// flatten returns the value of each path of a bundle, its document below "config", as JSON. A list
+// of plain values is one value; a mount's path has its destination, that of another list its index.
+func flatten(t *testing.T, b *v1alpha1.OCIBundleSpec) map[string]string {
+	t.Helper()
+	text, err := json.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree any
+	if err := json.Unmarshal(text, &tree); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for name, child := range v {
+				walk(strings.TrimPrefix(path+"."+name, "."), child)
+			}
+			return
+		case []any:
+			if len(v) > 0 && reflect.TypeOf(v[0]).Kind() == reflect.Map {
+				times := map[string]int{}
+				for _, child := range v {
+					object := child.(map[string]any)
+					names, _ := object["names"].([]any)
+					delete(object, "names")
+					if names == nil {
+						names = []any{nameOf(t, object)}
+					}
+					for _, name := range names {
+						at := name.(string)
+						if times[at]++; times[at] > 1 {
+							at += " " + strconv.Itoa(times[at])
+						}
+						walk(path+"["+at+"]", object)
+					}
+				}
+				return
+			}
+		}
+		value, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[path] = string(value)
+	}
+	walk("", tree)
+	return out
+}
+
+// nameOf returns what tells an object in a list from the others: a mount's destination, a volume's
+// name, a device's path, a namespace's type, else all of it.
+func nameOf(t *testing.T, object map[string]any) string {
+	t.Helper()
+	for _, key := range []string{"destination", "name", "path", "type"} {
+		if v, ok := object[key].(string); ok {
+			return v
+		}
+	}
+	all, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(all)
 }
 
 // wantFault asserts that the Container has exactly one fault, with a path and a
