@@ -94,7 +94,7 @@ func TestDecide(t *testing.T) {
 	}{
 		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
 		"new":                                     {in: Input{Desired: always}, verb: Make, policy: "MakeFirst"},
-		"runs as it shall":                        {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
+		"runs as it shall":                        {in: Input{Synced: true, Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
 		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
 		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
 		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Start, policy: "StartMade"},

@@ -321,6 +321,45 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
+// look makes the container's worker look once more, and returns when it is at rest: whatever it
+// decides at this time of the clock is done.
+func (b *bench) look() {
+	b.Helper()
+	b.until("a Syncer that runs", func() bool {
+		b.syncer.mu.Lock()
+		defer b.syncer.mu.Unlock()
+		return b.syncer.ctx != nil
+	})
+	b.syncer.Changed(keyNamed("x"))
+	b.until("workers at rest", func() bool {
+		b.syncer.mu.Lock()
+		defer b.syncer.mu.Unlock()
+		for _, w := range b.syncer.workers {
+			if w.active {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// reports returns how many statuses the source has accepted.
+func (b *bench) reports() int {
+	b.source.mu.Lock()
+	defer b.source.mu.Unlock()
+	return len(b.source.reports)
+}
+
+// wantStarts asserts how often the container has been started.
+func (b *bench) wantStarts(n int) {
+	b.Helper()
+	b.super.mu.Lock()
+	defer b.super.mu.Unlock()
+	if b.super.starts != n {
+		b.Fatalf("found %d starts; want %d", b.super.starts, n)
+	}
+}
+
 func (b *bench) exit(code int) {
 	b.Helper()
 	if err := b.super.change("default_x_01234567", func(st *protocol.Status) { b.super.end(st, code) }); err != nil {
@@ -368,14 +407,8 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 			return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
 		})
 		b.clock.Step(wait - time.Second)
-		b.syncer.Changed(keyNamed("x")) // looking is not starting
-		time.Sleep(10 * time.Millisecond)
-		b.super.mu.Lock()
-		if b.super.starts != n+2 {
-			t.Fatalf("started before the back-off of %s was over", wait)
-		}
-		b.super.mu.Unlock()
-		b.until("the timer", b.clock.HasWaiters)
+		b.look()
+		b.wantStarts(n + 2) // the back-off is not over
 		b.clock.Step(time.Second)
 		b.runs(n + 3)
 	}
@@ -402,8 +435,11 @@ func TestEndIsSeenOnceByTheNextAgent(t *testing.T) {
 	}
 	b.stop()
 	b.run() // and a third agent finds it running
-	time.Sleep(20 * time.Millisecond)
-	b.runs(2)
+	b.look()
+	b.wantStarts(2)
+	if last := b.source.last(); last.RestartCount != 1 || last.PID == 0 {
+		t.Errorf("found %+v; want one restart, and a process", last)
+	}
 }
 
 func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
@@ -421,15 +457,12 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 		s := b.source.last()
 		return s.Phase == v1alpha1.ContainerFailed && s.State.Terminated.ExitCode == 7 && s.ObservedGeneration == 2
 	})
-	n := len(b.source.reports)
+	n := b.reports()
 	for range 3 {
-		b.syncer.Changed(keyNamed("x"))
-		time.Sleep(5 * time.Millisecond)
+		b.look()
 	}
-	b.source.mu.Lock()
-	defer b.source.mu.Unlock()
-	if len(b.source.reports) != n {
-		t.Errorf("found %d reports of an unchanged status", len(b.source.reports)-n)
+	if got := b.reports(); got != n {
+		t.Errorf("found %d reports of an unchanged status", got-n)
 	}
 }
 
@@ -478,17 +511,12 @@ func TestStatusOfAnotherIsCorrected(t *testing.T) {
 		return len(b.source.reports) > reports && meta.FindStatusCondition(b.source.reports[len(b.source.reports)-1].Conditions, "Blessed") == nil
 	})
 	// Once is enough, while the source does not show it yet.
-	b.source.mu.Lock()
-	n := len(b.source.reports)
-	b.source.mu.Unlock()
+	n := b.reports()
 	for range 3 {
-		b.syncer.Changed(keyNamed("x"))
-		time.Sleep(5 * time.Millisecond)
+		b.look()
 	}
-	b.source.mu.Lock()
-	defer b.source.mu.Unlock()
-	if len(b.source.reports) != n {
-		t.Errorf("found %d reports of a status that is right", len(b.source.reports)-n)
+	if got := b.reports(); got != n {
+		t.Errorf("found %d reports of a status that is right", got-n)
 	}
 }
 
@@ -517,19 +545,13 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 	if looks < 1 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
 		t.Errorf("found after %d looks %+v; want message %q", looks, c, since)
 	}
-	reports := func() int {
-		b.source.mu.Lock()
-		defer b.source.mu.Unlock()
-		return len(b.source.reports)
-	}
-	n := reports()
+	n := b.reports()
 	for range 3 { // it stays the same, and is not written again
-		b.until("the timer", b.clock.HasWaiters)
 		b.clock.Step(30 * time.Second)
+		b.look()
 	}
-	b.until("the timer", b.clock.HasWaiters)
-	if n != reports() {
-		t.Errorf("found %d more reports of the same", reports()-n)
+	if got := b.reports(); got != n {
+		t.Errorf("found %d more reports of the same", got-n)
 	}
 	b.super.away.Store(false)
 	b.syncer.Changed(keyNamed("x"))
@@ -546,8 +568,7 @@ func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
 	kills := b.kills
 	b.until("the stop signal", func() bool { return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters() })
 	b.clock.Step(29 * time.Second)
-	b.syncer.Changed(keyNamed("x"))
-	time.Sleep(10 * time.Millisecond)
+	b.look()
 	if k := kills(); !slices.Equal(k, []string{"TERM"}) {
 		t.Fatalf("found %v before the grace period was over", k)
 	}
@@ -620,7 +641,7 @@ func TestGracePeriodWithTheClockSetBack(t *testing.T) {
 	b.clock.set(-time.Hour)
 	b.clock.Step(20 * time.Second)
 	b.run()
-	b.until("the next agent", b.clock.HasWaiters)
+	b.look()
 	if k := b.kills(); !slices.Equal(k, []string{"TERM"}) {
 		t.Fatalf("found %v; want no second signal within the grace period", k)
 	}

@@ -105,8 +105,7 @@ func TestStopSignalIsNotLost(t *testing.T) {
 		return err == nil && r != nil && r.Stop != nil && r.Stop.Sent
 	})
 	b.clock.Step(29 * time.Second)
-	b.syncer.Changed(keyNamed("x"))
-	time.Sleep(10 * time.Millisecond)
+	b.look()
 	if got := b.kills(); len(got) != 1 {
 		t.Errorf("found the signals %v within the grace period", got)
 	}

@@ -125,8 +125,7 @@ func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 				}
 				b.until("Degraded", b.degraded)
 				b.clock.Step(time.Minute)
-				b.syncer.Changed(keyNamed("x"))
-				time.Sleep(10 * time.Millisecond)
+				b.look()
 				if got := b.source.last(); b.starts() != 1 || got.Phase != v1alpha1.ContainerUnknown {
 					t.Errorf("started %d times; found %+v", b.starts(), got)
 				}

@@ -141,7 +141,7 @@ func TestRefusedLiveChange(t *testing.T) {
 		t.Errorf("Accepted is %+v", accepted)
 	}
 	// Neither looking nor another agent tries again before the time.
-	b.syncer.Changed(keyNamed("x"))
+	b.look()
 	b.stop()
 	b.source.mu.Lock()
 	b.source.reports = nil
@@ -149,9 +149,9 @@ func TestRefusedLiveChange(t *testing.T) {
 	b.source.bundle.Status = v1alpha1.OCIBundleStatus{} // as a folder knows it after a start
 	b.source.mu.Unlock()
 	b.run()
+	b.look()
 	b.untilUpdates("-1>20")
 	b.assertOneRun(false)
-	b.until("the timer", b.clock.HasWaiters)
 	b.clock.Step(backOffFirst)
 	b.untilUpdates("-1>20", "-1>20")
 	// The refused part is not there for a stop, either.
@@ -192,10 +192,8 @@ func TestRefusedLiveChangeOfAJob(t *testing.T) {
 			b.until("its end", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
 			b.stop()
 			b.run()
-			time.Sleep(20 * time.Millisecond)
-			if b.super.starts != 1 {
-				t.Errorf("it was started %d times", b.super.starts)
-			}
+			b.look()
+			b.wantStarts(1)
 		})
 	}
 }
