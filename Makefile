@@ -147,6 +147,12 @@ lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
 	$(GOLANGCI_LINT) run ./...
 	cd test/clients && $(GOLANGCI_LINT) run ./...
 	go vet -tags standalone ./cmd/berth-agent ./node-agent/node
+	@hack/deps.sh lint
+	shellcheck --severity=warning .ci/run $$(git ls-files 'hack/*.sh')
+	shellcheck --severity=warning --shell=dash --exclude=SC1007,SC2034 $(GUEST_SCRIPTS)
+
+# busybox's sh runs these in the virtual machine.
+GUEST_SCRIPTS := $(addprefix hack/vm/guest/,command go-test init start start-systemd)
 
 $(GOLANGCI_LINT):
 	GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)

@@ -4,13 +4,14 @@
 # Installs the Debian packages that building, running and testing Berth need, if
 # they are not there.
 #
-#   hack/deps.sh run|test|bench|bench-node|conformance|clients|bats
+#   hack/deps.sh run|test|lint|bench|bench-node|conformance|clients|bats
 set -euo pipefail
 
 case ${1-} in
 run) packages=(busybox-static jq procps) ;;
 test) packages=(busybox-static criu runc crun libseccomp-dev gcc libc6-dev iproute2 jq strace e2fsprogs uidmap apparmor secilc) ;;
 bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev pkg-config jq time patchelf) ;;
+lint) packages=(shellcheck) ;;
 bench-node) packages=(busybox-static runc crun podman conmon containerd tini e2fsprogs util-linux) ;;
 conformance) packages=(tini apparmor runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
 bats) packages=(bats bsdutils busybox-static criu gawk gcc iproute2 jq libc6-dev libseccomp-dev pkg-config sudo tini uidmap util-linux) ;;

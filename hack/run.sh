@@ -46,8 +46,10 @@ up) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac
 
-mkdir -p -m 0700 /run/berth "$manifests"
-[ -e "$manifests/hello.yaml" ] && cmp -s config/samples/hello.yaml "$manifests/hello.yaml" || cp config/samples/hello.yaml "$manifests/hello.yaml"
+for dir in /run/berth "$manifests"; do
+	[ -d "$dir" ] || (umask 077 && mkdir -p "$dir")
+done
+cmp -s config/samples/hello.yaml "$manifests/hello.yaml" || cp config/samples/hello.yaml "$manifests/hello.yaml"
 if ! running; then
 	setsid "$agent" --manifests "$manifests" >>/var/log/berth-agent.log 2>&1 </dev/null &
 	echo $! >"$pidfile"

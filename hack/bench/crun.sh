@@ -31,7 +31,7 @@ done
 for p in ./*.deb; do dpkg-deb -x "$p" root; done
 libraries=$cache/lib
 mkdir -p "$libraries"
-find root -path '*/x86_64-linux-gnu/*.so*' -o -path '*/aarch64-linux-gnu/*.so*' | xargs cp -a -t "$libraries"
+find root \( -path '*/x86_64-linux-gnu/*.so*' -o -path '*/aarch64-linux-gnu/*.so*' \) -exec cp -a -t "$libraries" {} +
 loader=$(basename "$(patchelf --print-interpreter root/usr/bin/crun)")
 cp root/usr/bin/crun "$work/crun"
 patchelf --set-interpreter "$libraries/$loader" --set-rpath "$libraries" "$work/crun"
