@@ -81,7 +81,7 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReconciling) != nil {
 		t.Errorf("a Container that is Ready is still Reconciling: %+v", now.Status.Conditions)
 	}
-	if st := now.Status; st.Phase != v1alpha1.ContainerRunning || st.NodeName != "node-a" || st.Bundle != "hello" || st.PID != 4711 || st.LogPath == "" || st.State.Running == nil {
+	if st := now.Status; st.Phase != v1alpha1.ContainerRunning || st.NodeName != "node-a" || st.Bundle != "berth-node-node-a/"+c.Namespace+".hello" || st.PID != 4711 || st.LogPath == "" || st.State.Running == nil {
 		t.Errorf("the agent's word is not mirrored: %+v", st)
 	}
 
@@ -89,13 +89,16 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !metav1.IsControlledBy(b, now) {
-		t.Errorf("the OCIBundle's owner is %+v", b.OwnerReferences)
+	if ref := b.Spec.ContainerRef; ref == nil || *ref != (v1alpha1.ContainerReference{Namespace: c.Namespace, Name: c.Name, UID: now.UID}) || len(b.OwnerReferences) > 0 {
+		t.Errorf("the OCIBundle is that of %+v, owned by %+v", ref, b.OwnerReferences)
+	}
+	if now.Annotations[v1alpha1.AnnotationNode] != "node-a" || b.Namespace != "berth-node-node-a" || b.Name != c.Namespace+".hello" {
+		t.Errorf("the OCIBundle is %s/%s, the Container's annotations are %v", b.Namespace, b.Name, now.Annotations)
 	}
 	if len(b.Finalizers) != 1 || b.Finalizers[0] != v1alpha1.OCIBundleFinalizer {
 		t.Errorf("the OCIBundle's finalizers are %v", b.Finalizers)
 	}
-	if b.Labels[container.LabelContainer] != "hello" {
+	if b.Labels[v1alpha1.LabelContainer] != "hello" {
 		t.Errorf("the OCIBundle's labels are %v", b.Labels)
 	}
 	if b.Spec.NodeName != "node-a" || b.Spec.Image == nil || b.Spec.Image.Reference != c.Spec.Image || b.Spec.Requests.Cpu().String() != "500m" {
@@ -115,31 +118,21 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 
 func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	newFakeAgent(t, "node-new")
-	newFakeAgent(t, "node-old", func(a *fakeAgent) { a.revision = 0 })
 	ns := namespace(t)
-	on := func(node string) func(*v1alpha1.Container) {
-		return func(c *v1alpha1.Container) {
-			c.Spec.NodeName = node
-			// Of this test's own, so that nothing else refers to the profile.
-			c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_BOOT"}}}
-		}
-	}
-	small, whole := sample(ns, "small", on("node-new")), sample(ns, "whole", on("node-old"))
+	small := sample(ns, "small", func(c *v1alpha1.Container) {
+		c.Spec.NodeName = "node-new"
+		// Of this test's own, so that nothing else refers to the profile.
+		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_BOOT"}}}
+	})
 	create(t, small)
-	create(t, whole)
 	eventuallyHas(t, small, isReady)
-	eventuallyHas(t, whole, isReady)
-	byReference, err := readBundle(t, small)
-	if err != nil {
-		t.Fatal(err)
+	byReference := theBundle(t, small)
+	inline, faults := compile.Bundle(small)
+	if len(faults) > 0 {
+		t.Fatal(faults)
 	}
-	inline, err := readBundle(t, whole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if inline.Spec.SeccompProfile != "" || inline.Spec.MinAgentRevision != 0 || byReference.Spec.MinAgentRevision != 1 {
-		t.Errorf("for an agent that reads no SeccompProfile: %q, revision %d; for one that does: revision %d",
-			inline.Spec.SeccompProfile, inline.Spec.MinAgentRevision, byReference.Spec.MinAgentRevision)
+	if byReference.Spec.MinAgentRevision != 2 {
+		t.Errorf("it takes an agent of revision %d", byReference.Spec.MinAgentRevision)
 	}
 	size := func(o any) int {
 		text, err := json.Marshal(o)
@@ -148,9 +141,9 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 		}
 		return len(text)
 	}
-	t.Logf("OCIBundle: %d bytes with the profile, %d without", size(inline), size(byReference))
-	if a, b := size(byReference), size(inline); a > b/2 {
-		t.Errorf("the OCIBundle has %d bytes with a reference, %d without", a, b)
+	t.Logf("OCIBundle: %d bytes; the profile takes %d out of it", size(byReference), size(inline)-size(byReference.Spec))
+	if a, b := size(byReference.Spec), size(inline); a > b/2 {
+		t.Errorf("the OCIBundle's spec has %d bytes with a reference, %d without", a, b)
 	}
 	p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(byReference.Spec.SeccompProfile)}}
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), p); err != nil {
@@ -161,12 +154,11 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var a, b specs.Spec
-	if err := errors.Join(json.Unmarshal(joined.Config.Raw, &a), json.Unmarshal(inline.Spec.Config.Raw, &b)); err != nil {
+	if err := errors.Join(json.Unmarshal(joined.Config.Raw, &a), json.Unmarshal(inline.Config.Raw, &b)); err != nil {
 		t.Fatal(err)
 	}
-	a.Hostname, b.Hostname = "", "" // of their names
 	if !equality.Semantic.DeepEqual(a, b) {
-		t.Errorf("the documents differ:\n%s\n%s", joined.Config.Raw, inline.Spec.Config.Raw)
+		t.Errorf("the documents differ:\n%s\n%s", joined.Config.Raw, inline.Config.Raw)
 	}
 
 	// A profile cannot be changed, and one that is in use comes back.
@@ -210,14 +202,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 		clk.SetTime(clk.Now().Add(2 * time.Hour))
 	}
 	look() // used just now
-	for _, c := range []*v1alpha1.Container{small, whole} {
-		if err := admin.Delete(t.Context(), c); err != nil {
-			t.Fatal(err)
-		}
-		gone(t, c)
+	if err := admin.Delete(t.Context(), small); err != nil {
+		t.Fatal(err)
 	}
+	gone(t, small)
 	eventually(t, func() error {
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(small), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(byReference), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the cache still has the OCIBundle (%v)", err)
 		}
 		return nil
@@ -348,7 +338,7 @@ func TestAnswersPrecedeNewContainers(t *testing.T) {
 		a.labels = map[string]string{"kubernetes.io/hostname": "node-burst"}
 		a.answer = func(b *v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
 			mu.Lock()
-			answered[b.Name] = time.Now()
+			answered[b.Spec.ContainerRef.Name] = time.Now()
 			mu.Unlock()
 			return runs(b)
 		}
@@ -383,7 +373,7 @@ func TestAnswersPrecedeNewContainers(t *testing.T) {
 	}
 	eventually(t, func() error {
 		left := &v1alpha1.OCIBundleList{}
-		if err := admin.List(t.Context(), left, client.InNamespace(ns)); err != nil || len(left.Items) > 0 {
+		if err := admin.List(t.Context(), left, client.MatchingLabels{v1alpha1.LabelNamespace: ns}); err != nil || len(left.Items) > 0 {
 			return fmt.Errorf("%d OCIBundles are left (%v)", len(left.Items), err)
 		}
 		return nil
@@ -406,7 +396,7 @@ func TestSecondReconcileWritesNothing(t *testing.T) {
 			return fmt.Errorf("the cache is at %s of %s (%v)", seen.ResourceVersion, before.ResourceVersion, err)
 		}
 		seenBundle := &v1alpha1.OCIBundle{}
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(c), seenBundle); err != nil || seenBundle.ResourceVersion != bundleBefore.ResourceVersion {
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(bundleBefore), seenBundle); err != nil || seenBundle.ResourceVersion != bundleBefore.ResourceVersion {
 			return fmt.Errorf("the cache is at %s of %s (%v)", seenBundle.ResourceVersion, bundleBefore.ResourceVersion, err)
 		}
 		return nil
@@ -817,10 +807,10 @@ func TestBundleEditedByHandIsPutBack(t *testing.T) {
 		},
 		"finalizer removed": func(b *v1alpha1.OCIBundle) { b.Finalizers = nil },
 		"label removed":     func(b *v1alpha1.OCIBundle) { b.Labels = nil },
-		"owner removed":     func(b *v1alpha1.OCIBundle) { b.OwnerReferences[0].BlockOwnerDeletion = nil },
+		"owner added":       func(b *v1alpha1.OCIBundle) { b.OwnerReferences = []metav1.OwnerReference{someoneElse("1-2", false)} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+			b := theBundle(t, c)
 			edit(t, b, wrong)
 			eventually(t, func() error {
 				now, err := readBundle(t, c)
@@ -835,7 +825,7 @@ func TestBundleEditedByHandIsPutBack(t *testing.T) {
 				if string(a) != string(z) {
 					return fmt.Errorf("the spec is\n%s; wanted\n%s", a, z)
 				}
-				if len(now.Finalizers) != 1 || now.Labels[container.LabelContainer] == "" || now.OwnerReferences[0].BlockOwnerDeletion == nil {
+				if len(now.Finalizers) != 1 || now.Labels[v1alpha1.LabelContainer] == "" || len(now.OwnerReferences) > 0 {
 					return fmt.Errorf("the metadata is %+v", now.ObjectMeta)
 				}
 				return nil
@@ -880,15 +870,16 @@ func TestStrangersBundleIsLeftAlone(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	stranger := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hello"},
-		Spec:       v1alpha1.OCIBundleSpec{NodeName: "elsewhere", RestartPolicy: corev1.RestartPolicyNever},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "hello")},
+		Spec:       v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
 	}
 	stranger.Spec.Config.Raw = []byte(`{}`)
 	create(t, stranger)
 	c := sample(ns, "hello")
 	create(t, c)
 	eventuallyHas(t, c, want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonBundleConflict, contains: "delete it"})
-	if b, err := readBundle(t, c); err != nil || b.UID != stranger.UID || b.Generation != stranger.Generation {
+	b := stranger.DeepCopy()
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), b); err != nil || b.UID != stranger.UID || b.Generation != stranger.Generation {
 		t.Errorf("the stranger's OCIBundle was touched (%v)", err)
 	}
 	if err := admin.Delete(t.Context(), stranger); err != nil {
@@ -898,10 +889,10 @@ func TestStrangersBundleIsLeftAlone(t *testing.T) {
 
 	// One of an earlier Container of the same name is nobody's any more: it goes, and makes room.
 	orphan := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "again", OwnerReferences: []metav1.OwnerReference{{
-			APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: "again", UID: types.UID("of-another-time"), Controller: ptr.To(true)}}},
-		Spec: stranger.Spec,
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "again")},
+		Spec:       stranger.Spec,
 	}
+	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: ns, Name: "again", UID: types.UID("of-another-time")}
 	create(t, orphan)
 	again := sample(ns, "again")
 	create(t, again)

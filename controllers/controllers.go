@@ -2,7 +2,7 @@
 
 // Package controllers puts Berth's reconcilers together for a manager: what the informer cache holds, and which
 // controllers run. Each of them is a package of its own below; none imports another, but for container, which uses
-// scheduling. Nothing is collected as garbage here: an OCIBundle has its Container for owner, and Kubernetes does the rest.
+// scheduling. An OCIBundle is in another namespace than its Container, so it is container that collects it, and not Kubernetes.
 package controllers
 
 import (
@@ -12,7 +12,10 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -60,15 +63,25 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// CacheOptions keep the informer caches small: no managedFields, only the Leases of node agents, of an OCIBundle the digest
-// of its config, and of a Node what a choice looks at.
+// CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities and Leases of node agents, of an
+// OCIBundle the digest of its config, and of a Node what a choice looks at.
 func CacheOptions() cache.Options {
+	ofNodes := labels.NewSelector()
+	if has, err := labels.NewRequirement(v1alpha1.LabelNode, selection.Exists, nil); err == nil {
+		ofNodes = ofNodes.Add(*has)
+	}
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.OCIBundle{}:   {Transform: container.TransformBundle},
-			&corev1.Node{}:          {Transform: transformNode},
-			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{v1alpha1.NodeLeaseNamespace: {}}},
+			&v1alpha1.OCIBundle{}:    {Transform: container.TransformBundle},
+			&corev1.Node{}:           {Transform: transformNode},
+			&corev1.Namespace{}:      {Label: ofNodes},
+			&rbacv1.RoleBinding{}:    {Label: ofNodes},
+			&corev1.ServiceAccount{}: {Namespaces: map[string]cache.Config{v1alpha1.NodesNamespace: {}}},
+			&coordinationv1.Lease{}: {Namespaces: map[string]cache.Config{
+				cache.AllNamespaces:           {LabelSelector: ofNodes},
+				v1alpha1.FormerLeaseNamespace: {LabelSelector: labels.Everything()},
+			}},
 		},
 	}
 }
@@ -129,6 +142,16 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		if err := deletion.SetupWithManager(mgr, *o.Webhook); err != nil {
 			return fmt.Errorf("deletion webhook: %w", err)
 		}
+	}
+	namespaces := &node.NamespaceReconciler{
+		Client:      mgr.GetClient(),
+		Live:        mgr.GetAPIReader(),
+		Recorder:    recorder,
+		Clock:       clock.RealClock{},
+		GracePeriod: o.NodeMonitorGracePeriod,
+	}
+	if err := namespaces.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("node namespace controller: %w", err)
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -62,33 +61,58 @@ func TestFinalizerIsPutBack(t *testing.T) {
 	}
 }
 
-// TestOwnerReferenceIsPutBack: whose an OCIBundle is stands in its spec; what others do to its owner references is undone.
-func TestOwnerReferenceIsPutBack(t *testing.T) {
+// TestOwnerReferenceIsRemoved: whose an OCIBundle is stands in its spec. An owner reference names nothing that is in the namespace of a
+// node, so the OCIBundle would be collected as garbage.
+func TestOwnerReferenceIsRemoved(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")
 	create(t, c)
 	now := eventuallyHas(t, c, isReady)
-	for name, change := range map[string]func(*v1alpha1.OCIBundle){
-		"removed":            func(b *v1alpha1.OCIBundle) { b.OwnerReferences = nil },
-		"another controller": func(b *v1alpha1.OCIBundle) { b.OwnerReferences = []metav1.OwnerReference{someoneElse("1-2", true)} },
-		"another Container": func(b *v1alpha1.OCIBundle) {
-			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: "1-2", Controller: ptr.To(true)}}
-		},
+	for name, owner := range map[string]metav1.OwnerReference{
+		"another controller": someoneElse("1-2", true),
+		"the Container":      {APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: now.UID, Controller: ptr.To(true)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
-			edit(t, b, change)
+			b := theBundle(t, c)
+			edit(t, b, func(b *v1alpha1.OCIBundle) { b.OwnerReferences = []metav1.OwnerReference{owner} })
 			eventually(t, func() error {
 				have, err := readBundle(t, c)
 				if err == nil && have.UID != b.UID {
 					t.Fatal("the OCIBundle was replaced")
 				}
-				if err == nil && !metav1.IsControlledBy(have, now) {
+				if err == nil && len(have.OwnerReferences) > 0 {
 					err = fmt.Errorf("the owner references are %+v", have.OwnerReferences)
 				}
 				return err
 			})
 		})
+	}
+}
+
+// TestNodeOfAContainerIsPutBack: the annotation that says where a Container is can be edited by whoever may edit the Container. It
+// moves nothing, and leaves nothing behind.
+func TestNodeOfAContainerIsPutBack(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	newFakeAgent(t, "node-b")
+	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) { c.Spec.NodeName = "node-a" })
+	create(t, c)
+	eventuallyHas(t, c, isReady)
+	before := theBundle(t, c)
+	for _, wrong := range []string{"", "node-b", "node-nowhere", "no node at all/.."} {
+		edit(t, c, func(c *v1alpha1.Container) {
+			c.Annotations[v1alpha1.AnnotationNode] = wrong
+			c.Finalizers = nil
+		})
+		eventually(t, func() error {
+			now, err := read(t, c)
+			if err == nil && (now.Annotations[v1alpha1.AnnotationNode] != "node-a" || len(now.Finalizers) != 1) {
+				err = fmt.Errorf("%q: the metadata is %+v", wrong, now.ObjectMeta)
+			}
+			return err
+		})
+		if b := theBundle(t, c); b.UID != before.UID || b.DeletionTimestamp != nil || b.Generation != before.Generation {
+			t.Errorf("%q: the OCIBundle was touched: %+v", wrong, b.ObjectMeta)
+		}
 	}
 }
 
@@ -105,7 +129,7 @@ func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 			if err := admin.Delete(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+			b := theBundle(t, c)
 			edit(t, b, func(b *v1alpha1.OCIBundle) { b.OwnerReferences = owners })
 			// Any event makes the controller look again.
 			edit(t, c, func(c *v1alpha1.Container) { c.Labels = map[string]string{"look": "again"} })
@@ -129,11 +153,11 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 	edit(t, c, func(c *v1alpha1.Container) {
 		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}}}
 	})
-	b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name}}
+	b := theBundle(t, c)
 	edit(t, b, func(b *v1alpha1.OCIBundle) { b.Finalizers, b.OwnerReferences = nil, nil })
 	eventually(t, func() error {
 		now, err := readBundle(t, c)
-		if err == nil && (!controllerutil.ContainsFinalizer(now, v1alpha1.OCIBundleFinalizer) || len(now.OwnerReferences) != 1) {
+		if err == nil && (!controllerutil.ContainsFinalizer(now, v1alpha1.OCIBundleFinalizer) || len(now.OwnerReferences) != 0) {
 			err = fmt.Errorf("the metadata is %+v", now.ObjectMeta)
 		}
 		return err
@@ -145,7 +169,7 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{container.LabelContainer: c.Name}, Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{v1alpha1.LabelContainer: c.Name}, Finalizers: []string{v1alpha1.OCIBundleFinalizer},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: c.UID,
 				Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true)}},
 		},
@@ -175,8 +199,11 @@ func TestOldBundleIsAdopted(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if now.UID != old.UID {
-			t.Fatal("the OCIBundle was replaced")
+		if now.IsFormer() {
+			return fmt.Errorf("it is in namespace %s", now.Namespace)
+		}
+		if former := now.Spec.Former; former == nil || former.UID != old.UID {
+			t.Fatalf("the OCIBundle replaces %+v", former)
 		}
 		if ref := now.Spec.ContainerRef; ref == nil || ref.UID != c.UID || ref.Name != c.Name {
 			return fmt.Errorf("containerRef is %+v", ref)
@@ -218,9 +245,9 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	orphan := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hello", Finalizers: []string{v1alpha1.OCIBundleFinalizer}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: "any", Finalizers: []string{v1alpha1.OCIBundleFinalizer}},
 		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyAlways,
-			ContainerRef: &v1alpha1.ContainerReference{Name: "hello", UID: "of-another-time"}},
+			ContainerRef: &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: "of-another-time"}},
 	}
 	orphan.Spec.Config.Raw = []byte(`{}`)
 	create(t, orphan)
@@ -238,8 +265,8 @@ func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")
 	stranger := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name},
-		Spec:       v1alpha1.OCIBundleSpec{NodeName: "elsewhere", RestartPolicy: corev1.RestartPolicyNever},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(c.Namespace, c.Name)},
+		Spec:       v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
 	}
 	stranger.Spec.Config.Raw = []byte(`{}`)
 	create(t, stranger)
@@ -251,9 +278,6 @@ func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
 	}
 	behind := interceptor.NewClient(direct, interceptor.Funcs{
 		Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-			if _, ok := o.(*v1alpha1.OCIBundle); ok {
-				return apierrors.NewNotFound(schema.GroupResource{Resource: "ocibundles"}, key.Name)
-			}
 			if err := to.Get(ctx, key, o, opts...); err != nil {
 				return err
 			}
@@ -262,6 +286,12 @@ func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
 			}
 			return nil
 		},
+		List: func(ctx context.Context, to client.WithWatch, o client.ObjectList, opts ...client.ListOption) error {
+			if _, ok := o.(*v1alpha1.OCIBundleList); ok {
+				return nil
+			}
+			return to.List(ctx, o, opts...)
+		},
 	})
 	r := &container.Reconciler{Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
 		Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour)}
@@ -269,8 +299,8 @@ func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
 	if err != nil || result.RequeueAfter == 0 {
 		t.Errorf("found %+v, %v; wanted another look after a while", result, err)
 	}
-	now, err := readBundle(t, c)
-	if err != nil || now.ResourceVersion != stranger.ResourceVersion {
+	now := &v1alpha1.OCIBundle{}
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), now); err != nil || now.UID != stranger.UID || now.Generation != stranger.Generation || len(now.Labels)+len(now.Finalizers) > 0 {
 		t.Errorf("the stranger's OCIBundle was touched (%v): %+v", err, now)
 	}
 }

@@ -59,7 +59,7 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 	for _, tc := range cases {
 		agents[tc.name] = newFakeAgent(t, tc.name, func(a *fakeAgent) {
 			a.answer = func(b *v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
-				if b.Labels[container.LabelContainer] == "finished" {
+				if b.Labels[v1alpha1.LabelContainer] == "finished" {
 					return succeeded()
 				}
 				return runs(b)

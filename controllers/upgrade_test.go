@@ -89,7 +89,7 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			// What is put right beside the spec leaves the spec alone.
 			edit(t, before, func(b *v1alpha1.OCIBundle) { b.Labels = nil })
 			after := eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
-				if b.Labels[container.LabelContainer] == "" {
+				if b.Labels[v1alpha1.LabelContainer] == "" {
 					return fmt.Errorf("the label is missing")
 				}
 				return nil

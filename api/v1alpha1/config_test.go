@@ -15,7 +15,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
@@ -24,6 +23,8 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/restmapper"
+
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // manifests are all objects of the YAML files below a folder of config/.
@@ -111,7 +112,15 @@ func (a *applier) install(t *testing.T, folder string) {
 func TestConfigIsAccepted(t *testing.T) {
 	a := newApplier(t)
 	a.install(t, "namespace")
-	for _, folder := range []string{"rbac", "manager", "agent", "policy", "webhook", "samples"} {
+	for _, u := range manifests(t, "upgrade") {
+		if u.GetKind() != "Namespace" {
+			continue
+		}
+		if _, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, folder := range []string{"rbac", "manager", "agent", "policy", "upgrade", "webhook", "samples"} {
 		for _, u := range manifests(t, folder) {
 			t.Run(folder+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
 				_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{
@@ -158,82 +167,40 @@ func wantForbidden(t *testing.T, what, message string, try func() error) {
 	t.Fatalf("%s: got %v, want %q", what, err, message)
 }
 
-// TestAgentIsHeldToItsNode: RBAC and the policy together let an agent do its work, and nothing for another node.
-func TestAgentIsHeldToItsNode(t *testing.T) {
+// nodeNamespace creates the namespace of a node, and gives its agent what berth-controller gives it.
+func (a *applier) nodeNamespace(t *testing.T, node string) string {
+	t.Helper()
+	name := v1alpha1.NodeNamespace(node)
+	apply := func(apiVersion, kind, namespace, name string, fields map[string]any) {
+		u := &unstructured.Unstructured{Object: fields}
+		u.SetAPIVersion(apiVersion)
+		u.SetKind(kind)
+		u.SetNamespace(namespace)
+		u.SetName(name)
+		u.SetAnnotations(map[string]string{v1alpha1.AnnotationNode: node})
+		if _, err := a.resource(t, u).Apply(t.Context(), name, u, metav1.ApplyOptions{FieldManager: "test", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply("v1", "Namespace", "", name, map[string]any{})
+	for _, role := range []string{"berth-node-heartbeat", "berth-node-bundles"} {
+		apply("rbac.authorization.k8s.io/v1", "RoleBinding", name, role, map[string]any{
+			"roleRef": map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+			"subjects": []any{
+				map[string]any{"kind": "ServiceAccount", "namespace": v1alpha1.NodesNamespace, "name": node},
+				map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "berth:node:" + node},
+			},
+		})
+	}
+	return name
+}
+
+// TestUnboundTokenIsNoAgent: a token of the DaemonSet that is bound to no node belongs to no agent that runs.
+func TestUnboundTokenIsNoAgent(t *testing.T) {
 	a := newApplier(t)
 	for _, folder := range []string{"namespace", "rbac", "policy"} {
 		a.install(t, folder)
 	}
-	mine := create(t, bundles, "default", object(t, "OCIBundle", "mine", strings.Replace(bundleSpec, "NODE", "one", 1)))
-	other := create(t, bundles, "default", object(t, "OCIBundle", "other", strings.Replace(bundleSpec, "NODE", "two", 1)))
-
-	for name, user := range map[string]rest.ImpersonationConfig{
-		"certificate": {UserName: "berth:node:one", Groups: []string{"berth:nodes", "system:authenticated"}},
-		"service account": {
-			UserName: "system:serviceaccount:berth-system:berth-agent",
-			Groups:   []string{"system:serviceaccounts", "system:authenticated"},
-			Extra:    map[string][]string{"authentication.kubernetes.io/node-name": {"one"}},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			agent := as(t, user)
-			own := agent.Resource(bundles).Namespace("default")
-			dry := metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
-			patch := func(u *unstructured.Unstructured, body string, sub ...string) error {
-				_, err := own.Patch(t.Context(), u.GetName(), "application/merge-patch+json", []byte(body), dry, sub...)
-				return err
-			}
-			lease := func(node string) error {
-				u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"holderIdentity": node}}}
-				u.SetAPIVersion("coordination.k8s.io/v1")
-				u.SetKind("Lease")
-				u.SetName(node)
-				_, err := agent.Resource(schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}).
-					Namespace("berth-node-lease").Create(t.Context(), u, dryRun)
-				return err
-			}
-			nodeAgent := func(node string) error {
-				_, err := agent.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", node, "{}"), dryRun)
-				return err
-			}
-
-			wantForbidden(t, "status of another node's bundle", "of its own node, one", func() error {
-				return patch(other, `{"status":{"phase":"Failed"}}`, "status")
-			})
-			wantForbidden(t, "finalizer of another node's bundle", "of its own node, one", func() error {
-				return patch(other, `{"metadata":{"finalizers":[]}}`)
-			})
-			wantForbidden(t, "spec of its own bundle", "nothing else|may change the spec of an OCIBundle", func() error {
-				return patch(mine, `{"spec":{"config":{"ociVersion":"1.0.0"}}}`)
-			})
-			wantForbidden(t, "another node's lease", "name of its own node, one", func() error { return lease("two") })
-			wantForbidden(t, "another NodeAgent", "name of its own node, one", func() error { return nodeAgent("two") })
-			wantForbidden(t, "a bundle of its own making", "cannot create", func() error {
-				_, err := own.Create(t.Context(), object(t, "OCIBundle", "made", strings.Replace(bundleSpec, "NODE", "one", 1)), dryRun)
-				return err
-			})
-			wantForbidden(t, "secrets", "cannot list", func() error {
-				_, err := agent.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).List(t.Context(), metav1.ListOptions{})
-				return err
-			})
-
-			for what, err := range map[string]error{
-				"status":    patch(mine, `{"status":{"phase":"Running"}}`, "status"),
-				"finalizer": patch(mine, `{"metadata":{"finalizers":["berth.run/node-agent"]}}`),
-				"lease":     lease("one"),
-				"NodeAgent": nodeAgent("one"),
-			} {
-				if err != nil {
-					t.Errorf("%s: %v", what, err)
-				}
-			}
-			if _, err := own.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=one"}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-
-	// A token that is bound to no node belongs to no agent that runs.
 	unbound := as(t, rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-agent"})
 	wantForbidden(t, "token without a node", "bound to no node", func() error {
 		_, err := unbound.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", "one", "{}"), dryRun)

@@ -5,6 +5,7 @@ package v1alpha1
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // ResourcePIDs is the resource name of the number of processes and threads a container may have, in
@@ -20,6 +21,9 @@ const ContainerFinalizer = "berth.run/container"
 // AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the version of Berth that runs then.
 // Otherwise what was compiled is kept until the spec is edited.
 const AnnotationRecompile = "berth.run/recompile"
+
+// AnnotationShowCompiled on a Container, with any value, has the controller keep its status.compiled.
+const AnnotationShowCompiled = "berth.run/show-compiled"
 
 // ContainerSpec is what is to run. Names and meanings are those of a Pod and of a container of a Pod.
 //
@@ -312,7 +316,7 @@ const (
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.
 	ReasonDispatchFailed = "DispatchFailed"
-	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle of the Container's name exists that is not its own.
+	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle that is not the Container's own has the name that its own needs.
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonNewerDefaults surfaces in RecompileAvailable; the message names the fields that differ.
 	ReasonNewerDefaults = "NewerDefaults"
@@ -389,11 +393,26 @@ type ContainerStatus struct {
 	// +optional
 	NodeName string `json:"nodeName,omitempty"`
 
-	// bundle is the name of the OCIBundle, in the same namespace.
+	// bundle is the OCIBundle, NAMESPACE/NAME. Its namespace is the node's, which administrators can read.
 	// +optional
 	Bundle string `json:"bundle,omitempty"`
 
+	// compiled is what the OCIBundle asks of the node, as long as the Container has the annotation berth.run/show-compiled.
+	// +optional
+	Compiled *CompiledSpec `json:"compiled,omitempty"`
+
 	RunStatus `json:",inline"`
+}
+
+// CompiledSpec is the spec of an OCIBundle, for people to read.
+type CompiledSpec struct {
+	// digest is that of the spec that the controller wrote, by which it sees that another is in force.
+	Digest string `json:"digest"`
+	// spec is OCIBundle.spec: config is the runtime-spec document.
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	Spec runtime.RawExtension `json:"spec"`
 }
 
 // RunStatus is what the agent says of the container on its node; it stands in OCIBundle.status and is mirrored into

@@ -7,9 +7,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeLeaseNamespace holds the heartbeat Lease of every NodeAgent, which has the NodeAgent's name.
-const NodeLeaseNamespace = "berth-node-lease"
-
 // HandlerNative is the name of Berth's own runtime among a node's handlers.
 const HandlerNative = "berth"
 
@@ -17,7 +14,7 @@ const HandlerNative = "berth"
 // a Container only where the agent's revision is at least OCIBundle.spec.minAgentRevision.
 //
 // It rises by 1, at most once a release, with a field that an agent must not ignore: see compile.MinAgentRevision.
-const AgentRevision = 1
+const AgentRevision = 2
 
 // NodeAgentSpec is what an administrator says of the node.
 type NodeAgentSpec struct {

@@ -14,18 +14,36 @@ import (
 // controller once an administrator has said that the node is gone.
 const OCIBundleFinalizer = "berth.run/node-agent"
 
-// OCIBundleNodeNameField is the selectable field by which an agent watches its own OCIBundles alone.
+// OCIBundleNodeNameField is the selectable field by which the OCIBundles of a node are found.
 const OCIBundleNodeNameField = "spec.nodeName"
+
+// LabelContainer and LabelNamespace on an OCIBundle are the name and namespace of its Container, for people to select by.
+const (
+	LabelContainer = "berth.run/container"
+	LabelNamespace = "berth.run/namespace"
+)
+
+// IsFormer reports whether the OCIBundle is where controllers before AgentRevision 2 created them: in the namespace of its
+// Container, under its name.
+func (b *OCIBundle) IsFormer() bool {
+	return b.Namespace != NodeNamespace(b.Spec.NodeName) && (b.Owner().UID != "" || b.Labels[LabelContainer] != "")
+}
 
 // OCIBundleSpec is one container made ready for one node.
 //
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.containerRef) || has(self.containerRef)",message="containerRef cannot be removed: delete the OCIBundle and create another"
 type OCIBundleSpec struct {
-	// containerRef is the Container that this was compiled from. Its uid is the identity of the pair: owner references can be
-	// edited by others, this cannot be changed. Only an OCIBundle of a controller that did not know the field is without it.
+	// containerRef is the Container that this was compiled from. Its uid is the identity of the pair: the two are in different
+	// namespaces, which no owner reference can span. Only an OCIBundle of a controller that did not know the field is without it.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="containerRef cannot be changed: delete the OCIBundle and create another"
 	ContainerRef *ContainerReference `json:"containerRef,omitempty"`
+
+	// former is the OCIBundle of an earlier controller that this one replaces, in the Container's namespace. The agent knows the
+	// container by the uid of that one, so it goes on running.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="former cannot be changed"
+	Former *FormerBundle `json:"former,omitempty"`
 
 	// nodeName is the NodeAgent that is to run it. It cannot be changed: another node is another OCIBundle.
 	// +kubebuilder:validation:MinLength=1
@@ -88,14 +106,26 @@ type OCIBundleSpec struct {
 	MinAgentRevision int32 `json:"minAgentRevision,omitempty"`
 }
 
-// ContainerReference names one Container of the same namespace, and no later one of the same name.
+// ContainerReference names one Container, and no later one of the same name.
 type ContainerReference struct {
+	// namespace of the Container. Only an OCIBundle of a controller that did not know the field is without it: it is in that namespace.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
 	// name of the Container.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 	// uid of the Container.
 	UID types.UID `json:"uid"`
+}
+
+// FormerBundle identifies an OCIBundle that was replaced without a restart.
+type FormerBundle struct {
+	// uid of it.
+	UID types.UID `json:"uid"`
+	// generation that it had. The agent counts on from there.
+	Generation int64 `json:"generation"`
 }
 
 // BundleImage is an image and when it is to be pulled.
@@ -149,17 +179,22 @@ type OCIBundleStatus struct {
 // Owner returns the Container that the OCIBundle was compiled from, or the zero value if it belongs to none. An OCIBundle of a
 // controller that did not know spec.containerRef says it by its owner reference.
 func (b *OCIBundle) Owner() ContainerReference {
-	if ref := b.Spec.ContainerRef; ref != nil {
-		return *ref
+	if b.Spec.ContainerRef != nil {
+		ref := *b.Spec.ContainerRef
+		if ref.Namespace == "" {
+			ref.Namespace = b.Namespace
+		}
+		return ref
 	}
 	owner := metav1.GetControllerOf(b)
 	if owner == nil || owner.Kind != "Container" || owner.APIVersion != GroupVersion.String() {
 		return ContainerReference{}
 	}
-	return ContainerReference{Name: owner.Name, UID: owner.UID}
+	return ContainerReference{Namespace: b.Namespace, Name: owner.Name, UID: owner.UID}
 }
 
-// OCIBundle is the unit of dispatch: one container, compiled and placed on one node.
+// OCIBundle is the unit of dispatch: one container, compiled and placed on one node. It is in the namespace of the node, see
+// NodeNamespace, under the name BundleName.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -25,25 +25,24 @@ func agentsOf(node string) map[string]rest.ImpersonationConfig {
 	return map[string]rest.ImpersonationConfig{
 		"certificate": {UserName: "berth:node:" + node, Groups: []string{"berth:nodes", "system:authenticated"}},
 		"service account": {
-			UserName: "system:serviceaccount:berth-system:berth-agent",
-			Groups:   []string{"system:serviceaccounts", "system:authenticated"},
-			Extra:    map[string][]string{"authentication.kubernetes.io/node-name": {node}},
+			UserName: "system:serviceaccount:berth-nodes:" + node,
+			Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:berth-nodes", "system:authenticated"},
 		},
 	}
 }
 
 // held is an OCIBundle with all that others keep in its metadata.
-func held(t *testing.T, name, node string) *unstructured.Unstructured {
+func held(t *testing.T, namespace, name, node string) *unstructured.Unstructured {
 	t.Helper()
-	u := object(t, "OCIBundle", name, strings.Replace(bundleSpec, "NODE", node, 1)+"containerRef: {name: "+name+", uid: a-b}\n")
+	u := object(t, "OCIBundle", name, strings.Replace(bundleSpec, "NODE", node, 1)+"containerRef: {namespace: default, name: "+name+", uid: a-b}\n")
 	u.SetLabels(map[string]string{"berth.run/container": name, "team": "a"})
 	u.SetAnnotations(map[string]string{"berth.run/runtime-class": "kata", "note": "a"})
 	u.SetFinalizers([]string{"example.com/other", "berth.run/node-agent"})
 	u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "berth.run/v1alpha1", Kind: "Container", Name: name, UID: "a-b", Controller: new(true)}})
 	t.Cleanup(func() {
-		_, _ = as(t, controllerUser()).Resource(bundles).Namespace("default").Patch(t.Context(), name, mergePatch, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		_, _ = as(t, controllerUser()).Resource(bundles).Namespace(namespace).Patch(t.Context(), name, mergePatch, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	})
-	return create(t, bundles, "default", u)
+	return create(t, bundles, namespace, u)
 }
 
 // metadataAttempts are merge patches of what is not an agent's in the metadata of an object.
@@ -72,9 +71,10 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	for _, folder := range []string{"namespace", "rbac", "policy"} {
 		a.install(t, folder)
 	}
-	held(t, "held", "three")
-	held(t, "leaving", "three")
-	if err := as(t, controllerUser()).Resource(bundles).Namespace("default").Delete(t.Context(), "leaving", metav1.DeleteOptions{}); err != nil {
+	namespace := a.nodeNamespace(t, "three")
+	held(t, namespace, "held", "three")
+	held(t, namespace, "leaving", "three")
+	if err := as(t, controllerUser()).Resource(bundles).Namespace(namespace).Delete(t.Context(), "leaving", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	node := object(t, "NodeAgent", "three", "unschedulable: true\ntaints: [{key: a, effect: NoSchedule}]")
@@ -91,7 +91,7 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			agent := as(t, user)
 			bundle := func(name, body string) error {
-				_, err := agent.Resource(bundles).Namespace("default").Patch(t.Context(), name, mergePatch, []byte(body), dryPatch)
+				_, err := agent.Resource(bundles).Namespace(namespace).Patch(t.Context(), name, mergePatch, []byte(body), dryPatch)
 				return err
 			}
 			nodeAgent := func(body string) error {
@@ -139,6 +139,7 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	}
 
 	// An agent that registers for the first time says no more either.
+	a.nodeNamespace(t, "new")
 	for name, user := range agentsOf("new") {
 		t.Run("new, "+name, func(t *testing.T) {
 			agent := as(t, user)
@@ -176,11 +177,11 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 				return err
 			}
 			owner := metav1.OwnerReference{APIVersion: "berth.run/v1alpha1", Kind: "NodeAgent", Name: "new", UID: "a-b"}
-			if err := lease("berth-node-lease", owner); err != nil {
+			if err := lease("berth-node-new", owner); err != nil {
 				t.Errorf("its Lease: %v", err)
 			}
 			owner.Name = "other"
-			wantForbidden(t, "a Lease of another's", "as the owner", func() error { return lease("berth-node-lease", owner) })
+			wantForbidden(t, "a Lease of another's", "as the owner", func() error { return lease("berth-node-new", owner) })
 			if err := lease("default"); err == nil {
 				t.Error("it may write a Lease in another namespace")
 			}
@@ -194,7 +195,7 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	for _, folder := range []string{"namespace", "rbac", "policy"} {
 		a.install(t, folder)
 	}
-	held(t, "pair", "three")
+	held(t, "default", "pair", "three")
 	for _, u := range []*unstructured.Unstructured{
 		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": "all-of-berth"},
 			"rules": []any{map[string]any{"apiGroups": []any{"berth.run"}, "resources": []any{"*"}, "verbs": []any{"*"}}}}},

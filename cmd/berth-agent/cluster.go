@@ -34,6 +34,9 @@ func (o *options) clusterSource(log *slog.Logger) (source.Source, register, erro
 	config.UserAgent = "berth-agent/" + buildVersion()
 	// One agent's share of an API server: some 50 status writes a second while many containers start.
 	config.QPS, config.Burst = 50, 200
+	if config, err = node.Identify(config, o.nodeName); err != nil {
+		return nil, nil, err
+	}
 	src, err := kubernetes.New(kubernetes.Options{Config: config, NodeName: o.nodeName, Log: log})
 	if err != nil {
 		return nil, nil, err

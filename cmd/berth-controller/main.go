@@ -72,7 +72,7 @@ func command(log io.Writer) *cobra.Command {
 		Long: `berth-controller watches Containers (berth.run/v1alpha1), compiles each into an OCI runtime spec, chooses a node,
 dispatches it to the node's agent as an OCIBundle, and mirrors what the agent says back into the Container's status.
 
-It needs the CRDs of config/crd, the permissions of config/rbac, and the namespace berth-node-lease for the agents'
+It needs the CRDs of config/crd, the permissions of config/rbac, and the namespace berth-nodes for the agents'
 heartbeats; config/webhook has the API server ask it for the grace period of a deletion. Several may run at once with
 --leader-elect: one works, the others stand by and answer the API server.`,
 		Example: `  # in a cluster, as its own Deployment runs it

@@ -109,7 +109,7 @@ func TestLeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"berth-system", v1alpha1.NodeLeaseNamespace} {
+	for _, name := range []string{"berth-system", v1alpha1.NodesNamespace} {
 		if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			t.Fatal(err)
 		}

@@ -59,12 +59,13 @@ func (r *Reconciler) compileAnew(s *scope) bool {
 		return false
 	}
 	s.desired = desired
+	s.desired.ContainerRef = s.reference()
 	return true
 }
 
 // holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's generation, unedited.
 func (s *scope) holdsGeneration() bool {
-	return s.bundle != nil && s.found.foreign == "" && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
+	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
 }
 
 // unedited returns whether the spec of an OCIBundle is as the controller wrote it.
@@ -123,6 +124,7 @@ func (r *Reconciler) compileFor(s *scope, architecture string) error {
 		return fmt.Errorf("compile for %s: %w", architecture, faults.ToAggregate())
 	}
 	s.desired = desired
+	s.desired.ContainerRef = s.reference()
 	return nil
 }
 

@@ -22,9 +22,6 @@ import (
 // FieldOwner is the name under which the controller owns fields in server-side apply.
 const FieldOwner = "berth-controller"
 
-// LabelContainer on an OCIBundle is the name of its Container.
-const LabelContainer = "berth.run/container"
-
 // AnnotationRuntimeClass on an OCIBundle is the RuntimeClass that its handler comes from. A running Container does not
 // lose its handler with the RuntimeClass: that name is enough to keep what it was given.
 const AnnotationRuntimeClass = "berth.run/runtime-class"
@@ -54,6 +51,7 @@ const conflictDelay = 500 * time.Millisecond
 // +kubebuilder:rbac:groups=berth.run,resources=containers/status,verbs=patch
 // +kubebuilder:rbac:groups=berth.run,resources=containers/finalizers,verbs=update
 // +kubebuilder:rbac:groups=berth.run,resources=ocibundles,verbs=get;list;watch;create;patch;update;delete
+// +kubebuilder:rbac:groups=berth.run,resources=ocibundles/status,verbs=patch
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=node.k8s.io,resources=runtimeclasses,verbs=get;list;watch
@@ -113,6 +111,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 	phases := []phase{
 		r.hold,
+		r.relocate,
 		r.evacuate,
 		r.compile,
 		r.schedule,
@@ -121,6 +120,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if c.DeletionTimestamp != nil {
 		phases = []phase{
 			r.hold,
+			r.relocate,
 			r.finalize,
 		}
 	}

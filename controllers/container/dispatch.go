@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -28,7 +27,12 @@ import (
 func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.Spec.NodeName != s.desired.NodeName {
 		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
-		return false, r.deleteBundle(ctx, s)
+		return false, r.remove(ctx, s.bundle)
+	}
+	if s.bundle != nil && s.bundle.IsFormer() {
+		// Its agent is older than what would be written, so nothing but the same spec gets here.
+		s.found.inSync = s.kept
+		return true, nil
 	}
 	want := r.wanted(s)
 	if s.bundle != nil && upToDate(s.bundle, want, s.kept) {
@@ -48,14 +52,24 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 		}
 	}
 	// No moment may be in which the OCIBundle is there and nothing holds the Container until the agent has let go of it.
-	if err := r.addFinalizer(ctx, s); err != nil {
+	if err := r.claim(ctx, s, s.desired.NodeName); err != nil {
 		r.Ledger.Withdraw(s.key())
 		return false, err
 	}
 	first := s.bundle == nil
-	applied, err := r.apply(ctx, s, want)
-	if err != nil {
+	applied, err := r.apply(ctx, s.bundle, want)
+	switch {
+	case err == nil:
+	case first && apierrors.IsNotFound(err):
+		// The NodeAgent is new, and controllers/node creates the namespace.
 		r.withdrawFirst(s)
+		s.found.unready = fmt.Sprintf("namespace %s of node %s does not exist yet", want.Namespace, s.desired.NodeName)
+		s.again = conflictDelay
+		return false, nil
+	default:
+		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			r.withdrawFirst(s)
+		}
 		s.found.failure = err.Error()
 		return false, err
 	}
@@ -77,18 +91,9 @@ func (r *Reconciler) withdrawFirst(s *scope) {
 // wanted is the OCIBundle as it should be.
 func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	c := s.container
-	spec := *s.desired
-	spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
-	b := &v1alpha1.OCIBundle{
-		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
-		ObjectMeta: metav1.ObjectMeta{
-			Name:            c.Name,
-			Namespace:       c.Namespace,
-			Labels:          map[string]string{LabelContainer: label(c.Name)},
-			Finalizers:      []string{v1alpha1.OCIBundleFinalizer},
-			OwnerReferences: []metav1.OwnerReference{s.ownerReference()},
-		},
-		Spec: spec,
+	b := s.newBundle(*s.desired)
+	if s.bundle != nil {
+		b.Spec.Former = s.bundle.Spec.Former
 	}
 	b.Spec.CompiledGeneration = c.Generation
 	if !s.kept && !s.sameRun {
@@ -102,27 +107,41 @@ func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	return b
 }
 
-// ownerReference is the Container's on its OCIBundle.
-func (s *scope) ownerReference() metav1.OwnerReference {
-	return metav1.OwnerReference{
-		APIVersion:         v1alpha1.GroupVersion.String(),
-		Kind:               "Container",
-		Name:               s.container.Name,
-		UID:                s.container.UID,
-		Controller:         ptr.To(true),
-		BlockOwnerDeletion: ptr.To(true),
+// newBundle is an OCIBundle of the Container in the namespace of the spec's node.
+func (s *scope) newBundle(spec v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
+	c := s.container
+	key := bundleKey(s.key(), spec.NodeName)
+	spec.ContainerRef = s.reference()
+	return &v1alpha1.OCIBundle{
+		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name:       key.Name,
+			Namespace:  key.Namespace,
+			Labels:     map[string]string{v1alpha1.LabelNamespace: c.Namespace, v1alpha1.LabelContainer: label(c.Name)},
+			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+		},
+		Spec: spec,
 	}
 }
 
+// reference names the Container in its OCIBundle.
+func (s *scope) reference() *v1alpha1.ContainerReference {
+	return &v1alpha1.ContainerReference{Namespace: s.container.Namespace, Name: s.container.Name, UID: s.container.UID}
+}
+
+var (
+	bundleResource = schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "ocibundles"}
+	errChanged     = errors.New("it was changed since it was read")
+)
+
 // readKept puts the config that the OCIBundle has into want, where the cache's digest of it stands.
 func (r *Reconciler) readKept(ctx context.Context, s *scope, want *v1alpha1.OCIBundle) error {
-	now := &v1alpha1.OCIBundle{}
-	if err := r.Live.Get(ctx, s.key(), now); err != nil {
-		return fmt.Errorf("read the OCIBundle: %w", err)
+	now, err := r.readWholeBundle(ctx, client.ObjectKeyFromObject(s.bundle))
+	if err != nil {
+		return err
 	}
-	if now.UID != s.bundle.UID || specDigest(&now.Spec) != specDigest(&s.bundle.Spec) {
-		return apierrors.NewConflict(schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "ocibundles"}, now.Name,
-			errors.New("it was changed since it was read"))
+	if now == nil || now.UID != s.bundle.UID || specDigest(&now.Spec) != specDigest(&s.bundle.Spec) {
+		return apierrors.NewConflict(bundleResource, s.bundle.Name, errChanged)
 	}
 	want.Spec.Config = now.Spec.Config
 	if s.edited == nil {
@@ -169,17 +188,13 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	if kept && have.Spec.CompiledGeneration != want.Spec.CompiledGeneration || !kept && !sameSpec(have, want) {
 		return false
 	}
-	return controllerutil.ContainsFinalizer(have, v1alpha1.OCIBundleFinalizer) &&
-		ownedAs(have, want.OwnerReferences[0])
+	return held(have)
 }
 
-func ownedAs(have *v1alpha1.OCIBundle, owner metav1.OwnerReference) bool {
-	for _, o := range have.OwnerReferences {
-		if equality.Semantic.DeepEqual(o, owner) {
-			return true
-		}
-	}
-	return false
+// held reports whether nothing but its agent and the controller can remove the OCIBundle. An owner reference, which cannot name
+// a Container of another namespace, would have it collected as garbage.
+func held(b *v1alpha1.OCIBundle) bool {
+	return controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) && (b.IsFormer() || len(b.OwnerReferences) == 0)
 }
 
 // sameSpec compares have, whose config is a digest, with want, whose config is whole.
@@ -189,26 +204,32 @@ func sameSpec(have, want *v1alpha1.OCIBundle) bool {
 	return equality.Semantic.DeepEqual(have.Spec, spec)
 }
 
-func (r *Reconciler) addFinalizer(ctx context.Context, s *scope) error {
-	if controllerutil.ContainsFinalizer(s.container, v1alpha1.ContainerFinalizer) {
+// claim sets the Container's finalizer, and names the node that its OCIBundle is on.
+func (r *Reconciler) claim(ctx context.Context, s *scope, node string) error {
+	base := s.container.DeepCopy()
+	if !s.found.deleting { // the API server takes no new finalizer from then on
+		controllerutil.AddFinalizer(s.container, v1alpha1.ContainerFinalizer)
+	}
+	if node != "" {
+		metav1.SetMetaDataAnnotation(&s.container.ObjectMeta, v1alpha1.AnnotationNode, node)
+	}
+	if equality.Semantic.DeepEqual(base.ObjectMeta, s.container.ObjectMeta) {
 		return nil
 	}
-	base := s.container.DeepCopy()
-	controllerutil.AddFinalizer(s.container, v1alpha1.ContainerFinalizer)
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
 	if err := r.Client.Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil {
-		return fmt.Errorf("set the Container's finalizer: %w", err)
+		return fmt.Errorf("set finalizer and node of the Container: %w", err)
 	}
 	// The status is patched from here on: as it was, on the object as it is now.
 	s.before = s.container.DeepCopy()
 	return nil
 }
 
-// apply creates or changes the OCIBundle with server-side apply. What others have added to its spec is no
+// apply creates the OCIBundle, or changes have, with server-side apply. What others have added to its spec is no
 // business of server-side apply, which leaves to each what is its own; but this spec is what the kernel gets and the controller's alone,
 // so what is left of theirs is taken out by replacing the whole.
-func (r *Reconciler) apply(ctx context.Context, s *scope, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
-	u, err := applyConfiguration(want, s.bundle)
+func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
+	u, err := applyConfiguration(want, have)
 	if err != nil {
 		return nil, err
 	}
@@ -255,24 +276,13 @@ func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructu
 	return u, nil
 }
 
-// deleteBundle asks for the OCIBundle's deletion, once. The agent's finalizer holds it until nothing is left on the node.
-func (r *Reconciler) deleteBundle(ctx context.Context, s *scope) error {
-	if s.bundle.DeletionTimestamp != nil {
-		return nil
-	}
-	err := r.Client.Delete(ctx, s.bundle, client.Preconditions{UID: &s.bundle.UID})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete the OCIBundle: %w", err)
-	}
-	s.bundle.DeletionTimestamp = ptr.To(metav1.NewTime(r.Clock.Now()))
-	return nil
-}
-
-// clearName deals with an OCIBundle of the Container's name that is not its own. One of an earlier Container of that name
+// clearName deals with an OCIBundle in the place of the Container's that is not its own. One of an earlier Container of that name
 // is asked to go; a stranger's is left alone, and the Container is stalled until somebody decides.
 func (r *Reconciler) clearName(ctx context.Context, s *scope) (bool, error) {
-	if s.found.predecessor == "" {
-		return false, nil
+	for _, b := range s.predecessors {
+		if err := r.remove(ctx, b); err != nil {
+			return false, err
+		}
 	}
-	return false, r.deleteBundle(ctx, s)
+	return false, nil
 }

@@ -7,8 +7,8 @@
 // dispatch; or finalize for one that is being deleted), and report. The status is computed by one pure function
 // (status.go) from what the phases found, and written in one place (report.go), with the events of what has changed.
 //
-// There is never more than one live OCIBundle of a Container: its name is the Container's, and its node cannot be
-// changed, so another node needs another object, which is made only when the agent has let go of the first.
+// There is never more than one live OCIBundle of a Container: it is in the namespace of the node that the Container names
+// (bundles.go), and another node is named only when the agent of the first has let go of it.
 //
 // What a runtime-spec document says and whether it is valid are known to api/oci, which node fits to
 // controllers/scheduling. Nothing here talks to an agent but through the API server.

@@ -74,12 +74,27 @@ func outOfService(taints []corev1.Taint) bool {
 	return slices.ContainsFunc(taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
-// release takes the agent's finalizer off an OCIBundle that is being deleted, if the node is gone. It returns when to look
-// again; 0 is never.
+// release takes the agent's finalizer off the OCIBundles of a Container that are being deleted, if their node is gone. It returns when
+// to look again; 0 is never.
 func (r *Reconciler) release(ctx context.Context, key client.ObjectKey) (time.Duration, error) {
-	b, err := r.readBundle(ctx, key)
-	if err != nil || b == nil || b.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
+	all, err := r.bundlesOf(ctx, key)
+	if err != nil {
 		return 0, err
+	}
+	var again time.Duration
+	for _, b := range all {
+		wait, err := r.releaseOne(ctx, b)
+		if err != nil {
+			return 0, err
+		}
+		again = sooner(again, wait)
+	}
+	return again, nil
+}
+
+func (r *Reconciler) releaseOne(ctx context.Context, b *v1alpha1.OCIBundle) (time.Duration, error) {
+	if b.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
+		return 0, nil
 	}
 	h, err := r.look(ctx, r.Client, b.Spec.NodeName)
 	if err != nil || !h.gone {
@@ -88,15 +103,9 @@ func (r *Reconciler) release(ctx context.Context, key client.ObjectKey) (time.Du
 	if h, err = r.look(ctx, r.Live, b.Spec.NodeName); err != nil || !h.gone {
 		return h.wait, err
 	}
-	// The cache's object has a digest for its config: it is not written back, but patched.
 	before := b.DeepCopy()
-	controllerutil.RemoveFinalizer(b, v1alpha1.OCIBundleFinalizer)
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Patch(ctx, b, patch, client.FieldOwner(FieldOwner)); err != nil {
-		if apierrors.IsNotFound(err) {
-			return 0, nil
-		}
-		return 0, fmt.Errorf("release the OCIBundle: %w", err)
+	if err := r.drop(ctx, b); err != nil {
+		return 0, err
 	}
 	ctrl.LoggerFrom(ctx).Info("released an OCIBundle without its agent", "node", b.Spec.NodeName, "why", h.lost)
 	r.Recorder.Eventf(before, nil, corev1.EventTypeWarning, "Released", "Release", "%s: released without its agent", h.lost)
@@ -106,7 +115,7 @@ func (r *Reconciler) release(ctx context.Context, key client.ObjectKey) (time.Du
 // evacuate takes a Container off a node that is gone, so that it is placed again. One that has ended stays: it is not run again
 // for the loss of its node; nor is one that must not run twice, or that may run nowhere else.
 func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
-	if s.bundle == nil || s.found.foreign != "" || !s.found.gone || s.bundle.DeletionTimestamp != nil {
+	if s.bundle == nil || !s.found.gone || s.bundle.DeletionTimestamp != nil {
 		return true, nil
 	}
 	if s.holdsGeneration() && (ended(s.bundle) || s.container.Spec.RestartPolicy == corev1.RestartPolicyNever) {
@@ -121,7 +130,7 @@ func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
 		return false, err
 	}
 	s.fact(corev1.EventTypeWarning, "Evacuated", "Move", "%s: the Container is placed again", s.found.lost)
-	return false, r.deleteBundle(ctx, s)
+	return false, r.remove(ctx, s.bundle)
 }
 
 // absences are the NodeAgents that do not exist any more.

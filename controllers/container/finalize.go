@@ -5,11 +5,8 @@ package container
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -17,67 +14,69 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the owner reference. It runs at every
-// look, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the Container would
-// be gone before its process.
+// hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the node that the Container names. It
+// runs at every look, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the
+// Container would be gone before its process.
 func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
-	if s.bundle == nil || !ours(s.bundle, s.container) {
+	if s.bundle == nil {
 		return true, nil
 	}
-	if !s.found.deleting { // the API server takes no new finalizer from then on
-		if err := r.addFinalizer(ctx, s); err != nil {
-			return false, err
-		}
+	node := s.bundle.Spec.NodeName
+	if s.bundle.IsFormer() {
+		node = "" // it is in no node's namespace
+	}
+	if err := r.claim(ctx, s, node); err != nil {
+		return false, err
 	}
 	err := r.holdBundle(ctx, s)
 	return err == nil, err
 }
 
-// holdBundle puts finalizer and owner reference of the OCIBundle back.
+// holdBundle puts the finalizer of the OCIBundle back, and removes owner references.
 func (r *Reconciler) holdBundle(ctx context.Context, s *scope) error {
-	have, owner := s.bundle, s.ownerReference()
-	if have.DeletionTimestamp != nil || controllerutil.ContainsFinalizer(have, v1alpha1.OCIBundleFinalizer) && ownedAs(have, owner) {
+	have := s.bundle
+	if have.DeletionTimestamp != nil || held(have) {
 		return nil
 	}
-	held := have.DeepCopy()
-	controllerutil.AddFinalizer(held, v1alpha1.OCIBundleFinalizer)
-	// Only one owner reference may be a controller's. Another one was put there by somebody else: the bundle is ours by its spec.
-	held.OwnerReferences = slices.DeleteFunc(held.OwnerReferences, func(o metav1.OwnerReference) bool {
-		return o.UID == owner.UID || ptr.Deref(o.Controller, false)
-	})
-	held.OwnerReferences = append(held.OwnerReferences, owner)
-	patch := client.MergeFromWithOptions(have, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Patch(ctx, held, patch, client.FieldOwner(FieldOwner)); err != nil {
-		return fmt.Errorf("put finalizer and owner reference of the OCIBundle back: %w", err)
+	next := have.DeepCopy()
+	controllerutil.AddFinalizer(next, v1alpha1.OCIBundleFinalizer)
+	if !next.IsFormer() {
+		next.OwnerReferences = nil
 	}
-	digestConfig(held)
-	s.bundle = held
+	patch := client.MergeFromWithOptions(have, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, next, patch, client.FieldOwner(FieldOwner)); err != nil {
+		return fmt.Errorf("put the finalizer of the OCIBundle back: %w", err)
+	}
+	digestConfig(next)
+	s.bundle = next
 	return nil
 }
 
-// collect deletes the OCIBundle that a Container has left behind, whose finalizer was taken off before the controller could
-// put it back. The cluster's garbage collector does the same, but goes by the owner reference, which others can edit.
+// collect deletes the OCIBundles that a Container has left behind, whose finalizer was taken off before the controller could
+// put it back.
 func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
-	b, err := r.readBundle(ctx, key)
-	if err != nil || b == nil || b.DeletionTimestamp != nil {
+	all, err := r.bundlesOf(ctx, key)
+	if err != nil {
 		return err
 	}
-	owner := b.Owner()
-	if owner.UID == "" || owner.Name != key.Name {
-		return nil
-	}
-	// Not by the word of a cache: that of Containers may lag behind that of OCIBundles.
-	c := &v1alpha1.Container{}
-	err = r.Live.Get(ctx, key, c)
-	if err == nil && c.UID == owner.UID {
-		return nil
-	}
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("read the Container: %w", err)
-	}
-	ctrl.LoggerFrom(ctx).Info("deleting the OCIBundle of a Container that does not exist any more", "uid", owner.UID)
-	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete the OCIBundle: %w", err)
+	for _, b := range all {
+		owner := b.Owner()
+		if !b.IsFormer() && (owner.UID == "" || b.DeletionTimestamp != nil) {
+			continue
+		}
+		// Not by the word of a cache: that of Containers may lag behind that of OCIBundles.
+		c := &v1alpha1.Container{}
+		err := r.Live.Get(ctx, key, c)
+		if err == nil && c.UID == owner.UID {
+			continue
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("read the Container: %w", err)
+		}
+		ctrl.LoggerFrom(ctx).Info("deleting the OCIBundle of a Container that does not exist any more", "uid", owner.UID, "node", b.Spec.NodeName)
+		if err := r.remove(ctx, b); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -90,22 +89,16 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 		// Somebody else's finalizer holds it.
 		return false, nil
 	}
-	if s.bundle == nil || s.found.foreign != "" {
-		// Not by the word of a cache: it may not have seen yet what was dispatched a moment ago.
-		b, err := r.readLiveBundle(ctx, s.key())
-		if err != nil {
-			return false, err
-		}
-		s.bundle, s.found.foreign = b, ""
-		if b == nil || !mayBeOurs(b, s.container) {
-			return false, r.removeFinalizer(ctx, s)
-		}
+	if s.bundle == nil {
+		// What is another's holds nothing: our own had to be gone before its place was free.
+		s.found.foreign = ""
+		return false, r.removeFinalizer(ctx, s)
 	}
 	// First, so that the agent has it with the deletion.
 	if err := r.passGrace(ctx, s); err != nil {
 		return false, err
 	}
-	return false, r.deleteBundle(ctx, s)
+	return false, r.remove(ctx, s.bundle)
 }
 
 // passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted, only a shorter one. An edit
@@ -123,13 +116,6 @@ func (r *Reconciler) passGrace(ctx context.Context, s *scope) error {
 	}
 	digestConfig(s.bundle)
 	return nil
-}
-
-// mayBeOurs reports whether a process of this Container may run under the OCIBundle. One that says whose it is, and names another, runs
-// none of ours: our own had to be gone before its name was free. One that says nothing, but carries our label, is from a controller that did
-// not know spec.containerRef, and has lost its owner reference since.
-func mayBeOurs(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
-	return ours(b, c) || b.Owner().UID == "" && b.Labels[LabelContainer] == label(c.Name)
 }
 
 func (r *Reconciler) removeFinalizer(ctx context.Context, s *scope) error {

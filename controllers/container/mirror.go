@@ -23,7 +23,7 @@ func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle
 		return
 	}
 	st.NodeName = bundle.Spec.NodeName
-	st.Bundle = bundle.Name
+	st.Bundle = bundle.Namespace + "/" + bundle.Name
 	st.RunStatus = *bundle.Status.RunStatus.DeepCopy()
 	if bundle.Status.Phase != "" {
 		st.Phase = bundle.Status.Phase

@@ -10,8 +10,8 @@ import (
 	"strconv"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/oci/compile"
@@ -88,12 +88,9 @@ func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 	if differs, _ := difference(&s.bundle.Spec, &cached); differs == "" {
 		return nil
 	}
-	kept := &v1alpha1.OCIBundle{}
-	switch err := r.Live.Get(ctx, s.key(), kept); {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err != nil:
-		return fmt.Errorf("read the OCIBundle: %w", err)
+	kept, err := r.readWholeBundle(ctx, client.ObjectKeyFromObject(s.bundle))
+	if err != nil || kept == nil {
+		return err
 	}
 	differs, kind := difference(&kept.Spec, next)
 	if differs == "" {

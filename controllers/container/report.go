@@ -39,6 +39,9 @@ func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error 
 		// A read or a write beside the dispatch failed. What was found is not all there is: the status stays, the queue tries again.
 		return nil
 	}
+	if err := r.show(ctx, s); err != nil {
+		return err
+	}
 	s.container.Status = computeStatus(s.before.Status, s.found, s.bundle, r.Clock.Now())
 	if equality.Semantic.DeepEqual(s.container.Status, s.before.Status) {
 		return nil

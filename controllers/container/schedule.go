@@ -79,10 +79,8 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if err := r.compileFor(s, chosen.Agent.Status.NodeInfo.Architecture); err != nil {
 		return false, err
 	}
-	if chosen.Agent.Status.NodeInfo.AgentRevision >= agentKnowsProfiles {
-		if s.profile, err = seccompref.Split(s.desired); err != nil {
-			return false, err
-		}
+	if s.profile, err = seccompref.Split(s.desired); err != nil {
+		return false, err
 	}
 	s.keepRun(node, request.Handler)
 	s.desired.NodeName = node
@@ -90,9 +88,6 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	s.desired.Requests = request.Resources
 	return true, nil
 }
-
-// agentKnowsProfiles is the revision of an agent that reads SeccompProfiles. For an older one, the profile stays in the document.
-const agentKnowsProfiles = 1
 
 func placed(node string) *verdict {
 	return &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
@@ -189,6 +184,12 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 		if node == nil || scheduling.Named(q, name, node) == nil {
 			// A node that is not there any more may still run it: it is not placed elsewhere before that is known to be over.
 			return name, nil, nil
+		}
+	}
+	if name, assumed := r.Ledger.Assumed(s.key()); assumed && s.bundle == nil {
+		// The API server may be about to create it there, since nobody knows what became of an earlier attempt.
+		if node, err := r.readNode(ctx, name); err != nil || node != nil && scheduling.Named(q, name, node) == nil {
+			return name, nil, err
 		}
 	}
 	nodes, err := r.readNodes(ctx)

@@ -20,8 +20,12 @@ import (
 type scope struct {
 	// container is the object to work on; before is as it was read, for the patch of the status and for the events.
 	container, before *v1alpha1.Container
-	// bundle is the OCIBundle of the Container's name, nil where there is none. Its config is a digest: see digestConfig.
+	// bundle is the Container's OCIBundle, nil where there is none. Its config is a digest: see digestConfig.
 	bundle *v1alpha1.OCIBundle
+	// surplus are further OCIBundles of the Container: the one that bundle replaces, or what a race has left.
+	surplus []*v1alpha1.OCIBundle
+	// predecessors are those of earlier Containers of the same name.
+	predecessors []*v1alpha1.OCIBundle
 	// runtimeClass is nil where the Container names none, or names one that does not exist.
 	runtimeClass *nodev1.RuntimeClass
 
@@ -56,15 +60,8 @@ func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope,
 	s.found.once = c.Spec.RestartPolicy == corev1.RestartPolicyNever
 	s.found.deadline = status.Deadline(c)
 
-	var err error
-	if s.bundle, err = r.readBundle(ctx, s.key()); err != nil {
+	if err := r.findBundles(ctx, s); err != nil {
 		return nil, err
-	}
-	if s.bundle != nil && !ours(s.bundle, c) {
-		s.found.foreign = fmt.Sprintf("an OCIBundle named %s exists that is not this Container's: delete it, or rename the Container", s.bundle.Name)
-		if p := predecessor(s.bundle, c); p != "" {
-			s.found.predecessor = p
-		}
 	}
 	if s.bundle != nil {
 		h, err := r.look(ctx, r.Client, s.bundle.Spec.NodeName)
@@ -83,45 +80,4 @@ func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope,
 		}
 	}
 	return s, nil
-}
-
-// readBundle reads from the cache, and from the API server where the cache cannot know yet what this process has done.
-func (r *Reconciler) readBundle(ctx context.Context, key client.ObjectKey) (*v1alpha1.OCIBundle, error) {
-	b := &v1alpha1.OCIBundle{}
-	err := r.Client.Get(ctx, key, b)
-	if apierrors.IsNotFound(err) && r.Ledger.Assumed(key) {
-		return r.readLiveBundle(ctx, key)
-	}
-	return foundBundle(b, err)
-}
-
-// readLiveBundle reads from the API server.
-func (r *Reconciler) readLiveBundle(ctx context.Context, key client.ObjectKey) (*v1alpha1.OCIBundle, error) {
-	b := &v1alpha1.OCIBundle{}
-	return foundBundle(b, r.Live.Get(ctx, key, b))
-}
-
-func foundBundle(b *v1alpha1.OCIBundle, err error) (*v1alpha1.OCIBundle, error) {
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the OCIBundle: %w", err)
-	}
-	digestConfig(b)
-	return b, nil
-}
-
-// ours reports whether the OCIBundle was compiled from this very Container.
-func ours(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
-	return b.Owner().UID == c.UID
-}
-
-// predecessor is the uid of an earlier Container of the same name that the OCIBundle belonged to, or nothing. It outlives
-// its owner where a Container's finalizer was taken off by hand.
-func predecessor(b *v1alpha1.OCIBundle, c *v1alpha1.Container) string {
-	if owner := b.Owner(); owner.Name == c.Name && owner.UID != c.UID {
-		return string(owner.UID)
-	}
-	return ""
 }

@@ -37,8 +37,10 @@ type findings struct {
 	foreign, predecessor string
 	// inSync is whether the OCIBundle is that of this generation.
 	inSync bool
-	// failure is why the OCIBundle could not be written.
-	failure string
+	// failure is why the OCIBundle could not be written; unready is why it is not written yet.
+	failure, unready string
+	// shown is what the annotation v1alpha1.AnnotationShowCompiled asks for.
+	shown *v1alpha1.CompiledSpec
 	// lost says why the agent of the OCIBundle's node is not heard; gone is whether nothing runs there any more: see host.
 	lost string
 	gone bool
@@ -56,6 +58,7 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 	st := v1alpha1.ContainerStatus{
 		ObservedGeneration: f.generation,
 		LastProgressTime:   old.LastProgressTime,
+		Compiled:           f.shown,
 		Conditions:         append([]metav1.Condition(nil), old.Conditions...),
 	}
 	set := func(c metav1.Condition) {
@@ -126,6 +129,8 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 		return no(reconciling, v1alpha1.ReasonDispatchFailed, f.failure)
 	case scheduled != nil && scheduled.Status != metav1.ConditionTrue:
 		return no(reconciling, scheduled.Reason, scheduled.Message+unchanged)
+	case bundle == nil && f.unready != "":
+		return no(reconciling, v1alpha1.ReasonProgressing, "has not been dispatched yet: "+f.unready)
 	case bundle == nil:
 		return no(reconciling, v1alpha1.ReasonProgressing, "has not been dispatched yet")
 

@@ -29,8 +29,8 @@ import (
 const (
 	// indexWaiting holds the Containers that no node has been chosen for, under "true".
 	indexWaiting = "berth.run/waiting"
-	// indexNode holds OCIBundles under the name of their node.
-	indexNode = v1alpha1.OCIBundleNodeNameField
+	// indexContainer holds OCIBundles under their Containers.
+	indexContainer = "berth.run/container"
 )
 
 // What has failed is tried again after 5 ms at first, and at least once a minute: a refused dispatch would otherwise wait up to
@@ -48,13 +48,16 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	if err := index.IndexField(ctx, &v1alpha1.Container{}, indexWaiting, waiting); err != nil {
 		return fmt.Errorf("index Containers: %w", err)
 	}
-	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, indexNode, onNode); err != nil {
+	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, indexContainer, ofContainer); err != nil {
+		return fmt.Errorf("index OCIBundles: %w", err)
+	}
+	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, v1alpha1.OCIBundleNodeNameField, onNode); err != nil {
 		return fmt.Errorf("index OCIBundles: %w", err)
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("container").
 		For(&v1alpha1.Container{}).
-		// Not Owns: an OCIBundle of the Container's name that is not its own matters, too.
+		// Not Owns: an OCIBundle is in another namespace, and one that is not the Container's own matters, too.
 		Watches(&v1alpha1.OCIBundle{}, r.bundleEvents()).
 		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
 		Watches(&corev1.Node{}, r.nodeEvents(), changed(nodeMatters)).
@@ -78,13 +81,17 @@ func onNode(o client.Object) []string {
 	return []string{o.(*v1alpha1.OCIBundle).Spec.NodeName}
 }
 
+func ofContainer(o client.Object) []string {
+	return []string{containerKey(o.(*v1alpha1.OCIBundle)).String()}
+}
+
 // answerPriority puts what an agent reports before new Containers, whose priority is 0. In a burst, a process that runs would
 // otherwise be shown as such only after all that was applied has been dispatched.
 const answerPriority = 100
 
-// addAnswer reconciles the Container of an OCIBundle that its agent has changed.
-func addAnswer(q queue, o client.Object) {
-	request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)}
+// addAnswer reconciles a Container whose OCIBundle its agent has changed.
+func addAnswer(q queue, key client.ObjectKey) {
+	request := reconcile.Request{NamespacedName: key}
 	if q, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
 		q.AddWithOpts(priorityqueue.AddOpts{Priority: new(answerPriority)}, request)
 		return
@@ -92,33 +99,50 @@ func addAnswer(q queue, o client.Object) {
 	q.Add(request)
 }
 
-// bundleEvents keeps the ledger, reconciles the Container of the OCIBundle's name, and wakes those that wait for room
-// when some comes free.
+// bundleEvents keeps the ledger, reconciles the Container of the OCIBundle, and wakes those that wait for room when some comes free.
 func (r *Reconciler) bundleEvents() handler.EventHandler {
-	observe := func(o client.Object) *v1alpha1.OCIBundle {
-		b := o.(*v1alpha1.OCIBundle)
-		r.Ledger.Observe(client.ObjectKeyFromObject(b), b.Spec.NodeName, b.Spec.Requests, ended(b))
-		return b
+	observe := func(b *v1alpha1.OCIBundle) client.ObjectKey {
+		key := containerKey(b)
+		if key.Name != "" {
+			r.Ledger.Observe(key, b.Spec.NodeName, b.Spec.Requests, ended(b))
+		}
+		return key
 	}
 	return handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) {
-			b := observe(e.Object)
-			q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(b)})
+			if key := observe(e.Object.(*v1alpha1.OCIBundle)); key.Name != "" {
+				q.Add(reconcile.Request{NamespacedName: key})
+			}
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			was, is := e.ObjectOld.(*v1alpha1.OCIBundle), observe(e.ObjectNew)
-			if was.ResourceVersion == is.ResourceVersion { // the cache was only read again
-				q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(is)})
+			was, is := e.ObjectOld.(*v1alpha1.OCIBundle), e.ObjectNew.(*v1alpha1.OCIBundle)
+			key := observe(is)
+			switch {
+			case key.Name == "":
+				return
+			case was.ResourceVersion == is.ResourceVersion: // the cache was only read again
+				q.Add(reconcile.Request{NamespacedName: key})
 				return
 			}
-			addAnswer(q, is)
+			addAnswer(q, key)
 			if ended(is) && !ended(was) {
 				r.wake(ctx, q)
 			}
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
-			r.Ledger.Remove(client.ObjectKeyFromObject(e.Object))
-			addAnswer(q, e.Object)
+			key := containerKey(e.Object.(*v1alpha1.OCIBundle))
+			if key.Name == "" {
+				return
+			}
+			r.Ledger.Remove(key)
+			left, err := r.bundlesOf(ctx, key) // the one that has replaced it
+			if err != nil {
+				ctrl.LoggerFrom(ctx).Error(err, "list the OCIBundles of a Container", "container", key)
+			}
+			for _, b := range left {
+				observe(b)
+			}
+			addAnswer(q, key)
 			r.wake(ctx, q)
 		},
 	}
@@ -144,7 +168,8 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 			// An agent writes its status with every container that comes and goes; most of that is nobody's business here.
 			before, after := e.ObjectOld.(*v1alpha1.NodeAgent), e.ObjectNew.(*v1alpha1.NodeAgent)
 			heard := !sameReady(before, after)
-			if heard || outOfService(before.Spec.Taints) != outOfService(after.Spec.Taints) {
+			upgraded := before.Status.NodeInfo.AgentRevision != after.Status.NodeInfo.AgentRevision
+			if heard || upgraded || outOfService(before.Spec.Taints) != outOfService(after.Spec.Taints) {
 				r.wakeNode(ctx, q, after.Name)
 			}
 			if heard || agentMatters(before, after) {
@@ -217,12 +242,14 @@ func (r *Reconciler) wake(ctx context.Context, q queue) {
 // wakeNode reconciles the Containers on a node.
 func (r *Reconciler) wakeNode(ctx context.Context, q queue, node string) {
 	list := &v1alpha1.OCIBundleList{}
-	if err := r.Client.List(ctx, list, client.MatchingFields{indexNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := r.Client.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node}, client.UnsafeDisableDeepCopy); err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "list the OCIBundles of a node", "node", node)
 		return
 	}
 	for i := range list.Items {
-		q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		if key := containerKey(&list.Items[i]); key.Name != "" {
+			q.Add(reconcile.Request{NamespacedName: key})
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ const ReasonHeartbeatResumed = "HeartbeatResumed"
 
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents/status,verbs=patch
-// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=berth-node-lease,verbs=get;list;watch
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler judges the heartbeat of one NodeAgent at a time.
@@ -51,9 +52,8 @@ type Reconciler struct {
 
 // SetupWithManager adds the reconciler to a manager.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// A Lease has the name of its NodeAgent. The cache holds those of the one namespace alone.
 	toAgent := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-		if o.GetNamespace() != v1alpha1.NodeLeaseNamespace {
+		if !slices.Contains(leaseNamespaces(o.GetName()), o.GetNamespace()) {
 			return nil
 		}
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: o.GetName()}}}
@@ -75,13 +75,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 		return ctrl.Result{}, fmt.Errorf("read the NodeAgent: %w", err)
 	}
-	lease := &coordinationv1.Lease{}
-	key := client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: req.Name}
-	if err := r.Client.Get(ctx, key, lease); err != nil {
-		if !apierrors.IsNotFound(err) {
-			return ctrl.Result{}, fmt.Errorf("read the Lease: %w", err)
-		}
-		lease = nil
+	lease, err := r.readLease(ctx, req.Name)
+	if err != nil {
+		return ctrl.Result{}, err
 	}
 
 	p := r.pulses.observe(req.Name, lease, r.Clock.Now())
@@ -100,6 +96,31 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	return ctrl.Result{RequeueAfter: r.GracePeriod - silence}, nil
+}
+
+// leaseNamespaces are where the Lease of a node may be, under the node's name: in the node's own namespace, or where an agent
+// before AgentRevision 2 renews it.
+func leaseNamespaces(node string) []string {
+	return []string{v1alpha1.NodeNamespace(node), v1alpha1.FormerLeaseNamespace}
+}
+
+// readLease returns the Lease of a node that was renewed last, or nil if there is none.
+func (r *Reconciler) readLease(ctx context.Context, node string) (*coordinationv1.Lease, error) {
+	var newest *coordinationv1.Lease
+	for _, namespace := range leaseNamespaces(node) {
+		lease := &coordinationv1.Lease{}
+		err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: node}, lease)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the Lease: %w", err)
+		}
+		if newest == nil || newest.Spec.RenewTime.Before(lease.Spec.RenewTime) {
+			newest = lease
+		}
+	}
+	return newest, nil
 }
 
 // verdict is what Ready has to become, or nil where it is right. It is pure.

@@ -55,11 +55,12 @@ func (l *Ledger) Withdraw(key types.NamespacedName) {
 	}
 }
 
-// Assumed says whether Place has entered the OCIBundle and the watch has not shown it yet.
-func (l *Ledger) Assumed(key types.NamespacedName) bool {
+// Assumed returns the node that Place or Enter has entered the OCIBundle for, if the watch has not shown it yet.
+func (l *Ledger) Assumed(key types.NamespacedName) (node string, assumed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.entries[key].assumed
+	e := l.entries[key]
+	return e.node, e.assumed
 }
 
 // Usage is what the node has been given.

@@ -49,7 +49,7 @@ func TestLedgerEntries(t *testing.T) {
 		}
 	}
 	l.Place(key("x"), Request{Resources: list("1", "1Gi")}, []Node{node("a")})
-	if !l.Assumed(key("x")) {
+	if node, assumed := l.Assumed(key("x")); !assumed || node != "a" {
 		t.Error("what Place entered is not assumed")
 	}
 	l.Place(key("x"), Request{Resources: list("1", "1Gi")}, []Node{node("a")})
@@ -57,7 +57,7 @@ func TestLedgerEntries(t *testing.T) {
 		t.Errorf("placing again counts twice: %+v", u)
 	}
 	l.Observe(key("x"), "a", list("1", "1Gi"), false)
-	if l.Assumed(key("x")) {
+	if _, assumed := l.Assumed(key("x")); assumed {
 		t.Error("what the watch has shown is still assumed")
 	}
 	l.Withdraw(key("x"))

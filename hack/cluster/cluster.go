@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // cluster is one development cluster and where its parts come from.
@@ -369,7 +371,7 @@ func (c *cluster) startAgent(ctx context.Context) error {
 			return false, "its conditions are " + agent.conditions()
 		}
 		var lease struct{ Spec struct{ RenewTime time.Time } }
-		if err := c.api.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/berth-node-lease/leases/"+c.node, &lease); err != nil {
+		if err := c.api.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/"+v1alpha1.NodeNamespace(c.node)+"/leases/"+c.node, &lease); err != nil {
 			return false, err.Error()
 		}
 		return !fresh || !lease.Spec.RenewTime.Before(began), "its Lease is of an earlier agent"

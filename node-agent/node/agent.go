@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -58,13 +57,13 @@ type Agent struct {
 	o      Options
 	client client.Client
 
-	uid     types.UID // of the NodeAgent
-	seen    int64     // its generation
-	version string    // its resource version after the agent's last write
-	lease   *coordinationv1.Lease
-	written *v1alpha1.NodeAgentStatus
-	at      time.Time // when it was written
-	failing bool
+	uid      types.UID // of the NodeAgent
+	seen     int64     // its generation
+	labelled bool      // whether it has the agent's labels
+	lease    *coordinationv1.Lease
+	written  *v1alpha1.NodeAgentStatus
+	at       time.Time // when it was written
+	failing  bool
 }
 
 // New makes an Agent that asks nothing of the API server before Run.
@@ -100,7 +99,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var renewed time.Time
 	for {
-		if time.Since(renewed) >= renewEvery {
+		if gap := time.Since(renewed); gap >= renewEvery {
+			a.failing = a.failing || gap >= LeaseSeconds*time.Second
 			err := a.beat(ctx)
 			if err == nil {
 				renewed = time.Now()
@@ -109,7 +109,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			a.failing = err != nil
 		} else {
-			a.tryStatus(ctx)
+			a.tryStatus(ctx, false)
 		}
 		select {
 		case <-ctx.Done():
@@ -119,76 +119,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// beat renews the Lease. Around a gap it writes the status too, since others may have called the node lost meanwhile.
+// beat renews the Lease, and applies the status even if it has not changed, so that what somebody else has written is corrected: the
+// API server writes nothing where nothing differs. Its answer says what the agent has to know of its NodeAgent, which it cannot read.
 func (a *Agent) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewEvery)
 	defer cancel()
-	if a.failing {
-		a.written = nil
-	}
-	right, err := a.look(ctx)
-	if err != nil {
-		return err
-	}
-	if !right || a.failing {
+	if a.failing || a.uid == "" || !a.labelled {
+		// Around a gap, others may have called the node lost: the status of the NodeAgent is what counts.
 		if err := a.register(ctx); err != nil {
 			return err
 		}
 	}
 	// The Lease says that the agent lives, even if its status cannot be written.
-	a.tryStatus(ctx)
+	a.tryStatus(ctx, true)
 	if a.uid == "" {
 		return errors.New("the NodeAgent was deleted")
 	}
 	return a.renew(ctx)
 }
 
-// look reads the NodeAgent as it is now, so that a status that somebody else has written is corrected. It returns false if the
-// agent has to register: the NodeAgent is gone, is another one, or lacks the agent's labels.
-func (a *Agent) look(ctx context.Context) (bool, error) {
-	if a.uid == "" {
-		return false, nil
-	}
-	// From the API server's cache, as kubelets read their Nodes.
-	now := &v1alpha1.NodeAgent{}
-	err := a.client.Get(ctx, types.NamespacedName{Name: a.o.Name}, now, &client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: "0"}})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("get NodeAgent %s: %w", a.o.Name, err)
-	}
-	if order, err := resourceversion.CompareResourceVersion(now.ResourceVersion, a.version); err == nil && order < 0 {
-		return true, nil // the cache does not show the agent's own last write yet
-	}
-	if now.UID != a.uid {
-		return false, nil
-	}
-	for k, v := range Labels(a.o.Name) {
-		if now.Labels[k] != v {
-			return false, nil
-		}
-	}
-	a.seen = now.Generation
-	if a.written != nil && !apiequality.Semantic.DeepEqual(*a.written, now.Status) {
-		a.at = time.Time{} // it is written again
-		if said := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady); said == nil || said.Status != readiness(a.written) {
-			a.written = nil // and what is true again has been so from now on
-		}
-	}
-	return true, nil
-}
-
-func readiness(s *v1alpha1.NodeAgentStatus) metav1.ConditionStatus {
-	if c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady); c != nil {
-		return c.Status
-	}
-	return metav1.ConditionUnknown
-}
-
 // tryStatus writes the status. If that fails it is tried again with the next beat.
-func (a *Agent) tryStatus(ctx context.Context) {
-	err := a.status(ctx)
+func (a *Agent) tryStatus(ctx context.Context, always bool) {
+	err := a.status(ctx, always)
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -210,18 +162,30 @@ func (a *Agent) register(ctx context.Context) error {
 	if err := a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
 		return fmt.Errorf("apply NodeAgent %s: %w", a.o.Name, err)
 	}
-	now := &v1alpha1.NodeAgent{}
-	if err := a.client.Get(ctx, types.NamespacedName{Name: a.o.Name}, now); err != nil {
-		return fmt.Errorf("get NodeAgent %s: %w", a.o.Name, err)
+	now, err := a.learn(obj)
+	if err != nil {
+		return err
 	}
-	if a.uid != now.UID {
-		a.lease = nil // its owner is another
-	}
-	a.uid, a.seen, a.version = now.UID, now.Generation, now.ResourceVersion
 	// Where an earlier agent said the same, the time of the transition stays.
 	a.written = now.Status.DeepCopy()
 	a.at = time.Time{}
 	return nil
+}
+
+// learn notes what the API server has answered.
+func (a *Agent) learn(answer *unstructured.Unstructured) (*v1alpha1.NodeAgent, error) {
+	now := &v1alpha1.NodeAgent{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(answer.Object, now); err != nil {
+		return nil, fmt.Errorf("read NodeAgent %s: %w", a.o.Name, err)
+	}
+	if a.uid != now.UID {
+		a.lease = nil // its owner is another
+	}
+	a.uid, a.seen, a.labelled = now.UID, now.Generation, true
+	for k, v := range Labels(a.o.Name) {
+		a.labelled = a.labelled && now.Labels[k] == v
+	}
+	return now, nil
 }
 
 func (a *Agent) object() *unstructured.Unstructured {
@@ -230,13 +194,13 @@ func (a *Agent) object() *unstructured.Unstructured {
 	}}
 }
 
-// status applies the status if it has changed, or has not been written for long.
-func (a *Agent) status(ctx context.Context) error {
+// status applies the status if it has changed, has not been written for long, or always.
+func (a *Agent) status(ctx context.Context, always bool) error {
 	if a.uid == "" {
 		return nil
 	}
 	status := a.compute(ctx)
-	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < statusEvery {
+	if !always && a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < statusEvery {
 		return nil
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
@@ -252,8 +216,8 @@ func (a *Agent) status(ctx context.Context) error {
 		return fmt.Errorf("apply status of NodeAgent %s: %w", a.o.Name, err)
 	}
 	a.written, a.at = status, time.Now()
-	a.seen, a.version = obj.GetGeneration(), obj.GetResourceVersion() // the answer is in obj
-	return nil
+	_, err = a.learn(obj) // the answer is in obj
+	return err
 }
 
 func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
@@ -280,7 +244,7 @@ func (a *Agent) renew(ctx context.Context) error {
 	now := metav1.NowMicro()
 	seconds := int32(LeaseSeconds)
 	want := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeLeaseNamespace, Name: a.o.Name, OwnerReferences: []metav1.OwnerReference{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace(a.o.Name), Name: a.o.Name, Labels: map[string]string{v1alpha1.LabelNode: ""}, OwnerReferences: []metav1.OwnerReference{{
 			APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeAgent", Name: a.o.Name, UID: a.uid,
 		}}},
 		Spec: coordinationv1.LeaseSpec{HolderIdentity: &a.o.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
@@ -301,7 +265,7 @@ func (a *Agent) renew(ctx context.Context) error {
 		a.lease = have
 	}
 	next := a.lease.DeepCopy()
-	next.Spec, next.OwnerReferences = want.Spec, want.OwnerReferences
+	next.Spec, next.OwnerReferences, next.Labels = want.Spec, want.OwnerReferences, want.Labels
 	if err := a.client.Update(ctx, next); err != nil {
 		a.lease = nil // it is read afresh at the next beat
 		return fmt.Errorf("renew Lease: %w", err)

@@ -163,6 +163,13 @@ func get(t *testing.T, name string) *berthv1.Container {
 	return c
 }
 
+// bundleOf returns the namespace and the name of a Container's OCIBundle.
+func bundleOf(t *testing.T, container string) (namespace, name string) {
+	t.Helper()
+	namespace, name, _ = strings.Cut(get(t, container).Status.Bundle, "/")
+	return namespace, name
+}
+
 // eventually waits until what says that all is as it should be, or fails with its last complaint.
 func eventually(t *testing.T, within time.Duration, what func() error) {
 	t.Helper()
@@ -217,7 +224,7 @@ func cleanAfter(t *testing.T, names ...string) {
 				}
 			}
 		}
-		if out := kube(t, "get", "ocibundles", "-o", "name"); strings.TrimSpace(out) != "" {
+		if out := kube(t, "get", "ocibundles", "--all-namespaces", "-o", "name"); strings.TrimSpace(out) != "" {
 			t.Errorf("left over after delete: %s", out)
 		}
 	})

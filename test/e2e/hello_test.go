@@ -68,9 +68,12 @@ func TestHello(t *testing.T) {
 			t.Errorf("kubectl describe lacks %q:\n%s", want, described)
 		}
 	}
-	if bundle := kube(t, "get", "ocibundle", "hello", "-o", "yaml"); !strings.Contains(bundle, "ociVersion") {
-		t.Errorf("the runtime spec is not to be seen in the OCIBundle:\n%s", bundle)
+	namespace, name := bundleOf(t, "hello")
+	if bundle := kube(t, "-n", namespace, "get", "ocibundle", name, "-o", "yaml"); name != "default.hello" || !strings.Contains(bundle, "ociVersion") {
+		t.Errorf("the runtime spec is not to be seen in the OCIBundle %s:\n%s", name, bundle)
 	}
+	kube(t, "annotate", "container", "hello", "berth.run/show-compiled=")
+	kube(t, "wait", "--for=jsonpath={.status.compiled.spec.config.ociVersion}", "container/hello", "--timeout=1m")
 
 	kube(t, "delete", "-f", "config/samples/hello.yaml", "--timeout=3m")
 	if exists(pid) {

@@ -25,23 +25,24 @@ func TestContainerIsHeld(t *testing.T) {
 	kube(t, "wait", "--for=condition=Ready", "container/held", "--timeout=3m")
 	pid := get(t, "held").Status.PID
 
-	kube(t, "patch", "ocibundle", "held", "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Failed","restartCount":77,"pid":1}}`)
+	namespace, bundle := bundleOf(t, "held")
+	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Failed","restartCount":77,"pid":1}}`)
 	eventually(t, 2*time.Minute, func() error {
 		if c := get(t, "held"); c.Status.Phase != "Running" || c.Status.PID != pid || c.Status.RestartCount != 0 {
 			return fmt.Errorf("the status is %+v", c.Status)
 		}
 		return nil
 	})
-	kube(t, "patch", "ocibundle", "held", "--type=merge", "-p", `{"metadata":{"ownerReferences":null,"finalizers":null}}`)
-	kube(t, "patch", "container", "held", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`) // as kubectl replace does
+	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	kube(t, "patch", "container", "held", "--type=merge", "-p", `{"metadata":{"finalizers":null,"annotations":null}}`) // as kubectl replace does
 	eventually(t, 2*time.Minute, func() error {
-		for _, kind := range []string{"container", "ocibundle"} {
-			if kube(t, "get", kind, "held", "-o", "jsonpath={.metadata.finalizers}") == "" {
-				return fmt.Errorf("the %s has no finalizer", kind)
+		for _, of := range [][]string{{"container", "held"}, {"-n", namespace, "ocibundle", bundle}} {
+			if kube(t, append([]string{"get", "-o", "jsonpath={.metadata.finalizers}"}, of...)...) == "" {
+				return fmt.Errorf("%v has no finalizer", of)
 			}
 		}
-		if kube(t, "get", "ocibundle", "held", "-o", "jsonpath={.metadata.ownerReferences}") == "" {
-			return fmt.Errorf("the OCIBundle has no owner")
+		if kube(t, "get", "container", "held", `-o=jsonpath={.metadata.annotations.berth\.run/node}`) == "" {
+			return fmt.Errorf("the Container names no node")
 		}
 		return nil
 	})

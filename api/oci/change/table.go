@@ -20,9 +20,12 @@ func table() map[string]entry {
 	setOnly := entry{kind: Live}
 	return map[string]entry{
 		// Whose it is, and where it runs.
-		"containerRef.name": none,
-		"containerRef.uid":  none,
-		"nodeName":          none,
+		"containerRef.namespace": none,
+		"containerRef.name":      none,
+		"containerRef.uid":       none,
+		"former.uid":             none,
+		"former.generation":      none,
+		"nodeName":               none,
 		// Records of who compiled the spec and who can read it.
 		"compiledGeneration": none,
 		"minAgentRevision":   none,

@@ -18,6 +18,11 @@ import (
 func revisions() map[string]int32 {
 	return map[string]int32{
 		"seccompProfile": 1,
+		// An agent that does not watch the namespace of its node does not see an OCIBundle there.
+		"containerRef.namespace": 2,
+		"former":                 2,
+		"former.uid":             2,
+		"former.generation":      2,
 	}
 }
 

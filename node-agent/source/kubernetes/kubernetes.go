@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its node, which it watches by the
-// selectable field spec.nodeName, so that the API server sends it no others.
+// Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its node, which are in a namespace of
+// their own, where alone the agent may read and watch.
+//
+// An OCIBundle is known to the agent by its Container's namespace and name, and by the uid of the first OCIBundle from which
+// its container was made: see received.
 //
 // The agent is the only one that has anything to say in an OCIBundle's status, so the status is replaced as a whole, and what others
 // write there is reported as a change, so that it is put right. The package must not know
@@ -36,7 +39,7 @@ import (
 type Options struct {
 	// Config says how to reach the API server.
 	Config *rest.Config
-	// NodeName is whose OCIBundles are watched.
+	// NodeName is the node whose OCIBundles are watched.
 	NodeName string
 	// Log is optional.
 	Log *slog.Logger
@@ -76,7 +79,8 @@ func New(o Options) (*Kubernetes, error) {
 	informers, err := cache.New(o.Config, cache.Options{
 		Scheme: receivedScheme(), Mapper: mapper,
 		ByObject: map[client.Object]cache.ByObject{
-			&received{}: {Field: fields.OneTermEqualSelector(v1alpha1.OCIBundleNodeNameField, o.NodeName), Transform: unwrap},
+			// With this selector the cache asks for that one namespace.
+			&received{}: {Field: fields.OneTermEqualSelector("metadata.namespace", v1alpha1.NodeNamespace(o.NodeName)), Transform: unwrap},
 		},
 	})
 	if err != nil {
@@ -186,6 +190,25 @@ func (k *Kubernetes) List() []*v1alpha1.OCIBundle {
 	return out
 }
 
+// object is the OCIBundle of that key, with the namespace and name that it has in the cluster. One that names no Container has no
+// other key.
+func (k *Kubernetes) object(key source.Key, hasContainer bool) *v1alpha1.OCIBundle {
+	b := &v1alpha1.OCIBundle{}
+	b.Namespace, b.Name = key.Namespace, key.Name
+	if hasContainer {
+		b.Namespace, b.Name = v1alpha1.NodeNamespace(k.o.NodeName), v1alpha1.BundleName(key.Namespace, key.Name)
+	}
+	return b
+}
+
+// sameBundle is the condition that an OCIBundle is the one that the agent knows.
+func sameBundle(b *v1alpha1.OCIBundle) patch {
+	if b.Spec.Former != nil {
+		return patch{"test", "/spec/former/uid", b.UID}
+	}
+	return patch{"test", "/metadata/uid", b.UID}
+}
+
 // patch is one operation of a JSON patch (RFC 6902).
 type patch struct {
 	Op    string `json:"op"`
@@ -195,12 +218,11 @@ type patch struct {
 
 // ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the bundle is still the same one.
 func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
-	data, err := json.Marshal([]patch{{"test", "/metadata/uid", b.UID}, {"add", "/status", status}})
+	data, err := json.Marshal([]patch{sameBundle(b), {"add", "/status", sent(b, status)}})
 	if err != nil {
 		return fmt.Errorf("report status: %w", err)
 	}
-	target := &v1alpha1.OCIBundle{}
-	target.Namespace, target.Name = b.Namespace, b.Name
+	target := k.object(client.ObjectKeyFromObject(b), named(b))
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	k.own.begin(b, status)
@@ -223,18 +245,19 @@ func (k *Kubernetes) replaced(ctx context.Context, err error, b *v1alpha1.OCIBun
 	if !apierrors.IsInvalid(err) {
 		return false
 	}
-	now := &v1alpha1.OCIBundle{}
-	err = k.client.Get(ctx, client.ObjectKeyFromObject(b), now)
-	return apierrors.IsNotFound(err) || err == nil && now.UID != b.UID
+	now := k.object(client.ObjectKeyFromObject(b), named(b))
+	err = k.client.Get(ctx, client.ObjectKeyFromObject(now), now)
+	return apierrors.IsNotFound(err) || err == nil && identity(now) != b.UID
 }
 
 // Release is part of source.Source: it removes the finalizer.
 func (k *Kubernetes) Release(ctx context.Context, key source.Key, uid types.UID) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	b := &v1alpha1.OCIBundle{}
-	err := k.client.Get(ctx, key, b)
-	if apierrors.IsNotFound(err) || err == nil && b.UID != uid {
+	known := k.Get(key)
+	b := k.object(key, known == nil || named(known))
+	err := k.client.Get(ctx, client.ObjectKeyFromObject(b), b)
+	if apierrors.IsNotFound(err) || err == nil && identity(b) != uid {
 		return nil
 	}
 	if err != nil {

@@ -16,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,7 +61,7 @@ func TestMain(m *testing.M) {
 func admin(t *testing.T) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), rbacv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	// The controller's name, since nobody else may create OCIBundles where a test has installed the policies.
@@ -77,14 +79,51 @@ func as(user string, groups ...string) *rest.Config {
 	return config
 }
 
+// newBundle is the OCIBundle of Container NAME in namespace default.
 func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{}
-	b.Namespace, b.Name = "default", name
+	b.Namespace, b.Name = v1alpha1.NodeNamespace(nodeName), v1alpha1.BundleName("default", name)
+	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: "default", Name: name, UID: "uid-of-" + types.UID(name)}
 	b.Finalizers = []string{"example.com/other", v1alpha1.OCIBundleFinalizer}
 	b.Spec.NodeName = nodeName
 	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0"}`)
 	return b
+}
+
+// keyOf is how the agent knows an OCIBundle.
+func keyOf(b *v1alpha1.OCIBundle) source.Key {
+	return source.Key{Namespace: b.Spec.ContainerRef.Namespace, Name: b.Spec.ContainerRef.Name}
+}
+
+// createBundle creates an OCIBundle and the namespace of its node.
+func createBundle(t *testing.T, c client.Client, b *v1alpha1.OCIBundle) {
+	t.Helper()
+	nodeNamespace(t, c, b.Spec.NodeName)
+	if err := c.Create(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nodeNamespace creates what the controller gives a node.
+func nodeNamespace(t *testing.T, c client.Client, node string) {
+	t.Helper()
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{v1alpha1.AnnotationNode: node}}
+	}
+	binding := func(role string) *rbacv1.RoleBinding {
+		return &rbacv1.RoleBinding{ObjectMeta: meta(v1alpha1.NodeNamespace(node), role),
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "berth:node:" + node},
+				{Kind: rbacv1.ServiceAccountKind, Namespace: v1alpha1.NodesNamespace, Name: node}}}
+	}
+	for _, o := range []client.Object{
+		&corev1.Namespace{ObjectMeta: meta("", v1alpha1.NodeNamespace(node))}, binding("berth-node-heartbeat"), binding("berth-node-bundles"),
+	} {
+		if err := c.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
 }
 
 type heard struct {
@@ -109,9 +148,7 @@ func TestSource(t *testing.T) {
 	c := admin(t)
 	mine, other := newBundle("mine", "node-1"), newBundle("other", "node-2")
 	for _, b := range []*v1alpha1.OCIBundle{mine, other} {
-		if err := c.Create(ctx, b); err != nil {
-			t.Fatal(err)
-		}
+		createBundle(t, c, b)
 	}
 	k, err := New(Options{Config: server, NodeName: "node-1"})
 	if err != nil {
@@ -124,7 +161,7 @@ func TestSource(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx, h) }()
 	<-h.synced
-	key := client.ObjectKeyFromObject(mine)
+	key, at := keyOf(mine), client.ObjectKeyFromObject(mine)
 	if got := k.List(); len(got) != 1 || got[0].Name != "mine" {
 		t.Fatalf("found %v; want the one of this node alone", got)
 	}
@@ -144,7 +181,7 @@ func TestSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := c.Get(ctx, key, now); err != nil || now.Status.PID != 0 || len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
+	if err := c.Get(ctx, at, now); err != nil || now.Status.PID != 0 || len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
 		t.Fatalf("found %+v, %v; want nothing of the earlier status", now.Status, err)
 	}
 	// One for a bundle of the same name that is gone changes nothing, and is no error; nor is one for no bundle at all.
@@ -157,7 +194,7 @@ func TestSource(t *testing.T) {
 	if err := k.ReportStatus(ctx, stale, status); err != nil {
 		t.Error(err)
 	}
-	if err := c.Get(ctx, key, now); err != nil || now.Status.PID != 0 {
+	if err := c.Get(ctx, at, now); err != nil || now.Status.PID != 0 {
 		t.Errorf("found %+v, %v", now.Status, err)
 	}
 
@@ -165,7 +202,7 @@ func TestSource(t *testing.T) {
 	if err := k.Release(ctx, key, mine.UID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Get(ctx, key, now); err != nil || len(now.Finalizers) != 2 {
+	if err := c.Get(ctx, at, now); err != nil || len(now.Finalizers) != 2 {
 		t.Fatalf("found finalizers %v, %v of what is not deleted", now.Finalizers, err)
 	}
 	if err := c.Delete(ctx, mine); err != nil {
@@ -178,7 +215,7 @@ func TestSource(t *testing.T) {
 	if err := k.Release(ctx, key, mine.UID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Get(ctx, key, now); err != nil || len(now.Finalizers) != 1 || now.Finalizers[0] != "example.com/other" {
+	if err := c.Get(ctx, at, now); err != nil || len(now.Finalizers) != 1 || now.Finalizers[0] != "example.com/other" {
 		t.Fatalf("found finalizers %v, %v", now.Finalizers, err)
 	}
 	now.Finalizers = nil
@@ -195,23 +232,13 @@ func TestSource(t *testing.T) {
 	}
 }
 
-func leaseNamespace(t *testing.T, c client.Client) {
-	t.Helper()
-	err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.NodeLeaseNamespace}})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
-	}
-}
-
 // TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent writes itself is none.
 func TestStatusOfOthersIsSeen(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	b := newBundle("falsified", "node-5")
 	b.Finalizers = nil
-	if err := c.Create(ctx, b); err != nil {
-		t.Fatal(err)
-	}
+	createBundle(t, c, b)
 	t.Cleanup(func() { _ = c.Delete(context.Background(), b) })
 	k, err := New(Options{Config: server, NodeName: "node-5"})
 	if err != nil {
@@ -221,7 +248,7 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx, h) }()
 	<-h.synced
-	key := client.ObjectKeyFromObject(b)
+	key, at := keyOf(b), client.ObjectKeyFromObject(b)
 	<-h.changed // it is there
 	said := func(phase v1alpha1.ContainerPhase) *v1alpha1.OCIBundleStatus {
 		return &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: phase}
@@ -235,12 +262,15 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 	}
 	until(t, "the last status in the cache", func() bool {
 		now := &v1alpha1.OCIBundle{}
-		return c.Get(ctx, key, now) == nil && k.Get(key).ResourceVersion == now.ResourceVersion
+		return c.Get(ctx, at, now) == nil && k.Get(key).ResourceVersion == now.ResourceVersion
 	})
 	if n := len(h.changed); n != 0 {
 		t.Errorf("found %d changes for the agent's own writes", n)
 	}
-	now := k.Get(key).DeepCopy()
+	now := &v1alpha1.OCIBundle{}
+	if err := c.Get(ctx, at, now); err != nil {
+		t.Fatal(err)
+	}
 	now.Status.Phase = v1alpha1.ContainerSucceeded
 	if err := c.Status().Update(ctx, now); err != nil {
 		t.Fatal(err)
@@ -272,7 +302,7 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 func TestNodeAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
-	leaseNamespace(t, c)
+	nodeNamespace(t, c, "node-1")
 	facts, err := node.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +333,7 @@ func TestNodeAgent(t *testing.T) {
 		t.Errorf("found %+v", agent)
 	}
 	until(t, "the Lease", func() bool {
-		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-1"}, lease) == nil
+		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-1"), Name: "node-1"}, lease) == nil
 	})
 	if *lease.Spec.LeaseDurationSeconds != 40 || lease.Spec.RenewTime == nil || lease.OwnerReferences[0].UID != agent.UID {
 		t.Errorf("found %+v", lease)
@@ -332,7 +362,7 @@ func TestNodeAgent(t *testing.T) {
 // TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its status, and is not lost for that.
 func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	c := admin(t)
-	leaseNamespace(t, c)
+	nodeNamespace(t, c, "node-old")
 	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodeInfo/properties/agentRevision"
 	crd := &unstructured.Unstructured{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
@@ -370,7 +400,7 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	until(t, "the Lease", func() bool {
-		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-old"}, &coordinationv1.Lease{}) == nil
+		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-old"), Name: "node-old"}, &coordinationv1.Lease{}) == nil
 	})
 	until(t, "the reason", func() bool { return strings.Contains(log.String(), "kubectl apply -k config/crd") })
 	cancel()
@@ -402,13 +432,11 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		install(t, c, filepath.Join("../../../config", folder))
+		install(t, filepath.Join("../../../config", folder))
 	}
 	mine, other := newBundle("policy-mine", "node-7"), newBundle("policy-other", "node-8")
 	for _, b := range []*v1alpha1.OCIBundle{mine, other} {
-		if err := c.Create(ctx, b); err != nil {
-			t.Fatal(err)
-		}
+		createBundle(t, c, b)
 	}
 	t.Cleanup(func() {
 		for _, b := range []*v1alpha1.OCIBundle{mine, other} {
@@ -426,17 +454,24 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	go func() { done <- k.Run(ctx, h) }()
 	<-h.synced
 	// The policies are in force once they refuse something.
+	direct, err := client.New(agent, client.Options{Scheme: c.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	until(t, "the policies", func() bool {
-		return k.ReportStatus(ctx, other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 1}) != nil
+		return direct.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-8"}}, client.DryRunAll) != nil
 	})
+	if err := k.ReportStatus(ctx, other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 1}); err != nil {
+		t.Errorf("what is not in its namespace is gone for the agent; found %v", err)
+	}
 
-	if err := k.ReportStatus(ctx, k.Get(client.ObjectKeyFromObject(mine)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}); err != nil {
+	if err := k.ReportStatus(ctx, k.Get(keyOf(mine)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}); err != nil {
 		t.Errorf("report: %v", err)
 	}
 	if err := c.Delete(ctx, mine); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Release(ctx, client.ObjectKeyFromObject(mine), mine.UID); err != nil {
+	if err := k.Release(ctx, keyOf(mine), mine.UID); err != nil {
 		t.Errorf("release: %v", err)
 	}
 
@@ -463,7 +498,7 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	written := func() bool {
 		return c.Get(ctx, client.ObjectKey{Name: "node-7"}, now) == nil && meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionReady) &&
 			now.Labels[corev1.LabelHostname] == "node-7" &&
-			c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeLeaseNamespace, Name: "node-7"}, lease) == nil
+			c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-7"), Name: "node-7"}, lease) == nil
 	}
 	stop := register()
 	until(t, "NodeAgent and Lease", written)
@@ -499,8 +534,12 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 }
 
 // install applies the manifests of a directory.
-func install(t *testing.T, c client.Client, dir string) {
+func install(t *testing.T, dir string) {
 	t.Helper()
+	c, err := client.New(server, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%s: found no manifests (%v)", dir, err)

@@ -38,6 +38,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
 	}
+	nodeNamespace(t, c, "node-profiles")
 	first, firstProfile, firstWhole := split("first", `{"defaultAction":"SCMP_ACT_ALLOW"}`)
 	create(firstProfile)
 	create(first)
@@ -60,7 +61,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 		for deadline := time.After(3 * time.Minute); ; {
 			select {
 			case key := <-h.changed:
-				if key == client.ObjectKeyFromObject(b) {
+				if key == keyOf(b) {
 					return k.Get(key)
 				}
 			case <-deadline:
@@ -100,7 +101,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	}
 	create(&v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: thirdProfile.Name}, Spec: good})
 	until(t, "the whole document", func() bool {
-		b := k.Get(client.ObjectKeyFromObject(third))
+		b := k.Get(keyOf(third))
 		return b.Annotations[source.AnnotationUnresolved] == "" && string(b.Spec.Config.Raw) == thirdWhole
 	})
 

@@ -5,12 +5,15 @@ package kubernetes
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// received is an OCIBundle as the API server sends it: source.Decode reads it.
+// received is an OCIBundle as the API server sends it: source.Decode reads it. It is known by its Container's name, which is what
+// people call it and what its logs are found by; and if it replaces another OCIBundle, by the uid and the generation of that one,
+// since by those the agent finds the container that runs.
 type received struct{ v1alpha1.OCIBundle }
 
 // receivedList is a list of them.
@@ -36,7 +39,51 @@ func (r *received) UnmarshalJSON(data []byte) error {
 	delete(r.Annotations, source.AnnotationRun) // the controller compiles, and nobody else has a say in it
 	delete(r.Annotations, source.AnnotationStopped)
 	delete(r.Annotations, source.AnnotationRestart)
+	if named(&r.OCIBundle) {
+		r.Namespace, r.Name = r.Spec.ContainerRef.Namespace, r.Spec.ContainerRef.Name
+	}
+	if former := r.Spec.Former; former != nil {
+		r.UID = identity(&r.OCIBundle)
+		r.Generation += former.Generation
+		shift(&r.Status, former.Generation)
+	}
 	return err
+}
+
+// named reports whether an OCIBundle names its Container.
+func named(b *v1alpha1.OCIBundle) bool {
+	return b.Spec.ContainerRef != nil && b.Spec.ContainerRef.Namespace != ""
+}
+
+// identity is the uid by which the agent knows an OCIBundle.
+func identity(b *v1alpha1.OCIBundle) types.UID {
+	if b.Spec.Former != nil {
+		return b.Spec.Former.UID
+	}
+	return b.UID
+}
+
+// sent is a status of b as it is written: with the generations that b has in the cluster.
+func sent(b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) *v1alpha1.OCIBundleStatus {
+	if b.Spec.Former == nil {
+		return status
+	}
+	out := status.DeepCopy()
+	shift(out, -b.Spec.Former.Generation)
+	return out
+}
+
+// shift adds n to the generations that a status speaks of.
+func shift(status *v1alpha1.OCIBundleStatus, n int64) {
+	add := func(generation *int64) {
+		if *generation > 0 {
+			*generation = max(*generation+n, 0)
+		}
+	}
+	add(&status.ObservedGeneration)
+	for i := range status.Conditions {
+		add(&status.Conditions[i].ObservedGeneration)
+	}
 }
 
 // DeepCopyObject implements runtime.Object.

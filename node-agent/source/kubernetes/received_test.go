@@ -43,9 +43,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 
 	plain := newBundle("plain", "node-9")
 	plain.Annotations = map[string]string{source.AnnotationUnknownFields: "said by somebody"}
-	if err := c.Create(ctx, plain); err != nil {
-		t.Fatal(err)
-	}
+	createBundle(t, c, plain)
 	k, err := New(Options{Config: server, NodeName: "node-9"})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +76,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 		}
 		return unknown("plain") == "spec.future, spec.process.umask"
 	})
-	if b := k.Get(client.ObjectKeyFromObject(plain)); b.Spec.NodeName != "node-9" || len(b.ManagedFields) > 0 || string(b.Spec.Config.Raw) != `{"ociVersion":"1.3.0"}` {
+	if b := k.Get(keyOf(plain)); b.Spec.NodeName != "node-9" || len(b.ManagedFields) > 0 || string(b.Spec.Config.Raw) != `{"ociVersion":"1.3.0"}` {
 		t.Errorf("found %+v", b)
 	}
 
