@@ -3,9 +3,10 @@
 #
 # Makes a copy of runc's integration suite that runs without a network: the tests of
 # the module github.com/opencontainers/runc from the Go module proxy, their helper
-# programs, runc itself for comparison, and two root file systems in place of the
-# images that the suite would download. Prints the folder on stdout; progress goes
-# to stderr.
+# programs, runc itself for comparison, two root file systems in place of the images
+# that the suite would download, a git repository in place of the one it would clone,
+# and a criu that knows today's kernels. Prints the folder on stdout; progress goes to
+# stderr.
 #
 #   hack/bats/build.sh
 #
@@ -14,6 +15,8 @@
 set -euo pipefail
 
 runc_version=v1.5.1
+# Of Debian's stable suite: the one of bookworm cannot read the vDSO of Linux 6.18.
+criu_suite=trixie
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { echo "bats: $*" >&2; }
@@ -23,7 +26,7 @@ case ${1-} in
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; [[ $1 = -h || $1 = --help ]]; exit ;;
 esac
 
-key=$({ cat "$here/build.sh"; go version; busybox | head -1; } 2>&1 | sha256sum | cut -c1-16)
+key=$({ cat "$here/build.sh" "$here"/stand-ins/*; go version; busybox | head -1; } 2>&1 | sha256sum | cut -c1-16)
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/berth/bats/$key
 
 # busybox_image writes what the suite takes for docker's busybox image.
@@ -60,6 +63,17 @@ debian_image() { # FILE
 	tar -C "$root" -cf "$1" .
 }
 
+# specification makes the git repository of the runtime specification that a test
+# clones, from its module, and fetches the modules that the test builds with.
+specification() { # DIR
+	local version source
+	version=$(awk '$1 == "github.com/opencontainers/runtime-spec" { print $2 }' "$work/runc/go.mod")
+	source=$(cd "$work" && go mod download -json "github.com/opencontainers/runtime-spec@$version" | sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p')
+	cp -r "$source" "$1" && chmod -R u+w "$1"
+	git -C "$1" init -q && git -C "$1" add . &&
+		git -C "$1" -c user.name=berth -c user.email=berth@localhost commit -qm "$version" && git -C "$1" tag "$version"
+}
+
 accounts() { # ROOT
 	printf '%s\n' root:x:0:0:root:/root:/bin/sh daemon:x:1:1:daemon:/usr/sbin:/bin/false bin:x:2:2:bin:/bin:/bin/false \
 		sys:x:3:3:sys:/dev:/bin/false mail:x:8:8:mail:/var/spool/mail:/bin/false www-data:x:33:33:www-data:/var/www:/bin/false \
@@ -87,14 +101,25 @@ if [ ! -e "$dir/done" ]; then
 		cd "$work/runc"
 		# Modules carry no execute bits.
 		find "$dir/tests" -name "*.sh" -exec chmod +x {} +
-		GOBIN=$dir CGO_ENABLED=1 go install -tags seccomp "github.com/opencontainers/runc@$runc_version"
+		GOBIN=$dir CGO_ENABLED=1 go install -tags seccomp -ldflags "-X main.gitCommit=$runc_version" "github.com/opencontainers/runc@$runc_version"
 		CGO_ENABLED=1 go build -tags seccomp -ldflags "-s -w" -o "$dir/tests/cmd/_bin/" \
 			./tests/cmd/{recvtty,sd-helper,seccompagent,fs-idmap,pidfd-kill,remap-rootfs,key_label}
+		specification "$dir/runtime-spec.git"
 		cd "$here"
+		cp -r stand-ins "$dir/bin"
+		if criu=$(../debian.sh "$criu_suite" criu /usr/sbin/criu); then
+			ln -s "$criu" "$dir/bin/criu"
+		else
+			say "no criu of Debian's $criu_suite: checkpoint.bats has this machine's"
+		fi
 		busybox_image "$dir/busybox.tar"
 		debian_image "$dir/debian.tar"
 		# In place of the program that downloads them.
-		printf '#!/bin/sh\necho BUSYBOX_IMAGE=%s DEBIAN_IMAGE=%s\n' "$dir/busybox.tar" "$dir/debian.tar" >"$dir/tests/integration/get-images.sh"
+		cat >"$dir/tests/integration/get-images.sh" <<-'SH'
+			#!/bin/sh
+			dir=$(cd "$(dirname "$0")/../.." && pwd)
+			echo "BUSYBOX_IMAGE=$dir/busybox.tar DEBIAN_IMAGE=$dir/debian.tar"
+		SH
 		: >"$dir/done"
 		say "built in $((SECONDS - start)) s"
 	fi
