@@ -125,8 +125,12 @@ conformance-vm: deps-conformance build ## Run them under cgroup v2, in a virtual
 	hack/conformance/run.sh --vm
 
 .PHONY: bats
-bats: deps-bats build ## Run runc's own integration suite with bin/berth; hack/bats/run.sh --help says more (root).
+bats: deps-bats build ## Run runc's own integration suite with bin/berth and with runc; hack/bats/run.sh --help says more (root).
 	hack/bats/run.sh
+
+.PHONY: crun-tests
+crun-tests: deps-crun-tests build ## Run crun's own tests with bin/berth and with crun; hack/crun-tests/run.sh --help says more (root).
+	hack/crun-tests/run.sh
 
 .PHONY: test-clients
 test-clients: deps-clients build bin/berth-image ## Use podman, buildah, containerd and docker with berth in place of runc (root).
@@ -182,6 +186,6 @@ bench-runtime: deps-bench build ## Compare berth with runc, crun and the same sy
 bench-node: deps-bench-node build bin/berth-image ## Compare the agent with ctr and podman: containers started a second, and its memory at 200 and 1,000 (root).
 	@hack/bench/node.sh
 
-.PHONY: deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats
-deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats: deps-%:
+.PHONY: deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats deps-crun-tests
+deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats deps-crun-tests: deps-%:
 	@hack/deps.sh $*

@@ -4,7 +4,7 @@
 # Installs the Debian packages that building, running and testing Berth need, if
 # they are not there.
 #
-#   hack/deps.sh run|test|lint|bench|bench-node|conformance|clients|bats
+#   hack/deps.sh run|test|lint|bench|bench-node|conformance|clients|bats|crun-tests
 set -euo pipefail
 
 case ${1-} in
@@ -14,7 +14,8 @@ bench) packages=(busybox-static runc crun hyperfine gcc libc6-dev libseccomp-dev
 lint) packages=(shellcheck) ;;
 bench-node) packages=(busybox-static runc crun podman conmon containerd tini e2fsprogs util-linux) ;;
 conformance) packages=(tini apparmor runc crun util-linux gcc libc6-dev libseccomp-dev pkg-config) ;;
-bats) packages=(bats bsdutils busybox-static criu gawk gcc iproute2 jq libc6-dev libseccomp-dev pkg-config sudo tini uidmap util-linux) ;;
+bats) packages=(bats bsdutils busybox-static criu gawk gcc git iproute2 jq libc6-dev libseccomp-dev patchelf pkg-config procps sudo tini uidmap util-linux) ;;
+crun-tests) packages=(gcc libc6-dev libseccomp-dev patchelf python3 tini util-linux) ;;
 clients) packages=(podman runc uidmap buildah containerd docker.io conmon containernetworking-plugins iptables tini busybox-static iproute2 util-linux) ;;
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2; exit 2 ;;
 esac

@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# make crun-tests: runs crun's own tests with bin/berth in place of crun and with crun
+# itself, and fails if a test fails that docs/runc-suite.md does not name and that
+# passes with crun on this machine.
+#
+#   hack/crun-tests/run.sh [-v] [FILE...]
+#
+#   -v    show the output of what fails
+#   FILE  as exec or mounts, for tests/test_FILE.py (default: all)
+#
+# It needs root. The tests are those of Debian's source package, unchanged; nothing of
+# them is in this repository. They are kept, with their init program, in
+# ${XDG_CACHE_HOME:-~/.cache}/berth/crun-tests. Each file runs below `tini -s` in a pid
+# and a mount namespace of its own, with an empty /run. crun refuses a host with cgroup
+# v1 and v2 side by side: both runtimes see the v1 hierarchies of such a host alone.
+set -euo pipefail
+
+# Debian's stable suite: what unstable has is gone from the mirrors with its next version.
+suite=trixie
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+say() { echo "crun-tests: $*" >&2; }
+
+verbose=0
+while [ $# -gt 0 ]; do
+	case $1 in
+	-v) verbose=1; shift ;;
+	-h | --help) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; exit 0 ;;
+	-*) say "unknown option $1; see $0 --help"; exit 2 ;;
+	*) break ;;
+	esac
+done
+[ -x bin/berth ] || { say "no bin/berth: run make build"; exit 2; }
+
+tests=${XDG_CACHE_HOME:-$HOME/.cache}/berth/crun-tests/$suite
+work=$(mktemp -d "${TMPDIR:-/tmp}/berth-crun-tests.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+
+# fetch unpacks the tests of Debian's source package and builds their init program.
+fetch() {
+	local mirror apt uri file hash
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | sort -u | head -1)
+	[ -n "$mirror" ] || { say "this machine has no Debian mirror"; exit 1; }
+	mkdir -p "$work"/{lists,cache/archives}/partial "$work/source"
+	echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
+	apt=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
+	apt-get "${apt[@]}" update >&2
+	# The package index is signed, and names the hash.
+	read -r uri file hash < <(apt-get "${apt[@]}" source --print-uris crun | awk '$2 ~ /\.orig\.tar\.[gx]z$/ { print substr($1, 2, length($1) - 2), $2, $4 }')
+	/usr/lib/apt/apt-helper download-file "$uri" "$work/$file" "$hash" >&2
+	tar -C "$work/source" --strip-components 1 -xf "$work/$file"
+	# Its config.h is that of a configured crun.
+	printf '#define HAVE_%s 1\n' ERROR_H LINUX_IOPRIO_H SECCOMP >"$work/source/tests/config.h"
+	gcc -static -O1 -w -I"$work/source/tests" -o "$work/source/tests/init" "$work/source/tests/init.c" -lseccomp
+	mkdir -p "$(dirname "$tests")" && mv "$work/source/tests" "$tests"
+}
+[ -d "$tests" ] || fetch
+crun=$(hack/debian.sh "$suite" crun /usr/bin/crun)
+# Debian's criu of the machine's own suite may be older than the kernel.
+PATH=$(dirname "$(hack/debian.sh "$suite" criu /usr/sbin/criu)"):$PATH
+
+files=("$@")
+if [ $# = 0 ]; then
+	for f in "$tests"/test_*.py; do
+		f=${f##*/test_}
+		files+=("${f%.py}")
+	done
+fi
+for f in "${files[@]}"; do
+	[ -e "$tests/test_$f.py" ] || { say "$f: no such file of the tests"; exit 2; }
+done
+
+# shellcheck disable=SC2016 # for the shell within
+within='
+mount -t tmpfs tmpfs /run || exit 125
+if [ "$(stat -f -c %T /sys/fs/cgroup)" = tmpfs ]; then
+	mkdir /run/cgroup && mount -t tmpfs -o mode=755 tmpfs /run/cgroup || exit 125
+	while read -r dir; do
+		mkdir "/run/cgroup/${dir##*/}" && mount --bind "$dir" "/run/cgroup/${dir##*/}" || exit 125
+	done < <(awk "\$3 == \"cgroup\" { print \$2 }" /proc/self/mounts)
+	mount --rbind /run/cgroup /sys/fs/cgroup || exit 125
+fi
+cd "$TMPDIR" && python3 "$tests/test_$file.py" </dev/null >"$out/$file.tap" 2>"$out/$file.err"
+# test_delete.py leaves a container in there that cannot end.
+frozen=/sys/fs/cgroup/freezer/frozen
+[ ! -d "$frozen" ] || { echo THAWED >"$frozen/freezer.state"; sleep 0.5; rmdir "$frozen"; }
+'
+
+# with runs the files with a runtime and leaves FILE.tap in $work/NAME.out.
+with() { # NAME PROGRAM
+	export OCI_RUNTIME=$2 INIT=$tests/init out=$work/$1.out tests file PYTHONDONTWRITEBYTECODE=1
+	mkdir -p "$out"
+	for file in "${files[@]}"; do
+		local -x TMPDIR
+		TMPDIR=$(mktemp -d "$work/tmp.XXXXXX")
+		chmod 755 "$TMPDIR"
+		timeout -k 5 120 unshare --pid --fork --kill-child --mount --propagation private --mount-proc tini -s -- bash -c "$within" >/dev/null 2>&1 || true
+		rm -rf "$TMPDIR"
+		unset TMPDIR
+	done
+}
+
+failed() { # TAP
+	awk '
+		/^1\.\.[0-9]+$/ { plan = substr($0, 4) + 0; next }
+		/^(ok|not ok) / { n++ }
+		/^not ok / { sub(/^not ok [0-9]+ - /, ""); print }
+		END { if (n < plan || !plan) print "(the file ended early)" }
+	' "$1"
+}
+
+# excused is whether the table names a test.
+excused() { # FILE TEST
+	awk -F ' *\\| *' -v file="\`test_$1.py\`" -v test="$2" '
+		$2 == file && $3 == test { found = 1 }
+		END { exit !found }
+	' docs/runc-suite.md
+}
+
+count() { # NAME
+	local passed=0 failures=0 skipped=0 tap
+	for f in "${files[@]}"; do
+		tap=$work/$1.out/$f.tap
+		[ -e "$tap" ] || : >"$tap"
+		passed=$((passed + $(grep '^ok ' "$tap" | grep -vc '#SKIP' || true)))
+		skipped=$((skipped + $(grep -c '^ok .*#SKIP' "$tap" || true)))
+		failures=$((failures + $(failed "$tap" | wc -l)))
+	done
+	echo "$1: $passed passed, $failures failed, $skipped skipped"
+}
+
+start=$SECONDS
+mkdir "$work/bin" && cp bin/berth "$work/bin/berth"
+# The tests ask --version whether to test systemd's notifications, seccomp and criu; berth has them all.
+cat >"$work/berth" <<SH
+#!/bin/sh
+for argument; do
+	[ "\$argument" != --version ] || echo "+SYSTEMD +CAP +SECCOMP +CRIU"
+done
+exec "$work/bin/berth" "\$@"
+SH
+chmod +x "$work/berth"
+with berth "$work/berth"
+with crun "$crun"
+berth=$(count berth) crun=$(count crun)
+status=0 named=0 machine=0
+for f in "${files[@]}"; do
+	while IFS= read -r test; do
+		if failed "$work/crun.out/$f.tap" | grep -qxF -- "$test"; then
+			machine=$((machine + 1))
+			[ $verbose = 0 ] || echo "both  $f: $test"
+		elif excused "$f" "$test"; then
+			named=$((named + 1))
+		else
+			echo "FAIL  $f: $test"
+			status=1
+		fi
+	done < <(failed "$work/berth.out/$f.tap")
+	[ $verbose = 0 ] || cat "$work/berth.out/$f.err"
+done
+echo "$crun"
+echo "$berth: $named as docs/runc-suite.md says, $machine with crun too, in $((SECONDS - start)) s"
+exit $status
