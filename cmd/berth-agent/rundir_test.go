@@ -211,3 +211,29 @@ func TestSupervisorUpgrade(t *testing.T) {
 		t.Errorf("the log has %q", got)
 	}
 }
+
+// TestSupervisorDoesNotListenYet has another process hold the run directory, as a supervisor does that becomes another program while
+// the agent begins: the agent waits for it, and starts one when it is gone.
+func TestSupervisorDoesNotListenYet(t *testing.T) {
+	h := newHost(t)
+	if err := os.MkdirAll(h.path("r/supervisor"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.OpenFile(h.path("r/supervisor/lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.until("a second supervisor is refused twice", func() bool {
+		log, _ := os.ReadFile(h.path("r/supervisor.log"))
+		return strings.Count(string(log), "another supervisor holds") > 1
+	})
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}); err != nil {
+		t.Fatal(err)
+	}
+	h.until("a supervisor", func() bool { return h.supervisorPID() != 0 })
+}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -77,10 +78,14 @@ var superviseCommand = command{
 			}
 			ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 			defer stop()
-			return supervisor.Run(ctx, supervisor.Options{
+			err = supervisor.Run(ctx, supervisor.Options{
 				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version, Held: *held,
 				Command: withoutHeld(os.Args),
 			})
+			if errors.Is(err, protocol.ErrHeld) {
+				return failure{err, protocol.ExitHeld}
+			}
+			return err
 		}
 	},
 }

@@ -144,22 +144,23 @@ const maxHeld = 64 << 20
 
 // takeInherited takes over the descriptors that the supervisor was started with: fd is a file that lists those that follow it. None of
 // them is inherited by a program that this process starts.
-func takeInherited(fd int) (map[string]map[string]int, error) {
+func takeInherited(fd int) (held map[string]map[string]int, lock *os.File, err error) {
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "held")
 	defer f.Close()
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
+		return nil, nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
 	}
 	var names []protocol.HeldFile
 	if err := json.NewDecoder(io.LimitReader(f, maxHeld)).Decode(&names); err != nil {
-		return nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
+		return nil, nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
 	}
-	held := map[string]map[string]int{}
+	held = map[string]map[string]int{}
 	d := fd
 	for _, n := range names {
 		if n.Kind == kindLock {
-			unix.CloseOnExec(n.FD) // it stays open
+			unix.CloseOnExec(n.FD)
+			lock = os.NewFile(uintptr(n.FD), kindLock)
 			continue
 		}
 		d++
@@ -177,7 +178,7 @@ func takeInherited(fd int) (map[string]map[string]int, error) {
 		}
 		held[key][n.Kind] = d
 	}
-	return held, nil
+	return held, lock, nil
 }
 
 // takeHeld removes a descriptor from the inherited ones and returns it, or -1.

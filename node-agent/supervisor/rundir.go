@@ -32,9 +32,21 @@ type runDir struct {
 	inode    uint64 // of the socket in the file system
 }
 
-// openRunDir creates the directory of the records and takes the lock.
-func openRunDir(dir, socket string) (*runDir, error) {
+// openRunDir creates the directory of the records and takes the lock. inherited is the lock file of the program that this process
+// was before, which holds the lock; nil if there is none.
+func openRunDir(dir, socket string, inherited *os.File) (*runDir, error) {
 	d := &runDir{dir: dir, socket: socket}
+	if inherited != nil {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(inherited.Fd()), &st); err != nil {
+			return nil, fmt.Errorf("inherited lock: %w", err)
+		}
+		d.lock = inherited
+		if st.Ino == inodeOf(d.lockFile()) {
+			// To open the file and close either descriptor would release the lock (fcntl(2)).
+			return d, lockFile(inherited)
+		}
+	}
 	return d, d.take()
 }
 
@@ -94,15 +106,23 @@ func lockRunDir(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &l); err != nil {
+	if err := lockFile(f); err != nil {
 		f.Close()
-		if err == unix.EAGAIN || err == unix.EACCES {
-			return nil, fmt.Errorf("another supervisor holds %s", path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, err
 	}
 	return f, nil
+}
+
+// lockFile takes the lock of an open file.
+func lockFile(f *os.File) error {
+	err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if err == unix.EAGAIN || err == unix.EACCES {
+		return fmt.Errorf("%w %s", protocol.ErrHeld, f.Name())
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return nil
 }
 
 // listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.

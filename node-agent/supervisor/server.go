@@ -140,7 +140,15 @@ func run(ctx context.Context, o Options) error {
 		return fmt.Errorf("prctl(PR_SET_CHILD_SUBREAPER): %w", err)
 	}
 
-	d, err := openRunDir(filepath.Join(o.RunDir, "supervisor"), o.Socket)
+	var held map[string]map[string]int
+	var lock *os.File
+	if o.Held > 0 {
+		var err error
+		if held, lock, err = takeInherited(o.Held); err != nil {
+			o.Log.Error("what the supervisor before had open is lost", "error", err)
+		}
+	}
+	d, err := openRunDir(filepath.Join(o.RunDir, "supervisor"), o.Socket, lock)
 	if err != nil {
 		return err
 	}
@@ -200,11 +208,7 @@ func run(ctx context.Context, o Options) error {
 		s.log.Error("container's record cannot be read; it is left alone", "id", id, "error", err)
 	}
 	s.unreadable = unreadable
-	if o.Held > 0 {
-		if s.held, err = takeInherited(o.Held); err != nil {
-			s.log.Error("what the supervisor before had open is lost", "error", err)
-		}
-	}
+	s.held = held
 	for _, rec := range recs {
 		s.adopt(ctx, rec)
 	}

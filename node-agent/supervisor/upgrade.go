@@ -25,8 +25,8 @@ import (
 // and all of its descriptors stay open. What it knows is in its records and, as for a successor of a killed one, in the list of
 // descriptors that it passes on (see protocol.Holder).
 
-// kindLock is the lock of the run directory in that list. It keeps its number and is never closed, since to close any descriptor of
-// the file releases the lock (fcntl(2)).
+// kindLock is the lock of the run directory in that list. It keeps its number, and stays the only descriptor of the file: to close any
+// releases the lock (fcntl(2)), in execve(2), too.
 const kindLock = "lock"
 
 // CheckRecords returns an error if this program cannot read a record of the supervisor in runDir.

@@ -42,11 +42,30 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		return fmt.Errorf("supervisor: %w", err)
 	}
 	defer lock.Close()
-	// Another caller may have started it while we waited.
-	if err := ping(); err == nil || final(ctx, err) {
-		return err
+	// Another caller may have started it while we waited for the lock.
+	for {
+		if err := ping(); err == nil || final(ctx, err) {
+			return err
+		}
+		err := start(ctx, binary, args, socket, held, ping)
+		if !errors.Is(err, ErrHeld) {
+			return err
+		}
+		// There is one that does not listen yet, or not at the moment: it begins, or becomes another program.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(heldPause):
+		}
 	}
+}
 
+// heldPause is how long EnsureRunning waits for a supervisor that holds the run directory and does not answer.
+const heldPause = 200 * time.Millisecond
+
+// start starts a supervisor and returns when it answers.
+func start(ctx context.Context, binary string, args []string, socket string, held *Holder, ping func() error) error {
+	dir := filepath.Dir(socket)
 	logPath := filepath.Join(dir, "supervisor.log")
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -88,8 +107,12 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		select {
 		case err := <-ended:
 			// There may be one after all, and only slow.
-			if _, perr := client.Ping(ctx); perr == nil {
+			if ping() == nil {
 				return nil
+			}
+			var exit *exec.ExitError
+			if errors.As(err, &exit) && exit.ExitCode() == ExitHeld {
+				return fmt.Errorf("supervisor: %w the run directory of %s and does not answer", ErrHeld, socket)
 			}
 			if err == nil {
 				err = errors.New("exit status 0")

@@ -27,7 +27,12 @@ var (
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrStopping: the supervisor is on its way out and accepts nothing new; ask its successor.
 	ErrStopping = errors.New("supervisor is stopping")
+	// ErrHeld: another supervisor holds the run directory. It does not go over the wire: it is why a supervisor cannot begin.
+	ErrHeld = errors.New("another supervisor holds")
 )
+
+// ExitHeld is the exit code of a supervisor that ends with ErrHeld (EX_TEMPFAIL of sysexits.h).
+const ExitHeld = 75
 
 // codes are the names of the errors on the wire. They never change meaning.
 var codes = []struct {
