@@ -99,10 +99,15 @@ func (s *Syncer) updateRunning(ctx context.Context, in *Input) error {
 		r.Hash, r.Made, r.Compiled = in.Hash, r.Generation, in.Desired.Spec.CompiledGeneration
 		r.Updating, r.Refusal = nil, nil
 	})
-	if r.unwritten != nil {
-		return nil
+	if r.unwritten == nil {
+		return removeMade(s.Bundles.Dir(r.ID))
 	}
-	if err := os.Remove(s.Bundles.Dir(r.ID).File(runningFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return nil // the record on disk still refers to it
+}
+
+// removeMade removes running.json.
+func removeMade(d bundle.Dir) error {
+	if err := os.Remove(d.File(runningFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove what the container was made from: %w", err)
 	}
 	return nil

@@ -20,11 +20,11 @@ import (
 type Kind int
 
 const (
-	// None: the running container is the same with either value.
+	// None says that the running container is the same with either value.
 	None Kind = iota
-	// Live: the running container can be given the new value.
+	// Live says that the running container can be given the new value.
 	Live
-	// Replace: only a new container can have the new value.
+	// Replace says that only a new container can have the new value.
 	Replace
 )
 
