@@ -81,10 +81,20 @@ manifests: ## Generate CRDs and the controller's role from markers.
 .PHONY: test
 test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients test-clients-vm ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
+# Tests that take minutes of a processor. What they hold rarely breaks without another test that fails.
+SLOW_TESTS := ^Test(Every(Sync|Supervisor)StepKilled|Chaos|Flushes)$$
+
+.PHONY: test-fast
+test-fast: deps-test $(HELLO) build ## Run what shows most mistakes, in under five minutes: unit tests, a real kube-apiserver, the runtime on this host (root).
+	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
+	$(GO_TEST) -short -p 4 -timeout 20m -skip '$(SLOW_TESTS)' $$(go list ./... | grep -v /test/)
+
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
 	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v -e /test/e2e -e /test/power)
+	@# The agent that make run builds. The tests build it with the same flags.
+	GOFLAGS=-tags=standalone $(GO_TEST) -timeout 60m -run '^TestStandalone(Life|BadInput|RestartPolicy)$$' ./cmd/berth-agent
 
 # The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
 .PHONY: test-race
