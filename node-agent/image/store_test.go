@@ -25,6 +25,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestMain is also the process that TestKilled kills.
@@ -37,7 +39,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "helper ended:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(leaktest.Run(m))
 }
 
 func zst(b []byte) []byte {
