@@ -102,7 +102,16 @@ test-race: deps-test ## Run the tests of the runtime, the supervisor and the age
 	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 60m -skip TestKillAllForking ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run Cache ./node-agent/runtime/seccomp
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -skip TestMemoryOfARunningContainer ./node-agent/supervisor
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/sync ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./internal/...
+	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/sync ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./node-agent/image ./node-agent/node ./controllers/scheduling ./internal/...
+	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run '^Test(StandaloneLife|StandaloneRestartPolicy|Chaos|SupervisorKilled)$$' ./cmd/berth-agent
+
+CHAOS_KILLS ?= 300
+CHAOS_SEED ?= 0
+
+.PHONY: chaos
+chaos: deps-test ## Kill agent and supervisor CHAOS_KILLS times below 200 containers, and count what is lost; test-unit has a short form (root).
+	$(GO_TEST) -count=1 -v -timeout 2h -run '^TestChaos$$' ./cmd/berth-agent \
+	  -chaos.containers 200 -chaos.kills $(CHAOS_KILLS) -chaos.upgrades 20 -chaos.seed $(CHAOS_SEED)
 
 .PHONY: test-vm
 test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd (and with that under v1), with SELinux.

@@ -75,13 +75,19 @@ func mainOf(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	programs = dir
+	agent := []string{"build", "-o", dir + "/berth-agent", "."}
+	if raceDetector {
+		agent = slices.Insert(agent, 1, "-race")
+	}
 	for _, build := range [][]string{
+		agent,
 		{"build", "-o", dir + "/berth", "../berth"},
-		{"build", "-o", dir + "/berth-agent", "."},
 		{"build", "-o", dir + "/image", "../../hack/image"},
 	} {
 		cmd := exec.Command("go", build...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if !slices.Contains(build, "-race") { // which needs cgo
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("go %s: %w\n%s", strings.Join(build, " "), err, out)
 		}
@@ -168,6 +174,9 @@ func (h *host) supervisorPID() int {
 func (h *host) clean() {
 	if h.agent != nil {
 		h.signal(unix.SIGKILL)
+	}
+	if log, _ := os.ReadFile(h.path("agent.log")); bytes.Contains(log, []byte("WARNING: DATA RACE")) {
+		h.t.Error("the race detector has found a race of the agent")
 	}
 	if h.t.Failed() {
 		for _, f := range []string{"agent.log", "r/supervisor.log"} {
