@@ -74,7 +74,7 @@ type Syncer struct {
 	stages   lifecycle.List
 	pulls    *lifecycle.Pulls
 	logs     *lifecycle.Logs
-	looking  chan struct{} // a token for each worker that may read what is wanted
+	looking  chan struct{} // a token for each worker that may gather
 
 	ctx     context.Context // of Run
 	mu      gosync.Mutex
@@ -140,9 +140,10 @@ func New(c Config) (*Syncer, error) {
 	return s, nil
 }
 
-// parallelLooks is how many workers read what is wanted at the same time. After a start of the agent all of them do, and each holds
-// a document: without a bound, their memory is that of all documents at once.
-const parallelLooks = 16
+// parallelLooks is how many workers gather at the same time. After a start of the agent all of them
+// do, and each holds a document and a connection to the supervisor: without a bound, the memory of
+// agent and supervisor is that of all of these at once.
+const parallelLooks = 32
 
 // Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
 // point from where another agent can go on. Containers are left as they are.
@@ -517,6 +518,8 @@ func (s *Syncer) retry(w *worker) time.Duration {
 // gather reads all that a decision needs, and changes nothing: act does. While there are containers of an older UID, it speaks of
 // those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
+	s.looking <- struct{}{}
+	defer func() { <-s.looking }()
 	in := s.readWanted(w)
 	if in.Record == nil && in.wanted() && in.Refused == "" && !in.Claim {
 		// Nothing is made over a container that runs although no record speaks of it.
@@ -546,8 +549,6 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 
 // readWanted reads what is wanted and what is recorded.
 func (s *Syncer) readWanted(w *worker) Input {
-	s.looking <- struct{}{}
-	defer func() { <-s.looking }()
 	// Synced is asked first: if it is true, what Get says is the truth.
 	in := Input{Synced: s.Source.Synced()}
 	in.Desired = s.Source.Get(w.key)

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// settled is how long agent and supervisor are left alone before their memory is measured.
-const settled = 15 * time.Second
+// settled is how long agent and supervisor are left alone before their memory is measured. Go collects garbage every two minutes
+// at the latest.
+const settled = 150 * time.Second
 
 // measureMemory prints the memory of agent and supervisor with each number of running containers, and after a restart of the agent.
 func (h host) measureMemory(sizes []int, parent string) (err error) {

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sync
+
+import (
+	"context"
+	gosync "sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// busySupervisor counts who asks it at the same time.
+type busySupervisor struct {
+	*fakeSupervisor
+	now, most atomic.Int32
+}
+
+func (b *busySupervisor) Get(ctx context.Context, id string) (protocol.Status, error) {
+	n := b.now.Add(1)
+	defer b.now.Add(-1)
+	for most := b.most.Load(); n > most && !b.most.CompareAndSwap(most, n); most = b.most.Load() {
+	}
+	time.Sleep(2 * time.Millisecond)
+	return b.fakeSupervisor.Get(ctx, id)
+}
+
+// TestLooksAreBounded: an agent that takes over many containers does not hold the documents of all, and a connection for
+// each, at once.
+func TestLooksAreBounded(t *testing.T) {
+	b := newBench(t)
+	busy := &busySupervisor{fakeSupervisor: b.super}
+	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: busy, Bundles: b.bundles, LogDir: b.dir, Clock: b.clock, BootClock: b.clock.sinceBoot})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg gosync.WaitGroup
+	for range 8 * parallelLooks {
+		wg.Go(func() {
+			if _, err := s.gather(t.Context(), &worker{key: keyNamed("x")}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if most := busy.most.Load(); most == 0 || most > parallelLooks {
+		t.Errorf("the supervisor was asked by %d at once; allowed: 1 to %d", most, parallelLooks)
+	}
+}
