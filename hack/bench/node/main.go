@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -46,8 +47,12 @@ func bench() error {
 	counts := flag.String("n", "100,200", "`numbers` of containers that are started")
 	memory := flag.String("memory", "200,1000", "`numbers` of running containers to measure the memory at; empty for none")
 	rounds := flag.Int("rounds", 3, "`times` that each is measured; the median counts")
-	only := flag.String("only", "", "measure only the engine whose name begins so")
+	only := flag.String("only", "", "measure only engines whose name matches this `expression`, such as berth or berth|ctr")
 	flag.Parse()
+	names, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
 	b := host{dir: *dir}
 	all := []*contestant{
 		{name: "berth-agent", begin: b.berth},
@@ -56,7 +61,7 @@ func bench() error {
 		{name: "podman run -d, crun, one at a time", begin: b.podman(1)},
 		{name: "podman run -d, crun, 4 at a time", begin: b.podman(4)},
 	}
-	all = slices.DeleteFunc(all, func(c *contestant) bool { return !strings.HasPrefix(c.name, *only) })
+	all = slices.DeleteFunc(all, func(c *contestant) bool { return !names.MatchString(c.name) })
 
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {

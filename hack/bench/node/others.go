@@ -79,9 +79,10 @@ func command(args ...string) error {
 	return nil
 }
 
-// remove removes a directory in which what was asked to end may still write.
+// remove removes a directory in which what was asked to end may still write, and mount (podman does, on overlay).
 func remove(dir string) (err error) {
 	for range 50 {
+		_ = unix.Unmount(filepath.Join(dir, "overlay"), unix.MNT_DETACH)
 		if err = os.RemoveAll(dir); err == nil {
 			break
 		}
@@ -147,7 +148,6 @@ func (h host) podman(parallel int) func(cgroup) (engine, error) {
 		}
 		c.end = func() error {
 			err := command(podman("rm", "--all", "--force", "--time", "0")...)
-			_ = unix.Unmount(filepath.Join(root, "overlay"), unix.MNT_DETACH)
 			return errors.Join(err, remove(root), remove(state))
 		}
 		err := command(podman("load", "-i", filepath.Join(h.dir, "image.tar"))...)
