@@ -95,10 +95,10 @@ func (s *Store) dropUnrecorded() error {
 	recorded := map[string]bool{}
 	for _, path := range records {
 		var rec imageRecord
-		if err := readJSON(path, &rec); errors.Is(err, errNewer) {
-			return err // it may name layers in another way
-		} else if err != nil {
+		if err := readJSON(path, &rec); errors.Is(err, errNoRecord) {
 			continue
+		} else if err != nil {
+			return err // it may name layers that must stay
 		}
 		for _, l := range rec.Layers {
 			recorded[filepath.Join(s.dir, filepath.Dir(l))] = true

@@ -230,30 +230,37 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
 	var rec refRecord
 	err := readJSON(s.refPath(r), &rec)
-	if errors.Is(err, errNewer) {
+	if err != nil && !errors.Is(err, errNoRecord) {
 		return nil, err
 	}
 	if err != nil || rec.Ref != r.canonical || rec.Manifest.Validate() != nil {
+		return nil, nil //nolint:nilerr // there is no record
+	}
+	if r.local() && policy != Never && !rec.isCurrent(r) {
 		return nil, nil
 	}
-	if r.local() && policy != Never {
-		now, err := currentIdentity(r)
-		gone := errors.Is(err, fs.ErrNotExist)
-		if !gone && (err != nil || rec.File == nil || *now != *rec.File) {
-			return nil, nil
-		}
-	}
 	return s.stored(r, rec.Manifest)
+}
+
+// isCurrent returns whether a local archive is the file that the record was made from. One that is
+// gone cannot have changed.
+func (rec *refRecord) isCurrent(r reference) bool {
+	now, err := currentIdentity(r)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && rec.File != nil && *now == *rec.File
 }
 
 // stored returns an image by its manifest's digest when the store has all of it.
 func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	var rec imageRecord
-	err := readJSON(s.imagePath(manifest), &rec)
-	if errors.Is(err, errNewer) {
+	if err := readJSON(s.imagePath(manifest), &rec); errors.Is(err, errNoRecord) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
-	if err != nil || rec.Manifest != manifest || len(rec.Layers) == 0 {
+	if rec.Manifest != manifest || len(rec.Layers) == 0 {
 		return nil, nil
 	}
 	img := &Image{Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config, Size: rec.Size}
@@ -550,9 +557,16 @@ const recordVersion = 1
 // errNewer is returned for a record of a newer version, which is not guessed at.
 var errNewer = errors.New("newer version")
 
-// readJSON reads a record. A broken one is as good as none: it is written anew by the next pull. One of a newer version is errNewer.
+// errNoRecord is returned where there is no record, or a damaged one, which the next pull replaces.
+var errNoRecord = errors.New("no record")
+
+// readJSON reads a record. It returns errNoRecord if the file is missing or damaged, and errNewer if
+// the record is of a newer version.
 func readJSON(file string, v any) error {
 	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNoRecord
+	}
 	if err != nil {
 		return err
 	}
@@ -563,12 +577,15 @@ func readJSON(file string, v any) error {
 	}
 	var head struct{ Version int }
 	if err := json.Unmarshal(data, &head); err != nil {
-		return err
+		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)
 	}
 	if head.Version > recordVersion {
 		return fmt.Errorf("%s: %w: found version %d; allowed: up to %d", file, errNewer, head.Version, recordVersion)
 	}
-	return json.Unmarshal(data, v)
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)
+	}
+	return nil
 }
 
 // writeJSON replaces a record as one.

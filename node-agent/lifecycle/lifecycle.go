@@ -24,9 +24,9 @@ import (
 type Scope int
 
 const (
-	// PerRun: they are released after each run of the container.
+	// PerRun has them released after each run of the container.
 	PerRun Scope = iota
-	// PerContainer: they are kept from run to run and released with the container.
+	// PerContainer has them kept from run to run and released with the container.
 	PerContainer
 )
 
@@ -94,11 +94,12 @@ type Container struct {
 type Class int
 
 const (
-	// ContainerFault: it goes into the status, and a back-off begins.
+	// ContainerFault goes into the status, and a back-off begins.
 	ContainerFault Class = iota
-	// NodeFault: the same is tried again soon.
+	// NodeFault has the same tried again soon.
 	NodeFault
-	// Unknown: the effect may have happened, or may happen yet. Nothing is released until it is known.
+	// Unknown is for an effect that may have happened, or may happen yet. Nothing is released until it
+	// is known.
 	Unknown
 )
 

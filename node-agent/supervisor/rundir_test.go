@@ -108,8 +108,8 @@ func TestRunDirRemoved(t *testing.T) {
 					t.Errorf("told to end: the log has %q", got)
 				}
 
-				st := n.run(h, "new", "exit 3")
-				if st = n.stopped("new"); st.ExitCode == nil || *st.ExitCode != 3 {
+				n.run(h, "new", "exit 3")
+				if st := n.stopped("new"); st.ExitCode == nil || *st.ExitCode != 3 {
 					t.Errorf("a new container: found %+v; want exit code 3", st)
 				}
 				n.end(unix.SIGKILL)
