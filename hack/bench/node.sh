@@ -28,6 +28,10 @@ cleanup() {
 		[ -n "$(find /sys/fs/cgroup -type d -path "*$cgroup*" 2>/dev/null)" ] || break
 		sleep 0.1
 	done
+	# podman makes plain directories for the controllers that the host does not have.
+	for dir in /sys/fs/cgroup/*/; do
+		mountpoint -q "$dir" || [ ! -d "$dir$cgroup" ] || { rm -rf "$dir${cgroup#/}" && rmdir --ignore-fail-on-non-empty "$dir"; }
+	done
 	rm -rf "$work"
 }
 trap cleanup EXIT
