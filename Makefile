@@ -79,7 +79,7 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients test-clients-vm ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
+test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 # Tests that take minutes of a processor. What they hold rarely breaks without another test that fails.
 SLOW_TESTS := ^Test(Every(Sync|Supervisor)StepKilled|Chaos|Flushes)$$
@@ -113,9 +113,10 @@ chaos: deps-test ## Kill agent and supervisor CHAOS_KILLS times below 200 contai
 	  -chaos.containers 200 -chaos.kills $(CHAOS_KILLS) -chaos.upgrades 20 -chaos.seed $(CHAOS_SEED)
 
 .PHONY: test-vm
-test-vm: deps-test ## Run the runtime's tests in virtual machines: under cgroup v2 with AppArmor, with systemd (and with that under v1), with SELinux.
+test-vm: deps-test deps-clients build bin/berth-image ## Run tests in virtual machines: under cgroup v2 with AppArmor, with systemd (the clients too, and again under v1), with SELinux.
 	hack/vm/test.sh -must '^TestAppArmor' -timeout 7200 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
-	hack/vm/test.sh -run '^TestSystemd' -must '^TestSystemd' -timeout 3600 -systemd ./node-agent/runtime ./cmd/berth ./cmd/berth-agent
+	hack/vm/test.sh -systemd -timeout 7200 \
+	  -run '^TestSystemd' -must '^TestSystemd' ./node-agent/runtime ./cmd/berth ./cmd/berth-agent + $(CLIENTS_GROUP)
 	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/runtime
 	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
 
@@ -156,12 +157,11 @@ test-clients: deps-clients build bin/berth-image ## Use podman, buildah, contain
 
 # The tests of clients that are run in the virtual machine; CLIENTS_VM=. is all of them, which takes nine minutes.
 CLIENTS_VM ?= ^(TestCheckpoint.*|TestContainerd|TestCRI|TestPodman)$$/^(run|exec|pause|metrics|lifecycle|resources|security_context)$$
+CLIENTS_GROUP = -C test/clients -run '$(CLIENTS_VM)' -must '^Test(Checkpoint(Podman|Containerd)|Containerd|CRI|Podman)$$' .
 
 .PHONY: test-clients-vm
-test-clients-vm: deps-clients build bin/berth-image ## Use podman and containerd with berth under cgroup v2 and systemd, checkpoints included, in a virtual machine.
-	cd test/clients && ../../hack/vm/test.sh -systemd -timeout 5400 \
-	  -run '$(CLIENTS_VM)' \
-	  -must '^Test(Checkpoint(Podman|Containerd)|Containerd|CRI|Podman)$$' .
+test-clients-vm: deps-clients build bin/berth-image ## Use podman and containerd with berth under cgroup v2 and systemd, checkpoints included, in a virtual machine; test-vm does so too.
+	hack/vm/test.sh -systemd -timeout 5400 $(CLIENTS_GROUP)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.

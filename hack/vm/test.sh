@@ -3,7 +3,11 @@
 #
 # Runs Go tests as root under cgroup v2, or with -hybrid under v1, in one guest of run.sh.
 #
-#   hack/vm/test.sh [-v] [-run REGEXP] [-must REGEXP] [-systemd [-hybrid]] [-timeout SEC] [-mem MB] [-append WORDS] PACKAGE...
+#   hack/vm/test.sh [-v] [-systemd [-hybrid]] [-timeout SEC] [-mem MB] [-append WORDS] GROUP [+ GROUP]...
+#   GROUP: [-C DIR] [-run REGEXP] [-must REGEXP] PACKAGE...
+#
+# All groups share one boot of the guest, and a package that several groups name is compiled once. -C names the directory
+# in which a group's packages are looked for, such as that of another Go module.
 #
 # The test binaries are compiled on this machine (CGO_ENABLED=0) and run in the
 # guest one after the other, each in its package's folder. For each package it
@@ -12,7 +16,7 @@
 # prints all output. The exit status is 1 if any package fails, as go test's is.
 #
 # -must names tests, by a regular expression as grep -E has them, that have to run here: it is a failure if one of them is skipped, if
-# there is none, or if a package has none that -run selects.
+# the group has none, or if a package has none that -run selects.
 #
 # In the guest BERTH_VM=1 is set; CI and every other BERTH_* variable are as they
 # are here. HOME is /root, /tmp is an empty tmpfs. -timeout (default 900) is for
@@ -25,15 +29,19 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { echo "vm: $*" >&2; }
 usage() { sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 
-verbose=0 run='' must='' timeout=900 options=()
+verbose=0 timeout=900 options=()
+runs=('') musts=('') dirs=(.) # of each group
+packages=('')                 # of each group, one a line
+group=0
 while [ $# -gt 0 ]; do
 	case $1 in
 	-v) verbose=1; shift ;;
-	-run | -must | -timeout | -mem | -append)
+	-run | -must | -C | -timeout | -mem | -append)
 		[ $# -gt 1 ] || { say "option $1 needs a value"; exit 2; }
 		case $1 in
-		-run) run=$2 ;;
-		-must) must=$2 ;;
+		-run) runs[group]=$2 ;;
+		-must) musts[group]=$2 ;;
+		-C) dirs[group]=$2 ;;
 		-timeout) timeout=$2 ;;
 		-mem) options+=(--mem "$2") ;;
 		-append) options+=(--append "$2") ;;
@@ -42,48 +50,70 @@ while [ $# -gt 0 ]; do
 	-systemd | -hybrid) options+=("-$1"); shift ;;
 	-h | --help) usage; exit 0 ;;
 	-*) say "unknown option $1; see $0 --help"; exit 2 ;;
-	*) break ;;
+	+) group=$((group + 1)) runs[group]='' musts[group]='' dirs[group]=. packages[group]=''; shift ;;
+	*) packages[group]+="$1"$'\n'; shift ;;
 	esac
 done
-[ $# -gt 0 ] || { usage >&2; exit 2; }
+for p in "${packages[@]}"; do [ -n "$p" ] || { usage >&2; exit 2; }; done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/berth-vm-test.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# Compile, with the collector of the compiler at ease: a fifth faster. A package without tests leaves no binary, and says so as go test does.
-export CGO_ENABLED=0
-failed=0 n=0
-packages=$(go list -f '{{.ImportPath}} {{.Dir}}' "$@")
-while read -r package dir; do
-	n=$((n + 1))
-	if [[ $package = */cmd/berth ]]; then
-		GOGC=400 go build -ldflags "-E main.entry" -o "$work/berth" "$package"
-		GOGC=400 go build -o "$work/berth-plain" "$package"
+# Compile, with the collector of the compiler at ease: a fifth faster.
+export CGO_ENABLED=0 GOGC=400
+
+# programs builds what the tests of a package run, and would build themselves.
+programs() { # PACKAGE
+	case $1 in
+	*/cmd/berth)
 		options+=(--env BERTH_PROGRAMS=/host)
-	fi
-	if [[ $package = */cmd/berth-agent ]]; then
-		mkdir -p "$work/agent"
-		GOGC=400 go build -o "$work/agent/" "$package" "$(dirname "$package")/berth" "$(dirname "$(dirname "$package")")/hack/image"
-		"$work/agent/image" --busybox -o "$work/agent/busybox.tar"
-		"$work/agent/image" --busybox --arch s390x -o "$work/agent/s390x.tar"
+		go build -ldflags "-E main.entry" -o "$work/berth" "$1" &&
+			go build -o "$work/berth-plain" "$1" ;;
+	*/cmd/berth-agent)
 		options+=(--env BERTH_AGENT_PROGRAMS=/host/agent)
+		mkdir -p "$work/agent" &&
+			go build -o "$work/agent/" "$1" "$(dirname "$1")/berth" "$(dirname "$(dirname "$1")")/hack/image" &&
+			"$work/agent/image" --busybox -o "$work/agent/busybox.tar" &&
+			"$work/agent/image" --busybox --arch s390x -o "$work/agent/s390x.tar" ;;
+	esac
+}
+
+# compile makes a test binary, adds its line to the list, and returns 1 if it cannot be built. A package without tests leaves no
+# binary, and says so as go test does.
+declare -A binaries # by package
+n=0
+compile() { # GROUP PACKAGE DIRECTORY
+	n=$((n + 1))
+	local binary=${binaries[$2]-}
+	if [ -z "$binary" ]; then
+		binary=$n.test
+		if ! programs "$2" || ! go test -C "$3" -c -o "$work/$binary" . >"$work/$n.build" 2>&1; then
+			cat "$work/$n.build"
+			printf 'FAIL\t%s [build failed]\n' "$2"
+			return 1
+		fi
+		if ! [ -e "$work/$binary" ]; then
+			printf '?   \t%s\t[no test files]\n' "$2"
+			return 0
+		fi
+		binaries[$2]=$binary
 	fi
-	binary=$work/$n.test
-	if ! GOGC=400 go test -c -o "$binary" "$package" >"$work/$n.build" 2>&1; then
-		cat "$work/$n.build"
-		printf 'FAIL\t%s [build failed]\n' "$package"
-		failed=1
-	elif [ -e "$binary" ]; then
-		echo "$n $package $dir" >>"$work/list"
-	else
-		printf '?   \t%s\t[no test files]\n' "$package"
-	fi
-done <<<"$packages"
+	echo "$n $1 $binary $2 $3" >>"$work/list"
+}
+
+failed=0
+for group in "${!packages[@]}"; do
+	echo "${runs[group]}" >"$work/run.$group"
+	echo "${musts[group]}" >"$work/must.$group"
+	mapfile -t names < <(printf %s "${packages[group]}")
+	listed=$(go list -C "${dirs[group]}" -f '{{.ImportPath}} {{.Dir}}' "${names[@]}")
+	while read -r package dir; do
+		compile "$group" "$package" "$dir" || failed=1
+	done <<<"$listed"
+done
 if [ ! -e "$work/list" ]; then exit $failed; fi
 
 cp "$here/guest/go-test" "$work/go-test"
-echo "$run" >"$work/run"
-echo "$must" >"$work/must"
 [ $verbose = 0 ] || : >"$work/verbose"
 while IFS='=' read -r -d '' name value; do
 	case $name in
@@ -97,7 +127,7 @@ status=0
 if [ $status -ge 124 ]; then
 	# The guest broke or was too slow: show how far the package at hand came.
 	if [ -e "$work/now" ]; then
-		read -r n package _ <"$work/now"
+		read -r n package <"$work/now"
 		cat "$work/$n.out" 2>/dev/null || true
 		printf 'FAIL\t%s [guest ended]\n' "$package"
 	fi
