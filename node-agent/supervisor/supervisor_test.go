@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -827,5 +826,4 @@ func TestOnMainThread(t *testing.T) {
 			t.Fatalf("thread %d of %d, %v", tid, os.Getpid(), err)
 		}
 	}
-	runtime.Gosched()
 }
