@@ -16,6 +16,7 @@ import (
 	goruntime "runtime"
 	"sort"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 	if code, done := apart(); done {
 		os.Exit(code)
 	}
+	inherited()
 	os.Exit(m.Run())
 }
 
@@ -152,7 +154,7 @@ func (w *world) leftovers() string {
 	var b strings.Builder
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	w.must(err)
-	fmt.Fprintf(&b, "mounts: %d\n", bytes.Count(data, []byte("\n")))
+	fmt.Fprintf(&b, "mounts: %d\n", ownMounts(string(data)))
 	fmt.Fprintf(&b, "cgroups: %v\n", w.cgroupDirs())
 	fmt.Fprintf(&b, "children: %v\n", children(w.t))
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -178,6 +180,30 @@ func (w *world) leftovers() string {
 		}
 	}
 	return b.String()
+}
+
+// inherited has the lines of mountinfo that this process began with.
+var inherited = sync.OnceValue(func() map[string]bool {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		panic(err)
+	}
+	lines := map[string]bool{}
+	for line := range strings.Lines(string(data)) {
+		lines[line] = true
+	}
+	return lines
+})
+
+// ownMounts counts the mounts that were not inherited. Those that were go when somebody else removes
+// the directory that they are on.
+func ownMounts(mountinfo string) (n int) {
+	for line := range strings.Lines(mountinfo) {
+		if !inherited()[line] {
+			n++
+		}
+	}
+	return n
 }
 
 // cgroupDirs are the folders of the test's cgroup in all hierarchies.

@@ -277,28 +277,26 @@ func TestClosedHierarchy(t *testing.T) {
 // TestKeyringsGo: the session keyring of each container goes with its processes, also where its making has failed.
 func TestKeyringsGo(t *testing.T) {
 	w := newWorld(t)
-	count := func() (n int) {
+	count := func() int {
 		t.Helper()
-		data, err := os.ReadFile("/proc/key-users")
+		data, err := os.ReadFile("/proc/keys")
 		w.must(err)
-		for line := range strings.Lines(string(data)) {
-			var uid, usage, keys int
-			if _, err := fmt.Sscanf(line, "%d: %d %d/", &uid, &usage, &keys); err == nil && uid == 0 {
-				n = keys
-			}
-		}
-		return n
+		return strings.Count(string(data), " _ses."+w.id+":")
 	}
-	before := count()
-	const rounds = 20
+	w.create(w.sh("true"))
+	if n := count(); n != 1 {
+		t.Fatalf("found %d keyrings of a created container; want 1", n)
+	}
+	w.must(w.rt.Delete(background, w.id, true))
+	w.reapAll(0, "create") // a zombie holds its keyring
 	broken := w.sh("true")
 	broken.Process.Cwd = "/bin/busybox/below"
-	for range rounds / 2 {
+	for range 10 {
 		w.run(w.sh("true"))
 		w.fails(broken, "process.cwd: ")
 	}
-	// The kernel collects them in its own time; others make some meanwhile.
-	w.await("the end of the keyrings", func() bool { return count() < before+rounds/2 })
+	// The kernel collects them in its own time.
+	w.await("the end of the keyrings", func() bool { return count() == 0 })
 }
 
 // TestStartWithoutBundle: once a container is created, what becomes of its bundle's files is no matter.
