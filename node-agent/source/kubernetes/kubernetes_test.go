@@ -33,6 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/node"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -40,7 +41,13 @@ import (
 // server is a real kube-apiserver with Berth's CRDs.
 var server *rest.Config
 
-func TestMain(m *testing.M) {
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(suite{m})) }
+
+// suite is the tests, with the API server that they share.
+type suite struct{ tests *testing.M }
+
+// Run starts the API server, runs the tests and stops it. Then connections of clients end, too.
+func (s suite) Run() int {
 	code, err := func() (int, error) {
 		if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 			return 1, errors.New("KUBEBUILDER_ASSETS is not set: run make test, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
@@ -50,12 +57,13 @@ func TestMain(m *testing.M) {
 		if server, err = env.Start(); err != nil {
 			return 1, err
 		}
-		return m.Run(), env.Stop()
+		return s.tests.Run(), env.Stop()
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
-	os.Exit(code)
+	return code
 }
 
 func admin(t *testing.T) client.Client {
