@@ -10,13 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/chaostest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -31,8 +31,10 @@ var (
 // chaos is one run of TestChaos.
 type chaos struct {
 	*host
-	random     *rand.Rand
-	containers []*chaosContainer
+	random *rand.Rand
+	// how many containers run, and how often processes are killed and upgraded
+	amount, kills, upgrades int
+	containers              []*chaosContainer
 	// excused are the times, since the boot, in which both the agent and the supervisor were gone.
 	excused []span
 }
@@ -40,12 +42,10 @@ type chaos struct {
 // span is a time between two readings of CLOCK_BOOTTIME. One that lasts has no end.
 type span struct{ from, to time.Duration }
 
-// chaosContainer writes numbered lines and ends with a known code.
 type chaosContainer struct {
-	name        string
-	slow, burst int // lines that it writes one by one, and at once before its end
-	code        int
-	begins      float64 // the part of the run after which it is applied
+	chaostest.Program
+	name   string
+	begins float64 // the part of the run after which it is applied
 }
 
 func uptime() time.Duration {
@@ -55,24 +55,35 @@ func uptime() time.Duration {
 }
 
 // TestChaos kills the agent, the supervisor and both at random moments, and upgrades the supervisor, below containers that write
-// numbered lines. Nothing may be lost, except what docs/architecture.md says of both killed at once.
+// numbered lines. Nothing may be lost, except what docs/architecture.md says of both killed at once. Half of all that happens below
+// a service manager that keeps descriptors, where nothing at all may be lost.
 func TestChaos(t *testing.T) {
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d: to choose the same again, -chaos.seed %d", seed, seed)
-	c := &chaos{host: newHost(t), random: rand.New(rand.NewPCG(seed, 0))}
+	t.Run("alone", func(t *testing.T) {
+		runChaos(t, seed, nil)
+	})
+	t.Run("service manager", func(t *testing.T) {
+		runChaos(t, seed, newFakeManager(t))
+	})
+}
+
+func runChaos(t *testing.T, seed uint64, manager *fakeManager) {
+	c := &chaos{
+		host: newHost(t), random: rand.New(rand.NewPCG(seed, 0)),
+		amount: (*chaosContainers + 1) / 2, kills: (*chaosKills + 1) / 2, upgrades: (*chaosUpgrades + 1) / 2,
+	}
+	c.manager = manager
 	if err := os.Mkdir(c.path("notes"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	for i := range *chaosContainers {
+	for i := range c.amount {
 		one := &chaosContainer{
-			name: fmt.Sprint("chaos", i), slow: 5 + c.random.IntN(80), code: 1 + c.random.IntN(120),
-			begins: 0.9 * float64(i) / float64(*chaosContainers),
-		}
-		if i%3 == 0 {
-			one.burst = 1000
+			Program: chaostest.NewProgram(c.random, i), name: fmt.Sprint("chaos", i),
+			begins: 0.9 * float64(i) / float64(c.amount),
 		}
 		c.containers = append(c.containers, one)
 	}
@@ -90,25 +101,20 @@ func TestChaos(t *testing.T) {
 		return true
 	})
 	c.judge()
+	if manager != nil {
+		c.until("no descriptor is stored", func() bool { return manager.count() == 0 })
+	}
 	c.signal(unix.SIGTERM)
 }
 
-// manifest returns the container's. A third of them end without a newline.
 func (c *chaos) manifest(one *chaosContainer) string {
-	last := "echo"
-	if one.burst > 0 {
-		last = "printf %s"
-	}
-	script := fmt.Sprintf("echo start >>$NOTES; i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); sleep 0.1; done; "+
-		"while [ $i -lt %d ]; do echo $i; i=$((i+1)); done; cut -d' ' -f1 /proc/uptime >>$NOTES; %s $i; exit %d",
-		one.slow, one.slow+one.burst, last, one.code)
 	return fmt.Sprintf(`  archive: {path: %s/busybox.tar}
   restartPolicy: Never
   command: [/bin/sh, -c, %q]
   env: [{name: NOTES, value: /notes/%s}]
   volumes: [{name: notes, hostPath: {path: %s}}]
   volumeMounts: [{name: notes, mountPath: /notes}]
-`, programs, script, one.name, c.path("notes"))
+`, programs, one.Script(), one.name, c.path("notes"))
 }
 
 // strike applies the containers one after the other, and kills and upgrades meanwhile.
@@ -118,9 +124,9 @@ func (c *chaos) strike() {
 	next, done := 0, map[string]int{}
 	agentBack, supervisorBack := true, true
 	var last *span // the time in which both are gone, while it lasts
-	upgrade := max(1, *chaosKills/max(1, *chaosUpgrades))
-	for n := 0; n < *chaosKills; n++ {
-		for ; next < len(c.containers) && c.containers[next].begins <= float64(n)/float64(*chaosKills); next++ {
+	upgrade := max(1, c.kills/max(1, c.upgrades))
+	for n := 0; n < c.kills; n++ {
+		for ; next < len(c.containers) && c.containers[next].begins <= float64(n)/float64(c.kills); next++ {
 			c.write(c.containers[next].name+".yaml", c.manifest(c.containers[next]))
 		}
 		kind := both
@@ -151,7 +157,7 @@ func (c *chaos) strike() {
 				break
 			}
 		}
-		if n%upgrade == upgrade-1 && done["upgrades"] < *chaosUpgrades {
+		if n%upgrade == upgrade-1 && done["upgrades"] < c.upgrades {
 			done["upgrades"]++
 			// It may be killed by us meanwhile.
 			go func() {
@@ -226,39 +232,21 @@ func (h *host) held() (n int) {
 // judge counts what is lost, and what is left over once all is removed.
 func (c *chaos) judge() {
 	c.t.Helper()
-	var found struct{ containers, startedTwice, codes, lines, doubled, disorder, excused int }
+	var found chaostest.Losses
+	excused := 0
 	for _, one := range c.containers {
-		data, _ := os.ReadFile(filepath.Join(c.path("notes"), one.name))
-		notes := strings.Fields(string(data))
-		switch starts := strings.Count(string(data), "start"); {
-		case starts == 0:
-			found.containers++
-			c.t.Logf("%s: never started: %+v", one.name, c.get(one.name).Status.State)
-			continue
-		case starts > 1:
-			found.startedTwice++
-		}
-		lost, doubled, disorder := compareLines(c.logs(one.name), one.slow+one.burst+1)
+		notes := chaostest.ReadNotes(filepath.Join(c.path("notes"), one.name))
 		ended := c.get(one.name).Status.State.Terminated
-		code := int(ended.ExitCode) != one.code
-		if code || lost+doubled+disorder > 0 {
-			c.t.Logf("%s: notes %q, %d lines wanted: %d lost, %d doubled, %d out of order; wanted exit code %d, found %+v",
-				one.name, notes, one.slow+one.burst+1, lost, doubled, disorder, one.code, ended)
-		}
-		found.doubled += doubled
-		found.disorder += disorder
-		if lost == 0 && !code {
+		got := one.Compare(notes, c.logs(one.name), int(ended.ExitCode))
+		if got == (chaostest.Losses{}) {
 			continue
 		}
-		seconds, _ := strconv.ParseFloat(notes[len(notes)-1], 64)
-		if c.excuses(time.Duration(seconds * float64(time.Second))) {
-			found.excused++
-			continue
+		c.t.Logf("%s: %s; %+v with %+v, found %+v", one.name, got, one.Program, notes, ended)
+		if got.Codes+got.Lines > 0 && c.manager == nil && c.excuses(notes.End) {
+			got.Codes, got.Lines = 0, 0
+			excused++
 		}
-		found.lines += lost
-		if code {
-			found.codes++
-		}
+		found.Add(got)
 	}
 	held := c.leftovers()
 	files, _ := filepath.Glob(c.path("m/*.yaml"))
@@ -267,12 +255,9 @@ func (c *chaos) judge() {
 	}
 	c.removeAll(files...)
 	left := c.leftovers()
-	c.t.Logf("of %d containers: lost %d, started twice %d, exit codes lost %d, lines lost %d, doubled %d, out of order %d, leftovers %+v, held after the end %+v; "+
-		"ended while both were gone, and lost output or exit code: %d",
-		len(c.containers), found.containers, found.startedTwice, found.codes, found.lines, found.doubled, found.disorder, left, held, found.excused)
-	excused := found.excused
-	found.excused = 0
-	if found != (struct{ containers, startedTwice, codes, lines, doubled, disorder, excused int }{}) || left != (counts{}) || held != (counts{}) {
+	c.t.Logf("%d containers: %s, leftovers %+v, held after the end %+v; ended while both were gone, and lost output or exit code: %d",
+		len(c.containers), found, left, held, excused)
+	if found != (chaostest.Losses{}) || left != (counts{}) || held != (counts{}) {
 		c.t.Error("something was lost or left over")
 	}
 	if excused > len(c.containers)/4 {
@@ -289,29 +274,4 @@ func (c *chaos) excuses(end time.Duration) bool {
 		}
 	}
 	return false
-}
-
-// compareLines compares a log with the numbers 0 to n-1.
-func compareLines(log string, n int) (lost, doubled, disorder int) {
-	seen, last := make([]int, n), -1
-	for line := range strings.Lines(log) {
-		i, err := strconv.Atoi(strings.TrimSuffix(line, "\n"))
-		if err != nil || i < 0 || i >= n {
-			disorder++
-			continue
-		}
-		if i < last {
-			disorder++
-		}
-		seen[i], last = seen[i]+1, i
-	}
-	for _, times := range seen {
-		switch {
-		case times == 0:
-			lost++
-		case times > 1:
-			doubled += times - 1
-		}
-	}
-	return lost, doubled, disorder
 }

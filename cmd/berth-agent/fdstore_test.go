@@ -28,11 +28,16 @@ type fakeManager struct {
 
 	mu    sync.Mutex
 	files map[string]*os.File
+	// drained gets a value for each barrier that has been taken.
+	drained chan struct{}
 }
+
+// barrier is the message after which pass knows that all earlier ones have been taken.
+const barrier = "X_BARRIER=1"
 
 func newFakeManager(t *testing.T) *fakeManager {
 	t.Helper()
-	m := &fakeManager{t: t, path: filepath.Join(t.TempDir(), "notify"), files: map[string]*os.File{}}
+	m := &fakeManager{t: t, path: filepath.Join(t.TempDir(), "notify"), files: map[string]*os.File{}, drained: make(chan struct{}, 1)}
 	var err error
 	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"}); err != nil {
 		t.Fatal(err)
@@ -59,6 +64,10 @@ func (m *fakeManager) take() bool {
 	n, oobn, _, _, err := m.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
 		return false
+	}
+	if string(buf[:n]) == barrier {
+		m.drained <- struct{}{}
+		return true
 	}
 	fields := map[string]string{}
 	for line := range strings.Lines(string(buf[:n])) {
@@ -94,8 +103,18 @@ func (m *fakeManager) count() int {
 	return len(m.files)
 }
 
-// pass has cmd start with what is stored (sd_listen_fds(3)).
+// pass has cmd start with what is stored (sd_listen_fds(3)). Like systemd it first takes what the previous process has sent.
 func (m *fakeManager) pass(cmd *exec.Cmd) {
+	m.t.Helper()
+	conn, err := net.Dial("unixgram", m.path)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(barrier)); err != nil {
+		m.t.Fatal(err)
+	}
+	<-m.drained
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var names []string
