@@ -226,7 +226,8 @@ func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Ima
 	return s.pull(ctx, r)
 }
 
-// present returns the image when the store has all of it, and nil when it has not. An error is errNewer.
+// present returns the image when the store has all of it, and nil when it does not. It returns an
+// error if a record cannot be read.
 func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
 	var rec refRecord
 	err := readJSON(s.refPath(r), &rec)
