@@ -26,16 +26,25 @@ const (
 	exitUnknownCommand = 3
 )
 
+// supervises returns whether the program is to be the supervisor. An argument that happens to be the
+// word does no harm.
+func supervises() bool { return slices.Contains(os.Args[1:], "supervise") }
+
+// init keeps the main goroutine of the supervisor on the main thread, where it reaps orphans. In
+// main it is too late: the Go runtime may have moved that goroutine to another thread by then.
+func init() {
+	if supervises() {
+		goruntime.LockOSThread()
+	}
+}
+
 func main() {
 	// Sealing executes the program anew: before anything else has been set up for nothing. That a word is an argument and no
 	// command does no harm, and dispatch, which knows, reports a failure.
 	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise" }) {
 		_ = seal()
 	}
-	// The supervisor reaps orphans on the main thread, which is to be had for sure only now, before a goroutine runs there.
-	if slices.Contains(os.Args[1:], "supervise") {
-		goruntime.LockOSThread()
-	} else {
+	if !supervises() {
 		growStack()
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(2)))

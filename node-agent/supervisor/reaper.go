@@ -43,8 +43,8 @@ import (
 // errMainThread is returned by Run when it cannot have the main thread.
 var errMainThread = errors.New("the process's main thread is taken by another goroutine (runtime.LockOSThread)")
 
-// onMainThread runs f with the process's main thread locked to it. A program that calls runtime.LockOSThread as the first
-// statement of main, and Run from there, has it at once. Otherwise goroutines are started and held on the threads they come
+// onMainThread runs f with the process's main thread locked to it. A program that calls runtime.LockOSThread in an
+// init function, and Run from main, has it at once. Otherwise goroutines are started and held on the threads they come
 // upon, until one of them comes upon the main thread.
 func onMainThread(f func()) error {
 	try := func() bool {

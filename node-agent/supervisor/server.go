@@ -107,7 +107,7 @@ const (
 // supervisor takes them up; meanwhile a container whose output fills its pipe waits.
 //
 // Run makes this process the leader of a session and the subreaper of its descendants, has it survive SIGHUP and SIGPIPE, and needs its main thread
-// (see reaper.go): call runtime.LockOSThread first thing in main and Run from there. There is one supervisor a process, and one a RunDir.
+// (see reaper.go): call runtime.LockOSThread in an init function and Run from main. There is one supervisor a process, and one a RunDir.
 func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.Default()
