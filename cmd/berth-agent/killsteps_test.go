@@ -172,10 +172,42 @@ var stepScenarios = []stepScenario{
 	},
 }
 
+// takeover is the start of an agent while a container runs, up to the container's end, which comes once the agent holds it. Only
+// the agent has a scenario of its start.
+var takeover = stepScenario{
+	name: "takeover",
+	before: func(r *stepRun) {
+		r.manifest("Never", "echo start >>$NOTES; "+count+"while [ ! -e $NOTES.go ]; do sleep 0.02; done; printf end; exit 7")
+		r.until("the program has started", func() bool { return r.notes() == "start" })
+		r.until("the agent holds it", r.holds)
+		r.signal(unix.SIGKILL)
+		// It waits for the killer, which then sees its first step.
+		r.tracer = []string{"/bin/sh", "-c", `kill -STOP $$; exec "$@"`, "sh"}
+		r.start()
+		r.tracer = nil
+		r.until("the next agent waits", func() bool { return procState(r.agent.Process.Pid) == "T" })
+	},
+	act: func(r *stepRun) { _ = r.agent.Process.Signal(unix.SIGCONT) },
+	over: func(r *stepRun) bool {
+		if r.agent != nil && r.holds() {
+			if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		return r.ended(v1alpha1.ContainerFailed)
+	},
+	check: func(r *stepRun) {
+		r.exitCode(7)
+		r.noted("start")
+		r.wrote(counted() + "end")
+		r.removeAll(r.name + ".yaml") // the next agent would have more to take over
+	},
+}
+
 // TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on: each program is started as often as
 // without the kill, exit codes and logs are whole, the program is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
-	for _, sc := range stepScenarios {
+	for _, sc := range append(slices.Clone(stepScenarios), takeover) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})
