@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -42,7 +43,7 @@ func init() {
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "":
-		os.Exit(m.Run())
+		os.Exit(leaktest.Run(m))
 	case "supervise":
 		supervise(os.Args[1:])
 	case "list":

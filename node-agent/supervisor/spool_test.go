@@ -32,7 +32,11 @@ func newSpooled(t *testing.T, log protocol.Log) *spooled {
 		t.Fatal(err)
 	}
 	x.pipe = p[1]
-	t.Cleanup(func() { unix.Close(x.pipe) })
+	t.Cleanup(func() {
+		unix.Close(x.pipe)
+		unix.Close(p[0])
+		x.forget()
+	})
 	x.open(p[0])
 	return x
 }
@@ -59,11 +63,19 @@ func (x *spooled) open(fd int) {
 func (x *spooled) killed() {
 	x.t.Helper()
 	fd := x.s.fd
+	x.forget()
+	x.open(fd)
+}
+
+// forget closes the files, but not the pipe.
+func (x *spooled) forget() {
+	if x.s == nil {
+		return
+	}
 	if x.s.spool != nil {
 		x.s.spool.close()
 	}
 	x.s.log.close()
-	x.open(fd)
 }
 
 func (x *spooled) write(text string) {
