@@ -37,6 +37,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers"
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // grace is the node monitor's grace period in these tests, long enough for a busy machine to renew a Lease in time.
@@ -60,13 +61,18 @@ var (
 	adminConfig *rest.Config
 )
 
-func TestMain(m *testing.M) {
-	code, err := runSuite(m)
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(suite{m})) }
+
+// suite is the tests, with the API server and the manager that they share.
+type suite struct{ tests *testing.M }
+
+func (s suite) Run() int {
+	code, err := runSuite(s.tests)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "controllers:", err)
 		code = 1
 	}
-	os.Exit(code)
+	return code
 }
 
 // runSuite starts a real API server, and the manager with the permissions of config/rbac and no others.
