@@ -108,9 +108,12 @@ CHAOS_KILLS ?= 300
 CHAOS_SEED ?= 0
 
 .PHONY: chaos
-chaos: deps-test ## Kill agent and supervisor CHAOS_KILLS times below 200 containers, and count what is lost; test-unit has a short form (root).
+chaos: deps-test build $(HELLO) ## Kill agent and supervisor CHAOS_KILLS times below 200 containers, restart the API server of a cluster 10 times, and count what is lost; make test has a short form (root).
 	$(GO_TEST) -count=1 -v -timeout 2h -run '^TestChaos$$' ./cmd/berth-agent \
 	  -chaos.containers 200 -chaos.kills $(CHAOS_KILLS) -chaos.upgrades 20 -chaos.seed $(CHAOS_SEED)
+	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
+	$(GO_TEST) -count=1 -v -timeout 2h -run '^TestChaos$$' ./test/e2e \
+	  -chaos.containers 40 -chaos.kills 30 -chaos.restarts 10 -chaos.seed $(CHAOS_SEED)
 
 .PHONY: test-vm
 test-vm: deps-test deps-clients build bin/berth-image ## Run tests in virtual machines: under cgroup v2 with AppArmor, with systemd (the clients too, and again under v1), with SELinux.
