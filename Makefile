@@ -103,6 +103,8 @@ test-race: deps-test ## Run the tests of the runtime, the supervisor and the age
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run Cache ./node-agent/runtime/seccomp
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -skip TestMemoryOfARunningContainer ./node-agent/supervisor
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/sync ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./node-agent/image ./node-agent/node ./controllers/scheduling ./internal/...
+	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
+	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./controllers ./node-agent/source/kubernetes
 
 CHAOS_KILLS ?= 300
 CHAOS_SEED ?= 0
