@@ -101,8 +101,10 @@ func TestFlushes(t *testing.T) {
 		h.until("it has ended", func() bool { _, ended := h.runs(); return ended == 1 })
 	})
 	files := []string{"first.yaml", "second.yaml", "job.yaml"}
-	// On a machine that is busy with other things they do not start together.
+	// On a machine that is busy with other things they do not start together: their starts are spread
+	// over many seconds, of which each may have some flushes.
 	for try := 1; ; try++ {
+		begun := time.Now()
 		found := flushed("100 that start together", func() {
 			for i := range 100 {
 				files = append(files, fmt.Sprintf("c%d-%d.yaml", try, i))
@@ -110,11 +112,12 @@ func TestFlushes(t *testing.T) {
 			}
 			h.until("all run", running(2+100*try))
 		})
-		if len(found) <= 10 {
+		allowed := max(10, int(2*time.Since(begun).Seconds()))
+		if len(found) <= allowed {
 			break
 		}
 		if try == 3 {
-			t.Errorf("found %d flushes for 100 starts; want at most 10", len(found))
+			t.Errorf("found %d flushes for 100 starts; want at most %d", len(found), allowed)
 			break
 		}
 	}
