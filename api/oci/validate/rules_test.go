@@ -699,7 +699,7 @@ func TestRules(t *testing.T) {
 		}},
 		{"sysctl", []rule{
 			{"good", func(s *specs.Spec) {
-				sysctls(s, "net.ipv4.ip_forward", "1", "net/ipv4/conf/eth0.100/rp_filter", "1", "kernel.shm_rmid_forced", "1", "kernel.msgmax", "1", "kernel.sem", "1 2 3 4", "fs.mqueue.msg_max", "1", "kernel.domainname", "x", "kernel.hostname", "y")
+				sysctls(s, "net.ipv4.ip_forward", "1", "net/ipv4/conf/eth0.100/rp_filter", "1", "kernel.shm_rmid_forced", "1", "kernel.msgmax", "1", "kernel.sem", "1 2 3 4", "fs.mqueue.msg_max", "1", "kernel.domainname", "x")
 			}, ""},
 			{"no network namespace", func(s *specs.Spec) { without(s, specs.NetworkNamespace); sysctls(s, "net.core.somaxconn", "1") }, `Error linux.sysctl["net.core.somaxconn"]: found no network namespace; allowed: it only if linux.namespaces has one of type network`},
 			{"no ipc namespace", func(s *specs.Spec) {
@@ -711,16 +711,15 @@ func TestRules(t *testing.T) {
 				`Error linux.sysctl["kernel.shmmax"]: found no ipc namespace; allowed: it only if linux.namespaces has one of type ipc`},
 			{"no uts namespace", func(s *specs.Spec) {
 				without(s, specs.UTSNamespace)
-				sysctls(s, "kernel.hostname", "a", "kernel.domainname", "b")
-			}, `Error linux.sysctl["kernel.domainname"]: found no uts namespace; allowed: it only if linux.namespaces has one of type uts` + "\n" +
-				`Error linux.sysctl["kernel.hostname"]: found no uts namespace; allowed: it only if linux.namespaces has one of type uts`},
+				sysctls(s, "kernel.domainname", "b")
+			}, `Error linux.sysctl["kernel.domainname"]: found no uts namespace; allowed: it only if linux.namespaces has one of type uts`},
 			{"joined network namespace", func(s *specs.Spec) {
 				without(s, specs.NetworkNamespace)
 				namespace(s, specs.NetworkNamespace, "/run/netns/a")
 				sysctls(s, "net.core.somaxconn", "1")
 			}, ""},
-			{"host", func(s *specs.Spec) { sysctls(s, "vm.overcommit_memory", "1", "kernel.core_pattern", "/x") }, `Error linux.sysctl["kernel.core_pattern"]: found a parameter of the whole host; allowed: parameters of namespaces: net.* (network), kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.hostname, kernel.domainname (uts), user.* (user)` + "\n" +
-				`Error linux.sysctl["vm.overcommit_memory"]: found a parameter of the whole host; allowed: parameters of namespaces: net.* (network), kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.hostname, kernel.domainname (uts), user.* (user)`},
+			{"host", func(s *specs.Spec) { sysctls(s, "vm.overcommit_memory", "1", "kernel.core_pattern", "/x") }, `Error linux.sysctl["kernel.core_pattern"]: found a parameter of the whole host; allowed: parameters of namespaces: net.* (network), kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.domainname (uts), user.* (user)` + "\n" +
+				`Error linux.sysctl["vm.overcommit_memory"]: found a parameter of the whole host; allowed: parameters of namespaces: net.* (network), kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.domainname (uts), user.* (user)`},
 			{"user", func(s *specs.Spec) { sysctls(s, "user.max_user_namespaces", "1") }, `Error linux.sysctl["user.max_user_namespaces"]: found no user namespace; allowed: it only if linux.namespaces has one of type user`},
 			{"user with a user namespace", func(s *specs.Spec) {
 				withUser(s, specs.LinuxIDMapping{Size: 1})
@@ -734,8 +733,8 @@ func TestRules(t *testing.T) {
 			{"one element", func(s *specs.Spec) { sysctls(s, "net", "1") }, `Error linux.sysctl["net"]: found the parameter "net"; allowed: a parameter of sysctl(8), such as net.ipv4.ip_forward or net/ipv4/ip_forward`},
 			{"twice", func(s *specs.Spec) { sysctls(s, "net.ipv4.ip_forward", "1", "net/ipv4/ip_forward", "0") }, `Error linux.sysctl["net/ipv4/ip_forward"]: found the parameter that "net.ipv4.ip_forward" is, too; allowed: each parameter once`},
 			{"nul", func(s *specs.Spec) { sysctls(s, "net.ipv4.ip_forward", "1\x00") }, `Error linux.sysctl["net.ipv4.ip_forward"]: found "1\x00"; allowed: a string without NUL bytes`},
-			{"beside hostname", func(s *specs.Spec) { s.Hostname = "a"; sysctls(s, "kernel.hostname", "b") }, `Error linux.sysctl["kernel.hostname"]: found "b"; allowed: nothing beside hostname, which says "a"`},
-			{"equal to hostname", func(s *specs.Spec) { s.Hostname = "a"; sysctls(s, "kernel.hostname", "a") }, ""},
+			{"hostname", func(s *specs.Spec) { sysctls(s, "kernel.hostname", "b") }, `Error linux.sysctl["kernel.hostname"]: found "b"; allowed: nothing: hostname is the field for it`},
+			{"equal to domainname", func(s *specs.Spec) { s.Domainname = "a"; sysctls(s, "kernel/domainname", "a") }, ""},
 			{"beside domainname", func(s *specs.Spec) { s.Domainname = "a"; sysctls(s, "kernel.domainname", "b") }, `Error linux.sysctl["kernel.domainname"]: found "b"; allowed: nothing beside domainname, which says "a"`},
 		}},
 		{"seccomp", []rule{

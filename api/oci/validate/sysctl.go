@@ -11,7 +11,8 @@ import (
 // sysctl checks linux.sysctl (config-linux.md, "Sysctl"). A parameter "for the
 // container" is one of a namespace that the container has; all others would
 // change the host. A namespace joined by path counts: whose it is can only be
-// known on the host.
+// known on the host. kernel.hostname has a field of its own, and runc and crun
+// refuse it, too; kernel.domainname, older than its field, may agree with it.
 func (c *checker) sysctl() {
 	const path = "linux.sysctl"
 	keys := sortedKeys(c.linux.Sysctl)
@@ -32,13 +33,13 @@ func (c *checker) sysctl() {
 		switch {
 		case ns == "":
 			c.err(in(path, key), "a parameter of the whole host", "parameters of namespaces: net.* (network), "+
-				"kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.hostname, kernel.domainname (uts), user.* (user)")
+				"kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.domainname (uts), user.* (user)")
 		case !c.has.contains(ns):
 			c.err(in(path, key), "no "+string(ns)+" namespace", "it only if linux.namespaces has one of type "+string(ns))
 		}
 		switch {
-		case file == "kernel/hostname" && c.spec.Hostname != "" && c.spec.Hostname != value:
-			c.err(in(path, key), quote(value), "nothing beside hostname, which says "+quote(c.spec.Hostname))
+		case file == "kernel/hostname":
+			c.err(in(path, key), quote(value), "nothing: hostname is the field for it")
 		case file == "kernel/domainname" && c.spec.Domainname != "" && c.spec.Domainname != value:
 			c.err(in(path, key), quote(value), "nothing beside domainname, which says "+quote(c.spec.Domainname))
 		}
