@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -173,6 +174,40 @@ func TestFrozenCgroup(t *testing.T) {
 	w.fails(spec, "linux.cgroupsPath: found "+dir+", which is frozen", "container's cgroup unexpectedly frozen")
 	spec.Linux.CgroupsPath = w.cgroup + "/below"
 	w.fails(spec, "linux.cgroupsPath: found "+dir)
+}
+
+// TestDeleteFrozenElsewhere: somebody has moved the first process into a cgroup of his own and frozen that. On version 1
+// it would not die. What is frozen in no cgroup of the container's stays so.
+func TestDeleteFrozenElsewhere(t *testing.T) {
+	if unified() {
+		t.Skip("cgroup v2: a frozen process dies of SIGKILL")
+	}
+	w := newWorld(t)
+	s := w.start(w.spec("/bin/sleep", "1000"))
+	var dirs []string
+	for _, name := range []string{"-elsewhere", "-other"} {
+		dir := filepath.Join("/sys/fs/cgroup/freezer", w.cgroup+name)
+		w.must(os.Mkdir(dir, 0o755))
+		defer func() { w.must(os.Remove(dir)) }()
+		dirs = append(dirs, dir)
+	}
+	w.must(os.WriteFile(filepath.Join(dirs[0], "cgroup.procs"), []byte(strconv.Itoa(s.PID)), 0))
+	for _, dir := range dirs {
+		w.must(os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("FROZEN"), 0))
+	}
+	err := w.rt.Delete(background, w.id, true)
+	if state := w.read(dirs[0], "freezer.state"); err != nil || state != "THAWED\n" {
+		t.Errorf("delete: found %v; the process's cgroup is %s", err, state)
+		w.must(os.WriteFile(filepath.Join(dirs[0], "freezer.state"), []byte("THAWED"), 0))
+		w.end(w.id, s.PID)
+		return
+	}
+	if status := reap(s.PID); status.Signal() != unix.SIGKILL {
+		t.Errorf("the first process: found %v", status)
+	}
+	if state := w.read(dirs[1], "freezer.state"); state != "FROZEN\n" {
+		t.Errorf("a cgroup without a process of the container: found %s", state)
+	}
 }
 
 // TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's folder and leave its cpuset without processors.

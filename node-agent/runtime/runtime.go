@@ -388,9 +388,14 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		if g.Frozen() {
 			_ = g.Freeze(false)
 		}
+		var elsewhere error
+		if !endsWithin(fd, 100*time.Millisecond) {
+			elsewhere = g.ThawElsewhere(rec.PID)
+		}
 		err := waitEnd(ctx, fd)
 		unix.Close(fd)
 		if err != nil {
+			err = errors.Join(err, elsewhere)
 			return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID, rec.PID, err)
 		}
 	}
@@ -467,6 +472,12 @@ func waitEnd(ctx context.Context, pidfd int) error {
 			return errors.New("it still runs 10 s after SIGKILL")
 		}
 	}
+}
+
+// endsWithin is whether the process of a pidfd ends in a time.
+func endsWithin(pidfd int, d time.Duration) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+	return n > 0
 }
 
 // MaxConfig bounds a config.json, in bytes.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -115,6 +116,32 @@ func (g *Group) Frozen() bool {
 	}
 	state, err := readFile(dir, file)
 	return err == nil && state == "1"
+}
+
+// ThawElsewhere continues a process that a freezer of version 1 holds in another cgroup than the container's, with all
+// that are in there. Until then it does not die of SIGKILL; version 2 lets a frozen process die.
+func (g *Group) ThawElsewhere(pid int) error {
+	ours, ok := g.paths["freezer"]
+	if !ok {
+		return nil
+	}
+	theirs, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return fmt.Errorf("the cgroups of process %d: %w", pid, err)
+	}
+	if path := theirs["freezer"]; path == "" || path == "/" || strings.HasSuffix(ours, path) {
+		return nil
+	}
+	layout, err := Layout()
+	if err != nil {
+		return err
+	}
+	dir := paths(layout, theirs["freezer"])["freezer"]
+	frozen, err := readFile(dir, "freezer.self_freezing")
+	if err != nil || frozen != "1" {
+		return err
+	}
+	return writeFile(dir, "freezer.state", string(cgroups.Thawed))
 }
 
 // OOMKills is how many processes of the cgroup the kernel's out-of-memory killer has ended; 0 where that is not counted.
