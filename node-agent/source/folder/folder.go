@@ -780,16 +780,19 @@ func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container
 }
 
 // ReportStatus is part of source.Source.
-func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
+func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := source.Key{Namespace: bundle.Namespace, Name: bundle.Name}
+	key := source.Key{Namespace: b.Namespace, Name: b.Name}
 	old := f.entries[key]
-	if old == nil || old.bundle == nil || old.bundle.UID != bundle.UID {
+	if old == nil || old.bundle == nil || old.bundle.UID != b.UID {
 		return nil
 	}
-	e := old.copy()
+	// Specs and metadata are shared with the old entry, in which nothing is changed either.
+	e, container, bundle := *old, *old.container, *old.bundle
+	e.container, e.bundle = &container, &bundle
 	e.bundle.Status = *status.DeepCopy()
+	e.container.Status = *old.container.Status.DeepCopy()
 	e.container.Status.ObservedGeneration = status.ObservedGeneration
 	e.container.Status.Phase = status.Phase
 	e.container.Status.RunStatus = *status.RunStatus.DeepCopy()
@@ -801,11 +804,11 @@ func (f *Folder) ReportStatus(_ context.Context, bundle *v1alpha1.OCIBundle, sta
 	for _, c := range status.Conditions {
 		setCondition(e.container, c)
 	}
-	if err := f.store(key, e, false); err != nil {
+	if err := f.store(key, &e, false); err != nil {
 		f.unwritten[key] = true
 		return err
 	}
-	f.entries[key] = e
+	f.entries[key] = &e
 	select {
 	case f.reported <- struct{}{}:
 	default:
