@@ -53,7 +53,9 @@ func (o *options) supervisor(log *slog.Logger) *supervised {
 		log.Warn("the service manager keeps no descriptors", "error", err)
 	} else if store != nil {
 		holder.Store = store
-		holder.Adopt(fdstore.Take())
+		if err := holder.Adopt(fdstore.Take()); err != nil {
+			log.Warn("descriptors that the service manager has kept cannot be held", "error", err)
+		}
 	}
 	return &supervised{
 		client: protocol.NewClient(socket), log: log, holder: holder, wanted: wanted,

@@ -38,20 +38,10 @@ func Open() (*Store, error) {
 	return &Store{conn, &net.UnixAddr{Name: path, Net: "unixgram"}}, nil
 }
 
-// Add stores a duplicate of f. A descriptor that is there already, under any name, is not stored again.
-func (s *Store) Add(name string, f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("descriptor store: %w", err)
-	}
+// Add stores a duplicate of fd. A descriptor that is there already, under any name, is not stored again.
+func (s *Store) Add(name string, fd int) error {
 	// FDPOLL=0: systemd is not to drop a pipe whose writers, or a pidfd whose process, have ended.
-	var serr error
-	if err := raw.Control(func(fd uintptr) {
-		serr = s.send("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", unix.UnixRights(int(fd)))
-	}); err != nil {
-		return fmt.Errorf("descriptor store: %w", err)
-	}
-	return serr
+	return s.send("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", unix.UnixRights(fd))
 }
 
 // Remove closes the stored descriptors of that name; that there are none is no error.

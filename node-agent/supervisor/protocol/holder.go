@@ -45,7 +45,8 @@ func Key(id string) string {
 
 // Store keeps descriptors for the successor of the process that holds them.
 type Store interface {
-	Add(name string, f *os.File) error
+	// Add stores a duplicate of the descriptor.
+	Add(name string, fd int) error
 	Remove(name string) error
 }
 
@@ -63,28 +64,66 @@ type Holder struct {
 }
 
 type heldContainer struct {
-	id    string // "" if only its key is known
-	files map[string]*os.File
+	id  string // "" if only its key is known
+	fds descriptors
+}
+
+// descriptors are one of each of Kinds, in that order; -1 where there is none. They are numbers rather
+// than files: nothing reads them here, and package os would have this process woken by each output of
+// a container.
+type descriptors [len(Kinds)]int
+
+func noDescriptors() descriptors { return descriptors{-1, -1, -1} }
+
+// put adds a descriptor. One of no known kind, or of a kind that is there already, is closed.
+func (d *descriptors) put(kind string, fd int) {
+	if i := slices.Index(Kinds[:], kind); i >= 0 && d[i] < 0 {
+		d[i] = fd
+		return
+	}
+	unix.Close(fd)
+}
+
+// close closes all.
+func (d descriptors) close() {
+	for _, fd := range d {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // storedName returns the name of a descriptor in Store.
 func storedName(kind, key string) string { return kind + "." + key }
 
-// Adopt takes over descriptors that an earlier holder had stored, by their names. Others are closed.
-func (h *Holder) Adopt(files map[string]*os.File) {
+// Adopt takes over descriptors that an earlier holder had stored, by their names. It closes the files.
+func (h *Holder) Adopt(files map[string]*os.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	var errs []error
 	for name, f := range files {
 		kind, key, _ := strings.Cut(name, ".")
-		if !slices.Contains(Kinds[:], kind) || len(key) != len(Key("")) {
-			f.Close()
-			continue
+		if slices.Contains(Kinds[:], kind) && len(key) == len(Key("")) {
+			errs = append(errs, h.adopt(kind, key, f))
 		}
-		if _, ok := h.held[key]; !ok {
-			h.set(key, heldContainer{files: map[string]*os.File{}})
-		}
-		h.held[key].files[kind] = f
+		f.Close()
 	}
+	return errors.Join(errs...)
+}
+
+// adopt is called with mu held.
+func (h *Holder) adopt(kind, key string, f *os.File) error {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("dup: %w", err)
+	}
+	c, ok := h.held[key]
+	if !ok {
+		c.fds = noDescriptors()
+	}
+	c.fds.put(kind, fd)
+	h.set(key, c)
+	return nil
 }
 
 // set is called with mu held.
@@ -96,15 +135,19 @@ func (h *Holder) set(key string, c heldContainer) {
 }
 
 // put holds these descriptors of a container in place of those before.
-func (h *Holder) put(id string, files map[string]*os.File) {
-	h.replace(Key(id), heldContainer{id, files})
+func (h *Holder) put(id string, fds descriptors) {
+	h.replace(Key(id), heldContainer{id, fds})
 }
 
 func (h *Holder) replace(key string, c heldContainer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	before, ok := h.held[key]
+	if !ok {
+		before.fds = noDescriptors()
+	}
 	if h.Store != nil {
-		if err := h.store(key, h.held[key].files, c.files); err != nil {
+		if err := h.store(key, before.fds, c.fds); err != nil {
 			log := h.Log
 			if log == nil {
 				log = slog.Default()
@@ -112,10 +155,8 @@ func (h *Holder) replace(key string, c heldContainer) {
 			log.Warn("descriptors are not stored: output and exit codes are lost if agent and supervisor are killed at once", "error", err)
 		}
 	}
-	for _, f := range h.held[key].files {
-		f.Close()
-	}
-	if h.set(key, c); len(c.files) == 0 {
+	before.fds.close()
+	if h.set(key, c); c.fds == noDescriptors() {
 		delete(h.held, key)
 	}
 	if h.changed != nil {
@@ -125,17 +166,17 @@ func (h *Holder) replace(key string, c heldContainer) {
 }
 
 // store brings what is stored of a container from before to after.
-func (h *Holder) store(key string, before, after map[string]*os.File) error {
+func (h *Holder) store(key string, before, after descriptors) error {
 	var errs []error
-	for _, kind := range Kinds {
-		old, now, name := before[kind], after[kind], storedName(kind, key)
-		if old != nil && now != nil && sameFile(old, now) {
+	for i, kind := range Kinds {
+		old, now, name := before[i], after[i], storedName(kind, key)
+		if old >= 0 && now >= 0 && sameFile(old, now) {
 			continue
 		}
-		if old != nil { // a container that is created again has the name of the one before
+		if old >= 0 { // a container that is created again has the name of the one before
 			errs = append(errs, h.Store.Remove(name))
 		}
-		if now != nil {
+		if now >= 0 {
 			errs = append(errs, h.Store.Add(name, now))
 		}
 	}
@@ -143,10 +184,10 @@ func (h *Holder) store(key string, before, after map[string]*os.File) error {
 }
 
 // sameFile reports whether two descriptors are duplicates of one another (kcmp(2)). Without kcmp none is.
-func sameFile(a, b *os.File) bool {
+func sameFile(a, b int) bool {
 	const kcmpFile = 0
 	pid := uintptr(os.Getpid())
-	order, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, a.Fd(), b.Fd(), 0)
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, pid, pid, kcmpFile, uintptr(a), uintptr(b), 0)
 	return errno == 0 && order == 0
 }
 
@@ -182,7 +223,7 @@ func (h *Holder) keep(keys map[string]bool) {
 	}
 	h.mu.Unlock()
 	for _, key := range gone {
-		h.replace(key, heldContainer{})
+		h.replace(key, heldContainer{fds: noDescriptors()})
 	}
 }
 
@@ -214,9 +255,7 @@ func (h *Holder) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.held {
-		for _, f := range c.files {
-			f.Close()
-		}
+		c.fds.close()
 	}
 	h.held = nil
 }
@@ -241,8 +280,11 @@ func (h *Holder) list() ([]*os.File, error) {
 	var names []HeldFile
 	files := []*os.File{nil}
 	for key, c := range h.held {
-		for kind, f := range c.files {
-			fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		for i, kind := range Kinds {
+			if c.fds[i] < 0 {
+				continue
+			}
+			fd, err := unix.FcntlInt(uintptr(c.fds[i]), unix.F_DUPFD_CLOEXEC, 0)
 			if err != nil {
 				closeFiles(files)
 				return nil, fmt.Errorf("dup: %w", err)
@@ -300,16 +342,16 @@ func (c *Client) Hold(ctx context.Context, h *Holder) error {
 			seen = nil
 		case m.Dropped:
 			delete(seen, Key(m.ID))
-			h.put(m.ID, nil)
+			h.put(m.ID, noDescriptors())
 		default:
 			if seen != nil {
 				seen[Key(m.ID)] = true
 			}
-			files := map[string]*os.File{}
+			held := noDescriptors()
 			for i, fd := range fds {
-				files[m.Files[i]] = os.NewFile(uintptr(fd), m.Files[i])
+				held.put(m.Files[i], fd)
 			}
-			h.put(m.ID, files)
+			h.put(m.ID, held)
 		}
 	}
 }

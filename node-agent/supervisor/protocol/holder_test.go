@@ -13,16 +13,21 @@ import (
 // recorder is a Store that writes down what it is asked.
 type recorder []string
 
-func (r *recorder) Add(name string, _ *os.File) error { *r = append(*r, "add "+name); return nil }
-func (r *recorder) Remove(name string) error          { *r = append(*r, "remove "+name); return nil }
+func (r *recorder) Add(name string, _ int) error { *r = append(*r, "add "+name); return nil }
+func (r *recorder) Remove(name string) error     { *r = append(*r, "remove "+name); return nil }
 
-func duplicate(t *testing.T, f *os.File) *os.File {
+func duplicate(t *testing.T, fd int) int {
 	t.Helper()
-	fd, err := unix.Dup(int(f.Fd()))
+	fd, err := unix.Dup(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return os.NewFile(uintptr(fd), f.Name())
+	return fd
+}
+
+func openNull(t *testing.T) int {
+	t.Helper()
+	return duplicate(t, int(open(t).Fd()))
 }
 
 func open(t *testing.T) *os.File {
@@ -49,16 +54,16 @@ func TestHolderStores(t *testing.T) {
 		}
 		calls = nil
 	}
-	first, out := open(t), open(t)
-	h.put("web", map[string]*os.File{"pidfd": first, "stdout": out})
+	first, out := openNull(t), openNull(t)
+	h.put("web", descriptors{first, out, -1})
 	asked("add pidfd", "add stdout")
-	h.put("web", map[string]*os.File{"pidfd": duplicate(t, first), "stdout": duplicate(t, out)})
+	h.put("web", descriptors{duplicate(t, first), duplicate(t, out), -1})
 	asked()
-	h.put("web", map[string]*os.File{"pidfd": open(t)})
+	h.put("web", descriptors{openNull(t), -1, -1})
 	asked("remove pidfd", "add pidfd", "remove stdout")
-	h.put("web", nil)
+	h.put("web", noDescriptors())
 	asked("remove pidfd")
-	h.put("web", map[string]*os.File{"pidfd": open(t)})
+	h.put("web", descriptors{openNull(t), -1, -1})
 	asked("add pidfd")
 	h.Close()
 	asked()
@@ -69,9 +74,11 @@ func TestHolderAdopts(t *testing.T) {
 	var calls recorder
 	h := &Holder{Store: &calls}
 	defer h.Close()
-	h.Adopt(map[string]*os.File{
+	if err := h.Adopt(map[string]*os.File{
 		"pidfd." + Key("web"): open(t), "stdout." + Key("web"): open(t), "pidfd." + Key("old"): open(t), "other": open(t), "other.x": open(t),
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
 	files, err := h.list()
 	if err != nil || len(files) != 4 || h.Len() != 2 {
 		t.Fatalf("found %d files of %d containers, %v; want the list and 3 of 2", len(files), h.Len(), err)
