@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -61,6 +62,10 @@ var superviseCommand = command{
 				return supervisor.CheckRecords(*runDir)
 			case *upgrade:
 				return upgradeSupervisor(ctx, a, *socket)
+			}
+			// As the agent does: of what a container costs most is heap, and little is allocated at rest.
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(50)
 			}
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
