@@ -75,7 +75,7 @@ func TestChaos(t *testing.T) {
 			if i > 0 {
 				time.Sleep(time.Duration(random.Int64N(int64(time.Second))))
 			}
-			pid := 0
+			var pid int
 			if victim == "supervisor" {
 				pid = supervisorPID(t)
 			} else {
