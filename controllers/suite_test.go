@@ -548,7 +548,8 @@ func (a *fakeAgent) remove() {
 		&v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: a.name}},
 		a.lease(),
 	} {
-		if err := admin.Delete(ctx, o); err != nil {
+		// Its Lease may have gone with its namespace.
+		if err := admin.Delete(ctx, o); client.IgnoreNotFound(err) != nil {
 			a.t.Error(err)
 		}
 	}

@@ -76,12 +76,15 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	upgrade(t)
 	for _, c := range []*v1alpha1.Container{service, job} {
 		t.Run(c.Name, func(t *testing.T) {
+			// The controller looks, and says that newer defaults are available.
+			edit(t, c, func(c *v1alpha1.Container) { c.Annotations = map[string]string{"look": "now"} })
+			eventuallyHas(t, c, offered("annotations"))
 			before := cachedBundle(t, c)
 			if before.Spec.CompiledGeneration != 1 {
 				t.Errorf("compiledGeneration is %d", before.Spec.CompiledGeneration)
 			}
 			r := &container.Reconciler{Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(),
-				Compile: compileNext, Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}}
+				Compile: compileNext, Revision: revisionOfVersion, Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}}
 			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
 				t.Fatal(err)
 			}
