@@ -307,6 +307,16 @@ func (c *cluster) installWebhook(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	url := fmt.Sprintf("https://127.0.0.1:%d", c.ports.ControllerWebhook)
+	now, err := c.kubectl(ctx, "get", "validatingwebhookconfiguration", "berth-controller", "--ignore-not-found",
+		"-o", "jsonpath={.webhooks[0].clientConfig.url}")
+	if err != nil {
+		return fmt.Errorf("get the webhook's URL: %w\n%s", err, now)
+	}
+	// The controller has added a path, without which it answers nobody.
+	if strings.HasPrefix(now, url+"/") {
+		url = now
+	}
 	overlay := fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [%q]
@@ -314,8 +324,8 @@ patches:
 - target: {kind: Service}
   patch: '{$patch: delete, apiVersion: v1, kind: Service, metadata: {name: berth-controller, namespace: berth-system}}'
 - target: {kind: ValidatingWebhookConfiguration}
-  patch: '[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": "https://127.0.0.1:%d"}}]'
-`, base, c.ports.ControllerWebhook)
+  patch: '[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": %q}}]'
+`, base, url)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
