@@ -182,7 +182,7 @@ func (w *world) leftovers() string {
 	return b.String()
 }
 
-// inherited has the lines of mountinfo that this process began with.
+// inherited has the mounts that this process began with, each named by mountName.
 var inherited = sync.OnceValue(func() map[string]bool {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -190,16 +190,22 @@ var inherited = sync.OnceValue(func() map[string]bool {
 	}
 	lines := map[string]bool{}
 	for line := range strings.Lines(string(data)) {
-		lines[line] = true
+		lines[mountName(line)] = true
 	}
 	return lines
 })
+
+// mountName returns the id and the mount point of a line of mountinfo: options and propagation of a mount may change.
+func mountName(line string) string {
+	fields := strings.Fields(line)
+	return fields[0] + " " + fields[4]
+}
 
 // ownMounts counts the mounts that were not inherited. Those that were go when somebody else removes
 // the directory that they are on.
 func ownMounts(mountinfo string) (n int) {
 	for line := range strings.Lines(mountinfo) {
-		if !inherited()[line] {
+		if !inherited()[mountName(line)] {
 			n++
 		}
 	}
