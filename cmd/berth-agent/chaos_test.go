@@ -117,7 +117,8 @@ func (c *chaos) manifest(one *chaosContainer) string {
 `, programs, one.Script(), one.name, c.path("notes"))
 }
 
-// strike applies the containers one after the other, and kills and upgrades meanwhile.
+// strike applies the containers one after the other. Between them it kills the agent and the
+// supervisor, and upgrades the supervisor.
 func (c *chaos) strike() {
 	c.t.Helper()
 	const agent, supervisor, both = "agent", "supervisor", "both"
@@ -159,7 +160,7 @@ func (c *chaos) strike() {
 		}
 		if n%upgrade == upgrade-1 && done["upgrades"] < c.upgrades {
 			done["upgrades"]++
-			// It may be killed by us meanwhile.
+			// A kill may hit the supervisor during its upgrade, so that the result says nothing.
 			go func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				defer cancel()

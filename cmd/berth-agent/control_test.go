@@ -33,9 +33,9 @@ func (h *host) run(stdin string, args ...string) (stdout, stderr string, code in
 // does asserts that a command succeeds.
 func (h *host) does(args ...string) string {
 	h.t.Helper()
-	out, told, code := h.run("", args...)
+	out, stderr, code := h.run("", args...)
 	if code != 0 {
-		h.t.Fatalf("%v: found code %d, %q", args, code, told)
+		h.t.Fatalf("%v: found code %d, %q", args, code, stderr)
 	}
 	return out
 }
@@ -73,9 +73,9 @@ func TestStandaloneControl(t *testing.T) {
 			{args: []string{"count", "--", "/etc/passwd"}, code: 126, stderr: "permission denied"},
 			{args: []string{"none", "--", "true"}, code: 125, stderr: "found no container default/none"},
 		} {
-			out, told, code := h.run(tc.stdin, append([]string{"exec"}, tc.args...)...)
-			if out != tc.out || code != tc.code || !strings.Contains(told, tc.stderr) {
-				t.Errorf("%q: found %q, code %d, %q; want %q, code %d, %q", tc.args, out, code, told, tc.out, tc.code, tc.stderr)
+			out, stderr, code := h.run(tc.stdin, append([]string{"exec"}, tc.args...)...)
+			if out != tc.out || code != tc.code || !strings.Contains(stderr, tc.stderr) {
+				t.Errorf("%q: found %q, code %d, %q; want %q, code %d, %q", tc.args, out, code, stderr, tc.out, tc.code, tc.stderr)
 			}
 		}
 	})
@@ -138,8 +138,8 @@ func TestStandaloneControl(t *testing.T) {
 		t.Errorf("pid %d runs on", pid)
 	}
 	h.does("stop", "count") // again is nothing to do
-	if _, told, code := h.run("", "exec", "count", "--", "true"); code != 125 || !strings.Contains(told, "count does not run") || !strings.Contains(told, "told to stop") {
-		t.Errorf("exec of a stopped one: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "exec", "count", "--", "true"); code != 125 || !strings.Contains(stderr, "count does not run") || !strings.Contains(stderr, "told to stop") {
+		t.Errorf("exec of a stopped one: found code %d, %q", code, stderr)
 	}
 	// It stays stopped, whatever happens to the agent and to the manifest.
 	h.signal(unix.SIGKILL)
@@ -189,16 +189,16 @@ func TestStandaloneControl(t *testing.T) {
 	if out := h.does("logs", "other", "count", "--tail", "1"); !strings.HasPrefix(out, "other | line 3\ncount | two ") {
 		t.Errorf("several: found %q", out)
 	}
-	if out, told, code := h.run("", "logs", "other", "none", "--tail", "1"); code != 1 || out != "other | line 3\n" || !strings.Contains(told, "none: NAME: found no container default/none") {
-		t.Errorf("one of several: found %q, %q, code %d", out, told, code)
+	if out, stderr, code := h.run("", "logs", "other", "none", "--tail", "1"); code != 1 || out != "other | line 3\n" || !strings.Contains(stderr, "none: NAME: found no container default/none") {
+		t.Errorf("one of several: found %q, %q, code %d", out, stderr, code)
 	}
 	h.write("never.yaml", "  image: oci-archive:/nowhere.tar\n")
 	h.until("its failure", func() bool { c := h.get("never"); return c != nil && strings.Contains(message(c), "nowhere") })
-	if _, told, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(told, "has not been started") || !strings.Contains(told, "nowhere.tar") {
-		t.Errorf("logs of one that was never started: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(stderr, "has not been started") || !strings.Contains(stderr, "nowhere.tar") {
+		t.Errorf("logs of one that was never started: found code %d, %q", code, stderr)
 	}
-	if _, told, code := h.run("", "start", "never"); code != 1 || !strings.Contains(told, "nowhere.tar") {
-		t.Errorf("start of what cannot start: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "start", "never"); code != 1 || !strings.Contains(stderr, "nowhere.tar") {
+		t.Errorf("start of what cannot start: found code %d, %q", code, stderr)
 	}
 	h.does("start", "other") // one that has ended runs again
 	h.until("its second end", func() bool { c := h.get("other"); return finished(c) && c.Status.RestartCount == 1 })
@@ -207,8 +207,8 @@ func TestStandaloneControl(t *testing.T) {
 	h.remove("never.yaml")
 	h.remove("other.yaml")
 	h.until("the removal", func() bool { return h.get("other") == nil && h.get("never") == nil })
-	if _, told, code := h.run("", "logs", "other"); code != 1 || !strings.Contains(told, "berth-agent logs --previous other") {
-		t.Errorf("logs of a removed one: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "logs", "other"); code != 1 || !strings.Contains(stderr, "berth-agent logs --previous other") {
+		t.Errorf("logs of a removed one: found code %d, %q", code, stderr)
 	}
 	if out := h.does("logs", "--previous", "other"); out != "line 1\nline 2\nline 3\n" {
 		t.Errorf("logs --previous of a removed one: found %q", out)
@@ -220,19 +220,19 @@ func TestStandaloneControl(t *testing.T) {
 	if err := h.agent.Process.Signal(unix.SIGHUP); err != nil { // or the next look is in 30 s
 		t.Fatal(err)
 	}
-	h.until("the word of the missing manifest", func() bool { _, told, _ := h.run("", "status"); return strings.Contains(told, "missing: ") })
+	h.until("the word of the missing manifest", func() bool { _, stderr, _ := h.run("", "status"); return strings.Contains(stderr, "missing: ") })
 	if c := h.untilRunning("count"); c.Status.RestartCount != 3 {
 		t.Errorf("found %+v without a manifest", c.Status)
 	}
-	if _, told, code := h.run("", "prune", "none"); code != 1 || !strings.Contains(told, "default/none") {
-		t.Errorf("prune of nothing: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "prune", "none"); code != 1 || !strings.Contains(stderr, "default/none") {
+		t.Errorf("prune of nothing: found code %d, %q", code, stderr)
 	}
 	if out := h.does("prune"); out != "count\n" || h.get("count") != nil {
 		t.Errorf("prune: found %q", out)
 	}
 	h.signal(unix.SIGTERM)
-	if _, told, code := h.run("", "stop", "count"); code != 1 || !strings.Contains(told, "no running agent") {
-		t.Errorf("stop without an agent: found code %d, %q", code, told)
+	if _, stderr, code := h.run("", "stop", "count"); code != 1 || !strings.Contains(stderr, "no running agent") {
+		t.Errorf("stop without an agent: found code %d, %q", code, stderr)
 	}
 }
 
@@ -283,7 +283,7 @@ func TestRunDirTooLong(t *testing.T) {
 	}
 }
 
-// TestNotRoot: who may not read the state is told what is needed.
+// TestNotRoot: a user who may not read the state gets an error that names what is needed.
 func TestNotRoot(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -235,7 +235,8 @@ func (tr *tracer) observe(tid int) (done string) {
 	return done
 }
 
-// step names the step that a system call is if it succeeds; "" is none.
+// step returns the name of the step that a successful system call completes, or "" if the call
+// changes nothing outside the process.
 func (tr *tracer) step(info *syscallInfo) string {
 	switch name := writes[info.nr]; {
 	case name == "":

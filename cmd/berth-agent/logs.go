@@ -129,7 +129,8 @@ func (l *logsFlags) one(ctx context.Context, p *printer, name string) error {
 		if err != nil {
 			return "", err
 		}
-		if _, err := os.Stat(c.Status.LogPath); err == nil { // else it is of a run that has not begun
+		// The next run's log file appears once that run begins.
+		if _, err := os.Stat(c.Status.LogPath); err == nil {
 			path = c.Status.LogPath
 		}
 		return path, nil

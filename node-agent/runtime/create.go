@@ -339,7 +339,7 @@ func (m *maker) record() error {
 	return nil
 }
 
-// makeCgroup makes the cgroup, or what of it is not there yet.
+// makeCgroup creates the missing directories of the cgroup.
 func (m *maker) makeCgroup() error {
 	there, err := m.groundwork.takeFolders()
 	if err != nil {
