@@ -5,7 +5,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
@@ -45,13 +45,7 @@ func (h *host) runs() (running, ended int) {
 // TestFlushes counts the flushes of real containers: at most one for a start, one for the end of a job, one tenth a container when
 // 100 start together, and one for an image of several layers besides.
 func TestFlushes(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs strace")
-		}
-		t.Skip("needs strace")
-	}
+	strace := needs.Program(t, "strace")
 	h := newHost(t)
 	h.tracer = []string{strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", h.path("strace"),
 		"-e", "trace=fsync,fdatasync,syncfs,sync,sync_file_range,msync,execve", "-e", "signal=none"}

@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/source/folder"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -105,12 +106,7 @@ func mainOf(m *testing.M) (int, error) {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	h := &host{t: t, dir: t.TempDir(), cgroup: fmt.Sprintf("/berth-agent-test-%d-%d", os.Getpid(), time.Now().UnixNano())}
 	if err := os.Mkdir(h.path("m"), 0o700); err != nil {
 		t.Fatal(err)

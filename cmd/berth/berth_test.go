@@ -20,6 +20,8 @@ import (
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // program is the binary under test, as it is shipped; plain is one that was linked without an entry point of its own.
@@ -179,21 +181,10 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
-
 // host is a root folder and an id that no other test has.
 func host(t *testing.T) (root, id string) {
 	t.Helper()
-	needsRoot(t)
+	needs.Root(t)
 	root, id = t.TempDir(), "b"+strconv.Itoa(os.Getpid())+"-"+strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
 	t.Cleanup(func() {
 		berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // wordBundle and wordID stand for the bundle and the container in a command line; waitStopped is no command of berth's.
@@ -176,7 +178,7 @@ func TestConversation(t *testing.T) {
 
 // TestLikeRunc has Debian's runc make the same calls.
 func TestLikeRunc(t *testing.T) {
-	runc := peer(t, "runc")
+	runc := needs.Program(t, "runc")
 	root, id := host(t) // what it leaves is found as berth's would be
 	b := bundle(t, args("sleep", "1000"))
 	t.Cleanup(func() { call(t, exec.Command(runc, "--root", root, "delete", "--force", id)) })
@@ -193,19 +195,6 @@ func TestLikeRunc(t *testing.T) {
 			t.Fatalf("at %q", c.args)
 		}
 	}
-}
-
-func peer(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	switch {
-	case err == nil:
-	case os.Getenv("CI") != "":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
-	return path
 }
 
 func converse(t *testing.T, program, root, id, bundle, line string) result {
@@ -231,7 +220,7 @@ func converse(t *testing.T, program, root, id, bundle, line string) result {
 
 // TestStateLikeRunc: the same keys in the same order.
 func TestStateLikeRunc(t *testing.T) {
-	runc := peer(t, "runc")
+	runc := needs.Program(t, "runc")
 	keys := func(document string) []string {
 		var out []string
 		for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(document, -1) {
@@ -285,7 +274,7 @@ func TestFlagsOfPeers(t *testing.T) {
 		"crun": {"help", "h", "?", "usage", "V"}, // the spellings of argp for help and version: -h and -v are runc's
 	} {
 		t.Run(name, func(t *testing.T) {
-			program, peer := program, peer(t, name)
+			program, peer := program, needs.Program(t, name)
 			all := 0
 			for _, command := range names {
 				words := strings.Fields(command)
@@ -419,7 +408,7 @@ func TestLogLevel(t *testing.T) {
 
 // TestLogOfTheSystem: the journal and syslog, each with a socket of this test in its place.
 func TestLogOfTheSystem(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	dir := t.TempDir()
 	for log, want := range map[string][]string{
 		"journald:abc": {"\nMESSAGE=container does not exist\n", "PRIORITY=3\n", "\nID=abc\n"},
@@ -473,7 +462,7 @@ func TestIgnoreMissingLSM(t *testing.T) {
 
 // TestCrunAnnotations: what crun does by annotations, berth does, or refuses with the annotation's name.
 func TestCrunAnnotations(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	root, id := host(t)
 	out := filepath.Join(t.TempDir(), "hooks")
 	annotated := func(annotations map[string]string) string {

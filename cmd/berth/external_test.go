@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // TestRuntimeType: who is asked to run a container at its creation is asked for everything later, and leaves nothing.
@@ -47,7 +49,7 @@ func TestRuntimeType(t *testing.T) {
 
 // TestRuntimeOfAnother: what another user says runs a container, in a folder where anybody can make one, is not executed.
 func TestRuntimeOfAnother(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	root := t.TempDir()
 	must(t, os.Chmod(root, 0o777|os.ModeSticky))
 	proof := filepath.Join(t.TempDir(), "proof")

@@ -19,6 +19,8 @@ import (
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // plainUser is a user of no other's, with a home, a program and a runtime folder of his own.
@@ -42,7 +44,7 @@ const (
 // newPlainUser fails the test if the user's runtime folder or a process of his is left when it ends.
 func newPlainUser(t *testing.T) *plainUser {
 	t.Helper()
-	needsRoot(t)
+	needs.Root(t)
 	home, err := os.MkdirTemp("", "rootless")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(home) })

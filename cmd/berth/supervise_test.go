@@ -15,17 +15,13 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // A container may have any id, those of the supervisor's own folders too: making and deleting it touches no record.
 func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	dir := t.TempDir()
 	// The static program is the container's as well: there is nothing else in its root filesystem.
 	rootfs := filepath.Join(dir, "bundle", "rootfs")

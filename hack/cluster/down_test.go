@@ -9,17 +9,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // A killed agent leaves mounts below the state folder, of hostPath volumes too:
 // what they show must survive the folder.
 func TestRemoveTreeDoesNotReachThroughMounts(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	top := t.TempDir()
 	precious := filepath.Join(top, "precious")
 	state := filepath.Join(top, "state of it") // mountinfo escapes the spaces

@@ -16,23 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/image"
 )
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
-
 // TestImages: what the tool makes in each format is an image that the node's store takes.
 func TestImages(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	dir := t.TempDir()
 	probe := filepath.Join(dir, "probe")
 	if err := os.WriteFile(probe, []byte("#!/bin/sh\n"), 0o700); err != nil {
@@ -127,7 +117,7 @@ func TestFaults(t *testing.T) {
 
 // TestRootfs: a root filesystem arrives in the node's store as it was.
 func TestRootfs(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root:fs") // a colon is nothing special here
 	sh := func(script string) string {

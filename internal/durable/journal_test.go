@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 const globs = "*/*.json"
@@ -265,12 +267,7 @@ func TestJournalGroups(t *testing.T) {
 
 // TestJournalOnFullDisk: a file out of the reserve has room in the journal, too, and so has an agent that starts then.
 func TestJournalOnFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)

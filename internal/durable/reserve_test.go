@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // fill writes to a file of the directory until the filesystem is full.
@@ -33,12 +35,7 @@ func fill(t *testing.T, dir string) {
 }
 
 func TestReserve(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)

@@ -18,18 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 )
-
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
 
 func mounts(t *testing.T, below string) int {
 	t.Helper()
@@ -74,7 +64,7 @@ func layers(t *testing.T, n int) []string {
 }
 
 func TestMountRootfs(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	for _, n := range []int{1, 2, 300} { // 300 names of this length are far more than a page of options
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			d, layers := newDir(t), layers(t, n)
@@ -117,7 +107,7 @@ func TestMountRootfs(t *testing.T) {
 }
 
 func TestMountRootfsUndoes(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	d := newDir(t)
 	if err := d.MountRootfs(append(layers(t, 1), "/nowhere/layer")); err == nil || !strings.Contains(err.Error(), "/nowhere/layer") {
 		t.Fatalf("found %v; want an error that names the layer", err)
@@ -132,7 +122,7 @@ func TestMountRootfsUndoes(t *testing.T) {
 }
 
 func TestRemoveOfABusyRootfs(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	d := newDir(t)
 	layers := layers(t, 1)
 	if err := d.MountRootfs(layers); err != nil {
@@ -152,7 +142,7 @@ func TestRemoveOfABusyRootfs(t *testing.T) {
 }
 
 func TestPrepareVolumes(t *testing.T) {
-	needsRoot(t)
+	needs.Root(t)
 	d := newDir(t)
 	t.Cleanup(func() { _ = d.Remove() })
 	both := []v1alpha1.Volume{

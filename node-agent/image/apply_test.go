@@ -21,6 +21,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 func discardLogger() *log.Logger { return log.New(io.Discard, "", 0) }
@@ -75,7 +77,7 @@ const goodCapability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00
 
 // TestHostileLayers: whatever a layer says, nothing outside of it is read, made or changed.
 func TestHostileLayers(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	long := strings.Repeat("n", 255)
 	type want = map[string]string
 	// OUT stands for a directory outside of the layer, by its absolute name.
@@ -177,7 +179,7 @@ func TestHostileLayers(t *testing.T) {
 
 // TestHonoured: what a layer may say arrives on the disk.
 func TestHonoured(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	b := newBox(t)
 	a, err := b.apply(layerTar(t,
 		dir("./").with(mode(0o555)),
@@ -242,7 +244,7 @@ func TestHonoured(t *testing.T) {
 
 // TestForeignXattrs: what the filesystem does not take of a layer is passed over and told, the rest of the layer arrives.
 func TestForeignXattrs(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	b := newBox(t)
 	both := func(h *tar.Header) {
 		h.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "schily", "LIBARCHIVE.xattr.user.note": "bGliYXJjaGl2ZQ", "LIBARCHIVE.xattr.user.%61": "YQ=="}
@@ -287,7 +289,7 @@ func TestForeignXattrs(t *testing.T) {
 
 // TestNoXattrs: on a filesystem without extended attributes a layer is unpacked without them, but not without a capability.
 func TestNoXattrs(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	runtime.LockOSThread() // and end the thread with the test: its mount namespace is its own
 	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 		t.Fatal(err)
@@ -317,7 +319,7 @@ func TestNoXattrs(t *testing.T) {
 
 // TestSparse: a sparse entry as GNU tar makes it keeps its content, and its hole stays one.
 func TestSparse(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	for _, format := range []string{"posix", "gnu"} {
 		t.Run(format, func(t *testing.T) {
 			src := t.TempDir()
@@ -362,7 +364,7 @@ func (c contents) plus(kv ...string) contents {
 
 // TestMerged: layers as the kernel merges them are the image as the specification has it.
 func TestMerged(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	type layer = []*entry
 	type want = contents
 	base := layer{dir("etc"), file("etc/a", "a"), file("etc/b", "b"), dir("d"), dir("d/sub"), file("d/sub/x", "x"), file("d/y", "y"), symlink("lib", "usr/lib"), dir("usr"), dir("usr/lib"), dir("tmp").with(mode(0o1777)), file("f", "f")}
@@ -459,7 +461,7 @@ func TestMerged(t *testing.T) {
 
 // TestLayerLimits: a layer that would fill the disk is refused.
 func TestLayerLimits(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	for name, tc := range map[string]struct {
 		limits  func(*Limits)
 		entries []*entry
@@ -507,7 +509,7 @@ func program(t testing.TB, code []byte) []byte {
 // FuzzApply: no sequence of entries, on no lower layer, makes the applier write outside, panic or leak descriptors.
 // A layer that is refused is tried again from its next entry on, in what the first try left.
 func FuzzApply(f *testing.F) {
-	needRoot(f)
+	needs.Root(f)
 	f.Add([]byte{1, 0, 0, 0, 2, 0, 2, 5, 22, 0, 7, 0, 3, 1, 12}, []byte{})
 	f.Add([]byte{0, 14, 0, 0, 17, 0, 1, 0, 0, 0, 0, 0}, []byte{1, 0, 0, 0, 2, 0})
 	f.Add([]byte{0, 7, 0, 3, 2, 6, 0, 15, 0, 0, 18, 0}, []byte{2, 5, 23, 0, 4, 0})
@@ -530,7 +532,7 @@ func FuzzApply(f *testing.F) {
 
 // FuzzUnpack: no stream of bytes makes decompression and tar reading panic, or end well with a digest it has not got.
 func FuzzUnpack(f *testing.F) {
-	needRoot(f)
+	needs.Root(f)
 	layer := layerTar(f, dir("a"), file("a/b", "x"))
 	f.Add(layer)
 	f.Add(gz(layer))

@@ -23,19 +23,9 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-)
 
-// needRoot is for tests that make devices, owners and mounts.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
+	"github.com/berth-run/berth/internal/needs"
+)
 
 var then = time.Unix(1600000000, 0)
 
@@ -278,7 +268,7 @@ func tarFolder(t testing.TB, folder string) []byte {
 
 func openStore(t testing.TB, opts ...Option) *Store {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	return openStoreAt(t, t.TempDir(), opts...)
 }
 
@@ -307,7 +297,7 @@ func noRubbish(t testing.TB, s *Store) {
 // mountOverlay mounts layers, lowest first, read-only, and returns the root of what a container would see.
 func mountOverlay(t testing.TB, layers []string) string {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	runtime.LockOSThread() // and end the thread with the test: its mount namespace is its own
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/leaktest"
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // TestMain is also the process that TestKilled kills.
@@ -63,7 +64,7 @@ func ensure(t testing.TB, s *Store, ref string, policy PullPolicy) *Image {
 
 // TestTransports: one image is the same however it comes.
 func TestTransports(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	layers := [][]byte{layerTar(t, dir("bin"), file("bin/sh", "#!"), file("gone", "x")), layerTar(t, file(".wh.gone", ""), file("new", "n"))}
 	config := v1.ImageConfig{Cmd: []string{"/bin/sh"}, Env: []string{"A=b"}, User: "1:2", WorkingDir: "/bin"}
@@ -147,7 +148,7 @@ func TestTransports(t *testing.T) {
 
 // TestPolicy: what is asked of a registry, and when.
 func TestPolicy(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	s := openStore(t)
 	ctx := context.Background()
@@ -198,7 +199,7 @@ func TestPolicy(t *testing.T) {
 
 // TestLocalChange: an archive that changed is read again, one that is gone is not missed.
 func TestLocalChange(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	s := openStore(t)
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	put := func(body string) {
@@ -229,7 +230,7 @@ func TestLocalChange(t *testing.T) {
 
 // TestMismatch: content that is not what its digest says is refused, wherever it stands.
 func TestMismatch(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	image := testImage{layers: [][]byte{layerTar(t, file("f", "1"))}}
 	m, c, ls := image.build(t)
 	flip := func(b []byte) []byte {
@@ -314,7 +315,7 @@ func TestMismatch(t *testing.T) {
 
 // TestPlatform: the node's image is chosen from an index, and another's is refused.
 func TestPlatform(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	other := "arm64"
 	if runtime.GOARCH == other {
 		other = "amd64"
@@ -421,7 +422,7 @@ func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
 
 // TestBadInput: each fault has one clear error of a type that callers can tell.
 func TestBadInput(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	s := openStore(t, WithLimits(func() Limits { l := DefaultLimits(); l.Manifest, l.Config, l.Layer = 64<<10, 64<<10, 1<<20; return l }()))
 	tmp := t.TempDir()
@@ -494,7 +495,7 @@ func TestBadInput(t *testing.T) {
 
 // TestShared: pulls at once of images that share layers fetch and unpack each layer once.
 func TestShared(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	reg.hold = make(chan struct{})
 	base, upper := layerTar(t, file("base", "1")), layerTar(t, file("upper", "2"))
@@ -539,7 +540,7 @@ func TestShared(t *testing.T) {
 
 // TestProgress: a pull says how much there is, and how far each stage is.
 func TestProgress(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	random := make([]byte, 3<<20) // does not get smaller
 	_, _ = rand.NewChaCha8([32]byte{}).Read(random)
@@ -587,7 +588,7 @@ func TestProgress(t *testing.T) {
 
 // TestCancel: a pull that nobody waits for any more ends, and leaves nothing.
 func TestCancel(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	reg := newRegistry(t)
 	ref := reg.push(t, "a", "v1", testImage{layers: [][]byte{layerTar(t, file("f", "1"))}})
 	reg.hold = make(chan struct{})
@@ -611,7 +612,7 @@ func TestCancel(t *testing.T) {
 
 // TestKilled: a process killed while it unpacks leaves only what the next one cleans.
 func TestKilled(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	var entries []*entry
 	for n := range 6000 {
 		entries = append(entries, file(fmt.Sprintf("f%d", n), "x"))

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -82,9 +83,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root to mount")
-	}
+	needs.Root(t)
 	dir := t.TempDir()
 	layer := filepath.Join(dir, "layer")
 	if err := os.MkdirAll(filepath.Join(layer, "etc"), 0o755); err != nil {

@@ -19,6 +19,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // needsCriu skips the test where there is no criu that works: Debian's does not know the newest kernels' vDSO, and fails there
@@ -405,12 +407,7 @@ func TestCheckpointFailures(t *testing.T) {
 		_, err := w.rt.Restore(background, w.id+"r", RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
 		has(err, "criu: ", "not found")
 	})
-	if _, err := exec.LookPath("criu"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs Debian's criu")
-		}
-		t.Skip("needs Debian's criu")
-	}
+	needs.Program(t, "criu")
 	bad := o
 	bad.ManageCgroups = "hard"
 	has(w.rt.Checkpoint(background, w.id, bad), `--manage-cgroups-mode: found "hard"; allowed are soft, full, strict, ignore`)

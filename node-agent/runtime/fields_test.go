@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
@@ -578,12 +578,7 @@ func TestIntelRdtLater(t *testing.T) {
 
 // TestRestoredFields: what restore cannot honour is refused, and what it has made goes where it fails.
 func TestRestoredFields(t *testing.T) {
-	if _, err := exec.LookPath("criu"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs Debian's criu")
-		}
-		t.Skip("needs Debian's criu")
-	}
+	needs.Program(t, "criu")
 	w := newWorld(t)
 	root := w.fakeResctrl()
 	images := filepath.Join(w.dir, "images")

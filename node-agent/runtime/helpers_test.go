@@ -24,6 +24,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
@@ -82,12 +83,7 @@ type world struct {
 // newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, folders.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	if _, err := os.Stat(busybox); err != nil {
 		t.Fatalf("needs Debian's busybox-static: %v", err)
 	}

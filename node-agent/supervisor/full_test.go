@@ -11,12 +11,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
 )
 
 // A container is stopped and removed while the run directory is full, in bytes or in inodes, and an exit that could not be
 // written then is on disk once there is room.
 func TestFullRunDir(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	for name, options := range map[string]string{"bytes": "size=16m", "inodes": "nr_inodes=150"} {
 		t.Run(name, func(t *testing.T) {
 			eachHandler(t, func(t *testing.T, h string) {

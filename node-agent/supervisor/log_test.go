@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -239,7 +240,7 @@ func TestLogPartialLines(t *testing.T) {
 // A disk that is full for a while: the writer is not held up, the loss is counted and told, no entry is cut in two, and
 // it goes on when there is room again.
 func TestLogFullDisk(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=96k"); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/leaktest"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -117,7 +118,7 @@ type node struct {
 // newNode starts a supervisor that ends, with all containers, when the test does.
 func newNode(t *testing.T, args ...string) *node {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	dir, err := os.MkdirTemp("", "berth") // t.TempDir's paths may be too long for a socket
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -33,10 +34,7 @@ func eachHandler(t *testing.T, f func(t *testing.T, h string)) {
 		t.Run(h, func(t *testing.T) {
 			if h == "runc" {
 				if _, err := os.Stat(runcPath); err != nil {
-					if os.Getenv("CI") != "" {
-						t.Fatal(err)
-					}
-					t.Skip(err)
+					needs.Skip(t, err.Error())
 				}
 			}
 			f(t, h)
@@ -753,7 +751,7 @@ func TestOOMKilled(t *testing.T) {
 
 // A cgroup of its own wherever the host allows it.
 func TestCgroupParent(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	own := fmt.Sprintf("/berth-test-own-%d", os.Getpid())
 	t.Cleanup(func() { removeCgroup(t, own) })
 	n := newNode(t, own+"/supervisor")
@@ -772,7 +770,7 @@ func TestCgroupParent(t *testing.T) {
 
 // EnsureRunning starts one supervisor however many ask, and finds one that runs.
 func TestEnsureRunning(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	dir, err := os.MkdirTemp("", "berth")
 	if err != nil {
 		t.Fatal(err)

@@ -18,17 +18,6 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
-
 // The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
 func TestExitOfStranger(t *testing.T) {
 	for _, reaped := range []bool{false, true} {

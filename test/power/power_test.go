@@ -29,6 +29,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
+
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
@@ -46,12 +48,7 @@ func TestPowerLoss(t *testing.T) {
 	if os.Getenv("BERTH_POWER_GUEST") != "" {
 		t.Skip("this is the guest")
 	}
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
+	needs.Root(t)
 	cuts := 2
 	if s := os.Getenv("BERTH_POWER_CUTS"); s != "" {
 		var err error

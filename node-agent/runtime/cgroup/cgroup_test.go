@@ -13,19 +13,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
-
-func needsRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root")
-}
 
 func ptr[T any](v T) *T { return &v }
 
@@ -48,7 +38,7 @@ func layout(t testing.TB) plan.CgroupLayout {
 // make makes a cgroup, and fails the test where Destroy leaves a folder of it.
 func makeGroup(t *testing.T, spec *specs.Spec) (*Group, error) {
 	t.Helper()
-	needsRoot(t)
+	needs.Root(t)
 	g, err := New(spec, "unused", layout(t), false)
 	if err != nil {
 		t.Fatal(err)

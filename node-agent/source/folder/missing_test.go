@@ -18,6 +18,7 @@ import (
 
 	"github.com/berth-run/berth/api/oci/compile"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -209,8 +210,8 @@ func TestVanished(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it mostly waits
-			if strings.Contains(tc.script, "mount") && os.Geteuid() != 0 {
-				t.Skip("needs root")
+			if strings.Contains(tc.script, "mount") {
+				needs.Root(t)
 			}
 			top := t.TempDir()
 			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(top, "m"), unix.MNT_DETACH) })
