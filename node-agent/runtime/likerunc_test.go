@@ -176,36 +176,38 @@ func TestFrozenCgroup(t *testing.T) {
 	w.fails(spec, "linux.cgroupsPath: found "+dir)
 }
 
-// TestDeleteFrozenElsewhere: somebody has moved the first process into a cgroup of his own and frozen that. On version 1
-// it would not die. What is frozen in no cgroup of the container's stays so.
+// TestDeleteFrozenElsewhere: somebody has moved the first process into another cgroup and frozen that. On version 1 the
+// process dies only once it is thawed; on version 2 it dies of SIGKILL as it is. A frozen cgroup without a process
+// of the container stays frozen.
 func TestDeleteFrozenElsewhere(t *testing.T) {
+	hierarchy, file, frozen, thawed, after := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED", "THAWED"
 	if unified() {
-		t.Skip("cgroup v2: a frozen process dies of SIGKILL")
+		hierarchy, file, frozen, thawed, after = "/sys/fs/cgroup", "cgroup.freeze", "1", "0", "1"
 	}
 	w := newWorld(t)
 	s := w.start(w.spec("/bin/sleep", "1000"))
 	var dirs []string
 	for _, name := range []string{"-elsewhere", "-other"} {
-		dir := filepath.Join("/sys/fs/cgroup/freezer", w.cgroup+name)
+		dir := filepath.Join(hierarchy, w.cgroup+name)
 		w.must(os.Mkdir(dir, 0o755))
 		defer func() { w.must(os.Remove(dir)) }()
 		dirs = append(dirs, dir)
 	}
 	w.must(os.WriteFile(filepath.Join(dirs[0], "cgroup.procs"), []byte(strconv.Itoa(s.PID)), 0))
 	for _, dir := range dirs {
-		w.must(os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("FROZEN"), 0))
+		w.must(os.WriteFile(filepath.Join(dir, file), []byte(frozen), 0))
 	}
 	err := w.rt.Delete(background, w.id, true)
-	if state := w.read(dirs[0], "freezer.state"); err != nil || state != "THAWED\n" {
+	if state := w.read(dirs[0], file); err != nil || state != after+"\n" {
 		t.Errorf("delete: found %v; the process's cgroup is %s", err, state)
-		w.must(os.WriteFile(filepath.Join(dirs[0], "freezer.state"), []byte("THAWED"), 0))
+		w.must(os.WriteFile(filepath.Join(dirs[0], file), []byte(thawed), 0))
 		w.end(w.id, s.PID)
 		return
 	}
 	if status := reap(s.PID); status.Signal() != unix.SIGKILL {
 		t.Errorf("the first process: found %v", status)
 	}
-	if state := w.read(dirs[1], "freezer.state"); state != "FROZEN\n" {
+	if state := w.read(dirs[1], file); state != frozen+"\n" {
 		t.Errorf("a cgroup without a process of the container: found %s", state)
 	}
 }
