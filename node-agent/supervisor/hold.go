@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -103,8 +104,10 @@ func closeAll(fds []int) {
 	}
 }
 
-// hold serves a client that holds descriptors, until it goes.
-func (s *server) hold(c *net.UnixConn) error {
+// hold serves a client that holds descriptors, until it goes or ctx ends.
+func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
 	h := &holder{c: c}
 	s.mu.Lock()
 	s.holders[h] = struct{}{}

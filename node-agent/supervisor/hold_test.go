@@ -167,3 +167,32 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestEndsWhileHeld ends a supervisor, and has it become another program, while an agent holds descriptors: neither waits for the
+// agent to go.
+func TestEndsWhileHeld(t *testing.T) {
+	n := newNode(t)
+	n.holds()
+	n.run("berth", "web", "sleep 1000")
+	n.held(1)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func() error{
+		"upgrade": func() error { return n.upgrade(self) },
+		"SIGTERM": func() error { n.end(unix.SIGTERM); return nil },
+	} {
+		begin := time.Now()
+		if err := end(); err != nil {
+			t.Fatal(name, err)
+		}
+		if took := time.Since(begin); took > stopTimeout/2 {
+			t.Errorf("%s: it took %v", name, took)
+		}
+		if name == "SIGTERM" {
+			n.start()
+		}
+		n.held(1)
+	}
+}

@@ -224,15 +224,17 @@ func run(ctx context.Context, o Options) error {
 		s.letGo()
 		return err
 	}
-	// Operations go on when ctx ends, for a while.
+	// Operations go on when ctx ends, for a while. Streams of watchers and holders have no end of their own.
 	opctx, opcancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer opcancel()
+	streamctx, endStreams := context.WithCancel(opctx)
+	defer endStreams()
 	// Clients are served only once the reaper has the main thread: no handler's program may be forked there.
 	var next string
 	err = onMainThread(func() {
 		stop := make(chan struct{})
 		var serving sync.WaitGroup
-		serve := func(l *net.UnixListener) { serving.Go(func() { s.serve(opctx, l) }) }
+		serve := func(l *net.UnixListener) { serving.Go(func() { s.serve(opctx, streamctx, l) }) }
 		serve(l)
 		keepctx, leave := context.WithCancel(ctx)
 		serving.Go(func() { s.keepRunDir(keepctx, d, serve) })
@@ -245,7 +247,7 @@ func run(ctx context.Context, o Options) error {
 			leave()
 			d.close()
 			serving.Wait()
-			s.endOperations(opcancel)
+			s.endOperations(opcancel, endStreams)
 		}()
 		s.log.Info("supervisor runs", "socket", o.Socket, "containers", len(recs), "pid", os.Getpid())
 		s.reapLoop(stop)
@@ -271,8 +273,8 @@ func run(ctx context.Context, o Options) error {
 	return err
 }
 
-// serve accepts clients until the listener is closed.
-func (s *server) serve(ctx context.Context, l *net.UnixListener) {
+// serve accepts clients until the listener is closed. ctx bounds their operations, and streams their watches and holds.
+func (s *server) serve(ctx, streams context.Context, l *net.UnixListener) {
 	for {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -294,19 +296,19 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) {
 				delete(s.conns, c)
 				s.mu.Unlock()
 			}()
-			if err := s.talk(ctx, c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			if err := s.talk(ctx, streams, c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				s.log.Warn("client", "error", err)
 			}
 		})
 	}
 }
 
-// endOperations waits for what clients have asked for, after the listener has been closed.
-func (s *server) endOperations(cancel func()) {
+// endOperations ends the streams and waits for the operations that clients have asked for, after the listener has been closed.
+func (s *server) endOperations(cancel, endStreams func()) {
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()
-	s.endWatches()
+	endStreams()
 	done := make(chan struct{})
 	go func() {
 		s.ops.Wait()
@@ -351,7 +353,7 @@ func (s *server) letGo() {
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, protocol.LineBuffer) }}
 
 // talk serves one connection: a handshake, a request, its replies.
-func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
+func (s *server) talk(ctx, streams context.Context, c *net.UnixConn) error {
 	h := protocol.Hello{
 		Protocol: protocol.Name, MinVersion: protocol.MinVersion, MaxVersion: protocol.MaxVersion,
 		PID: os.Getpid(), Program: s.program, Run: s.run,
@@ -396,9 +398,9 @@ func (s *server) talk(ctx context.Context, c *net.UnixConn) error {
 	_ = c.SetDeadline(time.Time{})
 	switch q.Op {
 	case protocol.OpWatch:
-		return s.watch(ctx, c, r)
+		return s.watch(streams, c, r)
 	case protocol.OpHold:
-		return s.hold(c)
+		return s.hold(streams, c)
 	}
 	return s.answer(ctx, c, &q)
 }

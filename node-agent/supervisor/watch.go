@@ -18,7 +18,6 @@ type watch struct {
 	dirty map[string]struct{}
 	order []string      // the ids of dirty, oldest first
 	wake  chan struct{} // holds one token when there is something in dirty
-	end   context.CancelFunc
 }
 
 func (w *watch) add(id string) {
@@ -54,19 +53,11 @@ func (s *server) publish(id string) {
 	}
 }
 
-func (s *server) endWatches() {
-	s.watchMu.Lock()
-	defer s.watchMu.Unlock()
-	for w := range s.watchers {
-		w.end()
-	}
-}
-
-// watch serves a stream of changes until the client or the server goes.
+// watch serves a stream of changes until the client goes or ctx ends.
 func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &watch{dirty: map[string]struct{}{}, wake: make(chan struct{}, 1), end: cancel}
+	w := &watch{dirty: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	// Known as a watcher before the list is made: a change in between is sent again, and none is missed.
 	s.watchMu.Lock()
 	s.watchers[w] = struct{}{}
