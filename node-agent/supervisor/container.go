@@ -336,10 +336,10 @@ func (s *server) forget(c *container) {
 	if err != nil {
 		s.log.Error("container's record cannot be removed", "id", id, "error", err)
 	}
+	s.passOn(c, true) // before another container can have the id
 	s.mu.Lock()
 	delete(s.containers, id)
 	s.mu.Unlock()
-	s.passOn(c, true)
 	s.publish(id)
 }
 

@@ -32,7 +32,28 @@ type holder struct {
 // holdTimeout is how long a holder may take to take a message before it is given up.
 const holdTimeout = 2 * time.Second
 
-func (h *holder) send(m protocol.Holding, fds []int) error {
+// give sends a container's descriptors, or nothing if it has none open. The lock is held from the moment they are looked up, so that
+// what the client gets last is the newest.
+func (h *holder) give(c *container) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	names, fds := c.descriptors()
+	defer closeAll(fds)
+	if len(fds) == 0 {
+		return nil
+	}
+	return h.write(protocol.Holding{ID: c.id, Files: names}, fds)
+}
+
+// send sends a message without descriptors.
+func (h *holder) send(m protocol.Holding) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.write(m, nil)
+}
+
+// write writes a message; h.mu is held.
+func (h *holder) write(m protocol.Holding, fds []int) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -41,8 +62,6 @@ func (h *holder) send(m protocol.Holding, fds []int) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	_ = h.c.SetWriteDeadline(time.Now().Add(holdTimeout))
 	_, _, err = h.c.WriteMsgUnix(append(b, '\n'), oob, nil)
 	return err
@@ -81,17 +100,14 @@ func (s *server) passOn(c *container, dropped bool) {
 		holders = append(holders, h)
 	}
 	s.mu.Unlock()
-	if len(holders) == 0 {
-		return
-	}
-	m := protocol.Holding{ID: c.id, Dropped: dropped}
-	var fds []int
-	if !dropped {
-		m.Files, fds = c.descriptors()
-		defer closeAll(fds)
-	}
 	for _, h := range holders {
-		if err := h.send(m, fds); err != nil {
+		var err error
+		if dropped {
+			err = h.send(protocol.Holding{ID: c.id, Dropped: true})
+		} else {
+			err = h.give(c)
+		}
+		if err != nil {
 			s.log.Warn("a client that holds descriptors takes none any more", "error", err)
 			_ = h.c.Close()
 		}
@@ -121,19 +137,13 @@ func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
 		delete(s.holders, h)
 		s.mu.Unlock()
 	}()
-	// A container that is created or forgotten just now may come twice or late; the client takes the last word.
+	// A container that is created or forgotten at the same time is sent by passOn as well, in either order.
 	for _, c := range all {
-		names, fds := c.descriptors()
-		err := error(nil)
-		if len(fds) > 0 {
-			err = h.send(protocol.Holding{ID: c.id, Files: names}, fds)
-		}
-		closeAll(fds)
-		if err != nil {
+		if err := h.give(c); err != nil {
 			return err
 		}
 	}
-	if err := h.send(protocol.Holding{Synced: true}, nil); err != nil {
+	if err := h.send(protocol.Holding{Synced: true}); err != nil {
 		return err
 	}
 	_ = c.SetReadDeadline(time.Time{})

@@ -3,14 +3,18 @@
 package supervisor
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -195,4 +199,79 @@ func TestEndsWhileHeld(t *testing.T) {
 		}
 		n.held(1)
 	}
+}
+
+// TestHolderGetsTheNewestLast forgets a container while its descriptors are looked up for a client that begins to hold: what the client
+// gets last is that it is forgotten.
+func TestHolderGetsTheNewestLast(t *testing.T) {
+	c := &container{id: "web", pidfd: -1}
+	for i, name := range protocol.Kinds[1:] {
+		c.streams[i] = &stream{name: name, fd: open(t, os.DevNull)}
+	}
+	s := &server{log: slog.New(slog.DiscardHandler), containers: map[string]*container{"web": c}, holders: map[*holder]struct{}{}}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, client := socket(t, fds[0]), socket(t, fds[1])
+
+	// The second stream is in use, so that the search for descriptors stops there.
+	c.streams[1].mu.Lock()
+	var ended sync.WaitGroup
+	ended.Go(func() { _ = s.hold(t.Context(), server) })
+	for held := 0; held == 0; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		held = len(s.holders)
+		s.mu.Unlock()
+	}
+	time.Sleep(20 * time.Millisecond)
+	c.streams[0].mu.Lock()
+	c.streams[0].fd = -1
+	c.streams[0].mu.Unlock()
+	ended.Go(func() { s.passOn(c, true) })
+	time.Sleep(20 * time.Millisecond)
+	c.streams[1].fd = -1
+	c.streams[1].mu.Unlock()
+
+	var last protocol.Holding
+	r := bufio.NewReader(client)
+	for synced, dropped := false, false; !synced || !dropped; {
+		var m protocol.Holding
+		if err := protocol.ReadLine(r, &m); err != nil {
+			t.Fatal(err)
+		}
+		synced, dropped = synced || m.Synced, dropped || m.Dropped
+		if m.ID == "web" {
+			last = m
+		}
+	}
+	if !last.Dropped {
+		t.Errorf("the last message of the container is %+v; want that it was dropped", last)
+	}
+	client.Close()
+	ended.Wait()
+}
+
+// open opens a file and closes it when the test ends.
+func open(t *testing.T, path string) int {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// socket returns a descriptor, which it takes over, as a connection.
+func socket(t *testing.T, fd int) *net.UnixConn {
+	t.Helper()
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.(*net.UnixConn)
 }
