@@ -111,13 +111,17 @@ func (s *server) recordLate(c *container) {
 			return
 		}
 		c.mu.Lock()
-		if c.gone || s.records.save(&c.rec) == nil {
-			c.late = false
+		if !c.gone && s.records.save(&c.rec) != nil {
 			c.mu.Unlock()
-			s.bury(c)
-			return
+			continue
 		}
+		c.late = false
+		ended := c.rec.Status.State == protocol.Stopped
 		c.mu.Unlock()
+		if ended { // a process that ends just now has no exit on disk yet
+			s.bury(c)
+		}
+		return
 	}
 }
 

@@ -4,10 +4,13 @@ package supervisor
 
 import (
 	"errors"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -159,4 +162,39 @@ func TestRecordIsWrittenLate(t *testing.T) {
 	if st := n.stopped("web"); st.ExitCode == nil || *st.ExitCode != 137 {
 		t.Errorf("the next supervisor: found %+v; want exit code 137", st)
 	}
+}
+
+// TestLateRecordOfARunningContainer writes the record of a container late whose process has just ended. The process is not reaped before its
+// exit is on disk.
+func TestLateRecordOfARunningContainer(t *testing.T) {
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	zombie := func() bool {
+		ended, _, err := peek(unix.P_PID, pid, 0)
+		return err == nil && ended == pid
+	}
+	for !zombie() {
+		time.Sleep(time.Millisecond)
+	}
+	s := &server{
+		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, stopped: make(chan struct{}), reaped: make(chan struct{}, 1),
+		zombies: map[int]bool{pid: true},
+	}
+	c := &container{id: "web", pid: pid, late: true, rec: record{Status: protocol.Status{ID: "web", PID: pid, State: protocol.Running}}}
+	s.recordLate(c)
+	if rec, err := s.records.read("web"); err != nil || rec.Status.State != protocol.Running || c.late {
+		t.Fatalf("found %+v, %v; want the record of a running container", rec, err)
+	}
+	if !zombie() {
+		t.Fatal("the process is reaped, and its exit is not on disk")
+	}
+	c.rec.Status.State = protocol.Stopped
+	s.recordLate(c)
+	if zombie() {
+		t.Error("the process is not reaped")
+	}
+	_ = cmd.Process.Release()
 }
