@@ -680,21 +680,15 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		stopped("the supervisor ended while the container was made")
 		return
 	}
-	// A held pidfd is that of the process even if it has ended and been reaped since.
-	fd := s.takeHeld(id, protocol.Kinds[0])
+	// A held pidfd knows the exit of a process that has been reaped. It is not asked while the process is there: it may be of a
+	// container before that had the same id, if the holder was killed before it knew of this one.
+	fd := openProcess(pid, rec.StartTime)
 	if fd < 0 {
-		var err error
-		if fd, err = unix.PidfdOpen(pid, 0); err == nil {
-			// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
-			if p, serr := procfs.ReadStat(pid); serr != nil || p.StartTime != rec.StartTime {
-				unix.Close(fd)
-				err = unix.ESRCH
-			}
-		}
-		if err != nil {
-			stopped("it ended while no supervisor ran")
-			return
-		}
+		fd = s.takeHeld(id, protocol.Kinds[0])
+	}
+	if fd < 0 {
+		stopped("it ended while no supervisor ran")
+		return
 	}
 	c.pidfd = fd
 	p, err := procfs.ReadStat(pid)

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -250,6 +252,78 @@ func TestHolderGetsTheNewestLast(t *testing.T) {
 	}
 	client.Close()
 	ended.Wait()
+}
+
+// TestHeldPidfdOfAnEarlierContainer takes up a container that runs, where the pidfd that was held under its id is of a container
+// before, which has ended. The container goes on.
+func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
+	before := exec.Command("/bin/true")
+	if err := before.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stale, err := unix.PidfdOpen(before.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := before.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// A grandchild, as the containers of a killed supervisor are no children of the next.
+	parent := exec.Command("/bin/sh", "-c", "sleep 1000 & echo $!; wait")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_ = parent.Wait()
+	}()
+	st, err := procfs.ReadStat(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s := testServer(t)
+	s.held = map[string]map[string]int{protocol.Key("web"): {protocol.Kinds[0]: stale}}
+	s.adopt(t.Context(), &record{Status: protocol.Status{ID: "web", PID: pid, State: protocol.Running}, StartTime: st.StartTime})
+	if fd, ok := s.held[protocol.Key("web")][protocol.Kinds[0]]; ok {
+		unix.Close(fd)
+	}
+	time.Sleep(50 * time.Millisecond) // a pidfd of what has ended is readable at once
+	c := s.containers["web"]
+	if got := c.status(); got.State != protocol.Running {
+		t.Errorf("found %+v; want it to run", got)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-c.ended
+}
+
+// testServer returns a server without clients or handlers, and ends it with the test.
+func testServer(t *testing.T) *server {
+	t.Helper()
+	s := &server{
+		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, step: func(string) {}, containers: map[string]*container{},
+		byPID: map[int]*container{}, zombies: map[int]bool{}, early: map[int]unix.WaitStatus{},
+		slots: make(chan struct{}, 1), reaped: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	var err error
+	if s.exits, err = newPoller(1, s.log); err != nil {
+		t.Fatal(err)
+	}
+	if s.logs, err = newPoller(1, s.log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.letGo)
+	return s
 }
 
 // open opens a file and closes it when the test ends.

@@ -20,6 +20,20 @@ const pidfdGetInfo = 0xC0000000 | unix.PIDFD_INFO_SIZE_VER0<<16 | 0xFF<<8 | 11
 // errNoExit is returned when the kernel cannot tell how a process that is not our child has ended.
 var errNoExit = errors.New("the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
 
+// openProcess returns a pidfd of the process with that pid and start time, or -1 if there is none.
+func openProcess(pid int, startTime uint64) int {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1
+	}
+	// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
+	if st, err := procfs.ReadStat(pid); err != nil || st.StartTime != startTime {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
 // exitOfStranger is how a process that is not (any more) our child has ended, once its pidfd polls as readable.
 //
 // There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A zombie shows its wait status as

@@ -138,13 +138,8 @@ func (f *strays) find() int {
 		if _, known := f.fds[pid]; known || !f.belongs(all, pid, first) {
 			continue
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		// Looked at after the pidfd was opened: the process that has the number is the one that was seen.
-		if st, err := procfs.ReadStat(pid); err != nil || st.StartTime != p.StartTime {
-			unix.Close(fd)
+		fd := openProcess(pid, p.StartTime)
+		if fd < 0 {
 			continue
 		}
 		f.fds[pid] = fd
