@@ -49,7 +49,6 @@ const conflictDelay = 500 * time.Millisecond
 
 // +kubebuilder:rbac:groups=berth.run,resources=containers,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=berth.run,resources=containers/status,verbs=patch
-// +kubebuilder:rbac:groups=berth.run,resources=containers/finalizers,verbs=update
 // +kubebuilder:rbac:groups=berth.run,resources=ocibundles,verbs=get;list;watch;create;patch;update;delete
 // +kubebuilder:rbac:groups=berth.run,resources=ocibundles/status,verbs=patch
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
