@@ -75,7 +75,7 @@ func TestNodesAreApart(t *testing.T) {
 		t.Run("own work, "+name, func(t *testing.T) { a.ownWork(t, identities[name], ownNS, own) })
 	}
 
-	// The controller's own rights over namespaces end with those of nodes.
+	// The controller's own rights over namespaces and RoleBindings end with those of nodes.
 	t.Run("controller", func(t *testing.T) {
 		c, err := client.New(a.certificate(t, "system:serviceaccount:berth-system:berth-controller"), client.Options{Scheme: a.admin.Scheme()})
 		if err != nil {
@@ -85,6 +85,9 @@ func TestNodesAreApart(t *testing.T) {
 			"create":           c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}}),
 			"create, unmarked": c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "berth-node-c"}}),
 			"delete":           c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
+			"bind": c.Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "berth-node-bundles"}}),
+			"unbind": c.Delete(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: "berth-agent-token"}}),
 		} {
 			if !apierrors.IsForbidden(err) {
 				t.Errorf("%s: found %v; want Forbidden", what, err)
