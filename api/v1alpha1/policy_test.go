@@ -189,6 +189,22 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	}
 }
 
+// grant gives a group every verb on resources of an API group.
+func (a *applier) grant(t *testing.T, group, apiGroup string, resources ...any) {
+	t.Helper()
+	for _, u := range []*unstructured.Unstructured{
+		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": group},
+			"rules": []any{map[string]any{"apiGroups": []any{apiGroup}, "resources": resources, "verbs": []any{"*"}}}}},
+		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": group},
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": group},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}}}},
+	} {
+		if _, err := a.resource(t, u).Apply(t.Context(), group, u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestOnlyTheControllerWritesOCIBundles: an OCIBundle is a way past Pod Security, so that no role is enough to write one.
 func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	a := newApplier(t)
@@ -196,17 +212,7 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 		a.install(t, folder)
 	}
 	held(t, "default", "pair", "three")
-	for _, u := range []*unstructured.Unstructured{
-		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": "all-of-berth"},
-			"rules": []any{map[string]any{"apiGroups": []any{"berth.run"}, "resources": []any{"*"}, "verbs": []any{"*"}}}}},
-		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": "all-of-berth"},
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all-of-berth"},
-			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "tenants"}}}},
-	} {
-		if _, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.grant(t, "tenants", "berth.run", "*")
 	tenant := func(name string) dynamic.Interface {
 		return as(t, rest.ImpersonationConfig{UserName: name, Groups: []string{"tenants", "system:authenticated"}})
 	}
@@ -276,6 +282,67 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 		if err := patch(collector, `{"spec":{"restartPolicy":"Never"}}`); err == nil {
 			t.Errorf("%s may change the spec", name)
 		}
+	}
+}
+
+// TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace: who may create namespaces, and nothing else, prepares none that the agent of a
+// node would be given.
+func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
+	a := newApplier(t)
+	a.install(t, "policy")
+	a.grant(t, "owners-of-namespaces", "", "namespaces", "namespaces/status", "namespaces/finalize")
+	a.grant(t, "readers", "berth.run", "ocibundles")
+	namespaces := schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+	of := func(groups ...string) dynamic.ResourceInterface {
+		return as(t, rest.ImpersonationConfig{UserName: "somebody", Groups: append(groups, "system:authenticated")}).Resource(namespaces)
+	}
+	plain := func(node string) *unstructured.Unstructured {
+		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
+		u.SetName("berth-node-owned")
+		if node != "" {
+			u.SetAnnotations(map[string]string{"berth.run/node": node})
+		}
+		return u
+	}
+	const message = "may set the annotation berth.run/node"
+	owner := of("owners-of-namespaces")
+	wantForbidden(t, "create", message, func() error {
+		_, err := owner.Create(t.Context(), plain("owned"), dryRun)
+		return err
+	})
+	if _, err := owner.Create(t.Context(), plain(""), metav1.CreateOptions{}); err != nil {
+		t.Fatalf("a namespace without the annotation: %v", err)
+	}
+	patch := func(c dynamic.ResourceInterface, node string, sub ...string) error {
+		_, err := c.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"annotations":{"berth.run/node":`+node+`}}}`), dryPatch, sub...)
+		return err
+	}
+	for what, try := range map[string]func() error{
+		"patch":  func() error { return patch(owner, `"owned"`) },
+		"status": func() error { return patch(owner, `"owned"`, "status") },
+		"finalize": func() error {
+			_, err := owner.Update(t.Context(), plain("owned"), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}, "finalize")
+			return err
+		},
+	} {
+		if err := try(); err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	reader := of("owners-of-namespaces", "readers")
+	if err := patch(reader, `"owned"`); err != nil {
+		t.Errorf("who reads all OCIBundles: %v", err)
+	}
+	if _, err := reader.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"annotations":{"berth.run/node":"owned"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range []string{"null", `"other"`} {
+		if err := patch(owner, node); err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("change to %s: %v", node, err)
+		}
+	}
+	if _, err := owner.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"labels":{"a":"b"}}}`), dryPatch); err != nil {
+		t.Errorf("a label: %v", err)
 	}
 }
 
