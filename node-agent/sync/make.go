@@ -157,8 +157,12 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 	}
 	err = s.update(rec, func(r *Record) {
 		if r.Hash != in.Hash || in.toldToRestart() {
-			r.BackOff, r.Failure = backOff{}, nil
+			r.Failure = nil
+			if r.Interrupted != in.Hash || in.toldToRestart() {
+				r.BackOff = backOff{}
+			}
 		}
+		r.Interrupted = ""
 		if r.waiting == nil {
 			before := r.run
 			r.Before, r.run = &before, before.next()

@@ -67,6 +67,8 @@ type Record struct {
 	// Made is the generation of the bundle that Hash is of; 0 if the record is of an agent that did not record it. The bundle itself
 	// is in running.json if another one was accepted since, and else in desired.json.
 	Made int64 `json:"made,omitempty"`
+	// Interrupted is the hash of the spec whose start was interrupted last; empty once another start has begun.
+	Interrupted string `json:"interrupted,omitempty"`
 	// Updating are the paths of the fields whose update in the running container has begun, and whose values are not known therefore.
 	Updating []string `json:"updating,omitempty"`
 	// Refusal is why the running container could not be updated to a later bundle; nil if it was not tried, or succeeded.
@@ -181,10 +183,10 @@ func (r *Record) unstart() {
 }
 
 // interrupted takes back a start that nobody's fault ended. Without a hash the record differs from every spec, so that the
-// start is tried again at once.
+// start is tried again at once. It keeps its back-off (see begin): an interruption does not end a crash loop.
 func (r *Record) interrupted() {
 	r.unstart()
-	r.Hash, r.Made = "", 0
+	r.Interrupted, r.Hash, r.Made = r.Hash, "", 0
 }
 
 // replace is Dir.Replace or Dir.ReplaceReserved.

@@ -421,6 +421,53 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 	}
 }
 
+// TestInterruptedStartKeepsTheBackOff interrupts a start of a crash loop: it is tried again at once, and the wait after its next end is
+// twice the one before, unless another spec was started.
+func TestInterruptedStartKeepsTheBackOff(t *testing.T) {
+	for name, edited := range map[string]bool{"same spec": false, "another spec": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.runs(1)
+			b.exit(1) // at once
+			b.runs(2)
+			b.exit(1) // after 10 s
+			b.until("CrashLoopBackOff", func() bool {
+				w := b.source.last().State.Waiting
+				return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && b.clock.HasWaiters()
+			})
+			b.super.mu.Lock()
+			b.super.unsure = map[string][]string{"create": {"drop"}}
+			b.super.mu.Unlock()
+			b.clock.Step(10 * time.Second)
+			b.until("the start is lost", func() bool {
+				b.super.mu.Lock()
+				defer b.super.mu.Unlock()
+				return len(b.super.unsure["create"]) == 0
+			})
+			if edited {
+				b.set(func(o *v1alpha1.OCIBundle) {
+					o.Generation++
+					o.Spec.Process.Command = []string{"/y"}
+				})
+			}
+			b.look()
+			b.runs(3)
+			b.exit(1)
+			if edited {
+				b.runs(4) // at once, as after the first end
+				return
+			}
+			b.look()
+			b.wantStarts(3) // not at once
+			b.clock.Step(19 * time.Second)
+			b.look()
+			b.wantStarts(3) // the back-off is not over
+			b.clock.Step(time.Second)
+			b.runs(4)
+		})
+	}
+}
+
 func TestEndIsSeenOnceByTheNextAgent(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
