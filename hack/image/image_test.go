@@ -92,6 +92,31 @@ func TestImages(t *testing.T) {
 	})
 }
 
+// TestOutputBesideInput: temporary files beside the output do not become part of an image of that directory.
+func TestOutputBesideInput(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "app"), []byte("x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "image.tar")
+	var images [2][]byte
+	for i := range images {
+		err := run([]string{"--add", dir + ":/", "--compress", "none", "-o", out})
+		if err == nil {
+			images[i], err = os.ReadFile(out)
+		}
+		if err := errors.Join(err, os.Remove(out)); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(images[i], []byte(".image-")) {
+			t.Error("the image holds a temporary directory")
+		}
+	}
+	if !bytes.Equal(images[0], images[1]) {
+		t.Error("the same input gave other bytes")
+	}
+}
+
 // TestFaults: bad flags are named with what is allowed.
 func TestFaults(t *testing.T) {
 	for text, args := range map[string]string{

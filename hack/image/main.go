@@ -117,16 +117,6 @@ func (o *options) build(warn func(string)) error {
 	if inside(o.rootfs, o.output) {
 		return fmt.Errorf("-o: found %s, which is in the root filesystem; allowed: a file outside of it", o.output)
 	}
-	// Beside the result there is room for it, and /tmp may be memory.
-	parent := filepath.Dir(filepath.Clean(o.output))
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(parent, ".image-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 	var trees []tree
 	if o.busybox {
 		t, err := busyboxTree()
@@ -164,6 +154,16 @@ func (o *options) build(warn func(string)) error {
 		}
 		trees = append(trees, t)
 	}
+	// Beside the result there is room for it, and /tmp may be memory. It is created after the walks, which may pass there.
+	parent := filepath.Dir(filepath.Clean(o.output))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(parent, ".image-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	var layers []content
 	for _, t := range trees {
 		layer, err := onDisk(dir, t.tar)
