@@ -88,7 +88,7 @@ func (s *Store) dropUnrecorded() error {
 	if last, err := os.ReadFile(file); err == nil && string(last) == boot {
 		return nil
 	}
-	records, err := filepath.Glob(filepath.Join(s.dir, "images", "*", "*.json"))
+	records, err := s.list("images")
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *Store) dropUnrecorded() error {
 		}
 	}
 	for _, kind := range []string{"layers", "chains"} {
-		layers, err := filepath.Glob(filepath.Join(s.dir, kind, "*", "*"))
+		layers, err := s.list(kind)
 		if err != nil {
 			return err
 		}
@@ -119,6 +119,24 @@ func (s *Store) dropUnrecorded() error {
 		}
 	}
 	return durable.Replace(file, []byte(boot), durable.Options{})
+}
+
+// list returns the paths in DIR/KIND/ALGORITHM for all algorithms. filepath.Glob would pass over directories that cannot be
+// read, and find those of other stores if DIR has a character that is special to it.
+func (s *Store) list(kind string) (paths []string, err error) {
+	dir := filepath.Join(s.dir, kind)
+	algorithms, err := os.ReadDir(dir)
+	for _, algorithm := range algorithms {
+		if !algorithm.IsDir() {
+			continue
+		}
+		entries, e := os.ReadDir(filepath.Join(dir, algorithm.Name()))
+		err = errors.Join(err, e)
+		for _, entry := range entries {
+			paths = append(paths, filepath.Join(dir, algorithm.Name(), entry.Name()))
+		}
+	}
+	return paths, err
 }
 
 // openSession makes this process's folder for unfinished work, and removes those of processes that are dead: their flock is gone.

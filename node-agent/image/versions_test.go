@@ -110,3 +110,25 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 	}
 	_ = s.Close()
 }
+
+// TestBootLeavesOtherStores: a store's path is no pattern. Were it one, a boot would remove the layers of each store that it
+// matches, and none of its own.
+func TestBootLeavesOtherStores(t *testing.T) {
+	dir := t.TempDir()
+	layer := func(store string) string { return filepath.Join(dir, store, "layers", "sha256", "partial") }
+	for _, store := range []string{"store1", "store[1]"} {
+		if err := os.MkdirAll(layer(store), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(filepath.Join(dir, "store[1]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for store, want := range map[string]bool{"store1": true, "store[1]": false} {
+		if isDir(layer(store)) != want {
+			t.Errorf("the layer of %s is there: %v; want %v", store, !want, want)
+		}
+	}
+}
