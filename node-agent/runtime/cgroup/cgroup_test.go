@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -322,6 +324,51 @@ func TestNested(t *testing.T) {
 		}
 		if got := g.file(t, "cpuset", effective); got != all {
 			t.Errorf("its CPUs are %q; want those of the root, %q", got, all)
+		}
+	}
+}
+
+// TestThawElsewhere: a cgroup whose path is the end of the path of the container's own is another one. The own one is left to
+// Freeze.
+func TestThawElsewhere(t *testing.T) {
+	needs.Root(t)
+	if l := layout(t); l.Unified {
+		t.Skip("version 2 has no freezer that holds a process that is to die")
+	}
+	name := fmt.Sprintf("t%d-elsewhere", os.Getpid())
+	freezer := filepath.Join(Root, "freezer")
+	for _, c := range []struct {
+		ours string
+		want cgroups.FreezerState
+	}{
+		{filepath.Join(freezer, name), cgroups.Frozen},
+		{filepath.Join(freezer, "above", name), cgroups.Thawed},
+	} {
+		g, err := Open(map[string]string{"freezer": filepath.Join(freezer, name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := g.paths["freezer"]
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(writeFile(dir, "cgroup.procs", fmt.Sprint(cmd.Process.Pid)), g.Freeze(true)); err != nil {
+			t.Error(err)
+		}
+		if err := (&Group{paths: map[string]string{"freezer": c.ours}}).ThawElsewhere(cmd.Process.Pid); err != nil {
+			t.Error(err)
+		}
+		if state := g.file(t, "freezer", "freezer.state"); state != string(c.want) {
+			t.Errorf("the container's is %s: found %s %s; want %s", c.ours, dir, state, c.want)
+		}
+		err = errors.Join(g.Freeze(false), cmd.Process.Kill())
+		_ = cmd.Wait()
+		if err := errors.Join(err, remove(dir)); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -129,14 +129,14 @@ func (g *Group) ThawElsewhere(pid int) error {
 	if err != nil {
 		return fmt.Errorf("the cgroups of process %d: %w", pid, err)
 	}
-	if path := theirs["freezer"]; path == "" || path == "/" || strings.HasSuffix(ours, path) {
+	path := theirs["freezer"]
+	if path == "" || path == "/" || !filepath.IsLocal("."+path) {
+		return nil // "/.." is outside of this process's cgroup namespace, and not mounted here
+	}
+	dir := filepath.Join(Root, hierarchy(ours), path)
+	if dir == ours {
 		return nil
 	}
-	layout, err := Layout()
-	if err != nil {
-		return err
-	}
-	dir := paths(layout, theirs["freezer"])["freezer"]
 	frozen, err := readFile(dir, "freezer.self_freezing")
 	if err != nil || frozen != "1" {
 		return err
