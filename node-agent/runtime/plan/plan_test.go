@@ -500,6 +500,18 @@ func TestProgramWithoutPath(t *testing.T) {
 	}
 }
 
+// TestDestinationsOfTheHostsRoot: where the root filesystem is the host's own, no destination is a path of the host's by mistake.
+func TestDestinationsOfTheHostsRoot(t *testing.T) {
+	spec := readSpec(t, []byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "/"},
+		"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}], "linux": {"namespaces": [{"type": "mount"}]}}`))
+	o := options(unified)
+	o.Rootfs = "/"
+	p, err := Build(spec, unified, o)
+	if err != nil || len(p.Warnings) > 0 {
+		t.Errorf("found warnings %q, %v", p.Warnings, err)
+	}
+}
+
 // TestRootlessCgroupMountIsReadOnly: a cgroup that a plain user may write is more than the container's (CVE-2023-25809).
 func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 	for _, fstype := range []string{"cgroup", "cgroup2"} {
