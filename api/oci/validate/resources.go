@@ -70,9 +70,9 @@ func (c *checker) deviceRules(path string, rules []specs.LinuxDeviceCgroup) {
 			c.err(at(path, i)+".minor", decimal(*r.Minor), "0 to 1048575, or nothing for all")
 		}
 		const access = "a composition of r (read), w (write) and m (mknod)"
-		switch rest := strings.Trim(r.Access, "rwm"); rest {
-		case "":
-		case "a": // the word for all types of device in another place: runc passes over it
+		switch rest := strings.Trim(r.Access, "rwm"); {
+		case rest == "":
+		case rest == "a" && r.Access != rest: // the word for all types of device in another place: runc passes over it
 			c.warn(at(path, i)+".access", quote(r.Access), access+"; the a is left out")
 		default:
 			c.err(at(path, i)+".access", quote(r.Access), access)

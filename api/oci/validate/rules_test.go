@@ -561,6 +561,7 @@ func TestRules(t *testing.T) {
 			{"major", func(s *specs.Spec) { resources(s).Devices = []specs.LinuxDeviceCgroup{{Major: ptr(int64(-2))}} }, "Error linux.resources.devices[0].major: found -2; allowed: 0 to 4095, or nothing for all"},
 			{"minor", func(s *specs.Spec) { resources(s).Devices = []specs.LinuxDeviceCgroup{{Minor: ptr(int64(1 << 20))}} }, "Error linux.resources.devices[0].minor: found 1048576; allowed: 0 to 1048575, or nothing for all"},
 			{"access of all", func(s *specs.Spec) { resources(s).Devices = []specs.LinuxDeviceCgroup{{Access: "rwa"}} }, `Warning linux.resources.devices[0].access: found "rwa"; allowed: a composition of r (read), w (write) and m (mknod); the a is left out`},
+			{"access of nothing else", func(s *specs.Spec) { resources(s).Devices = []specs.LinuxDeviceCgroup{{Access: "a"}} }, `Error linux.resources.devices[0].access: found "a"; allowed: a composition of r (read), w (write) and m (mknod)`},
 			{"access", func(s *specs.Spec) { resources(s).Devices = []specs.LinuxDeviceCgroup{{Access: "rwx"}} }, `Error linux.resources.devices[0].access: found "rwx"; allowed: a composition of r (read), w (write) and m (mknod)`},
 		}},
 		{"memory", []rule{
