@@ -78,7 +78,7 @@ func readMounts(file string) ([]specs.Mount, error) {
 	return document.Mounts, nil
 }
 
-// jsonKind returns JSON's name for what a field of a mount holds.
+// jsonKind returns JSON's name for the kind of a field of a mount.
 func jsonKind(k reflect.Kind) string {
 	switch k {
 	case reflect.Slice:

@@ -63,7 +63,7 @@ var superviseCommand = command{
 			case *upgrade:
 				return upgradeSupervisor(ctx, a, *socket)
 			}
-			// As the agent does: of what a container costs most is heap, and little is allocated at rest.
+			// As in the agent: most of the memory that a container costs is heap, and little is allocated at rest.
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(50)
 			}

@@ -84,7 +84,7 @@ func (o *options) common(fs *pflag.FlagSet) {
 	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "`architecture` written to the image; the programs inside stay this machine's, so another one is for tests of refusal")
 }
 
-// check says what is wrong with the flags.
+// check returns an error that names a bad flag, and sets the default command.
 func (o *options) check() error {
 	if o.output == "" {
 		return errors.New("-o: found nothing; allowed: the file or folder to write")

@@ -21,7 +21,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// content is what a file of the image holds: data, or all of a file on the disk.
+// content is the content of a file of the image: data, or all of a file on the disk.
 type content struct {
 	data   []byte
 	file   string

@@ -66,7 +66,7 @@ func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 	}, nil
 }
 
-// haveSession makes the session unless it is there. An Open on a full disk leaves that to the first work that needs it: an
+// haveSession creates the session of this process unless there is one. An Open on a full disk leaves that to the first work that needs it: an
 // agent that cannot fetch images can still stop containers.
 func (s *Store) haveSession(ctx context.Context) error {
 	s.sessionMu.Lock()

@@ -427,8 +427,8 @@ func (s *Store) findLayer(diffID, chainID digest.Digest) string {
 	return ""
 }
 
-// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p is what its progress has in common with that of
-// the image's other layers.
+// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p holds the fields of its progress that all
+// layers of the image share.
 func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
 	diffID := res.image.RootFS.DiffIDs[i]
 	if dir := s.findLayer(diffID, chainID); dir != "" {

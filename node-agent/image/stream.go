@@ -73,18 +73,18 @@ func (c ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// meter notes how far a stream has been read, each time that another mebibyte has.
+// meter passes the bytes read from a stream so far to note, once a mebibyte.
 type meter struct {
-	r          io.Reader
-	note       func(done int64)
-	done, told int64
+	r           io.Reader
+	note        func(done int64)
+	done, noted int64
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	m.done += int64(n)
-	if m.done-m.told >= 1<<20 {
-		m.told = m.done
+	if m.done-m.noted >= 1<<20 {
+		m.noted = m.done
 		m.note(m.done)
 	}
 	return n, err

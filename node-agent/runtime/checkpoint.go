@@ -188,8 +188,8 @@ func criuNamespaceType(t specs.LinuxNamespaceType) string {
 // container, and its source.
 type externalMount struct{ name, destination, source string }
 
-// externalMounts returns those of a document, whose cgroup has these folders by the name of the hierarchy's: bind mounts, by their
-// destination, and cgroup mounts where they are bind mounts (see cgroupMount in package plan).
+// externalMounts returns the external mounts of a document: bind mounts, by their destination, and cgroup mounts where they are
+// bind mounts (see cgroupMount in package plan). groups are the folders of the container's cgroup, as HostPaths returns them.
 func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []externalMount, err error) {
 	add := func(destination, source string) {
 		name := filepath.Clean("/" + destination)

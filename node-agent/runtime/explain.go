@@ -49,8 +49,8 @@ func (m *maker) explain(err error) error {
 	return fmt.Errorf("unable to start container process: %w", err)
 }
 
-// deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the container has not all processors
-// (sched_setattr(2), EPERM).
+// deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the container does not have all
+// processors (sched_setattr(2), EPERM).
 func (m *maker) deadlineOnSomeCPUs(step *launch.StepError) bool {
 	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || m.spec.Process.Scheduler == nil || m.spec.Linux.Resources == nil {
 		return false
@@ -103,7 +103,7 @@ func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
 	return err
 }
 
-// explainLate does so for what Start learns of a container that another process created.
+// explainLate explains a failed step that Start learns of, in a container that another process created.
 func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 	for _, s := range rec.Late {
 		if s.Index != late.Step {

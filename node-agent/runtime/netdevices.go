@@ -31,8 +31,8 @@ func (m *maker) undoMove() {
 }
 
 // checkNetDevices refuses to checkpoint or restore a container with network devices of the host's and a network namespace of its own: criu
-// makes devices of some kinds anew, in that namespace, and can make none that is the host's. In a namespace that linux.namespaces has by its
-// path they are still there, or are moved there.
+// creates devices of some kinds in that namespace, and cannot create one of the host's. In a namespace that linux.namespaces names by
+// its path they are still there, or are moved there.
 func checkNetDevices(spec *specs.Spec) error {
 	if len(spec.Linux.NetDevices) > 0 && joinedNetwork(spec) == "" {
 		return errors.New("linux.netDevices: found devices; to be checkpointed and restored with them a container needs a network namespace that outlives it: name one by its path in linux.namespaces")

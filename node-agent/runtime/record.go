@@ -60,7 +60,7 @@ type record struct {
 	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2), stx_mnt_id), where the container has
 	// none of its own; 0 where it has.
 	RootMount uint64 `json:"rootMount,omitempty"`
-	// TimeNamespace is whether the container has a time namespace that its document does not name: criu makes one at a restore, for the
+	// TimeNamespace is whether the container has a time namespace that its document does not name: criu creates one at a restore, for the
 	// clocks to go on where they were.
 	TimeNamespace bool `json:"timeNamespace,omitempty"`
 	// NoProgram is whether the document has no process, so that there is nothing to start.

@@ -474,7 +474,7 @@ func waitEnd(ctx context.Context, pidfd int) error {
 	}
 }
 
-// endsWithin is whether the process of a pidfd ends in a time.
+// endsWithin reports whether the process of a pidfd ends within d.
 func endsWithin(pidfd int, d time.Duration) bool {
 	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(d.Milliseconds()))
 	return n > 0

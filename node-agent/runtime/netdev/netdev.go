@@ -22,7 +22,7 @@ type Moved struct {
 	host, container *conn
 	ownNS           int
 	devices         []device
-	// again is whether devices may have been moved before.
+	// again allows that a device has been moved before.
 	again bool
 }
 
@@ -47,8 +47,8 @@ func Move(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) 
 	return move(devices, file, false)
 }
 
-// MoveAgain is Move into the namespace of a container that has been there before: a device that the calling thread's namespace lacks, and
-// the other one has, stays there.
+// MoveAgain moves devices as Move does, into the namespace of a container that has been there before: a device that the calling
+// thread's namespace lacks, and the other one has, stays there.
 func MoveAgain(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
 	return move(devices, file, true)
 }

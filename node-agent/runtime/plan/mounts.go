@@ -303,7 +303,7 @@ func (c *container) mounts() error {
 	for i, m := range c.spec.Mounts {
 		c.atIndex("mounts", i, m.Destination)
 		if inside, ok := strings.CutPrefix(m.Destination, c.opts.Rootfs+"/"); ok {
-			// As runc and crun: what begins with the host's path of the root filesystem is meant to lie in it.
+			// As in runc and crun, a destination below the host's path of the root filesystem lies in it.
 			m.Destination = "/" + inside
 			c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].destination: found the host's path of the root filesystem; it is read as %s", i, m.Destination))
 		}
