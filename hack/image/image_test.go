@@ -3,9 +3,12 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,6 +117,42 @@ func TestOutputBesideInput(t *testing.T) {
 	}
 	if !bytes.Equal(images[0], images[1]) {
 		t.Error("the same input gave other bytes")
+	}
+}
+
+// TestCopyOverHardLink: a file that a later --copy replaces does not take its hard links with it.
+func TestCopyOverHardLink(t *testing.T) {
+	dir := t.TempDir()
+	name := func(s string) string { return filepath.Join(dir, s) }
+	err := errors.Join(os.Mkdir(name("root"), 0o755), os.WriteFile(name("root/a"), []byte("of the root"), 0o644), os.WriteFile(name("other"), []byte("another"), 0o644))
+	for _, link := range []string{"root/b", "root/c"} {
+		err = errors.Join(err, os.Link(name("root/a"), name(link)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := tree{}
+	if err := errors.Join(tr.copy(name("root"), "/", nil), tr.copy(name("other"), "/a", nil)); err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	if err := tr.tar(&layer); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for r := tar.NewReader(&layer); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		content, err2 := io.ReadAll(r)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		found[h.Name] = h.Linkname + ":" + string(content)
+	}
+	if want := map[string]string{"./": ":", "a": ":another", "b": ":of the root", "c": "b:"}; !maps.Equal(found, want) {
+		t.Errorf("found %q; want %q", found, want)
 	}
 }
 

@@ -27,6 +27,7 @@ type entry struct {
 	header tar.Header
 	data   []byte
 	source string // file of the host; "" for data
+	inode  *inode // the same for all hard links of one file; nil without others
 }
 
 // tree is the content of a layer: clean relative path -> entry. The root is ".".
@@ -130,7 +131,7 @@ func (t tree) copy(src, dst string, warn func(string)) error {
 	if top.Mode&unix.S_IFMT == unix.S_IFDIR {
 		src += "/." // one that is named by a symbolic link is followed
 	}
-	links := map[inode]string{}
+	files := map[inode]*inode{} // another copy of them is other files
 	return filepath.WalkDir(src, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -147,11 +148,12 @@ func (t tree) copy(src, dst string, warn func(string)) error {
 		if err != nil {
 			return err
 		}
-		id := inode{st.Dev, st.Ino}
-		if first, seen := links[id]; seen && e.header.Typeflag != tar.TypeDir {
-			e = &entry{header: tar.Header{Typeflag: tar.TypeLink, Linkname: first, Mode: e.header.Mode, Uid: e.header.Uid, Gid: e.header.Gid, ModTime: e.header.ModTime}}
-		} else if st.Nlink > 1 {
-			links[id] = name
+		if st.Nlink > 1 && e.header.Typeflag != tar.TypeDir {
+			id := inode{st.Dev, st.Ino}
+			if files[id] == nil {
+				files[id] = &id
+			}
+			e.inode = files[id]
 		}
 		t.put(name, e)
 		if e.header.Typeflag == tar.TypeDir && st.Dev != top.Dev {
@@ -241,15 +243,28 @@ func (t tree) tar(w io.Writer) error {
 	for n := range t {
 		names = append(names, n)
 	}
-	// In the order in which a walk finds them: a directory before what is in it, and a hard link after its target.
+	// In the order in which a walk finds them: a directory before what is in it.
 	slices.SortFunc(names, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })
 	tw := tar.NewWriter(w)
+	first := map[*inode]string{}
 	for _, n := range names {
-		if err := t[n].write(tw, n); err != nil {
+		e := t[n]
+		if target, ok := first[e.inode]; ok {
+			e = e.linkTo(target)
+		} else if e.inode != nil {
+			first[e.inode] = n
+		}
+		if err := e.write(tw, n); err != nil {
 			return fmt.Errorf("%s: %w", n, err)
 		}
 	}
 	return tw.Close()
+}
+
+// linkTo returns a hard link to another name of the file.
+func (e *entry) linkTo(target string) *entry {
+	h := e.header
+	return &entry{header: tar.Header{Typeflag: tar.TypeLink, Linkname: target, Mode: h.Mode, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime}}
 }
 
 // write writes one entry.
