@@ -42,18 +42,13 @@ const followEvery = 200 * time.Millisecond
 // print prints the log at path with its rotated parts, oldest first. With follow it waits for more; now returns the path of the log
 // as it is by then.
 func (p *printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
-	for {
-		for _, old := range rotated(path) {
-			if err := p.file(old); err != nil {
-				return err
-			}
-		}
-		next, err := p.follow(ctx, path, follow, now)
-		if err != nil || next == "" {
+	for path != "" {
+		var err error
+		if path, err = p.follow(ctx, path, follow, now); err != nil {
 			return err
 		}
-		path = next
 	}
+	return nil
 }
 
 // rotated returns the files that path was rotated to, oldest first: PATH.3, PATH.2, PATH.1.
@@ -65,23 +60,76 @@ func rotated(path string) []string {
 	return found
 }
 
-func (p *printer) file(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+// openParts opens the log at path and the files that it was rotated to, oldest first.
+func openParts(path string) ([]*os.File, error) {
+	current, err := os.Open(path)
 	if err != nil {
-		return needRoot(err)
+		return nil, err
 	}
-	defer f.Close()
-	return p.lines(bufio.NewReader(f), new(string))
+	var parts []*os.File
+	for _, name := range rotated(path) {
+		f, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			closeAll(append(parts, current))
+			return nil, err
+		}
+		parts = append(parts, f)
+	}
+	parts = append(parts, current)
+	if isAt(current, path) {
+		return parts, nil
+	}
+	closeAll(parts)
+	return openParts(path) // it was rotated: a part may be missing, or there twice
 }
 
-// follow prints one file to its end, and what is added to it. It returns the path of the next run's log, or "" at the end.
-func (p *printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
-	f, err := os.Open(path)
+// isAt reports whether an open file has a path still, or nothing has it.
+func isAt(f *os.File, path string) bool {
+	there, terr := os.Stat(path)
+	here, err := f.Stat()
+	return terr != nil || err != nil || os.SameFile(there, here)
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// catchUp prints all parts of a log that are newer than the open file read, or all if that is nil, except the newest part, which it
+// returns. It opens them before it prints the first: a log that is rotated while it is printed loses its oldest part.
+func (p *printer) catchUp(path string, read *os.File) (*os.File, error) {
+	parts, err := openParts(path)
 	if err != nil {
-		return "", needRoot(fmt.Errorf("log: %w", err))
+		return nil, needRoot(fmt.Errorf("log: %w", err))
+	}
+	last := len(parts) - 1
+	defer closeAll(parts[:last])
+	known := -1
+	if read != nil {
+		known = slices.IndexFunc(parts[:last], func(f *os.File) bool {
+			a, aerr := f.Stat()
+			b, berr := read.Stat()
+			return aerr == nil && berr == nil && os.SameFile(a, b)
+		})
+	}
+	for _, f := range parts[known+1 : last] {
+		if err := p.lines(bufio.NewReader(f), new(string)); err != nil {
+			parts[last].Close()
+			return nil, err
+		}
+	}
+	return parts[last], nil
+}
+
+// follow prints the log of one run to its end, and what is added to it. It returns the path of the next run's log, or "" at the end.
+func (p *printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
+	f, err := p.catchUp(path, nil)
+	if err != nil {
+		return "", err
 	}
 	defer func() { f.Close() }()
 	r := bufio.NewReader(f)
@@ -92,9 +140,7 @@ func (p *printer) follow(ctx context.Context, path string, follow bool, now func
 		var moved bool
 		if follow {
 			next, nerr = now()
-			there, serr := os.Stat(path)
-			here, herr := f.Stat()
-			moved = serr == nil && herr == nil && !os.SameFile(there, here)
+			moved = !isAt(f, path)
 		}
 		if err := p.lines(r, &rest); err != nil {
 			return "", err
@@ -105,17 +151,17 @@ func (p *printer) follow(ctx context.Context, path string, follow bool, now func
 		switch {
 		case !follow || nerr != nil: // removed
 			return "", p.end()
-		case next != path:
-			return next, p.end()
-		case moved: // rotated: the rest has been read, and the new file begins
-			g, err := os.Open(path)
+		case moved: // rotated: the rest has been read, and newer files are there
+			g, err := p.catchUp(path, f)
 			if err != nil {
-				return "", fmt.Errorf("log: %w", err)
+				return "", err
 			}
 			f.Close()
 			f, rest = g, ""
 			r = bufio.NewReader(f)
 			continue
+		case next != path:
+			return next, p.end()
 		}
 		select {
 		case <-ctx.Done():

@@ -5,7 +5,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,6 +70,72 @@ func TestPrinter(t *testing.T) {
 			}
 			if out.String() != tc.out || err.String() != tc.err {
 				t.Errorf("found %q and %q; want %q and %q", out.String(), err.String(), tc.out, tc.err)
+			}
+		})
+	}
+}
+
+// hook is a writer that calls a function before each write.
+type hook struct {
+	to     io.Writer
+	before func()
+}
+
+func (h hook) Write(data []byte) (int, error) {
+	h.before()
+	return h.to.Write(data)
+}
+
+// TestPrinterRotation rotates a log while its first line is printed: no part is passed over.
+func TestPrinterRotation(t *testing.T) {
+	for name, tc := range map[string]struct {
+		follow    bool
+		parts     int // before the first line is printed
+		rotations int
+		want      string
+	}{
+		"printed":             {false, 3, 1, "line 0\nline 1\nline 2\n"},
+		"followed":            {true, 1, 1, "line 0\nline 1\n"},
+		"followed, twice":     {true, 1, 2, "line 0\nline 1\nline 2\n"},
+		"followed from parts": {true, 2, 2, "line 0\nline 1\nline 2\nline 3\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, n := filepath.Join(t.TempDir(), "0.log"), 0
+			rotate := func() {
+				t.Helper()
+				for i := n; i > 0; i-- { // as the supervisor does
+					from := path
+					if i > 1 {
+						from = fmt.Sprintf("%s.%d", path, i-1)
+					}
+					if err := os.Rename(from, fmt.Sprintf("%s.%d", path, i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.WriteFile(path, fmt.Appendf(nil, "2026-01-02T03:00:00Z stdout F line %d\n", n), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				n++
+			}
+			for range tc.parts {
+				rotate()
+			}
+			var out bytes.Buffer
+			rotating := hook{&out, func() {
+				for n < tc.parts+tc.rotations {
+					rotate()
+				}
+			}}
+			p := printer{streams: &streams{out: rotating, err: rotating}, tail: -1}
+			looks := 0
+			err := p.print(t.Context(), path, tc.follow, func() (string, error) {
+				if looks++; looks > 3 {
+					return "", errors.New("removed")
+				}
+				return path, nil
+			})
+			if err != nil || out.String() != tc.want {
+				t.Errorf("found %q, %v; want %q", out.String(), err, tc.want)
 			}
 		})
 	}
