@@ -203,9 +203,11 @@ func (s *supervised) passesNothing() bool {
 // hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always
 // say so: a child between fork and execve may keep it open.
 func (s *supervised) hold(ctx context.Context) error {
+	var checks sync.WaitGroup
+	defer checks.Wait() // what follows claims the run directory itself
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go func() {
+	checks.Go(func() {
 		tick := time.NewTicker(2 * time.Second)
 		defer tick.Stop()
 		for {
@@ -224,7 +226,7 @@ func (s *supervised) hold(ctx context.Context) error {
 				return
 			}
 		}
-	}()
+	})
 	err := s.client.Hold(ctx, s.holder)
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
@@ -106,5 +107,47 @@ func TestMeetFakeSupervisor(t *testing.T) {
 				t.Errorf("met again: %v; found log %q; want nothing new", err, log.String())
 			}
 		})
+	}
+}
+
+// TestHoldEndsItsChecks: keep claims the run directory again once hold has returned, so no claim of hold's may be under way then.
+func TestHoldEndsItsChecks(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() { // answers handshakes, and says no more
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var theirs protocol.Hello
+			if protocol.ReadLine(bufio.NewReader(c), &theirs) != nil || protocol.WriteLine(c, protocol.Hello{Protocol: protocol.Name, Version: 1}) != nil {
+				c.Close()
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	claimed := make(chan struct{})
+	s := &supervised{
+		client: protocol.NewClient(l.Addr().String()), holder: &protocol.Holder{},
+		claim: func(context.Context) error {
+			cancel()
+			time.Sleep(200 * time.Millisecond)
+			close(claimed)
+			return nil
+		},
+	}
+	if err := s.hold(ctx); err == nil {
+		t.Error("hold ended without an error")
+	}
+	select {
+	case <-claimed:
+	default:
+		t.Error("hold returned while the run directory was being claimed")
 	}
 }
