@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -245,23 +246,22 @@ is to go: all of it, or the NAMEs. A manifest that is put back needs no prune.`,
 			if err != nil && len(all) == 0 {
 				return err
 			}
-			names := args
 			for i := range all {
 				c := &all[i]
 				if c.Namespace == x.namespace && slices.Contains(args, c.Name) && folder.Missing(c) == "" {
 					return fmt.Errorf("%s has its manifest; allowed: Containers whose manifest is gone (remove the manifest to remove the Container)", display(c))
 				}
 			}
-			if len(args) == 0 {
-				for namespace, found := range missingNames(all) {
-					y := &control{o: o, namespace: namespace, noWait: x.noWait}
-					if err := y.run(cmd, folder.Remove, found); err != nil {
-						return err
-					}
-				}
-				return nil
+			if len(args) > 0 {
+				return x.run(cmd, folder.Remove, args)
 			}
-			return x.run(cmd, folder.Remove, names)
+			var errs []error
+			missing := missingNames(all)
+			for _, namespace := range slices.Sorted(maps.Keys(missing)) {
+				y := &control{o: o, namespace: namespace, noWait: x.noWait}
+				errs = append(errs, y.run(cmd, folder.Remove, missing[namespace]))
+			}
+			return errors.Join(errs...)
 		},
 	}
 	c.Flags().StringVarP(&x.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of the NAMEs")

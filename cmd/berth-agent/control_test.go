@@ -299,3 +299,33 @@ func TestNotRoot(t *testing.T) {
 		}
 	}
 }
+
+// TestPruneAllNamespaces: a Container that cannot be pruned keeps none of another namespace.
+func TestPruneAllNamespaces(t *testing.T) {
+	state := t.TempDir()
+	if err := os.Mkdir(filepath.Join(state, "status"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for namespace, rest := range map[string]string{"a": "", "b": `,"uid":"1","generation":1`} {
+		status := fmt.Sprintf(`{"metadata":{"name":"x","namespace":%q,"annotations":{"berth.run/manifest-missing":"all vanished"}%s}}`, namespace, rest)
+		if err := os.WriteFile(filepath.Join(state, "status", namespace+"_x.json"), []byte(status), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent, err := lock(t.Context(), "--state-dir", state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	c := command()
+	c.SetArgs([]string{"prune", "--no-wait", "--state-dir", state})
+	var out bytes.Buffer
+	c.SetOut(&out)
+	err = c.ExecuteContext(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "a/x was never accepted") || out.String() != "b/x\n" {
+		t.Errorf("found %v and %q", err, out.String())
+	}
+	if asked, err := filepath.Glob(filepath.Join(state, "requests/*.json")); err != nil || len(asked) != 1 {
+		t.Errorf("found requests %v, %v; want one", asked, err)
+	}
+}

@@ -208,9 +208,9 @@ func (r report) check() error {
 	return nil
 }
 
-// agentRuns tells whether an agent holds the lock of the folder.
+// agentRuns reports whether an agent holds the lock of the state directory.
 func agentRuns(stateDir string) bool {
-	return durable.Locked(filepath.Join(stateDir, "agent.lock"))
+	return durable.Locked(filepath.Join(stateDir, lockFile))
 }
 
 func find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container, error) {
