@@ -25,7 +25,6 @@ var (
 	chaosContainers = flag.Int("chaos.containers", 24, "how many containers TestChaos runs")
 	chaosKills      = flag.Int("chaos.kills", 14, "how often it kills the agent, the supervisor or both")
 	chaosUpgrades   = flag.Int("chaos.upgrades", 2, "how often it upgrades the supervisor in between")
-	chaosSeed       = flag.Uint64("chaos.seed", 0, "the seed of its random choices; 0 chooses one")
 )
 
 // chaos is one run of TestChaos.
@@ -58,11 +57,7 @@ func uptime() time.Duration {
 // numbered lines. Nothing may be lost, except what docs/architecture.md says of both killed at once. Half of all that happens below
 // a service manager that keeps descriptors, where nothing at all may be lost.
 func TestChaos(t *testing.T) {
-	seed := *chaosSeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("seed %d: to choose the same again, -chaos.seed %d", seed, seed)
+	seed := chaostest.Seed(t)
 	t.Run("alone", func(t *testing.T) {
 		runChaos(t, seed, nil)
 	})
@@ -108,13 +103,7 @@ func runChaos(t *testing.T, seed uint64, manager *fakeManager) {
 }
 
 func (c *chaos) manifest(one *chaosContainer) string {
-	return fmt.Sprintf(`  archive: {path: %s/busybox.tar}
-  restartPolicy: Never
-  command: [/bin/sh, -c, %q]
-  env: [{name: NOTES, value: /notes/%s}]
-  volumes: [{name: notes, hostPath: {path: %s}}]
-  volumeMounts: [{name: notes, mountPath: /notes}]
-`, programs, one.Script(), one.name, c.path("notes"))
+	return one.Spec(programs+"/busybox.tar", c.path("notes"), one.name)
 }
 
 // strike applies the containers one after the other. Between them it kills the agent and the
@@ -206,28 +195,7 @@ func (h *host) holdsAll() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	all, err := protocol.NewClient(h.path("r/supervisor.sock")).List(ctx)
-	if err != nil {
-		return false
-	}
-	running := 0
-	for _, st := range all {
-		if st.State == protocol.Running || st.State == protocol.Created {
-			running++
-		}
-	}
-	return h.held() >= running
-}
-
-// held counts the processes that the agent holds.
-func (h *host) held() (n int) {
-	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.agent.Process.Pid))
-	for _, fd := range fds {
-		if target, _ := os.Readlink(fd); strings.Contains(target, "pidfd") {
-			n++
-		}
-	}
-	return n
+	return chaostest.HoldsAll(ctx, protocol.NewClient(h.path("r/supervisor.sock")), h.agent.Process.Pid) == nil
 }
 
 // judge counts what is lost, and what is left over once all is removed.

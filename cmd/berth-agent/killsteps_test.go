@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/chaostest"
 )
 
 // stepScenario is a part of a container's life in which a process is killed at each of its steps.
@@ -233,13 +234,7 @@ func TestEverySupervisorStepKilled(t *testing.T) {
 }
 
 // holds reports whether the agent holds a process of a container. Its supervisor is no child of it.
-func (h *host) holds() bool {
-	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", h.agent.Process.Pid))
-	return slices.ContainsFunc(fds, func(fd string) bool {
-		target, _ := os.Readlink(fd)
-		return strings.Contains(target, "pidfd")
-	})
-}
+func (h *host) holds() bool { return chaostest.Held(h.agent.Process.Pid) > 0 }
 
 // stepWorkers are the hosts that share the steps of a scenario.
 const stepWorkers = 3

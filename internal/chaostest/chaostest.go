@@ -1,16 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chaostest holds the programs that containers run while tests kill parts of Berth, and counts what is lost of them.
+// Package chaostest serves the tests that kill parts of Berth below containers. It has the programs that the containers run, counts
+// the losses, and knows when the agent may be killed next.
 package chaostest
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
+
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
+
+var seed = flag.Uint64("chaos.seed", 0, "the seed of TestChaos's random choices; 0 chooses one")
+
+// Seed returns the seed of a test's random choices, and logs how to make the same choices again.
+func Seed(t testing.TB) uint64 {
+	t.Helper()
+	chosen := *seed
+	if chosen == 0 {
+		chosen = rand.Uint64()
+	}
+	t.Logf("seed %d: to choose the same again, -chaos.seed %d", chosen, chosen)
+	return chosen
+}
 
 // Program writes numbered lines, from 0, and ends with a known code.
 type Program struct {
@@ -38,6 +58,18 @@ func (p Program) Script() string {
 	return fmt.Sprintf("echo start >>$NOTES; i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); sleep 0.1; done; "+
 		"while [ $i -lt %d ]; do echo $i; i=$((i+1)); done; cut -d' ' -f1 /proc/uptime >>$NOTES; %s $i; exit %d",
 		p.Slow, p.Slow+p.Burst, last, p.Code)
+}
+
+// Spec returns the fields of the spec of a Container that runs the program once, indented for a manifest. The program keeps its notes
+// in the file name of the directory notes.
+func (p Program) Spec(archive, notes, name string) string {
+	return fmt.Sprintf(`  archive: {path: %s}
+  restartPolicy: Never
+  command: [/bin/sh, -c, %q]
+  env: [{name: NOTES, value: /notes/%s}]
+  volumes: [{name: notes, hostPath: {path: %s}}]
+  volumeMounts: [{name: notes, mountPath: /notes}]
+`, archive, p.Script(), name, notes)
 }
 
 // Lines returns how many lines the program writes.
@@ -116,4 +148,34 @@ func (p Program) Compare(notes Notes, log string, code int) Losses {
 		}
 	}
 	return out
+}
+
+// HoldsAll returns an error unless the process agent holds a pidfd of each container that the supervisor runs. The exit code and
+// output of a container that it does not hold yet are lost if the supervisor is killed.
+func HoldsAll(ctx context.Context, supervisor *protocol.Client, agent int) error {
+	all, err := supervisor.List(ctx)
+	if err != nil {
+		return err
+	}
+	running := 0
+	for _, st := range all {
+		if st.State == protocol.Running || st.State == protocol.Created {
+			running++
+		}
+	}
+	if held := Held(agent); held < running {
+		return fmt.Errorf("the agent holds %d of %d processes", held, running)
+	}
+	return nil
+}
+
+// Held returns how many pidfds a process has open.
+func Held(agent int) (n int) {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", agent))
+	for _, fd := range fds {
+		if target, _ := os.Readlink(fd); strings.Contains(target, "pidfd") {
+			n++
+		}
+	}
+	return n
 }

@@ -28,18 +28,12 @@ var (
 	chaosContainers = flag.Int("chaos.containers", 6, "how many containers TestChaos runs")
 	chaosKills      = flag.Int("chaos.kills", 4, "how often it kills the agent or the supervisor")
 	chaosRestarts   = flag.Int("chaos.restarts", 2, "how often it restarts the API server in between")
-	chaosSeed       = flag.Uint64("chaos.seed", 0, "the seed of its random choices; 0 chooses one")
 )
 
 // TestChaos kills the agent and the supervisor at random moments, and restarts the API server, below containers that write numbered
 // lines. Nothing may be lost.
 func TestChaos(t *testing.T) {
-	seed := *chaosSeed
-	if seed == 0 {
-		seed = rand.Uint64()
-	}
-	t.Logf("seed %d: to choose the same again, -chaos.seed %d", seed, seed)
-	random := rand.New(rand.NewPCG(seed, 0))
+	random := rand.New(rand.NewPCG(chaostest.Seed(t), 0))
 	notes := t.TempDir()
 	if err := os.Chmod(notes, 0o777); err != nil { //nolint:gosec // the containers write there
 		t.Fatal(err)
@@ -142,14 +136,8 @@ apiVersion: berth.run/v1alpha1
 kind: Container
 metadata: {name: %s}
 spec:
-  archive: {path: /var/lib/berth/archives/hello.tar}
-  restartPolicy: Never
   terminationGracePeriodSeconds: 1
-  command: [/bin/sh, -c, %q]
-  env: [{name: NOTES, value: /notes/%s}]
-  volumes: [{name: notes, hostPath: {path: %s}}]
-  volumeMounts: [{name: notes, mountPath: /notes}]
-`, name, program.Script(), name, notes)
+%s`, name, program.Spec("/var/lib/berth/archives/hello.tar", notes, name))
 }
 
 // up starts what does not run. hack/cluster/up.sh would build the command again first.
@@ -194,27 +182,7 @@ func agentHoldsAll(t *testing.T) {
 	eventually(t, 2*time.Minute, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		all, err := client.List(ctx)
-		if err != nil {
-			return err
-		}
-		running := 0
-		for _, st := range all {
-			if st.State == protocol.Running || st.State == protocol.Created {
-				running++
-			}
-		}
-		held := 0
-		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pidOf(t, "berth-agent")))
-		for _, fd := range fds {
-			if target, _ := os.Readlink(fd); strings.Contains(target, "pidfd") {
-				held++
-			}
-		}
-		if held < running {
-			return fmt.Errorf("the agent holds %d of %d processes", held, running)
-		}
-		return nil
+		return chaostest.HoldsAll(ctx, client, pidOf(t, "berth-agent"))
 	})
 }
 
