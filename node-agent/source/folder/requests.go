@@ -86,10 +86,12 @@ func (f *Folder) obey() []source.Key {
 		}
 		path := filepath.Join(requestsDir(f.o.StateDir), e.Name())
 		data, err := os.ReadFile(path)
-		var r Request
-		if err == nil {
-			err = json.Unmarshal(data, &r)
+		if err != nil { // such as EMFILE
+			f.o.Log.Error("a request cannot be read; trying again at the next look", "file", path, "error", err)
+			continue
 		}
+		var r Request
+		err = json.Unmarshal(data, &r)
 		if err == nil {
 			err = f.take(r, changed)
 		}

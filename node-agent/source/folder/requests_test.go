@@ -83,3 +83,37 @@ func TestRequests(t *testing.T) {
 	f.obey()
 	holds("a request for the life before", "", false)
 }
+
+// TestRequestThatCannotBeRead: it is there at the next look still.
+func TestRequestThatCannotBeRead(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	if _, err := Ask(state, Stop, f.entries[key("a")].container); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(requestsDir(state))
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("found requests %v, %v", entries, err)
+	}
+	request, aside := filepath.Join(requestsDir(state), entries[0].Name()), filepath.Join(state, "aside")
+	if err := os.Rename(request, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(request, request); err != nil { // ELOOP
+		t.Fatal(err)
+	}
+	f.obey()
+	if _, err := os.Lstat(request); err != nil {
+		t.Errorf("the request was removed unread: %v", err)
+	}
+	if err := os.Rename(aside, request); err != nil {
+		t.Fatal(err)
+	}
+	if f.obey(); f.Get(key("a")).Annotations[source.AnnotationStopped] == "" {
+		t.Error("the request was not taken later")
+	}
+}
