@@ -36,9 +36,12 @@ func receivedScheme() *runtime.Scheme {
 func (r *received) UnmarshalJSON(data []byte) error {
 	r.OCIBundle = v1alpha1.OCIBundle{}
 	err := source.Decode(data, &r.OCIBundle)
-	delete(r.Annotations, source.AnnotationRun) // the controller compiles, and nobody else has a say in it
-	delete(r.Annotations, source.AnnotationStopped)
-	delete(r.Annotations, source.AnnotationRestart)
+	for _, a := range []string{
+		source.AnnotationRun, source.AnnotationFixed, // the controller compiles, and nobody else has a say in it
+		source.AnnotationStopped, source.AnnotationRestart,
+	} {
+		delete(r.Annotations, a)
+	}
 	if named(&r.OCIBundle) {
 		r.Namespace, r.Name = r.Spec.ContainerRef.Namespace, r.Spec.ContainerRef.Name
 	}

@@ -103,7 +103,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 // TestAnnotationsOfTheAgentsOwn: whoever may annotate an OCIBundle neither stops nor restarts its container by that.
 func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
 	var r received
-	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` + source.AnnotationStopped + `":"true","` + source.AnnotationRestart + `":"2"}}}`
+	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` + source.AnnotationFixed + `":"1","` + source.AnnotationStopped + `":"true","` + source.AnnotationRestart + `":"2"}}}`
 	if err := json.Unmarshal([]byte(data), &r); err != nil {
 		t.Fatal(err)
 	}
