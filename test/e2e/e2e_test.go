@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -22,6 +23,7 @@ import (
 var (
 	root    string // of the checkout
 	state   string // of the cluster
+	id      string // of the cluster: the name of its cgroup and of its directory in /run, which hack/cluster derives from state
 	kubectl string
 )
 
@@ -51,9 +53,17 @@ func run(m *testing.M) (code int, err error) {
 	}
 	state = filepath.Join(state, "cluster")
 	defer os.RemoveAll(filepath.Dir(state))
-	before := leftovers()
+	id = fmt.Sprintf("berth-cluster-%.4x", sha256.Sum256([]byte(state)))
+	// All processes of the cluster inherit it, by which leftovers finds them.
+	if err := os.Setenv("BERTH_CLUSTER_DIR", state); err != nil {
+		return 1, err
+	}
 	if out, err := cluster("up.sh"); err != nil {
 		return 1, fmt.Errorf("cluster-up: %w\n%s", err, out)
+	}
+	// Else a search by another name would find nothing at the end, either.
+	if found := leftovers(); found.Cgroups == 0 || found.Netns == 0 || found.Processes < 3 {
+		return 1, fmt.Errorf("a cluster that runs: found %+v; want a cgroup, a network namespace, and the processes of agent, controller and supervisor", found)
 	}
 	code = m.Run()
 	if code != 0 {
@@ -65,20 +75,14 @@ func run(m *testing.M) (code int, err error) {
 	if out, err := cluster("down.sh"); err != nil {
 		return 1, fmt.Errorf("cluster-down: %w\n%s", err, out)
 	}
-	// What others do on this machine meanwhile passes.
-	after := leftovers()
-	for end := time.Now().Add(time.Minute); after != before && time.Now().Before(end); after = leftovers() {
-		time.Sleep(100 * time.Millisecond)
-	}
-	if after != before {
-		return 1, fmt.Errorf("cluster-down left something over: before %+v, after %+v", before, after)
+	if left := leftovers(); left != (counts{}) {
+		return 1, fmt.Errorf("cluster-down left something over: %+v", left)
 	}
 	return code, nil
 }
 
 func cluster(script string) (string, error) {
 	cmd := exec.Command(filepath.Join(root, "hack/cluster", script))
-	cmd.Env = append(os.Environ(), "BERTH_CLUSTER_DIR="+state)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -90,14 +94,18 @@ type counts struct {
 	Processes              int
 }
 
-// leftovers counts the mounts of this mount namespace, the cgroups of local clusters in every hierarchy, the processes and network
-// namespaces in those, and the processes of Berth's own programs. Other containers of this machine are none of its business.
+// leftovers counts what this cluster has on the machine: mounts of this mount namespace, cgroups in every hierarchy, the processes
+// and network namespaces in those, and the processes of Berth's own programs. Others on the machine have the same at the same time.
 func leftovers() counts {
 	var c counts
-	data, _ := os.ReadFile("/proc/self/mountinfo")
-	c.Mounts = strings.Count(string(data), "\n")
+	table, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(table)) {
+		if mentionsCluster(line) || strings.Contains(line, "/berth-samples/") { // the directories of config/samples
+			c.Mounts++
+		}
+	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "berth-cluster") {
+		if err == nil && d.IsDir() && strings.Contains(path, id) {
 			c.Cgroups++
 		}
 		return nil
@@ -106,16 +114,24 @@ func leftovers() counts {
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		groups, _ := os.ReadFile(p + "/cgroup")
-		if ns, err := os.Readlink(p + "/ns/net"); err == nil && strings.Contains(string(groups), "berth-cluster") {
+		if ns, err := os.Readlink(p + "/ns/net"); err == nil && strings.Contains(string(groups), id) {
 			netns[ns] = true
 			c.Processes++
 		}
-		if exe, err := os.Readlink(p + "/exe"); err == nil && strings.HasPrefix(exe, filepath.Join(root, "bin")+"/") {
+		exe, err := os.Readlink(p + "/exe")
+		args, _ := os.ReadFile(p + "/cmdline")
+		environ, _ := os.ReadFile(p + "/environ")
+		if err == nil && strings.HasPrefix(exe, filepath.Join(root, "bin")+"/") && (mentionsCluster(string(args)) || mentionsCluster(string(environ))) {
 			c.Processes++
 		}
 	}
 	c.Netns = len(netns)
 	return c
+}
+
+// mentionsCluster reports whether a text has the name of this cluster's state directory, or its id.
+func mentionsCluster(text string) bool {
+	return strings.Contains(text, filepath.Base(filepath.Dir(state))+"/") || strings.Contains(text, id)
 }
 
 // kube runs kubectl as the cluster's administrator and returns what it prints.
