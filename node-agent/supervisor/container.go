@@ -219,9 +219,10 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	pid, err := h.Create(ctx, r.ID, r.Bundle, handler.Stdio{Stdin: s.devNull, Stdout: far[0], Stderr: far[1]})
 	var known bool
 	var early *unix.WaitStatus
+	var unwaited error
 	s.mu.Lock()
 	if err == nil {
-		known, early = s.register(c, pid)
+		known, early, unwaited = s.register(c, pid)
 	}
 	if s.creates--; s.creates == 0 {
 		clear(s.early)
@@ -242,12 +243,14 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
 		s.watchMemory(c)
 	}
-	err = s.update(c, func(st *protocol.Status) { st.PID, st.State = pid, protocol.Created })
+	if err = unwaited; err == nil {
+		err = s.update(c, func(st *protocol.Status) { st.PID, st.State = pid, protocol.Created })
+	}
 	if err == nil && known {
 		err = c.await(s)
 	}
 	if err != nil {
-		// A container without a record would be lost with us: undo it.
+		// A container without a record would be lost with us, and the end of one that cannot be waited for goes unseen: undo it.
 		if derr := h.Delete(ctx, r.ID, true); derr != nil && !errors.Is(derr, handler.ErrNotExist) {
 			err = errors.Join(err, derr)
 		}
@@ -267,20 +270,24 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 }
 
 // register begins to wait for the container's process; s.mu is held. If the process has ended and been reaped already it
-// is not known to the reaper any more, and its wait status is returned where that was kept.
-func (s *server) register(c *container, pid int) (known bool, early *unix.WaitStatus) {
+// is not known to the reaper any more, and its wait status is returned where that was kept. With an error the process is known, and
+// nothing will say that it has ended.
+func (s *server) register(c *container, pid int) (known bool, early *unix.WaitStatus, err error) {
 	if ws, ok := s.early[pid]; ok {
 		delete(s.early, pid)
-		return false, &ws
+		return false, &ws, nil
 	}
 	// While s.mu is held the reaper does not run, so a child that has ended is still there as a zombie.
 	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return false, nil
+	if err == unix.ESRCH {
+		return false, nil, nil
+	}
+	if err != nil { // EMFILE, say: the process may live all the same
+		fd, err = -1, fmt.Errorf("pidfd_open of process %d: %w", pid, err)
 	}
 	c.pidfd, c.pid = fd, pid
 	s.byPID[pid] = c
-	return true, nil
+	return true, nil, err
 }
 
 // await has the poller wait for the process, unless the reaper has noticed its end already.

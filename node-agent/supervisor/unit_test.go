@@ -3,11 +3,14 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -191,5 +195,49 @@ func TestFindPipe(t *testing.T) {
 	}
 	if fd, err := findPipe(cmd.Process.Pid, 1, s.inode+1000000); !errors.Is(err, errPipeGone) {
 		t.Fatalf("got %d, %v", fd, err)
+	}
+}
+
+// threadHandler creates a container whose pid is that of a thread, of which there is no pidfd.
+type threadHandler struct {
+	handler.Handler
+	pid     int
+	deleted []string
+}
+
+func (h *threadHandler) Create(context.Context, string, string, handler.Stdio) (int, error) {
+	return h.pid, nil
+}
+
+func (h *threadHandler) Delete(_ context.Context, id string, force bool) error {
+	h.deleted = append(h.deleted, fmt.Sprint(id, " ", force))
+	return nil
+}
+
+// TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one that has ended.
+func TestCreateWithoutPidfd(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	h := &threadHandler{pid: unix.Gettid()}
+	if h.pid == os.Getpid() { // of the main thread there is one
+		tid := make(chan int)
+		end := make(chan struct{})
+		defer close(end)
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			tid <- unix.Gettid()
+			<-end
+		}()
+		h.pid = <-tid
+	}
+	s := testServer(t)
+	s.handlers = handler.Set{"thread": h}
+	st, err := s.create(t.Context(), &protocol.CreateRequest{ID: "web", Bundle: "/b", Handler: "thread"})
+	if err == nil || !strings.Contains(err.Error(), "pidfd_open") {
+		t.Errorf("found %+v, %v; want the error of pidfd_open", st, err)
+	}
+	if want := []string{"web true"}; !slices.Equal(h.deleted, want) || len(s.containers) != 0 {
+		t.Errorf("the handler has deleted %q, and %d containers are known; want %q and none", h.deleted, len(s.containers), want)
 	}
 }
