@@ -21,7 +21,7 @@ import (
 
 // container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and no goroutine.
 //
-// Locks are taken in the order op, life, mu, server.mu.
+// Locks are taken in the order op, life, holder.mu, mu, server.mu, pidMu.
 type container struct {
 	id string
 
@@ -32,18 +32,18 @@ type container struct {
 	// the start, and not before.
 	life sync.Mutex
 
-	// mu guards rec, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
-	mu     sync.Mutex
-	rec    record
-	log    *logFile  // nil before it is opened, and for one that had stopped already when it was adopted
-	memory *oomWatch // nil without a cgroup to watch
-	gone   bool      // forgotten; nothing is written to disk any more
-	late   bool      // the record on disk is older than rec, and a goroutine tries to write it
+	// mu guards rec and streams, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
+	mu      sync.Mutex
+	rec     record
+	streams [2]*stream // unchanged once the process is waited for
+	log     *logFile   // nil before it is opened, and for one that had stopped already when it was adopted
+	memory  *oomWatch  // nil without a cgroup to watch
+	gone    bool       // forgotten; nothing is written to disk any more
+	late    bool       // the record on disk is older than rec, and a goroutine tries to write it
 
 	// Set before the process is waited for, and unchanged then.
 	pid     int
 	adopted bool // by a supervisor that is not its parent
-	streams [2]*stream
 
 	pidMu sync.Mutex
 	pidfd int // -1 when there is none
@@ -202,11 +202,14 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	c.mu.Unlock()
 	var far [2]*os.File
 	for i, name := range []string{"stdout", "stderr"} {
-		if c.streams[i], far[i], err = s.openStream(c, name); err != nil {
+		var st *stream
+		if st, far[i], err = s.openStream(c, name); err != nil {
 			return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 		}
 		defer far[i].Close()
-		c.rec.Pipes[i] = c.streams[i].inode
+		c.mu.Lock()
+		c.streams[i], c.rec.Pipes[i] = st, st.inode
+		c.mu.Unlock()
 	}
 	// On disk before the handler is asked: a supervisor that dies now leaves a record of what has to be cleared away.
 	if err := s.update(c, func(*protocol.Status) {}); err != nil {
@@ -233,14 +236,18 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	}
 
 	if p, serr := procfs.ReadStat(pid); serr == nil {
+		c.mu.Lock()
 		c.rec.StartTime = p.StartTime
+		c.mu.Unlock()
 	}
 	if known {
 		s.noteNamespace(c)
 	}
 	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the container.
 	if cgroup := memoryCgroup(s.hierarchies, pid); cgroup != memoryCgroup(s.hierarchies, os.Getpid()) {
+		c.mu.Lock()
 		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
+		c.mu.Unlock()
 		s.watchMemory(c)
 	}
 	if err = unwaited; err == nil {
@@ -285,7 +292,10 @@ func (s *server) register(c *container, pid int) (known bool, early *unix.WaitSt
 	if err != nil { // EMFILE, say: the process may live all the same
 		fd, err = -1, fmt.Errorf("pidfd_open of process %d: %w", pid, err)
 	}
-	c.pidfd, c.pid = fd, pid
+	c.pidMu.Lock()
+	c.pidfd = fd
+	c.pidMu.Unlock()
+	c.pid = pid
 	s.byPID[pid] = c
 	return true, nil, err
 }

@@ -79,7 +79,10 @@ func (c *container) descriptors() (names []string, fds []int) {
 		add(protocol.Kinds[0], c.pidfd)
 	}
 	c.pidMu.Unlock()
-	for i, st := range c.streams {
+	c.mu.Lock()
+	streams := c.streams
+	c.mu.Unlock()
+	for i, st := range streams {
 		if st == nil {
 			continue
 		}

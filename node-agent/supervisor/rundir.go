@@ -250,7 +250,10 @@ func (s *server) restoreRecords() {
 	s.mu.Unlock()
 	for _, c := range all {
 		_ = s.update(c, func(*protocol.Status) {}) // tried again if it fails
-		for _, st := range c.streams {
+		c.mu.Lock()
+		streams := c.streams
+		c.mu.Unlock()
+		for _, st := range streams {
 			if st == nil {
 				continue
 			}

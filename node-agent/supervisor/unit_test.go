@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -214,23 +215,25 @@ func (h *threadHandler) Delete(_ context.Context, id string, force bool) error {
 	return nil
 }
 
-// TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one that has ended.
-func TestCreateWithoutPidfd(t *testing.T) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	h := &threadHandler{pid: unix.Gettid()}
-	if h.pid == os.Getpid() { // of the main thread there is one
-		tid := make(chan int)
-		end := make(chan struct{})
-		defer close(end)
+func newThreadHandler(t *testing.T) *threadHandler {
+	pids, end := make(chan int), make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	for {
 		go func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			tid <- unix.Gettid()
+			pids <- unix.Gettid()
 			<-end
 		}()
-		h.pid = <-tid
+		if pid := <-pids; pid != os.Getpid() { // of the main thread there is one
+			return &threadHandler{pid: pid}
+		}
 	}
+}
+
+// TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one that has ended.
+func TestCreateWithoutPidfd(t *testing.T) {
+	h := newThreadHandler(t)
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": h}
 	st, err := s.create(t.Context(), &protocol.CreateRequest{ID: "web", Bundle: "/b", Handler: "thread"})
@@ -240,4 +243,30 @@ func TestCreateWithoutPidfd(t *testing.T) {
 	if want := []string{"web true"}; !slices.Equal(h.deleted, want) || len(s.containers) != 0 {
 		t.Errorf("the handler has deleted %q, and %d containers are known; want %q and none", h.deleted, len(s.containers), want)
 	}
+}
+
+// TestRunDirRemovedDuringCreate writes records anew, and passes descriptors on, while containers are created. It is for the race
+// detector.
+func TestRunDirRemovedDuringCreate(t *testing.T) {
+	s := testServer(t)
+	s.handlers = handler.Set{"thread": newThreadHandler(t)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		for ctx.Err() == nil {
+			s.restoreRecords()
+			s.mu.Lock()
+			c := s.containers["web"]
+			s.mu.Unlock()
+			if c != nil {
+				_, fds := c.descriptors()
+				closeAll(fds)
+			}
+		}
+	})
+	for range 50 {
+		_, _ = s.create(t.Context(), &protocol.CreateRequest{ID: "web", Bundle: "/b", Handler: "thread"})
+	}
+	cancel()
+	ended.Wait()
 }
