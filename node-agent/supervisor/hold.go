@@ -158,7 +158,7 @@ func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
 // maxHeld bounds the list of descriptors that a supervisor reads.
 const maxHeld = 64 << 20
 
-// takeInherited takes over the descriptors that the supervisor was started with: fd is a file that lists those that follow it. None of
+// takeInherited takes over the descriptors that the supervisor was started with: fd is a file that lists them. None of
 // them is inherited by a program that this process starts.
 func takeInherited(fd int) (held map[string]map[string]int, lock *os.File, err error) {
 	unix.CloseOnExec(fd)
@@ -172,15 +172,18 @@ func takeInherited(fd int) (held map[string]map[string]int, lock *os.File, err e
 		return nil, nil, fmt.Errorf("held descriptors: descriptor %d: %w", fd, err)
 	}
 	held = map[string]map[string]int{}
-	d := fd
+	next := fd + 1
 	for _, n := range names {
+		d := n.FD
+		if d == 0 {
+			d = next
+			next++
+		}
+		unix.CloseOnExec(d)
 		if n.Kind == kindLock {
-			unix.CloseOnExec(n.FD)
-			lock = os.NewFile(uintptr(n.FD), kindLock)
+			lock = os.NewFile(uintptr(d), kindLock)
 			continue
 		}
-		d++
-		unix.CloseOnExec(d)
 		key := n.Key
 		if n.ID != "" {
 			key = protocol.Key(n.ID)

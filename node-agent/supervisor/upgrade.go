@@ -56,18 +56,15 @@ func (s *server) checkUpgrade(ctx context.Context, program string) error {
 	return nil
 }
 
-// pass collects what the next program needs, and returns the argument that names it. The descriptors are open across execve(2).
+// pass collects the descriptors that the next program needs, and returns the argument that names their list. They are open across
+// execve(2); after an error none is.
 func (s *server) pass(lock *os.File) (string, error) {
 	var names []protocol.HeldFile
-	var fds []int
 	for _, c := range s.containers {
-		kinds, dups := c.descriptors()
+		kinds, fds := c.descriptors()
 		for i := range kinds {
-			names, fds = append(names, protocol.HeldFile{ID: c.id, Kind: kinds[i]}), append(fds, dups[i])
+			names = append(names, protocol.HeldFile{ID: c.id, Kind: kinds[i], FD: fds[i]})
 		}
-	}
-	if _, err := unix.FcntlInt(lock.Fd(), unix.F_SETFD, 0); err != nil {
-		return "", fmt.Errorf("fcntl: %w", err)
 	}
 	names = append(names, protocol.HeldFile{Kind: kindLock, FD: int(lock.Fd())})
 	list, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
@@ -78,26 +75,15 @@ func (s *server) pass(lock *os.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := unix.Write(list, b); err != nil {
-		return "", fmt.Errorf("write the list of descriptors: %w", err)
+	if n, err := unix.Write(list, b); err != nil || n < len(b) {
+		return "", fmt.Errorf("write the list of descriptors: %d of %d bytes: %w", n, len(b), err)
 	}
-	// Numbers that follow one another, above all that are in use.
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return "", err
-	}
-	first := 3
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil {
-			first = max(first, n+1)
+	for _, n := range append(names, protocol.HeldFile{FD: list}) {
+		if _, err := unix.FcntlInt(uintptr(n.FD), unix.F_SETFD, 0); err != nil { // only of a number that is no descriptor
+			return "", fmt.Errorf("fcntl: descriptor %d: %w", n.FD, err)
 		}
 	}
-	for i, fd := range append([]int{list}, fds...) {
-		if err := unix.Dup3(fd, first+i, 0); err != nil {
-			return "", fmt.Errorf("dup3: %w", err)
-		}
-	}
-	return strconv.Itoa(first), nil
+	return strconv.Itoa(list), nil
 }
 
 // become executes the program that takes over. It returns only if that fails, also with the program that runs now.

@@ -266,7 +266,7 @@ type HeldFile struct {
 	ID   string `json:"id,omitempty"`
 	Key  string `json:"key,omitempty"`
 	Kind string `json:"kind"`
-	// FD is its number, if it is not one of those that follow the list.
+	// FD is its number; 0 if it is the next of those that follow the list.
 	FD int `json:"fd,omitempty"`
 }
 
