@@ -3,11 +3,6 @@
 package v1alpha1_test
 
 import (
-	"bytes"
-	"errors"
-	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
@@ -25,40 +19,13 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/configtest"
 )
 
-// manifests are all objects of the YAML files below a folder of config/.
+// manifests returns the objects of a folder of config/.
 func manifests(t *testing.T, folder string) []*unstructured.Unstructured {
 	t.Helper()
-	var out []*unstructured.Unstructured
-	err := filepath.WalkDir(filepath.Join("..", "..", "config", folder), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".yaml" || filepath.Base(path) == "kustomization.yaml" {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(b), 4096)
-		for {
-			u := &unstructured.Unstructured{}
-			if err := documents.Decode(u); errors.Is(err, io.EOF) {
-				return nil
-			} else if err != nil {
-				return err
-			}
-			if len(u.Object) > 0 {
-				out = append(out, u)
-			}
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(out) == 0 {
-		t.Fatalf("config/%s: no objects", folder)
-	}
-	return out
+	return configtest.Objects(t, filepath.Join("..", "..", "config", folder))
 }
 
 // applier creates objects of any kind.

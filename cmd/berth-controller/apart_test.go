@@ -3,10 +3,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -30,6 +28,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers"
+	"github.com/berth-run/berth/internal/configtest"
 )
 
 // The node whose agent is stolen, and the one that it must not reach. The name of the latter is no namespace's.
@@ -426,29 +425,9 @@ func newApart(t *testing.T) *apart {
 // install applies a folder of config/, and waits until its policies are in force.
 func (a *apart) install(t *testing.T, folder string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join("..", "..", "config", folder, "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("config/%s: found %v, %v", folder, files, err)
-	}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
-		for filepath.Base(file) != "kustomization.yaml" {
-			u := &unstructured.Unstructured{}
-			if err := documents.Decode(u); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				t.Fatalf("%s: %v", file, err)
-			}
-			if len(u.Object) == 0 {
-				continue
-			}
-			if err := a.admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership); err != nil {
-				t.Fatalf("%s: %s %s: %v", file, u.GetKind(), u.GetName(), err)
-			}
+	for _, u := range configtest.Objects(t, filepath.Join("..", "..", "config", folder)) {
+		if err := a.admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership); err != nil {
+			t.Fatalf("config/%s: %s %s: %v", folder, u.GetKind(), u.GetName(), err)
 		}
 	}
 	if folder != "policy" {
