@@ -3,7 +3,6 @@
 package kubernetes
 
 import (
-	"context"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,19 +16,12 @@ import (
 // TestReplacedBundleIsTheSame: an OCIBundle that replaces one of an earlier controller is the same for the agent, which knows its
 // container by the uid, and its edits by the generation.
 func TestReplacedBundleIsTheSame(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	b := newBundle("moved", "node-former")
 	b.Finalizers = []string{v1alpha1.OCIBundleFinalizer}
 	b.Spec.Former = &v1alpha1.FormerBundle{UID: "0f0e0d0c-former", Generation: 7}
 	createBundle(t, c, b)
-	k, err := New(Options{Config: server, NodeName: "node-former"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := heard{make(chan source.Key, 100), make(chan struct{})}
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx, h) }()
+	k, h := start(t, "node-former")
 	<-h.synced
 	key := source.Key{Namespace: "default", Name: "moved"}
 	if first := <-h.changed; first != key {
@@ -43,11 +35,11 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 	// What the agent says of its generations is said of those of the object.
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 8, Phase: v1alpha1.ContainerRunning}
 	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: "Running", Status: "True", Reason: "Started", ObservedGeneration: 8, LastTransitionTime: metav1.Now().Rfc3339Copy()})
-	if err := k.ReportStatus(ctx, got, status); err != nil {
+	if err := k.ReportStatus(t.Context(), got, status); err != nil {
 		t.Fatal(err)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := c.Get(ctx, client.ObjectKeyFromObject(b), now); err != nil || now.Status.ObservedGeneration != 1 || now.Status.Conditions[0].ObservedGeneration != 1 {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil || now.Status.ObservedGeneration != 1 || now.Status.Conditions[0].ObservedGeneration != 1 {
 		t.Errorf("found %+v (%v)", now.Status, err)
 	}
 	until(t, "its own words", func() bool {
@@ -57,7 +49,7 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 		t.Errorf("found %d changes for the agent's own write", n)
 	}
 	now.Spec.TerminationGracePeriodSeconds = 5
-	if err := c.Update(ctx, now); err != nil {
+	if err := c.Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the edit", func() bool { return k.Get(key).Generation == 9 })
@@ -65,24 +57,20 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 	// By the uid of another, nothing is written or released.
 	other := k.Get(key).DeepCopy()
 	other.UID = now.UID
-	if err := k.ReportStatus(ctx, other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 9, Phase: v1alpha1.ContainerFailed}); err != nil {
+	if err := k.ReportStatus(t.Context(), other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 9, Phase: v1alpha1.ContainerFailed}); err != nil {
 		t.Error(err)
 	}
-	if err := c.Delete(ctx, now); err != nil {
+	if err := c.Delete(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Release(ctx, key, now.UID); err != nil {
+	if err := k.Release(t.Context(), key, now.UID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Get(ctx, client.ObjectKeyFromObject(b), now); err != nil || now.Status.Phase != v1alpha1.ContainerRunning {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil || now.Status.Phase != v1alpha1.ContainerRunning {
 		t.Errorf("found %+v (%v)", now.Status, err)
 	}
-	if err := k.Release(ctx, key, "0f0e0d0c-former"); err != nil {
+	if err := k.Release(t.Context(), key, "0f0e0d0c-former"); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "gone", func() bool { return k.Get(key) == nil })
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
 }

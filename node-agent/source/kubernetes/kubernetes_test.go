@@ -149,6 +149,26 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// start runs the source of a node until the test ends.
+func start(t *testing.T, node string) (*Kubernetes, heard) {
+	t.Helper()
+	k, err := New(Options{Config: server, NodeName: node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	h := heard{make(chan source.Key, 100), make(chan struct{})}
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx, h) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return k, h
+}
+
 func TestSource(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
@@ -240,19 +260,12 @@ func TestSource(t *testing.T) {
 
 // TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent writes itself is none.
 func TestStatusOfOthersIsSeen(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	b := newBundle("falsified", "node-5")
 	b.Finalizers = nil
 	createBundle(t, c, b)
 	t.Cleanup(func() { _ = c.Delete(context.Background(), b) })
-	k, err := New(Options{Config: server, NodeName: "node-5"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := heard{make(chan source.Key, 100), make(chan struct{})}
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx, h) }()
+	k, h := start(t, "node-5")
 	<-h.synced
 	key, at := keyOf(b), client.ObjectKeyFromObject(b)
 	<-h.changed // it is there
@@ -261,24 +274,24 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 	}
 	for range 20 {
 		for _, phase := range []v1alpha1.ContainerPhase{v1alpha1.ContainerPending, v1alpha1.ContainerRunning} {
-			if err := k.ReportStatus(ctx, k.Get(key), said(phase)); err != nil {
+			if err := k.ReportStatus(t.Context(), k.Get(key), said(phase)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	until(t, "the last status in the cache", func() bool {
 		now := &v1alpha1.OCIBundle{}
-		return c.Get(ctx, at, now) == nil && k.Get(key).ResourceVersion == now.ResourceVersion
+		return c.Get(t.Context(), at, now) == nil && k.Get(key).ResourceVersion == now.ResourceVersion
 	})
 	if n := len(h.changed); n != 0 {
 		t.Errorf("found %d changes for the agent's own writes", n)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := c.Get(ctx, at, now); err != nil {
+	if err := c.Get(t.Context(), at, now); err != nil {
 		t.Fatal(err)
 	}
 	now.Status.Phase = v1alpha1.ContainerSucceeded
-	if err := c.Status().Update(ctx, now); err != nil {
+	if err := c.Status().Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -291,16 +304,12 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 	}
 	// A label of somebody else is none of the agent's business.
 	now.Labels = map[string]string{"a": "b"}
-	if err := c.Update(ctx, now); err != nil {
+	if err := c.Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the label in the cache", func() bool { return k.Get(key).Labels["a"] == "b" })
 	if n := len(h.changed); n != 0 {
 		t.Errorf("found %d changes for a label", n)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 )
 
 func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	split := func(name, filter string) (*v1alpha1.OCIBundle, *v1alpha1.SeccompProfile, string) {
 		b := newBundle(name, "node-profiles")
@@ -33,7 +32,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	}
 	create := func(o client.Object) {
 		t.Helper()
-		if err := c.Create(ctx, o); err != nil {
+		if err := c.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Delete(context.Background(), o) })
@@ -43,19 +42,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	create(firstProfile)
 	create(first)
 
-	k, err := New(Options{Config: server, NodeName: "node-profiles"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := heard{make(chan source.Key, 100), make(chan struct{})}
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx, h) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	k, h := start(t, "node-profiles")
 	hear := func(b *v1alpha1.OCIBundle) *v1alpha1.OCIBundle {
 		t.Helper()
 		for deadline := time.After(3 * time.Minute); ; {
@@ -96,7 +83,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	if b := hear(third); !strings.Contains(b.Annotations[source.AnnotationUnresolved], "digest sha256:44136fa3") {
 		t.Errorf("found %q", b.Annotations)
 	}
-	if err := c.Delete(ctx, thirdProfile); err != nil {
+	if err := c.Delete(t.Context(), thirdProfile); err != nil {
 		t.Fatal(err)
 	}
 	create(&v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: thirdProfile.Name}, Spec: good})

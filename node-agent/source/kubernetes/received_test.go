@@ -19,7 +19,6 @@ import (
 
 // TestUnknownFieldsAreNamed: an agent that is older than the CRDs knows which fields of a spec it does not know.
 func TestUnknownFieldsAreNamed(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	crd := &unstructured.Unstructured{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
@@ -28,35 +27,23 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/future", "value": {"type": "string"}},
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/process/properties/umask", "value": {"type": "integer"}},
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/future", "value": {"type": "string"}}]`
-	if err := c.Patch(ctx, crd, client.RawPatch(types.JSONPatchType, []byte(newer))); err != nil {
+	if err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, []byte(newer))); err != nil {
 		t.Fatal(err)
 	}
 	older := `[
 		{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/future"},
 		{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/process/properties/umask"},
 		{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/future"}]`
-	defer func() {
+	t.Cleanup(func() {
 		if err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType, []byte(older))); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 
 	plain := newBundle("plain", "node-9")
 	plain.Annotations = map[string]string{source.AnnotationUnknownFields: "said by somebody"}
 	createBundle(t, c, plain)
-	k, err := New(Options{Config: server, NodeName: "node-9"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := heard{make(chan source.Key, 100), make(chan struct{})}
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx, h) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	k, h := start(t, "node-9")
 	<-h.synced
 	unknown := func(name string) string {
 		b := k.Get(source.Key{Namespace: "default", Name: name})
@@ -71,7 +58,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	// By the watch. The API server takes the new fields some time after the CRD was changed.
 	until(t, "the fields", func() bool {
 		fields := []byte(`{"spec": {"future": "x", "process": {"umask": 18}}, "status": {"future": "x"}}`)
-		if err := c.Patch(ctx, plain.DeepCopy(), client.RawPatch(types.MergePatchType, fields)); err != nil {
+		if err := c.Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.MergePatchType, fields)); err != nil {
 			t.Fatal(err)
 		}
 		return unknown("plain") == "spec.future, spec.process.umask"
@@ -81,19 +68,12 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	}
 
 	// By the list.
-	again, err := New(Options{Config: server, NodeName: "node-9"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k = again
-	second := heard{make(chan source.Key, 100), make(chan struct{})}
-	go func() { done <- again.Run(ctx, second) }()
-	defer func() { cancel(); <-done }()
-	<-second.synced
+	k, h = start(t, "node-9")
+	<-h.synced
 	if found := unknown("plain"); found != "spec.future, spec.process.umask" {
 		t.Errorf("found %q in the list", found)
 	}
-	if err := c.Patch(ctx, plain, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"future": null, "process": {"umask": null}}}`))); err != nil {
+	if err := c.Patch(t.Context(), plain, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"future": null, "process": {"umask": null}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "a bundle without them", func() bool { return unknown("plain") == "" })
