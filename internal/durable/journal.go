@@ -201,11 +201,12 @@ func match(dir string, globs []string) ([]string, error) {
 
 // takeUp makes the files what the journal of another boot holds, and the journal that of this boot.
 func (j *Journal) takeUp(held map[string]entry) error {
-	if err := restore(j.dir, j.f, held); err != nil {
+	// Whole entries may follow one that was cut off. They must never come behind a new one. And what was allocated behind them is room
+	// for the files.
+	if err := j.f.Truncate(j.end); err != nil {
 		return err
 	}
-	// Whole entries may follow one that was cut off. They must never come behind a new one.
-	if err := j.f.Truncate(j.end); err != nil {
+	if err := restore(j.dir, j.f, held); err != nil {
 		return err
 	}
 	// All boot ids are of one length, so the header takes the place of the old one.

@@ -298,3 +298,35 @@ func TestJournalOnFullDisk(t *testing.T) {
 	m.open()
 	m.has("a/1.json", "last")
 }
+
+// TestJournalRestoresOnFullDisk: a file whose content was lost with the power has room, although something else has taken all of the
+// disk since.
+func TestJournalRestoresOnFullDisk(t *testing.T) {
+	needs.Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	m := &machine{T: t, dir: dir}
+	j := m.open()
+	content := strings.Repeat("x", 10_000)
+	for i := range 10 {
+		m.put(j, fmt.Sprintf("a/%d.json", i), content)
+	}
+	m.flush(j)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.boot++
+	for i := range 10 {
+		if err := os.Truncate(m.path(fmt.Sprintf("a/%d.json", i)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, dir)
+	m.open()
+	for i := range 10 {
+		m.has(fmt.Sprintf("a/%d.json", i), content)
+	}
+}
