@@ -72,7 +72,7 @@ type Journal struct {
 	done chan struct{}
 }
 
-// stamp tells one content of a file from another.
+// stamp identifies one content of a file.
 type stamp struct {
 	size int64
 	sum  uint32

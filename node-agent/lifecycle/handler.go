@@ -22,7 +22,7 @@ func (s handlerStage) Ensure(_ context.Context, c *Container) error {
 	if slices.Contains(have, handlerOf(c)) {
 		return nil
 	}
-	err := fmt.Errorf("handler: found %q, which this node has not; allowed: %s",
+	err := fmt.Errorf("handler: found %q, which this node does not have; allowed: %s",
 		handlerOf(c), strings.Join(have, ", "))
 	return &StageError{Reason: v1alpha1.ReasonHandlerNotFound, Err: err}
 }

@@ -131,7 +131,7 @@ func (l *Logs) remove(c *Container) error {
 	return l.Prune()
 }
 
-// isEmpty tells whether a directory has nothing in it.
+// isEmpty returns whether a directory has no entries.
 func isEmpty(dir string) (bool, error) {
 	f, err := os.Open(dir)
 	if err != nil {

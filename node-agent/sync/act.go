@@ -142,7 +142,7 @@ func (s *Syncer) write(r *Record, how replace) error {
 	return nil
 }
 
-// awaitFlush returns once the last end of the process survives a loss of power, so that it may be told.
+// awaitFlush returns once the last end of the process survives a loss of power, so that it may be reported.
 func (s *Syncer) awaitFlush(ctx context.Context, r *Record) error {
 	if r == nil || r.flushed == nil {
 		return nil
@@ -173,7 +173,7 @@ func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminate
 	ended, ran := now, end.FinishedAt.Sub(end.StartedAt.Time)
 	if st != nil && !st.FinishedInstant.IsZero() {
 		ended = st.FinishedInstant
-		// A supervisor of an older version tells only what the node's clock showed.
+		// A supervisor of an older version reports only times of the node's clock.
 		if d, ok := st.FinishedInstant.Sub(st.StartedInstant); ok {
 			ran = d
 		}
@@ -212,7 +212,7 @@ func (s *Syncer) keepExit(ctx context.Context, r *Record) error {
 	if r.unwritten == nil || r.State != stateEnded {
 		return nil
 	}
-	// Without a pid namespace of its own, the container may have processes left that write.
+	// Without a pid namespace of its own, the container may have processes left that write. The supervisor waits for their end.
 	if err := ignoreGone(s.Supervisor.Kill(ctx, r.ID, "KILL", true)); err != nil {
 		return fmt.Errorf("kill what is left: %w", err)
 	}

@@ -356,7 +356,7 @@ func makeChanged(in Input) (Decision, bool) {
 }
 
 func makeAfterOwnStop(in Input) (Decision, bool) {
-	// The spec changed, the container was stopped for that, and the change was taken back meanwhile.
+	// The spec changed, the container was stopped for that, and the change was taken back since.
 	return Decision{Verb: Make, Why: "it was stopped to be replaced"}, in.Record.Stop != nil
 }
 

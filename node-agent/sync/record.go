@@ -109,8 +109,8 @@ type Record struct {
 	unwrittenDesired *v1alpha1.OCIBundle
 	// waiting is set while a start of this agent waits for its image.
 	waiting *waiting
-	// flushed waits until the last end of the process survives a loss of power; nil if there is nothing to wait for. Nobody is told of
-	// an end before.
+	// flushed waits until the last end of the process survives a loss of power; nil if there is nothing to wait for. No end
+	// is reported before.
 	flushed func(context.Context) error
 }
 

@@ -17,10 +17,10 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// progress is work that is under way and that no record tells of.
+// progress is work under way that is in no record.
 type progress struct{ condition, reason, message string }
 
-// report tells the source the status if it differs from what it was told last.
+// report reports the status to the source if it differs from the one reported last.
 func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) error {
 	// Of a bundle that the source does not know (yet), nobody can be told.
 	known := s.Source.Get(w.key)
@@ -47,7 +47,7 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) e
 	return nil
 }
 
-// Status is what there is to tell of a wanted container. It is the only place where the status of a bundle is computed.
+// Status returns the status of a wanted container. It is the only place where the status of a bundle is computed.
 func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1.OCIBundleStatus {
 	b, r := in.Desired, in.Record
 	if r == nil {

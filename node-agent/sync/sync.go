@@ -262,7 +262,7 @@ func orphan(id string) *Record {
 }
 
 // adoptOrphans takes up containers of ours that no worker knows: an agent that died has left them, or their records are gone. It is
-// called whenever the supervisor tells all that it has, since it may not have answered before.
+// called whenever the supervisor lists its containers, since it may not have answered before.
 func (s *Syncer) adoptOrphans(all []protocol.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
