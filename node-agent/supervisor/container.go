@@ -286,7 +286,7 @@ func (s *server) register(c *container, pid int) (known bool, early *unix.WaitSt
 	}
 	// While s.mu is held the reaper does not run, so a child that has ended is still there as a zombie.
 	fd, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
+	if errors.Is(err, unix.ESRCH) {
 		return false, nil, nil
 	}
 	if err != nil { // EMFILE, say: the process may live all the same

@@ -125,7 +125,7 @@ func closeAll(fds []int) {
 
 // hold serves a client that holds descriptors, until it goes or ctx ends.
 func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	h := &holder{c: c}
 	s.mu.Lock()
