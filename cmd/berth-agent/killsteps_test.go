@@ -119,8 +119,8 @@ var stepScenarios = []stepScenario{
 	{
 		name: "restart on failure",
 		before: func(r *stepRun) {
-			r.manifest("OnFailure", "echo start >>$NOTES; "+count+
-				"if [ ! -e $NOTES.go ]; then while [ ! -e $NOTES.go ]; do sleep 0.02; done; echo first; exit 9; fi; printf second; exit 0")
+			r.manifest("OnFailure", "[ -e $NOTES.go ] || first=1; echo start >>$NOTES; "+count+
+				"if [ $first ]; then while [ ! -e $NOTES.go ]; do sleep 0.02; done; echo first; exit 9; fi; printf second; exit 0")
 			r.until("the first program has started", func() bool { return strings.Contains(r.notes(), "start") })
 		},
 		act: func(r *stepRun) {

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,12 +229,14 @@ func (h *host) leftovers() counts {
 	var c counts
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	c.mounts = strings.Count(string(table), " "+h.dir+"/")
-	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && filepath.Base(filepath.Dir(path)) == filepath.Base(h.cgroup) && d.Name() != "supervisor" {
-			c.cgroups++
+	for _, hierarchy := range []string{"", "*"} {
+		dirs, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", hierarchy, h.cgroup, "*", "cgroup.procs"))
+		for _, dir := range dirs {
+			if filepath.Base(filepath.Dir(dir)) != "supervisor" {
+				c.cgroups++
+			}
 		}
-		return nil
-	})
+	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cgroup")
 	for _, p := range procs {
 		data, _ := os.ReadFile(p)
