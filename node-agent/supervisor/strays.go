@@ -179,7 +179,9 @@ func (f *strays) open(pid int) int {
 // belongs climbs from a process to its ancestors. first says whether the container's first process is among all.
 func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 	inside := f.pin >= 0 && all[pid].inside
-	for up := pid; ; {
+	up := pid
+	// The processes were read one after the other: parents may form a circle if numbers are given anew in between.
+	for range len(all) + 1 {
 		switch {
 		case up == f.c.pid && first:
 			return true
@@ -195,6 +197,7 @@ func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 		inside = inside && p.inside
 		up = p.PPID
 	}
+	return false
 }
 
 // strayWait is how long processes may take to end after SIGKILL.

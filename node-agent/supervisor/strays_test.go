@@ -146,3 +146,27 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 		})
 	}
 }
+
+// TestBelongs climbs from processes to their ancestors, also where those form a circle.
+func TestBelongs(t *testing.T) {
+	const own, first, other = 10, 100, 200
+	f := &strays{c: &container{pid: first}, own: own, pin: 1, other: map[int]bool{other: true}}
+	all := map[int]process{}
+	for pid, p := range map[int]struct {
+		parent int
+		inside bool
+	}{
+		1: {0, false}, own: {1, false}, first: {own, true}, 101: {first, true}, 102: {101, false}, other: {own, true}, 201: {other, true},
+		301: {1, true}, 302: {301, true}, 303: {1, false}, 304: {303, true}, 401: {402, true}, 402: {401, true}, 403: {999, true},
+	} {
+		all[pid] = process{Stat: procfs.Stat{PPID: p.parent}, inside: p.inside}
+	}
+	for pid, want := range map[int]bool{
+		first: true, 101: true, 102: true, other: false, 201: false, own: false, 1: false, 301: true, 302: true, 303: false, 304: false,
+		401: false, 402: false, 403: false,
+	} {
+		if got := f.belongs(all, pid, true); got != want {
+			t.Errorf("process %d: found %v; want %v", pid, got, want)
+		}
+	}
+}
