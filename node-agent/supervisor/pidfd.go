@@ -34,12 +34,12 @@ func openProcess(pid int, startTime uint64) int {
 	return fd
 }
 
-// exitOfStranger is how a process that is not (any more) our child has ended, once its pidfd polls as readable.
+// exitStatusOfNonChild is how a process that is not (any more) our child has ended, once its pidfd polls as readable.
 //
 // There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A zombie shows its wait status as
 // exit_code in /proc/PID/stat (proc_pid_stat(5), field 52). For a reaped one the pidfd keeps it since Linux 6.15
 // (PIDFD_INFO_EXIT). The pidfd is asked first and again after stat, since it can be reaped between the two.
-func exitOfStranger(pidfd, pid int, startTime uint64) (unix.WaitStatus, error) {
+func exitStatusOfNonChild(pidfd, pid int, startTime uint64) (unix.WaitStatus, error) {
 	for try := 0; ; try++ {
 		ws, err := pidfdExit(pidfd)
 		if err == nil {

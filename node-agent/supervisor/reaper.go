@@ -208,7 +208,7 @@ func (s *server) reap(c *container) bool {
 	s.mu.Lock()
 	if c.adopted {
 		s.mu.Unlock()
-		ws, err := exitOfStranger(c.pidfd, c.pid, c.rec.StartTime)
+		ws, err := exitStatusOfNonChild(c.pidfd, c.pid, c.rec.StartTime)
 		if err != nil {
 			s.exited(c, nil, err)
 		} else {
@@ -235,7 +235,7 @@ func (s *server) reap(c *container) bool {
 		return true
 	}
 	// It is not our child: a handler's program that leaves the container to a daemon of its own.
-	if ws, err = exitOfStranger(c.pidfd, c.pid, c.rec.StartTime); err != nil {
+	if ws, err = exitStatusOfNonChild(c.pidfd, c.pid, c.rec.StartTime); err != nil {
 		s.exited(c, nil, err)
 	} else {
 		s.exited(c, &ws, nil)

@@ -24,7 +24,7 @@ import (
 )
 
 // The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
-func TestExitOfStranger(t *testing.T) {
+func TestExitStatusOfNonChild(t *testing.T) {
 	for _, reaped := range []bool{false, true} {
 		for script, want := range map[string]func(unix.WaitStatus) bool{
 			"exit 0":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 0 },
@@ -58,7 +58,7 @@ func TestExitOfStranger(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				ws, err := exitOfStranger(fd, cmd.Process.Pid, st.StartTime)
+				ws, err := exitStatusOfNonChild(fd, cmd.Process.Pid, st.StartTime)
 				if reaped && errors.Is(err, errNoExit) && !kernelTellsExits(t) {
 					t.Skipf("Linux before 6.15: %v", err)
 				}
