@@ -459,7 +459,7 @@ func TestWebhookBehindItsService(t *testing.T) {
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}}},
 		Ports:       []discoveryv1.EndpointPort{{Name: &service.Spec.Ports[0].Name, Port: ptr.To(int32(port))}},
 	})
-	// From then on the certificate is none for the address of before.
+	// From then on the certificate is not valid for the earlier address.
 	certified("berth-controller.berth-system.svc")
 	webhookWorks(t)
 

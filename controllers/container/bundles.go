@@ -19,12 +19,12 @@ import (
 // finalizer, before the OCIBundle and on condition that the Container is as it was read. So there is one place where its
 // OCIBundle can be, and a controller whose cache lags behind dispatches it to no second node.
 
-// bundleKey is where the OCIBundle of a Container on that node is.
+// bundleKey returns the key of the OCIBundle of a Container on a node.
 func bundleKey(c client.ObjectKey, node string) client.ObjectKey {
 	return client.ObjectKey{Namespace: v1alpha1.NodeNamespace(node), Name: v1alpha1.BundleName(c.Namespace, c.Name)}
 }
 
-// containerKey is the Container that an OCIBundle is of, or stands in the way of; the zero value for neither.
+// containerKey returns the key of the Container that an OCIBundle was compiled from, or whose place it takes, or the zero value.
 func containerKey(b *v1alpha1.OCIBundle) client.ObjectKey {
 	if owner := b.Owner(); owner.UID != "" {
 		return client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}
@@ -69,7 +69,7 @@ func (r *Reconciler) findBundles(ctx context.Context, s *scope) error {
 	place, dispatched := s.place()
 	isThere := func(b *v1alpha1.OCIBundle) bool { return client.ObjectKeyFromObject(b) == place }
 	if dispatched && !slices.ContainsFunc(all, func(b *v1alpha1.OCIBundle) bool { return ours(b, s.container) }) && !slices.ContainsFunc(all, isThere) {
-		// Not by the word of a cache: it may not have seen yet what was dispatched a moment ago.
+		// The cache may lack an OCIBundle that was dispatched a moment ago.
 		b, err := r.readLiveBundle(ctx, place)
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func (r *Reconciler) findBundles(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// place is where the Container's OCIBundle is if it has been dispatched.
+// place returns the key of the Container's OCIBundle, and whether that has been dispatched.
 func (s *scope) place() (client.ObjectKey, bool) {
 	if node := s.container.Annotations[v1alpha1.AnnotationNode]; node != "" {
 		return bundleKey(s.key(), node), true

@@ -80,7 +80,7 @@ type Reconciler struct {
 	absences absences
 }
 
-// Profiles is what is needed of *profile.Keeper.
+// Profiles is the part of *profile.Keeper that the Reconciler calls.
 type Profiles interface {
 	// Ensure returns once the SeccompProfile of that content exists, and will exist long enough to refer to it.
 	Ensure(ctx context.Context, profile string) error

@@ -107,7 +107,7 @@ func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	return b
 }
 
-// newBundle is an OCIBundle of the Container in the namespace of the spec's node.
+// newBundle returns an OCIBundle of the Container in the namespace of the spec's node.
 func (s *scope) newBundle(spec v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
 	c := s.container
 	key := bundleKey(s.key(), spec.NodeName)

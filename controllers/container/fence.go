@@ -24,7 +24,7 @@ import (
 // acts: the taint node.kubernetes.io/out-of-service on the Node or the NodeAgent, or the deletion of the NodeAgent (after that of
 // the Node, if it has one). Then nothing waits for the agent any more. docs/operate.md says when that is safe.
 
-// host is what is known of a node's agent.
+// host describes a node by its agent.
 type host struct {
 	// lost says why the agent is not heard; empty while it is.
 	lost string
@@ -34,8 +34,7 @@ type host struct {
 	wait time.Duration
 }
 
-// look returns what is known of a node's agent, by the reader: the cache, or the API server before something is done that
-// cannot be undone.
+// look reads the objects of a node: from the cache, or from the API server before something is done that cannot be undone.
 func (r *Reconciler) look(ctx context.Context, reader client.Reader, name string) (host, error) {
 	agent, core := &v1alpha1.NodeAgent{}, &corev1.Node{}
 	noAgent, err := absent(reader.Get(ctx, client.ObjectKey{Name: name}, agent))
@@ -124,7 +123,7 @@ func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
 	if s.container.Spec.NodeName == s.bundle.Spec.NodeName {
 		return true, nil
 	}
-	// Not by the word of a cache: the agent may have come back.
+	// The cache may lag behind an agent that has come back.
 	h, err := r.look(ctx, r.Live, s.bundle.Spec.NodeName)
 	if err != nil || !h.gone {
 		return false, err

@@ -15,7 +15,7 @@ import (
 )
 
 // hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the node that the Container names. It
-// runs at every look, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the
+// runs in every reconcile, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the
 // Container would be gone before its process.
 func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil {
@@ -64,7 +64,7 @@ func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
 		if !b.IsFormer() && (owner.UID == "" || b.DeletionTimestamp != nil) {
 			continue
 		}
-		// Not by the word of a cache: that of Containers may lag behind that of OCIBundles.
+		// The cache of Containers may lag behind that of OCIBundles.
 		c := &v1alpha1.Container{}
 		err := r.Live.Get(ctx, key, c)
 		if err == nil && c.UID == owner.UID {
@@ -90,7 +90,7 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 		return false, nil
 	}
 	if s.bundle == nil {
-		// What is another's holds nothing: our own had to be gone before its place was free.
+		// The OCIBundle of another Container does not hold this one: it could only be created after ours was gone.
 		s.found.foreign = ""
 		return false, r.removeFinalizer(ctx, s)
 	}

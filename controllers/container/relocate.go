@@ -26,7 +26,7 @@ func (r *Reconciler) readsNamespace(ctx context.Context, node string) (bool, err
 	return err == nil && n != nil && n.Agent.Status.NodeInfo.AgentRevision >= 2, err
 }
 
-// relocate replaces an OCIBundle of an earlier controller by one in the namespace of its node, and removes what there is too much.
+// relocate replaces an OCIBundle of an earlier controller by one in the namespace of its node, and removes the surplus ones.
 func (r *Reconciler) relocate(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.IsFormer() {
 		if reads, err := r.readsNamespace(ctx, s.bundle.Spec.NodeName); err != nil || !reads {
@@ -123,7 +123,7 @@ func (r *Reconciler) carryStatus(ctx context.Context, next, former *v1alpha1.OCI
 }
 
 // remove deletes an OCIBundle. The agent's finalizer holds it until nothing is left on the node; but the finalizer of one that its
-// agent does not read is taken off, since the agent stops what it finds in no OCIBundle.
+// agent does not read is taken off, since the agent stops every container that has no OCIBundle.
 func (r *Reconciler) remove(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	if b.IsFormer() {
 		if reads, err := r.readsNamespace(ctx, b.Spec.NodeName); err != nil || reads {

@@ -83,7 +83,7 @@ func (h *handler) Handle(ctx context.Context, r admission.Request) admission.Res
 	if ptr.Deref(r.DryRun, false) {
 		return allowed
 	}
-	// Of a collection, the request itself names none.
+	// The request for the deletion of a collection has no name.
 	c := metav1.PartialObjectMetadata{}
 	err := json.Unmarshal(r.OldObject.Raw, &c)
 	if err == nil {

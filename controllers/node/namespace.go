@@ -143,8 +143,8 @@ func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 	return r.letIn(ctx, binding(roleBundles), node)
 }
 
-// letIn lets the agent see its OCIBundles, by the binding, once all of them are in the namespace of the node: it takes what it does
-// not see there for no longer wanted.
+// letIn creates the binding that lets the agent read its OCIBundles once all of them are in the namespace of the node, and deletes it
+// while some are not: the agent stops every container whose OCIBundle is missing there.
 func (r *NamespaceReconciler) letIn(ctx context.Context, binding *rbacv1.RoleBinding, node string) error {
 	exists := true
 	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(binding), binding.DeepCopy()); apierrors.IsNotFound(err) {
