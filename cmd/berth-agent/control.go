@@ -116,7 +116,7 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 	return errors.Join(errs...)
 }
 
-// needed returns whether the agent has anything to do.
+// needed reports whether the agent has anything to do.
 func needed(verb folder.Verb, c *v1alpha1.Container) bool {
 	_, stopped := folder.Taken(c)
 	switch verb {
@@ -187,7 +187,7 @@ func (l *progressLine) clear() {
 // failureAfter is how long the failure that a container had before a request is not taken for the answer to it.
 const failureAfter = 3 * time.Second
 
-// settled returns whether the status of a container is that after a request.
+// settled reports whether the status of a container is the one after a request.
 func settled(verb folder.Verb, w asked, c *v1alpha1.Container, waited time.Duration) (bool, error) {
 	restart, stopped := folder.Taken(c)
 	switch verb {

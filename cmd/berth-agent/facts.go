@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// facts are what the commands beside the agent must know of it. The agent writes them when it starts, so that these commands
+// facts are the flags of the agent that the other commands need. The agent writes them when it starts, so that these commands
 // need no flag but --state-dir.
 type facts struct {
 	Manifests string   `json:"manifests"`
@@ -35,7 +35,7 @@ func (o *options) writeFacts() error {
 	return durable.Replace(factsFile(o.stateDir), data, durable.Options{})
 }
 
-// readFacts returns what the last agent with this state folder has written.
+// readFacts returns the facts of the last agent with this state folder.
 func readFacts(stateDir string) (facts, error) {
 	var f facts
 	data, err := os.ReadFile(factsFile(stateDir))
@@ -51,14 +51,14 @@ func readFacts(stateDir string) (facts, error) {
 	return f, nil
 }
 
-// containers returns the Containers of the agent that works alone with this state folder. What can be read is returned beside
-// the error of what cannot.
+// containers returns the Containers of the agent that works alone with this state folder. Where some cannot be read, it returns
+// the others with an error.
 func (o *options) containers() ([]v1alpha1.Container, error) {
 	all, err := folder.Read(o.stateDir)
 	return all, needRoot(err)
 }
 
-// needRoot says what is to be done about an error of reading what is root's.
+// needRoot adds to a permission error that the command has to run as root.
 func needRoot(err error) error {
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return fmt.Errorf("found user id %d; allowed: 0, since what the agent writes is root's alone (sudo berth-agent …): %w", os.Geteuid(), err)

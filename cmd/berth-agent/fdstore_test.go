@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// fakeManager plays the part of systemd that keeps descriptors: it takes FDSTORE messages on a socket, and starts the agent with
-// what it has.
+// fakeManager plays the part of systemd that keeps descriptors: it takes FDSTORE messages on a socket, and starts the agent
+// with the descriptors.
 type fakeManager struct {
 	t    *testing.T
 	conn *net.UnixConn

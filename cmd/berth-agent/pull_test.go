@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestStandalonePull has a registry that does not answer. Two containers wait for one pull; one is
-// removed meanwhile, the other is edited to an image that is there.
+// TestStandalonePull has a registry that does not answer. While two containers wait for one pull,
+// one is removed and the other is edited to an image that is there.
 func TestStandalonePull(t *testing.T) {
 	var asked, waiting atomic.Int32
 	registry := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -11,13 +11,13 @@ import (
 	"github.com/berth-run/berth/node-agent/image"
 )
 
-// pulls is how far the pulls are that are under way.
+// pulls is the progress of all pulls under way.
 type pulls struct {
 	mu    sync.Mutex
 	byRef map[string]*pull
 }
 
-// pull is how far one is.
+// pull is the progress of one image.
 type pull struct {
 	last       image.Progress
 	downloaded map[digest.Digest]int64 // bytes of each layer
@@ -25,7 +25,7 @@ type pull struct {
 	done       int // layers
 }
 
-// note takes in what the store says.
+// note records progress that the store reports.
 func (p *pulls) note(n image.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +53,7 @@ func (p *pulls) forget(ref string) {
 	delete(p.byRef, ref)
 }
 
-// text says how far a pull is, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1 of 4 layers)"; "" before it has begun.
+// text returns the progress of a pull, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1 of 4 layers)"; "" before it has begun.
 func (p *pulls) text(ref string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,7 +77,7 @@ func (p *pulls) text(ref string) string {
 	return text
 }
 
-// share says how much of a number of bytes is done.
+// share returns how many bytes of a total are done.
 func share(done, total int64) string {
 	if total <= 0 {
 		return fmt.Sprintf("%.1f MB", float64(done)/1e6)

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// lockFile is what an agent locks of a directory.
+// lockFile is the file of a directory that an agent locks.
 const lockFile = "agent.lock"
 
 // lock keeps a second agent away from a directory. The lock goes with the process, however it ends.
@@ -44,7 +44,7 @@ func ofStateDir(runDir string) string {
 	return ""
 }
 
-// runDirClaim is what makes a run directory that of this agent: a lock, and the path of its state directory.
+// runDirClaim marks a run directory as this agent's: by a lock, and by the path of its state directory.
 type runDirClaim struct {
 	runDir, stateDir string
 	client           *protocol.Client
@@ -80,7 +80,7 @@ func (c *runDirClaim) close() {
 	}
 }
 
-// assert writes down whose run directory it is, also where somebody has removed it. An agent removes containers that it has no record
+// assert writes the owner of the run directory, again if somebody has removed the directory. An agent removes containers that it has no record
 // of, so a run directory with the containers of an agent with another state directory is refused, whether that agent runs or not.
 func (c *runDirClaim) assert(ctx context.Context) error {
 	held, err := c.lock.Stat()

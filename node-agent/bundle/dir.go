@@ -73,7 +73,7 @@ func (r *Root) List() ([]string, error) {
 	return ids, nil
 }
 
-// Holds tells whether path is the folder of one of the bundles.
+// Holds reports whether path is the folder of one of the bundles.
 func (r *Root) Holds(path string) bool { return filepath.Dir(filepath.Clean(path)) == r.path }
 
 // Dir is the folder of one bundle.
@@ -132,7 +132,7 @@ func (d Dir) RemoveConfig() error {
 	return nil
 }
 
-// RootfsLeft returns whether UnmountRootfs has something to remove.
+// RootfsLeft reports whether UnmountRootfs has something to remove.
 func (d Dir) RootfsLeft() bool {
 	for _, name := range []string{"rootfs", "upper", "work"} {
 		if _, err := os.Lstat(d.File(name)); err == nil {
@@ -215,7 +215,7 @@ func isMountPoint(path string) (bool, error) {
 // MaxNameLength is the greatest length of a file name (NAME_MAX of Linux filesystems).
 const MaxNameLength = 255
 
-// inside tells whether name is one plain component of a path.
+// inside reports whether name is one plain component of a path.
 func inside(name string) bool {
 	return name != "" && name != "." && name != ".." && !strings.ContainsRune(name, '/')
 }

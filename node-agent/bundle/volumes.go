@@ -66,7 +66,7 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 // RemoveVolumes removes all emptyDir volumes of the folder. It is no error when there is none.
 func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
 
-// emptyDir makes the volume unless it is there, and tells whether it made anything.
+// emptyDir makes the volume unless it is there, and reports whether it made anything.
 func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
 	path := d.Volume(name)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {

@@ -73,7 +73,7 @@ type Folder struct {
 	watchErr error
 	written  string           // what manifests.json holds
 	reserve  *durable.Reserve // for the files of status
-	// unwritten are Containers whose status on disk is not what it is to be; true for what the agent reported.
+	// unwritten are Containers whose last status could not be written; true if that was a report of the agent.
 	unwritten map[source.Key]bool
 	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
 	// files are what they were, nobody may take them for unwanted.
@@ -425,7 +425,7 @@ func (f *Folder) looksAgain() bool {
 	return f.pending
 }
 
-// away tells whether the folder could not be read at the last look.
+// away reports whether the last look failed to read the folder.
 func (f *Folder) away() bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -827,7 +827,7 @@ func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error
 		return err
 	}
 	delete(f.entries, key)
-	f.Rescan() // it may have come back meanwhile
+	f.Rescan() // its manifest may be there again
 	return nil
 }
 

@@ -140,7 +140,7 @@ func (f *Folder) remove(key source.Key, why string, changed map[source.Key]bool)
 	changed[key] = true
 }
 
-// missingFaults tells of the manifests that are missing and whose containers go on.
+// missingFaults returns a fault for each manifest that is missing while its containers go on.
 func (f *Folder) missingFaults() []Fault {
 	byFile := map[string]*Fault{}
 	for _, key := range slices.SortedFunc(maps.Keys(f.entries), func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) }) {
@@ -171,7 +171,7 @@ type absences struct {
 	removed map[string]bool      // files that were removed, also if there is one of the name again
 }
 
-// note takes an event in.
+// note records an event.
 func (a *absences) note(event fsnotify.Event, now time.Time) {
 	name := filepath.Base(event.Name)
 	if event.Has(fsnotify.Remove) {

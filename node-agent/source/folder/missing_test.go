@@ -22,7 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// watched is a Folder that runs, with an agent that does what it is told.
+// watched is a Folder that runs, with an agent that removes containers at once.
 type watched struct {
 	t     *testing.T
 	f     *Folder
@@ -191,7 +191,7 @@ func TestVanished(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files  []string
 		script string // in the parent directory of m
-		offer  string // part of what is told; "" if the removal is taken for a wish
+		offer  string // part of the report; "" if the removal is taken for a wish
 		back   string
 		left   string // while it is gone
 	}{
@@ -238,7 +238,7 @@ func TestVanished(t *testing.T) {
 				w.stays("what is left", func() bool { return wanted(w.f) == tc.left && refused(t, w.f) == "" })
 				return
 			}
-			w.until("that it is told", func() bool { return strings.Contains(refused(t, w.f), tc.offer) })
+			w.until("the report", func() bool { return strings.Contains(refused(t, w.f), tc.offer) })
 			w.stays("that nothing stops", func() bool { return wanted(w.f) == tc.left })
 			w.stop()
 			w = watch(t, dir, w.state) // an agent that starts now holds on, too

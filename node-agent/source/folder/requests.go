@@ -65,7 +65,8 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 	return r.ID, nil
 }
 
-// Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and whether it has been told to be stopped.
+// Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and whether it is to stay
+// stopped.
 func Taken(c *v1alpha1.Container) (restart string, stopped bool) {
 	return c.Annotations[source.AnnotationRestart], c.Annotations[source.AnnotationStopped] != ""
 }

@@ -44,7 +44,7 @@ func lease(f *os.File) error {
 		return err
 	}
 	var refused error
-	// The signal that tells of a waiting writer, SIGIO, does nothing to a Go program.
+	// The signal about a waiting writer, SIGIO, does nothing to a Go program.
 	err = raw.Control(func(fd uintptr) {
 		_, refused = unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_RDLCK)
 	})

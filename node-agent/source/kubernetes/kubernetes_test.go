@@ -518,7 +518,7 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	stop := register()
 	until(t, "NodeAgent and Lease", written)
 	stop()
-	// The next agent finds what an administrator has said meanwhile.
+	// The next agent finds what an administrator has done in between.
 	now.Spec.Unschedulable = true
 	now.Labels = map[string]string{"zone": "a"}
 	now.Annotations = map[string]string{"a": "b"}

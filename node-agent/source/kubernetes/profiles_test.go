@@ -74,7 +74,7 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	create(secondProfile)
 	is(hear(second), secondWhole)
 
-	// A profile that is not what its name says is none, whoever wrote it.
+	// A profile whose content has another digest than its name is refused, whoever wrote it.
 	third, thirdProfile, thirdWhole := split("third", `{"defaultAction":"SCMP_ACT_ERRNO"}`)
 	good := thirdProfile.Spec
 	thirdProfile.Spec.Profile = "{}"
