@@ -142,13 +142,17 @@ func (f *Folder) remove(key source.Key, why string, changed map[source.Key]bool)
 
 // missingFaults returns a fault for each manifest that is missing while its containers go on.
 func (f *Folder) missingFaults() []Fault {
+	var keys []source.Key
+	for key, e := range f.entries {
+		if Missing(e.container) != "" {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) })
 	byFile := map[string]*Fault{}
-	for _, key := range slices.SortedFunc(maps.Keys(f.entries), func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) }) {
+	for _, key := range keys {
 		e := f.entries[key]
 		why := Missing(e.container)
-		if why == "" {
-			continue
-		}
 		if known := byFile[e.file]; known != nil {
 			known.Containers = append(known.Containers, key.String())
 			continue
