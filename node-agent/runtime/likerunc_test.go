@@ -212,6 +212,45 @@ func TestDeleteFrozenElsewhere(t *testing.T) {
 	}
 }
 
+// TestDeleteFrozenBelow: a container that may write its cgroup has frozen a process of its own in a cgroup below. On version 1 that
+// one does not die of SIGKILL, and the first process of a pid namespace ends after all others.
+func TestDeleteFrozenBelow(t *testing.T) {
+	hierarchy, file, frozen, thawed := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"
+	if unified() {
+		hierarchy, file, frozen, thawed = "/sys/fs/cgroup", "cgroup.freeze", "1", "0"
+	}
+	for name, change := range map[string]func(*specs.Spec){
+		"a pid namespace": func(*specs.Spec) {}, "no pid namespace": without(specs.PIDNamespace),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec := w.sh("sleep 1000 & wait")
+			change(spec)
+			s := w.start(spec)
+			child := 0
+			w.await("a child", func() bool {
+				pids, err := w.rt.Processes(background, w.id)
+				w.must(err)
+				for _, pid := range pids {
+					if pid != s.PID {
+						child = pid
+					}
+				}
+				return child > 0
+			})
+			dir := filepath.Join(hierarchy, w.cgroup, "below", "deep")
+			w.must(os.MkdirAll(dir, 0o755))
+			w.must(os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(child)), 0))
+			w.must(os.WriteFile(filepath.Join(dir, file), []byte(frozen), 0))
+			if err := w.rt.Delete(background, w.id, true); err != nil {
+				t.Error(err)
+				w.must(os.WriteFile(filepath.Join(dir, file), []byte(thawed), 0))
+			}
+			w.end(w.id, s.PID)
+		})
+	}
+}
+
 // TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's folder and leave its cpuset without processors.
 func TestCpusetOfParentIsEmpty(t *testing.T) {
 	if unified() {

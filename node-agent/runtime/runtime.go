@@ -390,7 +390,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		}
 		var elsewhere error
 		if !endsWithin(fd, 100*time.Millisecond) {
-			elsewhere = g.ThawElsewhere(rec.PID)
+			elsewhere = errors.Join(g.ThawElsewhere(rec.PID), g.ThawBelow())
 		}
 		err := waitEnd(ctx, fd)
 		unix.Close(fd)

@@ -47,6 +47,9 @@ func (g *Group) Signal(sig unix.Signal) error {
 			err = errors.Join(err, e)
 		}
 	}
+	if sig == unix.SIGKILL {
+		err = errors.Join(err, g.ThawBelow())
+	}
 	return err
 }
 
@@ -137,6 +140,29 @@ func (g *Group) ThawElsewhere(pid int) error {
 	if dir == ours {
 		return nil
 	}
+	return thawV1(dir)
+}
+
+// ThawBelow continues the processes that a freezer of version 1 holds in cgroups below the container's, which a container that
+// may write its cgroup can create and freeze. Freeze does not reach them.
+func (g *Group) ThawBelow() error {
+	ours, ok := g.paths["freezer"]
+	if !ok {
+		return nil
+	}
+	return filepath.WalkDir(ours, func(dir string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && dir != ours {
+			err = thawV1(dir)
+		}
+		if errors.Is(err, os.ErrNotExist) { // removed since
+			return nil
+		}
+		return err
+	})
+}
+
+// thawV1 continues the processes of a cgroup of version 1, if it is frozen itself.
+func thawV1(dir string) error {
 	frozen, err := readFile(dir, "freezer.self_freezing")
 	if err != nil || frozen != "1" {
 		return err
