@@ -26,7 +26,7 @@ case ${1-} in
 *) sed -n '4,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; [[ $1 = -h || $1 = --help ]]; exit ;;
 esac
 
-key=$({ cat "$here/build.sh" "$here"/stand-ins/*; go version; busybox | head -1; } 2>&1 | sha256sum | cut -c1-16)
+key=$({ cat "$here/build.sh" "$here"/stand-ins/*; go version; busybox | sed -n 1p; } 2>&1 | sha256sum | cut -c1-16)
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/berth/bats/$key
 
 # busybox_image writes what the suite takes for docker's busybox image.

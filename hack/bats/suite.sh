@@ -6,9 +6,8 @@
 #
 #   hack/bats/suite.sh SUITE RUNTIME OUT SECONDS FILE...
 #
-# Each file runs below `tini -s` in a pid and a mount namespace of its own, with an
-# empty /run and TMPDIR and an /etc that forgets, on a terminal of its own: most tests
-# run a container in the foreground with one. SECONDS are for one file.
+# Each file runs as ../isolate.sh runs it, on a terminal of its own: most tests run a
+# container in the foreground with one. SECONDS are for one file.
 #
 # Tests that skip the host are run again where they can run, and their results take
 # the place of the first ones: those for cgroup v2 with the v2 hierarchy of a hybrid
@@ -18,6 +17,7 @@ set -euo pipefail
 
 export suite=$1 RUNC=$2 out=$3 seconds=$4
 shift 4
+isolate=$(dirname "${BASH_SOURCE[0]}")/../isolate.sh
 mkdir -p "$out"
 
 # The programs of bin come before those of the machine.
@@ -29,9 +29,6 @@ export GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=url.$suite/runtime-spec.git.insteadOf
 # script(1) would take an end of its own input for ours, and spins when another child of its ends: its input is a fifo that never does.
 # shellcheck disable=SC2016 # for the shell within
 within='
-mount -t tmpfs tmpfs /run && mkdir /run/etc /run/etc.work || exit 125
-# checkpoint.bats leaves a configuration of criu in /etc.
-mount -t overlay etc /etc -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work || exit 125
 become=
 case $view in
 v2) mount --bind /sys/fs/cgroup/unified /sys/fs/cgroup || exit 125 ;;
@@ -65,12 +62,8 @@ done
 
 # run runs the tests of a file whose names match, on the host's own terms, under v2 or rootless.
 run() { # VIEW FILE ONLY TAP
-	local -x view=$1 file=$2 only=$3 tap=$4 TMPDIR
-	TMPDIR=$(mktemp -d "${TMPDIR:-/tmp}/berth-bats.XXXXXX")
-	chmod 755 "$TMPDIR" # containers of other users have to reach their bundles
-	timeout -k 5 "$seconds" \
-		unshare --pid --fork --kill-child --mount --propagation private --mount-proc tini -s -- bash -c "$within" >/dev/null 2>&1 || true
-	rm -rf "$TMPDIR"
+	local -x view=$1 file=$2 only=$3 tap=$4
+	"$isolate" "$seconds" "$within" >/dev/null 2>&1 || true
 	# What a test that was cut short has left: the suite's folders, and those that a runtime names after its containers.
 	for dir in /sys/fs/cgroup{,/*}/runc-cgroups-integration-test{/*/*,/*,}; do rmdir "$dir" 2>/dev/null || true; done
 }
