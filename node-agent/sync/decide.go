@@ -82,10 +82,11 @@ func (in Input) changed() bool {
 }
 
 // finished returns whether the container has ended for good and its Container was not edited since. Then it is not made
-// again, even if another version of the compiler makes another document of it.
+// again, even if another version of the compiler makes another document of it. One that was told to run again, and whose start
+// was interrupted, has not finished.
 func (in Input) finished() bool {
 	r := in.Record
-	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 &&
+	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 && r.Interrupted != in.Hash &&
 		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy, r.Exit)
 }
 

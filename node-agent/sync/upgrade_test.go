@@ -5,13 +5,16 @@ package sync
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -200,6 +203,43 @@ func TestInterruptedEditIsMadeStill(t *testing.T) {
 	r.interrupted()
 	if d := Policies().Decide(in); d.Policy != "MakeChanged" {
 		t.Errorf("decided %+v", d)
+	}
+}
+
+// TestInterruptedRestartIsMadeStill tells a job that has done its work to run again, and interrupts that start: it runs all the same,
+// once, also if the agent is replaced meanwhile.
+func TestInterruptedRestartIsMadeStill(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		t.Run(fmt.Sprintf("agent replaced %v", replaced), func(t *testing.T) {
+			b := newBench(t, func(o *v1alpha1.OCIBundle) {
+				o.Spec.RestartPolicy, o.Spec.CompiledGeneration = corev1.RestartPolicyNever, 1
+			})
+			b.runs(1)
+			b.exit(0)
+			b.until("it has succeeded", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
+			b.super.mu.Lock()
+			b.super.unsure = map[string][]string{"create": {"drop"}}
+			b.super.mu.Unlock()
+			b.set(func(o *v1alpha1.OCIBundle) {
+				metav1.SetMetaDataAnnotation(&o.ObjectMeta, source.AnnotationRestart, "again")
+			})
+			b.look()
+			b.wantStarts(1) // the request was lost
+			if replaced {
+				b.stop()
+				b.run()
+			}
+			b.until("the second run", func() bool {
+				if b.clock.HasWaiters() {
+					b.clock.Step(time.Second)
+				}
+				return b.source.last().RestartCount == 1 && b.source.last().PID != 0
+			})
+			b.exit(0)
+			b.until("it has succeeded again", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
+			b.look()
+			b.wantStarts(2)
+		})
 	}
 }
 
