@@ -5,6 +5,7 @@
 package boottime
 
 import (
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,8 +36,18 @@ func Now() Instant {
 // IsZero returns whether the instant is unknown.
 func (i Instant) IsZero() bool { return i == Instant{} }
 
-// Add returns the instant d later.
-func (i Instant) Add(d time.Duration) Instant { return Instant{i.Boot, i.Since + d} }
+// Add returns the instant d later, or the last instant there is.
+func (i Instant) Add(d time.Duration) Instant {
+	if d > math.MaxInt64-i.Since {
+		d = math.MaxInt64 - i.Since
+	}
+	return Instant{i.Boot, i.Since + d}
+}
+
+// Seconds returns n seconds as a duration, or the longest duration there is, some 292 years. A negative n is 0.
+func Seconds(n int64) time.Duration {
+	return time.Duration(min(max(n, 0), math.MaxInt64/int64(time.Second))) * time.Second
+}
 
 // Sub returns the time from j to i. ok is false for instants of two boots, between which nothing measures.
 func (i Instant) Sub(j Instant) (d time.Duration, ok bool) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -77,7 +78,8 @@ func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs
 func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State, start hookStarter) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
-		limit := time.Duration(*h.Timeout) * time.Second
+		// A longer one would wrap around, and be over at once.
+		limit := time.Duration(min(*h.Timeout, math.MaxInt64/int(time.Second))) * time.Second
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("hook ran past specified timeout of %.1fs", limit.Seconds()))
 		defer cancel()
 	}

@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,6 +159,16 @@ func TestHookTimeout(t *testing.T) {
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: ptr(1)}}}
 	w.fails(spec, "error running createRuntime hook #0: hook ran past specified timeout of 1.0s")
+}
+
+// TestHookTimeoutWithoutEnd: a timeout of more seconds than a duration holds does not wrap around to one that is over.
+func TestHookTimeoutWithoutEnd(t *testing.T) {
+	w := newWorld(t)
+	spec := w.sh("true")
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Timeout: ptr(math.MaxInt)}}}
+	if _, _, err := w.try(spec); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestHookThatIsNotThere(t *testing.T) {

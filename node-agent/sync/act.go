@@ -235,7 +235,7 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 	if in.Desired != nil {
 		seconds = in.Desired.Spec.TerminationGracePeriodSeconds
 	}
-	grace := time.Duration(seconds) * time.Second
+	grace := boottime.Seconds(seconds)
 	first := in.Record.Stop == nil
 	if first {
 		// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
@@ -253,7 +253,7 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 		sent.Sent = true
 		if !first {
 			// The time in which the signal could not be sent is not the program's.
-			sent.Deadline = s.BootClock().Add(time.Duration(sent.GraceSeconds) * time.Second)
+			sent.Deadline = s.BootClock().Add(boottime.Seconds(sent.GraceSeconds))
 		}
 		r.Stop = &sent
 	})

@@ -232,7 +232,7 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 			r.BackOff.Until = from(t, r.BackOff.Waits)
 		}
 		if t := old.Stop.Deadline; !t.IsZero() && r.Stop != nil {
-			r.Stop.Deadline = from(t, time.Duration(r.GraceSeconds)*time.Second)
+			r.Stop.Deadline = from(t, boottime.Seconds(r.GraceSeconds))
 		}
 	}
 	return r, nil

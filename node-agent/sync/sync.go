@@ -663,7 +663,7 @@ func hurry(r *Record, b *v1alpha1.OCIBundle, now boottime.Instant) bool {
 	}
 	shorter := *r.Stop
 	shorter.GraceSeconds = b.Spec.TerminationGracePeriodSeconds
-	grace := time.Duration(shorter.GraceSeconds) * time.Second
+	grace := boottime.Seconds(shorter.GraceSeconds)
 	shorter.Deadline = now.Add(min(grace, remaining(shorter.Deadline, now)))
 	r.Stop = &shorter
 	return true

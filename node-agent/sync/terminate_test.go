@@ -3,6 +3,7 @@
 package sync
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -50,4 +51,23 @@ func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 			b.until("SIGKILL", func() bool { return slices.Contains(b.kills(), "KILL") })
 		})
 	}
+}
+
+// TestGracePeriodWithoutEnd: a grace period of more seconds than a duration holds does not wrap around to one that is over.
+func TestGracePeriodWithoutEnd(t *testing.T) {
+	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.TerminationGracePeriodSeconds = math.MaxInt64 })
+	b.runs(1)
+	b.delete()
+	b.until("the stop signal", func() bool { return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.clock.Step(1000 * time.Hour)
+	b.look()
+	if k := b.kills(); !slices.Equal(k, []string{"TERM"}) {
+		t.Fatalf("found %v; want TERM alone", k)
+	}
+	b.set(func(o *v1alpha1.OCIBundle) {
+		o.Spec.TerminationGracePeriodSeconds = 0
+		o.Generation++
+	})
+	b.look()
+	b.until("SIGKILL", func() bool { return slices.Contains(b.kills(), "KILL") })
 }
