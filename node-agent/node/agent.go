@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build !standalone
-
 package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,13 +17,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/apiserver"
 )
 
 const (
@@ -55,7 +53,8 @@ type Options struct {
 // Agent keeps a NodeAgent and its Lease.
 type Agent struct {
 	o      Options
-	client client.Client
+	berth  rest.Interface // of NodeAgents
+	leases rest.Interface
 
 	uid      types.UID // of the NodeAgent
 	seen     int64     // its generation
@@ -81,16 +80,12 @@ func New(o Options) (*Agent, error) {
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	mapper := meta.NewDefaultRESTMapper(nil)
-	gv := v1alpha1.GroupVersion
-	mapper.AddSpecific(gv.WithKind("NodeAgent"), gv.WithResource("nodeagents"), gv.WithResource("nodeagent"), meta.RESTScopeRoot)
-	cv := coordinationv1.SchemeGroupVersion
-	mapper.AddSpecific(cv.WithKind("Lease"), cv.WithResource("leases"), cv.WithResource("lease"), meta.RESTScopeNamespace)
-	c, err := client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper})
-	if err != nil {
+	berth, errBerth := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
+	leases, errLeases := apiserver.NewClient(o.Config, coordinationv1.SchemeGroupVersion, scheme)
+	if err := errors.Join(errBerth, errLeases); err != nil {
 		return nil, fmt.Errorf("node agent: %w", err)
 	}
-	return &Agent{o: o, client: c}, nil
+	return &Agent{o: o, berth: berth, leases: leases}, nil
 }
 
 // Run keeps NodeAgent and Lease fresh until ctx ends. What fails is logged and tried again at the next beat.
@@ -153,18 +148,9 @@ func (a *Agent) tryStatus(ctx context.Context, always bool) {
 
 // register applies the NodeAgent and its labels.
 func (a *Agent) register(ctx context.Context) error {
-	labels := map[string]any{}
-	for k, v := range Labels(a.o.Name) {
-		labels[k] = v
-	}
-	obj := a.object()
-	obj.Object["metadata"].(map[string]any)["labels"] = labels
-	if err := a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
-		return fmt.Errorf("apply NodeAgent %s: %w", a.o.Name, err)
-	}
-	now, err := a.learn(obj)
+	now, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name, "labels": Labels(a.o.Name)}})
 	if err != nil {
-		return err
+		return fmt.Errorf("apply NodeAgent %s: %w", a.o.Name, err)
 	}
 	// Where an earlier agent said the same, the time of the transition stays.
 	a.written = now.Status.DeepCopy()
@@ -172,11 +158,18 @@ func (a *Agent) register(ctx context.Context) error {
 	return nil
 }
 
-// learn notes what the API server has answered.
-func (a *Agent) learn(answer *unstructured.Unstructured) (*v1alpha1.NodeAgent, error) {
+// apply applies fields of the NodeAgent, or of its subresource, and notes the API server's answer.
+func (a *Agent) apply(ctx context.Context, fields map[string]any, subresource ...string) (*v1alpha1.NodeAgent, error) {
+	fields["apiVersion"], fields["kind"] = v1alpha1.GroupVersion.String(), "NodeAgent"
+	data, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
 	now := &v1alpha1.NodeAgent{}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(answer.Object, now); err != nil {
-		return nil, fmt.Errorf("read NodeAgent %s: %w", a.o.Name, err)
+	err = a.berth.Patch(types.ApplyPatchType).Resource("nodeagents").Name(a.o.Name).SubResource(subresource...).
+		Param("fieldManager", fieldOwner).Param("force", "true").Body(data).Do(ctx).Into(now)
+	if err != nil {
+		return nil, err
 	}
 	if a.uid != now.UID {
 		a.lease = nil // its owner is another
@@ -188,12 +181,6 @@ func (a *Agent) learn(answer *unstructured.Unstructured) (*v1alpha1.NodeAgent, e
 	return now, nil
 }
 
-func (a *Agent) object() *unstructured.Unstructured {
-	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "NodeAgent", "metadata": map[string]any{"name": a.o.Name},
-	}}
-}
-
 // status applies the status if it has changed, has not been written for long, or always.
 func (a *Agent) status(ctx context.Context, always bool) error {
 	if a.uid == "" {
@@ -203,21 +190,15 @@ func (a *Agent) status(ctx context.Context, always bool) error {
 	if !always && a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < statusEvery {
 		return nil
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
+	_, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name}, "status": status}, "status")
 	if err != nil {
-		return fmt.Errorf("status of NodeAgent: %w", err)
-	}
-	obj := a.object()
-	obj.Object["status"] = content
-	if err := a.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
 		if apierrors.IsNotFound(err) {
 			a.uid = "" // somebody deleted it: it is registered again
 		}
 		return fmt.Errorf("apply status of NodeAgent %s: %w", a.o.Name, err)
 	}
 	a.written, a.at = status, time.Now()
-	_, err = a.learn(obj) // the answer is in obj
-	return err
+	return nil
 }
 
 func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
@@ -251,10 +232,11 @@ func (a *Agent) renew(ctx context.Context) error {
 	}
 	if a.lease == nil {
 		have := &coordinationv1.Lease{}
-		err := a.client.Get(ctx, client.ObjectKeyFromObject(want), have)
+		err := a.leases.Get().Namespace(want.Namespace).Resource("leases").Name(want.Name).Do(ctx).Into(have)
 		switch {
 		case apierrors.IsNotFound(err):
-			if err := a.client.Create(ctx, want); err != nil {
+			err := a.leases.Post().Namespace(want.Namespace).Resource("leases").Body(want).Do(ctx).Into(want)
+			if err != nil {
 				return fmt.Errorf("create Lease: %w", err)
 			}
 			a.lease = want
@@ -266,7 +248,8 @@ func (a *Agent) renew(ctx context.Context) error {
 	}
 	next := a.lease.DeepCopy()
 	next.Spec, next.OwnerReferences, next.Labels = want.Spec, want.OwnerReferences, want.Labels
-	if err := a.client.Update(ctx, next); err != nil {
+	err := a.leases.Put().Namespace(next.Namespace).Resource("leases").Name(next.Name).Body(next).Do(ctx).Into(next)
+	if err != nil {
 		a.lease = nil // it is read afresh at the next beat
 		return fmt.Errorf("renew Lease: %w", err)
 	}

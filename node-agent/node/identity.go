@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build !standalone
-
 package node
 
 import (
@@ -14,14 +12,13 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/apiserver"
 )
 
 // tokenSeconds is how long a token of the node's ServiceAccount is valid. The agent asks for another when four fifths of that
@@ -36,38 +33,34 @@ func Identify(config *rest.Config, node string) (*rest.Config, error) {
 		return config, nil
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	mapper := meta.NewDefaultRESTMapper(nil)
-	gv := v1alpha1.GroupVersion
-	mapper.AddSpecific(gv.WithKind("NodeAgent"), gv.WithResource("nodeagents"), gv.WithResource("nodeagent"), meta.RESTScopeRoot)
-	cv := corev1.SchemeGroupVersion
-	mapper.AddSpecific(cv.WithKind("ServiceAccount"), cv.WithResource("serviceaccounts"), cv.WithResource("serviceaccount"), meta.RESTScopeNamespace)
-	c, err := client.New(config, client.Options{Scheme: scheme, Mapper: mapper})
-	if err != nil {
+	core, errCore := apiserver.NewClient(config, corev1.SchemeGroupVersion, scheme)
+	berth, errBerth := apiserver.NewClient(config, v1alpha1.GroupVersion, scheme)
+	if err := errors.Join(errCore, errBerth); err != nil {
 		return nil, fmt.Errorf("identity of the node: %w", err)
 	}
 	own := rest.AnonymousClientConfig(config)
-	own.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedTokenSource(&tokens{client: c, node: node})))
+	own.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedTokenSource(&tokens{core: core, berth: berth, node: node})))
 	return own, nil
 }
 
 // tokens is an oauth2.TokenSource of the node's ServiceAccount.
 type tokens struct {
-	client client.Client
-	node   string
+	core, berth rest.Interface
+	node        string
 }
 
 // Token implements oauth2.TokenSource.
 func (t *tokens) Token() (*oauth2.Token, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: t.node}}
 	seconds := int64(tokenSeconds)
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
 	began := time.Now()
-	err := t.client.SubResource("token").Create(ctx, account, request)
+	err := t.core.Post().Namespace(v1alpha1.NodesNamespace).Resource("serviceaccounts").Name(t.node).SubResource("token").
+		Body(request).Do(ctx).Into(request)
 	if apierrors.IsNotFound(err) {
 		if errRegister := t.register(ctx); errRegister != nil {
 			return nil, errRegister
@@ -88,7 +81,8 @@ func (t *tokens) Token() (*oauth2.Token, error) {
 // register creates the NodeAgent. All else of it is written with the node's identity.
 func (t *tokens) register(ctx context.Context) error {
 	agent := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: t.node, Labels: Labels(t.node)}}
-	if err := t.client.Create(ctx, agent); err != nil && !apierrors.IsAlreadyExists(err) {
+	err := t.berth.Post().Resource("nodeagents").Body(agent).Do(ctx).Error()
+	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("register NodeAgent %s: %w", t.node, err)
 	}
 	return nil

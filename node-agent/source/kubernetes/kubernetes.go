@@ -27,11 +27,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/apiserver"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -48,9 +47,8 @@ type Options struct {
 // Kubernetes is a source.Source.
 type Kubernetes struct {
 	o        Options
-	client   client.Client
-	cache    cache.Cache
-	store    atomic.Pointer[toolscache.Indexer]
+	client   rest.Interface
+	informer cache.SharedIndexInformer
 	profiles *profiles
 	synced   atomic.Bool
 	own      ownWrites
@@ -70,44 +68,28 @@ func New(o Options) (*Kubernetes, error) {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
-	// The mapping of our own kinds is known: no discovery is needed, so that the agent starts without an API server.
-	mapper := v1alpha1Mapper()
-	c, err := client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper})
-	if err != nil {
+	c, errClient := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
+	watched, errWatched := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, receivedScheme())
+	if err := errors.Join(errClient, errWatched); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	informers, err := cache.New(o.Config, cache.Options{
-		Scheme: receivedScheme(), Mapper: mapper,
-		ByObject: map[client.Object]cache.ByObject{
-			// With this selector the cache asks for that one namespace.
-			&received{}: {Field: fields.OneTermEqualSelector("metadata.namespace", v1alpha1.NodeNamespace(o.NodeName)), Transform: unwrap},
-		},
-	})
-	if err != nil {
+	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName), fields.Everything())
+	informer := cache.NewSharedIndexInformer(bundles, &received{}, 0, cache.Indexers{})
+	if err := informer.SetTransform(unwrap); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	return &Kubernetes{o: o, client: c, cache: informers, profiles: &profiles{client: c, known: map[string]*profile{}}}, nil
+	return &Kubernetes{o: o, client: c, informer: informer, profiles: &profiles{client: c, known: map[string]*profile{}}}, nil
 }
 
 // Run is part of source.Source.
 func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
-	informer, err := k.cache.GetInformer(ctx, &received{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return fmt.Errorf("watch OCIBundles: %w", err)
-	}
-	shared, ok := informer.(toolscache.SharedIndexInformer)
-	if !ok {
-		return fmt.Errorf("watch OCIBundles: found an informer of type %T", informer)
-	}
-	indexer := shared.GetIndexer()
-	k.store.Store(&indexer)
 	tell := func(obj any) {
 		// One that is being deleted needs no profile.
 		if b, ok := obj.(*v1alpha1.OCIBundle); ok && (k.profiles.need(ctx, b, events.Changed) || b.DeletionTimestamp != nil) {
-			events.Changed(source.Key{Namespace: b.Namespace, Name: b.Name})
+			events.Changed(receivedKey(b))
 		}
 	}
-	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+	registration, err := k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: tell,
 		UpdateFunc: func(old, now any) {
 			a, aok := old.(*v1alpha1.OCIBundle)
@@ -118,12 +100,12 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 			tell(now)
 		},
 		DeleteFunc: func(obj any) {
-			if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj
 			}
 			if b, ok := obj.(*v1alpha1.OCIBundle); ok {
 				k.own.forget(b)
-				events.Changed(client.ObjectKeyFromObject(b))
+				events.Changed(receivedKey(b))
 			}
 		},
 	})
@@ -146,7 +128,8 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 		k.synced.Store(true)
 		events.Synced()
 	}()
-	return k.cache.Start(ctx)
+	k.informer.RunWithContext(ctx)
+	return nil
 }
 
 // nothingNew reports whether an update tells the agent nothing: its spec is the same, and its status is the same or the agent's own.
@@ -160,11 +143,7 @@ func (k *Kubernetes) Synced() bool { return k.synced.Load() }
 
 // Get is part of source.Source.
 func (k *Kubernetes) Get(key source.Key) *v1alpha1.OCIBundle {
-	store := k.store.Load()
-	if store == nil {
-		return nil
-	}
-	obj, ok, err := (*store).GetByKey(key.Namespace + "/" + key.Name)
+	obj, ok, err := k.informer.GetStore().GetByKey(key.Namespace + "/" + key.Name)
 	if err != nil || !ok {
 		return nil
 	}
@@ -177,12 +156,8 @@ func (k *Kubernetes) Get(key source.Key) *v1alpha1.OCIBundle {
 
 // List is part of source.Source.
 func (k *Kubernetes) List() []*v1alpha1.OCIBundle {
-	store := k.store.Load()
-	if store == nil {
-		return nil
-	}
 	var out []*v1alpha1.OCIBundle
-	for _, obj := range (*store).List() {
+	for _, obj := range k.informer.GetStore().List() {
 		if b, ok := obj.(*v1alpha1.OCIBundle); ok {
 			out = append(out, b)
 		}
@@ -190,27 +165,45 @@ func (k *Kubernetes) List() []*v1alpha1.OCIBundle {
 	return out
 }
 
-// object is the OCIBundle of that key, with the namespace and name that it has in the cluster. One that names no Container has no
+// receivedKey returns the key of an OCIBundle that was received.
+func receivedKey(b *v1alpha1.OCIBundle) source.Key {
+	return source.Key{Namespace: b.Namespace, Name: b.Name}
+}
+
+// nameOf returns the namespace and the name that the OCIBundle of a key has in the cluster. One that names no Container has no
 // other key.
-func (k *Kubernetes) object(key source.Key, hasContainer bool) *v1alpha1.OCIBundle {
-	b := &v1alpha1.OCIBundle{}
-	b.Namespace, b.Name = key.Namespace, key.Name
-	if hasContainer {
-		b.Namespace, b.Name = v1alpha1.NodeNamespace(k.o.NodeName), v1alpha1.BundleName(key.Namespace, key.Name)
+func (k *Kubernetes) nameOf(key source.Key, hasContainer bool) types.NamespacedName {
+	if !hasContainer {
+		return key
 	}
-	return b
+	return types.NamespacedName{Namespace: v1alpha1.NodeNamespace(k.o.NodeName), Name: v1alpha1.BundleName(key.Namespace, key.Name)}
+}
+
+// read reads an OCIBundle.
+func (k *Kubernetes) read(ctx context.Context, name types.NamespacedName) (*v1alpha1.OCIBundle, error) {
+	b := &v1alpha1.OCIBundle{}
+	return b, k.client.Get().Namespace(name.Namespace).Resource("ocibundles").Name(name.Name).Do(ctx).Into(b)
+}
+
+// patch patches an OCIBundle, or its subresource, and returns the API server's answer.
+func (k *Kubernetes) patch(
+	ctx context.Context, name types.NamespacedName, form types.PatchType, data []byte, subresource ...string,
+) (*v1alpha1.OCIBundle, error) {
+	b := &v1alpha1.OCIBundle{}
+	return b, k.client.Patch(form).Namespace(name.Namespace).Resource("ocibundles").Name(name.Name).SubResource(subresource...).
+		Body(data).Do(ctx).Into(b)
 }
 
 // sameBundle is the condition that an OCIBundle is the one that the agent knows.
-func sameBundle(b *v1alpha1.OCIBundle) patch {
+func sameBundle(b *v1alpha1.OCIBundle) operation {
 	if b.Spec.Former != nil {
-		return patch{"test", "/spec/former/uid", b.UID}
+		return operation{"test", "/spec/former/uid", b.UID}
 	}
-	return patch{"test", "/metadata/uid", b.UID}
+	return operation{"test", "/metadata/uid", b.UID}
 }
 
-// patch is one operation of a JSON patch (RFC 6902).
-type patch struct {
+// operation is one operation of a JSON patch (RFC 6902).
+type operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
 	Value any    `json:"value,omitempty"`
@@ -218,17 +211,17 @@ type patch struct {
 
 // ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the bundle is still the same one.
 func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
-	data, err := json.Marshal([]patch{sameBundle(b), {"add", "/status", sent(b, status)}})
+	data, err := json.Marshal([]operation{sameBundle(b), {"add", "/status", sent(b, status)}})
 	if err != nil {
 		return fmt.Errorf("report status: %w", err)
 	}
-	target := k.object(client.ObjectKeyFromObject(b), named(b))
+	name := k.nameOf(receivedKey(b), named(b))
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	k.own.begin(b, status)
-	err = k.client.Status().Patch(ctx, target, client.RawPatch(types.JSONPatchType, data))
+	written, err := k.patch(ctx, name, types.JSONPatchType, data, "status")
 	if err == nil {
-		k.own.done(b, target.ResourceVersion)
+		k.own.done(b, written.ResourceVersion)
 	}
 	if apierrors.IsNotFound(err) || k.replaced(ctx, err, b) {
 		k.own.forget(b)
@@ -245,8 +238,7 @@ func (k *Kubernetes) replaced(ctx context.Context, err error, b *v1alpha1.OCIBun
 	if !apierrors.IsInvalid(err) {
 		return false
 	}
-	now := k.object(client.ObjectKeyFromObject(b), named(b))
-	err = k.client.Get(ctx, client.ObjectKeyFromObject(now), now)
+	now, err := k.read(ctx, k.nameOf(receivedKey(b), named(b)))
 	return apierrors.IsNotFound(err) || err == nil && identity(now) != b.UID
 }
 
@@ -255,8 +247,8 @@ func (k *Kubernetes) Release(ctx context.Context, key source.Key, uid types.UID)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	known := k.Get(key)
-	b := k.object(key, known == nil || named(known))
-	err := k.client.Get(ctx, client.ObjectKeyFromObject(b), b)
+	name := k.nameOf(key, known == nil || named(known))
+	b, err := k.read(ctx, name)
 	if apierrors.IsNotFound(err) || err == nil && identity(b) != uid {
 		return nil
 	}
@@ -267,10 +259,13 @@ func (k *Kubernetes) Release(ctx context.Context, key source.Key, uid types.UID)
 	if i < 0 || b.DeletionTimestamp == nil {
 		return nil
 	}
-	before := b.DeepCopy()
-	b.Finalizers = slices.Delete(b.Finalizers, i, i+1)
 	// With the resourceVersion, since a merge patch replaces the whole list and others may have finalizers there, too.
-	err = k.client.Patch(ctx, b, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": b.ResourceVersion, "finalizers": slices.Delete(b.Finalizers, i, i+1),
+	}})
+	if err == nil {
+		_, err = k.patch(ctx, name, types.MergePatchType, data)
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("release OCIBundle %s: %w", key, err)
 	}

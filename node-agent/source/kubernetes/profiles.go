@@ -11,7 +11,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/client-go/rest"
 
 	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -22,7 +22,7 @@ import (
 // Syncer gets OCIBundles with the profile in their document, and keeps that document with the container, so that a container
 // needs the profile's object once.
 type profiles struct {
-	client client.Client
+	client rest.Interface
 
 	mu    sync.Mutex
 	known map[string]*profile // by digest
@@ -40,7 +40,7 @@ type profile struct {
 // need has the profile that a bundle refers to read. changed is called with the bundle's key once the profile is there, or the first
 // attempt to read it has failed. need returns true if it is there already.
 func (p *profiles) need(ctx context.Context, b *v1alpha1.OCIBundle, changed func(source.Key)) bool {
-	digest, key := b.Spec.SeccompProfile, client.ObjectKeyFromObject(b)
+	digest, key := b.Spec.SeccompProfile, receivedKey(b)
 	if digest == "" {
 		return true
 	}
@@ -110,7 +110,8 @@ func (p *profiles) get(ctx context.Context, digest string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	o := &v1alpha1.SeccompProfile{}
-	if err := p.client.Get(ctx, client.ObjectKey{Name: seccompref.Name(digest)}, o); err != nil {
+	err := p.client.Get().Resource("seccompprofiles").Name(seccompref.Name(digest)).Do(ctx).Into(o)
+	if err != nil {
 		return "", fmt.Errorf("read SeccompProfile %s: %w", seccompref.Name(digest), err)
 	}
 	if found := seccompref.Digest(o.Spec.Profile); found != digest {
