@@ -34,8 +34,7 @@ help: ## List the targets.
 .PHONY: run
 run: deps-run $(HELLO) ## Run the sample Container with the agent alone on this machine, and show it (root).
 	@mkdir -p bin
-	@# This agent works alone: without the Kubernetes client it compiles in a third of the time.
-	go build $(GO_BUILD_FLAGS) -tags standalone -o bin/ ./cmd/berth-agent
+	go build $(GO_BUILD_FLAGS) -o bin/ ./cmd/berth-agent
 	$(BUILD_BERTH)
 	@hack/run.sh up
 
@@ -93,8 +92,6 @@ test-fast: deps-test $(HELLO) build ## Run what shows most mistakes, in under fi
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
 	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v -e /test/e2e -e /test/power)
-	@# The agent that make run builds. The tests build it with the same flags.
-	GOFLAGS=-tags=standalone $(GO_TEST) -timeout 60m -run '^TestStandalone(Life|BadInput|RestartPolicy)$$' ./cmd/berth-agent
 
 # The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
 .PHONY: test-race
@@ -173,7 +170,6 @@ lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GOLANGCI_LINT) run ./...
 	cd test/clients && $(GOLANGCI_LINT) run ./...
-	go vet -tags standalone ./cmd/berth-agent ./node-agent/node
 	@hack/deps.sh lint
 	shellcheck --severity=warning .ci/run $$(git ls-files 'hack/*.sh')
 	shellcheck --severity=warning --shell=dash --exclude=SC1007,SC2034 $(GUEST_SCRIPTS)

@@ -112,7 +112,7 @@ func prepare(t *testing.T, dir string, rounds int) {
 	}
 	for _, args := range [][]string{
 		{"go", "build", "-ldflags", "-E main.entry", "-o", dir + "/berth", "../../cmd/berth"},
-		{"go", "build", "-tags", "standalone", "-o", dir + "/berth-agent", "../../cmd/berth-agent"},
+		{"go", "build", "-o", dir + "/berth-agent", "../../cmd/berth-agent"},
 		{"cp", self, dir + "/power.test"},
 		{"mkdir", dir + "/m", dir + "/marks", dir + "/archives"},
 		{"truncate", "--size=1G", dir + "/disk"},
