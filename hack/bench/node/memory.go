@@ -29,7 +29,10 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 	a := e.(*agent)
 	defer func() { err = errors.Join(err, a.close()) }()
 	fmt.Printf("\nmemory, PSS, %v after the last start (goal: 64 KiB a container at 1,000)\n", settled)
-	fmt.Printf("  %-36s %15s %12s %16s %12s\n", "", "KiB a container", "agent, MiB", "supervisor, MiB", "peak, MiB")
+	const row = "  %-36s %15s %12s %12s %17s %17s %16s\n"
+	fmt.Printf(row, "", "", "agent, MiB", "", "supervisor, MiB", "", "")
+	fmt.Printf(row, "", "KiB a container", "its own", "program", "its own", "program", "agent's peak, MiB")
+	mib := func(kib int) string { return fmt.Sprintf("%.1f", float64(kib)/1024) }
 	print := func(what string) error {
 		time.Sleep(settled)
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -38,15 +41,16 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 		if err != nil {
 			return err
 		}
-		ours, peak, err := memoryOf(a.cmd.Process.Pid)
+		ours, err := memoryOf(a.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
-		theirs, _, err := memoryOf(pid)
+		theirs, err := memoryOf(pid)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  %-36s %15.1f %12.1f %16.1f %12.1f\n", what, float64(ours+theirs)/float64(a.count), float64(ours)/1024, float64(theirs)/1024, float64(peak)/1024)
+		each := float64(ours.pss+theirs.pss) / float64(a.count)
+		fmt.Printf(row, what, fmt.Sprintf("%.1f", each), mib(ours.own), mib(ours.program), mib(theirs.own), mib(theirs.program), mib(ours.peak))
 		return nil
 	}
 	for _, n := range sizes {
@@ -66,24 +70,35 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 	return nil
 }
 
-// memoryOf returns the PSS of a process, and the most that it had in memory, in KiB.
-func memoryOf(pid int) (pss, peak int, err error) {
+// memory is the memory of a process, in KiB.
+type memory struct {
+	pss     int
+	own     int // of it, what the process has written: its heap, stacks and variables
+	program int // of it, pages of its program and other files
+	peak    int // the most that it had in memory
+}
+
+// memoryOf returns the memory of a process.
+func memoryOf(pid int) (m memory, err error) {
 	for _, from := range []struct {
 		file, name string
 		to         *int
-	}{{"smaps_rollup", "Pss:", &pss}, {"status", "VmHWM:", &peak}} {
+	}{
+		{"smaps_rollup", "Pss:", &m.pss}, {"smaps_rollup", "Pss_Anon:", &m.own}, {"smaps_rollup", "Pss_File:", &m.program},
+		{"status", "VmHWM:", &m.peak},
+	} {
 		f, err := os.Open(fmt.Sprintf("/proc/%d/%s", pid, from.file))
 		if err != nil {
-			return 0, 0, err
+			return m, err
 		}
 		defer f.Close()
 		for s := bufio.NewScanner(f); s.Scan(); {
 			if value, ok := strings.CutPrefix(s.Text(), from.name); ok {
 				if _, err := fmt.Sscan(value, from.to); err != nil {
-					return 0, 0, fmt.Errorf("%s: %w", f.Name(), err)
+					return m, fmt.Errorf("%s: %w", f.Name(), err)
 				}
 			}
 		}
 	}
-	return pss, peak, nil
+	return m, nil
 }
