@@ -259,9 +259,9 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	})
 }
 
-// TestStrangersBundleIsNotTakenOverInARace: the cache of a controller does not show it an OCIBundle that somebody has created
+// TestForeignBundleIsNotTakenOverInARace: the cache of a controller does not show it an OCIBundle that somebody has created
 // under the Container's name a moment ago.
-func TestStrangersBundleIsNotTakenOverInARace(t *testing.T) {
+func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")
 	stranger := &v1alpha1.OCIBundle{

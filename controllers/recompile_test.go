@@ -22,7 +22,7 @@ func offered(field string) want {
 	return want{v1alpha1.ConditionRecompileAvailable, "True", v1alpha1.ReasonNewerDefaults, field}
 }
 
-// TestRecompile: newer defaults of the compiler are shown, and taken up for a new value of the annotation alone.
+// TestRecompile: newer defaults of the compiler are shown, and used only for a new value of the annotation.
 func TestRecompile(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "service")
@@ -48,7 +48,7 @@ func TestRecompile(t *testing.T) {
 		t.Errorf("the OCIBundle was changed: generation %d", after.Generation)
 	}
 
-	// An edit of the resources takes up no more than a running container can be given.
+	// An edit of the resources changes no more than a running container can be given.
 	edit(t, c, func(c *v1alpha1.Container) {
 		c.Spec.Resources.Limits = corev1.ResourceList{v1alpha1.ResourcePIDs: resource.MustParse("77")}
 	})

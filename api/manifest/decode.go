@@ -62,7 +62,7 @@ func child(at *field.Path, name string) *field.Path {
 	return at.Child(name)
 }
 
-// explains tells whether a fault of the content follows from one that has been noted.
+// explains reports whether a fault of the content follows from one that has been noted.
 func (d *decoder) explains(e *field.Error) bool {
 	below := func(path, above string) bool {
 		rest, ok := strings.CutPrefix(path, above)
@@ -348,7 +348,7 @@ func (d *decoder) object(n, place *yaml.Node, t reflect.Type, at *field.Path) (a
 	return out, true
 }
 
-// has tells whether a map has a field.
+// has reports whether a map has a field.
 func has(n *yaml.Node, name string) bool {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == name {

@@ -121,7 +121,7 @@ func (d *Document) decode(root *yaml.Node) {
 	d.Container = c
 }
 
-// Named tells whether the document names a Container that there can be, though it may be wrong otherwise.
+// Named reports whether the document names a Container that there can be, though it may be wrong otherwise.
 func (d *Document) Named() bool {
 	return d.Container != nil && validation.IsDNS1123Subdomain(d.Container.Name) == nil &&
 		(d.Container.Namespace == "" || validation.IsDNS1123Label(d.Container.Namespace) == nil)

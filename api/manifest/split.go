@@ -109,7 +109,7 @@ func withoutJSONEscapes(text []byte) []byte {
 	return out
 }
 
-// blank tells whether a document has nothing but comments, directives and markers.
+// blank reports whether a document has nothing but comments, directives and markers.
 func blank(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		line = bytes.TrimSpace(line)

@@ -48,7 +48,7 @@ func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
 // dryRun asks the API server to check strictly, as kubectl does, and to keep nothing.
 var dryRun = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
 
-// TestContainerRules: each rule of the schema refuses what it is for with words that tell the fix, and takes what
+// TestContainerRules: each rule of the schema refuses what it is for with words that name the fix, and takes what
 // differs from that only in being right.
 func TestContainerRules(t *testing.T) {
 	client := dynamicClient(t).Resource(containers).Namespace("default")

@@ -337,7 +337,7 @@ const (
 	ReasonStarted = "Started"
 	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next start.
 	ReasonCrashLoopBackOff = "CrashLoopBackOff"
-	// ReasonStopped surfaces in Running and Ready when an administrator of the node has told the container to stop.
+	// ReasonStopped surfaces in Running and Ready when an administrator of the node has stopped the container.
 	ReasonStopped = "Stopped"
 	// ReasonCompleted surfaces when the process ended with exit code 0 and is not to be restarted.
 	ReasonCompleted = "Completed"

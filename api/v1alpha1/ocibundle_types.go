@@ -138,7 +138,7 @@ type BundleImage struct {
 	PullPolicy corev1.PullPolicy `json:"pullPolicy,omitempty"`
 }
 
-// BundleProcess is what of the process the image may supply where the user said nothing.
+// BundleProcess says which settings of the process come from the image, where the user gave none.
 type BundleProcess struct {
 	// +optional
 	// +listType=atomic

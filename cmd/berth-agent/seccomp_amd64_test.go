@@ -80,7 +80,7 @@ func TestProgramsOf32Bits(t *testing.T) {
 		spec     string
 		wantCode int32
 	}{
-		// An address family cannot be told in socketcall, so it opens none at all.
+		// seccomp cannot see the address family in socketcall, so it is denied as a whole.
 		{"socketcall", program386(i386Socketcall, netSocket, 0, unixSocket), "", int32(unix.ENOSYS)},
 		{"socketcall-allowed", program386(i386Socketcall, netSocket, 0, unixSocket), "  allowSocketcall: true\n", 0},
 		{"socketcall-unconfined", program386(i386Socketcall, netSocket, 0, unixSocket), "  securityContext: {seccompProfile: {type: Unconfined}}\n", 0},

@@ -349,7 +349,7 @@ func (h *host) logs(args ...string) string {
 	return string(out)
 }
 
-// counting ends by itself when it is told to; what it is given for that is never over. Its image is in the spelling from
+// counting ends by itself when it is signalled; the grace period is long enough. Its image is in the spelling from
 // before the field archive, which manifests on hosts have.
 const counting = `  image: oci-archive:IMAGE
   terminationGracePeriodSeconds: 300
@@ -401,7 +401,7 @@ func TestStandaloneLife(t *testing.T) {
 	n = strings.Count(h.logs("count"), "\n")
 	h.until("the log goes on", func() bool { return strings.Count(h.logs("count"), "\n") > n+3 })
 
-	// A broken manifest changes nothing but what is told.
+	// A broken manifest changes nothing but the report.
 	h.write("count.yaml", "  image: x\n  colour: blue\n")
 	h.until("the fault is told", func() bool {
 		c := h.get("count")

@@ -85,7 +85,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-// TestLeader runs two controllers as a cluster would: one leads and works, and when it is told to end it gives the Lease
+// TestLeader runs two controllers as a cluster would: one leads and works, and on SIGTERM it gives the Lease
 // back, so that the other takes over at once.
 func TestLeader(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {

@@ -479,7 +479,7 @@ func TestRun(t *testing.T) {
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
 }
 
-// TestStartWithoutProcess tells the error and ends the container; the exit code is what runtime-tools' validation wants.
+// TestStartWithoutProcess expects an error and the end of the container; the exit code is what runtime-tools' validation wants.
 func TestStartWithoutProcess(t *testing.T) {
 	root, id := host(t)
 	berth(t, "--root", root, "create", "--bundle", bundle(t, func(s *specs.Spec) { s.Process = nil }), id).is(t, 0, "", "")
@@ -526,7 +526,7 @@ func TestSealed(t *testing.T) {
 // TestSealedOnce: sealing costs a second start of the program; with an entry point of its own, not of the Go runtime.
 func TestSealedOnce(t *testing.T) {
 	for name, want := range map[string]int{program: 1, plain: 2} {
-		// GODEBUG=inittrace has each start of a Go runtime tell of package runtime once.
+		// GODEBUG=inittrace makes each start of a Go runtime print package runtime once.
 		cmd := exec.Command(name, "create", "no such/id")
 		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 		out, _ := cmd.CombinedOutput()

@@ -369,7 +369,7 @@ func TestRegex(t *testing.T) {
 	on("list", "-f", "json").is(t, 0, "null\n", "")
 }
 
-// TestDebug: what is done is told, to the log where there is one.
+// TestDebug expects debug messages, in the log if there is one.
 func TestDebug(t *testing.T) {
 	root, id := host(t)
 	b := bundle(t, args("true"))

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// exitExec is the exit code of every failure to execute a process, which the process's own cannot be told from.
+// exitExec is the exit code of every failure to execute a process, which looks the same as the process's own.
 const exitExec = 255
 
 var execCommand = command{

@@ -181,7 +181,7 @@ func (e *external) run(cmd *exec.Cmd) error {
 // listExternal are the containers that other programs run, each in its program's words.
 func (a *app) listExternal(ctx context.Context) []*runtime.State {
 	var out []*runtime.State
-	entries, _ := os.ReadDir(a.root) // Runtime.List has told what is wrong with it
+	entries, _ := os.ReadDir(a.root) // Runtime.List has reported any fault of it
 	for _, entry := range entries {
 		e, err := a.externalOf(entry.Name())
 		if e == nil && err == nil {

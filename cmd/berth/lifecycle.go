@@ -118,7 +118,7 @@ var startCommand = command{
 				return a.started(ctx, r, args[0], notify)
 			}
 			if errors.Is(err, runtime.ErrNoProcess) {
-				// An error of the operation, told as one, but no exit code: the specification leaves open how it is told (runtime.md,
+				// An error of the operation, reported as one, but no exit code: the specification leaves open how (runtime.md,
 				// Errors), and the validation suite takes any other code for a failure.
 				a.fail(err)
 				return nil

@@ -131,7 +131,7 @@ func (a *app) debugf(format string, args ...any) {
 	}
 }
 
-// fail tells the error that ends a command: to the log and, where that is not standard error, there as well.
+// fail reports the error that ends a command: to the log and, where that is not standard error, there as well.
 func (a *app) fail(err error) {
 	a.record(levelError, err.Error())
 	if a.sink != nil || a.send != nil {

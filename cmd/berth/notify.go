@@ -34,9 +34,9 @@ func listenFDs() int {
 // barrierTimeout is how long the service manager is waited for, as in sd_notify_barrier(3) as runc calls it.
 const barrierTimeout = 30 * time.Second
 
-// forwardReady tells the service manager, as soon as a container's process says that it is ready, and that it is to watch mainPID. It
+// forwardReady notifies the service manager once a container's process is ready, and names mainPID as the process to watch. It
 // passes nothing else on: what is in a container is not to speak for a service of the host. It returns when the socket is closed and,
-// with once, after the first time. That the manager cannot be told is a warning: the container runs.
+// with once, after the first time. A failure to notify the manager is a warning: the container runs.
 func (a *app) forwardReady(from *net.UnixConn, mainPID int, once bool) {
 	buf := make([]byte, 4096)
 	for {

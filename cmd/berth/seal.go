@@ -236,7 +236,7 @@ var apart struct {
 
 // replaceBySealed puts a read-only mount of this program in the place of a descriptor of its file. /proc/self/exe is a file in the mount
 // namespace that the program was executed in, of which this one has a copy: it is by its path that the file is to be found in it, and
-// told by its inode.
+// identified by its inode.
 //
 //go:nosplit
 //go:norace

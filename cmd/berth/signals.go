@@ -128,7 +128,7 @@ func (s *signals) read() []unix.Signal {
 }
 
 // cancel returns a context that ends with the first signal that ends a command. stop ends that, and returns the signals that have
-// come meanwhile.
+// arrive during the wait.
 func (s *signals) cancel(parent context.Context) (_ context.Context, stop func() []unix.Signal) {
 	ctx, cancel := context.WithCancelCause(parent)
 	var came []unix.Signal
@@ -168,7 +168,7 @@ func untilSignal(ctx context.Context) (context.Context, error) {
 	return ctx, nil
 }
 
-// waitEnd waits until the process of a pidfd has ended, and hands over each signal that comes meanwhile.
+// waitEnd waits until the process of a pidfd has ended, and hands over each signal that arrives before that.
 func (s *signals) waitEnd(pidfd int, handle func(unix.Signal)) error {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
 	for {

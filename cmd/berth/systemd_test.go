@@ -95,7 +95,7 @@ func TestSystemdUser(t *testing.T) {
 			if got := file("pids.max"); got != "30" || show("TasksMax") != "30" {
 				t.Errorf("after the update pids.max is %s, TasksMax %s", got, show("TasksMax"))
 			}
-			// A later command need not be told.
+			// A later command needs no flag.
 			u.berth("pause", "c").is(t, 0, "", "")
 			u.berth("state", "c").is(t, 0, `"status": "paused"`, "")
 			u.berth("resume", "c").is(t, 0, "", "")

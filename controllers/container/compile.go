@@ -22,10 +22,10 @@ import (
 type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
 // compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle holds that already, it
-// stays as it is, whatever this version of the compiler would make of the Container, until it is told to be compiled anew. Where
+// stays as it is, whatever this version of the compiler would make of the Container, until it is asked to be compiled anew. Where
 // the spec has faults, everything stops here, and an OCIBundle of an earlier generation is left alone.
 func (r *Reconciler) compile(ctx context.Context, s *scope) (bool, error) {
-	if s.holdsGeneration() && !s.toldToRecompile() {
+	if s.holdsGeneration() && !s.asksToRecompile() {
 		s.kept = true
 		kept := s.bundle.Spec
 		s.desired = &kept
@@ -80,7 +80,7 @@ func unedited(b *v1alpha1.OCIBundle) bool {
 // an edit of the resources, readKept puts no more into the document than a running container can be given.
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
-	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.toldToRecompile() {
+	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.asksToRecompile() {
 		return
 	}
 	if b.Annotations[AnnotationRunDigest] != compile.RunDigest(s.container.Spec) {

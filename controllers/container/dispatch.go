@@ -277,7 +277,7 @@ func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructu
 }
 
 // clearName deals with an OCIBundle in the place of the Container's that is not its own. One of an earlier Container of that name
-// is asked to go; a stranger's is left alone, and the Container is stalled until somebody decides.
+// is asked to go; another owner's is left alone, and the Container is stalled until somebody decides.
 func (r *Reconciler) clearName(ctx context.Context, s *scope) (bool, error) {
 	for _, b := range s.predecessors {
 		if err := r.remove(ctx, b); err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// toldToRecompile returns whether the Container has been told to be compiled anew since its OCIBundle was written.
-func (s *scope) toldToRecompile() bool {
+// asksToRecompile returns whether the Container has been asked to be compiled anew since its OCIBundle was written.
+func (s *scope) asksToRecompile() bool {
 	told := s.container.Annotations[v1alpha1.AnnotationRecompile]
 	return told != "" && s.bundle != nil && s.bundle.Annotations[AnnotationRecompiled] != told
 }

@@ -178,7 +178,7 @@ type pulse struct {
 	renewed time.Time
 	// at is when the beat was first seen by this process.
 	at time.Time
-	// moved is whether it has been seen to change: the first sight of a Lease does not tell how old it is.
+	// moved is whether it has been seen to change: the first sight of a Lease does not show its age.
 	moved bool
 }
 

@@ -58,7 +58,7 @@ func (c *cluster) runRoot() string { return "/run/" + c.id() }
 // cgroup is the one above all containers of this cluster.
 func (c *cluster) cgroup() string { return "/" + c.id() }
 
-// id tells this cluster from others on the host.
+// id distinguishes this cluster from others on the host.
 func (c *cluster) id() string {
 	return fmt.Sprintf("berth-cluster-%.4x", sha256.Sum256([]byte(c.dir)))
 }

@@ -21,7 +21,7 @@ import (
 
 const globs = "*/*.json"
 
-// machine is a state directory, and what of it survives a loss of power.
+// machine is a state directory, and the part of it that survives a loss of power.
 type machine struct {
 	*testing.T
 	dir  string

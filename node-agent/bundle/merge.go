@@ -21,7 +21,7 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // ErrRoot says that the process would be user 0 although runAsNonRoot is set.
 var ErrRoot = errors.New("runAsNonRoot: found user 0; allowed: any other: set runAsUser, or use an image with another user")
 
-// MergeOptions is what of a config only the node knows.
+// MergeOptions holds the node-specific values of a config.
 type MergeOptions struct {
 	// CgroupsPath becomes linux.cgroupsPath.
 	CgroupsPath string
@@ -92,7 +92,7 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	return spec, nil
 }
 
-// SwapLimit tells whether the node, whose root folder is host, can limit memory and swap together (memory.swap of the
+// SwapLimit reports whether the node, whose root folder is host, can limit memory and swap together (memory.swap of the
 // runtime-spec). A cgroup v1 kernel without swap accounting (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or
 // CONFIG_SWAP off) has no memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail to
 // create a container that sets it. The limit of memory itself holds there; it is only that the kernel, if it swaps at all,

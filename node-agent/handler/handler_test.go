@@ -140,7 +140,7 @@ grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"
 	if err == nil || !strings.HasPrefix(err.Error(), "linux.resources: ") || !strings.HasSuffix(err.Error(), " no") {
 		t.Errorf("got %v", err)
 	}
-	// With nothing to set back to, both errors are told.
+	// With nothing to set back to, both errors are reported.
 	if err := e.Update(t.Context(), "x", pids(9), pids(9)); err == nil || !strings.Contains(err.Error(), "set it back: ") {
 		t.Errorf("got %v", err)
 	}

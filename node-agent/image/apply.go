@@ -22,7 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// format is the form in which overlayfs is told of removals. Where the store is used without root, overlayfs is mounted with
+// format is the form in which a layer names removals for overlayfs. Where the store is used without root, overlayfs is mounted with
 // userxattr and reads user.overlay.* instead (Documentation/filesystems/overlayfs.rst, "User xattr").
 type format struct {
 	opaqueXattr string
@@ -490,14 +490,14 @@ func (a *applier) skip(name string) {
 	}
 }
 
-// unsupportedXattr tells whether an error of setxattr(2) means that the file or its filesystem has no such attributes. The
+// unsupportedXattr reports whether an error of setxattr(2) means that the file or its filesystem has no such attributes. The
 // kernel answers EPERM for user.* of anything but files and directories (xattr(7)).
 func unsupportedXattr(name string, err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.")
 }
 
 // xattrsOf returns the extended attributes of an entry. Most programs write SCHILY's form; bsdtar adds its own, with the
-// name escaped as in a URL and the value in base64, and may be told to write that alone.
+// name escaped as in a URL and the value in base64, and may write that alone.
 func xattrsOf(h *tar.Header) (map[string]string, error) {
 	out := map[string]string{}
 	for k, v := range h.PAXRecords {

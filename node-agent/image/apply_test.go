@@ -242,7 +242,7 @@ func TestHonoured(t *testing.T) {
 	}
 }
 
-// TestForeignXattrs: what the filesystem does not take of a layer is passed over and told, the rest of the layer arrives.
+// TestForeignXattrs: attributes that the filesystem refuses are skipped and logged, the rest of the layer arrives.
 func TestForeignXattrs(t *testing.T) {
 	needs.Root(t)
 	b := newBox(t)
@@ -351,7 +351,7 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// contents is a tree as function tree tells it.
+// contents is a tree as function tree describes it.
 type contents map[string]string
 
 func (c contents) plus(kv ...string) contents {

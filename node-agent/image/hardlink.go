@@ -21,7 +21,7 @@ type hardlink struct {
 
 func (l *hardlink) close() { _ = unix.Close(l.parent) }
 
-// is tells whether a name is the target itself.
+// is reports whether a name is the target itself.
 func (l *hardlink) is(parent int, name string) bool {
 	var st unix.Stat_t
 	return unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Dev == l.st.Dev && st.Ino == l.st.Ino

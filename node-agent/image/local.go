@@ -25,7 +25,7 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// fileIdentity tells whether a file is still the one that was read.
+// fileIdentity reports whether a file is still the one that was read.
 type fileIdentity struct {
 	Dev       uint64 `json:"dev"`
 	Inode     uint64 `json:"inode"`
@@ -280,7 +280,7 @@ func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want
 	return nil, notImage(r, errors.New("it has neither index.json nor manifest.json"))
 }
 
-// notImage returns the error of a path that could not be opened as an image. What the node itself lacks is told as it is.
+// notImage returns the error of a path that could not be opened as an image. A shortage on the node itself is reported as it is.
 func notImage(r reference, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR) && !isFile(r.path):

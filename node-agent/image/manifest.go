@@ -36,7 +36,7 @@ type source interface {
 	document(ctx context.Context, d v1.Descriptor) (document, error)
 	// blob opens a blob. Reading it may fail late.
 	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
-	// identity tells whether a local file has changed since; nil for a registry.
+	// identity reports whether a local file has changed since; nil for a registry.
 	identity() *fileIdentity
 	io.Closer
 }
@@ -89,7 +89,7 @@ func pick(ref string, want v1.Platform, manifests []v1.Descriptor) (v1.Descripto
 			continue // an artifact of another kind, which an index may hold
 		}
 		if m.Platform == nil {
-			if len(manifests) == 1 { // its configuration tells
+			if len(manifests) == 1 { // its configuration has the platform
 				return m, nil
 			}
 			continue
@@ -283,7 +283,7 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 	return nil
 }
 
-// layerType tells the media types of layers that can be unpacked. How a layer is compressed is told by its first
+// layerType reports whether layers of a media type can be unpacked. A layer's compression is recognised by its first
 // bytes, as docker and containerd do: builders got the suffix wrong.
 func layerType(mediaType string) bool {
 	for _, base := range []string{v1.MediaTypeImageLayer, dockerLayer, ociLayerForeign, dockerLayerForeign} {

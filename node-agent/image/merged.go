@@ -264,7 +264,7 @@ func (a *applier) forgetParent() {
 // forgetParentLater keeps the descriptor, which is in use, and has the next entry resolve its parent again.
 func (a *applier) forgetParentLater() { a.parentKey = "" }
 
-// makeParents opens a canonical directory of this layer, and makes what of it this layer did not describe.
+// makeParents opens a canonical directory of this layer, and creates the parts of it that this layer did not describe.
 func (a *applier) makeParents(canon []string) (int, error) {
 	fd, err := unix.FcntlInt(uintptr(a.root), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

@@ -175,7 +175,7 @@ func (s *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, er
 	return resp.Body, nil
 }
 
-// download fetches a blob into f and verifies it. A broken connection is taken up where it broke.
+// download fetches a blob into f and verifies it. A broken connection is resumed where it broke.
 func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f *os.File, progress func(done int64)) error {
 	h := d.Digest.Algorithm().Hash()
 	var done int64

@@ -436,7 +436,7 @@ func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *re
 	}
 	in := layerInput{number: i, diffID: diffID}
 	if dl != nil {
-		// Waited for without the lock: another pull may have the layer done meanwhile.
+		// Waited for without the lock: another pull may finish the layer first.
 		f, err := dl.wait(ctx)
 		if err != nil {
 			return "", err

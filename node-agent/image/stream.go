@@ -126,7 +126,7 @@ func nameless(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// sparse tells whether archive/tar makes up the holes of an entry.
+// sparse reports whether archive/tar makes up the holes of an entry.
 func sparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
@@ -158,7 +158,7 @@ func unpackLayer(ctx context.Context, in layerInput, diff, trash string, lowers 
 		raw = io.TeeReader(raw, blobHash.Hash())
 	}
 	buffered := bufio.NewReaderSize(raw, 64<<10)
-	// An error of the content is told last: when the digest is wrong too, that is the cause.
+	// An error of the content is reported last: when the digest is wrong too, that is the cause.
 	a, err := func() (applied, error) {
 		plain, err := decompress(buffered)
 		if err != nil {

@@ -90,7 +90,7 @@ func New(o Options) (*Agent, error) {
 
 // Run keeps NodeAgent and Lease fresh until ctx ends. What fails is logged and tried again at the next beat.
 func (a *Agent) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Second) // a change of the status is told within a second
+	tick := time.NewTicker(time.Second) // a change of the status is reported within a second
 	defer tick.Stop()
 	var renewed time.Time
 	for {

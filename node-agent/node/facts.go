@@ -160,7 +160,7 @@ func memTotal(meminfo []byte) (int64, error) {
 	return 0, fmt.Errorf("meminfo: found no MemTotal")
 }
 
-// Handler describes a handler by the features that it tells of itself; f may be nil.
+// Handler describes a handler by the features that it reports; f may be nil.
 func Handler(name string, f *features.Features) v1alpha1.NodeHandler {
 	h := v1alpha1.NodeHandler{Name: name}
 	if f == nil {

@@ -34,7 +34,7 @@ const (
 	AnnotationRestart = "berth.run/restart"
 )
 
-// Events is who is told of changes. Its methods return at once and may be called from any goroutine.
+// Events receives changes. Its methods return at once and may be called from any goroutine.
 type Events interface {
 	// Changed says that a bundle is new, was changed, is no longer wanted, or that somebody else has written its status. It may be said
 	// once too often.
@@ -43,21 +43,21 @@ type Events interface {
 	Synced()
 }
 
-// Source is where desired bundles come from, and where what became of them is told.
+// Source delivers desired bundles and takes reports of their status.
 //
 // Its methods may be called from many goroutines. ReportStatus and Release may be repeated until they succeed; repeating them
 // after success does no harm.
 type Source interface {
 	// Run follows the source and reports changes until ctx ends. It may be called again after it failed.
 	Run(ctx context.Context, events Events) error
-	// Synced tells whether all that is wanted is known. Until then a bundle that Get does not find may be wanted all the same.
+	// Synced reports whether all that is wanted is known. Until then a bundle that Get does not find may be wanted all the same.
 	Synced() bool
-	// Get returns the bundle as it is wanted now, with the status that was told last, or nil when nobody wants it. A bundle with a
+	// Get returns the bundle as it is wanted now, with the status that was reported last, or nil when nobody wants it. A bundle with a
 	// deletionTimestamp is to be removed. The caller does not change what it gets.
 	Get(Key) *v1alpha1.OCIBundle
 	// List returns all that Get would. What their specs refer to may be missing from their config.
 	List() []*v1alpha1.OCIBundle
-	// ReportStatus tells what became of the bundle of that key and UID, in place of all that was told before. It is no
+	// ReportStatus sets the status of the bundle of that key and UID, replacing the last report. It is no
 	// error when the bundle is gone.
 	ReportStatus(ctx context.Context, bundle *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error
 	// Release says that nothing is left on the node of the bundle of that key and UID. It is no error when the bundle is gone.

@@ -28,7 +28,7 @@ type container struct {
 	// op is held for the length of an operation: those on one container come one after the other.
 	op sync.Mutex
 
-	// life is held while the handler creates or starts it, so that the exit of a process that ends at once is told after
+	// life is held while the handler creates or starts it, so that the exit of a process that ends at once is published after
 	// the start, and not before.
 	life sync.Mutex
 
@@ -74,7 +74,7 @@ type exitWaiter struct {
 
 func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
 
-// update changes the status, writes it to disk, and then tells the watchers. The change stands even if the disk is full; the
+// update changes the status, writes it to disk, and then notifies the watchers. The change stands even if the disk is full; the
 // record is then written as soon as that is possible.
 func (s *server) update(c *container, change func(*protocol.Status)) error {
 	err := s.record(c, change)
@@ -389,7 +389,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 	s.endings.Go(func() {
 		c.closePidfd(s.exits)
 		c.unwatchMemory()
-		// All that the process itself has written is in the log before its exit is told. Others may have the pipe open, and
+		// All that the process itself has written is in the log before its exit is published. Others may have the pipe open, and
 		// write on; their lines are logged as they come.
 		for _, st := range c.streams {
 			if st != nil {
@@ -531,7 +531,7 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 			return err
 		}
 		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
-		left := s.findStrays(c) // before the first process has ended: what descends from it cannot be told later
+		left := s.findStrays(c) // before the first process has ended: its descendants cannot be recognised later
 		err := h.Kill(ctx, id, sig, all)
 		if c.signalFirst(sig) && (errors.Is(err, handler.ErrNotRunning) || errors.Is(err, handler.ErrNotExist)) {
 			err = nil // it is not in its cgroup, where the handler looks, or the handler's record was removed
@@ -660,7 +660,7 @@ func (s *server) settleStart(ctx context.Context, c *container) {
 	}
 }
 
-// adopt takes up a container that an earlier supervisor has recorded.
+// adopt continues a container that an earlier supervisor has recorded.
 func (s *server) adopt(ctx context.Context, rec *record) {
 	c := &container{id: rec.Status.ID, rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
 	id, pid := rec.Status.ID, c.pid

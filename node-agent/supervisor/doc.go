@@ -4,7 +4,7 @@
 // it.
 //
 // The supervisor (Run) creates containers through a handler.Handler, keeps their standard output in rotated files of the
-// CRI log format, reaps them, and writes each one's state to disk before it tells anyone: a start before the program can run, an
+// CRI log format, reaps them, and writes each one's state to disk before it publishes it: a start before the program can run, an
 // exit before the process is reaped. It knows containers and
 // nothing else: not what a Container of Kubernetes is, not images, restarts or probes. It must stay small, because
 // every container on the node pays for it if it dies, and it imports no Kubernetes module.

@@ -254,7 +254,7 @@ func TestHolderGetsTheNewestLast(t *testing.T) {
 	ended.Wait()
 }
 
-// TestHeldPidfdOfAnEarlierContainer takes up a container that runs, where the pidfd that was held under its id is of a container
+// TestHeldPidfdOfAnEarlierContainer adopts a running container, where the pidfd that was held under its id is of a container
 // before, which has ended. The container goes on.
 func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 	before := exec.Command("/bin/true")

@@ -47,7 +47,7 @@ type logFile struct {
 	fd    int    // -1: closed, or no log is kept
 	inode uint64 // of the file
 	size  int64  // of the file; nobody else writes to it
-	// torn is whether the file ends within an entry of a supervisor that was killed within write(2). mend ends it before
+	// torn is whether the file ends within an entry of a supervisor that was killed within write(2). endTornEntry ends it before
 	// the next write, so that ours does not become part of it.
 	torn bool
 	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
@@ -105,8 +105,8 @@ func (f *logFile) open(path string, flags int) error {
 	return nil
 }
 
-// mend ends the entry that a supervisor killed within write(2) has left without its end.
-func (f *logFile) mend() error {
+// endTornEntry ends the entry that a supervisor killed within write(2) has left without its end.
+func (f *logFile) endTornEntry() error {
 	if !f.torn {
 		return nil
 	}
@@ -138,7 +138,7 @@ func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []
 		if p == nil || len(out) == 0 {
 			f.flush(out)
 		} else {
-			_ = f.mend() // before the size is written down; flush shows its error
+			_ = f.endTornEntry() // before the size is written down; flush shows its error
 			// An error of the spool costs no output; at worst a kill just now would write it twice.
 			_ = p.begin(next, f.inode, f.size, int64(len(out)))
 			f.flush(out)
@@ -193,7 +193,7 @@ func (f *logFile) flush(out []byte) {
 	if f.fd < 0 || len(out) == 0 {
 		return
 	}
-	if err := f.mend(); err != nil {
+	if err := f.endTornEntry(); err != nil {
 		f.lost += uint64(bytes.Count(out, []byte{'\n'}))
 		f.err = fmt.Errorf("log %s: write: %w", f.Path, err)
 		return

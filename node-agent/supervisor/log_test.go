@@ -237,7 +237,7 @@ func TestLogPartialLines(t *testing.T) {
 	}
 }
 
-// A disk that is full for a while: the writer is not held up, the loss is counted and told, no entry is cut in two, and
+// A disk that is full for a while: the writer is not held up, the loss is counted and reported, no entry is cut in two, and
 // it goes on when there is room again.
 func TestLogFullDisk(t *testing.T) {
 	needs.Root(t)
@@ -286,7 +286,7 @@ func TestLogFullDisk(t *testing.T) {
 	}
 }
 
-// A rotation that cannot be done loses nothing: the file grows, and the error is told.
+// A rotation that cannot be done loses nothing: the file grows, and the error is reported.
 func TestLogRotationFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	if err := os.MkdirAll(path+".1/not-empty", 0o755); err != nil {

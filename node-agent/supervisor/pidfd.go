@@ -17,7 +17,7 @@ import (
 // extra fields we have no use for.
 const pidfdGetInfo = 0xC0000000 | unix.PIDFD_INFO_SIZE_VER0<<16 | 0xFF<<8 | 11
 
-// errNoExit is returned when the kernel cannot tell how a process that is not our child has ended.
+// errNoExit is returned when the kernel has no exit status of a process that is not our child.
 var errNoExit = errors.New("the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
 
 // openProcess returns a pidfd of the process with that pid and start time, or -1 if there is none.

@@ -26,7 +26,7 @@ type stream struct {
 	spool *spool // nil before there is output, and where none is kept
 	// spoolPath is where the spool is, or "" if none is kept: output is lost then if the supervisor is killed as it writes.
 	spoolPath string
-	broken    bool // the last state of the log that was told to changed
+	broken    bool // the last state of the log that was passed to changed
 	// changed is called when writing the log begins or ceases to fail.
 	changed func()
 }
@@ -229,7 +229,7 @@ func (s *stream) resume() error {
 	return nil
 }
 
-// report tells when the log begins to fail or works again.
+// report logs when the log begins to fail or works again.
 func (s *stream) report() {
 	if s.changed == nil {
 		return

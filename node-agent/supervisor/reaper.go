@@ -23,7 +23,7 @@ import (
 //  3. orphans: what a container or a handler has left behind and the kernel gives to us as the nearest subreaper. Nobody
 //     waits for them, they would stay zombies.
 //
-// wait4(-1) in the usual loop takes all three. What tells them apart is the thread. To the kernel a child belongs to the thread that
+// wait4(-1) in the usual loop takes all three. They differ by the thread. To the kernel a child belongs to the thread that
 // forked it, and orphans go to the first living thread of the subreaper, which is its main thread (kernel/exit.c, find_new_reaper and
 // find_alive_thread). So the reaper has the main thread to itself: nothing else runs there, hence no os/exec forks
 // there, and wait4(-1) with __WNOTHREAD, "do not wait for children of other threads" (wait(2)), finds orphans and never a child of os/exec.

@@ -43,7 +43,7 @@ type Options struct {
 	CgroupParent string
 	// Log is for people; nil means slog.Default().
 	Log *slog.Logger
-	// Program is told to clients in the handshake, such as "berth v0.1.0".
+	// Program is sent to clients in the handshake, such as "berth v0.1.0".
 	Program string
 
 	// Command is the command line that this supervisor was started with, without --held; nil if it cannot be upgraded in place.
@@ -104,7 +104,7 @@ const (
 
 // Run is the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then lets operations under way
 // end, writes what is in the pipes to the logs, and returns nil. Containers and records stay, and the next
-// supervisor takes them up; meanwhile a container whose output fills its pipe waits.
+// supervisor continues them; until then a container whose output fills its pipe waits.
 //
 // Run makes this process the leader of a session and the subreaper of its descendants, has it survive SIGHUP and SIGPIPE, and needs its main thread
 // (see reaper.go): call runtime.LockOSThread in an init function and Run from main. There is one supervisor a process, and one a RunDir.

@@ -62,7 +62,7 @@ func TestLife(t *testing.T) {
 		if st.ExitCode == nil || *st.ExitCode != 7 || st.Signal != 0 || st.StartedAt.IsZero() || st.FinishedAt.Before(st.StartedAt) || st.Reason != "" {
 			t.Fatalf("stopped: %+v", st)
 		}
-		// All of it is in the log by the time the exit is told.
+		// All of it is in the log by the time the exit is published.
 		if got := n.lines("web", "stdout"); !slices.Equal(got, []string{"one", "three"}) {
 			t.Errorf("stdout %q", got)
 		}
@@ -446,7 +446,7 @@ func TestKilledSupervisor(t *testing.T) {
 		if err := n.client.Start(n.ctx(), "waiting"); err != nil {
 			t.Fatal(err)
 		}
-		// Reaped before the supervisor can look: it is stopped meanwhile, so only the pidfd can tell.
+		// Reaped before the supervisor can look: it is stopped by then, so only the pidfd has the exit status.
 		if err := n.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
@@ -573,7 +573,7 @@ func TestHundredAtOnce(t *testing.T) {
 	if t.Failed() {
 		t.FailNow()
 	}
-	// The exits are told by the watch.
+	// The exits arrive through the watch.
 	codes := map[string]int{}
 	for len(codes) < 100 {
 		ev, err := w.Next()
@@ -698,7 +698,7 @@ func TestClientGoesWhileCreating(t *testing.T) {
 	})
 }
 
-// A first process that was killed for lack of memory is told apart from one that was merely killed, and from one of whose children
+// A first process that was killed for lack of memory differs from one that was merely killed, and from one of whose children
 // one was; those are counted.
 func TestOOMKilled(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {

@@ -133,7 +133,7 @@ func TestOOMKills(t *testing.T) {
 	}
 }
 
-// Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is told.
+// Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is reported.
 func TestRecords(t *testing.T) {
 	r := records{t.TempDir()}
 	rec := &record{Status: protocol.Status{ID: "web", State: protocol.Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
@@ -181,7 +181,7 @@ func TestFindPipe(t *testing.T) {
 	}
 	defer func() { in.Close(); cmd.Wait() }()
 	far.Close()
-	// Our own end tells when it has got so far.
+	// Our own end shows when it has got so far.
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, -1); err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminate
 		r.OOMKills = max(r.OOMKills, st.OOMKills)
 	}
 	if r.Stop != nil {
-		return // it was told to end: that is no crash
+		return // it was stopped: that is no crash
 	}
 	ended, ran := now, end.FinishedAt.Sub(end.StartedAt.Time)
 	if st != nil && !st.FinishedInstant.IsZero() {

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
-// pulledImages tells the test of each pull that begins, by reference, and of each that is given up.
+// pulledImages passes each pull that begins to the test, by reference, and of each that is given up.
 type pulledImages struct {
 	begun, ended chan string
 	image        *lifecycle.Image // nil: the pull goes on until it is given up

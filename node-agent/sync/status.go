@@ -22,7 +22,7 @@ type progress struct{ condition, reason, message string }
 
 // report reports the status to the source if it differs from the one reported last.
 func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress) error {
-	// Of a bundle that the source does not know (yet), nobody can be told.
+	// Nobody reads the status of a bundle that the source does not know (yet).
 	known := s.Source.Get(w.key)
 	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {
 		return nil

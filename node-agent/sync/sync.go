@@ -25,7 +25,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Supervisor is what of *protocol.Client is used here; it says what each method promises.
+// Supervisor is the subset of *protocol.Client that Syncer uses; see there for each method.
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
 	Start(ctx context.Context, id string) error
@@ -261,7 +261,7 @@ func orphan(id string) *Record {
 	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
 }
 
-// adoptOrphans takes up containers of ours that no worker knows: an agent that died has left them, or their records are gone. It is
+// adoptOrphans starts a worker for each container of ours that has none: an agent that died has left them, or their records are gone. It is
 // called whenever the supervisor lists its containers, since it may not have answered before.
 func (s *Syncer) adoptOrphans(all []protocol.Status) {
 	s.mu.Lock()

@@ -155,7 +155,7 @@ func (f *fakeSupervisor) Get(_ context.Context, id string) (protocol.Status, err
 	return out, err
 }
 
-// Watch never tells of a change, and fails if the supervisor is away.
+// Watch never reports a change, and fails if the supervisor is away.
 func (f *fakeSupervisor) Watch(ctx context.Context) (*protocol.Watcher, error) {
 	for ctx.Err() == nil && !f.away.Load() {
 		time.Sleep(time.Millisecond)
@@ -576,7 +576,7 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 		}
 		return metav1.Condition{}
 	}
-	b.super.away.Store(true) // which no event tells
+	b.super.away.Store(true) // without an event
 	looks := 0
 	b.until("Unknown", func() bool {
 		if b.clock.HasWaiters() {

@@ -75,7 +75,7 @@ func TestProgressOfAPull(t *testing.T) {
 	})
 }
 
-// TestStopDuringAPull: a container that is told to stop is not waited for until its image is there.
+// TestStopDuringAPull: a container that is stopped does not wait for its image.
 func TestStopDuringAPull(t *testing.T) {
 	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
 	b.until("the failure without images", func() bool {

@@ -151,7 +151,7 @@ func TestOrphans(t *testing.T) {
 		all = append(all, *st)
 	}
 	b.super.mu.Unlock()
-	b.super.away.Store(true) // or the wanted one would be created before the supervisor has told what there is
+	b.super.away.Store(true) // or the wanted one would be created before the supervisor has listed its containers
 	b.run()
 	b.until("the agent has read its records", func() bool {
 		b.syncer.mu.Lock()

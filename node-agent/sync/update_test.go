@@ -42,7 +42,7 @@ func (b *bench) setPids(limit string, more ...func(*v1alpha1.OCIBundle)) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// updates are the limits of pids that the supervisor was told to set, each with that of before.
+// updates are the limits of pids that the supervisor was asked to set, each with the one before.
 func (b *bench) updates() []string {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()
@@ -66,7 +66,7 @@ func (b *bench) untilUpdates(want ...string) {
 	})
 }
 
-// assertOneRun asserts that the container was started once and never told to stop, and is reported as accepted or not.
+// assertOneRun asserts that the container was started once and never stopped, and is reported as accepted or not.
 func (b *bench) assertOneRun(accepted bool) {
 	b.Helper()
 	if kills := b.kills(); len(kills) > 0 || b.super.starts > 1 {

@@ -73,7 +73,7 @@ func newOldBench(t *testing.T, state string) *bench {
 	return b
 }
 
-// set changes what is wanted, as the source delivers it to the next agent or tells this one.
+// set changes what is wanted, as the source delivers it to the next agent or this one.
 func (b *bench) set(change func(*v1alpha1.OCIBundle)) {
 	b.source.mu.Lock()
 	next := b.source.bundle.DeepCopy()

@@ -18,7 +18,7 @@ func needsCRIU(t *testing.T) {
 	}
 }
 
-// counting counts in its memory and tells each number, so that one that goes on is told from one that begins anew.
+// counting counts in its memory and prints each number: one that continues differs from one that begins anew.
 var counting = []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done"}
 
 // last is the last number of a log.

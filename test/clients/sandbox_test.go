@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv tells the test program that it runs in the sandbox; its value is the folder for everything that the tests make.
+// insideEnv marks the test program that runs in the sandbox; its value is the folder for everything that the tests make.
 const insideEnv = "BERTH_CLIENTS_INSIDE"
 
 // hidden are the folders in which the clients keep what they know: each is an empty tmpfs in the sandbox.
@@ -108,7 +108,7 @@ func run(m *testing.M) (int, error) {
 	before := leftovers()
 	code := m.Run()
 	var more []string
-	// What has been told to end may take a moment to be gone.
+	// What has been signalled may take a moment to be gone.
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		more = nil
 		for thing := range leftovers() {

@@ -202,7 +202,7 @@ func TestPodmanAlike(t *testing.T) {
 	})
 }
 
-// TestDockerAlike does so with docker, whose ids are those of a user namespace the second time.
+// TestDockerAlike compares with docker, whose ids are those of a user namespace the second time.
 func TestDockerAlike(t *testing.T) {
 	for _, remapped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("userns-remap=%v", remapped), func(t *testing.T) { dockerAlike(t, remapped) })

@@ -205,7 +205,7 @@ spec:
   terminationGracePeriodSeconds: 1
 `
 
-// TestBadInput: what is wrong is refused by the API server, or said in a condition that names it; and mended by an edit.
+// TestBadInput: what is wrong is refused by the API server, or named in a condition; and cured by an edit.
 func TestBadInput(t *testing.T) {
 	const image = "  archive: {path: /var/lib/berth/archives/hello.tar}\n"
 	t.Run("refused by the API server", func(t *testing.T) {

@@ -26,7 +26,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// told is what a status has said of a container, as it was written where a loss of power does not reach it.
+// told is a container's last status, written where a loss of power does not reach it.
 type told struct {
 	Name     string
 	UID      string

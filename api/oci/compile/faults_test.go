@@ -135,7 +135,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestAllFaultsAtOnce: a user mends a file once, not a fault at a time.
+// TestAllFaultsAtOnce: a user corrects a file once, not a fault at a time.
 func TestAllFaultsAtOnce(t *testing.T) {
 	_, faults := Bundle(parse(t, `
 image: "A B"

@@ -468,7 +468,7 @@ func flatten(t *testing.T, b *v1alpha1.OCIBundleSpec) map[string]string {
 	return out
 }
 
-// nameOf returns what tells an object in a list from the others: a mount's destination, a volume's
+// nameOf returns the key of an object in a list: a mount's destination, a volume's
 // name, a device's path, a namespace's type, else all of it.
 func nameOf(t *testing.T, object map[string]any) string {
 	t.Helper()

@@ -28,7 +28,7 @@ func namespaces(d *draft) {
 }
 
 // maskedPaths are those of containerd 2 and, with /proc/interrupts, of the
-// kubelet: they tell of the host, or of other containers on it.
+// kubelet: they show the host, or other containers on it.
 func maskedPaths() []string {
 	return []string{
 		"/proc/acpi",

@@ -153,7 +153,7 @@ func madeByRuntime() []string {
 	}
 }
 
-// mountPath tells whether a volume may be mounted on p.
+// mountPath reports whether a volume may be mounted on p.
 func mountPath(d *draft, at *field.Path, p string) bool {
 	clean := path.Clean(p)
 	within := func(parent string) bool { return clean == parent || strings.HasPrefix(clean, parent+"/") }

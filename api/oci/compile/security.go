@@ -40,7 +40,7 @@ func user(d *draft) {
 	}
 }
 
-// id tells whether a user or group id is given and in the range that Kubernetes
+// id reports whether a user or group id is given and in the range that Kubernetes
 // allows: half of the kernel's, so that it fits an int32 everywhere.
 func id(d *draft, at *field.Path, v *int64) bool {
 	if v == nil {

@@ -65,7 +65,7 @@ func (c *checker) systemdPath(path, slice, unit string) {
 	}
 }
 
-// sliceName tells whether s names a slice: elements joined by single dashes,
+// sliceName reports whether s names a slice: elements joined by single dashes,
 // then ".slice"; "-.slice" is the root.
 func sliceName(s string) bool {
 	name, ok := strings.CutSuffix(s, ".slice")
@@ -75,7 +75,7 @@ func sliceName(s string) bool {
 	return name == "-" || name[0] != '-' && name[len(name)-1] != '-' && !strings.Contains(name, "--")
 }
 
-// unitName tells whether s has only the bytes of a unit's name.
+// unitName reports whether s has only the bytes of a unit's name.
 func unitName(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if !alphanumeric(s[i]) && strings.IndexByte(`:-_.\@`, s[i]) < 0 {

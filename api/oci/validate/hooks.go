@@ -38,8 +38,8 @@ func (c *checker) hookList(path string, hooks []specs.Hook, where string) {
 	}
 }
 
-// annotations checks the annotations (config.md, "Annotations"), also those by which crun is told what the specification has no field for
-// (crun(1)): what of these is not honoured is refused, since a container that is not what its document asks for is worse than none.
+// annotations checks the annotations (config.md, "Annotations"), also crun's, for settings that the specification has no field for
+// (crun(1)). One that is not honoured is refused: better no container than one that differs from its document.
 func (c *checker) annotations() {
 	if len(c.spec.Annotations) == 0 {
 		return

@@ -42,7 +42,7 @@ func (c *checker) utsName(path, name string) {
 	}
 }
 
-// hostnameLabels tells whether a name is made of labels as RFC 1123 has them.
+// hostnameLabels reports whether a name is made of labels as RFC 1123 has them.
 func hostnameLabels(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' {

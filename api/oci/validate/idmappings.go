@@ -85,7 +85,7 @@ func (c *checker) overlaps(path, field string, mappings []specs.LinuxIDMapping, 
 	}
 }
 
-// mapped tells whether an id is one of the container's.
+// mapped reports whether an id is one of the container's.
 func mapped(mappings []specs.LinuxIDMapping, id uint32) bool {
 	for _, m := range mappings {
 		if id >= m.ContainerID && uint64(id) < uint64(m.ContainerID)+uint64(m.Size) {

@@ -178,7 +178,7 @@ func (r *reader) apart(found Faults) Faults {
 	return kept
 }
 
-// within tells whether path is the field outer or one inside of it.
+// within reports whether path is the field outer or one inside of it.
 func within(path, outer string) bool {
 	rest, ok := strings.CutPrefix(path, outer)
 	return ok && outer != "" && (rest == "" || rest[0] == '.' || rest[0] == '[')
@@ -241,7 +241,7 @@ func invalidUTF8(text []byte) int {
 	return -1
 }
 
-// position tells a place in the document to people and to programs.
+// position describes a place in the document, for people and for programs.
 func position(text []byte, offset int) string {
 	line, column := lineColumn(text, offset)
 	return "line " + strconv.Itoa(line) + ", column " + strconv.Itoa(column) + " (offset " + strconv.Itoa(offset) + ")"

@@ -200,7 +200,7 @@ func describeMount(m *specs.Mount, bind bool) string {
 	return "type " + quote(m.Type)
 }
 
-// isPropagation tells whether an option changes a mount's propagation.
+// isPropagation reports whether an option changes a mount's propagation.
 func isPropagation(option string) bool {
 	switch option {
 	case "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable":
@@ -209,7 +209,7 @@ func isPropagation(option string) bool {
 	return false
 }
 
-// knownMountOption tells whether an option is one that does not depend on the
+// knownMountOption reports whether an option is one that does not depend on the
 // filesystem: those of the table in config.md, and those that mount(8) itself
 // acts upon and never hands to the kernel.
 func knownMountOption(option string) bool {
@@ -233,7 +233,7 @@ func knownMountOption(option string) bool {
 		strings.HasPrefix(option, "X-") && (!strings.HasPrefix(option, "X-mount.") || option == "X-mount.mkdir")
 }
 
-// superblockOption tells whether an option is one of the filesystem whatever
+// superblockOption reports whether an option is one of the filesystem whatever
 // its type: mount(2) has a flag for it that no mount has of its own.
 func superblockOption(option string) bool {
 	switch option {
@@ -243,7 +243,7 @@ func superblockOption(option string) bool {
 	return false
 }
 
-// isRoot tells whether a path of the container is its root.
+// isRoot reports whether a path of the container is its root.
 func isRoot(p string) bool { return p != "" && path.Clean("/"+p) == "/" }
 
 // opposite returns the option that undoes one, or "". It knows one direction

@@ -32,7 +32,7 @@ func Parse(document []byte) (*specs.Spec, error) {
 // common one. Here only the types of what the document has are looked at, and each byte once.
 //
 // It reads what documents have mostly, and leaves the values of other types to encoding/json. Where it fails, v is not to be used:
-// json.Unmarshal tells the fault and its place, or reads the document all the same.
+// json.Unmarshal then finds the fault and its place, or reads the document after all.
 func unmarshal(text []byte, v any) error {
 	p := plain{scanner: scanner{text: text}, strings: string(text)}
 	if !p.into(reflect.ValueOf(v).Elem()) {

@@ -180,7 +180,7 @@ func (c *checker) blockDevice(path string, i int, major, minor int64) {
 	c.deviceNumber(path, i, ".minor", minor, maxMinor)
 }
 
-// pageSize tells whether s is a huge page's size as the schema has it:
+// pageSize reports whether s is a huge page's size as the schema has it:
 // ^[1-9][0-9]*[KMG]B$.
 func pageSize(s string) bool {
 	n, ok := strings.CutSuffix(s, "B")

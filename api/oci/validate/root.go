@@ -23,7 +23,7 @@ func (c *checker) root() {
 	}
 }
 
-// leaves tells whether a relative path's ".." elements lead above where it
+// leaves reports whether a relative path's ".." elements lead above where it
 // starts, at any point of it.
 func leaves(path string) bool {
 	if strings.HasPrefix(path, "/") {

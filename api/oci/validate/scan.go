@@ -9,7 +9,7 @@ import (
 )
 
 // scanner walks over JSON text once and knows at each place which field that
-// is. encoding/json does the parsing; the scanner tells what that does not:
+// is. encoding/json does the parsing; the scanner reports what that does not:
 // names given twice, required fields that are not there (in Go a missing
 // number is 0, and a hostID of 0 is the host's root), and the path of a place.
 //
@@ -78,7 +78,7 @@ func (s *scanner) space() {
 	}
 }
 
-// next skips white space and tells whether the next byte is b, and if so
+// next skips white space and reports whether the next byte is b, and if so
 // passes it.
 func (s *scanner) next(b byte) bool {
 	s.space()
@@ -295,7 +295,7 @@ func (s *scanner) required(names []name) {
 }
 
 // requiredFields returns the REQUIRED fields of the object at a pattern whose
-// zero value is a good value, so that Spec cannot tell that they are missing.
+// zero value is a good value, so that Spec cannot notice that they are missing.
 func requiredFields(pattern string) ([]string, Severity) {
 	switch pattern {
 	case "linux.uidMappings[]", "linux.gidMappings[]", "mounts[].uidMappings[]", "mounts[].gidMappings[]":
@@ -327,7 +327,7 @@ func requiredFields(pattern string) ([]string, Severity) {
 	return nil, ""
 }
 
-// freeNames tells whether the object at a pattern is a map: its names are the
+// freeNames reports whether the object at a pattern is a map: its names are the
 // user's.
 func freeNames(pattern []byte) bool {
 	switch string(pattern) {

@@ -48,7 +48,7 @@ func (c *checker) sysctl() {
 
 // SysctlFile returns the file below /proc/sys that a key of linux.sysctl
 // names, such as "net/ipv4/conf/eth0.100/rp_filter", and whether the key names
-// one. As sysctl(8) and sysctl.d(5) have it, the first separator tells which
+// one. As sysctl(8) and sysctl.d(5) have it, the first separator decides which
 // of "." and "/" separates the elements; the other one is then a "." inside of
 // an element. No element of the result is empty, "." or "..", so the file is
 // never one outside of /proc/sys.

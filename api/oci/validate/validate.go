@@ -18,13 +18,13 @@ type Options struct {
 	// Systemd says that systemd makes the container's cgroup. Only then has the
 	// annotation run.oci.systemd.subgroup of crun a meaning.
 	Systemd bool
-	// KnownSyscall tells whether a seccomp profile's name is a system call of
+	// KnownSyscall reports whether a seccomp profile's name is a system call of
 	// any architecture that the runtime has a table of. Names that it does not
 	// know become warnings, since profiles list newer ones. With nil no name
 	// is doubted.
 	KnownSyscall func(name string) bool
 	// Early, if set, is called by JSON with the document as it has been read,
-	// before anything of it is checked: for what is to be begun meanwhile. It
+	// before anything of it is checked: so that slow work can start early. It
 	// only reads it.
 	Early func(*specs.Spec)
 }

@@ -57,7 +57,7 @@ func semVerNumber(s string, n *uint64) bool {
 	return err == nil
 }
 
-// semVerIdentifiers tells whether s is a list of identifiers separated by dots
+// semVerIdentifiers reports whether s is a list of identifiers separated by dots
 // (SemVer items 9 and 10). Numeric ones of a pre-release have no leading zeros.
 func semVerIdentifiers(s string, preRelease bool) bool {
 	for id := range strings.SplitSeq(s, ".") {

@@ -49,7 +49,7 @@ func unsigned[T uint | uint16 | uint32 | uint64](n T) string {
 	return strconv.FormatUint(uint64(n), 10)
 }
 
-// hasNUL tells whether a string cannot be handed to the kernel, whose strings
+// hasNUL reports whether a string cannot be handed to the kernel, whose strings
 // end at the first NUL byte: what follows would be dropped silently.
 func hasNUL(s string) bool { return strings.IndexByte(s, 0) >= 0 }
 
@@ -98,7 +98,7 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// cpuList tells whether s is a list of numbers as cpuset(7), "List format",
+// cpuList reports whether s is a list of numbers as cpuset(7), "List format",
 // has it: decimal numbers and ranges of them, separated by commas, such as
 // "0-3,7". Blanks around the items are allowed, as runtime-spec's schema does.
 func cpuList(s string) bool {
@@ -127,7 +127,7 @@ func (c *checker) list(path, s string) {
 	}
 }
 
-// interfaceName tells whether s can name a network device: the kernel's
+// interfaceName reports whether s can name a network device: the kernel's
 // dev_valid_name() wants 1 to 15 bytes (IFNAMSIZ less the NUL), no '/', ':'
 // or white space, and neither "." nor "..".
 func interfaceName(s string) bool {

@@ -17,7 +17,7 @@ type cgroup struct {
 	dir  string // in the hierarchy that counts processor time
 }
 
-// cpuTime is processor time, as the kernel tells it apart.
+// cpuTime is processor time, as the kernel divides it.
 type cpuTime struct{ user, system time.Duration }
 
 // hierarchy is where processor time is counted: that of version 2, or cpuacct of version 1.

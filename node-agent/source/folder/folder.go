@@ -47,7 +47,7 @@ type Options struct {
 	NodeLabels map[string]string
 	// Debounce is how long to wait for more changes after one; 0 is 200 ms.
 	Debounce time.Duration
-	// Resync is how often to look without having been told; 0 is 30 s.
+	// Resync is how often to look without an event; 0 is 30 s.
 	Resync time.Duration
 	// Rewrite is how long a file must stay as it is until a document that is gone from it counts as removed; 0 is 5 s.
 	Rewrite time.Duration
@@ -220,7 +220,7 @@ func (f *Folder) restore() error {
 		}
 		m, err := parseOne(raw, f.on)
 		if err != nil {
-			// A newer Berth refuses what an older one took. It runs as it is until the manifest is mended.
+			// A newer Berth refuses what an older one took. It runs as it is until the manifest is corrected.
 			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container", key.String(), "error", err)
 			f.unsure[key] = c.Annotations[annotationManifest]
 			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: err.Error()}
@@ -496,7 +496,7 @@ func (f *Folder) scan() []source.Key {
 			f.pending = true // the rest of the file may be yet to come
 			continue
 		}
-		if e.bundle == nil { // named by a file that was wrong, and is gone or mended
+		if e.bundle == nil { // named by a file that was wrong, and is gone or corrected
 			delete(f.entries, key)
 			if err := f.removeStatus(key); err != nil {
 				f.o.Log.Error("manifest removed", "container", key.String(), "error", err)
@@ -703,7 +703,7 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 		case edited(old.container, in):
 			c.Generation++
 			changed[key] = true
-		case toldToRecompile(old.container, in.container):
+		case asksToRecompile(old.container, in.container):
 			// It is no edit, so what has finished does not run again.
 			noted[annotationCompiled] = strconv.FormatInt(compiledGeneration(old.container), 10)
 			c.Generation++

@@ -15,8 +15,8 @@ const annotationRecompiled = "berth.run/recompiled"
 // annotationCompiled is the generation that a Container was edited in last, if it was compiled anew since.
 const annotationCompiled = "berth.run/compiled-generation"
 
-// toldToRecompile returns whether a manifest has a new value of v1alpha1.AnnotationRecompile.
-func toldToRecompile(old, in *v1alpha1.Container) bool {
+// asksToRecompile returns whether a manifest has a new value of v1alpha1.AnnotationRecompile.
+func asksToRecompile(old, in *v1alpha1.Container) bool {
 	told := in.Annotations[v1alpha1.AnnotationRecompile]
 	return told != "" && told != recompiled(old)
 }

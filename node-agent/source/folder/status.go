@@ -231,7 +231,7 @@ func (f *Folder) refresh() {
 }
 
 // Refreshed returns when an agent with this state folder last found that all status on disk is current; zero if none
-// did. An agent that runs does so each 30 s.
+// did. A running agent writes it each 30 s.
 func Refreshed(stateDir string) (time.Time, error) {
 	info, err := os.Stat(faultsFile(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {

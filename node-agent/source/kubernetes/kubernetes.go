@@ -132,7 +132,7 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	return nil
 }
 
-// nothingNew reports whether an update tells the agent nothing: its spec is the same, and its status is the same or the agent's own.
+// nothingNew reports whether an update has no news for the agent: its spec is the same, and its status is the same or the agent's own.
 func (k *Kubernetes) nothingNew(old, now *v1alpha1.OCIBundle) bool {
 	return old.UID == now.UID && old.Generation == now.Generation && old.DeletionTimestamp.Equal(now.DeletionTimestamp) &&
 		(equality.Semantic.DeepEqual(old.Status, now.Status) || k.own.includes(now))
@@ -233,7 +233,7 @@ func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, st
 	return nil
 }
 
-// replaced tells whether a patch failed because another bundle has the name now: a failed test is Invalid.
+// replaced reports whether a patch failed because another bundle has the name now: a failed test is Invalid.
 func (k *Kubernetes) replaced(ctx context.Context, err error, b *v1alpha1.OCIBundle) bool {
 	if !apierrors.IsInvalid(err) {
 		return false

@@ -12,7 +12,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// ownWrites remembers the last status that this agent has written of each OCIBundle, to tell it from what others write.
+// ownWrites remembers the last status that this agent has written of each OCIBundle, to distinguish it from what others write.
 // The zero value is ready.
 type ownWrites struct {
 	mu   sync.Mutex

@@ -58,7 +58,7 @@ func (s *Store) send(message string, rights []byte) error {
 }
 
 // Take returns the descriptors that the service manager had stored when it started this process, by their names. Children of this
-// process are not told of them.
+// process do not learn of them.
 func Take() map[string]*os.File {
 	files := map[string]*os.File{}
 	for _, f := range activation.Files(true) {

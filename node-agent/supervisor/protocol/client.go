@@ -51,7 +51,7 @@ func (c *Client) hello(ctx context.Context) (Hello, error) {
 }
 
 // Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on
-// by itself: Get or List tell how it went. As of every call, an error that is ErrUnknownOutcome does not say that nothing was done.
+// by itself: Get or List return the outcome. As of every call, an error that is ErrUnknownOutcome does not say that nothing was done.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
 	return c.one(ctx, Request{Op: OpCreate, Create: &r})
 }

@@ -88,7 +88,7 @@ type Status struct {
 	StartedInstant  boottime.Instant `json:"startedInstant,omitzero"`
 	FinishedInstant boottime.Instant `json:"finishedInstant,omitzero"`
 
-	// ExitCode is set when State is Stopped and the kernel has told it: the code of exit(2), or 128 plus the signal's number as
+	// ExitCode is set when State is Stopped and the exit status is known: the code of exit(2), or 128 plus the signal's number as
 	// shells have it. It is nil when nobody can know it any more; Reason then says why.
 	ExitCode *int `json:"exitCode,omitempty"`
 	// Signal is the number of the signal that ended the process, 0 if it exited by itself.
