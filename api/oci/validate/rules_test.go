@@ -337,13 +337,30 @@ func TestRules(t *testing.T) {
 				"Error process.scheduler.period: found 3; allowed: nothing, unless policy is SCHED_DEADLINE"},
 			{"runtime too small", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1000, Deadline: 2048})
-			}, "Error process.scheduler.runtime: found 1000; allowed: 1024 ns to the deadline, 2048"},
+			}, "Error process.scheduler.runtime: found 1000; allowed: 1024 ns to the deadline (" +
+				"sched_setattr: `SCHED_DEADLINE` runtime 1000 must be between 1024 and 9223372036854775807)"},
+			{"no runtime", func(s *specs.Spec) {
+				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Deadline: 2048})
+			}, "Error process.scheduler.runtime: found 0; allowed: 1024 ns to the deadline (" +
+				"sched_setattr: `SCHED_DEADLINE` requires `runtime`; " +
+				"sched_setattr: `SCHED_DEADLINE` runtime must be greater than 0)"},
+			{"no deadline", func(s *specs.Spec) {
+				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1024, Period: 2048})
+			}, "Error process.scheduler.deadline: found 0; allowed: the runtime to the period (" +
+				"sched_setattr: `SCHED_DEADLINE` requires `deadline`)"},
+			{"runtime and period too great", func(s *specs.Spec) {
+				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1<<63 + 1, Deadline: 1<<63 + 2})
+			}, "Error process.scheduler.runtime: found 9223372036854775809; allowed: 1024 ns to the deadline (" +
+				"sched_setattr: `SCHED_DEADLINE` runtime 9223372036854775809 must be between 1024 and 9223372036854775807)\n" +
+				"Error process.scheduler.period: found 9223372036854775810; allowed: at most 9223372036854775807"},
 			{"runtime above deadline", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 4096, Deadline: 2048})
-			}, "Error process.scheduler.runtime: found 4096; allowed: 1024 ns to the deadline, 2048"},
+			}, "Error process.scheduler.runtime: found 4096; allowed: 1024 ns to the deadline (" +
+				"sched_setattr: `SCHED_DEADLINE` runtime 4096 must be <= deadline 2048)"},
 			{"deadline above period", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1024, Deadline: 4096, Period: 2048})
-			}, "Error process.scheduler.deadline: found 4096; allowed: at most the period, 2048"},
+			}, "Error process.scheduler.deadline: found 4096; allowed: the runtime to the period (" +
+				"sched_setattr: `SCHED_DEADLINE` deadline 4096 must be <= period 2048)"},
 			{"period too great", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1024, Deadline: 4096, Period: 1 << 63})
 			}, "Error process.scheduler.period: found 9223372036854775808; allowed: at most 9223372036854775807"},

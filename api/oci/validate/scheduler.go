@@ -56,20 +56,36 @@ func (c *checker) scheduler(path string, s *specs.Scheduler) {
 	}
 }
 
-// deadline checks what sched(7), "SCHED_DEADLINE", demands: runtime <=
-// deadline <= period, each of at least 1024 ns, the greatest 2^63-1.
+// deadline checks the limits of sched(7), "SCHED_DEADLINE": runtime <= deadline <= period, each of
+// at least 1024 ns and at most 2^63-1. Its messages quote those of crun, which users of crun know.
 func (c *checker) deadline(path string, s *specs.Scheduler) {
+	const (
+		crun   = "sched_setattr: `SCHED_DEADLINE` "
+		limits = "must be between 1024 and 9223372036854775807"
+		most   = 1<<63 - 1
+	)
 	period := s.Period
 	if period == 0 {
 		period = s.Deadline
 	}
-	if s.Runtime < 1024 || s.Runtime > s.Deadline {
-		c.err(path+".runtime", unsigned(s.Runtime), "1024 ns to the deadline, "+unsigned(s.Deadline))
+	switch runtime := unsigned(s.Runtime); {
+	case s.Runtime == 0:
+		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+
+			crun+"requires `runtime`; "+crun+"runtime must be greater than 0)")
+	case s.Runtime < 1024 || s.Runtime > most:
+		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+crun+"runtime "+runtime+" "+limits+")")
+	case s.Deadline != 0 && s.Runtime > s.Deadline:
+		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+
+			crun+"runtime "+runtime+" must be <= deadline "+unsigned(s.Deadline)+")")
 	}
-	if s.Deadline > period {
-		c.err(path+".deadline", unsigned(s.Deadline), "at most the period, "+unsigned(period))
+	switch deadline := unsigned(s.Deadline); {
+	case s.Deadline == 0:
+		c.err(path+".deadline", deadline, "the runtime to the period ("+crun+"requires `deadline`)")
+	case s.Deadline > period:
+		c.err(path+".deadline", deadline, "the runtime to the period ("+
+			crun+"deadline "+deadline+" must be <= period "+unsigned(period)+")")
 	}
-	if period > 1<<63-1 {
+	if period > most {
 		c.err(path+".period", unsigned(period), "at most 9223372036854775807")
 	}
 }
