@@ -65,11 +65,16 @@ type hookError struct{ error }
 
 func (e *hookError) Unwrap() error { return e.error }
 
-// runHooksLogged runs hooks whose failure is a warning: poststop.
+// runHooksLogged runs hooks whose failure is a warning: poststop. It warns in runc's words and, for the exit code,
+// in crun's.
 func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
 	for i, h := range hooks {
 		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, rec.ociState(status), inRuntime(rec)); err != nil {
-			r.warn(fmt.Sprintf("error running %s hook #%d: %v", kind, i, err))
+			warning := fmt.Sprintf("error running %s hook #%d: %v", kind, i, err)
+			if exit, ok := errors.AsType[exitError](err); ok && unix.WaitStatus(exit).Exited() {
+				warning = fmt.Sprintf("%s hook failed with exit code %d: %s", kind, unix.WaitStatus(exit).ExitStatus(), warning)
+			}
+			r.warn(warning)
 		}
 	}
 }
@@ -126,12 +131,15 @@ func startError(ctx context.Context, h specs.Hook, err error) error {
 	return fmt.Errorf("%w, stdout: , stderr: ", err)
 }
 
-// exitError says how a process has ended, in the words of os/exec, which clients of runc know.
-func exitError(status unix.WaitStatus) error {
+// exitError is the wait status of a process that failed, in the words of os/exec, which clients of runc know.
+type exitError unix.WaitStatus
+
+func (e exitError) Error() string {
+	status := unix.WaitStatus(e)
 	if status.Signaled() {
-		return fmt.Errorf("signal: %s", status.Signal())
+		return fmt.Sprintf("signal: %s", status.Signal())
 	}
-	return fmt.Errorf("exit status %d", status.ExitStatus())
+	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
 // waitHook waits for a hook to end and reaps it. When the context ends first, it kills the hook's process group.

@@ -146,7 +146,7 @@ func TestFailingPoststop(t *testing.T) {
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{Poststop: append(failing(), w.noting("second")...)}
 	w.run(spec)
-	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "error running poststop hook #0: exit status 3") {
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "poststop hook failed with exit code 3: error running poststop hook #0: exit status 3") {
 		t.Errorf("warnings: %q", w.warned)
 	}
 	if got := w.noted(); got != "second b none\n" {
