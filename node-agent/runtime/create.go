@@ -438,40 +438,45 @@ func isNull(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
 }
 
-// hostUID is the process's user as the host numbers it.
-func hostUID(spec *specs.Spec) uint32 {
-	uid := spec.Process.User.UID
-	for _, m := range spec.Linux.UIDMappings {
-		if uid >= m.ContainerID && uid-m.ContainerID < m.Size {
-			return m.HostID + (uid - m.ContainerID)
+// hostID returns the number that an id of the container has on the host.
+func hostID(mappings []specs.LinuxIDMapping, id uint32) uint32 {
+	for _, m := range mappings {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + (id - m.ContainerID)
 		}
 	}
-	return uid
+	return id
 }
 
 // giveStreams gives the process's streams to its user, once it is known who that is on the host.
 func (m *maker) giveStreams() {
-	if uid := hostUID(m.spec); uid != 0 {
-		for _, f := range m.streams {
-			giveAway(f, uid)
-		}
+	user := m.spec.Process.User
+	uid, gid := hostID(m.spec.Linux.UIDMappings, user.UID), hostID(m.spec.Linux.GIDMappings, user.GID)
+	if uid == 0 {
+		return
+	}
+	for _, f := range m.streams {
+		giveAway(f, uid, gid)
 	}
 }
 
 // giveAway lets the container's user open its own standard stream again, as through /dev/stdout. A stream that has no
-// owner to change, or is shared with all such as /dev/null, stays as it is.
-func giveAway(f *os.File, uid uint32) {
+// owner to change, or is shared with all such as /dev/null, stays as it is. A terminal keeps its group, which is that of tty(4).
+func giveAway(f *os.File, uid, gid uint32) {
 	var st unix.Stat_t
 	fd := int(f.Fd())
 	if unix.Fstat(fd, &st) != nil || st.Uid == uid || st.Rdev == unix.Mkdev(1, 3) {
 		return
 	}
+	group := int(gid)
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR:
+	case unix.S_IFIFO, unix.S_IFSOCK:
+	case unix.S_IFCHR:
+		group = -1
 	default:
 		return // a log file is its writer's, not the container's; and a folder or a disk is no stream
 	}
-	_ = unix.Fchown(fd, int(uid), -1) // not possible on every kind of file; then it can still be written to
+	_ = unix.Fchown(fd, int(uid), group) // not possible on every kind of file; then it can still be written to
 }
 
 // hostCache holds what New need not read and every container needs.

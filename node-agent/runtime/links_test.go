@@ -70,7 +70,7 @@ func TestStreamsThatAreNone(t *testing.T) {
 	spec := w.sh("true")
 	spec.Process.User = specs.User{UID: 7, GID: 8}
 	w.save(spec)
-	for name, want := range map[string]uint32{"file": 0, "folder": 0, "disk": 0, "pipe": 7} {
+	for name, want := range map[string]specs.User{"file": {}, "folder": {}, "disk": {}, "pipe": {UID: 7, GID: 8}} {
 		path := filepath.Join(w.dir, name)
 		flags := os.O_RDONLY
 		if name == "pipe" {
@@ -87,8 +87,8 @@ func TestStreamsThatAreNone(t *testing.T) {
 		w.must(err)
 		var st unix.Stat_t
 		w.must(unix.Stat(path, &st))
-		if st.Uid != want {
-			t.Errorf("the %s belongs to user %d; want %d", name, st.Uid, want)
+		if st.Uid != want.UID || st.Gid != want.GID {
+			t.Errorf("the %s belongs to %d:%d; want %d:%d", name, st.Uid, st.Gid, want.UID, want.GID)
 		}
 	}
 }
