@@ -521,7 +521,7 @@ func readDescriptors(dir string) ([]string, error) {
 // Restore makes a container from what Checkpoint wrote, and from a bundle like the one that it had. On an error nothing is
 // left of it.
 func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process, err error) {
-	if err := CheckID(id); err != nil {
+	if err := checkNewID(id); err != nil {
 		return nil, err
 	}
 	if _, err := criu.Version(ctx); err != nil {

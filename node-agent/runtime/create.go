@@ -142,7 +142,7 @@ type maker struct {
 }
 
 func (r *Runtime) make(ctx context.Context, id string, o CreateOptions, run bool) (_ *maker, err error) {
-	if err := CheckID(id); err != nil {
+	if err := checkNewID(id); err != nil {
 		return nil, err
 	}
 	m := &maker{r: r, o: o, inputs: map[plan.Input]int{}}

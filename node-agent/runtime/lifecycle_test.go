@@ -127,6 +127,14 @@ func TestInvalidID(t *testing.T) {
 			}
 		}
 	}
+	for _, id := range []string{".a", "..a", "..."} {
+		if _, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, ErrInvalidID) {
+			t.Errorf("create %q: %v", id, err)
+		}
+		if err := w.rt.Delete(background, id, true); err != nil {
+			t.Errorf("delete %q, of an older version: %v", id, err)
+		}
+	}
 	if err := CheckID("a/b"); err == nil || err.Error() != "invalid container ID format: invalid character `/` in the ID" {
 		t.Errorf("a/b: %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -134,6 +135,15 @@ func CheckID(id string) error {
 		}
 	}
 	return nil
+}
+
+// checkNewID refuses ids that a new container may not have: those of CheckID, and hidden files, as crun does. Containers
+// that have such an id already are still found by it.
+func checkNewID(id string) error {
+	if strings.HasPrefix(id, ".") {
+		return fmt.Errorf("%w: it begins with a dot", ErrInvalidID)
+	}
+	return CheckID(id)
 }
 
 // status works out where a container stands.
