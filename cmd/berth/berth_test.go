@@ -345,6 +345,12 @@ func TestValidate(t *testing.T) {
 	berth(t, "validate", "-b", dir).is(t, 0, "Warning: hostname: found ", "")
 	berth(t, "validate", "-b", dir, "--strict").is(t, 1, "Error: hostname: found ", "")
 	berth(t, "validate", "-b", dir, "--strict", "-o", "json").is(t, 1, `"Severity":"Error"`, "")
+
+	dir = bundle(t, func(s *specs.Spec) {
+		s.Mounts = nil
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	})
+	berth(t, "validate", "-b", dir).is(t, 0, "Warning: linux.uidMappings: found nothing; allowed: the mappings", "")
 }
 
 // TestMountsOfABadFile: the fault is named by its field, and not by a type of Go's.

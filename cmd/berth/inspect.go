@@ -108,8 +108,12 @@ func readBundle(bundle, config string) (*specs.Spec, validate.Faults, string, er
 	if err != nil {
 		return nil, nil, "", err
 	}
-	spec, faults := validate.JSON(data, validate.Options{Bundle: bundle, KnownSyscall: seccomp.KnownSyscall})
-	return spec, faults, bundle, nil
+	var mapped validate.Faults
+	spec, faults := validate.JSON(data, validate.Options{
+		Bundle: bundle, KnownSyscall: seccomp.KnownSyscall,
+		Early: func(spec *specs.Spec) { mapped = runtime.MapCaller(spec) },
+	})
+	return spec, append(mapped, faults...), bundle, nil
 }
 
 var validateCommand = command{

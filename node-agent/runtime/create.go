@@ -4,6 +4,7 @@ package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -204,9 +205,15 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 	if err != nil {
 		return err
 	}
-	options := validate.Options{Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall, Early: early}
+	var mapped validate.Faults
+	options := validate.Options{Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall, Early: func(spec *specs.Spec) {
+		mapped = MapCaller(spec)
+		if early != nil {
+			early(spec)
+		}
+	}}
 	spec, faults := validate.JSON(data, options)
-	for _, w := range faults.Warnings() {
+	for _, w := range append(mapped, faults.Warnings()...) {
 		if w.Path != "linux.rootfsPropagation" { // podman and docker write rprivate into every document
 			m.r.warn(w.Error())
 		}
@@ -219,6 +226,11 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 	}
 	if spec.Linux == nil {
 		return fmt.Errorf("%s: %w", file, plan.ErrNoLinux)
+	}
+	if len(mapped) > 0 {
+		if data, err = json.Marshal(spec); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	m.spec, m.config = spec, data
 	if m.o.PidfdSocket == "" {

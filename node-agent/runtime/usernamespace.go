@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 )
 
@@ -50,6 +51,31 @@ func (m *maker) causeInUserNamespace(step *launch.StepError) string {
 		}
 	}
 	return ""
+}
+
+// MapCaller maps the ids of the process's user to those of the caller where a document has a new user namespace and no
+// mappings, as crun does. It returns a warning for each field that it has filled in.
+func MapCaller(spec *specs.Spec) validate.Faults {
+	isNew := func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path == "" }
+	if spec.Linux == nil || spec.Process == nil || !slices.ContainsFunc(spec.Linux.Namespaces, isNew) {
+		return nil
+	}
+	var filled validate.Faults
+	fill := func(field string, id uint32, own int) []specs.LinuxIDMapping {
+		filled = append(filled, validate.Fault{
+			Path: field, Found: "nothing", Allowed: "the mappings of the new user namespace; the process's user is the caller",
+			Severity: validate.Warning,
+		})
+		return []specs.LinuxIDMapping{{ContainerID: id, HostID: uint32(own), Size: 1}}
+	}
+	user := spec.Process.User
+	if len(spec.Linux.UIDMappings) == 0 {
+		spec.Linux.UIDMappings = fill("linux.uidMappings", user.UID, os.Geteuid())
+	}
+	if len(spec.Linux.GIDMappings) == 0 {
+		spec.Linux.GIDMappings = fill("linux.gidMappings", user.GID, os.Getegid())
+	}
+	return filled
 }
 
 // joinedUserNamespace is the index in linux.namespaces of a user namespace that is another's, -1 without one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -200,4 +201,59 @@ func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
 	second := w.start(spec)
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo again > /proc/self/fd/1; id -u"}, Cwd: "/", User: specs.User{UID: 9}}}, "again\n9\n")
 	w.end(w.id, second.PID)
+}
+
+// TestUserNamespaceWithoutMappings runs and executes processes in a new user namespace that the document has no mappings
+// for: their user is the caller, as with crun, and a warning says so.
+func TestUserNamespaceWithoutMappings(t *testing.T) {
+	const mapping = "         0          0          1\n"
+	w := newWorld(t)
+	spec := w.sh("cat /proc/self/uid_map /proc/self/gid_map; sleep 1000")
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	for i := range spec.Mounts {
+		notMapped := func(option string) bool { return option == "gid=5" }
+		spec.Mounts[i].Options = slices.DeleteFunc(spec.Mounts[i].Options, notMapped)
+	}
+	state := w.start(spec)
+	defer w.end(w.id, state.PID)
+	if got := w.execOutput("cat /proc/self/uid_map /proc/self/gid_map; id -u"); got != mapping+mapping+"0\n" {
+		t.Errorf("the process has %q", got)
+	}
+	for _, field := range []string{"linux.uidMappings", "linux.gidMappings"} {
+		want := field + ": found nothing; allowed: the mappings of the new user namespace; the process's user is the caller"
+		if !slices.Contains(w.warned, want) {
+			t.Errorf("warnings %q; want %q", w.warned, want)
+		}
+	}
+}
+
+func TestMapCaller(t *testing.T) {
+	given := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	own := []specs.LinuxIDMapping{{ContainerID: 7, HostID: uint32(os.Geteuid()), Size: 1}}
+	for name, c := range map[string]struct {
+		namespace          specs.LinuxNamespace
+		uids, gids         []specs.LinuxIDMapping
+		wantUIDs, wantGIDs []specs.LinuxIDMapping
+		want               []string
+	}{
+		"none":   {specs.LinuxNamespace{Type: specs.PIDNamespace}, nil, nil, nil, nil, nil},
+		"joined": {specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"}, nil, nil, nil, nil, nil},
+		"given":  {specs.LinuxNamespace{Type: specs.UserNamespace}, given, given, given, given, nil},
+		"groups": {specs.LinuxNamespace{Type: specs.UserNamespace}, given, nil, given,
+			[]specs.LinuxIDMapping{{ContainerID: 8, HostID: uint32(os.Getegid()), Size: 1}}, []string{"linux.gidMappings"}},
+		"users": {specs.LinuxNamespace{Type: specs.UserNamespace}, nil, given, own, given, []string{"linux.uidMappings"}},
+	} {
+		spec := &specs.Spec{
+			Process: &specs.Process{User: specs.User{UID: 7, GID: 8}},
+			Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{c.namespace}, UIDMappings: c.uids, GIDMappings: c.gids},
+		}
+		filled := MapCaller(spec)
+		var fields []string
+		for _, f := range filled.Warnings() {
+			fields = append(fields, f.Path)
+		}
+		if !slices.Equal(fields, c.want) || !slices.Equal(spec.Linux.UIDMappings, c.wantUIDs) || !slices.Equal(spec.Linux.GIDMappings, c.wantGIDs) {
+			t.Errorf("%s: filled in %v, mappings %v and %v", name, fields, spec.Linux.UIDMappings, spec.Linux.GIDMappings)
+		}
+	}
 }

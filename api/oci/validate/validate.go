@@ -24,8 +24,8 @@ type Options struct {
 	// is doubted.
 	KnownSyscall func(name string) bool
 	// Early, if set, is called by JSON with the document as it has been read,
-	// before anything of it is checked: so that slow work can start early. It
-	// only reads it.
+	// before anything of it is checked: so that slow work can start early, or to
+	// fill in defaults. Once it has returned, the document is only read.
 	Early func(*specs.Spec)
 }
 
