@@ -60,7 +60,7 @@ func activate(o *runtime.CreateOptions) error {
 		return err
 	}
 	o.PreserveFDs += o.ListenFDs
-	o.Notify = os.Getenv(notifyVariable) != ""
+	o.Notify = os.Getenv(notifyVariable)
 	return nil
 }
 

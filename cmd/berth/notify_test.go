@@ -156,3 +156,23 @@ func TestNotify(t *testing.T) {
 		})
 	}
 }
+
+// TestNotifySocketPath finds the socket where the container's NOTIFY_SOCKET says: below the manager's path, as with crun, or
+// at runc's place, where a systemd in the container needs its own.
+func TestNotifySocketPath(t *testing.T) {
+	root, id := host(t)
+	dir := bundle(t, func(s *specs.Spec) { s.Process.Args = sh("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET") })
+	for manager, want := range map[string]string{
+		"/tmp/parent/the-socket/":       "/tmp/parent/the-socket/notify.sock",
+		"/run/notify/the-socket":        "/run/notify/the-socket/notify.sock",
+		"/run/systemd/notify":           "/run/notify/notify.sock",
+		"/run/user/1000/systemd/notify": "/run/notify/notify.sock",
+		"@abstract":                     "/run/notify/notify.sock",
+	} {
+		cmd := exec.Command(program, "--root", root, "run", "--bundle", dir, id)
+		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+manager)
+		if r := call(t, cmd); r.code != 0 || r.stdout != want+"\n" {
+			t.Errorf("NOTIFY_SOCKET=%s: %+v; want %s", manager, r, want)
+		}
+	}
+}

@@ -52,8 +52,9 @@ type CreateOptions struct {
 	PreserveFDs int
 	// ListenFDs is how many of them are sockets that a service manager has opened, which the process is told of (sd_listen_fds(3)).
 	ListenFDs int
-	// Notify gives the process a socket to tell its readiness to (sd_notify(3)); see Runtime.ListenNotify and Process.Notify.
-	Notify bool
+	// Notify is $NOTIFY_SOCKET, if a service manager has set it. It gives the process a socket of its own to report its
+	// readiness to (sd_notify(3)); see Runtime.ListenNotify and Process.Notify.
+	Notify string
 }
 
 // Create makes a container and leaves it waiting for Start. Its first process is a child of the caller's. On an error

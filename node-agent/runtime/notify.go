@@ -17,17 +17,25 @@ import (
 )
 
 const (
-	// notifyFolder of a container's state has the socket that its process tells its readiness to; inside it is at notifyTarget. Both
-	// names are runc's.
+	// notifyFolder of a container's state has the socket that its process reports its readiness to.
 	notifyFolder = "notify"
 	notifySocket = "notify.sock"
-	notifyTarget = "/run/notify"
 )
+
+// notifyTarget returns the folder of the container that has the socket: with crun that is the path of the manager's
+// socket, with runc /run/notify. It is runc's for a socket without a path, and for that of systemd, where a systemd in the
+// container, or a bind mount of the host's folder, has a socket already.
+func notifyTarget(manager string) string {
+	if !filepath.IsAbs(manager) || strings.HasSuffix(filepath.Clean(manager), "/systemd/notify") {
+		return "/run/notify"
+	}
+	return filepath.Clean(manager)
+}
 
 // addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to tell its
 // readiness to (sd_notify(3)), on which somebody listens for a container that runs at once.
 func (m *maker) addActivation(id string, run bool) error {
-	if m.o.ListenFDs == 0 && !m.o.Notify || m.rec.NoProgram {
+	if m.o.ListenFDs == 0 && m.o.Notify == "" || m.rec.NoProgram {
 		return nil
 	}
 	spec, process := *m.spec, *m.spec.Process
@@ -36,16 +44,17 @@ func (m *maker) addActivation(id string, run bool) error {
 		// The process is to take them for its own by its pid, which is 1 where it has a pid namespace, and known to nobody before where not.
 		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(m.o.ListenFDs)), "LISTEN_PID", "1")
 	}
-	if !m.o.Notify {
+	if m.o.Notify == "" {
 		return nil
 	}
 	folder := filepath.Join(m.r.dir(id), notifyFolder)
 	if err := os.Mkdir(folder, 0o755); err != nil { //nolint:gosec // the container's user, whoever he is, has to find the socket
 		return fmt.Errorf("NOTIFY_SOCKET: %w", err)
 	}
-	process.Env = withEnv(process.Env, "NOTIFY_SOCKET", filepath.Join(notifyTarget, notifySocket))
+	target := notifyTarget(m.o.Notify)
+	process.Env = withEnv(process.Env, "NOTIFY_SOCKET", filepath.Join(target, notifySocket))
 	spec.Mounts = append(slices.Clip(spec.Mounts), specs.Mount{
-		Destination: notifyTarget, Source: folder, Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"},
+		Destination: target, Source: folder, Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"},
 	})
 	if !run {
 		return nil
