@@ -78,7 +78,7 @@ func (s suite) Run() int {
 // runSuite starts a real API server, and the manager with the permissions of config/rbac and no others.
 func runSuite(m *testing.M) (code int, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, errors.New("KUBEBUILDER_ASSETS is not set: it names the folder of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
+		return 1, errors.New("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
 	level := slog.LevelError
 	if os.Getenv("BERTH_TEST_LOG") != "" {

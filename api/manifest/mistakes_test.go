@@ -256,7 +256,7 @@ volumeMounts:
 - name: a
   mountPath: /a
   subPath: b`),
-			[]string{`11:14: spec.volumeMounts[0].subPath: is not supported: mount the whole volume, or a hostPath of the folder`}},
+			[]string{`11:14: spec.volumeMounts[0].subPath: is not supported: mount the whole volume, or a hostPath of the directory`}},
 		{"template", bare(`replicas: 3
 template: {spec: {}}`),
 			[]string{

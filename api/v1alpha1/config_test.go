@@ -22,10 +22,10 @@ import (
 	"github.com/berth-run/berth/internal/configtest"
 )
 
-// manifests returns the objects of a folder of config/.
-func manifests(t *testing.T, folder string) []*unstructured.Unstructured {
+// manifests returns the objects of a directory of config/.
+func manifests(t *testing.T, directory string) []*unstructured.Unstructured {
 	t.Helper()
-	return configtest.Objects(t, filepath.Join("..", "..", "config", folder))
+	return configtest.Objects(t, filepath.Join("..", "..", "config", directory))
 }
 
 // applier creates objects of any kind.
@@ -64,13 +64,13 @@ func (a *applier) resource(t *testing.T, u *unstructured.Unstructured) dynamic.R
 	return a.client.Resource(m.Resource).Namespace(namespace)
 }
 
-// install creates the objects of a folder for the rest of the package's tests.
-func (a *applier) install(t *testing.T, folder string) {
+// install creates the objects of a directory for the rest of the package's tests.
+func (a *applier) install(t *testing.T, directory string) {
 	t.Helper()
-	for _, u := range manifests(t, folder) {
+	for _, u := range manifests(t, directory) {
 		_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test", Force: true})
 		if err != nil {
-			t.Fatalf("config/%s: %s %s: %v", folder, u.GetKind(), u.GetName(), err)
+			t.Fatalf("config/%s: %s %s: %v", directory, u.GetKind(), u.GetName(), err)
 		}
 	}
 }
@@ -87,9 +87,9 @@ func TestConfigIsAccepted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, folder := range []string{"rbac", "manager", "agent", "policy", "upgrade", "webhook", "samples"} {
-		for _, u := range manifests(t, folder) {
-			t.Run(folder+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
+	for _, directory := range []string{"rbac", "manager", "agent", "policy", "upgrade", "webhook", "samples"} {
+		for _, u := range manifests(t, directory) {
+			t.Run(directory+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
 				_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{
 					FieldManager: "test", Force: true, DryRun: []string{metav1.DryRunAll},
 				})
@@ -165,8 +165,8 @@ func (a *applier) nodeNamespace(t *testing.T, node string) string {
 // TestUnboundTokenIsNoAgent: a token of the DaemonSet that is bound to no node belongs to no agent that runs.
 func TestUnboundTokenIsNoAgent(t *testing.T) {
 	a := newApplier(t)
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		a.install(t, folder)
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		a.install(t, directory)
 	}
 	unbound := as(t, rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-agent"})
 	wantForbidden(t, "token without a node", "bound to no node", func() error {

@@ -52,7 +52,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
 
-	// rootfs is a folder of the node that is the container's root filesystem, in place of an image.
+	// rootfs is a directory of the node that is the container's root filesystem, in place of an image.
 	// +optional
 	RootFS *RootFS `json:"rootfs,omitempty"`
 
@@ -143,7 +143,7 @@ type ContainerSpec struct {
 	// +listMapKey=mountPath
 	// +kubebuilder:validation:MaxItems=128
 	// +kubebuilder:validation:XValidation:rule="self.all(m, m.mountPath.startsWith('/'))",message="mountPath must be absolute: start it with /"
-	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) && !has(m.subPathExpr))",message="subPath and subPathExpr are not supported: mount the whole volume, or a hostPath of the folder"
+	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.subPath) && !has(m.subPathExpr))",message="subPath and subPathExpr are not supported: mount the whole volume, or a hostPath of the directory"
 	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer'])",message="mountPropagation may be None or HostToContainer"
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 
@@ -211,7 +211,7 @@ type Archive struct {
 
 // RootFS is a root filesystem that is on the node already.
 type RootFS struct {
-	// path of the folder on the node; absolute.
+	// path of the directory on the node; absolute.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="rootfs.path must be absolute: start it with /"
@@ -228,17 +228,17 @@ type Volume struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name of a volume may have lower case letters, digits and '-', and begins and ends with a letter or digit"
 	Name string `json:"name"`
 
-	// hostPath is a file or folder of the node.
+	// hostPath is a file or directory of the node.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type in ['', 'DirectoryOrCreate', 'Directory', 'FileOrCreate', 'File', 'Socket', 'CharDevice', 'BlockDevice']",message="hostPath.type may be empty, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice or BlockDevice"
 	// +kubebuilder:validation:XValidation:rule="self.path.startsWith('/')",message="hostPath.path must be absolute: start it with /"
 	HostPath *corev1.HostPathVolumeSource `json:"hostPath,omitempty"`
 
-	// emptyDir is an empty folder that lives as long as the Container does.
+	// emptyDir is an empty directory that lives as long as the Container does.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory']",message="emptyDir.medium may be empty (the node's disk) or Memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a folder of the node's disk: remove sizeLimit, or set medium to Memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the folder's mode is 0777"
+	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory"
+	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 }
 

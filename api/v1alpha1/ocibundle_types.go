@@ -55,7 +55,7 @@ type OCIBundleSpec struct {
 	// +optional
 	Handler string `json:"handler,omitempty"`
 
-	// image whose layers are the root filesystem; absent where config.root.path is an absolute folder of the node.
+	// image whose layers are the root filesystem; absent where config.root.path is an absolute directory of the node.
 	// +optional
 	Image *BundleImage `json:"image,omitempty"`
 
@@ -65,7 +65,7 @@ type OCIBundleSpec struct {
 	Process BundleProcess `json:"process,omitempty"`
 
 	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative paths in it
-	// (root.path, the sources of bind mounts) are relative to the bundle's folder: "rootfs", "volumes/NAME".
+	// (root.path, the sources of bind mounts) are relative to the bundle's directory: "rootfs", "volumes/NAME".
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object

@@ -68,8 +68,8 @@ func metadataAttempts() []string {
 // so that it draws no Container to the node that was not meant for it.
 func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	a := newApplier(t)
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		a.install(t, folder)
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		a.install(t, directory)
 	}
 	namespace := a.nodeNamespace(t, "three")
 	held(t, namespace, "held", "three")
@@ -208,8 +208,8 @@ func (a *applier) grant(t *testing.T, group, apiGroup string, resources ...any) 
 // TestOnlyTheControllerWritesOCIBundles: an OCIBundle is a way past Pod Security, so that no role is enough to write one.
 func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	a := newApplier(t)
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		a.install(t, folder)
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		a.install(t, directory)
 	}
 	held(t, "default", "pair", "three")
 	a.grant(t, "tenants", "berth.run", "*")
@@ -349,8 +349,8 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 // TestNamespaceWithoutALabelIsRestricted: an installation gives nobody more who may create Containers.
 func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 	a := newApplier(t)
-	for _, folder := range []string{"namespace", "policy"} {
-		a.install(t, folder)
+	for _, directory := range []string{"namespace", "policy"} {
+		a.install(t, directory)
 	}
 	namespace := func(name string, labels map[string]string) dynamic.ResourceInterface {
 		ns := &unstructured.Unstructured{Object: map[string]any{}}

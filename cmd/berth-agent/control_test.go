@@ -144,7 +144,7 @@ func TestStandaloneControl(t *testing.T) {
 	// It stays stopped, whatever happens to the agent and to the manifest.
 	h.signal(unix.SIGKILL)
 	h.start()
-	h.until("the agent has read the folder", func() bool { return agentRuns(h.path("s")) })
+	h.until("the agent has read the directory", func() bool { return agentRuns(h.path("s")) })
 	h.write("count.yaml", h.counting("two"))
 	h.until("the edit", func() bool { c := h.get("count"); return c.Generation == 2 && c.Status.ObservedGeneration == 2 })
 	if !stopped() {
@@ -168,7 +168,7 @@ func TestStandaloneControl(t *testing.T) {
 	h.signal(unix.SIGKILL) // a restart that was done is not done again
 	pid = h.get("count").Status.PID
 	h.start()
-	h.until("the agent has read the folder", func() bool { return agentRuns(h.path("s")) })
+	h.until("the agent has read the directory", func() bool { return agentRuns(h.path("s")) })
 	h.does("restart", "count")
 	if c := h.untilRunning("count"); c.Status.RestartCount != 3 || c.Status.PID == pid {
 		t.Errorf("found %+v after another restart", c.Status)

@@ -35,7 +35,7 @@ func (o *options) writeFacts() error {
 	return durable.Replace(factsFile(o.stateDir), data, durable.Options{})
 }
 
-// readFacts returns the facts of the last agent with this state folder.
+// readFacts returns the facts of the last agent with this state directory.
 func readFacts(stateDir string) (facts, error) {
 	var f facts
 	data, err := os.ReadFile(factsFile(stateDir))
@@ -51,7 +51,7 @@ func readFacts(stateDir string) (facts, error) {
 	return f, nil
 }
 
-// containers returns the Containers of the agent that works alone with this state folder. Where some cannot be read, it returns
+// containers returns the Containers of the agent that works alone with this state directory. Where some cannot be read, it returns
 // the others with an error.
 func (o *options) containers() ([]v1alpha1.Container, error) {
 	all, err := folder.Read(o.stateDir)

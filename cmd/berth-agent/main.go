@@ -52,7 +52,7 @@ func command() *cobra.Command {
 		Short: "Berth's node agent",
 		Long: `berth-agent runs the containers of one node.
 
-With --manifests it works alone: it runs the Containers (berth.run/v1alpha1) in the files of a folder, and needs no
+With --manifests it works alone: it runs the Containers (berth.run/v1alpha1) in the files of a directory, and needs no
 Kubernetes. Else it belongs to a cluster: it runs the OCIBundles that the controller has dispatched to --node-name.
 
 Containers are children of a supervisor (berth supervise), which the agent starts unless it runs. They go on when the agent
@@ -77,14 +77,14 @@ ends, and the next agent takes them up again.`,
 	}
 	c.SetVersionTemplate("berth-agent {{.Version}}\n")
 	// That of the other commands, too.
-	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`folder` of images, bundles and status")
+	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`directory` of images, bundles and status")
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.manifests, "manifests", "", "`folder` of manifests to run, without Kubernetes")
+	f.StringVar(&o.manifests, "manifests", "", "`directory` of manifests to run, without Kubernetes")
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
-	f.StringVar(&o.runDir, "run-dir", "/run/berth", "`folder` of the runtime and the supervisor; it must not outlive a boot")
-	f.StringVar(&o.logDir, "log-dir", "/var/log/berth", "`folder` of the containers' logs")
+	f.StringVar(&o.runDir, "run-dir", "/run/berth", "`directory` of the runtime and the supervisor; it must not outlive a boot")
+	f.StringVar(&o.logDir, "log-dir", "/var/log/berth", "`directory` of the containers' logs")
 	f.IntVar(&o.removedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
 	f.DurationVar(&o.removedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")

@@ -34,7 +34,7 @@ func TestStandaloneNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, folder := "  archive: {path: "+programs+"/busybox.tar}\n", "  rootfs: {path: "+rootfs+"}\n"
+	image, directory := "  archive: {path: "+programs+"/busybox.tar}\n", "  rootfs: {path: "+rootfs+"}\n"
 	h.start()
 	script := func(more string) string {
 		return "  command: [/bin/busybox, sh, -c, 'B=/bin/busybox; $B cat /etc/hostname; $B hostname -i; test -f /etc/resolv.conf && echo resolv; " + more + "; exit 1']\n"
@@ -44,7 +44,7 @@ func TestStandaloneNames(t *testing.T) {
 		want []string // lines of the first two runs
 	}{
 		"image":     {image + script("echo x >> /etc/hosts && echo writable"), []string{"image", "127.0.0.1", "resolv", "writable"}},
-		"folder":    {folder + script("true"), []string{"folder", "127.0.0.1", "resolv"}},
+		"directory": {directory + script("true"), []string{"directory", "127.0.0.1", "resolv"}},
 		"hostname":  {image + "  hostname: other\n" + script("$B ping -c 1 -w 1 hostname | $B head -1"), []string{"other", "127.0.0.1", "PING hostname (127.0.0.1): 56 data bytes"}},
 		"read-only": {image + "  securityContext: {readOnlyRootFilesystem: true}\n" + script("echo x 2>/dev/null >> /etc/hosts || echo read-only"), []string{"read-only", "127.0.0.1", "resolv", "read-only"}},
 		"user":      {image + "  securityContext: {runAsUser: 1000}\n" + script("true"), []string{"user", "127.0.0.1", "resolv"}},

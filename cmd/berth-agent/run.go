@@ -74,7 +74,7 @@ func (o *options) check() error {
 		value *string
 	}{{"--state-dir", &o.stateDir}, {"--run-dir", &o.runDir}, {"--log-dir", &o.logDir}} {
 		if *dir.value == "" {
-			return fmt.Errorf("%s: found nothing; allowed: a folder", dir.flag)
+			return fmt.Errorf("%s: found nothing; allowed: a directory", dir.flag)
 		}
 		abs, err := filepath.Abs(*dir.value)
 		if err != nil {

@@ -28,7 +28,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// host is an agent that works alone, with folders and a cgroup of its own, and a real supervisor and runtime.
+// host is an agent that works alone, with directories and a cgroup of its own, and a real supervisor and runtime.
 type host struct {
 	t      *testing.T
 	dir    string
@@ -254,7 +254,7 @@ func (h *host) leftovers() counts {
 	return c
 }
 
-// files counts what stands in folders of the agent itself.
+// files counts what stands in directories of the agent itself.
 func (h *host) files() (n int) {
 	for _, dir := range []string{"s/bundles", "s/status", "l"} {
 		entries, _ := os.ReadDir(h.path(dir))
@@ -410,7 +410,7 @@ func TestStandaloneLife(t *testing.T) {
 	})
 	h.signal(unix.SIGTERM) // an agent that begins with a broken manifest keeps it, too
 	h.start()
-	h.until("the agent has read the folder", func() bool {
+	h.until("the agent has read the directory", func() bool {
 		data, _ := os.ReadFile(h.path("agent.log"))
 		return strings.Count(string(data), "manifest refused") >= 2
 	})

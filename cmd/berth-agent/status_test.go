@@ -25,7 +25,7 @@ import (
 type desk struct {
 	*testing.T
 	dir, state string
-	folder     *folder.Folder
+	directory  *folder.Folder
 }
 
 type noEvents struct{ synced chan struct{} }
@@ -46,13 +46,13 @@ func newDesk(t *testing.T, manifests map[string]string) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = lock.Close() })
-	if d.folder, err = folder.New(folder.Options{Dir: d.dir, StateDir: d.state, NodeName: "node-1"}); err != nil {
+	if d.directory, err = folder.New(folder.Options{Dir: d.dir, StateDir: d.state, NodeName: "node-1"}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	events := noEvents{make(chan struct{})}
 	done := make(chan error, 1)
-	go func() { done <- d.folder.Run(ctx, events) }()
+	go func() { done <- d.directory.Run(ctx, events) }()
 	<-events.synced
 	t.Cleanup(func() {
 		cancel()
@@ -70,7 +70,7 @@ func (d *desk) report(name string, phase v1alpha1.ContainerPhase, running metav1
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: phase}
 	running.Type = v1alpha1.ConditionRunning
 	meta.SetStatusCondition(&status.Conditions, running)
-	if err := d.folder.ReportStatus(d.Context(), d.folder.Get(key), status); err != nil {
+	if err := d.directory.ReportStatus(d.Context(), d.directory.Get(key), status); err != nil {
 		d.Fatal(err)
 	}
 }

@@ -358,7 +358,7 @@ func (a *apart) ownWork(t *testing.T, config *rest.Config, ownNS, own string) {
 func newApart(t *testing.T) *apart {
 	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the folder of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
+		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
 	a := &apart{env: &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true}}
 	var err error
@@ -377,8 +377,8 @@ func newApart(t *testing.T) *apart {
 	if a.admin, err = client.New(a.root, client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		a.install(t, folder)
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		a.install(t, directory)
 	}
 	privileged := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	label := []byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`)
@@ -422,15 +422,15 @@ func newApart(t *testing.T) *apart {
 	return a
 }
 
-// install applies a folder of config/, and waits until its policies are in force.
-func (a *apart) install(t *testing.T, folder string) {
+// install applies a directory of config/, and waits until its policies are in force.
+func (a *apart) install(t *testing.T, directory string) {
 	t.Helper()
-	for _, u := range configtest.Objects(t, filepath.Join("..", "..", "config", folder)) {
+	for _, u := range configtest.Objects(t, filepath.Join("..", "..", "config", directory)) {
 		if err := a.admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership); err != nil {
-			t.Fatalf("config/%s: %s %s: %v", folder, u.GetKind(), u.GetName(), err)
+			t.Fatalf("config/%s: %s %s: %v", directory, u.GetKind(), u.GetName(), err)
 		}
 	}
-	if folder != "policy" {
+	if directory != "policy" {
 		return
 	}
 	for user, try := range map[string]func(client.Client) error{

@@ -89,7 +89,7 @@ func TestHelpAndVersion(t *testing.T) {
 // back, so that the other takes over at once.
 func TestLeader(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the folder of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
+		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
 	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true}
 	cfg, err := env.Start()

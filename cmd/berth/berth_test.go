@@ -143,7 +143,7 @@ func (r result) is(t *testing.T, code int, stdout, stderr string) {
 	}
 }
 
-// bundle is a folder with a document and Debian's busybox as its root filesystem.
+// bundle is a directory with a document and Debian's busybox as its root filesystem.
 func bundle(t *testing.T, change func(*specs.Spec)) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -181,7 +181,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// host is a root folder and an id that no other test has.
+// host is a root directory and an id that no other test has.
 func host(t *testing.T) (root, id string) {
 	t.Helper()
 	needs.Root(t)
@@ -575,7 +575,7 @@ func TestPreservedDescriptors(t *testing.T) {
 	dir := bundle(t, args("sh", "-c", "cat <&4; ls /proc/self/fd | tr '\n' ' '"))
 	script := program + " --root " + root + " run --preserve-fds 2 --bundle " + dir + " " + id + " 3</dev/null 4<" + dir + "/data 5</etc/passwd"
 	must(t, os.WriteFile(filepath.Join(dir, "data"), []byte("four\n"), 0o600))
-	call(t, exec.Command("sh", "-c", script)).is(t, 0, "four\n0 1 2 3 4 5 ", "") // 5 is the folder that ls reads; the caller's own is gone
+	call(t, exec.Command("sh", "-c", script)).is(t, 0, "four\n0 1 2 3 4 5 ", "") // 5 is the directory that ls reads; the caller's own is gone
 }
 
 // TestSoftLimitOfFiles: the Go runtime raises its own, and the container must not get that.

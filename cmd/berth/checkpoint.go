@@ -17,8 +17,8 @@ import (
 func criuFlags(fs *flag.FlagSet) *runtime.CriuOptions {
 	// Network interfaces are made by whoever made the network namespace, not by criu.
 	o := &runtime.CriuOptions{EmptyNS: unix.CLONE_NEWNET}
-	fs.StringVar(&o.ImagePath, "image-path", "checkpoint", "`folder` of criu's image files")
-	fs.StringVar(&o.WorkPath, "work-path", "", "`folder` of criu's work files and logs, that of the images unless given")
+	fs.StringVar(&o.ImagePath, "image-path", "checkpoint", "`directory` of criu's image files")
+	fs.StringVar(&o.WorkPath, "work-path", "", "`directory` of criu's work files and logs, that of the images unless given")
 	fs.BoolVar(&o.TCPEstablished, "tcp-established", false, "allow established TCP connections")
 	fs.BoolVar(&o.ExtUnixSockets, "ext-unix-sk", false, "allow connections to unix sockets outside")
 	fs.BoolVar(&o.ShellJob, "shell-job", false, "allow a process whose session began outside")
@@ -44,7 +44,7 @@ var checkpointCommand = command{
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := runtime.CheckpointOptions{}
 		common := criuFlags(fs)
-		fs.StringVar(&o.ParentPath, "parent-path", "", "`folder` of an earlier pre-dump, relative to --image-path")
+		fs.StringVar(&o.ParentPath, "parent-path", "", "`directory` of an earlier pre-dump, relative to --image-path")
 		fs.BoolVar(&o.LeaveRunning, "leave-running", false, "let the container go on")
 		fs.BoolVar(&o.PreDump, "pre-dump", false, "write the memory alone, and let the container go on")
 		fs.BoolVar(&o.TCPSkipInFlight, "tcp-skip-in-flight", false, "leave out TCP connections that are being made")
@@ -69,8 +69,8 @@ var restoreCommand = command{
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := runtime.RestoreOptions{}
 		common := criuFlags(fs)
-		fs.StringVar(&o.Bundle, "bundle", ".", "`folder` of the bundle")
-		fs.StringVar(&o.Bundle, "b", ".", "`folder` of the bundle")
+		fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")
+		fs.StringVar(&o.Bundle, "b", ".", "`directory` of the bundle")
 		fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
 		fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the first process")
 		fs.StringVar(&o.LSMProfile, "lsm-profile", "", "LSM profile to restore with, as `TYPE:NAME`")

@@ -418,7 +418,7 @@ func TestLogOfTheSystem(t *testing.T) {
 		socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, kind), Net: "unixgram"})
 		must(t, err)
 		defer socket.Close()
-		// Only links lead to the sockets; nothing else is in these folders.
+		// Only links lead to the sockets; nothing else is in these directories.
 		apart := "mount -t tmpfs none /run && mount -t tmpfs none /dev && mkdir -p /run/systemd/journal && " +
 			"ln -s " + filepath.Join(dir, "journald") + " /run/systemd/journal/socket && ln -s " + filepath.Join(dir, "syslog") + ` /dev/log && exec "$0" "$@"`
 		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", apart, program, "--log", log, "state", "none")

@@ -95,7 +95,7 @@ func newExecFlags(fs *flag.FlagSet) *execFlags {
 	for _, name := range []string{"additional-gids", "g"} {
 		fs.Var(&e.gids, name, "`GID` of another group; may be repeated")
 	}
-	e.cwd = fs.String("cwd", "", "working `folder`")
+	e.cwd = fs.String("cwd", "", "working `directory`")
 	e.env = listFlagVar(fs, "env", "e", "`NAME=VALUE` for the environment; may be repeated")
 	e.caps = listFlagVar(fs, "cap", "c", "`capability` besides the container's, such as CAP_SYS_PTRACE; may be repeated")
 	e.apparmor = fs.String("apparmor", "", "AppArmor `profile`")

@@ -258,7 +258,7 @@ func TestExecPreservedDescriptors(t *testing.T) {
 	defer r.Close()
 	cmd := command([]string{"exec", "--preserve-fds", "1"}, sh("cat <&3; for fd in /proc/self/fd/*; do echo ${fd##*/}; done")...)
 	cmd.ExtraFiles = []*os.File{r, r}
-	call(t, cmd).is(t, 0, "three\n0\n1\n2\n3\n4\n", "") // 4 is the folder that the shell reads; the caller's own is gone
+	call(t, cmd).is(t, 0, "three\n0\n1\n2\n3\n4\n", "") // 4 is the directory that the shell reads; the caller's own is gone
 }
 
 // TestExecOfTheRuntimeItself: CVE-2019-5736: an image has the runtime executed as the interpreter of a script, keeps its program

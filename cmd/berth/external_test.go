@@ -47,7 +47,7 @@ func TestRuntimeType(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnother: what another user says runs a container, in a folder where anybody can make one, is not executed.
+// TestRuntimeOfAnother: what another user says runs a container, in a directory where anybody can make one, is not executed.
 func TestRuntimeOfAnother(t *testing.T) {
 	needs.Root(t)
 	root := t.TempDir()

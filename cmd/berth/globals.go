@@ -27,7 +27,7 @@ func (a *app) globals() *globals {
 	g.SetOutput(io.Discard)
 	a.root, g.xdg, a.rootError = runtime.UserRoot()
 	a.level = levelInfo
-	g.StringVar(&a.root, "root", a.root, "`folder` for the state of containers")
+	g.StringVar(&a.root, "root", a.root, "`directory` for the state of containers")
 	g.StringVar(&a.log, "log", "", "`file` that the log is appended to, or journald:ID or syslog:ID; the last error is printed on standard error as well")
 	g.StringVar(&a.logFormat, "log-format", "text", "`format` of the log: text or json")
 	g.Var(&a.level, "log-level", "least `level` that is logged: error, warning, info or debug")
@@ -72,7 +72,7 @@ func (g *globals) apply(a *app) error {
 	}
 	g.Visit(func(f *flag.Flag) { a.rootGiven = a.rootGiven || f.Name == "root" })
 	if a.rootGiven && a.root == "" {
-		return errors.New("--root: found nothing; allowed is a folder")
+		return errors.New("--root: found nothing; allowed is a directory")
 	}
 	a.sticky = g.xdg && !a.rootGiven
 	a.debugf("berth %s, pid %d: %q, root %s", version, os.Getpid(), g.Args(), a.root)

@@ -24,7 +24,7 @@ var specCommand = command{
 	name: "spec", summary: "write a config.json to begin with", min: 0, max: 0,
 	examples: []string{"mkdir -p hello/rootfs && berth spec --bundle hello", "berth spec --rootless"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
+		bundle := stringFlag(fs, "bundle", "b", ".", "`directory` of the bundle")
 		file := stringFlag(fs, "file", "f", "config.json", "`file` to write, in the bundle unless it is an absolute path")
 		rootless := fs.Bool("rootless", false, "for the user who calls: with a user namespace that maps him to root")
 		return func(_ context.Context, _ *app, _ []string) error {
@@ -120,7 +120,7 @@ var validateCommand = command{
 	name: "validate", summary: "check a bundle's document and print every fault", min: 0, max: 0,
 	examples: []string{"berth validate --bundle /srv/hello", "berth validate --strict -o json"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
+		bundle := stringFlag(fs, "bundle", "b", ".", "`directory` of the bundle")
 		config := stringFlag(fs, "config", "f", "", "`file` to read in place of config.json")
 		output := stringFlag(fs, "output", "o", "text", "`format`: text or json")
 		strict := fs.Bool("strict", false, "report warnings as errors")
@@ -164,7 +164,7 @@ var planCommand = command{
 	name: "plan", summary: "print the system calls that a bundle's container would be made by, and the field each serves", min: 0, max: 0,
 	examples: []string{"berth plan --bundle /srv/hello", "berth plan -o json | jq '.steps[].call'"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		bundle := stringFlag(fs, "bundle", "b", ".", "`folder` of the bundle")
+		bundle := stringFlag(fs, "bundle", "b", ".", "`directory` of the bundle")
 		config := stringFlag(fs, "config", "f", "", "`file` to read in place of config.json")
 		output := stringFlag(fs, "output", "o", "text", "`format`: text or json")
 		return func(_ context.Context, a *app, _ []string) error {

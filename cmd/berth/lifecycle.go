@@ -35,8 +35,8 @@ const runtimeTypeFlag = "runtime-type"
 // createFlags are what create and run share.
 func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	o := &runtime.CreateOptions{}
-	fs.StringVar(&o.Bundle, "bundle", ".", "`folder` of the bundle")
-	fs.StringVar(&o.Bundle, "b", ".", "`folder` of the bundle")
+	fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")
+	fs.StringVar(&o.Bundle, "b", ".", "`directory` of the bundle")
 	fs.StringVar(&o.Config, "config", "", "`file` to read in place of config.json")
 	fs.StringVar(&o.Config, "f", "", "`file` to read in place of config.json")
 	fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
@@ -195,7 +195,7 @@ var listCommand = command{
 			if err != nil {
 				return err
 			}
-			// Of the default folder, that it is not there means that there are no containers; of one that is named, a slip.
+			// Of the default directory, that it is not there means that there are no containers; of one that is named, a slip.
 			if a.rootGiven {
 				if _, err := os.Stat(a.root); err != nil {
 					return fmt.Errorf("--root: %w", err)

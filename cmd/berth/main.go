@@ -268,7 +268,7 @@ COMMANDS:
 	printFlags(w, global)
 	fmt.Fprint(w, `
 EXAMPLES:
-   berth spec && berth run hello        # the bundle in this folder
+   berth spec && berth run hello        # the bundle in this directory
    berth plan --bundle /srv/hello       # the system calls that would be made
    berth COMMAND --help
 `)

@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// plainUser is a user of no other's, with a home, a program and a runtime folder of his own.
+// plainUser is a user of no other's, with a home, a program and a runtime directory of his own.
 type plainUser struct {
 	t    *testing.T
 	id   uint32
@@ -41,7 +41,7 @@ const (
 	subordinateIDs = 200000
 )
 
-// newPlainUser fails the test if the user's runtime folder or a process of his is left when it ends.
+// newPlainUser fails the test if the user's runtime directory or a process of his is left when it ends.
 func newPlainUser(t *testing.T) *plainUser {
 	t.Helper()
 	needs.Root(t)
@@ -60,7 +60,7 @@ func newPlainUser(t *testing.T) *plainUser {
 		entries, err := os.ReadDir(filepath.Join(home, "run/berth"))
 		entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "@seccomp" }) // compiled filters
 		if err != nil && !os.IsNotExist(err) || len(entries) > 0 {
-			t.Errorf("left in the user's runtime folder: %v, %v", entries, err)
+			t.Errorf("left in the user's runtime directory: %v, %v", entries, err)
 		}
 		// What the container's first process leaves is reaped by init, which may take its time.
 		for deadline := time.Now().Add(patience); len(u.processes()) > 0; time.Sleep(5 * time.Millisecond) {
@@ -209,7 +209,7 @@ func TestRootless(t *testing.T) {
 	u.run("id -u; id -g; tr -s ' ' < /proc/self/uid_map; cat /proc/self/setgroups; echo x > /dev/null && echo null; echo made > /made; exit 3", nil).
 		is(t, 3, "0\n0\n 0 64321 1\ndeny\nnull\n", "")
 	if st, err := os.Stat(filepath.Join(u.home, "run/berth")); err != nil || st.Mode() != fs.ModeDir|fs.ModeSticky|0o700 {
-		t.Errorf("the folder of the containers: %v, %v", st, err)
+		t.Errorf("the directory of the containers: %v, %v", st, err)
 	}
 	dir := u.bundle(args("sleep", "1000"))
 	u.berth("run", "-d", "-b", dir, "c").is(t, 0, "", "")

@@ -96,7 +96,7 @@ func TestSignalEndsCreate(t *testing.T) {
 	}
 }
 
-// traces are what a container leaves in its root folder and in the cgroup hierarchies.
+// traces are what a container leaves in its root directory and in the cgroup hierarchies.
 func traces(t *testing.T, root, id string) (found []string) {
 	t.Helper()
 	for _, pattern := range []string{root + "/" + id, "/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {
@@ -124,7 +124,7 @@ func TestSignalsMidway(t *testing.T) {
 		cmd := exec.Command(program, "--root", root, "create", "--bundle", dir, id)
 		cmd.Stderr = stderr.w
 		must(t, cmd.Start())
-		// Before berth has its handlers a signal ends it, with nothing made: its first step is the container's folder.
+		// Before berth has its handlers a signal ends it, with nothing made: its first step is the container's directory.
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			if _, err := os.Stat(filepath.Join(root, id)); err == nil {
 				break

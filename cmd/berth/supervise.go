@@ -30,7 +30,7 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
-// What is in --run-dir besides the socket, and the supervisor's own folder: each a folder of its own, so that no container id is
+// What is in --run-dir besides the socket, and the supervisor's own directory: each a directory of its own, so that no container id is
 // the name of something else.
 const (
 	nativeFolder   = "containers" // root of the native runtime: `berth --root RUN-DIR/containers list`
@@ -42,7 +42,7 @@ var superviseCommand = command{
 	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun", "berth supervise --upgrade --run-dir /run/berth"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
-		runDir := fs.String("run-dir", runtime.DefaultRoot, "`folder` for the supervisor's records and, in "+nativeFolder+", the state of containers")
+		runDir := fs.String("run-dir", runtime.DefaultRoot, "`directory` for the supervisor's records and, in "+nativeFolder+", the state of containers")
 		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
 		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
 		held := fs.Int("held", 0, "`descriptor` of a list of descriptors that the agent held for a supervisor before this one")

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// A container may have any id, those of the supervisor's own folders too: making and deleting it touches no record.
+// A container may have any id, those of the supervisor's own directories too: making and deleting it touches no record.
 func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	needs.Root(t)
 	dir := t.TempDir()
@@ -115,7 +115,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 				t.Errorf("the runtime still has %q", got)
 			}
 			if _, err := os.Stat(filepath.Join(run, "supervisor", "lock")); err != nil {
-				t.Errorf("the supervisor's own folder is gone: %v", err)
+				t.Errorf("the supervisor's own directory is gone: %v", err)
 			}
 		})
 	}

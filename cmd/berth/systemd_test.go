@@ -16,7 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// userManager starts the user's own systemd, as a login of his would, and has his runtime folder be that of it.
+// userManager starts the user's own systemd, as a login of his would, and has his runtime directory be that of it.
 func (u *plainUser) userManager() {
 	u.t.Helper()
 	if !strings.HasPrefix(u.t.Name(), "TestSystemd") {

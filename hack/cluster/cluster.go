@@ -38,7 +38,7 @@ type ports struct {
 	Etcd, EtcdPeer, APIServer, ControllerHealth, ControllerWebhook int
 }
 
-// marker is the file that says a folder is a state folder, and so may be removed.
+// marker is the file that says a directory is a state directory, and so may be removed.
 const marker = "berth-cluster.json"
 
 // names of the programs in the order in which they start.
@@ -50,8 +50,8 @@ func (c *cluster) identity(name string) string {
 	return filepath.Join(c.dir, "identities", name+".kubeconfig")
 }
 
-// runRoot is the agent's folder for what is gone after a reboot. It is not in
-// the state folder since the path of a unix socket may be 107 bytes at most
+// runRoot is the agent's directory for what is gone after a reboot. It is not in
+// the state directory since the path of a unix socket may be 107 bytes at most
 // (unix(7)), and a checkout may lie deep.
 func (c *cluster) runRoot() string { return "/run/" + c.id() }
 
@@ -64,7 +64,7 @@ func (c *cluster) id() string {
 }
 
 // up starts what does not run yet, in order, and waits for each. If it fails it
-// ends what it started; the logs stay in the state folder.
+// ends what it started; the logs stay in the state directory.
 func (c *cluster) up(ctx context.Context) (err error) {
 	begin := time.Now()
 	defer func() {
@@ -95,7 +95,7 @@ func (c *cluster) up(ctx context.Context) (err error) {
 	return nil
 }
 
-// prepare makes the state folder: ports, certificates, kubeconfigs.
+// prepare makes the state directory: ports, certificates, kubeconfigs.
 func (c *cluster) prepare(context.Context) error {
 	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
 		if _, err := os.Stat(filepath.Join(c.assets, name)); err != nil || c.assets == "" {
@@ -143,7 +143,7 @@ func (c *cluster) prepare(context.Context) error {
 	return err
 }
 
-// own takes the state folder into possession, or finds it to be ours.
+// own takes the state directory into possession, or finds it to be ours.
 func (c *cluster) own() error {
 	data, err := os.ReadFile(filepath.Join(c.dir, marker))
 	if err == nil {
@@ -169,7 +169,7 @@ func (c *cluster) own() error {
 		return err
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("--dir %s: not empty, and no cluster's state folder (no %s in it)", c.dir, marker)
+		return fmt.Errorf("--dir %s: not empty, and no cluster's state directory (no %s in it)", c.dir, marker)
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err

@@ -19,12 +19,12 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// down ends the cluster and removes its state folder. It is no error if there
+// down ends the cluster and removes its state directory. It is no error if there
 // is none, or only a part of one.
 func (c *cluster) down(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(c.dir, marker)); errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(c.dir); err == nil {
-			return fmt.Errorf("--dir %s: no cluster's state folder (no %s in it); leaving it alone", c.dir, marker)
+			return fmt.Errorf("--dir %s: no cluster's state directory (no %s in it); leaving it alone", c.dir, marker)
 		}
 		say("nothing to stop")
 		return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// A killed agent leaves mounts below the state folder, of hostPath volumes too:
-// what they show must survive the folder.
+// A killed agent leaves mounts below the state directory, of hostPath volumes too:
+// what they show must survive the directory.
 func TestRemoveTreeDoesNotReachThroughMounts(t *testing.T) {
 	needs.Root(t)
 	top := t.TempDir()
@@ -39,10 +39,10 @@ func TestRemoveTreeDoesNotReachThroughMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(state); !os.IsNotExist(err) {
-		t.Errorf("the state folder is still there: %v", err)
+		t.Errorf("the state directory is still there: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(precious, "file")); err != nil {
-		t.Errorf("removing the state folder reached through a mount: %v", err)
+		t.Errorf("removing the state directory reached through a mount: %v", err)
 	}
 }
 
@@ -57,7 +57,7 @@ func TestDownLeavesAFolderAloneThatIsNotItsOwn(t *testing.T) {
 		t.Error("no error")
 	}
 	if err := c.own(); err == nil {
-		t.Error("up takes a folder that is not empty")
+		t.Error("up takes a directory that is not empty")
 	}
 	if _, err := os.Stat(file); err != nil {
 		t.Error(err)

@@ -3,7 +3,7 @@
 // Command cluster is behind `make cluster-up` and `make cluster-down`: a
 // Kubernetes API server on this host, without kubelet or pods, with Berth's
 // controller and one agent on it. Every process outlives the command; what
-// belongs to the cluster is in one state folder, by which `down` finds it.
+// belongs to the cluster is in one state directory, by which `down` finds it.
 //
 // It starts programs, makes certificates and applies the files of config/. It
 // must not know what Berth's objects mean, but for the NodeAgent's Ready
@@ -27,7 +27,7 @@ import (
 const usage = `usage: cluster up|down|status [flags]
 
   up      start the cluster, or what of it does not run; wait until it is ready
-  down    end what up started and remove the state folder
+  down    end what up started and remove the state directory
   status  say what runs; the exit status is 1 if anything does not
 
 `
@@ -45,11 +45,11 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage); flags.PrintDefaults() }
 	var c cluster
-	flags.StringVar(&c.dir, "dir", "bin/cluster", "state folder; the admin's kubeconfig is in it")
-	flags.StringVar(&c.assets, "assets", "", "folder of etcd, kube-apiserver and kubectl")
-	flags.StringVar(&c.bin, "bin", "bin", "folder of berth-controller, berth-agent and berth")
+	flags.StringVar(&c.dir, "dir", "bin/cluster", "state directory; the admin's kubeconfig is in it")
+	flags.StringVar(&c.assets, "assets", "", "directory of etcd, kube-apiserver and kubectl")
+	flags.StringVar(&c.bin, "bin", "bin", "directory of berth-controller, berth-agent and berth")
 	flags.BoolVar(&c.apiOnly, "api-only", false, "start no controller and no agent: the API server with the CRDs alone")
-	flags.StringVar(&c.config, "config", "config", "folder of the kustomize bases")
+	flags.StringVar(&c.config, "config", "config", "directory of the kustomize bases")
 	flags.StringVar(&c.node, "node-name", defaultNode(), "name of the one node")
 	flags.DurationVar(&c.timeout, "timeout", 2*time.Minute, "how long to wait for each part")
 	if len(args) == 0 {

@@ -75,14 +75,14 @@ func (rt runtime) command(dir, program string) (string, error) {
 }
 
 // within runs in the namespaces of one program: $0 is the runtime, $1 the
-// program, $2 its time in seconds, $3 a folder for TMPDIR, $4 what to do first.
+// program, $2 its time in seconds, $3 a directory for TMPDIR, $4 what to do first.
 const within = `
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs "$3" || exit 125
 eval "$4" || exit 125
 TMPDIR=$3 RUNTIME=$0 timeout -k 5 "$2" "./$1"
 status=$?
 for id in $("$0" list -q 2>/dev/null); do "$0" delete --force "$id" >/dev/null 2>&1; done
-# The folders above a container's cgroup stay, with every runtime.
+# The directories above a container's cgroup stay, with every runtime.
 case $1 in linux_cgroups_relative_*)
 	rmdir /sys/fs/cgroup/testdir/cgrouptest /sys/fs/cgroup/testdir /sys/fs/cgroup/*/testdir/cgrouptest /sys/fs/cgroup/*/testdir 2>/dev/null ;;
 esac
@@ -119,7 +119,7 @@ func main() {
 func run(args []string, w io.Writer) (int, error) {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(flags.Output(), usage); flags.PrintDefaults() }
-	suite := flags.String("suite", "", "folder of the programs, runtimetest and rootfs-ARCH.tar.gz")
+	suite := flags.String("suite", "", "directory of the programs, runtimetest and rootfs-ARCH.tar.gz")
 	doc := flags.String("doc", "", "Markdown file with the list of what fails, and why")
 	timeout := flags.Duration("timeout", 2*time.Minute, "time of one program")
 	jobs := flags.Int("jobs", 4, "programs at once; those that share a cgroup wait for each other")

@@ -113,7 +113,7 @@ func debianPackage(name string) (string, error) {
 }
 
 func apt(dir string, args ...string) error {
-	// The download folder belongs to this user, not to apt's own sandbox user.
+	// The download directory belongs to this user, not to apt's own sandbox user.
 	cmd := exec.Command("apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root"}, args...)...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -70,12 +70,12 @@ type options struct {
 // common are the flags that each command has.
 func (o *options) common(fs *pflag.FlagSet) {
 	fs.SortFlags = false
-	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, or folder with --format oci")
-	fs.StringVar(&o.format, "format", "oci-archive", "`form` of the image: oci-archive, oci (a folder) or docker-archive")
+	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, or directory with --format oci")
+	fs.StringVar(&o.format, "format", "oci-archive", "`form` of the image: oci-archive, oci (a directory) or docker-archive")
 	fs.StringVar(&o.compress, "compress", "gzip", "`how` layers of the OCI forms are compressed: gzip or none")
-	fs.StringVar(&o.tag, "tag", "latest", "`name` of the image in its archive or folder; docker-archive wants NAME:TAG")
-	fs.Var(&o.copy, "copy", "`SRC:DST`: copy a file or a folder to DST as it is: owners, modes, times, links, devices and extended attributes (repeatable)")
-	fs.Var(&o.add, "add", "`SRC:DST`: add a file or a folder at DST as root's, with mode 0755 or 0644 (repeatable)")
+	fs.StringVar(&o.tag, "tag", "latest", "`name` of the image in its archive or directory; docker-archive wants NAME:TAG")
+	fs.Var(&o.copy, "copy", "`SRC:DST`: copy a file or a directory to DST as it is: owners, modes, times, links, devices and extended attributes (repeatable)")
+	fs.Var(&o.add, "add", "`SRC:DST`: add a file or a directory at DST as root's, with mode 0755 or 0644 (repeatable)")
 	fs.Var(&o.cmd, "cmd", "one `word` of the command, repeatable, or all as a JSON array (default [\"sh\"] with busybox)")
 	fs.Var(&o.entrypoint, "entrypoint", "one `word` of the entrypoint, repeatable, or all as a JSON array")
 	fs.Var(&o.env, "env", "`NAME=VALUE` of the image's environment, besides PATH (repeatable)")
@@ -87,7 +87,7 @@ func (o *options) common(fs *pflag.FlagSet) {
 // check returns an error that names a bad flag, and sets the default command.
 func (o *options) check() error {
 	if o.output == "" {
-		return errors.New("-o: found nothing; allowed: the file or folder to write")
+		return errors.New("-o: found nothing; allowed: the file or directory to write")
 	}
 	if formats := []string{"oci-archive", "oci", "docker-archive"}; !slices.Contains(formats, o.format) {
 		return fmt.Errorf("--format: found %q; allowed: %s", o.format, strings.Join(formats, ", "))

@@ -61,7 +61,7 @@ func ReadAccounts(rootfs string) (Accounts, error) {
 	return ParseAccounts(passwd, groups), nil
 }
 
-// readInRoot reads a regular file below the folder root, which every symlink and .. on the way is held in. A file that is not there is empty.
+// readInRoot reads a regular file below the directory root, which every symlink and .. on the way is held in. A file that is not there is empty.
 func readInRoot(root int, path string) ([]byte, error) {
 	fd, err := scoped.Open(root, path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// Root is the folder that holds the bundles of a node, one folder each.
+// Root is the directory that holds the bundles of a node, one directory each.
 type Root struct {
 	path    string
 	reserve *durable.Reserve
@@ -27,20 +27,20 @@ type Root struct {
 // Option changes how the bundles of a Root are kept.
 type Option func(*Root)
 
-// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush. The folder of bundles lies below
+// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush. The directory of bundles lies below
 // that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(r *Root) { r.journal = j } }
 
-// Open makes the folder at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
+// Open makes the directory at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
 func Open(path string, options ...Option) (*Root, error) {
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("folder of bundles: found %q; allowed: an absolute path", path)
+		return nil, fmt.Errorf("directory of bundles: found %q; allowed: an absolute path", path)
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of bundles: %w", err)
+		return nil, fmt.Errorf("make the directory of bundles: %w", err)
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
-		return nil, fmt.Errorf("close the folder of bundles: %w", err)
+		return nil, fmt.Errorf("close the directory of bundles: %w", err)
 	}
 	path = filepath.Clean(path)
 	r := &Root{path: path, reserve: durable.NewReserve(path)}
@@ -73,26 +73,26 @@ func (r *Root) List() ([]string, error) {
 	return ids, nil
 }
 
-// Holds reports whether path is the folder of one of the bundles.
+// Holds reports whether path is the directory of one of the bundles.
 func (r *Root) Holds(path string) bool { return filepath.Dir(filepath.Clean(path)) == r.path }
 
-// Dir is the folder of one bundle.
+// Dir is the directory of one bundle.
 type Dir struct {
 	path    string
 	reserve *durable.Reserve
 	journal *durable.Journal
 }
 
-// Path of the folder.
+// Path of the directory.
 func (d Dir) Path() string { return d.path }
 
-// File is the path of a file of the given name in the folder.
+// File is the path of a file of the given name in the directory.
 func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
 
 // Rootfs is the path where the overlay is mounted.
 func (d Dir) Rootfs() string { return d.File("rootfs") }
 
-// Replace replaces a file of the folder, whole or not at all. It survives a loss of power after the journal's next flush.
+// Replace replaces a file of the directory, whole or not at all. It survives a loss of power after the journal's next flush.
 func (d Dir) Replace(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{})
 }
@@ -107,7 +107,7 @@ func (d Dir) ReplaceForBoot(name string, data []byte) error {
 	return durable.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
-// Make makes the folder with mode 0700.
+// Make makes the directory with mode 0700.
 func (d Dir) Make() error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
@@ -159,7 +159,7 @@ func (d Dir) UnmountRootfs() error {
 	return nil
 }
 
-// Remove unmounts all that is mounted in the folder and removes it. It is no error when it is not there.
+// Remove unmounts all that is mounted in the directory and removes it. It is no error when it is not there.
 //
 // Nothing is removed through a mount: a volume that does not unmount makes it fail instead.
 func (d Dir) Remove() error {

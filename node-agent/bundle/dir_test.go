@@ -100,7 +100,7 @@ func TestMountRootfs(t *testing.T) {
 				t.Errorf("found %d mounts after Remove", left)
 			}
 			if _, err := os.Stat(d.Path()); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the folder is there after Remove: %v", err)
+				t.Errorf("the directory is there after Remove: %v", err)
 			}
 		})
 	}
@@ -264,7 +264,7 @@ func TestReadAccountsStaysInside(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, err: "regular file"},
-		"a folder": {make: func(t *testing.T, etc string) {
+		"a directory": {make: func(t *testing.T, etc string) {
 			if err := os.Mkdir(etc+"/passwd", 0o700); err != nil {
 				t.Fatal(err)
 			}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bundle makes and removes a container's folder on the node: its root filesystem (an overlay of image layers,
-// or a folder of the node), its volumes, and config.json, for which it merges what the image says under what the user
+// Package bundle makes and removes a container's directory on the node: its root filesystem (an overlay of image layers,
+// or a directory of the node), its volumes, and config.json, for which it merges what the image says under what the user
 // said.
 //
 //	root, err := bundle.Open("/var/lib/berth/bundles")
@@ -10,7 +10,7 @@
 //	spec, err := bundle.Merge(&b.Spec, image, bundle.MergeOptions{CgroupsPath: "/berth/x", Accounts: accounts})
 //	err = dir.WriteConfig(spec)
 //
-// A folder holds
+// A directory holds
 //
 //	config.json   the runtime-spec document, 0600
 //	rootfs        where the overlay is mounted

@@ -92,7 +92,7 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	return spec, nil
 }
 
-// SwapLimit reports whether the node, whose root folder is host, can limit memory and swap together (memory.swap of the
+// SwapLimit reports whether the node, whose root directory is host, can limit memory and swap together (memory.swap of the
 // runtime-spec). A cgroup v1 kernel without swap accounting (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or
 // CONFIG_SWAP off) has no memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail to
 // create a container that sets it. The limit of memory itself holds there; it is only that the kernel, if it swaps at all,

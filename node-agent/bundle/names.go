@@ -20,15 +20,15 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// nameFile is a file by which a container finds names. The agent writes it in the bundle's folder and mounts it.
+// nameFile is a file by which a container finds names. The agent writes it in the bundle's directory and mounts it.
 type nameFile struct {
-	name    string // in the folder etc of the bundle, and in /etc of the container
+	name    string // in the directory etc of the bundle, and in /etc of the container
 	content []byte
 }
 
 // MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their mounts to its document, as the
 // kubelet and its container runtimes do: writable, unless the root filesystem is read-only. container is the name of the
-// Container, and host the root folder of the node.
+// Container, and host the root directory of the node.
 //
 // A path that the user mounts something on, or below, is the user's. So is one that the root filesystem has no place for: where
 // something else than a regular file stands, or nothing where nothing can be made.
@@ -47,7 +47,7 @@ func (d Dir) MountNames(spec *specs.Spec, rootfs, container string, host fs.FS) 
 			continue
 		}
 		if err := os.MkdirAll(d.File("etc"), 0o700); err != nil {
-			return fmt.Errorf("make folder of /etc/%s: %w", f.name, err)
+			return fmt.Errorf("make directory of /etc/%s: %w", f.name, err)
 		}
 		path := d.File("etc/" + f.name)
 		if err := durable.Replace(path, f.content, durable.Options{Mode: 0o644}); err != nil {

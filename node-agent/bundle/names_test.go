@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostFS is a node's root folder with these files.
+// hostFS is a node's root directory with these files.
 func hostFS(files map[string]string) fstest.MapFS {
 	out := fstest.MapFS{}
 	for name, content := range files {
@@ -56,7 +56,7 @@ func TestMountNames(t *testing.T) {
 		"a link within the root":         {func(t *testing.T, r string) { place(t, r, "h", ""); link(t, "/h", r, "etc/hosts") }, nil, "hosts hostname resolv.conf"},
 		"a link to nothing":              {func(t *testing.T, r string) { link(t, "../run/x/stub-resolv.conf", r, "etc/resolv.conf") }, nil, "hosts hostname"},
 		"a link to a file of the node":   {func(t *testing.T, r string) { link(t, "/../../../../../etc/passwd", r, "etc/hosts") }, nil, "hostname resolv.conf"},
-		"a folder":                       {func(t *testing.T, r string) { place(t, r, "etc/hosts/x", "") }, nil, "hostname resolv.conf"},
+		"a directory":                    {func(t *testing.T, r string) { place(t, r, "etc/hosts/x", "") }, nil, "hostname resolv.conf"},
 		"/etc is a file":                 {func(t *testing.T, r string) { place(t, r, "etc", "") }, nil, ""},
 		"/etc is a link out of the root": {func(t *testing.T, r string) { link(t, "/../../etc", r, "etc") }, nil, ""},
 	} {

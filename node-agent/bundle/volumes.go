@@ -20,7 +20,7 @@ import (
 func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes", name) }
 
 // PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and makes the emptyDir volumes
-// that are not there yet: a folder of mode 0777, or a tmpfs for medium Memory. emptyDir volumes of the folder that are no
+// that are not there yet: a directory of mode 0777, or a tmpfs for medium Memory. emptyDir volumes of the directory that are no
 // longer among volumes are removed. If it fails, what it made is removed, and nothing else.
 func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 	var made []string
@@ -63,7 +63,7 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 	return nil
 }
 
-// RemoveVolumes removes all emptyDir volumes of the folder. It is no error when there is none.
+// RemoveVolumes removes all emptyDir volumes of the directory. It is no error when there is none.
 func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
 
 // emptyDir makes the volume unless it is there, and reports whether it made anything.
@@ -81,7 +81,7 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 		return made, nil
 	}
 	if !made {
-		// The mount of a folder that outlived a boot is gone.
+		// The mount of a directory that outlived a boot is gone.
 		mounted, err := isMountPoint(path)
 		if err != nil || mounted {
 			return false, err
@@ -97,7 +97,7 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 	return true, nil
 }
 
-// newVolume makes the folder of a volume. It gets its name once its mode is right, whatever the umask is: a volume that is there
+// newVolume makes the directory of a volume. It gets its name once its mode is right, whatever the umask is: a volume that is there
 // is never changed. A name that begins with a dot is no volume's.
 func (d Dir) newVolume(name string) error {
 	path := d.Volume(name)
@@ -114,7 +114,7 @@ func (d Dir) newVolume(name string) error {
 	return os.Rename(fresh, path)
 }
 
-// keepVolumes removes the emptyDir volumes of the folder that are not in keep, or are there on another medium.
+// keepVolumes removes the emptyDir volumes of the directory that are not in keep, or are there on another medium.
 func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
 	entries, err := os.ReadDir(d.File("volumes"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -164,7 +164,7 @@ func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 		case corev1.HostPathDirectoryOrCreate:
 			// 0755 and owned by the agent's user, as corev1.HostPathDirectoryOrCreate says.
 			if err := os.MkdirAll(source.Path, 0o755); err != nil {
-				return fmt.Errorf("%s.path: make folder: %w", field, err)
+				return fmt.Errorf("%s.path: make directory: %w", field, err)
 			}
 			return nil
 		case corev1.HostPathFileOrCreate:
@@ -205,7 +205,7 @@ func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 func hostPathKind(kind corev1.HostPathType) string {
 	switch kind {
 	case corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:
-		return "a folder (type " + string(kind) + ")"
+		return "a directory (type " + string(kind) + ")"
 	case corev1.HostPathFile, corev1.HostPathFileOrCreate:
 		return "a regular file (type " + string(kind) + ")"
 	case corev1.HostPathSocket:
@@ -215,13 +215,13 @@ func hostPathKind(kind corev1.HostPathType) string {
 	case corev1.HostPathBlockDev:
 		return "a block device (type BlockDevice)"
 	}
-	return "a file or folder that is there"
+	return "a file or directory that is there"
 }
 
 func kindOf(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
-		return "a folder"
+		return "a directory"
 	case mode.IsRegular():
 		return "a regular file"
 	case mode&fs.ModeSocket != 0:
@@ -233,5 +233,5 @@ func kindOf(mode fs.FileMode) string {
 	case mode&fs.ModeNamedPipe != 0:
 		return "a fifo"
 	}
-	return "neither file nor folder"
+	return "neither file nor directory"
 }

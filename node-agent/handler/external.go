@@ -30,7 +30,7 @@ import (
 type External struct {
 	// Program is the absolute path of the program.
 	Program string
-	// Dir is a folder of this handler alone, made when needed (0700): the program's --root, and files of a running call.
+	// Dir is a directory of this handler alone, made when needed (0700): the program's --root, and files of a running call.
 	Dir string
 	// Args are options put before the command, such as "--systemd-cgroup".
 	Args []string
@@ -174,7 +174,7 @@ func (e *External) undo(ctx context.Context, id string) {
 	_, _ = e.output(ctx, id, "delete", "--force", id)
 }
 
-// callDir makes a folder for the files of one call.
+// callDir makes a directory for the files of one call.
 func (e *External) callDir() (string, error) {
 	calls := filepath.Join(e.Dir, "calls")
 	if err := os.MkdirAll(calls, 0o700); err != nil {

@@ -43,7 +43,7 @@ func (s Set) Add(name string, h Handler) error {
 	return nil
 }
 
-// AddExternal adds a program given as "name=/path/to/program", as on a command line. Its state goes to a folder of its
+// AddExternal adds a program given as "name=/path/to/program", as on a command line. Its state goes to a directory of its
 // own in dir.
 func (s Set) AddExternal(nameAndPath, dir string) error {
 	name, path, ok := strings.Cut(nameAndPath, "=")

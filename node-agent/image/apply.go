@@ -342,7 +342,7 @@ func (a *applier) clear(parent int, base string) error {
 	}
 	a.forgetParentLater()
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		// Moved as one; it is removed with the temporary folder.
+		// Moved as one; it is removed with the temporary directory.
 		if err := unix.Renameat(parent, base, a.trash, strconv.Itoa(a.entries)); err != nil {
 			return fmt.Errorf("replace directory: %w", err)
 		}

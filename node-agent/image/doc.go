@@ -30,7 +30,7 @@
 // # On disk
 //
 //	DIR/boot                      the boot (random(4), boot_id) that the layers were looked through in
-//	DIR/lock                      taken while temporary folders are made or cleaned
+//	DIR/lock                      taken while temporary directories are made or cleaned
 //	DIR/locks/                    one flock(2)ed file for each layer being unpacked
 //	DIR/tmp/SESSION/              what a living process is working on; of a dead one, Open removes it
 //	DIR/layers/ALGO/DIFFID/diff   a layer that means the same on any base
@@ -53,7 +53,7 @@
 // # At a loss of power
 //
 // Everything appears under its final name by rename(2), so a process that is killed at any moment leaves
-// nothing behind but a folder in tmp. The layers of an image are flushed by one syncfs(2), and the record of
+// nothing behind but a directory in tmp. The layers of an image are flushed by one syncfs(2), and the record of
 // the image is written after it: a recorded layer is whole. After a boot, Open removes the layers that
 // no record names.
 package image

@@ -229,7 +229,7 @@ func (s *registryServer) push(t testing.TB, repo, tag string, i testImage) strin
 	return s.host + "/" + repo + ":" + tag
 }
 
-// writeLayout writes images as an OCI layout, and returns its folder.
+// writeLayout writes images as an OCI layout, and returns its directory.
 func writeLayout(t testing.TB, index v1.Index, blobs ...blob) string {
 	t.Helper()
 	d := t.TempDir()
@@ -252,12 +252,12 @@ func write(t testing.TB, name string, data []byte) {
 	}
 }
 
-// tarFolder makes an archive of a folder.
-func tarFolder(t testing.TB, folder string) []byte {
+// tarDirectory makes an archive of a directory.
+func tarDirectory(t testing.TB, directory string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	if err := w.AddFS(os.DirFS(folder)); err != nil {
+	if err := w.AddFS(os.DirFS(directory)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
@@ -290,7 +290,7 @@ func noRubbish(t testing.TB, s *Store) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		t.Errorf("left in the session's folder: %s", e.Name())
+		t.Errorf("left in the session's directory: %s", e.Name())
 	}
 }
 

@@ -73,25 +73,25 @@ func openRegular(dir int, name string) (*os.File, *unix.Stat_t, error) {
 	return f, &st, nil
 }
 
-// files is what an OCI layout or a docker archive is read from: a folder or an archive.
+// files is what an OCI layout or a docker archive is read from: a directory or an archive.
 type files interface {
 	open(name string) (io.ReadCloser, int64, error) // fs.ErrNotExist when missing
 	identity() *fileIdentity
 	io.Closer
 }
 
-// folder is an OCI layout as a directory. Names are resolved inside of it.
-type folder struct {
+// directory is an OCI layout as a directory. Names are resolved inside of it.
+type directory struct {
 	dir *os.File
 	id  *fileIdentity
 }
 
-func openFolder(p string) (*folder, error) {
+func openDirectory(p string) (*directory, error) {
 	fd, err := unix.Open(p, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: p, Err: err}
 	}
-	f := &folder{dir: os.NewFile(uintptr(fd), p)}
+	f := &directory{dir: os.NewFile(uintptr(fd), p)}
 	var st unix.Stat_t
 	if err := unix.Fstatat(fd, "index.json", &st, 0); err == nil {
 		f.id = identityOf(&st)
@@ -99,7 +99,7 @@ func openFolder(p string) (*folder, error) {
 	return f, nil
 }
 
-func (f *folder) open(name string) (io.ReadCloser, int64, error) {
+func (f *directory) open(name string) (io.ReadCloser, int64, error) {
 	fd, err := scoped.Open(int(f.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return nil, 0, &fs.PathError{Op: "open", Path: path.Join(f.dir.Name(), name), Err: err}
@@ -113,8 +113,8 @@ func (f *folder) open(name string) (io.ReadCloser, int64, error) {
 	return file, st.Size, nil
 }
 
-func (f *folder) identity() *fileIdentity { return f.id }
-func (f *folder) Close() error            { return f.dir.Close() }
+func (f *directory) identity() *fileIdentity { return f.id }
+func (f *directory) Close() error            { return f.dir.Close() }
 
 // archive is a tar file, read by name.
 type archive struct {
@@ -236,7 +236,7 @@ func (a *archive) open(name string) (io.ReadCloser, int64, error) {
 func (a *archive) identity() *fileIdentity { return a.id }
 func (a *archive) Close() error            { return a.file.Close() }
 
-// layout is an OCI image layout, in a folder or an archive
+// layout is an OCI image layout, in a directory or an archive
 // (https://github.com/opencontainers/image-spec/blob/main/image-layout.md).
 type layout struct {
 	files
@@ -253,7 +253,7 @@ func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want
 		asLayout = unix.Stat(r.path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 	}
 	if asLayout {
-		f, err := openFolder(r.path)
+		f, err := openDirectory(r.path)
 		if err != nil {
 			return nil, notImage(r, err)
 		}

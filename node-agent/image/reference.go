@@ -20,7 +20,7 @@ const (
 	Default PullPolicy = ""
 	// Always asks the registry, or reads the local file, each time; layers that are there are not fetched again.
 	Always PullPolicy = "Always"
-	// IfNotPresent uses what the store has. A local file or folder that has changed since it was read is read
+	// IfNotPresent uses what the store has. A local file or directory that has changed since it was read is read
 	// again; one that is gone is not missed.
 	IfNotPresent PullPolicy = "IfNotPresent"
 	// Never uses what the store has and reads nothing else, not even a local file.

@@ -80,9 +80,9 @@ func repeated(t *testing.T, layers [][]byte) map[string]string {
 	}
 	write(t, filepath.Join(docker, "manifest.json"), mustJSON(t, []map[string]any{{"Config": config, "RepoTags": []string{"x:1"}, "Layers": names}}))
 	archive := filepath.Join(t.TempDir(), "docker.tar")
-	write(t, archive, tarFolder(t, docker))
+	write(t, archive, tarDirectory(t, docker))
 	return map[string]string{
-		newRegistry(t).push(t, "app", "v1", testImage{layers: layers}): "registry", "oci:" + layout: "folder", "docker-archive:" + archive: "docker archive",
+		newRegistry(t).push(t, "app", "v1", testImage{layers: layers}): "registry", "oci:" + layout: "directory", "docker-archive:" + archive: "docker archive",
 	}
 }
 

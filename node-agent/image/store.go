@@ -102,7 +102,7 @@ type Store struct {
 	format    format
 	journal   *durable.Journal
 
-	session     string   // this process's folder in tmp
+	session     string   // this process's directory in tmp
 	sessionLock *os.File // flocked while this process lives; nil before there is a session
 	sessionMu   sync.Mutex
 	downloads   downloads
@@ -166,7 +166,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close removes this process's temporary folder. No method may be running or be called afterwards. Layers stay valid.
+// Close removes this process's temporary directory. No method may be running or be called afterwards. Layers stay valid.
 func (s *Store) Close() error {
 	if s.sessionLock == nil {
 		return nil

@@ -77,16 +77,16 @@ func TestTransports(t *testing.T) {
 	blobs := append(slices.Clone(ls), m, c)
 	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, blobs...)
 	archive := filepath.Join(t.TempDir(), "image.tar")
-	write(t, archive, tarFolder(t, layout))
-	write(t, archive+".gz", gz(tarFolder(t, layout)))
-	write(t, archive+".zst", zst(tarFolder(t, layout)))
+	write(t, archive, tarDirectory(t, layout))
+	write(t, archive+".gz", gz(tarDirectory(t, layout)))
+	write(t, archive+".zst", zst(tarDirectory(t, layout)))
 	docker := t.TempDir()
 	write(t, filepath.Join(docker, c.desc.Digest.Encoded()+".json"), c.data)
 	write(t, filepath.Join(docker, "a.tar"), layers[0])
 	write(t, filepath.Join(docker, "b.tar"), gz(layers[1]))
 	write(t, filepath.Join(docker, "manifest.json"), []byte(`[{"Config":"`+c.desc.Digest.Encoded()+`.json","RepoTags":["my/app:v1"],"Layers":["a.tar","b.tar"]}]`))
-	write(t, archive+".docker", tarFolder(t, docker))
-	write(t, archive+".docker.gz", gz(tarFolder(t, docker)))
+	write(t, archive+".docker", tarDirectory(t, docker))
+	write(t, archive+".docker.gz", gz(tarDirectory(t, docker)))
 	byDigest := reg.push(t, "app", "digest", full)
 	byDigest = strings.TrimSuffix(byDigest, ":digest") + "@" + m.desc.Digest.String()
 
@@ -204,7 +204,7 @@ func TestLocalChange(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	put := func(body string) {
 		m, c, ls := testImage{layers: [][]byte{layerTar(t, file("f", body))}}.build(t)
-		write(t, archive, tarFolder(t, writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(ls, m, c)...)))
+		write(t, archive, tarDirectory(t, writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(ls, m, c)...)))
 	}
 	put("1")
 	first := ensure(t, s, "oci-archive:"+archive, Default)
@@ -289,10 +289,10 @@ func TestMismatch(t *testing.T) {
 		write(t, filepath.Join(d, "a.tar"), layerTar(t, file("f", "other")))
 		write(t, filepath.Join(d, "manifest.json"), []byte(`[{"Config":"`+name+`","Layers":["a.tar"]}]`))
 		archive := filepath.Join(t.TempDir(), "a.tar")
-		write(t, archive, tarFolder(t, d))
+		write(t, archive, tarDirectory(t, d))
 		check(t, openStore(t), "docker-archive:"+archive, "layer 0 diffID", digest.FromBytes(image.layers[0]))
 		write(t, filepath.Join(d, name), append(c.data, ' '))
-		write(t, archive, tarFolder(t, d))
+		write(t, archive, tarDirectory(t, d))
 		check(t, openStore(t), "docker-archive:"+archive, "config", c.desc.Digest)
 	})
 	t.Run("size", func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
 	s := openStore(t)
 	tmp := t.TempDir()
 	other := func(name string) []byte {
-		return tarFolder(t, func() string {
+		return tarDirectory(t, func() string {
 			d := t.TempDir()
 			if err := os.MkdirAll(filepath.Dir(filepath.Join(d, name)), 0o700); err != nil {
 				t.Fatal(err)
@@ -457,7 +457,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"no such tag", reg.host + "/none:1", as(notFound), "manifest 1"},
 		{"no such file", "oci-archive:" + tmp + "/none.tar", as(notFound), "none.tar"},
-		{"no such folder", "oci:" + tmp + "/none", as(notFound), "none"},
+		{"no such directory", "oci:" + tmp + "/none", as(notFound), "none"},
 		{"no layout", "oci:" + tmp, as(notImage), "index.json"},
 		{"no such layout tag", "oci:" + several + ":three", as(notFound), "one, two"},
 		{"several", "oci:" + several, as(refErr), "one, two"},
@@ -529,7 +529,7 @@ func TestShared(t *testing.T) {
 			t.Errorf("a layer was unpacked %d times", n)
 		}
 	}
-	// Another image, by another process on the same folder, shares the layer.
+	// Another image, by another process on the same directory, shares the layer.
 	other := openStoreAt(t, s.dir)
 	b := reg.push(t, "b", "v1", testImage{layers: [][]byte{layerTar(t, file("else", "3")), upper}})
 	if x, y := ensure(t, s, a, IfNotPresent), ensure(t, other, b, IfNotPresent); x.Layers[1] != y.Layers[1] {
@@ -550,7 +550,7 @@ func TestProgress(t *testing.T) {
 	size := ls[0].desc.Size + ls[1].desc.Size
 	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(slices.Clone(ls), m, c)...)
 	archive := filepath.Join(t.TempDir(), "image.tar.gz")
-	write(t, archive, gz(tarFolder(t, layout)))
+	write(t, archive, gz(tarDirectory(t, layout)))
 	for ref, stages := range map[string]string{
 		reg.push(t, "app", "v1", remote): "done download unpack", "oci:" + layout: "done unpack", "oci-archive:" + archive: "done read unpack",
 	} {
@@ -636,7 +636,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal("no helper was stopped in the middle: the test shows nothing")
 		}
 	}
-	// A living process's folder is left alone.
+	// A living process's directory is left alone.
 	early := openStoreAt(t, store)
 	if found, _ := filepath.Glob(pattern); len(found) != 1 {
 		t.Error("Open removed a living process's work")

@@ -19,7 +19,7 @@ func ContainerID(key source.Key, uid types.UID) string {
 	return shorten(key.Namespace+"_"+key.Name, "_"+u[:min(8, len(u))], 128)
 }
 
-// LogDirName is the name of the folder of a container's logs: NAMESPACE_NAME_UID, shortened like ContainerID where it would be longer than a
+// LogDirName is the name of the directory of a container's logs: NAMESPACE_NAME_UID, shortened like ContainerID where it would be longer than a
 // file name may be.
 func LogDirName(key source.Key, uid types.UID) string {
 	return shorten(key.Namespace+"_"+key.Name, "_"+string(uid), bundle.MaxNameLength)

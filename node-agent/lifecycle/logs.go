@@ -61,7 +61,7 @@ func (logsStage) Scope() Scope { return PerContainer }
 func (s logsStage) Ensure(_ context.Context, c *Container) error {
 	dir := s.logs.Of(c.Key, c.UID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return ownFiles(fmt.Errorf("make folder of logs: %w", err))
+		return ownFiles(fmt.Errorf("make directory of logs: %w", err))
 	}
 	if err := dropLogs(dir, c.Restarts-keptRuns); err != nil {
 		return ownFiles(fmt.Errorf("remove old logs: %w", err))

@@ -54,16 +54,16 @@ func nodeRootfs(document []byte) (string, error) {
 	path := config.Root.Path
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf(
-			"root.path: found %q; allowed: an absolute folder of the node, where there is no image", path)
+			"root.path: found %q; allowed: an absolute directory of the node, where there is no image", path)
 	}
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("root.path: found nothing at %s on this node; allowed: a folder", path)
+		return "", fmt.Errorf("root.path: found nothing at %s on this node; allowed: a directory", path)
 	case err != nil:
 		return "", fmt.Errorf("root.path: %w", err)
 	case !info.IsDir():
-		return "", fmt.Errorf("root.path: found a file at %s; allowed: a folder", path)
+		return "", fmt.Errorf("root.path: found a file at %s; allowed: a directory", path)
 	}
 	return path, nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scoped opens paths that the kernel holds below a folder, such as the root filesystem of an image, which is hostile. It knows
+// Package scoped opens paths that the kernel holds below a directory, such as the root filesystem of an image, which is hostile. It knows
 // nothing of what is there.
 package scoped
 

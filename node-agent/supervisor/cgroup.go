@@ -66,7 +66,7 @@ func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// memoryCgroup is the folder with the memory counters of a process: the v1 memory hierarchy where there is one, else v2. It is
+// memoryCgroup is the directory with the memory counters of a process: the v1 memory hierarchy where there is one, else v2. It is
 // empty when there is none.
 func memoryCgroup(hs []hierarchy, pid int) string {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")

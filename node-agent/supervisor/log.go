@@ -58,7 +58,7 @@ type logFile struct {
 	rotErr   error // of the last rotation
 }
 
-// openLog opens the log for appending, and makes its folder (0750) and the file (0640) when they are not there. With the zero
+// openLog opens the log for appending, and makes its directory (0750) and the file (0640) when they are not there. With the zero
 // Log it returns a logFile that drops everything.
 func openLog(l protocol.Log) (*logFile, error) {
 	f := &logFile{Log: l, fd: -1, rotateAt: l.MaxBytes}

@@ -242,7 +242,7 @@ func busyboxTree(t *testing.T, dir string) {
 	}
 }
 
-// bundle writes a bundle that runs a command, and returns its folder.
+// bundle writes a bundle that runs a command, and returns its directory.
 func (n *node) bundle(id string, change func(*specs.Spec), args ...string) string {
 	n.t.Helper()
 	spec := &specs.Spec{
@@ -321,7 +321,7 @@ func (n *node) lines(id, stream string) []string {
 	return join(parseAll(n.t, n.logPath(id)), stream)
 }
 
-// removeCgroup removes the folders of a cgroup in every hierarchy, and fails where processes are left.
+// removeCgroup removes the directories of a cgroup in every hierarchy, and fails where processes are left.
 func removeCgroup(t *testing.T, path string) {
 	t.Helper()
 	hs, err := hierarchies()

@@ -24,7 +24,7 @@ type record struct {
 	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for ever.
 	BootID    string `json:"bootID"`
 	StartTime uint64 `json:"startTime,omitempty"`
-	// Cgroup is the folder that holds the counters of the container's memory.
+	// Cgroup is the directory that holds the counters of the container's memory.
 	Cgroup string `json:"cgroup,omitempty"`
 	// KillsOfOthers is how many kills for lack of memory there were in the cgroup when the first process was last seen alive.
 	KillsOfOthers uint64 `json:"killsOfOthers,omitempty"`
@@ -43,7 +43,7 @@ const recordVersion = 1
 // maxRecord bounds what is read of a record.
 const maxRecord = 256 << 10
 
-// records is the folder of the records.
+// records is the directory of the records.
 type records struct {
 	dir string
 }

@@ -139,7 +139,7 @@ func (d *runDir) listen() (*net.UnixListener, error) {
 		return nil, err
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("socket's folder %s: found mode %#o; allowed: not writable by group or others", dir, fi.Mode().Perm())
+		return nil, fmt.Errorf("socket's directory %s: found mode %#o; allowed: not writable by group or others", dir, fi.Mode().Perm())
 	}
 	if err := os.Remove(d.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

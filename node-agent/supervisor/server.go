@@ -33,7 +33,7 @@ type Options struct {
 	// RunDir holds the records, in RunDir/supervisor (0700). It must be on a filesystem that lasts as long as the containers do;
 	// /run/berth is meant.
 	RunDir string
-	// Socket is the path of the unix socket that is listened on; empty means RunDir/supervisor.sock. Its folder is made
+	// Socket is the path of the unix socket that is listened on; empty means RunDir/supervisor.sock. Its directory is made
 	// with mode 0700 if it is not there, and must not be writable by others.
 	Socket string
 	// Handlers are what containers can be run by.

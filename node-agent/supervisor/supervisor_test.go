@@ -802,7 +802,7 @@ func TestEnsureRunning(t *testing.T) {
 		t.Errorf("session %d of %d, %v", sid, pid, err)
 	}
 	if fi, err := os.Stat(run); err != nil || fi.Mode().Perm() != 0o700 {
-		t.Errorf("folder %v, %v", fi.Mode(), err)
+		t.Errorf("directory %v, %v", fi.Mode(), err)
 	}
 	if err := protocol.EnsureRunning(t.Context(), "/bin/false", nil, socket, nil); err != nil {
 		t.Errorf("one runs: %v", err)

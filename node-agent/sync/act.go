@@ -270,7 +270,7 @@ func (s *Syncer) remove(ctx context.Context, w *worker, in Input) error {
 		if err := s.stages.Release(ctx, s.container(r), lifecycle.PerContainer); err != nil {
 			return err
 		}
-		// The record goes with the folder, last.
+		// The record goes with the directory, last.
 		if err := s.Bundles.Dir(r.ID).Remove(); err != nil {
 			return err
 		}

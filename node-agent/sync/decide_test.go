@@ -196,7 +196,7 @@ func TestContainerID(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if n := len(lifecycle.LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {
-			t.Errorf("%s: found %d bytes of name of the logs' folder", name, n)
+			t.Errorf("%s: found %d bytes of name of the logs' directory", name, n)
 		}
 	}
 	if got := lifecycle.ContainerID(keyNamed("x"), "0123456789abcdef"); got != "default_x_01234567" {

@@ -8,7 +8,7 @@
 //
 //	gather -> decide -> act -> report -> gather …
 //
-// What the agent must not forget stands in two files of the bundle's folder, record.json and desired.json, written before and
+// What the agent must not forget stands in two files of the bundle's directory, record.json and desired.json, written before and
 // after each step, so that the agent may be killed between any two: the next one finds its containers through these files
 // and the supervisor, and goes on without touching what runs. While the container was made from another bundle than desired.json
 // holds, running.json holds that (update.go).

@@ -142,7 +142,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 		return err
 	}
 	defer func() {
-		if err != nil && first { // or a folder would stay that no record speaks of
+		if err != nil && first { // or a directory would stay that no record speaks of
 			err = errors.Join(err, dir.Remove())
 		}
 	}()

@@ -58,7 +58,7 @@ type Record struct {
 
 	Key source.Key `json:"key"`
 	UID types.UID  `json:"uid"`
-	// ID is the container's name with the supervisor, and the name of the bundle's folder.
+	// ID is the container's name with the supervisor, and the name of the bundle's directory.
 	ID string `json:"id"`
 	// Generation of the bundle that desired.json holds.
 	Generation int64 `json:"generation,omitempty"`

@@ -108,7 +108,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	case b.Spec.Image != nil && r.ImageID != "":
 		set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, r.ImageID)
 	case b.Spec.Image == nil && (r.State != stateNone && r.State != stateStarting || r.Failure != nil && r.Failure.AfterRootfs):
-		set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonRootFSFound, "the root filesystem is a folder of the node")
+		set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonRootFSFound, "the root filesystem is a directory of the node")
 	case r.Failure != nil && r.ImageID == "":
 		set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing, "not looked at, because an earlier step failed: "+r.Failure.Message)
 	default:

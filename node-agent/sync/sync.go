@@ -42,7 +42,7 @@ type Config struct {
 	Images     lifecycle.Images
 	Supervisor Supervisor
 	Bundles    *bundle.Root
-	// LogDir holds the folder of logs of each container; absolute.
+	// LogDir holds the directory of logs of each container; absolute.
 	LogDir string
 	// CgroupParent is the cgroup that each container's is made in, such as /berth.
 	CgroupParent string
@@ -110,7 +110,7 @@ func New(c Config) (*Syncer, error) {
 		return nil, errors.New("sync: found no source, images, supervisor or bundles; allowed: all of them")
 	}
 	if !filepath.IsAbs(c.LogDir) {
-		return nil, fmt.Errorf("folder of logs: found %q; allowed: an absolute path", c.LogDir)
+		return nil, fmt.Errorf("directory of logs: found %q; allowed: an absolute path", c.LogDir)
 	}
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}

@@ -146,7 +146,7 @@ func TestRefusedLiveChange(t *testing.T) {
 	b.source.mu.Lock()
 	b.source.reports = nil
 	b.source.bundle = b.source.bundle.DeepCopy()
-	b.source.bundle.Status = v1alpha1.OCIBundleStatus{} // as a folder knows it after a start
+	b.source.bundle.Status = v1alpha1.OCIBundleStatus{} // as a directory knows it after a start
 	b.source.mu.Unlock()
 	b.run()
 	b.look()

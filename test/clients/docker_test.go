@@ -55,7 +55,7 @@ func TestDocker(t *testing.T) {
 		docker.exits(127, []string{"no such file or directory"}, run(busybox, "/missing")...)
 		docker.exits(127, []string{"executable file not found in $PATH"}, run(busybox, "missing")...)
 		docker.exits(126, []string{"permission denied"}, run(busybox, "/etc/passwd")...)
-		// This docker knows nothing of folders: it says 125, with runc as well.
+		// This docker knows nothing of directories: it says 125, with runc as well.
 		if r := docker.run(run(busybox, "/etc")...); r.code != 125 && r.code != 126 || !strings.Contains(r.stderr, "is a directory") {
 			t.Error(r)
 		}

@@ -20,13 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv marks the test program that runs in the sandbox; its value is the folder for everything that the tests make.
+// insideEnv marks the test program that runs in the sandbox; its value is the directory for everything that the tests make.
 const insideEnv = "BERTH_CLIENTS_INSIDE"
 
-// hidden are the folders in which the clients keep what they know: each is an empty tmpfs in the sandbox.
+// hidden are the directories in which the clients keep what they know: each is an empty tmpfs in the sandbox.
 var hidden = []string{"/run", "/var/lib"}
 
-// configured are the folders of /etc that the tests fill themselves.
+// configured are the directories of /etc that the tests fill themselves.
 var configured = []string{"/etc/containers", "/etc/containerd", "/etc/cni", "/etc/docker"}
 
 // kept matches what clients leave in place for their next container: it has nothing in it.
@@ -35,10 +35,10 @@ var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|mount
 var (
 	berth string // the program under test
 	repo  string // the checkout
-	work  string // the folder for everything that the tests make
+	work  string // the directory for everything that the tests make
 )
 
-// The images, in the folder work: one of busybox as an OCI archive and as docker wants it, and one for the first container of a
+// The images, in the directory work: one of busybox as an OCI archive and as docker wants it, and one for the first container of a
 // pod, which does nothing.
 const (
 	busyboxOCI    = "busybox.oci.tar"
@@ -149,12 +149,12 @@ func guest() (err error) {
 		return err
 	}
 	for _, name := range []string{"containers", "containerd", "docker", "cni"} {
-		folder := filepath.Join("/var/lib", name)
-		if err := os.MkdirAll(folder, 0o755); err != nil {
+		directory := filepath.Join("/var/lib", name)
+		if err := os.MkdirAll(directory, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
-			return fmt.Errorf("mount tmpfs on %s: %w", folder, err)
+		if err := unix.Mount("tmpfs", directory, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
+			return fmt.Errorf("mount tmpfs on %s: %w", directory, err)
 		}
 	}
 	for _, name := range []string{"tmp", "home"} {
@@ -165,10 +165,10 @@ func guest() (err error) {
 	return settle()
 }
 
-// settle clears the folders that the tests fill, and sets what they and the clients have as their environment.
+// settle clears the directories that the tests fill, and sets what they and the clients have as their environment.
 func settle() error {
-	for _, folder := range configured {
-		if err := os.RemoveAll(folder); err != nil {
+	for _, directory := range configured {
+		if err := os.RemoveAll(directory); err != nil {
 			return err
 		}
 	}
@@ -182,7 +182,7 @@ func settle() error {
 	return nil
 }
 
-// outside runs the tests in a sandbox and removes what that needs on this machine: one folder, and one cgroup a hierarchy.
+// outside runs the tests in a sandbox and removes what that needs on this machine: one directory, and one cgroup a hierarchy.
 func outside() (code int, err error) {
 	if work, err = os.MkdirTemp("", "berth-clients-"); err != nil {
 		return 1, err
@@ -348,23 +348,23 @@ func enter() error {
 			return err
 		}
 	}
-	for _, folder := range hidden {
-		if err := mount("tmpfs", folder, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
+	for _, directory := range hidden {
+		if err := mount("tmpfs", directory, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"tmp", "home", "etc"} {
-		folder := filepath.Join(work, name)
-		if err := os.Mkdir(folder, 0o755); err != nil {
+		directory := filepath.Join(work, name)
+		if err := os.Mkdir(directory, 0o755); err != nil {
 			return err
 		}
-		if err := mount("tmpfs", folder, "tmpfs", 0, "mode=755"); err != nil {
+		if err := mount("tmpfs", directory, "tmpfs", 0, "mode=755"); err != nil {
 			return err
 		}
 	}
 	upper, scratch := filepath.Join(work, "etc/upper"), filepath.Join(work, "etc/work")
-	for _, folder := range []string{upper, scratch} {
-		if err := os.Mkdir(folder, 0o755); err != nil {
+	for _, directory := range []string{upper, scratch} {
+		if err := os.Mkdir(directory, 0o755); err != nil {
 			return err
 		}
 	}

@@ -274,7 +274,7 @@ func dockerAlike(t *testing.T, remapped bool) {
 // unlike is what two containers never have in common, and what runtimes choose for themselves.
 var unlike = []struct{ pattern, replacement string }{
 	{`[0-9a-f]{12,64}|/\S*berth-clients-\S*`, "ID"},
-	// A file is masked by the host's /dev/null or by the container's, a folder by a read-only tmpfs with more or fewer flags.
+	// A file is masked by the host's /dev/null or by the container's, a directory by a read-only tmpfs with more or fewer flags.
 	{`(?m)^mount (/proc/acpi|/proc/keys|/proc/timer_list|/proc/scsi|/sys/firmware|/sys/dev/block|/etc/passwd|/etc) .*(tmpfs|devtmpfs) .*$`, "mask $1"},
 	// What holds the hierarchies of version 1 is as the document says with berth; runc shows that of version 2 from 1.2 on.
 	{`(?m)^mount /sys/fs/cgroup tmpfs .*$|^mount /sys/fs/cgroup/unified .*\n`, ""},

@@ -29,9 +29,9 @@ func Architecture(goarch string) Option {
 // Container is only read.
 //
 // In the result, config.process.args is absent where the image is to supply the
-// program; config.root.path is "rootfs" for an image, and the folder itself for
+// program; config.root.path is "rootfs" for an image, and the directory itself for
 // a rootfs; the source of an emptyDir's bind mount is "volumes/NAME". These
-// relative paths are relative to the bundle's folder.
+// relative paths are relative to the bundle's directory.
 func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
 	if c == nil {
 		return nil, field.ErrorList{field.Required(field.NewPath("spec"), "there is no Container")}

@@ -89,7 +89,7 @@ func TestFaults(t *testing.T) {
 		{"hostPath with a way up", image + `volumes: [{name: v, hostPath: {path: /a/../b}}]`, "spec.volumes[0].hostPath.path", `".."`},
 		{"hostPath of an unknown type", image + `volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]`, "spec.volumes[0].hostPath.type", "Socket"},
 		{"huge pages", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`, "spec.volumes[0].emptyDir.medium", "Memory"},
-		{"size of a folder", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`, "spec.volumes[0].emptyDir.sizeLimit", "disk"},
+		{"size of a directory", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`, "spec.volumes[0].emptyDir.sizeLimit", "disk"},
 		{"negative size", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "-1"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "negative"},
 		{"size of 0", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "0"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "greater than 0"},
 		{"size beyond all", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 9Ei}}]`, "spec.volumes[0].emptyDir.sizeLimit", "at most"},

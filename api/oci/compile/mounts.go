@@ -19,7 +19,7 @@ import (
 func newRoot(p string) *specs.Root { return &specs.Root{Path: p} }
 
 // volumes checks spec.volumes and hands them to the agent, which looks at host
-// paths by their type and makes the folders (or tmpfs) of emptyDirs.
+// paths by their type and makes the directories (or tmpfs) of emptyDirs.
 func volumes(d *draft) {
 	seen := map[string]bool{}
 	for i, v := range d.in.Volumes {
@@ -53,7 +53,7 @@ func volumes(d *draft) {
 
 func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	if v.Mode != nil {
-		d.refuse(at.Child("mode"), "is not supported: remove it; the folder's mode is 0777")
+		d.refuse(at.Child("mode"), "is not supported: remove it; the directory's mode is 0777")
 	}
 	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
 	if v.SizeLimit == nil {
@@ -62,7 +62,7 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	size := at.Child("sizeLimit")
 	switch {
 	case ok && v.Medium == corev1.StorageMediumDefault:
-		d.refuse(size, "the kernel cannot limit a folder of the node's disk: remove sizeLimit, or set medium to Memory")
+		d.refuse(size, "the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory")
 	case v.SizeLimit.IsZero():
 		d.invalid(size, v.SizeLimit.String(), "must be greater than 0")
 	default:
@@ -183,10 +183,10 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 // mountOptions are the options of a volume's bind mount.
 func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
 	if m.SubPath != "" {
-		d.refuse(at.Child("subPath"), "is not supported: mount the whole volume, or a hostPath of the folder")
+		d.refuse(at.Child("subPath"), "is not supported: mount the whole volume, or a hostPath of the directory")
 	}
 	if m.SubPathExpr != "" {
-		d.refuse(at.Child("subPathExpr"), "is not supported: mount the whole volume, or a hostPath of the folder")
+		d.refuse(at.Child("subPathExpr"), "is not supported: mount the whole volume, or a hostPath of the directory")
 	}
 	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m.MountPropagation)}
 	for i, o := range m.BindMountOptions {

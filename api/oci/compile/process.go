@@ -55,7 +55,7 @@ func root(d *draft) {
 	default:
 		at := d.path.Child("rootfs", "path")
 		if hostFolder(d, at, d.in.RootFS.Path) && path.Clean(d.in.RootFS.Path) == "/" {
-			d.invalid(at, d.in.RootFS.Path, "the node's own root cannot be a container's: name a folder below it")
+			d.invalid(at, d.in.RootFS.Path, "the node's own root cannot be a container's: name a directory below it")
 		}
 		d.spec.Root.Path = path.Clean(d.in.RootFS.Path)
 	}

@@ -11,9 +11,9 @@ func (c *checker) intelRdt() {
 		return
 	}
 	const path = "linux.intelRdt"
-	// The id becomes a folder's name in resctrl; "/" alone is its root.
+	// The id becomes a directory's name in resctrl; "/" alone is its root.
 	if id := r.ClosID; id == "." || id == ".." || id != "/" && strings.ContainsAny(id, "/\x00\n") {
-		c.err(path+".closID", quote(id), `the name of a folder in resctrl, or "/" for its root`)
+		c.err(path+".closID", quote(id), `the name of a directory in resctrl, or "/" for its root`)
 	}
 	if s := r.L3CacheSchema; s != "" && (!strings.HasPrefix(s, "L3:") || strings.Contains(s, "\n")) {
 		// SHOULD only, unlike the next.

@@ -12,7 +12,7 @@ import (
 )
 
 // OnHost returns the faults that only a host can show: a root.path that is no
-// folder (config.md, "Root": "A directory MUST exist at the path declared by
+// directory (config.md, "Root": "A directory MUST exist at the path declared by
 // the field"), and bind sources, hooks' programs and namespaces to join that
 // do not exist. Paths relative to the bundle are left out when o.Bundle is
 // empty. host is the host's file system from its root, as os.DirFS("/") is.
@@ -26,8 +26,8 @@ func OnHost(spec *specs.Spec, host fs.FS, o Options) Faults {
 	}
 	c := newChecker(spec, o)
 	if r := spec.Root; r != nil && r.Path != "" {
-		if info, ok := c.stat(host, "root.path", r.Path, "a folder that exists"); ok && !info.IsDir() {
-			c.err("root.path", quote(r.Path)+", a file", "a folder")
+		if info, ok := c.stat(host, "root.path", r.Path, "a directory that exists"); ok && !info.IsDir() {
+			c.err("root.path", quote(r.Path)+", a file", "a directory")
 		}
 	}
 	for i := range spec.Mounts {
@@ -35,7 +35,7 @@ func OnHost(spec *specs.Spec, host fs.FS, o Options) Faults {
 		if m.Source == "" || !isBind(m) {
 			continue
 		}
-		c.stat(host, at("mounts", i)+".source", m.Source, "a file or folder that exists")
+		c.stat(host, at("mounts", i)+".source", m.Source, "a file or directory that exists")
 	}
 	if h := spec.Hooks; h != nil {
 		c.hookPrograms(host, "hooks.prestart", h.Prestart) //nolint:staticcheck // deprecated, and still to be honoured

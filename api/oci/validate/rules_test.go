@@ -688,8 +688,8 @@ func TestRules(t *testing.T) {
 				s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "guaranteed_group", L3CacheSchema: "L3:0=7f0", MemBwSchema: "MB:0=20;1=70", Schemata: []string{"L3:0=7f0;1=1f"}}
 			}, ""},
 			{"default class", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "/"} }, ""},
-			{"dots", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} }, `Error linux.intelRdt.closID: found ".."; allowed: the name of a folder in resctrl, or "/" for its root`},
-			{"slash", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/b"} }, `Error linux.intelRdt.closID: found "a/b"; allowed: the name of a folder in resctrl, or "/" for its root`},
+			{"dots", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} }, `Error linux.intelRdt.closID: found ".."; allowed: the name of a directory in resctrl, or "/" for its root`},
+			{"slash", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/b"} }, `Error linux.intelRdt.closID: found "a/b"; allowed: the name of a directory in resctrl, or "/" for its root`},
 			{"l3", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "0=7f0"} }, `Warning linux.intelRdt.l3CacheSchema: found "0=7f0"; allowed: one line that starts with "L3:"`},
 			{"mb", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "L3:0=1"} }, `Error linux.intelRdt.memBwSchema: found "L3:0=1"; allowed: one line that starts with "MB:"`},
 			{"mb newline", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "MB:0=20\nL3:0=1"} }, `Error linux.intelRdt.memBwSchema: found "MB:0=20\nL3:0=1"; allowed: one line that starts with "MB:"`},

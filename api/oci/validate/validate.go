@@ -9,7 +9,7 @@ import (
 // Options is what a validation knows beside the document. The zero value is
 // good: it checks all that the document alone can tell.
 type Options struct {
-	// Bundle is the absolute folder that relative paths of the document are
+	// Bundle is the absolute directory that relative paths of the document are
 	// relative to, or "" when it is not known. Only OnHost needs it.
 	Bundle string
 	// VM says that the document is for a handler that runs virtual machines;

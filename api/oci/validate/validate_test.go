@@ -187,16 +187,16 @@ func TestOnHost(t *testing.T) {
 	s.Hooks.Poststop = []specs.Hook{{Path: "/bin/none"}, {Path: "/bin/text"}, {Path: "/bin"}}
 	s.Linux.Namespaces[0].Path = "/run/netns/b"
 	check(t, validate.OnHost(s, host, validate.Options{Bundle: "/bundle"}),
-		`Error root.path: found "rootfs/bin/sh", a file; allowed: a folder`+"\n"+
-			`Error mounts[0].source: found "/srv/none", which does not exist; allowed: a file or folder that exists`+"\n"+
-			`Error mounts[1].source: found "/bundle/none", which does not exist; allowed: a file or folder that exists`+"\n"+
+		`Error root.path: found "rootfs/bin/sh", a file; allowed: a directory`+"\n"+
+			`Error mounts[0].source: found "/srv/none", which does not exist; allowed: a file or directory that exists`+"\n"+
+			`Error mounts[1].source: found "/bundle/none", which does not exist; allowed: a file or directory that exists`+"\n"+
 			`Error hooks.poststop[0].path: found "/bin/none", which does not exist; allowed: a program that exists`+"\n"+
 			`Error hooks.poststop[1].path: found "/bin/text", which is not executable; allowed: a program`+"\n"+
 			`Error hooks.poststop[2].path: found "/bin", which is not executable; allowed: a program`+"\n"+
 			`Error linux.namespaces[0].path: found "/run/netns/b", which does not exist; allowed: a namespace that exists`)
 	s.Root.Path = "none"
 	if f := validate.OnHost(s, host, validate.Options{Bundle: "/bundle"}); f[0].Error() !=
-		`root.path: found "/bundle/none", which does not exist; allowed: a folder that exists` {
+		`root.path: found "/bundle/none", which does not exist; allowed: a directory that exists` {
 		t.Error(f[0])
 	}
 }

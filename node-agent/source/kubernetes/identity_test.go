@@ -29,8 +29,8 @@ import (
 func TestDaemonSetBecomesItsNode(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		install(t, filepath.Join("../../../config", folder))
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		install(t, filepath.Join("../../../config", directory))
 	}
 	const name = "node-kubelet"
 	config := daemonSetOn(t, c, name)

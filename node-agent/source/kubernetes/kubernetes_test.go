@@ -446,8 +446,8 @@ func (l *safeLog) String() string {
 func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
-	for _, folder := range []string{"namespace", "rbac", "policy"} {
-		install(t, filepath.Join("../../../config", folder))
+	for _, directory := range []string{"namespace", "rbac", "policy"} {
+		install(t, filepath.Join("../../../config", directory))
 	}
 	mine, other := newBundle("policy-mine", "node-7"), newBundle("policy-other", "node-8")
 	for _, b := range []*v1alpha1.OCIBundle{mine, other} {
