@@ -35,7 +35,7 @@ import (
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,namespace=berth-system,verbs=get;create;update
 // +kubebuilder:rbac:groups="",resources=events,namespace=berth-system,verbs=create;patch
 
-// Options are what can be set of the controllers.
+// Options are the settings of the controllers.
 type Options struct {
 	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is node.DefaultGracePeriod.
 	NodeMonitorGracePeriod time.Duration

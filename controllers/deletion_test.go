@@ -83,7 +83,7 @@ func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	return &deletion.Options{Port: port, Namespace: "berth-system"}, nil
 }
 
-// warnings are what the API server warns of.
+// warnings collects the API server's warnings.
 type warnings struct {
 	mu   sync.Mutex
 	text []string

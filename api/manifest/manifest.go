@@ -24,7 +24,7 @@ import (
 type Document struct {
 	// Line is where the document begins, from 1.
 	Line int
-	// Container is what the document says, without the fields that are wrong; nil if it is no Container. It is
+	// Container is the document's Container, without the fields that are wrong; nil if it is no Container. It is
 	// complete only without Faults.
 	Container *v1alpha1.Container
 	// Faults are in the order of the file.

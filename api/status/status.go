@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Outlook is what happens next.
+// Outlook is the expected next step of a Container.
 type Outlook int
 
 const (

@@ -24,7 +24,7 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-// TestPrintableStatus: the word for people says what happens.
+// TestPrintableStatus checks the word that people read in the REASON column.
 func TestPrintableStatus(t *testing.T) {
 	running := func(status metav1.ConditionStatus, reason string) []metav1.Condition {
 		return []metav1.Condition{{Type: v1alpha1.ConditionRunning, Status: status, Reason: reason}}

@@ -25,12 +25,12 @@ const AnnotationRecompile = "berth.run/recompile"
 // AnnotationShowCompiled on a Container, with any value, has the controller keep its status.compiled.
 const AnnotationShowCompiled = "berth.run/show-compiled"
 
-// ContainerSpec is what is to run. Names and meanings are those of a Pod and of a container of a Pod.
+// ContainerSpec describes a container to run. Names and meanings are a Pod's and its containers'.
 //
 // +kubebuilder:validation:XValidation:rule="(has(self.image) ? 1 : 0) + (has(self.archive) ? 1 : 0) + (has(self.rootfs) ? 1 : 0) == 1",message="set exactly one of image, archive and rootfs"
 // +kubebuilder:validation:XValidation:rule="!has(self.rootfs) || has(self.command)",message="a container with rootfs has no image to take a command from: set command"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
-// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network has not: remove hostname or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
 type ContainerSpec struct {
 	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image, archive and rootfs is set.
 	//
@@ -112,7 +112,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 
-	// securityContext is that of a Pod's container.
+	// securityContext is a Pod's container's.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.privileged) || !self.privileged",message="privileged is not supported: add the capabilities that are needed to capabilities.add"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
@@ -299,7 +299,7 @@ const (
 	ReasonUnschedulable = "Unschedulable"
 	// ReasonRuntimeClassNotFound surfaces in Scheduled when runtimeClassName names no RuntimeClass.
 	ReasonRuntimeClassNotFound = "RuntimeClassNotFound"
-	// ReasonHandlerNotFound surfaces when the named node has not the handler that the RuntimeClass asks for.
+	// ReasonHandlerNotFound surfaces when the named node does not have the handler that the RuntimeClass asks for.
 	ReasonHandlerNotFound = "HandlerNotFound"
 	// ReasonAgentTooOld surfaces in Scheduled when the spec uses a field that the agent of the node does not know yet, and in Accepted
 	// and Stalled when the agent has refused the OCIBundle for that.
@@ -361,7 +361,7 @@ const (
 	ReasonProgressing = "Progressing"
 )
 
-// ContainerStatus is what is known of a Container. All of it can be worked out afresh from the cluster and the node.
+// ContainerStatus is the observed state of a Container. All of it can be computed afresh from the cluster and the node.
 type ContainerStatus struct {
 	// observedGeneration is the metadata.generation that this status speaks of; -1 before the first look, so that kstatus does
 	// not take a new object for a finished one.
@@ -397,7 +397,7 @@ type ContainerStatus struct {
 	// +optional
 	Bundle string `json:"bundle,omitempty"`
 
-	// compiled is what the OCIBundle asks of the node, as long as the Container has the annotation berth.run/show-compiled.
+	// compiled is the compiled runtime spec of the OCIBundle, as long as the Container has the annotation berth.run/show-compiled.
 	// +optional
 	Compiled *CompiledSpec `json:"compiled,omitempty"`
 
@@ -415,7 +415,7 @@ type CompiledSpec struct {
 	Spec runtime.RawExtension `json:"spec"`
 }
 
-// RunStatus is what the agent says of the container on its node; it stands in OCIBundle.status and is mirrored into
+// RunStatus is the agent's report of the container on its node; it stands in OCIBundle.status and is mirrored into
 // Container.status.
 type RunStatus struct {
 	// containerID is the id that the runtime knows it by (berth://ID).

@@ -2,8 +2,8 @@
 
 // Package v1alpha1 is the Kubernetes API of Berth, group berth.run, version v1alpha1.
 //
-// A Container is what people apply; an OCIBundle is the unit of dispatch from the cluster controller to the agent of
-// one node; a NodeAgent is what that agent says of its node; a SeccompProfile is what OCIBundles share. The package holds types and constants alone: how a
+// People apply a Container; an OCIBundle is the unit of dispatch from the cluster controller to the agent of
+// one node; a NodeAgent describes that agent's node; a SeccompProfile is shared by OCIBundles. The package holds types and constants alone: how a
 // Container becomes a runtime-spec document is api/oci/compile's to know.
 //
 // +kubebuilder:object:generate=true

@@ -16,7 +16,7 @@ const HandlerNative = "berth"
 // It rises by 1, at most once a release, with a field that an agent must not ignore: see compile.MinAgentRevision.
 const AgentRevision = 2
 
-// NodeAgentSpec is what an administrator says of the node.
+// NodeAgentSpec holds an administrator's settings of the node.
 type NodeAgentSpec struct {
 	// unschedulable keeps new Containers away, as of a Node.
 	// +optional
@@ -28,7 +28,7 @@ type NodeAgentSpec struct {
 	Taints []corev1.Taint `json:"taints,omitempty"`
 }
 
-// NodeAgentStatus is what the agent says of its node.
+// NodeAgentStatus is the agent's report of its node.
 type NodeAgentStatus struct {
 	// observedGeneration is the metadata.generation that this status speaks of.
 	// +optional
@@ -48,7 +48,7 @@ type NodeAgentStatus struct {
 	// +optional
 	Capacity corev1.ResourceList `json:"capacity,omitempty"`
 
-	// allocatable is what Containers may be given of it.
+	// allocatable is the part of it that Containers may use.
 	// +optional
 	Allocatable corev1.ResourceList `json:"allocatable,omitempty"`
 

@@ -59,7 +59,7 @@ type OCIBundleSpec struct {
 	// +optional
 	Image *BundleImage `json:"image,omitempty"`
 
-	// process is what the user said of the process; what is absent here comes from the image's config. The agent
+	// process holds the user's settings of the process; absent ones come from the image's config. The agent
 	// merges both into config.process.
 	// +optional
 	Process BundleProcess `json:"process,omitempty"`
@@ -92,7 +92,7 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds int64 `json:"terminationGracePeriodSeconds"`
 
-	// requests are what the scheduler counts against the node's capacity.
+	// requests count against the node's capacity in the scheduler.
 	// +optional
 	Requests corev1.ResourceList `json:"requests,omitempty"`
 

@@ -37,7 +37,7 @@ const (
 	exitNotFound      = 127
 )
 
-// execFlags are what exec passes to the runtime.
+// execFlags are the flags of exec that are passed to the runtime.
 type execFlags struct {
 	namespace        string
 	interactive, tty bool

@@ -244,7 +244,7 @@ func (l *logsFlags) before(name string) (string, error) {
 	return path, nil
 }
 
-// streams are what several logs are printed to.
+// streams are the outputs that several logs share.
 type streams struct {
 	mu       gosync.Mutex
 	out, err io.Writer

@@ -51,7 +51,7 @@ type options struct {
 	removedLogs              lifecycle.Retention
 }
 
-// check says what is wrong with the flags, and makes paths absolute, before anything is begun.
+// check returns the faults of the flags, and makes paths absolute, before anything is started.
 func (o *options) check() error {
 	if o.manifests != "" && o.kubeconfig != "" {
 		return errors.New("found both --manifests and --kubeconfig; allowed: one of them, as an agent works alone or for a cluster")

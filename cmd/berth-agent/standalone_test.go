@@ -222,7 +222,7 @@ func procState(pid int) string {
 	return fields[0]
 }
 
-// counts is what containers may leave behind.
+// counts has the numbers of things that containers may leave behind.
 type counts struct{ mounts, cgroups, processes, records int }
 
 func (h *host) leftovers() counts {

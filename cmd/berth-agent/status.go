@@ -74,7 +74,7 @@ func statusCommand(o *options) *cobra.Command {
 	return c
 }
 
-// report is what the agent wrote about its Containers and manifests.
+// report is the agent's view of its Containers and manifests.
 type report struct {
 	containers []v1alpha1.Container
 	manifests  []manifest

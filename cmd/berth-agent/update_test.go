@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// limits are what the kernel has in the cgroup of a process: pids, memory in MiB, and quota and shares of cpu. On cgroup v2 quota is
+// limits are the values in the cgroup of a process: pids, memory in MiB, and quota and shares of cpu. On cgroup v2 quota is
 // that of cpu.max, and shares is the weight.
 type limits struct{ pids, memory, quota, shares string }
 

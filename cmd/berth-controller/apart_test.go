@@ -104,7 +104,7 @@ func TestNodesAreApart(t *testing.T) {
 	})
 }
 
-// attempts are what an agent might try on what is another's. Each is a request of its own.
+// attempts are requests of an agent for another node's objects.
 func attempts(t *testing.T, config *rest.Config, otherNS, other, ownNS, own string) map[string]func() error {
 	t.Helper()
 	c, err := dynamic.NewForConfig(config)

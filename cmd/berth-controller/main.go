@@ -118,7 +118,7 @@ func buildVersion() string {
 	return "(devel)"
 }
 
-// check says what is wrong with the flags, before anything is begun.
+// check returns the faults of the flags, before anything is started.
 func (o *options) check() error {
 	if o.monitorGrace < time.Second {
 		return fmt.Errorf("--node-monitor-grace-period: found %s; allowed: 1s or more", o.monitorGrace)

@@ -308,7 +308,7 @@ func installWebhook(t *testing.T, c client.Client, address string) {
 	}
 }
 
-// end is what the kubelet does to a pod.
+// end stops a program as the kubelet stops a pod.
 func (r *controller) end(t *testing.T) {
 	t.Helper()
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {

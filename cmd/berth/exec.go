@@ -69,7 +69,7 @@ func (l *idsFlag) Set(s string) error {
 	return err
 }
 
-// execFlags are what exec is called with.
+// execFlags are the flags of exec.
 type execFlags struct {
 	fs             *flag.FlagSet
 	options        runtime.ExecOptions

@@ -58,7 +58,7 @@ var specCommand = command{
 	},
 }
 
-// exampleSpec is what `spec` writes: a shell on a terminal, with little privilege.
+// exampleSpec returns the document that `spec` writes: a shell on a terminal, with little privilege.
 func exampleSpec() *specs.Spec {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	mount := func(destination, kind, source string, options ...string) specs.Mount {

@@ -32,7 +32,7 @@ func commands() []command {
 
 const runtimeTypeFlag = "runtime-type"
 
-// createFlags are what create and run share.
+// createFlags are the flags that create and run share.
 func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	o := &runtime.CreateOptions{}
 	fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")

@@ -70,7 +70,7 @@ type command struct {
 	signals bool
 }
 
-// app is what all commands share: the global flags and where output goes.
+// app holds the global flags and the outputs, which all commands share.
 type app struct {
 	// cgroupManager is that of --cgroup-manager or --systemd-cgroup, empty where none is named.
 	cgroupManager string

@@ -228,7 +228,7 @@ func sealedMountApart() (fd, call, errno uintptr) {
 	return fd, 0, 0
 }
 
-// apart is what replaceBySealed reads into: there is no heap yet, and the stack is small.
+// apart is the buffer that replaceBySealed reads into: there is no heap yet, and the stack is small.
 var apart struct {
 	path  [unix.PathMax]byte
 	files [2]unix.Statx_t

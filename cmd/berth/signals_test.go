@@ -96,7 +96,7 @@ func TestSignalEndsCreate(t *testing.T) {
 	}
 }
 
-// traces are what a container leaves in its root directory and in the cgroup hierarchies.
+// traces are the files that a container leaves in its root directory and in the cgroup hierarchies.
 func traces(t *testing.T, root, id string) (found []string) {
 	t.Helper()
 	for _, pattern := range []string{root + "/" + id, "/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {

@@ -62,7 +62,7 @@ type Reconciler struct {
 	Client client.Client
 	// Live reads from the API server itself, for the few decisions that may not rest on a cache that lags behind.
 	Live client.Reader
-	// Ledger is what each node has been given; the watch of OCIBundles writes it.
+	// Ledger counts the resources in use on each node; the watch of OCIBundles writes it.
 	Ledger *scheduling.Ledger
 	// Compile is compile.Bundle, except in tests.
 	Compile Compile

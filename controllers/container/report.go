@@ -25,7 +25,7 @@ func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
 }
 
 // report writes the status, if it has changed, and sends the events of what has. It is the one place that does either.
-// failure is what ended the phases early, nil where nothing did.
+// failure is the error that ended the phases early, or nil.
 func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error {
 	r.send(s.container, s.facts)
 	if s.gone || onlyConflicts(failure) {

@@ -25,7 +25,7 @@ type verdict struct {
 
 // schedule settles the handler and the node. A Container that has been dispatched stays where it is, whatever its node
 // turns into: labels, taints and room count when it is placed ("IgnoredDuringExecution", as for Pods). It moves only
-// where spec.nodeName says so, or where its node has not the handler that its RuntimeClass now asks for.
+// where spec.nodeName says so, or where its node does not have the handler that its RuntimeClass now asks for.
 func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if s.found.foreign != "" {
 		return r.clearName(ctx, s)
@@ -93,7 +93,7 @@ func placed(node string) *verdict {
 	return &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
 }
 
-// request is what is asked of a node.
+// request is a Container's demand on a node.
 func (s *scope) request() scheduling.Request {
 	spec := &s.container.Spec
 	q := scheduling.Request{

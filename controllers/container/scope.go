@@ -24,19 +24,19 @@ type scope struct {
 	bundle *v1alpha1.OCIBundle
 	// surplus are further OCIBundles of the Container: the one that bundle replaces, or what a race has left.
 	surplus []*v1alpha1.OCIBundle
-	// predecessors are those of earlier Containers of the same name.
+	// predecessors are the OCIBundles of earlier Containers of the same name.
 	predecessors []*v1alpha1.OCIBundle
 	// runtimeClass is nil where the Container names none, or names one that does not exist.
 	runtimeClass *nodev1.RuntimeClass
 
-	// found is what the status is computed from.
+	// found holds the findings that the status is computed from.
 	found findings
 	// desired is the OCIBundle's spec, by compile and then schedule. If kept is true, it is the one that the OCIBundle has, with
 	// the config's digest.
 	desired *v1alpha1.OCIBundleSpec
 	kept    bool
 	// sameRun is whether desired has the config's digest, and the rest of what runs, from the OCIBundle: see keepRun. Then
-	// edited is what was compiled, if the running container is to be given some of it.
+	// edited is the newly compiled spec, if the running container is to be given some of it.
 	sameRun bool
 	edited  *v1alpha1.OCIBundleSpec
 	// profile is the seccomp profile that desired refers to, where it was compiled here.

@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// findings are what a reconcile has found out: all that a status is computed from, besides the status before.
+// findings holds the results of a reconcile. The status is computed from them and the previous status alone.
 type findings struct {
 	// generation of the Container that was looked at.
 	generation int64
@@ -39,7 +39,7 @@ type findings struct {
 	inSync bool
 	// failure is why the OCIBundle could not be written; unready is why it is not written yet.
 	failure, unready string
-	// shown is what the annotation v1alpha1.AnnotationShowCompiled asks for.
+	// shown is the document that the annotation v1alpha1.AnnotationShowCompiled asks for.
 	shown *v1alpha1.CompiledSpec
 	// lost says why the agent of the OCIBundle's node is not heard; gone is whether nothing runs there any more: see host.
 	lost string

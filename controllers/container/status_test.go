@@ -50,7 +50,7 @@ var (
 	refusedByAgent = metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonAgentTooOld, Message: "spec.future"}
 )
 
-// onNodeA is what is found of a Container that has been dispatched in its present generation.
+// onNodeA returns the findings of a Container that has been dispatched in its present generation.
 func onNodeA(changes ...func(*findings)) findings {
 	f := findings{generation: generation, compiled: true, inSync: true, scheduled: &verdict{node: "node-a", reason: v1alpha1.ReasonScheduled, message: "placed"}}
 	for _, change := range changes {
@@ -286,7 +286,7 @@ func taken(f *findings)   { f.foreign = "in the way" }
 func next(f *findings)    { f.generation++ }
 func short(f *findings)   { f.deadline = 10 * time.Second }
 
-// kstatus is what Flux, Argo and `kpt live` make of a Container with this status.
+// kstatus computes the status that Flux, Argo and `kpt live` derive from a Container.
 func kstatus(t *testing.T, st v1alpha1.ContainerStatus, deleting bool) status.Status {
 	t.Helper()
 	return kstatusOf(t, st, generation, deleting)

@@ -123,7 +123,7 @@ func (r *Reconciler) readLease(ctx context.Context, node string) (*coordinationv
 	return newest, nil
 }
 
-// verdict is what Ready has to become, or nil where it is right. It is pure.
+// verdict returns the Ready condition to write, or nil if it is right already. It is pure.
 func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *metav1.Condition {
 	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
 	lost := ready != nil && ready.Status == metav1.ConditionUnknown && ready.Reason == v1alpha1.ReasonNodeLost
@@ -174,7 +174,7 @@ func (r *Reconciler) write(ctx context.Context, agent *v1alpha1.NodeAgent, c met
 type pulse struct {
 	// beat identifies the last heartbeat; empty where there is no Lease.
 	beat string
-	// renewed is what the Lease says of itself; for people only.
+	// renewed is the renewal time in the Lease; for people only.
 	renewed time.Time
 	// at is when the beat was first seen by this process.
 	at time.Time

@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Request is what a Container asks of its node.
+// Request is a Container's demand on its node.
 type Request struct {
 	// Selectors are labels that the node must have, all of each: the Container's own and its RuntimeClass's.
 	Selectors []map[string]string
@@ -47,11 +47,11 @@ type Node struct {
 	Agent *v1alpha1.NodeAgent
 	// Core is the Node of the same name, or nil. Its labels win over those of the NodeAgent; taints of both count.
 	Core *corev1.Node
-	// Used is what the node has been given already. Ledger.Place fills it in.
+	// Used is the sum of requests on the node. Ledger.Place fills it in.
 	Used Usage
 }
 
-// labels are those of the NodeAgent with those of the core Node over them: an agent writes some of the former itself, and what it
+// labels returns the labels of the NodeAgent, overridden by those of the core Node: an agent writes some of the former itself, and what it
 // says must not move Containers of others to its node. Labels of the prefix node-restriction.kubernetes.io/ count on a Node
 // alone, where Kubernetes keeps kubelets from setting them.
 func (n Node) labels() map[string]string {
@@ -73,7 +73,7 @@ func (n Node) labels() map[string]string {
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
 const labelRestricted = "node-restriction.kubernetes.io"
 
-// taints are those of the NodeAgent and of the core Node; a cordoned one counts as tainted, as in kube-scheduler, so
+// taints returns the taints of the NodeAgent and of the core Node; a cordoned one counts as tainted, as in kube-scheduler, so
 // that a toleration of node.kubernetes.io/unschedulable works.
 func (n Node) taints() []corev1.Taint {
 	out := slices.Clone(n.Agent.Spec.Taints)

@@ -63,7 +63,7 @@ func (l *Ledger) Assumed(key types.NamespacedName) (node string, assumed bool) {
 	return e.node, e.assumed
 }
 
-// Usage is what the node has been given.
+// Usage returns the sum of requests on the node.
 func (l *Ledger) Usage(node string) Usage {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Usage is what a node has been given.
+// Usage is a sum of requests on a node.
 type Usage struct {
 	// MilliCPU is the sum of cpu requests in thousandths of a processor.
 	MilliCPU int64
@@ -27,7 +27,7 @@ const (
 	defaultMemory   = 200 << 20
 )
 
-// usageOf is what one container with these requests takes.
+// usageOf returns the usage of one container with these requests.
 func usageOf(requests corev1.ResourceList) Usage {
 	u := Usage{Containers: 1, weightCPU: defaultMilliCPU, weightMemory: defaultMemory}
 	if q, ok := requests[corev1.ResourceCPU]; ok {

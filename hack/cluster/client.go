@@ -20,7 +20,7 @@ type client struct {
 	http   *http.Client
 }
 
-// object is what polling needs of any object that has conditions.
+// object is the part of any object with conditions that polling needs.
 type object struct {
 	Metadata struct{ Name string }
 	Status   struct {

@@ -63,7 +63,7 @@ var options = map[string]string{
 	"linux_process_apparmor_profile": "--ignore-missing-lsm",
 }
 
-// command is what a program is to run: the runtime itself, or a script in dir that adds options.
+// command is the program's runtime: the runtime itself, or a script in dir that adds options.
 func (rt runtime) command(dir, program string) (string, error) {
 	option := options[program]
 	if rt.name != "berth" || option == "" {
@@ -94,7 +94,7 @@ type runtime struct {
 	before     string // shell commands, in the program's mount namespace
 }
 
-// outcome is what one program says of one runtime.
+// outcome is one program's verdict on one runtime.
 type outcome struct {
 	failures []string // empty: it passes
 	out      string   // standard output and error, for -v

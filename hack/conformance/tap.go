@@ -13,13 +13,13 @@ import (
 var (
 	tapTest = regexp.MustCompile(`^(not ok|ok)(?: +(\d+))?(?: +(.*))?$`)
 	tapPlan = regexp.MustCompile(`^1\.\.(\d+)`)
-	// tapDirective is what makes a failed test no failure; TAP 13 ignores its case.
+	// tapDirective excuses a failed test; TAP 13 ignores its case.
 	tapDirective = regexp.MustCompile(`(?i)# *(skip|todo)\b`)
 	// tapError is the key "error" of a YAML block, which is JSON as a rule.
 	tapError = regexp.MustCompile(`^ +"?error"?: "?(.*?)"?,?$`)
 )
 
-// tapResult is what one program's standard output says.
+// tapResult is the parsed standard output of one program.
 type tapResult struct {
 	documents int // how often "TAP version" was seen
 	passed    int

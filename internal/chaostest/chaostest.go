@@ -75,7 +75,7 @@ func (p Program) Spec(archive, notes, name string) string {
 // Lines returns how many lines the program writes.
 func (p Program) Lines() int { return p.Slow + p.Burst + 1 }
 
-// Notes are what a program has noted of itself.
+// Notes are the lines that a program has written about itself.
 type Notes struct {
 	Starts int
 	// End is the time since the boot right before the end, 0 if the program has not come so far.

@@ -78,7 +78,7 @@ type stamp struct {
 	sum  uint32
 }
 
-// entry is what the journal holds of a file.
+// entry is a file's content in the journal.
 type entry struct {
 	stamp
 	removed bool

@@ -50,7 +50,7 @@ func Open(path string, options ...Option) (*Root, error) {
 	return r, nil
 }
 
-// Journal is that of WithJournal; nil, which does nothing, without one.
+// Journal is the journal given to WithJournal; nil, which does nothing, without one.
 func (r *Root) Journal() *durable.Journal { return r.journal }
 
 // Dir is the bundle of the container id, whether it is there or not.

@@ -64,6 +64,6 @@ type Handler interface {
 	Update(ctx context.Context, id string, to, before *specs.LinuxResources) error
 	// Delete removes what Create has made.
 	Delete(ctx context.Context, id string, force bool) error
-	// Features is what the handler can do (runtime-spec, features.md).
+	// Features returns the handler's features (runtime-spec, features.md).
 	Features(ctx context.Context) (*features.Features, error)
 }

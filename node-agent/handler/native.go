@@ -66,7 +66,7 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 	return named("delete", id, n.Runtime.Delete(ctx, id, force))
 }
 
-// Features is what the native runtime honours.
+// Features returns the features of the native runtime.
 func (n Native) Features(context.Context) (*features.Features, error) { return runtime.Features(), nil }
 
 // named says which call on which container failed; the runtime's own errors leave that to its callers.

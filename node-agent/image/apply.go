@@ -41,7 +41,7 @@ const (
 	userOverlay    = "user.overlay." // overlayfs's bookkeeping where a plain user mounts it: means nothing on another node
 )
 
-// applied says what a layer was.
+// applied describes a layer that was unpacked.
 type applied struct {
 	// dependent: the result is right on these lower layers only.
 	dependent bool

@@ -530,7 +530,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzUnpack: no stream of bytes makes decompression and tar reading panic, or end well with a digest it has not got.
+// FuzzUnpack: no stream of bytes makes decompression and tar reading panic, or succeed with a digest that the content does not have.
 func FuzzUnpack(f *testing.F) {
 	needs.Root(f)
 	layer := layerTar(f, dir("a"), file("a/b", "x"))

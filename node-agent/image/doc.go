@@ -7,7 +7,7 @@
 //	img, err := store.Ensure(ctx, "docker.io/library/busybox:1.37", image.IfNotPresent)
 //	// img.Layers are directories, lowest first, for overlayfs's lowerdir
 //
-// References are those of podman and skopeo: a registry reference, or "oci:DIR[:TAG|@DIGEST]",
+// References have the form of podman's and skopeo's: a registry reference, or "oci:DIR[:TAG|@DIGEST]",
 // "oci-archive:FILE[:TAG]", "docker-archive:FILE[:NAME:TAG]"; and "archive:PATH[:NAME]", which finds out which of these it is.
 //
 // # What it must not know

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNotPresent is what Ensure answers under the policy Never for an image that the store has not got.
+// ErrNotPresent is returned by Ensure under the policy Never for an image that the store does not have.
 var ErrNotPresent = errors.New("image is not present on this node and its pull policy is Never")
 
 // ReferenceError says that a reference cannot be understood.

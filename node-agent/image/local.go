@@ -73,7 +73,7 @@ func openRegular(dir int, name string) (*os.File, *unix.Stat_t, error) {
 	return f, &st, nil
 }
 
-// files is what an OCI layout or a docker archive is read from: a directory or an archive.
+// files reads an OCI layout or a docker archive from a directory or an archive.
 type files interface {
 	open(name string) (io.ReadCloser, int64, error) // fs.ErrNotExist when missing
 	identity() *fileIdentity
@@ -382,7 +382,7 @@ func (l *layout) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error)
 	return r, nil
 }
 
-// dockerArchive is what `docker save` and `podman save` write. It has no manifest with digests, so one is made of
+// dockerArchive is an archive of `docker save` or `podman save`. It has no manifest with digests, so one is made of
 // the configuration and its diffIDs: the image's digest on this node.
 type dockerArchive struct {
 	files

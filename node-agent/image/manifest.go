@@ -295,7 +295,7 @@ func layerType(mediaType string) bool {
 	return false
 }
 
-// chainIDs are those of the image specification, one a layer.
+// chainIDs returns the chain ids of the image specification, one a layer.
 func chainIDs(diffIDs []digest.Digest) []digest.Digest {
 	out := make([]digest.Digest, len(diffIDs))
 	for i, id := range diffIDs {

@@ -16,7 +16,7 @@ import (
 // This file is how a layer looks through to those below it: names are resolved as they will be in the overlay of all layers so
 // far, and what the layer changes without describing it is taken over from below.
 
-// found is what a name is in the merged view of the layers.
+// found is the file of a name in the merged view of the layers.
 type found struct {
 	st     unix.Stat_t
 	parent int    // directory of the layer that the name was found in

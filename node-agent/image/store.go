@@ -38,7 +38,7 @@ type Limits struct {
 	Layers   int   // number of layers in an image; overlayfs takes 500 (OVL_MAX_STACK)
 }
 
-// DefaultLimits are those of a store that is opened without WithLimits.
+// DefaultLimits are the limits of a store that is opened without WithLimits.
 func DefaultLimits() Limits {
 	return Limits{
 		Manifest: 4 << 20, // what registries accept
@@ -119,7 +119,7 @@ type Image struct {
 	Digest digest.Digest
 	// ConfigDigest is that of the configuration: what docker and Kubernetes call the image id.
 	ConfigDigest digest.Digest
-	// Config is what the image says about running it.
+	// Config holds the image's defaults for running it.
 	Config v1.ImageConfig
 	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in reverse order. None is there twice. They
 	// are shared and must not be written to.
@@ -175,7 +175,7 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.sessionLock.Close())
 }
 
-// refRecord is what a reference came to last.
+// refRecord is the last result of resolving a reference.
 type refRecord struct {
 	Version  int           `json:"version,omitempty"`
 	Ref      string        `json:"ref"`      // canonical
@@ -292,7 +292,7 @@ func distinct(layers []string) []string {
 	return out
 }
 
-// pull reads the reference and unpacks what the store has not got.
+// pull reads the reference and unpacks what the store does not have.
 func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 	if err := s.haveSession(ctx); err != nil {
 		return nil, err
@@ -417,7 +417,7 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 	return img, nil
 }
 
-// findLayer returns the directory of a layer, "" when the store has not got it.
+// findLayer returns the directory of a layer, "" when the store does not have it.
 func (s *Store) findLayer(diffID, chainID digest.Digest) string {
 	for _, dir := range []string{s.layerPath("layers", diffID), s.layerPath("chains", chainID)} {
 		if diff := filepath.Join(dir, "diff"); isDir(diff) {

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Supervisor is what creates, starts, updates and deletes containers.
+// Supervisor creates, starts, updates and deletes containers.
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
 	Start(ctx context.Context, id string) error

@@ -69,9 +69,9 @@ type Container struct {
 	Restarts int32
 	LogPath  string
 
-	// Bundle is what is desired; nil if that is not known. Release does not need it.
+	// Bundle is the desired state; nil if it is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle
-	// Running is what the container was created from, or updated to since. Only Update needs it.
+	// Running is the spec that the container was created from, or last updated to. Only Update needs it.
 	Running *v1alpha1.OCIBundle
 	// Commit writes into the record Image and that the program may run, before anything is created
 	// that another agent may have to start or stop, and begins to flush the record. Release does not
@@ -86,11 +86,11 @@ type Container struct {
 	Rootfs string
 	// Spec is the document that config.json is written from; nil once it is written.
 	Spec *specs.Spec
-	// Status is what the supervisor says after the start; nil if it does not answer.
+	// Status is the supervisor's status after the start; nil if it does not answer.
 	Status *protocol.Status
 }
 
-// Class is what an error says about the next step.
+// Class says which next step an error allows.
 type Class int
 
 const (
@@ -124,7 +124,7 @@ type Pending struct {
 
 func (p *Pending) Error() string { return p.Message }
 
-// Config is what the stages work with.
+// Config holds the services and settings that stages use.
 type Config struct {
 	// Handlers returns the names of the node's handlers. A bundle without one gets
 	// v1alpha1.HandlerNative.

@@ -117,7 +117,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// stored is what an agent knows of the container from its record.
+// stored returns the container as an agent knows it from its record.
 func (n *node) stored(bundles *bundle.Root) *Container {
 	return &Container{Key: source.Key{Namespace: "default", Name: "x"}, UID: "u", ID: "x", Dir: bundles.Dir("x"),
 		LogPath: filepath.Join(n.logs, "default_x_u", "0.log"),

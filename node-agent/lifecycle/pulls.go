@@ -48,7 +48,7 @@ type Pulls struct {
 	closed bool
 	// underWay are the pulls that another container may join.
 	underWay map[PullRequest]*pull
-	// wants are what containers wait for, by the container's id.
+	// wants are the pulls that containers wait for, by the container's id.
 	wants map[string]*want
 }
 

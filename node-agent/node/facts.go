@@ -21,7 +21,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Facts are what a machine is and has.
+// Facts describe a machine.
 type Facts struct {
 	Info     v1alpha1.NodeInfo
 	Capacity corev1.ResourceList
@@ -174,7 +174,7 @@ func Handler(name string, f *features.Features) v1alpha1.NodeHandler {
 	return h
 }
 
-// Labels are what the machine can be chosen by, as a Node's.
+// Labels are the labels that select the machine, as a Node's.
 func Labels(name string) map[string]string {
 	return map[string]string{
 		corev1.LabelHostname:   name,
@@ -183,7 +183,7 @@ func Labels(name string) map[string]string {
 	}
 }
 
-// Load is what is asked of the machine now.
+// Load is the current demand on the machine.
 type Load struct {
 	// Allocated is the sum of all requests.
 	Allocated corev1.ResourceList

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source says what a source of desired bundles is. There are two: the Kubernetes API (source/kubernetes) and
+// Package source defines sources of desired bundles. There are two: the Kubernetes API (source/kubernetes) and
 // a folder of manifests (source/folder). The rest of the agent cannot tell them apart.
 //
 // It must not know how a bundle is run, nor keep anything about one but what is desired.

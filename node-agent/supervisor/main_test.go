@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// supervise is what `berth supervise` does: args are the run dir and the cgroup parent.
+// supervise runs `berth supervise`: args are the run dir and the cgroup parent.
 func supervise(args []string) {
 	os.Unsetenv(roleVariable)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -315,7 +315,7 @@ func (n *node) stopped(id string) protocol.Status {
 	return st
 }
 
-// lines is what a container has written to a stream, as far as it is in the log.
+// lines returns the lines of a stream that are in the container's log.
 func (n *node) lines(id, stream string) []string {
 	n.t.Helper()
 	return join(parseAll(n.t, n.logPath(id)), stream)
@@ -355,7 +355,7 @@ func (n *node) warm(h string) {
 	}
 }
 
-// descriptors is what files the supervisor has open.
+// descriptors returns the supervisor's open files.
 func (n *node) descriptors() []string {
 	n.t.Helper()
 	dir := "/proc/" + strconv.Itoa(n.cmd.Process.Pid) + "/fd"

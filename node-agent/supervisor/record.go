@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// record is what the next supervisor must know about a container, in <run-dir>/supervisor/<id>.json.
+// record is the state of a container that the next supervisor needs, in <run-dir>/supervisor/<id>.json.
 type record struct {
 	Version int             `json:"version,omitempty"`
 	Status  protocol.Status `json:"status"`

@@ -20,7 +20,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// runDir is what a supervisor has in the file system for others to find: the lock that keeps a second one out, and the socket. If
+// runDir holds the files by which others find a supervisor: the lock that keeps a second one out, and the socket. If
 // somebody removes them, or the records, the supervisor makes them again.
 type runDir struct {
 	dir    string // of the records and the lock

@@ -36,7 +36,7 @@ type Options struct {
 	// Socket is the path of the unix socket that is listened on; empty means RunDir/supervisor.sock. Its directory is made
 	// with mode 0700 if it is not there, and must not be writable by others.
 	Socket string
-	// Handlers are what containers can be run by.
+	// Handlers run containers, by name.
 	Handlers handler.Set
 	// CgroupParent is the cgroup, counted from the root of each hierarchy, that the supervisor puts itself into, such as
 	// "/berth/supervisor"; empty means to stay. A hierarchy that does not allow it is left as it is, with a warning.

@@ -53,7 +53,7 @@ type Input struct {
 	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has a root filesystem: the agent was
 	// killed as it discarded it.
 	RootfsLeft bool
-	// Trouble is what keeps the agent from acting on its decision or from writing it down, such as a full disk; empty if
+	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording it, such as a full disk; empty if
 	// nothing does. It is for the status; no decision depends on it.
 	Trouble string
 	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not answer; empty if it could.
@@ -138,7 +138,7 @@ const (
 	Remove Verb = "Remove"
 )
 
-// Decision is what to do next, and why.
+// Decision is the next action, and its reason.
 type Decision struct {
 	Verb Verb
 	// Policy is the name of the policy that decided.

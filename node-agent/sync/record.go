@@ -52,7 +52,7 @@ var errNewer = errors.New("newer version")
 // errNoRecord is for a container that the supervisor has and no record speaks of.
 var errNoRecord = errors.New("there is none")
 
-// Record is what an agent knows of a container it has made, and its successor must know too.
+// Record is an agent's durable state of a container, for its successor.
 type Record struct {
 	Version int `json:"version,omitempty"`
 
@@ -251,7 +251,7 @@ func unreadable(d bundle.Dir, id string, err error) *Record {
 // bundleVersion is the version of the format of desired.json and running.json. Files of 11c74ef and before have none, and are of version 0.
 const bundleVersion = 1
 
-// versioned is what desired.json and running.json hold.
+// versioned is the content of desired.json and running.json.
 type versioned struct {
 	Version int `json:"version,omitempty"`
 	*v1alpha1.OCIBundle

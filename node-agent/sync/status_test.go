@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// summaryOf is what Ready says of a bundle's status.
+// summaryOf returns the Ready condition of a bundle's status.
 func summaryOf(st v1alpha1.OCIBundleStatus) status.Summary {
 	return status.OfRun(st.Phase, st.Conditions)
 }

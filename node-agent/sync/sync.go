@@ -36,7 +36,7 @@ type Supervisor interface {
 	Watch(ctx context.Context) (*protocol.Watcher, error)
 }
 
-// Config is what a Syncer works with. Every field without "optional" must be set.
+// Config holds the services and settings of a Syncer. Every field without "optional" must be set.
 type Config struct {
 	Source     source.Source
 	Images     lifecycle.Images

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// damage is what can be wrong with a record, from its content.
+// damage has ways to corrupt the content of a record.
 var damage = map[string]func(string) string{
 	"empty":                  func(string) string { return "" },
 	"cut off":                func(s string) string { return s[:len(s)/2] },

@@ -133,7 +133,7 @@ func (s *Syncer) refuseUpdate(in *Input, err error) error {
 	return nil
 }
 
-// lastOffer is what another version of Berth would compile of the bundle that a worker has looked at last.
+// lastOffer caches how this version of Berth would compile the bundle that a worker has looked at last.
 type lastOffer struct {
 	uid        types.UID
 	generation int64

@@ -46,7 +46,7 @@ func (c *client) with(t *testing.T) *client {
 	return &d
 }
 
-// result is what a program has written and how it has ended.
+// result is a program's output and exit status.
 type result struct {
 	args        []string
 	out, stderr string
@@ -93,7 +93,7 @@ func quota(hundredths int) setting {
 	return byVersion(setting{"cpu/cpu.cfs_quota_us", us}, setting{"cpu.max", us + " 100000"})
 }
 
-// shares512 is what --cpu-shares 512 asks for: version 2 has weights, of which runc's formula of today makes 59.
+// shares512 is the kernel's value for --cpu-shares 512: version 2 has weights, of which runc's formula of today makes 59.
 func shares512() setting {
 	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "59"})
 }

@@ -110,7 +110,7 @@ func (p *pod) exec(id string, command ...string) *cri.ExecSyncResponse {
 	return r
 }
 
-// log is what a container has written, without the times.
+// log returns a container's output, without the times.
 func (p *pod) log(name string) string {
 	p.t.Helper()
 	data, err := os.ReadFile(filepath.Join(p.config.LogDirectory, name+".log"))

@@ -24,7 +24,7 @@ const (
 	resizeChannel
 )
 
-// stream is what kubectl exec, attach and port-forward have: a connection to the server whose address CRI gives.
+// stream is a connection as of kubectl exec, attach and port-forward, to the server whose address CRI gives.
 type stream struct {
 	t    *testing.T
 	conn *websocket.Conn

@@ -271,7 +271,7 @@ func dockerAlike(t *testing.T, remapped bool) {
 	compare(t, docker, func(runtime string) []string { return []string{"run", "--runtime", runtime} }, "berth", "runc", all)
 }
 
-// unlike is what two containers never have in common, and what runtimes choose for themselves.
+// unlike matches values that differ between any two containers or runtimes.
 var unlike = []struct{ pattern, replacement string }{
 	{`[0-9a-f]{12,64}|/\S*berth-clients-\S*`, "ID"},
 	// A file is masked by the host's /dev/null or by the container's, a directory by a read-only tmpfs with more or fewer flags.

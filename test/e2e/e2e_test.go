@@ -88,7 +88,7 @@ func cluster(script string) (string, error) {
 	return string(out), err
 }
 
-// counts is what a container may leave on a node.
+// counts has the numbers of things that a container may leave on a node.
 type counts struct {
 	Mounts, Cgroups, Netns int
 	Processes              int

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Kind is what a change of a field takes. A greater one includes the lesser ones.
+// Kind says how a change of a field is applied. A greater one includes the lesser ones.
 type Kind int
 
 const (

@@ -2,7 +2,7 @@
 
 package change
 
-// entry is what a change of one field takes.
+// entry says how a change of one field is applied.
 type entry struct {
 	kind Kind
 	// canUnset is whether a field of kind Live may also be removed. unset is what the runtime gets then.

@@ -103,7 +103,7 @@ type draft struct {
 	path *field.Path
 	arch string
 
-	// env is what $(NAME) may refer to.
+	// env holds the variables that $(NAME) may refer to.
 	env map[string]string
 
 	out    *v1alpha1.OCIBundleSpec

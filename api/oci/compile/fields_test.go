@@ -39,11 +39,11 @@ func base() *v1alpha1.Container {
 	return c
 }
 
-// fieldCase is what becomes of one field of the API.
+// fieldCase is a value of one API field and its effect on the bundle.
 type fieldCase struct {
 	// set gives the field a value.
 	set func(*v1alpha1.ContainerSpec)
-	// arrives is what the bundle holds then, by path, as JSON; "" for a value that is absent then.
+	// arrives has the bundle's resulting values as JSON, by path; "" for an absent one.
 	// All else is as it is without the field.
 	arrives arrives
 	// refused is the path of the fault that set causes, for a field that is not supported.

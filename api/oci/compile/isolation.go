@@ -27,7 +27,7 @@ func namespaces(d *draft) {
 	add(specs.CgroupNamespace)
 }
 
-// maskedPaths are those of containerd 2 and, with /proc/interrupts, of the
+// maskedPaths are the masked paths of containerd 2 and, with /proc/interrupts, of the
 // kubelet: they show the host, or other containers on it.
 func maskedPaths() []string {
 	return []string{

@@ -72,7 +72,7 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	}
 }
 
-// defaultMounts are what containerd's CRI plugin mounts in a container.
+// defaultMounts are the mounts of containerd's CRI plugin.
 func defaultMounts() []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc",
@@ -144,7 +144,7 @@ func volumeSource(d *draft, at *field.Path, name string) string {
 	return "volumes/" + name
 }
 
-// madeByRuntime are what a runtime puts in /dev after all mounts
+// madeByRuntime are the files that a runtime creates in /dev after all mounts
 // (config-linux.md, "Default Devices" and "Default Filesystems").
 func madeByRuntime() []string {
 	return []string{

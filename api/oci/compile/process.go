@@ -248,7 +248,7 @@ func hostname(d *draft) {
 	}
 	if d.in.HostNetwork {
 		if d.in.Hostname != "" {
-			d.refuse(at, "needs a UTS namespace, which a container on the host's network has not: remove hostname or hostNetwork")
+			d.refuse(at, "needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork")
 		}
 		return
 	}

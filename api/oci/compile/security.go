@@ -104,7 +104,7 @@ func defaultCapabilities() []string {
 	}
 }
 
-// allCapabilities are those of capabilities(7) as of Linux 5.9, the newest to
+// allCapabilities lists the capabilities of capabilities(7) as of Linux 5.9, the newest to
 // have added one, in the order of their numbers.
 func allCapabilities() []string {
 	return []string{

@@ -47,7 +47,7 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 	return set
 }
 
-// capabilityAllowed is what is allowed in place of a name that is no capability.
+// capabilityAllowed suggests a name in place of one that is no capability.
 func capabilityAllowed(name string) string {
 	if len(name) <= maxCapability {
 		if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); capabilityBit(fixed) != 0 {

@@ -45,7 +45,7 @@ func (c *checker) devices() {
 	c.devicesTwice()
 }
 
-// deviceNode is what a device is, wherever it stands.
+// deviceNode identifies a device by its kind and numbers.
 type deviceNode struct {
 	kind         string
 	major, minor int64

@@ -18,7 +18,7 @@ func (c *checker) process() {
 	c.processAt("process.", c.spec.Process)
 }
 
-// processAt checks a process; prefix is what stands before its fields' names.
+// processAt checks a process; prefix precedes its fields' names.
 func (c *checker) processAt(prefix string, p *specs.Process) {
 	if p.ConsoleSize != nil && !p.Terminal {
 		// "Runtimes MUST ignore consoleSize if terminal is false or unset."

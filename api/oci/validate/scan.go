@@ -274,7 +274,7 @@ func (s *scanner) repeated(names []name, top int, isMap bool) {
 }
 
 // required reports the fields that the specification requires and that the
-// object just passed has not, or has as null.
+// object just passed lacks, or has as null.
 func (s *scanner) required(names []name) {
 	if s.missing == nil {
 		return

@@ -6,7 +6,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Options is what a validation knows beside the document. The zero value is
+// Options holds a validation's knowledge beyond the document. The zero value is
 // good: it checks all that the document alone can tell.
 type Options struct {
 	// Bundle is the absolute directory that relative paths of the document are

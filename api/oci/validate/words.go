@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// nothing is what was found where a value is missing.
+// nothing is the found value of a missing field.
 const nothing = "nothing"
 
 // maxQuoted is how many bytes of a value a fault shows: enough to recognise

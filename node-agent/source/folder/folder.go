@@ -110,7 +110,7 @@ func (e *entry) copy() *entry {
 	return &out
 }
 
-// file is what was found when a file was read last.
+// file is a file's content at the last look.
 type file struct {
 	stamp stamp
 	content

@@ -34,7 +34,7 @@ type compiled struct {
 	digest    string         // of its spec as it was written, without defaults
 }
 
-// node is what placement is checked against.
+// node holds the name and labels that placement is checked against.
 type node struct {
 	name   string
 	labels map[string]string
@@ -75,9 +75,9 @@ func readFile(path string, whole bool) ([]byte, error) {
 	return data, nil
 }
 
-// content is what a file holds.
+// content is the parsed content of a file.
 type content struct {
-	// containers are those of all its documents; empty if anything is wrong.
+	// containers are the Containers of all its documents; empty if anything is wrong.
 	containers []compiled
 	// named are the Containers that its documents name if anything is wrong: their identity alone.
 	named  []*v1alpha1.Container

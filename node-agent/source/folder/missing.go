@@ -169,7 +169,7 @@ func (f *Folder) missingFaults() []Fault {
 	return out
 }
 
-// absences is what the watch of the directory has seen since the last look. It belongs to Run's goroutine.
+// absences are the removals that the watch of the directory has seen since the last look. It belongs to Run's goroutine.
 type absences struct {
 	since   map[string]time.Time // when a file was first found gone
 	removed map[string]bool      // files that were removed, also if there is one of the name again

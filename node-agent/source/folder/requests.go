@@ -20,7 +20,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// Verb is what a Request asks for.
+// Verb is the action of a Request.
 type Verb string
 
 const (

@@ -33,7 +33,7 @@ const annotationManifest = "berth.run/manifest"
 // annotationDigest is the digest of the manifest's spec.
 const annotationDigest = "berth.run/manifest-digest"
 
-// ownAnnotations are those of a Container that the agent sets itself.
+// ownAnnotations are the annotations of a Container that the agent sets itself.
 func ownAnnotations() []string {
 	return []string{annotationManifest, annotationDigest, annotationMissing, annotationRecompiled, annotationCompiled, source.AnnotationStopped, source.AnnotationRestart}
 }
@@ -117,7 +117,7 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 // statusVersion is the version of the format of status/*.json. Files of 11c74ef and before have none, and are of version 0.
 const statusVersion = 1
 
-// versioned is what a file of status holds.
+// versioned is the content of a status file.
 type versioned struct {
 	Version int `json:"version,omitempty"`
 	*v1alpha1.Container

@@ -28,7 +28,7 @@ type profiles struct {
 	known map[string]*profile // by digest
 }
 
-// profile is what is known of one digest.
+// profile is the cached profile of one digest.
 type profile struct {
 	// content is empty until the profile was read; err is why it could not be.
 	content string

@@ -106,7 +106,7 @@ func (l *receivedList) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// unwrap is what the cache keeps of a received OCIBundle: the OCIBundle without managedFields, which nobody reads here.
+// unwrap returns the part of a received OCIBundle that the cache keeps: the OCIBundle without managedFields, which nobody reads here.
 func unwrap(obj any) (any, error) {
 	r, ok := obj.(*received)
 	if !ok {

@@ -137,7 +137,7 @@ func final(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, ErrVersion) || errors.Is(err, ErrDenied)
 }
 
-// lastWords is what the supervisor has written to its log since begin, the end of it.
+// lastWords returns the end of what the supervisor has logged since begin.
 func lastWords(path string, begin int64) string {
 	f, err := os.Open(path)
 	if err != nil {

@@ -262,7 +262,7 @@ func (h *Holder) Close() {
 
 // HeldFile names one descriptor in the list that a supervisor is started with.
 type HeldFile struct {
-	// ID is that of the container; Key is its Key where the id is not known.
+	// ID is the container's id; Key is its Key where the id is not known.
 	ID   string `json:"id,omitempty"`
 	Key  string `json:"key,omitempty"`
 	Kind string `json:"kind"`

@@ -70,7 +70,7 @@ const (
 	MaxIDLen = 128
 )
 
-// Status is what the supervisor knows about a container.
+// Status is the supervisor's view of a container.
 type Status struct {
 	ID      string `json:"id"`
 	Bundle  string `json:"bundle"`

@@ -17,7 +17,7 @@ import (
 // its Replies. A Reply without "more" is the last one. One that says nothing but "more" is a sign of life: it is sent when
 // nothing else was for the time of Heartbeat, so that a client can tell a long operation from a supervisor that has died.
 const (
-	// Name is what a Hello begins with.
+	// Name is the first field of a Hello.
 	Name = "berth.supervisor"
 	// MinVersion and MaxVersion are the versions that this code speaks. A new optional field needs no new version, since unknown
 	// fields are skipped; a new meaning does.
