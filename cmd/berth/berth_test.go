@@ -244,6 +244,28 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestCalledAs finds the name of runc and crun in the version and the help of a berth that is installed in their place.
+func TestCalledAs(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"runc", "crun", "other"} {
+		must(t, os.Symlink(program, filepath.Join(dir, name)))
+	}
+	as := func(name string, args ...string) result {
+		return call(t, exec.Command(filepath.Join(dir, name), args...))
+	}
+	as("runc", "--version").is(t, 0, "runc version "+version+"\n", "")
+	as("crun", "--version").is(t, 0, "\nprogram: berth\n", "")
+	as("other", "--version").is(t, 0, "berth version ", "")
+	as("runc", "--help").is(t, 0, "NAME:\n   runc - Open Container Initiative runtime\n", "")
+	as("runc", "state", "--help").is(t, 0, "NAME:\n   runc state - ", "")
+	as("runc", "state", "--help").is(t, 0, "EXAMPLES:\n   runc state hello\n", "")
+	for command, usage := range map[string]string{
+		"start": "start CONTAINER", "delete": "delete CONTAINER", "update": "update [OPTION]... CONTAINER",
+	} {
+		as("crun", command, "--help").is(t, 0, "Usage: crun [OPTION...] "+usage+"\n", "")
+	}
+}
+
 func TestWrongUse(t *testing.T) {
 	for _, c := range []struct {
 		args           string

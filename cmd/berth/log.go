@@ -173,5 +173,9 @@ func (a *app) printVersion() {
 			}
 		}
 	}
-	fmt.Fprintf(a.stdout, "berth version %s\ncommit: %s\nspec: %s\ngo: %s\n", version, commit, specs.Version, goVersion)
+	name := programName()
+	fmt.Fprintf(a.stdout, "%s version %s\ncommit: %s\nspec: %s\ngo: %s\n", name, version, commit, specs.Version, goVersion)
+	if name != "berth" {
+		fmt.Fprintf(a.stdout, "program: berth\n")
+	}
 }

@@ -252,36 +252,48 @@ func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string
 }
 
 func (a *app) help(w io.Writer, global *flag.FlagSet) {
-	fmt.Fprint(w, `NAME:
-   berth - run containers from OCI bundles
+	name := programName()
+	fmt.Fprintf(w, `NAME:
+   %[1]s - Open Container Initiative runtime
 
 USAGE:
-   berth [global options] command [command options] [arguments...]
+   %[1]s [global options] command [command options] [arguments...]
 
 COMMANDS:
-`)
+`, name)
 	for _, c := range commands() {
 		fmt.Fprintf(w, "   %-10s %s\n", c.name, c.summary)
 	}
 	fmt.Fprintf(w, "   %-10s %s\n", "help, h", "print this, or the help of one command")
 	fmt.Fprint(w, "\nGLOBAL OPTIONS:\n")
 	printFlags(w, global)
-	fmt.Fprint(w, `
+	fmt.Fprintf(w, `
 EXAMPLES:
-   berth spec && berth run hello        # the bundle in this directory
-   berth plan --bundle /srv/hello       # the system calls that would be made
-   berth COMMAND --help
-`)
+   %[1]s spec && %[1]s run hello        # the bundle in this directory
+   %[1]s plan --bundle /srv/hello       # the system calls that would be made
+   %[1]s COMMAND --help
+`, name)
 }
 
 func (c command) help(w io.Writer, fs *flag.FlagSet) {
-	options := 0
-	fs.VisitAll(func(*flag.Flag) { options++ })
-	usage := "berth " + c.name + " " + c.args
+	name := programName()
+	options, values := 0, 0
+	fs.VisitAll(func(f *flag.Flag) {
+		options++
+		if value, _ := flag.UnquoteUsage(f); value != "" {
+			values++
+		}
+	})
+	usage := name + " " + c.name + " " + c.args
 	if options > 0 {
-		usage = "berth " + c.name + " [command options] " + c.args
+		usage = name + " " + c.name + " [command options] " + c.args
 	}
-	fmt.Fprintf(w, "NAME:\n   berth %s - %s\n\nUSAGE:\n   %s\n", c.name, c.summary, strings.TrimSpace(usage))
+	if name == "crun" {
+		// crun names the options of a command where some have values.
+		own := strings.Repeat(" [OPTION]...", min(values, 1))
+		fmt.Fprintf(w, "Usage: crun [OPTION...] %s%s %s\n\n", c.name, own, strings.ReplaceAll(c.args, "CONTAINER-ID", "CONTAINER"))
+	}
+	fmt.Fprintf(w, "NAME:\n   %s %s - %s\n\nUSAGE:\n   %s\n", name, c.name, c.summary, strings.TrimSpace(usage))
 	if options > 0 {
 		fmt.Fprint(w, "\nOPTIONS:\n")
 		printFlags(w, fs)
@@ -289,7 +301,7 @@ func (c command) help(w io.Writer, fs *flag.FlagSet) {
 	if len(c.examples) > 0 {
 		fmt.Fprint(w, "\nEXAMPLES:\n")
 		for _, e := range c.examples {
-			fmt.Fprintf(w, "   %s\n", e)
+			fmt.Fprintf(w, "   %s\n", strings.ReplaceAll(e, "berth ", name+" "))
 		}
 	}
 }

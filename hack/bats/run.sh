@@ -47,8 +47,10 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/berth-bats.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 exec 9>"$suite/.running"
 flock -n 9 || { say "waiting for another run"; flock 9; }
-cp bin/berth "$work/berth"
-cp "$suite/runc" "$work/runc"
+# Under runc's name berth has that name in its version and help.
+mkdir "$work/berth" "$work/runc"
+cp bin/berth "$work/berth/runc"
+cp "$suite/runc" "$work/runc/runc"
 mkdir "$work/bats" && cp hack/bats/suite.sh "$work/bats/" && cp hack/isolate.sh "$work/"
 
 # with runs files with berth or runc and leaves their results in $work/RUNTIME.
@@ -56,12 +58,12 @@ with() { # RUNTIME FILE...
 	local runtime=$1 options=()
 	shift
 	if [ $vm = 0 ]; then
-		"$work/bats/suite.sh" "$suite" "$work/$runtime" "$work/$runtime.out" 600 "$@" 9>&-
+		"$work/bats/suite.sh" "$suite" "$work/$runtime/runc" "$work/$runtime.out" 600 "$@" 9>&-
 		return
 	fi
 	[ $systemd = 0 ] || options=(--systemd --env RUNC_USE_SYSTEMD=yes)
 	# Without KVM all takes ten times as long.
-	hack/vm/run.sh --share "$work" --timeout 7200 "${options[@]}" -- ./bats/suite.sh "$suite" "/host/$runtime" "/host/$runtime.out" 1800 "$@" 9>&- || say "the guest ended with status $?"
+	hack/vm/run.sh --share "$work" --timeout 7200 "${options[@]}" -- ./bats/suite.sh "$suite" "/host/$runtime/runc" "/host/$runtime.out" 1800 "$@" 9>&- || say "the guest ended with status $?"
 }
 
 kind=v1

@@ -140,14 +140,15 @@ once() {
 	done
 }
 
-mkdir "$work/bin" && cp bin/berth "$work/bin/berth"
+# Under crun's name berth has that name in its version and help.
+mkdir "$work/bin" && cp bin/berth "$work/bin/crun"
 # The tests ask --version whether to test systemd's notifications, seccomp and criu; berth has them all.
 cat >"$work/berth" <<SH
 #!/bin/sh
 for argument; do
 	[ "\$argument" != --version ] || echo "+SYSTEMD +CAP +SECCOMP +CRIU"
 done
-exec "$work/bin/berth" "\$@"
+exec "$work/bin/crun" "\$@"
 SH
 chmod +x "$work/berth"
 with berth "$work/berth"
