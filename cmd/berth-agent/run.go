@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +27,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/lifecycle"
@@ -149,10 +149,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	// Most of what a container costs is heap, and an agent at rest allocates little: to collect earlier costs next to nothing.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
+	heap.Adapt(ctx)
 	// The end of the terminal that the agent was started from is no reason to end.
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, unix.SIGHUP)

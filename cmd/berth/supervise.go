@@ -12,12 +12,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/runtime"
 	"github.com/berth-run/berth/node-agent/supervisor"
@@ -63,10 +63,7 @@ var superviseCommand = command{
 			case *upgrade:
 				return upgradeSupervisor(ctx, a, *socket)
 			}
-			// As in the agent: most of the memory that a container costs is heap, and little is allocated at rest.
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(50)
-			}
+			heap.Adapt(ctx)
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
 			native, err := handler.NewNative(filepath.Join(*runDir, nativeFolder), runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
