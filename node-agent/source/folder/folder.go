@@ -45,7 +45,9 @@ type Options struct {
 	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
 	NodeName   string
 	NodeLabels map[string]string
-	// Debounce is how long to wait for more changes after one; 0 is 200 ms.
+	// Settle is how long to wait for more changes after one; 0 is 20 ms.
+	Settle time.Duration
+	// Debounce is how long a file must be gone until it counts as removed; 0 is 200 ms.
 	Debounce time.Duration
 	// Resync is how often to look without an event; 0 is 30 s.
 	Resync time.Duration
@@ -163,6 +165,9 @@ func New(o Options) (*Folder, error) {
 		return nil, fmt.Errorf("folder of manifests: %w", err)
 	case !info.IsDir():
 		return nil, fmt.Errorf("folder of manifests: found a file at %s; allowed: a folder", o.Dir)
+	}
+	if o.Settle == 0 {
+		o.Settle = 20 * time.Millisecond
 	}
 	if o.Debounce == 0 {
 		o.Debounce = 200 * time.Millisecond
@@ -293,15 +298,15 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	}()
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
-	var debounce <-chan time.Time
-	var changedAt time.Time // of the first change since the last look; zero if there was none
+	var next <-chan time.Time // look
+	var changedAt time.Time   // of the first change since the last look; zero if there was none
 	// changed has the directory looked at once it has come to rest, or soon if it does not.
 	changed := func() {
 		now := time.Now()
 		if changedAt.IsZero() {
 			changedAt = now
 		}
-		debounce = time.After(min(f.o.Debounce, changedAt.Add(restlessLooks*f.o.Debounce).Sub(now)))
+		next = time.After(min(f.o.Settle, changedAt.Add(restlessLooks*f.o.Settle).Sub(now)))
 	}
 	absent := absences{since: map[string]time.Time{}, removed: map[string]bool{}}
 	requests := requestsDir(f.o.StateDir)
@@ -329,7 +334,7 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			f.o.Log.Error("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", unwatchedEvery, "error", err)
 		}
 		if f.Watching() != nil {
-			debounce = time.After(unwatchedEvery)
+			next = time.After(unwatchedEvery)
 		}
 		before := f.Synced()
 		f.noteRemoved(&absent, time.Now())
@@ -337,10 +342,10 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			events.Changed(key)
 		}
 		if f.looksAgain() {
-			debounce = time.After(f.o.Debounce)
+			next = time.After(f.o.Debounce)
 		}
 		if f.away() { // it is not watched then
-			debounce = time.After(time.Second)
+			next = time.After(time.Second)
 		}
 		if !before && f.Synced() {
 			events.Synced()
@@ -370,8 +375,8 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 			changed()
 		case <-f.rescan:
 			look()
-		case <-debounce:
-			debounce = nil
+		case <-next:
+			next = nil
 			look()
 		case <-resync.C:
 			look()
@@ -379,7 +384,7 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	}
 }
 
-// restlessLooks is how many debounce times a directory that is written without a rest is left alone.
+// restlessLooks is how many times Settle a directory that changes without a rest is left alone.
 const restlessLooks = 5
 
 // isManifest reports whether a file of this name is read.

@@ -308,3 +308,14 @@ func TestRefusedByAnotherVersion(t *testing.T) {
 		t.Errorf("found synced %v, %+v; want UID %s", f.Synced(), f.Get(key("a")), uid)
 	}
 }
+
+// TestNewManifestIsReadAtOnce has nobody wait for a new manifest as long as for one that is gone.
+func TestNewManifestIsReadAtOnce(t *testing.T) {
+	t.Parallel()
+	w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) { o.Debounce, o.Resync = time.Hour, time.Hour })
+	w.until("the empty directory was read", w.f.Synced)
+	if err := os.WriteFile(w.path("a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.until("it is wanted", func() bool { return wanted(w.f) == "a" })
+}
