@@ -75,7 +75,6 @@ ends, and the next agent takes them up again.`,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
-	c.SetVersionTemplate("berth-agent {{.Version}}\n")
 	// That of the other commands, too.
 	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`directory` of images, bundles and status")
 	f := c.Flags()

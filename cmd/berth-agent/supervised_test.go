@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -44,6 +46,30 @@ func TestImports(t *testing.T) {
 		if group, ok := strings.CutPrefix(dep, "k8s.io/api/"); ok && !slices.Contains(kinds, group) {
 			t.Errorf("it imports %s; allowed of k8s.io/api: %v", dep, kinds)
 		}
+	}
+}
+
+// TestProgramSize limits the size of the agent's code and constants, most of which are in memory while it runs: 1 MiB is 1 KiB
+// for each of 1,000 containers. A call of text/template, such as by cobra's SetVersionTemplate, adds 3.7 MiB: the linker drops no
+// unused method of a program that looks up methods by name.
+func TestProgramSize(t *testing.T) {
+	needs.Root(t)
+	if raceDetector {
+		t.Skip("the race detector makes the program larger")
+	}
+	f, err := elf.Open(programs + "/berth-agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var size uint64
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_LOAD && p.Flags&elf.PF_W == 0 {
+			size += p.Filesz
+		}
+	}
+	if limit := uint64(20 << 20); size > limit {
+		t.Errorf("found %.1f MiB of code and constants; want at most %d", float64(size)/(1<<20), limit>>20)
 	}
 }
 

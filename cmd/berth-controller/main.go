@@ -104,7 +104,6 @@ heartbeats; config/webhook has the API server ask it for the grace period of a d
 	f.IntVar(&o.workers, "workers", 4, "how many Containers are reconciled at once")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	c.SetVersionTemplate("berth-controller {{.Version}}\n")
 	return c
 }
 
