@@ -55,7 +55,7 @@ type Source interface {
 	// Get returns the bundle as it is wanted now, with the status that was reported last, or nil when nobody wants it. A bundle with a
 	// deletionTimestamp is to be removed. The caller does not change what it gets.
 	Get(Key) *v1alpha1.OCIBundle
-	// List returns all that Get would. What their specs refer to may be missing from their config.
+	// List returns all that Get would, without their config.
 	List() []*v1alpha1.OCIBundle
 	// ReportStatus sets the status of the bundle of that key and UID, replacing the last report. It is no
 	// error when the bundle is gone.

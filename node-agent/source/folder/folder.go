@@ -101,7 +101,7 @@ type entry struct {
 	file      string
 	container *v1alpha1.Container
 	bundle    *v1alpha1.OCIBundle // without its config; nil: never accepted
-	config    document
+	config    source.Document
 	fault     string // what is wrong with the file now, with its name; a line for each fault
 }
 
@@ -260,7 +260,7 @@ func (f *Folder) Get(key source.Key) *v1alpha1.OCIBundle {
 	if e == nil || e.bundle == nil {
 		return nil
 	}
-	return e.config.in(e.bundle)
+	return e.config.In(e.bundle)
 }
 
 // List is part of source.Source.

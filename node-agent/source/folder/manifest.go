@@ -29,7 +29,7 @@ const maxManifest = 16 << 20
 type compiled struct {
 	container *v1alpha1.Container
 	spec      *v1alpha1.OCIBundleSpec // without its config
-	config    document
+	config    source.Document
 	at        manifest.Fault // the place of its name, without a message
 	digest    string         // of its spec as it was written, without defaults
 }
@@ -126,9 +126,9 @@ func (on node) compile(d *manifest.Document) compiled {
 	SetDefaults(c)
 	spec, faults := on.bundle(c)
 	d.Report(append(faults, on.placed(&c.Spec)...))
-	var config document
+	var config source.Document
 	if spec != nil {
-		config = takeDocument(spec)
+		config = source.TakeDocument(spec)
 		spec.NodeName = on.name
 		if c.Spec.RuntimeClassName != nil {
 			spec.Handler = *c.Spec.RuntimeClassName

@@ -75,7 +75,7 @@ func New(o Options) (*Kubernetes, error) {
 	}
 	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName), fields.Everything())
 	informer := cache.NewSharedIndexInformer(bundles, &received{}, 0, cache.Indexers{})
-	if err := informer.SetTransform(unwrap); err != nil {
+	if err := informer.SetTransform(hold); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
 	return &Kubernetes{o: o, client: c, informer: informer, profiles: &profiles{client: c, known: map[string]*profile{}}}, nil
@@ -85,16 +85,16 @@ func New(o Options) (*Kubernetes, error) {
 func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	tell := func(obj any) {
 		// One that is being deleted needs no profile.
-		if b, ok := obj.(*v1alpha1.OCIBundle); ok && (k.profiles.need(ctx, b, events.Changed) || b.DeletionTimestamp != nil) {
-			events.Changed(receivedKey(b))
+		if b, ok := obj.(*held); ok && (k.profiles.need(ctx, &b.OCIBundle, events.Changed) || b.DeletionTimestamp != nil) {
+			events.Changed(receivedKey(&b.OCIBundle))
 		}
 	}
 	registration, err := k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: tell,
 		UpdateFunc: func(old, now any) {
-			a, aok := old.(*v1alpha1.OCIBundle)
-			b, bok := now.(*v1alpha1.OCIBundle)
-			if aok && bok && k.nothingNew(a, b) {
+			a, aok := old.(*held)
+			b, bok := now.(*held)
+			if aok && bok && k.nothingNew(&a.OCIBundle, &b.OCIBundle) {
 				return
 			}
 			tell(now)
@@ -103,9 +103,9 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj
 			}
-			if b, ok := obj.(*v1alpha1.OCIBundle); ok {
-				k.own.forget(b)
-				events.Changed(receivedKey(b))
+			if b, ok := obj.(*held); ok {
+				k.own.forget(&b.OCIBundle)
+				events.Changed(receivedKey(&b.OCIBundle))
 			}
 		},
 	})
@@ -147,19 +147,19 @@ func (k *Kubernetes) Get(key source.Key) *v1alpha1.OCIBundle {
 	if err != nil || !ok {
 		return nil
 	}
-	b, ok := obj.(*v1alpha1.OCIBundle)
+	b, ok := obj.(*held)
 	if !ok {
 		return nil
 	}
-	return k.profiles.join(b, k.synced.Load())
+	return k.profiles.join(b.config.In(&b.OCIBundle), k.synced.Load())
 }
 
 // List is part of source.Source.
 func (k *Kubernetes) List() []*v1alpha1.OCIBundle {
 	var out []*v1alpha1.OCIBundle
 	for _, obj := range k.informer.GetStore().List() {
-		if b, ok := obj.(*v1alpha1.OCIBundle); ok {
-			out = append(out, b)
+		if b, ok := obj.(*held); ok {
+			out = append(out, &b.OCIBundle)
 		}
 	}
 	return out

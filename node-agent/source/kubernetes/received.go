@@ -106,13 +106,20 @@ func (l *receivedList) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// unwrap returns the part of a received OCIBundle that the cache keeps: the OCIBundle without managedFields, which nobody reads here.
-func unwrap(obj any) (any, error) {
+// held is the part of an OCIBundle that the cache holds. It is never changed, only replaced.
+type held struct {
+	v1alpha1.OCIBundle // without its config, and without managedFields, which nobody reads here
+	config             source.Document
+}
+
+// hold returns the part of a received OCIBundle that the cache holds.
+func hold(obj any) (any, error) {
 	r, ok := obj.(*received)
 	if !ok {
-		return obj, nil // a DeletedFinalStateUnknown
+		return obj, nil // a DeletedFinalStateUnknown, or what is held already
 	}
-	b := r.OCIBundle
-	b.ManagedFields = nil
-	return &b, nil
+	h := &held{OCIBundle: r.OCIBundle}
+	h.ManagedFields = nil
+	h.config = source.TakeDocument(&h.Spec)
+	return h, nil
 }
