@@ -4,7 +4,6 @@ package scheduling
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -51,22 +49,25 @@ type Node struct {
 	Used Usage
 }
 
-// labels returns the labels of the NodeAgent, overridden by those of the core Node: an agent writes some of the former itself, and what it
-// says must not move Containers of others to its node. Labels of the prefix node-restriction.kubernetes.io/ count on a Node
-// alone, where Kubernetes keeps kubelets from setting them.
-func (n Node) labels() map[string]string {
-	out := make(map[string]string, len(n.Agent.Labels)+1)
-	for k, v := range n.Agent.Labels {
-		if prefix, _, _ := strings.Cut(k, "/"); prefix != labelRestricted && !strings.HasSuffix(prefix, "."+labelRestricted) {
-			out[k] = v
+// label returns the value of a label: that of the core Node before that of the NodeAgent. An agent
+// writes some of the latter itself, and what it says must not move Containers of others to its
+// node. Labels of the prefix node-restriction.kubernetes.io/ count on a Node alone, where
+// Kubernetes keeps kubelets from setting them.
+func (n Node) label(key string) (value string, ok bool) {
+	if n.Core != nil {
+		if value, ok = n.Core.Labels[key]; ok {
+			return value, true
 		}
 	}
-	// A node without a core Node is still found by its name, as every kubelet's is.
-	out[corev1.LabelHostname] = n.Agent.Name
-	if n.Core != nil {
-		maps.Copy(out, n.Core.Labels)
+	if key == corev1.LabelHostname {
+		// A node without a core Node is still found by its name, as every kubelet's is.
+		return n.Agent.Name, true
 	}
-	return out
+	if prefix, _, _ := strings.Cut(key, "/"); prefix == labelRestricted || strings.HasSuffix(prefix, "."+labelRestricted) {
+		return "", false
+	}
+	value, ok = n.Agent.Labels[key]
+	return value, ok
 }
 
 // labelRestricted is the prefix of labels that isolate nodes, also of its subdomains:
@@ -133,12 +134,14 @@ func isTolerated(r Request, n Node) string {
 	return fmt.Sprintf("had untolerated taint {%s=%s:%s}", taint.Key, taint.Value, taint.Effect)
 }
 
+// isSelected asks only for labels that a selector names: thousands of nodes may be looked at for
+// each Container.
 func isSelected(r Request, n Node) string {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Agent.Name, Labels: n.labels()}}
 	for _, selector := range r.Selectors {
-		pod := &corev1.Pod{Spec: corev1.PodSpec{NodeSelector: selector}}
-		if ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !ok {
-			return "did not match the node selector"
+		for key, want := range selector {
+			if value, ok := n.label(key); !ok || value != want {
+				return "did not match the node selector"
+			}
 		}
 	}
 	return ""
