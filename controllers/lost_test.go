@@ -4,6 +4,7 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -166,7 +167,7 @@ func inNamespaceOf(t *testing.T, node string) func(*v1alpha1.Container) {
 
 // TestNodeThatIsHeardIsNotGone: neither the taint nor a deletion by mistake takes anything from an agent that lives.
 func TestNodeThatIsHeardIsNotGone(t *testing.T) {
-	newFakeAgent(t, "node-a")
+	a := newFakeAgent(t, "node-a")
 	newFakeAgent(t, "node-b")
 	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "node-a"} })
 	create(t, c)
@@ -192,8 +193,24 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	look()
 
 	status := agent.Status
+	lease := a.lease()
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(lease), lease); err != nil {
+		t.Fatal(err)
+	}
 	if err := admin.Delete(t.Context(), agent); err != nil {
 		t.Fatal(err)
+	}
+	// The agent notices since its Lease is gone: it looks at the NodeAgent less often.
+	eventually(t, func() error {
+		now := a.lease()
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(now), now); err == nil && now.UID == lease.UID {
+			return errors.New("the Lease is still there")
+		}
+		return nil
+	})
+	ns := &corev1.Namespace{}
+	if err := admin.Get(t.Context(), client.ObjectKey{Name: lease.Namespace}, ns); err != nil || ns.DeletionTimestamp != nil {
+		t.Fatalf("the Lease has gone with its namespace only, after the grace period (%v)", err)
 	}
 	eventuallyHas(t, c, want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, contains: "does not exist any more"})
 	agent = &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}} // as the agent registers again

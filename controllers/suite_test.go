@@ -578,7 +578,14 @@ func (a *fakeAgent) work() {
 
 func (a *fakeAgent) heartbeat() {
 	patch := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, metav1.NowMicro().UTC().Format(metav1.RFC3339Micro))
-	a.complain(admin.Patch(a.ctx, a.lease(), client.RawPatch("application/merge-patch+json", patch)))
+	err := admin.Patch(a.ctx, a.lease(), client.RawPatch("application/merge-patch+json", patch))
+	if apierrors.IsNotFound(err) {
+		lease := a.lease()
+		lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &a.name, RenewTime: ptr.To(metav1.NowMicro())}
+		_ = admin.Create(a.ctx, lease) // it may be refused while the namespace is being deleted
+		return
+	}
+	a.complain(err)
 }
 
 // lease is its heartbeat.

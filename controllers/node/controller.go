@@ -33,7 +33,7 @@ const ReasonHeartbeatResumed = "HeartbeatResumed"
 
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents/status,verbs=patch
-// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;list;watch
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;list;watch;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler judges the heartbeat of one NodeAgent at a time.
@@ -71,7 +71,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, agent); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.pulses.forget(req.Name)
-			return ctrl.Result{}, nil
+			return ctrl.Result{}, r.deleteLease(ctx, req.Name)
 		}
 		return ctrl.Result{}, fmt.Errorf("read the NodeAgent: %w", err)
 	}
@@ -123,7 +123,21 @@ func (r *Reconciler) readLease(ctx context.Context, node string) (*coordinationv
 	return newest, nil
 }
 
-// verdict returns the Ready condition to write, or nil if it is right already. It is pure.
+// deleteLease deletes the Lease of a node that has no NodeAgent. An agent that lives fails to renew
+// it, and registers the node again.
+func (r *Reconciler) deleteLease(ctx context.Context, node string) error {
+	lease := &coordinationv1.Lease{}
+	key := client.ObjectKey{Namespace: v1alpha1.NodeNamespace(node), Name: node}
+	if err := r.Client.Get(ctx, key, lease); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if err := r.Client.Delete(ctx, lease, client.Preconditions{UID: &lease.UID}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete the Lease of node %s, which has no NodeAgent: %w", node, err)
+	}
+	return nil
+}
+
+// verdict is what Ready has to become, or nil where it is right. It is pure.
 func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *metav1.Condition {
 	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
 	lost := ready != nil && ready.Status == metav1.ConditionUnknown && ready.Reason == v1alpha1.ReasonNodeLost

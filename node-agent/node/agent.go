@@ -32,8 +32,9 @@ const (
 	LeaseSeconds = 40
 	// renewEvery is a quarter of it, as the kubelet has it.
 	renewEvery = 10 * time.Second
-	// statusEvery is how often the status is written although it has not changed.
-	statusEvery = 5 * time.Minute
+	// applyEvery is how often the status is applied although it has not changed. It costs the API
+	// server more than the Lease.
+	applyEvery = time.Minute
 )
 
 // Options of an Agent.
@@ -104,7 +105,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			a.failing = err != nil
 		} else {
-			a.tryStatus(ctx, false)
+			a.tryStatus(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -114,8 +115,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// beat renews the Lease, and applies the status even if it has not changed, so that what somebody else has written is corrected: the
-// API server writes nothing where nothing differs. Its answer says what the agent has to know of its NodeAgent, which it cannot read.
+// beat registers the node where that may be needed, and renews the Lease. Where the controller
+// deletes the Lease since the NodeAgent is gone, the renewal fails, and the next beat registers the
+// node again.
 func (a *Agent) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewEvery)
 	defer cancel()
@@ -126,7 +128,7 @@ func (a *Agent) beat(ctx context.Context) error {
 		}
 	}
 	// The Lease says that the agent lives, even if its status cannot be written.
-	a.tryStatus(ctx, true)
+	a.tryStatus(ctx)
 	if a.uid == "" {
 		return errors.New("the NodeAgent was deleted")
 	}
@@ -134,8 +136,8 @@ func (a *Agent) beat(ctx context.Context) error {
 }
 
 // tryStatus writes the status. If that fails it is tried again with the next beat.
-func (a *Agent) tryStatus(ctx context.Context, always bool) {
-	err := a.status(ctx, always)
+func (a *Agent) tryStatus(ctx context.Context) {
+	err := a.status(ctx)
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -181,13 +183,15 @@ func (a *Agent) apply(ctx context.Context, fields map[string]any, subresource ..
 	return now, nil
 }
 
-// status applies the status if it has changed, has not been written for long, or always.
-func (a *Agent) status(ctx context.Context, always bool) error {
+// status applies the status if it has changed. It does so too from time to time, so that what
+// somebody else has written is corrected: the API server writes nothing where nothing differs, and
+// its answer says what the agent has to know of its NodeAgent, which it cannot read.
+func (a *Agent) status(ctx context.Context) error {
 	if a.uid == "" {
 		return nil
 	}
 	status := a.compute(ctx)
-	if !always && a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < statusEvery {
+	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < applyEvery {
 		return nil
 	}
 	_, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name}, "status": status}, "status")

@@ -368,6 +368,17 @@ func TestNodeAgent(t *testing.T) {
 	until(t, "the generation", func() bool {
 		return ready(metav1.ConditionTrue)() && agent.Status.ObservedGeneration == agent.Generation
 	})
+	// A NodeAgent that was deleted by mistake is registered again before its node counts as gone:
+	// the controller deletes the Lease.
+	was := agent.UID
+	if err := errors.Join(c.Delete(ctx, agent), c.Delete(ctx, lease)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	until(t, "the NodeAgent again", func() bool { return ready(metav1.ConditionTrue)() && agent.UID != was })
+	if took := time.Since(began); took > node.LeaseSeconds*time.Second {
+		t.Errorf("it was registered again after %s", took)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -530,7 +541,7 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" && now.Annotations["a"] == "b" &&
 			now.Status.ObservedGeneration == now.Generation
 	})
-	// What somebody else writes into its status, or takes of its labels, is corrected with the next heartbeat.
+	// What somebody else writes into its status, or takes of its labels, is corrected.
 	if err := c.Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`))); err != nil {
 		t.Fatal(err)
 	}
