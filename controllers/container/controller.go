@@ -78,6 +78,7 @@ type Reconciler struct {
 	NodeGracePeriod time.Duration
 
 	absences absences
+	answers  answers
 }
 
 // Profiles is the part of *profile.Keeper that the Reconciler calls.

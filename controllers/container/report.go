@@ -5,6 +5,7 @@ package container
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -16,12 +17,52 @@ import (
 // "dispatched" before "running" is a write that nobody reads: writes are what the API server has least of in a burst.
 const answerTime = 10 * time.Second
 
+// busyTime is how long it waits if the agent answers others in the meantime: of a burst on one
+// node, most wait for their turn.
+const busyTime = time.Minute
+
 // awaitsAnswer returns how long the first status of the Container may still wait for the agent; 0 if it is to be written.
 func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
 	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync || current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
 		return 0
 	}
-	return min(answerTime-r.Clock.Now().Sub(s.bundle.CreationTimestamp.Time), answerTime)
+	asked, now := s.bundle.CreationTimestamp.Time, r.Clock.Now()
+	until := asked.Add(answerTime)
+	if answered := r.answers.last(s.bundle.Spec.NodeName).Add(answerTime); answered.After(until) {
+		until = answered
+	}
+	if latest := asked.Add(busyTime); until.After(latest) {
+		until = latest
+	}
+	return max(min(until.Sub(now), answerTime), 0)
+}
+
+// answers are the last times at which this process has seen the agent of each node report on an
+// OCIBundle.
+type answers struct {
+	mu     sync.Mutex
+	byNode map[string]time.Time
+}
+
+func (a *answers) note(node string, at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byNode == nil {
+		a.byNode = map[string]time.Time{}
+	}
+	a.byNode[node] = at
+}
+
+func (a *answers) last(node string) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.byNode[node]
+}
+
+func (a *answers) forget(node string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.byNode, node)
 }
 
 // report writes the status, if it has changed, and sends the events of what has. It is the one place that does either.

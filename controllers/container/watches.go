@@ -124,6 +124,9 @@ func (r *Reconciler) bundleEvents() handler.EventHandler {
 				q.Add(reconcile.Request{NamespacedName: key})
 				return
 			}
+			if was.Generation == is.Generation {
+				r.answers.note(is.Spec.NodeName, r.Clock.Now())
+			}
 			addAnswer(q, key)
 			if ended(is) && !ended(was) {
 				r.wake(ctx, q)
@@ -162,6 +165,7 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
 			r.absences.noteDeleted(e.Object.(*v1alpha1.NodeAgent), r.Clock.Now())
+			r.answers.forget(e.Object.GetName())
 			both(ctx, q, e.Object)
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
