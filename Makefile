@@ -205,6 +205,14 @@ bench-runtime: deps-bench build ## Compare berth with runc, crun and the same sy
 bench-node: deps-bench-node build bin/berth-image ## Compare the agent with ctr and podman: containers started a second, and its memory at 200 and 1,000 (root).
 	@hack/bench/node.sh
 
+.PHONY: bench-burst
+bench-burst: deps-run build $(HELLO) ## Apply 1,000 Containers at once to a cluster of this machine, and compare their status with their processes; count the API server's writes, and memory (root).
+	@hack/bench/cluster.sh burst
+
+.PHONY: bench-nodes
+bench-nodes: deps-run build $(HELLO) ## Measure API server and controller with up to 5,000 nodes that fake agents play (root).
+	@hack/bench/cluster.sh nodes
+
 .PHONY: deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats deps-crun-tests
 deps-run deps-test deps-bench deps-bench-node deps-conformance deps-clients deps-bats deps-crun-tests: deps-%:
 	@hack/deps.sh $*

@@ -3,13 +3,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
+
+	"github.com/berth-run/berth/internal/procfs"
 )
 
 // settled is how long agent and supervisor are left alone before their memory is measured. Go collects garbage every two minutes
@@ -41,16 +40,16 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 		if err != nil {
 			return err
 		}
-		ours, err := memoryOf(a.cmd.Process.Pid)
+		ours, err := procfs.ReadMemory(a.cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
-		theirs, err := memoryOf(pid)
+		theirs, err := procfs.ReadMemory(pid)
 		if err != nil {
 			return err
 		}
-		each := float64(ours.pss+theirs.pss) / float64(a.count)
-		fmt.Printf(row, what, fmt.Sprintf("%.1f", each), mib(ours.own), mib(ours.program), mib(theirs.own), mib(theirs.program), mib(ours.peak))
+		each := float64(ours.PSS+theirs.PSS) / float64(a.count)
+		fmt.Printf(row, what, fmt.Sprintf("%.1f", each), mib(ours.Own), mib(ours.Program), mib(theirs.Own), mib(theirs.Program), mib(ours.Peak))
 		return nil
 	}
 	for _, n := range sizes {
@@ -68,37 +67,4 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 		}
 	}
 	return nil
-}
-
-// memory is the memory of a process, in KiB.
-type memory struct {
-	pss     int
-	own     int // of it, what the process has written: its heap, stacks and variables
-	program int // of it, pages of its program and other files
-	peak    int // the most that it had in memory
-}
-
-// memoryOf returns the memory of a process.
-func memoryOf(pid int) (m memory, err error) {
-	for _, from := range []struct {
-		file, name string
-		to         *int
-	}{
-		{"smaps_rollup", "Pss:", &m.pss}, {"smaps_rollup", "Pss_Anon:", &m.own}, {"smaps_rollup", "Pss_File:", &m.program},
-		{"status", "VmHWM:", &m.peak},
-	} {
-		f, err := os.Open(fmt.Sprintf("/proc/%d/%s", pid, from.file))
-		if err != nil {
-			return m, err
-		}
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); {
-			if value, ok := strings.CutPrefix(s.Text(), from.name); ok {
-				if _, err := fmt.Sscan(value, from.to); err != nil {
-					return m, fmt.Errorf("%s: %w", f.Name(), err)
-				}
-			}
-		}
-	}
-	return m, nil
 }
