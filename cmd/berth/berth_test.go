@@ -244,7 +244,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestCalledAs finds the name of runc and crun in the version and the help of a berth that is installed in their place.
+// TestCalledAs finds the name of runc and crun in the version and the help of a berth that is
+// installed in their place.
 func TestCalledAs(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"runc", "crun", "other"} {

@@ -174,7 +174,8 @@ func (a *app) printVersion() {
 		}
 	}
 	name := programName()
-	fmt.Fprintf(a.stdout, "%s version %s\ncommit: %s\nspec: %s\ngo: %s\n", name, version, commit, specs.Version, goVersion)
+	fmt.Fprintf(a.stdout, "%s version %s\ncommit: %s\nspec: %s\ngo: %s\n",
+		name, version, commit, specs.Version, goVersion)
 	if name != "berth" {
 		fmt.Fprintf(a.stdout, "program: berth\n")
 	}

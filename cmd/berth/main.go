@@ -291,7 +291,8 @@ func (c command) help(w io.Writer, fs *flag.FlagSet) {
 	if name == "crun" {
 		// crun names the options of a command where some have values.
 		own := strings.Repeat(" [OPTION]...", min(values, 1))
-		fmt.Fprintf(w, "Usage: crun [OPTION...] %s%s %s\n\n", c.name, own, strings.ReplaceAll(c.args, "CONTAINER-ID", "CONTAINER"))
+		arguments := strings.ReplaceAll(c.args, "CONTAINER-ID", "CONTAINER")
+		fmt.Fprintf(w, "Usage: crun [OPTION...] %s%s %s\n\n", c.name, own, arguments)
 	}
 	fmt.Fprintf(w, "NAME:\n   %s %s - %s\n\nUSAGE:\n   %s\n", name, c.name, c.summary, strings.TrimSpace(usage))
 	if options > 0 {

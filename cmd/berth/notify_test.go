@@ -157,8 +157,8 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// TestNotifySocketPath finds the socket where the container's NOTIFY_SOCKET says: below the manager's path, as with crun, or
-// at runc's place, where a systemd in the container needs its own.
+// TestNotifySocketPath finds the socket where the container's NOTIFY_SOCKET says: below the manager's
+// path, as with crun, or at runc's place, where a systemd in the container needs its own.
 func TestNotifySocketPath(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) { s.Process.Args = sh("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET") })

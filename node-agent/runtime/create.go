@@ -207,12 +207,15 @@ func (m *maker) readConfig(early func(*specs.Spec)) error {
 		return err
 	}
 	var mapped validate.Faults
-	options := validate.Options{Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall, Early: func(spec *specs.Spec) {
-		mapped = MapCaller(spec)
-		if early != nil {
-			early(spec)
-		}
-	}}
+	options := validate.Options{
+		Bundle: bundle, Systemd: m.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall,
+		Early: func(spec *specs.Spec) {
+			mapped = MapCaller(spec)
+			if early != nil {
+				early(spec)
+			}
+		},
+	}
 	spec, faults := validate.JSON(data, options)
 	for _, w := range append(mapped, faults.Warnings()...) {
 		if w.Path != "linux.rootfsPropagation" { // podman and docker write rprivate into every document

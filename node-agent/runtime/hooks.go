@@ -65,8 +65,8 @@ type hookError struct{ error }
 
 func (e *hookError) Unwrap() error { return e.error }
 
-// runHooksLogged runs hooks whose failure is a warning: poststop. It warns in runc's words and, for the exit code,
-// in crun's.
+// runHooksLogged runs hooks whose failure is a warning: poststop. It warns in runc's words and, for
+// the exit code, in crun's.
 func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
 	for i, h := range hooks {
 		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, rec.ociState(status), inRuntime(rec)); err != nil {

@@ -22,9 +22,10 @@ const (
 	notifySocket = "notify.sock"
 )
 
-// notifyTarget returns the folder of the container that has the socket: with crun that is the path of the manager's
-// socket, with runc /run/notify. It is runc's for a socket without a path, and for that of systemd, where a systemd in the
-// container, or a bind mount of the host's folder, has a socket already.
+// notifyTarget returns the directory of the container that has the socket: with crun that is the path
+// of the manager's socket, with runc /run/notify. It is runc's for a socket without a path, and for
+// that of systemd, where a systemd in the container, or a bind mount of the host's directory, has a
+// socket already.
 func notifyTarget(manager string) string {
 	if !filepath.IsAbs(manager) || strings.HasSuffix(filepath.Clean(manager), "/systemd/notify") {
 		return "/run/notify"

@@ -137,8 +137,8 @@ func CheckID(id string) error {
 	return nil
 }
 
-// checkNewID refuses ids that a new container may not have: those of CheckID, and hidden files, as crun does. Containers
-// that have such an id already are still found by it.
+// checkNewID refuses ids that a new container may not have: those of CheckID, and hidden files, as
+// crun does. Containers that have such an id already are still found by it.
 func checkNewID(id string) error {
 	if strings.HasPrefix(id, ".") {
 		return fmt.Errorf("%w: it begins with a dot", ErrInvalidID)

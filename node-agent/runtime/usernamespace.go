@@ -53,8 +53,8 @@ func (m *maker) causeInUserNamespace(step *launch.StepError) string {
 	return ""
 }
 
-// MapCaller maps the ids of the process's user to those of the caller where a document has a new user namespace and no
-// mappings, as crun does. It returns a warning for each field that it has filled in.
+// MapCaller maps the ids of the process's user to those of the caller where a document has a new user
+// namespace and no mappings, as crun does. It returns a warning for each field that it has filled in.
 func MapCaller(spec *specs.Spec) validate.Faults {
 	isNew := func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path == "" }
 	if spec.Linux == nil || spec.Process == nil || !slices.ContainsFunc(spec.Linux.Namespaces, isNew) {
@@ -63,8 +63,8 @@ func MapCaller(spec *specs.Spec) validate.Faults {
 	var filled validate.Faults
 	fill := func(field string, id uint32, own int) []specs.LinuxIDMapping {
 		filled = append(filled, validate.Fault{
-			Path: field, Found: "nothing", Allowed: "the mappings of the new user namespace; the process's user is the caller",
-			Severity: validate.Warning,
+			Path: field, Found: "nothing", Severity: validate.Warning,
+			Allowed: "the mappings of the new user namespace; the process's user is the caller",
 		})
 		return []specs.LinuxIDMapping{{ContainerID: id, HostID: uint32(own), Size: 1}}
 	}

@@ -203,8 +203,8 @@ func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
 	w.end(w.id, second.PID)
 }
 
-// TestUserNamespaceWithoutMappings runs and executes processes in a new user namespace that the document has no mappings
-// for: their user is the caller, as with crun, and a warning says so.
+// TestUserNamespaceWithoutMappings runs and executes processes in a new user namespace that the
+// document has no mappings for: their user is the caller, as with crun, and a warning says so.
 func TestUserNamespaceWithoutMappings(t *testing.T) {
 	const mapping = "         0          0          1\n"
 	w := newWorld(t)
