@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,6 +130,21 @@ func oomKills(dir string) uint64 {
 		}
 	}
 	return 0
+}
+
+// processesBelow returns the processes in a cgroup and below it. There are none if dir is empty, or not there.
+func processesBelow(dir string) (pids []string) {
+	if dir == "" {
+		return nil
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() { // else it was removed since
+			b, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			pids = append(pids, strings.Fields(string(b))...)
+		}
+		return nil
+	})
+	return pids
 }
 
 // removeCgroups removes the cgroup of a container in every hierarchy if its handler has left it, since the handler's record was

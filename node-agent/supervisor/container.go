@@ -513,14 +513,16 @@ func neverStarted(st *protocol.Status) {
 	st.StartedAt, st.StartedInstant = time.Time{}, boottime.Instant{}
 }
 
-// kill sends a signal.
+// kill sends a signal. SIGKILL to all processes of a container whose first one has ended returns once the others have, too: what
+// they use may be removed then.
 func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 	sig, err := unixsignal.Parse(signal)
 	if err != nil {
 		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	return s.with(id, func(c *container, h handler.Handler) error {
-		if st := c.status(); st.State == protocol.Stopped && !all {
+		st := c.status()
+		if st.State == protocol.Stopped && !all {
 			return fmt.Errorf("kill %s: %w", id, protocol.ErrNotRunning)
 		}
 		if sig != unix.SIGKILL {
@@ -536,8 +538,27 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 		if c.signalFirst(sig) && (errors.Is(err, handler.ErrNotRunning) || errors.Is(err, handler.ErrNotExist)) {
 			err = nil // it is not in its cgroup, where the handler looks, or the handler's record was removed
 		}
-		return errors.Join(err, left.kill())
+		err = errors.Join(err, left.kill())
+		if all && st.State == protocol.Stopped {
+			if lives := c.awaitEmpty(); lives != nil {
+				return lives
+			}
+		}
+		return err
 	})
+}
+
+// awaitEmpty returns once no process is left in the container's cgroup. They have been killed.
+func (c *container) awaitEmpty() error {
+	for end := time.Now().Add(killWait); ; time.Sleep(5 * time.Millisecond) {
+		pids := processesBelow(c.rec.Cgroup)
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("container %s: processes %v live on %v after SIGKILL", c.id, pids, killWait)
+		}
+	}
 }
 
 // signalFirst sends a signal to the container's first process wherever it is, and returns false if that has been reaped.
@@ -560,7 +581,7 @@ func (s *server) limit(ctx context.Context, id string, r *protocol.UpdateRequest
 	})
 }
 
-// killWait is how long the exit of a process is waited for after its handler has said that it is deleted.
+// killWait is how long the exit of a process is waited for after its handler has said that it is killed or deleted.
 const killWait = 10 * time.Second
 
 // remove deletes a container.

@@ -10,10 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -145,6 +147,80 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestKillAllWaitsForTheEnd kills what the first process of a container has left behind in its cgroup. As long as such a process
+// lives, which one does that another cgroup keeps frozen, the kill does not return: its caller removes what the process uses.
+func TestKillAllWaitsForTheEnd(t *testing.T) {
+	freezer := filepath.Join("/sys/fs/cgroup/freezer", fmt.Sprintf("berth-test-frozen-%d", os.Getpid()))
+	if err := os.Mkdir(freezer, 0o755); err != nil {
+		needs.Skip(t, "a freezer of cgroup v1: "+err.Error())
+	}
+	set := func(file, value string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(freezer, file), []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		set("freezer.state", "THAWED")
+		for end := time.Now().Add(time.Minute); os.Remove(freezer) != nil && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	eachHandler(t, func(t *testing.T, h string) {
+		n := newNode(t)
+		t.Cleanup(func() { set("freezer.state", "THAWED") })
+		mark := strconv.Itoa(1000000 + os.Getpid()*100 + len(h))
+		// In a mount namespace of its own, the process is known by its cgroup alone.
+		apart := func(s *specs.Spec) {
+			s.Linux.Namespaces = s.Linux.Namespaces[1:] // all but the pid namespace
+			sys := []string{"CAP_SYS_ADMIN"}
+			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: sys, Effective: sys, Permitted: sys}
+		}
+		bundle := n.bundle("left", apart, "/bin/sh", "-c", "unshare -m sleep "+mark+" & read x")
+		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "left", Handler: h, Bundle: bundle}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.client.Start(n.ctx(), "left"); err != nil {
+			t.Fatal(err)
+		}
+		pid := n.marked(mark, 1)[0]
+		n.stopped("left")
+		born, err := procfs.ReadStat(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set("cgroup.procs", strconv.Itoa(pid))
+		set("freezer.state", "FROZEN")
+		n.eventually("it is frozen", func() error {
+			b, err := os.ReadFile(filepath.Join(freezer, "freezer.state"))
+			if err == nil && string(b) != "FROZEN\n" {
+				err = errors.New(string(b))
+			}
+			return err
+		})
+		killed := make(chan error, 1)
+		go func() { killed <- n.client.Kill(n.ctx(), "left", "KILL", true) }()
+		n.eventually("SIGKILL is sent", func() error {
+			if dying(pid, born.StartTime) {
+				return nil
+			}
+			return errors.New("it has no SIGKILL yet")
+		})
+		select {
+		case err := <-killed:
+			t.Fatalf("found %v while a process lives", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+		set("freezer.state", "THAWED")
+		if err := <-killed; err != nil && !errors.Is(err, protocol.ErrNotRunning) {
+			t.Error(err)
+		}
+		if !dying(pid, born.StartTime) {
+			t.Errorf("process %d lives on", pid)
+		}
+	})
 }
 
 // TestBelongs climbs from processes to their ancestors, also where those form a circle.

@@ -63,7 +63,8 @@ func (c *Client) Start(ctx context.Context, id string) error {
 }
 
 // Kill sends a signal (as unixsignal.Parse reads it) to the container's first process, or with all to every process in it.
-// Once the process has ended it fails with ErrNotRunning.
+// Once the process has ended it fails with ErrNotRunning. SIGKILL to all processes of a container whose first one has ended returns
+// once the others have, too.
 func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
 	_, err := c.one(ctx, Request{Op: OpKill, ID: id, Signal: signal, All: all})
 	return err
