@@ -54,8 +54,9 @@ type Input struct {
 	// killed as it discarded it.
 	RootfsLeft bool
 	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording it, such as a full disk; empty if
-	// nothing does. It is for the status; no decision depends on it.
-	Trouble string
+	// nothing does. It is for the status; no decision depends on it. StorageFailed is whether it is that files cannot be written.
+	Trouble       string
+	StorageFailed bool
 	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not answer; empty if it could.
 	// Nothing is decided then, and the status says so.
 	Unseen      string

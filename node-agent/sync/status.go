@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	apistatus "github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -70,7 +71,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 
 	set := func(kind string, value metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&status.Conditions, metav1.Condition{
-			Type: kind, Status: value, Reason: reason, Message: clip(message), ObservedGeneration: b.Generation,
+			Type: kind, Status: value, Reason: reason, Message: shorten(message), ObservedGeneration: b.Generation,
 			LastTransitionTime: metav1.NewTime(in.Now).Rfc3339Copy(),
 		})
 	}
@@ -145,7 +146,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	case r.Failure != nil && p == nil:
 		status.Phase = v1alpha1.ContainerPending
 		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.Waits)
-		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: r.Failure.Reason, Message: clip(wait)}
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: r.Failure.Reason, Message: shorten(wait)}
 		status.LastState.Terminated = seconds(r.Exit)
 		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, r.Failure.Reason, wait)
 	case r.State == stateEnded && !restarts(b.Spec.RestartPolicy, r.Exit) && !in.changed():
@@ -190,10 +191,10 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		running := *meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning)
 		reason, message := running.Reason, running.Message+"; "+in.Trouble
 		if w := status.State.Waiting; w != nil {
-			if r.Failure == nil {
+			if r.Failure == nil && in.StorageFailed {
 				reason = v1alpha1.ReasonStorageFailed
 			}
-			w.Reason, w.Message = reason, clip(message)
+			w.Reason, w.Message = reason, shorten(message)
 		}
 		set(v1alpha1.ConditionRunning, running.Status, reason, message)
 	}
@@ -260,12 +261,4 @@ func seconds(t *corev1.ContainerStateTerminated) *corev1.ContainerStateTerminate
 	return &out
 }
 
-// maxMessage is the most that the API server takes for a condition's message (metav1.Condition).
-const maxMessage = 32768
-
-func clip(s string) string {
-	if len(s) > maxMessage {
-		return s[:maxMessage-4] + " ..."
-	}
-	return s
-}
+func shorten(message string) string { return apistatus.Shorten(message, apistatus.MaxMessage) }

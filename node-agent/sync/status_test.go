@@ -5,6 +5,7 @@ package sync
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -54,6 +55,20 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 				t.Errorf("ImageReady is %+v; wanted %s", image, c.image)
 			}
 		})
+	}
+}
+
+// TestLongMessageIsCutBetweenLetters: a message that the API server would refuse is cut, and stays text.
+func TestLongMessageIsCutBetweenLetters(t *testing.T) {
+	for shift := range 3 {
+		in := Input{Desired: desired(corev1.RestartPolicyAlways), Record: record(stateNone, func(r *Record) { r.Failure = &failure{} })}
+		in.Record.Failure.Message = strings.Repeat("x", shift) + strings.Repeat("日本", status.MaxMessage)
+		st := Status(in, &v1alpha1.OCIBundleStatus{}, nil)
+		for _, message := range []string{st.State.Waiting.Message, meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionRunning).Message} {
+			if !utf8.ValidString(message) || len(message) > status.MaxMessage || len(message) < status.MaxMessage-100 {
+				t.Errorf("found %d bytes, valid %v, which end in %q", len(message), utf8.ValidString(message), message[len(message)-40:])
+			}
+		}
 	}
 }
 

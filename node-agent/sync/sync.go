@@ -439,7 +439,7 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 			}
 			if ctx.Err() == nil {
 				log.Error("failed; trying again", "verb", d.Verb, "error", err)
-				if in.Trouble = storageTrouble(err); in.Trouble != "" {
+				if in.StorageFailed, in.Trouble = w.trouble(d.Verb, err); in.Trouble != "" {
 					if err := s.report(ctx, w, in, nil); err != nil {
 						log.Warn("cannot report the status", "error", err)
 					}
@@ -462,8 +462,8 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 		if d.Verb != Nothing && d.After == 0 {
 			continue
 		}
-		if in.Record != nil {
-			in.Trouble = storageTrouble(in.Record.unwritten)
+		if in.Record != nil && lifecycle.StorageFailed(in.Record.unwritten) {
+			in.StorageFailed, in.Trouble = true, storageTrouble(in.Record.unwritten)
 		}
 		if err = s.awaitFlush(ctx, in.Record); err == nil {
 			err = s.report(ctx, w, in, nil)
@@ -493,13 +493,23 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// storageTrouble returns the error if it says that the agent's own files cannot be written, else "".
-func storageTrouble(err error) string {
-	if lifecycle.StorageFailed(err) {
-		return "the agent cannot write its files: " + err.Error()
+// reportedTries is how many tries must have failed in a row before the status says so, which takes some seconds: until then,
+// another supervisor may be about to take over, or a process about to end.
+const reportedTries = 3
+
+// trouble returns what the status says of an act that has failed, "" if nothing yet, and whether the agent's own files cannot be
+// written.
+func (w *worker) trouble(verb Verb, err error) (storage bool, text string) {
+	switch {
+	case lifecycle.StorageFailed(err):
+		return true, storageTrouble(err)
+	case w.retries >= reportedTries:
+		return false, fmt.Sprintf("the agent tries again what has failed (%s): %v", verb, err)
 	}
-	return ""
+	return false, ""
 }
+
+func storageTrouble(err error) string { return "the agent cannot write its files: " + err.Error() }
 
 func idOf(in Input) string {
 	if in.Record != nil {

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
@@ -112,6 +114,35 @@ func TestStopSignalIsNotLost(t *testing.T) {
 	b.until("SIGKILL", func() bool {
 		b.clock.Step(time.Second)
 		return slices.Contains(b.kills(), "KILL")
+	})
+}
+
+// TestStatusSaysWhatFailsAgainAndAgain: a stop that the supervisor refuses is not passed over in silence, and once it is done no more
+// is said of it.
+func TestStatusSaysWhatFailsAgainAndAgain(t *testing.T) {
+	b := newUnsureBench(t, map[string][]string{"kill TERM": slices.Repeat([]string{"drop"}, 6)})
+	b.runs(1)
+	b.delete()
+	message := func() string {
+		if c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRunning); c != nil {
+			return string(c.Status) + " " + c.Reason + ": " + c.Message
+		}
+		return ""
+	}
+	b.until("the status says so", func() bool {
+		if b.clock.HasWaiters() {
+			b.clock.Step(30 * time.Second)
+		}
+		return strings.HasPrefix(message(), "True Started: ") && strings.Contains(message(), "has failed (Stop): the test loses it")
+	})
+	b.until("the stop signal", func() bool {
+		if b.clock.HasWaiters() && len(b.kills()) == 0 {
+			b.clock.Step(30 * time.Second)
+		}
+		return len(b.kills()) > 0
+	})
+	b.until("the status says no more of it", func() bool {
+		return strings.Contains(message(), "it has been told to stop") && !strings.Contains(message(), "has failed")
 	})
 }
 
