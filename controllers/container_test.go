@@ -899,6 +899,34 @@ func TestStrangersBundleIsLeftAlone(t *testing.T) {
 	eventuallyHas(t, again, isReady)
 }
 
+// TestEarlierContainerEndsBesideAFault: the process of an earlier Container of the same name ends, although the spec of the
+// new one cannot be compiled.
+func TestEarlierContainerEndsBesideAFault(t *testing.T) {
+	newFakeAgent(t, "node-a")
+	ns := namespace(t)
+	orphan := &v1alpha1.OCIBundle{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "hello"), Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+		},
+		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
+	}
+	orphan.Spec.Config.Raw = []byte(`{}`)
+	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: types.UID("of-another-time")}
+	c := sample(ns, "hello", func(c *v1alpha1.Container) {
+		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}}}
+	})
+	create(t, c)
+	eventuallyHas(t, c, want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonInvalidSpec})
+	create(t, orphan)
+	eventually(t, func() error {
+		err := admin.Get(t.Context(), client.ObjectKeyFromObject(orphan), &v1alpha1.OCIBundle{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the OCIBundle of the earlier Container is there: %v", err)
+	})
+}
+
 func TestLifeOfAProcessIsMirrored(t *testing.T) {
 	a := newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")

@@ -111,6 +111,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 	phases := []phase{
 		r.hold,
+		r.clearName,
 		r.relocate,
 		r.evacuate,
 		r.compile,
@@ -120,6 +121,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if c.DeletionTimestamp != nil {
 		phases = []phase{
 			r.hold,
+			r.clearName,
 			r.relocate,
 			r.finalize,
 		}

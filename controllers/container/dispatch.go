@@ -276,13 +276,13 @@ func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructu
 	return u, nil
 }
 
-// clearName deals with an OCIBundle in the place of the Container's that is not its own. One of an earlier Container of that name
-// is asked to go; another owner's is left alone, and the Container is stalled until somebody decides.
+// clearName deletes the OCIBundles of earlier Containers of this name, whatever this one's spec says and whether or not it has
+// been dispatched: nothing else ends their processes. Until they are gone, schedule waits.
 func (r *Reconciler) clearName(ctx context.Context, s *scope) (bool, error) {
 	for _, b := range s.predecessors {
 		if err := r.remove(ctx, b); err != nil {
 			return false, err
 		}
 	}
-	return false, nil
+	return true, nil
 }

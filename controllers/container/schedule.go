@@ -28,7 +28,8 @@ type verdict struct {
 // where spec.nodeName says so, or where its node does not have the handler that its RuntimeClass now asks for.
 func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if s.found.foreign != "" {
-		return r.clearName(ctx, s)
+		// An earlier Container's OCIBundle goes first. Another owner's is left alone: the Container is stalled until somebody decides.
+		return false, nil
 	}
 	if s.bundle != nil && s.bundle.DeletionTimestamp != nil {
 		// The old one has to go first; the watch calls again when it has.
