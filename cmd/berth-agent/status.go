@@ -305,9 +305,11 @@ func message(c *v1alpha1.Container) string {
 	} else if c.Status.OOMKills > 0 {
 		text = fmt.Sprintf("%d of its processes were killed for lack of memory", c.Status.OOMKills)
 	}
-	text = strings.Join(strings.Fields(text), " ")
 	if c.DeletionTimestamp != nil {
-		text = strings.TrimSpace("being removed " + text)
+		if running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning); text == "" && running != nil {
+			text = running.Message // which says what its end waits for
+		}
+		text = strings.TrimSuffix("being removed: "+text, ": ")
 	}
-	return text
+	return strings.Join(strings.Fields(text), " ")
 }

@@ -205,3 +205,17 @@ func TestStatusThatIsNotRefreshed(t *testing.T) {
 		t.Error("found no error for a status that is old")
 	}
 }
+
+// TestMessageOfARemoval: it says what the end of the process waits for.
+func TestMessageOfARemoval(t *testing.T) {
+	c := &v1alpha1.Container{}
+	c.DeletionTimestamp = new(metav1.Now())
+	if got := message(c); got != "being removed" {
+		t.Errorf("found %q", got)
+	}
+	told := "the process runs with pid 5; it has been told to stop: the container is deleted"
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Message: told})
+	if got := message(c); got != "being removed: "+told {
+		t.Errorf("found %q", got)
+	}
+}
