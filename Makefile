@@ -162,7 +162,7 @@ CLIENTS_VM ?= ^(TestCheckpoint.*|TestContainerd|TestCRI|TestPodman)$$/^(run|exec
 CLIENTS_GROUP = -C test/clients -run '$(CLIENTS_VM)' -must '^Test(Checkpoint(Podman|Containerd)|Containerd|CRI|Podman)$$' .
 
 .PHONY: test-clients-vm
-test-clients-vm: deps-clients build bin/berth-image ## Use podman and containerd with berth under cgroup v2 and systemd, checkpoints included, in a virtual machine; test-vm does so too.
+test-clients-vm: deps-clients build bin/berth-image ## Use podman and containerd with berth under cgroup v2 and systemd, checkpoints included, in a virtual machine, as test-vm does.
 	hack/vm/test.sh -systemd -timeout 5400 $(CLIENTS_GROUP)
 
 .PHONY: lint
@@ -171,6 +171,7 @@ lint: $(GOLANGCI_LINT) verify-generate ## Run the linters.
 	$(GOLANGCI_LINT) run ./...
 	cd test/clients && $(GOLANGCI_LINT) run ./...
 	@hack/deps.sh lint
+	go run ./hack/words $$(git ls-files '*.go' '*.md' ':!node-agent/runtime' ':!CONTRIBUTING.md' ':!docs/runc-suite.md' ':!hack/words')
 	shellcheck --severity=warning .ci/run $$(git ls-files 'hack/*.sh')
 	shellcheck --severity=warning --shell=dash --exclude=SC1007,SC2034 $(GUEST_SCRIPTS)
 

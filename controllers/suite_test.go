@@ -385,7 +385,7 @@ func theBundle(t *testing.T, c *v1alpha1.Container) *v1alpha1.OCIBundle {
 	return b
 }
 
-// want is what is expected of a condition; an empty field is not looked at.
+// want is an expected condition; an empty field is not looked at.
 type want struct {
 	kind     string
 	status   metav1.ConditionStatus

@@ -206,8 +206,8 @@ func TestInterruptedEditIsMadeStill(t *testing.T) {
 	}
 }
 
-// TestInterruptedRestartIsMadeStill tells a job that has done its work to run again, and interrupts that start: it runs all the same,
-// once, also if the agent is replaced meanwhile.
+// TestInterruptedRestartIsMadeStill restarts a finished job and interrupts that start: the job still runs,
+// once, also if the agent is replaced in between.
 func TestInterruptedRestartIsMadeStill(t *testing.T) {
 	for _, replaced := range []bool{false, true} {
 		t.Run(fmt.Sprintf("agent replaced %v", replaced), func(t *testing.T) {

@@ -94,7 +94,7 @@ func (c *checker) memory(path string, m *specs.LinuxMemory) {
 	}
 	if m.Swap != nil && *m.Swap > 0 {
 		// Memory and swap together: the kernel refuses memsw below memory on
-		// cgroup v1, and on v2 the difference of the two is what is written.
+		// cgroup v1, and on v2 the runtime writes their difference.
 		switch {
 		case m.Limit == nil || *m.Limit <= 0:
 			c.err(path+".swap", decimal(*m.Swap), "-1 or nothing, unless limit is given: it limits memory and swap together")

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestCheck(t *testing.T) {
+	for name, tc := range map[string]struct {
+		path, text string
+		want       []string // the beginnings of the lines that are written
+	}{
+		"a comment": {"a.go", "package a\n\n// f does so meanwhile.\nfunc f() {}\n", []string{
+			`a.go:3: found "meanwhile"`, `a.go:3: found "does so"`,
+		}},
+		"a comment behind code":   {"a.go", "package a\n\nvar b = 1 // taken up\n", []string{`a.go:3: found "taken up"`}},
+		"a comment of many lines": {"a.go", "package a\n\n/*\nx\nhas not a name\n*/\n", []string{`a.go:5: found "has not a"`}},
+		"a string":                {"a.go", "package a\n\nvar meanwhile = \"// meanwhile\"\n", nil},
+		"a page":                  {"a.md", "# A\n\nIt tells whether.\n", []string{`a.md:3: found "tells whether"`}},
+		"plain words":             {"a.md", "A recommended amendment reports whether it has not yet ended.\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			found, err := check(&b, tc.path, []byte(tc.text))
+			if err != nil || found != (len(tc.want) > 0) {
+				t.Fatalf("found %v, %v; want %v", found, err, len(tc.want) > 0)
+			}
+			lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+			if len(tc.want) > 0 && len(lines) != len(tc.want) {
+				t.Fatalf("found %q; want %q", lines, tc.want)
+			}
+			for i, want := range tc.want {
+				if !strings.HasPrefix(lines[i], want) {
+					t.Errorf("found %q; want %q", lines[i], want)
+				}
+			}
+		})
+	}
+	if _, err := check(&strings.Builder{}, "a.go", []byte("package")); err == nil {
+		t.Error("a file that is not Go has no error")
+	}
+}
