@@ -31,7 +31,7 @@ const (
 
 // copyUp fills a tmpfs that the child is about to mount with what it covers. This process, whose user may not be the files' owner,
 // makes the list; a second child in the container's cgroup and user namespace copies.
-func (m *maker) copyUp(ctx context.Context) error {
+func (m *mountInputs) copyUp(ctx context.Context) error {
 	field, from, to, err := m.receiveCopy()
 	if err != nil {
 		return fmt.Errorf("mounts: tmpcopyup: %w", err)
@@ -53,12 +53,12 @@ func (m *maker) copyUp(ctx context.Context) error {
 		return fmt.Errorf("%s: tmpcopyup: %w", field, err)
 	}
 	inputs := map[plan.Input]int{plan.InputCopySource: int(from.Fd()), plan.InputCopyTarget: int(to.Fd()), plan.InputContainer: m.child.PIDFD}
-	for _, name := range m.cgroups {
-		inputs[plan.InputCgroup(name)] = m.inputs[plan.InputCgroup(name)]
-	}
+	m.cgroup.addTo(inputs)
+	o := plan.Options{Cgroups: m.cgroup.hierarchies, CgroupByParent: m.cgroup.byManager}
 	for part := range slices.Chunk(l.entries, copiedAtOnce) {
 		child, err := launch.Start(launch.Request{
-			Plan: plan.BuildCopy(m.spec, field, plan.Options{Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent}, part), Inputs: inputs, Cgroup: m.cgroup, Reserved: 3, OnSync: m.attach, Deadline: m.r.deadline,
+			Plan:   plan.BuildCopy(m.spec, field, o, part),
+			Inputs: inputs, Cgroup: m.cgroup.unified, Reserved: 3, OnSync: m.cgroup.attach, Deadline: m.r.deadline,
 		})
 		if err != nil {
 			return fmt.Errorf("%s: tmpcopyup: %w", field, err)
@@ -72,7 +72,7 @@ func (m *maker) copyUp(ctx context.Context) error {
 }
 
 // receiveCopy takes what the child has sent: the index of a mount, a clone of the folder that it covers, and the tmpfs.
-func (m *maker) receiveCopy() (field plan.Field, from, to *os.File, err error) {
+func (m *mountInputs) receiveCopy() (field plan.Field, from, to *os.File, err error) {
 	payload, fds, err := receiveDescriptors(m.copies, 2)
 	if err != nil {
 		return field, nil, nil, err

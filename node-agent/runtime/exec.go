@@ -75,51 +75,77 @@ func (e *Executed) Kill() { e.child.Kill() }
 func (e *Executed) Leave() { e.child.ClosePIDFD() }
 
 // Exec executes a process in a created or running container and returns once it has become its program. On an error there is none.
-func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Executed, error) {
-	x := &execution{o: o, maker: &maker{r: r, inputs: map[plan.Input]int{}}}
-	defer x.closeFiles()
-	if err := x.prepare(ctx, id); err != nil {
+func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (_ *Executed, err error) {
+	x := &execution{session: r.newSession(), id: id, o: o}
+	defer func() { x.end(err) }()
+	if err := x.begin(ctx); err != nil {
 		return nil, err
 	}
-	if err := x.start(ctx); err != nil {
-		return nil, err
-	}
-	x.r.debugf("container %s: setns_init: about to exec %q", x.rec.ID, x.spec.Process.Args[0])
-	x.child.Release()
-	if err := x.child.Follow(ctx, ""); err != nil {
-		x.removePidFile()
+	x.r.debugf("container %s: setns_init: about to exec %q", x.id, x.spec.Process.Args[0])
+	if err := x.follow(ctx); err != nil {
 		return nil, x.explain(err)
 	}
 	return &Executed{PID: x.child.PID, child: x.child}, nil
 }
 
-// execution is one Exec under way.
+// execution executes a process in a container.
 type execution struct {
-	*maker
-	o ExecOptions
+	*session
+	id string
+	o  ExecOptions
+	// rec is the container's record and spec its document with the process replaced.
+	rec    *record
+	spec   *specs.Spec
+	cgroup membership
 	// container is a pidfd of the container's first process.
 	container *os.File
-	// program, if it is there, is what to execute in place of process.args[0], as for a hook.
+	streams   streams
+	// program is what to execute in place of process.args[0], as for a hook; empty otherwise.
 	program string
 	// ownEnv is whether process.env is all of the environment, to which no HOME is added.
 	ownEnv bool
 }
 
-func (x *execution) closeFiles() {
-	for _, f := range x.close {
-		f.Close()
+// begin starts the process, which then waits before it executes its program. It takes no lock: the
+// child joins the container whose pidfd it has, or fails, even if the container is removed or
+// replaced at the same time.
+func (x *execution) begin(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		x.findContainer,
+		x.readDocument,
+		x.openInputs,
+		x.buildPlan,
+		x.launch,
+		x.announce,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-// prepare does all that comes before the child. It takes no lock: whatever becomes of the container meanwhile, the child joins the
-// one whose pidfd it has, or fails.
-func (x *execution) prepare(ctx context.Context, id string) error {
-	rec, err := x.r.load(id)
-	if err != nil {
+// execute executes the process and returns once it has become its program.
+func (x *execution) execute(ctx context.Context) (err error) {
+	defer func() { x.end(err) }()
+	if err := x.begin(ctx); err != nil {
 		return err
 	}
-	x.rec = rec
-	switch x.r.status(rec) {
+	return x.follow(ctx)
+}
+
+// follow lets the child execute its program and waits until it has.
+func (x *execution) follow(ctx context.Context) error {
+	x.child.Release()
+	return x.child.Follow(ctx, "")
+}
+
+// findContainer reads the container's record and opens its first process.
+func (x *execution) findContainer(context.Context) (err error) {
+	if x.rec, err = x.r.load(x.id); err != nil {
+		return err
+	}
+	switch x.r.status(x.rec) {
 	case specs.StateStopped:
 		return ErrExecStopped
 	case specs.StateCreating:
@@ -129,35 +155,15 @@ func (x *execution) prepare(ctx context.Context, id string) error {
 			return ErrExecPaused
 		}
 	}
-	pidfd := rec.pidfd()
-	if pidfd < 0 {
+	if x.container = x.openProcess(x.rec); x.container == nil {
 		return ErrExecStopped
 	}
-	x.container = os.NewFile(uintptr(pidfd), "pidfd")
-	x.close = append(x.close, x.container)
-	x.inputs[plan.InputContainer] = pidfd
-	if err := x.readSpec(); err != nil {
-		return err
-	}
-	x.maker.o = CreateOptions{
-		Stdin: x.o.Stdin, Stdout: x.o.Stdout, Stderr: x.o.Stderr, Console: x.o.Console, ConsoleSocket: x.o.ConsoleSocket,
-		PlainNewlines: x.o.PlainNewlines, PreserveFDs: x.o.PreserveFDs,
-	}
-	if err := x.openStreams(ctx); err != nil {
-		return err
-	}
-	if joinedUserNamespace(x.spec) >= 0 {
-		if err := x.readMappings(rec.PID); err != nil {
-			return err
-		}
-		x.giveStreams()
-	}
-	return x.makePlan(ctx)
+	return nil
 }
 
-// readSpec makes the document of the new process: the container's with another process.
-func (x *execution) readSpec() error {
-	spec, err := x.r.loadConfig(x.rec.ID)
+// readDocument builds the document of the new process: the container's with another process.
+func (x *execution) readDocument(context.Context) error {
+	spec, err := x.r.loadConfig(x.id)
 	if err != nil {
 		return err
 	}
@@ -181,6 +187,20 @@ func (x *execution) readSpec() error {
 		return ExplainProcessFault(spec.Process, err)
 	}
 	x.spec = spec
+	return nil
+}
+
+// openInputs opens the standard streams or the console, and gives the streams to the process's user.
+func (x *execution) openInputs(ctx context.Context) (err error) {
+	if x.streams, err = x.openStreams(ctx, x.o.streams(), x.spec.Process.Terminal); err != nil {
+		return err
+	}
+	if joinedUserNamespace(x.spec) >= 0 {
+		if err := readMappings(x.spec, x.rec.PID); err != nil {
+			return err
+		}
+	}
+	x.streams.giveTo(x.spec)
 	return nil
 }
 
@@ -217,52 +237,59 @@ func inherit(p, own *specs.Process) *specs.Process {
 	return &out
 }
 
-func (x *execution) makePlan(ctx context.Context) error {
+// buildPlan builds the plan of the process and opens the cgroup that it enters.
+func (x *execution) buildPlan(ctx context.Context) error {
 	host, err := x.r.Host()
 	if err != nil {
 		return err
 	}
-	o := plan.Options{ID: x.rec.ID, Rootfs: x.rec.Rootfs, NullStreams: x.nulls, PreserveFDs: x.o.PreserveFDs, NoNewKeyring: x.rec.NoNewKeyring, PlainNewlines: x.o.PlainNewlines, Program: x.program, DefaultNoFile: defaultNoFile()}
+	o := plan.Options{
+		ID: x.id, Rootfs: x.rec.Rootfs, NullStreams: x.streams.nulls, PreserveFDs: x.o.PreserveFDs,
+		NoNewKeyring: x.rec.NoNewKeyring, PlainNewlines: x.o.PlainNewlines, Program: x.program,
+		DefaultNoFile: defaultNoFile(),
+	}
 	if !x.ownEnv {
 		o.Home = x.home(ctx)
 	}
 	if o.Seccomp, err = x.r.seccompFilter(x.spec); err != nil {
 		return err
 	}
+	if err := x.openCgroup(); err != nil {
+		return err
+	}
+	o.Cgroups, o.CgroupByParent = x.cgroup.hierarchies, x.cgroup.byManager
+	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
+	p, err := plan.BuildExec(x.spec, host, o)
+	if err != nil {
+		return err
+	}
+	x.usePlan(p)
+	return nil
+}
+
+// openCgroup opens the container's cgroup, or those below it that ExecOptions.Cgroups names.
+func (x *execution) openCgroup() error {
 	paths, err := cgroup.Below(x.rec.Cgroups, x.o.Cgroups)
 	if err != nil {
 		return fmt.Errorf("--cgroup: %w", err)
 	}
 	below := *x.rec
 	below.Cgroups = paths
-	if x.group, err = below.cgroup(); err != nil {
+	if x.cgroup.group, err = below.cgroup(); err != nil {
 		return err
 	}
-	if err = x.openCgroups(); err != nil {
-		if len(x.o.Cgroups) > 0 {
-			err = fmt.Errorf("--cgroup: adding pid of the process: %w", err) // runc's words
-		}
-		return err
+	if err = x.cgroup.open(x.session); err != nil && len(x.o.Cgroups) > 0 {
+		err = fmt.Errorf("--cgroup: adding pid of the process: %w", err) // runc's words
 	}
-	o.Cgroups, o.CgroupByParent = x.cgroups, x.cgroupByParent
-	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
-	if x.plan, err = plan.BuildExec(x.spec, host, o); err != nil {
-		return err
-	}
-	for _, w := range x.plan.Warnings {
-		x.r.warn(w)
-	}
-	if x.r.change != nil {
-		x.r.change(x.plan)
-	}
-	return nil
+	return err
 }
 
 // homeTimeout is how long a container's /etc/passwd is waited for: longer than it takes on a machine that has too much to do.
 const homeTimeout = 10 * time.Second
 
-// home is what HOME is to be where process.env does not say. The container's files are read as its processes see them, and so may
-// lie on a filesystem that the container serves itself (FUSE) and that never answers.
+// home returns the value of HOME if process.env has none. The container's files are read as its
+// processes see them, and so may lie on a filesystem that the container serves itself (FUSE) and that
+// never answers.
 func (x *execution) home(ctx context.Context) string {
 	if plan.HasHome(x.spec.Process.Env) {
 		return ""
@@ -298,19 +325,22 @@ func (x *execution) home(ctx context.Context) string {
 // pausedDeadline is how long a process may wait for its container to be resumed: as long as poll(2) can count, in milliseconds.
 const pausedDeadline = (1<<31 - 1) * time.Millisecond
 
-// start makes the child, which waits before its program is executed, and tells others of it.
-func (x *execution) start(ctx context.Context) error {
-	request := launch.Request{Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup, Reserved: 3 + x.o.PreserveFDs, Held: true, OnSync: x.answer(ctx), Deadline: x.r.deadline}
+// launch starts the child, which waits before it executes its program.
+func (x *execution) launch(ctx context.Context) error {
+	request := launch.Request{
+		Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup.unified, Reserved: 3 + x.o.PreserveFDs, Held: true,
+		OnSync: x.answer(ctx), Deadline: x.r.deadline,
+	}
 	if x.o.IgnorePaused {
 		request.Deadline = pausedDeadline
 	}
 	child, err := launch.Start(request)
-	if errors.Is(err, unix.EBUSY) && x.cgroup > 0 && len(x.o.Cgroups) == 0 {
-		// A container that has given its own cgroups controllers can have no process beside them (cgroups(7), "no internal
-		// processes"): go where its first process is. So does attach.
+	if errors.Is(err, unix.EBUSY) && x.cgroup.unified > 0 && len(x.o.Cgroups) == 0 {
+		// A container that has given its own cgroups controllers can have no process beside them
+		// (cgroups(7), "no internal processes"): the child goes where the first process is, as in attach.
 		var below *os.File
 		if below, err = cgroup.OpenOf(x.rec.PID, x.rec.Cgroups[""]); err == nil {
-			x.close = append(x.close, below)
+			x.closeLater(below)
 			request.Cgroup = int(below.Fd())
 			child, err = launch.Start(request)
 		}
@@ -319,25 +349,31 @@ func (x *execution) start(ctx context.Context) error {
 		return x.explain(err)
 	}
 	x.child = child
-	x.r.debugf("container %s: the process is pid %d; its plan has %d steps: nsexec container setup, child process in init()", x.rec.ID, child.PID, len(x.plan.Steps))
+	x.r.debugf("container %s: the process is pid %d; its plan has %d steps: nsexec container setup, child process in init()", x.id, child.PID, len(x.plan.Steps))
 	if mask := x.plan.CPUs.Mask; mask != nil {
 		x.r.debugf("nsexec: affinity: %#x (process.execCPUAffinity.initial %q)", binary.NativeEndian.Uint64(mask), x.plan.CPUs.List)
 	}
-	err = x.r.joinResctrl(x.rec, child.PID)
-	if err == nil && x.o.PidFile != "" {
-		err = writePidFile(x.o.PidFile, child.PID)
+	return nil
+}
+
+// announce adds the child to the resctrl group and gives its pid to those who asked for it. On an
+// error it ends the child.
+func (x *execution) announce(ctx context.Context) error {
+	err := x.r.joinResctrl(x.rec, x.child.PID)
+	if file := x.o.PidFile; err == nil && file != "" {
+		x.onFailure(ignoring(func() error { return os.Remove(file) }))
+		err = writePidFile(file, x.child.PID)
 	}
 	if err == nil && x.o.PidfdSocket != "" {
-		err = sendPidfd(ctx, x.o.PidfdSocket, child.PIDFD)
+		err = sendPidfd(ctx, x.o.PidfdSocket, x.child.PIDFD)
 	}
 	if err != nil {
-		child.Abandon()
-		x.removePidFile()
+		x.child.Abandon()
 	}
 	return err
 }
 
-// answer does what the child's synchronization points ask of the parent.
+// answer returns the function that answers the child's synchronization points.
 func (x *execution) answer(ctx context.Context) func(plan.Sync, int) error {
 	return func(s plan.Sync, pid int) error {
 		switch s {
@@ -346,12 +382,13 @@ func (x *execution) answer(ctx context.Context) func(plan.Sync, int) error {
 		case plan.SyncSeccomp:
 			return sendListener(ctx, x.spec.Linux.Seccomp, x.child, x.rec.ociState(x.r.status(x.rec)))
 		}
-		return fmt.Errorf("no answer to the synchronization point %s", s)
+		return errNoAnswer(s)
 	}
 }
 
+// attach moves the child into the container's cgroup, or where the first process is.
 func (x *execution) attach(pid int) error {
-	err := x.group.Attach(pid)
+	err := x.cgroup.group.Attach(pid)
 	if err == nil || len(x.o.Cgroups) > 0 {
 		return err
 	}
@@ -370,21 +407,16 @@ func (x *execution) attach(pid int) error {
 	return g.Attach(pid)
 }
 
-func (x *execution) removePidFile() {
-	if x.o.PidFile != "" {
-		_ = os.Remove(x.o.PidFile)
-	}
-}
-
-// explain is that of a container, but that the first process, whose end ends all others, may be what has ended.
+// explain explains a launch error. If the first process has ended, the executed one was killed with it:
+// that is the error then.
 func (x *execution) explain(err error) error {
 	// ESRCH: it has left its namespaces, and the kernel waits for its others to be reaped (pid_namespaces(7)).
 	if !x.rec.alive() || errors.Is(err, unix.ESRCH) {
 		return ErrExecStopped
 	}
 	var killed *launch.KilledError
-	if errors.As(err, &killed) && killed.Status.Signal() == unix.SIGKILL && x.group.OOMKills() > 0 {
+	if errors.As(err, &killed) && killed.Status.Signal() == unix.SIGKILL && x.cgroup.group.OOMKills() > 0 {
 		return errors.New("unable to start container process: linux.resources.memory.limit: it was OOM-killed (memory limit too low?)")
 	}
-	return x.maker.explain(err)
+	return explainLaunch(err, x.spec, x.cgroup.group)
 }

@@ -19,8 +19,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 // args has a command executed as what the container's own process is besides.
@@ -341,10 +339,9 @@ func TestExecWithoutBundle(t *testing.T) {
 func TestExecIsHidden(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.sleeping(nil))
-	x := &execution{o: ExecOptions{}, maker: &maker{r: w.rt, inputs: map[plan.Input]int{}}}
-	defer x.closeFiles()
-	w.must(x.prepare(background, w.id))
-	w.must(x.start(background))
+	x := &execution{session: w.rt.newSession(), id: w.id}
+	defer x.end(nil)
+	w.must(x.begin(background))
 	defer x.child.Abandon()
 	w.await("its namespaces", func() bool {
 		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", x.child.PID))

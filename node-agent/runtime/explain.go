@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
@@ -18,45 +19,49 @@ import (
 // errOOM is a container whose memory limit does not suffice to start its program.
 var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
 
-// explain turns the failure of a launch into words that say what to change. Where clients of runc look for certain
-// words, these are used.
-func (m *maker) explain(err error) error {
+// explainLaunch turns the failure of a launch into words that say what to change. Where clients of runc
+// look for certain words, these are used.
+func explainLaunch(err error, spec *specs.Spec, group *cgroup.Group) error {
 	var step *launch.StepError
 	if errors.As(err, &step) {
-		if (step.Name == "faccessat" || step.Name == "faccessat2") && step.Field.Path == "process.args" {
-			return &reworded{programError(m.spec.Process.Args[0], step.Errno), step}
-		}
-		if step.Name == "execve" {
-			return &reworded{execError(m.spec.Process.Args[0], step.Errno), step}
-		}
-		if step.Field.Path == "process.cwd" {
-			return fmt.Errorf("unable to start container process: chdir to cwd (%q) set in config.json failed: %w", m.spec.Process.Cwd, &becauseOf{step})
-		}
-		if step.Errno == unix.ENOMEM && m.group.OOMKills() > 0 {
-			return fmt.Errorf("%w: %w", errOOM, err)
-		}
-		if cause := m.causeInUserNamespace(step); cause != "" {
-			step.Cause = cause
-		} else if m.deadlineOnSomeCPUs(step) {
-			step.Cause = "process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus): SCHED_DEADLINE takes all processors of the host"
-		}
-		return fmt.Errorf("unable to start container process: %w", err)
+		return explainStep(err, step, spec, group)
 	}
 	var killed *launch.KilledError
-	if errors.As(err, &killed) && m.group.OOMKills() > 0 {
+	if errors.As(err, &killed) && group.OOMKills() > 0 {
 		return errOOM
+	}
+	return fmt.Errorf("unable to start container process: %w", err)
+}
+
+// explainStep explains a failed step, which err wraps.
+func explainStep(err error, step *launch.StepError, spec *specs.Spec, group *cgroup.Group) error {
+	isProgram := step.Name == "faccessat" || step.Name == "faccessat2"
+	switch {
+	case isProgram && step.Field.Path == "process.args":
+		return &reworded{programError(spec.Process.Args[0], step.Errno), step}
+	case step.Name == "execve":
+		return &reworded{execError(spec.Process.Args[0], step.Errno), step}
+	case step.Field.Path == "process.cwd":
+		return fmt.Errorf("unable to start container process: chdir to cwd (%q) set in config.json failed: %w", spec.Process.Cwd, &becauseOf{step})
+	case step.Errno == unix.ENOMEM && group.OOMKills() > 0:
+		return fmt.Errorf("%w: %w", errOOM, err)
+	}
+	if cause := causeInUserNamespace(step, spec); cause != "" {
+		step.Cause = cause
+	} else if deadlineOnSomeCPUs(step, spec) {
+		step.Cause = "process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus): SCHED_DEADLINE takes all processors of the host"
 	}
 	return fmt.Errorf("unable to start container process: %w", err)
 }
 
 // deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the container does not have all
 // processors (sched_setattr(2), EPERM).
-func (m *maker) deadlineOnSomeCPUs(step *launch.StepError) bool {
-	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || m.spec.Process.Scheduler == nil || m.spec.Linux.Resources == nil {
+func deadlineOnSomeCPUs(step *launch.StepError, spec *specs.Spec) bool {
+	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || spec.Process.Scheduler == nil || spec.Linux.Resources == nil {
 		return false
 	}
-	cpu := m.spec.Linux.Resources.CPU
-	return m.spec.Process.Scheduler.Policy == specs.SchedDeadline && cpu != nil && cpu.Cpus != ""
+	cpu := spec.Linux.Resources.CPU
+	return spec.Process.Scheduler.Policy == specs.SchedDeadline && cpu != nil && cpu.Cpus != ""
 }
 
 // reworded is a failed step in the words that clients of runc look for.
@@ -103,7 +108,7 @@ func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
 	return err
 }
 
-// explainLate explains a failed step that Start learns of, in a container that another process created.
+// explainLate explains a step that failed after Create had returned, in another process.
 func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 	for _, s := range rec.Late {
 		if s.Index != late.Step {

@@ -72,11 +72,7 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 		for _, h := range host.Cgroup.V1 {
 			o.Cgroups = append(o.Cgroups, h.Dir)
 		}
-		if o.CgroupsLater = plan.CgroupsLater(spec, host); o.CgroupsLater {
-			if group, err := cgroup.New(spec, o.ID, host.Cgroup, false); err == nil { // else a container could not be made here
-				o.CgroupFolders = group.Folders()
-			}
-		}
+		o.DeferCgroups = plan.CanDeferCgroups(spec, host)
 	}
 	if o.Seccomp, err = compileSeccomp(spec, seccomp.Compile, r.warn); err != nil {
 		return nil, err

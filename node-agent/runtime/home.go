@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -20,24 +21,22 @@ import (
 // maxPasswd bounds what is read of an image's passwd file.
 const maxPasswd = 4 << 20
 
-// home returns the home folder of the process's user: process.env's HOME has precedence, so that nothing is read where
-// it is there, then the container's /etc/passwd, then "/".
-func (m *maker) home() string {
-	if plan.HasHome(m.spec.Process.Env) {
+// homeOf returns the home directory of the process's user. HOME in process.env has precedence, so that
+// nothing is read if it is there; then comes the container's /etc/passwd, then "/".
+func homeOf(spec *specs.Spec, rootfs, bundle string) string {
+	if plan.HasHome(spec.Process.Env) {
 		return ""
 	}
-	home := ""
-	switch root, file := m.passwd(); {
+	home, uid := "", spec.Process.User.UID
+	switch root, file := passwd(spec, rootfs, bundle); {
 	case root == "":
 	case file == "":
-		fd, err := unix.Open(root, passwdFlags|unix.O_CLOEXEC, 0)
-		if err == nil {
-			home = homeFrom(fd, m.spec.Process.User.UID)
+		if fd, err := unix.Open(root, passwdFlags|unix.O_CLOEXEC, 0); err == nil {
+			home = homeFrom(fd, uid)
 		}
 	default:
-		dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			home = homeBelow(dir, file, m.spec.Process.User.UID)
+		if dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+			home = homeBelow(dir, file, uid)
 			unix.Close(dir)
 		}
 	}
@@ -55,19 +54,19 @@ const (
 
 // passwd returns a directory of the host and the path of the container's passwd file in it: the image's, or that of a bind mount which
 // covers it. The path is empty where the file itself is mounted, and both are where another kind of mount covers it.
-func (m *maker) passwd() (root, file string) {
+func passwd(spec *specs.Spec, rootfs, bundle string) (root, file string) {
 	// below returns what is left of the file's path below another.
 	below := func(p string) (string, bool) {
 		rest, found := strings.CutPrefix(passwdFile, strings.TrimSuffix(filepath.Clean(p), "/"))
 		return rest, found && (rest == "" || rest[0] == '/')
 	}
-	for _, p := range m.spec.Linux.MaskedPaths {
+	for _, p := range spec.Linux.MaskedPaths {
 		if _, masked := below(p); masked {
 			return "", ""
 		}
 	}
-	root, file = m.rec.Rootfs, passwdFile
-	for _, mount := range m.spec.Mounts {
+	root, file = rootfs, passwdFile
+	for _, mount := range spec.Mounts {
 		has := func(option string) bool { return slices.Contains(mount.Options, option) }
 		rest, covers := below(mount.Destination)
 		switch {
@@ -75,7 +74,7 @@ func (m *maker) passwd() (root, file string) {
 		case mount.Type == "bind" || has("bind") || has("rbind"):
 			root, file = mount.Source, rest
 			if !filepath.IsAbs(root) {
-				root = filepath.Join(m.o.Bundle, root)
+				root = filepath.Join(bundle, root)
 			}
 		case mount.Type != "":
 			root, file = "", ""

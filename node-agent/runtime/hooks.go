@@ -190,40 +190,41 @@ func defaultNoFile() *unix.Rlimit {
 
 // createHooks runs the hooks whose time is before the change of root: prestart and createRuntime in the runtime's namespaces, then
 // createContainer in the container's. Step 2 of the lifecycle is behind: the word for what comes after it is "created" (runtime.md, State).
-func (m *maker) createHooks(ctx context.Context) error {
-	h := m.spec.Hooks
-	if err := m.r.runHooks(ctx, "prestart", h.Prestart, m.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
+func (c *creation) createHooks(ctx context.Context) error {
+	h := c.spec.Hooks
+	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
 		return err
 	}
-	if err := m.r.runHooks(ctx, "createRuntime", h.CreateRuntime, m.rec, specs.StateCreated); err != nil {
+	if err := c.r.runHooks(ctx, "createRuntime", h.CreateRuntime, c.rec, specs.StateCreated); err != nil {
 		return err
 	}
 	if len(h.CreateContainer) == 0 {
 		return nil
 	}
-	state, err := m.rec.innerState(specs.StateCreated)
+	state, err := c.rec.innerState(specs.StateCreated)
 	if err != nil {
 		return err
 	}
-	return runHooksBy(ctx, "createContainer", h.CreateContainer, state, m.startCreateContainerHook)
+	return runHooksBy(ctx, "createContainer", h.CreateContainer, state, c.startCreateContainerHook)
 }
 
-func (m *maker) startCreateContainerHook(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
+func (c *creation) startCreateContainerHook(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
 	program, err := unix.Open(h.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("exec %s: %w", h.Path, err)
 	}
 	defer unix.Close(program)
 	inputs := s.inputs()
-	inputs[plan.InputContainer], inputs[plan.InputProgram] = m.child.PIDFD, program
-	for _, name := range m.cgroups {
-		inputs[plan.InputCgroup(name)] = m.inputs[plan.InputCgroup(name)]
-	}
-	p, err := plan.BuildCreateContainerHook(m.spec, h, f, plan.Options{Rootfs: m.rec.Rootfs, Cgroups: m.cgroups, CgroupByParent: m.cgroupByParent, DefaultNoFile: defaultNoFile(), Environment: os.Environ()})
+	inputs[plan.InputContainer], inputs[plan.InputProgram] = c.child.PIDFD, program
+	c.cgroup.addTo(inputs)
+	p, err := plan.BuildCreateContainerHook(c.spec, h, f, plan.Options{
+		Rootfs: c.rec.Rootfs, Cgroups: c.cgroup.hierarchies, CgroupByParent: c.cgroup.byManager,
+		DefaultNoFile: defaultNoFile(), Environment: os.Environ(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: m.cgroup, OnSync: m.attach})
+	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: c.cgroup.unified, OnSync: c.cgroup.attach})
 }
 
 // startHooks runs the startContainer hooks: as the container's process will be, with its user and its restrictions, since their programs
@@ -241,7 +242,7 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 		if len(args) == 0 {
 			args = []string{h.Path}
 		}
-		x := &execution{maker: &maker{r: r, inputs: map[plan.Input]int{}}, program: h.Path, ownEnv: len(h.Env) > 0, o: ExecOptions{
+		x := &execution{session: r.newSession(), id: rec.ID, program: h.Path, ownEnv: len(h.Env) > 0, o: ExecOptions{
 			Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 			Change: func(p *specs.Process) error {
 				p.Args, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, false, nil, nil
@@ -252,15 +253,7 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 				return nil
 			},
 		}}
-		defer x.closeFiles()
-		if err := x.prepare(ctx, rec.ID); err != nil {
-			return nil, err
-		}
-		if err := x.start(ctx); err != nil {
-			return nil, err
-		}
-		x.child.Release()
-		if err := x.child.Follow(ctx, ""); err != nil {
+		if err := x.execute(ctx); err != nil {
 			return nil, err
 		}
 		return x.child, nil

@@ -17,34 +17,30 @@ import (
 // mountRoot mounts the root filesystem of a container without a mount namespace on itself, in the host's. Such a container
 // inherits the runtime's namespace (config-linux.md, Namespaces): its mounts are the host's, and lie on this one, with which
 // they go.
-func (m *maker) mountRoot(context.Context) (err error) {
+func (c *creation) mountRoot(context.Context) (err error) {
 	own := func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }
-	if slices.ContainsFunc(m.spec.Linux.Namespaces, own) {
+	if slices.ContainsFunc(c.spec.Linux.Namespaces, own) {
 		return nil
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, m.rec.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, c.rec.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("root.path: open_tree %s: %w", m.rec.Rootfs, err)
+		return fmt.Errorf("root.path: open_tree %s: %w", c.rec.Rootfs, err)
 	}
 	defer unix.Close(tree)
 	// The record knows the mount before it is there: whoever finds it can remove it.
-	if m.rec.RootMount, err = mountID(tree); err != nil {
+	if c.rec.RootMount, err = mountID(tree); err != nil {
 		return fmt.Errorf("root.path: %w", err)
 	}
-	if err := m.r.save(m.rec); err != nil {
+	if err := c.r.save(c.rec); err != nil {
 		return err
 	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, m.rec.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
-		return fmt.Errorf("root.path: move_mount %s: %w", m.rec.Rootfs, err)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, c.rec.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return fmt.Errorf("root.path: move_mount %s: %w", c.rec.Rootfs, err)
 	}
-	m.undo = append(m.undo, func() {
-		if err := m.rec.unmountRoot(); err != nil {
-			m.r.warn(err.Error())
-		}
-	})
+	c.onFailure(c.rec.unmountRoot)
 	// Below a shared mount it has become shared itself: the container's mounts would be made in its peers as well.
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
-		return fmt.Errorf("root.path: mount_setattr %s: %w", m.rec.Rootfs, err)
+		return fmt.Errorf("root.path: mount_setattr %s: %w", c.rec.Rootfs, err)
 	}
 	return nil
 }

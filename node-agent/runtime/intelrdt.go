@@ -20,26 +20,22 @@ func (r *Runtime) resctrlFS() (*resctrl.FS, error) {
 	return resctrl.Find()
 }
 
-// makeResctrl makes the groups of linux.intelRdt. As with cgroups, the record is written before.
-func (m *maker) makeResctrl(id string) error {
-	rdt := m.spec.Linux.IntelRdt
+// createResctrl creates the groups of linux.intelRdt. As with cgroups, the record is written before.
+func (c *newContainer) createResctrl() error {
+	rdt := c.spec.Linux.IntelRdt
 	if rdt == nil {
 		return nil
 	}
-	fs, err := m.r.resctrlFS()
+	fs, err := c.r.resctrlFS()
 	if err != nil {
 		return err
 	}
-	m.rec.Resctrl = fs.Group(rdt, id)
-	if err := m.r.save(m.rec); err != nil {
+	c.rec.Resctrl = fs.Group(rdt, c.id)
+	if err := c.r.save(c.rec); err != nil {
 		return err
 	}
-	m.undo = append(m.undo, func() {
-		if err := m.r.removeResctrl(m.rec); err != nil {
-			m.r.warn(err.Error())
-		}
-	})
-	return fs.Create(m.rec.Resctrl, rdt)
+	c.onFailure(func() error { return c.r.removeResctrl(c.rec) })
+	return fs.Create(c.rec.Resctrl, rdt)
 }
 
 // joinResctrl puts a process that has one thread and is not its program yet into the container's groups.

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -20,106 +18,144 @@ import (
 // AddMounts mounts more in a created or running container, in order. Sources are the host's, relative ones below the container's bundle. If
 // one fails, those before it are taken away again.
 func (r *Runtime) AddMounts(ctx context.Context, id string, mounts []specs.Mount) error {
-	return r.changeMounts(ctx, id, mounts, func(m *maker, host plan.Host, o plan.Options) error {
-		var err error
-		if m.plan, err = plan.BuildMounts(m.spec, mounts, host, o); err != nil {
-			return err
-		}
-		for _, w := range m.plan.Warnings {
-			r.warn(w)
-		}
-		if err := m.openMounts(ctx); err != nil {
-			return err
-		}
-		err = m.walk(ctx)
-		var step *launch.StepError
-		if errors.As(err, &step) && step.Field.Path == "mounts" && step.Field.Index > 0 && step.Field.Index < len(mounts) {
-			undo := *m
-			var errUndo error
-			if undo.plan, errUndo = plan.BuildUnmounts(m.spec, mounts[:step.Field.Index], o); errUndo == nil {
-				errUndo = undo.walk(context.WithoutCancel(ctx))
-			}
-			if errUndo != nil {
-				err = errors.Join(err, fmt.Errorf("take away those before it: %w", errUndo))
-			}
-		}
-		return err
-	})
+	return r.changeMounts(ctx, id, mounts, func(c *mountChange) error { return c.add(ctx, mounts) })
 }
 
 // RemoveMounts takes mounts away from a created or running container, the last one first: of each the destination counts.
 func (r *Runtime) RemoveMounts(ctx context.Context, id string, mounts []specs.Mount) error {
-	return r.changeMounts(ctx, id, nil, func(m *maker, _ plan.Host, o plan.Options) (err error) {
-		if m.plan, err = plan.BuildUnmounts(m.spec, mounts, o); err != nil {
-			return err
-		}
-		return m.walk(ctx)
-	})
+	return r.changeMounts(ctx, id, nil, func(c *mountChange) error { return c.remove(ctx, mounts) })
 }
 
-// changeMounts has do make a plan for a child that joins a container, and walk it.
-func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mount, do func(*maker, plan.Host, plan.Options) error) error {
+// mountChange changes the mounts of a container by means of children that join it.
+type mountChange struct {
+	*session
+	rec *record
+	// spec is the container's document with the mounts replaced by those that are added.
+	spec    *specs.Spec
+	cgroup  membership
+	host    plan.Host
+	options plan.Options
+}
+
+// changeMounts locks a container and opens what do needs.
+func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mount, do func(*mountChange) error) (err error) {
 	unlock, err := r.lock(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
+	c := &mountChange{session: r.newSession()}
+	defer func() { c.end(err) }()
+	if err := c.readDocument(id, mounts); err != nil {
 		return err
 	}
-	if status := r.status(rec); !slices.Contains([]specs.ContainerState{specs.StateCreated, specs.StateRunning, StatusPaused}, status) {
+	if err := c.openContainer(); err != nil {
+		return err
+	}
+	return do(c)
+}
+
+// readDocument reads the container's record and document, and validates the mounts.
+func (c *mountChange) readDocument(id string, mounts []specs.Mount) (err error) {
+	if c.rec, err = c.r.load(id); err != nil {
+		return err
+	}
+	switch status := c.r.status(c.rec); status {
+	case specs.StateCreated, specs.StateRunning, StatusPaused:
+	default:
 		return fmt.Errorf("cannot change the mounts of a %s container", status)
 	}
-	m := &maker{r: r, rec: rec, inputs: map[plan.Input]int{}}
-	defer func() {
-		for _, f := range m.close {
-			f.Close()
-		}
-	}()
-	spec, err := r.loadConfig(id)
+	spec, err := c.r.loadConfig(id)
 	if err != nil {
 		return err
 	}
 	own := *spec
 	own.Mounts = mounts
-	m.spec = &own
-	faults := validate.MountsOf(m.spec, validate.Options{})
+	c.spec = &own
+	faults := validate.MountsOf(c.spec, validate.Options{})
 	for _, w := range faults.Warnings() {
-		r.warn(w.Error())
+		c.r.warn(w.Error())
 	}
-	if err := faults.Err(); err != nil {
-		return err
-	}
-	pidfd := rec.pidfd()
-	if pidfd < 0 {
+	return faults.Err()
+}
+
+// openContainer opens the container's first process, which the children join, and its cgroup: what is
+// copied into a tmpfs counts as the container's memory.
+func (c *mountChange) openContainer() (err error) {
+	if c.openProcess(c.rec) == nil {
 		return errors.New("cannot change the mounts of a stopped container")
 	}
-	m.keepOpen(os.NewFile(uintptr(pidfd), "pidfd"))
-	m.inputs[plan.InputContainer] = pidfd
-	host, err := r.Host()
+	if c.host, err = c.r.Host(); err != nil {
+		return err
+	}
+	if c.cgroup.group, err = cgroup.Open(c.rec.Cgroups); err != nil {
+		return err
+	}
+	c.options = plan.Options{
+		ID: c.rec.ID, Bundle: c.rec.Bundle, Rootfs: c.rec.Rootfs, CgroupPaths: c.cgroup.group.HostPaths(),
+	}
+	return c.cgroup.open(c.session)
+}
+
+// add adds mounts. If one fails, it removes those before it.
+func (c *mountChange) add(ctx context.Context, mounts []specs.Mount) error {
+	p, err := plan.BuildMounts(c.spec, mounts, c.host, c.options)
 	if err != nil {
 		return err
 	}
-	if m.group, err = cgroup.Open(rec.Cgroups); err != nil {
+	for _, w := range p.Warnings {
+		c.r.warn(w)
+	}
+	c.plan = p
+	inputs := mountInputs{session: c.session, spec: c.spec, cgroup: &c.cgroup}
+	if err := inputs.open(ctx); err != nil {
 		return err
 	}
-	o := plan.Options{ID: id, Bundle: rec.Bundle, Rootfs: rec.Rootfs, CgroupPaths: m.group.HostPaths()}
-	// What is copied into a tmpfs is the container's.
-	if err = m.openCgroups(); err != nil {
+	err = c.walk(ctx, &inputs)
+	var step *launch.StepError
+	if !errors.As(err, &step) || step.Field.Path != "mounts" {
 		return err
 	}
-	return do(m, host, o)
+	if done := step.Field.Index; done > 0 && done < len(mounts) {
+		if undo := c.remove(context.WithoutCancel(ctx), mounts[:done]); undo != nil {
+			err = errors.Join(err, fmt.Errorf("take away those before it: %w", undo))
+		}
+	}
+	return err
 }
 
-// walk has a child walk a plan that ends in no program.
-func (m *maker) walk(ctx context.Context) (err error) {
-	if m.child, err = launch.Start(launch.Request{Plan: m.plan, Inputs: m.inputs, Reserved: 3, OnSync: m.answer(ctx), Deadline: m.r.deadline}); err != nil {
+// remove removes mounts.
+func (c *mountChange) remove(ctx context.Context, mounts []specs.Mount) (err error) {
+	if c.plan, err = plan.BuildUnmounts(c.spec, mounts, c.options); err != nil {
 		return err
 	}
-	if err := m.child.Follow(ctx, plan.SyncReady); err != nil {
+	return c.walk(ctx, nil)
+}
+
+// walk starts a child that walks the plan, which ends in no program, and waits for its end.
+func (c *mountChange) walk(ctx context.Context, inputs *mountInputs) (err error) {
+	c.child, err = launch.Start(launch.Request{
+		Plan: c.plan, Inputs: c.inputs, Reserved: 3, OnSync: c.answer(ctx, inputs), Deadline: c.r.deadline,
+	})
+	if err != nil {
 		return err
 	}
-	m.child.Wait()
+	if err := c.child.Follow(ctx, plan.SyncReady); err != nil {
+		return err
+	}
+	c.child.Wait()
 	return nil
+}
+
+// answer returns the function that answers the child's synchronization points.
+func (c *mountChange) answer(ctx context.Context, inputs *mountInputs) func(plan.Sync, int) error {
+	return func(s plan.Sync, _ int) error {
+		switch s {
+		case plan.SyncHostFiles:
+			return inputs.sendHostFiles()
+		case plan.SyncCopyUp:
+			return inputs.copyUp(ctx)
+		}
+		return errNoAnswer(s)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
-	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -32,24 +31,4 @@ func (r *Runtime) newCgroup(spec *specs.Spec, id string, host plan.Host) (*cgrou
 		return cgroup.None(spec)
 	}
 	return cgroup.New(spec, id, host.Cgroup, r.isRootless(host))
-}
-
-// createCgroup makes the cgroup. systemd makes a scope only with a process in it, and the container's first process is made inside of
-// its cgroup: until then another holds the place.
-func (m *maker) createCgroup(g *cgroup.Group) (err error) {
-	if g.Unit() == nil {
-		return g.Create()
-	}
-	if m.holder, err = launch.Start(launch.Request{Plan: plan.Hold(), Reserved: 3}); err != nil {
-		return fmt.Errorf("linux.cgroupsPath: %w", err)
-	}
-	return g.CreateUnit(m.holder.PID)
-}
-
-// letGo ends the process that holds the place.
-func (m *maker) letGo() {
-	if m.holder != nil {
-		m.holder.Abandon()
-		m.holder = nil
-	}
 }

@@ -18,15 +18,25 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// openMounts opens what a plan's mounts take from outside of the container: user namespaces that map ids, and the trees that they map.
-func (m *maker) openMounts(ctx context.Context) error {
+// mountInputs opens on the host what the mounts of a plan need: user namespaces that map ids, the trees
+// that they map, host files, copies and device nodes.
+type mountInputs struct {
+	*session
+	spec   *specs.Spec
+	cgroup *membership
+	// copies and hostFiles are the parent's ends of plan.InputCopyUp and plan.InputHostFiles.
+	copies, hostFiles *os.File
+}
+
+// open opens what can be opened before the child exists.
+func (m *mountInputs) open(ctx context.Context) (err error) {
 	namespaces := make([]int, len(m.plan.UserNamespaces))
 	for i, ns := range m.plan.UserNamespaces {
 		f, err := openUserNamespace(ctx, ns)
 		if err != nil {
 			return err
 		}
-		m.keepOpen(f)
+		m.closeLater(f)
 		namespaces[i] = int(f.Fd())
 		m.inputs[plan.InputUserNamespace(i)] = namespaces[i]
 	}
@@ -35,53 +45,41 @@ func (m *maker) openMounts(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		m.keepOpen(f)
+		m.closeLater(f)
 		m.inputs[plan.InputSource(i)] = int(f.Fd())
 	}
 	if m.plan.CopiesUp {
-		if err := m.openSocket(plan.InputCopyUp, &m.copies); err != nil {
+		if m.copies, err = m.openSocket(plan.InputCopyUp); err != nil {
 			return fmt.Errorf("mounts: tmpcopyup: %w", err)
 		}
 	}
 	if len(m.plan.HostFiles) > 0 {
-		if err := m.openSocket(plan.InputHostFiles, &m.hostFiles); err != nil {
+		if m.hostFiles, err = m.openSocket(plan.InputHostFiles); err != nil {
 			return err
 		}
 	}
 	return m.openNodes()
 }
 
-// openSocket makes a pair of sockets that carry messages, one for the child and one for this process.
-func (m *maker) openSocket(child plan.Input, own **os.File) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("socketpair: %w", err)
-	}
-	*own = os.NewFile(uintptr(pair[0]), "socket")
-	m.keepOpen(*own)
-	m.keepOpen(os.NewFile(uintptr(pair[1]), "socket"))
-	m.inputs[child] = pair[1]
-	return nil
-}
-
-// openHostFiles opens plan.HostFiles in the child's mount namespace, with the rights that this process has on the host, and sends
+// sendHostFiles opens plan.HostFiles in the child's mount namespace, with the rights that this process has on the host, and sends
 // them to the child. A path is walked below the child's root, which the child has sent: no symbolic link leads out of it, and no
 // magic link is followed.
-func (m *maker) openHostFiles() error {
+func (m *mountInputs) sendHostFiles() error {
 	_, roots, err := receiveDescriptors(m.hostFiles, 1)
 	if err != nil {
 		return fmt.Errorf("root of the container's mount namespace: %w", err)
 	}
 	defer unix.Close(roots[0])
 	for part := range slices.Chunk(m.plan.HostFiles, plan.MaxDescriptors) {
-		if err := sendHostFiles(m.hostFiles, roots[0], part); err != nil {
+		if err := sendFiles(m.hostFiles, roots[0], part); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func sendHostFiles(socket *os.File, root int, files []plan.HostFile) error {
+// sendFiles opens files below a root and sends their descriptors.
+func sendFiles(socket *os.File, root int, files []plan.HostFile) error {
 	fds := make([]int, 0, len(files))
 	defer func() {
 		for _, fd := range fds {
@@ -121,8 +119,6 @@ func receiveDescriptors(socket *os.File, want int) (payload []byte, fds []int, e
 	}
 	return payload[:n], fds, nil
 }
-
-func (m *maker) keepOpen(f *os.File) { m.close = append(m.close, f) }
 
 // openUserNamespace opens a user namespace by its path, or makes one with mappings. The caller closes it, which ends one that was made.
 func openUserNamespace(ctx context.Context, ns plan.UserNamespace) (file *os.File, err error) {

@@ -12,22 +12,19 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/netdev"
 )
 
-// moveNetDevices moves linux.netDevices. If the container then fails to come into being, they are moved back: its network namespace
-// would take virtual devices with it.
-func (m *maker) moveNetDevices(pid int) (err error) {
-	if m.devices, err = netdev.Move(m.spec.Linux.NetDevices, fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+// moveNetDevices moves linux.netDevices. If the container fails they are moved back: its network
+// namespace would take virtual devices with it.
+func (c *newContainer) moveNetDevices(pid int) (err error) {
+	if c.devices, err = netdev.Move(c.spec.Linux.NetDevices, fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
 		return err
 	}
-	m.undoMove()
+	c.moveBackOnFailure()
 	return nil
 }
 
-func (m *maker) undoMove() {
-	m.undo = append(m.undo, func() {
-		if err := m.devices.Back(); err != nil {
-			m.r.warn(err.Error())
-		}
-	})
+func (c *newContainer) moveBackOnFailure() {
+	devices := c.devices
+	c.onFailure(devices.Back)
 }
 
 // checkNetDevices refuses to checkpoint or restore a container with network devices of the host's and a network namespace of its own: criu
@@ -50,14 +47,15 @@ func joinedNetwork(spec *specs.Spec) string {
 	return ""
 }
 
-// restoreNetDevices moves linux.netDevices into the network namespace that a container is about to be restored in, unless they are there.
-func (m *maker) restoreNetDevices(context.Context) (err error) {
-	if err := checkNetDevices(m.spec); err != nil || len(m.spec.Linux.NetDevices) == 0 {
+// restoreNetDevices moves linux.netDevices into the network namespace that a container is about to be
+// restored in, unless they are there.
+func (c *newContainer) restoreNetDevices(context.Context) (err error) {
+	if err := checkNetDevices(c.spec); err != nil || len(c.spec.Linux.NetDevices) == 0 {
 		return err
 	}
-	if m.devices, err = netdev.MoveAgain(m.spec.Linux.NetDevices, joinedNetwork(m.spec)); err != nil {
+	if c.devices, err = netdev.MoveAgain(c.spec.Linux.NetDevices, joinedNetwork(c.spec)); err != nil {
 		return err
 	}
-	m.undoMove()
+	c.moveBackOnFailure()
 	return nil
 }

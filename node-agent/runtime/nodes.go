@@ -15,7 +15,7 @@ import (
 )
 
 // openNodes mounts the tmpfs for plan.Nodes. It is attached nowhere on the host.
-func (m *maker) openNodes() error {
+func (m *mountInputs) openNodes() error {
 	if len(m.plan.Nodes) == 0 {
 		return nil
 	}
@@ -43,14 +43,14 @@ func (m *maker) openNodes() error {
 	if err != nil {
 		return fail("fsmount", err)
 	}
-	m.keepOpen(os.NewFile(uintptr(fd), "devices"))
+	m.closeLater(os.NewFile(uintptr(fd), "devices"))
 	m.inputs[plan.InputNodes] = fd
 	return nil
 }
 
-// makeNodes makes plan.Nodes, once it is known how the container's user namespace maps ids. Where this process may not make a device, as in a
-// container with rules for them, the child shows the host's.
-func (m *maker) makeNodes() error {
+// createNodes creates plan.Nodes, once it is known how the container's user namespace maps ids. If this
+// process may not create a device, as in a container with rules for them, the child shows the host's.
+func (m *mountInputs) createNodes() error {
 	for i, n := range m.plan.Nodes {
 		dir, name := m.inputs[plan.InputNodes], strconv.Itoa(i)
 		err := unix.Mknodat(dir, name, n.Mode, int(n.Device))
@@ -74,7 +74,7 @@ func (m *maker) makeNodes() error {
 
 // hostOwner returns what an owner's id is on the host. One that the container does not have leaves the node root's on the host, whose id
 // the container does not have either.
-func (m *maker) hostOwner(n plan.Node, field string, id uint32, mappings []specs.LinuxIDMapping) int {
+func (m *mountInputs) hostOwner(n plan.Node, field string, id uint32, mappings []specs.LinuxIDMapping) int {
 	for _, i := range mappings {
 		if id >= i.ContainerID && id-i.ContainerID < i.Size {
 			return int(i.HostID + (id - i.ContainerID))

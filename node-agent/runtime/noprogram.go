@@ -15,17 +15,18 @@ import (
 // is required when start is called).
 var ErrNoProcess = errors.New("process: found nothing; a container that is to be started needs one")
 
-// withoutProcess gives a document that has no process the one that waits until the container is deleted or stopped.
-func (m *maker) withoutProcess(run bool) error {
-	if m.spec.Process != nil {
+// replaceMissingProcess gives a document without a process one that waits until the container is
+// deleted or stopped. A container that is to run at once needs a process of its own.
+func (c *creation) replaceMissingProcess() error {
+	if c.spec.Process != nil {
 		return nil
 	}
-	if run {
+	if c.run {
 		return ErrNoProcess
 	}
-	spec := *m.spec
+	spec := *c.spec
 	spec.Process = &specs.Process{Cwd: "/"}
-	m.spec = &spec
+	c.spec = &spec
 	return nil
 }
 

@@ -35,35 +35,35 @@ func notifyTarget(manager string) string {
 
 // addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to tell its
 // readiness to (sd_notify(3)), on which somebody listens for a container that runs at once.
-func (m *maker) addActivation(id string, run bool) error {
-	if m.o.ListenFDs == 0 && m.o.Notify == "" || m.rec.NoProgram {
+func (c *creation) addActivation() error {
+	if c.o.ListenFDs == 0 && c.o.Notify == "" || c.rec.NoProgram {
 		return nil
 	}
-	spec, process := *m.spec, *m.spec.Process
-	spec.Process, m.spec = &process, &spec
-	if m.o.ListenFDs > 0 {
+	spec, process := *c.spec, *c.spec.Process
+	spec.Process, c.spec = &process, &spec
+	if c.o.ListenFDs > 0 {
 		// The process is to take them for its own by its pid, which is 1 where it has a pid namespace, and known to nobody before where not.
-		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(m.o.ListenFDs)), "LISTEN_PID", "1")
+		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(c.o.ListenFDs)), "LISTEN_PID", "1")
 	}
-	if m.o.Notify == "" {
+	if c.o.Notify == "" {
 		return nil
 	}
-	folder := filepath.Join(m.r.dir(id), notifyFolder)
+	folder := filepath.Join(c.r.dir(c.id), notifyFolder)
 	if err := os.Mkdir(folder, 0o755); err != nil { //nolint:gosec // the container's user, whoever he is, has to find the socket
 		return fmt.Errorf("NOTIFY_SOCKET: %w", err)
 	}
-	target := notifyTarget(m.o.Notify)
+	target := notifyTarget(c.o.Notify)
 	process.Env = withEnv(process.Env, "NOTIFY_SOCKET", filepath.Join(target, notifySocket))
 	spec.Mounts = append(slices.Clip(spec.Mounts), specs.Mount{
 		Destination: target, Source: folder, Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"},
 	})
-	if !run {
+	if !c.run {
 		return nil
 	}
 	var err error
-	m.notify, err = m.r.ListenNotify(id)
-	if m.notify != nil {
-		m.undo = append(m.undo, func() { _ = m.notify.Close() })
+	c.notify, err = c.r.ListenNotify(c.id)
+	if c.notify != nil {
+		c.onFailure(ignoring(c.notify.Close))
 	}
 	return err
 }
@@ -103,6 +103,3 @@ func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 	}
 	return socket, nil
 }
-
-// Notify is the socket that the container's process tells its readiness to, nil unless CreateOptions.Notify asked for it.
-func (p *Process) Notify() *net.UnixConn { return p.notify }

@@ -65,9 +65,9 @@ type record struct {
 	TimeNamespace bool `json:"timeNamespace,omitempty"`
 	// NoProgram is whether the document has no process, so that there is nothing to start.
 	NoProgram bool `json:"noProgram,omitempty"`
-	// Cgroups are the container's cgroup folders by controller.
+	// Cgroups are the container's cgroup directories by controller.
 	Cgroups map[string]string `json:"cgroups"`
-	// CgroupManager is who has made them, and Unit the scope where that is systemd.
+	// CgroupManager created them, and Unit is the scope if that was systemd.
 	CgroupManager cgroup.Manager `json:"cgroupManager"`
 	Unit          *cgroup.Unit   `json:"unit,omitempty"`
 	// Resources are its limits as they are now, in the form of linux.resources without the device rules; see encodeLimits.
@@ -88,7 +88,7 @@ const recordVersion = 1
 // errNewer is returned for a record of a newer version, which is not guessed at, not even to delete the container.
 var errNewer = errors.New("newer version")
 
-// lateStep is what Start has to know of a step to report its failure.
+// lateStep describes a step for Start, which reports its failure without the plan.
 type lateStep struct {
 	Index   int    `json:"index"`
 	Field   string `json:"field"`
@@ -96,7 +96,7 @@ type lateStep struct {
 	Program string `json:"program,omitempty"`
 }
 
-// cgroup takes up the container's cgroup.
+// cgroup returns the container's cgroup.
 func (rec *record) cgroup() (*cgroup.Group, error) {
 	if rec.Unit != nil {
 		return cgroup.OpenUnit(rec.Cgroups, *rec.Unit)
@@ -123,14 +123,15 @@ func (r *Runtime) load(id string) (*record, error) {
 		return nil, fmt.Errorf("state of container %s: %w", id, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w of container %s: %w", errState, id, err)
+		return nil, fmt.Errorf("%w of container %s: %w", errCorruptRecord, id, err)
 	}
 	return rec, nil
 }
 
-// errState is a record that is none. Records are replaced as a whole, so that only a loss of power, and a filesystem that puts the new
-// name on disk before the data, can leave one.
-var errState = errors.New("state")
+// errCorruptRecord is returned for a file that does not hold a valid record. Records are replaced as a
+// whole: only a loss of power can leave such a file, on a filesystem that writes the new name before the
+// data.
+var errCorruptRecord = errors.New("state")
 
 func parseRecord(data []byte, id string) (*record, error) {
 	rec := &record{}
@@ -164,7 +165,8 @@ func (r *Runtime) save(rec *record) error {
 	return nil
 }
 
-// command is the name of the record's process as the kernel has it (proc_pid_comm(5)), also of one that has ended and is not reaped.
+// command returns the kernel's name of the record's process (proc_pid_comm(5)), also after it has ended
+// until it is reaped.
 func (rec *record) command() string {
 	name, _ := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/comm") // without a process it has no name
 	return string(name)
@@ -189,7 +191,7 @@ func startTime(pid int) uint64 {
 	return st.StartTime
 }
 
-// alive is whether the record's process still runs. A zombie has ended.
+// alive reports whether the record's process still runs. A zombie has ended.
 func (rec *record) alive() bool {
 	if rec.PID == 0 || rec.Boot != bootID() {
 		return false
@@ -198,7 +200,8 @@ func (rec *record) alive() bool {
 	return err == nil && !st.Ended() && st.StartTime == rec.StartTime
 }
 
-// pidfd opens the process of the record, and no other that has its number now. It returns -1 where it has ended.
+// pidfd opens the process of the record, and no other that has its pid now. It returns -1 if the process
+// has ended.
 func (rec *record) pidfd() int {
 	if rec.PID == 0 || rec.Boot != bootID() {
 		return -1

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -372,7 +371,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if errors.Is(err, ErrNotExist) {
 		return r.removeUnrecorded(id, force)
 	}
-	if errors.Is(err, errState) && force {
+	if errors.Is(err, errCorruptRecord) && force {
 		r.warn(fmt.Sprintf("%v; it is removed", err))
 		return r.removeDir(id)
 	}
@@ -488,73 +487,6 @@ func waitEnd(ctx context.Context, pidfd int) error {
 func endsWithin(pidfd int, d time.Duration) bool {
 	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(d.Milliseconds()))
 	return n > 0
-}
-
-// MaxConfig bounds a config.json, in bytes.
-const MaxConfig = 16 << 20
-
-// ReadConfig reads a bundle's document, bounded by MaxConfig.
-func ReadConfig(file string) ([]byte, error) {
-	data, err := readBounded(file, MaxConfig)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("JSON specification file %s not found", file)
-	}
-	return data, err
-}
-
-// ReadNamed reads what a caller names by himself, bounded by MaxConfig: a file, or a pipe such as /dev/stdin or a shell's <(...).
-func ReadNamed(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, MaxConfig)
-}
-
-// readBounded reads a regular file of at most so many bytes.
-func readBounded(file string, most int64) ([]byte, error) { return readFile(file, most, 0, nil) }
-
-// ReadOwn does so for a file that this process's user has made, and nobody else, and that is no link: a record says what to execute.
-func ReadOwn(file string, most int64) ([]byte, error) {
-	return readFile(file, most, unix.O_NOFOLLOW, func(st *unix.Stat_t) error {
-		if st.Uid != uint32(os.Geteuid()) {
-			return fmt.Errorf("%s: it belongs to user %d, and is read for user %d", file, st.Uid, os.Geteuid())
-		}
-		return nil
-	})
-}
-
-func readFile(file string, most int64, flags int, check func(*unix.Stat_t) error) ([]byte, error) {
-	// A fifo in the place of the file must not hang the reader.
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: file, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), file)
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("%s: found something other than a regular file", file)
-	}
-	if check != nil {
-		if err := check(&st); err != nil {
-			return nil, err
-		}
-	}
-	return readAll(f, most)
-}
-
-// readAll reads at most so many bytes, and fails where there are more.
-func readAll(f *os.File, most int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > most {
-		return nil, fmt.Errorf("%s: found more than %d bytes", f.Name(), most)
-	}
-	return data, nil
 }
 
 // ociState is the state (runtime.md, State) that hooks and seccomp agents are told.

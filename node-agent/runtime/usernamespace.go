@@ -18,19 +18,19 @@ import (
 
 // causeInUserNamespace is the likely cause of a failure in a user namespace, where the kernel's one word EPERM has many; empty where
 // launch.Cause knows no less.
-func (m *maker) causeInUserNamespace(step *launch.StepError) string {
-	if !InUserNamespace() && !slices.ContainsFunc(m.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
+func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
+	if !InUserNamespace() && !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
 		return ""
 	}
 	mount := specs.Mount{}
-	if i := step.Field.Index; step.Field.Path == "mounts" && i >= 0 && i < len(m.spec.Mounts) {
-		mount = m.spec.Mounts[i]
+	if i := step.Field.Index; step.Field.Path == "mounts" && i >= 0 && i < len(spec.Mounts) {
+		mount = spec.Mounts[i]
 	}
 	switch step.Errno {
 	case unix.EPERM:
 		switch step.Name {
 		case "setgroups":
-			return fmt.Sprintf("process.user.additionalGids: found %v; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped: map more than one, which newgidmap does, or name no groups", m.spec.Process.User.AdditionalGids)
+			return fmt.Sprintf("process.user.additionalGids: found %v; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped: map more than one, which newgidmap does, or name no groups", spec.Process.User.AdditionalGids)
 		case "mount_setattr":
 			return "flags that a mount of the host has (ro, nosuid, nodev, noexec, those of the access time) cannot be taken away in a user namespace: ask for the same (mount_namespaces(7), Restrictions on mount namespaces)"
 		case "fsmount":
@@ -83,34 +83,34 @@ func joinedUserNamespace(spec *specs.Spec) int {
 	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
 }
 
-// learnUserNamespace does what waits for the mappings of a user namespace that the child has joined. Those of the document, which engines
-// may have copied from there, have to be the same: no others could be had.
-func (m *maker) learnUserNamespace(pid int) error {
-	said := [2][]specs.LinuxIDMapping{m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings}
-	if err := m.readMappings(pid); err != nil {
+// learnUserNamespace does what needs the mappings of a user namespace that the child has joined. Those
+// of the document, which engines may have copied from there, have to be the same.
+func (c *creation) learnUserNamespace(pid int) error {
+	said := [2][]specs.LinuxIDMapping{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings}
+	if err := readMappings(c.spec, pid); err != nil {
 		return err
 	}
-	for i, real := range [2][]specs.LinuxIDMapping{m.spec.Linux.UIDMappings, m.spec.Linux.GIDMappings} {
+	for i, real := range [2][]specs.LinuxIDMapping{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings} {
 		if len(said[i]) > 0 && !sameMappings(said[i], real) {
 			return fmt.Errorf("%s: found %v; the user namespace of linux.namespaces[%d].path has %v: leave the mappings out, or say the same",
-				[2]string{"linux.uidMappings", "linux.gidMappings"}[i], said[i], joinedUserNamespace(m.spec), real)
+				[2]string{"linux.uidMappings", "linux.gidMappings"}[i], said[i], joinedUserNamespace(c.spec), real)
 		}
 	}
-	raiseLimits(m.spec, pid)
-	m.giveStreams()
-	return m.group.Delegate(m.spec)
+	raiseLimits(c.spec, pid)
+	c.streams.giveTo(c.spec)
+	return c.cgroup.group.Delegate(c.spec)
 }
 
-// readMappings puts the mappings that a process's user namespace has into the document.
-func (m *maker) readMappings(pid int) error {
+// readMappings sets the mappings of a document to those of a process's user namespace.
+func readMappings(spec *specs.Spec, pid int) error {
 	for _, f := range []struct {
 		name string
 		into *[]specs.LinuxIDMapping
-	}{{"uid_map", &m.spec.Linux.UIDMappings}, {"gid_map", &m.spec.Linux.GIDMappings}} {
+	}{{"uid_map", &spec.Linux.UIDMappings}, {"gid_map", &spec.Linux.GIDMappings}} {
 		file := "/proc/" + strconv.Itoa(pid) + "/" + f.name
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return fmt.Errorf("linux.namespaces[%d].path: %w", joinedUserNamespace(m.spec), err)
+			return fmt.Errorf("linux.namespaces[%d].path: %w", joinedUserNamespace(spec), err)
 		}
 		*f.into = nil
 		for line := range strings.Lines(string(data)) {

@@ -36,8 +36,8 @@ type Group struct {
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
-	// begun is whether Begin has been called, takenUp whether Folders are there.
-	begun, takenUp bool
+	// begun is whether CreateUnified has been called.
+	begun bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
 	properties []property
@@ -94,68 +94,37 @@ func (g *Group) manager() (cgroups.Manager, error) {
 	return fs.NewManager(config, g.paths)
 }
 
-// Begin makes the folders that are not among Folders, for a process to be made in that of version 2 while Create makes the rest. On an error
-// nothing is left; one of Create leaves these folders to Abandon, since that process is in one of them.
-func (g *Group) Begin() error {
+// CreateUnified begins to create the cgroup: it creates the directory of version 2, if there is one beside
+// those of version 1, for a process to be created in it before Create creates the others.
+func (g *Group) CreateUnified() error {
 	if err := g.refuseFrozenV1(); err != nil {
 		return err
 	}
-	err := g.makeFolders(g.others())
-	g.begun = err == nil
-	return err
-}
-
-// Abandon removes what Begin has made.
-func (g *Group) Abandon() error {
-	var err error
-	for _, name := range g.others() {
-		err = errors.Join(err, remove(g.paths[name]))
+	g.begun = true
+	if g.paths[""] == "" {
+		return nil
 	}
-	return err
+	return g.makeFolders([]string{""})
 }
 
-// others are the controllers whose folders are not among Folders.
-func (g *Group) others() []string {
-	folders := g.Folders()
-	return slices.DeleteFunc(g.folders(), func(name string) bool { return slices.Contains(folders, g.paths[name]) })
-}
-
-// Folders are those folders of Hierarchies that nothing else is done to where the document asks for no limits. Where somebody else has made
-// all of them for this cgroup, TakeUp says so, and Create goes on from there; where some of them, Remove removes those.
-func (g *Group) Folders() (dirs []string) {
-	for _, name := range g.Hierarchies() {
-		if dir := g.paths[name]; dir != g.paths["cpuset"] && dir != g.paths["devices"] && dir != g.paths["freezer"] {
-			dirs = append(dirs, dir)
-		}
+// RemoveUnified removes the directory of CreateUnified, whose process must have ended.
+func (g *Group) RemoveUnified() error {
+	if g.paths[""] == "" {
+		return nil
 	}
-	return dirs
+	return remove(g.paths[""])
 }
 
-// TakeUp says that all of Folders are there, new and this cgroup's.
-func (g *Group) TakeUp() { g.takenUp = true }
-
-// Remove removes folders of cgroups.
-func Remove(folders []string) error {
-	var err error
-	for _, dir := range folders {
-		err = errors.Join(err, remove(dir))
-	}
-	return err
-}
-
-// Create makes the cgroup in every hierarchy and sets its limits. On an error nothing is left.
+// Create creates the cgroup in every hierarchy and sets its limits. On an error nothing is left but the
+// directory of CreateUnified.
 func (g *Group) Create() (err error) {
 	if len(g.paths) == 0 {
 		return nil
 	}
 	made := false
 	defer func() {
-		switch {
-		case err == nil || !made:
-		case g.begun:
-			_ = Remove(g.Folders())
-		default:
-			_ = g.Destroy()
+		if err != nil && made {
+			_ = g.removeAll(g.toCreate())
 		}
 	}()
 	if g.unified() {
@@ -329,7 +298,12 @@ func (g *Group) Destroy() error {
 			return fmt.Errorf("remove the scope: %w", err)
 		}
 	}
-	for _, name := range g.folders() {
+	return errors.Join(err, g.removeAll(g.folders()))
+}
+
+// removeAll removes directories, by controller.
+func (g *Group) removeAll(names []string) (err error) {
+	for _, name := range names {
 		err = errors.Join(err, remove(g.paths[name]))
 	}
 	return err

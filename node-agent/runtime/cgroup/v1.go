@@ -16,19 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeV1 makes the folder in every hierarchy that has none yet. On an error nothing is left but what was there.
+// makeV1 creates the directory in every hierarchy that does not have it yet. On an error nothing is left
+// but what was there.
 func (g *Group) makeV1() error {
-	switch {
-	case g.takenUp:
-		return nil
-	case g.begun:
-		others := g.others()
-		return g.makeFolders(slices.DeleteFunc(g.folders(), func(name string) bool { return slices.Contains(others, name) }))
+	if !g.begun {
+		if err := g.refuseFrozenV1(); err != nil {
+			return err
+		}
 	}
-	if err := g.refuseFrozenV1(); err != nil {
-		return err
-	}
-	return g.makeFolders(g.folders())
+	return g.makeFolders(g.toCreate())
+}
+
+// toCreate returns the controllers whose directories Create creates.
+func (g *Group) toCreate() []string {
+	return slices.DeleteFunc(g.folders(), func(name string) bool { return name == "" && g.begun })
 }
 
 func (g *Group) refuseFrozenV1() error {
@@ -47,7 +48,7 @@ func (g *Group) makeFolders(names []string) (err error) {
 	var made []string
 	defer func() {
 		if err != nil {
-			_ = Remove(made)
+			_ = g.removeAll(made)
 		}
 	}()
 	for _, name := range names {
@@ -61,7 +62,7 @@ func (g *Group) makeFolders(names []string) (err error) {
 		fresh := err == nil
 		switch {
 		case fresh:
-			made = append(made, dir)
+			made = append(made, name)
 		case !errors.Is(err, unix.EEXIST):
 			return fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w", dir, err)
 		case populated(dir): // else it may be an engine's, made in advance

@@ -476,7 +476,7 @@ func (c *cloning) cloneHidden() (int, error) {
 
 func (c *cloning) cloneLocked() (int, error) {
 	var pid, errno uintptr
-	withoutUnneeded(c.needed, func() { pid, errno = c.fork() })
+	withoutParentMemory(c.needed, func() { pid, errno = c.fork() })
 	if errno != 0 {
 		return 0, syscall.Errno(errno)
 	}

@@ -26,7 +26,7 @@ type memory struct {
 // stackSize is more than child and what it calls need, which the linker holds to 800 bytes (go:nosplit).
 const stackSize = 4 << 10
 
-// newMemory has room for size bytes, as sizeOf counts them.
+// newMemory allocates room for size bytes, as sizeOf counts them.
 func newMemory(size int) (*memory, error) {
 	mapped, err := unix.Mmap(-1, 0, stackSize+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
@@ -37,15 +37,15 @@ func newMemory(size int) (*memory, error) {
 
 func (m *memory) free() { _ = unix.Munmap(m.mapped) }
 
-// stack is the lowest address of the child's stack.
+// stack returns the lowest address of the child's stack.
 func (m *memory) stack() uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mapped)))) }
 
-// at is the memory at an address.
+// at returns n bytes at an address.
 func (m *memory) at(address uintptr, n int) []byte {
 	return m.mapped[address-uintptr(unsafe.Pointer(unsafe.SliceData(m.mapped))):][:n:n]
 }
 
-// sizeOf is what n values take in memory.
+// sizeOf returns the size of n values in memory.
 func sizeOf[T any](n int) int {
 	var v T
 	const align = 8
@@ -63,20 +63,21 @@ func carve[T any](m *memory, n int) []T {
 // mapping is a range of addresses.
 type mapping struct{ from, size uintptr }
 
-// unneeded is where all of this process lies that no child has any use for: the program's variables, the Go heap, the stacks of threads,
-// and what else is mapped (proc_pid_maps(5)). A child runs code alone, on memory of its own. It is looked for once: what is mapped later lies
-// there too. It is empty where a child needs more, or there is no /proc: then all is copied.
-var unneeded = sync.OnceValue(func() mapping {
+// dontForkRange returns the address range that no child needs: the program's variables, the Go heap, the
+// stacks of threads and other mappings (proc_pid_maps(5)). A child runs only code, on memory of its own.
+// It is computed once, since later mappings lie in the same range. It is empty if a child needs more or
+// if there is no /proc: then the child gets a copy of everything.
+var dontForkRange = sync.OnceValue(func() mapping {
 	if registered || instrumented() {
 		return mapping{}
 	}
 	data, _ := os.ReadFile("/proc/self/maps")
-	return variable(string(data))
+	return writableRange(string(data))
 })
 
-// variable is what lies, in a text of /proc/PID/maps, from the first mapping that can be written to up to those of the kernel's own and the
-// stack that the program has begun on.
-func variable(maps string) (m mapping) {
+// writableRange returns the range from the first writable mapping in a text of /proc/PID/maps up to the
+// initial stack and the kernel's own mappings.
+func writableRange(maps string) (m mapping) {
 	for line := range strings.Lines(maps) {
 		// from-to perms offset device inode [name, which may have spaces]
 		fields := strings.Fields(line)
@@ -100,7 +101,8 @@ func variable(maps string) (m mapping) {
 	return mapping{}
 }
 
-// instrumented is whether the program's code counts in its variables how often it has run (go build -cover).
+// instrumented reports whether the program's code counts in its variables how often it has run (go build
+// -cover).
 func instrumented() bool {
 	info, ok := debug.ReadBuildInfo()
 	return !ok || slices.Contains(info.Settings, debug.BuildSetting{Key: "-cover", Value: "true"})
@@ -111,10 +113,10 @@ func (m mapping) advise(advice uintptr) {
 	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, m.from, m.size, advice)
 }
 
-// withoutUnneeded calls f, which makes a child, and keeps from this child what it has no use for (madvise(2), MADV_DONTFORK). What is
-// needed may lie in between.
-func withoutUnneeded(needed []mapping, f func()) {
-	if m := unneeded(); m.size > 0 {
+// withoutParentMemory calls f, which creates a child, and keeps dontForkRange from that child (madvise(2),
+// MADV_DONTFORK), except for the mappings in needed.
+func withoutParentMemory(needed []mapping, f func()) {
+	if m := dontForkRange(); m.size > 0 {
 		m.advise(unix.MADV_DONTFORK)
 		defer m.advise(unix.MADV_DOFORK)
 		for _, m := range needed {
@@ -124,7 +126,7 @@ func withoutUnneeded(needed []mapping, f func()) {
 	f()
 }
 
-// mapping is where the memory lies.
+// mapping returns the address range of the memory.
 func (m *memory) mapping() mapping {
 	return mapping{uintptr(unsafe.Pointer(unsafe.SliceData(m.mapped))), uintptr(len(m.mapped))}
 }

@@ -30,7 +30,7 @@ func TestVariable(t *testing.T) {
 		{"", mapping{}},
 		{"something else\n", mapping{}},
 	} {
-		if got := variable(test.maps); got != test.want {
+		if got := writableRange(test.maps); got != test.want {
 			t.Errorf("%s\nfound %x; want %x", test.maps, got, test.want)
 		}
 	}

@@ -54,7 +54,7 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 		return nil, fmt.Errorf("clone3: a thread: %w", unix.Errno(errno))
 	}
 	t.id = int(tid)
-	keepOff(t.id)
+	excludeOwnCPU(t.id)
 	return t, nil
 }
 

@@ -55,10 +55,8 @@ type Options struct {
 	Rootfs string
 	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of InputCgroup.
 	Cgroups []string
-	// CgroupsLater is whether the parent makes them while the child has begun (see CgroupsLater).
-	CgroupsLater bool
-	// CgroupFolders are those that a thread of the parent makes meanwhile (see BuildGroundwork).
-	CgroupFolders []string
+	// DeferCgroups is whether the parent creates them after clone3 (see CanDeferCgroups).
+	DeferCgroups bool
 	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved into its cgroup.
 	CgroupByParent bool
 	// CgroupPaths are the container's cgroups by hierarchy, as folders of the host; they are what a cgroup mount without a
@@ -112,7 +110,7 @@ func (e *Unsupported) Error() string {
 // Build makes the plan of a validated document. The document is not changed. It fails with *Unsupported where a field
 // cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
-	o.CgroupsLater = o.CgroupsLater && len(o.Cgroups) > 0
+	o.DeferCgroups = o.DeferCgroups && len(o.Cgroups) > 0
 	c := &container{builder: newBuilder(640), spec: spec, host: host, opts: o}
 	c.mapped = spec.Linux != nil && c.newUserNamespace()
 	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
@@ -130,7 +128,7 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		c.becomeRoot,
 		c.session,
 		c.mounts,
-		c.meet,
+		c.receiveDeferred,
 		c.anyCPU,
 		c.makeWorkingDirectory,
 		c.devices,
@@ -223,8 +221,8 @@ type container struct {
 	node map[int]int
 	// live is whether the mounts are for a container that runs: its root is no longer the host's, whose files the parent opens.
 	live bool
-	// met is whether the child has what the parent has made meanwhile.
-	met bool
+	// hasDeferred is whether the child has received the deferred inputs.
+	hasDeferred bool
 	// placesOnly is whether the mounts are made for their mount points alone: ids and copies do not matter.
 	placesOnly bool
 	// readonly are the mounts that turn read-only once all that lies in them is made.

@@ -323,8 +323,8 @@ func (c *container) mount(i int, m specs.Mount) error {
 		return &Unsupported{Path: fmt.Sprintf("mounts[%d].options", i), Found: strings.Join(m.Options, ","), Reason: err.Error()}
 	}
 	o.bind = o.bind || m.Type == "bind"
-	if !needsNothingLater(m, o) {
-		if err := c.meet(); err != nil {
+	if !canPrecedeDeferred(m, o) {
+		if err := c.receiveDeferred(); err != nil {
 			return err
 		}
 		c.atIndex("mounts", i, m.Destination)

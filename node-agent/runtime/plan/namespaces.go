@@ -71,8 +71,8 @@ func (c *container) joinCgroups() error {
 		c.sync(SyncCgroup)
 	}
 	for _, h := range c.opts.Cgroups {
-		if c.opts.CgroupsLater {
-			c.plan.Later = append(c.plan.Later, InputCgroup(h))
+		if c.opts.DeferCgroups {
+			c.plan.Deferred = append(c.plan.Deferred, InputCgroup(h))
 			continue
 		}
 		c.joinCgroup(input(InputCgroup(h)))
@@ -85,25 +85,27 @@ func (c *container) joinCgroups() error {
 
 func (c *container) joinCgroup(tasks Arg) { c.call(unix.SYS_WRITE, tasks, text("0"), num(1)) }
 
-// CgroupsLater is whether a container's cgroups may be made while its first process has begun, which joins them before the first mount that
-// shows anything of them: those of version 1, which take long to make. Of a process in a user namespace the kernel asks more, and what one
-// without a mount namespace mounts is the host's.
-func CgroupsLater(spec *specs.Spec, host Host) bool {
+// CanDeferCgroups reports whether a container's cgroups may be created after its first process, which
+// joins them before the first mount that shows anything of them: those of version 1, which take long to
+// create. The kernel asks more of a process in a user namespace, and without a mount namespace the
+// mounts are the host's.
+func CanDeferCgroups(spec *specs.Spec, host Host) bool {
 	c := container{spec: spec}
 	return !host.Cgroup.Unified && !c.hasNamespace(specs.UserNamespace) && c.ownMounts()
 }
 
-// meet takes what the parent has made meanwhile: the child joins its cgroups and its network. It does nothing where that is done.
-func (c *container) meet() error {
-	if len(c.plan.Later) == 0 || c.met {
+// receiveDeferred receives the deferred inputs, unless the child has them: it joins its cgroups and its
+// network.
+func (c *container) receiveDeferred() error {
+	if len(c.plan.Deferred) == 0 || c.hasDeferred {
 		return nil
 	}
-	c.met = true
+	c.hasDeferred = true
 	c.at("linux")
-	c.waitClosed(input(InputLater))
-	fds := c.receiveDescriptors(input(InputLater), len(c.plan.Later))
-	c.call(unix.SYS_CLOSE, input(InputLater))
-	for i, in := range c.plan.Later {
+	c.waitClosed(input(InputDeferred))
+	fds := c.receiveDescriptors(input(InputDeferred), len(c.plan.Deferred))
+	c.call(unix.SYS_CLOSE, input(InputDeferred))
+	for i, in := range c.plan.Deferred {
 		if in == InputNetwork {
 			c.atNamespace(newNetwork(c.spec))
 			c.call(unix.SYS_SETNS, regArg(fds[i]), flags(uint64(unix.CLONE_NEWNET), cloneNames))
@@ -113,14 +115,15 @@ func (c *container) meet() error {
 		}
 		c.close(fds[i])
 	}
-	if c.opts.CgroupsLater {
+	if c.opts.DeferCgroups {
 		c.newCgroupNamespace()
 	}
 	return nil
 }
 
-// needsNothingLater is whether a mount is of a filesystem that shows neither cgroups nor a network: it can be made before meet.
-func needsNothingLater(m specs.Mount, o mountOptions) bool {
+// canPrecedeDeferred reports whether a filesystem shows neither cgroups nor a network, so that it can be
+// mounted before receiveDeferred.
+func canPrecedeDeferred(m specs.Mount, o mountOptions) bool {
 	if o.bind || o.remount || o.copyUp {
 		return false
 	}
@@ -165,7 +168,7 @@ func (c *container) namespaces() error {
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
 			// newCgroupNamespace makes it
 		case i == network:
-			c.plan.Groundwork = BuildGroundwork(c.spec, c.opts.CgroupFolders)
+			c.plan.Prefetch = BuildPrefetch(c.spec)
 		case n.Path == "":
 			c.plan.CloneFlags |= flag
 		case n.Type == specs.PIDNamespace:
@@ -238,9 +241,9 @@ func (c *container) namespaces() error {
 		}
 	}
 	if network >= 0 {
-		c.plan.Later = append(c.plan.Later, InputNetwork)
+		c.plan.Deferred = append(c.plan.Deferred, InputNetwork)
 	}
-	if !c.opts.CgroupsLater {
+	if !c.opts.DeferCgroups {
 		c.newCgroupNamespace()
 	}
 	return nil
@@ -264,15 +267,14 @@ func newNetwork(spec *specs.Spec) int {
 // threadFlags are those of a thread of the same process (pthreads(7)).
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
-// BuildGroundwork makes the plan of a thread of the parent that makes what takes longest while the rest is read and planned: the
-// container's network namespace, which it puts in the place of the descriptor InputNetwork, and then folders of its cgroups, if there is a
-// byte to be read from InputGo, which does not block. It returns nil where the parent makes no network.
-func BuildGroundwork(spec *specs.Spec, folders []string) *Plan {
+// BuildPrefetch builds the plan of a thread of the parent that creates the container's network namespace
+// and puts it in the place of the descriptor InputNetwork. It returns nil if the parent creates none.
+func BuildPrefetch(spec *specs.Spec) *Plan {
 	i := newNetwork(spec)
 	if i < 0 {
 		return nil
 	}
-	c := &container{builder: newBuilder(24), spec: spec}
+	c := &container{builder: newBuilder(16), spec: spec}
 	c.plan.CloneFlags = threadFlags
 	c.atNamespace(i)
 	c.call(unix.SYS_UNSHARE, flags(unix.CLONE_NEWNET, cloneNames))
@@ -282,16 +284,6 @@ func BuildGroundwork(spec *specs.Spec, folders []string) *Plan {
 	c.dup3(regArg(made), input(InputNetwork), unix.O_CLOEXEC)
 	c.close(made)
 	c.report(SyncNetwork)
-	if len(folders) > 0 {
-		c.at("linux.cgroupsPath")
-		done := c.label()
-		c.call(unix.SYS_READ, input(InputGo), structArg(make([]byte, 1), "{}"), num(1)).tolerate(unix.EAGAIN).orElse(done)
-		for _, dir := range folders {
-			c.mkdirat(cwd(), dir, 0o755)
-		}
-		c.mark(done)
-		c.report(SyncCgroups)
-	}
 	return &c.plan
 }
 

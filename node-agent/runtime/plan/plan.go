@@ -58,12 +58,10 @@ const (
 	InputContainer Input = "container"
 	// InputProgram is the program of a hook that the container's namespaces need not have.
 	InputProgram Input = "program"
-	// InputLater is a socket that the parent sends Plan.Later through.
-	InputLater Input = "later"
-	// InputNetwork is the namespace of BuildGroundwork.
+	// InputDeferred is a socket through which the parent sends Plan.Deferred.
+	InputDeferred Input = "later"
+	// InputNetwork is the network namespace of BuildPrefetch.
 	InputNetwork Input = "network"
-	// InputGo has a byte for the thread of BuildGroundwork if that is to make cgroups.
-	InputGo Input = "go"
 	// InputConsole is the connected console socket that the terminal's master is sent to.
 	InputConsole Input = "console-socket"
 	// InputHostFiles is a socket by which the child gets Plan.HostFiles from its parent.
@@ -193,8 +191,8 @@ type Plan struct {
 	PIDNamespace string
 	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
 	JoinPIDs bool
-	// Groundwork is the plan of BuildGroundwork; nil where the child makes its network itself, or none.
-	Groundwork *Plan
+	// Prefetch is the plan of BuildPrefetch; nil if the parent creates no network namespace.
+	Prefetch *Plan
 	// CPUs are what the parent runs on while it makes the child; without a mask it stays as it is.
 	CPUs CPUSet
 	// Steps that the child takes, in order. Jumps go forward only.
@@ -209,9 +207,9 @@ type Plan struct {
 	Forks bool
 	// Waits is whether any of Syncs waits for the parent.
 	Waits bool
-	// Later are the inputs that the child does not inherit but gets through InputLater, in this order: the parent makes them while the child
-	// has begun.
-	Later []Input
+	// Deferred are the inputs that the parent creates after clone3 and sends over InputDeferred, in this
+	// order.
+	Deferred []Input
 	// UserNamespaces and Sources are what the parent opens for the child; CopiesUp is whether the plan has InputCopyUp.
 	UserNamespaces []UserNamespace
 	Sources        []Source
@@ -247,10 +245,8 @@ type CPUSet struct {
 type Sync string
 
 const (
-	// SyncNetwork is where the namespace of BuildGroundwork is there.
+	// SyncNetwork is where the namespace of BuildPrefetch is there.
 	SyncNetwork Sync = "network"
-	// SyncCgroups is where the folders of BuildGroundwork are there, if they were to be made.
-	SyncCgroups Sync = "cgroups"
 	// SyncHold is where the process of Hold waits for its end.
 	SyncHold Sync = "hold"
 	// SyncCgroup is where the parent has to have the child moved into its cgroup.

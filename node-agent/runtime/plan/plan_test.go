@@ -179,11 +179,7 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 				g.change(&o)
 			}
 			kind := func(spec *specs.Spec, h Host, o Options) (*Plan, error) {
-				if o.CgroupsLater = spec.Linux != nil && CgroupsLater(spec, h); o.CgroupsLater {
-					for _, v1 := range h.Cgroup.V1 {
-						o.CgroupFolders = append(o.CgroupFolders, o.CgroupPaths[v1.Dir])
-					}
-				}
+				o.DeferCgroups = spec.Linux != nil && CanDeferCgroups(spec, h)
 				return Build(spec, h, o)
 			}
 			if g.exec {

@@ -316,11 +316,11 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		CloneFlags   string     `json:"cloneFlags"`
 		PIDNamespace string     `json:"pidNamespace,omitempty"`
-		Groundwork   *Plan      `json:"groundwork,omitempty"`
+		Prefetch     *Plan      `json:"groundwork,omitempty"`
 		CPUs         string     `json:"cpus,omitempty"`
 		Warnings     []string   `json:"warnings,omitempty"`
 		Steps        []stepView `json:"steps"`
-	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.Groundwork, p.CPUs.List, p.Warnings, views})
+	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.Prefetch, p.CPUs.List, p.Warnings, views})
 }
 
 func (p *Plan) pidNamespace() string {
@@ -333,8 +333,8 @@ func (p *Plan) pidNamespace() string {
 // WriteText prints the plan for people: one line a step, under a heading for each field.
 func (p *Plan) WriteText(w io.Writer) error {
 	var b strings.Builder
-	if p.Groundwork != nil {
-		p.Groundwork.text(&b)
+	if p.Prefetch != nil {
+		p.Prefetch.text(&b)
 	}
 	p.text(&b)
 	for _, warning := range p.Warnings {
