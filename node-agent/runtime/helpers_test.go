@@ -24,9 +24,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/oci/capability"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
-	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 const busybox = "/bin/busybox" // Debian's busybox-static
@@ -231,12 +231,7 @@ func children(t *testing.T) (pids []string) {
 	return pids
 }
 
-var allCapabilities = func() (names []string) {
-	for n := range 41 {
-		names = append(names, plan.CapabilityName(n))
-	}
-	return names
-}()
+var allCapabilities = capability.Names()
 
 // spec is a document like that of an engine.
 func (w *world) spec(args ...string) *specs.Spec {

@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/oci/capability"
 )
 
 // user is who the process runs as. Names in an image's config and the groups of
@@ -104,21 +106,6 @@ func defaultCapabilities() []string {
 	}
 }
 
-// allCapabilities lists the capabilities of capabilities(7) as of Linux 5.9, the newest to
-// have added one, in the order of their numbers.
-func allCapabilities() []string {
-	return []string{
-		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
-		"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
-		"CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
-		"CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
-		"CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE",
-		"CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-		"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
-		"CAP_CHECKPOINT_RESTORE",
-	}
-}
-
 // everyCapability is the word for all of them in add and drop.
 const everyCapability = "ALL"
 
@@ -133,7 +120,7 @@ func capabilities(d *draft) {
 		add := capabilityNames(d, at.Child("add"), sc.Capabilities.Add)
 		drop := capabilityNames(d, at.Child("drop"), sc.Capabilities.Drop)
 		if slices.Contains(add, everyCapability) {
-			set = allCapabilities()
+			set = capability.Names()
 		}
 		if slices.Contains(drop, everyCapability) {
 			set = nil
@@ -156,13 +143,12 @@ func capabilities(d *draft) {
 // without CAP_ in Kubernetes and with it in capabilities(7); both are taken, in
 // any case.
 func capabilityNames(d *draft, at *field.Path, in []corev1.Capability) []string {
-	known := allCapabilities()
 	var out []string
 	for i, c := range in {
 		n := strings.ToUpper(string(c))
 		if n != everyCapability {
 			n = "CAP_" + strings.TrimPrefix(n, "CAP_")
-			if !slices.Contains(known, n) {
+			if _, known := capability.Number(n); !known {
 				d.invalid(at.Index(i), string(c), "must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN")
 				continue
 			}

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/capability"
 )
 
 // capabilities checks process.capabilities (config.md, "Linux Process").
@@ -72,93 +74,10 @@ func (c *checker) notGranted(path string, names []string, refused uint64, allowe
 // maxCapability is the length of the longest name, CAP_CHECKPOINT_RESTORE.
 const maxCapability = 22
 
-// capabilityBit returns the bit of one of the 41 capabilities that
-// capabilities(7) lists, by their numbers in linux/capability.h, or 0 for a
-// name that is none of them. Whether a host can grant it is another question.
+// capabilityBit returns the bit of a capability in a set, or 0 for a name that is no capability.
 func capabilityBit(name string) uint64 {
-	switch name {
-	case "CAP_CHOWN":
-		return 1 << 0
-	case "CAP_DAC_OVERRIDE":
-		return 1 << 1
-	case "CAP_DAC_READ_SEARCH":
-		return 1 << 2
-	case "CAP_FOWNER":
-		return 1 << 3
-	case "CAP_FSETID":
-		return 1 << 4
-	case "CAP_KILL":
-		return 1 << 5
-	case "CAP_SETGID":
-		return 1 << 6
-	case "CAP_SETUID":
-		return 1 << 7
-	case "CAP_SETPCAP":
-		return 1 << 8
-	case "CAP_LINUX_IMMUTABLE":
-		return 1 << 9
-	case "CAP_NET_BIND_SERVICE":
-		return 1 << 10
-	case "CAP_NET_BROADCAST":
-		return 1 << 11
-	case "CAP_NET_ADMIN":
-		return 1 << 12
-	case "CAP_NET_RAW":
-		return 1 << 13
-	case "CAP_IPC_LOCK":
-		return 1 << 14
-	case "CAP_IPC_OWNER":
-		return 1 << 15
-	case "CAP_SYS_MODULE":
-		return 1 << 16
-	case "CAP_SYS_RAWIO":
-		return 1 << 17
-	case "CAP_SYS_CHROOT":
-		return 1 << 18
-	case "CAP_SYS_PTRACE":
-		return 1 << 19
-	case "CAP_SYS_PACCT":
-		return 1 << 20
-	case "CAP_SYS_ADMIN":
-		return 1 << 21
-	case "CAP_SYS_BOOT":
-		return 1 << 22
-	case "CAP_SYS_NICE":
-		return 1 << 23
-	case "CAP_SYS_RESOURCE":
-		return 1 << 24
-	case "CAP_SYS_TIME":
-		return 1 << 25
-	case "CAP_SYS_TTY_CONFIG":
-		return 1 << 26
-	case "CAP_MKNOD":
-		return 1 << 27
-	case "CAP_LEASE":
-		return 1 << 28
-	case "CAP_AUDIT_WRITE":
-		return 1 << 29
-	case "CAP_AUDIT_CONTROL":
-		return 1 << 30
-	case "CAP_SETFCAP":
-		return 1 << 31
-	case "CAP_MAC_OVERRIDE":
-		return 1 << 32
-	case "CAP_MAC_ADMIN":
-		return 1 << 33
-	case "CAP_SYSLOG":
-		return 1 << 34
-	case "CAP_WAKE_ALARM":
-		return 1 << 35
-	case "CAP_BLOCK_SUSPEND":
-		return 1 << 36
-	case "CAP_AUDIT_READ":
-		return 1 << 37
-	case "CAP_PERFMON":
-		return 1 << 38
-	case "CAP_BPF":
-		return 1 << 39
-	case "CAP_CHECKPOINT_RESTORE":
-		return 1 << 40
+	if n, ok := capability.Number(name); ok {
+		return 1 << n
 	}
 	return 0
 }

@@ -9,37 +9,9 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/capability"
 )
-
-// capabilityNames are those of linux/capability.h, by number.
-var capabilityNames = [...]string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
-	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
-	"CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN",
-	"CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
-	"CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
-	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-}
-
-// CapabilityName returns CAP_NAME for its number, or the number where there is no name.
-func CapabilityName(n int) string {
-	if n >= 0 && n < len(capabilityNames) {
-		return capabilityNames[n]
-	}
-	return strconv.Itoa(n)
-}
-
-// CapabilityNames are all that this package knows, by number.
-func CapabilityNames() []string { return append([]string(nil), capabilityNames[:]...) }
-
-func capabilityNumber(name string) (int, bool) {
-	for i, n := range capabilityNames {
-		if n == name {
-			return i, true
-		}
-	}
-	return 0, false
-}
 
 // capabilitySets are the five sets as bit masks.
 type capabilitySets struct {
@@ -62,7 +34,7 @@ func (c *container) capabilities() capabilitySets {
 	read := func(names []string) uint64 {
 		var mask uint64
 		for _, name := range names {
-			n, ok := capabilityNumber(name)
+			n, ok := capability.Number(name)
 			switch {
 			case !ok: // api/oci/validate warns of it
 			case n > c.host.LastCapability || permitted>>n&1 == 0:
@@ -80,9 +52,9 @@ func (c *container) capabilities() capabilitySets {
 	s.inheritable &= s.bounding
 	s.effective &= s.permitted
 	s.ambient &= s.permitted & s.inheritable
-	for n := range capabilityNames {
+	for n := 0; denied>>n != 0; n++ {
 		if denied>>n&1 == 1 {
-			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+capabilityNames[n]+"; it is left out")
+			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+capability.Name(n)+"; it is left out")
 		}
 	}
 	return s

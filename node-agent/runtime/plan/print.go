@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/capability"
 )
 
 // names says how a number is printed: as one of a list, as a set of flags, or by a function.
@@ -56,7 +58,7 @@ var (
 	umountNames   = &names{render: func(v uintptr) string {
 		return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}, {unix.UMOUNT_NOFOLLOW, "UMOUNT_NOFOLLOW"}})
 	}}
-	capNames        = &names{render: func(v uintptr) string { return CapabilityName(int(v)) }}
+	capNames        = &names{render: func(v uintptr) string { return capabilityName(int(v)) }}
 	rlimitNames     = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
 	accessNames     = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
 	accessFlagNames = &names{render: func(v uintptr) string { return map[uintptr]string{unix.AT_EACCESS: "AT_EACCESS"}[v] }}
@@ -377,4 +379,12 @@ func (p *Plan) text(b *strings.Builder) {
 		}
 		b.WriteByte('\n')
 	}
+}
+
+// capabilityName returns the name of a capability, or its number if it has none.
+func capabilityName(number int) string {
+	if name := capability.Name(number); name != "" {
+		return name
+	}
+	return strconv.Itoa(number)
 }
