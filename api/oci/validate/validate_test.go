@@ -215,6 +215,7 @@ func TestImports(t *testing.T) {
 	for _, dep := range deps {
 		allowed := !strings.Contains(dep, ".") || strings.HasPrefix(dep, "vendor/") ||
 			dep == "github.com/opencontainers/runtime-spec/specs-go" ||
+			dep == "github.com/berth-run/berth/api/oci/capability" ||
 			dep == "github.com/berth-run/berth/api/oci/validate"
 		if !allowed || dep == "regexp" || dep == "net" || dep == "os/exec" {
 			t.Errorf("the package depends on %s", dep)
