@@ -182,6 +182,9 @@ func (d *decoder) wrongForm(n, place *yaml.Node, t reflect.Type, at *field.Path)
 		message += "true or false without quotes: write " + n.Value
 	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "string" && isNumber(n.Value):
 		message += "a whole number without quotes: write " + n.Value
+	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "number" && isWhole(n.Value):
+		most := uint64(1)<<(t.Bits()-1) - 1
+		message += fmt.Sprintf("a whole number from -%d to %d", most+1, most)
 	default:
 		message += expected(t)
 		if name, _, ok := strings.Cut(n.Value, ":"); ok && t.Kind() == reflect.Struct && kind == "string" && fields(t)[name] != nil {
@@ -194,6 +197,12 @@ func (d *decoder) wrongForm(n, place *yaml.Node, t reflect.Type, at *field.Path)
 func isNumber(s string) bool {
 	_, err := strconv.ParseInt(s, 10, 64)
 	return err == nil
+}
+
+// isWhole returns whether a number has digits alone, however many.
+func isWhole(s string) bool {
+	s = strings.TrimLeft(s, "+-")
+	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // forms say for a value of the wrong kind, by the pattern of its path, what to write; "" is nothing in particular.
