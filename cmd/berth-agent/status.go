@@ -213,6 +213,9 @@ func agentRuns(stateDir string) bool {
 	return durable.Locked(filepath.Join(stateDir, lockFile))
 }
 
+// maxNamed is how many containers an error names.
+const maxNamed = 20
+
 func find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container, error) {
 	var names []string
 	for i := range all {
@@ -221,8 +224,11 @@ func find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container
 		}
 		names = append(names, display(&all[i]))
 	}
-	if len(names) == 0 {
+	switch {
+	case len(names) == 0:
 		return nil, fmt.Errorf("NAME: found no container %s/%s; there is none at all", namespace, name)
+	case len(names) > maxNamed:
+		return nil, fmt.Errorf("NAME: found no container %s/%s; berth-agent status lists the %d that there are", namespace, name, len(names))
 	}
 	return nil, fmt.Errorf("NAME: found no container %s/%s; there are: %s", namespace, name, sortedNames(names))
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -217,5 +218,25 @@ func TestMessageOfARemoval(t *testing.T) {
 	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Message: told})
 	if got := message(c); got != "being removed: "+told {
 		t.Errorf("found %q", got)
+	}
+}
+
+// TestUnknownName: the names that there are help as long as they fit on a screen.
+func TestUnknownName(t *testing.T) {
+	var all []v1alpha1.Container
+	for _, tc := range []struct {
+		count int
+		want  string
+	}{
+		{0, "NAME: found no container default/b; there is none at all"},
+		{2, "NAME: found no container default/b; there are: c0, c1"},
+		{1000, "NAME: found no container default/b; berth-agent status lists the 1000 that there are"},
+	} {
+		for len(all) < tc.count {
+			all = append(all, v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("c%d", len(all))}})
+		}
+		if _, err := find(all, "default", "b"); err == nil || err.Error() != tc.want {
+			t.Errorf("found %v; want %s", err, tc.want)
+		}
 	}
 }
