@@ -385,18 +385,7 @@ func newApart(t *testing.T) *apart {
 	if err := a.admin.Patch(t.Context(), privileged, client.RawPatch(types.MergePatchType, label)); err != nil {
 		t.Fatal(err)
 	}
-	user, err := a.env.AddUser(envtest.User{Name: "system:serviceaccount:berth-system:berth-controller"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := user.KubeConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, document, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kubeconfig := kubeconfigOf(t, a.env, envtest.User{Name: "system:serviceaccount:berth-system:berth-controller"})
 	run(t, kubeconfig)
 	for node, name := range map[string]string{stolen: "on-a", reached: "on-b"} {
 		agent := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: node}}

@@ -114,18 +114,7 @@ func TestLeader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	document, err := user.KubeConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, document, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	kubeconfig := kubeconfigOf(t, env, envtest.User{Name: "admin", Groups: []string{"system:masters"}})
 
 	refusesOlderCRDs(t, c, kubeconfig)
 
@@ -332,4 +321,22 @@ func eventually(t *testing.T, check func() error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// kubeconfigOf writes the kubeconfig of a new user of the API server, and returns its path.
+func kubeconfigOf(t *testing.T, env *envtest.Environment, user envtest.User) string {
+	t.Helper()
+	added, err := env.AddUser(user, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := added.KubeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, document, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -568,8 +568,16 @@ func TestSealedOnce(t *testing.T) {
 // TestRunForwardsSignals to the container's first process, and ends with its exit code.
 func TestRunForwardsSignals(t *testing.T) {
 	root, id := host(t)
-	dir := bundle(t, args("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done"))
-	cmd := exec.Command(program, "--root", root, "run", "--bundle", dir, id)
+	dir := bundle(t, args("sh", "-c", untilTerm))
+	forwardsSignals(t, exec.Command(program, "--root", root, "run", "--bundle", dir, id))
+}
+
+// untilTerm is a shell script that says that it is ready, and ends as it likes once it gets SIGTERM.
+const untilTerm = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done"
+
+// forwardsSignals fails the test unless a command that runs untilTerm hands SIGTERM on, and ends as the script does.
+func forwardsSignals(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	stdout, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // running is a container that does nothing, and how to call berth for it: with words before its id and words after.
@@ -233,19 +232,7 @@ func TestExecDetached(t *testing.T) {
 // TestExecForwardsSignals to the process, which may end as it likes.
 func TestExecForwardsSignals(t *testing.T) {
 	_, command := running(t, nil)
-	cmd := command([]string{"exec"}, sh("trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done")...)
-	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	buf := make([]byte, 6)
-	if _, err := stdout.Read(buf); err != nil || string(buf) != "ready\n" {
-		t.Errorf("found %q, %v", buf, err)
-	}
-	must(t, cmd.Process.Signal(unix.SIGTERM))
-	_ = cmd.Wait()
-	if code := cmd.ProcessState.ExitCode(); code != 9 {
-		t.Errorf("exit code %d; want 9", code)
-	}
+	forwardsSignals(t, command([]string{"exec"}, sh(untilTerm)...))
 }
 
 func TestExecPreservedDescriptors(t *testing.T) {

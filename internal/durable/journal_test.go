@@ -267,12 +267,7 @@ func TestJournalGroups(t *testing.T) {
 
 // TestJournalOnFullDisk: a file out of the reserve has room in the journal, too, and so has an agent that starts then.
 func TestJournalOnFullDisk(t *testing.T) {
-	needs.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=4m"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	dir := smallDisk(t)
 	m := &machine{T: t, dir: dir}
 	j := m.open()
 	r := NewReserve(dir)
@@ -302,12 +297,7 @@ func TestJournalOnFullDisk(t *testing.T) {
 // TestJournalRestoresOnFullDisk: a file whose content was lost with the power has room, although something else has taken all of the
 // disk since.
 func TestJournalRestoresOnFullDisk(t *testing.T) {
-	needs.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=4m"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	dir := smallDisk(t)
 	m := &machine{T: t, dir: dir}
 	j := m.open()
 	content := strings.Repeat("x", 10_000)
@@ -329,4 +319,16 @@ func TestJournalRestoresOnFullDisk(t *testing.T) {
 	for i := range 10 {
 		m.has(fmt.Sprintf("a/%d.json", i), content)
 	}
+}
+
+// smallDisk mounts a tmpfs of 4 MiB for the length of the test, and returns where it is.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	needs.Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
 }

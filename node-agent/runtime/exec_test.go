@@ -29,21 +29,18 @@ func args(argv ...string) ExecOptions {
 // tryExec executes a process to its end.
 func (w *world) tryExec(o ExecOptions) (output string, status unix.WaitStatus, err error) {
 	w.t.Helper()
-	r, wr, err := os.Pipe()
-	w.must(err)
-	defer r.Close()
-	o.Stdout, o.Stderr = wr, wr
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	p, err := w.rt.Exec(ctx, w.id, o)
-	wr.Close()
+	var p *Executed
+	output, err = w.outputOf(func(out *os.File) (err error) {
+		o.Stdout, o.Stderr = out, out
+		p, err = w.rt.Exec(ctx, w.id, o)
+		return err
+	})
 	if err != nil {
 		return "", 0, err
 	}
-	var b bytes.Buffer
-	_, err = io.Copy(&b, r)
-	w.must(err)
-	return b.String(), p.Wait(), nil
+	return output, p.Wait(), nil
 }
 
 // execPrints fails the test where a process that is executed in the container prints something else.

@@ -3,7 +3,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -283,23 +282,36 @@ func (w *world) try(spec *specs.Spec) (output string, status unix.WaitStatus, er
 
 func (w *world) tryWith(o CreateOptions) (output string, status unix.WaitStatus, err error) {
 	w.t.Helper()
-	r, wr, err := os.Pipe()
-	w.must(err)
-	defer r.Close()
-	o.Bundle, o.Stdout, o.Stderr = w.bundle(), wr, wr
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	p, err := w.rt.Run(ctx, w.id, o)
-	wr.Close()
+	var p *Process
+	output, err = w.outputOf(func(out *os.File) (err error) {
+		o.Bundle, o.Stdout, o.Stderr = w.bundle(), out, out
+		p, err = w.rt.Run(ctx, w.id, o)
+		return err
+	})
 	if err != nil {
 		return "", 0, err
 	}
-	var b bytes.Buffer
-	_, err = io.Copy(&b, r)
-	w.must(err)
 	status = p.Wait()
 	w.must(p.Delete(ctx))
-	return b.String(), status, nil
+	return output, status, nil
+}
+
+// outputOf calls start, whose process writes to out, and returns all that is written until nobody has out open any more.
+func (w *world) outputOf(start func(out *os.File) error) (string, error) {
+	w.t.Helper()
+	r, out, err := os.Pipe()
+	w.must(err)
+	defer r.Close()
+	err = start(out)
+	out.Close()
+	if err != nil {
+		return "", err
+	}
+	all, err := io.ReadAll(r)
+	w.must(err)
+	return string(all), nil
 }
 
 // run runs a container that has to succeed, and returns what it wrote.
