@@ -231,12 +231,12 @@ func fault(s Stage, err error) error {
 }
 
 // outcomeUnknown returns whether what the supervisor was asked for may have been done, or may be
-// done yet, although it failed. A supervisor that is ending has done nothing, but the container is
-// not at fault either. A container that exists already is one of this agent's whose creation had an
-// unknown outcome: a run directory belongs to one agent.
+// done yet, although it failed. A supervisor that is ending or cannot be reached has done nothing,
+// but the container is not at fault either. A container that exists already is one of this agent's
+// whose creation had an unknown outcome: a run directory belongs to one agent.
 func outcomeUnknown(err error) bool {
 	return errors.Is(err, protocol.ErrUnknownOutcome) || errors.Is(err, protocol.ErrStopping) ||
-		errors.Is(err, protocol.ErrExist)
+		errors.Is(err, protocol.ErrUnreachable) || errors.Is(err, protocol.ErrExist)
 }
 
 // ownFiles returns the error of writing the agent's own files. It is the node's fault if the

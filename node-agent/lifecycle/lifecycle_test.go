@@ -239,6 +239,8 @@ func TestClasses(t *testing.T) {
 		"create unknown":  {fail: "create", err: protocol.ErrUnknownOutcome, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"created already": {fail: "create", err: protocol.ErrExist, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"start stopping":  {fail: "start", err: protocol.ErrStopping, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
+		"create not sent": {fail: "create", err: protocol.ErrUnreachable, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
+		"start not sent":  {fail: "start", err: protocol.ErrUnreachable, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"start of nobody": {fail: "start", err: protocol.ErrNotExist, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"no handler": {spoil: func(n *node) { n.c.Bundle.Spec.Handler = "kata" }, stage: "handler",
 			reason: v1alpha1.ReasonHandlerNotFound, class: ContainerFault},
@@ -273,7 +275,7 @@ func TestClasses(t *testing.T) {
 // TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
 func TestUnknownIsNoFailure(t *testing.T) {
 	for err, want := range map[error]bool{
-		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrExist: true,
+		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrUnreachable: true, protocol.ErrExist: true,
 		protocol.ErrInvalid: false, protocol.ErrNotExist: false, os.ErrPermission: false,
 	} {
 		if got := outcomeUnknown(fmt.Errorf("create: %w", err)); got != want {

@@ -199,7 +199,7 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", c.socket)
 	if err != nil {
-		return nil, fmt.Errorf("supervisor: %w", err)
+		return nil, fmt.Errorf("supervisor %w: %w", ErrUnreachable, err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, LineBuffer), close: sync.OnceFunc(func() { stop(); nc.Close() })}
@@ -213,7 +213,7 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 	}
 	switch {
 	case err != nil:
-		err = cn.because(fmt.Errorf("supervisor at %s: handshake: %w", c.socket, err))
+		err = fmt.Errorf("supervisor %w: %w", ErrUnreachable, cn.because(fmt.Errorf("at %s: handshake: %w", c.socket, err)))
 	case cn.server.Error != nil:
 		err = cn.server.Error
 	case cn.server.Protocol != Name || cn.server.Version < MinVersion || cn.server.Version > MaxVersion:

@@ -25,6 +25,8 @@ var (
 	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was sent. It may have been carried out, and
 	// may still be: ask Get, or ask the same again.
 	ErrUnknownOutcome = errors.New("outcome unknown")
+	// ErrUnreachable: no connection to the supervisor could be made, so the request was not sent. It does not go over the wire.
+	ErrUnreachable = errors.New("cannot be reached")
 	// ErrStopping: the supervisor is on its way out and accepts nothing new; ask its successor.
 	ErrStopping = errors.New("supervisor is stopping")
 	// ErrHeld: another supervisor holds the run directory. It does not go over the wire: it is why a supervisor cannot begin.

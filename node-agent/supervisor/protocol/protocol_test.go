@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -41,6 +43,47 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 	if werr := Encode(errors.New(strings.Repeat("x", MaxLine))); len(werr.Message) != maxMessage {
 		t.Errorf("a message of %d bytes", len(werr.Message))
 	}
+}
+
+// TestUnreachable: a request that was not sent is told apart from one whose outcome is unknown.
+func TestUnreachable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	create := func(want error) {
+		t.Helper()
+		_, err := NewClient(path).Create(t.Context(), CreateRequest{ID: "x"})
+		for _, e := range []error{ErrUnreachable, ErrUnknownOutcome} {
+			if errors.Is(err, e) != (e == want) {
+				t.Errorf("found %v; want %v", err, want)
+			}
+		}
+	}
+	create(ErrUnreachable) // nobody listens
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	answers := make(chan []any, 2)
+	go func() {
+		for lines := range answers {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for _, line := range lines {
+				_ = WriteLine(c, line)
+			}
+			if len(lines) > 0 { // what the client sends is taken, and not answered
+				_, _ = bufio.NewReader(c).ReadString('\n')
+			}
+			c.Close()
+		}
+	}()
+	defer close(answers)
+	answers <- nil
+	create(ErrUnreachable) // it ends before the handshake
+	answers <- []any{Hello{Protocol: Name, MinVersion: MinVersion, MaxVersion: MaxVersion, Version: MaxVersion}}
+	create(ErrUnknownOutcome) // it ends after it
 }
 
 func TestReadLineIsBounded(t *testing.T) {
