@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -63,10 +64,17 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 	h := newHost(t)
 	h.start()
-	const jobs = 4
+	shared := h.path("shared")
+	if err := os.Mkdir(shared, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const jobs, enough = 4, 5
 	for i := range jobs {
-		h.write("job"+strconv.Itoa(i)+".yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n"+
-			"  command: [/bin/sh, -c, 'i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit "+strconv.Itoa(20+i)+"']\n")
+		job := strconv.Itoa(i)
+		h.write("job"+job+".yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n"+
+			"  command: [/bin/sh, -c, 'i=0; while [ ! -e /s/enough ] || [ $i -lt 100 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; "+
+			"echo $i > /s/"+job+"; exit "+strconv.Itoa(20+i)+"']\n"+
+			"  volumes: [{name: s, hostPath: {path: "+shared+"}}]\n  volumeMounts: [{name: s, mountPath: /s}]\n")
 	}
 	for i := range jobs {
 		h.until("the job begins", func() bool { return strings.Contains(h.logs("job"+strconv.Itoa(i)), "line 1\n") })
@@ -79,18 +87,19 @@ func TestSupervisorKilled(t *testing.T) {
 		}
 		return n
 	}
-	kills := 0
-	h.until("all jobs end", func() bool {
-		if pid := h.supervisorPID(); pid != 0 && kills < 5 && ended() < jobs {
-			if unix.Kill(pid, unix.SIGKILL) == nil {
-				kills++
+	for kills := 0; kills < enough; kills++ {
+		var pid int
+		h.until("a supervisor answers", func() bool { pid = h.supervisorPID(); return pid != 0 })
+		if kills == enough-1 { // the jobs end while the last one is away
+			if err := os.WriteFile(shared+"/enough", nil, 0o600); err != nil {
+				t.Fatal(err)
 			}
 		}
-		return ended() == jobs
-	})
-	if kills < 3 {
-		t.Errorf("the supervisor was killed %d times", kills)
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 	}
+	h.until("all jobs end", func() bool { return ended() == jobs })
 	for i := range jobs {
 		name := "job" + strconv.Itoa(i)
 		c := h.get(name)
@@ -100,12 +109,20 @@ func TestSupervisorKilled(t *testing.T) {
 		case c.Status.RestartCount != 0:
 			t.Errorf("%s was run %d times more", name, c.Status.RestartCount)
 		}
+		written, err := os.ReadFile(filepath.Join(shared, strconv.Itoa(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := strconv.Atoi(strings.TrimSpace(string(written)))
+		if err != nil {
+			t.Fatal(err)
+		}
 		var want strings.Builder
-		for j := range 300 {
+		for j := range lines {
 			want.WriteString("line " + strconv.Itoa(j) + "\n")
 		}
 		if got := h.logs(name); got != want.String() {
-			t.Errorf("%s: the log is not the 300 lines: %d bytes, not %d", name, len(got), want.Len())
+			t.Errorf("%s: the log is not the %d lines: %d bytes, not %d", name, lines, len(got), want.Len())
 		}
 	}
 }
