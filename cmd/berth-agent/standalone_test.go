@@ -24,6 +24,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/needs"
+	"github.com/berth-run/berth/internal/racetest"
 	"github.com/berth-run/berth/node-agent/source/folder"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -75,22 +76,17 @@ func mainOf(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	programs = dir
-	agent := []string{"build", "-o", dir + "/berth-agent", "."}
-	if raceDetector {
-		agent = slices.Insert(agent, 1, "-race")
+	build := exec.Command("go", "build", "-o", dir, ".", "../berth", "../../hack/image")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if racetest.Enabled {
+		build.Args = slices.Insert(build.Args, 2, "-race")
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+		if err := racetest.Collect(dir); err != nil {
+			return 0, err
+		}
 	}
-	for _, build := range [][]string{
-		agent,
-		{"build", "-o", dir + "/berth", "../berth"},
-		{"build", "-o", dir + "/image", "../../hack/image"},
-	} {
-		cmd := exec.Command("go", build...)
-		if !slices.Contains(build, "-race") { // which needs cgo
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("go %s: %w\n%s", strings.Join(build, " "), err, out)
-		}
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("%s: %w\n%s", build, err, out)
 	}
 	for _, img := range [][]string{
 		{"--busybox", "-o", dir + "/busybox.tar"},
@@ -170,9 +166,11 @@ func (h *host) clean() {
 	if h.agent != nil {
 		h.signal(unix.SIGKILL)
 	}
-	if log, _ := os.ReadFile(h.path("agent.log")); bytes.Contains(log, []byte("WARNING: DATA RACE")) {
-		h.t.Error("the race detector has found a race of the agent")
-	}
+	defer func() {
+		if races := racetest.Reports(programs); races != "" {
+			h.t.Errorf("a program of this test, or of one beside it, has a race:\n%s", races)
+		}
+	}()
 	if h.t.Failed() {
 		for _, f := range []string{"agent.log", "r/supervisor.log"} {
 			data, _ := os.ReadFile(h.path(f))

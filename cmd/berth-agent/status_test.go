@@ -79,7 +79,7 @@ func (d *desk) report(name string, phase v1alpha1.ContainerPhase, running metav1
 func (d *desk) status(args ...string) (stdout, stderr string, err error) {
 	c := statusCommand(&options{stateDir: d.state})
 	var out, complaints bytes.Buffer
-	c.SetArgs(args)
+	c.SetArgs(append([]string{}, args...)) // nil would mean those of this process
 	c.SetOut(&out)
 	c.SetErr(&complaints)
 	c.SilenceUsage, c.SilenceErrors = true, true

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/berth-run/berth/internal/needs"
+	"github.com/berth-run/berth/internal/racetest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -54,7 +55,7 @@ func TestImports(t *testing.T) {
 // unused method of a program that looks up methods by name.
 func TestProgramSize(t *testing.T) {
 	needs.Root(t)
-	if raceDetector {
+	if racetest.Enabled {
 		t.Skip("the race detector makes the program larger")
 	}
 	f, err := elf.Open(programs + "/berth-agent")

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/needs"
+	"github.com/berth-run/berth/internal/racetest"
 )
 
 // program is the binary under test, as it is shipped; plain is one that was linked without an entry point of its own.
@@ -59,12 +60,25 @@ func testMain(m *testing.M) int {
 		}
 		build := exec.Command("go", "build", "-ldflags", flags, "-o", out, ".")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if racetest.Enabled { // it is linked with C's library, which has the entry point
+			build = exec.Command("go", "build", "-race", "-o", out, ".")
+			build.Env = append(os.Environ(), "CGO_ENABLED=1")
+		}
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
 		}
 	}
-	return m.Run()
+	if err := racetest.Collect(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if races := racetest.Reports(dir); races != "" {
+		fmt.Fprintf(os.Stderr, "berth has a race:\n%s", races)
+		return 1
+	}
+	return code
 }
 
 // result is how a call of berth ended.
