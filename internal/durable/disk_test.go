@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -62,6 +63,7 @@ func (d *disk) afterPowerLoss() *disk {
 // TestJournalOnDisk loses the power of a real filesystem: what was flushed is there, also after the
 // journal was written anew. What was only replaced is not, so the flush is what keeps it.
 func TestJournalOnDisk(t *testing.T) {
+	leaktest.Check(t)
 	d := newDisk(t)
 	m := &machine{T: t, dir: d.dir}
 	j := m.open()

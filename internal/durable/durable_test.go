@@ -13,10 +13,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestReplace replaces a file: content and mode are the new ones, and no temporary file is left.
 func TestReplace(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "record.json")
 	for i, o := range []Options{{}, {Mode: 0o640}, {Sync: true}, {Temporary: filepath.Join(dir, "other")}} {
@@ -44,6 +47,7 @@ func TestReplace(t *testing.T) {
 
 // TestReplaceFollowsNoLink has a link in the place of the temporary file: its target stays as it is.
 func TestReplaceFollowsNoLink(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")
 	if err := os.WriteFile(victim, []byte("precious"), 0o600); err != nil {
@@ -65,6 +69,7 @@ func TestReplaceFollowsNoLink(t *testing.T) {
 
 // TestReplaceFails leaves the old file as it is and no temporary file.
 func TestReplaceFails(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "record")
 	if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
@@ -84,6 +89,7 @@ func TestReplaceFails(t *testing.T) {
 // TestReplaceSurvivesKill kills a process that replaces a file again and again: whatever the moment,
 // the file is whole.
 func TestReplaceSurvivesKill(t *testing.T) {
+	leaktest.Check(t)
 	if path := os.Getenv("DURABLE_TEST_FILE"); path != "" {
 		for i := 0; ; i++ {
 			line := strings.Repeat(string(rune('a'+i%26)), 1<<16)
@@ -119,6 +125,7 @@ func TestReplaceSurvivesKill(t *testing.T) {
 
 // TestLocks holds a lock: others fail or wait until it is released.
 func TestLocks(t *testing.T) {
+	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "lock")
 	if Locked(path) {
 		t.Error("a file that does not exist counts as locked")

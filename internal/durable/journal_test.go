@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -100,6 +101,7 @@ func (m *machine) journal() []byte {
 // TestJournalSurvivesPowerLoss: after a loss of power each file holds what was flushed last, whatever has become of the file, and
 // what was removed is gone.
 func TestJournalSurvivesPowerLoss(t *testing.T) {
+	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
 	j := m.open()
 	m.put(j, "a/1.json", "first")
@@ -148,6 +150,7 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 // TestJournalTornTail cuts the journal off at each byte behind what was flushed, and flips each: what was flushed is there, what was
 // not is there whole or not at all, and no stale entry comes back behind a new one.
 func TestJournalTornTail(t *testing.T) {
+	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
 	j := m.open()
 	m.put(j, "a/1.json", "flushed")
@@ -193,6 +196,7 @@ func TestJournalTornTail(t *testing.T) {
 
 // TestJournalRefuses a journal of a newer version, and a file that is none.
 func TestJournalRefuses(t *testing.T) {
+	leaktest.Check(t)
 	for name, tc := range map[string]struct{ content, want string }{
 		"newer": {"newer", "found version 2; allowed: 1"},
 		"empty": {"", "found no header"},
@@ -216,6 +220,7 @@ func TestJournalRefuses(t *testing.T) {
 
 // TestJournalIsShortened: a journal does not grow with the number of writes, and loses nothing as it is written anew.
 func TestJournalIsShortened(t *testing.T) {
+	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
 	j := m.open()
 	big := strings.Repeat("x", 64<<10)
@@ -240,6 +245,7 @@ func TestJournalIsShortened(t *testing.T) {
 
 // TestJournalGroups: many that wait together share few flushes, and one alone does not wait for others.
 func TestJournalGroups(t *testing.T) {
+	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
 	j := m.open()
 	var wg sync.WaitGroup
@@ -267,6 +273,7 @@ func TestJournalGroups(t *testing.T) {
 
 // TestJournalOnFullDisk: a file out of the reserve has room in the journal, too, and so has an agent that starts then.
 func TestJournalOnFullDisk(t *testing.T) {
+	leaktest.Check(t)
 	dir := smallDisk(t)
 	m := &machine{T: t, dir: dir}
 	j := m.open()
@@ -297,6 +304,7 @@ func TestJournalOnFullDisk(t *testing.T) {
 // TestJournalRestoresOnFullDisk: a file whose content was lost with the power has room, although something else has taken all of the
 // disk since.
 func TestJournalRestoresOnFullDisk(t *testing.T) {
+	leaktest.Check(t)
 	dir := smallDisk(t)
 	m := &machine{T: t, dir: dir}
 	j := m.open()

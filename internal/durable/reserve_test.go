@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -35,6 +36,7 @@ func fill(t *testing.T, dir string) {
 }
 
 func TestReserve(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("berth-test", dir, "tmpfs", 0, "size=1m"); err != nil {

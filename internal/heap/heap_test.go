@@ -7,6 +7,8 @@ import (
 	"runtime/metrics"
 	"testing"
 	"time"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 var kept []byte
@@ -20,6 +22,7 @@ func read(name string) int {
 // TestBurst allocates as a burst of starts does. The heap is collected less often than at rest until
 // the burst has ended, and then its memory is given back.
 func TestBurst(t *testing.T) {
+	leaktest.Check(t)
 	before := debug.SetGCPercent(restPercent)
 	defer debug.SetGCPercent(before)
 	go newPace(time.Second).run(t.Context())

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -77,6 +78,7 @@ const goodCapability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00
 
 // TestHostileLayers: whatever a layer says, nothing outside of it is read, made or changed.
 func TestHostileLayers(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	long := strings.Repeat("n", 255)
 	type want = map[string]string
@@ -179,6 +181,7 @@ func TestHostileLayers(t *testing.T) {
 
 // TestHonoured: what a layer may say arrives on the disk.
 func TestHonoured(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	b := newBox(t)
 	a, err := b.apply(layerTar(t,
@@ -244,6 +247,7 @@ func TestHonoured(t *testing.T) {
 
 // TestForeignXattrs: attributes that the filesystem refuses are skipped and logged, the rest of the layer arrives.
 func TestForeignXattrs(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	b := newBox(t)
 	both := func(h *tar.Header) {
@@ -289,6 +293,7 @@ func TestForeignXattrs(t *testing.T) {
 
 // TestNoXattrs: on a filesystem without extended attributes a layer is unpacked without them, but not without a capability.
 func TestNoXattrs(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	runtime.LockOSThread() // and end the thread with the test: its mount namespace is its own
 	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
@@ -319,6 +324,7 @@ func TestNoXattrs(t *testing.T) {
 
 // TestSparse: a sparse entry as GNU tar makes it keeps its content, and its hole stays one.
 func TestSparse(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	for _, format := range []string{"posix", "gnu"} {
 		t.Run(format, func(t *testing.T) {
@@ -364,6 +370,7 @@ func (c contents) plus(kv ...string) contents {
 
 // TestMerged: layers as the kernel merges them are the image as the specification has it.
 func TestMerged(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	type layer = []*entry
 	type want = contents
@@ -461,6 +468,7 @@ func TestMerged(t *testing.T) {
 
 // TestLayerLimits: a layer that would fill the disk is refused.
 func TestLayerLimits(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	for name, tc := range map[string]struct {
 		limits  func(*Limits)

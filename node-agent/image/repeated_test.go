@@ -15,12 +15,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
 // TestRepeatedLayers: an image may name one layer several times, and is what its layers are in their order. The kernel refuses a
 // directory that is named twice.
 func TestRepeatedLayers(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	base := layerTar(t, dir("bin"), file("bin/sh", "#!"), dir("d"), file("d/x", "x"))
 	rest := contents{"bin": "dir", "bin/sh": "#!", "d": "dir", "d/x": "x"}
@@ -89,6 +91,7 @@ func repeated(t *testing.T, layers [][]byte) map[string]string {
 // TestDistinct: whatever layers hold, an image whose equal layers share a directory is the same as one whose layers each have
 // their own, which is as the specification has it.
 func TestDistinct(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	names := []string{"a", "b", "a/b", "a/c", "b/a", "a/b/c"}
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same sequence each time

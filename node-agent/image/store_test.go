@@ -64,6 +64,7 @@ func ensure(t testing.TB, s *Store, ref string, policy PullPolicy) *Image {
 
 // TestTransports: one image is the same however it comes.
 func TestTransports(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	layers := [][]byte{layerTar(t, dir("bin"), file("bin/sh", "#!"), file("gone", "x")), layerTar(t, file(".wh.gone", ""), file("new", "n"))}
@@ -148,6 +149,7 @@ func TestTransports(t *testing.T) {
 
 // TestPolicy: what is asked of a registry, and when.
 func TestPolicy(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	s := openStore(t)
@@ -199,6 +201,7 @@ func TestPolicy(t *testing.T) {
 
 // TestLocalChange: an archive that changed is read again, one that is gone is not missed.
 func TestLocalChange(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	s := openStore(t)
 	archive := filepath.Join(t.TempDir(), "a.tar")
@@ -230,6 +233,7 @@ func TestLocalChange(t *testing.T) {
 
 // TestMismatch: content that is not what its digest says is refused, wherever it stands.
 func TestMismatch(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	image := testImage{layers: [][]byte{layerTar(t, file("f", "1"))}}
 	m, c, ls := image.build(t)
@@ -315,6 +319,7 @@ func TestMismatch(t *testing.T) {
 
 // TestPlatform: the node's image is chosen from an index, and another's is refused.
 func TestPlatform(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	other := "arm64"
 	if runtime.GOARCH == other {
@@ -377,6 +382,7 @@ func TestPlatform(t *testing.T) {
 
 // TestWhatIsNoImageIsNotDescribed: the error of a path says the same whatever is there, so that it is no way to look at a node.
 func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
+	leaktest.Check(t)
 	s := openStore(t)
 	tmp := t.TempDir()
 	other := func(name string) []byte {
@@ -422,6 +428,7 @@ func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
 
 // TestBadInput: each fault has one clear error of a type that callers can tell.
 func TestBadInput(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	s := openStore(t, WithLimits(func() Limits { l := DefaultLimits(); l.Manifest, l.Config, l.Layer = 64<<10, 64<<10, 1<<20; return l }()))
@@ -495,6 +502,7 @@ func TestBadInput(t *testing.T) {
 
 // TestShared: pulls at once of images that share layers fetch and unpack each layer once.
 func TestShared(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	reg.hold = make(chan struct{})
@@ -540,6 +548,7 @@ func TestShared(t *testing.T) {
 
 // TestProgress: a pull says how much there is, and how far each stage is.
 func TestProgress(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	random := make([]byte, 3<<20) // does not get smaller
@@ -588,6 +597,7 @@ func TestProgress(t *testing.T) {
 
 // TestCancel: a pull that nobody waits for any more ends, and leaves nothing.
 func TestCancel(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
 	ref := reg.push(t, "a", "v1", testImage{layers: [][]byte{layerTar(t, file("f", "1"))}})
@@ -612,6 +622,7 @@ func TestCancel(t *testing.T) {
 
 // TestKilled: a process killed while it unpacks leaves only what the next one cleans.
 func TestKilled(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	var entries []*entry
 	for n := range 6000 {
@@ -707,6 +718,7 @@ func stoppedMidway(t *testing.T, store, ref, pattern string) (helper *exec.Cmd, 
 
 // TestParseReference: what a reference means.
 func TestParseReference(t *testing.T) {
+	leaktest.Check(t)
 	sha := "sha256:" + strings.Repeat("a", 64)
 	for raw, want := range map[string]string{
 		"busybox":                             "docker://index.docker.io/library/busybox:latest Always",

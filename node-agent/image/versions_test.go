@@ -7,10 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestReadsRecordsOfAllVersions reads the records of each version that people ran, and refuses newer ones, whatever else they hold.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
+	leaktest.Check(t)
 	versions, err := filepath.Glob("testdata/*")
 	if err != nil || len(versions) < 3 {
 		t.Fatalf("found %v, %v", versions, err)
@@ -29,6 +32,7 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 
 // TestNewerRecordIsRefused: a store with a record of a newer version opens, and refuses that image; the record stays.
 func TestNewerRecordIsRefused(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	s, err := Open(dir)
 	if err != nil {
@@ -75,6 +79,7 @@ func TestNewerRecordIsRefused(t *testing.T) {
 
 // TestBootDropsUnrecordedLayers: after a boot, only layers that a record names count as whole.
 func TestBootDropsUnrecordedLayers(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	s, err := Open(dir)
 	if err != nil {
@@ -114,6 +119,7 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 // TestBootLeavesOtherStores: a store's path is no pattern. Were it one, a boot would remove the layers of each store that it
 // matches, and none of its own.
 func TestBootLeavesOtherStores(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	layer := func(store string) string { return filepath.Join(dir, store, "layers", "sha256", "partial") }
 	for _, store := range []string{"store1", "store[1]"} {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
@@ -137,6 +138,7 @@ func there(path string) bool {
 
 // TestReleaseIsRepeatable: another agent releases what one has made, by scope, twice, and also where nothing was made.
 func TestReleaseIsRepeatable(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	for _, c := range []*Container{n.next(), n.next()} {
 		if err := n.stages.Release(t.Context(), c, PerContainer); err != nil {
@@ -178,6 +180,7 @@ func TestReleaseIsRepeatable(t *testing.T) {
 
 // TestReleaseStopsAtAnError: nothing is removed that a process may use which the supervisor could not end.
 func TestReleaseStopsAtAnError(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	if err := n.stages.Ensure(t.Context(), n.c); err != nil {
 		t.Fatal(err)
@@ -207,6 +210,7 @@ func TestReleaseStopsAtAnError(t *testing.T) {
 
 // TestEnsureAfterAFailure: a start that failed leaves its volumes for the next one, which succeeds.
 func TestEnsureAfterAFailure(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.super.fail["start"] = errors.New("no such program")
 	var fault *StageError
@@ -227,6 +231,7 @@ func TestEnsureAfterAFailure(t *testing.T) {
 
 // TestClasses: what an error says about the next step, and which condition's reason it has.
 func TestClasses(t *testing.T) {
+	leaktest.Check(t)
 	for name, tc := range map[string]struct {
 		fail   string
 		err    error
@@ -274,6 +279,7 @@ func TestClasses(t *testing.T) {
 
 // TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
 func TestUnknownIsNoFailure(t *testing.T) {
+	leaktest.Check(t)
 	for err, want := range map[error]bool{
 		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrUnreachable: true, protocol.ErrExist: true,
 		protocol.ErrInvalid: false, protocol.ErrNotExist: false, os.ErrPermission: false,
@@ -286,6 +292,7 @@ func TestUnknownIsNoFailure(t *testing.T) {
 
 // TestFrom: a created container needs its start alone.
 func TestFrom(t *testing.T) {
+	leaktest.Check(t)
 	var names []string
 	for _, s := range newNode(t).stages.From(StartStage) {
 		names = append(names, s.Name())

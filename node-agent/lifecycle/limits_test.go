@@ -10,12 +10,14 @@ import (
 
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // TestUpdate: the supervisor gets the limits that change and what they were; what it answers is the container's fault with the path
 // of the field, and anything else is not known.
 func TestUpdate(t *testing.T) {
+	leaktest.Check(t)
 	n := newNode(t)
 	n.c.Running = n.c.Bundle.DeepCopy()
 	n.c.Running.Spec.Config.Raw = []byte(`{"linux":{"resources":{"cpu":{"shares":2},"pids":{"limit":9}}}}`)

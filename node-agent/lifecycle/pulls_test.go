@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // heldImages are images whose pulls end when the test says so, or when they are given up.
@@ -127,6 +128,7 @@ func (p *puller) wakes(one, other string) {
 // TestPullIsShared: two containers that want the same image are woken by the end of one pull. A later one has it pulled again, as its
 // pull policy may ask for.
 func TestPullIsShared(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.want("a", "x:1")
 	p.want("b", "x:1")
@@ -144,6 +146,7 @@ func TestPullIsShared(t *testing.T) {
 
 // TestPullIsNotShared: another policy is another pull.
 func TestPullIsNotShared(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.want("a", "x:1")
 	receive(t, p.images.begun, "x:1")
@@ -155,6 +158,7 @@ func TestPullIsNotShared(t *testing.T) {
 
 // TestPullFails: all who share it get its error, and asking again pulls again.
 func TestPullFails(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.want("a", "x:1")
 	p.want("b", "x:1")
@@ -175,6 +179,7 @@ func TestPullFails(t *testing.T) {
 
 // TestPullIsSuperseded: a container that wants another image leaves the pull of the first, which goes on for others.
 func TestPullIsSuperseded(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.want("a", "x:1")
 	p.want("b", "x:1")
@@ -192,6 +197,7 @@ func TestPullIsSuperseded(t *testing.T) {
 
 // TestPullIsGivenUp: a pull ends with the last container that wants it, and one that comes then begins another.
 func TestPullIsGivenUp(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.want("a", "x:1")
 	p.want("b", "x:1")
@@ -210,6 +216,7 @@ func TestPullIsGivenUp(t *testing.T) {
 
 // TestPullOfWhatIsThere: an image that is on the node is had at once, without being woken.
 func TestPullOfWhatIsThere(t *testing.T) {
+	leaktest.Check(t)
 	p := newPuller(t)
 	p.briefly = time.Minute
 	go func() { p.images.end <- nil }()

@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
@@ -19,6 +20,7 @@ import (
 // TestFeatures holds what the features document claims against what a plan can be made of: a field that is claimed is honoured, and
 // one that is honoured is claimed.
 func TestFeatures(t *testing.T) {
+	leaktest.Check(t)
 	data, err := json.Marshal(Features())
 	if err != nil {
 		t.Fatal(err)

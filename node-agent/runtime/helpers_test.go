@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/capability"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
@@ -82,6 +83,7 @@ type world struct {
 // newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, folders.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	leaktest.Check(t)
 	needs.Root(t)
 	if _, err := os.Stat(busybox); err != nil {
 		t.Fatalf("needs Debian's busybox-static: %v", err)

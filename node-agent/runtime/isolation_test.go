@@ -19,6 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
@@ -158,6 +159,7 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 // TestKilledOrEnded: Start tells a program that the kernel has killed, maybe while it loaded it, from one that has run and ended
 // of itself, as a shell does whose command was killed: that is its exit status, and no failure to start.
 func TestKilledOrEnded(t *testing.T) {
+	leaktest.Check(t)
 	for script, want := range map[string]bool{"kill -KILL $$": true, "exit 137": false, "exit 9": false, "kill -TERM $$": false} {
 		cmd := exec.Command("sh", "-c", script)
 		if err := cmd.Start(); err != nil {
@@ -702,6 +704,7 @@ func onThread(f func()) {
 
 // TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container outside.
 func TestHierarchiesAreComplete(t *testing.T) {
+	leaktest.Check(t)
 	l, err := cgroup.Layout()
 	if err != nil {
 		t.Fatal(err)

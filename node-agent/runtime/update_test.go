@@ -12,10 +12,13 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestMergeResources: an update starts from what the container has, and writes no more than has to be written.
 func TestMergeResources(t *testing.T) {
+	leaktest.Check(t)
 	for name, c := range map[string]struct{ old, change, merged, write string }{
 		"another field": {`{"memory":{"limit":10}}`, `{"pids":{"limit":3}}`, `{"memory":{"limit":10},"pids":{"limit":3}}`, `{"pids":{"limit":3}}`},
 		"quota alone":   {`{"cpu":{"quota":5000,"period":10000,"shares":9}}`, `{"cpu":{"quota":6000}}`, `{"cpu":{"shares":9,"quota":6000,"period":10000}}`, `{"cpu":{"quota":6000,"period":10000}}`},

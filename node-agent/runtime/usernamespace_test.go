@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // mappedBase is the host's id of root in a user namespace of mapped.
@@ -228,6 +230,7 @@ func TestUserNamespaceWithoutMappings(t *testing.T) {
 }
 
 func TestMapCaller(t *testing.T) {
+	leaktest.Check(t)
 	given := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
 	own := []specs.LinuxIDMapping{{ContainerID: 7, HostID: uint32(os.Geteuid()), Size: 1}}
 	for name, c := range map[string]struct {

@@ -8,10 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer one, whatever else it holds.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
+	leaktest.Check(t)
 	files, err := filepath.Glob("testdata/records/*.json")
 	if err != nil || len(files) < 3 {
 		t.Fatalf("found %v, %v", files, err)
@@ -41,6 +44,7 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 
 // TestNewerRecordIsLeftAlone: not even `delete --force` guesses at a record of a newer version, whose process may live.
 func TestNewerRecordIsLeftAlone(t *testing.T) {
+	leaktest.Check(t)
 	root := t.TempDir()
 	dir := filepath.Join(root, "x")
 	if err := os.Mkdir(dir, 0o700); err != nil {

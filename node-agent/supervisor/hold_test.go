@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -206,6 +207,7 @@ func TestEndsWhileHeld(t *testing.T) {
 // TestHolderGetsTheNewestLast forgets a container while its descriptors are looked up for a client that begins to hold: what the client
 // gets last is that it is forgotten.
 func TestHolderGetsTheNewestLast(t *testing.T) {
+	leaktest.Check(t)
 	c := &container{id: "web", pidfd: -1}
 	for i, name := range protocol.Kinds[1:] {
 		c.streams[i] = &stream{name: name, fd: open(t, os.DevNull)}
@@ -257,6 +259,7 @@ func TestHolderGetsTheNewestLast(t *testing.T) {
 // TestHeldPidfdOfAnEarlierContainer adopts a running container, where the pidfd that was held under its id is of a container
 // before, which has ended. The container goes on.
 func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
+	leaktest.Check(t)
 	before := exec.Command("/bin/true")
 	if err := before.Start(); err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -92,6 +93,7 @@ func join(entries []logEntry, stream string) []string {
 // Whatever the lines and the pieces in which they arrive, from both streams at once, and wherever rotation falls: each
 // stream's lines are in the files once, whole and in order, and no file is larger than it may be.
 func TestLogKeepsEveryLineOverRotation(t *testing.T) {
+	leaktest.Check(t)
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
@@ -171,6 +173,7 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 }
 
 func TestLogRotationKeepsMaxFiles(t *testing.T) {
+	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
 	f, err := openLog(protocol.Log{Path: path, MaxBytes: protocol.MinLogBytes, MaxFiles: 3})
 	if err != nil {
@@ -198,6 +201,7 @@ func TestLogRotationKeepsMaxFiles(t *testing.T) {
 }
 
 func TestLogPartialLines(t *testing.T) {
+	leaktest.Check(t)
 	long := strings.Repeat("a", maxEntry)
 	for _, tc := range []struct {
 		name   string
@@ -240,6 +244,7 @@ func TestLogPartialLines(t *testing.T) {
 // A disk that is full for a while: the writer is not held up, the loss is counted and reported, no entry is cut in two, and
 // it goes on when there is room again.
 func TestLogFullDisk(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=96k"); err != nil {
@@ -288,6 +293,7 @@ func TestLogFullDisk(t *testing.T) {
 
 // A rotation that cannot be done loses nothing: the file grows, and the error is reported.
 func TestLogRotationFails(t *testing.T) {
+	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
 	if err := os.MkdirAll(path+".1/not-empty", 0o755); err != nil {
 		t.Fatal(err)
@@ -309,6 +315,7 @@ func TestLogRotationFails(t *testing.T) {
 }
 
 func TestLogAppendsAfterACutEntry(t *testing.T) {
+	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
 	if err := os.WriteFile(path, []byte("2026-01-02T15:04:05.000000000Z stdout F cut o"), 0o640); err != nil {
 		t.Fatal(err)
@@ -326,6 +333,7 @@ func TestLogAppendsAfterACutEntry(t *testing.T) {
 }
 
 func TestLogRefusesWhatIsNoFile(t *testing.T) {
+	leaktest.Check(t)
 	dir := t.TempDir()
 	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {

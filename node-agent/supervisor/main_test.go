@@ -118,6 +118,7 @@ type node struct {
 // newNode starts a supervisor that ends, with all containers, when the test does.
 func newNode(t *testing.T, args ...string) *node {
 	t.Helper()
+	leaktest.Check(t)
 	needs.Root(t)
 	dir, err := os.MkdirTemp("", "berth") // t.TempDir's paths may be too long for a socket
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -24,6 +25,8 @@ type spooled struct {
 }
 
 func newSpooled(t *testing.T, log protocol.Log) *spooled {
+	t.Helper()
+	leaktest.Check(t)
 	dir := t.TempDir()
 	log.Path = filepath.Join(dir, "0.log")
 	x := &spooled{t: t, log: log, spool: filepath.Join(dir, "web.stdout.spool")}

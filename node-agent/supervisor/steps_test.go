@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -167,6 +168,7 @@ func TestRecordIsWrittenLate(t *testing.T) {
 // TestLateRecordOfARunningContainer writes the record of a container late whose process has just ended. The process is not reaped before its
 // exit is on disk.
 func TestLateRecordOfARunningContainer(t *testing.T) {
+	leaktest.Check(t)
 	cmd := exec.Command("/bin/true")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -225,6 +226,7 @@ func TestKillAllWaitsForTheEnd(t *testing.T) {
 
 // TestBelongs climbs from processes to their ancestors, also where those form a circle.
 func TestBelongs(t *testing.T) {
+	leaktest.Check(t)
 	const own, first, other = 10, 100, 200
 	f := &strays{c: &container{pid: first}, own: own, pin: 1, other: map[int]bool{other: true}}
 	all := map[int]process{}

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -294,6 +295,7 @@ func TestOtherUserIsRefused(t *testing.T) {
 
 // A grandchild that holds the output open does not hold up the exit, and what it writes later is logged.
 func TestGrandchildHoldsTheOutput(t *testing.T) {
+	leaktest.Check(t)
 	eachHandler(t, grandchildHoldsTheOutput)
 }
 
@@ -770,6 +772,7 @@ func TestCgroupParent(t *testing.T) {
 
 // EnsureRunning starts one supervisor however many ask, and finds one that runs.
 func TestEnsureRunning(t *testing.T) {
+	leaktest.Check(t)
 	needs.Root(t)
 	dir, err := os.MkdirTemp("", "berth")
 	if err != nil {
@@ -815,6 +818,7 @@ func TestEnsureRunning(t *testing.T) {
 
 // The main thread is found wherever Run is called from.
 func TestOnMainThread(t *testing.T) {
+	leaktest.Check(t)
 	for range 10 {
 		tid := 0
 		if err := onMainThread(func() { tid = unix.Gettid() }); err != nil || tid != os.Getpid() {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -25,6 +26,7 @@ import (
 
 // The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
 func TestExitStatusOfNonChild(t *testing.T) {
+	leaktest.Check(t)
 	for _, reaped := range []bool{false, true} {
 		for script, want := range map[string]func(unix.WaitStatus) bool{
 			"exit 0":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 0 },
@@ -91,6 +93,7 @@ const mountinfo = `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode
 `
 
 func TestMemoryCgroup(t *testing.T) {
+	leaktest.Check(t)
 	v2 := "30 23 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
 	for _, tc := range []struct{ name, mountinfo, cgroup, want string }{
 		{"v2", v2, "0::/berth/web\n", "/sys/fs/cgroup/berth/web"},
@@ -112,6 +115,7 @@ func TestMemoryCgroup(t *testing.T) {
 }
 
 func TestOOMKills(t *testing.T) {
+	leaktest.Check(t)
 	for _, tc := range []struct {
 		file, text string
 		want       uint64
@@ -135,6 +139,7 @@ func TestOOMKills(t *testing.T) {
 
 // Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is reported.
 func TestRecords(t *testing.T) {
+	leaktest.Check(t)
 	r := records{t.TempDir()}
 	rec := &record{Status: protocol.Status{ID: "web", State: protocol.Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
 	for range 2 {
@@ -165,6 +170,7 @@ func TestRecords(t *testing.T) {
 
 // A process cannot make us open anything but its own pipe.
 func TestFindPipe(t *testing.T) {
+	leaktest.Check(t)
 	s, far, err := newStream("stdout", &logFile{fd: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -233,6 +239,7 @@ func newThreadHandler(t *testing.T) *threadHandler {
 
 // TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one that has ended.
 func TestCreateWithoutPidfd(t *testing.T) {
+	leaktest.Check(t)
 	h := newThreadHandler(t)
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": h}
@@ -248,6 +255,7 @@ func TestCreateWithoutPidfd(t *testing.T) {
 // TestRunDirRemovedDuringCreate writes records anew, and passes descriptors on, while containers are created. It is for the race
 // detector.
 func TestRunDirRemovedDuringCreate(t *testing.T) {
+	leaktest.Check(t)
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": newThreadHandler(t)}
 	ctx, cancel := context.WithCancel(t.Context())

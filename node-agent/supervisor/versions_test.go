@@ -8,11 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer one, whatever else it holds.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
+	leaktest.Check(t)
 	files, err := filepath.Glob("testdata/*/*.json")
 	if err != nil || len(files) < 3 {
 		t.Fatalf("found %v, %v", files, err)

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -67,6 +68,7 @@ func describe(in Input) string {
 // TestUnwantedIsRemoved follows the decisions for a container that nobody wants, from every state:
 // they end in its removal, start nothing, and kill nothing before the grace period is over.
 func TestUnwantedIsRemoved(t *testing.T) {
+	leaktest.Check(t)
 	everyInput([]*v1alpha1.OCIBundle{deleted(), nil}, func(in Input) {
 		if in.Desired == nil && !in.Synced {
 			if d := Policies().Decide(in); d.Verb != Nothing {
@@ -115,6 +117,7 @@ func TestUnwantedIsRemoved(t *testing.T) {
 // TestRunningIsNotLost has a container that is wanted and runs: whatever else is known, no decision
 // makes another beside it, or removes it without a stop signal. A policy decides in every state.
 func TestRunningIsNotLost(t *testing.T) {
+	leaktest.Check(t)
 	told := desired(corev1.RestartPolicyAlways)
 	told.Annotations = map[string]string{source.AnnotationStopped: "x"}
 	again := desired(corev1.RestartPolicyAlways)

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
@@ -64,6 +65,7 @@ func kills(st *protocol.Status, n uint64) *protocol.Status {
 }
 
 func TestDecide(t *testing.T) {
+	leaktest.Check(t)
 	always, never, onFailure := desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
 	waiting := func(d time.Duration) func(*Record) {
 		return func(r *Record) { r.BackOff = backOff{Until: instant.Add(d), Waits: d} }
@@ -164,6 +166,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestBackOff(t *testing.T) {
+	leaktest.Check(t)
 	var b backOff
 	end := instant
 	for i, want := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
@@ -186,6 +189,7 @@ func TestBackOff(t *testing.T) {
 }
 
 func TestContainerID(t *testing.T) {
+	leaktest.Check(t)
 	long := ""
 	for range 253 {
 		long += "a"

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -101,6 +102,7 @@ func TestUnknownFieldIsRefused(t *testing.T) {
 
 // TestOlderAgentLeavesWhatANewerOneRan: a bundle that a newer agent accepted is not replaced by what is left of it here.
 func TestOlderAgentLeavesWhatANewerOneRan(t *testing.T) {
+	leaktest.Check(t)
 	b := newOldBench(t, "running")
 	file := filepath.Join(b.dir, "bundles", oldID, "desired.json")
 	data, err := os.ReadFile(file)

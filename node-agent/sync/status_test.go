@@ -14,6 +14,7 @@ import (
 	"github.com/berth-run/berth/api/oci/seccompref"
 	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -60,6 +61,7 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 
 // TestLongMessageIsCutBetweenLetters: a message that the API server would refuse is cut, and stays text.
 func TestLongMessageIsCutBetweenLetters(t *testing.T) {
+	leaktest.Check(t)
 	for shift := range 3 {
 		in := Input{Desired: desired(corev1.RestartPolicyAlways), Record: record(stateNone, func(r *Record) { r.Failure = &failure{} })}
 		in.Record.Failure.Message = strings.Repeat("x", shift) + strings.Repeat("日本", status.MaxMessage)
@@ -74,6 +76,7 @@ func TestLongMessageIsCutBetweenLetters(t *testing.T) {
 
 // TestReferenceChangesNothing: a profile that an OCIBundle refers to makes the same container as one that it holds.
 func TestReferenceChangesNothing(t *testing.T) {
+	leaktest.Check(t)
 	whole := v1alpha1.OCIBundleSpec{}
 	whole.Config.Raw = []byte(`{"process":{"cwd":"/<&>"},"linux":{"seccomp":{"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":9007199254740993,"op":"SCMP_CMP_EQ"}]}],"defaultAction":"SCMP_ACT_ERRNO"}},"ociVersion":"1.3.0"}`)
 	want, err := Hash(&whole)
@@ -127,6 +130,7 @@ func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 
 // TestHashIsComputedOnce: a document's worth of garbage a look is what an agent's memory was made of.
 func TestHashIsComputedOnce(t *testing.T) {
+	leaktest.Check(t)
 	b := &v1alpha1.OCIBundle{}
 	b.UID, b.Generation = "u", 1
 	b.Spec.Config.Raw = []byte(`{"hostname":"a"}`)

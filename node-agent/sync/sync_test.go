@@ -24,6 +24,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
@@ -263,6 +264,7 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 // newUnsureBench is newBench with a supervisor whose answers are lost.
 func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v1alpha1.OCIBundle)) *bench {
 	t.Helper()
+	leaktest.Check(t)
 	dir := t.TempDir()
 	rootfs := filepath.Join(dir, "rootfs")
 	if err := os.Mkdir(rootfs, 0o755); err != nil {

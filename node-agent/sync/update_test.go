@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -372,6 +373,7 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 
 // TestLiveChangeAfterAnUpgrade: a container of the first version, whose record has a hash and no more, is updated as any other.
 func TestLiveChangeAfterAnUpgrade(t *testing.T) {
+	leaktest.Check(t)
 	b := newOldBench(t, "running")
 	b.run()
 	b.set(func(o *v1alpha1.OCIBundle) {

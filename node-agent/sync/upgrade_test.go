@@ -18,6 +18,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -115,6 +116,7 @@ func recompile(b *v1alpha1.OCIBundle) {
 // TestUpgradeMakesNothingAgain: whatever another version of Berth compiles, a container that runs goes on, and one that has finished
 // is not run again.
 func TestUpgradeMakesNothingAgain(t *testing.T) {
+	leaktest.Check(t)
 	for state, phase := range map[string]v1alpha1.ContainerPhase{"finished": v1alpha1.ContainerSucceeded, "running": v1alpha1.ContainerRunning} {
 		t.Run(state, func(t *testing.T) {
 			b := newOldBench(t, state)
@@ -190,6 +192,7 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 
 // TestInterruptedEditIsMadeStill: a job that was edited is run again although the agent was killed while it made it.
 func TestInterruptedEditIsMadeStill(t *testing.T) {
+	leaktest.Check(t)
 	r := record(stateEnded, exited(0), func(r *Record) { r.Compiled = 1 })
 	next := desired(corev1.RestartPolicyNever)
 	next.Spec.CompiledGeneration = 2
@@ -245,6 +248,7 @@ func TestInterruptedRestartIsMadeStill(t *testing.T) {
 
 // TestHashOfTheFirstVersion: records hold the hash, so it must not change for a spec that has nothing new.
 func TestHashOfTheFirstVersion(t *testing.T) {
+	leaktest.Check(t)
 	for _, state := range []string{"finished", "running"} {
 		var r Record
 		var b v1alpha1.OCIBundle
@@ -266,6 +270,7 @@ func TestHashOfTheFirstVersion(t *testing.T) {
 
 // TestHashedFieldsAreOmittedWhenEmpty holds that a field which is added to a type that is hashed changes no hash where it is empty.
 func TestHashedFieldsAreOmittedWhenEmpty(t *testing.T) {
+	leaktest.Check(t)
 	always := map[string]bool{"Volume.name": true, "HostPathVolumeSource.path": true} // of the first version
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[v1alpha1.BundleProcess](), reflect.TypeFor[v1alpha1.Volume](),

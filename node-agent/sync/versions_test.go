@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
 // TestReadsRecordsOfAllVersions reads a record and a desired.json of each version that people ran, and refuses newer ones, whatever
 // else they hold.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
+	leaktest.Check(t)
 	dirs, err := filepath.Glob("testdata/*/*")
 	if err != nil || len(dirs) < 6 {
 		t.Fatalf("found %v, %v", dirs, err)

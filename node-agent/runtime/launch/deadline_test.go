@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -37,6 +38,7 @@ func state(t *testing.T, pid int) byte {
 
 // TestHang: a step that does not return is named, with what the kernel waits for, and the child is ended.
 func TestHang(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
@@ -85,6 +87,7 @@ func TestHang(t *testing.T) {
 
 // TestDeadlineIsTheChilds: the time that the parent takes to answer is not the child's.
 func TestDeadlineIsTheChilds(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	const deadline = 2 * time.Second // enough for what the child does, on a busy machine too
 	p := sh("true", step("hooks", plan.OpSync, plan.Text("namespaces"), n(1)))
@@ -105,6 +108,7 @@ func TestDeadlineIsTheChilds(t *testing.T) {
 
 // TestStepErrorTells holds what an error says besides the errno.
 func TestStepErrorTells(t *testing.T) {
+	leaktest.Check(t)
 	out := func(s plan.Step, r plan.Reg) plan.Step { s.Out = r; return s }
 	p := tiny(
 		out(opens("root.path", atCwd, "/bundle/rootfs"), 1),

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -31,6 +32,7 @@ func forking(command string, after ...plan.Step) *plan.Plan {
 
 // TestFork: the process that goes on is a child of this one, whichever of the two is the first to report.
 func TestFork(t *testing.T) {
+	leaktest.Check(t)
 	for range 200 {
 		answered := 0
 		child, err := Start(Request{Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
@@ -56,6 +58,7 @@ func TestFork(t *testing.T) {
 
 // TestForkAfterSync: the parent answers the first process too, and ends it where it cannot.
 func TestForkAfterSync(t *testing.T) {
+	leaktest.Check(t)
 	for _, refusal := range []error{nil, errors.New("no place")} {
 		p := forking("exit 9")
 		p.Steps[0], p.Syncs[0], p.Waits = step("linux.cgroupsPath", plan.OpSync, plan.Text("cgroup"), n(1)), plan.SyncCgroup, true
@@ -84,6 +87,7 @@ func TestForkAfterSync(t *testing.T) {
 
 // TestForkFails: before the fork, at it, and after it.
 func TestForkFails(t *testing.T) {
+	leaktest.Check(t)
 	before := forking("true")
 	before.Steps[0] = step("a", unix.SYS_CLOSE, n(9999))
 	at := forking("true")

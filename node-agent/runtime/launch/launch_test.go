@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -167,6 +168,7 @@ func output(t testing.TB, r Request) string {
 }
 
 func TestRunsTheProgram(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	if got := output(t, Request{Plan: sh("echo hello; umask", step("umask", unix.SYS_UMASK, n(0o27)))}); got != "hello\n0027\n" {
 		t.Errorf("found %q", got)
@@ -175,6 +177,7 @@ func TestRunsTheProgram(t *testing.T) {
 
 // TestFailingStepIsReported: what failed is told by its field, its call and its errno, and nothing is left of the child.
 func TestFailingStepIsReported(t *testing.T) {
+	leaktest.Check(t)
 	for name, c := range map[string]struct {
 		plan  *plan.Plan
 		errno unix.Errno
@@ -209,6 +212,7 @@ func TestFailingStepIsReported(t *testing.T) {
 }
 
 func TestWhereToGoOn(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	missing := func() plan.Step { return step("a", unix.SYS_CHDIR, plan.Text("/nonexistent")) }
 	fatal := step("must not be reached", unix.SYS_CHDIR, plan.Text("/unreachable"))
@@ -252,6 +256,7 @@ func TestWhereToGoOn(t *testing.T) {
 
 // TestRegisters: a result is handed on, to a later call and through OpSet and OpStore.
 func TestRegisters(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc"), n(unix.O_RDONLY|unix.O_DIRECTORY), n(0))
 	open.Out = 1
@@ -270,6 +275,7 @@ func TestRegisters(t *testing.T) {
 
 // TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with it (openat2(2), EAGAIN).
 func TestRenamesElsewhere(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	dir := t.TempDir()
 	if err := os.Mkdir(dir+"/one", 0o755); err != nil {
@@ -302,6 +308,7 @@ func TestRenamesElsewhere(t *testing.T) {
 }
 
 func TestSync(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	steps := []plan.Step{step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1)), step("hooks", plan.OpSync, plan.Text("namespaces"), n(1))}
 	var seen []plan.Sync
@@ -328,6 +335,7 @@ func TestSync(t *testing.T) {
 
 // TestParentGone: a child that waits for its parent ends when the parent's end of the pipe is closed.
 func TestParentGone(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	for _, p := range []*plan.Plan{sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))), sh("true")} {
 		child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Held: true})
@@ -344,6 +352,7 @@ func TestParentGone(t *testing.T) {
 }
 
 func TestKilledBeforeExec(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	for name, c := range map[string]struct {
 		end  func(context.CancelCauseFunc, *Child)
@@ -370,6 +379,7 @@ func TestKilledBeforeExec(t *testing.T) {
 }
 
 func TestAbandon(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	child, err := Start(Request{Plan: sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3, Held: true})
 	if err != nil {
@@ -383,6 +393,7 @@ func TestAbandon(t *testing.T) {
 
 // TestNoChild: where there is none, there is no descriptor left either.
 func TestNoChild(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	missing := sh("true")
 	missing.PIDNamespace = "/does/not/exist"
@@ -411,6 +422,7 @@ func TestNoChild(t *testing.T) {
 // TestOnlyItsOwnDescriptors: a child that waits for its start holds none of its parent's descriptors but its inputs, and its
 // program none but the standard streams and those that are preserved.
 func TestOnlyItsOwnDescriptors(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	secret, err := os.Open("/etc/passwd")
 	if err != nil {
@@ -457,6 +469,7 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 // TestLowDescriptors: inputs among 0 to 2, in any order, end where the program expects them.
 func TestLowDescriptors(t *testing.T) {
 	if os.Getenv("LAUNCH_LOW") == "" {
+		leaktest.Check(t)
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
@@ -516,6 +529,7 @@ func TestLowDescriptors(t *testing.T) {
 
 // TestManyAtOnce launches from many goroutines while the collector and the stacks of goroutines move.
 func TestManyAtOnce(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	in := streams(t, nil)
 	stop := make(chan struct{})
@@ -562,6 +576,7 @@ func TestManyAtOnce(t *testing.T) {
 
 // TestWaitingChildrenHoldNothingOfOthers: many children that wait for their start do not keep each other's reports from ending.
 func TestWaitingChildrenHoldNothingOfOthers(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	in := streams(t, nil)
 	var wg sync.WaitGroup
@@ -593,6 +608,7 @@ func TestWaitingChildrenHoldNothingOfOthers(t *testing.T) {
 }
 
 func TestEnded(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	for command, want := range map[string]unix.Signal{"kill -9 $$": unix.SIGKILL, "exit 3": 0} {
 		c, err := Start(Request{Plan: sh(command), Inputs: streams(t, nil), Reserved: 3, Held: true})
@@ -617,6 +633,7 @@ func TestEnded(t *testing.T) {
 }
 
 func TestReadResult(t *testing.T) {
+	leaktest.Check(t)
 	message := func(step, errno byte) []byte {
 		return []byte{step, 0, 0, 0, 0, 0, 0, 0, errno, 0, 0, 0, 0, 0, 0, 0}
 	}
@@ -654,6 +671,7 @@ func TestReadResult(t *testing.T) {
 // TestHiddenFromTheStart: a child in a pid namespace that others are in already cannot be dumped even before its first step, and its
 // parent can again afterwards (CVE-2016-9962).
 func TestHiddenFromTheStart(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	const dumpable plan.Reg = 1
 	value := make([]byte, 4)
@@ -682,6 +700,7 @@ func TestHiddenFromTheStart(t *testing.T) {
 
 // TestForkedReportsFirst: what goes on in place of the first process may report before that has said which process it is.
 func TestForkedReportsFirst(t *testing.T) {
+	leaktest.Check(t)
 	for range 300 {
 		args := make([]byte, 64)
 		binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)

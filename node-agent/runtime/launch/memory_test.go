@@ -2,11 +2,16 @@
 
 package launch
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
+)
 
 // TestVariable: all that a program can write to is found, whether or not the kernel lets the Go runtime name its heap; its code is not
 // taken for it, nor is what the kernel maps itself.
 func TestVariable(t *testing.T) {
+	leaktest.Check(t)
 	const code = "00400000-00839000 r-xp 00000000 fe:00 1234                       /usr/bin/berth\n" +
 		"00839000-00c58000 r--p 00439000 fe:00 1234                       /usr/bin/berth\n"
 	const data = `00c58000-00c88000 rw-p 00858000 fe:00 1234                       /usr/bin/berth

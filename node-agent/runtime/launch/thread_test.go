@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -40,6 +42,7 @@ func placeholder(t *testing.T) int {
 // TestThread: many at once, while signals come for the process, which none of them may get; what a thread makes is in its caller's
 // descriptor, and its caller is where it was.
 func TestThread(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGUSR1)
@@ -95,6 +98,7 @@ func TestThread(t *testing.T) {
 
 // TestThreadFails: a step that fails is an error like a child's, and nothing is left.
 func TestThreadFails(t *testing.T) {
+	leaktest.Check(t)
 	clean(t)
 	p := renaming()
 	p.Steps[1].Args[1] = n(1 << 10) // longer than any
@@ -120,12 +124,15 @@ func TestThreadFails(t *testing.T) {
 
 // TestThreadHangs: who waits is told where, and the thread goes on when it can.
 func TestThreadHangs(t *testing.T) {
+	leaktest.Check(t)
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := renaming()
 	p.Steps[1] = step("linux.namespaces", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text(fifo), n(unix.O_WRONLY|unix.O_CLOEXEC))
+	p.Steps[1].Out = 1
+	p.Steps = slices.Insert(p.Steps, 2, step("a", unix.SYS_CLOSE, plan.Register(1)))
 	fd := placeholder(t)
 	thread, err := StartThread(p, map[plan.Input]int{plan.InputNetwork: fd})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 // TestReplacedBundleIsTheSame: an OCIBundle that replaces one of an earlier controller is the same for the agent, which knows its
 // container by the uid, and its edits by the generation.
 func TestReplacedBundleIsTheSame(t *testing.T) {
+	begin(t)
 	c := admin(t)
 	b := newBundle("moved", "node-former")
 	b.Finalizers = []string{v1alpha1.OCIBundleFinalizer}

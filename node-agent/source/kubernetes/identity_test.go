@@ -27,6 +27,7 @@ import (
 // nothing else: the agent registers the node, gets the identity of the node when the controller has made one, and gets it again
 // after that has gone.
 func TestDaemonSetBecomesItsNode(t *testing.T) {
+	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	for _, directory := range []string{"namespace", "rbac", "policy"} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -76,6 +78,25 @@ func admin(t *testing.T) client.Client {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// begin begins a test. When it has ended, no connection is left that client-go would keep for the next client. Its cache of
+// transports holds them weakly, and a connection lasts longer than a transport that was collected: begin holds them, too.
+func begin(t *testing.T) {
+	t.Helper()
+	var transports []http.RoundTripper
+	for _, config := range []*rest.Config{server, rest.AnonymousClientConfig(server)} {
+		transport, err := rest.TransportFor(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		transports = append(transports, transport)
+	}
+	leaktest.Check(t, func() {
+		for _, transport := range transports {
+			utilnet.CloseIdleConnectionsFor(transport)
+		}
+	})
 }
 
 // as is how somebody else reaches the API server.
@@ -170,6 +191,7 @@ func start(t *testing.T, node string) (*Kubernetes, heard) {
 }
 
 func TestSource(t *testing.T) {
+	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	mine, other := newBundle("mine", "node-1"), newBundle("other", "node-2")
@@ -260,6 +282,7 @@ func TestSource(t *testing.T) {
 
 // TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent writes itself is none.
 func TestStatusOfOthersIsSeen(t *testing.T) {
+	begin(t)
 	c := admin(t)
 	b := newBundle("falsified", "node-5")
 	b.Finalizers = nil
@@ -315,6 +338,7 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 
 // TestNodeAgent is here for the API server: package node's object and heartbeat.
 func TestNodeAgent(t *testing.T) {
+	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	nodeNamespace(t, c, "node-1")
@@ -387,6 +411,7 @@ func TestNodeAgent(t *testing.T) {
 
 // TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its status, and is not lost for that.
 func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
+	begin(t)
 	c := admin(t)
 	nodeNamespace(t, c, "node-old")
 	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodeInfo/properties/agentRevision"
@@ -455,6 +480,7 @@ func (l *safeLog) String() string {
 
 // TestAgentWorksUnderItsPolicy: what this agent writes is what RBAC and the policies of config/ let it write.
 func TestAgentWorksUnderItsPolicy(t *testing.T) {
+	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	for _, directory := range []string{"namespace", "rbac", "policy"} {

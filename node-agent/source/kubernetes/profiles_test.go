@@ -18,6 +18,7 @@ import (
 )
 
 func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
+	begin(t)
 	c := admin(t)
 	split := func(name, filter string) (*v1alpha1.OCIBundle, *v1alpha1.SeccompProfile, string) {
 		b := newBundle(name, "node-profiles")

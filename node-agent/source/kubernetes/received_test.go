@@ -27,6 +27,7 @@ import (
 
 // TestUnknownFieldsAreNamed: an agent that is older than the CRDs knows which fields of a spec it does not know.
 func TestUnknownFieldsAreNamed(t *testing.T) {
+	begin(t)
 	c := admin(t)
 	crd := &unstructured.Unstructured{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
@@ -90,6 +91,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 
 // TestAnnotationsOfTheAgentsOwn: whoever may annotate an OCIBundle neither stops nor restarts its container by that.
 func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
+	begin(t)
 	var r received
 	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` + source.AnnotationFixed + `":"1","` + source.AnnotationStopped + `":"true","` + source.AnnotationRestart + `":"2"}}}`
 	if err := json.Unmarshal([]byte(data), &r); err != nil {
@@ -103,6 +105,7 @@ func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
 // TestMemoryOfAContainer: an agent holds of an OCIBundle a fraction of its config, nearly all of which others have, too
 // (docs/benchmarks.md), and returns the config byte for byte.
 func TestMemoryOfAContainer(t *testing.T) {
+	begin(t)
 	const count, limit = 500, 3 << 10
 	texts, configs := make([]string, count), make([]string, count)
 	for i := range count {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // recorder is a Store that writes down what it is asked.
@@ -27,7 +29,9 @@ func duplicate(t *testing.T, fd int) int {
 
 func openNull(t *testing.T) int {
 	t.Helper()
-	return duplicate(t, int(open(t).Fd()))
+	f := open(t)
+	defer f.Close()
+	return duplicate(t, int(f.Fd()))
 }
 
 func open(t *testing.T) *os.File {
@@ -41,6 +45,7 @@ func open(t *testing.T) *os.File {
 
 // TestHolderStores stores each descriptor once, and none of a container before under the name of the one that follows it.
 func TestHolderStores(t *testing.T) {
+	leaktest.Check(t)
 	var calls recorder
 	h := &Holder{Store: &calls}
 	defer h.Close()
@@ -71,6 +76,7 @@ func TestHolderStores(t *testing.T) {
 
 // TestHolderAdopts takes over what an earlier holder had stored, passes it on, and drops what the supervisor does not know.
 func TestHolderAdopts(t *testing.T) {
+	leaktest.Check(t)
 	var calls recorder
 	h := &Holder{Store: &calls}
 	defer h.Close()

@@ -6,10 +6,13 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestImports holds that a client of the supervisor links nothing of the agent, of handlers, of the runtime or of Kubernetes.
 func TestImports(t *testing.T) {
+	leaktest.Check(t)
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatal(err)

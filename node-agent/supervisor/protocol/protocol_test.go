@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 func TestValidateID(t *testing.T) {
+	leaktest.Check(t)
 	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", MaxIDLen)} {
 		if err := ValidateID(id); err != nil {
 			t.Errorf("%q: %v", id, err)
@@ -26,6 +29,7 @@ func TestValidateID(t *testing.T) {
 }
 
 func TestErrorsSurviveTheWire(t *testing.T) {
+	leaktest.Check(t)
 	for _, c := range codes {
 		werr := Encode(fmt.Errorf("start web: %w", c.err))
 		if !errors.Is(werr, c.err) || werr.Error() != "start web: "+c.err.Error() {
@@ -87,6 +91,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestReadLineIsBounded(t *testing.T) {
+	leaktest.Check(t)
 	const frame = len(`{"op":""}` + "\n")
 	for _, size := range []int{frame, LineBuffer - 1, LineBuffer, LineBuffer + 1, 3*LineBuffer - 1, MaxLine - 1, MaxLine} {
 		op := strings.Repeat("x", size-frame)
