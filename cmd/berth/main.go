@@ -44,15 +44,8 @@ func main() {
 	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise" }) {
 		_ = seal()
 	}
-	if !supervises() {
-		growStack()
-	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(2)))
 }
-
-// growStack makes the stack of the calling goroutine as large as a command needs, at once: it has a large frame and does nothing.
-// Doubled time and again it would be copied as often, with every frame on it, and take a pool of stacks of each size.
-func growStack()
 
 // command is one verb of the command line.
 type command struct {
