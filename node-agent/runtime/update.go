@@ -108,32 +108,20 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	return nil
 }
 
-// encodeLimits is the form in which limits are recorded: without the device rules, and nothing where there are no others. It is
-// made of the parts that there are, since encoding/json studies the types of all parts of a struct.
+// encodeLimits returns limits in the form in which they are recorded: without the device rules, and nil if
+// there are no others.
 func encodeLimits(r *specs.LinuxResources) (json.RawMessage, error) {
 	if r == nil {
 		return nil, nil
 	}
-	parts := map[string]any{}
-	add := func(set bool, name string, part any) {
-		if set {
-			parts[name] = part
-		}
-	}
-	add(r.Memory != nil, "memory", r.Memory)
-	add(r.CPU != nil, "cpu", r.CPU)
-	add(r.Pids != nil, "pids", r.Pids)
-	add(r.BlockIO != nil, "blockIO", r.BlockIO)
-	add(len(r.HugepageLimits) > 0, "hugepageLimits", r.HugepageLimits)
-	add(r.Network != nil, "network", r.Network)
-	add(len(r.Rdma) > 0, "rdma", r.Rdma)
-	add(len(r.Unified) > 0, "unified", r.Unified)
-	if len(parts) == 0 {
-		return nil, nil
-	}
-	data, err := json.Marshal(parts)
+	limits := *r
+	limits.Devices = nil
+	data, err := json.Marshal(limits)
 	if err != nil {
 		return nil, fmt.Errorf("linux.resources: %w", err)
+	}
+	if string(data) == "{}" {
+		return nil, nil
 	}
 	return data, nil
 }
