@@ -8,7 +8,6 @@
 package durable
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -60,39 +59,26 @@ func Replace(path string, data []byte, o Options) error {
 }
 
 // Create writes a file that does not exist yet, and removes it again if that fails. It is not atomic.
-//
-// It calls open(2) itself: os.OpenFile makes six more system calls to find out whether the file can
-// be polled, and `berth run` writes two files.
 func Create(path string, data []byte, o Options) error {
-	mode := uint32(o.Mode.Perm())
+	mode := o.Mode.Perm()
 	if mode == 0 {
 		mode = 0o600
 	}
-	fd, err := -1, error(unix.EINTR)
-	for errors.Is(err, unix.EINTR) {
-		fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
-	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
-		return &os.PathError{Op: "create", Path: path, Err: err}
+		return err
 	}
-	for len(data) > 0 && err == nil {
-		var n int
-		if n, err = unix.Write(fd, data); errors.Is(err, unix.EINTR) {
-			n, err = 0, nil
-		}
-		data = data[max(0, n):]
-	}
+	_, err = f.Write(data)
 	if err == nil && o.Sync {
-		err = unix.Fsync(fd)
+		err = f.Sync()
 	}
-	if e := unix.Close(fd); err == nil {
+	if e := f.Close(); err == nil {
 		err = e
 	}
 	if err != nil {
-		_ = unix.Unlink(path)
-		return &os.PathError{Op: "write", Path: path, Err: err}
+		_ = os.Remove(path)
 	}
-	return nil
+	return err
 }
 
 // SyncDir makes the names in a directory survive a loss of power.
