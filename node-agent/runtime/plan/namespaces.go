@@ -144,82 +144,46 @@ func (c *container) newCgroupNamespace() {
 	}
 }
 
-// namespaces makes or joins every namespace of the document. All new ones come from clone3 at once, but for the cgroup
-// namespace, whose root is the cgroup that its maker is in.
+// namespaceWork is the document's namespaces by how the child gets into them. An index is one of
+// linux.namespaces, negative for none.
+type namespaceWork struct {
+	// joins are the namespaces to join by a path, without user, and without a pid namespace that the
+	// parent joins.
+	joins []join
+	// user is a user namespace to join, newTime a new time namespace, and network one that the parent
+	// creates.
+	user, newTime, network int
+	// forks is whether a second process goes on in place of the child.
+	forks bool
+}
+
+// namespaces creates or joins every namespace of the document. All new ones come from clone3 at once, but
+// for the cgroup namespace, whose root is the cgroup that its creator is in.
 //
-// Who owns a namespace is the user namespace that its maker is in. So what is new is made in the container's user namespace, and
-// what is joined is joined before that is entered, where the runtime has rights, or else in it. Where both is to be done, and
-// where a user namespace is joined, it takes a second process: the first one joins, and forks. So it does for a pid namespace where the
-// runtime is in a user namespace, and could not come back from one that it has joined.
+// A namespace belongs to the user namespace that its creator is in. So new ones are created in the
+// container's user namespace, and others are joined before that is entered, where the runtime has rights,
+// or else in it. If a document asks for both, or for a user namespace to be joined, it takes a second
+// process: the first one joins, and forks. The same holds for a pid namespace if the runtime is in a user
+// namespace, and could not come back from one that it has joined.
 func (c *container) namespaces() error {
 	c.at("process")
 	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
-	var joins []join
-	var pids *join
-	user, newTime := -1, -1
-	network := c.networkByParent()
-	for i, n := range c.spec.Linux.Namespaces {
-		flag := cloneFlag(n.Type)
-		switch {
-		case flag == 0:
-			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
-		case n.Path == "" && n.Type == specs.TimeNamespace:
-			newTime = i
-		case n.Path == "" && n.Type == specs.CgroupNamespace:
-			// newCgroupNamespace makes it
-		case i == network:
-			c.plan.Prefetch = BuildPrefetch(c.spec)
-		case n.Path == "":
-			c.plan.CloneFlags |= flag
-		case n.Type == specs.PIDNamespace:
-			pids = &join{i: i, flag: flag}
-		case n.Type == specs.UserNamespace:
-			user = i
-		default:
-			joins = append(joins, join{i: i, flag: flag})
-		}
+	w, err := c.sortNamespaces()
+	if err != nil {
+		return err
 	}
-	if c.mapped && !c.hasNamespace(specs.MountNamespace) {
-		return &Unsupported{Path: "linux.namespaces", Found: "user and no mount", Reason: "in a new user namespace there is no right to mount in the host's mount namespace: add one of type mount"}
+	for i := range w.joins {
+		w.joins[i].fd = c.openNamespace(w.joins[i].i)
 	}
-	if newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
-		return c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
+	if w.forks {
+		c.joinAndFork(w)
 	}
-	forks := user >= 0 || c.mapped && len(joins) > 0 || pids != nil && (c.mapped || c.host.UserNamespace)
-	switch {
-	case pids != nil && forks:
-		joins = append(joins, *pids)
-	case pids != nil:
-		c.plan.PIDNamespace = c.spec.Linux.Namespaces[pids.i].Path
-	}
-	for i := range joins {
-		c.atNamespace(joins[i].i)
-		joins[i].fd = c.openat2(cwd(), c.spec.Linux.Namespaces[joins[i].i].Path, unix.O_RDONLY, 0).out()
-	}
-	if forks {
-		for _, j := range joins {
-			// Who forks has to be in the pid namespace by then.
-			c.joinEarly(j, user < 0 && (j.flag == unix.CLONE_NEWPID || !c.mapped))
-		}
-		if user >= 0 {
-			c.atNamespace(user)
-			fd := c.openat2(cwd(), c.spec.Linux.Namespaces[user].Path, unix.O_RDONLY, 0).out()
-			c.call(unix.SYS_SETNS, regArg(fd), flags(uint64(unix.CLONE_NEWUSER), cloneNames))
-			c.close(fd)
-			for _, j := range joins {
-				c.joinLate(j)
-			}
-		}
-		c.at("linux.namespaces")
-		c.fork(c.plan.CloneFlags)
-		c.plan.CloneFlags = 0
-	}
-	if user >= 0 {
-		c.atNamespace(user)
+	if w.user >= 0 {
+		c.atNamespace(w.user)
 		c.sync(SyncJoined)
 	}
-	if newTime >= 0 {
-		if err := c.newTimeNamespace(newTime); err != nil {
+	if w.newTime >= 0 {
+		if err := c.newTimeNamespace(w.newTime); err != nil {
 			return err
 		}
 	}
@@ -230,23 +194,89 @@ func (c *container) namespaces() error {
 			c.prctl(unix.PR_SET_DUMPABLE, num(0))
 		}
 	}
-	for _, j := range joins {
+	for _, j := range w.joins {
 		switch {
-		case !forks:
+		case !w.forks:
 			c.atNamespace(j.i)
 			c.call(unix.SYS_SETNS, regArg(j.fd), flags(j.flag, cloneNames))
 			c.close(j.fd)
-		case user < 0:
+		case w.user < 0:
 			c.joinLate(j)
 		}
 	}
-	if network >= 0 {
+	if w.network >= 0 {
 		c.plan.Deferred = append(c.plan.Deferred, InputNetwork)
 	}
 	if !c.opts.DeferCgroups {
 		c.newCgroupNamespace()
 	}
 	return nil
+}
+
+// sortNamespaces sorts the namespaces and sets the flags of clone3.
+func (c *container) sortNamespaces() (namespaceWork, error) {
+	w := namespaceWork{user: -1, newTime: -1, network: c.networkByParent()}
+	var pids *join
+	for i, n := range c.spec.Linux.Namespaces {
+		flag := cloneFlag(n.Type)
+		switch {
+		case flag == 0:
+			return w, &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
+		case n.Path == "" && n.Type == specs.TimeNamespace:
+			w.newTime = i
+		case n.Path == "" && n.Type == specs.CgroupNamespace:
+			// newCgroupNamespace creates it
+		case i == w.network:
+			c.plan.Prefetch = BuildPrefetch(c.spec)
+		case n.Path == "":
+			c.plan.CloneFlags |= flag
+		case n.Type == specs.PIDNamespace:
+			pids = &join{i: i, flag: flag}
+		case n.Type == specs.UserNamespace:
+			w.user = i
+		default:
+			w.joins = append(w.joins, join{i: i, flag: flag})
+		}
+	}
+	if c.mapped && !c.hasNamespace(specs.MountNamespace) {
+		return w, &Unsupported{Path: "linux.namespaces", Found: "user and no mount", Reason: "in a new user namespace there is no right to mount in the host's mount namespace: add one of type mount"}
+	}
+	if w.newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
+		return w, c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
+	}
+	w.forks = w.user >= 0 || c.mapped && len(w.joins) > 0 || pids != nil && (c.mapped || c.host.UserNamespace)
+	switch {
+	case pids != nil && w.forks:
+		w.joins = append(w.joins, *pids)
+	case pids != nil:
+		c.plan.PIDNamespace = c.spec.Linux.Namespaces[pids.i].Path
+	}
+	return w, nil
+}
+
+// openNamespace opens the path of a namespace.
+func (c *container) openNamespace(i int) Reg {
+	c.atNamespace(i)
+	return c.openat2(cwd(), c.spec.Linux.Namespaces[i].Path, unix.O_RDONLY, 0).out()
+}
+
+// joinAndFork joins namespaces and forks: the new process is in the pid namespace and creates the others.
+func (c *container) joinAndFork(w namespaceWork) {
+	for _, j := range w.joins {
+		// The process that forks must be in the pid namespace.
+		c.joinEarly(j, w.user < 0 && (j.flag == unix.CLONE_NEWPID || !c.mapped))
+	}
+	if w.user >= 0 {
+		fd := c.openNamespace(w.user)
+		c.call(unix.SYS_SETNS, regArg(fd), flags(uint64(unix.CLONE_NEWUSER), cloneNames))
+		c.close(fd)
+		for _, j := range w.joins {
+			c.joinLate(j)
+		}
+	}
+	c.at("linux.namespaces")
+	c.fork(c.plan.CloneFlags)
+	c.plan.CloneFlags = 0
 }
 
 // newNetwork returns the index in linux.namespaces of a new network namespace that the parent makes for the child to join; negative for

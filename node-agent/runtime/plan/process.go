@@ -210,8 +210,6 @@ func (c *container) exec() error {
 	if len(p.Args) == 0 {
 		return c.fieldError("process.args", "none", "a process needs one")
 	}
-	found := c.label()
-	program := c.reg()
 	paths := candidates(p.Args[0], env)
 	if c.opts.Program != "" {
 		paths = []string{c.opts.Program}
@@ -219,6 +217,17 @@ func (c *container) exec() error {
 	if len(paths) == 0 {
 		return &NotFound{Program: p.Args[0]}
 	}
+	program := c.findProgram(paths)
+	c.awaitStart()
+	c.at("process.args")
+	c.call(unix.SYS_EXECVE, regArg(program), list(p.Args), list(env))
+	return nil
+}
+
+// findProgram looks for the first of paths that can be executed, and returns the register that gets it.
+func (c *container) findProgram(paths []string) Reg {
+	found := c.label()
+	program := c.reg()
 	for i, candidate := range paths {
 		next := c.label()
 		executable := c.label()
@@ -248,8 +257,14 @@ func (c *container) exec() error {
 		c.mark(next)
 	}
 	c.mark(found)
+	return program
+}
+
+// awaitStart reports that the container is created and waits for the start, and loads the seccomp filter
+// before or after.
+func (c *container) awaitStart() {
 	// A listener has to reach the parent while there is one: before the container is created.
-	late := p.NoNewPrivileges
+	late := c.spec.Process.NoNewPrivileges
 	h := c.spec.Hooks
 	startHooks := c.opts.StartHooks && h != nil && len(h.StartContainer) > 0
 	// So has one that startContainer hooks and exec have to be able to join, before they are there: they can look into it.
@@ -279,9 +294,6 @@ func (c *container) exec() error {
 	if late {
 		c.seccomp()
 	}
-	c.at("process.args")
-	c.call(unix.SYS_EXECVE, regArg(program), list(p.Args), list(env))
-	return nil
 }
 
 // waitForever ends the plan of a container that has no program: it says that it is ready and waits for what never comes.
