@@ -490,10 +490,13 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		s.step("start recorded")
 		if err := h.Start(ctx, id); err != nil {
 			// Its outcome may be unknown: the program may run although the handler says that it failed.
-			if hs, herr := h.State(context.WithoutCancel(ctx), id); herr != nil || hs.Status != "running" {
-				if herr == nil && hs.Status == "created" {
-					_ = s.record(c, neverStarted)
-				}
+			switch hs, herr := h.State(context.WithoutCancel(ctx), id); {
+			case herr != nil:
+				return fmt.Errorf("start %s: %w: %w", id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
+			case hs.Status == "created":
+				_ = s.record(c, neverStarted)
+				return err
+			case hs.Status != "running":
 				return err
 			}
 		}

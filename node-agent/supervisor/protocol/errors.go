@@ -22,8 +22,8 @@ var (
 	ErrDenied = errors.New("permission denied")
 	// ErrVersion: client and supervisor have no version of the protocol in common.
 	ErrVersion = errors.New("unsupported protocol version")
-	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was sent. It may have been carried out, and
-	// may still be: ask Get, or ask the same again.
+	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was sent, or the supervisor cannot find out
+	// what its handler has done. The request may have been carried out, and may still be: ask Get, or ask the same again.
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrUnreachable: no connection to the supervisor could be made, so the request was not sent. It does not go over the wire.
 	ErrUnreachable = errors.New("cannot be reached")
@@ -50,6 +50,7 @@ var codes = []struct {
 	{"Denied", ErrDenied},
 	{"Version", ErrVersion},
 	{"Stopping", ErrStopping},
+	{"UnknownOutcome", ErrUnknownOutcome},
 }
 
 // Error is an error that the supervisor answered with.
