@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
@@ -19,6 +20,7 @@ import (
 // need no flag but --state-dir.
 type facts struct {
 	Manifests string   `json:"manifests"`
+	Node      string   `json:"node,omitempty"` // of a cluster; an agent that works alone writes none, nor did earlier versions
 	RunDir    string   `json:"runDir"`
 	LogDir    string   `json:"logDir"`
 	Berth     string   `json:"berth"`
@@ -28,11 +30,40 @@ type facts struct {
 func factsFile(stateDir string) string { return filepath.Join(stateDir, "agent.json") }
 
 func (o *options) writeFacts() error {
-	data, err := json.Marshal(facts{Manifests: o.manifests, RunDir: o.runDir, LogDir: o.logDir, Berth: o.berth, Handlers: o.handlers})
+	f := facts{Manifests: o.manifests, RunDir: o.runDir, LogDir: o.logDir, Berth: o.berth, Handlers: o.handlers}
+	if o.manifests == "" {
+		f.Node = o.nodeName
+	}
+	data, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
 	return durable.Replace(factsFile(o.stateDir), data, durable.Options{})
+}
+
+// checkSource refuses a state directory whose containers come from elsewhere: from another node of a cluster, from a cluster or from
+// manifests. The agent would take each of them for no longer wanted, and remove it with all that it has written.
+func (o *options) checkSource(bundles *bundle.Root) error {
+	before, _ := readFacts(o.stateDir)
+	var from, flag string
+	switch {
+	case before.RunDir == "": // without agent.json, nobody knows where they come from
+		return nil
+	case before.Manifests != "" && o.manifests == "":
+		from, flag = "the manifests in "+before.Manifests, "--manifests "+before.Manifests
+	case before.Manifests == "" && o.manifests != "":
+		from, flag = "a cluster", "no --manifests"
+	case before.Node != "" && before.Node != o.nodeName:
+		from, flag = "node "+before.Node, "--node-name "+before.Node
+	default:
+		return nil
+	}
+	ids, err := bundles.List()
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	return fmt.Errorf("--state-dir: found %d containers of %s in %s, which this agent would remove; allowed: %s, or another --state-dir and "+
+		"--run-dir. To have them removed, remove %s", len(ids), from, o.stateDir, flag, factsFile(o.stateDir))
 }
 
 // readFacts returns the facts of the last agent with this state directory.

@@ -179,6 +179,13 @@ func (o *options) run(ctx context.Context) error {
 	}
 	defer claim.close()
 	sv.claim = claim.assert
+	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"), bundle.WithJournal(journal))
+	if err != nil {
+		return err
+	}
+	if err := o.checkSource(bundles); err != nil {
+		return err
+	}
 	if err := o.writeFacts(); err != nil {
 		// They are for other commands. An agent that ended here on a full disk could not stop what fills it.
 		log.Error("cannot write down the flags of the agent", "error", err)
@@ -201,10 +208,6 @@ func (o *options) run(ctx context.Context) error {
 			log.Warn("close the image store", "error", err)
 		}
 	}()
-	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"), bundle.WithJournal(journal))
-	if err != nil {
-		return err
-	}
 	src, registerNode, err := o.source(log, journal)
 	if err != nil {
 		return err
