@@ -71,7 +71,7 @@ func (m *mountInputs) copyUp(ctx context.Context) error {
 	return nil
 }
 
-// receiveCopy takes what the child has sent: the index of a mount, a clone of the folder that it covers, and the tmpfs.
+// receiveCopy takes what the child has sent: the index of a mount, a clone of the directory that it covers, and the tmpfs.
 func (m *mountInputs) receiveCopy() (field plan.Field, from, to *os.File, err error) {
 	payload, fds, err := receiveDescriptors(m.copies, 2)
 	if err != nil {
@@ -102,7 +102,7 @@ func readIDMap(name string) (out []specs.LinuxIDMapping, err error) {
 	return out, nil
 }
 
-// lister lists what is below a folder. Each folder is opened below the first, without symbolic links, and each file is looked at in its folder.
+// lister lists what is below a directory. Each directory is opened below the first, without symbolic links, and each file is looked at in its directory.
 type lister struct {
 	top int
 	// uids and gids are those of the user namespace that the owners are for; nil is this process's own.
@@ -186,7 +186,8 @@ func (l *lister) add(dirfd int, dir, name string) error {
 	return nil
 }
 
-// inNamespace is what an id of this process's user namespace is in another, which was mapped so.
+// inNamespace returns the number that an id of this process's user namespace has in another one
+// with these mappings.
 func inNamespace(mappings []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 	if mappings == nil {
 		return id, true

@@ -67,7 +67,7 @@ func TestKilledRuntime(t *testing.T) {
 		cmd := exec.Command(self, filepath.Join(w.dir, "run"), w.id, w.bundle())
 		cmd.Env = append(os.Environ(), helperEnv+"="+mode)
 		w.must(cmd.Start())
-		// From its first step on: the folder of the container is the sign.
+		// From its first step on: the directory of the container is the sign.
 		dir := filepath.Join(w.dir, "run", w.id)
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			if _, err := os.Stat(dir); err == nil {

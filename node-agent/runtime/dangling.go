@@ -19,9 +19,11 @@ import (
 // maxLinks is how many symbolic links the kernel follows in one path (MAXSYMLINKS, path_resolution(7)).
 const maxLinks = 40
 
-// danglingDestinations are the destinations of mounts, by their index, that lead by a symbolic link of the image to what is not there, such
-// as an /etc/resolv.conf that points below /run: what has to be made and mounted on is what the link names. The image may change
-// meanwhile, and a result is no more than another path inside the root: the plan resolves it there as it does those of the document.
+// danglingDestinations returns, by the index of a mount, where its destination leads if that is by
+// a symbolic link of the image to a file that does not exist, such as an /etc/resolv.conf that
+// points below /run: the target of the link has to be created and mounted on. The image may change
+// at the same time; a result is no more than another path inside the root, which the plan resolves
+// there.
 func danglingDestinations(rootfs string, mounts []specs.Mount) (map[int]string, error) {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -51,10 +53,10 @@ func danglingDestinations(rootfs string, mounts []specs.Mount) (map[int]string, 
 	return out, nil
 }
 
-// aboutLinks is whether an option has a mount put on a symbolic link, or in its place.
+// aboutLinks reports whether an option has a mount put on a symbolic link, or in its place.
 func aboutLinks(option string) bool { return option == "dest-nofollow" || option == "copy-symlink" }
 
-// covered is whether a path lies below the destination of one of the mounts.
+// covered reports whether a path lies below the destination of one of the mounts.
 func covered(mounts []specs.Mount, p string) bool {
 	for _, m := range mounts {
 		if d := path.Clean("/" + m.Destination); d == "/" || strings.HasPrefix(path.Clean("/"+p)+"/", d+"/") {

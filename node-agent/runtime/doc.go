@@ -4,7 +4,7 @@
 // bundles describe.
 //
 // A container's life is four calls: Create plans it (package plan), launches it (package launch) and records it below
-// the root folder; Start lets it become its program; Kill and Delete end it. Everything that has to outlive the calling
+// the root directory; Start lets it become its program; Kill and Delete end it. Everything that has to outlive the calling
 // process is in that record, so that another process, such as the command line's next call, goes on from there:
 //
 //	<root>/<id>/state.json   the record, replaced atomically

@@ -27,7 +27,7 @@ type Event struct {
 	Data *Stats `json:"data,omitempty"`
 }
 
-// Stats is what a container uses. Times are in nanoseconds and sizes in bytes.
+// Stats holds the use of a container. Times are in nanoseconds and sizes in bytes.
 type Stats struct {
 	CPU               CPUStats                `json:"cpu"`
 	CPUSet            cgroups.CPUSetStats     `json:"cpuset"`
@@ -176,7 +176,8 @@ func memoryEntry(d cgroups.MemoryData) MemoryEntry {
 	return MemoryEntry{Limit: d.Limit, Usage: d.Usage, Max: d.MaxUsage, Failcnt: d.Failcnt}
 }
 
-// interfaces are those of a process's network namespace but for lo; nil where it is the caller's too.
+// interfaces returns the interfaces of a process's network namespace without lo; nil if the caller
+// is in it too.
 func interfaces(pid int) (out []NetworkInterface) {
 	own, err := os.Readlink("/proc/self/ns/net")
 	its, e := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
@@ -202,7 +203,8 @@ func interfaces(pid int) (out []NetworkInterface) {
 	return out
 }
 
-// Events tells what happens to a container until it ends: its use each interval, and that it has run out of memory.
+// Events reports what happens to a container until it ends: its use in each interval, and that it
+// has run out of memory.
 func (r *Runtime) Events(ctx context.Context, id string, interval time.Duration, tell func(Event) error) error {
 	rec, err := r.running(id)
 	if err != nil {

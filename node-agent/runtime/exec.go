@@ -62,7 +62,7 @@ type Executed struct {
 	child *launch.Child
 }
 
-// FD is the process's pidfd (pidfd_open(2)), open until Wait, Kill or Leave.
+// FD returns the process's pidfd (pidfd_open(2)), open until Wait, Kill or Leave.
 func (e *Executed) FD() int { return e.child.PIDFD }
 
 // Wait waits for the process to end, and reaps it.

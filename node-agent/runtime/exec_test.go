@@ -353,7 +353,7 @@ func TestExecIsHidden(t *testing.T) {
 for f in environ maps auxv mem; do dd if=/proc/` + pid + `/$f bs=1 count=0 2>/dev/null && echo $f; done
 grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 	w.execPrints(args("/bin/sh", "-c", script), "seen\n")
-	// And it holds no folder or file of the host but its program's standard streams and what it waits on.
+	// And it holds no directory or file of the host but its program's standard streams and what it waits on.
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", x.child.PID))
 	w.must(err)
 	for _, fd := range fds {
@@ -376,7 +376,7 @@ grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 func TestExecDescriptors(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(nil))
-	w.execPrints(args("/bin/sh", "-c", "for fd in /proc/self/fd/*; do echo ${fd##*/}; done"), "0\n1\n2\n3\n") // 3 is the folder that the shell reads
+	w.execPrints(args("/bin/sh", "-c", "for fd in /proc/self/fd/*; do echo ${fd##*/}; done"), "0\n1\n2\n3\n") // 3 is the directory that the shell reads
 }
 
 // TestExecWorkingDirectoryIsADescriptor: CVE-2024-21626.

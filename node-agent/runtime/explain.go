@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// errOOM is a container whose memory limit does not suffice to start its program.
+// errOOM is returned if a container's memory limit does not suffice to start its program.
 var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
 
 // explainLaunch turns the failure of a launch into words that say what to change. Where clients of runc
@@ -126,7 +126,7 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 	return fmt.Errorf("unable to start container process: step %d: %w", late.Step, late.Errno)
 }
 
-// programError is a program that was looked for and not found, or cannot be executed.
+// programError returns the error of a program that was not found or cannot be executed.
 func programError(program string, errno unix.Errno) error {
 	if !strings.Contains(program, "/") {
 		// Wherever it was looked for last: runc has one answer for all of PATH, and clients know it.
@@ -141,7 +141,7 @@ func programError(program string, errno unix.Errno) error {
 	return fmt.Errorf("unable to start container process: exec: %q: stat %s: %w", program, program, errno)
 }
 
-// execError is a program that was there and that the kernel did not execute.
+// execError returns the error of a program that exists and that the kernel did not execute.
 func execError(program string, errno unix.Errno) error {
 	switch errno {
 	case unix.ENOENT:

@@ -364,7 +364,7 @@ func TestSysctlInTheHostsPIDNamespace(t *testing.T) {
 	}
 }
 
-// fakeResctrl is a folder in place of resctrl: there is no processor with it here.
+// fakeResctrl is a directory in place of resctrl: there is no processor with it here.
 func (w *world) fakeResctrl() (root string) {
 	w.t.Helper()
 	root = filepath.Join(w.dir, "fake-resctrl")

@@ -80,7 +80,7 @@ type world struct {
 	cgroup string
 }
 
-// newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, folders.
+// newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, directories.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	leaktest.Check(t)
@@ -159,7 +159,7 @@ func (w *world) leftovers() string {
 	var open []string
 	for _, fd := range fds {
 		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
-		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' folder, for good; the folder is what is
+		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' directory, for good; the directory is what is
 		// being read. Pidfds and detached mounts count.
 		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" && target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			open = append(open, target)
@@ -209,7 +209,7 @@ func ownMounts(mountinfo string) (n int) {
 	return n
 }
 
-// cgroupDirs are the folders of the test's cgroup in all hierarchies.
+// cgroupDirs are the directories of the test's cgroup in all hierarchies.
 func (w *world) cgroupDirs() (found []string) {
 	for _, pattern := range []string{"/sys/fs/cgroup" + w.cgroup + "*", "/sys/fs/cgroup/*" + w.cgroup + "*"} {
 		dirs, err := filepath.Glob(pattern)

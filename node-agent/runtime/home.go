@@ -102,7 +102,7 @@ func homeFrom(fd int, uid uint32) string {
 	return homeIn(f, uid)
 }
 
-// homeIn reads a passwd file. A home folder that no environment could hold is none.
+// homeIn reads a passwd file. A home directory that no environment could hold is none.
 func homeIn(passwd io.Reader, uid uint32) string {
 	want := strconv.FormatUint(uint64(uid), 10)
 	lines := bufio.NewScanner(io.LimitReader(passwd, maxPasswd))

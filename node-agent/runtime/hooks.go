@@ -26,9 +26,10 @@ import (
 )
 
 const (
-	// maxHookOutput bounds what of a hook's output is kept for an error message.
+	// maxHookOutput is the maximum size of a hook's output in an error message.
 	maxHookOutput = 4 << 10
-	// hookOutputDelay is how long the output of a hook that has ended is waited for: its own children may keep it open.
+	// hookOutputDelay is the time to wait for the output of a hook that has ended: its own children
+	// may keep it open.
 	hookOutputDelay = time.Second
 )
 
@@ -119,7 +120,7 @@ func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State,
 	return fmt.Errorf("%w, stdout: %s, stderr: %s", err, stdout, stderr)
 }
 
-// startError is a hook that did not become its program.
+// startError returns the error of a hook that did not become its program.
 func startError(ctx context.Context, h specs.Hook, err error) error {
 	var step *launch.StepError
 	switch {
@@ -179,7 +180,8 @@ func launchHook(ctx context.Context, request launch.Request) (*launch.Child, err
 	return child, nil
 }
 
-// defaultNoFile is the limit of open files that this process was started with, nil where it has not been raised.
+// defaultNoFile returns the limit of open files that this process was started with, nil if it has
+// not been raised.
 func defaultNoFile() *unix.Rlimit {
 	soft, hard, ok := nofile.Original()
 	if !ok {
@@ -260,7 +262,7 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 	})
 }
 
-// innerState is the state for a hook in the container's namespaces: "the pid as seen by the container" (runtime.md, State).
+// innerState returns the state for a hook in the container's namespaces: "the pid as seen by the container" (runtime.md, State).
 func (rec *record) innerState(status specs.ContainerState) (specs.State, error) {
 	s := rec.ociState(status)
 	file := "/proc/" + strconv.Itoa(rec.PID) + "/status"
@@ -343,7 +345,7 @@ func (p *hookPipes) serve(state []byte) {
 	}
 }
 
-// outputs are what a hook that has ended wrote.
+// outputs returns the output of a hook that has ended.
 func (p *hookPipes) outputs() (stdout, stderr string) {
 	deadline := time.Now().Add(hookOutputDelay)
 	for _, f := range p.out {

@@ -202,7 +202,7 @@ func TestCreateContainerHookIsTheRuntimes(t *testing.T) {
 	}
 }
 
-// mountNamespace makes one in which a folder has other programs, and returns the pid of a process in it.
+// mountNamespace makes one in which a directory has other programs, and returns the pid of a process in it.
 func (w *world) mountNamespace(dir string) int {
 	w.t.Helper()
 	other := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && for f in program script; do

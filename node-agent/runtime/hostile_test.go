@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outside is a folder of the host that an image tries to reach, and what is in it.
+// outside is a directory of the host that an image tries to reach, and what is in it.
 func (w *world) outside() (dir string, contents func() string) {
 	w.t.Helper()
 	dir = filepath.Join(w.dir, "outside")
@@ -139,7 +139,7 @@ func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	w.fails(spec, "process.cwd: ")
 }
 
-// TestMountedPasswd: the home folder is that of the passwd file that the container sees, which a mount may have brought.
+// TestMountedPasswd: the home directory is that of the passwd file that the container sees, which a mount may have brought.
 func TestMountedPasswd(t *testing.T) {
 	w := newWorld(t)
 	w.write("/etc/passwd", "root:x:0:0::/of-the-image:/bin/sh\n", 0o644)

@@ -67,7 +67,7 @@ func (rec *record) unmountRoot() error {
 	return nil
 }
 
-// mountID is the number of the mount that a descriptor is on.
+// mountID returns the number of the mount that a descriptor is on.
 func mountID(fd int) (uint64, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
@@ -76,8 +76,8 @@ func mountID(fd int) (uint64, error) {
 	return st.Mnt_id, nil
 }
 
-// kernelMounts are the places outside of a root filesystem where all of a procfs or sysfs is mounted, as this process's mount namespace
-// has them (proc_pid_mountinfo(5)).
+// kernelMounts returns the places outside of a root filesystem where this process's mount namespace
+// has all of a procfs or sysfs (proc_pid_mountinfo(5)).
 func kernelMounts(rootfs string) (found []string, err error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -77,7 +77,8 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 	return err
 }
 
-// updateIntelRdt is UpdateIntelRdt of a record. undo sets all back as it was; on an error that is done already.
+// updateIntelRdt does the work of UpdateIntelRdt for a record. undo restores the old values; after
+// an error they are restored already.
 func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
 	fs, err := r.resctrlFS()
 	if err != nil {
@@ -106,8 +107,8 @@ func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string)
 	return undo, nil
 }
 
-// joinAll moves every thread of a running container. What is forked meanwhile goes to its parent's group, so that it is done when
-// a round finds no thread that has not been moved.
+// joinAll moves every thread of a running container. A process that is forked at the same time is
+// in its parent's group: all are moved once a round finds no thread that has not been.
 func joinAll(fs *resctrl.FS, rec *record) error {
 	g, err := rec.cgroup()
 	if err != nil {
@@ -146,7 +147,7 @@ func threadExists(pid, tid int) bool {
 	return err == nil
 }
 
-// IntelRdtStats are the figures of a container's resctrl group, for `events`; nil without a group.
+// IntelRdtStats returns the figures of a container's resctrl group, for `events`; nil without a group.
 func (r *Runtime) IntelRdtStats(id string) (*resctrl.Stats, error) {
 	rec, err := r.load(id)
 	if err != nil || rec.Resctrl == nil {

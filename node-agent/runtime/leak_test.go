@@ -141,7 +141,7 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
-// small mounts a tmpfs that is soon full on a folder, for the length of a function.
+// small mounts a tmpfs that is soon full on a directory, for the length of a function.
 func (w *world) small(dir, options string, do func()) {
 	w.t.Helper()
 	w.must(os.MkdirAll(dir, 0o700))
@@ -150,7 +150,7 @@ func (w *world) small(dir, options string, do func()) {
 	do()
 }
 
-// TestFullDisk: a state folder or a root filesystem without room: an error that says so, and nothing left.
+// TestFullDisk: a state directory or a root filesystem without room: an error that says so, and nothing left.
 func TestFullDisk(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.everything())

@@ -251,7 +251,7 @@ func TestDeleteFrozenBelow(t *testing.T) {
 	}
 }
 
-// TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's folder and leave its cpuset without processors.
+// TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's directory and leave its cpuset without processors.
 func TestCpusetOfParentIsEmpty(t *testing.T) {
 	if unified() {
 		t.Skip("cgroup v2: a cpuset that says nothing has its parent's processors")

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFilesThroughLinks: in a folder that others may write to, the names of our temporary files are links to a file of root's.
+// TestFilesThroughLinks: in a directory that others may write to, the names of our temporary files are links to a file of root's.
 func TestFilesThroughLinks(t *testing.T) {
 	w := newWorld(t)
 	victim := filepath.Join(w.dir, "victim")
@@ -52,7 +52,7 @@ func TestCallersDescriptors(t *testing.T) {
 	w.must(err)
 	stdin := os.NewFile(uintptr(fd), "stdin")
 	defer stdin.Close()
-	// 3 is the folder that the shell reads.
+	// 3 is the directory that the shell reads.
 	w.save(w.sh("for fd in /proc/self/fd/*; do echo ${fd##*/}; done"))
 	out, _, err := w.tryWith(CreateOptions{Stdin: stdin})
 	if err != nil || out != "0\n1\n2\n3\n" {
@@ -60,7 +60,7 @@ func TestCallersDescriptors(t *testing.T) {
 	}
 }
 
-// TestStreamsThatAreNone: of what a process has as its standard streams it owns pipes and terminals, and no file, folder or disk of the caller's.
+// TestStreamsThatAreNone: of what a process has as its standard streams it owns pipes and terminals, and no file, directory or disk of the caller's.
 func TestStreamsThatAreNone(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.WriteFile(filepath.Join(w.dir, "file"), nil, 0o644))
@@ -130,7 +130,7 @@ func TestRootOfAnother(t *testing.T) {
 	w.must(os.RemoveAll(elsewhere))
 }
 
-// TestRecordOfAnother: what somebody else says is a container, in a folder where anybody can make one, has no hooks of his run.
+// TestRecordOfAnother: what somebody else says is a container, in a directory where anybody can make one, has no hooks of his run.
 func TestRecordOfAnother(t *testing.T) {
 	w := newWorld(t)
 	run := filepath.Join(w.dir, "run")

@@ -13,8 +13,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// WithoutMissingLSM has a label of a security module that the kernel has not enabled left out with a warning that names its field, in place
-// of an error. Whoever runs documents made for another host chooses so; crun does it, and says nothing.
+// WithoutMissingLSM makes the runtime leave out a label of a security module that the kernel has
+// not enabled, with a warning that names its field, in place of an error. It is for documents that
+// were made for another host; crun does the same without a warning.
 func WithoutMissingLSM() Option { return func(r *Runtime) { r.ignoreMissingLSM = true } }
 
 // withSecurityModules completes the facts of the host with those of the security modules that a document needs; few need any. With
@@ -47,13 +48,13 @@ func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore b
 	return host, &out
 }
 
-// appArmorEnabled is whether AppArmor is among the kernel's active security modules (apparmor(7)).
+// appArmorEnabled reports whether AppArmor is among the kernel's active security modules (apparmor(7)).
 func appArmorEnabled() bool {
 	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(data), "Y")
 }
 
-// selinuxEnabled is whether SELinux is active and has a policy, as libselinux finds it: its filesystem can be written to, and processes
+// selinuxEnabled reports whether SELinux is active and has a policy, as libselinux finds it: its filesystem can be written to, and processes
 // have other contexts than that of a kernel without a policy.
 func selinuxEnabled() bool {
 	var st unix.Statfs_t

@@ -22,7 +22,7 @@ func mounted(spec *specs.Spec, m ...specs.Mount) *specs.Spec {
 	return spec
 }
 
-// source is a folder of the host with a file, a folder, a link and a mount in it, whose owner is 7:8.
+// source is a directory of the host with a file, a directory, a link and a mount in it, whose owner is 7:8.
 func (w *world) source() string {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, "source")
@@ -418,7 +418,7 @@ func TestUserNamespaceMounts(t *testing.T) {
 	w.prints(spec, "made\n5\nq\nsysfs\n")
 }
 
-// TestOverlay: relative folders are below the bundle, and more layers than fsconfig(2) takes in one value work.
+// TestOverlay: relative directories are below the bundle, and more layers than fsconfig(2) takes in one value work.
 func TestOverlay(t *testing.T) {
 	w := newWorld(t)
 	var lower, deep []string

@@ -72,8 +72,8 @@ func (m *mountInputs) createNodes() error {
 	return nil
 }
 
-// hostOwner returns what an owner's id is on the host. One that the container does not have leaves the node root's on the host, whose id
-// the container does not have either.
+// hostOwner returns the number of an owner's id on the host. If the container does not have the id
+// the node stays root's on the host, whose id the container does not have either.
 func (m *mountInputs) hostOwner(n plan.Node, field string, id uint32, mappings []specs.LinuxIDMapping) int {
 	for _, i := range mappings {
 		if id >= i.ContainerID && id-i.ContainerID < i.Size {

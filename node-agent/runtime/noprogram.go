@@ -30,8 +30,8 @@ func (c *creation) replaceMissingProcess() error {
 	return nil
 }
 
-// endWithoutProgram is Start for a container without a process: as after any other failure to become the program, the
-// container is stopped.
+// endWithoutProgram does the work of Start for a container without a process: it stops the
+// container, as any other failure to execute the program.
 func (r *Runtime) endWithoutProgram(ctx context.Context, rec *record) error {
 	fd := rec.pidfd()
 	if fd < 0 {

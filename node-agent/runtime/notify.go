@@ -88,7 +88,7 @@ func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("container %s: %s: %w", id, notifyFolder, err)
 	}
 	defer unix.Close(dir)
-	// The address of a socket has 107 bytes (unix(7)), and the folder's path may have more.
+	// The address of a socket has 107 bytes (unix(7)), and the directory's path may have more.
 	path := fmt.Sprintf("/proc/self/fd/%d/%s", dir, notifySocket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("container %s: %w", id, err)

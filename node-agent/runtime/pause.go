@@ -53,7 +53,7 @@ func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState
 	return nil
 }
 
-// Processes are the processes in the container's cgroup and below it, or of its pid namespace where it has no cgroup, as the
+// Processes returns the processes in the container's cgroup and below it, or of its pid namespace where it has no cgroup, as the
 // host numbers them: nil where it has none left.
 func (r *Runtime) Processes(_ context.Context, id string) ([]int, error) {
 	rec, err := r.load(id)

@@ -102,12 +102,12 @@ func TestNoMoreNetworks(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheDocument: whatever else looks like linux.cgroupsPath, and where a folder is there already, or the one above it is not, the
+// TestFoldersOfTheDocument: whatever else looks like linux.cgroupsPath, and where a directory is there already, or the one above it is not, the
 // container is in the cgroups that the document asks for, and no other is made.
 func TestFoldersOfTheDocument(t *testing.T) {
 	for name, c := range map[string]struct {
 		decoy, below string
-		// there is which of the folders is made in advance, from 1 on; under cgroup v2 it is the only one.
+		// there is which of the directories is made in advance, from 1 on; under cgroup v2 it is the only one.
 		there int
 	}{
 		"plain":                         {},
@@ -157,7 +157,7 @@ func TestFoldersOfTheDocument(t *testing.T) {
 	}
 }
 
-// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes nothing from the other, not even a folder in
+// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes nothing from the other, not even a directory in
 // which there is no process now.
 func TestFoldersOfAnother(t *testing.T) {
 	w := newWorld(t)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exchange swaps pairs of names in a folder, over and over, until the test ends: what a container does that shares the folder.
+// exchange swaps pairs of names in a directory, over and over, until the test ends: what a container does that shares the directory.
 func (w *world) exchange(dir string, pairs ...[2]string) {
 	w.t.Helper()
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -55,8 +55,8 @@ func rounds(t *testing.T, most int, limit time.Duration, f func() (ran bool)) {
 	t.Logf("%d containers, of which %d ran", n, ran)
 }
 
-// TestRacedVolume: CVE-2021-30465, CVE-2024-45310: a folder of a volume, below which the second container mounts, is a symbolic link to the
-// host at one moment and a folder at the next.
+// TestRacedVolume: CVE-2021-30465, CVE-2024-45310: a directory of a volume, below which the second container mounts, is a symbolic link to the
+// host at one moment and a directory at the next.
 func TestRacedVolume(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -67,7 +67,7 @@ func TestRacedVolume(t *testing.T) {
 	}
 	w.must(os.WriteFile(filepath.Join(secret, "file"), nil, 0o644))
 	w.must(os.Symlink(outside, filepath.Join(volume, "link")))
-	// What the link means inside is a folder of the container's.
+	// What the link means inside is a directory of the container's.
 	w.must(os.MkdirAll(w.file(outside), 0o755))
 	w.exchange(volume, [2]string{"target", "link"})
 	bind := func(from, to string) specs.Mount {

@@ -23,11 +23,11 @@ import (
 // made without a cgroup. Unless this is said it is so for every user but the host's root.
 func WithRootless(rootless bool) Option { return func(r *Runtime) { r.rootless = &rootless } }
 
-// WithStickyRoot sets the sticky bit of the root folder, which keeps it from being pruned where it lies in $XDG_RUNTIME_DIR (XDG
+// WithStickyRoot sets the sticky bit of the root directory, which keeps it from being pruned where it lies in $XDG_RUNTIME_DIR (XDG
 // Base Directory Specification).
 func WithStickyRoot() Option { return func(r *Runtime) { r.sticky = true } }
 
-// isRootless is whether cgroups may be out of reach.
+// isRootless reports whether this process may lack the right to create cgroups.
 func (r *Runtime) isRootless(host plan.Host) bool {
 	if r.rootless != nil {
 		return *r.rootless
@@ -35,7 +35,7 @@ func (r *Runtime) isRootless(host plan.Host) bool {
 	return host.PlainUser || host.UserNamespace
 }
 
-// makeRoot makes the root folder.
+// makeRoot makes the root directory.
 func (r *Runtime) makeRoot() error {
 	if err := os.MkdirAll(r.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)
@@ -51,7 +51,7 @@ func (r *Runtime) makeRoot() error {
 	return nil
 }
 
-// CheckRoot refuses a root folder in which another user could exchange what this one makes there.
+// CheckRoot refuses a root directory in which another user could exchange what this one makes there.
 func CheckRoot(dir string) error {
 	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} { // of a symbolic link and of what it leads to
 		var st unix.Stat_t
@@ -69,7 +69,7 @@ func CheckRoot(dir string) error {
 	return nil
 }
 
-// InUserNamespace is whether this process is in a user namespace other than the host's, which maps every id to itself
+// InUserNamespace reports whether this process is in a user namespace other than the host's, which maps every id to itself
 // (user_namespaces(7)).
 func InUserNamespace() bool {
 	in, _ := inUserNamespace() // where it cannot be read, what depends on it fails of itself
@@ -84,8 +84,10 @@ func inUserNamespace() (bool, error) {
 	return err == nil && !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"}), err
 }
 
-// UserRoot is where the containers of this process's user are recorded: DefaultRoot for the host's root, $XDG_RUNTIME_DIR/berth,
-// with xdg, for others. An error is that there is none. Root of a user namespace is the plain user who has made it, unless $USER says otherwise, as for runc.
+// UserRoot returns the directory in which the containers of this process's user are recorded:
+// DefaultRoot for the host's root, $XDG_RUNTIME_DIR/berth, with xdg, for others. It fails if there
+// is none. Root of a user namespace counts as the plain user who has created it, unless $USER says
+// otherwise, as for runc.
 func UserRoot() (dir string, xdg bool, err error) {
 	if os.Geteuid() == 0 && (!InUserNamespace() || os.Getenv("USER") == "root") {
 		return DefaultRoot, false, nil
@@ -110,7 +112,7 @@ func checkUser(spec *specs.Spec) error {
 	return nil
 }
 
-// pids are the container's processes, as this process's pid namespace numbers them: those of its cgroup or, without one, of its
+// pids returns the container's processes, as this process's pid namespace numbers them: those of its cgroup or, without one, of its
 // pid namespace.
 func (rec *record) pids() ([]int, error) {
 	if len(rec.Cgroups) > 0 {

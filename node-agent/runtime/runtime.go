@@ -41,10 +41,10 @@ var (
 // StatusPaused is a running container whose processes the freezer has stopped; the spec has no word for it.
 const StatusPaused specs.ContainerState = "paused"
 
-// DefaultRoot is where containers of the system are recorded.
+// DefaultRoot is the directory in which the system's containers are recorded.
 const DefaultRoot = "/run/berth"
 
-// Runtime makes and manages the containers recorded below one folder. Its methods may be called from several goroutines
+// Runtime makes and manages the containers recorded below one directory. Its methods may be called from several goroutines
 // and processes at once.
 type Runtime struct {
 	// manager makes the cgroups of new containers.
@@ -88,7 +88,7 @@ func (r *Runtime) debugf(format string, args ...any) {
 	}
 }
 
-// New returns the runtime of a root folder, which is made, mode 0700, when the first container is.
+// New returns the runtime of a root directory, which is made, mode 0700, when the first container is.
 func New(root string, options ...Option) (*Runtime, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
@@ -101,7 +101,8 @@ func New(root string, options ...Option) (*Runtime, error) {
 	return r, nil
 }
 
-// State is what is known of a container: the spec's state (runtime.md, State) and what clients of runc read besides.
+// State holds the spec's state of a container (runtime.md, State) and what clients of runc read
+// besides.
 type State struct {
 	OCIVersion  string               `json:"ociVersion"`
 	ID          string               `json:"id"`
@@ -112,13 +113,13 @@ type State struct {
 	Created     time.Time            `json:"created"`
 	Annotations map[string]string    `json:"annotations,omitempty"`
 	Owner       string               `json:"owner"`
-	// Cgroups are the container's cgroup folders by controller, "" for the unified hierarchy.
+	// Cgroups are the container's cgroup directories by controller, "" for the unified hierarchy.
 	Cgroups map[string]string `json:"-"`
 	// OOMKills is how many of its processes the out-of-memory killer has ended so far.
 	OOMKills uint64 `json:"-"`
 }
 
-// CheckID refuses ids that could leave the root folder or mean another file.
+// CheckID refuses ids that could leave the root directory or mean another file.
 func CheckID(id string) error {
 	if id == "" || id == "." || id == ".." || len(id) > 1024 {
 		return ErrInvalidID
@@ -231,7 +232,8 @@ func ownerName(uid int) string {
 	return "#" + strconv.Itoa(uid)
 }
 
-// lock keeps other processes from changing a container meanwhile. The lock is on its folder and goes with the descriptor.
+// lock keeps other processes from changing a container until unlock is called. The lock is on the
+// directory of the container and is released with the descriptor.
 func (r *Runtime) lock(id string) (unlock func(), err error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
@@ -249,8 +251,8 @@ func (r *Runtime) lock(id string) (unlock func(), err error) {
 				break
 			}
 		}
-		// Who had the lock may have removed the container meanwhile: then this is the lock of a folder that is gone, and
-		// another may have the id.
+		// The holder of the lock may have removed the container: then this is the lock of a directory that is
+		// gone, and another container may have the id.
 		var st unix.Stat_t
 		if err == nil {
 			err = unix.Fstat(fd, &st)
@@ -266,8 +268,9 @@ func (r *Runtime) lock(id string) (unlock func(), err error) {
 	}
 }
 
-// Kill sends a signal to a container's first process or, with all, to every process in its cgroup. A container that has
-// no process fails with ErrNotRunning. The signal goes through a pidfd, never to a stranger that has the pid by now.
+// Kill sends a signal to a container's first process or, with all, to every process in its cgroup.
+// If the container has no process it returns ErrNotRunning. The signal goes through a pidfd, never
+// to another process that has the pid now.
 func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) error {
 	unlock, err := r.lock(id)
 	if err != nil {
@@ -437,7 +440,7 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	return nil
 }
 
-// removeUnrecorded removes a folder without a record: its maker was killed before it had made anything else. A folder that holds
+// removeUnrecorded removes a directory without a record: its maker was killed before it had made anything else. A directory that holds
 // more than that is no container, such as that of a supervisor whose --run-dir is our root.
 func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	_ = os.Remove(filepath.Join(r.dir(id), stateFile+".new"))
@@ -451,7 +454,7 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	return fmt.Errorf("remove the state of container %s: %w", id, err)
 }
 
-// removeDir removes the folder of a container, the record last: where this is cut short the container is still there to be deleted. It needs no
+// removeDir removes the directory of a container, the record last: where this is cut short the container is still there to be deleted. It needs no
 // descriptor for what is of ours, since there may be none left.
 func (r *Runtime) removeDir(id string) error {
 	dir := r.dir(id)
@@ -489,7 +492,7 @@ func endsWithin(pidfd int, d time.Duration) bool {
 	return n > 0
 }
 
-// ociState is the state (runtime.md, State) that hooks and seccomp agents are told.
+// ociState returns the state (runtime.md, State) for hooks and seccomp agents.
 func (rec *record) ociState(status specs.ContainerState) specs.State {
 	s := specs.State{Version: rec.OCIVersion, ID: rec.ID, Status: status, Bundle: rec.Bundle, Annotations: rec.Annotations}
 	if status != specs.StateStopped { // whose pid may be another's by now

@@ -16,11 +16,12 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// filterDir is the folder below the root that keeps compiled seccomp filters. No container has that id (CheckID).
+// filterDir is the directory below the root that keeps compiled seccomp filters. No container has
+// that id (CheckID).
 const filterDir = "@seccomp"
 
-// seccompFilter is compileSeccomp for a container that is made: engines have one profile for most containers, and to find its
-// filter takes less than to compile it.
+// seccompFilter returns the filter of a container from the cache, or compiles it: engines have one
+// profile for most containers, and a look-up takes less time.
 func (r *Runtime) seccompFilter(spec *specs.Spec) (*seccomp.Filter, error) {
 	filter, err := compileSeccomp(spec, seccomp.NewCache(filepath.Join(r.root, filterDir)).Get, r.warn)
 	if filter != nil {
@@ -45,8 +46,8 @@ func compileSeccomp(spec *specs.Spec, compile func(*specs.LinuxSeccomp) (*seccom
 	return filter, nil
 }
 
-// kernelTakes is whether the kernel knows a flag of filters: it looks at the flags before it looks at the filter, which is none here
-// and so is never loaded (seccomp(2), EFAULT).
+// kernelTakes reports whether the kernel knows a flag of filters. It checks the flags before the
+// filter, which is nil here and so is never loaded (seccomp(2), EFAULT).
 func kernelTakes(flag specs.LinuxSeccompFlag) bool {
 	// One flag is for filters that notify alone.
 	filter, _, err := seccomp.Compile(&specs.LinuxSeccomp{

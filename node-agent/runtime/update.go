@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 )
 
-// Update is what a container's limits are to become.
+// Update holds the limits to change.
 type Update struct {
 	// Resources are the limits to change; what is not named stays. Device rules that are not those of the container already
 	// take the place of all. The same ones are not set again: engines send them with every update, and others, such as hooks that give a
@@ -126,8 +126,8 @@ func encodeLimits(r *specs.LinuxResources) (json.RawMessage, error) {
 	return data, nil
 }
 
-// mergeResources is old with the values of change put in. Of a list, the elements of the same device, page size or interface are
-// replaced, and others added.
+// mergeResources returns old with the values of change. In a list, elements of the same device,
+// page size or interface are replaced, and others added.
 func mergeResources(old, change *specs.LinuxResources) (*specs.LinuxResources, error) {
 	merged := &specs.LinuxResources{}
 	for _, r := range []*specs.LinuxResources{old, change} {
@@ -183,7 +183,7 @@ func mergeBlockIO(merged, old, change *specs.LinuxBlockIO) {
 	merged.ThrottleWriteIOPSDevice = upsert(from.ThrottleWriteIOPSDevice, to.ThrottleWriteIOPSDevice, number)
 }
 
-// upsert is a list without two elements of one key: the later wins.
+// upsert returns a list without two elements of one key: the later one wins.
 func upsert[T any, K comparable](from, with []T, key func(T) K) (out []T) {
 	for _, v := range append(slices.Clone(from), with...) {
 		if i := slices.IndexFunc(out, func(o T) bool { return key(o) == key(v) }); i >= 0 {
@@ -202,8 +202,8 @@ func limitAndSwap(merged, change *specs.LinuxResources) {
 	}
 }
 
-// together is what to write for a change: with it the values that have to be written at the same time, from what the container
-// has anyway.
+// together returns the values to write for a change: with those that have to be written at the same
+// time, from the limits that the container has.
 func together(change, merged *specs.LinuxResources) *specs.LinuxResources {
 	write := *change
 	if c := change.CPU; c != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 )
 
-// causeInUserNamespace is the likely cause of a failure in a user namespace, where the kernel's one word EPERM has many; empty where
-// launch.Cause knows no less.
+// causeInUserNamespace returns the likely cause of a failure in a user namespace, where EPERM has
+// many; it is empty if launch.Cause knows as much.
 func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
 	if !InUserNamespace() && !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
 		return ""
@@ -78,7 +78,8 @@ func MapCaller(spec *specs.Spec) validate.Faults {
 	return filled
 }
 
-// joinedUserNamespace is the index in linux.namespaces of a user namespace that is another's, -1 without one.
+// joinedUserNamespace returns the index in linux.namespaces of a user namespace to join, -1 without
+// one.
 func joinedUserNamespace(spec *specs.Spec) int {
 	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
 }
@@ -124,7 +125,7 @@ func readMappings(spec *specs.Spec, pid int) error {
 	return nil
 }
 
-// sameMappings is whether two lists map the same ids, in whatever order.
+// sameMappings reports whether two lists map the same ids, in whatever order.
 func sameMappings(a, b []specs.LinuxIDMapping) bool {
 	sorted := func(l []specs.LinuxIDMapping) []specs.LinuxIDMapping {
 		return slices.SortedFunc(slices.Values(l), func(x, y specs.LinuxIDMapping) int { return int(int64(x.ContainerID) - int64(y.ContainerID)) })

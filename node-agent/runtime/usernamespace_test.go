@@ -24,7 +24,7 @@ func (w *world) inUserNamespace(spec *specs.Spec) *specs.Spec {
 	return spec
 }
 
-// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a folder that is root's alone, which the container's root
+// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a directory that is root's alone, which the container's root
 // is not on the host.
 func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	w := newWorld(t)
@@ -45,7 +45,7 @@ func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceOwnersFolder mounts a folder that its owner alone may search, and whose group has no id in the container, so
+// TestUserNamespaceOwnersFolder mounts a directory that its owner alone may search, and whose group has no id in the container, so
 // that the capabilities of the container's root do not count there. It is the working directory of its owner.
 func TestUserNamespaceOwnersFolder(t *testing.T) {
 	w := newWorld(t)
@@ -70,7 +70,7 @@ func TestUserNamespaceOwnersFolder(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a folder of mode 0700 that is another user's, so that the
+// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a directory of mode 0700 that is another user's, so that the
 // runtime may pass it by its capabilities alone, which it does not have in the container's user namespace. A link on the way is
 // followed, a link that is the source itself with src-nofollow is not.
 func TestUserNamespaceBehindAnothersFolders(t *testing.T) {

@@ -29,10 +29,10 @@ const Root = "/sys/fs/cgroup"
 
 // Group is the cgroup of one container, in every hierarchy of the host.
 type Group struct {
-	// paths are the folders by controller, "" for a hierarchy of version 2.
+	// paths are the directories by controller, "" for a hierarchy of version 2.
 	paths     map[string]string
 	resources *specs.LinuxResources
-	// owner gets the folder of version 2, where the container may divide its cgroup further; -1 is nobody.
+	// owner gets the directory of version 2, where the container may divide its cgroup further; -1 is nobody.
 	owner int
 	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
 	rootless, optional bool
@@ -76,16 +76,16 @@ func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (
 	return g, nil
 }
 
-// Open takes up the cgroup of a container by the paths that Paths gave when it was made.
+// Open returns the cgroup of a container by the paths that Paths returned when it was created.
 func Open(paths map[string]string) (*Group, error) { return &Group{paths: paths, owner: -1}, nil }
 
-// unified is whether the host has cgroup v2 alone.
+// unified reports whether the host has cgroup v2 alone.
 func (g *Group) unified() bool {
 	_, ok := g.paths[""]
 	return ok && len(g.paths) == 1
 }
 
-// manager is the library's, which does all in the folders that exist.
+// manager returns the library's manager, which works in the directories that exist.
 func (g *Group) manager() (cgroups.Manager, error) {
 	config := &cgroups.Cgroup{Path: "/unused", Resources: &cgroups.Resources{SkipDevices: true}, Rootless: g.rootless}
 	if g.unified() {
@@ -174,7 +174,7 @@ func populated(dir string) bool {
 	return err == nil && len(pids) > 0
 }
 
-// makeUnified makes the folder in a host's only hierarchy, with all controllers that its parents have.
+// makeUnified makes the directory in a host's only hierarchy, with all controllers that its parents have.
 func (g *Group) makeUnified() (made bool, err error) {
 	dir := g.paths[""]
 	if populated(dir) {
@@ -198,15 +198,17 @@ func (g *Group) makeUnified() (made bool, err error) {
 	return true, nil
 }
 
-// Paths are the folders of the cgroup by controller, "" for the unified hierarchy. They are what Open takes.
+// Paths returns the directories of the cgroup by controller, "" for the unified hierarchy. Open
+// takes them.
 func (g *Group) Paths() map[string]string { return g.paths }
 
-// Hierarchies are the names of the hierarchies of version 1, in a fixed order.
+// Hierarchies returns the names of the hierarchies of version 1, in a fixed order.
 func (g *Group) Hierarchies() []string {
 	return slices.DeleteFunc(g.folders(), func(name string) bool { return name == "" })
 }
 
-// folders are the controllers with a folder of their own, in a fixed order: several controllers may share one.
+// directories returns the controllers with a directory of their own, in a fixed order: several
+// controllers may share one.
 func (g *Group) folders() (names []string) {
 	seen := map[string]bool{"": true}
 	for name := range g.paths {
@@ -253,7 +255,7 @@ func (g *Group) Tasks() (fds []int, err error) {
 	return fds, nil
 }
 
-// Unified opens the cgroup's folder in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It
+// Unified opens the cgroup's directory in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It
 // returns nil where the host has none. The caller closes it.
 func (g *Group) Unified() (*os.File, error) {
 	dir := g.paths[""]
@@ -267,7 +269,8 @@ func (g *Group) Unified() (*os.File, error) {
 	return os.NewFile(uintptr(fd), dir), nil
 }
 
-// HostPaths are the folders by the name of the hierarchy's folder, as a cgroup mount shows them.
+// HostPaths returns the directories by the name of the hierarchy's directory, as a cgroup mount
+// shows them.
 func (g *Group) HostPaths() map[string]string {
 	out := map[string]string{}
 	for name, dir := range g.paths {
@@ -280,7 +283,7 @@ func (g *Group) HostPaths() map[string]string {
 	return out
 }
 
-// hierarchy is the name of the hierarchy's folder that a folder is below.
+// hierarchy returns the name of the hierarchy's directory that a directory is below.
 func hierarchy(dir string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(dir, Root+"/"), "/")
 	return name

@@ -37,7 +37,7 @@ func layout(t testing.TB) plan.CgroupLayout {
 	return l
 }
 
-// make makes a cgroup, and fails the test where Destroy leaves a folder of it.
+// make makes a cgroup, and fails the test where Destroy leaves a directory of it.
 func makeGroup(t *testing.T, spec *specs.Spec) (*Group, error) {
 	t.Helper()
 	needs.Root(t)
@@ -289,7 +289,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestNested: parents are made where there are none, and a container's own folders go with it.
+// TestNested: parents are made where there are none, and a container's own directories go with it.
 func TestNested(t *testing.T) {
 	spec := document(t, nil)
 	top := spec.Linux.CgroupsPath

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delegate is the user of the host that may divide the container's cgroup further, -1 for none: the one of process.user, where the
+// delegate returns the user of the host that may divide the container's cgroup further, -1 for none: the one of process.user, where the
 // container gets a cgroup namespace of its own and its hierarchy writable (config-linux.md, Cgroup ownership). In a user namespace
 // whose mappings are not known it is none.
 func delegate(spec *specs.Spec) int {
@@ -51,7 +51,7 @@ func (g *Group) Delegate(spec *specs.Spec) error {
 // delegated are the files that a delegate gets where the kernel does not say (config-linux.md, Cgroup ownership).
 const delegated = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n"
 
-// giveAway makes the delegate own the folder of version 2 and the files that /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup
+// giveAway makes the delegate own the directory of version 2 and the files that /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup
 // delegation). Cgroups of version 1 are never handed to a container.
 func (g *Group) giveAway() error {
 	if g.owner < 0 || !g.unified() {

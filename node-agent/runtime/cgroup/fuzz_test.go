@@ -29,7 +29,7 @@ func FuzzCgroupsPath(f *testing.F) {
 			if !below || filepath.Clean(dir) != dir {
 				t.Fatalf("%q became %q", path, dir)
 			}
-			// Below the hierarchy's own folder, which on a host with version 1 is one level deeper.
+			// Below the hierarchy's own directory, which on a host with version 1 is one level deeper.
 			if !layout(t).Unified {
 				_, rest, below = strings.Cut(rest, "/")
 			}
@@ -40,7 +40,7 @@ func FuzzCgroupsPath(f *testing.F) {
 	})
 }
 
-// FuzzUnit: the same of a path for systemd: where there is a folder for it, it is below the slice's.
+// FuzzUnit: the same of a path for systemd: where there is a directory for it, it is below the slice's.
 func FuzzUnit(f *testing.F) {
 	for _, s := range []string{"", "system.slice:berth:a", "::", "..:..:..", "a/../..:b:c", "-.slice::x", "a-b-c.slice:p:n.slice", ":../x:n", "user.slice:p:-1", "..slice:a:..slice"} {
 		f.Add(s)

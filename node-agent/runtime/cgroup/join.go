@@ -64,7 +64,7 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 	return out, nil
 }
 
-// OpenOf opens the cgroup v2 folder that a process is in, which has to be the container's, top, or one below. The caller closes it.
+// OpenOf opens the cgroup v2 directory that a process is in, which has to be the container's, top, or one below. The caller closes it.
 func OpenOf(pid int, top string) (*os.File, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {

@@ -25,7 +25,7 @@ type knob struct {
 	off bool
 }
 
-// knobs are the fields of linux.resources that ask for something, but for the device rules. Zero and an empty list are what
+// knobs returns the fields of linux.resources that ask for something, but for the device rules. Zero and an empty list are what
 // engines write for "unset" where the kernel has no such value.
 func knobs(r *specs.LinuxResources) (out []knob) {
 	add := func(set bool, field string, value any, controller, v1, v2 string) {
@@ -105,7 +105,7 @@ func knobs(r *specs.LinuxResources) (out []knob) {
 	return out
 }
 
-// positive is whether a limit is given: not nil, and not 0.
+// positive reports whether a limit is given: not nil, and not 0.
 func positive[T int64 | uint64 | uint32 | uint16](v *T) bool { return v != nil && *v != 0 }
 
 func show[T any](v *T) any {
@@ -115,7 +115,7 @@ func show[T any](v *T) any {
 	return *v
 }
 
-// place finds the folder and the file that take a knob's value, or says why there is none.
+// place finds the directory and the file that take a knob's value, or says why there is none.
 func (g *Group) place(k knob) (dir, file string, err error) {
 	refuse := func(reason string, args ...any) (string, string, error) {
 		return "", "", fmt.Errorf("%s: found %s; %s", k.field, k.value, fmt.Sprintf(reason, args...))

@@ -25,7 +25,7 @@ func (g *Group) Signal(sig unix.Signal) error {
 		return nil
 	}
 	if sig == unix.SIGKILL && g.unified() {
-		// cgroup.kill ends even what forks meanwhile (cgroups(7), Linux 5.14).
+		// cgroup.kill ends even processes that fork at the same time (cgroups(7), Linux 5.14).
 		err := writeFile(g.paths[""], "cgroup.kill", "1")
 		if err == nil || errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -53,7 +53,7 @@ func (g *Group) Signal(sig unix.Signal) error {
 	return err
 }
 
-// Pids are the processes in the cgroup and below it, as the host numbers them.
+// Pids returns the processes in the cgroup and below it, as the host numbers them.
 func (g *Group) Pids() ([]int, error) {
 	// Any hierarchy has them all; devices is that which the library takes too.
 	dir, ok := g.paths["devices"]
@@ -108,7 +108,7 @@ const (
 	freezePause = 50 * time.Millisecond
 )
 
-// Frozen is whether the processes are stopped by the freezer, or about to be.
+// Frozen reports whether the processes are stopped by the freezer, or about to be.
 func (g *Group) Frozen() bool {
 	dir, file := g.paths["freezer"], "freezer.self_freezing"
 	if g.unified() {
@@ -170,7 +170,8 @@ func thawV1(dir string) error {
 	return writeFile(dir, "freezer.state", string(cgroups.Thawed))
 }
 
-// OOMKills is how many processes of the cgroup the kernel's out-of-memory killer has ended; 0 where that is not counted.
+// OOMKills returns the number of processes of the cgroup that the out-of-memory killer has ended; 0
+// if the kernel does not count them.
 func (g *Group) OOMKills() uint64 {
 	var n uint64
 	var err error

@@ -65,7 +65,7 @@ func (u *Unit) setBack(before propertyValues) error {
 	})
 }
 
-// kind is the interface of the unit's own properties.
+// kind returns the interface of the unit's own properties.
 func (u *Unit) kind() string {
 	if strings.HasSuffix(u.name(), ".slice") {
 		return "Slice"

@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNone is what needs a cgroup, of a container without one.
+// errNone is returned for an operation that needs a cgroup, if the container has none.
 var errNone = errors.New("the container has no cgroup: its user may not make any (on cgroup v2, systemd delegates one to a unit with Delegate=yes)")
 
-// besideOwn is the folder of cgroup v2 that the caller's own cgroup lies in. In his own there are processes, for one his own,
-// and so no controllers can be handed down from it (cgroups(7), "no internal processes").
+// besideOwn returns the directory of cgroup v2 that contains the caller's own cgroup. That has
+// processes, at least the caller, and so cannot hand controllers down (cgroups(7), "no internal
+// processes").
 func besideOwn() string {
 	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 	if err != nil {
@@ -25,7 +26,7 @@ func besideOwn() string {
 	return path.Dir(path.Clean("/" + own[""]))
 }
 
-// denied is whether the caller lacks the right to make a cgroup.
+// denied reports whether the caller lacks the right to make a cgroup.
 func denied(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 }

@@ -13,7 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// set writes limits into the folders that Create has made; the device rules only where they are new.
+// set writes limits into the directories that Create has made; the device rules only where they are new.
 func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 	// All that is asked for has a place before anything is written.
 	files := map[string]string{}
@@ -106,7 +106,7 @@ func (g *Group) limitTCP(r *specs.LinuxResources) error {
 
 const oomControl = "memory.oom_control"
 
-// oomControl is the folder in which the OOM killer is to be enabled, which the library takes for no wish; "" where it is not asked for or
+// oomControl returns the directory in which the OOM killer is to be enabled, which the library takes for no wish; "" where it is not asked for or
 // always so. A new cgroup of version 1 has it as its parent does.
 func (g *Group) oomControl(r *specs.LinuxResources) string {
 	if r == nil || r.Memory == nil || r.Memory.DisableOOMKiller == nil || *r.Memory.DisableOOMKiller || g.unified() {
@@ -115,7 +115,7 @@ func (g *Group) oomControl(r *specs.LinuxResources) string {
 	return g.paths["memory"]
 }
 
-// setter is the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
+// setter returns the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
 func (g *Group) setter() (cgroups.Manager, error) {
 	if g.unit != nil {
 		return g.systemd(g.unified())

@@ -25,7 +25,7 @@ func (g *Group) Stats() (*cgroups.Stats, error) {
 	return m.GetStats()
 }
 
-// OOMWatch tells when the cgroup runs out of memory.
+// OOMWatch reports when the cgroup runs out of memory.
 type OOMWatch struct {
 	// FD can be polled for reading, then Happened tells.
 	FD    int
@@ -72,7 +72,7 @@ func (g *Group) WatchOOM() (*OOMWatch, error) {
 	return w, nil
 }
 
-// Happened is whether it has run out of memory since it was asked last.
+// Happened reports whether it has run out of memory since it was asked last.
 func (w *OOMWatch) Happened() bool {
 	var buf [4096]byte
 	n, err := unix.Read(w.FD, buf[:])

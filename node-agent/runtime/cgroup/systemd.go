@@ -18,12 +18,12 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// Manager is who makes cgroups.
+// Manager names the creator of cgroups.
 type Manager string
 
 // The managers, with the words of crun's --cgroup-manager.
 const (
-	// Cgroupfs makes folders itself.
+	// Cgroupfs makes directories itself.
 	Cgroupfs Manager = "cgroupfs"
 	// Systemd has systemd make a transient scope, over D-Bus.
 	Systemd Manager = "systemd"
@@ -31,7 +31,7 @@ const (
 	Disabled Manager = "disabled"
 )
 
-// Unit is the transient unit of systemd that a cgroup is.
+// Unit returns the unit for OpenUnit, nil if systemd has not created the cgroup.
 type Unit struct {
 	// Slice that it lies in; empty is systemd's choice, system.slice or the user's user.slice.
 	Slice string `json:"slice,omitempty"`
@@ -42,7 +42,7 @@ type Unit struct {
 	User bool `json:"user,omitempty"`
 }
 
-// name is the unit's whole name.
+// name returns the unit's whole name.
 func (u *Unit) name() string {
 	if strings.HasSuffix(u.Name, ".slice") {
 		return u.Name
@@ -73,7 +73,7 @@ func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless boo
 	return g, nil
 }
 
-// ownsSystemd is whether the systemd that this process asks is the machine's, or the container's that it is in: not for a plain user,
+// ownsSystemd reports whether the systemd that this process asks is the machine's, or the container's that it is in: not for a plain user,
 // nor for root of a user namespace that he has made, as under rootless podman.
 func ownsSystemd() bool {
 	if os.Geteuid() != 0 {
@@ -83,7 +83,7 @@ func ownsSystemd() bool {
 	return err != nil || uid == 0
 }
 
-// parseUnit reads linux.cgroupsPath as slice:prefix:name. No part of it can lead to another folder.
+// parseUnit reads linux.cgroupsPath as slice:prefix:name. No part of it can lead to another directory.
 func parseUnit(path, id string) (*Unit, error) {
 	if path == "" {
 		return &Unit{Prefix: "berth", Name: id}, nil
@@ -95,12 +95,13 @@ func parseUnit(path, id string) (*Unit, error) {
 	return &Unit{Slice: parts[0], Prefix: parts[1], Name: parts[2]}, nil
 }
 
-// OpenUnit takes up the cgroup of a container that systemd has made.
+// OpenUnit returns the cgroup of a container that systemd has created.
 func OpenUnit(paths map[string]string, unit Unit) (*Group, error) {
 	return &Group{paths: paths, owner: -1, unit: &unit}, nil
 }
 
-// None is for a container that stays in its maker's cgroup, which cannot be limited.
+// None returns the group of a container that stays in its creator's cgroup, which cannot be
+// limited.
 func None(spec *specs.Spec) (*Group, error) {
 	if fields := knobs(spec.Linux.Resources); len(fields) > 0 {
 		return nil, fmt.Errorf("%s: found %s; without a cgroup (--cgroup-manager disabled) there can be no limit", fields[0].field, fields[0].value)
@@ -108,10 +109,10 @@ func None(spec *specs.Spec) (*Group, error) {
 	return &Group{owner: -1}, nil
 }
 
-// Unit is what OpenUnit needs, nil where systemd has not made the cgroup.
+// Unit returns what OpenUnit needs, nil where systemd has not made the cgroup.
 func (g *Group) Unit() *Unit { return g.unit }
 
-// systemd is the library's manager that asks systemd.
+// systemd returns the library's manager that asks systemd.
 func (g *Group) systemd(unified bool) (cgroups.Manager, error) {
 	config := &cgroups.Cgroup{
 		Parent: g.unit.Slice, ScopePrefix: g.unit.Prefix, Name: g.unit.Name, Systemd: true,
@@ -182,7 +183,7 @@ func (g *Group) blameProperty(err error) error {
 
 func letter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
 
-// ByManager is whether only systemd can move a process into the cgroup: a plain user may move none from where he does not own both
+// ByManager reports whether only systemd can move a process into the cgroup: a plain user may move none from where he does not own both
 // cgroups' common ancestor (cgroups(7), "Cgroup delegation"), as from his login session, and his systemd has the machine's do it.
 func (g *Group) ByManager() bool { return g.unit != nil && g.unit.User }
 
@@ -203,7 +204,7 @@ func (g *Group) Attach(pid int) error {
 	return nil
 }
 
-// Rounded is what to warn of where systemd takes a limit of r only nearly: the library rounds a quota up to whole percents of a
+// Rounded returns what to warn of where systemd takes a limit of r only nearly: the library rounds a quota up to whole percents of a
 // processor, which is what systemd writes down and reads again (CPUQuota= in systemd.resource-control(5)). It is empty where all is exact.
 func (g *Group) Rounded(r *specs.LinuxResources) string {
 	const percent = 10_000 // microseconds of a second
@@ -230,7 +231,7 @@ type property struct {
 	annotation string
 }
 
-// properties are those that annotations ask for. A time in seconds (a name in Sec) is one in microseconds to systemd.
+// properties returns those that annotations ask for. A time in seconds (a name in Sec) is one in microseconds to systemd.
 func properties(annotations map[string]string) (out []property, err error) {
 	for key, text := range annotations {
 		name, ok := strings.CutPrefix(key, PropertyAnnotation)

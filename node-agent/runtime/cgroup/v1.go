@@ -43,7 +43,7 @@ func (g *Group) refuseFrozenV1() error {
 	})
 }
 
-// makeFolders makes folders, by controller. On an error nothing is left but what was there.
+// makeFolders makes directories, by controller. On an error nothing is left but what was there.
 func (g *Group) makeFolders(names []string) (err error) {
 	var made []string
 	defer func() {
@@ -118,7 +118,7 @@ func inheritCpuset(dir, cpus, mems string, fresh bool) error {
 			if f.value, err = readFile(above, f.file); err != nil {
 				return fmt.Errorf("linux.cgroupsPath: %w", err)
 			}
-			// Who has made the folder above may have left it without.
+			// Who has made the directory above may have left it without.
 			if f.value == "" && filepath.Dir(above) != Root {
 				if err := inheritCpuset(above, "", "", false); err != nil {
 					return err
@@ -193,14 +193,14 @@ func setDevicesV1(dir string, rules []*devices.Rule) error {
 	return cgroups.DevicesSetV1(dir, &cgroups.Resources{Devices: rules})
 }
 
-// isAll is whether a rule is of every device and every access.
+// isAll reports whether a rule is of every device and every access.
 func isAll(r *devices.Rule) bool {
 	return r.Type == devices.WildcardDevice && r.Major == devices.Wildcard && r.Minor == devices.Wildcard &&
 		strings.Contains(string(r.Permissions), "r") && strings.Contains(string(r.Permissions), "w") && strings.Contains(string(r.Permissions), "m")
 }
 
 // enableHybrid lets a cgroup of the version 2 hierarchy beside those of version 1 use a controller that only that one has: each
-// folder above it hands it down (cgroups(7), cgroup.subtree_control).
+// directory above it hands it down (cgroups(7), cgroup.subtree_control).
 func enableHybrid(dir, controller string) error {
 	rest, ok := strings.CutPrefix(dir, Root+"/")
 	if !ok {

@@ -157,7 +157,8 @@ func (c *Child) follow(until plan.Sync) error {
 	}
 }
 
-// executes is whether the last step that the child has begun is execve(2), which closes its end of the pipe.
+// executes reports whether the last step that the child has begun is execve(2), which closes its
+// end of the pipe.
 func (c *Child) executes() bool {
 	i := c.progress.step()
 	return i >= 0 && i < len(c.plan.Steps) && (c.plan.Steps[i].Call == unix.SYS_EXECVE || c.plan.Steps[i].Call == unix.SYS_EXECVEAT)
@@ -176,7 +177,7 @@ func (c *Child) answer(s plan.Sync) error {
 	return nil
 }
 
-// nextReport is what the child reports next, nil once it has closed its end.
+// nextReport returns the next report of the child, nil once it has closed its end.
 func (c *Child) nextReport() (*message, error) {
 	if len(c.early) > 0 {
 		m := c.early[0]
@@ -238,7 +239,7 @@ func (c *Child) ClosePIDFD() {
 	}
 }
 
-// Ended is whether the child has ended already, though it may not be reaped yet, and by which signal.
+// Ended reports whether the child has ended, though it may not be reaped yet, and by which signal.
 func (c *Child) Ended() (sig unix.Signal, ended bool) { return endedBy(c.PID) }
 
 // endedBy looks at a child of this process without reaping it.

@@ -27,7 +27,8 @@ func orDefault(deadline time.Duration) time.Duration {
 	return deadline
 }
 
-// endingTime is how long a killed child is waited for: what hangs in the kernel may not even die.
+// endingTime is the time to wait for the end of a killed child: one that hangs in the kernel may
+// not even die.
 const endingTime = 5 * time.Second
 
 // HungError is a child that did not come to its next synchronization point in time. It is an os.ErrDeadlineExceeded.
@@ -88,17 +89,17 @@ func (p *progress) close() {
 	}
 }
 
-// at is where the child writes to.
+// at returns the address that the child writes to.
 func (p *progress) at() *int64 { return (*int64)(unsafe.Pointer(unsafe.SliceData(p.page))) }
 
 func (p *progress) mapping() mapping {
 	return mapping{uintptr(unsafe.Pointer(p.at())), uintptr(len(p.page))}
 }
 
-// step is the last step that the child has begun.
+// step returns the last step that the child has begun.
 func (p *progress) step() int { return int(atomic.LoadInt64(p.at())) }
 
-// errLate is the child's not reporting in time.
+// errLate is returned if the child does not report in time.
 var errLate = errors.New("no report in time")
 
 // awaitReport waits until there is something to read of the report pipe.
@@ -135,8 +136,8 @@ func newHungError(pid int, after time.Duration) *HungError {
 	return e
 }
 
-// HungLate is the error of a child that another process has started, and that has not become its program in time. Who says so has no
-// plan, and knows of the step what is left to be done: the last, execve.
+// HungLate returns the error of a child that another process has started, and that has not executed
+// its program in time. The caller has no plan and names the last step, execve.
 func HungLate(pid int, after time.Duration, field, call string) *HungError {
 	e := newHungError(pid, after)
 	e.Step = StepError{Phase: plan.SyncExec, Index: -1, Field: plan.Field{Path: field, Index: -1}, Name: call, Call: call}

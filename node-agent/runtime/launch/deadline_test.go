@@ -21,7 +21,7 @@ import (
 
 var atCwd = n(^uintptr(99)) // AT_FDCWD, -100
 
-// opens is a step that opens a file below a folder.
+// opens is a step that opens a file below a directory.
 func opens(field string, dir plan.Arg, path string) plan.Step {
 	return step(field, unix.SYS_OPENAT2, dir, plan.Text(path), plan.Memory(make([]byte, 24)), n(24))
 }

@@ -79,7 +79,7 @@ const sigactionSize = 64
 // sigsetSize is sizeof(sigset_t) of the kernel.
 const sigsetSize = 8
 
-// ignoredSignals are the signals that this process ignores.
+// ignoredSignals returns the signals that this process ignores.
 func ignoredSignals() []uintptr {
 	const ignore = 1 // SIG_IGN
 	var out []uintptr
@@ -336,7 +336,7 @@ func (c *cloning) fork() (pid, errno uintptr) {
 	return pid, errno
 }
 
-// child is what the child does, which may also be a thread of this process (see Thread). It has one thread, its own memory, and of the
+// child walks the steps of a program, as a child or as a thread of this process (see Thread). It has one thread, its own memory, and of the
 // parent's what was not kept from it (see memory): no Go heap, no goroutine. Its signals are those of a new process:
 // CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
 // syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
@@ -409,7 +409,7 @@ func child(prog *program) {
 			}
 		default:
 			r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
-			// What others rename or mount meanwhile is no failure of a step's.
+			// It is no failure of a step if others rename or mount at the same time.
 			for tries = 1; o.call == unix.SYS_OPENAT2 && e == unix.EAGAIN && tries < scoped.Tries; tries++ {
 				r, _, e = syscall.RawSyscall6(o.call, a[0], a[1], a[2], a[3], a[4], a[5])
 			}
@@ -457,8 +457,9 @@ func (c *cloning) clone() (int, error) {
 	return c.cloneLocked()
 }
 
-// cloneHidden does so for a child that others see at once, in a pid namespace that is there already. The first step of its plan would
-// be too late to keep them out of it (CVE-2016-9962): it takes the flag over from this process.
+// cloneHidden creates a child that others see at once, in a pid namespace that exists already. The
+// first step of its plan would be too late to keep them out of it (CVE-2016-9962): it inherits the
+// flag from this process.
 func (c *cloning) cloneHidden() (int, error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()

@@ -461,7 +461,7 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 	}
 	child.Wait()
 
-	if got := output(t, Request{Plan: sh("ls /proc/self/fd | tr '\\n' ' '")}); got != "0 1 2 3 " { // 3 is the folder that ls reads
+	if got := output(t, Request{Plan: sh("ls /proc/self/fd | tr '\\n' ' '")}); got != "0 1 2 3 " { // 3 is the directory that ls reads
 		t.Errorf("the program holds %q", got)
 	}
 }

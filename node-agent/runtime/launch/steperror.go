@@ -28,7 +28,8 @@ type StepError struct {
 	Name string
 	// Errno is what it returned.
 	Errno unix.Errno
-	// Cause is what is likely to be wrong; empty where the error says as much.
+	// Cause returns the likely cause of a system call that fails for a field, in words that say
+	// what to change. It is empty if the errno says as much, or if the cause could only be guessed.
 	Cause string
 }
 
@@ -59,7 +60,8 @@ func stepAt(p *plan.Plan, i int) *StepError {
 	return &StepError{Phase: p.Phase(i), Index: i, Field: s.Field, Path: pathOf(p, i), Call: s.String(), Name: s.Name()}
 }
 
-// pathOf is the file that a step is about: what it names, below the folder whose descriptor it is given, if any.
+// pathOf returns the file that a step is about: its path below the directory whose descriptor it is
+// given, if any.
 func pathOf(p *plan.Plan, i int) string {
 	s := &p.Steps[i]
 	dir, name := "", ""
@@ -78,7 +80,7 @@ func pathOf(p *plan.Plan, i int) string {
 			return name
 		}
 		return path.Join(dir, name)
-	case unix.SYS_SYMLINKAT: // the new link comes third, below the folder
+	case unix.SYS_SYMLINKAT: // the new link comes third, below the directory
 		if len(s.Args) > 2 {
 			if r, ok := s.Args[1].Reg(); ok {
 				dir = pathOfRegister(p, i, r)
@@ -100,7 +102,7 @@ func pathOf(p *plan.Plan, i int) string {
 	return ""
 }
 
-// pathOfRegister is the file that a descriptor stands for which a step before i has opened.
+// pathOfRegister returns the path of a descriptor that a step before i has opened.
 func pathOfRegister(p *plan.Plan, i int, r plan.Reg) string {
 	for i--; i >= 0; i-- {
 		if p.Steps[i].Out == r {
@@ -114,7 +116,7 @@ func pathOfRegister(p *plan.Plan, i int, r plan.Reg) string {
 	return ""
 }
 
-// Cause is what is likely to be wrong where a system call for a field fails, in words of what to change. It is empty where the errno
+// Cause returns what is likely to be wrong where a system call for a field fails, in words of what to change. It is empty where the errno
 // says as much, or where nothing better than a guess could be said.
 func Cause(field, call string, errno unix.Errno) string {
 	for _, c := range [...]struct {

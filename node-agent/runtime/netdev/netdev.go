@@ -259,7 +259,7 @@ func (c *conn) setUp(index int32) error {
 	return c.request(unix.RTM_NEWLINK, unix.NLM_F_ACK, linkMessage(index, unix.IFF_UP, unix.IFF_UP), nil)
 }
 
-// addresses are those that are to stay with a device: permanent and of global scope.
+// addresses returns the addresses that stay with a device: permanent ones of global scope.
 func (c *conn) addresses(index int32) (out []address, err error) {
 	err = c.request(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg), func(m syscall.NetlinkMessage) error {
 		if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {

@@ -31,7 +31,7 @@ func dial() (*conn, error) {
 	return &conn{fd: fd}, nil
 }
 
-// dialIn does so in another network namespace.
+// dialIn opens a socket in another network namespace.
 func dialIn(ns int) (c *conn, err error) {
 	runtime.LockOSThread()
 	own, err := ownNamespace()
@@ -121,7 +121,7 @@ func (c *conn) request(kind, flags uint16, body []byte, each func(syscall.Netlin
 	}
 }
 
-// attribute is a struct rtattr with its payload, padded.
+// attribute returns a struct rtattr with its payload, padded.
 func attribute(kind uint16, payload []byte) []byte {
 	length := unix.SizeofRtAttr + len(payload)
 	a := make([]byte, (length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1))
@@ -135,7 +135,7 @@ func number(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 func cString(s string) []byte { return append([]byte(s), 0) }
 
-// linkMessage is a struct ifinfomsg: change says which of flags count.
+// linkMessage returns a struct ifinfomsg: change says which of flags count.
 func linkMessage(index int32, flags, change uint32) []byte {
 	m := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(m[4:], uint32(index))

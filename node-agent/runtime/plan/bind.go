@@ -44,7 +44,7 @@ func cloneFlags(o mountOptions) uint {
 	return fl
 }
 
-// hostPath is a path of the document that is the host's: where it is relative, to the bundle.
+// hostPath returns a path of the host in the document; a relative one is relative to the bundle.
 func (c *container) hostPath(p string) string {
 	if filepath.IsAbs(p) {
 		return p
@@ -108,7 +108,7 @@ func (c *container) setBindFlags(mount Reg, i int, attr mountAttr) {
 	c.mark(done)
 }
 
-// sharedWithHost is whether a bind mount is to be a peer of its source.
+// sharedWithHost reports whether a bind mount is to be a peer of its source.
 func (c *container) sharedWithHost(o mountOptions) bool {
 	p, _ := propagationOption(c.spec.Linux.RootfsPropagation)
 	return p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool { return p.flag == unix.MS_SHARED })

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// Host is what a plan depends on besides the document: facts of the machine, the same for all its containers.
+// Host holds the facts of the machine that a plan depends on, the same for all its containers.
 type Host struct {
 	// LastCapability is the highest capability that the kernel knows (/proc/sys/kernel/cap_last_cap).
 	LastCapability int
@@ -34,18 +34,18 @@ type CgroupLayout struct {
 	Unified bool
 	// V1 are the hierarchies of version 1.
 	V1 []Hierarchy
-	// Hybrid is the folder below /sys/fs/cgroup of a version 2 hierarchy beside those of version 1; empty if there is none.
+	// Hybrid is the directory below /sys/fs/cgroup of a version 2 hierarchy beside those of version 1; empty if there is none.
 	Hybrid string
 }
 
-// Hierarchy is a cgroup v1 hierarchy: the name of its folder below /sys/fs/cgroup and its mount options.
+// Hierarchy is a cgroup v1 hierarchy: the name of its directory below /sys/fs/cgroup and its mount options.
 type Hierarchy struct {
 	Dir, Options string
 	// Links are symbolic links beside Dir, such as cpu for cpu,cpuacct.
 	Links []string
 }
 
-// Options are what a caller of the runtime says besides the document.
+// Options are the options of a caller of the runtime.
 type Options struct {
 	// ID of the container.
 	ID string
@@ -59,7 +59,7 @@ type Options struct {
 	DeferCgroups bool
 	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved into its cgroup.
 	CgroupByParent bool
-	// CgroupPaths are the container's cgroups by hierarchy, as folders of the host; they are what a cgroup mount without a
+	// CgroupPaths are the container's cgroups by hierarchy, as directories of the host; they are what a cgroup mount without a
 	// cgroup namespace shows.
 	CgroupPaths map[string]string
 	// Seccomp is the compiled filter of linux.seccomp, nil without one.
@@ -100,7 +100,7 @@ type Unsupported struct {
 	Path, Found, Reason string
 }
 
-// ErrNoLinux is that of every plan for a document without the section.
+// ErrNoLinux is returned for a document without the section linux.
 var ErrNoLinux error = &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
 
 func (e *Unsupported) Error() string {
@@ -146,8 +146,8 @@ func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	)
 }
 
-// process is the last part of every plan, of the container's first process and of those that are executed in it later: what
-// process.* asks of a process that has its namespaces and its root.
+// process adds the last part of every plan, of the container's first process and of those that are
+// executed in it later: the fields of process.* for a process that has its namespaces and its root.
 func (c *container) process() error {
 	return c.stages(
 		c.standardStreams,
@@ -202,7 +202,7 @@ func (c *container) refuse() error {
 	return nil
 }
 
-// container is what the stages share.
+// container is the state that the stages of a plan share.
 type container struct {
 	*builder
 	spec *specs.Spec
@@ -234,7 +234,7 @@ type lateMount struct {
 	mount Reg
 }
 
-// newUserNamespace is whether the container gets a user namespace of its own, and not one that it joins.
+// newUserNamespace reports whether the container gets a user namespace of its own, and not one that it joins.
 func (c *container) newUserNamespace() bool {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == specs.UserNamespace {
@@ -244,7 +244,7 @@ func (c *container) newUserNamespace() bool {
 	return false
 }
 
-// inUserNamespace is whether the container is in a user namespace that is not the host's: its own, or the runtime's.
+// inUserNamespace reports whether the container is in a user namespace that is not the host's: its own, or the runtime's.
 func (c *container) inUserNamespace() bool {
 	return c.host.UserNamespace || c.hasNamespace(specs.UserNamespace)
 }

@@ -34,7 +34,7 @@ func newBuilder(steps int) *builder {
 // at names the field that the steps from here on serve.
 func (b *builder) at(path string) { b.field = Field{Path: path, Index: -1} }
 
-// atIndex does so for an element of a list.
+// atIndex sets the field of the next steps to an element of a list.
 func (b *builder) atIndex(path string, i int, note string) {
 	b.field = Field{Path: path, Index: i, Note: note}
 }

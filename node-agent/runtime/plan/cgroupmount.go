@@ -39,7 +39,7 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 		m.Type, m.Source = "cgroup2", "cgroup"
 		return c.newMount(m, o)
 	}
-	// A tmpfs holds the mount points. Each is a name in this new folder, whose descriptor is there already, and no link is followed.
+	// A tmpfs holds the mount points. Each is a name in this new directory, whose descriptor is there already, and no link is followed.
 	holder := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
 	ho := mountOptions{attr: o.attr, data: []string{"mode=755"}}
 	top, late := c.detached(holder, &ho)

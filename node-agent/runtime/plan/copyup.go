@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// likeWhatItCovers gives a tmpfs the permissions of the folder that it is mounted on, as runc does where the options say none, and
-// with tmpcopyup what is in it. The folder is left open in at; one that was not there has nothing to give.
+// likeWhatItCovers gives a tmpfs the permissions of the directory that it is mounted on, as runc does where the options say none, and
+// with tmpcopyup what is in it. The directory is left open in at; one that was not there has nothing to give.
 func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOptions) {
 	missing, done := c.label(), c.label()
 	c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).into(at).tolerate(unix.ENOENT).orElse(missing)
@@ -37,8 +37,8 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 	c.mark(done)
 }
 
-// copyUp has the parent copy what is in a folder into a mount that is not attached yet. The child hands it a clone of the folder, and
-// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the folder meanwhile.
+// copyUp has the parent copy what is in a directory into a mount that is not attached yet. The child hands it a clone of the directory, and
+// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the directory meanwhile.
 func (c *container) copyUp(mount, from Reg) {
 	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
 	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})
@@ -93,7 +93,7 @@ func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
 		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), num(0))
 }
 
-// CopyEntry is a file to copy, by its path below the folder that is copied; "." is the folder itself.
+// CopyEntry is a file to copy, by its path below the directory that is copied; "." is the directory itself.
 type CopyEntry struct {
 	Path string
 	// Mode is as of stat(2), UID and GID are as the container numbers them.
@@ -104,7 +104,7 @@ type CopyEntry struct {
 	Device uint64
 }
 
-// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget: folders before what is in them. It
+// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget: directories before what is in them. It
 // is in the container's cgroup, so that the memory is the container's, and in its user namespace, so that the owners are. A source that is not
 // what the entry says ends it.
 func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDevices are those that every container has (runtime-spec, config-linux.md, Default Devices), but for the
+// DefaultDevices returns those that every container has (runtime-spec, config-linux.md, Default Devices), but for the
 // console and ptmx, which are no nodes of their own.
 func DefaultDevices() []specs.LinuxDevice {
 	mode := os.FileMode(0o666)
@@ -27,7 +27,7 @@ func DefaultDevices() []specs.LinuxDevice {
 	}
 }
 
-// ownsDev is whether /dev is the container's to fill: not where the document binds another /dev there.
+// ownsDev reports whether /dev is the container's to fill: not where the document binds another /dev there.
 func (c *container) ownsDev() bool {
 	for _, m := range c.spec.Mounts {
 		if path.Clean(m.Destination) != "/dev" {
@@ -202,7 +202,7 @@ func (c *container) openTerminal() (master Reg) {
 	return master
 }
 
-// terminalModes are those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c, with c_cflag of pty.c).
+// terminalModes returns those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c, with c_cflag of pty.c).
 func terminalModes() unix.Termios {
 	return unix.Termios{
 		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD,

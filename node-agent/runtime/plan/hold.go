@@ -2,7 +2,7 @@
 
 package plan
 
-// Hold is the plan of a process that does nothing until it is ended, or its maker ends: it stands in a cgroup for one that is to
+// Hold returns the plan of a process that does nothing until it is ended, or its maker ends: it stands in a cgroup for one that is to
 // come.
 func Hold() *Plan {
 	b := newBuilder(64)

@@ -42,7 +42,7 @@ func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options
 	return &c.plan, nil
 }
 
-// ownMounts is whether the container has a new mount namespace, and not one that it has joined by a path.
+// ownMounts reports whether the container has a new mount namespace, and not one that it has joined by a path.
 func (c *container) ownMounts() bool {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == specs.MountNamespace {
@@ -52,7 +52,7 @@ func (c *container) ownMounts() bool {
 	return false
 }
 
-// hookArgs are the arguments of a hook: its path where the document says none.
+// hookArgs returns the arguments of a hook: its path where the document says none.
 func hookArgs(h specs.Hook) []string {
 	if len(h.Args) > 0 {
 		return h.Args
@@ -60,7 +60,7 @@ func hookArgs(h specs.Hook) []string {
 	return []string{h.Path}
 }
 
-// hookEnv is the environment of a hook outside of the container: the runtime's where the document says none, as with runc and crun. The
+// hookEnv returns the environment of a hook outside of the container: the runtime's where the document says none, as with runc and crun. The
 // specification refers to execv(3), which keeps the caller's, and hooks of engines depend on its PATH and XDG_RUNTIME_DIR.
 func hookEnv(h specs.Hook, o Options) []string {
 	if len(h.Env) > 0 {

@@ -24,7 +24,7 @@ type UserNamespace struct {
 	UIDs, GIDs []specs.LinuxIDMapping
 }
 
-// InputUserNamespace is the descriptor of an element of Plan.UserNamespaces.
+// InputUserNamespace returns the descriptor of an element of Plan.UserNamespaces.
 func InputUserNamespace(i int) Input { return Input("userns[" + strconv.Itoa(i) + "]") }
 
 // Source is a part of the host's tree that the parent clones for the child (open_tree(2)): where the child sees the host no more, or
@@ -42,7 +42,7 @@ type Source struct {
 	MapAll        bool
 }
 
-// InputSource is the descriptor of an element of Plan.Sources.
+// InputSource returns the descriptor of an element of Plan.Sources.
 func InputSource(i int) Input { return Input("source[" + strconv.Itoa(i) + "]") }
 
 // idmapOption is what the options idmap and ridmap say.
@@ -136,7 +136,7 @@ func absolute(option []relativeMapping, container []specs.LinuxIDMapping) ([]spe
 	return out, nil
 }
 
-// idmapped is whether a mount's ids are to be mapped.
+// idmapped reports whether a mount's ids are to be mapped.
 func idmapped(m specs.Mount, o mountOptions) bool {
 	return o.idmap.set || len(m.UIDMappings)+len(m.GIDMappings) > 0
 }
@@ -206,7 +206,7 @@ func (c *container) setIDMap(mount Reg, o mountOptions) {
 	c.call(unix.SYS_MOUNT_SETATTR, regArg(mount), text(""), flags(uint(fl), atNames), structArg(attr, "{set=MOUNT_ATTR_IDMAP, userns_fd}"), num(len(attr)))
 }
 
-// parentSource is a bind mount's source that the parent has cloned.
+// parentSource returns a bind mount's source that the parent has cloned.
 func (c *container) parentSource(m specs.Mount, o mountOptions) Reg {
 	s := Source{Field: c.field, Path: c.hostPath(m.Source), Recursive: o.recursive, NoFollow: o.srcNoFollow, UserNamespace: -1}
 	if o.userns != nil {

@@ -70,7 +70,7 @@ func (c *container) runtimeProc(proc Reg) {
 
 const noSELinux = "selinux label is specified in config, but selinux is disabled or not supported: remove the field"
 
-// contextType is the option of a filesystem by which it gets linux.mountLabel (mount(8)); an annotation of crun names another one.
+// contextType returns the option of a filesystem by which it gets linux.mountLabel (mount(8)); an annotation of crun names another one.
 func (c *container) contextType() string {
 	return cmp.Or(c.spec.Annotations["run.oci.mount_context_type"], "context")
 }
@@ -83,7 +83,7 @@ func (c *container) checkMountLabel() error {
 	return nil
 }
 
-// labelled is whether the files of a new mount get linux.mountLabel by an option of their filesystem, as with runc: those of the kernel's own
+// labelled reports whether the files of a new mount get linux.mountLabel by an option of their filesystem, as with runc: those of the kernel's own
 // filesystems keep the labels that the policy gives them, and mqueue has no such option.
 func (c *container) labelled(fstype string, data []string) bool {
 	switch fstype {
@@ -103,7 +103,7 @@ func (c *container) labelFilesystem(fs Reg, fstype string, data []string) {
 	}
 }
 
-// labelQueue labels the folder of an mqueue, which takes an attribute in place of an option (xattr(7)).
+// labelQueue labels the directory of an mqueue, which takes an attribute in place of an option (xattr(7)).
 func (c *container) labelQueue(mount Reg, m specs.Mount) {
 	l := c.spec.Linux.MountLabel
 	if l == "" || m.Type != "mqueue" {

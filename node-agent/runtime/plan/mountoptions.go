@@ -93,7 +93,7 @@ func propagationOption(name string) (propagation, bool) {
 	return p, true
 }
 
-// MountOptions are the options that a plan honours besides those that a filesystem takes itself, sorted.
+// MountOptions returns the options that a plan honours besides those that a filesystem takes itself, sorted.
 func MountOptions() []string {
 	attrs := []string{"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
 		"noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"}
@@ -116,7 +116,7 @@ func (a *mountAttr) merge(set, clear uint64) {
 	}
 }
 
-// userspaceOption is whether an option is one that mount(8) keeps from the kernel and that asks nothing of a mount that root makes: for
+// userspaceOption reports whether an option is one that mount(8) keeps from the kernel and that asks nothing of a mount that root makes: for
 // fstab(5), or a comment. What X-mount. asks for mount(8) itself does, apart from making the destination.
 func userspaceOption(name string) bool {
 	switch name {

@@ -94,7 +94,7 @@ func (c *container) checkOptions(i int, m specs.Mount, o mountOptions) error {
 	return nil
 }
 
-// kernelFilesystem is whether a mount of this type must not be led astray by a symbolic link in the image: a procfs that
+// kernelFilesystem reports whether a mount of this type must not be led astray by a symbolic link in the image: a procfs that
 // ends up elsewhere leaves masked paths unmasked (CVE-2019-19921, CVE-2023-27561).
 func kernelFilesystem(fstype string) bool { return fstype == "proc" || fstype == "sysfs" }
 
@@ -147,7 +147,7 @@ func (c *container) detached(m specs.Mount, o *mountOptions) (mount Reg, late bo
 	return mount, late
 }
 
-// leave is the end of what there is to do with a mount for now.
+// leave closes a mount that is attached, unless readonlyMounts still needs it.
 func (c *container) leave(mount Reg, late bool) {
 	if late {
 		// What is mounted or made in it, such as the devices in /dev, needs its place first.
@@ -252,7 +252,7 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	c.close(at)
 }
 
-// ensureDirectory opens a folder of the container into at, making what of it is missing, mode 0755. Every prefix is
+// ensureDirectory opens a directory of the container into at, making what of it is missing, mode 0755. Every prefix is
 // resolved inside the root, so that no symbolic link of the image leads out.
 func (c *container) ensureDirectory(at Reg, dir string, fl uint64) {
 	done := c.label()
@@ -275,7 +275,7 @@ func (c *container) ensureDirectoryNoSymlink(at Reg, dir string) {
 	c.mark(done)
 }
 
-// makePath makes each folder of dir below the one before, and leaves the last open in at.
+// makePath makes each directory of dir below the one before, and leaves the last open in at.
 func (c *container) makePath(at Reg, dir string, resolve uint64) {
 	above := c.rootFD
 	components := strings.Split(relative(dir), "/")

@@ -317,7 +317,8 @@ func BuildPrefetch(spec *specs.Spec) *Plan {
 	return &c.plan
 }
 
-// networkByParent is newNetwork where this plan's child is to see anything of its network.
+// networkByParent returns newNetwork, or a negative index if the plan's child sees nothing of its
+// network.
 func (c *container) networkByParent() int {
 	if c.placesOnly {
 		return -1
@@ -349,7 +350,7 @@ func (c *container) joinEarly(j join, must bool) {
 	c.mark(later)
 }
 
-// joinLate joins in the container's user namespace what joinEarly has not.
+// joinLate joins in the container's user namespace the namespaces that joinEarly has left.
 func (c *container) joinLate(j join) {
 	c.atNamespace(j.i)
 	done := c.label()
@@ -368,7 +369,7 @@ func (c *container) fork(newNamespaces uint64) {
 	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+"}"), num(size))
 }
 
-// becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who may pass the folders on
+// becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who may pass the directories on
 // the way to the bundle that the container's root may not; from here on it is the one who owns what is made in the root
 // filesystem.
 func (c *container) becomeRoot() error {
@@ -448,7 +449,7 @@ func (c *container) hooksBeforePivot() error {
 	return nil
 }
 
-// closedToItsUser is whether the child's namespaces cannot be joined while it is not dumpable (ptrace(2), PTRACE_MODE_READ): not by a plain
+// closedToItsUser reports whether the child's namespaces cannot be joined while it is not dumpable (ptrace(2), PTRACE_MODE_READ): not by a plain
 // user, whom the container's user namespace belongs to but not the runtime's. Other containers of his, in user namespaces of their own, have
 // no right to look into the child when it is.
 func (c *container) closedToItsUser() bool { return c.mapped && c.host.PlainUser }

@@ -77,14 +77,14 @@ func (c *container) readonlyPaths() error {
 	return nil
 }
 
-// isRoot is whether a path of the container is its root.
+// isRoot reports whether a path of the container is its root.
 func isRoot(p string) bool { return path.Clean("/"+p) == "/" }
 
-// maskedPaths covers files with the host's null device and folders with one empty read-only tmpfs that they share. It is done while
+// maskedPaths covers files with the host's null device and directories with one empty read-only tmpfs that they share. It is done while
 // the host's root is still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).
 //
 // Which of the two a path is, is asked before a mount is made for it: to close one that has not been attached takes an RCU grace
-// period, up to some milliseconds on a busy machine. So the first folder gets the tmpfs itself and the others a clone of it, which
+// period, up to some milliseconds on a busy machine. So the first directory gets the tmpfs itself and the others a clone of it, which
 // before Linux 6.15 only an attached mount has anyway.
 func (c *container) maskedPaths() error {
 	paths := c.spec.Linux.MaskedPaths
@@ -145,8 +145,8 @@ func (c *container) makeWorkingDirectory() error {
 	return nil
 }
 
-// workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot name a folder of the host
-// (CVE-2024-21626). A folder that root may not search, as of a user namespace or of NFS, is entered as process.user.
+// workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot name a directory of the host
+// (CVE-2024-21626). A directory that root may not search, as of a user namespace or of NFS, is entered as process.user.
 func (c *container) workingDirectory() error {
 	c.at("process.cwd")
 	dir := c.inRoot(c.rootFD, c.spec.Process.Cwd, unix.O_DIRECTORY).out()

@@ -70,12 +70,12 @@ const (
 	InputNodes Input = "nodes"
 	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
 	InputCopyUp Input = "copy-socket"
-	// InputCopySource and InputCopyTarget are the folders of BuildCopy.
+	// InputCopySource and InputCopyTarget are the directories of BuildCopy.
 	InputCopySource Input = "copy-source"
 	InputCopyTarget Input = "copy-target"
 )
 
-// InputCgroup is the tasks file of a cgroup, by the name of its hierarchy of version 1.
+// InputCgroup returns the tasks file of a cgroup, by the name of its hierarchy of version 1.
 func InputCgroup(hierarchy string) Input { return Input("tasks[" + hierarchy + "]") }
 
 type argKind uint8
@@ -261,7 +261,7 @@ const (
 	// opens Plan.HostFiles there and sends them back, at most MaxDescriptors a message.
 	SyncHostFiles Sync = "host-files"
 	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover: the child has sent a clone of the
-	// folder and the tmpfs through InputCopyUp.
+	// directory and the tmpfs through InputCopyUp.
 	SyncCopyUp Sync = "copy-up"
 	// SyncNamespaces is where the namespaces are there; hooks of create come now.
 	SyncNamespaces Sync = "namespaces"
@@ -281,20 +281,20 @@ const (
 
 // The arguments of a plan made by hand: a constant, a string, memory, an array of strings, a register, an input.
 
-// Number is a constant argument.
+// Number returns a constant argument.
 func Number(v uintptr) Arg { return num(v) }
 
-// Text is a pointer to a string that ends with a NUL.
+// Text returns a pointer to a string that ends with a NUL.
 func Text(s string) Arg { return text(s) }
 
-// Memory is a pointer to bytes, which the call may change.
+// Memory returns a pointer to bytes, which the call may change.
 func Memory(p []byte) Arg { return structArg(p, "{}") }
 
-// Strings is a NULL-terminated array of pointers to strings.
+// Strings returns a NULL-terminated array of pointers to strings.
 func Strings(s []string) Arg { return list(s) }
 
-// Register is what an earlier step returned.
+// Register returns what an earlier step returned.
 func Register(r Reg) Arg { return regArg(r) }
 
-// Descriptor is the number of an input.
+// Descriptor returns the number of an input.
 func Descriptor(i Input) Arg { return input(i) }

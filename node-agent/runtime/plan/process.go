@@ -167,7 +167,7 @@ func (c *container) environment() []string {
 	return out
 }
 
-// HasHome is whether an environment says where the user's home is: not where its last word on it is nothing.
+// HasHome reports whether an environment says where the user's home is: not where its last word on it is nothing.
 func HasHome(env []string) bool {
 	for _, e := range slices.Backward(env) {
 		if value, ok := strings.CutPrefix(e, "HOME="); ok {
@@ -177,7 +177,7 @@ func HasHome(env []string) bool {
 	return false
 }
 
-// candidates returns the paths at which args[0] is looked for: itself where it has a slash, else below each folder of
+// candidates returns the paths at which args[0] is looked for: itself where it has a slash, else below each directory of
 // PATH, as execvp(3) does.
 func candidates(arg0 string, env []string) []string {
 	if strings.Contains(arg0, "/") {
@@ -243,7 +243,7 @@ func (c *container) findProgram(paths []string) Reg {
 			effective.tolerate(unix.EPERM, unix.ENOSYS)
 		}
 		c.mark(executable)
-		// A folder passes for executable; only one has a ".".
+		// A directory passes for executable; only one has a ".".
 		folder := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate+"/."), flags(uint(unix.F_OK), accessNames))
 		if last {
 			folder.must(unix.ENOTDIR, unix.EISDIR)

@@ -87,7 +87,7 @@ func (c *container) mountByData(m specs.Mount, o mountOptions) {
 	}
 }
 
-// superblockFlag is the flag of mount(2) for an option of mountOptions.sb.
+// superblockFlag returns the flag of mount(2) for an option of mountOptions.sb.
 func superblockFlag(option string) uintptr {
 	switch option {
 	case "sync":
@@ -104,7 +104,7 @@ func superblockFlag(option string) uintptr {
 	return 0
 }
 
-// overlayData makes the folders of an overlay absolute: those of the document are relative to the bundle, as all sources are.
+// overlayData makes the directories of an overlay absolute: those of the document are relative to the bundle, as all sources are.
 func (c *container) overlayData(data []string) []string {
 	out := make([]string, 0, len(data))
 	for _, option := range data {
@@ -121,8 +121,8 @@ func (c *container) overlayData(data []string) []string {
 	return out
 }
 
-// overlayLayers does so for the value of lowerdir, folders with a colon between them where a backslash keeps one from being that
-// (the kernel's filesystems/overlayfs). Two colons are before a layer of data alone.
+// overlayLayers makes the directories of lowerdir absolute. A colon stands between two of them, unless a
+// backslash precedes it (the kernel's filesystems/overlayfs); two precede a layer that has only data.
 func (c *container) overlayLayers(value string) string {
 	var b strings.Builder
 	for layer := ""; ; {

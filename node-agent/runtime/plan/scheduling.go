@@ -126,7 +126,7 @@ func printScheduler(s *specs.Scheduler) string {
 	return b.String() + "}"
 }
 
-// MemoryPolicyModes are the modes of linux.memoryPolicy that are honoured, by their numbers (linux/mempolicy.h).
+// MemoryPolicyModes returns the modes of linux.memoryPolicy that are honoured, by their numbers (linux/mempolicy.h).
 func MemoryPolicyModes() []string {
 	return []string{
 		string(specs.MpolDefault), string(specs.MpolPreferred), string(specs.MpolBind), string(specs.MpolInterleave),
@@ -134,7 +134,7 @@ func MemoryPolicyModes() []string {
 	}
 }
 
-// MemoryPolicyFlags are the flags of linux.memoryPolicy that are honoured.
+// MemoryPolicyFlags returns the flags of linux.memoryPolicy that are honoured.
 func MemoryPolicyFlags() []string {
 	return []string{string(specs.MpolFNumaBalancing), string(specs.MpolFRelativeNodes), string(specs.MpolFStaticNodes)}
 }

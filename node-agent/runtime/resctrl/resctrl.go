@@ -59,21 +59,21 @@ func mountPoint(lines *bufio.Scanner) (string, error) {
 		"which takes a processor with Intel RDT or AMD QoS and CONFIG_X86_CPU_RESCTRL")
 }
 
-// Fake is a folder that stands for resctrl in tests, on machines whose processors have none. Files of a group come into being as they
+// Fake returns a directory that stands for resctrl in tests, on machines whose processors have none. Files of a group come into being as they
 // are written, and a group is removed with what lies in it.
 func Fake(root string) *FS { return &FS{root: root, fake: true} }
 
 // Group is where a container's processes are counted and limited.
 type Group struct {
-	// Dir is the group's folder.
+	// Dir is the group's directory.
 	Dir string `json:"dir"`
 	// Own is whether the group is the container's own, made for it and to be removed with it.
 	Own bool `json:"own,omitempty"`
-	// Monitor is the folder of the container's monitoring group; empty without one. It is the container's own.
+	// Monitor is the directory of the container's monitoring group; empty without one. It is the container's own.
 	Monitor string `json:"monitor,omitempty"`
 }
 
-// Group says which groups a container gets; nothing is made yet. An existing folder of the container's name is taken, not owned.
+// Group says which groups a container gets; nothing is made yet. An existing directory of the container's name is taken, not owned.
 func (f *FS) Group(rdt *specs.LinuxIntelRdt, id string) *Group {
 	g := &Group{Dir: filepath.Join(f.root, id)}
 	if rdt.ClosID != "" {

@@ -13,7 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// fake is a folder in place of resctrl, with the files that are of interest here.
+// fake is a directory in place of resctrl, with the files that are of interest here.
 func fake(t *testing.T, files map[string]string) *FS {
 	t.Helper()
 	root := t.TempDir()
@@ -129,7 +129,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestTakenGroup: a folder of the container's name that was there before is used and left.
+// TestTakenGroup: a directory of the container's name that was there before is used and left.
 func TestTakenGroup(t *testing.T) {
 	f := fake(t, map[string]string{"id/tasks": ""})
 	rdt := &specs.LinuxIntelRdt{EnableMonitoring: true}
@@ -155,7 +155,7 @@ func TestTakenGroup(t *testing.T) {
 
 func TestLastCommandStatus(t *testing.T) {
 	f := fake(t, map[string]string{"info/last_cmd_status": "mask f000 too big\n", "gold/tasks/x": ""})
-	err := f.Join(&Group{Dir: filepath.Join(f.root, "gold")}, 1) // its tasks is a folder
+	err := f.Join(&Group{Dir: filepath.Join(f.root, "gold")}, 1) // its tasks is a directory
 	if err == nil || !strings.Contains(err.Error(), "resctrl says: mask f000 too big") {
 		t.Errorf("Join: %v", err)
 	}

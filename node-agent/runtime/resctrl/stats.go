@@ -94,7 +94,7 @@ func (f *FS) Stats(g *Group) (*Stats, error) {
 	return s, nil
 }
 
-// schema is the line of a schemata file for a resource: the last one, which holds.
+// schema returns the line of a schemata file for a resource: the last one, which holds.
 func schema(schemata, kind string) (found string) {
 	for line := range strings.Lines(schemata) {
 		if line = strings.TrimSpace(line); strings.HasPrefix(line, kind+":") {

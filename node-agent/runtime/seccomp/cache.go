@@ -143,8 +143,8 @@ func (f *Filter) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// Cache keeps compiled filters in a folder, a file each, named by Key. Several processes may use
-// one folder at once. What is damaged, or was not written by this user, is compiled anew.
+// Cache keeps compiled filters in a directory, a file each, named by Key. Several processes may use
+// one directory at once. What is damaged, or was not written by this user, is compiled anew.
 type Cache struct {
 	dir string
 	// most is how many files there may be before all are dropped.
@@ -157,7 +157,7 @@ const defaultMost = 1024
 // NewCache returns a cache in dir, which is made (mode 0700) when a filter is first stored.
 func NewCache(dir string) *Cache { return &Cache{dir: dir, most: defaultMost} }
 
-// Get returns the filter for a profile, from the folder or else by Compile. A filter that
+// Get returns the filter for a profile, from the directory or else by Compile. A filter that
 // had warnings is not stored, so that each caller gets them. That a filter cannot be stored is no
 // error: the next Get compiles again.
 func (c *Cache) Get(profile *specs.LinuxSeccomp) (*Filter, []Warning, error) {
@@ -214,7 +214,7 @@ func (c *Cache) write(key string, f *Filter) error {
 	return durable.Replace(filepath.Join(c.dir, key), append([]byte(key), b...), durable.Options{Temporary: temporary})
 }
 
-// shrink empties a folder that is full, so that ever new profiles cannot fill the disk.
+// shrink empties a directory that is full, so that ever new profiles cannot fill the disk.
 func (c *Cache) shrink() {
 	dir, err := os.Open(c.dir)
 	if err != nil {
