@@ -211,7 +211,7 @@ func (s *Syncer) await(
 		s.Log.Info(p.Message, "container", w.key.String())
 		in.Now = now
 		far := &progress{condition: v1alpha1.ConditionImageReady, reason: p.Reason, message: p.Message}
-		if err := s.report(ctx, w, in, far); err != nil {
+		if err := s.report(ctx, w, in, far, 0); err != nil {
 			s.Log.Warn("cannot report the pull", "container", w.key.String(), "error", err)
 		}
 		wait.wait = min(2*wait.wait, slowest)

@@ -101,6 +101,7 @@ type worker struct {
 	// guarded by Syncer.mu
 	active bool
 	again  bool
+	hurry  func() // has a report that is under way end soon; nil if there is none
 	timer  clock.Timer
 }
 
@@ -376,6 +377,9 @@ func (s *Syncer) Changed(key source.Key) {
 	}
 	if w.active {
 		w.again = true
+		if w.hurry != nil {
+			w.hurry()
+		}
 		return
 	}
 	w.active = true
@@ -420,7 +424,7 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 			}
 			if in.Now = s.Clock.Now(); in.Now.Sub(w.unseen) >= unseenAfter {
 				in.Unseen, in.UnseenSince = err.Error(), w.unseen
-				if err := s.report(ctx, w, in, nil); err != nil {
+				if err := s.report(ctx, w, in, nil, 0); err != nil {
 					log.Warn("cannot report the status", "error", err)
 				}
 			}
@@ -440,7 +444,7 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 			if ctx.Err() == nil {
 				log.Error("failed; trying again", "verb", d.Verb, "error", err)
 				if in.StorageFailed, in.Trouble = w.trouble(d.Verb, err); in.Trouble != "" {
-					if err := s.report(ctx, w, in, nil); err != nil {
+					if err := s.report(ctx, w, in, nil, 0); err != nil {
 						log.Warn("cannot report the status", "error", err)
 					}
 				}
@@ -465,8 +469,12 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 		if in.Record != nil && lifecycle.StorageFailed(in.Record.unwritten) {
 			in.StorageFailed, in.Trouble = true, storageTrouble(in.Record.unwritten)
 		}
+		began = s.Clock.Now()
 		if err = s.awaitFlush(ctx, in.Record); err == nil {
-			err = s.report(ctx, w, in, nil)
+			err = s.report(ctx, w, in, nil, d.After)
+		}
+		if d.After > 0 {
+			d.After = max(d.After-s.Clock.Since(began), time.Millisecond)
 		}
 		if err != nil && ctx.Err() == nil {
 			log.Warn("cannot report the status; trying again", "error", err)

@@ -168,7 +168,8 @@ func (f *fakeSupervisor) Watch(ctx context.Context) (*protocol.Watcher, error) {
 type memorySource struct {
 	mu       gosync.Mutex
 	bundle   *v1alpha1.OCIBundle
-	fail     int // how many reports fail from now on
+	fail     int         // how many reports fail from now on
+	hangs    atomic.Bool // whether a report takes as long as it may
 	reports  []v1alpha1.OCIBundleStatus
 	released []types.UID
 }
@@ -195,7 +196,11 @@ func (m *memorySource) List() []*v1alpha1.OCIBundle {
 	}
 	return []*v1alpha1.OCIBundle{m.bundle}
 }
-func (m *memorySource) ReportStatus(_ context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
+func (m *memorySource) ReportStatus(ctx context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
+	if m.hangs.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail > 0 {
@@ -513,6 +518,52 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 	if got := b.reports(); got != n {
 		t.Errorf("found %d reports of an unchanged status", got-n)
 	}
+}
+
+// TestSourceThatDoesNotAnswer: containers are started again, and killed at the end of their grace periods, while the source takes
+// no status; and it gets the last one once it answers.
+func TestSourceThatDoesNotAnswer(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.source.hangs.Store(true)
+	step := func(what string, by, atMost time.Duration, ok func() bool) {
+		t.Helper()
+		passed := time.Duration(0)
+		b.until(what, func() bool {
+			if !ok() && passed < atMost && b.clock.HasWaiters() {
+				b.clock.Step(by)
+				passed += by
+			}
+			return ok()
+		})
+	}
+	starts := func(n int) func() bool {
+		return func() bool {
+			b.super.mu.Lock()
+			defer b.super.mu.Unlock()
+			return b.super.starts == n
+		}
+	}
+	b.exit(1)
+	step("the second start", time.Second/10, reportPatience, starts(2))
+	b.exit(1)
+	step("the third start", time.Second, 12*time.Second, starts(3))
+	b.delete()
+	step("the stop signal", time.Second/10, reportPatience, func() bool { return slices.Equal(b.kills(), []string{"TERM"}) })
+	b.clock.Step(28 * time.Second)
+	if k := b.kills(); len(k) != 1 {
+		t.Fatalf("found %v within the grace period", k)
+	}
+	step("SIGKILL", time.Second, 3*time.Second, func() bool { return slices.Contains(b.kills(), "KILL") })
+	b.source.hangs.Store(false)
+	b.until("its release", func() bool {
+		if b.clock.HasWaiters() {
+			b.clock.Step(time.Second)
+		}
+		b.source.mu.Lock()
+		defer b.source.mu.Unlock()
+		return len(b.source.released) == 1
+	})
 }
 
 // TestStatusOfAnotherIsCorrected: what the source shows is compared with, not what was said last.
