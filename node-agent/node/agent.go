@@ -32,6 +32,9 @@ const (
 	LeaseSeconds = 40
 	// renewEvery is a quarter of it, as the kubelet has it.
 	renewEvery = 10 * time.Second
+	// firstRetry is how soon a heartbeat that failed is tried again; later ones wait twice as long,
+	// up to renewEvery.
+	firstRetry = time.Second
 	// applyEvery is how often the status is applied although it has not changed. It costs the API
 	// server more than the Lease.
 	applyEvery = time.Minute
@@ -63,7 +66,7 @@ type Agent struct {
 	lease    *coordinationv1.Lease
 	written  *v1alpha1.NodeAgentStatus
 	at       time.Time // when it was written
-	failing  bool
+	stale    bool      // whether the NodeAgent may not be what the agent knows of it
 }
 
 // New makes an Agent that asks nothing of the API server before Run.
@@ -93,19 +96,26 @@ func New(o Options) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second) // a change of the status is reported within a second
 	defer tick.Stop()
-	var renewed time.Time
+	var renewed, next time.Time
+	var wait time.Duration // since the last failure
 	for {
-		if gap := time.Since(renewed); gap >= renewEvery {
-			a.failing = a.failing || gap >= LeaseSeconds*time.Second
-			err := a.beat(ctx)
-			if err == nil {
-				renewed = time.Now()
-			} else if ctx.Err() == nil {
-				a.o.Log.Warn("heartbeat failed; trying again", "error", err)
-			}
-			a.failing = err != nil
-		} else {
+		if now := time.Now(); now.Before(next) {
 			a.tryStatus(ctx)
+		} else {
+			// Around a gap, others may have called the node lost: the status of the NodeAgent is
+			// what counts.
+			a.stale = a.stale || !renewed.IsZero() && now.Sub(renewed) >= LeaseSeconds*time.Second
+			if err := a.beat(ctx); err == nil {
+				renewed, next, wait = now, now.Add(renewEvery), 0
+			} else {
+				// Thousands of nodes may wait for the controller at once, which has to get a word
+				// in.
+				wait = min(max(2*wait, firstRetry), renewEvery)
+				next = time.Now().Add(wait)
+				if ctx.Err() == nil {
+					a.o.Log.Warn("heartbeat failed; trying again", "error", err, "after", wait)
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -121,8 +131,7 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, renewEvery)
 	defer cancel()
-	if a.failing || a.uid == "" || !a.labelled {
-		// Around a gap, others may have called the node lost: the status of the NodeAgent is what counts.
+	if a.stale || a.uid == "" || !a.labelled {
 		if err := a.register(ctx); err != nil {
 			return err
 		}
@@ -157,6 +166,7 @@ func (a *Agent) register(ctx context.Context) error {
 	// Where an earlier agent said the same, the time of the transition stays.
 	a.written = now.Status.DeepCopy()
 	a.at = time.Time{}
+	a.stale = false
 	return nil
 }
 
@@ -255,6 +265,7 @@ func (a *Agent) renew(ctx context.Context) error {
 	err := a.leases.Put().Namespace(next.Namespace).Resource("leases").Name(next.Name).Body(next).Do(ctx).Into(next)
 	if err != nil {
 		a.lease = nil // it is read afresh at the next beat
+		a.stale = a.stale || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsForbidden(err)
 		return fmt.Errorf("renew Lease: %w", err)
 	}
 	a.lease = next

@@ -409,6 +409,61 @@ func TestNodeAgent(t *testing.T) {
 	}
 }
 
+// TestHeartbeatBeforeTheNamespace holds that a node whose namespace does not exist yet costs the API
+// server little: of thousands that are new at the same time, the controller serves one after the other.
+func TestHeartbeatBeforeTheNamespace(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := admin(t)
+	counted := rest.CopyConfig(server)
+	var mu sync.Mutex
+	var applied int
+	var waits []time.Time
+	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			mu.Lock()
+			if r.Method == http.MethodPatch {
+				applied++
+			} else if r.Method == http.MethodGet {
+				waits = append(waits, time.Now())
+			}
+			mu.Unlock()
+			return next.RoundTrip(r)
+		})
+	})
+	a, err := node.New(node.Options{Config: counted, Name: "node-new", Load: func(context.Context) node.Load { return node.Load{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	until(t, "four tries to read the Lease", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(waits) >= 4
+	})
+	mu.Lock()
+	if took := waits[3].Sub(waits[0]); took < 6*time.Second {
+		t.Errorf("four tries took %s; wanted pauses of 1, 2 and 4 s", took)
+	}
+	if applied != 2 {
+		t.Errorf("the NodeAgent was applied %d times; wanted it registered once, with its status", applied)
+	}
+	mu.Unlock()
+	nodeNamespace(t, c, "node-new")
+	until(t, "the Lease", func() bool {
+		key := client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-new"), Name: "node-new"}
+		return c.Get(ctx, key, &coordinationv1.Lease{}) == nil
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (r roundTrip) RoundTrip(request *http.Request) (*http.Response, error) { return r(request) }
+
 // TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its status, and is not lost for that.
 func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	begin(t)
