@@ -137,7 +137,7 @@ func (r *Reconciler) deleteLease(ctx context.Context, node string) error {
 	return nil
 }
 
-// verdict is what Ready has to become, or nil where it is right. It is pure.
+// verdict returns the Ready condition to write, or nil if it is right already. It is pure.
 func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *metav1.Condition {
 	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
 	lost := ready != nil && ready.Status == metav1.ConditionUnknown && ready.Reason == v1alpha1.ReasonNodeLost

@@ -21,6 +21,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -44,6 +45,10 @@ const userPrefix = "berth:node:"
 // +kubebuilder:rbac:groups="",resources=serviceaccounts,namespace=berth-nodes,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=rolebindings,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames=berth-node-heartbeat;berth-node-bundles,verbs=bind
+
+// namespaceWorkers is how many nodes are given their namespaces at once. Each takes five requests one
+// after the other, and a new cluster has thousands of nodes.
+const namespaceWorkers = 4
 
 // NamespaceReconciler gives the agent of one node at a time a namespace and an identity, and takes both away some time after
 // the NodeAgent, once no OCIBundle is left there.
@@ -87,6 +92,7 @@ func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.ServiceAccount{}, toNode).
 		Watches(&rbacv1.RoleBinding{}, toNode).
 		Watches(&v1alpha1.OCIBundle{}, bundleToNode, builder.WithPredicates(goes)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: namespaceWorkers}).
 		Complete(r)
 }
 
