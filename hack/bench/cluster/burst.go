@@ -284,6 +284,10 @@ func (b burst) remove(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
+	cpuBefore, err := c.cpuTimes()
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	if err := c.removeAll(ctx); err != nil {
 		return err
@@ -295,6 +299,11 @@ func (b burst) remove(ctx context.Context, c *cluster) error {
 	}
 	more := after.since(before)
 	fmt.Printf("%d Containers deleted in %s; writes: %s\n", b.count, took.Round(10*time.Millisecond), more.list(more.sorted(isWrite), 1, "%.0f"))
+	cpuAfter, err := c.cpuTimes()
+	if err != nil {
+		return err
+	}
+	printCPU(cpuBefore, cpuAfter, float64(b.count), "a container")
 	return nil
 }
 

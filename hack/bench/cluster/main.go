@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -34,6 +35,7 @@ func main() {
 	defer stop()
 	ctrl.SetLogger(logr.Discard())
 	log.SetOutput(io.Discard) // of the HTTP client
+	klog.SetLogger(logr.Discard())
 	if err := bench(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
