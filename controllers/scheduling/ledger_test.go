@@ -85,3 +85,19 @@ func TestLedgerDoesNotCountAContainerAgainstItself(t *testing.T) {
 		t.Errorf("the container's own share keeps it off its node: %+v", unfit)
 	}
 }
+
+// TestHugeRequestsDoNotWrapAround: containers that name their node, and ask for more than any has, leave no room there for others.
+func TestHugeRequestsDoNotWrapAround(t *testing.T) {
+	for _, huge := range []string{"4Ei", "1e19", "9223372036854767616"} {
+		l := NewLedger()
+		for i := range 10 {
+			l.Enter(key(fmt.Sprint(i)), "a", list(huge, huge))
+			if name, unfit := l.Place(key("small"), Request{Resources: list("1m", "1Mi")}, []Node{node("a")}); unfit == nil {
+				t.Errorf("%d times %s: one more was placed on %s", i+1, huge, name)
+			}
+		}
+		if name, unfit := Choose(Request{Resources: list("", huge)}, []Node{node("a")}); unfit == nil {
+			t.Errorf("%s bytes were placed on %s", huge, name)
+		}
+	}
+}

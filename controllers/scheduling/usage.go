@@ -4,6 +4,7 @@ package scheduling
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // Usage is a sum of requests on a node.
@@ -27,18 +28,33 @@ const (
 	defaultMemory   = 200 << 20
 )
 
+// The most that counts of one container's requests. No node has as much, and the sum of some 32,000 containers with spec.nodeName,
+// which are placed without a look at the room, does not wrap around.
+const (
+	maxMilliCPU = 1 << 48
+	maxMemory   = 1 << 48
+)
+
 // usageOf returns the usage of one container with these requests.
 func usageOf(requests corev1.ResourceList) Usage {
 	u := Usage{Containers: 1, weightCPU: defaultMilliCPU, weightMemory: defaultMemory}
 	if q, ok := requests[corev1.ResourceCPU]; ok {
-		u.MilliCPU = q.MilliValue()
+		u.MilliCPU = atMost(q, maxMilliCPU, resource.Milli)
 		u.weightCPU = u.MilliCPU
 	}
 	if q, ok := requests[corev1.ResourceMemory]; ok {
-		u.Memory = q.Value()
+		u.Memory = atMost(q, maxMemory, 0)
 		u.weightMemory = u.Memory
 	}
 	return u
+}
+
+// atMost returns a quantity as a number of 10^scale, or most if it is greater: ScaledValue wraps around beyond 63 bits.
+func atMost(q resource.Quantity, most int64, scale resource.Scale) int64 {
+	if q.Cmp(*resource.NewScaledQuantity(most, scale)) > 0 {
+		return most
+	}
+	return q.ScaledValue(scale)
 }
 
 func (u Usage) plus(v Usage) Usage {
