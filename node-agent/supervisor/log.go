@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -271,6 +272,37 @@ func (f *logFile) rename() error {
 	unix.Close(f.fd)
 	f.fd, f.inode, f.size, f.torn = next.fd, next.inode, next.size, false
 	return nil
+}
+
+// limit changes the limits of the log. A file that is larger than allowed is rotated, and files
+// that are too many are removed. What has been rotated keeps its size. An error is shown as that of
+// a rotation.
+func (f *logFile) limit(l protocol.LogLimits) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.LogLimits, f.rotateAt = l, l.MaxBytes
+	if f.rotateAt > 0 && f.size > f.rotateAt {
+		_ = f.endTornEntry() // the next write would show its error, too
+		f.rotate()
+	}
+	if err := f.removeSurplus(); err != nil {
+		f.rotErr = fmt.Errorf("log %s: %w", f.Path, err)
+	}
+}
+
+// removeSurplus removes the rotated files that MaxFiles does not allow.
+func (f *logFile) removeSurplus() error {
+	entries, err := os.ReadDir(filepath.Dir(f.Path))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), filepath.Base(f.Path)+".")
+		if n, nerr := strconv.Atoi(number); ok && nerr == nil && n >= f.MaxFiles {
+			err = errors.Join(err, os.Remove(filepath.Join(filepath.Dir(f.Path), e.Name())))
+		}
+	}
+	return err
 }
 
 // health is for Status.

@@ -100,7 +100,7 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			path := filepath.Join(t.TempDir(), "sub", "0.log")
 			limit := int64(protocol.MinLogBytes + rng.IntN(100<<10))
-			f, err := openLog(protocol.Log{Path: path, MaxBytes: limit, MaxFiles: 1000})
+			f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: limit, MaxFiles: 1000}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +175,7 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 func TestLogRotationKeepsMaxFiles(t *testing.T) {
 	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
-	f, err := openLog(protocol.Log{Path: path, MaxBytes: protocol.MinLogBytes, MaxFiles: 3})
+	f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestLogRotationFails(t *testing.T) {
 	if err := os.MkdirAll(path+".1/not-empty", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openLog(protocol.Log{Path: path, MaxBytes: protocol.MinLogBytes, MaxFiles: 2})
+	f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,6 +346,88 @@ func TestLogRefusesWhatIsNoFile(t *testing.T) {
 		if f, err := openLog(protocol.Log{Path: p}); err == nil {
 			f.close()
 			t.Errorf("%s was opened", p)
+		}
+	}
+}
+
+// TestLogTakesOtherLimits: a lower number of files removes the oldest, a smaller size rotates the
+// file that is larger, and no other line is lost. What the next supervisor opens has the limits
+// that it is given.
+func TestLogTakesOtherLimits(t *testing.T) {
+	leaktest.Check(t)
+	path := filepath.Join(t.TempDir(), "0.log")
+	big := protocol.LogLimits{MaxBytes: 128 << 10, MaxFiles: 5}
+	f, err := openLog(protocol.Log{Path: path, LogLimits: big})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path), "1.log.9")} {
+		if err := os.WriteFile(other, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := 0
+	write := func(bytes int64) {
+		for ; bytes > 0; bytes -= 100 {
+			f.add("stdout", nil, fmt.Appendf(nil, "%09d %s\n", next, strings.Repeat("x", 40)), false, nil)
+			next++
+		}
+	}
+	// files asserts the sizes of the files, the current one first, and that their lines are the last
+	// ones without a gap.
+	files := func(want ...func(int64) bool) {
+		t.Helper()
+		for i := range 8 {
+			name := path
+			if i > 0 {
+				name += "." + strconv.Itoa(i)
+			}
+			fi, err := os.Stat(name)
+			switch {
+			case i >= len(want) && err == nil:
+				t.Errorf("%s is there", name)
+			case i < len(want) && err != nil:
+				t.Error(err)
+			case i < len(want) && !want[i](fi.Size()):
+				t.Errorf("%s has %d bytes", name, fi.Size())
+			}
+		}
+		lines := join(parseAll(t, path), "stdout")
+		for i, l := range lines {
+			if n, _ := strconv.Atoi(strings.Fields(l)[0]); n != next-len(lines)+i {
+				t.Fatalf("line %d of %d is %q; want line %d", i, len(lines), l, next-len(lines)+i)
+			}
+		}
+		if lost, err := f.health(); lost != 0 || err != nil {
+			t.Errorf("lost %d lines: %v", lost, err)
+		}
+	}
+	between := func(least, most int64) func(int64) bool {
+		return func(n int64) bool { return n >= least && n <= most }
+	}
+	large, small := between(100<<10, 128<<10), between(1, 32<<10)
+	write(5 * 128 << 10)
+	files(between(1, 128<<10), large, large, large, large)
+
+	f.limit(protocol.LogLimits{MaxBytes: big.MaxBytes, MaxFiles: 3})
+	files(between(1, 128<<10), large, large)
+	write(100 << 10)
+	f.limit(protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 3})
+	write(100)
+	files(small, between(32<<10, 128<<10), large)
+	write(200 << 10)
+	files(small, small, small)
+
+	f.limit(big)
+	write(5 * 128 << 10)
+	files(between(1, 128<<10), large, large, large, large)
+	f.limit(protocol.LogLimits{MaxFiles: 2})
+	write(300 << 10)
+	files(func(n int64) bool { return n > 300<<10 }, large)
+	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path), "1.log.9")} {
+		if _, err := os.Stat(other); err != nil {
+			t.Error(err)
 		}
 	}
 }

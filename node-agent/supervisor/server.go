@@ -516,9 +516,9 @@ func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status,
 		return &st, err
 	case protocol.OpKill:
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
-	case protocol.OpUpdate:
-		if q.Update == nil || q.Update.To == nil {
-			return nil, fmt.Errorf("%w: update: found nothing; allowed: limits", protocol.ErrInvalid)
+	case protocol.OpUpdate, protocol.OpUpdateLog:
+		if q.Update == nil {
+			return nil, fmt.Errorf("%w: update: found nothing; allowed: an update request", protocol.ErrInvalid)
 		}
 		return nil, s.limit(ctx, q.ID, q.Update)
 	case protocol.OpDelete:
@@ -540,7 +540,7 @@ func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status,
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, delete, get, list, watch, hold, info, upgrade", protocol.ErrInvalid, q.Op)
+	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, update log, delete, get, list, watch, hold, info, upgrade", protocol.ErrInvalid, q.Op)
 }
 
 // describeTimeout is how long a handler may take to say what it can do.

@@ -160,7 +160,7 @@ func TestSpoolKilledWithinTheLog(t *testing.T) {
 
 // TestSpoolIsEmptied moves much output: the spool does not grow with it, whenever the supervisor is killed.
 func TestSpoolIsEmptied(t *testing.T) {
-	x := newSpooled(t, protocol.Log{MaxBytes: 64 << 20, MaxFiles: 2})
+	x := newSpooled(t, protocol.Log{LogLimits: protocol.LogLimits{MaxBytes: 64 << 20, MaxFiles: 2}})
 	line := strings.Repeat("x", 1023)
 	var want []string
 	for i := range 1000 {
@@ -190,7 +190,7 @@ func TestSpoolIsEmptied(t *testing.T) {
 
 // TestSpoolRotates rotates the log at every few lines and kills the supervisor between them.
 func TestSpoolRotates(t *testing.T) {
-	x := newSpooled(t, protocol.Log{MaxBytes: protocol.MinLogBytes, MaxFiles: 50})
+	x := newSpooled(t, protocol.Log{LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 50}})
 	line := strings.Repeat("y", 4000)
 	for range 40 {
 		x.write(line + "\n" + line[:10])

@@ -203,8 +203,8 @@ func TestInvalidRequests(t *testing.T) {
 		"bundle":   {ID: "x", Bundle: "b"},
 		"handler":  {ID: "x", Bundle: "/b", Handler: "nope"},
 		"path":     {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "rel"}},
-		"maxBytes": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", MaxBytes: 5}},
-		"maxFiles": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", MaxFiles: 1}},
+		"maxBytes": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", LogLimits: protocol.LogLimits{MaxBytes: 5}}},
+		"maxFiles": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", LogLimits: protocol.LogLimits{MaxFiles: 1}}},
 	} {
 		if _, err := n.client.Create(n.ctx(), r); !errors.Is(err, protocol.ErrInvalid) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
@@ -345,7 +345,7 @@ func TestMuchOutput(t *testing.T) {
 	n := newNode(t)
 	_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
 		ID: "web", Bundle: n.bundle("web", nil, "/bin/sh", "-c", "seq 1 100000 & seq 100001 150000 >&2; wait"),
-		Log: protocol.Log{Path: n.logPath("web"), MaxBytes: 256 << 10, MaxFiles: 1000},
+		Log: protocol.Log{Path: n.logPath("web"), LogLimits: protocol.LogLimits{MaxBytes: 256 << 10, MaxFiles: 1000}},
 	})
 	if err != nil {
 		t.Fatal(err)

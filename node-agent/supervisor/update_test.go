@@ -4,8 +4,10 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,18 +112,134 @@ func TestUpdate(t *testing.T) {
 	})
 }
 
+// logFiles returns the sizes of a container's log files, the current one first.
+func (n *node) logFiles(id string) []int64 {
+	n.t.Helper()
+	var sizes []int64
+	for i := range 1000 {
+		name := n.logPath(id)
+		if i > 0 {
+			name += "." + strconv.Itoa(i)
+		}
+		fi, err := os.Stat(name)
+		if err != nil {
+			break
+		}
+		sizes = append(sizes, fi.Size())
+	}
+	return sizes
+}
+
+// untilLogFiles waits until a container that writes has that many log files, each of at most that
+// size.
+func (n *node) untilLogFiles(id string, files int, most int64) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d log files of at most %d bytes", files, most), func() error {
+		if got := n.logFiles(id); len(got) != files || slices.Max(got) > most {
+			return fmt.Errorf("found log files of %v bytes", got)
+		}
+		return nil
+	})
+}
+
+// TestUpdateOfTheLog changes the limits of the log of a container that writes all the time. They
+// hold at once, in the next supervisor and in the next program of the same one; where the handler
+// refuses a limit of the same request, they stay as they were.
+func TestUpdateOfTheLog(t *testing.T) {
+	n := newNode(t)
+	st := n.run("berth", "web", "while :; do seq 1 2000; sleep 0.05; done")
+	limit := func(maxBytes int64, maxFiles int) *protocol.LogLimits {
+		return &protocol.LogLimits{MaxBytes: maxBytes, MaxFiles: maxFiles}
+	}
+	update := func(r protocol.UpdateRequest) error { return n.client.Update(n.ctx(), "web", r) }
+	const small = protocol.MinLogBytes
+	n.eventually("the log grows", func() error {
+		if got := n.logFiles("web"); len(got) != 1 || got[0] < 200<<10 {
+			return fmt.Errorf("found log files of %v bytes", got)
+		}
+		return nil
+	})
+	for range 2 { // it may be asked again
+		if err := update(protocol.UpdateRequest{Log: limit(64<<10, 4)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.untilLogFiles("web", 4, 64<<10)
+	if err := update(protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1), Log: limit(small, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.logFiles("web"); len(got) > 3 {
+		t.Errorf("found log files of %v bytes right after the update", got)
+	}
+	assertLimits(t, n, st, 64*mi, 20)
+	n.untilLogFiles("web", 3, small)
+
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, next := range []struct {
+		name   string
+		become func()
+	}{
+		{"killed", func() { n.end(9); n.start() }},
+		{"upgraded", func() {
+			if err := n.upgrade(self); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		next.become()
+		rec, err := records{dir: filepath.Join(n.dir, "supervisor")}.read("web")
+		if err != nil || rec.Log.LogLimits != *limit(small, 3) {
+			t.Errorf("%s: found the limits %+v (%v)", next.name, rec.Log, err)
+		}
+		before, err := os.Stat(n.logPath("web"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.eventually("the log is rotated", func() error {
+			if now, err := os.Stat(n.logPath("web")); err != nil || os.SameFile(before, now) {
+				return fmt.Errorf("found the same file (%v)", err)
+			}
+			return nil
+		})
+		n.untilLogFiles("web", 3, small)
+	}
+
+	bad := protocol.UpdateRequest{To: limits(4096, 40), Before: limits(64*mi, 20), Log: limit(64<<10, 2)}
+	if err := update(bad); err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ") {
+		t.Errorf("a limit below the usage: %v", err)
+	}
+	if got := n.logFiles("web"); len(got) != 3 {
+		t.Errorf("found log files of %v bytes after a refusal", got)
+	}
+	assertLimits(t, n, st, 64*mi, 20)
+	for _, l := range []*protocol.LogLimits{limit(small-1, 2), limit(small, 1), limit(small, 1001)} {
+		if err := update(protocol.UpdateRequest{Log: l}); !errors.Is(err, protocol.ErrInvalid) {
+			t.Errorf("%+v: found %v", l, err)
+		}
+	}
+}
+
 // TestUpdateKilledAtEachStep kills the supervisor before and after an update. Its outcome is unknown, and asking the same of the next
 // supervisor settles it.
 func TestUpdateKilledAtEachStep(t *testing.T) {
-	for _, step := range []string{"update begins", "updated"} {
+	for _, step := range []string{"update begins", "updated", "limits of the log recorded"} {
 		t.Run(step, func(t *testing.T) {
 			n := newNode(t)
 			n.end(9)
 			t.Setenv(killVariable, step)
 			n.start()
 			os.Unsetenv(killVariable)
-			st := n.run("berth", "web", "sleep 1000")
-			r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1)}
+			st := n.run("berth", "web", "seq 1 20000; sleep 1000")
+			n.eventually("it has written", func() error {
+				if got := n.logFiles("web"); len(got) != 1 || got[0] < 800<<10 {
+					return fmt.Errorf("found log files of %v bytes", got)
+				}
+				return nil
+			})
+			r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1), Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}}
 			if err := n.client.Update(n.ctx(), "web", r); !errors.Is(err, protocol.ErrUnknownOutcome) {
 				t.Fatalf("found %v; want ErrUnknownOutcome", err)
 			}
@@ -131,6 +249,43 @@ func TestUpdateKilledAtEachStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			assertLimits(t, n, st, 64*mi, 20)
+			if got := n.logFiles("web"); len(got) != 2 || got[0] > protocol.MinLogBytes {
+				t.Errorf("found log files of %v bytes", got)
+			}
 		})
 	}
+}
+
+// TestUpdateOfTheLogIsUndone has the supervisor fail to record the limits of the log: all limits
+// are as they were.
+func TestUpdateOfTheLogIsUndone(t *testing.T) {
+	n := newNode(t)
+	st := n.run("berth", "web", "sleep 1000")
+	// A directory that is not empty cannot be replaced by a record.
+	record := filepath.Join(n.dir, "supervisor", "web.json")
+	if err := os.Rename(record, record+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(record, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(128*mi, 30), Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}}
+	if err := n.client.Update(n.ctx(), "web", r); err == nil || errors.Is(err, protocol.ErrUnknownOutcome) {
+		t.Errorf("found %v; want the error of the record", err)
+	}
+	assertLimits(t, n, st, 128*mi, 30)
+	if err := os.RemoveAll(record); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually("the record is written again", func() error {
+		rec, err := records{dir: filepath.Dir(record)}.read("web")
+		if err == nil && rec.Log.LogLimits != (protocol.LogLimits{MaxFiles: protocol.DefaultLogFiles}) {
+			err = fmt.Errorf("found the limits %+v", rec.Log)
+		}
+		return err
+	})
+	if err := n.client.Update(n.ctx(), "web", r); err != nil {
+		t.Error(err)
+	}
+	assertLimits(t, n, st, 64*mi, 20)
 }

@@ -29,6 +29,9 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 		if rec.Status.State != protocol.Running || rec.Status.PID == 0 || rec.StartTime == 0 || rec.BootID == "" || rec.Log.Path == "" || rec.Status.Handler == "" {
 			t.Errorf("%s: found %+v", file, rec)
 		}
+		if logs := strings.Contains(file, "logging"); logs != (rec.Log.LogLimits == protocol.LogLimits{MaxBytes: 1 << 20, MaxFiles: 3}) {
+			t.Errorf("%s: found the log %+v", file, rec.Log)
+		}
 	}
 	r := records{dir: t.TempDir()}
 	if err := os.WriteFile(r.path("x"), []byte(`{"version":2,"status":"other"}`), 0o600); err != nil {

@@ -73,7 +73,11 @@ func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
 // Update changes limits of a container whose process has not ended; else it fails with ErrNotRunning. If the supervisor answers with
 // an error the limits are as they were, unless the error says that they could not be set back. The same may be asked again.
 func (c *Client) Update(ctx context.Context, id string, r UpdateRequest) error {
-	_, err := c.one(ctx, Request{Op: OpUpdate, ID: id, Update: &r})
+	op := OpUpdate
+	if r.Log != nil {
+		op = OpUpdateLog
+	}
+	_, err := c.one(ctx, Request{Op: op, ID: id, Update: &r})
 	return err
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
@@ -108,6 +110,45 @@ func TestReadLineIsBounded(t *testing.T) {
 		var q Request
 		if err := ReadLine(r, &q); !errors.Is(err, ErrMalformed) {
 			t.Errorf("a line of %d bytes: got %v", size, err)
+		}
+	}
+}
+
+// TestUpdateOfTheLogIsAnOperationOfItsOwn: a supervisor that does not know UpdateRequest.Log would
+// skip it and answer that all is done. It does not know the operation, either.
+func TestUpdateOfTheLogIsAnOperationOfItsOwn(t *testing.T) {
+	leaktest.Check(t)
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ops := make(chan string, 1)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(c)
+			var q Request
+			if ReadLine(r, &Hello{}) == nil && WriteLine(c, Hello{Protocol: Name, MinVersion: 1, MaxVersion: 1, Version: 1}) == nil && ReadLine(r, &q) == nil {
+				ops <- q.Op
+				_ = WriteLine(c, Reply{})
+			}
+			c.Close()
+		}
+	}()
+	limits, log := &specs.LinuxResources{}, &LogLimits{MaxFiles: 2}
+	for want, requests := range map[string][]UpdateRequest{"update": {{To: limits}}, "update log": {{Log: log}, {To: limits, Log: log}}} {
+		for _, r := range requests {
+			if err := NewClient(socket).Update(t.Context(), "x", r); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-ops; got != want {
+				t.Errorf("%+v: found the operation %q; want %q", r, got, want)
+			}
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package protocol
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -42,16 +43,23 @@ type CreateRequest struct {
 
 // UpdateRequest says which limits of a container to change.
 type UpdateRequest struct {
-	// To has the new values; what it does not name stays.
-	To *specs.LinuxResources `json:"to"`
+	// To has the new values; what it does not name stays. It may be nil if Log is set.
+	To *specs.LinuxResources `json:"to,omitempty"`
 	// Before has the values of the same fields that hold now. They get them back if one of the new ones is refused.
 	Before *specs.LinuxResources `json:"before,omitempty"`
+	// Log has the new limits of the log; nil if they stay.
+	Log *LogLimits `json:"log,omitempty"`
 }
 
 // Log is a container's log file, in the CRI format ("TIMESTAMP stdout|stderr F|P TEXT", one entry a line), and how it is rotated.
 type Log struct {
 	// Path is the absolute path of the file that is written to. Older ones are Path.1 (newest), Path.2, and so on.
 	Path string `json:"path,omitempty"`
+	LogLimits
+}
+
+// LogLimits bound the log files of a container.
+type LogLimits struct {
 	// MaxBytes is the size in bytes at which the file is rotated; 0 means never. A single entry is at most 16 KiB of
 	// text and is never split, so the least that is allowed is MinLogBytes.
 	MaxBytes int64 `json:"maxBytes,omitempty"`
@@ -152,14 +160,29 @@ func (r *CreateRequest) Validate() error {
 	if !filepath.IsAbs(r.Log.Path) {
 		return fmt.Errorf("log.path: found %q; allowed: an absolute path", r.Log.Path)
 	}
-	if r.Log.MaxBytes != 0 && r.Log.MaxBytes < MinLogBytes {
-		return fmt.Errorf("log.maxBytes: found %d; allowed: 0 (no rotation) or at least %d", r.Log.MaxBytes, MinLogBytes)
+	return r.Log.LogLimits.validate()
+}
+
+// Validate checks everything about the request that needs no I/O, and fills in the defaults.
+func (r *UpdateRequest) Validate() error {
+	switch {
+	case r.Log != nil:
+		return r.Log.validate()
+	case r.To == nil:
+		return errors.New("update: found nothing; allowed: limits")
 	}
-	if r.Log.MaxFiles == 0 {
-		r.Log.MaxFiles = DefaultLogFiles
+	return nil
+}
+
+func (l *LogLimits) validate() error {
+	if l.MaxBytes != 0 && l.MaxBytes < MinLogBytes {
+		return fmt.Errorf("log.maxBytes: found %d; allowed: 0 (no rotation) or at least %d", l.MaxBytes, MinLogBytes)
 	}
-	if r.Log.MaxFiles < 2 || r.Log.MaxFiles > maxLogFiles {
-		return fmt.Errorf("log.maxFiles: found %d; allowed: 2 to %d", r.Log.MaxFiles, maxLogFiles)
+	if l.MaxFiles == 0 {
+		l.MaxFiles = DefaultLogFiles
+	}
+	if l.MaxFiles < 2 || l.MaxFiles > maxLogFiles {
+		return fmt.Errorf("log.maxFiles: found %d; allowed: 2 to %d", l.MaxFiles, maxLogFiles)
 	}
 	return nil
 }

@@ -57,6 +57,9 @@ const (
 	OpWatch  = "watch"
 	OpHold   = "hold"
 	OpInfo   = "info"
+	// OpUpdateLog is OpUpdate with Log in its request. A supervisor that does not know the field
+	// refuses it and changes nothing.
+	OpUpdateLog = "update log"
 	// OpUpgrade has the supervisor continue as another program.
 	OpUpgrade = "upgrade"
 )
