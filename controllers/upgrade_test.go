@@ -5,6 +5,7 @@ package controllers_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 
@@ -121,8 +122,10 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	// An edit of how it is run changes nothing of what runs.
 	for _, c := range []*v1alpha1.Container{service, job} {
 		before := cachedBundle(t, c)
+		backOff, logging := &v1alpha1.RestartBackOff{MaxSeconds: ptr.To[int32](7)}, &v1alpha1.Logging{MaxFiles: ptr.To[int32](7)}
 		edit(t, c, func(c *v1alpha1.Container) {
 			c.Spec.TerminationGracePeriodSeconds, c.Spec.ProgressDeadlineSeconds = ptr.To[int64](7), ptr.To[int32](60)
+			c.Spec.RestartBackOff, c.Spec.Logging = backOff, logging
 			c.Spec.ImagePullPolicy = corev1.PullAlways
 		})
 		after := eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
@@ -131,7 +134,8 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			}
 			return nil
 		})
-		if after.Spec.TerminationGracePeriodSeconds != 7 || after.Spec.Image.PullPolicy != corev1.PullAlways ||
+		if after.Spec.TerminationGracePeriodSeconds != 7 || !reflect.DeepEqual(after.Spec.RestartBackOff, backOff) || !reflect.DeepEqual(after.Spec.Logging, logging) ||
+			after.Spec.Image.PullPolicy != corev1.PullAlways ||
 			!bytes.Equal(after.Spec.Config.Raw, before.Spec.Config.Raw) || after.Spec.SeccompProfile != before.Spec.SeccompProfile {
 			t.Errorf("%s: the spec is %+v", c.Name, after.Spec)
 		}

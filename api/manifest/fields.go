@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -129,7 +130,7 @@ func homeOf(name string) string {
 					}
 					ft = ft.Elem()
 				}
-				if ft.Kind() == reflect.Struct {
+				if ft.Kind() == reflect.Struct && ft != reflect.TypeFor[resource.Quantity]() {
 					next = append(next, place{path, ft})
 				}
 			}

@@ -90,7 +90,6 @@ func habits() map[string]habit {
 		"spec.networks":          missing("remove it"),
 		"spec.secrets":           missing("remove it"),
 		"spec.configs":           missing("remove it"),
-		"spec.logging":           missing("remove it"),
 		"spec.deploy":            missing("write limits into spec.resources"),
 		"spec.devices":           missing("remove it"),
 		"spec.ulimits":           missing("remove it"),
@@ -102,6 +101,8 @@ func habits() map[string]habit {
 		"spec.security_opt":      missing("write spec.securityContext"),
 		"spec.stop_signal":       missing("the image's STOPSIGNAL is honoured"),
 
+		"spec.logging.driver":         {what: "compose's name", fix: "remove it: the node keeps the output in log files, limited by maxSize and maxFiles"},
+		"spec.logging.options":        {what: "compose's name", write: writeLogOptions},
 		"spec.resources.memory":       {fix: "write limits: {memory: 64Mi}, requests, or both"},
 		"spec.resources.cpu":          {fix: "write limits: {cpu: 500m}, requests, or both"},
 		"spec.volumeMounts[].path":    {fix: "write mountPath", instead: []string{"spec.volumeMounts"}},
@@ -127,6 +128,23 @@ func writeEnv(n *yaml.Node) string {
 		name, value, _ = strings.Cut(n.Value, "=")
 	}
 	return fmt.Sprintf("write env: [{name: %s, value: %s}]", name, strconv.Quote(value))
+}
+
+// writeLogOptions shows compose's options of the json-file driver as fields of logging.
+func writeLogOptions(n *yaml.Node) string {
+	size, files := "10Mi", "5"
+	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+		value := resolve(n.Content[i+1]).Value
+		switch n.Content[i].Value {
+		case "max-size":
+			digits := strings.TrimRight(value, "bkmgBKMG")
+			unit := strings.ToLower(strings.TrimRight(value[len(digits):], "bB"))
+			size = digits + map[string]string{"k": "Ki", "m": "Mi", "g": "Gi"}[unit]
+		case "max-file":
+			files = value
+		}
+	}
+	return fmt.Sprintf("write logging: {maxSize: %s, maxFiles: %s}", size, files)
 }
 
 func writeRestart(n *yaml.Node) string {
@@ -230,6 +248,12 @@ func forms() map[string]func(*yaml.Node) string {
 		}
 		return "allowed: a number, which /etc/passwd and /etc/group of the image have for the name" + number(s)
 	})
+	seconds := scalar(func(s string) string {
+		if v, err := time.ParseDuration(s); err == nil && v >= 0 && v%time.Second == 0 && !isNumber(s) {
+			return fmt.Sprintf("allowed: a whole number of seconds: write %d", int64(v/time.Second))
+		}
+		return ""
+	})
 	inPath := scalar(func(s string) string { return fmt.Sprintf("allowed: a map: write {path: %s}", s) })
 	return map[string]func(*yaml.Node) string{
 		"spec.env": func(n *yaml.Node) string {
@@ -294,12 +318,9 @@ func forms() map[string]func(*yaml.Node) string {
 		"spec.archive":                        inPath,
 		"spec.volumes[].hostPath":             inPath,
 		"spec.volumes[].emptyDir":             scalar(func(string) string { return "allowed: a map: write {} for the node's disk, or {medium: Memory}" }),
-		"spec.terminationGracePeriodSeconds": scalar(func(s string) string {
-			if v, err := time.ParseDuration(s); err == nil && v >= 0 && v%time.Second == 0 && !isNumber(s) {
-				return fmt.Sprintf("allowed: a whole number of seconds: write %d", int64(v/time.Second))
-			}
-			return ""
-		}),
+		"spec.terminationGracePeriodSeconds":  seconds,
+		"spec.restartBackOff.initialSeconds":  seconds,
+		"spec.restartBackOff.maxSeconds":      seconds,
 		"spec": func(n *yaml.Node) string {
 			if n.Kind != yaml.SequenceNode {
 				return ""

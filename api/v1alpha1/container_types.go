@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -148,11 +149,23 @@ type ContainerSpec struct {
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 
 	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled each time, to 5
-	// min, and start afresh after 10 min of running, as the kubelet's do.
+	// min, and start afresh after 10 min of running, as the kubelet's do; restartBackOff gives other
+	// times.
 	// +optional
 	// +kubebuilder:default=Always
 	// +kubebuilder:validation:Enum=Always;OnFailure;Never
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy,omitempty"`
+
+	// restartBackOff is how long a container waits for its next start after it has ended, or could not
+	// be started. A change holds at once: a shorter maxSeconds also shortens a wait that is under way.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.initialSeconds) || self.initialSeconds <= (has(self.maxSeconds) ? self.maxSeconds : 300)",message="initialSeconds may be at most maxSeconds, which is 300 if it is absent: lower initialSeconds or raise maxSeconds"
+	RestartBackOff *RestartBackOff `json:"restartBackOff,omitempty"`
+
+	// logging limits the log files that the node keeps of the container. A change holds at once,
+	// without a restart.
+	// +optional
+	Logging *Logging `json:"logging,omitempty"`
 
 	// terminationGracePeriodSeconds between SIGTERM (or the image's StopSignal) and SIGKILL when the container is stopped.
 	// +optional
@@ -191,6 +204,56 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RuntimeClassName *string `json:"runtimeClassName,omitempty"`
+}
+
+// Bounds of RestartBackOff and Logging, and what an absent field means.
+const (
+	// DefaultBackOffInitialSeconds and DefaultBackOffMaxSeconds are the kubelet's.
+	DefaultBackOffInitialSeconds = 10
+	DefaultBackOffMaxSeconds     = 300
+	// MaxBackOffSeconds is a day.
+	MaxBackOffSeconds = 86400
+	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of text,
+	// and is in one file.
+	MinLogSize = 32 << 10
+	// MinLogFiles are the file that is written to and the one before: rotation loses what is older.
+	MinLogFiles = 2
+	// MaxLogFiles bounds the renames of one rotation.
+	MaxLogFiles = 1000
+)
+
+// RestartBackOff is the wait before each start but the first: none after the first end, then
+// initialSeconds, doubled each time, up to maxSeconds. It starts afresh after 10 min of running.
+// Pulls of an image that fail have the kubelet's times, whatever it says.
+type RestartBackOff struct {
+	// initialSeconds is the first wait; absent, 10, or maxSeconds if that is less.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	InitialSeconds *int32 `json:"initialSeconds,omitempty"`
+	// maxSeconds is the longest wait; absent, 300.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	MaxSeconds *int32 `json:"maxSeconds,omitempty"`
+}
+
+// Logging limits the log files of each of the last two runs of a container. What they hold at most
+// is maxSize times maxFiles for each run; older lines are lost.
+type Logging struct {
+	// maxSize is the size at which a log file is rotated, such as 1Mi; at least 32Ki. Absent, the
+	// node's: 10Mi, as the kubelet's containerLogMaxSize. Files that were rotated before a change keep
+	// their size.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 32768 : isQuantity(self) && quantity(self).compareTo(quantity('32Ki')) >= 0",message="maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"
+	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
+	// maxFiles is how many log files are kept, with the one that is written to; at least 2. Absent,
+	// the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the oldest files at
+	// once.
+	// +optional
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=1000
+	MaxFiles *int32 `json:"maxFiles,omitempty"`
 }
 
 // Archive is an image that is on the node already.

@@ -92,6 +92,14 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds int64 `json:"terminationGracePeriodSeconds"`
 
+	// restartBackOff is that of the Container; what is absent is the agent's default.
+	// +optional
+	RestartBackOff *RestartBackOff `json:"restartBackOff,omitempty"`
+
+	// logging is that of the Container; what is absent is the agent's default.
+	// +optional
+	Logging *Logging `json:"logging,omitempty"`
+
 	// requests count against the node's capacity in the scheduler.
 	// +optional
 	Requests corev1.ResourceList `json:"requests,omitempty"`

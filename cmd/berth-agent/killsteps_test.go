@@ -37,8 +37,9 @@ type stepRun struct {
 	name string
 }
 
-// manifest writes the container's: its program notes in the host's file $NOTES what it does.
-func (r *stepRun) manifest(policy, script string) {
+// manifest writes the container's: its program notes in the host's file $NOTES what it does. more
+// are lines of its spec.
+func (r *stepRun) manifest(policy, script string, more ...string) {
 	r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
   restartPolicy: %s
   terminationGracePeriodSeconds: 60
@@ -46,7 +47,7 @@ func (r *stepRun) manifest(policy, script string) {
   env: [{name: NOTES, value: /notes/%s}]
   volumes: [{name: notes, hostPath: {path: %s}}, {name: disk, emptyDir: {}}]
   volumeMounts: [{name: notes, mountPath: /notes}, {name: disk, mountPath: /disk}]
-`, programs, policy, script, r.name, r.path("notes")))
+`, programs, policy, script, r.name, r.path("notes"))+strings.Join(more, ""))
 	r.rescan()
 }
 
@@ -171,7 +172,37 @@ var stepScenarios = []stepScenario{
 		},
 		check: func(r *stepRun) { r.noted("start ready term bye") },
 	},
+	{
+		name: "limits of the log",
+		before: func(r *stepRun) {
+			r.manifest("Always", limitedProgram)
+			r.until("the program is ready", func() bool { return r.notes() == "start ready" })
+		},
+		act: func(r *stepRun) {
+			r.manifest("Always", limitedProgram, "  resources: {limits: {pids: 20}}\n  logging: {maxSize: 32Ki, maxFiles: 2}\n")
+		},
+		over: func(r *stepRun) bool {
+			c := r.get(r.name)
+			if c == nil || c.Generation != 2 || c.Status.ObservedGeneration != 2 {
+				return false
+			}
+			s := logSizes(c.Status.LogPath)
+			return len(s) == 2 && s[0] <= 32<<10 && c.Status.PID != 0 && limitsOf(r.t, c.Status.PID).pids == "20"
+		},
+		check: func(r *stepRun) {
+			r.noted("start ready")
+			var lines strings.Builder
+			for i := range 10000 {
+				fmt.Fprintln(&lines, i+1)
+			}
+			r.wrote(lines.String())
+			r.removeAll(r.name + ".yaml")
+		},
+	},
 }
+
+// limitedProgram writes more than 32 KiB at once, and nothing after that.
+const limitedProgram = `trap 'exit 0' TERM; echo start >>$NOTES; seq 1 10000; echo ready >>$NOTES; while true; do sleep 0.02; done`
 
 // takeover is the start of an agent while a container runs, up to the container's end, which comes once the agent holds it. Only
 // the agent has a scenario of its start.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -171,5 +173,134 @@ func TestEditOfLimitsRestartsNothing(t *testing.T) {
 		return now.Status.PID != 0 && now.Status.PID != c.Status.PID
 	})
 	h.untilLimits(h.untilRunning("x"), limits{"20", "64", "20000", "204"})
+	h.removeAll("x.yaml")
+}
+
+// logSizes returns the sizes of a container's log files, the current one first.
+func logSizes(path string) (sizes []int64) {
+	for i := 0; ; i++ {
+		name := path
+		if i > 0 {
+			name += fmt.Sprint(".", i)
+		}
+		fi, err := os.Stat(name)
+		if err != nil {
+			return sizes
+		}
+		sizes = append(sizes, fi.Size())
+	}
+}
+
+// untilLogSizes waits until a container that writes has that many log files, each of at most that
+// size.
+func (h *host) untilLogSizes(c *v1alpha1.Container, files int, most int64) {
+	h.t.Helper()
+	var got []int64
+	defer func() {
+		if h.t.Failed() {
+			h.t.Logf("the log files have %v bytes; want %d of at most %d", got, files, most)
+		}
+	}()
+	h.until("the log files are as they should be", func() bool {
+		got = logSizes(c.Status.LogPath)
+		return len(got) == files && slices.Max(got) <= most
+	})
+}
+
+// TestEditOfLogLimitsRestartsNothing: an edit of logging changes the log files of the process that
+// runs and floods them, also while no agent runs, and holds after the supervisor was killed and
+// upgraded. The log is read as before.
+func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
+	h := newHost(t)
+	manifest := func(more string) string {
+		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, 'n=0; while true; do seq $n $((n+4999)); n=$((n+5000)); sleep 0.05; done']\n" + more
+	}
+	h.start()
+	h.write("x.yaml", manifest(""))
+	c := h.untilRunning("x")
+	h.until("it has written more than it may soon", func() bool { s := logSizes(c.Status.LogPath); return len(s) == 1 && s[0] > 1<<20 })
+
+	h.write("x.yaml", manifest("  logging: {maxSize: 256Ki, maxFiles: 4}\n"))
+	h.untilLogSizes(c, 4, 256<<10)
+	h.write("x.yaml", manifest("  logging: {maxSize: 64Ki, maxFiles: 3}\n"))
+	h.untilLogSizes(c, 3, 64<<10)
+	h.untilSeen("x", 3)
+	h.assertSameRun("x", c)
+
+	if err := unix.Kill(h.supervisorPID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	rotated := func() {
+		t.Helper()
+		before, err := os.Stat(c.Status.LogPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.until("the log is rotated", func() bool {
+			now, err := os.Stat(c.Status.LogPath)
+			return err == nil && !os.SameFile(before, now)
+		})
+		h.untilLogSizes(c, 3, 64<<10)
+	}
+	h.until("another supervisor", func() bool { return h.supervisorPID() != 0 })
+	rotated()
+	rotated()
+	h.assertSameRun("x", c)
+
+	// An edit that nobody saw when it was made.
+	h.signal(unix.SIGKILL)
+	h.write("x.yaml", manifest("  logging: {maxSize: 32Ki, maxFiles: 2}\n"))
+	h.start()
+	h.untilLogSizes(c, 2, 32<<10)
+	h.untilSeen("x", 4)
+	h.assertSameRun("x", c)
+	lines := strings.Fields(h.logs("x"))
+	for i, l := range lines {
+		if first, _ := strconv.Atoi(lines[0]); l != fmt.Sprint(first+i) {
+			t.Fatalf("line %d of %d is %s; want %d", i, len(lines), l, first+i)
+		}
+	}
+
+	// The field is removed, and the node's limits hold again.
+	h.write("x.yaml", manifest(""))
+	h.until("a file grows beyond the limits of before", func() bool {
+		return slices.ContainsFunc(logSizes(c.Status.LogPath), func(n int64) bool { return n > 1<<20 })
+	})
+	h.assertSameRun("x", c)
+
+	h.write("x.yaml", manifest("  logging: {maxSize: 4Ki, maxFiles: 1}\n"))
+	h.until("nonsense is refused with its fields", func() bool {
+		out, _, _ := h.run("", "status", "-o", "json")
+		return strings.Contains(out, "spec.logging.maxSize") && strings.Contains(out, "spec.logging.maxFiles")
+	})
+	h.removeAll("x.yaml")
+}
+
+// TestEditOfBackOff: an edit of the longest back-off ends the wait of a container that would wait
+// for an hour.
+func TestEditOfBackOff(t *testing.T) {
+	h := newHost(t)
+	manifest := func(backOff string) string {
+		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, exit 3]\n  restartBackOff: " + backOff + "\n"
+	}
+	h.start()
+	h.write("x.yaml", manifest("{initialSeconds: 3600, maxSeconds: 7200}"))
+	waits := func(length string) bool {
+		c := h.get("x")
+		return c != nil && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonCrashLoopBackOff &&
+			strings.Contains(c.Status.State.Waiting.Message, "after a back-off of "+length)
+	}
+	h.until("it waits for an hour after the restart at once", func() bool { return waits("1h0m0s") && h.get("x").Status.RestartCount == 1 })
+	// Another agent waits as long.
+	h.signal(unix.SIGKILL)
+	h.start()
+	h.ready()
+	h.write("x.yaml", manifest("{initialSeconds: 3600, maxSeconds: 3601}"))
+	h.untilSeen("x", 2)
+	if c := h.get("x"); c.Status.RestartCount != 1 || !waits("1h0m0s") {
+		t.Errorf("found %d restarts and %+v", c.Status.RestartCount, c.Status.State)
+	}
+	h.write("x.yaml", manifest("{maxSeconds: 1}"))
+	h.until("it is started again and again", func() bool { return h.get("x").Status.RestartCount > 3 && waits("1s") })
 	h.removeAll("x.yaml")
 }

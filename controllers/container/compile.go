@@ -91,6 +91,7 @@ func (s *scope) keepRun(node, handler string) {
 	}
 	kept, next := b.Spec, s.desired
 	kept.RestartPolicy, kept.TerminationGracePeriodSeconds = next.RestartPolicy, next.TerminationGracePeriodSeconds
+	kept.RestartBackOff, kept.Logging = next.RestartBackOff, next.Logging
 	if kept.Image != nil && next.Image != nil {
 		kept.Image = &v1alpha1.BundleImage{Reference: kept.Image.Reference, PullPolicy: next.Image.PullPolicy}
 	}

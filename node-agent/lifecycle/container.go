@@ -40,7 +40,7 @@ func (s createStage) Ensure(ctx context.Context, c *Container) error {
 	// The supervisor keeps no container that it could not create.
 	_, err := s.supervisor.Create(ctx, protocol.CreateRequest{
 		ID: c.ID, Bundle: c.Dir.Path(), Handler: handlerOf(c),
-		Log: protocol.Log{Path: c.LogPath, LogLimits: protocol.LogLimits{MaxBytes: s.logMaxBytes}},
+		Log: protocol.Log{Path: c.LogPath, LogLimits: logLimits(c.Bundle, s.logMaxBytes)},
 	})
 	return err
 }

@@ -136,7 +136,7 @@ type Config struct {
 	Supervisor Supervisor
 	// CgroupParent is the cgroup in which each container's is created.
 	CgroupParent string
-	// LogMaxBytes is the size at which a log file is rotated.
+	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing.
 	LogMaxBytes int64
 	Logs        *Logs
 	// Parallel is how many containers are created at the same time.
@@ -157,7 +157,7 @@ func Stages(c Config) List {
 		configStage{},
 		logsStage{c.Logs},
 		createStage{c.Supervisor, c.LogMaxBytes, make(chan struct{}, c.Parallel)},
-		limitsStage{c.Supervisor},
+		limitsStage{c.Supervisor, c.LogMaxBytes},
 		startStage{c.Supervisor, c.Log},
 	}
 }

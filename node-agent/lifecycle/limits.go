@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -17,9 +18,12 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// limitsStage changes the limits of a running container. A container is created with those of its
-// document.
-type limitsStage struct{ supervisor Supervisor }
+// limitsStage changes the limits of a running container and of its log. A container is created with
+// those of its bundle.
+type limitsStage struct {
+	supervisor  Supervisor
+	logMaxBytes int64
+}
 
 var _ Updater = limitsStage{}
 
@@ -30,27 +34,25 @@ func (limitsStage) Ensure(context.Context, *Container) error  { return nil }
 func (limitsStage) Release(context.Context, *Container) error { return nil }
 
 func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Set) error {
-	paths := changes.Limits()
+	var r protocol.UpdateRequest
+	var err error
+	limits, log := changes.Limits(), changes.Log()
+	paths := slices.Concat(limits, log)
 	if len(paths) == 0 {
 		return nil
 	}
-	to, err := change.Resources(&c.Bundle.Spec, paths)
-	if err != nil {
-		return err
-	}
-	before, err := change.Resources(&c.Running.Spec, paths)
-	if err != nil {
-		return err
-	}
-	if !bundle.SwapLimit(os.DirFS("/")) {
-		// As in the document, see bundle.Merge.
-		for _, r := range []*specs.LinuxResources{to, before} {
-			if r.Memory != nil {
-				r.Memory.Swap = nil
-			}
+	if len(limits) > 0 {
+		if r.To, err = resources(&c.Bundle.Spec, limits); err != nil {
+			return err
+		}
+		if r.Before, err = resources(&c.Running.Spec, limits); err != nil {
+			return err
 		}
 	}
-	err = s.supervisor.Update(ctx, c.ID, protocol.UpdateRequest{To: to, Before: before})
+	if len(log) > 0 {
+		r.Log = new(logLimits(c.Bundle, s.logMaxBytes))
+	}
+	err = s.supervisor.Update(ctx, c.ID, r)
 	switch answer := (*protocol.Error)(nil); {
 	case err == nil:
 		return nil
@@ -63,6 +65,27 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 			" container: upgrade it with berth supervise --upgrade: %w", err)
 	}
 	return &StageError{Reason: v1alpha1.ReasonUpdateRefused, Err: errors.New(refusedFields(err, paths))}
+}
+
+// resources returns the values that a spec has in the fields of those paths.
+func resources(spec *v1alpha1.OCIBundleSpec, paths []string) (*specs.LinuxResources, error) {
+	r, err := change.Resources(spec, paths)
+	if err == nil && r.Memory != nil && !bundle.SwapLimit(os.DirFS("/")) {
+		r.Memory.Swap = nil // as in the document, see bundle.Merge
+	}
+	return r, err
+}
+
+// logLimits returns the limits of the log files of a bundle. maxBytes is for one that has no size.
+func logLimits(b *v1alpha1.OCIBundle, maxBytes int64) protocol.LogLimits {
+	l := protocol.LogLimits{MaxBytes: maxBytes, MaxFiles: protocol.DefaultLogFiles}
+	if b.Spec.Logging != nil && b.Spec.Logging.MaxSize != nil {
+		l.MaxBytes = b.Spec.Logging.MaxSize.Value()
+	}
+	if b.Spec.Logging != nil && b.Spec.Logging.MaxFiles != nil {
+		l.MaxFiles = int(*b.Spec.Logging.MaxFiles)
+	}
+	return l
 }
 
 // refusedFields returns an error of the runtime so that it begins with the path of the field, or of

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/leaktest"
@@ -56,11 +58,60 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("%v: the reason is %s", tc.err, fault.Reason)
 		}
 	}
+	// The log's, with the agent's default for what the bundle does not set; a refusal names all
+	// fields.
+	n.super.fail["update"] = nil
+	logged := n.c.Bundle.DeepCopy()
+	logged.Spec.Logging = &v1alpha1.Logging{MaxSize: new(resource.MustParse("1Mi"))}
+	logged.Spec.RestartBackOff = &v1alpha1.RestartBackOff{MaxSeconds: new(int32(1))}
+	for _, tc := range []struct {
+		from, to *v1alpha1.OCIBundle
+		want     string
+	}{
+		{n.c.Bundle, logged, `{"log":{"maxBytes":1048576,"maxFiles":5}}`},
+		{n.c.Running, logged, `{"to":{"cpu":{"shares":512},"pids":{"limit":-1}},"before":{"cpu":{"shares":2},"pids":{"limit":9}},"log":{"maxBytes":1048576,"maxFiles":5}}`},
+		{logged, n.c.Bundle, `{"log":{"maxFiles":5}}`},
+	} {
+		c := *n.c
+		c.Running, c.Bundle = tc.from, tc.to
+		if err := n.stages.Update(t.Context(), &c, change.Classify(&tc.from.Spec, &tc.to.Spec)); err != nil {
+			t.Error(err)
+		}
+		if got, _ := json.Marshal(n.super.update); string(got) != tc.want {
+			t.Errorf("got %s; want %s", got, tc.want)
+		}
+	}
+	n.super.fail["update"] = &protocol.Error{Message: "log: record: no space left on device"}
+	c := *n.c
+	c.Bundle = logged
+	err := n.stages.Update(t.Context(), &c, change.Classify(&c.Running.Spec, &logged.Spec))
+	if want := "config.linux.resources.cpu.shares, config.linux.resources.pids.limit, logging.maxSize: log: record: no space left on device"; err == nil || err.Error() != want {
+		t.Errorf("got %v; want %s", err, want)
+	}
 	// How it is run is the agent's own business.
 	n.super.fail["update"] = errors.New("asked")
 	again := n.c.Bundle.DeepCopy()
 	again.Spec.TerminationGracePeriodSeconds = 7
 	if err := n.stages.Update(t.Context(), n.c, change.Classify(&n.c.Bundle.Spec, &again.Spec)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLogLimitsOfAContainerAreTheSupervisors: what a Container may have, the supervisor takes, and
+// no more.
+func TestLogLimitsOfAContainerAreTheSupervisors(t *testing.T) {
+	leaktest.Check(t)
+	for limits, taken := range map[protocol.LogLimits]bool{
+		{MaxBytes: v1alpha1.MinLogSize, MaxFiles: v1alpha1.MinLogFiles}:     true,
+		{MaxBytes: v1alpha1.MinLogSize, MaxFiles: v1alpha1.MaxLogFiles}:     true,
+		{MaxBytes: v1alpha1.MinLogSize - 1, MaxFiles: v1alpha1.MinLogFiles}: false,
+		{MaxBytes: v1alpha1.MinLogSize, MaxFiles: v1alpha1.MinLogFiles - 1}: false,
+		{MaxBytes: v1alpha1.MinLogSize, MaxFiles: v1alpha1.MaxLogFiles + 1}: false,
+		{MaxBytes: 1<<63 - 1, MaxFiles: v1alpha1.MaxLogFiles}:               true,
+	} {
+		r := protocol.UpdateRequest{Log: &limits}
+		if err := r.Validate(); (err == nil) != taken {
+			t.Errorf("%+v: %v", limits, err)
+		}
 	}
 }

@@ -55,15 +55,15 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 		s.note(in.Record, func(r *Record) { r.OOMKills = in.Actual.OOMKills })
 		return nil
 	case NoteExit:
-		s.note(in.Record, func(r *Record) { noteEnd(r, in.Actual, terminated(in.Actual, in.Now), in.Instant) })
+		s.note(in.Record, func(r *Record) { noteEnd(r, in, terminated(in.Actual, in.Now)) })
 		in.Record.flushed = s.Bundles.Journal().BeginFlush()
 		return nil
 	case NoteLost:
 		s.note(in.Record, func(r *Record) {
-			noteEnd(r, nil, &corev1.ContainerStateTerminated{
+			noteEnd(r, in, &corev1.ContainerStateTerminated{
 				ExitCode: exitUnknown, Reason: "ContainerStatusUnknown", Message: d.Why,
 				StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(in.Now),
-			}, in.Instant)
+			})
 		})
 		in.Record.flushed = s.Bundles.Journal().BeginFlush()
 		return nil
@@ -160,8 +160,9 @@ func noteRunning(r *Record, st *protocol.Status) {
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }
 
-// noteEnd notes the end of the process; st is nil if the supervisor does not know it.
-func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminated, now boottime.Instant) {
+// noteEnd notes the end of the process.
+func noteEnd(r *Record, in *Input, end *corev1.ContainerStateTerminated) {
+	st := in.Actual
 	end.ContainerID = containerURL(r.ID)
 	r.State, r.PID, r.Exit, r.Before, r.Failure, r.Launch = stateEnded, 0, end, nil, nil, boottime.Instant{}
 	if st != nil {
@@ -170,7 +171,7 @@ func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminate
 	if r.Stop != nil {
 		return // it was stopped: that is no crash
 	}
-	ended, ran := now, end.FinishedAt.Sub(end.StartedAt.Time)
+	ended, ran := in.Instant, end.FinishedAt.Sub(end.StartedAt.Time)
 	if st != nil && !st.FinishedInstant.IsZero() {
 		ended = st.FinishedInstant
 		// A supervisor of an older version reports only times of the node's clock.
@@ -178,7 +179,7 @@ func noteEnd(r *Record, st *protocol.Status, end *corev1.ContainerStateTerminate
 			ran = d
 		}
 	}
-	r.BackOff = r.BackOff.afterExit(ran, ended)
+	r.BackOff = r.BackOff.afterExit(r.backOffLimits(in.Desired), ran, ended)
 }
 
 // exitUnknown is the exit code that stands for one that nobody can know any more, as the kubelet has it.

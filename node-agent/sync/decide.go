@@ -338,7 +338,7 @@ func waitToUpdate(in Input) (Decision, bool) {
 	if !in.alive() || !in.refusedUpdate() {
 		return Decision{}, false
 	}
-	return Decision{Verb: Nothing, Why: in.Refused, After: in.Record.Refusal.BackOff.left(in.Instant)}, true
+	return Decision{Verb: Nothing, Why: in.Refused, After: in.Record.Refusal.BackOff.left(defaultBackOff(), in.Instant)}, true
 }
 
 func leaveRunning(in Input) (Decision, bool) {
@@ -370,8 +370,9 @@ func leaveFinished(in Input) (Decision, bool) {
 }
 
 func waitBackOff(in Input) (Decision, bool) {
-	left := in.Record.BackOff.left(in.Instant)
-	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", in.Record.BackOff.Waits), After: left}, left > 0
+	b, limits := in.Record.BackOff, in.Record.backOffLimits(in.Desired)
+	left := b.left(limits, in.Instant)
+	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", b.length(limits)), After: left}, left > 0
 }
 
 func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }

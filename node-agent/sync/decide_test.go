@@ -3,6 +3,7 @@
 package sync
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -170,19 +171,23 @@ func TestBackOff(t *testing.T) {
 	var b backOff
 	end := instant
 	for i, want := range []time.Duration{0, 10, 20, 40, 80, 160, 300, 300} {
-		b = b.afterExit(time.Second, end)
-		if got := b.left(end); got != want*time.Second {
+		b = b.afterExit(defaultBackOff(), time.Second, end)
+		if got := b.left(defaultBackOff(), end); got != want*time.Second {
 			t.Fatalf("restart %d: found %s; want %d s", i, got, want)
 		}
 		end = b.Until.Add(time.Second)
 	}
-	if b = b.afterExit(10*time.Minute, end); b.left(end) != 0 {
-		t.Errorf("after 10 min of running: found %s; want none", b.left(end))
+	if b = b.afterExit(defaultBackOff(), 10*time.Minute, end); b.left(defaultBackOff(), end) != 0 {
+		t.Errorf("after 10 min of running: found %s; want none", b.left(defaultBackOff(), end))
+	}
+	// A record of an agent that knew one pair of limits goes on where it was.
+	if err := json.Unmarshal([]byte(`{"delay":40000000000,"until":{"boot":"b","since":1},"waits":20000000000}`), &b); err != nil || b.next(defaultBackOff()) != 40*time.Second {
+		t.Errorf("after a recorded wait of 20 s: found %s (%v); want 40 s", b.next(defaultBackOff()), err)
 	}
 	b = backOff{}
 	for i, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
-		b = b.afterFailure(end)
-		if got := b.left(end); got != want*time.Second {
+		b = b.afterFailure(defaultBackOff(), end)
+		if got := b.left(defaultBackOff(), end); got != want*time.Second {
 			t.Fatalf("failure %d: found %s; want %d s", i, got, want)
 		}
 	}

@@ -98,7 +98,7 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 			Rootfs:      fault.Stage == lifecycle.RootfsStage && c.Image == nil,
 			AfterRootfs: fault.Stage == lifecycle.StartStage || c.Rootfs != "",
 		}
-		r.BackOff = r.BackOff.afterFailure(s.BootClock())
+		r.BackOff = r.BackOff.afterFailure(r.backOffLimits(c.Bundle), s.BootClock())
 	})
 	return nil
 }
@@ -155,8 +155,9 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			return err
 		}
 	}
+	anew := in.changed() || in.toldToRestart()
 	err = s.update(rec, func(r *Record) {
-		if r.Hash != in.Hash || in.toldToRestart() {
+		if anew {
 			r.Failure = nil
 			if r.Interrupted != in.Hash || in.toldToRestart() {
 				r.BackOff = backOff{}

@@ -296,8 +296,9 @@ func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
 	return b
 }
 
-// Hash is the same for two specs from which the same container would be made. What only says how to run it (restart
-// policy, grace period, requests, when to pull) is not part of it: a change of that needs no new container.
+// Hash is the same for two specs from which the same container would be made. What the agent reads
+// each time that it needs it (restart policy, back-off, grace period, requests, when to pull) is
+// not part of it: a change of that needs no update.
 //
 // Records of older agents hold it, so it must stay what it is for every spec that they could have: a field that is added
 // here, or to a type that is part of it, is left out where it is empty.
@@ -317,7 +318,8 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Process v1alpha1.BundleProcess
 		Config  any
 		Volumes []v1alpha1.Volume
-	}{spec.Handler, image, spec.Process, config, spec.Volumes})
+		Logging *v1alpha1.Logging `json:",omitempty"`
+	}{spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)
 	}

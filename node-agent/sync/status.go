@@ -180,7 +180,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonStopped, message)
 	case r.Failure != nil && p == nil:
 		status.Phase = v1alpha1.ContainerPending
-		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.Waits)
+		wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.length(r.backOffLimits(b)))
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: r.Failure.Reason, Message: shorten(wait)}
 		status.LastState.Terminated = seconds(r.Exit)
 		set(v1alpha1.ConditionRunning, metav1.ConditionFalse, r.Failure.Reason, wait)
@@ -200,8 +200,8 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	case r.State == stateEnded:
 		status.Phase = v1alpha1.ContainerRunning
 		message := ending(r.Exit)
-		if r.BackOff.Waits > 0 {
-			message += fmt.Sprintf("; it is started again after a back-off of %s", r.BackOff.Waits)
+		if wait := r.BackOff.length(r.backOffLimits(b)); wait > 0 {
+			message += fmt.Sprintf("; it is started again after a back-off of %s", wait)
 		}
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonCrashLoopBackOff, Message: message}
 		status.LastState.Terminated = seconds(r.Exit)

@@ -48,7 +48,8 @@ type Config struct {
 	CgroupParent string
 	// Handlers returns the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
 	Handlers func() []string
-	// LogMaxBytes is the size at which a log file is rotated; optional: DefaultLogMaxBytes.
+	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
+	// DefaultLogMaxBytes.
 	LogMaxBytes int64
 	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
 	KeepLogs lifecycle.Retention

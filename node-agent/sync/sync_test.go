@@ -44,7 +44,8 @@ type fakeSupervisor struct {
 	creates, starts int
 	kills           []string
 	updates         []protocol.UpdateRequest
-	refuses         string // what the answer to an update says; empty if it is done
+	log             protocol.LogLimits // of the last container that was created
+	refuses         string             // what the answer to an update says; empty if it is done
 	// unsure is what happens to the next requests of a name, such as "start": the answer is lost, and with "drop" the request too.
 	unsure map[string][]string
 }
@@ -76,6 +77,7 @@ func (f *fakeSupervisor) Create(_ context.Context, r protocol.CreateRequest) (pr
 		return protocol.Status{}, protocol.ErrExist
 	}
 	f.creates++
+	f.log = r.Log.LogLimits
 	st := &protocol.Status{ID: r.ID, Bundle: r.Bundle, State: protocol.Created, PID: 4242, LogPath: r.Log.Path}
 	f.all[r.ID] = st
 	return *st, errors.Join(answer, os.WriteFile(r.Log.Path, nil, 0o600))
@@ -428,6 +430,95 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 	}
 }
 
+// untilBackOff waits until the container waits for its next start, of which the status says the
+// length.
+func (b *bench) untilBackOff(length time.Duration) {
+	b.Helper()
+	b.until("CrashLoopBackOff of "+length.String(), func() bool {
+		w := b.source.last().State.Waiting
+		return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && strings.HasSuffix(w.Message, "a back-off of "+length.String()) && b.clock.HasWaiters()
+	})
+}
+
+// setBackOff gives the container another back-off, in a new generation; 0 is an absent field.
+func (b *bench) setBackOff(first, most int32) {
+	b.set(func(o *v1alpha1.OCIBundle) {
+		o.Generation++
+		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{}
+		if first > 0 {
+			o.Spec.RestartBackOff.InitialSeconds = &first
+		}
+		if most > 0 {
+			o.Spec.RestartBackOff.MaxSeconds = &most
+		}
+	})
+	b.syncer.Changed(keyNamed("x"))
+}
+
+// TestBackOffOfTheBundle: the waits are those of the bundle. An edit counts from the moment at
+// which the wait began: a shorter maximum shortens the wait that is under way, also if the agent
+// was away as it was made, and a longer one does not lengthen it.
+func TestBackOffOfTheBundle(t *testing.T) {
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(100)), MaxSeconds: new(int32(3000))}
+	})
+	b.runs(1)
+	b.exit(1) // at once
+	b.runs(2)
+	b.exit(1)
+	b.untilBackOff(100 * time.Second)
+	b.clock.Step(20 * time.Second)
+	b.setBackOff(0, 40)
+	b.untilBackOff(40 * time.Second)
+	b.clock.Step(19 * time.Second)
+	b.look()
+	b.wantStarts(2)
+	b.clock.Step(time.Second)
+	b.runs(3)
+
+	b.setBackOff(50, 3000)
+	b.exit(1)
+	b.untilBackOff(200 * time.Second)
+	b.clock.Step(60 * time.Second)
+	b.stop()
+	b.setBackOff(0, 60)
+	b.run()
+	b.runs(4) // at once
+	b.setBackOff(0, 3)
+	b.exit(1)
+	b.untilBackOff(3 * time.Second)
+	b.setBackOff(0, 0)
+	b.look()
+	b.clock.Step(3 * time.Second)
+	b.runs(5)
+	b.exit(1)
+	b.untilBackOff(10 * time.Second)
+}
+
+// TestBackOffOfFailedStarts: starts that fail wait as restarts do. A pull that fails waits as long
+// as any other, so that no Container has a registry asked again and again.
+func TestBackOffOfFailedStarts(t *testing.T) {
+	for reason, want := range map[string]time.Duration{v1alpha1.ReasonCreateFailed: time.Second, v1alpha1.ReasonImagePullFailed: 10 * time.Second} {
+		t.Run(reason, func(t *testing.T) {
+			b := newBench(t, func(o *v1alpha1.OCIBundle) {
+				o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{MaxSeconds: new(int32(1))}
+				o.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"/nonexistent"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"}]}}`)
+				if reason == v1alpha1.ReasonImagePullFailed {
+					o.Spec.Image = &v1alpha1.BundleImage{Reference: "busybox"}
+				}
+			})
+			b.until("the failure", func() bool {
+				w := b.source.last().State.Waiting
+				return w != nil && w.Reason == reason && strings.HasSuffix(w.Message, "(next try after "+want.String()+")")
+			})
+			r := b.record()
+			if left := r.BackOff.left(r.backOffLimits(b.source.bundle), instant); left != want {
+				t.Errorf("found a wait of %s; want %s", left, want)
+			}
+		})
+	}
+}
+
 // TestInterruptedStartKeepsTheBackOff interrupts a start of a crash loop: it is tried again at once, and the wait after its next end is
 // twice the one before, unless another spec was started.
 func TestInterruptedStartKeepsTheBackOff(t *testing.T) {
@@ -775,7 +866,7 @@ func TestRecordWithDeadlinesByTheClock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := r.BackOff.left(instant); got != tc.want {
+			if got := r.BackOff.left(defaultBackOff(), instant); got != tc.want {
 				t.Errorf("found a back-off of %s; want %s", got, tc.want)
 			}
 			if got := remaining(r.Stop.Deadline, instant); got != tc.want {

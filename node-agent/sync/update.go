@@ -61,7 +61,7 @@ func (in *Input) compareRunning(dir bundle.Dir, now boottime.Instant) {
 	if running == nil {
 		return
 	}
-	if in.Refused == "" && in.refusedUpdate() && r.Refusal.BackOff.left(now) > 0 {
+	if in.Refused == "" && in.refusedUpdate() && r.Refusal.BackOff.left(defaultBackOff(), now) > 0 {
 		in.keep(&running.Spec)
 		in.RefusedReason, in.GoesOn = r.Refusal.Reason, true
 		in.Refused = fmt.Sprintf("%s (next try after %s)", r.Refusal.Message, r.Refusal.BackOff.Waits)
@@ -81,11 +81,11 @@ func (in Input) refusedUpdate() bool {
 func (s *Syncer) updateRunning(ctx context.Context, in *Input) error {
 	r, set := in.Record, in.Change
 	for _, path := range r.Updating {
-		if !slices.Contains(set.Limits(), path) {
+		if !slices.Contains(set.Of(change.Live), path) {
 			set.Fields = append(set.Fields, change.Field{Path: path, Kind: change.Live})
 		}
 	}
-	if paths := set.Limits(); len(paths) > 0 {
+	if paths := slices.Concat(set.Limits(), set.Log()); len(paths) > 0 {
 		if err := s.update(r, func(r *Record) { r.Updating = paths }); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (s *Syncer) refuseUpdate(in *Input, err error) error {
 		if in.refusedUpdate() {
 			next.BackOff = r.Refusal.BackOff
 		}
-		next.BackOff = next.BackOff.afterFailure(s.BootClock())
+		next.BackOff = next.BackOff.afterFailure(defaultBackOff(), s.BootClock())
 		r.Updating, r.Refusal = nil, next
 		// A job that ends with the limits of before has done its work all the same.
 		r.Compiled = in.Desired.Spec.CompiledGeneration

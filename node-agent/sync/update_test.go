@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -15,10 +16,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // setPids gives the container another limit of pids, in a new generation; "" removes it.
@@ -43,15 +46,43 @@ func (b *bench) setPids(limit string, more ...func(*v1alpha1.OCIBundle)) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// updates are the limits of pids that the supervisor was asked to set, each with the one before.
+// keepLogs gives the container the limits of its log that a number of files stands for: none for 0.
+func keepLogs(files int32) func(*v1alpha1.OCIBundle) {
+	return func(o *v1alpha1.OCIBundle) {
+		o.Spec.Logging = nil
+		if files > 0 {
+			o.Spec.Logging = &v1alpha1.Logging{MaxSize: new(resource.MustParse("64Ki")), MaxFiles: &files}
+		}
+	}
+}
+
+// setLogs is keepLogs in a new generation.
+func (b *bench) setLogs(files int32) {
+	b.set(func(o *v1alpha1.OCIBundle) {
+		keepLogs(files)(o)
+		o.Generation++
+		o.Spec.CompiledGeneration = o.Generation
+	})
+	b.syncer.Changed(keyNamed("x"))
+}
+
+// updates are the limits that the supervisor was asked to set: that of pids with the one before,
+// and those of the log as files*bytes.
 func (b *bench) updates() []string {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()
 	var out []string
 	for _, u := range b.super.updates {
-		to, _ := json.Marshal(u.To.Pids.Limit)
-		before, _ := json.Marshal(u.Before.Pids.Limit)
-		out = append(out, string(before)+">"+string(to))
+		var words []string
+		if u.To != nil {
+			to, _ := json.Marshal(u.To.Pids.Limit)
+			before, _ := json.Marshal(u.Before.Pids.Limit)
+			words = append(words, string(before)+">"+string(to))
+		}
+		if u.Log != nil {
+			words = append(words, fmt.Sprintf("%d*%d", u.Log.MaxFiles, u.Log.MaxBytes))
+		}
+		out = append(out, strings.Join(words, ","))
 	}
 	return out
 }
@@ -124,6 +155,92 @@ func TestLiveChanges(t *testing.T) {
 	}
 }
 
+// TestLiveChangesOfTheLog: the limits of the log of a running container are changed without a
+// restart, alone or with others, and back to the node's. If one of the others is refused, neither
+// they nor the back-off of the same edit hold.
+func TestLiveChangesOfTheLog(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.setLogs(3)
+	b.untilUpdates("3*65536")
+	b.setPids("20", keepLogs(4))
+	b.untilUpdates("3*65536", "-1>20,4*65536")
+	b.stop()
+	b.run() // the next agent has nothing to do
+	b.look()
+	b.setLogs(0)
+	b.untilUpdates("3*65536", "-1>20,4*65536", "5*10485760")
+	b.assertOneRun(true)
+
+	b.super.mu.Lock()
+	b.super.refuses = "update x: linux.resources.pids.limit: the test refuses it"
+	b.super.mu.Unlock()
+	b.setPids("30", keepLogs(2), func(o *v1alpha1.OCIBundle) {
+		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(1)), MaxSeconds: new(int32(1))}
+	})
+	b.untilUpdates("3*65536", "-1>20,4*65536", "5*10485760", "20>30,2*65536")
+	b.assertOneRun(false)
+	if running := readBundle(b.bundles.Dir(oldID), runningFile); running == nil || running.Spec.Logging != nil || running.Spec.RestartBackOff != nil {
+		t.Errorf("it goes on as %+v", running)
+	}
+	b.super.mu.Lock()
+	b.super.refuses = ""
+	b.super.mu.Unlock()
+	b.setPids("20", keepLogs(0))
+	b.look()
+	b.assertOneRun(true)
+	if got := b.updates(); len(got) != 4 {
+		t.Errorf("found the updates %v after the edit was taken back", got)
+	}
+}
+
+// TestLogOfACrashLoop: an edit of the limits of the log neither ends the wait for the next start
+// nor makes the one after it shorter.
+func TestLogOfACrashLoop(t *testing.T) {
+	b := newBench(t)
+	b.runs(1)
+	b.exit(1) // at once
+	b.runs(2)
+	b.exit(1)
+	b.untilBackOff(10 * time.Second)
+	b.setLogs(3)
+	b.look()
+	b.clock.Step(9 * time.Second)
+	b.look()
+	b.wantStarts(2)
+	b.clock.Step(time.Second)
+	b.runs(3)
+	if got := b.super.log; got != (protocol.LogLimits{MaxBytes: 64 << 10, MaxFiles: 3}) {
+		t.Errorf("it was created with %+v", got)
+	}
+	if got := b.updates(); len(got) > 0 {
+		t.Errorf("found the updates %v", got)
+	}
+	b.exit(1)
+	b.untilBackOff(20 * time.Second)
+}
+
+// TestLogOfAFinishedJob: an edit of the limits of its log does not run a job again, nor does the
+// next agent.
+func TestLogOfAFinishedJob(t *testing.T) {
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.RestartPolicy = corev1.RestartPolicyNever
+		o.Spec.CompiledGeneration = 1
+	})
+	b.runs(1)
+	b.exit(1)
+	b.until("its end", func() bool { return b.source.last().Phase == v1alpha1.ContainerFailed })
+	b.setLogs(3)
+	b.look()
+	b.stop()
+	b.run()
+	b.look()
+	b.wantStarts(1)
+	if s := b.source.last(); s.Phase != v1alpha1.ContainerFailed || s.ObservedGeneration != 2 {
+		t.Errorf("found the phase %s at generation %d", s.Phase, s.ObservedGeneration)
+	}
+}
+
 // TestRefusedLiveChange: the container goes on as it was, in all that the refused generation says, and the agent tries again.
 func TestRefusedLiveChange(t *testing.T) {
 	b := newBench(t)
@@ -153,16 +270,16 @@ func TestRefusedLiveChange(t *testing.T) {
 	b.look()
 	b.untilUpdates("-1>20")
 	b.assertOneRun(false)
-	b.clock.Step(backOffFirst)
+	b.clock.Step(defaultBackOff().first)
 	b.untilUpdates("-1>20", "-1>20")
 	// The refused part is not there for a stop, either.
 	b.until("the record of that", func() bool {
 		r := b.record()
-		return r.Refusal != nil && r.Refusal.BackOff.Waits == 2*backOffFirst && len(r.Updating) == 0 && r.Made == 1
+		return r.Refusal != nil && r.Refusal.BackOff.Waits == 2*defaultBackOff().first && len(r.Updating) == 0 && r.Made == 1
 	})
 	refuse("")
 	b.until("the timer", b.clock.HasWaiters)
-	b.clock.Step(2 * backOffFirst)
+	b.clock.Step(2 * defaultBackOff().first)
 	b.untilUpdates("-1>20", "-1>20", "-1>20")
 	b.until("nothing is refused", func() bool {
 		return meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionAccepted) == nil
@@ -274,7 +391,8 @@ func TestLiveChangeCutOff(t *testing.T) {
 }
 
 // TestLiveChangeKilledAtEachStep starts an agent on what another one has left that was killed between two writes of an update. The
-// container has its new limit in the end, and runs on; running.json never stands for what it is not.
+// container and its log have their new limits in the end, and runs on; running.json never stands
+// for what it is not.
 func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	b := newUnsureBench(t, always("lose"))
 	b.runs(1)
@@ -291,7 +409,7 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	b.stop()
 	made := now()
 	b.run()
-	b.setPids("20")
+	b.setPids("20", keepLogs(3))
 	b.untilLost()
 	b.stop()
 	begun := now()
@@ -349,7 +467,7 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 			b.until("a report", func() bool { return b.source.last().ObservedGeneration == 2 })
 			var want string
 			if tc.updates {
-				want = "-1>20"
+				want = "-1>20,3*65536"
 			}
 			if got := strings.Join(b.updates(), " "); got != want {
 				t.Errorf("found the updates %s; want %s", got, want)
@@ -360,13 +478,13 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 			}
 			// The next edit starts from what the container has.
 			b.stop()
-			b.setPids("30")
+			b.setPids("30", keepLogs(4))
 			b.run()
-			b.untilUpdates(strings.TrimSpace(want + " 20>30"))
+			b.untilUpdates(strings.TrimSpace(want + " 20>30,4*65536"))
 			b.assertOneRun(true)
 			b.stop()
 			b.set(func(o *v1alpha1.OCIBundle) { o.Generation = 1 })
-			b.setPids("20") // in generation 2, as the files have it
+			b.setPids("20", keepLogs(3)) // in generation 2, as the files have it
 		})
 	}
 }

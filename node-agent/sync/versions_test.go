@@ -7,7 +7,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/bundle"
@@ -50,6 +52,10 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 			}
 			if hash, err := Hash(&b.Spec); err != nil || hash != r.Hash {
 				t.Errorf("found the hash %q (%v) of the spec; want %q", hash, err, r.Hash)
+			}
+			if logs := strings.Contains(dir, "logging"); logs != (b.Spec.Logging != nil) || logs != (b.Spec.RestartBackOff != nil) ||
+				(logs && want == stateEnded) != (r.BackOff.Waits == time.Hour) {
+				t.Errorf("found the back-off %+v of %+v, and the log %+v", r.BackOff, b.Spec.RestartBackOff, b.Spec.Logging)
 			}
 			for _, name := range []string{recordFile, desiredFile} {
 				newer(t, d.File(name), `{"version":2,"key":"other","metadata":{"name":"x"}}`)

@@ -71,8 +71,18 @@ func (s Set) Limits() []string {
 	return slices.DeleteFunc(s.Of(Live), func(path string) bool { return !strings.HasPrefix(path, resources) })
 }
 
-// resources is where the document has the fields that a runtime's update takes.
-const resources = "config.linux.resources."
+// Log returns the paths of the fields that the supervisor has to change for the running container.
+func (s Set) Log() []string {
+	return slices.DeleteFunc(s.Of(Live), func(path string) bool {
+		return !strings.HasPrefix(path, logging)
+	})
+}
+
+const (
+	// resources is where the document has the fields that a runtime's update takes.
+	resources = "config.linux.resources."
+	logging   = "logging."
+)
 
 // Classify compares the spec that a running container was created from, and updated to since, with
 // the one that is desired. Both hold what their specs refer to, such as the seccomp profile.

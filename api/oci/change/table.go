@@ -40,8 +40,15 @@ func table() map[string]entry {
 
 		"restartPolicy":                 agent,
 		"terminationGracePeriodSeconds": agent,
+		"restartBackOff.initialSeconds": agent,
+		"restartBackOff.maxSeconds":     agent,
+		// The supervisor's, see Set.Log. An absent value is the agent's default.
+		"logging.maxSize":  entry{kind: Live, canUnset: true},
+		"logging.maxFiles": entry{kind: Live, canUnset: true},
 
 		// Objects that hold nothing say nothing.
+		"restartBackOff":                none,
+		"logging":                       none,
 		"config.linux.resources":        none,
 		"config.linux.resources.cpu":    none,
 		"config.linux.resources.memory": none,

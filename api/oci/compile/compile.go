@@ -93,6 +93,8 @@ func parts() []part {
 		seccompProfile,
 		placement,
 		life,
+		restartBackOff,
+		logging,
 	}
 }
 

@@ -116,6 +116,17 @@ func TestFaults(t *testing.T) {
 		{"unknown restart policy", image + `restartPolicy: Sometimes`, "spec.restartPolicy", "OnFailure"},
 		{"no time for progress", image + `progressDeadlineSeconds: 0`, "spec.progressDeadlineSeconds", "at least 1"},
 		{"negative grace", image + `terminationGracePeriodSeconds: -1`, "spec.terminationGracePeriodSeconds", "negative"},
+		{"no back-off", image + `restartBackOff: {maxSeconds: 0}`, "spec.restartBackOff.maxSeconds", "must be 1 to 86400"},
+		{"a back-off of more than a day", image + `restartBackOff: {maxSeconds: 86401}`, "spec.restartBackOff.maxSeconds", "must be 1 to 86400"},
+		{"a negative first back-off", image + `restartBackOff: {initialSeconds: -1}`, "spec.restartBackOff.initialSeconds", "must be 1 to 86400"},
+		{"a first back-off above the longest", image + `restartBackOff: {initialSeconds: 5, maxSeconds: 4}`, "spec.restartBackOff.initialSeconds", "at most maxSeconds, which is 4: lower it or raise maxSeconds"},
+		{"a first back-off above the default", image + `restartBackOff: {initialSeconds: 301}`, "spec.restartBackOff.initialSeconds", "at most maxSeconds, which is 300"},
+		{"a log file too small for an entry", image + `logging: {maxSize: 32767}`, "spec.logging.maxSize", "at least 32Ki"},
+		{"a log file of no size", image + `logging: {maxSize: 0}`, "spec.logging.maxSize", "at least 32Ki"},
+		{"a log file of a thousandth", image + `logging: {maxSize: 10m}`, "spec.logging.maxSize", "did you mean 10Mi or 10M?"},
+		{"a log file without end", image + `logging: {maxSize: 1e30}`, "spec.logging.maxSize", "must be at most"},
+		{"one log file", image + `logging: {maxFiles: 1}`, "spec.logging.maxFiles", "must be 2 to 1000"},
+		{"too many log files", image + `logging: {maxFiles: 1001}`, "spec.logging.maxFiles", "must be 2 to 1000"},
 		{"all keys but not Exists", image + `tolerations: [{operator: Equal}]`, "spec.tolerations[0].operator", "Exists"},
 	} {
 		t.Run(tc.name, func(t *testing.T) { wantFault(t, parse(t, tc.spec), tc.path, tc.message) })

@@ -122,6 +122,18 @@ func fieldCases() map[string]fieldCase {
 		"terminationGracePeriodSeconds": honoured(arrives{"terminationGracePeriodSeconds": `9`}, func(s *spec) {
 			s.TerminationGracePeriodSeconds = new(int64(9))
 		}),
+		"restartBackOff.initialSeconds": honoured(arrives{"restartBackOff.initialSeconds": `9`}, func(s *spec) {
+			s.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(9))}
+		}),
+		"restartBackOff.maxSeconds": honoured(arrives{"restartBackOff.maxSeconds": `9`}, func(s *spec) {
+			s.RestartBackOff = &v1alpha1.RestartBackOff{MaxSeconds: new(int32(9))}
+		}),
+		"logging.maxSize": honoured(arrives{"logging.maxSize": `"1Mi"`}, func(s *spec) {
+			s.Logging = &v1alpha1.Logging{MaxSize: new(quantity("1Mi"))}
+		}),
+		"logging.maxFiles": honoured(arrives{"logging.maxFiles": `9`}, func(s *spec) {
+			s.Logging = &v1alpha1.Logging{MaxFiles: new(int32(9))}
+		}),
 		"progressDeadlineSeconds": placement(func(s *spec) { s.ProgressDeadlineSeconds = new(int32(9)) },
 			"spec.progressDeadlineSeconds", func(s *spec) { s.ProgressDeadlineSeconds = new(int32(0)) }),
 		"nodeName": placement(func(s *spec) { s.NodeName = "n" },

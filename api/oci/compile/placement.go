@@ -12,9 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// defaultGracePeriod is a Pod's, in seconds.
-const defaultGracePeriod = 30
-
 // placement checks what the scheduler goes by: nodeName, nodeSelector,
 // tolerations and runtimeClassName do not reach the document.
 func placement(d *draft) {
@@ -68,23 +65,6 @@ func toleration(d *draft, at *field.Path, t corev1.Toleration) {
 	}
 	if t.TolerationSeconds != nil {
 		d.refuse(at.Child("tolerationSeconds"), "is not supported: Containers are not evicted by taints; remove it")
-	}
-}
-
-// life is how the container is started again and stopped.
-func life(d *draft) {
-	d.out.RestartPolicy = cmp.Or(d.in.RestartPolicy, corev1.RestartPolicyAlways)
-	oneOf(d, d.path.Child("restartPolicy"), d.out.RestartPolicy,
-		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
-	d.out.TerminationGracePeriodSeconds = defaultGracePeriod
-	if g := d.in.TerminationGracePeriodSeconds; g != nil {
-		d.out.TerminationGracePeriodSeconds = *g
-		if *g < 0 {
-			d.invalid(d.path.Child("terminationGracePeriodSeconds"), *g, "must not be negative")
-		}
-	}
-	if p := d.in.ProgressDeadlineSeconds; p != nil && *p < 1 {
-		d.invalid(d.path.Child("progressDeadlineSeconds"), *p, "must be at least 1")
 	}
 }
 

@@ -23,6 +23,13 @@ func revisions() map[string]int32 {
 		"former":                 2,
 		"former.uid":             2,
 		"former.generation":      2,
+
+		"restartBackOff":                2,
+		"restartBackOff.initialSeconds": 2,
+		"restartBackOff.maxSeconds":     2,
+		"logging":                       2,
+		"logging.maxSize":               2,
+		"logging.maxFiles":              2,
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func TestRunDigest(t *testing.T) {
 	how := map[string]bool{
 		"nodeName": true, "nodeSelector": true, "tolerations": true, "restartPolicy": true, "imagePullPolicy": true,
-		"terminationGracePeriodSeconds": true, "progressDeadlineSeconds": true,
+		"terminationGracePeriodSeconds": true, "progressDeadlineSeconds": true, "restartBackOff": true, "logging": true,
 	}
 	cases := fieldCases()
 	typ := reflect.TypeFor[v1alpha1.ContainerSpec]()
