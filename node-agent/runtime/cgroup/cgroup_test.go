@@ -372,3 +372,38 @@ func TestThawElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestFirstLimitsAtOnce sets the first limits of a process in several cgroups at once. The race detector fails it if one
+// reads what another looks up.
+func TestFirstLimitsAtOnce(t *testing.T) {
+	needs.Root(t)
+	if os.Getenv("CGROUP_FIRST_LIMITS") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestFirstLimitsAtOnce$")
+		cmd.Env = append(os.Environ(), "CGROUP_FIRST_LIMITS=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	const groups = 8
+	errs := make(chan error, groups)
+	for i := range groups {
+		spec := document(t, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(100))}})
+		spec.Linux.CgroupsPath += fmt.Sprint("-", i)
+		g, err := New(spec, "unused", layout(t), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := g.Destroy(); err != nil {
+				t.Error(err)
+			}
+		})
+		go func() { errs <- g.Create() }()
+	}
+	for range groups {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs2"
@@ -120,8 +121,17 @@ func (g *Group) setter() (cgroups.Manager, error) {
 	if g.unit != nil {
 		return g.systemd(g.unified())
 	}
-	return g.manager()
+	m, err := g.manager()
+	if err != nil || g.unified() {
+		return m, err
+	}
+	firstSet.Do(func() { err = m.Set(&cgroups.Resources{SkipDevices: true}) })
+	return m, err
 }
+
+// firstSet sets nothing. At its first Set in a process the library looks up the names of the files for the weights of block I/O,
+// and keeps them in variables that all managers of version 1 share, without a lock.
+var firstSet sync.Once
 
 // checkObsolete refuses a memory.useHierarchy that cannot be had: it cannot be chosen since Linux 5.11, nor on cgroup v2. (A limit of kernel
 // memory has had no effect since 5.16; api/oci/validate warns of it, as engines still have a flag for it.)
