@@ -94,9 +94,9 @@ test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a rea
 	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v -e /test/e2e -e /test/power)
 
 # The programs of cmd are built with the detector, too, where their tests have it. These are the tests in which they start goroutines: an
-# agent's start, life and takeover, exec, logs, status, restart, stop, and a supervisor that is killed and upgraded; signals, sockets and
+# agent's start, life and takeover, exec, logs, status, restart, stop, and both killed and upgraded (Chaos); signals, sockets and
 # terminals of berth. The others measure time, memory or system calls, kill at each step, or want a program without C's library.
-RACE_AGENT := ^Test(Standalone(Life|Control|RestartPolicy|Pull)|Supervisor(Killed|KilledBelowReaper|Upgrade)|RunDirRemoved|EditOfLimitsRestartsNothing|Status.*|Printer.*|MeetFakeSupervisor|HoldEndsItsChecks)$$
+RACE_AGENT := ^Test(Chaos|Standalone(Life|Control|RestartPolicy|Pull)|Supervisor(Killed|KilledBelowReaper|Upgrade)|RunDirRemoved|EditOfLimitsRestartsNothing|Status.*|Printer.*|MeetFakeSupervisor|HoldEndsItsChecks)$$
 RACE_BERTH := ^Test(Lifecycle|Run|RunForwardsSignals|ForegroundTerminal|Exec|ExecForwardsSignals|EverySignalIsForwarded|SignalEndsCreate|Notify|SocketActivation|RuntimeType|RuntimeOfAnother|Events|PauseAndPs)$$
 
 # The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.

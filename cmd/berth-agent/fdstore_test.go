@@ -32,7 +32,7 @@ type fakeManager struct {
 	drained chan struct{}
 }
 
-// barrier is the message after which pass knows that all earlier ones have been taken.
+// barrier is the message after which start knows that all earlier ones have been taken.
 const barrier = "X_BARRIER=1"
 
 func newFakeManager(t *testing.T) *fakeManager {
@@ -103,8 +103,9 @@ func (m *fakeManager) count() int {
 	return len(m.files)
 }
 
-// pass has cmd start with what is stored (sd_listen_fds(3)). Like systemd it first takes what the previous process has sent.
-func (m *fakeManager) pass(cmd *exec.Cmd) {
+// start starts cmd with the stored descriptors (sd_listen_fds(3)). Like systemd it first takes what the previous process has
+// sent. What cmd sends is taken after Start has returned.
+func (m *fakeManager) start(cmd *exec.Cmd) error {
 	m.t.Helper()
 	conn, err := net.Dial("unixgram", m.path)
 	if err != nil {
@@ -126,6 +127,7 @@ func (m *fakeManager) pass(cmd *exec.Cmd) {
 	// Only the process itself knows its pid.
 	cmd.Args = append([]string{"sh", "-c", `export LISTEN_PID=$$; exec "$@"`, "sh"}, cmd.Args...)
 	cmd.Path = "/bin/sh"
+	return cmd.Start()
 }
 
 // reapAtOnce reaps a process as soon as it has come to this one and ended, as systemd does with orphans. Wait until it is reaped.

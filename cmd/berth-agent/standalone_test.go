@@ -126,9 +126,11 @@ func (h *host) start() {
 	h.agent = exec.Command(args[0], args[1:]...)
 	h.agent.Stderr = log
 	if h.manager != nil {
-		h.manager.pass(h.agent)
+		err = h.manager.start(h.agent)
+	} else {
+		err = h.agent.Start()
 	}
-	if err := h.agent.Start(); err != nil {
+	if err != nil {
 		h.t.Fatal(err)
 	}
 	ended, agent := make(chan error, 1), h.agent
