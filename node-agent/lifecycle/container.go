@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -24,21 +25,46 @@ type Supervisor interface {
 type createStage struct {
 	supervisor  Supervisor
 	logMaxBytes int64
-	tokens      chan struct{} // one for each container that may be created at the same time
+	tokens      *tokens
+}
+
+// tokens bound how many containers are created at the same time, for each handler: one that hangs
+// holds up no container of another.
+type tokens struct {
+	each int
+	mu   sync.Mutex
+	of   map[string]chan struct{}
+}
+
+// take returns once the handler may create one more container, and the function that says that this
+// is done.
+func (t *tokens) take(ctx context.Context, handler string) (done func(), err error) {
+	t.mu.Lock()
+	taken := t.of[handler]
+	if taken == nil {
+		taken = make(chan struct{}, t.each)
+		t.of[handler] = taken
+	}
+	t.mu.Unlock()
+	select {
+	case taken <- struct{}{}:
+		return func() { <-taken }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (createStage) Name() string { return "create" }
 func (createStage) Scope() Scope { return PerRun }
 
 func (s createStage) Ensure(ctx context.Context, c *Container) error {
-	select {
-	case s.tokens <- struct{}{}:
-		defer func() { <-s.tokens }()
-	case <-ctx.Done():
-		return ctx.Err()
+	done, err := s.tokens.take(ctx, handlerOf(c))
+	if err != nil {
+		return err
 	}
+	defer done()
 	// The supervisor keeps no container that it could not create.
-	_, err := s.supervisor.Create(ctx, protocol.CreateRequest{
+	_, err = s.supervisor.Create(ctx, protocol.CreateRequest{
 		ID: c.ID, Bundle: c.Dir.Path(), Handler: handlerOf(c),
 		Log: protocol.Log{Path: c.LogPath, LogLimits: logLimits(c.Bundle, s.logMaxBytes)},
 	})

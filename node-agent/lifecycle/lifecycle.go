@@ -139,7 +139,7 @@ type Config struct {
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing.
 	LogMaxBytes int64
 	Logs        *Logs
-	// Parallel is how many containers are created at the same time.
+	// Parallel is how many containers of one handler are created at the same time.
 	Parallel int
 	Log      *slog.Logger
 }
@@ -156,7 +156,7 @@ func Stages(c Config) List {
 		namesStage{},
 		configStage{},
 		logsStage{c.Logs},
-		createStage{c.Supervisor, c.LogMaxBytes, make(chan struct{}, c.Parallel)},
+		createStage{c.Supervisor, c.LogMaxBytes, &tokens{each: c.Parallel, of: map[string]chan struct{}{}}},
 		limitsStage{c.Supervisor, c.LogMaxBytes},
 		startStage{c.Supervisor, c.Log},
 	}

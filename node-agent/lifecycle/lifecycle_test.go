@@ -277,6 +277,30 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// TestHandlerThatHangs: as many containers as may be created at the same time wait for a handler that does not answer; those of
+// another handler do not, and the others of that one give up with their context.
+func TestHandlerThatHangs(t *testing.T) {
+	free := &tokens{each: 1, of: map[string]chan struct{}{}}
+	done, err := free.take(t.Context(), "kata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := free.take(t.Context(), v1alpha1.HandlerNative)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := free.take(ended, "kata"); !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v while one is created; want %v", err, context.Canceled)
+	}
+	done()
+	if _, err := free.take(t.Context(), "kata"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
 func TestUnknownIsNoFailure(t *testing.T) {
 	leaktest.Check(t)

@@ -190,8 +190,9 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	s.publish(r.ID)
 
 	// A few at a time: more than the processors can do only makes each of them slower.
-	s.slots <- struct{}{}
-	defer func() { <-s.slots }()
+	slots := s.slots[r.Handler]
+	slots <- struct{}{}
+	defer func() { <-slots }()
 
 	log, err := openLog(r.Log)
 	if err != nil {

@@ -316,7 +316,7 @@ func testServer(t *testing.T) *server {
 	s := &server{
 		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, step: func(string) {}, containers: map[string]*container{},
 		byPID: map[int]*container{}, zombies: map[int]bool{}, early: map[int]unix.WaitStatus{},
-		slots: make(chan struct{}, 1), reaped: make(chan struct{}, 1), stopped: make(chan struct{}),
+		reaped: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	var err error
 	if s.exits, err = newPoller(1, s.log); err != nil {

@@ -68,9 +68,9 @@ type server struct {
 	hierarchies []hierarchy
 	devNull     *os.File
 	exits, logs *poller
-	slots       chan struct{} // bounds the creates that are under way
-	reaped      chan struct{} // wakes the reaper when a zombie in its way is gone
-	stopped     chan struct{} // closed when records that could not be written are given up
+	slots       map[string]chan struct{} // bound the creates that are under way, by handler: one that hangs holds up no other
+	reaped      chan struct{}            // wakes the reaper when a zombie in its way is gone
+	stopped     chan struct{}            // closed when records that could not be written are given up
 	step        func(name string)
 	ops         sync.WaitGroup
 	endings     sync.WaitGroup
@@ -162,7 +162,7 @@ func run(ctx context.Context, o Options) error {
 		run:        rand.Text(),
 		upgrade:    make(chan string, 1),
 		records:    records{d.dir},
-		slots:      make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		slots:      slotsOf(o.Handlers, 2*runtime.GOMAXPROCS(0)),
 		containers: map[string]*container{},
 		byPID:      map[int]*container{},
 		zombies:    map[int]bool{},
@@ -271,6 +271,15 @@ func run(ctx context.Context, o Options) error {
 	s.letGo()
 	s.log.Info("supervisor ends", "containers", len(s.containers))
 	return err
+}
+
+// slotsOf returns the slots of each handler.
+func slotsOf(handlers handler.Set, each int) map[string]chan struct{} {
+	slots := map[string]chan struct{}{}
+	for name := range handlers {
+		slots[name] = make(chan struct{}, each)
+	}
+	return slots
 }
 
 // serve accepts clients until the listener is closed. ctx bounds their operations, and streams their watches and holds.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -62,5 +63,45 @@ func TestStartThatNobodyKnows(t *testing.T) {
 				t.Errorf("the record says that it may have run: %v; want %v", ran, tc.ran)
 			}
 		})
+	}
+}
+
+// hangingCreate is a handler whose Create takes until its context ends.
+type hangingCreate struct {
+	handler.Handler
+	begun chan struct{}
+}
+
+func (h hangingCreate) Create(ctx context.Context, _, _ string, _ handler.Stdio) (int, error) {
+	h.begun <- struct{}{}
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+
+// refusedCreate is a handler whose Create fails at once.
+type refusedCreate struct{ handler.Handler }
+
+func (refusedCreate) Create(context.Context, string, string, handler.Stdio) (int, error) {
+	return 0, unix.ENOEXEC
+}
+
+// TestHandlerThatHangs: a handler that does not answer holds up no container of another.
+func TestHandlerThatHangs(t *testing.T) {
+	s := testServer(t)
+	hangs := hangingCreate{begun: make(chan struct{})}
+	s.handlers = handler.Set{"hangs": hangs, "refuses": refusedCreate{}}
+	s.slots = slotsOf(s.handlers, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	create := func(id, handler string) error {
+		_, err := s.create(ctx, &protocol.CreateRequest{ID: id, Handler: handler, Bundle: "/bundle"})
+		return err
+	}
+	all.Go(func() { _ = create("first", "hangs") })
+	<-hangs.begun
+	if err := create("other", "refuses"); !errors.Is(err, unix.ENOEXEC) {
+		t.Errorf("found %v; want %v", err, unix.ENOEXEC)
 	}
 }

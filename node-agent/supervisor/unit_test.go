@@ -243,6 +243,7 @@ func TestCreateWithoutPidfd(t *testing.T) {
 	h := newThreadHandler(t)
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": h}
+	s.slots = slotsOf(s.handlers, 1)
 	st, err := s.create(t.Context(), &protocol.CreateRequest{ID: "web", Bundle: "/b", Handler: "thread"})
 	if err == nil || !strings.Contains(err.Error(), "pidfd_open") {
 		t.Errorf("found %+v, %v; want the error of pidfd_open", st, err)
@@ -258,6 +259,7 @@ func TestRunDirRemovedDuringCreate(t *testing.T) {
 	leaktest.Check(t)
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": newThreadHandler(t)}
+	s.slots = slotsOf(s.handlers, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	var ended sync.WaitGroup
 	ended.Go(func() {

@@ -38,14 +38,14 @@ func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (c
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w.hurry = gosync.OnceFunc(func() { after(reportPatience) })
+	w.endReport = gosync.OnceFunc(func() { after(reportPatience) })
 	if w.again {
-		w.hurry()
+		w.endReport()
 	}
 	return ctx, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		w.hurry = nil
+		w.endReport = nil
 		for _, t := range timers {
 			t.Stop()
 		}

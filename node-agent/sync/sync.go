@@ -53,7 +53,7 @@ type Config struct {
 	LogMaxBytes int64
 	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
 	KeepLogs lifecycle.Retention
-	// Parallel is how many containers are made at the same time; optional: 8. Pulling images is not counted.
+	// Parallel is how many containers of one handler are made at the same time; optional: 8. Pulling images is not counted.
 	Parallel int
 	// Pulled returns how far the pull of an image is, for people; optional.
 	Pulled func(reference string) string
@@ -102,8 +102,9 @@ type worker struct {
 	// guarded by Syncer.mu
 	active bool
 	again  bool
-	hurry  func() // has a report that is under way end soon; nil if there is none
-	timer  clock.Timer
+	// endReport has a report that is under way end soon; nil if there is none.
+	endReport func()
+	timer     clock.Timer
 }
 
 // New returns a Syncer that does nothing until Run.
@@ -378,8 +379,8 @@ func (s *Syncer) Changed(key source.Key) {
 	}
 	if w.active {
 		w.again = true
-		if w.hurry != nil {
-			w.hurry()
+		if w.endReport != nil {
+			w.endReport()
 		}
 		return
 	}
