@@ -307,15 +307,16 @@ func (b burst) remove(ctx context.Context, c *cluster) error {
 	return nil
 }
 
-// removeAll deletes all Containers, and waits until they are gone.
+// removeAll deletes all Containers, and waits until they are gone. It deletes one by one: a request
+// for all of a thousand would take longer than the API server lets it.
 func (c *cluster) removeAll(ctx context.Context) error {
-	if err := c.client.DeleteAllOf(ctx, &v1alpha1.Container{}, client.InNamespace(metav1.NamespaceDefault)); err != nil {
+	list := &v1alpha1.ContainerList{}
+	if err := c.client.List(ctx, list); err != nil {
 		return err
 	}
-	for ; ; time.Sleep(100 * time.Millisecond) {
-		list := &v1alpha1.ContainerList{}
-		if err := c.client.List(ctx, list); err != nil || len(list.Items) == 0 {
-			return err
-		}
+	err := parallel(len(list.Items), func(i int) error { return c.client.Delete(ctx, &list.Items[i]) })
+	for ; err == nil && len(list.Items) > 0; time.Sleep(100 * time.Millisecond) {
+		err = c.client.List(ctx, list)
 	}
+	return err
 }
