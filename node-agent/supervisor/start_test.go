@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -28,6 +29,7 @@ func (b brokenStart) State(context.Context, string) (*specs.State, error) { retu
 // TestStartThatNobodyKnows: if a handler fails to start a container and cannot say what became of it, the program may run. The
 // caller is told so, since it would undo a start that has failed.
 func TestStartThatNobodyKnows(t *testing.T) {
+	leaktest.Check(t)
 	is := func(status specs.ContainerState) func() (*specs.State, error) {
 		return func() (*specs.State, error) { return &specs.State{Status: status}, nil }
 	}

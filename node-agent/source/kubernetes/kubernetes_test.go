@@ -412,6 +412,7 @@ func TestNodeAgent(t *testing.T) {
 // TestHeartbeatBeforeTheNamespace holds that a node whose namespace does not exist yet costs the API
 // server little: of thousands that are new at the same time, the controller serves one after the other.
 func TestHeartbeatBeforeTheNamespace(t *testing.T) {
+	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	counted := rest.CopyConfig(server)

@@ -53,6 +53,7 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 
 // TestUnreachable: a request that was not sent is told apart from one whose outcome is unknown.
 func TestUnreachable(t *testing.T) {
+	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "s")
 	create := func(want error) {
 		t.Helper()
