@@ -182,7 +182,7 @@ type heldClient struct {
 // heldTimeout is how long a start waits: a supervisor that is older than this agent passes nothing on.
 const heldTimeout = 5 * time.Second
 
-func (c heldClient) Start(ctx context.Context, id string) error {
+func (c heldClient) Start(ctx context.Context, id string) (protocol.Status, error) {
 	short, cancel := context.WithTimeout(ctx, heldTimeout)
 	defer cancel()
 	if !c.s.passesNothing() {

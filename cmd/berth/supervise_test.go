@@ -105,7 +105,7 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 			if got := listed(t); len(got) != 1 || got[0] != id {
 				t.Errorf("the runtime has %q, want %q alone", got, id)
 			}
-			if err := client.Start(ctx, id); err != nil {
+			if _, err := client.Start(ctx, id); err != nil {
 				t.Error(err)
 			}
 			if err := client.Delete(ctx, id, true); err != nil {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -15,7 +14,7 @@ import (
 // Supervisor creates, starts, updates and deletes containers.
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
-	Start(ctx context.Context, id string) error
+	Start(ctx context.Context, id string) (protocol.Status, error)
 	Update(ctx context.Context, id string, r protocol.UpdateRequest) error
 	Delete(ctx context.Context, id string, force bool) error
 	Get(ctx context.Context, id string) (protocol.Status, error)
@@ -85,10 +84,7 @@ func (s createStage) Release(ctx context.Context, c *Container) error {
 const StartStage = "start"
 
 // startStage lets the created container run its program.
-type startStage struct {
-	supervisor Supervisor
-	log        *slog.Logger
-}
+type startStage struct{ supervisor Supervisor }
 
 func (startStage) Name() string { return StartStage }
 func (startStage) Scope() Scope { return PerRun }
@@ -98,19 +94,12 @@ func (s startStage) Ensure(ctx context.Context, c *Container) error {
 	if err := c.Flushed(ctx); err != nil {
 		return &StageError{Class: Unknown, Err: fmt.Errorf("flush the record: %w", err)}
 	}
-	err := s.supervisor.Start(ctx, c.ID)
+	st, err := s.supervisor.Start(ctx, c.ID)
 	if errors.Is(err, protocol.ErrNotExist) || errors.Is(err, protocol.ErrNotCreated) {
 		return &StageError{Class: Unknown, Err: err} // somebody else has deleted or started it
 	}
 	if err != nil {
 		return err
-	}
-	st, err := s.supervisor.Get(ctx, c.ID)
-	if err != nil {
-		// It runs, or has run: the next look finds out which.
-		s.log.Warn("cannot look at the container that was started",
-			"container", c.Key.String(), "error", err)
-		return nil
 	}
 	c.Status = &st
 	return nil

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -141,7 +140,6 @@ type Config struct {
 	Logs        *Logs
 	// Parallel is how many containers of one handler are created at the same time.
 	Parallel int
-	Log      *slog.Logger
 }
 
 // Stages returns the stages in the order of Ensure.
@@ -158,7 +156,7 @@ func Stages(c Config) List {
 		logsStage{c.Logs},
 		createStage{c.Supervisor, c.LogMaxBytes, &tokens{each: c.Parallel, of: map[string]chan struct{}{}}},
 		limitsStage{c.Supervisor, c.LogMaxBytes},
-		startStage{c.Supervisor, c.Log},
+		startStage{c.Supervisor},
 	}
 }
 

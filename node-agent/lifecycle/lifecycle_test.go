@@ -41,7 +41,9 @@ func (s *recordingSupervisor) Create(context.Context, protocol.CreateRequest) (p
 	return protocol.Status{}, nil
 }
 
-func (s *recordingSupervisor) Start(context.Context, string) error { return s.fail["start"] }
+func (s *recordingSupervisor) Start(context.Context, string) (protocol.Status, error) {
+	return protocol.Status{State: protocol.Running, PID: 42}, s.fail["start"]
+}
 
 func (s *recordingSupervisor) Update(_ context.Context, _ string, r protocol.UpdateRequest) error {
 	s.update = r
@@ -100,7 +102,7 @@ func newNode(t *testing.T) *node {
 	t.Cleanup(pulls.Close)
 	n.stages = Stages(Config{
 		Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Pulls: pulls, Wake: func(source.Key) {}, Supervisor: n.super,
-		CgroupParent: "/berth", Logs: &Logs{Dir: n.logs, Clock: clock.RealClock{}, Log: log}, Parallel: 1, Log: log,
+		CgroupParent: "/berth", Logs: &Logs{Dir: n.logs, Clock: clock.RealClock{}, Log: log}, Parallel: 1,
 	})
 	n.c = n.stored(bundles)
 	b := &v1alpha1.OCIBundle{}

@@ -296,7 +296,7 @@ func (n *node) create(h, id, script string) protocol.Status {
 func (n *node) run(h, id, script string) protocol.Status {
 	n.t.Helper()
 	st := n.create(h, id, script)
-	if err := n.client.Start(n.ctx(), id); err != nil {
+	if _, err := n.client.Start(n.ctx(), id); err != nil {
 		n.t.Fatal(err)
 	}
 	return st

@@ -60,13 +60,13 @@ func TestKilledAtEachStep(t *testing.T) {
 				n.create(h, "web", "echo ran; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo end; exit 7")
 				goFile := filepath.Join(n.rootfs, "tmp", "go")
 				if !tc.atStart {
-					if err := n.client.Start(n.ctx(), "web"); err != nil {
+					if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 						t.Fatal(err)
 					}
 					if err := os.WriteFile(goFile, nil, 0o600); err != nil {
 						t.Fatal(err)
 					}
-				} else if err := n.client.Start(n.ctx(), "web"); err == nil {
+				} else if _, err := n.client.Start(n.ctx(), "web"); err == nil {
 					t.Fatal("the start was answered by a supervisor that should have been killed")
 				}
 				_ = n.cmd.Wait()
@@ -85,7 +85,7 @@ func TestKilledAtEachStep(t *testing.T) {
 						t.Fatalf("found %+v; want the state %s", st, want)
 					}
 					// A client that does not know asks again.
-					if err := n.client.Start(n.ctx(), "web"); err != nil {
+					if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 						t.Fatal(err)
 					}
 					if err := os.WriteFile(goFile, nil, 0o600); err != nil {
@@ -101,7 +101,7 @@ func TestKilledAtEachStep(t *testing.T) {
 				case tc.code || st.ExitCode != nil || st.Reason == "":
 					t.Errorf("found %+v; want exit code 7, or a reason why it is unknown", st)
 				}
-				if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
+				if _, err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
 					t.Errorf("start of what has ended: found %v; want ErrNotCreated", err)
 				}
 				if got := n.lines("web", "stdout"); !slices.Equal(got, []string{"ran", "end"}) {
@@ -121,7 +121,7 @@ func TestStartIsIdempotent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.client.Start(n.ctx(), "web"); err != nil {
+		if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 			t.Fatalf("a second start: %v", err)
 		}
 		after, err := n.client.Get(n.ctx(), "web")

@@ -102,7 +102,7 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 					if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
 						t.Fatal(err)
 					}
-					if err := n.client.Start(n.ctx(), id); err != nil {
+					if _, err := n.client.Start(n.ctx(), id); err != nil {
 						t.Fatal(err)
 					}
 					pids := n.marked(mark, tc.count)
@@ -183,7 +183,7 @@ func TestKillAllWaitsForTheEnd(t *testing.T) {
 		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "left", Handler: h, Bundle: bundle}); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.client.Start(n.ctx(), "left"); err != nil {
+		if _, err := n.client.Start(n.ctx(), "left"); err != nil {
 			t.Fatal(err)
 		}
 		pid := n.marked(mark, 1)[0]

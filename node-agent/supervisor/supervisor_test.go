@@ -56,7 +56,7 @@ func TestLife(t *testing.T) {
 		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: st.Bundle}); !errors.Is(err, protocol.ErrExist) {
 			t.Fatalf("second create: %v", err)
 		}
-		if err := n.client.Start(n.ctx(), "web"); err != nil {
+		if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 			t.Fatal(err)
 		}
 		st = n.stopped("web")
@@ -70,7 +70,7 @@ func TestLife(t *testing.T) {
 		if got := n.lines("web", "stderr"); !slices.Equal(got, []string{"two"}) {
 			t.Errorf("stderr %q", got)
 		}
-		if err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
+		if _, err := n.client.Start(n.ctx(), "web"); !errors.Is(err, protocol.ErrNotCreated) {
 			t.Errorf("start of a stopped one: %v", err)
 		}
 		if err := n.client.Kill(n.ctx(), "web", "TERM", false); !errors.Is(err, protocol.ErrNotRunning) {
@@ -213,7 +213,7 @@ func TestInvalidRequests(t *testing.T) {
 	if err := n.client.Kill(n.ctx(), "x", "NOPE", false); !errors.Is(err, protocol.ErrInvalid) {
 		t.Errorf("signal: %v", err)
 	}
-	if err := n.client.Start(n.ctx(), "x"); !errors.Is(err, protocol.ErrNotExist) {
+	if _, err := n.client.Start(n.ctx(), "x"); !errors.Is(err, protocol.ErrNotExist) {
 		t.Errorf("start: %v", err)
 	}
 
@@ -313,7 +313,7 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 	if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: protocol.Log{Path: n.logPath("web")}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.client.Start(n.ctx(), "web"); err != nil {
+	if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 		t.Fatal(err)
 	}
 	if st := n.stopped("web"); *st.ExitCode != 5 {
@@ -350,7 +350,7 @@ func TestMuchOutput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.client.Start(n.ctx(), "web"); err != nil {
+	if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 		t.Fatal(err)
 	}
 	if st := n.stopped("web"); *st.ExitCode != 0 || st.LogLost != 0 {
@@ -445,7 +445,7 @@ func TestKilledSupervisor(t *testing.T) {
 		if err := n.client.Kill(n.ctx(), "quiet", "TERM", false); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.client.Start(n.ctx(), "waiting"); err != nil {
+		if _, err := n.client.Start(n.ctx(), "waiting"); err != nil {
 			t.Fatal(err)
 		}
 		// Reaped before the supervisor can look: it is stopped by then, so only the pidfd has the exit status.
@@ -564,7 +564,7 @@ func TestHundredAtOnce(t *testing.T) {
 			}
 			_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: filepath.Join(n.dir, "bundles", id), Log: protocol.Log{Path: n.logPath(id)}})
 			if err == nil {
-				err = n.client.Start(n.ctx(), id)
+				_, err = n.client.Start(n.ctx(), id)
 			}
 			if err != nil {
 				t.Error(err)
@@ -730,7 +730,7 @@ func TestOOMKilled(t *testing.T) {
 			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
 				t.Fatal(err)
 			}
-			if err := n.client.Start(n.ctx(), id); err != nil {
+			if _, err := n.client.Start(n.ctx(), id); err != nil {
 				t.Fatal(err)
 			}
 			if tc.after != nil {

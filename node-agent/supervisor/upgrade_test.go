@@ -59,7 +59,7 @@ func TestUpgradeInPlace(t *testing.T) {
 				t.Fatalf("found process %d, %v; want %d", got, err, pid)
 			}
 		}
-		if err := n.client.Start(n.ctx(), "waiting"); err != nil {
+		if _, err := n.client.Start(n.ctx(), "waiting"); err != nil {
 			t.Fatal(err)
 		}
 		want := map[string]int{"waiting": 9, "short": 8}

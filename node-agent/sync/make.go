@@ -34,7 +34,9 @@ func (s *Syncer) make(ctx context.Context, w *worker, in *Input) error {
 		c.Flushed = s.Bundles.Journal().BeginFlush()
 		return err
 	}
-	return s.settle(ctx, in.Record, c, s.stages.Ensure(ctx, c))
+	err := s.settle(ctx, in.Record, c, s.stages.Ensure(ctx, c))
+	w.started = c.Status
+	return err
 }
 
 // start starts a container that was created by an earlier attempt.

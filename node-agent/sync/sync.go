@@ -28,7 +28,7 @@ import (
 // Supervisor is the subset of *protocol.Client that Syncer uses; see there for each method.
 type Supervisor interface {
 	Create(ctx context.Context, r protocol.CreateRequest) (protocol.Status, error)
-	Start(ctx context.Context, id string) error
+	Start(ctx context.Context, id string) (protocol.Status, error)
 	Update(ctx context.Context, id string, r protocol.UpdateRequest) error
 	Kill(ctx context.Context, id, signal string, all bool) error
 	Delete(ctx context.Context, id string, force bool) error
@@ -98,6 +98,9 @@ type worker struct {
 	unseen  time.Time // since when the container cannot be looked at; zero if it can
 	hash    lastHash
 	offer   lastOffer
+	// started is the status with which the container was started, for the look that follows at once. What has happened since is an
+	// event, after which the worker looks again.
+	started *protocol.Status
 
 	// guarded by Syncer.mu
 	active bool
@@ -138,7 +141,7 @@ func New(c Config) (*Syncer, error) {
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
 		Handlers: c.Handlers, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
-		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Log: c.Log,
+		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel,
 	})
 	return s, nil
 }
@@ -553,7 +556,7 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 		}
 	}
 	if in.Record != nil {
-		st, err := s.Supervisor.Get(ctx, in.Record.ID)
+		st, err := s.status(ctx, w, in.Record.ID)
 		switch {
 		case err == nil:
 			in.Actual = &st
@@ -565,6 +568,16 @@ func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	}
 	in.Now, in.Instant = s.Clock.Now(), s.BootClock()
 	return in, nil
+}
+
+// status returns the status of the worker's container.
+func (s *Syncer) status(ctx context.Context, w *worker, id string) (protocol.Status, error) {
+	st := w.started
+	w.started = nil
+	if st != nil && st.ID == id {
+		return *st, nil
+	}
+	return s.Supervisor.Get(ctx, id)
 }
 
 // readWanted reads what is wanted and what is recorded.

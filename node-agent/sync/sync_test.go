@@ -94,18 +94,20 @@ func (f *fakeSupervisor) change(id string, change func(*protocol.Status)) error 
 	return nil
 }
 
-func (f *fakeSupervisor) Start(_ context.Context, id string) error {
+func (f *fakeSupervisor) Start(_ context.Context, id string) (protocol.Status, error) {
 	request, answer := f.lost("start")
 	if request != nil {
-		return request
+		return protocol.Status{}, request
 	}
-	return errors.Join(answer, f.change(id, func(st *protocol.Status) {
-		if st.State == protocol.Running {
-			return
+	var started protocol.Status
+	err := f.change(id, func(st *protocol.Status) {
+		if st.State != protocol.Running {
+			st.State, st.StartedAt, st.StartedInstant = protocol.Running, f.clock.Now(), f.clock.sinceBoot()
+			f.starts++
 		}
-		st.State, st.StartedAt, st.StartedInstant = protocol.Running, f.clock.Now(), f.clock.sinceBoot()
-		f.starts++
-	}))
+		started = *st
+	})
+	return started, errors.Join(answer, err)
 }
 
 func (f *fakeSupervisor) Update(_ context.Context, id string, r protocol.UpdateRequest) error {

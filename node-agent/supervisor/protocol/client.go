@@ -56,10 +56,9 @@ func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
 	return c.one(ctx, Request{Op: OpCreate, Create: &r})
 }
 
-// Start lets a created container run its program.
-func (c *Client) Start(ctx context.Context, id string) error {
-	_, err := c.one(ctx, Request{Op: OpStart, ID: id})
-	return err
+// Start lets a created container run its program, and returns its status then.
+func (c *Client) Start(ctx context.Context, id string) (Status, error) {
+	return c.one(ctx, Request{Op: OpStart, ID: id})
 }
 
 // Kill sends a signal (as unixsignal.Parse reads it) to the container's first process, or with all to every process in it.

@@ -5,7 +5,7 @@
 //
 //	client := protocol.NewClient("/run/berth/supervisor.sock")
 //	st, err := client.Create(ctx, protocol.CreateRequest{ID: "web", Bundle: "/var/lib/berth/bundles/web"})
-//	err = client.Start(ctx, "web")
+//	st, err = client.Start(ctx, "web")
 //	w, err := client.Watch(ctx)
 //	for ev, err := w.Next(); err == nil; ev, err = w.Next() { … }
 //
