@@ -3,8 +3,8 @@
 #
 # make bench-node: starts containers from an image that is on the node, by the
 # agent alone (a directory of manifests) beside `ctr run -d` with runc and
-# `podman run -d` with crun, by turns in one run, and measures the memory of the
-# agent and the supervisor. hack/bench/node is the program.
+# `podman run -d` with crun and the same system calls in C (floor.c), by turns in
+# one run, and measures the memory of the agent and the supervisor. hack/bench/node is the program.
 #
 #   hack/bench/node.sh [FLAGS OF hack/bench/node]      such as -rounds 1 -memory ""
 #
@@ -37,6 +37,7 @@ cleanup() {
 trap cleanup EXIT
 
 CGO_ENABLED=0 go build -o "$work/bench" ./hack/bench/node
+gcc -O2 -w -o "$work/floor" hack/bench/floor.c
 truncate -s 8G "$work/disk"
 mkfs.ext4 -q "$work/disk"
 mkdir "$work/dir"
@@ -49,6 +50,9 @@ unshare --mount --pid --fork --kill-child --mount-proc --propagation private -- 
 		# Copies, as an installation makes them (see runtime.sh).
 		cp "$3/berth" "$3/berth-agent" "$1/dir/"
 		bin/berth-image --busybox --tag localhost/busybox:1 -o "$1/dir/image.tar"
+		mkdir -p "$1/dir/rootfs/bin" "$1/dir/rootfs/proc" "$1/dir/rootfs/sys" "$1/dir/rootfs/dev" "$1/dir/rootfs/etc"
+		cp "$1/floor" "$1/dir/"
+		cp /bin/busybox "$1/dir/rootfs/bin/true"
 		dir=$1 cgroup=$2
 		shift 3
 		exec "$dir/bench" -dir "$dir/dir" -cgroup "$cgroup" "$@"' sh "$work" "$cgroup" "$programs" "$@"
