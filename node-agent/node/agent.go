@@ -193,8 +193,8 @@ func (a *Agent) apply(ctx context.Context, fields map[string]any, subresource ..
 	return now, nil
 }
 
-// status applies the status if it has changed. It does so too from time to time, so that what
-// somebody else has written is corrected: the API server writes nothing where nothing differs, and
+// status applies the status if it has changed, and from time to time, to correct what somebody else
+// has written: the API server writes nothing where nothing differs, and
 // its answer says what the agent has to know of its NodeAgent, which it cannot read.
 func (a *Agent) status(ctx context.Context) error {
 	if a.uid == "" {
