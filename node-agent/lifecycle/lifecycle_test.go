@@ -282,6 +282,7 @@ func TestClasses(t *testing.T) {
 // TestHandlerThatHangs: as many containers as may be created at the same time wait for a handler that does not answer; those of
 // another handler do not, and the others of that one give up with their context.
 func TestHandlerThatHangs(t *testing.T) {
+	leaktest.Check(t)
 	free := &tokens{each: 1, of: map[string]chan struct{}{}}
 	done, err := free.take(t.Context(), "kata")
 	if err != nil {

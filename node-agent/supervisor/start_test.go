@@ -89,6 +89,7 @@ func (refusedCreate) Create(context.Context, string, string, handler.Stdio) (int
 
 // TestHandlerThatHangs: a handler that does not answer holds up no container of another.
 func TestHandlerThatHangs(t *testing.T) {
+	leaktest.Check(t)
 	s := testServer(t)
 	hangs := hangingCreate{begun: make(chan struct{})}
 	s.handlers = handler.Set{"hangs": hangs, "refuses": refusedCreate{}}
