@@ -17,7 +17,7 @@ import (
 
 const (
 	// restPercent is GOGC of a process at rest. It allocates little, so it costs little to collect early.
-	restPercent = 50
+	restPercent = 25
 	// room is how much garbage may gather during a burst. A start of a container leaves half a MiB of
 	// it in the agent and in the supervisor each. At rest their heaps are so small that they would be
 	// collected at nearly every start.
