@@ -234,7 +234,7 @@ func (c *criuCall) addParent(o CheckpointOptions) error {
 		return fmt.Errorf("--parent-path: found %s; allowed is a path relative to --image-path", o.ParentPath)
 	}
 	if st, err := os.Stat(filepath.Join(o.ImagePath, o.ParentPath)); err != nil || !st.IsDir() {
-		return fmt.Errorf("--parent-path: found %s, which is no folder below --image-path", o.ParentPath)
+		return fmt.Errorf("--parent-path: found %s, which is no directory below --image-path", o.ParentPath)
 	}
 	c.opts.ParentImg, c.opts.TrackMem = &o.ParentPath, ptr(true)
 	return nil

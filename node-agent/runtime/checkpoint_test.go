@@ -435,7 +435,7 @@ func TestCheckpointFailures(t *testing.T) {
 	has(err, "something other than a regular file")
 	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
 	w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
-	// Links of a stranger's archive: criu would write through one and read through the other, as root.
+	// Links of another user's archive: criu would write through one and read through the other, as root.
 	victim := filepath.Join(w.dir, "victim")
 	w.must(os.WriteFile(victim, []byte("the host's"), 0o600))
 	work := filepath.Join(w.dir, "work")

@@ -118,7 +118,7 @@ func TestKilledDelete(t *testing.T) {
 		}
 		w.reapAll(round, "delete")
 		if _, err := os.Lstat(filepath.Join(w.dir, "run", w.id)); !errors.Is(err, os.ErrNotExist) {
-			t.Fatalf("round %d: the container's folder is left: %v", round, err)
+			t.Fatalf("round %d: the container's directory is left: %v", round, err)
 		}
 	}
 	if after := w.leftovers(); after != before {

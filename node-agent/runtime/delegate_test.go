@@ -71,7 +71,7 @@ func names(entries []os.DirEntry) (list []string) {
 	return list
 }
 
-// TestKillAllForking: without a pid namespace of its own, every process of the container ends by kill --all, those that fork meanwhile and those
+// TestKillAllForking: without a pid namespace of its own, every process of the container ends by kill --all, those that fork during the kill and those
 // in cgroups below its own too, and no other.
 func TestKillAllForking(t *testing.T) {
 	w := newWorld(t)

@@ -499,7 +499,7 @@ func TestDevicesInUserNamespace(t *testing.T) {
 	}
 }
 
-// TestDevicesElsewhere: what cannot be had as the document says fails or is told.
+// TestDevicesElsewhere: devices that cannot be created as documented fail or cause a warning.
 func TestDevicesElsewhere(t *testing.T) {
 	w := newWorld(t)
 	device := func(path string, major, minor int64) specs.LinuxDevice {

@@ -36,7 +36,7 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// first is what of a record names its process.
+// first returns the fields of a record that identify its process.
 func first(rec *record) any { return []any{rec.ID, rec.PID, rec.StartTime, rec.Boot, rec.Bundle} }
 
 // FuzzPasswd: whatever an image has as /etc/passwd, what is found in it can be in an environment.
@@ -47,7 +47,7 @@ func FuzzPasswd(f *testing.F) {
 	f.Fuzz(func(t *testing.T, passwd []byte, uid uint32) {
 		home := homeIn(strings.NewReader(string(passwd)), uid)
 		if strings.ContainsAny(home, "\x00\n:") {
-			t.Fatalf("found the home folder %q", home)
+			t.Fatalf("found the home directory %q", home)
 		}
 	})
 }

@@ -159,7 +159,7 @@ func (w *world) leftovers() string {
 	var open []string
 	for _, fd := range fds {
 		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
-		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' directory, for good; the directory is what is
+		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' directory, for good; that directory is the one
 		// being read. Pidfds and detached mounts count.
 		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" && target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			open = append(open, target)
@@ -416,7 +416,7 @@ func (w *world) await(what string, ok func() bool) {
 	}
 }
 
-// awaitProgram waits until a process is its program in every respect. What a caller is told of is a moment before that: execve(2) closes
+// awaitProgram waits until a process is its program in every respect. A caller learns of it a moment before that: execve(2) closes
 // descriptors one by one, and gives the process its name, its rights, its arguments and at last its environment, which may not be empty.
 func (w *world) awaitProgram(pid int, name string) {
 	w.t.Helper()

@@ -76,7 +76,7 @@ func TestWaitingChildIsClosed(t *testing.T) {
 	for _, fd := range fds {
 		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name()))
 		if st, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name())); err == nil && st.IsDir() && !strings.HasPrefix(target, "/") {
-			t.Errorf("descriptor %s is the folder %s", fd.Name(), target)
+			t.Errorf("descriptor %s is the directory %s", fd.Name(), target)
 		}
 	}
 	// A process of the same user with the same capabilities may look into another (ptrace(2), Ptrace access mode checking),
@@ -156,7 +156,7 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "joined"}, Cwd: "/"}}, "joined\n")
 }
 
-// TestKilledOrEnded: Start tells a program that the kernel has killed, maybe while it loaded it, from one that has run and ended
+// TestKilledOrEnded: Start distinguishes a program that the kernel has killed, maybe while loading it, from one that has run and ended
 // of itself, as a shell does whose command was killed: that is its exit status, and no failure to start.
 func TestKilledOrEnded(t *testing.T) {
 	leaktest.Check(t)
@@ -265,7 +265,7 @@ func TestSeccompFiltersAreKept(t *testing.T) {
 		t.Errorf("the damaged filter was not replaced, %v", err)
 	}
 	if all, err := w.rt.List(background); err != nil || len(all) != 0 || len(w.warned) != 0 {
-		t.Errorf("List takes the folder for a container: %v, %v, %q", all, err, w.warned)
+		t.Errorf("List takes the directory for a container: %v, %v, %q", all, err, w.warned)
 	}
 }
 

@@ -250,7 +250,7 @@ func TestFewDescriptors(t *testing.T) {
 	t.Logf("%d failed", failed)
 }
 
-// TestClosedHierarchy: a cgroup hierarchy that is read-only is told, and those that were made before it are removed.
+// TestClosedHierarchy: a read-only cgroup hierarchy is reported, and directories created before it are removed.
 func TestClosedHierarchy(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.spec("/bin/sleep", "1000"))
@@ -343,7 +343,7 @@ func TestNoMoreProcesses(t *testing.T) {
 				t.Errorf("with %d processes: %v: %s", limit, err, out)
 			}
 		}
-		// What it cannot tell of itself any more is for delete, as after a kill.
+		// What it cannot report any more is left to delete, as after a kill.
 		crashed := strings.Contains(out, "newosproc") || strings.Contains(out, "errno=11") || strings.Contains(out, "pthread_create")
 		if err == nil || crashed {
 			w.must(w.rt.Delete(background, w.id, true))

@@ -511,7 +511,7 @@ func TestForeignPID(t *testing.T) {
 	w.must(w.rt.Delete(background, w.id, true))
 }
 
-// TestBrokenRecord: it is told, and no other container suffers.
+// TestBrokenRecord: it is reported, and no other container suffers.
 func TestBrokenRecord(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.sh("true"))

@@ -179,7 +179,7 @@ func TestTmpfsIsLikeTheFolderBelow(t *testing.T) {
 	w.prints(mounted(w.sh("stat -c %a /run /made"), specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/made", Type: "tmpfs", Source: "tmpfs"}), "2750\n1777\n")
 }
 
-// TestMountFlags: every option that sets or clears a flag does so, on the mount alone or on all that are below as well.
+// TestMountFlags: every option sets or clears its flag, on the mount alone or on all mounts below as well.
 func TestMountFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -336,7 +336,7 @@ func TestBindSources(t *testing.T) {
 			w.must(os.RemoveAll(filepath.Join(source, "folder", "f")))
 		})
 	}
-	w.fails(mounted(w.sh("true"), bind(source+"/file", "/folder")), "mounts[7] (/folder): move_mount: invalid argument", "a folder can be mounted on a folder alone")
+	w.fails(mounted(w.sh("true"), bind(source+"/file", "/folder")), "mounts[7] (/folder): move_mount: invalid argument", "a directory can be mounted on a directory alone")
 	w.fails(mounted(w.sh("true"), bind(source, "/file")), "mounts[7] (/file): move_mount: invalid argument")
 	w.fails(mounted(w.sh("true"), bind(source+"/link", "/file", "copy-symlink")), "mounts[7] (/file): expect: file exists")
 	w.fails(mounted(w.sh("true"), bind("none", "/file")), "mounts[7] (/file): open_tree: no such file or directory", filepath.Join(w.bundle(), "none"))

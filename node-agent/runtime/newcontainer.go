@@ -135,7 +135,7 @@ func (c *newContainer) reserve() error {
 	case err != nil:
 		return fmt.Errorf("root.path: %w", err)
 	case !st.IsDir():
-		return fmt.Errorf("root.path: found %s, which is not a folder", root)
+		return fmt.Errorf("root.path: found %s, which is not a directory", root)
 	}
 	c.rec = &record{
 		OCIVersion: c.spec.Version, ID: c.id, Bundle: c.o.Bundle, Rootfs: filepath.Clean(root),

@@ -33,7 +33,7 @@ func notifyTarget(manager string) string {
 	return filepath.Clean(manager)
 }
 
-// addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to tell its
+// addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to report its
 // readiness to (sd_notify(3)), on which somebody listens for a container that runs at once.
 func (c *creation) addActivation() error {
 	if c.o.ListenFDs == 0 && c.o.Notify == "" || c.rec.NoProgram {
@@ -74,7 +74,7 @@ func withEnv(env []string, name, value string) []string {
 	return append(env, name+"="+value)
 }
 
-// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify tells its readiness to. It is nil
+// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify reports its readiness to. It is nil
 // for any other container. It has to be there before the container is started.
 func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 	if err := CheckID(id); err != nil {

@@ -159,7 +159,7 @@ func TestRacedKernelFilesystems(t *testing.T) {
 	})
 }
 
-// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes do to the place meanwhile.
+// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes do to the place in between.
 func TestRacedLiveMounts(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()

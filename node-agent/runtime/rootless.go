@@ -59,11 +59,11 @@ func CheckRoot(dir string) error {
 			return fmt.Errorf("--root: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
 		}
 		if own := uint32(os.Geteuid()); st.Uid != own && st.Uid != 0 {
-			return fmt.Errorf("--root: %s belongs to user %d; allowed is a folder of user %d or of root", dir, st.Uid, own)
+			return fmt.Errorf("--root: %s belongs to user %d; allowed is a directory of user %d or of root", dir, st.Uid, own)
 		}
 		strangers := st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != uint32(os.Getegid()) && st.Gid != 0
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR && strangers && st.Mode&unix.S_ISVTX == 0 {
-			return fmt.Errorf("--root: others may write to %s (mode %#o); allowed is a folder that only its owner may write to, or one with the sticky bit", dir, st.Mode&0o7777)
+			return fmt.Errorf("--root: others may write to %s (mode %#o); allowed is a directory that only its owner may write to, or one with the sticky bit", dir, st.Mode&0o7777)
 		}
 	}
 	return nil
@@ -98,7 +98,7 @@ func UserRoot() (dir string, xdg bool, err error) {
 	if os.Geteuid() == 0 {
 		return DefaultRoot, false, nil
 	}
-	return DefaultRoot, false, errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a folder of his own")
+	return DefaultRoot, false, errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a directory of his own")
 }
 
 // checkUser refuses what only root can have.

@@ -70,10 +70,10 @@ type Runtime struct {
 // Option changes what New makes.
 type Option func(*Runtime)
 
-// WithWarnings has what could not be granted, but need not fail, told to f.
+// WithWarnings calls f for each request that was not granted but is no failure.
 func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f } }
 
-// WithDebug has what is done told to f, step by step.
+// WithDebug calls f for each step.
 func WithDebug(f func(string)) Option { return func(r *Runtime) { r.debug = f } }
 
 // WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have their own timeouts.
@@ -195,7 +195,7 @@ func (r *Runtime) State(_ context.Context, id string) (*State, error) {
 	return s, nil
 }
 
-// List returns all containers below the root, by id. One whose record cannot be read is told as a warning.
+// List returns all containers below the root, by id. An unreadable record causes a warning.
 func (r *Runtime) List(context.Context) ([]*State, error) {
 	entries, err := os.ReadDir(r.root)
 	if errors.Is(err, os.ErrNotExist) {

@@ -42,7 +42,7 @@ func TestStrangersPID(t *testing.T) {
 	}
 }
 
-// TestBrokenState: a record that a loss of power has left empty is told, and can be removed.
+// TestBrokenState: a record that a loss of power has left empty is reported, and can be removed.
 func TestBrokenState(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "run", w.id)

@@ -13,7 +13,7 @@ import (
 )
 
 // checkSysctl refuses parameters of a namespace that the container joins by a path and that is the runtime's own: they would be the host's.
-// That it has one of the type at all the document tells (validate).
+// The validation checks that the document has one of the type.
 func checkSysctl(spec *specs.Spec) error {
 	if len(spec.Linux.Sysctl) == 0 {
 		return nil

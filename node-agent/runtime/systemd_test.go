@@ -48,7 +48,7 @@ func property(t *testing.T, unit, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestSystemd: the container is in a scope in the slice that is asked for, systemd knows its limits and properties, update tells it
+// TestSystemd: the container is in a scope in the slice that is asked for, systemd knows its limits and properties, update sends it
 // of changes, and the unit goes with the container, whoever removes it.
 func TestSystemd(t *testing.T) {
 	needsSystemd(t)
@@ -84,7 +84,7 @@ func TestSystemd(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(dir, "pids.max")); unified() && (err != nil || strings.TrimSpace(string(data)) != "30") {
 		t.Errorf("pids.max is %s, %v", data, err)
 	}
-	// What systemd has only nearly is told.
+	// Properties that systemd has only nearly cause a warning.
 	var warned []string
 	third, err := New(filepath.Join(w.dir, "run"), WithWarnings(func(s string) { warned = append(warned, s) }))
 	w.must(err)
@@ -223,7 +223,7 @@ func TestCgroupsDisabled(t *testing.T) {
 	if len(w.cgroupDirs()) > 0 {
 		t.Errorf("it has made %v", w.cgroupDirs())
 	}
-	w.rt.manager = cgroup.Cgroupfs // later commands need not be told
+	w.rt.manager = cgroup.Cgroupfs // later commands need no flag
 	w.await("its processes", func() bool { pids, err := w.rt.Processes(background, w.id); return err == nil && len(pids) == 2 })
 	if err := w.rt.Pause(background, w.id); err == nil || !strings.Contains(err.Error(), "no cgroup") {
 		t.Errorf("to pause it gives %v", err)

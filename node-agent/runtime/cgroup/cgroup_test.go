@@ -143,7 +143,7 @@ func TestResources(t *testing.T) {
 		{`unified["memory.high"]`, specs.LinuxResources{Unified: map[string]string{"memory.high": "33554432"}}, []check{{"", "", "", "memory.high", "33554432"}}},
 		{`unified["memory.none"]`, specs.LinuxResources{Unified: map[string]string{"memory.none": "1"}}, []check{{"", "", "", "", ""}}},
 		{`unified["none.max"]`, specs.LinuxResources{Unified: map[string]string{"none.max": "1"}}, []check{{"", "", "", "", ""}}},
-		// What the kernel itself refuses is told with its field, too.
+		// The kernel's own refusals are reported with the field, too.
 		{"cpu.cpus", cpu(specs.LinuxCPU{Cpus: "4000"}), []check{{}}},
 	} {
 		t.Run(c.field, func(t *testing.T) {

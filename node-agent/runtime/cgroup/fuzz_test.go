@@ -65,7 +65,7 @@ func FuzzUnit(f *testing.F) {
 		}
 		for _, component := range strings.Split(dir+"/"+name, "/") {
 			if component == ".." || component == "." {
-				t.Fatalf("%q became the folder %s/%s", path, dir, name)
+				t.Fatalf("%q became the directory %s/%s", path, dir, name)
 			}
 		}
 	})

@@ -62,7 +62,7 @@ var controllers = []string{
 	"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma",
 }
 
-// paths returns the directories of a cgroup by controller. A hierarchy of version 1 is told by the name of its directory, which is that
+// paths returns the directories of a cgroup by controller. A hierarchy of version 1 is known by the name of its directory, which is that
 // of its controllers.
 func paths(layout plan.CgroupLayout, path string) map[string]string {
 	if layout.Unified {

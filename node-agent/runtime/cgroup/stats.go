@@ -27,7 +27,7 @@ func (g *Group) Stats() (*cgroups.Stats, error) {
 
 // OOMWatch reports when the cgroup runs out of memory.
 type OOMWatch struct {
-	// FD can be polled for reading, then Happened tells.
+	// FD can be polled for reading, then Happened reports.
 	FD    int
 	group *Group
 	// control is the file of cgroup v1 that the notice is of.
@@ -80,7 +80,7 @@ func (w *OOMWatch) Happened() bool {
 		return false
 	}
 	if w.control != nil {
-		// The kernel tells the end of the cgroup in the same way.
+		// The kernel announces the end of the cgroup in the same way.
 		if _, err := os.Lstat(filepath.Join(w.group.paths["memory"], "memory.oom_control")); err != nil {
 			return false
 		}

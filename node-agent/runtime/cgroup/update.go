@@ -51,7 +51,7 @@ func (g *Group) Update(r *specs.LinuxResources) (undo func() error, err error) {
 }
 
 // updateDevices gives the cgroup of a running container other device rules. What both the old and the new ones allow stays allowed
-// meanwhile: the library writes no more to the files of version 1 than differs, and swaps the program of version 2.
+// throughout: the library writes no more to the files of version 1 than differs, and swaps the program of version 2.
 func (g *Group) updateDevices(r *specs.LinuxResources) error {
 	resources, err := Resources(&specs.LinuxResources{Devices: r.Devices}, g.unified())
 	if err != nil {

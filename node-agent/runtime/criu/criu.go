@@ -225,7 +225,7 @@ func Require(ctx context.Context, want *rpc.CriuFeatures) error {
 // maxLog bounds what is read of criu's log.
 const maxLog = 4 << 20
 
-// Complaints returns the lines of a log of criu that tell of errors, the last ones first to be left out when there are many.
+// Complaints returns the lines of a log of criu that report errors, the last ones first to be left out when there are many.
 func Complaints(dir, log string) []string {
 	f, err := os.Open(filepath.Join(dir, log))
 	if err != nil {

@@ -38,7 +38,7 @@ type HungError struct {
 	// After is the deadline that has passed.
 	After time.Duration
 	// Wchan is the kernel function that the child slept in (/proc/PID/wchan), and Syscall the number of the system call that it was in
-	// and its arguments (/proc/PID/syscall); empty where the kernel does not tell.
+	// and its arguments (/proc/PID/syscall); empty where the kernel does not show it.
 	Wchan, Syscall string
 	// Stays is whether the child could not be ended: it is the kernel's, until what it waits for comes.
 	Stays bool

@@ -124,7 +124,7 @@ type block struct{ from, to, child uintptr }
 type compiler struct {
 	inputs map[plan.Input]int
 	memory *memory
-	// texts is what is left of the memory of strings.
+	// texts is the unused part of the memory of strings.
 	texts []byte
 	// blocks are the plan's memory without overlaps, by address.
 	blocks []block

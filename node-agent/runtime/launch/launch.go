@@ -266,7 +266,7 @@ func (c *Child) followFork() error {
 	return nil
 }
 
-// clone creates the child, with the thread that does so in the pid namespace to be joined and on the processors to be used, if the
+// clone creates the child, with the calling thread in the pid namespace to be joined and on the processors to be used, if the
 // plan has any, for the length of the fork.
 func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 	if c.plan.PIDNamespace == "" && !c.plan.JoinPIDs && c.plan.CPUs.Mask == nil {

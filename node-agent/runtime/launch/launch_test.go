@@ -175,7 +175,7 @@ func TestRunsTheProgram(t *testing.T) {
 	}
 }
 
-// TestFailingStepIsReported: what failed is told by its field, its call and its errno, and nothing is left of the child.
+// TestFailingStepIsReported: an error names its field, its call and its errno, and nothing is left of the child.
 func TestFailingStepIsReported(t *testing.T) {
 	leaktest.Check(t)
 	for name, c := range map[string]struct {

@@ -20,7 +20,7 @@ type StepError struct {
 	Index int
 	// Field is what the step served.
 	Field plan.Field
-	// Path is the file that the step was about, as far as the plan tells; empty where it was about none.
+	// Path is the file that the step was about, as far as the plan knows; empty where it was about none.
 	Path string
 	// Call is the step, rendered as strace would.
 	Call string
@@ -163,7 +163,7 @@ func Cause(field, call string, errno unix.Errno) string {
 		{"mounts", "fsopen", unix.ENODEV, "the kernel has no filesystem of this type, or its module is not loaded"},
 		{"mounts", "fsconfig", unix.EINVAL, "the filesystem does not take an option or its value (lowerdir+ of an overlay came with Linux 6.7); the kernel's log may say which"},
 		{"mounts", "fsconfig", unix.EPERM, "a filesystem of this type cannot be mounted from this user namespace"},
-		{"mounts", "move_mount", unix.EINVAL, "not a directory: a folder can be mounted on a folder alone, and a file on anything but a folder"},
+		{"mounts", "move_mount", unix.EINVAL, "not a directory: a directory can be mounted on a directory alone, and a file on anything but a directory"},
 		{"mounts", "open_tree", unix.ENOENT, "the source does not exist"},
 		{"mounts", "openat2", unix.ELOOP, "a symbolic link on the way: a filesystem such as proc or sysfs must be mounted on ordinary directory"},
 		{"", "openat2", unix.ELOOP, "a symbolic link stands where none is followed, or links go round"},

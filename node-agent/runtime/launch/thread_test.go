@@ -122,7 +122,7 @@ func TestThreadFails(t *testing.T) {
 	}
 }
 
-// TestThreadHangs: who waits is told where, and the thread goes on when it can.
+// TestThreadHangs: the error names the step, and the thread goes on when it can.
 func TestThreadHangs(t *testing.T) {
 	leaktest.Check(t)
 	fifo := filepath.Join(t.TempDir(), "fifo")

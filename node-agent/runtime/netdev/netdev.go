@@ -204,7 +204,7 @@ func (m *Moved) Close() {
 	}
 }
 
-// link is what is of interest of a device.
+// link holds the state of a device that a move needs.
 type link struct {
 	index int32
 	flags uint32

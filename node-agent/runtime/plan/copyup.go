@@ -38,7 +38,7 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 }
 
 // copyUp has the parent copy what is in a directory into a mount that is not attached yet. The child hands it a clone of the directory, and
-// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the directory meanwhile.
+// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the directory during the copy.
 func (c *container) copyUp(mount, from Reg) {
 	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
 	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})

@@ -252,7 +252,7 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	c.close(at)
 }
 
-// ensureDirectory opens a directory of the container into at, making what of it is missing, mode 0755. Every prefix is
+// ensureDirectory opens a directory of the container into at, creating missing parts with mode 0755. Every prefix is
 // resolved inside the root, so that no symbolic link of the image leads out.
 func (c *container) ensureDirectory(at Reg, dir string, fl uint64) {
 	done := c.label()

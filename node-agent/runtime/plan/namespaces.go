@@ -63,7 +63,7 @@ func (c *container) oomScoreAdj() {
 	}
 }
 
-// joinCgroups moves the child into its cgroups. It does so itself, by writing 0, since the parent would have to make
+// joinCgroups moves the child into its cgroups. The child itself writes 0, since the parent would have to make
 // it wait; and first, since a cgroup namespace begins where its maker stands. Where it has no right to, it waits for who has.
 func (c *container) joinCgroups() error {
 	c.at("linux.cgroupsPath")

@@ -274,7 +274,7 @@ const (
 	SyncForked Sync = "forked"
 	// SyncReady is where all is done that can be done before start.
 	SyncReady Sync = "ready"
-	// SyncExec is where the next step is execve, which who reads InputResult is told of; the parent itself sees what the child was at when it
+	// SyncExec is where the next step is execve, which the reader of InputResult learns of; the parent itself sees what the child was at when it
 	// closed its end of the pipe.
 	SyncExec Sync = "exec"
 )

@@ -193,7 +193,7 @@ func (c *container) memoryPolicy() error {
 	if err != nil {
 		return c.fieldError("linux.memoryPolicy.nodes", strconv.Quote(p.Nodes), "%v", err)
 	}
-	// The kernel takes one bit less than it is told.
+	// The kernel reads one bit less than it is given.
 	c.call(unix.SYS_SET_MEMPOLICY, op, structArg(mask, "{"+p.Nodes+"}"), num(8*len(mask)+1))
 	return nil
 }

@@ -50,7 +50,7 @@ func lookup(name string) *syscallEntry {
 // may name others, as it may be written for a newer kernel: they are left out of the filter.
 func KnownSyscall(name string) bool { return lookup(name) != nil }
 
-// architecture is an ABI that seccomp tells from others by seccomp_data.arch (and x32 from
+// architecture is an ABI that seccomp distinguishes by seccomp_data.arch (and x32 from
 // x86_64 by a bit of the number).
 type architecture struct {
 	name   specs.Arch
@@ -59,7 +59,7 @@ type architecture struct {
 	wide   bool   // arguments have 64 bits
 	big    bool   // big endian
 	// muxBase is the number that socketcall(2)'s 102 and ipc(2)'s 117 are relative to, -1
-	// for an ABI that has not got these two.
+	// for an ABI that does not have these two.
 	muxBase int
 }
 

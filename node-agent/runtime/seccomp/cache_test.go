@@ -34,7 +34,7 @@ func TestCacheStoresAndFinds(t *testing.T) {
 		t.Fatalf("the file: %v %v", st, err)
 	}
 	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
-		t.Fatalf("the folder: %v %v", st, err)
+		t.Fatalf("the directory: %v %v", st, err)
 	}
 	// What is found is used: a filter put there under the profile's name comes back.
 	other := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
@@ -50,7 +50,7 @@ func TestCacheStoresAndFinds(t *testing.T) {
 	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
-		t.Errorf("left in the folder: %v %v", left, err)
+		t.Errorf("left in the directory: %v %v", left, err)
 	}
 }
 

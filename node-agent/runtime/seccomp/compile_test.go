@@ -197,7 +197,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestFaults holds that each fault is told with its path, what was found and what is allowed.
+// TestFaults holds that each fault is reported with its path, what was found and what is allowed.
 func TestFaults(t *testing.T) {
 	for _, test := range []struct{ profile, want string }{
 		{`{}`, `defaultAction: found ""; allowed: SCMP_ACT_ALLOW, `},

@@ -145,7 +145,7 @@ func (g *generator) level(l level, otherwise label, wide bool) label {
 	return otherwise
 }
 
-// describe appends to g.key what tells l from other levels.
+// describe appends to g.key what distinguishes l from other levels.
 func (g *generator) describe(l level) {
 	g.key = append(g.key, '(')
 	for _, n := range l {

@@ -60,7 +60,7 @@ func findNewerCalls(p *specs.LinuxSeccomp) newerCalls {
 
 // has reports whether a call is newer than the profile.
 func (n newerCalls) has(d data) bool {
-	// runc tells x32 by its bit alone, and so answers ENOSYS for numbers from 1<<31 on, which no ABI has.
+	// runc recognises x32 by its bit alone, and so answers ENOSYS for numbers from 1<<31 on, which no ABI has.
 	x32 := d.arch == unix.AUDIT_ARCH_X86_64 && d.number >= x32Bit
 	for _, name := range n.listed {
 		highest, some := n.highest[name]

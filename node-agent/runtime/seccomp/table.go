@@ -5,7 +5,7 @@
 package seccomp
 
 // syscallTable has the number of each system call in every column (see arch.go), sorted by
-// name; -1 says that the ABI has not got it. It is an array of constants, so that it
+// name; -1 says that the ABI does not have it. It is an array of constants, so that it
 // costs nothing at start.
 var syscallTable = [...]syscallEntry{
 	{"_llseek", [columns]int32{-1, -1, 140, 140, -1, 4140, -1, -1, 140, 140, 140, 140, -1, 140, -1, -1}},

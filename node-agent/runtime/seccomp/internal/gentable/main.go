@@ -204,7 +204,7 @@ func write(table map[string][]int, version string) error {
 package seccomp
 
 // syscallTable has the number of each system call in every column (see arch.go), sorted by
-// name; -1 says that the ABI has not got it. It is an array of constants, so that it
+// name; -1 says that the ABI does not have it. It is an array of constants, so that it
 // costs nothing at start.
 var syscallTable = [...]syscallEntry{
 `, version)
