@@ -539,8 +539,10 @@ func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 	eventuallyEvent(t, now, "FailedScheduling")
 
 	// It is placed when a node turns fit, without an edit of its own: here by the label and taint of the core Node.
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-plain", Labels: map[string]string{"arch": "fast"}},
-		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "maintenance", Effect: corev1.TaintEffectNoSchedule}}}}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node-plain", Labels: map[string]string{"arch": "fast"}},
+		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "maintenance", Effect: corev1.TaintEffectNoSchedule}}},
+	}
 	create(t, node)
 	t.Cleanup(func() { _ = admin.Delete(context.Background(), node) })
 	other := sample(ns, "other", func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{"arch": "fast"} })

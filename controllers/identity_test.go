@@ -170,8 +170,10 @@ func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{v1alpha1.LabelContainer: c.Name}, Finalizers: []string{v1alpha1.OCIBundleFinalizer},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: c.UID,
-				Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true)}},
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: c.UID,
+				Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
+			}},
 		},
 		Spec: v1alpha1.OCIBundleSpec{NodeName: node, RestartPolicy: corev1.RestartPolicyAlways},
 	}
@@ -246,8 +248,10 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	ns := namespace(t)
 	orphan := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: "any", Finalizers: []string{v1alpha1.OCIBundleFinalizer}},
-		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyAlways,
-			ContainerRef: &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: "of-another-time"}},
+		Spec: v1alpha1.OCIBundleSpec{
+			NodeName: "node-a", RestartPolicy: corev1.RestartPolicyAlways,
+			ContainerRef: &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: "of-another-time"},
+		},
 	}
 	orphan.Spec.Config.Raw = []byte(`{}`)
 	create(t, orphan)
@@ -293,8 +297,10 @@ func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 			return to.List(ctx, o, opts...)
 		},
 	})
-	r := &container.Reconciler{Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
-		Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour)}
+	r := &container.Reconciler{
+		Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
+		Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour),
+	}
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
 	if err != nil || result.RequeueAfter == 0 {
 		t.Errorf("found %+v, %v; wanted another look after a while", result, err)

@@ -115,8 +115,10 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 			if err := admin.Delete(t.Context(), get("leaving")); err != nil {
 				t.Fatal(err)
 			}
-			eventuallyHas(t, get("leaving"), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating,
-				contains: "An administrator who knows that the machine is off"})
+			eventuallyHas(t, get("leaving"), want{
+				kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating,
+				contains: "An administrator who knows that the machine is off",
+			})
 			old := eventuallyBundle(t, get("service"), func(*v1alpha1.OCIBundle) error { return nil })
 
 			tc.act(t, tc.name)
@@ -177,8 +179,10 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	edit(t, agent, func(n *v1alpha1.NodeAgent) { n.Spec.Taints = []corev1.Taint{outOfService} })
 	look := func() {
 		t.Helper()
-		r := &container.Reconciler{Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(), Compile: compile.Bundle,
-			Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}, NodeGracePeriod: grace}
+		r := &container.Reconciler{
+			Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(), Compile: compile.Bundle,
+			Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}, NodeGracePeriod: grace,
+		}
 		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
 			t.Fatal(err)
 		}

@@ -204,8 +204,10 @@ func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 				return cut(func() error { return to.SubResource(sub).Patch(ctx, o, p, opts...) })
 			},
 		})
-		return &container.Reconciler{Client: c, Live: live, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
-			Compile: compile.Bundle, Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour), NodeGracePeriod: grace}
+		return &container.Reconciler{
+			Client: c, Live: live, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
+			Compile: compile.Bundle, Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour), NodeGracePeriod: grace,
+		}
 	}
 	// The writes: claim, create, status, finalizer, delete. The manager of this suite may be the next controller from the second on.
 	for n := 1; n <= 5; n++ {

@@ -244,8 +244,10 @@ func grant(ctx context.Context, user string) error {
 			if err := yaml.UnmarshalStrict([]byte(part), role); err != nil {
 				return err
 			}
-			binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name}, Subjects: subject,
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name}}
+			binding := &rbacv1.ClusterRoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Name: role.Name}, Subjects: subject,
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+			}
 			if err := errors.Join(admin.Create(ctx, role), admin.Create(ctx, binding)); err != nil {
 				return err
 			}
@@ -254,8 +256,10 @@ func grant(ctx context.Context, user string) error {
 			if err := yaml.UnmarshalStrict([]byte(part), role); err != nil {
 				return err
 			}
-			binding := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: role.Namespace}, Subjects: subject,
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name}}
+			binding := &rbacv1.RoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Name: role.Name, Namespace: role.Namespace}, Subjects: subject,
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
+			}
 			if err := errors.Join(admin.Create(ctx, role), admin.Create(ctx, binding)); err != nil {
 				return err
 			}
@@ -494,8 +498,10 @@ func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fake
 		NodeInfo:           v1alpha1.NodeInfo{AgentRevision: a.revision},
 		ObservedGeneration: agent.Generation,
 		Allocatable:        corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(a.cpu), corev1.ResourceMemory: resource.MustParse(a.memory)},
-		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady",
-			Message: "plays", LastTransitionTime: metav1.Now()}},
+		Conditions: []metav1.Condition{{
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady",
+			Message: "plays", LastTransitionTime: metav1.Now(),
+		}},
 	}
 	for _, h := range a.handlers {
 		agent.Status.Handlers = append(agent.Status.Handlers, v1alpha1.NodeHandler{Name: h})

@@ -84,8 +84,10 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			if before.Spec.CompiledGeneration != 1 {
 				t.Errorf("compiledGeneration is %d", before.Spec.CompiledGeneration)
 			}
-			r := &container.Reconciler{Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(),
-				Compile: compileNext, Revision: revisionOfVersion, Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}}
+			r := &container.Reconciler{
+				Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(),
+				Compile: compileNext, Revision: revisionOfVersion, Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{},
+			}
 			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
 				t.Fatal(err)
 			}

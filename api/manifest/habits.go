@@ -47,14 +47,20 @@ func habits() map[string]habit {
 		"name":     {fix: "did you mean metadata.name? It belongs below metadata", instead: []string{"metadata.name"}},
 		"labels":   {fix: "did you mean metadata.labels? It belongs below metadata"},
 
-		"spec.containers": {what: "a Pod's list of containers", fix: noOther,
-			instead: []string{"spec.image", "spec.command", "spec.volumeMounts"}},
+		"spec.containers": {
+			what: "a Pod's list of containers", fix: noOther,
+			instead: []string{"spec.image", "spec.command", "spec.volumeMounts"},
+		},
 		"spec.initContainers": {what: "a field of a Pod that Berth does not have yet", fix: "run the work in the container's own command"},
-		"spec.template": {what: "the template of a Deployment or Job", fix: noOther,
-			instead: []string{"spec.image", "spec.command"}},
+		"spec.template": {
+			what: "the template of a Deployment or Job", fix: noOther,
+			instead: []string{"spec.image", "spec.command"},
+		},
 		"spec.replicas": {what: "a field of a Deployment", fix: "a Container is one container: remove it, and write one Container for each"},
-		"spec.ports": {what: "a field of a Pod's container that Berth does not have yet",
-			fix: "remove it; hostNetwork: true lets the process listen on the node's own ports"},
+		"spec.ports": {
+			what: "a field of a Pod's container that Berth does not have yet",
+			fix:  "remove it; hostNetwork: true lets the process listen on the node's own ports",
+		},
 		"spec.envFrom": {what: "a field of a Pod's container that Berth does not have yet", fix: "write the variables into env"},
 
 		"spec.environment":       {what: "compose's name", write: writeEnv, instead: []string{"spec.env"}},

@@ -46,10 +46,14 @@ func TestPrintableStatus(t *testing.T) {
 		"supervisor is away": {phase: v1alpha1.ContainerUnknown, conditions: running("Unknown", v1alpha1.ReasonSupervisorUnreachable), want: "Unknown"},
 		"no image": {phase: v1alpha1.ContainerPending, want: "ImagePullFailed", conditions: append(running("False", v1alpha1.ReasonImagePullFailed),
 			metav1.Condition{Type: v1alpha1.ConditionImageReady, Status: "False", Reason: v1alpha1.ReasonImagePullFailed})},
-		"is deleted": {phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Terminating",
-			summary: new(NotReady(Reconciling, v1alpha1.ReasonTerminating, ""))},
-		"runs, and the new spec is wrong": {phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Running",
-			summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, ""))},
+		"is deleted": {
+			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Terminating",
+			summary: new(NotReady(Reconciling, v1alpha1.ReasonTerminating, "")),
+		},
+		"runs, and the new spec is wrong": {
+			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Running",
+			summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, "")),
+		},
 		"the spec is wrong": {want: "InvalidSpec", summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, ""))},
 		"no node":           {want: "Unschedulable", summary: new(NotReady(Reconciling, v1alpha1.ReasonUnschedulable, ""))},
 	} {

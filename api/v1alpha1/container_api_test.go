@@ -221,8 +221,10 @@ func TestPrinterColumns(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Status.Phase, c.Status.NodeName = v1alpha1.ContainerRunning, "node-a"
-	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionFalse,
-		Reason: v1alpha1.ReasonCrashLoopBackOff, Message: "ended"})
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionRunning, Status: metav1.ConditionFalse,
+		Reason: v1alpha1.ReasonCrashLoopBackOff, Message: "ended",
+	})
 	status.OfRun(c.Status.Phase, c.Status.Conditions).Set(&c.Status, 1, 0, time.Now())
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(c)
 	if err != nil {

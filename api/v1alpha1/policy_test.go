@@ -193,11 +193,15 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 func (a *applier) grant(t *testing.T, group, apiGroup string, resources ...any) {
 	t.Helper()
 	for _, u := range []*unstructured.Unstructured{
-		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": group},
-			"rules": []any{map[string]any{"apiGroups": []any{apiGroup}, "resources": resources, "verbs": []any{"*"}}}}},
-		{Object: map[string]any{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": group},
+		{Object: map[string]any{
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": group},
+			"rules": []any{map[string]any{"apiGroups": []any{apiGroup}, "resources": resources, "verbs": []any{"*"}}},
+		}},
+		{Object: map[string]any{
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": group},
 			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": group},
-			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}}}},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}},
+		}},
 	} {
 		if _, err := a.resource(t, u).Apply(t.Context(), group, u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
 			t.Fatal(err)

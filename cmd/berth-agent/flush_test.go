@@ -47,8 +47,10 @@ func (h *host) runs() (running, ended int) {
 func TestFlushes(t *testing.T) {
 	strace := needs.Program(t, "strace")
 	h := newHost(t)
-	h.tracer = []string{strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", h.path("strace"),
-		"-e", "trace=fsync,fdatasync,syncfs,sync,sync_file_range,msync,execve", "-e", "signal=none"}
+	h.tracer = []string{
+		strace, "-D", "-f", "--seccomp-bpf", "-qq", "-o", h.path("strace"),
+		"-e", "trace=fsync,fdatasync,syncfs,sync,sync_file_range,msync,execve", "-e", "signal=none",
+	}
 	h.start()
 	h.until("the agent is ready", func() bool { return h.supervisorPID() > 0 })
 	spec := "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, '%s']\n  restartPolicy: Never\n"

@@ -140,8 +140,10 @@ func (h *host) start() {
 
 // command is the command line of the agent.
 func (h *host) command() []string {
-	return []string{programs + "/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
-		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug"}
+	return []string{
+		programs + "/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
+		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug",
+	}
 }
 
 func (h *host) signal(sig os.Signal) {
@@ -550,8 +552,11 @@ func TestStandaloneBadInput(t *testing.T) {
 		{"image-arch", "  archive: {path: " + programs + "/s390x.tar}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"s390x"}},
 		{"command-missing", good + "  command: [/no/such/program]\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"/no/such/program"}},
 		{"rootfs-missing", "  rootfs: {path: /nowhere/rootfs}\n  command: [/bin/sh]\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonCreateFailed, []string{"/nowhere/rootfs", "root.path"}},
-		{"source-missing", good + "  volumes: [{name: v, hostPath: {path: /nowhere/source}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n",
-			v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"/nowhere/source", "volumes[0].hostPath.path"}},
+		{
+			"source-missing", good + "  volumes: [{name: v, hostPath: {path: /nowhere/source}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n",
+			v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed,
+			[]string{"/nowhere/source", "volumes[0].hostPath.path"},
+		},
 		{"handler-missing", good + "  runtimeClassName: kata\n", v1alpha1.ConditionRunning, v1alpha1.ReasonHandlerNotFound, []string{"kata", "berth"}},
 		{"run-as-root", good + "  securityContext: {runAsNonRoot: true}\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"runAsNonRoot"}},
 		{"cwd-is-a-file", good + "  workingDir: /bin/busybox\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"cwd"}},

@@ -117,11 +117,13 @@ func TestMeetFakeSupervisor(t *testing.T) {
 				{Handler: &protocol.HandlerInfo{Name: "crun", Error: "exit status 1"}, More: true},
 				{},
 			},
-			[]string{"berth", "crun"}, []string{"berth v9", "handler=runsc", "exit status 1"},
+			[]string{"berth", "crun"},
+			[]string{"berth v9", "handler=runsc", "exit status 1"},
 		},
 		"too old to say": {
 			[]protocol.Reply{{Error: protocol.Encode(protocol.ErrInvalid)}},
-			[]string{"berth", "runsc"}, []string{"older than this agent", "berth v9"},
+			[]string{"berth", "runsc"},
+			[]string{"older than this agent", "berth v9"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

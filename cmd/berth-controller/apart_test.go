@@ -84,8 +84,10 @@ func TestNodesAreApart(t *testing.T) {
 			"create":           c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}}),
 			"create, unmarked": c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "berth-node-c"}}),
 			"delete":           c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
-			"bind": c.Create(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "berth-node-bundles"}}),
+			"bind": c.Create(t.Context(), &rbacv1.RoleBinding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"},
+				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "berth-node-bundles"},
+			}),
 			"unbind": c.Delete(t.Context(), &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: "berth-agent-token"}}),
 		} {
 			if !apierrors.IsForbidden(err) {
@@ -397,8 +399,10 @@ func newApart(t *testing.T) *apart {
 		if err := a.admin.Status().Update(t.Context(), agent); err != nil {
 			t.Fatal(err)
 		}
-		c := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-			Spec: v1alpha1.ContainerSpec{Image: "busybox:1", NodeName: node, Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "of-" + name}}}}
+		c := &v1alpha1.Container{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec:       v1alpha1.ContainerSpec{Image: "busybox:1", NodeName: node, Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "of-" + name}}},
+		}
 		if err := a.admin.Create(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
@@ -477,8 +481,10 @@ func (a *apart) token(t *testing.T, namespace, name string, pod *corev1.Pod) *re
 // daemonSet is how the pod of the DaemonSet on a node reaches the API server.
 func (a *apart) daemonSet(t *testing.T, node string) *rest.Config {
 	t.Helper()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent"},
-		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "berth-agent", Containers: []corev1.Container{{Name: "agent", Image: "x"}}}}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent"},
+		Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "berth-agent", Containers: []corev1.Container{{Name: "agent", Image: "x"}}},
+	}
 	if err := errors.Join(a.admin.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}), a.admin.Create(t.Context(), pod)); err != nil {
 		t.Fatal(err)
 	}

@@ -463,8 +463,10 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("created: %v, %v", state["created"], err)
 	}
 	delete(state, "created")
-	want := map[string]any{"ociVersion": specs.Version, "id": id, "pid": float64(pid), "status": "created", "bundle": dir, "rootfs": dir + "/rootfs",
-		"annotations": map[string]any{"a": "b"}, "owner": ""}
+	want := map[string]any{
+		"ociVersion": specs.Version, "id": id, "pid": float64(pid), "status": "created", "bundle": dir, "rootfs": dir + "/rootfs",
+		"annotations": map[string]any{"a": "b"}, "owner": "",
+	}
 	if fmt.Sprint(state) != fmt.Sprint(want) || !strings.HasPrefix(r.stdout, "{\n  \"ociVersion\": ") || strings.HasSuffix(r.stdout, "\n") {
 		t.Errorf("state: %s\nwant: %v", r.stdout, want)
 	}

@@ -40,7 +40,8 @@ func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 		Version: specs.Version, Root: &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{Args: []string{"/berth", "--version"}, Cwd: "/", NoNewPrivileges: true},
 		Linux: &specs.Linux{CgroupsPath: cgroup + "-container", Namespaces: []specs.LinuxNamespace{
-			{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}}},
+			{Type: specs.MountNamespace}, {Type: specs.PIDNamespace},
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)

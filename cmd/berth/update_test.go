@@ -79,19 +79,27 @@ func TestUpdate(t *testing.T) {
 	holds("pids", "pids.max", "7", "pids.max", "7")
 
 	for stdin, want := range map[string]string{
-		`{"memory":{"limit":1048576,"limits":3}}`:                                          `linux.resources.memory.limits: found "3"; allowed: only fields that the specification has`,
-		`{"memory":{"limit":"64M"}}`:                                                       "memory.limit: found",
+		`{"memory":{"limit":1048576,"limits":3}}`: `linux.resources.memory.limits: found "3"; allowed: only fields that the specification has`,
+		`{"memory":{"limit":"64M"}}`:              "memory.limit: found",
 		`{"blockIO":{"throttleReadBpsDevice":[{"major":7,"minor":0,"rate":1,"burst":2}]}}`: "linux.resources.blockIO.throttleReadBpsDevice[0].burst: found",
-		`{"cpu":{"period":5}}`:                                                             "linux.resources.cpu.period: found 5",
-		`not json`:                                                                         "--resources: ",
+		`{"cpu":{"period":5}}`: "linux.resources.cpu.period: found 5",
+		`not json`:             "--resources: ",
 	} {
 		cmd := exec.Command(program, "--root", root, "update", "-r", "-", id)
 		cmd.Stdin = strings.NewReader(stdin)
 		call(t, cmd).is(t, 1, "", want)
 	}
 	for _, c := range [][]string{
-		{"--memory", "lots"}, {"--memory", "-5"}, {"--cpu-share", "x"}, {"--pids-limit", "many"}, {"--cpu-idle", "2"}, {"--blkio-weight", "70000"}, {"--bogus"},
-		{"--memory-swap", "1M"}, {"--resources", "/does/not/exist"}, {"--l3-cache-schema", "L3:0=f"},
+		{"--memory", "lots"},
+		{"--memory", "-5"},
+		{"--cpu-share", "x"},
+		{"--pids-limit", "many"},
+		{"--cpu-idle", "2"},
+		{"--blkio-weight", "70000"},
+		{"--bogus"},
+		{"--memory-swap", "1M"},
+		{"--resources", "/does/not/exist"},
+		{"--l3-cache-schema", "L3:0=f"},
 	} {
 		update(1, "", append(c, id)...)
 	}

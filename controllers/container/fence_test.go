@@ -30,10 +30,14 @@ func TestAbsences(t *testing.T) {
 		after time.Duration
 		left  time.Duration
 	}{
-		{"lived", 0, grace}, {"lived", 10 * time.Second, 30 * time.Second}, {"lived", grace, 0},
-		{"lost", 0, 0}, {"lost", time.Second, 0},
+		{"lived", 0, grace},
+		{"lived", 10 * time.Second, 30 * time.Second},
+		{"lived", grace, 0},
+		{"lost", 0, 0},
+		{"lost", time.Second, 0},
 		// It is missed first now: nobody knows for how long it has been absent, or what it was before.
-		{"unheard of", 5 * time.Second, grace}, {"unheard of", 15 * time.Second, 30 * time.Second},
+		{"unheard of", 5 * time.Second, grace},
+		{"unheard of", 15 * time.Second, 30 * time.Second},
 		{"back", 5 * time.Second, grace},
 	} {
 		if left := a.left(step.name, grace, start.Add(step.after)); left != step.left {

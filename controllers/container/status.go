@@ -73,8 +73,10 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 		set(specValid(f))
 	}
 	if f.newer != "" {
-		set(metav1.Condition{Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue, ObservedGeneration: f.generation,
-			Reason: v1alpha1.ReasonNewerDefaults, Message: f.newer})
+		set(metav1.Condition{
+			Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue, ObservedGeneration: f.generation,
+			Reason: v1alpha1.ReasonNewerDefaults, Message: f.newer,
+		})
 	} else {
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionRecompileAvailable)
 	}
@@ -92,8 +94,10 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 }
 
 func specValid(f findings) metav1.Condition {
-	c := metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v1alpha1.ReasonCompiled,
-		Message: "the spec compiles to a valid runtime-spec document"}
+	c := metav1.Condition{
+		Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v1alpha1.ReasonCompiled,
+		Message: "the spec compiles to a valid runtime-spec document",
+	}
 	if len(f.warnings) > 0 {
 		c.Message += "; warnings: " + strings.Join(f.warnings, "; ")
 	}

@@ -16,7 +16,8 @@ import (
 func TestVerdict(t *testing.T) {
 	condition := func(status metav1.ConditionStatus, reason string) *v1alpha1.NodeAgent {
 		return &v1alpha1.NodeAgent{Status: v1alpha1.NodeAgentStatus{Conditions: []metav1.Condition{
-			{Type: v1alpha1.ConditionReady, Status: status, Reason: reason}}}}
+			{Type: v1alpha1.ConditionReady, Status: status, Reason: reason},
+		}}}
 	}
 	const grace = 40 * time.Second
 	beats, stands := pulse{beat: "x", moved: true}, pulse{beat: "x"}

@@ -120,8 +120,10 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 // provide creates what the node does not have yet.
 func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 	meta := func(namespace, name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v1alpha1.LabelNode: ""},
-			Annotations: map[string]string{v1alpha1.AnnotationNode: node}}
+		return metav1.ObjectMeta{
+			Namespace: namespace, Name: name, Labels: map[string]string{v1alpha1.LabelNode: ""},
+			Annotations: map[string]string{v1alpha1.AnnotationNode: node},
+		}
 	}
 	namespace := &corev1.Namespace{ObjectMeta: meta("", v1alpha1.NodeNamespace(node))}
 	// No pod runs there.

@@ -73,44 +73,63 @@ func TestChoose(t *testing.T) {
 	}{
 		"no nodes":                            {unfit: "no NodeAgent is registered"},
 		"an agent that does not know a field": {request: Request{MinAgent: 2}, nodes: []Node{node("a", revision(1)), node("b", revision(2))}, want: "b"},
-		"no agent knows a field": {request: Request{MinAgent: 2}, nodes: []Node{node("a"), node("b", revision(1))},
-			unfit: "2 had an agent too old"},
+		"no agent knows a field": {
+			request: Request{MinAgent: 2}, nodes: []Node{node("a"), node("b", revision(1))},
+			unfit: "2 had an agent too old",
+		},
 		"one node":           {nodes: []Node{node("a")}, want: "a"},
 		"by name when equal": {nodes: []Node{node("c"), node("b"), node("d")}, want: "b"},
 		"fewest containers when room is equal": {
 			nodes: []Node{
 				node("a", used(list("200m", "400Mi"), 1)),
 				node("b", used(list("100m", "200Mi"), 2)),
-			}, want: "a"},
-		"least allocated": {request: Request{Resources: list("1", "")},
-			nodes: []Node{node("a", used(list("2", "1Gi"), 1)), node("b", used(list("1", "1Gi"), 1))}, want: "b"},
+			}, want: "a",
+		},
+		"least allocated": {
+			request: Request{Resources: list("1", "")},
+			nodes:   []Node{node("a", used(list("2", "1Gi"), 1)), node("b", used(list("1", "1Gi"), 1))}, want: "b",
+		},
 		"least allocated counts shares, not sums": {
 			nodes: []Node{
 				node("small", used(list("1", "1Gi"), 1)),
 				node("large", used(list("2", "2Gi"), 1), func(n *Node) { n.Agent.Status.Allocatable = list("64", "128Gi") }),
-			}, want: "large"},
+			}, want: "large",
+		},
 		"containers without requests spread": {nodes: []Node{node("a", used(nil, 3)), node("b", used(nil, 2))}, want: "b"},
-		"a full node is passed over": {request: Request{Resources: list("1", "")},
-			nodes: []Node{node("a", used(list("3500m", ""), 1)), node("b", used(list("3", "7Gi"), 1))}, want: "b"},
+		"a full node is passed over": {
+			request: Request{Resources: list("1", "")},
+			nodes:   []Node{node("a", used(list("3500m", ""), 1)), node("b", used(list("3", "7Gi"), 1))}, want: "b",
+		},
 		"to the brim": {request: Request{Resources: list("1", "1Gi")}, nodes: []Node{node("a", used(list("3", "7Gi"), 1))}, want: "a"},
 		"a container without requests always fits": {nodes: []Node{node("a", used(list("9", "9Gi"), 1))}, want: "a"},
-		"too little of both": {request: Request{Resources: list("5", "9Gi")}, nodes: []Node{node("a")},
-			unfit: "0/1 nodes fit: 1 had too little cpu and memory left"},
+		"too little of both": {
+			request: Request{Resources: list("5", "9Gi")}, nodes: []Node{node("a")},
+			unfit: "0/1 nodes fit: 1 had too little cpu and memory left",
+		},
 		"not ready": {nodes: []Node{node("a", ready(metav1.ConditionFalse))}, unfit: "1 was not ready"},
-		"unknown": {nodes: []Node{node("a", ready(metav1.ConditionUnknown)), node("b", ready(metav1.ConditionUnknown))},
-			unfit: "0/2 nodes fit: 2 had not been heard of lately"},
+		"unknown": {
+			nodes: []Node{node("a", ready(metav1.ConditionUnknown)), node("b", ready(metav1.ConditionUnknown))},
+			unfit: "0/2 nodes fit: 2 had not been heard of lately",
+		},
 		"no word yet": {nodes: []Node{node("a", func(n *Node) { n.Agent.Status.Conditions = nil })}, unfit: "1 had not reported yet"},
-		"going": {nodes: []Node{node("a", func(n *Node) { n.Agent.DeletionTimestamp = &metav1.Time{} })},
-			unfit: "1 was being deleted"},
+		"going": {
+			nodes: []Node{node("a", func(n *Node) { n.Agent.DeletionTimestamp = &metav1.Time{} })},
+			unfit: "1 was being deleted",
+		},
 		"cordoned by the agent": {nodes: []Node{node("a", func(n *Node) { n.Agent.Spec.Unschedulable = true })}, unfit: "1 was unschedulable"},
 		"cordoned by the Node":  {nodes: []Node{node("a", core(func(n *corev1.Node) { n.Spec.Unschedulable = true }))}, unfit: "1 was unschedulable"},
 		"cordon tolerated": {
 			request: Request{Tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists}}},
-			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Unschedulable = true })}, want: "a"},
-		"taint of the agent": {nodes: []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })},
-			unfit: "1 had untolerated taint {dedicated=gpu:NoSchedule}"},
-		"taint of the Node": {nodes: []Node{node("a", core(func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{gpu} }))},
-			unfit: "1 had untolerated taint {dedicated=gpu:NoSchedule}"},
+			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Unschedulable = true })}, want: "a",
+		},
+		"taint of the agent": {
+			nodes: []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })},
+			unfit: "1 had untolerated taint {dedicated=gpu:NoSchedule}",
+		},
+		"taint of the Node": {
+			nodes: []Node{node("a", core(func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{gpu} }))},
+			unfit: "1 had untolerated taint {dedicated=gpu:NoSchedule}",
+		},
 		"NoExecute": {nodes: []Node{node("a", func(n *Node) {
 			n.Agent.Spec.Taints = []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoExecute}}
 		})}, unfit: "1 had untolerated taint {k:NoExecute}"},
@@ -119,28 +138,41 @@ func TestChoose(t *testing.T) {
 		})}, want: "a"},
 		"taint tolerated by value": {
 			request: Request{Tolerations: []corev1.Toleration{{Key: "dedicated", Value: "gpu", Effect: corev1.TaintEffectNoSchedule}}},
-			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })}, want: "a"},
+			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })}, want: "a",
+		},
 		"taint not tolerated by another value": {
 			request: Request{Tolerations: []corev1.Toleration{{Key: "dedicated", Value: "tpu", Effect: corev1.TaintEffectNoSchedule}}},
-			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })}, unfit: "untolerated taint"},
-		"label of the agent": {request: Request{Selectors: []map[string]string{{"disk": "ssd"}}},
-			nodes: []Node{node("a"), node("b", func(n *Node) { n.Agent.Labels = map[string]string{"disk": "ssd"} })}, want: "b"},
-		"label of the Node": {request: Request{Selectors: []map[string]string{{"disk": "ssd"}}},
-			nodes: []Node{node("a"), node("b", core(func(n *corev1.Node) { n.Labels = map[string]string{"disk": "ssd"} }))}, want: "b"},
-		"labels of both together": {request: Request{Selectors: []map[string]string{{"disk": "ssd", "zone": "1"}}},
+			nodes:   []Node{node("a", func(n *Node) { n.Agent.Spec.Taints = []corev1.Taint{gpu} })}, unfit: "untolerated taint",
+		},
+		"label of the agent": {
+			request: Request{Selectors: []map[string]string{{"disk": "ssd"}}},
+			nodes:   []Node{node("a"), node("b", func(n *Node) { n.Agent.Labels = map[string]string{"disk": "ssd"} })}, want: "b",
+		},
+		"label of the Node": {
+			request: Request{Selectors: []map[string]string{{"disk": "ssd"}}},
+			nodes:   []Node{node("a"), node("b", core(func(n *corev1.Node) { n.Labels = map[string]string{"disk": "ssd"} }))}, want: "b",
+		},
+		"labels of both together": {
+			request: Request{Selectors: []map[string]string{{"disk": "ssd", "zone": "1"}}},
 			nodes: []Node{node("b", core(func(n *corev1.Node) { n.Labels = map[string]string{"disk": "ssd"} }),
-				func(n *Node) { n.Agent.Labels = map[string]string{"zone": "1"} })}, want: "b"},
+				func(n *Node) { n.Agent.Labels = map[string]string{"zone": "1"} })}, want: "b",
+		},
 		"hostname":             {request: Request{Selectors: []map[string]string{{corev1.LabelHostname: "b"}}}, nodes: []Node{node("a"), node("b")}, want: "b"},
 		"selectors that clash": {request: Request{Selectors: []map[string]string{{"z": "1"}, {"z": "2"}}}, nodes: []Node{node("a", func(n *Node) { n.Agent.Labels = map[string]string{"z": "1"} })}, unfit: "1 did not match the node selector"},
-		"handler": {request: Request{Handler: "vm"},
+		"handler": {
+			request: Request{Handler: "vm"},
 			nodes: []Node{node("a"), node("b", func(n *Node) {
 				n.Agent.Status.Handlers = append(n.Agent.Status.Handlers, v1alpha1.NodeHandler{Name: "vm"})
-			})}, want: "b"},
+			})}, want: "b",
+		},
 		"handler missing": {request: Request{Handler: "vm"}, nodes: []Node{node("a")}, unfit: `1 lacked handler "vm"`},
 		"counts, the most frequent first": {
-			nodes: []Node{node("a", ready(metav1.ConditionFalse)), node("b", ready(metav1.ConditionFalse)),
-				node("c", func(n *Node) { n.Agent.Spec.Unschedulable = true })},
-			unfit: "0/3 nodes fit: 2 were not ready, 1 was unschedulable"},
+			nodes: []Node{
+				node("a", ready(metav1.ConditionFalse)), node("b", ready(metav1.ConditionFalse)),
+				node("c", func(n *Node) { n.Agent.Spec.Unschedulable = true }),
+			},
+			unfit: "0/3 nodes fit: 2 were not ready, 1 was unschedulable",
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -46,6 +46,7 @@ var names = []string{"etcd", "kube-apiserver", "berth-controller", "berth-agent"
 
 func (c *cluster) kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
 func (c *cluster) server() string     { return fmt.Sprintf("https://127.0.0.1:%d", c.ports.APIServer) }
+
 func (c *cluster) identity(name string) string {
 	return filepath.Join(c.dir, "identities", name+".kubeconfig")
 }

@@ -134,8 +134,10 @@ func OpenJournal(dir string, globs ...string) (*Journal, error) {
 }
 
 func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
-	j := &Journal{dir: dir, boot: boot, files: map[string]map[string]stamp{},
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	j := &Journal{
+		dir: dir, boot: boot, files: map[string]map[string]stamp{},
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
 	defer func() {
 		if err != nil && j.f != nil {
 			j.f.Close()

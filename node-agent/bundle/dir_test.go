@@ -221,13 +221,22 @@ func TestHostPathTypes(t *testing.T) {
 		kind corev1.HostPathType
 		ok   bool
 	}{
-		{file, "", true}, {dir, "", true}, {base + "/none", "", false},
-		{dir, corev1.HostPathDirectory, true}, {file, corev1.HostPathDirectory, false}, {base + "/none", corev1.HostPathDirectory, false},
-		{base + "/made/deep", corev1.HostPathDirectoryOrCreate, true}, {file, corev1.HostPathDirectoryOrCreate, false},
-		{file, corev1.HostPathFile, true}, {dir, corev1.HostPathFile, false},
-		{base + "/madefile", corev1.HostPathFileOrCreate, true}, {base + "/no/parent", corev1.HostPathFileOrCreate, false},
-		{sock, corev1.HostPathSocket, true}, {file, corev1.HostPathSocket, false},
-		{"/dev/null", corev1.HostPathCharDev, true}, {"/dev/null", corev1.HostPathBlockDev, false},
+		{file, "", true},
+		{dir, "", true},
+		{base + "/none", "", false},
+		{dir, corev1.HostPathDirectory, true},
+		{file, corev1.HostPathDirectory, false},
+		{base + "/none", corev1.HostPathDirectory, false},
+		{base + "/made/deep", corev1.HostPathDirectoryOrCreate, true},
+		{file, corev1.HostPathDirectoryOrCreate, false},
+		{file, corev1.HostPathFile, true},
+		{dir, corev1.HostPathFile, false},
+		{base + "/madefile", corev1.HostPathFileOrCreate, true},
+		{base + "/no/parent", corev1.HostPathFileOrCreate, false},
+		{sock, corev1.HostPathSocket, true},
+		{file, corev1.HostPathSocket, false},
+		{"/dev/null", corev1.HostPathCharDev, true},
+		{"/dev/null", corev1.HostPathBlockDev, false},
 		{file, "Nonsense", false},
 	} {
 		err := hostPath("volumes[0].hostPath", &corev1.HostPathVolumeSource{Path: tc.path, Type: &tc.kind})

@@ -60,8 +60,10 @@ func (d Dir) MountNames(spec *specs.Spec, rootfs, container string, host fs.FS) 
 		if spec.Root != nil && spec.Root.Readonly {
 			access = "ro"
 		}
-		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/etc/" + f.name, Type: "bind", Source: "etc/" + f.name,
-			Options: []string{"bind", "rprivate", "nosuid", "nodev", "noexec", access}})
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			Destination: "/etc/" + f.name, Type: "bind", Source: "etc/" + f.name,
+			Options: []string{"bind", "rprivate", "nosuid", "nodev", "noexec", access},
+		})
 	}
 	return nil
 }

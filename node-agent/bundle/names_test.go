@@ -136,8 +136,10 @@ func TestNameFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stub := map[string]string{"etc/hosts": "10.0.0.1 " + node + " # comment web\n10.0.0.2 other", "etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0\n",
-		"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\nsearch example.org\n"}
+	stub := map[string]string{
+		"etc/hosts": "10.0.0.1 " + node + " # comment web\n10.0.0.2 other", "etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0\n",
+		"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\nsearch example.org\n",
+	}
 	mixed := map[string]string{"etc/resolv.conf": "# a comment\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 192.0.2.7\n"}
 	hostNetwork := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}}}
 	for name, tc := range map[string]struct {

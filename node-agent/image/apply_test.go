@@ -94,10 +94,18 @@ func TestHostileLayers(t *testing.T) {
 		{"absolute", []*entry{file("/OUT/file", "x")}, "", nil},
 		{"absolute is of the image", []*entry{file("/etc/passwd", "x")}, "", want{"etc": "dir", "etc/passwd": "x"}},
 		{"symlink absolute then through", []*entry{symlink("l", "OUT"), file("l/file", "x")}, "", nil},
-		{"symlink relative then through", []*entry{symlink("l", "../outside"), file("l/file", "x")}, "",
-			want{"l": "-> ../outside", "outside": "dir", "outside/file": "x"}},
-		{"symlink far up then through", []*entry{symlink("l", "../../../../../../../.."), file("l/tmp/x", "x")}, "",
-			want{"l": "-> ../../../../../../../..", "tmp": "dir", "tmp/x": "x"}},
+		{
+			"symlink relative then through",
+			[]*entry{symlink("l", "../outside"), file("l/file", "x")},
+			"",
+			want{"l": "-> ../outside", "outside": "dir", "outside/file": "x"},
+		},
+		{
+			"symlink far up then through",
+			[]*entry{symlink("l", "../../../../../../../.."), file("l/tmp/x", "x")},
+			"",
+			want{"l": "-> ../../../../../../../..", "tmp": "dir", "tmp/x": "x"},
+		},
 		{"symlink chain", []*entry{symlink("a", "b"), symlink("b", ".."), file("a/c", "x")}, "", want{"a": "-> b", "b": "-> ..", "c": "x"}},
 		{"symlink loop", []*entry{symlink("a", "b"), symlink("b", "a"), file("a/c", "x")}, "too many levels", nil},
 		{"write onto a symlink", []*entry{symlink("l", "OUT/file"), file("l", "x")}, "", want{"l": "x"}},
@@ -492,8 +500,10 @@ func TestLayerLimits(t *testing.T) {
 
 // program turns any bytes into a layer: three bytes an entry, of few names, so that entries meet each other.
 func program(t testing.TB, code []byte) []byte {
-	names := []string{"a", "b", "a/b", "a/b/c", "b/a", "l", "l/a", "l/file", "a/l/b", ".", "../outside", "..", "outside/file", ".wh.a", "a/.wh.b", "l/.wh.file",
-		".wh..wh..opq", "a/.wh..wh..opq", "l/.wh..wh..opq", ".wh...", "a/../b", "./a//b", "../outside/file", "../../../.."}
+	names := []string{
+		"a", "b", "a/b", "a/b/c", "b/a", "l", "l/a", "l/file", "a/l/b", ".", "../outside", "..", "outside/file", ".wh.a", "a/.wh.b", "l/.wh.file",
+		".wh..wh..opq", "a/.wh..wh..opq", "l/.wh..wh..opq", ".wh...", "a/../b", "./a//b", "../outside/file", "../../../..",
+	}
 	var entries []*entry
 	for len(code) >= 3 && len(entries) < 100 {
 		name, link := names[int(code[1])%len(names)], names[int(code[2])%len(names)]

@@ -35,6 +35,7 @@ func dir(name string) *entry        { return &entry{Typeflag: tar.TypeDir, Name:
 func symlink(name, to string) *entry {
 	return &entry{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
 }
+
 func hard(name, to string) *entry { return &entry{Typeflag: tar.TypeLink, Name: name, Linkname: to} }
 
 type entry struct {

@@ -109,8 +109,10 @@ func newNode(t *testing.T) *node {
 	b.Name = "x"
 	b.Spec.Image = &v1alpha1.BundleImage{Reference: "x"}
 	b.Spec.Process.Command = []string{"/x"}
-	b.Spec.Volumes = []v1alpha1.Volume{{Name: "data", EmptyDir: &corev1.EmptyDirVolumeSource{}},
-		{Name: "memory", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}}
+	b.Spec.Volumes = []v1alpha1.Volume{
+		{Name: "data", EmptyDir: &corev1.EmptyDirVolumeSource{}},
+		{Name: "memory", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
+	}
 	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
 	n.c.Bundle, n.c.Commit = b, func() error { n.saved++; return nil }
 	if err := n.c.Dir.Make(); err != nil {
@@ -122,9 +124,11 @@ func newNode(t *testing.T) *node {
 
 // stored returns the container as an agent knows it from its record.
 func (n *node) stored(bundles *bundle.Root) *Container {
-	return &Container{Key: source.Key{Namespace: "default", Name: "x"}, UID: "u", ID: "x", Dir: bundles.Dir("x"),
+	return &Container{
+		Key: source.Key{Namespace: "default", Name: "x"}, UID: "u", ID: "x", Dir: bundles.Dir("x"),
 		LogPath: filepath.Join(n.logs, "default_x_u", "0.log"),
-		Flushed: func(context.Context) error { return n.unflushed }}
+		Flushed: func(context.Context) error { return n.unflushed },
+	}
 }
 
 // next is the container as another agent knows it.
@@ -249,13 +253,19 @@ func TestClasses(t *testing.T) {
 		"create not sent": {fail: "create", err: protocol.ErrUnreachable, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"start not sent":  {fail: "start", err: protocol.ErrUnreachable, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"start of nobody": {fail: "start", err: protocol.ErrNotExist, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"no handler": {spoil: func(n *node) { n.c.Bundle.Spec.Handler = "kata" }, stage: "handler",
-			reason: v1alpha1.ReasonHandlerNotFound, class: ContainerFault},
+		"no handler": {
+			spoil: func(n *node) { n.c.Bundle.Spec.Handler = "kata" }, stage: "handler",
+			reason: v1alpha1.ReasonHandlerNotFound, class: ContainerFault,
+		},
 		"not on the disk": {spoil: func(n *node) { n.unflushed = unix.EIO }, stage: "start", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"the disk is full": {spoil: func(n *node) { n.c.Commit = func() error { return unix.ENOSPC } }, stage: "commit",
-			reason: v1alpha1.ReasonStorageFailed, class: NodeFault},
-		"a bad document": {spoil: func(n *node) { n.c.Bundle.Spec.Process.Command = nil }, stage: "document",
-			reason: v1alpha1.ReasonCreateFailed, class: ContainerFault},
+		"the disk is full": {
+			spoil: func(n *node) { n.c.Commit = func() error { return unix.ENOSPC } }, stage: "commit",
+			reason: v1alpha1.ReasonStorageFailed, class: NodeFault,
+		},
+		"a bad document": {
+			spoil: func(n *node) { n.c.Bundle.Spec.Process.Command = nil }, stage: "document",
+			reason: v1alpha1.ReasonCreateFailed, class: ContainerFault,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

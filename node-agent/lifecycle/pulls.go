@@ -72,8 +72,10 @@ type want struct {
 // NewPulls returns Pulls that fetch from images. progress says how far the pull of a reference is;
 // it may be nil.
 func NewPulls(images Images, progress func(reference string) string) *Pulls {
-	return &Pulls{images: images, progress: progress, briefly: briefly,
-		underWay: map[PullRequest]*pull{}, wants: map[string]*want{}}
+	return &Pulls{
+		images: images, progress: progress, briefly: briefly,
+		underWay: map[PullRequest]*pull{}, wants: map[string]*want{},
+	}
 }
 
 // briefly is how long a worker waits for a pull itself. An image that is on the node is found

@@ -347,8 +347,10 @@ func TestDeleteDuringLazyCheckpoint(t *testing.T) {
 	defer ready.Close()
 	done := make(chan error, 1)
 	go func() {
-		done <- w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: filepath.Join(w.dir, "images"), LazyPages: true},
-			PageServer: address, StatusFD: int(readyW.Fd())})
+		done <- w.rt.Checkpoint(background, w.id, CheckpointOptions{
+			CriuOptions: CriuOptions{ImagePath: filepath.Join(w.dir, "images"), LazyPages: true},
+			PageServer:  address, StatusFD: int(readyW.Fd()),
+		})
 		readyW.Close()
 	}()
 	if n, err := ready.Read(make([]byte, 1)); n != 1 {

@@ -475,7 +475,8 @@ func TestDevicesInUserNamespace(t *testing.T) {
 				return specs.LinuxDevice{Path: path, Type: kind, Major: 1, Minor: minor, FileMode: &mode, UID: &uid, GID: &gid}
 			}
 			spec.Linux.Devices = []specs.LinuxDevice{
-				device("/dev/own", "c", 5, 0o640, 5, 6), {Path: "/dev/default", Type: "u", Major: 1, Minor: 7},
+				device("/dev/own", "c", 5, 0o640, 5, 6),
+				{Path: "/dev/default", Type: "u", Major: 1, Minor: 7},
 				device("/data/disk", "b", 200, 0o600, 0, 70000), device("/data/fifo", "p", 0, 0o604, 7, 8),
 			}
 			allow := true

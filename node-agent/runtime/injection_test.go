@@ -59,8 +59,10 @@ func TestFailureOfEveryStep(t *testing.T) {
 	if failed < 100 || !phases[plan.SyncIDMap] || !phases[plan.SyncExec] {
 		t.Errorf("%d steps failed, in the phases %v", failed, phases)
 	}
-	for _, f := range []string{"linux.namespaces", "linux.timeOffsets", "linux.uidMappings", "mounts", "linux.devices (default)", "linux.sysctl.kernel.msgmax", "linux.readonlyPaths", "linux.maskedPaths", "root",
-		"hostname", "process.cwd", "process.rlimits", "process.scheduler", "process.capabilities", "process.capabilities.ambient", "process.user", "process.noNewPrivileges", "linux.seccomp", "process.args"} {
+	for _, f := range []string{
+		"linux.namespaces", "linux.timeOffsets", "linux.uidMappings", "mounts", "linux.devices (default)", "linux.sysctl.kernel.msgmax", "linux.readonlyPaths", "linux.maskedPaths", "root",
+		"hostname", "process.cwd", "process.rlimits", "process.scheduler", "process.capabilities", "process.capabilities.ambient", "process.user", "process.noNewPrivileges", "linux.seccomp", "process.args",
+	} {
 		if !fields[f] {
 			t.Errorf("no step for %s has failed", f)
 		}

@@ -200,8 +200,10 @@ func TestProcessAttributes(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/sleep", "1000")
 	spec.Process.OOMScoreAdj = ptr(500)
-	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
-		Syscalls: []specs.LinuxSyscall{{Names: []string{"ptrace"}, Action: "SCMP_ACT_ERRNO"}}}
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"ptrace"}, Action: "SCMP_ACT_ERRNO"}},
+	}
 	s := w.start(spec)
 	w.awaitProgram(s.PID, "sleep")
 	const three = "0000000000000421" // CHOWN 0, KILL 5, NET_BIND_SERVICE 10
@@ -246,7 +248,8 @@ func TestSeccompFiltersAreKept(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("mkdir /x 2>&1; true")
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{
-		{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(unix.ENOSPC))}}}
+		{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(unix.ENOSPC))},
+	}}
 	const denied = "mkdir: can't create directory '/x': No space left on device\n"
 	w.prints(spec, denied)
 	dir := filepath.Join(w.dir, "run", filterDir)
@@ -274,8 +277,10 @@ func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep Seccomp: /proc/self/status; mkdir /x 2>&1; mkdir /y 2>&1")
 	spec.Process.NoNewPrivileges, spec.Process.User.UID = false, 0
-	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
-		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(28))}}}
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(28))}},
+	}
 	out, _, err := w.try(spec)
 	w.must(err)
 	if !strings.HasPrefix(out, "Seccomp:\t2\n") || strings.Count(out, "No space left on device") != 2 {

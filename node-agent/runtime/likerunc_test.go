@@ -87,8 +87,10 @@ func TestRuncsWords(t *testing.T) {
 		{"linux.memoryPolicy.nodes: found ", "requires 0 nodes but got 8"}:    policy(specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-3,4-7"}),
 		{"mounts[0] (/link): ", "must be mounted on ordinary directory"}:      func(s *specs.Spec) { s.Mounts[0].Destination = "/link" },
 		{"linux.seccomp: syscalls[0].action: found ", "SCMP_ACT_NOTIFY cannot be used for the write syscall"}: func(s *specs.Spec) {
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/none",
-				Syscalls: []specs.LinuxSyscall{{Names: []string{"write"}, Action: specs.ActNotify}}}
+			s.Linux.Seccomp = &specs.LinuxSeccomp{
+				DefaultAction: specs.ActAllow, ListenerPath: "/none",
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"write"}, Action: specs.ActNotify}},
+			}
 		},
 		{`linux.resources.unified["memory.min"]: found `, "invalid configuration"}: func(s *specs.Spec) {
 			s.Linux.Resources.Unified = map[string]string{"memory.min": "131072"}

@@ -28,13 +28,17 @@ func TestMergeResources(t *testing.T) {
 		"idle":          {`{"cpu":{"shares":9}}`, `{"cpu":{"idle":1,"shares":8}}`, `{"cpu":{"shares":8,"idle":1}}`, `{"cpu":{"idle":1}}`},
 		"no longer":     {`{"cpu":{"shares":9,"idle":1}}`, `{"cpu":{"idle":0}}`, `{"cpu":{"shares":9,"idle":0}}`, `{"cpu":{"shares":9,"idle":0}}`},
 		"unified":       {`{"unified":{"memory.high":"1","pids.max":"3"}}`, `{"unified":{"pids.max":"4"}}`, `{"unified":{"memory.high":"1","pids.max":"4"}}`, `{"unified":{"pids.max":"4"}}`},
-		"devices": {`{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":16,"rate":2},{"major":8,"minor":0,"rate":3}],"weightDevice":[{"major":8,"minor":0,"weight":10}]}}`,
+		"devices": {
+			`{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":16,"rate":2},{"major":8,"minor":0,"rate":3}],"weightDevice":[{"major":8,"minor":0,"weight":10}]}}`,
 			`{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":5},{"major":9,"minor":0,"rate":6}],"weightDevice":[{"major":8,"minor":0,"leafWeight":11}]}}`,
 			`{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":10,"leafWeight":11}],"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":3},{"major":8,"minor":16,"rate":5},{"major":9,"minor":0,"rate":6}]}}`,
-			`{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":11}],"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":5},{"major":9,"minor":0,"rate":6}]}}`},
-		"lists": {`{"hugepageLimits":[{"pageSize":"2MB","limit":1}],"network":{"classID":1,"priorities":[{"name":"lo","priority":1}]}}`,
+			`{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":11}],"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":5},{"major":9,"minor":0,"rate":6}]}}`,
+		},
+		"lists": {
+			`{"hugepageLimits":[{"pageSize":"2MB","limit":1}],"network":{"classID":1,"priorities":[{"name":"lo","priority":1}]}}`,
 			`{"hugepageLimits":[{"pageSize":"1GB","limit":2},{"pageSize":"2MB","limit":3}],"network":{"priorities":[{"name":"lo","priority":2}]}}`,
-			`{"hugepageLimits":[{"pageSize":"2MB","limit":3},{"pageSize":"1GB","limit":2}],"network":{"classID":1,"priorities":[{"name":"lo","priority":2}]}}`, ""},
+			`{"hugepageLimits":[{"pageSize":"2MB","limit":3},{"pageSize":"1GB","limit":2}],"network":{"classID":1,"priorities":[{"name":"lo","priority":2}]}}`, "",
+		},
 	} {
 		read := func(text string) *specs.LinuxResources {
 			r := &specs.LinuxResources{}
@@ -160,7 +164,9 @@ func TestUpdateUndone(t *testing.T) {
 		t.Errorf("found %v", err)
 	}
 	for _, f := range []struct{ controller, v1, want1, v2, want2 string }{
-		{"memory", "memory.limit_in_bytes", "9223372036854771712", "memory.max", "max"}, {"pids", "pids.max", "20", "pids.max", "20"}, {"cpu", "cpu.shares", "1024", "cpu.weight", "100"},
+		{"memory", "memory.limit_in_bytes", "9223372036854771712", "memory.max", "max"},
+		{"pids", "pids.max", "20", "pids.max", "20"},
+		{"cpu", "cpu.shares", "1024", "cpu.weight", "100"},
 		{"cpuset", "cpuset.cpus", cpus, "cpuset.cpus.effective", cpus},
 	} {
 		want := f.want1

@@ -242,8 +242,12 @@ func TestMapCaller(t *testing.T) {
 		"none":   {specs.LinuxNamespace{Type: specs.PIDNamespace}, nil, nil, nil, nil, nil},
 		"joined": {specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"}, nil, nil, nil, nil, nil},
 		"given":  {specs.LinuxNamespace{Type: specs.UserNamespace}, given, given, given, given, nil},
-		"groups": {specs.LinuxNamespace{Type: specs.UserNamespace}, given, nil, given,
-			[]specs.LinuxIDMapping{{ContainerID: 8, HostID: uint32(os.Getegid()), Size: 1}}, []string{"linux.gidMappings"}},
+		"groups": {
+			specs.LinuxNamespace{Type: specs.UserNamespace},
+			given, nil, given,
+			[]specs.LinuxIDMapping{{ContainerID: 8, HostID: uint32(os.Getegid()), Size: 1}},
+			[]string{"linux.gidMappings"},
+		},
 		"users": {specs.LinuxNamespace{Type: specs.UserNamespace}, nil, given, own, given, []string{"linux.uidMappings"}},
 	} {
 		spec := &specs.Spec{

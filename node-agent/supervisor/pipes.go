@@ -433,7 +433,7 @@ func (e *poller) loop() {
 
 // close ends the goroutines and waits for them.
 func (e *poller) close() {
-	var one = [8]byte{1} // any number but 0 makes the eventfd readable, in either byte order
+	one := [8]byte{1} // any number but 0 makes the eventfd readable, in either byte order
 	_, _ = unix.Write(e.stop, one[:])
 	e.wg.Wait()
 	e.mu.Lock()

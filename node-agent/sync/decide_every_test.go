@@ -33,8 +33,10 @@ func everyInput(bundles []*v1alpha1.OCIBundle, f func(in Input)) {
 	}
 	failedStart := actual(protocol.Stopped)
 	failedStart.StartedAt = time.Time{}
-	states := []*protocol.Status{nil, actual(protocol.Creating), actual(protocol.Created), actual(protocol.Running),
-		kills(actual(protocol.Running), 1), actual(protocol.Stopped), failedStart}
+	states := []*protocol.Status{
+		nil, actual(protocol.Creating), actual(protocol.Created), actual(protocol.Running),
+		kills(actual(protocol.Running), 1), actual(protocol.Stopped), failedStart,
+	}
 	for _, b := range bundles {
 		for _, synced := range []bool{false, true} {
 			in := Input{Now: now, Instant: instant, Synced: synced, Desired: b, Hash: "same"}
@@ -122,8 +124,10 @@ func TestRunningIsNotLost(t *testing.T) {
 	told.Annotations = map[string]string{source.AnnotationStopped: "x"}
 	again := desired(corev1.RestartPolicyAlways)
 	again.Annotations = map[string]string{source.AnnotationRestart: "x"}
-	everyInput([]*v1alpha1.OCIBundle{desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyOnFailure),
-		desired(corev1.RestartPolicyNever), told, again}, func(in Input) {
+	everyInput([]*v1alpha1.OCIBundle{
+		desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyOnFailure),
+		desired(corev1.RestartPolicyNever), told, again,
+	}, func(in Input) {
 		d := Policies().Decide(in)
 		if d.Policy == "" {
 			t.Errorf("%s: no policy decides", describe(in))

@@ -24,6 +24,7 @@ type manySource struct {
 
 func (m *manySource) Get(key source.Key) *v1alpha1.OCIBundle { return m.all[key] }
 func (m *manySource) List() []*v1alpha1.OCIBundle            { return slices.Collect(maps.Values(m.all)) }
+
 func (m *manySource) ReportStatus(context.Context, *v1alpha1.OCIBundle, *v1alpha1.OCIBundleStatus) error {
 	return nil
 }

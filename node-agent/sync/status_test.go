@@ -29,16 +29,20 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 		ready status.Summary
 		image metav1.ConditionStatus
 	}{
-		"handler": {func(b *v1alpha1.OCIBundle) { b.Spec.Handler = "kata" },
-			status.NotReady(status.Reconciling, v1alpha1.ReasonHandlerNotFound, `found "kata"`), metav1.ConditionUnknown},
+		"handler": {
+			func(b *v1alpha1.OCIBundle) { b.Spec.Handler = "kata" },
+			status.NotReady(status.Reconciling, v1alpha1.ReasonHandlerNotFound, `found "kata"`), metav1.ConditionUnknown,
+		},
 		"root filesystem": {func(b *v1alpha1.OCIBundle) {
 			b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"/no/such/folder"}}`)
 		}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "found nothing at /no/such/folder"), metav1.ConditionFalse},
 		"volume": {func(b *v1alpha1.OCIBundle) {
 			b.Spec.Volumes = []v1alpha1.Volume{{Name: "data", HostPath: &corev1.HostPathVolumeSource{Path: "/no/such", Type: new(corev1.HostPathDirectory)}}}
 		}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "/no/such"), metav1.ConditionTrue},
-		"config": {func(b *v1alpha1.OCIBundle) { b.Spec.Process.Command = nil },
-			status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "process.args"), metav1.ConditionTrue},
+		"config": {
+			func(b *v1alpha1.OCIBundle) { b.Spec.Process.Command = nil },
+			status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "process.args"), metav1.ConditionTrue,
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -192,6 +192,7 @@ func (m *memorySource) Get(key source.Key) *v1alpha1.OCIBundle {
 	}
 	return m.bundle
 }
+
 func (m *memorySource) List() []*v1alpha1.OCIBundle {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -200,6 +201,7 @@ func (m *memorySource) List() []*v1alpha1.OCIBundle {
 	}
 	return []*v1alpha1.OCIBundle{m.bundle}
 }
+
 func (m *memorySource) ReportStatus(ctx context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
 	if m.hangs.Load() {
 		<-ctx.Done()
@@ -214,6 +216,7 @@ func (m *memorySource) ReportStatus(ctx context.Context, _ *v1alpha1.OCIBundle, 
 	m.reports = append(m.reports, *s.DeepCopy())
 	return nil
 }
+
 func (m *memorySource) Release(_ context.Context, _ source.Key, uid types.UID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -305,8 +308,10 @@ func (b *bench) run() {
 	if b.images == nil {
 		b.images = noImages{}
 	}
-	s, err := New(Config{Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
-		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep})
+	s, err := New(Config{
+		Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
+		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep,
+	})
 	if err != nil {
 		b.Fatal(err)
 	}

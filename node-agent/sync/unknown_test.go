@@ -167,8 +167,10 @@ func TestSourceFails(t *testing.T) {
 	src := &failingSource{}
 	src.bundle = b.source.bundle
 	src.failures.Store(3)
-	s, err := New(Config{Source: src, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: b.dir + "/logs",
-		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot})
+	s, err := New(Config{
+		Source: src, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: b.dir + "/logs",
+		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

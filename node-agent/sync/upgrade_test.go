@@ -66,8 +66,10 @@ func newOldBench(t *testing.T, state string) *bench {
 		t.Fatal(err)
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
-	b := &bench{T: t, clock: clk, dir: dir, bundles: bundles, source: &memorySource{bundle: &desired}, stop: func() {},
-		super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}}}
+	b := &bench{
+		T: t, clock: clk, dir: dir, bundles: bundles, source: &memorySource{bundle: &desired}, stop: func() {},
+		super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}},
+	}
 	if state == "running" {
 		b.super.all[oldID] = &protocol.Status{ID: oldID, State: protocol.Running, PID: 4242, StartedAt: now}
 	}

@@ -38,16 +38,20 @@ func TestClassify(t *testing.T) {
 	}{
 		"nothing":           {from: `{"a":1}`, to: `{"a":1}`},
 		"the order of keys": {from: `{"a":1,"b":{"c":2,"d":3}}`, to: `{ "b": {"d":3, "c":2}, "a":1}`},
-		"what says who compiled it": {edit: func(s *v1alpha1.OCIBundleSpec) { s.CompiledGeneration, s.MinAgentRevision = 2, 1 },
-			want: []Field{{"compiledGeneration", None}, {"minAgentRevision", None}}},
+		"what says who compiled it": {
+			edit: func(s *v1alpha1.OCIBundleSpec) { s.CompiledGeneration, s.MinAgentRevision = 2, 1 },
+			want: []Field{{"compiledGeneration", None}, {"minAgentRevision", None}},
+		},
 		"requests": {edit: func(s *v1alpha1.OCIBundleSpec) {
 			s.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
 		}, want: []Field{{"requests.cpu", None}}},
 		"an owner": {edit: func(s *v1alpha1.OCIBundleSpec) {
 			s.ContainerRef = &v1alpha1.ContainerReference{Name: "x", UID: "u"}
 		}, want: []Field{{"containerRef.name", None}, {"containerRef.uid", None}}},
-		"the profile's reference alone": {edit: func(s *v1alpha1.OCIBundleSpec) { s.SeccompProfile = "sha256:0" },
-			want: []Field{{"seccompProfile", None}}},
+		"the profile's reference alone": {
+			edit: func(s *v1alpha1.OCIBundleSpec) { s.SeccompProfile = "sha256:0" },
+			want: []Field{{"seccompProfile", None}},
+		},
 		"how it is run": {edit: func(s *v1alpha1.OCIBundleSpec) {
 			s.RestartPolicy, s.TerminationGracePeriodSeconds, s.Image.PullPolicy = corev1.RestartPolicyNever, 0, corev1.PullAlways
 		}, want: []Field{{"image.pullPolicy", None}, {"restartPolicy", Live}, {"terminationGracePeriodSeconds", Live}}},
@@ -56,20 +60,34 @@ func TestClassify(t *testing.T) {
 		"limits": {
 			from: `{"linux":{"resources":{"cpu":{"shares":2},"devices":[1]}}}`,
 			to:   `{"linux":{"resources":{"cpu":{"shares":512,"quota":50000,"period":100000},"memory":{"limit":1,"swap":1},"pids":{"limit":9},"devices":[1]}}}`,
-			want: []Field{{"config.linux.resources.cpu.period", Live}, {"config.linux.resources.cpu.quota", Live}, {"config.linux.resources.cpu.shares", Live},
-				{"config.linux.resources.memory.limit", Live}, {"config.linux.resources.memory.swap", Live}, {"config.linux.resources.pids.limit", Live}},
+			want: []Field{
+				{"config.linux.resources.cpu.period", Live},
+				{"config.linux.resources.cpu.quota", Live},
+				{"config.linux.resources.cpu.shares", Live},
+				{"config.linux.resources.memory.limit", Live},
+				{"config.linux.resources.memory.swap", Live},
+				{"config.linux.resources.pids.limit", Live},
+			},
 		},
-		"a limit that is removed": {from: `{"linux":{"resources":{"pids":{"limit":9}}}}`, to: `{"linux":{"resources":{}}}`,
-			want: []Field{{"config.linux.resources.pids.limit", Live}}},
+		"a limit that is removed": {
+			from: `{"linux":{"resources":{"pids":{"limit":9}}}}`, to: `{"linux":{"resources":{}}}`,
+			want: []Field{{"config.linux.resources.pids.limit", Live}},
+		},
 		"CPUs that are set":     {from: `{}`, to: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`, want: []Field{{"config.linux.resources.cpu.cpus", Live}}},
 		"CPUs that are removed": {from: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`, to: `{}`, want: []Field{{"config.linux.resources.cpu.cpus", Replace}}},
-		"a limit beside a device": {from: `{"linux":{"resources":{"pids":{"limit":9},"devices":[1]}}}`, to: `{"linux":{"resources":{"pids":{"limit":8},"devices":[2]}}}`,
-			want: []Field{{"config.linux.resources.devices", Replace}, {"config.linux.resources.pids.limit", Live}}},
-		"objects that hold nothing": {from: `{"linux":{"resources":{"pids":{}}}}`, to: `{"linux":{"resources":{"memory":{}}}}`,
-			want: []Field{{"config.linux.resources.memory", None}, {"config.linux.resources.pids", None}}},
+		"a limit beside a device": {
+			from: `{"linux":{"resources":{"pids":{"limit":9},"devices":[1]}}}`, to: `{"linux":{"resources":{"pids":{"limit":8},"devices":[2]}}}`,
+			want: []Field{{"config.linux.resources.devices", Replace}, {"config.linux.resources.pids.limit", Live}},
+		},
+		"objects that hold nothing": {
+			from: `{"linux":{"resources":{"pids":{}}}}`, to: `{"linux":{"resources":{"memory":{}}}}`,
+			want: []Field{{"config.linux.resources.memory", None}, {"config.linux.resources.pids", None}},
+		},
 		"an object whose presence means something": {from: `{}`, to: `{"linux":{"intelRdt":{}}}`, want: []Field{{"config.linux.intelRdt", Replace}}},
-		"a field that nobody knows yet": {from: `{}`, to: `{"linux":{"resources":{"cpu":{"fresh":1}}}}`,
-			want: []Field{{"config.linux.resources.cpu.fresh", Replace}}},
+		"a field that nobody knows yet": {
+			from: `{}`, to: `{"linux":{"resources":{"cpu":{"fresh":1}}}}`,
+			want: []Field{{"config.linux.resources.cpu.fresh", Replace}},
+		},
 		"an annotation":      {from: `{}`, to: `{"annotations":{"a.b/c":"d"}}`, want: []Field{{"config.annotations.a.b/c", Replace}}},
 		"digits of a number": {from: `{"a":9007199254740993}`, to: `{"a":9007199254740992}`, want: []Field{{"config.a", Replace}}},
 		"another type":       {from: `{"a":{"b":1}}`, to: `{"a":[1]}`, want: []Field{{"config.a", Replace}}},

@@ -43,8 +43,8 @@ func table() map[string]entry {
 		"restartBackOff.initialSeconds": agent,
 		"restartBackOff.maxSeconds":     agent,
 		// The supervisor's, see Set.Log. An absent value is the agent's default.
-		"logging.maxSize":  entry{kind: Live, canUnset: true},
-		"logging.maxFiles": entry{kind: Live, canUnset: true},
+		"logging.maxSize":  {kind: Live, canUnset: true},
+		"logging.maxFiles": {kind: Live, canUnset: true},
 
 		// Objects that hold nothing say nothing.
 		"restartBackOff":                none,

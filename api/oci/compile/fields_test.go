@@ -70,8 +70,10 @@ func fieldCases() map[string]fieldCase {
 		" NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
 	caps := func(names string) arrives {
 		list := `["CAP_` + strings.ReplaceAll(names, " ", `","CAP_`) + `"]`
-		return arrives{"config.process.capabilities.bounding": list, "config.process.capabilities.permitted": list,
-			"config.process.capabilities.effective": list}
+		return arrives{
+			"config.process.capabilities.bounding": list, "config.process.capabilities.permitted": list,
+			"config.process.capabilities.effective": list,
+		}
 	}
 	return map[string]fieldCase{
 		"image": honoured(arrives{"image.reference": `"other"`}, func(s *spec) {

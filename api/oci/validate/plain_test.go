@@ -50,10 +50,12 @@ func TestUnmarshalEqualsJSON(t *testing.T) {
 		}
 	}
 	// encoding/json does not mind the case, and knows a fault's place: these are its own to read.
-	for _, text := range []string{`{"Process":{"cwd":"/"}}`, `{"linux":{"SECCOMP":{}}}`, `{"process":3}`, `{"root":{"path":3}}`, `[]`, `{"root":`, ``, `null1`, `{}x`, `{},`,
+	for _, text := range []string{
+		`{"Process":{"cwd":"/"}}`, `{"linux":{"SECCOMP":{}}}`, `{"process":3}`, `{"root":{"path":3}}`, `[]`, `{"root":`, ``, `null1`, `{}x`, `{},`,
 		`{"root":{"path":"a\xff"}}`, `{"root":{"path":"a` + "\n" + `"}}`, `{"root":{"readonly":truex}}`, `{"root":{"readonly":1}}`, `{"a":01}`, `{"a":tru}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"mounts":[{}{}]}`, `{"mounts":[,]}`, `{"mounts":[{},]}`,
 		`{"linux":{"resources":{"memory":{"limit":01}}}}`, `{"linux":{"resources":{"memory":{"limit":+1}}}}`, `{"linux":{"resources":{"memory":{"limit":-}}}}`, `{"linux":{"resources":{"memory":{"limit":1.0}}}}`,
-		`{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`, `{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":4294967296}}}`} {
+		`{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`, `{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":4294967296}}}`,
+	} {
 		var got specs.Spec
 		if err := unmarshal([]byte(text), &got); err == nil {
 			t.Errorf("%s: no error", text)

@@ -132,8 +132,10 @@ func runs(b *v1alpha1.OCIBundle) *v1alpha1.OCIBundleStatus {
 	return &v1alpha1.OCIBundleStatus{
 		ObservedGeneration: b.Generation,
 		Phase:              v1alpha1.ContainerRunning,
-		Conditions: []metav1.Condition{yes(v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePulled),
-			yes(v1alpha1.ConditionRunning, v1alpha1.ReasonStarted)},
+		Conditions: []metav1.Condition{
+			yes(v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePulled),
+			yes(v1alpha1.ConditionRunning, v1alpha1.ReasonStarted),
+		},
 		RunStatus: v1alpha1.RunStatus{
 			ContainerID: fmt.Sprintf("berth://%s", b.UID), PID: 1,
 			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},

@@ -139,8 +139,10 @@ func (h host) podman(parallel int) func(cgroup) (engine, error) {
 	return func(g cgroup) (engine, error) {
 		root, state := filepath.Join(h.dir, "podman"), "/run/podman"
 		podman := func(args ...string) []string {
-			return append([]string{"podman", "--root", root, "--runroot", state, "--tmpdir", state + "/tmp", "--storage-driver", "overlay", "--runtime", "/usr/bin/crun",
-				"--cgroup-manager", "cgroupfs", "--events-backend", "none"}, args...)
+			return append([]string{
+				"podman", "--root", root, "--runroot", state, "--tmpdir", state + "/tmp", "--storage-driver", "overlay", "--runtime", "/usr/bin/crun",
+				"--cgroup-manager", "cgroupfs", "--events-backend", "none",
+			}, args...)
 		}
 		c := &commands{parallel: parallel, cgroup: g}
 		c.start = func(id string) []string {

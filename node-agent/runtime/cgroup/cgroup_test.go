@@ -120,11 +120,13 @@ func TestResources(t *testing.T) {
 		{"memory.useHierarchy", memory(specs.LinuxMemory{UseHierarchy: ptr(false)}), []check{{}}},
 		{"cpu.shares", cpu(specs.LinuxCPU{Shares: ptr(uint64(512))}), []check{{"cpu", "cpu.shares", "512", "cpu.weight", "59"}}},
 		{"cpu.quota", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Period: ptr(uint64(200000))}), []check{
-			{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 200000"}, {"cpu", "cpu.cfs_period_us", "200000", "cpu.max", "50000 200000"}}},
+			{"cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 200000"}, {"cpu", "cpu.cfs_period_us", "200000", "cpu.max", "50000 200000"},
+		}},
 		{"cpu.burst", cpu(specs.LinuxCPU{Quota: ptr(int64(50000)), Burst: ptr(uint64(20000))}), []check{{"cpu", "cpu.cfs_burst_us", "20000", "cpu.max.burst", "20000"}}},
 		{"cpu.idle", cpu(specs.LinuxCPU{Idle: ptr(int64(1))}), []check{{"cpu", "cpu.idle", "1", "cpu.idle", "1"}}},
 		{"cpu.realtimeRuntime", cpu(specs.LinuxCPU{RealtimeRuntime: ptr(int64(5000)), RealtimePeriod: ptr(uint64(500000))}), []check{
-			{"cpu", "cpu.rt_runtime_us", "5000", "", ""}, {"cpu", "cpu.rt_period_us", "500000", "", ""}}},
+			{"cpu", "cpu.rt_runtime_us", "5000", "", ""}, {"cpu", "cpu.rt_period_us", "500000", "", ""},
+		}},
 		{"cpu.cpus", cpu(specs.LinuxCPU{Cpus: "0", Mems: "0"}), []check{{"cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"}, {"cpuset", "cpuset.mems", "0", "cpuset.mems", "0"}}},
 		{"pids.limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(12))}}, []check{{"pids", "pids.max", "12", "pids.max", "12"}}},
 		{"pids.limit", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}, []check{{"pids", "pids.max", "max", "pids.max", "max"}}},
@@ -239,15 +241,24 @@ func TestDevices(t *testing.T) {
 		want  []string
 		not   string
 	}{
-		"denied but for some": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
-			[]string{"c 10:229 rw", "c 1:3 rwm", "c *:* m", "b *:* m", "c 136:* rwm", "c 10:200 rwm"}, "a *:* rwm"},
-		"one number of any type": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "a", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
-			[]string{"c 10:229 rw", "b 10:229 rw"}, "a *:* rwm"},
+		"denied but for some": {
+			[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
+			[]string{"c 10:229 rw", "c 1:3 rwm", "c *:* m", "b *:* m", "c 136:* rwm", "c 10:200 rwm"},
+			"a *:* rwm",
+		},
+		"one number of any type": {
+			[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "a", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "rw"}},
+			[]string{"c 10:229 rw", "b 10:229 rw"},
+			"a *:* rwm",
+		},
 		"one access to all": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Access: "r"}}, []string{"c *:* rm", "b *:* rm"}, "a *:* rwm"},
 		"none":              {nil, []string{"c 1:3 rwm", "c 5:2 rwm"}, "a *:* rwm"},
 		"all allowed":       {[]specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}, []string{"a *:* rwm"}, "c 1:3"},
-		"allowed, and taken back": {[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "b", Major: ptr(int64(8)), Access: "rwm"}, {Type: "b", Major: ptr(int64(8)), Access: "w"}},
-			[]string{"b 8:* rm"}, "b 8:* rwm"},
+		"allowed, and taken back": {
+			[]specs.LinuxDeviceCgroup{all, {Allow: true, Type: "b", Major: ptr(int64(8)), Access: "rwm"}, {Type: "b", Major: ptr(int64(8)), Access: "w"}},
+			[]string{"b 8:* rm"},
+			"b 8:* rwm",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, err := makeGroup(t, document(t, &specs.LinuxResources{Devices: c.rules}))

@@ -73,8 +73,10 @@ func knobs(r *specs.LinuxResources) (out []knob) {
 			field, file string
 			list        []specs.LinuxThrottleDevice
 		}{
-			{"throttleReadBpsDevice", "read_bps", b.ThrottleReadBpsDevice}, {"throttleWriteBpsDevice", "write_bps", b.ThrottleWriteBpsDevice},
-			{"throttleReadIOPSDevice", "read_iops", b.ThrottleReadIOPSDevice}, {"throttleWriteIOPSDevice", "write_iops", b.ThrottleWriteIOPSDevice},
+			{"throttleReadBpsDevice", "read_bps", b.ThrottleReadBpsDevice},
+			{"throttleWriteBpsDevice", "write_bps", b.ThrottleWriteBpsDevice},
+			{"throttleReadIOPSDevice", "read_iops", b.ThrottleReadIOPSDevice},
+			{"throttleWriteIOPSDevice", "write_iops", b.ThrottleWriteIOPSDevice},
 		} {
 			for i, d := range t.list {
 				add(true, "blockIO."+t.field+"["+strconv.Itoa(i)+"]", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate), "blkio", "blkio.throttle."+t.file+"_device", "io.max")

@@ -35,11 +35,13 @@ func TestFork(t *testing.T) {
 	leaktest.Check(t)
 	for range 200 {
 		answered := 0
-		child, err := Start(Request{Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
+		child, err := Start(Request{
+			Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
 			OnSync: func(_ plan.Sync, pid int) error {
 				answered = pid
 				return nil
-			}})
+			},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

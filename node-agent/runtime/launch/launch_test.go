@@ -186,8 +186,10 @@ func TestFailingStepIsReported(t *testing.T) {
 	}{
 		"first":  {sh("true", step("mounts", unix.SYS_CHDIR, plan.Text("/does/not/exist"))), unix.ENOENT, 0, `mounts: chdir: no such file or directory (step 0: chdir("/does/not/exist"))`},
 		"execve": {tiny(ending("/does/not/exist")...), unix.ENOENT, 6, "process.args: execve: no such file or directory"},
-		"not tolerated": {sh("true", tolerate(step("a", unix.SYS_CHDIR, plan.Text("/nonexistent")), unix.EACCES)), unix.ENOENT, 0,
-			"a: chdir: no such file"},
+		"not tolerated": {
+			sh("true", tolerate(step("a", unix.SYS_CHDIR, plan.Text("/nonexistent")), unix.EACCES)), unix.ENOENT, 0,
+			"a: chdir: no such file",
+		},
 		"expect": {sh("true", step("a", plan.OpExpect, plan.Memory([]byte{1, 0, 0, 0}), n(0xff), n(2), n(uintptr(unix.EEXIST)))), unix.EEXIST, 0, "file exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -434,7 +436,8 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(high)
-	child, err := Start(Request{Plan: sh("true", step("a", plan.OpSync, plan.Text("namespaces"), n(1))), Inputs: streams(t, nil), Reserved: 3, Held: true,
+	child, err := Start(Request{
+		Plan: sh("true", step("a", plan.OpSync, plan.Text("namespaces"), n(1))), Inputs: streams(t, nil), Reserved: 3, Held: true,
 		OnSync: func(_ plan.Sync, pid int) error {
 			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 			if err != nil {
@@ -451,7 +454,8 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 				t.Errorf("the waiting child holds %d descriptors; the three of the test, /dev/null and three pipe ends are its own", len(fds))
 			}
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,8 +512,10 @@ func TestLowDescriptors(t *testing.T) {
 	if err != nil {
 		os.Exit(5)
 	}
-	c, err := Start(Request{Plan: sh("echo out; read x || echo end"), Reserved: 3,
-		Inputs: map[plan.Input]int{plan.InputStdin: null, plan.InputStdout: p[1], plan.InputStderr: null}})
+	c, err := Start(Request{
+		Plan: sh("echo out; read x || echo end"), Reserved: 3,
+		Inputs: map[plan.Input]int{plan.InputStdin: null, plan.InputStdout: p[1], plan.InputStderr: null},
+	})
 	if err == nil {
 		err = c.Follow(context.Background(), "")
 	}

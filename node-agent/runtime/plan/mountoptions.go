@@ -95,11 +95,15 @@ func propagationOption(name string) (propagation, bool) {
 
 // MountOptions returns the options that a plan honours besides those that a filesystem takes itself, sorted.
 func MountOptions() []string {
-	attrs := []string{"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
-		"noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime"}
-	out := []string{"bind", "rbind", "defaults", "async", "sync", "dirsync", "nodirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion",
+	attrs := []string{
+		"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
+		"noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime",
+	}
+	out := []string{
+		"bind", "rbind", "defaults", "async", "sync", "dirsync", "nodirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion",
 		"silent", "loud", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable",
-		"remount", "tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow"}
+		"remount", "tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow",
+	}
 	for _, a := range attrs {
 		out = append(out, a, "r"+a)
 	}

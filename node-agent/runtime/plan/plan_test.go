@@ -330,10 +330,14 @@ func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 	spec := readSpec(t, must(os.ReadFile("testdata/paths.json")))
 	spec.Process.Cwd = "/inside/cwd"
 	spec.Mounts = []specs.Mount{
-		{Destination: "/inside/new", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/inside/proc", Type: "proc", Source: "proc"},
-		{Destination: "/inside/bind", Type: "bind", Source: "/src"}, {Destination: "/inside/cgroup", Type: "cgroup"},
-		{Destination: "/inside/copied", Type: "tmpfs", Options: []string{"tmpcopyup"}}, {Destination: "/inside/again", Options: []string{"remount", "ro"}},
-		{Destination: "/inside/link", Type: "bind", Source: "/src", Options: []string{"copy-symlink", "dest-nofollow"}}, {Destination: "/inside/private", Options: []string{"private"}},
+		{Destination: "/inside/new", Type: "tmpfs", Source: "tmpfs"},
+		{Destination: "/inside/proc", Type: "proc", Source: "proc"},
+		{Destination: "/inside/bind", Type: "bind", Source: "/src"},
+		{Destination: "/inside/cgroup", Type: "cgroup"},
+		{Destination: "/inside/copied", Type: "tmpfs", Options: []string{"tmpcopyup"}},
+		{Destination: "/inside/again", Options: []string{"remount", "ro"}},
+		{Destination: "/inside/link", Type: "bind", Source: "/src", Options: []string{"copy-symlink", "dest-nofollow"}},
+		{Destination: "/inside/private", Options: []string{"private"}},
 		{Destination: "/inside/layers", Type: "overlay", Options: []string{"lowerdir=/" + strings.Repeat("l", 300)}},
 	}
 	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/inside/dev", Type: "c", Major: 1, Minor: 3}}
@@ -563,8 +567,10 @@ func TestMountOptions(t *testing.T) {
 		"copy-symlink,src-nofollow,dest-nofollow":                {copySymlink: true, srcNoFollow: true, destNoFollow: true},
 		"idmap":  {idmap: idmapOption{set: true}},
 		"ridmap": {idmap: idmapOption{set: true, recursive: true}},
-		"idmap=uids=0-1-2#@7-8-9;gids=3-4-5": {idmap: idmapOption{set: true, uids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: 2}, false}, {specs.LinuxIDMapping{ContainerID: 7, HostID: 8, Size: 9}, true}},
-			gids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 3, HostID: 4, Size: 5}, false}}}},
+		"idmap=uids=0-1-2#@7-8-9;gids=3-4-5": {idmap: idmapOption{
+			set: true, uids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: 2}, false}, {specs.LinuxIDMapping{ContainerID: 7, HostID: 8, Size: 9}, true}},
+			gids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 3, HostID: 4, Size: 5}, false}},
+		}},
 		"nodiratime,rdiratime": {attr: mountAttr{set: unix.MOUNT_ATTR_NODIRATIME}, rattr: mountAttr{clear: unix.MOUNT_ATTR_NODIRATIME}},
 	} {
 		t.Run(options, func(t *testing.T) {
@@ -599,8 +605,13 @@ func printOptions(o mountOptions) string {
 	for _, x := range o.propagation {
 		p = append(p, [2]any{x.flag, x.recursive})
 	}
-	if err := enc.Encode([]any{o.bind, o.recursive, attr{o.attr.set, o.attr.clear}, attr{o.rattr.set, o.rattr.clear}, p, o.sb, o.data, o.sbClear, o.remount, o.copyUp,
-		o.copySymlink, o.srcNoFollow, o.destNoFollow, fmt.Sprint(o.idmap)}); err != nil {
+	if err := enc.Encode([]any{
+		o.bind, o.recursive,
+		attr{o.attr.set, o.attr.clear},
+		attr{o.rattr.set, o.rattr.clear},
+		p, o.sb, o.data, o.sbClear, o.remount, o.copyUp,
+		o.copySymlink, o.srcNoFollow, o.destNoFollow, fmt.Sprint(o.idmap),
+	}); err != nil {
 		panic(err)
 	}
 	return b.String()

@@ -76,8 +76,16 @@ var (
 )
 
 func openBits() []bit {
-	return []bit{{unix.O_PATH, "O_PATH"}, {unix.O_DIRECTORY, "O_DIRECTORY"}, {unix.O_NOFOLLOW, "O_NOFOLLOW"}, {unix.O_CLOEXEC, "O_CLOEXEC"},
-		{unix.O_NOCTTY, "O_NOCTTY"}, {unix.O_WRONLY, "O_WRONLY"}, {unix.O_RDWR, "O_RDWR"}, {unix.O_NONBLOCK, "O_NONBLOCK"}}
+	return []bit{
+		{unix.O_PATH, "O_PATH"},
+		{unix.O_DIRECTORY, "O_DIRECTORY"},
+		{unix.O_NOFOLLOW, "O_NOFOLLOW"},
+		{unix.O_CLOEXEC, "O_CLOEXEC"},
+		{unix.O_NOCTTY, "O_NOCTTY"},
+		{unix.O_WRONLY, "O_WRONLY"},
+		{unix.O_RDWR, "O_RDWR"},
+		{unix.O_NONBLOCK, "O_NONBLOCK"},
+	}
 }
 
 func atBits() []bit {
@@ -85,15 +93,38 @@ func atBits() []bit {
 }
 
 func attrBits() []bit {
-	return []bit{{unix.MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY"}, {unix.MOUNT_ATTR_NOSUID, "MOUNT_ATTR_NOSUID"}, {unix.MOUNT_ATTR_NODEV, "MOUNT_ATTR_NODEV"},
-		{unix.MOUNT_ATTR_NOEXEC, "MOUNT_ATTR_NOEXEC"}, {unix.MOUNT_ATTR__ATIME, "MOUNT_ATTR__ATIME"}, {unix.MOUNT_ATTR_NOATIME, "MOUNT_ATTR_NOATIME"}, {unix.MOUNT_ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"},
-		{unix.MOUNT_ATTR_NODIRATIME, "MOUNT_ATTR_NODIRATIME"}, {unix.MOUNT_ATTR_NOSYMFOLLOW, "MOUNT_ATTR_NOSYMFOLLOW"}, {unix.MOUNT_ATTR_IDMAP, "MOUNT_ATTR_IDMAP"}}
+	return []bit{
+		{unix.MOUNT_ATTR_RDONLY, "MOUNT_ATTR_RDONLY"},
+		{unix.MOUNT_ATTR_NOSUID, "MOUNT_ATTR_NOSUID"},
+		{unix.MOUNT_ATTR_NODEV, "MOUNT_ATTR_NODEV"},
+		{unix.MOUNT_ATTR_NOEXEC, "MOUNT_ATTR_NOEXEC"},
+		{unix.MOUNT_ATTR__ATIME, "MOUNT_ATTR__ATIME"},
+		{unix.MOUNT_ATTR_NOATIME, "MOUNT_ATTR_NOATIME"},
+		{unix.MOUNT_ATTR_STRICTATIME, "MOUNT_ATTR_STRICTATIME"},
+		{unix.MOUNT_ATTR_NODIRATIME, "MOUNT_ATTR_NODIRATIME"},
+		{unix.MOUNT_ATTR_NOSYMFOLLOW, "MOUNT_ATTR_NOSYMFOLLOW"},
+		{unix.MOUNT_ATTR_IDMAP, "MOUNT_ATTR_IDMAP"},
+	}
 }
 
 func cloneBits() []bit {
-	return []bit{{unix.CLONE_NEWUSER, "CLONE_NEWUSER"}, {unix.CLONE_NEWNS, "CLONE_NEWNS"}, {unix.CLONE_NEWPID, "CLONE_NEWPID"}, {unix.CLONE_NEWNET, "CLONE_NEWNET"},
-		{unix.CLONE_NEWIPC, "CLONE_NEWIPC"}, {unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"}, {unix.CLONE_NEWTIME, "CLONE_NEWTIME"}, {unix.CLONE_PARENT, "CLONE_PARENT"},
-		{unix.CLONE_VM, "CLONE_VM"}, {unix.CLONE_FS, "CLONE_FS"}, {unix.CLONE_FILES, "CLONE_FILES"}, {unix.CLONE_SIGHAND, "CLONE_SIGHAND"}, {unix.CLONE_THREAD, "CLONE_THREAD"}, {unix.CLONE_SYSVSEM, "CLONE_SYSVSEM"}}
+	return []bit{
+		{unix.CLONE_NEWUSER, "CLONE_NEWUSER"},
+		{unix.CLONE_NEWNS, "CLONE_NEWNS"},
+		{unix.CLONE_NEWPID, "CLONE_NEWPID"},
+		{unix.CLONE_NEWNET, "CLONE_NEWNET"},
+		{unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
+		{unix.CLONE_NEWUTS, "CLONE_NEWUTS"},
+		{unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
+		{unix.CLONE_NEWTIME, "CLONE_NEWTIME"},
+		{unix.CLONE_PARENT, "CLONE_PARENT"},
+		{unix.CLONE_VM, "CLONE_VM"},
+		{unix.CLONE_FS, "CLONE_FS"},
+		{unix.CLONE_FILES, "CLONE_FILES"},
+		{unix.CLONE_SIGHAND, "CLONE_SIGHAND"},
+		{unix.CLONE_THREAD, "CLONE_THREAD"},
+		{unix.CLONE_SYSVSEM, "CLONE_SYSVSEM"},
+	}
 }
 
 func printBits(v uint64, bits []bit) string {
@@ -163,8 +194,13 @@ func printPrctl(v uintptr) string {
 func printOpenHow(p []byte) string {
 	s := "{flags=" + printBits(binary.NativeEndian.Uint64(p), openBits())
 	if r := binary.NativeEndian.Uint64(p[16:]); r != 0 {
-		s += ", resolve=" + printBits(r, []bit{{unix.RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"}, {unix.RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
-			{unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"}, {unix.RESOLVE_BENEATH, "RESOLVE_BENEATH"}, {unix.RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"}})
+		s += ", resolve=" + printBits(r, []bit{
+			{unix.RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},
+			{unix.RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
+			{unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"},
+			{unix.RESOLVE_BENEATH, "RESOLVE_BENEATH"},
+			{unix.RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"},
+		})
 	}
 	return s + "}"
 }

@@ -618,8 +618,10 @@ func (c *compiler) insert(l *level, n numbered) {
 			case i == len(n.conditions)-1:
 				c.conflict(n.rule.line, found.line)
 			default:
-				c.warnings = append(c.warnings, Warning{fmt.Sprintf("syscalls[%d]", n.rule.line),
-					fmt.Sprintf("never matches: syscalls[%d] decides with fewer conditions", found.line)})
+				c.warnings = append(c.warnings, Warning{
+					fmt.Sprintf("syscalls[%d]", n.rule.line),
+					fmt.Sprintf("never matches: syscalls[%d] decides with fewer conditions", found.line),
+				})
 			}
 			return
 		}
@@ -636,9 +638,11 @@ func (c *compiler) insert(l *level, n numbered) {
 }
 
 func (c *compiler) conflict(line, earlier int) {
-	err := &FieldError{fmt.Sprintf("syscalls[%d]", line),
+	err := &FieldError{
+		fmt.Sprintf("syscalls[%d]", line),
 		fmt.Sprintf("conditions that also hold wherever those of syscalls[%d] do, with another action", earlier),
-		"one action for the same conditions"}
+		"one action for the same conditions",
+	}
 	for _, other := range c.faults {
 		if other.Error() == err.Error() {
 			return // for another architecture or name

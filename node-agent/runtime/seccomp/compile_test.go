@@ -46,8 +46,10 @@ func longProfile(t testing.TB) *specs.LinuxSeccomp {
 		n := uint(77 + (5-i)*2)
 		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{name}, Action: specs.ActErrno, ErrnoRet: &n})
 		for j := range uint64(20) {
-			p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"setns", "unshare", "pivot_root"}, Action: specs.ActErrno, ErrnoRet: &errno,
-				Args: []specs.LinuxSeccompArg{{Index: 2, Value: j<<32 | uint64(i), Op: specs.OpEqualTo}}})
+			p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+				Names: []string{"setns", "unshare", "pivot_root"}, Action: specs.ActErrno, ErrnoRet: &errno,
+				Args: []specs.LinuxSeccompArg{{Index: 2, Value: j<<32 | uint64(i), Op: specs.OpEqualTo}},
+			})
 		}
 	}
 	return p
@@ -104,30 +106,66 @@ func TestVerdicts(t *testing.T) {
 		{"default", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 1, arch: x8664}, eperm},
 		{"default errno", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38}`, data{number: 1, arch: x8664}, unix.SECCOMP_RET_ERRNO | 38},
 		{"no names, none is newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 5000, arch: x8664}, eperm},
-		{"newer than the profile", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 452, arch: x8664}, enosys}, // fchmodat2
-		{"newer than a rule without effect", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ERRNO"}]}`,
-			data{number: 452, arch: x8664}, enosys},
-		{"not newer, not named", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 448, arch: x8664}, eperm}, // process_mrelease
-		{"newer, killing", "amd64", `{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{"names":["read","exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 5000, arch: x8664}, enosys},
-		{"newer, allowed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
-			data{number: 5000, arch: x8664}, allow},
-		{"newer, logged", "amd64", `{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
-			data{number: 5000, arch: x8664}, unix.SECCOMP_RET_LOG},
-		{"newer, traced", "amd64", `{"defaultAction":"SCMP_ACT_TRACE","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 5000, arch: x8664}, unix.SECCOMP_RET_TRACE | 1},
-		{"newer for i386", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 2, arch: i386}, enosys},
-		{"newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: x32Bit + 61, arch: x8664}, enosys},
-		{"not newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: x32Bit + 59, arch: x8664}, eperm},
-		{"x32 not listed, newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: x32Bit + 1000, arch: x8664}, unix.SECCOMP_RET_KILL_THREAD},
-		{"unknown to the kernel", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 0, arch: s390x}, enosys},
+		{
+			"newer than the profile", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 452, arch: x8664},
+			enosys,
+		}, // fchmodat2
+		{
+			"newer than a rule without effect", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 452, arch: x8664},
+			enosys,
+		},
+		{
+			"not newer, not named", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 448, arch: x8664},
+			eperm,
+		}, // process_mrelease
+		{
+			"newer, killing", "amd64", `{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{"names":["read","exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 5000, arch: x8664},
+			enosys,
+		},
+		{
+			"newer, allowed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 5000, arch: x8664},
+			allow,
+		},
+		{
+			"newer, logged", "amd64", `{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			data{number: 5000, arch: x8664},
+			unix.SECCOMP_RET_LOG,
+		},
+		{
+			"newer, traced", "amd64", `{"defaultAction":"SCMP_ACT_TRACE","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 5000, arch: x8664},
+			unix.SECCOMP_RET_TRACE | 1,
+		},
+		{
+			"newer for i386", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 2, arch: i386},
+			enosys,
+		},
+		{
+			"newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 61, arch: x8664},
+			enosys,
+		},
+		{
+			"not newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 59, arch: x8664},
+			eperm,
+		},
+		{
+			"x32 not listed, newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: x32Bit + 1000, arch: x8664},
+			unix.SECCOMP_RET_KILL_THREAD,
+		},
+		{
+			"unknown to the kernel", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 0, arch: s390x},
+			enosys,
+		},
 		{"bad architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: 1, arch: i386}, unix.SECCOMP_RET_KILL_THREAD},
 		{"listed architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: i386}, allow},
 		{"native is always in", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: x8664}, allow},
@@ -135,23 +173,41 @@ func TestVerdicts(t *testing.T) {
 		{"x32 listed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X32"]}`, data{number: x32Bit, arch: x8664}, allow},
 		{"a tracer's number", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: 0xffffffff, arch: x8664}, allow},
 		{"newest call", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["file_getattr"],"action":"SCMP_ACT_ALLOW"}]}`, data{number: 468, arch: x8664}, allow},
-		{"the unconditional one wins", "amd64", `{"defaultAction":"SCMP_ACT_KILL","syscalls":[
+		{
+			"the unconditional one wins", "amd64", `{"defaultAction":"SCMP_ACT_KILL","syscalls":[
 			{"names":["getpid"],"action":"SCMP_ACT_LOG","args":[{"index":0,"value":1,"op":"SCMP_CMP_EQ"}]},
 			{"names":["getpid"],"action":"SCMP_ACT_ALLOW"},{"names":["getpid"],"action":"SCMP_ACT_TRAP"}]}`,
-			data{number: 39, arch: x8664, args: [6]uint64{1}}, allow},
-		{"default action is skipped", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
+			data{number: 39, arch: x8664, args: [6]uint64{1}},
+			allow,
+		},
+		{
+			"default action is skipped", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
 			{"names":["getpid"],"action":"SCMP_ACT_ERRNO"},{"names":["getpid"],"action":"SCMP_ACT_ERRNO","errnoRet":38}]}`,
-			data{number: 39, arch: x8664}, unix.SECCOMP_RET_ERRNO | 38},
+			data{number: 39, arch: x8664},
+			unix.SECCOMP_RET_ERRNO | 38,
+		},
 		{"one argument twice is or", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["getpid"],"action":"SCMP_ACT_ALLOW","args":[
 			{"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":0,"value":2,"op":"SCMP_CMP_EQ"}]}]}`, data{number: 39, arch: x8664, args: [6]uint64{2}}, allow},
-		{"socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 102, arch: i386, args: [6]uint64{18}}, allow},
-		{"another socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
-			data{number: 102, arch: i386, args: [6]uint64{17}}, eperm},
-		{"big endian", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
-			data{number: 136, arch: s390x, args: [6]uint64{1<<32 | 2}}, allow},
-		{"big endian, halves swapped", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
-			data{number: 136, arch: s390x, args: [6]uint64{2<<32 | 1}}, eperm},
+		{
+			"socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 102, arch: i386, args: [6]uint64{18}},
+			allow,
+		},
+		{
+			"another socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{number: 102, arch: i386, args: [6]uint64{17}},
+			eperm,
+		},
+		{
+			"big endian", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
+			data{number: 136, arch: s390x, args: [6]uint64{1<<32 | 2}},
+			allow,
+		},
+		{
+			"big endian, halves swapped", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
+			data{number: 136, arch: s390x, args: [6]uint64{2<<32 | 1}},
+			eperm,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var p specs.LinuxSeccomp
@@ -242,8 +298,10 @@ func TestFaults(t *testing.T) {
 func TestTooLong(t *testing.T) {
 	p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
 	for i := range uint64(2000) {
-		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActLog,
-			Args: []specs.LinuxSeccompArg{{Value: i * 7919, Op: specs.OpEqualTo}}})
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+			Names: []string{"read"}, Action: specs.ActLog,
+			Args: []specs.LinuxSeccompArg{{Value: i * 7919, Op: specs.OpEqualTo}},
+		})
 	}
 	if _, _, err := Compile(p); err == nil || !strings.Contains(err.Error(), "4096") {
 		t.Errorf("got %v", err)

@@ -104,8 +104,10 @@ func script(t *testing.T, p *specs.LinuxSeccomp, unknown map[string]bool) string
 	for _, name := range p.Architectures {
 		fmt.Fprintf(&b, "arch %x\n", token(architectureByName(name)))
 	}
-	operators := []specs.LinuxSeccompOperator{"", specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
-		specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual}
+	operators := []specs.LinuxSeccompOperator{
+		"", specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
+		specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual,
+	}
 	for _, s := range p.Syscalls {
 		action := returns(s.Action, s.ErrnoRet)
 		if action == fallback {

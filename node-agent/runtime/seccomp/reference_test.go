@@ -276,8 +276,10 @@ func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 				}
 			}
 		}
-		for _, nr := range []uint32{0, 334, 400, 423, 460, 471, 472, 500, 511, 512, 547, 548, 1023, 4000, 5000, 0x3fffffff, 0x40000000, 0x40000001,
-			0x400001ff, 0x40000200, 0x40000223, 0x40000224, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff} {
+		for _, nr := range []uint32{
+			0, 334, 400, 423, 460, 471, 472, 500, 511, 512, 547, 548, 1023, 4000, 5000, 0x3fffffff, 0x40000000, 0x40000001,
+			0x400001ff, 0x40000200, 0x40000223, 0x40000224, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff,
+		} {
 			if !yield(data{number: nr, arch: a.audit}) {
 				return
 			}

@@ -247,11 +247,15 @@ func Refreshed(stateDir string) (time.Time, error) {
 // a second, and before its container starts: a Container whose UID is lost is another one.
 func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 	if e.fault != "" {
-		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
-			Message: e.fault, ObservedGeneration: e.container.Generation})
+		setCondition(e.container, metav1.Condition{
+			Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
+			Message: e.fault, ObservedGeneration: e.container.Generation,
+		})
 	} else {
-		setCondition(e.container, metav1.Condition{Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
-			Message: "the spec compiles", ObservedGeneration: e.container.Generation})
+		setCondition(e.container, metav1.Condition{
+			Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCompiled,
+			Message: "the spec compiles", ObservedGeneration: e.container.Generation,
+		})
 	}
 	summarize(e).Set(&e.container.Status, e.container.Generation, status.Deadline(e.container), time.Now())
 	data, err := json.Marshal(versioned{statusVersion, e.container})

@@ -140,15 +140,18 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 // daemonSetOn returns how a pod of the DaemonSet on that node reaches the API server: by a token that is bound to the pod.
 func daemonSetOn(t *testing.T, c client.Client, name string) *rest.Config {
 	t.Helper()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent-" + name},
-		Spec: corev1.PodSpec{NodeName: name, ServiceAccountName: "berth-agent", Containers: []corev1.Container{{Name: "agent", Image: "x"}}}}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent-" + name},
+		Spec:       corev1.PodSpec{NodeName: name, ServiceAccountName: "berth-agent", Containers: []corev1.Container{{Name: "agent", Image: "x"}}},
+	}
 	for _, o := range []client.Object{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, pod} {
 		if err := c.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
 		}
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}}}
+		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+	}}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "berth-agent"}}
 	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
 		t.Fatal(err)

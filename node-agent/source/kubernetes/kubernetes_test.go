@@ -139,10 +139,14 @@ func nodeNamespace(t *testing.T, c client.Client, node string) {
 		return metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{v1alpha1.AnnotationNode: node}}
 	}
 	binding := func(role string) *rbacv1.RoleBinding {
-		return &rbacv1.RoleBinding{ObjectMeta: meta(v1alpha1.NodeNamespace(node), role),
-			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
-			Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "berth:node:" + node},
-				{Kind: rbacv1.ServiceAccountKind, Namespace: v1alpha1.NodesNamespace, Name: node}}}
+		return &rbacv1.RoleBinding{
+			ObjectMeta: meta(v1alpha1.NodeNamespace(node), role),
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
+			Subjects: []rbacv1.Subject{
+				{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "berth:node:" + node},
+				{Kind: rbacv1.ServiceAccountKind, Namespace: v1alpha1.NodesNamespace, Name: node},
+			},
+		}
 	}
 	for _, o := range []client.Object{
 		&corev1.Namespace{ObjectMeta: meta("", v1alpha1.NodeNamespace(node))}, binding("berth-node-heartbeat"), binding("berth-node-bundles"),
@@ -348,8 +352,10 @@ func TestNodeAgent(t *testing.T) {
 	}
 	load := make(chan node.Load, 1)
 	load <- node.Load{Ready: errors.New("the test is not ready")}
-	a, err := node.New(node.Options{Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}} },
-		Load: func(context.Context) node.Load { l := <-load; load <- l; return l }})
+	a, err := node.New(node.Options{
+		Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}} },
+		Load: func(context.Context) node.Load { l := <-load; load <- l; return l },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -498,8 +504,10 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := &safeLog{}
-	a, err := node.New(node.Options{Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} },
-		Log: slog.New(slog.NewTextHandler(log, nil))})
+	a, err := node.New(node.Options{
+		Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} },
+		Log: slog.New(slog.NewTextHandler(log, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
