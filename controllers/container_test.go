@@ -239,8 +239,9 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	}
 }
 
-// TestForgedSeccompProfileIsReplaced has a profile whose content is not that of its name, before and after an OCIBundle refers to it. Its
-// author may create SeccompProfiles, but must not be able to choose the filters of others.
+// TestForgedSeccompProfileIsReplaced has a profile whose content is not that of its name, before
+// and after an OCIBundle refers to it. Its author may create SeccompProfiles, but must not be able
+// to choose the filters of others.
 func TestForgedSeccompProfileIsReplaced(t *testing.T) {
 	newFakeAgent(t, "node-new")
 	c := sample(namespace(t), "c", func(c *v1alpha1.Container) {
@@ -302,8 +303,8 @@ func TestPlainStartWritesLittle(t *testing.T) {
 	}
 }
 
-// TestAnswersPrecedeNewContainers places 150 Containers at once on a fake agent, which answers each OCIBundle as soon as it sees it,
-// and looks at how long the Container takes to say that it runs.
+// TestAnswersPrecedeNewContainers places 150 Containers at once on a fake agent, which answers each
+// OCIBundle as soon as it sees it, and looks at how long the Container takes to say that it runs.
 func TestAnswersPrecedeNewContainers(t *testing.T) {
 	ns := namespace(t)
 	const n = 150
@@ -389,7 +390,8 @@ func TestSecondReconcileWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The cache that is read has to have seen the end, or the reconcile would rightly start from an older state.
+	// The cache that is read has to have seen the end, or the reconcile would rightly start from an
+	// older state.
 	eventually(t, func() error {
 		seen := &v1alpha1.Container{}
 		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(c), seen); err != nil || seen.ResourceVersion != before.ResourceVersion {
@@ -402,7 +404,8 @@ func TestSecondReconcileWritesNothing(t *testing.T) {
 		return nil
 	})
 	recorder := events.NewFakeRecorder(10)
-	// One that knows nothing, as after the controller's restart; and its writes would fail the test by being made at all.
+	// One that knows nothing, as after the controller's restart; and its writes would fail the test
+	// by being made at all.
 	r := &container.Reconciler{Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(), Recorder: recorder, Clock: clock.RealClock{}}
 	for range 2 {
 		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
@@ -538,7 +541,8 @@ func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 	)
 	eventuallyEvent(t, now, "FailedScheduling")
 
-	// It is placed when a node turns fit, without an edit of its own: here by the label and taint of the core Node.
+	// It is placed when a node turns fit, without an edit of its own: here by the label and taint
+	// of the core Node.
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-plain", Labels: map[string]string{"arch": "fast"}},
 		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "maintenance", Effect: corev1.TaintEffectNoSchedule}}},
@@ -636,7 +640,8 @@ func TestNodeNameNeedsTheNodeAndItsHandler(t *testing.T) {
 	edit(t, c, func(c *v1alpha1.Container) { c.Spec.RuntimeClassName = nil })
 	// Named, so the cordon is not asked.
 	eventuallyHas(t, c, isReady)
-	// The node is removed before the namespace's Containers are, by the order of the cleanups: let go here.
+	// The node is removed before the namespace's Containers are, by the order of the cleanups: let
+	// go here.
 	if err := admin.Delete(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
@@ -901,8 +906,8 @@ func TestStrangersBundleIsLeftAlone(t *testing.T) {
 	eventuallyHas(t, again, isReady)
 }
 
-// TestEarlierContainerEndsBesideAFault: the process of an earlier Container of the same name ends, although the spec of the
-// new one cannot be compiled.
+// TestEarlierContainerEndsBesideAFault: the process of an earlier Container of the same name ends,
+// although the spec of the new one cannot be compiled.
 func TestEarlierContainerEndsBesideAFault(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)

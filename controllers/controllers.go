@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controllers puts Berth's reconcilers together for a manager: what the informer cache holds, and which
-// controllers run. Each of them is a package of its own below; none imports another, but for container, which uses
-// scheduling. An OCIBundle is in another namespace than its Container, so it is container that collects it, and not Kubernetes.
+// Package controllers puts Berth's reconcilers together for a manager: what the informer cache
+// holds, and which controllers run. Each of them is a package of its own below; none imports
+// another, but for container, which uses scheduling. An OCIBundle is in another namespace than its
+// Container, so it is container that collects it, and not Kubernetes.
 package controllers
 
 import (
@@ -37,13 +38,16 @@ import (
 
 // Options are the settings of the controllers.
 type Options struct {
-	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is node.DefaultGracePeriod.
+	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is
+	// node.DefaultGracePeriod.
 	NodeMonitorGracePeriod time.Duration
 	// Workers is how many Containers are reconciled at once; 0 is 4.
 	Workers int
-	// ProfileDelay is how long a SeccompProfile is kept after the last OCIBundle that refers to it; 0 is profile.DefaultDelay.
+	// ProfileDelay is how long a SeccompProfile is kept after the last OCIBundle that refers to it;
+	// 0 is profile.DefaultDelay.
 	ProfileDelay time.Duration
-	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
+	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another
+	// version of Berth by it.
 	Compile container.Compile
 	// Revision is that of Compile; nil is compile.Revision.
 	Revision func() int
@@ -63,8 +67,9 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities and Leases of node agents, of an
-// OCIBundle the digest of its config, and of a Node what a choice looks at.
+// CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities
+// and Leases of node agents, of an OCIBundle the digest of its config, and of a Node what a choice
+// looks at.
 func CacheOptions() cache.Options {
 	ofNodes := labels.NewSelector()
 	if has, err := labels.NewRequirement(v1alpha1.LabelNode, selection.Exists, nil); err == nil {

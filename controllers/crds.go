@@ -32,8 +32,8 @@ func (e *OutdatedCRDsError) Error() string {
 		"; fix: kubectl apply --server-side -k config/crd, then start the controller again"
 }
 
-// CheckCRDs returns an *OutdatedCRDsError if the CRDs of the cluster lack a field of this version. The API server would drop
-// the field from Containers, and refuse every OCIBundle that has it.
+// CheckCRDs returns an *OutdatedCRDsError if the CRDs of the cluster lack a field of this version.
+// The API server would drop the field from Containers, and refuse every OCIBundle that has it.
 func CheckCRDs(ctx context.Context, reader client.Reader) error {
 	files, err := fs.Glob(crd.Bases, "bases/*.yaml")
 	if err != nil {
@@ -81,7 +81,8 @@ func readCRD(file string) (*unstructured.Unstructured, error) {
 	return out, nil
 }
 
-// missingFields returns the paths of the fields that the versions of want have and those of have lack, sorted.
+// missingFields returns the paths of the fields that the versions of want have and those of have
+// lack, sorted.
 func missingFields(want, have *unstructured.Unstructured) []string {
 	schemas := func(u *unstructured.Unstructured) map[string]map[string]any {
 		out := map[string]map[string]any{}
@@ -102,8 +103,8 @@ func missingFields(want, have *unstructured.Unstructured) []string {
 	return out
 }
 
-// compareSchemas calls missing with the path of each field that one schema has and the other lacks. [] is any element of an
-// array or value of a map. Fields below a missing one are not listed.
+// compareSchemas calls missing with the path of each field that one schema has and the other lacks.
+// [] is any element of an array or value of a map. Fields below a missing one are not listed.
 func compareSchemas(path string, want, have map[string]any, missing func(path string)) {
 	if open, _ := have["x-kubernetes-preserve-unknown-fields"].(bool); open {
 		return

@@ -37,7 +37,8 @@ func (o oldCRDs) Get(_ context.Context, key client.ObjectKey, into client.Object
 	return o.change(u)
 }
 
-// TestCheckCRDs: with its own permissions, the controller sees whether the cluster's CRDs are older than it is.
+// TestCheckCRDs: with its own permissions, the controller sees whether the cluster's CRDs are older
+// than it is.
 func TestCheckCRDs(t *testing.T) {
 	if err := controllers.CheckCRDs(t.Context(), live); err != nil {
 		t.Fatal(err)

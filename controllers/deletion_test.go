@@ -414,7 +414,8 @@ func TestWebhookCertificateIsReplaced(t *testing.T) {
 	webhookWorks(t)
 }
 
-// TestWebhookBehindItsService: the API server calls the webhook as config/webhook has it in a cluster, by the Service.
+// TestWebhookBehindItsService: the API server calls the webhook as config/webhook has it in a
+// cluster, by the Service.
 func TestWebhookBehindItsService(t *testing.T) {
 	address := loopbackAddress(t)
 	webhookWorks(t)

@@ -32,7 +32,8 @@ func someoneElse(uid types.UID, controller bool) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: uid, Controller: &controller}
 }
 
-// TestFinalizerIsPutBack: a client that replaces a Container drops its finalizer, also together with a spec that is refused.
+// TestFinalizerIsPutBack: a client that replaces a Container drops its finalizer, also together
+// with a spec that is refused.
 func TestFinalizerIsPutBack(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")
@@ -61,8 +62,8 @@ func TestFinalizerIsPutBack(t *testing.T) {
 	}
 }
 
-// TestOwnerReferenceIsRemoved: whose an OCIBundle is stands in its spec. An owner reference names nothing that is in the namespace of a
-// node, so the OCIBundle would be collected as garbage.
+// TestOwnerReferenceIsRemoved: whose an OCIBundle is stands in its spec. An owner reference names
+// nothing that is in the namespace of a node, so the OCIBundle would be collected as garbage.
 func TestOwnerReferenceIsRemoved(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")
@@ -89,8 +90,8 @@ func TestOwnerReferenceIsRemoved(t *testing.T) {
 	}
 }
 
-// TestNodeOfAContainerIsPutBack: the annotation that says where a Container is can be edited by whoever may edit the Container. It
-// moves nothing, and leaves nothing behind.
+// TestNodeOfAContainerIsPutBack: the annotation that says where a Container is can be edited by
+// whoever may edit the Container. It moves nothing, and leaves nothing behind.
 func TestNodeOfAContainerIsPutBack(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	newFakeAgent(t, "node-b")
@@ -116,8 +117,8 @@ func TestNodeOfAContainerIsPutBack(t *testing.T) {
 	}
 }
 
-// TestContainerWaitsForABundleWithoutOwner: an OCIBundle that has lost its owner reference still holds its Container, until the
-// agent has let go of it.
+// TestContainerWaitsForABundleWithoutOwner: an OCIBundle that has lost its owner reference still
+// holds its Container, until the agent has let go of it.
 func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 	for name, owners := range map[string][]metav1.OwnerReference{"none": nil, "another": {someoneElse("1-2", true)}} {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +191,8 @@ func unplaced(t *testing.T, name string) *v1alpha1.Container {
 	return c
 }
 
-// TestOldBundleIsAdopted: an upgrade takes over what an older controller has dispatched, and replaces nothing.
+// TestOldBundleIsAdopted: an upgrade takes over what an older controller has dispatched, and
+// replaces nothing.
 func TestOldBundleIsAdopted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")
@@ -215,7 +217,8 @@ func TestOldBundleIsAdopted(t *testing.T) {
 	eventuallyHas(t, c, isReady)
 }
 
-// TestOldBundleWithoutOwnerHoldsItsContainer: not even the label is needed to be ours for certain; a process may run there.
+// TestOldBundleWithoutOwnerHoldsItsContainer: not even the label is needed to be ours for certain;
+// a process may run there.
 func TestOldBundleWithoutOwnerHoldsItsContainer(t *testing.T) {
 	hold := make(chan struct{})
 	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
@@ -241,8 +244,8 @@ func TestOldBundleWithoutOwnerHoldsItsContainer(t *testing.T) {
 	gone(t, c)
 }
 
-// TestBundleOfAGoneContainerIsDeleted: a finalizer that was taken off before the controller could put it back leaves nothing to run on,
-// and no garbage collector runs here.
+// TestBundleOfAGoneContainerIsDeleted: a finalizer that was taken off before the controller could
+// put it back leaves nothing to run on, and no garbage collector runs here.
 func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
@@ -263,8 +266,8 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	})
 }
 
-// TestForeignBundleIsNotTakenOverInARace: the cache of a controller does not show it an OCIBundle that somebody has created
-// under the Container's name a moment ago.
+// TestForeignBundleIsNotTakenOverInARace: the cache of a controller does not show it an OCIBundle
+// that somebody has created under the Container's name a moment ago.
 func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")

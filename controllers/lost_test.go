@@ -24,8 +24,8 @@ import (
 
 var outOfService = corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute}
 
-// TestAdministratorSaysThatANodeIsGone: each of the documented acts frees all that waits for a lost node, at once, and nothing
-// before does.
+// TestAdministratorSaysThatANodeIsGone: each of the documented acts frees all that waits for a lost
+// node, at once, and nothing before does.
 func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 	taintNode := func(t *testing.T, name string) {
 		edit(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{outOfService} })
@@ -68,7 +68,8 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 		})
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespaceOf(t, tc.name)}}
 		create(t, ns)
-		// Cordoned for a moment, so that all of these go where they are wanted without spec.nodeName.
+		// Cordoned for a moment, so that all of these go where they are wanted without
+		// spec.nodeName.
 		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}}, func(n *v1alpha1.NodeAgent) { n.Spec.Unschedulable = true })
 		for _, name := range []string{"service", "finished", "once", "pinned", "leaving"} {
 			c := sample(ns.Name, name, func(c *v1alpha1.Container) {
@@ -167,7 +168,8 @@ func inNamespaceOf(t *testing.T, node string) func(*v1alpha1.Container) {
 	return func(c *v1alpha1.Container) { c.Namespace = namespaceOf(t, node) }
 }
 
-// TestNodeThatIsHeardIsNotGone: neither the taint nor a deletion by mistake takes anything from an agent that lives.
+// TestNodeThatIsHeardIsNotGone: neither the taint nor a deletion by mistake takes anything from an
+// agent that lives.
 func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	a := newFakeAgent(t, "node-a")
 	newFakeAgent(t, "node-b")
@@ -230,7 +232,8 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	look()
 }
 
-// TestShorterGracePeriodIsPassedOn: somebody who does not want to wait for a container that is being deleted edits its grace period.
+// TestShorterGracePeriodIsPassedOn: somebody who does not want to wait for a container that is
+// being deleted edits its grace period.
 func TestShorterGracePeriodIsPassedOn(t *testing.T) {
 	hold := make(chan struct{})
 	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })

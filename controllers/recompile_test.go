@@ -22,7 +22,8 @@ func offered(field string) want {
 	return want{v1alpha1.ConditionRecompileAvailable, "True", v1alpha1.ReasonNewerDefaults, field}
 }
 
-// TestRecompile: newer defaults of the compiler are shown, and used only for a new value of the annotation.
+// TestRecompile: newer defaults of the compiler are shown, and used only for a new value of the
+// annotation.
 func TestRecompile(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "service")
@@ -70,7 +71,8 @@ func TestRecompile(t *testing.T) {
 	}
 	eventuallyHas(t, c, isReady, offered(""))
 
-	// To take the annotation away, and to set it to the same again, changes nothing: not even for a version with other defaults.
+	// To take the annotation away, and to set it to the same again, changes nothing: not even for a
+	// version with other defaults.
 	nextVersion.Store(false)
 	for _, value := range []string{"", "1"} {
 		edit(t, c, func(c *v1alpha1.Container) { c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: value} })

@@ -33,7 +33,8 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-// formerBundle creates the OCIBundle of a Container as controllers before revision 2 did, with what its agent says.
+// formerBundle creates the OCIBundle of a Container as controllers before revision 2 did, with what
+// its agent says.
 func formerBundle(t *testing.T, c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	t.Helper()
 	spec, faults := compile.Bundle(c)
@@ -76,8 +77,9 @@ func setRevision(t *testing.T, node string, revision int32) {
 	})
 }
 
-// TestUpgradeMovesBundlesBeforeTheAgentLooks: what an earlier controller has dispatched goes to the namespace of its node, as it is,
-// when its agent reads there, and the agent may not read there before all of it has.
+// TestUpgradeMovesBundlesBeforeTheAgentLooks: what an earlier controller has dispatched goes to the
+// namespace of its node, as it is, when its agent reads there, and the agent may not read there
+// before all of it has.
 func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	const node, n = "node-moves", 12
 	a := newFakeAgent(t, node, func(a *fakeAgent) { a.revision, a.labels = 1, map[string]string{"moves": "yes"} })
@@ -162,14 +164,16 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	}
 }
 
-// TestMoveIsCutOffAtEveryWrite has the controller end before and after each write of a move, and another go on.
+// TestMoveIsCutOffAtEveryWrite has the controller end before and after each write of a move, and
+// another go on.
 func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 	const node = "node-cut"
 	// The manager of this suite takes the agent for an old one, and so moves nothing by itself.
 	a := newFakeAgent(t, node, func(a *fakeAgent) { a.revision, a.labels = 1, map[string]string{"cut": "yes"} })
 	ns := namespace(t)
 	errCut := errors.New("cut off")
-	// reconciler takes the agent for a new one, and fails at the n-th write, before or after it is done; never for 0.
+	// reconciler takes the agent for a new one, and fails at the n-th write, before or after it is
+	// done; never for 0.
 	reconciler := func(n int, after bool) *container.Reconciler {
 		count := 0
 		cut := func(do func() error) error {
@@ -209,7 +213,8 @@ func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 			Compile: compile.Bundle, Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour), NodeGracePeriod: grace,
 		}
 	}
-	// The writes: claim, create, status, finalizer, delete. The manager of this suite may be the next controller from the second on.
+	// The writes: claim, create, status, finalizer, delete. The manager of this suite may be the
+	// next controller from the second on.
 	for n := 1; n <= 5; n++ {
 		for _, after := range []bool{false, true} {
 			name := fmt.Sprintf("n%d-%t", n, after)
@@ -278,7 +283,8 @@ func (watcher) Watch(context.Context, client.ObjectList, ...client.ListOption) (
 	return nil, errors.New("not used")
 }
 
-// TestTenantSeesTheCompiledSpec: whoever may annotate a Container can have the runtime spec shown that its node gets.
+// TestTenantSeesTheCompiledSpec: whoever may annotate a Container can have the runtime spec shown
+// that its node gets.
 func TestTenantSeesTheCompiledSpec(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")
@@ -315,7 +321,8 @@ func TestTenantSeesTheCompiledSpec(t *testing.T) {
 	})
 }
 
-// TestNamespaceOfANode: it comes and goes with the NodeAgent, and stays as long as anything is dispatched there.
+// TestNamespaceOfANode: it comes and goes with the NodeAgent, and stays as long as anything is
+// dispatched there.
 func TestNamespaceOfANode(t *testing.T) {
 	const node = "odd.node-" + "name.which-is-longer-than-a-namespace-may-be.example.com"
 	a := newFakeAgent(t, node, func(a *fakeAgent) { a.labels = map[string]string{"odd": "yes"} })
@@ -385,7 +392,8 @@ func TestNamespaceOfANode(t *testing.T) {
 	a.start()
 }
 
-// TestForeignNamespaceIsNotTakenOver: a namespace that only has the name of a node's is given to no agent.
+// TestForeignNamespaceIsNotTakenOver: a namespace that only has the name of a node's is given to no
+// agent.
 func TestForeignNamespaceIsNotTakenOver(t *testing.T) {
 	foreign := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "berth-node-foreign"}}
 	create(t, foreign)

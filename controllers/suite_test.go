@@ -40,7 +40,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// grace is the node monitor's grace period in these tests, long enough for a busy machine to renew a Lease in time.
+// grace is the node monitor's grace period in these tests, long enough for a busy machine to renew
+// a Lease in time.
 const grace = 15 * time.Second
 
 // patience is how long a state may take to come about before the test gives up.
@@ -75,7 +76,8 @@ func (s suite) Run() int {
 	return code
 }
 
-// runSuite starts a real API server, and the manager with the permissions of config/rbac and no others.
+// runSuite starts a real API server, and the manager with the permissions of config/rbac and no
+// others.
 func runSuite(m *testing.M) (code int, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		return 1, errors.New("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
@@ -158,7 +160,8 @@ func runSuite(m *testing.M) (code int, err error) {
 	return code, <-ended
 }
 
-// finishNamespaces does what kube-controller-manager does with namespaces of nodes that are being deleted.
+// finishNamespaces does what kube-controller-manager does with namespaces of nodes that are being
+// deleted.
 func finishNamespaces(ctx context.Context) {
 	for ctx.Err() == nil {
 		list := &corev1.NamespaceList{}
@@ -194,8 +197,8 @@ rules:
 - level: None
 `
 
-// writes counts the writes in a namespace, and of the OCIBundles of its Containers, that the API server has accepted, by
-// "verb resource/subresource".
+// writes counts the writes in a namespace, and of the OCIBundles of its Containers, that the API
+// server has accepted, by "verb resource/subresource".
 func writes(t *testing.T, namespace string) map[string]int {
 	t.Helper()
 	log, err := os.Open(auditLog)
@@ -286,7 +289,8 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
-// namespace makes one for the test, and at its end deletes the Containers in it and waits until they are gone.
+// namespace makes one for the test, and at its end deletes the Containers in it and waits until
+// they are gone.
 func namespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
@@ -460,8 +464,8 @@ func cmp(a, b string) string {
 	return b
 }
 
-// fakeAgent plays the agent of one node: it says so, keeps its Lease fresh, answers each OCIBundle as answer says, and
-// lets those go that are deleted. There is no process behind it.
+// fakeAgent plays the agent of one node: it says so, keeps its Lease fresh, answers each OCIBundle
+// as answer says, and lets those go that are deleted. There is no process behind it.
 type fakeAgent struct {
 	t    *testing.T
 	name string
@@ -479,7 +483,8 @@ type fakeAgent struct {
 	cordoned bool
 	// answer is the status of an OCIBundle; nil runs it.
 	answer func(*v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus
-	// hold keeps the finalizer of OCIBundles that are being deleted until it is closed; nil lets go at once.
+	// hold keeps the finalizer of OCIBundles that are being deleted until it is closed; nil lets go
+	// at once.
 	hold chan struct{}
 }
 
@@ -509,7 +514,8 @@ func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fake
 	if err := admin.Status().Update(t.Context(), agent); err != nil {
 		t.Fatal(err)
 	}
-	// The controller creates the namespace; that of an agent of this name in an earlier test may have to go first.
+	// The controller creates the namespace; that of an agent of this name in an earlier test may
+	// have to go first.
 	eventually(t, func() error {
 		lease := a.lease()
 		lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: ptr.To(metav1.NowMicro())}

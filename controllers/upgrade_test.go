@@ -56,7 +56,8 @@ func upgrade(t *testing.T) {
 	t.Cleanup(func() { nextVersion.Store(false) })
 }
 
-// TestUpgradeLeavesBundlesAlone: another version of the compiler changes no OCIBundle until the Container is edited.
+// TestUpgradeLeavesBundlesAlone: another version of the compiler changes no OCIBundle until the
+// Container is edited.
 func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	newFakeAgent(t, "node-a", func(a *fakeAgent) {
 		a.answer = func(b *v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
@@ -152,8 +153,8 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	}
 }
 
-// TestEditBeforeAnUpgradeIsNotLost: an OCIBundle of a version that did not record the generation is compiled anew, if the
-// Container was edited since.
+// TestEditBeforeAnUpgradeIsNotLost: an OCIBundle of a version that did not record the generation is
+// compiled anew, if the Container was edited since.
 func TestEditBeforeAnUpgradeIsNotLost(t *testing.T) {
 	a := newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "hello")

@@ -23,7 +23,8 @@ import (
 // maxNodes bounds how much a document may become by aliases.
 const maxNodes = 1 << 18
 
-// decoder turns the nodes of a document into JSON values of a type, and notes every fault on the way.
+// decoder turns the nodes of a document into JSON values of a type, and notes every fault on the
+// way.
 type decoder struct {
 	line   int // that of the file at which the document's text begins
 	visits int
@@ -81,7 +82,8 @@ func (d *decoder) explains(e *field.Error) bool {
 	})
 }
 
-// identify refuses what is no Container at all; another spelling of its kind or version is only noted.
+// identify refuses what is no Container at all; another spelling of its kind or version is only
+// noted.
 func (d *decoder) identify(root *yaml.Node) *Fault {
 	fault := func(n *yaml.Node, path, message string) *Fault {
 		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message}
@@ -264,8 +266,8 @@ func (d *decoder) quantity(n, place *yaml.Node, at *field.Path) (any, bool) {
 // pair is a field of a map.
 type pair struct{ key, value *yaml.Node }
 
-// pairs returns the fields of a map, those that a merge key (<<) brings included, and notes names that are no strings
-// or come twice.
+// pairs returns the fields of a map, those that a merge key (<<) brings included, and notes names
+// that are no strings or come twice.
 func (d *decoder) pairs(n *yaml.Node, at *field.Path) []pair {
 	var out, merged []pair
 	first := map[string]*yaml.Node{}
@@ -402,8 +404,8 @@ func (d *decoder) list(n, place *yaml.Node, t reflect.Type, at *field.Path) (any
 	return out, true
 }
 
-// kindOf returns what YAML 1.1, which kubectl reads, takes a node for: null, bool, number, string, map, list, or tagged
-// for a tag that no field has.
+// kindOf returns what YAML 1.1, which kubectl reads, takes a node for: null, bool, number, string,
+// map, list, or tagged for a tag that no field has.
 func kindOf(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifest reads Containers from the text of a file: YAML or JSON, with any number of documents.
+// Package manifest reads Containers from the text of a file: YAML or JSON, with any number of
+// documents.
 //
 //	for _, d := range manifest.Parse(data) {
 //		if d.Container != nil {
@@ -12,9 +13,10 @@
 //		}
 //	}
 //
-// Every document is returned, and every fault of it at once, each with line, column and field path. Text is read as
-// kubectl reads it: YAML 1.1 booleans, case-sensitive names, no unknown and no repeated fields. Messages name what was
-// found and what is allowed, and recognize what people bring from Pods, compose files and docker's command line.
+// Every document is returned, and every fault of it at once, each with line, column and field path.
+// Text is read as kubectl reads it: YAML 1.1 booleans, case-sensitive names, no unknown and no
+// repeated fields. Messages name what was found and what is allowed, and recognize what people
+// bring from Pods, compose files and docker's command line.
 //
 // The package is pure. It knows the types of Container, and not what compiles.
 package manifest

@@ -15,8 +15,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// unknownField notes a field that a struct does not have, and returns the name of the field that was meant if it is
-// plainly one of the same struct.
+// unknownField notes a field that a struct does not have, and returns the name of the field that
+// was meant if it is plainly one of the same struct.
 func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 	name, path, where := p.key.Value, child(at, p.key.Value), pattern(at)
 	key := d.places[pathOf(at)+"\x00"+name]
@@ -104,7 +104,8 @@ func podOwner(where, name string) string {
 	return ""
 }
 
-// homeOf returns where in a Container a field of this name has its only place, or the one that is nearest to the root.
+// homeOf returns where in a Container a field of this name has its only place, or the one that is
+// nearest to the root.
 func homeOf(name string) string {
 	type place struct {
 		path string
@@ -146,7 +147,8 @@ func homeOf(name string) string {
 	return ""
 }
 
-// sameWord returns the word that differs in case and separators only: restart_policy is restartPolicy.
+// sameWord returns the word that differs in case and separators only: restart_policy is
+// restartPolicy.
 func sameWord(s string, words []string) string {
 	fold := func(s string) string {
 		return strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), "-", ""))
@@ -160,8 +162,8 @@ func sameWord(s string, words []string) string {
 	return ""
 }
 
-// nearest returns the word that somebody most likely meant: another case, or a slip or two of the keyboard. It returns
-// "" if no word is near, or if s is one of the words.
+// nearest returns the word that somebody most likely meant: another case, or a slip or two of the
+// keyboard. It returns "" if no word is near, or if s is one of the words.
 func nearest(s string, words []string) string {
 	if slices.Contains(words, s) {
 		return ""
@@ -186,8 +188,8 @@ func nearest(s string, words []string) string {
 	return best
 }
 
-// distance counts the letters to insert, remove, replace or swap with their neighbour to turn one word into another
-// (optimal string alignment).
+// distance counts the letters to insert, remove, replace or swap with their neighbour to turn one
+// word into another (optimal string alignment).
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return 64
@@ -215,7 +217,8 @@ func distance(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// enums are the words that fields of a Container hold, for a hint where another kind of value was found.
+// enums are the words that fields of a Container hold, for a hint where another kind of value was
+// found.
 func enums() map[string][]string {
 	return map[string][]string{
 		"spec.restartPolicy":   {"Always", "OnFailure", "Never"},

@@ -25,8 +25,8 @@ type habit struct {
 	instead []string
 }
 
-// habits are fields of other systems by the pattern of their path. Fields of a Pod that need no explanation are found by
-// reflection, and other spellings by their letters.
+// habits are fields of other systems by the pattern of their path. Fields of a Pod that need no
+// explanation are found by reflection, and other spellings by their letters.
 func habits() map[string]habit {
 	moved := func(to string) habit {
 		return habit{what: "compose's name", fix: "write " + to, instead: []string{to}}
@@ -229,7 +229,8 @@ func isWhole(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// forms say for a value of the wrong kind, by the pattern of its path, what to write; "" is nothing in particular.
+// forms say for a value of the wrong kind, by the pattern of its path, what to write; "" is nothing
+// in particular.
 func forms() map[string]func(*yaml.Node) string {
 	scalar := func(f func(string) string) func(*yaml.Node) string {
 		return func(n *yaml.Node) string {

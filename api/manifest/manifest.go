@@ -24,8 +24,8 @@ import (
 type Document struct {
 	// Line is where the document begins, from 1.
 	Line int
-	// Container is the document's Container, without the fields that are wrong; nil if it is no Container. It is
-	// complete only without Faults.
+	// Container is the document's Container, without the fields that are wrong; nil if it is no
+	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
 	// Faults are in the order of the file.
 	Faults []Fault
@@ -67,8 +67,8 @@ func parse(c chunk) *Document {
 // noMarker is the parser's message for text behind a document.
 const noMarker = "did not find expected <document start>"
 
-// readNode parses text with one document. An error is the parser's message without its line, which is that of the
-// beginning of a map or list, and not always that.
+// readNode parses text with one document. An error is the parser's message without its line, which
+// is that of the beginning of a map or list, and not always that.
 func readNode(text []byte) (*yaml.Node, string) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var root, second yaml.Node
@@ -121,14 +121,16 @@ func (d *Document) decode(root *yaml.Node) {
 	d.Container = c
 }
 
-// Named reports whether the document names a Container that there can be, though it may be wrong otherwise.
+// Named reports whether the document names a Container that there can be, though it may be wrong
+// otherwise.
 func (d *Document) Named() bool {
 	return d.Container != nil && validation.IsDNS1123Subdomain(d.Container.Name) == nil &&
 		(d.Container.Namespace == "" || validation.IsDNS1123Label(d.Container.Namespace) == nil)
 }
 
-// Report adds faults of what has been decoded, each with the position of its field. A fault that only follows from one
-// that is there already, such as a missing image beside a misspelt one, is left out.
+// Report adds faults of what has been decoded, each with the position of its field. A fault that
+// only follows from one that is there already, such as a missing image beside a misspelt one, is
+// left out.
 func (d *Document) Report(faults field.ErrorList) {
 	for _, e := range faults {
 		if !d.decoded.explains(e) {
@@ -161,7 +163,8 @@ func parent(path string) string {
 // syntaxFault says what is wrong with text that is no YAML.
 func syntaxFault(message string, c chunk) Fault {
 	lines := bytes.SplitAfter(c.text, []byte{'\n'})
-	// The first line with which the text fails in the same way is where people look for the mistake.
+	// The first line with which the text fails in the same way is where people look for the
+	// mistake.
 	first := 0
 	if len(c.text) < 1<<20 { // it is parsed some 20 times
 		first = sort.Search(len(lines)-1, func(i int) bool {

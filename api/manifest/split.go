@@ -15,10 +15,12 @@ type chunk struct {
 	line, column int // of the first byte, from 0
 }
 
-// split cuts a file into its documents. The YAML parser cannot: it reads nothing beyond the first JSON object, and
-// refuses a document without --- after a line of "...", which YAML 1.2 allows (9.2, bare documents).
+// split cuts a file into its documents. The YAML parser cannot: it reads nothing beyond the first
+// JSON object, and refuses a document without --- after a line of "...", which YAML 1.2 allows
+// (9.2, bare documents).
 //
-// A line that begins with --- or ... is a marker wherever it stands, within quotes and blocks too (c-forbidden).
+// A line that begins with --- or ... is a marker wherever it stands, within quotes and blocks too
+// (c-forbidden).
 func split(data []byte) []chunk {
 	var out []chunk
 	add := func(begin, end, line int) {
@@ -81,8 +83,8 @@ func splitJSON(c chunk) []chunk {
 	}
 }
 
-// withoutJSONEscapes returns JSON text without the two escapes that the YAML parser does not know: \/ and pairs of
-// surrogates.
+// withoutJSONEscapes returns JSON text without the two escapes that the YAML parser does not know:
+// \/ and pairs of surrogates.
 func withoutJSONEscapes(text []byte) []byte {
 	if !bytes.ContainsRune(text, '\\') || !json.Valid(text) {
 		return text

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package status computes the conditions Ready, Reconciling and Stalled of a Container. They follow
-// kstatus, which Flux, Argo CD and `kubectl wait` rely on. The controller of a cluster and the agent
-// of a single host use the same functions, so both report a Container in the same way. The package
-// is pure: it does no I/O and reads no clock.
+// kstatus, which Flux, Argo CD and `kubectl wait` rely on. The controller of a cluster and the
+// agent of a single host use the same functions, so both report a Container in the same way. The
+// package is pure: it does no I/O and reads no clock.
 package status
 
 import (
@@ -130,8 +130,8 @@ func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline ti
 	}
 }
 
-// printable returns the phase, or the reason while the phase does not say what happens: by the rules
-// of a Pod's phase a process that ended and waits to be started again is Running.
+// printable returns the phase, or the reason while the phase does not say what happens: by the
+// rules of a Pod's phase a process that ended and waits to be started again is Running.
 func (s Summary) printable(st *v1alpha1.ContainerStatus) string {
 	switch {
 	case s.Reason == v1alpha1.ReasonTerminating,
@@ -155,9 +155,9 @@ func reconcilingReason(reason string) string {
 	return v1alpha1.ReasonProgressing
 }
 
-// lastProgress returns when the clock of the progress deadline started. A new spec starts it, and so
-// does the end of a time of being Ready that was at least as long as the deadline. A process that is
-// Ready for a moment in each turn of a crash loop does not.
+// lastProgress returns when the clock of the progress deadline started. A new spec starts it, and
+// so does the end of a time of being Ready that was at least as long as the deadline. A process
+// that is Ready for a moment in each turn of a crash loop does not.
 func (s Summary) lastProgress(old *v1alpha1.ContainerStatus, generation int64, deadline time.Duration, now time.Time) *metav1.Time {
 	ready := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionReady)
 	stalled := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionStalled)
@@ -178,8 +178,8 @@ func (s Summary) lastProgress(old *v1alpha1.ContainerStatus, generation int64, d
 	return &started
 }
 
-// Deadline returns spec.progressDeadlineSeconds of c, or 0 if c is being deleted: then kstatus reports
-// it as Terminating, and the time that takes is the grace period's.
+// Deadline returns spec.progressDeadlineSeconds of c, or 0 if c is being deleted: then kstatus
+// reports it as Terminating, and the time that takes is the grace period's.
 func Deadline(c *v1alpha1.Container) time.Duration {
 	switch {
 	case c.DeletionTimestamp != nil:

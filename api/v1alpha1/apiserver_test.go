@@ -50,7 +50,8 @@ func restConfig(t *testing.T) *rest.Config {
 		if server.config, server.err = server.env.Start(); server.err != nil {
 			return
 		}
-		// The policies of config/ hold a namespace without this label to restricted, once a test has installed them.
+		// The policies of config/ hold a namespace without this label to restricted, once a test
+		// has installed them.
 		var c dynamic.Interface
 		if c, server.err = dynamic.NewForConfig(server.config); server.err != nil {
 			return

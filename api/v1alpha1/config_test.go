@@ -116,8 +116,9 @@ func as(t *testing.T, user rest.ImpersonationConfig) dynamic.Interface {
 	return c
 }
 
-// wantForbidden tries until the API server refuses with these words: a policy takes effect some time after it was created.
-// Where two policies refuse, the API server shows the message of either; alternatives are separated by "|".
+// wantForbidden tries until the API server refuses with these words: a policy takes effect some
+// time after it was created. Where two policies refuse, the API server shows the message of either;
+// alternatives are separated by "|".
 func wantForbidden(t *testing.T, what, message string, try func() error) {
 	t.Helper()
 	var err error
@@ -134,7 +135,8 @@ func wantForbidden(t *testing.T, what, message string, try func() error) {
 	t.Fatalf("%s: got %v, want %q", what, err, message)
 }
 
-// nodeNamespace creates the namespace of a node, and gives its agent what berth-controller gives it.
+// nodeNamespace creates the namespace of a node, and gives its agent what berth-controller gives
+// it.
 func (a *applier) nodeNamespace(t *testing.T, node string) string {
 	t.Helper()
 	name := v1alpha1.NodeNamespace(node)
@@ -162,7 +164,8 @@ func (a *applier) nodeNamespace(t *testing.T, node string) string {
 	return name
 }
 
-// TestUnboundTokenIsNoAgent: a token of the DaemonSet that is bound to no node belongs to no agent that runs.
+// TestUnboundTokenIsNoAgent: a token of the DaemonSet that is bound to no node belongs to no agent
+// that runs.
 func TestUnboundTokenIsNoAgent(t *testing.T) {
 	a := newApplier(t)
 	for _, directory := range []string{"namespace", "rbac", "policy"} {

@@ -48,8 +48,8 @@ func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
 // dryRun asks the API server to check strictly, as kubectl does, and to keep nothing.
 var dryRun = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
 
-// TestContainerRules: each rule of the schema refuses what it is for with words that name the fix, and takes what
-// differs from that only in being right.
+// TestContainerRules: each rule of the schema refuses what it is for with words that name the fix,
+// and takes what differs from that only in being right.
 func TestContainerRules(t *testing.T) {
 	client := dynamicClient(t).Resource(containers).Namespace("default")
 	const image = "image: busybox\n"
@@ -160,7 +160,8 @@ func TestContainerDefaults(t *testing.T) {
 		}
 	}
 
-	// Status is a subresource: it does not raise the generation, and the object itself cannot carry it.
+	// Status is a subresource: it does not raise the generation, and the object itself cannot carry
+	// it.
 	changed := got.DeepCopy()
 	changed.Object["status"] = map[string]any{"observedGeneration": int64(1), "phase": "Running"}
 	got, err := client.UpdateStatus(t.Context(), changed, metav1.UpdateOptions{})

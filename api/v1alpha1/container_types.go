@@ -10,20 +10,24 @@ import (
 )
 
 // ResourcePIDs is the resource name of the number of processes and threads a container may have, in
-// spec.resources.limits beside cpu and memory. The kernel counts them in the pids cgroup controller.
+// spec.resources.limits beside cpu and memory. The kernel counts them in the pids cgroup
+// controller.
 const ResourcePIDs corev1.ResourceName = "pids"
 
-// DefaultProgressDeadlineSeconds is the default of spec.progressDeadlineSeconds; a Deployment has the same.
+// DefaultProgressDeadlineSeconds is the default of spec.progressDeadlineSeconds; a Deployment has
+// the same.
 const DefaultProgressDeadlineSeconds = 600
 
-// ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its node.
+// ContainerFinalizer holds a Container until the agent has said that nothing of it is left on its
+// node.
 const ContainerFinalizer = "berth.run/container"
 
-// AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the version of Berth that runs then.
-// Otherwise what was compiled is kept until the spec is edited.
+// AnnotationRecompile on a Container has it compiled anew each time that its value changes, by the
+// version of Berth that runs then. Otherwise what was compiled is kept until the spec is edited.
 const AnnotationRecompile = "berth.run/recompile"
 
-// AnnotationShowCompiled on a Container, with any value, has the controller keep its status.compiled.
+// AnnotationShowCompiled on a Container, with any value, has the controller keep its
+// status.compiled.
 const AnnotationShowCompiled = "berth.run/show-compiled"
 
 // ContainerSpec describes a container to run. Names and meanings are a Pod's and its containers'.
@@ -33,10 +37,11 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
 type ContainerSpec struct {
-	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image, archive and rootfs is set.
+	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image,
+	// archive and rootfs is set.
 	//
-	// oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE] are the earlier spelling of archive, which the
-	// Pod Security policy treats the same.
+	// oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REFERENCE] are the earlier
+	// spelling of archive, which the Pod Security policy treats the same.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -47,30 +52,33 @@ type ContainerSpec struct {
 	// +optional
 	Archive *Archive `json:"archive,omitempty"`
 
-	// imagePullPolicy says when the image is pulled, or the archive read: Always, IfNotPresent or Never. Where it is absent, Always for
-	// the tag latest or no tag, else IfNotPresent.
+	// imagePullPolicy says when the image is pulled, or the archive read: Always, IfNotPresent or
+	// Never. Where it is absent, Always for the tag latest or no tag, else IfNotPresent.
 	// +optional
 	// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
 
-	// rootfs is a directory of the node that is the container's root filesystem, in place of an image.
+	// rootfs is a directory of the node that is the container's root filesystem, in place of an
+	// image.
 	// +optional
 	RootFS *RootFS `json:"rootfs,omitempty"`
 
-	// command is the program and its first arguments; it replaces the image's entrypoint and its default arguments.
-	// $(NAME) is replaced from env as in a Pod.
+	// command is the program and its first arguments; it replaces the image's entrypoint and its
+	// default arguments. $(NAME) is replaced from env as in a Pod.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=1024
 	Command []string `json:"command,omitempty"`
 
-	// args are the arguments after command, or after the image's entrypoint where command is absent.
+	// args are the arguments after command, or after the image's entrypoint where command is
+	// absent.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=4096
 	Args []string `json:"args,omitempty"`
 
-	// workingDir is the absolute path of the process's working directory; absent, the image's, else /.
+	// workingDir is the absolute path of the process's working directory; absent, the image's, else
+	// /.
 	// +optional
 	// +kubebuilder:validation:MaxLength=4096
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="workingDir must be absolute: start it with /"
@@ -103,8 +111,8 @@ type ContainerSpec struct {
 	// +optional
 	HostIPC bool `json:"hostIPC,omitempty"`
 
-	// resources are requests (cpu, memory) and limits (cpu, memory, pids). Requests place the Container and weigh its cpu; limits are
-	// the kernel's.
+	// resources are requests (cpu, memory) and limits (cpu, memory, pids). Requests place the
+	// Container and weigh its cpu; limits are the kernel's.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.claims) || size(self.claims) == 0",message="claims are not supported: remove claims"
 	// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])",message="limits may name cpu, memory and pids only"
@@ -127,7 +135,8 @@ type ContainerSpec struct {
 
 	// allowSocketcall lets the default seccomp profile pass socketcall(2), by which older 32-bit
 	// programs open sockets. A filter cannot see the address family of that call: it opens also the
-	// families that the profile denies, such as AF_ALG and AF_VSOCK. Without it the call fails with ENOSYS.
+	// families that the profile denies, such as AF_ALG and AF_VSOCK. Without it the call fails with
+	// ENOSYS.
 	// +optional
 	AllowSocketcall bool `json:"allowSocketcall,omitempty"`
 
@@ -148,16 +157,17 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(m, !has(m.mountPropagation) || m.mountPropagation in ['None', 'HostToContainer'])",message="mountPropagation may be None or HostToContainer"
 	VolumeMounts []corev1.VolumeMount `json:"volumeMounts,omitempty"`
 
-	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled each time, to 5
-	// min, and start afresh after 10 min of running, as the kubelet's do; restartBackOff gives other
-	// times.
+	// restartPolicy: Always (the default), OnFailure or Never. Restarts back off from 10 s, doubled
+	// each time, to 5 min, and start afresh after 10 min of running, as the kubelet's do;
+	// restartBackOff gives other times.
 	// +optional
 	// +kubebuilder:default=Always
 	// +kubebuilder:validation:Enum=Always;OnFailure;Never
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy,omitempty"`
 
-	// restartBackOff is how long a container waits for its next start after it has ended, or could not
-	// be started. A change holds at once: a shorter maxSeconds also shortens a wait that is under way.
+	// restartBackOff is how long a container waits for its next start after it has ended, or could
+	// not be started. A change holds at once: a shorter maxSeconds also shortens a wait that is
+	// under way.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.initialSeconds) || self.initialSeconds <= (has(self.maxSeconds) ? self.maxSeconds : 300)",message="initialSeconds may be at most maxSeconds, which is 300 if it is absent: lower initialSeconds or raise maxSeconds"
 	RestartBackOff *RestartBackOff `json:"restartBackOff,omitempty"`
@@ -167,15 +177,17 @@ type ContainerSpec struct {
 	// +optional
 	Logging *Logging `json:"logging,omitempty"`
 
-	// terminationGracePeriodSeconds between SIGTERM (or the image's StopSignal) and SIGKILL when the container is stopped.
+	// terminationGracePeriodSeconds between SIGTERM (or the image's StopSignal) and SIGKILL when
+	// the container is stopped.
 	// +optional
 	// +kubebuilder:default=30
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
 
-	// progressDeadlineSeconds is how long the Container may take to become Ready before the condition Stalled says that it
-	// does not, with the cause. Work on it goes on after that. The time starts with each change of the spec, and again when
-	// a Container stops being Ready that was Ready for at least as long.
+	// progressDeadlineSeconds is how long the Container may take to become Ready before the
+	// condition Stalled says that it does not, with the cause. Work on it goes on after that. The
+	// time starts with each change of the spec, and again when a Container stops being Ready that
+	// was Ready for at least as long.
 	// +optional
 	// +kubebuilder:default=600
 	// +kubebuilder:validation:Minimum=1
@@ -198,8 +210,8 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(t, !has(t.operator) || t.operator in ['Equal', 'Exists'])",message="operator of a toleration may be Equal or Exists"
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
-	// runtimeClassName names the RuntimeClass whose handler runs the container; absent, Berth's own runtime.
-	// Without Kubernetes (agent standalone) it is the handler's name.
+	// runtimeClassName names the RuntimeClass whose handler runs the container; absent, Berth's own
+	// runtime. Without Kubernetes (agent standalone) it is the handler's name.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -213,8 +225,8 @@ const (
 	DefaultBackOffMaxSeconds     = 300
 	// MaxBackOffSeconds is a day.
 	MaxBackOffSeconds = 86400
-	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of text,
-	// and is in one file.
+	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of
+	// text, and is in one file.
 	MinLogSize = 32 << 10
 	// MinLogFiles are the file that is written to and the one before: rotation loses what is older.
 	MinLogFiles = 2
@@ -242,14 +254,14 @@ type RestartBackOff struct {
 // is maxSize times maxFiles for each run; older lines are lost.
 type Logging struct {
 	// maxSize is the size at which a log file is rotated, such as 1Mi; at least 32Ki. Absent, the
-	// node's: 10Mi, as the kubelet's containerLogMaxSize. Files that were rotated before a change keep
-	// their size.
+	// node's: 10Mi, as the kubelet's containerLogMaxSize. Files that were rotated before a change
+	// keep their size.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 32768 : isQuantity(self) && quantity(self).compareTo(quantity('32Ki')) >= 0",message="maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"
 	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
 	// maxFiles is how many log files are kept, with the one that is written to; at least 2. Absent,
-	// the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the oldest files at
-	// once.
+	// the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the oldest files
+	// at once.
 	// +optional
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=1000
@@ -258,14 +270,16 @@ type Logging struct {
 
 // Archive is an image that is on the node already.
 type Archive struct {
-	// path of the image on the node, absolute: a file that docker save, podman save, skopeo or buildah has written (an OCI
-	// archive or a docker archive, plain or compressed with gzip or zstd), or the directory of an OCI image layout.
+	// path of the image on the node, absolute: a file that docker save, podman save, skopeo or
+	// buildah has written (an OCI archive or a docker archive, plain or compressed with gzip or
+	// zstd), or the directory of an OCI image layout.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="archive.path must be absolute: start it with /"
 	// +kubebuilder:validation:XValidation:rule="!self.contains(':')",message="archive.path may not contain a colon: rename the file, or give a tag in archive.name"
 	Path string `json:"path"`
-	// name of the image, where path holds more than one: the tag of an OCI image layout, or NAME:TAG.
+	// name of the image, where path holds more than one: the tag of an OCI image layout, or
+	// NAME:TAG.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -305,48 +319,55 @@ type Volume struct {
 	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 }
 
-// ContainerPhase is the one-word summary of where a Container stands, with the meanings of a Pod's phase.
+// ContainerPhase is the one-word summary of where a Container stands, with the meanings of a Pod's
+// phase.
 // +kubebuilder:validation:Enum=Pending;Running;Succeeded;Failed;Unknown
 type ContainerPhase string
 
 const (
-	// ContainerPending means accepted, but its process does not run yet, or waits to be restarted for the first time.
+	// ContainerPending means accepted, but its process does not run yet, or waits to be restarted
+	// for the first time.
 	ContainerPending ContainerPhase = "Pending"
 	// ContainerRunning means placed on a node and started; it runs, or is being restarted.
 	ContainerRunning ContainerPhase = "Running"
 	// ContainerSucceeded means ended with exit code 0, and is not to be restarted.
 	ContainerSucceeded ContainerPhase = "Succeeded"
-	// ContainerFailed means ended with another exit code or by a signal, and is not to be restarted.
+	// ContainerFailed means ended with another exit code or by a signal, and is not to be
+	// restarted.
 	ContainerFailed ContainerPhase = "Failed"
 	// ContainerUnknown means the agent of its node has not been heard of.
 	ContainerUnknown ContainerPhase = "Unknown"
 )
 
-// Condition types of a Container. Ready, Reconciling and Stalled are computed from the others in one place,
-// controllers/container/status.go, and follow kstatus.
+// Condition types of a Container. Ready, Reconciling and Stalled are computed from the others in
+// one place, controllers/container/status.go, and follow kstatus.
 const (
-	// ConditionSpecValid means the spec compiles to a valid runtime-spec document. Its message lists every fault with its field path.
+	// ConditionSpecValid means the spec compiles to a valid runtime-spec document. Its message
+	// lists every fault with its field path.
 	ConditionSpecValid = "SpecValid"
 	// ConditionScheduled means a node has been chosen.
 	ConditionScheduled = "Scheduled"
 	// ConditionImageReady means the node has the image unpacked, or the rootfs is there.
 	ConditionImageReady = "ImageReady"
-	// ConditionAccepted is False on an OCIBundle that its agent cannot honour, and absent otherwise. What ran before goes on.
+	// ConditionAccepted is False on an OCIBundle that its agent cannot honour, and absent
+	// otherwise. What ran before goes on.
 	ConditionAccepted = "Accepted"
-	// ConditionDegraded is True while the agent cannot read its own record of the container, and absent otherwise. What runs is left
-	// alone.
+	// ConditionDegraded is True while the agent cannot read its own record of the container, and
+	// absent otherwise. What runs is left alone.
 	ConditionDegraded = "Degraded"
-	// ConditionRecompileAvailable is True while this version of Berth would compile something else from the spec than what was
-	// compiled and is kept, and absent otherwise. AnnotationRecompile takes it up.
+	// ConditionRecompileAvailable is True while this version of Berth would compile something else
+	// from the spec than what was compiled and is kept, and absent otherwise. AnnotationRecompile
+	// takes it up.
 	ConditionRecompileAvailable = "RecompileAvailable"
 	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
-	// ConditionReady means the Container does what was asked of it: it runs, or has ended with success where that is its end.
+	// ConditionReady means the Container does what was asked of it: it runs, or has ended with
+	// success where that is its end.
 	ConditionReady = "Ready"
 	// ConditionReconciling is what kstatus reads: true while work towards the spec goes on.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes something, or the
-	// Container did not become Ready within its progressDeadlineSeconds.
+	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes
+	// something, or the Container did not become Ready within its progressDeadlineSeconds.
 	ConditionStalled = "Stalled"
 )
 
@@ -358,28 +379,36 @@ const (
 	ReasonInvalidSpec = "InvalidSpec"
 	// ReasonScheduled surfaces in Scheduled when a node has been chosen.
 	ReasonScheduled = "Scheduled"
-	// ReasonUnschedulable surfaces in Scheduled when no node fits; the message counts the nodes by what they lack.
+	// ReasonUnschedulable surfaces in Scheduled when no node fits; the message counts the nodes by
+	// what they lack.
 	ReasonUnschedulable = "Unschedulable"
 	// ReasonRuntimeClassNotFound surfaces in Scheduled when runtimeClassName names no RuntimeClass.
 	ReasonRuntimeClassNotFound = "RuntimeClassNotFound"
-	// ReasonHandlerNotFound surfaces when the named node does not have the handler that the RuntimeClass asks for.
+	// ReasonHandlerNotFound surfaces when the named node does not have the handler that the
+	// RuntimeClass asks for.
 	ReasonHandlerNotFound = "HandlerNotFound"
-	// ReasonAgentTooOld surfaces in Scheduled when the spec uses a field that the agent of the node does not know yet, and in Accepted
-	// and Stalled when the agent has refused the OCIBundle for that.
+	// ReasonAgentTooOld surfaces in Scheduled when the spec uses a field that the agent of the node
+	// does not know yet, and in Accepted and Stalled when the agent has refused the OCIBundle for
+	// that.
 	ReasonAgentTooOld = "AgentTooOld"
-	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the agent does not run it.
+	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the
+	// agent does not run it.
 	ReasonUnowned = "Unowned"
-	// ReasonUnresolved surfaces in Accepted when the agent cannot read what the OCIBundle refers to, such as its SeccompProfile. It
-	// tries again.
+	// ReasonUnresolved surfaces in Accepted when the agent cannot read what the OCIBundle refers
+	// to, such as its SeccompProfile. It tries again.
 	ReasonUnresolved = "Unresolved"
-	// ReasonUpdateRefused surfaces in Accepted, Ready and Reconciling when a running container cannot be given what has changed in the
-	// spec, such as a limit of memory below what it uses. It goes on as it was, and the agent tries again.
+	// ReasonUpdateRefused surfaces in Accepted, Ready and Reconciling when a running container
+	// cannot be given what has changed in the spec, such as a limit of memory below what it uses.
+	// It goes on as it was, and the agent tries again.
 	ReasonUpdateRefused = "UpdateRefused"
-	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent has not answered yet.
+	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent
+	// has not answered yet.
 	ReasonDispatched = "Dispatched"
-	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the OCIBundle; it is tried again with back-off.
+	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the
+	// OCIBundle; it is tried again with back-off.
 	ReasonDispatchFailed = "DispatchFailed"
-	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle that is not the Container's own has the name that its own needs.
+	// ReasonBundleConflict surfaces in Ready and Stalled when an OCIBundle that is not the
+	// Container's own has the name that its own needs.
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonNewerDefaults surfaces in RecompileAvailable; the message names the fields that differ.
 	ReasonNewerDefaults = "NewerDefaults"
@@ -387,20 +416,25 @@ const (
 	ReasonImagePulled = "ImagePulled"
 	// ReasonPulling surfaces in ImageReady while the image is being fetched.
 	ReasonPulling = "Pulling"
-	// ReasonRootFSFound surfaces in ImageReady when the container has a rootfs in place of an image, and it is there.
+	// ReasonRootFSFound surfaces in ImageReady when the container has a rootfs in place of an
+	// image, and it is there.
 	ReasonRootFSFound = "RootFSFound"
-	// ReasonImagePullFailed surfaces in ImageReady when the image could not be had; the agent tries again with back-off.
+	// ReasonImagePullFailed surfaces in ImageReady when the image could not be had; the agent tries
+	// again with back-off.
 	ReasonImagePullFailed = "ImagePullFailed"
-	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the message names field and cause.
+	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the
+	// message names field and cause.
 	ReasonCreateFailed = "CreateFailed"
-	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot write its own files, such as on
-	// a full disk; the message names file and cause.
+	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot
+	// write its own files, such as on a full disk; the message names file and cause.
 	ReasonStorageFailed = "StorageFailed"
 	// ReasonStarted surfaces in Running and Ready when the process runs.
 	ReasonStarted = "Started"
-	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next start.
+	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next
+	// start.
 	ReasonCrashLoopBackOff = "CrashLoopBackOff"
-	// ReasonStopped surfaces in Running and Ready when an administrator of the node has stopped the container.
+	// ReasonStopped surfaces in Running and Ready when an administrator of the node has stopped the
+	// container.
 	ReasonStopped = "Stopped"
 	// ReasonCompleted surfaces when the process ended with exit code 0 and is not to be restarted.
 	ReasonCompleted = "Completed"
@@ -408,26 +442,29 @@ const (
 	ReasonExited = "Exited"
 	// ReasonOOMKilled surfaces when the kernel's out-of-memory killer ended the process.
 	ReasonOOMKilled = "OOMKilled"
-	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has stopped.
+	// ReasonNodeLost surfaces in Running and Ready when the heartbeat of the node's agent has
+	// stopped.
 	ReasonNodeLost = "NodeLost"
 	// ReasonRecordUnreadable surfaces in Degraded and Running.
 	ReasonRecordUnreadable = "RecordUnreadable"
-	// ReasonProgressDeadlineExceeded surfaces in Stalled when the Container did not become Ready within
-	// progressDeadlineSeconds. The message and the condition Ready name the cause.
+	// ReasonProgressDeadlineExceeded surfaces in Stalled when the Container did not become Ready
+	// within progressDeadlineSeconds. The message and the condition Ready name the cause.
 	ReasonProgressDeadlineExceeded = "ProgressDeadlineExceeded"
-	// ReasonSupervisorUnreachable surfaces in Running and Ready, which are Unknown then, when the agent cannot ask the supervisor
-	// of its node; the message says since when.
+	// ReasonSupervisorUnreachable surfaces in Running and Ready, which are Unknown then, when the
+	// agent cannot ask the supervisor of its node; the message says since when.
 	ReasonSupervisorUnreachable = "SupervisorUnreachable"
-	// ReasonTerminating surfaces in Reconciling while the container is being stopped for deletion or replacement.
+	// ReasonTerminating surfaces in Reconciling while the container is being stopped for deletion
+	// or replacement.
 	ReasonTerminating = "Terminating"
 	// ReasonProgressing surfaces in Reconciling for any other work under way.
 	ReasonProgressing = "Progressing"
 )
 
-// ContainerStatus is the observed state of a Container. All of it can be computed afresh from the cluster and the node.
+// ContainerStatus is the observed state of a Container. All of it can be computed afresh from the
+// cluster and the node.
 type ContainerStatus struct {
-	// observedGeneration is the metadata.generation that this status speaks of; -1 before the first look, so that kstatus does
-	// not take a new object for a finished one.
+	// observedGeneration is the metadata.generation that this status speaks of; -1 before the first
+	// look, so that kstatus does not take a new object for a finished one.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration"`
 
@@ -435,12 +472,14 @@ type ContainerStatus struct {
 	// +optional
 	Phase ContainerPhase `json:"phase,omitempty"`
 
-	// printableStatus is the word for people that kubectl prints as PHASE: the phase or, while that does not say what happens, the
-	// reason, such as CrashLoopBackOff, ImagePullFailed or Terminating. Programs read phase and conditions.
+	// printableStatus is the word for people that kubectl prints as PHASE: the phase or, while that
+	// does not say what happens, the reason, such as CrashLoopBackOff, ImagePullFailed or
+	// Terminating. Programs read phase and conditions.
 	// +optional
 	PrintableStatus string `json:"printableStatus,omitempty"`
 
-	// conditions: SpecValid, RecompileAvailable, Scheduled, Accepted, ImageReady, Running, Ready, Reconciling, Stalled.
+	// conditions: SpecValid, RecompileAvailable, Scheduled, Accepted, ImageReady, Running, Ready,
+	// Reconciling, Stalled.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -456,11 +495,13 @@ type ContainerStatus struct {
 	// +optional
 	NodeName string `json:"nodeName,omitempty"`
 
-	// bundle is the OCIBundle, NAMESPACE/NAME. Its namespace is the node's, which administrators can read.
+	// bundle is the OCIBundle, NAMESPACE/NAME. Its namespace is the node's, which administrators
+	// can read.
 	// +optional
 	Bundle string `json:"bundle,omitempty"`
 
-	// compiled is the compiled runtime spec of the OCIBundle, as long as the Container has the annotation berth.run/show-compiled.
+	// compiled is the compiled runtime spec of the OCIBundle, as long as the Container has the
+	// annotation berth.run/show-compiled.
 	// +optional
 	Compiled *CompiledSpec `json:"compiled,omitempty"`
 
@@ -469,7 +510,8 @@ type ContainerStatus struct {
 
 // CompiledSpec is the spec of an OCIBundle, for people to read.
 type CompiledSpec struct {
-	// digest is that of the spec that the controller wrote, by which it sees that another is in force.
+	// digest is that of the spec that the controller wrote, by which it sees that another is in
+	// force.
 	Digest string `json:"digest"`
 	// spec is OCIBundle.spec: config is the runtime-spec document.
 	// +kubebuilder:pruning:PreserveUnknownFields
@@ -478,8 +520,8 @@ type CompiledSpec struct {
 	Spec runtime.RawExtension `json:"spec"`
 }
 
-// RunStatus is the agent's report of the container on its node; it stands in OCIBundle.status and is mirrored into
-// Container.status.
+// RunStatus is the agent's report of the container on its node; it stands in OCIBundle.status and
+// is mirrored into Container.status.
 type RunStatus struct {
 	// containerID is the id that the runtime knows it by (berth://ID).
 	// +optional
@@ -497,8 +539,9 @@ type RunStatus struct {
 	// +optional
 	RestartCount int32 `json:"restartCount"`
 
-	// oomKills counts the processes of the container that the kernel has killed for lack of memory, in this run and those before.
-	// The first process is one of them where a state has the reason OOMKilled; the death of another ends no container.
+	// oomKills counts the processes of the container that the kernel has killed for lack of memory,
+	// in this run and those before. The first process is one of them where a state has the reason
+	// OOMKilled; the death of another ends no container.
 	// +optional
 	OOMKills int64 `json:"oomKills,omitempty"`
 

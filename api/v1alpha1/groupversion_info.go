@@ -2,9 +2,10 @@
 
 // Package v1alpha1 is the Kubernetes API of Berth, group berth.run, version v1alpha1.
 //
-// People apply a Container; an OCIBundle is the unit of dispatch from the cluster controller to the agent of
-// one node; a NodeAgent describes that agent's node; a SeccompProfile is shared by OCIBundles. The package holds types and constants alone: how a
-// Container becomes a runtime-spec document is api/oci/compile's to know.
+// People apply a Container; an OCIBundle is the unit of dispatch from the cluster controller to the
+// agent of one node; a NodeAgent describes that agent's node; a SeccompProfile is shared by
+// OCIBundles. The package holds types and constants alone: how a Container becomes a runtime-spec
+// document is api/oci/compile's to know.
 //
 // +kubebuilder:object:generate=true
 // +groupName=berth.run

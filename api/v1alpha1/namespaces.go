@@ -10,28 +10,31 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// A node has a namespace of its own, so that RBAC, which knows no field of an object, can keep its agent from reading what
-// is another node's. It holds the OCIBundles of the node and the agent's Lease.
+// A node has a namespace of its own, so that RBAC, which knows no field of an object, can keep its
+// agent from reading what is another node's. It holds the OCIBundles of the node and the agent's
+// Lease.
 
-// NodesNamespace holds the ServiceAccounts of the agents, each of which has the name of its node. In one namespace they are
-// one group, which gives them what is not of a single node by one binding.
+// NodesNamespace holds the ServiceAccounts of the agents, each of which has the name of its node.
+// In one namespace they are one group, which gives them what is not of a single node by one
+// binding.
 const NodesNamespace = "berth-nodes"
 
 // FormerLeaseNamespace holds the Leases of agents before revision 2.
 const FormerLeaseNamespace = "berth-node-lease"
 
-// AnnotationNode on a namespace is the node that it is of. On a Container it is the node in whose namespace its OCIBundle
-// is, or is about to be.
+// AnnotationNode on a namespace is the node that it is of. On a Container it is the node in whose
+// namespace its OCIBundle is, or is about to be.
 const AnnotationNode = "berth.run/node"
 
-// LabelNode marks namespaces, RoleBindings, ServiceAccounts and Leases of nodes. Its value is empty: a node's name may be longer than
-// a label's value.
+// LabelNode marks namespaces, RoleBindings, ServiceAccounts and Leases of nodes. Its value is
+// empty: a node's name may be longer than a label's value.
 const LabelNode = "berth.run/node"
 
 const nodeNamespacePrefix = "berth-node-"
 
-// NodeNamespace returns the namespace of a node: berth-node-NAME. A name that is no part of a namespace's name, since it is too
-// long or has dots, is shortened and has a hash at its end. AnnotationNode of the namespace is the whole name.
+// NodeNamespace returns the namespace of a node: berth-node-NAME. A name that is no part of a
+// namespace's name, since it is too long or has dots, is shortened and has a hash at its end.
+// AnnotationNode of the namespace is the whole name.
 func NodeNamespace(node string) string {
 	plain := nodeNamespacePrefix + node
 	if !strings.Contains(node, ".") && len(plain) <= validation.DNS1123LabelMaxLength && plain != FormerLeaseNamespace {
@@ -40,8 +43,8 @@ func NodeNamespace(node string) string {
 	return shorten(strings.ReplaceAll(plain, ".", "-"), node, validation.DNS1123LabelMaxLength)
 }
 
-// BundleName returns the name of a Container's OCIBundle in the namespace of its node: NAMESPACE.NAME. One that is too long is
-// shortened and has a hash at its end.
+// BundleName returns the name of a Container's OCIBundle in the namespace of its node:
+// NAMESPACE.NAME. One that is too long is shortened and has a hash at its end.
 func BundleName(namespace, name string) string {
 	whole := namespace + "." + name // a namespace has no dot, so no two Containers have the same
 	if len(whole) <= validation.DNS1123SubdomainMaxLength {

@@ -10,10 +10,12 @@ import (
 // HandlerNative is the name of Berth's own runtime among a node's handlers.
 const HandlerNative = "berth"
 
-// AgentRevision is the revision of OCIBundle.spec in this source tree. An agent reports it, and the controller places
-// a Container only where the agent's revision is at least OCIBundle.spec.minAgentRevision.
+// AgentRevision is the revision of OCIBundle.spec in this source tree. An agent reports it, and the
+// controller places a Container only where the agent's revision is at least
+// OCIBundle.spec.minAgentRevision.
 //
-// It rises by 1, at most once a release, with a field that an agent must not ignore: see compile.MinAgentRevision.
+// It rises by 1, at most once a release, with a field that an agent must not ignore: see
+// compile.MinAgentRevision.
 const AgentRevision = 2
 
 // NodeAgentSpec holds an administrator's settings of the node.
@@ -22,7 +24,8 @@ type NodeAgentSpec struct {
 	// +optional
 	Unschedulable bool `json:"unschedulable,omitempty"`
 
-	// taints keep Containers away that do not tolerate them. Those of the Node of the same name count too, if there is one.
+	// taints keep Containers away that do not tolerate them. Those of the Node of the same name
+	// count too, if there is one.
 	// +optional
 	// +listType=atomic
 	Taints []corev1.Taint `json:"taints,omitempty"`
@@ -100,7 +103,8 @@ const (
 type NodeInfo struct {
 	// +optional
 	AgentVersion string `json:"agentVersion,omitempty"`
-	// agentRevision is the revision of OCIBundle.spec that the agent knows; absent: before revisions were counted.
+	// agentRevision is the revision of OCIBundle.spec that the agent knows; absent: before
+	// revisions were counted.
 	// +optional
 	AgentRevision int32 `json:"agentRevision,omitempty"`
 	// +optional

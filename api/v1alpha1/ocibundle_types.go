@@ -9,22 +9,24 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// OCIBundleFinalizer holds an OCIBundle until the agent of its node has stopped the container and removed all of it.
-// The controller sets it when it creates the object, so that no moment is without it. Only the agent removes it, or the
-// controller once an administrator has said that the node is gone.
+// OCIBundleFinalizer holds an OCIBundle until the agent of its node has stopped the container and
+// removed all of it. The controller sets it when it creates the object, so that no moment is
+// without it. Only the agent removes it, or the controller once an administrator has said that the
+// node is gone.
 const OCIBundleFinalizer = "berth.run/node-agent"
 
 // OCIBundleNodeNameField is the selectable field by which the OCIBundles of a node are found.
 const OCIBundleNodeNameField = "spec.nodeName"
 
-// LabelContainer and LabelNamespace on an OCIBundle are the name and namespace of its Container, for people to select by.
+// LabelContainer and LabelNamespace on an OCIBundle are the name and namespace of its Container,
+// for people to select by.
 const (
 	LabelContainer = "berth.run/container"
 	LabelNamespace = "berth.run/namespace"
 )
 
-// IsFormer reports whether the OCIBundle is where controllers before AgentRevision 2 created them: in the namespace of its
-// Container, under its name.
+// IsFormer reports whether the OCIBundle is where controllers before AgentRevision 2 created them:
+// in the namespace of its Container, under its name.
 func (b *OCIBundle) IsFormer() bool {
 	return b.Namespace != NodeNamespace(b.Spec.NodeName) && (b.Owner().UID != "" || b.Labels[LabelContainer] != "")
 }
@@ -33,19 +35,21 @@ func (b *OCIBundle) IsFormer() bool {
 //
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.containerRef) || has(self.containerRef)",message="containerRef cannot be removed: delete the OCIBundle and create another"
 type OCIBundleSpec struct {
-	// containerRef is the Container that this was compiled from. Its uid is the identity of the pair: the two are in different
-	// namespaces, which no owner reference can span. Only an OCIBundle of a controller that did not know the field is without it.
+	// containerRef is the Container that this was compiled from. Its uid is the identity of the
+	// pair: the two are in different namespaces, which no owner reference can span. Only an
+	// OCIBundle of a controller that did not know the field is without it.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="containerRef cannot be changed: delete the OCIBundle and create another"
 	ContainerRef *ContainerReference `json:"containerRef,omitempty"`
 
-	// former is the OCIBundle of an earlier controller that this one replaces, in the Container's namespace. The agent knows the
-	// container by the uid of that one, so it goes on running.
+	// former is the OCIBundle of an earlier controller that this one replaces, in the Container's
+	// namespace. The agent knows the container by the uid of that one, so it goes on running.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="former cannot be changed"
 	Former *FormerBundle `json:"former,omitempty"`
 
-	// nodeName is the NodeAgent that is to run it. It cannot be changed: another node is another OCIBundle.
+	// nodeName is the NodeAgent that is to run it. It cannot be changed: another node is another
+	// OCIBundle.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="nodeName cannot be changed: delete the OCIBundle and create another"
@@ -55,24 +59,26 @@ type OCIBundleSpec struct {
 	// +optional
 	Handler string `json:"handler,omitempty"`
 
-	// image whose layers are the root filesystem; absent where config.root.path is an absolute directory of the node.
+	// image whose layers are the root filesystem; absent where config.root.path is an absolute
+	// directory of the node.
 	// +optional
 	Image *BundleImage `json:"image,omitempty"`
 
-	// process holds the user's settings of the process; absent ones come from the image's config. The agent
-	// merges both into config.process.
+	// process holds the user's settings of the process; absent ones come from the image's config.
+	// The agent merges both into config.process.
 	// +optional
 	Process BundleProcess `json:"process,omitempty"`
 
-	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative paths in it
-	// (root.path, the sources of bind mounts) are relative to the bundle's directory: "rootfs", "volumes/NAME".
+	// config is the compiled OCI runtime-spec document, but for what only the node knows. Relative
+	// paths in it (root.path, the sources of bind mounts) are relative to the bundle's directory:
+	// "rootfs", "volumes/NAME".
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	Config runtime.RawExtension `json:"config"`
 
-	// seccompProfile is the digest of the SeccompProfile that is linux.seccomp of config, which does not hold it then:
-	// sha256:HEX for the SeccompProfile sha256-HEX. The agent puts it there.
+	// seccompProfile is the digest of the SeccompProfile that is linux.seccomp of config, which
+	// does not hold it then: sha256:HEX for the SeccompProfile sha256-HEX. The agent puts it there.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^sha256:[0-9a-f]{64}$`
 	SeccompProfile string `json:"seccompProfile,omitempty"`
@@ -104,19 +110,22 @@ type OCIBundleSpec struct {
 	// +optional
 	Requests corev1.ResourceList `json:"requests,omitempty"`
 
-	// compiledGeneration is the metadata.generation of the Container that this spec was compiled for. The controller
-	// compiles once for each generation, so a new version of it leaves the spec as it is.
+	// compiledGeneration is the metadata.generation of the Container that this spec was compiled
+	// for. The controller compiles once for each generation, so a new version of it leaves the spec
+	// as it is.
 	// +optional
 	CompiledGeneration int64 `json:"compiledGeneration,omitempty"`
 
-	// minAgentRevision is the lowest NodeAgent.status.nodeInfo.agentRevision that knows every field used here.
+	// minAgentRevision is the lowest NodeAgent.status.nodeInfo.agentRevision that knows every field
+	// used here.
 	// +optional
 	MinAgentRevision int32 `json:"minAgentRevision,omitempty"`
 }
 
 // ContainerReference names one Container, and no later one of the same name.
 type ContainerReference struct {
-	// namespace of the Container. Only an OCIBundle of a controller that did not know the field is without it: it is in that namespace.
+	// namespace of the Container. Only an OCIBundle of a controller that did not know the field is
+	// without it: it is in that namespace.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
@@ -184,8 +193,9 @@ type OCIBundleStatus struct {
 	RunStatus `json:",inline"`
 }
 
-// Owner returns the Container that the OCIBundle was compiled from, or the zero value if it belongs to none. An OCIBundle of a
-// controller that did not know spec.containerRef says it by its owner reference.
+// Owner returns the Container that the OCIBundle was compiled from, or the zero value if it belongs
+// to none. An OCIBundle of a controller that did not know spec.containerRef says it by its owner
+// reference.
 func (b *OCIBundle) Owner() ContainerReference {
 	if b.Spec.ContainerRef != nil {
 		ref := *b.Spec.ContainerRef
@@ -201,8 +211,8 @@ func (b *OCIBundle) Owner() ContainerReference {
 	return ContainerReference{Namespace: b.Namespace, Name: owner.Name, UID: owner.UID}
 }
 
-// OCIBundle is the unit of dispatch: one container, compiled and placed on one node. It is in the namespace of the node, see
-// NodeNamespace, under the name BundleName.
+// OCIBundle is the unit of dispatch: one container, compiled and placed on one node. It is in the
+// namespace of the node, see NodeNamespace, under the name BundleName.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -64,8 +64,9 @@ func metadataAttempts() []string {
 	}
 }
 
-// TestAgentTouchesNothingOfOthers: with the token of an agent, what others say in the objects of its own node cannot be changed,
-// so that it draws no Container to the node that was not meant for it.
+// TestAgentTouchesNothingOfOthers: with the token of an agent, what others say in the objects of
+// its own node cannot be changed, so that it draws no Container to the node that was not meant for
+// it.
 func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	a := newApplier(t)
 	for _, directory := range []string{"namespace", "rbac", "policy"} {
@@ -209,7 +210,8 @@ func (a *applier) grant(t *testing.T, group, apiGroup string, resources ...any) 
 	}
 }
 
-// TestOnlyTheControllerWritesOCIBundles: an OCIBundle is a way past Pod Security, so that no role is enough to write one.
+// TestOnlyTheControllerWritesOCIBundles: an OCIBundle is a way past Pod Security, so that no role
+// is enough to write one.
 func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	a := newApplier(t)
 	for _, directory := range []string{"namespace", "rbac", "policy"} {
@@ -289,8 +291,8 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	}
 }
 
-// TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace: who may create namespaces, and nothing else, prepares none that the agent of a
-// node would be given.
+// TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace: who may create namespaces, and nothing else,
+// prepares none that the agent of a node would be given.
 func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 	a := newApplier(t)
 	a.install(t, "policy")
@@ -350,7 +352,8 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 	}
 }
 
-// TestNamespaceWithoutALabelIsRestricted: an installation gives nobody more who may create Containers.
+// TestNamespaceWithoutALabelIsRestricted: an installation gives nobody more who may create
+// Containers.
 func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 	a := newApplier(t)
 	for _, directory := range []string{"namespace", "policy"} {
@@ -404,7 +407,8 @@ func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 		t.Errorf("a restricted Container: %v", err)
 	}
 
-	// What was created before, by the policy of an older version or under another label, can be held, labelled and deleted.
+	// What was created before, by the policy of an older version or under another label, can be
+	// held, labelled and deleted.
 	create(t, containers, "opted-out", object(t, "Container", "older", "image: busybox\nhostPID: true"))
 	privileged = namespace("opted-out", nil)
 	patch := func(body string) error {

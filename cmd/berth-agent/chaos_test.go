@@ -53,9 +53,10 @@ func uptime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// TestChaos kills the agent, the supervisor and both at random moments, and upgrades the supervisor, below containers that write
-// numbered lines. Nothing may be lost, except what docs/architecture.md says of both killed at once. Half of all that happens below
-// a service manager that keeps descriptors, where nothing at all may be lost.
+// TestChaos kills the agent, the supervisor and both at random moments, and upgrades the
+// supervisor, below containers that write numbered lines. Nothing may be lost, except what
+// docs/architecture.md says of both killed at once. Half of all that happens below a service
+// manager that keeps descriptors, where nothing at all may be lost.
 func TestChaos(t *testing.T) {
 	seed := chaostest.Seed(t)
 	t.Run("alone", func(t *testing.T) {

@@ -30,7 +30,8 @@ func (o *options) clusterSource(log *slog.Logger) (source.Source, register, erro
 		return nil, nil, err
 	}
 	config.UserAgent = "berth-agent/" + buildVersion()
-	// One agent's share of an API server: some 50 status writes a second while many containers start.
+	// One agent's share of an API server: some 50 status writes a second while many containers
+	// start.
 	config.QPS, config.Burst = 50, 200
 	if config, err = node.Identify(config, o.nodeName); err != nil {
 		return nil, nil, err

@@ -72,8 +72,8 @@ type asked struct {
 	at     time.Time
 }
 
-// run asks for all containers first, so that they stop at the same time, and then waits for each. It prints the names of those that
-// are done.
+// run asks for all containers first, so that they stop at the same time, and then waits for each.
+// It prints the names of those that are done.
 func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) error {
 	all, err := x.o.containers()
 	if err != nil && len(all) == 0 {
@@ -164,7 +164,8 @@ func (x *control) wait(ctx context.Context, verb folder.Verb, w asked) error {
 	}
 }
 
-// progressLine is a line of a terminal that is written again and again, and nothing if standard error is no terminal.
+// progressLine is a line of a terminal that is written again and again, and nothing if standard
+// error is no terminal.
 type progressLine struct{ text string }
 
 func (l *progressLine) show(text string) {
@@ -184,7 +185,8 @@ func (l *progressLine) clear() {
 	}
 }
 
-// failureAfter is how long the failure that a container had before a request is not taken for the answer to it.
+// failureAfter is how long the failure that a container had before a request is not taken for the
+// answer to it.
 const failureAfter = 3 * time.Second
 
 // settled reports whether the status of a container is the one after a request.

@@ -213,7 +213,8 @@ func TestStandaloneControl(t *testing.T) {
 	if out := h.does("logs", "--previous", "other"); out != "line 1\nline 2\nline 3\n" {
 		t.Errorf("logs --previous of a removed one: found %q", out)
 	}
-	// Another directory in place of the manifests' one, such as the mount point of a volume, stops nothing by itself.
+	// Another directory in place of the manifests' one, such as the mount point of a volume, stops
+	// nothing by itself.
 	if err := errors.Join(os.Rename(h.path("m"), h.path("away")), os.Mkdir(h.path("m"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +237,8 @@ func TestStandaloneControl(t *testing.T) {
 	}
 }
 
-// TestStandaloneJobAgain: a job's manifest that is removed and copied there again runs the job again, however fast that is.
+// TestStandaloneJobAgain: a job's manifest that is removed and copied there again runs the job
+// again, however fast that is.
 func TestStandaloneJobAgain(t *testing.T) {
 	h := newHost(t)
 	h.start()

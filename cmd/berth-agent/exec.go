@@ -143,12 +143,12 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	return nil
 }
 
-// accountsTimeout is how long the container's files are waited for: they may lie on a filesystem that the container serves itself
-// (FUSE) and that never answers.
+// accountsTimeout is how long the container's files are waited for: they may lie on a filesystem
+// that the container serves itself (FUSE) and that never answers.
 const accountsTimeout = 10 * time.Second
 
-// runAs returns the runtime's flags for --user. Runtimes take numbers alone: names are looked up in the container's files, as its
-// processes see them.
+// runAs returns the runtime's flags for --user. Runtimes take numbers alone: names are looked up in
+// the container's files, as its processes see them.
 func (e *execFlags) runAs(pid func() (int, error)) ([]string, error) {
 	if e.user == "" {
 		return nil, nil
@@ -252,8 +252,8 @@ func wait(child *exec.Cmd) (int, error) {
 // exitRuntime is the exit code of runc's exec, and of berth's, for every failure of its own.
 const exitRuntime = 255
 
-// translate returns the exit code that podman has for a failure of the runtime, whose log says which it was. Any other code is the
-// command's own.
+// translate returns the exit code that podman has for a failure of the runtime, whose log says
+// which it was. Any other code is the command's own.
 func translate(code int, log *os.File) int {
 	data, err := os.ReadFile(log.Name())
 	if code != exitRuntime && code != 1 || err != nil {

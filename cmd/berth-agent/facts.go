@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// facts are the flags of the agent that the other commands need. The agent writes them when it starts, so that these commands
-// need no flag but --state-dir.
+// facts are the flags of the agent that the other commands need. The agent writes them when it
+// starts, so that these commands need no flag but --state-dir.
 type facts struct {
 	Manifests string   `json:"manifests"`
 	Node      string   `json:"node,omitempty"` // of a cluster; an agent that works alone writes none, nor did earlier versions
@@ -41,8 +41,9 @@ func (o *options) writeFacts() error {
 	return durable.Replace(factsFile(o.stateDir), data, durable.Options{})
 }
 
-// checkSource refuses a state directory whose containers come from elsewhere: from another node of a cluster, from a cluster or from
-// manifests. The agent would take each of them for no longer wanted, and remove it with all that it has written.
+// checkSource refuses a state directory whose containers come from elsewhere: from another node of
+// a cluster, from a cluster or from manifests. The agent would take each of them for no longer
+// wanted, and remove it with all that it has written.
 func (o *options) checkSource(bundles *bundle.Root) error {
 	before, _ := readFacts(o.stateDir)
 	var from, flag string
@@ -82,8 +83,8 @@ func readFacts(stateDir string) (facts, error) {
 	return f, nil
 }
 
-// containers returns the Containers of the agent that works alone with this state directory. Where some cannot be read, it returns
-// the others with an error.
+// containers returns the Containers of the agent that works alone with this state directory. Where
+// some cannot be read, it returns the others with an error.
 func (o *options) containers() ([]v1alpha1.Container, error) {
 	all, err := folder.Read(o.stateDir)
 	return all, needRoot(err)

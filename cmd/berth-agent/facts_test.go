@@ -13,7 +13,8 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
-// TestStateDirOfAnotherSource: an agent does not take the containers of another node, or of manifests, for its own that nobody wants.
+// TestStateDirOfAnotherSource: an agent does not take the containers of another node, or of
+// manifests, for its own that nobody wants.
 func TestStateDirOfAnotherSource(t *testing.T) {
 	of := func(node, manifests string) options {
 		return options{nodeName: node, manifests: manifests, runDir: "/r"}
@@ -64,7 +65,8 @@ func TestStateDirOfAnotherSource(t *testing.T) {
 	}
 }
 
-// TestClusterAgentLeavesManifestsAlone starts the agent of a cluster's node on the state directory of an agent with manifests.
+// TestClusterAgentLeavesManifestsAlone starts the agent of a cluster's node on the state directory
+// of an agent with manifests.
 func TestClusterAgentLeavesManifestsAlone(t *testing.T) {
 	h := newHost(t)
 	h.start()

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// fakeManager plays the part of systemd that keeps descriptors: it takes FDSTORE messages on a socket, and starts the agent
-// with the descriptors.
+// fakeManager plays the part of systemd that keeps descriptors: it takes FDSTORE messages on a
+// socket, and starts the agent with the descriptors.
 type fakeManager struct {
 	t    *testing.T
 	conn *net.UnixConn
@@ -103,8 +103,8 @@ func (m *fakeManager) count() int {
 	return len(m.files)
 }
 
-// start starts cmd with the stored descriptors (sd_listen_fds(3)). Like systemd it first takes what the previous process has
-// sent. What cmd sends is taken after Start has returned.
+// start starts cmd with the stored descriptors (sd_listen_fds(3)). Like systemd it first takes what
+// the previous process has sent. What cmd sends is taken after Start has returned.
 func (m *fakeManager) start(cmd *exec.Cmd) error {
 	m.t.Helper()
 	conn, err := net.Dial("unixgram", m.path)
@@ -130,7 +130,8 @@ func (m *fakeManager) start(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// reapAtOnce reaps a process as soon as it has come to this one and ended, as systemd does with orphans. Wait until it is reaped.
+// reapAtOnce reaps a process as soon as it has come to this one and ended, as systemd does with
+// orphans. Wait until it is reaped.
 func reapAtOnce(pid int) (reaped chan struct{}) {
 	reaped = make(chan struct{})
 	go func() {
@@ -144,7 +145,8 @@ func reapAtOnce(pid int) (reaped chan struct{}) {
 	return reaped
 }
 
-// jobs that end when they get SIGUSR1, with the code of the last one, and what is in their logs then.
+// jobs that end when they get SIGUSR1, with the code of the last one, and what is in their logs
+// then.
 var jobsOfFDStore = map[string]struct {
 	script string
 	code   int32
@@ -209,9 +211,10 @@ func (h *host) endedJobs() {
 	}
 }
 
-// TestBothKilledFakeServiceManager kills the agent and the supervisor at once. Containers end, and are reaped at once by somebody else,
-// before either is started again: what they wrote and their exit codes arrive, since the service manager has kept the descriptors.
-// A fake plays the service manager; TestSystemdKeepsDescriptors has the real one.
+// TestBothKilledFakeServiceManager kills the agent and the supervisor at once. Containers end, and
+// are reaped at once by somebody else, before either is started again: what they wrote and their
+// exit codes arrive, since the service manager has kept the descriptors. A fake plays the service
+// manager; TestSystemdKeepsDescriptors has the real one.
 func TestBothKilledFakeServiceManager(t *testing.T) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
@@ -240,7 +243,8 @@ func TestBothKilledFakeServiceManager(t *testing.T) {
 	h.until("no descriptor is stored", func() bool { return h.manager.count() == 0 })
 }
 
-// TestSystemdKeepsDescriptors is TestBothKilledFakeServiceManager below a systemd that runs this machine.
+// TestSystemdKeepsDescriptors is TestBothKilledFakeServiceManager below a systemd that runs this
+// machine.
 func TestSystemdKeepsDescriptors(t *testing.T) {
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		t.Skip("systemd does not run this machine")
@@ -291,8 +295,9 @@ func TestSystemdKeepsDescriptors(t *testing.T) {
 	h.until("no descriptor is stored", func() bool { return show("NFileDescriptorStore") == 0 })
 }
 
-// TestSupervisorKilledBelowReaper kills the supervisor as containers end, each of which is reaped at once by another process: what they
-// wrote and their exit codes arrive, since the agent holds the descriptors.
+// TestSupervisorKilledBelowReaper kills the supervisor as containers end, each of which is reaped
+// at once by another process: what they wrote and their exit codes arrive, since the agent holds
+// the descriptors.
 func TestSupervisorKilledBelowReaper(t *testing.T) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// flushes are the system calls that wait for a disk, of all processes that come from the agent: the supervisor, the runtime and the
-// containers.
+// flushes are the system calls that wait for a disk, of all processes that come from the agent: the
+// supervisor, the runtime and the containers.
 func (h *host) flushes() []string {
 	h.t.Helper()
 	data, err := os.ReadFile(h.path("strace"))
@@ -42,8 +42,9 @@ func (h *host) runs() (running, ended int) {
 	return running, ended
 }
 
-// TestFlushes counts the flushes of real containers: at most one for a start, one for the end of a job, one tenth a container when
-// 100 start together, and one for an image of several layers besides.
+// TestFlushes counts the flushes of real containers: at most one for a start, one for the end of a
+// job, one tenth a container when 100 start together, and one for an image of several layers
+// besides.
 func TestFlushes(t *testing.T) {
 	strace := needs.Program(t, "strace")
 	h := newHost(t)
@@ -97,8 +98,8 @@ func TestFlushes(t *testing.T) {
 		h.until("it has ended", func() bool { _, ended := h.runs(); return ended == 1 })
 	})
 	files := []string{"first.yaml", "second.yaml", "job.yaml"}
-	// On a machine that is busy with other things they do not start together: their starts are spread
-	// over many seconds, of which each may have some flushes.
+	// On a machine that is busy with other things they do not start together: their starts are
+	// spread over many seconds, of which each may have some flushes.
 	for try := 1; ; try++ {
 		begun := time.Now()
 		found := flushed("100 that start together", func() {

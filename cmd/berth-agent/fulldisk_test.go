@@ -45,8 +45,9 @@ func running(c *v1alpha1.Container) string {
 
 const quiet = "  archive: {path: IMAGE}\n  command: [/bin/sh, -c, 'while :; do echo tick; sleep 0.1; done']\n"
 
-// A container that has filled the state directory is stopped with its grace period and removed, by an agent that was started on
-// the full disk; the others go on, and what could not be started for lack of room starts then.
+// A container that has filled the state directory is stopped with its grace period and removed, by
+// an agent that was started on the full disk; the others go on, and what could not be started for
+// lack of room starts then.
 func TestStandaloneFullDisk(t *testing.T) {
 	for name, tc := range map[string]struct{ options, filler string }{
 		"bytes":    {"size=16m", "cat /dev/zero >> /fill"},
@@ -94,7 +95,8 @@ func TestStandaloneFullDisk(t *testing.T) {
 	}
 }
 
-// Lines that do not fit on the disk of the logs are lost; the container goes on, its status says so, and it can be removed.
+// Lines that do not fit on the disk of the logs are lost; the container goes on, its status says
+// so, and it can be removed.
 func TestStandaloneFullLogDir(t *testing.T) {
 	h := newHost(t)
 	h.mount("l", "size=1m")

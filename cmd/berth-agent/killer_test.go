@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A killer kills a process with SIGKILL just after its n-th step. A step is a system call that succeeds
-// and changes something that outlives the process: files, mounts, signals, and messages on sockets.
-// The killer is a process of its own that traces the other (ptrace(2)), so the programs under test
-// are the shipped ones.
+// A killer kills a process with SIGKILL just after its n-th step. A step is a system call that
+// succeeds and changes something that outlives the process: files, mounts, signals, and messages on
+// sockets. The killer is a process of its own that traces the other (ptrace(2)), so the programs
+// under test are the shipped ones.
 type killer struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -66,7 +66,8 @@ func killAt(t *testing.T, pid, n int) *killer {
 // killed reports whether the process has been killed.
 func (k *killer) killed() bool { return len(k.found) > 0 }
 
-// end lets go of the process, and returns the step that it was killed at, or "" if there were fewer.
+// end lets go of the process, and returns the step that it was killed at, or "" if there were
+// fewer.
 func (k *killer) end() string {
 	k.stdin.Close()
 	step := <-k.found
@@ -216,7 +217,8 @@ var writes = map[uint64]string{
 	unix.SYS_WRITE: "write", unix.SYS_PWRITE64: "pwrite64", unix.SYS_WRITEV: "writev", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg",
 }
 
-// observe takes in that a thread has come to the beginning or the end of a system call, and returns the step that is done.
+// observe takes in that a thread has come to the beginning or the end of a system call, and returns
+// the step that is done.
 func (tr *tracer) observe(tid int) (done string) {
 	var info syscallInfo
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)

@@ -204,8 +204,8 @@ var stepScenarios = []stepScenario{
 // limitedProgram writes more than 32 KiB at once, and nothing after that.
 const limitedProgram = `trap 'exit 0' TERM; echo start >>$NOTES; seq 1 10000; echo ready >>$NOTES; while true; do sleep 0.02; done`
 
-// takeover is the start of an agent while a container runs, up to the container's end, which comes once the agent holds it. Only
-// the agent has a scenario of its start.
+// takeover is the start of an agent while a container runs, up to the container's end, which comes
+// once the agent holds it. Only the agent has a scenario of its start.
 var takeover = stepScenario{
 	name: "takeover",
 	before: func(r *stepRun) {
@@ -236,8 +236,9 @@ var takeover = stepScenario{
 	},
 }
 
-// TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on: each program is started as often as
-// without the kill, exit codes and logs are whole, the program is asked to stop before it is killed, and nothing is left over.
+// TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on:
+// each program is started as often as without the kill, exit codes and logs are whole, the program
+// is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
 	for _, sc := range append(slices.Clone(stepScenarios), takeover) {
 		t.Run(sc.name, func(t *testing.T) {
@@ -251,7 +252,8 @@ func TestEverySupervisorStepKilled(t *testing.T) {
 	for _, sc := range stepScenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int {
-				// Supervisors that end again and again are started with longer and longer pauses by the same agent.
+				// Supervisors that end again and again are started with longer and longer pauses by
+				// the same agent.
 				h.signal(unix.SIGTERM)
 				h.start()
 				h.ready()
@@ -270,7 +272,8 @@ func (h *host) holds() bool { return chaostest.Held(h.agent.Process.Pid) > 0 }
 // stepWorkers are the hosts that share the steps of a scenario.
 const stepWorkers = 3
 
-// everyStep runs a scenario again and again, with the process killed at its first step, its second and so on, until it gets through.
+// everyStep runs a scenario again and again, with the process killed at its first step, its second
+// and so on, until it gets through.
 func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -317,7 +320,8 @@ func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
 	t.Logf("killed at each of %d steps", next-stepWorkers-1)
 }
 
-// run runs the scenario once, and returns the step that the process was killed at, or "" if it has none so late.
+// run runs the scenario once, and returns the step that the process was killed at, or "" if it has
+// none so late.
 func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
 	r.ready()
 	if sc.before != nil {

@@ -145,8 +145,8 @@ func (l *logsFlags) find(name string) (*v1alpha1.Container, error) {
 	return find(all, l.namespace, name)
 }
 
-// begun returns the path of a container's log once there is one. Without --follow it is an error if there is not; with it, the path
-// is "" if there never will be.
+// begun returns the path of a container's log once there is one. Without --follow it is an error if
+// there is not; with it, the path is "" if there never will be.
 func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string, error) {
 	said := ""
 	for first := true; ; first = false {
@@ -206,7 +206,8 @@ func (l *logsFlags) removed(name string) ([]string, error) {
 	return dirs, needRoot(err)
 }
 
-// before returns the log of the run before the one that there is: of this container, or of the last that was removed.
+// before returns the log of the run before the one that there is: of this container, or of the last
+// that was removed.
 func (l *logsFlags) before(name string) (string, error) {
 	c, notFound := l.find(name)
 	if notFound == nil && c.Status.LogPath != "" {

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// A container finds its own name, with and without a network and a root filesystem of its own, also after a restart.
+// A container finds its own name, with and without a network and a root filesystem of its own, also
+// after a restart.
 func TestStandaloneNames(t *testing.T) {
 	h := newHost(t)
 	node, err := os.Hostname()

@@ -39,8 +39,8 @@ type logEntry struct {
 // followEvery is how often a followed file is looked at.
 const followEvery = 200 * time.Millisecond
 
-// print prints the log at path with its rotated parts, oldest first. With follow it waits for more; now returns the path of the log
-// as it is by then.
+// print prints the log at path with its rotated parts, oldest first. With follow it waits for more;
+// now returns the path of the log as it is by then.
 func (p *printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
 	for path != "" {
 		var err error
@@ -99,8 +99,9 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// catchUp prints all parts of a log that are newer than the open file read, or all if that is nil, except the newest part, which it
-// returns. It opens them before it prints the first: a log that is rotated while it is printed loses its oldest part.
+// catchUp prints all parts of a log that are newer than the open file read, or all if that is nil,
+// except the newest part, which it returns. It opens them before it prints the first: a log that is
+// rotated while it is printed loses its oldest part.
 func (p *printer) catchUp(path string, read *os.File) (*os.File, error) {
 	parts, err := openParts(path)
 	if err != nil {
@@ -125,7 +126,8 @@ func (p *printer) catchUp(path string, read *os.File) (*os.File, error) {
 	return parts[last], nil
 }
 
-// follow prints the log of one run to its end, and what is added to it. It returns the path of the next run's log, or "" at the end.
+// follow prints the log of one run to its end, and what is added to it. It returns the path of the
+// next run's log, or "" at the end.
 func (p *printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
 	f, err := p.catchUp(path, nil)
 	if err != nil {
@@ -189,8 +191,8 @@ func (p *printer) lines(r *bufio.Reader, rest *string) error {
 	}
 }
 
-// take takes an entry. It is printed at once, unless only the last lines are wanted, or lines of other logs may come between
-// the parts of its line.
+// take takes an entry. It is printed at once, unless only the last lines are wanted, or lines of
+// other logs may come between the parts of its line.
 func (p *printer) take(entry string) error {
 	fields := strings.SplitN(entry, " ", 4)
 	if len(fields) < 4 {
@@ -221,7 +223,8 @@ func (p *printer) take(entry string) error {
 	return nil
 }
 
-// release prints the last lines, once all that there is has been read. What comes then is printed as it comes.
+// release prints the last lines, once all that there is has been read. What comes then is printed
+// as it comes.
 func (p *printer) release() error {
 	if p.tail < 0 {
 		return nil

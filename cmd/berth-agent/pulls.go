@@ -53,7 +53,8 @@ func (p *pulls) forget(ref string) {
 	delete(p.byRef, ref)
 }
 
-// text returns the progress of a pull, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1 of 4 layers)"; "" before it has begun.
+// text returns the progress of a pull, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1
+// of 4 layers)"; "" before it has begun.
 func (p *pulls) text(ref string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

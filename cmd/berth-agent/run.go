@@ -187,7 +187,8 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if err := o.writeFacts(); err != nil {
-		// They are for other commands. An agent that ended here on a full disk could not stop what fills it.
+		// They are for other commands. An agent that ended here on a full disk could not stop what
+		// fills it.
 		log.Error("cannot write down the flags of the agent", "error", err)
 	}
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
@@ -306,13 +307,14 @@ func openJournal(stateDir string, log *slog.Logger) (*durable.Journal, error) {
 	return journal, err
 }
 
-// register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that the node has and
-// what is asked of it at the time.
+// register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that
+// the node has and what is asked of it at the time.
 type register func(
 	handlers func() []v1alpha1.NodeHandler, load func(context.Context) node.Load,
 ) (task func(context.Context) error, err error)
 
-// source returns where bundles come from and, for the agent of a cluster's node, how the node is registered there.
+// source returns where bundles come from and, for the agent of a cluster's node, how the node is
+// registered there.
 func (o *options) source(log *slog.Logger, journal *durable.Journal) (source.Source, register, error) {
 	if o.manifests == "" {
 		return o.clusterSource(log)

@@ -44,7 +44,8 @@ func ofStateDir(runDir string) string {
 	return ""
 }
 
-// runDirClaim marks a run directory as this agent's: by a lock, and by the path of its state directory.
+// runDirClaim marks a run directory as this agent's: by a lock, and by the path of its state
+// directory.
 type runDirClaim struct {
 	runDir, stateDir string
 	client           *protocol.Client
@@ -80,8 +81,9 @@ func (c *runDirClaim) close() {
 	}
 }
 
-// assert writes the owner of the run directory, again if somebody has removed the directory. An agent removes containers that it has no record
-// of, so a run directory with the containers of an agent with another state directory is refused, whether that agent runs or not.
+// assert writes the owner of the run directory, again if somebody has removed the directory. An
+// agent removes containers that it has no record of, so a run directory with the containers of an
+// agent with another state directory is refused, whether that agent runs or not.
 func (c *runDirClaim) assert(ctx context.Context) error {
 	held, err := c.lock.Stat()
 	if err != nil {

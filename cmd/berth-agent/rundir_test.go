@@ -15,8 +15,9 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestRunDirBelongsToOneAgent starts an agent with another state directory on the run directory of the first: it is refused, while
-// the first runs and after it has ended, and the containers live on.
+// TestRunDirBelongsToOneAgent starts an agent with another state directory on the run directory of
+// the first: it is refused, while the first runs and after it has ended, and the containers live
+// on.
 func TestRunDirBelongsToOneAgent(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -55,8 +56,8 @@ func TestRunDirBelongsToOneAgent(t *testing.T) {
 	h.until("web is removed", func() bool { return h.get("web") == nil })
 }
 
-// TestSupervisorKilled kills the supervisor again and again beside jobs that write and end: each has all of its lines and its exit
-// code, and none runs twice.
+// TestSupervisorKilled kills the supervisor again and again beside jobs that write and end: each
+// has all of its lines and its exit code, and none runs twice.
 func TestSupervisorKilled(t *testing.T) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -127,8 +128,9 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
-// TestRunDirRemoved removes the run directory, and then the socket alone, while containers run: the supervisor that lives makes them
-// again, the agent goes on with it, and every line and exit code arrives.
+// TestRunDirRemoved removes the run directory, and then the socket alone, while containers run: the
+// supervisor that lives makes them again, the agent goes on with it, and every line and exit code
+// arrives.
 func TestRunDirRemoved(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -176,7 +178,8 @@ func TestRunDirRemoved(t *testing.T) {
 	h.until("all are removed", func() bool { return h.get("web") == nil && h.get("job") == nil && h.get("new") == nil })
 }
 
-// kernelTellsExits reports whether a pidfd knows the exit code of a process that somebody else has reaped: since Linux 6.15.
+// kernelTellsExits reports whether a pidfd knows the exit code of a process that somebody else has
+// reaped: since Linux 6.15.
 func kernelTellsExits(u unix.Utsname) bool {
 	major, rest, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), ".")
 	minor, _, _ := strings.Cut(rest, ".")
@@ -185,8 +188,8 @@ func kernelTellsExits(u unix.Utsname) bool {
 	return a > 6 || a == 6 && b >= 15
 }
 
-// TestSupervisorUpgrade has the supervisor become another build of berth while a container runs: both processes stay, and the agent
-// learns how the container ends.
+// TestSupervisorUpgrade has the supervisor become another build of berth while a container runs:
+// both processes stay, and the agent learns how the container ends.
 func TestSupervisorUpgrade(t *testing.T) {
 	h := newHost(t)
 	h.start()
@@ -229,8 +232,9 @@ func TestSupervisorUpgrade(t *testing.T) {
 	}
 }
 
-// TestSupervisorDoesNotListenYet has another process hold the run directory, as a supervisor does that becomes another program while
-// the agent begins: the agent waits for it, and starts one when it is gone.
+// TestSupervisorDoesNotListenYet has another process hold the run directory, as a supervisor does
+// that becomes another program while the agent begins: the agent waits for it, and starts one when
+// it is gone.
 func TestSupervisorDoesNotListenYet(t *testing.T) {
 	h := newHost(t)
 	if err := os.MkdirAll(h.path("r/supervisor"), 0o700); err != nil {

@@ -29,7 +29,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// host is an agent that works alone, with directories and a cgroup of its own, and a real supervisor and runtime.
+// host is an agent that works alone, with directories and a cgroup of its own, and a real
+// supervisor and runtime.
 type host struct {
 	t      *testing.T
 	dir    string
@@ -315,7 +316,8 @@ func (h *host) get(name string) *v1alpha1.Container {
 	return nil
 }
 
-// until waits for a state. How long that takes is no part of the test; three minutes mean that it never comes.
+// until waits for a state. How long that takes is no part of the test; three minutes mean that it
+// never comes.
 func (h *host) until(what string, ok func() bool) {
 	h.t.Helper()
 	for deadline := time.Now().Add(3 * time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
@@ -351,8 +353,8 @@ func (h *host) logs(args ...string) string {
 	return string(out)
 }
 
-// counting ends by itself when it is signalled; the grace period is long enough. Its image is in the spelling from
-// before the field archive, which manifests on hosts have.
+// counting ends by itself when it is signalled; the grace period is long enough. Its image is in
+// the spelling from before the field archive, which manifests on hosts have.
 const counting = `  image: oci-archive:IMAGE
   terminationGracePeriodSeconds: 300
   command: ["/bin/sh", "-c", "trap 'echo bye; exit 3' TERM; i=0; while true; do echo $WORD $i; i=$((i+1)); sleep 0.1; done"]
@@ -536,7 +538,8 @@ func corrupt(t *testing.T, from, to string) {
 	}
 }
 
-// TestStandaloneBadInput: each ends in a condition that names the cause, and holds nothing while it waits.
+// TestStandaloneBadInput: each ends in a condition that names the cause, and holds nothing while it
+// waits.
 func TestStandaloneBadInput(t *testing.T) {
 	h := newHost(t)
 	corrupt(t, programs+"/busybox.tar", h.path("corrupt.tar"))

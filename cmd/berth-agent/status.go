@@ -80,8 +80,8 @@ type report struct {
 	manifests  []manifest
 }
 
-// manifest is an item of the list for a file that is refused, or missing while its Containers go on. Its conditions are in the
-// same place as those of a Container.
+// manifest is an item of the list for a file that is refused, or missing while its Containers go
+// on. Its conditions are in the same place as those of a Container.
 type manifest struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`

@@ -67,8 +67,9 @@ func (o *options) supervisor(log *slog.Logger) *supervised {
 	}
 }
 
-// meet claims the run directory and asks the supervisor what it is and which handlers it has: it may be another program than the agent's
-// own flags name, since it outlives agents. It reports what differs each time that it meets another one.
+// meet claims the run directory and asks the supervisor what it is and which handlers it has: it
+// may be another program than the agent's own flags name, since it outlives agents. It reports what
+// differs each time that it meets another one.
 func (s *supervised) meet(ctx context.Context) error {
 	info, err := s.client.Info(ctx)
 	old := errors.Is(err, protocol.ErrInvalid)
@@ -172,14 +173,15 @@ func (s *supervised) keep(ctx context.Context) error {
 	}
 }
 
-// heldClient is a client that starts a container once the agent holds its descriptors. Else its exit code and output would be lost if
-// it ended after the supervisor was killed.
+// heldClient is a client that starts a container once the agent holds its descriptors. Else its
+// exit code and output would be lost if it ended after the supervisor was killed.
 type heldClient struct {
 	*protocol.Client
 	s *supervised
 }
 
-// heldTimeout is how long a start waits: a supervisor that is older than this agent passes nothing on.
+// heldTimeout is how long a start waits: a supervisor that is older than this agent passes nothing
+// on.
 const heldTimeout = 5 * time.Second
 
 func (c heldClient) Start(ctx context.Context, id string) (protocol.Status, error) {
@@ -200,8 +202,8 @@ func (s *supervised) passesNothing() bool {
 	return s.old
 }
 
-// hold holds what the supervisor has open until that is gone or does not answer. The end of the connection alone does not always
-// say so: a child between fork and execve may keep it open.
+// hold holds what the supervisor has open until that is gone or does not answer. The end of the
+// connection alone does not always say so: a child between fork and execve may keep it open.
 func (s *supervised) hold(ctx context.Context) error {
 	var checks sync.WaitGroup
 	defer checks.Wait() // what follows claims the run directory itself

@@ -23,8 +23,9 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestImports holds that the agent talks to its supervisor and links no runtime, and that it links the kinds of Kubernetes that
-// it uses and no other: with all of them the program is twice as large, and so is the memory that it takes with no container.
+// TestImports holds that the agent talks to its supervisor and links no runtime, and that it links
+// the kinds of Kubernetes that it uses and no other: with all of them the program is twice as
+// large, and so is the memory that it takes with no container.
 func TestImports(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	if err != nil {
@@ -50,9 +51,10 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestProgramSize limits the size of the agent's code and constants, most of which are in memory while it runs: 1 MiB is 1 KiB
-// for each of 1,000 containers. A call of text/template, such as by cobra's SetVersionTemplate, adds 3.7 MiB: the linker drops no
-// unused method of a program that looks up methods by name.
+// TestProgramSize limits the size of the agent's code and constants, most of which are in memory
+// while it runs: 1 MiB is 1 KiB for each of 1,000 containers. A call of text/template, such as by
+// cobra's SetVersionTemplate, adds 3.7 MiB: the linker drops no unused method of a program that
+// looks up methods by name.
 func TestProgramSize(t *testing.T) {
 	needs.Root(t)
 	if racetest.Enabled {
@@ -103,7 +105,8 @@ func fakeSupervisor(t *testing.T, h protocol.Hello, replies ...protocol.Reply) *
 	return protocol.NewClient(socket)
 }
 
-// TestMeetFakeSupervisor: the agent offers the handlers that the supervisor has, whatever its own flags name, and says what differs.
+// TestMeetFakeSupervisor: the agent offers the handlers that the supervisor has, whatever its own
+// flags name, and says what differs.
 func TestMeetFakeSupervisor(t *testing.T) {
 	hello := protocol.Hello{Protocol: protocol.Name, Version: 1, Program: "berth v9", Run: "x"}
 	for name, tc := range map[string]struct {
@@ -152,7 +155,8 @@ func TestMeetFakeSupervisor(t *testing.T) {
 	}
 }
 
-// TestHoldEndsItsChecks: keep claims the run directory again once hold has returned, so no claim of hold's may be under way then.
+// TestHoldEndsItsChecks: keep claims the run directory again once hold has returned, so no claim of
+// hold's may be under way then.
 func TestHoldEndsItsChecks(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {

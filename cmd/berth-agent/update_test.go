@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// limits are the values in the cgroup of a process: pids, memory in MiB, and quota and shares of cpu. On cgroup v2 quota is
-// that of cpu.max, and shares is the weight.
+// limits are the values in the cgroup of a process: pids, memory in MiB, and quota and shares of
+// cpu. On cgroup v2 quota is that of cpu.max, and shares is the weight.
 type limits struct{ pids, memory, quota, shares string }
 
 func limitsOf(t *testing.T, pid int64) limits {
@@ -99,7 +99,8 @@ func (h *host) untilSeen(name string, generation int64) *v1alpha1.Container {
 	return c
 }
 
-// TestEditOfLimitsRestartsNothing: an edit of cpu, memory and pids changes the cgroup of the process that runs, all or nothing.
+// TestEditOfLimitsRestartsNothing: an edit of cpu, memory and pids changes the cgroup of the
+// process that runs, all or nothing.
 func TestEditOfLimitsRestartsNothing(t *testing.T) {
 	h := newHost(t)
 	image := h.path("busybox.tar")
@@ -133,7 +134,8 @@ func TestEditOfLimitsRestartsNothing(t *testing.T) {
 	h.untilSeen("x", 4)
 	h.assertSameRun("x", c)
 
-	// The kernel refuses a limit below what is in use: the others stay, and so does the grace period.
+	// The kernel refuses a limit below what is in use: the others stay, and so does the grace
+	// period.
 	h.write("x.yaml", manifest(image, "{limits: {cpu: 200m, memory: 8Mi, pids: 20}}", "  terminationGracePeriodSeconds: 77\n"))
 	refused := func(c *v1alpha1.Container) bool {
 		accepted := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionAccepted)

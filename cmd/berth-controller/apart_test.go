@@ -31,21 +31,23 @@ import (
 	"github.com/berth-run/berth/internal/configtest"
 )
 
-// The node whose agent is stolen, and the one that it must not reach. The name of the latter is no namespace's.
+// The node whose agent is stolen, and the one that it must not reach. The name of the latter is no
+// namespace's.
 const (
 	stolen  = "a"
 	reached = "b.example.com"
 )
 
-// apart is a cluster with the roles and policies of config/, a controller, and a Container on each of two nodes.
+// apart is a cluster with the roles and policies of config/, a controller, and a Container on each
+// of two nodes.
 type apart struct {
 	env   *envtest.Environment
 	root  *rest.Config
 	admin client.Client
 }
 
-// TestNodesAreApart tries, with each identity that an agent has, what is another node's: nothing of it can be read, listed,
-// watched or written. What is the node's own can be.
+// TestNodesAreApart tries, with each identity that an agent has, what is another node's: nothing of
+// it can be read, listed, watched or written. What is the node's own can be.
 func TestNodesAreApart(t *testing.T) {
 	a := newApart(t)
 	ownNS, otherNS := v1alpha1.NodeNamespace(stolen), v1alpha1.NodeNamespace(reached)
@@ -96,7 +98,8 @@ func TestNodesAreApart(t *testing.T) {
 		}
 	})
 
-	// The attempts find what is to be found: with the roles of agents before revision 2, all OCIBundles can be read.
+	// The attempts find what is to be found: with the roles of agents before revision 2, all
+	// OCIBundles can be read.
 	t.Run("config/upgrade", func(t *testing.T) {
 		a.install(t, "upgrade")
 		all := attempts(t, identities["certificate"], otherNS, other, ownNS, own)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command berth-controller is Berth's cluster controller: it compiles Containers, chooses their nodes, dispatches them as
-// OCIBundles and mirrors what the agents say. It decides nothing itself; see package controllers.
+// Command berth-controller is Berth's cluster controller: it compiles Containers, chooses their
+// nodes, dispatches them as OCIBundles and mirrors what the agents say. It decides nothing itself;
+// see package controllers.
 package main
 
 import (
@@ -196,8 +197,8 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 		LeaderElectionID:       o.leaderID,
 
 		LeaderElectionNamespace: namespace,
-		// The process ends when the manager does, so the Lease may be given back at once: the next one need not wait for
-		// it to run out.
+		// The process ends when the manager does, so the Lease may be given back at once: the next
+		// one need not wait for it to run out.
 		LeaderElectionReleaseOnCancel: true,
 	})
 	if err != nil {
@@ -237,8 +238,9 @@ func checkCRDs(ctx context.Context, cfg *rest.Config, scheme *runtime.Scheme, lo
 	return err
 }
 
-// restConfig finds the cluster. Requests are not throttled on this side: the API server's priority and fairness is there
-// for that, and the default of 20 a second would be what a burst of Containers waits for.
+// restConfig finds the cluster. Requests are not throttled on this side: the API server's priority
+// and fairness is there for that, and the default of 20 a second would be what a burst of
+// Containers waits for.
 func restConfig(kubeconfig string) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = kubeconfig

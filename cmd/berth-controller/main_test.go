@@ -85,8 +85,8 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-// TestLeader runs two controllers as a cluster would: one leads and works, and on SIGTERM it gives the Lease
-// back, so that the other takes over at once.
+// TestLeader runs two controllers as a cluster would: one leads and works, and on SIGTERM it gives
+// the Lease back, so that the other takes over at once.
 func TestLeader(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
@@ -171,7 +171,8 @@ func TestLeader(t *testing.T) {
 	}
 }
 
-// refusesOlderCRDs: a controller that was upgraded before the CRDs says so and ends, before it touches anything.
+// refusesOlderCRDs: a controller that was upgraded before the CRDs says so and ends, before it
+// touches anything.
 func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
 	t.Helper()
 	u := &unstructured.Unstructured{}
@@ -272,7 +273,8 @@ func (r *controller) certificate() (string, error) {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
 }
 
-// installWebhook creates the configuration and the Secret of config/webhook, with an address of this host in place of the Service.
+// installWebhook creates the configuration and the Secret of config/webhook, with an address of
+// this host in place of the Service.
 func installWebhook(t *testing.T, c client.Client, address string) {
 	t.Helper()
 	document, err := os.ReadFile(filepath.Join("..", "..", "config", "webhook", "webhook.yaml"))

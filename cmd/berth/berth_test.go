@@ -25,14 +25,15 @@ import (
 	"github.com/berth-run/berth/internal/racetest"
 )
 
-// program is the binary under test, as it is shipped; plain is one that was linked without an entry point of its own.
+// program is the binary under test, as it is shipped; plain is one that was linked without an entry
+// point of its own.
 var program, plain string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	// What the caller has us ignore, as nohup(1) and shells in the background do, would be ignored by all that is called here. What is caught is
-	// not, after execve(2).
+	// What the caller has us ignore, as nohup(1) and shells in the background do, would be ignored
+	// by all that is called here. What is caught is not, after execve(2).
 	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT} {
 		if signal.Ignored(sig) {
 			signal.Notify(make(chan os.Signal, 1), sig)
@@ -46,7 +47,8 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	program, plain = filepath.Join(dir, "berth"), filepath.Join(dir, "berth-plain")
 	for out, flags := range map[string]string{program: "-E main.entry", plain: ""} {
-		// Where they have been built before, as for a virtual machine in which that would take minutes.
+		// Where they have been built before, as for a virtual machine in which that would take
+		// minutes.
 		if built := os.Getenv("BERTH_PROGRAMS"); built != "" {
 			data, err := os.ReadFile(filepath.Join(built, filepath.Base(out)))
 			if err == nil {
@@ -104,7 +106,8 @@ func call(t *testing.T, cmd *exec.Cmd) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.all(), stderr.all()}
 }
 
-// output is a pipe for what a call of berth writes. A container that it has made may keep the pipe, whose end is not waited for.
+// output is a pipe for what a call of berth writes. A container that it has made may keep the pipe,
+// whose end is not waited for.
 type output struct {
 	r, w *os.File
 	text bytes.Buffer
@@ -129,7 +132,8 @@ func (o *output) all() string {
 	o.w.Close()
 	_ = o.r.SetReadDeadline(time.Unix(1, 0))
 	<-o.read
-	// Read looks at its deadline first, so that what was in the pipe by then is still there. Reading it does not block.
+	// Read looks at its deadline first, so that what was in the pipe by then is still there.
+	// Reading it does not block.
 	if raw, err := o.r.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			buf := make([]byte, 1<<16)
@@ -146,10 +150,12 @@ func (o *output) all() string {
 	return o.text.String()
 }
 
-// patience is how long anything is waited for that comes at once on a machine that has nothing else to do.
+// patience is how long anything is waited for that comes at once on a machine that has nothing else
+// to do.
 const patience = 2 * time.Minute
 
-// is fails the test where a call ended otherwise, or its output lacks some words. The log in text form has quotes escaped.
+// is fails the test where a call ended otherwise, or its output lacks some words. The log in text
+// form has quotes escaped.
 func (r result) is(t *testing.T, code int, stdout, stderr string) {
 	t.Helper()
 	if r.code != code || !strings.Contains(r.stdout, stdout) || !strings.Contains(strings.ReplaceAll(r.stderr, `\"`, `"`), stderr) {
@@ -524,7 +530,8 @@ func TestRun(t *testing.T) {
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
 }
 
-// TestStartWithoutProcess expects an error and the end of the container; the exit code is what runtime-tools' validation wants.
+// TestStartWithoutProcess expects an error and the end of the container; the exit code is what
+// runtime-tools' validation wants.
 func TestStartWithoutProcess(t *testing.T) {
 	root, id := host(t)
 	berth(t, "--root", root, "create", "--bundle", bundle(t, func(s *specs.Spec) { s.Process = nil }), id).is(t, 0, "", "")
@@ -533,8 +540,8 @@ func TestStartWithoutProcess(t *testing.T) {
 	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
 }
 
-// TestWaitingChildIsSmall: a created container waits with the memory of its own plan and no copy of the runtime's, which would cost as
-// much as the container's mounts.
+// TestWaitingChildIsSmall: a created container waits with the memory of its own plan and no copy of
+// the runtime's, which would cost as much as the container's mounts.
 func TestWaitingChildIsSmall(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("true"))
@@ -549,8 +556,8 @@ func TestWaitingChildIsSmall(t *testing.T) {
 	}
 }
 
-// TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve, and run as its own, cannot be
-// written to through it.
+// TestSealed: CVE-2019-5736: the program that a container can see as /proc/self/exe until execve,
+// and run as its own, cannot be written to through it.
 func TestSealed(t *testing.T) {
 	for name, program := range map[string]string{"entry": program, "plain": plain} {
 		t.Run(name, func(t *testing.T) {
@@ -568,7 +575,8 @@ func TestSealed(t *testing.T) {
 	}
 }
 
-// TestSealedOnce: sealing costs a second start of the program; with an entry point of its own, not of the Go runtime.
+// TestSealedOnce: sealing costs a second start of the program; with an entry point of its own, not
+// of the Go runtime.
 func TestSealedOnce(t *testing.T) {
 	for name, want := range map[string]int{program: 1, plain: 2} {
 		// GODEBUG=inittrace makes each start of a Go runtime print package runtime once.
@@ -588,10 +596,12 @@ func TestRunForwardsSignals(t *testing.T) {
 	forwardsSignals(t, exec.Command(program, "--root", root, "run", "--bundle", dir, id))
 }
 
-// untilTerm is a shell script that says that it is ready, and ends as it likes once it gets SIGTERM.
+// untilTerm is a shell script that says that it is ready, and ends as it likes once it gets
+// SIGTERM.
 const untilTerm = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done"
 
-// forwardsSignals fails the test unless a command that runs untilTerm hands SIGTERM on, and ends as the script does.
+// forwardsSignals fails the test unless a command that runs untilTerm hands SIGTERM on, and ends as
+// the script does.
 func forwardsSignals(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	stdout, err := cmd.StdoutPipe()
@@ -634,8 +644,9 @@ func TestSoftLimitOfFiles(t *testing.T) {
 	call(t, exec.Command("sh", "-c", "ulimit -Sn 321; ulimit -Hn 4321; exec "+program+" --root "+root+" run --bundle "+dir+" "+id)).is(t, 0, "321\n4321\n", "")
 }
 
-// TestForegroundTerminal: `run` stands between the container's terminal and its own standard streams. Newlines are handed on as the
-// container writes them, so that what is written to a file or pipe has no carriage returns, as with runc.
+// TestForegroundTerminal: `run` stands between the container's terminal and its own standard
+// streams. Newlines are handed on as the container writes them, so that what is written to a file
+// or pipe has no carriage returns, as with runc.
 func TestForegroundTerminal(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {

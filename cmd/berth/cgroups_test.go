@@ -9,7 +9,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestCgroupManager: the flag is taken by every command, as containerd passes it, and counts where a container is made.
+// TestCgroupManager: the flag is taken by every command, as containerd passes it, and counts where
+// a container is made.
 func TestCgroupManager(t *testing.T) {
 	root, id := host(t)
 	berth(t, "--cgroup-manager", "bogus", "list").is(t, 1, "", `--cgroup-manager: found "bogus"; allowed are cgroupfs, systemd, disabled`)

@@ -20,7 +20,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// wordBundle and wordID stand for the bundle and the container in a command line; waitStopped is no command of berth's.
+// wordBundle and wordID stand for the bundle and the container in a command line; waitStopped is no
+// command of berth's.
 const (
 	wordBundle  = "BUNDLE"
 	wordID      = "ID"
@@ -34,8 +35,8 @@ type other struct {
 	reason string
 }
 
-// conversation is a container's life and what goes wrong in it, one call after the other: which code, and which words on the
-// standard streams. Where runc is not named it does the same.
+// conversation is a container's life and what goes wrong in it, one call after the other: which
+// code, and which words on the standard streams. Where runc is not named it does the same.
 var conversation = []struct {
 	args           string
 	code           int
@@ -243,7 +244,8 @@ func TestStateLikeRunc(t *testing.T) {
 	}
 }
 
-// flagsOf reads the flags of a command from the help of berth, runc or crun, each name without its dashes.
+// flagsOf reads the flags of a command from the help of berth, runc or crun, each name without its
+// dashes.
 func flagsOf(t *testing.T, program string, command ...string) []string {
 	t.Helper()
 	r := call(t, exec.Command(program, append(command, "--help")...))

@@ -13,7 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestEvents: the statistics have runc's names, out of memory is reported, and events ends with the container.
+// TestEvents: the statistics have runc's names, out of memory is reported, and events ends with the
+// container.
 func TestEvents(t *testing.T) {
 	root, id := host(t)
 	limit, pids := int64(64<<20), int64(77)

@@ -19,7 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// exitExec is the exit code of every failure to execute a process, which looks the same as the process's own.
+// exitExec is the exit code of every failure to execute a process, which looks the same as the
+// process's own.
 const exitExec = 255
 
 var execCommand = command{
@@ -191,8 +192,9 @@ func (e *execFlags) change(p *specs.Process, args []string, set map[string]bool)
 	return nil
 }
 
-// withCapabilities adds to the sets of a process. Inheritable ones are not added, since a program with file capabilities would gain
-// what nobody meant it to have (CVE-2022-29162); and ambient ones have to be inheritable (capabilities(7)).
+// withCapabilities adds to the sets of a process. Inheritable ones are not added, since a program
+// with file capabilities would gain what nobody meant it to have (CVE-2022-29162); and ambient ones
+// have to be inheritable (capabilities(7)).
 func withCapabilities(own *specs.LinuxCapabilities, names []string) *specs.LinuxCapabilities {
 	var c specs.LinuxCapabilities
 	if own != nil {
@@ -211,8 +213,8 @@ func withCapabilities(own *specs.LinuxCapabilities, names []string) *specs.Linux
 	return &c
 }
 
-// parseUser reads UID[:GID]. Only numbers are taken, and only such as are ids: another reading of a name or of a number too large
-// might be root (CVE-2024-40635, CVE-2026-30892).
+// parseUser reads UID[:GID]. Only numbers are taken, and only such as are ids: another reading of a
+// name or of a number too large might be root (CVE-2024-40635, CVE-2026-30892).
 func parseUser(s string, u *specs.User) error {
 	uid, gid, both := strings.Cut(s, ":")
 	id, err := parseID(uid)
@@ -230,7 +232,8 @@ func parseUser(s string, u *specs.User) error {
 	return nil
 }
 
-// parseID reads a uid or gid: digits alone, and not (uid_t)-1, which means none (setuid(2), chown(2)).
+// parseID reads a uid or gid: digits alone, and not (uid_t)-1, which means none (setuid(2),
+// chown(2)).
 func parseID(s string) (uint32, error) {
 	const none = 1<<32 - 1
 	n, err := strconv.ParseUint(s, 10, 32)
@@ -261,7 +264,8 @@ func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.E
 	}
 	defer f.tty.close()
 	o.Console, o.PlainNewlines = f.tty.console(), true
-	// A process that is to get signals must not have its start cut short by one; but in a paused container it may wait for ever.
+	// A process that is to get signals must not have its start cut short by one; but in a paused
+	// container it may wait for ever.
 	stop := func() []unix.Signal { return nil }
 	if o.IgnorePaused {
 		ctx, stop = f.signals.cancel(ctx)

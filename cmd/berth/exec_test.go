@@ -20,7 +20,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// running is a container that does nothing, and how to call berth for it: with words before its id and words after.
+// running is a container that does nothing, and how to call berth for it: with words before its id
+// and words after.
 func running(t *testing.T, change func(*specs.Spec)) (on func(flags []string, argv ...string) result, command func(flags []string, argv ...string) *exec.Cmd) {
 	t.Helper()
 	root, id := host(t)
@@ -100,7 +101,8 @@ func TestExec(t *testing.T) {
 	on(words(), "true").is(t, 255, "", "exec failed: cannot exec in a stopped container")
 }
 
-// TestParseUser: CVE-2024-40635, CVE-2026-30892: what is no number of a user is none, and never root.
+// TestParseUser: CVE-2024-40635, CVE-2026-30892: what is no number of a user is none, and never
+// root.
 func TestParseUser(t *testing.T) {
 	for s, want := range map[string]specs.User{
 		"0": {UID: 0, GID: 9}, "1": {UID: 1, GID: 9}, "1:2": {UID: 1, GID: 2}, "4294967294:4294967294": {UID: 1<<32 - 2, GID: 1<<32 - 2}, "2147483648": {UID: 1 << 31, GID: 9},
@@ -144,7 +146,8 @@ func FuzzParseUser(f *testing.F) {
 	})
 }
 
-// TestCapabilitiesAreNotInheritable: CVE-2022-29162, also where the container's own process has inheritable ones.
+// TestCapabilitiesAreNotInheritable: CVE-2022-29162, also where the container's own process has
+// inheritable ones.
 func TestCapabilitiesAreNotInheritable(t *testing.T) {
 	own := &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}, Inheritable: []string{"CAP_CHOWN"}}
 	got, err := json.Marshal(withCapabilities(own, []string{"CAP_KILL", "CAP_CHOWN"}))
@@ -248,8 +251,8 @@ func TestExecPreservedDescriptors(t *testing.T) {
 	call(t, cmd).is(t, 0, "three\n0\n1\n2\n3\n4\n", "") // 4 is the directory that the shell reads; the caller's own is gone
 }
 
-// TestExecOfTheRuntimeItself: CVE-2019-5736: an image has the runtime executed as the interpreter of a script, keeps its program
-// open, and writes to it as soon as nobody executes it.
+// TestExecOfTheRuntimeItself: CVE-2019-5736: an image has the runtime executed as the interpreter
+// of a script, keeps its program open, and writes to it as soon as nobody executes it.
 func TestExecOfTheRuntimeItself(t *testing.T) {
 	on, command := running(t, func(s *specs.Spec) { s.Root.Readonly = false })
 	hash := func() string {

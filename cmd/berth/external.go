@@ -24,9 +24,9 @@ import (
 // nativeType is the runtime type of berth's own runtime.
 const nativeType = "native"
 
-// external is another program with runc's command line that runs a container in berth's place. The file of --runtimes has
-// those that there are by name; <root>/ID/external.json has the one that runs a container, whose own --root is
-// <root>/ID/external.
+// external is another program with runc's command line that runs a container in berth's place. The
+// file of --runtimes has those that there are by name; <root>/ID/external.json has the one that
+// runs a container, whose own --root is <root>/ID/external.
 type external struct {
 	// Path of the program, absolute.
 	Path string `json:"path"`
@@ -83,8 +83,8 @@ func (a *app) externalOf(id string) (*external, error) {
 	return e, nil
 }
 
-// create has the program make a container by `create` or `run`. Its choice is recorded before, so that a container whose
-// maker was killed can be deleted.
+// create has the program make a container by `create` or `run`. Its choice is recorded before, so
+// that a container whose maker was killed can be deleted.
 func (e *external) create(ctx context.Context, a *app, command, id string, args []string) error {
 	if err := runtime.CheckID(id); err != nil {
 		return err
@@ -204,7 +204,8 @@ func (a *app) listExternal(ctx context.Context) []*runtime.State {
 	return out
 }
 
-// withoutFlag returns a command line without a flag of ours that takes a value, up to the container's id.
+// withoutFlag returns a command line without a flag of ours that takes a value, up to the
+// container's id.
 func withoutFlag(args []string, name string) []string {
 	var out []string
 	for i := 0; i < len(args); i++ {

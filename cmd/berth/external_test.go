@@ -10,7 +10,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// TestRuntimeType: who is asked to run a container at its creation is asked for everything later, and leaves nothing.
+// TestRuntimeType: who is asked to run a container at its creation is asked for everything later,
+// and leaves nothing.
 func TestRuntimeType(t *testing.T) {
 	root, id := host(t)
 	const runc = "/usr/sbin/runc"
@@ -47,7 +48,8 @@ func TestRuntimeType(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnother: what another user says runs a container, in a directory where anybody can make one, is not executed.
+// TestRuntimeOfAnother: what another user says runs a container, in a directory where anybody can
+// make one, is not executed.
 func TestRuntimeOfAnother(t *testing.T) {
 	needs.Root(t)
 	root := t.TempDir()

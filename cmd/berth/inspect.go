@@ -30,7 +30,8 @@ var specCommand = command{
 		return func(_ context.Context, _ *app, _ []string) error {
 			spec := exampleSpec()
 			if !cgroups.IsCgroup2UnifiedMode() {
-				// As runc: on cgroup v1 programs look for their cgroup by the path that the host has for it.
+				// As runc: on cgroup v1 programs look for their cgroup by the path that the host
+				// has for it.
 				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 					return n.Type == specs.CgroupNamespace
 				})
@@ -58,7 +59,8 @@ var specCommand = command{
 	},
 }
 
-// exampleSpec returns the document that `spec` writes: a shell on a terminal, with little privilege.
+// exampleSpec returns the document that `spec` writes: a shell on a terminal, with little
+// privilege.
 func exampleSpec() *specs.Spec {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	mount := func(destination, kind, source string, options ...string) specs.Mount {

@@ -64,7 +64,8 @@ func activate(o *runtime.CreateOptions) error {
 	return nil
 }
 
-// checkPreserved checks that the caller has passed the n descriptors from some on that it says it has.
+// checkPreserved checks that the caller has passed the n descriptors from some on that it says it
+// has.
 func checkPreserved(said string, from, n int) error {
 	if n < 0 {
 		return fmt.Errorf("%s: found %d; allowed are 0 and more", said, n)
@@ -118,8 +119,9 @@ var startCommand = command{
 				return a.started(ctx, r, args[0], notify)
 			}
 			if errors.Is(err, runtime.ErrNoProcess) {
-				// An error of the operation, reported as one, but no exit code: the specification leaves open how (runtime.md,
-				// Errors), and the validation suite takes any other code for a failure.
+				// An error of the operation, reported as one, but no exit code: the specification
+				// leaves open how (runtime.md, Errors), and the validation suite takes any other
+				// code for a failure.
 				a.fail(err)
 				return nil
 			}
@@ -128,7 +130,8 @@ var startCommand = command{
 	},
 }
 
-// started waits until a container that has been started is ready, for the service manager that called.
+// started waits until a container that has been started is ready, for the service manager that
+// called.
 func (a *app) started(ctx context.Context, r *runtime.Runtime, id string, notify *net.UnixConn) error {
 	s, err := r.State(ctx, id)
 	if err != nil || s.PID == 0 {
@@ -195,7 +198,8 @@ var listCommand = command{
 			if err != nil {
 				return err
 			}
-			// Of the default directory, that it is not there means that there are no containers; of one that is named, a slip.
+			// Of the default directory, that it is not there means that there are no containers; of
+			// one that is named, a slip.
 			if a.rootGiven {
 				if _, err := os.Stat(a.root); err != nil {
 					return fmt.Errorf("--root: %w", err)

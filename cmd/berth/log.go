@@ -45,8 +45,9 @@ func (l *level) Set(s string) error {
 	return nil
 }
 
-// openLog opens --log: [file:]PATH, journald:ID or syslog:ID, as crun has them. A file is made even if nothing is written to it. Where the
-// log cannot be opened, nothing is done at all: who reads it would never learn of an error.
+// openLog opens --log: [file:]PATH, journald:ID or syslog:ID, as crun has them. A file is made even
+// if nothing is written to it. Where the log cannot be opened, nothing is done at all: who reads it
+// would never learn of an error.
 func (a *app) openLog() (err error) {
 	kind, name, named := strings.Cut(a.log, ":")
 	switch {
@@ -73,7 +74,8 @@ var severities = map[level]syslog.Priority{
 	levelError: syslog.LOG_ERR, levelWarning: syslog.LOG_WARNING, levelInfo: syslog.LOG_INFO, levelDebug: syslog.LOG_DEBUG,
 }
 
-// openJournal returns what sends a record to the journal, as one datagram of its native protocol (systemd.io, Native Journal Protocol).
+// openJournal returns what sends a record to the journal, as one datagram of its native protocol
+// (systemd.io, Native Journal Protocol).
 func openJournal(id string) (func(level, string) error, error) {
 	journal, err := net.Dial("unixgram", "/run/systemd/journal/socket")
 	if err != nil {
@@ -95,7 +97,8 @@ func openSyslog(name string) (func(level, string) error, error) {
 	return func(l level, msg string) error { return send[l](oneLine(msg)) }, nil
 }
 
-// record appends one record to the log, in the form that containerd and podman read: keys level, msg and time.
+// record appends one record to the log, in the form that containerd and podman read: keys level,
+// msg and time.
 func (a *app) record(l level, msg string) {
 	if l > a.level {
 		return
@@ -131,7 +134,8 @@ func (a *app) debugf(format string, args ...any) {
 	}
 }
 
-// fail reports the error that ends a command: to the log and, where that is not standard error, there as well.
+// fail reports the error that ends a command: to the log and, where that is not standard error,
+// there as well.
 func (a *app) fail(err error) {
 	a.record(levelError, err.Error())
 	if a.sink != nil || a.send != nil {

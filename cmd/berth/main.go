@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command berth is Berth's OCI runtime, with the command line of runc, and the supervisor that the node agent starts.
+// Command berth is Berth's OCI runtime, with the command line of runc, and the supervisor that the
+// node agent starts.
 package main
 
 import (
@@ -26,8 +27,8 @@ const (
 	exitUnknownCommand = 3
 )
 
-// supervises returns whether the program is to be the supervisor. An argument that happens to be the
-// word does no harm.
+// supervises returns whether the program is to be the supervisor. An argument that happens to be
+// the word does no harm.
 func supervises() bool { return slices.Contains(os.Args[1:], "supervise") }
 
 // init keeps the main goroutine of the supervisor on the main thread, where it reaps orphans. In
@@ -39,8 +40,9 @@ func init() {
 }
 
 func main() {
-	// Sealing executes the program anew: before anything else has been set up for nothing. That a word is an argument and no
-	// command does no harm, and dispatch, which knows, reports a failure.
+	// Sealing executes the program anew: before anything else has been set up for nothing. That a
+	// word is an argument and no command does no harm, and dispatch, which knows, reports a
+	// failure.
 	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise" }) {
 		_ = seal()
 	}
@@ -57,9 +59,11 @@ type command struct {
 	id int
 	// min and max are how many arguments it takes; max < 0 is any number.
 	min, max int
-	// launches is whether it makes processes of containers, which have to come from a sealed program.
+	// launches is whether it makes processes of containers, which have to come from a sealed
+	// program.
 	launches bool
-	// signals is whether the command sees to the signals that berth gets; the others end with those of cancelling.
+	// signals is whether the command sees to the signals that berth gets; the others end with those
+	// of cancelling.
 	signals bool
 }
 
@@ -70,8 +74,8 @@ type app struct {
 	root          string
 	log           string
 	logFormat     string
-	// level is the least important level that is logged. It goes to sink or, by send, to another's log; where both are nil, to standard
-	// error.
+	// level is the least important level that is logged. It goes to sink or, by send, to another's
+	// log; where both are nil, to standard error.
 	level level
 	sink  *os.File
 	send  func(level, string) error
@@ -79,7 +83,8 @@ type app struct {
 	runtimes string
 	// rootGiven is whether the caller has said where the containers are.
 	rootGiven bool
-	// rootError is why there is no default for root; sticky is whether root is to survive the pruning of $XDG_RUNTIME_DIR.
+	// rootError is why there is no default for root; sticky is whether root is to survive the
+	// pruning of $XDG_RUNTIME_DIR.
 	rootError error
 	sticky    bool
 	rootless  string
@@ -144,8 +149,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitUnknownCommand
 }
 
-// parse reads flags before the arguments and, unless the words after the first argument are another program's, behind them too, as
-// runc does. What stands behind "--" is no flag.
+// parse reads flags before the arguments and, unless the words after the first argument are another
+// program's, behind them too, as runc does. What stands behind "--" is no flag.
 func parse(fs *flag.FlagSet, args []string, anywhere bool) error {
 	if !anywhere {
 		return fs.Parse(args)

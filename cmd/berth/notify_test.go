@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSocketActivation: sockets of a service manager come before --preserve-fds, and only for the process that they are meant for.
+// TestSocketActivation: sockets of a service manager come before --preserve-fds, and only for the
+// process that they are meant for.
 func TestSocketActivation(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {
@@ -67,8 +68,8 @@ func manager(t *testing.T) (address string, messages <-chan string) {
 	return address, out
 }
 
-// TestNotify: the manager learns that the container is ready and which process to watch, and nothing else that the container says;
-// start and a detached run return when it is ready.
+// TestNotify: the manager learns that the container is ready and which process to watch, and
+// nothing else that the container says; start and a detached run return when it is ready.
 func TestNotify(t *testing.T) {
 	for _, namespace := range []specs.LinuxNamespaceType{"", specs.UserNamespace} {
 		t.Run("user namespace "+string(namespace), func(t *testing.T) {
@@ -157,8 +158,8 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// TestNotifySocketPath finds the socket where the container's NOTIFY_SOCKET says: below the manager's
-// path, as with crun, or at runc's place, where a systemd in the container needs its own.
+// TestNotifySocketPath finds the socket where the container's NOTIFY_SOCKET says: below the
+// manager's path, as with crun, or at runc's place, where a systemd in the container needs its own.
 func TestNotifySocketPath(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) { s.Process.Args = sh("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET") })

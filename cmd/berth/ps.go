@@ -48,7 +48,8 @@ var psCommand = command{
 	},
 }
 
-// writeProcesses writes the heading of a table of ps(1) and the lines of some processes, selected by its column PID.
+// writeProcesses writes the heading of a table of ps(1) and the lines of some processes, selected
+// by its column PID.
 func writeProcesses(w io.Writer, table string, pids []int) error {
 	heading, lines, _ := strings.Cut(table, "\n")
 	column := slices.Index(strings.Fields(heading), "PID")

@@ -26,9 +26,9 @@ func isSet(fs *flag.FlagSet, name string) bool {
 	return f != nil && f.Value.String() == "true"
 }
 
-// forEach does something to every container below --root whose id matches, to the rest where it fails for one, and returns all
-// failures. A container that is gone by then is no failure. For a container of another runtime, its program is called with the command
-// and what follows the flags.
+// forEach does something to every container below --root whose id matches, to the rest where it
+// fails for one, and returns all failures. A container that is gone by then is no failure. For a
+// container of another runtime, its program is called with the command and what follows the flags.
 func (a *app) forEach(ctx context.Context, pattern, command string, args func(id string) []string, do func(id string) error) error {
 	re, err := regexp.CompilePOSIX(pattern)
 	if err != nil {

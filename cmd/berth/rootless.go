@@ -11,8 +11,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// toRootless turns a document into one that this process's user can run without being root, as runc does: he is root of a user
-// namespace that maps no other id; the network, which he may not set up, and /sys are the host's; no limits are asked for.
+// toRootless turns a document into one that this process's user can run without being root, as runc
+// does: he is root of a user namespace that maps no other id; the network, which he may not set up,
+// and /sys are the host's; no limits are asked for.
 func toRootless(spec *specs.Spec) {
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace || n.Type == specs.UserNamespace

@@ -41,7 +41,8 @@ const (
 	subordinateIDs = 200000
 )
 
-// newPlainUser fails the test if the user's runtime directory or a process of his is left when it ends.
+// newPlainUser fails the test if the user's runtime directory or a process of his is left when it
+// ends.
 func newPlainUser(t *testing.T) *plainUser {
 	t.Helper()
 	needs.Root(t)
@@ -102,7 +103,8 @@ func (u *plainUser) processes() (out []string) {
 	return out
 }
 
-// command is a call as the user, in a mount namespace whose /etc/subuid and /etc/subgid are the test's.
+// command is a call as the user, in a mount namespace whose /etc/subuid and /etc/subgid are the
+// test's.
 func (u *plainUser) command(argv ...string) *exec.Cmd {
 	u.t.Helper()
 	ids := ""
@@ -203,7 +205,8 @@ func TestSpecRootless(t *testing.T) {
 	u.berth("validate", "-b", u.home, "-f", filepath.Join(u.home, "other.json")).is(t, 1, "", "") // root.path is not there
 }
 
-// TestRootless: a plain user without subordinate ids and without a cgroup runs, looks at and removes containers.
+// TestRootless: a plain user without subordinate ids and without a cgroup runs, looks at and
+// removes containers.
 func TestRootless(t *testing.T) {
 	u := newPlainUser(t)
 	u.run("id -u; id -g; tr -s ' ' < /proc/self/uid_map; cat /proc/self/setgroups; echo x > /dev/null && echo null; echo made > /made; exit 3", nil).
@@ -257,7 +260,8 @@ func TestRootlessManyIDs(t *testing.T) {
 	u.run("true", manyIDs).is(t, 1, "", "linux.gidMappings: newgidmap ")
 }
 
-// TestRootlessHooks: those in the container's namespaces join it as its user, and so does exec before start.
+// TestRootlessHooks: those in the container's namespaces join it as its user, and so does exec
+// before start.
 func TestRootlessHooks(t *testing.T) {
 	u := newPlainUser(t)
 	hooked := func(s *specs.Spec) {
@@ -331,8 +335,8 @@ func TestRootlessErrors(t *testing.T) {
 
 func ptrTo[T any](v T) *T { return &v }
 
-// TestRootlessSys: whatever of the host's cgroups is to be seen cannot be written to, not by the user who owns it either
-// (CVE-2023-25809).
+// TestRootlessSys: whatever of the host's cgroups is to be seen cannot be written to, not by the
+// user who owns it either (CVE-2023-25809).
 func TestRootlessSys(t *testing.T) {
 	u := newPlainUser(t)
 	script := "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do test -d $d && mkdir $d/x 2>/dev/null && echo made $d; done; grep -c sysfs /proc/self/mounts; exit 0"
@@ -389,8 +393,8 @@ func TestRootlessReach(t *testing.T) {
 	}
 }
 
-// TestRootlessSealed: a user's own copy of berth is not to be overwritten by his container's root, who is himself on the host
-// (CVE-2019-5736). Who cannot write to berth pays nothing for that.
+// TestRootlessSealed: a user's own copy of berth is not to be overwritten by his container's root,
+// who is himself on the host (CVE-2019-5736). Who cannot write to berth pays nothing for that.
 func TestRootlessSealed(t *testing.T) {
 	for name, built := range map[string]string{"entry": program, "plain": plain} {
 		t.Run(name, func(t *testing.T) {
@@ -449,8 +453,9 @@ func TestRootlessExec(t *testing.T) {
 	u.berth("exec", "c", "/nonexistent").is(t, 255, "", "exec: \"/nonexistent\": stat /nonexistent: no such file or directory")
 }
 
-// TestRootlessExecAttack: CVE-2019-5736 as it was published: a process in the container has the runtime's program for its own. Another
-// holds that open, and writes to it once it is no longer executed.
+// TestRootlessExecAttack: CVE-2019-5736 as it was published: a process in the container has the
+// runtime's program for its own. Another holds that open, and writes to it once it is no longer
+// executed.
 func TestRootlessExecAttack(t *testing.T) {
 	u := newPlainUser(t)
 	before, err := os.ReadFile(u.program)

@@ -38,7 +38,8 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 	}
 	defer f.tty.close()
 	o.Console, o.PlainNewlines = f.tty.console(), true
-	// No signal ends berth itself, nor may the container's start be cut short by one that it is to get.
+	// No signal ends berth itself, nor may the container's start be cut short by one that it is to
+	// get.
 	p, err := start(ctx, o)
 	if err != nil {
 		return err
@@ -73,7 +74,8 @@ func exitCode(status unix.WaitStatus) error {
 
 // foreground stands between a process of a container and who has called berth.
 type foreground struct {
-	// signals are forwarded from the moment that there is a process to forward them to; until then they wait.
+	// signals are forwarded from the moment that there is a process to forward them to; until then
+	// they wait.
 	signals *signals
 	// tty is the process's terminal, if it is to be connected to berth's own.
 	tty *terminal
@@ -181,8 +183,9 @@ func (t *terminal) attach() error {
 	return nil
 }
 
-// makeRaw lets keys such as ^C through to the container's terminal, which turns them into signals there (cfmakeraw(3)). What is
-// written is still processed: the container's terminal leaves to this one what becomes of a newline.
+// makeRaw lets keys such as ^C through to the container's terminal, which turns them into signals
+// there (cfmakeraw(3)). What is written is still processed: the container's terminal leaves to this
+// one what becomes of a newline.
 func (t *terminal) makeRaw() {
 	old, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
 	if err != nil {

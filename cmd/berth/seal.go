@@ -15,16 +15,19 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/nofile"
 )
 
-// seal executes this program anew from a read-only mount that nobody can reach, and returns only where that has been done.
+// seal executes this program anew from a read-only mount that nobody can reach, and returns only
+// where that has been done.
 //
-// Until execve a container's first process is a copy of this one, and its /proc/self/exe is this program's file. A program
-// or an interpreter named /proc/self/exe in an image is that file, run by the container's root, who may then open it by
-// /proc/PID/exe and, as soon as it has ended, write to it: the next container would be made by what was written
-// (CVE-2019-5736). Through a read-only mount there is no writing (EROFS), and none may be remounted that is in no mount
-// namespace of its own. A plain user who owns the program, or may write to it, is his containers' root, and takes the mount from a
-// user namespace that lives no longer than it takes.
+// Until execve a container's first process is a copy of this one, and its /proc/self/exe is this
+// program's file. A program or an interpreter named /proc/self/exe in an image is that file, run by
+// the container's root, who may then open it by /proc/PID/exe and, as soon as it has ended, write
+// to it: the next container would be made by what was written (CVE-2019-5736). Through a read-only
+// mount there is no writing (EROFS), and none may be remounted that is in no mount namespace of its
+// own. A plain user who owns the program, or may write to it, is his containers' root, and takes
+// the mount from a user namespace that lives no longer than it takes.
 //
-// A program linked with `-E main.entry` has done so before the Go runtime began, and pays for one start and not for two.
+// A program linked with `-E main.entry` has done so before the Go runtime began, and pays for one
+// start and not for two.
 func seal() error {
 	if !exposed() {
 		return nil
@@ -39,7 +42,8 @@ func seal() error {
 	}
 	var sealed unix.Statfs_t
 	if err := unix.Statfs(selfExe[:len(selfExe)-1], &sealed); err == nil && sealed.Flags&unix.ST_RDONLY == 0 {
-		// Package syscall has raised the soft limit of open files; the next program is to find the one that this was called with.
+		// Package syscall has raised the soft limit of open files; the next program is to find the
+		// one that this was called with.
 		if soft, hard, ok := nofile.Original(); ok {
 			_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: soft, Max: hard})
 		}
@@ -60,14 +64,16 @@ func seal() error {
 
 const selfExe = "/proc/self/exe\x00"
 
-// rawSyscall6 is of no use to the Go scheduler or the race detector: it needs neither a goroutine nor a stack to grow.
+// rawSyscall6 is of no use to the Go scheduler or the race detector: it needs neither a goroutine
+// nor a stack to grow.
 //
 //go:linkname rawSyscall6 syscall.RawSyscall6
 func rawSyscall6(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2, errno uintptr)
 
-// sealEarly is called by entry, before the Go runtime has begun: with no goroutine, no heap and no stack that could grow. It
-// gets the stack as the kernel has made it: argc, the pointers of argv up to a null, those of the environment up to a null
-// (the System V ABI, Process Initialization). Where it fails, seal comes upon the same and reports it.
+// sealEarly is called by entry, before the Go runtime has begun: with no goroutine, no heap and no
+// stack that could grow. It gets the stack as the kernel has made it: argc, the pointers of argv up
+// to a null, those of the environment up to a null (the System V ABI, Process Initialization).
+// Where it fails, seal comes upon the same and reports it.
 //
 //go:nosplit
 //go:norace
@@ -87,7 +93,8 @@ func sealEarly(stack unsafe.Pointer) { //nolint:unused // entry, in assembly, co
 	}
 }
 
-// launches is whether a word of the command line, ended by a zero byte, is a command that makes processes of containers.
+// launches is whether a word of the command line, ended by a zero byte, is a command that makes
+// processes of containers.
 //
 //go:nosplit
 //go:norace
@@ -108,7 +115,8 @@ func same(arg unsafe.Pointer, word string) bool { //nolint:unused // entry, in a
 	return true
 }
 
-// exposed is whether containers could write to this program: who cannot cannot let his containers do so.
+// exposed is whether containers could write to this program: who cannot cannot let his containers
+// do so.
 //
 //go:nosplit
 //go:norace
@@ -139,7 +147,8 @@ func emptyPath() uintptr {
 	return uintptr(unsafe.Pointer(unsafe.StringData(selfExe))) + uintptr(len(selfExe)-1)
 }
 
-// execSealed executes this program from a read-only mount. It returns without an error, call 0, where this is one already.
+// execSealed executes this program from a read-only mount. It returns without an error, call 0,
+// where this is one already.
 //
 //go:nosplit
 //go:norace
@@ -165,7 +174,8 @@ func execSealed(argv, env unsafe.Pointer) (call, errno uintptr) {
 	return unix.SYS_EXECVEAT, errno
 }
 
-// sealedMount opens a read-only mount of the file that a string ending with a zero byte names, which takes CAP_SYS_ADMIN over the mount namespace.
+// sealedMount opens a read-only mount of the file that a string ending with a zero byte names,
+// which takes CAP_SYS_ADMIN over the mount namespace.
 //
 //go:nosplit
 //go:norace
@@ -184,8 +194,8 @@ func sealedMount(path uintptr) (fd, call, errno uintptr) {
 	return fd, 0, 0
 }
 
-// sealedMountApart has it opened by a child in a user and a mount namespace of its own, which has that right there, and whose table of
-// descriptors is this process's.
+// sealedMountApart has it opened by a child in a user and a mount namespace of its own, which has
+// that right there, and whose table of descriptors is this process's.
 //
 //go:nosplit
 //go:norace
@@ -197,7 +207,8 @@ func sealedMountApart() (fd, call, errno uintptr) {
 	if errno != 0 {
 		return 0, unix.SYS_OPEN_TREE, errno
 	}
-	// Without a signal at its end (the lowest byte), so that none can arrive and no caller's SIG_IGN reaps it.
+	// Without a signal at its end (the lowest byte), so that none can arrive and no caller's
+	// SIG_IGN reaps it.
 	child, _, errno := rawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS|unix.CLONE_FILES|unix.CLONE_VFORK, 0, 0, 0, 0, 0)
 	if errno != 0 {
 		_, _, _ = rawSyscall6(unix.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
@@ -228,15 +239,17 @@ func sealedMountApart() (fd, call, errno uintptr) {
 	return fd, 0, 0
 }
 
-// apart is the buffer that replaceBySealed reads into: there is no heap yet, and the stack is small.
+// apart is the buffer that replaceBySealed reads into: there is no heap yet, and the stack is
+// small.
 var apart struct {
 	path  [unix.PathMax]byte
 	files [2]unix.Statx_t
 }
 
-// replaceBySealed puts a read-only mount of this program in the place of a descriptor of its file. /proc/self/exe is a file in the mount
-// namespace that the program was executed in, of which this one has a copy: it is by its path that the file is to be found in it, and
-// identified by its inode.
+// replaceBySealed puts a read-only mount of this program in the place of a descriptor of its file.
+// /proc/self/exe is a file in the mount namespace that the program was executed in, of which this
+// one has a copy: it is by its path that the file is to be found in it, and identified by its
+// inode.
 //
 //go:nosplit
 //go:norace
@@ -274,7 +287,8 @@ func sameFile(a, b uintptr) bool {
 	return x.Ino == y.Ino && x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor
 }
 
-// early is sealEarly for entry: assembly can call Go only through a wrapper, which needs a goroutine, or by a function value.
+// early is sealEarly for entry: assembly can call Go only through a wrapper, which needs a
+// goroutine, or by a function value.
 var early = sealEarly //nolint:unused // entry, in assembly, reads it
 
 // entry is where a program linked with `-E main.entry` begins.

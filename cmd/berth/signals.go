@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// signals are those that this process is sent from when they are caught on, one byte each in a pipe.
+// signals are those that this process is sent from when they are caught on, one byte each in a
+// pipe.
 //
-// Package os/signal asks a thread of its own for every signal that it is to catch, two switches of threads each time: a
-// millisecond for those that a container in the foreground is to get, a tenth of what the whole container takes. A handler that
-// writes to a pipe costs a system call a signal. (It is no part of the Go runtime, which it does not touch; supervise, which lives
-// long, has package os/signal.)
+// Package os/signal asks a thread of its own for every signal that it is to catch, two switches of
+// threads each time: a millisecond for those that a container in the foreground is to get, a tenth
+// of what the whole container takes. A handler that writes to a pipe costs a system call a signal.
+// (It is no part of the Go runtime, which it does not touch; supervise, which lives long, has
+// package os/signal.)
 type signals struct {
 	fd   int      // the pipe's read end, not blocking
 	file *os.File // the same, once cancel reads it
@@ -28,14 +30,16 @@ type signals struct {
 // cancelling are the signals that end a command.
 var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
-// forwarded are the signals that a container's process gets in place of berth: all but those that the kernel keeps (SIGKILL,
-// SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG of the Go scheduler).
+// forwarded are the signals that a container's process gets in place of berth: all but those that
+// the kernel keeps (SIGKILL, SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG
+// of the Go scheduler).
 func forwarded() []unix.Signal {
 	list := []unix.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
 		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGPROF, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
-	// Those below are the C library's and, in programs that are made with it, the Go runtime's (signal(7), Real-time signals).
+	// Those below are the C library's and, in programs that are made with it, the Go runtime's
+	// (signal(7), Real-time signals).
 	const firstRealTime, lastRealTime = 35, 64
 	for sig := unix.Signal(firstRealTime); sig <= lastRealTime; sig++ {
 		list = append(list, sig)
@@ -46,8 +50,9 @@ func forwarded() []unix.Signal {
 // relayFD is where relay writes to: a handler has no argument of ours.
 var relayFD int32 //nolint:unused // relay, in assembly, reads it
 
-// relayPC is the address, for the kernel to call, of a handler of signals (sigaction(2)) in assembly that writes the signal's number to
-// relayFD. sigreturnPC is that of what it returns to on amd64 (rt_sigreturn(2)); elsewhere it is 0, the kernel has one of its own.
+// relayPC is the address, for the kernel to call, of a handler of signals (sigaction(2)) in
+// assembly that writes the signal's number to relayFD. sigreturnPC is that of what it returns to on
+// amd64 (rt_sigreturn(2)); elsewhere it is 0, the kernel has one of its own.
 var relayPC, sigreturnPC uintptr
 
 // kernelSigaction is struct sigaction as rt_sigaction(2) takes it on amd64 and arm64.
@@ -58,17 +63,20 @@ type kernelSigaction struct {
 	mask     uint64
 }
 
-// catchSignals has signals of this process come through a pipe from now on. There may be one such pipe in a process.
+// catchSignals has signals of this process come through a pipe from now on. There may be one such
+// pipe in a process.
 func catchSignals(list []unix.Signal) (*signals, error) {
 	var p [2]int
-	// A pipe that is full, with 65,536 signals, takes no more: the kernel does not keep as many either.
+	// A pipe that is full, with 65,536 signals, takes no more: the kernel does not keep as many
+	// either.
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("catch signals: pipe2: %w", err)
 	}
 	relayFD = int32(p[1])
 	const saRestorer, saOnStack, saRestart = 0x04000000, 0x08000000, 0x10000000 // SA_* of asm/signal.h, the same on amd64 and arm64
 	action := &kernelSigaction{
-		// On a stack for signals, which the Go runtime has made for each thread: that of a goroutine is too small.
+		// On a stack for signals, which the Go runtime has made for each thread: that of a
+		// goroutine is too small.
 		handler: relayPC, flags: saOnStack | saRestart, restorer: sigreturnPC, mask: ^uint64(0),
 	}
 	if sigreturnPC != 0 {
@@ -85,7 +93,8 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 	return &signals{fd: p[0]}, nil
 }
 
-// hangupIgnored is whether whoever called has SIGHUP ignored, as nohup(1) does. To catch it would be to get it.
+// hangupIgnored is whether whoever called has SIGHUP ignored, as nohup(1) does. To catch it would
+// be to get it.
 func hangupIgnored() bool {
 	const ignore = 1 // SIG_IGN
 	var action kernelSigaction
@@ -93,8 +102,9 @@ func hangupIgnored() bool {
 	return errno == 0 && action.handler == ignore
 }
 
-// stream is a standard stream, by its descriptor, without what os.Stdout and os.Stderr do where nobody reads any more: they end the process
-// (os/signal, SIGPIPE), with a container half made or left alone.
+// stream is a standard stream, by its descriptor, without what os.Stdout and os.Stderr do where
+// nobody reads any more: they end the process (os/signal, SIGPIPE), with a container half made or
+// left alone.
 type stream int
 
 func (s stream) Write(p []byte) (n int, err error) {
@@ -127,8 +137,8 @@ func (s *signals) read() []unix.Signal {
 	return out
 }
 
-// cancel returns a context that ends with the first signal that ends a command. stop ends that, and returns the signals that have
-// arrive during the wait.
+// cancel returns a context that ends with the first signal that ends a command. stop ends that, and
+// returns the signals that have arrive during the wait.
 func (s *signals) cancel(parent context.Context) (_ context.Context, stop func() []unix.Signal) {
 	ctx, cancel := context.WithCancelCause(parent)
 	var came []unix.Signal
@@ -168,7 +178,8 @@ func untilSignal(ctx context.Context) (context.Context, error) {
 	return ctx, nil
 }
 
-// waitEnd waits until the process of a pidfd has ended, and hands over each signal that arrives before that.
+// waitEnd waits until the process of a pidfd has ended, and hands over each signal that arrives
+// before that.
 func (s *signals) waitEnd(pidfd int, handle func(unix.Signal)) error {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
 	for {

@@ -107,7 +107,8 @@ func traces(t *testing.T, root, id string) (found []string) {
 	return found
 }
 
-// TestSignalsMidway: a signal that ends berth while it makes a container leaves a container that is whole, or nothing.
+// TestSignalsMidway: a signal that ends berth while it makes a container leaves a container that is
+// whole, or nothing.
 func TestSignalsMidway(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sleep", "1000"))
@@ -124,7 +125,8 @@ func TestSignalsMidway(t *testing.T) {
 		cmd := exec.Command(program, "--root", root, "create", "--bundle", dir, id)
 		cmd.Stderr = stderr.w
 		must(t, cmd.Start())
-		// Before berth has its handlers a signal ends it, with nothing made: its first step is the container's directory.
+		// Before berth has its handlers a signal ends it, with nothing made: its first step is the
+		// container's directory.
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 			if _, err := os.Stat(filepath.Join(root, id)); err == nil {
 				break
@@ -158,7 +160,8 @@ func TestSignalsMidway(t *testing.T) {
 	}
 }
 
-// TestNobodyReadsTheLog: what is logged into a pipe that nobody reads any more do not end berth on its way.
+// TestNobodyReadsTheLog: what is logged into a pipe that nobody reads any more do not end berth on
+// its way.
 func TestNobodyReadsTheLog(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "exit 3"))
@@ -177,7 +180,8 @@ func TestNobodyReadsTheLog(t *testing.T) {
 	}
 }
 
-// TestNohup: a hangup that berth is to ignore does not reach its container; one that it is not does.
+// TestNohup: a hangup that berth is to ignore does not reach its container; one that it is not
+// does.
 func TestNohup(t *testing.T) {
 	for name, want := range map[string]int{"ignored": 7, "heeded": 5} {
 		t.Run(name, func(t *testing.T) {
@@ -204,7 +208,8 @@ func TestNohup(t *testing.T) {
 	}
 }
 
-// TestIgnoredSignals: what the caller ignores is no business of the container's, and the end of its process is noticed all the same.
+// TestIgnoredSignals: what the caller ignores is no business of the container's, and the end of its
+// process is noticed all the same.
 func TestIgnoredSignals(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "grep SigIgn /proc/self/status; exit 6"))

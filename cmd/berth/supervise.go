@@ -30,8 +30,8 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
-// What is in --run-dir besides the socket, and the supervisor's own directory: each a directory of its own, so that no container id is
-// the name of something else.
+// What is in --run-dir besides the socket, and the supervisor's own directory: each a directory of
+// its own, so that no container id is the name of something else.
 const (
 	nativeFolder   = "containers" // root of the native runtime: `berth --root RUN-DIR/containers list`
 	handlersFolder = "handlers"   // state of other runtimes; the agent's is there as well
@@ -92,7 +92,8 @@ var superviseCommand = command{
 	},
 }
 
-// upgradeTimeout is how long a supervisor may take to continue as another program: operations under way end first.
+// upgradeTimeout is how long a supervisor may take to continue as another program: operations under
+// way end first.
 const upgradeTimeout = time.Minute
 
 func upgradeSupervisor(ctx context.Context, a *app, socket string) error {

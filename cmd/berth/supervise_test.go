@@ -19,7 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// A container may have any id, those of the supervisor's own directories too: making and deleting it touches no record.
+// A container may have any id, those of the supervisor's own directories too: making and deleting
+// it touches no record.
 func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
 	needs.Root(t)
 	dir := t.TempDir()

@@ -16,7 +16,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// userManager starts the user's own systemd, as a login of his would, and has his runtime directory be that of it.
+// userManager starts the user's own systemd, as a login of his would, and has his runtime directory
+// be that of it.
 func (u *plainUser) userManager() {
 	u.t.Helper()
 	if !strings.HasPrefix(u.t.Name(), "TestSystemd") {
@@ -47,8 +48,8 @@ func (u *plainUser) userManager() {
 	}
 }
 
-// TestSystemdUser: with --systemd-cgroup a plain user's containers are scopes of his own systemd, with limits, whether berth is called
-// from below that or from elsewhere, as from a login session.
+// TestSystemdUser: with --systemd-cgroup a plain user's containers are scopes of his own systemd,
+// with limits, whether berth is called from below that or from elsewhere, as from a login session.
 func TestSystemdUser(t *testing.T) {
 	u := newPlainUser(t)
 	u.userManager()

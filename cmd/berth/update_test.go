@@ -79,11 +79,13 @@ func TestUpdate(t *testing.T) {
 	holds("pids", "pids.max", "7", "pids.max", "7")
 
 	for stdin, want := range map[string]string{
+		`{"memory":{"limit":"64M"}}`: "memory.limit: found",
+		`{"cpu":{"period":5}}`:       "linux.resources.cpu.period: found 5",
+		`not json`:                   "--resources: ",
+
 		`{"memory":{"limit":1048576,"limits":3}}`: `linux.resources.memory.limits: found "3"; allowed: only fields that the specification has`,
-		`{"memory":{"limit":"64M"}}`:              "memory.limit: found",
+
 		`{"blockIO":{"throttleReadBpsDevice":[{"major":7,"minor":0,"rate":1,"burst":2}]}}`: "linux.resources.blockIO.throttleReadBpsDevice[0].burst: found",
-		`{"cpu":{"period":5}}`: "linux.resources.cpu.period: found 5",
-		`not json`:             "--resources: ",
 	} {
 		cmd := exec.Command(program, "--root", root, "update", "-r", "-", id)
 		cmd.Stdin = strings.NewReader(stdin)
@@ -113,7 +115,8 @@ func TestUpdate(t *testing.T) {
 	berth(t, "--root", root, "kill", id, "KILL").is(t, 0, "", "")
 }
 
-// TestUpdateDevices: device rules of an update hold, in place of those before; ones that the container has already are not set again.
+// TestUpdateDevices: device rules of an update hold, in place of those before; ones that the
+// container has already are not set again.
 func TestUpdateDevices(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {

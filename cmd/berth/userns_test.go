@@ -10,8 +10,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestExecInUserNamespace: podman for a plain user calls us as root of a user namespace that it has made, which does not own the pid
-// namespace that we are in. A thread that has joined the container's cannot come back (setns(2)).
+// TestExecInUserNamespace: podman for a plain user calls us as root of a user namespace that it has
+// made, which does not own the pid namespace that we are in. A thread that has joined the
+// container's cannot come back (setns(2)).
 func TestExecInUserNamespace(t *testing.T) {
 	u := newPlainUser(t)
 	dir := u.bundle(func(s *specs.Spec) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package crd holds the CustomResourceDefinitions of this version, for a program that compares them with those of a
-// cluster.
+// Package crd holds the CustomResourceDefinitions of this version, for a program that compares them
+// with those of a cluster.
 package crd
 
 import "embed"

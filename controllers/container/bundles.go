@@ -15,16 +15,18 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// An OCIBundle is in the namespace of its node. The Container names the node in AnnotationNode, which is written together with the
-// finalizer, before the OCIBundle and on condition that the Container is as it was read. So there is one place where its
-// OCIBundle can be, and a controller whose cache lags behind dispatches it to no second node.
+// An OCIBundle is in the namespace of its node. The Container names the node in AnnotationNode,
+// which is written together with the finalizer, before the OCIBundle and on condition that the
+// Container is as it was read. So there is one place where its OCIBundle can be, and a controller
+// whose cache lags behind dispatches it to no second node.
 
 // bundleKey returns the key of the OCIBundle of a Container on a node.
 func bundleKey(c client.ObjectKey, node string) client.ObjectKey {
 	return client.ObjectKey{Namespace: v1alpha1.NodeNamespace(node), Name: v1alpha1.BundleName(c.Namespace, c.Name)}
 }
 
-// containerKey returns the key of the Container that an OCIBundle was compiled from, or whose place it takes, or the zero value.
+// containerKey returns the key of the Container that an OCIBundle was compiled from, or whose place
+// it takes, or the zero value.
 func containerKey(b *v1alpha1.OCIBundle) client.ObjectKey {
 	if owner := b.Owner(); owner.UID != "" {
 		return client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}
@@ -39,8 +41,9 @@ func containerKey(b *v1alpha1.OCIBundle) client.ObjectKey {
 	return client.ObjectKey{Namespace: namespace, Name: name}
 }
 
-// ours reports whether the OCIBundle was compiled from this very Container. One that does not say whose it is, but carries our
-// label, is from a controller that did not know spec.containerRef, and has lost its owner reference since.
+// ours reports whether the OCIBundle was compiled from this very Container. One that does not say
+// whose it is, but carries our label, is from a controller that did not know spec.containerRef, and
+// has lost its owner reference since.
 func ours(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
 	owner := b.Owner()
 	return owner.UID == c.UID || owner.UID == "" && b.IsFormer() && b.Labels[v1alpha1.LabelContainer] == label(c.Name)
@@ -98,7 +101,8 @@ func (r *Reconciler) findBundles(ctx context.Context, s *scope) error {
 		return nil
 	}
 	s.found.foreign = ""
-	// The one where the Container says; else one in the namespace of a node, before that of an earlier controller.
+	// The one where the Container says; else one in the namespace of a node, before that of an
+	// earlier controller.
 	rank := func(b *v1alpha1.OCIBundle) int {
 		switch {
 		case isThere(b) && !b.IsFormer():

@@ -21,9 +21,10 @@ import (
 // Compile turns a Container into the spec of an OCIBundle, as compile.Bundle does.
 type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
-// compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle holds that already, it
-// stays as it is, whatever this version of the compiler would make of the Container, until it is asked to be compiled anew. Where
-// the spec has faults, everything stops here, and an OCIBundle of an earlier generation is left alone.
+// compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle
+// holds that already, it stays as it is, whatever this version of the compiler would make of the
+// Container, until it is asked to be compiled anew. Where the spec has faults, everything stops
+// here, and an OCIBundle of an earlier generation is left alone.
 func (r *Reconciler) compile(ctx context.Context, s *scope) (bool, error) {
 	if s.holdsGeneration() && !s.asksToRecompile() {
 		s.kept = true
@@ -63,21 +64,24 @@ func (r *Reconciler) compileAnew(s *scope) bool {
 	return true
 }
 
-// holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's generation, unedited.
+// holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's
+// generation, unedited.
 func (s *scope) holdsGeneration() bool {
 	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
 }
 
 // unedited returns whether the spec of an OCIBundle is as the controller wrote it.
 func unedited(b *v1alpha1.OCIBundle) bool {
-	// Without the annotation there is nothing to compare with. A restart is worse than an edit that goes unseen.
+	// Without the annotation there is nothing to compare with. A restart is worse than an edit that
+	// goes unseen.
 	was, recorded := b.Annotations[AnnotationSpecDigest]
 	return !recorded || was == specDigest(&b.Spec)
 }
 
-// keepRun keeps what the OCIBundle has of the process, image, volumes and document, if the edit of the Container concerns
-// only where and how it is run, such as its grace period: then another version of the compiler replaces nothing, either. Of
-// an edit of the resources, readKept puts no more into the document than a running container can be given.
+// keepRun keeps what the OCIBundle has of the process, image, volumes and document, if the edit of
+// the Container concerns only where and how it is run, such as its grace period: then another
+// version of the compiler replaces nothing, either. Of an edit of the resources, readKept puts no
+// more into the document than a running container can be given.
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
 	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.asksToRecompile() {
@@ -98,13 +102,14 @@ func (s *scope) keepRun(node, handler string) {
 	s.desired, s.sameRun, s.profile = &kept, true, ""
 }
 
-// compiledGeneration returns the generation of the Container that its OCIBundle was compiled for; 0 if that is unknown.
+// compiledGeneration returns the generation of the Container that its OCIBundle was compiled for; 0
+// if that is unknown.
 func compiledGeneration(b *v1alpha1.OCIBundle, c *v1alpha1.Container) int64 {
 	if b.Spec.CompiledGeneration != 0 {
 		return b.Spec.CompiledGeneration
 	}
-	// Controllers that did not record it said so all the same: they mirrored the agent's word with the Container's generation
-	// only if the OCIBundle was that generation's.
+	// Controllers that did not record it said so all the same: they mirrored the agent's word with
+	// the Container's generation only if the OCIBundle was that generation's.
 	var generation int64
 	for _, kind := range mirrored {
 		if said := meta.FindStatusCondition(c.Status.Conditions, kind); said != nil {
@@ -114,8 +119,9 @@ func compiledGeneration(b *v1alpha1.OCIBundle, c *v1alpha1.Container) int64 {
 	return generation
 }
 
-// compileFor compiles once more where the node is of another architecture than the controller, since the default seccomp
-// profile names the system calls of a machine. It finds no fault that compile did not find.
+// compileFor compiles once more where the node is of another architecture than the controller,
+// since the default seccomp profile names the system calls of a machine. It finds no fault that
+// compile did not find.
 func (r *Reconciler) compileFor(s *scope, architecture string) error {
 	if architecture == "" || architecture == runtime.GOARCH {
 		return nil
@@ -132,8 +138,8 @@ func (r *Reconciler) compileFor(s *scope, architecture string) error {
 // fromImage stands for what the image says in a document that is checked before the image is known.
 const fromImage = "(from the image)"
 
-// validateBundle checks the runtime-spec document as far as it can be without the image; the agent checks it again when it
-// has put in what the image says.
+// validateBundle checks the runtime-spec document as far as it can be without the image; the agent
+// checks it again when it has put in what the image says.
 func validateBundle(b *v1alpha1.OCIBundleSpec) validate.Faults {
 	doc := &specs.Spec{}
 	if err := json.Unmarshal(b.Config.Raw, doc); err != nil {

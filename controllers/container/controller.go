@@ -22,29 +22,33 @@ import (
 // FieldOwner is the name under which the controller owns fields in server-side apply.
 const FieldOwner = "berth-controller"
 
-// AnnotationRuntimeClass on an OCIBundle is the RuntimeClass that its handler comes from. A running Container does not
-// lose its handler with the RuntimeClass: that name is enough to keep what it was given.
+// AnnotationRuntimeClass on an OCIBundle is the RuntimeClass that its handler comes from. A running
+// Container does not lose its handler with the RuntimeClass: that name is enough to keep what it
+// was given.
 const AnnotationRuntimeClass = "berth.run/runtime-class"
 
-// AnnotationSpecDigest on an OCIBundle is the digest of the spec that the controller wrote, by which it sees that somebody
-// else has edited it.
+// AnnotationSpecDigest on an OCIBundle is the digest of the spec that the controller wrote, by
+// which it sees that somebody else has edited it.
 const AnnotationSpecDigest = "berth.run/spec-digest"
 
-// AnnotationRunDigest on an OCIBundle is the digest of its Container's spec, without the fields that say only where and how
-// it is run.
+// AnnotationRunDigest on an OCIBundle is the digest of its Container's spec, without the fields
+// that say only where and how it is run.
 const AnnotationRunDigest = "berth.run/run-digest"
 
-// AnnotationFixedDigest on an OCIBundle is the same without the resources, too: the digest of what takes a new container.
+// AnnotationFixedDigest on an OCIBundle is the same without the resources, too: the digest of what
+// takes a new container.
 const AnnotationFixedDigest = "berth.run/fixed-digest"
 
 // AnnotationCompileRevision on an OCIBundle is the compile.Revision that its document is of.
 const AnnotationCompileRevision = "berth.run/compile-revision"
 
-// AnnotationRecompiled on an OCIBundle is the last value of v1alpha1.AnnotationRecompile that it was compiled for.
+// AnnotationRecompiled on an OCIBundle is the last value of v1alpha1.AnnotationRecompile that it
+// was compiled for.
 const AnnotationRecompiled = "berth.run/recompiled"
 
-// conflictDelay is how long to wait after a write that was based on an old object. The newer object is on its way
-// through the watch and reconciles by itself; this is for the case that it has come already.
+// conflictDelay is how long to wait after a write that was based on an old object. The newer object
+// is on its way through the watch and reconciles by itself; this is for the case that it has come
+// already.
 const conflictDelay = 500 * time.Millisecond
 
 // +kubebuilder:rbac:groups=berth.run,resources=containers,verbs=get;list;watch;patch
@@ -60,7 +64,8 @@ const conflictDelay = 500 * time.Millisecond
 type Reconciler struct {
 	// Client reads from the informer cache and writes to the API server.
 	Client client.Client
-	// Live reads from the API server itself, for the few decisions that may not rest on a cache that lags behind.
+	// Live reads from the API server itself, for the few decisions that may not rest on a cache
+	// that lags behind.
 	Live client.Reader
 	// Ledger counts the resources in use on each node; the watch of OCIBundles writes it.
 	Ledger *scheduling.Ledger
@@ -74,7 +79,8 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Clock is the time that conditions carry.
 	Clock clock.PassiveClock
-	// NodeGracePeriod is how long the NodeAgent of a node may be absent before the node is taken for gone.
+	// NodeGracePeriod is how long the NodeAgent of a node may be absent before the node is taken
+	// for gone.
 	NodeGracePeriod time.Duration
 
 	absences absences
@@ -83,11 +89,13 @@ type Reconciler struct {
 
 // Profiles is the part of *profile.Keeper that the Reconciler calls.
 type Profiles interface {
-	// Ensure returns once the SeccompProfile of that content exists, and will exist long enough to refer to it.
+	// Ensure returns once the SeccompProfile of that content exists, and will exist long enough to
+	// refer to it.
 	Ensure(ctx context.Context, profile string) error
 }
 
-// A phase does one part of the work. It reports whether the next one may go on; what it has found is in the scope.
+// A phase does one part of the work. It reports whether the next one may go on; what it has found
+// is in the scope.
 type phase func(context.Context, *scope) (bool, error)
 
 // Reconcile implements reconcile.Reconciler.
@@ -135,8 +143,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return r.done(s, sooner(again, s.again), errors.Join(err, r.report(ctx, s, err)))
 }
 
-// done returns when the queue is to call again: after the given time, 0 being never, or sooner. Having lost a race for an
-// object is no failure. s is nil if there is no Container.
+// done returns when the queue is to call again: after the given time, 0 being never, or sooner.
+// Having lost a race for an object is no failure. s is nil if there is no Container.
 func (r *Reconciler) done(s *scope, again time.Duration, err error) (ctrl.Result, error) {
 	if onlyConflicts(err) {
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil

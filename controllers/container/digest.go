@@ -13,12 +13,13 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// digestPrefix begins what stands in spec.config of an OCIBundle in the cache. A runtime-spec document is some 20 KiB,
-// most of it the seccomp profile: ten thousand of them are not kept only to be compared.
+// digestPrefix begins what stands in spec.config of an OCIBundle in the cache. A runtime-spec
+// document is some 20 KiB, most of it the seccomp profile: ten thousand of them are not kept only
+// to be compared.
 const digestPrefix = `{"digest":"sha256:`
 
-// TransformBundle makes an OCIBundle small before it enters the informer cache: managedFields are dropped, and spec.config is
-// replaced by its digest. Such an object must never be written back.
+// TransformBundle makes an OCIBundle small before it enters the informer cache: managedFields are
+// dropped, and spec.config is replaced by its digest. Such an object must never be written back.
 func TransformBundle(object any) (any, error) {
 	if b, ok := object.(*v1alpha1.OCIBundle); ok {
 		b.ManagedFields = nil
@@ -37,7 +38,8 @@ func digestConfig(b *v1alpha1.OCIBundle) {
 	}
 }
 
-// digest is the same for documents that mean the same: it is over the canonical form (sorted keys, no white space).
+// digest is the same for documents that mean the same: it is over the canonical form (sorted keys,
+// no white space).
 func digest(document []byte) []byte {
 	var value any
 	if err := json.Unmarshal(document, &value); err == nil {
@@ -48,7 +50,8 @@ func digest(document []byte) []byte {
 	return fmt.Appendf(nil, `%s%x"}`, digestPrefix, sha256.Sum256(document))
 }
 
-// specDigest returns the same for an OCIBundle's spec as it was written, as it was read, and as it is in the cache.
+// specDigest returns the same for an OCIBundle's spec as it was written, as it was read, and as it
+// is in the cache.
 func specDigest(spec *v1alpha1.OCIBundleSpec) string {
 	b := v1alpha1.OCIBundle{Spec: *spec}
 	digestConfig(&b)

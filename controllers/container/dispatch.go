@@ -22,8 +22,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// dispatch makes the OCIBundle what it should be: it makes it, puts it right, or takes it away from the node that it is
-// not to be on any more.
+// dispatch makes the OCIBundle what it should be: it makes it, puts it right, or takes it away from
+// the node that it is not to be on any more.
 func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.Spec.NodeName != s.desired.NodeName {
 		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
@@ -51,7 +51,8 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 			return false, err
 		}
 	}
-	// No moment may be in which the OCIBundle is there and nothing holds the Container until the agent has let go of it.
+	// No moment may be in which the OCIBundle is there and nothing holds the Container until the
+	// agent has let go of it.
 	if err := r.claim(ctx, s, s.desired.NodeName); err != nil {
 		r.Ledger.Withdraw(s.key())
 		return false, err
@@ -157,7 +158,8 @@ func (r *Reconciler) readKept(ctx context.Context, s *scope, want *v1alpha1.OCIB
 	return nil
 }
 
-// label is the name as far as a label's value may hold it: 63 characters, the last of them a letter or digit.
+// label is the name as far as a label's value may hold it: 63 characters, the last of them a letter
+// or digit.
 func label(name string) string {
 	if len(name) > 63 {
 		name = name[:63]
@@ -168,8 +170,8 @@ func label(name string) string {
 	return name
 }
 
-// upToDate says whether the OCIBundle, as read, has all that is wanted; with kept, want's config is a digest, too. Labels and
-// annotations of others are theirs.
+// upToDate says whether the OCIBundle, as read, has all that is wanted; with kept, want's config is
+// a digest, too. Labels and annotations of others are theirs.
 func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	for k, v := range want.Labels {
 		if have.Labels[k] != v {
@@ -191,8 +193,9 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	return held(have)
 }
 
-// held reports whether nothing but its agent and the controller can remove the OCIBundle. An owner reference, which cannot name
-// a Container of another namespace, would have it collected as garbage.
+// held reports whether nothing but its agent and the controller can remove the OCIBundle. An owner
+// reference, which cannot name a Container of another namespace, would have it collected as
+// garbage.
 func held(b *v1alpha1.OCIBundle) bool {
 	return controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) && (b.IsFormer() || len(b.OwnerReferences) == 0)
 }
@@ -225,9 +228,10 @@ func (r *Reconciler) claim(ctx context.Context, s *scope, node string) error {
 	return nil
 }
 
-// apply creates the OCIBundle, or changes have, with server-side apply. What others have added to its spec is no
-// business of server-side apply, which leaves to each what is its own; but this spec is what the kernel gets and the controller's alone,
-// so what is left of theirs is taken out by replacing the whole.
+// apply creates the OCIBundle, or changes have, with server-side apply. What others have added to
+// its spec is no business of server-side apply, which leaves to each what is its own; but this spec
+// is what the kernel gets and the controller's alone, so what is left of theirs is taken out by
+// replacing the whole.
 func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
 	u, err := applyConfiguration(want, have)
 	if err != nil {
@@ -253,13 +257,14 @@ func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) 
 	return whole, nil
 }
 
-// noVersion is a resource version that no object has: that of an etcd in which nothing was ever written. With it server-side apply
-// creates an object, and ends in a conflict where one exists.
+// noVersion is a resource version that no object has: that of an etcd in which nothing was ever
+// written. With it server-side apply creates an object, and ends in a conflict where one exists.
 const noVersion = "1"
 
-// applyConfiguration is want as server-side apply takes it: no status, and no field that is only there because Go has no
-// absent struct. have is the object that is to be changed, and no other of that name; nil where it is to be created. Without
-// either condition, apply would take over what somebody else has put under the name since the cache was read.
+// applyConfiguration is want as server-side apply takes it: no status, and no field that is only
+// there because Go has no absent struct. have is the object that is to be changed, and no other of
+// that name; nil where it is to be created. Without either condition, apply would take over what
+// somebody else has put under the name since the cache was read.
 func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructured, error) {
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
 	if err != nil {
@@ -276,8 +281,9 @@ func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructu
 	return u, nil
 }
 
-// clearName deletes the OCIBundles of earlier Containers of this name, whatever this one's spec says and whether or not it has
-// been dispatched: nothing else ends their processes. Until they are gone, schedule waits.
+// clearName deletes the OCIBundles of earlier Containers of this name, whatever this one's spec
+// says and whether or not it has been dispatched: nothing else ends their processes. Until they are
+// gone, schedule waits.
 func (r *Reconciler) clearName(ctx context.Context, s *scope) (bool, error) {
 	for _, b := range s.predecessors {
 		if err := r.remove(ctx, b); err != nil {

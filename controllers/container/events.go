@@ -30,14 +30,16 @@ func (s *scope) fact(kind, reason, action, format string, args ...any) {
 	s.facts = append(s.facts, note{kind, reason, action, fmt.Sprintf(format, args...)})
 }
 
-// send sends the notes of one change as few events: what went well becomes one, with the reason of the last.
+// send sends the notes of one change as few events: what went well becomes one, with the reason of
+// the last.
 func (r *Reconciler) send(c *v1alpha1.Container, notes []note) {
 	for _, n := range merge(notes) {
 		r.Recorder.Eventf(c, nil, n.kind, n.reason, n.action, "%s", status.Shorten(n.message, maxNote))
 	}
 }
 
-// merge joins the Normal notes into the last of them. Each Warning stays an event of its own, for people to search for its reason.
+// merge joins the Normal notes into the last of them. Each Warning stays an event of its own, for
+// people to search for its reason.
 func merge(notes []note) []note {
 	var out []note
 	var good note
@@ -57,7 +59,8 @@ func merge(notes []note) []note {
 	return out
 }
 
-// transitions are the events that follow from a change of status. It is pure, and silent where nothing has changed.
+// transitions are the events that follow from a change of status. It is pure, and silent where
+// nothing has changed.
 func transitions(before, after *v1alpha1.Container) []note {
 	var out []note
 	add := func(kind, reason, action, message string) {
@@ -65,7 +68,8 @@ func transitions(before, after *v1alpha1.Container) []note {
 	}
 	was, is := &before.Status, &after.Status
 	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions, v1alpha1.ConditionReady) {
-		// A start without incident: the conditions say when it was placed, pulled and started, and events would double its writes.
+		// A start without incident: the conditions say when it was placed, pulled and started, and
+		// events would double its writes.
 		return nil
 	}
 
@@ -91,7 +95,8 @@ func transitions(before, after *v1alpha1.Container) []note {
 			add(corev1.EventTypeWarning, "Lost", "Watch", c.Message)
 		}
 	}
-	// The phase is Unknown while the node is lost, whatever else is wrong with the Container or done with it.
+	// The phase is Unknown while the node is lost, whatever else is wrong with the Container or
+	// done with it.
 	if was.Phase == v1alpha1.ContainerUnknown && is.Phase != v1alpha1.ContainerUnknown && is.NodeName != "" && is.NodeName == was.NodeName {
 		add(corev1.EventTypeNormal, "Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
 	}
@@ -143,8 +148,8 @@ func transitions(before, after *v1alpha1.Container) []note {
 	return out
 }
 
-// turned is the condition, if its status or reason has changed; for one that is not True, also if its message has,
-// which then names the fault.
+// turned is the condition, if its status or reason has changed; for one that is not True, also if
+// its message has, which then names the fault.
 func turned(was, is *v1alpha1.ContainerStatus, kind string) *metav1.Condition {
 	old, c := meta.FindStatusCondition(was.Conditions, kind), meta.FindStatusCondition(is.Conditions, kind)
 	switch {

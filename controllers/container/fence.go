@@ -20,21 +20,24 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// A node whose agent is silent may still run its containers. Only a person can know that it does not, and says it by one of two
-// acts: the taint node.kubernetes.io/out-of-service on the Node or the NodeAgent, or the deletion of the NodeAgent (after that of
-// the Node, if it has one). Then nothing waits for the agent any more. docs/operate.md says when that is safe.
+// A node whose agent is silent may still run its containers. Only a person can know that it does
+// not, and says it by one of two acts: the taint node.kubernetes.io/out-of-service on the Node or
+// the NodeAgent, or the deletion of the NodeAgent (after that of the Node, if it has one). Then
+// nothing waits for the agent any more. docs/operate.md says when that is safe.
 
 // host describes a node by its agent.
 type host struct {
 	// lost says why the agent is not heard; empty while it is.
 	lost string
-	// gone is whether an administrator has said that the machine is off, so that nothing runs there any more.
+	// gone is whether an administrator has said that the machine is off, so that nothing runs there
+	// any more.
 	gone bool
 	// wait is when to look again, if time alone can make it gone; 0 is never.
 	wait time.Duration
 }
 
-// look reads the objects of a node: from the cache, or from the API server before something is done that cannot be undone.
+// look reads the objects of a node: from the cache, or from the API server before something is done
+// that cannot be undone.
 func (r *Reconciler) look(ctx context.Context, reader client.Reader, name string) (host, error) {
 	agent, core := &v1alpha1.NodeAgent{}, &corev1.Node{}
 	noAgent, err := absent(reader.Get(ctx, client.ObjectKey{Name: name}, agent))
@@ -60,7 +63,8 @@ func (r *Reconciler) look(ctx context.Context, reader client.Reader, name string
 	case !noCore:
 		return host{lost: fmt.Sprintf("NodeAgent %s does not exist any more, but Node %s does", name, name)}, nil
 	}
-	// An agent that lives registers again at once. One that was lost already has nothing to register.
+	// An agent that lives registers again at once. One that was lost already has nothing to
+	// register.
 	wait := r.absences.left(name, r.NodeGracePeriod, r.Clock.Now())
 	return host{lost: fmt.Sprintf("NodeAgent %s does not exist any more", name), gone: wait <= 0, wait: max(wait, 0)}, nil
 }
@@ -73,8 +77,8 @@ func outOfService(taints []corev1.Taint) bool {
 	return slices.ContainsFunc(taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
-// release takes the agent's finalizer off the OCIBundles of a Container that are being deleted, if their node is gone. It returns when
-// to look again; 0 is never.
+// release takes the agent's finalizer off the OCIBundles of a Container that are being deleted, if
+// their node is gone. It returns when to look again; 0 is never.
 func (r *Reconciler) release(ctx context.Context, key client.ObjectKey) (time.Duration, error) {
 	all, err := r.bundlesOf(ctx, key)
 	if err != nil {
@@ -111,8 +115,9 @@ func (r *Reconciler) releaseOne(ctx context.Context, b *v1alpha1.OCIBundle) (tim
 	return 0, nil
 }
 
-// evacuate takes a Container off a node that is gone, so that it is placed again. One that has ended stays: it is not run again
-// for the loss of its node; nor is one that must not run twice, or that may run nowhere else.
+// evacuate takes a Container off a node that is gone, so that it is placed again. One that has
+// ended stays: it is not run again for the loss of its node; nor is one that must not run twice, or
+// that may run nowhere else.
 func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil || !s.found.gone || s.bundle.DeletionTimestamp != nil {
 		return true, nil
@@ -162,8 +167,8 @@ func (a *absences) notePresent(name string) {
 	delete(a.byName, name)
 }
 
-// left returns how much of the grace period is left in which the agent of an absent NodeAgent may register again. It begins
-// when this process first misses the NodeAgent.
+// left returns how much of the grace period is left in which the agent of an absent NodeAgent may
+// register again. It begins when this process first misses the NodeAgent.
 func (a *absences) left(name string, grace time.Duration, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()

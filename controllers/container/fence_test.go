@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestAbsences: an agent that lived has the grace period to register again; one that was lost already does not.
+// TestAbsences: an agent that lived has the grace period to register again; one that was lost
+// already does not.
 func TestAbsences(t *testing.T) {
 	agent := func(name string, ready metav1.ConditionStatus) *v1alpha1.NodeAgent {
 		a := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -35,7 +36,8 @@ func TestAbsences(t *testing.T) {
 		{"lived", grace, 0},
 		{"lost", 0, 0},
 		{"lost", time.Second, 0},
-		// It is missed first now: nobody knows for how long it has been absent, or what it was before.
+		// It is missed first now: nobody knows for how long it has been absent, or what it was
+		// before.
 		{"unheard of", 5 * time.Second, grace},
 		{"unheard of", 15 * time.Second, 30 * time.Second},
 		{"back", 5 * time.Second, grace},

@@ -14,9 +14,10 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the node that the Container names. It
-// runs in every reconcile, before anything that can fail: a client that replaces the whole object drops the finalizer, and without it the
-// Container would be gone before its process.
+// hold puts back what keeps a Container and its OCIBundle together: the finalizers of both, and the
+// node that the Container names. It runs in every reconcile, before anything that can fail: a
+// client that replaces the whole object drops the finalizer, and without it the Container would be
+// gone before its process.
 func (r *Reconciler) hold(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil {
 		return true, nil
@@ -52,8 +53,8 @@ func (r *Reconciler) holdBundle(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// collect deletes the OCIBundles that a Container has left behind, whose finalizer was taken off before the controller could
-// put it back.
+// collect deletes the OCIBundles that a Container has left behind, whose finalizer was taken off
+// before the controller could put it back.
 func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
 	all, err := r.bundlesOf(ctx, key)
 	if err != nil {
@@ -81,16 +82,17 @@ func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
 	return nil
 }
 
-// finalize takes a Container down: its OCIBundle is deleted, the agent stops the container within its grace period,
-// removes all of it and lets the OCIBundle go, and then the Container goes too. One that was never dispatched has no
-// finalizer and is gone already.
+// finalize takes a Container down: its OCIBundle is deleted, the agent stops the container within
+// its grace period, removes all of it and lets the OCIBundle go, and then the Container goes too.
+// One that was never dispatched has no finalizer and is gone already.
 func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 	if !controllerutil.ContainsFinalizer(s.container, v1alpha1.ContainerFinalizer) {
 		// Somebody else's finalizer holds it.
 		return false, nil
 	}
 	if s.bundle == nil {
-		// The OCIBundle of another Container does not hold this one: it could only be created after ours was gone.
+		// The OCIBundle of another Container does not hold this one: it could only be created after
+		// ours was gone.
 		s.found.foreign = ""
 		return false, r.removeFinalizer(ctx, s)
 	}
@@ -101,8 +103,9 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 	return false, r.remove(ctx, s.bundle)
 }
 
-// passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted, only a shorter one. An edit
-// ends a container at once in this way, and so does `kubectl delete --now`, which package deletion makes an edit.
+// passGrace passes the Container's grace period on to its OCIBundle; while that is being deleted,
+// only a shorter one. An edit ends a container at once in this way, and so does `kubectl delete
+// --now`, which package deletion makes an edit.
 func (r *Reconciler) passGrace(ctx context.Context, s *scope) error {
 	want, have := s.container.Spec.TerminationGracePeriodSeconds, s.bundle.Spec.TerminationGracePeriodSeconds
 	if want == nil || *want == have || s.bundle.DeletionTimestamp != nil && *want > have {

@@ -19,7 +19,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// asksToRecompile returns whether the Container has been asked to be compiled anew since its OCIBundle was written.
+// asksToRecompile returns whether the Container has been asked to be compiled anew since its
+// OCIBundle was written.
 func (s *scope) asksToRecompile() bool {
 	told := s.container.Annotations[v1alpha1.AnnotationRecompile]
 	return told != "" && s.bundle != nil && s.bundle.Annotations[AnnotationRecompiled] != told
@@ -32,7 +33,8 @@ func (r *Reconciler) revision() int {
 	return compile.Revision
 }
 
-// noteCompiled sets the annotations of an OCIBundle that say which compiler has made its document, and of what.
+// noteCompiled sets the annotations of an OCIBundle that say which compiler has made its document,
+// and of what.
 func (r *Reconciler) noteCompiled(s *scope, annotations map[string]string) {
 	set := func(name, value string) {
 		if value != "" {
@@ -49,12 +51,13 @@ func (r *Reconciler) noteCompiled(s *scope, annotations map[string]string) {
 	}
 	set(AnnotationCompileRevision, revision)
 	set(AnnotationFixedDigest, compile.FixedDigest(s.container.Spec))
-	// A value that was removed from the Container is remembered: only a new one has it compiled again.
+	// A value that was removed from the Container is remembered: only a new one has it compiled
+	// again.
 	set(AnnotationRecompiled, cmp.Or(s.container.Annotations[v1alpha1.AnnotationRecompile], had[AnnotationRecompiled]))
 }
 
-// offer finds out whether this version of the compiler would make something else of a Container that keeps what was compiled
-// for its generation. It compares once: the answer is in the status.
+// offer finds out whether this version of the compiler would make something else of a Container
+// that keeps what was compiled for its generation. It compares once: the answer is in the status.
 func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 	if s.bundle.Annotations[AnnotationCompileRevision] == strconv.Itoa(r.revision()) {
 		return nil

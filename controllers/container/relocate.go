@@ -15,18 +15,21 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Controllers before AgentRevision 2 created OCIBundles in the Container's namespace. Such an OCIBundle stays there, and is
-// mirrored and deleted there, until its node has an agent that reads the namespace of its node. Then it is replaced by one
-// there, which names it in spec.former, so that the agent finds its container again. The agent is let into that namespace once
-// all OCIBundles of the node are in it (controllers/node): it never sees a part of them.
+// Controllers before AgentRevision 2 created OCIBundles in the Container's namespace. Such an
+// OCIBundle stays there, and is mirrored and deleted there, until its node has an agent that reads
+// the namespace of its node. Then it is replaced by one there, which names it in spec.former, so
+// that the agent finds its container again. The agent is let into that namespace once all
+// OCIBundles of the node are in it (controllers/node): it never sees a part of them.
 
-// readsNamespace reports whether the agent of a node reads its OCIBundles in the namespace of the node.
+// readsNamespace reports whether the agent of a node reads its OCIBundles in the namespace of the
+// node.
 func (r *Reconciler) readsNamespace(ctx context.Context, node string) (bool, error) {
 	n, err := r.readNode(ctx, node)
 	return err == nil && n != nil && n.Agent.Status.NodeInfo.AgentRevision >= 2, err
 }
 
-// relocate replaces an OCIBundle of an earlier controller by one in the namespace of its node, and removes the surplus ones.
+// relocate replaces an OCIBundle of an earlier controller by one in the namespace of its node, and
+// removes the surplus ones.
 func (r *Reconciler) relocate(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.IsFormer() {
 		if reads, err := r.readsNamespace(ctx, s.bundle.Spec.NodeName); err != nil || !reads {
@@ -122,8 +125,9 @@ func (r *Reconciler) carryStatus(ctx context.Context, next, former *v1alpha1.OCI
 	return nil
 }
 
-// remove deletes an OCIBundle. The agent's finalizer holds it until nothing is left on the node; but the finalizer of one that its
-// agent does not read is taken off, since the agent stops every container that has no OCIBundle.
+// remove deletes an OCIBundle. The agent's finalizer holds it until nothing is left on the node;
+// but the finalizer of one that its agent does not read is taken off, since the agent stops every
+// container that has no OCIBundle.
 func (r *Reconciler) remove(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	if b.IsFormer() {
 		if reads, err := r.readsNamespace(ctx, b.Spec.NodeName); err != nil || reads {
@@ -143,8 +147,8 @@ func (r *Reconciler) remove(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	return nil
 }
 
-// drop removes an OCIBundle without its agent. The finalizer goes first: one of an earlier controller that is being deleted and
-// has it was deleted by somebody else.
+// drop removes an OCIBundle without its agent. The finalizer goes first: one of an earlier
+// controller that is being deleted and has it was deleted by somebody else.
 func (r *Reconciler) drop(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	if controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
 		base := b.DeepCopy()

@@ -13,15 +13,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// answerTime is how long the first status of a Container waits for the agent's answer. Most answers come within a moment, and
-// "dispatched" before "running" is a write that nobody reads: writes are what the API server has least of in a burst.
+// answerTime is how long the first status of a Container waits for the agent's answer. Most answers
+// come within a moment, and "dispatched" before "running" is a write that nobody reads: writes are
+// what the API server has least of in a burst.
 const answerTime = 10 * time.Second
 
 // busyTime is how long it waits if the agent answers others in the meantime: of a burst on one
 // node, most wait for their turn.
 const busyTime = time.Minute
 
-// awaitsAnswer returns how long the first status of the Container may still wait for the agent; 0 if it is to be written.
+// awaitsAnswer returns how long the first status of the Container may still wait for the agent; 0
+// if it is to be written.
 func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
 	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync || current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
 		return 0
@@ -65,8 +67,8 @@ func (a *answers) forget(node string) {
 	delete(a.byNode, node)
 }
 
-// report writes the status, if it has changed, and sends the events of what has. It is the one place that does either.
-// failure is the error that ended the phases early, or nil.
+// report writes the status, if it has changed, and sends the events of what has. It is the one
+// place that does either. failure is the error that ended the phases early, or nil.
 func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error {
 	r.send(s.container, s.facts)
 	if s.gone || onlyConflicts(failure) {
@@ -77,7 +79,8 @@ func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error 
 		return nil
 	}
 	if failure != nil && s.found.failure == "" {
-		// A read or a write beside the dispatch failed. What was found is not all there is: the status stays, the queue tries again.
+		// A read or a write beside the dispatch failed. What was found is not all there is: the
+		// status stays, the queue tries again.
 		return nil
 	}
 	if err := r.show(ctx, s); err != nil {
@@ -88,8 +91,8 @@ func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error 
 		return nil
 	}
 	after := s.container.DeepCopy()
-	// The lock makes one transition one event: a status that was computed from an old one is not written, and the events that
-	// would follow from the difference have been sent already.
+	// The lock makes one transition one event: a status that was computed from an old one is not
+	// written, and the events that would follow from the difference have been sent already.
 	patch := client.MergeFromWithOptions(s.before, client.MergeFromWithOptimisticLock{})
 	if err := r.Client.Status().Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil {
 		if apierrors.IsNotFound(err) {

@@ -23,12 +23,14 @@ type verdict struct {
 	reason, message string
 }
 
-// schedule settles the handler and the node. A Container that has been dispatched stays where it is, whatever its node
-// turns into: labels, taints and room count when it is placed ("IgnoredDuringExecution", as for Pods). It moves only
-// where spec.nodeName says so, or where its node does not have the handler that its RuntimeClass now asks for.
+// schedule settles the handler and the node. A Container that has been dispatched stays where it
+// is, whatever its node turns into: labels, taints and room count when it is placed
+// ("IgnoredDuringExecution", as for Pods). It moves only where spec.nodeName says so, or where its
+// node does not have the handler that its RuntimeClass now asks for.
 func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 	if s.found.foreign != "" {
-		// An earlier Container's OCIBundle goes first. Another owner's is left alone: the Container is stalled until somebody decides.
+		// An earlier Container's OCIBundle goes first. Another owner's is left alone: the Container
+		// is stalled until somebody decides.
 		return false, nil
 	}
 	if s.bundle != nil && s.bundle.DeletionTimestamp != nil {
@@ -70,7 +72,8 @@ func (r *Reconciler) schedule(ctx context.Context, s *scope) (bool, error) {
 		return false, err
 	}
 	if chosen == nil {
-		// The NodeAgent has gone, so nobody reads the OCIBundle, and for which machine to compile is not known either.
+		// The NodeAgent has gone, so nobody reads the OCIBundle, and for which machine to compile
+		// is not known either.
 		return false, nil
 	}
 	if unfit := scheduling.Outdated(request, *chosen); unfit != nil {
@@ -144,8 +147,8 @@ func (s *scope) settleHandler(q *scheduling.Request) *scheduling.Unfit {
 	case s.runtimeClass != nil:
 		q.Handler = s.runtimeClass.Handler
 	case s.bundle != nil && s.bundle.Annotations[AnnotationRuntimeClass] == *name:
-		// A RuntimeClass cannot be changed, so the handler that was resolved from this name is still what it means; what it
-		// added to the requests is in the OCIBundle too.
+		// A RuntimeClass cannot be changed, so the handler that was resolved from this name is
+		// still what it means; what it added to the requests is in the OCIBundle too.
 		q.Handler = s.bundle.Spec.Handler
 		q.Resources = s.bundle.Spec.Requests
 	default:
@@ -183,12 +186,14 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 			return "", nil, err
 		}
 		if node == nil || scheduling.Named(q, name, node) == nil {
-			// A node that is not there any more may still run it: it is not placed elsewhere before that is known to be over.
+			// A node that is not there any more may still run it: it is not placed elsewhere before
+			// that is known to be over.
 			return name, nil, nil
 		}
 	}
 	if name, assumed := r.Ledger.Assumed(s.key()); assumed && s.bundle == nil {
-		// The API server may be about to create it there, since nobody knows what became of an earlier attempt.
+		// The API server may be about to create it there, since nobody knows what became of an
+		// earlier attempt.
 		if node, err := r.readNode(ctx, name); err != nil || node != nil && scheduling.Named(q, name, node) == nil {
 			return name, nil, err
 		}
@@ -218,8 +223,8 @@ func (r *Reconciler) readNode(ctx context.Context, name string) (*scheduling.Nod
 	return &scheduling.Node{Agent: agent}, nil
 }
 
-// readNodes returns every NodeAgent with the Node of its name. They are the cache's own objects, to be read only: a
-// copy of a thousand nodes for each Container would be most of the work.
+// readNodes returns every NodeAgent with the Node of its name. They are the cache's own objects, to
+// be read only: a copy of a thousand nodes for each Container would be most of the work.
 func (r *Reconciler) readNodes(ctx context.Context) ([]scheduling.Node, error) {
 	agents, cores := &v1alpha1.NodeAgentList{}, &corev1.NodeList{}
 	if err := r.Client.List(ctx, agents, client.UnsafeDisableDeepCopy); err != nil {

@@ -13,8 +13,9 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// show reads the spec of the OCIBundle for the status of a Container that asks for it: tenants cannot read the namespaces of
-// nodes. Who does not ask pays nothing, and who does pays a read for each spec.
+// show reads the spec of the OCIBundle for the status of a Container that asks for it: tenants
+// cannot read the namespaces of nodes. Who does not ask pays nothing, and who does pays a read for
+// each spec.
 func (r *Reconciler) show(ctx context.Context, s *scope) error {
 	if _, asked := s.container.Annotations[v1alpha1.AnnotationShowCompiled]; !asked || s.bundle == nil {
 		return nil

@@ -15,7 +15,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// findings holds the results of a reconcile. The status is computed from them and the previous status alone.
+// findings holds the results of a reconcile. The status is computed from them and the previous
+// status alone.
 type findings struct {
 	// generation of the Container that was looked at.
 	generation int64
@@ -24,16 +25,19 @@ type findings struct {
 	// deadline is how long the Container may take to become Ready; 0 is for ever.
 	deadline time.Duration
 
-	// compiled is whether the spec has been compiled at all; invalid are the faults, warnings what is only worth saying.
+	// compiled is whether the spec has been compiled at all; invalid are the faults, warnings what
+	// is only worth saying.
 	compiled bool
 	invalid  string
 	warnings []string
-	// newer says what this version of the compiler would make of the spec otherwise; empty if nothing.
+	// newer says what this version of the compiler would make of the spec otherwise; empty if
+	// nothing.
 	newer string
 	// scheduled is nil where it did not come to that.
 	scheduled *verdict
-	// foreign says what OCIBundle stands in the way that is not the Container's; predecessor is the uid of an earlier
-	// Container of the same name that it belonged to, if that is the case: then it is being removed.
+	// foreign says what OCIBundle stands in the way that is not the Container's; predecessor is the
+	// uid of an earlier Container of the same name that it belonged to, if that is the case: then
+	// it is being removed.
 	foreign, predecessor string
 	// inSync is whether the OCIBundle is that of this generation.
 	inSync bool
@@ -41,7 +45,8 @@ type findings struct {
 	failure, unready string
 	// shown is the document that the annotation v1alpha1.AnnotationShowCompiled asks for.
 	shown *v1alpha1.CompiledSpec
-	// lost says why the agent of the OCIBundle's node is not heard; gone is whether nothing runs there any more: see host.
+	// lost says why the agent of the OCIBundle's node is not heard; gone is whether nothing runs
+	// there any more: see host.
 	lost string
 	gone bool
 	// pinned is spec.nodeName; once is whether restartPolicy is Never.
@@ -49,8 +54,8 @@ type findings struct {
 	once   bool
 }
 
-// computeStatus is the status that follows from what was found. It is pure: equal arguments give equal results, and a
-// status computed from itself is itself.
+// computeStatus is the status that follows from what was found. It is pure: equal arguments give
+// equal results, and a status computed from itself is itself.
 func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, now time.Time) v1alpha1.ContainerStatus {
 	if f.foreign != "" {
 		bundle = nil
@@ -107,12 +112,14 @@ func specValid(f findings) metav1.Condition {
 	return c
 }
 
-// summarize decides on Ready, Reconciling and Stalled. It reads as a list: the first line that applies is the answer.
+// summarize decides on Ready, Reconciling and Stalled. It reads as a list: the first line that
+// applies is the answer.
 func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle) status.Summary {
 	no := status.NotReady
 	const reconciling, stalled = status.Reconciling, status.Stalled
 	scheduled := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionScheduled)
-	// What is said of a Container whose new spec could not be put in force, while one of an earlier spec is there.
+	// What is said of a Container whose new spec could not be put in force, while one of an earlier
+	// spec is there.
 	unchanged := ""
 	if bundle != nil && !f.inSync {
 		unchanged = fmt.Sprintf("; what was dispatched to node %s from an earlier spec is left as it is", bundle.Spec.NodeName)
@@ -173,13 +180,15 @@ func whileLost(f findings, bundle *v1alpha1.OCIBundle) string {
 	return "its process may run on, so it is not placed elsewhere. " + whoKnows(bundle)
 }
 
-// whoKnows says what ends the wait for a node: an act of an administrator, since nobody else can know that the machine is off.
+// whoKnows says what ends the wait for a node: an act of an administrator, since nobody else can
+// know that the machine is off.
 func whoKnows(bundle *v1alpha1.OCIBundle) string {
 	return fmt.Sprintf("An administrator who knows that the machine is off can say so by the taint %s on Node or NodeAgent %s, or by deleting both",
 		corev1.TaintNodeOutOfService, bundle.Spec.NodeName)
 }
 
-// abandoned returns whether the Container may have run on a node that is gone, and must not be run again.
+// abandoned returns whether the Container may have run on a node that is gone, and must not be run
+// again.
 func abandoned(f findings, bundle *v1alpha1.OCIBundle) bool {
 	return f.gone && f.once && bundle != nil && !ended(bundle)
 }

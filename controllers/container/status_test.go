@@ -22,7 +22,8 @@ import (
 
 const generation = 3
 
-// agentSays is an OCIBundle on node-a that the agent has answered with this phase and these conditions.
+// agentSays is an OCIBundle on node-a that the agent has answered with this phase and these
+// conditions.
 func agentSays(phase v1alpha1.ContainerPhase, conditions ...metav1.Condition) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{Name: "hello", Generation: 2},
@@ -80,7 +81,8 @@ func TestComputeStatus(t *testing.T) {
 		message  string
 		phase    v1alpha1.ContainerPhase
 		kstatus  status.Status
-		// reconciling is the reason of Reconciling, where it is not Progressing and kstatus is InProgress.
+		// reconciling is the reason of Reconciling, where it is not Progressing and kstatus is
+		// InProgress.
 		reconciling string
 	}{
 		"runs": {
@@ -210,7 +212,8 @@ func TestComputeStatus(t *testing.T) {
 			ready: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating, message: "An administrator who knows that the machine is off can say so by the taint node.kubernetes.io/out-of-service on Node or NodeAgent node-a", phase: v1alpha1.ContainerUnknown, kstatus: status.TerminatingStatus, reconciling: v1alpha1.ReasonTerminating,
 		},
 	}
-	// A status follows from what is found, whatever it was before: from nothing, and from having run well.
+	// A status follows from what is found, whatever it was before: from nothing, and from having
+	// run well.
 	before := map[string]v1alpha1.ContainerStatus{
 		"new":  {ObservedGeneration: -1},
 		"ran":  computeStatus(v1alpha1.ContainerStatus{}, onNodeA(func(f *findings) { f.generation = 2 }), running, time.Unix(2000, 0)),
@@ -267,7 +270,8 @@ func TestComputeStatus(t *testing.T) {
 	}
 }
 
-// TestProgressDeadline asks kstatus for its verdict on a Container with a deadline of 600 s, second by second.
+// TestProgressDeadline asks kstatus for its verdict on a Container with a deadline of 600 s, second
+// by second.
 func TestProgressDeadline(t *testing.T) {
 	running := agentSays(v1alpha1.ContainerRunning, imageReady, started)
 	crashes := agentSays(v1alpha1.ContainerRunning, imageReady, processIs(metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff))

@@ -33,8 +33,8 @@ const (
 	indexContainer = "berth.run/container"
 )
 
-// What has failed is tried again after 5 ms at first, and at least once a minute: a refused dispatch would otherwise wait up to
-// 16 minutes, and its progress deadline with it.
+// What has failed is tried again after 5 ms at first, and at least once a minute: a refused
+// dispatch would otherwise wait up to 16 minutes, and its progress deadline with it.
 const (
 	firstRetry = 5 * time.Millisecond
 	lastRetry  = time.Minute
@@ -42,7 +42,8 @@ const (
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// SetupWithManager adds the reconciler to a manager. workers is how many Containers are reconciled at once.
+// SetupWithManager adds the reconciler to a manager. workers is how many Containers are reconciled
+// at once.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers int) error {
 	index := mgr.GetFieldIndexer()
 	if err := index.IndexField(ctx, &v1alpha1.Container{}, indexWaiting, waiting); err != nil {
@@ -57,7 +58,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("container").
 		For(&v1alpha1.Container{}).
-		// Not Owns: an OCIBundle is in another namespace, and one that is not the Container's own matters, too.
+		// Not Owns: an OCIBundle is in another namespace, and one that is not the Container's own
+		// matters, too.
 		Watches(&v1alpha1.OCIBundle{}, r.bundleEvents()).
 		Watches(&v1alpha1.NodeAgent{}, r.agentEvents()).
 		Watches(&corev1.Node{}, r.nodeEvents(), changed(nodeMatters)).
@@ -85,8 +87,9 @@ func ofContainer(o client.Object) []string {
 	return []string{containerKey(o.(*v1alpha1.OCIBundle)).String()}
 }
 
-// answerPriority puts what an agent reports before new Containers, whose priority is 0. In a burst, a process that runs would
-// otherwise be shown as such only after all that was applied has been dispatched.
+// answerPriority puts what an agent reports before new Containers, whose priority is 0. In a burst,
+// a process that runs would otherwise be shown as such only after all that was applied has been
+// dispatched.
 const answerPriority = 100
 
 // addAnswer reconciles a Container whose OCIBundle its agent has changed.
@@ -99,7 +102,8 @@ func addAnswer(q queue, key client.ObjectKey) {
 	q.Add(request)
 }
 
-// bundleEvents keeps the ledger, reconciles the Container of the OCIBundle, and wakes those that wait for room when some comes free.
+// bundleEvents keeps the ledger, reconciles the Container of the OCIBundle, and wakes those that
+// wait for room when some comes free.
 func (r *Reconciler) bundleEvents() handler.EventHandler {
 	observe := func(b *v1alpha1.OCIBundle) client.ObjectKey {
 		key := containerKey(b)
@@ -151,8 +155,8 @@ func (r *Reconciler) bundleEvents() handler.EventHandler {
 	}
 }
 
-// agentEvents wakes the Containers that wait for a node when one changes in what a choice looks at, and reconciles those
-// on the node when it is lost or found.
+// agentEvents wakes the Containers that wait for a node when one changes in what a choice looks at,
+// and reconciles those on the node when it is lost or found.
 func (r *Reconciler) agentEvents() handler.EventHandler {
 	both := func(ctx context.Context, q queue, o client.Object) {
 		r.wake(ctx, q)
@@ -169,7 +173,8 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 			both(ctx, q, e.Object)
 		},
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			// An agent writes its status with every container that comes and goes; most of that is nobody's business here.
+			// An agent writes its status with every container that comes and goes; most of that is
+			// nobody's business here.
 			before, after := e.ObjectOld.(*v1alpha1.NodeAgent), e.ObjectNew.(*v1alpha1.NodeAgent)
 			heard := !sameReady(before, after)
 			upgraded := before.Status.NodeInfo.AgentRevision != after.Status.NodeInfo.AgentRevision
@@ -183,8 +188,8 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 	}
 }
 
-// nodeEvents wakes the Containers that wait for a node when a Node changes in what a choice looks at, and reconciles those on the
-// node when an administrator says that its machine is gone.
+// nodeEvents wakes the Containers that wait for a node when a Node changes in what a choice looks
+// at, and reconciles those on the node when an administrator says that its machine is gone.
 func (r *Reconciler) nodeEvents() handler.EventHandler {
 	waiting := r.wakeWaiting()
 	return handler.Funcs{

@@ -23,12 +23,12 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// DefaultGracePeriod is how long a Lease may go without being renewed: the agent renews it every 10 s, and
-// kube-controller-manager's --node-monitor-grace-period was 40 s for as long.
+// DefaultGracePeriod is how long a Lease may go without being renewed: the agent renews it every 10
+// s, and kube-controller-manager's --node-monitor-grace-period was 40 s for as long.
 const DefaultGracePeriod = 40 * time.Second
 
-// ReasonHeartbeatResumed is the reason of a NodeAgent's Ready that this package has turned from Unknown back to True. The
-// agent's own word follows with its next status.
+// ReasonHeartbeatResumed is the reason of a NodeAgent's Ready that this package has turned from
+// Unknown back to True. The agent's own word follows with its next status.
 const ReasonHeartbeatResumed = "HeartbeatResumed"
 
 // +kubebuilder:rbac:groups=berth.run,resources=nodeagents,verbs=get;list;watch
@@ -98,8 +98,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{RequeueAfter: r.GracePeriod - silence}, nil
 }
 
-// leaseNamespaces are where the Lease of a node may be, under the node's name: in the node's own namespace, or where an agent
-// before AgentRevision 2 renews it.
+// leaseNamespaces are where the Lease of a node may be, under the node's name: in the node's own
+// namespace, or where an agent before AgentRevision 2 renews it.
 func leaseNamespaces(node string) []string {
 	return []string{v1alpha1.NodeNamespace(node), v1alpha1.FormerLeaseNamespace}
 }
@@ -151,7 +151,8 @@ func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *
 			Message:            "the agent has not renewed its Lease for " + grace.String() + p.last(),
 		}
 	case silence < grace && lost && p.moved:
-		// The agent sets Ready itself, but may have no reason to write what, to its knowledge, it has said already.
+		// The agent sets Ready itself, but may have no reason to write what, to its knowledge, it
+		// has said already.
 		return &metav1.Condition{
 			Type:               v1alpha1.ConditionReady,
 			Status:             metav1.ConditionTrue,
@@ -183,8 +184,9 @@ func (r *Reconciler) write(ctx context.Context, agent *v1alpha1.NodeAgent, c met
 	return nil
 }
 
-// pulse is when this process last saw a heartbeat. It is its own clock that counts, as in kube-controller-manager's
-// node lifecycle: the clock of the node, which renewTime is by, may be off.
+// pulse is when this process last saw a heartbeat. It is its own clock that counts, as in
+// kube-controller-manager's node lifecycle: the clock of the node, which renewTime is by, may be
+// off.
 type pulse struct {
 	// beat identifies the last heartbeat; empty where there is no Lease.
 	beat string
@@ -192,7 +194,8 @@ type pulse struct {
 	renewed time.Time
 	// at is when the beat was first seen by this process.
 	at time.Time
-	// moved is whether it has been seen to change: the first sight of a Lease does not show its age.
+	// moved is whether it has been seen to change: the first sight of a Lease does not show its
+	// age.
 	moved bool
 }
 

@@ -30,7 +30,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// ClusterRoles of config/rbac that the agent of a node is given in the node's namespace, and the RoleBindings of that name.
+// ClusterRoles of config/rbac that the agent of a node is given in the node's namespace, and the
+// RoleBindings of that name.
 const (
 	roleHeartbeat = "berth-node-heartbeat"
 	roleBundles   = "berth-node-bundles"
@@ -39,19 +40,19 @@ const (
 // userPrefix and the name of a node are the user of an agent that has a client certificate.
 const userPrefix = "berth:node:"
 
-// The controller grants what it need not have itself, by binding two roles and no other. What it may do with namespaces is
-// limited by config/policy.
+// The controller grants what it need not have itself, by binding two roles and no other. What it
+// may do with namespaces is limited by config/policy.
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups="",resources=serviceaccounts,namespace=berth-nodes,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=rolebindings,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames=berth-node-heartbeat;berth-node-bundles,verbs=bind
 
-// namespaceWorkers is how many nodes are given their namespaces at once. Each takes five requests one
-// after the other, and a new cluster has thousands of nodes.
+// namespaceWorkers is how many nodes are given their namespaces at once. Each takes five requests
+// one after the other, and a new cluster has thousands of nodes.
 const namespaceWorkers = 4
 
-// NamespaceReconciler gives the agent of one node at a time a namespace and an identity, and takes both away some time after
-// the NodeAgent, once no OCIBundle is left there.
+// NamespaceReconciler gives the agent of one node at a time a namespace and an identity, and takes
+// both away some time after the NodeAgent, once no OCIBundle is left there.
 type NamespaceReconciler struct {
 	// Client reads from the informer cache and writes to the API server.
 	Client client.Client
@@ -68,7 +69,8 @@ type NamespaceReconciler struct {
 	absent map[string]time.Time
 }
 
-// SetupWithManager adds the reconciler to a manager, whose cache has an index of OCIBundles by node.
+// SetupWithManager adds the reconciler to a manager, whose cache has an index of OCIBundles by
+// node.
 func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	toNode := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 		if node := o.GetAnnotations()[v1alpha1.AnnotationNode]; node != "" {
@@ -151,8 +153,9 @@ func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 	return r.letIn(ctx, binding(roleBundles), node)
 }
 
-// letIn creates the binding that lets the agent read its OCIBundles once all of them are in the namespace of the node, and deletes it
-// while some are not: the agent stops every container whose OCIBundle is missing there.
+// letIn creates the binding that lets the agent read its OCIBundles once all of them are in the
+// namespace of the node, and deletes it while some are not: the agent stops every container whose
+// OCIBundle is missing there.
 func (r *NamespaceReconciler) letIn(ctx context.Context, binding *rbacv1.RoleBinding, node string) error {
 	exists := true
 	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(binding), binding.DeepCopy()); apierrors.IsNotFound(err) {
@@ -214,7 +217,8 @@ func (r *NamespaceReconciler) ensure(ctx context.Context, want, have client.Obje
 	return nil
 }
 
-// ensureBinding creates a RoleBinding, and deletes one that says something else, so that it is created again.
+// ensureBinding creates a RoleBinding, and deletes one that says something else, so that it is
+// created again.
 func (r *NamespaceReconciler) ensureBinding(ctx context.Context, want *rbacv1.RoleBinding) error {
 	have := want.DeepCopy()
 	if err := r.ensure(ctx, want, have); err != nil {

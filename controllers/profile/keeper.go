@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package profile keeps SeccompProfiles, which OCIBundles refer to by their digest: it creates one before the first OCIBundle
-// that refers to it, creates it again if somebody deletes it while one does, and deletes it some time after the last.
+// Package profile keeps SeccompProfiles, which OCIBundles refer to by their digest: it creates one
+// before the first OCIBundle that refers to it, creates it again if somebody deletes it while one
+// does, and deletes it some time after the last.
 //
 // A profile is never changed, so it outlives the version of Berth that compiled it.
 package profile
@@ -35,15 +36,16 @@ type Keeper struct {
 	delay  time.Duration
 
 	mu sync.Mutex
-	// used is when each profile that is known to exist, by its digest, was used last: handed to a caller of Ensure, or
-	// referred to by an OCIBundle.
+	// used is when each profile that is known to exist, by its digest, was used last: handed to a
+	// caller of Ensure, or referred to by an OCIBundle.
 	used map[string]time.Time
 	// contents are the profiles by their digest, to create one again that was deleted.
 	contents map[string]string
 }
 
-// New returns a Keeper. c reads from the informer cache and writes to the API server, live reads from the API server itself,
-// and delay is how long a profile is kept after the last OCIBundle that refers to it.
+// New returns a Keeper. c reads from the informer cache and writes to the API server, live reads
+// from the API server itself, and delay is how long a profile is kept after the last OCIBundle that
+// refers to it.
 func New(c client.Client, live client.Reader, clock clock.PassiveClock, delay time.Duration) *Keeper {
 	return &Keeper{client: c, live: live, clock: clock, delay: delay, used: map[string]time.Time{}, contents: map[string]string{}}
 }
@@ -62,8 +64,8 @@ func (k *Keeper) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("seccompprofile").For(&v1alpha1.SeccompProfile{}).Complete(k)
 }
 
-// Ensure returns once the SeccompProfile of that content exists. It is not deleted within the delay from now on, so that the
-// caller can create an OCIBundle that refers to it.
+// Ensure returns once the SeccompProfile of that content exists. It is not deleted within the delay
+// from now on, so that the caller can create an OCIBundle that refers to it.
 func (k *Keeper) Ensure(ctx context.Context, profile string) error {
 	digest := seccompref.Digest(profile)
 	if k.use(digest) {
@@ -83,8 +85,8 @@ func (k *Keeper) use(digest string) bool {
 	return known
 }
 
-// learn notes that a profile exists. One that this process has not heard of counts as used now, since what an earlier process
-// did with it is not known.
+// learn notes that a profile exists. One that this process has not heard of counts as used now,
+// since what an earlier process did with it is not known.
 func (k *Keeper) learn(digest, profile string, used bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -124,7 +126,8 @@ func (k *Keeper) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, 
 		return ctrl.Result{}, fmt.Errorf("read SeccompProfile %s: %w", req.Name, err)
 	}
 	if seccompref.Digest(p.Spec.Profile) != digest {
-		// Agents refuse a content that is not that of the name. Once it is gone, the profile can be created.
+		// Agents refuse a content that is not that of the name. Once it is gone, the profile can be
+		// created.
 		return ctrl.Result{}, k.remove(ctx, p)
 	}
 	k.learn(digest, p.Spec.Profile, referred)

@@ -19,7 +19,8 @@ import (
 
 // Request is a Container's demand on its node.
 type Request struct {
-	// Selectors are labels that the node must have, all of each: the Container's own and its RuntimeClass's.
+	// Selectors are labels that the node must have, all of each: the Container's own and its
+	// RuntimeClass's.
 	Selectors []map[string]string
 	// Tolerations are those of the Container and of its RuntimeClass.
 	Tolerations []corev1.Toleration
@@ -43,7 +44,8 @@ func (r Request) handler() string {
 type Node struct {
 	// Agent is the NodeAgent; its name is the node's.
 	Agent *v1alpha1.NodeAgent
-	// Core is the Node of the same name, or nil. Its labels win over those of the NodeAgent; taints of both count.
+	// Core is the Node of the same name, or nil. Its labels win over those of the NodeAgent; taints
+	// of both count.
 	Core *corev1.Node
 	// Used is the sum of requests on the node. Ledger.Place fills it in.
 	Used Usage
@@ -74,8 +76,8 @@ func (n Node) label(key string) (value string, ok bool) {
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
 const labelRestricted = "node-restriction.kubernetes.io"
 
-// taints returns the taints of the NodeAgent and of the core Node; a cordoned one counts as tainted, as in kube-scheduler, so
-// that a toleration of node.kubernetes.io/unschedulable works.
+// taints returns the taints of the NodeAgent and of the core Node; a cordoned one counts as
+// tainted, as in kube-scheduler, so that a toleration of node.kubernetes.io/unschedulable works.
 func (n Node) taints() []corev1.Taint {
 	out := slices.Clone(n.Agent.Spec.Taints)
 	cordoned := n.Agent.Spec.Unschedulable
@@ -97,8 +99,8 @@ type Unfit struct {
 	Message string
 }
 
-// A check returns what the node lacks for the request, as words that follow a number of nodes ("2 lacked handler
-// \"kata\""), or nothing where it fits.
+// A check returns what the node lacks for the request, as words that follow a number of nodes ("2
+// lacked handler \"kata\""), or nothing where it fits.
 type check func(Request, Node) string
 
 // checks in the order in which a node is judged; the first lack is the one that is reported.
@@ -163,8 +165,8 @@ func isNewEnough(r Request, n Node) string {
 	return "had an agent too old for a field of the spec"
 }
 
-// hasRoom compares with what is allocatable. A resource that the Container does not request always fits, as in
-// kube-scheduler, and so does one that the agent has not said anything of.
+// hasRoom compares with what is allocatable. A resource that the Container does not request always
+// fits, as in kube-scheduler, and so does one that the agent has not said anything of.
 func hasRoom(r Request, n Node) string {
 	want := usageOf(r.Resources)
 	var lacks []string
@@ -190,8 +192,9 @@ func lack(r Request, n Node) string {
 	return ""
 }
 
-// Choose returns the name of the node with the most room among those that fit, or why none does. Equal nodes are told
-// apart by how many containers they have, then by name, so that the answer does not depend on the order of nodes.
+// Choose returns the name of the node with the most room among those that fit, or why none does.
+// Equal nodes are told apart by how many containers they have, then by name, so that the answer
+// does not depend on the order of nodes.
 func Choose(r Request, nodes []Node) (string, *Unfit) {
 	if len(nodes) == 0 {
 		return "", &Unfit{v1alpha1.ReasonUnschedulable, "no NodeAgent is registered: start berth-agent on a node"}
@@ -243,9 +246,9 @@ func summary(lacks map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// Named says whether a Container may go to the node that it names, past the choice: the node must exist and have the
-// handler. Taints, labels, room and readiness are not asked, as for a Pod with spec.nodeName. node is nil where there
-// is no NodeAgent of that name.
+// Named says whether a Container may go to the node that it names, past the choice: the node must
+// exist and have the handler. Taints, labels, room and readiness are not asked, as for a Pod with
+// spec.nodeName. node is nil where there is no NodeAgent of that name.
 func Named(r Request, name string, node *Node) *Unfit {
 	if node == nil {
 		return &Unfit{v1alpha1.ReasonUnschedulable, fmt.Sprintf("spec.nodeName: there is no NodeAgent %q", name)}
@@ -260,8 +263,8 @@ func Named(r Request, name string, node *Node) *Unfit {
 	return nil
 }
 
-// Outdated returns why the agent of the node that was chosen cannot run the Container, nil if it can: its version does not
-// know a field that the spec uses.
+// Outdated returns why the agent of the node that was chosen cannot run the Container, nil if it
+// can: its version does not know a field that the spec uses.
 func Outdated(r Request, n Node) *Unfit {
 	if isNewEnough(r, n) == "" {
 		return nil

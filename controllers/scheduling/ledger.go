@@ -9,8 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Ledger is the book of what each node has been given. Entries come from the watch of OCIBundles (Observe, Remove), and
-// ahead of it from Place, as kube-scheduler's assumed pods do. It is safe for concurrent use.
+// Ledger is the book of what each node has been given. Entries come from the watch of OCIBundles
+// (Observe, Remove), and ahead of it from Place, as kube-scheduler's assumed pods do. It is safe
+// for concurrent use.
 type Ledger struct {
 	mu      sync.Mutex
 	entries map[types.NamespacedName]entry
@@ -28,7 +29,8 @@ func NewLedger() *Ledger {
 	return &Ledger{entries: map[types.NamespacedName]entry{}, nodes: map[string]Usage{}}
 }
 
-// Observe records an OCIBundle as the watch shows it. One that has ended for good takes nothing, but is still known.
+// Observe records an OCIBundle as the watch shows it. One that has ended for good takes nothing,
+// but is still known.
 func (l *Ledger) Observe(key types.NamespacedName, node string, requests corev1.ResourceList, ended bool) {
 	e := entry{node: node}
 	if !ended {
@@ -55,7 +57,8 @@ func (l *Ledger) Withdraw(key types.NamespacedName) {
 	}
 }
 
-// Assumed returns the node that Place or Enter has entered the OCIBundle for, if the watch has not shown it yet.
+// Assumed returns the node that Place or Enter has entered the OCIBundle for, if the watch has not
+// shown it yet.
 func (l *Ledger) Assumed(key types.NamespacedName) (node string, assumed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,8 +73,9 @@ func (l *Ledger) Usage(node string) Usage {
 	return l.nodes[node]
 }
 
-// Place chooses a node for the OCIBundle and enters it in the book, in one step, so that of many choices at once each
-// knows of those before it. It fills in the Used of nodes, without what the OCIBundle itself may have been given before.
+// Place chooses a node for the OCIBundle and enters it in the book, in one step, so that of many
+// choices at once each knows of those before it. It fills in the Used of nodes, without what the
+// OCIBundle itself may have been given before.
 func (l *Ledger) Place(key types.NamespacedName, r Request, nodes []Node) (string, *Unfit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,14 +91,16 @@ func (l *Ledger) Place(key types.NamespacedName, r Request, nodes []Node) (strin
 	if unfit != nil {
 		return "", unfit
 	}
-	// While the old OCIBundle is there, the book is the watch's to write: the new one is chosen again once it is gone.
+	// While the old OCIBundle is there, the book is the watch's to write: the new one is chosen
+	// again once it is gone.
 	if !known || own.assumed {
 		l.set(key, entry{node: name, usage: usageOf(r.Resources), assumed: true})
 	}
 	return name, nil
 }
 
-// Enter records an OCIBundle that goes to a node without a choice, ahead of the watch, as Place does.
+// Enter records an OCIBundle that goes to a node without a choice, ahead of the watch, as Place
+// does.
 func (l *Ledger) Enter(key types.NamespacedName, node string, requests corev1.ResourceList) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

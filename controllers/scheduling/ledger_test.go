@@ -86,7 +86,8 @@ func TestLedgerDoesNotCountAContainerAgainstItself(t *testing.T) {
 	}
 }
 
-// TestHugeRequestsDoNotWrapAround: containers that name their node, and ask for more than any has, leave no room there for others.
+// TestHugeRequestsDoNotWrapAround: containers that name their node, and ask for more than any has,
+// leave no room there for others.
 func TestHugeRequestsDoNotWrapAround(t *testing.T) {
 	for _, huge := range []string{"4Ei", "1e19", "9223372036854767616"} {
 		l := NewLedger()

@@ -16,20 +16,21 @@ type Usage struct {
 	// Containers that have not ended.
 	Containers int
 
-	// weightCPU and weightMemory are the same sums with a default for containers that request nothing, so that these
-	// spread too. They only rank nodes; what fits is decided by the true sums.
+	// weightCPU and weightMemory are the same sums with a default for containers that request
+	// nothing, so that these spread too. They only rank nodes; what fits is decided by the true
+	// sums.
 	weightCPU, weightMemory int64
 }
 
-// What a container without requests weighs when nodes are ranked: kube-scheduler's DefaultMilliCPURequest and
-// DefaultMemoryRequest (pkg/scheduler/util/pod_resources.go).
+// What a container without requests weighs when nodes are ranked: kube-scheduler's
+// DefaultMilliCPURequest and DefaultMemoryRequest (pkg/scheduler/util/pod_resources.go).
 const (
 	defaultMilliCPU = 100
 	defaultMemory   = 200 << 20
 )
 
-// The most that counts of one container's requests. No node has as much, and the sum of some 32,000 containers with spec.nodeName,
-// which are placed without a look at the room, does not wrap around.
+// The most that counts of one container's requests. No node has as much, and the sum of some 32,000
+// containers with spec.nodeName, which are placed without a look at the room, does not wrap around.
 const (
 	maxMilliCPU = 1 << 48
 	maxMemory   = 1 << 48
@@ -49,7 +50,8 @@ func usageOf(requests corev1.ResourceList) Usage {
 	return u
 }
 
-// atMost returns a quantity as a number of 10^scale, or most if it is greater: ScaledValue wraps around beyond 63 bits.
+// atMost returns a quantity as a number of 10^scale, or most if it is greater: ScaledValue wraps
+// around beyond 63 bits.
 func atMost(q resource.Quantity, most int64, scale resource.Scale) int64 {
 	if q.Cmp(*resource.NewScaledQuantity(most, scale)) > 0 {
 		return most
@@ -75,8 +77,8 @@ func (u Usage) minus(v Usage) Usage {
 	return u
 }
 
-// roomAfter is the mean of the shares of cpu and memory that would be left free: kube-scheduler's LeastAllocated. It
-// may be below 0 where containers without requests crowd a node.
+// roomAfter is the mean of the shares of cpu and memory that would be left free: kube-scheduler's
+// LeastAllocated. It may be below 0 where containers without requests crowd a node.
 func roomAfter(r Request, n Node) float64 {
 	after := n.Used.plus(usageOf(r.Resources))
 	var sum float64

@@ -245,8 +245,9 @@ func (c *cluster) startAPIServer(ctx context.Context) error {
 	})
 }
 
-// optOut labels the namespace default, in which people try things, as config/policy wants it of a namespace whose Containers
-// may use files of the node and run as root. Every other namespace is held to the Pod Security level restricted.
+// optOut labels the namespace default, in which people try things, as config/policy wants it of a
+// namespace whose Containers may use files of the node and run as root. Every other namespace is
+// held to the Pod Security level restricted.
 func (c *cluster) optOut(ctx context.Context) error {
 	const label = "pod-security.kubernetes.io/enforce"
 	err := c.wait(ctx, "namespace default", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
@@ -300,8 +301,8 @@ func (c *cluster) install(ctx context.Context) error {
 	})
 }
 
-// installWebhook applies config/webhook with the controller's port on this host in place of its Service, behind which
-// there would be no pod.
+// installWebhook applies config/webhook with the controller's port on this host in place of its
+// Service, behind which there would be no pod.
 func (c *cluster) installWebhook(ctx context.Context) error {
 	dir := filepath.Join(c.dir, "webhook")
 	base, err := filepath.Rel(dir, filepath.Join(c.config, "webhook"))

@@ -38,7 +38,8 @@ it for this machine's cgroup version.
 // to fail, and say all by their exit status.
 var silent = []string{"process_capabilities_fail", "process_rlimits_fail"}
 
-// lane names the cgroup that a program shares with others, which cannot run at the same time: /cgrouptest, testdir/cgrouptest, "" for none.
+// lane names the cgroup that a program shares with others, which cannot run at the same time:
+// /cgrouptest, testdir/cgrouptest, "" for none.
 func lane(program string) string {
 	switch {
 	case strings.HasPrefix(program, "linux_cgroups_relative_"):
@@ -49,15 +50,17 @@ func lane(program string) string {
 	return ""
 }
 
-// racy are the programs whose outcome depends on who is faster: killsig sends a signal as soon as the container runs, which may be
-// before its shell has set the trap, pidfile kills a process that ends by itself, and hooks_stdin gives each hook a second. They run
-// after the others, one by one, and get ten attempts, but where it is known that they fail.
+// racy are the programs whose outcome depends on who is faster: killsig sends a signal as soon as
+// the container runs, which may be before its shell has set the trap, pidfile kills a process that
+// ends by itself, and hooks_stdin gives each hook a second. They run after the others, one by one,
+// and get ten attempts, but where it is known that they fail.
 var racy = []string{"hooks_stdin", "killsig", "pidfile"}
 
 const attempts = 10
 
-// options are those that a program needs of berth, by which its user says what no document can: these two programs want a label left out
-// that the kernel knows nothing of, which berth refuses otherwise.
+// options are those that a program needs of berth, by which its user says what no document can:
+// these two programs want a label left out that the kernel knows nothing of, which berth refuses
+// otherwise.
 var options = map[string]string{
 	"linux_mount_label":              "--ignore-missing-lsm",
 	"linux_process_apparmor_profile": "--ignore-missing-lsm",
@@ -229,8 +232,8 @@ type runner struct {
 	timeout     time.Duration
 }
 
-// all runs every program with every runtime: first, jobs at once, those that do not depend on who is faster, then the rest one by
-// one. The results are by program, then by runtime.
+// all runs every program with every runtime: first, jobs at once, those that do not depend on who
+// is faster, then the rest one by one. The results are by program, then by runtime.
 func (r runner) all(programs []string, runtimes []runtime, jobs int, known map[string]string) [][]outcome {
 	results := make([][]outcome, len(programs))
 	slots := make(chan struct{}, jobs)

@@ -95,7 +95,8 @@ func TestImages(t *testing.T) {
 	})
 }
 
-// TestOutputBesideInput: temporary files beside the output do not become part of an image of that directory.
+// TestOutputBesideInput: temporary files beside the output do not become part of an image of that
+// directory.
 func TestOutputBesideInput(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "app"), []byte("x"), 0o755); err != nil {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command image (bin/berth-image) makes container images without a registry and without another container tool: small ones for
-// tests and samples from Debian's packages and from files of one's own, and one of a root filesystem as it is:
+// Command image (bin/berth-image) makes container images without a registry and without another
+// container tool: small ones for tests and samples from Debian's packages and from files of one's
+// own, and one of a root filesystem as it is:
 //
 //	berth-image busybox -o busybox.tar
 //	berth-image rootfs /srv/debian --cmd /bin/bash -o debian.tar
 //	berth-image build --busybox --add bin/probe:/bin/probe --cmd /bin/probe --format oci -o layout/
 //
-// The same input gives the same bytes each time: entries are sorted, times are fixed or those of the files, and nothing of
-// the building machine is written. The busybox base is one layer, and what --copy and --add bring are others, so that images made
-// by this tool share their base.
+// The same input gives the same bytes each time: entries are sorted, times are fixed or those of
+// the files, and nothing of the building machine is written. The busybox base is one layer, and
+// what --copy and --add bring are others, so that images made by this tool share their base.
 //
 // It is a development tool: it knows nothing of how Berth stores or runs an image, and nothing of
 // Berth imports it.
@@ -154,7 +155,8 @@ func (o *options) build(warn func(string)) error {
 		}
 		trees = append(trees, t)
 	}
-	// Beside the result there is room for it, and /tmp may be memory. It is created after the walks, which may pass there.
+	// Beside the result there is room for it, and /tmp may be memory. It is created after the
+	// walks, which may pass there.
 	parent := filepath.Dir(filepath.Clean(o.output))
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// epoch is the time of everything in an image that has none of its own: fixed, so that images are reproducible.
+// epoch is the time of everything in an image that has none of its own: fixed, so that images are
+// reproducible.
 var epoch = time.Unix(1700000000, 0).UTC()
 
 // entry is one file of a layer: its header, and where its content comes from.
@@ -68,8 +69,9 @@ func splitPair(arg string) (src, dst string, err error) {
 	return src, dst, nil
 }
 
-// add adds SRC of the host at DST, from the form "SRC:DST", as root's and with permissions 0755 or 0644: neither the user who builds
-// an image nor a umask is to show in it. What would be lost by that is refused. A directory is added with all below it.
+// add adds SRC of the host at DST, from the form "SRC:DST", as root's and with permissions 0755 or
+// 0644: neither the user who builds an image nor a umask is to show in it. What would be lost by
+// that is refused. A directory is added with all below it.
 func (t tree) add(arg string) error {
 	src, dst, err := splitPair(arg)
 	if err != nil {
@@ -120,9 +122,10 @@ func (t tree) add(arg string) error {
 // inode identifies a file of the host.
 type inode struct{ dev, ino uint64 }
 
-// copy copies src of the host to dst, as it is: owners, modes with setuid, setgid and sticky, times, hard
-// links, symbolic links, devices, fifos and extended attributes. What an image cannot hold is refused. As tar --one-file-system does, it
-// takes a directory that another filesystem is mounted on without what is in it, and calls warn.
+// copy copies src of the host to dst, as it is: owners, modes with setuid, setgid and sticky,
+// times, hard links, symbolic links, devices, fifos and extended attributes. What an image cannot
+// hold is refused. As tar --one-file-system does, it takes a directory that another filesystem is
+// mounted on without what is in it, and calls warn.
 func (t tree) copy(src, dst string, warn func(string)) error {
 	var top unix.Stat_t
 	if err := unix.Stat(src, &top); err != nil {
@@ -206,7 +209,8 @@ func headerOf(p string) (*entry, *unix.Stat_t, error) {
 	return e, &st, nil
 }
 
-// xattrs returns the extended attributes of a file as records of a tar. Labels of the host's security policy stay here.
+// xattrs returns the extended attributes of a file as records of a tar. Labels of the host's
+// security policy stay here.
 func xattrs(p string) (map[string]string, error) {
 	names := make([]byte, 64<<10) // XATTR_LIST_MAX, and XATTR_SIZE_MAX for the values
 	n, err := unix.Llistxattr(p, names)

@@ -67,7 +67,8 @@ func (c content) copyTo(w io.Writer) error {
 	return err
 }
 
-// write writes the image of these uncompressed layers in the format that was asked for. dir is for temporary files.
+// write writes the image of these uncompressed layers in the format that was asked for. dir is for
+// temporary files.
 func write(o options, dir string, layers []content) error {
 	img := v1.Image{
 		Created:  &epoch,
@@ -104,7 +105,8 @@ func write(o options, dir string, layers []content) error {
 	return writeArchive(o.output, files)
 }
 
-// ociFiles is an OCI image layout: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+// ociFiles is an OCI image layout:
+// https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 func ociFiles(o options, dir string, config []byte, layers []content) (map[string]content, error) {
 	files := map[string]content{"oci-layout": inMemory([]byte(`{"imageLayoutVersion":"1.0.0"}`))}
 	blob := func(mediaType string, c content) v1.Descriptor {

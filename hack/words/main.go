@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command words reports words and phrases of comments and pages that CONTRIBUTING.md replaces by plainer ones. Its arguments
-// are files: of Go files it reads the comments, of others every line. It exits with 1 if it finds any.
+// Command words reports words and phrases of comments and pages that CONTRIBUTING.md replaces by
+// plainer ones. Its arguments are files: of Go files it reads the comments, of others every line.
+// It exits with 1 if it finds any.
 package main
 
 import (

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chaostest serves the tests that kill parts of Berth below containers. It has the programs that the containers run, counts
-// the losses, and knows when the agent may be killed next.
+// Package chaostest serves the tests that kill parts of Berth below containers. It has the programs
+// that the containers run, counts the losses, and knows when the agent may be killed next.
 package chaostest
 
 import (
@@ -34,8 +34,8 @@ func Seed(t testing.TB) uint64 {
 
 // Program writes numbered lines, from 0, and ends with a known code.
 type Program struct {
-	// Slow lines are written one by one, Burst lines at once before the end. One more line follows, which has
-	// no newline if there is a burst.
+	// Slow lines are written one by one, Burst lines at once before the end. One more line follows,
+	// which has no newline if there is a burst.
 	Slow, Burst int
 	Code        int
 }
@@ -60,8 +60,8 @@ func (p Program) Script() string {
 		p.Slow, p.Slow+p.Burst, last, p.Code)
 }
 
-// Spec returns the fields of the spec of a Container that runs the program once, indented for a manifest. The program keeps its notes
-// in the file name of the directory notes.
+// Spec returns the fields of the spec of a Container that runs the program once, indented for a
+// manifest. The program keeps its notes in the file name of the directory notes.
 func (p Program) Spec(archive, notes, name string) string {
 	return fmt.Sprintf(`  archive: {path: %s}
   restartPolicy: Never
@@ -82,7 +82,8 @@ type Notes struct {
 	End time.Duration
 }
 
-// ReadNotes reads the file that the program knew as $NOTES. A missing one says that it has never started.
+// ReadNotes reads the file that the program knew as $NOTES. A missing one says that it has never
+// started.
 func ReadNotes(path string) Notes {
 	var n Notes
 	data, _ := os.ReadFile(path)
@@ -150,8 +151,9 @@ func (p Program) Compare(notes Notes, log string, code int) Losses {
 	return out
 }
 
-// HoldsAll returns an error unless the process agent holds a pidfd of each container that the supervisor runs. The exit code and
-// output of a container that it does not hold yet are lost if the supervisor is killed.
+// HoldsAll returns an error unless the process agent holds a pidfd of each container that the
+// supervisor runs. The exit code and output of a container that it does not hold yet are lost if
+// the supervisor is killed.
 func HoldsAll(ctx context.Context, supervisor *protocol.Client, agent int) error {
 	all, err := supervisor.List(ctx)
 	if err != nil {

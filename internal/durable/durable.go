@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package durable replaces files as a whole and locks them. A reader, or a process that starts after
-// a kill, finds either the old or the new content of a file and never a part of one. A Journal makes
-// many such files survive a loss of power at the price of one flush.
+// Package durable replaces files as a whole and locks them. A reader, or a process that starts
+// after a kill, finds either the old or the new content of a file and never a part of one. A
+// Journal makes many such files survive a loss of power at the price of one flush.
 //
 // It knows nothing of what the files hold.
 package durable
@@ -21,8 +21,8 @@ type Options struct {
 	// Mode is the mode of the new file before the umask; 0 is 0600.
 	Mode fs.FileMode
 	// Temporary is the file that the new content is written to first. It must lie on the same
-	// filesystem; the default is .NAME.new beside the file. Writers that may replace one file at the
-	// same time need temporary files of their own.
+	// filesystem; the default is .NAME.new beside the file. Writers that may replace one file at
+	// the same time need temporary files of their own.
 	Temporary string
 	// Sync makes the new content survive a loss of power once Replace has returned.
 	Sync bool
@@ -30,8 +30,8 @@ type Options struct {
 	Reserve *Reserve
 }
 
-// Replace replaces the file at path with one that holds data. After a kill at any moment the file is
-// the old or the new one; a temporary file may be left over, which the next Replace removes.
+// Replace replaces the file at path with one that holds data. After a kill at any moment the file
+// is the old or the new one; a temporary file may be left over, which the next Replace removes.
 //
 // What another user has put in the place of the temporary file is never written to: it might be a
 // link to any file.
@@ -58,7 +58,8 @@ func Replace(path string, data []byte, o Options) error {
 	return nil
 }
 
-// Create writes a file that does not exist yet, and removes it again if that fails. It is not atomic.
+// Create writes a file that does not exist yet, and removes it again if that fails. It is not
+// atomic.
 func Create(path string, data []byte, o Options) error {
 	mode := o.Mode.Perm()
 	if mode == 0 {

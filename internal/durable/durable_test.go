@@ -45,7 +45,8 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceFollowsNoLink has a link in the place of the temporary file: its target stays as it is.
+// TestReplaceFollowsNoLink has a link in the place of the temporary file: its target stays as it
+// is.
 func TestReplaceFollowsNoLink(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
@@ -86,8 +87,8 @@ func TestReplaceFails(t *testing.T) {
 	}
 }
 
-// TestReplaceSurvivesKill kills a process that replaces a file again and again: whatever the moment,
-// the file is whole.
+// TestReplaceSurvivesKill kills a process that replaces a file again and again: whatever the
+// moment, the file is whole.
 func TestReplaceSurvivesKill(t *testing.T) {
 	leaktest.Check(t)
 	if path := os.Getenv("DURABLE_TEST_FILE"); path != "" {

@@ -36,18 +36,21 @@ const (
 	journalReserve = 4 * reserveSize
 	// journalSlack is how far a journal may exceed twice its needed size before it is written anew.
 	journalSlack = 8 << 20
-	// flushSpacing is the time between two flushes for each file beyond the first that waits for the second one, up to flushSpacingMax.
+	// flushSpacing is the time between two flushes for each file beyond the first that waits for
+	// the second one, up to flushSpacingMax.
 	flushSpacing, flushSpacingMax = 10 * time.Millisecond, 400 * time.Millisecond
 	// soon is how long a file may wait for the flush that Soon asks for.
 	soon = time.Second
 )
 
-// Journal makes the small files below a directory survive a loss of power by group commit: one fdatasync(2) of one file for all
-// that wait, instead of one of each file and one of each directory.
+// Journal makes the small files below a directory survive a loss of power by group commit: one
+// fdatasync(2) of one file for all that wait, instead of one of each file and one of each
+// directory.
 //
-// A file is replaced without a flush, and its content appended to the journal besides. Within a boot the files are the truth, and
-// the journal is only written. After another boot the journal is the truth: OpenJournal replaces each file by the last content that the
-// journal holds. An entry that a loss of power cut off ends the journal.
+// A file is replaced without a flush, and its content appended to the journal besides. Within a
+// boot the files are the truth, and the journal is only written. After another boot the journal is
+// the truth: OpenJournal replaces each file by the last content that the journal holds. An entry
+// that a loss of power cut off ends the journal.
 //
 // A nil Journal replaces files and promises nothing at a loss of power.
 type Journal struct {
@@ -96,8 +99,9 @@ type header struct {
 	Boot string `json:"boot"`
 }
 
-// Kinds of entries. An entry is the length of its body and the CRC-32C of it (32 bits each, little endian), then the body: a byte for
-// the kind, 16 bits for the length of the path, the path, the content.
+// Kinds of entries. An entry is the length of its body and the CRC-32C of it (32 bits each, little
+// endian), then the body: a byte for the kind, 16 bits for the length of the path, the path, the
+// content.
 const (
 	kindHeader  = 'H'
 	kindFile    = 'F'
@@ -121,8 +125,9 @@ func encode(kind byte, path string, data []byte) ([]byte, error) {
 	return b, nil
 }
 
-// OpenJournal opens the journal of a directory. If it was written in another boot, the files become what it holds. The globs, relative
-// to the directory, say which files belong into it; those that it lacks are added.
+// OpenJournal opens the journal of a directory. If it was written in another boot, the files become
+// what it holds. The globs, relative to the directory, say which files belong into it; those that
+// it lacks are added.
 //
 // One process at a time may have the journal open.
 func OpenJournal(dir string, globs ...string) (*Journal, error) {
@@ -177,7 +182,8 @@ func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
 	return j, nil
 }
 
-// blank returns whether a file holds nothing but zeros, as a filesystem may leave one whose content it had not written.
+// blank returns whether a file holds nothing but zeros, as a filesystem may leave one whose content
+// it had not written.
 func blank(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
 
 // match returns the regular files that the globs match, relative to dir.
@@ -203,8 +209,8 @@ func match(dir string, globs []string) ([]string, error) {
 
 // takeUp makes the files what the journal of another boot holds, and the journal that of this boot.
 func (j *Journal) takeUp(held map[string]entry) error {
-	// Whole entries may follow one that was cut off. They must never come behind a new one. And what was allocated behind them is room
-	// for the files.
+	// Whole entries may follow one that was cut off. They must never come behind a new one. And
+	// what was allocated behind them is room for the files.
 	if err := j.f.Truncate(j.end); err != nil {
 		return err
 	}
@@ -230,7 +236,8 @@ func (j *Journal) header() ([]byte, error) {
 	return encode(kindHeader, "", head)
 }
 
-// scan reads a journal up to its end, or to an entry that was cut off, and returns the last entry of each file.
+// scan reads a journal up to its end, or to an entry that was cut off, and returns the last entry
+// of each file.
 func scan(f *os.File) (head header, held map[string]entry, end int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -308,8 +315,8 @@ func restore(dir string, journal io.ReaderAt, held map[string]entry) error {
 	return nil
 }
 
-// catchUp adds to the journal what a process that was killed has written to files alone. After another boot, files may be among
-// them that never came to the disk.
+// catchUp adds to the journal what a process that was killed has written to files alone. After
+// another boot, files may be among them that never came to the disk.
 func (j *Journal) catchUp(held map[string]entry, files []string, rebooted bool) error {
 	info, err := j.f.Stat()
 	if err != nil {
@@ -345,8 +352,8 @@ func (j *Journal) catchUp(held map[string]entry, files []string, rebooted bool) 
 	return nil
 }
 
-// Replace replaces a file below the journal's directory as the function Replace does. The content survives a loss of power after the
-// next flush; o.Sync is ignored.
+// Replace replaces a file below the journal's directory as the function Replace does. The content
+// survives a loss of power after the next flush; o.Sync is ignored.
 func (j *Journal) Replace(path string, data []byte, o Options) error {
 	o.Sync = false
 	if j == nil {
@@ -358,14 +365,16 @@ func (j *Journal) Replace(path string, data []byte, o Options) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	// The file first: if the journal has no room, the file is ahead of it, which the next OpenJournal in this boot finds.
+	// The file first: if the journal has no room, the file is ahead of it, which the next
+	// OpenJournal in this boot finds.
 	if err := Replace(path, data, o); err != nil {
 		return err
 	}
 	return j.add(kindFile, name, data, o.Reserve != nil)
 }
 
-// Removed notes that a file is gone. A removal that a loss of power undoes is done again by whoever finds the file.
+// Removed notes that a file is gone. A removal that a loss of power undoes is done again by whoever
+// finds the file.
 func (j *Journal) Removed(path string) error {
 	if j == nil {
 		return nil
@@ -462,7 +471,8 @@ func (j *Journal) add(kind byte, name string, data []byte, reserved bool) error 
 	return nil
 }
 
-// makeRoom allocates room for an entry, and for what is reserved. The room is real, and reads as zeros (fallocate(2)).
+// makeRoom allocates room for an entry, and for what is reserved. The room is real, and reads as
+// zeros (fallocate(2)).
 func (j *Journal) makeRoom(size int64, reserved bool) error {
 	if j.end+size+journalReserve <= j.room {
 		return nil
@@ -569,8 +579,8 @@ func (j *Journal) run() {
 	}
 }
 
-// await lets more files come before a flush if several wait already: then more are on their way. It returns false if the journal is
-// being closed.
+// await lets more files come before a flush if several wait already: then more are on their way. It
+// returns false if the journal is being closed.
 func (j *Journal) await(last time.Time) bool {
 	for {
 		j.mu.Lock()
@@ -640,8 +650,9 @@ func fdatasync(f *os.File) error {
 	return nil
 }
 
-// rewrite writes a journal that holds nothing but the files as they are, and makes it the one that entries are added to. It counts
-// only after publish. Until then the old one holds all that anybody was promised. The caller holds j.mu.
+// rewrite writes a journal that holds nothing but the files as they are, and makes it the one that
+// entries are added to. It counts only after publish. Until then the old one holds all that anybody
+// was promised. The caller holds j.mu.
 func (j *Journal) rewrite() (_ *os.File, err error) {
 	path := j.temporary()
 	_ = unix.Unlink(path)

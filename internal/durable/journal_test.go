@@ -98,8 +98,8 @@ func (m *machine) journal() []byte {
 	return b
 }
 
-// TestJournalSurvivesPowerLoss: after a loss of power each file holds what was flushed last, whatever has become of the file, and
-// what was removed is gone.
+// TestJournalSurvivesPowerLoss: after a loss of power each file holds what was flushed last,
+// whatever has become of the file, and what was removed is gone.
 func TestJournalSurvivesPowerLoss(t *testing.T) {
 	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
@@ -125,7 +125,8 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 	m.has("c/3.json", "")
 	m.has("d/4.json", "")
 
-	// Within a boot, the files are the truth, even those that a killed process has not put into the journal.
+	// Within a boot, the files are the truth, even those that a killed process has not put into the
+	// journal.
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -147,8 +148,9 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 	m.has("b/2.json", "")
 }
 
-// TestJournalTornTail cuts the journal off at each byte behind what was flushed, and flips each: what was flushed is there, what was
-// not is there whole or not at all, and no stale entry comes back behind a new one.
+// TestJournalTornTail cuts the journal off at each byte behind what was flushed, and flips each:
+// what was flushed is there, what was not is there whole or not at all, and no stale entry comes
+// back behind a new one.
 func TestJournalTornTail(t *testing.T) {
 	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
@@ -218,7 +220,8 @@ func TestJournalRefuses(t *testing.T) {
 	}
 }
 
-// TestJournalIsShortened: a journal does not grow with the number of writes, and loses nothing as it is written anew.
+// TestJournalIsShortened: a journal does not grow with the number of writes, and loses nothing as
+// it is written anew.
 func TestJournalIsShortened(t *testing.T) {
 	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
@@ -243,7 +246,8 @@ func TestJournalIsShortened(t *testing.T) {
 	}
 }
 
-// TestJournalGroups: many that wait together share few flushes, and one alone does not wait for others.
+// TestJournalGroups: many that wait together share few flushes, and one alone does not wait for
+// others.
 func TestJournalGroups(t *testing.T) {
 	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}
@@ -271,7 +275,8 @@ func TestJournalGroups(t *testing.T) {
 	}
 }
 
-// TestJournalOnFullDisk: a file out of the reserve has room in the journal, too, and so has an agent that starts then.
+// TestJournalOnFullDisk: a file out of the reserve has room in the journal, too, and so has an
+// agent that starts then.
 func TestJournalOnFullDisk(t *testing.T) {
 	leaktest.Check(t)
 	dir := smallDisk(t)
@@ -301,8 +306,8 @@ func TestJournalOnFullDisk(t *testing.T) {
 	m.has("a/1.json", "last")
 }
 
-// TestJournalRestoresOnFullDisk: a file whose content was lost with the power has room, although something else has taken all of the
-// disk since.
+// TestJournalRestoresOnFullDisk: a file whose content was lost with the power has room, although
+// something else has taken all of the disk since.
 func TestJournalRestoresOnFullDisk(t *testing.T) {
 	leaktest.Check(t)
 	dir := smallDisk(t)

@@ -13,21 +13,23 @@ import (
 )
 
 const (
-	// reserveSize is the room of each file of a Reserve. A status with a condition of the longest kind (32 KiB) fits.
+	// reserveSize is the room of each file of a Reserve. A status with a condition of the longest
+	// kind (32 KiB) fits.
 	reserveSize = 48 << 10
 	// reserveFiles is how many there are: a file that is new keeps the room that it took.
 	reserveFiles = 4
 )
 
-// Reserve is room for a few files on a filesystem, kept for when that is full: so a status can still say that it is. A file
-// that is replaced gives its room back, out of which the next reserve is made.
+// Reserve is room for a few files on a filesystem, kept for when that is full: so a status can
+// still say that it is. A file that is replaced gives its room back, out of which the next reserve
+// is made.
 type Reserve struct {
 	dir string
 	mu  sync.Mutex // held while the reserve is used and made again
 }
 
-// NewReserve keeps room in the directory, which must be writable by the agent alone. On a filesystem that is full already, it does
-// so after the first Replace that succeeds.
+// NewReserve keeps room in the directory, which must be writable by the agent alone. On a
+// filesystem that is full already, the first Replace that succeeds makes the room.
 func NewReserve(dir string) *Reserve {
 	r := &Reserve{dir: dir}
 	r.fill()
@@ -55,7 +57,8 @@ func keep(path string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	// What a use has left over is less than it was by the new file; a smaller reserve is better than none.
+	// What a use has left over is less than it was by the new file; a smaller reserve is better
+	// than none.
 	for size := int64(reserveSize); size > 0; size -= 4 << 10 {
 		if err = unix.Fallocate(fd, 0, 0, size); err == nil {
 			return nil
@@ -65,8 +68,8 @@ func keep(path string) error {
 	return err
 }
 
-// Replace replaces the file at path as the function Replace does, out of the reserve if the filesystem is full. path must be on
-// the filesystem of the reserve.
+// Replace replaces the file at path as the function Replace does, out of the reserve if the
+// filesystem is full. path must be on the filesystem of the reserve.
 func (r *Reserve) Replace(path string, data []byte, o Options) error {
 	err := Replace(path, data, o)
 	r.mu.Lock()

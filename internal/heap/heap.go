@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package heap decides how much garbage the heap of a long-running process may hold: little while the
-// process is at rest, more during a burst of work.
+// Package heap decides how much garbage the heap of a long-running process may hold: little while
+// the process is at rest, more during a burst of work.
 //
 // It knows nothing of the work.
 package heap
@@ -16,21 +16,23 @@ import (
 )
 
 const (
-	// restPercent is GOGC of a process at rest. It allocates little, so it costs little to collect early.
+	// restPercent is GOGC of a process at rest. It allocates little, so it costs little to collect
+	// early.
 	restPercent = 25
-	// room is how much garbage may gather during a burst. A start of a container leaves half a MiB of
-	// it in the agent and in the supervisor each. At rest their heaps are so small that they would be
-	// collected at nearly every start.
+	// room is how much garbage may gather during a burst. A start of a container leaves half a MiB
+	// of it in the agent and in the supervisor each. At rest their heaps are so small that they
+	// would be collected at nearly every start.
 	room = 16 << 20
-	// least is the smallest heap that Go reckons with (runtime, heapMinimum): it is collected when it
-	// reaches GOGC/100 of this size, at the earliest.
+	// least is the smallest heap that Go reckons with (runtime, heapMinimum): it is collected when
+	// it reaches GOGC/100 of this size, at the earliest.
 	least = 4 << 20
-	// burst is the time between two collections that are part of a burst, and quiet is the time after
-	// the last one when the burst has ended.
+	// burst is the time between two collections that are part of a burst, and quiet is the time
+	// after the last one when the burst has ended.
 	burst, quiet = time.Second, 5 * time.Second
 )
 
-// Adapt has this process adapt its heap to its work until ctx ends, unless the environment sets GOGC.
+// Adapt has this process adapt its heap to its work until ctx ends, unless the environment sets
+// GOGC.
 func Adapt(ctx context.Context) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(restPercent)

@@ -19,8 +19,8 @@ func read(name string) int {
 	return int(s[0].Value.Uint64())
 }
 
-// TestBurst allocates as a burst of starts does. The heap is collected less often than at rest until
-// the burst has ended, and then its memory is given back.
+// TestBurst allocates as a burst of starts does. The heap is collected less often than at rest
+// until the burst has ended, and then its memory is given back.
 func TestBurst(t *testing.T) {
 	leaktest.Check(t)
 	before := debug.SetGCPercent(restPercent)

@@ -19,12 +19,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is how often to look, a tenth of a second apart or more: what ends them may be under way.
+// patience is how often to look, a tenth of a second apart or more: what ends them may be under
+// way.
 const patience = 30
 
-// Check fails the test if goroutines or descriptors are left over after its cleanups. It comes first
-// in a test, which must not be parallel: those of others would count, too. It calls settle before each
-// look, to end what a library keeps for its next use.
+// Check fails the test if goroutines or descriptors are left over after its cleanups. It comes
+// first in a test, which must not be parallel: those of others would count, too. It calls settle
+// before each look, to end what a library keeps for its next use.
 func Check(t testing.TB, settle ...func()) {
 	t.Helper()
 	check(t, patience, settle...)
@@ -47,8 +48,8 @@ func check(t testing.TB, patience int, settle ...func()) {
 // Tests are a *testing.M, or one with what its package starts for all tests and ends after them.
 type Tests interface{ Run() int }
 
-// Run runs the tests of a package and returns the exit code for TestMain: that of the tests, or 1 if
-// goroutines or descriptors are left over.
+// Run runs the tests of a package and returns the exit code for TestMain: that of the tests, or 1
+// if goroutines or descriptors are left over.
 func Run(m Tests) int {
 	before := descriptors()
 	code := m.Run()
@@ -99,8 +100,8 @@ func descriptors() map[string]string {
 	return out
 }
 
-// kept reports whether a descriptor stays open by design: the Go runtime opens two once, and opencontainers/cgroups one; envtest
-// keeps its locks on ports.
+// kept reports whether a descriptor stays open by design: the Go runtime opens two once, and
+// opencontainers/cgroups one; envtest keeps its locks on ports.
 func kept(target string) bool {
 	return target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]" || target == "/sys/fs/cgroup" ||
 		filepath.Base(filepath.Dir(target)) == "kubebuilder-envtest"

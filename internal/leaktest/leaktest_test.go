@@ -59,8 +59,8 @@ type pkg struct {
 	calls  map[string]map[string]bool // by function of a test file: functions that it calls
 }
 
-// TestEveryTestIsChecked finds packages that start goroutines, and tests of them that never call Check. What a program
-// starts ends with it: these are tested as processes.
+// TestEveryTestIsChecked finds packages that start goroutines, and tests of them that never call
+// Check. What a program starts ends with it: these are tested as processes.
 func TestEveryTestIsChecked(t *testing.T) {
 	packages := map[string]*pkg{}
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {

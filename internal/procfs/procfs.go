@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package procfs reads what Berth needs from /proc: the state of a process, and the id of this boot.
+// Package procfs reads what Berth needs from /proc: the state of a process, and the id of this
+// boot.
 package procfs
 
 import (
@@ -21,9 +22,11 @@ type Stat struct {
 	State byte
 	// PPID is the pid of the parent process.
 	PPID int
-	// StartTime is in clock ticks since boot. With the pid and the boot id it names one process for ever.
+	// StartTime is in clock ticks since boot. With the pid and the boot id it names one process for
+	// ever.
 	StartTime uint64
-	// Exit is the exit status of a zombie; the kernel shows it only to those who may trace the process.
+	// Exit is the exit status of a zombie; the kernel shows it only to those who may trace the
+	// process.
 	Exit unix.WaitStatus
 }
 
@@ -45,8 +48,8 @@ func ReadStat(pid int) (Stat, error) {
 }
 
 func parseStat(pid int, b []byte) (Stat, error) {
-	// The second field is the command in parentheses. It may hold any character, so fields are counted
-	// from the last ")".
+	// The second field is the command in parentheses. It may hold any character, so fields are
+	// counted from the last ")".
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
 		return Stat{}, fmt.Errorf("/proc/%d/stat: found %.80q; allowed: a command in parentheses", pid, b)

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReadStat reads the state of this process, of a zombie with its exit status, and of no process.
+// TestReadStat reads the state of this process, of a zombie with its exit status, and of no
+// process.
 func TestReadStat(t *testing.T) {
 	own, err := ReadStat(os.Getpid())
 	if err != nil || own.Ended() || own.StartTime == 0 || own.PPID != os.Getppid() {
@@ -44,7 +45,8 @@ func TestReadStat(t *testing.T) {
 	}
 }
 
-// TestParseStat reads lines with a command that looks like fields, and refuses lines that are cut off.
+// TestParseStat reads lines with a command that looks like fields, and refuses lines that are cut
+// off.
 func TestParseStat(t *testing.T) {
 	rest := " Z 1 2 3" + strings.Repeat(" 0", 15) + " 4711" + strings.Repeat(" 0", 29) + " 256"
 	st, err := parseStat(7, []byte("7 (a) R 9) b)"+rest))

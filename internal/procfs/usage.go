@@ -19,8 +19,8 @@ const Tick = time.Second / 100
 type Memory struct {
 	// PSS counts a page that n processes share as the nth part of it.
 	PSS int
-	// Own is the part of PSS that the process has written: its heap, stacks and variables. Program is
-	// that of pages of its program and other files.
+	// Own is the part of PSS that the process has written: its heap, stacks and variables. Program
+	// is that of pages of its program and other files.
 	Own, Program int
 	// RSS counts such a page in full; Peak is the most that it was.
 	RSS, Peak int

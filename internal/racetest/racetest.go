@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package racetest collects the races that programs under test report. A test with the race detector
-// builds these programs with it, too.
+// Package racetest collects the races that programs under test report. A test with the race
+// detector builds these programs with it, too.
 package racetest
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Collect has the programs that this process starts report races in files below dir, an absolute path.
-// Their standard error may be read by nobody, or be gone when they are killed.
+// Collect has the programs that this process starts report races in files below dir, an absolute
+// path. Their standard error may be read by nobody, or be gone when they are killed.
 func Collect(dir string) error { return os.Setenv("GORACE", "log_path="+filepath.Join(dir, "race")) }
 
 // Reports returns the races that programs have reported below dir, and removes them.

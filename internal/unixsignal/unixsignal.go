@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The first and the last signal of a program's own: the C library keeps 32 and 33 to itself (signal(7), Real-time signals).
+// The first and the last signal of a program's own: the C library keeps 32 and 33 to itself
+// (signal(7), Real-time signals).
 const (
 	rtMin = 34
 	rtMax = 64

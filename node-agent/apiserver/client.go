@@ -2,8 +2,9 @@
 
 // Package apiserver connects the agent to the API server of its cluster.
 //
-// It uses the REST client of client-go with the few kinds that the agent sends and receives. The clients of controller-runtime
-// link every kind of Kubernetes: they doubled the size of the program and the memory that its pages take.
+// It uses the REST client of client-go with the few kinds that the agent sends and receives. The
+// clients of controller-runtime link every kind of Kubernetes: they doubled the size of the program
+// and the memory that its pages take.
 package apiserver
 
 import (
@@ -13,8 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// NewClient returns a client for the resources of one group and version, whose bodies have the kinds of scheme. It sends no
-// request, so that the agent starts without an API server.
+// NewClient returns a client for the resources of one group and version, whose bodies have the
+// kinds of scheme. It sends no request, so that the agent starts without an API server.
 func NewClient(config *rest.Config, version schema.GroupVersion, scheme *runtime.Scheme) (rest.Interface, error) {
 	c := rest.CopyConfig(config)
 	c.GroupVersion = &version

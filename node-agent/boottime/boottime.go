@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package boottime measures durations that outlive a process, such as a grace period or a back-off. Setting the node's clock does
-// not change them, and they go on while the machine sleeps. It knows nothing of the things that are timed.
+// Package boottime measures durations that outlive a process, such as a grace period or a back-off.
+// Setting the node's clock does not change them, and they go on while the machine sleeps. It knows
+// nothing of the things that are timed.
 package boottime
 
 import (
@@ -44,12 +45,14 @@ func (i Instant) Add(d time.Duration) Instant {
 	return Instant{i.Boot, i.Since + d}
 }
 
-// Seconds returns n seconds as a duration, or the longest duration there is, some 292 years. A negative n is 0.
+// Seconds returns n seconds as a duration, or the longest duration there is, some 292 years. A
+// negative n is 0.
 func Seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, 0), math.MaxInt64/int64(time.Second))) * time.Second
 }
 
-// Sub returns the time from j to i. ok is false for instants of two boots, between which nothing measures.
+// Sub returns the time from j to i. ok is false for instants of two boots, between which nothing
+// measures.
 func (i Instant) Sub(j Instant) (d time.Duration, ok bool) {
 	return i.Since - j.Since, i.Boot == j.Boot
 }

@@ -26,7 +26,8 @@ func TestSubOfTwoBoots(t *testing.T) {
 	}
 }
 
-// TestLongest holds that nothing wraps around: a grace period beyond what a duration holds is long, and not over.
+// TestLongest holds that nothing wraps around: a grace period beyond what a duration holds is long,
+// and not over.
 func TestLongest(t *testing.T) {
 	now := Instant{"one", time.Hour}
 	for _, n := range []int64{9_223_372_036, 9_223_372_037, 1e12, math.MaxInt64} {

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxAccountsFile bounds /etc/passwd and /etc/group of an image, which is hostile (CVE-2023-25153 was an unbounded read). 4 MiB is some
-// 60,000 users.
+// maxAccountsFile bounds /etc/passwd and /etc/group of an image, which is hostile (CVE-2023-25153
+// was an unbounded read). 4 MiB is some 60,000 users.
 const maxAccountsFile = 4 << 20
 
 // Accounts are the users and groups that a root filesystem knows. The zero value knows none.
@@ -41,8 +41,9 @@ type group struct {
 	members []string
 }
 
-// ReadAccounts reads etc/passwd and etc/group of the root filesystem at rootfs. A file that is not there knows nobody; one that is
-// no regular file, or is too large, is an error. Lines that are no account are passed over, as login does.
+// ReadAccounts reads etc/passwd and etc/group of the root filesystem at rootfs. A file that is not
+// there knows nobody; one that is no regular file, or is too large, is an error. Lines that are no
+// account are passed over, as login does.
 func ReadAccounts(rootfs string) (Accounts, error) {
 	var a Accounts
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -61,7 +62,8 @@ func ReadAccounts(rootfs string) (Accounts, error) {
 	return ParseAccounts(passwd, groups), nil
 }
 
-// readInRoot reads a regular file below the directory root, which every symlink and .. on the way is held in. A file that is not there is empty.
+// readInRoot reads a regular file below the directory root, which every symlink and .. on the way
+// is held in. A file that is not there is empty.
 func readInRoot(root int, path string) ([]byte, error) {
 	fd, err := scoped.Open(root, path, unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -139,7 +141,8 @@ func lines(content []byte, each func(fields []string)) {
 	}
 }
 
-// parseID reads a user or group id. Ids above 2^31-1 are refused: they wrap to negative ones, or to 0, in programs that use int (CVE-2024-40635).
+// parseID reads a user or group id. Ids above 2^31-1 are refused: they wrap to negative ones, or to
+// 0, in programs that use int (CVE-2024-40635).
 func parseID(s string) (uint32, error) {
 	if s == "" || strings.TrimLeft(s, "0123456789") != "" {
 		return 0, fmt.Errorf("found %q; allowed: a number from 0 to %d", s, math.MaxInt32)
@@ -158,9 +161,10 @@ type identity struct {
 	home     string
 }
 
-// identity finds who is meant by the User of an image's config ("", user, uid, user:group and so on), over which the ids that the
-// user of Berth set go. As in Kubernetes, a uid that the image knows brings its primary group where none is given, and
-// the groups that the user is a member of are the supplementary ones.
+// identity finds who is meant by the User of an image's config ("", user, uid, user:group and so
+// on), over which the ids that the user of Berth set go. As in Kubernetes, a uid that the image
+// knows brings its primary group where none is given, and the groups that the user is a member of
+// are the supplementary ones.
 func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (identity, error) {
 	var id identity
 	var known *account
@@ -207,8 +211,8 @@ func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (iden
 		}
 		id.gid = gid
 	}
-	// The primary group stands among the supplementary ones too, so that a file of that group stays refused to a process
-	// which gives its primary group up (CVE-2022-36109).
+	// The primary group stands among the supplementary ones too, so that a file of that group stays
+	// refused to a process which gives its primary group up (CVE-2022-36109).
 	id.groups = []uint32{id.gid}
 	if known != nil {
 		for _, gid := range a.memberships(known.name) {
@@ -226,8 +230,9 @@ type IDs struct {
 	Groups   []uint32
 }
 
-// Find returns the ids of a user that is given as a name or a uid, with or without :GROUP, which is a name or a gid. As for
-// docker and podman, a user without :GROUP has the groups that it is a member of.
+// Find returns the ids of a user that is given as a name or a uid, with or without :GROUP, which is
+// a name or a gid. As for docker and podman, a user without :GROUP has the groups that it is a
+// member of.
 func (a Accounts) Find(user string) (IDs, error) {
 	var ids IDs
 	name, groupName, hasGroup := strings.Cut(user, ":")

@@ -27,11 +27,12 @@ type Root struct {
 // Option changes how the bundles of a Root are kept.
 type Option func(*Root)
 
-// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush. The directory of bundles lies below
-// that of the journal.
+// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush.
+// The directory of bundles lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(r *Root) { r.journal = j } }
 
-// Open makes the directory at path, which must be absolute, if it is not there, and closes it to everybody but the owner.
+// Open makes the directory at path, which must be absolute, if it is not there, and closes it to
+// everybody but the owner.
 func Open(path string, options ...Option) (*Root, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("directory of bundles: found %q; allowed: an absolute path", path)
@@ -92,17 +93,20 @@ func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
 // Rootfs is the path where the overlay is mounted.
 func (d Dir) Rootfs() string { return d.File("rootfs") }
 
-// Replace replaces a file of the directory, whole or not at all. It survives a loss of power after the journal's next flush.
+// Replace replaces a file of the directory, whole or not at all. It survives a loss of power after
+// the journal's next flush.
 func (d Dir) Replace(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{})
 }
 
-// ReplaceReserved is Replace that also succeeds on a full disk, as long as the reserve of the bundles lasts.
+// ReplaceReserved is Replace that also succeeds on a full disk, as long as the reserve of the
+// bundles lasts.
 func (d Dir) ReplaceReserved(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
-// ReplaceForBoot is ReplaceReserved for a file that means nothing after a boot of the machine. It is never flushed.
+// ReplaceForBoot is ReplaceReserved for a file that means nothing after a boot of the machine. It
+// is never flushed.
 func (d Dir) ReplaceForBoot(name string, data []byte) error {
 	return durable.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
@@ -115,7 +119,8 @@ func (d Dir) Make() error {
 	return nil
 }
 
-// WriteConfig writes config.json with mode 0600, whole or not at all. It is written at each start, and so never flushed.
+// WriteConfig writes config.json with mode 0600, whole or not at all. It is written at each start,
+// and so never flushed.
 func (d Dir) WriteConfig(spec *specs.Spec) error {
 	document, err := json.Marshal(spec)
 	if err != nil {
@@ -142,8 +147,8 @@ func (d Dir) RootfsLeft() bool {
 	return false
 }
 
-// UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It is no error when
-// there is none.
+// UnmountRootfs undoes MountRootfs: it unmounts the overlay and throws the writable layer away. It
+// is no error when there is none.
 func (d Dir) UnmountRootfs() error {
 	if err := unmount(d.Rootfs()); err != nil {
 		return err
@@ -159,7 +164,8 @@ func (d Dir) UnmountRootfs() error {
 	return nil
 }
 
-// Remove unmounts all that is mounted in the directory and removes it. It is no error when it is not there.
+// Remove unmounts all that is mounted in the directory and removes it. It is no error when it is
+// not there.
 //
 // Nothing is removed through a mount: a volume that does not unmount makes it fail instead.
 func (d Dir) Remove() error {
@@ -179,8 +185,9 @@ func (d Dir) Remove() error {
 	return nil
 }
 
-// unmount unmounts whatever is mounted at path, however often; a path that is no mount point, or is not there, is no error.
-// A mount that is busy (a process of the host looks into it) is detached: it goes away with its last user.
+// unmount unmounts whatever is mounted at path, however often; a path that is no mount point, or is
+// not there, is no error. A mount that is busy (a process of the host looks into it) is detached:
+// it goes away with its last user.
 func unmount(path string) error {
 	for {
 		mounted, err := isMountPoint(path)
@@ -203,7 +210,8 @@ func unmount(path string) error {
 	}
 }
 
-// isMountPoint asks statx(2), which needs no reading of mountinfo, however many mounts the node has.
+// isMountPoint asks statx(2), which needs no reading of mountinfo, however many mounts the node
+// has.
 func isMountPoint(path string) (bool, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bundle makes and removes a container's directory on the node: its root filesystem (an overlay of image layers,
-// or a directory of the node), its volumes, and config.json, for which it merges what the image says under what the user
-// said.
+// Package bundle makes and removes a container's directory on the node: its root filesystem (an
+// overlay of image layers, or a directory of the node), its volumes, and config.json, for which it
+// merges what the image says under what the user said.
 //
 //	root, err := bundle.Open("/var/lib/berth/bundles")
 //	dir := root.Dir("default_web_1a2b3c4d")
@@ -18,7 +18,7 @@
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //
-// The content of a root filesystem is hostile: paths inside are opened with openat2(RESOLVE_IN_ROOT) only, and what
-// is read from it is bounded. The package must not know restarts, the runtime, Kubernetes' API server, nor where
-// images come from.
+// The content of a root filesystem is hostile: paths inside are opened with
+// openat2(RESOLVE_IN_ROOT) only, and what is read from it is bounded. The package must not know
+// restarts, the runtime, Kubernetes' API server, nor where images come from.
 package bundle

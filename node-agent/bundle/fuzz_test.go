@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// FuzzAccounts: whatever an image has as /etc/passwd and /etc/group, whoever its config names gets ids that wrap nowhere, and is root
-// only where the image says so by name or number.
+// FuzzAccounts: whatever an image has as /etc/passwd and /etc/group, whoever its config names gets
+// ids that wrap nowhere, and is root only where the image says so by name or number.
 func FuzzAccounts(f *testing.F) {
 	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\nu:x:7:8::/home/u:\n"), []byte("wheel:x:10:u,root\nu:x:8:\n"), "u:wheel")
 	f.Add([]byte("a:x:4294967296:0\nb:x:-1:-1\nc:x:2147483648:1\n::::::\n"), []byte("g:x:4294967295:a\n:x:0:a\n"), "a:g")

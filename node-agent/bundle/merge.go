@@ -15,7 +15,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// DefaultPath is the PATH of a process for which neither the image nor the user gives one, as Docker's and containerd's.
+// DefaultPath is the PATH of a process for which neither the image nor the user gives one, as
+// Docker's and containerd's.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // ErrRoot says that the process would be user 0 although runAsNonRoot is set.
@@ -27,13 +28,15 @@ type MergeOptions struct {
 	CgroupsPath string
 	// Accounts of the root filesystem.
 	Accounts Accounts
-	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit: see SwapLimit.
+	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit: see
+	// SwapLimit.
 	NoSwapLimit bool
 }
 
-// Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config under what the user said of
-// the process (command, environment, working directory, user), and with what only the node knows. image is nil for a
-// container with a rootfs in place of an image. Nothing of the image's labels or annotations gets in.
+// Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config
+// under what the user said of the process (command, environment, working directory, user), and with
+// what only the node knows. image is nil for a container with a rootfs in place of an image.
+// Nothing of the image's labels or annotations gets in.
 func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOptions) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(bundle.Config.Raw, spec); err != nil {
@@ -92,11 +95,12 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	return spec, nil
 }
 
-// SwapLimit reports whether the node, whose root directory is host, can limit memory and swap together (memory.swap of the
-// runtime-spec). A cgroup v1 kernel without swap accounting (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or
-// CONFIG_SWAP off) has no memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail to
-// create a container that sets it. The limit of memory itself holds there; it is only that the kernel, if it swaps at all,
-// counts no swap.
+// SwapLimit reports whether the node, whose root directory is host, can limit memory and swap
+// together (memory.swap of the runtime-spec). A cgroup v1 kernel without swap accounting
+// (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or CONFIG_SWAP off) has no
+// memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail
+// to create a container that sets it. The limit of memory itself holds there; it is only that the
+// kernel, if it swaps at all, counts no swap.
 func SwapLimit(host fs.FS) bool {
 	has := func(name string) bool {
 		_, err := fs.Stat(host, name)
@@ -108,7 +112,8 @@ func SwapLimit(host fs.FS) bool {
 	return has("proc/swaps") // cgroup v2 has memory.swap.max with CONFIG_SWAP, and that has this file: proc(5)
 }
 
-// arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd, args alone replace cmd.
+// arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd,
+// args alone replace cmd.
 func arguments(p v1alpha1.BundleProcess, image *imagev1.ImageConfig) []string {
 	var args []string
 	switch {
@@ -122,8 +127,9 @@ func arguments(p v1alpha1.BundleProcess, image *imagev1.ImageConfig) []string {
 	return args
 }
 
-// environment puts lists over one another: PATH and HOME, the image's, the user's. A name appears once, where it came first. Words of the image
-// that are no NAME=value are left out, as Docker does; those of the user stay, for validation to refuse.
+// environment puts lists over one another: PATH and HOME, the image's, the user's. A name appears
+// once, where it came first. Words of the image that are no NAME=value are left out, as Docker
+// does; those of the user stay, for validation to refuse.
 func environment(home string, image, user []string) []string {
 	if home == "" {
 		home = "/"

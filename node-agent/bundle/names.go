@@ -20,18 +20,21 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// nameFile is a file by which a container finds names. The agent writes it in the bundle's directory and mounts it.
+// nameFile is a file by which a container finds names. The agent writes it in the bundle's
+// directory and mounts it.
 type nameFile struct {
 	name    string // in the directory etc of the bundle, and in /etc of the container
 	content []byte
 }
 
-// MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their mounts to its document, as the
-// kubelet and its container runtimes do: writable, unless the root filesystem is read-only. container is the name of the
-// Container, and host the root directory of the node.
+// MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their
+// mounts to its document, as the kubelet and its container runtimes do: writable, unless the root
+// filesystem is read-only. container is the name of the Container, and host the root directory of
+// the node.
 //
-// A path that the user mounts something on, or below, is the user's. So is one that the root filesystem has no place for: where
-// something else than a regular file stands, or nothing where nothing can be made.
+// A path that the user mounts something on, or below, is the user's. So is one that the root
+// filesystem has no place for: where something else than a regular file stands, or nothing where
+// nothing can be made.
 func (d Dir) MountNames(spec *specs.Spec, rootfs, container string, host fs.FS) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -83,8 +86,8 @@ func mountedOver(mounts []specs.Mount, path string) bool {
 	})
 }
 
-// placeFor returns whether a file can be mounted at path in the root filesystem: on a regular file, also through links, all held
-// in the root, or on one that the runtime creates.
+// placeFor returns whether a file can be mounted at path in the root filesystem: on a regular file,
+// also through links, all held in the root, or on one that the runtime creates.
 func placeFor(root int, path string) bool {
 	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
 	fd, err := scoped.Open(root, path, unix.O_PATH, resolve)
@@ -104,7 +107,8 @@ func placeFor(root int, path string) bool {
 	return unix.Fstatfs(root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
 }
 
-// nameFiles returns the files for a container: what is in them depends on whether it has a network and a hostname of its own.
+// nameFiles returns the files for a container: what is in them depends on whether it has a network
+// and a hostname of its own.
 func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, error) {
 	own := func(kind specs.LinuxNamespaceType) bool {
 		return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
@@ -126,7 +130,8 @@ func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, erro
 	if network {
 		hosts = ownHosts(hostname, container)
 		if stub := "run/systemd/resolve/resolv.conf"; onlyLoopback(resolv) {
-			// systemd-resolved answers on the node's loopback alone; this file has the servers that it asks.
+			// systemd-resolved answers on the node's loopback alone; this file has the servers that
+			// it asks.
 			if behind, err := readHost(host, stub); err == nil && len(behind) > 0 {
 				resolv = behind
 			}
@@ -164,8 +169,8 @@ func readHost(host fs.FS, name string) ([]byte, error) {
 	return data, nil
 }
 
-// ownHosts is /etc/hosts of a container with a network of its own, in which there is loopback alone. The lines for IPv6 are the
-// kubelet's.
+// ownHosts is /etc/hosts of a container with a network of its own, in which there is loopback
+// alone. The lines for IPv6 are the kubelet's.
 func ownHosts(hostname, container string) []byte {
 	var b bytes.Buffer
 	b.WriteString("# Written by Berth at each start of the container.\n" +
@@ -175,7 +180,8 @@ func ownHosts(hostname, container string) []byte {
 	return b.Bytes()
 }
 
-// names are the names of a container: its hostname, the first label of that, and the name of the Container.
+// names are the names of a container: its hostname, the first label of that, and the name of the
+// Container.
 func names(hostname, container string) []string {
 	out := []string{hostname}
 	short, _, _ := strings.Cut(hostname, ".")
@@ -187,9 +193,9 @@ func names(hostname, container string) []string {
 	return out
 }
 
-// nodeHosts is /etc/hosts of a container in the node's network: the node's file, and the names of node and container that it does not
-// have. Their address is the one that Debian gives a host without a permanent address, since a server on a node may be asked on its
-// loopback.
+// nodeHosts is /etc/hosts of a container in the node's network: the node's file, and the names of
+// node and container that it does not have. Their address is the one that Debian gives a host
+// without a permanent address, since a server on a node may be asked on its loopback.
 func nodeHosts(node []byte, hostname, container string) []byte {
 	missing := names(hostname, container)
 	for line := range strings.Lines(string(node)) {
@@ -232,7 +238,8 @@ func onlyLoopback(resolv []byte) bool {
 	return any
 }
 
-// withoutLoopback leaves out the servers on the node's loopback, which a network of its own does not reach.
+// withoutLoopback leaves out the servers on the node's loopback, which a network of its own does
+// not reach.
 func withoutLoopback(resolv []byte) []byte {
 	var out []byte
 	for line := range strings.Lines(string(resolv)) {

@@ -103,7 +103,8 @@ func link(t *testing.T, target, root, path string) {
 	}
 }
 
-// The files can be read by every user of the container, whatever the agent's umask, and written unless the root is read-only.
+// The files can be read by every user of the container, whatever the agent's umask, and written
+// unless the root is read-only.
 func TestMountNamesAccess(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	b, err := Open(filepath.Join(t.TempDir(), "bundles"))

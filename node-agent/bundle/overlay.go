@@ -14,8 +14,8 @@ import (
 // maxLayers is the most lower layers that overlayfs takes (OVL_MAX_STACK in fs/overlayfs/params.h).
 const maxLayers = 500
 
-// MountRootfs mounts an overlay of layers, given lowest first, with a new and empty writable layer at rootfs. Whatever was
-// mounted there before is undone first. On an error nothing of it is left.
+// MountRootfs mounts an overlay of layers, given lowest first, with a new and empty writable layer
+// at rootfs. Whatever was mounted there before is undone first. On an error nothing of it is left.
 func (d Dir) MountRootfs(layers []string) (err error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
 		return fmt.Errorf("image layers: found %d; allowed: 1 to %d, as overlayfs takes", len(layers), maxLayers)
@@ -41,8 +41,8 @@ func (d Dir) MountRootfs(layers []string) (err error) {
 		}
 	}
 
-	// A layer is named by its descriptor, which also is short: a string of fsconfig(2) ends at 256 bytes and all options of
-	// mount(2) together at a page.
+	// A layer is named by its descriptor, which also is short: a string of fsconfig(2) ends at 256
+	// bytes and all options of mount(2) together at a page.
 	fds := make([]int, 0, len(layers)+2)
 	defer func() {
 		for _, fd := range fds {
@@ -113,7 +113,8 @@ func (d Dir) mountNew(lower []string, upper, work string) error {
 	if err := set("source", "berth"); err != nil {
 		return err
 	}
-	// The upper layer never outlives its mount, so that syncing it is waste (Documentation/filesystems/overlayfs.rst, "Volatile mount").
+	// The upper layer never outlives its mount, so that syncing it is waste
+	// (Documentation/filesystems/overlayfs.rst, "Volatile mount").
 	if err := unix.FsconfigSetFlag(fsfd, "volatile"); err != nil {
 		return explain("volatile", err)
 	}
@@ -143,7 +144,8 @@ func (d Dir) mountOld(lower []string, upper, work string) error {
 	return nil
 }
 
-// kernelLog returns what the kernel wrote of a filesystem context, which says more than the errno (fsopen(2), "message retrieval").
+// kernelLog returns what the kernel wrote of a filesystem context, which says more than the errno
+// (fsopen(2), "message retrieval").
 func kernelLog(fsfd int) string {
 	var lines []string
 	buf := make([]byte, 512)

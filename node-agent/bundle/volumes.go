@@ -19,9 +19,10 @@ import (
 // Volume is the path of the emptyDir volume of that name.
 func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes", name) }
 
-// PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and makes the emptyDir volumes
-// that are not there yet: a directory of mode 0777, or a tmpfs for medium Memory. emptyDir volumes of the directory that are no
-// longer among volumes are removed. If it fails, what it made is removed, and nothing else.
+// PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and
+// makes the emptyDir volumes that are not there yet: a directory of mode 0777, or a tmpfs for
+// medium Memory. emptyDir volumes of the directory that are no longer among volumes are removed. If
+// it fails, what it made is removed, and nothing else.
 func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 	var made []string
 	defer func() {
@@ -97,8 +98,8 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 	return true, nil
 }
 
-// newVolume makes the directory of a volume. It gets its name once its mode is right, whatever the umask is: a volume that is there
-// is never changed. A name that begins with a dot is no volume's.
+// newVolume makes the directory of a volume. It gets its name once its mode is right, whatever the
+// umask is: a volume that is there is never changed. A name that begins with a dot is no volume's.
 func (d Dir) newVolume(name string) error {
 	path := d.Volume(name)
 	fresh := d.Volume(".new")
@@ -114,7 +115,8 @@ func (d Dir) newVolume(name string) error {
 	return os.Rename(fresh, path)
 }
 
-// keepVolumes removes the emptyDir volumes of the directory that are not in keep, or are there on another medium.
+// keepVolumes removes the emptyDir volumes of the directory that are not in keep, or are there on
+// another medium.
 func (d Dir) keepVolumes(keep map[string]*corev1.EmptyDirVolumeSource) error {
 	entries, err := os.ReadDir(d.File("volumes"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -151,8 +153,8 @@ func (d Dir) removeVolume(name string) error {
 	return nil
 }
 
-// hostPath does what the types of a hostPath volume promise, as the kubelet does (corev1.HostPathType). A symlink is followed:
-// the path is the user's, on the node.
+// hostPath does what the types of a hostPath volume promise, as the kubelet does
+// (corev1.HostPathType). A symlink is followed: the path is the user's, on the node.
 func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 	kind := corev1.HostPathUnset
 	if source.Type != nil {

@@ -22,15 +22,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// External runs a program with runc's command line (runc, crun, youki, runsc, kata-runtime …) for each call.
+// External runs a program with runc's command line (runc, crun, youki, runsc, kata-runtime …) for
+// each call.
 //
-// The program's create leaves the container's first process behind as it exits, and since the caller is a child subreaper that
-// process becomes the caller's child. The program itself is a child of os/exec and is waited for by it and by nobody else:
-// see the supervisor's reaper for how the two are kept apart.
+// The program's create leaves the container's first process behind as it exits, and since the
+// caller is a child subreaper that process becomes the caller's child. The program itself is a
+// child of os/exec and is waited for by it and by nobody else: see the supervisor's reaper for how
+// the two are kept apart.
 type External struct {
 	// Program is the absolute path of the program.
 	Program string
-	// Dir is a directory of this handler alone, made when needed (0700): the program's --root, and files of a running call.
+	// Dir is a directory of this handler alone, made when needed (0700): the program's --root, and
+	// files of a running call.
 	Dir string
 	// Args are options put before the command, such as "--systemd-cgroup".
 	Args []string
@@ -41,11 +44,13 @@ var _ Handler = (*External)(nil)
 const (
 	// maxOutput bounds what is read of a program's output or log.
 	maxOutput = 1 << 20
-	// undoTimeout is how long the clearing away of a failed create may take; it happens although the caller's context has ended.
+	// undoTimeout is how long the clearing away of a failed create may take; it happens although
+	// the caller's context has ended.
 	undoTimeout = 30 * time.Second
 )
 
-// Create runs "create". The program inherits the container's stdio, and runc says there too why it failed.
+// Create runs "create". The program inherits the container's stdio, and runc says there too why it
+// failed.
 func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int, err error) {
 	dir, err := e.callDir()
 	if err != nil {
@@ -105,8 +110,8 @@ func (e *External) Kill(ctx context.Context, id string, sig unix.Signal, all boo
 	return err
 }
 
-// Update runs "update". Not every program sets the limits back that it has set before one is refused, and none says which field
-// was refused where it named several.
+// Update runs "update". Not every program sets the limits back that it has set before one is
+// refused, and none says which field was refused where it named several.
 func (e *External) Update(ctx context.Context, id string, to, before *specs.LinuxResources) error {
 	err := e.update(ctx, id, to)
 	if err == nil || errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotRunning) {
@@ -144,7 +149,8 @@ func pathOf(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(
 
 // Delete runs "delete".
 func (e *External) Delete(ctx context.Context, id string, force bool) error {
-	// delete --force succeeds for an id that does not exist, with runc and crun; so ErrNotExist is found only without it.
+	// delete --force succeeds for an id that does not exist, with runc and crun; so ErrNotExist is
+	// found only without it.
 	args := []string{"delete"}
 	if force {
 		args = append(args, "--force")
@@ -170,7 +176,8 @@ func (e *External) Features(ctx context.Context) (*features.Features, error) {
 func (e *External) undo(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	// The error is dropped: that of create is the one worth telling, and there may be nothing to delete at all.
+	// The error is dropped: that of create is the one worth telling, and there may be nothing to
+	// delete at all.
 	_, _ = e.output(ctx, id, "delete", "--force", id)
 }
 
@@ -185,18 +192,20 @@ func (e *External) callDir() (string, error) {
 
 // command is the program with the options that every call has. It writes its log to the given file.
 func (e *External) command(ctx context.Context, log *os.File, args ...string) *exec.Cmd {
-	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one of theirs for one of the container's.
+	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one
+	// of theirs for one of the container's.
 	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", pathOf(log), "--log-format", "json"}, e.Args...)
 	cmd := exec.CommandContext(ctx, e.Program, append(all, args...)...)
-	// A process group of its own, so that a signal to ours (an interrupted terminal) does not cut a call in two.
+	// A process group of its own, so that a signal to ours (an interrupted terminal) does not cut a
+	// call in two.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
 
 // output runs one call that is not create and returns what it printed.
 func (e *External) output(ctx context.Context, id string, args ...string) ([]byte, error) {
-	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for ever. In memory, so that a
-	// container can be killed and deleted on a full disk.
+	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for
+	// ever. In memory, so that a container can be killed and deleted on a full disk.
 	var files [3]*os.File
 	for i, name := range []string{"log", "stdout", "stderr"} {
 		f, err := memoryFile(name)
@@ -224,7 +233,8 @@ func memoryFile(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// run runs the command and makes an error of the program's own words: the last one of its log, else the end of its stderr.
+// run runs the command and makes an error of the program's own words: the last one of its log, else
+// the end of its stderr.
 func (e *External) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id string, stderr *os.File) error {
 	err := cmd.Run()
 	if err == nil {
@@ -262,7 +272,8 @@ type wordsError struct {
 func (e *wordsError) Error() string { return e.text }
 func (e *wordsError) Unwrap() error { return e.kind }
 
-// classify knows the words of runc (libcontainer/error.go) and crun (libcrun/status.c, container.c) for the errors that callers tell apart.
+// classify knows the words of runc (libcontainer/error.go) and crun (libcrun/status.c, container.c)
+// for the errors that callers tell apart.
 func classify(words string) error {
 	has := func(s string) bool { return strings.Contains(words, s) }
 	switch {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package handler chooses what runs a container: the native runtime in this process, or any program with runc's
-// command line. It knows ids, bundles and processes. It must not know who keeps the container's logs and exit code
-// (that is the supervisor), nor what a Container of Kubernetes is.
+// Package handler chooses what runs a container: the native runtime in this process, or any program
+// with runc's command line. It knows ids, bundles and processes. It must not know who keeps the
+// container's logs and exit code (that is the supervisor), nor what a Container of Kubernetes is.
 package handler
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// Errors that every handler reports in the same way, whatever the words of the program behind it. The text of the
-// error that wraps them is the handler's own.
+// Errors that every handler reports in the same way, whatever the words of the program behind it.
+// The text of the error that wraps them is the handler's own.
 var (
 	// ErrNotExist: the handler knows no container of that id.
 	ErrNotExist = runtime.ErrNotExist
@@ -27,15 +27,16 @@ var (
 	ErrNotRunning = runtime.ErrNotRunning
 )
 
-// Stdio is the standard input, output and error of a container's first process. The caller keeps the files and closes
-// them after Create; a nil file is /dev/null.
+// Stdio is the standard input, output and error of a container's first process. The caller keeps
+// the files and closes them after Create; a nil file is /dev/null.
 type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 }
 
-// Handler runs containers on behalf of one long-lived process, which is a child subreaper (prctl(2),
-// PR_SET_CHILD_SUBREAPER) and becomes the parent of each container's first process. The handler never collects
-// that process's exit status once Create has returned its pid: that is the caller's.
+// Handler runs containers on behalf of one long-lived process, which is a child subreaper
+// (prctl(2), PR_SET_CHILD_SUBREAPER) and becomes the parent of each container's first process. The
+// handler never collects that process's exit status once Create has returned its pid: that is the
+// caller's.
 //
 // What may be asked again, after an error or after the caller itself was killed half way:
 //
@@ -50,8 +51,8 @@ type Stdio struct {
 //
 // Calls for different ids may be made at the same time; calls for one id must not.
 type Handler interface {
-	// Create makes the container of the bundle (an absolute path), up to the point where its process waits for Start, and
-	// returns that process's pid as the calling process sees it.
+	// Create makes the container of the bundle (an absolute path), up to the point where its
+	// process waits for Start, and returns that process's pid as the calling process sees it.
 	Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int, err error)
 	// Start lets the user's program run.
 	Start(ctx context.Context, id string) error
@@ -59,8 +60,9 @@ type Handler interface {
 	State(ctx context.Context, id string) (*specs.State, error)
 	// Kill sends a signal to the first process, or with all to every process of the container.
 	Kill(ctx context.Context, id string, sig unix.Signal, all bool) error
-	// Update changes limits of a container whose process has not ended; what to does not name stays. before has the values
-	// of the same fields that hold now, which they get back if one of the new ones is refused.
+	// Update changes limits of a container whose process has not ended; what to does not name
+	// stays. before has the values of the same fields that hold now, which they get back if one of
+	// the new ones is refused.
 	Update(ctx context.Context, id string, to, before *specs.LinuxResources) error
 	// Delete removes what Create has made.
 	Delete(ctx context.Context, id string, force bool) error

@@ -126,7 +126,8 @@ func TestExternalFeatures(t *testing.T) {
 	}
 }
 
-// TestExternalUpdateIsUndone: a program that refuses an update is given the limits of before, for not every one sets back itself.
+// TestExternalUpdateIsUndone: a program that refuses an update is given the limits of before, for
+// not every one sets back itself.
 func TestExternalUpdateIsUndone(t *testing.T) {
 	// The program writes down what it is given, and refuses a limit of 9.
 	e := program(t, `eval "file=\${$(($# - 1))}"

@@ -13,7 +13,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// Native runs containers with node-agent/runtime, in this process: the container's first process is its child from the start.
+// Native runs containers with node-agent/runtime, in this process: the container's first process is
+// its child from the start.
 type Native struct {
 	Runtime *runtime.Runtime
 }
@@ -69,7 +70,8 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 // Features returns the features of the native runtime.
 func (n Native) Features(context.Context) (*features.Features, error) { return runtime.Features(), nil }
 
-// named says which call on which container failed; the runtime's own errors leave that to its callers.
+// named says which call on which container failed; the runtime's own errors leave that to its
+// callers.
 func named(call, id string, err error) error {
 	if err == nil {
 		return nil

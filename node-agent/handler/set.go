@@ -31,7 +31,8 @@ func (s Set) Get(name string) (Handler, error) {
 // Names is the sorted names of the handlers.
 func (s Set) Names() []string { return slices.Sorted(maps.Keys(s)) }
 
-// Add puts a handler into the set. A name is 1 to 63 of [a-z0-9.-], as a RuntimeClass's handler is (a DNS label or more).
+// Add puts a handler into the set. A name is 1 to 63 of [a-z0-9.-], as a RuntimeClass's handler is
+// (a DNS label or more).
 func (s Set) Add(name string, h Handler) error {
 	if len(name) == 0 || len(name) > 63 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
 		return fmt.Errorf("handler name: found %q; allowed: 1 to 63 of [a-z0-9.-]", name)
@@ -43,8 +44,8 @@ func (s Set) Add(name string, h Handler) error {
 	return nil
 }
 
-// AddExternal adds a program given as "name=/path/to/program", as on a command line. Its state goes to a directory of its
-// own in dir.
+// AddExternal adds a program given as "name=/path/to/program", as on a command line. Its state goes
+// to a directory of its own in dir.
 func (s Set) AddExternal(nameAndPath, dir string) error {
 	name, path, ok := strings.Cut(nameAndPath, "=")
 	if !ok || !filepath.IsAbs(path) {

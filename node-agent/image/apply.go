@@ -22,8 +22,9 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// format is the form in which a layer names removals for overlayfs. Where the store is used without root, overlayfs is mounted with
-// userxattr and reads user.overlay.* instead (Documentation/filesystems/overlayfs.rst, "User xattr").
+// format is the form in which a layer names removals for overlayfs. Where the store is used without
+// root, overlayfs is mounted with userxattr and reads user.overlay.* instead
+// (Documentation/filesystems/overlayfs.rst, "User xattr").
 type format struct {
 	opaqueXattr string
 }
@@ -74,8 +75,8 @@ type dirTime struct {
 	times [2]unix.Timespec
 }
 
-// apply unpacks an uncompressed layer into the directory diff, which must be empty. lowers are the diff directories of the
-// layers below, lowest first.
+// apply unpacks an uncompressed layer into the directory diff, which must be empty. lowers are the
+// diff directories of the layers below, lowest first.
 func apply(ctx context.Context, r io.Reader, diff, trash string, lowers []string, format format, limits Limits) (applied, error) {
 	a := &applier{format: format, limits: limits, parentFd: -1, trash: -1, buf: make([]byte, 64<<10)}
 	defer a.close()
@@ -139,7 +140,8 @@ func (a *applier) close() {
 	}
 }
 
-// split turns a name of the tar into its components. Absolute names are relative to the root of the image.
+// split turns a name of the tar into its components. Absolute names are relative to the root of the
+// image.
 func split(name string) ([]string, string) {
 	if len(name) >= maxPath {
 		return nil, fmt.Sprintf("name: found %d bytes; allowed: fewer than %d", len(name), maxPath)
@@ -330,7 +332,8 @@ func zero(b []byte) bool {
 	return true
 }
 
-// clear makes room for something that is not a directory: of two entries of one name the later is valid.
+// clear makes room for something that is not a directory: of two entries of one name the later is
+// valid.
 func (a *applier) clear(parent int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -410,8 +413,9 @@ func (a *applier) describeDir(fd int, parts []string, h *tar.Header) error {
 	return nil
 }
 
-// describe gives anything but a directory its owner, attributes, mode and times, in this order: chown(2) clears setuid bits
-// and file capabilities. fd is open for writing on a regular file, else -1.
+// describe gives anything but a directory its owner, attributes, mode and times, in this order:
+// chown(2) clears setuid bits and file capabilities. fd is open for writing on a regular file, else
+// -1.
 func (a *applier) describe(parent int, base string, fd int, h *tar.Header, mode bool) error {
 	if err := unix.Fchownat(parent, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("chown: %w", err)
@@ -452,11 +456,13 @@ func timesOf(h *tar.Header) [2]unix.Timespec {
 	return [2]unix.Timespec{spec(at), spec(h.ModTime)}
 }
 
-// hostXattrs belong to the host's security policy: an image's word for them would be foreign, or an attack.
+// hostXattrs belong to the host's security policy: an image's word for them would be foreign, or an
+// attack.
 var hostXattrs = []string{"security.selinux", "security.ima", "security.evm", "security.apparmor", "security.SMACK64"}
 
-// xattrs sets the extended attributes of an entry, in a fixed order. Those that the filesystem does not take are passed over
-// (image-spec layer.md: "where supported"), but never a capability: the program would lose what it needs to work.
+// xattrs sets the extended attributes of an entry, in a fixed order. Those that the filesystem does
+// not take are passed over (image-spec layer.md: "where supported"), but never a capability: the
+// program would lose what it needs to work.
 func (a *applier) xattrs(h *tar.Header, set func(name, value string) error) error {
 	attributes, err := xattrsOf(h)
 	if err != nil {
@@ -481,7 +487,8 @@ func (a *applier) xattrs(h *tar.Header, set func(name, value string) error) erro
 	return nil
 }
 
-// maxSkipped bounds the names that are remembered of a layer, which may have a new one in each entry.
+// maxSkipped bounds the names that are remembered of a layer, which may have a new one in each
+// entry.
 const maxSkipped = 16
 
 func (a *applier) skip(name string) {
@@ -490,14 +497,16 @@ func (a *applier) skip(name string) {
 	}
 }
 
-// unsupportedXattr reports whether an error of setxattr(2) means that the file or its filesystem has no such attributes. The
-// kernel answers EPERM for user.* of anything but files and directories (xattr(7)).
+// unsupportedXattr reports whether an error of setxattr(2) means that the file or its filesystem
+// has no such attributes. The kernel answers EPERM for user.* of anything but files and directories
+// (xattr(7)).
 func unsupportedXattr(name string, err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.")
 }
 
-// xattrsOf returns the extended attributes of an entry. Most programs write SCHILY's form; bsdtar adds its own, with the
-// name escaped as in a URL and the value in base64, and may write that alone.
+// xattrsOf returns the extended attributes of an entry. Most programs write SCHILY's form; bsdtar
+// adds its own, with the name escaped as in a URL and the value in base64, and may write that
+// alone.
 func xattrsOf(h *tar.Header) (map[string]string, error) {
 	out := map[string]string{}
 	for k, v := range h.PAXRecords {

@@ -73,7 +73,8 @@ func pax(key, value string) func(*tar.Header) {
 	return func(h *tar.Header) { h.PAXRecords = map[string]string{key: value} }
 }
 
-// goodCapability is cap_net_bind_service, permitted and effective, as the kernel has it in version 2.
+// goodCapability is cap_net_bind_service, permitted and effective, as the kernel has it in version
+// 2.
 const goodCapability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 // TestHostileLayers: whatever a layer says, nothing outside of it is read, made or changed.
@@ -253,7 +254,8 @@ func TestHonoured(t *testing.T) {
 	}
 }
 
-// TestForeignXattrs: attributes that the filesystem refuses are skipped and logged, the rest of the layer arrives.
+// TestForeignXattrs: attributes that the filesystem refuses are skipped and logged, the rest of the
+// layer arrives.
 func TestForeignXattrs(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -299,7 +301,8 @@ func TestForeignXattrs(t *testing.T) {
 	}
 }
 
-// TestNoXattrs: on a filesystem without extended attributes a layer is unpacked without them, but not without a capability.
+// TestNoXattrs: on a filesystem without extended attributes a layer is unpacked without them, but
+// not without a capability.
 func TestNoXattrs(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -498,7 +501,8 @@ func TestLayerLimits(t *testing.T) {
 	}
 }
 
-// program turns any bytes into a layer: three bytes an entry, of few names, so that entries meet each other.
+// program turns any bytes into a layer: three bytes an entry, of few names, so that entries meet
+// each other.
 func program(t testing.TB, code []byte) []byte {
 	names := []string{
 		"a", "b", "a/b", "a/b/c", "b/a", "l", "l/a", "l/file", "a/l/b", ".", "../outside", "..", "outside/file", ".wh.a", "a/.wh.b", "l/.wh.file",
@@ -524,8 +528,9 @@ func program(t testing.TB, code []byte) []byte {
 	return layerTar(t, entries...)
 }
 
-// FuzzApply: no sequence of entries, on no lower layer, makes the applier write outside, panic or leak descriptors.
-// A layer that is refused is tried again from its next entry on, in what the first try left.
+// FuzzApply: no sequence of entries, on no lower layer, makes the applier write outside, panic or
+// leak descriptors. A layer that is refused is tried again from its next entry on, in what the
+// first try left.
 func FuzzApply(f *testing.F) {
 	needs.Root(f)
 	f.Add([]byte{1, 0, 0, 0, 2, 0, 2, 5, 22, 0, 7, 0, 3, 1, 12}, []byte{})
@@ -548,7 +553,8 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzUnpack: no stream of bytes makes decompression and tar reading panic, or succeed with a digest that the content does not have.
+// FuzzUnpack: no stream of bytes makes decompression and tar reading panic, or succeed with a
+// digest that the content does not have.
 func FuzzUnpack(f *testing.F) {
 	needs.Root(f)
 	layer := layerTar(f, dir("a"), file("a/b", "x"))

@@ -10,7 +10,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// downloads shares the blobs that are being fetched: pulls of several images that want one layer wait for one download.
+// downloads shares the blobs that are being fetched: pulls of several images that want one layer
+// wait for one download.
 type downloads struct {
 	mu    sync.Mutex
 	live  map[string]*download
@@ -27,7 +28,8 @@ type download struct {
 	err    error
 }
 
-// join starts a download or joins the one under way. The caller calls leave once, and the download ends when all have left.
+// join starts a download or joins the one under way. The caller calls leave once, and the download
+// ends when all have left.
 func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, reg *registry, tmp string, progress func(int64)) *download {
 	d.mu.Lock()
 	defer d.mu.Unlock()

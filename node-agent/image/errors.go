@@ -10,7 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNotPresent is returned by Ensure under the policy Never for an image that the store does not have.
+// ErrNotPresent is returned by Ensure under the policy Never for an image that the store does not
+// have.
 var ErrNotPresent = errors.New("image is not present on this node and its pull policy is Never")
 
 // ReferenceError says that a reference cannot be understood.
@@ -40,8 +41,8 @@ func (e *NotFoundError) Error() string {
 
 func (e *NotFoundError) Unwrap() error { return e.Err }
 
-// AccessError says that a registry refused an anonymous pull. Many registries answer so for an image that
-// does not exist, too.
+// AccessError says that a registry refused an anonymous pull. Many registries answer so for an
+// image that does not exist, too.
 type AccessError struct {
 	Ref string
 	Err error
@@ -68,7 +69,8 @@ func (e *PlatformError) Error() string {
 	return fmt.Sprintf("image %s: image is for %s; this node is %s", e.Ref, found, e.Want)
 }
 
-// DigestMismatchError says that content is not what its digest promises: it was corrupted or replaced.
+// DigestMismatchError says that content is not what its digest promises: it was corrupted or
+// replaced.
 type DigestMismatchError struct {
 	What     string // "manifest", "config", "layer 2 blob", "layer 2 diffID", …
 	Expected digest.Digest
@@ -79,7 +81,8 @@ func (e *DigestMismatchError) Error() string {
 	return fmt.Sprintf("%s: digest mismatch: expected %s, found %s", e.What, e.Expected, e.Found)
 }
 
-// SizeError says that content is larger than the store accepts, or of another size than its descriptor promises.
+// SizeError says that content is larger than the store accepts, or of another size than its
+// descriptor promises.
 type SizeError struct {
 	What    string
 	Found   int64 // bytes; what was read up to then when the true size is unknown
@@ -94,7 +97,8 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s: found %d bytes or more; allowed: at most %d", e.What, e.Found, e.Allowed)
 }
 
-// InvalidImageError says that a manifest, configuration or archive is malformed or of an unsupported kind.
+// InvalidImageError says that a manifest, configuration or archive is malformed or of an
+// unsupported kind.
 type InvalidImageError struct {
 	What   string
 	Reason string
@@ -111,8 +115,9 @@ func (e *InvalidImageError) Error() string {
 
 func (e *InvalidImageError) Unwrap() error { return e.Err }
 
-// NotImageError says that a path of the node holds no image. Its message is the same for every such file or directory: who
-// may name a path is not to learn from it what is there. The cause is for callers alone.
+// NotImageError says that a path of the node holds no image. Its message is the same for every such
+// file or directory: who may name a path is not to learn from it what is there. The cause is for
+// callers alone.
 type NotImageError struct {
 	Ref  string // as given
 	Path string
@@ -126,7 +131,8 @@ func (e *NotImageError) Error() string {
 
 func (e *NotImageError) Unwrap() error { return e.Err }
 
-// EntryError says that a layer's entry cannot be honoured: it would escape, or the node cannot make it.
+// EntryError says that a layer's entry cannot be honoured: it would escape, or the node cannot make
+// it.
 type EntryError struct {
 	Entry  string // name in the layer's tar
 	Reason string

@@ -27,7 +27,8 @@ func (l *hardlink) is(parent int, name string) bool {
 	return unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Dev == l.st.Dev && st.Ino == l.st.Ino
 }
 
-// findLink finds the target of a hard link. A target in a layer below is copied into this one, as overlayfs does itself on link(2).
+// findLink finds the target of a hard link. A target in a layer below is copied into this one, as
+// overlayfs does itself on link(2).
 func (a *applier) findLink(h *tar.Header) (hardlink, error) {
 	refuse := func(format string, args ...any) (hardlink, error) {
 		return hardlink{}, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("hard link to %q: ", shorten(h.Linkname)) + fmt.Sprintf(format, args...)}

@@ -295,7 +295,8 @@ func noRubbish(t testing.TB, s *Store) {
 	}
 }
 
-// mountOverlay mounts layers, lowest first, read-only, and returns the root of what a container would see.
+// mountOverlay mounts layers, lowest first, read-only, and returns the root of what a container
+// would see.
 func mountOverlay(t testing.TB, layers []string) string {
 	t.Helper()
 	needs.Root(t)
@@ -322,7 +323,8 @@ func mountOverlay(t testing.TB, layers []string) string {
 	return at
 }
 
-// tree lists a directory: path -> content of files, "dir", "-> target", "dev", "fifo". It fails on what cannot be read.
+// tree lists a directory: path -> content of files, "dir", "-> target", "dev", "fifo". It fails on
+// what cannot be read.
 func tree(t testing.TB, root string) map[string]string {
 	t.Helper()
 	out := map[string]string{}

@@ -54,7 +54,8 @@ func currentIdentity(r reference) (*fileIdentity, error) {
 	return identityOf(&st), nil
 }
 
-// openRegular opens a regular file without waiting for the other end of a fifo, and without acting on a device.
+// openRegular opens a regular file without waiting for the other end of a fifo, and without acting
+// on a device.
 func openRegular(dir int, name string) (*os.File, *unix.Stat_t, error) {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -132,7 +133,8 @@ type section struct {
 // maxArchiveEntries bounds the memory that an archive's table takes.
 const maxArchiveEntries = 1 << 16
 
-// openArchive opens a tar that may be compressed as a whole; then it is unpacked into a nameless file in tmp.
+// openArchive opens a tar that may be compressed as a whole; then it is unpacked into a nameless
+// file in tmp.
 func openArchive(ctx context.Context, p, tmp string, limits Limits, progress func(done, total int64)) (*archive, error) {
 	f, st, err := openRegular(unix.AT_FDCWD, p)
 	if err != nil {
@@ -201,7 +203,8 @@ func (a *archive) index(ctx context.Context, p, tmp string, limits Limits, note 
 		name := path.Clean("/" + h.Name)[1:]
 		switch h.Typeflag {
 		case tar.TypeReg:
-			// The reader stands at the member's first byte: archive/tar reads whole blocks and no further.
+			// The reader stands at the member's first byte: archive/tar reads whole blocks and no
+			// further.
 			at, err := a.file.Seek(0, io.SeekCurrent)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p, err)
@@ -280,7 +283,8 @@ func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want
 	return nil, notImage(r, errors.New("it has neither index.json nor manifest.json"))
 }
 
-// notImage returns the error of a path that could not be opened as an image. A shortage on the node itself is reported as it is.
+// notImage returns the error of a path that could not be opened as an image. A shortage on the node
+// itself is reported as it is.
 func notImage(r reference, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR) && !isFile(r.path):
@@ -382,8 +386,8 @@ func (l *layout) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error)
 	return r, nil
 }
 
-// dockerArchive is an archive of `docker save` or `podman save`. It has no manifest with digests, so one is made of
-// the configuration and its diffIDs: the image's digest on this node.
+// dockerArchive is an archive of `docker save` or `podman save`. It has no manifest with digests,
+// so one is made of the configuration and its diffIDs: the image's digest on this node.
 type dockerArchive struct {
 	files
 	ref     reference
@@ -440,7 +444,8 @@ func (a *dockerArchive) top(context.Context) (document, error) {
 	if a.config, err = read(it.Config, a.limits.Config); err != nil {
 		return document{}, err
 	}
-	// The config is named by its digest, by docker as HEX.json and by newer dockers as blobs/sha256/HEX.
+	// The config is named by its digest, by docker as HEX.json and by newer dockers as
+	// blobs/sha256/HEX.
 	named := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(path.Base(it.Config), ".json"))
 	if named.Validate() == nil {
 		if err := verify("config", named, a.config); err != nil {
@@ -477,7 +482,8 @@ func (a *dockerArchive) top(context.Context) (document, error) {
 	return document{data: out, digest: digest.FromBytes(out)}, nil
 }
 
-// sameTag compares docker references as people write them: "busybox" is "docker.io/library/busybox:latest".
+// sameTag compares docker references as people write them: "busybox" is
+// "docker.io/library/busybox:latest".
 func sameTag(a, b string) bool {
 	norm := func(s string) string {
 		if r, err := parseReference(s); err == nil {

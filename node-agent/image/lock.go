@@ -48,8 +48,8 @@ func (l *keyLocks) lock(ctx context.Context, key string) (func(), error) {
 	}
 }
 
-// lockLayer excludes everybody else, in this process and in others, from unpacking a layer. Lock files stay: removing one
-// while another process waits for it would give two holders.
+// lockLayer excludes everybody else, in this process and in others, from unpacking a layer. Lock
+// files stay: removing one while another process waits for it would give two holders.
 func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 	unlock, err := s.layerLocks.lock(ctx, id)
 	if err != nil {
@@ -66,8 +66,9 @@ func (s *Store) lockLayer(ctx context.Context, id string) (func(), error) {
 	}, nil
 }
 
-// haveSession creates the session of this process unless there is one. An Open on a full disk leaves that to the first work that needs it: an
-// agent that cannot fetch images can still stop containers.
+// haveSession creates the session of this process unless there is one. An Open on a full disk
+// leaves that to the first work that needs it: an agent that cannot fetch images can still stop
+// containers.
 func (s *Store) haveSession(ctx context.Context) error {
 	s.sessionMu.Lock()
 	defer s.sessionMu.Unlock()
@@ -77,8 +78,8 @@ func (s *Store) haveSession(ctx context.Context) error {
 	return s.openSession(ctx)
 }
 
-// dropUnrecorded removes, after a boot, the layers that no image's record names: a loss of power may have left only a part of them.
-// The caller holds the lock of the store.
+// dropUnrecorded removes, after a boot, the layers that no image's record names: a loss of power
+// may have left only a part of them. The caller holds the lock of the store.
 func (s *Store) dropUnrecorded() error {
 	boot, err := procfs.BootID()
 	if err != nil {
@@ -121,8 +122,9 @@ func (s *Store) dropUnrecorded() error {
 	return durable.Replace(file, []byte(boot), durable.Options{})
 }
 
-// list returns the paths in DIR/KIND/ALGORITHM for all algorithms. filepath.Glob would pass over directories that cannot be
-// read, and find those of other stores if DIR has a character that is special to it.
+// list returns the paths in DIR/KIND/ALGORITHM for all algorithms. filepath.Glob would pass over
+// directories that cannot be read, and find those of other stores if DIR has a character that is
+// special to it.
 func (s *Store) list(kind string) (paths []string, err error) {
 	dir := filepath.Join(s.dir, kind)
 	algorithms, err := os.ReadDir(dir)
@@ -139,7 +141,8 @@ func (s *Store) list(kind string) (paths []string, err error) {
 	return paths, err
 }
 
-// openSession makes this process's directory for unfinished work, and removes those of processes that are dead: their flock is gone.
+// openSession makes this process's directory for unfinished work, and removes those of processes
+// that are dead: their flock is gone.
 func (s *Store) openSession(ctx context.Context) error {
 	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))
 	if err != nil {

@@ -30,7 +30,8 @@ const (
 
 // source is where one image is read from. Its methods need not verify what they return.
 type source interface {
-	// top returns what the reference points to: an index or a manifest, with its digest as the source says it.
+	// top returns what the reference points to: an index or a manifest, with its digest as the
+	// source says it.
 	top(ctx context.Context) (document, error)
 	// document returns a manifest or nested index of an index.
 	document(ctx context.Context, d v1.Descriptor) (document, error)
@@ -54,7 +55,8 @@ type resolved struct {
 	config   v1.Descriptor
 	image    v1.Image
 	layers   []v1.Descriptor
-	// anonymous says that layers have no blob digests of their own (docker-archive): the diffID alone is checked.
+	// anonymous says that layers have no blob digests of their own (docker-archive): the diffID
+	// alone is checked.
 	anonymous bool
 }
 
@@ -140,7 +142,8 @@ func readAll(what string, r io.Reader, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// resolve reads a source down to the configuration of the image for this node, and verifies all of it.
+// resolve reads a source down to the configuration of the image for this node, and verifies all of
+// it.
 func resolve(ctx context.Context, ref string, want v1.Platform, src source, limits Limits) (*resolved, error) {
 	doc, err := src.top(ctx)
 	if err != nil {
@@ -169,7 +172,8 @@ func resolve(ctx context.Context, ref string, want v1.Platform, src source, limi
 			return nil, bad(fmt.Sprintf("schemaVersion: found %d; allowed: 2", m.SchemaVersion), nil)
 		}
 		isIndex := m.Manifests != nil
-		// One document that reads as an index and as a manifest means different images to different readers (CVE-2021-41190).
+		// One document that reads as an index and as a manifest means different images to different
+		// readers (CVE-2021-41190).
 		if isIndex && (m.Config != nil || m.Layers != nil) {
 			return nil, bad("holds manifests beside config or layers; allowed: an index or a manifest", nil)
 		}
@@ -283,8 +287,8 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 	return nil
 }
 
-// layerType reports whether layers of a media type can be unpacked. A layer's compression is recognised by its first
-// bytes, as docker and containerd do: builders got the suffix wrong.
+// layerType reports whether layers of a media type can be unpacked. A layer's compression is
+// recognised by its first bytes, as docker and containerd do: builders got the suffix wrong.
 func layerType(mediaType string) bool {
 	for _, base := range []string{v1.MediaTypeImageLayer, dockerLayer, ociLayerForeign, dockerLayerForeign} {
 		rest, ok := strings.CutPrefix(mediaType, base)

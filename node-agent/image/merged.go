@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is how a layer looks through to those below it: names are resolved as they will be in the overlay of all layers so
-// far, and what the layer changes without describing it is taken over from below.
+// This file is how a layer looks through to those below it: names are resolved as they will be in
+// the overlay of all layers so far, and what the layer changes without describing it is taken over
+// from below.
 
 // found is the file of a name in the merged view of the layers.
 type found struct {
@@ -32,8 +33,8 @@ func isWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
-// view is one directory of the merged view: the directories of all layers that are merged there, highest first. Its descriptors
-// are its own.
+// view is one directory of the merged view: the directories of all layers that are merged there,
+// highest first. Its descriptors are its own.
 type view []viewDir
 
 type viewDir struct{ fd, layer int }
@@ -58,7 +59,8 @@ func (a *applier) rootView() (view, error) {
 	return v, nil
 }
 
-// find finds one name. It returns nil when nothing is there, or when it was removed. The result's parent is the view's.
+// find finds one name. It returns nil when nothing is there, or when it was removed. The result's
+// parent is the view's.
 func (v view) find(name string) (*found, error) {
 	for _, d := range v {
 		f := &found{parent: d.fd, layer: d.layer}
@@ -118,7 +120,8 @@ func (a *applier) walk(parts []string) (view, error) {
 	return v, err
 }
 
-// lookup finds the last of canonical components, all others of which are directories. The caller closes the result.
+// lookup finds the last of canonical components, all others of which are directories. The caller
+// closes the result.
 func (a *applier) lookup(parts []string) (*found, error) {
 	last := len(parts) - 1
 	v, err := a.walk(parts[:last])
@@ -154,8 +157,8 @@ func (a *applier) isOpaque(dir int) bool {
 // maxSteps bounds the work of resolving one name, which links can multiply.
 const maxSteps = 8192
 
-// canonical resolves the symbolic links in the name of a directory, inside the image, as the finished image has them. Of the
-// result some trailing components may not be there yet.
+// canonical resolves the symbolic links in the name of a directory, inside the image, as the
+// finished image has them. Of the result some trailing components may not be there yet.
 func (a *applier) canonical(parts []string) ([]string, error) {
 	var out []string
 	todo := parts
@@ -226,7 +229,8 @@ func (a *applier) canonical(parts []string) ([]string, error) {
 	return out, nil
 }
 
-// parent returns the directory of this layer that an entry belongs into. The descriptor is the applier's.
+// parent returns the directory of this layer that an entry belongs into. The descriptor is the
+// applier's.
 func (a *applier) parent(parts []string) (int, error) {
 	if len(parts) == 0 {
 		return a.root, nil
@@ -261,10 +265,12 @@ func (a *applier) forgetParent() {
 	a.parentKey, a.parentFd = "", -1
 }
 
-// forgetParentLater keeps the descriptor, which is in use, and has the next entry resolve its parent again.
+// forgetParentLater keeps the descriptor, which is in use, and has the next entry resolve its
+// parent again.
 func (a *applier) forgetParentLater() { a.parentKey = "" }
 
-// makeParents opens a canonical directory of this layer, and creates the parts of it that this layer did not describe.
+// makeParents opens a canonical directory of this layer, and creates the parts of it that this
+// layer did not describe.
 func (a *applier) makeParents(canon []string) (int, error) {
 	fd, err := unix.FcntlInt(uintptr(a.root), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -304,8 +310,9 @@ func (a *applier) makeParents(canon []string) (int, error) {
 	return fd, nil
 }
 
-// makeParent makes a directory that an entry needs and the layer does not describe: like that of the layers below, or root's
-// and 0755 as docker and containerd make them. here is the merged view of its parent.
+// makeParent makes a directory that an entry needs and the layer does not describe: like that of
+// the layers below, or root's and 0755 as docker and containerd make them. here is the merged view
+// of its parent.
 func (a *applier) makeParent(parent int, canon []string, here view) error {
 	a.dependent = true
 	base := canon[len(canon)-1]
@@ -380,8 +387,8 @@ func copyMeta(from, to int, st *unix.Stat_t) error {
 	return unix.Fchmod(to, st.Mode&0o7777)
 }
 
-// setOpaque hides what the layers below have in a directory, and drops the whiteouts in it, which now mean nothing: overlayfs shows a
-// whiteout that hides nothing as a file that cannot be opened.
+// setOpaque hides what the layers below have in a directory, and drops the whiteouts in it, which
+// now mean nothing: overlayfs shows a whiteout that hides nothing as a file that cannot be opened.
 func (a *applier) setOpaque(fd int) error {
 	if err := unix.Fsetxattr(fd, a.format.opaqueXattr, []byte("y"), 0); err != nil {
 		return fmt.Errorf("set %s: %w", a.format.opaqueXattr, err)
@@ -431,8 +438,9 @@ func list(dir int) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// whiteout removes what the layers below have under a name. It never removes anything of its own layer (image-spec layer.md:
-// "Whiteout files MUST only apply to resources in lower/parent layers"), in whatever order the entries come.
+// whiteout removes what the layers below have under a name. It never removes anything of its own
+// layer (image-spec layer.md: "Whiteout files MUST only apply to resources in lower/parent
+// layers"), in whatever order the entries come.
 func (a *applier) whiteout(dir []string, victim string) error {
 	a.dependent = true
 	canon, err := a.canonical(dir)
@@ -493,8 +501,8 @@ func (a *applier) opaque(dir []string) error {
 	return a.setOpaque(own)
 }
 
-// hideRoot makes the root opaque: overlayfs merges the roots of its layers whatever their attributes say, so each name of
-// the layers below gets a whiteout of its own.
+// hideRoot makes the root opaque: overlayfs merges the roots of its layers whatever their
+// attributes say, so each name of the layers below gets a whiteout of its own.
 func (a *applier) hideRoot() error {
 	for _, lower := range a.layers[1:] {
 		names, err := list(lower)

@@ -16,12 +16,14 @@ import (
 type PullPolicy string
 
 const (
-	// Default is Always for a registry reference with the tag latest or with no tag, else IfNotPresent.
+	// Default is Always for a registry reference with the tag latest or with no tag, else
+	// IfNotPresent.
 	Default PullPolicy = ""
-	// Always asks the registry, or reads the local file, each time; layers that are there are not fetched again.
+	// Always asks the registry, or reads the local file, each time; layers that are there are not
+	// fetched again.
 	Always PullPolicy = "Always"
-	// IfNotPresent uses what the store has. A local file or directory that has changed since it was read is read
-	// again; one that is gone is not missed.
+	// IfNotPresent uses what the store has. A local file or directory that has changed since it was
+	// read is read again; one that is gone is not missed.
 	IfNotPresent PullPolicy = "IfNotPresent"
 	// Never uses what the store has and reads nothing else, not even a local file.
 	Never PullPolicy = "Never"
@@ -35,7 +37,8 @@ const (
 	ociTransport           scheme = "oci"
 	ociArchiveTransport    scheme = "oci-archive"
 	dockerArchiveTransport scheme = "docker-archive"
-	// archiveTransport is Container.spec.archive: what the path holds says which of the three above it is.
+	// archiveTransport is Container.spec.archive: what the path holds says which of the three above
+	// it is.
 	archiveTransport scheme = "archive"
 )
 

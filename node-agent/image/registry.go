@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	// stall is how long a registry may send nothing before a download is broken off and tried again.
+	// stall is how long a registry may send nothing before a download is broken off and tried
+	// again.
 	stall = 2 * time.Minute
 	// attempts is how often a download is tried.
 	attempts = 3
@@ -54,8 +55,8 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits
 	}, nil
 }
 
-// checkRedirect keeps a registry from sending the node to addresses that only the node can reach, such as a
-// cloud's metadata service, and from leaving TLS.
+// checkRedirect keeps a registry from sending the node to addresses that only the node can reach,
+// such as a cloud's metadata service, and from leaving TLS.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	if len(via) >= 10 {
@@ -117,7 +118,8 @@ func manifestHeader() http.Header {
 	return http.Header{"Accept": {strings.Join([]string{v1.MediaTypeImageIndex, v1.MediaTypeImageManifest, dockerManifestList, dockerManifest}, ",")}}
 }
 
-// current asks for the digest that the reference has now, without fetching anything; "" when the registry does not say.
+// current asks for the digest that the reference has now, without fetching anything; "" when the
+// registry does not say.
 func (s *registry) current(ctx context.Context) digest.Digest {
 	resp, err := s.do(ctx, http.MethodHead, "manifests", s.ref.Identifier(), manifestHeader(), http.StatusOK)
 	if err != nil {
@@ -142,7 +144,8 @@ func (s *registry) fetch(ctx context.Context, id string) (document, error) {
 		return document{}, err
 	}
 	doc := document{data: data}
-	// For a tag the registry's word is checked where it gives one; without it the content names itself.
+	// For a tag the registry's word is checked where it gives one; without it the content names
+	// itself.
 	for _, d := range []string{id, resp.Header.Get("Docker-Content-Digest")} {
 		if parsed, err := digest.Parse(d); err == nil {
 			doc.digest = parsed

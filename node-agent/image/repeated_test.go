@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// TestRepeatedLayers: an image may name one layer several times, and is what its layers are in their order. The kernel refuses a
-// directory that is named twice.
+// TestRepeatedLayers: an image may name one layer several times, and is what its layers are in
+// their order. The kernel refuses a directory that is named twice.
 func TestRepeatedLayers(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -68,7 +68,8 @@ func TestRepeatedLayers(t *testing.T) {
 	}
 }
 
-// repeated writes an image of these layers in each form, and returns the references with what they are.
+// repeated writes an image of these layers in each form, and returns the references with what they
+// are.
 func repeated(t *testing.T, layers [][]byte) map[string]string {
 	m, c, ls := testImage{layers: layers}.build(t)
 	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(ls, m, c)...)
@@ -88,8 +89,8 @@ func repeated(t *testing.T, layers [][]byte) map[string]string {
 	}
 }
 
-// TestDistinct: whatever layers hold, an image whose equal layers share a directory is the same as one whose layers each have
-// their own, which is as the specification has it.
+// TestDistinct: whatever layers hold, an image whose equal layers share a directory is the same as
+// one whose layers each have their own, which is as the specification has it.
 func TestDistinct(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)

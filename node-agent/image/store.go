@@ -27,8 +27,8 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// Limits bound what an image may take, in bytes unless said otherwise. They defend the node, so they are above anything that
-// is pulled in earnest.
+// Limits bound what an image may take, in bytes unless said otherwise. They defend the node, so
+// they are above anything that is pulled in earnest.
 type Limits struct {
 	Manifest int64 // a manifest or index
 	Config   int64 // an image configuration
@@ -58,12 +58,13 @@ type Progress struct {
 	Stage string
 	// Done and Total are bytes of the stage: of the archive, or of the layer as transferred.
 	Done, Total int64
-	// Layers are how many layers the store has to unpack for the image, and Size is their sum, in bytes as transferred. They are 0 at
-	// StageRead.
+	// Layers are how many layers the store has to unpack for the image, and Size is their sum, in
+	// bytes as transferred. They are 0 at StageRead.
 	Layers int
 	Size   int64
-	// Skipped are, at stage done, the names of the extended attributes of the layer that were not set: those of the host's
-	// security policy, those of overlayfs for plain users, and those that the filesystem does not take.
+	// Skipped are, at stage done, the names of the extended attributes of the layer that were not
+	// set: those of the host's security policy, those of overlayfs for plain users, and those that
+	// the filesystem does not take.
 	Skipped []string
 }
 
@@ -87,12 +88,12 @@ func WithProgress(f func(Progress)) Option { return func(s *Store) { s.progress 
 // WithTransport replaces the HTTP transport to registries.
 func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.transport = rt } }
 
-// WithJournal has the records survive a loss of power by the journal's next flush, in place of flushes of their own. The store's
-// directory lies below that of the journal.
+// WithJournal has the records survive a loss of power by the journal's next flush, in place of
+// flushes of their own. The store's directory lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
 
-// Store is the image store in one directory. Several processes may use one directory at once. Its methods may be called
-// from several goroutines.
+// Store is the image store in one directory. Several processes may use one directory at once. Its
+// methods may be called from several goroutines.
 type Store struct {
 	dir       string
 	limits    Limits
@@ -114,21 +115,22 @@ type Store struct {
 type Image struct {
 	// Ref is the reference as Ensure was given it.
 	Ref string
-	// Digest is that of the manifest for this node's platform. An image of a docker archive, which has no manifest, has that of one
-	// made from its configuration.
+	// Digest is that of the manifest for this node's platform. An image of a docker archive, which
+	// has no manifest, has that of one made from its configuration.
 	Digest digest.Digest
 	// ConfigDigest is that of the configuration: what docker and Kubernetes call the image id.
 	ConfigDigest digest.Digest
 	// Config holds the image's defaults for running it.
 	Config v1.ImageConfig
-	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in reverse order. None is there twice. They
-	// are shared and must not be written to.
+	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in
+	// reverse order. None is there twice. They are shared and must not be written to.
 	Layers []string
 	// Size is that of configuration and layers as transferred, in bytes.
 	Size int64
 }
 
-// Open opens the store in dir, an absolute path, and makes it when it is not there. What a process that died had begun is removed.
+// Open opens the store in dir, an absolute path, and makes it when it is not there. What a process
+// that died had begun is removed.
 func Open(dir string, opts ...Option) (*Store, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, fmt.Errorf("image store: found %q; allowed: an absolute path", dir)
@@ -166,7 +168,8 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// Close removes this process's temporary directory. No method may be running or be called afterwards. Layers stay valid.
+// Close removes this process's temporary directory. No method may be running or be called
+// afterwards. Layers stay valid.
 func (s *Store) Close() error {
 	if s.sessionLock == nil {
 		return nil
@@ -194,10 +197,11 @@ type imageRecord struct {
 	Size     int64          `json:"size"`
 }
 
-// Ensure makes an image available on this node and returns it. What it fetches, and when, the policy says. Errors are, through
-// errors.As: *ReferenceError, *NotFoundError, *AccessError, *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and
-// *EntryError, and through errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass.
-// When ctx ends, so does the pull, and nothing is left of it but the layers that were complete.
+// Ensure makes an image available on this node and returns it. What it fetches, and when, the
+// policy says. Errors are, through errors.As: *ReferenceError, *NotFoundError, *AccessError,
+// *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and *EntryError, and through
+// errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass. When ctx
+// ends, so does the pull, and nothing is left of it but the layers that were complete.
 func (s *Store) Ensure(ctx context.Context, ref string, policy PullPolicy) (*Image, error) {
 	r, err := parseReference(ref)
 	if err != nil {
@@ -279,8 +283,9 @@ func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	return img, nil
 }
 
-// distinct keeps the uppermost of equal layers, since overlayfs refuses a directory that it has already (ELOOP). It hides all that
-// the lower ones show: each name in them is also in the uppermost, as the same file, or as a directory with the same names.
+// distinct keeps the uppermost of equal layers, since overlayfs refuses a directory that it has
+// already (ELOOP). It hides all that the lower ones show: each name in them is also in the
+// uppermost, as the same file, or as a directory with the same names.
 func distinct(layers []string) []string {
 	var out []string // uppermost first
 	for _, dir := range slices.Backward(layers) {
@@ -303,7 +308,8 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 	}
 	defer src.Close()
 	if reg, ok := src.(*registry); ok {
-		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by registries that limit pulls.
+		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by
+		// registries that limit pulls.
 		var rec refRecord
 		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" && reg.current(ctx) == rec.Top {
 			if img, err := s.stored(r, rec.Manifest); img != nil || err != nil {
@@ -323,7 +329,8 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 		if img, err = s.unpack(ctx, r, src, res); err != nil {
 			return nil, withRef(r, err)
 		}
-		// Once for the image, also for layers that another pull has just unpacked. The record comes after it.
+		// Once for the image, also for layers that another pull has just unpacked. The record comes
+		// after it.
 		if err := s.syncLayers(); err != nil {
 			return nil, withRef(r, err)
 		}
@@ -374,7 +381,8 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 		Config:       res.image.Config,
 		Size:         res.config.Size,
 	}
-	// What has to come over the network starts now, all at once; layers are unpacked in order as they arrive.
+	// What has to come over the network starts now, all at once; layers are unpacked in order as
+	// they arrive.
 	pending := make([]*download, len(ids))
 	reg, remote := src.(*registry)
 	defer func() {
@@ -427,8 +435,8 @@ func (s *Store) findLayer(diffID, chainID digest.Digest) string {
 	return ""
 }
 
-// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p holds the fields of its progress that all
-// layers of the image share.
+// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p holds the
+// fields of its progress that all layers of the image share.
 func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
 	diffID := res.image.RootFS.DiffIDs[i]
 	if dir := s.findLayer(diffID, chainID); dir != "" {
@@ -500,8 +508,8 @@ func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *re
 	return filepath.Join(final, "diff"), nil
 }
 
-// publish gives a finished directory its final name. Within this boot, a name means a whole layer; after a loss of power, only a
-// record of an image does.
+// publish gives a finished directory its final name. Within this boot, a name means a whole layer;
+// after a loss of power, only a record of an image does.
 func publish(tmp, final string) error {
 	if err := os.MkdirAll(filepath.Dir(final), 0o700); err != nil {
 		return err
@@ -509,7 +517,8 @@ func publish(tmp, final string) error {
 	return os.Rename(tmp, final)
 }
 
-// syncLayers makes all layers survive a loss of power. One flush of the filesystem costs less than one of each file of a layer.
+// syncLayers makes all layers survive a loss of power. One flush of the filesystem costs less than
+// one of each file of a layer.
 func (s *Store) syncLayers() error {
 	f, err := os.Open(s.dir)
 	if err != nil {
@@ -552,7 +561,8 @@ func (s *Store) writeImage(img *Image) error {
 	return s.writeJSON(s.imagePath(img.Digest), rec)
 }
 
-// recordVersion is the version of the format of records. Records of 49c6b77 and before have none, and are of version 0.
+// recordVersion is the version of the format of records. Records of 49c6b77 and before have none,
+// and are of version 0.
 const recordVersion = 1
 
 // errNewer is returned for a record of a newer version, which is not guessed at.
@@ -561,8 +571,8 @@ var errNewer = errors.New("newer version")
 // errNoRecord is returned where there is no record, or a damaged one, which the next pull replaces.
 var errNoRecord = errors.New("no record")
 
-// readJSON reads a record. It returns errNoRecord if the file is missing or damaged, and errNewer if
-// the record is of a newer version.
+// readJSON reads a record. It returns errNoRecord if the file is missing or damaged, and errNewer
+// if the record is of a newer version.
 func readJSON(file string, v any) error {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -380,7 +380,8 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoImageIsNotDescribed: the error of a path says the same whatever is there, so that it is no way to look at a node.
+// TestWhatIsNoImageIsNotDescribed: the error of a path says the same whatever is there, so that it
+// is no way to look at a node.
 func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
 	leaktest.Check(t)
 	s := openStore(t)
@@ -677,8 +678,9 @@ func TestKilled(t *testing.T) {
 	noRubbish(t, s)
 }
 
-// stoppedMidway starts a process that pulls into a store, and stops it once a file is there that it unpacks early: it cannot come to its end
-// then. There is none where it was faster; what it said then is returned.
+// stoppedMidway starts a process that pulls into a store, and stops it once a file is there that it
+// unpacks early: it cannot come to its end then. There is none where it was faster; what it said
+// then is returned.
 func stoppedMidway(t *testing.T, store, ref, pattern string) (helper *exec.Cmd, said string) {
 	t.Helper()
 	var out bytes.Buffer

@@ -25,11 +25,12 @@ var (
 	xzMagic   = []byte{0xfd, '7', 'z', 'X', 'Z', 0}
 )
 
-// maxZstdWindow bounds the memory of a zstd decoder: 128 MiB is what `zstd -d` takes without --long and what
-// --ultra -22 needs.
+// maxZstdWindow bounds the memory of a zstd decoder: 128 MiB is what `zstd -d` takes without --long
+// and what --ultra -22 needs.
 const maxZstdWindow = 128 << 20
 
-// compressed tells by its first bytes whether a stream is compressed. No tar begins so: its first bytes are a name.
+// compressed tells by its first bytes whether a stream is compressed. No tar begins so: its first
+// bytes are a name.
 func compressed(head []byte) bool {
 	for _, m := range [][]byte{gzipMagic, zstdMagic, bzipMagic, xzMagic} {
 		if bytes.HasPrefix(head, m) {
@@ -113,7 +114,8 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// nameless returns an empty file in dir that nobody else can open and that goes away with its descriptor.
+// nameless returns an empty file in dir that nobody else can open and that goes away with its
+// descriptor.
 func nameless(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, "blob-")
 	if err != nil {
@@ -147,7 +149,8 @@ type layerInput struct {
 	r      io.Reader
 }
 
-// unpackLayer verifies a layer while it is applied to the directory diff. On error diff holds rubbish.
+// unpackLayer verifies a layer while it is applied to the directory diff. On error diff holds
+// rubbish.
 func unpackLayer(ctx context.Context, in layerInput, diff, trash string, lowers []string, format format, limits Limits) (applied, error) {
 	what := fmt.Sprintf("layer %d", in.number)
 	wrap := func(err error) error { return fmt.Errorf("%s (%s): %w", what, in.diffID, err) }

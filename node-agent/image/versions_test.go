@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestReadsRecordsOfAllVersions reads the records of each version that people ran, and refuses newer ones, whatever else they hold.
+// TestReadsRecordsOfAllVersions reads the records of each version that people ran, and refuses
+// newer ones, whatever else they hold.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
 	leaktest.Check(t)
 	versions, err := filepath.Glob("testdata/*")
@@ -30,7 +31,8 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 	}
 }
 
-// TestNewerRecordIsRefused: a store with a record of a newer version opens, and refuses that image; the record stays.
+// TestNewerRecordIsRefused: a store with a record of a newer version opens, and refuses that image;
+// the record stays.
 func TestNewerRecordIsRefused(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
@@ -116,8 +118,8 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestBootLeavesOtherStores: a store's path is no pattern. Were it one, a boot would remove the layers of each store that it
-// matches, and none of its own.
+// TestBootLeavesOtherStores: a store's path is no pattern. Were it one, a boot would remove the
+// layers of each store that it matches, and none of its own.
 func TestBootLeavesOtherStores(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()

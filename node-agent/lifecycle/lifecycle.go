@@ -70,11 +70,12 @@ type Container struct {
 
 	// Bundle is the desired state; nil if it is not known. Release does not need it.
 	Bundle *v1alpha1.OCIBundle
-	// Running is the spec that the container was created from, or last updated to. Only Update needs it.
+	// Running is the spec that the container was created from, or last updated to. Only Update
+	// needs it.
 	Running *v1alpha1.OCIBundle
 	// Commit writes into the record Image and that the program may run, before anything is created
-	// that another agent may have to start or stop, and begins to flush the record. Release does not
-	// need it.
+	// that another agent may have to start or stop, and begins to flush the record. Release does
+	// not need it.
 	Commit func() error
 	// Flushed returns once the record survives a loss of power. Release does not need it.
 	Flushed func(context.Context) error
@@ -97,8 +98,8 @@ const (
 	ContainerFault Class = iota
 	// NodeFault has the same tried again soon.
 	NodeFault
-	// Unknown is for an effect that may have happened, or may happen yet. Nothing is released until it
-	// is known.
+	// Unknown is for an effect that may have happened, or may happen yet. Nothing is released until
+	// it is known.
 	Unknown
 )
 
@@ -183,8 +184,8 @@ func (l List) Ensure(ctx context.Context, c *Container) error {
 	return nil
 }
 
-// Update has the stages apply changes of kind Live to a running container, and returns a *StageError
-// or nil. A second Updater would have to take back what the first one has done.
+// Update has the stages apply changes of kind Live to a running container, and returns a
+// *StageError or nil. A second Updater would have to take back what the first one has done.
 func (l List) Update(ctx context.Context, c *Container, changes change.Set) error {
 	for _, s := range l {
 		if u, ok := s.(Updater); ok {

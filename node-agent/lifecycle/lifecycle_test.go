@@ -142,7 +142,8 @@ func there(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// TestReleaseIsRepeatable: another agent releases what one has made, by scope, twice, and also where nothing was made.
+// TestReleaseIsRepeatable: another agent releases what one has made, by scope, twice, and also
+// where nothing was made.
 func TestReleaseIsRepeatable(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
@@ -184,7 +185,8 @@ func TestReleaseIsRepeatable(t *testing.T) {
 	}
 }
 
-// TestReleaseStopsAtAnError: nothing is removed that a process may use which the supervisor could not end.
+// TestReleaseStopsAtAnError: nothing is removed that a process may use which the supervisor could
+// not end.
 func TestReleaseStopsAtAnError(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
@@ -289,8 +291,9 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// TestHandlerThatHangs: as many containers as may be created at the same time wait for a handler that does not answer; those of
-// another handler do not, and the others of that one give up with their context.
+// TestHandlerThatHangs: as many containers as may be created at the same time wait for a handler
+// that does not answer; those of another handler do not, and the others of that one give up with
+// their context.
 func TestHandlerThatHangs(t *testing.T) {
 	leaktest.Check(t)
 	free := &tokens{each: 1, of: map[string]chan struct{}{}}
@@ -314,7 +317,8 @@ func TestHandlerThatHangs(t *testing.T) {
 	}
 }
 
-// TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from others.
+// TestUnknownIsNoFailure holds that errors of which the outcome is unknown are told apart from
+// others.
 func TestUnknownIsNoFailure(t *testing.T) {
 	leaktest.Check(t)
 	for err, want := range map[error]bool{

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestUpdate: the supervisor gets the limits that change and what they were; what it answers is the container's fault with the path
-// of the field, and anything else is not known.
+// TestUpdate: the supervisor gets the limits that change and what they were; what it answers is the
+// container's fault with the path of the field, and anything else is not known.
 func TestUpdate(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)

@@ -31,8 +31,8 @@ type Retention struct {
 	Age time.Duration
 }
 
-// removedLogs is the directory in LogDir that holds the log directories of removed containers. The time of their removal is the time
-// of modification of each.
+// removedLogs is the directory in LogDir that holds the log directories of removed containers. The
+// time of their removal is the time of modification of each.
 const removedLogs = "removed"
 
 // Logs are the log files of the node's containers.
@@ -78,10 +78,12 @@ func (s logsStage) Release(_ context.Context, c *Container) error {
 	return s.logs.remove(c)
 }
 
-// keptRuns is how many runs' log files are kept: this one's and the last one's, as the kubelet keeps them.
+// keptRuns is how many runs' log files are kept: this one's and the last one's, as the kubelet
+// keeps them.
 const keptRuns = 2
 
-// dropLogs removes the log files of the runs up to last. N.log and its rotated N.log.1, N.log.2 … are one run's.
+// dropLogs removes the log files of the runs up to last. N.log and its rotated N.log.1, N.log.2 …
+// are one run's.
 func dropLogs(dir string, last int32) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -99,7 +101,8 @@ func dropLogs(dir string, last int32) error {
 	return nil
 }
 
-// remove moves the logs of a container that is being removed to where they are kept, which takes no space on the disk.
+// remove moves the logs of a container that is being removed to where they are kept, which takes no
+// space on the disk.
 func (l *Logs) remove(c *Container) error {
 	from := l.Of(c.Key, c.UID)
 	empty, err := isEmpty(from)
@@ -184,7 +187,8 @@ type keptLogDir struct {
 	removed time.Time
 }
 
-// keptLogDirs returns the log directories of removed containers, the one that was removed last first.
+// keptLogDirs returns the log directories of removed containers, the one that was removed last
+// first.
 func keptLogDirs(logDir string) ([]keptLogDir, error) {
 	entries, err := os.ReadDir(filepath.Join(logDir, removedLogs))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -210,7 +214,8 @@ func keptLogDirs(logDir string) ([]keptLogDir, error) {
 	return out, nil
 }
 
-// RemovedLogs returns the log directories of removed containers of that name, the one that was removed last first.
+// RemovedLogs returns the log directories of removed containers of that name, the one that was
+// removed last first.
 func RemovedLogs(logDir string, key source.Key) ([]string, error) {
 	kept, err := keptLogDirs(logDir)
 	if err != nil {

@@ -25,7 +25,8 @@ type Image struct {
 
 // Images is the image store of the node.
 type Images interface {
-	// Ensure returns once the image is on the node, unpacked and verified. It gives up when ctx ends.
+	// Ensure returns once the image is on the node, unpacked and verified. It gives up when ctx
+	// ends.
 	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
 }
 
@@ -109,8 +110,8 @@ func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) 
 	}
 	p.leave(id)
 	if pl.err != nil {
-		// It names the image. A full disk is the image's fault, too: it is not to be fetched again and
-		// again in vain, so the back-off holds.
+		// It names the image. A full disk is the image's fault, too: it is not to be fetched again
+		// and again in vain, so the back-off holds.
 		return nil, &StageError{Reason: v1alpha1.ReasonImagePullFailed, Err: pl.err}
 	}
 	return pl.image, nil

@@ -125,8 +125,8 @@ func (p *puller) wakes(one, other string) {
 	}
 }
 
-// TestPullIsShared: two containers that want the same image are woken by the end of one pull. A later one has it pulled again, as its
-// pull policy may ask for.
+// TestPullIsShared: two containers that want the same image are woken by the end of one pull. A
+// later one has it pulled again, as its pull policy may ask for.
 func TestPullIsShared(t *testing.T) {
 	leaktest.Check(t)
 	p := newPuller(t)
@@ -177,7 +177,8 @@ func TestPullFails(t *testing.T) {
 	receive(t, p.images.begun, "x:1")
 }
 
-// TestPullIsSuperseded: a container that wants another image leaves the pull of the first, which goes on for others.
+// TestPullIsSuperseded: a container that wants another image leaves the pull of the first, which
+// goes on for others.
 func TestPullIsSuperseded(t *testing.T) {
 	leaktest.Check(t)
 	p := newPuller(t)
@@ -195,7 +196,8 @@ func TestPullIsSuperseded(t *testing.T) {
 	p.gets("b", "x:2")
 }
 
-// TestPullIsGivenUp: a pull ends with the last container that wants it, and one that comes then begins another.
+// TestPullIsGivenUp: a pull ends with the last container that wants it, and one that comes then
+// begins another.
 func TestPullIsGivenUp(t *testing.T) {
 	leaktest.Check(t)
 	p := newPuller(t)

@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	// fieldOwner owns what the agent applies of a NodeAgent, and nothing else: spec is the administrator's.
+	// fieldOwner owns what the agent applies of a NodeAgent, and nothing else: spec is the
+	// administrator's.
 	fieldOwner = "berth-agent"
 	// LeaseSeconds after which an agent that has not renewed its Lease counts as lost.
 	LeaseSeconds = 40
@@ -92,7 +93,8 @@ func New(o Options) (*Agent, error) {
 	return &Agent{o: o, berth: berth, leases: leases}, nil
 }
 
-// Run keeps NodeAgent and Lease fresh until ctx ends. What fails is logged and tried again at the next beat.
+// Run keeps NodeAgent and Lease fresh until ctx ends. What fails is logged and tried again at the
+// next beat.
 func (a *Agent) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second) // a change of the status is reported within a second
 	defer tick.Stop()

@@ -27,7 +27,8 @@ type Facts struct {
 	Capacity corev1.ResourceList
 }
 
-// Read reads the facts of the machine from /proc, /sys and /etc below root ("/" but in tests), and from the kernel itself.
+// Read reads the facts of the machine from /proc, /sys and /etc below root ("/" but in tests), and
+// from the kernel itself.
 func Read(root, agentVersion string) (Facts, error) {
 	var f Facts
 	var uts unix.Utsname
@@ -88,7 +89,8 @@ func osImage(content string) string {
 	return ""
 }
 
-// cgroups finds the mode and the controllers that there are, whichever hierarchy they are on (cgroups(7)).
+// cgroups finds the mode and the controllers that there are, whichever hierarchy they are on
+// (cgroups(7)).
 func cgroups(root string) (v1alpha1.CgroupMode, []string) {
 	var st unix.Statfs_t
 	base := filepath.Join(root, "sys/fs/cgroup")

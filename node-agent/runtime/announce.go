@@ -28,8 +28,8 @@ func sendPidfd(ctx context.Context, socket string, pidfd int) error {
 	return nil
 }
 
-// writePidFile replaces a pid file atomically: decimal, without a newline, as clients of runc expect.
-// Engines read the file as other users, and a pid is no secret.
+// writePidFile replaces a pid file atomically: decimal, without a newline, as clients of runc
+// expect. Engines read the file as other users, and a pid is no secret.
 func writePidFile(path string, pid int) error {
 	err := durable.Replace(path, []byte(strconv.Itoa(pid)), durable.Options{Mode: 0o644})
 	if err != nil {

@@ -27,8 +27,8 @@ type CheckpointOptions struct {
 	ParentPath string
 	// LeaveRunning lets the container go on, PreDump writes its memory alone and lets it go on.
 	LeaveRunning, PreDump bool
-	// TCPSkipInFlight leaves out connections that are being established; LinkRemap gives files without a
-	// name a temporary one.
+	// TCPSkipInFlight leaves out connections that are being established; LinkRemap gives files
+	// without a name a temporary one.
 	TCPSkipInFlight, LinkRemap bool
 	// StatusFD is a descriptor that gets a zero byte once lazy pages are available; -1 is none.
 	StatusFD int
@@ -38,8 +38,9 @@ type CheckpointOptions struct {
 	NetworkLock string
 }
 
-// Checkpoint writes a running container to files. Without LeaveRunning and PreDump its processes end, and it is removed.
-// With LazyPages it returns once all memory has been fetched, and the container can be killed and deleted while it waits.
+// Checkpoint writes a running container to files. Without LeaveRunning and PreDump its processes
+// end, and it is removed. With LazyPages it returns once all memory has been fetched, and the
+// container can be killed and deleted while it waits.
 func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions) error {
 	unlock, err := r.lock(id)
 	if err != nil {
@@ -101,8 +102,9 @@ func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions
 	return r.destroy(ctx, rec)
 }
 
-// lockAgain locks a container whose lock was released for a time and reads its record; nil if the container was
-// deleted since, even if another has its id by now. The returned function is never nil.
+// lockAgain locks a container whose lock was released for a time and reads its record; nil if the
+// container was deleted since, even if another has its id by now. The returned function is never
+// nil.
 func (r *Runtime) lockAgain(before *record) (func(), *record, error) {
 	unlock, err := r.lock(before.ID)
 	if errors.Is(err, ErrNotExist) {
@@ -163,7 +165,8 @@ func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o
 	return c, nil
 }
 
-// addExternalNamespaces names the namespaces that the container has joined and that criu does not dump.
+// addExternalNamespaces names the namespaces that the container has joined and that criu does not
+// dump.
 func (c *criuCall) addExternalNamespaces(spec *specs.Spec) error {
 	for _, n := range spec.Linux.Namespaces {
 		key := namespaceKey(n.Type)
@@ -179,8 +182,8 @@ func (c *criuCall) addExternalNamespaces(spec *specs.Spec) error {
 	return nil
 }
 
-// setFreezer lets criu stop all processes at once by the freezer; ptrace has to catch each thread. criu
-// knows the freezer of cgroup v2 from version 3.14 on.
+// setFreezer lets criu stop all processes at once by the freezer; ptrace has to catch each thread.
+// criu knows the freezer of cgroup v2 from version 3.14 on.
 func (r *Runtime) setFreezer(c *criuCall, rec *record, version int) {
 	if dir := rec.Cgroups["freezer"]; dir != "" {
 		c.opts.FreezeCgroup = &dir

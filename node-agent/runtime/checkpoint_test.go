@@ -23,8 +23,9 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// needsCriu skips the test where there is no criu that works: Debian's does not know the newest kernels' vDSO, and fails there
-// whoever asks it to. In the virtual machine of hack/vm it has to work.
+// needsCriu skips the test where there is no criu that works: Debian's does not know the newest
+// kernels' vDSO, and fails there whoever asks it to. In the virtual machine of hack/vm it has to
+// work.
 func needsCriu(t *testing.T) {
 	t.Helper()
 	if os.Getenv("BERTH_VM") != "" {
@@ -172,8 +173,8 @@ func (w *world) execOutput(script string) string {
 	return string(data)
 }
 
-// TestCheckpointThroughLinks: criu knows a mount by the place where it lies, not by a destination that leads through a symbolic link of the
-// image, such as /var/run.
+// TestCheckpointThroughLinks: criu knows a mount by the place where it lies, not by a destination
+// that leads through a symbolic link of the image, such as /var/run.
 func TestCheckpointThroughLinks(t *testing.T) {
 	needsCriu(t)
 	w := newWorld(t)
@@ -195,7 +196,8 @@ func TestCheckpointThroughLinks(t *testing.T) {
 	}
 }
 
-// TestCheckpointCgroupMount: without a cgroup namespace a cgroup mount is one of the container's own cgroups, in each hierarchy.
+// TestCheckpointCgroupMount: without a cgroup namespace a cgroup mount is one of the container's
+// own cgroups, in each hierarchy.
 func TestCheckpointCgroupMount(t *testing.T) {
 	needsCriu(t)
 	for _, kind := range []string{"cgroup", "cgroup2"} {
@@ -221,8 +223,9 @@ func TestCheckpointCgroupMount(t *testing.T) {
 	}
 }
 
-// TestExecAfterRestore: criu restores into a time namespace of its own, for the clocks to go on where they were. A process that is executed
-// there later joins it, and so the container can be checkpointed again with it.
+// TestExecAfterRestore: criu restores into a time namespace of its own, for the clocks to go on
+// where they were. A process that is executed there later joins it, and so the container can be
+// checkpointed again with it.
 func TestExecAfterRestore(t *testing.T) {
 	needsCriu(t)
 	w := newWorld(t)
@@ -240,7 +243,8 @@ func TestExecAfterRestore(t *testing.T) {
 	}
 }
 
-// TestRestoreNetDevices: a network namespace that outlives the container has its devices at the restore, or gets them.
+// TestRestoreNetDevices: a network namespace that outlives the container has its devices at the
+// restore, or gets them.
 func TestRestoreNetDevices(t *testing.T) {
 	w := newWorld(t)
 	w.inNetwork()
@@ -327,8 +331,8 @@ func TestRestoreTerminal(t *testing.T) {
 	t.Error("the terminal does not answer")
 }
 
-// TestDeleteDuringLazyCheckpoint deletes a container whose memory nobody has come for yet: a migration that fails on the
-// other side must not keep the container.
+// TestDeleteDuringLazyCheckpoint deletes a container whose memory nobody has come for yet: a
+// migration that fails on the other side must not keep the container.
 func TestDeleteDuringLazyCheckpoint(t *testing.T) {
 	needsCriu(t)
 	if out, err := exec.Command("criu", "check", "--feature", "uffd-noncoop").CombinedOutput(); err != nil {
@@ -437,7 +441,8 @@ func TestCheckpointFailures(t *testing.T) {
 	has(err, "something other than a regular file")
 	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
 	w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
-	// Links of another user's archive: criu would write through one and read through the other, as root.
+	// Links of another user's archive: criu would write through one and read through the other, as
+	// root.
 	victim := filepath.Join(w.dir, "victim")
 	w.must(os.WriteFile(victim, []byte("the host's"), 0o600))
 	work := filepath.Join(w.dir, "work")

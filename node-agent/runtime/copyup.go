@@ -22,15 +22,16 @@ import (
 )
 
 const (
-	// maxCopied is how many files tmpcopyup copies: what they hold is bounded by the tmpfs and the container's memory, the list of them
-	// is the runtime's.
+	// maxCopied is how many files tmpcopyup copies: what they hold is bounded by the tmpfs and the
+	// container's memory, the list of them is the runtime's.
 	maxCopied = 100_000
 	// copiedAtOnce is how many of them one child copies.
 	copiedAtOnce = 1024
 )
 
-// copyUp fills a tmpfs that the child is about to mount with what it covers. This process, whose user may not be the files' owner,
-// makes the list; a second child in the container's cgroup and user namespace copies.
+// copyUp fills a tmpfs that the child is about to mount with what it covers. This process, whose
+// user may not be the files' owner, makes the list; a second child in the container's cgroup and
+// user namespace copies.
 func (m *mountInputs) copyUp(ctx context.Context) error {
 	field, from, to, err := m.receiveCopy()
 	if err != nil {
@@ -71,7 +72,8 @@ func (m *mountInputs) copyUp(ctx context.Context) error {
 	return nil
 }
 
-// receiveCopy takes what the child has sent: the index of a mount, a clone of the directory that it covers, and the tmpfs.
+// receiveCopy takes what the child has sent: the index of a mount, a clone of the directory that it
+// covers, and the tmpfs.
 func (m *mountInputs) receiveCopy() (field plan.Field, from, to *os.File, err error) {
 	payload, fds, err := receiveDescriptors(m.copies, 2)
 	if err != nil {
@@ -102,10 +104,12 @@ func readIDMap(name string) (out []specs.LinuxIDMapping, err error) {
 	return out, nil
 }
 
-// lister lists what is below a directory. Each directory is opened below the first, without symbolic links, and each file is looked at in its directory.
+// lister lists what is below a directory. Each directory is opened below the first, without
+// symbolic links, and each file is looked at in its directory.
 type lister struct {
 	top int
-	// uids and gids are those of the user namespace that the owners are for; nil is this process's own.
+	// uids and gids are those of the user namespace that the owners are for; nil is this process's
+	// own.
 	uids, gids []specs.LinuxIDMapping
 	entries    []plan.CopyEntry
 }

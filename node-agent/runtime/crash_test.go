@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// helperEnv makes the test binary a process that creates, runs or deletes a container: "create", "run" or "delete".
+// helperEnv makes the test binary a process that creates, runs or deletes a container: "create",
+// "run" or "delete".
 const helperEnv = "BERTH_RUNTIME_TEST_HELPER"
 
 func helper() {
@@ -41,7 +42,8 @@ func helper() {
 	os.Exit(0)
 }
 
-// TestKilledRuntime: whenever the process that makes a container is killed, delete --force removes all that there is of it.
+// TestKilledRuntime: whenever the process that makes a container is killed, delete --force removes
+// all that there is of it.
 func TestKilledRuntime(t *testing.T) {
 	w := newWorld(t)
 	w.must(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
@@ -89,8 +91,8 @@ func TestKilledRuntime(t *testing.T) {
 	t.Logf("killed at: %v", seen)
 }
 
-// TestKilledDelete: whenever the process that deletes a container is killed, to delete it again removes all that there is of it, its id
-// among it.
+// TestKilledDelete: whenever the process that deletes a container is killed, to delete it again
+// removes all that there is of it, its id among it.
 func TestKilledDelete(t *testing.T) {
 	w := newWorld(t)
 	self, err := os.Executable()
@@ -145,7 +147,8 @@ func (w *world) reapAll(round int, mode string) {
 	}
 }
 
-// TestStartOfAKilledStart: the process that started a container was killed before it could say so in the record.
+// TestStartOfAKilledStart: the process that started a container was killed before it could say so
+// in the record.
 func TestStartOfAKilledStart(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.spec("/bin/sleep", "1000"))

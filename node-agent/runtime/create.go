@@ -23,7 +23,8 @@ type CreateOptions struct {
 	Bundle string
 	// Config is the file of the document if it is not Bundle/config.json.
 	Config string
-	// Stdin, Stdout and Stderr become the process's own; nil is /dev/null. They are not used with process.terminal.
+	// Stdin, Stdout and Stderr become the process's own; nil is /dev/null. They are not used with
+	// process.terminal.
 	Stdin, Stdout, Stderr *os.File
 	// ConsoleSocket is the path of a unix socket that gets the terminal's master by SCM_RIGHTS.
 	ConsoleSocket string
@@ -31,7 +32,8 @@ type CreateOptions struct {
 	Console *os.File
 	// PlainNewlines makes the terminal pass newlines on unchanged (termios(3), ONLCR off).
 	PlainNewlines bool
-	// PidfdSocket is the path of a unix socket that gets a pidfd of the first process by SCM_RIGHTS.
+	// PidfdSocket is the path of a unix socket that gets a pidfd of the first process by
+	// SCM_RIGHTS.
 	PidfdSocket string
 	// PidFile gets the pid of the first process, in decimal.
 	PidFile string
@@ -42,13 +44,14 @@ type CreateOptions struct {
 	// ListenFDs is the number of them that are sockets of a service manager, which the process is
 	// informed of (sd_listen_fds(3)).
 	ListenFDs int
-	// Notify is $NOTIFY_SOCKET, if a service manager has set it. It gives the process a socket of its own
-	// to report its readiness to (sd_notify(3)); see Runtime.ListenNotify and Process.Notify.
+	// Notify is $NOTIFY_SOCKET, if a service manager has set it. It gives the process a socket of
+	// its own to report its readiness to (sd_notify(3)); see Runtime.ListenNotify and
+	// Process.Notify.
 	Notify string
 }
 
-// Create creates a container that waits for Start. Its first process is a child of the caller. On an
-// error nothing is left of the container.
+// Create creates a container that waits for Start. Its first process is a child of the caller. On
+// an error nothing is left of the container.
 func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*State, error) {
 	c, err := r.create(ctx, id, o, false)
 	if err != nil {
@@ -60,8 +63,8 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Stat
 	return s, nil
 }
 
-// Run creates and starts a container. Its first process is a child of the caller. On an error nothing
-// is left of the container.
+// Run creates and starts a container. Its first process is a child of the caller. On an error
+// nothing is left of the container.
 func (r *Runtime) Run(ctx context.Context, id string, o CreateOptions) (*Process, error) {
 	c, err := r.create(ctx, id, o, true)
 	if err != nil {
@@ -114,8 +117,8 @@ func (r *Runtime) create(ctx context.Context, id string, o CreateOptions, run bo
 	return c, nil
 }
 
-// end ends the session. A hook that failed ends the container's lifecycle, of which the poststop hooks
-// are a part (runtime.md, Lifecycle, 3 to 13).
+// end ends the session. A hook that failed ends the container's lifecycle, of which the poststop
+// hooks are a part (runtime.md, Lifecycle, 3 to 13).
 func (c *creation) end(ctx context.Context, err error) {
 	c.newContainer.end(err)
 	var hook *hookError
@@ -155,8 +158,8 @@ func (c *creation) createGroups(context.Context) error {
 	return c.createResctrl()
 }
 
-// openInputs opens the standard streams or the console. The streams of a process in a user namespace
-// that is joined are given away once the ids of that are known.
+// openInputs opens the standard streams or the console. The streams of a process in a user
+// namespace that is joined are given away once the ids of that are known.
 func (c *creation) openInputs(ctx context.Context) (err error) {
 	if c.streams, err = c.openStreams(ctx, c.o.streams(), c.spec.Process.Terminal); err != nil {
 		return err
@@ -207,8 +210,8 @@ func (c *creation) buildPlan(ctx context.Context) error {
 	return c.mounts.open(ctx)
 }
 
-// launch starts the first process. It works through its plan and does not execute its program before
-// record has returned.
+// launch starts the first process. It works through its plan and does not execute its program
+// before record has returned.
 func (c *creation) launch(ctx context.Context) (err error) {
 	if !c.run {
 		if err := c.createFIFOs(); err != nil {
@@ -228,8 +231,9 @@ func (c *creation) launch(ctx context.Context) (err error) {
 	return nil
 }
 
-// createFIFOs creates the fifos of Start: one that the first process waits on, and one for its failure.
-// They are opened for reading and writing, so that a read waits for a byte and not for a writer.
+// createFIFOs creates the fifos of Start: one that the first process waits on, and one for its
+// failure. They are opened for reading and writing, so that a read waits for a byte and not for a
+// writer.
 func (c *creation) createFIFOs() error {
 	for in, name := range map[plan.Input]string{plan.InputStart: newFIFO, plan.InputResult: resultFIFO} {
 		path := filepath.Join(c.r.dir(c.id), name)

@@ -20,13 +20,15 @@ import (
 type CriuOptions struct {
 	// ImagePath is the directory of the image files. WorkPath is that of logs; empty is ImagePath.
 	ImagePath, WorkPath string
-	// TCPEstablished allows connections that are established, and ExtUnixSockets those to unix sockets outside.
+	// TCPEstablished allows connections that are established, and ExtUnixSockets those to unix
+	// sockets outside.
 	TCPEstablished, ExtUnixSockets bool
 	// ShellJob allows a process in a session that began outside; FileLocks allows file locks.
 	ShellJob, FileLocks bool
 	// ManageCgroups is soft, full, strict or ignore; empty is soft.
 	ManageCgroups string
-	// AutoDedup drops memory from an image once it is in a later one; LazyPages brings memory over when it is used.
+	// AutoDedup drops memory from an image once it is in a later one; LazyPages brings memory over
+	// when it is used.
 	AutoDedup, LazyPages bool
 	// EmptyNS are the CLONE_NEW* flags of namespaces to create and to leave empty.
 	EmptyNS uint32
@@ -40,7 +42,8 @@ const (
 	restoreRoot     = "criu-root"
 )
 
-// The annotation org.criu.config names a file with options for criu that come before ours (criu(8)).
+// The annotation org.criu.config names a file with options for criu that come before ours
+// (criu(8)).
 const (
 	criuNote       = "org.criu.config"
 	criuConfigFile = "/etc/criu/runc.conf"
@@ -51,7 +54,8 @@ func ptr[T any](v T) *T { return &v }
 // criuCall is a request and the files that are open until it is over.
 type criuCall struct {
 	opts *rpc.CriuOpts
-	// files are passed to criu; closes are the directories of the images and, if it is set, of the logs.
+	// files are passed to criu; closes are the directories of the images and, if it is set, of the
+	// logs.
 	files, closes []*os.File
 	logDir        string
 }
@@ -153,9 +157,9 @@ func withLog(err error, dir, log string) error {
 	return fmt.Errorf("%w; %s has: %s", err, filepath.Join(dir, log), strings.Join(lines, "; "))
 }
 
-// enter mounts a directory of this mount namespace at place in criu's own, and reopens the directories of
-// the request there. criu wants the root that it restores to be a mount; in its own namespace the mount
-// goes when criu goes, and nobody removes files through it.
+// enter mounts a directory of this mount namespace at place in criu's own, and reopens the
+// directories of the request there. criu wants the root that it restores to be a mount; in its own
+// namespace the mount goes when criu goes, and nobody removes files through it.
 func (c *criuCall) enter(pid int, directory, place string) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, directory, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {

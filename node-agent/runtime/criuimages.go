@@ -27,8 +27,9 @@ func writeDescriptors(pid int, dir string) error {
 	return nil
 }
 
-// checkImages checks the directory that criu restores from. Its files are not trusted: through a symbolic
-// link in it criu, as root, would map a file of the host into the container, or write its log over one.
+// checkImages checks the directory that criu restores from. Its files are not trusted: through a
+// symbolic link in it criu, as root, would map a file of the host into the container, or write its
+// log over one.
 func checkImages(o CriuOptions) error {
 	entries, err := os.ReadDir(o.ImagePath)
 	if err != nil {

@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxLinks is how many symbolic links the kernel follows in one path (MAXSYMLINKS, path_resolution(7)).
+// maxLinks is how many symbolic links the kernel follows in one path (MAXSYMLINKS,
+// path_resolution(7)).
 const maxLinks = 40
 
 // danglingDestinations returns, by the index of a mount, where its destination leads if that is by
@@ -66,7 +67,8 @@ func covered(mounts []specs.Mount, p string) bool {
 	return false
 }
 
-// followLinks follows the symbolic links of a path as if root were the root, also those that lead to nothing.
+// followLinks follows the symbolic links of a path as if root were the root, also those that lead
+// to nothing.
 func followLinks(root int, p string) string {
 	at, rest := "/", strings.Split(path.Clean("/" + p)[1:], "/")
 	target := make([]byte, unix.PathMax)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestDelegation: the root of a user namespace that gets its hierarchy writable owns what /sys/kernel/cgroup/delegate lists, and
-// can divide its cgroup; its limits it cannot change.
+// TestDelegation: the root of a user namespace that gets its hierarchy writable owns what
+// /sys/kernel/cgroup/delegate lists, and can divide its cgroup; its limits it cannot change.
 func TestDelegation(t *testing.T) {
 	if !unified() {
 		t.Skip("cgroups of version 1 are never handed to a container")
@@ -71,13 +71,14 @@ func names(entries []os.DirEntry) (list []string) {
 	return list
 }
 
-// TestKillAllForking: without a pid namespace of its own, every process of the container ends by kill --all, those that fork during the kill and those
-// in cgroups below its own too, and no other.
+// TestKillAllForking: without a pid namespace of its own, every process of the container ends by
+// kill --all, those that fork during the kill and those in cgroups below its own too, and no other.
 func TestKillAllForking(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("while :; do /bin/sleep 0.01 & done")
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
-	// The shell ends if it cannot fork: on a busy machine the limit must be far from what it has at a time.
+	// The shell ends if it cannot fork: on a busy machine the limit must be far from what it has at
+	// a time.
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(1000))}
 	s := w.start(spec)
 	w.await("it to fork", func() bool { pids, _ := w.rt.Processes(background, w.id); return len(pids) > 5 })

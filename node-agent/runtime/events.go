@@ -20,7 +20,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
-// Event is a line of `events`: Type is stats, with Data, or oom. The shapes are runc's, which clients read.
+// Event is a line of `events`: Type is stats, with Data, or oom. The shapes are runc's, which
+// clients read.
 type Event struct {
 	Type string `json:"type"`
 	ID   string `json:"id"`
@@ -189,7 +190,8 @@ func interfaces(pid int) (out []NetworkInterface) {
 		return nil
 	}
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		// name: eight counters of what came in, eight of what went out (proc_pid_net(5)); two lines of headings have no colon
+		// name: eight counters of what came in, eight of what went out (proc_pid_net(5)); two lines
+		// of headings have no colon
 		name, rest, ok := strings.Cut(lines.Text(), ":")
 		f := strings.Fields(rest)
 		if name = strings.TrimSpace(name); !ok || name == "lo" || len(f) < 12 {

@@ -30,12 +30,14 @@ var (
 
 // ExecOptions say what to execute in a container.
 type ExecOptions struct {
-	// Process is what to execute. What it leaves out of capabilities, apparmorProfile, selinuxLabel, rlimits, oomScoreAdj, scheduler,
-	// ioPriority, execCPUAffinity and user.umask is as the container's own process has it. Nil is that process itself.
+	// Process is what to execute. What it leaves out of capabilities, apparmorProfile,
+	// selinuxLabel, rlimits, oomScoreAdj, scheduler, ioPriority, execCPUAffinity and user.umask is
+	// as the container's own process has it. Nil is that process itself.
 	Process *specs.Process
 	// Change, if it is there, has the last word on the process. It gets a copy.
 	Change func(*specs.Process) error
-	// Stdin, Stdout and Stderr become the process's own; nil is /dev/null. They are not used with a terminal.
+	// Stdin, Stdout and Stderr become the process's own; nil is /dev/null. They are not used with a
+	// terminal.
 	Stdin, Stdout, Stderr *os.File
 	// ConsoleSocket is the path of a unix socket that gets the terminal's master by SCM_RIGHTS.
 	ConsoleSocket string
@@ -49,13 +51,16 @@ type ExecOptions struct {
 	PidFile string
 	// PreserveFDs is how many descriptors from 3 on the process inherits.
 	PreserveFDs int
-	// Cgroups are cgroups below the container's, as [CONTROLLER,...:]PATH, that the process is put in.
+	// Cgroups are cgroups below the container's, as [CONTROLLER,...:]PATH, that the process is put
+	// in.
 	Cgroups []string
-	// IgnorePaused executes in a paused container as well. The process is paused then, and Exec returns when it no longer is.
+	// IgnorePaused executes in a paused container as well. The process is paused then, and Exec
+	// returns when it no longer is.
 	IgnorePaused bool
 }
 
-// Executed is a process that Exec has started, a child of the caller's. The caller calls Wait, or Leave where another reaps it.
+// Executed is a process that Exec has started, a child of the caller's. The caller calls Wait, or
+// Leave where another reaps it.
 type Executed struct {
 	// PID of the process.
 	PID   int
@@ -74,7 +79,8 @@ func (e *Executed) Kill() { e.child.Kill() }
 // Leave gives up what the caller holds of the process, which goes on.
 func (e *Executed) Leave() { e.child.ClosePIDFD() }
 
-// Exec executes a process in a created or running container and returns once it has become its program. On an error there is none.
+// Exec executes a process in a created or running container and returns once it has become its
+// program. On an error there is none.
 func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (_ *Executed, err error) {
 	x := &execution{session: r.newSession(), id: id, o: o}
 	defer func() { x.end(err) }()
@@ -190,7 +196,8 @@ func (x *execution) readDocument(context.Context) error {
 	return nil
 }
 
-// openInputs opens the standard streams or the console, and gives the streams to the process's user.
+// openInputs opens the standard streams or the console, and gives the streams to the process's
+// user.
 func (x *execution) openInputs(ctx context.Context) (err error) {
 	if x.streams, err = x.openStreams(ctx, x.o.streams(), x.spec.Process.Terminal); err != nil {
 		return err
@@ -284,12 +291,13 @@ func (x *execution) openCgroup() error {
 	return err
 }
 
-// homeTimeout is how long a container's /etc/passwd is waited for: longer than it takes on a machine that has too much to do.
+// homeTimeout is how long a container's /etc/passwd is waited for: longer than it takes on a
+// machine that has too much to do.
 const homeTimeout = 10 * time.Second
 
 // home returns the value of HOME if process.env has none. The container's files are read as its
-// processes see them, and so may lie on a filesystem that the container serves itself (FUSE) and that
-// never answers.
+// processes see them, and so may lie on a filesystem that the container serves itself (FUSE) and
+// that never answers.
 func (x *execution) home(ctx context.Context) string {
 	if plan.HasHome(x.spec.Process.Env) {
 		return ""
@@ -322,7 +330,8 @@ func (x *execution) home(ctx context.Context) string {
 	return "/"
 }
 
-// pausedDeadline is how long a process may wait for its container to be resumed: as long as poll(2) can count, in milliseconds.
+// pausedDeadline is how long a process may wait for its container to be resumed: as long as poll(2)
+// can count, in milliseconds.
 const pausedDeadline = (1<<31 - 1) * time.Millisecond
 
 // launch starts the child, which waits before it executes its program.
@@ -337,7 +346,8 @@ func (x *execution) launch(ctx context.Context) error {
 	child, err := launch.Start(request)
 	if errors.Is(err, unix.EBUSY) && x.cgroup.unified > 0 && len(x.o.Cgroups) == 0 {
 		// A container that has given its own cgroups controllers can have no process beside them
-		// (cgroups(7), "no internal processes"): the child goes where the first process is, as in attach.
+		// (cgroups(7), "no internal processes"): the child goes where the first process is, as in
+		// attach.
 		var below *os.File
 		if below, err = cgroup.OpenOf(x.rec.PID, x.rec.Cgroups[""]); err == nil {
 			x.closeLater(below)
@@ -407,10 +417,11 @@ func (x *execution) attach(pid int) error {
 	return g.Attach(pid)
 }
 
-// explain explains a launch error. If the first process has ended, the executed one was killed with it:
-// that is the error then.
+// explain explains a launch error. If the first process has ended, the executed one was killed with
+// it: that is the error then.
 func (x *execution) explain(err error) error {
-	// ESRCH: it has left its namespaces, and the kernel waits for its others to be reaped (pid_namespaces(7)).
+	// ESRCH: it has left its namespaces, and the kernel waits for its others to be reaped
+	// (pid_namespaces(7)).
 	if !x.rec.alive() || errors.Is(err, unix.ESRCH) {
 		return ErrExecStopped
 	}

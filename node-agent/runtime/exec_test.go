@@ -43,7 +43,8 @@ func (w *world) tryExec(o ExecOptions) (output string, status unix.WaitStatus, e
 	return output, p.Wait(), nil
 }
 
-// execPrints fails the test where a process that is executed in the container prints something else.
+// execPrints fails the test where a process that is executed in the container prints something
+// else.
 func (w *world) execPrints(o ExecOptions, want string) {
 	w.t.Helper()
 	out, status, err := w.tryExec(o)
@@ -118,8 +119,8 @@ func (w *world) likeness(pid int) string {
 	return b.String()
 }
 
-// TestExecIsLikeTheFirst: with nothing said, a process that is executed in a container has all that its first process has:
-// namespaces, cgroups, root, user, capabilities, limits.
+// TestExecIsLikeTheFirst: with nothing said, a process that is executed in a container has all that
+// its first process has: namespaces, cgroups, root, user, capabilities, limits.
 func TestExecIsLikeTheFirst(t *testing.T) {
 	for name, change := range map[string]func(*world, *specs.Spec){
 		"default": func(*world, *specs.Spec) {},
@@ -239,7 +240,8 @@ func TestExecOfUnmappedUser(t *testing.T) {
 	w.execFails(ExecOptions{Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/", User: specs.User{UID: 70000}}}, "process.user.uid: found 70000; allowed: an id that linux.uidMappings maps")
 }
 
-// TestExecStates: a created container takes a process, as runc's does; a stopped or paused one does not.
+// TestExecStates: a created container takes a process, as runc's does; a stopped or paused one does
+// not.
 func TestExecStates(t *testing.T) {
 	ctx := context.Background()
 	w := newWorld(t)
@@ -331,8 +333,9 @@ func TestExecWithoutBundle(t *testing.T) {
 	w.execPrints(o, "first\nNoNewPrivs:\t1\n")
 }
 
-// TestExecIsHidden: CVE-2016-9962: until its execve the process holds what is the runtime's, in a pid namespace that the container has
-// long been in. The container's root sees neither its memory nor its descriptors nor its program.
+// TestExecIsHidden: CVE-2016-9962: until its execve the process holds what is the runtime's, in a
+// pid namespace that the container has long been in. The container's root sees neither its memory
+// nor its descriptors nor its program.
 func TestExecIsHidden(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.sleeping(nil))
@@ -353,7 +356,8 @@ func TestExecIsHidden(t *testing.T) {
 for f in environ maps auxv mem; do dd if=/proc/` + pid + `/$f bs=1 count=0 2>/dev/null && echo $f; done
 grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 	w.execPrints(args("/bin/sh", "-c", script), "seen\n")
-	// And it holds no directory or file of the host but its program's standard streams and what it waits on.
+	// And it holds no directory or file of the host but its program's standard streams and what it
+	// waits on.
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", x.child.PID))
 	w.must(err)
 	for _, fd := range fds {
@@ -372,7 +376,8 @@ grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 	}
 }
 
-// TestExecDescriptors: the program gets its standard streams and what is to be preserved, and no other.
+// TestExecDescriptors: the program gets its standard streams and what is to be preserved, and no
+// other.
 func TestExecDescriptors(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(nil))
@@ -398,7 +403,8 @@ func TestExecWorkingDirectoryIsADescriptor(t *testing.T) {
 	try("/cwd")
 }
 
-// TestExecHome: HOME is that of the user in the container's files as they are now; a hostile file hangs nothing.
+// TestExecHome: HOME is that of the user in the container's files as they are now; a hostile file
+// hangs nothing.
 func TestExecHome(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.MkdirAll(w.file("/etc"), 0o755))
@@ -429,7 +435,8 @@ func TestExecHome(t *testing.T) {
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", Env: []string{"HOME="}}}, "/\n")
 }
 
-// TestExecTerminal has one of its own, whose master goes through the console socket, and leaves /dev/console to the first.
+// TestExecTerminal has one of its own, whose master goes through the console socket, and leaves
+// /dev/console to the first.
 func TestExecTerminal(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(nil))
@@ -555,8 +562,8 @@ func TestExecCgroup(t *testing.T) {
 	}
 }
 
-// TestExecBesideDomains: a container that has given its own cgroups controllers, as systemd does, can have no process beside them
-// (cgroups(7)); a new one goes where the first is.
+// TestExecBesideDomains: a container that has given its own cgroups controllers, as systemd does,
+// can have no process beside them (cgroups(7)); a new one goes where the first is.
 func TestExecBesideDomains(t *testing.T) {
 	if !unified() {
 		t.Skip("needs cgroup v2")
@@ -571,7 +578,8 @@ func TestExecBesideDomains(t *testing.T) {
 	w.execFails(ExecOptions{Cgroups: []string{"/"}}, "device or resource busy")
 }
 
-// TestExecCPUAffinity: config.md, execCPUAffinity; what the caller is bound to is no concern of the container's.
+// TestExecCPUAffinity: config.md, execCPUAffinity; what the caller is bound to is no concern of the
+// container's.
 func TestExecCPUAffinity(t *testing.T) {
 	w := newWorld(t)
 	s := w.start(w.sleeping(nil))

@@ -19,8 +19,8 @@ import (
 // errOOM is returned if a container's memory limit does not suffice to start its program.
 var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
 
-// explainLaunch turns the failure of a launch into words that say what to change. Where clients of runc
-// look for certain words, these are used.
+// explainLaunch turns the failure of a launch into words that say what to change. Where clients of
+// runc look for certain words, these are used.
 func explainLaunch(err error, spec *specs.Spec, group *cgroup.Group) error {
 	var step *launch.StepError
 	if errors.As(err, &step) {
@@ -54,8 +54,8 @@ func explainStep(err error, step *launch.StepError, spec *specs.Spec, group *cgr
 	return fmt.Errorf("unable to start container process: %w", err)
 }
 
-// deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the container does not have all
-// processors (sched_setattr(2), EPERM).
+// deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the
+// container does not have all processors (sched_setattr(2), EPERM).
 func deadlineOnSomeCPUs(step *launch.StepError, spec *specs.Spec) bool {
 	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || spec.Process.Scheduler == nil || spec.Linux.Resources == nil {
 		return false
@@ -78,8 +78,8 @@ type becauseOf struct{ step *launch.StepError }
 func (e *becauseOf) Error() string { return fmt.Sprintf("%s (%s)", e.step.Errno, e.step) }
 func (e *becauseOf) Unwrap() error { return e.step }
 
-// ExplainProcessFault returns the error of a process that validation refuses in the words that clients look for: with runc a program
-// without a name is one that is not found.
+// ExplainProcessFault returns the error of a process that validation refuses in the words that
+// clients look for: with runc a program without a name is one that is not found.
 func ExplainProcessFault(p *specs.Process, err error) error {
 	if err == nil || p == nil || len(p.Args) == 0 || p.Args[0] != "" {
 		return err
@@ -87,7 +87,8 @@ func ExplainProcessFault(p *specs.Process, err error) error {
 	return fmt.Errorf("%w: %w", err, programError("", unix.ENOENT))
 }
 
-// explainMemoryPolicyFault adds runc's words to the error of a linux.memoryPolicy that validation refuses.
+// explainMemoryPolicyFault adds runc's words to the error of a linux.memoryPolicy that validation
+// refuses.
 func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
 	var faults validate.Faults
 	if !errors.As(err, &faults) || linux == nil || linux.MemoryPolicy == nil {
@@ -129,7 +130,8 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 // programError returns the error of a program that was not found or cannot be executed.
 func programError(program string, errno unix.Errno) error {
 	if !strings.Contains(program, "/") {
-		// Wherever it was looked for last: runc has one answer for all of PATH, and clients know it.
+		// Wherever it was looked for last: runc has one answer for all of PATH, and clients know
+		// it.
 		return fmt.Errorf("unable to start container process: exec: %q: executable file not found in $PATH", program)
 	}
 	switch errno {

@@ -16,12 +16,13 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// externalMount is a mount that criu does not dump but finds again: its name in the images, its path in
-// the container, and its source.
+// externalMount is a mount that criu does not dump but finds again: its name in the images, its
+// path in the container, and its source.
 type externalMount struct{ name, destination, source string }
 
-// externalMounts returns the external mounts of a document: bind mounts, by their destination, and cgroup mounts where they are
-// bind mounts (see cgroupMount in package plan). groups are the directories of the container's cgroup, as HostPaths returns them.
+// externalMounts returns the external mounts of a document: bind mounts, by their destination, and
+// cgroup mounts where they are bind mounts (see cgroupMount in package plan). groups are the
+// directories of the container's cgroup, as HostPaths returns them.
 func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []externalMount, err error) {
 	add := func(destination, source string) {
 		name := filepath.Clean("/" + destination)
@@ -65,8 +66,9 @@ func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (ou
 	return out, nil
 }
 
-// followed returns the path of a mount in a container whose root is open: the destination may lead through symbolic links, such as
-// /var/run of many images, and criu identifies a mount by its place. A mount on a symbolic link itself lies there.
+// followed returns the path of a mount in a container whose root is open: the destination may lead
+// through symbolic links, such as /var/run of many images, and criu identifies a mount by its
+// place. A mount on a symbolic link itself lies there.
 func followed(root int, destination string) string {
 	parent, base := path.Split(destination)
 	for _, try := range []struct {

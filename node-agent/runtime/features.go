@@ -14,7 +14,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// Features says what this runtime honours (runtime-spec, features.md). What it refuses is not in it.
+// Features says what this runtime honours (runtime-spec, features.md). What it refuses is not in
+// it.
 func Features() *features.Features {
 	yes := true
 	f := &features.Features{
@@ -36,8 +37,9 @@ func Features() *features.Features {
 		},
 		// What clients of runc look for before they call its checkpoint.
 		Annotations: map[string]string{"org.opencontainers.runc.checkpoint.enabled": "true"},
-		// They name a file of options for criu, which runs as root, and, as prefixes, what systemd is to do with a scope, and those of crun:
-		// files that hooks write to, a socket that gets a pidfd, and groups of who makes the container.
+		// They name a file of options for criu, which runs as root, and, as prefixes, what systemd
+		// is to do with a scope, and those of crun: files that hooks write to, a socket that gets a
+		// pidfd, and groups of who makes the container.
 		PotentiallyUnsafeConfigAnnotations: []string{criuNote, cgroup.PropertyAnnotation, "run.oci."},
 	}
 	for _, a := range seccomp.SupportedActions() {

@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// TestFeatures holds what the features document claims against what a plan can be made of: a field that is claimed is honoured, and
-// one that is honoured is claimed.
+// TestFeatures holds what the features document claims against what a plan can be made of: a field
+// that is claimed is honoured, and one that is honoured is claimed.
 func TestFeatures(t *testing.T) {
 	leaktest.Check(t)
 	data, err := json.Marshal(Features())
@@ -88,8 +88,9 @@ func TestFeatures(t *testing.T) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{flag}}
 		})
 	}
-	// Recognized is what the document says of these: one of the other byte order is known, and its filter cannot be loaded here. X32
-	// goes only together with X86_64, which where it is not the machine's own has to be named.
+	// Recognized is what the document says of these: one of the other byte order is known, and its
+	// filter cannot be loaded here. X32 goes only together with X86_64, which where it is not the
+	// machine's own has to be named.
 	for _, arch := range append(f.Linux.Seccomp.Archs, "SCMP_ARCH_NONE") {
 		architectures := []specs.Arch{specs.Arch(arch)}
 		if architectures[0] == specs.ArchX32 && goruntime.GOARCH != "amd64" {

@@ -235,7 +235,8 @@ func TestAdditionalGroups(t *testing.T) {
 	w.fails(spec, "process.user.uid: found 65536", "process.user.gid: found 70000", "process.user.additionalGids[1]: found 65536")
 }
 
-// TestLimitsBeyondOurs: what takes CAP_SYS_RESOURCE fails with the field's name and says so, where there is none.
+// TestLimitsBeyondOurs: what takes CAP_SYS_RESOURCE fails with the field's name and says so, where
+// there is none.
 func TestLimitsBeyondOurs(t *testing.T) {
 	w := newWorld(t)
 	var now unix.Rlimit
@@ -270,7 +271,8 @@ func TestLimitsBeyondOurs(t *testing.T) {
 	w.prints(lower, "-10\n")
 }
 
-// TestHungMount: a bind source that does not answer is named when the deadline has passed, and nothing is left of the container.
+// TestHungMount: a bind source that does not answer is named when the deadline has passed, and
+// nothing is left of the container.
 func TestHungMount(t *testing.T) {
 	w := newWorld(t)
 	w.rt.deadline = 3 * time.Second // for each phase of the launch, on a busy machine too
@@ -298,7 +300,8 @@ func TestHungMount(t *testing.T) {
 	}
 }
 
-// TestHungStart: a created container that does not become its program is ended, and start says what the kernel does.
+// TestHungStart: a created container that does not become its program is ended, and start says what
+// the kernel does.
 func TestHungStart(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.spec("/bin/sleep", "1000"))
@@ -333,8 +336,9 @@ func TestSysctlOfEveryNamespace(t *testing.T) {
 	w.fails(spec, "linux.sysctl.net.ipv4.ip_forward: write: invalid argument")
 }
 
-// TestSysctlInTheHostsPIDNamespace: in a user namespace with the host's pid namespace the kernel mounts no procfs. The image and the
-// document have none of the files that are written, whatever they put in the place of /proc.
+// TestSysctlInTheHostsPIDNamespace: in a user namespace with the host's pid namespace the kernel
+// mounts no procfs. The image and the document have none of the files that are written, whatever
+// they put in the place of /proc.
 func TestSysctlInTheHostsPIDNamespace(t *testing.T) {
 	w := newWorld(t)
 	fake := filepath.Join(w.dir, "fake")
@@ -463,7 +467,8 @@ func TestSysctlOfTheHost(t *testing.T) {
 	}
 }
 
-// TestDevicesInUserNamespace: they have the name, the mode and the owner that the document says, none of which the host's node has.
+// TestDevicesInUserNamespace: they have the name, the mode and the owner that the document says,
+// none of which the host's node has.
 func TestDevicesInUserNamespace(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {
@@ -577,7 +582,8 @@ func TestIntelRdtLater(t *testing.T) {
 	w.missing(filepath.Join(root, w.id))
 }
 
-// TestRestoredFields: what restore cannot honour is refused, and what it has made goes where it fails.
+// TestRestoredFields: what restore cannot honour is refused, and what it has made goes where it
+// fails.
 func TestRestoredFields(t *testing.T) {
 	needs.Program(t, "criu")
 	w := newWorld(t)

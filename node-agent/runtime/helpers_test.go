@@ -31,8 +31,8 @@ import (
 
 const busybox = "/bin/busybox" // Debian's busybox-static
 
-// No test runs on the process's first thread, which is what /proc/self shows: it would stay in what a test puts its own thread in, since Go
-// does not end it.
+// No test runs on the process's first thread, which is what /proc/self shows: it would stay in what
+// a test puts its own thread in, since Go does not end it.
 func init() { goruntime.LockOSThread() }
 
 func TestMain(m *testing.M) {
@@ -49,8 +49,8 @@ func TestMain(m *testing.M) {
 // apartEnv is set in the process that runs the tests.
 const apartEnv = "BERTH_RUNTIME_TEST_APART"
 
-// apart has the tests run in a process with a mount namespace of its own: they count mounts, of which the tests of other packages make some at
-// the same time.
+// apart has the tests run in a process with a mount namespace of its own: they count mounts, of
+// which the tests of other packages make some at the same time.
 func apart() (code int, done bool) {
 	if os.Geteuid() != 0 || os.Getenv(apartEnv) != "" {
 		return 0, false
@@ -58,7 +58,8 @@ func apart() (code int, done bool) {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), apartEnv+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// Package syscall makes all mounts private then. It goes with this process, which go test ends when its time is over.
+	// Package syscall makes all mounts private then. It goes with this process, which go test ends
+	// when its time is over.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	goruntime.LockOSThread()
 	var exit *exec.ExitError
@@ -80,7 +81,8 @@ type world struct {
 	cgroup string
 }
 
-// newWorld fails the test if something is left over when it ends: mounts, cgroups, processes, descriptors, directories.
+// newWorld fails the test if something is left over when it ends: mounts, cgroups, processes,
+// descriptors, directories.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	leaktest.Check(t)
@@ -159,8 +161,9 @@ func (w *world) leftovers() string {
 	var open []string
 	for _, fd := range fds {
 		target, _ := os.Readlink("/proc/self/fd/" + fd.Name())
-		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the hierarchies' directory, for good; that directory is the one
-		// being read. Pidfds and detached mounts count.
+		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the
+		// hierarchies' directory, for good; that directory is the one being read. Pidfds and
+		// detached mounts count.
 		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" && target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			open = append(open, target)
 		}
@@ -192,14 +195,15 @@ var inherited = sync.OnceValue(func() map[string]bool {
 	return lines
 })
 
-// mountName returns the id and the mount point of a line of mountinfo: options and propagation of a mount may change.
+// mountName returns the id and the mount point of a line of mountinfo: options and propagation of a
+// mount may change.
 func mountName(line string) string {
 	fields := strings.Fields(line)
 	return fields[0] + " " + fields[4]
 }
 
-// ownMounts counts the mounts that were not inherited. Those that were go when somebody else removes
-// the directory that they are on.
+// ownMounts counts the mounts that were not inherited. Those that were go when somebody else
+// removes the directory that they are on.
 func ownMounts(mountinfo string) (n int) {
 	for line := range strings.Lines(mountinfo) {
 		if !inherited()[mountName(line)] {
@@ -300,7 +304,8 @@ func (w *world) tryWith(o CreateOptions) (output string, status unix.WaitStatus,
 	return output, status, nil
 }
 
-// outputOf calls start, whose process writes to out, and returns all that is written until nobody has out open any more.
+// outputOf calls start, whose process writes to out, and returns all that is written until nobody
+// has out open any more.
 func (w *world) outputOf(start func(out *os.File) error) (string, error) {
 	w.t.Helper()
 	r, out, err := os.Pipe()
@@ -351,7 +356,8 @@ func (w *world) fails(spec *specs.Spec, words ...string) {
 	}
 }
 
-// create makes a container from a document, as a child of this process, and removes it when the test ends.
+// create makes a container from a document, as a child of this process, and removes it when the
+// test ends.
 func (w *world) create(spec *specs.Spec) *State {
 	w.t.Helper()
 	w.save(spec)
@@ -388,10 +394,12 @@ func reap(pid int) (status unix.WaitStatus) {
 	}
 }
 
-// patience is how long anything is waited for that comes at once on a machine that has nothing else to do.
+// patience is how long anything is waited for that comes at once on a machine that has nothing else
+// to do.
 const patience = 2 * time.Minute
 
-// answers calls f, of which must ends no more than f, and fails the test where f does not return: what it waits for never comes.
+// answers calls f, of which must ends no more than f, and fails the test where f does not return:
+// what it waits for never comes.
 func (w *world) answers(what string, f func()) {
 	w.t.Helper()
 	done := make(chan struct{})
@@ -416,8 +424,9 @@ func (w *world) await(what string, ok func() bool) {
 	}
 }
 
-// awaitProgram waits until a process is its program in every respect. A caller learns of it a moment before that: execve(2) closes
-// descriptors one by one, and gives the process its name, its rights, its arguments and at last its environment, which may not be empty.
+// awaitProgram waits until a process is its program in every respect. A caller learns of it a
+// moment before that: execve(2) closes descriptors one by one, and gives the process its name, its
+// rights, its arguments and at last its environment, which may not be empty.
 func (w *world) awaitProgram(pid int, name string) {
 	w.t.Helper()
 	w.await("its program", func() bool {
@@ -432,7 +441,8 @@ func unified() bool {
 	return err == nil && l.Unified
 }
 
-// cgroupFile reads a file of the container's cgroup: the names are those of version 1 (controller, file) and of version 2.
+// cgroupFile reads a file of the container's cgroup: the names are those of version 1 (controller,
+// file) and of version 2.
 func (w *world) cgroupFile(controller, v1, v2 string) string {
 	w.t.Helper()
 	file := filepath.Join("/sys/fs/cgroup", controller, w.cgroup, v1)

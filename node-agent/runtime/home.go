@@ -21,8 +21,8 @@ import (
 // maxPasswd bounds what is read of an image's passwd file.
 const maxPasswd = 4 << 20
 
-// homeOf returns the home directory of the process's user. HOME in process.env has precedence, so that
-// nothing is read if it is there; then comes the container's /etc/passwd, then "/".
+// homeOf returns the home directory of the process's user. HOME in process.env has precedence, so
+// that nothing is read if it is there; then comes the container's /etc/passwd, then "/".
 func homeOf(spec *specs.Spec, rootfs, bundle string) string {
 	if plan.HasHome(spec.Process.Env) {
 		return ""
@@ -52,8 +52,9 @@ const (
 	passwdFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 )
 
-// passwd returns a directory of the host and the path of the container's passwd file in it: the image's, or that of a bind mount which
-// covers it. The path is empty where the file itself is mounted, and both are where another kind of mount covers it.
+// passwd returns a directory of the host and the path of the container's passwd file in it: the
+// image's, or that of a bind mount which covers it. The path is empty where the file itself is
+// mounted, and both are where another kind of mount covers it.
 func passwd(spec *specs.Spec, rootfs, bundle string) (root, file string) {
 	// below returns what is left of the file's path below another.
 	below := func(p string) (string, bool) {
@@ -83,7 +84,8 @@ func passwd(spec *specs.Spec, rootfs, bundle string) (root, file string) {
 	return root, file
 }
 
-// homeBelow looks a user up in the passwd file of a root filesystem, which is hostile: the path is resolved inside the root.
+// homeBelow looks a user up in the passwd file of a root filesystem, which is hostile: the path is
+// resolved inside the root.
 func homeBelow(root int, file string, uid uint32) string {
 	fd, err := scoped.Open(root, "./"+file, passwdFlags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {

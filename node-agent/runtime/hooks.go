@@ -43,8 +43,8 @@ func (s hookStreams) inputs() map[plan.Input]int {
 // hookStarter starts the child of a hook, which has become its program when it returns.
 type hookStarter func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error)
 
-// runHooks runs hooks in the runtime's namespaces in their order, each with the container's state on its standard input;
-// the first that fails ends it (config.md, POSIX-platform Hooks).
+// runHooks runs hooks in the runtime's namespaces in their order, each with the container's state
+// on its standard input; the first that fails ends it (config.md, POSIX-platform Hooks).
 func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
 	if len(hooks) > 0 {
 		r.debugf("container %s: run %d %s hooks", rec.ID, len(hooks), kind)
@@ -80,7 +80,8 @@ func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs
 	}
 }
 
-// runHook runs one hook to its end. One that runs longer than its timeout is killed, with what it has started in its session.
+// runHook runs one hook to its end. One that runs longer than its timeout is killed, with what it
+// has started in its session.
 func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State, start hookStarter) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
@@ -132,7 +133,8 @@ func startError(ctx context.Context, h specs.Hook, err error) error {
 	return fmt.Errorf("%w, stdout: , stderr: ", err)
 }
 
-// exitError is the wait status of a process that failed, in the words of os/exec, which clients of runc know.
+// exitError is the wait status of a process that failed, in the words of os/exec, which clients of
+// runc know.
 type exitError unix.WaitStatus
 
 func (e exitError) Error() string {
@@ -143,7 +145,8 @@ func (e exitError) Error() string {
 	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
-// waitHook waits for a hook to end and reaps it. When the context ends first, it kills the hook's process group.
+// waitHook waits for a hook to end and reaps it. When the context ends first, it kills the hook's
+// process group.
 func waitHook(ctx context.Context, child *launch.Child) unix.WaitStatus {
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -190,8 +193,9 @@ func defaultNoFile() *unix.Rlimit {
 	return &unix.Rlimit{Cur: soft, Max: hard}
 }
 
-// createHooks runs the hooks whose time is before the change of root: prestart and createRuntime in the runtime's namespaces, then
-// createContainer in the container's. Step 2 of the lifecycle is behind: the word for what comes after it is "created" (runtime.md, State).
+// createHooks runs the hooks whose time is before the change of root: prestart and createRuntime in
+// the runtime's namespaces, then createContainer in the container's. Step 2 of the lifecycle is
+// behind: the word for what comes after it is "created" (runtime.md, State).
 func (c *creation) createHooks(ctx context.Context) error {
 	h := c.spec.Hooks
 	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
@@ -229,8 +233,8 @@ func (c *creation) startCreateContainerHook(ctx context.Context, h specs.Hook, f
 	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: c.cgroup.unified, OnSync: c.cgroup.attach})
 }
 
-// startHooks runs the startContainer hooks: as the container's process will be, with its user and its restrictions, since their programs
-// are the container's (config.md, StartContainer Hooks).
+// startHooks runs the startContainer hooks: as the container's process will be, with its user and
+// its restrictions, since their programs are the container's (config.md, StartContainer Hooks).
 func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 	if rec.Hooks == nil || len(rec.Hooks.StartContainer) == 0 {
 		return nil
@@ -248,7 +252,8 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 			Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
 			Change: func(p *specs.Process) error {
 				p.Args, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, false, nil, nil
-				// The specification does not say what a hook without env has. Since its program is the container's, it is what the process has.
+				// The specification does not say what a hook without env has. Since its program is
+				// the container's, it is what the process has.
 				if len(h.Env) > 0 {
 					p.Env = h.Env
 				}
@@ -262,7 +267,8 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 	})
 }
 
-// innerState returns the state for a hook in the container's namespaces: "the pid as seen by the container" (runtime.md, State).
+// innerState returns the state for a hook in the container's namespaces: "the pid as seen by the
+// container" (runtime.md, State).
 func (rec *record) innerState(status specs.ContainerState) (specs.State, error) {
 	s := rec.ociState(status)
 	file := "/proc/" + strconv.Itoa(rec.PID) + "/status"
@@ -314,7 +320,8 @@ func (p *hookPipes) open() error {
 	return nil
 }
 
-// redirect gives a hook the files that annotations of crun name as its output; they are made if need be, and appended to.
+// redirect gives a hook the files that annotations of crun name as its output; they are made if
+// need be, and appended to.
 func (p *hookPipes) redirect(annotations map[string]string) error {
 	for key, stream := range map[string]**os.File{"run.oci.hooks.stdout": &p.child.stdout, "run.oci.hooks.stderr": &p.child.stderr} {
 		path := annotations[key]

@@ -18,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// telling is a hook that writes what it sees into a file: the state that it gets and lines of key and value.
+// telling is a hook that writes what it sees into a file: the state that it gets and lines of key
+// and value.
 func telling(shell, file string) []specs.Hook {
 	return []specs.Hook{{
 		Path: shell, Args: []string{"hook", "-c", `{ read -r state; read -r env < /proc/self/environ
@@ -51,8 +52,9 @@ func (w *world) toldState(told map[string]string) (s specs.State) {
 	return s
 }
 
-// TestHooksInTheContainer: createContainer hooks have the container's namespaces and the runtime's files and rights, startContainer hooks all
-// that the container's process will have, in that order and before that runs.
+// TestHooksInTheContainer: createContainer hooks have the container's namespaces and the runtime's
+// files and rights, startContainer hooks all that the container's process will have, in that order
+// and before that runs.
 func TestHooksInTheContainer(t *testing.T) {
 	mapped := func(s *specs.Spec) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
@@ -166,7 +168,8 @@ func TestHooksOfRun(t *testing.T) {
 	w.prints(spec, "createContainer\nfirst\n/hook 0\nprocess\n")
 }
 
-// TestScriptAsCreateContainerHook: the kernel does not execute a script by a descriptor that is to be closed.
+// TestScriptAsCreateContainerHook: the kernel does not execute a script by a descriptor that is to
+// be closed.
 func TestScriptAsCreateContainerHook(t *testing.T) {
 	w := newWorld(t)
 	script := filepath.Join(w.dir, "script")
@@ -176,8 +179,8 @@ func TestScriptAsCreateContainerHook(t *testing.T) {
 	w.prints(spec, script+" y\n4\n") // 0 to 2 and that of ls
 }
 
-// TestCreateContainerHookIsTheRuntimes: its path means a program of the runtime's, also where the container joins a mount namespace in which
-// there is another at that path.
+// TestCreateContainerHookIsTheRuntimes: its path means a program of the runtime's, also where the
+// container joins a mount namespace in which there is another at that path.
 func TestCreateContainerHookIsTheRuntimes(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(w.dir, "hooks")
@@ -202,7 +205,8 @@ func TestCreateContainerHookIsTheRuntimes(t *testing.T) {
 	}
 }
 
-// mountNamespace makes one in which a directory has other programs, and returns the pid of a process in it.
+// mountNamespace makes one in which a directory has other programs, and returns the pid of a
+// process in it.
 func (w *world) mountNamespace(dir string) int {
 	w.t.Helper()
 	other := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && for f in program script; do
@@ -225,7 +229,8 @@ func eachKind(hooks []specs.Hook) map[string]*specs.Hooks {
 	}
 }
 
-// TestHookTimeouts: a hook that takes too long is killed with its children, whatever its kind, and what follows is a failed hook's.
+// TestHookTimeouts: a hook that takes too long is killed with its children, whatever its kind, and
+// what follows is a failed hook's.
 func TestHookTimeouts(t *testing.T) {
 	const mark = "86421"
 	for kind, hooks := range eachKind([]specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " & sleep " + mark}, Env: []string{"PATH=/bin"}, Timeout: ptr(1)}}) {
@@ -288,7 +293,8 @@ func TestHookWithMuchState(t *testing.T) {
 	}
 }
 
-// TestHookLeavesADaemon: what a hook leaves running does not hold the container up, as a network daemon must not.
+// TestHookLeavesADaemon: what a hook leaves running does not hold the container up, as a network
+// daemon must not.
 func TestHookLeavesADaemon(t *testing.T) {
 	const mark = "97531"
 	w := newWorld(t)

@@ -13,8 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// noting is a hook that notes its name in a file, with its environment's A and its working directory, and saves the state
-// that it gets.
+// noting is a hook that notes its name in a file, with its environment's A and its working
+// directory, and saves the state that it gets.
 func (w *world) noting(name string) []specs.Hook {
 	return []specs.Hook{{
 		Path: "/bin/sh", Args: []string{"hook", "-c", `cat > ` + filepath.Join(w.dir, name+".json") + `; echo ` + name + ` "$A" "${PATH-none}" >> ` + filepath.Join(w.dir, "hooks")},
@@ -74,8 +74,9 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-// TestEnvironmentOfHooks: hooks outside of the container that say nothing have the runtime's environment, those that say something have that
-// alone. A startContainer hook, whose program is the container's, has nothing of the runtime's.
+// TestEnvironmentOfHooks: hooks outside of the container that say nothing have the runtime's
+// environment, those that say something have that alone. A startContainer hook, whose program is
+// the container's, has nothing of the runtime's.
 func TestEnvironmentOfHooks(t *testing.T) {
 	t.Setenv("BERTH_TEST_HOOK", "of the runtime")
 	w := newWorld(t)
@@ -108,7 +109,8 @@ func TestEnvironmentOfHooks(t *testing.T) {
 	}
 }
 
-// TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same (runtime.md, Lifecycle).
+// TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same
+// (runtime.md, Lifecycle).
 func TestFailingHooks(t *testing.T) {
 	w := newWorld(t)
 	for name, hooks := range eachKind(failing()) {
@@ -161,7 +163,8 @@ func TestHookTimeout(t *testing.T) {
 	w.fails(spec, "error running createRuntime hook #0: hook ran past specified timeout of 1.0s")
 }
 
-// TestHookTimeoutWithoutEnd: a timeout of more seconds than a duration holds does not wrap around to one that is over.
+// TestHookTimeoutWithoutEnd: a timeout of more seconds than a duration holds does not wrap around
+// to one that is over.
 func TestHookTimeoutWithoutEnd(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

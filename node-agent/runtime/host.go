@@ -21,8 +21,8 @@ type hostCache struct {
 	host *plan.Host
 }
 
-// Host returns the facts of this machine that plans depend on. It reads them once; after an error, such as
-// a lack of descriptors, the next call reads them again.
+// Host returns the facts of this machine that plans depend on. It reads them once; after an error,
+// such as a lack of descriptors, the next call reads them again.
 func (r *Runtime) Host() (plan.Host, error) {
 	r.host.Lock()
 	defer r.host.Unlock()

@@ -39,7 +39,8 @@ func (w *world) outside() (dir string, contents func() string) {
 	}
 }
 
-// TestKernelFilesystemsOnSymlinks: CVE-2019-16884, CVE-2019-19921, CVE-2023-27561: a procfs elsewhere leaves paths unmasked.
+// TestKernelFilesystemsOnSymlinks: CVE-2019-16884, CVE-2019-19921, CVE-2023-27561: a procfs
+// elsewhere leaves paths unmasked.
 func TestKernelFilesystemsOnSymlinks(t *testing.T) {
 	for path, mount := range map[string]string{"/proc": "mounts[0] (/proc)", "/sys": "mounts[5] (/sys)"} {
 		t.Run(path[1:], func(t *testing.T) {
@@ -81,7 +82,8 @@ func TestDevOnASymlink(t *testing.T) {
 	}
 }
 
-// TestDestinationThroughASymlink: mounts, devices, masked paths and the working directory stay inside, whatever the image's links say.
+// TestDestinationThroughASymlink: mounts, devices, masked paths and the working directory stay
+// inside, whatever the image's links say.
 func TestDestinationThroughASymlink(t *testing.T) {
 	w := newWorld(t)
 	dir, contents := w.outside()
@@ -107,7 +109,8 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	if after := contents(); after != before {
 		t.Errorf("outside, before:\n%s\nand after:\n%s", before, after)
 	}
-	// What a link leads to that is not there is made inside, like any other place, and nowhere else.
+	// What a link leads to that is not there is made inside, like any other place, and nowhere
+	// else.
 	nowhere := filepath.Join(w.dir, "made/by/link")
 	for name, above := range map[string]string{"/dangling": "", "/climbing": "../../../../../../../../../.."} {
 		place := nowhere + name
@@ -139,7 +142,8 @@ func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	w.fails(spec, "process.cwd: ")
 }
 
-// TestMountedPasswd: the home directory is that of the passwd file that the container sees, which a mount may have brought.
+// TestMountedPasswd: the home directory is that of the passwd file that the container sees, which a
+// mount may have brought.
 func TestMountedPasswd(t *testing.T) {
 	w := newWorld(t)
 	w.write("/etc/passwd", "root:x:0:0::/of-the-image:/bin/sh\n", 0o644)
@@ -174,7 +178,8 @@ func TestMountedPasswd(t *testing.T) {
 	}
 }
 
-// TestPasswd: one that is a fifo hangs nothing, nor does one of endless size or a link to the host's; and nothing is taken from any of them.
+// TestPasswd: one that is a fifo hangs nothing, nor does one of endless size or a link to the
+// host's; and nothing is taken from any of them.
 func TestPasswd(t *testing.T) {
 	for name, make := range map[string]func(w *world, path string) error{
 		"fifo": func(_ *world, path string) error { return unix.Mkfifo(path, 0o666) },
@@ -226,7 +231,8 @@ func TestPasswd(t *testing.T) {
 	}
 }
 
-// TestDefaultDeviceIsAnother: CVE-2025-31133: what the image has in the place of /dev/null is neither used nor taken for it.
+// TestDefaultDeviceIsAnother: CVE-2025-31133: what the image has in the place of /dev/null is
+// neither used nor taken for it.
 func TestDefaultDeviceIsAnother(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.MkdirAll(w.file("/dev"), 0o755))
@@ -256,7 +262,8 @@ func TestDefaultDeviceIsAnother(t *testing.T) {
 	}
 }
 
-// TestConsoleIsASymlink: CVE-2025-52565 and its like: nothing is mounted where the image's link leads.
+// TestConsoleIsASymlink: CVE-2025-52565 and its like: nothing is mounted where the image's link
+// leads.
 func TestConsoleIsASymlink(t *testing.T) {
 	w := newWorld(t)
 	socket := filepath.Join(w.dir, "s")
@@ -279,7 +286,8 @@ func TestConsoleIsASymlink(t *testing.T) {
 	}
 }
 
-// TestFailuresLeaveNothing has a document for each kind of step that can fail; newWorld counts what is left.
+// TestFailuresLeaveNothing has a document for each kind of step that can fail; newWorld counts what
+// is left.
 func TestFailuresLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	for words, change := range map[string]func(*specs.Spec){

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountRoot mounts the root filesystem of a container without a mount namespace on itself, in the host's. Such a container
-// inherits the runtime's namespace (config-linux.md, Namespaces): its mounts are the host's, and lie on this one, with which
-// they go.
+// mountRoot mounts the root filesystem of a container without a mount namespace on itself, in the
+// host's. Such a container inherits the runtime's namespace (config-linux.md, Namespaces): its
+// mounts are the host's, and lie on this one, with which they go.
 func (c *creation) mountRoot(context.Context) (err error) {
 	own := func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }
 	if slices.ContainsFunc(c.spec.Linux.Namespaces, own) {
@@ -38,14 +38,16 @@ func (c *creation) mountRoot(context.Context) (err error) {
 		return fmt.Errorf("root.path: move_mount %s: %w", c.rec.Rootfs, err)
 	}
 	c.onFailure(c.rec.unmountRoot)
-	// Below a shared mount it has become shared itself: the container's mounts would be made in its peers as well.
+	// Below a shared mount it has become shared itself: the container's mounts would be made in its
+	// peers as well.
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
 		return fmt.Errorf("root.path: mount_setattr %s: %w", c.rec.Rootfs, err)
 	}
 	return nil
 }
 
-// unmountRoot removes what mountRoot has mounted, and every mount on it. That it is gone is no error.
+// unmountRoot removes what mountRoot has mounted, and every mount on it. That it is gone is no
+// error.
 func (rec *record) unmountRoot() error {
 	if rec.RootMount == 0 {
 		return nil

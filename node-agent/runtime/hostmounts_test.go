@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHostMountNamespace: a container without a mount namespace inherits the host's (config-linux.md, Namespaces), has its own
-// root all the same, and takes its mounts with it.
+// TestHostMountNamespace: a container without a mount namespace inherits the host's
+// (config-linux.md, Namespaces), has its own root all the same, and takes its mounts with it.
 func TestHostMountNamespace(t *testing.T) {
 	w := newWorld(t)
-	// The process's first thread may be parked by the Go runtime in a mount namespace that a test before this one has made.
+	// The process's first thread may be parked by the Go runtime in a mount namespace that a test
+	// before this one has made.
 	without := func(spec *specs.Spec) *specs.Spec {
 		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
 		return spec

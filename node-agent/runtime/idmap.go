@@ -40,9 +40,9 @@ func prepareUserNamespace(spec *specs.Spec, pid int) error {
 	return nil
 }
 
-// raiseLimits raises hard limits that the child is to have above its own: in the user namespace nobody may (prlimit(2) asks for
-// CAP_SYS_RESOURCE in the first one). To set them is the child's, late in its plan, and so is the error where this was not allowed
-// either.
+// raiseLimits raises hard limits that the child is to have above its own: in the user namespace
+// nobody may (prlimit(2) asks for CAP_SYS_RESOURCE in the first one). To set them is the child's,
+// late in its plan, and so is the error where this was not allowed either.
 func raiseLimits(spec *specs.Spec, pid int) {
 	for _, l := range spec.Process.Rlimits {
 		resource, ok := plan.RlimitNumber(l.Type)
@@ -61,8 +61,9 @@ type idMap struct {
 	mappings                      []specs.LinuxIDMapping
 }
 
-// writeIDMaps writes the child's gid_map and uid_map (user_namespaces(7)). Who may not map others' ids can map his own, and those
-// that subuid(5) and subgid(5) give him through the setuid programs newuidmap(1) and newgidmap(1).
+// writeIDMaps writes the child's gid_map and uid_map (user_namespaces(7)). Who may not map others'
+// ids can map his own, and those that subuid(5) and subgid(5) give him through the setuid programs
+// newuidmap(1) and newgidmap(1).
 func writeIDMaps(spec *specs.Spec, pid int) error {
 	for _, m := range []idMap{
 		{"linux.gidMappings", "gid_map", "newgidmap", "/etc/subgid", os.Getegid(), spec.Linux.GIDMappings},
@@ -79,7 +80,8 @@ func (m idMap) write(pid int) error {
 	proc := "/proc/" + strconv.Itoa(pid) + "/"
 	own := len(m.mappings) == 1 && m.mappings[0].Size == 1 && m.mappings[0].HostID == uint32(m.own)
 	if own && m.file == "gid_map" && os.Geteuid() != 0 {
-		// Who could drop a group could get at what the group is kept from: the kernel wants it ruled out.
+		// Who could drop a group could get at what the group is kept from: the kernel wants it
+		// ruled out.
 		if err := os.WriteFile(proc+"setgroups", []byte("deny"), 0); err != nil {
 			return fmt.Errorf("%s: deny setgroups(2): %w", m.field, err)
 		}

@@ -14,8 +14,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// TestFailureOfEveryStep: whichever step of a plan fails, the error says which, for what field and in what phase, and nothing is left
-// (newWorld looks). A step that the plan goes around is none that could fail.
+// TestFailureOfEveryStep: whichever step of a plan fails, the error says which, for what field and
+// in what phase, and nothing is left (newWorld looks). A step that the plan goes around is none
+// that could fail.
 func TestFailureOfEveryStep(t *testing.T) {
 	w := newWorld(t)
 	w.write("/data/file", "", 0o644)

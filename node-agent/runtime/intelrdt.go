@@ -20,7 +20,8 @@ func (r *Runtime) resctrlFS() (*resctrl.FS, error) {
 	return resctrl.Find()
 }
 
-// createResctrl creates the groups of linux.intelRdt. As with cgroups, the record is written before.
+// createResctrl creates the groups of linux.intelRdt. As with cgroups, the record is written
+// before.
 func (c *newContainer) createResctrl() error {
 	rdt := c.spec.Linux.IntelRdt
 	if rdt == nil {
@@ -38,7 +39,8 @@ func (c *newContainer) createResctrl() error {
 	return fs.Create(c.rec.Resctrl, rdt)
 }
 
-// joinResctrl puts a process that has one thread and is not its program yet into the container's groups.
+// joinResctrl puts a process that has one thread and is not its program yet into the container's
+// groups.
 func (r *Runtime) joinResctrl(rec *record, pid int) error {
 	if rec.Resctrl == nil {
 		return nil
@@ -61,8 +63,8 @@ func (r *Runtime) removeResctrl(rec *record) error {
 	return fs.Remove(rec.Resctrl)
 }
 
-// UpdateIntelRdt writes the schemas of a container's resctrl group: `update --l3-cache-schema` and `--mem-bw-schema`. An empty one
-// stays as it is. A container without a group gets one of its own.
+// UpdateIntelRdt writes the schemas of a container's resctrl group: `update --l3-cache-schema` and
+// `--mem-bw-schema`. An empty one stays as it is. A container without a group gets one of its own.
 func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 	unlock, err := r.lock(id)
 	if err != nil {
@@ -147,7 +149,8 @@ func threadExists(pid, tid int) bool {
 	return err == nil
 }
 
-// IntelRdtStats returns the figures of a container's resctrl group, for `events`; nil without a group.
+// IntelRdtStats returns the figures of a container's resctrl group, for `events`; nil without a
+// group.
 func (r *Runtime) IntelRdtStats(id string) (*resctrl.Stats, error) {
 	rec, err := r.load(id)
 	if err != nil || rec.Resctrl == nil {

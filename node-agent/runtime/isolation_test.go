@@ -66,8 +66,8 @@ func TestJoinedNamespaces(t *testing.T) {
 	second.fails(spec, "linux.namespaces[1] (network): openat2: no such file or directory")
 }
 
-// TestWaitingChildIsClosed: what waits for start in a pid namespace that it shares shows the runtime's descriptors and memory
-// to nobody in it.
+// TestWaitingChildIsClosed: what waits for start in a pid namespace that it shares shows the
+// runtime's descriptors and memory to nobody in it.
 func TestWaitingChildIsClosed(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.sh("true"))
@@ -79,8 +79,8 @@ func TestWaitingChildIsClosed(t *testing.T) {
 			t.Errorf("descriptor %s is the directory %s", fd.Name(), target)
 		}
 	}
-	// A process of the same user with the same capabilities may look into another (ptrace(2), Ptrace access mode checking),
-	// unless that cannot be dumped.
+	// A process of the same user with the same capabilities may look into another (ptrace(2),
+	// Ptrace access mode checking), unless that cannot be dumped.
 	second := &world{t: t, dir: w.dir, rt: w.rt, id: w.id + "-2", cgroup: w.cgroup + "-2"}
 	spec := second.sh(`readlink /proc/1/fd/0 >/dev/null || cat /proc/1/environ >/dev/null 2>&1 && echo open || echo closed`)
 	spec.Linux.CgroupsPath = second.cgroup
@@ -131,7 +131,8 @@ func TestDeviceRules(t *testing.T) {
 	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(237)), Access: "rwm"})
 	out, _, err := w.try(spec)
 	if err != nil || out != "open\n" {
-		// The node may be there and the driver not: then open(2) fails later, with another errno than EPERM.
+		// The node may be there and the driver not: then open(2) fails later, with another errno
+		// than EPERM.
 		spec.Process.Args[2] = `cat /dev/other 2>&1; true`
 		if out := w.run(spec); strings.Contains(out, "Operation not permitted") {
 			t.Errorf("a device that is allowed: %s", out)
@@ -156,8 +157,9 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "joined"}, Cwd: "/"}}, "joined\n")
 }
 
-// TestKilledOrEnded: Start distinguishes a program that the kernel has killed, maybe while loading it, from one that has run and ended
-// of itself, as a shell does whose command was killed: that is its exit status, and no failure to start.
+// TestKilledOrEnded: Start distinguishes a program that the kernel has killed, maybe while loading
+// it, from one that has run and ended of itself, as a shell does whose command was killed: that is
+// its exit status, and no failure to start.
 func TestKilledOrEnded(t *testing.T) {
 	leaktest.Check(t)
 	for script, want := range map[string]bool{"kill -KILL $$": true, "exit 137": false, "exit 9": false, "kill -TERM $$": false} {
@@ -232,7 +234,8 @@ func TestUser(t *testing.T) {
 	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps}
 	w.prints(spec, "1234\n2345\n2345 10 20\n0077\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 
-	// What the kernel does not grant is left out with a warning (config.md, Linux Process): buildah asks for such ambient ones.
+	// What the kernel does not grant is left out with a warning (config.md, Linux Process): buildah
+	// asks for such ambient ones.
 	both := []string{"CAP_CHOWN", "CAP_KILL"}
 	spec = w.sh("grep -E 'CapPrm|CapEff|CapAmb' /proc/self/status")
 	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: both, Effective: both, Permitted: caps, Inheritable: caps, Ambient: both}
@@ -243,7 +246,8 @@ func TestUser(t *testing.T) {
 	w.prints(spec, "0022\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\n")
 }
 
-// TestSeccompFiltersAreKept: the second container has its filter from the first, and a damaged one is not used.
+// TestSeccompFiltersAreKept: the second container has its filter from the first, and a damaged one
+// is not used.
 func TestSeccompFiltersAreKept(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("mkdir /x 2>&1; true")
@@ -272,7 +276,8 @@ func TestSeccompFiltersAreKept(t *testing.T) {
 	}
 }
 
-// TestSeccompWithoutNoNewPrivileges: the filter is there before privileges go, and the rest of the plan works under it.
+// TestSeccompWithoutNoNewPrivileges: the filter is there before privileges go, and the rest of the
+// plan works under it.
 func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep Seccomp: /proc/self/status; mkdir /x 2>&1; mkdir /y 2>&1")
@@ -301,13 +306,15 @@ func TestCapabilitiesThatTheHostLacks(t *testing.T) {
 	}
 }
 
-// TestCapabilitiesThatTheKernelRefuses: no capability that cannot be granted is a reason to fail (config.md, Linux Process).
+// TestCapabilitiesThatTheKernelRefuses: no capability that cannot be granted is a reason to fail
+// (config.md, Linux Process).
 func TestCapabilitiesThatTheKernelRefuses(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep Cap /proc/self/status")
 	kill, both := []string{"CAP_KILL"}, []string{"CAP_KILL", "CAP_CHOWN"}
 	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: kill, Effective: both, Permitted: both, Inheritable: both, Ambient: both}
-	// Root gets what its permitted set and the bounding set have in common (capabilities(7), execve).
+	// Root gets what its permitted set and the bounding set have in common (capabilities(7),
+	// execve).
 	w.prints(spec, "CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 }
 
@@ -461,7 +468,8 @@ func TestHomeOfUser(t *testing.T) {
 	}
 }
 
-// TestEnvironmentTwice: of a name that comes twice the last holds, though programs look for the first.
+// TestEnvironmentTwice: of a name that comes twice the last holds, though programs look for the
+// first.
 func TestEnvironmentTwice(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("cat", "/proc/self/environ")
@@ -526,8 +534,9 @@ func TestUserNamespace(t *testing.T) {
 	w.prints(spec, "1000\n1000\nagain\n")
 }
 
-// TestUserNamespaceJoinsOthers: namespaces that belong to the host's user namespace are joined all the same with a new user namespace
-// and with one that is there already, and the runtime's own thread is where it was afterwards.
+// TestUserNamespaceJoinsOthers: namespaces that belong to the host's user namespace are joined all
+// the same with a new user namespace and with one that is there already, and the runtime's own
+// thread is where it was afterwards.
 func TestUserNamespaceJoinsOthers(t *testing.T) {
 	w := newWorld(t)
 	const base = 100000
@@ -581,7 +590,8 @@ func TestUserNamespaceJoinsOthers(t *testing.T) {
 	}
 }
 
-// TestTerminal makes one, sends its master through the console socket, and gives it the size that is asked for.
+// TestTerminal makes one, sends its master through the console socket, and gives it the size that
+// is asked for.
 func TestTerminal(t *testing.T) {
 	w := newWorld(t)
 	socket := filepath.Join(w.dir, "console.sock")
@@ -629,8 +639,8 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// TestPropagation: a bind mount that is to be shared with the host is; nothing else that the container mounts or unmounts,
-// the host's old root least of all, shows there.
+// TestPropagation: a bind mount that is to be shared with the host is; nothing else that the
+// container mounts or unmounts, the host's old root least of all, shows there.
 func TestPropagation(t *testing.T) {
 	w := newWorld(t)
 	source := filepath.Join(w.dir, "source")
@@ -692,7 +702,8 @@ func TestPropagation(t *testing.T) {
 	<-done
 }
 
-// onThread calls f on a thread that ends with it, and is not the process's first: that is what /proc/self shows.
+// onThread calls f on a thread that ends with it, and is not the process's first: that is what
+// /proc/self shows.
 func onThread(f func()) {
 	go func() {
 		goruntime.LockOSThread()
@@ -707,7 +718,8 @@ func onThread(f func()) {
 	}()
 }
 
-// TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container outside.
+// TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container
+// outside.
 func TestHierarchiesAreComplete(t *testing.T) {
 	leaktest.Check(t)
 	l, err := cgroup.Layout()
@@ -801,14 +813,16 @@ func TestPidfdSocket(t *testing.T) {
 	}
 }
 
-// TestLoopback: in a network namespace of its own a container can reach itself; in one that it joins nothing is changed.
+// TestLoopback: in a network namespace of its own a container can reach itself; in one that it
+// joins nothing is changed.
 func TestLoopback(t *testing.T) {
 	w := newWorld(t)
 	const upAndLoopback = "0x9\n" // IFF_UP|IFF_LOOPBACK
 	w.prints(w.sh("cat /sys/class/net/lo/flags"), upAndLoopback)
 }
 
-// TestCommandOfTheWaitingProcess: by its name Start knows whether a process that was killed had become its program.
+// TestCommandOfTheWaitingProcess: by its name Start knows whether a process that was killed had
+// become its program.
 func TestCommandOfTheWaitingProcess(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.spec("/bin/sleep", "1000"))

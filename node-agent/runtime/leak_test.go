@@ -47,8 +47,8 @@ func breaking(step int, ends bool) func(p *plan.Plan) {
 	}
 }
 
-// TestEveryStepFails: whichever step of a plan fails or is the child's last, the error names it and nothing is left; exec likewise, with
-// the container going on.
+// TestEveryStepFails: whichever step of a plan fails or is the child's last, the error names it and
+// nothing is left; exec likewise, with the container going on.
 func TestEveryStepFails(t *testing.T) {
 	w := newWorld(t)
 	w.write("/copied/file", "content", 0o644)
@@ -101,7 +101,8 @@ func TestEveryStepFails(t *testing.T) {
 			}
 			if err != nil {
 				failed++
-				// What fails once the container is created may have ended it, or be about to, before it is started.
+				// What fails once the container is created may have ended it, or be about to,
+				// before it is started.
 				if field := broken.Field.Path; !ends && step < created && !strings.Contains(err.Error(), field) {
 					t.Errorf("step %d serves %s, and the error is: %v", step, field, err)
 				}
@@ -150,7 +151,8 @@ func (w *world) small(dir, options string, do func()) {
 	do()
 }
 
-// TestFullDisk: a state directory or a root filesystem without room: an error that says so, and nothing left.
+// TestFullDisk: a state directory or a root filesystem without room: an error that says so, and
+// nothing left.
 func TestFullDisk(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.everything())
@@ -199,7 +201,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// asHelper runs the test binary as a process that creates a container, prepared by a shell command, and returns what it wrote.
+// asHelper runs the test binary as a process that creates a container, prepared by a shell command,
+// and returns what it wrote.
 func (w *world) asHelper(shell, mode string) (string, error) {
 	w.t.Helper()
 	self, err := os.Executable()
@@ -215,7 +218,8 @@ func (w *world) asHelper(shell, mode string) (string, error) {
 	return out.String(), err
 }
 
-// TestFewDescriptors: with any number of descriptors that a process may have, a container is made, or there is an error and nothing left.
+// TestFewDescriptors: with any number of descriptors that a process may have, a container is made,
+// or there is an error and nothing left.
 func TestFewDescriptors(t *testing.T) {
 	w := newWorld(t)
 	w.must(unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
@@ -250,7 +254,8 @@ func TestFewDescriptors(t *testing.T) {
 	t.Logf("%d failed", failed)
 }
 
-// TestClosedHierarchy: a read-only cgroup hierarchy is reported, and directories created before it are removed.
+// TestClosedHierarchy: a read-only cgroup hierarchy is reported, and directories created before it
+// are removed.
 func TestClosedHierarchy(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.spec("/bin/sleep", "1000"))
@@ -274,7 +279,8 @@ func TestClosedHierarchy(t *testing.T) {
 	}
 }
 
-// TestKeyringsGo: the session keyring of each container goes with its processes, also where its making has failed.
+// TestKeyringsGo: the session keyring of each container goes with its processes, also where its
+// making has failed.
 func TestKeyringsGo(t *testing.T) {
 	w := newWorld(t)
 	count := func() int {
@@ -299,7 +305,8 @@ func TestKeyringsGo(t *testing.T) {
 	w.await("the end of the keyrings", func() bool { return count() == 0 })
 }
 
-// TestStartWithoutBundle: once a container is created, what becomes of its bundle's files is no matter.
+// TestStartWithoutBundle: once a container is created, what becomes of its bundle's files is no
+// matter.
 func TestStartWithoutBundle(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.sh("exit 4"))
@@ -333,7 +340,8 @@ func TestNoMoreProcesses(t *testing.T) {
 	}
 	before := w.leftovers()
 	failed := 0
-	// From so few that the program itself cannot go on (then it is as one that was killed) to enough.
+	// From so few that the program itself cannot go on (then it is as one that was killed) to
+	// enough.
 	for limit := 4; limit <= 40; limit++ {
 		w.must(os.WriteFile(filepath.Join(dir, "pids.max"), []byte(strconv.Itoa(limit)), 0o644))
 		out, err := w.asHelper("echo $$ > "+dir+"/cgroup.procs;", "create")

@@ -147,7 +147,8 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("%s: %v, %v", script, status, err)
 		}
 	}
-	// The first process of a pid namespace is not killed by a signal from within: one without such a namespace can be.
+	// The first process of a pid namespace is not killed by a signal from within: one without such
+	// a namespace can be.
 	spec := w.sh("kill -9 $$")
 	spec.Linux.Namespaces = spec.Linux.Namespaces[1:]
 	if _, status, err := w.try(spec); err != nil || status.Signal() != unix.SIGKILL {
@@ -209,7 +210,8 @@ func TestKillAll(t *testing.T) {
 	})
 }
 
-// TestProgramCannotBeExecuted has the words that clients of runc turn into the exit codes 126 and 127.
+// TestProgramCannotBeExecuted has the words that clients of runc turn into the exit codes 126 and
+// 127.
 func TestProgramCannotBeExecuted(t *testing.T) {
 	w := newWorld(t)
 	w.write("/data", "x", 0o644)
@@ -232,7 +234,8 @@ func TestProgramCannotBeExecuted(t *testing.T) {
 	}
 }
 
-// TestWordsOfRunc has failures that engines recognise by runc's words: dockerd gives a hint, podman and dockerd an exit code.
+// TestWordsOfRunc has failures that engines recognise by runc's words: dockerd gives a hint, podman
+// and dockerd an exit code.
 func TestWordsOfRunc(t *testing.T) {
 	w := newWorld(t)
 	w.write("/file", "", 0o644)
@@ -450,7 +453,8 @@ func TestConcurrentStartAndDelete(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce: containers that are made and started by one process at the same time do not wait for each other.
+// TestManyAtOnce: containers that are made and started by one process at the same time do not wait
+// for each other.
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/true")
@@ -492,7 +496,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestForeignPID: a record whose pid belongs to another process by now is a stopped container, and nobody is killed.
+// TestForeignPID: a record whose pid belongs to another process by now is a stopped container, and
+// nobody is killed.
 func TestForeignPID(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.sh("true"))
@@ -525,7 +530,8 @@ func TestBrokenRecord(t *testing.T) {
 	w.must(os.RemoveAll(other))
 }
 
-// TestFolderWithoutRecord: what a killed runtime has left is removed; what is no container's is not touched.
+// TestFolderWithoutRecord: what a killed runtime has left is removed; what is no container's is not
+// touched.
 func TestFolderWithoutRecord(t *testing.T) {
 	w := newWorld(t)
 	for name, c := range map[string]struct {

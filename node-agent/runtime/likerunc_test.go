@@ -18,7 +18,8 @@ import (
 
 // The tests of this file hold what users of runc count on and no specification says.
 
-// TestStartContainerHookEnvironment: a startContainer hook that says nothing of its environment has that of the container's process.
+// TestStartContainerHookEnvironment: a startContainer hook that says nothing of its environment has
+// that of the container's process.
 func TestStartContainerHookEnvironment(t *testing.T) {
 	w := newWorld(t)
 	hook := func(env []string) *specs.Spec {
@@ -32,8 +33,8 @@ func TestStartContainerHookEnvironment(t *testing.T) {
 	w.prints(hook([]string{"TWO=three"}), "none none\n")
 }
 
-// TestForeignDocument: what a document of a newer engine, or one written by hand, has beside what is known here is ignored, with a
-// warning where it asks for something of the kernel.
+// TestForeignDocument: what a document of a newer engine, or one written by hand, has beside what
+// is known here is ignored, with a warning where it asks for something of the kernel.
 func TestForeignDocument(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep CapBnd /proc/self/status; busybox ionice")
@@ -73,7 +74,8 @@ func TestForeignDocument(t *testing.T) {
 	}
 }
 
-// TestRuncsWords: words of runc's errors that its clients and tests look for stand beside the path of the field.
+// TestRuncsWords: words of runc's errors that its clients and tests look for stand beside the path
+// of the field.
 func TestRuncsWords(t *testing.T) {
 	w := newWorld(t)
 	policy := func(p specs.LinuxMemoryPolicy) func(*specs.Spec) {
@@ -126,8 +128,8 @@ func TestRuncsWords(t *testing.T) {
 	w.end(w.id, s.PID)
 }
 
-// TestKillWithoutPIDNamespace: where no kernel ends the others with the first process, SIGKILL is for all of them, also when the first
-// has gone before.
+// TestKillWithoutPIDNamespace: where no kernel ends the others with the first process, SIGKILL is
+// for all of them, also when the first has gone before.
 func TestKillWithoutPIDNamespace(t *testing.T) {
 	for name, gone := range map[string]bool{"with the first": false, "without the first": true} {
 		t.Run(name, func(t *testing.T) {
@@ -161,7 +163,8 @@ func TestKillWithoutPIDNamespace(t *testing.T) {
 	}
 }
 
-// TestFrozenCgroup: a cgroup that somebody has frozen is refused at once, and left as it is. In it the first process would never run.
+// TestFrozenCgroup: a cgroup that somebody has frozen is refused at once, and left as it is. In it
+// the first process would never run.
 func TestFrozenCgroup(t *testing.T) {
 	w := newWorld(t)
 	top, file, frozen := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN"
@@ -178,9 +181,9 @@ func TestFrozenCgroup(t *testing.T) {
 	w.fails(spec, "linux.cgroupsPath: found "+dir)
 }
 
-// TestDeleteFrozenElsewhere: somebody has moved the first process into another cgroup and frozen that. On version 1 the
-// process dies only once it is thawed; on version 2 it dies of SIGKILL as it is. A frozen cgroup without a process
-// of the container stays frozen.
+// TestDeleteFrozenElsewhere: somebody has moved the first process into another cgroup and frozen
+// that. On version 1 the process dies only once it is thawed; on version 2 it dies of SIGKILL as it
+// is. A frozen cgroup without a process of the container stays frozen.
 func TestDeleteFrozenElsewhere(t *testing.T) {
 	hierarchy, file, frozen, thawed, after := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED", "THAWED"
 	if unified() {
@@ -214,8 +217,9 @@ func TestDeleteFrozenElsewhere(t *testing.T) {
 	}
 }
 
-// TestDeleteFrozenBelow: a container that may write its cgroup has frozen a process of its own in a cgroup below. On version 1 that
-// one does not die of SIGKILL, and the first process of a pid namespace ends after all others.
+// TestDeleteFrozenBelow: a container that may write its cgroup has frozen a process of its own in a
+// cgroup below. On version 1 that one does not die of SIGKILL, and the first process of a pid
+// namespace ends after all others.
 func TestDeleteFrozenBelow(t *testing.T) {
 	hierarchy, file, frozen, thawed := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"
 	if unified() {
@@ -253,7 +257,8 @@ func TestDeleteFrozenBelow(t *testing.T) {
 	}
 }
 
-// TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's directory and leave its cpuset without processors.
+// TestCpusetOfParentIsEmpty: on cgroup v1 an engine may make a pod's directory and leave its cpuset
+// without processors.
 func TestCpusetOfParentIsEmpty(t *testing.T) {
 	if unified() {
 		t.Skip("cgroup v2: a cpuset that says nothing has its parent's processors")
@@ -282,8 +287,8 @@ func TestMaskedTwice(t *testing.T) {
 	w.prints(spec, "1\n")
 }
 
-// TestDanglingDestination: a mount whose destination is a symbolic link to nothing, as an image's /etc/resolv.conf often is, makes what the
-// link names, inside the root filesystem.
+// TestDanglingDestination: a mount whose destination is a symbolic link to nothing, as an image's
+// /etc/resolv.conf often is, makes what the link names, inside the root filesystem.
 func TestDanglingDestination(t *testing.T) {
 	w := newWorld(t)
 	host, outside := w.source(), t.TempDir()
@@ -305,7 +310,8 @@ func TestDanglingDestination(t *testing.T) {
 	w.fails(mounted(w.sh("true"), bind("file", "/loop")), "mounts[7] (/loop): ", "too many levels of symbolic links")
 }
 
-// TestExecutableByCapability: whether a program can be executed is asked for the process as it will be, with its capabilities.
+// TestExecutableByCapability: whether a program can be executed is asked for the process as it will
+// be, with its capabilities.
 func TestExecutableByCapability(t *testing.T) {
 	w := newWorld(t)
 	w.write("/own/run", "#!/bin/sh\necho ran\n", 0o744)

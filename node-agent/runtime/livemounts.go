@@ -15,13 +15,14 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// AddMounts mounts more in a created or running container, in order. Sources are the host's, relative ones below the container's bundle. If
-// one fails, those before it are taken away again.
+// AddMounts mounts more in a created or running container, in order. Sources are the host's,
+// relative ones below the container's bundle. If one fails, those before it are taken away again.
 func (r *Runtime) AddMounts(ctx context.Context, id string, mounts []specs.Mount) error {
 	return r.changeMounts(ctx, id, mounts, func(c *mountChange) error { return c.add(ctx, mounts) })
 }
 
-// RemoveMounts takes mounts away from a created or running container, the last one first: of each the destination counts.
+// RemoveMounts takes mounts away from a created or running container, the last one first: of each
+// the destination counts.
 func (r *Runtime) RemoveMounts(ctx context.Context, id string, mounts []specs.Mount) error {
 	return r.changeMounts(ctx, id, nil, func(c *mountChange) error { return c.remove(ctx, mounts) })
 }
@@ -79,8 +80,8 @@ func (c *mountChange) readDocument(id string, mounts []specs.Mount) (err error) 
 	return faults.Err()
 }
 
-// openContainer opens the container's first process, which the children join, and its cgroup: what is
-// copied into a tmpfs counts as the container's memory.
+// openContainer opens the container's first process, which the children join, and its cgroup: what
+// is copied into a tmpfs counts as the container's memory.
 func (c *mountChange) openContainer() (err error) {
 	if c.openProcess(c.rec) == nil {
 		return errors.New("cannot change the mounts of a stopped container")

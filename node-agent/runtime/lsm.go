@@ -18,8 +18,9 @@ import (
 // were made for another host; crun does the same without a warning.
 func WithoutMissingLSM() Option { return func(r *Runtime) { r.ignoreMissingLSM = true } }
 
-// withSecurityModules completes the facts of the host with those of the security modules that a document needs; few need any. With
-// ignore, a document that needs one that is missing becomes one without its labels.
+// withSecurityModules completes the facts of the host with those of the security modules that a
+// document needs; few need any. With ignore, a document that needs one that is missing becomes one
+// without its labels.
 func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore bool) (plan.Host, *specs.Spec) {
 	p, l := spec.Process, spec.Linux
 	host.AppArmor = p != nil && p.ApparmorProfile != "" && appArmorEnabled()
@@ -48,14 +49,16 @@ func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore b
 	return host, &out
 }
 
-// appArmorEnabled reports whether AppArmor is among the kernel's active security modules (apparmor(7)).
+// appArmorEnabled reports whether AppArmor is among the kernel's active security modules
+// (apparmor(7)).
 func appArmorEnabled() bool {
 	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(data), "Y")
 }
 
-// selinuxEnabled reports whether SELinux is active and has a policy, as libselinux finds it: its filesystem can be written to, and processes
-// have other contexts than that of a kernel without a policy.
+// selinuxEnabled reports whether SELinux is active and has a policy, as libselinux finds it: its
+// filesystem can be written to, and processes have other contexts than that of a kernel without a
+// policy.
 func selinuxEnabled() bool {
 	var st unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/selinux", &st); err != nil || st.Type != unix.SELINUX_MAGIC || st.Flags&unix.ST_RDONLY != 0 {

@@ -118,8 +118,8 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
-// TestAppArmorBehindAFakeProc: what the image or the document mounts over /proc does not lead the write elsewhere (CVE-2019-16884,
-// CVE-2025-52881).
+// TestAppArmorBehindAFakeProc: what the image or the document mounts over /proc does not lead the
+// write elsewhere (CVE-2019-16884, CVE-2025-52881).
 func TestAppArmorBehindAFakeProc(t *testing.T) {
 	appArmor(t, "berth-test")
 	for name, change := range map[string]func(w *world, s *specs.Spec){
@@ -185,7 +185,8 @@ func TestAppArmorFails(t *testing.T) {
 	w.fails(spec, "process.apparmorProfile (berth-no-such-profile): write: no such file or directory", "no profile of that name is loaded")
 }
 
-// TestLabelsWithoutTheirModules: none is dropped in silence, as with runc; "unconfined" is what such a host has.
+// TestLabelsWithoutTheirModules: none is dropped in silence, as with runc; "unconfined" is what
+// such a host has.
 func TestLabelsWithoutTheirModules(t *testing.T) {
 	w := newWorld(t)
 	if !appArmorEnabled() {

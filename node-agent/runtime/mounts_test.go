@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountsOf returns the lines of a mount table for a destination: options of the mount and of its filesystem.
+// mountsOf returns the lines of a mount table for a destination: options of the mount and of its
+// filesystem.
 const showMount = `show() { grep " $1 " /proc/self/mountinfo | while read id parent dev root dest options rest; do echo $dest $options ${rest##* - }; done; }; `
 
 func mounted(spec *specs.Spec, m ...specs.Mount) *specs.Spec {
@@ -22,7 +23,8 @@ func mounted(spec *specs.Spec, m ...specs.Mount) *specs.Spec {
 	return spec
 }
 
-// source is a directory of the host with a file, a directory, a link and a mount in it, whose owner is 7:8.
+// source is a directory of the host with a file, a directory, a link and a mount in it, whose owner
+// is 7:8.
 func (w *world) source() string {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, "source")
@@ -36,7 +38,8 @@ func (w *world) source() string {
 	return dir
 }
 
-// TestIDMappedMounts: the owners of a mount's files are those that its mappings, or the container's, say.
+// TestIDMappedMounts: the owners of a mount's files are those that its mappings, or the
+// container's, say.
 func TestIDMappedMounts(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -107,7 +110,8 @@ func TestIDMappedMounts(t *testing.T) {
 	w.fails(mounted(w.sh("true"), bind([]string{"bind", "idmap"}, nil)), "mounts[7].options: ")
 }
 
-// TestTmpcopyup: a tmpfs shows what it covers, with owners and permissions, and changes nothing of it.
+// TestTmpcopyup: a tmpfs shows what it covers, with owners and permissions, and changes nothing of
+// it.
 func TestTmpcopyup(t *testing.T) {
 	setUp := func(w *world) {
 		w.write("/data/file", "content\n", 0o640)
@@ -179,7 +183,8 @@ func TestTmpfsIsLikeTheFolderBelow(t *testing.T) {
 	w.prints(mounted(w.sh("stat -c %a /run /made"), specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/made", Type: "tmpfs", Source: "tmpfs"}), "2750\n1777\n")
 }
 
-// TestMountFlags: every option sets or clears its flag, on the mount alone or on all mounts below as well.
+// TestMountFlags: every option sets or clears its flag, on the mount alone or on all mounts below
+// as well.
 func TestMountFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -342,8 +347,8 @@ func TestBindSources(t *testing.T) {
 	w.fails(mounted(w.sh("true"), bind("none", "/file")), "mounts[7] (/file): open_tree: no such file or directory", filepath.Join(w.bundle(), "none"))
 }
 
-// TestDestinationOnHost: a destination that begins with the host's path of the root filesystem lies in it; and a source there shows
-// what is mounted in the container already.
+// TestDestinationOnHost: a destination that begins with the host's path of the root filesystem lies
+// in it; and a source there shows what is mounted in the container already.
 func TestDestinationOnHost(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -356,7 +361,8 @@ func TestDestinationOnHost(t *testing.T) {
 	}
 }
 
-// TestBindFlags: a bind mount keeps the flags of its source as long as no option names one, and else has those that its options name.
+// TestBindFlags: a bind mount keeps the flags of its source as long as no option names one, and
+// else has those that its options name.
 func TestBindFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -384,7 +390,8 @@ func TestBindFlags(t *testing.T) {
 	w.prints(mounted(w.sh("/m/true true && echo runs"), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}}), "runs\n")
 }
 
-// TestLockedFlags: in a user namespace the flags of the host's mounts stay, and to ask for less is an error.
+// TestLockedFlags: in a user namespace the flags of the host's mounts stay, and to ask for less is
+// an error.
 func TestLockedFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -403,7 +410,8 @@ func TestLockedFlags(t *testing.T) {
 	w.fails(w.inUserNamespace(bind("strictatime")), "mounts[7] (/m): mount_setattr: operation not permitted")
 }
 
-// TestUserNamespaceMounts: sources that only the runtime's user can reach, and the filesystems of an engine's document.
+// TestUserNamespaceMounts: sources that only the runtime's user can reach, and the filesystems of
+// an engine's document.
 func TestUserNamespaceMounts(t *testing.T) {
 	w := newWorld(t)
 	hidden := filepath.Join(w.dir, "hidden")
@@ -418,7 +426,8 @@ func TestUserNamespaceMounts(t *testing.T) {
 	w.prints(spec, "made\n5\nq\nsysfs\n")
 }
 
-// TestOverlay: relative directories are below the bundle, and more layers than fsconfig(2) takes in one value work.
+// TestOverlay: relative directories are below the bundle, and more layers than fsconfig(2) takes in
+// one value work.
 func TestOverlay(t *testing.T) {
 	w := newWorld(t)
 	var lower, deep []string
@@ -452,8 +461,8 @@ func TestOverlay(t *testing.T) {
 	w.prints(mounted(w.sh("ls /o | grep -c .; cat /o/same; touch /o/made 2>&1; grep ' /o ' /proc/self/mountinfo | cut -d' ' -f6"), overlay("lowerdir="+strings.Join(deep, ":"), "nodev", "ro")),
 		"41\n0\ntouch: /o/made: Read-only file system\nro,nodev,relatime\n")
 
-	// More than a page, which mount(2) would cut: the layers one by one, also those of a long name and with characters that mean
-	// something in the option.
+	// More than a page, which mount(2) would cut: the layers one by one, also those of a long name
+	// and with characters that mean something in the option.
 	var many []string
 	for i := range 3 {
 		name := fmt.Sprintf("layers/%d-%s/a:b,c", i, strings.Repeat("n", 250))
@@ -559,8 +568,8 @@ func TestAddAndRemoveMounts(t *testing.T) {
 	}
 }
 
-// TestCgroup2Mount shows a container its own cgroup of version 2, writable where the document says so, with a cgroup namespace and
-// without one.
+// TestCgroup2Mount shows a container its own cgroup of version 2, writable where the document says
+// so, with a cgroup namespace and without one.
 func TestCgroup2Mount(t *testing.T) {
 	w := newWorld(t)
 	m := specs.Mount{Destination: "/cgroup", Type: "cgroup2", Source: "cgroup", Options: []string{"rw", "nosuid"}}
@@ -577,8 +586,8 @@ func TestCgroup2Mount(t *testing.T) {
 	}
 }
 
-// TestNoPivotHidesTheHostsProc: the host's procfs, which stays in the mount namespace, is none that allows a process in a user namespace
-// of its own another without the masks of the container's.
+// TestNoPivotHidesTheHostsProc: the host's procfs, which stays in the mount namespace, is none that
+// allows a process in a user namespace of its own another without the masks of the container's.
 func TestNoPivotHidesTheHostsProc(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("/bin/busybox unshare -mUrpf mount -t proc proc /proc && echo mounted || echo refused")

@@ -18,8 +18,8 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// mountInputs opens on the host what the mounts of a plan need: user namespaces that map ids, the trees
-// that they map, host files, copies and device nodes.
+// mountInputs opens on the host what the mounts of a plan need: user namespaces that map ids, the
+// trees that they map, host files, copies and device nodes.
 type mountInputs struct {
 	*session
 	spec   *specs.Spec
@@ -61,9 +61,9 @@ func (m *mountInputs) open(ctx context.Context) (err error) {
 	return m.openNodes()
 }
 
-// sendHostFiles opens plan.HostFiles in the child's mount namespace, with the rights that this process has on the host, and sends
-// them to the child. A path is walked below the child's root, which the child has sent: no symbolic link leads out of it, and no
-// magic link is followed.
+// sendHostFiles opens plan.HostFiles in the child's mount namespace, with the rights that this
+// process has on the host, and sends them to the child. A path is walked below the child's root,
+// which the child has sent: no symbolic link leads out of it, and no magic link is followed.
 func (m *mountInputs) sendHostFiles() error {
 	_, roots, err := receiveDescriptors(m.hostFiles, 1)
 	if err != nil {
@@ -120,7 +120,8 @@ func receiveDescriptors(socket *os.File, want int) (payload []byte, fds []int, e
 	return payload[:n], fds, nil
 }
 
-// openUserNamespace opens a user namespace by its path, or makes one with mappings. The caller closes it, which ends one that was made.
+// openUserNamespace opens a user namespace by its path, or makes one with mappings. The caller
+// closes it, which ends one that was made.
 func openUserNamespace(ctx context.Context, ns plan.UserNamespace) (file *os.File, err error) {
 	fail := func(what string, err error) (*os.File, error) {
 		return nil, fmt.Errorf("%s: user namespace of its ids: %s: %w", ns.Field, what, err)
@@ -158,7 +159,8 @@ func openUserNamespace(ctx context.Context, ns plan.UserNamespace) (file *os.Fil
 	return file, nil
 }
 
-// openSource clones a part of the host's tree, with its ids mapped if need be. The clone is attached nowhere and goes with its descriptor.
+// openSource clones a part of the host's tree, with its ids mapped if need be. The clone is
+// attached nowhere and goes with its descriptor.
 func openSource(s plan.Source, namespaces []int) (*os.File, error) {
 	fail := func(call string, err error, cause string) (*os.File, error) {
 		if cause != "" {

@@ -27,9 +27,10 @@ func (c *newContainer) moveBackOnFailure() {
 	c.onFailure(devices.Back)
 }
 
-// checkNetDevices refuses to checkpoint or restore a container with network devices of the host's and a network namespace of its own: criu
-// creates devices of some kinds in that namespace, and cannot create one of the host's. In a namespace that linux.namespaces names by
-// its path they are still there, or are moved there.
+// checkNetDevices refuses to checkpoint or restore a container with network devices of the host's
+// and a network namespace of its own: criu creates devices of some kinds in that namespace, and
+// cannot create one of the host's. In a namespace that linux.namespaces names by its path they are
+// still there, or are moved there.
 func checkNetDevices(spec *specs.Spec) error {
 	if len(spec.Linux.NetDevices) > 0 && joinedNetwork(spec) == "" {
 		return errors.New("linux.netDevices: found devices; to be checkpointed and restored with them a container needs a network namespace that outlives it: name one by its path in linux.namespaces")
@@ -47,8 +48,8 @@ func joinedNetwork(spec *specs.Spec) string {
 	return ""
 }
 
-// restoreNetDevices moves linux.netDevices into the network namespace that a container is about to be
-// restored in, unless they are there.
+// restoreNetDevices moves linux.netDevices into the network namespace that a container is about to
+// be restored in, unless they are there.
 func (c *newContainer) restoreNetDevices(context.Context) (err error) {
 	if err := checkNetDevices(c.spec); err != nil || len(c.spec.Linux.NetDevices) == 0 {
 		return err

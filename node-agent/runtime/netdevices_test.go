@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNetwork gives the test's goroutine a network namespace of its own in place of the host's. Its thread ends with it.
+// inNetwork gives the test's goroutine a network namespace of its own in place of the host's. Its
+// thread ends with it.
 func (w *world) inNetwork() {
 	w.t.Helper()
 	goruntime.LockOSThread()
@@ -91,7 +92,8 @@ func TestNetDevices(t *testing.T) {
 				t.Errorf("still on the host:\n%s", links)
 			}
 			w.end(w.id, s.PID)
-			// The namespace takes its virtual devices with it (network_namespaces(7)), and that is for the kernel to do.
+			// The namespace takes its virtual devices with it (network_namespaces(7)), and that is
+			// for the kernel to do.
 			w.await("the end of the other end", func() bool { return !strings.Contains(w.ip("-o", "link"), " "+peer) })
 		})
 	}
@@ -150,7 +152,8 @@ func TestNetDevicesUndone(t *testing.T) {
 	}
 }
 
-// TestNetDevicesJoined: a namespace that is joined gets them as well, and keeps them after the container.
+// TestNetDevicesJoined: a namespace that is joined gets them as well, and keeps them after the
+// container.
 func TestNetDevicesJoined(t *testing.T) {
 	w := newWorld(t)
 	w.inNetwork()

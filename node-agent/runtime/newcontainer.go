@@ -21,8 +21,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// newContainer is a container on its way into being, by creation or by restoration: its document, its
-// record and its cgroup.
+// newContainer is a container on its way into being, by creation or by restoration: its document,
+// its record and its cgroup.
 type newContainer struct {
 	*session
 	id   string
@@ -48,7 +48,8 @@ func (c *newContainer) end(err error) {
 	}
 }
 
-// read reads the document. It calls early, if there is one, with the document before it is validated.
+// read reads the document. It calls early, if there is one, with the document before it is
+// validated.
 func (c *newContainer) read(early func(*specs.Spec)) error {
 	bundle, err := filepath.Abs(c.o.Bundle)
 	if err != nil {
@@ -151,8 +152,8 @@ func (c *newContainer) reserve() error {
 	return nil
 }
 
-// chooseCgroup determines the container's cgroup and writes the record, so that Delete finds all that a
-// process that is killed from here on leaves.
+// chooseCgroup determines the container's cgroup and writes the record, so that Delete finds all
+// that a process that is killed from here on leaves.
 func (c *newContainer) chooseCgroup() error {
 	host, err := c.r.Host()
 	if err != nil {

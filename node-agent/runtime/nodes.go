@@ -48,8 +48,9 @@ func (m *mountInputs) openNodes() error {
 	return nil
 }
 
-// createNodes creates plan.Nodes, once it is known how the container's user namespace maps ids. If this
-// process may not create a device, as in a container with rules for them, the child shows the host's.
+// createNodes creates plan.Nodes, once it is known how the container's user namespace maps ids. If
+// this process may not create a device, as in a container with rules for them, the child shows the
+// host's.
 func (m *mountInputs) createNodes() error {
 	for i, n := range m.plan.Nodes {
 		dir, name := m.inputs[plan.InputNodes], strconv.Itoa(i)

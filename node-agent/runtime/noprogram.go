@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoProcess says that the document has no process. Such a container can be created, not started (config.md, Process: the property
-// is required when start is called).
+// ErrNoProcess says that the document has no process. Such a container can be created, not started
+// (config.md, Process: the property is required when start is called).
 var ErrNoProcess = errors.New("process: found nothing; a container that is to be started needs one")
 
 // replaceMissingProcess gives a document without a process one that waits until the container is

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestWithoutProcess: a document without a process makes a container that cannot be started (config.md, Process).
+// TestWithoutProcess: a document without a process makes a container that cannot be started
+// (config.md, Process).
 func TestWithoutProcess(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

@@ -22,10 +22,10 @@ const (
 	notifySocket = "notify.sock"
 )
 
-// notifyTarget returns the directory of the container that has the socket: with crun that is the path
-// of the manager's socket, with runc /run/notify. It is runc's for a socket without a path, and for
-// that of systemd, where a systemd in the container, or a bind mount of the host's directory, has a
-// socket already.
+// notifyTarget returns the directory of the container that has the socket: with crun that is the
+// path of the manager's socket, with runc /run/notify. It is runc's for a socket without a path,
+// and for that of systemd, where a systemd in the container, or a bind mount of the host's
+// directory, has a socket already.
 func notifyTarget(manager string) string {
 	if !filepath.IsAbs(manager) || strings.HasSuffix(filepath.Clean(manager), "/systemd/notify") {
 		return "/run/notify"
@@ -33,8 +33,9 @@ func notifyTarget(manager string) string {
 	return filepath.Clean(manager)
 }
 
-// addActivation gives the process what a service manager has given the caller: sockets (sd_listen_fds(3)), and a socket to report its
-// readiness to (sd_notify(3)), on which somebody listens for a container that runs at once.
+// addActivation gives the process what a service manager has given the caller: sockets
+// (sd_listen_fds(3)), and a socket to report its readiness to (sd_notify(3)), on which somebody
+// listens for a container that runs at once.
 func (c *creation) addActivation() error {
 	if c.o.ListenFDs == 0 && c.o.Notify == "" || c.rec.NoProgram {
 		return nil
@@ -42,7 +43,8 @@ func (c *creation) addActivation() error {
 	spec, process := *c.spec, *c.spec.Process
 	spec.Process, c.spec = &process, &spec
 	if c.o.ListenFDs > 0 {
-		// The process is to take them for its own by its pid, which is 1 where it has a pid namespace, and known to nobody before where not.
+		// The process is to take them for its own by its pid, which is 1 where it has a pid
+		// namespace, and known to nobody before where not.
 		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(c.o.ListenFDs)), "LISTEN_PID", "1")
 	}
 	if c.o.Notify == "" {
@@ -68,14 +70,16 @@ func (c *creation) addActivation() error {
 	return err
 }
 
-// withEnv sets a variable, which the C library looks for from the beginning, in the place of any of its name.
+// withEnv sets a variable, which the C library looks for from the beginning, in the place of any of
+// its name.
 func withEnv(env []string, name, value string) []string {
 	env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, name+"=") })
 	return append(env, name+"="+value)
 }
 
-// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify reports its readiness to. It is nil
-// for any other container. It has to be there before the container is started.
+// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify
+// reports its readiness to. It is nil for any other container. It has to be there before the
+// container is started.
 func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err

@@ -9,8 +9,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Pause stops all processes of a created or running container with the freezer. One that is paused already or has no
-// process fails with ErrNotRunning, as in runc.
+// Pause stops all processes of a created or running container with the freezer. One that is paused
+// already or has no process fails with ErrNotRunning, as in runc.
 func (r *Runtime) Pause(_ context.Context, id string) error {
 	return r.freeze(id, true, func(s specs.ContainerState) error {
 		if s != specs.StateRunning && s != specs.StateCreated {
@@ -53,8 +53,8 @@ func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState
 	return nil
 }
 
-// Processes returns the processes in the container's cgroup and below it, or of its pid namespace where it has no cgroup, as the
-// host numbers them: nil where it has none left.
+// Processes returns the processes in the container's cgroup and below it, or of its pid namespace
+// where it has no cgroup, as the host numbers them: nil where it has none left.
 func (r *Runtime) Processes(_ context.Context, id string) ([]int, error) {
 	rec, err := r.load(id)
 	if err != nil {

@@ -55,7 +55,8 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestPauseCreated: as in runc, one that has not been started can be paused, and cannot be started until it is resumed.
+// TestPauseCreated: as in runc, one that has not been started can be paused, and cannot be started
+// until it is resumed.
 func TestPauseCreated(t *testing.T) {
 	ctx := context.Background()
 	w := newWorld(t)
@@ -71,7 +72,8 @@ func TestPauseCreated(t *testing.T) {
 	w.must(w.rt.Start(ctx, w.id))
 }
 
-// TestKillPaused: SIGKILL ends a paused container, with its own pid namespace and without, by kill and by kill of all.
+// TestKillPaused: SIGKILL ends a paused container, with its own pid namespace and without, by kill
+// and by kill of all.
 func TestKillPaused(t *testing.T) {
 	ctx := context.Background()
 	for name, c := range map[string]struct{ ownPIDs, all bool }{

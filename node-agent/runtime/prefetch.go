@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// prefetch creates what takes longest of a container concurrently with the rest, and gives it to the
-// child after clone3 as deferred inputs (plan.Plan.Deferred):
+// prefetch creates what takes longest of a container concurrently with the rest, and gives it to
+// the child after clone3 as deferred inputs (plan.Plan.Deferred):
 //
 //   - A thread creates the network namespace while the document is validated and planned.
 //   - This process creates the cgroups of version 1 while the child works through its plan.
@@ -29,8 +29,8 @@ type prefetch struct {
 	defersCgroup bool
 }
 
-// Start begins to create the network namespace of a document, which need not be validated yet. It does
-// nothing if that has begun or if the parent creates none.
+// Start begins to create the network namespace of a document, which need not be validated yet. It
+// does nothing if that has begun or if the parent creates none.
 func (p *prefetch) Start(spec *specs.Spec) error {
 	if p.thread != nil || spec.Linux == nil {
 		return nil
@@ -52,8 +52,8 @@ func (p *prefetch) Start(spec *specs.Spec) error {
 	return nil
 }
 
-// createCgroup creates the cgroup and opens it for the child, or leaves that to Take: the child of a
-// document that allows it joins cgroups of version 1 by itself, when it has received them.
+// createCgroup creates the cgroup and opens it for the child, or leaves that to Take: the child of
+// a document that allows it joins cgroups of version 1 by itself, when it has received them.
 func (p *prefetch) createCgroup() error {
 	c := p.c
 	host, err := c.r.Host()
@@ -107,8 +107,8 @@ func (p *prefetch) Take() (map[plan.Input]int, error) {
 // abandon leaves the descriptor to a thread that hangs: it puts its namespace there if it goes on.
 func (p *prefetch) abandon() { p.thread, p.network = nil, -1 }
 
-// close waits for the thread and closes the descriptor. The namespace is the container's alone then,
-// or gone.
+// close waits for the thread and closes the descriptor. The namespace is the container's alone
+// then, or gone.
 func (p *prefetch) close() {
 	if p.thread != nil && p.thread.End(p.c.r.deadline) != nil {
 		p.abandon()

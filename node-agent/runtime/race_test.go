@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exchange swaps pairs of names in a directory, over and over, until the test ends: what a container does that shares the directory.
+// exchange swaps pairs of names in a directory, over and over, until the test ends: what a
+// container does that shares the directory.
 func (w *world) exchange(dir string, pairs ...[2]string) {
 	w.t.Helper()
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -55,8 +56,8 @@ func rounds(t *testing.T, most int, limit time.Duration, f func() (ran bool)) {
 	t.Logf("%d containers, of which %d ran", n, ran)
 }
 
-// TestRacedVolume: CVE-2021-30465, CVE-2024-45310: a directory of a volume, below which the second container mounts, is a symbolic link to the
-// host at one moment and a directory at the next.
+// TestRacedVolume: CVE-2021-30465, CVE-2024-45310: a directory of a volume, below which the second
+// container mounts, is a symbolic link to the host at one moment and a directory at the next.
 func TestRacedVolume(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -87,7 +88,8 @@ func TestRacedVolume(t *testing.T) {
 	})
 }
 
-// TestRacedRoot: the same of the root filesystem, for everything that a container's creation makes or opens in it.
+// TestRacedRoot: the same of the root filesystem, for everything that a container's creation makes
+// or opens in it.
 func TestRacedRoot(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -139,7 +141,8 @@ func TestRacedRoot(t *testing.T) {
 	}
 }
 
-// TestRacedKernelFilesystems: CVE-2019-19921, CVE-2023-27561: a procfs is where the document says, or nowhere.
+// TestRacedKernelFilesystems: CVE-2019-19921, CVE-2023-27561: a procfs is where the document says,
+// or nowhere.
 func TestRacedKernelFilesystems(t *testing.T) {
 	w := newWorld(t)
 	for _, dir := range []string{"/proc", "/sys", "/elsewhere"} {
@@ -159,7 +162,8 @@ func TestRacedKernelFilesystems(t *testing.T) {
 	})
 }
 
-// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes do to the place in between.
+// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes
+// do to the place in between.
 func TestRacedLiveMounts(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -184,7 +188,8 @@ func TestRacedLiveMounts(t *testing.T) {
 	}
 }
 
-// TestRacedNull: CVE-2025-31133: the image's /dev/null is another file at times, and masks what it should with none of them.
+// TestRacedNull: CVE-2025-31133: the image's /dev/null is another file at times, and masks what it
+// should with none of them.
 func TestRacedNull(t *testing.T) {
 	for _, bound := range []bool{true, false} {
 		t.Run(fmt.Sprintf("bound=%v", bound), func(t *testing.T) {
@@ -212,7 +217,8 @@ func TestRacedNull(t *testing.T) {
 	}
 }
 
-// TestRacedConsole: CVE-2025-52565: /dev/console and /dev/pts are links at times; the terminal is mounted over nothing else.
+// TestRacedConsole: CVE-2025-52565: /dev/console and /dev/pts are links at times; the terminal is
+// mounted over nothing else.
 func TestRacedConsole(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -263,7 +269,8 @@ func TestRacedConsole(t *testing.T) {
 	})
 }
 
-// TestFakeProc: CVE-2025-52881: kernel parameters are written to the kernel, whatever the document or the image puts in the place of /proc.
+// TestFakeProc: CVE-2025-52881: kernel parameters are written to the kernel, whatever the document
+// or the image puts in the place of /proc.
 func TestFakeProc(t *testing.T) {
 	w := newWorld(t)
 	fake := filepath.Join(w.dir, "fake")

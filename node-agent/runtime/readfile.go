@@ -23,8 +23,8 @@ func ReadConfig(file string) ([]byte, error) {
 	return data, err
 }
 
-// ReadNamed reads a file that a caller names, bounded by MaxConfig. It may be a pipe such as /dev/stdin or
-// a shell's <(...).
+// ReadNamed reads a file that a caller names, bounded by MaxConfig. It may be a pipe such as
+// /dev/stdin or a shell's <(...).
 func ReadNamed(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -37,8 +37,8 @@ func ReadNamed(file string) ([]byte, error) {
 // readBounded reads a regular file of at most so many bytes.
 func readBounded(file string, most int64) ([]byte, error) { return readFile(file, most, 0, nil) }
 
-// ReadOwn reads a regular file of at most so many bytes that belongs to this process's user. It follows no
-// link: a record says what to execute.
+// ReadOwn reads a regular file of at most so many bytes that belongs to this process's user. It
+// follows no link: a record says what to execute.
 func ReadOwn(file string, most int64) ([]byte, error) {
 	return readFile(file, most, unix.O_NOFOLLOW, func(st *unix.Stat_t) error {
 		if st.Uid != uint32(os.Geteuid()) {

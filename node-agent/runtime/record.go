@@ -23,14 +23,15 @@ import (
 
 const (
 	stateFile = "state.json"
-	// configFile is config.json as it was read when the container was made: what a process that is executed later takes from the
-	// container, whatever has become of the bundle.
+	// configFile is config.json as it was read when the container was made: what a process that is
+	// executed later takes from the container, whatever has become of the bundle.
 	configFile = "config.json"
 	startFIFO  = "exec.fifo"
 	// newFIFO is the name of startFIFO until the container is created.
 	newFIFO    = "exec.fifo.new"
 	resultFIFO = "result.fifo"
-	// maxState bounds what is read of a record: annotations and hooks come from config.json, which is bounded itself.
+	// maxState bounds what is read of a record: annotations and hooks come from config.json, which
+	// is bounded itself.
 	maxState = 32 << 20
 )
 
@@ -43,9 +44,9 @@ type record struct {
 	Bundle     string    `json:"bundle"`
 	Rootfs     string    `json:"rootfs"`
 	Created    time.Time `json:"created"`
-	// PID of the first process, 0 until there is one. StartTime is the 22nd field of its /proc/PID/stat, in clock ticks
-	// since boot, and Boot names the boot (random(4), boot_id): together they name one process for good, since a pid is used
-	// again but not at the same tick.
+	// PID of the first process, 0 until there is one. StartTime is the 22nd field of its
+	// /proc/PID/stat, in clock ticks since boot, and Boot names the boot (random(4), boot_id):
+	// together they name one process for good, since a pid is used again but not at the same tick.
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
 	Boot      string `json:"boot"`
@@ -55,13 +56,14 @@ type record struct {
 	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
 	Owner        int               `json:"owner"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
-	// IgnoreMissingLSM is whether labels of security modules that the kernel has not were left out, and are of processes to come.
+	// IgnoreMissingLSM is whether labels of security modules that the kernel has not were left out,
+	// and are of processes to come.
 	IgnoreMissingLSM bool `json:"ignoreMissingLSM,omitempty"`
-	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2), stx_mnt_id), where the container has
-	// none of its own; 0 where it has.
+	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2),
+	// stx_mnt_id), where the container has none of its own; 0 where it has.
 	RootMount uint64 `json:"rootMount,omitempty"`
-	// TimeNamespace is whether the container has a time namespace that its document does not name: criu creates one at a restore, for the
-	// clocks to go on where they were.
+	// TimeNamespace is whether the container has a time namespace that its document does not name:
+	// criu creates one at a restore, for the clocks to go on where they were.
 	TimeNamespace bool `json:"timeNamespace,omitempty"`
 	// NoProgram is whether the document has no process, so that there is nothing to start.
 	NoProgram bool `json:"noProgram,omitempty"`
@@ -70,22 +72,26 @@ type record struct {
 	// CgroupManager created them, and Unit is the scope if that was systemd.
 	CgroupManager cgroup.Manager `json:"cgroupManager"`
 	Unit          *cgroup.Unit   `json:"unit,omitempty"`
-	// Resources are its limits as they are now, in the form of linux.resources without the device rules; see encodeLimits.
+	// Resources are its limits as they are now, in the form of linux.resources without the device
+	// rules; see encodeLimits.
 	Resources json.RawMessage `json:"resources,omitempty"`
 	// Devices are the device rules since an update gave others than those of the document.
 	Devices []specs.LinuxDeviceCgroup `json:"devices,omitempty"`
 	Hooks   *specs.Hooks              `json:"hooks,omitempty"`
 	// Resctrl is the group of linux.intelRdt, nil without one.
 	Resctrl *resctrl.Group `json:"resctrl,omitempty"`
-	// Late are the steps of the plan that come after the container is created: what Start can report.
+	// Late are the steps of the plan that come after the container is created: what Start can
+	// report.
 	Late []lateStep `json:"late,omitempty"`
 }
 
-// recordVersion is the version of the format of a record. It is raised when an older runtime would take a record for something else
-// than it says. Records of 11c74ef and before have none, and are of version 0.
+// recordVersion is the version of the format of a record. It is raised when an older runtime would
+// take a record for something else than it says. Records of 11c74ef and before have none, and are
+// of version 0.
 const recordVersion = 1
 
-// errNewer is returned for a record of a newer version, which is not guessed at, not even to delete the container.
+// errNewer is returned for a record of a newer version, which is not guessed at, not even to delete
+// the container.
 var errNewer = errors.New("newer version")
 
 // lateStep describes a step for Start, which reports its failure without the plan.
@@ -128,9 +134,9 @@ func (r *Runtime) load(id string) (*record, error) {
 	return rec, nil
 }
 
-// errCorruptRecord is returned for a file that does not hold a valid record. Records are replaced as a
-// whole: only a loss of power can leave such a file, on a filesystem that writes the new name before the
-// data.
+// errCorruptRecord is returned for a file that does not hold a valid record. Records are replaced
+// as a whole: only a loss of power can leave such a file, on a filesystem that writes the new name
+// before the data.
 var errCorruptRecord = errors.New("state")
 
 func parseRecord(data []byte, id string) (*record, error) {
@@ -165,15 +171,16 @@ func (r *Runtime) save(rec *record) error {
 	return nil
 }
 
-// command returns the kernel's name of the record's process (proc_pid_comm(5)), also after it has ended
-// until it is reaped.
+// command returns the kernel's name of the record's process (proc_pid_comm(5)), also after it has
+// ended until it is reaped.
 func (rec *record) command() string {
 	name, _ := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/comm") // without a process it has no name
 	return string(name)
 }
 
-// killed reports whether the record's process was ended by SIGKILL and waits for its parent. A program that exits of itself was
-// not, whatever the kernel has killed of it; of a reaped one only its parent knows the exit status.
+// killed reports whether the record's process was ended by SIGKILL and waits for its parent. A
+// program that exits of itself was not, whatever the kernel has killed of it; of a reaped one only
+// its parent knows the exit status.
 func (rec *record) killed() bool {
 	st, err := procfs.ReadStat(rec.PID)
 	return err == nil && st.State == 'Z' && st.StartTime == rec.StartTime && st.Exit.Signaled() && st.Exit.Signal() == unix.SIGKILL
@@ -200,8 +207,8 @@ func (rec *record) alive() bool {
 	return err == nil && !st.Ended() && st.StartTime == rec.StartTime
 }
 
-// pidfd opens the process of the record, and no other that has its pid now. It returns -1 if the process
-// has ended.
+// pidfd opens the process of the record, and no other that has its pid now. It returns -1 if the
+// process has ended.
 func (rec *record) pidfd() int {
 	if rec.PID == 0 || rec.Boot != bootID() {
 		return -1

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// RestoreOptions say how to create a container from files. Of CreateOptions, PreserveFDs and NoNewKeyring
-// do not apply to a process that exists already.
+// RestoreOptions say how to create a container from files. Of CreateOptions, PreserveFDs and
+// NoNewKeyring do not apply to a process that exists already.
 type RestoreOptions struct {
 	CreateOptions
 	CriuOptions
@@ -28,12 +28,13 @@ type RestoreOptions struct {
 	TCPClose bool
 	// NetworkLock is iptables, nftables or skip; empty is criu's own choice.
 	NetworkLock string
-	// LSMProfile is TYPE:NAME of an LSM profile other than the one at the checkpoint; LSMMountContext likewise.
+	// LSMProfile is TYPE:NAME of an LSM profile other than the one at the checkpoint;
+	// LSMMountContext likewise.
 	LSMProfile, LSMMountContext string
 }
 
-// Restore creates a container from what Checkpoint wrote, and from a bundle like the one that it had. On
-// an error nothing is left of it.
+// Restore creates a container from what Checkpoint wrote, and from a bundle like the one that it
+// had. On an error nothing is left of it.
 func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process, err error) {
 	if err := checkNewID(id); err != nil {
 		return nil, err
@@ -58,8 +59,8 @@ func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *
 	return &Process{PID: c.rec.PID, r: r, rec: c.rec, child: c.child}, nil
 }
 
-// restoration restores a container. criu creates the processes, and the first of them becomes a child
-// of this process.
+// restoration restores a container. criu creates the processes, and the first of them becomes a
+// child of this process.
 type restoration struct {
 	*newContainer
 	options RestoreOptions
@@ -89,8 +90,8 @@ func (c *restoration) createGroups(context.Context) error {
 	return c.createResctrl()
 }
 
-// createMountpoints lets a child create in the root filesystem what the creation of a container creates
-// there.
+// createMountpoints lets a child create in the root filesystem what the creation of a container
+// creates there.
 func (c *restoration) createMountpoints(ctx context.Context) error {
 	host, err := c.r.Host()
 	if err != nil {
@@ -148,8 +149,8 @@ func (c *restoration) restore(ctx context.Context) error {
 	return nil
 }
 
-// prepareCriu moves criu into the container's groups, where it creates the processes, and shows it the
-// root filesystem at place.
+// prepareCriu moves criu into the container's groups, where it creates the processes, and shows it
+// the root filesystem at place.
 func (c *restoration) prepareCriu(call *criuCall, pid int, place string) error {
 	if err := errors.Join(c.cgroup.group.Add(pid), c.r.joinResctrl(c.rec, pid)); err != nil {
 		return err
@@ -294,7 +295,8 @@ func (c *restoration) recordRestored(pid int) (err error) {
 	return c.writePidFile(pid)
 }
 
-// inOtherTimeNamespace reports whether a process is in a time namespace other than this one's. A kernel without them has no such file.
+// inOtherTimeNamespace reports whether a process is in a time namespace other than this one's. A
+// kernel without them has no such file.
 func inOtherTimeNamespace(pid int) (bool, error) {
 	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/time", pid))
 	if errors.Is(err, os.ErrNotExist) {

@@ -19,12 +19,13 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// WithRootless says whether cgroups are those that a plain user may make: where he may not, a container without limits is
-// made without a cgroup. Unless this is said it is so for every user but the host's root.
+// WithRootless says whether cgroups are those that a plain user may make: where he may not, a
+// container without limits is made without a cgroup. Unless this is said it is so for every user
+// but the host's root.
 func WithRootless(rootless bool) Option { return func(r *Runtime) { r.rootless = &rootless } }
 
-// WithStickyRoot sets the sticky bit of the root directory, which keeps it from being pruned where it lies in $XDG_RUNTIME_DIR (XDG
-// Base Directory Specification).
+// WithStickyRoot sets the sticky bit of the root directory, which keeps it from being pruned where
+// it lies in $XDG_RUNTIME_DIR (XDG Base Directory Specification).
 func WithStickyRoot() Option { return func(r *Runtime) { r.sticky = true } }
 
 // isRootless reports whether this process may lack the right to create cgroups.
@@ -51,7 +52,8 @@ func (r *Runtime) makeRoot() error {
 	return nil
 }
 
-// CheckRoot refuses a root directory in which another user could exchange what this one makes there.
+// CheckRoot refuses a root directory in which another user could exchange what this one makes
+// there.
 func CheckRoot(dir string) error {
 	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} { // of a symbolic link and of what it leads to
 		var st unix.Stat_t
@@ -69,8 +71,8 @@ func CheckRoot(dir string) error {
 	return nil
 }
 
-// InUserNamespace reports whether this process is in a user namespace other than the host's, which maps every id to itself
-// (user_namespaces(7)).
+// InUserNamespace reports whether this process is in a user namespace other than the host's, which
+// maps every id to itself (user_namespaces(7)).
 func InUserNamespace() bool {
 	in, _ := inUserNamespace() // where it cannot be read, what depends on it fails of itself
 	return in
@@ -112,8 +114,8 @@ func checkUser(spec *specs.Spec) error {
 	return nil
 }
 
-// pids returns the container's processes, as this process's pid namespace numbers them: those of its cgroup or, without one, of its
-// pid namespace.
+// pids returns the container's processes, as this process's pid namespace numbers them: those of
+// its cgroup or, without one, of its pid namespace.
 func (rec *record) pids() ([]int, error) {
 	if len(rec.Cgroups) > 0 {
 		g, err := cgroup.Open(rec.Cgroups)

@@ -34,7 +34,8 @@ func (w *world) plain(spec *specs.Spec) *specs.Spec {
 	return spec
 }
 
-// asPlainUser runs the bundle's container from a process of a plain user that is in a cgroup, "" for this process's own.
+// asPlainUser runs the bundle's container from a process of a plain user that is in a cgroup, ""
+// for this process's own.
 func (w *world) asPlainUser(cgroup string) (string, error) {
 	w.t.Helper()
 	// The test's program may lie where the user cannot go.
@@ -57,7 +58,8 @@ func (w *world) asPlainUser(cgroup string) (string, error) {
 	return string(out), err
 }
 
-// delegated makes a cgroup that the plain user may divide, with one for himself below it (cgroups(7), Cgroup delegation).
+// delegated makes a cgroup that the plain user may divide, with one for himself below it
+// (cgroups(7), Cgroup delegation).
 func (w *world) delegated() (top, own string) {
 	w.t.Helper()
 	if !unified() {
@@ -97,7 +99,8 @@ func TestPlainUserDelegated(t *testing.T) {
 	spec := w.sh("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; cat /proc/self/cgroup > /seen; mkdir /sys/fs/cgroup/x 2>&1; exit 0")
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(17))}
-	// Sh writes to a file what the test reads: the helper's container has /dev/null for its streams.
+	// Sh writes to a file what the test reads: the helper's container has /dev/null for its
+	// streams.
 	spec.Process.Args[2] = "{ " + spec.Process.Args[2] + "; } > /out 2>&1; cat /proc/self/mountinfo > /mounts"
 	w.plain(spec)
 	if out, err := w.asPlainUser(own); err != nil {
@@ -108,7 +111,8 @@ func TestPlainUserDelegated(t *testing.T) {
 	if want := "67108864\n17\n"; !strings.HasPrefix(string(data), want) || !strings.Contains(string(data), "Read-only file system") {
 		t.Errorf("it printed:\n%s\nwant:\n%s", data, want)
 	}
-	// Without a cgroup namespace it is a read-only view of its own cgroup, which lies beside the user's.
+	// Without a cgroup namespace it is a read-only view of its own cgroup, which lies beside the
+	// user's.
 	spec.Linux.Namespaces, spec.Mounts[6].Options = append(spec.Linux.Namespaces[:5], spec.Linux.Namespaces[6:]...), []string{"nosuid"}
 	data2 := fmt.Sprintf("0::%s\n", strings.TrimPrefix(filepath.Join(top, w.id), "/sys/fs/cgroup"))
 	w.save(spec)
@@ -124,7 +128,8 @@ func TestPlainUserDelegated(t *testing.T) {
 	}
 }
 
-// TestPlainUserDelegatedFurther: a container that gets its cgroup writable, in namespaces of its own, may divide it.
+// TestPlainUserDelegatedFurther: a container that gets its cgroup writable, in namespaces of its
+// own, may divide it.
 func TestPlainUserDelegatedFurther(t *testing.T) {
 	w := newWorld(t)
 	_, own := w.delegated()
@@ -140,7 +145,8 @@ func TestPlainUserDelegatedFurther(t *testing.T) {
 	}
 }
 
-// TestPlainUserWithoutCgroup: without rights to make a cgroup, a container without limits goes without, and one with limits is refused.
+// TestPlainUserWithoutCgroup: without rights to make a cgroup, a container without limits goes
+// without, and one with limits is refused.
 func TestPlainUserWithoutCgroup(t *testing.T) {
 	w := newWorld(t)
 	spec := w.plain(w.sh("echo ran > /out; ls /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs > /dev/null 2>&1; mkdir /sys/fs/cgroup/x 2> /dev/null && echo writable >> /out; exit 0"))
@@ -165,7 +171,8 @@ func TestPlainUserWithoutCgroup(t *testing.T) {
 	}
 }
 
-// userNamespace is the path of a user namespace of the plain user's, which is there as long as the test.
+// userNamespace is the path of a user namespace of the plain user's, which is there as long as the
+// test.
 func (w *world) userNamespace() string {
 	w.t.Helper()
 	cmd := exec.Command("unshare", "--user", "--map-root-user", "sleep", "1000")
@@ -186,8 +193,8 @@ func (w *world) userNamespace() string {
 	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
 }
 
-// TestPlainUserListenerAndClocks: in a new user namespace and in one that is joined, the runtime of a plain user gets the seccomp listener
-// of its child, and the child sets its clocks.
+// TestPlainUserListenerAndClocks: in a new user namespace and in one that is joined, the runtime of
+// a plain user gets the seccomp listener of its child, and the child sets its clocks.
 func TestPlainUserListenerAndClocks(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		for _, noNewPrivileges := range []bool{false, true} {
@@ -224,8 +231,8 @@ func TestPlainUserListenerAndClocks(t *testing.T) {
 	}
 }
 
-// TestRootOfUserNamespace: as rootless podman runs it, berth is root of a user namespace that it has not made: it cannot make
-// devices, and its containers need no user namespace of their own.
+// TestRootOfUserNamespace: as rootless podman runs it, berth is root of a user namespace that it
+// has not made: it cannot make devices, and its containers need no user namespace of their own.
 func TestRootOfUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("id -u > /out; stat -c %t:%T /dev/null >> /out; echo x > /dev/null && echo null >> /out; mount -t tmpfs x /mnt 2>/dev/null || echo none >> /out; exit 0")

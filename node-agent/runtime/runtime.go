@@ -38,14 +38,15 @@ var (
 	ErrInvalidID = errors.New("invalid container ID format")
 )
 
-// StatusPaused is a running container whose processes the freezer has stopped; the spec has no word for it.
+// StatusPaused is a running container whose processes the freezer has stopped; the spec has no word
+// for it.
 const StatusPaused specs.ContainerState = "paused"
 
 // DefaultRoot is the directory in which the system's containers are recorded.
 const DefaultRoot = "/run/berth"
 
-// Runtime makes and manages the containers recorded below one directory. Its methods may be called from several goroutines
-// and processes at once.
+// Runtime makes and manages the containers recorded below one directory. Its methods may be called
+// from several goroutines and processes at once.
 type Runtime struct {
 	// manager makes the cgroups of new containers.
 	manager cgroup.Manager
@@ -76,10 +77,12 @@ func WithWarnings(f func(string)) Option { return func(r *Runtime) { r.warn = f 
 // WithDebug calls f for each step.
 func WithDebug(f func(string)) Option { return func(r *Runtime) { r.debug = f } }
 
-// WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have their own timeouts.
+// WithDeadline sets how long a phase of a launch may take (launch.Request.Deadline). Hooks have
+// their own timeouts.
 func WithDeadline(d time.Duration) Option { return func(r *Runtime) { r.deadline = d } }
 
-// WithResctrl has linux.intelRdt done on this filesystem; without it the mounted one is looked for when it is needed.
+// WithResctrl has linux.intelRdt done on this filesystem; without it the mounted one is looked for
+// when it is needed.
 func WithResctrl(f *resctrl.FS) Option { return func(r *Runtime) { r.resctrl = f } }
 
 func (r *Runtime) debugf(format string, args ...any) {
@@ -88,7 +91,8 @@ func (r *Runtime) debugf(format string, args ...any) {
 	}
 }
 
-// New returns the runtime of a root directory, which is made, mode 0700, when the first container is.
+// New returns the runtime of a root directory, which is made, mode 0700, when the first container
+// is.
 func New(root string, options ...Option) (*Runtime, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
@@ -158,8 +162,8 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	if g, err := rec.cgroup(); err == nil && g.Frozen() {
 		return StatusPaused
 	}
-	// The first process waits for Start while it reads the fifo. One that is left without a reader is of a Start that was
-	// killed after it had let the process go.
+	// The first process waits for Start while it reads the fifo. One that is left without a reader
+	// is of a Start that was killed after it had let the process go.
 	fifo, err := unix.Open(filepath.Join(r.dir(rec.ID), startFIFO), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil {
 		unix.Close(fifo)
@@ -251,8 +255,8 @@ func (r *Runtime) lock(id string) (unlock func(), err error) {
 				break
 			}
 		}
-		// The holder of the lock may have removed the container: then this is the lock of a directory that is
-		// gone, and another container may have the id.
+		// The holder of the lock may have removed the container: then this is the lock of a
+		// directory that is gone, and another container may have the id.
 		var st unix.Stat_t
 		if err == nil {
 			err = unix.Fstat(fd, &st)
@@ -304,7 +308,8 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		return nil
 	}
 	if sig == unix.SIGKILL && !rec.OwnPIDs && len(rec.Cgroups) > 0 {
-		// No kernel ends the others with the first process, which may be gone already, or in another cgroup.
+		// No kernel ends the others with the first process, which may be gone already, or in
+		// another cgroup.
 		err, first := rec.killAll(), rec.signalFirst(sig)
 		if errors.Is(err, ErrNotRunning) {
 			err = first
@@ -314,7 +319,8 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 	return rec.signalFirst(sig)
 }
 
-// signalFirst sends a signal to the container's first process. If that has ended the error is ErrNotRunning.
+// signalFirst sends a signal to the container's first process. If that has ended the error is
+// ErrNotRunning.
 func (rec *record) signalFirst(sig unix.Signal) error {
 	if !rec.alive() {
 		return ErrNotRunning
@@ -339,7 +345,8 @@ func (rec *record) signalFirst(sig unix.Signal) error {
 	return nil
 }
 
-// killAll kills every process in the container's cgroup. That there is none but such as have ended fails with ErrNotRunning.
+// killAll kills every process in the container's cgroup. That there is none but such as have ended
+// fails with ErrNotRunning.
 func (rec *record) killAll() error {
 	g, err := rec.cgroup()
 	if err != nil {
@@ -359,8 +366,8 @@ func (rec *record) killAll() error {
 	return g.Kill()
 }
 
-// Delete removes a container and all that was made for it. Only a stopped one is (runtime.md, Delete); with force any
-// other is killed first, and one that does not exist is no error.
+// Delete removes a container and all that was made for it. Only a stopped one is (runtime.md,
+// Delete); with force any other is killed first, and one that does not exist is no error.
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	unlock, err := r.lock(id)
 	if errors.Is(err, ErrNotExist) && force {
@@ -388,7 +395,8 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	return r.destroy(ctx, rec)
 }
 
-// destroy ends what still runs of a container and removes its cgroup and its record. Poststop hooks run last.
+// destroy ends what still runs of a container and removes its cgroup and its record. Poststop hooks
+// run last.
 func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	g, err := rec.cgroup()
 	if err != nil {
@@ -419,8 +427,8 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	r.debugf("container %s: remove its cgroups %v", rec.ID, rec.Cgroups)
 	err = g.Destroy()
 	if err != nil && rec.PID == 0 {
-		// Its maker was killed before it could record the first process, which on cgroup v1 moves into the cgroup by itself: it
-		// may have come after Kill.
+		// Its maker was killed before it could record the first process, which on cgroup v1 moves
+		// into the cgroup by itself: it may have come after Kill.
 		_ = g.Kill()
 		err = g.Destroy()
 	}
@@ -440,8 +448,9 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	return nil
 }
 
-// removeUnrecorded removes a directory without a record: its maker was killed before it had made anything else. A directory that holds
-// more than that is no container, such as that of a supervisor whose --run-dir is our root.
+// removeUnrecorded removes a directory without a record: its maker was killed before it had made
+// anything else. A directory that holds more than that is no container, such as that of a
+// supervisor whose --run-dir is our root.
 func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	_ = os.Remove(filepath.Join(r.dir(id), stateFile+".new"))
 	err := unix.Rmdir(r.dir(id))
@@ -454,8 +463,9 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	return fmt.Errorf("remove the state of container %s: %w", id, err)
 }
 
-// removeDir removes the directory of a container, the record last: where this is cut short the container is still there to be deleted. It needs no
-// descriptor for what is of ours, since there may be none left.
+// removeDir removes the directory of a container, the record last: where this is cut short the
+// container is still there to be deleted. It needs no descriptor for what is of ours, since there
+// may be none left.
 func (r *Runtime) removeDir(id string) error {
 	dir := r.dir(id)
 	for _, name := range []string{configFile, newFIFO, startFIFO, resultFIFO, notifyFolder, restoreRoot, stateFile + ".new"} {

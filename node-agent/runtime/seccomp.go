@@ -25,7 +25,8 @@ const filterDir = "@seccomp"
 func (r *Runtime) seccompFilter(spec *specs.Spec) (*seccomp.Filter, error) {
 	filter, err := compileSeccomp(spec, seccomp.NewCache(filepath.Join(r.root, filterDir)).Get, r.warn)
 	if filter != nil {
-		// As in runc's log: the child has one thread, for which the flags of several change nothing.
+		// As in runc's log: the child has one thread, for which the flags of several change
+		// nothing.
 		r.debugf("seccomp filter flags: %d", filter.Flags&^(unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH))
 	}
 	return filter, err
@@ -61,9 +62,9 @@ func kernelTakes(flag specs.LinuxSeccompFlag) bool {
 	return errno == unix.EFAULT
 }
 
-// sendListener fetches the seccomp listener that a child has just made and sends it to the agent at listenerPath, with what
-// config-linux.md, The Container Process State, says beside it. state is that of the container, whose first process need not be
-// the child.
+// sendListener fetches the seccomp listener that a child has just made and sends it to the agent at
+// listenerPath, with what config-linux.md, The Container Process State, says beside it. state is
+// that of the container, whose first process need not be the child.
 func sendListener(ctx context.Context, profile *specs.LinuxSeccomp, child *launch.Child, state specs.State) error {
 	fail := func(what string, err error) error {
 		return fmt.Errorf("linux.seccomp.listenerPath: %s: %w", what, err)

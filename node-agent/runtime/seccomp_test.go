@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// agent is a seccomp agent (config-linux.md, The Container Process State): it answers mkdir(2) with ENOTTY and lets all else go on.
+// agent is a seccomp agent (config-linux.md, The Container Process State): it answers mkdir(2) with
+// ENOTTY and lets all else go on.
 type agent struct {
 	path string
 	// states are the container process states that it has got.
@@ -129,8 +130,8 @@ func notifying(a *agent, calls ...string) *specs.LinuxSeccomp {
 	}
 }
 
-// TestSeccompNotify: the agent gets the listener and what goes with it, and its answers count, however the container is made and
-// whatever of the runtime's own calls are notified.
+// TestSeccompNotify: the agent gets the listener and what goes with it, and its answers count,
+// however the container is made and whatever of the runtime's own calls are notified.
 func TestSeccompNotify(t *testing.T) {
 	for name, noNewPrivileges := range map[string]bool{"no new privileges": true, "privileges": false} {
 		for how, create := range map[string]bool{"run": false, "create and start": true} {
@@ -219,7 +220,8 @@ func TestSeccompNotifyFails(t *testing.T) {
 	}
 }
 
-// TestSeccompFlagsOfTheKernel: features say what the kernel takes, and a container with such a flag runs.
+// TestSeccompFlagsOfTheKernel: features say what the kernel takes, and a container with such a flag
+// runs.
 func TestSeccompFlagsOfTheKernel(t *testing.T) {
 	w := newWorld(t)
 	f := Features().Linux.Seccomp

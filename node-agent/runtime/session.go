@@ -75,8 +75,8 @@ func (s *session) openSocket(child plan.Input) (*os.File, error) {
 	return own, nil
 }
 
-// openProcess opens a pidfd of a container's first process for the child, which joins its namespaces.
-// It returns nil if that process has ended.
+// openProcess opens a pidfd of a container's first process for the child, which joins its
+// namespaces. It returns nil if that process has ended.
 func (s *session) openProcess(rec *record) *os.File {
 	fd := rec.pidfd()
 	if fd < 0 {

@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// Start makes a created container execute its program. It returns once that has happened, or failed.
+// Start makes a created container execute its program. It returns once that has happened, or
+// failed.
 func (r *Runtime) Start(ctx context.Context, id string) error {
 	unlock, err := r.lock(id)
 	if err != nil {
@@ -140,8 +141,9 @@ func lateSteps(p *plan.Plan, args []string) []lateStep {
 	return out
 }
 
-// readResult waits for a container that has just been started to become its program, as long as a phase of a launch may take: a
-// program on a filesystem that does not answer would have `start` wait for good. Then the first process is ended.
+// readResult waits for a container that has just been started to become its program, as long as a
+// phase of a launch may take: a program on a filesystem that does not answer would have `start`
+// wait for good. Then the first process is ended.
 func (r *Runtime) readResult(ctx context.Context, rec *record, result int) error {
 	deadline := r.deadline
 	if deadline == 0 {

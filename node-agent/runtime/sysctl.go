@@ -12,8 +12,9 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 )
 
-// checkSysctl refuses parameters of a namespace that the container joins by a path and that is the runtime's own: they would be the host's.
-// The validation checks that the document has one of the type.
+// checkSysctl refuses parameters of a namespace that the container joins by a path and that is the
+// runtime's own: they would be the host's. The validation checks that the document has one of the
+// type.
 func checkSysctl(spec *specs.Spec) error {
 	if len(spec.Linux.Sysctl) == 0 {
 		return nil

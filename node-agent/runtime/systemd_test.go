@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
-// needsSystemd begins the connection to the bus, which stays open, before newWorld counts descriptors.
+// needsSystemd begins the connection to the bus, which stays open, before newWorld counts
+// descriptors.
 func needsSystemd(t *testing.T) {
 	t.Helper()
 	if !strings.HasPrefix(t.Name(), "TestSystemd") {
@@ -48,8 +49,9 @@ func property(t *testing.T, unit, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestSystemd: the container is in a scope in the slice that is asked for, systemd knows its limits and properties, update sends it
-// of changes, and the unit goes with the container, whoever removes it.
+// TestSystemd: the container is in a scope in the slice that is asked for, systemd knows its limits
+// and properties, update sends it of changes, and the unit goes with the container, whoever removes
+// it.
 func TestSystemd(t *testing.T) {
 	needsSystemd(t)
 	w := newWorld(t)
@@ -135,8 +137,8 @@ func TestSystemd(t *testing.T) {
 	w.await("the end of the unit", func() bool { return property(t, "berth-"+w.id+".scope", "ActiveState") == "inactive" })
 }
 
-// TestSystemdUpdateUndone: where the kernel refuses one of several limits, neither the kernel nor systemd, which would apply them again,
-// has any of them.
+// TestSystemdUpdateUndone: where the kernel refuses one of several limits, neither the kernel nor
+// systemd, which would apply them again, has any of them.
 func TestSystemdUpdateUndone(t *testing.T) {
 	needsSystemd(t)
 	w := newWorld(t)

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// TestTerminalAlone: containerd's shim reads what create prints to its end before it takes the terminal that it has been sent. So
-// the process that waits for its start must not hold our standard output.
+// TestTerminalAlone: containerd's shim reads what create prints to its end before it takes the
+// terminal that it has been sent. So the process that waits for its start must not hold our
+// standard output.
 func TestTerminalAlone(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

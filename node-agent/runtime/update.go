@@ -18,17 +18,18 @@ import (
 
 // Update holds the limits to change.
 type Update struct {
-	// Resources are the limits to change; what is not named stays. Device rules that are not those of the container already
-	// take the place of all. The same ones are not set again: engines send them with every update, and others, such as hooks that give a
-	// container a GPU, may have added to what the kernel has.
+	// Resources are the limits to change; what is not named stays. Device rules that are not those
+	// of the container already take the place of all. The same ones are not set again: engines send
+	// them with every update, and others, such as hooks that give a container a GPU, may have added
+	// to what the kernel has.
 	Resources *specs.LinuxResources
-	// L3CacheSchema and MemBwSchema are lines of the schemata of the container's resctrl group, "" for no change. They are written
-	// before the limits.
+	// L3CacheSchema and MemBwSchema are lines of the schemata of the container's resctrl group, ""
+	// for no change. They are written before the limits.
 	L3CacheSchema, MemBwSchema string
 }
 
-// Update changes limits of a container that has not stopped (ErrNotRunning). The limits that it then has are recorded: the next
-// update starts from them. On an error they are as before.
+// Update changes limits of a container that has not stopped (ErrNotRunning). The limits that it
+// then has are recorded: the next update starts from them. On an error they are as before.
 func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	unlock, err := r.lock(id)
 	if err != nil {
@@ -108,8 +109,8 @@ func (r *Runtime) Update(_ context.Context, id string, u Update) error {
 	return nil
 }
 
-// encodeLimits returns limits in the form in which they are recorded: without the device rules, and nil if
-// there are no others.
+// encodeLimits returns limits in the form in which they are recorded: without the device rules, and
+// nil if there are no others.
 func encodeLimits(r *specs.LinuxResources) (json.RawMessage, error) {
 	if r == nil {
 		return nil, nil
@@ -195,7 +196,8 @@ func upsert[T any, K comparable](from, with []T, key func(T) K) (out []T) {
 	return out
 }
 
-// limitAndSwap: memory without a limit leaves a limit of memory and swap together no meaning, unless the same update gives one.
+// limitAndSwap: memory without a limit leaves a limit of memory and swap together no meaning,
+// unless the same update gives one.
 func limitAndSwap(merged, change *specs.LinuxResources) {
 	if c := change.Memory; c != nil && c.Limit != nil && *c.Limit == -1 && c.Swap == nil && merged.Memory.Swap != nil && *merged.Memory.Swap > 0 {
 		merged.Memory.Swap = c.Limit

@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestMergeResources: an update starts from what the container has, and writes no more than has to be written.
+// TestMergeResources: an update starts from what the container has, and writes no more than has to
+// be written.
 func TestMergeResources(t *testing.T) {
 	leaktest.Check(t)
 	for name, c := range map[string]struct{ old, change, merged, write string }{
@@ -71,7 +72,8 @@ func TestMergeResources(t *testing.T) {
 	}
 }
 
-// TestUpdateMemory: memory, and memory with swap, can be raised and lowered together, and one that the kernel refuses changes nothing.
+// TestUpdateMemory: memory, and memory with swap, can be raised and lowered together, and one that
+// the kernel refuses changes nothing.
 func TestUpdateMemory(t *testing.T) {
 	w := newWorld(t)
 	const mi = int64(1 << 20)
@@ -123,7 +125,8 @@ func TestUpdateMemory(t *testing.T) {
 }
 
 // TestUpdateUndone: where one of several limits cannot be set, none has changed.
-// TestUpdateOOMKiller: it is enabled again by what says that it is not disabled, unless the update fails. Cgroup v2 has it enabled always.
+// TestUpdateOOMKiller: it is enabled again by what says that it is not disabled, unless the update
+// fails. Cgroup v2 has it enabled always.
 func TestUpdateOOMKiller(t *testing.T) {
 	if unified() {
 		t.Skip("cgroup v2 has no way to disable the OOM killer")

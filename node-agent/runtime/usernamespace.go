@@ -53,8 +53,9 @@ func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
 	return ""
 }
 
-// MapCaller maps the ids of the process's user to those of the caller where a document has a new user
-// namespace and no mappings, as crun does. It returns a warning for each field that it has filled in.
+// MapCaller maps the ids of the process's user to those of the caller where a document has a new
+// user namespace and no mappings, as crun does. It returns a warning for each field that it has
+// filled in.
 func MapCaller(spec *specs.Spec) validate.Faults {
 	isNew := func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path == "" }
 	if spec.Linux == nil || spec.Process == nil || !slices.ContainsFunc(spec.Linux.Namespaces, isNew) {
@@ -84,8 +85,8 @@ func joinedUserNamespace(spec *specs.Spec) int {
 	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
 }
 
-// learnUserNamespace does what needs the mappings of a user namespace that the child has joined. Those
-// of the document, which engines may have copied from there, have to be the same.
+// learnUserNamespace does what needs the mappings of a user namespace that the child has joined.
+// Those of the document, which engines may have copied from there, have to be the same.
 func (c *creation) learnUserNamespace(pid int) error {
 	said := [2][]specs.LinuxIDMapping{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings}
 	if err := readMappings(c.spec, pid); err != nil {

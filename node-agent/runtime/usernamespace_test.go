@@ -24,8 +24,8 @@ func (w *world) inUserNamespace(spec *specs.Spec) *specs.Spec {
 	return spec
 }
 
-// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a directory that is root's alone, which the container's root
-// is not on the host.
+// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a directory that is root's
+// alone, which the container's root is not on the host.
 func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	w := newWorld(t)
 	volume := filepath.Join(w.dir, "closed/volume")
@@ -45,8 +45,9 @@ func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceOwnersFolder mounts a directory that its owner alone may search, and whose group has no id in the container, so
-// that the capabilities of the container's root do not count there. It is the working directory of its owner.
+// TestUserNamespaceOwnersFolder mounts a directory that its owner alone may search, and whose group
+// has no id in the container, so that the capabilities of the container's root do not count there.
+// It is the working directory of its owner.
 func TestUserNamespaceOwnersFolder(t *testing.T) {
 	w := newWorld(t)
 	private := filepath.Join(w.dir, "private")
@@ -70,9 +71,10 @@ func TestUserNamespaceOwnersFolder(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a directory of mode 0700 that is another user's, so that the
-// runtime may pass it by its capabilities alone, which it does not have in the container's user namespace. A link on the way is
-// followed, a link that is the source itself with src-nofollow is not.
+// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a directory of mode 0700
+// that is another user's, so that the runtime may pass it by its capabilities alone, which it does
+// not have in the container's user namespace. A link on the way is followed, a link that is the
+// source itself with src-nofollow is not.
 func TestUserNamespaceBehindAnothersFolders(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {
@@ -136,8 +138,8 @@ func TestOOMScoreInUserNamespace(t *testing.T) {
 	w.prints(spec, "1\n")
 }
 
-// TestJoinUserNamespace: what is new in a container that joins another's user namespace belongs to that, or its root could mount
-// nothing; what is another's of that user namespace can be joined.
+// TestJoinUserNamespace: what is new in a container that joins another's user namespace belongs to
+// that, or its root could mount nothing; what is another's of that user namespace can be joined.
 func TestJoinUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
@@ -167,7 +169,8 @@ func TestJoinUserNamespace(t *testing.T) {
 			w.prints(spec, c.want)
 		})
 	}
-	// A namespace of the host's is joined before the user namespace is entered, which would have no right to.
+	// A namespace of the host's is joined before the user namespace is entered, which would have no
+	// right to.
 	spec := w.inUserNamespace(w.sh("readlink /proc/self/ns/net"))
 	path := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
 	host, err := os.Readlink(path)
@@ -180,8 +183,8 @@ func TestJoinUserNamespace(t *testing.T) {
 	w.prints(spec, host+"\n")
 }
 
-// TestMappingsOfAJoinedUserNamespace: they are that namespace's. What the document says of them has to be so, and the process's streams
-// belong to its user by them, as does what is executed later.
+// TestMappingsOfAJoinedUserNamespace: they are that namespace's. What the document says of them has
+// to be so, and the process's streams belong to its user by them, as does what is executed later.
 func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))

@@ -12,7 +12,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer one, whatever else it holds.
+// TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer
+// one, whatever else it holds.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
 	leaktest.Check(t)
 	files, err := filepath.Glob("testdata/records/*.json")
@@ -42,7 +43,8 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 	}
 }
 
-// TestNewerRecordIsLeftAlone: not even `delete --force` guesses at a record of a newer version, whose process may live.
+// TestNewerRecordIsLeftAlone: not even `delete --force` guesses at a record of a newer version,
+// whose process may live.
 func TestNewerRecordIsLeftAlone(t *testing.T) {
 	leaktest.Check(t)
 	root := t.TempDir()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package scoped opens paths that the kernel holds below a directory, such as the root filesystem of an image, which is hostile. It knows
-// nothing of what is there.
+// Package scoped opens paths that the kernel holds below a directory, such as the root filesystem
+// of an image, which is hostile. It knows nothing of what is there.
 package scoped
 
 import (
@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tries is how often a path is opened in vain before that is an error. With RESOLVE_IN_ROOT or RESOLVE_BENEATH a ".." on the way, which the
-// target of a symbolic link may have, fails with EAGAIN where a rename or a mount anywhere on the machine comes between (openat2(2)), and
-// other containers make mounts at any time. Who renames without end has one try in
-// some fifty fail; so many are never all.
+// Tries is how often a path is opened in vain before that is an error. With RESOLVE_IN_ROOT or
+// RESOLVE_BENEATH a ".." on the way, which the target of a symbolic link may have, fails with
+// EAGAIN where a rename or a mount anywhere on the machine comes between (openat2(2)), and other
+// containers make mounts at any time. Who renames without end has one try in some fifty fail; so
+// many are never all.
 const Tries = 1 << 10
 
 // Open is openat2(2), close-on-exec: flags are those of open(2), resolve those of openat2(2).

@@ -9,7 +9,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// handlerErrors are the errors of handlers that clients tell apart, and those of the protocol that they become.
+// handlerErrors are the errors of handlers that clients tell apart, and those of the protocol that
+// they become.
 var handlerErrors = map[error]error{
 	handler.ErrNotExist:   protocol.ErrNotExist,
 	handler.ErrExist:      protocol.ErrExist,

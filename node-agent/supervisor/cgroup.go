@@ -62,13 +62,14 @@ func parseHierarchies(r io.Reader) ([]hierarchy, error) {
 	return hs, sc.Err()
 }
 
-// unescape undoes the octal escapes of mountinfo (proc_pid_mountinfo(5) refers to getmntent(3) for them).
+// unescape undoes the octal escapes of mountinfo (proc_pid_mountinfo(5) refers to getmntent(3) for
+// them).
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// memoryCgroup is the directory with the memory counters of a process: the v1 memory hierarchy where there is one, else v2. It is
-// empty when there is none.
+// memoryCgroup is the directory with the memory counters of a process: the v1 memory hierarchy
+// where there is one, else v2. It is empty when there is none.
 func memoryCgroup(hs []hierarchy, pid int) string {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
@@ -106,8 +107,8 @@ func memoryCgroupOf(hs []hierarchy, cgroups string) string {
 	return unified
 }
 
-// oomKills is how many processes of the cgroup the kernel has killed for lack of memory: "oom_kill" of memory.events (v2) or
-// memory.oom_control (v1, Linux 4.13). It is 0 when that cannot be read.
+// oomKills is how many processes of the cgroup the kernel has killed for lack of memory: "oom_kill"
+// of memory.events (v2) or memory.oom_control (v1, Linux 4.13). It is 0 when that cannot be read.
 func oomKills(dir string) uint64 {
 	if dir == "" {
 		return 0
@@ -132,7 +133,8 @@ func oomKills(dir string) uint64 {
 	return 0
 }
 
-// processesBelow returns the processes in a cgroup and below it. There are none if dir is empty, or not there.
+// processesBelow returns the processes in a cgroup and below it. There are none if dir is empty, or
+// not there.
 func processesBelow(dir string) (pids []string) {
 	if dir == "" {
 		return nil
@@ -147,8 +149,9 @@ func processesBelow(dir string) (pids []string) {
 	return pids
 }
 
-// removeCgroups removes the cgroup of a container in every hierarchy if its handler has left it, since the handler's record was
-// removed. dir is where it is in one of them. A cgroup with processes stays (rmdir(2)).
+// removeCgroups removes the cgroup of a container in every hierarchy if its handler has left it,
+// since the handler's record was removed. dir is where it is in one of them. A cgroup with
+// processes stays (rmdir(2)).
 func removeCgroups(hs []hierarchy, dir string) {
 	if unix.Rmdir(dir) != nil {
 		return // the handler has removed it, as it does
@@ -164,8 +167,9 @@ func removeCgroups(hs []hierarchy, dir string) {
 	}
 }
 
-// joinCgroup puts this process into the cgroup path of every hierarchy, counted from its root, and makes it where needed. A
-// hierarchy that does not let us is left as it is and named in the error; the others are joined all the same.
+// joinCgroup puts this process into the cgroup path of every hierarchy, counted from its root, and
+// makes it where needed. A hierarchy that does not let us is left as it is and named in the error;
+// the others are joined all the same.
 func joinCgroup(hs []hierarchy, path string) error {
 	var errs []error
 	for _, h := range hs {
@@ -185,7 +189,8 @@ func (h hierarchy) join(path string) error {
 			return err
 		}
 		if h.controller("cpuset") {
-			// A new v1 cpuset is empty and takes no process before it has been given cpus and memory nodes (cpuset(7)).
+			// A new v1 cpuset is empty and takes no process before it has been given cpus and
+			// memory nodes (cpuset(7)).
 			for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 				if err := inherit(parent, dir, name); err != nil {
 					return err

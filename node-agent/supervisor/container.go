@@ -19,7 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and no goroutine.
+// container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and
+// no goroutine.
 //
 // Locks are taken in the order op, life, holder.mu, mu, server.mu, pidMu.
 type container struct {
@@ -28,11 +29,12 @@ type container struct {
 	// op is held for the length of an operation: those on one container come one after the other.
 	op sync.Mutex
 
-	// life is held while the handler creates or starts it, so that the exit of a process that ends at once is published after
-	// the start, and not before.
+	// life is held while the handler creates or starts it, so that the exit of a process that ends
+	// at once is published after the start, and not before.
 	life sync.Mutex
 
-	// mu guards rec and streams, and is held until rec is on disk: whoever sees a state can rely on the next supervisor seeing it too.
+	// mu guards rec and streams, and is held until rec is on disk: whoever sees a state can rely on
+	// the next supervisor seeing it too.
 	mu      sync.Mutex
 	rec     record
 	streams [2]*stream // unchanged once the process is waited for
@@ -74,8 +76,8 @@ type exitWaiter struct {
 
 func (w exitWaiter) ready(e *poller) { w.c.ready(w.s, e) }
 
-// update changes the status, writes it to disk, and then notifies the watchers. The change stands even if the disk is full; the
-// record is then written as soon as that is possible.
+// update changes the status, writes it to disk, and then notifies the watchers. The change stands
+// even if the disk is full; the record is then written as soon as that is possible.
 func (s *server) update(c *container, change func(*protocol.Status)) error {
 	err := s.record(c, change)
 	s.publish(c.id)
@@ -102,7 +104,8 @@ func (s *server) record(c *container, change func(*protocol.Status)) error {
 	return err
 }
 
-// recordLate tries to write a record until it is written, the container is forgotten or the supervisor ends.
+// recordLate tries to write a record until it is written, the container is forgotten or the
+// supervisor ends.
 func (s *server) recordLate(c *container) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		select {
@@ -212,7 +215,8 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 		c.streams[i], c.rec.Pipes[i] = st, st.inode
 		c.mu.Unlock()
 	}
-	// On disk before the handler is asked: a supervisor that dies now leaves a record of what has to be cleared away.
+	// On disk before the handler is asked: a supervisor that dies now leaves a record of what has
+	// to be cleared away.
 	if err := s.update(c, func(*protocol.Status) {}); err != nil {
 		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
@@ -244,7 +248,8 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	if known {
 		s.noteNamespace(c)
 	}
-	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the container.
+	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the
+	// container.
 	if cgroup := memoryCgroup(s.hierarchies, pid); cgroup != memoryCgroup(s.hierarchies, os.Getpid()) {
 		c.mu.Lock()
 		c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
@@ -258,7 +263,8 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 		err = c.await(s)
 	}
 	if err != nil {
-		// A container without a record would be lost with us, and the end of one that cannot be waited for goes unseen: undo it.
+		// A container without a record would be lost with us, and the end of one that cannot be
+		// waited for goes unseen: undo it.
 		if derr := h.Delete(ctx, r.ID, true); derr != nil && !errors.Is(derr, handler.ErrNotExist) {
 			err = errors.Join(err, derr)
 		}
@@ -277,15 +283,16 @@ func (s *server) create(ctx context.Context, r *protocol.CreateRequest) (st prot
 	return c.status(), nil
 }
 
-// register begins to wait for the container's process; s.mu is held. If the process has ended and been reaped already it
-// is not known to the reaper any more, and its wait status is returned where that was kept. With an error the process is known, and
-// nothing will say that it has ended.
+// register begins to wait for the container's process; s.mu is held. If the process has ended and
+// been reaped already it is not known to the reaper any more, and its wait status is returned where
+// that was kept. With an error the process is known, and nothing will say that it has ended.
 func (s *server) register(c *container, pid int) (known bool, early *unix.WaitStatus, err error) {
 	if ws, ok := s.early[pid]; ok {
 		delete(s.early, pid)
 		return false, &ws, nil
 	}
-	// While s.mu is held the reaper does not run, so a child that has ended is still there as a zombie.
+	// While s.mu is held the reaper does not run, so a child that has ended is still there as a
+	// zombie.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return false, nil, nil
@@ -382,16 +389,17 @@ func (c *container) closePidfd(e *poller) {
 	}
 }
 
-// exited takes note of how the container's process has ended; ws is nil where err says why that is not known. It is called
-// once, from the reaper or a poller, and leaves the rest of the work to a goroutine, since that waits for locks and disks. A child
-// stays a zombie until its exit is on disk.
+// exited takes note of how the container's process has ended; ws is nil where err says why that is
+// not known. It is called once, from the reaper or a poller, and leaves the rest of the work to a
+// goroutine, since that waits for locks and disks. A child stays a zombie until its exit is on
+// disk.
 func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 	now, instant := time.Now().UTC(), boottime.Now()
 	s.endings.Go(func() {
 		c.closePidfd(s.exits)
 		c.unwatchMemory()
-		// All that the process itself has written is in the log before its exit is published. Others may have the pipe open, and
-		// write on; their lines are logged as they come.
+		// All that the process itself has written is in the log before its exit is published.
+		// Others may have the pipe open, and write on; their lines are logged as they come.
 		for _, st := range c.streams {
 			if st != nil {
 				st.drain(s.logs)
@@ -461,7 +469,8 @@ func (s *server) find(id string) (*container, error) {
 	return c, nil
 }
 
-// noContainer returns why there is nothing to see of a container: it does not exist, or may exist and its record cannot be read.
+// noContainer returns why there is nothing to see of a container: it does not exist, or may exist
+// and its record cannot be read.
 func (s *server) noContainer(id string) error {
 	if err := s.unreadable[id]; err != nil {
 		return fmt.Errorf("container %s is left alone, since its record cannot be read: %w", id, err)
@@ -469,7 +478,8 @@ func (s *server) noContainer(id string) error {
 	return fmt.Errorf("container %s: %w", id, protocol.ErrNotExist)
 }
 
-// start lets a created container run, and returns its status. For one that runs already it does nothing else.
+// start lets a created container run, and returns its status. For one that runs already it does
+// nothing else.
 func (s *server) start(ctx context.Context, id string) (st protocol.Status, err error) {
 	err = s.with(id, func(c *container, h handler.Handler) error {
 		c.life.Lock()
@@ -481,8 +491,9 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		default:
 			return fmt.Errorf("start %s: it is %s: %w", id, st.State, protocol.ErrNotCreated)
 		}
-		// The time of the start is on disk before the program can run: a supervisor that is killed right after that must not
-		// leave a record of a container that never ran, for it would be run a second time.
+		// The time of the start is on disk before the program can run: a supervisor that is killed
+		// right after that must not leave a record of a container that never ran, for it would be
+		// run a second time.
 		at, instant := time.Now().UTC(), boottime.Now()
 		if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
 			_ = s.record(c, neverStarted)
@@ -490,7 +501,8 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		}
 		s.step("start recorded")
 		if err := h.Start(ctx, id); err != nil {
-			// Its outcome may be unknown: the program may run although the handler says that it failed.
+			// Its outcome may be unknown: the program may run although the handler says that it
+			// failed.
 			switch hs, herr := h.State(context.WithoutCancel(ctx), id); {
 			case herr != nil:
 				return fmt.Errorf("start %s: %w: %w", id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
@@ -517,8 +529,8 @@ func neverStarted(st *protocol.Status) {
 	st.StartedAt, st.StartedInstant = time.Time{}, boottime.Instant{}
 }
 
-// kill sends a signal. SIGKILL to all processes of a container whose first one has ended returns once the others have, too: what
-// they use may be removed then.
+// kill sends a signal. SIGKILL to all processes of a container whose first one has ended returns
+// once the others have, too: what they use may be removed then.
 func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 	sig, err := unixsignal.Parse(signal)
 	if err != nil {
@@ -565,7 +577,8 @@ func (c *container) awaitEmpty() error {
 	}
 }
 
-// signalFirst sends a signal to the container's first process wherever it is, and returns false if that has been reaped.
+// signalFirst sends a signal to the container's first process wherever it is, and returns false if
+// that has been reaped.
 func (c *container) signalFirst(sig unix.Signal) bool {
 	c.pidMu.Lock()
 	defer c.pidMu.Unlock()
@@ -618,7 +631,8 @@ func (s *server) limitLog(c *container, l protocol.LogLimits) error {
 	return nil
 }
 
-// killWait is how long the exit of a process is waited for after its handler has said that it is killed or deleted.
+// killWait is how long the exit of a process is waited for after its handler has said that it is
+// killed or deleted.
 const killWait = 10 * time.Second
 
 // remove deletes a container.
@@ -698,7 +712,8 @@ func (s *server) adoptOutput(c *container) {
 	}
 }
 
-// settleStart finds out whether a container that is recorded as created runs: its start may have been cut off.
+// settleStart finds out whether a container that is recorded as created runs: its start may have
+// been cut off.
 func (s *server) settleStart(ctx context.Context, c *container) {
 	h, err := s.handlers.Get(c.rec.Status.Handler)
 	if err != nil {
@@ -755,8 +770,9 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		stopped("the supervisor ended while the container was made")
 		return
 	}
-	// A held pidfd knows the exit of a process that has been reaped. It is not asked while the process is there: it may be of a
-	// container before that had the same id, if the holder was killed before it knew of this one.
+	// A held pidfd knows the exit of a process that has been reaped. It is not asked while the
+	// process is there: it may be of a container before that had the same id, if the holder was
+	// killed before it knew of this one.
 	fd := openProcess(pid, rec.StartTime)
 	if fd < 0 {
 		fd = s.takeHeld(id, protocol.Kinds[0])
@@ -772,7 +788,8 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		c.rec.MountNS = 0 // the number may be that of another namespace by now
 	}
 	if same && p.PPID == os.Getpid() {
-		// The supervisor before was another program in this process: the container is a child, and its exit waits for us.
+		// The supervisor before was another program in this process: the container is a child, and
+		// its exit waits for us.
 		s.mu.Lock()
 		c.adopted = false
 		s.byPID[pid] = c

@@ -15,8 +15,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// A container is stopped and removed while the run directory is full, in bytes or in inodes, and an exit that could not be
-// written then is on disk once there is room.
+// A container is stopped and removed while the run directory is full, in bytes or in inodes, and an
+// exit that could not be written then is on disk once there is room.
 func TestFullRunDir(t *testing.T) {
 	needs.Root(t)
 	for name, options := range map[string]string{"bytes": "size=16m", "inodes": "nr_inodes=150"} {

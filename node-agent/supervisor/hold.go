@@ -19,9 +19,10 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// What a supervisor has open would be gone with it: the pidfd of a process, which knows the exit code of one that ends while no
-// supervisor runs (Linux 6.15), and the reading end of a pipe, with the output in it. So another process, the agent, holds
-// duplicates of these descriptors and passes them on to the next supervisor that it starts.
+// What a supervisor has open would be gone with it: the pidfd of a process, which knows the exit
+// code of one that ends while no supervisor runs (Linux 6.15), and the reading end of a pipe, with
+// the output in it. So another process, the agent, holds duplicates of these descriptors and passes
+// them on to the next supervisor that it starts.
 
 // holder is a client that holds descriptors, as the server sees it.
 type holder struct {
@@ -32,8 +33,8 @@ type holder struct {
 // holdTimeout is how long a holder may take to take a message before it is given up.
 const holdTimeout = 2 * time.Second
 
-// give sends a container's descriptors, or nothing if it has none open. The lock is held from the moment they are looked up, so that
-// what the client gets last is the newest.
+// give sends a container's descriptors, or nothing if it has none open. The lock is held from the
+// moment they are looked up, so that what the client gets last is the newest.
 func (h *holder) give(c *container) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,7 +68,8 @@ func (h *holder) write(m protocol.Holding, fds []int) error {
 	return err
 }
 
-// descriptors returns duplicates of what a container has open, and their kinds. The caller closes them.
+// descriptors returns duplicates of what a container has open, and their kinds. The caller closes
+// them.
 func (c *container) descriptors() (names []string, fds []int) {
 	add := func(name string, fd int) {
 		if d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
@@ -95,7 +97,8 @@ func (c *container) descriptors() (names []string, fds []int) {
 	return names, fds
 }
 
-// passOn gives a container's descriptors to the holders, or with dropped says that they are no longer needed.
+// passOn gives a container's descriptors to the holders, or with dropped says that they are no
+// longer needed.
 func (s *server) passOn(c *container, dropped bool) {
 	s.mu.Lock()
 	holders := make([]*holder, 0, len(s.holders))
@@ -140,7 +143,8 @@ func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
 		delete(s.holders, h)
 		s.mu.Unlock()
 	}()
-	// A container that is created or forgotten at the same time is sent by passOn as well, in either order.
+	// A container that is created or forgotten at the same time is sent by passOn as well, in
+	// either order.
 	for _, c := range all {
 		if err := h.give(c); err != nil {
 			return err
@@ -158,8 +162,8 @@ func (s *server) hold(ctx context.Context, c *net.UnixConn) error {
 // maxHeld bounds the list of descriptors that a supervisor reads.
 const maxHeld = 64 << 20
 
-// takeInherited takes over the descriptors that the supervisor was started with: fd is a file that lists them. None of
-// them is inherited by a program that this process starts.
+// takeInherited takes over the descriptors that the supervisor was started with: fd is a file that
+// lists them. None of them is inherited by a program that this process starts.
 func takeInherited(fd int) (held map[string]map[string]int, lock *os.File, err error) {
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "held")
@@ -211,8 +215,8 @@ func (s *server) takeHeld(id, kind string) int {
 	return fd
 }
 
-// takePipe returns the reading end of one of an adopted container's pipes: the inherited one, or one opened through the process, if
-// that lives.
+// takePipe returns the reading end of one of an adopted container's pipes: the inherited one, or
+// one opened through the process, if that lives.
 func (s *server) takePipe(c *container, stream int) (int, error) {
 	inode := c.rec.Pipes[stream-1]
 	if fd := s.takeHeld(c.id, protocol.Kinds[stream]); fd >= 0 {

@@ -26,7 +26,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// holds starts to hold what the node's supervisor has open, and goes on with its successors, until the test ends.
+// holds starts to hold what the node's supervisor has open, and goes on with its successors, until
+// the test ends.
 func (n *node) holds() {
 	n.t.Helper()
 	n.holder = &protocol.Holder{}
@@ -57,7 +58,8 @@ func (n *node) held(count int) {
 	})
 }
 
-// subreaper has orphans come to the test, which reaps them at once, as systemd does; a pid 1 may take its time.
+// subreaper has orphans come to the test, which reaps them at once, as systemd does; a pid 1 may
+// take its time.
 func subreaper(t *testing.T) {
 	t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -65,8 +67,9 @@ func subreaper(t *testing.T) {
 	}
 }
 
-// TestEndsWhileNoSupervisorRuns kills the supervisor. Containers write their last lines and end before there is another, and are
-// reaped by somebody else: their exit codes and all of their output are known all the same.
+// TestEndsWhileNoSupervisorRuns kills the supervisor. Containers write their last lines and end
+// before there is another, and are reaped by somebody else: their exit codes and all of their
+// output are known all the same.
 func TestEndsWhileNoSupervisorRuns(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		subreaper(t)
@@ -123,8 +126,9 @@ func TestEndsWhileNoSupervisorRuns(t *testing.T) {
 	})
 }
 
-// TestKilledAgainAndAgain kills the supervisor at random moments while containers write, each of which ends with a burst of lines.
-// No line is lost, doubled or out of order, and no exit code is unknown.
+// TestKilledAgainAndAgain kills the supervisor at random moments while containers write, each of
+// which ends with a burst of lines. No line is lost, doubled or out of order, and no exit code is
+// unknown.
 func TestKilledAgainAndAgain(t *testing.T) {
 	subreaper(t)
 	n := newNode(t)
@@ -175,8 +179,8 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	}
 }
 
-// TestEndsWhileHeld ends a supervisor, and has it become another program, while an agent holds descriptors: neither waits for the
-// agent to go.
+// TestEndsWhileHeld ends a supervisor, and has it become another program, while an agent holds
+// descriptors: neither waits for the agent to go.
 func TestEndsWhileHeld(t *testing.T) {
 	n := newNode(t)
 	n.holds()
@@ -204,8 +208,8 @@ func TestEndsWhileHeld(t *testing.T) {
 	}
 }
 
-// TestHolderGetsTheNewestLast forgets a container while its descriptors are looked up for a client that begins to hold: what the client
-// gets last is that it is forgotten.
+// TestHolderGetsTheNewestLast forgets a container while its descriptors are looked up for a client
+// that begins to hold: what the client gets last is that it is forgotten.
 func TestHolderGetsTheNewestLast(t *testing.T) {
 	leaktest.Check(t)
 	c := &container{id: "web", pidfd: -1}
@@ -256,8 +260,8 @@ func TestHolderGetsTheNewestLast(t *testing.T) {
 	ended.Wait()
 }
 
-// TestHeldPidfdOfAnEarlierContainer adopts a running container, where the pidfd that was held under its id is of a container
-// before, which has ended. The container goes on.
+// TestHeldPidfdOfAnEarlierContainer adopts a running container, where the pidfd that was held under
+// its id is of a container before, which has ended. The container goes on.
 func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 	leaktest.Check(t)
 	before := exec.Command("/bin/true")

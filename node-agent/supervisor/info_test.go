@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestInfo asks a supervisor what it is. A supervisor that is upgraded in place says that another program runs.
+// TestInfo asks a supervisor what it is. A supervisor that is upgraded in place says that another
+// program runs.
 func TestInfo(t *testing.T) {
 	n := newNode(t)
 	before, err := n.client.Info(n.ctx())

@@ -21,12 +21,13 @@ import (
 )
 
 const (
-	// maxEntry is the most text of one log entry, as with other CRI implementations (16 KiB); a longer line becomes several
-	// entries, all but the last tagged P.
+	// maxEntry is the most text of one log entry, as with other CRI implementations (16 KiB); a
+	// longer line becomes several entries, all but the last tagged P.
 	maxEntry = 16 << 10
 	// timeFormat is that of the CRI log format: RFC 3339 with nine digits always.
 	timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
-	// flushSize is when a batch of entries is written even though more are at hand. The buffers hold one entry more.
+	// flushSize is when a batch of entries is written even though more are at hand. The buffers
+	// hold one entry more.
 	flushSize  = 64 << 10
 	bufferSize = flushSize + protocol.MinLogBytes
 )
@@ -39,19 +40,22 @@ var (
 
 // logFile writes one container's log. Both streams write to it.
 //
-// An error of writing (a full disk, a quota, a broken disk) neither blocks nor ends the container: its output is read
-// and dropped, the dropped entries are counted in Status.LogLost, and the error is shown in Status.LogError until an entry can
-// be written again. An entry that went only partly to disk is cut off again, so the file never holds half of one.
+// An error of writing (a full disk, a quota, a broken disk) neither blocks nor ends the container:
+// its output is read and dropped, the dropped entries are counted in Status.LogLost, and the error
+// is shown in Status.LogError until an entry can be written again. An entry that went only partly
+// to disk is cut off again, so the file never holds half of one.
 type logFile struct {
 	protocol.Log
 	mu    sync.Mutex
 	fd    int    // -1: closed, or no log is kept
 	inode uint64 // of the file
 	size  int64  // of the file; nobody else writes to it
-	// torn is whether the file ends within an entry of a supervisor that was killed within write(2). endTornEntry ends it before
-	// the next write, so that ours does not become part of it.
+	// torn is whether the file ends within an entry of a supervisor that was killed within
+	// write(2). endTornEntry ends it before the next write, so that ours does not become part of
+	// it.
 	torn bool
-	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that failed.
+	// rotateAt is the size at which the file is rotated: MaxBytes, or more after a rotation that
+	// failed.
 	rotateAt int64
 	users    int // streams that may still write; the last one closes the file
 	lost     uint64
@@ -59,8 +63,8 @@ type logFile struct {
 	rotErr   error // of the last rotation
 }
 
-// openLog opens the log for appending, and makes its directory (0750) and the file (0640) when they are not there. With the zero
-// Log it returns a logFile that drops everything.
+// openLog opens the log for appending, and makes its directory (0750) and the file (0640) when they
+// are not there. With the zero Log it returns a logFile that drops everything.
 func openLog(l protocol.Log) (*logFile, error) {
 	f := &logFile{Log: l, fd: -1, rotateAt: l.MaxBytes}
 	if l.Path == "" {
@@ -118,9 +122,10 @@ func (f *logFile) endTornEntry() error {
 	return err
 }
 
-// add turns what was read from a stream into entries and writes them. rest is the beginning of the line, from earlier reads. add
-// returns the new rest: text without its end of line yet. With final there will be none, and the text is written as a partial entry.
-// If p is not nil, rest and data stand in it from p.from on; p.from then moves with what is in the log.
+// add turns what was read from a stream into entries and writes them. rest is the beginning of the
+// line, from earlier reads. add returns the new rest: text without its end of line yet. With final
+// there will be none, and the text is written as a partial entry. If p is not nil, rest and data
+// stand in it from p.from on; p.from then moves with what is in the log.
 func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -182,7 +187,8 @@ func (f *logFile) add(stream string, rest, data []byte, final bool, p *spool) []
 		rest = nil
 	}
 	flush()
-	// A line in the making is kept in a buffer of its own, but one that is done does not keep a large one.
+	// A line in the making is kept in a buffer of its own, but one that is done does not keep a
+	// large one.
 	if len(rest) == 0 && cap(rest) > 512 {
 		rest = nil
 	}
@@ -228,8 +234,9 @@ func (f *logFile) flush(out []byte) {
 	f.err = nil
 }
 
-// rotate renames Path to Path.1, Path.1 to Path.2 and so on, and begins a new file. What is older than MaxFiles allows is replaced.
-// When it cannot, the log goes on in the current file, and the next attempt is made after another MaxBytes.
+// rotate renames Path to Path.1, Path.1 to Path.2 and so on, and begins a new file. What is older
+// than MaxFiles allows is replaced. When it cannot, the log goes on in the current file, and the
+// next attempt is made after another MaxBytes.
 func (f *logFile) rotate() {
 	if f.fd < 0 {
 		return
@@ -243,7 +250,8 @@ func (f *logFile) rotate() {
 }
 
 func (f *logFile) rename() error {
-	// The new file is made first: if that fails (a full disk), nothing has changed. It gets its name last.
+	// The new file is made first: if that fails (a full disk), nothing has changed. It gets its
+	// name last.
 	fresh := f.Path + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

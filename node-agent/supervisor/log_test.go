@@ -90,8 +90,9 @@ func join(entries []logEntry, stream string) []string {
 	return lines
 }
 
-// Whatever the lines and the pieces in which they arrive, from both streams at once, and wherever rotation falls: each
-// stream's lines are in the files once, whole and in order, and no file is larger than it may be.
+// Whatever the lines and the pieces in which they arrive, from both streams at once, and wherever
+// rotation falls: each stream's lines are in the files once, whole and in order, and no file is
+// larger than it may be.
 func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 	leaktest.Check(t)
 	for seed := range uint64(20) {
@@ -241,8 +242,8 @@ func TestLogPartialLines(t *testing.T) {
 	}
 }
 
-// A disk that is full for a while: the writer is not held up, the loss is counted and reported, no entry is cut in two, and
-// it goes on when there is room again.
+// A disk that is full for a while: the writer is not held up, the loss is counted and reported, no
+// entry is cut in two, and it goes on when there is room again.
 func TestLogFullDisk(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -374,8 +375,8 @@ func TestLogTakesOtherLimits(t *testing.T) {
 			next++
 		}
 	}
-	// files asserts the sizes of the files, the current one first, and that their lines are the last
-	// ones without a gap.
+	// files asserts the sizes of the files, the current one first, and that their lines are the
+	// last ones without a gap.
 	files := func(want ...func(int64) bool) {
 		t.Helper()
 		for i := range 8 {

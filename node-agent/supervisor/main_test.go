@@ -34,7 +34,8 @@ const (
 	runcPath     = "/usr/sbin/runc"
 )
 
-// A supervisor needs the process's main thread, which the main goroutine has for certain only while packages are initialized.
+// A supervisor needs the process's main thread, which the main goroutine has for certain only while
+// packages are initialized.
 func init() {
 	if os.Getenv(roleVariable) == "supervise" {
 		runtime.LockOSThread()
@@ -322,7 +323,8 @@ func (n *node) lines(id, stream string) []string {
 	return join(parseAll(n.t, n.logPath(id)), stream)
 }
 
-// removeCgroup removes the directories of a cgroup in every hierarchy, and fails where processes are left.
+// removeCgroup removes the directories of a cgroup in every hierarchy, and fails where processes
+// are left.
 func removeCgroup(t *testing.T, path string) {
 	t.Helper()
 	hs, err := hierarchies()

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A running container costs the supervisor at most 64 KiB (docs/benchmarks.md). PSS counts the memory that is the
-// supervisor's alone and its share of the rest.
+// A running container costs the supervisor at most 64 KiB (docs/benchmarks.md). PSS counts the
+// memory that is the supervisor's alone and its share of the rest.
 func TestMemoryOfARunningContainer(t *testing.T) {
 	const count, limit = 100, 64 << 10
 	n := newNode(t)

@@ -18,13 +18,15 @@ import (
 
 // Which process was killed for lack of memory
 //
-// The kernel counts the kills in a cgroup and does not say who was killed. So the count is read each time it changes: if the first
-// process lives on a moment later, the victim was another. If it ends by SIGKILL, which nobody here has sent, and the count
-// rose since it was last seen alive, the victim was the first process itself. Whether the memory cgroup kills all its processes together
+// The kernel counts the kills in a cgroup and does not say who was killed. So the count is read
+// each time it changes: if the first process lives on a moment later, the victim was another. If it
+// ends by SIGKILL, which nobody here has sent, and the count rose since it was last seen alive, the
+// victim was the first process itself. Whether the memory cgroup kills all its processes together
 // (memory.oom.group of version 2) makes no difference.
 
-// oomSettle is how long after a change of the counters the first process is looked at. The kernel counts before it sends the
-// signal. It also bounds how often the counters of a container at its limit are read.
+// oomSettle is how long after a change of the counters the first process is looked at. The kernel
+// counts before it sends the signal. It also bounds how often the counters of a container at its
+// limit are read.
 const oomSettle = 100 * time.Millisecond
 
 // oomWatch waits for changes of the counters of a container's memory cgroup. It costs a descriptor.
@@ -38,7 +40,8 @@ type oomWatch struct {
 	token int32
 }
 
-// watchMemory begins to wait for changes of the counters. Without a cgroup that can be watched, kills are seen at the end.
+// watchMemory begins to wait for changes of the counters. Without a cgroup that can be watched,
+// kills are seen at the end.
 func (s *server) watchMemory(c *container) {
 	w := &oomWatch{s: s, c: c, token: -1}
 	var err error
@@ -57,8 +60,9 @@ func (s *server) watchMemory(c *container) {
 	c.mu.Unlock()
 }
 
-// openMemoryEvents opens a descriptor that polls as having the events when a counter of the cgroup changes: memory.events in
-// version 2, which polls as POLLPRI (Documentation/admin-guide/cgroup-v2.rst, "memory.events"), and an eventfd in version 1
+// openMemoryEvents opens a descriptor that polls as having the events when a counter of the cgroup
+// changes: memory.events in version 2, which polls as POLLPRI
+// (Documentation/admin-guide/cgroup-v2.rst, "memory.events"), and an eventfd in version 1
 // (cgroup-v1/memory.rst, "OOM Control").
 func openMemoryEvents(dir string) (fd int, events uint32, err error) {
 	if dir == "" {
@@ -83,7 +87,8 @@ func openMemoryEvents(dir string) (fd int, events uint32, err error) {
 	return fd, unix.EPOLLIN, nil
 }
 
-// reread takes note of the state of a descriptor, so that it polls again only for what changes from now on.
+// reread takes note of the state of a descriptor, so that it polls again only for what changes from
+// now on.
 func reread(fd int) error {
 	var buf [4096]byte
 	_, err := unix.Pread(fd, buf[:], 0)

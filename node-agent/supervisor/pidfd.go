@@ -12,9 +12,9 @@ import (
 	"github.com/berth-run/berth/internal/procfs"
 )
 
-// pidfdGetInfo is PIDFD_GET_INFO for the first size of struct pidfd_info, 64 bytes (linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info)). The
-// number carries the size, and kernels take any size from that one on; x/sys has the number of the newest size, whose
-// extra fields we have no use for.
+// pidfdGetInfo is PIDFD_GET_INFO for the first size of struct pidfd_info, 64 bytes (linux/pidfd.h:
+// _IOWR(0xFF, 11, struct pidfd_info)). The number carries the size, and kernels take any size from
+// that one on; x/sys has the number of the newest size, whose extra fields we have no use for.
 const pidfdGetInfo = 0xC0000000 | unix.PIDFD_INFO_SIZE_VER0<<16 | 0xFF<<8 | 11
 
 // errNoExit is returned when the kernel has no exit status of a process that is not our child.
@@ -26,7 +26,8 @@ func openProcess(pid int, startTime uint64) int {
 	if err != nil {
 		return -1
 	}
-	// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is that process's.
+	// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is
+	// that process's.
 	if st, err := procfs.ReadStat(pid); err != nil || st.StartTime != startTime {
 		unix.Close(fd)
 		return -1
@@ -34,11 +35,13 @@ func openProcess(pid int, startTime uint64) int {
 	return fd
 }
 
-// exitStatusOfNonChild is how a process that is not (any more) our child has ended, once its pidfd polls as readable.
+// exitStatusOfNonChild is how a process that is not (any more) our child has ended, once its pidfd
+// polls as readable.
 //
-// There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A zombie shows its wait status as
-// exit_code in /proc/PID/stat (proc_pid_stat(5), field 52). For a reaped one the pidfd keeps it since Linux 6.15
-// (PIDFD_INFO_EXIT). The pidfd is asked first and again after stat, since it can be reaped between the two.
+// There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A
+// zombie shows its wait status as exit_code in /proc/PID/stat (proc_pid_stat(5), field 52). For a
+// reaped one the pidfd keeps it since Linux 6.15 (PIDFD_INFO_EXIT). The pidfd is asked first and
+// again after stat, since it can be reaped between the two.
 func exitStatusOfNonChild(pidfd, pid int, startTime uint64) (unix.WaitStatus, error) {
 	for try := 0; ; try++ {
 		ws, err := pidfdExit(pidfd)

@@ -24,7 +24,8 @@ type stream struct {
 	token int32
 	rest  []byte // the beginning of a line whose end has not been read yet; less than maxEntry
 	spool *spool // nil before there is output, and where none is kept
-	// spoolPath is where the spool is, or "" if none is kept: output is lost then if the supervisor is killed as it writes.
+	// spoolPath is where the spool is, or "" if none is kept: output is lost then if the supervisor
+	// is killed as it writes.
 	spoolPath string
 	broken    bool // the last state of the log that was passed to changed
 	// changed is called when writing the log begins or ceases to fail.
@@ -33,18 +34,20 @@ type stream struct {
 
 // newStream makes a pipe. The file is the container's end.
 //
-// The container's end is open for reading too (fifo(7): Linux allows that), so that there is a reader as long as the
-// container lives. If this process is killed the container's writes then fill the pipe and wait, instead of ending it by SIGPIPE,
-// and the next supervisor finds the pipe, with what is in it, through /proc/PID/fd (findPipe). The price is
-// that a program which reads from its own standard output waits instead of failing with EBADF. Whoever else is to
-// keep the pipe alive, beyond the container's own life, needs a duplicate of our end, stream.fd.
+// The container's end is open for reading too (fifo(7): Linux allows that), so that there is a
+// reader as long as the container lives. If this process is killed the container's writes then fill
+// the pipe and wait, instead of ending it by SIGPIPE, and the next supervisor finds the pipe, with
+// what is in it, through /proc/PID/fd (findPipe). The price is that a program which reads from its
+// own standard output waits instead of failing with EBADF. Whoever else is to keep the pipe alive,
+// beyond the container's own life, needs a duplicate of our end, stream.fd.
 func newStream(name string, log *logFile) (*stream, *os.File, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, nil, fmt.Errorf("pipe for %s: %w", name, err)
 	}
 	defer unix.Close(p[1])
-	// unix.Open rather than os.OpenFile: that would set O_NONBLOCK, which the container would inherit.
+	// unix.Open rather than os.OpenFile: that would set O_NONBLOCK, which the container would
+	// inherit.
 	far, err := unix.Open("/proc/self/fd/"+strconv.Itoa(p[1]), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		unix.Close(p[0])
@@ -78,9 +81,10 @@ func streamOf(name string, log *logFile, fd int) (*stream, error) {
 // errPipeGone is returned when a process does not hold the pipe any more.
 var errPipeGone = errors.New("the container's process no longer holds the pipe")
 
-// findPipe opens for reading the pipe with that inode number among the open files of a process. It looks at the given
-// descriptor first and then at the others. The process is not trusted: a file is only opened once an O_PATH descriptor has
-// shown that it is that pipe, so nothing that the process puts there (a device, a fifo of its own) is ever opened.
+// findPipe opens for reading the pipe with that inode number among the open files of a process. It
+// looks at the given descriptor first and then at the others. The process is not trusted: a file is
+// only opened once an O_PATH descriptor has shown that it is that pipe, so nothing that the process
+// puts there (a device, a fifo of its own) is ever opened.
 func findPipe(pid, first int, inode uint64) (int, error) {
 	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
 	if fd, err := openPipe(dir+"/"+strconv.Itoa(first), inode); err == nil {
@@ -91,7 +95,8 @@ func findPipe(pid, first int, inode uint64) (int, error) {
 		return -1, err
 	}
 	defer d.Close()
-	// Enough for a program with many files; one that hides its own output behind more of them loses it.
+	// Enough for a program with many files; one that hides its own output behind more of them loses
+	// it.
 	names, _ := d.Readdirnames(4096)
 	for _, n := range names {
 		if fd, err := openPipe(dir+"/"+n, inode); err == nil {
@@ -117,7 +122,8 @@ func openPipe(path string, inode uint64) (int, error) {
 	return unix.Open("/proc/self/fd/"+strconv.Itoa(p), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 
-// pump reads up to limit bytes and logs them. It returns false when the stream has come to its end and is closed.
+// pump reads up to limit bytes and logs them. It returns false when the stream has come to its end
+// and is closed.
 func (s *stream) pump(limit int) bool {
 	buf := readBuffers.Get().(*[]byte)
 	defer readBuffers.Put(buf)
@@ -185,7 +191,8 @@ func (s *stream) dropSpool() {
 	}
 }
 
-// renewSpool puts a spool that has been removed from the run directory back in its place; s.mu is held.
+// renewSpool puts a spool that has been removed from the run directory back in its place; s.mu is
+// held.
 func (s *stream) renewSpool() error {
 	if s.spool == nil {
 		return nil
@@ -241,8 +248,8 @@ func (s *stream) report() {
 	}
 }
 
-// drain logs what stands in the pipe now. It ends even if another process goes on writing: all that the container's
-// first process has written fits into the pipe.
+// drain logs what stands in the pipe now. It ends even if another process goes on writing: all that
+// the container's first process has written fits into the pipe.
 func (s *stream) drain(e *poller) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,7 +333,8 @@ type pollable interface {
 	ready(e *poller)
 }
 
-// poller waits for many descriptors with a few goroutines: a container costs an entry in a map, and no stack.
+// poller waits for many descriptors with a few goroutines: a container costs an entry in a map, and
+// no stack.
 type poller struct {
 	log  *slog.Logger
 	fd   int
@@ -360,8 +368,9 @@ func newPoller(workers int, log *slog.Logger) (*poller, error) {
 	return e, nil
 }
 
-// add begins to wait. The token names the item: a number of our own rather than the descriptor, since an event that is
-// on its way while the descriptor is closed and its number given to another would go to the wrong one.
+// add begins to wait. The token names the item: a number of our own rather than the descriptor,
+// since an event that is on its way while the descriptor is closed and its number given to another
+// would go to the wrong one.
 func (e *poller) add(fd int, p pollable, token *int32) error {
 	return e.addFor(fd, unix.EPOLLIN, p, token)
 }
@@ -394,8 +403,8 @@ func (e *poller) rearmFor(fd int, events uint32, token int32) error {
 	return unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: token})
 }
 
-// remove forgets an item whose descriptor is about to be closed. Closing alone would not do while a child between fork and
-// exec has a duplicate of it (epoll(7), question 6).
+// remove forgets an item whose descriptor is about to be closed. Closing alone would not do while a
+// child between fork and exec has a duplicate of it (epoll(7), question 6).
 func (e *poller) remove(fd int, token int32) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

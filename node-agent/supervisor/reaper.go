@@ -23,29 +23,32 @@ import (
 //  3. orphans: what a container or a handler has left behind and the kernel gives to us as the nearest subreaper. Nobody
 //     waits for them, they would stay zombies.
 //
-// wait4(-1) in the usual loop takes all three. They differ by the thread. To the kernel a child belongs to the thread that
-// forked it, and orphans go to the first living thread of the subreaper, which is its main thread (kernel/exit.c, find_new_reaper and
-// find_alive_thread). So the reaper has the main thread to itself: nothing else runs there, hence no os/exec forks
-// there, and wait4(-1) with __WNOTHREAD, "do not wait for children of other threads" (wait(2)), finds orphans and never a child of os/exec.
+// wait4(-1) in the usual loop takes all three. They differ by the thread. To the kernel a child
+// belongs to the thread that forked it, and orphans go to the first living thread of the subreaper,
+// which is its main thread (kernel/exit.c, find_new_reaper and find_alive_thread). So the reaper
+// has the main thread to itself: nothing else runs there, hence no os/exec forks there, and
+// wait4(-1) with __WNOTHREAD, "do not wait for children of other threads" (wait(2)), finds orphans
+// and never a child of os/exec.
 //
-// The first process of a container is of the third kind if an External handler's program made it (it is adopted as that program
-// exits), and a child of some other thread if the native runtime did. Both are in byPID from the moment that Create has answered;
-// then the reaper recognises the one, and the container's pidfd, which polls as readable at the exit, leads to a wait4 for just
-// that pid for either. An adopted one may even end before its pid is known to us. So while creates are under way the statuses of unknown
-// orphans are kept (early), and register looks there first.
+// The first process of a container is of the third kind if an External handler's program made it
+// (it is adopted as that program exits), and a child of some other thread if the native runtime
+// did. Both are in byPID from the moment that Create has answered; then the reaper recognises the
+// one, and the container's pidfd, which polls as readable at the exit, leads to a wait4 for just
+// that pid for either. An adopted one may even end before its pid is known to us. So while creates
+// are under way the statuses of unknown orphans are kept (early), and register looks there first.
 //
 // # Nothing is lost by a kill
 //
-// A wait status can be had once only, so a supervisor that took it and was killed before it had written it down would lose
-// it. The exit of a container's process therefore goes: peek (waitid(2), WNOWAIT) -> drain the pipes -> write the record ->
-// reap -> publish. See exited.
+// A wait status can be had once only, so a supervisor that took it and was killed before it had
+// written it down would lose it. The exit of a container's process therefore goes: peek (waitid(2),
+// WNOWAIT) -> drain the pipes -> write the record -> reap -> publish. See exited.
 
 // errMainThread is returned by Run when it cannot have the main thread.
 var errMainThread = errors.New("the process's main thread is taken by another goroutine (runtime.LockOSThread)")
 
-// onMainThread runs f with the process's main thread locked to it. A program that calls runtime.LockOSThread in an
-// init function, and Run from main, has it at once. Otherwise goroutines are started and held on the threads they come
-// upon, until one of them comes upon the main thread.
+// onMainThread runs f with the process's main thread locked to it. A program that calls
+// runtime.LockOSThread in an init function, and Run from main, has it at once. Otherwise goroutines
+// are started and held on the threads they come upon, until one of them comes upon the main thread.
 func onMainThread(f func()) error {
 	try := func() bool {
 		runtime.LockOSThread()
@@ -110,8 +113,9 @@ func (s *server) reapLoop(stop <-chan struct{}) {
 // maxEarly bounds the statuses that are kept of orphans while creates are under way.
 const maxEarly = 4096
 
-// reapOrphans collects every child of the main thread that has ended. It stops at the first process of a container, which
-// stays a zombie until its exit is on disk; the reaper is woken when that is so.
+// reapOrphans collects every child of the main thread that has ended. It stops at the first process
+// of a container, which stays a zombie until its exit is on disk; the reaper is woken when that is
+// so.
 func (s *server) reapOrphans() {
 	for {
 		s.mu.Lock()
@@ -131,7 +135,8 @@ func (s *server) reapOrphans() {
 			s.mu.Unlock()
 			return
 		}
-		// The same process: what has ended stays until it is waited for, and nobody else waits for children of this thread.
+		// The same process: what has ended stays until it is waited for, and nobody else waits for
+		// children of this thread.
 		if _, err := waitFor(pid); err == nil && s.creates > 0 && len(s.early) < maxEarly {
 			s.early[pid] = ws
 		}
@@ -139,7 +144,8 @@ func (s *server) reapOrphans() {
 	}
 }
 
-// peek returns a child that has ended and its wait status, and leaves it a zombie (waitid(2), WNOWAIT). The pid is 0 if none has.
+// peek returns a child that has ended and its wait status, and leaves it a zombie (waitid(2),
+// WNOWAIT). The pid is 0 if none has.
 func peek(kind, id, options int) (int, unix.WaitStatus, error) {
 	var info struct {
 		signo, errno, code int32
@@ -166,7 +172,8 @@ func peek(kind, id, options int) (int, unix.WaitStatus, error) {
 	return int(info.pid), unix.WaitStatus(info.status << 8), nil
 }
 
-// bury reaps the process of a container whose exit has been written down. It does nothing for one that is no child or is reaped.
+// bury reaps the process of a container whose exit has been written down. It does nothing for one
+// that is no child or is reaped.
 func (s *server) bury(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,8 +209,8 @@ func waitFor(pid int) (unix.WaitStatus, error) {
 	return ws, err
 }
 
-// reap takes note of the end of the container's process after its pidfd has polled as readable. It returns false if the process
-// has not ended.
+// reap takes note of the end of the container's process after its pidfd has polled as readable. It
+// returns false if the process has not ended.
 func (s *server) reap(c *container) bool {
 	s.mu.Lock()
 	if c.adopted {

@@ -16,28 +16,33 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// record is the state of a container that the next supervisor needs, in <run-dir>/supervisor/<id>.json.
+// record is the state of a container that the next supervisor needs, in
+// <run-dir>/supervisor/<id>.json.
 type record struct {
 	Version int             `json:"version,omitempty"`
 	Status  protocol.Status `json:"status"`
 	Log     protocol.Log    `json:"log"`
-	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for ever.
+	// BootID (/proc/sys/kernel/random/boot_id) and StartTime make PID the name of one process for
+	// ever.
 	BootID    string `json:"bootID"`
 	StartTime uint64 `json:"startTime,omitempty"`
 	// Cgroup is the directory that holds the counters of the container's memory.
 	Cgroup string `json:"cgroup,omitempty"`
-	// KillsOfOthers is how many kills for lack of memory there were in the cgroup when the first process was last seen alive.
+	// KillsOfOthers is how many kills for lack of memory there were in the cgroup when the first
+	// process was last seen alive.
 	KillsOfOthers uint64 `json:"killsOfOthers,omitempty"`
 	// Killed is whether a client has had SIGKILL sent.
 	Killed bool `json:"killed,omitempty"`
-	// MountNS is the inode number of the container's mount namespace, if its processes may outlive its cgroup (see strays.go).
+	// MountNS is the inode number of the container's mount namespace, if its processes may outlive
+	// its cgroup (see strays.go).
 	MountNS uint64 `json:"mountNS,omitempty"`
 	// Pipes are the inode numbers of standard output and error, as fstat(2) has them.
 	Pipes [2]uint64 `json:"pipes"`
 }
 
-// recordVersion is the version of the format of a record. It is raised when an older supervisor would take a record for something
-// else than it says. Records of 49c6b77 and before have none, and are of version 0.
+// recordVersion is the version of the format of a record. It is raised when an older supervisor
+// would take a record for something else than it says. Records of 49c6b77 and before have none, and
+// are of version 0.
 const recordVersion = 1
 
 // maxRecord bounds what is read of a record.
@@ -53,8 +58,8 @@ func (r records) path(id string) string { return filepath.Join(r.dir, id+".json"
 // spool returns where the output of a container's stream is kept until it is in the log.
 func (r records) spool(id, stream string) string { return filepath.Join(r.dir, id+"."+stream+".spool") }
 
-// save replaces a record in one step. It is not synced to the disk: records are for the death of this process, and a machine that
-// goes down takes the containers with it.
+// save replaces a record in one step. It is not synced to the disk: records are for the death of
+// this process, and a machine that goes down takes the containers with it.
 func (r records) save(rec *record) error {
 	rec.Version = recordVersion
 	b, err := json.Marshal(rec)

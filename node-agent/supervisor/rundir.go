@@ -20,8 +20,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// runDir holds the files by which others find a supervisor: the lock that keeps a second one out, and the socket. If
-// somebody removes them, or the records, the supervisor makes them again.
+// runDir holds the files by which others find a supervisor: the lock that keeps a second one out,
+// and the socket. If somebody removes them, or the records, the supervisor makes them again.
 type runDir struct {
 	dir    string // of the records and the lock
 	socket string
@@ -32,8 +32,8 @@ type runDir struct {
 	inode    uint64 // of the socket in the file system
 }
 
-// openRunDir creates the directory of the records and takes the lock. inherited is the lock file of the program that this process
-// was before, which holds the lock; nil if there is none.
+// openRunDir creates the directory of the records and takes the lock. inherited is the lock file of
+// the program that this process was before, which holds the lock; nil if there is none.
 func openRunDir(dir, socket string, inherited *os.File) (*runDir, error) {
 	d := &runDir{dir: dir, socket: socket}
 	if inherited != nil {
@@ -79,7 +79,8 @@ func (d *runDir) take() error {
 	return nil
 }
 
-// otherHolder returns the process, not this one, that holds the lock of a file that was at path and has been removed, or 0.
+// otherHolder returns the process, not this one, that holds the lock of a file that was at path and
+// has been removed, or 0.
 func otherHolder(path string) int {
 	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, link := range links {
@@ -88,7 +89,8 @@ func otherHolder(path string) int {
 		}
 		parts := strings.Split(link, "/") // "", "proc", PID, "fd", N
 		info, err := os.ReadFile(filepath.Join("/proc", parts[2], "fdinfo", parts[4]))
-		// Only of the holder: a child that has not executed a program yet has the descriptor, too, but not the lock.
+		// Only of the holder: a child that has not executed a program yet has the descriptor, too,
+		// but not the lock.
 		if err != nil || !strings.Contains(string(info), "\nlock:\t") {
 			continue
 		}
@@ -99,8 +101,9 @@ func otherHolder(path string) int {
 	return 0
 }
 
-// lockRunDir keeps a second supervisor out. It is a POSIX record lock because that belongs to the process: a lock of flock(2) would live
-// on in a child that has inherited the descriptor and not yet called execve, such as a container that waits for its start.
+// lockRunDir keeps a second supervisor out. It is a POSIX record lock because that belongs to the
+// process: a lock of flock(2) would live on in a child that has inherited the descriptor and not
+// yet called execve, such as a container that waits for its start.
 func lockRunDir(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -125,7 +128,8 @@ func lockFile(f *os.File) error {
 	return nil
 }
 
-// listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of the run dir is held.
+// listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of
+// the run dir is held.
 func (d *runDir) listen() (*net.UnixListener, error) {
 	if err := protocol.CheckSocket(d.socket); err != nil {
 		return nil, err
@@ -227,7 +231,8 @@ func (s *server) restoreRunDir(ctx context.Context, d *runDir, serve func(*net.U
 	return nil
 }
 
-// restoreLock makes the lock and the records again if they have been removed; d.mu is held, or nobody else has d any more.
+// restoreLock makes the lock and the records again if they have been removed; d.mu is held, or
+// nobody else has d any more.
 func (s *server) restoreLock(d *runDir) error {
 	if lock, _ := d.lost(); !lock {
 		return nil

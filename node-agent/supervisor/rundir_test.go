@@ -16,8 +16,9 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestRunDirRemoved removes what the supervisor has in its run directory while containers run. The supervisor makes it again, none
-// other can start, and nothing of the containers is lost, also if the supervisor is killed afterwards.
+// TestRunDirRemoved removes what the supervisor has in its run directory while containers run. The
+// supervisor makes it again, none other can start, and nothing of the containers is lost, also if
+// the supervisor is killed afterwards.
 func TestRunDirRemoved(t *testing.T) {
 	for name, files := range map[string][]string{
 		"socket":     {"supervisor.sock"},
@@ -48,7 +49,8 @@ func TestRunDirRemoved(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				// Nobody else can take the place of the supervisor, before it has noticed and afterwards.
+				// Nobody else can take the place of the supervisor, before it has noticed and
+				// afterwards.
 				second := exec.Command("/proc/self/exe", n.dir)
 				second.Env = append(os.Environ(), roleVariable+"=supervise")
 				if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "another supervisor") {
@@ -128,8 +130,8 @@ func TestRunDirRemoved(t *testing.T) {
 	}
 }
 
-// TestEndWithoutRunDir ends a supervisor, or has it become another program, right after its files were removed: the next one knows its
-// containers.
+// TestEndWithoutRunDir ends a supervisor, or has it become another program, right after its files
+// were removed: the next one knows its containers.
 func TestEndWithoutRunDir(t *testing.T) {
 	n := newNode(t)
 	st := n.run("berth", "web", "sleep 1000")

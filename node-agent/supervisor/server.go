@@ -30,25 +30,29 @@ import (
 
 // Options are how a supervisor runs.
 type Options struct {
-	// RunDir holds the records, in RunDir/supervisor (0700). It must be on a filesystem that lasts as long as the containers do;
-	// /run/berth is meant.
+	// RunDir holds the records, in RunDir/supervisor (0700). It must be on a filesystem that lasts
+	// as long as the containers do; /run/berth is meant.
 	RunDir string
-	// Socket is the path of the unix socket that is listened on; empty means RunDir/supervisor.sock. Its directory is made
-	// with mode 0700 if it is not there, and must not be writable by others.
+	// Socket is the path of the unix socket that is listened on; empty means
+	// RunDir/supervisor.sock. Its directory is made with mode 0700 if it is not there, and must not
+	// be writable by others.
 	Socket string
 	// Handlers run containers, by name.
 	Handlers handler.Set
-	// CgroupParent is the cgroup, counted from the root of each hierarchy, that the supervisor puts itself into, such as
-	// "/berth/supervisor"; empty means to stay. A hierarchy that does not allow it is left as it is, with a warning.
+	// CgroupParent is the cgroup, counted from the root of each hierarchy, that the supervisor puts
+	// itself into, such as "/berth/supervisor"; empty means to stay. A hierarchy that does not
+	// allow it is left as it is, with a warning.
 	CgroupParent string
 	// Log is for people; nil means slog.Default().
 	Log *slog.Logger
 	// Program is sent to clients in the handshake, such as "berth v0.1.0".
 	Program string
 
-	// Command is the command line that this supervisor was started with, without --held; nil if it cannot be upgraded in place.
+	// Command is the command line that this supervisor was started with, without --held; nil if it
+	// cannot be upgraded in place.
 	Command []string
-	// Held is a descriptor that lists inherited ones (see protocol.Holder); 0 means that there are none.
+	// Held is a descriptor that lists inherited ones (see protocol.Holder); 0 means that there are
+	// none.
 	Held int
 
 	// step is called at each step that a test may kill the supervisor at.
@@ -92,7 +96,8 @@ type server struct {
 }
 
 const (
-	// logWorkers are the goroutines that read pipes and write logs: a slow disk under one log holds up one of them.
+	// logWorkers are the goroutines that read pipes and write logs: a slow disk under one log holds
+	// up one of them.
 	logWorkers = 4
 	// requestTimeout is how long a client may take to say what it wants.
 	requestTimeout = 10 * time.Second
@@ -102,12 +107,14 @@ const (
 	stopTimeout = 20 * time.Second
 )
 
-// Run is the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then lets operations under way
-// end, writes what is in the pipes to the logs, and returns nil. Containers and records stay, and the next
-// supervisor continues them; until then a container whose output fills its pipe waits.
+// Run is the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then
+// lets operations under way end, writes what is in the pipes to the logs, and returns nil.
+// Containers and records stay, and the next supervisor continues them; until then a container whose
+// output fills its pipe waits.
 //
-// Run makes this process the leader of a session and the subreaper of its descendants, has it survive SIGHUP and SIGPIPE, and needs its main thread
-// (see reaper.go): call runtime.LockOSThread in an init function and Run from main. There is one supervisor a process, and one a RunDir.
+// Run makes this process the leader of a session and the subreaper of its descendants, has it
+// survive SIGHUP and SIGPIPE, and needs its main thread (see reaper.go): call runtime.LockOSThread
+// in an init function and Run from main. There is one supervisor a process, and one a RunDir.
 func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -125,7 +132,8 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func run(ctx context.Context, o Options) error {
-	// Caught rather than ignored: what is ignored stays so across execve, in every container too (signal(7)).
+	// Caught rather than ignored: what is ignored stays so across execve, in every container too
+	// (signal(7)).
 	dropped := make(chan os.Signal, 1)
 	signal.Notify(dropped, unix.SIGHUP, unix.SIGPIPE)
 	defer signal.Stop(dropped)
@@ -224,12 +232,14 @@ func run(ctx context.Context, o Options) error {
 		s.letGo()
 		return err
 	}
-	// Operations go on when ctx ends, for a while. Streams of watchers and holders have no end of their own.
+	// Operations go on when ctx ends, for a while. Streams of watchers and holders have no end of
+	// their own.
 	opctx, opcancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer opcancel()
 	streamctx, endStreams := context.WithCancel(opctx)
 	defer endStreams()
-	// Clients are served only once the reaper has the main thread: no handler's program may be forked there.
+	// Clients are served only once the reaper has the main thread: no handler's program may be
+	// forked there.
 	var next string
 	err = onMainThread(func() {
 		stop := make(chan struct{})
@@ -282,7 +292,8 @@ func slotsOf(handlers handler.Set, each int) map[string]chan struct{} {
 	return slots
 }
 
-// serve accepts clients until the listener is closed. ctx bounds their operations, and streams their watches and holds.
+// serve accepts clients until the listener is closed. ctx bounds their operations, and streams
+// their watches and holds.
 func (s *server) serve(ctx, streams context.Context, l *net.UnixListener) {
 	for {
 		c, err := l.AcceptUnix()
@@ -312,7 +323,8 @@ func (s *server) serve(ctx, streams context.Context, l *net.UnixListener) {
 	}
 }
 
-// endOperations ends the streams and waits for the operations that clients have asked for, after the listener has been closed.
+// endOperations ends the streams and waits for the operations that clients have asked for, after
+// the listener has been closed.
 func (s *server) endOperations(cancel, endStreams func()) {
 	s.mu.Lock()
 	s.stopping = true
@@ -337,8 +349,8 @@ func (s *server) endOperations(cancel, endStreams func()) {
 	<-done
 }
 
-// letGo ends what waits for containers, without loss: what has been reaped is on disk and what has been read is in the
-// logs when it returns. The reaper has ended.
+// letGo ends what waits for containers, without loss: what has been reaped is on disk and what has
+// been read is in the logs when it returns. The reaper has ended.
 func (s *server) letGo() {
 	s.exits.close()
 	close(s.stopped)
@@ -414,7 +426,8 @@ func (s *server) talk(ctx, streams context.Context, c *net.UnixConn) error {
 	return s.answer(ctx, c, &q)
 }
 
-// checkPeer lets in root and our own user. The socket's mode says the same; this holds even if somebody changes it.
+// checkPeer lets in root and our own user. The socket's mode says the same; this holds even if
+// somebody changes it.
 func checkPeer(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -463,8 +476,9 @@ func (s *server) answer(ctx context.Context, c net.Conn, q *protocol.Request) er
 	return r.send(protocol.Reply{Status: st})
 }
 
-// replier writes replies, and signs of life while there is none to write: a client cannot rely on seeing our end, since a
-// child between fork and execve may hold our end of its connection open when we are killed.
+// replier writes replies, and signs of life while there is none to write: a client cannot rely on
+// seeing our end, since a child between fork and execve may hold our end of its connection open
+// when we are killed.
 type replier struct {
 	mu      sync.Mutex
 	c       net.Conn

@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spool is where output stays between the container's pipe and its log, so that a kill of the supervisor loses no byte of it and
-// doubles none. It is a file in the run directory. splice(2) moves output from the pipe into it: at any moment a byte is in the
-// one or in the other. A header says which part is in the log, and what is being written to the log now.
+// spool is where output stays between the container's pipe and its log, so that a kill of the
+// supervisor loses no byte of it and doubles none. It is a file in the run directory. splice(2)
+// moves output from the pipe into it: at any moment a byte is in the one or in the other. A header
+// says which part is in the log, and what is being written to the log now.
 //
 //	0         from    offset of the first byte that is not in the log
 //	8         next    offset that from becomes when the write under way is done; 0: none is under way
@@ -30,7 +31,8 @@ type spool struct {
 
 const (
 	spoolHeader = 64
-	// spoolTurn is how much output is moved at once. Half of it fits between two resets of the file.
+	// spoolTurn is how much output is moved at once. Half of it fits between two resets of the
+	// file.
 	spoolTurn = 64 << 10
 	// spoolReset is the size from which the file is emptied when all of it is in the log.
 	spoolReset = 256 << 10
@@ -61,7 +63,8 @@ func openSpool(path string) (*spool, error) {
 		p.close()
 		return nil, err
 	}
-	// A file that is shorter than from was emptied by a supervisor that was killed before it wrote so.
+	// A file that is shorter than from was emptied by a supervisor that was killed before it wrote
+	// so.
 	if from := int64(h.from); from > p.size {
 		err = p.settle(p.size)
 	} else {
@@ -74,8 +77,9 @@ func openSpool(path string) (*spool, error) {
 	return p, nil
 }
 
-// recoverSpool settles the write to a log that a supervisor was killed in: the log has all of it or nothing of it afterwards. It
-// comes before anything else is written to the log, and does nothing if there is no spool.
+// recoverSpool settles the write to a log that a supervisor was killed in: the log has all of it or
+// nothing of it afterwards. It comes before anything else is written to the log, and does nothing
+// if there is no spool.
 func recoverSpool(path, log string) error {
 	if _, err := os.Lstat(path); err != nil {
 		return nil
@@ -135,7 +139,8 @@ func (p *spool) write(h spoolState) error {
 	return err
 }
 
-// begin records that the output before offset next is about to be written to the log as length bytes.
+// begin records that the output before offset next is about to be written to the log as length
+// bytes.
 func (p *spool) begin(next int64, inode uint64, size, length int64) error {
 	return p.write(spoolState{uint64(p.from), uint64(next), inode, uint64(size), uint64(length)})
 }
@@ -146,7 +151,8 @@ func (p *spool) settle(from int64) error {
 	return p.write(spoolState{from: uint64(from)})
 }
 
-// take moves what is in the pipe to the spool, at most limit bytes, and returns how much that was; 0 is the end of the pipe.
+// take moves what is in the pipe to the spool, at most limit bytes, and returns how much that was;
+// 0 is the end of the pipe.
 func (p *spool) take(pipe, limit int) (int, error) {
 	off := p.size
 	n, err := unix.Splice(pipe, nil, p.fd, &off, min(limit, spoolTurn), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)

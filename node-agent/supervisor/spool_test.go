@@ -62,7 +62,8 @@ func (x *spooled) open(fd int) {
 	}
 }
 
-// killed forgets all that is in memory, as a kill does, and goes on with what is in files and in the pipe.
+// killed forgets all that is in memory, as a kill does, and goes on with what is in files and in
+// the pipe.
 func (x *spooled) killed() {
 	x.t.Helper()
 	fd := x.s.fd
@@ -119,7 +120,8 @@ func TestSpoolKeepsALineWithoutEnd(t *testing.T) {
 	x.want("one", "two, and more")
 }
 
-// TestSpoolKilledBeforeTheLog kills the supervisor after output has left the pipe and before anything is in the log.
+// TestSpoolKilledBeforeTheLog kills the supervisor after output has left the pipe and before
+// anything is in the log.
 func TestSpoolKilledBeforeTheLog(t *testing.T) {
 	x := newSpooled(t, protocol.Log{})
 	x.write("one\n")
@@ -132,7 +134,8 @@ func TestSpoolKilledBeforeTheLog(t *testing.T) {
 	x.want("one", "two")
 }
 
-// TestSpoolKilledWithinTheLog kills the supervisor at each byte of a write to the log, and after it: the log has the lines once.
+// TestSpoolKilledWithinTheLog kills the supervisor at each byte of a write to the log, and after
+// it: the log has the lines once.
 func TestSpoolKilledWithinTheLog(t *testing.T) {
 	const entries = "2026-01-02T03:04:05.000000006Z stdout F two\n2026-01-02T03:04:05.000000006Z stdout F three\n"
 	for n := range len(entries) + 1 {
@@ -158,7 +161,8 @@ func TestSpoolKilledWithinTheLog(t *testing.T) {
 	}
 }
 
-// TestSpoolIsEmptied moves much output: the spool does not grow with it, whenever the supervisor is killed.
+// TestSpoolIsEmptied moves much output: the spool does not grow with it, whenever the supervisor is
+// killed.
 func TestSpoolIsEmptied(t *testing.T) {
 	x := newSpooled(t, protocol.Log{LogLimits: protocol.LogLimits{MaxBytes: 64 << 20, MaxFiles: 2}})
 	line := strings.Repeat("x", 1023)

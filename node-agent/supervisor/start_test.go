@@ -17,7 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// brokenStart is a handler whose Start fails, and which says of the container afterwards what state says.
+// brokenStart is a handler whose Start fails, and which says of the container afterwards what state
+// says.
 type brokenStart struct {
 	handler.Handler
 	state func() (*specs.State, error)
@@ -26,8 +27,8 @@ type brokenStart struct {
 func (brokenStart) Start(context.Context, string) error                   { return unix.EMFILE }
 func (b brokenStart) State(context.Context, string) (*specs.State, error) { return b.state() }
 
-// TestStartThatNobodyKnows: if a handler fails to start a container and cannot say what became of it, the program may run. The
-// caller is told so, since it would undo a start that has failed.
+// TestStartThatNobodyKnows: if a handler fails to start a container and cannot say what became of
+// it, the program may run. The caller is told so, since it would undo a start that has failed.
 func TestStartThatNobodyKnows(t *testing.T) {
 	leaktest.Check(t)
 	is := func(status specs.ContainerState) func() (*specs.State, error) {

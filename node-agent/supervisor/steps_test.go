@@ -21,7 +21,8 @@ import (
 // killVariable names the step at which the supervisor of a test kills itself.
 const killVariable = "BERTH_SUPERVISOR_TEST_KILL_AT"
 
-// killAt returns a step function that ends this process, as SIGKILL does, when it comes to the named step.
+// killAt returns a step function that ends this process, as SIGKILL does, when it comes to the
+// named step.
 func killAt(name string) func(string) {
 	return func(step string) {
 		if step == name {
@@ -31,8 +32,9 @@ func killAt(name string) func(string) {
 	}
 }
 
-// TestKilledAtEachStep kills the supervisor at each step of a start and of an exit. The program runs once, what it wrote is in
-// the log once, and its exit code is right, or said to be unknown where the supervisor had not written it down.
+// TestKilledAtEachStep kills the supervisor at each step of a start and of an exit. The program
+// runs once, what it wrote is in the log once, and its exit code is right, or said to be unknown
+// where the supervisor had not written it down.
 func TestKilledAtEachStep(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		for _, tc := range []struct {
@@ -56,7 +58,8 @@ func TestKilledAtEachStep(t *testing.T) {
 				t.Setenv(killVariable, tc.step)
 				n.start()
 				os.Unsetenv(killVariable)
-				// The fifo keeps the program until the supervisor is gone where it is to be killed at the start.
+				// The fifo keeps the program until the supervisor is gone where it is to be killed
+				// at the start.
 				n.create(h, "web", "echo ran; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo end; exit 7")
 				goFile := filepath.Join(n.rootfs, "tmp", "go")
 				if !tc.atStart {
@@ -112,7 +115,8 @@ func TestKilledAtEachStep(t *testing.T) {
 	})
 }
 
-// TestStartIsIdempotent starts a container that runs: the answer is the same, and nothing is started.
+// TestStartIsIdempotent starts a container that runs: the answer is the same, and nothing is
+// started.
 func TestStartIsIdempotent(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
@@ -131,8 +135,8 @@ func TestStartIsIdempotent(t *testing.T) {
 	})
 }
 
-// TestRecordIsWrittenLate keeps the record of an exit from being written for a while: clients see the exit at once, and the
-// next supervisor finds it.
+// TestRecordIsWrittenLate keeps the record of an exit from being written for a while: clients see
+// the exit at once, and the next supervisor finds it.
 func TestRecordIsWrittenLate(t *testing.T) {
 	n := newNode(t)
 	n.run("berth", "web", "sleep 1000")
@@ -165,8 +169,8 @@ func TestRecordIsWrittenLate(t *testing.T) {
 	}
 }
 
-// TestLateRecordOfARunningContainer writes the record of a container late whose process has just ended. The process is not reaped before its
-// exit is on disk.
+// TestLateRecordOfARunningContainer writes the record of a container late whose process has just
+// ended. The process is not reaped before its exit is on disk.
 func TestLateRecordOfARunningContainer(t *testing.T) {
 	leaktest.Check(t)
 	cmd := exec.Command("/bin/true")

@@ -18,13 +18,16 @@ import (
 
 // Processes that have left the cgroup of their container
 //
-// A handler ends the processes in the container's cgroup. A process that may write to the host's cgroups can move into another one.
-// In a pid namespace of the container's own the kernel ends it with the first process. Elsewhere it would live on, so it
-// is looked for: it is a descendant of the first process, or lives in the container's mount namespace and has no ancestor
-// outside of it but those who adopt orphans. Not found is an orphan that has left cgroup and mount namespace both.
+// A handler ends the processes in the container's cgroup. A process that may write to the host's
+// cgroups can move into another one. In a pid namespace of the container's own the kernel ends it
+// with the first process. Elsewhere it would live on, so it is looked for: it is a descendant of
+// the first process, or lives in the container's mount namespace and has no ancestor outside of it
+// but those who adopt orphans. Not found is an orphan that has left cgroup and mount namespace
+// both.
 
-// noteNamespace records the mount namespace that is the container's own. It records none if the container's processes are not to
-// be looked for: they end with the first one, which is the init of a pid namespace, or share their mount namespace.
+// noteNamespace records the mount namespace that is the container's own. It records none if the
+// container's processes are not to be looked for: they end with the first one, which is the init of
+// a pid namespace, or share their mount namespace.
 func (s *server) noteNamespace(c *container) {
 	if isInit(c.pid) {
 		return
@@ -58,7 +61,8 @@ func namespaceOf(pid int) uint64 {
 	return st.Ino
 }
 
-// isInit reports whether a process is the first one of a pid namespace below ours (proc_pid_status(5), NSpid).
+// isInit reports whether a process is the first one of a pid namespace below ours
+// (proc_pid_status(5), NSpid).
 func isInit(pid int) bool {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
@@ -70,17 +74,20 @@ func isInit(pid int) bool {
 	return len(ids) > 1 && string(ids[len(ids)-1]) == "1"
 }
 
-// strays are the processes of a container wherever they are, to be killed once the handler has ended those that it knows.
+// strays are the processes of a container wherever they are, to be killed once the handler has
+// ended those that it knows.
 type strays struct {
 	c   *container
 	own int // the supervisor
-	// pin keeps the number of the mount namespace from being another's; -1 if nothing is known to live in it.
+	// pin keeps the number of the mount namespace from being another's; -1 if nothing is known to
+	// live in it.
 	pin   int
 	fds   map[int]int  // pidfds by pid
 	other map[int]bool // the first processes of other containers
 }
 
-// findStrays looks for the processes of a container whose processes may outlive its cgroup. The caller kills or closes them.
+// findStrays looks for the processes of a container whose processes may outlive its cgroup. The
+// caller kills or closes them.
 func (s *server) findStrays(c *container) *strays {
 	f := &strays{c: c, own: os.Getpid(), pin: -1, fds: map[int]int{}, other: map[int]bool{}}
 	if c.rec.MountNS == 0 {
@@ -107,7 +114,8 @@ type process struct {
 	inside bool // it lives in the container's mount namespace
 }
 
-// find opens the container's processes that are alive and not yet known, and returns how many there are.
+// find opens the container's processes that are alive and not yet known, and returns how many there
+// are.
 func (f *strays) find() int {
 	all := map[int]process{}
 	dir, err := os.Open("/proc")
@@ -148,8 +156,9 @@ func (f *strays) find() int {
 	return found
 }
 
-// startedInTime reports whether a process was there before the container's first one ended. If such a process lives in a
-// namespace with the number of the container's, that is the container's still, and not a later one's with the same number.
+// startedInTime reports whether a process was there before the container's first one ended. If such
+// a process lives in a namespace with the number of the container's, that is the container's still,
+// and not a later one's with the same number.
 func (f *strays) startedInTime(st procfs.Stat) bool {
 	select {
 	case <-f.c.ended:
@@ -159,7 +168,8 @@ func (f *strays) startedInTime(st procfs.Stat) bool {
 	return time.Duration(st.StartTime)*clockTick <= f.c.status().FinishedInstant.Since
 }
 
-// clockTick is the unit of times in /proc/PID/stat: USER_HZ is 100 on all platforms that Berth is built for.
+// clockTick is the unit of times in /proc/PID/stat: USER_HZ is 100 on all platforms that Berth is
+// built for.
 const clockTick = time.Second / 100
 
 // open pins the mount namespace of a process.
@@ -176,11 +186,13 @@ func (f *strays) open(pid int) int {
 	return fd
 }
 
-// belongs climbs from a process to its ancestors. first says whether the container's first process is among all.
+// belongs climbs from a process to its ancestors. first says whether the container's first process
+// is among all.
 func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 	inside := f.pin >= 0 && all[pid].inside
 	up := pid
-	// The processes were read one after the other: parents may form a circle if numbers are given anew in between.
+	// The processes were read one after the other: parents may form a circle if numbers are given
+	// anew in between.
 	for range len(all) + 1 {
 		switch {
 		case up == f.c.pid && first:
@@ -203,7 +215,8 @@ func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 // strayWait is how long processes may take to end after SIGKILL.
 const strayWait = 10 * time.Second
 
-// kill ends the processes that were found and such as they have made since, and waits for their end.
+// kill ends the processes that were found and such as they have made since, and waits for their
+// end.
 func (f *strays) kill() error {
 	defer f.close()
 	deadline := time.Now().Add(strayWait)

@@ -24,7 +24,8 @@ import (
 // leave is a shell function that moves a process into the root of every hierarchy.
 const leave = `leave() { for f in /cg/cgroup.procs /cg/*/cgroup.procs; do echo $1 > $f; done 2>/dev/null; }; `
 
-// seesCgroups gives a container the host's cgroups to write to and, unless own says otherwise, the host's pid namespace.
+// seesCgroups gives a container the host's cgroups to write to and, unless own says otherwise, the
+// host's pid namespace.
 func seesCgroups(own bool) func(*specs.Spec) {
 	return func(s *specs.Spec) {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/cg", Source: "/sys/fs/cgroup", Type: "bind", Options: []string{"rbind", "rw"}})
@@ -34,7 +35,8 @@ func seesCgroups(own bool) func(*specs.Spec) {
 	}
 }
 
-// marked returns the processes that run with the argument mark, and waits until there are that many.
+// marked returns the processes that run with the argument mark, and waits until there are that
+// many.
 func (n *node) marked(mark string, count int) (pids []int) {
 	n.t.Helper()
 	n.eventually(fmt.Sprintf("%d processes have the mark %s", count, mark), func() error {
@@ -73,8 +75,9 @@ func (n *node) outside(pids []int) {
 	}
 }
 
-// TestMovedOutOfItsCgroup runs programs that move processes out of the container's cgroup. However the container is ended, none of
-// its processes lives on, and no process of another container is touched.
+// TestMovedOutOfItsCgroup runs programs that move processes out of the container's cgroup. However
+// the container is ended, none of its processes lives on, and no process of another container is
+// touched.
 func TestMovedOutOfItsCgroup(t *testing.T) {
 	for name, tc := range map[string]struct {
 		script string // MARK is the argument of processes that are to end
@@ -129,7 +132,8 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 					n.marked(mark, 0)
 				}
 
-				// The first process ends by itself; its descendants have lost their ancestor when the container is deleted.
+				// The first process ends by itself; its descendants have lost their ancestor when
+				// the container is deleted.
 				mark, _ = begin("ended")
 				st, err := n.client.Get(n.ctx(), "ended")
 				if err != nil {
@@ -150,8 +154,9 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 	}
 }
 
-// TestKillAllWaitsForTheEnd kills what the first process of a container has left behind in its cgroup. As long as such a process
-// lives, which one does that another cgroup keeps frozen, the kill does not return: its caller removes what the process uses.
+// TestKillAllWaitsForTheEnd kills what the first process of a container has left behind in its
+// cgroup. As long as such a process lives, which one does that another cgroup keeps frozen, the
+// kill does not return: its caller removes what the process uses.
 func TestKillAllWaitsForTheEnd(t *testing.T) {
 	freezer := filepath.Join("/sys/fs/cgroup/freezer", fmt.Sprintf("berth-test-frozen-%d", os.Getpid()))
 	if err := os.Mkdir(freezer, 0o755); err != nil {

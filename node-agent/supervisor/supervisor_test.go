@@ -293,7 +293,8 @@ func TestOtherUserIsRefused(t *testing.T) {
 	}
 }
 
-// A grandchild that holds the output open does not hold up the exit, and what it writes later is logged.
+// A grandchild that holds the output open does not hold up the exit, and what it writes later is
+// logged.
 func TestGrandchildHoldsTheOutput(t *testing.T) {
 	leaktest.Check(t)
 	eachHandler(t, grandchildHoldsTheOutput)
@@ -340,7 +341,8 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 	})
 }
 
-// Much output at once, with rotation: no line is lost, and the supervisor keeps up with both streams.
+// Much output at once, with rotation: no line is lost, and the supervisor keeps up with both
+// streams.
 func TestMuchOutput(t *testing.T) {
 	n := newNode(t)
 	_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
@@ -369,10 +371,12 @@ func TestMuchOutput(t *testing.T) {
 	}
 }
 
-// A killed supervisor: containers live on and do not notice, even those that write; the next one has them with pid, log and exit code.
+// A killed supervisor: containers live on and do not notice, even those that write; the next one
+// has them with pid, log and exit code.
 func TestKilledSupervisor(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
-		// The orphans come to us, and we reap them: a pid 1 may take its time, or leave them as zombies.
+		// The orphans come to us, and we reap them: a pid 1 may take its time, or leave them as
+		// zombies.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -448,7 +452,8 @@ func TestKilledSupervisor(t *testing.T) {
 		if _, err := n.client.Start(n.ctx(), "waiting"); err != nil {
 			t.Fatal(err)
 		}
-		// Reaped before the supervisor can look: it is stopped by then, so only the pidfd has the exit status.
+		// Reaped before the supervisor can look: it is stopped by then, so only the pidfd has the
+		// exit status.
 		if err := n.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
@@ -462,7 +467,8 @@ func TestKilledSupervisor(t *testing.T) {
 		for id, want := range map[string]int{"quiet": 9, "waiting": 8, "killed": 137} {
 			st := n.stopped(id)
 			if id == "killed" && !kernelTellsExits(t) {
-				// Nobody can know the code of a process that somebody else reaped; it must not be made up.
+				// Nobody can know the code of a process that somebody else reaped; it must not be
+				// made up.
 				if st.ExitCode != nil || st.Reason == "" || st.StartedAt.IsZero() {
 					t.Errorf("%s: found %+v; want no exit code, and why", id, st)
 				}
@@ -483,7 +489,8 @@ func TestKilledSupervisor(t *testing.T) {
 	})
 }
 
-// reapOrphan waits for a process that has come to the test as its subreaper. Go's own processes are not touched.
+// reapOrphan waits for a process that has come to the test as its subreaper. Go's own processes are
+// not touched.
 func reapOrphan(t *testing.T, pid int) {
 	t.Helper()
 	for {
@@ -539,8 +546,8 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 	}
 }
 
-// Many at once, through both handlers, whose programs and orphans must not get in one another's way. Afterwards the
-// supervisor has as many descriptors as before, and no child.
+// Many at once, through both handlers, whose programs and orphans must not get in one another's
+// way. Afterwards the supervisor has as many descriptors as before, and no child.
 func TestHundredAtOnce(t *testing.T) {
 	n := newNode(t)
 	n.warm("berth")
@@ -700,8 +707,8 @@ func TestClientGoesWhileCreating(t *testing.T) {
 	})
 }
 
-// A first process that was killed for lack of memory differs from one that was merely killed, and from one of whose children
-// one was; those are counted.
+// A first process that was killed for lack of memory differs from one that was merely killed, and
+// from one of whose children one was; those are counted.
 func TestOOMKilled(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)

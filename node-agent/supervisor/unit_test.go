@@ -24,7 +24,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// The exit code of a process that is not our child: as long as it is a zombie, and after it was reaped.
+// The exit code of a process that is not our child: as long as it is a zombie, and after it was
+// reaped.
 func TestExitStatusOfNonChild(t *testing.T) {
 	leaktest.Check(t)
 	for _, reaped := range []bool{false, true} {
@@ -137,7 +138,8 @@ func TestOOMKills(t *testing.T) {
 	}
 }
 
-// Records replace one another whole; the half-written one of a killed writer is swept away, and one that is damaged is reported.
+// Records replace one another whole; the half-written one of a killed writer is swept away, and one
+// that is damaged is reported.
 func TestRecords(t *testing.T) {
 	leaktest.Check(t)
 	r := records{t.TempDir()}
@@ -237,7 +239,8 @@ func newThreadHandler(t *testing.T) *threadHandler {
 	}
 }
 
-// TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one that has ended.
+// TestCreateWithoutPidfd undoes a container that cannot be waited for: it must not be taken for one
+// that has ended.
 func TestCreateWithoutPidfd(t *testing.T) {
 	leaktest.Check(t)
 	h := newThreadHandler(t)
@@ -253,8 +256,8 @@ func TestCreateWithoutPidfd(t *testing.T) {
 	}
 }
 
-// TestRunDirRemovedDuringCreate writes records anew, and passes descriptors on, while containers are created. It is for the race
-// detector.
+// TestRunDirRemovedDuringCreate writes records anew, and passes descriptors on, while containers
+// are created. It is for the race detector.
 func TestRunDirRemovedDuringCreate(t *testing.T) {
 	leaktest.Check(t)
 	s := testServer(t)

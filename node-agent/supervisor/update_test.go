@@ -17,7 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// cgroupFile reads a file of a process's cgroup: of the v1 hierarchy of a controller, or of cgroup v2.
+// cgroupFile reads a file of a process's cgroup: of the v1 hierarchy of a controller, or of cgroup
+// v2.
 func cgroupFile(t *testing.T, pid int, controller, v1, v2 string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
@@ -61,7 +62,8 @@ func assertLimits(t *testing.T, n *node, before protocol.Status, memory, pids in
 	}
 }
 
-// TestUpdate changes limits of a running container. Where the kernel refuses one of them, all are what they were.
+// TestUpdate changes limits of a running container. Where the kernel refuses one of them, all are
+// what they were.
 func TestUpdate(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
@@ -222,8 +224,8 @@ func TestUpdateOfTheLog(t *testing.T) {
 	}
 }
 
-// TestUpdateKilledAtEachStep kills the supervisor before and after an update. Its outcome is unknown, and asking the same of the next
-// supervisor settles it.
+// TestUpdateKilledAtEachStep kills the supervisor before and after an update. Its outcome is
+// unknown, and asking the same of the next supervisor settles it.
 func TestUpdateKilledAtEachStep(t *testing.T) {
 	for _, step := range []string{"update begins", "updated", "limits of the log recorded"} {
 		t.Run(step, func(t *testing.T) {

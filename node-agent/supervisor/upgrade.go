@@ -21,12 +21,13 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// A supervisor is upgraded in place: it executes another program in its own process, so that the containers remain its children
-// and all of its descriptors stay open. What it knows is in its records and, as for a successor of a killed one, in the list of
-// descriptors that it passes on (see protocol.Holder).
+// A supervisor is upgraded in place: it executes another program in its own process, so that the
+// containers remain its children and all of its descriptors stay open. What it knows is in its
+// records and, as for a successor of a killed one, in the list of descriptors that it passes on
+// (see protocol.Holder).
 
-// kindLock is the lock of the run directory in that list. It keeps its number, and stays the only descriptor of the file: to close any
-// releases the lock (fcntl(2)), in execve(2), too.
+// kindLock is the lock of the run directory in that list. It keeps its number, and stays the only
+// descriptor of the file: to close any releases the lock (fcntl(2)), in execve(2), too.
 const kindLock = "lock"
 
 // CheckRecords returns an error if this program cannot read a record of the supervisor in runDir.
@@ -56,8 +57,8 @@ func (s *server) checkUpgrade(ctx context.Context, program string) error {
 	return nil
 }
 
-// pass collects the descriptors that the next program needs, and returns the argument that names their list. They are open across
-// execve(2); after an error none is.
+// pass collects the descriptors that the next program needs, and returns the argument that names
+// their list. They are open across execve(2); after an error none is.
 func (s *server) pass(lock *os.File) (string, error) {
 	var names []protocol.HeldFile
 	for _, c := range s.containers {
@@ -86,7 +87,8 @@ func (s *server) pass(lock *os.File) (string, error) {
 	return strconv.Itoa(list), nil
 }
 
-// become executes the program that takes over. It returns only if that fails, also with the program that runs now.
+// become executes the program that takes over. It returns only if that fails, also with the program
+// that runs now.
 func (s *server) become(program, held string) error {
 	args := append(append([]string{}, s.command...), "--held", held)
 	err := unix.Exec(program, args, os.Environ())

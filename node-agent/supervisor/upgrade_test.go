@@ -25,8 +25,9 @@ func (n *node) upgrade(program string) error {
 	return n.client.Upgrade(ctx, program)
 }
 
-// TestUpgradeInPlace has the supervisor become another program again and again while containers write. Its process, the containers'
-// parent, stays the same; no line is lost or doubled, and each exit code is known, also of what ends in between.
+// TestUpgradeInPlace has the supervisor become another program again and again while containers
+// write. Its process, the containers' parent, stays the same; no line is lost or doubled, and each
+// exit code is known, also of what ends in between.
 func TestUpgradeInPlace(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
@@ -163,8 +164,8 @@ func TestUpgradeIsRefused(t *testing.T) {
 	}
 }
 
-// TestUnreadableRecord leaves a container alone whose record cannot be read: it runs on, and the supervisor does not say that there
-// is none.
+// TestUnreadableRecord leaves a container alone whose record cannot be read: it runs on, and the
+// supervisor does not say that there is none.
 func TestUnreadableRecord(t *testing.T) {
 	n := newNode(t)
 	st := n.run("berth", "web", "exec sleep 1000")

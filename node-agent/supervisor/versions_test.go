@@ -12,7 +12,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer one, whatever else it holds.
+// TestReadsRecordsOfAllVersions reads a record of each version that people ran, and refuses a newer
+// one, whatever else it holds.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
 	leaktest.Check(t)
 	files, err := filepath.Glob("testdata/*/*.json")

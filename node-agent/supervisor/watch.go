@@ -11,8 +11,9 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// watch is one client's stream. What waits to be sent is a set of ids, not of events: a client that does not read costs at
-// most one entry a container, holds nobody up, and when it reads again gets each one's latest state.
+// watch is one client's stream. What waits to be sent is a set of ids, not of events: a client that
+// does not read costs at most one entry a container, holds nobody up, and when it reads again gets
+// each one's latest state.
 type watch struct {
 	mu    sync.Mutex
 	dirty map[string]struct{}
@@ -58,7 +59,8 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := &watch{dirty: map[string]struct{}{}, wake: make(chan struct{}, 1)}
-	// Known as a watcher before the list is made: a change in between is sent again, and none is missed.
+	// Known as a watcher before the list is made: a change in between is sent again, and none is
+	// missed.
 	s.watchMu.Lock()
 	s.watchers[w] = struct{}{}
 	s.watchMu.Unlock()
@@ -67,7 +69,8 @@ func (s *server) watch(ctx context.Context, c net.Conn, r io.Reader) error {
 		delete(s.watchers, w)
 		s.watchMu.Unlock()
 	}()
-	// The client says nothing more; that it has gone is seen by reading. The reader is ours until it has seen that.
+	// The client says nothing more; that it has gone is seen by reading. The reader is ours until
+	// it has seen that.
 	left := make(chan struct{})
 	go func() {
 		defer close(left)

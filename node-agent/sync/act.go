@@ -21,8 +21,9 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// act does what was decided. An error is the node's or the supervisor's, and the same is tried again soon, or it is a
-// *lifecycle.Pending; what is wrong with the container itself goes into the record.
+// act does what was decided. An error is the node's or the supervisor's, and the same is tried
+// again soon, or it is a *lifecycle.Pending; what is wrong with the container itself goes into the
+// record.
 func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) error {
 	if r := in.Record; r != nil {
 		s.take(w, r)
@@ -88,7 +89,8 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 	return fmt.Errorf("unknown verb %q", d.Verb)
 }
 
-// update changes a record on disk and, once that is done, in memory. It is for what must not be begun without a record of it.
+// update changes a record on disk and, once that is done, in memory. It is for what must not be
+// begun without a record of it.
 func (s *Syncer) update(r *Record, change func(*Record)) error {
 	next := *r
 	change(&next)
@@ -99,9 +101,9 @@ func (s *Syncer) update(r *Record, change func(*Record)) error {
 	return nil
 }
 
-// note changes a record in memory, and on disk if that can be written. It is for what has happened, and for what must happen
-// whether or not it can be written down: stopping and removing a container is what makes room on a full disk.
-// What could not be written is tried again at each look.
+// note changes a record in memory, and on disk if that can be written. It is for what has happened,
+// and for what must happen whether or not it can be written down: stopping and removing a container
+// is what makes room on a full disk. What could not be written is tried again at each look.
 func (s *Syncer) note(r *Record, change func(*Record)) {
 	change(r)
 	s.save(r)
@@ -142,7 +144,8 @@ func (s *Syncer) write(r *Record, how replace) error {
 	return nil
 }
 
-// awaitFlush returns once the last end of the process survives a loss of power, so that it may be reported.
+// awaitFlush returns once the last end of the process survives a loss of power, so that it may be
+// reported.
 func (s *Syncer) awaitFlush(ctx context.Context, r *Record) error {
 	if r == nil || r.flushed == nil {
 		return nil
@@ -182,7 +185,8 @@ func noteEnd(r *Record, in *Input, end *corev1.ContainerStateTerminated) {
 	r.BackOff = r.BackOff.afterExit(r.backOffLimits(in.Desired), ran, ended)
 }
 
-// exitUnknown is the exit code that stands for one that nobody can know any more, as the kubelet has it.
+// exitUnknown is the exit code that stands for one that nobody can know any more, as the kubelet
+// has it.
 const exitUnknown = 137
 
 func terminated(st *protocol.Status, now time.Time) *corev1.ContainerStateTerminated {
@@ -207,13 +211,15 @@ func terminated(st *protocol.Status, now time.Time) *corev1.ContainerStateTermin
 
 func containerURL(id string) string { return "berth://" + id }
 
-// keepExit returns once the end of the process is on disk, so that the supervisor may forget it. If the disk is full,
-// it makes room first: the writable layer of a container that has ended serves nobody, and may be what fills the disk.
+// keepExit returns once the end of the process is on disk, so that the supervisor may forget it. If
+// the disk is full, it makes room first: the writable layer of a container that has ended serves
+// nobody, and may be what fills the disk.
 func (s *Syncer) keepExit(ctx context.Context, r *Record) error {
 	if r.unwritten == nil || r.State != stateEnded {
 		return nil
 	}
-	// Without a pid namespace of its own, the container may have processes left that write. The supervisor waits for their end.
+	// Without a pid namespace of its own, the container may have processes left that write. The
+	// supervisor waits for their end.
 	if err := ignoreGone(s.Supervisor.Kill(ctx, r.ID, "KILL", true)); err != nil {
 		return fmt.Errorf("kill what is left: %w", err)
 	}
@@ -239,7 +245,8 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 	grace := boottime.Seconds(seconds)
 	first := in.Record.Stop == nil
 	if first {
-		// The deadline is written first: an agent that dies after the signal must not begin the grace period afresh.
+		// The deadline is written first: an agent that dies after the signal must not begin the
+		// grace period afresh.
 		s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why} })
 	}
 	signal := in.Record.StopSignal
@@ -261,7 +268,8 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 	return nil
 }
 
-// remove removes everything of a container whose process is gone, and then says so. Each step may be repeated.
+// remove removes everything of a container whose process is gone, and then says so. Each step may
+// be repeated.
 func (s *Syncer) remove(ctx context.Context, w *worker, in Input) error {
 	var uid types.UID
 	if in.Desired != nil {
@@ -298,7 +306,8 @@ func (s *Syncer) take(w *worker, r *Record) {
 	s.mu.Unlock()
 }
 
-// takeOver gives a worker the unreadable record of its own container, unless another worker is busy with it by now.
+// takeOver gives a worker the unreadable record of its own container, unless another worker is busy
+// with it by now.
 func (s *Syncer) takeOver(w *worker, id string, uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

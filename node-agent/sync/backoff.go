@@ -48,9 +48,9 @@ func (r *Record) backOffLimits(b *v1alpha1.OCIBundle) backOffLimits {
 
 // backOff is how long to wait before the next start. The zero value waits for nothing.
 type backOff struct {
-	// Until is when the next start may be, and Waits the length of the wait, by the limits that held
-	// when it began. Records of agents that knew one pair of limits also have the length of the next
-	// wait.
+	// Until is when the next start may be, and Waits the length of the wait, by the limits that
+	// held when it began. Records of agents that knew one pair of limits also have the length of
+	// the next wait.
 	Until boottime.Instant `json:"until,omitzero"`
 	Waits time.Duration    `json:"waits,omitempty"`
 }

@@ -21,57 +21,63 @@ type Input struct {
 	Now time.Time
 	// Instant is the present as durations are measured.
 	Instant boottime.Instant
-	// Synced: the source knows all that is wanted, so that a nil Desired means that nobody wants the container.
+	// Synced: the source knows all that is wanted, so that a nil Desired means that nobody wants
+	// the container.
 	Synced bool
 	// Desired is nil when nobody wants the container, or Synced is false and nothing is known.
 	Desired *v1alpha1.OCIBundle
 	// Hash of Desired.
 	Hash string
-	// Refused is why this agent cannot honour what is wanted; empty if it can. GoesOn is whether Desired has the spec that was
-	// accepted before in its place.
+	// Refused is why this agent cannot honour what is wanted; empty if it can. GoesOn is whether
+	// Desired has the spec that was accepted before in its place.
 	Refused string
 	// Reason of the refusal, one of api/v1alpha1.
 	RefusedReason string
 	GoesOn        bool
-	// Elsewhere is the key of the wanted bundle whose container a record is of which nothing but the id can be read: the worker of
-	// that key takes it over. It is empty if there is none.
+	// Elsewhere is the key of the wanted bundle whose container a record is of which nothing but
+	// the id can be read: the worker of that key takes it over. It is empty if there is none.
 	Elsewhere source.Key
-	// Claim is whether the record of this container, of which nothing but the id can be read, is another worker's.
+	// Claim is whether the record of this container, of which nothing but the id can be read, is
+	// another worker's.
 	Claim bool
 	// Next is the record as it is once it says all that is desired; nil if it does.
 	Next *Record
-	// Running is the bundle that the container was made from last, or updated to, and Change is what it takes to get from there to
-	// Desired. Running is nil if that is known to be nothing, or if it is not known what the container was made from.
+	// Running is the bundle that the container was made from last, or updated to, and Change is
+	// what it takes to get from there to Desired. Running is nil if that is known to be nothing, or
+	// if it is not known what the container was made from.
 	Running *v1alpha1.OCIBundle
 	Change  change.Set
-	// Newer says what this version of Berth would compile otherwise than what is kept; empty if nothing.
+	// Newer says what this version of Berth would compile otherwise than what is kept; empty if
+	// nothing.
 	Newer string
 	// Record is nil when nothing has been made for this bundle yet.
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
 	Actual *protocol.Status
-	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has a root filesystem: the agent was
-	// killed as it discarded it.
+	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has
+	// a root filesystem: the agent was killed as it discarded it.
 	RootfsLeft bool
-	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording it, such as a full disk; empty if
-	// nothing does. It is for the status; no decision depends on it. StorageFailed is whether it is that files cannot be written.
+	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording
+	// it, such as a full disk; empty if nothing does. It is for the status; no decision depends on
+	// it. StorageFailed is whether it is that files cannot be written.
 	Trouble       string
 	StorageFailed bool
-	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not answer; empty if it could.
-	// Nothing is decided then, and the status says so.
+	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not
+	// answer; empty if it could. Nothing is decided then, and the status says so.
 	Unseen      string
 	UnseenSince time.Time
 }
 
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
 
-// alive returns whether there is a process, or may be one in a moment. Actual is the container of Record.
+// alive returns whether there is a process, or may be one in a moment. Actual is the container of
+// Record.
 func (in Input) alive() bool {
 	return in.Record != nil && in.Actual != nil && in.Actual.State != protocol.Stopped
 }
 
-// changed returns whether the container is to be replaced by one of another spec. One that does not live is, also for a change that it
-// could be given if it did.
+// changed returns whether the container is to be replaced by one of another spec. One that does not
+// live is, also for a change that it could be given if it did.
 func (in Input) changed() bool {
 	switch {
 	case in.Record == nil || in.Record.Hash == in.Hash || in.finished():
@@ -82,9 +88,9 @@ func (in Input) changed() bool {
 	return in.Change.Kind == change.Replace || !in.alive() && len(in.Change.Limits()) > 0
 }
 
-// finished returns whether the container has ended for good and its Container was not edited since. Then it is not made
-// again, even if another version of the compiler makes another document of it. One that was told to run again, and whose start
-// was interrupted, has not finished.
+// finished returns whether the container has ended for good and its Container was not edited since.
+// Then it is not made again, even if another version of the compiler makes another document of it.
+// One that was told to run again, and whose start was interrupted, has not finished.
 func (in Input) finished() bool {
 	r := in.Record
 	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 && r.Interrupted != in.Hash &&
@@ -115,9 +121,11 @@ const (
 	TakeOver Verb = "TakeOver"
 	// NoteDesired writes down what is desired.
 	NoteDesired Verb = "NoteDesired"
-	// NoteRunning writes down that the container runs: the agent that started it did not come to it.
+	// NoteRunning writes down that the container runs: the agent that started it did not come to
+	// it.
 	NoteRunning Verb = "NoteRunning"
-	// NoteKills writes down that the kernel has killed other processes than the first for lack of memory.
+	// NoteKills writes down that the kernel has killed other processes than the first for lack of
+	// memory.
 	NoteKills Verb = "NoteKills"
 	// NoteExit writes down how the process ended.
 	NoteExit Verb = "NoteExit"
@@ -156,7 +164,8 @@ type Policy struct {
 	Func func(Input) (Decision, bool)
 }
 
-// Chain is a list of policies, of which the first that has something to say decides. Read from above it is the whole behaviour.
+// Chain is a list of policies, of which the first that has something to say decides. Read from
+// above it is the whole behaviour.
 type Chain []Policy
 
 // Decide asks one policy after the other.
@@ -170,7 +179,8 @@ func (c Chain) Decide(in Input) Decision {
 	return Decision{Verb: Nothing}
 }
 
-// Policies is the chain for a container. It is a function, not a variable, so that nobody changes it.
+// Policies is the chain for a container. It is a function, not a variable, so that nobody changes
+// it.
 func Policies() Chain {
 	return Chain{
 		{"TakeOwn", takeOwn},
@@ -221,9 +231,9 @@ func notKnownWhetherWanted(in Input) (Decision, bool) {
 // lookAgain is when a record that cannot be read is read again.
 const lookAgain = 10 * time.Second
 
-// leaveUnreadable leaves a container alone whose record cannot be read, for as long as somebody wants it. What runs goes on; what does
-// not run may be a job that has done its work. Without a container, and for one that is to run always, there is nothing to
-// lose by starting.
+// leaveUnreadable leaves a container alone whose record cannot be read, for as long as somebody
+// wants it. What runs goes on; what does not run may be a job that has done its work. Without a
+// container, and for one that is to run always, there is nothing to lose by starting.
 func leaveUnreadable(in Input) (Decision, bool) {
 	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() && (in.Desired != nil || in.Synced) && in.Elsewhere == (source.Key{}) {
 		return Decision{}, false
@@ -257,16 +267,16 @@ func noteKills(in Input) (Decision, bool) {
 	return Decision{Verb: NoteKills, Why: "the kernel has killed processes of it for lack of memory"}, ok
 }
 
-// startMade starts what stands ready, rather than making it again: a start that is still on its way would otherwise have the
-// program killed and run a second time.
+// startMade starts what stands ready, rather than making it again: a start that is still on its way
+// would otherwise have the program killed and run a second time.
 func startMade(in Input) (Decision, bool) {
 	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil && in.Actual.State == protocol.Created &&
 		!in.changed() && !toldToStop(in.Desired) && !in.toldToRestart() && in.Refused == ""
 	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }
 
-// goOnMaking goes on with a start of this agent that waits for its image, also if another spec is wanted since. If it is not to be
-// started any more, discardHalfMade gives the image up.
+// goOnMaking goes on with a start of this agent that waits for its image, also if another spec is
+// wanted since. If it is not to be started any more, discardHalfMade gives the image up.
 func goOnMaking(in Input) (Decision, bool) {
 	ok := in.wanted() && in.Record != nil && in.Record.waiting != nil && in.Actual == nil && !toldToStop(in.Desired) && in.Refused == ""
 	return Decision{Verb: Make, Why: "its start waits for the image"}, ok
@@ -377,7 +387,8 @@ func waitBackOff(in Input) (Decision, bool) {
 
 func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }
 
-// killAgain is how often SIGKILL is repeated while a process does not go: one may have been forking.
+// killAgain is how often SIGKILL is repeated while a process does not go: one may have been
+// forking.
 const killAgain = 5 * time.Second
 
 func stopping(in Input, why string) Decision {

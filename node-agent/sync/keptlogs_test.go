@@ -20,7 +20,8 @@ import (
 func TestLogsOfRemovedContainers(t *testing.T) {
 	b := newBench(t)
 	b.stop()
-	// The first agent may have started a container, and nobody moves the clock on for its grace period; the second is to start none yet.
+	// The first agent may have started a container, and nobody moves the clock on for its grace
+	// period; the second is to start none yet.
 	first := b.source.bundle
 	b.source.bundle = nil
 	b.super.mu.Lock()

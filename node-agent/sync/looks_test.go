@@ -28,8 +28,8 @@ func (b *busySupervisor) Get(ctx context.Context, id string) (protocol.Status, e
 	return b.fakeSupervisor.Get(ctx, id)
 }
 
-// TestLooksAreBounded: an agent that takes over many containers does not hold the documents of all, and a connection for
-// each, at once.
+// TestLooksAreBounded: an agent that takes over many containers does not hold the documents of all,
+// and a connection for each, at once.
 func TestLooksAreBounded(t *testing.T) {
 	b := newBench(t)
 	busy := &busySupervisor{fakeSupervisor: b.super}

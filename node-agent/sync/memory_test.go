@@ -29,8 +29,8 @@ func (m *manySource) ReportStatus(context.Context, *v1alpha1.OCIBundle, *v1alpha
 	return nil
 }
 
-// TestMemoryOfARunningContainer: a container at rest costs the Syncer its record and its last status,
-// and neither a document nor a stack (docs/benchmarks.md).
+// TestMemoryOfARunningContainer: a container at rest costs the Syncer its record and its last
+// status, and neither a document nor a stack (docs/benchmarks.md).
 func TestMemoryOfARunningContainer(t *testing.T) {
 	const count, limit = 500, 6 << 10
 	first := newBench(t)

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
-// pulledImages passes each pull that begins to the test, by reference, and of each that is given up.
+// pulledImages passes each pull that begins to the test, by reference, and of each that is given
+// up.
 type pulledImages struct {
 	begun, ended chan string
 	image        *lifecycle.Image // nil: the pull goes on until it is given up
@@ -65,7 +66,8 @@ func expect(t *testing.T, c <-chan string, want string) {
 	}
 }
 
-// TestDeletionDuringAPull: the pull is given up, and all of the container goes, although no time passes.
+// TestDeletionDuringAPull: the pull is given up, and all of the container goes, although no time
+// passes.
 func TestDeletionDuringAPull(t *testing.T) {
 	b, images := newPullBench(t)
 	b.delete()
@@ -80,7 +82,8 @@ func TestDeletionDuringAPull(t *testing.T) {
 	}
 }
 
-// TestAnotherImageDuringAPull: the pull of the image that is wanted no more is given up for that of the other.
+// TestAnotherImageDuringAPull: the pull of the image that is wanted no more is given up for that of
+// the other.
 func TestAnotherImageDuringAPull(t *testing.T) {
 	b, images := newPullBench(t)
 	b.set(func(o *v1alpha1.OCIBundle) {
@@ -157,7 +160,8 @@ func TestAgentEndsDuringAPull(t *testing.T) {
 	}
 }
 
-// TestImageWithABadStopSignal: the image is there, and says something that the container cannot be created with.
+// TestImageWithABadStopSignal: the image is there, and says something that the container cannot be
+// created with.
 func TestImageWithABadStopSignal(t *testing.T) {
 	b, _ := newPullBench(t)
 	b.stop()
@@ -174,7 +178,8 @@ func TestImageWithABadStopSignal(t *testing.T) {
 	}
 }
 
-// TestGatherWritesNothing: a look at what has changed leaves record and desired.json as they are; acting on it writes them.
+// TestGatherWritesNothing: a look at what has changed leaves record and desired.json as they are;
+// acting on it writes them.
 func TestGatherWritesNothing(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

@@ -34,7 +34,8 @@ type runState string
 const (
 	// stateNone: there is no container, or it could not be made.
 	stateNone runState = ""
-	// stateStarting: the container is being made. An agent that finds this after a start of its own was killed in the middle.
+	// stateStarting: the container is being made. An agent that finds this after a start of its own
+	// was killed in the middle.
 	stateStarting runState = "Starting"
 	// stateRunning: the process has been started.
 	stateRunning runState = "Running"
@@ -42,8 +43,9 @@ const (
 	stateEnded runState = "Ended"
 )
 
-// recordVersion is the version of the format of a record. It is raised when an older agent would take a record for something else
-// than it says. Records of 49c6b77 and before have none, and are of version 0.
+// recordVersion is the version of the format of a record. It is raised when an older agent would
+// take a record for something else than it says. Records of 49c6b77 and before have none, and are
+// of version 0.
 const recordVersion = 1
 
 // errNewer is returned for a record of a newer version, which is not guessed at.
@@ -64,25 +66,32 @@ type Record struct {
 	Generation int64 `json:"generation,omitempty"`
 	// Hash of what the container was made from last, or was tried to be, or updated to since.
 	Hash string `json:"hash,omitempty"`
-	// Made is the generation of the bundle that Hash is of; 0 if the record is of an agent that did not record it. The bundle itself
-	// is in running.json if another one was accepted since, and else in desired.json.
+	// Made is the generation of the bundle that Hash is of; 0 if the record is of an agent that did
+	// not record it. The bundle itself is in running.json if another one was accepted since, and
+	// else in desired.json.
 	Made int64 `json:"made,omitempty"`
-	// Interrupted is the hash of the spec whose start was interrupted last; empty once another start has begun.
+	// Interrupted is the hash of the spec whose start was interrupted last; empty once another
+	// start has begun.
 	Interrupted string `json:"interrupted,omitempty"`
-	// Updating are the paths of the fields whose update in the running container has begun, and whose values are not known therefore.
+	// Updating are the paths of the fields whose update in the running container has begun, and
+	// whose values are not known therefore.
 	Updating []string `json:"updating,omitempty"`
-	// Refusal is why the running container could not be updated to a later bundle; nil if it was not tried, or succeeded.
+	// Refusal is why the running container could not be updated to a later bundle; nil if it was
+	// not tried, or succeeded.
 	Refusal *refusedUpdate `json:"refusal,omitempty"`
 
-	// Restart is the value of source.AnnotationRestart for which the container was made last, or was tried to be.
+	// Restart is the value of source.AnnotationRestart for which the container was made last, or
+	// was tried to be.
 	Restart string `json:"restart,omitempty"`
 
-	// Stopped is the value of source.AnnotationStopped that the source had last. It holds while the source is not read yet.
+	// Stopped is the value of source.AnnotationStopped that the source had last. It holds while the
+	// source is not read yet.
 	Stopped string `json:"stopped,omitempty"`
 
 	State runState `json:"state,omitempty"`
-	// Launch is set before the supervisor may start the program, and survives a loss of power by then. In a record that says
-	// Starting after another boot, it means that the program may have run.
+	// Launch is set before the supervisor may start the program, and survives a loss of power by
+	// then. In a record that says Starting after another boot, it means that the program may have
+	// run.
 	Launch boottime.Instant `json:"launch,omitzero"`
 	run
 	// Before is what run was before the start that is under way, for the case that it fails.
@@ -101,22 +110,24 @@ type Record struct {
 	// Stop is set before the stop signal is sent, and says when it has been.
 	Stop *stop `json:"stop,omitempty"`
 
-	// unreadable is why the record on disk cannot be read; nil if it can. Nothing but ID is known then, and what desired.json says.
+	// unreadable is why the record on disk cannot be read; nil if it can. Nothing but ID is known
+	// then, and what desired.json says.
 	unreadable error
-	// unwritten is why the record on disk is older than this one; nil if it is not. unwrittenDesired is what desired.json
-	// is to hold besides.
+	// unwritten is why the record on disk is older than this one; nil if it is not.
+	// unwrittenDesired is what desired.json is to hold besides.
 	unwritten        error
 	unwrittenDesired *v1alpha1.OCIBundle
 	// waiting is set while a start of this agent waits for its image.
 	waiting *waiting
-	// flushed waits until the last end of the process survives a loss of power; nil if there is nothing to wait for. No end
-	// is reported before.
+	// flushed waits until the last end of the process survives a loss of power; nil if there is
+	// nothing to wait for. No end is reported before.
 	flushed func(context.Context) error
 }
 
 // run is one run of the process, and the end of the one before.
 type run struct {
-	// Compiled is the generation of the Container that the bundle of this run was compiled for; 0 if that is not known.
+	// Compiled is the generation of the Container that the bundle of this run was compiled for; 0
+	// if that is not known.
 	Compiled int64 `json:"compiledGeneration,omitempty"`
 	// Restarts before this run, which is the number of the run too.
 	Restarts int32 `json:"restarts,omitempty"`
@@ -126,7 +137,8 @@ type run struct {
 	Exit      *corev1.ContainerStateTerminated `json:"exit,omitempty"`
 	Last      *corev1.ContainerStateTerminated `json:"last,omitempty"`
 	LogPath   string                           `json:"logPath,omitempty"`
-	// OOMKills are the kills for lack of memory in this run, and PastOOMKills those in the runs before.
+	// OOMKills are the kills for lack of memory in this run, and PastOOMKills those in the runs
+	// before.
 	OOMKills     uint64 `json:"oomKills,omitempty"`
 	PastOOMKills uint64 `json:"pastOOMKills,omitempty"`
 }
@@ -146,8 +158,9 @@ type stop struct {
 	Deadline boottime.Instant `json:"until,omitzero"`
 	// GraceSeconds is the grace period that led to it.
 	GraceSeconds int64 `json:"graceSeconds,omitempty"`
-	// Sent is false until the supervisor has taken the stop signal: an agent that was killed in between sends it again. A second
-	// one does no harm, while a missing one has a program killed without a warning.
+	// Sent is false until the supervisor has taken the stop signal: an agent that was killed in
+	// between sends it again. A second one does no harm, while a missing one has a program killed
+	// without a warning.
 	Sent bool   `json:"sent,omitempty"`
 	Why  string `json:"why"`
 }
@@ -182,8 +195,9 @@ func (r *Record) unstart() {
 	}
 }
 
-// interrupted takes back a start that nobody's fault ended. Without a hash the record differs from every spec, so that the
-// start is tried again at once. It keeps its back-off (see begin): an interruption does not end a crash loop.
+// interrupted takes back a start that nobody's fault ended. Without a hash the record differs from
+// every spec, so that the start is tried again at once. It keeps its back-off (see begin): an
+// interruption does not end a crash loop.
 func (r *Record) interrupted() {
 	r.unstart()
 	r.Interrupted, r.Hash, r.Made = r.Hash, "", 0
@@ -201,8 +215,8 @@ func (r *Record) write(d bundle.Dir, how replace) error {
 	return how(d, recordFile, data)
 }
 
-// readRecord returns nil when there is no record. now and instant are the present, for a record of a version of Berth that
-// kept deadlines by the node's clock.
+// readRecord returns nil when there is no record. now and instant are the present, for a record of
+// a version of Berth that kept deadlines by the node's clock.
 func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record, error) {
 	data, err := os.ReadFile(d.File(recordFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -224,7 +238,8 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 		Stop    struct{ Deadline time.Time }
 	}
 	if json.Unmarshal(data, &old) == nil {
-		// That clock may have been set since: no deadline is further away than it can have been when it was written.
+		// That clock may have been set since: no deadline is further away than it can have been
+		// when it was written.
 		from := func(t time.Time, atMost time.Duration) boottime.Instant {
 			return instant.Add(min(max(t.Sub(now), 0), atMost))
 		}
@@ -238,7 +253,8 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 	return r, nil
 }
 
-// unreadable returns the record of a container whose record cannot be read. Whose it is comes from desired.json, if that can be read.
+// unreadable returns the record of a container whose record cannot be read. Whose it is comes from
+// desired.json, if that can be read.
 func unreadable(d bundle.Dir, id string, err error) *Record {
 	r := orphan(id)
 	r.unreadable = err
@@ -248,7 +264,8 @@ func unreadable(d bundle.Dir, id string, err error) *Record {
 	return r
 }
 
-// bundleVersion is the version of the format of desired.json and running.json. Files of 11c74ef and before have none, and are of version 0.
+// bundleVersion is the version of the format of desired.json and running.json. Files of 11c74ef and
+// before have none, and are of version 0.
 const bundleVersion = 1
 
 // versioned is the content of desired.json and running.json.
@@ -277,7 +294,8 @@ func (r *Record) accepted(d bundle.Dir) *v1alpha1.OCIBundle {
 	return readDesired(d)
 }
 
-// readDesired returns what writeDesired wrote; nil if there is nothing, or nothing that this agent can read.
+// readDesired returns what writeDesired wrote; nil if there is nothing, or nothing that this agent
+// can read.
 func readDesired(d bundle.Dir) *v1alpha1.OCIBundle { return readBundle(d, desiredFile) }
 
 func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
@@ -300,8 +318,8 @@ func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
 // each time that it needs it (restart policy, back-off, grace period, requests, when to pull) is
 // not part of it: a change of that needs no update.
 //
-// Records of older agents hold it, so it must stay what it is for every spec that they could have: a field that is added
-// here, or to a type that is part of it, is left out where it is empty.
+// Records of older agents hold it, so it must stay what it is for every spec that they could have:
+// a field that is added here, or to a type that is part of it, is left out where it is empty.
 func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 	var config any
 	if err := json.Unmarshal(spec.Config.Raw, &config); err != nil {
@@ -311,7 +329,8 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 	if spec.Image != nil {
 		image = spec.Image.Reference
 	}
-	// Marshal sorts the keys of config, so that the order in which the source has them does not matter.
+	// Marshal sorts the keys of config, so that the order in which the source has them does not
+	// matter.
 	data, err := json.Marshal(struct {
 		Handler string
 		Image   string

@@ -16,8 +16,8 @@ import (
 // olderAgent explains a refusal to people.
 const olderAgent = "this agent is older than the controller: upgrade berth-agent on the node"
 
-// unowned explains why a bundle is not run that belongs to no Container. Admission control lets only the controller create
-// OCIBundles; the agent does not rely on it.
+// unowned explains why a bundle is not run that belongs to no Container. Admission control lets
+// only the controller create OCIBundles; the agent does not rely on it.
 const unowned = "spec.containerRef: found none, so the OCIBundle belongs to no Container; allowed: what berth-controller compiles from a Container. " +
 	"Create a Container in its place"
 
@@ -63,7 +63,8 @@ func (in *Input) refuse() {
 	}
 }
 
-// goOn lets the container of a bundle that is refused go on as the spec says that was accepted before.
+// goOn lets the container of a bundle that is refused go on as the spec says that was accepted
+// before.
 func (in *Input) goOn(dir bundle.Dir) {
 	accepted := in.Record.accepted(dir)
 	// A newer agent may have accepted what this one cannot read.

@@ -18,7 +18,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// newFields are the ways in which a bundle uses something that this agent does not know, with the path that is reported.
+// newFields are the ways in which a bundle uses something that this agent does not know, with the
+// path that is reported.
 func newFields() map[string]func(*v1alpha1.OCIBundle) {
 	return map[string]func(*v1alpha1.OCIBundle){
 		"spec.process.umask": func(b *v1alpha1.OCIBundle) {
@@ -100,7 +101,8 @@ func TestUnknownFieldIsRefused(t *testing.T) {
 	}
 }
 
-// TestOlderAgentLeavesWhatANewerOneRan: a bundle that a newer agent accepted is not replaced by what is left of it here.
+// TestOlderAgentLeavesWhatANewerOneRan: a bundle that a newer agent accepted is not replaced by
+// what is left of it here.
 func TestOlderAgentLeavesWhatANewerOneRan(t *testing.T) {
 	leaktest.Check(t)
 	b := newOldBench(t, "running")
@@ -129,8 +131,9 @@ func TestOlderAgentLeavesWhatANewerOneRan(t *testing.T) {
 	b.refused("spec.future", v1alpha1.ContainerRunning)
 }
 
-// TestUnownedBundleIsRefused: a bundle that was compiled from no Container is not run, whoever has created it; one of a controller
-// that did not know spec.containerRef is known by its owner reference.
+// TestUnownedBundleIsRefused: a bundle that was compiled from no Container is not run, whoever has
+// created it; one of a controller that did not know spec.containerRef is known by its owner
+// reference.
 func TestUnownedBundleIsRefused(t *testing.T) {
 	owner := func(kind string) func(*v1alpha1.OCIBundle) {
 		return func(b *v1alpha1.OCIBundle) {

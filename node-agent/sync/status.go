@@ -26,9 +26,10 @@ type progress struct{ condition, reason, message string }
 // reportPatience is how long a report may take although there is something else to do.
 const reportPatience = time.Second
 
-// reporting returns the context of a report. It ends when the next step is due, or when the worker is to look again, though not within
-// reportPatience: a source that does not answer must not put off the next start of a container, nor its SIGKILL. due is the time
-// until the next step; 0 is never.
+// reporting returns the context of a report. It ends when the next step is due, or when the worker
+// is to look again, though not within reportPatience: a source that does not answer must not put
+// off the next start of a container, nor its SIGKILL. due is the time until the next step; 0 is
+// never.
 func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	var timers []clock.Timer
@@ -53,16 +54,17 @@ func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (c
 	}
 }
 
-// report reports the status to the source if it differs from the one reported last. due is the time until there is something else to
-// do; 0 is never.
+// report reports the status to the source if it differs from the one reported last. due is the time
+// until there is something else to do; 0 is never.
 func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress, due time.Duration) error {
 	// Nobody reads the status of a bundle that the source does not know (yet).
 	known := s.Source.Get(w.key)
 	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {
 		return nil
 	}
-	// What was reported last counts as long as the source shows no newer version. A newer one may hold another's words, which are no
-	// base for what is reported next, such as the time of a transition.
+	// What was reported last counts as long as the source shows no newer version. A newer one may
+	// hold another's words, which are no base for what is reported next, such as the time of a
+	// transition.
 	previous, shown := &known.Status, &known.Status
 	if w.told != nil && w.toldFor == known.UID {
 		previous = w.told
@@ -83,7 +85,8 @@ func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress, d
 	return nil
 }
 
-// Status returns the status of a wanted container. It is the only place where the status of a bundle is computed.
+// Status returns the status of a wanted container. It is the only place where the status of a
+// bundle is computed.
 func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1.OCIBundleStatus {
 	b, r := in.Desired, in.Record
 	if r == nil {
@@ -247,7 +250,8 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	return status
 }
 
-// degraded completes the status of a container whose record cannot be read: what was reported before, and what the supervisor knows.
+// degraded completes the status of a container whose record cannot be read: what was reported
+// before, and what the supervisor knows.
 func degraded(in Input, status, previous *v1alpha1.OCIBundleStatus, set func(string, metav1.ConditionStatus, string, string)) *v1alpha1.OCIBundleStatus {
 	id := status.ContainerID
 	status.Phase, status.RunStatus = previous.Phase, *previous.RunStatus.DeepCopy()

@@ -63,7 +63,8 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 	}
 }
 
-// TestLongMessageIsCutBetweenLetters: a message that the API server would refuse is cut, and stays text.
+// TestLongMessageIsCutBetweenLetters: a message that the API server would refuse is cut, and stays
+// text.
 func TestLongMessageIsCutBetweenLetters(t *testing.T) {
 	leaktest.Check(t)
 	for shift := range 3 {
@@ -78,7 +79,8 @@ func TestLongMessageIsCutBetweenLetters(t *testing.T) {
 	}
 }
 
-// TestReferenceChangesNothing: a profile that an OCIBundle refers to makes the same container as one that it holds.
+// TestReferenceChangesNothing: a profile that an OCIBundle refers to makes the same container as
+// one that it holds.
 func TestReferenceChangesNothing(t *testing.T) {
 	leaktest.Check(t)
 	whole := v1alpha1.OCIBundleSpec{}
@@ -101,7 +103,8 @@ func TestReferenceChangesNothing(t *testing.T) {
 	}
 }
 
-// TestUnresolvedBundleLeavesItsContainer: what runs goes on while the profile of its next spec cannot be read.
+// TestUnresolvedBundleLeavesItsContainer: what runs goes on while the profile of its next spec
+// cannot be read.
 func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
@@ -132,7 +135,8 @@ func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 	b.until("the stop of what is replaced", func() bool { return len(b.kills()) > 0 })
 }
 
-// TestHashIsComputedOnce: a document's worth of garbage a look is what an agent's memory was made of.
+// TestHashIsComputedOnce: a document's worth of garbage a look is what an agent's memory was made
+// of.
 func TestHashIsComputedOnce(t *testing.T) {
 	leaktest.Check(t)
 	b := &v1alpha1.OCIBundle{}

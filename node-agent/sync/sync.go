@@ -46,14 +46,16 @@ type Config struct {
 	LogDir string
 	// CgroupParent is the cgroup that each container's is made in, such as /berth.
 	CgroupParent string
-	// Handlers returns the names of the node's handlers. A bundle without one gets v1alpha1.HandlerNative.
+	// Handlers returns the names of the node's handlers. A bundle without one gets
+	// v1alpha1.HandlerNative.
 	Handlers func() []string
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
 	// DefaultLogMaxBytes.
 	LogMaxBytes int64
 	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
 	KeepLogs lifecycle.Retention
-	// Parallel is how many containers of one handler are made at the same time; optional: 8. Pulling images is not counted.
+	// Parallel is how many containers of one handler are made at the same time; optional: 8.
+	// Pulling images is not counted.
 	Parallel int
 	// Pulled returns how far the pull of an image is, for people; optional.
 	Pulled func(reference string) string
@@ -87,7 +89,8 @@ type Syncer struct {
 	wg        gosync.WaitGroup
 }
 
-// worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of which there is at most one.
+// worker is the state of one key. All but the fields under "guarded" belong to its goroutine, of
+// which there is at most one.
 type worker struct {
 	key     source.Key
 	records []*Record // more than one while a container gives way to another of the same name
@@ -98,8 +101,8 @@ type worker struct {
 	unseen  time.Time // since when the container cannot be looked at; zero if it can
 	hash    lastHash
 	offer   lastOffer
-	// started is the status with which the container was started, for the look that follows at once. What has happened since is an
-	// event, after which the worker looks again.
+	// started is the status with which the container was started, for the look that follows at
+	// once. What has happened since is an event, after which the worker looks again.
 	started *protocol.Status
 
 	// guarded by Syncer.mu
@@ -151,8 +154,8 @@ func New(c Config) (*Syncer, error) {
 // agent and supervisor is that of all of these at once.
 const parallelLooks = 32
 
-// Run finds what an earlier agent has made, then works until ctx ends, and returns once every worker has come to a
-// point from where another agent can go on. Containers are left as they are.
+// Run finds what an earlier agent has made, then works until ctx ends, and returns once every
+// worker has come to a point from where another agent can go on. Containers are left as they are.
 func (s *Syncer) Run(ctx context.Context) error {
 	if err := s.recover(); err != nil {
 		return err
@@ -177,8 +180,8 @@ func (s *Syncer) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow follows the source until ctx ends. A source that fails, as one that cannot be watched since the host is out of inotify
-// instances, is followed again, and Following says that it fails.
+// follow follows the source until ctx ends. A source that fails, as one that cannot be watched
+// since the host is out of inotify instances, is followed again, and Following says that it fails.
 func (s *Syncer) follow(ctx context.Context) {
 	note := func(err error) {
 		s.mu.Lock()
@@ -267,8 +270,9 @@ func orphan(id string) *Record {
 	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
 }
 
-// adoptOrphans starts a worker for each container of ours that has none: an agent that died has left them, or their records are gone. It is
-// called whenever the supervisor lists its containers, since it may not have answered before.
+// adoptOrphans starts a worker for each container of ours that has none: an agent that died has
+// left them, or their records are gone. It is called whenever the supervisor lists its containers,
+// since it may not have answered before.
 func (s *Syncer) adoptOrphans(all []protocol.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -392,7 +396,8 @@ func (s *Syncer) Changed(key source.Key) {
 	go s.work(w)
 }
 
-// work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest costs none.
+// work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest
+// costs none.
 func (s *Syncer) work(w *worker) {
 	defer s.wg.Done()
 	for {
@@ -416,7 +421,8 @@ func (s *Syncer) work(w *worker) {
 	}
 }
 
-// reconcile works on one key until there is nothing more to do now, and returns after what time to look again; zero is never.
+// reconcile works on one key until there is nothing more to do now, and returns after what time to
+// look again; zero is never.
 func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration) {
 	log := s.Log.With("container", w.key.String())
 	for ctx.Err() == nil {
@@ -494,8 +500,8 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 	return 0
 }
 
-// unseenAfter is how long looks must have failed before a container is reported as not known. A supervisor that is
-// replaced is back before.
+// unseenAfter is how long looks must have failed before a container is reported as not known. A
+// supervisor that is replaced is back before.
 const unseenAfter = 3 * time.Second
 
 // sooner returns the shorter of two times to wait, of which b may be 0: never.
@@ -506,12 +512,13 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// reportedTries is how many tries must have failed in a row before the status says so, which takes some seconds: until then,
-// another supervisor may be about to take over, or a process about to end.
+// reportedTries is how many tries must have failed in a row before the status says so, which takes
+// some seconds: until then, another supervisor may be about to take over, or a process about to
+// end.
 const reportedTries = 3
 
-// trouble returns what the status says of an act that has failed, "" if nothing yet, and whether the agent's own files cannot be
-// written.
+// trouble returns what the status says of an act that has failed, "" if nothing yet, and whether
+// the agent's own files cannot be written.
 func (w *worker) trouble(verb Verb, err error) (storage bool, text string) {
 	switch {
 	case lifecycle.StorageFailed(err):
@@ -531,15 +538,16 @@ func idOf(in Input) string {
 	return ""
 }
 
-// retry is when to try again after something of the node or the API failed that is not the container's fault.
+// retry is when to try again after something of the node or the API failed that is not the
+// container's fault.
 func (s *Syncer) retry(w *worker) time.Duration {
 	wait := min(time.Second<<min(w.retries, 5), 30*time.Second)
 	w.retries++
 	return wait
 }
 
-// gather reads all that a decision needs, and changes nothing: act does. While there are containers of an older UID, it speaks of
-// those.
+// gather reads all that a decision needs, and changes nothing: act does. While there are containers
+// of an older UID, it speaks of those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	s.looking <- struct{}{}
 	defer func() { <-s.looking }()
@@ -611,7 +619,8 @@ func (s *Syncer) readWanted(w *worker) Input {
 	return in
 }
 
-// readAccepted reads what was accepted earlier of what is wanted, and works out what the record does not say yet.
+// readAccepted reads what was accepted earlier of what is wanted, and works out what the record
+// does not say yet.
 func (s *Syncer) readAccepted(w *worker, in *Input) {
 	dir, next := s.Bundles.Dir(in.Record.ID), *in.Record
 	changed := false
@@ -677,8 +686,9 @@ func (s *Syncer) wantedByID(id string) source.Key {
 	return source.Key{}
 }
 
-// holderAtRest returns the worker that has the unreadable record of a container of another key: neither that nor desired.json says
-// whose it is, but its id does. It returns nil if there is none, or if that worker is busy with it. s.mu is held.
+// holderAtRest returns the worker that has the unreadable record of a container of another key:
+// neither that nor desired.json says whose it is, but its id does. It returns nil if there is none,
+// or if that worker is busy with it. s.mu is held.
 func (s *Syncer) holderAtRest(owner source.Key, id string) *worker {
 	key, ok := s.byID[id]
 	holder := s.workers[key]
@@ -688,8 +698,8 @@ func (s *Syncer) holderAtRest(owner source.Key, id string) *worker {
 	return holder
 }
 
-// hurry moves the deadline of a stop forward if its grace period was made shorter since: what is left is at most the new one. It
-// returns whether it has changed the record.
+// hurry moves the deadline of a stop forward if its grace period was made shorter since: what is
+// left is at most the new one. It returns whether it has changed the record.
 func hurry(r *Record, b *v1alpha1.OCIBundle, now boottime.Instant) bool {
 	if b == nil || r.Stop == nil || b.Spec.TerminationGracePeriodSeconds >= r.Stop.GraceSeconds {
 		return false
@@ -712,14 +722,15 @@ func hashOf(b *v1alpha1.OCIBundle) string {
 	}
 	hash, err := Hash(&b.Spec)
 	if err != nil {
-		// A document that is no JSON never comes from the API server; it differs from every good one.
+		// A document that is no JSON never comes from the API server; it differs from every good
+		// one.
 		return "invalid: " + err.Error()
 	}
 	return hash
 }
 
-// lastHash is the hash of the bundle that a worker has looked at last. It takes a whole document's worth of garbage to compute,
-// and a worker looks many times at the same bundle.
+// lastHash is the hash of the bundle that a worker has looked at last. It takes a whole document's
+// worth of garbage to compute, and a worker looks many times at the same bundle.
 type lastHash struct {
 	uid        types.UID
 	generation int64
@@ -737,9 +748,9 @@ func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 	return l.hash
 }
 
-// keepAccepted keeps to the spec that was accepted for this generation, if the source has another one for it now: a
-// generation is compiled once, and a source that has compiled it again is another version of Berth, not an edit. It returns whether
-// desired.json is to be written again.
+// keepAccepted keeps to the spec that was accepted for this generation, if the source has another
+// one for it now: a generation is compiled once, and a source that has compiled it again is another
+// version of Berth, not an edit. It returns whether desired.json is to be written again.
 func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash {
@@ -757,8 +768,9 @@ func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
-// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and how it is run was edited. Of an
-// edit of what a running container can be given, no more is taken than that.
+// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and
+// how it is run was edited. Of an edit of what a running container can be given, no more is taken
+// than that.
 func (in *Input) keepRun(dir bundle.Dir) {
 	digest := in.Desired.Annotations[source.AnnotationRun]
 	if digest == "" {

@@ -34,8 +34,8 @@ import (
 
 func keyNamed(name string) source.Key { return source.Key{Namespace: "default", Name: name} }
 
-// fakeSupervisor stands in for a supervisor where the test is about times that a real one would have to be waited for. The tests
-// of cmd/berth-agent have a real one.
+// fakeSupervisor stands in for a supervisor where the test is about times that a real one would
+// have to be waited for. The tests of cmd/berth-agent have a real one.
 type fakeSupervisor struct {
 	mu              gosync.Mutex
 	clock           *settableClock
@@ -46,7 +46,8 @@ type fakeSupervisor struct {
 	updates         []protocol.UpdateRequest
 	log             protocol.LogLimits // of the last container that was created
 	refuses         string             // what the answer to an update says; empty if it is done
-	// unsure is what happens to the next requests of a name, such as "start": the answer is lost, and with "drop" the request too.
+	// unsure is what happens to the next requests of a name, such as "start": the answer is lost,
+	// and with "drop" the request too.
 	unsure map[string][]string
 }
 
@@ -240,7 +241,8 @@ func (noImages) Ensure(context.Context, string, corev1.PullPolicy) (*lifecycle.I
 	return nil, errors.New("the test has no images")
 }
 
-// settableClock is the clock of a node: set moves what it shows, and neither its timers nor the time since boot.
+// settableClock is the clock of a node: set moves what it shows, and neither its timers nor the
+// time since boot.
 type settableClock struct {
 	*testclock.FakeClock
 	offset atomic.Int64
@@ -526,8 +528,8 @@ func TestBackOffOfFailedStarts(t *testing.T) {
 	}
 }
 
-// TestInterruptedStartKeepsTheBackOff interrupts a start of a crash loop: it is tried again at once, and the wait after its next end is
-// twice the one before, unless another spec was started.
+// TestInterruptedStartKeepsTheBackOff interrupts a start of a crash loop: it is tried again at
+// once, and the wait after its next end is twice the one before, unless another spec was started.
 func TestInterruptedStartKeepsTheBackOff(t *testing.T) {
 	for name, edited := range map[string]bool{"same spec": false, "another spec": true} {
 		t.Run(name, func(t *testing.T) {
@@ -618,8 +620,8 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 	}
 }
 
-// TestSourceThatDoesNotAnswer: containers are started again, and killed at the end of their grace periods, while the source takes
-// no status; and it gets the last one once it answers.
+// TestSourceThatDoesNotAnswer: containers are started again, and killed at the end of their grace
+// periods, while the source takes no status; and it gets the last one once it answers.
 func TestSourceThatDoesNotAnswer(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
@@ -739,7 +741,8 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 	first := b.source.last()
 	c := running(first)
 	since := "not known since " + c.LastTransitionTime.UTC().Format(time.RFC3339) + ": the supervisor does not answer; before that: the process runs with pid 4242"
-	// The first look that fails may come from the lost stream of events rather than from a step of the clock.
+	// The first look that fails may come from the lost stream of events rather than from a step of
+	// the clock.
 	if looks < 1 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
 		t.Errorf("found after %d looks %+v; want message %q", looks, c, since)
 	}
@@ -847,7 +850,8 @@ func TestGracePeriodWithTheClockSetBack(t *testing.T) {
 	b.until("SIGKILL", func() bool { return slices.Equal(b.kills(), []string{"TERM", "KILL"}) })
 }
 
-// Records of a version that kept deadlines by the node's clock: none is further away than its own length.
+// Records of a version that kept deadlines by the node's clock: none is further away than its own
+// length.
 func TestRecordWithDeadlinesByTheClock(t *testing.T) {
 	b := newBench(t)
 	b.stop()
@@ -883,7 +887,8 @@ func TestRecordWithDeadlinesByTheClock(t *testing.T) {
 	}
 }
 
-// Kills for lack of memory of other processes than the first are reported while the container runs, and counted over all runs.
+// Kills for lack of memory of other processes than the first are reported while the container runs,
+// and counted over all runs.
 func TestKillsOfOthersAreReported(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

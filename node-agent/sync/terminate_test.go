@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestGracePeriodIsMadeShorterWhileItStops: as with a Pod, the deletion goes on at once, and nothing makes it longer again.
+// TestGracePeriodIsMadeShorterWhileItStops: as with a Pod, the deletion goes on at once, and
+// nothing makes it longer again.
 func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 	for name, again := range map[string]bool{"by the same agent": false, "by the next agent": true} {
 		t.Run(name, func(t *testing.T) {
@@ -53,7 +54,8 @@ func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 	}
 }
 
-// TestGracePeriodWithoutEnd: a grace period of more seconds than a duration holds does not wrap around to one that is over.
+// TestGracePeriodWithoutEnd: a grace period of more seconds than a duration holds does not wrap
+// around to one that is over.
 func TestGracePeriodWithoutEnd(t *testing.T) {
 	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.TerminationGracePeriodSeconds = math.MaxInt64 })
 	b.runs(1)

@@ -21,8 +21,8 @@ import (
 
 const unsureID = "default_x_01234567"
 
-// TestStartIsUnknown loses requests to the supervisor, or their answers: a container that may run is not undone, and the program is
-// started once.
+// TestStartIsUnknown loses requests to the supervisor, or their answers: a container that may run
+// is not undone, and the program is started once.
 func TestStartIsUnknown(t *testing.T) {
 	for name, unsure := range map[string]map[string][]string{
 		"answer to create lost":        {"create": {"lose"}},
@@ -61,7 +61,8 @@ func TestStartIsUnknown(t *testing.T) {
 	}
 }
 
-// TestAgentEndsWhileItStarts ends the agent while the supervisor works on a request. The next agent goes on with what is there.
+// TestAgentEndsWhileItStarts ends the agent while the supervisor works on a request. The next agent
+// goes on with what is there.
 func TestAgentEndsWhileItStarts(t *testing.T) {
 	for _, request := range []string{"create", "start"} {
 		t.Run(request, func(t *testing.T) {
@@ -86,7 +87,8 @@ func TestAgentEndsWhileItStarts(t *testing.T) {
 	}
 }
 
-// TestStopSignalIsNotLost loses the stop signal: it is sent again, and SIGKILL comes only after a whole grace period since.
+// TestStopSignalIsNotLost loses the stop signal: it is sent again, and SIGKILL comes only after a
+// whole grace period since.
 func TestStopSignalIsNotLost(t *testing.T) {
 	b := newUnsureBench(t, map[string][]string{"kill TERM": {"drop", "drop", "drop"}})
 	b.runs(1)
@@ -117,8 +119,8 @@ func TestStopSignalIsNotLost(t *testing.T) {
 	})
 }
 
-// TestStatusSaysWhatFailsAgainAndAgain: a stop that the supervisor refuses is not passed over in silence, and once it is done no more
-// is said of it.
+// TestStatusSaysWhatFailsAgainAndAgain: a stop that the supervisor refuses is not passed over in
+// silence, and once it is done no more is said of it.
 func TestStatusSaysWhatFailsAgainAndAgain(t *testing.T) {
 	b := newUnsureBench(t, map[string][]string{"kill TERM": slices.Repeat([]string{"drop"}, 6)})
 	b.runs(1)
@@ -159,7 +161,8 @@ func (f *failingSource) Run(ctx context.Context, e source.Events) error {
 	return f.memorySource.Run(ctx, e)
 }
 
-// TestSourceFails has a source that cannot be followed at first: that is said, and it is tried again until it works.
+// TestSourceFails has a source that cannot be followed at first: that is said, and it is tried
+// again until it works.
 func TestSourceFails(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

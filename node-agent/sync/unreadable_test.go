@@ -42,7 +42,8 @@ func (b *bench) starts() int {
 	return b.super.starts
 }
 
-// spoil ends the agent, changes what desired.json and record.json hold, and returns the record as it was.
+// spoil ends the agent, changes what desired.json and record.json hold, and returns the record as
+// it was.
 func (b *bench) spoil(t *testing.T, change func(string) string, desired bool) []byte {
 	t.Helper()
 	b.stop()
@@ -66,8 +67,9 @@ func (b *bench) spoil(t *testing.T, change func(string) string, desired bool) []
 	return good
 }
 
-// TestUnreadableRecordLeavesWhatRuns starts an agent that cannot read the record of a running container: it runs on and is Degraded,
-// until the record can be read again, or nobody wants it: then it is stopped with its grace period and removed.
+// TestUnreadableRecordLeavesWhatRuns starts an agent that cannot read the record of a running
+// container: it runs on and is Degraded, until the record can be read again, or nobody wants it:
+// then it is stopped with its grace period and removed.
 func TestUnreadableRecordLeavesWhatRuns(t *testing.T) {
 	for name, change := range damage {
 		for _, desired := range []bool{false, true} {
@@ -106,8 +108,8 @@ func TestUnreadableRecordLeavesWhatRuns(t *testing.T) {
 	}
 }
 
-// TestUnreadableRecordRunsNothingTwice starts an agent that cannot read the record of a container that is gone: a job is not run
-// again, and a service is, unless a newer agent wrote the record.
+// TestUnreadableRecordRunsNothingTwice starts an agent that cannot read the record of a container
+// that is gone: a job is not run again, and a service is, unless a newer agent wrote the record.
 func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 	for name, change := range damage {
 		for _, p := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever} {
@@ -134,8 +136,9 @@ func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 	}
 }
 
-// TestOrphans has the supervisor know containers that no record speaks of. That of a wanted bundle is left alone; another of this
-// agent's is stopped and removed; one of another bundles directory is none of its business.
+// TestOrphans has the supervisor know containers that no record speaks of. That of a wanted bundle
+// is left alone; another of this agent's is stopped and removed; one of another bundles directory
+// is none of its business.
 func TestOrphans(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

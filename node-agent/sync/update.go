@@ -31,7 +31,8 @@ func (r *Record) is(b *v1alpha1.OCIBundle) bool {
 	return r.Hash != "" && hashOf(b) == r.Hash // the record is of an agent that knew only this
 }
 
-// madeFrom returns the bundle that the container was made from last, or updated to; nil if that is not known.
+// madeFrom returns the bundle that the container was made from last, or updated to; nil if that is
+// not known.
 func (r *Record) madeFrom(d bundle.Dir) *v1alpha1.OCIBundle {
 	for _, file := range []string{runningFile, desiredFile} {
 		if b := readBundle(d, file); r.is(b) {
@@ -41,7 +42,8 @@ func (r *Record) madeFrom(d bundle.Dir) *v1alpha1.OCIBundle {
 	return nil
 }
 
-// keepMade keeps the bundle that the container was made from, before desired.json becomes another one.
+// keepMade keeps the bundle that the container was made from, before desired.json becomes another
+// one.
 func (r *Record) keepMade(d bundle.Dir) error {
 	made := readDesired(d)
 	if !r.is(made) || made.Generation == r.unwrittenDesired.Generation {
@@ -50,8 +52,9 @@ func (r *Record) keepMade(d bundle.Dir) error {
 	return writeBundle(d, runningFile, made, bundle.Dir.ReplaceForBoot)
 }
 
-// compareRunning finds out what it takes to get from what the container was made from to what is desired. As long as an update that
-// was refused is not to be tried again, the container goes on as what it was made from says.
+// compareRunning finds out what it takes to get from what the container was made from to what is
+// desired. As long as an update that was refused is not to be tried again, the container goes on as
+// what it was made from says.
 func (in *Input) compareRunning(dir bundle.Dir, now boottime.Instant) {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash && len(r.Updating) == 0 {
@@ -76,8 +79,9 @@ func (in Input) refusedUpdate() bool {
 	return r != nil && r.State == stateRunning && r.Refusal != nil && in.Desired != nil && r.Refusal.Generation == in.Desired.Generation
 }
 
-// updateRunning gives a running container what has changed. The record says what is under way: an agent that is killed in between
-// is followed by one that does the same again, or sets back what has been set, if that is desired by then.
+// updateRunning gives a running container what has changed. The record says what is under way: an
+// agent that is killed in between is followed by one that does the same again, or sets back what
+// has been set, if that is desired by then.
 func (s *Syncer) updateRunning(ctx context.Context, in *Input) error {
 	r, set := in.Record, in.Change
 	for _, path := range r.Updating {
@@ -113,7 +117,8 @@ func removeMade(d bundle.Dir) error {
 	return nil
 }
 
-// refuseUpdate notes that the container cannot be given what has changed, and is as it was. Any other error is returned.
+// refuseUpdate notes that the container cannot be given what has changed, and is as it was. Any
+// other error is returned.
 func (s *Syncer) refuseUpdate(in *Input, err error) error {
 	var fault *lifecycle.StageError
 	if !errors.As(err, &fault) || fault.Class != lifecycle.ContainerFault {
@@ -133,14 +138,16 @@ func (s *Syncer) refuseUpdate(in *Input, err error) error {
 	return nil
 }
 
-// lastOffer caches how this version of Berth would compile the bundle that a worker has looked at last.
+// lastOffer caches how this version of Berth would compile the bundle that a worker has looked at
+// last.
 type lastOffer struct {
 	uid        types.UID
 	generation int64
 	text       string
 }
 
-// of returns in which fields the source has compiled something else than was accepted for this generation; "" if in none.
+// of returns in which fields the source has compiled something else than was accepted for this
+// generation; "" if in none.
 func (l *lastOffer) of(accepted, compiled *v1alpha1.OCIBundle) string {
 	if l.uid != compiled.UID || l.generation != compiled.Generation {
 		*l = lastOffer{uid: compiled.UID, generation: compiled.Generation}

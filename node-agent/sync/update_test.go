@@ -98,7 +98,8 @@ func (b *bench) untilUpdates(want ...string) {
 	})
 }
 
-// assertOneRun asserts that the container was started once and never stopped, and is reported as accepted or not.
+// assertOneRun asserts that the container was started once and never stopped, and is reported as
+// accepted or not.
 func (b *bench) assertOneRun(accepted bool) {
 	b.Helper()
 	if kills := b.kills(); len(kills) > 0 || b.super.starts > 1 {
@@ -241,7 +242,8 @@ func TestLogOfAFinishedJob(t *testing.T) {
 	}
 }
 
-// TestRefusedLiveChange: the container goes on as it was, in all that the refused generation says, and the agent tries again.
+// TestRefusedLiveChange: the container goes on as it was, in all that the refused generation says,
+// and the agent tries again.
 func TestRefusedLiveChange(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
@@ -290,8 +292,8 @@ func TestRefusedLiveChange(t *testing.T) {
 	}
 }
 
-// TestRefusedLiveChangeOfAJob: a job that ends with the limits of before is not run again for those that were refused. One that
-// runs always is started again with them.
+// TestRefusedLiveChangeOfAJob: a job that ends with the limits of before is not run again for those
+// that were refused. One that runs always is started again with them.
 func TestRefusedLiveChangeOfAJob(t *testing.T) {
 	for policy, starts := range map[corev1.RestartPolicy]int{corev1.RestartPolicyNever: 1, corev1.RestartPolicyAlways: 2} {
 		t.Run(string(policy), func(t *testing.T) {
@@ -337,8 +339,8 @@ func (b *bench) untilLost() {
 	})
 }
 
-// TestLiveChangeCutOff: an update whose outcome is not known is done again, by the same agent or the next, and is set back if that is
-// what is desired by then.
+// TestLiveChangeCutOff: an update whose outcome is not known is done again, by the same agent or
+// the next, and is set back if the spec has been set back by then.
 func TestLiveChangeCutOff(t *testing.T) {
 	for _, tc := range []struct {
 		name, lost string
@@ -390,9 +392,9 @@ func TestLiveChangeCutOff(t *testing.T) {
 	}
 }
 
-// TestLiveChangeKilledAtEachStep starts an agent on what another one has left that was killed between two writes of an update. The
-// container and its log have their new limits in the end, and runs on; running.json never stands
-// for what it is not.
+// TestLiveChangeKilledAtEachStep starts an agent on what another one has left that was killed
+// between two writes of an update. The container and its log have their new limits in the end, and
+// runs on; running.json never stands for what it is not.
 func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	b := newUnsureBench(t, always("lose"))
 	b.runs(1)
@@ -489,7 +491,8 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	}
 }
 
-// TestLiveChangeAfterAnUpgrade: a container of the first version, whose record has a hash and no more, is updated as any other.
+// TestLiveChangeAfterAnUpgrade: a container of the first version, whose record has a hash and no
+// more, is updated as any other.
 func TestLiveChangeAfterAnUpgrade(t *testing.T) {
 	leaktest.Check(t)
 	b := newOldBench(t, "running")
@@ -511,8 +514,8 @@ func TestLiveChangeAfterAnUpgrade(t *testing.T) {
 	b.assertOneRun(true)
 }
 
-// TestEditOfLimitsTakesNoNewerDefaults: an agent whose compiler has other defaults takes no more of an edit of the resources than a
-// running container can be given.
+// TestEditOfLimitsTakesNoNewerDefaults: an agent whose compiler has other defaults takes no more of
+// an edit of the resources than a running container can be given.
 func TestEditOfLimitsTakesNoNewerDefaults(t *testing.T) {
 	digests := func(run, fixed string) func(*v1alpha1.OCIBundle) {
 		return func(o *v1alpha1.OCIBundle) {

@@ -29,7 +29,8 @@ const firstVersion = "testdata/49c6b77"
 
 const oldID = "default_x_01234567"
 
-// newOldBench is a node on which an agent of the first version has run a container, which is "finished" or "running".
+// newOldBench is a node on which an agent of the first version has run a container, which is
+// "finished" or "running".
 func newOldBench(t *testing.T, state string) *bench {
 	t.Helper()
 	dir := t.TempDir()
@@ -115,8 +116,8 @@ func recompile(b *v1alpha1.OCIBundle) {
 	b.Spec.Config.Raw = bytes.Replace(b.Spec.Config.Raw, []byte("{"), []byte(`{"annotations":{"compiled-by":"the next version"},`), 1)
 }
 
-// TestUpgradeMakesNothingAgain: whatever another version of Berth compiles, a container that runs goes on, and one that has finished
-// is not run again.
+// TestUpgradeMakesNothingAgain: whatever another version of Berth compiles, a container that runs
+// goes on, and one that has finished is not run again.
 func TestUpgradeMakesNothingAgain(t *testing.T) {
 	leaktest.Check(t)
 	for state, phase := range map[string]v1alpha1.ContainerPhase{"finished": v1alpha1.ContainerSucceeded, "running": v1alpha1.ContainerRunning} {
@@ -165,7 +166,8 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 			if state == "running" {
 				return
 			}
-			// Nor is it run again for a controller that compiled anew for the same generation, as after a hand's edit.
+			// Nor is it run again for a controller that compiled anew for the same generation, as
+			// after a hand's edit.
 			b.set(func(b *v1alpha1.OCIBundle) {
 				recompile(b)
 				b.Generation++
@@ -192,7 +194,8 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 	}
 }
 
-// TestInterruptedEditIsMadeStill: a job that was edited is run again although the agent was killed while it made it.
+// TestInterruptedEditIsMadeStill: a job that was edited is run again although the agent was killed
+// while it made it.
 func TestInterruptedEditIsMadeStill(t *testing.T) {
 	leaktest.Check(t)
 	r := record(stateEnded, exited(0), func(r *Record) { r.Compiled = 1 })
@@ -211,8 +214,8 @@ func TestInterruptedEditIsMadeStill(t *testing.T) {
 	}
 }
 
-// TestInterruptedRestartIsMadeStill restarts a finished job and interrupts that start: the job still runs,
-// once, also if the agent is replaced in between.
+// TestInterruptedRestartIsMadeStill restarts a finished job and interrupts that start: the job
+// still runs, once, also if the agent is replaced in between.
 func TestInterruptedRestartIsMadeStill(t *testing.T) {
 	for _, replaced := range []bool{false, true} {
 		t.Run(fmt.Sprintf("agent replaced %v", replaced), func(t *testing.T) {
@@ -248,7 +251,8 @@ func TestInterruptedRestartIsMadeStill(t *testing.T) {
 	}
 }
 
-// TestHashOfTheFirstVersion: records hold the hash, so it must not change for a spec that has nothing new.
+// TestHashOfTheFirstVersion: records hold the hash, so it must not change for a spec that has
+// nothing new.
 func TestHashOfTheFirstVersion(t *testing.T) {
 	leaktest.Check(t)
 	for _, state := range []string{"finished", "running"} {
@@ -270,7 +274,8 @@ func TestHashOfTheFirstVersion(t *testing.T) {
 	}
 }
 
-// TestHashedFieldsAreOmittedWhenEmpty holds that a field which is added to a type that is hashed changes no hash where it is empty.
+// TestHashedFieldsAreOmittedWhenEmpty holds that a field which is added to a type that is hashed
+// changes no hash where it is empty.
 func TestHashedFieldsAreOmittedWhenEmpty(t *testing.T) {
 	leaktest.Check(t)
 	always := map[string]bool{"Volume.name": true, "HostPathVolumeSource.path": true} // of the first version

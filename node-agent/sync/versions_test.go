@@ -15,8 +15,8 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
-// TestReadsRecordsOfAllVersions reads a record and a desired.json of each version that people ran, and refuses newer ones, whatever
-// else they hold.
+// TestReadsRecordsOfAllVersions reads a record and a desired.json of each version that people ran,
+// and refuses newer ones, whatever else they hold.
 func TestReadsRecordsOfAllVersions(t *testing.T) {
 	leaktest.Check(t)
 	dirs, err := filepath.Glob("testdata/*/*")

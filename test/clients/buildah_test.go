@@ -21,7 +21,8 @@ CMD ["cat", "/built"]
 	b.must("tag", id, busybox)
 	t.Cleanup(func() { b.must("rm", "-a") })
 
-	// Each way of choosing the runtime: the flag, the environment, and the configuration, which is at work in the others.
+	// Each way of choosing the runtime: the flag, the environment, and the configuration, which is
+	// at work in the others.
 	flag := []string{"--runtime", berth, "--isolation", "oci"}
 	run := func(name string, args ...string) []string {
 		return append(append([]string{"run", "--network", "none"}, flag...), append([]string{name}, args...)...)

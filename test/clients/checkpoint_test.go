@@ -18,7 +18,8 @@ func needsCRIU(t *testing.T) {
 	}
 }
 
-// counting counts in its memory and prints each number: one that continues differs from one that begins anew.
+// counting counts in its memory and prints each number: one that continues differs from one that
+// begins anew.
 var counting = []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done"}
 
 // last is the last number of a log.
@@ -31,7 +32,8 @@ func last(log string) int {
 	return n
 }
 
-// TestCheckpointPodman: a container that podman has checkpointed goes on where it was, by the same id and from an archive.
+// TestCheckpointPodman: a container that podman has checkpointed goes on where it was, by the same
+// id and from an archive.
 func TestCheckpointPodman(t *testing.T) {
 	needsCRIU(t)
 	p := newPodman(t)

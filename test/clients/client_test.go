@@ -57,7 +57,8 @@ func (r result) String() string {
 	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out, r.stderr)
 }
 
-// limit is how long a call may take: a client that hangs has failed. Without a processor of its own a guest is many times slower.
+// limit is how long a call may take: a client that hangs has failed. Without a processor of its own
+// a guest is many times slower.
 var limit = patience(3 * time.Minute)
 
 func patience(d time.Duration) time.Duration {
@@ -93,13 +94,15 @@ func quota(hundredths int) setting {
 	return byVersion(setting{"cpu/cpu.cfs_quota_us", us}, setting{"cpu.max", us + " 100000"})
 }
 
-// shares512 is the kernel's value for --cpu-shares 512: version 2 has weights, of which runc's formula of today makes 59.
+// shares512 is the kernel's value for --cpu-shares 512: version 2 has weights, of which runc's
+// formula of today makes 59.
 func shares512() setting {
 	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "59"})
 }
 
-// hungry is a script whose command needs some 64 MiB, once there is a file that says so: clients begin to listen for a lack of memory as they
-// start the container. They hear of its end by another way, which is not to be the faster one.
+// hungry is a script whose command needs some 64 MiB, once there is a file that says so: clients
+// begin to listen for a lack of memory as they start the container. They hear of its end by another
+// way, which is not to be the faster one.
 const (
 	hungry     = "until test -e " + hungryFile + "; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 5; exit $code"
 	hungryFile = "/tmp/hungry"
@@ -157,7 +160,8 @@ func (c *client) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// must runs the client, which has to succeed, and returns its standard output without the white space around it.
+// must runs the client, which has to succeed, and returns its standard output without the white
+// space around it.
 func (c *client) must(args ...string) string {
 	c.t.Helper()
 	r := c.run(args...)
@@ -194,8 +198,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	t.Fatalf("not in %v: %s", long, what)
 }
 
-// standsStill waits until the log of a paused container, which writes all the time when it is not, grows no more: the client may still have had
-// a line of before to write.
+// standsStill waits until the log of a paused container, which writes all the time when it is not,
+// grows no more: the client may still have had a line of before to write.
 func standsStill(t *testing.T, size func() int) (last int) {
 	t.Helper()
 	eventually(t, "the log stands still", func() bool {
@@ -213,8 +217,9 @@ func equal[T comparable](t *testing.T, what string, got, want T) {
 	}
 }
 
-// daemon starts a program that serves until the test is over; its log is shown when the test fails. ready is asked until it
-// says yes; if the program ends before that, daemon returns what it has written.
+// daemon starts a program that serves until the test is over; its log is shown when the test fails.
+// ready is asked until it says yes; if the program ends before that, daemon returns what it has
+// written.
 func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool) {
 	c.t.Helper()
 	cmd := c.command(context.Background(), args...)
@@ -268,8 +273,9 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 // installed is where docs/clients.md has the program.
 const installed = "/usr/local/bin/berth"
 
-// snippet writes a block of docs/clients.md to a file. The block is the one whose first line ends in the name; in it, the program
-// under test takes the place of the installed one, and each old text of replace that of the new one behind it.
+// snippet writes a block of docs/clients.md to a file. The block is the one whose first line ends
+// in the name; in it, the program under test takes the place of the installed one, and each old
+// text of replace that of the new one behind it.
 func snippet(t *testing.T, name, file string, replace ...string) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(repo, "docs/clients.md"))

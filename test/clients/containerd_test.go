@@ -12,7 +12,8 @@ import (
 
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// startContainerd starts a daemon as docs/clients.md sets it up and returns ctr for a namespace of it, in which the images are.
+// startContainerd starts a daemon as docs/clients.md sets it up and returns ctr for a namespace of
+// it, in which the images are.
 func startContainerd(t *testing.T, namespace string) *client {
 	t.Helper()
 	d := newClient(t, "containerd")
@@ -20,7 +21,8 @@ func startContainerd(t *testing.T, namespace string) *client {
 	if systemd() {
 		driver = "SystemdCgroup = true\n"
 	}
-	// This machine's root may not lower the score of a process (CAP_SYS_RESOURCE), which CRI asks for, and it has no registry. The plugins of CNI are where Debian has them.
+	// This machine's root may not lower the score of a process (CAP_SYS_RESOURCE), which CRI asks
+	// for, and it has no registry. The plugins of CNI are where Debian has them.
 	snippet(t, "/etc/containerd/config.toml", "/etc/containerd/config.toml", `"registry.k8s.io/pause:3.6"`, `"`+pause+`"`+"\nrestrict_oom_score_adj = true", "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n",
 		"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n"+driver, "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n", `[plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"

@@ -28,7 +28,8 @@ func gone(t *testing.T, pid string) {
 	})
 }
 
-// neverStarted creates tasks with containerd's API, as ctr always starts what it creates, and removes them with ctr.
+// neverStarted creates tasks with containerd's API, as ctr always starts what it creates, and
+// removes them with ctr.
 func neverStarted(t *testing.T, ctr *client, namespace string) {
 	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

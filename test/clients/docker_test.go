@@ -17,7 +17,8 @@ func newDocker(t *testing.T, options ...string) *client {
 	docker := newClient(t, "docker")
 	docker.env = []string{"DOCKER_HOST=unix:///run/docker.sock"}
 	if log, ok := d.daemon(func() bool { return docker.run("version").code == 0 }); !ok {
-		// Whether it starts depends on the kernel of this machine, of which it wants more than a container does: ask it with runc.
+		// Whether it starts depends on the kernel of this machine, of which it wants more than a
+		// container does: ask it with runc.
 		write(t, "/etc/docker/daemon.json", "{}")
 		if other, ok := d.daemon(func() bool { return docker.run("version").code == 0 }); ok {
 			t.Fatalf("dockerd starts with runc, and not with berth: %s", log)
@@ -76,7 +77,8 @@ func TestDocker(t *testing.T) {
 		}
 		docker.must("rm", create(busybox, "true"))
 		docker.must("rm", "-f", create(busybox, "true"))
-		// A start that fails leaves a container that can be removed, and asked for again by the same name.
+		// A start that fails leaves a container that can be removed, and asked for again by the
+		// same name.
 		for range 2 {
 			id := create("--name", "failing", busybox, "/missing")
 			docker.exits(1, []string{"no such file or directory"}, "start", id)

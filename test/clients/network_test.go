@@ -29,7 +29,8 @@ func serve(page string) []string {
 	return []string{"sh", "-c", "mkdir /tmp/www; echo " + page + " >/tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www"}
 }
 
-// TestPodmanBridge: containers on a bridge of podman's, which hands their network namespaces to the runtime by path.
+// TestPodmanBridge: containers on a bridge of podman's, which hands their network namespaces to the
+// runtime by path.
 func TestPodmanBridge(t *testing.T) {
 	p := newPodman(t)
 	start := func(t *testing.T, args ...string) (*client, string) {

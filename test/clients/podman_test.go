@@ -131,7 +131,8 @@ func TestPodman(t *testing.T) {
 		p := p.with(t)
 		create := func(args ...string) string { return p.must(append([]string{"create"}, none(args...)...)...) }
 		p.must("rm", create(busybox, "sleep", "1000"))
-		// After init the runtime has it as created, and deletes such a one by force alone, which podman knows.
+		// After init the runtime has it as created, and deletes such a one by force alone, which
+		// podman knows.
 		id := create(busybox, "sleep", "1000")
 		p.must("init", id)
 		pid := p.must("inspect", "-f", "{{.State.Pid}}", id)
@@ -287,7 +288,8 @@ func TestPodman(t *testing.T) {
 		equal(t, "health", p.must("inspect", "-f", "{{.State.Health.Status}}", id), "healthy")
 	})
 	t.Run("restart policy", func(t *testing.T) {
-		// The fourth run stays, since podman 4.3 fails to stop or remove a container whose process ends just then.
+		// The fourth run stays, since podman 4.3 fails to stop or remove a container whose process
+		// ends just then.
 		p, id := start(t, "--restart", "on-failure:2", busybox, "sh", "-c", "echo run | tee -a /runs; if [ $(wc -l </runs) = 4 ]; then exec sleep 1000; fi; exit 1")
 		eventually(t, "it ran three times and ended", func() bool {
 			return p.must("inspect", "--format", "{{.State.Status}} {{.RestartCount}}", id) == "exited 2"

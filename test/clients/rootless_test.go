@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestPodmanRootless: podman as a plain user, who has identities of his own below (subuid(5)) and no say over cgroups.
+// TestPodmanRootless: podman as a plain user, who has identities of his own below (subuid(5)) and
+// no say over cgroups.
 func TestPodmanRootless(t *testing.T) {
 	newClient(t, "podman")
 	newClient(t, "newuidmap")

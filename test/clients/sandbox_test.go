@@ -20,10 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv marks the test program that runs in the sandbox; its value is the directory for everything that the tests make.
+// insideEnv marks the test program that runs in the sandbox; its value is the directory for
+// everything that the tests make.
 const insideEnv = "BERTH_CLIENTS_INSIDE"
 
-// hidden are the directories in which the clients keep what they know: each is an empty tmpfs in the sandbox.
+// hidden are the directories in which the clients keep what they know: each is an empty tmpfs in
+// the sandbox.
 var hidden = []string{"/run", "/var/lib"}
 
 // configured are the directories of /etc that the tests fill themselves.
@@ -38,8 +40,8 @@ var (
 	work  string // the directory for everything that the tests make
 )
 
-// The images, in the directory work: one of busybox as an OCI archive and as docker wants it, and one for the first container of a
-// pod, which does nothing.
+// The images, in the directory work: one of busybox as an OCI archive and as docker wants it, and
+// one for the first container of a pod, which does nothing.
 const (
 	busyboxOCI    = "busybox.oci.tar"
 	busyboxDocker = "busybox.docker.tar"
@@ -124,8 +126,9 @@ func run(m *testing.M) (int, error) {
 	return 1, fmt.Errorf("the tests have left over:\n%s", strings.Join(more, "\n"))
 }
 
-// systemd says that the tests run in a guest of hack/vm whose pid 1 is systemd. It makes the cgroups there, for processes that it
-// knows by their numbers; so the tests run in its own namespaces, and the guest is their sandbox.
+// systemd says that the tests run in a guest of hack/vm whose pid 1 is systemd. It makes the
+// cgroups there, for processes that it knows by their numbers; so the tests run in its own
+// namespaces, and the guest is their sandbox.
 func systemd() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil && os.Getenv("BERTH_VM") != ""
@@ -137,7 +140,8 @@ func unified() bool {
 	return err == nil
 }
 
-// guest prepares a guest that ends with the tests: its root is an overlay, on which no client can keep images.
+// guest prepares a guest that ends with the tests: its root is an overlay, on which no client can
+// keep images.
 func guest() (err error) {
 	if work, err = os.MkdirTemp("", "berth-clients-"); err != nil {
 		return err
@@ -165,7 +169,8 @@ func guest() (err error) {
 	return settle()
 }
 
-// settle clears the directories that the tests fill, and sets what they and the clients have as their environment.
+// settle clears the directories that the tests fill, and sets what they and the clients have as
+// their environment.
 func settle() error {
 	for _, directory := range configured {
 		if err := os.RemoveAll(directory); err != nil {
@@ -182,7 +187,8 @@ func settle() error {
 	return nil
 }
 
-// outside runs the tests in a sandbox and removes what that needs on this machine: one directory, and one cgroup a hierarchy.
+// outside runs the tests in a sandbox and removes what that needs on this machine: one directory,
+// and one cgroup a hierarchy.
 func outside() (code int, err error) {
 	if work, err = os.MkdirTemp("", "berth-clients-"); err != nil {
 		return 1, err
@@ -221,9 +227,10 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	// Each group is the root of its hierarchy in the sandbox. Under version 2 the processes go below: a group with processes in it, also
-	// with the one that waits for the sandbox, can hand no controller to those below it.
-	// Pid 1 of the sandbox is an init that reaps orphans, of which the clients make many.
+	// Each group is the root of its hierarchy in the sandbox. Under version 2 the processes go
+	// below: a group with processes in it, also with the one that waits for the sandbox, can hand
+	// no controller to those below it. Pid 1 of the sandbox is an init that reaps orphans, of which
+	// the clients make many.
 	const script = `groups=$1; shift; for g in $groups; do echo $$ >"$g/cgroup.procs"; done
 exec unshare --cgroup -- sh -ec '
 groups=$1; shift
@@ -297,7 +304,8 @@ func removeCgroup(group string) error {
 	return err
 }
 
-// enter completes the sandbox from inside: mounts, which show only what belongs to the new namespaces.
+// enter completes the sandbox from inside: mounts, which show only what belongs to the new
+// namespaces.
 func enter() error {
 	mount := func(source, target, kind string, flags uintptr, data string) error {
 		if err := unix.Mount(source, target, kind, flags, data); err != nil {
@@ -380,7 +388,8 @@ func enter() error {
 	return nil
 }
 
-// leftovers are the things that a container or a daemon may leave behind: mounts, cgroups, processes.
+// leftovers are the things that a container or a daemon may leave behind: mounts, cgroups,
+// processes.
 func leftovers() map[string]bool {
 	things := map[string]bool{}
 	add := func(format string, args ...any) {

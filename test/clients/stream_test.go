@@ -24,7 +24,8 @@ const (
 	resizeChannel
 )
 
-// stream is a connection as of kubectl exec, attach and port-forward, to the server whose address CRI gives.
+// stream is a connection as of kubectl exec, attach and port-forward, to the server whose address
+// CRI gives.
 type stream struct {
 	t    *testing.T
 	conn *websocket.Conn
@@ -103,7 +104,8 @@ func (s *stream) result() string {
 	return status.Status
 }
 
-// testStreams is for a pod whose container serves a page on port 80 of the pod's own network, as serve does.
+// testStreams is for a pod whose container serves a page on port 80 of the pod's own network, as
+// serve does.
 func testStreams(t *testing.T, p *pod, id, page string) {
 	t.Run("exec", func(t *testing.T) {
 		r, err := p.service.Exec(p.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "read line; echo out $line; echo err >&2; exit 5"}, Stdin: true, Stdout: true, Stderr: true})

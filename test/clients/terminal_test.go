@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal runs a client that starts a shell in a container, with a terminal of this machine, and uses that shell as a person
-// would: what is typed arrives, the window's size does and follows the terminal's, and Ctrl-C is the container's.
+// terminal runs a client that starts a shell in a container, with a terminal of this machine, and
+// uses that shell as a person would: what is typed arrives, the window's size does and follows the
+// terminal's, and Ctrl-C is the container's.
 func terminal(t *testing.T, c *client, args ...string) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

@@ -45,7 +45,8 @@ func flags(f ...string) alike { return alike{flags: f} }
 
 func (a alike) runs(command ...string) alike { a.command = command; return a }
 
-// TestPodmanAlike runs podman with many flags, each with berth and with runc: the exit code and what the container sees are the same.
+// TestPodmanAlike runs podman with many flags, each with berth and with runc: the exit code and
+// what the container sees are the same.
 func TestPodmanAlike(t *testing.T) {
 	runc, err := exec.LookPath("runc")
 	if err != nil {
@@ -274,18 +275,24 @@ func dockerAlike(t *testing.T, remapped bool) {
 // unlike matches values that differ between any two containers or runtimes.
 var unlike = []struct{ pattern, replacement string }{
 	{`[0-9a-f]{12,64}|/\S*berth-clients-\S*`, "ID"},
-	// A file is masked by the host's /dev/null or by the container's, a directory by a read-only tmpfs with more or fewer flags.
+	// A file is masked by the host's /dev/null or by the container's, a directory by a read-only
+	// tmpfs with more or fewer flags.
 	{`(?m)^mount (/proc/acpi|/proc/keys|/proc/timer_list|/proc/scsi|/sys/firmware|/sys/dev/block|/etc/passwd|/etc) .*(tmpfs|devtmpfs) .*$`, "mask $1"},
-	// What holds the hierarchies of version 1 is as the document says with berth; runc shows that of version 2 from 1.2 on.
+	// What holds the hierarchies of version 1 is as the document says with berth; runc shows that
+	// of version 2 from 1.2 on.
 	{`(?m)^mount /sys/fs/cgroup tmpfs .*$|^mount /sys/fs/cgroup/unified .*\n`, ""},
 	{` systemd unified `, " systemd "},
-	// In a user namespace runc leaves out the ro of the document: what can be written there is asked apart.
+	// In a user namespace runc leaves out the ro of the document: what can be written there is
+	// asked apart.
 	{`(?m)^(mount /sys/fs/cgroup/\S+ cgroup) r[ow],`, "$1 "},
-	// It belongs to who made the ipc namespace, in a user namespace to somebody outside of it: all may write there.
+	// It belongs to who made the ipc namespace, in a user namespace to somebody outside of it: all
+	// may write there.
 	{`mqueue directory 1777 \d+:\d+`, "mqueue directory 1777"},
-	// podman --privileged lists it among the devices, where runc has its symbolic link all the same.
+	// podman --privileged lists it among the devices, where runc has its symbolic link all the
+	// same.
 	{`ptmx (symbolic link|character special file) [^;]*;`, "ptmx;"},
-	// With linux.rootfsPropagation of a volume that is shared, which runc gives the host's mounts alone.
+	// With linux.rootfsPropagation of a volume that is shared, which runc gives the host's mounts
+	// alone.
 	{`(?m)^(mount / .*) shared$`, "$1"},
 }
 
@@ -296,7 +303,8 @@ func common(output string) string {
 	return output
 }
 
-// compare runs each with berth and with a peer, some at a time; with are the first arguments of an engine that runs a container.
+// compare runs each with berth and with a peer, some at a time; with are the first arguments of an
+// engine that runs a container.
 func compare(t *testing.T, engine *client, with func(runtime string) []string, ours, peer string, all []alike) {
 	t.Helper()
 	var host []string

@@ -30,8 +30,8 @@ var (
 	chaosRestarts   = flag.Int("chaos.restarts", 2, "how often it restarts the API server in between")
 )
 
-// TestChaos kills the agent and the supervisor at random moments, and restarts the API server, below containers that write numbered
-// lines. Nothing may be lost.
+// TestChaos kills the agent and the supervisor at random moments, and restarts the API server,
+// below containers that write numbered lines. Nothing may be lost.
 func TestChaos(t *testing.T) {
 	random := rand.New(rand.NewPCG(chaostest.Seed(t), 0))
 	notes := t.TempDir()
@@ -174,8 +174,8 @@ func supervisorPID(t *testing.T) int {
 	return pid
 }
 
-// agentHoldsAll waits until the agent holds the processes of all containers that run: one that is killed before would be gone at
-// the same time as the supervisor that was killed last.
+// agentHoldsAll waits until the agent holds the processes of all containers that run: one that is
+// killed before would be gone at the same time as the supervisor that was killed last.
 func agentHoldsAll(t *testing.T) {
 	t.Helper()
 	client := supervisor(t)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package e2e holds the tests of the whole system as its users have it: `make cluster-up`, kubectl, and what the kernel
-// says of the result. They need root, the programs in bin/, and KUBEBUILDER_ASSETS for kubectl.
+// Package e2e holds the tests of the whole system as its users have it: `make cluster-up`, kubectl,
+// and what the kernel says of the result. They need root, the programs in bin/, and
+// KUBEBUILDER_ASSETS for kubectl.
 package e2e
 
 import (
@@ -94,8 +95,9 @@ type counts struct {
 	Processes              int
 }
 
-// leftovers counts what this cluster has on the machine: mounts of this mount namespace, cgroups in every hierarchy, the processes
-// and network namespaces in those, and the processes of Berth's own programs. Others on the machine have the same at the same time.
+// leftovers counts what this cluster has on the machine: mounts of this mount namespace, cgroups in
+// every hierarchy, the processes and network namespaces in those, and the processes of Berth's own
+// programs. Others on the machine have the same at the same time.
 func leftovers() counts {
 	var c counts
 	table, _ := os.ReadFile("/proc/self/mountinfo")
@@ -246,7 +248,8 @@ func cleanAfter(t *testing.T, names ...string) {
 	})
 }
 
-// cgroupFile reads a file of a process's cgroup: by controller on version 1, by the unified path on version 2.
+// cgroupFile reads a file of a process's cgroup: by controller on version 1, by the unified path on
+// version 2.
 func cgroupFile(t *testing.T, pid int64, controller, v1, v2 string) string {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))

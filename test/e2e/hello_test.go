@@ -44,7 +44,8 @@ func TestHello(t *testing.T) {
 	}
 	status := read(t, fmt.Sprintf("/proc/%d/status", pid))
 	for _, want := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t00000000a80425fb"} {
-		// A host that lacks a capability gives one less; 27 is CAP_MKNOD, which every test host has.
+		// A host that lacks a capability gives one less; 27 is CAP_MKNOD, which every test host
+		// has.
 		if !strings.Contains(status, want) {
 			t.Errorf("/proc/%d/status has no %q:\n%s", pid, want, status)
 		}
@@ -166,7 +167,8 @@ func makeRootFS(t *testing.T, dir string) {
 	}
 }
 
-// TestAgentKilled: the agent may die at any time; the container's process and its log go on, and so does the next agent.
+// TestAgentKilled: the agent may die at any time; the container's process and its log go on, and so
+// does the next agent.
 func TestAgentKilled(t *testing.T) {
 	cleanAfter(t, "hello")
 	kube(t, "apply", "-f", "config/samples/hello.yaml")
@@ -205,7 +207,8 @@ spec:
   terminationGracePeriodSeconds: 1
 `
 
-// TestBadInput: what is wrong is refused by the API server, or named in a condition; and cured by an edit.
+// TestBadInput: what is wrong is refused by the API server, or named in a condition; and cured by
+// an edit.
 func TestBadInput(t *testing.T) {
 	const image = "  archive: {path: /var/lib/berth/archives/hello.tar}\n"
 	t.Run("refused by the API server", func(t *testing.T) {

@@ -18,7 +18,8 @@ spec:
   terminationGracePeriodSeconds: 0
 `
 
-// TestContainerIsHeld: what tools and people do to the objects of a Container does not part it from its process.
+// TestContainerIsHeld: what tools and people do to the objects of a Container does not part it from
+// its process.
 func TestContainerIsHeld(t *testing.T) {
 	cleanAfter(t, "held")
 	apply(t, sleeper)
@@ -55,7 +56,8 @@ func TestContainerIsHeld(t *testing.T) {
 	}
 }
 
-// TestWhoMayAskForWhat: the policies of an installation are in force in the cluster that `make cluster-up` starts.
+// TestWhoMayAskForWhat: the policies of an installation are in force in the cluster that `make
+// cluster-up` starts.
 func TestWhoMayAskForWhat(t *testing.T) {
 	kube(t, "create", "namespace", "tenant")
 	t.Cleanup(func() { _, _ = tryKube("delete", "namespace", "tenant", "--wait=false") })

@@ -13,7 +13,8 @@ import (
 	berthv1 "github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestEditOfResources: kubectl patch changes the limits of the process that runs, or leaves all of them if one cannot be.
+// TestEditOfResources: kubectl patch changes the limits of the process that runs, or leaves all of
+// them if one cannot be.
 func TestEditOfResources(t *testing.T) {
 	cleanAfter(t, "hello")
 	kube(t, "apply", "-f", "config/samples/hello.yaml")

@@ -166,8 +166,8 @@ spec:
 	}
 }
 
-// until waits for a state. The other half of the test ends the guest if that never comes: on a busy machine without KVM
-// the clock of a guest runs fast.
+// until waits for a state. The other half of the test ends the guest if that never comes: on a busy
+// machine without KVM the clock of a guest runs fast.
 func (g *guest) until(what string, ok func() bool) {
 	g.Helper()
 	g.Logf("round %d: waiting until %s", g.round, what)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package power cuts the power of a virtual machine whose agent starts containers and unpacks images, and asserts what
-// docs/durability.md promises: its QEMU is killed at random moments, and started again with the same disk.
+// Package power cuts the power of a virtual machine whose agent starts containers and unpacks
+// images, and asserts what docs/durability.md promises: its QEMU is killed at random moments, and
+// started again with the same disk.
 package power
 
 import (

@@ -121,7 +121,8 @@ func tree(spec *v1alpha1.OCIBundleSpec) (map[string]any, error) {
 	return out, nil
 }
 
-// compare adds the fields that differ between two values of the field at path; nil is an absent one.
+// compare adds the fields that differ between two values of the field at path; nil is an absent
+// one.
 func (s *Set) compare(path string, old, next any) {
 	if reflect.DeepEqual(old, next) {
 		return
@@ -154,9 +155,10 @@ func kindOf(path string, set bool) Kind {
 	return e.kind
 }
 
-// Carry returns compiled with the values that kept has in the fields that take a new container. It is for
-// an edit of such fields of a Container as a running container can be given: kept is what was compiled
-// before, by another version of the compiler, whose other defaults are no part of the edit.
+// Carry returns compiled with the values that kept has in the fields that take a new container. It
+// is for an edit of such fields of a Container as a running container can be given: kept is what
+// was compiled before, by another version of the compiler, whose other defaults are no part of the
+// edit.
 func Carry(kept, compiled *v1alpha1.OCIBundleSpec) (*v1alpha1.OCIBundleSpec, error) {
 	old, err := tree(kept)
 	if err != nil {
@@ -219,8 +221,8 @@ func below(path, name string) string {
 }
 
 // Resources returns what a runtime's update is to be given for a container to have the values that
-// spec has in the fields of those paths, which are some of Limits of a Set. A field that spec does not
-// set gets the value that means no limit.
+// spec has in the fields of those paths, which are some of Limits of a Set. A field that spec does
+// not set gets the value that means no limit.
 func Resources(spec *v1alpha1.OCIBundleSpec, paths []string) (*specs.LinuxResources, error) {
 	all, err := tree(spec)
 	if err != nil {

@@ -142,7 +142,8 @@ func TestResources(t *testing.T) {
 	}
 }
 
-// TestCarry: of a document that another version has compiled, no more is taken than a running container can be given.
+// TestCarry: of a document that another version has compiled, no more is taken than a running
+// container can be given.
 func TestCarry(t *testing.T) {
 	kept := spec(`{"ociVersion":"1.2.0","process":{"noNewPrivileges":true},"linux":{"resources":{"cpu":{"shares":2},"memory":{"limit":64},"devices":[1]},"maskedPaths":["/a"],"intelRdt":{}}}`)
 	compiled := spec(`{"ociVersion":"1.3.0","process":{"noNewPrivileges":true},"hostname":"new","linux":{"resources":{"cpu":{"shares":512},"pids":{"limit":9},"devices":[2]},"maskedPaths":["/a","/b"]}}`)

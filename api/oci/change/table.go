@@ -5,13 +5,14 @@ package change
 // entry says how a change of one field is applied.
 type entry struct {
 	kind Kind
-	// canUnset is whether a field of kind Live may also be removed. unset is what the runtime gets then.
+	// canUnset is whether a field of kind Live may also be removed. unset is what the runtime gets
+	// then.
 	canUnset bool
 	unset    any
 }
 
-// table has an entry for each field that does not take a new container. A path is that of JSON below
-// spec; * is any key of a map.
+// table has an entry for each field that does not take a new container. A path is that of JSON
+// below spec; * is any key of a map.
 func table() map[string]entry {
 	none := entry{kind: None}
 	// The agent reads these each time that it needs them.
@@ -65,7 +66,8 @@ func table() map[string]entry {
 		"config.linux.resources.memory.limit": limit(-1),
 		"config.linux.resources.memory.swap":  limit(-1),
 		"config.linux.resources.pids.limit":   limit(-1),
-		// What a new cgroup has comes from its parent (cpusets), or differs between versions of cgroups.
+		// What a new cgroup has comes from its parent (cpusets), or differs between versions of
+		// cgroups.
 		"config.linux.resources.cpu.cpus":           setOnly,
 		"config.linux.resources.cpu.mems":           setOnly,
 		"config.linux.resources.memory.reservation": setOnly,

@@ -15,8 +15,9 @@ import (
 
 var updateRevisions = flag.Bool("update-revisions", false, "write testdata/revisions.txt")
 
-// TestRevisionRises: testdata/revisions.txt has, for each sample, the digest of all that it compiles to and the Revision that it
-// has had since. Another digest takes another Revision, or nobody would learn of the newer defaults.
+// TestRevisionRises: testdata/revisions.txt has, for each sample, the digest of all that it
+// compiles to and the Revision that it has had since. Another digest takes another Revision, or
+// nobody would learn of the newer defaults.
 func TestRevisionRises(t *testing.T) {
 	const list = "testdata/revisions.txt"
 	text, err := os.ReadFile(list)

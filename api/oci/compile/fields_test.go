@@ -307,11 +307,11 @@ func fieldCases() map[string]fieldCase {
 	}
 }
 
-// TestEveryField walks the type of a Container's spec by reflection. Each field is honoured, so that
-// its value arrives in the bundle or its document, at the place that the case names and nowhere
-// else; or it is the scheduler's; or it is refused with its path. A field that is added, here or by
-// a newer Kubernetes, fails this test until somebody decides. Below a field that is refused nothing
-// can be set, so the walk ends there.
+// TestEveryField walks the type of a Container's spec by reflection. Each field is honoured, so
+// that its value arrives in the bundle or its document, at the place that the case names and
+// nowhere else; or it is the scheduler's; or it is refused with its path. A field that is added,
+// here or by a newer Kubernetes, fails this test until somebody decides. Below a field that is
+// refused nothing can be set, so the walk ends there.
 func TestEveryField(t *testing.T) {
 	cases := fieldCases()
 	seen := map[string]bool{}

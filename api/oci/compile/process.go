@@ -157,8 +157,8 @@ func checkReference(d *draft) {
 	}
 }
 
-// isFile reports whether an image looks like the name of a file. Without a registry in front x.tar would be looked up on
-// Docker Hub.
+// isFile reports whether an image looks like the name of a file. Without a registry in front x.tar
+// would be looked up on Docker Hub.
 func isFile(ref string) bool {
 	if ref[0] == '/' || ref[0] == '.' || ref[0] == '~' {
 		return true

@@ -9,12 +9,12 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// revisions returns the fields of OCIBundle.spec that an agent must know, with the v1alpha1.AgentRevision that they came
-// with. A path is that of JSON, with [] for an element of an array: "volumes[].image",
-// "config.linux.newField".
+// revisions returns the fields of OCIBundle.spec that an agent must know, with the
+// v1alpha1.AgentRevision that they came with. A path is that of JSON, with [] for an element of an
+// array: "volumes[].image", "config.linux.newField".
 //
-// A field that every agent may ignore needs no entry if it came with revision 1. Later ones always do: from revision 1 on,
-// an agent refuses a field that it does not know.
+// A field that every agent may ignore needs no entry if it came with revision 1. Later ones always
+// do: from revision 1 on, an agent refuses a field that it does not know.
 func revisions() map[string]int32 {
 	return map[string]int32{
 		"seccompProfile": 1,
@@ -33,8 +33,9 @@ func revisions() map[string]int32 {
 	}
 }
 
-// MinAgentRevision returns the lowest revision of an agent that knows every field which the spec uses. A spec that uses
-// nothing new has a low one, so that agents of several versions work side by side during an upgrade.
+// MinAgentRevision returns the lowest revision of an agent that knows every field which the spec
+// uses. A spec that uses nothing new has a low one, so that agents of several versions work side by
+// side during an upgrade.
 func MinAgentRevision(spec *v1alpha1.OCIBundleSpec) int32 {
 	lowest := minRevision(spec, revisions())
 	if spec.Image != nil && strings.HasPrefix(spec.Image.Reference, archivePrefix) {

@@ -28,7 +28,8 @@ func anyRevision() []string {
 		compiledGeneration minAgentRevision containerRef containerRef.name containerRef.uid`)
 }
 
-// TestEveryBundleFieldHasARevision fails for a field that is new until somebody says which agents know it.
+// TestEveryBundleFieldHasARevision fails for a field that is new until somebody says which agents
+// know it.
 func TestEveryBundleFieldHasARevision(t *testing.T) {
 	old, table := anyRevision(), revisions()
 	seen := map[string]bool{}

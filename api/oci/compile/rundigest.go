@@ -12,8 +12,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// RunDigest returns the same for two specs of a Container that differ only in where and how it is run: the same process comes
-// of both.
+// RunDigest returns the same for two specs of a Container that differ only in where and how it is
+// run: the same process comes of both.
 func RunDigest(spec v1alpha1.ContainerSpec) string {
 	spec.NodeName, spec.NodeSelector, spec.Tolerations = "", nil, nil
 	spec.RestartPolicy, spec.ImagePullPolicy = "", ""
@@ -26,8 +26,8 @@ func RunDigest(spec v1alpha1.ContainerSpec) string {
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
 }
 
-// FixedDigest returns the same for two specs of a Container that differ only in what a running container can be given, which is its
-// resources, and in where and how it is run.
+// FixedDigest returns the same for two specs of a Container that differ only in what a running
+// container can be given, which is its resources, and in where and how it is run.
 func FixedDigest(spec v1alpha1.ContainerSpec) string {
 	spec.Resources = corev1.ResourceRequirements{}
 	return RunDigest(spec)

@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestRunDigest: the fields of a Container that change no process are those that the document does not depend on.
+// TestRunDigest: the fields of a Container that change no process are those that the document does
+// not depend on.
 func TestRunDigest(t *testing.T) {
 	how := map[string]bool{
 		"nodeName": true, "nodeSelector": true, "tolerations": true, "restartPolicy": true, "imagePullPolicy": true,

@@ -36,9 +36,9 @@ func seccompProfile(d *draft) {
 	}
 }
 
-// denySocketcall makes socketcall(2) fail in a profile that allows it. i386, s390, ppc and 32-bit MIPS
-// have that call beside socket(2): its address family is behind a pointer, which a filter cannot
-// follow, so it would open the sockets that the profile's rules for socket(2) deny (AF_ALG,
+// denySocketcall makes socketcall(2) fail in a profile that allows it. i386, s390, ppc and 32-bit
+// MIPS have that call beside socket(2): its address family is behind a pointer, which a filter
+// cannot follow, so it would open the sockets that the profile's rules for socket(2) deny (AF_ALG,
 // AF_VSOCK). Without a rule for it libseccomp lets it pass wherever some socket(2) may. The rule
 // stands first, and its action is not the default one, because runc drops rules of the default
 // action. ENOSYS is the errno on which C libraries fall back to socket(2).

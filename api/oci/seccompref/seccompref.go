@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package seccompref takes the seccomp profile out of the compiled document of an OCIBundle and puts it back. Most containers
-// of a cluster have the same profile, which is two thirds of a document: an OCIBundle refers to a SeccompProfile by the
-// SHA-256 of its content instead. The content never changes, so an upgrade cannot change what a digest means.
+// Package seccompref takes the seccomp profile out of the compiled document of an OCIBundle and
+// puts it back. Most containers of a cluster have the same profile, which is two thirds of a
+// document: an OCIBundle refers to a SeccompProfile by the SHA-256 of its content instead. The
+// content never changes, so an upgrade cannot change what a digest means.
 //
 // The package is pure. Who stores profiles and who reads them is not known here.
 package seccompref
@@ -16,12 +17,13 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// absent is linux.seccomp of a document whose profile was taken out. It is no valid profile: a program that ignores
-// spec.seccompProfile fails to run the document, and does not run it without a profile.
+// absent is linux.seccomp of a document whose profile was taken out. It is no valid profile: a
+// program that ignores spec.seccompProfile fails to run the document, and does not run it without a
+// profile.
 const absent = `{"defaultAction":"see spec.seccompProfile of the OCIBundle"}`
 
-// Split takes linux.seccomp out of spec.config, sets spec.seccompProfile to its digest, and returns it. It returns "" if the document
-// has no seccomp profile.
+// Split takes linux.seccomp out of spec.config, sets spec.seccompProfile to its digest, and returns
+// it. It returns "" if the document has no seccomp profile.
 func Split(spec *v1alpha1.OCIBundleSpec) (profile string, err error) {
 	found, config, err := swap(spec.Config.Raw, absent)
 	if err != nil || found == "" {
@@ -31,8 +33,8 @@ func Split(spec *v1alpha1.OCIBundleSpec) (profile string, err error) {
 	return found, nil
 }
 
-// Join returns the spec with profile in its document, and without the reference: as it was before Split. It fails if profile
-// does not have the digest that spec.seccompProfile says.
+// Join returns the spec with profile in its document, and without the reference: as it was before
+// Split. It fails if profile does not have the digest that spec.seccompProfile says.
 func Join(spec *v1alpha1.OCIBundleSpec, profile string) (*v1alpha1.OCIBundleSpec, error) {
 	if found := Digest(profile); found != spec.SeccompProfile {
 		return nil, fmt.Errorf("spec.seccompProfile: found a profile with digest %s; allowed: %s", found, spec.SeccompProfile)
@@ -46,7 +48,8 @@ func Join(spec *v1alpha1.OCIBundleSpec, profile string) (*v1alpha1.OCIBundleSpec
 	return &out, nil
 }
 
-// swap replaces linux.seccomp of a document, and returns the one before. A document that has none is returned as it is.
+// swap replaces linux.seccomp of a document, and returns the one before. A document that has none
+// is returned as it is.
 func swap(document []byte, seccomp string) (before string, after []byte, err error) {
 	var top, linux map[string]json.RawMessage
 	if err := json.Unmarshal(document, &top); err != nil {

@@ -17,11 +17,10 @@ func (c *checker) capabilities(path string, caps *specs.LinuxCapabilities) {
 	inheritable := c.capabilitySet(path+".inheritable", caps.Inheritable)
 	permitted := c.capabilitySet(path+".permitted", caps.Permitted)
 	ambient := c.capabilitySet(path+".ambient", caps.Ambient)
-	// What follows is what the kernel does not grant: capset(2) an inheritable
-	// one that is not bounding, and an effective one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an ambient
-	// one that is not both permitted and inheritable. "Runtimes SHOULD NOT
-	// fail if the container configuration requests capabilities that cannot
-	// be granted."
+	// What follows is what the kernel does not grant: capset(2) an inheritable one that is not
+	// bounding, and an effective one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an
+	// ambient one that is not both permitted and inheritable. "Runtimes SHOULD NOT fail if the
+	// container configuration requests capabilities that cannot be granted."
 	c.notGranted(path+".inheritable", caps.Inheritable, inheritable&^bounding, "only what is in bounding, too: the kernel does not grant it")
 	c.notGranted(path+".effective", caps.Effective, effective&^permitted, "only what is in permitted, too: the kernel does not grant it")
 	const noAmbient = "only what is in permitted and in inheritable, too: can't raise ambient capability " // runc's words
@@ -40,9 +39,9 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 		bit := capabilityBit(name)
 		set |= bit
 		if bit == 0 {
-			// "Any value which cannot be mapped to a relevant kernel interface, or cannot be granted
-			// otherwise MUST be logged as a warning by the runtime." A Container names them in
-			// another place, where compile refuses them.
+			// "Any value which cannot be mapped to a relevant kernel interface, or cannot be
+			// granted otherwise MUST be logged as a warning by the runtime." A Container names them
+			// in another place, where compile refuses them.
 			c.warn(at(path, i), quoteOrNothing(name), capabilityAllowed(name)+"; this one is left out")
 		}
 	}

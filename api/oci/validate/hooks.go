@@ -38,8 +38,9 @@ func (c *checker) hookList(path string, hooks []specs.Hook, where string) {
 	}
 }
 
-// annotations checks the annotations (config.md, "Annotations"), also crun's, for settings that the specification has no field for
-// (crun(1)). One that is not honoured is refused: better no container than one that differs from its document.
+// annotations checks the annotations (config.md, "Annotations"), also crun's, for settings that the
+// specification has no field for (crun(1)). One that is not honoured is refused: better no
+// container than one that differs from its document.
 func (c *checker) annotations() {
 	if len(c.spec.Annotations) == 0 {
 		return

@@ -117,8 +117,8 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	}
 }
 
-// idmapOption checks what crun takes besides: idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @ before the first number makes
-// the second one of the container's (crun(1), idmap mount options).
+// idmapOption checks what crun takes besides: idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @
+// before the first number makes the second one of the container's (crun(1), idmap mount options).
 func (c *checker) idmapOption(path, option, mappings string) {
 	const allowed = "idmap=uids=0-100000-65536;gids=0-100000-65536, with # between several, and @ before those that are relative to the container's"
 	kinds := map[string][]specs.LinuxIDMapping{}
@@ -150,8 +150,9 @@ func (c *checker) idmapOption(path, option, mappings string) {
 	}
 }
 
-// mountOwner checks the ids in the options of a filesystem that the container's user namespace mounts: the kernel fails with
-// EINVAL for those that it does not map, as with the gid=5 that is usual for devpts.
+// mountOwner checks the ids in the options of a filesystem that the container's user namespace
+// mounts: the kernel fails with EINVAL for those that it does not map, as with the gid=5 that is
+// usual for devpts.
 func (c *checker) mountOwner(i int, m *specs.Mount) {
 	if m.Type != "devpts" && m.Type != "tmpfs" {
 		return

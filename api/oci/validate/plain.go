@@ -27,12 +27,14 @@ func Parse(document []byte) (*specs.Spec, error) {
 	return spec, json.Unmarshal(document, spec)
 }
 
-// unmarshal is json.Unmarshal for a pointer to a struct, in one pass. Before encoding/json reads its first byte into a struct it studies the
-// types of all that can be in it, down to the last; of a document of the runtime specification that takes ten times as long as to read a
-// common one. Here only the types of what the document has are looked at, and each byte once.
+// unmarshal is json.Unmarshal for a pointer to a struct, in one pass. Before encoding/json reads
+// its first byte into a struct it studies the types of all that can be in it, down to the last; of
+// a document of the runtime specification that takes ten times as long as to read a common one.
+// Here only the types of what the document has are looked at, and each byte once.
 //
-// It reads what documents have mostly, and leaves the values of other types to encoding/json. Where it fails, v is not to be used:
-// json.Unmarshal then finds the fault and its place, or reads the document after all.
+// It reads what documents have mostly, and leaves the values of other types to encoding/json. Where
+// it fails, v is not to be used: json.Unmarshal then finds the fault and its place, or reads the
+// document after all.
 func unmarshal(text []byte, v any) error {
 	p := plain{scanner: scanner{text: text}, strings: string(text)}
 	if !p.into(reflect.ValueOf(v).Elem()) {
@@ -44,7 +46,8 @@ func unmarshal(text []byte, v any) error {
 	return nil
 }
 
-// plain reads one document. No type of the runtime specification reads itself (json.Unmarshaler), which a test holds.
+// plain reads one document. No type of the runtime specification reads itself (json.Unmarshaler),
+// which a test holds.
 type plain struct {
 	scanner
 	// strings is the text once more, which the strings of the document are parts of.
@@ -193,7 +196,8 @@ func (p *plain) fields(v reflect.Value) bool {
 	})
 }
 
-// fieldNames are the names of a struct's fields in JSON. ok is whether they are what encoding/json would take them for.
+// fieldNames are the names of a struct's fields in JSON. ok is whether they are what encoding/json
+// would take them for.
 func fieldNames(t reflect.Type, names []string) (_ []string, ok bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -206,7 +210,8 @@ func fieldNames(t reflect.Type, names []string) (_ []string, ok bool) {
 	return names, true
 }
 
-// unknown passes the value of an extension (config.md, Extensibility). A name that is a field's but for its case is a field to encoding/json.
+// unknown passes the value of an extension (config.md, Extensibility). A name that is a field's but
+// for its case is a field to encoding/json.
 func (p *plain) unknown(name string, names []string) bool {
 	for _, field := range names {
 		if strings.EqualFold(name, field) {

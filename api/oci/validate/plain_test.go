@@ -63,7 +63,8 @@ func TestUnmarshalEqualsJSON(t *testing.T) {
 	}
 }
 
-// TestNoTypeReadsItself: what is read in one pass does not ask a type whether it has a way of its own.
+// TestNoTypeReadsItself: what is read in one pass does not ask a type whether it has a way of its
+// own.
 func TestNoTypeReadsItself(t *testing.T) {
 	seen := map[reflect.Type]bool{}
 	var look func(reflect.Type)

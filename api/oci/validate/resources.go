@@ -218,16 +218,18 @@ func (c *checker) unified(path string, files map[string]string) {
 	}
 }
 
-// Resources returns every fault of limits alone, as `update` takes them. Paths begin with linux.resources.
+// Resources returns every fault of limits alone, as `update` takes them. Paths begin with
+// linux.resources.
 func Resources(r *specs.LinuxResources) Faults {
 	c := newChecker(&specs.Spec{Linux: &specs.Linux{Resources: r}}, Options{})
 	c.resources()
 	return c.all()
 }
 
-// ResourcesJSON is JSON for limits alone (the file of `update --resources`), but for its values, which only make sense together with
-// those that the container has: see Resources. A field that the specification does not have is a fault here: who
-// changes a limit that there is not would believe it to hold.
+// ResourcesJSON is JSON for limits alone (the file of `update --resources`), but for its values,
+// which only make sense together with those that the container has: see Resources. A field that the
+// specification does not have is a fault here: who changes a limit that there is not would believe
+// it to hold.
 func ResourcesJSON(document []byte) (*specs.LinuxResources, Faults) {
 	const root = "linux.resources"
 	var resources specs.LinuxResources
@@ -242,7 +244,8 @@ func ResourcesJSON(document []byte) (*specs.LinuxResources, Faults) {
 	return &resources, r.all()
 }
 
-// unknown records every field of an object that a struct does not have, and goes into those that it has.
+// unknown records every field of an object that a struct does not have, and goes into those that it
+// has.
 func (r *reader) unknown(path string, text []byte, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -92,7 +92,8 @@ func (a *agent) start() error {
 	}
 }
 
-// run writes n manifests, and waits until the supervisor runs all of them and the agent's status says so.
+// run writes n manifests, and waits until the supervisor runs all of them and the agent's status
+// says so.
 func (a *agent) run(n int) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -125,7 +126,8 @@ func (a *agent) run(n int) (time.Duration, error) {
 	return a.reported(ctx, began)
 }
 
-// reported waits until the agent's status says that all containers run, and returns the time since began.
+// reported waits until the agent's status says that all containers run, and returns the time since
+// began.
 func (a *agent) reported(ctx context.Context, began time.Time) (time.Duration, error) {
 	for ; ; time.Sleep(10 * time.Millisecond) {
 		all, err := folder.Read(a.path("state"))

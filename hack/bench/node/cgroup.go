@@ -38,8 +38,8 @@ func newCgroup(name string) (cgroup, error) {
 	return g, os.MkdirAll(g.dir, 0o755)
 }
 
-// enter puts this process into the cgroup "engine" below it, where those that it starts are too. A group of version 2 that
-// has other groups can have no process of its own.
+// enter puts this process into the cgroup "engine" below it, where those that it starts are too. A
+// group of version 2 that has other groups can have no process of its own.
 func (g cgroup) enter() error {
 	dir := filepath.Join(g.dir, "engine")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// floor is hack/bench/floor.c: the system calls that a container needs and nothing else, in C. It has no image, record, log or
-// status, and its containers end at once and are removed.
+// floor is hack/bench/floor.c: the system calls that a container needs and nothing else, in C. It
+// has no image, record, log or status, and its containers end at once and are removed.
 type floor struct {
 	dir      string // with the program and the root filesystem
 	parallel int
@@ -42,7 +42,8 @@ func (f *floor) run(n int) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// cpu counts the containers too, which the program waits for. They are not in the cgroup of the contest.
+// cpu counts the containers too, which the program waits for. They are not in the cgroup of the
+// contest.
 func (f *floor) cpu() (cpuTime, error) { return f.used, nil }
 
 func (f *floor) close() error { return nil }

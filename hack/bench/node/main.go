@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command node measures how fast a node starts containers, and what they cost in memory. hack/bench/node.sh runs it in a sandbox.
+// Command node measures how fast a node starts containers, and what they cost in memory.
+// hack/bench/node.sh runs it in a sandbox.
 package main
 
 import (
@@ -18,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// engine starts containers of one image. Each of its processes is in the cgroup that its new function was given, or below.
+// engine starts containers of one image. Each of its processes is in the cgroup that its new
+// function was given, or below.
 type engine interface {
 	// run starts n containers, and returns how long it took until all of their programs ran.
 	run(n int) (time.Duration, error)

@@ -11,11 +11,12 @@ import (
 	"github.com/berth-run/berth/internal/procfs"
 )
 
-// settled is how long agent and supervisor are left alone before their memory is measured. Go collects garbage every two minutes
-// at the latest.
+// settled is how long agent and supervisor are left alone before their memory is measured. Go
+// collects garbage every two minutes at the latest.
 const settled = 150 * time.Second
 
-// measureMemory prints the memory of agent and supervisor with each number of running containers, and after a restart of the agent.
+// measureMemory prints the memory of agent and supervisor with each number of running containers,
+// and after a restart of the agent.
 func (h host) measureMemory(sizes []int, parent string) (err error) {
 	g, err := newCgroup(parent + "/memory")
 	if err != nil {

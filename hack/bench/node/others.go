@@ -79,7 +79,8 @@ func command(args ...string) error {
 	return nil
 }
 
-// remove removes a directory in which what was asked to end may still write, and mount (podman does, on overlay).
+// remove removes a directory in which what was asked to end may still write, and mount (podman
+// does, on overlay).
 func remove(dir string) (err error) {
 	for range 50 {
 		_ = unix.Unmount(filepath.Join(dir, "overlay"), unix.MNT_DETACH)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cgroup makes, limits, reads and removes the cgroups of one container, on cgroup v1, hybrid and v2 hosts. The
-// limits are written by opencontainers/cgroups; what is here is the way from the runtime-spec to that library, what is to be
-// done before and after it, and how a process gets in without its parent waiting for it.
+// Package cgroup makes, limits, reads and removes the cgroups of one container, on cgroup v1,
+// hybrid and v2 hosts. The limits are written by opencontainers/cgroups; what is here is the way
+// from the runtime-spec to that library, what is to be done before and after it, and how a process
+// gets in without its parent waiting for it.
 package cgroup
 
 import (
@@ -32,9 +33,11 @@ type Group struct {
 	// paths are the directories by controller, "" for a hierarchy of version 2.
 	paths     map[string]string
 	resources *specs.LinuxResources
-	// owner gets the directory of version 2, where the container may divide its cgroup further; -1 is nobody.
+	// owner gets the directory of version 2, where the container may divide its cgroup further; -1
+	// is nobody.
 	owner int
-	// rootless is whether its maker may be a plain user, optional whether the container can do without it.
+	// rootless is whether its maker may be a plain user, optional whether the container can do
+	// without it.
 	rootless, optional bool
 	// begun is whether CreateUnified has been called.
 	begun bool
@@ -43,11 +46,12 @@ type Group struct {
 	properties []property
 }
 
-// New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to the mount of each
-// hierarchy. An empty linux.cgroupsPath becomes /ID.
+// New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to
+// the mount of each hierarchy. An empty linux.cgroupsPath becomes /ID.
 //
-// With rootless, the caller may be a plain user: an empty path is then beside the caller's own cgroup, and a container for which
-// neither a path nor limits are asked for goes without a cgroup where none can be made.
+// With rootless, the caller may be a plain user: an empty path is then beside the caller's own
+// cgroup, and a container for which neither a path nor limits are asked for goes without a cgroup
+// where none can be made.
 func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
 	path := spec.Linux.CgroupsPath
 	optional := rootless && path == ""
@@ -57,8 +61,8 @@ func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (
 	case path == "":
 		path = "/" + id
 	}
-	// A relative path is the runtime's to place (config-linux.md, Cgroups Path); below the root it cannot depend on where the
-	// caller happens to stand.
+	// A relative path is the runtime's to place (config-linux.md, Cgroups Path); below the root it
+	// cannot depend on where the caller happens to stand.
 	path = filepath.Clean("/" + path)
 	if path == "/" {
 		return nil, fmt.Errorf("linux.cgroupsPath: found %q; the root cgroup cannot be a container's", spec.Linux.CgroupsPath)
@@ -94,8 +98,8 @@ func (g *Group) manager() (cgroups.Manager, error) {
 	return fs.NewManager(config, g.paths)
 }
 
-// CreateUnified begins to create the cgroup: it creates the directory of version 2, if there is one beside
-// those of version 1, for a process to be created in it before Create creates the others.
+// CreateUnified begins to create the cgroup: it creates the directory of version 2, if there is one
+// beside those of version 1, for a process to be created in it before Create creates the others.
 func (g *Group) CreateUnified() error {
 	if err := g.refuseFrozenV1(); err != nil {
 		return err
@@ -115,8 +119,8 @@ func (g *Group) RemoveUnified() error {
 	return remove(g.paths[""])
 }
 
-// Create creates the cgroup in every hierarchy and sets its limits. On an error nothing is left but the
-// directory of CreateUnified.
+// Create creates the cgroup in every hierarchy and sets its limits. On an error nothing is left but
+// the directory of CreateUnified.
 func (g *Group) Create() (err error) {
 	if len(g.paths) == 0 {
 		return nil
@@ -154,8 +158,8 @@ func errTaken(dir string) error {
 	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own: container's cgroup is not empty", dir)
 }
 
-// refuseFrozen fails where a cgroup is frozen that a container is to be put in, or where it is not there, the first above it that is: the
-// container's first process would stop before it has begun.
+// refuseFrozen fails where a cgroup is frozen that a container is to be put in, or where it is not
+// there, the first above it that is: the container's first process would stop before it has begun.
 func refuseFrozen(dir string, frozen func(dir string) (bool, error)) error {
 	for ; ; dir = filepath.Dir(dir) {
 		stopped, err := frozen(dir)
@@ -174,7 +178,8 @@ func populated(dir string) bool {
 	return err == nil && len(pids) > 0
 }
 
-// makeUnified makes the directory in a host's only hierarchy, with all controllers that its parents have.
+// makeUnified makes the directory in a host's only hierarchy, with all controllers that its parents
+// have.
 func (g *Group) makeUnified() (made bool, err error) {
 	dir := g.paths[""]
 	if populated(dir) {
@@ -236,10 +241,11 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
-// Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to write itself into. It is not
-// cgroup.procs: a write there waits for an RCU grace period, some 10 ms, to keep other threads from forking, while a
-// thread that moves itself alone does not (cgroup_procs_write_start in kernel/cgroup/cgroup.c). They are in the order
-// of Hierarchies. The caller closes the descriptors.
+// Tasks opens the tasks file of each cgroup v1 hierarchy once, for a process with one thread to
+// write itself into. It is not cgroup.procs: a write there waits for an RCU grace period, some 10
+// ms, to keep other threads from forking, while a thread that moves itself alone does not
+// (cgroup_procs_write_start in kernel/cgroup/cgroup.c). They are in the order of Hierarchies. The
+// caller closes the descriptors.
 func (g *Group) Tasks() (fds []int, err error) {
 	for _, name := range g.Hierarchies() {
 		dir := g.paths[name]
@@ -255,8 +261,8 @@ func (g *Group) Tasks() (fds []int, err error) {
 	return fds, nil
 }
 
-// Unified opens the cgroup's directory in the hierarchy of version 2, for clone3 to make a child in it (CLONE_INTO_CGROUP). It
-// returns nil where the host has none. The caller closes it.
+// Unified opens the cgroup's directory in the hierarchy of version 2, for clone3 to make a child in
+// it (CLONE_INTO_CGROUP). It returns nil where the host has none. The caller closes it.
 func (g *Group) Unified() (*os.File, error) {
 	dir := g.paths[""]
 	if dir == "" {
@@ -312,8 +318,8 @@ func (g *Group) removeAll(names []string) (err error) {
 	return err
 }
 
-// remove removes a cgroup and those that the container made below it. A process that has just ended holds its cgroup for
-// a moment more.
+// remove removes a cgroup and those that the container made below it. A process that has just ended
+// holds its cgroup for a moment more.
 func remove(dir string) error {
 	delay := 100 * time.Microsecond
 	for {

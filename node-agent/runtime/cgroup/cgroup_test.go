@@ -85,7 +85,8 @@ func aDisk(t *testing.T) (major, minor int64) {
 	return 0, 0
 }
 
-// TestResources: each limit stands in the kernel's file, or is refused with its field where the host has no such file.
+// TestResources: each limit stands in the kernel's file, or is refused with its field where the
+// host has no such file.
 func TestResources(t *testing.T) {
 	type check struct{ controller, v1, want1, v2, want2 string }
 	major, minor := aDisk(t)
@@ -199,7 +200,8 @@ func TestHugepages(t *testing.T) {
 	if len(sizes) == 0 {
 		t.Skip("the kernel has no huge pages of 2 MiB")
 	}
-	// What a cgroup hands down it does for good: leave the host's as it was, after the cgroup below is gone.
+	// What a cgroup hands down it does for good: leave the host's as it was, after the cgroup below
+	// is gone.
 	if hybrid := layout(t).Hybrid; hybrid != "" {
 		root := filepath.Join(Root, hybrid)
 		if before, err := readFile(root, "cgroup.subtree_control"); err == nil && !strings.Contains(before, "hugetlb") {
@@ -229,8 +231,8 @@ func TestHugepages(t *testing.T) {
 	}
 }
 
-// TestDevices: the rules as the kernel lists them on cgroup v1, plain ones and others. On v2 TestDeviceRules of the runtime sees
-// what they do.
+// TestDevices: the rules as the kernel lists them on cgroup v1, plain ones and others. On v2
+// TestDeviceRules of the runtime sees what they do.
 func TestDevices(t *testing.T) {
 	if layout(t).Unified {
 		t.Skip("cgroup v2 has no list of device rules")
@@ -339,8 +341,8 @@ func TestNested(t *testing.T) {
 	}
 }
 
-// TestThawElsewhere: a cgroup whose path is the end of the path of the container's own is another one. The own one is left to
-// Freeze.
+// TestThawElsewhere: a cgroup whose path is the end of the path of the container's own is another
+// one. The own one is left to Freeze.
 func TestThawElsewhere(t *testing.T) {
 	needs.Root(t)
 	if l := layout(t); l.Unified {
@@ -384,8 +386,8 @@ func TestThawElsewhere(t *testing.T) {
 	}
 }
 
-// TestFirstLimitsAtOnce sets the first limits of a process in several cgroups at once. The race detector fails it if one
-// reads what another looks up.
+// TestFirstLimitsAtOnce sets the first limits of a process in several cgroups at once. The race
+// detector fails it if one reads what another looks up.
 func TestFirstLimitsAtOnce(t *testing.T) {
 	needs.Root(t)
 	if os.Getenv("CGROUP_FIRST_LIMITS") == "" {

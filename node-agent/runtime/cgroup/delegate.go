@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// delegate returns the user of the host that may divide the container's cgroup further, -1 for none: the one of process.user, where the
-// container gets a cgroup namespace of its own and its hierarchy writable (config-linux.md, Cgroup ownership). In a user namespace
-// whose mappings are not known it is none.
+// delegate returns the user of the host that may divide the container's cgroup further, -1 for
+// none: the one of process.user, where the container gets a cgroup namespace of its own and its
+// hierarchy writable (config-linux.md, Cgroup ownership). In a user namespace whose mappings are
+// not known it is none.
 func delegate(spec *specs.Spec) int {
 	var user, cgroup bool
 	for _, n := range spec.Linux.Namespaces {
@@ -41,18 +42,20 @@ func delegate(spec *specs.Spec) int {
 	return -1
 }
 
-// Delegate gives a cgroup that is there to whom the document has it delegated to, once the mappings of the container's user namespace
-// are known.
+// Delegate gives a cgroup that is there to whom the document has it delegated to, once the mappings
+// of the container's user namespace are known.
 func (g *Group) Delegate(spec *specs.Spec) error {
 	g.owner = delegate(spec)
 	return g.giveAway()
 }
 
-// delegated are the files that a delegate gets where the kernel does not say (config-linux.md, Cgroup ownership).
+// delegated are the files that a delegate gets where the kernel does not say (config-linux.md,
+// Cgroup ownership).
 const delegated = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n"
 
-// giveAway makes the delegate own the directory of version 2 and the files that /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup
-// delegation). Cgroups of version 1 are never handed to a container.
+// giveAway makes the delegate own the directory of version 2 and the files that
+// /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup delegation). Cgroups of version 1 are never
+// handed to a container.
 func (g *Group) giveAway() error {
 	if g.owner < 0 || !g.unified() {
 		return nil

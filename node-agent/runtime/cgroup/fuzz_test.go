@@ -11,7 +11,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// FuzzCgroupsPath: whatever linux.cgroupsPath is, the cgroup lies below the root of its hierarchy, and is not the root.
+// FuzzCgroupsPath: whatever linux.cgroupsPath is, the cgroup lies below the root of its hierarchy,
+// and is not the root.
 func FuzzCgroupsPath(f *testing.F) {
 	for _, s := range []string{"", "/a/b", "a", "../../x", "/..", "/a/../../b", "system.slice:berth:a", "::", "-1", "/./", "a\x00b"} {
 		f.Add(s)
@@ -29,7 +30,8 @@ func FuzzCgroupsPath(f *testing.F) {
 			if !below || filepath.Clean(dir) != dir {
 				t.Fatalf("%q became %q", path, dir)
 			}
-			// Below the hierarchy's own directory, which on a host with version 1 is one level deeper.
+			// Below the hierarchy's own directory, which on a host with version 1 is one level
+			// deeper.
 			if !layout(t).Unified {
 				_, rest, below = strings.Cut(rest, "/")
 			}
@@ -40,7 +42,8 @@ func FuzzCgroupsPath(f *testing.F) {
 	})
 }
 
-// FuzzUnit: the same of a path for systemd: where there is a directory for it, it is below the slice's.
+// FuzzUnit: the same of a path for systemd: where there is a directory for it, it is below the
+// slice's.
 func FuzzUnit(f *testing.F) {
 	for _, s := range []string{"", "system.slice:berth:a", "::", "..:..:..", "a/../..:b:c", "-.slice::x", "a-b-c.slice:p:n.slice", ":../x:n", "user.slice:p:-1", "..slice:a:..slice"} {
 		f.Add(s)
@@ -71,7 +74,8 @@ func FuzzUnit(f *testing.F) {
 	})
 }
 
-// FuzzBelow: whatever `exec --cgroup` says, the process is put in the container's cgroup or below it.
+// FuzzBelow: whatever `exec --cgroup` says, the process is put in the container's cgroup or below
+// it.
 func FuzzBelow(f *testing.F) {
 	for _, s := range []string{"sub", "/sub/../..", "../x", "-1", "pids:/sub", "pids,memory:a", "pids:../../x", ":x", "a:b:c", "./.", "..", "sub/..", "pids:a/./../..", "\x00"} {
 		f.Add(s, "")

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Below returns the paths of cgroups below those of a container. Each of sub is [CONTROLLER,...:]PATH; without controllers it holds
-// for all, and is the only one. Controllers of cgroup v1 that share a hierarchy have one place there: it is enough to name one.
+// Below returns the paths of cgroups below those of a container. Each of sub is
+// [CONTROLLER,...:]PATH; without controllers it holds for all, and is the only one. Controllers of
+// cgroup v1 that share a hierarchy have one place there: it is enough to name one.
 func Below(paths map[string]string, sub []string) (map[string]string, error) {
 	if len(sub) == 0 {
 		return paths, nil
@@ -64,7 +65,8 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 	return out, nil
 }
 
-// OpenOf opens the cgroup v2 directory that a process is in, which has to be the container's, top, or one below. The caller closes it.
+// OpenOf opens the cgroup v2 directory that a process is in, which has to be the container's, top,
+// or one below. The caller closes it.
 func OpenOf(pid int, top string) (*os.File, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {

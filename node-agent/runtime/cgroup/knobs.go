@@ -14,19 +14,20 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// knob is a field of linux.resources with a value, and the files of the kernel that take it. It serves to refuse what the host
-// cannot do, which the library passes over in part, and to name the field where the kernel refuses a value.
+// knob is a field of linux.resources with a value, and the files of the kernel that take it. It
+// serves to refuse what the host cannot do, which the library passes over in part, and to name the
+// field where the kernel refuses a value.
 type knob struct {
 	field, value string
-	// controller of cgroup v1 and its file; the file of cgroup v2. Without a file, that version has no such limit; "a|b" is
-	// the first of the two that there is.
+	// controller of cgroup v1 and its file; the file of cgroup v2. Without a file, that version has
+	// no such limit; "a|b" is the first of the two that there is.
 	controller, v1, v2 string
 	// off is whether the value asks for what is so where the file does not exist.
 	off bool
 }
 
-// knobs returns the fields of linux.resources that ask for something, but for the device rules. Zero and an empty list are what
-// engines write for "unset" where the kernel has no such value.
+// knobs returns the fields of linux.resources that ask for something, but for the device rules.
+// Zero and an empty list are what engines write for "unset" where the kernel has no such value.
 func knobs(r *specs.LinuxResources) (out []knob) {
 	add := func(set bool, field string, value any, controller, v1, v2 string) {
 		if set {
@@ -162,7 +163,8 @@ func blame(err error, files map[string]string) error {
 			return fmt.Errorf("%s: %w", field, err)
 		}
 	}
-	// The library names no file where memory in use stands above a new limit (fs/memory.go, fs2/memory.go).
+	// The library names no file where memory in use stands above a new limit (fs/memory.go,
+	// fs2/memory.go).
 	switch text := err.Error(); {
 	case strings.Contains(text, "rejecting memory+swap limit"):
 		return fmt.Errorf("linux.resources.memory.swap: %w", err)

@@ -62,8 +62,8 @@ var controllers = []string{
 	"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma",
 }
 
-// paths returns the directories of a cgroup by controller. A hierarchy of version 1 is known by the name of its directory, which is that
-// of its controllers.
+// paths returns the directories of a cgroup by controller. A hierarchy of version 1 is known by the
+// name of its directory, which is that of its controllers.
 func paths(layout plan.CgroupLayout, path string) map[string]string {
 	if layout.Unified {
 		return map[string]string{"": filepath.Join(Root, path)}

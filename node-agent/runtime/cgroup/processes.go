@@ -18,8 +18,8 @@ import (
 // Kill sends SIGKILL to every process in the cgroup and below it.
 func (g *Group) Kill() error { return g.Signal(unix.SIGKILL) }
 
-// Signal sends a signal to every process in the cgroup and below it. It is meant for a container that has no pid
-// namespace of its own: with one, the end of its first process ends the others.
+// Signal sends a signal to every process in the cgroup and below it. It is meant for a container
+// that has no pid namespace of its own: with one, the end of its first process ends the others.
 func (g *Group) Signal(sig unix.Signal) error {
 	if len(g.paths) == 0 {
 		return nil
@@ -32,8 +32,9 @@ func (g *Group) Signal(sig unix.Signal) error {
 		}
 		return fmt.Errorf("kill the cgroup: %w", err)
 	}
-	// Without cgroup.kill a process may fork between the list and the signal: freeze first. What was paused before stays so,
-	// unless it is to die, which a frozen process of version 1 does only once it thaws.
+	// Without cgroup.kill a process may fork between the list and the signal: freeze first. What
+	// was paused before stays so, unless it is to die, which a frozen process of version 1 does
+	// only once it thaws.
 	thaw := sig == unix.SIGKILL || !g.Frozen()
 	_ = g.Freeze(true)
 	pids, err := g.Pids()
@@ -102,7 +103,8 @@ func (g *Group) Freeze(frozen bool) error {
 	return err
 }
 
-// On a busy machine a process can be where it cannot be frozen for longer than the library waits, which is less than half a second.
+// On a busy machine a process can be where it cannot be frozen for longer than the library waits,
+// which is less than half a second.
 const (
 	freezeTries = 8
 	freezePause = 50 * time.Millisecond
@@ -121,8 +123,9 @@ func (g *Group) Frozen() bool {
 	return err == nil && state == "1"
 }
 
-// ThawElsewhere continues a process that a freezer of version 1 holds in another cgroup than the container's, with all
-// that are in there. Until then it does not die of SIGKILL; version 2 lets a frozen process die.
+// ThawElsewhere continues a process that a freezer of version 1 holds in another cgroup than the
+// container's, with all that are in there. Until then it does not die of SIGKILL; version 2 lets a
+// frozen process die.
 func (g *Group) ThawElsewhere(pid int) error {
 	ours, ok := g.paths["freezer"]
 	if !ok {
@@ -143,8 +146,9 @@ func (g *Group) ThawElsewhere(pid int) error {
 	return thawV1(dir)
 }
 
-// ThawBelow continues the processes that a freezer of version 1 holds in cgroups below the container's, which a container that
-// may write its cgroup can create and freeze. Freeze does not reach them.
+// ThawBelow continues the processes that a freezer of version 1 holds in cgroups below the
+// container's, which a container that may write its cgroup can create and freeze. Freeze does not
+// reach them.
 func (g *Group) ThawBelow() error {
 	ours, ok := g.paths["freezer"]
 	if !ok {

@@ -16,8 +16,8 @@ import (
 	"github.com/opencontainers/cgroups/systemd"
 )
 
-// limitProperties are the properties of a unit that an update may change (systemd.resource-control(5), as
-// org.freedesktop.systemd1(5) names them).
+// limitProperties are the properties of a unit that an update may change
+// (systemd.resource-control(5), as org.freedesktop.systemd1(5) names them).
 var limitProperties = []string{
 	"AllowedCPUs", "AllowedMemoryNodes", "BlockIOWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "CPUShares", "CPUWeight",
 	"MemoryHigh", "MemoryLimit", "MemoryLow", "MemoryMax", "MemoryMin", "MemorySwapMax", "TasksMax",
@@ -29,7 +29,8 @@ const busTimeout = 30 * time.Second
 // propertyValues are properties of a unit by name, with values as godbus decodes them.
 type propertyValues map[string]any
 
-// limits asks systemd for the unit's limits. What it does not know of, which depends on its version, is left out.
+// limits asks systemd for the unit's limits. What it does not know of, which depends on its
+// version, is left out.
 func (u *Unit) limits() (propertyValues, error) {
 	var values propertyValues
 	err := u.ask(func(ctx context.Context, c *systemddbus.Conn) (err error) {
@@ -44,8 +45,8 @@ func (u *Unit) limits() (propertyValues, error) {
 	return values, err
 }
 
-// setBack gives the unit the limits that it had. Else systemd, which the kernel's refusal does not concern, would apply the new ones
-// at the next occasion.
+// setBack gives the unit the limits that it had. Else systemd, which the kernel's refusal does not
+// concern, would apply the new ones at the next occasion.
 func (u *Unit) setBack(before propertyValues) error {
 	now, err := u.limits()
 	if err != nil {
@@ -94,7 +95,8 @@ func (u *Unit) ask(call func(context.Context, *systemddbus.Conn) error) error {
 	return nil
 }
 
-// dialUser connects to the bus of the user's own systemd. In a user namespace it is the id outside that the bus knows.
+// dialUser connects to the bus of the user's own systemd. In a user namespace it is the id outside
+// that the bus knows.
 func dialUser(ctx context.Context) (_ *dbus.Conn, err error) {
 	address, err := systemd.DetectUserDbusSessionBusAddress()
 	if err != nil {

@@ -14,8 +14,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// Resources turns linux.resources into the library's form, for a host with cgroup v2 alone or another. The device rules are those of
-// the document followed by the devices that every container may use.
+// Resources turns linux.resources into the library's form, for a host with cgroup v2 alone or
+// another. The device rules are those of the document followed by the devices that every container
+// may use.
 func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error) {
 	out := &cgroups.Resources{}
 	if r == nil {
@@ -107,8 +108,9 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 	out.BlkioThrottleWriteIOPSDevice = throttle(b.ThrottleWriteIOPSDevice)
 }
 
-// deviceRules returns what an element of linux.resources.devices says. One for all types that is not for all devices and every access becomes
-// one a type: the kernel's "a" knows neither numbers nor access, and would be wider than what is asked for (devcgroup_update_access in
+// deviceRules returns what an element of linux.resources.devices says. One for all types that is
+// not for all devices and every access becomes one a type: the kernel's "a" knows neither numbers
+// nor access, and would be wider than what is asked for (devcgroup_update_access in
 // security/device_cgroup.c).
 func deviceRules(d specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
 	rule := &devices.Rule{Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: devices.Permissions(strings.ReplaceAll(d.Access, "a", "")), Allow: d.Allow}
@@ -135,8 +137,8 @@ func deviceRules(d specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
 	return []*devices.Rule{&char, &block}, nil
 }
 
-// defaultDeviceRules let a container make any node and use the default devices, its terminals among them, and tun(4), whatever the
-// document says, as runc and crun do.
+// defaultDeviceRules let a container make any node and use the default devices, its terminals among
+// them, and tun(4), whatever the document says, as runc and crun do.
 func defaultDeviceRules() []*devices.Rule {
 	rule := func(kind devices.Type, major, minor int64, access devices.Permissions) *devices.Rule {
 		return &devices.Rule{Type: kind, Major: major, Minor: minor, Permissions: access, Allow: true}

@@ -14,7 +14,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// set writes limits into the directories that Create has made; the device rules only where they are new.
+// set writes limits into the directories that Create has made; the device rules only where they are
+// new.
 func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 	// All that is asked for has a place before anything is written.
 	files := map[string]string{}
@@ -107,8 +108,9 @@ func (g *Group) limitTCP(r *specs.LinuxResources) error {
 
 const oomControl = "memory.oom_control"
 
-// oomControl returns the directory in which the OOM killer is to be enabled, which the library takes for no wish; "" where it is not asked for or
-// always so. A new cgroup of version 1 has it as its parent does.
+// oomControl returns the directory in which the OOM killer is to be enabled, which the library
+// takes for no wish; "" where it is not asked for or always so. A new cgroup of version 1 has it as
+// its parent does.
 func (g *Group) oomControl(r *specs.LinuxResources) string {
 	if r == nil || r.Memory == nil || r.Memory.DisableOOMKiller == nil || *r.Memory.DisableOOMKiller || g.unified() {
 		return ""
@@ -116,7 +118,8 @@ func (g *Group) oomControl(r *specs.LinuxResources) string {
 	return g.paths["memory"]
 }
 
-// setter returns the library's manager that sets limits: systemd has to know those of its scope, or it would set them back.
+// setter returns the library's manager that sets limits: systemd has to know those of its scope, or
+// it would set them back.
 func (g *Group) setter() (cgroups.Manager, error) {
 	if g.unit != nil {
 		return g.systemd(g.unified())
@@ -129,12 +132,14 @@ func (g *Group) setter() (cgroups.Manager, error) {
 	return m, err
 }
 
-// firstSet sets nothing. At its first Set in a process the library looks up the names of the files for the weights of block I/O,
-// and keeps them in variables that all managers of version 1 share, without a lock.
+// firstSet sets nothing. At its first Set in a process the library looks up the names of the files
+// for the weights of block I/O, and keeps them in variables that all managers of version 1 share,
+// without a lock.
 var firstSet sync.Once
 
-// checkObsolete refuses a memory.useHierarchy that cannot be had: it cannot be chosen since Linux 5.11, nor on cgroup v2. (A limit of kernel
-// memory has had no effect since 5.16; api/oci/validate warns of it, as engines still have a flag for it.)
+// checkObsolete refuses a memory.useHierarchy that cannot be had: it cannot be chosen since Linux
+// 5.11, nor on cgroup v2. (A limit of kernel memory has had no effect since 5.16; api/oci/validate
+// warns of it, as engines still have a flag for it.)
 func checkObsolete(r *specs.LinuxResources) error {
 	if r == nil || r.Memory == nil {
 		return nil
@@ -145,7 +150,8 @@ func checkObsolete(r *specs.LinuxResources) error {
 	return nil
 }
 
-// weighDevices writes the weights of single devices on a host without io.bfq.weight, which the library leaves out.
+// weighDevices writes the weights of single devices on a host without io.bfq.weight, which the
+// library leaves out.
 func (g *Group) weighDevices(r *cgroups.Resources) error {
 	if !g.unified() || len(r.BlkioWeightDevice) == 0 {
 		return nil

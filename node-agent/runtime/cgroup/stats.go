@@ -35,8 +35,9 @@ type OOMWatch struct {
 	kills   uint64
 }
 
-// WatchOOM begins to watch. On cgroup v1 it is an eventfd of memory.oom_control, on v2 an inotify descriptor of memory.events
-// (Documentation/admin-guide/cgroup-v1/memory.rst, 10; cgroup-v2.rst). It returns nil where there is no memory controller.
+// WatchOOM begins to watch. On cgroup v1 it is an eventfd of memory.oom_control, on v2 an inotify
+// descriptor of memory.events (Documentation/admin-guide/cgroup-v1/memory.rst, 10; cgroup-v2.rst).
+// It returns nil where there is no memory controller.
 func (g *Group) WatchOOM() (*OOMWatch, error) {
 	w := &OOMWatch{FD: -1, group: g}
 	var err error

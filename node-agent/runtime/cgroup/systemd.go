@@ -50,8 +50,9 @@ func (u *Unit) name() string {
 	return u.Prefix + "-" + u.Name + ".scope"
 }
 
-// NewUnit prepares a scope of systemd, which CreateUnit makes. linux.cgroupsPath is slice:prefix:name, or empty for a scope named by
-// the id; annotations org.systemd.property.NAME are properties of it, in the syntax of GVariant, as in runc.
+// NewUnit prepares a scope of systemd, which CreateUnit makes. linux.cgroupsPath is
+// slice:prefix:name, or empty for a scope named by the id; annotations org.systemd.property.NAME
+// are properties of it, in the syntax of GVariant, as in runc.
 func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
 	if !systemd.IsRunningSystemd() {
 		return nil, errors.New("--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
@@ -73,8 +74,9 @@ func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless boo
 	return g, nil
 }
 
-// ownsSystemd reports whether the systemd that this process asks is the machine's, or the container's that it is in: not for a plain user,
-// nor for root of a user namespace that he has made, as under rootless podman.
+// ownsSystemd reports whether the systemd that this process asks is the machine's, or the
+// container's that it is in: not for a plain user, nor for root of a user namespace that he has
+// made, as under rootless podman.
 func ownsSystemd() bool {
 	if os.Geteuid() != 0 {
 		return false
@@ -83,7 +85,8 @@ func ownsSystemd() bool {
 	return err != nil || uid == 0
 }
 
-// parseUnit reads linux.cgroupsPath as slice:prefix:name. No part of it can lead to another directory.
+// parseUnit reads linux.cgroupsPath as slice:prefix:name. No part of it can lead to another
+// directory.
 func parseUnit(path, id string) (*Unit, error) {
 	if path == "" {
 		return &Unit{Prefix: "berth", Name: id}, nil
@@ -127,8 +130,9 @@ func (g *Group) systemd(unified bool) (cgroups.Manager, error) {
 	return systemd.NewLegacyManager(config, g.paths)
 }
 
-// CreateUnit makes the scope with a process in it, since systemd makes none without, and sets its limits. The scope lasts as long as a
-// process is in it. On an error nothing is left but the process.
+// CreateUnit makes the scope with a process in it, since systemd makes none without, and sets its
+// limits. The scope lasts as long as a process is in it. On an error nothing is left but the
+// process.
 func (g *Group) CreateUnit(pid int) (err error) {
 	m, err := g.systemd(g.unified())
 	if err != nil {
@@ -158,7 +162,8 @@ func (g *Group) CreateUnit(pid int) (err error) {
 	return g.giveAway()
 }
 
-// blameProperty names the annotation whose property systemd refuses, or all where it does not say which.
+// blameProperty names the annotation whose property systemd refuses, or all where it does not say
+// which.
 func (g *Group) blameProperty(err error) error {
 	var refused dbus.Error
 	if errors.As(err, &refused) {
@@ -183,8 +188,9 @@ func (g *Group) blameProperty(err error) error {
 
 func letter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
 
-// ByManager reports whether only systemd can move a process into the cgroup: a plain user may move none from where he does not own both
-// cgroups' common ancestor (cgroups(7), "Cgroup delegation"), as from his login session, and his systemd has the machine's do it.
+// ByManager reports whether only systemd can move a process into the cgroup: a plain user may move
+// none from where he does not own both cgroups' common ancestor (cgroups(7), "Cgroup delegation"),
+// as from his login session, and his systemd has the machine's do it.
 func (g *Group) ByManager() bool { return g.unit != nil && g.unit.User }
 
 // Attach has systemd move a process into the cgroup, which is that of the unit or one below it.
@@ -204,8 +210,9 @@ func (g *Group) Attach(pid int) error {
 	return nil
 }
 
-// Rounded returns what to warn of where systemd takes a limit of r only nearly: the library rounds a quota up to whole percents of a
-// processor, which is what systemd writes down and reads again (CPUQuota= in systemd.resource-control(5)). It is empty where all is exact.
+// Rounded returns what to warn of where systemd takes a limit of r only nearly: the library rounds
+// a quota up to whole percents of a processor, which is what systemd writes down and reads again
+// (CPUQuota= in systemd.resource-control(5)). It is empty where all is exact.
 func (g *Group) Rounded(r *specs.LinuxResources) string {
 	const percent = 10_000 // microseconds of a second
 	if g.unit == nil || r == nil || r.CPU == nil || r.CPU.Quota == nil || *r.CPU.Quota <= 0 {
@@ -231,7 +238,8 @@ type property struct {
 	annotation string
 }
 
-// properties returns those that annotations ask for. A time in seconds (a name in Sec) is one in microseconds to systemd.
+// properties returns those that annotations ask for. A time in seconds (a name in Sec) is one in
+// microseconds to systemd.
 func properties(annotations map[string]string) (out []property, err error) {
 	for key, text := range annotations {
 		name, ok := strings.CutPrefix(key, PropertyAnnotation)

@@ -10,7 +10,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestProperties: annotations become properties of the unit, with times in microseconds, or are refused by name.
+// TestProperties: annotations become properties of the unit, with times in microseconds, or are
+// refused by name.
 func TestProperties(t *testing.T) {
 	list, err := properties(map[string]string{
 		"org.systemd.property.TimeoutStopSec": "uint32 7", "org.systemd.property.CollectMode": "'inactive-or-failed'",

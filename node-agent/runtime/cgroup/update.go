@@ -14,9 +14,10 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Update changes limits of the cgroup, and leaves those that r does not name as they are. Device rules, where r has any, take the place
-// of all that there are but those of the devices that every container may use. Where one cannot be set, all are as they were before.
-// undo sets the limits, without the device rules, back to what they were.
+// Update changes limits of the cgroup, and leaves those that r does not name as they are. Device
+// rules, where r has any, take the place of all that there are but those of the devices that every
+// container may use. Where one cannot be set, all are as they were before. undo sets the limits,
+// without the device rules, back to what they were.
 func (g *Group) Update(r *specs.LinuxResources) (undo func() error, err error) {
 	before, err := g.snapshot(r)
 	if err != nil {
@@ -50,8 +51,9 @@ func (g *Group) Update(r *specs.LinuxResources) (undo func() error, err error) {
 	return undo, nil
 }
 
-// updateDevices gives the cgroup of a running container other device rules. What both the old and the new ones allow stays allowed
-// throughout: the library writes no more to the files of version 1 than differs, and swaps the program of version 2.
+// updateDevices gives the cgroup of a running container other device rules. What both the old and
+// the new ones allow stays allowed throughout: the library writes no more to the files of version 1
+// than differs, and swaps the program of version 2.
 func (g *Group) updateDevices(r *specs.LinuxResources) error {
 	resources, err := Resources(&specs.LinuxResources{Devices: r.Devices}, g.unified())
 	if err != nil {
@@ -79,7 +81,8 @@ func (g *Group) updateDevices(r *specs.LinuxResources) error {
 	if err := cgroups.DevicesSetV1(dir, &cgroups.Resources{Devices: resources.Devices}); err != nil {
 		lines := strings.Split(strings.TrimSpace(string(before)), "\n")
 		if strings.HasPrefix(lines[0], "a ") {
-			// All but exceptions that the file does not name: rather too little is allowed than those.
+			// All but exceptions that the file does not name: rather too little is allowed than
+			// those.
 			return fmt.Errorf("%w; what it was is not known, and only what has been set is allowed now", err)
 		}
 		if e := errors.Join(writeFile(dir, "devices.deny", "a"), writeFile(dir, "devices.allow", lines...)); e != nil {
@@ -131,7 +134,8 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 				continue // then it is none that could be written
 			}
 		case strings.HasPrefix(file, "cpuset.") && s.lines[0] == "":
-			// All that the parent has. It cannot be emptied again while there are processes (validate_change in kernel/cgroup/cpuset.c).
+			// All that the parent has. It cannot be emptied again while there are processes
+			// (validate_change in kernel/cgroup/cpuset.c).
 			effective, err := readFile(dir, file+".effective")
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", k.field, err)
@@ -149,8 +153,8 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 	return out, nil
 }
 
-// restore writes all back. Some values have to fit others, such as memory with swap to memory alone: what cannot be written
-// the first time can be once the others are.
+// restore writes all back. Some values have to fit others, such as memory with swap to memory
+// alone: what cannot be written the first time can be once the others are.
 func (s snapshot) restore() (err error) {
 	for range 2 {
 		err = nil

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeV1 creates the directory in every hierarchy that does not have it yet. On an error nothing is left
-// but what was there.
+// makeV1 creates the directory in every hierarchy that does not have it yet. On an error nothing is
+// left but what was there.
 func (g *Group) makeV1() error {
 	if !g.begun {
 		if err := g.refuseFrozenV1(); err != nil {
@@ -97,8 +97,9 @@ func (g *Group) makeParents(name, dir string) error {
 	return inheritCpuset(dir, "", "", false)
 }
 
-// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked for: a fresh one has none, or those of its
-// parent (cgroup.clone_children), and takes no process until it has both (cpuset(7)).
+// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked
+// for: a fresh one has none, or those of its parent (cgroup.clone_children), and takes no process
+// until it has both (cpuset(7)).
 func inheritCpuset(dir, cpus, mems string, fresh bool) error {
 	for _, f := range []struct{ field, file, value string }{
 		{"linux.resources.cpu.cpus", "cpuset.cpus", cpus}, {"linux.resources.cpu.mems", "cpuset.mems", mems},
@@ -135,8 +136,8 @@ func inheritCpuset(dir, cpus, mems string, fresh bool) error {
 	return nil
 }
 
-// writeFile writes a file of a cgroup, each value with a system call of its own. It must not make the file, which os.WriteFile
-// would try to.
+// writeFile writes a file of a cgroup, each value with a system call of its own. It must not make
+// the file, which os.WriteFile would try to.
 func writeFile(dir, file string, values ...string) error {
 	path := filepath.Join(dir, file)
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -173,8 +174,9 @@ func readFile(dir, file string) (string, error) {
 	return strings.TrimSpace(string(buf[:n])), nil
 }
 
-// setDevicesV1 sets the device rules of a new cgroup. Rules that deny all and then allow some are written as they are; what the
-// kernel makes of others, such as denied exceptions of what is allowed, the library finds out.
+// setDevicesV1 sets the device rules of a new cgroup. Rules that deny all and then allow some are
+// written as they are; what the kernel makes of others, such as denied exceptions of what is
+// allowed, the library finds out.
 func setDevicesV1(dir string, rules []*devices.Rule) error {
 	if len(rules) > 0 && isAll(rules[0]) && !rules[0].Allow {
 		var allow []string
@@ -199,8 +201,9 @@ func isAll(r *devices.Rule) bool {
 		strings.Contains(string(r.Permissions), "r") && strings.Contains(string(r.Permissions), "w") && strings.Contains(string(r.Permissions), "m")
 }
 
-// enableHybrid lets a cgroup of the version 2 hierarchy beside those of version 1 use a controller that only that one has: each
-// directory above it hands it down (cgroups(7), cgroup.subtree_control).
+// enableHybrid lets a cgroup of the version 2 hierarchy beside those of version 1 use a controller
+// that only that one has: each directory above it hands it down (cgroups(7),
+// cgroup.subtree_control).
 func enableHybrid(dir, controller string) error {
 	rest, ok := strings.CutPrefix(dir, Root+"/")
 	if !ok {

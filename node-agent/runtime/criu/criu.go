@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package criu speaks with criu(8), the program that writes processes to files and makes them again, in the way that is
-// meant for programs: `criu swrk`, one process a request (https://criu.org/RPC). It knows criu's messages, which are of
-// go-criu. It must not know what a container is.
+// Package criu speaks with criu(8), the program that writes processes to files and makes them
+// again, in the way that is meant for programs: `criu swrk`, one process a request
+// (https://criu.org/RPC). It knows criu's messages, which are of go-criu. It must not know what a
+// container is.
 package criu
 
 import (
@@ -24,13 +25,16 @@ import (
 // Call is one request to a criu of its own.
 type Call struct {
 	Request *rpc.CriuReq
-	// Stdin, Stdout and Stderr are criu's own, which a restored process can inherit; nil is /dev/null.
+	// Stdin, Stdout and Stderr are criu's own, which a restored process can inherit; nil is
+	// /dev/null.
 	Stdin, Stdout, Stderr *os.File
 	// Files become criu's descriptors from FirstFile on.
 	Files []*os.File
-	// Started, if set, is called once criu runs, before it gets the request; criu then has a mount namespace of its own.
+	// Started, if set, is called once criu runs, before it gets the request; criu then has a mount
+	// namespace of its own.
 	Started func(pid int) error
-	// Notify, if set, hears of criu's notifications before they are answered, with the descriptor that came along or -1.
+	// Notify, if set, hears of criu's notifications before they are answered, with the descriptor
+	// that came along or -1.
 	Notify func(n *rpc.CriuNotify, fd int) error
 	// Responded, if set, is called at criu's first message.
 	Responded func()
@@ -96,7 +100,8 @@ func (c *Call) Do(ctx context.Context) (resp *rpc.CriuResp, err error) {
 	case err != nil:
 		return nil, err
 	case waitErr != nil && resp.GetType() != rpc.CriuReqType_PRE_DUMP:
-		// After a pre-dump criu waits for the next, and takes the end of the conversation for a failure.
+		// After a pre-dump criu waits for the next, and takes the end of the conversation for a
+		// failure.
 		return nil, fmt.Errorf("criu: %w", waitErr)
 	}
 	return resp, nil
@@ -225,7 +230,8 @@ func Require(ctx context.Context, want *rpc.CriuFeatures) error {
 // maxLog bounds what is read of criu's log.
 const maxLog = 4 << 20
 
-// Complaints returns the lines of a log of criu that report errors, the last ones first to be left out when there are many.
+// Complaints returns the lines of a log of criu that report errors, the last ones first to be left
+// out when there are many.
 func Complaints(dir, log string) []string {
 	f, err := os.Open(filepath.Join(dir, log))
 	if err != nil {

@@ -10,9 +10,10 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// excludeOwnCPU removes the current processor from the affinity mask of a new thread or process, if it has
-// another. If no other processor is idle at that moment the kernel queues the new task on its parent's,
-// where it would begin only when the parent rests, long after another processor has become idle.
+// excludeOwnCPU removes the current processor from the affinity mask of a new thread or process, if
+// it has another. If no other processor is idle at that moment the kernel queues the new task on
+// its parent's, where it would begin only when the parent rests, long after another processor has
+// become idle.
 func excludeOwnCPU(id int) {
 	var cpu uint32
 	own := make([]byte, plan.MaxCPUs/8)
@@ -24,7 +25,8 @@ func excludeOwnCPU(id int) {
 	_ = affinity(unix.SYS_SCHED_SETAFFINITY, id, own) // not possible where there is no other
 }
 
-// affinity is sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one, by a mask as long as may be.
+// affinity is sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one, by
+// a mask as long as may be.
 func affinity(call uintptr, thread int, mask []byte) error {
 	if _, _, errno := unix.RawSyscall(call, uintptr(thread), uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
 		return errno

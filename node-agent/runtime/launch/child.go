@@ -18,7 +18,8 @@ import (
 type Child struct {
 	// PID in this process's pid namespace.
 	PID int
-	// PIDFD is the child's pidfd (pidfd_open(2)), closed by Wait, Kill, Abandon and ClosePIDFD; -1 then.
+	// PIDFD is the child's pidfd (pidfd_open(2)), closed by Wait, Kill, Abandon and ClosePIDFD; -1
+	// then.
 	PIDFD int
 	// Value is what the last synchronization point carried.
 	Value int
@@ -30,7 +31,8 @@ type Child struct {
 	deferred int // our end of plan.InputDeferred, -1 without
 	onSync   func(plan.Sync, int) error
 
-	// early are reports of a process that an OpFork has made, which came before that of the OpFork itself.
+	// early are reports of a process that an OpFork has made, which came before that of the OpFork
+	// itself.
 	early []*message
 
 	deadline time.Duration
@@ -47,8 +49,8 @@ func (e *KilledError) Error() string {
 	return fmt.Sprintf("the container's first process ended with code %d before execve", e.Status.ExitStatus())
 }
 
-// Adopt returns the Child of a process that another program has created as a child of this process, and
-// that has executed its program already.
+// Adopt returns the Child of a process that another program has created as a child of this process,
+// and that has executed its program already.
 func Adopt(pid int) (*Child, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -57,8 +59,8 @@ func Adopt(pid int) (*Child, error) {
 	return &Child{PID: pid, PIDFD: fd, report: -1, sync: -1, start: -1, deferred: -1}, nil
 }
 
-// SendDeferred sends the child the inputs of Plan.Deferred, which it waits for. The descriptors stay the
-// caller's.
+// SendDeferred sends the child the inputs of Plan.Deferred, which it waits for. The descriptors
+// stay the caller's.
 func (c *Child) SendDeferred(inputs map[plan.Input]int) error {
 	if c.deferred < 0 {
 		return nil
@@ -92,8 +94,9 @@ func (c *Child) Release() {
 	}
 }
 
-// Follow reads what the child reports and answers it, until the synchronization point until is reached or, where that is
-// empty, until the child has become its program. On an error the child has been ended and reaped.
+// Follow reads what the child reports and answers it, until the synchronization point until is
+// reached or, where that is empty, until the child has become its program. On an error the child
+// has been ended and reaped.
 func (c *Child) Follow(ctx context.Context, until plan.Sync) error {
 	pidfd, killed := c.PIDFD, make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -135,7 +138,8 @@ func (c *Child) follow(until plan.Sync) error {
 			return err
 		}
 		if m == nil {
-			// A report of it would wake this process on the child's processor, where it would wait for the program to give way.
+			// A report of it would wake this process on the child's processor, where it would wait
+			// for the program to give way.
 			if c.executes() {
 				return nil
 			}
@@ -244,7 +248,8 @@ func (c *Child) Ended() (sig unix.Signal, ended bool) { return endedBy(c.PID) }
 
 // endedBy looks at a child of this process without reaping it.
 func endedBy(pid int) (sig unix.Signal, ended bool) {
-	// siginfo_t of a SIGCHLD: si_code is its third int, si_status its seventh (sigaction(2), linux/signal.h).
+	// siginfo_t of a SIGCHLD: si_code is its third int, si_status its seventh (sigaction(2),
+	// linux/signal.h).
 	var info [32]int32
 	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid), uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
 	if errno != 0 || info[0] != int32(unix.SIGCHLD) {

@@ -16,8 +16,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// DefaultDeadline is how long the child may take from one synchronization point to the next, unless the request says otherwise. It is
-// meant for what hangs, such as a bind source on a dead network filesystem, not for what is slow.
+// DefaultDeadline is how long the child may take from one synchronization point to the next, unless
+// the request says otherwise. It is meant for what hangs, such as a bind source on a dead network
+// filesystem, not for what is slow.
 const DefaultDeadline = 2 * time.Minute
 
 func orDefault(deadline time.Duration) time.Duration {
@@ -31,16 +32,19 @@ func orDefault(deadline time.Duration) time.Duration {
 // not even die.
 const endingTime = 5 * time.Second
 
-// HungError is a child that did not come to its next synchronization point in time. It is an os.ErrDeadlineExceeded.
+// HungError is a child that did not come to its next synchronization point in time. It is an
+// os.ErrDeadlineExceeded.
 type HungError struct {
 	// Step is where it was: a StepError without errno and cause.
 	Step StepError
 	// After is the deadline that has passed.
 	After time.Duration
-	// Wchan is the kernel function that the child slept in (/proc/PID/wchan), and Syscall the number of the system call that it was in
-	// and its arguments (/proc/PID/syscall); empty where the kernel does not show it.
+	// Wchan is the kernel function that the child slept in (/proc/PID/wchan), and Syscall the
+	// number of the system call that it was in and its arguments (/proc/PID/syscall); empty where
+	// the kernel does not show it.
 	Wchan, Syscall string
-	// Stays is whether the child could not be ended: it is the kernel's, until what it waits for comes.
+	// Stays is whether the child could not be ended: it is the kernel's, until what it waits for
+	// comes.
 	Stays bool
 	// PID of the child, for who looks for it.
 	PID int
@@ -70,8 +74,9 @@ func (e *HungError) Error() string {
 
 func (e *HungError) Unwrap() error { return os.ErrDeadlineExceeded }
 
-// progress is memory that the child shares with its parent and keeps the number of its step in, so that the parent knows where a child
-// hangs that can report no more. It is not of the Go heap, which the child has a copy of.
+// progress is memory that the child shares with its parent and keeps the number of its step in, so
+// that the parent knows where a child hangs that can report no more. It is not of the Go heap,
+// which the child has a copy of.
 type progress struct{ page []byte }
 
 func newProgress() (progress, error) {

@@ -36,7 +36,8 @@ func state(t *testing.T, pid int) byte {
 	return stat[bytes.LastIndexByte(stat, ')')+2]
 }
 
-// TestHang: a step that does not return is named, with what the kernel waits for, and the child is ended.
+// TestHang: a step that does not return is named, with what the kernel waits for, and the child is
+// ended.
 func TestHang(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)

@@ -17,8 +17,9 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked in the parent
-// until the child is made. They are kept for outside users (see the comments in runtime/proc.go).
+// The Go runtime's own preparations for a fork, which package syscall uses: all signals are blocked
+// in the parent until the child is made. They are kept for outside users (see the comments in
+// runtime/proc.go).
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
 func beforeFork()
@@ -51,7 +52,8 @@ type op struct {
 type program struct {
 	ops  []op
 	regs []uintptr
-	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is not the child's.
+	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is
+	// not the child's.
 	first []gap
 	// report is the pipe that the child reports to, sync the one that it waits on.
 	report, sync uintptr
@@ -59,10 +61,12 @@ type program struct {
 	pidfd int32
 	// blocked is the sigset_t of the signals that are blocked.
 	blocked uint64
-	// ignored are the signals that this process ignores, which stay so over clone3 and execve (signal(7)): a container is not
-	// to learn that its runtime was started by nohup. defaultAction is what they get.
+	// ignored are the signals that this process ignores, which stay so over clone3 and execve
+	// (signal(7)): a container is not to learn that its runtime was started by nohup. defaultAction
+	// is what they get.
 	ignored []uintptr
-	// progress is where the child writes the number of its step to: memory that it shares with its parent.
+	// progress is where the child writes the number of its step to: memory that it shares with its
+	// parent.
 	progress      *int64
 	defaultAction [sigactionSize]byte
 	// thread is for a Thread.
@@ -73,7 +77,8 @@ type program struct {
 	}
 }
 
-// sigactionSize is more than struct sigaction of the kernel takes on any architecture; its first field is the handler.
+// sigactionSize is more than struct sigaction of the kernel takes on any architecture; its first
+// field is the handler.
 const sigactionSize = 64
 
 // sigsetSize is sizeof(sigset_t) of the kernel.
@@ -98,10 +103,11 @@ const sigSetmask = 2 // SIG_SETMASK
 // gap is a range of descriptors, both ends included.
 type gap struct{ from, to uintptr }
 
-// closeOthers has the child close all descriptors but those below reserved and those to keep. All that this process has
-// open is marked close-on-exec, but a created container may wait for days before its execve: until then it would hold other
-// containers' pipes open, whose readers wait for their end, and the locks of other calls (flock(2) goes with the open file
-// description), and would show the host's files to whoever can look into /proc/PID/fd (CVE-2016-9962).
+// closeOthers has the child close all descriptors but those below reserved and those to keep. All
+// that this process has open is marked close-on-exec, but a created container may wait for days
+// before its execve: until then it would hold other containers' pipes open, whose readers wait for
+// their end, and the locks of other calls (flock(2) goes with the open file description), and would
+// show the host's files to whoever can look into /proc/PID/fd (CVE-2016-9962).
 func closeOthers(reserved int, keep []int) []gap {
 	var gaps []gap
 	slices.Sort(keep)
@@ -120,7 +126,8 @@ func closeOthers(reserved int, keep []int) []gap {
 // block is memory of a plan: where it is here, and where the child has it.
 type block struct{ from, to, child uintptr }
 
-// compiler resolves a plan's arguments to numbers, and copies what they point to into the child's memory.
+// compiler resolves a plan's arguments to numbers, and copies what they point to into the child's
+// memory.
 type compiler struct {
 	inputs map[plan.Input]int
 	memory *memory
@@ -174,7 +181,8 @@ func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uin
 	return prog, c.memory, nil
 }
 
-// measure finds the plan's memory. It returns the length of all strings with the zero bytes at their ends, and the size of all else.
+// measure finds the plan's memory. It returns the length of all strings with the zero bytes at
+// their ends, and the size of all else.
 func (c *compiler) measure(p *plan.Plan) (texts, size int) {
 	var add func(a *plan.Arg)
 	add = func(a *plan.Arg) {
@@ -296,8 +304,8 @@ func (c *compiler) bytes(a *plan.Arg) uintptr {
 	return at
 }
 
-// message is what the child writes to its report pipe: a step, in its upper half what a synchronization point carries, and, if it
-// failed, its errno.
+// message is what the child writes to its report pipe: a step, in its upper half what a
+// synchronization point carries, and, if it failed, its errno.
 type message struct {
 	step  uint64
 	errno uint64
@@ -308,10 +316,12 @@ const (
 	valueShift  = 32
 )
 
-// childFailed is the exit code of a child that ended before execve. The parent knows more from the report.
+// childFailed is the exit code of a child that ended before execve. The parent knows more from the
+// report.
 const childFailed = 127
 
-// clone3 is clone3(2) with a stack for the child, which calls the code at child with prog there and never returns.
+// clone3 is clone3(2) with a stack for the child, which calls the code at child with prog there and
+// never returns.
 //
 //go:noescape
 func clone3(args *cloneArgs, size uintptr, prog *program, child uintptr) (pid, errno uintptr)
@@ -336,10 +346,12 @@ func (c *cloning) fork() (pid, errno uintptr) {
 	return pid, errno
 }
 
-// child walks the steps of a program, as a child or as a thread of this process (see Thread). It has one thread, its own memory, and of the
-// parent's what was not kept from it (see memory): no Go heap, no goroutine. Its signals are those of a new process:
-// CLONE_CLEAR_SIGHAND has taken the handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is why
-// syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not called.
+// child walks the steps of a program, as a child or as a thread of this process (see Thread). It
+// has one thread, its own memory, and of the parent's what was not kept from it (see memory): no Go
+// heap, no goroutine. Its signals are those of a new process: CLONE_CLEAR_SIGHAND has taken the
+// handlers, those ignored are reset, and none is blocked, whatever the parent had blocked. That is
+// why syscall.runtime_AfterForkInChild, which resets the handlers by a hundred calls, is not
+// called.
 //
 //go:norace
 //go:nosplit
@@ -449,8 +461,8 @@ end:
 	}
 }
 
-// clone forks under the lock that keeps other forks of this process from inheriting descriptors not yet marked
-// close-on-exec.
+// clone forks under the lock that keeps other forks of this process from inheriting descriptors not
+// yet marked close-on-exec.
 func (c *cloning) clone() (int, error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()

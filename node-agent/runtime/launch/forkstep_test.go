@@ -30,7 +30,8 @@ func forking(command string, after ...plan.Step) *plan.Plan {
 	return p
 }
 
-// TestFork: the process that goes on is a child of this one, whichever of the two is the first to report.
+// TestFork: the process that goes on is a child of this one, whichever of the two is the first to
+// report.
 func TestFork(t *testing.T) {
 	leaktest.Check(t)
 	for range 200 {

@@ -23,19 +23,21 @@ type Request struct {
 	Inputs map[plan.Input]int
 	// Cgroup is the descriptor of the cgroup v2 directory that the child is created in; 0 for none.
 	Cgroup int
-	// Reserved is how many descriptors, from 0 on, are the process's own: those that the launcher makes lie above them.
+	// Reserved is how many descriptors, from 0 on, are the process's own: those that the launcher
+	// makes lie above them.
 	Reserved int
-	// Held keeps the child waiting before execve until Release; without it the child is released at once.
-	// A plan whose InputStart the caller supplies is held by the caller.
+	// Held keeps the child waiting before execve until Release; without it the child is released at
+	// once. A plan whose InputStart the caller supplies is held by the caller.
 	Held bool
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
-	// Deadline is how long the child may take from one synchronization point to the next; 0 is DefaultDeadline. What OnSync takes
-	// does not count.
+	// Deadline is how long the child may take from one synchronization point to the next; 0 is
+	// DefaultDeadline. What OnSync takes does not count.
 	Deadline time.Duration
 }
 
-// Start creates the child. On an error there is none. Afterwards the caller calls Follow or Abandon.
+// Start creates the child. On an error there is none. Afterwards the caller calls Follow or
+// Abandon.
 func Start(r Request) (_ *Child, err error) {
 	s := &starting{r: &r, report: -1, inputs: make(map[plan.Input]int, len(r.Inputs)+2)}
 	s.child = &Child{plan: r.Plan, sync: -1, start: -1, deferred: -1, onSync: r.OnSync, deadline: orDefault(r.Deadline)}
@@ -71,7 +73,8 @@ type starting struct {
 	child *Child
 	// inputs are the descriptors that the child inherits by their names in the plan.
 	inputs map[plan.Input]int
-	// own are the parent's descriptors, closed on an error; theirs are the child's, closed in any case.
+	// own are the parent's descriptors, closed on an error; theirs are the child's, closed in any
+	// case.
 	own, theirs []int
 	// report and sync are the child's ends of its pipes.
 	report, sync int
@@ -98,8 +101,8 @@ func (s *starting) closeReport() {
 	}
 }
 
-// moveInputs moves the caller's descriptors above those of the process: dup3 of a descriptor onto itself
-// fails, and onto one that is still needed loses it.
+// moveInputs moves the caller's descriptors above those of the process: dup3 of a descriptor onto
+// itself fails, and onto one that is still needed loses it.
 func (s *starting) moveInputs() error {
 	for name, fd := range s.r.Inputs {
 		if fd < s.r.Reserved {
@@ -266,8 +269,8 @@ func (c *Child) followFork() error {
 	return nil
 }
 
-// clone creates the child, with the calling thread in the pid namespace to be joined and on the processors to be used, if the
-// plan has any, for the length of the fork.
+// clone creates the child, with the calling thread in the pid namespace to be joined and on the
+// processors to be used, if the plan has any, for the length of the fork.
 func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 	if c.plan.PIDNamespace == "" && !c.plan.JoinPIDs && c.plan.CPUs.Mask == nil {
 		if pid, err = how.clone(); err != nil {
@@ -285,8 +288,9 @@ func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 		for _, f := range back {
 			stays = errors.Join(stays, f())
 		}
-		// Else the thread stays locked and so ends with this goroutine: no other code may use it. From a user namespace that does
-		// not own its pid namespace, such as the one that podman makes for a plain user, no thread may go back.
+		// Else the thread stays locked and so ends with this goroutine: no other code may use it.
+		// From a user namespace that does not own its pid namespace, such as the one that podman
+		// makes for a plain user, no thread may go back.
 		if stays == nil {
 			runtime.UnlockOSThread()
 		}
@@ -295,8 +299,8 @@ func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 	return pid, err
 }
 
-// cloneElsewhere moves the thread to where the child is to be, creates the child there, and returns how
-// the thread comes back.
+// cloneElsewhere moves the thread to where the child is to be, creates the child there, and returns
+// how the thread comes back.
 func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error, err error) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))

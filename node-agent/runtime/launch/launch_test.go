@@ -66,7 +66,8 @@ func sh(command string, before ...plan.Step) *plan.Plan {
 	return tiny(append(before, ending("/bin/sh", "-c", command)...)...)
 }
 
-// streams are /dev/null in place of each of the child's standard streams, but for stdout, if there is one.
+// streams are /dev/null in place of each of the child's standard streams, but for stdout, if there
+// is one.
 func streams(t testing.TB, stdout *os.File) map[plan.Input]int {
 	t.Helper()
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -175,7 +176,8 @@ func TestRunsTheProgram(t *testing.T) {
 	}
 }
 
-// TestFailingStepIsReported: an error names its field, its call and its errno, and nothing is left of the child.
+// TestFailingStepIsReported: an error names its field, its call and its errno, and nothing is left
+// of the child.
 func TestFailingStepIsReported(t *testing.T) {
 	leaktest.Check(t)
 	for name, c := range map[string]struct {
@@ -275,7 +277,8 @@ func TestRegisters(t *testing.T) {
 	}
 }
 
-// TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with it (openat2(2), EAGAIN).
+// TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with
+// it (openat2(2), EAGAIN).
 func TestRenamesElsewhere(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -335,7 +338,8 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// TestParentGone: a child that waits for its parent ends when the parent's end of the pipe is closed.
+// TestParentGone: a child that waits for its parent ends when the parent's end of the pipe is
+// closed.
 func TestParentGone(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -421,8 +425,9 @@ func TestNoChild(t *testing.T) {
 	}
 }
 
-// TestOnlyItsOwnDescriptors: a child that waits for its start holds none of its parent's descriptors but its inputs, and its
-// program none but the standard streams and those that are preserved.
+// TestOnlyItsOwnDescriptors: a child that waits for its start holds none of its parent's
+// descriptors but its inputs, and its program none but the standard streams and those that are
+// preserved.
 func TestOnlyItsOwnDescriptors(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -478,7 +483,8 @@ func TestLowDescriptors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A process of its own, whose standard streams may be taken away: without 0 to 2, and with inputs in their places.
+		// A process of its own, whose standard streams may be taken away: without 0 to 2, and with
+		// inputs in their places.
 		for _, mode := range []string{"closed", "swapped"} {
 			out := output(t, Request{Plan: tiny(append([]plan.Step{}, ending("/bin/sh", "-c", "exec 2>&1; LAUNCH_LOW="+mode+" exec "+self+" -test.run '^TestLowDescriptors$'")...)...)})
 			if !strings.Contains(out, "PASS") {
@@ -533,7 +539,8 @@ func TestLowDescriptors(t *testing.T) {
 	}
 }
 
-// TestManyAtOnce launches from many goroutines while the collector and the stacks of goroutines move.
+// TestManyAtOnce launches from many goroutines while the collector and the stacks of goroutines
+// move.
 func TestManyAtOnce(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -580,7 +587,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestWaitingChildrenHoldNothingOfOthers: many children that wait for their start do not keep each other's reports from ending.
+// TestWaitingChildrenHoldNothingOfOthers: many children that wait for their start do not keep each
+// other's reports from ending.
 func TestWaitingChildrenHoldNothingOfOthers(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -674,8 +682,8 @@ func TestReadResult(t *testing.T) {
 	}
 }
 
-// TestHiddenFromTheStart: a child in a pid namespace that others are in already cannot be dumped even before its first step, and its
-// parent can again afterwards (CVE-2016-9962).
+// TestHiddenFromTheStart: a child in a pid namespace that others are in already cannot be dumped
+// even before its first step, and its parent can again afterwards (CVE-2016-9962).
 func TestHiddenFromTheStart(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -704,7 +712,8 @@ func TestHiddenFromTheStart(t *testing.T) {
 	}
 }
 
-// TestForkedReportsFirst: what goes on in place of the first process may report before that has said which process it is.
+// TestForkedReportsFirst: what goes on in place of the first process may report before that has
+// said which process it is.
 func TestForkedReportsFirst(t *testing.T) {
 	leaktest.Check(t)
 	for range 300 {

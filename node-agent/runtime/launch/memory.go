@@ -15,15 +15,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is the child's own: its stack, and its program with all that this points to. Of the parent's it has little else, since what it
-// costs to make a process is the copy of its parent's page tables and, until execve, a page fault for each page that either of them
-// writes to: of a Go heap that is more than all the mounts of a container.
+// memory is the child's own: its stack, and its program with all that this points to. Of the
+// parent's it has little else, since what it costs to make a process is the copy of its parent's
+// page tables and, until execve, a page fault for each page that either of them writes to: of a Go
+// heap that is more than all the mounts of a container.
 type memory struct {
 	mapped []byte
 	left   []byte
 }
 
-// stackSize is more than child and what it calls need, which the linker holds to 800 bytes (go:nosplit).
+// stackSize is more than child and what it calls need, which the linker holds to 800 bytes
+// (go:nosplit).
 const stackSize = 4 << 10
 
 // newMemory allocates room for size bytes, as sizeOf counts them.
@@ -52,7 +54,8 @@ func sizeOf[T any](n int) int {
 	return (n*int(unsafe.Sizeof(v)) + align - 1) &^ (align - 1)
 }
 
-// carve takes n values from what is left, all zero. T points to no memory of Go's: the garbage collector does not look here.
+// carve takes n values from what is left, all zero. T points to no memory of Go's: the garbage
+// collector does not look here.
 func carve[T any](m *memory, n int) []T {
 	size := sizeOf[T](n)
 	p := m.left[:size:size]
@@ -63,10 +66,10 @@ func carve[T any](m *memory, n int) []T {
 // mapping is a range of addresses.
 type mapping struct{ from, size uintptr }
 
-// dontForkRange returns the address range that no child needs: the program's variables, the Go heap, the
-// stacks of threads and other mappings (proc_pid_maps(5)). A child runs only code, on memory of its own.
-// It is computed once, since later mappings lie in the same range. It is empty if a child needs more or
-// if there is no /proc: then the child gets a copy of everything.
+// dontForkRange returns the address range that no child needs: the program's variables, the Go
+// heap, the stacks of threads and other mappings (proc_pid_maps(5)). A child runs only code, on
+// memory of its own. It is computed once, since later mappings lie in the same range. It is empty
+// if a child needs more or if there is no /proc: then the child gets a copy of everything.
 var dontForkRange = sync.OnceValue(func() mapping {
 	if registered || instrumented() {
 		return mapping{}
@@ -75,8 +78,8 @@ var dontForkRange = sync.OnceValue(func() mapping {
 	return writableRange(string(data))
 })
 
-// writableRange returns the range from the first writable mapping in a text of /proc/PID/maps up to the
-// initial stack and the kernel's own mappings.
+// writableRange returns the range from the first writable mapping in a text of /proc/PID/maps up to
+// the initial stack and the kernel's own mappings.
 func writableRange(maps string) (m mapping) {
 	for line := range strings.Lines(maps) {
 		// from-to perms offset device inode [name, which may have spaces]
@@ -101,8 +104,8 @@ func writableRange(maps string) (m mapping) {
 	return mapping{}
 }
 
-// instrumented reports whether the program's code counts in its variables how often it has run (go build
-// -cover).
+// instrumented reports whether the program's code counts in its variables how often it has run (go
+// build -cover).
 func instrumented() bool {
 	info, ok := debug.ReadBuildInfo()
 	return !ok || slices.Contains(info.Settings, debug.BuildSetting{Key: "-cover", Value: "true"})
@@ -113,8 +116,8 @@ func (m mapping) advise(advice uintptr) {
 	_, _, _ = unix.RawSyscall(unix.SYS_MADVISE, m.from, m.size, advice)
 }
 
-// withoutParentMemory calls f, which creates a child, and keeps dontForkRange from that child (madvise(2),
-// MADV_DONTFORK), except for the mappings in needed.
+// withoutParentMemory calls f, which creates a child, and keeps dontForkRange from that child
+// (madvise(2), MADV_DONTFORK), except for the mappings in needed.
 func withoutParentMemory(needed []mapping, f func()) {
 	if m := dontForkRange(); m.size > 0 {
 		m.advise(unix.MADV_DONTFORK)

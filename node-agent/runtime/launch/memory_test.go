@@ -8,8 +8,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestVariable: all that a program can write to is found, whether or not the kernel lets the Go runtime name its heap; its code is not
-// taken for it, nor is what the kernel maps itself.
+// TestVariable: all that a program can write to is found, whether or not the kernel lets the Go
+// runtime name its heap; its code is not taken for it, nor is what the kernel maps itself.
 func TestVariable(t *testing.T) {
 	leaktest.Check(t)
 	const code = "00400000-00839000 r-xp 00000000 fe:00 1234                       /usr/bin/berth\n" +

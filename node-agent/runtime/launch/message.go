@@ -30,7 +30,8 @@ func readMessage(fd int) (*message, error) {
 	return &message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}, nil
 }
 
-// LateError is a step that failed after another process had started the child. Who reads it has no plan, only the step's index.
+// LateError is a step that failed after another process had started the child. Who reads it has no
+// plan, only the step's index.
 type LateError struct {
 	Step  int
 	Errno unix.Errno
@@ -38,8 +39,8 @@ type LateError struct {
 
 func (e *LateError) Error() string { return fmt.Sprintf("step %d: %s", e.Step, e.Errno) }
 
-// ReadResult reads the result fifo of a child that has just been started, a non-blocking descriptor, until the child has
-// become its program or has failed with a *LateError.
+// ReadResult reads the result fifo of a child that has just been started, a non-blocking
+// descriptor, until the child has become its program or has failed with a *LateError.
 func ReadResult(ctx context.Context, result int) error {
 	execing := false
 	for {

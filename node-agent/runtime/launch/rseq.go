@@ -4,5 +4,6 @@
 
 package launch
 
-// registered is whether the kernel writes to memory of this program's threads, which it does not for those of the Go runtime alone.
+// registered is whether the kernel writes to memory of this program's threads, which it does not
+// for those of the Go runtime alone.
 const registered = false

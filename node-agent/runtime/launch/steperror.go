@@ -20,7 +20,8 @@ type StepError struct {
 	Index int
 	// Field is what the step served.
 	Field plan.Field
-	// Path is the file that the step was about, as far as the plan knows; empty where it was about none.
+	// Path is the file that the step was about, as far as the plan knows; empty where it was about
+	// none.
 	Path string
 	// Call is the step, rendered as strace would.
 	Call string
@@ -116,8 +117,9 @@ func pathOfRegister(p *plan.Plan, i int, r plan.Reg) string {
 	return ""
 }
 
-// Cause returns what is likely to be wrong where a system call for a field fails, in words of what to change. It is empty where the errno
-// says as much, or where nothing better than a guess could be said.
+// Cause returns what is likely to be wrong where a system call for a field fails, in words of what
+// to change. It is empty where the errno says as much, or where nothing better than a guess could
+// be said.
 func Cause(field, call string, errno unix.Errno) string {
 	for _, c := range [...]struct {
 		field, call string // a prefix of the field; "" is any

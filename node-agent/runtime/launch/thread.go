@@ -15,10 +15,11 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// Thread is a thread of this process that walks a plan: it shares the memory and the descriptors of all others, and nothing else of it is
-// theirs once it has left it (unshare(2)). It runs no Go but the loop of a child, and all signals are blocked in it. The Go
-// runtime does not know of it, nor have to start it: what the runtime starts for a goroutine that is to have a thread for itself costs
-// more, and often begins only when the others rest.
+// Thread is a thread of this process that walks a plan: it shares the memory and the descriptors of
+// all others, and nothing else of it is theirs once it has left it (unshare(2)). It runs no Go but
+// the loop of a child, and all signals are blocked in it. The Go runtime does not know of it, nor
+// have to start it: what the runtime starts for a goroutine that is to have a thread for itself
+// costs more, and often begins only when the others rest.
 type Thread struct {
 	plan   *plan.Plan
 	prog   *program
@@ -28,8 +29,9 @@ type Thread struct {
 	report, write int
 }
 
-// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan names. Afterwards the caller calls Await
-// for each of the plan's reports, as far as it is to know of them, and End.
+// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan
+// names. Afterwards the caller calls Await for each of the plan's reports, as far as it is to know
+// of them, and End.
 func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -58,8 +60,9 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	return t, nil
 }
 
-// Await waits for what the thread reports next, as long as deadline, or DefaultDeadline where that is 0. A step that fails is a
-// *StepError, after which there are no more reports. One that hangs is a *HungError.
+// Await waits for what the thread reports next, as long as deadline, or DefaultDeadline where that
+// is 0. A step that fails is a *StepError, after which there are no more reports. One that hangs is
+// a *HungError.
 func (t *Thread) Await(deadline time.Duration) error {
 	if err := awaitReport(t.report, orDefault(deadline)); errors.Is(err, errLate) {
 		return t.hung(deadline)
@@ -73,11 +76,13 @@ func (t *Thread) Await(deadline time.Duration) error {
 	return err
 }
 
-// End waits for the thread's end, and gives back what it had. On an error the thread stays, and may still do what its plan says.
+// End waits for the thread's end, and gives back what it had. On an error the thread stays, and may
+// still do what its plan says.
 func (t *Thread) End(deadline time.Duration) error {
 	const wait = 0 // FUTEX_WAIT
 	limit := time.Now().Add(orDefault(deadline))
-	// It makes no use of its memory any more when the kernel has written to it that it ends (set_tid_address(2)).
+	// It makes no use of its memory any more when the kernel has written to it that it ends
+	// (set_tid_address(2)).
 	for alive := &t.prog.thread.alive; atomic.LoadUint32(alive) != 0; {
 		left := time.Until(limit)
 		if left <= 0 {

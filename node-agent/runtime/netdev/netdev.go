@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netdev moves network devices into a container's network namespace, as linux.netDevices of the runtime-spec asks
-// (config-linux.md, Network Devices). It speaks rtnetlink(7) by itself: four messages do not need a library.
+// Package netdev moves network devices into a container's network namespace, as linux.netDevices of
+// the runtime-spec asks (config-linux.md, Network Devices). It speaks rtnetlink(7) by itself: four
+// messages do not need a library.
 package netdev
 
 import (
@@ -41,14 +42,14 @@ type address struct {
 	attributes []byte
 }
 
-// Move moves devices by their names from the calling thread's network namespace into that of a file. Where one cannot be moved,
-// all are as they were before.
+// Move moves devices by their names from the calling thread's network namespace into that of a
+// file. Where one cannot be moved, all are as they were before.
 func Move(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
 	return move(devices, file, false)
 }
 
-// MoveAgain moves devices as Move does, into the namespace of a container that has been there before: a device that the calling
-// thread's namespace lacks, and the other one has, stays there.
+// MoveAgain moves devices as Move does, into the namespace of a container that has been there
+// before: a device that the calling thread's namespace lacks, and the other one has, stays there.
 func MoveAgain(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
 	return move(devices, file, true)
 }
@@ -108,7 +109,8 @@ func (m *Moved) move(name, newName string, ns int) error {
 	if d.addresses, err = m.host.addresses(host.index); err != nil {
 		return fmt.Errorf("read its addresses: %w", err)
 	}
-	// With another name asked for, the kernel moves the device first and renames it then: what stands in the way is found before.
+	// With another name asked for, the kernel moves the device first and renames it then: what
+	// stands in the way is found before.
 	template := strings.Contains(newName, "%d")
 	taken := fmt.Errorf("name %q: found a device of that name in the container's network namespace", newName)
 	before := map[int32]bool{}
@@ -158,8 +160,9 @@ func (m *Moved) move(name, newName string, ns int) error {
 	return nil
 }
 
-// Back moves all devices back, with what they were on the host. It is for a container that has failed to come into being: one that
-// has been is the owner of its devices, and the kernel does with them as it does (network_namespaces(7)).
+// Back moves all devices back, with what they were on the host. It is for a container that has
+// failed to come into being: one that has been is the owner of its devices, and the kernel does
+// with them as it does (network_namespaces(7)).
 func (m *Moved) Back() error {
 	defer m.Close()
 	var all error
@@ -295,7 +298,8 @@ func (c *conn) addresses(index int32) (out []address, err error) {
 	return out, err
 }
 
-// setAddresses gives a device its addresses. A label, such as eth0:1, follows the name of the device.
+// setAddresses gives a device its addresses. A label, such as eth0:1, follows the name of the
+// device.
 func (c *conn) setAddresses(index int32, addresses []address, oldName, newName string) error {
 	for _, a := range addresses {
 		binary.NativeEndian.PutUint32(a.header[4:], uint32(index))

@@ -2,11 +2,12 @@
 
 // Package nofile knows the limit of open files that this process was started with.
 //
-// Package syscall raises the soft limit to the hard one when it is initialized, and gives the old one back only to
-// children that it starts itself. A container's process is not one of them, and would show a program that uses
-// select(2) more descriptors than that can take. So the limit is read before: a package that imports nothing is
-// initialized before syscall, since packages are initialized in the order of their import paths as soon as all that
-// they import is (Go 1.21 release notes).
+// Package syscall raises the soft limit to the hard one when it is initialized, and gives the old
+// one back only to children that it starts itself. A container's process is not one of them, and
+// would show a program that uses select(2) more descriptors than that can take. So the limit is
+// read before: a package that imports nothing is initialized before syscall, since packages are
+// initialized in the order of their import paths as soon as all that they import is (Go 1.21
+// release notes).
 package nofile
 
 import "unsafe"
@@ -26,6 +27,6 @@ func read() (limits, bool) {
 	return l, errno == 0
 }
 
-// Original returns the soft and hard limit of open files from before the Go runtime changed it; ok is false where it
-// could not be read.
+// Original returns the soft and hard limit of open files from before the Go runtime changed it; ok
+// is false where it could not be read.
 func Original() (soft, hard uint64, ok bool) { return original.soft, original.hard, known }

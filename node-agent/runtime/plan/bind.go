@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedSources clones, where linux.rootfsPropagation asks for it, the sources of bind mounts that are to be shared with
-// the host, before everything else of the host turns slave: a clone stays a peer of what it was cloned from, so that what
-// either side mounts in it later shows on the other. With a user namespace hostFiles clones all.
+// sharedSources clones, where linux.rootfsPropagation asks for it, the sources of bind mounts that
+// are to be shared with the host, before everything else of the host turns slave: a clone stays a
+// peer of what it was cloned from, so that what either side mounts in it later shows on the other.
+// With a user namespace hostFiles clones all.
 func (c *container) sharedSources() error {
 	if c.hasNamespace(specs.UserNamespace) {
 		return c.hostFiles()
@@ -78,8 +79,8 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	}
 	c.attachAs(mount, m.Destination, nofollow)
 	if opened && !c.sharedWithHost(o) {
-		// The parent's clone is a peer of what it was cloned from. None but what asks for it stays one: what is mounted in here
-		// is not to show on the host.
+		// The parent's clone is a peer of what it was cloned from. None but what asks for it stays
+		// one: what is mounted in here is not to show on the host.
 		c.propagate(mount, mountOptions{propagation: []propagation{{unix.MS_SLAVE, true}}})
 	}
 	c.propagate(mount, o)
@@ -87,10 +88,11 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 	c.mark(done)
 }
 
-// setBindFlags gives a bind mount the flags that its options name, and takes all others from it: with one flag named, the flags of
-// the source are gone, as runc and crun do it. (CRI always names rw or ro; a volume on a noexec /var stays executable.) In a
-// user namespace the source's flags may be locked (mount_namespaces(7)), but for nosymfollow: those that no option
-// names stay then. The access time is a value of its own, and stays where no option names it.
+// setBindFlags gives a bind mount the flags that its options name, and takes all others from it:
+// with one flag named, the flags of the source are gone, as runc and crun do it. (CRI always names
+// rw or ro; a volume on a noexec /var stays executable.) In a user namespace the source's flags may
+// be locked (mount_namespaces(7)), but for nosymfollow: those that no option names stay then. The
+// access time is a value of its own, and stays where no option names it.
 func (c *container) setBindFlags(mount Reg, i int, attr mountAttr) {
 	const lockable = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	exact := attr

@@ -13,7 +13,8 @@ import (
 
 // Host holds the facts of the machine that a plan depends on, the same for all its containers.
 type Host struct {
-	// LastCapability is the highest capability that the kernel knows (/proc/sys/kernel/cap_last_cap).
+	// LastCapability is the highest capability that the kernel knows
+	// (/proc/sys/kernel/cap_last_cap).
 	LastCapability int
 	// Permitted are the capabilities that the runtime has to give away, bit n for capability n.
 	Permitted uint64
@@ -21,8 +22,8 @@ type Host struct {
 	AppArmor, SELinux bool
 	// Cgroup is how the hierarchies lie.
 	Cgroup CgroupLayout
-	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as under rootless podman: its
-	// root makes no device nodes (user_namespaces(7)).
+	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as
+	// under rootless podman: its root makes no device nodes (user_namespaces(7)).
 	UserNamespace bool
 	// PlainUser is whether the runtime is not root, not even of a user namespace.
 	PlainUser bool
@@ -34,11 +35,13 @@ type CgroupLayout struct {
 	Unified bool
 	// V1 are the hierarchies of version 1.
 	V1 []Hierarchy
-	// Hybrid is the directory below /sys/fs/cgroup of a version 2 hierarchy beside those of version 1; empty if there is none.
+	// Hybrid is the directory below /sys/fs/cgroup of a version 2 hierarchy beside those of version
+	// 1; empty if there is none.
 	Hybrid string
 }
 
-// Hierarchy is a cgroup v1 hierarchy: the name of its directory below /sys/fs/cgroup and its mount options.
+// Hierarchy is a cgroup v1 hierarchy: the name of its directory below /sys/fs/cgroup and its mount
+// options.
 type Hierarchy struct {
 	Dir, Options string
 	// Links are symbolic links beside Dir, such as cpu for cpu,cpuacct.
@@ -49,34 +52,41 @@ type Hierarchy struct {
 type Options struct {
 	// ID of the container.
 	ID string
-	// Bundle is the absolute path of the bundle, which relative paths in the document are relative to.
+	// Bundle is the absolute path of the bundle, which relative paths in the document are relative
+	// to.
 	Bundle string
 	// Rootfs is the absolute path of the root filesystem on the host.
 	Rootfs string
-	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of InputCgroup.
+	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of
+	// InputCgroup.
 	Cgroups []string
 	// DeferCgroups is whether the parent creates them after clone3 (see CanDeferCgroups).
 	DeferCgroups bool
-	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved into its cgroup.
+	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved
+	// into its cgroup.
 	CgroupByParent bool
-	// CgroupPaths are the container's cgroups by hierarchy, as directories of the host; they are what a cgroup mount without a
-	// cgroup namespace shows.
+	// CgroupPaths are the container's cgroups by hierarchy, as directories of the host; they are
+	// what a cgroup mount without a cgroup namespace shows.
 	CgroupPaths map[string]string
 	// Seccomp is the compiled filter of linux.seccomp, nil without one.
 	Seccomp *seccomp.Filter
 	// Home is the value of HOME where process.env has none.
 	Home string
-	// NoProgram ends the plan, once the container is ready, in waiting: nothing of process.args is executed.
+	// NoProgram ends the plan, once the container is ready, in waiting: nothing of process.args is
+	// executed.
 	NoProgram bool
-	// Result is whether failures after SyncReady go to InputResult, as when another process starts the container.
+	// Result is whether failures after SyncReady go to InputResult, as when another process starts
+	// the container.
 	Result bool
 	// NullStreams are the standard streams, 0 to 2, that are the host's /dev/null.
 	NullStreams []int
-	// StartHooks is whether the child waits for its parent to run the startContainer hooks before it goes on.
+	// StartHooks is whether the child waits for its parent to run the startContainer hooks before
+	// it goes on.
 	StartHooks bool
 	// Environment is the runtime's own, for hooks.
 	Environment []string
-	// Program is what to execute where that is not found by process.args: the path of a startContainer hook.
+	// Program is what to execute where that is not found by process.args: the path of a
+	// startContainer hook.
 	Program string
 	// PlainNewlines has a terminal hand newlines on as they are (termios(3), ONLCR off).
 	PlainNewlines bool
@@ -84,14 +94,16 @@ type Options struct {
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
 	NoPivot bool
-	// KernelMounts are the places on the host where all of a procfs or sysfs is mounted. With NoPivot they stay below the root, and are
-	// taken away.
+	// KernelMounts are the places on the host where all of a procfs or sysfs is mounted. With
+	// NoPivot they stay below the root, and are taken away.
 	KernelMounts []string
-	// Dangling is, by the index of a mount whose destination leads by a symbolic link to what is not there, the path of that.
+	// Dangling is, by the index of a mount whose destination leads by a symbolic link to what is
+	// not there, the path of that.
 	Dangling map[int]string
 	// NoNewKeyring leaves the session keyring as it is.
 	NoNewKeyring bool
-	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the runtime itself has.
+	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the
+	// runtime itself has.
 	DefaultNoFile *unix.Rlimit
 }
 
@@ -107,14 +119,14 @@ func (e *Unsupported) Error() string {
 	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
 }
 
-// Build makes the plan of a validated document. The document is not changed. It fails with *Unsupported where a field
-// cannot be honoured.
+// Build makes the plan of a validated document. The document is not changed. It fails with
+// *Unsupported where a field cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	o.DeferCgroups = o.DeferCgroups && len(o.Cgroups) > 0
 	c := &container{builder: newBuilder(640), spec: spec, host: host, opts: o}
 	c.mapped = spec.Linux != nil && c.newUserNamespace()
-	// The order is the design: what needs the host's view comes before the root changes, and what takes privilege away
-	// comes last.
+	// The order is the design: what needs the host's view comes before the root changes, and what
+	// takes privilege away comes last.
 	return c.build(
 		c.refuse,
 		c.undumpable,
@@ -209,21 +221,25 @@ type container struct {
 	host Host
 	opts Options
 
-	// mapped is whether the child is made in a user namespace of its own, whose ids the parent maps.
+	// mapped is whether the child is made in a user namespace of its own, whose ids the parent
+	// maps.
 	mapped bool
 	rootFD Reg
 	// rootAt is where the root filesystem lies on the host, in a user namespace; zero in none.
 	rootAt Reg
 	tty    Reg
-	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's mounts.
+	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's
+	// mounts.
 	shared map[int]Reg
 	// node is the index in Plan.Nodes of a device by that in linux.devices.
 	node map[int]int
-	// live is whether the mounts are for a container that runs: its root is no longer the host's, whose files the parent opens.
+	// live is whether the mounts are for a container that runs: its root is no longer the host's,
+	// whose files the parent opens.
 	live bool
 	// hasDeferred is whether the child has received the deferred inputs.
 	hasDeferred bool
-	// placesOnly is whether the mounts are made for their mount points alone: ids and copies do not matter.
+	// placesOnly is whether the mounts are made for their mount points alone: ids and copies do not
+	// matter.
 	placesOnly bool
 	// readonly are the mounts that turn read-only once all that lies in them is made.
 	readonly []lateMount
@@ -234,7 +250,8 @@ type lateMount struct {
 	mount Reg
 }
 
-// newUserNamespace reports whether the container gets a user namespace of its own, and not one that it joins.
+// newUserNamespace reports whether the container gets a user namespace of its own, and not one that
+// it joins.
 func (c *container) newUserNamespace() bool {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == specs.UserNamespace {
@@ -244,7 +261,8 @@ func (c *container) newUserNamespace() bool {
 	return false
 }
 
-// inUserNamespace reports whether the container is in a user namespace that is not the host's: its own, or the runtime's.
+// inUserNamespace reports whether the container is in a user namespace that is not the host's: its
+// own, or the runtime's.
 func (c *container) inUserNamespace() bool {
 	return c.host.UserNamespace || c.hasNamespace(specs.UserNamespace)
 }

@@ -10,13 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// builder collects steps. Its methods named after system calls add one step each; their flags are printed by name.
+// builder collects steps. Its methods named after system calls add one step each; their flags are
+// printed by name.
 type builder struct {
 	plan  Plan
 	field Field
-	// args has room for the arguments of further steps: a list of its own for each would cost an allocation a step.
+	// args has room for the arguments of further steps: a list of its own for each would cost an
+	// allocation a step.
 	args []Arg
-	// hows are the structures of openat2 that steps share: few differ, and the kernel only reads them.
+	// hows are the structures of openat2 that steps share: few differ, and the kernel only reads
+	// them.
 	hows map[[2]uint64]any
 }
 
@@ -141,7 +144,8 @@ func (b *builder) openat2(dir Arg, path string, fl, resolve uint64) stepRef {
 	return b.call(unix.SYS_OPENAT2, dir, text(path), how, num(24))
 }
 
-// inRoot opens a path of the container as an O_PATH descriptor, resolving every component inside root.
+// inRoot opens a path of the container as an O_PATH descriptor, resolving every component inside
+// root.
 func (b *builder) inRoot(root Reg, path string, fl uint64) stepRef {
 	return b.openat2(regArg(root), relative(path), unix.O_PATH|fl, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }
@@ -177,8 +181,9 @@ func (b *builder) dup3(from Arg, to Arg, fl int) stepRef {
 	return b.call(unix.SYS_DUP3, from, to, flags(uint(fl), openNames))
 }
 
-// writeFile opens a file below dir, writes text to it and closes it. A short write cannot go unseen: what is written
-// this way goes to procfs, sysfs and cgroupfs, which take a line whole or fail.
+// writeFile opens a file below dir, writes text to it and closes it. A short write cannot go
+// unseen: what is written this way goes to procfs, sysfs and cgroupfs, which take a line whole or
+// fail.
 func (b *builder) writeFile(dir Arg, path, content string, resolve uint64) {
 	fd := b.openat2(dir, path, unix.O_WRONLY, resolve).out()
 	b.call(unix.SYS_WRITE, regArg(fd), text(content), num(len(content)))
@@ -251,7 +256,8 @@ func (b *builder) sync(s Sync) {
 	b.call(OpSync, text(string(s)), num(1))
 }
 
-// syncWith is sync with the content of a register for the parent to read: 31 bits, as a descriptor has.
+// syncWith is sync with the content of a register for the parent to read: 31 bits, as a descriptor
+// has.
 func (b *builder) syncWith(s Sync, r Reg) {
 	b.sync(s)
 	last := &b.plan.Steps[len(b.plan.Steps)-1]

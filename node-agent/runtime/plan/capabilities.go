@@ -18,8 +18,8 @@ type capabilitySets struct {
 	bounding, effective, permitted, inheritable, ambient uint64
 }
 
-// capabilities reads process.capabilities. What the host cannot grant is left out with a warning, as the spec asks
-// (config.md, Linux Process); an absent section means none at all.
+// capabilities reads process.capabilities. What the host cannot grant is left out with a warning,
+// as the spec asks (config.md, Linux Process); an absent section means none at all.
 func (c *container) capabilities() capabilitySets {
 	var s capabilitySets
 	p := c.spec.Process.Capabilities
@@ -47,8 +47,8 @@ func (c *container) capabilities() capabilitySets {
 	}
 	s.bounding, s.effective, s.permitted = read(p.Bounding), read(p.Effective), read(p.Permitted)
 	s.inheritable, s.ambient = read(p.Inheritable), read(p.Ambient)
-	// More the kernel does not grant (capset(2); prctl(2), PR_CAP_AMBIENT_RAISE), which api/oci/validate warns of; buildah asks
-	// for ambient ones without inheritable ones.
+	// More the kernel does not grant (capset(2); prctl(2), PR_CAP_AMBIENT_RAISE), which
+	// api/oci/validate warns of; buildah asks for ambient ones without inheritable ones.
 	s.inheritable &= s.bounding
 	s.effective &= s.permitted
 	s.ambient &= s.permitted & s.inheritable
@@ -60,7 +60,8 @@ func (c *container) capabilities() capabilitySets {
 	return s
 }
 
-// capset sets the effective, permitted and inheritable sets (capset(2), version 3: two halves of 32 bits).
+// capset sets the effective, permitted and inheritable sets (capset(2), version 3: two halves of 32
+// bits).
 func (c *container) capset(s capabilitySets) {
 	header := make([]byte, 8)
 	binary.NativeEndian.PutUint32(header, unix.LINUX_CAPABILITY_VERSION_3)
@@ -76,12 +77,14 @@ func (c *container) capset(s capabilitySets) {
 
 func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
 
-// KeepGroups is the annotation of crun that leaves a process the groups of who makes it: engines set it for files that a plain user
-// reaches through a group of his. Of process.user.additionalGids nothing is set then.
+// KeepGroups is the annotation of crun that leaves a process the groups of who makes it: engines
+// set it for files that a plain user reaches through a group of his. Of process.user.additionalGids
+// nothing is set then.
 const KeepGroups = "run.oci.keep_original_groups"
 
-// credentials takes away what the process is not to have. Seccomp without noNewPrivileges needs CAP_SYS_ADMIN and so
-// comes before; with it, it comes last of all, so that the filter need allow nothing but execve.
+// credentials takes away what the process is not to have. Seccomp without noNewPrivileges needs
+// CAP_SYS_ADMIN and so comes before; with it, it comes last of all, so that the filter need allow
+// nothing but execve.
 func (c *container) credentials() error {
 	p := c.spec.Process
 	sets := c.capabilities()

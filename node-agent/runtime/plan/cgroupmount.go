@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupMount shows the container its cgroups. With a cgroup namespace that is a mount of each hierarchy, whose root the
-// namespace hides what is above of; without one it is a bind mount of the container's own directories, since anything else would
-// show, and let write, those of others. It is writable where the document says so, as docker's and podman's --privileged does for
-// docker in docker. A container without a cgroup gets an empty directory, which covers what a bind mount of /sys may have brought.
+// cgroupMount shows the container its cgroups. With a cgroup namespace that is a mount of each
+// hierarchy, whose root the namespace hides what is above of; without one it is a bind mount of the
+// container's own directories, since anything else would show, and let write, those of others. It
+// is writable where the document says so, as docker's and podman's --privileged does for docker in
+// docker. A container without a cgroup gets an empty directory, which covers what a bind mount of
+// /sys may have brought.
 func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	namespaced := c.hasNamespace(specs.CgroupNamespace)
 	if !namespaced {
@@ -39,7 +41,8 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 		m.Type, m.Source = "cgroup2", "cgroup"
 		return c.newMount(m, o)
 	}
-	// A tmpfs holds the mount points. Each is a name in this new directory, whose descriptor is there already, and no link is followed.
+	// A tmpfs holds the mount points. Each is a name in this new directory, whose descriptor is
+	// there already, and no link is followed.
 	holder := specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}
 	ho := mountOptions{attr: o.attr, data: []string{"mode=755"}}
 	top, late := c.detached(holder, &ho)
@@ -68,8 +71,9 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 	return nil
 }
 
-// onlyReadRootless makes a cgroup mount read-only where the runtime is not the host's root, and warns where the document asks
-// for something else: the cgroups that a plain user may write are his login session's (CVE-2023-25809).
+// onlyReadRootless makes a cgroup mount read-only where the runtime is not the host's root, and
+// warns where the document asks for something else: the cgroups that a plain user may write are his
+// login session's (CVE-2023-25809).
 func (c *container) onlyReadRootless(i int, o *mountOptions) {
 	if !c.host.PlainUser && !c.host.UserNamespace {
 		return
@@ -80,8 +84,8 @@ func (c *container) onlyReadRootless(i int, o *mountOptions) {
 	o.attr.merge(unix.MOUNT_ATTR_RDONLY, 0)
 }
 
-// cgroup2Mount shows the container its cgroup of version 2, in the one hierarchy or beside those of version 1. As with cgroupMount,
-// without a cgroup namespace it is shown its own directory alone.
+// cgroup2Mount shows the container its cgroup of version 2, in the one hierarchy or beside those of
+// version 1. As with cgroupMount, without a cgroup namespace it is shown its own directory alone.
 func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
 	if c.hasNamespace(specs.CgroupNamespace) {
 		return c.newMount(m, o)

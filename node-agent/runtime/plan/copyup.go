@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// likeWhatItCovers gives a tmpfs the permissions of the directory that it is mounted on, as runc does where the options say none, and
-// with tmpcopyup what is in it. The directory is left open in at; one that was not there has nothing to give.
+// likeWhatItCovers gives a tmpfs the permissions of the directory that it is mounted on, as runc
+// does where the options say none, and with tmpcopyup what is in it. The directory is left open in
+// at; one that was not there has nothing to give.
 func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOptions) {
 	missing, done := c.label(), c.label()
 	c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).into(at).tolerate(unix.ENOENT).orElse(missing)
@@ -37,8 +38,9 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 	c.mark(done)
 }
 
-// copyUp has the parent copy what is in a directory into a mount that is not attached yet. The child hands it a clone of the directory, and
-// what is mounted in it, in which no device can be opened and no symbolic link be followed, whatever others do to the directory during the copy.
+// copyUp has the parent copy what is in a directory into a mount that is not attached yet. The
+// child hands it a clone of the directory, and what is mounted in it, in which no device can be
+// opened and no symbolic link be followed, whatever others do to the directory during the copy.
 func (c *container) copyUp(mount, from Reg) {
 	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
 	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})
@@ -48,15 +50,17 @@ func (c *container) copyUp(mount, from Reg) {
 	c.plan.CopiesUp = true
 }
 
-// waitClosed waits until the other end of a unix socket is closed, and not for a message there: who sends a message has the receiver woken
-// on his own processor, to wait there until he gives way, though another may be idle (WF_SYNC in the kernel's scheduler).
+// waitClosed waits until the other end of a unix socket is closed, and not for a message there: who
+// sends a message has the receiver woken on his own processor, to wait there until he gives way,
+// though another may be idle (WF_SYNC in the kernel's scheduler).
 func (c *container) waitClosed(socket Arg) {
 	closed := &unix.PollFd{Events: unix.POLLRDHUP}
 	c.call(OpStore, structArg(native(closed)[:4], "pollfd.fd"), socket)
 	c.call(unix.SYS_PPOLL, structArg(native(closed), "{POLLRDHUP}"), num(1), noPointer(), noPointer(), num(0))
 }
 
-// receiveDescriptors receives as many descriptors as want, in registers of their own, through a unix socket by SCM_RIGHTS.
+// receiveDescriptors receives as many descriptors as want, in registers of their own, through a
+// unix socket by SCM_RIGHTS.
 func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
 	payload := make([]byte, 1)
 	iov := &unix.Iovec{Len: uint64(len(payload))}
@@ -75,7 +79,8 @@ func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
 	return fds
 }
 
-// sendDescriptors sends descriptors through a unix socket by SCM_RIGHTS, with a payload of at least one byte (cmsg(3), unix(7)).
+// sendDescriptors sends descriptors through a unix socket by SCM_RIGHTS, with a payload of at least
+// one byte (cmsg(3), unix(7)).
 func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
 	iov := &unix.Iovec{Len: uint64(len(payload))}
 	control := make([]byte, unix.CmsgSpace(4*len(fds)))
@@ -93,7 +98,8 @@ func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
 		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), num(0))
 }
 
-// CopyEntry is a file to copy, by its path below the directory that is copied; "." is the directory itself.
+// CopyEntry is a file to copy, by its path below the directory that is copied; "." is the directory
+// itself.
 type CopyEntry struct {
 	Path string
 	// Mode is as of stat(2), UID and GID are as the container numbers them.
@@ -104,9 +110,10 @@ type CopyEntry struct {
 	Device uint64
 }
 
-// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget: directories before what is in them. It
-// is in the container's cgroup, so that the memory is the container's, and in its user namespace, so that the owners are. A source that is not
-// what the entry says ends it.
+// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget:
+// directories before what is in them. It is in the container's cgroup, so that the memory is the
+// container's, and in its user namespace, so that the owners are. A source that is not what the
+// entry says ends it.
 func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan {
 	c := &container{builder: newBuilder(64), spec: spec, opts: o}
 	c.plan.Steps = make([]Step, 0, 10*len(entries)+8)
@@ -132,7 +139,8 @@ func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan 
 }
 
 func (c *container) copyEntry(e CopyEntry) {
-	// No component is a symbolic link: those that are copied were made by this copy, but what has the name may have changed.
+	// No component is a symbolic link: those that are copied were made by this copy, but what has
+	// the name may have changed.
 	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 	target := input(InputCopyTarget)
 	dir, base := splitLast(e.Path)

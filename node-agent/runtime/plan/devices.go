@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDevices returns those that every container has (runtime-spec, config-linux.md, Default Devices), but for the
-// console and ptmx, which are no nodes of their own.
+// DefaultDevices returns those that every container has (runtime-spec, config-linux.md, Default
+// Devices), but for the console and ptmx, which are no nodes of their own.
 func DefaultDevices() []specs.LinuxDevice {
 	mode := os.FileMode(0o666)
 	device := func(path string, major, minor int64) specs.LinuxDevice {
@@ -27,7 +27,8 @@ func DefaultDevices() []specs.LinuxDevice {
 	}
 }
 
-// ownsDev reports whether /dev is the container's to fill: not where the document binds another /dev there.
+// ownsDev reports whether /dev is the container's to fill: not where the document binds another
+// /dev there.
 func (c *container) ownsDev() bool {
 	for _, m := range c.spec.Mounts {
 		if path.Clean(m.Destination) != "/dev" {
@@ -45,7 +46,8 @@ func (c *container) ownsDev() bool {
 	return true
 }
 
-// listsDevice reports whether a device of the document is the container's to have: what is in a /dev that is bound stays as it is.
+// listsDevice reports whether a device of the document is the container's to have: what is in a
+// /dev that is bound stays as it is.
 func (c *container) listsDevice(d specs.LinuxDevice) bool {
 	return c.ownsDev() || !strings.HasPrefix(path.Clean(d.Path), "/dev/")
 }
@@ -139,8 +141,9 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	return nil
 }
 
-// expectNode fails with EEXIST where what is there is not of the kind that was asked for or, of devices, another one (config-linux.md,
-// Devices). The steps that may fail are returned, for a caller to whom that is no failure.
+// expectNode fails with EEXIST where what is there is not of the kind that was asked for or, of
+// devices, another one (config-linux.md, Devices). The steps that may fail are returned, for a
+// caller to whom that is no failure.
 func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) (checks []stepRef) {
 	st := &unix.Statx_t{}
 	memory := structArg(native(st), "statx")
@@ -152,7 +155,8 @@ func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) 
 	expect := func(what string, offset uintptr, mask, value uint32) {
 		checks = append(checks, c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what), flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames)))
 	}
-	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in the low half.
+	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in
+	// the low half.
 	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)), binary.NativeEndian.Uint32(halves(uint16(kind))))
 	if kind == unix.S_IFCHR || kind == unix.S_IFBLK {
 		expect("rdev_major", unsafe.Offsetof(st.Rdev_major), ^uint32(0), major)
@@ -179,8 +183,9 @@ func (c *container) console() error {
 	return nil
 }
 
-// openTerminal makes a terminal in the container's devpts. The slave is opened from the master (TIOCGPTPEER), not by its path,
-// which the container's mounts could turn elsewhere (CVE-2025-52565).
+// openTerminal makes a terminal in the container's devpts. The slave is opened from the master
+// (TIOCGPTPEER), not by its path, which the container's mounts could turn elsewhere
+// (CVE-2025-52565).
 func (c *container) openTerminal() (master Reg) {
 	c.at("process.terminal")
 	master = c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
@@ -202,7 +207,8 @@ func (c *container) openTerminal() (master Reg) {
 	return master
 }
 
-// terminalModes returns those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c, with c_cflag of pty.c).
+// terminalModes returns those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c,
+// with c_cflag of pty.c).
 func terminalModes() unix.Termios {
 	return unix.Termios{
 		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD,

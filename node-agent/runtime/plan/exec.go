@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildExec makes the plan of a process that joins a container: the container's document with process replaced by that of the new
-// one. The child needs InputContainer. It fails with *Unsupported where a field cannot be honoured.
+// BuildExec makes the plan of a process that joins a container: the container's document with
+// process replaced by that of the new one. The child needs InputContainer. It fails with
+// *Unsupported where a field cannot be honoured.
 func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	c := &container{builder: newBuilder(64), spec: spec, host: host, opts: o}
 	return c.build(
@@ -33,8 +34,9 @@ func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	)
 }
 
-// anyCPU lets the process run on all processors that its cgroup allows: what the runtime itself is bound to is no concern of the
-// container's, and since Linux 6.2 a process keeps that when it joins a cgroup (user_cpus_ptr in kernel/sched/core.c).
+// anyCPU lets the process run on all processors that its cgroup allows: what the runtime itself is
+// bound to is no concern of the container's, and since Linux 6.2 a process keeps that when it joins
+// a cgroup (user_cpus_ptr in kernel/sched/core.c).
 func (c *container) anyCPU() error {
 	c.at("linux.resources.cpu.cpus")
 	c.setAffinity(everyCPU(), "all")
@@ -45,8 +47,8 @@ func (c *container) setAffinity(mask []byte, list string) {
 	c.call(unix.SYS_SCHED_SETAFFINITY, num(0), num(len(mask)), structArg(mask, "{"+list+"}"))
 }
 
-// cpuAffinity sets what the parent runs on until the process is in its cgroup, and what the process runs on from then on
-// (config.md, execCPUAffinity).
+// cpuAffinity sets what the parent runs on until the process is in its cgroup, and what the process
+// runs on from then on (config.md, execCPUAffinity).
 func (c *container) cpuAffinity() error {
 	a := c.spec.Process.ExecCPUAffinity
 	if a == nil {
@@ -71,7 +73,8 @@ func (c *container) cpuAffinity() error {
 	return nil
 }
 
-// MaxCPUs is the largest NR_CPUS of any architecture (CONFIG_NR_CPUS of the kernel's x86 with MAXSMP).
+// MaxCPUs is the largest NR_CPUS of any architecture (CONFIG_NR_CPUS of the kernel's x86 with
+// MAXSMP).
 const MaxCPUs = 8192
 
 func everyCPU() []byte {
@@ -82,8 +85,8 @@ func everyCPU() []byte {
 	return mask
 }
 
-// bitMask turns a list such as "0-3,7" (cpuset(7)) into what sched_setaffinity(2) and set_mempolicy(2) take: bits of unsigned longs,
-// limit of them.
+// bitMask turns a list such as "0-3,7" (cpuset(7)) into what sched_setaffinity(2) and
+// set_mempolicy(2) take: bits of unsigned longs, limit of them.
 func bitMask(list string, limit uint64) ([]byte, error) {
 	const word = 64
 	mask := make([]byte, limit/8)
@@ -129,9 +132,10 @@ func (c *container) joinContainer() error {
 	return nil
 }
 
-// joinNamespaces enters the namespaces of the container's first process: all by one call, which checks the right to each before it
-// enters any (setns(2)), but for the pid namespace of one without a user namespace, which the parent enters for the length of the fork. With the mount namespace
-// the root and the working directory become the container's.
+// joinNamespaces enters the namespaces of the container's first process: all by one call, which
+// checks the right to each before it enters any (setns(2)), but for the pid namespace of one
+// without a user namespace, which the parent enters for the length of the fork. With the mount
+// namespace the root and the working directory become the container's.
 func (c *container) joinNamespaces() error {
 	c.at("linux.namespaces")
 	var join uint64
@@ -150,8 +154,8 @@ func (c *container) joinNamespaces() error {
 		c.call(unix.SYS_SETNS, input(InputContainer), flags(join, cloneNames))
 	}
 	if c.inUserNamespace() {
-		// It may be the user namespace alone that gives the right to join the pid namespace, which is then its children's; and in one, the parent
-		// could not come back from it.
+		// It may be the user namespace alone that gives the right to join the pid namespace, which
+		// is then its children's; and in one, the parent could not come back from it.
 		c.fork(0)
 	}
 	if c.hasNamespace(specs.UserNamespace) {
@@ -169,8 +173,9 @@ func (c *container) terminal() error {
 	return nil
 }
 
-// verifyWorkingDirectory fails with ENOENT where the working directory does not lie below the root: its path then begins with
-// "(unreachable)" (getcwd(2)). It is what CVE-2024-21626 had led to, whatever else might.
+// verifyWorkingDirectory fails with ENOENT where the working directory does not lie below the root:
+// its path then begins with "(unreachable)" (getcwd(2)). It is what CVE-2024-21626 had led to,
+// whatever else might.
 func (c *container) verifyWorkingDirectory() error {
 	path := make([]byte, unix.PathMax)
 	c.call(unix.SYS_GETCWD, structArg(path, "cwd"), num(len(path)))

@@ -13,7 +13,8 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 )
 
-// check fails the test for a plan that a launcher could not run: a label that stands nowhere, or text that the kernel would cut off.
+// check fails the test for a plan that a launcher could not run: a label that stands nowhere, or
+// text that the kernel would cut off.
 func check(t *testing.T, p *Plan) {
 	t.Helper()
 	for i := range p.Steps {
@@ -38,8 +39,9 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 var fuzzHost = Host{LastCapability: 40, Permitted: 1<<41 - 1, Cgroup: CgroupLayout{V1: []Hierarchy{{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu"}}}, Hybrid: "unified"}}
 
-// FuzzConfig: a document that validates becomes plans that can be run, or an error: that of the container and those of what is done with
-// one that is there. It begins with every document of a golden plan, and so at every stage.
+// FuzzConfig: a document that validates becomes plans that can be run, or an error: that of the
+// container and those of what is done with one that is there. It begins with every document of a
+// golden plan, and so at every stage.
 func FuzzConfig(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(files) == 0 {

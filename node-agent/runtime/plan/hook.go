@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildHook makes the plan of a hook that runs in the runtime's namespaces. Its working directory is the bundle.
+// BuildHook makes the plan of a hook that runs in the runtime's namespaces. Its working directory
+// is the bundle.
 func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 	c := &container{builder: newBuilder(64), opts: o}
 	c.field = f
@@ -16,10 +17,11 @@ func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 	return &c.plan
 }
 
-// BuildCreateContainerHook makes the plan of a hook that runs in the container's namespaces before the root changes, but whose
-// program is the runtime's (config.md, CreateContainer Hooks): the child needs InputContainer, and InputProgram from the runtime's
-// mount namespace. Its working directory is the root filesystem, as with runc; it has the privileges of the runtime, and those of root
-// in a user namespace.
+// BuildCreateContainerHook makes the plan of a hook that runs in the container's namespaces before
+// the root changes, but whose program is the runtime's (config.md, CreateContainer Hooks): the
+// child needs InputContainer, and InputProgram from the runtime's mount namespace. Its working
+// directory is the root filesystem, as with runc; it has the privileges of the runtime, and those
+// of root in a user namespace.
 func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options) (*Plan, error) {
 	c := &container{builder: newBuilder(64), spec: spec, opts: o}
 	if err := c.stages(c.undumpable, c.joinCgroups, c.joinNamespaces); err != nil {
@@ -30,7 +32,8 @@ func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options
 	execveat := func() stepRef {
 		return c.call(unix.SYS_EXECVEAT, input(InputProgram), text(""), list(hookArgs(h)), list(hookEnv(h, o)), flags(uint(unix.AT_EMPTY_PATH), atNames))
 	}
-	// A script fails with ENOENT, since its interpreter could not open a descriptor that is closed (execveat(2), BUGS).
+	// A script fails with ENOENT, since its interpreter could not open a descriptor that is closed
+	// (execveat(2), BUGS).
 	execveat().tolerate(unix.ENOENT)
 	if c.ownMounts() {
 		// The root is still the runtime's, and so is the path; this way the script knows its name.
@@ -42,7 +45,8 @@ func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options
 	return &c.plan, nil
 }
 
-// ownMounts reports whether the container has a new mount namespace, and not one that it has joined by a path.
+// ownMounts reports whether the container has a new mount namespace, and not one that it has joined
+// by a path.
 func (c *container) ownMounts() bool {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == specs.MountNamespace {
@@ -60,8 +64,9 @@ func hookArgs(h specs.Hook) []string {
 	return []string{h.Path}
 }
 
-// hookEnv returns the environment of a hook outside of the container: the runtime's where the document says none, as with runc and crun. The
-// specification refers to execv(3), which keeps the caller's, and hooks of engines depend on its PATH and XDG_RUNTIME_DIR.
+// hookEnv returns the environment of a hook outside of the container: the runtime's where the
+// document says none, as with runc and crun. The specification refers to execv(3), which keeps the
+// caller's, and hooks of engines depend on its PATH and XDG_RUNTIME_DIR.
 func hookEnv(h specs.Hook, o Options) []string {
 	if len(h.Env) > 0 {
 		return h.Env
@@ -69,8 +74,8 @@ func hookEnv(h specs.Hook, o Options) []string {
 	return o.Environment
 }
 
-// hookProcess makes the child a session of its own, so that all of a hook can be ended, and gives it its streams and the limit of
-// files that the runtime was started with.
+// hookProcess makes the child a session of its own, so that all of a hook can be ended, and gives
+// it its streams and the limit of files that the runtime was started with.
 func (c *container) hookProcess(dir string) {
 	c.call(unix.SYS_SETSID)
 	c.call(unix.SYS_CHDIR, text(dir))

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostFile is a file of the host that the parent opens for a child that may not pass a directory on the way to it.
+// HostFile is a file of the host that the parent opens for a child that may not pass a directory on
+// the way to it.
 type HostFile struct {
 	// Field is what it is for.
 	Field Field
@@ -19,13 +20,16 @@ type HostFile struct {
 	NoFollow bool
 }
 
-// MaxDescriptors is how many descriptors one message carries (SCM_MAX_FD in the kernel's net/scm.h).
+// MaxDescriptors is how many descriptors one message carries (SCM_MAX_FD in the kernel's
+// net/scm.h).
 const MaxDescriptors = 253
 
-// hostFiles opens, in a user namespace, the root filesystem and clones the sources of bind mounts. Outside of that namespace its
-// root has only the rights of a user id, so that a directory of mode 0700 closes the way for it. Where that happens the parent
-// opens all of them in the child's mount namespace: what is cloned from there keeps the flags that the kernel locks for a user
-// namespace (mount_namespaces(7), Restrictions on mount namespaces), which a clone made by the parent would lose.
+// hostFiles opens, in a user namespace, the root filesystem and clones the sources of bind mounts.
+// Outside of that namespace its root has only the rights of a user id, so that a directory of mode
+// 0700 closes the way for it. Where that happens the parent opens all of them in the child's mount
+// namespace: what is cloned from there keeps the flags that the kernel locks for a user namespace
+// (mount_namespaces(7), Restrictions on mount namespaces), which a clone made by the parent would
+// lose.
 func (c *container) hostFiles() error {
 	type source struct {
 		field Field
@@ -81,8 +85,8 @@ func (c *container) hostFiles() error {
 	return nil
 }
 
-// clonedEarly reports whether hostFiles or sharedSources clones the source of a mount. Whatever is wrong with its options, mounts
-// reports; and the parent opens a source that gets other ids.
+// clonedEarly reports whether hostFiles or sharedSources clones the source of a mount. Whatever is
+// wrong with its options, mounts reports; and the parent opens a source that gets other ids.
 func (c *container) clonedEarly(m specs.Mount) (mountOptions, bool) {
 	o, err := parseMountOptions(m.Options)
 	return o, err == nil && (m.Type == "bind" || o.bind) && !o.remount && !o.copySymlink && !idmapped(m, o)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UserNamespace is one that the parent opens for the child, since mapped mounts are described by user namespaces
-// (mount_setattr(2), ID-mapped mounts).
+// UserNamespace is one that the parent opens for the child, since mapped mounts are described by
+// user namespaces (mount_setattr(2), ID-mapped mounts).
 type UserNamespace struct {
 	// Field is whose it is.
 	Field Field
@@ -27,17 +27,18 @@ type UserNamespace struct {
 // InputUserNamespace returns the descriptor of an element of Plan.UserNamespaces.
 func InputUserNamespace(i int) Input { return Input("userns[" + strconv.Itoa(i) + "]") }
 
-// Source is a part of the host's tree that the parent clones for the child (open_tree(2)): where the child sees the host no more, or
-// may not map its ids.
+// Source is a part of the host's tree that the parent clones for the child (open_tree(2)): where
+// the child sees the host no more, or may not map its ids.
 type Source struct {
 	// Field is what it is for.
 	Field Field
 	// Path on the host, absolute.
 	Path string
-	// Recursive is whether all that is mounted below is cloned with it, NoFollow whether a symbolic link is meant itself.
+	// Recursive is whether all that is mounted below is cloned with it, NoFollow whether a symbolic
+	// link is meant itself.
 	Recursive, NoFollow bool
-	// UserNamespace, an index of Plan.UserNamespaces, maps its ids; negative for none. MapAll is whether those of what is mounted
-	// below as well.
+	// UserNamespace, an index of Plan.UserNamespaces, maps its ids; negative for none. MapAll is
+	// whether those of what is mounted below as well.
 	UserNamespace int
 	MapAll        bool
 }
@@ -51,14 +52,16 @@ type idmapOption struct {
 	uids, gids     []relativeMapping
 }
 
-// relativeMapping is a mapping in an option, whose host ids may be those of the container's user namespace.
+// relativeMapping is a mapping in an option, whose host ids may be those of the container's user
+// namespace.
 type relativeMapping struct {
 	specs.LinuxIDMapping
 	relative bool
 }
 
-// parse takes an option if it is one of these. Besides those of the runtime-spec there is crun's own
-// idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @ before the first number makes the second one of the container's.
+// parse takes an option if it is one of these. Besides those of the runtime-spec there is crun's
+// own idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @ before the first number makes the second
+// one of the container's.
 func (o *idmapOption) parse(option string) (ok bool, err error) {
 	name, mappings, custom := strings.Cut(option, "=")
 	switch name {
@@ -141,8 +144,8 @@ func idmapped(m specs.Mount, o mountOptions) bool {
 	return o.idmap.set || len(m.UIDMappings)+len(m.GIDMappings) > 0
 }
 
-// mapIDs finds the user namespace that describes how a mount's ids are mapped (config.md, idmap and ridmap): the mount's own
-// mappings or else the container's.
+// mapIDs finds the user namespace that describes how a mount's ids are mapped (config.md, idmap and
+// ridmap): the mount's own mappings or else the container's.
 func (c *container) mapIDs(i int, m specs.Mount, o *mountOptions) error {
 	if !idmapped(m, *o) || c.placesOnly {
 		return nil
@@ -218,8 +221,8 @@ func (c *container) parentSource(m specs.Mount, o mountOptions) Reg {
 	return r
 }
 
-// BuildUserNamespace makes the plan of a process that is there while its user namespace gets its mappings, at SyncIDMap, and is
-// opened.
+// BuildUserNamespace makes the plan of a process that is there while its user namespace gets its
+// mappings, at SyncIDMap, and is opened.
 func BuildUserNamespace(f Field) *Plan {
 	c := &container{builder: newBuilder(64)}
 	c.field = f

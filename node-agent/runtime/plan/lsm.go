@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labels asks for the AppArmor profile and the SELinux context that the next execve brings, that of the program (config.md, Linux
-// Process; apparmor(7), proc_pid_attr(5)). It comes before a namespace is joined and before anything of the image is mounted, so
-// that /proc is the runtime's own; it is looked at all the same: a write that went elsewhere would leave the process unconfined
+// labels asks for the AppArmor profile and the SELinux context that the next execve brings, that of
+// the program (config.md, Linux Process; apparmor(7), proc_pid_attr(5)). It comes before a
+// namespace is joined and before anything of the image is mounted, so that /proc is the runtime's
+// own; it is looked at all the same: a write that went elsewhere would leave the process unconfined
 // (CVE-2019-16884, CVE-2025-52881).
 func (c *container) labels() error {
 	p := c.spec.Process
@@ -33,7 +34,8 @@ func (c *container) labels() error {
 	proc := c.reg()
 	c.runtimeProc(proc)
 	write := func(file, content string) {
-		// Nothing that is mounted below /proc may be in the way. "self" is a symbolic link, though no magic one.
+		// Nothing that is mounted below /proc may be in the way. "self" is a symbolic link, though
+		// no magic one.
 		c.writeFile(regArg(proc), "self/attr/"+file, content, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
 	}
 	if profile != "" {
@@ -59,7 +61,8 @@ func (c *container) labels() error {
 	return nil
 }
 
-// runtimeProc opens the /proc of the runtime's mount namespace into proc, and fails with EXDEV where it is no procfs.
+// runtimeProc opens the /proc of the runtime's mount namespace into proc, and fails with EXDEV
+// where it is no procfs.
 func (c *container) runtimeProc(proc Reg) {
 	c.openat2(cwd(), "/proc", unix.O_PATH|unix.O_DIRECTORY, 0).into(proc)
 	st := &unix.Statfs_t{}
@@ -70,7 +73,8 @@ func (c *container) runtimeProc(proc Reg) {
 
 const noSELinux = "selinux label is specified in config, but selinux is disabled or not supported: remove the field"
 
-// contextType returns the option of a filesystem by which it gets linux.mountLabel (mount(8)); an annotation of crun names another one.
+// contextType returns the option of a filesystem by which it gets linux.mountLabel (mount(8)); an
+// annotation of crun names another one.
 func (c *container) contextType() string {
 	return cmp.Or(c.spec.Annotations["run.oci.mount_context_type"], "context")
 }
@@ -83,8 +87,9 @@ func (c *container) checkMountLabel() error {
 	return nil
 }
 
-// labelled reports whether the files of a new mount get linux.mountLabel by an option of their filesystem, as with runc: those of the kernel's own
-// filesystems keep the labels that the policy gives them, and mqueue has no such option.
+// labelled reports whether the files of a new mount get linux.mountLabel by an option of their
+// filesystem, as with runc: those of the kernel's own filesystems keep the labels that the policy
+// gives them, and mqueue has no such option.
 func (c *container) labelled(fstype string, data []string) bool {
 	switch fstype {
 	case "proc", "sysfs", "cgroup", "cgroup2", "mqueue":
@@ -103,7 +108,8 @@ func (c *container) labelFilesystem(fs Reg, fstype string, data []string) {
 	}
 }
 
-// labelQueue labels the directory of an mqueue, which takes an attribute in place of an option (xattr(7)).
+// labelQueue labels the directory of an mqueue, which takes an attribute in place of an option
+// (xattr(7)).
 func (c *container) labelQueue(mount Reg, m specs.Mount) {
 	l := c.spec.Linux.MountLabel
 	if l == "" || m.Type != "mqueue" {

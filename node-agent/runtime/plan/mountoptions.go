@@ -25,7 +25,8 @@ type mountOptions struct {
 	srcNoFollow     bool // mount a symbolic link that is the source itself
 	destNoFollow    bool // mount on a symbolic link that is the destination itself
 
-	// userns is the user namespace that the mount's ids are mapped by, from Plan.UserNamespaces; nil without one.
+	// userns is the user namespace that the mount's ids are mapped by, from Plan.UserNamespaces;
+	// nil without one.
 	userns *int
 }
 
@@ -34,8 +35,8 @@ type propagation struct {
 	recursive bool
 }
 
-// attrOption returns what an option of a mount sets and clears; ok is false for one that is not of this kind.
-// The names are those of mount(8).
+// attrOption returns what an option of a mount sets and clears; ok is false for one that is not of
+// this kind. The names are those of mount(8).
 func attrOption(name string) (set, clear uint64, ok bool) {
 	switch name {
 	case "ro":
@@ -93,7 +94,8 @@ func propagationOption(name string) (propagation, bool) {
 	return p, true
 }
 
-// MountOptions returns the options that a plan honours besides those that a filesystem takes itself, sorted.
+// MountOptions returns the options that a plan honours besides those that a filesystem takes
+// itself, sorted.
 func MountOptions() []string {
 	attrs := []string{
 		"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
@@ -120,8 +122,9 @@ func (a *mountAttr) merge(set, clear uint64) {
 	}
 }
 
-// userspaceOption reports whether an option is one that mount(8) keeps from the kernel and that asks nothing of a mount that root makes: for
-// fstab(5), or a comment. What X-mount. asks for mount(8) itself does, apart from making the destination.
+// userspaceOption reports whether an option is one that mount(8) keeps from the kernel and that
+// asks nothing of a mount that root makes: for fstab(5), or a comment. What X-mount. asks for
+// mount(8) itself does, apart from making the destination.
 func userspaceOption(name string) bool {
 	switch name {
 	case "auto", "noauto", "nofail", "_netdev", "nouser", "X-mount.mkdir":

@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildMountpoints makes the plan of a process that makes in the root filesystem what a container's creation makes there,
-// mount points and devices, reports SyncReady and ends. Its mounts go with it. A restored container needs no more of its
-// creation: criu(8) mounts again what was mounted, where there is a place for it.
+// BuildMountpoints makes the plan of a process that makes in the root filesystem what a container's
+// creation makes there, mount points and devices, reports SyncReady and ends. Its mounts go with
+// it. A restored container needs no more of its creation: criu(8) mounts again what was mounted,
+// where there is a place for it.
 func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	if spec.Linux == nil {
 		return nil, ErrNoLinux
@@ -25,7 +26,8 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 		if target, ok := o.Dangling[i]; ok {
 			m.Destination = target
 		}
-		// Those of cgroups lie on a filesystem that is made anew, and show cgroups that this process is not in.
+		// Those of cgroups lie on a filesystem that is made anew, and show cgroups that this
+		// process is not in.
 		if m.Type != "cgroup" && m.Type != "cgroup2" {
 			own.Mounts = append(own.Mounts, m)
 		}

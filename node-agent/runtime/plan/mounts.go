@@ -17,7 +17,8 @@ func (c *container) mounts() error {
 	for i, m := range c.spec.Mounts {
 		c.atIndex("mounts", i, m.Destination)
 		if inside, ok := strings.CutPrefix(m.Destination, c.opts.Rootfs+"/"); ok {
-			// As in runc and crun, a destination below the host's path of the root filesystem lies in it.
+			// As in runc and crun, a destination below the host's path of the root filesystem lies
+			// in it.
 			m.Destination = "/" + inside
 			c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].destination: found the host's path of the root filesystem; it is read as %s", i, m.Destination))
 		}
@@ -94,8 +95,9 @@ func (c *container) checkOptions(i int, m specs.Mount, o mountOptions) error {
 	return nil
 }
 
-// kernelFilesystem reports whether a mount of this type must not be led astray by a symbolic link in the image: a procfs that
-// ends up elsewhere leaves masked paths unmasked (CVE-2019-19921, CVE-2023-27561).
+// kernelFilesystem reports whether a mount of this type must not be led astray by a symbolic link
+// in the image: a procfs that ends up elsewhere leaves masked paths unmasked (CVE-2019-19921,
+// CVE-2023-27561).
 func kernelFilesystem(fstype string) bool { return fstype == "proc" || fstype == "sysfs" }
 
 // maxValue is the longest key or value that fsconfig(2) takes, in bytes.
@@ -126,7 +128,8 @@ func tooLongForFsconfig(m specs.Mount, o mountOptions) bool {
 	})
 }
 
-// detached makes a mount that is attached nowhere yet. One that is late becomes read-only once all that lies in it is made.
+// detached makes a mount that is attached nowhere yet. One that is late becomes read-only once all
+// that lies in it is made.
 func (c *container) detached(m specs.Mount, o *mountOptions) (mount Reg, late bool) {
 	fs := c.fsopen(m.Type)
 	if m.Source != "" {
@@ -187,8 +190,8 @@ func (c *container) readonlyMounts() error {
 	return nil
 }
 
-// attach sets what must be set on a detached mount and attaches it at its destination, which is made if need be. The
-// mount's descriptor stays open.
+// attach sets what must be set on a detached mount and attaches it at its destination, which is
+// made if need be. The mount's descriptor stays open.
 func (c *container) attach(mount Reg, m specs.Mount, o mountOptions) {
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
@@ -230,7 +233,8 @@ const noIndex = -1
 
 // attachAs attaches a clone at a destination, which is made as what the source is if need be.
 func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
-	// The destination is made as what the source is: asking for "." below it succeeds on a directory alone.
+	// The destination is made as what the source is: asking for "." below it succeeds on a
+	// directory alone.
 	at := c.reg()
 	have, dir, reopen := c.label(), c.label(), c.label()
 	c.inRoot(c.rootFD, destination, nofollow).into(at).tolerate(unix.ENOENT).then(have)
@@ -238,7 +242,8 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	p := c.reg()
 	c.ensureDirectory(p, parent, unix.O_DIRECTORY)
 	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR, unix.EACCES).then(dir)
-	// EACCES is a directory as well, one that not even the container's root may search: its owner has no id in there.
+	// EACCES is a directory as well, one that not even the container's root may search: its owner
+	// has no id in there.
 	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).must(unix.EACCES, unix.EAGAIN).then(dir)
 	c.mknodat(regArg(p), base, unix.S_IFREG|0o644, 0).tolerate(unix.EEXIST)
 	c.goTo(reopen)
@@ -265,7 +270,8 @@ func (c *container) ensureDirectory(at Reg, dir string, fl uint64) {
 	c.mark(done)
 }
 
-// ensureDirectoryNoSymlink is ensureDirectory for a path in which no component may be a symbolic link.
+// ensureDirectoryNoSymlink is ensureDirectory for a path in which no component may be a symbolic
+// link.
 func (c *container) ensureDirectoryNoSymlink(at Reg, dir string) {
 	done := c.label()
 	dir = path.Clean("/" + dir)

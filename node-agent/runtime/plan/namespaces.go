@@ -33,13 +33,14 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 	return 0
 }
 
-// undumpable keeps others out of the child's memory and descriptors, which are the runtime's, until execve makes it the
-// program's (prctl(2), proc(5)): in a pid namespace that it shares, another container's root could look into both
-// (CVE-2016-9962).
+// undumpable keeps others out of the child's memory and descriptors, which are the runtime's, until
+// execve makes it the program's (prctl(2), proc(5)): in a pid namespace that it shares, another
+// container's root could look into both (CVE-2016-9962).
 //
-// Where a plain user makes a user namespace it comes once the ids are mapped (namespaces): the files in /proc of a process that is
-// not dumpable are root's, and neither he nor newuidmap for him could write the mappings. Until then a process of another
-// container of his has no rights in this one's user namespace; nor has it in the host's, where the child is that is to join one.
+// Where a plain user makes a user namespace it comes once the ids are mapped (namespaces): the
+// files in /proc of a process that is not dumpable are root's, and neither he nor newuidmap for him
+// could write the mappings. Until then a process of another container of his has no rights in this
+// one's user namespace; nor has it in the host's, where the child is that is to join one.
 func (c *container) undumpable() error {
 	c.at("process")
 	if c.mapped && c.host.PlainUser {
@@ -54,8 +55,9 @@ func (c *container) undumpable() error {
 	return nil
 }
 
-// oomScoreAdj is for a child that is not yet in the container's user namespace: to lower the value takes CAP_SYS_RESOURCE on the
-// host. For one that was made in a new user namespace the parent does it, at SyncIDMap.
+// oomScoreAdj is for a child that is not yet in the container's user namespace: to lower the value
+// takes CAP_SYS_RESOURCE on the host. For one that was made in a new user namespace the parent does
+// it, at SyncIDMap.
 func (c *container) oomScoreAdj() {
 	if adj := c.spec.Process.OOMScoreAdj; adj != nil {
 		c.at("process.oomScoreAdj")
@@ -63,8 +65,9 @@ func (c *container) oomScoreAdj() {
 	}
 }
 
-// joinCgroups moves the child into its cgroups. The child itself writes 0, since the parent would have to make
-// it wait; and first, since a cgroup namespace begins where its maker stands. Where it has no right to, it waits for who has.
+// joinCgroups moves the child into its cgroups. The child itself writes 0, since the parent would
+// have to make it wait; and first, since a cgroup namespace begins where its maker stands. Where it
+// has no right to, it waits for who has.
 func (c *container) joinCgroups() error {
 	c.at("linux.cgroupsPath")
 	if c.opts.CgroupByParent {
@@ -85,17 +88,17 @@ func (c *container) joinCgroups() error {
 
 func (c *container) joinCgroup(tasks Arg) { c.call(unix.SYS_WRITE, tasks, text("0"), num(1)) }
 
-// CanDeferCgroups reports whether a container's cgroups may be created after its first process, which
-// joins them before the first mount that shows anything of them: those of version 1, which take long to
-// create. The kernel asks more of a process in a user namespace, and without a mount namespace the
-// mounts are the host's.
+// CanDeferCgroups reports whether a container's cgroups may be created after its first process,
+// which joins them before the first mount that shows anything of them: those of version 1, which
+// take long to create. The kernel asks more of a process in a user namespace, and without a mount
+// namespace the mounts are the host's.
 func CanDeferCgroups(spec *specs.Spec, host Host) bool {
 	c := container{spec: spec}
 	return !host.Cgroup.Unified && !c.hasNamespace(specs.UserNamespace) && c.ownMounts()
 }
 
-// receiveDeferred receives the deferred inputs, unless the child has them: it joins its cgroups and its
-// network.
+// receiveDeferred receives the deferred inputs, unless the child has them: it joins its cgroups and
+// its network.
 func (c *container) receiveDeferred() error {
 	if len(c.plan.Deferred) == 0 || c.hasDeferred {
 		return nil
@@ -121,8 +124,8 @@ func (c *container) receiveDeferred() error {
 	return nil
 }
 
-// canPrecedeDeferred reports whether a filesystem shows neither cgroups nor a network, so that it can be
-// mounted before receiveDeferred.
+// canPrecedeDeferred reports whether a filesystem shows neither cgroups nor a network, so that it
+// can be mounted before receiveDeferred.
 func canPrecedeDeferred(m specs.Mount, o mountOptions) bool {
 	if o.bind || o.remount || o.copyUp {
 		return false
@@ -147,24 +150,24 @@ func (c *container) newCgroupNamespace() {
 // namespaceWork is the document's namespaces by how the child gets into them. An index is one of
 // linux.namespaces, negative for none.
 type namespaceWork struct {
-	// joins are the namespaces to join by a path, without user, and without a pid namespace that the
-	// parent joins.
+	// joins are the namespaces to join by a path, without user, and without a pid namespace that
+	// the parent joins.
 	joins []join
-	// user is a user namespace to join, newTime a new time namespace, and network one that the parent
-	// creates.
+	// user is a user namespace to join, newTime a new time namespace, and network one that the
+	// parent creates.
 	user, newTime, network int
 	// forks is whether a second process goes on in place of the child.
 	forks bool
 }
 
-// namespaces creates or joins every namespace of the document. All new ones come from clone3 at once, but
-// for the cgroup namespace, whose root is the cgroup that its creator is in.
+// namespaces creates or joins every namespace of the document. All new ones come from clone3 at
+// once, but for the cgroup namespace, whose root is the cgroup that its creator is in.
 //
 // A namespace belongs to the user namespace that its creator is in. So new ones are created in the
-// container's user namespace, and others are joined before that is entered, where the runtime has rights,
-// or else in it. If a document asks for both, or for a user namespace to be joined, it takes a second
-// process: the first one joins, and forks. The same holds for a pid namespace if the runtime is in a user
-// namespace, and could not come back from one that it has joined.
+// container's user namespace, and others are joined before that is entered, where the runtime has
+// rights, or else in it. If a document asks for both, or for a user namespace to be joined, it
+// takes a second process: the first one joins, and forks. The same holds for a pid namespace if the
+// runtime is in a user namespace, and could not come back from one that it has joined.
 func (c *container) namespaces() error {
 	c.at("process")
 	c.call(unix.SYS_UMASK, flags(uint(0), modeNames))
@@ -260,7 +263,8 @@ func (c *container) openNamespace(i int) Reg {
 	return c.openat2(cwd(), c.spec.Linux.Namespaces[i].Path, unix.O_RDONLY, 0).out()
 }
 
-// joinAndFork joins namespaces and forks: the new process is in the pid namespace and creates the others.
+// joinAndFork joins namespaces and forks: the new process is in the pid namespace and creates the
+// others.
 func (c *container) joinAndFork(w namespaceWork) {
 	for _, j := range w.joins {
 		// The process that forks must be in the pid namespace.
@@ -279,8 +283,9 @@ func (c *container) joinAndFork(w namespaceWork) {
 	c.plan.CloneFlags = 0
 }
 
-// newNetwork returns the index in linux.namespaces of a new network namespace that the parent makes for the child to join; negative for
-// none. In a new or joined user namespace it does not: who owns a network is the user namespace that its maker is in.
+// newNetwork returns the index in linux.namespaces of a new network namespace that the parent makes
+// for the child to join; negative for none. In a new or joined user namespace it does not: who owns
+// a network is the user namespace that its maker is in.
 func newNetwork(spec *specs.Spec) int {
 	network := -1
 	for i, n := range spec.Linux.Namespaces {
@@ -297,8 +302,9 @@ func newNetwork(spec *specs.Spec) int {
 // threadFlags are those of a thread of the same process (pthreads(7)).
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
-// BuildPrefetch builds the plan of a thread of the parent that creates the container's network namespace
-// and puts it in the place of the descriptor InputNetwork. It returns nil if the parent creates none.
+// BuildPrefetch builds the plan of a thread of the parent that creates the container's network
+// namespace and puts it in the place of the descriptor InputNetwork. It returns nil if the parent
+// creates none.
 func BuildPrefetch(spec *specs.Spec) *Plan {
 	i := newNetwork(spec)
 	if i < 0 {
@@ -326,7 +332,8 @@ func (c *container) networkByParent() int {
 	return newNetwork(c.spec)
 }
 
-// join is a namespace to be joined: its descriptor, its index in linux.namespaces and its CLONE_NEW* flag.
+// join is a namespace to be joined: its descriptor, its index in linux.namespaces and its
+// CLONE_NEW* flag.
 type join struct {
 	fd   Reg
 	i    int
@@ -337,7 +344,8 @@ func (c *container) atNamespace(i int) {
 	c.atIndex("linux.namespaces", i, string(c.spec.Linux.Namespaces[i].Type))
 }
 
-// joinEarly joins a namespace as the runtime's user. One that this user has no rights over waits for joinLate, unless it must not.
+// joinEarly joins a namespace as the runtime's user. One that this user has no rights over waits
+// for joinLate, unless it must not.
 func (c *container) joinEarly(j join, must bool) {
 	c.atNamespace(j.i)
 	later := c.label()
@@ -359,7 +367,8 @@ func (c *container) joinLate(j join) {
 	c.mark(done)
 }
 
-// fork has a child, in new namespaces, go on in the place of this process, as a child of the same parent.
+// fork has a child, in new namespaces, go on in the place of this process, as a child of the same
+// parent.
 func (c *container) fork(newNamespaces uint64) {
 	const size = 64 // CLONE_ARGS_SIZE_VER0 of linux/sched.h; all but the flags is zero
 	args := make([]byte, size)
@@ -369,9 +378,9 @@ func (c *container) fork(newNamespaces uint64) {
 	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+"}"), num(size))
 }
 
-// becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who may pass the directories on
-// the way to the bundle that the container's root may not; from here on it is the one who owns what is made in the root
-// filesystem.
+// becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who
+// may pass the directories on the way to the bundle that the container's root may not; from here on
+// it is the one who owns what is made in the root filesystem.
 func (c *container) becomeRoot() error {
 	if !c.hasNamespace(specs.UserNamespace) {
 		return nil
@@ -392,8 +401,8 @@ func (c *container) loopback() error {
 	return nil
 }
 
-// loopbackUp brings up lo in a new network namespace, as users of runc expect: 127.0.0.1 answers whatever else the network is
-// (netdevice(7)).
+// loopbackUp brings up lo in a new network namespace, as users of runc expect: 127.0.0.1 answers
+// whatever else the network is (netdevice(7)).
 func (c *container) loopbackUp(i int) {
 	c.atIndex("linux.namespaces", i, "network, loopback")
 	request := make([]byte, 40) // struct ifreq: the name, then a union that begins with the flags
@@ -404,8 +413,8 @@ func (c *container) loopbackUp(i int) {
 	c.close(fd)
 }
 
-// session starts a session and, unless asked not to, a keyring of its own, so that the container reads no key of the
-// host's.
+// session starts a session and, unless asked not to, a keyring of its own, so that the container
+// reads no key of the host's.
 func (c *container) session() error {
 	c.at("process")
 	c.call(unix.SYS_SETSID)
@@ -415,8 +424,9 @@ func (c *container) session() error {
 	return nil
 }
 
-// netDevices lets the parent move devices of its network namespace: as late as may be, since a device has to be moved back if
-// something fails, and before the hooks and the sysctls, which may be about it.
+// netDevices lets the parent move devices of its network namespace: as late as may be, since a
+// device has to be moved back if something fails, and before the hooks and the sysctls, which may
+// be about it.
 func (c *container) netDevices() error {
 	if len(c.spec.Linux.NetDevices) == 0 {
 		return nil
@@ -429,7 +439,8 @@ func (c *container) netDevices() error {
 	return nil
 }
 
-// hooksBeforePivot lets the parent run the hooks whose time is between the mounts and the change of root.
+// hooksBeforePivot lets the parent run the hooks whose time is between the mounts and the change of
+// root.
 func (c *container) hooksBeforePivot() error {
 	hooks := c.spec.Hooks
 	if hooks == nil {
@@ -449,9 +460,10 @@ func (c *container) hooksBeforePivot() error {
 	return nil
 }
 
-// closedToItsUser reports whether the child's namespaces cannot be joined while it is not dumpable (ptrace(2), PTRACE_MODE_READ): not by a plain
-// user, whom the container's user namespace belongs to but not the runtime's. Other containers of his, in user namespaces of their own, have
-// no right to look into the child when it is.
+// closedToItsUser reports whether the child's namespaces cannot be joined while it is not dumpable
+// (ptrace(2), PTRACE_MODE_READ): not by a plain user, whom the container's user namespace belongs
+// to but not the runtime's. Other containers of his, in user namespaces of their own, have no right
+// to look into the child when it is.
 func (c *container) closedToItsUser() bool { return c.mapped && c.host.PlainUser }
 
 // names sets what the UTS namespace says.

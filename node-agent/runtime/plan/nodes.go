@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Node is a device node that the parent makes for a child in a user namespace, which may make none (mknod(2)): in a tmpfs of the host's,
-// since the kernel opens no device on a filesystem of a user namespace. The name of a node is its index in Plan.Nodes.
+// Node is a device node that the parent makes for a child in a user namespace, which may make none
+// (mknod(2)): in a tmpfs of the host's, since the kernel opens no device on a filesystem of a user
+// namespace. The name of a node is its index in Plan.Nodes.
 type Node struct {
 	// Field is what it is for; Path is the place in the container.
 	Field Field
@@ -24,14 +25,16 @@ type Node struct {
 	UID, GID uint32
 }
 
-// makesNodes reports whether the parent makes the devices of a container in a user namespace: it has to have the right to, and the
-// child a mount namespace of its own, where the tmpfs lies while they are cloned from it.
+// makesNodes reports whether the parent makes the devices of a container in a user namespace: it
+// has to have the right to, and the child a mount namespace of its own, where the tmpfs lies while
+// they are cloned from it.
 func (c *container) makesNodes() bool {
 	return c.hasNamespace(specs.UserNamespace) && c.ownMounts() && !c.host.UserNamespace && !c.host.PlainUser &&
 		c.host.Permitted>>unix.CAP_MKNOD&1 == 1
 }
 
-// nodes plans the nodes of linux.devices. The tmpfs is attached where root is about to attach the root filesystem, which covers it.
+// nodes plans the nodes of linux.devices. The tmpfs is attached where root is about to attach the
+// root filesystem, which covers it.
 func (c *container) nodes() {
 	if !c.makesNodes() {
 		return
@@ -65,7 +68,8 @@ func (c *container) nodes() {
 		flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH), moveMountNames))
 }
 
-// boundDevice shows a device in a user namespace: the node that the parent has made or, where it may make none, that of the host.
+// boundDevice shows a device in a user namespace: the node that the parent has made or, where it
+// may make none, that of the host.
 func (c *container) boundDevice(i int, d specs.LinuxDevice, kind uint32) {
 	mount, made := c.reg(), c.label()
 	n, planned := c.node[i]
@@ -102,7 +106,8 @@ func deviceKind(kind string) (mode uint32, ok bool) {
 	return 0, false
 }
 
-// permissions returns the permissions of a device: those of the default devices where the document says none.
+// permissions returns the permissions of a device: those of the default devices where the document
+// says none.
 func permissions(mode *os.FileMode) uint32 {
 	if mode == nil {
 		return 0o666

@@ -12,13 +12,14 @@ import (
 	"github.com/berth-run/berth/api/oci/validate"
 )
 
-// sysctl writes the kernel parameters of the container's namespaces, into a procfs of its own that nothing in the image
-// can have put another file over (CVE-2025-52881).
+// sysctl writes the kernel parameters of the container's namespaces, into a procfs of its own that
+// nothing in the image can have put another file over (CVE-2025-52881).
 //
-// In a user namespace the kernel mounts no procfs for a pid namespace that is not that user namespace's, as the host's is, nor one
-// that shows more than those that are there. There the /proc of the runtime's mount namespace serves, which is still in reach: it is
-// checked to be a procfs, and no mount below it is passed. Whose parameters a file has depends on the namespaces of who opens it, not on
-// the procfs (proc_sys_lookup in the kernel's fs/proc/proc_sysctl.c).
+// In a user namespace the kernel mounts no procfs for a pid namespace that is not that user
+// namespace's, as the host's is, nor one that shows more than those that are there. There the /proc
+// of the runtime's mount namespace serves, which is still in reach: it is checked to be a procfs,
+// and no mount below it is passed. Whose parameters a file has depends on the namespaces of who
+// opens it, not on the procfs (proc_sys_lookup in the kernel's fs/proc/proc_sysctl.c).
 func (c *container) sysctl() error {
 	if len(c.spec.Linux.Sysctl) == 0 {
 		return nil
@@ -57,8 +58,8 @@ func (c *container) sysctl() error {
 	return nil
 }
 
-// readonlyPaths puts each path on a mount of its own that is read-only. A path that is not there is passed over, as the
-// peers do: the lists of engines name what only some kernels have.
+// readonlyPaths puts each path on a mount of its own that is read-only. A path that is not there is
+// passed over, as the peers do: the lists of engines name what only some kernels have.
 func (c *container) readonlyPaths() error {
 	for i, p := range c.spec.Linux.ReadonlyPaths {
 		if isRoot(p) {
@@ -80,12 +81,14 @@ func (c *container) readonlyPaths() error {
 // isRoot reports whether a path of the container is its root.
 func isRoot(p string) bool { return path.Clean("/"+p) == "/" }
 
-// maskedPaths covers files with the host's null device and directories with one empty read-only tmpfs that they share. It is done while
-// the host's root is still there, so that nothing in the image is trusted to be /dev/null (CVE-2025-31133).
+// maskedPaths covers files with the host's null device and directories with one empty read-only
+// tmpfs that they share. It is done while the host's root is still there, so that nothing in the
+// image is trusted to be /dev/null (CVE-2025-31133).
 //
-// Which of the two a path is, is asked before a mount is made for it: to close one that has not been attached takes an RCU grace
-// period, up to some milliseconds on a busy machine. So the first directory gets the tmpfs itself and the others a clone of it, which
-// before Linux 6.15 only an attached mount has anyway.
+// Which of the two a path is, is asked before a mount is made for it: to close one that has not
+// been attached takes an RCU grace period, up to some milliseconds on a busy machine. So the first
+// directory gets the tmpfs itself and the others a clone of it, which before Linux 6.15 only an
+// attached mount has anyway.
 func (c *container) maskedPaths() error {
 	paths := c.spec.Linux.MaskedPaths
 	if len(paths) == 0 {
@@ -145,8 +148,9 @@ func (c *container) makeWorkingDirectory() error {
 	return nil
 }
 
-// workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot name a directory of the host
-// (CVE-2024-21626). A directory that root may not search, as of a user namespace or of NFS, is entered as process.user.
+// workingDirectory enters process.cwd. No magic link is followed, so that /proc/self/fd/N cannot
+// name a directory of the host (CVE-2024-21626). A directory that root may not search, as of a user
+// namespace or of NFS, is entered as process.user.
 func (c *container) workingDirectory() error {
 	c.at("process.cwd")
 	dir := c.inRoot(c.rootFD, c.spec.Process.Cwd, unix.O_DIRECTORY).out()

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Call is the number of a system call on this architecture, or one of the Op constants, which the launcher does
-// itself without entering the kernel.
+// Call is the number of a system call on this architecture, or one of the Op constants, which the
+// launcher does itself without entering the kernel.
 type Call uintptr
 
 // What a step may do besides a system call.
@@ -18,25 +18,27 @@ const (
 	OpSet Call = 1<<20 + iota
 	// OpStore writes its second argument as 32 bits to the address in its first.
 	OpStore
-	// OpLoad puts the 32 bits at the address in its first argument, those that its second masks, into the register that Step.Out
-	// names.
+	// OpLoad puts the 32 bits at the address in its first argument, those that its second masks,
+	// into the register that Step.Out names.
 	OpLoad
 	// OpGoto goes on at Step.IfOK.
 	OpGoto
-	// OpReport makes the descriptor in its first argument the pipe that failures are written to from here on.
+	// OpReport makes the descriptor in its first argument the pipe that failures are written to
+	// from here on.
 	OpReport
-	// OpExpect reads 32 bits at the address in its first argument and, where what its second argument masks of them is not
-	// its third, fails with the errno in its fourth.
+	// OpExpect reads 32 bits at the address in its first argument and, where what its second
+	// argument masks of them is not its third, fails with the errno in its fourth.
 	OpExpect
-	// OpFork makes a child by clone3(2), whose arguments it has, as a sibling: from the next step on it is the child who goes on, and
-	// its maker ends once it has reported the pid.
+	// OpFork makes a child by clone3(2), whose arguments it has, as a sibling: from the next step
+	// on it is the child who goes on, and its maker ends once it has reported the pid.
 	OpFork
-	// OpSync reports to the parent that this step has been reached, with its third argument if it has one, and, if its second
-	// argument is 1, waits for its answer.
+	// OpSync reports to the parent that this step has been reached, with its third argument if it
+	// has one, and, if its second argument is 1, waits for its answer.
 	OpSync
 )
 
-// Reg is a register of the launcher: it holds what a step returned for a later step to use. Zero is no register.
+// Reg is a register of the launcher: it holds what a step returned for a later step to use. Zero is
+// no register.
 type Reg uint16
 
 // Label marks a later place in the plan. Zero is no label.
@@ -52,9 +54,11 @@ const (
 	InputStderr Input = "stderr"
 	// InputStart is what the child reads one byte from before it goes on to execve.
 	InputStart Input = "start"
-	// InputResult is where failures are written to, in place of the launcher's pipe, from the moment that the container is created: its reader is `start`.
+	// InputResult is where failures are written to, in place of the launcher's pipe, from the
+	// moment that the container is created: its reader is `start`.
 	InputResult Input = "result"
-	// InputContainer is a pidfd of the container's first process, whose namespaces a process that is executed later joins.
+	// InputContainer is a pidfd of the container's first process, whose namespaces a process that
+	// is executed later joins.
 	InputContainer Input = "container"
 	// InputProgram is the program of a hook that the container's namespaces need not have.
 	InputProgram Input = "program"
@@ -89,7 +93,8 @@ const (
 	argInput
 )
 
-// Arg is an argument of a step: a constant, a pointer to prepared memory, a register, or an inherited descriptor.
+// Arg is an argument of a step: a constant, a pointer to prepared memory, a register, or an
+// inherited descriptor.
 type Arg struct {
 	kind  argKind
 	val   uintptr
@@ -120,7 +125,8 @@ func (a Arg) Const() (uintptr, bool) { return a.val, a.kind == argConst }
 // Text returns the string that the argument points to, without its NUL.
 func (a Arg) Text() (string, bool) { return a.text, a.kind == argText }
 
-// Bytes returns the memory that the argument points to. Parts of one array are the same memory to all steps.
+// Bytes returns the memory that the argument points to. Parts of one array are the same memory to
+// all steps.
 func (a Arg) Bytes() ([]byte, bool) {
 	if p, ok := a.data.(pointing); ok {
 		return p.bytes, true
@@ -174,9 +180,11 @@ type Step struct {
 	Out Reg
 	// Tolerate are the errors after which the plan goes on, at IfErr or else at the next step.
 	Tolerate []unix.Errno
-	// IfOK and IfErr are where to go on after success and after a tolerated error; zero is the next step.
+	// IfOK and IfErr are where to go on after success and after a tolerated error; zero is the next
+	// step.
 	IfOK, IfErr Label
-	// Must is an error that has to come unless a tolerated one does; success is then reported as MustErr.
+	// Must is an error that has to come unless a tolerated one does; success is then reported as
+	// MustErr.
 	Must, MustErr unix.Errno
 	// Field is what the step serves.
 	Field Field
@@ -186,8 +194,8 @@ type Step struct {
 type Plan struct {
 	// CloneFlags are for clone3(2).
 	CloneFlags uint64
-	// PIDNamespace is the path of a pid namespace to be joined. The parent does it, since setns(2) on a pid namespace
-	// takes effect on children only.
+	// PIDNamespace is the path of a pid namespace to be joined. The parent does it, since setns(2)
+	// on a pid namespace takes effect on children only.
 	PIDNamespace string
 	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
 	JoinPIDs bool
@@ -207,25 +215,29 @@ type Plan struct {
 	Forks bool
 	// Waits is whether any of Syncs waits for the parent.
 	Waits bool
-	// Deferred are the inputs that the parent creates after clone3 and sends over InputDeferred, in this
-	// order.
+	// Deferred are the inputs that the parent creates after clone3 and sends over InputDeferred, in
+	// this order.
 	Deferred []Input
-	// UserNamespaces and Sources are what the parent opens for the child; CopiesUp is whether the plan has InputCopyUp.
+	// UserNamespaces and Sources are what the parent opens for the child; CopiesUp is whether the
+	// plan has InputCopyUp.
 	UserNamespaces []UserNamespace
 	Sources        []Source
 	CopiesUp       bool
-	// HostFiles are files that the parent opens at SyncHostFiles; the plan has InputHostFiles if there are any.
+	// HostFiles are files that the parent opens at SyncHostFiles; the plan has InputHostFiles if
+	// there are any.
 	HostFiles []HostFile
-	// Nodes are what the parent makes in InputNodes at SyncIDMap or SyncJoined; the plan has that input if there are any. NodesContext is
-	// an option of that tmpfs, key and value, for the label of the nodes; empty without one.
+	// Nodes are what the parent makes in InputNodes at SyncIDMap or SyncJoined; the plan has that
+	// input if there are any. NodesContext is an option of that tmpfs, key and value, for the label
+	// of the nodes; empty without one.
 	Nodes        []Node
 	NodesContext [2]string
-	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks for capabilities.
+	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks
+	// for capabilities.
 	Warnings []string
 }
 
-// Phase returns what phase of the launch a step belongs to: the synchronization point that the child comes to next. The last one is
-// that of execve itself.
+// Phase returns what phase of the launch a step belongs to: the synchronization point that the
+// child comes to next. The last one is that of execve itself.
 func (p *Plan) Phase(step int) Sync {
 	for i := step; i < len(p.Steps); i++ {
 		if s, ok := p.Syncs[i]; ok {
@@ -253,33 +265,37 @@ const (
 	SyncCgroup Sync = "cgroup"
 	// SyncIDMap is where the parent has to write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
-	// SyncJoined is where the child is in the user namespace that linux.namespaces has by its path: the parent learns how that maps ids.
+	// SyncJoined is where the child is in the user namespace that linux.namespaces has by its path:
+	// the parent learns how that maps ids.
 	SyncJoined Sync = "joined"
 	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
 	SyncNetDevices Sync = "netdevices"
-	// SyncHostFiles is where the child may not open a file of the host: it has sent its root through InputHostFiles, and the parent
-	// opens Plan.HostFiles there and sends them back, at most MaxDescriptors a message.
+	// SyncHostFiles is where the child may not open a file of the host: it has sent its root
+	// through InputHostFiles, and the parent opens Plan.HostFiles there and sends them back, at
+	// most MaxDescriptors a message.
 	SyncHostFiles Sync = "host-files"
-	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover: the child has sent a clone of the
-	// directory and the tmpfs through InputCopyUp.
+	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover:
+	// the child has sent a clone of the directory and the tmpfs through InputCopyUp.
 	SyncCopyUp Sync = "copy-up"
 	// SyncNamespaces is where the namespaces are there; hooks of create come now.
 	SyncNamespaces Sync = "namespaces"
-	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for another process to start.
+	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for
+	// another process to start.
 	SyncStart Sync = "start"
-	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor of its listener, which
-	// the parent has to send to linux.seccomp.listenerPath.
+	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor
+	// of its listener, which the parent has to send to linux.seccomp.listenerPath.
 	SyncSeccomp Sync = "seccomp"
 	// SyncForked is an OpFork: another process goes on.
 	SyncForked Sync = "forked"
 	// SyncReady is where all is done that can be done before start.
 	SyncReady Sync = "ready"
-	// SyncExec is where the next step is execve, which the reader of InputResult learns of; the parent itself sees what the child was at when it
-	// closed its end of the pipe.
+	// SyncExec is where the next step is execve, which the reader of InputResult learns of; the
+	// parent itself sees what the child was at when it closed its end of the pipe.
 	SyncExec Sync = "exec"
 )
 
-// The arguments of a plan made by hand: a constant, a string, memory, an array of strings, a register, an input.
+// The arguments of a plan made by hand: a constant, a string, memory, an array of strings, a
+// register, an input.
 
 // Number returns a constant argument.
 func Number(v uintptr) Arg { return num(v) }

@@ -25,7 +25,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/*.plan.txt anew")
 
-// The hosts are fixed, so that plans do not depend on the machine that tests them. None may lower oom scores or raise limits.
+// The hosts are fixed, so that plans do not depend on the machine that tests them. None may lower
+// oom scores or raise limits.
 var (
 	unified = Host{LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE), Cgroup: CgroupLayout{Unified: true}}
 	legacy  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: []Hierarchy{
@@ -33,7 +34,8 @@ var (
 		{Dir: "memory", Options: "memory"},
 		{Dir: "systemd", Options: "none,name=systemd"},
 	}}}
-	// secured has both security modules: no kernel lets both be asked, but a plan shows what either would be.
+	// secured has both security modules: no kernel lets both be asked, but a plan shows what either
+	// would be.
 	secured = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup, AppArmor: true, SELinux: true}
 	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
 )
@@ -56,7 +58,8 @@ func options(h Host) Options {
 	return o
 }
 
-// goldens are the plans that are held whole. A name without a config of its own is another host's or caller's view of one.
+// goldens are the plans that are held whole. A name without a config of its own is another host's
+// or caller's view of one.
 var goldens = []struct {
 	name, config string
 	host         Host
@@ -309,8 +312,8 @@ func TestShape(t *testing.T) {
 				t.Errorf("Syncs names step %d, which is %s", i, p.Steps[i])
 			}
 		}
-		// Where a program, or another, could keep the runtime's descriptors, everything is lost: no path of the container is
-		// opened without RESOLVE_IN_ROOT or on O_PATH descriptors alone.
+		// Where a program, or another, could keep the runtime's descriptors, everything is lost: no
+		// path of the container is opened without RESOLVE_IN_ROOT or on O_PATH descriptors alone.
 		var parsed struct {
 			CloneFlags string `json:"cloneFlags"`
 			Steps      []struct {
@@ -324,8 +327,8 @@ func TestShape(t *testing.T) {
 	})
 }
 
-// TestEveryPathIsResolvedInsideTheRoot: the paths of these documents that lie in the container all hold the word
-// "inside", and no step may open one but by openat2 with RESOLVE_IN_ROOT.
+// TestEveryPathIsResolvedInsideTheRoot: the paths of these documents that lie in the container all
+// hold the word "inside", and no step may open one but by openat2 with RESOLVE_IN_ROOT.
 func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 	spec := readSpec(t, must(os.ReadFile("testdata/paths.json")))
 	spec.Process.Cwd = "/inside/cwd"
@@ -393,7 +396,8 @@ func shuffled(b *bytes.Buffer, v any, r *rand.Rand) {
 	}
 }
 
-// TestOrderOfKeysDoesNotMatter: documents that differ in the order of keys alone get the same plan, byte for byte.
+// TestOrderOfKeysDoesNotMatter: documents that differ in the order of keys alone get the same plan,
+// byte for byte.
 func TestOrderOfKeysDoesNotMatter(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -500,7 +504,8 @@ func TestProgramWithoutPath(t *testing.T) {
 	}
 }
 
-// TestDestinationsOfTheHostsRoot: where the root filesystem is the host's own, no destination is a path of the host's by mistake.
+// TestDestinationsOfTheHostsRoot: where the root filesystem is the host's own, no destination is a
+// path of the host's by mistake.
 func TestDestinationsOfTheHostsRoot(t *testing.T) {
 	spec := readSpec(t, []byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "/"},
 		"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}], "linux": {"namespaces": [{"type": "mount"}]}}`))
@@ -512,7 +517,8 @@ func TestDestinationsOfTheHostsRoot(t *testing.T) {
 	}
 }
 
-// TestRootlessCgroupMountIsReadOnly: a cgroup that a plain user may write is more than the container's (CVE-2023-25809).
+// TestRootlessCgroupMountIsReadOnly: a cgroup that a plain user may write is more than the
+// container's (CVE-2023-25809).
 func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 	for _, fstype := range []string{"cgroup", "cgroup2"} {
 		for _, cgroups := range []CgroupLayout{unified.Cgroup, hybrid.Cgroup} {
@@ -589,7 +595,8 @@ func TestMountOptions(t *testing.T) {
 			t.Errorf("%s is taken", refused)
 		}
 	}
-	// What the features document says is honoured must not be passed to a filesystem as its own option.
+	// What the features document says is honoured must not be passed to a filesystem as its own
+	// option.
 	for _, o := range MountOptions() {
 		if got, err := parseMountOptions([]string{o}); err != nil || len(got.data) > 0 {
 			t.Errorf("%s is said to be honoured, but: %+v, %v", o, got, err)

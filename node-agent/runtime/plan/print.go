@@ -26,8 +26,8 @@ type bit struct {
 	name string
 }
 
-// The tables are functions of nothing but the kernel's headers. They are built when first printed from, so that a
-// launch does not pay for them.
+// The tables are functions of nothing but the kernel's headers. They are built when first printed
+// from, so that a launch does not pay for them.
 var (
 	pointerNames = &names{render: func(v uintptr) string {
 		if v == 0 {

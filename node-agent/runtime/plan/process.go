@@ -55,8 +55,8 @@ func rlimitName(n int) string {
 	return strconv.Itoa(n)
 }
 
-// limits sets the resource limits. It comes late, so that a small one of address space or files does not stop the
-// plan itself.
+// limits sets the resource limits. It comes late, so that a small one of address space or files
+// does not stop the plan itself.
 func (c *container) limits() error {
 	if c.spec.Linux.Personality != nil {
 		c.at("linux.personality.domain")
@@ -92,8 +92,8 @@ func (c *container) prlimit(number int, limit *unix.Rlimit) {
 		structArg(native(limit), "{soft="+strconv.FormatUint(limit.Cur, 10)+", hard="+strconv.FormatUint(limit.Max, 10)+"}"), noPointer())
 }
 
-// standardStreams puts the process's descriptors where it expects them and marks all others close-on-exec, but for
-// the first PreserveFDs above them, which are where they are to be already.
+// standardStreams puts the process's descriptors where it expects them and marks all others
+// close-on-exec, but for the first PreserveFDs above them, which are where they are to be already.
 func (c *container) standardStreams() error {
 	c.at("process")
 	if c.tty != 0 {
@@ -110,8 +110,9 @@ func (c *container) standardStreams() error {
 	return nil
 }
 
-// ownNull gives a process whose stream is the host's /dev/null the container's in its place: a file of no mount of the container's
-// shows it one of the host's, and criu(8) cannot write down what it cannot name. An image without a null device keeps the host's.
+// ownNull gives a process whose stream is the host's /dev/null the container's in its place: a file
+// of no mount of the container's shows it one of the host's, and criu(8) cannot write down what it
+// cannot name. An image without a null device keeps the host's.
 func (c *container) ownNull() {
 	if len(c.opts.NullStreams) == 0 {
 		return
@@ -137,7 +138,8 @@ func (c *container) seccomp() {
 	c.at("linux.seccomp")
 	prog := &unix.SockFprog{Len: uint16(len(f.Program))}
 	filter := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.Program))), len(f.Program)*unix.SizeofSockFilter)
-	// For a plain user the kernel lets the parent fetch a listener only from a child that is dumpable (ptrace(2), PTRACE_MODE_ATTACH).
+	// For a plain user the kernel lets the parent fetch a listener only from a child that is
+	// dumpable (ptrace(2), PTRACE_MODE_ATTACH).
 	early := f.Notify && c.host.PlainUser && !c.spec.Process.NoNewPrivileges
 	if f.Notify && c.host.PlainUser {
 		c.prctl(unix.PR_SET_DUMPABLE, num(1))
@@ -147,8 +149,9 @@ func (c *container) seccomp() {
 	if !f.Notify {
 		return
 	}
-	// The parent fetches the listener (pidfd_getfd(2)) and sends it on, since the filter need not let the child do so. What the
-	// child keeps of it would have a notified call wait for good where the agent is gone.
+	// The parent fetches the listener (pidfd_getfd(2)) and sends it on, since the filter need not
+	// let the child do so. What the child keeps of it would have a notified call wait for good
+	// where the agent is gone.
 	c.at("linux.seccomp.listenerPath")
 	listener := load.out()
 	c.syncWith(SyncSeccomp, listener)
@@ -159,8 +162,9 @@ func (c *container) seccomp() {
 	}
 }
 
-// environment returns process.env without what a later entry of the same name overrides, since programs look for the first (getenv(3)),
-// and with HOME, which programs expect and the document may leave out or empty.
+// environment returns process.env without what a later entry of the same name overrides, since
+// programs look for the first (getenv(3)), and with HOME, which programs expect and the document
+// may leave out or empty.
 func (c *container) environment() []string {
 	env := c.spec.Process.Env
 	seen := make(map[string]bool, len(env)+1)
@@ -179,7 +183,8 @@ func (c *container) environment() []string {
 	return out
 }
 
-// HasHome reports whether an environment says where the user's home is: not where its last word on it is nothing.
+// HasHome reports whether an environment says where the user's home is: not where its last word on
+// it is nothing.
 func HasHome(env []string) bool {
 	for _, e := range slices.Backward(env) {
 		if value, ok := strings.CutPrefix(e, "HOME="); ok {
@@ -189,8 +194,8 @@ func HasHome(env []string) bool {
 	return false
 }
 
-// candidates returns the paths at which args[0] is looked for: itself where it has a slash, else below each directory of
-// PATH, as execvp(3) does.
+// candidates returns the paths at which args[0] is looked for: itself where it has a slash, else
+// below each directory of PATH, as execvp(3) does.
 func candidates(arg0 string, env []string) []string {
 	if strings.Contains(arg0, "/") {
 		return []string{arg0}
@@ -210,7 +215,8 @@ func candidates(arg0 string, env []string) []string {
 	return out
 }
 
-// exec finds the program, says that the container is ready, waits to be started and becomes the program.
+// exec finds the program, says that the container is ready, waits to be started and becomes the
+// program.
 func (c *container) exec() error {
 	p := c.spec.Process
 	env := c.environment()
@@ -236,7 +242,8 @@ func (c *container) exec() error {
 	return nil
 }
 
-// findProgram looks for the first of paths that can be executed, and returns the register that gets it.
+// findProgram looks for the first of paths that can be executed, and returns the register that gets
+// it.
 func (c *container) findProgram(paths []string) Reg {
 	found := c.label()
 	program := c.reg()
@@ -245,7 +252,8 @@ func (c *container) findProgram(paths []string) Reg {
 		executable := c.label()
 		missing := []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
 		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames)).tolerate(unix.EACCES).then(executable)
-		// That counts no capability of who is not root (access(2)); execve(2) does. The container's filter may not know the newer call.
+		// That counts no capability of who is not root (access(2)); execve(2) does. The container's
+		// filter may not know the newer call.
 		effective := c.call(unix.SYS_FACCESSAT2, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames), flags(uint(unix.AT_EACCESS), accessFlagNames))
 		last := i == len(paths)-1
 		if !last {
@@ -272,14 +280,15 @@ func (c *container) findProgram(paths []string) Reg {
 	return program
 }
 
-// awaitStart reports that the container is created and waits for the start, and loads the seccomp filter
-// before or after.
+// awaitStart reports that the container is created and waits for the start, and loads the seccomp
+// filter before or after.
 func (c *container) awaitStart() {
 	// A listener has to reach the parent while there is one: before the container is created.
 	late := c.spec.Process.NoNewPrivileges
 	h := c.spec.Hooks
 	startHooks := c.opts.StartHooks && h != nil && len(h.StartContainer) > 0
-	// So has one that startContainer hooks and exec have to be able to join, before they are there: they can look into it.
+	// So has one that startContainer hooks and exec have to be able to join, before they are there:
+	// they can look into it.
 	joined := (c.opts.Result || startHooks) && c.closedToItsUser()
 	if joined {
 		c.at("process")
@@ -308,7 +317,8 @@ func (c *container) awaitStart() {
 	}
 }
 
-// waitForever ends the plan of a container that has no program: it says that it is ready and waits for what never comes.
+// waitForever ends the plan of a container that has no program: it says that it is ready and waits
+// for what never comes.
 func (c *container) waitForever() {
 	if c.opts.Result {
 		c.report(SyncReady)

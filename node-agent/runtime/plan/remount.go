@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// remount changes a mount that is there: with "bind" its own flags alone, else the options of its filesystem as well (mount(8), remount).
-// Only what is named changes. "ro" is the mount's: the filesystem may be the host's, which has it mounted elsewhere too.
+// remount changes a mount that is there: with "bind" its own flags alone, else the options of its
+// filesystem as well (mount(8), remount). Only what is named changes. "ro" is the mount's: the
+// filesystem may be the host's, which has it mounted elsewhere too.
 func (c *container) remount(m specs.Mount, o mountOptions) {
 	at := c.inRoot(c.rootFD, m.Destination, 0).out()
 	if sb := slices.Concat(o.sb, o.sbClear); !o.bind && len(o.data)+len(sb) > 0 {
@@ -40,7 +41,8 @@ func (c *container) remount(m specs.Mount, o mountOptions) {
 	c.close(at)
 }
 
-// propagateMount changes the propagation of a mount that is there (mount(8), Shared subtree operations), and its flags.
+// propagateMount changes the propagation of a mount that is there (mount(8), Shared subtree
+// operations), and its flags.
 func (c *container) propagateMount(m specs.Mount, o mountOptions) {
 	o.bind = true // the filesystem stays as it is
 	c.remount(m, o)
@@ -55,17 +57,19 @@ func (c *container) mountData(m specs.Mount, o mountOptions) string {
 	return strings.Join(data, ",")
 }
 
-// fitsMountData reports whether mount(2) reads the options of a mount as the document means them. The kernel copies one page,
-// the last byte of which is a NUL, and drops the rest without an error (copy_mount_options in fs/namespace.c); and a comma ends
-// an option, unless it is quoted or escaped.
+// fitsMountData reports whether mount(2) reads the options of a mount as the document means them.
+// The kernel copies one page, the last byte of which is a NUL, and drops the rest without an error
+// (copy_mount_options in fs/namespace.c); and a comma ends an option, unless it is quoted or
+// escaped.
 func (c *container) fitsMountData(m specs.Mount, o mountOptions) bool {
 	return len(c.mountData(m, o)) < os.Getpagesize() && !slices.ContainsFunc(o.data, func(option string) bool {
 		return !strings.Contains(option, `"`) && strings.Contains(strings.ReplaceAll(option, `\,`, ""), ",")
 	})
 }
 
-// mountByData mounts a filesystem by mount(2), whose options are one string, as long as a page: a value that fsconfig(2) takes is at
-// most 255 bytes long, which many layers of an overlay exceed. The place is the working directory, so that no path is walked.
+// mountByData mounts a filesystem by mount(2), whose options are one string, as long as a page: a
+// value that fsconfig(2) takes is at most 255 bytes long, which many layers of an overlay exceed.
+// The place is the working directory, so that no path is walked.
 func (c *container) mountByData(m specs.Mount, o mountOptions) {
 	at := c.reg()
 	if kernelFilesystem(m.Type) {
@@ -104,7 +108,8 @@ func superblockFlag(option string) uintptr {
 	return 0
 }
 
-// overlayData makes the directories of an overlay absolute: those of the document are relative to the bundle, as all sources are.
+// overlayData makes the directories of an overlay absolute: those of the document are relative to
+// the bundle, as all sources are.
 func (c *container) overlayData(data []string) []string {
 	out := make([]string, 0, len(data))
 	for _, option := range data {
@@ -121,8 +126,9 @@ func (c *container) overlayData(data []string) []string {
 	return out
 }
 
-// overlayLayers makes the directories of lowerdir absolute. A colon stands between two of them, unless a
-// backslash precedes it (the kernel's filesystems/overlayfs); two precede a layer that has only data.
+// overlayLayers makes the directories of lowerdir absolute. A colon stands between two of them,
+// unless a backslash precedes it (the kernel's filesystems/overlayfs); two precede a layer that has
+// only data.
 func (c *container) overlayLayers(value string) string {
 	var b strings.Builder
 	for layer := ""; ; {
@@ -148,9 +154,10 @@ func (c *container) overlayLayers(value string) string {
 	}
 }
 
-// shortOptions returns the options of a mount in a form that fsconfig(2) takes, or an error for those that neither it nor mount(2)
-// does. Only an overlay has such a form: one option lowerdir+ or datadir+ for each layer, since Linux 6.7. A single directory may
-// be too long: fsconfigOptions then names it by the working directory.
+// shortOptions returns the options of a mount in a form that fsconfig(2) takes, or an error for
+// those that neither it nor mount(2) does. Only an overlay has such a form: one option lowerdir+ or
+// datadir+ for each layer, since Linux 6.7. A single directory may be too long: fsconfigOptions
+// then names it by the working directory.
 func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error) {
 	field := func(name string) string { return fmt.Sprintf("mounts[%d].%s", c.field.Index, name) }
 	limit := fmt.Sprintf("allowed are %d bytes, or %d for all options together", maxValue, os.Getpagesize()-1)
@@ -180,8 +187,9 @@ func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error)
 	return out, nil
 }
 
-// splitLayers returns an option for each layer of an overlay's lowerdir. The kernel reads a directory of these as it is, without
-// backslashes (filesystems/overlayfs of the kernel's documentation, Multiple lower layers and Data-only lower layers).
+// splitLayers returns an option for each layer of an overlay's lowerdir. The kernel reads a
+// directory of these as it is, without backslashes (filesystems/overlayfs of the kernel's
+// documentation, Multiple lower layers and Data-only lower layers).
 func splitLayers(lowerdir string) (options []string, err error) {
 	key, layer := "lowerdir+", []byte(nil)
 	for i := 0; i <= len(lowerdir); i++ {
@@ -208,7 +216,8 @@ func splitLayers(lowerdir string) (options []string, err error) {
 	return options, nil
 }
 
-// unescape returns a directory of an overlay's options without the backslashes that escape colons and commas.
+// unescape returns a directory of an overlay's options without the backslashes that escape colons
+// and commas.
 func unescape(dir string) string {
 	var out []byte
 	for i := 0; i < len(dir); i++ {
@@ -220,8 +229,9 @@ func unescape(dir string) string {
 	return string(out)
 }
 
-// symlinkOfSource makes, where the source of a bind mount is a symbolic link, the same link at the destination and goes on at done (crun's
-// copy-symlink). It takes the place of another link, but of nothing else.
+// symlinkOfSource makes, where the source of a bind mount is a symbolic link, the same link at the
+// destination and goes on at done (crun's copy-symlink). It takes the place of another link, but of
+// nothing else.
 func (c *container) symlinkOfSource(m specs.Mount, done Label) {
 	target := make([]byte, unix.PathMax+1) // readlinkat(2) writes no NUL
 	no, made := c.label(), c.label()

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// root makes the root filesystem a mount of the container's own mount namespace and keeps a descriptor of it, which
-// every later path of the container is resolved below.
+// root makes the root filesystem a mount of the container's own mount namespace and keeps a
+// descriptor of it, which every later path of the container is resolved below.
 func (c *container) root() error {
 	c.at("linux.rootfsPropagation")
 	if p := c.spec.Linux.RootfsPropagation; p != "" {
@@ -19,16 +19,18 @@ func (c *container) root() error {
 		}
 	}
 	if !c.hasNamespace(specs.MountNamespace) {
-		// The parent has mounted the root filesystem on itself, since it has to be found again when the container is deleted. What
-		// the host mounts, and how mounts travel there, is not ours to change.
+		// The parent has mounted the root filesystem on itself, since it has to be found again when
+		// the container is deleted. What the host mounts, and how mounts travel there, is not ours
+		// to change.
 		if c.rootFD = c.rootAt; c.rootFD == 0 {
 			c.at("root.path")
 			c.rootFD = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).out()
 		}
 		return nil
 	}
-	// Nothing that is mounted in here may travel to the host, whatever the container's root becomes later: not even the
-	// unmounting of the old root would stay here. Slave still lets the host's later mounts arrive where a mount asks for them.
+	// Nothing that is mounted in here may travel to the host, whatever the container's root becomes
+	// later: not even the unmounting of the old root would stay here. Slave still lets the host's
+	// later mounts arrive where a mount asks for them.
 	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
 	c.at("root.path")
 	if c.rootAt != 0 {
@@ -59,8 +61,8 @@ func (c *container) pivot() error {
 		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
 	default:
-		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds it. The old root is a slave of
-		// the host's, so that its unmounting stays here.
+		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds
+		// it. The old root is a slave of the host's, so that its unmounting stays here.
 		c.call(unix.SYS_PIVOT_ROOT, text("."), text("."))
 		c.call(unix.SYS_UMOUNT2, text("."), flags(uint(unix.MNT_DETACH), umountNames))
 	}
@@ -87,10 +89,11 @@ func (c *container) pivot() error {
 	return nil
 }
 
-// hideKernelMounts takes every whole procfs and sysfs of the host out of the mount namespace that the container is about to share with
-// them: with one there, though out of its reach, the kernel lets a process that makes a user namespace mount another, without what
-// linux.maskedPaths and linux.readonlyPaths cover in the container's (mount_too_revealing in fs/namespace.c). What cannot be unmounted, since
-// the runtime is in a user namespace, is covered.
+// hideKernelMounts takes every whole procfs and sysfs of the host out of the mount namespace that
+// the container is about to share with them: with one there, though out of its reach, the kernel
+// lets a process that makes a user namespace mount another, without what linux.maskedPaths and
+// linux.readonlyPaths cover in the container's (mount_too_revealing in fs/namespace.c). What cannot
+// be unmounted, since the runtime is in a user namespace, is covered.
 func (c *container) hideKernelMounts() {
 	if !c.ownMounts() {
 		return

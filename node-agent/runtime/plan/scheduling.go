@@ -53,8 +53,9 @@ func schedulerFlag(f specs.LinuxSchedulerFlag) (uint64, bool) {
 	return 0, false
 }
 
-// scheduling says when the process gets a CPU and a disk. It comes after the limits, since RLIMIT_RTPRIO and RLIMIT_NICE may be
-// what allows it (sched(7)), and while there still is CAP_SYS_NICE.
+// scheduling says when the process gets a CPU and a disk. It comes after the limits, since
+// RLIMIT_RTPRIO and RLIMIT_NICE may be what allows it (sched(7)), and while there still is
+// CAP_SYS_NICE.
 func (c *container) scheduling() error {
 	if s := c.spec.Process.Scheduler; s != nil {
 		attr, err := c.schedulerAttr(s)
@@ -86,7 +87,8 @@ func (c *container) scheduling() error {
 	return nil
 }
 
-// ioprioWhoPgrp is IOPRIO_WHO_PGRP: the priority is that of the process group, whose only member the child is as yet.
+// ioprioWhoPgrp is IOPRIO_WHO_PGRP: the priority is that of the process group, whose only member
+// the child is as yet.
 const ioprioWhoPgrp = 2
 
 func (c *container) schedulerAttr(s *specs.Scheduler) (*unix.SchedAttr, error) {
@@ -126,7 +128,8 @@ func printScheduler(s *specs.Scheduler) string {
 	return b.String() + "}"
 }
 
-// MemoryPolicyModes returns the modes of linux.memoryPolicy that are honoured, by their numbers (linux/mempolicy.h).
+// MemoryPolicyModes returns the modes of linux.memoryPolicy that are honoured, by their numbers
+// (linux/mempolicy.h).
 func MemoryPolicyModes() []string {
 	return []string{
 		string(specs.MpolDefault), string(specs.MpolPreferred), string(specs.MpolBind), string(specs.MpolInterleave),
@@ -160,7 +163,8 @@ func CountNodes(list string) (n int) {
 	return n
 }
 
-// memoryPolicy says which nodes the process's memory comes from (set_mempolicy(2)). execve keeps the policy.
+// memoryPolicy says which nodes the process's memory comes from (set_mempolicy(2)). execve keeps
+// the policy.
 func (c *container) memoryPolicy() error {
 	p := c.spec.Linux.MemoryPolicy
 	if p == nil {

@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newTimeNamespace makes a time namespace, sets its clocks and enters it. Unlike others it cannot come from clone3: its offsets
-// can be written only while no process is in it (time_namespaces(7)), and clone3 puts the child into it at once. unshare(2) makes
-// it for children alone, and setns(2) then takes this process there.
+// newTimeNamespace makes a time namespace, sets its clocks and enters it. Unlike others it cannot
+// come from clone3: its offsets can be written only while no process is in it (time_namespaces(7)),
+// and clone3 puts the child into it at once. unshare(2) makes it for children alone, and setns(2)
+// then takes this process there.
 //
-// In a new user namespace it comes before the mapping: the files of /proc/self belong to the host's root, whom the child still is
-// until it takes on the mapped ids.
+// In a new user namespace it comes before the mapping: the files of /proc/self belong to the host's
+// root, whom the child still is until it takes on the mapped ids.
 func (c *container) newTimeNamespace(i int) error {
 	c.atIndex("linux.namespaces", i, string(specs.TimeNamespace))
 	c.call(unix.SYS_UNSHARE, flags(uint64(unix.CLONE_NEWTIME), cloneNames))
@@ -37,7 +38,8 @@ func (c *container) newTimeNamespace(i int) error {
 			fmt.Fprintf(&lines, "%s %d %d\n", clock, offsets[clock].Secs, offsets[clock].Nanosecs)
 		}
 		c.at("linux.timeOffsets")
-		// In a user namespace that a plain user joins, the files of a process that is not dumpable are nobody's.
+		// In a user namespace that a plain user joins, the files of a process that is not dumpable
+		// are nobody's.
 		opened := c.host.PlainUser && !c.mapped
 		if opened {
 			c.prctl(unix.PR_SET_DUMPABLE, num(1))

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysfsMount mounts a sysfs or, where the network namespace is none of the user namespace's and the kernel refuses, shows the
-// host's with all that is mounted in it.
+// sysfsMount mounts a sysfs or, where the network namespace is none of the user namespace's and the
+// kernel refuses, shows the host's with all that is mounted in it.
 func (c *container) sysfsMount(m specs.Mount, o mountOptions) {
 	fs, mount := c.reg(), c.reg()
 	refused, bind, done := c.label(), c.label(), c.label()
@@ -41,8 +41,9 @@ func (c *container) sysfsMount(m specs.Mount, o mountOptions) {
 	c.mark(done)
 }
 
-// wholeSys makes a read-only bind mount of the host's /sys read-only as a whole: a plain user's container may own cgroups of the
-// host in /sys/fs/cgroup, a mount of its own that "ro" leaves writable (CVE-2023-25809).
+// wholeSys makes a read-only bind mount of the host's /sys read-only as a whole: a plain user's
+// container may own cgroups of the host in /sys/fs/cgroup, a mount of its own that "ro" leaves
+// writable (CVE-2023-25809).
 func (c *container) wholeSys(m specs.Mount, o mountOptions) mountOptions {
 	if c.inUserNamespace() && o.recursive && path.Clean(m.Source) == "/sys" && o.attr.set&unix.MOUNT_ATTR_RDONLY != 0 {
 		o.rattr.merge(unix.MOUNT_ATTR_RDONLY, 0)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package resctrl puts containers into groups of the kernel's resctrl filesystem (Documentation/filesystems/resctrl.rst), which
-// share out caches and memory bandwidth and count their use: linux.intelRdt of the runtime-spec.
+// Package resctrl puts containers into groups of the kernel's resctrl filesystem
+// (Documentation/filesystems/resctrl.rst), which share out caches and memory bandwidth and count
+// their use: linux.intelRdt of the runtime-spec.
 //
 //	fs, err := resctrl.Find()
 //	group := fs.Group(spec.Linux.IntelRdt, id) // to be recorded: Remove works on it from any process
@@ -59,8 +60,9 @@ func mountPoint(lines *bufio.Scanner) (string, error) {
 		"which takes a processor with Intel RDT or AMD QoS and CONFIG_X86_CPU_RESCTRL")
 }
 
-// Fake returns a directory that stands for resctrl in tests, on machines whose processors have none. Files of a group come into being as they
-// are written, and a group is removed with what lies in it.
+// Fake returns a directory that stands for resctrl in tests, on machines whose processors have
+// none. Files of a group come into being as they are written, and a group is removed with what lies
+// in it.
 func Fake(root string) *FS { return &FS{root: root, fake: true} }
 
 // Group is where a container's processes are counted and limited.
@@ -69,11 +71,13 @@ type Group struct {
 	Dir string `json:"dir"`
 	// Own is whether the group is the container's own, made for it and to be removed with it.
 	Own bool `json:"own,omitempty"`
-	// Monitor is the directory of the container's monitoring group; empty without one. It is the container's own.
+	// Monitor is the directory of the container's monitoring group; empty without one. It is the
+	// container's own.
 	Monitor string `json:"monitor,omitempty"`
 }
 
-// Group says which groups a container gets; nothing is made yet. An existing directory of the container's name is taken, not owned.
+// Group says which groups a container gets; nothing is made yet. An existing directory of the
+// container's name is taken, not owned.
 func (f *FS) Group(rdt *specs.LinuxIntelRdt, id string) *Group {
 	g := &Group{Dir: filepath.Join(f.root, id)}
 	if rdt.ClosID != "" {
@@ -87,8 +91,9 @@ func (f *FS) Group(rdt *specs.LinuxIntelRdt, id string) *Group {
 	return g
 }
 
-// Create makes the groups and writes the schemata, by the rules of config-linux.md, IntelRdt. After an error Remove undoes what it
-// has made, but for a group that a closID names: that is never removed.
+// Create makes the groups and writes the schemata, by the rules of config-linux.md, IntelRdt. After
+// an error Remove undoes what it has made, but for a group that a closID names: that is never
+// removed.
 func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	limits := rdt.L3CacheSchema != "" || rdt.MemBwSchema != "" || len(rdt.Schemata) > 0
 	_, err := os.Lstat(g.Dir)
@@ -130,7 +135,8 @@ func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	return nil
 }
 
-// Update writes schemas of the group: what is empty stays as it is. undo writes back what they were; on an error that is done already.
+// Update writes schemas of the group: what is empty stays as it is. undo writes back what they
+// were; on an error that is done already.
 func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
 	data, err := os.ReadFile(filepath.Join(g.Dir, "schemata"))
 	if err != nil && (!f.fake || !errors.Is(err, fs.ErrNotExist)) {
@@ -167,8 +173,8 @@ func (f *FS) setBack(g *Group, former, changed string) (all error) {
 	return all
 }
 
-// Join moves a task, and so what it will fork, into the groups: first the one that limits, since a monitoring group takes only
-// tasks of the group that it lies in.
+// Join moves a task, and so what it will fork, into the groups: first the one that limits, since a
+// monitoring group takes only tasks of the group that it lies in.
 func (f *FS) Join(g *Group, tid int) error {
 	for _, dir := range []string{g.Dir, g.Monitor} {
 		if dir == "" {
@@ -207,8 +213,9 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// compare holds the schemas asked for against those of a group that is there already: config-linux.md wants an error where they
-// differ. What the document does not name of a group is not compared.
+// compare holds the schemas asked for against those of a group that is there already:
+// config-linux.md wants an error where they differ. What the document does not name of a group is
+// not compared.
 func (f *FS) compare(g *Group, rdt *specs.LinuxIntelRdt) error {
 	for _, s := range []struct{ field, line string }{{"l3CacheSchema", rdt.L3CacheSchema}, {"memBwSchema", rdt.MemBwSchema}} {
 		if s.line == "" {
@@ -238,7 +245,8 @@ func (f *FS) compare(g *Group, rdt *specs.LinuxIntelRdt) error {
 	return nil
 }
 
-// parseSchema reads a line such as "L3:0=00ff;1=f". Masks are hexadecimal and bandwidths decimal; leading zeros mean nothing in either.
+// parseSchema reads a line such as "L3:0=00ff;1=f". Masks are hexadecimal and bandwidths decimal;
+// leading zeros mean nothing in either.
 func parseSchema(line string) (kind string, domains map[string]string) {
 	kind, list, _ := strings.Cut(strings.TrimSpace(line), ":")
 	domains = map[string]string{}

@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// Stats are what `runc events` prints as intel_rdt, by its names: what the processor can do, what the group may use, and what its
-// processes have used. What the processor does not have is left out.
+// Stats are what `runc events` prints as intel_rdt, by its names: what the processor can do, what
+// the group may use, and what its processes have used. What the processor does not have is left
+// out.
 type Stats struct {
 	L3CacheInfo *L3CacheInfo `json:"l3_cache_info,omitempty"`
 	// L3CacheSchemaRoot and MemBwSchemaRoot are the schemas of the default group.
@@ -50,7 +51,8 @@ type CMTStats struct {
 	LLCOccupancy uint64 `json:"llc_occupancy"`
 }
 
-// Stats reads the figures of a group. Use is that of the monitoring group, if the container has one.
+// Stats reads the figures of a group. Use is that of the monitoring group, if the container has
+// one.
 func (f *FS) Stats(g *Group) (*Stats, error) {
 	own, err := os.ReadFile(filepath.Join(g.Dir, "schemata"))
 	if err != nil {

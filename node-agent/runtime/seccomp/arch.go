@@ -246,8 +246,8 @@ func SupportedOperators() []specs.LinuxSeccompOperator {
 // flagTsync is not a constant of specs-go, though config-linux.md lists it.
 const flagTsync specs.LinuxSeccompFlag = "SECCOMP_FILTER_FLAG_TSYNC"
 
-// SupportedFlags returns the flags that Compile knows, sorted (linux.seccomp.knownFlags). The kernel
-// may be older than a flag.
+// SupportedFlags returns the flags that Compile knows, sorted (linux.seccomp.knownFlags). The
+// kernel may be older than a flag.
 func SupportedFlags() []specs.LinuxSeccompFlag {
 	return []specs.LinuxSeccompFlag{
 		specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, flagTsync,

@@ -21,17 +21,17 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// formatVersion is part of every key and file: it has to change with what Compile makes of a profile (tables
-// included), and with the form of a file.
+// formatVersion is part of every key and file: it has to change with what Compile makes of a
+// profile (tables included), and with the form of a file.
 const formatVersion = 2
 
-// Key returns a name for what Compile makes of a profile: the SHA-256, in hex, of the
-// profile in a canonical form, the architecture and a format version. Profiles with equal keys
-// have equal filters. Where notifications go (listenerPath, listenerMetadata) does not matter to it.
+// Key returns a name for what Compile makes of a profile: the SHA-256, in hex, of the profile in a
+// canonical form, the architecture and a format version. Profiles with equal keys have equal
+// filters. Where notifications go (listenerPath, listenerMetadata) does not matter to it.
 func Key(profile *specs.LinuxSeccomp) string {
-	// Each string has its length before it and each list its count, so that no two profiles
-	// are written alike. (Their JSON would not do: it has no difference between no list of flags and an empty
-	// one, which mean different things. It is also several times slower.)
+	// Each string has its length before it and each list its count, so that no two profiles are
+	// written alike. (Their JSON would not do: it has no difference between no list of flags and an
+	// empty one, which mean different things. It is also several times slower.)
 	b := make([]byte, 0, 16<<10)
 	text := func(s string) {
 		b = binary.AppendUvarint(b, uint64(len(s)))
@@ -89,8 +89,8 @@ func Key(profile *specs.LinuxSeccomp) string {
 // magic starts the binary form of a filter.
 const magic = "berth-bpf"
 
-// MarshalBinary returns the filter in a form that UnmarshalBinary of the same format version takes, on
-// a machine of the same byte order.
+// MarshalBinary returns the filter in a form that UnmarshalBinary of the same format version takes,
+// on a machine of the same byte order.
 func (f Filter) MarshalBinary() ([]byte, error) {
 	if len(f.Program) == 0 || len(f.Program) > maxInstructions {
 		return nil, fmt.Errorf("seccomp: a filter of %d instructions", len(f.Program))

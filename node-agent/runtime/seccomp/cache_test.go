@@ -54,8 +54,8 @@ func TestCacheStoresAndFinds(t *testing.T) {
 	}
 }
 
-// TestFormatVersion: a filter that an older version has stored is not taken for what this one compiles. Where this fails, raise
-// formatVersion and write the new sum down.
+// TestFormatVersion: a filter that an older version has stored is not taken for what this one
+// compiles. Where this fails, raise formatVersion and write the new sum down.
 func TestFormatVersion(t *testing.T) {
 	var all [2][]string // every other name, so that the numbers of all count
 	for i := range syscallTable {

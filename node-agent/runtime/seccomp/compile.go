@@ -21,8 +21,8 @@ type Filter struct {
 	Program []unix.SockFilter
 	// Flags are the SECCOMP_FILTER_FLAG_* bits to pass to seccomp(2).
 	Flags uint
-	// Notify says that some rule answers SCMP_ACT_NOTIFY. SECCOMP_FILTER_FLAG_NEW_LISTENER is set in
-	// Flags then, and seccomp(2) returns the descriptor that has to go to listenerPath.
+	// Notify says that some rule answers SCMP_ACT_NOTIFY. SECCOMP_FILTER_FLAG_NEW_LISTENER is set
+	// in Flags then, and seccomp(2) returns the descriptor that has to go to listenerPath.
 	Notify bool
 }
 
@@ -80,7 +80,8 @@ const (
 	opGT
 )
 
-// rule is one line of a profile for one system call, conditions in the order of arguments; all have to hold.
+// rule is one line of a profile for one system call, conditions in the order of arguments; all have
+// to hold.
 type rule struct {
 	line       int // index in syscalls
 	action     action
@@ -128,7 +129,8 @@ type compiler struct {
 	native   *architecture
 	archs    []*architecture
 	fallback action
-	// named has the entries of all system calls that the profile names, those of rules without effect included.
+	// named has the entries of all system calls that the profile names, those of rules without
+	// effect included.
 	named    []*syscallEntry
 	warnings []Warning
 	faults   []error
@@ -522,8 +524,8 @@ func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule
 	return ranges
 }
 
-// numberedRules appends the rules for each number of an ABI to all, and its number and index in all to
-// keys, which it sorts.
+// numberedRules appends the rules for each number of an ABI to all, and its number and index in all
+// to keys, which it sorts.
 func numberedRules(a *architecture, rules []namedRule, all []numbered, keys []uint64) ([]numbered, []uint64) {
 	add := func(number uint32, n numbered) {
 		keys = append(keys, uint64(number)<<32|uint64(len(all)))

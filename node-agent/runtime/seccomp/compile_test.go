@@ -382,8 +382,8 @@ func TestTableIsSorted(t *testing.T) {
 	}
 }
 
-// FuzzCompile holds that no profile makes Compile panic, and that what it makes is a program that the
-// kernel takes and that returns.
+// FuzzCompile holds that no profile makes Compile panic, and that what it makes is a program that
+// the kernel takes and that returns.
 func FuzzCompile(f *testing.F) {
 	text, err := json.Marshal(defaultProfile(f))
 	if err != nil {

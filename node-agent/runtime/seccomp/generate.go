@@ -18,13 +18,14 @@ const (
 // label names an instruction by its distance from the end of the program: 1 is the last one.
 type label int
 
-// generator writes a program from its end to its start, so that the target of every jump is
-// known, and its distance final, when the jump is written. A conditional jump reaches 255
-// instructions ahead (struct sock_filter has 8 bits for it): a target further away is reached through a return or an
-// unconditional jump, which has 32 bits, put right behind the conditional one.
+// generator writes a program from its end to its start, so that the target of every jump is known,
+// and its distance final, when the jump is written. A conditional jump reaches 255 instructions
+// ahead (struct sock_filter has 8 bits for it): a target further away is reached through a return
+// or an unconditional jump, which has 32 bits, put right behind the conditional one.
 type generator struct {
 	reversed []unix.SockFilter
-	// returns are the actions returned so far, each with the return instruction nearest to the start.
+	// returns are the actions returned so far, each with the return instruction nearest to the
+	// start.
 	returns []returnAt
 	// shared finds code for a set of conditions that was written before.
 	shared  map[string]label
@@ -38,7 +39,8 @@ type returnAt struct {
 	near   label // where it was written last
 }
 
-// farthest is how far a conditional jump may reach, less room for the two jumps that may be put between.
+// farthest is how far a conditional jump may reach, less room for the two jumps that may be put
+// between.
 const farthest = 255 - 2
 
 func (g *generator) init(big bool) {

@@ -70,7 +70,8 @@ func token(a *architecture) uint32 {
 	return a.audit
 }
 
-// unknownToLibseccomp returns the names of the table that the installed libseccomp, being older, does not know.
+// unknownToLibseccomp returns the names of the table that the installed libseccomp, being older,
+// does not know.
 func (l libseccomp) unknown(t *testing.T) map[string]bool {
 	t.Helper()
 	var lines strings.Builder
@@ -86,8 +87,9 @@ func (l libseccomp) unknown(t *testing.T) map[string]bool {
 	return unknown
 }
 
-// script writes a profile for the helper as runc's libcontainer/seccomp hands it to libseccomp: names
-// unknown and rules with the default action are left out, conditions on one argument are split.
+// script writes a profile for the helper as runc's libcontainer/seccomp hands it to libseccomp:
+// names unknown and rules with the default action are left out, conditions on one argument are
+// split.
 func script(t *testing.T, p *specs.LinuxSeccomp, unknown map[string]bool) string {
 	t.Helper()
 	var b strings.Builder
@@ -150,7 +152,8 @@ func parseProgram(t *testing.T, text string) []unix.SockFilter {
 	return program
 }
 
-// patched runs a filter of libseccomp behind runc's stub for system calls that are newer than the profile.
+// patched runs a filter of libseccomp behind runc's stub for system calls that are newer than the
+// profile.
 func patched(p *specs.LinuxSeccomp, program []unix.SockFilter) func(data) (uint32, error) {
 	newer := findNewerCalls(p)
 	return func(d data) (uint32, error) {
@@ -271,10 +274,11 @@ func rulesFor(p *specs.LinuxSeccomp, d data) string {
 	return text
 }
 
-// TestRandomProfilesEqualLibseccomp compares profiles of many rules. libseccomp 2.5 errs in some: two ranges of one 64-bit
-// argument, or inequalities among several conditions, hide each other, and code shared by several
-// architectures or system calls may be entered with the wrong word loaded. Where the two differ
-// the naive evaluator has to be on our side, and with equality and masks alone that has to be rare.
+// TestRandomProfilesEqualLibseccomp compares profiles of many rules. libseccomp 2.5 errs in some:
+// two ranges of one 64-bit argument, or inequalities among several conditions, hide each other, and
+// code shared by several architectures or system calls may be entered with the wrong word loaded.
+// Where the two differ the naive evaluator has to be on our side, and with equality and masks alone
+// that has to be rare.
 func TestRandomProfilesEqualLibseccomp(t *testing.T) {
 	l := buildLibseccomp(t)
 	unknown := l.unknown(t)

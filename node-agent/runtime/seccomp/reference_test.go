@@ -20,8 +20,8 @@ type reference struct {
 	newer    newerCalls
 }
 
-// newerCalls are the system calls that are newer than a profile: runc's libcontainer/seccomp/patchbpf
-// answers them with ENOSYS before libseccomp's filter is asked.
+// newerCalls are the system calls that are newer than a profile: runc's
+// libcontainer/seccomp/patchbpf answers them with ENOSYS before libseccomp's filter is asked.
 type newerCalls struct {
 	listed []specs.Arch
 	// highest is the highest number that the profile names, for each architecture of its filter.
@@ -48,7 +48,8 @@ func findNewerCalls(p *specs.LinuxSeccomp) newerCalls {
 				if nr := entry.numbers[a.column]; nr > 0 {
 					n.highest[name] = max(n.highest[name], uint32(nr))
 				}
-				// Unlike runc's, a rule for a multiplexed call counts by the multiplexer's number, too.
+				// Unlike runc's, a rule for a multiplexed call counts by the multiplexer's number,
+				// too.
 				if mux, _, ok := multiplexed(call); ok && a.muxBase >= 0 && returns(s.Action, s.ErrnoRet) != returns(p.DefaultAction, p.DefaultErrnoRet) {
 					n.highest[name] = max(n.highest[name], uint32(a.muxBase)+mux)
 				}
@@ -60,7 +61,8 @@ func findNewerCalls(p *specs.LinuxSeccomp) newerCalls {
 
 // has reports whether a call is newer than the profile.
 func (n newerCalls) has(d data) bool {
-	// runc recognises x32 by its bit alone, and so answers ENOSYS for numbers from 1<<31 on, which no ABI has.
+	// runc recognises x32 by its bit alone, and so answers ENOSYS for numbers from 1<<31 on, which
+	// no ABI has.
 	x32 := d.arch == unix.AUDIT_ARCH_X86_64 && d.number >= x32Bit
 	for _, name := range n.listed {
 		highest, some := n.highest[name]
@@ -206,8 +208,8 @@ func holds(c specs.LinuxSeccompArg, v uint64, wide bool) bool {
 	return v&a == b&a
 }
 
-// calls yields system calls that could show a difference between two filters for p: all numbers of the architectures,
-// and values next to those that the profile compares with.
+// calls yields system calls that could show a difference between two filters for p: all numbers of
+// the architectures, and values next to those that the profile compares with.
 func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 	interesting := map[string][6][]uint64{}
 	for _, s := range p.Syscalls {

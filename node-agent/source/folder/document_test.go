@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestGetReturnsTheWholeConfig: with a seccomp profile and without, byte for byte, before and after a restart.
+// TestGetReturnsTheWholeConfig: with a seccomp profile and without, byte for byte, before and after
+// a restart.
 func TestGetReturnsTheWholeConfig(t *testing.T) {
 	for name, spec := range map[string]string{
 		"default profile": "",
@@ -45,8 +46,8 @@ func TestGetReturnsTheWholeConfig(t *testing.T) {
 	}
 }
 
-// TestMemoryOfAContainer: what is held of a container is a fraction of its config, nearly all of which
-// others have, too; after a restart as before (docs/benchmarks.md).
+// TestMemoryOfAContainer: what is held of a container is a fraction of its config, nearly all of
+// which others have, too; after a restart as before (docs/benchmarks.md).
 func TestMemoryOfAContainer(t *testing.T) {
 	const count, limit = 500, 7 << 10
 	dir, state := t.TempDir(), t.TempDir()

@@ -35,12 +35,13 @@ import (
 
 // Options of a Folder.
 type Options struct {
-	// Dir holds the manifests: files that end in .yaml, .yml or .json. Folders in it and files that begin with a dot are
-	// passed over.
+	// Dir holds the manifests: files that end in .yaml, .yml or .json. Folders in it and files that
+	// begin with a dot are passed over.
 	Dir string
 	// StateDir is the agent's, where the status is written.
 	StateDir string
-	// Journal has the status survive a loss of power; nil promises nothing then. It is that of StateDir, or of a folder above it.
+	// Journal has the status survive a loss of power; nil promises nothing then. It is that of
+	// StateDir, or of a folder above it.
 	Journal *durable.Journal
 	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
 	NodeName   string
@@ -51,9 +52,11 @@ type Options struct {
 	Debounce time.Duration
 	// Resync is how often to look without an event; 0 is 30 s.
 	Resync time.Duration
-	// Rewrite is how long a file must stay as it is until a document that is gone from it counts as removed; 0 is 5 s.
+	// Rewrite is how long a file must stay as it is until a document that is gone from it counts as
+	// removed; 0 is 5 s.
 	Rewrite time.Duration
-	// Compile turns Containers into bundles; nil is compile.Bundle. Tests stand in for another version of Berth by it.
+	// Compile turns Containers into bundles; nil is compile.Bundle. Tests stand in for another
+	// version of Berth by it.
 	Compile Compile
 	// Log is optional.
 	Log *slog.Logger
@@ -75,28 +78,33 @@ type Folder struct {
 	watchErr error
 	written  string           // what manifests.json holds
 	reserve  *durable.Reserve // for the files of status
-	// unwritten are Containers whose last status could not be written; true if that was a report of the agent.
+	// unwritten are Containers whose last status could not be written; true if that was a report of
+	// the agent.
 	unwritten map[source.Key]bool
-	// unsure are Containers, with their files, that were accepted by another version of the agent and are refused by this one. As long as their
-	// files are what they were, nobody may take them for unwanted.
+	// unsure are Containers, with their files, that were accepted by another version of the agent
+	// and are refused by this one. As long as their files are what they were, nobody may take them
+	// for unwanted.
 	unsure map[source.Key]string
-	// unreadable are files of status that cannot be read. The UIDs in them are not known, so their containers are left alone until the files
-	// are gone.
+	// unreadable are files of status that cannot be read. The UIDs in them are not known, so their
+	// containers are left alone until the files are gone.
 	unreadable map[string]error
 	// dir is the directory of manifests as an earlier look found it.
 	dir directory
 	// unfinished are manifests that have changed and were being written at the last look.
 	unfinished map[string]unfinished
-	// gone are the manifests that are not there, each with whether it has been so for the debounce time; nil counts all as such.
+	// gone are the manifests that are not there, each with whether it has been so for the debounce
+	// time; nil counts all as such.
 	gone map[string]bool
-	// pending is whether the last look left something to be decided by the next one, which is to come soon.
+	// pending is whether the last look left something to be decided by the next one, which is to
+	// come soon.
 	pending bool
-	// removed are the names of files that were removed since the last look, also if there is one of the name again.
+	// removed are the names of files that were removed since the last look, also if there is one of
+	// the name again.
 	removed map[string]bool
 }
 
-// entry is a Container that has been accepted, or is named by a file that is wrong. What its pointers point to is never
-// changed, only replaced.
+// entry is a Container that has been accepted, or is named by a file that is wrong. What its
+// pointers point to is never changed, only replaced.
 type entry struct {
 	file      string
 	container *v1alpha1.Container
@@ -225,13 +233,15 @@ func (f *Folder) restore() error {
 		}
 		m, err := parseOne(raw, f.on)
 		if err != nil {
-			// A newer Berth refuses what an older one took. It runs as it is until the manifest is corrected.
+			// A newer Berth refuses what an older one took. It runs as it is until the manifest is
+			// corrected.
 			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container", key.String(), "error", err)
 			f.unsure[key] = c.Annotations[annotationManifest]
 			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: err.Error()}
 			continue
 		}
-		// A field that is newer than this status has its default now, which is no change of the manifest.
+		// A field that is newer than this status has its default now, which is no change of the
+		// manifest.
 		c.Spec = m.container.Spec
 		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec), config: m.config}
 	}
@@ -286,8 +296,8 @@ func (f *Folder) Rescan() {
 
 // Run is part of source.Source.
 func (f *Folder) Run(ctx context.Context, events source.Events) error {
-	// Without a watcher, as where the host is out of inotify instances, the manifests are looked at now and then, and the watcher
-	// is tried again.
+	// Without a watcher, as where the host is out of inotify instances, the manifests are looked at
+	// now and then, and the watcher is tried again.
 	var watcher *fsnotify.Watcher
 	var watched <-chan fsnotify.Event
 	var watchErrors <-chan error
@@ -407,7 +417,8 @@ func (f *Folder) noteWatch(err error) bool {
 	return news
 }
 
-// Watching returns why the manifests cannot be watched, or nil if they are. Without a watch, changes are seen some seconds late.
+// Watching returns why the manifests cannot be watched, or nil if they are. Without a watch,
+// changes are seen some seconds late.
 func (f *Folder) Watching() error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -483,7 +494,8 @@ func (f *Folder) scan() []source.Key {
 			f.accept(keyOf(c.container), name, c, changed)
 		}
 	}
-	// Where a manifest is gone for a moment, others may be about to go: they are removed together, as they may be by mistake.
+	// Where a manifest is gone for a moment, others may be about to go: they are removed together,
+	// as they may be by mistake.
 	absent := false
 	for _, e := range f.entries {
 		absent = absent || e.bundle != nil && !there(e.file) && !f.settled(e.file)
@@ -524,7 +536,8 @@ func (f *Folder) scan() []source.Key {
 	return slices.Collect(maps.Keys(changed))
 }
 
-// readFiles reads what has changed in the folder, and returns the sorted names of the manifests that are there.
+// readFiles reads what has changed in the folder, and returns the sorted names of the manifests
+// that are there.
 func (f *Folder) readFiles() ([]string, error) {
 	entries, err := listed(f.o.Dir)
 	if err != nil {
@@ -583,8 +596,8 @@ func (f *Folder) readFiles() ([]string, error) {
 	return slices.Sorted(maps.Keys(there)), nil
 }
 
-// listed returns the entries of a directory once two listings agree: one that is made during a rename may have both
-// names of the file, or neither.
+// listed returns the entries of a directory once two listings agree: one that is made during a
+// rename may have both names of the file, or neither.
 func listed(dir string) ([]fs.DirEntry, error) {
 	var last []fs.DirEntry
 	for try := 0; ; try++ {
@@ -600,13 +613,13 @@ func listed(dir string) ([]fs.DirEntry, error) {
 	}
 }
 
-// claim returns which file each Container belongs to, and notes conflicts: names that more than one file has. It depends
-// on nothing but what the files hold and what has been accepted, so that it makes no difference in which order files
-// come, go and are renamed.
+// claim returns which file each Container belongs to, and notes conflicts: names that more than one
+// file has. It depends on nothing but what the files hold and what has been accepted, so that it
+// makes no difference in which order files come, go and are renamed.
 //
-// A name that several files have belongs to the file that it was accepted from; if that file does not have it any more,
-// to the only one that says the same, which is that file renamed. Otherwise it belongs to nobody: each of the files is
-// refused, and what runs goes on.
+// A name that several files have belongs to the file that it was accepted from; if that file does
+// not have it any more, to the only one that says the same, which is that file renamed. Otherwise
+// it belongs to nobody: each of the files is refused, and what runs goes on.
 func (f *Folder) claim(names []string) map[source.Key]string {
 	claims := map[source.Key]string{}
 	holders := map[source.Key][]string{}
@@ -872,8 +885,8 @@ func keyOf(c *v1alpha1.Container) source.Key {
 	return source.Key{Namespace: c.Namespace, Name: c.Name}
 }
 
-// edited returns whether a manifest says something else than the Container was accepted from. What another version of Berth
-// makes of the same words, such as another default, is no edit.
+// edited returns whether a manifest says something else than the Container was accepted from. What
+// another version of Berth makes of the same words, such as another default, is no edit.
 func edited(c *v1alpha1.Container, in compiled) bool {
 	if digest, ok := c.Annotations[annotationDigest]; ok {
 		return digest != in.digest

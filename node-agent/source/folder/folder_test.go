@@ -68,7 +68,8 @@ func refused(t *testing.T, f *Folder) string {
 	return strings.Join(out, "\n")
 }
 
-// TestScan tells stories: at each step files are written (or removed, where the content is empty), and what is wanted and refused is looked at.
+// TestScan tells stories: at each step files are written (or removed, where the content is empty),
+// and what is wanted and refused is looked at.
 func TestScan(t *testing.T) {
 	type step struct {
 		files   map[string]string
@@ -360,7 +361,8 @@ func TestLabelsAreSeen(t *testing.T) {
 	}
 }
 
-// TestConflictsDoNotDependOnOrder: the same files at the end give the same, in whichever order they came.
+// TestConflictsDoNotDependOnOrder: the same files at the end give the same, in whichever order they
+// came.
 func TestConflictsDoNotDependOnOrder(t *testing.T) {
 	files := map[string]string{
 		"a.yaml": container("x", ", args: [a]"),
@@ -379,7 +381,8 @@ func TestConflictsDoNotDependOnOrder(t *testing.T) {
 		if got := wanted(f); got != "" {
 			t.Errorf("%v: found %q wanted", order, got)
 		}
-		// Whoever renames the owner's file, before or after the scan of the copy, keeps the container.
+		// Whoever renames the owner's file, before or after the scan of the copy, keeps the
+		// container.
 		for _, name := range []string{"b.yaml", "c.yaml"} {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
@@ -459,7 +462,8 @@ func TestGenerationAndIdentityLast(t *testing.T) {
 	}
 }
 
-// TestRemovalLasts: what is being removed when the agent is killed is not wanted when it begins again.
+// TestRemovalLasts: what is being removed when the agent is killed is not wanted when it begins
+// again.
 func TestRemovalLasts(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "a.yaml")

@@ -84,7 +84,8 @@ type content struct {
 	faults []manifest.Fault
 }
 
-// parse reads all documents of a file. A file is taken whole or not at all, so each fault of each document counts.
+// parse reads all documents of a file. A file is taken whole or not at all, so each fault of each
+// document counts.
 func parse(data []byte, on node) content {
 	var out content
 	first := map[source.Key]int{}

@@ -23,8 +23,9 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// This file decides what a manifest that is gone means. Removing one stops its containers. But manifests are gone as well while their
-// volume is not mounted, or when another branch is checked out, and then nobody has asked for anything to be stopped.
+// This file decides what a manifest that is gone means. Removing one stops its containers. But
+// manifests are gone as well while their volume is not mounted, or when another branch is checked
+// out, and then nobody has asked for anything to be stopped.
 
 // annotationMissing says why a Container whose manifest is gone goes on.
 const annotationMissing = "berth.run/manifest-missing"
@@ -87,8 +88,8 @@ func (f *Folder) noteDirectory(now directory) {
 	f.dir = now
 }
 
-// mistaken returns why the removal of the manifests that these containers came from is more likely a mistake than a wish, or "".
-// left is how many manifests there are.
+// mistaken returns why the removal of the manifests that these containers came from is more likely
+// a mistake than a wish, or "". left is how many manifests there are.
 func (f *Folder) mistaken(gone []source.Key, left int, now directory) string {
 	files := map[string]bool{}
 	for _, key := range gone {
@@ -107,7 +108,8 @@ func (f *Folder) mistaken(gone []source.Key, left int, now directory) string {
 	return ""
 }
 
-// removeGone has the containers removed whose manifests are gone, or keeps them where that is likely a mistake.
+// removeGone has the containers removed whose manifests are gone, or keeps them where that is
+// likely a mistake.
 func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed map[source.Key]bool) {
 	slices.SortFunc(gone, func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) })
 	why := f.mistaken(gone, left, now)
@@ -169,7 +171,8 @@ func (f *Folder) missingFaults() []Fault {
 	return out
 }
 
-// absences are the removals that the watch of the directory has seen since the last look. It belongs to Run's goroutine.
+// absences are the removals that the watch of the directory has seen since the last look. It
+// belongs to Run's goroutine.
 type absences struct {
 	since   map[string]time.Time // when a file was first found gone
 	removed map[string]bool      // files that were removed, also if there is one of the name again
@@ -189,8 +192,9 @@ func (a *absences) note(event fsnotify.Event, now time.Time) {
 	}
 }
 
-// missing returns the manifests that are gone, each with whether it has been so for the debounce time. A tool that updates a file
-// by removing it first (git, tar) is given that time to write it again.
+// missing returns the manifests that are gone, each with whether it has been so for the debounce
+// time. A tool that updates a file by removing it first (git, tar) is given that time to write it
+// again.
 func (f *Folder) missing(a *absences, now time.Time) map[string]bool {
 	known := maps.Collect(maps.All(f.files))
 	for _, e := range f.entries {
@@ -213,7 +217,8 @@ func (f *Folder) missing(a *absences, now time.Time) map[string]bool {
 // settled reports whether a manifest that is not there counts as removed.
 func (f *Folder) settled(name string) bool { return f.gone == nil || f.gone[name] }
 
-// birth identifies a file as long as it is there. An inode's number alone may be that of a file that was removed.
+// birth identifies a file as long as it is there. An inode's number alone may be that of a file
+// that was removed.
 type birth struct {
 	inode uint64
 	at    unix.StatxTimestamp // zero where the filesystem does not know
@@ -237,8 +242,9 @@ func (fl *file) follow(old *file, path string) {
 	}
 }
 
-// renew ends the life of the Containers of a file that was removed and written again as it was: that is how people say that a
-// job is to run again. Where the content differs it is an edit, since git, too, removes a file before it writes another version of it.
+// renew ends the life of the Containers of a file that was removed and written again as it was:
+// that is how people say that a job is to run again. Where the content differs it is an edit, since
+// git, too, removes a file before it writes another version of it.
 func (f *Folder) renew(name string, changed map[source.Key]bool) {
 	fl := f.files[name]
 	if fl == nil || len(fl.refusal()) > 0 || fl.before != fl.sum {

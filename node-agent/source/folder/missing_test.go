@@ -111,8 +111,8 @@ func (w *watched) sh(script string) {
 	}
 }
 
-// TestLives: a manifest that was removed and written again is a new life, with a UID of its own; one that is saved, in whatever way
-// editors and tools save, is the same.
+// TestLives: a manifest that was removed and written again is a new life, with a UID of its own;
+// one that is saved, in whatever way editors and tools save, is the same.
 func TestLives(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -186,7 +186,8 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestVanished: manifests that are gone as a volume or a checkout goes stop nothing, until somebody says so; one that is removed does.
+// TestVanished: manifests that are gone as a volume or a checkout goes stop nothing, until somebody
+// says so; one that is removed does.
 func TestVanished(t *testing.T) {
 	for name, tc := range map[string]struct {
 		files  []string
@@ -283,7 +284,8 @@ func TestUnreadableStatus(t *testing.T) {
 	}
 }
 
-// TestRefusedByAnotherVersion: what another version of the agent refuses keeps its UID until it is accepted again.
+// TestRefusedByAnotherVersion: what another version of the agent refuses keeps its UID until it is
+// accepted again.
 func TestRefusedByAnotherVersion(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {

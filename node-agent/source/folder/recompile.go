@@ -9,10 +9,12 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// annotationRecompiled is the last value of v1alpha1.AnnotationRecompile for which a Container was compiled anew.
+// annotationRecompiled is the last value of v1alpha1.AnnotationRecompile for which a Container was
+// compiled anew.
 const annotationRecompiled = "berth.run/recompiled"
 
-// annotationCompiled is the generation that a Container was edited in last, if it was compiled anew since.
+// annotationCompiled is the generation that a Container was edited in last, if it was compiled anew
+// since.
 const annotationCompiled = "berth.run/compiled-generation"
 
 // asksToRecompile returns whether a manifest has a new value of v1alpha1.AnnotationRecompile.

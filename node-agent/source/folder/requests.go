@@ -24,7 +24,8 @@ import (
 type Verb string
 
 const (
-	// Stop stops a container within its grace period. It stays stopped, also over starts of the agent and the machine, until Start.
+	// Stop stops a container within its grace period. It stays stopped, also over starts of the
+	// agent and the machine, until Start.
 	Stop Verb = "Stop"
 	// Start starts a container that was stopped, has ended, or waits for its next start.
 	Start Verb = "Start"
@@ -34,8 +35,8 @@ const (
 	Remove Verb = "Remove"
 )
 
-// Request is something that an administrator asks for one Container besides what its manifest says. It is a file, which the agent
-// takes when it comes to it: no request is lost while no agent runs.
+// Request is something that an administrator asks for one Container besides what its manifest says.
+// It is a file, which the agent takes when it comes to it: no request is lost while no agent runs.
 type Request struct {
 	Verb      Verb      `json:"verb"`
 	Namespace string    `json:"namespace"`
@@ -65,14 +66,14 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 	return r.ID, nil
 }
 
-// Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and whether it is to stay
-// stopped.
+// Taken returns the ID of the last Start or Restart that the agent has taken for a Container, and
+// whether it is to stay stopped.
 func Taken(c *v1alpha1.Container) (restart string, stopped bool) {
 	return c.Annotations[source.AnnotationRestart], c.Annotations[source.AnnotationStopped] != ""
 }
 
-// obey takes the requests that there are and returns the keys of what changed. A request is removed once what it asks for is on
-// disk; to take one twice does no harm.
+// obey takes the requests that there are and returns the keys of what changed. A request is removed
+// once what it asks for is on disk; to take one twice does no harm.
 func (f *Folder) obey() []source.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()

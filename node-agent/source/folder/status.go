@@ -61,7 +61,8 @@ func statusDir(stateDir string) string { return filepath.Join(stateDir, "status"
 
 func faultsFile(stateDir string) string { return filepath.Join(stateDir, "manifests.json") }
 
-// statusFile is NAMESPACE_NAME.json, with the name made short where it would be longer than a file name may be.
+// statusFile is NAMESPACE_NAME.json, with the name made short where it would be longer than a file
+// name may be.
 func statusFile(stateDir string, key source.Key) string {
 	name := key.Namespace + "_" + key.Name
 	if len(name) > 200 {
@@ -71,8 +72,9 @@ func statusFile(stateDir string, key source.Key) string {
 	return filepath.Join(statusDir(stateDir), name+".json")
 }
 
-// Read returns all Containers that an agent with this state folder has accepted or refused, with their status, sorted by
-// namespace and name. What can be read is returned beside the error of what cannot.
+// Read returns all Containers that an agent with this state folder has accepted or refused, with
+// their status, sorted by namespace and name. What can be read is returned beside the error of what
+// cannot.
 func Read(stateDir string) ([]v1alpha1.Container, error) {
 	entries, err := os.ReadDir(statusDir(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,7 +116,8 @@ func Read(stateDir string) ([]v1alpha1.Container, error) {
 	return out, errors.Join(errs...)
 }
 
-// statusVersion is the version of the format of status/*.json. Files of 11c74ef and before have none, and are of version 0.
+// statusVersion is the version of the format of status/*.json. Files of 11c74ef and before have
+// none, and are of version 0.
 const statusVersion = 1
 
 // versioned is the content of a status file.
@@ -172,7 +175,8 @@ func ReadFaults(stateDir string) ([]Fault, error) {
 	return out, nil
 }
 
-// writeFaults writes manifests.json if it is to hold something else than it does, and returns whether it holds that.
+// writeFaults writes manifests.json if it is to hold something else than it does, and returns
+// whether it holds that.
 func (f *Folder) writeFaults() bool {
 	faults := []Fault{}
 	if f.dirErr != "" {
@@ -210,7 +214,8 @@ func (f *Folder) writeStatus(key source.Key, e *entry) {
 	}
 }
 
-// refresh marks the status on disk as current, if all of it is. It sets a time alone, which a full disk takes.
+// refresh marks the status on disk as current, if all of it is. It sets a time alone, which a full
+// disk takes.
 func (f *Folder) refresh() {
 	if !f.writeFaults() {
 		return
@@ -230,8 +235,8 @@ func (f *Folder) refresh() {
 	}
 }
 
-// Refreshed returns when an agent with this state folder last found that all status on disk is current; zero if none
-// did. A running agent writes it each 30 s.
+// Refreshed returns when an agent with this state folder last found that all status on disk is
+// current; zero if none did. A running agent writes it each 30 s.
 func Refreshed(stateDir string) (time.Time, error) {
 	info, err := os.Stat(faultsFile(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -243,8 +248,9 @@ func Refreshed(stateDir string) (time.Time, error) {
 	return info.ModTime(), nil
 }
 
-// store writes an entry's Container with the conditions that only this source can know. With soon it survives a loss of power within
-// a second, and before its container starts: a Container whose UID is lost is another one.
+// store writes an entry's Container with the conditions that only this source can know. With soon
+// it survives a loss of power within a second, and before its container starts: a Container whose
+// UID is lost is another one.
 func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 	if e.fault != "" {
 		setCondition(e.container, metav1.Condition{
@@ -272,8 +278,8 @@ func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 	return nil
 }
 
-// summarize decides on Ready, Reconciling and Stalled. While a manifest is refused, its container runs as the version before wanted
-// it, and Ready speaks of that.
+// summarize decides on Ready, Reconciling and Stalled. While a manifest is refused, its container
+// runs as the version before wanted it, and Ready speaks of that.
 func summarize(e *entry) status.Summary {
 	st := &e.container.Status
 	switch {
@@ -287,7 +293,8 @@ func summarize(e *entry) status.Summary {
 	return status.OfRun(st.Phase, st.Conditions)
 }
 
-// stallLate writes the status of each Container whose progress deadline has passed, and returns how long it is until the next one.
+// stallLate writes the status of each Container whose progress deadline has passed, and returns how
+// long it is until the next one.
 func (f *Folder) stallLate(now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// TestProgressDeadlineOfOneHost has a deadline of a second, which passes while nothing else happens.
+// TestProgressDeadlineOfOneHost has a deadline of a second, which passes while nothing else
+// happens.
 func TestProgressDeadlineOfOneHost(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", ", progressDeadlineSeconds: 1")), 0o600); err != nil {

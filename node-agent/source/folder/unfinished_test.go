@@ -27,8 +27,8 @@ func restless(f func()) (stop func()) {
 	return func() { close(end); <-ended }
 }
 
-// TestSlowRewrite writes a file of two documents anew, with a pause between them: the second goes on as it was. The pause is
-// longer than a directory must rest to be looked at.
+// TestSlowRewrite writes a file of two documents anew, with a pause between them: the second goes
+// on as it was. The pause is longer than a directory must rest to be looked at.
 func TestSlowRewrite(t *testing.T) {
 	t.Parallel()
 	two := [2]string{container("a", ""), "---\n" + container("b", "")}
@@ -104,7 +104,8 @@ func TestSlowRewrite(t *testing.T) {
 	}
 }
 
-// TestFileThatStaysOpen has a process that never closes a manifest: what it has written counts after a while.
+// TestFileThatStaysOpen has a process that never closes a manifest: what it has written counts
+// after a while.
 func TestFileThatStaysOpen(t *testing.T) {
 	t.Parallel()
 	w := watch(t, t.TempDir(), t.TempDir())
@@ -119,7 +120,8 @@ func TestFileThatStaysOpen(t *testing.T) {
 	w.until("the Container of an open file", func() bool { return wanted(w.f) == "a" })
 }
 
-// TestRestlessDirectory writes files fifty times a second: a manifest beside them is seen as soon as elsewhere.
+// TestRestlessDirectory writes files fifty times a second: a manifest beside them is seen as soon
+// as elsewhere.
 func TestRestlessDirectory(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]func(path string, i int) error{

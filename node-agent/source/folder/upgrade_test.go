@@ -16,7 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// TestUpgradeIsNoEdit: the generation of a Container is that of the words in its manifest, whatever a version of Berth makes of them.
+// TestUpgradeIsNoEdit: the generation of a Container is that of the words in its manifest, whatever
+// a version of Berth makes of them.
 func TestUpgradeIsNoEdit(t *testing.T) {
 	for name, accepted := range map[string]func(state string){
 		"by this version": func(string) {},
@@ -50,7 +51,8 @@ func TestUpgradeIsNoEdit(t *testing.T) {
 			}
 			accepted(state)
 
-			// The next version compiles to other bytes; twice, since the first time may adopt what it finds.
+			// The next version compiles to other bytes; twice, since the first time may adopt what
+			// it finds.
 			for range 2 {
 				var err error
 				if f, err = New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Compile: compileNext}); err != nil {
@@ -82,7 +84,8 @@ func TestUpgradeIsNoEdit(t *testing.T) {
 	}
 }
 
-// TestRecompile: a new value of the annotation is a new generation of the bundle, compiled by the version that reads it, and no edit.
+// TestRecompile: a new value of the annotation is a new generation of the bundle, compiled by the
+// version that reads it, and no edit.
 func TestRecompile(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	write := func(annotations, spec string) {
@@ -135,7 +138,8 @@ func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundl
 	return spec, faults
 }
 
-// TestDigestStays: status files hold the digest, so it must not change for a spec that uses nothing new: a field that is added has omitempty.
+// TestDigestStays: status files hold the digest, so it must not change for a spec that uses nothing
+// new: a field that is added has omitempty.
 func TestDigestStays(t *testing.T) {
 	found := parse([]byte(container("a", ", resources: {limits: {cpu: 1}}, securityContext: {runAsUser: 1}")), node{bundle: compile.Bundle})
 	const want = "sha256:06a9ff063ffc1f70f101789f0820f8ffea90a16bbc7da4f065194edc8fa969e4"

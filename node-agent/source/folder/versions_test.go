@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestReadsStatusOfAllVersions reads the status files of each version that people ran, and refuses a newer one, whatever else it holds.
+// TestReadsStatusOfAllVersions reads the status files of each version that people ran, and refuses
+// a newer one, whatever else it holds.
 func TestReadsStatusOfAllVersions(t *testing.T) {
 	versions, err := filepath.Glob("testdata/*")
 	if err != nil || len(versions) < 3 {

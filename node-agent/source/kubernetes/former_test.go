@@ -13,8 +13,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// TestReplacedBundleIsTheSame: an OCIBundle that replaces one of an earlier controller is the same for the agent, which knows its
-// container by the uid, and its edits by the generation.
+// TestReplacedBundleIsTheSame: an OCIBundle that replaces one of an earlier controller is the same
+// for the agent, which knows its container by the uid, and its edits by the generation.
 func TestReplacedBundleIsTheSame(t *testing.T) {
 	begin(t)
 	c := admin(t)

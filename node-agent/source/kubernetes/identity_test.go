@@ -23,9 +23,9 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// TestDaemonSetBecomesItsNode has a token of the DaemonSet's ServiceAccount, as the kubelet of a node gets it for the pod, and
-// nothing else: the agent registers the node, gets the identity of the node when the controller has made one, and gets it again
-// after that has gone.
+// TestDaemonSetBecomesItsNode has a token of the DaemonSet's ServiceAccount, as the kubelet of a
+// node gets it for the pod, and nothing else: the agent registers the node, gets the identity of
+// the node when the controller has made one, and gets it again after that has gone.
 func TestDaemonSetBecomesItsNode(t *testing.T) {
 	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -137,7 +137,8 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	}
 }
 
-// daemonSetOn returns how a pod of the DaemonSet on that node reaches the API server: by a token that is bound to the pod.
+// daemonSetOn returns how a pod of the DaemonSet on that node reaches the API server: by a token
+// that is bound to the pod.
 func daemonSetOn(t *testing.T, c client.Client, name string) *rest.Config {
 	t.Helper()
 	pod := &corev1.Pod{

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its node, which are in a namespace of
-// their own, where alone the agent may read and watch.
+// Package kubernetes is the source of an agent that belongs to a cluster: the OCIBundles of its
+// node, which are in a namespace of their own, where alone the agent may read and watch.
 //
-// An OCIBundle is known to the agent by its Container's namespace and name, and by the uid of the first OCIBundle from which
-// its container was made: see received.
+// An OCIBundle is known to the agent by its Container's namespace and name, and by the uid of the
+// first OCIBundle from which its container was made: see received.
 //
-// The agent is the only one that has anything to say in an OCIBundle's status, so the status is replaced as a whole, and what others
-// write there is reported as a change, so that it is put right. The package must not know
-// Containers: those are the controller's.
+// The agent is the only one that has anything to say in an OCIBundle's status, so the status is
+// replaced as a whole, and what others write there is reported as a change, so that it is put
+// right. The package must not know Containers: those are the controller's.
 package kubernetes
 
 import (
@@ -132,7 +132,8 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	return nil
 }
 
-// nothingNew reports whether an update has no news for the agent: its spec is the same, and its status is the same or the agent's own.
+// nothingNew reports whether an update has no news for the agent: its spec is the same, and its
+// status is the same or the agent's own.
 func (k *Kubernetes) nothingNew(old, now *v1alpha1.OCIBundle) bool {
 	return old.UID == now.UID && old.Generation == now.Generation && old.DeletionTimestamp.Equal(now.DeletionTimestamp) &&
 		(equality.Semantic.DeepEqual(old.Status, now.Status) || k.own.includes(now))
@@ -170,8 +171,8 @@ func receivedKey(b *v1alpha1.OCIBundle) source.Key {
 	return source.Key{Namespace: b.Namespace, Name: b.Name}
 }
 
-// nameOf returns the namespace and the name that the OCIBundle of a key has in the cluster. One that names no Container has no
-// other key.
+// nameOf returns the namespace and the name that the OCIBundle of a key has in the cluster. One
+// that names no Container has no other key.
 func (k *Kubernetes) nameOf(key source.Key, hasContainer bool) types.NamespacedName {
 	if !hasContainer {
 		return key
@@ -209,7 +210,8 @@ type operation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the bundle is still the same one.
+// ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the
+// bundle is still the same one.
 func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
 	data, err := json.Marshal([]operation{sameBundle(b), {"add", "/status", sent(b, status)}})
 	if err != nil {
@@ -233,7 +235,8 @@ func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, st
 	return nil
 }
 
-// replaced reports whether a patch failed because another bundle has the name now: a failed test is Invalid.
+// replaced reports whether a patch failed because another bundle has the name now: a failed test is
+// Invalid.
 func (k *Kubernetes) replaced(ctx context.Context, err error, b *v1alpha1.OCIBundle) bool {
 	if !apierrors.IsInvalid(err) {
 		return false
@@ -259,7 +262,8 @@ func (k *Kubernetes) Release(ctx context.Context, key source.Key, uid types.UID)
 	if i < 0 || b.DeletionTimestamp == nil {
 		return nil
 	}
-	// With the resourceVersion, since a merge patch replaces the whole list and others may have finalizers there, too.
+	// With the resourceVersion, since a merge patch replaces the whole list and others may have
+	// finalizers there, too.
 	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"resourceVersion": b.ResourceVersion, "finalizers": slices.Delete(b.Finalizers, i, i+1),
 	}})

@@ -72,7 +72,8 @@ func admin(t *testing.T) client.Client {
 	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), rbacv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	// The controller's name, since nobody else may create OCIBundles where a test has installed the policies.
+	// The controller's name, since nobody else may create OCIBundles where a test has installed the
+	// policies.
 	c, err := client.New(as("system:serviceaccount:berth-system:berth-controller", "system:masters"), client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
@@ -80,8 +81,9 @@ func admin(t *testing.T) client.Client {
 	return c
 }
 
-// begin begins a test. When it has ended, no connection is left that client-go would keep for the next client. Its cache of
-// transports holds them weakly, and a connection lasts longer than a transport that was collected: begin holds them, too.
+// begin begins a test. When it has ended, no connection is left that client-go would keep for the
+// next client. Its cache of transports holds them weakly, and a connection lasts longer than a
+// transport that was collected: begin holds them, too.
 func begin(t *testing.T) {
 	t.Helper()
 	var transports []http.RoundTripper
@@ -236,7 +238,8 @@ func TestSource(t *testing.T) {
 	if err := c.Get(ctx, at, now); err != nil || now.Status.PID != 0 || len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
 		t.Fatalf("found %+v, %v; want nothing of the earlier status", now.Status, err)
 	}
-	// One for a bundle of the same name that is gone changes nothing, and is no error; nor is one for no bundle at all.
+	// One for a bundle of the same name that is gone changes nothing, and is no error; nor is one
+	// for no bundle at all.
 	stale := now.DeepCopy()
 	stale.UID = "another"
 	if err := k.ReportStatus(ctx, stale, status); err != nil {
@@ -284,7 +287,8 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent writes itself is none.
+// TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent
+// writes itself is none.
 func TestStatusOfOthersIsSeen(t *testing.T) {
 	begin(t)
 	c := admin(t)
@@ -415,8 +419,9 @@ func TestNodeAgent(t *testing.T) {
 	}
 }
 
-// TestHeartbeatBeforeTheNamespace holds that a node whose namespace does not exist yet costs the API
-// server little: of thousands that are new at the same time, the controller serves one after the other.
+// TestHeartbeatBeforeTheNamespace holds that a node whose namespace does not exist yet costs the
+// API server little: of thousands that are new at the same time, the controller serves one after
+// the other.
 func TestHeartbeatBeforeTheNamespace(t *testing.T) {
 	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -471,7 +476,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (r roundTrip) RoundTrip(request *http.Request) (*http.Response, error) { return r(request) }
 
-// TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its status, and is not lost for that.
+// TestHeartbeatOfAnAgentAheadOfTheCRDs: an agent that was upgraded before the CRDs cannot write its
+// status, and is not lost for that.
 func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	begin(t)
 	c := admin(t)
@@ -542,7 +548,8 @@ func (l *safeLog) String() string {
 	return l.Builder.String()
 }
 
-// TestAgentWorksUnderItsPolicy: what this agent writes is what RBAC and the policies of config/ let it write.
+// TestAgentWorksUnderItsPolicy: what this agent writes is what RBAC and the policies of config/ let
+// it write.
 func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())

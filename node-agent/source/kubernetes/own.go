@@ -12,8 +12,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// ownWrites remembers the last status that this agent has written of each OCIBundle, to distinguish it from what others write.
-// The zero value is ready.
+// ownWrites remembers the last status that this agent has written of each OCIBundle, to distinguish
+// it from what others write. The zero value is ready.
 type ownWrites struct {
 	mu   sync.Mutex
 	last map[types.UID]ownWrite
@@ -22,7 +22,8 @@ type ownWrites struct {
 type ownWrite struct {
 	// version is the resource version that the write came to.
 	version string
-	// pending is a status on its way, nil if there is none. The watch may show it before the answer has come.
+	// pending is a status on its way, nil if there is none. The watch may show it before the answer
+	// has come.
 	pending *v1alpha1.OCIBundleStatus
 }
 
@@ -50,7 +51,8 @@ func (o *ownWrites) forget(b *v1alpha1.OCIBundle) {
 	delete(o.last, b.UID)
 }
 
-// includes reports whether the status of an OCIBundle, as the watch shows it, is the agent's own, or older than that.
+// includes reports whether the status of an OCIBundle, as the watch shows it, is the agent's own,
+// or older than that.
 func (o *ownWrites) includes(b *v1alpha1.OCIBundle) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -18,9 +18,9 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// profiles are the SeccompProfiles that the node's OCIBundles refer to: one copy of each, however many refer to it. The
-// Syncer gets OCIBundles with the profile in their document, and keeps that document with the container, so that a container
-// needs the profile's object once.
+// profiles are the SeccompProfiles that the node's OCIBundles refer to: one copy of each, however
+// many refer to it. The Syncer gets OCIBundles with the profile in their document, and keeps that
+// document with the container, so that a container needs the profile's object once.
 type profiles struct {
 	client rest.Interface
 
@@ -37,8 +37,9 @@ type profile struct {
 	waiting map[source.Key]bool
 }
 
-// need has the profile that a bundle refers to read. changed is called with the bundle's key once the profile is there, or the first
-// attempt to read it has failed. need returns true if it is there already.
+// need has the profile that a bundle refers to read. changed is called with the bundle's key once
+// the profile is there, or the first attempt to read it has failed. need returns true if it is
+// there already.
 func (p *profiles) need(ctx context.Context, b *v1alpha1.OCIBundle, changed func(source.Key)) bool {
 	digest, key := b.Spec.SeccompProfile, receivedKey(b)
 	if digest == "" {
@@ -120,8 +121,9 @@ func (p *profiles) get(ctx context.Context, digest string) (string, error) {
 	return o.Spec.Profile, nil
 }
 
-// join returns b with its seccomp profile in its document. Without the profile, source.AnnotationUnresolved says why; while the profile is
-// read for the first time, join returns nil if nothing else is known yet (synced is false): then it need not be said.
+// join returns b with its seccomp profile in its document. Without the profile,
+// source.AnnotationUnresolved says why; while the profile is read for the first time, join returns
+// nil if nothing else is known yet (synced is false): then it need not be said.
 func (p *profiles) join(b *v1alpha1.OCIBundle, synced bool) *v1alpha1.OCIBundle {
 	digest := b.Spec.SeccompProfile
 	if digest == "" {

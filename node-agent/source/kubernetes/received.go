@@ -11,9 +11,10 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// received is an OCIBundle as the API server sends it: source.Decode reads it. It is known by its Container's name, which is what
-// people call it and what its logs are found by; and if it replaces another OCIBundle, by the uid and the generation of that one,
-// since by those the agent finds the container that runs.
+// received is an OCIBundle as the API server sends it: source.Decode reads it. It is known by its
+// Container's name, which is what people call it and what its logs are found by; and if it replaces
+// another OCIBundle, by the uid and the generation of that one, since by those the agent finds the
+// container that runs.
 type received struct{ v1alpha1.OCIBundle }
 
 // receivedList is a list of them.

@@ -25,7 +25,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// TestUnknownFieldsAreNamed: an agent that is older than the CRDs knows which fields of a spec it does not know.
+// TestUnknownFieldsAreNamed: an agent that is older than the CRDs knows which fields of a spec it
+// does not know.
 func TestUnknownFieldsAreNamed(t *testing.T) {
 	begin(t)
 	c := admin(t)
@@ -89,7 +90,8 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	_ = c.Delete(context.Background(), &v1alpha1.OCIBundle{ObjectMeta: plain.ObjectMeta})
 }
 
-// TestAnnotationsOfTheAgentsOwn: whoever may annotate an OCIBundle neither stops nor restarts its container by that.
+// TestAnnotationsOfTheAgentsOwn: whoever may annotate an OCIBundle neither stops nor restarts its
+// container by that.
 func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
 	begin(t)
 	var r received
@@ -102,8 +104,8 @@ func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
 	}
 }
 
-// TestMemoryOfAContainer: an agent holds of an OCIBundle a fraction of its config, nearly all of which others have, too
-// (docs/benchmarks.md), and returns the config byte for byte.
+// TestMemoryOfAContainer: an agent holds of an OCIBundle a fraction of its config, nearly all of
+// which others have, too (docs/benchmarks.md), and returns the config byte for byte.
 func TestMemoryOfAContainer(t *testing.T) {
 	begin(t)
 	const count, limit = 500, 3 << 10
@@ -149,8 +151,8 @@ func TestMemoryOfAContainer(t *testing.T) {
 	runtime.KeepAlive(first)
 }
 
-// sentBundle returns the OCIBundle of a Container, and its config, as the API server sends them: the fields of objects in the order
-// of their names.
+// sentBundle returns the OCIBundle of a Container, and its config, as the API server sends them:
+// the fields of objects in the order of their names.
 func sentBundle(t *testing.T, name string) (object, config string) {
 	t.Helper()
 	c := manifest.Parse([]byte(`{apiVersion: berth.run/v1alpha1, kind: Container, metadata: {name: ` + name + `, namespace: default}, spec: {image: busybox}}`))[0].Container

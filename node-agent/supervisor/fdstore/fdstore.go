@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fdstore keeps descriptors with systemd, across the death of this process: a service with FileDescriptorStoreMax= gets
-// them back when it is started again (sd_notify(3), FDSTORE; sd_listen_fds(3)). It knows names and descriptors, and nothing of
-// containers.
+// Package fdstore keeps descriptors with systemd, across the death of this process: a service with
+// FileDescriptorStoreMax= gets them back when it is started again (sd_notify(3), FDSTORE;
+// sd_listen_fds(3)). It knows names and descriptors, and nothing of containers.
 package fdstore
 
 import (
@@ -24,7 +24,8 @@ type Store struct {
 // timeout is how long systemd may take to take a message.
 const timeout = 5 * time.Second
 
-// Open returns the store of this process. It returns nil if this process is no service of one that takes messages.
+// Open returns the store of this process. It returns nil if this process is no service of one that
+// takes messages.
 func Open() (*Store, error) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -38,7 +39,8 @@ func Open() (*Store, error) {
 	return &Store{conn, &net.UnixAddr{Name: path, Net: "unixgram"}}, nil
 }
 
-// Add stores a duplicate of fd. A descriptor that is there already, under any name, is not stored again.
+// Add stores a duplicate of fd. A descriptor that is there already, under any name, is not stored
+// again.
 func (s *Store) Add(name string, fd int) error {
 	// FDPOLL=0: systemd is not to drop a pipe whose writers, or a pidfd whose process, have ended.
 	return s.send("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", unix.UnixRights(fd))
@@ -57,8 +59,8 @@ func (s *Store) send(message string, rights []byte) error {
 	return nil
 }
 
-// Take returns the descriptors that the service manager had stored when it started this process, by their names. Children of this
-// process do not learn of them.
+// Take returns the descriptors that the service manager had stored when it started this process, by
+// their names. Children of this process do not learn of them.
 func Take() map[string]*os.File {
 	files := map[string]*os.File{}
 	for _, f := range activation.Files(true) {

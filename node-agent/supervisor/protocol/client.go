@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Client asks a supervisor. It holds no connection between calls, so it goes on when the supervisor is replaced, and it may be
-// used by many goroutines at once.
+// Client asks a supervisor. It holds no connection between calls, so it goes on when the supervisor
+// is replaced, and it may be used by many goroutines at once.
 type Client struct {
 	socket string
 }
 
-// maxSocket is the greatest length of the path of a unix socket: sun_path of unix(7) without its NUL.
+// maxSocket is the greatest length of the path of a unix socket: sun_path of unix(7) without its
+// NUL.
 const maxSocket = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // CheckSocket returns an error if a path is too long for a unix socket.
@@ -32,7 +33,8 @@ func CheckSocket(path string) error {
 	return nil
 }
 
-// NewClient is a client of the supervisor that listens on the unix socket at path. It connects at the first call.
+// NewClient is a client of the supervisor that listens on the unix socket at path. It connects at
+// the first call.
 func NewClient(path string) *Client { return &Client{socket: path} }
 
 // Ping checks that a supervisor answers and speaks our protocol, and returns its process id.
@@ -50,8 +52,9 @@ func (c *Client) hello(ctx context.Context) (Hello, error) {
 	return cn.server, nil
 }
 
-// Create makes a container, up to the point where it waits for Start. When ctx ends early the supervisor goes on
-// by itself: Get or List return the outcome. As of every call, an error that is ErrUnknownOutcome does not say that nothing was done.
+// Create makes a container, up to the point where it waits for Start. When ctx ends early the
+// supervisor goes on by itself: Get or List return the outcome. As of every call, an error that is
+// ErrUnknownOutcome does not say that nothing was done.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
 	return c.one(ctx, Request{Op: OpCreate, Create: &r})
 }
@@ -61,16 +64,17 @@ func (c *Client) Start(ctx context.Context, id string) (Status, error) {
 	return c.one(ctx, Request{Op: OpStart, ID: id})
 }
 
-// Kill sends a signal (as unixsignal.Parse reads it) to the container's first process, or with all to every process in it.
-// Once the process has ended it fails with ErrNotRunning. SIGKILL to all processes of a container whose first one has ended returns
-// once the others have, too.
+// Kill sends a signal (as unixsignal.Parse reads it) to the container's first process, or with all
+// to every process in it. Once the process has ended it fails with ErrNotRunning. SIGKILL to all
+// processes of a container whose first one has ended returns once the others have, too.
 func (c *Client) Kill(ctx context.Context, id, signal string, all bool) error {
 	_, err := c.one(ctx, Request{Op: OpKill, ID: id, Signal: signal, All: all})
 	return err
 }
 
-// Update changes limits of a container whose process has not ended; else it fails with ErrNotRunning. If the supervisor answers with
-// an error the limits are as they were, unless the error says that they could not be set back. The same may be asked again.
+// Update changes limits of a container whose process has not ended; else it fails with
+// ErrNotRunning. If the supervisor answers with an error the limits are as they were, unless the
+// error says that they could not be set back. The same may be asked again.
 func (c *Client) Update(ctx context.Context, id string, r UpdateRequest) error {
 	op := OpUpdate
 	if r.Log != nil {
@@ -80,8 +84,8 @@ func (c *Client) Update(ctx context.Context, id string, r UpdateRequest) error {
 	return err
 }
 
-// Delete forgets a stopped container; with force it kills it first. It fails with ErrNotExist when there is none, and
-// with ErrRunning when it lives and force is not set. The log files stay.
+// Delete forgets a stopped container; with force it kills it first. It fails with ErrNotExist when
+// there is none, and with ErrRunning when it lives and force is not set. The log files stay.
 func (c *Client) Delete(ctx context.Context, id string, force bool) error {
 	_, err := c.one(ctx, Request{Op: OpDelete, ID: id, Force: force})
 	return err
@@ -114,8 +118,9 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 	}
 }
 
-// Upgrade has the supervisor continue as another program, in its own process. It returns when that answers. A program that cannot
-// read what the supervisor has on disk is refused, and nothing changes.
+// Upgrade has the supervisor continue as another program, in its own process. It returns when that
+// answers. A program that cannot read what the supervisor has on disk is refused, and nothing
+// changes.
 func (c *Client) Upgrade(ctx context.Context, program string) error {
 	before, err := c.hello(ctx)
 	if err != nil {
@@ -140,8 +145,8 @@ func (c *Client) Upgrade(ctx context.Context, program string) error {
 	}
 }
 
-// Watch begins a stream of changes. It returns once the full list has been read (Watcher.List), so that the caller's view is
-// complete before the first change.
+// Watch begins a stream of changes. It returns once the full list has been read (Watcher.List), so
+// that the caller's view is complete before the first change.
 func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
 	cn, err := c.send(ctx, Request{Op: OpWatch})
 	if err != nil {
@@ -163,15 +168,16 @@ func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
 	}
 }
 
-// Watcher is a stream of changes. Changes of one container that come faster than they are read are merged into the
-// latest; the last state is never lost.
+// Watcher is a stream of changes. Changes of one container that come faster than they are read are
+// merged into the latest; the last state is never lost.
 type Watcher struct {
 	// List is every container as the stream began, sorted by id.
 	List []Status
 	conn *conn
 }
 
-// Next waits for a change. It ends with an error when the context of Watch ends, Close is called, or the supervisor goes.
+// Next waits for a change. It ends with an error when the context of Watch ends, Close is called,
+// or the supervisor goes.
 func (w *Watcher) Next() (Event, error) {
 	r, err := w.conn.reply()
 	if err != nil {
@@ -211,7 +217,8 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 	if rerr := ReadLine(cn.r, &cn.server); rerr != nil {
 		err = errors.Join(err, rerr)
 	} else {
-		// A refusal may come before our own line has been taken, so its words matter more than the error of writing.
+		// A refusal may come before our own line has been taken, so its words matter more than the
+		// error of writing.
 		err = nil
 	}
 	switch {

@@ -16,18 +16,20 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// EnsureRunning starts a supervisor unless one answers on the socket, and returns when one does. It runs binary with args
-// ("supervise", …) in a session of its own, with its messages appended to supervisor.log beside the socket. The
-// supervisor outlives the caller. Of several callers at once one starts it and the others wait. A supervisor that is started
-// gets what held holds; nil is nothing.
+// EnsureRunning starts a supervisor unless one answers on the socket, and returns when one does. It
+// runs binary with args ("supervise", …) in a session of its own, with its messages appended to
+// supervisor.log beside the socket. The supervisor outlives the caller. Of several callers at once
+// one starts it and the others wait. A supervisor that is started gets what held holds; nil is
+// nothing.
 func EnsureRunning(ctx context.Context, binary string, args []string, socket string, held *Holder) error {
 	dir := filepath.Dir(socket)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("supervisor: %w", err)
 	}
 	client := NewClient(socket)
-	// A socket can be connected to although nobody will ever answer: a child that was on its way to execve as its supervisor was
-	// killed holds it open. So an answer is not waited for as long as elsewhere.
+	// A socket can be connected to although nobody will ever answer: a child that was on its way to
+	// execve as its supervisor was killed holds it open. So an answer is not waited for as long as
+	// elsewhere.
 	ping := func() error {
 		short, cancel := context.WithTimeout(ctx, pingTimeout)
 		defer cancel()
@@ -51,7 +53,8 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 		if !errors.Is(err, ErrHeld) {
 			return err
 		}
-		// There is one that does not listen yet, or not at the moment: it begins, or becomes another program.
+		// There is one that does not listen yet, or not at the moment: it begins, or becomes
+		// another program.
 		select {
 		case <-ctx.Done():
 			return err
@@ -60,7 +63,8 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	}
 }
 
-// heldPause is how long EnsureRunning waits for a supervisor that holds the run directory and does not answer.
+// heldPause is how long EnsureRunning waits for a supervisor that holds the run directory and does
+// not answer.
 const heldPause = 200 * time.Millisecond
 
 // start starts a supervisor and returns when it answers.
@@ -128,11 +132,13 @@ func start(ctx context.Context, binary string, args []string, socket string, hel
 	}
 }
 
-// pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor runs. If one does, and is only
-// slow, the one that is started in vain ends at the lock of the run dir.
+// pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor
+// runs. If one does, and is only slow, the one that is started in vain ends at the lock of the run
+// dir.
 const pingTimeout = 2 * time.Second
 
-// final is true for an error that starting a supervisor would not cure: there is one, and it will not have us.
+// final is true for an error that starting a supervisor would not cure: there is one, and it will
+// not have us.
 func final(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, ErrVersion) || errors.Is(err, ErrDenied)
 }

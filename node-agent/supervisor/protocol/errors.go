@@ -4,7 +4,8 @@ package protocol
 
 import "errors"
 
-// Errors that callers tell apart by errors.Is. Each survives the wire, with the text of the error that it was wrapped in.
+// Errors that callers tell apart by errors.Is. Each survives the wire, with the text of the error
+// that it was wrapped in.
 var (
 	// ErrNotExist: no container has that id.
 	ErrNotExist = errors.New("container does not exist")
@@ -22,14 +23,17 @@ var (
 	ErrDenied = errors.New("permission denied")
 	// ErrVersion: client and supervisor have no version of the protocol in common.
 	ErrVersion = errors.New("unsupported protocol version")
-	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was sent, or the supervisor cannot find out
-	// what its handler has done. The request may have been carried out, and may still be: ask Get, or ask the same again.
+	// ErrUnknownOutcome: the connection was lost, or the caller gave up, after the request was
+	// sent, or the supervisor cannot find out what its handler has done. The request may have been
+	// carried out, and may still be: ask Get, or ask the same again.
 	ErrUnknownOutcome = errors.New("outcome unknown")
-	// ErrUnreachable: no connection to the supervisor could be made, so the request was not sent. It does not go over the wire.
+	// ErrUnreachable: no connection to the supervisor could be made, so the request was not sent.
+	// It does not go over the wire.
 	ErrUnreachable = errors.New("cannot be reached")
 	// ErrStopping: the supervisor is on its way out and accepts nothing new; ask its successor.
 	ErrStopping = errors.New("supervisor is stopping")
-	// ErrHeld: another supervisor holds the run directory. It does not go over the wire: it is why a supervisor cannot begin.
+	// ErrHeld: another supervisor holds the run directory. It does not go over the wire: it is why
+	// a supervisor cannot begin.
 	ErrHeld = errors.New("another supervisor holds")
 )
 

@@ -36,8 +36,9 @@ type Holding struct {
 	Synced bool `json:"synced,omitempty"`
 }
 
-// Key is a short name of a container, in place of its id where many names have to fit: those of all stored descriptors are one
-// variable of the environment, which is at most 128 KiB (execve(2), MAX_ARG_STRLEN).
+// Key is a short name of a container, in place of its id where many names have to fit: those of all
+// stored descriptors are one variable of the environment, which is at most 128 KiB (execve(2),
+// MAX_ARG_STRLEN).
 func Key(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	return hex.EncodeToString(sum[:6])
@@ -50,8 +51,8 @@ type Store interface {
 	Remove(name string) error
 }
 
-// Holder keeps descriptors of a supervisor's containers for the next supervisor. The zero value is ready; it may be used by several
-// goroutines.
+// Holder keeps descriptors of a supervisor's containers for the next supervisor. The zero value is
+// ready; it may be used by several goroutines.
 type Holder struct {
 	// Store has them, too, if it is not nil, so that both processes may end at once.
 	Store Store
@@ -68,9 +69,9 @@ type heldContainer struct {
 	fds descriptors
 }
 
-// descriptors are one of each of Kinds, in that order; -1 where there is none. They are numbers rather
-// than files: nothing reads them here, and package os would have this process woken by each output of
-// a container.
+// descriptors are one of each of Kinds, in that order; -1 where there is none. They are numbers
+// rather than files: nothing reads them here, and package os would have this process woken by each
+// output of a container.
 type descriptors [len(Kinds)]int
 
 func noDescriptors() descriptors { return descriptors{-1, -1, -1} }
@@ -96,7 +97,8 @@ func (d descriptors) close() {
 // storedName returns the name of a descriptor in Store.
 func storedName(kind, key string) string { return kind + "." + key }
 
-// Adopt takes over descriptors that an earlier holder had stored, by their names. It closes the files.
+// Adopt takes over descriptors that an earlier holder had stored, by their names. It closes the
+// files.
 func (h *Holder) Adopt(files map[string]*os.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,7 +185,8 @@ func (h *Holder) store(key string, before, after descriptors) error {
 	return errors.Join(errs...)
 }
 
-// sameFile reports whether two descriptors are duplicates of one another (kcmp(2)). Without kcmp none is.
+// sameFile reports whether two descriptors are duplicates of one another (kcmp(2)). Without kcmp
+// none is.
 func sameFile(a, b int) bool {
 	const kcmpFile = 0
 	pid := uintptr(os.Getpid())
@@ -237,7 +240,8 @@ func (h *Holder) Len() int {
 // firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
 const firstExtraFile = 3
 
-// Pass has a supervisor that is about to be started by cmd inherit what is held. The caller calls done once it is started.
+// Pass has a supervisor that is about to be started by cmd inherit what is held. The caller calls
+// done once it is started.
 func (h *Holder) Pass(cmd *exec.Cmd) (done func(), err error) {
 	files, err := h.list()
 	if err != nil {
@@ -270,7 +274,8 @@ type HeldFile struct {
 	FD int `json:"fd,omitempty"`
 }
 
-// list returns a file with the list of what is held, and the descriptors in its order; nil if nothing is held. The caller closes them.
+// list returns a file with the list of what is held, and the descriptors in its order; nil if
+// nothing is held. The caller closes them.
 func (h *Holder) list() ([]*os.File, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -311,8 +316,8 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// Hold keeps in h what the supervisor has open of its containers. It returns when the connection to the supervisor ends, always with
-// an error.
+// Hold keeps in h what the supervisor has open of its containers. It returns when the connection to
+// the supervisor ends, always with an error.
 func (c *Client) Hold(ctx context.Context, h *Holder) error {
 	cn, err := c.send(ctx, Request{Op: OpHold})
 	if err != nil {
@@ -356,7 +361,8 @@ func (c *Client) Hold(ctx context.Context, h *Holder) error {
 	}
 }
 
-// holdReader reads the messages of a hold stream, and the descriptors that come with them, in their order.
+// holdReader reads the messages of a hold stream, and the descriptors that come with them, in their
+// order.
 type holdReader struct {
 	c    *net.UnixConn
 	line []byte

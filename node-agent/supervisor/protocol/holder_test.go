@@ -43,7 +43,8 @@ func open(t *testing.T) *os.File {
 	return f
 }
 
-// TestHolderStores stores each descriptor once, and none of a container before under the name of the one that follows it.
+// TestHolderStores stores each descriptor once, and none of a container before under the name of
+// the one that follows it.
 func TestHolderStores(t *testing.T) {
 	leaktest.Check(t)
 	var calls recorder
@@ -74,7 +75,8 @@ func TestHolderStores(t *testing.T) {
 	asked()
 }
 
-// TestHolderAdopts takes over what an earlier holder had stored, passes it on, and drops what the supervisor does not know.
+// TestHolderAdopts takes over what an earlier holder had stored, passes it on, and drops what the
+// supervisor does not know.
 func TestHolderAdopts(t *testing.T) {
 	leaktest.Check(t)
 	var calls recorder

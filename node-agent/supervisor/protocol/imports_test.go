@@ -10,7 +10,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestImports holds that a client of the supervisor links nothing of the agent, of handlers, of the runtime or of Kubernetes.
+// TestImports holds that a client of the supervisor links nothing of the agent, of handlers, of the
+// runtime or of Kubernetes.
 func TestImports(t *testing.T) {
 	leaktest.Check(t)
 	out, err := exec.Command("go", "list", "-deps", ".").Output()

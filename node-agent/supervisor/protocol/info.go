@@ -14,10 +14,11 @@ type Info struct {
 	PID int
 	// Program is its name and version, such as "berth v0.1.0".
 	Program string
-	// Run is a random name of this run of the program: it changes when the supervisor is started anew or upgraded in place.
+	// Run is a random name of this run of the program: it changes when the supervisor is started
+	// anew or upgraded in place.
 	Run string
-	// Version is the version of the protocol that is spoken; MinVersion and MaxVersion are those that the supervisor
-	// speaks, or 0 if it is too old to say.
+	// Version is the version of the protocol that is spoken; MinVersion and MaxVersion are those
+	// that the supervisor speaks, or 0 if it is too old to say.
 	Version, MinVersion, MaxVersion int
 	// Handlers are sorted by name.
 	Handlers []HandlerInfo
@@ -31,8 +32,8 @@ type HandlerInfo struct {
 	Error    string             `json:"error,omitempty"`
 }
 
-// Info asks the supervisor what it is. One that is too old for the question fails with ErrInvalid, and all but its handlers
-// is returned.
+// Info asks the supervisor what it is. One that is too old for the question fails with ErrInvalid,
+// and all but its handlers is returned.
 func (c *Client) Info(ctx context.Context) (Info, error) {
 	cn, err := c.send(ctx, Request{Op: OpInfo})
 	if err != nil {

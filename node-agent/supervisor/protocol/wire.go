@@ -12,26 +12,28 @@ import (
 	"time"
 )
 
-// The protocol: a unix stream socket on which both sides write JSON documents, one a line, each at most MaxLine bytes. The
-// client opens with a Hello, the supervisor answers with its own; after that the client sends one Request and reads
-// its Replies. A Reply without "more" is the last one. One that says nothing but "more" is a sign of life: it is sent when
-// nothing else was for the time of Heartbeat, so that a client can tell a long operation from a supervisor that has died.
+// The protocol: a unix stream socket on which both sides write JSON documents, one a line, each at
+// most MaxLine bytes. The client opens with a Hello, the supervisor answers with its own; after
+// that the client sends one Request and reads its Replies. A Reply without "more" is the last one.
+// One that says nothing but "more" is a sign of life: it is sent when nothing else was for the time
+// of Heartbeat, so that a client can tell a long operation from a supervisor that has died.
 const (
 	// Name is the first field of a Hello.
 	Name = "berth.supervisor"
-	// MinVersion and MaxVersion are the versions that this code speaks. A new optional field needs no new version, since unknown
-	// fields are skipped; a new meaning does.
+	// MinVersion and MaxVersion are the versions that this code speaks. A new optional field needs
+	// no new version, since unknown fields are skipped; a new meaning does.
 	MinVersion = 1
 	MaxVersion = 1
 	// MaxLine bounds what either side reads before it gives up on the other.
 	MaxLine = 64 << 10
-	// Heartbeat is how long the supervisor is silent at most, silence how long a client bears it: three are lost, and some.
+	// Heartbeat is how long the supervisor is silent at most, silence how long a client bears it:
+	// three are lost, and some.
 	Heartbeat = 5 * time.Second
 	silence   = 20 * time.Second
 )
 
-// Hello is the first line in each direction. Each side names the range that it speaks, and the supervisor the version
-// that it chose.
+// Hello is the first line in each direction. Each side names the range that it speaks, and the
+// supervisor the version that it chose.
 type Hello struct {
 	Protocol   string `json:"protocol"`
 	MinVersion int    `json:"minVersion,omitempty"`
@@ -94,7 +96,8 @@ type Reply struct {
 // ErrMalformed is returned for a line that is too long or no JSON document.
 var ErrMalformed = errors.New("malformed message")
 
-// LineBuffer is the size of a connection's read buffer. Nearly all lines fit: an agent may have a thousand connections at once.
+// LineBuffer is the size of a connection's read buffer. Nearly all lines fit: an agent may have a
+// thousand connections at once.
 const LineBuffer = 4 << 10
 
 // ReadLine reads one JSON document.

@@ -8,8 +8,8 @@
 // libseccomp's src/syscalls.csv: numbers of the kernel's ABI, no code. From number 424 on all
 // ABIs share one numbering, so the newest calls are known for them too.
 //
-// Usage, in the directory of package seccomp, with Debian 12's `apt-get source libseccomp` unpacked (and its
-// patches applied, which bring the file to Linux 6.7):
+// Usage, in the directory of package seccomp, with Debian 12's `apt-get source libseccomp` unpacked
+// (and its patches applied, which bring the file to Linux 6.7):
 //
 //	go run ./internal/gentable -csv libseccomp-2.5.4/src/syscalls.csv >table.go.new
 //	mv table.go.new table.go
