@@ -27,7 +27,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/controllers/container"
 	"github.com/berth-run/berth/controllers/deletion"
-	"github.com/berth-run/berth/controllers/node"
+	"github.com/berth-run/berth/controllers/nodehealth"
 	"github.com/berth-run/berth/controllers/profile"
 	"github.com/berth-run/berth/controllers/scheduling"
 )
@@ -39,7 +39,7 @@ import (
 // Options are the settings of the controllers.
 type Options struct {
 	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is
-	// node.DefaultGracePeriod.
+	// nodehealth.DefaultGracePeriod.
 	NodeMonitorGracePeriod time.Duration
 	// Workers is how many Containers are reconciled at once; 0 is 4.
 	Workers int
@@ -103,7 +103,7 @@ func transformNode(object any) (any, error) {
 // SetupWithManager adds every controller to a manager that was made with Scheme and CacheOptions.
 func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.NodeMonitorGracePeriod == 0 {
-		o.NodeMonitorGracePeriod = node.DefaultGracePeriod
+		o.NodeMonitorGracePeriod = nodehealth.DefaultGracePeriod
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
@@ -134,7 +134,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := containers.SetupWithManager(ctx, mgr, o.Workers); err != nil {
 		return fmt.Errorf("container controller: %w", err)
 	}
-	nodes := &node.Reconciler{
+	nodes := &nodehealth.Reconciler{
 		Client:      mgr.GetClient(),
 		Recorder:    recorder,
 		Clock:       clock.RealClock{},
@@ -148,7 +148,7 @@ func SetupWithManager(ctx context.Context, mgr ctrl.Manager, o Options) error {
 			return fmt.Errorf("deletion webhook: %w", err)
 		}
 	}
-	namespaces := &node.NamespaceReconciler{
+	namespaces := &nodehealth.NamespaceReconciler{
 		Client:      mgr.GetClient(),
 		Live:        mgr.GetAPIReader(),
 		Recorder:    recorder,

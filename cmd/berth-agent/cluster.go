@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/kubernetes"
 )
@@ -33,19 +33,19 @@ func (o *options) clusterSource(log *slog.Logger) (source.Source, register, erro
 	// One agent's share of an API server: some 50 status writes a second while many containers
 	// start.
 	config.QPS, config.Burst = 50, 200
-	if config, err = node.Identify(config, o.nodeName); err != nil {
+	if config, err = registration.Identify(config, o.nodeName); err != nil {
 		return nil, nil, err
 	}
 	src, err := kubernetes.New(kubernetes.Options{Config: config, NodeName: o.nodeName, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
-	return src, func(handlers func() []v1alpha1.NodeHandler, load func(context.Context) node.Load) (func(context.Context) error, error) {
-		facts, err := node.Read("/", buildVersion())
+	return src, func(handlers func() []v1alpha1.NodeHandler, load func(context.Context) registration.Load) (func(context.Context) error, error) {
+		facts, err := registration.Read("/", buildVersion())
 		if err != nil {
 			return nil, fmt.Errorf("facts of this node: %w", err)
 		}
-		agent, err := node.New(node.Options{Config: config, Name: o.nodeName, Facts: facts, Handlers: handlers, Log: log, Load: load})
+		agent, err := registration.New(registration.Options{Config: config, Name: o.nodeName, Facts: facts, Handlers: handlers, Log: log, Load: load})
 		if err != nil {
 			return nil, err
 		}

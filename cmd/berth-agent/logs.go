@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	gosync "sync"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,7 +90,7 @@ func (l *logsFlags) run(cmd *cobra.Command, names []string, since time.Time) err
 		width = max(width, len(name))
 	}
 	errs := make([]error, len(names))
-	var all gosync.WaitGroup
+	var all sync.WaitGroup
 	for i, name := range names {
 		p := &printer{streams: out, timestamps: l.timestamps, since: since, tail: l.tail}
 		if len(names) > 1 {
@@ -247,6 +247,6 @@ func (l *logsFlags) before(name string) (string, error) {
 
 // streams are the outputs that several logs share.
 type streams struct {
-	mu       gosync.Mutex
+	mu       sync.Mutex
 	out, err io.Writer
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command berth-agent is Berth's node agent: it runs the containers that a folder of manifests or a
-// cluster wants on one node. It decides nothing itself; see packages source and sync below
+// cluster wants on one node. It decides nothing itself; see packages source and reconcile below
 // node-agent.
 package main
 

@@ -31,11 +31,11 @@ import (
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/lifecycle"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/reconcile"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
-	"github.com/berth-run/berth/node-agent/sync"
 )
 
 // options are the flags.
@@ -220,7 +220,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := sv.meet(ctx); err != nil {
 		return err
 	}
-	syncer, err := sync.New(sync.Config{
+	syncer, err := reconcile.New(reconcile.Config{
 		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: heldClient{sv.client, sv}, Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: sv.handlerNames, Log: log, KeepLogs: o.removedLogs,
 	})
@@ -260,7 +260,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	if registerNode != nil {
-		tasks["node"], err = registerNode(sv.handlers, func(ctx context.Context) node.Load { return load(src.List(), ready(ctx)) })
+		tasks["node"], err = registerNode(sv.handlers, func(ctx context.Context) registration.Load { return load(src.List(), ready(ctx)) })
 		if err != nil {
 			return err
 		}
@@ -310,7 +310,7 @@ func openJournal(stateDir string, log *slog.Logger) (*durable.Journal, error) {
 // register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that
 // the node has and what is asked of it at the time.
 type register func(
-	handlers func() []v1alpha1.NodeHandler, load func(context.Context) node.Load,
+	handlers func() []v1alpha1.NodeHandler, load func(context.Context) registration.Load,
 ) (task func(context.Context) error, err error)
 
 // source returns where bundles come from and, for the agent of a cluster's node, how the node is
@@ -319,13 +319,13 @@ func (o *options) source(log *slog.Logger, journal *durable.Journal) (source.Sou
 	if o.manifests == "" {
 		return o.clusterSource(log)
 	}
-	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, Journal: journal, NodeName: o.nodeName, NodeLabels: node.Labels(o.nodeName), Log: log})
+	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, Journal: journal, NodeName: o.nodeName, NodeLabels: registration.Labels(o.nodeName), Log: log})
 	return src, nil, err
 }
 
 // load sums up what is asked of the node.
-func load(bundles []*v1alpha1.OCIBundle, ready error) node.Load {
-	l := node.Load{Containers: int32(len(bundles)), Allocated: corev1.ResourceList{}, Ready: ready}
+func load(bundles []*v1alpha1.OCIBundle, ready error) registration.Load {
+	l := registration.Load{Containers: int32(len(bundles)), Allocated: corev1.ResourceList{}, Ready: ready}
 	for _, b := range bundles {
 		for name, q := range b.Spec.Requests {
 			sum := l.Allocated[name]

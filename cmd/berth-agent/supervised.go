@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/supervisor/fdstore"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -117,7 +117,7 @@ func (s *supervised) handlers() []v1alpha1.NodeHandler {
 	defer s.mu.Unlock()
 	var out []v1alpha1.NodeHandler
 	for _, h := range s.info.Handlers {
-		out = append(out, node.Handler(h.Name, h.Features))
+		out = append(out, registration.Handler(h.Name, h.Features))
 	}
 	return out
 }

@@ -34,7 +34,7 @@ import (
 
 	"github.com/berth-run/berth/controllers"
 	"github.com/berth-run/berth/controllers/deletion"
-	"github.com/berth-run/berth/controllers/node"
+	"github.com/berth-run/berth/controllers/nodehealth"
 )
 
 // version is set by the build (-ldflags "-X main.version=…").
@@ -101,7 +101,7 @@ heartbeats; config/webhook has the API server ask it for the grace period of a d
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "work only while holding a Lease, so that several controllers can stand by")
 	f.StringVar(&o.leaderNamespace, "leader-elect-namespace", "", "namespace of that Lease; default: the pod's own, else berth-system")
 	f.StringVar(&o.leaderID, "leader-elect-id", "berth-controller", "name of that Lease")
-	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", node.DefaultGracePeriod, "how long an agent may not renew its Lease before its node counts as lost")
+	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", nodehealth.DefaultGracePeriod, "how long an agent may not renew its Lease before its node counts as lost")
 	f.IntVar(&o.workers, "workers", 4, "how many Containers are reconciled at once")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")

@@ -62,7 +62,7 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	switch {
 	case err == nil:
 	case first && apierrors.IsNotFound(err):
-		// The NodeAgent is new, and controllers/node creates the namespace.
+		// The NodeAgent is new, and controllers/nodehealth creates the namespace.
 		r.withdrawFirst(s)
 		s.found.unready = fmt.Sprintf("namespace %s of node %s does not exist yet", want.Namespace, s.desired.NodeName)
 		s.again = conflictDelay

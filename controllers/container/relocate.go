@@ -19,7 +19,7 @@ import (
 // OCIBundle stays there, and is mirrored and deleted there, until its node has an agent that reads
 // the namespace of its node. Then it is replaced by one there, which names it in spec.former, so
 // that the agent finds its container again. The agent is let into that namespace once all
-// OCIBundles of the node are in it (controllers/node): it never sees a part of them.
+// OCIBundles of the node are in it (controllers/nodehealth): it never sees a part of them.
 
 // readsNamespace reports whether the agent of a node reads its OCIBundles in the namespace of the
 // node.

@@ -15,7 +15,7 @@
 // # What it must not know
 //
 // Containers, Kubernetes, bundles and mounts: it imports nothing else of Berth. Mounting the layers
-// is package bundle's work; choosing what to pull and when is package sync's.
+// is package bundle's work; choosing what to pull and when is package reconcile's.
 //
 // # Why the layers are applied by our own code
 //

@@ -13,5 +13,5 @@
 // what is stored: the container's record, the supervisor and the disk.
 //
 // The package must not know what is decided about a container, when it is started again, nor how
-// its record is written: that is package sync.
+// its record is written: that is package reconcile.
 package lifecycle

@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/kubernetes"
 )
@@ -82,11 +82,11 @@ func startFake(ctx context.Context, c *cluster, i *issuer, name string) error {
 		return err
 	}
 	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("32Gi")}
-	facts := node.Facts{Info: v1alpha1.NodeInfo{AgentRevision: 2, AgentVersion: "fake", Architecture: "amd64", OperatingSystem: "linux"}, Capacity: capacity}
-	heart, err := node.New(node.Options{
+	facts := registration.Facts{Info: v1alpha1.NodeInfo{AgentRevision: 2, AgentVersion: "fake", Architecture: "amd64", OperatingSystem: "linux"}, Capacity: capacity}
+	heart, err := registration.New(registration.Options{
 		Config: config, Name: name, Facts: facts,
 		Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: v1alpha1.HandlerNative}} },
-		Load:     func(context.Context) node.Load { return node.Load{} },
+		Load:     func(context.Context) registration.Load { return registration.Load{} },
 	})
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -35,7 +35,7 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	}
 	const name = "node-kubelet"
 	config := daemonSetOn(t, c, name)
-	own, err := node.Identify(config, name)
+	own, err := registration.Identify(config, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	h := heard{make(chan source.Key, 100), make(chan struct{})}
 	done := make(chan error, 2)
 	go func() { done <- k.Run(ctx, h) }()
-	facts, err := node.Read("/", "v0")
+	facts, err := registration.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := node.New(node.Options{Config: own, Name: name, Facts: facts, Load: func(context.Context) node.Load { return node.Load{} }})
+	a, err := registration.New(registration.Options{Config: own, Name: name, Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} }})
 	if err != nil {
 		t.Fatal(err)
 	}

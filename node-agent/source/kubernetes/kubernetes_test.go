@@ -34,7 +34,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/configtest"
 	"github.com/berth-run/berth/internal/leaktest"
-	"github.com/berth-run/berth/node-agent/node"
+	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -344,21 +344,21 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 	}
 }
 
-// TestNodeAgent is here for the API server: package node's object and heartbeat.
+// TestNodeAgent is here for the API server: package registration's object and heartbeat.
 func TestNodeAgent(t *testing.T) {
 	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := admin(t)
 	nodeNamespace(t, c, "node-1")
-	facts, err := node.Read("/", "v0")
+	facts, err := registration.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := make(chan node.Load, 1)
-	load <- node.Load{Ready: errors.New("the test is not ready")}
-	a, err := node.New(node.Options{
+	load := make(chan registration.Load, 1)
+	load <- registration.Load{Ready: errors.New("the test is not ready")}
+	a, err := registration.New(registration.Options{
 		Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}} },
-		Load: func(context.Context) node.Load { l := <-load; load <- l; return l },
+		Load: func(context.Context) registration.Load { l := <-load; load <- l; return l },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -394,7 +394,7 @@ func TestNodeAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-load
-	load <- node.Load{Containers: 2}
+	load <- registration.Load{Containers: 2}
 	until(t, "Ready=True", ready(metav1.ConditionTrue))
 	if !agent.Spec.Unschedulable || agent.Labels["zone"] != "a" || agent.Status.Containers != 2 {
 		t.Errorf("found %+v", agent)
@@ -410,7 +410,7 @@ func TestNodeAgent(t *testing.T) {
 	}
 	began := time.Now()
 	until(t, "the NodeAgent again", func() bool { return ready(metav1.ConditionTrue)() && agent.UID != was })
-	if took := time.Since(began); took > node.LeaseSeconds*time.Second {
+	if took := time.Since(began); took > registration.LeaseSeconds*time.Second {
 		t.Errorf("it was registered again after %s", took)
 	}
 	cancel()
@@ -442,7 +442,7 @@ func TestHeartbeatBeforeTheNamespace(t *testing.T) {
 			return next.RoundTrip(r)
 		})
 	})
-	a, err := node.New(node.Options{Config: counted, Name: "node-new", Load: func(context.Context) node.Load { return node.Load{} }})
+	a, err := registration.New(registration.Options{Config: counted, Name: "node-new", Load: func(context.Context) registration.Load { return registration.Load{} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,13 +505,13 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "field not declared in schema")
 	})
 
-	facts, err := node.Read("/", "v0")
+	facts, err := registration.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &safeLog{}
-	a, err := node.New(node.Options{
-		Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} },
+	a, err := registration.New(registration.Options{
+		Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} },
 		Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
@@ -598,13 +598,13 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 		t.Errorf("release: %v", err)
 	}
 
-	facts, err := node.Read("/", "v0")
+	facts, err := registration.Read("/", "v0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	register := func() func() {
 		ctx, stop := context.WithCancel(ctx)
-		a, err := node.New(node.Options{Config: agent, Name: "node-7", Facts: facts, Load: func(context.Context) node.Load { return node.Load{} }})
+		a, err := registration.New(registration.Options{Config: agent, Name: "node-7", Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} }})
 		if err != nil {
 			t.Fatal(err)
 		}
