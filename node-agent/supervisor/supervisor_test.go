@@ -789,6 +789,12 @@ func TestEnsureRunning(t *testing.T) {
 	run := filepath.Join(dir, "run")
 	socket := filepath.Join(run, "supervisor.sock")
 	args := []string{roleVariable + "=supervise", "/proc/" + strconv.Itoa(os.Getpid()) + "/exe", run}
+	// As a descriptor that a shell has left open, which the supervisor must not keep.
+	var inherited [2]int
+	if err := unix.Pipe2(inherited[:], unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited[0])
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -808,6 +814,10 @@ func TestEnsureRunning(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
+	unix.Close(inherited[1])
+	if n, err := unix.Read(inherited[0], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("reading a pipe that nobody writes to: found %d, %v; want its end", n, err)
+	}
 	if sid, err := unix.Getsid(pid); err != nil || sid != pid {
 		t.Errorf("session %d of %d, %v", sid, pid, err)
 	}

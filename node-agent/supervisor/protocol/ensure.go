@@ -7,11 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/durable"
 )
@@ -87,6 +90,11 @@ func start(ctx context.Context, binary string, args []string, socket string, hel
 			return fmt.Errorf("supervisor: %w", err)
 		}
 		begin = 0
+	}
+	// A descriptor that our own parent left open, such as that of a lock, would live as long as the
+	// supervisor.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("supervisor: close_range: %w", err)
 	}
 	cmd := exec.Command(binary, args...)
 	if held != nil {
