@@ -11,8 +11,11 @@ import (
 )
 
 // Collect has the programs that this process starts report races in files below dir, an absolute
-// path. Their standard error may be read by nobody, or be gone when they are killed.
-func Collect(dir string) error { return os.Setenv("GORACE", "log_path="+filepath.Join(dir, "race")) }
+// path. Their standard error may be read by nobody, or be gone when they are killed. They end at
+// once: by default the detector waits a second for other threads, in each call of a command.
+func Collect(dir string) error {
+	return os.Setenv("GORACE", "atexit_sleep_ms=0 log_path="+filepath.Join(dir, "race"))
+}
 
 // Reports returns the races that programs have reported below dir, and removes them.
 func Reports(dir string) string {
