@@ -94,7 +94,7 @@ func notifyManager(mainPID int) error {
 		return err
 	}
 	defer func() { _ = manager.Close() }()
-	for _, message := range []string{"READY=1\n", "MAINPID=" + strconv.Itoa(mainPID) + "\n"} {
+	for _, message := range []string{"READY=1", "MAINPID=" + strconv.Itoa(mainPID)} {
 		if _, err := manager.Write([]byte(message)); err != nil {
 			return err
 		}

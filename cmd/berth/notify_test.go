@@ -105,7 +105,7 @@ func TestNotify(t *testing.T) {
 			}
 			expect := func(pid int) {
 				t.Helper()
-				for _, want := range []string{"READY=1\n", fmt.Sprintf("MAINPID=%d\n", pid), "BARRIER=1"} {
+				for _, want := range []string{"READY=1", fmt.Sprintf("MAINPID=%d", pid), "BARRIER=1"} {
 					select {
 					case got := <-messages:
 						if got != want {
