@@ -122,6 +122,16 @@ func (c *cluster) restart(ctx context.Context, name string) (sinceBoot, error) {
 	return startOf(pid)
 }
 
+// usage returns the processor time that each program has used, and the API server's counters.
+func (c *cluster) usage(ctx context.Context) (map[string]time.Duration, counters, error) {
+	cpu, err := c.cpuTimes()
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := c.metrics(ctx)
+	return cpu, m, err
+}
+
 // cpuTimes returns the processor time that each program has used.
 func (c *cluster) cpuTimes() (map[string]time.Duration, error) {
 	times := map[string]time.Duration{}

@@ -64,11 +64,7 @@ func (n nodes) run(ctx context.Context, c *cluster) error {
 func (n nodes) grow(ctx context.Context, c *cluster, i *issuer, have, want int) error {
 	ctx1, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	cpu, err := c.cpuTimes()
-	if err != nil {
-		return err
-	}
-	before, err := c.metrics(ctx)
+	cpu, before, err := c.usage(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,22 +132,14 @@ func isRequest(key string) bool {
 // measureRest prints what the nodes cost while nothing happens but heartbeats.
 func (n nodes) measureRest(ctx context.Context, c *cluster, have int, atFirst counters) error {
 	time.Sleep(30 * time.Second)
-	cpu, err := c.cpuTimes()
-	if err != nil {
-		return err
-	}
-	before, err := c.metrics(ctx)
+	cpu, before, err := c.usage(ctx)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	time.Sleep(n.rest)
 	seconds := time.Since(began).Seconds()
-	after, err := c.cpuTimes()
-	if err != nil {
-		return err
-	}
-	m, err := c.metrics(ctx)
+	after, m, err := c.usage(ctx)
 	if err != nil {
 		return err
 	}
