@@ -42,15 +42,11 @@ type CheckpointOptions struct {
 // end, and it is removed. With LazyPages it returns once all memory has been fetched, and the
 // container can be killed and deleted while it waits.
 func (r *Runtime) Checkpoint(ctx context.Context, id string, o CheckpointOptions) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer func() { unlock() }()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	if status := r.status(rec); status != specs.StateRunning && status != StatusPaused {
 		return fmt.Errorf("container cannot be checkpointed in %s state", status)
 	}

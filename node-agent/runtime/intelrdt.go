@@ -66,15 +66,11 @@ func (r *Runtime) removeResctrl(rec *record) error {
 // UpdateIntelRdt writes the schemas of a container's resctrl group: `update --l3-cache-schema` and
 // `--mem-bw-schema`. An empty one stays as it is. A container without a group gets one of its own.
 func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	_, err = r.updateIntelRdt(rec, l3CacheSchema, memBwSchema)
 	return err
 }

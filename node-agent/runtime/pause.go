@@ -31,15 +31,11 @@ func (r *Runtime) Resume(_ context.Context, id string) error {
 }
 
 func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState) error) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	if err := check(r.status(rec)); err != nil {
 		return err
 	}

@@ -236,6 +236,18 @@ func ownerName(uid int) string {
 	return "#" + strconv.Itoa(uid)
 }
 
+// loadLocked locks a container and reads its record.
+func (r *Runtime) loadLocked(id string) (rec *record, unlock func(), err error) {
+	if unlock, err = r.lock(id); err != nil {
+		return nil, nil, err
+	}
+	if rec, err = r.load(id); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return rec, unlock, nil
+}
+
 // lock keeps other processes from changing a container until unlock is called. The lock is on the
 // directory of the container and is released with the descriptor.
 func (r *Runtime) lock(id string) (unlock func(), err error) {
@@ -276,15 +288,11 @@ func (r *Runtime) lock(id string) (unlock func(), err error) {
 // If the container has no process it returns ErrNotRunning. The signal goes through a pidfd, never
 // to another process that has the pid now.
 func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	r.debugf("container %s: send signal %d to its first process, pid %d; to all others: %t", id, sig, rec.PID, all)
 	if all && len(rec.Cgroups) == 0 {
 		return rec.signalAll(sig)

@@ -19,15 +19,11 @@ import (
 // Start makes a created container execute its program. It returns once that has happened, or
 // failed.
 func (r *Runtime) Start(ctx context.Context, id string) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	if err := startable(r.status(rec)); err != nil {
 		return err
 	}

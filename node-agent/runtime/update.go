@@ -31,15 +31,11 @@ type Update struct {
 // Update changes limits of a container that has not stopped (ErrNotRunning). The limits that it
 // then has are recorded: the next update starts from them. On an error they are as before.
 func (r *Runtime) Update(_ context.Context, id string, u Update) error {
-	unlock, err := r.lock(id)
+	rec, unlock, err := r.loadLocked(id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec, err := r.load(id)
-	if err != nil {
-		return err
-	}
 	switch r.status(rec) {
 	case specs.StateStopped, specs.StateCreating:
 		return ErrNotRunning
