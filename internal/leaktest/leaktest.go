@@ -36,7 +36,7 @@ func check(t testing.TB, patience int, settle ...func()) {
 	before, running := descriptors(), goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		t.Helper()
-		if t.Failed() || t.Skipped() {
+		if t.Failed() {
 			return // it may have ended in the middle
 		}
 		if left := leftOver(before, patience, settle, running); left != "" {

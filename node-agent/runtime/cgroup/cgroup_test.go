@@ -342,13 +342,34 @@ func TestNested(t *testing.T) {
 }
 
 // TestThawElsewhere: a cgroup whose path is the end of the path of the container's own is another
-// one. The own one is left to Freeze.
+// one. The own one is left to Freeze. Under version 2 a frozen process ends without help.
 func TestThawElsewhere(t *testing.T) {
 	needs.Root(t)
-	if l := layout(t); l.Unified {
-		t.Skip("version 2 has no freezer that holds a process that is to die")
-	}
 	name := fmt.Sprintf("t%d-elsewhere", os.Getpid())
+	if l := layout(t); l.Unified {
+		dir := filepath.Join(Root, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		err := errors.Join(writeFile(dir, "cgroup.procs", fmt.Sprint(cmd.Process.Pid)), writeFile(dir, "cgroup.freeze", "1"))
+		ours := &Group{paths: map[string]string{"": filepath.Join(Root, "above", name)}}
+		if err := errors.Join(err, ours.ThawElsewhere(cmd.Process.Pid)); err != nil {
+			t.Error(err)
+		}
+		if frozen, err := readFile(dir, "cgroup.freeze"); frozen != "1" || err != nil {
+			t.Errorf("found cgroup.freeze %q, %v; want 1", frozen, err)
+		}
+		err = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := errors.Join(err, remove(dir)); err != nil {
+			t.Error(err)
+		}
+		return
+	}
 	freezer := filepath.Join(Root, "freezer")
 	for _, c := range []struct {
 		ours string
