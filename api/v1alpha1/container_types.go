@@ -401,8 +401,8 @@ const (
 	// cannot be given what has changed in the spec, such as a limit of memory below what it uses.
 	// It goes on as it was, and the agent tries again.
 	ReasonUpdateRefused = "UpdateRefused"
-	// ReasonDispatched surfaces in Reconciling when the OCIBundle has been applied and the agent
-	// has not answered yet.
+	// ReasonDispatched surfaces in Reconciling from when the OCIBundle is applied until the agent
+	// answers.
 	ReasonDispatched = "Dispatched"
 	// ReasonDispatchFailed surfaces in Ready and Reconciling when the API server refused the
 	// OCIBundle; it is tried again with back-off.

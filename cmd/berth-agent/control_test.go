@@ -194,7 +194,7 @@ func TestStandaloneControl(t *testing.T) {
 	}
 	h.write("never.yaml", "  image: oci-archive:/nowhere.tar\n")
 	h.until("its failure", func() bool { c := h.get("never"); return c != nil && strings.Contains(message(c), "nowhere") })
-	if _, stderr, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(stderr, "has not been started") || !strings.Contains(stderr, "nowhere.tar") {
+	if _, stderr, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(stderr, "the container did not start yet") || !strings.Contains(stderr, "nowhere.tar") {
 		t.Errorf("logs of one that was never started: found code %d, %q", code, stderr)
 	}
 	if _, stderr, code := h.run("", "start", "never"); code != 1 || !strings.Contains(stderr, "nowhere.tar") {

@@ -45,10 +45,12 @@ func (o *options) writeFacts() error {
 // a cluster, from a cluster or from manifests. The agent would take each of them for no longer
 // wanted, and remove it with all that it has written.
 func (o *options) checkSource(bundles *bundle.Root) error {
+	// Without agent.json, or with a damaged one, nobody knows where they come from. That is no reason
+	// to leave a machine without its containers after a loss of power.
 	before, _ := readFacts(o.stateDir)
 	var from, flag string
 	switch {
-	case before.RunDir == "": // without agent.json, nobody knows where they come from
+	case before.RunDir == "":
 		return nil
 	case before.Manifests != "" && o.manifests == "":
 		from, flag = "the manifests in "+before.Manifests, "--manifests "+before.Manifests

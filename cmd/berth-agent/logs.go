@@ -184,9 +184,9 @@ func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string,
 	}
 }
 
-// waits says why a container has no log.
+// waits returns the reason why a container has no log.
 func waits(c *v1alpha1.Container) string {
-	text := "found no log: the container has not been started"
+	text := "found no log: the container did not start yet"
 	if w := c.Status.State.Waiting; w != nil {
 		text += fmt.Sprintf(" (%s)", w.Reason)
 	}

@@ -226,7 +226,7 @@ func find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container
 	}
 	switch {
 	case len(names) == 0:
-		return nil, fmt.Errorf("NAME: found no container %s/%s; there is none at all", namespace, name)
+		return nil, fmt.Errorf("NAME: found no container %s/%s; there are no containers", namespace, name)
 	case len(names) > maxNamed:
 		return nil, fmt.Errorf("NAME: found no container %s/%s; berth-agent status lists the %d that there are", namespace, name, len(names))
 	}

@@ -229,7 +229,7 @@ func TestUnknownName(t *testing.T) {
 		count int
 		want  string
 	}{
-		{0, "NAME: found no container default/b; there is none at all"},
+		{0, "NAME: found no container default/b; there are no containers"},
 		{2, "NAME: found no container default/b; there are: c0, c1"},
 		{1000, "NAME: found no container default/b; berth-agent status lists the 1000 that there are"},
 	} {

@@ -101,8 +101,8 @@ func TestExec(t *testing.T) {
 	on(words(), "true").is(t, 255, "", "exec failed: cannot exec in a stopped container")
 }
 
-// TestParseUser: CVE-2024-40635, CVE-2026-30892: what is no number of a user is none, and never
-// root.
+// TestParseUser: a user that is out of range or no number is refused, and never becomes root
+// (CVE-2024-40635, CVE-2026-30892).
 func TestParseUser(t *testing.T) {
 	for s, want := range map[string]specs.User{
 		"0": {UID: 0, GID: 9}, "1": {UID: 1, GID: 9}, "1:2": {UID: 1, GID: 2}, "4294967294:4294967294": {UID: 1<<32 - 2, GID: 1<<32 - 2}, "2147483648": {UID: 1 << 31, GID: 9},

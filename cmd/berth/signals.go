@@ -75,8 +75,8 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 	relayFD = int32(p[1])
 	const saRestorer, saOnStack, saRestart = 0x04000000, 0x08000000, 0x10000000 // SA_* of asm/signal.h, the same on amd64 and arm64
 	action := &kernelSigaction{
-		// On a stack for signals, which the Go runtime has made for each thread: that of a
-		// goroutine is too small.
+		// The handler runs on the signal stack that the Go runtime allocates for each thread: a
+		// goroutine's stack is too small.
 		handler: relayPC, flags: saOnStack | saRestart, restorer: sigreturnPC, mask: ^uint64(0),
 	}
 	if sigreturnPC != 0 {

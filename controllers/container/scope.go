@@ -21,8 +21,7 @@ type scope struct {
 	// container is the object to work on; before is as it was read, for the patch of the status and
 	// for the events.
 	container, before *v1alpha1.Container
-	// bundle is the Container's OCIBundle, nil where there is none. Its config is a digest: see
-	// digestConfig.
+	// bundle is the Container's OCIBundle, or nil. Its config is a digest: see digestConfig.
 	bundle *v1alpha1.OCIBundle
 	// surplus are further OCIBundles of the Container: the one that bundle replaces, or what a race
 	// has left.

@@ -85,8 +85,8 @@ func (k *Keeper) use(digest string) bool {
 	return known
 }
 
-// learn notes that a profile exists. One that this process has not heard of counts as used now,
-// since what an earlier process did with it is not known.
+// learn records that a profile exists. One that is new to this process counts as used now, since an
+// earlier process may have used it.
 func (k *Keeper) learn(digest, profile string, used bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

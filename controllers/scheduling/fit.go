@@ -166,7 +166,7 @@ func isNewEnough(r Request, n Node) string {
 }
 
 // hasRoom compares with what is allocatable. A resource that the Container does not request always
-// fits, as in kube-scheduler, and so does one that the agent has not said anything of.
+// fits, as in kube-scheduler, and so does one that the agent does not report.
 func hasRoom(r Request, n Node) string {
 	want := usageOf(r.Resources)
 	var lacks []string

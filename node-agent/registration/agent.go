@@ -110,8 +110,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			if err := a.beat(ctx); err == nil {
 				renewed, next, wait = now, now.Add(renewEvery), 0
 			} else {
-				// Thousands of nodes may wait for the controller at once, which has to get a word
-				// in.
+				// Thousands of nodes may wait for the controller at once. Their requests must not keep
+				// it from its own.
 				wait = min(max(2*wait, firstRetry), renewEvery)
 				next = time.Now().Add(wait)
 				if ctx.Err() == nil {
