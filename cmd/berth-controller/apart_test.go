@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -76,13 +77,18 @@ func TestNodesAreApart(t *testing.T) {
 		t.Run("own work, "+name, func(t *testing.T) { a.ownWork(t, identities[name], ownNS, own) })
 	}
 
-	// The controller's own rights over namespaces and RoleBindings end with those of nodes.
+	// The controller's own rights over namespaces, RoleBindings and Leases end with those of nodes.
 	t.Run("controller", func(t *testing.T) {
 		c, err := client.New(a.certificate(t, "system:serviceaccount:berth-system:berth-controller"), client.Options{Scheme: a.admin.Scheme()})
 		if err != nil {
 			t.Fatal(err)
 		}
+		theirs := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "theirs"}}
+		if err := a.admin.Create(t.Context(), theirs.DeepCopy()); err != nil {
+			t.Fatal(err)
+		}
 		for what, err := range map[string]error{
+			"delete a Lease":   c.Delete(t.Context(), theirs),
 			"create":           c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}}),
 			"create, unmarked": c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "berth-node-c"}}),
 			"delete":           c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
