@@ -127,7 +127,7 @@ func newOutput(t *testing.T) *output {
 	return o
 }
 
-// all is what was written, once those have ended whose words count.
+// all returns the output of both streams, once their writers have ended.
 func (o *output) all() string {
 	o.w.Close()
 	_ = o.r.SetReadDeadline(time.Unix(1, 0))

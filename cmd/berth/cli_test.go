@@ -165,7 +165,7 @@ var conversation = []struct {
 	{"delete --force ID", 0, "", "", nil},
 }
 
-// TestConversation is what clients of runc and crun say to berth.
+// TestConversation makes the calls that clients of runc and crun make.
 func TestConversation(t *testing.T) {
 	root, id := host(t)
 	b := bundle(t, args("sleep", "1000"))

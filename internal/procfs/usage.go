@@ -15,7 +15,7 @@ import (
 // Tick is the unit of times in /proc/PID/stat: USER_HZ is 100 for all programs.
 const Tick = time.Second / 100
 
-// Memory is what a process has in memory, in KiB.
+// Memory is the memory of a process, in KiB.
 type Memory struct {
 	// PSS counts a page that n processes share as the nth part of it.
 	PSS int

@@ -94,7 +94,7 @@ func without(kind specs.LinuxNamespaceType) func(*specs.Spec) {
 	}
 }
 
-// likeness is what two processes of a container have in common.
+// likeness has the properties that two processes of a container share.
 func (w *world) likeness(pid int) string {
 	w.t.Helper()
 	var b strings.Builder

@@ -18,7 +18,7 @@ import (
 
 var background = context.Background()
 
-// status is what State says, as a word.
+// status returns the status of State, as a word.
 func (w *world) status() string {
 	w.t.Helper()
 	s, err := w.rt.State(background, w.id)

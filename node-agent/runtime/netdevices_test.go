@@ -40,7 +40,7 @@ func (w *world) veth(name string) (peer string) {
 	return peer
 }
 
-// inContainer is what ip prints in a network namespace.
+// inContainer returns the output of ip in a network namespace.
 func (w *world) inContainer(pid int, args ...string) string {
 	w.t.Helper()
 	out, err := exec.Command(busybox, append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), busybox, "ip"}, args...)...).CombinedOutput()

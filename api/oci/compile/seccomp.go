@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// oldestKernel is what Berth requires of a node; a rule of the profile that
+// oldestKernel is the oldest kernel that Berth supports on a node; a rule of the profile that
 // needs a newer one is left out.
 var oldestKernel = seccomp.KernelVersion{Kernel: 5, Major: 14}
 

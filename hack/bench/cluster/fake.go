@@ -124,7 +124,7 @@ func (f *fakeAgent) Changed(key source.Key) {
 	}()
 }
 
-// runs is what an agent says of a container that runs.
+// runs returns an agent's status of a running container.
 func runs(b *v1alpha1.OCIBundle) *v1alpha1.OCIBundleStatus {
 	yes := func(kind, reason string) metav1.Condition {
 		return metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, ObservedGeneration: b.Generation, LastTransitionTime: metav1.Now()}

@@ -93,7 +93,7 @@ func (g *Group) updateDevices(r *specs.LinuxResources) error {
 	return nil
 }
 
-// saved is what a file of the cgroup held.
+// saved is the earlier content of a cgroup file.
 type saved struct {
 	dir, file string
 	lines     []string

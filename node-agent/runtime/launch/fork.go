@@ -304,7 +304,7 @@ func (c *compiler) bytes(a *plan.Arg) uintptr {
 	return at
 }
 
-// message is what the child writes to its report pipe: a step, in its upper half what a
+// message is a report of the child on its pipe: a step, in its upper half what a
 // synchronization point carries, and, if it failed, its errno.
 type message struct {
 	step  uint64

@@ -46,7 +46,7 @@ type Source struct {
 // InputSource returns the descriptor of an element of Plan.Sources.
 func InputSource(i int) Input { return Input("source[" + strconv.Itoa(i) + "]") }
 
-// idmapOption is what the options idmap and ridmap say.
+// idmapOption is a parsed option idmap or ridmap.
 type idmapOption struct {
 	set, recursive bool
 	uids, gids     []relativeMapping

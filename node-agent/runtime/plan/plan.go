@@ -150,7 +150,7 @@ func (a Arg) Reg() (Reg, bool) { return Reg(a.val), a.kind == argReg }
 // Input returns the inherited descriptor whose number the argument is.
 func (a Arg) Input() (Input, bool) { return Input(a.text), a.kind == argInput }
 
-// Field is what a step is for: the path of a field in config.json and what stands there.
+// Field is the purpose of a step: the path of a field in config.json and what stands there.
 type Field struct {
 	// Path of the field, such as "mounts" or "linux.maskedPaths".
 	Path string

@@ -40,7 +40,7 @@ var (
 	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
 )
 
-// options are what the runtime passes for a container that create makes on such a host.
+// options are the runtime's options for create on such a host.
 func options(h Host) Options {
 	o := Options{ID: "id", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/root", Result: true, CgroupPaths: map[string]string{}}
 	if h.Cgroup.Unified {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Stats are what `runc events` prints as intel_rdt, by its names: what the processor can do, what
+// Stats are printed as intel_rdt by `runc events`, whose names they have: what the processor can do, what
 // the group may use, and what its processes have used. What the processor does not have is left
 // out.
 type Stats struct {

@@ -58,7 +58,7 @@ const (
 	maxArguments    = 6
 )
 
-// action is what a filter returns: SECCOMP_RET_* and 16 bits of data.
+// action is the return value of a filter: SECCOMP_RET_* and 16 bits of data.
 type action uint32
 
 // condition compares one argument. SCMP_CMP_EQ is opMasked with a full mask.
