@@ -51,7 +51,7 @@ func appArmor(t *testing.T, name string) {
 	}
 }
 
-// confinement returns the host's view of a process's confinement.
+// confinement returns the AppArmor profile that the kernel shows for a process.
 func confinement(t *testing.T, pid int) string {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/apparmor/current", pid))

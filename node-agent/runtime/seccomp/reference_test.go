@@ -86,7 +86,7 @@ type referenceRule struct {
 	split     bool // conditions on one argument: each is a rule
 }
 
-// returns is the kernel's value of an action.
+// returns computes the kernel's return value of an action.
 func returns(name specs.LinuxSeccompAction, errnoRet *uint) uint32 {
 	n := uint32(unix.EPERM)
 	if errnoRet != nil {
