@@ -491,12 +491,16 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		default:
 			return fmt.Errorf("start %s: it is %s: %w", id, st.State, protocol.ErrNotCreated)
 		}
+		// An earlier supervisor may have let the program go right before it was killed.
+		begun := !st.StartedAt.IsZero()
 		// The time of the start is on disk before the program can run: a supervisor that is killed
 		// right after that must not leave a record of a container that never ran, for it would be
 		// run a second time.
 		at, instant := time.Now().UTC(), boottime.Now()
 		if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
-			_ = s.record(c, neverStarted)
+			if !begun {
+				_ = s.record(c, neverStarted)
+			}
 			return fmt.Errorf("start %s: %w", id, err)
 		}
 		s.step("start recorded")
@@ -506,9 +510,11 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 			switch hs, herr := h.State(context.WithoutCancel(ctx), id); {
 			case herr != nil:
 				return fmt.Errorf("start %s: %w: %w", id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
-			case hs.Status == "created":
+			case hs.Status == "created" && !begun:
 				_ = s.record(c, neverStarted)
 				return err
+			case hs.Status != "running" && begun:
+				return fmt.Errorf("start %s: it may have run already: %w: %w", id, protocol.ErrUnknownOutcome, err)
 			case hs.Status != "running":
 				return err
 			}
@@ -713,23 +719,20 @@ func (s *server) adoptOutput(c *container) {
 }
 
 // settleStart finds out whether a container that is recorded as created runs: its start may have
-// been cut off.
+// been cut off. One that its handler calls created keeps the time of that start: its process may
+// have been let go, and not have come to its program yet.
 func (s *server) settleStart(ctx context.Context, c *container) {
 	h, err := s.handlers.Get(c.rec.Status.Handler)
 	if err != nil {
 		return
 	}
-	switch hs, err := h.State(ctx, c.id); {
-	case err != nil:
-	case hs.Status == "running":
+	if hs, err := h.State(ctx, c.id); err == nil && hs.Status == "running" {
 		_ = s.update(c, func(st *protocol.Status) {
 			st.State = protocol.Running
 			if st.StartedAt.IsZero() { // recorded by an older version
 				st.StartedAt, st.StartedInstant = time.Now().UTC(), boottime.Now()
 			}
 		})
-	case hs.Status == "created" && !c.rec.Status.StartedAt.IsZero():
-		_ = s.update(c, neverStarted)
 	}
 }
 

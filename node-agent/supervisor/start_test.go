@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		state         func() (*specs.State, error)
+		begun         bool // whether an earlier supervisor has begun to start it
 		unknown, ran  bool // ran is whether the record says that the program may have run
 		wantNoFailure bool
 	}{
@@ -43,10 +45,17 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		"not started": {state: is(specs.StateCreated)},
 		"ended":       {state: is(specs.StateStopped), ran: true},
 		"runs":        {state: is(specs.StateRunning), ran: true, wantNoFailure: true},
+		// The process of an earlier start can have its program's end behind it by the second one.
+		"begun, not started": {begun: true, state: is(specs.StateCreated), unknown: true, ran: true},
+		"begun, ended":       {begun: true, state: is(specs.StateStopped), unknown: true, ran: true},
+		"begun, runs":        {begun: true, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &container{id: "x", pidfd: -1, ended: make(chan struct{})}
 			c.rec.Status = protocol.Status{ID: "x", Handler: "broken", State: protocol.Created}
+			if tc.begun {
+				c.rec.Status.StartedAt = time.Now()
+			}
 			s := &server{
 				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{state: tc.state}},
 				records: records{t.TempDir()}, containers: map[string]*container{"x": c}, step: func(string) {},

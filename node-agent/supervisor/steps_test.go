@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -84,7 +85,7 @@ func TestKilledAtEachStep(t *testing.T) {
 					if tc.ran {
 						want = protocol.Running
 					}
-					if st.State != want || st.StartedAt.IsZero() == tc.ran {
+					if st.State != want || st.StartedAt.IsZero() {
 						t.Fatalf("found %+v; want the state %s", st, want)
 					}
 					// A client that does not know asks again.
@@ -113,6 +114,53 @@ func TestKilledAtEachStep(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestStartFoundLate kills the supervisor right after it has let the first process go, which is slow
+// to come to its program. The next supervisor finds a container that is still created, and must
+// remember that its program may have run: an agent would have it run a second time.
+func TestStartFoundLate(t *testing.T) {
+	n := newNode(t)
+	st := n.create("berth", "web", "echo ran; exit 7")
+	fifo := filepath.Join(n.dir, "native", "web", "exec.fifo")
+	if err := os.Link(fifo, fifo+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(st.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error)
+	go func() {
+		_, err := n.client.Start(n.ctx(), "web")
+		started <- err
+	}()
+	n.eventually("the first process is let go", func() error {
+		if _, err := os.Lstat(fifo); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("found %v", err)
+		}
+		return nil
+	})
+	n.end(unix.SIGKILL)
+	if err := <-started; err == nil {
+		t.Fatal("a supervisor that is killed has answered")
+	}
+	// A supervisor that is killed a system call earlier has not removed it.
+	if err := os.Rename(fifo+".kept", fifo); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if st, err := n.client.Get(n.ctx(), "web"); err != nil || st.State != protocol.Created {
+		t.Fatalf("found %+v, %v; want a container that is still created", st, err)
+	}
+	if err := unix.Kill(st.PID, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if st := n.stopped("web"); st.StartedAt.IsZero() {
+		t.Errorf("found %+v; want to know that it was started", st)
+	}
+	if got := n.lines("web", "stdout"); !slices.Equal(got, []string{"ran"}) {
+		t.Errorf("the log has %q", got)
+	}
 }
 
 // TestStartIsIdempotent starts a container that runs: the answer is the same, and nothing is
