@@ -6,18 +6,13 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // maxNodes bounds how much a document may become by aliases.
@@ -81,59 +76,6 @@ func (d *decoder) explains(e *field.Error) bool {
 		return e.Type == field.ErrorTypeRequired && below(path, e.Field)
 	})
 }
-
-// identify refuses what is no Container at all; another spelling of its kind or version is only
-// noted.
-func (d *decoder) identify(root *yaml.Node) *Fault {
-	fault := func(n *yaml.Node, path, message string) *Fault {
-		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message}
-	}
-	if root.Kind != yaml.MappingNode {
-		return fault(root, "", "found "+describe(root)+"; allowed: a Container, which begins with apiVersion and kind")
-	}
-	entry := func(name string) *yaml.Node {
-		for i := 0; i+1 < len(root.Content); i += 2 {
-			if root.Content[i].Value == name {
-				return resolve(root.Content[i+1])
-			}
-		}
-		return nil
-	}
-	apiVersion, kind := entry("apiVersion"), entry("kind")
-	text := func(n *yaml.Node) string {
-		if n == nil || n.Kind != yaml.ScalarNode {
-			return ""
-		}
-		return n.Value
-	}
-	version := v1alpha1.GroupVersion.String()
-	if text(apiVersion) == version && text(kind) == containerKind {
-		return nil
-	}
-	at := root
-	switch {
-	case kind != nil && text(kind) != containerKind:
-		at = kind
-	case apiVersion != nil:
-		at = apiVersion
-	}
-	message := fmt.Sprintf("found %q, %q; allowed: %q, %q", text(apiVersion), text(kind), version, containerKind)
-	switch {
-	case apiVersion == nil && kind == nil && entry("services") != nil:
-		message += "; this looks like a compose file: write each service as a Container of its own"
-	case text(kind) == "List" || text(kind) == containerKind+"List":
-		message += "; write each item as a document of its own, with a line --- between them"
-	case text(kind) != containerKind && nearest(text(kind), []string{containerKind}) != "":
-		message += fmt.Sprintf("; did you mean %q?", containerKind)
-	case slices.Contains([]string{"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"}, text(kind)):
-		message += "; write each container of the " + text(kind) + " as a Container: its fields stand directly in spec"
-	case text(kind) == "ConfigMap" || text(kind) == "Secret":
-		message += "; Berth does not read it yet: write values into env, or files of the node as hostPath volumes"
-	}
-	return fault(at, "apiVersion, kind", message)
-}
-
-const containerKind = "Container"
 
 // resolve follows aliases.
 func resolve(n *yaml.Node) *yaml.Node {
@@ -402,158 +344,4 @@ func (d *decoder) list(n, place *yaml.Node, t reflect.Type, at *field.Path) (any
 		out = append(out, v)
 	}
 	return out, true
-}
-
-// kindOf returns what YAML 1.1, which kubectl reads, takes a node for: null, bool, number, string,
-// map, list, or tagged for a tag that no field has.
-func kindOf(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "map"
-	case yaml.SequenceNode:
-		return "list"
-	}
-	switch n.ShortTag() {
-	case "!!null":
-		return "null"
-	case "!!bool":
-		return "bool"
-	case "!!int", "!!float":
-		return "number"
-	case "!!timestamp":
-		return "string"
-	case "!!str", "!!merge":
-		if n.Style == 0 && slices.Contains([]string{"y", "yes", "on", "n", "no", "off"}, strings.ToLower(n.Value)) &&
-			(n.Value == strings.ToLower(n.Value) || n.Value == strings.ToUpper(n.Value) || n.Value == strings.ToUpper(n.Value[:1])+strings.ToLower(n.Value[1:])) {
-			return "bool"
-		}
-		return "string"
-	}
-	return "tagged"
-}
-
-// integer returns the value of a whole number.
-func integer(n *yaml.Node) (int64, bool) {
-	if kindOf(n) != "number" {
-		return 0, false
-	}
-	var v any
-	if n.Decode(&v) != nil {
-		return 0, false
-	}
-	switch v := v.(type) {
-	case int:
-		return int64(v), true
-	case int64:
-		return v, true
-	case float64:
-		return int64(v), v == float64(int64(v))
-	}
-	return 0, false
-}
-
-// fields are the names of a struct's fields, those of embedded structs included, with their types.
-func fields(t reflect.Type) map[string]reflect.Type {
-	out := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case name == "-" || !f.IsExported():
-		case f.Anonymous && name == "" || strings.Contains(options, "inline"):
-			inner := f.Type
-			if inner.Kind() == reflect.Pointer {
-				inner = inner.Elem()
-			}
-			maps.Copy(out, fields(inner))
-		case name != "":
-			out[name] = f.Type
-		}
-	}
-	return out
-}
-
-// names returns the sorted names of a struct's fields.
-func names(t reflect.Type) []string { return slices.Sorted(maps.Keys(fields(t))) }
-
-// quote shows text in a message.
-func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return strconv.Quote(s)
-}
-
-// describe says what a node is.
-func describe(n *yaml.Node) string {
-	switch kind := kindOf(n); kind {
-	case "map":
-		return "a map"
-	case "list":
-		return "a list"
-	case "null":
-		return "nothing"
-	case "bool":
-		if v := strings.ToLower(n.Value); v != "true" && v != "false" {
-			return n.Value + ", which YAML reads as the boolean " + strconv.FormatBool(v[0] == 'y' || v == "on")
-		}
-		return "the boolean " + n.Value
-	case "number":
-		return "the number " + n.Value
-	}
-	return quote(n.Value)
-}
-
-// quoteIt says how to write a scalar as a string.
-func quoteIt(n *yaml.Node) string {
-	if kind := kindOf(n); kind == "bool" || kind == "number" {
-		return ": write " + strconv.Quote(n.Value)
-	}
-	return ""
-}
-
-// expected says what a type allows.
-func expected(t reflect.Type) string {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch {
-	case t == reflect.TypeFor[resource.Quantity]():
-		return "a quantity such as 500m (of cpu) or 64Mi (of memory)"
-	case t == reflect.TypeFor[time.Time](), strings.HasSuffix(t.Name(), "Time"):
-		return "a time such as 2026-01-02T15:04:05Z"
-	}
-	switch t.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false, without quotes"
-	case reflect.Int32, reflect.Int64:
-		return "a whole number, without quotes"
-	case reflect.Slice:
-		switch items(t).Kind() {
-		case reflect.Struct:
-			return "a list of maps with the fields " + strings.Join(names(items(t)), ", ")
-		case reflect.String:
-			return `a list of strings, such as ["a", "b"]`
-		}
-		return "a list"
-	case reflect.Map:
-		if items(t).Kind() == reflect.String {
-			return `a map of names to strings, such as {app: "web"}`
-		}
-		return "a map of names, each with " + expected(items(t))
-	case reflect.Struct:
-		return "a map with the fields " + strings.Join(names(t), ", ")
-	}
-	return "another value"
-}
-
-func items(t reflect.Type) reflect.Type {
-	t = t.Elem()
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t
 }

@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -225,3 +226,27 @@ func enums() map[string][]string {
 		"spec.imagePullPolicy": {"Always", "IfNotPresent", "Never"},
 	}
 }
+
+// fields are the names of a struct's fields, those of embedded structs included, with their types.
+func fields(t reflect.Type) map[string]reflect.Type {
+	out := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !f.IsExported():
+		case f.Anonymous && name == "" || strings.Contains(options, "inline"):
+			inner := f.Type
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			maps.Copy(out, fields(inner))
+		case name != "":
+			out[name] = f.Type
+		}
+	}
+	return out
+}
+
+// names returns the sorted names of a struct's fields.
+func names(t reflect.Type) []string { return slices.Sorted(maps.Keys(fields(t))) }
