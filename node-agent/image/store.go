@@ -4,19 +4,12 @@ package image
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -178,25 +171,6 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.sessionLock.Close())
 }
 
-// refRecord is the last result of resolving a reference.
-type refRecord struct {
-	Version  int           `json:"version,omitempty"`
-	Ref      string        `json:"ref"`      // canonical
-	Top      digest.Digest `json:"top"`      // of the index or manifest
-	Manifest digest.Digest `json:"manifest"` // of the image for this node
-	File     *fileIdentity `json:"file,omitempty"`
-}
-
-// imageRecord is an image.
-type imageRecord struct {
-	Version  int            `json:"version,omitempty"`
-	Manifest digest.Digest  `json:"manifest"`
-	ConfigID digest.Digest  `json:"configDigest"`
-	Config   v1.ImageConfig `json:"config"`
-	Layers   []string       `json:"layers"` // relative to the store, lowest first
-	Size     int64          `json:"size"`
-}
-
 // Ensure makes an image available on this node and returns it. What it fetches, and when, the
 // policy says. Errors are, through errors.As: *ReferenceError, *NotFoundError, *AccessError,
 // *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and *EntryError, and through
@@ -247,16 +221,6 @@ func (s *Store) present(r reference, policy PullPolicy) (*Image, error) {
 	return s.stored(r, rec.Manifest)
 }
 
-// isCurrent returns whether a local archive is the file that the record was made from. One that is
-// gone cannot have changed.
-func (rec *refRecord) isCurrent(r reference) bool {
-	now, err := currentIdentity(r)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true
-	}
-	return err == nil && rec.File != nil && *now == *rec.File
-}
-
 // stored returns an image by its manifest's digest when the store has all of it.
 func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	var rec imageRecord
@@ -281,20 +245,6 @@ func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	}
 	img.Layers = distinct(img.Layers)
 	return img, nil
-}
-
-// distinct keeps the uppermost of equal layers, since overlayfs refuses a directory that it has
-// already (ELOOP). It hides all that the lower ones show: each name in them is also in the
-// uppermost, as the same file, or as a directory with the same names.
-func distinct(layers []string) []string {
-	var out []string // uppermost first
-	for _, dir := range slices.Backward(layers) {
-		if !slices.Contains(out, dir) {
-			out = append(out, dir)
-		}
-	}
-	slices.Reverse(out)
-	return out
 }
 
 // pull reads the reference and unpacks what the store does not have.
@@ -368,254 +318,4 @@ func (s *Store) source(ctx context.Context, r reference) (source, error) {
 		})
 	}
 	return openRegistry(ctx, r, s.transport, s.limits)
-}
-
-// unpack makes all layers of an image available.
-func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolved) (*Image, error) {
-	ids := res.image.RootFS.DiffIDs
-	chains := chainIDs(ids)
-	img := &Image{
-		Ref:          r.raw,
-		Digest:       res.manifest,
-		ConfigDigest: res.config.Digest,
-		Config:       res.image.Config,
-		Size:         res.config.Size,
-	}
-	// What has to come over the network starts now, all at once; layers are unpacked in order as
-	// they arrive.
-	pending := make([]*download, len(ids))
-	reg, remote := src.(*registry)
-	defer func() {
-		for _, dl := range pending {
-			if dl != nil {
-				s.downloads.leave(dl)
-			}
-		}
-	}()
-	missing := Progress{Ref: r.raw}
-	for i, id := range ids {
-		if s.findLayer(id, chains[i]) == "" {
-			missing.Layers++
-			missing.Size += res.layers[i].Size
-		}
-	}
-	for i, id := range ids {
-		img.Size += res.layers[i].Size
-		if !remote || s.findLayer(id, chains[i]) != "" {
-			continue
-		}
-		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session, func(done int64) {
-			p := missing
-			p.Layer, p.Stage, p.Done, p.Total = id, StageDownload, done, res.layers[i].Size
-			s.progress(p)
-		})
-	}
-	for i := range ids {
-		dir, err := s.ensureLayer(ctx, missing, src, res, i, chains[i], pending[i], img.Layers)
-		if err != nil {
-			return nil, err
-		}
-		img.Layers = append(img.Layers, dir)
-		if pending[i] != nil { // frees its disk space
-			s.downloads.leave(pending[i])
-			pending[i] = nil
-		}
-	}
-	img.Layers = distinct(img.Layers)
-	return img, nil
-}
-
-// findLayer returns the directory of a layer, "" when the store does not have it.
-func (s *Store) findLayer(diffID, chainID digest.Digest) string {
-	for _, dir := range []string{s.layerPath("layers", diffID), s.layerPath("chains", chainID)} {
-		if diff := filepath.Join(dir, "diff"); isDir(diff) {
-			return diff
-		}
-	}
-	return ""
-}
-
-// ensureLayer returns the directory of one layer, and unpacks it when it is not there. p holds the
-// fields of its progress that all layers of the image share.
-func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
-	diffID := res.image.RootFS.DiffIDs[i]
-	if dir := s.findLayer(diffID, chainID); dir != "" {
-		return dir, nil
-	}
-	in := layerInput{number: i, diffID: diffID}
-	if dl != nil {
-		// Waited for without the lock: another pull may finish the layer first.
-		f, err := dl.wait(ctx)
-		if err != nil {
-			return "", err
-		}
-		in.r = io.NewSectionReader(f, 0, res.layers[i].Size)
-	}
-	unlock, err := s.lockLayer(ctx, diffID.String())
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if dir := s.findLayer(diffID, chainID); dir != "" {
-		return dir, nil
-	}
-	if dl == nil {
-		blob, err := src.blob(ctx, res.layers[i])
-		if err != nil {
-			return "", err
-		}
-		defer blob.Close()
-		in.r = blob
-		if !res.anonymous {
-			in.blob = res.layers[i].Digest
-		}
-	}
-	p.Layer, p.Stage, p.Total = diffID, StageUnpack, res.layers[i].Size
-	s.progress(p)
-	in.r = &meter{r: in.r, note: func(done int64) {
-		p.Done = done
-		s.progress(p)
-	}}
-	tmp, err := os.MkdirTemp(s.session, "layer-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	layer, trash := filepath.Join(tmp, "layer"), filepath.Join(tmp, "trash")
-	diff := filepath.Join(layer, "diff")
-	for _, d := range []string{layer, trash, diff} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return "", err
-		}
-	}
-	// The root of an image that says nothing about it.
-	if err := os.Chmod(diff, 0o755); err != nil {
-		return "", err
-	}
-	result, err := unpackLayer(ctx, in, diff, trash, lowers, s.format, s.limits)
-	if err != nil {
-		return "", err
-	}
-	final := s.layerPath("layers", diffID)
-	if result.dependent {
-		final = s.layerPath("chains", chainID)
-	}
-	if err := publish(layer, final); err != nil {
-		return "", err
-	}
-	p.Stage, p.Done, p.Skipped = StageDone, p.Total, result.skipped
-	s.progress(p)
-	return filepath.Join(final, "diff"), nil
-}
-
-// publish gives a finished directory its final name. Within this boot, a name means a whole layer;
-// after a loss of power, only a record of an image does.
-func publish(tmp, final string) error {
-	if err := os.MkdirAll(filepath.Dir(final), 0o700); err != nil {
-		return err
-	}
-	return os.Rename(tmp, final)
-}
-
-// syncLayers makes all layers survive a loss of power. One flush of the filesystem costs less than
-// one of each file of a layer.
-func (s *Store) syncLayers() error {
-	f, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", s.dir, err)
-	}
-	return nil
-}
-
-func isDir(p string) bool {
-	info, err := os.Lstat(p)
-	return err == nil && info.IsDir()
-}
-
-func (s *Store) layerPath(kind string, id digest.Digest) string {
-	return filepath.Join(s.dir, kind, id.Algorithm().String(), id.Encoded())
-}
-
-func (s *Store) imagePath(manifest digest.Digest) string {
-	return filepath.Join(s.dir, "images", manifest.Algorithm().String(), manifest.Encoded()+".json")
-}
-
-func (s *Store) refPath(r reference) string {
-	sum := sha256.Sum256([]byte(r.canonical))
-	return filepath.Join(s.dir, "refs", hex.EncodeToString(sum[:])+".json")
-}
-
-func (s *Store) writeImage(img *Image) error {
-	rec := imageRecord{Version: recordVersion, Manifest: img.Digest, ConfigID: img.ConfigDigest, Config: img.Config, Size: img.Size}
-	for _, l := range img.Layers {
-		rel, err := filepath.Rel(s.dir, l)
-		if err != nil {
-			return err
-		}
-		rec.Layers = append(rec.Layers, rel)
-	}
-	return s.writeJSON(s.imagePath(img.Digest), rec)
-}
-
-// recordVersion is the version of the format of records. Records of 49c6b77 and before have none,
-// and are of version 0.
-const recordVersion = 1
-
-// errNewer is returned for a record of a newer version, which is not guessed at.
-var errNewer = errors.New("newer version")
-
-// errNoRecord is returned where there is no record, or a damaged one, which the next pull replaces.
-var errNoRecord = errors.New("no record")
-
-// readJSON reads a record. It returns errNoRecord if the file is missing or damaged, and errNewer
-// if the record is of a newer version.
-func readJSON(file string, v any) error {
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errNoRecord
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	data, err := readAll(file, f, 16<<20)
-	if err != nil {
-		return err
-	}
-	var head struct{ Version int }
-	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)
-	}
-	if head.Version > recordVersion {
-		return fmt.Errorf("%s: %w: found version %d; allowed: up to %d", file, errNewer, head.Version, recordVersion)
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)
-	}
-	return nil
-}
-
-// writeJSON replaces a record as one.
-func (s *Store) writeJSON(file string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	// Two processes may replace one record at the same time.
-	o := durable.Options{Sync: true, Temporary: filepath.Join(s.session, "record-"+rand.Text())}
-	if s.journal == nil {
-		return durable.Replace(file, data, o)
-	}
-	if err := s.journal.Replace(file, data, o); err != nil {
-		return err
-	}
-	s.journal.Soon()
-	return nil
 }
