@@ -30,19 +30,12 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
-// What is in --run-dir besides the socket, and the supervisor's own directory: each a directory of
-// its own, so that no container id is the name of something else.
-const (
-	nativeFolder   = "containers" // root of the native runtime: `berth --root RUN-DIR/containers list`
-	handlersFolder = "handlers"   // state of other runtimes; the agent's is there as well
-)
-
 var superviseCommand = command{
 	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true, signals: true,
 	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun", "berth supervise --upgrade --run-dir /run/berth"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
-		runDir := fs.String("run-dir", runtime.DefaultRoot, "`directory` for the supervisor's records and, in "+nativeFolder+", the state of containers")
+		runDir := fs.String("run-dir", runtime.DefaultRoot, "`directory` for the supervisor's records and, in "+protocol.NativeDir+", the state of containers")
 		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
 		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
 		held := fs.Int("held", 0, "`descriptor` of a list of descriptors that the agent held for a supervisor before this one")
@@ -55,7 +48,7 @@ var superviseCommand = command{
 				level = slog.LevelDebug
 			}
 			if *socket == "" {
-				*socket = filepath.Join(*runDir, "supervisor.sock")
+				*socket = protocol.Socket(*runDir)
 			}
 			switch {
 			case *check:
@@ -66,7 +59,7 @@ var superviseCommand = command{
 			heap.Adapt(ctx)
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
-			native, err := handler.NewNative(filepath.Join(*runDir, nativeFolder), runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
+			native, err := handler.NewNative(protocol.NativeRoot(*runDir), runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
 			if err != nil {
 				return err
 			}
@@ -74,7 +67,7 @@ var superviseCommand = command{
 				return err
 			}
 			for _, h := range handlers {
-				if err := set.AddExternal(h, filepath.Join(*runDir, handlersFolder)); err != nil {
+				if err := set.AddExternal(h, filepath.Join(*runDir, protocol.HandlersDir)); err != nil {
 					return err
 				}
 			}

@@ -123,7 +123,7 @@ func Run(ctx context.Context, o Options) error {
 		return errors.New("supervisor: run dir: found an empty string; allowed: a path")
 	}
 	if o.Socket == "" {
-		o.Socket = filepath.Join(o.RunDir, "supervisor.sock")
+		o.Socket = protocol.Socket(o.RunDir)
 	}
 	if err := run(ctx, o); err != nil {
 		return fmt.Errorf("supervisor: %w", err)
