@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
@@ -79,7 +80,7 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	if !agentRuns(x.o.stateDir) {
+	if !claim.AgentRuns(x.o.stateDir) {
 		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.stateDir)
 	}
 	var work []asked
@@ -152,7 +153,7 @@ func (x *control) wait(ctx context.Context, verb folder.Verb, w asked) error {
 			return nil
 		case i < 0:
 			return errors.New("it was removed")
-		case !agentRuns(x.o.stateDir):
+		case !claim.AgentRuns(x.o.stateDir):
 			return errors.New("the agent ended before it was done; the next one goes on with it")
 		}
 		if done, err := settled(verb, w, &all[i], time.Since(w.at)); done || err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/claim"
 )
 
 // run runs a command of the agent's, and returns what it writes and its exit code.
@@ -144,7 +145,7 @@ func TestStandaloneControl(t *testing.T) {
 	// It stays stopped, whatever happens to the agent and to the manifest.
 	h.signal(unix.SIGKILL)
 	h.start()
-	h.until("the agent has read the directory", func() bool { return agentRuns(h.path("s")) })
+	h.until("the agent has read the directory", func() bool { return claim.AgentRuns(h.path("s")) })
 	h.write("count.yaml", h.counting("two"))
 	h.until("the edit", func() bool { c := h.get("count"); return c.Generation == 2 && c.Status.ObservedGeneration == 2 })
 	if !stopped() {
@@ -168,7 +169,7 @@ func TestStandaloneControl(t *testing.T) {
 	h.signal(unix.SIGKILL) // a restart that was done is not done again
 	pid = h.get("count").Status.PID
 	h.start()
-	h.until("the agent has read the directory", func() bool { return agentRuns(h.path("s")) })
+	h.until("the agent has read the directory", func() bool { return claim.AgentRuns(h.path("s")) })
 	h.does("restart", "count")
 	if c := h.untilRunning("count"); c.Status.RestartCount != 3 || c.Status.PID == pid {
 		t.Errorf("found %+v after another restart", c.Status)
@@ -314,7 +315,7 @@ func TestPruneAllNamespaces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	agent, err := lock(t.Context(), "--state-dir", state)
+	agent, err := claim.StateDir(t.Context(), state)
 	if err != nil {
 		t.Fatal(err)
 	}

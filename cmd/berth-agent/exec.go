@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,7 +20,6 @@ import (
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
@@ -97,11 +95,11 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	if c.Status.PID == 0 {
 		return fmt.Errorf("%s does not run: %s", display(c), message(c))
 	}
-	f, err := readFacts(o.stateDir)
+	settings, err := o.readSettings()
 	if err != nil {
 		return err
 	}
-	program, root, err := f.runtime(c)
+	program, root, err := settings.Runtime(c)
 	if err != nil {
 		return err
 	}
@@ -203,19 +201,6 @@ func pidOf(program, root, id string) (int, error) {
 		return 0, fmt.Errorf("container %s does not run", id)
 	}
 	return state.Pid, nil
-}
-
-// runtime returns the program that runs a container and its --root.
-func (f facts) runtime(c *v1alpha1.Container) (program, root string, err error) {
-	if c.Spec.RuntimeClassName == nil || *c.Spec.RuntimeClassName == v1alpha1.HandlerNative {
-		return f.Berth, filepath.Join(f.RunDir, "containers"), nil
-	}
-	for _, h := range f.Handlers {
-		if name, path, _ := strings.Cut(h, "="); name == *c.Spec.RuntimeClassName {
-			return path, filepath.Join(f.RunDir, "handlers", name, "root"), nil
-		}
-	}
-	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for", *c.Spec.RuntimeClassName)
 }
 
 // wait runs a child process to its end, passes signals on to it, and returns its exit code.

@@ -198,11 +198,11 @@ func waits(c *v1alpha1.Container) string {
 
 // removed returns the directories of the logs of removed containers of a name, the last one first.
 func (l *logsFlags) removed(name string) ([]string, error) {
-	f, err := readFacts(l.o.stateDir)
+	settings, err := l.o.readSettings()
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := lifecycle.RemovedLogs(f.LogDir, source.Key{Namespace: l.namespace, Name: name})
+	dirs, err := lifecycle.RemovedLogs(settings.LogDir, source.Key{Namespace: l.namespace, Name: name})
 	return dirs, needRoot(err)
 }
 

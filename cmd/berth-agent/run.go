@@ -29,6 +29,7 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/reconcile"
@@ -82,7 +83,7 @@ func (o *options) check() error {
 		}
 		*dir.value = abs
 	}
-	if err := protocol.CheckSocket(o.socket()); err != nil {
+	if err := protocol.CheckSocket(protocol.Socket(o.runDir)); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
 	if o.removedLogs.Count < 0 {
@@ -158,7 +159,7 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.stateDir, 0o700); err != nil {
 		return fmt.Errorf("--state-dir: %w", err)
 	}
-	stateLock, err := lock(ctx, "--state-dir", o.stateDir)
+	stateLock, err := claim.StateDir(ctx, o.stateDir)
 	if err != nil {
 		return err
 	}
@@ -173,20 +174,21 @@ func (o *options) run(ctx context.Context) error {
 		}
 	}()
 	sv := o.supervisor(log)
-	claim, err := newRunDirClaim(ctx, o.runDir, o.stateDir, sv.client)
+	runDir, err := claim.NewRunDir(ctx, o.runDir, o.stateDir, sv.client)
 	if err != nil {
 		return err
 	}
-	defer claim.close()
-	sv.claim = claim.assert
+	defer runDir.Close()
+	sv.claim = runDir.Assert
 	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"), bundle.WithJournal(journal))
 	if err != nil {
 		return err
 	}
-	if err := o.checkSource(bundles); err != nil {
+	settings := o.settings()
+	if err := settings.CheckSource(o.stateDir, bundles); err != nil {
 		return err
 	}
-	if err := o.writeFacts(); err != nil {
+	if err := settings.Write(o.stateDir); err != nil {
 		// They are for other commands. An agent that ended here on a full disk could not stop what
 		// fills it.
 		log.Error("cannot write down the flags of the agent", "error", err)
@@ -293,6 +295,13 @@ func (o *options) run(ctx context.Context) error {
 	}
 	log.Info("agent ended; containers go on")
 	return errors.Join(errs...)
+}
+
+// settings returns the flags that are written down for other commands and for the next agent.
+func (o *options) settings() claim.Settings {
+	return claim.Settings{
+		Manifests: o.manifests, Node: o.nodeName, RunDir: o.runDir, LogDir: o.logDir, Berth: o.berth, Handlers: o.handlers,
+	}
 }
 
 // openJournal opens the journal of the files that must survive a loss of power.

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
@@ -109,7 +109,7 @@ func (o *options) read(complaints io.Writer, now time.Time) (report, error) {
 	if err != nil {
 		return report{}, err
 	}
-	runs := agentRuns(o.stateDir)
+	runs := claim.AgentRuns(o.stateDir)
 	if !runs {
 		text := fmt.Sprintf("no agent runs with --state-dir %s: this is what the last one wrote", o.stateDir)
 		if !since.IsZero() {
@@ -206,11 +206,6 @@ func (r report) check() error {
 		return fmt.Errorf("--check: %s", strings.Join(wrong, "; "))
 	}
 	return nil
-}
-
-// agentRuns reports whether an agent holds the lock of the state directory.
-func agentRuns(stateDir string) bool {
-	return durable.Locked(filepath.Join(stateDir, lockFile))
 }
 
 // maxNamed is how many containers an error names.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -35,11 +34,8 @@ type supervised struct {
 	old  bool          // it passes no descriptors on
 }
 
-// socket is where the supervisor listens.
-func (o *options) socket() string { return filepath.Join(o.runDir, "supervisor.sock") }
-
 func (o *options) supervisor(log *slog.Logger) *supervised {
-	socket := o.socket()
+	socket := protocol.Socket(o.runDir)
 	args := []string{"supervise", "--run-dir", o.runDir, "--socket", socket, "--cgroup-parent", path.Join(o.cgroupParent, "supervisor")}
 	wanted := []string{v1alpha1.HandlerNative}
 	for _, h := range o.handlers {

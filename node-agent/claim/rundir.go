@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package claim
 
 import (
 	"context"
@@ -10,33 +10,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// lockFile is the file of a directory that an agent locks.
-const lockFile = "agent.lock"
-
-// lock keeps a second agent away from a directory. The lock goes with the process, however it ends.
-func lock(ctx context.Context, flag, dir string) (*os.File, error) {
-	// An agent that is ending, or a status command that looks, lets go soon.
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	f, err := durable.Lock(ctx, filepath.Join(dir, lockFile))
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("%s: %s is in use by another agent%s", flag, dir, ofStateDir(dir))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	return f, nil
-}
-
 // ownerFile in a run directory names the state directory of the agent that it belongs to.
 const ownerFile = "agent.owner"
 
+// ofStateDir returns whose a run directory is, as the end of a message; "" if it does not say.
 func ofStateDir(runDir string) string {
 	if owner, err := os.ReadFile(filepath.Join(runDir, ownerFile)); err == nil {
 		return ", whose --state-dir is " + strings.TrimSpace(string(owner))
@@ -44,17 +26,17 @@ func ofStateDir(runDir string) string {
 	return ""
 }
 
-// runDirClaim marks a run directory as this agent's: by a lock, and by the path of its state
-// directory.
-type runDirClaim struct {
+// RunDir marks a run directory as this agent's: by a lock, and by the path of its state directory.
+type RunDir struct {
 	runDir, stateDir string
 	client           *protocol.Client
 	lock             *os.File
 }
 
-// newRunDirClaim takes the lock.
-func newRunDirClaim(ctx context.Context, runDir, stateDir string, client *protocol.Client) (*runDirClaim, error) {
-	c := &runDirClaim{runDir: runDir, client: client}
+// NewRunDir creates the run directory if it is missing, and locks it. client speaks to the
+// supervisor of the run directory.
+func NewRunDir(ctx context.Context, runDir, stateDir string, client *protocol.Client) (*RunDir, error) {
+	c := &RunDir{runDir: runDir, client: client}
 	var err error
 	if c.stateDir, err = filepath.Abs(stateDir); err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
@@ -62,7 +44,7 @@ func newRunDirClaim(ctx context.Context, runDir, stateDir string, client *protoc
 	return c, c.takeLock(ctx)
 }
 
-func (c *runDirClaim) takeLock(ctx context.Context) error {
+func (c *RunDir) takeLock(ctx context.Context) error {
 	if err := os.MkdirAll(c.runDir, 0o700); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
@@ -70,21 +52,22 @@ func (c *runDirClaim) takeLock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.close()
+	c.Close()
 	c.lock = lock
 	return nil
 }
 
-func (c *runDirClaim) close() {
+// Close gives up the lock.
+func (c *RunDir) Close() {
 	if c.lock != nil {
 		c.lock.Close()
 	}
 }
 
-// assert writes the owner of the run directory, again if somebody has removed the directory. An
+// Assert writes the owner of the run directory, again if somebody has removed the directory. An
 // agent removes containers that it has no record of, so a run directory with the containers of an
 // agent with another state directory is refused, whether that agent runs or not.
-func (c *runDirClaim) assert(ctx context.Context) error {
+func (c *RunDir) Assert(ctx context.Context) error {
 	held, err := c.lock.Stat()
 	if err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
