@@ -83,6 +83,8 @@ func TestContainerRules(t *testing.T) {
 		{"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]", "Duplicate value"},
 		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"},
 		{"hostname with the host's network", image + "hostNetwork: true", image + "hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
+		{"no network", image + "network: {none: true}", image + "hostNetwork: true\nnetwork: {none: true}", "remove network.none or hostNetwork"},
+		{"network of compose", image + "network: {}", image + "network: host", "spec.network"},
 		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image + `resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
 		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image + `resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
 		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image + `resources: {limits: {cpu: many}}`, "limits are quantities: write 2, 0.5 or 500m for cpu"},

@@ -36,6 +36,7 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.rootfs) || has(self.command)",message="a container with rootfs has no image to take a command from: set command"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.network) && has(self.network.none) && self.network.none)",message="a container is in the node's network or in none: remove network.none or hostNetwork"
 type ContainerSpec struct {
 	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image,
 	// archive and rootfs is set.
@@ -102,6 +103,11 @@ type ContainerSpec struct {
 	// hostNetwork joins the network and UTS namespaces of the node.
 	// +optional
 	HostNetwork bool `json:"hostNetwork,omitempty"`
+
+	// network says which network the container is in. Absent, and without hostNetwork, it is in
+	// the node's network for containers.
+	// +optional
+	Network *Network `json:"network,omitempty"`
 
 	// hostPID joins the pid namespace of the node.
 	// +optional
@@ -216,6 +222,13 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RuntimeClassName *string `json:"runtimeClassName,omitempty"`
+}
+
+// Network says which network a container is in.
+type Network struct {
+	// none leaves the container with loopback alone, in a network namespace of its own.
+	// +optional
+	None bool `json:"none,omitempty"`
 }
 
 // Bounds of RestartBackOff and Logging, and what an absent field means.

@@ -90,6 +90,11 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:MaxItems=128
 	Volumes []Volume `json:"volumes,omitempty"`
 
+	// network that the agent is to connect the container to, where config has a network namespace.
+	// Absent, the node's network for containers.
+	// +optional
+	Network *BundleNetwork `json:"network,omitempty"`
+
 	// restartPolicy: Always, OnFailure or Never.
 	// +kubebuilder:validation:Enum=Always;OnFailure;Never
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy"`
@@ -172,6 +177,13 @@ type BundleProcess struct {
 	// runAsNonRoot makes the agent refuse to run the process as user 0, whoever said so.
 	// +optional
 	RunAsNonRoot bool `json:"runAsNonRoot,omitempty"`
+}
+
+// BundleNetwork says which network a container is in.
+type BundleNetwork struct {
+	// none leaves it with loopback alone.
+	// +optional
+	None bool `json:"none,omitempty"`
 }
 
 // OCIBundleStatus is the agent's own word on the bundle.

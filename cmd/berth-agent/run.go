@@ -32,6 +32,7 @@ import (
 	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/image"
 	"github.com/berth-run/berth/node-agent/lifecycle"
+	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/reconcile"
 	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
@@ -225,6 +226,7 @@ func (o *options) run(ctx context.Context) error {
 	syncer, err := reconcile.New(reconcile.Config{
 		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: heldClient{sv.client, sv}, Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: sv.handlerNames, Log: log, KeepLogs: o.removedLogs,
+		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
 	})
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -141,6 +142,8 @@ type Config struct {
 	Logs        *Logs
 	// Parallel is how many containers of one handler are created at the same time.
 	Parallel int
+	// Namespaces pins the network namespaces of containers; nil leaves them to the runtime.
+	Namespaces *network.Namespaces
 }
 
 // Stages returns the stages in the order of Ensure.
@@ -152,6 +155,7 @@ func Stages(c Config) List {
 		rootfsStage{},
 		volumesStage{},
 		documentStage{c.CgroupParent},
+		networkStage{c.Namespaces},
 		namesStage{},
 		configStage{},
 		logsStage{c.Logs},

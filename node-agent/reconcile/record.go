@@ -337,8 +337,9 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 		Process v1alpha1.BundleProcess
 		Config  any
 		Volumes []v1alpha1.Volume
-		Logging *v1alpha1.Logging `json:",omitempty"`
-	}{spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging})
+		Logging *v1alpha1.Logging       `json:",omitempty"`
+		Network *v1alpha1.BundleNetwork `json:",omitempty"`
+	}{spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network})
 	if err != nil {
 		return "", fmt.Errorf("hash bundle: %w", err)
 	}

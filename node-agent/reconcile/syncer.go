@@ -21,6 +21,7 @@ import (
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
+	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -57,6 +58,9 @@ type Config struct {
 	// Parallel is how many containers of one handler are made at the same time; optional: 8.
 	// Pulling images is not counted.
 	Parallel int
+	// Namespaces pins the network namespaces of containers; optional: the runtime creates one for
+	// each run.
+	Namespaces *network.Namespaces
 	// Pulled returns how far the pull of an image is, for people; optional.
 	Pulled func(reference string) string
 	// Clock is for timers and for what is shown to people; optional: the real one.
@@ -144,7 +148,7 @@ func New(c Config) (*Syncer, error) {
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
 		Handlers: c.Handlers, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
-		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel,
+		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Namespaces: c.Namespaces,
 	})
 	return s, nil
 }
@@ -166,6 +170,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(ctx) })
 	s.wg.Go(func() { s.logs.PruneNowAndThen(ctx) })
+	s.wg.Go(s.pruneNetworks)
 	s.follow(ctx)
 	s.mu.Lock()
 	s.stopped = true
@@ -178,6 +183,29 @@ func (s *Syncer) Run(ctx context.Context) error {
 	s.wg.Wait()
 	s.pulls.Close()
 	return nil
+}
+
+// pruneNetworks removes the network namespaces of containers that have no bundle: somebody has
+// removed the state directory. A bundle exists before its namespace, and is removed after it.
+func (s *Syncer) pruneNetworks() {
+	if s.Namespaces == nil {
+		return
+	}
+	pinned, err := s.Namespaces.List()
+	if err == nil {
+		var bundles []string
+		if bundles, err = s.Bundles.List(); err == nil {
+			for _, id := range pinned {
+				if !slices.Contains(bundles, id) {
+					s.Log.Warn("remove the network of a container that does not exist", "id", id)
+					err = errors.Join(err, s.Namespaces.Remove(id))
+				}
+			}
+		}
+	}
+	if err != nil {
+		s.Log.Error("cannot remove the networks of containers that do not exist", "error", err)
+	}
 }
 
 // follow follows the source until ctx ends. A source that fails, as one that cannot be watched

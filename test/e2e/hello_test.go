@@ -92,6 +92,7 @@ func TestSamples(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll("/var/lib/berth-samples") })
 	ends := map[string]struct{ kind, reason string }{
 		"hello":           {"Ready", "Started"},
+		"isolated":        {"Ready", "Completed"},
 		"job":             {"Ready", "Completed"},
 		"retry":           {"Ready", "Completed"},
 		"rootfs":          {"Ready", "Started"},

@@ -82,6 +82,7 @@ func parts() []part {
 		capabilities,
 		hostname,
 		namespaces,
+		network,
 		volumes,
 		mounts,
 		hiddenPaths,

@@ -60,6 +60,7 @@ func TestFaults(t *testing.T) {
 		{"variable with =", image + `env: [{name: "A=B"}]`, "spec.env[0].name", "'='"},
 		{"variable twice", image + `env: [{name: A}, {name: A}]`, "spec.env[1].name", "Duplicate"},
 		{"hostname", image + `hostname: a_b`, "spec.hostname", "RFC 1123"},
+		{"no network on the host's network", image + "network: {none: true}\nhostNetwork: true", "spec.network.none", "remove network.none or hostNetwork"},
 		{"hostname on the host's network", image + "hostname: a\nhostNetwork: true", "spec.hostname", "UTS namespace"},
 		{"user below 0", image + `securityContext: {runAsUser: -1}`, "spec.securityContext.runAsUser", "2147483647"},
 		{"user above the range", image + `securityContext: {runAsUser: 2147483648}`, "spec.securityContext.runAsUser", "2147483647"},

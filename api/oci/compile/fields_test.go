@@ -101,6 +101,9 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.HostNetwork = true
 		}),
+		"network.none": honoured(arrives{"network.none": `true`}, func(s *spec) {
+			s.Network = &v1alpha1.Network{None: true}
+		}),
 		"hostPID": honoured(arrives{"config.linux.namespaces[pid].type": ""}, func(s *spec) {
 			s.HostPID = true
 		}),

@@ -30,6 +30,9 @@ func revisions() map[string]int32 {
 		"logging":                       2,
 		"logging.maxSize":               2,
 		"logging.maxFiles":              2,
+
+		"network":      2,
+		"network.none": 2,
 	}
 }
 

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import "github.com/berth-run/berth/api/v1alpha1"
+
+// network says which network the agent is to connect the container to.
+func network(d *draft) {
+	n := d.in.Network
+	if n == nil || !n.None {
+		return
+	}
+	if d.in.HostNetwork {
+		d.refuse(d.path.Child("network", "none"), "a container is in the node's network or in none: remove network.none or hostNetwork")
+	}
+	d.out.Network = &v1alpha1.BundleNetwork{None: true}
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
+)
+
+// inode returns the number of the namespace at path.
+func inode(t *testing.T, path string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+func testNamespaces(t *testing.T) Namespaces {
+	t.Helper()
+	needs.Root(t)
+	n := Namespaces{Dir: filepath.Join(t.TempDir(), "netns")}
+	t.Cleanup(func() {
+		ids, err := n.List()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, id := range ids {
+			if err := n.Remove(id); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return n
+}
+
+// A namespace is created once, has loopback, and no thread of the agent stays in it.
+func TestNamespaceIsPinned(t *testing.T) {
+	n := testNamespaces(t)
+	own := inode(t, "/proc/self/ns/net")
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if _, err := n.Ensure(fmt.Sprint("c", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[uint64]bool{own: true}
+	for i := range 20 {
+		path := n.Path(fmt.Sprint("c", i))
+		was := inode(t, path)
+		if seen[was] {
+			t.Errorf("c%d is in the namespace of another", i)
+		}
+		seen[was] = true
+		if _, err := n.Ensure(fmt.Sprint("c", i)); err != nil || inode(t, path) != was {
+			t.Errorf("c%d: Ensure has made another namespace of it (%v)", i, err)
+		}
+	}
+	tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
+	for _, task := range tasks {
+		var st unix.Stat_t
+		if unix.Stat(task, &st) == nil && st.Ino != own {
+			t.Errorf("%s is in another network namespace", task)
+		}
+	}
+	var flags string
+	done := make(chan struct{})
+	go func() { // its thread ends with it
+		defer close(done)
+		lockInto(t, n.Path("c0"))
+		data, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+		if err != nil {
+			data, err = os.ReadFile("/proc/thread-self/net/dev")
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		flags = string(data)
+	}()
+	<-done
+	if !strings.Contains(flags, "lo") {
+		t.Errorf("found no address of lo: %q", flags)
+	}
+}
+
+// An agent that was killed between creating the file and mounting the namespace leaves a file.
+func TestNamespaceOfAKilledAgent(t *testing.T) {
+	n := testNamespaces(t)
+	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(n.Path("half"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if exists, err := n.Exists("half"); exists || err != nil {
+		t.Errorf("a file without a mount: found %v, %v; want no namespace", exists, err)
+	}
+	if _, err := n.Ensure("half"); err != nil {
+		t.Fatal(err)
+	}
+	if exists, err := n.Exists("half"); !exists || err != nil {
+		t.Errorf("after Ensure: found %v, %v; want a namespace", exists, err)
+	}
+	for range 2 {
+		if err := n.Remove("half"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ids, err := n.List(); len(ids) > 0 || err != nil {
+		t.Errorf("after Remove: found %v, %v; want nothing", ids, err)
+	}
+}
