@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/supervisor/protocol"
+)
+
+// killWait is how long the exit of a process is waited for after its handler has said that it is
+// killed or deleted.
+const killWait = 10 * time.Second
+
+// remove deletes a container.
+func (s *server) remove(ctx context.Context, id string, force bool) error {
+	return s.with(id, func(c *container, h handler.Handler) error {
+		st := c.status()
+		if st.State != protocol.Stopped && !force {
+			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, protocol.ErrRunning)
+		}
+		// A handler that does not know it (any more) has nothing left to delete.
+		if st.State != protocol.Stopped {
+			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
+		}
+		left := s.findStrays(c)
+		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
+			left.close()
+			return err
+		}
+		if force {
+			c.signalFirst(unix.SIGKILL)
+		}
+		if err := left.kill(); err != nil {
+			return fmt.Errorf("delete %s: %w", id, err)
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(killWait):
+			return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
+		}
+		if c.rec.Cgroup != "" {
+			removeCgroups(s.hierarchies, c.rec.Cgroup)
+		}
+		s.forget(c)
+		return nil
+	})
+}
+
+// forget lets go of everything that c holds and removes it from the table. c.op is held.
+func (s *server) forget(c *container) {
+	for _, st := range c.streams {
+		if st != nil {
+			st.close(s.logs)
+		}
+	}
+	if c.log != nil {
+		c.log.close()
+	}
+	c.closePidfd(s.exits)
+	c.unwatchMemory()
+	c.mu.Lock()
+	id := c.id
+	c.gone = true
+	err := s.records.remove(id)
+	c.mu.Unlock()
+	s.bury(c)
+	if err != nil {
+		s.log.Error("container's record cannot be removed", "id", id, "error", err)
+	}
+	s.passOn(c, true) // before another container can have the id
+	s.mu.Lock()
+	delete(s.containers, id)
+	s.mu.Unlock()
+	s.publish(id)
+}
