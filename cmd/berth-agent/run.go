@@ -37,6 +37,7 @@ import (
 	"github.com/berth-run/berth/node-agent/registration"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
+	"github.com/berth-run/berth/node-agent/supervision"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -174,13 +175,16 @@ func (o *options) run(ctx context.Context) error {
 			log.Error("the last changes may not survive a loss of power", "error", err)
 		}
 	}()
-	sv := o.supervisor(log)
-	runDir, err := claim.NewRunDir(ctx, o.runDir, o.stateDir, sv.client)
+	client := protocol.NewClient(protocol.Socket(o.runDir))
+	runDir, err := claim.NewRunDir(ctx, o.runDir, o.stateDir, client)
 	if err != nil {
 		return err
 	}
 	defer runDir.Close()
-	sv.claim = runDir.Assert
+	keeper := supervision.New(supervision.Config{
+		Berth: o.berth, RunDir: o.runDir, CgroupParent: o.cgroupParent, Handlers: o.handlers, Client: client,
+		Claim: runDir.Assert, Version: buildVersion(), Log: log,
+	})
 	bundles, err := bundle.Open(filepath.Join(o.stateDir, "bundles"), bundle.WithJournal(journal))
 	if err != nil {
 		return err
@@ -217,15 +221,12 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 
-	if err := sv.ensure(ctx); err != nil {
-		return err
-	}
-	if err := sv.meet(ctx); err != nil {
+	if err := keeper.Start(ctx); err != nil {
 		return err
 	}
 	syncer, err := reconcile.New(reconcile.Config{
-		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: heldClient{sv.client, sv}, Bundles: bundles,
-		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: sv.handlerNames, Log: log, KeepLogs: o.removedLogs,
+		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: keeper.Client(), Bundles: bundles,
+		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: keeper.HandlerNames, Log: log, KeepLogs: o.removedLogs,
 		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
 	})
 	if err != nil {
@@ -234,7 +235,7 @@ func (o *options) run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	tasks := map[string]func(context.Context) error{"sync": syncer.Run, "supervisor": sv.keep}
+	tasks := map[string]func(context.Context) error{"sync": syncer.Run, "supervisor": keeper.Run}
 	if again, ok := src.(interface{ Rescan() }); ok {
 		tasks["hangup"] = func(ctx context.Context) error {
 			for {
@@ -260,11 +261,11 @@ func (o *options) run(ctx context.Context) error {
 				return err
 			}
 		}
-		_, err := sv.client.Ping(ctx)
+		_, err := client.Ping(ctx)
 		return err
 	}
 	if registerNode != nil {
-		tasks["node"], err = registerNode(sv.handlers, func(ctx context.Context) registration.Load { return load(src.List(), ready(ctx)) })
+		tasks["node"], err = registerNode(keeper.Handlers, func(ctx context.Context) registration.Load { return load(src.List(), ready(ctx)) })
 		if err != nil {
 			return err
 		}

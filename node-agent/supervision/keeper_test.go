@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package supervision
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"debug/elf"
 	"log/slog"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,69 +16,9 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
-	"github.com/berth-run/berth/internal/needs"
-	"github.com/berth-run/berth/internal/racetest"
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
-
-// TestImports holds that the agent talks to its supervisor and links no runtime, and that it links
-// the kinds of Kubernetes that it uses and no other: with all of them the program is twice as
-// large, and so is the memory that it takes with no container.
-func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const module = "github.com/berth-run/berth/node-agent/"
-	kinds := []string{"core/v1", "coordination/v1", "authentication/v1"}
-	for _, dep := range strings.Fields(string(out)) {
-		if dep == module+"supervisor" || strings.HasPrefix(dep, module+"handler") || strings.HasPrefix(dep, module+"runtime") {
-			t.Errorf("it imports %s", dep)
-		}
-		for _, all := range []string{
-			"sigs.k8s.io/controller-runtime", "k8s.io/client-go/kubernetes", "github.com/google/gnostic-models",
-			"google.golang.org/protobuf", "github.com/prometheus",
-		} {
-			if dep == all || strings.HasPrefix(dep, all+"/") {
-				t.Errorf("it imports %s", dep)
-			}
-		}
-		if group, ok := strings.CutPrefix(dep, "k8s.io/api/"); ok && !slices.Contains(kinds, group) {
-			t.Errorf("it imports %s; allowed of k8s.io/api: %v", dep, kinds)
-		}
-	}
-}
-
-// TestProgramSize limits the size of the agent's code and constants, most of which are in memory
-// while it runs: 1 MiB is 1 KiB for each of 1,000 containers. A call of text/template, such as by
-// cobra's SetVersionTemplate, adds 3.7 MiB: the linker drops no unused method of a program that
-// looks up methods by name.
-func TestProgramSize(t *testing.T) {
-	needs.Root(t)
-	program := programs + "/berth-agent"
-	if racetest.Enabled { // that one has the detector in it
-		program = filepath.Join(t.TempDir(), "berth-agent")
-		build := exec.Command("go", "build", "-o", program, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", build, err, out)
-		}
-	}
-	f, err := elf.Open(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var size uint64
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_LOAD && p.Flags&elf.PF_W == 0 {
-			size += p.Filesz
-		}
-	}
-	if limit := uint64(20 << 20); size > limit {
-		t.Errorf("found %.1f MiB of code and constants; want at most %d", float64(size)/(1<<20), limit>>20)
-	}
-}
 
 // fakeSupervisor answers a handshake as a supervisor does, and every request with the same replies.
 func fakeSupervisor(t *testing.T, h protocol.Hello, replies ...protocol.Reply) *protocol.Client {
@@ -115,6 +52,7 @@ func fakeSupervisor(t *testing.T, h protocol.Hello, replies ...protocol.Reply) *
 // TestMeetFakeSupervisor: the agent offers the handlers that the supervisor has, whatever its own
 // flags name, and says what differs.
 func TestMeetFakeSupervisor(t *testing.T) {
+	leaktest.Check(t)
 	hello := protocol.Hello{Protocol: protocol.Name, Version: 1, Program: "berth v9", Run: "x"}
 	for name, tc := range map[string]struct {
 		replies []protocol.Reply
@@ -138,15 +76,14 @@ func TestMeetFakeSupervisor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			s := &supervised{
-				client: fakeSupervisor(t, hello, tc.replies...),
-				log:    slog.New(slog.NewTextHandler(&log, nil)), wanted: []string{"berth", "runsc"},
-				claim: func(context.Context) error { return nil },
-			}
-			if err := s.meet(t.Context()); err != nil {
+			k := &Keeper{config: Config{
+				Client: fakeSupervisor(t, hello, tc.replies...), Handlers: []string{"runsc=/usr/bin/runsc"},
+				Log: slog.New(slog.NewTextHandler(&log, nil)), Claim: func(context.Context) error { return nil },
+			}}
+			if err := k.meet(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := s.handlerNames(); !slices.Equal(got, tc.want) {
+			if got := k.HandlerNames(); !slices.Equal(got, tc.want) {
 				t.Errorf("found handlers %v; want %v", got, tc.want)
 			}
 			for _, w := range tc.words {
@@ -155,16 +92,17 @@ func TestMeetFakeSupervisor(t *testing.T) {
 				}
 			}
 			log.Reset()
-			if err := s.meet(t.Context()); err != nil || log.Len() > 0 {
+			if err := k.meet(t.Context()); err != nil || log.Len() > 0 {
 				t.Errorf("met again: %v; found log %q; want nothing new", err, log.String())
 			}
 		})
 	}
 }
 
-// TestHoldEndsItsChecks: keep claims the run directory again once hold has returned, so no claim of
+// TestHoldEndsItsChecks: Run claims the run directory again once hold has returned, so no claim of
 // hold's may be under way then.
 func TestHoldEndsItsChecks(t *testing.T) {
+	leaktest.Check(t)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -186,16 +124,16 @@ func TestHoldEndsItsChecks(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	claimed := make(chan struct{})
-	s := &supervised{
-		client: protocol.NewClient(l.Addr().String()), holder: &protocol.Holder{},
-		claim: func(context.Context) error {
+	k := &Keeper{holder: &protocol.Holder{}, config: Config{
+		Client: protocol.NewClient(l.Addr().String()),
+		Claim: func(context.Context) error {
 			cancel()
 			time.Sleep(200 * time.Millisecond)
 			close(claimed)
 			return nil
 		},
-	}
-	if err := s.hold(ctx); err == nil {
+	}}
+	if err := k.hold(ctx); err == nil {
 		t.Error("hold ended without an error")
 	}
 	select {
