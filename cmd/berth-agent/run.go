@@ -201,9 +201,9 @@ func (o *options) run(ctx context.Context) error {
 	if err := os.MkdirAll(o.logDir, 0o700); err != nil {
 		return fmt.Errorf("--log-dir: %w", err)
 	}
-	pulling := &pulls{byRef: map[string]*pull{}}
+	pulling := &image.PullProgress{}
 	images, err := image.Open(filepath.Join(o.stateDir, "images"), image.WithJournal(journal), image.WithProgress(func(p image.Progress) {
-		pulling.note(p)
+		pulling.Note(p)
 		if len(p.Skipped) > 0 {
 			log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer, "attributes", p.Skipped)
 		}
@@ -225,7 +225,7 @@ func (o *options) run(ctx context.Context) error {
 		return err
 	}
 	syncer, err := reconcile.New(reconcile.Config{
-		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.text, Supervisor: keeper.Client(), Bundles: bundles,
+		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.Text, Supervisor: keeper.Client(), Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: keeper.HandlerNames, Log: log, KeepLogs: o.removedLogs,
 		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
 	})
@@ -351,24 +351,16 @@ func load(bundles []*v1alpha1.OCIBundle, ready error) registration.Load {
 // imageStore is the image store as package lifecycle wants it.
 type imageStore struct {
 	store   *image.Store
-	pulling *pulls
+	pulling *image.PullProgress
 }
 
 func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*lifecycle.Image, error) {
-	defer s.pulling.forget(reference)
+	defer s.pulling.Forget(reference)
 	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
 	if err != nil {
 		return nil, err
 	}
-	return &lifecycle.Image{ID: imageID(reference, img.Digest.String()), Config: img.Config, Layers: img.Layers}, nil
-}
-
-// imageID is the reference with the digest of the manifest.
-func imageID(reference, digest string) string {
-	if base, _, ok := strings.Cut(reference, "@"); ok {
-		reference = base
-	}
-	return reference + "@" + digest
+	return &lifecycle.Image{ID: img.ID(), Config: img.Config, Layers: img.Layers}, nil
 }
 
 // serveHealth answers /healthz while the agent lives, and /readyz when it can run containers.

@@ -55,6 +55,22 @@ type reference struct {
 
 func (r reference) local() bool { return r.transport != registryTransport }
 
+// isPinned reports whether the reference ends in the digest of a manifest.
+func (r reference) isPinned() bool {
+	_, digest := r.remote.(name.Digest)
+	return digest || r.digest != ""
+}
+
+// ID returns the reference with the digest of the manifest, in place of one that it has.
+func (i *Image) ID() string {
+	base := i.Ref
+	// An @ elsewhere is part of a path.
+	if r, err := parseReference(base); err == nil && r.isPinned() {
+		base = base[:strings.LastIndexByte(base, '@')]
+	}
+	return base + "@" + i.Digest.String()
+}
+
 // policy resolves Default.
 func (r reference) policy(p PullPolicy) (PullPolicy, error) {
 	switch p {

@@ -745,3 +745,22 @@ func TestParseReference(t *testing.T) {
 		}
 	}
 }
+
+func TestImageID(t *testing.T) {
+	leaktest.Check(t)
+	sha := "sha256:" + strings.Repeat("a", 64)
+	for ref, want := range map[string]string{
+		"busybox":                         "busybox",
+		"127.0.0.1:5000/x:latest":         "127.0.0.1:5000/x:latest",
+		"127.0.0.1:5000/x@" + sha:         "127.0.0.1:5000/x",
+		"127.0.0.1:5000/x:latest@" + sha:  "127.0.0.1:5000/x:latest",
+		"oci:/a/b@" + sha:                 "oci:/a/b",
+		"oci-archive:/of@home/a.tar":      "oci-archive:/of@home/a.tar",
+		"docker-archive:/a.tar:host/a@v1": "docker-archive:/a.tar:host/a@v1",
+	} {
+		img := Image{Ref: ref, Digest: "sha256:b"}
+		if got := img.ID(); got != want+"@sha256:b" {
+			t.Errorf("%s: found %s; want %s@sha256:b", ref, got, want)
+		}
+	}
+}

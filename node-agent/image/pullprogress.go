@@ -1,68 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package image
 
 import (
 	"fmt"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/berth-run/berth/node-agent/image"
 )
 
-// pulls is the progress of all pulls under way.
-type pulls struct {
+// PullProgress sums up the progress of all pulls under way, for people. Its zero value is ready.
+type PullProgress struct {
 	mu    sync.Mutex
-	byRef map[string]*pull
+	byRef map[string]*pullSum
 }
 
-// pull is the progress of one image.
-type pull struct {
-	last       image.Progress
+// pullSum is the progress of one
+type pullSum struct {
+	last       Progress
 	downloaded map[digest.Digest]int64 // bytes of each layer
 	unpacked   map[digest.Digest]int64
 	done       int // layers
 }
 
-// note records progress that the store reports.
-func (p *pulls) note(n image.Progress) {
+// Note adds progress that the store reports.
+func (p *PullProgress) Note(n Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	one := p.byRef[n.Ref]
 	if one == nil {
-		one = &pull{downloaded: map[digest.Digest]int64{}, unpacked: map[digest.Digest]int64{}}
+		one = &pullSum{downloaded: map[digest.Digest]int64{}, unpacked: map[digest.Digest]int64{}}
+		if p.byRef == nil {
+			p.byRef = map[string]*pullSum{}
+		}
 		p.byRef[n.Ref] = one
 	}
 	one.last = n
 	switch n.Stage {
-	case image.StageDownload:
+	case StageDownload:
 		one.downloaded[n.Layer] = n.Done
-	case image.StageUnpack:
+	case StageUnpack:
 		one.unpacked[n.Layer] = n.Done
-	case image.StageDone:
+	case StageDone:
 		one.unpacked[n.Layer] = n.Done
 		one.done++
 	}
 }
 
-// forget is called when nobody waits for an image any more.
-func (p *pulls) forget(ref string) {
+// Forget drops the progress of a pull that nobody waits for any more.
+func (p *PullProgress) Forget(ref string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.byRef, ref)
 }
 
-// text returns the progress of a pull, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1
+// Text returns the progress of a pull, such as "downloaded 120.0 of 500.0 MB, unpacked 96.0 MB (1
 // of 4 layers)"; "" before it has begun.
-func (p *pulls) text(ref string) string {
+func (p *PullProgress) Text(ref string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	one := p.byRef[ref]
 	if one == nil {
 		return ""
 	}
-	if one.last.Stage == image.StageRead {
+	if one.last.Stage == StageRead {
 		return fmt.Sprintf("read %s of the archive", share(one.last.Done, one.last.Total))
 	}
 	sum := func(m map[digest.Digest]int64) (n int64) {
