@@ -96,7 +96,7 @@ test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a rea
 # The programs of cmd are built with the detector, too, where their tests have it. These are the tests in which they start goroutines: an
 # agent's start, life and takeover, exec, logs, status, restart, stop, and both killed and upgraded (Chaos); signals, sockets and
 # terminals of berth. The others measure time, memory or system calls, kill at each step, or want a program without C's library.
-RACE_AGENT := ^Test(Chaos|Standalone(Life|Control|RestartPolicy|Pull)|Supervisor(Killed|KilledBelowReaper|Upgrade)|RunDirRemoved|EditOfLimitsRestartsNothing|Status.*|Printer.*)$$
+RACE_AGENT := ^Test(Chaos|Standalone(Life|Control|RestartPolicy|Pull)|Supervisor(Killed|KilledBelowReaper|Upgrade)|RunDirRemoved|EditOfLimitsRestartsNothing|Status.*)$$
 RACE_BERTH := ^Test(Lifecycle|Run|RunForwardsSignals|ForegroundTerminal|Exec|ExecForwardsSignals|EverySignalIsForwarded|SignalEndsCreate|Notify|SocketActivation|RuntimeType|RuntimeOfAnother|Events|PauseAndPs)$$
 
 # The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
@@ -105,7 +105,7 @@ test-race: deps-test ## Run the tests of the runtime, the supervisor, the agent,
 	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 60m -skip TestKillAllForking ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run Cache ./node-agent/runtime/seccomp
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -skip TestMemoryOfARunningContainer ./node-agent/supervisor/...
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/reconcile ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./node-agent/image ./node-agent/registration ./node-agent/claim ./node-agent/supervision ./internal/...
+	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/reconcile ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./node-agent/image ./node-agent/registration ./node-agent/claim ./node-agent/crilog ./node-agent/supervision ./internal/...
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run '$(RACE_AGENT)' ./cmd/berth-agent
 	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run '$(RACE_BERTH)' ./cmd/berth
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \

@@ -6,12 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/crilog"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -84,7 +81,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 
 // run prints the logs of all names, one after the other, or at the same time if they are followed.
 func (l *logsFlags) run(cmd *cobra.Command, names []string, since time.Time) error {
-	out := &streams{out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
+	out := &crilog.Streams{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
 	width := 0
 	for _, name := range names {
 		width = max(width, len(name))
@@ -92,9 +89,9 @@ func (l *logsFlags) run(cmd *cobra.Command, names []string, since time.Time) err
 	errs := make([]error, len(names))
 	var all sync.WaitGroup
 	for i, name := range names {
-		p := &printer{streams: out, timestamps: l.timestamps, since: since, tail: l.tail}
+		p := &crilog.Printer{Streams: out, Timestamps: l.timestamps, Since: since, Tail: l.tail}
 		if len(names) > 1 {
-			p.prefix = fmt.Sprintf("%-*s | ", width, name)
+			p.Prefix = fmt.Sprintf("%-*s | ", width, name)
 		}
 		one := func() {
 			if errs[i] = l.one(cmd.Context(), p, name); errs[i] != nil && len(names) > 1 {
@@ -112,19 +109,22 @@ func (l *logsFlags) run(cmd *cobra.Command, names []string, since time.Time) err
 }
 
 // one prints the log of one container.
-func (l *logsFlags) one(ctx context.Context, p *printer, name string) error {
+func (l *logsFlags) one(ctx context.Context, p *crilog.Printer, name string) error {
 	if l.previous {
 		path, err := l.before(name)
 		if err != nil {
 			return err
 		}
-		return p.print(ctx, path, false, nil)
+		return needRoot(p.Print(ctx, path))
 	}
 	path, err := l.begun(ctx, p, name)
 	if err != nil || path == "" {
 		return err
 	}
-	return p.print(ctx, path, l.follow, func() (string, error) {
+	if !l.follow {
+		return needRoot(p.Print(ctx, path))
+	}
+	return needRoot(p.Follow(ctx, path, func() (string, error) {
 		c, err := l.find(name)
 		if err != nil {
 			return "", err
@@ -134,7 +134,7 @@ func (l *logsFlags) one(ctx context.Context, p *printer, name string) error {
 			path = c.Status.LogPath
 		}
 		return path, nil
-	})
+	}))
 }
 
 func (l *logsFlags) find(name string) (*v1alpha1.Container, error) {
@@ -147,7 +147,7 @@ func (l *logsFlags) find(name string) (*v1alpha1.Container, error) {
 
 // begun returns the path of a container's log once there is one. Without --follow it is an error if
 // there is not; with it, the path is "" if there never will be.
-func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string, error) {
+func (l *logsFlags) begun(ctx context.Context, p *crilog.Printer, name string) (string, error) {
 	said := ""
 	for first := true; ; first = false {
 		c, err := l.find(name)
@@ -173,13 +173,13 @@ func (l *logsFlags) begun(ctx context.Context, p *printer, name string) (string,
 			return "", errors.New(waits(c))
 		}
 		if now := waits(c); now != said {
-			p.say(now)
+			p.Say(now)
 			said = now
 		}
 		select {
 		case <-ctx.Done():
 			return "", nil
-		case <-time.After(followEvery):
+		case <-time.After(crilog.FollowInterval):
 		}
 	}
 }
@@ -211,12 +211,8 @@ func (l *logsFlags) removed(name string) ([]string, error) {
 func (l *logsFlags) before(name string) (string, error) {
 	c, notFound := l.find(name)
 	if notFound == nil && c.Status.LogPath != "" {
-		n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(c.Status.LogPath), ".log"))
-		if err != nil {
-			return "", fmt.Errorf("log file %s: found no number of the run", c.Status.LogPath)
-		}
-		if n > 0 {
-			return filepath.Join(filepath.Dir(c.Status.LogPath), strconv.Itoa(n-1)+".log"), nil
+		if path, err := lifecycle.LogBefore(c.Status.LogPath); path != "" || err != nil {
+			return path, err
 		}
 	}
 	dirs, err := l.removed(name)
@@ -229,24 +225,12 @@ func (l *logsFlags) before(name string) (string, error) {
 		}
 		return "", errors.New("--previous: there was no run before this one, and no logs of a removed container of the name are kept")
 	}
-	files, err := filepath.Glob(filepath.Join(dirs[0], "*.log"))
+	path, err := lifecycle.LastLog(dirs[0])
 	if err != nil {
-		return "", err
-	}
-	last, path := -1, ""
-	for _, f := range files {
-		if n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(f), ".log")); err == nil && n > last {
-			last, path = n, f
-		}
+		return "", needRoot(err)
 	}
 	if path == "" {
 		return "", fmt.Errorf("--previous: found no log in %s", dirs[0])
 	}
 	return path, nil
-}
-
-// streams are the outputs that several logs share.
-type streams struct {
-	mu       sync.Mutex
-	out, err io.Writer
 }

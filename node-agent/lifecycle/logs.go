@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -82,17 +81,14 @@ func (s logsStage) Release(_ context.Context, c *Container) error {
 // keeps them.
 const keptRuns = 2
 
-// dropLogs removes the log files of the runs up to last. N.log and its rotated N.log.1, N.log.2 …
-// are one run's.
+// dropLogs removes the log files of the runs up to last, with their rotated parts.
 func dropLogs(dir string, last int32) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		number, _, ok := strings.Cut(e.Name(), ".log")
-		n, err := strconv.ParseInt(number, 10, 32)
-		if ok && err == nil && int32(n) <= last {
+		if run, ok := runOf(e.Name()); ok && run <= last {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}

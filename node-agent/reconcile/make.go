@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -171,7 +169,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			r.Before, r.run = &before, before.next()
 		}
 		r.State, r.Launch, r.Stop, r.Compiled = stateStarting, boottime.Instant{}, nil, b.Spec.CompiledGeneration
-		r.LogPath = filepath.Join(s.logs.Of(r.Key, r.UID), strconv.Itoa(int(r.Restarts))+".log")
+		r.LogPath = lifecycle.LogFile(s.logs.Of(r.Key, r.UID), r.Restarts)
 		r.Hash, r.Made, r.Generation, r.GraceSeconds = in.Hash, generation, generation, b.Spec.TerminationGracePeriodSeconds
 		r.Updating, r.Refusal = nil, nil
 		r.Restart = b.Annotations[source.AnnotationRestart]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package crilog
 
 import (
 	"bytes"
@@ -48,23 +48,23 @@ func TestPrinter(t *testing.T) {
 	}
 	at := func(h, m, s int) time.Time { return time.Date(2026, 1, 2, h, m, s, 0, time.UTC) }
 	for name, tc := range map[string]struct {
-		p        printer
+		p        Printer
 		out, err string
 	}{
-		"all":                 {printer{tail: -1}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"the last lines":      {printer{tail: 4}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
-		"no lines":            {printer{tail: 0}, "prompt> ", ""},
-		"more than there are": {printer{tail: 1000}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"over the rotation":   {printer{tail: 202}, lines(100, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"since":               {printer{tail: -1, since: at(3, 4, 57)}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
-		"since and tail":      {printer{tail: 2, since: at(3, 4, 57)}, "long line\nprompt> ", "line 299\n"},
-		"since the middle":    {printer{tail: -1, since: at(4, 0, 1)}, "line\nprompt> ", ""},
-		"timestamps":          {printer{tail: 1, timestamps: true}, "2026-01-02T04:00:00.000000000Z long line\n2026-01-02T04:00:02.000000000Z prompt> ", ""},
-		"prefix":              {printer{tail: 2, prefix: "x | "}, "x | long line\nx | prompt> \n", "x | line 299\n"},
+		"all":                 {Printer{Tail: -1}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"the last lines":      {Printer{Tail: 4}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
+		"no lines":            {Printer{Tail: 0}, "prompt> ", ""},
+		"more than there are": {Printer{Tail: 1000}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"over the rotation":   {Printer{Tail: 202}, lines(100, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
+		"since":               {Printer{Tail: -1, Since: at(3, 4, 57)}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
+		"since and tail":      {Printer{Tail: 2, Since: at(3, 4, 57)}, "long line\nprompt> ", "line 299\n"},
+		"since the middle":    {Printer{Tail: -1, Since: at(4, 0, 1)}, "line\nprompt> ", ""},
+		"timestamps":          {Printer{Tail: 1, Timestamps: true}, "2026-01-02T04:00:00.000000000Z long line\n2026-01-02T04:00:02.000000000Z prompt> ", ""},
+		"prefix":              {Printer{Tail: 2, Prefix: "x | "}, "x | long line\nx | prompt> \n", "x | line 299\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, err bytes.Buffer
-			tc.p.streams = &streams{out: &out, err: &err}
+			tc.p.Streams = &Streams{Out: &out, Err: &err}
 			if e := tc.p.print(context.Background(), path, false, nil); e != nil {
 				t.Fatal(e)
 			}
@@ -126,7 +126,7 @@ func TestPrinterRotation(t *testing.T) {
 					rotate()
 				}
 			}}
-			p := printer{streams: &streams{out: rotating, err: rotating}, tail: -1}
+			p := Printer{Streams: &Streams{Out: rotating, Err: rotating}, Tail: -1}
 			looks := 0
 			err := p.print(t.Context(), path, tc.follow, func() (string, error) {
 				if looks++; looks > 3 {
@@ -138,22 +138,5 @@ func TestPrinterRotation(t *testing.T) {
 				t.Errorf("found %q, %v; want %q", out.String(), err, tc.want)
 			}
 		})
-	}
-}
-
-func TestParseSince(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for s, want := range map[string]time.Time{
-		"": {}, "10m": now.Add(-10 * time.Minute), "2026-01-02T03:00:00Z": time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
-		"2026-01-02T04:00:00.5+01:00": time.Date(2026, 1, 2, 3, 0, 0, 500000000, time.UTC),
-	} {
-		if got, err := parseSince(s, now); err != nil || !got.Equal(want) {
-			t.Errorf("%q: found %v, %v; want %v", s, got, err, want)
-		}
-	}
-	for _, s := range []string{"yesterday", "-5m", "10", "2026-01-02"} {
-		if _, err := parseSince(s, now); err == nil || !strings.Contains(err.Error(), "allowed:") {
-			t.Errorf("%q: found %v", s, err)
-		}
 	}
 }

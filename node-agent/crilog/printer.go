@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package crilog
 
 import (
 	"bufio"
@@ -8,22 +8,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
 
-// printer prints logs in the CRI format ("TIME STREAM P|F TEXT").
-type printer struct {
-	*streams
-	timestamps bool
-	since      time.Time // older lines are left out
-	tail       int       // lines to begin with; -1 for all
-	prefix     string    // of each line, where several logs are printed
+// Printer prints the log of one container.
+type Printer struct {
+	*Streams
+	// Timestamps has each line begin with its time.
+	Timestamps bool
+	// Since leaves out older lines.
+	Since time.Time
+	// Tail is the number of lines to begin with, counted from the end; -1 for all.
+	Tail int
+	// Prefix begins each line, where several logs are printed.
+	Prefix string
 
 	middle bool       // of a line whose beginning has been written
 	line   []logEntry // the entries of a line that is not complete and not written
@@ -36,12 +37,22 @@ type logEntry struct {
 	partial            bool
 }
 
-// followEvery is how often a followed file is looked at.
-const followEvery = 200 * time.Millisecond
+// FollowInterval is how often a followed file is looked at.
+const FollowInterval = 200 * time.Millisecond
 
-// print prints the log at path with its rotated parts, oldest first. With follow it waits for more;
-// now returns the path of the log as it is by then.
-func (p *printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
+// Print prints the log at path with its rotated parts, oldest first.
+func (p *Printer) Print(ctx context.Context, path string) error {
+	return p.print(ctx, path, false, nil)
+}
+
+// Follow prints the log at path as Print does, and waits for more. now returns the path of the
+// container's log as it is by then, or an error once the container is gone, which ends Follow.
+func (p *Printer) Follow(ctx context.Context, path string, now func() (string, error)) error {
+	return p.print(ctx, path, true, now)
+}
+
+// print prints one run's log after the other.
+func (p *Printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
 	for path != "" {
 		var err error
 		if path, err = p.follow(ctx, path, follow, now); err != nil {
@@ -51,61 +62,13 @@ func (p *printer) print(ctx context.Context, path string, follow bool, now func(
 	return nil
 }
 
-// rotated returns the files that path was rotated to, oldest first: PATH.3, PATH.2, PATH.1.
-func rotated(path string) []string {
-	found, _ := filepath.Glob(path + ".*")
-	number := func(f string) int { n, _ := strconv.Atoi(f[len(path)+1:]); return n }
-	found = slices.DeleteFunc(found, func(f string) bool { return number(f) == 0 })
-	slices.SortFunc(found, func(a, b string) int { return number(b) - number(a) })
-	return found
-}
-
-// openParts opens the log at path and the files that it was rotated to, oldest first.
-func openParts(path string) ([]*os.File, error) {
-	current, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	var parts []*os.File
-	for _, name := range rotated(path) {
-		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			closeAll(append(parts, current))
-			return nil, err
-		}
-		parts = append(parts, f)
-	}
-	parts = append(parts, current)
-	if isAt(current, path) {
-		return parts, nil
-	}
-	closeAll(parts)
-	return openParts(path) // it was rotated: a part may be missing, or there twice
-}
-
-// isAt reports whether an open file has a path still, or nothing has it.
-func isAt(f *os.File, path string) bool {
-	there, terr := os.Stat(path)
-	here, err := f.Stat()
-	return terr != nil || err != nil || os.SameFile(there, here)
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
 // catchUp prints all parts of a log that are newer than the open file read, or all if that is nil,
 // except the newest part, which it returns. It opens them before it prints the first: a log that is
 // rotated while it is printed loses its oldest part.
-func (p *printer) catchUp(path string, read *os.File) (*os.File, error) {
+func (p *Printer) catchUp(path string, read *os.File) (*os.File, error) {
 	parts, err := openParts(path)
 	if err != nil {
-		return nil, needRoot(fmt.Errorf("log: %w", err))
+		return nil, fmt.Errorf("log: %w", err)
 	}
 	last := len(parts) - 1
 	defer closeAll(parts[:last])
@@ -128,7 +91,7 @@ func (p *printer) catchUp(path string, read *os.File) (*os.File, error) {
 
 // follow prints the log of one run to its end, and what is added to it. It returns the path of the
 // next run's log, or "" at the end.
-func (p *printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
+func (p *Printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
 	f, err := p.catchUp(path, nil)
 	if err != nil {
 		return "", err
@@ -168,13 +131,13 @@ func (p *printer) follow(ctx context.Context, path string, follow bool, now func
 		select {
 		case <-ctx.Done():
 			return "", p.end()
-		case <-time.After(followEvery):
+		case <-time.After(FollowInterval):
 		}
 	}
 }
 
 // lines takes all whole lines that there are. What is left of an unfinished one stays in rest.
-func (p *printer) lines(r *bufio.Reader, rest *string) error {
+func (p *Printer) lines(r *bufio.Reader, rest *string) error {
 	for {
 		part, err := r.ReadString('\n')
 		*rest += part
@@ -193,18 +156,18 @@ func (p *printer) lines(r *bufio.Reader, rest *string) error {
 
 // take takes an entry. It is printed at once, unless only the last lines are wanted, or lines of
 // other logs may come between the parts of its line.
-func (p *printer) take(entry string) error {
+func (p *Printer) take(entry string) error {
 	fields := strings.SplitN(entry, " ", 4)
 	if len(fields) < 4 {
 		return nil // no entry of the CRI format
 	}
 	e := logEntry{time: fields[0], stream: fields[1], text: fields[3], partial: fields[2] == "P" || strings.HasPrefix(fields[2], "P:")}
-	if !p.since.IsZero() && !p.middle && len(p.line) == 0 {
-		if t, err := time.Parse(time.RFC3339Nano, e.time); err == nil && t.Before(p.since) {
+	if !p.Since.IsZero() && !p.middle && len(p.line) == 0 {
+		if t, err := time.Parse(time.RFC3339Nano, e.time); err == nil && t.Before(p.Since) {
 			return nil
 		}
 	}
-	if p.tail < 0 && p.prefix == "" {
+	if p.Tail < 0 && p.Prefix == "" {
 		return p.write(e)
 	}
 	p.line = append(p.line, e)
@@ -213,44 +176,44 @@ func (p *printer) take(entry string) error {
 	}
 	line := p.line
 	p.line = nil
-	if p.tail < 0 {
+	if p.Tail < 0 {
 		return p.writeLine(line)
 	}
 	p.held = append(p.held, line)
-	if len(p.held) >= 2*p.tail+64 { // now and then, so that each line is moved once
-		p.held = slices.Clone(p.held[len(p.held)-p.tail:])
+	if len(p.held) >= 2*p.Tail+64 { // now and then, so that each line is moved once
+		p.held = slices.Clone(p.held[len(p.held)-p.Tail:])
 	}
 	return nil
 }
 
 // release prints the last lines, once all that there is has been read. What comes then is printed
 // as it comes.
-func (p *printer) release() error {
-	if p.tail < 0 {
+func (p *Printer) release() error {
+	if p.Tail < 0 {
 		return nil
 	}
-	held := p.held[max(0, len(p.held)-p.tail):]
-	p.tail, p.held = -1, nil
+	held := p.held[max(0, len(p.held)-p.Tail):]
+	p.Tail, p.held = -1, nil
 	for _, line := range held {
 		if err := p.writeLine(line); err != nil {
 			return err
 		}
 	}
-	if p.prefix != "" {
+	if p.Prefix != "" {
 		return nil
 	}
 	return p.end() // the beginning of a line whose end is to come
 }
 
 // end prints what there is of a line whose end was never written.
-func (p *printer) end() error {
+func (p *Printer) end() error {
 	line := p.line
 	p.line = nil
 	return p.writeLine(line)
 }
 
 // writeLine writes the entries of a line as one.
-func (p *printer) writeLine(line []logEntry) error {
+func (p *Printer) writeLine(line []logEntry) error {
 	if len(line) == 0 {
 		return nil
 	}
@@ -258,33 +221,33 @@ func (p *printer) writeLine(line []logEntry) error {
 	for _, e := range line[1:] {
 		whole.text += e.text
 	}
-	whole.partial = p.prefix == "" && line[len(line)-1].partial
+	whole.partial = p.Prefix == "" && line[len(line)-1].partial
 	return p.write(whole)
 }
 
 // write writes an entry, or a whole line.
-func (p *printer) write(e logEntry) error {
+func (p *Printer) write(e logEntry) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := p.out
+	w := p.Out
 	if e.stream == "stderr" {
-		w = p.err
+		w = p.Err
 	}
 	text := e.text
-	if p.timestamps && !p.middle {
+	if p.Timestamps && !p.middle {
 		text = e.time + " " + text
 	}
 	p.middle = e.partial
 	if !p.middle {
 		text += "\n"
 	}
-	_, err := io.WriteString(w, p.prefix+text)
+	_, err := io.WriteString(w, p.Prefix+text)
 	return err
 }
 
-// say writes a message about the log to standard error.
-func (p *printer) say(text string) {
+// Say writes a message about the log to standard error.
+func (p *Printer) Say(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintln(p.err, p.prefix+text)
+	fmt.Fprintln(p.Err, p.Prefix+text)
 }
