@@ -42,6 +42,11 @@ func NotReady(outlook Outlook, reason, message string) Summary {
 	return Summary{Ready: metav1.ConditionFalse, Reason: reason, Message: message, Outlook: outlook}
 }
 
+// Finished reports whether a phase is that of a container that has ended for good.
+func Finished(phase v1alpha1.ContainerPhase) bool {
+	return phase == v1alpha1.ContainerSucceeded || phase == v1alpha1.ContainerFailed
+}
+
 // OfRun summarizes an agent's report on the current generation of a bundle: its phase, and its
 // conditions Accepted, ImageReady and Running. The first line that applies is the answer.
 func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary {
@@ -137,7 +142,7 @@ func (s Summary) printable(st *v1alpha1.ContainerStatus) string {
 	case s.Reason == v1alpha1.ReasonTerminating,
 		st.Phase == v1alpha1.ContainerFailed && s.Reason == v1alpha1.ReasonOOMKilled:
 		return s.Reason
-	case st.Phase == v1alpha1.ContainerSucceeded, st.Phase == v1alpha1.ContainerFailed, st.Phase == v1alpha1.ContainerUnknown:
+	case Finished(st.Phase), st.Phase == v1alpha1.ContainerUnknown:
 		return string(st.Phase)
 	case meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionRunning):
 		return string(v1alpha1.ContainerRunning)

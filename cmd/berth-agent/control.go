@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,8 +16,8 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/claim"
-	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
+	"github.com/berth-run/berth/node-agent/standalone"
 )
 
 // control is a command that asks the agent for something and waits until it is done.
@@ -66,13 +65,6 @@ func controlCommand(o *options, verb folder.Verb, c *cobra.Command) *cobra.Comma
 	return c
 }
 
-// asked is a container that the agent has been asked about.
-type asked struct {
-	before v1alpha1.Container
-	id     string // of the request
-	at     time.Time
-}
-
 // run asks for all containers first, so that they stop at the same time, and then waits for each.
 // It prints the names of those that are done.
 func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) error {
@@ -83,86 +75,46 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 	if !claim.AgentRuns(x.o.stateDir) {
 		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.stateDir)
 	}
-	var work []asked
+	var wanted []*v1alpha1.Container
 	for _, name := range names {
-		c, err := find(all, x.namespace, name)
+		c, err := standalone.Find(all, x.namespace, name)
 		if err != nil {
 			return err
 		}
 		if c.UID == "" || c.Generation == 0 {
-			return fmt.Errorf("%s was never accepted: %s", display(c), message(c))
+			return fmt.Errorf("%s was never accepted: %s", standalone.DisplayName(c), standalone.Message(c))
 		}
-		work = append(work, asked{before: *c})
+		wanted = append(wanted, c)
 	}
-	for i := range work {
-		w := &work[i]
-		if !needed(verb, &w.before) {
+	requests := make([]*standalone.Request, len(wanted))
+	for i, c := range wanted {
+		if !standalone.Needed(verb, c) {
 			continue
 		}
-		if w.id, err = folder.Ask(x.o.stateDir, verb, &w.before); err != nil {
+		if requests[i], err = standalone.Ask(x.o.stateDir, verb, c); err != nil {
 			return needRoot(err)
 		}
-		w.at = time.Now()
 	}
 	var errs []error
-	for _, w := range work {
-		if !x.noWait && w.id != "" {
-			if err := x.wait(cmd.Context(), verb, w); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", display(&w.before), err))
+	for i, c := range wanted {
+		if !x.noWait && requests[i] != nil {
+			if err := x.wait(cmd.Context(), requests[i]); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", standalone.DisplayName(c), err))
 				continue
 			}
 		}
-		fmt.Fprintln(cmd.OutOrStdout(), display(&w.before))
+		fmt.Fprintln(cmd.OutOrStdout(), standalone.DisplayName(c))
 	}
 	return errors.Join(errs...)
 }
 
-// needed reports whether the agent has anything to do.
-func needed(verb folder.Verb, c *v1alpha1.Container) bool {
-	_, stopped := folder.Taken(c)
-	switch verb {
-	case folder.Stop:
-		return !stopped && !finished(c)
-	case folder.Start:
-		return stopped || c.Status.PID == 0
-	}
-	return true
-}
-
-func finished(c *v1alpha1.Container) bool {
-	return c.Status.Phase == v1alpha1.ContainerSucceeded || c.Status.Phase == v1alpha1.ContainerFailed
-}
-
-// wait waits until a request has been done.
-func (x *control) wait(ctx context.Context, verb folder.Verb, w asked) error {
+// wait waits until a request has been done, and shows the progress of a pull.
+func (x *control) wait(ctx context.Context, r *standalone.Request) error {
 	var shown progressLine
 	defer shown.clear()
-	for {
-		select {
-		case <-ctx.Done():
-			return errors.New("interrupted; the agent does it all the same")
-		case <-time.After(50 * time.Millisecond):
-		}
-		all, err := x.o.containers()
-		if err != nil && len(all) == 0 {
-			return err
-		}
-		i := slices.IndexFunc(all, func(c v1alpha1.Container) bool { return c.UID == w.before.UID })
-		switch {
-		case i < 0 && (verb == folder.Remove || verb == folder.Stop):
-			return nil
-		case i < 0:
-			return errors.New("it was removed")
-		case !claim.AgentRuns(x.o.stateDir):
-			return errors.New("the agent ended before it was done; the next one goes on with it")
-		}
-		if done, err := settled(verb, w, &all[i], time.Since(w.at)); done || err != nil {
-			return err
-		}
-		if s := all[i].Status.State.Waiting; s != nil && s.Reason == v1alpha1.ReasonPulling {
-			shown.show(display(&all[i]) + ": " + message(&all[i]))
-		}
-	}
+	return needRoot(r.Wait(ctx, func(c *v1alpha1.Container) {
+		shown.show(standalone.DisplayName(c) + ": " + standalone.Message(c))
+	}))
 }
 
 // progressLine is a line of a terminal that is written again and again, and nothing if standard
@@ -186,55 +138,6 @@ func (l *progressLine) clear() {
 	}
 }
 
-// failureAfter is how long the failure that a container had before a request is not taken for the
-// answer to it.
-const failureAfter = 3 * time.Second
-
-// settled reports whether the status of a container is the one after a request.
-func settled(verb folder.Verb, w asked, c *v1alpha1.Container, waited time.Duration) (bool, error) {
-	restart, stopped := folder.Taken(c)
-	switch verb {
-	case folder.Remove:
-		return false, nil
-	case folder.Stop:
-		if !stopped && waited > failureAfter { // another request came after it
-			return true, nil
-		}
-		waiting := c.Status.State.Waiting
-		return stopped && c.Status.PID == 0 && waiting != nil && waiting.Reason == v1alpha1.ReasonStopped, nil
-	}
-	if restart != w.id {
-		if waited > failureAfter && restart == w.before.Annotations[source.AnnotationRestart] && c.Status.PID != 0 {
-			return true, nil // it ran by the time that the agent came to the request
-		}
-		return false, nil
-	}
-	if c.Status.PID != 0 && c.Status.PID != w.before.Status.PID {
-		return true, nil
-	}
-	again := c.Status.RestartCount > w.before.Status.RestartCount
-	if again && finished(c) {
-		return true, nil
-	}
-	waiting := c.Status.State.Waiting
-	if waiting == nil {
-		return false, nil
-	}
-	switch waiting.Reason {
-	case v1alpha1.ReasonProgressing, v1alpha1.ReasonPulling, v1alpha1.ReasonStopped:
-		return false, nil
-	case v1alpha1.ReasonCrashLoopBackOff:
-		if !again {
-			return false, nil
-		}
-	default:
-		if before := w.before.Status.State.Waiting; before != nil && before.Message == waiting.Message && waited < failureAfter {
-			return false, nil
-		}
-	}
-	return false, errors.New(message(c))
-}
-
 func pruneCommand(o *options) *cobra.Command {
 	x := &control{o: o}
 	c := &cobra.Command{
@@ -252,7 +155,7 @@ is to go: all of it, or the NAMEs. A manifest that is put back needs no prune.`,
 			for i := range all {
 				c := &all[i]
 				if c.Namespace == x.namespace && slices.Contains(args, c.Name) && folder.Missing(c) == "" {
-					return fmt.Errorf("%s has its manifest; allowed: Containers whose manifest is gone (remove the manifest to remove the Container)", display(c))
+					return fmt.Errorf("%s has its manifest; allowed: Containers whose manifest is gone (remove the manifest to remove the Container)", standalone.DisplayName(c))
 				}
 			}
 			if len(args) > 0 {

@@ -14,8 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/claim"
+	"github.com/berth-run/berth/node-agent/standalone"
 )
 
 // run runs a command of the agent's, and returns what it writes and its exit code.
@@ -177,7 +179,7 @@ func TestStandaloneControl(t *testing.T) {
 
 	// Logs of several, their ends, and what has none.
 	h.write("other.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'for i in 1 2 3; do echo line $i; done']\n")
-	h.until("its end", func() bool { c := h.get("other"); return c != nil && finished(c) })
+	h.until("its end", func() bool { c := h.get("other"); return c != nil && status.Finished(c.Status.Phase) })
 	if out := h.does("logs", "other", "--tail", "2"); out != "line 2\nline 3\n" {
 		t.Errorf("--tail: found %q", out)
 	}
@@ -194,7 +196,10 @@ func TestStandaloneControl(t *testing.T) {
 		t.Errorf("one of several: found %q, %q, code %d", out, stderr, code)
 	}
 	h.write("never.yaml", "  image: oci-archive:/nowhere.tar\n")
-	h.until("its failure", func() bool { c := h.get("never"); return c != nil && strings.Contains(message(c), "nowhere") })
+	h.until("its failure", func() bool {
+		c := h.get("never")
+		return c != nil && strings.Contains(standalone.Message(c), "nowhere")
+	})
 	if _, stderr, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(stderr, "the container did not start yet") || !strings.Contains(stderr, "nowhere.tar") {
 		t.Errorf("logs of one that was never started: found code %d, %q", code, stderr)
 	}
@@ -202,7 +207,7 @@ func TestStandaloneControl(t *testing.T) {
 		t.Errorf("start of what cannot start: found code %d, %q", code, stderr)
 	}
 	h.does("start", "other") // one that has ended runs again
-	h.until("its second end", func() bool { c := h.get("other"); return finished(c) && c.Status.RestartCount == 1 })
+	h.until("its second end", func() bool { c := h.get("other"); return status.Finished(c.Status.Phase) && c.Status.RestartCount == 1 })
 
 	// What is removed leaves its logs.
 	h.remove("never.yaml")
@@ -250,13 +255,13 @@ func TestStandaloneJobAgain(t *testing.T) {
 	for n := 1; n <= 4; n++ {
 		h.until(fmt.Sprintf("run %d", n), func() bool {
 			c := h.get("job")
-			return runs() == n && c != nil && finished(c) && c.DeletionTimestamp == nil
+			return runs() == n && c != nil && status.Finished(c.Status.Phase) && c.DeletionTimestamp == nil
 		})
 		if n == 3 { // over a start of the agent, it is not run again
 			h.signal(unix.SIGKILL)
 			h.start()
 			h.write("probe.yaml", job) // what happens before the agent watches is not seen
-			h.until("the watch", func() bool { c := h.get("probe"); return c != nil && finished(c) })
+			h.until("the watch", func() bool { c := h.get("probe"); return c != nil && status.Finished(c.Status.Phase) })
 			h.remove("probe.yaml")
 			h.until("its removal", func() bool { return h.get("probe") == nil })
 			if c := h.get("job"); c.Status.RestartCount != 0 || runs() != n+1 {
@@ -269,7 +274,7 @@ func TestStandaloneJobAgain(t *testing.T) {
 		h.remove("job.yaml")
 		h.write("job.yaml", job)
 	}
-	h.until("the last run", func() bool { c := h.get("job"); return runs() == 5 && c != nil && finished(c) })
+	h.until("the last run", func() bool { c := h.get("job"); return runs() == 5 && c != nil && status.Finished(c.Status.Phase) })
 	if kept, _ := filepath.Glob(h.path("l/removed/default_job_*/0.log")); len(kept) != 4 {
 		t.Errorf("found logs %v of the lives before", kept)
 	}

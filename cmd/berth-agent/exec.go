@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/node-agent/bundle"
+	"github.com/berth-run/berth/node-agent/standalone"
 )
 
 // exitCode ends the program with a code and says nothing: all has been said.
@@ -88,12 +89,12 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	c, err := find(all, e.namespace, name)
+	c, err := standalone.Find(all, e.namespace, name)
 	if err != nil {
 		return err
 	}
 	if c.Status.PID == 0 {
-		return fmt.Errorf("%s does not run: %s", display(c), message(c))
+		return fmt.Errorf("%s does not run: %s", standalone.DisplayName(c), standalone.Message(c))
 	}
 	settings, err := o.readSettings()
 	if err != nil {

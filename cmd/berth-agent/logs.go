@@ -18,6 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/crilog"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
+	"github.com/berth-run/berth/node-agent/standalone"
 )
 
 // logsFlags are the flags of logs.
@@ -142,7 +143,7 @@ func (l *logsFlags) find(name string) (*v1alpha1.Container, error) {
 	if err != nil && len(all) == 0 {
 		return nil, err
 	}
-	return find(all, l.namespace, name)
+	return standalone.Find(all, l.namespace, name)
 }
 
 // begun returns the path of a container's log once there is one. Without --follow it is an error if
@@ -190,7 +191,7 @@ func waits(c *v1alpha1.Container) string {
 	if w := c.Status.State.Waiting; w != nil {
 		text += fmt.Sprintf(" (%s)", w.Reason)
 	}
-	if m := message(c); m != "" {
+	if m := standalone.Message(c); m != "" {
 		text += ": " + m
 	}
 	return text

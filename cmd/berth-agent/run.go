@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -381,10 +380,4 @@ func serveHealth(ctx context.Context, listener net.Listener, ready func(context.
 		return err
 	}
 	return nil
-}
-
-// sortedNames is for messages.
-func sortedNames(names []string) string {
-	slices.Sort(names)
-	return strings.Join(names, ", ")
 }

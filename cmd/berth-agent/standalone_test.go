@@ -26,6 +26,7 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/racetest"
 	"github.com/berth-run/berth/node-agent/source/folder"
+	"github.com/berth-run/berth/node-agent/standalone"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -596,10 +597,10 @@ func TestStandaloneBadInput(t *testing.T) {
 		if c == nil {
 			return false
 		}
-		m := message(c)
+		m := standalone.Message(c)
 		return strings.Contains(m, "memory")
 	})
-	t.Log(message(h.get("no-memory")))
+	t.Log(standalone.Message(h.get("no-memory")))
 	h.remove("no-memory.yaml")
 	h.until("all is gone", func() bool { return h.files() == 0 && h.leftovers() == counts{} })
 }

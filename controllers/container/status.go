@@ -200,7 +200,7 @@ func current(f findings, bundle *v1alpha1.OCIBundle) bool {
 
 // ended says whether the agent has declared the container over for good.
 func ended(b *v1alpha1.OCIBundle) bool {
-	return b.Status.Phase == v1alpha1.ContainerSucceeded || b.Status.Phase == v1alpha1.ContainerFailed
+	return status.Finished(b.Status.Phase)
 }
 
 // terminated is the last end of the process, nil where there has been none.

@@ -236,7 +236,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		}
 		set(v1alpha1.ConditionRunning, running.Status, reason, message)
 	}
-	if in.Unseen != "" && in.Record != nil && status.Phase != v1alpha1.ContainerSucceeded && status.Phase != v1alpha1.ContainerFailed {
+	if in.Unseen != "" && in.Record != nil && !apistatus.Finished(status.Phase) {
 		last := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionRunning).Message
 		since := metav1.NewTime(in.UnseenSince).Rfc3339Copy()
 		if was := meta.FindStatusCondition(previous.Conditions, v1alpha1.ConditionRunning); was != nil && was.Status == metav1.ConditionUnknown {
