@@ -330,7 +330,10 @@ func (o *options) source(log *slog.Logger, journal *durable.Journal) (source.Sou
 	if o.manifests == "" {
 		return o.clusterSource(log)
 	}
-	src, err := folder.New(folder.Options{Dir: o.manifests, StateDir: o.stateDir, Journal: journal, NodeName: o.nodeName, NodeLabels: registration.Labels(o.nodeName), Log: log})
+	src, err := folder.New(folder.Options{
+		Dir: o.manifests, StateDir: o.stateDir, Journal: journal, NewBoot: journal.NewBoot(),
+		NodeName: o.nodeName, NodeLabels: registration.Labels(o.nodeName), Log: log,
+	})
 	return src, nil, err
 }
 

@@ -44,8 +44,9 @@ const (
 //
 // A nil Journal replaces files and promises nothing at a loss of power.
 type Journal struct {
-	dir  string
-	boot string
+	dir     string
+	boot    string
+	newBoot bool // whether the journal was written in another boot when it was opened
 
 	mu      sync.Mutex
 	f       *os.File

@@ -52,14 +52,15 @@ func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	if found && head.Boot != boot {
+	j.newBoot = found && head.Boot != boot
+	if j.newBoot {
 		if err := j.takeUp(held); err != nil {
 			return nil, fmt.Errorf("journal %s: %w", path, err)
 		}
 	}
 	files, err := match(dir, globs)
 	if err == nil && found {
-		err = j.catchUp(held, files, head.Boot != boot)
+		err = j.catchUp(held, files, j.newBoot)
 	} else if err == nil {
 		for _, name := range files {
 			j.note(name, stamp{})
@@ -73,6 +74,10 @@ func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
 	j.Soon()
 	return j, nil
 }
+
+// NewBoot reports whether the files are those of another boot, each as of its last flush. A nil
+// Journal reports false.
+func (j *Journal) NewBoot() bool { return j != nil && j.newBoot }
 
 // blank returns whether a file holds nothing but zeros, as a filesystem may leave one whose content
 // it had not written.

@@ -104,6 +104,10 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	}
 	status.ImageID = r.ImageID
 	status.RestartCount = r.Restarts
+	if r.State == stateStarting && r.Before != nil {
+		// A start that is interrupted before its program runs is taken back, and its count with it.
+		status.RestartCount = r.Before.Restarts
+	}
 	status.OOMKills = int64(r.PastOOMKills + r.OOMKills)
 	status.LogPath = r.LogPath
 

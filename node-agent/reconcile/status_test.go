@@ -5,6 +5,7 @@ package reconcile
 import (
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
@@ -182,5 +183,21 @@ func TestStartIsReportedOnce(t *testing.T) {
 	defer b.source.mu.Unlock()
 	if n := len(b.source.reports); n != 1 {
 		t.Errorf("a start took %d reports: %+v", n, b.source.reports)
+	}
+}
+
+// TestRestartCountOfAStart reads the count of restarts while a start waits. It may yet be
+// interrupted, and a count that was reported is not taken back.
+func TestRestartCountOfAStart(t *testing.T) {
+	before := run{Restarts: 4, StartedAt: time.Now(), Exit: &corev1.ContainerStateTerminated{}}
+	for state, want := range map[runState]int32{stateStarting: 4, stateRunning: 5} {
+		r := &Record{State: state, run: before.next()}
+		if state == stateStarting {
+			r.Before = &before
+		}
+		in := Input{Desired: &v1alpha1.OCIBundle{}, Record: r, Now: time.Now()}
+		if got := Status(in, &v1alpha1.OCIBundleStatus{}, nil).RestartCount; got != want {
+			t.Errorf("%s: found %d restarts; want %d", state, got, want)
+		}
 	}
 }

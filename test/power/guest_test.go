@@ -82,13 +82,19 @@ func TestGuest(t *testing.T) {
 			g.said[s.Name] = s
 		}
 	}
+	began := time.Now()
 	g.start()
+	// The files of status are those of another boot until the agent has seen them.
 	g.until("the agent is ready", func() bool {
+		at, err := folder.Refreshed(state)
+		if err != nil {
+			t.Fatal(err)
+		}
 		conn, err := net.Dial("unix", "/run/berth/supervisor.sock")
 		if err == nil {
 			conn.Close()
 		}
-		return err == nil
+		return err == nil && !at.Before(began)
 	})
 	g.verifyImages()
 	if round == 0 {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/google/uuid"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -43,6 +44,8 @@ type Options struct {
 	// Journal has the status survive a loss of power; nil promises nothing then. It is that of
 	// StateDir, or of a folder above it.
 	Journal *durable.Journal
+	// NewBoot is whether the status on disk was written in another boot.
+	NewBoot bool
 	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
 	NodeName   string
 	NodeLabels map[string]string
@@ -243,9 +246,35 @@ func (f *Folder) restore() error {
 		// A field that is newer than this status has its default now, which is no change of the
 		// manifest.
 		c.Spec = m.container.Spec
-		f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec), config: m.config}
+		if f.o.NewBoot {
+			forgetProcess(c)
+		}
+		e := &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec), config: m.config}
+		f.entries[key] = e
+		if f.o.NewBoot {
+			f.writeStatus(key, e)
+		}
 	}
 	return nil
+}
+
+// forgetProcess marks the status of another boot as not looked at: no process of it is left, and
+// the file may be older than what was reported last.
+func forgetProcess(c *v1alpha1.Container) {
+	st := &c.Status
+	st.ObservedGeneration = -1
+	if st.State.Running == nil {
+		return
+	}
+	st.Phase, st.PID = v1alpha1.ContainerPending, 0
+	const message = "the node was booted, and the agent has not looked at the container since"
+	st.State = corev1.ContainerState{
+		Waiting: &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonProgressing, Message: message},
+	}
+	setCondition(c, metav1.Condition{
+		Type: v1alpha1.ConditionRunning, Status: metav1.ConditionUnknown,
+		Reason: v1alpha1.ReasonProgressing, Message: message, ObservedGeneration: c.Generation,
+	})
 }
 
 // stripped is a Container as one would apply it.

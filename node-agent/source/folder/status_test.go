@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -83,4 +84,39 @@ func TestProgressDeadlineOfOneHost(t *testing.T) {
 	until("CrashLoopBackOff: said")
 	report(f, metav1.ConditionTrue, v1alpha1.ReasonStarted)
 	until("")
+}
+
+// TestStatusOfAnotherBoot reads the status of a container that ran before the machine was started
+// again. Nobody may take it for running, and its restarts are counted on.
+func TestStatusOfAnotherBoot(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, dir, state)
+	f.scan()
+	running := &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}
+	running.PID, running.RestartCount = 42, 3
+	running.State.Running = &corev1.ContainerStateRunning{}
+	meta.SetStatusCondition(&running.Conditions, condition(v1alpha1.ConditionRunning, "True"))
+	if err := f.ReportStatus(t.Context(), f.Get(key("a")), running); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NewBoot: true}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := Read(state)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("found %+v, %v", all, err)
+	}
+	st := all[0].Status
+	if st.Phase != v1alpha1.ContainerPending || st.PID != 0 || st.State.Running != nil || st.State.Waiting == nil {
+		t.Errorf("found %+v; want a container that waits to be looked at", st)
+	}
+	if st.ObservedGeneration == all[0].Generation || meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReady) {
+		t.Errorf("found %+v; want a status that says that it is old", st)
+	}
+	if st.RestartCount != 3 {
+		t.Errorf("found %d restarts; want 3", st.RestartCount)
+	}
 }
