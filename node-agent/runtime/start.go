@@ -24,7 +24,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	if err := startable(r.status(rec)); err != nil {
+	status := r.status(rec)
+	if err := startable(status); err != nil {
+		if status == specs.StateStopped {
+			err = r.explainEnd(rec, err)
+		}
 		return err
 	}
 	if rec.NoProgram {
@@ -62,6 +66,15 @@ func startable(status specs.ContainerState) error {
 	return errors.New("cannot start an already running container")
 }
 
+// explainEnd adds to the error of Start that the first process was killed for want of memory while
+// it waited for Start.
+func (r *Runtime) explainEnd(rec *record, err error) error {
+	if _, gone := os.Lstat(filepath.Join(r.dir(rec.ID), startFIFO)); gone == nil && outOfMemory(rec) {
+		return fmt.Errorf("%w: %w", err, errOOM)
+	}
+	return err
+}
+
 // executeProgram lets the first process go on to execve and waits for the result.
 func (r *Runtime) executeProgram(ctx context.Context, rec *record) error {
 	dir := r.dir(rec.ID)
@@ -75,7 +88,8 @@ func (r *Runtime) executeProgram(ctx context.Context, rec *record) error {
 	// Without a reader, that is when the child has ended, this fails with ENXIO.
 	fifo, err := unix.Open(start, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return fmt.Errorf("start container %s: its first process has ended: %w", rec.ID, err)
+		err = fmt.Errorf("start container %s: its first process has ended: %w", rec.ID, err)
+		return r.explainEnd(rec, err)
 	}
 	_, err = unix.Write(fifo, []byte{0})
 	unix.Close(fifo)
