@@ -36,8 +36,7 @@ const (
 	// firstRetry is how soon a heartbeat that failed is tried again; later ones wait twice as long,
 	// up to renewEvery.
 	firstRetry = time.Second
-	// applyEvery is how often the status is applied although it has not changed. It costs the API
-	// server more than the Lease.
+	// applyEvery is the default of Options.ApplyEvery.
 	applyEvery = time.Minute
 )
 
@@ -51,6 +50,9 @@ type Options struct {
 	Handlers func() []v1alpha1.NodeHandler
 	// Load is asked each time the status is looked at.
 	Load func(ctx context.Context) Load
+	// ApplyEvery is how often the status is applied although it has not changed; 0 is a minute. It
+	// costs the API server more than the Lease.
+	ApplyEvery time.Duration
 	// Log is optional.
 	Log *slog.Logger
 }
@@ -77,6 +79,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ApplyEvery == 0 {
+		o.ApplyEvery = applyEvery
 	}
 	if o.Handlers == nil {
 		o.Handlers = func() []v1alpha1.NodeHandler { return nil }
@@ -203,7 +208,7 @@ func (a *Agent) status(ctx context.Context) error {
 		return nil
 	}
 	status := a.compute(ctx)
-	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < applyEvery {
+	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < a.o.ApplyEvery {
 		return nil
 	}
 	_, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name}, "status": status}, "status")

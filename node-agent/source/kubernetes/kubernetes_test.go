@@ -604,7 +604,10 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	}
 	register := func() func() {
 		ctx, stop := context.WithCancel(ctx)
-		a, err := registration.New(registration.Options{Config: agent, Name: "node-7", Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} }})
+		a, err := registration.New(registration.Options{
+			Config: agent, Name: "node-7", Facts: facts, ApplyEvery: 2 * time.Second,
+			Load: func(context.Context) registration.Load { return registration.Load{} },
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
