@@ -354,8 +354,8 @@ volumeMounts:
 		{
 			"valueFrom", spec(`env:
 - name: A
-  valueFrom: {fieldRef: {fieldPath: metadata.name}}`),
-			[]string{`9:16: spec.env[0].valueFrom: valueFrom is not supported: give a literal value`},
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}`),
+			[]string{`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: a container has no address of its own`},
 		},
 		{
 			"privileged", spec(`securityContext: {privileged: true}`),

@@ -79,7 +79,19 @@ func TestContainerRules(t *testing.T) {
 		{"restartPolicy of compose", image + "restartPolicy: Always", image + "restartPolicy: always", `supported values: "Always", "OnFailure", "Never"`},
 		{"pull policy", image + "imagePullPolicy: Never", image + "imagePullPolicy: Sometimes", `supported values: "Always", "IfNotPresent", "Never"`},
 		{"workingDir", image + "workingDir: /srv", image + "workingDir: srv", "workingDir must be absolute: start it with /"},
-		{"env", image + "env: [{name: A, value: b}]", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "valueFrom is not supported: give a literal value"},
+		{
+			"env of a field", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
+			image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]", "in place of another source give a literal value",
+		},
+		{
+			"env of one field", image + "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
+			image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, configMapKeyRef: {name: s, key: k}}}]",
+			"in place of another source give a literal value",
+		},
+		{
+			"env of a field or a value", image + `env: [{name: A, value: "", valueFrom: {fieldRef: {fieldPath: metadata.name}}}]`,
+			image + "env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "set one of value and valueFrom",
+		},
 		{"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]", "Duplicate value"},
 		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"},
 		{"hostname with the host's network", image + "hostNetwork: true", image + "hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},

@@ -85,12 +85,17 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="workingDir must be absolute: start it with /"
 	WorkingDir string `json:"workingDir,omitempty"`
 
-	// env are environment variables with literal values, over the image's own.
+	// env are environment variables, over the image's own. valueFrom takes a value from a field of
+	// the Container (metadata.name, namespace, uid, labels['KEY'] and annotations['KEY']), of its
+	// node (spec.nodeName, status.hostIP, status.hostIPs) or of its resources. Labels and
+	// annotations are those of when the spec was last edited.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=512
-	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom))",message="valueFrom is not supported: give a literal value"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || has(e.valueFrom.fieldRef) != has(e.valueFrom.resourceFieldRef))",message="valueFrom may be one of fieldRef and resourceFieldRef: in place of another source give a literal value"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !(has(e.valueFrom.configMapKeyRef) || has(e.valueFrom.secretKeyRef) || has(e.valueFrom.fileKeyRef)))",message="valueFrom may be one of fieldRef and resourceFieldRef: in place of another source give a literal value"
+	// +kubebuilder:validation:XValidation:rule="self.all(e, !has(e.valueFrom) || !has(e.value) || e.value == '')",message="set one of value and valueFrom"
 	Env []corev1.EnvVar `json:"env,omitempty"`
 
 	// hostname of the container's UTS namespace; absent, the Container's name.

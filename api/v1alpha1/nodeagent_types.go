@@ -16,7 +16,7 @@ const HandlerNative = "berth"
 //
 // It rises by 1, at most once a release, with a field that an agent must not ignore: see
 // compile.MinAgentRevision.
-const AgentRevision = 2
+const AgentRevision = 3
 
 // NodeAgentSpec holds an administrator's settings of the node.
 type NodeAgentSpec struct {

@@ -177,6 +177,13 @@ type BundleProcess struct {
 	// runAsNonRoot makes the agent refuse to run the process as user 0, whoever said so.
 	// +optional
 	RunAsNonRoot bool `json:"runAsNonRoot,omitempty"`
+	// env are the Container's variables if the agent has to find the value of one of them, such as
+	// the node's address. config.process.env and config.process.args are absent then, and in
+	// command and args $(NAME) is not replaced yet.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=512
+	Env []corev1.EnvVar `json:"env,omitempty"`
 }
 
 // BundleNetwork says which network a container is in.

@@ -223,9 +223,14 @@ func (o *options) run(ctx context.Context) error {
 	if err := keeper.Start(ctx); err != nil {
 		return err
 	}
+	facts, err := registration.Read("/", buildVersion())
+	if err != nil {
+		return fmt.Errorf("look at the node: %w", err)
+	}
 	syncer, err := reconcile.New(reconcile.Config{
 		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.Text, Supervisor: keeper.Client(), Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: keeper.HandlerNames, Log: log, KeepLogs: o.removedLogs,
+		Node:       lifecycle.Node{Addresses: registration.Addresses, Capacity: facts.Capacity},
 		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
 	})
 	if err != nil {

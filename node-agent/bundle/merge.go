@@ -12,6 +12,7 @@ import (
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -28,6 +29,8 @@ type MergeOptions struct {
 	CgroupsPath string
 	// Accounts of the root filesystem.
 	Accounts Accounts
+	// Environment are the variables of a bundle that asks the node for values.
+	Environment environment.Variables
 	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit: see
 	// SwapLimit.
 	NoSwapLimit bool
@@ -50,7 +53,13 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	}
 	p := spec.Process
 
-	p.Args = arguments(bundle.Process, image)
+	process := bundle.Process
+	if environment.ByNode(&process) {
+		vars := o.Environment.Map()
+		process.Command, process.Args = environment.ExpandAll(process.Command, vars), environment.ExpandAll(process.Args, vars)
+		p.Env = o.Environment.List()
+	}
+	p.Args = arguments(process, image)
 	if len(p.Args) == 0 {
 		return nil, errors.New("process.args: found nothing; allowed: set command, or args, as the image has neither entrypoint nor cmd")
 	}
@@ -81,7 +90,7 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 	}
 	p.User.UID, p.User.GID, p.User.AdditionalGids = id.uid, id.gid, id.groups
 
-	p.Env = environment(id.home, image.Env, p.Env)
+	p.Env = layered(id.home, image.Env, p.Env)
 
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
@@ -127,10 +136,10 @@ func arguments(p v1alpha1.BundleProcess, image *imagev1.ImageConfig) []string {
 	return args
 }
 
-// environment puts lists over one another: PATH and HOME, the image's, the user's. A name appears
+// layered puts lists over one another: PATH and HOME, the image's, the user's. A name appears
 // once, where it came first. Words of the image that are no NAME=value are left out, as Docker
 // does; those of the user stay, for validation to refuse.
-func environment(home string, image, user []string) []string {
+func layered(home string, image, user []string) []string {
 	if home == "" {
 		home = "/"
 	}

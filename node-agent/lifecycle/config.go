@@ -29,7 +29,7 @@ func (configStage) Ensure(_ context.Context, c *Container) error {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
 	// Many containers may wait to be created, and config.json has it.
-	c.Spec = nil
+	c.Spec, c.Environment = nil, nil
 	return nil
 }
 

@@ -22,6 +22,7 @@ func (documentStage) Scope() Scope { return PerRun }
 func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
 	options := bundle.MergeOptions{
 		CgroupsPath: path.Join(s.cgroupParent, c.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/")),
+		Environment: c.Environment,
 	}
 	if options.Accounts, err = bundle.ReadAccounts(c.Rootfs); err != nil {
 		return fmt.Errorf("config: %w", err)

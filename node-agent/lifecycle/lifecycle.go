@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-run/berth/api/oci/change"
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/network"
@@ -81,6 +82,8 @@ type Container struct {
 	// Flushed returns once the record survives a loss of power. Release does not need it.
 	Flushed func(context.Context) error
 
+	// Environment are the variables of a container that asks the node for values.
+	Environment environment.Variables
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
 	// Rootfs is the path of the root filesystem.
@@ -130,6 +133,8 @@ type Config struct {
 	// Handlers returns the names of the node's handlers. A bundle without one gets
 	// v1alpha1.HandlerNative.
 	Handlers func() []string
+	// Node is what variables may say of the node.
+	Node Node
 	// Pulls fetches images.
 	Pulls *Pulls
 	// Wake is called with the key of a container whose Ensure returned a *Pending.
@@ -150,6 +155,7 @@ type Config struct {
 func Stages(c Config) List {
 	return List{
 		handlerStage{c.Handlers},
+		environmentStage{c.Node},
 		imageStage{c.Pulls, c.Wake},
 		commitStage{},
 		rootfsStage{},

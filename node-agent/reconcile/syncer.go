@@ -50,6 +50,8 @@ type Config struct {
 	// Handlers returns the names of the node's handlers. A bundle without one gets
 	// v1alpha1.HandlerNative.
 	Handlers func() []string
+	// Node is what variables of a container may say of its node.
+	Node lifecycle.Node
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
 	// DefaultLogMaxBytes.
 	LogMaxBytes int64
@@ -147,7 +149,7 @@ func New(c Config) (*Syncer, error) {
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
-		Handlers: c.Handlers, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
+		Handlers: c.Handlers, Node: c.Node, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Namespaces: c.Namespaces,
 	})
 	return s, nil

@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/v1alpha1"
@@ -38,6 +39,7 @@ func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, fie
 	}
 	d := &draft{
 		name: c.Name,
+		meta: &c.ObjectMeta,
 		in:   c.Spec,
 		path: field.NewPath("spec"),
 		arch: runtime.GOARCH,
@@ -74,7 +76,7 @@ type part func(d *draft)
 func parts() []part {
 	return []part{
 		root,
-		environment,
+		variables,
 		arguments,
 		workingDir,
 		user,
@@ -102,11 +104,12 @@ func parts() []part {
 // draft is a compilation under way.
 type draft struct {
 	name string
+	meta *metav1.ObjectMeta
 	in   v1alpha1.ContainerSpec
 	path *field.Path
 	arch string
 
-	// env holds the variables that $(NAME) may refer to.
+	// env holds the variables that $(NAME) may refer to, unless the agent computes them.
 	env map[string]string
 
 	out    *v1alpha1.OCIBundleSpec

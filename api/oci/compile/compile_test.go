@@ -210,32 +210,3 @@ func TestSocketcall(t *testing.T) {
 		}
 	}
 }
-
-func TestExpand(t *testing.T) {
-	vars := map[string]string{"A": "1", "EMPTY": "", "B": "$(A)"}
-	for in, want := range map[string]string{
-		"":              "",
-		"plain":         "plain",
-		"$(A)":          "1",
-		"x$(A)y$(A)z":   "x1y1z",
-		"$(EMPTY)":      "",
-		"$(NONE)":       "$(NONE)",
-		"$()":           "$()",
-		"$$":            "$",
-		"$$(A)":         "$(A)",
-		"$$$(A)":        "$1",
-		"$$$$(A)":       "$$(A)",
-		"$(B)":          "$(A)",
-		"$(A":           "$(A",
-		"$":             "$",
-		"a$":            "a$",
-		"$A ${A} $ (A)": "$A ${A} $ (A)",
-		"$(A)$(":        "1$(",
-		"$($(A))":       "$($(A))",
-		"$é(A)":         "$é(A)",
-	} {
-		if got := expand(in, vars); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
-}

@@ -170,8 +170,28 @@ func fieldCases() map[string]fieldCase {
 		"env[].value": honoured(arrives{"config.process.env": `["A=2"]`}, func(s *spec) {
 			s.Env[0].Value = "2"
 		}),
-		"env[].valueFrom": refused("spec.env[0].valueFrom", func(s *spec) {
-			s.Env[0].ValueFrom = &corev1.EnvVarSource{}
+		"env[].valueFrom.fieldRef.fieldPath": honoured(byNode(
+			arrives{"process.env[A].valueFrom.fieldRef.fieldPath": `"spec.nodeName"`}), func(s *spec) {
+			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}
+		}),
+		"env[].valueFrom.fieldRef.apiVersion": honoured(byNode(arrives{
+			"process.env[A].valueFrom.fieldRef.apiVersion": `"v1"`, "process.env[A].valueFrom.fieldRef.fieldPath": `"spec.nodeName"`,
+		}), func(s *spec) {
+			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{
+				APIVersion: "v1", FieldPath: "spec.nodeName",
+			}}}
+		}),
+		"env[].valueFrom.resourceFieldRef.resource":      limitVariable("0", ""),
+		"env[].valueFrom.resourceFieldRef.divisor":       limitVariable("1Ki", ""),
+		"env[].valueFrom.resourceFieldRef.containerName": limitVariable("0", "base"),
+		"env[].valueFrom.configMapKeyRef": refused("spec.env[0].valueFrom.configMapKeyRef", func(s *spec) {
+			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{}}}
+		}),
+		"env[].valueFrom.secretKeyRef": refused("spec.env[0].valueFrom.secretKeyRef", func(s *spec) {
+			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
+		}),
+		"env[].valueFrom.fileKeyRef": refused("spec.env[0].valueFrom.fileKeyRef", func(s *spec) {
+			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}}
 		}),
 
 		"volumes[].name": honoured(arrives{
@@ -308,6 +328,27 @@ func fieldCases() map[string]fieldCase {
 			s.Tolerations[0].TolerationSeconds = new(int64(1))
 		}),
 	}
+}
+
+// byNode adds what is absent in a bundle of which the agent computes the variables.
+func byNode(at arrives) arrives {
+	return merged(arrives{"config.process.env": "", "process.env[A].name": `"A"`}, at)
+}
+
+// limitVariable is a variable with the node's memory, since the Container has no limit.
+func limitVariable(divisor, container string) fieldCase {
+	at := byNode(arrives{
+		"process.env[A].valueFrom.resourceFieldRef.resource": `"limits.memory"`,
+		"process.env[A].valueFrom.resourceFieldRef.divisor":  strconv.Quote(divisor),
+	})
+	if container != "" {
+		at["process.env[A].valueFrom.resourceFieldRef.containerName"] = strconv.Quote(container)
+	}
+	return fieldCase{arrives: at, set: func(s *v1alpha1.ContainerSpec) {
+		s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{
+			Resource: "limits.memory", Divisor: resource.MustParse(divisor), ContainerName: container,
+		}}}
+	}}
 }
 
 // TestEveryField walks the type of a Container's spec by reflection. Each field is honoured, so

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -168,52 +169,35 @@ func isFile(ref string) bool {
 	})
 }
 
-// environment is process.env: what the user wrote, in that order. The node puts
-// the image's variables, PATH and HOME beneath.
-func environment(d *draft) {
-	d.env = map[string]string{}
-	for i, e := range d.in.Env {
-		at := d.path.Child("env").Index(i)
-		if e.Name == "" {
-			d.faults = append(d.faults, field.Required(at.Child("name"), "a variable needs a name"))
-		} else {
-			for _, msg := range validation.IsRelaxedEnvVarName(e.Name) {
-				d.invalid(at.Child("name"), e.Name, msg)
-			}
-		}
-		if e.ValueFrom != nil {
-			d.refuse(at.Child("valueFrom"), "valueFrom is not supported: give a literal value")
-		}
-		noNUL(d, at.Child("value"), e.Value)
-		if _, twice := d.env[e.Name]; twice {
-			d.faults = append(d.faults, field.Duplicate(at.Child("name"), e.Name))
-		}
-		value := expand(e.Value, d.env)
-		d.env[e.Name] = value
-		d.spec.Process.Env = append(d.spec.Process.Env, e.Name+"="+value)
-	}
-}
-
 // arguments are process.args. $(NAME) is replaced from spec.env alone, not from
 // the image's environment, as in a Pod.
 func arguments(d *draft) {
 	for i, word := range d.in.Command {
 		noNUL(d, d.path.Child("command").Index(i), word)
-		d.out.Process.Command = append(d.out.Process.Command, expand(word, d.env))
 	}
 	for i, word := range d.in.Args {
 		noNUL(d, d.path.Child("args").Index(i), word)
-		d.out.Process.Args = append(d.out.Process.Args, expand(word, d.env))
 	}
+	d.out.Process.Command, d.out.Process.Args = d.expand(d.in.Command), d.expand(d.in.Args)
 	if len(d.in.Command) > 0 {
-		d.spec.Process.Args = slices.Concat(d.out.Process.Command, d.out.Process.Args)
-		if d.spec.Process.Args[0] == "" {
+		if d.out.Process.Command[0] == "" {
 			d.invalid(d.path.Child("command").Index(0), d.in.Command[0], "must name a program")
+		}
+		if !environment.ByNode(&d.out.Process) {
+			d.spec.Process.Args = slices.Concat(d.out.Process.Command, d.out.Process.Args)
 		}
 	} else if d.in.RootFS != nil && d.in.Image == "" && d.in.Archive == nil {
 		d.faults = append(d.faults, field.Required(d.path.Child("command"),
 			"a container with rootfs has no image to take a command from"))
 	}
+}
+
+// expand replaces $(NAME) in words, unless the agent has to.
+func (d *draft) expand(words []string) []string {
+	if environment.ByNode(&d.out.Process) {
+		return slices.Clone(words)
+	}
+	return environment.ExpandAll(words, d.env)
 }
 
 // noNUL refuses what execve(2) cannot pass on.

@@ -16,7 +16,7 @@ import (
 // A field that every agent may ignore needs no entry if it came with revision 1. Later ones always
 // do: from revision 1 on, an agent refuses a field that it does not know.
 func revisions() map[string]int32 {
-	return map[string]int32{
+	out := map[string]int32{
 		"seccompProfile": 1,
 		// An agent that does not watch the namespace of its node does not see an OCIBundle there.
 		"containerRef.namespace": 2,
@@ -34,7 +34,34 @@ func revisions() map[string]int32 {
 		"network":      2,
 		"network.none": 2,
 	}
+	for _, path := range strings.Fields(environmentFields) {
+		out[path] = 3
+	}
+	return out
 }
+
+// environmentFields are process.env with all that it may hold.
+const environmentFields = `process.env process.env[].name process.env[].value process.env[].valueFrom
+	process.env[].valueFrom.fieldRef
+	process.env[].valueFrom.fieldRef.apiVersion
+	process.env[].valueFrom.fieldRef.fieldPath
+	process.env[].valueFrom.resourceFieldRef
+	process.env[].valueFrom.resourceFieldRef.containerName
+	process.env[].valueFrom.resourceFieldRef.resource
+	process.env[].valueFrom.resourceFieldRef.divisor
+	process.env[].valueFrom.configMapKeyRef
+	process.env[].valueFrom.configMapKeyRef.name
+	process.env[].valueFrom.configMapKeyRef.key
+	process.env[].valueFrom.configMapKeyRef.optional
+	process.env[].valueFrom.secretKeyRef
+	process.env[].valueFrom.secretKeyRef.name
+	process.env[].valueFrom.secretKeyRef.key
+	process.env[].valueFrom.secretKeyRef.optional
+	process.env[].valueFrom.fileKeyRef
+	process.env[].valueFrom.fileKeyRef.volumeName
+	process.env[].valueFrom.fileKeyRef.path
+	process.env[].valueFrom.fileKeyRef.key
+	process.env[].valueFrom.fileKeyRef.optional`
 
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec
 // uses. A spec that uses nothing new has a low one, so that agents of several versions work side by

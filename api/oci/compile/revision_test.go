@@ -68,6 +68,10 @@ func fieldPaths(path string, typ reflect.Type) []string {
 		var out []string
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if name == "" && typ.Field(i).Anonymous {
+				out = append(out, fieldPaths(path, typ.Field(i).Type)...)
+				continue
+			}
 			at := strings.TrimPrefix(path+"."+name, ".")
 			out = append(append(out, at), fieldPaths(at, typ.Field(i).Type)...)
 		}

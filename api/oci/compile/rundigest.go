@@ -27,8 +27,14 @@ func RunDigest(spec v1alpha1.ContainerSpec) string {
 }
 
 // FixedDigest returns the same for two specs of a Container that differ only in what a running
-// container can be given, which is its resources, and in where and how it is run.
+// container can be given, which is its resources, and in where and how it is run. A variable that is
+// one of the resources cannot change in a process that runs.
 func FixedDigest(spec v1alpha1.ContainerSpec) string {
+	for _, e := range spec.Env {
+		if e.ValueFrom != nil && e.ValueFrom.ResourceFieldRef != nil {
+			return RunDigest(spec)
+		}
+	}
 	spec.Resources = corev1.ResourceRequirements{}
 	return RunDigest(spec)
 }

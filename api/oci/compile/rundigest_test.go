@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/berth-run/berth/api/oci/change"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -49,5 +52,24 @@ func TestRunDigest(t *testing.T) {
 		if len(faults1)+len(faults2) > 0 || string(a.Config.Raw) != string(b.Config.Raw) || !reflect.DeepEqual(a.Process, b.Process) {
 			t.Errorf("%s changes the document (%v %v)", name, faults1, faults2)
 		}
+	}
+}
+
+// TestVariableOfResourcesIsFixed: no variable of a running process can change, so an edit of the
+// resources that one of them shows takes a new container.
+func TestVariableOfResourcesIsFixed(t *testing.T) {
+	limited := func(memory string) v1alpha1.ContainerSpec {
+		c := base()
+		c.Spec.Env = []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{
+			ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.memory"},
+		}}}
+		c.Spec.Resources.Limits = corev1.ResourceList{"memory": resource.MustParse(memory)}
+		return c.Spec
+	}
+	if FixedDigest(limited("1Gi")) == FixedDigest(limited("2Gi")) {
+		t.Error("a variable with another limit can be given to a running container")
+	}
+	if FixedDigest(limited("1Gi")) != FixedDigest(limited("1024Mi")) {
+		t.Error("the digests of the same limit differ")
 	}
 }

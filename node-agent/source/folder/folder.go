@@ -281,6 +281,10 @@ func forgetProcess(c *v1alpha1.Container) {
 func stripped(c *v1alpha1.Container) *v1alpha1.Container {
 	out := &v1alpha1.Container{TypeMeta: c.TypeMeta, Spec: c.Spec}
 	out.Name, out.Namespace, out.Labels = c.Name, c.Namespace, c.Labels
+	out.Annotations = maps.Clone(c.Annotations)
+	for _, a := range ownAnnotations() {
+		delete(out.Annotations, a)
+	}
 	return out
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package compile
+package environment
 
 import "strings"
 
-// expand replaces references to variables as Kubernetes does in command, args
+// Expand replaces references to variables as Kubernetes does in command, args
 // and env: $(NAME) becomes the variable's value, and stays as it is where there
 // is no such variable; $$ becomes a single $, so that $$(NAME) is never replaced;
 // any other $ stands for itself.
-func expand(s string, vars map[string]string) string {
+func Expand(s string, vars map[string]string) string {
 	var b strings.Builder
 	for {
 		before, rest, found := strings.Cut(s, "$")
@@ -39,3 +39,15 @@ func expand(s string, vars map[string]string) string {
 		s = rest
 	}
 }
+
+// ExpandAll returns the words with Expand applied to each.
+func ExpandAll(words []string, vars map[string]string) []string {
+	var out []string
+	for _, w := range words {
+		out = append(out, Expand(w, vars))
+	}
+	return out
+}
+
+// Literal returns a text that Expand turns into s, whatever variables there are.
+func Literal(s string) string { return strings.ReplaceAll(s, "$", "$$") }

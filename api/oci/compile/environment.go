@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/oci/environment"
+)
+
+// variables is process.env: what the user wrote, in that order. The node puts the
+// image's variables, PATH and HOME beneath. If it has to find a value, it gets the
+// whole list, in which all that is known here is literal.
+func variables(d *draft) {
+	var env []corev1.EnvVar
+	byNode := false
+	seen := map[string]bool{}
+	for i, e := range d.in.Env {
+		at := d.path.Child("env").Index(i)
+		variableName(d, at.Child("name"), e.Name)
+		if seen[e.Name] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), e.Name))
+		}
+		seen[e.Name] = true
+		noNUL(d, at.Child("value"), e.Value)
+		if e.ValueFrom != nil {
+			if e.Value != "" {
+				d.refuse(at.Child("valueFrom"), "may not stand beside value: remove one of them")
+			}
+			e = variableFrom(d, at.Child("valueFrom"), e)
+		}
+		byNode = byNode || e.ValueFrom != nil
+		env = append(env, e)
+	}
+	if byNode {
+		d.out.Process.Env = env
+		return
+	}
+	vars, err := environment.Compute(env, nil)
+	if err != nil && len(d.faults) == 0 {
+		d.faults = append(d.faults, field.InternalError(d.path.Child("env"), err))
+	}
+	d.env, d.spec.Process.Env = vars.Map(), vars.List()
+}
+
+func variableName(d *draft, at *field.Path, name string) {
+	if name == "" {
+		d.faults = append(d.faults, field.Required(at, "a variable needs a name"))
+		return
+	}
+	for _, msg := range validation.IsRelaxedEnvVarName(name) {
+		d.invalid(at, name, msg)
+	}
+}
+
+// variableFrom checks the source of a value, and returns the variable with a literal
+// value if that is known before the container has a node.
+func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
+	from := e.ValueFrom
+	const literal = "is not supported: give a literal value"
+	for _, other := range []struct {
+		name string
+		set  bool
+	}{
+		{"configMapKeyRef", from.ConfigMapKeyRef != nil},
+		{"secretKeyRef", from.SecretKeyRef != nil},
+		{"fileKeyRef", from.FileKeyRef != nil},
+	} {
+		if other.set {
+			d.refuse(at.Child(other.name), literal)
+			return e
+		}
+	}
+	value, known := "", false
+	switch {
+	case from.FieldRef != nil && from.ResourceFieldRef != nil:
+		d.refuse(at.Child("resourceFieldRef"), "set one of fieldRef and resourceFieldRef")
+	case from.FieldRef != nil:
+		value, known = fieldValue(d, at.Child("fieldRef"), from.FieldRef)
+	case from.ResourceFieldRef != nil:
+		value, known = resourceValue(d, at.Child("resourceFieldRef"), from.ResourceFieldRef)
+	default:
+		d.faults = append(d.faults, field.Required(at, "set one of fieldRef and resourceFieldRef"))
+	}
+	if known {
+		return corev1.EnvVar{Name: e.Name, Value: environment.Literal(value)}
+	}
+	return corev1.EnvVar{Name: e.Name, ValueFrom: from.DeepCopy()}
+}
+
+// fieldValue returns the value of a field of the Container. That of a field which only
+// the node knows, or which is not there before the Container is stored, is not known.
+func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (value string, known bool) {
+	if ref.APIVersion != "" {
+		oneOf(d, at.Child("apiVersion"), ref.APIVersion, "v1")
+	}
+	at = at.Child("fieldPath")
+	if key, of := subscript(ref.FieldPath); of != "" {
+		if msgs := validation.IsQualifiedName(strings.ToLower(key)); len(msgs) > 0 {
+			d.invalid(at, ref.FieldPath, "the key in brackets "+msgs[0])
+		}
+		if of == "metadata.labels" {
+			return d.meta.Labels[key], true
+		}
+		return d.meta.Annotations[key], true
+	}
+	switch ref.FieldPath {
+	case "metadata.name":
+		return d.name, true
+	case "metadata.namespace":
+		return d.meta.Namespace, true
+	case "metadata.uid", "spec.nodeName", "status.hostIP", "status.hostIPs":
+	case "status.podIP", "status.podIPs":
+		d.invalid(at, ref.FieldPath, "is not supported: a container has no address of its own")
+	case "metadata.labels", "metadata.annotations":
+		d.invalid(at, ref.FieldPath, "must name one of them: write "+ref.FieldPath+"['KEY']")
+	default:
+		oneOf(d, at, ref.FieldPath, "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels['KEY']",
+			"metadata.annotations['KEY']", "spec.nodeName", "status.hostIP", "status.hostIPs")
+	}
+	return "", false
+}
+
+// subscript returns the key and the map of a path such as metadata.labels['KEY'], or
+// nothing for a path of another form.
+func subscript(path string) (key, of string) {
+	for _, of := range []string{"metadata.labels", "metadata.annotations"} {
+		if rest, ok := strings.CutPrefix(path, of+"['"); ok && strings.HasSuffix(rest, "']") {
+			return strings.TrimSuffix(rest, "']"), of
+		}
+	}
+	return "", ""
+}
+
+// resourceValue returns a limit or request of the Container. A limit that it does not
+// have is the node's.
+func resourceValue(d *draft, at *field.Path, ref *corev1.ResourceFieldSelector) (value string, known bool) {
+	if n := ref.ContainerName; n != "" && n != d.name {
+		d.invalid(at.Child("containerName"), n, "must be absent, or the name of this Container")
+	}
+	if !slices.Contains(environment.ResourceNames(), ref.Resource) {
+		oneOf(d, at.Child("resource"), ref.Resource, environment.ResourceNames()...)
+		return "", false
+	}
+	if msg := environment.CheckDivisor(ref); msg != "" {
+		d.invalid(at.Child("divisor"), ref.Divisor.String(), msg)
+		return "", false
+	}
+	q, ok := environment.Selected(ref, d.in.Resources)
+	switch {
+	case ok:
+		return environment.Resource(ref, q), true
+	case strings.HasPrefix(ref.Resource, "requests."):
+		return "0", true
+	}
+	return "", false
+}
