@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/runtime/devnode"
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
@@ -59,7 +59,7 @@ func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (ou
 		}
 	}
 	if users {
-		for _, d := range append(plan.DefaultDevices(), spec.Linux.Devices...) {
+		for _, d := range append(devnode.Default(), spec.Linux.Devices...) {
 			add(d.Path, d.Path)
 		}
 	}

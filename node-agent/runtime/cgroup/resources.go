@@ -11,7 +11,7 @@ import (
 	devices "github.com/opencontainers/cgroups/devices/config"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/node-agent/runtime/devnode"
 )
 
 // Resources turns linux.resources into the library's form, for a host with cgroup v2 alone or
@@ -151,7 +151,7 @@ func defaultDeviceRules() []*devices.Rule {
 		rule(devices.CharDevice, 136, any, "rwm"),
 		rule(devices.CharDevice, 10, 200, "rwm"), // net/tun
 	}
-	for _, d := range plan.DefaultDevices() {
+	for _, d := range devnode.Default() {
 		rules = append(rules, rule(devices.CharDevice, d.Major, d.Minor, "rwm"))
 	}
 	return rules

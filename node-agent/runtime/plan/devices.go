@@ -5,27 +5,15 @@ package plan
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-)
 
-// DefaultDevices returns those that every container has (runtime-spec, config-linux.md, Default
-// Devices), but for the console and ptmx, which are no nodes of their own.
-func DefaultDevices() []specs.LinuxDevice {
-	mode := os.FileMode(0o666)
-	device := func(path string, major, minor int64) specs.LinuxDevice {
-		return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: &mode}
-	}
-	return []specs.LinuxDevice{
-		device("/dev/null", 1, 3), device("/dev/zero", 1, 5), device("/dev/full", 1, 7),
-		device("/dev/random", 1, 8), device("/dev/urandom", 1, 9), device("/dev/tty", 5, 0),
-	}
-}
+	"github.com/berth-run/berth/node-agent/runtime/devnode"
+)
 
 // ownsDev reports whether /dev is the container's to fill: not where the document binds another
 // /dev there.
@@ -80,7 +68,7 @@ func (c *container) devices() error {
 	dev := c.reg()
 	c.ensureDirectory(dev, "/dev", unix.O_DIRECTORY)
 	bind := c.inUserNamespace()
-	for _, d := range DefaultDevices() {
+	for _, d := range devnode.Default() {
 		switch {
 		case listed[d.Path]:
 		case bind:
