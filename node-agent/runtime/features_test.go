@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
@@ -45,7 +46,7 @@ func TestFeatures(t *testing.T) {
 			}
 		}
 		// What the document says has nothing to do with what this host has (features.md).
-		host := plan.Host{LastCapability: 40, Permitted: 1<<41 - 1, AppArmor: true, SELinux: true, Cgroup: plan.CgroupLayout{Unified: true}}
+		host := plan.Host{LastCapability: 40, Permitted: 1<<41 - 1, AppArmor: true, SELinux: true, Cgroup: cgrouplayout.Layout{Unified: true}}
 		_, err := plan.Build(spec, host, o)
 		return err
 	}

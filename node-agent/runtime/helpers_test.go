@@ -24,9 +24,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/capability"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
 const busybox = "/bin/busybox" // Debian's busybox-static
@@ -437,7 +437,7 @@ func (w *world) awaitProgram(pid int, name string) {
 
 // unified is whether the host has cgroup v2 alone.
 func unified() bool {
-	l, err := cgroup.Layout()
+	l, err := cgrouplayout.Read("/")
 	return err == nil && l.Unified
 }
 

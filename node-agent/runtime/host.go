@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
@@ -51,7 +51,7 @@ func readHost() (h plan.Host, err error) {
 		return h, fmt.Errorf("capget: %w", err)
 	}
 	h.Permitted = uint64(sets[0].Permitted) | uint64(sets[1].Permitted)<<32
-	if h.Cgroup, err = cgroup.Layout(); err != nil {
+	if h.Cgroup, err = cgrouplayout.Read("/"); err != nil {
 		return h, fmt.Errorf("look for cgroup hierarchies: %w", err)
 	}
 	if h.UserNamespace, err = inUserNamespace(); err != nil {

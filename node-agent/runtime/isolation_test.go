@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +20,6 @@ import (
 
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/procfs"
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
 func TestNamespaces(t *testing.T) {
@@ -716,36 +714,6 @@ func onThread(f func()) {
 		onThread(func() { defer close(ended); f() }) // not here, since this goroutine holds the first thread
 		<-ended
 	}()
-}
-
-// TestHierarchiesAreComplete: a hierarchy that Layout does not see would keep its container
-// outside.
-func TestHierarchiesAreComplete(t *testing.T) {
-	leaktest.Check(t)
-	l, err := cgroup.Layout()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.Unified {
-		if len(l.V1) > 0 || l.Hybrid != "" {
-			t.Errorf("cgroup v2 alone, but also %+v", l)
-		}
-		return
-	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := 0
-	for _, line := range strings.Split(string(data), "\n") {
-		_, fs, _ := strings.Cut(line, " - ")
-		if strings.HasPrefix(fs, "cgroup ") && strings.Contains(line, " /sys/fs/cgroup/") {
-			want++
-		}
-	}
-	if len(l.V1) != want {
-		t.Errorf("found %s hierarchies of version 1; mountinfo has %s", strconv.Itoa(len(l.V1)), strconv.Itoa(want))
-	}
 }
 
 // TestRootIsASymbolicLink: root.path is the host's, whose links count.

@@ -14,6 +14,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/rpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/node-agent/runtime/criu"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -155,12 +156,13 @@ func (c *restoration) prepareCriu(call *criuCall, pid int, place string) error {
 	if err := errors.Join(c.cgroup.group.Add(pid), c.r.joinResctrl(c.rec, pid)); err != nil {
 		return err
 	}
-	roots, err := cgroupsOf(pid)
+	roots, err := cgrouplayout.MembershipsOf(pid)
 	if err != nil {
-		return err
+		return fmt.Errorf("read criu's cgroups: %w", err)
 	}
-	for controllers, path := range roots {
-		call.opts.CgRoot = append(call.opts.CgRoot, &rpc.CgroupRoot{Ctrl: &controllers, Path: &path})
+	for _, m := range roots {
+		controllers := strings.Join(m.Controllers, ",")
+		call.opts.CgRoot = append(call.opts.CgRoot, &rpc.CgroupRoot{Ctrl: &controllers, Path: &m.Path})
 	}
 	return call.enter(pid, c.rec.Rootfs, place)
 }
@@ -310,19 +312,4 @@ func inOtherTimeNamespace(pid int) (bool, error) {
 		return false, fmt.Errorf("time namespace of the restored container: %w", err)
 	}
 	return !os.SameFile(theirs, ours), nil
-}
-
-// cgroupsOf reads /proc/PID/cgroup: the path by the list of controllers (cgroups(7)).
-func cgroupsOf(pid int) (map[string]string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		return nil, fmt.Errorf("read criu's cgroups: %w", err)
-	}
-	out := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
-			out[f[1]] = f[2]
-		}
-	}
-	return out, nil
 }

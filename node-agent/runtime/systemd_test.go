@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
@@ -26,9 +27,9 @@ func needsSystemd(t *testing.T) {
 	if !systemd.IsRunningSystemd() {
 		t.Skip("systemd is not pid 1 here: run in the VM, hack/vm/test.sh -systemd")
 	}
-	paths := map[string]string{"": cgroup.Root + "/berth-none.scope"}
+	paths := map[string]string{"": cgrouplayout.Root + "/berth-none.scope"}
 	if !unified() {
-		paths = map[string]string{"name=systemd": cgroup.Root + "/systemd/berth-none.scope"}
+		paths = map[string]string{"name=systemd": cgrouplayout.Root + "/systemd/berth-none.scope"}
 	}
 	g, err := cgroup.OpenUnit(paths, cgroup.Unit{Prefix: "berth", Name: "none"})
 	if err == nil {

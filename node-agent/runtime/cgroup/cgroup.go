@@ -22,11 +22,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
-
-// Root is where the hierarchies are mounted.
-const Root = "/sys/fs/cgroup"
 
 // Group is the cgroup of one container, in every hierarchy of the host.
 type Group struct {
@@ -52,7 +49,7 @@ type Group struct {
 // With rootless, the caller may be a plain user: an empty path is then beside the caller's own
 // cgroup, and a container for which neither a path nor limits are asked for goes without a cgroup
 // where none can be made.
-func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
+func New(spec *specs.Spec, id string, layout cgrouplayout.Layout, rootless bool) (*Group, error) {
 	path := spec.Linux.CgroupsPath
 	optional := rootless && path == ""
 	switch {
@@ -67,12 +64,12 @@ func New(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (
 	if path == "/" {
 		return nil, fmt.Errorf("linux.cgroupsPath: found %q; the root cgroup cannot be a container's", spec.Linux.CgroupsPath)
 	}
-	g := &Group{paths: paths(layout, path), resources: spec.Linux.Resources, owner: delegate(spec), rootless: rootless, optional: optional}
+	g := &Group{paths: layout.Paths(path), resources: spec.Linux.Resources, owner: delegate(spec), rootless: rootless, optional: optional}
 	if _, ok := g.paths["devices"]; optional && !ok && !layout.Unified {
 		return g, g.doWithout(os.ErrNotExist)
 	}
 	if len(g.paths) == 0 {
-		return nil, fmt.Errorf("linux.cgroupsPath: found no cgroup hierarchy below %s of the host", Root)
+		return nil, fmt.Errorf("linux.cgroupsPath: found no cgroup hierarchy below %s of the host", cgrouplayout.Root)
 	}
 	if _, ok := g.paths["devices"]; !ok && !layout.Unified {
 		return nil, errors.New("linux.resources.devices: the host has no cgroup hierarchy of the controller devices: the rules would not hold")
@@ -163,7 +160,7 @@ func errTaken(dir string) error {
 func refuseFrozen(dir string, frozen func(dir string) (bool, error)) error {
 	for ; ; dir = filepath.Dir(dir) {
 		stopped, err := frozen(dir)
-		if errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != Root {
+		if errors.Is(err, os.ErrNotExist) && filepath.Dir(dir) != cgrouplayout.Root {
 			continue
 		}
 		if err == nil && stopped {
@@ -185,7 +182,7 @@ func (g *Group) makeUnified() (made bool, err error) {
 	if populated(dir) {
 		return false, errTaken(dir)
 	}
-	for above := dir; above != Root; above = filepath.Dir(above) {
+	for above := dir; above != cgrouplayout.Root; above = filepath.Dir(above) {
 		if err := refuseFrozen(above, func(dir string) (bool, error) {
 			state, err := readFile(dir, "cgroup.freeze")
 			return state == "1", err
@@ -291,7 +288,7 @@ func (g *Group) HostPaths() map[string]string {
 
 // hierarchy returns the name of the hierarchy's directory that a directory is below.
 func hierarchy(dir string) string {
-	name, _, _ := strings.Cut(strings.TrimPrefix(dir, Root+"/"), "/")
+	name, _, _ := strings.Cut(strings.TrimPrefix(dir, cgrouplayout.Root+"/"), "/")
 	return name
 }
 

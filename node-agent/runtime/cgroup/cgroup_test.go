@@ -15,8 +15,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/internal/needs"
-	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -28,9 +28,9 @@ func document(t *testing.T, r *specs.LinuxResources) *specs.Spec {
 }
 
 // layout is that of this host.
-func layout(t testing.TB) plan.CgroupLayout {
+func layout(t testing.TB) cgrouplayout.Layout {
 	t.Helper()
-	l, err := Layout()
+	l, err := cgrouplayout.Read("/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestHugepages(t *testing.T) {
 	// What a cgroup hands down it does for good: leave the host's as it was, after the cgroup below
 	// is gone.
 	if hybrid := layout(t).Hybrid; hybrid != "" {
-		root := filepath.Join(Root, hybrid)
+		root := filepath.Join(cgrouplayout.Root, hybrid)
 		if before, err := readFile(root, "cgroup.subtree_control"); err == nil && !strings.Contains(before, "hugetlb") {
 			t.Cleanup(func() {
 				if err := writeFile(root, "cgroup.subtree_control", "-hugetlb"); err != nil {
@@ -290,7 +290,7 @@ func TestPaths(t *testing.T) {
 			t.Fatalf("%q: %v", path, err)
 		}
 		for name, dir := range g.Paths() {
-			if !strings.HasPrefix(dir, Root+"/") || !strings.HasSuffix(dir, want) || strings.Contains(dir, "..") {
+			if !strings.HasPrefix(dir, cgrouplayout.Root+"/") || !strings.HasSuffix(dir, want) || strings.Contains(dir, "..") {
 				t.Errorf("%q: %q is %s; want it to end in %s", path, name, dir, want)
 			}
 		}
@@ -326,10 +326,10 @@ func TestNested(t *testing.T) {
 		}
 	}
 	if _, ok := g.paths["cpuset"]; ok || g.unified() {
-		root := Root + "/cpuset"
+		root := cgrouplayout.Root + "/cpuset"
 		effective := "cpuset.cpus"
 		if g.unified() {
-			root, effective = Root, "cpuset.cpus.effective"
+			root, effective = cgrouplayout.Root, "cpuset.cpus.effective"
 		}
 		all, err := readFile(root, effective)
 		if err != nil {
@@ -347,7 +347,7 @@ func TestThawElsewhere(t *testing.T) {
 	needs.Root(t)
 	name := fmt.Sprintf("t%d-elsewhere", os.Getpid())
 	if l := layout(t); l.Unified {
-		dir := filepath.Join(Root, name)
+		dir := filepath.Join(cgrouplayout.Root, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -356,7 +356,7 @@ func TestThawElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := errors.Join(writeFile(dir, "cgroup.procs", fmt.Sprint(cmd.Process.Pid)), writeFile(dir, "cgroup.freeze", "1"))
-		ours := &Group{paths: map[string]string{"": filepath.Join(Root, "above", name)}}
+		ours := &Group{paths: map[string]string{"": filepath.Join(cgrouplayout.Root, "above", name)}}
 		if err := errors.Join(err, ours.ThawElsewhere(cmd.Process.Pid)); err != nil {
 			t.Error(err)
 		}
@@ -370,7 +370,7 @@ func TestThawElsewhere(t *testing.T) {
 		}
 		return
 	}
-	freezer := filepath.Join(Root, "freezer")
+	freezer := filepath.Join(cgrouplayout.Root, "freezer")
 	for _, c := range []struct {
 		ours string
 		want cgroups.FreezerState

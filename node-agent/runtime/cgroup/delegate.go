@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // delegate returns the user of the host that may divide the container's cgroup further, -1 for
@@ -25,7 +27,7 @@ func delegate(spec *specs.Spec) int {
 		cgroup = cgroup || n.Type == specs.CgroupNamespace && n.Path == ""
 	}
 	writable := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
-		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == Root && !slices.Contains(m.Options, "ro")
+		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == cgrouplayout.Root && !slices.Contains(m.Options, "ro")
 	})
 	if !cgroup || !writable || spec.Process == nil {
 		return -1

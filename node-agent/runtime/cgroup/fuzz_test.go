@@ -9,6 +9,8 @@ import (
 
 	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // FuzzCgroupsPath: whatever linux.cgroupsPath is, the cgroup lies below the root of its hierarchy,
@@ -26,7 +28,7 @@ func FuzzCgroupsPath(f *testing.F) {
 			if dir == "" {
 				continue
 			}
-			rest, below := strings.CutPrefix(dir, Root+"/")
+			rest, below := strings.CutPrefix(dir, cgrouplayout.Root+"/")
 			if !below || filepath.Clean(dir) != dir {
 				t.Fatalf("%q became %q", path, dir)
 			}
@@ -82,7 +84,7 @@ func FuzzBelow(f *testing.F) {
 		f.Add(s, s)
 		f.Add(s, "memory:b")
 	}
-	own := map[string]string{"pids": Root + "/pids/a", "memory": Root + "/memory/b/a", "cpu": Root + "/cpu,cpuacct/a", "cpuacct": Root + "/cpu,cpuacct/a", "": Root + "/unified/a"}
+	own := map[string]string{"pids": cgrouplayout.Root + "/pids/a", "memory": cgrouplayout.Root + "/memory/b/a", "cpu": cgrouplayout.Root + "/cpu,cpuacct/a", "cpuacct": cgrouplayout.Root + "/cpu,cpuacct/a", "": cgrouplayout.Root + "/unified/a"}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		list := []string{first}
 		if second != "" {

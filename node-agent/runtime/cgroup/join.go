@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // Below returns the paths of cgroups below those of a container. Each of sub is
@@ -68,16 +69,15 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 // OpenOf opens the cgroup v2 directory that a process is in, which has to be the container's, top,
 // or one below. The caller closes it.
 func OpenOf(pid int, top string) (*os.File, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	memberships, err := cgrouplayout.MembershipsOf(pid)
 	if err != nil {
 		return nil, fmt.Errorf("the cgroup of the container's first process: %w", err)
 	}
-	for _, line := range strings.Split(string(data), "\n") {
-		path, ok := strings.CutPrefix(line, "0::")
-		if !ok {
+	for _, m := range memberships {
+		if m.Controllers != nil {
 			continue
 		}
-		dir := filepath.Join(Root, path)
+		dir := filepath.Join(cgrouplayout.Root, m.Path)
 		if dir != top && !strings.HasPrefix(dir, top+"/") {
 			return nil, fmt.Errorf("the container's first process is in the cgroup %s, which is not below %s", dir, top)
 		}

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // knob is a field of linux.resources with a value, and the files of the kernel that take it. It
@@ -134,7 +136,7 @@ func (g *Group) place(k knob) (dir, file string, err error) {
 	default:
 		if dir = g.paths[k.controller]; dir == "" && unified != "" {
 			// Of what version 1 lacks a hybrid host may have it in version 2.
-			have, _ := readFile(filepath.Join(Root, hierarchy(unified)), "cgroup.controllers")
+			have, _ := readFile(filepath.Join(cgrouplayout.Root, hierarchy(unified)), "cgroup.controllers")
 			if slices.Contains(strings.Fields(have), k.controller) {
 				if err := enableHybrid(unified, k.controller); err != nil {
 					return refuse("the controller %s cannot be handed down: %v", k.controller, err)

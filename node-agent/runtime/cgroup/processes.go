@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
-	"github.com/opencontainers/cgroups/fs2"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // Kill sends SIGKILL to every process in the cgroup and below it.
@@ -139,7 +142,7 @@ func (g *Group) ThawElsewhere(pid int) error {
 	if path == "" || path == "/" || !filepath.IsLocal("."+path) {
 		return nil // "/.." is outside of this process's cgroup namespace, and not mounted here
 	}
-	dir := filepath.Join(Root, hierarchy(ours), path)
+	dir := filepath.Join(cgrouplayout.Root, hierarchy(ours), path)
 	if dir == ours {
 		return nil
 	}
@@ -177,16 +180,30 @@ func thawV1(dir string) error {
 // OOMKills returns the number of processes of the cgroup that the out-of-memory killer has ended; 0
 // if the kernel does not count them.
 func (g *Group) OOMKills() uint64 {
-	var n uint64
-	var err error
-	switch dir, ok := g.paths["memory"]; {
-	case g.unified():
-		n, err = fs2.OOMKillCount(g.paths[""])
-	case ok:
-		n, err = fs.OOMKillCount(dir)
+	if g.unified() {
+		return OOMKills(g.paths[""])
 	}
-	if err != nil {
+	return OOMKills(g.paths["memory"])
+}
+
+// OOMKills returns the number of processes that the out-of-memory killer has ended in the cgroup of
+// a directory, which is of version 2 or of the controller memory: "oom_kill" of memory.events or
+// memory.oom_control (Linux 4.13). It is 0 if dir is empty, or cannot be read.
+func OOMKills(dir string) uint64 {
+	if dir == "" {
 		return 0
 	}
-	return n
+	for _, file := range []string{"memory.events", "memory.oom_control"} {
+		text, err := readFile(dir, file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(text) {
+			if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+				kills, _ := strconv.ParseUint(strings.TrimSpace(n), 10, 64)
+				return kills
+			}
+		}
+	}
+	return 0
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/node-agent/runtime/plan"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // Manager names the creator of cgroups.
@@ -53,7 +53,7 @@ func (u *Unit) name() string {
 // NewUnit prepares a scope of systemd, which CreateUnit makes. linux.cgroupsPath is
 // slice:prefix:name, or empty for a scope named by the id; annotations org.systemd.property.NAME
 // are properties of it, in the syntax of GVariant, as in runc.
-func NewUnit(spec *specs.Spec, id string, layout plan.CgroupLayout, rootless bool) (*Group, error) {
+func NewUnit(spec *specs.Spec, id string, layout cgrouplayout.Layout, rootless bool) (*Group, error) {
 	if !systemd.IsRunningSystemd() {
 		return nil, errors.New("--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
 	}

@@ -14,6 +14,8 @@ import (
 	devices "github.com/opencontainers/cgroups/devices/config"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // makeV1 creates the directory in every hierarchy that does not have it yet. On an error nothing is
@@ -55,7 +57,7 @@ func (g *Group) makeFolders(names []string) (err error) {
 		dir := g.paths[name]
 		err := unix.Mkdir(dir, 0o755)
 		if errors.Is(err, unix.ENOENT) {
-			if err = g.makeParents(name, filepath.Dir(dir)); err == nil {
+			if err = makeDirs(filepath.Dir(dir), name == "cpuset"); err == nil {
 				err = unix.Mkdir(dir, 0o755)
 			}
 		}
@@ -69,11 +71,7 @@ func (g *Group) makeFolders(names []string) (err error) {
 			return errTaken(dir)
 		}
 		if name == "cpuset" {
-			var cpu specs.LinuxCPU
-			if g.resources != nil && g.resources.CPU != nil {
-				cpu = *g.resources.CPU
-			}
-			if err := inheritCpuset(dir, cpu.Cpus, cpu.Mems, fresh); err != nil {
+			if err := g.setCpuset(dir, fresh); err != nil {
 				return err
 			}
 		}
@@ -81,59 +79,78 @@ func (g *Group) makeFolders(names []string) (err error) {
 	return nil
 }
 
-func (g *Group) makeParents(name, dir string) error {
-	if name != "cpuset" {
+// makeDirs creates a directory and those above it. A cpuset gets CPUs and memory nodes.
+func makeDirs(dir string, cpuset bool) error {
+	if !cpuset {
 		return os.MkdirAll(dir, 0o755)
 	}
 	err := unix.Mkdir(dir, 0o755)
 	if errors.Is(err, unix.ENOENT) {
-		if err = g.makeParents(name, filepath.Dir(dir)); err == nil {
+		if err = makeDirs(filepath.Dir(dir), true); err == nil {
 			err = unix.Mkdir(dir, 0o755)
 		}
 	}
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	return inheritCpuset(dir, "", "", false)
+	return inheritCpuset(dir)
 }
 
-// inheritCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked
-// for: a fresh one has none, or those of its parent (cgroup.clone_children), and takes no process
-// until it has both (cpuset(7)).
-func inheritCpuset(dir, cpus, mems string, fresh bool) error {
+// setCpuset gives a cpuset its CPUs and memory nodes, those of its parent where none are asked for.
+func (g *Group) setCpuset(dir string, fresh bool) error {
+	var cpu specs.LinuxCPU
+	if g.resources != nil && g.resources.CPU != nil {
+		cpu = *g.resources.CPU
+	}
 	for _, f := range []struct{ field, file, value string }{
-		{"linux.resources.cpu.cpus", "cpuset.cpus", cpus}, {"linux.resources.cpu.mems", "cpuset.mems", mems},
+		{"linux.resources.cpu.cpus", "cpuset.cpus", cpu.Cpus}, {"linux.resources.cpu.mems", "cpuset.mems", cpu.Mems},
 	} {
 		if f.value == "" {
-			if !fresh {
-				own, err := readFile(dir, f.file)
-				if err != nil {
-					return fmt.Errorf("linux.cgroupsPath: %w", err)
-				}
-				if own != "" {
-					continue
-				}
-			}
-			above := filepath.Dir(dir)
-			var err error
-			if f.value, err = readFile(above, f.file); err != nil {
+			if err := inherit(dir, f.file, fresh); err != nil {
 				return fmt.Errorf("linux.cgroupsPath: %w", err)
 			}
-			// Who has made the directory above may have left it without.
-			if f.value == "" && filepath.Dir(above) != Root {
-				if err := inheritCpuset(above, "", "", false); err != nil {
-					return err
-				}
-				if f.value, err = readFile(above, f.file); err != nil {
-					return fmt.Errorf("linux.cgroupsPath: %w", err)
-				}
-			}
+			continue
 		}
 		if err := writeFile(dir, f.file, f.value); err != nil {
 			return fmt.Errorf("%s: %w", f.field, err)
 		}
 	}
 	return nil
+}
+
+// inheritCpuset gives a cpuset the CPUs and memory nodes of its parent, unless it has its own.
+func inheritCpuset(dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		if err := inherit(dir, file, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inherit copies a file of a cpuset from its parent, unless it has a value: a fresh one has none,
+// or that of its parent (cgroup.clone_children), and takes no process until it has both (cpuset(7)).
+func inherit(dir, file string, fresh bool) error {
+	if !fresh {
+		if own, err := readFile(dir, file); err != nil || own != "" {
+			return err
+		}
+	}
+	above := filepath.Dir(dir)
+	value, err := readFile(above, file)
+	if err != nil {
+		return err
+	}
+	// Who has made the directory above may have left it without.
+	if value == "" && filepath.Dir(above) != cgrouplayout.Root {
+		if err := inherit(above, file, false); err != nil {
+			return err
+		}
+		if value, err = readFile(above, file); err != nil {
+			return err
+		}
+	}
+	return writeFile(dir, file, value)
 }
 
 // writeFile writes a file of a cgroup, each value with a system call of its own. It must not make
@@ -158,7 +175,7 @@ func writeFile(dir, file string, values ...string) error {
 	return nil
 }
 
-// readFile reads a file of a cgroup that is one line.
+// readFile reads a short file of a cgroup.
 func readFile(dir, file string) (string, error) {
 	path := filepath.Join(dir, file)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
@@ -205,13 +222,13 @@ func isAll(r *devices.Rule) bool {
 // that only that one has: each directory above it hands it down (cgroups(7),
 // cgroup.subtree_control).
 func enableHybrid(dir, controller string) error {
-	rest, ok := strings.CutPrefix(dir, Root+"/")
+	rest, ok := strings.CutPrefix(dir, cgrouplayout.Root+"/")
 	if !ok {
-		return fmt.Errorf("%s is not below %s", dir, Root)
+		return fmt.Errorf("%s is not below %s", dir, cgrouplayout.Root)
 	}
 	parts := strings.Split(rest, "/")
 	for i := 1; i < len(parts); i++ {
-		above := filepath.Join(Root, filepath.Join(parts[:i]...))
+		above := filepath.Join(cgrouplayout.Root, filepath.Join(parts[:i]...))
 		have, err := readFile(above, "cgroup.subtree_control")
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
@@ -21,31 +22,12 @@ type Host struct {
 	// AppArmor and SELinux are whether these security modules are enabled.
 	AppArmor, SELinux bool
 	// Cgroup is how the hierarchies lie.
-	Cgroup CgroupLayout
+	Cgroup cgrouplayout.Layout
 	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as
 	// under rootless podman: its root makes no device nodes (user_namespaces(7)).
 	UserNamespace bool
 	// PlainUser is whether the runtime is not root, not even of a user namespace.
 	PlainUser bool
-}
-
-// CgroupLayout is how the cgroup hierarchies of a host lie below /sys/fs/cgroup.
-type CgroupLayout struct {
-	// Unified is whether /sys/fs/cgroup is the one hierarchy of cgroup v2.
-	Unified bool
-	// V1 are the hierarchies of version 1.
-	V1 []Hierarchy
-	// Hybrid is the directory below /sys/fs/cgroup of a version 2 hierarchy beside those of version
-	// 1; empty if there is none.
-	Hybrid string
-}
-
-// Hierarchy is a cgroup v1 hierarchy: the name of its directory below /sys/fs/cgroup and its mount
-// options.
-type Hierarchy struct {
-	Dir, Options string
-	// Links are symbolic links beside Dir, such as cpu for cpu,cpuacct.
-	Links []string
 }
 
 // Options are the options of a caller of the runtime.

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // check fails the test for a plan that a launcher could not run: a label that stands nowhere, or
@@ -37,7 +38,7 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-var fuzzHost = Host{LastCapability: 40, Permitted: 1<<41 - 1, Cgroup: CgroupLayout{V1: []Hierarchy{{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu"}}}, Hybrid: "unified"}}
+var fuzzHost = Host{LastCapability: 40, Permitted: 1<<41 - 1, Cgroup: cgrouplayout.Layout{V1: []cgrouplayout.Hierarchy{{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu"}}}, Hybrid: "unified"}}
 
 // FuzzConfig: a document that validates becomes plans that can be run, or an error: that of the
 // container and those of what is done with one that is there. It begins with every document of a

@@ -20,6 +20,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
@@ -28,8 +29,8 @@ var update = flag.Bool("update", false, "write testdata/*.plan.txt anew")
 // The hosts are fixed, so that plans do not depend on the machine that tests them. None may lower
 // oom scores or raise limits.
 var (
-	unified = Host{LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE), Cgroup: CgroupLayout{Unified: true}}
-	legacy  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: []Hierarchy{
+	unified = Host{LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE), Cgroup: cgrouplayout.Layout{Unified: true}}
+	legacy  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: cgrouplayout.Layout{V1: []cgrouplayout.Hierarchy{
 		{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu", "cpuacct"}},
 		{Dir: "memory", Options: "memory"},
 		{Dir: "systemd", Options: "none,name=systemd"},
@@ -37,7 +38,7 @@ var (
 	// secured has both security modules: no kernel lets both be asked, but a plan shows what either
 	// would be.
 	secured = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup, AppArmor: true, SELinux: true}
-	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: CgroupLayout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
+	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: cgrouplayout.Layout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
 )
 
 // options are the runtime's options for create on such a host.
@@ -521,7 +522,7 @@ func TestDestinationsOfTheHostsRoot(t *testing.T) {
 // container's (CVE-2023-25809).
 func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 	for _, fstype := range []string{"cgroup", "cgroup2"} {
-		for _, cgroups := range []CgroupLayout{unified.Cgroup, hybrid.Cgroup} {
+		for _, cgroups := range []cgrouplayout.Layout{unified.Cgroup, hybrid.Cgroup} {
 			for rootless, host := range map[bool]Host{
 				false: {LastCapability: 40, Cgroup: cgroups},
 				true:  {LastCapability: 40, Cgroup: cgroups, UserNamespace: true},
