@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
 // Facts describe a machine.
@@ -31,6 +32,10 @@ type Facts struct {
 // from the kernel itself.
 func Read(root, agentVersion string) (Facts, error) {
 	var f Facts
+	mode, controllers, err := cgroups(root)
+	if err != nil {
+		return f, err
+	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return f, fmt.Errorf("uname: %w", err)
@@ -43,8 +48,9 @@ func Read(root, agentVersion string) (Facts, error) {
 		Architecture:    runtime.GOARCH,
 		OSImage:         osImage(line(root, "etc/os-release")),
 		BootID:          strings.TrimSpace(line(root, "proc/sys/kernel/random/boot_id")),
+
+		CgroupMode: mode, CgroupControllers: controllers,
 	}
-	f.Info.CgroupMode, f.Info.CgroupControllers = cgroups(root)
 	// The file is not there without securityfs: then the LSMs are not known, and none can be named.
 	if lsms := strings.TrimSpace(line(root, "sys/kernel/security/lsm")); lsms != "" {
 		f.Info.LSMs = strings.Split(lsms, ",")
@@ -89,36 +95,30 @@ func osImage(content string) string {
 	return ""
 }
 
-// cgroups finds the mode and the controllers that there are, whichever hierarchy they are on
-// (cgroups(7)).
-func cgroups(root string) (v1alpha1.CgroupMode, []string) {
-	var st unix.Statfs_t
-	base := filepath.Join(root, "sys/fs/cgroup")
-	isV2 := func(path string) bool {
-		return unix.Statfs(path, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+// cgroups finds the mode and the controllers that there are, whichever hierarchy they are on.
+func cgroups(root string) (v1alpha1.CgroupMode, []string, error) {
+	layout, err := cgrouplayout.Read(root)
+	if err != nil {
+		return "", nil, fmt.Errorf("cgroup hierarchies: %w", err)
 	}
-	if isV2(base) {
-		return v1alpha1.CgroupV2, sorted(strings.Fields(line(root, "sys/fs/cgroup/cgroup.controllers")))
+	var controllers []string
+	if v2 := layout.V2(); v2 != "" {
+		controllers = strings.Fields(line(root, filepath.Join(v2, "cgroup.controllers")))
 	}
-	controllers := v1Controllers(line(root, "proc/self/cgroup"))
-	if isV2(filepath.Join(base, "unified")) {
-		controllers = append(controllers, strings.Fields(line(root, "sys/fs/cgroup/unified/cgroup.controllers"))...)
-		return v1alpha1.CgroupHybrid, sorted(controllers)
+	if layout.Unified {
+		return v1alpha1.CgroupV2, sorted(controllers), nil
 	}
-	return v1alpha1.CgroupV1, sorted(controllers)
-}
-
-// v1Controllers reads /proc/self/cgroup, "4:memory:/path" a hierarchy.
-func v1Controllers(content string) []string {
-	var out []string
-	for l := range strings.Lines(content) {
-		parts := strings.SplitN(strings.TrimSpace(l), ":", 3)
-		if len(parts) != 3 || parts[1] == "" || strings.HasPrefix(parts[1], "name=") {
-			continue
+	for _, m := range cgrouplayout.Memberships(line(root, "proc/self/cgroup")) {
+		for _, name := range m.Controllers {
+			if !strings.HasPrefix(name, "name=") {
+				controllers = append(controllers, name)
+			}
 		}
-		out = append(out, strings.Split(parts[1], ",")...)
 	}
-	return out
+	if layout.Hybrid != "" {
+		return v1alpha1.CgroupHybrid, sorted(controllers), nil
+	}
+	return v1alpha1.CgroupV1, sorted(controllers), nil
 }
 
 func sorted(list []string) []string {

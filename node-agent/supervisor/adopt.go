@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -78,7 +79,7 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		}
 		_ = s.update(c, func(*protocol.Status) {
 			c.rec.MountNS = 0 // the number may be that of another namespace by now
-			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), oomKills(c.rec.Cgroup))
+			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), cgroup.OOMKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -193,12 +194,12 @@ func (s *server) noteProcess(c *container, p firstProcess) {
 	}
 	// In the supervisor's own cgroup, as without one for the container, kills say nothing of the
 	// container.
-	cgroup := memoryCgroup(s.hierarchies, p.pid)
-	if cgroup == memoryCgroup(s.hierarchies, os.Getpid()) {
+	dir := s.cgroups.MemoryDir(p.pid)
+	if dir == s.cgroups.MemoryDir(os.Getpid()) {
 		return
 	}
 	c.mu.Lock()
-	c.rec.Cgroup, c.rec.KillsOfOthers = cgroup, oomKills(cgroup)
+	c.rec.Cgroup, c.rec.KillsOfOthers = dir, cgroup.OOMKills(dir)
 	c.mu.Unlock()
 	s.watchMemory(c)
 }

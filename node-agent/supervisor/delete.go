@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -46,7 +47,7 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 			return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
 		}
 		if c.rec.Cgroup != "" {
-			removeCgroups(s.hierarchies, c.rec.Cgroup)
+			cgroup.RemoveEmpty(s.cgroups.Layout, c.rec.Cgroup)
 		}
 		s.forget(c)
 		return nil

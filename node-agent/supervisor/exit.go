@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/boottime"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -52,7 +53,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 		s.step("drained")
 		c.life.Lock()
 		defer c.life.Unlock()
-		if s.record(c, func(*protocol.Status) { c.rec.finish(now, instant, ws, err, oomKills(c.rec.Cgroup)) }) == nil {
+		if s.record(c, func(*protocol.Status) { c.rec.finish(now, instant, ws, err, cgroup.OOMKills(c.rec.Cgroup)) }) == nil {
 			s.step("exit recorded")
 			s.bury(c)
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/handler"
@@ -327,14 +328,14 @@ func (n *node) lines(id, stream string) []string {
 // are left.
 func removeCgroup(t *testing.T, path string) {
 	t.Helper()
-	hs, err := hierarchies()
+	l, err := cgrouplayout.Read("/")
 	if err != nil {
 		t.Error(err)
 	}
-	for _, h := range hs {
+	for _, top := range l.Dirs() {
 		// Children first.
 		var dirs []string
-		filepath.WalkDir(filepath.Join(h.dir, path), func(p string, d os.DirEntry, err error) error {
+		filepath.WalkDir(filepath.Join(top, path), func(p string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, p)
 			}

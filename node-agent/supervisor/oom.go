@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/procfs"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -135,7 +136,7 @@ func (s *server) noteKills(c *container) {
 	c.mu.Lock()
 	rec := c.rec
 	c.mu.Unlock()
-	kills := oomKills(rec.Cgroup)
+	kills := cgroup.OOMKills(rec.Cgroup)
 	if rec.Status.State == protocol.Stopped || kills <= rec.KillsOfOthers {
 		return
 	}

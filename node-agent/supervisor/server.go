@@ -18,8 +18,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/cgrouplayout"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/handler"
+	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -64,7 +66,7 @@ type server struct {
 	upgrade     chan string // takes the program to become
 	records     records
 	bootID      string
-	hierarchies []hierarchy
+	cgroups     cgrouplayout.Mounts
 	devNull     *os.File
 	exits, logs *poller
 	slots       map[string]chan struct{} // bound the creates that are under way, by handler: one that hangs holds up no other
@@ -232,11 +234,11 @@ func newServer(o Options, r records) (_ *server, err error) {
 	if s.bootID, err = procfs.BootID(); err != nil {
 		return nil, err
 	}
-	if s.hierarchies, err = hierarchies(); err != nil {
+	if s.cgroups, err = cgrouplayout.ReadMounts(); err != nil {
 		s.log.Warn("cgroups cannot be found: kills for lack of memory will not be noticed", "error", err)
 	}
 	if o.CgroupParent != "" {
-		if err := joinCgroup(s.hierarchies, o.CgroupParent); err != nil {
+		if err := cgroup.Join(s.cgroups.Layout, o.CgroupParent); err != nil {
 			s.log.Warn("not in a cgroup of its own in each hierarchy", "cgroup", o.CgroupParent, "error", err)
 		}
 	}

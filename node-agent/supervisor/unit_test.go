@@ -87,57 +87,6 @@ func kernelTellsExits(t *testing.T) bool {
 	return major > 6 || major == 6 && minor >= 15
 }
 
-const mountinfo = `31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:5 - cgroup cgroup rw,cpu,cpuacct
-35 31 0:32 %s /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-`
-
-func TestMemoryCgroup(t *testing.T) {
-	leaktest.Check(t)
-	v2 := "30 23 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n"
-	for _, tc := range []struct{ name, mountinfo, cgroup, want string }{
-		{"v2", v2, "0::/berth/web\n", "/sys/fs/cgroup/berth/web"},
-		{"v1", fmt.Sprintf(mountinfo, "/"), "4:memory:/berth/web\n1:cpu,cpuacct:/x\n0::/u\n", "/sys/fs/cgroup/memory/berth/web"},
-		{"v1, a part is mounted", fmt.Sprintf(mountinfo, "/pod"), "4:memory:/pod/web\n", "/sys/fs/cgroup/memory/web"},
-		{"v1, another part is mounted", fmt.Sprintf(mountinfo, "/pod"), "4:memory:/other/web\n", ""},
-		{"none", "", "0::/x\n", ""},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			hs, err := parseHierarchies(strings.NewReader(tc.mountinfo))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := memoryCgroupOf(hs, tc.cgroup); got != tc.want {
-				t.Fatalf("got %q, want %q", got, tc.want)
-			}
-		})
-	}
-}
-
-func TestOOMKills(t *testing.T) {
-	leaktest.Check(t)
-	for _, tc := range []struct {
-		file, text string
-		want       uint64
-	}{
-		{"memory.events", "low 0\nhigh 0\nmax 4\noom 1\noom_kill 2\noom_group_kill 0\n", 2},
-		{"memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", 3},
-		{"memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n", 0},
-	} {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, tc.file), []byte(tc.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := oomKills(dir); got != tc.want {
-			t.Errorf("%s %q: %d", tc.file, tc.text, got)
-		}
-	}
-	if got := oomKills(t.TempDir()); got != 0 {
-		t.Errorf("no files: %d", got)
-	}
-}
-
 // Records replace one another whole; the half-written one of a killed writer is swept away, and one
 // that is damaged is reported.
 func TestRecords(t *testing.T) {
