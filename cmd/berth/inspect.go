@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/node-agent/runtime"
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
@@ -102,7 +103,7 @@ func exampleSpec() *specs.Spec {
 }
 
 // readBundle reads and checks a bundle's document.
-func readBundle(bundle, config string) (*specs.Spec, validate.Faults, string, error) {
+func readBundle(bundle, config string) (*specs.Spec, document.Faults, string, error) {
 	bundle, err := filepath.Abs(bundle)
 	if err != nil {
 		return nil, nil, "", err
@@ -114,10 +115,13 @@ func readBundle(bundle, config string) (*specs.Spec, validate.Faults, string, er
 	if err != nil {
 		return nil, nil, "", err
 	}
-	var mapped validate.Faults
-	spec, faults := validate.JSON(data, validate.Options{
+	var mapped document.Faults
+	decoded := document.Decode(data)
+	if decoded.Value != nil {
+		mapped = runtime.MapCaller(decoded.Value)
+	}
+	spec, faults := validate.Document(decoded, validate.Options{
 		Bundle: bundle, KnownSyscall: seccomp.KnownSyscall,
-		Early: func(spec *specs.Spec) { mapped = runtime.MapCaller(spec) },
 	})
 	return spec, append(mapped, faults...), bundle, nil
 }
@@ -140,13 +144,13 @@ var validateCommand = command{
 			}
 			if *strict {
 				for i := range faults {
-					faults[i].Severity = validate.Error
+					faults[i].Severity = document.Error
 				}
 			}
 			switch *output {
 			case "json":
 				if faults == nil {
-					faults = validate.Faults{}
+					faults = document.Faults{}
 				}
 				if err := json.NewEncoder(a.stdout).Encode(faults); err != nil {
 					return err

@@ -15,7 +15,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
@@ -134,15 +134,15 @@ func readResources(file string) (*specs.LinuxResources, error) {
 		defer f.Close()
 		in = f
 	}
-	data, err := io.ReadAll(io.LimitReader(in, validate.MaxDocumentSize+1))
+	data, err := io.ReadAll(io.LimitReader(in, document.MaxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("--resources: %w", err)
 	}
-	r, faults := validate.ResourcesJSON(data)
-	if err := faults.Err(); err != nil {
+	d := document.DecodeResources(data)
+	if err := d.Faults().Err(); err != nil {
 		return nil, fmt.Errorf("--resources: %w", err)
 	}
-	return r, nil
+	return d.Value, nil
 }
 
 var errBytes = errors.New("allowed are a number with k, m, g, t or p behind it or nothing, or -1")

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -140,10 +141,10 @@ const fromImage = "(from the image)"
 
 // validateBundle checks the runtime-spec document as far as it can be without the image; the agent
 // checks it again when it has put in what the image says.
-func validateBundle(b *v1alpha1.OCIBundleSpec) validate.Faults {
+func validateBundle(b *v1alpha1.OCIBundleSpec) document.Faults {
 	doc := &specs.Spec{}
 	if err := json.Unmarshal(b.Config.Raw, doc); err != nil {
-		return validate.Faults{{Found: err.Error(), Allowed: "a runtime-spec document", Severity: validate.Error}}
+		return document.Faults{{Found: err.Error(), Allowed: "a runtime-spec document", Severity: document.Error}}
 	}
 	if b.Image != nil {
 		if doc.Process == nil {

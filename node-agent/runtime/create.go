@@ -131,7 +131,14 @@ func (c *creation) end(ctx context.Context, err error) {
 // readDocument reads and validates config.json. The network namespace is begun before validation,
 // whose errors come first: one of the network is that of the second Start.
 func (c *creation) readDocument(context.Context) error {
-	if err := c.read(func(spec *specs.Spec) { _ = c.prefetch.Start(spec) }); err != nil {
+	d, err := c.read()
+	if err != nil {
+		return err
+	}
+	if d.Value != nil {
+		_ = c.prefetch.Start(d.Value)
+	}
+	if err := c.check(d); err != nil {
 		return err
 	}
 	return c.replaceMissingProcess()

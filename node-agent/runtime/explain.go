@@ -10,7 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -90,7 +90,7 @@ func ExplainProcessFault(p *specs.Process, err error) error {
 // explainMemoryPolicyFault adds runc's words to the error of a linux.memoryPolicy that validation
 // refuses.
 func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
-	var faults validate.Faults
+	var faults document.Faults
 	if !errors.As(err, &faults) || linux == nil || linux.MemoryPolicy == nil {
 		return err
 	}

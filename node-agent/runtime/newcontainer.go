@@ -12,6 +12,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
@@ -48,47 +49,44 @@ func (c *newContainer) end(err error) {
 	}
 }
 
-// read reads the document. It calls early, if there is one, with the document before it is
-// validated.
-func (c *newContainer) read(early func(*specs.Spec)) error {
-	bundle, err := filepath.Abs(c.o.Bundle)
-	if err != nil {
-		return fmt.Errorf("--bundle %s: %w", c.o.Bundle, err)
-	}
-	c.o.Bundle = bundle
-	file := c.o.Config
-	if file == "" {
-		file = "config.json"
-	}
-	if !filepath.IsAbs(file) {
-		file = filepath.Join(bundle, file)
-	}
-	if c.config, err = ReadConfig(file); err != nil {
-		return err
-	}
-	if err := c.check(file, early); err != nil {
-		return err
-	}
-	if c.o.PidfdSocket == "" {
-		c.o.PidfdSocket = c.spec.Annotations["run.oci.pidfd_receiver"]
-	}
-	c.r.debugf("%s: read %d bytes, ociVersion %s", file, len(c.config), c.spec.Version)
-	return checkUser(c.spec)
+// draft is a document that is decoded and not checked yet.
+type draft struct {
+	*document.Document[specs.Spec]
+	file string
+	// mapped warns of the mappings that the document leaves out and that were filled in.
+	mapped document.Faults
 }
 
-// check validates the document. Mappings that it leaves out are filled in before.
-func (c *newContainer) check(file string, early func(*specs.Spec)) error {
-	var mapped validate.Faults
-	spec, faults := validate.JSON(c.config, validate.Options{
+// read decodes the document and fills in the mappings that it leaves out.
+func (c *newContainer) read() (*draft, error) {
+	bundle, err := filepath.Abs(c.o.Bundle)
+	if err != nil {
+		return nil, fmt.Errorf("--bundle %s: %w", c.o.Bundle, err)
+	}
+	c.o.Bundle = bundle
+	d := &draft{file: c.o.Config}
+	if d.file == "" {
+		d.file = "config.json"
+	}
+	if !filepath.IsAbs(d.file) {
+		d.file = filepath.Join(bundle, d.file)
+	}
+	if c.config, err = ReadConfig(d.file); err != nil {
+		return nil, err
+	}
+	d.Document = document.Decode(c.config)
+	if d.Value != nil {
+		d.mapped = MapCaller(d.Value)
+	}
+	return d, nil
+}
+
+// check validates the document.
+func (c *newContainer) check(d *draft) error {
+	spec, faults := validate.Document(d.Document, validate.Options{
 		Bundle: c.o.Bundle, Systemd: c.r.manager == cgroup.Systemd, KnownSyscall: seccomp.KnownSyscall,
-		Early: func(spec *specs.Spec) {
-			mapped = MapCaller(spec)
-			if early != nil {
-				early(spec)
-			}
-		},
 	})
-	for _, w := range append(mapped, faults.Warnings()...) {
+	for _, w := range append(d.mapped, faults.Warnings()...) {
 		// podman and docker write rprivate into every document.
 		if w.Path != "linux.rootfsPropagation" {
 			c.r.warn(w.Error())
@@ -98,20 +96,23 @@ func (c *newContainer) check(file string, early func(*specs.Spec)) error {
 		if spec != nil {
 			err = explainMemoryPolicyFault(spec.Linux, ExplainProcessFault(spec.Process, err))
 		}
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w", d.file, err)
 	}
 	if spec.Linux == nil {
-		return fmt.Errorf("%s: %w", file, plan.ErrNoLinux)
+		return fmt.Errorf("%s: %w", d.file, plan.ErrNoLinux)
+	}
+	if len(d.mapped) > 0 {
+		var err error
+		if c.config, err = json.Marshal(spec); err != nil {
+			return fmt.Errorf("%s: %w", d.file, err)
+		}
 	}
 	c.spec = spec
-	if len(mapped) == 0 {
-		return nil
+	if c.o.PidfdSocket == "" {
+		c.o.PidfdSocket = c.spec.Annotations["run.oci.pidfd_receiver"]
 	}
-	var err error
-	if c.config, err = json.Marshal(spec); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
+	c.r.debugf("%s: read %d bytes, ociVersion %s", d.file, len(c.config), c.spec.Version)
+	return checkUser(c.spec)
 }
 
 // reserve takes the id by creating its directory, which only one caller can, and begins the record.

@@ -14,7 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
@@ -230,7 +230,7 @@ func (r *Runtime) loadConfig(id string) (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, err)
 	}
-	spec, err := validate.Parse(data)
+	spec, err := document.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %s: %w", id, configFile, err)
 	}

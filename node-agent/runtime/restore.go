@@ -69,7 +69,11 @@ type restoration struct {
 
 // readDocument reads and validates config.json, which must have a process.
 func (c *restoration) readDocument(context.Context) error {
-	if err := c.read(nil); err != nil {
+	d, err := c.read()
+	if err != nil {
+		return err
+	}
+	if err := c.check(d); err != nil {
 		return err
 	}
 	if c.spec.Process == nil {

@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/api/oci/validate"
+	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 )
 
@@ -56,15 +56,15 @@ func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
 // MapCaller maps the ids of the process's user to those of the caller where a document has a new
 // user namespace and no mappings, as crun does. It returns a warning for each field that it has
 // filled in.
-func MapCaller(spec *specs.Spec) validate.Faults {
+func MapCaller(spec *specs.Spec) document.Faults {
 	isNew := func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path == "" }
 	if spec.Linux == nil || spec.Process == nil || !slices.ContainsFunc(spec.Linux.Namespaces, isNew) {
 		return nil
 	}
-	var filled validate.Faults
+	var filled document.Faults
 	fill := func(field string, id uint32, own int) []specs.LinuxIDMapping {
-		filled = append(filled, validate.Fault{
-			Path: field, Found: "nothing", Severity: validate.Warning,
+		filled = append(filled, document.Fault{
+			Path: field, Found: "nothing", Severity: document.Warning,
 			Allowed: "the mappings of the new user namespace; the process's user is the caller",
 		})
 		return []specs.LinuxIDMapping{{ContainerID: id, HostID: uint32(own), Size: 1}}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/document"
 )
 
 // OnHost returns the faults that only a host can show: a root.path that is no
@@ -20,7 +22,7 @@ import (
 // It only looks, with stat(2), and what it sees may change: it spares the user
 // a half-made container, and is no protection. It follows symbolic links, so
 // it must not be asked about paths inside of a container's root filesystem.
-func OnHost(spec *specs.Spec, host fs.FS, o Options) Faults {
+func OnHost(spec *specs.Spec, host fs.FS, o Options) document.Faults {
 	if spec == nil {
 		return Spec(nil, o)
 	}

@@ -3,12 +3,11 @@
 package validate
 
 import (
-	"encoding/json"
-	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/document"
 )
 
 // resources checks linux.resources (config-linux.md, "Control groups").
@@ -220,67 +219,8 @@ func (c *checker) unified(path string, files map[string]string) {
 
 // Resources returns every fault of limits alone, as `update` takes them. Paths begin with
 // linux.resources.
-func Resources(r *specs.LinuxResources) Faults {
+func Resources(r *specs.LinuxResources) document.Faults {
 	c := newChecker(&specs.Spec{Linux: &specs.Linux{Resources: r}}, Options{})
 	c.resources()
 	return c.all()
-}
-
-// ResourcesJSON is JSON for limits alone (the file of `update --resources`), but for its values,
-// which only make sense together with those that the container has: see Resources. A field that the
-// specification does not have is a fault here: who changes a limit that there is not would believe
-// it to hold.
-func ResourcesJSON(document []byte) (*specs.LinuxResources, Faults) {
-	const root = "linux.resources"
-	var resources specs.LinuxResources
-	r := reader{text: document, root: root}
-	if !r.read(&resources, func() { resources = specs.LinuxResources{} }) {
-		return nil, r.all()
-	}
-	r.unknown(root, document, reflect.TypeFor[specs.LinuxResources]())
-	if r.errors > 0 {
-		return nil, r.all()
-	}
-	return &resources, r.all()
-}
-
-// unknown records every field of an object that a struct does not have, and goes into those that it
-// has.
-func (r *reader) unknown(path string, text []byte, t reflect.Type) {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch t.Kind() {
-	case reflect.Slice:
-		var list []json.RawMessage
-		if json.Unmarshal(text, &list) == nil {
-			for i, v := range list {
-				r.unknown(at(path, i), v, t.Elem())
-			}
-		}
-	case reflect.Map:
-		var object map[string]json.RawMessage
-		if json.Unmarshal(text, &object) == nil {
-			for _, name := range sortedKeys(object) {
-				r.unknown(in(path, name), object[name], t.Elem())
-			}
-		}
-	case reflect.Struct:
-		var object map[string]json.RawMessage
-		if json.Unmarshal(text, &object) != nil {
-			return
-		}
-		fields := reflect.VisibleFields(t)
-		for _, name := range sortedKeys(object) {
-			i := slices.IndexFunc(fields, func(f reflect.StructField) bool {
-				tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-				return tag != "" && strings.EqualFold(tag, name) // encoding/json does not mind the case
-			})
-			if i < 0 {
-				r.err(path+"."+name, quote(shorten(object[name])), "only fields that the specification has")
-				continue
-			}
-			r.unknown(path+"."+name, object[name], fields[i].Type)
-		}
-	}
 }

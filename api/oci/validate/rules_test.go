@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/document"
+	"github.com/berth-run/berth/api/oci/validate"
 )
 
 // good returns a document that no rule finds fault with: the tests below each
@@ -838,7 +840,7 @@ func TestRules(t *testing.T) {
 }
 
 // lines shows faults as the tables have them.
-func lines(faults validate.Faults) string {
+func lines(faults document.Faults) string {
 	var b strings.Builder
 	for i, f := range faults {
 		if i > 0 {
@@ -849,7 +851,7 @@ func lines(faults validate.Faults) string {
 	return b.String()
 }
 
-func check(t *testing.T, faults validate.Faults, want string) {
+func check(t *testing.T, faults document.Faults, want string) {
 	t.Helper()
 	if got := lines(faults); got != want {
 		t.Errorf("faults:\n%s\nwant:\n%s", got, want)

@@ -4,6 +4,8 @@ package validate
 
 import (
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/document"
 )
 
 // Options holds a validation's knowledge beyond the document. The zero value is
@@ -23,10 +25,6 @@ type Options struct {
 	// know become warnings, since profiles list newer ones. With nil no name
 	// is doubted.
 	KnownSyscall func(name string) bool
-	// Early, if set, is called by JSON with the document as it has been read,
-	// before anything of it is checked: so that slow work can start early, or to
-	// fill in defaults. Once it has returned, the document is only read.
-	Early func(*specs.Spec)
 }
 
 // checks are the rules, in the order of the specification's sections: one
@@ -60,9 +58,9 @@ var checks = [...]func(*checker){
 
 // Spec returns every fault of a document that is parsed already. A nil spec is
 // a fault. The spec is only read.
-func Spec(spec *specs.Spec, o Options) Faults {
+func Spec(spec *specs.Spec, o Options) document.Faults {
 	if spec == nil {
-		return Faults{{Found: nothing, Allowed: "a runtime-spec document", Severity: Error}}
+		return document.Faults{{Found: nothing, Allowed: "a runtime-spec document", Severity: document.Error}}
 	}
 	c := newChecker(spec, o)
 	for _, check := range checks {
@@ -73,9 +71,9 @@ func Spec(spec *specs.Spec, o Options) Faults {
 
 // Process returns every fault of a process alone, as `exec --process FILE`
 // takes it. Paths begin at the process, such as "args" or "user.umask".
-func Process(p *specs.Process, o Options) Faults {
+func Process(p *specs.Process, o Options) document.Faults {
 	if p == nil {
-		return Faults{{Found: nothing, Allowed: "a process object", Severity: Error}}
+		return document.Faults{{Found: nothing, Allowed: "a process object", Severity: document.Error}}
 	}
 	c := newChecker(&specs.Spec{Process: p}, o)
 	c.processAt("", p)
@@ -85,7 +83,7 @@ func Process(p *specs.Process, o Options) Faults {
 // ProcessOf returns every fault of the process of a document, whose other
 // sections, such as its mappings of ids, are taken for right. Paths begin with
 // "process.".
-func ProcessOf(spec *specs.Spec, o Options) Faults {
+func ProcessOf(spec *specs.Spec, o Options) document.Faults {
 	c := newChecker(spec, o)
 	c.process()
 	return c.all()
@@ -93,7 +91,7 @@ func ProcessOf(spec *specs.Spec, o Options) Faults {
 
 // MountsOf returns every fault of the mounts of a document, whose other
 // sections are taken for right. Paths begin with "mounts".
-func MountsOf(spec *specs.Spec, o Options) Faults {
+func MountsOf(spec *specs.Spec, o Options) document.Faults {
 	c := newChecker(spec, o)
 	c.mounts()
 	return c.all()
@@ -109,8 +107,17 @@ type checker struct {
 	// has holds the namespaces that are not the runtime's own: made new, or
 	// joined by path. fresh holds those made new.
 	has, fresh namespaceSet
-	collector
+	faults     document.Collector
 }
+
+// err records an error.
+func (c *checker) err(path, found, allowed string) { c.faults.Error(path, found, allowed) }
+
+// warn records a warning.
+func (c *checker) warn(path, found, allowed string) { c.faults.Warn(path, found, allowed) }
+
+// all returns what has been recorded.
+func (c *checker) all() document.Faults { return c.faults.All() }
 
 func newChecker(spec *specs.Spec, o Options) *checker {
 	c := &checker{spec: spec, linux: spec.Linux, options: o}

@@ -11,8 +11,10 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/berth-run/berth/api/oci/validate"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-run/berth/api/oci/document"
+	"github.com/berth-run/berth/api/oci/validate"
 )
 
 // A user with several mistakes learns of all of them at once, in order.
@@ -29,7 +31,7 @@ func TestAllAtOnce(t *testing.T) {
 	faults := validate.Spec(s, validate.Options{})
 	for _, f := range faults {
 		paths = append(paths, f.Path)
-		if f.Severity != validate.Error || f.Found == "" || f.Allowed == "" {
+		if f.Severity != document.Error || f.Found == "" || f.Allowed == "" {
 			t.Errorf("fault %+v", f)
 		}
 	}
@@ -54,7 +56,7 @@ func TestFaults(t *testing.T) {
 	}
 	s.Root = nil
 	err := fmt.Errorf("config.json: %w", validate.Spec(s, validate.Options{}).Err())
-	found, ok := errors.AsType[validate.Faults](err)
+	found, ok := errors.AsType[document.Faults](err)
 	if !ok || len(found) != 1 || found[0].Path != "root" {
 		t.Errorf("faults %v of error %v", found, err)
 	}
@@ -216,6 +218,7 @@ func TestImports(t *testing.T) {
 		allowed := !strings.Contains(dep, ".") || strings.HasPrefix(dep, "vendor/") ||
 			dep == "github.com/opencontainers/runtime-spec/specs-go" ||
 			dep == "github.com/berth-run/berth/api/oci/capability" ||
+			dep == "github.com/berth-run/berth/api/oci/document" ||
 			dep == "github.com/berth-run/berth/api/oci/validate"
 		if !allowed || dep == "regexp" || dep == "net" || dep == "os/exec" {
 			t.Errorf("the package depends on %s", dep)

@@ -6,27 +6,15 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/berth-run/berth/api/oci/document"
 )
 
 // nothing is the found value of a missing field.
 const nothing = "nothing"
 
-// maxQuoted is how many bytes of a value a fault shows: enough to recognise
-// it, little enough for a condition's message or a log line.
-const maxQuoted = 96
-
 // quote shows a string in a fault.
-func quote(s string) string {
-	if len(s) <= maxQuoted {
-		return strconv.Quote(s)
-	}
-	cut := maxQuoted
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return strconv.Quote(s[:cut]) + "… (" + strconv.Itoa(len(s)) + " bytes)"
-}
+func quote(s string) string { return document.Quote(s) }
 
 // quoteOrNothing is quote, with the word for a missing value where s is empty.
 func quoteOrNothing(s string) string {

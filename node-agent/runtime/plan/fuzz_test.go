@@ -48,7 +48,7 @@ func FuzzConfig(f *testing.F) {
 	if err != nil || len(files) == 0 {
 		f.Fatalf("found %d documents: %v", len(files), err)
 	}
-	for _, file := range append(files, "../../../api/oci/validate/testdata/runc-spec.json", "../../../api/oci/validate/testdata/containerd-spec.json") {
+	for _, file := range append(files, "../../../api/oci/document/testdata/runc-spec.json", "../../../api/oci/document/testdata/containerd-spec.json") {
 		document, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)

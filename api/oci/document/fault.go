@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package validate
+package document
 
 import (
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Severity says whether a fault forbids running the container.
@@ -80,39 +81,58 @@ func (fs Faults) Err() error {
 	return nil
 }
 
-// maxFaults is how many faults of each severity are listed. Nobody reads more,
-// and a hostile document could make millions.
+// maxFaults is how many faults of each severity are listed. Nobody reads more, and a hostile document
+// could make millions.
 const maxFaults = 256
 
-// collector gathers faults.
-type collector struct {
+// Collector gathers faults. The zero value is ready to use.
+type Collector struct {
 	faults           Faults
 	errors, warnings int
 }
 
-// err records an error.
-func (c *collector) err(path, found, allowed string) {
+// Error adds an error.
+func (c *Collector) Error(path, found, allowed string) {
 	if c.errors++; c.errors <= maxFaults {
 		c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Error})
 	}
 }
 
-// warn records a warning. Errors are counted apart: warnings never crowd them
-// out.
-func (c *collector) warn(path, found, allowed string) {
+// Warn adds a warning. Errors are counted apart: warnings never crowd them out.
+func (c *Collector) Warn(path, found, allowed string) {
 	if c.warnings++; c.warnings <= maxFaults {
 		c.faults = append(c.faults, Fault{Path: path, Found: found, Allowed: allowed, Severity: Warning})
 	}
 }
 
-// all returns the faults, and says how many were left out.
-func (c *collector) all() Faults {
-	more := func(n int, what string, s Severity) {
+// All returns the faults in the order in which they were added. It is called once, at the end: the
+// last of them say how many were left out.
+func (c *Collector) All() Faults {
+	more := func(n int, kind string, s Severity) {
 		if n > maxFaults {
-			c.faults = append(c.faults, Fault{Found: strconv.Itoa(n-maxFaults) + " more " + what, Allowed: "none", Severity: s})
+			c.faults = append(c.faults, Fault{Found: strconv.Itoa(n-maxFaults) + " more " + kind, Allowed: "none", Severity: s})
 		}
 	}
 	more(c.errors, "errors", Error)
 	more(c.warnings, "warnings", Warning)
 	return c.faults
+}
+
+// nothing is the found value of a missing field.
+const nothing = "nothing"
+
+// maxQuoted is how many bytes of a value a fault shows: enough to recognise
+// it, little enough for a condition's message or a log line.
+const maxQuoted = 96
+
+// Quote shows a string in a fault.
+func Quote(s string) string {
+	if len(s) <= maxQuoted {
+		return strconv.Quote(s)
+	}
+	cut := maxQuoted
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return strconv.Quote(s[:cut]) + "… (" + strconv.Itoa(len(s)) + " bytes)"
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package validate
+package document
 
 import (
 	"bytes"
@@ -10,22 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// errNotPlain says that a document has to be read the usual way.
-var errNotPlain = errors.New("found what only encoding/json reads, or refuses")
-
-// Parse reads a document that JSON has accepted before.
-func Parse(document []byte) (*specs.Spec, error) {
-	spec := &specs.Spec{}
-	if unmarshal(document, spec) == nil {
-		return spec, nil
-	}
-	spec = &specs.Spec{}
-	return spec, json.Unmarshal(document, spec)
-}
+// errNotDecoded leaves the text to encoding/json.
+var errNotDecoded = errors.New("found what only encoding/json reads, or refuses")
 
 // unmarshal is json.Unmarshal for a pointer to a struct, in one pass. Before encoding/json reads
 // its first byte into a struct it studies the types of all that can be in it, down to the last; of
@@ -36,38 +24,38 @@ func Parse(document []byte) (*specs.Spec, error) {
 // it fails, v is not to be used: json.Unmarshal then finds the fault and its place, or reads the
 // document after all.
 func unmarshal(text []byte, v any) error {
-	p := plain{scanner: scanner{text: text}, strings: string(text)}
+	p := onePass{scanner: scanner{text: text}, strings: string(text)}
 	if !p.into(reflect.ValueOf(v).Elem()) {
-		return errNotPlain
+		return errNotDecoded
 	}
 	if p.space(); p.pos < len(text) {
-		return errNotPlain
+		return errNotDecoded
 	}
 	return nil
 }
 
-// plain reads one document. No type of the runtime specification reads itself (json.Unmarshaler),
+// onePass decodes one text. No type of the runtime specification reads itself (json.Unmarshaler),
 // which a test holds.
-type plain struct {
+type onePass struct {
 	scanner
 	// strings is the text once more, which the strings of the document are parts of.
 	strings string
 }
 
 // into reads the next value. It reports false for what it does not read.
-func (p *plain) into(v reflect.Value) bool {
+func (p *onePass) into(v reflect.Value) bool {
 	p.space()
 	if p.pos >= len(p.text) {
 		return false
 	}
 	if p.text[p.pos] == 'n' {
-		return p.elsewhere(v) // null leaves alone what cannot be nil
+		return p.viaEncodingJSON(v) // null leaves alone what cannot be nil
 	}
 	switch v.Kind() {
 	case reflect.String:
-		s, ok := p.simple()
+		s, ok := p.unescaped()
 		if !ok {
-			return p.elsewhere(v)
+			return p.viaEncodingJSON(v)
 		}
 		v.SetString(s)
 		return true
@@ -94,26 +82,26 @@ func (p *plain) into(v reflect.Value) bool {
 		return p.fields(v)
 	case reflect.Slice:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
-			return p.elsewhere(v) // base64
+			return p.viaEncodingJSON(v) // base64
 		}
 		return p.elements(v)
 	case reflect.Map:
 		if v.Type().Key().Kind() != reflect.String {
-			return p.elsewhere(v)
+			return p.viaEncodingJSON(v)
 		}
 		return p.entries(v)
 	}
-	return p.elsewhere(v)
+	return p.viaEncodingJSON(v)
 }
 
-// elsewhere has encoding/json read the next value.
-func (p *plain) elsewhere(v reflect.Value) bool {
+// viaEncodingJSON has encoding/json decode the next value.
+func (p *onePass) viaEncodingJSON(v reflect.Value) bool {
 	start := p.pos
 	return p.value() && json.Unmarshal(p.text[start:p.pos], v.Addr().Interface()) == nil
 }
 
-// simple passes a string without escapes. Where it reports false it has passed nothing.
-func (p *plain) simple() (string, bool) {
+// unescaped passes a string without escapes. If it reports false, it has passed nothing.
+func (p *onePass) unescaped() (string, bool) {
 	if p.pos >= len(p.text) || p.text[p.pos] != '"' {
 		return "", false
 	}
@@ -137,7 +125,7 @@ func (p *plain) simple() (string, bool) {
 }
 
 // digits passes a whole number. It is empty for what JSON does not take for one.
-func (p *plain) digits() string {
+func (p *onePass) digits() string {
 	start := p.pos
 	p.literal()
 	s := p.strings[start:p.pos]
@@ -148,7 +136,7 @@ func (p *plain) digits() string {
 }
 
 // each passes the members of an object or an array, up to the bracket that ends it.
-func (p *plain) each(first, last byte, member func() bool) bool {
+func (p *onePass) each(first, last byte, member func() bool) bool {
 	if !p.next(first) {
 		return false
 	}
@@ -169,16 +157,16 @@ func (p *plain) each(first, last byte, member func() bool) bool {
 }
 
 // name passes the name of a member and the colon behind it.
-func (p *plain) name() (string, bool) {
-	name, ok := p.simple()
+func (p *onePass) name() (string, bool) {
+	name, ok := p.unescaped()
 	return name, ok && p.next(':')
 }
 
-func (p *plain) fields(v reflect.Value) bool {
+func (p *onePass) fields(v reflect.Value) bool {
 	var room [32]string
 	names, ok := fieldNames(v.Type(), room[:0])
 	if !ok {
-		return p.elsewhere(v)
+		return p.viaEncodingJSON(v)
 	}
 	at := 0 // most documents have their fields in the order of the types
 	return p.each('{', '}', func() bool {
@@ -212,7 +200,7 @@ func fieldNames(t reflect.Type, names []string) (_ []string, ok bool) {
 
 // unknown passes the value of an extension (config.md, Extensibility). A name that is a field's but
 // for its case is a field to encoding/json.
-func (p *plain) unknown(name string, names []string) bool {
+func (p *onePass) unknown(name string, names []string) bool {
 	for _, field := range names {
 		if strings.EqualFold(name, field) {
 			return false
@@ -223,7 +211,7 @@ func (p *plain) unknown(name string, names []string) bool {
 	return p.value() && json.Valid(p.text[start:p.pos])
 }
 
-func (p *plain) elements(v reflect.Value) bool {
+func (p *onePass) elements(v reflect.Value) bool {
 	n := 0
 	if v.IsNil() {
 		v.Set(reflect.MakeSlice(v.Type(), 0, 4))
@@ -241,7 +229,7 @@ func (p *plain) elements(v reflect.Value) bool {
 	})
 }
 
-func (p *plain) entries(v reflect.Value) bool {
+func (p *onePass) entries(v reflect.Value) bool {
 	if v.IsNil() {
 		v.Set(reflect.MakeMap(v.Type()))
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package validate
+package document
 
 import (
 	"encoding"
@@ -107,7 +107,7 @@ func FuzzUnmarshal(f *testing.F) {
 			return
 		}
 		s, twice := scanner{text: text}, false
-		s.twice = func(string, int, int) { twice = true } // of which JSON says so
+		s.twice = func(string, int, int) { twice = true } // which Faults reports
 		if s.value(); twice {
 			return
 		}

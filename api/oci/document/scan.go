@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package validate
+package document
 
 import (
 	"encoding/json"
@@ -56,7 +56,7 @@ func (s *scanner) path() string {
 		case st.isItem:
 			b.WriteString("[" + strconv.Itoa(st.index) + "]")
 		case st.inMap:
-			b.WriteString("[" + quote(st.name) + "]")
+			b.WriteString("[" + Quote(st.name) + "]")
 		default:
 			if b.Len() > 0 {
 				b.WriteByte('.')
@@ -119,12 +119,16 @@ func (s *scanner) literal() bool {
 	start := s.pos
 	for s.pos < len(s.text) {
 		b := s.text[s.pos]
-		if !alphanumeric(b) && b != '-' && b != '+' && b != '.' {
+		if !isAlphanumeric(b) && b != '-' && b != '+' && b != '.' {
 			break
 		}
 		s.pos++
 	}
 	return s.pos > start
+}
+
+func isAlphanumeric(b byte) bool {
+	return b >= '0' && b <= '9' || b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z'
 }
 
 // str passes a string.
@@ -294,8 +298,8 @@ func (s *scanner) required(names []name) {
 	}
 }
 
-// requiredFields returns the REQUIRED fields of the object at a pattern whose
-// zero value is a good value, so that Spec cannot notice that they are missing.
+// requiredFields returns the REQUIRED fields of the object at a pattern whose zero value is a good
+// value, so that the decoded value does not show that they are missing.
 func requiredFields(pattern string) ([]string, Severity) {
 	switch pattern {
 	case "linux.uidMappings[]", "linux.gidMappings[]", "mounts[].uidMappings[]", "mounts[].gidMappings[]":
@@ -349,38 +353,4 @@ func unquote(quoted []byte) string {
 		}
 	}
 	return string(quoted[1 : len(quoted)-1])
-}
-
-// pathAt returns the path of the field at an offset of a text that need not be
-// JSON behind it.
-func pathAt(text []byte, offset int) string {
-	s := scanner{text: text[:min(offset, len(text))]}
-	if s.value() {
-		return "" // the document has ended before
-	}
-	return s.path()
-}
-
-// span is a value's place.
-type span struct {
-	start, end int
-	path       string
-}
-
-// valueAt returns the innermost value that an offset of encoding/json's is in
-// or just behind of.
-func valueAt(text []byte, offset int) (span, bool) {
-	var (
-		found span
-		ok    bool
-	)
-	s := scanner{text: text}
-	s.visit = func(start, end int) {
-		// Inner values end before the outer ones do: the first is innermost.
-		if !ok && start < offset && offset <= end {
-			found, ok = span{start, end, s.path()}, true
-		}
-	}
-	s.value()
-	return found, ok
 }
