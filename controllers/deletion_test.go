@@ -80,7 +80,7 @@ func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	if err := errors.Join(admin.Create(ctx, configuration), admin.Create(ctx, secret)); err != nil {
 		return nil, err
 	}
-	return &deletion.Options{Port: port, Namespace: "berth-system"}, nil
+	return &deletion.Options{Port: port, Namespace: "berth-system", Interval: time.Second}, nil
 }
 
 // warnings collects the API server's warnings.
@@ -355,16 +355,19 @@ func TestWebhookOnlyAnswersTheAPIServer(t *testing.T) {
 func TestWebhookCertificateIsReplaced(t *testing.T) {
 	webhookWorks(t)
 	secret := webhookSecret.DeepCopy()
+	serialOf := func(chain []byte) string {
+		certs, err := certutil.ParseCertsPEM(chain)
+		if err != nil {
+			return ""
+		}
+		return certs[0].SerialNumber.String()
+	}
 	serial := func() string {
 		t.Helper()
 		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); err != nil {
 			t.Fatal(err)
 		}
-		certs, err := certutil.ParseCertsPEM(secret.Data["tls.crt"])
-		if err != nil {
-			return ""
-		}
-		return certs[0].SerialNumber.String()
+		return serialOf(secret.Data["tls.crt"])
 	}
 	replaced := func(serialBefore string) {
 		t.Helper()
@@ -377,6 +380,7 @@ func TestWebhookCertificateIsReplaced(t *testing.T) {
 		webhookWorks(t)
 	}
 	first, token := serial(), string(secret.Data["token"])
+	var old string
 	edit(t, secret, func(s *corev1.Secret) {
 		options := certutil.SelfSignedCertKeyOptions{Host: "127.0.0.1", MaxAge: 30 * 24 * time.Hour}
 		chain, key, err := certutil.GenerateSelfSignedCertKeyWithOptions(options)
@@ -384,8 +388,8 @@ func TestWebhookCertificateIsReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Data["tls.crt"], s.Data["tls.key"], s.Data["ca.crt"] = chain, key, chain
+		old = serialOf(chain)
 	})
-	old := serial()
 	replaced(old)
 	if string(secret.Data["token"]) != token {
 		t.Error("the path has changed with the certificate: other replicas would refuse it until they look again")

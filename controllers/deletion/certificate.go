@@ -49,8 +49,8 @@ const (
 	renewBefore = lifetime / 3
 )
 
-// interval is how long to wait before the objects are looked at again: others can change them.
-const interval = 15 * time.Second
+// defaultInterval is the default of Options.Interval.
+const defaultInterval = 15 * time.Second
 
 // +kubebuilder:rbac:groups="",resources=secrets,resourceNames=berth-controller-webhook,namespace=berth-system,verbs=get;update
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,resourceNames=berth-controller,verbs=get;patch
@@ -63,6 +63,7 @@ type certificate struct {
 	reader    client.Reader
 	writer    client.Writer
 	namespace string
+	interval  time.Duration
 
 	mu     sync.Mutex
 	pair   *tls.Certificate
@@ -79,7 +80,7 @@ func (c *certificate) Start(ctx context.Context) error {
 	log := ctrl.LoggerFrom(ctx).WithName("deletion-webhook")
 	said := ""
 	for {
-		wait := interval
+		wait := c.interval
 		switch err := c.ensure(ctx); {
 		case err == nil:
 			said = ""

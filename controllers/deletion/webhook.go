@@ -3,12 +3,14 @@
 package deletion
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,11 +38,17 @@ type Options struct {
 	Port int
 	// Namespace is that of the certificate's Secret.
 	Namespace string
+	// Interval is how long to wait before Secret and ValidatingWebhookConfiguration are looked at
+	// again: others can change them. 0 is 15 s.
+	Interval time.Duration
 }
 
 // SetupWithManager adds the server of the webhook, its certificate, and a readiness check.
 func SetupWithManager(mgr ctrl.Manager, o Options) error {
-	cert := &certificate{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: o.Namespace}
+	cert := &certificate{
+		reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: o.Namespace,
+		interval: cmp.Or(o.Interval, defaultInterval),
+	}
 	server := webhook.NewServer(webhook.Options{
 		Host: o.Host,
 		Port: o.Port,
