@@ -80,36 +80,34 @@ manifests: ## Generate CRDs and the controller's role from markers.
 .PHONY: test
 test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
+# These take longest, and begin first: the others run beside them.
+LONG_PACKAGES := ./cmd/berth-agent ./controllers ./node-agent/source/kubernetes
+
 # Tests that take minutes of a processor. What they hold rarely breaks without another test that fails.
 SLOW_TESTS := ^Test(Every(Sync|Supervisor)StepKilled|Chaos|Flushes)$$
 
 .PHONY: test-fast
 test-fast: deps-test $(HELLO) build ## Run what shows most mistakes, in under five minutes: unit tests, a real kube-apiserver, the runtime on this host (root).
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
-	$(GO_TEST) -short -p 4 -timeout 20m -skip '$(SLOW_TESTS)' $$(go list ./... | grep -v /test/)
+	$(GO_TEST) -short -p 4 -timeout 20m -skip '$(SLOW_TESTS)' $(LONG_PACKAGES) $$(go list ./... | grep -v /test/)
 
 .PHONY: test-unit
 test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a real kube-apiserver and real containers.
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
-	$(GO_TEST) -timeout 60m $$(go list ./... | grep -v -e /test/e2e -e /test/power)
+	$(GO_TEST) -p 3 -timeout 60m $(LONG_PACKAGES) $$(go list ./... | grep -v -e /test/e2e -e /test/power)
 
-# The programs of cmd are built with the detector, too, where their tests have it. These are the tests in which they start goroutines: an
-# agent's start, life and takeover, exec, logs, status, restart, stop, and both killed and upgraded (Chaos); signals, sockets and
-# terminals of berth. The others measure time, memory or system calls, kill at each step, or want a program without C's library.
-RACE_AGENT := ^Test(Chaos|Standalone(Life|Control|RestartPolicy|Pull)|Supervisor(Killed|KilledBelowReaper|Upgrade)|RunDirRemoved|EditOfLimitsRestartsNothing|Status.*)$$
-RACE_BERTH := ^Test(Lifecycle|Run|RunForwardsSignals|ForegroundTerminal|Exec|ExecForwardsSignals|EverySignalIsForwarded|SignalEndsCreate|Notify|SocketActivation|RuntimeType|RuntimeOfAnother|Events|PauseAndPs)$$
+# The longest first: the others run beside them. Three at once on two processors, since many tests mostly wait.
+RACE_PACKAGES := ./controllers ./cmd/berth-agent ./node-agent/supervisor ./node-agent/runtime ./node-agent/source/folder \
+  ./node-agent/source/kubernetes ./cmd/berth-controller ./cmd/berth ./node-agent/image ./node-agent/reconcile \
+  ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl \
+  ./node-agent/runtime/seccomp ./node-agent/lifecycle ./node-agent/bundle ./node-agent/handler ./node-agent/registration \
+  ./node-agent/claim ./node-agent/crilog ./node-agent/supervision ./node-agent/supervisor/... ./controllers/... ./internal/...
 
-# The detector wants cgo. Its memory is no measure of a container's, and beside processes that fork without end it comes to nothing.
+# The detector wants cgo. hack/race-exec.sh has the tests of each package.
 .PHONY: test-race
 test-race: deps-test ## Run the tests of the runtime, the supervisor, the agent, the controllers and the programs with the race detector (root).
-	CGO_ENABLED=1 $(GO_TEST) -race -short -timeout 60m -skip TestKillAllForking ./node-agent/runtime ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run Cache ./node-agent/runtime/seccomp
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -skip TestMemoryOfARunningContainer ./node-agent/supervisor/...
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./node-agent/reconcile ./node-agent/lifecycle ./node-agent/source/folder ./node-agent/bundle ./node-agent/handler ./node-agent/image ./node-agent/registration ./node-agent/claim ./node-agent/crilog ./node-agent/supervision ./internal/...
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run '$(RACE_AGENT)' ./cmd/berth-agent
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m -run '$(RACE_BERTH)' ./cmd/berth
 	KUBEBUILDER_ASSETS=$$(hack/controlplane/build.sh) && export KUBEBUILDER_ASSETS && \
-	CGO_ENABLED=1 $(GO_TEST) -race -timeout 60m ./controllers/... ./node-agent/source/kubernetes ./cmd/berth-controller
+	CGO_ENABLED=1 go test -race -exec "$$PWD/hack/race-exec.sh" -p 3 -timeout 60m $(RACE_PACKAGES)
 
 CHAOS_KILLS ?= 300
 CHAOS_SEED ?= 0
