@@ -37,6 +37,8 @@ type External struct {
 	Dir string
 	// Args are options put before the command, such as "--systemd-cgroup".
 	Args []string
+
+	timeout time.Duration // of a call; 0 means callTimeout
 }
 
 var _ Handler = (*External)(nil)
@@ -44,6 +46,9 @@ var _ Handler = (*External)(nil)
 const (
 	// maxOutput bounds what is read of a program's output or log.
 	maxOutput = 1 << 20
+	// callTimeout is how long one call of a program may take, with the hooks that it runs: more than
+	// the two minutes after which the kubelet gives up (--runtime-request-timeout).
+	callTimeout = 5 * time.Minute
 	// undoTimeout is how long the clearing away of a failed create may take; it happens although
 	// the caller's context has ended.
 	undoTimeout = 30 * time.Second
@@ -52,6 +57,8 @@ const (
 // Create runs "create". The program inherits the container's stdio, and runc says there too why it
 // failed.
 func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int, err error) {
+	ctx, cancel := e.bounded(ctx)
+	defer cancel()
 	dir, err := e.callDir()
 	if err != nil {
 		return 0, err
@@ -181,6 +188,15 @@ func (e *External) undo(ctx context.Context, id string) {
 	_, _ = e.output(ctx, id, "delete", "--force", id)
 }
 
+// bounded returns the context of one call.
+func (e *External) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := e.timeout
+	if timeout == 0 {
+		timeout = callTimeout
+	}
+	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
+}
+
 // callDir makes a directory for the files of one call.
 func (e *External) callDir() (string, error) {
 	calls := filepath.Join(e.Dir, "calls")
@@ -204,6 +220,8 @@ func (e *External) command(ctx context.Context, log *os.File, args ...string) *e
 
 // output runs one call that is not create and returns what it printed.
 func (e *External) output(ctx context.Context, id string, args ...string) ([]byte, error) {
+	ctx, cancel := e.bounded(ctx)
+	defer cancel()
 	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for
 	// ever. In memory, so that a container can be killed and deleted on a full disk.
 	var files [3]*os.File
@@ -245,7 +263,7 @@ func (e *External) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, i
 		what += " " + id
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", what, ctx.Err())
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
 	words := lastError(log)
 	if words == "" && stderr != nil {

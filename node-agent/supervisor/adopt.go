@@ -60,7 +60,7 @@ func (s *server) adoptOutput(c *container) {
 
 // adopt continues a container that an earlier supervisor has recorded.
 func (s *server) adopt(ctx context.Context, rec *record) {
-	c := &container{id: rec.Status.ID, rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
+	c := &container{id: rec.Status.ID, op: newOperations(), rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
 	id, pid := rec.Status.ID, c.pid
 	s.mu.Lock()
 	s.containers[id] = c

@@ -11,19 +11,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // container is one container. It costs a pidfd, the reading ends of two pipes and a log file, and
 // no goroutine.
 //
-// Locks are taken in the order op, life, holder.mu, mu, server.mu, pidMu.
+// Locks are taken in the order op.turn, life, holder.mu, mu, server.mu, pidMu.
 type container struct {
 	id string
 
-	// op is held for the length of an operation: those on one container come one after the other.
-	op sync.Mutex
+	op *operations
 
 	// life is held while the handler creates or starts it, so that the exit of a process that ends
 	// at once is published after the start, and not before.
@@ -138,30 +136,6 @@ func (c *container) closePidfd(e *poller) {
 		unix.Close(c.pidfd)
 		c.pidfd = -1
 	}
-}
-
-// with runs an operation on the container of that id, alone.
-func (s *server) with(id string, f func(*container, handler.Handler) error) error {
-	if err := protocol.ValidateID(id); err != nil {
-		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
-	}
-	c, err := s.find(id)
-	if err != nil {
-		return err
-	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	c.mu.Lock()
-	gone := c.gone
-	c.mu.Unlock()
-	if gone { // while we waited for op
-		return fmt.Errorf("container %s: %w", id, protocol.ErrNotExist)
-	}
-	h, err := s.handlers.Get(c.rec.Status.Handler)
-	if err != nil {
-		return fmt.Errorf("container %s: %w", id, err)
-	}
-	return f(c, h)
 }
 
 func (s *server) find(id string) (*container, error) {

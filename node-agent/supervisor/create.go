@@ -26,8 +26,11 @@ func (s *server) create(
 		return protocol.Status{}, err
 	}
 	c := s.newContainer(r)
-	c.op.Lock()
-	defer c.op.Unlock()
+	ctx, end, err := c.op.begin(ctx)
+	if err != nil {
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+	}
+	defer end()
 	c.life.Lock()
 	defer c.life.Unlock()
 	if err := s.reserve(c); err != nil {
@@ -45,7 +48,11 @@ func (s *server) create(
 
 	// A few at a time: more than the processors can do only makes each of them slower.
 	slots := s.slots[r.Handler]
-	slots <- struct{}{}
+	select {
+	case slots <- struct{}{}:
+	case <-ctx.Done():
+		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, context.Cause(ctx))
+	}
 	defer func() { <-slots }()
 
 	far, err := s.openOutput(c)
@@ -96,7 +103,7 @@ func (s *server) handlerFor(r *protocol.CreateRequest) (handler.Handler, error) 
 
 // newContainer returns a container that is being created.
 func (s *server) newContainer(r *protocol.CreateRequest) *container {
-	return &container{id: r.ID, pidfd: -1, ended: make(chan struct{}), rec: record{
+	return &container{id: r.ID, op: newOperations(), pidfd: -1, ended: make(chan struct{}), rec: record{
 		Status: protocol.Status{
 			ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: protocol.Creating,
 			CreatedAt: time.Now().UTC(), LogPath: r.Log.Path,
@@ -216,10 +223,15 @@ func (s *server) publishCreated(c *container, p firstProcess) error {
 	return err
 }
 
+// undoTimeout is how long the undoing of a create may take.
+const undoTimeout = 30 * time.Second
+
 // undoCreate deletes a container again, and waits for the end of its process.
 func (s *server) undoCreate(
 	ctx context.Context, c *container, h handler.Handler, p firstProcess,
 ) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	err := h.Delete(ctx, c.id, true)
 	for end := time.Now().Add(killWait); p.known && !s.reap(c) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)

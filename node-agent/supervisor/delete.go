@@ -21,40 +21,50 @@ const killWait = 10 * time.Second
 
 // remove deletes a container.
 func (s *server) remove(ctx context.Context, id string, force bool) error {
-	return s.with(id, func(c *container, h handler.Handler) error {
-		st := c.status()
-		if st.State != protocol.Stopped && !force {
+	if force {
+		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler, _ bool) error {
+			return s.removeContainer(ctx, c, h, true)
+		})
+	}
+	return s.with(ctx, id, func(ctx context.Context, c *container, h handler.Handler) error {
+		if st := c.status(); st.State != protocol.Stopped {
 			return fmt.Errorf("delete %s: it is %s: %w", id, st.State, protocol.ErrRunning)
 		}
-		// A handler that does not know it (any more) has nothing left to delete.
-		if st.State != protocol.Stopped {
-			_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
-		}
-		left := s.findStrays(c)
-		if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
-			left.close()
-			return err
-		}
-		if force {
-			c.signalFirst(unix.SIGKILL)
-		}
-		if err := left.kill(); err != nil {
-			return fmt.Errorf("delete %s: %w", id, err)
-		}
-		select {
-		case <-c.ended:
-		case <-time.After(killWait):
-			return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
-		}
-		if c.rec.Cgroup != "" {
-			cgroup.RemoveEmpty(s.cgroups.Layout, c.rec.Cgroup)
-		}
-		s.forget(c)
-		return nil
+		return s.removeContainer(ctx, c, h, false)
 	})
 }
 
-// forget lets go of everything that c holds and removes it from the table. c.op is held.
+// removeContainer deletes a container in an operation. With force it ends its processes first.
+func (s *server) removeContainer(ctx context.Context, c *container, h handler.Handler, force bool) error {
+	id, st := c.id, c.status()
+	// A handler that does not know it (any more) has nothing left to delete.
+	if st.State != protocol.Stopped {
+		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
+	}
+	left := s.findStrays(c)
+	if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
+		left.close()
+		return err
+	}
+	if force {
+		c.signalFirst(unix.SIGKILL)
+	}
+	if err := left.kill(); err != nil {
+		return fmt.Errorf("delete %s: %w", id, err)
+	}
+	select {
+	case <-c.ended:
+	case <-time.After(killWait):
+		return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
+	}
+	if c.rec.Cgroup != "" {
+		cgroup.RemoveEmpty(s.cgroups.Layout, c.rec.Cgroup)
+	}
+	s.forget(c)
+	return nil
+}
+
+// forget lets go of everything that c holds and removes it from the table, in an operation.
 func (s *server) forget(c *container) {
 	for _, st := range c.streams {
 		if st != nil {

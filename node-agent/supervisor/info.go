@@ -11,12 +11,12 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// describeTimeout is how long a handler may take to say what it can do.
-const describeTimeout = 10 * time.Second
+// lookTimeout is how long a handler may take to say what it can do, or how a container is.
+const lookTimeout = 10 * time.Second
 
 // describe asks a handler what it can do.
 func (s *server) describe(ctx context.Context, name string) protocol.HandlerInfo {
-	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	f, err := s.handlers[name].Features(ctx)
 	if err != nil {

@@ -15,39 +15,61 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// kill sends a signal. SIGKILL to all processes of a container whose first one has ended returns
-// once the others have, too: what they use may be removed then.
+// kill sends a signal.
 func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 	sig, err := unixsignal.Parse(signal)
 	if err != nil {
 		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
-	return s.with(id, func(c *container, h handler.Handler) error {
-		st := c.status()
-		if st.State == protocol.Stopped && !all {
+	if sig == unix.SIGKILL {
+		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler, killed bool) error {
+			return s.killContainer(ctx, c, h, all, killed)
+		})
+	}
+	return s.with(ctx, id, func(ctx context.Context, c *container, h handler.Handler) error {
+		if c.status().State == protocol.Stopped && !all {
 			return fmt.Errorf("kill %s: %w", id, protocol.ErrNotRunning)
 		}
-		if sig != unix.SIGKILL {
-			err := h.Kill(ctx, id, sig, all)
-			if errors.Is(err, handler.ErrNotExist) && c.signalFirst(sig) {
-				err = nil // somebody has removed the handler's record of it
-			}
-			return err
-		}
-		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
-		left := s.findStrays(c) // before the first process has ended: its descendants cannot be recognised later
 		err := h.Kill(ctx, id, sig, all)
-		if c.signalFirst(sig) && (errors.Is(err, handler.ErrNotRunning) || errors.Is(err, handler.ErrNotExist)) {
-			err = nil // it is not in its cgroup, where the handler looks, or the handler's record was removed
-		}
-		err = errors.Join(err, left.kill())
-		if all && st.State == protocol.Stopped {
-			if lives := c.awaitEmpty(); lives != nil {
-				return lives
-			}
+		if errors.Is(err, handler.ErrNotExist) && c.signalFirst(sig) {
+			err = nil // somebody has removed the handler's record of it
 		}
 		return err
 	})
+}
+
+// killContainer sends SIGKILL in an operation; killed is whether the first process has got it
+// already. SIGKILL to all processes of a container whose first one has ended returns once the
+// others have, too: what they use may be removed then.
+func (s *server) killContainer(
+	ctx context.Context, c *container, h handler.Handler, all, killed bool,
+) error {
+	st := c.status()
+	if st.State == protocol.Stopped && !all {
+		if killed {
+			return nil
+		}
+		return fmt.Errorf("kill %s: %w", c.id, protocol.ErrNotRunning)
+	}
+	_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
+	left := s.findStrays(c) // before the first process has ended: its descendants cannot be recognised later
+	hctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	err := h.Kill(hctx, c.id, unix.SIGKILL, all)
+	killed = c.signalFirst(unix.SIGKILL) || killed
+	if killed && (errors.Is(err, handler.ErrNotRunning) || errors.Is(err, handler.ErrNotExist)) {
+		err = nil // it is not in its cgroup, where the handler looks, or the handler's record was removed
+	}
+	if killed && !all && hctx.Err() != nil {
+		err = nil // the handler hangs
+	}
+	err = errors.Join(err, left.kill())
+	if all && st.State == protocol.Stopped {
+		if lives := c.awaitEmpty(); lives != nil {
+			return lives
+		}
+	}
+	return err
 }
 
 // awaitEmpty returns once no process is left in the container's cgroup. They have been killed.

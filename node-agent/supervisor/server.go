@@ -72,6 +72,7 @@ type server struct {
 	slots       map[string]chan struct{} // bound the creates that are under way, by handler: one that hangs holds up no other
 	reaped      chan struct{}            // wakes the reaper when a zombie in its way is gone
 	stopped     chan struct{}            // closed when records that could not be written are given up
+	patience    time.Duration
 	step        func(name string)
 	ops         sync.WaitGroup
 	endings     sync.WaitGroup
@@ -222,6 +223,7 @@ func newServer(o Options, r records) (_ *server, err error) {
 		zombies:    map[int]bool{},
 		reaped:     make(chan struct{}, 1),
 		stopped:    make(chan struct{}),
+		patience:   patience,
 		step:       o.step,
 		early:      map[int]unix.WaitStatus{},
 		conns:      map[net.Conn]struct{}{},

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -16,7 +18,7 @@ import (
 // start lets a created container run, and returns its status. For one that runs already it does
 // nothing else.
 func (s *server) start(ctx context.Context, id string) (st protocol.Status, err error) {
-	err = s.with(id, func(c *container, h handler.Handler) error {
+	err = s.with(ctx, id, func(ctx context.Context, c *container, h handler.Handler) error {
 		c.life.Lock()
 		defer c.life.Unlock()
 		switch st = c.status(); st.State {
@@ -26,33 +28,8 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		default:
 			return fmt.Errorf("start %s: it is %s: %w", id, st.State, protocol.ErrNotCreated)
 		}
-		// An earlier supervisor may have let the program go right before it was killed.
-		begun := !st.StartedAt.IsZero()
-		// The time of the start is on disk before the program can run: a supervisor that is killed
-		// right after that must not leave a record of a container that never ran, for it would be
-		// run a second time.
-		at, instant := time.Now().UTC(), boottime.Now()
-		if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
-			if !begun {
-				_ = s.record(c, neverStarted)
-			}
-			return fmt.Errorf("start %s: %w", id, err)
-		}
-		s.step("start recorded")
-		if err := h.Start(ctx, id); err != nil {
-			// Its outcome may be unknown: the program may run although the handler says that it
-			// failed.
-			switch hs, herr := h.State(context.WithoutCancel(ctx), id); {
-			case herr != nil:
-				return fmt.Errorf("start %s: %w: %w", id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
-			case hs.Status == "created" && !begun:
-				_ = s.record(c, neverStarted)
-				return err
-			case hs.Status != "running" && begun:
-				return fmt.Errorf("start %s: it may have run already: %w: %w", id, protocol.ErrUnknownOutcome, err)
-			case hs.Status != "running":
-				return err
-			}
+		if err := s.startProgram(ctx, c, h, !st.StartedAt.IsZero()); err != nil {
+			return err
 		}
 		s.step("started")
 		err := s.update(c, func(st *protocol.Status) { st.State = protocol.Running })
@@ -63,6 +40,50 @@ func (s *server) start(ctx context.Context, id string) (st protocol.Status, err 
 		return nil
 	})
 	return st, err
+}
+
+// startProgram has the handler start the program of a created container. begun is whether an
+// earlier start may have let the program go, such as that of a supervisor that was killed right
+// after it.
+func (s *server) startProgram(
+	ctx context.Context, c *container, h handler.Handler, begun bool,
+) error {
+	// The time of the start is on disk before the program can run: a supervisor that is killed
+	// right after that must not leave a record of a container that never ran, for it would be run a
+	// second time.
+	at, instant := time.Now().UTC(), boottime.Now()
+	if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
+		if !begun {
+			_ = s.record(c, neverStarted)
+		}
+		return fmt.Errorf("start %s: %w", c.id, err)
+	}
+	s.step("start recorded")
+	err := h.Start(ctx, c.id)
+	if err == nil {
+		return nil
+	}
+	// The program may run although the handler says that it failed.
+	hs, herr := look(ctx, h, c.id)
+	switch {
+	case herr != nil:
+		return fmt.Errorf("start %s: %w: %w", c.id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
+	case hs.Status == specs.StateRunning:
+		return nil
+	case begun || ctx.Err() != nil:
+		// A process that has been let go is still called created until it comes to its program.
+		return fmt.Errorf("start %s: it may have run already: %w: %w", c.id, protocol.ErrUnknownOutcome, err)
+	case hs.Status == specs.StateCreated:
+		_ = s.record(c, neverStarted)
+	}
+	return err
+}
+
+// look asks a handler for the state of a container, also in an operation that is interrupted.
+func look(ctx context.Context, h handler.Handler, id string) (*specs.State, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+	defer cancel()
+	return h.State(ctx, id)
 }
 
 // neverStarted takes back that the container is being started.
@@ -78,7 +99,7 @@ func (s *server) settleStart(ctx context.Context, c *container) {
 	if err != nil {
 		return
 	}
-	if hs, err := h.State(ctx, c.id); err == nil && hs.Status == "running" {
+	if hs, err := look(ctx, h, c.id); err == nil && hs.Status == specs.StateRunning {
 		_ = s.update(c, func(st *protocol.Status) {
 			st.State = protocol.Running
 			if st.StartedAt.IsZero() { // recorded by an older version

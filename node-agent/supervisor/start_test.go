@@ -51,7 +51,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		"begun, runs":        {begun: true, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &container{id: "x", pidfd: -1, ended: make(chan struct{})}
+			c := &container{id: "x", op: newOperations(), pidfd: -1, ended: make(chan struct{})}
 			c.rec.Status = protocol.Status{ID: "x", Handler: "broken", State: protocol.Created}
 			if tc.begun {
 				c.rec.Status.StartedAt = time.Now()

@@ -17,7 +17,7 @@ func (s *server) limit(ctx context.Context, id string, r *protocol.UpdateRequest
 	if err := r.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
-	return s.with(id, func(c *container, h handler.Handler) error {
+	return s.with(ctx, id, func(ctx context.Context, c *container, h handler.Handler) error {
 		if st := c.status(); st.State != protocol.Created && st.State != protocol.Running {
 			return fmt.Errorf("update %s: it is %s: %w", id, st.State, protocol.ErrNotRunning)
 		}
@@ -47,7 +47,7 @@ func (s *server) limitLog(c *container, l protocol.LogLimits) error {
 	if c.rec.Log.Path == "" {
 		return nil // no log is kept
 	}
-	was := c.rec.Log.LogLimits // c.op is held
+	was := c.rec.Log.LogLimits // which operations alone change
 	if err := s.record(c, func(*protocol.Status) { c.rec.Log.LogLimits = l }); err != nil {
 		_ = s.record(c, func(*protocol.Status) { c.rec.Log.LogLimits = was })
 		return fmt.Errorf("log: %w", err)
