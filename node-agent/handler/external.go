@@ -263,7 +263,10 @@ func (e *External) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, i
 		what += " " + id
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		return fmt.Errorf("%s: %w: %w", what, ErrCutOff, context.Cause(ctx))
+	}
+	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() < 0 { // by a signal
+		return fmt.Errorf("%s: %w: %w", what, ErrCutOff, err)
 	}
 	words := lastError(log)
 	if words == "" && stderr != nil {

@@ -7,6 +7,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,6 +26,8 @@ var (
 	ErrExist = runtime.ErrExist
 	// ErrNotRunning: the container's first process has ended.
 	ErrNotRunning = runtime.ErrNotRunning
+	// ErrCutOff: the call of a program was cut off, so that it is not known how far it came.
+	ErrCutOff = errors.New("cut off")
 )
 
 // Stdio is the standard input, output and error of a container's first process. The caller keeps
@@ -48,6 +51,8 @@ type Stdio struct {
 //   - Update may be repeated with the same limits. One that fails leaves the limits as they were.
 //   - Delete may be repeated until it succeeds or fails with ErrNotExist; the two mean the same to one who wants the
 //     container gone. Without force it refuses a container whose process lives. With force it kills first.
+//
+// A call whose context ends returns soon after. Whether it has done its work is not known then.
 //
 // Calls for different ids may be made at the same time; calls for one id must not.
 type Handler interface {

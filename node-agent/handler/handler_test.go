@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -47,6 +48,30 @@ func program(t *testing.T, script string) *External {
 		t.Fatal(err)
 	}
 	return &External{Program: path, Dir: filepath.Join(t.TempDir(), "dir")}
+}
+
+// TestExternalCutOff runs a program that does not answer, and one that is killed: how far each came
+// is not known.
+func TestExternalCutOff(t *testing.T) {
+	for name, script := range map[string]string{"no answer": "exec sleep 1000", "killed": "kill -9 $$"} {
+		t.Run(name, func(t *testing.T) {
+			e := program(t, script)
+			if name == "no answer" {
+				e.timeout = 100 * time.Millisecond
+			}
+			for call, f := range map[string]func() error{
+				"start": func() error { return e.Start(t.Context(), "x") },
+				"create": func() error {
+					_, err := e.Create(t.Context(), "x", "/bundle", Stdio{})
+					return err
+				},
+			} {
+				if err := f(); !errors.Is(err, ErrCutOff) {
+					t.Errorf("%s: found %v; want %v", call, err, ErrCutOff)
+				}
+			}
+		})
+	}
 }
 
 // The error is the program's own last words, and is one of ours where those say so.

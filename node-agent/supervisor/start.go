@@ -70,7 +70,7 @@ func (s *server) startProgram(
 		return fmt.Errorf("start %s: %w: %w", c.id, protocol.ErrUnknownOutcome, errors.Join(err, herr))
 	case hs.Status == specs.StateRunning:
 		return nil
-	case begun || ctx.Err() != nil:
+	case begun || ctx.Err() != nil || errors.Is(err, handler.ErrCutOff):
 		// A process that has been let go is still called created until it comes to its program.
 		return fmt.Errorf("start %s: it may have run already: %w: %w", c.id, protocol.ErrUnknownOutcome, err)
 	case hs.Status == specs.StateCreated:

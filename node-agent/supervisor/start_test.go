@@ -22,10 +22,11 @@ import (
 // says.
 type brokenStart struct {
 	handler.Handler
+	err   error
 	state func() (*specs.State, error)
 }
 
-func (brokenStart) Start(context.Context, string) error                   { return unix.EMFILE }
+func (b brokenStart) Start(context.Context, string) error                 { return b.err }
 func (b brokenStart) State(context.Context, string) (*specs.State, error) { return b.state() }
 
 // TestStartThatNobodyKnows: if a handler fails to start a container and cannot say what became of
@@ -38,6 +39,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 	for name, tc := range map[string]struct {
 		state         func() (*specs.State, error)
 		begun         bool // whether an earlier supervisor has begun to start it
+		err           error
 		unknown, ran  bool // ran is whether the record says that the program may have run
 		wantNoFailure bool
 	}{
@@ -49,15 +51,22 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		"begun, not started": {begun: true, state: is(specs.StateCreated), unknown: true, ran: true},
 		"begun, ended":       {begun: true, state: is(specs.StateStopped), unknown: true, ran: true},
 		"begun, runs":        {begun: true, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
+		// A runtime that was killed may have let the process go, which is slow to come to its program.
+		"cut off, not started": {err: handler.ErrCutOff, state: is(specs.StateCreated), unknown: true, ran: true},
+		"cut off, ended":       {err: handler.ErrCutOff, state: is(specs.StateStopped), unknown: true, ran: true},
+		"cut off, runs":        {err: handler.ErrCutOff, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &container{id: "x", op: newOperations(), pidfd: -1, ended: make(chan struct{})}
 			c.rec.Status = protocol.Status{ID: "x", Handler: "broken", State: protocol.Created}
+			if tc.err == nil {
+				tc.err = unix.EMFILE
+			}
 			if tc.begun {
 				c.rec.Status.StartedAt = time.Now()
 			}
 			s := &server{
-				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{state: tc.state}},
+				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{err: tc.err, state: tc.state}},
 				records: records{t.TempDir()}, containers: map[string]*container{"x": c}, step: func(string) {},
 			}
 			_, err := s.start(t.Context(), "x")
