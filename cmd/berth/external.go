@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
@@ -66,7 +67,7 @@ func (a *app) findExternal(name string) (*external, error) {
 
 // externalOf returns the program that runs a container, nil for berth itself.
 func (a *app) externalOf(id string) (*external, error) {
-	if runtime.CheckID(id) != nil {
+	if containerid.Check(id) != nil {
 		return nil, nil //nolint:nilerr // it is no container's, as the command that is called for it says
 	}
 	data, err := runtime.ReadOwn(filepath.Join(a.root, id, externalFile), maxExternal)
@@ -86,7 +87,7 @@ func (a *app) externalOf(id string) (*external, error) {
 // create has the program make a container by `create` or `run`. Its choice is recorded before, so
 // that a container whose maker was killed can be deleted.
 func (e *external) create(ctx context.Context, a *app, command, id string, args []string) error {
-	if err := runtime.CheckID(id); err != nil {
+	if err := containerid.Check(id); err != nil {
 		return err
 	}
 	if a.ignoreMissingLSM {

@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/internal/containerid"
 )
 
 // version is set by the linker.
@@ -187,7 +187,7 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 			err = fmt.Errorf("%q requires a maximum of %d argument(s)", c.name, c.max)
 		}
 		if err == nil && c.min > 0 && fs.Arg(c.id) == "" {
-			err = runtime.ErrInvalidID
+			err = containerid.ErrInvalid
 		} else if err != nil {
 			err = usageError{err}
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
@@ -41,7 +42,7 @@ func (a *app) forEach(ctx context.Context, pattern, command string, args func(id
 	var failures []error
 	for _, entry := range entries {
 		id := entry.Name()
-		if runtime.CheckID(id) != nil || !re.MatchString(id) {
+		if containerid.Check(id) != nil || !re.MatchString(id) {
 			continue
 		}
 		e, err := a.externalOf(id)

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/lifecycle"
@@ -201,7 +202,7 @@ func TestContainerID(t *testing.T) {
 	}
 	for _, name := range []string{"x", "a.b-c", long, long[:252] + "b"} {
 		id := lifecycle.ContainerID(keyNamed(name), "0123456789abcdef")
-		if err := protocol.ValidateID(id); err != nil {
+		if err := containerid.CheckSupervised(id); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if n := len(lifecycle.LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {

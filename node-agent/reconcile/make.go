@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
 	"github.com/berth-run/berth/node-agent/source"
-	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // make creates the container of a bundle and starts it, or goes on with that once its image is
@@ -124,7 +124,7 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 	first := rec == nil
 	if first {
 		rec = &Record{Key: w.key, UID: b.UID, ID: lifecycle.ContainerID(w.key, b.UID)}
-		if err := protocol.ValidateID(rec.ID); err != nil {
+		if err := containerid.CheckSupervised(rec.ID); err != nil {
 			return err
 		}
 	}

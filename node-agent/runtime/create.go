@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
@@ -93,7 +94,7 @@ type creation struct {
 // create creates a container. When it returns, the first process waits for Start or, with run, has
 // executed its program.
 func (r *Runtime) create(ctx context.Context, id string, o CreateOptions, run bool) (_ *creation, err error) {
-	if err := checkNewID(id); err != nil {
+	if err := containerid.CheckNew(id); err != nil {
 		return nil, err
 	}
 	c := &creation{newContainer: r.newContainer(id, o), run: run}

@@ -14,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/containerid"
 )
 
 var background = context.Background()
@@ -122,20 +124,20 @@ func TestInvalidID(t *testing.T) {
 		_, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()})
 		_, stateErr := w.rt.State(background, id)
 		for _, err := range []error{err, stateErr, w.rt.Kill(background, id, 9, false), w.rt.Delete(background, id, true), w.rt.Start(background, id)} {
-			if !errors.Is(err, ErrInvalidID) {
+			if !errors.Is(err, containerid.ErrInvalid) {
 				t.Errorf("%q: %v", id, err)
 			}
 		}
 	}
 	for _, id := range []string{".a", "..a", "..."} {
-		if _, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, ErrInvalidID) {
+		if _, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, containerid.ErrInvalid) {
 			t.Errorf("create %q: %v", id, err)
 		}
 		if err := w.rt.Delete(background, id, true); err != nil {
 			t.Errorf("delete %q, of an older version: %v", id, err)
 		}
 	}
-	if err := CheckID("a/b"); err == nil || err.Error() != "invalid container ID format: invalid character `/` in the ID" {
+	if err := containerid.Check("a/b"); err == nil || err.Error() != "invalid container ID format: invalid character `/` in the ID" {
 		t.Errorf("a/b: %v", err)
 	}
 }

@@ -14,6 +14,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/containerid"
 )
 
 const (
@@ -81,7 +83,7 @@ func withEnv(env []string, name, value string) []string {
 // reports its readiness to. It is nil for any other container. It has to be there before the
 // container is started.
 func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
-	if err := CheckID(id); err != nil {
+	if err := containerid.Check(id); err != nil {
 		return nil, err
 	}
 	dir, err := unix.Open(filepath.Join(r.dir(id), notifyFolder), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/document"
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
@@ -114,7 +115,7 @@ func (r *Runtime) dir(id string) string { return filepath.Join(r.root, id) }
 
 // load reads the record of a container.
 func (r *Runtime) load(id string) (*record, error) {
-	if err := CheckID(id); err != nil {
+	if err := containerid.Check(id); err != nil {
 		return nil, err
 	}
 	data, err := ReadOwn(filepath.Join(r.dir(id), stateFile), maxState)

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/internal/cgrouplayout"
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/runtime/criu"
 	"github.com/berth-run/berth/node-agent/runtime/launch"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -37,7 +38,7 @@ type RestoreOptions struct {
 // Restore creates a container from what Checkpoint wrote, and from a bundle like the one that it
 // had. On an error nothing is left of it.
 func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process, err error) {
-	if err := checkNewID(id); err != nil {
+	if err := containerid.CheckNew(id); err != nil {
 		return nil, err
 	}
 	if _, err := criu.Version(ctx); err != nil {

@@ -12,12 +12,12 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
@@ -34,8 +34,6 @@ var (
 	ErrNotRunning = errors.New("container not running")
 	// ErrNotPaused: there is nothing to resume.
 	ErrNotPaused = errors.New("container not paused")
-	// ErrInvalidID: the id is empty, or has other characters than A-Z a-z 0-9 _ + - and dot.
-	ErrInvalidID = errors.New("invalid container ID format")
 )
 
 // StatusPaused is a running container whose processes the freezer has stopped; the spec has no word
@@ -123,33 +121,6 @@ type State struct {
 	OOMKills uint64 `json:"-"`
 }
 
-// CheckID refuses ids that could leave the root directory or mean another file.
-func CheckID(id string) error {
-	if id == "" || id == "." || id == ".." || len(id) > 1024 {
-		return ErrInvalidID
-	}
-	for _, c := range []byte(id) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		case c == '_', c == '+', c == '-', c == '.':
-		case c > ' ' && c < 0x7f:
-			return fmt.Errorf("%w: invalid character `%c` in the ID", ErrInvalidID, c) // crun's words behind runc's
-		default:
-			return ErrInvalidID
-		}
-	}
-	return nil
-}
-
-// checkNewID refuses ids that a new container may not have: those of CheckID, and hidden files, as
-// crun does. Containers that have such an id already are still found by it.
-func checkNewID(id string) error {
-	if strings.HasPrefix(id, ".") {
-		return fmt.Errorf("%w: it begins with a dot", ErrInvalidID)
-	}
-	return CheckID(id)
-}
-
 // status works out where a container stands.
 func (r *Runtime) status(rec *record) specs.ContainerState {
 	switch {
@@ -210,7 +181,7 @@ func (r *Runtime) List(context.Context) ([]*State, error) {
 	}
 	var out []*State
 	for _, e := range entries {
-		if !e.IsDir() || CheckID(e.Name()) != nil {
+		if !e.IsDir() || containerid.Check(e.Name()) != nil {
 			continue
 		}
 		rec, err := r.load(e.Name())
@@ -251,7 +222,7 @@ func (r *Runtime) loadLocked(id string) (rec *record, unlock func(), err error) 
 // lock keeps other processes from changing a container until unlock is called. The lock is on the
 // directory of the container and is released with the descriptor.
 func (r *Runtime) lock(id string) (unlock func(), err error) {
-	if err := CheckID(id); err != nil {
+	if err := containerid.Check(id); err != nil {
 		return nil, err
 	}
 	for {

@@ -17,7 +17,7 @@ import (
 )
 
 // filterDir is the directory below the root that keeps compiled seccomp filters. No container has
-// that id (CheckID).
+// that id (containerid.Check).
 const filterDir = "@seccomp"
 
 // seccompFilter returns the filter of a container from the cache, or compiles it: engines have one

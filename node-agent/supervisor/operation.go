@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -153,7 +154,7 @@ func (s *server) killDirectly(c *container) bool {
 
 // findValid is find that refuses an id which no container can have.
 func (s *server) findValid(id string) (*container, error) {
-	if err := protocol.ValidateID(id); err != nil {
+	if err := containerid.CheckSupervised(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	return s.find(id)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -125,7 +126,7 @@ func (r records) read(id string) (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
 	}
-	if rec.Status.ID != id || protocol.ValidateID(id) != nil {
+	if rec.Status.ID != id || containerid.CheckSupervised(id) != nil {
 		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)
 	}
 	return &rec, nil

@@ -13,19 +13,22 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-func TestValidateID(t *testing.T) {
+// TestCreateRequestChecksID: an id that could be another file's name, or an option of a runtime, is
+// refused before anything is done.
+func TestCreateRequestChecksID(t *testing.T) {
 	leaktest.Check(t)
-	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", MaxIDLen)} {
-		if err := ValidateID(id); err != nil {
+	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", containerid.MaxSupervised)} {
+		if err := (&CreateRequest{ID: id, Bundle: "/b"}).Validate(); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", MaxIDLen+1)} {
-		if err := ValidateID(id); err == nil {
-			t.Errorf("%q is allowed", id)
+	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", containerid.MaxSupervised+1)} {
+		if err := (&CreateRequest{ID: id, Bundle: "/b"}).Validate(); err == nil || !strings.HasPrefix(err.Error(), "id: found ") {
+			t.Errorf("%q: found error %v", id, err)
 		}
 	}
 }

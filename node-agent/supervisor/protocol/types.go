@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/node-agent/boottime"
 )
 
@@ -33,8 +33,7 @@ const (
 
 // CreateRequest says which container to make.
 type CreateRequest struct {
-	// ID names the container on this node: 1 to 128 of [A-Za-z0-9_.+-], beginning with a letter, a
-	// digit or "_".
+	// ID names the container on this node: see containerid.CheckSupervised.
 	ID string `json:"id"`
 	// Bundle is the absolute path of the OCI bundle, a directory that holds config.json.
 	Bundle string `json:"bundle"`
@@ -84,8 +83,6 @@ const (
 	DefaultLogFiles = 5
 	// maxLogFiles bounds the renames of one rotation.
 	maxLogFiles = 1000
-	// MaxIDLen is the longest id in bytes.
-	MaxIDLen = 128
 )
 
 // Status is the supervisor's view of a container.
@@ -139,28 +136,9 @@ type Event struct {
 	Deleted bool `json:"deleted,omitempty"`
 }
 
-// ValidateID checks a container id against what CreateRequest.ID allows.
-func ValidateID(id string) error {
-	if id == "" {
-		return fmt.Errorf("id: found an empty string; allowed: 1 to %d of [A-Za-z0-9_.+-]", MaxIDLen)
-	}
-	if len(id) > MaxIDLen {
-		return fmt.Errorf("id: found %d bytes; allowed: at most %d", len(id), MaxIDLen)
-	}
-	for i := range len(id) {
-		c := id[i]
-		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
-		if alnum || i > 0 && strings.IndexByte(".+-", c) >= 0 {
-			continue
-		}
-		return fmt.Errorf("id: found %q; allowed: [A-Za-z0-9_.+-], beginning with a letter, a digit or \"_\"", id)
-	}
-	return nil
-}
-
 // Validate checks everything about the request that needs no I/O, and fills in the defaults.
 func (r *CreateRequest) Validate() error {
-	if err := ValidateID(r.ID); err != nil {
+	if err := containerid.CheckSupervised(r.ID); err != nil {
 		return err
 	}
 	if !filepath.IsAbs(r.Bundle) {
