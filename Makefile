@@ -78,7 +78,7 @@ manifests: ## Generate CRDs and the controller's role from markers.
 ##@ Check
 
 .PHONY: test
-test: deps-test verify-generate test-unit test-race conformance test-vm test-power conformance-vm test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
+test: deps-test verify-generate test-unit test-race conformance test-vm test-power test-e2e test-clients ## Run all tests (root): unit, controllers, runtime and conformance on this host and under cgroup v2, end to end, under other engines.
 
 # These take longest, and begin first: the others run beside them.
 LONG_PACKAGES := ./cmd/berth-agent ./controllers ./node-agent/source/kubernetes
@@ -120,9 +120,12 @@ chaos: deps-test build $(HELLO) ## Kill agent and supervisor CHAOS_KILLS times b
 	$(GO_TEST) -count=1 -v -timeout 2h -run '^TestChaos$$' ./test/e2e \
 	  -chaos.containers 40 -chaos.kills 30 -chaos.restarts 10 -chaos.seed $(CHAOS_SEED)
 
+VM_PACKAGES := ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
+
 .PHONY: test-vm
-test-vm: deps-test deps-clients build bin/berth-image ## Run tests in virtual machines: under cgroup v2 with AppArmor, with systemd (the clients too, and again under v1), with SELinux.
-	hack/vm/test.sh -must '^TestAppArmor' -timeout 7200 ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
+test-vm: deps-test deps-conformance deps-clients build bin/berth-image ## Run tests in virtual machines: under cgroup v2 with AppArmor (the OCI validation programs too), with systemd (the clients too, and again under v1), with SELinux.
+	validate=$$(hack/conformance/run.sh --guest-command) && \
+	hack/vm/test.sh -p 2 -timeout 7200 -must '^TestAppArmor' $(VM_PACKAGES) + -command conformance "$$validate"
 	hack/vm/test.sh -systemd -timeout 7200 \
 	  -run '^TestSystemd' -must '^TestSystemd' ./node-agent/runtime ./cmd/berth ./cmd/berth-agent + $(CLIENTS_GROUP)
 	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/runtime
@@ -148,7 +151,7 @@ conformance: deps-conformance build ## Run the OCI validation programs with bin/
 	hack/conformance/run.sh
 
 .PHONY: conformance-vm
-conformance-vm: deps-conformance build ## Run them under cgroup v2, in a virtual machine.
+conformance-vm: deps-conformance build ## Run them under cgroup v2, in a virtual machine, as test-vm does.
 	hack/conformance/run.sh --vm
 
 .PHONY: bats
