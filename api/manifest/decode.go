@@ -27,11 +27,12 @@ type decoder struct {
 	faults []Fault
 	// places are the nodes of the fields by path.
 	places map[string]*yaml.Node
-	// touched are the paths that faults concern: what is wrong with these has been said.
+	// touched has the paths of reported faults, so that none is reported twice.
 	touched []string
 }
 
-// manyFaults is how many faults of a document are noted at most. Explaining one takes some time.
+// manyFaults is the greatest number of faults that are noted of a document. Explaining one takes
+// some time.
 const manyFaults = 512
 
 // fault notes that a field is wrong. The fault also concerns the paths of others.
@@ -245,7 +246,7 @@ func (d *decoder) pairs(n *yaml.Node, at *field.Path) []pair {
 	return out
 }
 
-// merge returns what a merge key brings: a map, or several of which the first one counts.
+// merge returns the value of a merge key: a map, or several of which the first one counts.
 func (d *decoder) merge(n *yaml.Node, at *field.Path, depth int) []pair {
 	n = resolve(n)
 	switch {

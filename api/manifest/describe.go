@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// kindOf returns what YAML 1.1, which kubectl reads, takes a node for: null, bool, number, string,
+// kindOf returns the kind of a node in YAML 1.1, which kubectl reads: null, bool, number, string,
 // map, list, or tagged for a tag that no field has.
 func kindOf(n *yaml.Node) string {
 	switch n.Kind {
@@ -70,7 +70,7 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// describe says what a node is.
+// describe describes a node for a message.
 func describe(n *yaml.Node) string {
 	switch kind := kindOf(n); kind {
 	case "map":
@@ -90,7 +90,7 @@ func describe(n *yaml.Node) string {
 	return quote(n.Value)
 }
 
-// quoteIt says how to write a scalar as a string.
+// quoteIt returns advice on how to write a scalar as a string.
 func quoteIt(n *yaml.Node) string {
 	if kind := kindOf(n); kind == "bool" || kind == "number" {
 		return ": write " + strconv.Quote(n.Value)
@@ -98,7 +98,7 @@ func quoteIt(n *yaml.Node) string {
 	return ""
 }
 
-// expected says what a type allows.
+// expected describes the values that a type allows.
 func expected(t reflect.Type) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

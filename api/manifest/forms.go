@@ -70,8 +70,8 @@ func isWhole(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// forms say for a value of the wrong kind, by the pattern of its path, what to write; "" is nothing
-// in particular.
+// forms returns advice for a value of the wrong kind by the pattern of its path, or "" if there is
+// none.
 func forms() map[string]func(*yaml.Node) string {
 	scalar := func(f func(string) string) func(*yaml.Node) string {
 		return func(n *yaml.Node) string {
@@ -189,7 +189,7 @@ func number(name string) string {
 	return ""
 }
 
-// label makes a volume's name of the last element of a path.
+// label derives a volume's name from the last element of a path.
 func label(s string) string {
 	s = strings.ToLower(path.Base(s))
 	s = strings.Trim(strings.Map(func(r rune) rune {
@@ -226,7 +226,7 @@ func (d *decoder) emptyField(p pair, at *field.Path) {
 	}
 }
 
-// quantityHint says what a quantity that cannot be read may have meant.
+// quantityHint guesses the intended value of an invalid quantity.
 func quantityHint(s string, at *field.Path) string {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ% ")
 	unit := strings.ToLower(strings.TrimSpace(s[len(digits):]))

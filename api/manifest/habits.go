@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// habit is how a field of another system is written in a Container.
+// habit translates a field of another system into that of a Container.
 type habit struct {
 	// what the field is, after "found"; empty: an unknown field.
 	what string

@@ -11,7 +11,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// identify refuses what is no Container at all; another spelling of its kind or version is only
+// identify refuses documents that are not Containers; another spelling of kind or version is only
 // noted.
 func (d *decoder) identify(root *yaml.Node) *Fault {
 	fault := func(n *yaml.Node, path, message string) *Fault {

@@ -22,7 +22,7 @@ import (
 
 // Document is one document of a file.
 type Document struct {
-	// Line is where the document begins, from 1.
+	// Line is the first line of the document, counted from 1.
 	Line int
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
@@ -140,7 +140,7 @@ func (d *Document) Report(faults field.ErrorList) {
 	d.Faults = sorted(d.Faults)
 }
 
-// At returns a fault at the position of a field, or of what is nearest above it.
+// At returns a fault at the position of a field or, if it is absent, of its nearest parent.
 func (d *Document) At(path, message string) Fault {
 	f := Fault{Line: d.Line, Column: 1, Field: path, Message: message}
 	for at := path; at != ""; at = parent(at) {
@@ -160,7 +160,7 @@ func parent(path string) string {
 	return path[:max(strings.LastIndexByte(path, '.'), 0)]
 }
 
-// syntaxFault says what is wrong with text that is no YAML.
+// syntaxFault returns the fault of text that is not valid YAML.
 func syntaxFault(message string, c chunk) Fault {
 	lines := bytes.SplitAfter(c.text, []byte{'\n'})
 	// The first line with which the text fails in the same way is where people look for the

@@ -55,7 +55,7 @@ func marks(line []byte, marker string) bool {
 	return ok && (len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n"))
 }
 
-// splitJSON cuts what begins with a JSON object before each further object.
+// splitJSON splits text that begins with a JSON object before each further object.
 func splitJSON(c chunk) []chunk {
 	var out []chunk
 	for {
