@@ -38,20 +38,20 @@ import (
 
 // Options are the settings of the controllers.
 type Options struct {
-	// NodeMonitorGracePeriod is how long the Lease of an agent may stand still; 0 is
+	// NodeMonitorGracePeriod is the time for which the Lease of an agent may stay unchanged; 0 is
 	// nodehealth.DefaultGracePeriod.
 	NodeMonitorGracePeriod time.Duration
-	// Workers is how many Containers are reconciled at once; 0 is 4.
+	// Workers is the number of Containers that are reconciled concurrently; 0 is 4.
 	Workers int
-	// ProfileDelay is how long a SeccompProfile is kept after the last OCIBundle that refers to it;
-	// 0 is profile.DefaultDelay.
+	// ProfileDelay is the time for which a SeccompProfile is kept after the last OCIBundle that
+	// refers to it; 0 is profile.DefaultDelay.
 	ProfileDelay time.Duration
 	// Compile turns Containers into OCIBundles; nil is compile.Bundle. Tests stand in for another
 	// version of Berth by it.
 	Compile container.Compile
-	// Revision is that of Compile; nil is compile.Revision.
+	// Revision is the revision of Compile; nil is compile.Revision.
 	Revision func() int
-	// Webhook is where the API server asks before it deletes a Container; nil is nowhere.
+	// Webhook serves the API server's request before it deletes a Container; nil is no webhook.
 	Webhook *deletion.Options
 }
 
@@ -68,8 +68,8 @@ func Scheme() (*runtime.Scheme, error) {
 }
 
 // CacheOptions keep the informer caches small: no managedFields, only the namespaces, identities
-// and Leases of node agents, of an OCIBundle the digest of its config, and of a Node what a choice
-// looks at.
+// and Leases of node agents, of an OCIBundle the digest of its config, and of a Node the fields on
+// which a choice depends.
 func CacheOptions() cache.Options {
 	ofNodes := labels.NewSelector()
 	if has, err := labels.NewRequirement(v1alpha1.LabelNode, selection.Exists, nil); err == nil {

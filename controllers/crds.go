@@ -21,7 +21,8 @@ import (
 
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=containers.berth.run;nodeagents.berth.run;ocibundles.berth.run;seccompprofiles.berth.run,verbs=get
 
-// OutdatedCRDsError lists what the CRDs of a cluster lack for this version of the controller.
+// OutdatedCRDsError lists the fields that the CRDs of a cluster lack for this version of the
+// controller.
 type OutdatedCRDsError struct {
 	// Missing has a line for each CRD.
 	Missing []string

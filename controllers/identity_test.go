@@ -27,7 +27,7 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-// someoneElse is an owner reference that no controller of ours has set.
+// someoneElse returns an owner reference that no controller of ours has set.
 func someoneElse(uid types.UID, controller bool) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: uid, Controller: &controller}
 }
@@ -166,7 +166,7 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 	close(hold)
 }
 
-// oldBundle is an OCIBundle as a controller wrote it that did not know spec.containerRef.
+// oldBundle returns an OCIBundle as a controller wrote it that did not know spec.containerRef.
 func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{
@@ -182,7 +182,7 @@ func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	return b
 }
 
-// unplaced is a Container that waits, and so has no OCIBundle of the controller's making.
+// unplaced returns a Container that waits, and so has no OCIBundle of the controller's making.
 func unplaced(t *testing.T, name string) *v1alpha1.Container {
 	t.Helper()
 	c := sample(namespace(t), name, func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{"no-node": "has-this"} })

@@ -37,7 +37,7 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 	}
 	cases := []struct {
 		name string
-		// core is whether there is a Node besides the NodeAgent.
+		// core reports whether there is a Node besides the NodeAgent.
 		core bool
 		act  func(t *testing.T, node string)
 	}{

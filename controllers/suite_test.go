@@ -44,7 +44,7 @@ import (
 // a Lease in time.
 const grace = 15 * time.Second
 
-// patience is how long a state may take to come about before the test gives up.
+// patience is the time that a state may take to come about before the test fails.
 const patience = 3 * time.Minute
 
 var (
@@ -52,7 +52,7 @@ var (
 	admin client.Client
 	// adminWatch is the same, and watches.
 	adminWatch client.WithWatch
-	// auditLog is where the API server writes down each write.
+	// auditLog is the file in which the API server records each write.
 	auditLog string
 	// cached is the manager's client, which reads from the informer cache that the reconcilers use.
 	cached client.Client
@@ -316,7 +316,7 @@ func namespace(t *testing.T) string {
 	return ns.Name
 }
 
-// sample is a Container that compiles.
+// sample returns a Container that compiles.
 func sample(namespace, name string, changes ...func(*v1alpha1.Container)) *v1alpha1.Container {
 	c := &v1alpha1.Container{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
@@ -655,7 +655,7 @@ func condition(kind string, status metav1.ConditionStatus, reason, message strin
 	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Now()}
 }
 
-// runs is the status of an OCIBundle whose process runs.
+// runs returns the status of an OCIBundle whose process runs.
 func runs(*v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
 	return v1alpha1.OCIBundleStatus{
 		Phase: v1alpha1.ContainerRunning,

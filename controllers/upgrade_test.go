@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-// nextVersion is whether the controller of these tests compiles as another version of it would.
+// nextVersion makes the controller of these tests compile as another version of it would.
 var nextVersion atomic.Bool
 
 const mark = `"annotations":{"compiled-by":"the next version"}`
@@ -218,7 +218,7 @@ func eventuallyBundle(t *testing.T, c *v1alpha1.Container, check func(*v1alpha1.
 	return b
 }
 
-// succeeded is the word on a container that has ended with exit code 0.
+// succeeded returns the word on a container that has ended with exit code 0.
 func succeeded() v1alpha1.OCIBundleStatus {
 	st := runs(nil)
 	st.Phase, st.PID = v1alpha1.ContainerSucceeded, 0

@@ -145,7 +145,7 @@ func (d *decoder) tooMuch(n *yaml.Node, at *field.Path) {
 	}
 }
 
-// own is a type that reads JSON itself, such as a time.
+// own reports whether a type reads JSON itself, such as a time.
 func (d *decoder) own(n, place *yaml.Node, t reflect.Type, at *field.Path) (any, bool) {
 	v, ok := d.plain(n)
 	if raw, err := json.Marshal(v); ok && err == nil && json.Unmarshal(raw, reflect.New(t).Interface()) == nil {

@@ -62,7 +62,7 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 	return ""
 }
 
-// pattern is a path without the numbers and keys of its items: spec.env[].
+// pattern returns a path without the numbers and keys of its items: spec.env[].
 func pattern(at *field.Path) string {
 	path := pathOf(at)
 	var b strings.Builder
@@ -218,8 +218,8 @@ func distance(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// enums are the words that fields of a Container hold, for a hint where another kind of value was
-// found.
+// enums returns the words that fields of a Container may hold, for a hint about another kind of
+// value.
 func enums() map[string][]string {
 	return map[string][]string{
 		"spec.restartPolicy":   {"Always", "OnFailure", "Never"},
@@ -227,7 +227,7 @@ func enums() map[string][]string {
 	}
 }
 
-// fields are the names of a struct's fields, those of embedded structs included, with their types.
+// fields returns the names and the types of a struct's fields, including those of embedded structs.
 func fields(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	for i := range t.NumField() {

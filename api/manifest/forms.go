@@ -178,7 +178,7 @@ func forms() map[string]func(*yaml.Node) string {
 	}
 }
 
-// number is a hint for the names of users that every system has.
+// number returns a hint for the names of users that every system has.
 func number(name string) string {
 	switch name {
 	case "root":

@@ -21,7 +21,7 @@ type habit struct {
 	instead []string
 }
 
-// habits are fields of other systems by the pattern of their path. Fields of a Pod that need no
+// habits returns fields of other systems by the pattern of their path. Fields of a Pod that need no
 // explanation are found by reflection, and other spellings by their letters.
 func habits() map[string]habit {
 	moved := func(to string) habit {

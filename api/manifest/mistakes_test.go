@@ -13,12 +13,12 @@ import (
 
 const head = "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata:\n  name: web\nspec:\n"
 
-// bare is a Container with the lines of its spec, which begins in line 6.
+// bare returns a Container with the lines of its spec, which begins in line 6.
 func bare(lines string) string {
 	return head + "  " + strings.ReplaceAll(lines, "\n", "\n  ") + "\n"
 }
 
-// spec is a Container with an image in line 6, and more lines of its spec from line 7 on.
+// spec returns a Container with an image in line 6, and more lines of its spec from line 7 on.
 func spec(lines string) string { return bare("image: nginx\n" + lines) }
 
 // check returns what a user reads about a file.

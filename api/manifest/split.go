@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// chunk is the text of one document and where it begins in the file.
+// chunk is the text of one document and its place in the file.
 type chunk struct {
 	text         []byte
 	line, column int // of the first byte, from 0

@@ -42,7 +42,7 @@ func NotReady(outlook Outlook, reason, message string) Summary {
 	return Summary{Ready: metav1.ConditionFalse, Reason: reason, Message: message, Outlook: outlook}
 }
 
-// Finished reports whether a phase is that of a container that has ended for good.
+// Finished reports whether a container in this phase has ended for good.
 func Finished(phase v1alpha1.ContainerPhase) bool {
 	return phase == v1alpha1.ContainerSucceeded || phase == v1alpha1.ContainerFailed
 }

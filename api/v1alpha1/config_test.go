@@ -104,7 +104,7 @@ func TestConfigIsAccepted(t *testing.T) {
 	}
 }
 
-// as is a client that acts as somebody else.
+// as returns a client that acts as somebody else.
 func as(t *testing.T, user rest.ImpersonationConfig) dynamic.Interface {
 	t.Helper()
 	config := rest.CopyConfig(restConfig(t))

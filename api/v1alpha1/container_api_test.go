@@ -30,7 +30,7 @@ var (
 	nodeAgents = v1alpha1.GroupVersion.WithResource("nodeagents")
 )
 
-// object is an object of a kind from the YAML of its spec.
+// object returns an object of a kind from the YAML of its spec.
 func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
 	t.Helper()
 	u := &unstructured.Unstructured{Object: map[string]any{}}

@@ -38,19 +38,19 @@ const (
 	// ConditionDegraded is True while the agent cannot read its own record of the container, and
 	// absent otherwise. What runs is left alone.
 	ConditionDegraded = "Degraded"
-	// ConditionRecompileAvailable is True while this version of Berth would compile something else
-	// from the spec than what was compiled and is kept, and absent otherwise. AnnotationRecompile
-	// takes it up.
+	// ConditionRecompileAvailable is True while this version of Berth would compile the spec to
+	// something else than the stored document, and absent otherwise. AnnotationRecompile requests
+	// that.
 	ConditionRecompileAvailable = "RecompileAvailable"
 	// ConditionRunning means the process has been started and has not ended.
 	ConditionRunning = "Running"
-	// ConditionReady means the Container does what was asked of it: it runs, or has ended with
-	// success where that is its end.
+	// ConditionReady means that the Container runs, or has ended with success if it is meant to
+	// end.
 	ConditionReady = "Ready"
-	// ConditionReconciling is what kstatus reads: true while work towards the spec goes on.
+	// ConditionReconciling is true while work towards the spec goes on; kstatus reads it.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is what kstatus reads: true when nothing more happens until somebody changes
-	// something, or the Container did not become Ready within its progressDeadlineSeconds.
+	// ConditionStalled is true if nothing more happens until somebody changes something, or if the
+	// Container did not become Ready within its progressDeadlineSeconds; kstatus reads it.
 	ConditionStalled = "Stalled"
 )
 
@@ -63,7 +63,7 @@ const (
 	// ReasonScheduled surfaces in Scheduled when a node has been chosen.
 	ReasonScheduled = "Scheduled"
 	// ReasonUnschedulable surfaces in Scheduled when no node fits; the message counts the nodes by
-	// what they lack.
+	// the resources or features that they lack.
 	ReasonUnschedulable = "Unschedulable"
 	// ReasonRuntimeClassNotFound surfaces in Scheduled when runtimeClassName names no RuntimeClass.
 	ReasonRuntimeClassNotFound = "RuntimeClassNotFound"
@@ -77,12 +77,12 @@ const (
 	// ReasonUnowned surfaces in Accepted of an OCIBundle that was compiled from no Container; the
 	// agent does not run it.
 	ReasonUnowned = "Unowned"
-	// ReasonUnresolved surfaces in Accepted when the agent cannot read what the OCIBundle refers
-	// to, such as its SeccompProfile. It tries again.
+	// ReasonUnresolved surfaces in Accepted when the agent cannot read an object that the OCIBundle
+	// refers to, such as its SeccompProfile. It tries again.
 	ReasonUnresolved = "Unresolved"
 	// ReasonUpdateRefused surfaces in Accepted, Ready and Reconciling when a running container
-	// cannot be given what has changed in the spec, such as a limit of memory below what it uses.
-	// It goes on as it was, and the agent tries again.
+	// cannot get a changed value, such as a memory limit below its usage. It goes on as it was, and
+	// the agent tries again.
 	ReasonUpdateRefused = "UpdateRefused"
 	// ReasonDispatched surfaces in Reconciling from when the OCIBundle is applied until the agent
 	// answers.

@@ -176,7 +176,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Enum=Always;OnFailure;Never
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy,omitempty"`
 
-	// restartBackOff is how long a container waits for its next start after it has ended, or could
+	// restartBackOff limits the wait before the next start of a container that has ended, or could
 	// not be started. A change holds at once: a shorter maxSeconds also shortens a wait that is
 	// under way.
 	// +optional
@@ -195,10 +195,10 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds,omitempty"`
 
-	// progressDeadlineSeconds is how long the Container may take to become Ready before the
-	// condition Stalled says that it does not, with the cause. Work on it goes on after that. The
-	// time starts with each change of the spec, and again when a Container stops being Ready that
-	// was Ready for at least as long.
+	// progressDeadlineSeconds is the time within which the Container must become Ready. After it,
+	// the condition Stalled is True, with the cause. Work on it goes on after that. The time starts
+	// with each change of the spec, and again when a Container stops being Ready that was Ready for
+	// at least as long.
 	// +optional
 	// +kubebuilder:default=600
 	// +kubebuilder:validation:Minimum=1
@@ -246,7 +246,7 @@ const (
 	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of
 	// text, and is in one file.
 	MinLogSize = 32 << 10
-	// MinLogFiles are the file that is written to and the one before: rotation loses what is older.
+	// MinLogFiles counts the current file and the one before: rotation loses older lines.
 	MinLogFiles = 2
 	// MaxLogFiles bounds the renames of one rotation.
 	MaxLogFiles = 1000
@@ -277,9 +277,9 @@ type Logging struct {
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 32768 : isQuantity(self) && quantity(self).compareTo(quantity('32Ki')) >= 0",message="maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"
 	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
-	// maxFiles is how many log files are kept, with the one that is written to; at least 2. Absent,
-	// the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the oldest files
-	// at once.
+	// maxFiles is the number of log files that are kept, including the current one; at least 2.
+	// Absent, the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the
+	// oldest files at once.
 	// +optional
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=1000
@@ -364,7 +364,7 @@ type ContainerStatus struct {
 	// +patchMergeKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type"`
 
-	// lastProgressTime is when the time of progressDeadlineSeconds started.
+	// lastProgressTime is the time at which progressDeadlineSeconds started.
 	// +optional
 	LastProgressTime *metav1.Time `json:"lastProgressTime,omitempty"`
 
@@ -387,8 +387,8 @@ type ContainerStatus struct {
 
 // CompiledSpec is the spec of an OCIBundle, for people to read.
 type CompiledSpec struct {
-	// digest is that of the spec that the controller wrote, by which it sees that another is in
-	// force.
+	// digest is the digest of the spec that the controller wrote. The controller compares it to see
+	// that another spec is in force.
 	Digest string `json:"digest"`
 	// spec is OCIBundle.spec: config is the runtime-spec document.
 	// +kubebuilder:pruning:PreserveUnknownFields

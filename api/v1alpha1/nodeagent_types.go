@@ -59,7 +59,7 @@ type NodeAgentStatus struct {
 	// +optional
 	Allocated corev1.ResourceList `json:"allocated,omitempty"`
 
-	// containers is how many OCIBundles the agent holds.
+	// containers is the number of OCIBundles that the agent holds.
 	// +optional
 	Containers int32 `json:"containers"`
 
@@ -81,12 +81,12 @@ type NodeHandler struct {
 	// +optional
 	// +listType=set
 	Namespaces []string `json:"namespaces,omitempty"`
-	// seccomp is whether it applies seccomp profiles.
+	// seccomp reports whether the handler applies seccomp profiles.
 	// +optional
 	Seccomp bool `json:"seccomp,omitempty"`
 }
 
-// CgroupMode is which cgroup hierarchies the node has.
+// CgroupMode names the cgroup hierarchies of the node.
 // +kubebuilder:validation:Enum=v1;hybrid;v2
 type CgroupMode string
 

@@ -103,11 +103,11 @@ type OCIBundleSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	TerminationGracePeriodSeconds int64 `json:"terminationGracePeriodSeconds"`
 
-	// restartBackOff is that of the Container; what is absent is the agent's default.
+	// restartBackOff is the Container's; an absent field has the agent's default.
 	// +optional
 	RestartBackOff *RestartBackOff `json:"restartBackOff,omitempty"`
 
-	// logging is that of the Container; what is absent is the agent's default.
+	// logging is the Container's; an absent field has the agent's default.
 	// +optional
 	Logging *Logging `json:"logging,omitempty"`
 

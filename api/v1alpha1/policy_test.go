@@ -20,7 +20,7 @@ var (
 	leases   = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
 )
 
-// agentsOf are the two identities that the agent of a node may have.
+// agentsOf returns the two identities that the agent of a node may have.
 func agentsOf(node string) map[string]rest.ImpersonationConfig {
 	return map[string]rest.ImpersonationConfig{
 		"certificate": {UserName: "berth:node:" + node, Groups: []string{"berth:nodes", "system:authenticated"}},
@@ -31,7 +31,7 @@ func agentsOf(node string) map[string]rest.ImpersonationConfig {
 	}
 }
 
-// held is an OCIBundle with all that others keep in its metadata.
+// held returns an OCIBundle with all that others keep in its metadata.
 func held(t *testing.T, namespace, name, node string) *unstructured.Unstructured {
 	t.Helper()
 	u := object(t, "OCIBundle", name, strings.Replace(bundleSpec, "NODE", node, 1)+"containerRef: {namespace: default, name: "+name+", uid: a-b}\n")

@@ -47,8 +47,8 @@ type apart struct {
 	admin client.Client
 }
 
-// TestNodesAreApart tries, with each identity that an agent has, what is another node's: nothing of
-// it can be read, listed, watched or written. What is the node's own can be.
+// TestNodesAreApart tries to read, list, watch and write objects of another node with each identity
+// of an agent. All attempts must fail, and the agent's own work must succeed.
 func TestNodesAreApart(t *testing.T) {
 	a := newApart(t)
 	ownNS, otherNS := v1alpha1.NodeNamespace(stolen), v1alpha1.NodeNamespace(reached)
@@ -297,7 +297,7 @@ func attempts(t *testing.T, config *rest.Config, otherNS, other, ownNS, own stri
 	}
 }
 
-// ownWork is all that an agent does with the identity of its node.
+// ownWork performs every request that an agent makes with the identity of its node.
 func (a *apart) ownWork(t *testing.T, config *rest.Config, ownNS, own string) {
 	t.Helper()
 	config = rest.CopyConfig(config)
@@ -459,7 +459,7 @@ func (a *apart) install(t *testing.T, directory string) {
 	}
 }
 
-// certificate is how a user with a client certificate reaches the API server.
+// certificate returns the configuration of a user with a client certificate.
 func (a *apart) certificate(t *testing.T, name string, groups ...string) *rest.Config {
 	t.Helper()
 	user, err := a.env.AddUser(envtest.User{Name: name, Groups: groups}, nil)
@@ -471,7 +471,7 @@ func (a *apart) certificate(t *testing.T, name string, groups ...string) *rest.C
 	return config
 }
 
-// token is how a ServiceAccount reaches the API server, by a token that is bound to a pod.
+// token returns the configuration of a ServiceAccount with a token that is bound to a pod.
 func (a *apart) token(t *testing.T, namespace, name string, pod *corev1.Pod) *rest.Config {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
@@ -487,7 +487,7 @@ func (a *apart) token(t *testing.T, namespace, name string, pod *corev1.Pod) *re
 	return config
 }
 
-// daemonSet is how the pod of the DaemonSet on a node reaches the API server.
+// daemonSet returns the configuration of the DaemonSet's pod on a node.
 func (a *apart) daemonSet(t *testing.T, node string) *rest.Config {
 	t.Helper()
 	pod := &corev1.Pod{

@@ -262,7 +262,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	return cfg, nil
 }
 
-// namespaceFile is where the kubelet puts the namespace of a pod's service account.
+// namespaceFile is the file into which the kubelet writes the namespace of a pod's service account.
 const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 func ownNamespace() string {

@@ -22,10 +22,10 @@ import (
 // Compile turns a Container into the spec of an OCIBundle, as compile.Bundle does.
 type Compile func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList)
 
-// compile turns the spec into that of an OCIBundle, once for each generation: where the OCIBundle
-// holds that already, it stays as it is, whatever this version of the compiler would make of the
-// Container, until it is asked to be compiled anew. Where the spec has faults, everything stops
-// here, and an OCIBundle of an earlier generation is left alone.
+// compile compiles the spec, once for each generation. An OCIBundle of this generation stays as it
+// is, whatever this version of the compiler would write, until the Container asks for a recompile.
+// Where the spec has faults, everything stops here, and an OCIBundle of an earlier generation is
+// left alone.
 func (r *Reconciler) compile(ctx context.Context, s *scope) (bool, error) {
 	if s.holdsGeneration() && !s.asksToRecompile() {
 		s.kept = true
@@ -65,7 +65,7 @@ func (r *Reconciler) compileAnew(s *scope) bool {
 	return true
 }
 
-// holdsGeneration returns whether the OCIBundle holds what was compiled for the Container's
+// holdsGeneration reports whether the OCIBundle holds the spec compiled for the Container's
 // generation, unedited.
 func (s *scope) holdsGeneration() bool {
 	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
@@ -79,10 +79,10 @@ func unedited(b *v1alpha1.OCIBundle) bool {
 	return !recorded || was == specDigest(&b.Spec)
 }
 
-// keepRun keeps what the OCIBundle has of the process, image, volumes and document, if the edit of
-// the Container concerns only where and how it is run, such as its grace period: then another
-// version of the compiler replaces nothing, either. Of an edit of the resources, readKept puts no
-// more into the document than a running container can be given.
+// keepRun keeps the OCIBundle's process, image, volumes and document, if the edit of the Container
+// concerns only where and how it is run, such as its grace period: then another version of the
+// compiler replaces nothing, either. Of an edit of the resources, readKept puts no more into the
+// document than a running container can be given.
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
 	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.asksToRecompile() {
@@ -136,11 +136,11 @@ func (r *Reconciler) compileFor(s *scope, architecture string) error {
 	return nil
 }
 
-// fromImage stands for what the image says in a document that is checked before the image is known.
+// fromImage stands for the image's values in a document that is checked before the image is known.
 const fromImage = "(from the image)"
 
 // validateBundle checks the runtime-spec document as far as it can be without the image; the agent
-// checks it again when it has put in what the image says.
+// checks it again with the image's values.
 func validateBundle(b *v1alpha1.OCIBundleSpec) document.Faults {
 	doc := &specs.Spec{}
 	if err := json.Unmarshal(b.Config.Raw, doc); err != nil {

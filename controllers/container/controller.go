@@ -23,8 +23,8 @@ import (
 const FieldOwner = "berth-controller"
 
 // AnnotationRuntimeClass on an OCIBundle is the RuntimeClass that its handler comes from. A running
-// Container does not lose its handler with the RuntimeClass: that name is enough to keep what it
-// was given.
+// Container does not lose its handler with the RuntimeClass: its name is enough to keep the
+// handler.
 const AnnotationRuntimeClass = "berth.run/runtime-class"
 
 // AnnotationSpecDigest on an OCIBundle is the digest of the spec that the controller wrote, by
@@ -35,8 +35,8 @@ const AnnotationSpecDigest = "berth.run/spec-digest"
 // that say only where and how it is run.
 const AnnotationRunDigest = "berth.run/run-digest"
 
-// AnnotationFixedDigest on an OCIBundle is the same without the resources, too: the digest of what
-// takes a new container.
+// AnnotationFixedDigest on an OCIBundle is the same digest without the resources: that of the
+// fields that need a new container.
 const AnnotationFixedDigest = "berth.run/fixed-digest"
 
 // AnnotationCompileRevision on an OCIBundle is the compile.Revision that its document is of.
@@ -46,8 +46,8 @@ const AnnotationCompileRevision = "berth.run/compile-revision"
 // was compiled for.
 const AnnotationRecompiled = "berth.run/recompiled"
 
-// conflictDelay is how long to wait after a write that was based on an old object. The newer object
-// is on its way through the watch and reconciles by itself; this is for the case that it has come
+// conflictDelay is the wait after a write that was based on an old object. The newer object is on
+// its way through the watch and reconciles by itself; this is for the case that it has come
 // already.
 const conflictDelay = 500 * time.Millisecond
 
@@ -79,8 +79,8 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Clock is the time that conditions carry.
 	Clock clock.PassiveClock
-	// NodeGracePeriod is how long the NodeAgent of a node may be absent before the node is taken
-	// for gone.
+	// NodeGracePeriod is the time for which the NodeAgent of a node may be absent before the node
+	// counts as gone.
 	NodeGracePeriod time.Duration
 
 	absences absences
@@ -94,8 +94,8 @@ type Profiles interface {
 	Ensure(ctx context.Context, profile string) error
 }
 
-// A phase does one part of the work. It reports whether the next one may go on; what it has found
-// is in the scope.
+// A phase does one part of the work. It reports whether the next one may go on; its findings are in
+// the scope.
 type phase func(context.Context, *scope) (bool, error)
 
 // Reconcile implements reconcile.Reconciler.
@@ -143,7 +143,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return r.done(s, sooner(again, s.again), errors.Join(err, r.report(ctx, s, err)))
 }
 
-// done returns when the queue is to call again: after the given time, 0 being never, or sooner.
+// done returns the result for the queue: call again after the given time (0 is never), or sooner.
 // Having lost a race for an object is no failure. s is nil if there is no Container.
 func (r *Reconciler) done(s *scope, again time.Duration, err error) (ctrl.Result, error) {
 	if onlyConflicts(err) {

@@ -13,12 +13,11 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// digestPrefix begins what stands in spec.config of an OCIBundle in the cache. A runtime-spec
-// document is some 20 KiB, most of it the seccomp profile: ten thousand of them are not kept only
-// to be compared.
+// digestPrefix begins spec.config of an OCIBundle in the cache. A runtime-spec document is some 20
+// KiB, most of it the seccomp profile: ten thousand of them are not kept only to be compared.
 const digestPrefix = `{"digest":"sha256:`
 
-// TransformBundle makes an OCIBundle small before it enters the informer cache: managedFields are
+// TransformBundle reduces an OCIBundle before it enters the informer cache: managedFields are
 // dropped, and spec.config is replaced by its digest. Such an object must never be written back.
 func TransformBundle(object any) (any, error) {
 	if b, ok := object.(*v1alpha1.OCIBundle); ok {
@@ -38,8 +37,8 @@ func digestConfig(b *v1alpha1.OCIBundle) {
 	}
 }
 
-// digest is the same for documents that mean the same: it is over the canonical form (sorted keys,
-// no white space).
+// digest returns the digest of a document's canonical form, equal for documents that mean the same
+// (sorted keys, no white space).
 func digest(document []byte) []byte {
 	var value any
 	if err := json.Unmarshal(document, &value); err == nil {
@@ -50,8 +49,8 @@ func digest(document []byte) []byte {
 	return fmt.Appendf(nil, `%s%x"}`, digestPrefix, sha256.Sum256(document))
 }
 
-// specDigest returns the same for an OCIBundle's spec as it was written, as it was read, and as it
-// is in the cache.
+// specDigest returns a digest of an OCIBundle's spec that is equal for the written, the read and
+// the cached object.
 func specDigest(spec *v1alpha1.OCIBundleSpec) string {
 	b := v1alpha1.OCIBundle{Spec: *spec}
 	digestConfig(&b)

@@ -22,8 +22,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// dispatch makes the OCIBundle what it should be: it makes it, puts it right, or takes it away from
-// the node that it is not to be on any more.
+// dispatch creates the OCIBundle, corrects it, or removes it from a node that it no longer belongs
+// to.
 func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.Spec.NodeName != s.desired.NodeName {
 		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
@@ -89,7 +89,7 @@ func (r *Reconciler) withdrawFirst(s *scope) {
 	}
 }
 
-// wanted is the OCIBundle as it should be.
+// wanted returns the OCIBundle as it should be.
 func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	c := s.container
 	b := s.newBundle(*s.desired)
@@ -228,10 +228,9 @@ func (r *Reconciler) claim(ctx context.Context, s *scope, node string) error {
 	return nil
 }
 
-// apply creates the OCIBundle, or changes have, with server-side apply. What others have added to
-// its spec is no business of server-side apply, which leaves to each what is its own; but this spec
-// is what the kernel gets and the controller's alone, so what is left of theirs is taken out by
-// replacing the whole.
+// apply creates the OCIBundle, or changes have, with server-side apply. Server-side apply leaves
+// the fields that others have added to the spec. Only the controller may write this spec, which the
+// kernel gets, so such fields are removed by replacing the whole.
 func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
 	u, err := applyConfiguration(want, have)
 	if err != nil {
@@ -261,10 +260,10 @@ func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) 
 // written. With it server-side apply creates an object, and ends in a conflict where one exists.
 const noVersion = "1"
 
-// applyConfiguration is want as server-side apply takes it: no status, and no field that is only
-// there because Go has no absent struct. have is the object that is to be changed, and no other of
-// that name; nil where it is to be created. Without either condition, apply would take over what
-// somebody else has put under the name since the cache was read.
+// applyConfiguration returns want in the form of server-side apply: no status, and no field that is
+// only there because Go has no absent struct. have is the object that is to be changed, and no
+// other of that name; nil where it is to be created. Without either condition, apply would take
+// over an object that somebody else has created under the name since the cache was read.
 func applyConfiguration(want, have *v1alpha1.OCIBundle) (*unstructured.Unstructured, error) {
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
 	if err != nil {

@@ -17,12 +17,13 @@ import (
 type note struct {
 	// kind is Normal or Warning.
 	kind string
-	// reason is why it is sent, action what was done or tried: both are single words for machines.
+	// reason is the cause of the event, action the work that was done or tried: both are single
+	// words for machines.
 	reason, action string
 	message        string
 }
 
-// maxNote is how long an event's note may be (events.k8s.io/v1 Event.note, 1 kB).
+// maxNote is the greatest length of an event's note (events.k8s.io/v1 Event.note, 1 kB).
 const maxNote = 1024
 
 // fact records an event of something that has been done.
@@ -30,8 +31,8 @@ func (s *scope) fact(kind, reason, action, format string, args ...any) {
 	s.facts = append(s.facts, note{kind, reason, action, fmt.Sprintf(format, args...)})
 }
 
-// send sends the notes of one change as few events: what went well becomes one, with the reason of
-// the last.
+// send sends the notes of one change as few events: successful steps become one event, with the
+// reason of the last.
 func (r *Reconciler) send(c *v1alpha1.Container, notes []note) {
 	for _, n := range merge(notes) {
 		r.Recorder.Eventf(c, nil, n.kind, n.reason, n.action, "%s", status.Shorten(n.message, maxNote))
@@ -59,7 +60,7 @@ func merge(notes []note) []note {
 	return out
 }
 
-// transitions are the events that follow from a change of status. It is pure, and silent where
+// transitions returns the events that follow from a change of status. It is pure, and silent where
 // nothing has changed.
 func transitions(before, after *v1alpha1.Container) []note {
 	var out []note

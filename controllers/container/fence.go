@@ -29,10 +29,10 @@ import (
 type host struct {
 	// lost says why the agent is not heard; empty while it is.
 	lost string
-	// gone is whether an administrator has said that the machine is off, so that nothing runs there
-	// any more.
+	// gone reports whether an administrator has said that the machine is off, so that nothing runs
+	// there any more.
 	gone bool
-	// wait is when to look again, if time alone can make it gone; 0 is never.
+	// wait is the time after which to look again, if time alone can make it gone; 0 is never.
 	wait time.Duration
 }
 
@@ -145,7 +145,7 @@ type absences struct {
 
 type absence struct {
 	since time.Time
-	// lost is whether the agent was lost before.
+	// lost reports whether the agent was lost before.
 	lost bool
 }
 
@@ -167,8 +167,8 @@ func (a *absences) notePresent(name string) {
 	delete(a.byName, name)
 }
 
-// left returns how much of the grace period is left in which the agent of an absent NodeAgent may
-// register again. It begins when this process first misses the NodeAgent.
+// left returns the rest of the grace period in which the agent of an absent NodeAgent may register
+// again. It begins when this process first misses the NodeAgent.
 func (a *absences) left(name string, grace time.Duration, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()

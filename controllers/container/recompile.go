@@ -33,8 +33,8 @@ func (r *Reconciler) revision() int {
 	return compile.Revision
 }
 
-// noteCompiled sets the annotations of an OCIBundle that say which compiler has made its document,
-// and of what.
+// noteCompiled records in annotations of an OCIBundle which compiler has compiled its document, and
+// from which spec.
 func (r *Reconciler) noteCompiled(s *scope, annotations map[string]string) {
 	set := func(name, value string) {
 		if value != "" {
@@ -56,8 +56,8 @@ func (r *Reconciler) noteCompiled(s *scope, annotations map[string]string) {
 	set(AnnotationRecompiled, cmp.Or(s.container.Annotations[v1alpha1.AnnotationRecompile], had[AnnotationRecompiled]))
 }
 
-// offer finds out whether this version of the compiler would make something else of a Container
-// that keeps what was compiled for its generation. It compares once: the answer is in the status.
+// offer finds out whether this version of the compiler would compile a Container differently that
+// keeps the document of its generation. It compares once: the answer is in the status.
 func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 	if s.bundle.Annotations[AnnotationCompileRevision] == strconv.Itoa(r.revision()) {
 		return nil

@@ -13,17 +13,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// answerTime is how long the first status of a Container waits for the agent's answer. Most answers
-// come within a moment, and "dispatched" before "running" is a write that nobody reads: writes are
-// what the API server has least of in a burst.
+// answerTime is the time for which the first status of a Container waits for the agent's answer.
+// Most answers come within a moment, and "dispatched" before "running" is a write that nobody
+// reads, and in a burst the API server's writes are scarce.
 const answerTime = 10 * time.Second
 
-// busyTime is how long it waits if the agent answers others in the meantime: of a burst on one
+// busyTime is the time for which it waits if the agent answers others in between: of a burst on one
 // node, most wait for their turn.
 const busyTime = time.Minute
 
-// awaitsAnswer returns how long the first status of the Container may still wait for the agent; 0
-// if it is to be written.
+// awaitsAnswer returns the time for which the first status of the Container may still wait for the
+// agent; 0 if it is to be written.
 func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
 	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync || current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
 		return 0
@@ -67,8 +67,8 @@ func (a *answers) forget(node string) {
 	delete(a.byNode, node)
 }
 
-// report writes the status, if it has changed, and sends the events of what has. It is the one
-// place that does either. failure is the error that ended the phases early, or nil.
+// report writes the status, if it has changed, and sends the events of the changes. Only this
+// function does that. failure is the error that ended the phases early, or nil.
 func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error {
 	r.send(s.container, s.facts)
 	if s.gone || onlyConflicts(failure) {

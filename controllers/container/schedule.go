@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-// verdict is where the Container goes, or why nowhere.
+// verdict is the node chosen for a Container, or the reason why there is none.
 type verdict struct {
 	node            string
 	reason, message string
@@ -97,7 +97,7 @@ func placed(node string) *verdict {
 	return &verdict{node: node, reason: v1alpha1.ReasonScheduled, message: "placed on node " + node}
 }
 
-// request is a Container's demand on a node.
+// request returns a Container's demand on a node.
 func (s *scope) request() scheduling.Request {
 	spec := &s.container.Spec
 	q := scheduling.Request{
@@ -120,7 +120,7 @@ func (s *scope) request() scheduling.Request {
 	return q
 }
 
-// withOverhead adds what a RuntimeClass says that its handler takes beside the container itself.
+// withOverhead adds the overhead of a RuntimeClass's handler to a request.
 func withOverhead(requests, overhead corev1.ResourceList) corev1.ResourceList {
 	sum := corev1.ResourceList{}
 	for name, q := range requests {

@@ -16,15 +16,16 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// scope is one reconcile: what has been read before it, and what its phases have found.
+// scope holds the data of one reconcile: the objects read before it, and the findings of its
+// phases.
 type scope struct {
 	// container is the object to work on; before is as it was read, for the patch of the status and
 	// for the events.
 	container, before *v1alpha1.Container
 	// bundle is the Container's OCIBundle, or nil. Its config is a digest: see digestConfig.
 	bundle *v1alpha1.OCIBundle
-	// surplus are further OCIBundles of the Container: the one that bundle replaces, or what a race
-	// has left.
+	// surplus are further OCIBundles of the Container: the one that bundle replaces, or those that
+	// a race has left.
 	surplus []*v1alpha1.OCIBundle
 	// predecessors are the OCIBundles of earlier Containers of the same name.
 	predecessors []*v1alpha1.OCIBundle
@@ -37,27 +38,26 @@ type scope struct {
 	// that the OCIBundle has, with the config's digest.
 	desired *v1alpha1.OCIBundleSpec
 	kept    bool
-	// sameRun is whether desired has the config's digest, and the rest of what runs, from the
-	// OCIBundle: see keepRun. Then edited is the newly compiled spec, if the running container is
-	// to be given some of it.
+	// sameRun reports whether desired keeps the config's digest, and the other fields of the
+	// running container, from the OCIBundle: see keepRun. Then edited is the newly compiled spec,
+	// if the running container is to be given some of it.
 	sameRun bool
 	edited  *v1alpha1.OCIBundleSpec
 	// profile is the seccomp profile that desired refers to, where it was compiled here.
 	profile string
-	// facts are events of what has been done, besides those that follow from the change of the
-	// status.
+	// facts are events of completed work, besides those that follow from the change of the status.
 	facts []note
-	// again is when to look again, if time alone can change something; 0 is never.
+	// again is the time after which to look again, if time alone can change something; 0 is never.
 	again time.Duration
-	// gone is whether the Container's last finalizer has been taken off, so that there is no status
-	// to write any more.
+	// gone reports whether the Container's last finalizer has been removed, so that there is no
+	// status to write any more.
 	gone bool
 }
 
 func (s *scope) key() client.ObjectKey { return client.ObjectKeyFromObject(s.container) }
 
-// gather does the reading of a reconcile. The nodes, which only a Container without one needs, are
-// read by schedule.
+// gather reads the objects that a reconcile needs. The nodes, which only a Container without one
+// needs, are read by schedule.
 func (r *Reconciler) gather(ctx context.Context, c *v1alpha1.Container) (*scope, error) {
 	s := &scope{container: c, before: c.DeepCopy()}
 	s.found.generation = c.Generation

@@ -20,28 +20,29 @@ import (
 type findings struct {
 	// generation of the Container that was looked at.
 	generation int64
-	// deleting is whether the Container is to go.
+	// deleting reports whether the Container is being deleted.
 	deleting bool
-	// deadline is how long the Container may take to become Ready; 0 is for ever.
+	// deadline is the time that the Container may take to become Ready; 0 is no limit.
 	deadline time.Duration
 
-	// compiled is whether the spec has been compiled at all; invalid are the faults, warnings what
-	// is only worth saying.
+	// compiled reports whether the spec has been compiled; invalid has its faults, warnings its
+	// warnings.
 	compiled bool
 	invalid  string
 	warnings []string
-	// newer says what this version of the compiler would make of the spec otherwise; empty if
-	// nothing.
+	// newer names the fields that this version of the compiler would compile differently; empty if
+	// there are none.
 	newer string
 	// scheduled is nil where it did not come to that.
 	scheduled *verdict
-	// foreign says what OCIBundle stands in the way that is not the Container's; predecessor is the
-	// uid of an earlier Container of the same name that it belonged to, if that is the case: then
-	// it is being removed.
+	// foreign names an OCIBundle under the Container's name that is not the Container's;
+	// predecessor is the uid of an earlier Container of the same name that it belonged to, if that
+	// is the case: then it is being removed.
 	foreign, predecessor string
-	// inSync is whether the OCIBundle is that of this generation.
+	// inSync reports whether the OCIBundle is compiled from this generation.
 	inSync bool
-	// failure is why the OCIBundle could not be written; unready is why it is not written yet.
+	// failure is the error of writing the OCIBundle; unready is the reason why it is not written
+	// yet.
 	failure, unready string
 	// shown is the document that the annotation v1alpha1.AnnotationShowCompiled asks for.
 	shown *v1alpha1.CompiledSpec
@@ -54,7 +55,7 @@ type findings struct {
 	once   bool
 }
 
-// computeStatus is the status that follows from what was found. It is pure: equal arguments give
+// computeStatus returns the status that follows from the findings. It is pure: equal arguments give
 // equal results, and a status computed from itself is itself.
 func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, now time.Time) v1alpha1.ContainerStatus {
 	if f.foreign != "" {
@@ -157,7 +158,8 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 	return status.OfRun(bundle.Status.Phase, st.Conditions)
 }
 
-// waitForNode says what a deletion waits for, and what to do where the machine does not come back.
+// waitForNode returns the message of a deletion that waits for a node, with the remedy if the
+// machine does not come back.
 func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
 	if bundle == nil {
 		return what
@@ -169,7 +171,7 @@ func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
 	return message
 }
 
-// whileLost says what becomes of a Container whose node is lost.
+// whileLost returns the message about a Container whose node is lost.
 func whileLost(f findings, bundle *v1alpha1.OCIBundle) string {
 	switch {
 	case f.gone && f.pinned == bundle.Spec.NodeName:
@@ -180,8 +182,8 @@ func whileLost(f findings, bundle *v1alpha1.OCIBundle) string {
 	return "its process may run on, so it is not placed elsewhere. " + whoKnows(bundle)
 }
 
-// whoKnows says what ends the wait for a node: an act of an administrator, since nobody else can
-// know that the machine is off.
+// whoKnows returns the message about the end of the wait for a node: an act of an administrator,
+// since nobody else can know that the machine is off.
 func whoKnows(bundle *v1alpha1.OCIBundle) string {
 	return fmt.Sprintf("An administrator who knows that the machine is off can say so by the taint %s on Node or NodeAgent %s, or by deleting both",
 		corev1.TaintNodeOutOfService, bundle.Spec.NodeName)
@@ -203,7 +205,7 @@ func ended(b *v1alpha1.OCIBundle) bool {
 	return status.Finished(b.Status.Phase)
 }
 
-// terminated is the last end of the process, nil where there has been none.
+// terminated returns the last end of the process, or nil.
 func terminated(st *v1alpha1.ContainerStatus) *corev1.ContainerStateTerminated {
 	if st.State.Terminated != nil {
 		return st.State.Terminated

@@ -22,7 +22,7 @@ import (
 
 const generation = 3
 
-// agentSays is an OCIBundle on node-a that the agent has answered with this phase and these
+// agentSays returns an OCIBundle on node-a that the agent has answered with this phase and these
 // conditions.
 func agentSays(phase v1alpha1.ContainerPhase, conditions ...metav1.Condition) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{

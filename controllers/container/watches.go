@@ -87,9 +87,8 @@ func ofContainer(o client.Object) []string {
 	return []string{containerKey(o.(*v1alpha1.OCIBundle)).String()}
 }
 
-// answerPriority puts what an agent reports before new Containers, whose priority is 0. In a burst,
-// a process that runs would otherwise be shown as such only after all that was applied has been
-// dispatched.
+// answerPriority puts reports of agents before new Containers, whose priority is 0. Otherwise, in a
+// burst, a running process would be shown only after all new Containers have been dispatched.
 const answerPriority = 100
 
 // addAnswer reconciles a Container whose OCIBundle its agent has changed.
@@ -155,8 +154,8 @@ func (r *Reconciler) bundleEvents() handler.EventHandler {
 	}
 }
 
-// agentEvents wakes the Containers that wait for a node when one changes in what a choice looks at,
-// and reconciles those on the node when it is lost or found.
+// agentEvents wakes the Containers that wait for a node when a field changes on which a choice
+// depends, and reconciles those on the node when it is lost or found.
 func (r *Reconciler) agentEvents() handler.EventHandler {
 	both := func(ctx context.Context, q queue, o client.Object) {
 		r.wake(ctx, q)
@@ -188,8 +187,9 @@ func (r *Reconciler) agentEvents() handler.EventHandler {
 	}
 }
 
-// nodeEvents wakes the Containers that wait for a node when a Node changes in what a choice looks
-// at, and reconciles those on the node when an administrator says that its machine is gone.
+// nodeEvents wakes the Containers that wait for a node when a field of a Node changes on which a
+// choice depends, and reconciles those on the node when an administrator says that its machine is
+// gone.
 func (r *Reconciler) nodeEvents() handler.EventHandler {
 	waiting := r.wakeWaiting()
 	return handler.Funcs{

@@ -74,7 +74,7 @@ type certificate struct {
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves the webhook.
 func (*certificate) NeedLeaderElection() bool { return false }
 
-// Start keeps the certificate until ctx ends. Containers do not depend on it: what fails is logged
+// Start keeps the certificate until ctx ends. Containers do not depend on it: failures are logged
 // and tried again.
 func (c *certificate) Start(ctx context.Context) error {
 	log := ctrl.LoggerFrom(ctx).WithName("deletion-webhook")

@@ -36,7 +36,7 @@ type Options struct {
 	// Host and Port are where it is served; an empty host is every address.
 	Host string
 	Port int
-	// Namespace is that of the certificate's Secret.
+	// Namespace is the namespace of the certificate's Secret.
 	Namespace string
 	// Interval is how long to wait before Secret and ValidatingWebhookConfiguration are looked at
 	// again: others can change them. 0 is 15 s.

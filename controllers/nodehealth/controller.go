@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// DefaultGracePeriod is how long a Lease may go without being renewed: the agent renews it every 10
+// DefaultGracePeriod is the time for which a Lease may stay unrenewed: the agent renews it every 10
 // s, and kube-controller-manager's --node-monitor-grace-period was 40 s for as long.
 const DefaultGracePeriod = 40 * time.Second
 
@@ -44,7 +44,7 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Clock measures how long a Lease has stood still.
 	Clock clock.PassiveClock
-	// GracePeriod is how long that may be.
+	// GracePeriod is the longest such time.
 	GracePeriod time.Duration
 
 	pulses pulses
@@ -98,8 +98,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{RequeueAfter: r.GracePeriod - silence}, nil
 }
 
-// leaseNamespaces are where the Lease of a node may be, under the node's name: in the node's own
-// namespace, or where an agent before AgentRevision 2 renews it.
+// leaseNamespaces returns the namespaces that may have the Lease of a node, under the node's name:
+// in the node's own namespace, or where an agent before AgentRevision 2 renews it.
 func leaseNamespaces(node string) []string {
 	return []string{v1alpha1.NodeNamespace(node), v1alpha1.FormerLeaseNamespace}
 }
@@ -184,18 +184,18 @@ func (r *Reconciler) write(ctx context.Context, agent *v1alpha1.NodeAgent, c met
 	return nil
 }
 
-// pulse is when this process last saw a heartbeat. It is its own clock that counts, as in
-// kube-controller-manager's node lifecycle: the clock of the node, which renewTime is by, may be
-// off.
+// pulse records the time at which this process last saw a heartbeat. It is its own clock that
+// counts, as in kube-controller-manager's node lifecycle: the clock of the node, which renewTime is
+// by, may be off.
 type pulse struct {
 	// beat identifies the last heartbeat; empty where there is no Lease.
 	beat string
 	// renewed is the renewal time in the Lease; for people only.
 	renewed time.Time
-	// at is when the beat was first seen by this process.
+	// at is the time at which this process first saw the beat.
 	at time.Time
-	// moved is whether it has been seen to change: the first sight of a Lease does not show its
-	// age.
+	// moved reports whether a change of the beat has been seen: the first sight of a Lease does not
+	// show its age.
 	moved bool
 }
 
@@ -209,7 +209,7 @@ func (p pulse) last() string {
 	return "; the last time was " + p.renewed.UTC().Format(time.RFC3339)
 }
 
-// pulses are those of all nodes.
+// pulses holds the pulse of each node.
 type pulses struct {
 	mu     sync.Mutex
 	byName map[string]pulse

@@ -47,8 +47,8 @@ const userPrefix = "berth:node:"
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=rolebindings,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames=berth-node-heartbeat;berth-node-bundles,verbs=bind
 
-// namespaceWorkers is how many nodes are given their namespaces at once. Each takes five requests
-// one after the other, and a new cluster has thousands of nodes.
+// namespaceWorkers is the number of nodes whose namespaces are created concurrently. Each takes
+// five requests one after the other, and a new cluster has thousands of nodes.
 const namespaceWorkers = 4
 
 // NamespaceReconciler gives the agent of one node at a time a namespace and an identity, and takes
@@ -62,7 +62,7 @@ type NamespaceReconciler struct {
 	Recorder events.EventRecorder
 	// Clock measures how long a NodeAgent has been absent.
 	Clock clock.PassiveClock
-	// GracePeriod is how long that may be: an agent whose NodeAgent was deleted registers again.
+	// GracePeriod is the longest such time: an agent whose NodeAgent was deleted registers again.
 	GracePeriod time.Duration
 
 	mu     sync.Mutex
@@ -119,7 +119,7 @@ func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (
 	return ctrl.Result{}, err
 }
 
-// provide creates what the node does not have yet.
+// provide creates the missing objects of a node: namespace, ServiceAccount and RoleBindings.
 func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 	meta := func(namespace, name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{
@@ -281,7 +281,7 @@ func (r *NamespaceReconciler) deleteAccount(ctx context.Context, node string) er
 	return nil
 }
 
-// absence returns how long the NodeAgent has been absent, as far as this process knows.
+// absence returns the time for which this process has seen the NodeAgent absent.
 func (r *NamespaceReconciler) absence(node string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -25,7 +25,7 @@ import (
 
 // +kubebuilder:rbac:groups=berth.run,resources=seccompprofiles,verbs=get;list;watch;create;delete
 
-// DefaultDelay is how long a profile is kept after the last OCIBundle that refers to it.
+// DefaultDelay is the time for which a profile is kept after the last OCIBundle that refers to it.
 const DefaultDelay = time.Hour
 
 // Keeper keeps SeccompProfiles.
@@ -36,8 +36,8 @@ type Keeper struct {
 	delay  time.Duration
 
 	mu sync.Mutex
-	// used is when each profile that is known to exist, by its digest, was used last: handed to a
-	// caller of Ensure, or referred to by an OCIBundle.
+	// used has, by its digest, the time of the last use of each profile that is known to exist:
+	// returned by Ensure, or referred to by an OCIBundle.
 	used map[string]time.Time
 	// contents are the profiles by their digest, to create one again that was deleted.
 	contents map[string]string

@@ -22,7 +22,7 @@ type Request struct {
 	// Selectors are labels that the node must have, all of each: the Container's own and its
 	// RuntimeClass's.
 	Selectors []map[string]string
-	// Tolerations are those of the Container and of its RuntimeClass.
+	// Tolerations are the tolerations of the Container and of its RuntimeClass.
 	Tolerations []corev1.Toleration
 	// Handler is the runtime that the node must have; empty is Berth's own.
 	Handler string
@@ -32,7 +32,7 @@ type Request struct {
 	MinAgent int32
 }
 
-// handler is the name under which a NodeAgent lists the runtime that is asked for.
+// handler returns the name under which a NodeAgent lists the runtime that is asked for.
 func (r Request) handler() string {
 	if r.Handler == "" {
 		return v1alpha1.HandlerNative
@@ -52,9 +52,9 @@ type Node struct {
 }
 
 // label returns the value of a label: that of the core Node before that of the NodeAgent. An agent
-// writes some of the latter itself, and what it says must not move Containers of others to its
-// node. Labels of the prefix node-restriction.kubernetes.io/ count on a Node alone, where
-// Kubernetes keeps kubelets from setting them.
+// writes some of the latter itself, and must not be able to move Containers of others to its node.
+// Labels of the prefix node-restriction.kubernetes.io/ count on a Node alone, where Kubernetes
+// keeps kubelets from setting them.
 func (n Node) label(key string) (value string, ok bool) {
 	if n.Core != nil {
 		if value, ok = n.Core.Labels[key]; ok {
@@ -95,12 +95,12 @@ func (n Node) taints() []corev1.Taint {
 type Unfit struct {
 	// Reason is one of the reasons of the condition Scheduled.
 	Reason string
-	// Message is for people; it counts the nodes by what they lack.
+	// Message is for people; it counts the nodes by the reason why they do not fit.
 	Message string
 }
 
-// A check returns what the node lacks for the request, as words that follow a number of nodes ("2
-// lacked handler \"kata\""), or nothing where it fits.
+// A check returns the reason why a node does not fit a request, as words that follow a number of
+// nodes ("2 lacked handler \"kata\""), or nothing where it fits.
 type check func(Request, Node) string
 
 // checks in the order in which a node is judged; the first lack is the one that is reported.
@@ -165,8 +165,9 @@ func isNewEnough(r Request, n Node) string {
 	return "had an agent too old for a field of the spec"
 }
 
-// hasRoom compares with what is allocatable. A resource that the Container does not request always
-// fits, as in kube-scheduler, and so does one that the agent does not report.
+// hasRoom reports whether the request fits into the node's allocatable resources. A resource that
+// the Container does not request always fits, as in kube-scheduler, and so does one that the agent
+// does not report.
 func hasRoom(r Request, n Node) string {
 	want := usageOf(r.Resources)
 	var lacks []string
@@ -192,9 +193,9 @@ func lack(r Request, n Node) string {
 	return ""
 }
 
-// Choose returns the name of the node with the most room among those that fit, or why none does.
-// Equal nodes are told apart by how many containers they have, then by name, so that the answer
-// does not depend on the order of nodes.
+// Choose returns the name of the node with the most room among those that fit, or the reason why
+// none fits. Equal nodes are told apart by how many containers they have, then by name, so that the
+// answer does not depend on the order of nodes.
 func Choose(r Request, nodes []Node) (string, *Unfit) {
 	if len(nodes) == 0 {
 		return "", &Unfit{v1alpha1.ReasonUnschedulable, "no NodeAgent is registered: start berth-agent on a node"}
@@ -224,7 +225,7 @@ func before(a, b Node) bool {
 	return a.Agent.Name < b.Agent.Name
 }
 
-// summary is "2 lacked …, 1 had …", the most frequent lack first.
+// summary returns "2 lacked …, 1 had …", the most frequent lack first.
 func summary(lacks map[string]int) string {
 	parts := make([]string, 0, len(lacks))
 	for what := range lacks {

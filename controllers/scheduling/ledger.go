@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Ledger is the book of what each node has been given. Entries come from the watch of OCIBundles
-// (Observe, Remove), and ahead of it from Place, as kube-scheduler's assumed pods do. It is safe
-// for concurrent use.
+// Ledger records the resources that each node has given away. Entries come from the watch of
+// OCIBundles (Observe, Remove), and ahead of it from Place, as kube-scheduler's assumed pods do. It
+// is safe for concurrent use.
 type Ledger struct {
 	mu      sync.Mutex
 	entries map[types.NamespacedName]entry
@@ -48,7 +48,7 @@ func (l *Ledger) Remove(key types.NamespacedName) {
 	l.unset(key)
 }
 
-// Withdraw strikes out what Place has entered, unless the watch has shown the OCIBundle since.
+// Withdraw removes the entry of Place, unless the watch has shown the OCIBundle since.
 func (l *Ledger) Withdraw(key types.NamespacedName) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,9 +73,9 @@ func (l *Ledger) Usage(node string) Usage {
 	return l.nodes[node]
 }
 
-// Place chooses a node for the OCIBundle and enters it in the book, in one step, so that of many
-// choices at once each knows of those before it. It fills in the Used of nodes, without what the
-// OCIBundle itself may have been given before.
+// Place chooses a node for the OCIBundle and records the choice, in one step, so that each of many
+// concurrent choices knows those before it. It fills in the Used of nodes, without the OCIBundle's
+// own earlier share.
 func (l *Ledger) Place(key types.NamespacedName, r Request, nodes []Node) (string, *Unfit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,8 +17,8 @@ type Usage struct {
 	Containers int
 
 	// weightCPU and weightMemory are the same sums with a default for containers that request
-	// nothing, so that these spread too. They only rank nodes; what fits is decided by the true
-	// sums.
+	// nothing, so that these spread too. They only rank nodes; the true sums decide whether a
+	// request fits.
 	weightCPU, weightMemory int64
 }
 

@@ -49,9 +49,9 @@ type Field struct {
 
 // Set is a change from one spec to another.
 type Set struct {
-	// Kind is the greatest of those of the fields.
+	// Kind is the greatest Kind of the fields.
 	Kind Kind
-	// Fields are all that differ, sorted by path.
+	// Fields has each field that differs, sorted by path.
 	Fields []Field
 }
 
@@ -79,7 +79,7 @@ func (s Set) Log() []string {
 }
 
 const (
-	// resources is where the document has the fields that a runtime's update takes.
+	// resources is the path of the fields that a runtime's update accepts.
 	resources = "config.linux.resources."
 	logging   = "logging."
 )
@@ -220,9 +220,9 @@ func below(path, name string) string {
 	return path + "." + name
 }
 
-// Resources returns what a runtime's update is to be given for a container to have the values that
-// spec has in the fields of those paths, which are some of Limits of a Set. A field that spec does
-// not set gets the value that means no limit.
+// Resources returns the input of a runtime's update that gives a container the values of spec at
+// these paths, which are some of the Limits of a Set. A field that spec does not set gets the value
+// that means no limit.
 func Resources(spec *v1alpha1.OCIBundleSpec, paths []string) (*specs.LinuxResources, error) {
 	all, err := tree(spec)
 	if err != nil {

@@ -5,13 +5,13 @@ package change
 // entry says how a change of one field is applied.
 type entry struct {
 	kind Kind
-	// canUnset is whether a field of kind Live may also be removed. unset is what the runtime gets
+	// canUnset reports whether a field of kind Live may also be removed. The runtime gets unset
 	// then.
 	canUnset bool
 	unset    any
 }
 
-// table has an entry for each field that does not take a new container. A path is that of JSON
+// table returns an entry for each field that does not need a new container. A path is that of JSON
 // below spec; * is any key of a map.
 func table() map[string]entry {
 	none := entry{kind: None}

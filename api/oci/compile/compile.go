@@ -71,8 +71,8 @@ func Bundle(c *v1alpha1.Container, opts ...Option) (*v1alpha1.OCIBundleSpec, fie
 // part is one concern: it reads d.in and adds to d.spec, d.out and d.faults.
 type part func(d *draft)
 
-// parts are all concerns in the order of the sections of the runtime-spec. Only
-// seccomp depends on one before it: rules of its profile follow capabilities.
+// parts returns all concerns in the order of the sections of the runtime-spec. Only seccomp depends
+// on one before it: rules of its profile follow capabilities.
 func parts() []part {
 	return []part{
 		root,

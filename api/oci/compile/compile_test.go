@@ -39,7 +39,7 @@ func readContainer(t *testing.T, file string) *v1alpha1.Container {
 	return c
 }
 
-// compiled is the bundle of a Container that has no fault, and its document.
+// compiled returns the bundle of a Container that has no fault, and its document.
 func compiled(t *testing.T, c *v1alpha1.Container) (*v1alpha1.OCIBundleSpec, *specs.Spec) {
 	t.Helper()
 	b, faults := Bundle(c, Architecture("amd64"))

@@ -13,9 +13,9 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 )
 
-// variables is process.env: what the user wrote, in that order. The node puts the
-// image's variables, PATH and HOME beneath. If it has to find a value, it gets the
-// whole list, in which all that is known here is literal.
+// variables returns process.env: the user's variables, in their order. The node puts the image's
+// variables, PATH and HOME beneath. If it has to find a value, it gets the whole list, in which all
+// that is known here is literal.
 func variables(d *draft) {
 	var env []corev1.EnvVar
 	byNode := false

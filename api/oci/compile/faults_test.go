@@ -13,7 +13,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// parse is a Container from the lines of its spec.
+// parse returns a Container from the lines of its spec.
 func parse(t *testing.T, spec string) *v1alpha1.Container {
 	t.Helper()
 	c := &v1alpha1.Container{}

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// base is a Container that each case below changes in one field.
+// base returns a Container that each case below changes in one field.
 func base() *v1alpha1.Container {
 	c := &v1alpha1.Container{}
 	c.Name = "base"
@@ -335,7 +335,7 @@ func byNode(at arrives) arrives {
 	return merged(arrives{"config.process.env": "", "process.env[A].name": `"A"`}, at)
 }
 
-// limitVariable is a variable with the node's memory, since the Container has no limit.
+// limitVariable returns a variable with the node's memory, since the Container has no limit.
 func limitVariable(divisor, container string) fieldCase {
 	at := byNode(arrives{
 		"process.env[A].valueFrom.resourceFieldRef.resource": `"limits.memory"`,

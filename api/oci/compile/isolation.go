@@ -4,8 +4,8 @@ package compile
 
 import "github.com/opencontainers/runtime-spec/specs-go"
 
-// namespaces are linux.namespaces: all that containerd makes for a container of
-// a Pod, less those of the host that the user asks to be in.
+// namespaces returns linux.namespaces: those that containerd creates for a container of a Pod,
+// without those that the user shares with the host.
 func namespaces(d *draft) {
 	add := func(t specs.LinuxNamespaceType) {
 		d.spec.Linux.Namespaces = append(d.spec.Linux.Namespaces, specs.LinuxNamespace{Type: t})
@@ -27,8 +27,8 @@ func namespaces(d *draft) {
 	add(specs.CgroupNamespace)
 }
 
-// maskedPaths are the masked paths of containerd 2 and, with /proc/interrupts, of the
-// kubelet: they show the host, or other containers on it.
+// maskedPaths returns the masked paths of containerd 2 and, with /proc/interrupts, of the kubelet:
+// they show the host, or other containers on it.
 func maskedPaths() []string {
 	return []string{
 		"/proc/acpi",
@@ -46,7 +46,7 @@ func maskedPaths() []string {
 	}
 }
 
-// hiddenPaths are linux.maskedPaths and linux.readonlyPaths.
+// hiddenPaths compiles linux.maskedPaths and linux.readonlyPaths.
 func hiddenPaths(d *draft) {
 	d.spec.Linux.MaskedPaths = maskedPaths()
 	d.spec.Linux.ReadonlyPaths = []string{
@@ -58,9 +58,9 @@ func hiddenPaths(d *draft) {
 	}
 }
 
-// devices are the rules of the device cgroup: nothing, but for mknod(2) and the
-// devices that config-linux.md, "Default Devices", has every runtime make. These
-// stand in the document too, so that no runtime has to add to it.
+// devices compiles the rules of the device cgroup: only mknod(2) and the devices that
+// config-linux.md, "Default Devices", has every runtime make. These stand in the document too, so
+// that no runtime has to add to it.
 func devices(d *draft) {
 	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
 		rule := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: access, Major: &major, Minor: &minor}

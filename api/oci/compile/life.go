@@ -15,7 +15,7 @@ import (
 // defaultGracePeriod is a Pod's, in seconds.
 const defaultGracePeriod = 30
 
-// life is how the container is started again and stopped.
+// life compiles the fields by which the container is started again and stopped.
 func life(d *draft) {
 	d.out.RestartPolicy = cmp.Or(d.in.RestartPolicy, corev1.RestartPolicyAlways)
 	oneOf(d, d.path.Child("restartPolicy"), d.out.RestartPolicy,

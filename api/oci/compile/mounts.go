@@ -72,7 +72,7 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	}
 }
 
-// defaultMounts are the mounts of containerd's CRI plugin.
+// defaultMounts returns the mounts of containerd's CRI plugin.
 func defaultMounts() []specs.Mount {
 	return []specs.Mount{
 		{
@@ -106,7 +106,7 @@ func defaultMounts() []specs.Mount {
 	}
 }
 
-// mounts are the defaults and spec.volumeMounts, parents before children.
+// mounts compiles the default mounts and spec.volumeMounts, parents before children.
 func mounts(d *draft) {
 	d.spec.Mounts = defaultMounts()
 	if d.in.HostIPC {
@@ -160,7 +160,7 @@ func volumeSource(d *draft, at *field.Path, name string) string {
 	return "volumes/" + name
 }
 
-// madeByRuntime are the files that a runtime creates in /dev after all mounts
+// madeByRuntime returns the files that a runtime creates in /dev after all mounts
 // (config-linux.md, "Default Devices" and "Default Filesystems").
 func madeByRuntime() []string {
 	return []string{
@@ -196,7 +196,7 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 	return false
 }
 
-// mountOptions are the options of a volume's bind mount.
+// mountOptions returns the options of a volume's bind mount.
 func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
 	if m.SubPath != "" {
 		d.refuse(at.Child("subPath"), "is not supported: mount the whole volume, or a hostPath of the directory")

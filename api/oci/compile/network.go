@@ -4,7 +4,7 @@ package compile
 
 import "github.com/berth-run/berth/api/v1alpha1"
 
-// network says which network the agent is to connect the container to.
+// network compiles the network to which the agent connects the container.
 func network(d *draft) {
 	n := d.in.Network
 	if n == nil || !n.None {

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// placement checks what the scheduler goes by: nodeName, nodeSelector,
-// tolerations and runtimeClassName do not reach the document.
+// placement checks the fields that the scheduler uses: nodeName, nodeSelector, tolerations and
+// runtimeClassName do not reach the document.
 func placement(d *draft) {
 	if n := d.in.NodeName; n != "" {
 		for _, msg := range validation.IsDNS1123Subdomain(n) {
@@ -68,5 +68,5 @@ func toleration(d *draft, at *field.Path, t corev1.Toleration) {
 	}
 }
 
-// sortedKeys makes the order of faults that of the names.
+// sortedKeys returns the keys in order, so that faults are reported in the order of names.
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

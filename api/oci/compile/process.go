@@ -17,8 +17,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// checkName holds what the API server checks of metadata, for the sake of a
-// Container that comes from a file.
+// checkName repeats the API server's checks of metadata for a Container that comes from a file.
 func checkName(d *draft, c *v1alpha1.Container) {
 	meta := field.NewPath("metadata")
 	if c.Name == "" {
@@ -35,7 +34,7 @@ func checkName(d *draft, c *v1alpha1.Container) {
 	}
 }
 
-// root is where the root filesystem comes from.
+// root compiles the source of the root filesystem.
 func root(d *draft) {
 	d.spec.Root = newRoot("rootfs")
 	if sc := d.in.SecurityContext; sc != nil && sc.ReadOnlyRootFilesystem != nil {
@@ -169,8 +168,8 @@ func isFile(ref string) bool {
 	})
 }
 
-// arguments are process.args. $(NAME) is replaced from spec.env alone, not from
-// the image's environment, as in a Pod.
+// arguments compiles process.args. $(NAME) is replaced from spec.env alone, not from the image's
+// environment, as in a Pod.
 func arguments(d *draft) {
 	for i, word := range d.in.Command {
 		noNUL(d, d.path.Child("command").Index(i), word)
@@ -200,14 +199,14 @@ func (d *draft) expand(words []string) []string {
 	return environment.ExpandAll(words, d.env)
 }
 
-// noNUL refuses what execve(2) cannot pass on.
+// noNUL refuses strings with a NUL byte, which execve(2) cannot pass on.
 func noNUL(d *draft, at *field.Path, s string) {
 	if strings.Contains(s, "\x00") {
 		d.invalid(at, s, "must not contain a NUL byte")
 	}
 }
 
-// workingDir is process.cwd.
+// workingDir compiles process.cwd.
 func workingDir(d *draft) {
 	d.spec.Process.Cwd = "/"
 	if d.in.WorkingDir == "" {
@@ -222,7 +221,7 @@ func workingDir(d *draft) {
 	d.out.Process.WorkingDir = d.in.WorkingDir
 }
 
-// hostname is the name in the container's UTS namespace.
+// hostname compiles the name in the container's UTS namespace.
 func hostname(d *draft) {
 	at := d.path.Child("hostname")
 	if d.in.Hostname != "" {

@@ -58,8 +58,8 @@ func amount(d *draft, list corev1.ResourceList, kind string, name corev1.Resourc
 	return v, true
 }
 
-// exact is the number of 10^scale that a quantity is, or a message of what would
-// be allowed: nothing is rounded.
+// exact returns a quantity in units of 10^scale, or a message with the allowed values: it never
+// rounds.
 func exact(q resource.Quantity, scale resource.Scale, most int64) (int64, string) {
 	unit := "a whole number"
 	if scale == resource.Milli {
@@ -106,9 +106,9 @@ func demand(d *draft, name corev1.ResourceName, most int64) (limit, request int6
 	return limit, request
 }
 
-// cpu is the CFS quota from the limit and the weight from the request, by the
-// kubelet's formulas. Without a request the weight is the least there is, so that
-// nobody who asked for cpu has to give way.
+// cpu compiles the CFS quota from the limit and the weight from the request, by the kubelet's
+// formulas. Without a request the weight is the least there is, so that nobody who asked for cpu
+// has to give way.
 func cpu(d *draft) {
 	limit, request := demand(d, corev1.ResourceCPU, maxMilliCPU)
 	c := &specs.LinuxCPU{Shares: new(uint64(min(max(request*1024/1000, minShares), maxShares)))}
@@ -119,8 +119,8 @@ func cpu(d *draft) {
 	d.spec.Linux.Resources.CPU = c
 }
 
-// memory is the limit of memory, and of memory and swap together to the same
-// bytes: a container does not swap, as on a kubelet without swap.
+// memory compiles the limit of memory, and of memory and swap together to the same bytes: a
+// container does not swap, as on a kubelet without swap.
 func memory(d *draft) {
 	limit, _ := demand(d, corev1.ResourceMemory, maxBytes)
 	if limit > 0 {
@@ -128,7 +128,7 @@ func memory(d *draft) {
 	}
 }
 
-// pids is the limit of processes and threads.
+// pids compiles the limit of processes and threads.
 func pids(d *draft) {
 	if limit, ok := amount(d, d.in.Resources.Limits, "limits", v1alpha1.ResourcePIDs, maxPIDs); ok {
 		d.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(limit)}

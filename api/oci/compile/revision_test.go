@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// anyRevision are the fields of OCIBundle.spec that every agent knows, or may ignore.
+// anyRevision returns the fields of OCIBundle.spec that every agent knows, or may ignore.
 func anyRevision() []string {
 	return strings.Fields(`
 		nodeName handler restartPolicy terminationGracePeriodSeconds requests config

@@ -26,9 +26,9 @@ func RunDigest(spec v1alpha1.ContainerSpec) string {
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(text))
 }
 
-// FixedDigest returns the same for two specs of a Container that differ only in what a running
-// container can be given, which is its resources, and in where and how it is run. A variable that is
-// one of the resources cannot change in a process that runs.
+// FixedDigest returns a digest without the fields that a running container can get (its resources),
+// and without those that say where and how it is run. A variable that is one of the resources
+// cannot change in a process that runs.
 func FixedDigest(spec v1alpha1.ContainerSpec) string {
 	for _, e := range spec.Env {
 		if e.ValueFrom != nil && e.ValueFrom.ResourceFieldRef != nil {

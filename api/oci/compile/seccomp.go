@@ -15,8 +15,8 @@ import (
 // needs a newer one is left out.
 var oldestKernel = seccomp.KernelVersion{Kernel: 5, Major: 14}
 
-// seccompProfile is linux.seccomp: the default profile of moby unless the user
-// says Unconfined.
+// seccompProfile compiles linux.seccomp: the default profile of moby unless the user says
+// Unconfined.
 func seccompProfile(d *draft) {
 	if sc := d.in.SecurityContext; sc != nil && sc.SeccompProfile != nil {
 		at := d.path.Child("securityContext", "seccompProfile")
@@ -107,7 +107,7 @@ func kernelHas(need seccomp.KernelVersion) bool {
 	return need.Major <= oldestKernel.Major
 }
 
-// profileArch is the profile's name of a GOARCH in its conditions.
+// profileArch returns the profile's name of a GOARCH in its conditions.
 func profileArch(goarch string) string {
 	switch goarch {
 	case "386":
@@ -120,7 +120,7 @@ func profileArch(goarch string) string {
 	return goarch
 }
 
-// seccompArch is the runtime-spec's name of a GOARCH. Those that are absent have
+// seccompArch returns the runtime-spec's name of a GOARCH. Those that are absent have
 // no entry in the profile's table; a runtime then filters its own architecture.
 func seccompArch(goarch string) specs.Arch {
 	switch goarch {

@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/api/oci/capability"
 )
 
-// user is who the process runs as. Names in an image's config and the groups of
-// /etc/group are the node's to resolve.
+// user compiles the user and the groups of the process. Names in an image's config and the groups
+// of /etc/group are the node's to resolve.
 func user(d *draft) {
 	sc := d.in.SecurityContext
 	if sc == nil {
@@ -55,9 +55,9 @@ func id(d *draft, at *field.Path, v *int64) bool {
 	return true
 }
 
-// privileges are NO_NEW_PRIVS and all of securityContext that is refused.
-// NO_NEW_PRIVS is set unless allowPrivilegeEscalation is true: Berth takes the
-// safe side where a Pod that says nothing would be without.
+// privileges compiles NO_NEW_PRIVS and refuses unsupported fields of securityContext. NO_NEW_PRIVS
+// is set unless allowPrivilegeEscalation is true: Berth takes the safe side where a Pod that says
+// nothing would be without.
 func privileges(d *draft) {
 	d.spec.Process.NoNewPrivileges = true
 	sc := d.in.SecurityContext
@@ -85,8 +85,8 @@ func privileges(d *draft) {
 	}
 }
 
-// defaultCapabilities are those that Docker, and containerd before 2.2, give a
-// container: the 14 of the runtime-spec's common practice.
+// defaultCapabilities are the capabilities of a container under Docker, and containerd before 2.2:
+// the 14 of the runtime-spec's common practice.
 func defaultCapabilities() []string {
 	return []string{
 		"CAP_CHOWN",
@@ -109,10 +109,9 @@ func defaultCapabilities() []string {
 // everyCapability is the word for all of them in add and drop.
 const everyCapability = "ALL"
 
-// capabilities are the sets of process.capabilities. As with containerd the
-// inheritable and ambient sets stay empty, so a process of another user than
-// root has none after execve(2). ALL is taken first, single names after it, and
-// drop after add.
+// capabilities compiles the sets of process.capabilities. As with containerd the inheritable and
+// ambient sets stay empty, so a process of another user than root has none after execve(2). ALL is
+// taken first, single names after it, and drop after add.
 func capabilities(d *draft) {
 	set := defaultCapabilities()
 	if sc := d.in.SecurityContext; sc != nil && sc.Capabilities != nil {
@@ -139,9 +138,8 @@ func capabilities(d *draft) {
 	}
 }
 
-// capabilityNames gives the kernel's names of what the user wrote, which is
-// without CAP_ in Kubernetes and with it in capabilities(7); both are taken, in
-// any case.
+// capabilityNames returns the kernel's names of the user's capabilities. It accepts them without
+// CAP_, as in Kubernetes, and with it, as in capabilities(7), in upper and lower case.
 func capabilityNames(d *draft, at *field.Path, in []corev1.Capability) []string {
 	var out []string
 	for i, c := range in {

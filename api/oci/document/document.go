@@ -19,8 +19,8 @@ import (
 // seccomp profile written out, hundreds of mounts) stay below 1 MiB.
 const MaxSize = 16 << 20
 
-// maxTypeFaults is how many fields of a wrong type are reported one by one: each costs another
-// reading of the text.
+// maxTypeFaults is the number of fields of a wrong type that are reported one by one: each costs
+// another reading of the text.
 const maxTypeFaults = 16
 
 // Value is a type that a whole text can be decoded into.
@@ -50,14 +50,14 @@ func Decode(text []byte) *Document[specs.Spec] {
 	return decode(Document[specs.Spec]{text: text})
 }
 
-// DecodeProcess is Decode for a process alone (process.json of `exec --process`).
+// DecodeProcess decodes a process alone (process.json of `exec --process`).
 func DecodeProcess(text []byte) *Document[specs.Process] {
 	return decode(Document[specs.Process]{text: text, root: "process"})
 }
 
-// DecodeResources is Decode for limits alone (the file of `update --resources`). A field that the
-// specification does not have is a fault here: who changes a limit that does not exist would believe
-// that it holds.
+// DecodeResources decodes limits alone (the file of `update --resources`). A field that the
+// specification does not have is a fault here: who changes a limit that does not exist would
+// believe that it holds.
 func DecodeResources(text []byte) *Document[specs.LinuxResources] {
 	return decode(Document[specs.LinuxResources]{text: text, root: "linux.resources", strict: true})
 }
@@ -108,7 +108,7 @@ func decode[T Value](d Document[T]) *Document[T] {
 	return &d
 }
 
-// isObject checks what must hold before any parsing.
+// isObject checks size, encoding and the opening brace before any parsing.
 func (d *Document[T]) isObject() bool {
 	if len(d.text) > MaxSize {
 		d.found.Error("", strconv.Itoa(len(d.text))+" bytes", "at most "+strconv.Itoa(MaxSize)+" bytes")
@@ -210,7 +210,7 @@ func shorten(text []byte) string {
 	return string(bytes.TrimRight(text[:min(len(text), 4*maxQuoted)], " \t\r"))
 }
 
-// invalidUTF8 returns where the first byte that is not UTF-8 stands, or -1.
+// invalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
 func invalidUTF8(text []byte) int {
 	if utf8.Valid(text) {
 		return -1

@@ -27,8 +27,7 @@ type Fault struct {
 	// Found is the offending value, quoted if it is a string and shortened if
 	// it is long, or words such as "nothing".
 	Found string
-	// Allowed says what the field may hold, and what to do where that is not
-	// evident.
+	// Allowed describes the allowed values and, if that is not evident, the remedy.
 	Allowed string
 	// Severity is Error unless the fault is to be logged only.
 	Severity Severity
@@ -43,8 +42,8 @@ func (f Fault) Error() string {
 	return path + ": found " + f.Found + "; allowed: " + f.Allowed
 }
 
-// Faults is all that is wrong with a document, in the order of the
-// specification's sections. The zero value says that nothing is.
+// Faults lists every fault of a document, in the order of the specification's sections. The zero
+// value has none.
 type Faults []Fault
 
 // Error returns all faults, each on a line of its own.
@@ -81,8 +80,8 @@ func (fs Faults) Err() error {
 	return nil
 }
 
-// maxFaults is how many faults of each severity are listed. Nobody reads more, and a hostile document
-// could make millions.
+// maxFaults is the number of faults of each severity that are listed. Nobody reads more, and a
+// hostile document could make millions.
 const maxFaults = 256
 
 // Collector gathers faults. The zero value is ready to use.
@@ -121,8 +120,8 @@ func (c *Collector) All() Faults {
 // nothing is the found value of a missing field.
 const nothing = "nothing"
 
-// maxQuoted is how many bytes of a value a fault shows: enough to recognise
-// it, little enough for a condition's message or a log line.
+// maxQuoted is the number of bytes of a value that a fault shows: enough to recognise it, little
+// enough for a condition's message or a log line.
 const maxQuoted = 96
 
 // Quote shows a string in a fault.

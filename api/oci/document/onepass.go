@@ -42,7 +42,7 @@ type onePass struct {
 	strings string
 }
 
-// into reads the next value. It reports false for what it does not read.
+// into reads the next value. It reports false for a value that it does not support.
 func (p *onePass) into(v reflect.Value) bool {
 	p.space()
 	if p.pos >= len(p.text) {
@@ -94,7 +94,7 @@ func (p *onePass) into(v reflect.Value) bool {
 	return p.viaEncodingJSON(v)
 }
 
-// viaEncodingJSON has encoding/json decode the next value.
+// viaEncodingJSON decodes the next value with encoding/json.
 func (p *onePass) viaEncodingJSON(v reflect.Value) bool {
 	start := p.pos
 	return p.value() && json.Unmarshal(p.text[start:p.pos], v.Addr().Interface()) == nil
@@ -124,7 +124,7 @@ func (p *onePass) unescaped() (string, bool) {
 	return s, true
 }
 
-// digits passes a whole number. It is empty for what JSON does not take for one.
+// digits skips a whole number and returns it. It returns nothing if JSON does not allow the number.
 func (p *onePass) digits() string {
 	start := p.pos
 	p.literal()
@@ -184,8 +184,8 @@ func (p *onePass) fields(v reflect.Value) bool {
 	})
 }
 
-// fieldNames are the names of a struct's fields in JSON. ok is whether they are what encoding/json
-// would take them for.
+// fieldNames returns the names of a struct's fields in JSON. ok reports whether encoding/json uses
+// the same names.
 func fieldNames(t reflect.Type, names []string) (_ []string, ok bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)

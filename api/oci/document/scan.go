@@ -22,7 +22,7 @@ type scanner struct {
 	// pattern is the path of the current value with "[]" for each index, such
 	// as "linux.uidMappings[]".
 	pattern []byte
-	// depth is how deep values are nested at pos.
+	// depth is the nesting depth of the value at pos.
 	depth int
 
 	// twice, if set, hears of a name given twice in an object.

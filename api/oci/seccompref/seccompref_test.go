@@ -29,7 +29,7 @@ func compiled(t *testing.T, security *corev1.SecurityContext) *v1alpha1.OCIBundl
 	return spec
 }
 
-// document is the part of a config that a runtime reads.
+// document returns the part of a config that a runtime reads.
 func document(t *testing.T, spec *v1alpha1.OCIBundleSpec) string {
 	t.Helper()
 	s := &specs.Spec{}

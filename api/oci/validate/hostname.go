@@ -8,8 +8,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxHostname is the kernel's __NEW_UTS_LEN: what sethostname(2) and
-// setdomainname(2) take, in bytes.
+// maxHostname is the kernel's __NEW_UTS_LEN: the greatest length for sethostname(2) and
+// setdomainname(2), in bytes.
 const maxHostname = 64
 
 // maxLabel is the greatest length of one label of a name (RFC 1123, 2.1).

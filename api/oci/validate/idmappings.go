@@ -32,8 +32,8 @@ func (c *checker) namespaceMappings(path string, mappings []specs.LinuxIDMapping
 	c.mappingList(path, mappings)
 }
 
-// mappingList checks what the kernel demands of any list of mappings: see
-// map_write() in kernel/user_namespace.c and user_namespaces(7).
+// mappingList checks the kernel's rules for lists of mappings: see map_write() in
+// kernel/user_namespace.c and user_namespaces(7).
 func (c *checker) mappingList(path string, mappings []specs.LinuxIDMapping) {
 	if len(mappings) > maxMappings {
 		c.err(path, decimal(len(mappings))+" mappings", "at most 340")

@@ -117,8 +117,8 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	}
 }
 
-// idmapOption checks what crun takes besides: idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @
-// before the first number makes the second one of the container's (crun(1), idmap mount options).
+// idmapOption checks crun's extension: idmap=uids=CONTAINER-HOST-SIZE#...;gids=..., where @ before
+// the first number makes the second one of the container's (crun(1), idmap mount options).
 func (c *checker) idmapOption(path, option, mappings string) {
 	const allowed = "idmap=uids=0-100000-65536;gids=0-100000-65536, with # between several, and @ before those that are relative to the container's"
 	kinds := map[string][]specs.LinuxIDMapping{}

@@ -84,7 +84,7 @@ func (c *checker) label(path, s string) {
 	}
 }
 
-// maxGroups is NGROUPS_MAX of the kernel: what setgroups(2) takes.
+// maxGroups is NGROUPS_MAX of the kernel: the greatest number of groups for setgroups(2).
 const maxGroups = 65536
 
 // noID is (uid_t)-1, which setuid(2) and chown(2) do not take for an id.

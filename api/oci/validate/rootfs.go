@@ -34,8 +34,7 @@ func (c *checker) maskedPaths() {
 	}
 }
 
-// absoluteAt is absolute for an element; it spares the making of a path that
-// is not needed.
+// absoluteAt checks an absolute path of an element, and builds the element's path only for a fault.
 func (c *checker) absoluteAt(array string, i int, p string) {
 	if p == "" || p[0] != '/' || hasNUL(p) {
 		c.absolute(at(array, i), p, inContainer)

@@ -27,7 +27,7 @@ func (c *checker) version() {
 	}
 }
 
-// semVer is the part of a version that says what it is compatible with.
+// semVer is the part of a version that decides compatibility.
 type semVer struct{ major, minor, patch uint64 }
 
 // parseSemVer reads a version as SemVer 2.0.0 writes it.

@@ -16,7 +16,7 @@ const nothing = "nothing"
 // quote shows a string in a fault.
 func quote(s string) string { return document.Quote(s) }
 
-// quoteOrNothing is quote, with the word for a missing value where s is empty.
+// quoteOrNothing quotes s, or returns the word for a missing value if s is empty.
 func quoteOrNothing(s string) string {
 	if s == "" {
 		return nothing
@@ -24,10 +24,10 @@ func quoteOrNothing(s string) string {
 	return quote(s)
 }
 
-// at is the path of an array's element.
+// at returns the path of an array's element.
 func at(array string, i int) string { return array + "[" + strconv.Itoa(i) + "]" }
 
-// in is the path of a map's entry. The key is quoted since such keys (sysctls,
+// in returns the path of a map's entry. The key is quoted since such keys (sysctls,
 // annotations) have dots of their own.
 func in(object, key string) string { return object + "[" + quote(key) + "]" }
 
@@ -50,7 +50,7 @@ func (c *checker) text(path, s string) {
 	}
 }
 
-// texts is text for each of a list.
+// texts checks each text of a list.
 func (c *checker) texts(path string, list []string) {
 	for i, s := range list {
 		if hasNUL(s) {
