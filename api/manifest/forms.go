@@ -73,92 +73,18 @@ func isWhole(s string) bool {
 // forms returns advice for a value of the wrong kind by the pattern of its path, or "" if there is
 // none.
 func forms() map[string]func(*yaml.Node) string {
-	scalar := func(f func(string) string) func(*yaml.Node) string {
-		return func(n *yaml.Node) string {
-			if n.Kind != yaml.ScalarNode {
-				return ""
-			}
-			return f(n.Value)
-		}
-	}
-	list := func(n *yaml.Node) string {
-		if n.Kind != yaml.ScalarNode || n.Value == "" {
-			return ""
-		}
-		return "allowed: a list of strings: write " + words(n.Value)
-	}
-	name := scalar(func(s string) string {
-		if isNumber(s) {
-			return ""
-		}
-		if user, _, ok := strings.Cut(s, ":"); ok && isNumber(user) {
-			return "allowed: a number; the group is runAsGroup"
-		}
-		return "allowed: a number, which /etc/passwd and /etc/group of the image have for the name" + number(s)
-	})
-	seconds := scalar(func(s string) string {
-		if v, err := time.ParseDuration(s); err == nil && v >= 0 && v%time.Second == 0 && !isNumber(s) {
-			return fmt.Sprintf("allowed: a whole number of seconds: write %d", int64(v/time.Second))
-		}
-		return ""
-	})
-	inPath := scalar(func(s string) string { return fmt.Sprintf("allowed: a map: write {path: %s}", s) })
+	name, seconds, inPath := scalar(writeID), scalar(writeSeconds), scalar(writePath)
 	return map[string]func(*yaml.Node) string{
 		"spec.env": func(n *yaml.Node) string {
 			return "allowed: a list of {name, value}: " + writeEnv(n)
 		},
-		"spec.env[]": func(n *yaml.Node) string {
-			if n.Kind != yaml.ScalarNode {
-				return ""
-			}
-			before, after, _ := strings.Cut(n.Value, "=")
-			return fmt.Sprintf("allowed: {name, value}: write {name: %s, value: %s}", before, strconv.Quote(after))
-		},
-		"spec.command": list,
-		"spec.args":    list,
-		"spec.volumes": func(n *yaml.Node) string {
-			if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
-				return ""
-			}
-			return fmt.Sprintf("allowed: a list: write - {name: %s, emptyDir: {}} or - {name: %s, hostPath: {path: PATH}}", n.Content[0].Value, n.Content[0].Value)
-		},
-		"spec.volumes[]": scalar(func(s string) string {
-			parts := strings.Split(s, ":")
-			if len(parts) < 2 {
-				return fmt.Sprintf("allowed: a map: write {name: %s, emptyDir: {}} or {name: %s, hostPath: {path: PATH}}", label(s), label(s))
-			}
-			source, volume := parts[0], label(parts[0])
-			what := "hostPath: {path: " + source + "}"
-			switch {
-			case strings.HasPrefix(source, "/"):
-			case strings.ContainsAny(source, "./~"):
-				what = "hostPath: {path: /absolute/path/of/" + path.Base(source) + "}"
-			default:
-				what = "emptyDir: {}"
-			}
-			mount := fmt.Sprintf("{name: %s, mountPath: %s", volume, parts[1])
-			if len(parts) > 2 && strings.Contains(parts[2], "ro") {
-				mount += ", readOnly: true"
-			}
-			return fmt.Sprintf("compose's short form is not read: write volumes: [{name: %s, %s}] and volumeMounts: [%s}]", volume, what, mount)
-		}),
-		"spec.volumeMounts[]": scalar(func(s string) string {
-			volume, to, ok := strings.Cut(s, ":")
-			if !ok {
-				return fmt.Sprintf("allowed: a map: write {name: %s, mountPath: PATH}", label(s))
-			}
-			return fmt.Sprintf("allowed: a map: write {name: %s, mountPath: %s}", label(volume), to)
-		}),
-		"spec.securityContext.capabilities": func(n *yaml.Node) string {
-			if n.Kind != yaml.SequenceNode {
-				return ""
-			}
-			var names []string
-			for _, item := range n.Content {
-				names = append(names, resolve(item).Value)
-			}
-			return "allowed: a map: write {add: [" + strings.Join(names, ", ") + "]}"
-		},
+		"spec.env[]":                          writeVariable,
+		"spec.command":                        writeList,
+		"spec.args":                           writeList,
+		"spec.volumes":                        writeVolumes,
+		"spec.volumes[]":                      scalar(writeVolume),
+		"spec.volumeMounts[]":                 scalar(writeVolumeMount),
+		"spec.securityContext.capabilities":   writeCapabilities,
 		"spec.securityContext.seccompProfile": scalar(func(s string) string { return "allowed: a map: write {type: " + s + "}" }),
 		"spec.securityContext.runAsUser":      name,
 		"spec.securityContext.runAsGroup":     name,
@@ -176,6 +102,107 @@ func forms() map[string]func(*yaml.Node) string {
 			return "allowed: a map; the fields of one container stand directly in it, without -"
 		},
 	}
+}
+
+// scalar returns a form for scalars alone.
+func scalar(f func(string) string) func(*yaml.Node) string {
+	return func(n *yaml.Node) string {
+		if n.Kind != yaml.ScalarNode {
+			return ""
+		}
+		return f(n.Value)
+	}
+}
+
+// writeList shows a command line as a list.
+func writeList(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode || n.Value == "" {
+		return ""
+	}
+	return "allowed: a list of strings: write " + words(n.Value)
+}
+
+// writeID asks for the number of a user or group in place of its name.
+func writeID(s string) string {
+	if isNumber(s) {
+		return ""
+	}
+	if user, _, ok := strings.Cut(s, ":"); ok && isNumber(user) {
+		return "allowed: a number; the group is runAsGroup"
+	}
+	return "allowed: a number, which /etc/passwd and /etc/group of the image have for the name" + number(s)
+}
+
+// writeSeconds shows a duration such as 5m as a number of seconds.
+func writeSeconds(s string) string {
+	if v, err := time.ParseDuration(s); err == nil && v >= 0 && v%time.Second == 0 && !isNumber(s) {
+		return fmt.Sprintf("allowed: a whole number of seconds: write %d", int64(v/time.Second))
+	}
+	return ""
+}
+
+// writePath shows a path as a map.
+func writePath(s string) string { return fmt.Sprintf("allowed: a map: write {path: %s}", s) }
+
+// writeVariable shows NAME=VALUE as an item of env.
+func writeVariable(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode {
+		return ""
+	}
+	before, after, _ := strings.Cut(n.Value, "=")
+	return fmt.Sprintf("allowed: {name, value}: write {name: %s, value: %s}", before, strconv.Quote(after))
+}
+
+// writeVolumes shows a map of volumes as a list.
+func writeVolumes(n *yaml.Node) string {
+	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("allowed: a list: write - {name: %s, emptyDir: {}} or - {name: %s, hostPath: {path: PATH}}", n.Content[0].Value, n.Content[0].Value)
+}
+
+// writeVolume shows a volume in compose's short form, SOURCE:TARGET[:OPTIONS], as a volume and its
+// mount.
+func writeVolume(s string) string {
+	parts := strings.Split(s, ":")
+	if len(parts) < 2 {
+		return fmt.Sprintf("allowed: a map: write {name: %s, emptyDir: {}} or {name: %s, hostPath: {path: PATH}}", label(s), label(s))
+	}
+	source, volume := parts[0], label(parts[0])
+	what := "hostPath: {path: " + source + "}"
+	switch {
+	case strings.HasPrefix(source, "/"):
+	case strings.ContainsAny(source, "./~"):
+		what = "hostPath: {path: /absolute/path/of/" + path.Base(source) + "}"
+	default:
+		what = "emptyDir: {}"
+	}
+	mount := fmt.Sprintf("{name: %s, mountPath: %s", volume, parts[1])
+	if len(parts) > 2 && strings.Contains(parts[2], "ro") {
+		mount += ", readOnly: true"
+	}
+	return fmt.Sprintf("compose's short form is not read: write volumes: [{name: %s, %s}] and volumeMounts: [%s}]", volume, what, mount)
+}
+
+// writeVolumeMount shows NAME:PATH as a map.
+func writeVolumeMount(s string) string {
+	volume, to, ok := strings.Cut(s, ":")
+	if !ok {
+		return fmt.Sprintf("allowed: a map: write {name: %s, mountPath: PATH}", label(s))
+	}
+	return fmt.Sprintf("allowed: a map: write {name: %s, mountPath: %s}", label(volume), to)
+}
+
+// writeCapabilities shows a list of capabilities as those to add.
+func writeCapabilities(n *yaml.Node) string {
+	if n.Kind != yaml.SequenceNode {
+		return ""
+	}
+	var names []string
+	for _, item := range n.Content {
+		names = append(names, resolve(item).Value)
+	}
+	return "allowed: a map: write {add: [" + strings.Join(names, ", ") + "]}"
 }
 
 // number returns a hint for the names of users that every system has.

@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -24,12 +25,15 @@ type habit struct {
 // habits returns fields of other systems by the pattern of their path. Fields of a Pod that need no
 // explanation are found by reflection, and other spellings by their letters.
 func habits() map[string]habit {
-	moved := func(to string) habit {
-		return habit{what: "compose's name", fix: "write " + to, instead: []string{to}}
-	}
-	missing := func(fix string) habit {
-		return habit{what: "a field of compose that Berth does not have yet", fix: fix}
-	}
+	out := objectHabits()
+	maps.Copy(out, composeHabits())
+	maps.Copy(out, nestedHabits())
+	return out
+}
+
+// objectHabits returns fields of a Pod, a Deployment or a compose file, and such as stand at the
+// wrong level.
+func objectHabits() map[string]habit {
 	root := func(name string) habit {
 		return habit{fix: "did you mean spec." + name + "? It belongs below spec", instead: []string{"spec"}}
 	}
@@ -58,7 +62,18 @@ func habits() map[string]habit {
 			fix:  "remove it; hostNetwork: true lets the process listen on the node's own ports",
 		},
 		"spec.envFrom": {what: "a field of a Pod's container that Berth does not have yet", fix: "write the variables into env"},
+	}
+}
 
+// composeHabits returns fields of a compose file's service.
+func composeHabits() map[string]habit {
+	moved := func(to string) habit {
+		return habit{what: "compose's name", fix: "write " + to, instead: []string{to}}
+	}
+	missing := func(fix string) habit {
+		return habit{what: "a field of compose that Berth does not have yet", fix: fix}
+	}
+	return map[string]habit{
 		"spec.environment":       {what: "compose's name", write: writeEnv, instead: []string{"spec.env"}},
 		"spec.env_file":          missing("write the variables into env"),
 		"spec.entrypoint":        moved("spec.command"),
@@ -102,7 +117,12 @@ func habits() map[string]habit {
 		"spec.shm_size":          missing("remove it"),
 		"spec.security_opt":      missing("write spec.securityContext"),
 		"spec.stop_signal":       missing("the image's STOPSIGNAL is honoured"),
+	}
+}
 
+// nestedHabits returns fields of the maps in spec.
+func nestedHabits() map[string]habit {
+	return map[string]habit{
 		"spec.logging.driver":         {what: "compose's name", fix: "remove it: the node keeps the output in log files, limited by maxSize and maxFiles"},
 		"spec.logging.options":        {what: "compose's name", write: writeLogOptions},
 		"spec.resources.memory":       {fix: "write limits: {memory: 64Mi}, requests, or both"},
