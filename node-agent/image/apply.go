@@ -159,20 +159,22 @@ func split(name string) ([]string, string) {
 	return parts, ""
 }
 
+// refuse returns the error of an entry that no image may have.
+func refuse(h *tar.Header, format string, args ...any) error {
+	return &EntryError{Entry: h.Name, Reason: fmt.Sprintf(format, args...)}
+}
+
 // entry applies one entry.
 func (a *applier) entry(h *tar.Header, r io.Reader) error {
-	refuse := func(format string, args ...any) error {
-		return &EntryError{Entry: h.Name, Reason: fmt.Sprintf(format, args...)}
-	}
 	if h.Typeflag == tar.TypeXGlobalHeader { // a comment, as git archive writes
 		return nil
 	}
 	parts, reason := split(h.Name)
 	if reason != "" {
-		return refuse("%s", reason)
+		return refuse(h, "%s", reason)
 	}
 	if h.Uid < 0 || h.Gid < 0 || int64(h.Uid) >= 1<<32-1 || int64(h.Gid) >= 1<<32-1 {
-		return refuse("owner: found %d:%d; allowed: 0 to 4294967294", h.Uid, h.Gid)
+		return refuse(h, "owner: found %d:%d; allowed: 0 to 4294967294", h.Uid, h.Gid)
 	}
 	a.now = unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
 	for i, c := range parts {
@@ -181,51 +183,21 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 			return nil // aufs's bookkeeping
 		}
 		if strings.HasPrefix(c, whiteoutPrefix) && !last {
-			return refuse("found a whiteout's name for a directory; allowed: whiteouts are empty files")
+			return refuse(h, "found a whiteout's name for a directory; allowed: whiteouts are empty files")
 		}
 	}
 	if len(parts) == 0 {
 		if h.Typeflag != tar.TypeDir {
-			return refuse("found %s for the root of the image; allowed: a directory", tarType(h.Typeflag))
+			return refuse(h, "found %s for the root of the image; allowed: a directory", tarType(h.Typeflag))
 		}
 		return a.describeDir(a.root, nil, h)
 	}
 	dir, base := parts[:len(parts)-1], parts[len(parts)-1]
 	if strings.HasPrefix(base, whiteoutPrefix) {
-		switch h.Typeflag {
-		case tar.TypeReg, tar.TypeLink: // aufs's own are hard links
-		default:
-			return refuse("found %s with a whiteout's name; allowed: whiteouts are empty files", tarType(h.Typeflag))
-		}
-		if base == opaqueName {
-			return a.opaque(dir)
-		}
-		victim := strings.TrimPrefix(base, whiteoutPrefix)
-		if victim == "" || victim == "." || victim == ".." {
-			return refuse("found a whiteout of %q; allowed: a file's name", victim)
-		}
-		return a.whiteout(dir, victim)
+		return a.whiteoutEntry(h, dir, base)
 	}
-	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		a.bytes += h.Size
-		if h.Size < 0 || a.bytes > a.limits.Layer || a.bytes < 0 {
-			return &SizeError{What: "files of the layer", Found: a.bytes, Allowed: a.limits.Layer}
-		}
-	case tar.TypeDir, tar.TypeFifo:
-	case tar.TypeSymlink, tar.TypeLink:
-		if h.Linkname == "" || len(h.Linkname) >= maxPath || strings.ContainsRune(h.Linkname, 0) {
-			return refuse("link target: found %d bytes; allowed: 1 to %d, and no NUL", len(h.Linkname), maxPath-1)
-		}
-	case tar.TypeChar, tar.TypeBlock:
-		if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor >= 1<<12 || h.Devminor >= 1<<20 {
-			return refuse("device: found %d:%d; allowed: numbers up to 4095:1048575", h.Devmajor, h.Devminor)
-		}
-		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
-			return refuse("found the character device 0:0, which overlayfs takes for a whiteout; allowed: whiteouts named .wh.NAME")
-		}
-	default:
-		return refuse("found %s; allowed: files, directories, links, devices and fifos", tarType(h.Typeflag))
+	if err := a.check(h); err != nil {
+		return err
 	}
 	parent, err := a.parent(dir)
 	if err != nil {
@@ -235,9 +207,41 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		a.forgetParentLater()
 		return a.makeDir(parent, parts, h)
 	}
+	return a.replace(parent, base, h, r)
+}
+
+// check refuses an entry for its type, and for what that type says beside the name.
+func (a *applier) check(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		a.bytes += h.Size
+		if h.Size < 0 || a.bytes > a.limits.Layer || a.bytes < 0 {
+			return &SizeError{What: "files of the layer", Found: a.bytes, Allowed: a.limits.Layer}
+		}
+	case tar.TypeDir, tar.TypeFifo:
+	case tar.TypeSymlink, tar.TypeLink:
+		if h.Linkname == "" || len(h.Linkname) >= maxPath || strings.ContainsRune(h.Linkname, 0) {
+			return refuse(h, "link target: found %d bytes; allowed: 1 to %d, and no NUL", len(h.Linkname), maxPath-1)
+		}
+	case tar.TypeChar, tar.TypeBlock:
+		if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor >= 1<<12 || h.Devminor >= 1<<20 {
+			return refuse(h, "device: found %d:%d; allowed: numbers up to 4095:1048575", h.Devmajor, h.Devminor)
+		}
+		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
+			return refuse(h, "found the character device 0:0, which overlayfs takes for a whiteout; allowed: whiteouts named .wh.NAME")
+		}
+	default:
+		return refuse(h, "found %s; allowed: files, directories, links, devices and fifos", tarType(h.Typeflag))
+	}
+	return nil
+}
+
+// replace puts anything but a directory in the place of what has its name.
+func (a *applier) replace(parent int, base string, h *tar.Header, r io.Reader) error {
 	var target hardlink
 	if h.Typeflag == tar.TypeLink {
 		// Found before anything is replaced: the target may be what this entry replaces.
+		var err error
 		if target, err = a.findLink(h); err != nil {
 			return err
 		}
@@ -249,12 +253,18 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 	if err := a.clear(parent, base); err != nil {
 		return err
 	}
-	switch h.Typeflag {
-	case tar.TypeLink:
+	if h.Typeflag == tar.TypeLink {
 		if err := unix.Linkat(target.parent, target.name, parent, base, 0); err != nil {
 			return fmt.Errorf("link to %s: %w", shorten(h.Linkname), err)
 		}
 		return nil // the file has its owner and mode already
+	}
+	return a.create(parent, base, h, r)
+}
+
+// create creates a file, symbolic link, fifo or device.
+func (a *applier) create(parent int, base string, h *tar.Header, r io.Reader) error {
+	switch h.Typeflag {
 	case tar.TypeSymlink:
 		a.forgetParentLater()
 		if err := unix.Symlinkat(h.Linkname, parent, base); err != nil {

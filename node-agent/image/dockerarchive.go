@@ -28,30 +28,45 @@ type dockerArchive struct {
 	members map[digest.Digest]string // by diffID
 }
 
+// savedImage is one image in manifest.json.
+type savedImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
 func (a *dockerArchive) top(context.Context) (document, error) {
-	bad := func(what, reason string, err error) (document, error) {
-		return document{}, &InvalidImageError{What: what, Reason: reason, Err: err}
-	}
-	read := func(name string, limit int64) ([]byte, error) {
-		r, _, err := a.open(name)
-		if err != nil {
-			return nil, missing(a.ref.raw, shorten(name), err)
-		}
-		defer r.Close()
-		return readAll(shorten(name), r, limit)
-	}
-	data, err := read("manifest.json", a.limits.Manifest)
+	data, err := a.read("manifest.json", a.limits.Manifest)
 	if err != nil {
 		return document{}, err
 	}
-	var items []struct {
-		Config   string
-		RepoTags []string
-		Layers   []string
-	}
+	var items []savedImage
 	if err := json.Unmarshal(data, &items); err != nil {
 		return document{}, &NotImageError{Ref: a.ref.raw, Path: a.ref.path, Err: err}
 	}
+	it, err := a.choose(items)
+	if err != nil {
+		return document{}, err
+	}
+	ids, err := a.readConfig(it)
+	if err != nil {
+		return document{}, err
+	}
+	return a.manifest(it, ids)
+}
+
+// read reads a member.
+func (a *dockerArchive) read(name string, limit int64) ([]byte, error) {
+	r, _, err := a.open(name)
+	if err != nil {
+		return nil, missing(a.ref.raw, shorten(name), err)
+	}
+	defer r.Close()
+	return readAll(shorten(name), r, limit)
+}
+
+// choose returns the image that the reference names.
+func (a *dockerArchive) choose(items []savedImage) (savedImage, error) {
 	var tags []string
 	at := -1
 	for i, it := range items {
@@ -64,34 +79,43 @@ func (a *dockerArchive) top(context.Context) (document, error) {
 	}
 	switch {
 	case len(items) == 0:
-		return document{}, &NotFoundError{Ref: a.ref.raw, What: "an image"}
+		return savedImage{}, &NotFoundError{Ref: a.ref.raw, What: "an image"}
 	case a.ref.tag == "" && len(items) > 1:
-		return document{}, &ReferenceError{Ref: a.ref.raw, Reason: fmt.Sprintf("found %d images; allowed: one of %s after a colon", len(items), strings.Join(tags, ", "))}
+		return savedImage{}, &ReferenceError{Ref: a.ref.raw, Reason: fmt.Sprintf("found %d images; allowed: one of %s after a colon", len(items), strings.Join(tags, ", "))}
 	case a.ref.tag == "":
 		at = 0
 	case at < 0:
-		return document{}, &NotFoundError{Ref: a.ref.raw, What: fmt.Sprintf("tag %q (found %s)", a.ref.tag, strings.Join(tags, ", "))}
+		return savedImage{}, &NotFoundError{Ref: a.ref.raw, What: fmt.Sprintf("tag %q (found %s)", a.ref.tag, strings.Join(tags, ", "))}
 	}
-	it := items[at]
-	if a.config, err = read(it.Config, a.limits.Config); err != nil {
-		return document{}, err
+	return items[at], nil
+}
+
+// readConfig reads the configuration of an image and returns the diffIDs of its layers.
+func (a *dockerArchive) readConfig(it savedImage) (ids []digest.Digest, err error) {
+	if a.config, err = a.read(it.Config, a.limits.Config); err != nil {
+		return nil, err
 	}
 	// The config is named by its digest, by docker as HEX.json and by newer dockers as
 	// blobs/sha256/HEX.
 	named := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(path.Base(it.Config), ".json"))
 	if named.Validate() == nil {
 		if err := verify("config", named, a.config); err != nil {
-			return document{}, err
+			return nil, err
 		}
 	}
 	var config v1.Image
 	if err := json.Unmarshal(a.config, &config); err != nil {
-		return bad("config", "not a JSON image configuration", err)
+		return nil, &InvalidImageError{What: "config", Reason: "not a JSON image configuration", Err: err}
 	}
-	ids := config.RootFS.DiffIDs
+	ids = config.RootFS.DiffIDs
 	if len(ids) != len(it.Layers) {
-		return bad("manifest.json", fmt.Sprintf("Layers: found %d for %d diff_ids of the config; allowed: one each", len(it.Layers), len(ids)), nil)
+		return nil, &InvalidImageError{What: "manifest.json", Reason: fmt.Sprintf("Layers: found %d for %d diff_ids of the config; allowed: one each", len(it.Layers), len(ids))}
 	}
+	return ids, nil
+}
+
+// manifest makes the manifest of an image, and notes the members that have its layers.
+func (a *dockerArchive) manifest(it savedImage, ids []digest.Digest) (document, error) {
 	m := v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageManifest,
@@ -109,7 +133,7 @@ func (a *dockerArchive) top(context.Context) (document, error) {
 	}
 	out, err := json.Marshal(m)
 	if err != nil {
-		return bad("manifest.json", "cannot be written as a manifest", err)
+		return document{}, &InvalidImageError{What: "manifest.json", Reason: "cannot be written as a manifest", Err: err}
 	}
 	return document{data: out, digest: digest.FromBytes(out)}, nil
 }

@@ -3,10 +3,12 @@
 package image
 
 import (
+	"archive/tar"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,6 +72,23 @@ func list(dir int) ([]string, error) {
 	f := os.NewFile(uintptr(fd), "directory")
 	defer f.Close()
 	return f.Readdirnames(-1)
+}
+
+// whiteoutEntry applies an entry whose name is that of a whiteout.
+func (a *applier) whiteoutEntry(h *tar.Header, dir []string, base string) error {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeLink: // aufs's own are hard links
+	default:
+		return refuse(h, "found %s with a whiteout's name; allowed: whiteouts are empty files", tarType(h.Typeflag))
+	}
+	if base == opaqueName {
+		return a.opaque(dir)
+	}
+	victim := strings.TrimPrefix(base, whiteoutPrefix)
+	if victim == "" || victim == "." || victim == ".." {
+		return refuse(h, "found a whiteout of %q; allowed: a file's name", victim)
+	}
+	return a.whiteout(dir, victim)
 }
 
 // whiteout removes what the layers below have under a name. It never removes anything of its own
