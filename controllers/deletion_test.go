@@ -44,7 +44,7 @@ var (
 	}
 )
 
-// readWebhook returns what config/webhook has.
+// readWebhook returns the objects of config/webhook.
 func readWebhook() (*admissionv1.ValidatingWebhookConfiguration, *corev1.Service, *corev1.Secret, error) {
 	document, err := os.ReadFile(filepath.Join("..", "config", "webhook", "webhook.yaml"))
 	if err != nil {
@@ -59,7 +59,8 @@ func readWebhook() (*admissionv1.ValidatingWebhookConfiguration, *corev1.Service
 	)
 }
 
-// installWebhook creates what config/webhook has, with a port of this host in place of the Service.
+// installWebhook creates the objects of config/webhook, with a port of this host in place of the
+// Service.
 func installWebhook(ctx context.Context) (*deletion.Options, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -151,8 +152,8 @@ func graceIs(t *testing.T, c *v1alpha1.Container, want int64) error {
 	return err
 }
 
-// TestGracePeriodOfADeletion: what `kubectl delete` says of a grace period reaches the Container,
-// before it is deleted and while it is being deleted.
+// TestGracePeriodOfADeletion: the grace period of `kubectl delete` reaches the Container, before it
+// is deleted and while it is being deleted.
 func TestGracePeriodOfADeletion(t *testing.T) {
 	webhookWorks(t)
 	ns := namespace(t)

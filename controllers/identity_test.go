@@ -144,7 +144,7 @@ func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 	}
 }
 
-// TestBundleIsHeldWhateverTheSpec: a Container whose spec is refused still holds what runs.
+// TestBundleIsHeldWhateverTheSpec: a Container whose spec is refused still holds its OCIBundle.
 func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 	hold := make(chan struct{})
 	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
@@ -191,8 +191,8 @@ func unplaced(t *testing.T, name string) *v1alpha1.Container {
 	return c
 }
 
-// TestOldBundleIsAdopted: an upgrade takes over what an older controller has dispatched, and
-// replaces nothing.
+// TestOldBundleIsAdopted: an upgrade adopts the OCIBundles of an older controller, and replaces no
+// container.
 func TestOldBundleIsAdopted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")
@@ -244,8 +244,8 @@ func TestOldBundleWithoutOwnerHoldsItsContainer(t *testing.T) {
 	gone(t, c)
 }
 
-// TestBundleOfAGoneContainerIsDeleted: a finalizer that was taken off before the controller could
-// put it back leaves nothing to run on, and no garbage collector runs here.
+// TestBundleOfAGoneContainerIsDeleted: the controller deletes an OCIBundle whose Container lost its
+// finalizer and is gone. No garbage collector runs here.
 func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)

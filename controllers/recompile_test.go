@@ -14,7 +14,8 @@ import (
 	"github.com/berth-run/berth/controllers/container"
 )
 
-// offered is the condition RecompileAvailable with a message that names the field, or none for "".
+// offered returns the condition RecompileAvailable with a message that names the field, or none for
+// "".
 func offered(field string) want {
 	if field == "" {
 		return want{kind: v1alpha1.ConditionRecompileAvailable}

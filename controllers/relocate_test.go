@@ -64,7 +64,7 @@ func formerBundle(t *testing.T, c *v1alpha1.Container, node string) *v1alpha1.OC
 	return b
 }
 
-// setRevision is the replacement of a node's agent.
+// setRevision replaces a node's agent by one of another revision.
 func setRevision(t *testing.T, node string, revision int32) {
 	t.Helper()
 	eventually(t, func() error {

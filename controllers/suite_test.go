@@ -48,7 +48,7 @@ const grace = 15 * time.Second
 const patience = 3 * time.Minute
 
 var (
-	// admin does what people and agents do.
+	// admin is a client that acts for people and agents.
 	admin client.Client
 	// adminWatch is the same, and watches.
 	adminWatch client.WithWatch
@@ -160,8 +160,7 @@ func runSuite(m *testing.M) (code int, err error) {
 	return code, <-ended
 }
 
-// finishNamespaces does what kube-controller-manager does with namespaces of nodes that are being
-// deleted.
+// finishNamespaces finishes the deletion of nodes' namespaces, as kube-controller-manager does.
 func finishNamespaces(ctx context.Context) {
 	for ctx.Err() == nil {
 		list := &corev1.NamespaceList{}
@@ -229,7 +228,7 @@ func writes(t *testing.T, namespace string) map[string]int {
 	}
 }
 
-// grant gives the user what config/rbac/role.yaml says.
+// grant gives the user the rights of config/rbac/role.yaml.
 func grant(ctx context.Context, user string) error {
 	document, err := os.ReadFile(filepath.Join("..", "config", "rbac", "role.yaml"))
 	if err != nil {
@@ -273,7 +272,7 @@ func grant(ctx context.Context, user string) error {
 	return nil
 }
 
-// eventually waits until the state is as it should be; check says what is not.
+// eventually waits until check reports no difference from the expected state.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
@@ -536,7 +535,7 @@ func (a *fakeAgent) start() {
 	go a.work()
 }
 
-// halt is the agent's death: no heartbeat, no answer.
+// halt ends the agent: no heartbeat, no answer.
 func (a *fakeAgent) halt() {
 	a.stop()
 	<-a.done

@@ -64,7 +64,7 @@ func isNumber(s string) bool {
 	return err == nil
 }
 
-// isWhole returns whether a number has digits alone, however many.
+// isWhole reports whether a number has digits alone, however many.
 func isWhole(s string) bool {
 	s = strings.TrimLeft(s, "+-")
 	return s != "" && strings.Trim(s, "0123456789") == ""

@@ -36,7 +36,7 @@ func check(text string) []string {
 	return out
 }
 
-// TestMistakes is a list of what people write, with the exact words that they read.
+// TestMistakes checks the exact messages for mistakes that people make.
 func TestMistakes(t *testing.T) {
 	for _, tc := range []struct {
 		name, text string

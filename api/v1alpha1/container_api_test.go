@@ -48,8 +48,8 @@ func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
 // dryRun asks the API server to check strictly, as kubectl does, and to keep nothing.
 var dryRun = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
 
-// TestContainerRules: each rule of the schema refuses what it is for with words that name the fix,
-// and takes what differs from that only in being right.
+// TestContainerRules: each rule of the schema refuses a bad object with a message that names the
+// fix, and accepts a good object that differs only in that point.
 func TestContainerRules(t *testing.T) {
 	client := dynamicClient(t).Resource(containers).Namespace("default")
 	const image = "image: busybox\n"
@@ -200,7 +200,7 @@ func TestContainerDefaults(t *testing.T) {
 	}
 }
 
-// TestPrinterColumns: what kubectl prints of a Container at each stage.
+// TestPrinterColumns checks the columns that kubectl prints for a Container at each stage.
 func TestPrinterColumns(t *testing.T) {
 	config := rest.CopyConfig(restConfig(t))
 	config.GroupVersion, config.NegotiatedSerializer = &v1alpha1.GroupVersion, serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()

@@ -18,7 +18,7 @@ const (
 	// ContainerFailed means ended with another exit code or by a signal, and is not to be
 	// restarted.
 	ContainerFailed ContainerPhase = "Failed"
-	// ContainerUnknown means the agent of its node has not been heard of.
+	// ContainerUnknown means that the agent of its node is not reachable.
 	ContainerUnknown ContainerPhase = "Unknown"
 )
 

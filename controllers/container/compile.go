@@ -71,7 +71,7 @@ func (s *scope) holdsGeneration() bool {
 	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
 }
 
-// unedited returns whether the spec of an OCIBundle is as the controller wrote it.
+// unedited reports whether the spec of an OCIBundle is as the controller wrote it.
 func unedited(b *v1alpha1.OCIBundle) bool {
 	// Without the annotation there is nothing to compare with. A restart is worse than an edit that
 	// goes unseen.

@@ -158,8 +158,8 @@ func (r *Reconciler) readKept(ctx context.Context, s *scope, want *v1alpha1.OCIB
 	return nil
 }
 
-// label is the name as far as a label's value may hold it: 63 characters, the last of them a letter
-// or digit.
+// label returns the name, cut to the length of a label's value: 63 characters, the last of them a
+// letter or digit.
 func label(name string) string {
 	if len(name) > 63 {
 		name = name[:63]

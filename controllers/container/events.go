@@ -149,8 +149,8 @@ func transitions(before, after *v1alpha1.Container) []note {
 	return out
 }
 
-// turned is the condition, if its status or reason has changed; for one that is not True, also if
-// its message has, which then names the fault.
+// turned returns the condition, if its status or reason has changed; for one that is not True, also
+// if its message has, which then names the fault.
 func turned(was, is *v1alpha1.ContainerStatus, kind string) *metav1.Condition {
 	old, c := meta.FindStatusCondition(was.Conditions, kind), meta.FindStatusCondition(is.Conditions, kind)
 	switch {

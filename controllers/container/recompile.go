@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// asksToRecompile returns whether the Container has been asked to be compiled anew since its
+// asksToRecompile reports whether the Container has been asked to be compiled anew since its
 // OCIBundle was written.
 func (s *scope) asksToRecompile() bool {
 	told := s.container.Annotations[v1alpha1.AnnotationRecompile]

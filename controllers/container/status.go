@@ -33,7 +33,7 @@ type findings struct {
 	// newer names the fields that this version of the compiler would compile differently; empty if
 	// there are none.
 	newer string
-	// scheduled is nil where it did not come to that.
+	// scheduled is the result of scheduling; nil if there was none.
 	scheduled *verdict
 	// foreign names an OCIBundle under the Container's name that is not the Container's;
 	// predecessor is the uid of an earlier Container of the same name that it belonged to, if that
@@ -189,7 +189,7 @@ func whoKnows(bundle *v1alpha1.OCIBundle) string {
 		corev1.TaintNodeOutOfService, bundle.Spec.NodeName)
 }
 
-// abandoned returns whether the Container may have run on a node that is gone, and must not be run
+// abandoned reports whether the Container may have run on a node that is gone, and must not be run
 // again.
 func abandoned(f findings, bundle *v1alpha1.OCIBundle) bool {
 	return f.gone && f.once && bundle != nil && !ended(bundle)

@@ -38,8 +38,8 @@ type Options struct {
 	Port int
 	// Namespace is the namespace of the certificate's Secret.
 	Namespace string
-	// Interval is how long to wait before Secret and ValidatingWebhookConfiguration are looked at
-	// again: others can change them. 0 is 15 s.
+	// Interval is the time between two looks at Secret and ValidatingWebhookConfiguration, which
+	// others can change; 0 is 15 s.
 	Interval time.Duration
 }
 

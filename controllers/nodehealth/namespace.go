@@ -230,7 +230,7 @@ func (r *NamespaceReconciler) ensureBinding(ctx context.Context, want *rbacv1.Ro
 	return client.IgnoreNotFound(r.Client.Delete(ctx, have))
 }
 
-// complete returns whether no OCIBundle of a node is left where an earlier controller put it.
+// complete reports whether no OCIBundle of a node is left where an earlier controller put it.
 func complete(ctx context.Context, reader client.Reader, node string) (bool, error) {
 	list := &v1alpha1.OCIBundleList{}
 	if err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node}, client.UnsafeDisableDeepCopy); err != nil {

@@ -176,7 +176,7 @@ func (k *Keeper) remove(ctx context.Context, p *v1alpha1.SeccompProfile) error {
 	return nil
 }
 
-// refers returns whether an OCIBundle refers to the profile.
+// refers reports whether an OCIBundle refers to the profile.
 func refers(ctx context.Context, reader client.Reader, digest string) (bool, error) {
 	list := &v1alpha1.OCIBundleList{}
 	if err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleSeccompProfileField: digest}, client.Limit(1)); err != nil {

@@ -77,8 +77,9 @@ func (u Usage) minus(v Usage) Usage {
 	return u
 }
 
-// roomAfter is the mean of the shares of cpu and memory that would be left free: kube-scheduler's
-// LeastAllocated. It may be below 0 where containers without requests crowd a node.
+// roomAfter returns the mean of the shares of cpu and memory that would be left free:
+// kube-scheduler's LeastAllocated. It may be below 0 where containers without requests crowd a
+// node.
 func roomAfter(r Request, n Node) float64 {
 	after := n.Used.plus(usageOf(r.Resources))
 	var sum float64

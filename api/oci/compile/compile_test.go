@@ -106,8 +106,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestCompiledIsValid: what is compiled is a valid document, once the node has
-// given it the image's program.
+// TestCompiledIsValid: a compiled document is valid once the node has added the image's program.
 func TestCompiledIsValid(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.yaml")
 	samples, _ := filepath.Glob("../../../config/samples/*.yaml")

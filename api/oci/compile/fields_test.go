@@ -407,7 +407,7 @@ func TestEveryField(t *testing.T) {
 	}
 }
 
-// hasFields returns whether a type is a struct whose fields a user writes, rather than a value that
+// hasFields reports whether a type is a struct whose fields a user writes, rather than a value that
 // is written as one word.
 func hasFields(typ reflect.Type) bool {
 	for typ.Kind() == reflect.Pointer {
@@ -451,7 +451,7 @@ func checkField(t *testing.T, c fieldCase) {
 	}
 }
 
-// absentBelow returns whether a case says of a path, by a prefix with a "*", that nothing is there.
+// absentBelow reports whether a case says of a path, by a prefix with a "*", that nothing is there.
 func absentBelow(at arrives, path string) bool {
 	for prefix := range at {
 		if above, ok := strings.CutSuffix(prefix, "*"); ok && strings.HasPrefix(path, above) {

@@ -35,7 +35,7 @@ func documents(t testing.TB) []string {
 	return texts
 }
 
-// TestUnmarshalEqualsJSON: what is read in one pass is what encoding/json reads.
+// TestUnmarshalEqualsJSON: reading in one pass gives the result of encoding/json.
 func TestUnmarshalEqualsJSON(t *testing.T) {
 	for _, text := range documents(t) {
 		var want, got specs.Spec
@@ -96,7 +96,7 @@ func TestNoTypeReadsItself(t *testing.T) {
 	}
 }
 
-// FuzzUnmarshal holds that what is read in one pass is what encoding/json reads.
+// FuzzUnmarshal checks that reading in one pass gives the result of encoding/json.
 func FuzzUnmarshal(f *testing.F) {
 	for _, text := range documents(f) {
 		f.Add([]byte(text))
