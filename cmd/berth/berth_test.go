@@ -83,7 +83,7 @@ func testMain(m *testing.M) int {
 	return code
 }
 
-// result is how a call of berth ended.
+// result is the outcome of a call of berth.
 type result struct {
 	code           int
 	stdout, stderr string
@@ -150,8 +150,7 @@ func (o *output) all() string {
 	return o.text.String()
 }
 
-// patience is how long anything is waited for that comes at once on a machine that has nothing else
-// to do.
+// patience is the deadline of each wait. On an idle machine each of them ends at once.
 const patience = 2 * time.Minute
 
 // is fails the test where a call ended otherwise, or its output lacks some words. The log in text
@@ -163,7 +162,7 @@ func (r result) is(t *testing.T, code int, stdout, stderr string) {
 	}
 }
 
-// bundle is a directory with a document and Debian's busybox as its root filesystem.
+// bundle returns a directory with a document and Debian's busybox as its root filesystem.
 func bundle(t *testing.T, change func(*specs.Spec)) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -201,7 +200,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// host is a root directory and an id that no other test has.
+// host returns a root directory and an id that no other test has.
 func host(t *testing.T) (root, id string) {
 	t.Helper()
 	needs.Root(t)
@@ -440,7 +439,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// appArmorEnabled is whether the kernel confines processes, as that of hack/vm does.
+// appArmorEnabled reports whether the kernel has AppArmor enabled, as that of hack/vm does.
 func appArmorEnabled() bool {
 	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(enabled), "Y")

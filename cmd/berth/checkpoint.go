@@ -13,7 +13,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// criuFlags are the flags that checkpoint and restore share.
+// criuFlags returns the flags that checkpoint and restore share.
 func criuFlags(fs *flag.FlagSet) *runtime.CriuOptions {
 	// Network interfaces are made by whoever made the network namespace, not by criu.
 	o := &runtime.CriuOptions{EmptyNS: unix.CLONE_NEWNET}

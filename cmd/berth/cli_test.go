@@ -28,7 +28,7 @@ const (
 	waitStopped = "wait-stopped ID"
 )
 
-// other is how runc ends a call that berth means to end otherwise, and why.
+// other is the outcome of a call of runc from which berth differs on purpose, and the reason.
 type other struct {
 	code   int
 	stderr string
@@ -408,7 +408,7 @@ func TestLogLevel(t *testing.T) {
 	berth(t, "--root", "", "list").is(t, 1, "", "--root: found nothing")
 }
 
-// TestLogOfTheSystem: the journal and syslog, each with a socket of this test in its place.
+// TestLogOfTheSystem logs to the journal and to syslog, each replaced by a socket of this test.
 func TestLogOfTheSystem(t *testing.T) {
 	needs.Root(t)
 	dir := t.TempDir()
@@ -462,7 +462,7 @@ func TestIgnoreMissingLSM(t *testing.T) {
 	berth(t, "--root", root, "--runtimes", file, "--ignore-missing-lsm", "run", "--runtime-type", "other", "--bundle", dir, "x").is(t, 1, "", "--ignore-missing-lsm")
 }
 
-// TestCrunAnnotations: what crun does by annotations, berth does, or refuses with the annotation's name.
+// TestCrunAnnotations: berth acts on each of crun's annotations, or refuses it by its name.
 func TestCrunAnnotations(t *testing.T) {
 	needs.Root(t)
 	root, id := host(t)

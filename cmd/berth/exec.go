@@ -164,7 +164,7 @@ func (e *execFlags) readProcess(a *app) error {
 	return nil
 }
 
-// change makes the container's own process that which the flags ask for.
+// change applies the flags to a copy of the container's own process.
 func (e *execFlags) change(p *specs.Process, args []string, set map[string]bool) error {
 	p.Args, p.Terminal, p.ConsoleSize = args, *e.tty, nil
 	if *e.cwd != "" {
@@ -232,7 +232,7 @@ func parseUser(s string, u *specs.User) error {
 	return nil
 }
 
-// parseID reads a uid or gid: digits alone, and not (uid_t)-1, which means none (setuid(2),
+// parseID reads a uid or gid: only digits, and not (uid_t)-1, which means no id (setuid(2),
 // chown(2)).
 func parseID(s string) (uint32, error) {
 	const none = 1<<32 - 1

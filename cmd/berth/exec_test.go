@@ -20,8 +20,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// running is a container that does nothing, and how to call berth for it: with words before its id
-// and words after.
+// running starts a container that does nothing, and returns a function that calls berth for it:
+// with words before its id and words after.
 func running(t *testing.T, change func(*specs.Spec)) (on func(flags []string, argv ...string) result, command func(flags []string, argv ...string) *exec.Cmd) {
 	t.Helper()
 	root, id := host(t)

@@ -84,8 +84,8 @@ func (a *app) externalOf(id string) (*external, error) {
 	return e, nil
 }
 
-// create has the program make a container by `create` or `run`. Its choice is recorded before, so
-// that a container whose maker was killed can be deleted.
+// create creates a container by `create` or `run` of another program. It records the program
+// before, so that the container can be deleted if this process is killed.
 func (e *external) create(ctx context.Context, a *app, command, id string, args []string) error {
 	if err := containerid.Check(id); err != nil {
 		return err
@@ -179,7 +179,7 @@ func (e *external) run(cmd *exec.Cmd) error {
 	return err
 }
 
-// listExternal are the containers that other programs run, each in its program's words.
+// listExternal returns the containers that other programs run, each as its program describes it.
 func (a *app) listExternal(ctx context.Context) []*runtime.State {
 	var out []*runtime.State
 	entries, _ := os.ReadDir(a.root) // Runtime.List has reported any fault of it

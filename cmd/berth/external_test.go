@@ -48,8 +48,8 @@ func TestRuntimeType(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnother: what another user says runs a container, in a directory where anybody can
-// make one, is not executed.
+// TestRuntimeOfAnother: a program in another user's record, in a directory where everybody may
+// create files, is not executed.
 func TestRuntimeOfAnother(t *testing.T) {
 	needs.Root(t)
 	root := t.TempDir()

@@ -18,7 +18,7 @@ type globals struct {
 	*flag.FlagSet
 	version, debug, systemd bool
 	criu                    string
-	// xdg is whether the default of --root is in $XDG_RUNTIME_DIR.
+	// xdg reports whether the default of --root is in $XDG_RUNTIME_DIR.
 	xdg bool
 }
 
@@ -43,7 +43,8 @@ func (a *app) globals() *globals {
 	return g
 }
 
-// apply checks what the flags say and puts it into effect. The log is opened after what says how.
+// apply checks the global flags and applies them. It opens the log after the flags that configure
+// it.
 func (g *globals) apply(a *app) error {
 	if a.logFormat != "text" && a.logFormat != "json" {
 		err := fmt.Errorf("--log-format: found %q; allowed are text, json", a.logFormat)

@@ -21,7 +21,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// commands are all verbs, in the order of the help.
+// commands returns all commands, in the order of the help.
 func commands() []command {
 	return []command{
 		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand,
@@ -32,7 +32,7 @@ func commands() []command {
 
 const runtimeTypeFlag = "runtime-type"
 
-// createFlags are the flags that create and run share.
+// createFlags returns the flags that create and run share.
 func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	o := &runtime.CreateOptions{}
 	fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")
@@ -50,7 +50,7 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	return o
 }
 
-// activate adds what a service manager has given berth for the container.
+// activate adds the sockets that a service manager has passed to berth for the container.
 func activate(o *runtime.CreateOptions) error {
 	o.ListenFDs = listenFDs()
 	if err := checkPreserved("$LISTEN_FDS", 3, o.ListenFDs); err != nil {

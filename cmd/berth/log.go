@@ -21,7 +21,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
-// level is how important a record of the log is, in the words of runc and crun.
+// level is the severity of a log record, in the words of runc and crun.
 type level int
 
 const (
@@ -74,8 +74,8 @@ var severities = map[level]syslog.Priority{
 	levelError: syslog.LOG_ERR, levelWarning: syslog.LOG_WARNING, levelInfo: syslog.LOG_INFO, levelDebug: syslog.LOG_DEBUG,
 }
 
-// openJournal returns what sends a record to the journal, as one datagram of its native protocol
-// (systemd.io, Native Journal Protocol).
+// openJournal returns a writer that sends records to the journal, as one datagram of its native
+// protocol (systemd.io, Native Journal Protocol).
 func openJournal(id string) (func(level, string) error, error) {
 	journal, err := net.Dial("unixgram", "/run/systemd/journal/socket")
 	if err != nil {
@@ -87,7 +87,7 @@ func openJournal(id string) (func(level, string) error, error) {
 	}, nil
 }
 
-// openSyslog returns what sends a record to the system's log, under a name.
+// openSyslog returns a writer that sends records to the system's log, under a name.
 func openSyslog(name string) (func(level, string) error, error) {
 	log, err := syslog.New(syslog.LOG_USER, name)
 	if err != nil {
@@ -127,7 +127,7 @@ func (a *app) record(l level, msg string) {
 	fmt.Fprintln(w, line)
 }
 
-// debugf records what is done.
+// debugf logs a message at the level debug.
 func (a *app) debugf(format string, args ...any) {
 	if a.level >= levelDebug {
 		a.record(levelDebug, fmt.Sprintf(format, args...))

@@ -27,7 +27,7 @@ const (
 	exitUnknownCommand = 3
 )
 
-// supervises returns whether the program is to be the supervisor. An argument that happens to be
+// supervises reports whether the program is to be the supervisor. An argument that happens to be
 // the word does no harm.
 func supervises() bool { return slices.Contains(os.Args[1:], "supervise") }
 
@@ -53,23 +53,25 @@ func main() {
 type command struct {
 	name, args, summary string
 	examples            []string
-	// flags declares the command's flags and returns what runs it with the remaining arguments.
+	// flags declares the command's flags and returns the function that runs it with the remaining
+	// arguments.
 	flags func(fs *flag.FlagSet) func(ctx context.Context, app *app, args []string) error
-	// id is which argument is the container's.
+	// id is the index of the argument with the container's id.
 	id int
 	// min and max are how many arguments it takes; max < 0 is any number.
 	min, max int
-	// launches is whether it makes processes of containers, which have to come from a sealed
-	// program.
+	// launches reports whether the command creates processes of containers, which a sealed program
+	// must do.
 	launches bool
-	// signals is whether the command sees to the signals that berth gets; the others end with those
-	// of cancelling.
+	// signals reports whether the command handles the signals that berth gets; in other commands,
+	// signals cancel the context.
 	signals bool
 }
 
 // app holds the global flags and the outputs, which all commands share.
 type app struct {
-	// cgroupManager is that of --cgroup-manager or --systemd-cgroup, empty where none is named.
+	// cgroupManager is the manager named by --cgroup-manager or --systemd-cgroup, or "" if neither
+	// is given.
 	cgroupManager string
 	root          string
 	log           string
@@ -81,10 +83,10 @@ type app struct {
 	send  func(level, string) error
 	// runtimes is the file that names other runtimes for --runtime-type.
 	runtimes string
-	// rootGiven is whether the caller has said where the containers are.
+	// rootGiven reports whether the caller has given --root.
 	rootGiven bool
-	// rootError is why there is no default for root; sticky is whether root is to survive the
-	// pruning of $XDG_RUNTIME_DIR.
+	// rootError is the reason why root has no default. sticky reports whether root gets the sticky
+	// bit, so that it survives the pruning of $XDG_RUNTIME_DIR.
 	rootError error
 	sticky    bool
 	rootless  string

@@ -19,8 +19,8 @@ import (
 // notifyVariable names the socket of the service manager (sd_notify(3)).
 const notifyVariable = "NOTIFY_SOCKET"
 
-// listenFDs is how many sockets a service manager has given berth, from descriptor 3 on
-// (sd_listen_fds(3)).
+// listenFDs returns the number of sockets that a service manager has passed to berth, from
+// descriptor 3 on (sd_listen_fds(3)).
 func listenFDs() int {
 	if pid, err := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || pid != os.Getpid() {
 		return 0
@@ -32,14 +32,14 @@ func listenFDs() int {
 	return n
 }
 
-// barrierTimeout is how long the service manager is waited for, as in sd_notify_barrier(3) as runc
-// calls it.
+// barrierTimeout is the timeout of the wait for the service manager, as in runc's call of
+// sd_notify_barrier(3).
 const barrierTimeout = 30 * time.Second
 
 // forwardReady notifies the service manager once a container's process is ready, and names mainPID
-// as the process to watch. It passes nothing else on: what is in a container is not to speak for a
-// service of the host. It returns when the socket is closed and, with once, after the first time. A
-// failure to notify the manager is a warning: the container runs.
+// as the process to watch. It passes on nothing else: a container must not speak for a service of
+// the host. It returns when the socket is closed and, with once, after the first time. A failure to
+// notify the manager is a warning: the container runs.
 func (a *app) forwardReady(from *net.UnixConn, mainPID int, once bool) {
 	buf := make([]byte, 4096)
 	for {
@@ -60,7 +60,7 @@ func (a *app) forwardReady(from *net.UnixConn, mainPID int, once bool) {
 	}
 }
 
-// waitReady waits until a container is ready or has ended, or the context does.
+// waitReady waits until a container is ready or has ended, or the context ends.
 func (a *app) waitReady(ctx context.Context, from *net.UnixConn, pid int) {
 	defer func() { _ = from.Close() }()
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -85,8 +85,8 @@ func (a *app) waitReady(ctx context.Context, from *net.UnixConn, pid int) {
 	<-ended
 }
 
-// notifyManager sends what sd_notify(3) names, and waits until it has been read: who asks which
-// unit a message is of looks for the sender, which is soon gone.
+// notifyManager sends a message of sd_notify(3) and waits until the manager has read it: the
+// manager looks for the sender, which soon ends.
 func notifyManager(mainPID int) error {
 	// A name that begins with @ is one of no file, which package net knows.
 	manager, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv(notifyVariable), Net: "unixgram"})

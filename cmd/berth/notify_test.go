@@ -40,7 +40,8 @@ func TestSocketActivation(t *testing.T) {
 	call(t, script("LISTEN_PID=$$ LISTEN_FDS=200", "")).is(t, 1, "", "$LISTEN_FDS: found 200, but descriptor 6 is not open")
 }
 
-// manager is a service manager's socket, and the messages that come to it; it answers barriers.
+// manager opens a service manager's socket and returns the messages that arrive there; it answers
+// barriers.
 func manager(t *testing.T) (address string, messages <-chan string) {
 	t.Helper()
 	address = filepath.Join(t.TempDir(), "manager")

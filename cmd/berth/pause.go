@@ -21,7 +21,7 @@ var resumeCommand = command{
 	flags:    onContainer((*runtime.Runtime).Resume),
 }
 
-// onContainer is a command without flags that does one thing to one container.
+// onContainer returns a command without flags that does one thing to one container.
 func onContainer(do func(*runtime.Runtime, context.Context, string) error) func(*flag.FlagSet) func(context.Context, *app, []string) error {
 	return func(*flag.FlagSet) func(context.Context, *app, []string) error {
 		return func(ctx context.Context, a *app, args []string) error {

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestPauseAndPs: what podman, containerd and people call, with runc's words and exit codes.
+// TestPauseAndPs makes the calls of podman, containerd and people, and expects runc's words and
+// exit codes.
 func TestPauseAndPs(t *testing.T) {
 	root, id := host(t)
 	pidFile := filepath.Join(t.TempDir(), "pid")

@@ -14,22 +14,22 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// regexFlag has a command do what it does to every container whose id matches, as in crun.
+// regexFlag applies a command to every container whose id matches, as in crun.
 const regexFlag = "regex"
 
 func regexVar(fs *flag.FlagSet) *bool {
 	return boolFlag(fs, regexFlag, "r", "CONTAINER-ID is an extended regular expression, for all containers with an id in which it is found")
 }
 
-// isSet is whether a command has a flag and it is given as true.
+// isSet reports whether a command has a flag and its value is true.
 func isSet(fs *flag.FlagSet, name string) bool {
 	f := fs.Lookup(name)
 	return f != nil && f.Value.String() == "true"
 }
 
-// forEach does something to every container below --root whose id matches, to the rest where it
-// fails for one, and returns all failures. A container that is gone by then is no failure. For a
-// container of another runtime, its program is called with the command and what follows the flags.
+// forEach calls a function for every container below --root whose id matches, also after a failure,
+// and returns all failures. A container that is gone by then is no failure. For a container of
+// another runtime, it calls that program with the command and the arguments after the flags.
 func (a *app) forEach(ctx context.Context, pattern, command string, args func(id string) []string, do func(id string) error) error {
 	re, err := regexp.CompilePOSIX(pattern)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// toRootless turns a document into one that this process's user can run without being root, as runc
+// toRootless changes a document so that this process's user can run it without being root, as runc
 // does: he is root of a user namespace that maps no other id; the network, which he may not set up,
 // and /sys are the host's; no limits are asked for.
 func toRootless(spec *specs.Spec) {

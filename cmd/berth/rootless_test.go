@@ -85,7 +85,7 @@ func (u *plainUser) own(dir string) {
 	}))
 }
 
-// processes are those that run as the user or as one of his subordinates.
+// processes returns the processes that run as the user or as one of the user's subordinate ids.
 func (u *plainUser) processes() (out []string) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -103,8 +103,8 @@ func (u *plainUser) processes() (out []string) {
 	return out
 }
 
-// command is a call as the user, in a mount namespace whose /etc/subuid and /etc/subgid are the
-// test's.
+// command returns a call as the user, in a mount namespace whose /etc/subuid and /etc/subgid are
+// the test's.
 func (u *plainUser) command(argv ...string) *exec.Cmd {
 	u.t.Helper()
 	ids := ""
@@ -235,7 +235,7 @@ func TestRootless(t *testing.T) {
 	u.berth("state", "c").is(t, 1, "", "container does not exist")
 }
 
-// TestRootlessManyIDs: newuidmap and newgidmap map what /etc/subuid and /etc/subgid give.
+// TestRootlessManyIDs: newuidmap and newgidmap map the ids of /etc/subuid and /etc/subgid.
 func TestRootlessManyIDs(t *testing.T) {
 	u := newPlainUser(t)
 	u.subordinate = true
@@ -335,8 +335,8 @@ func TestRootlessErrors(t *testing.T) {
 
 func ptrTo[T any](v T) *T { return &v }
 
-// TestRootlessSys: whatever of the host's cgroups is to be seen cannot be written to, not by the
-// user who owns it either (CVE-2023-25809).
+// TestRootlessSys: no visible cgroup of the host can be written to, not even by the user who owns
+// it (CVE-2023-25809).
 func TestRootlessSys(t *testing.T) {
 	u := newPlainUser(t)
 	script := "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do test -d $d && mkdir $d/x 2>/dev/null && echo made $d; done; grep -c sysfs /proc/self/mounts; exit 0"

@@ -14,7 +14,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
-// starter makes a container that runs, by Runtime.Run or Runtime.Restore.
+// starter creates and starts a container, by Runtime.Run or Runtime.Restore.
 type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, error)
 
 // runContainer runs a container in the foreground, or leaves it running.
@@ -60,7 +60,7 @@ func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateO
 	return exitCode(status)
 }
 
-// exitCode is how a process has ended, as a shell says it.
+// exitCode returns the exit code that a shell reports for a process that ended.
 func exitCode(status unix.WaitStatus) error {
 	code := status.ExitStatus()
 	if status.Signaled() {
@@ -72,7 +72,7 @@ func exitCode(status unix.WaitStatus) error {
 	return exitError(code)
 }
 
-// foreground stands between a process of a container and who has called berth.
+// foreground connects a process of a container with berth's caller: terminal, signals and exit.
 type foreground struct {
 	// signals are forwarded from the moment that there is a process to forward them to; until then
 	// they wait.
@@ -113,7 +113,7 @@ func (f *foreground) wait(p process) (unix.WaitStatus, error) {
 	return status, nil
 }
 
-// forward hands a signal that berth got to the process.
+// forward sends a signal that berth got to the process.
 func (f *foreground) forward(p process, sig unix.Signal) {
 	if sig == unix.SIGWINCH {
 		f.tty.resize()
@@ -130,7 +130,7 @@ type terminal struct {
 	done          chan struct{}
 }
 
-// newTerminal makes the socket that the container's first process sends its terminal through.
+// newTerminal creates the socket through which the container's first process sends its terminal.
 func newTerminal() (*terminal, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -139,7 +139,7 @@ func newTerminal() (*terminal, error) {
 	return &terminal{parent: os.NewFile(uintptr(fds[0]), "console"), child: os.NewFile(uintptr(fds[1]), "console")}, nil
 }
 
-// console is the socket's other end, for the container.
+// console returns the socket's other end, for the container.
 func (t *terminal) console() *os.File {
 	if t == nil {
 		return nil

@@ -15,8 +15,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/nofile"
 )
 
-// seal executes this program anew from a read-only mount that nobody can reach, and returns only
-// where that has been done.
+// seal executes this program anew from a read-only mount that nobody can reach, and returns only if
+// that has already been done.
 //
 // Until execve a container's first process is a copy of this one, and its /proc/self/exe is this
 // program's file. A program or an interpreter named /proc/self/exe in an image is that file, run by
@@ -64,8 +64,8 @@ func seal() error {
 
 const selfExe = "/proc/self/exe\x00"
 
-// rawSyscall6 is of no use to the Go scheduler or the race detector: it needs neither a goroutine
-// nor a stack to grow.
+// rawSyscall6 makes a system call without a goroutine and without a stack that grows, so that it
+// works before the Go runtime begins.
 //
 //go:linkname rawSyscall6 syscall.RawSyscall6
 func rawSyscall6(trap, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2, errno uintptr)
@@ -93,8 +93,8 @@ func sealEarly(stack unsafe.Pointer) { //nolint:unused // entry, in assembly, co
 	}
 }
 
-// launches is whether a word of the command line, ended by a zero byte, is a command that makes
-// processes of containers.
+// launches reports whether a word of the command line, ended by a zero byte, is a command that
+// creates processes of containers.
 //
 //go:nosplit
 //go:norace
@@ -115,8 +115,7 @@ func same(arg unsafe.Pointer, word string) bool { //nolint:unused // entry, in a
 	return true
 }
 
-// exposed is whether containers could write to this program: who cannot cannot let his containers
-// do so.
+// exposed reports whether containers could write to this program. They can only if their user can.
 //
 //go:nosplit
 //go:norace
@@ -138,7 +137,7 @@ func exposed() bool {
 // currentFolder is AT_FDCWD as an argument of a system call.
 const currentFolder = ^uintptr(99)
 
-// emptyPath is the zero byte at the end of selfExe.
+// emptyPath returns the zero byte at the end of selfExe.
 //
 //go:nosplit
 //go:norace
@@ -194,8 +193,8 @@ func sealedMount(path uintptr) (fd, call, errno uintptr) {
 	return fd, 0, 0
 }
 
-// sealedMountApart has it opened by a child in a user and a mount namespace of its own, which has
-// that right there, and whose table of descriptors is this process's.
+// sealedMountApart opens the sealed program in a child with a user and a mount namespace of its
+// own, which has that right there, and whose table of descriptors is this process's.
 //
 //go:nosplit
 //go:norace
@@ -271,7 +270,7 @@ func replaceBySealed(fd uintptr) (errno uintptr) {
 	return errno
 }
 
-// sameFile is whether two descriptors are of one file.
+// sameFile reports whether two descriptors refer to the same file.
 //
 //go:nosplit
 //go:norace
@@ -291,7 +290,7 @@ func sameFile(a, b uintptr) bool {
 // goroutine, or by a function value.
 var early = sealEarly //nolint:unused // entry, in assembly, reads it
 
-// entry is where a program linked with `-E main.entry` begins.
+// entry begins a program linked with `-E main.entry`.
 func entry()
 
 var _ = entry // it is the linker that uses it

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// signals are those that this process is sent from when they are caught on, one byte each in a
-// pipe.
+// signals receives the signals of this process through a pipe, one byte each, from the time at
+// which they are caught.
 //
 // Package os/signal asks a thread of its own for every signal that it is to catch, two switches of
 // threads each time: a millisecond for those that a container in the foreground is to get, a tenth
@@ -30,9 +30,9 @@ type signals struct {
 // cancelling are the signals that end a command.
 var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 
-// forwarded are the signals that a container's process gets in place of berth: all but those that
-// the kernel keeps (SIGKILL, SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE, SIGURG
-// of the Go scheduler).
+// forwarded returns the signals that a container's process gets in place of berth: all but those
+// that the kernel keeps (SIGKILL, SIGSTOP), those of faults, and berth's own (SIGCHLD, SIGPIPE,
+// SIGURG of the Go scheduler).
 func forwarded() []unix.Signal {
 	list := []unix.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
@@ -47,7 +47,7 @@ func forwarded() []unix.Signal {
 	return list
 }
 
-// relayFD is where relay writes to: a handler has no argument of ours.
+// relayFD is the descriptor to which relay writes: a signal handler has no argument of ours.
 var relayFD int32 //nolint:unused // relay, in assembly, reads it
 
 // relayPC is the address, for the kernel to call, of a handler of signals (sigaction(2)) in
@@ -63,8 +63,8 @@ type kernelSigaction struct {
 	mask     uint64
 }
 
-// catchSignals has signals of this process come through a pipe from now on. There may be one such
-// pipe in a process.
+// catchSignals sends signals of this process through a pipe from now on. There may be one such pipe
+// in a process.
 func catchSignals(list []unix.Signal) (*signals, error) {
 	var p [2]int
 	// A pipe that is full, with 65,536 signals, takes no more: the kernel does not keep as many
@@ -93,8 +93,8 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 	return &signals{fd: p[0]}, nil
 }
 
-// hangupIgnored is whether whoever called has SIGHUP ignored, as nohup(1) does. To catch it would
-// be to get it.
+// hangupIgnored reports whether the caller ignores SIGHUP, as nohup(1) does. A handler would undo
+// that.
 func hangupIgnored() bool {
 	const ignore = 1 // SIG_IGN
 	var action kernelSigaction
@@ -123,7 +123,7 @@ func (s stream) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// read returns what has come and was not read yet.
+// read returns the signals that have arrived and were not read yet.
 func (s *signals) read() []unix.Signal {
 	var buf [64]byte
 	n, err := unix.Read(s.fd, buf[:])
@@ -168,7 +168,7 @@ func (s *signals) cancel(parent context.Context) (_ context.Context, stop func()
 	}
 }
 
-// untilSignal is the context of a command that a signal ends.
+// untilSignal returns the context of a command that a signal ends.
 func untilSignal(ctx context.Context) (context.Context, error) {
 	s, err := catchSignals(cancelling)
 	if err != nil {
@@ -178,7 +178,7 @@ func untilSignal(ctx context.Context) (context.Context, error) {
 	return ctx, nil
 }
 
-// waitEnd waits until the process of a pidfd has ended, and hands over each signal that arrives
+// waitEnd waits until the process of a pidfd has ended, and passes on each signal that arrives
 // before that.
 func (s *signals) waitEnd(pidfd int, handle func(unix.Signal)) error {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}

@@ -68,7 +68,7 @@ func TestEverySignalIsForwarded(t *testing.T) {
 	}
 }
 
-// TestSignalEndsCreate: what is being made is undone.
+// TestSignalEndsCreate: a signal during create undoes the container.
 func TestSignalEndsCreate(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
@@ -96,7 +96,8 @@ func TestSignalEndsCreate(t *testing.T) {
 	}
 }
 
-// traces are the files that a container leaves in its root directory and in the cgroup hierarchies.
+// traces returns the files that a container leaves in its root directory and in the cgroup
+// hierarchies.
 func traces(t *testing.T, root, id string) (found []string) {
 	t.Helper()
 	for _, pattern := range []string{root + "/" + id, "/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {
@@ -160,8 +161,8 @@ func TestSignalsMidway(t *testing.T) {
 	}
 }
 
-// TestNobodyReadsTheLog: what is logged into a pipe that nobody reads any more do not end berth on
-// its way.
+// TestNobodyReadsTheLog: writing the log to a pipe that nobody reads any more does not end berth
+// halfway.
 func TestNobodyReadsTheLog(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "exit 3"))
@@ -208,8 +209,8 @@ func TestNohup(t *testing.T) {
 	}
 }
 
-// TestIgnoredSignals: what the caller ignores is no business of the container's, and the end of its
-// process is noticed all the same.
+// TestIgnoredSignals: the container does not inherit the caller's ignored signals, and the end of
+// its process is noticed even if SIGCHLD is ignored.
 func TestIgnoredSignals(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "grep SigIgn /proc/self/status; exit 6"))

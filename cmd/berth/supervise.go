@@ -85,8 +85,8 @@ var superviseCommand = command{
 	},
 }
 
-// upgradeTimeout is how long a supervisor may take to continue as another program: operations under
-// way end first.
+// upgradeTimeout is the time that a supervisor may take to continue as another program: operations
+// under way end first.
 const upgradeTimeout = time.Minute
 
 func upgradeSupervisor(ctx context.Context, a *app, socket string) error {

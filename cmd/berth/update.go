@@ -25,7 +25,8 @@ var updateCommand = command{
 	flags:    updateFlags,
 }
 
-// updateFlags are runc's. A value that is not given changes nothing.
+// updateFlags holds the flags of update, which are runc's. A flag that is not given changes
+// nothing.
 func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 	file := stringFlag(fs, "resources", "r", "", "`file` with limits as in linux.resources, or - for the standard input; all other flags are ignored then")
 	r := &specs.LinuxResources{}

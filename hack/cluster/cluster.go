@@ -51,12 +51,12 @@ func (c *cluster) identity(name string) string {
 	return filepath.Join(c.dir, "identities", name+".kubeconfig")
 }
 
-// runRoot is the agent's directory for what is gone after a reboot. It is not in
-// the state directory since the path of a unix socket may be 107 bytes at most
-// (unix(7)), and a checkout may lie deep.
+// runRoot returns the agent's run directory, whose content does not survive a reboot. It is not in
+// the state directory since the path of a unix socket may be 107 bytes at most (unix(7)), and a
+// checkout may lie deep.
 func (c *cluster) runRoot() string { return "/run/" + c.id() }
 
-// cgroup is the one above all containers of this cluster.
+// cgroup returns the one above all containers of this cluster.
 func (c *cluster) cgroup() string { return "/" + c.id() }
 
 // id distinguishes this cluster from others on the host.
@@ -64,8 +64,8 @@ func (c *cluster) id() string {
 	return fmt.Sprintf("berth-cluster-%.4x", sha256.Sum256([]byte(c.dir)))
 }
 
-// up starts what does not run yet, in order, and waits for each. If it fails it
-// ends what it started; the logs stay in the state directory.
+// up starts the missing programs, in order, and waits for each. If it fails it ends what it
+// started; the logs stay in the state directory.
 func (c *cluster) up(ctx context.Context) (err error) {
 	begin := time.Now()
 	defer func() {
@@ -96,7 +96,7 @@ func (c *cluster) up(ctx context.Context) (err error) {
 	return nil
 }
 
-// prepare makes the state directory: ports, certificates, kubeconfigs.
+// prepare creates the state directory: ports, certificates, kubeconfigs.
 func (c *cluster) prepare(context.Context) error {
 	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
 		if _, err := os.Stat(filepath.Join(c.assets, name)); err != nil || c.assets == "" {
@@ -144,7 +144,7 @@ func (c *cluster) prepare(context.Context) error {
 	return err
 }
 
-// own takes the state directory into possession, or finds it to be ours.
+// own marks the state directory as this cluster's, or checks that it is.
 func (c *cluster) own() error {
 	data, err := os.ReadFile(filepath.Join(c.dir, marker))
 	if err == nil {
@@ -444,7 +444,7 @@ func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// status prints what runs.
+// status prints the running programs.
 func (c *cluster) status() error {
 	down := 0
 	for _, name := range names {

@@ -97,7 +97,7 @@ func (c *cluster) stop(name string) error {
 	return nil
 }
 
-// supervisorSocket is where the agent's supervisor listens.
+// supervisorSocket returns the path of the supervisor's socket.
 func (c *cluster) supervisorSocket() string { return filepath.Join(c.runRoot(), "supervisor.sock") }
 
 // endSupervisor ends the supervisor, and deletes the containers that are left
@@ -153,8 +153,8 @@ func (c *cluster) endSupervisor(ctx context.Context, force bool) error {
 	return nil
 }
 
-// removeTree removes dir. Mounts below it, which a killed agent may have left,
-// are detached first: removing must not reach into what they show.
+// removeTree removes dir. Mounts below it, which a killed agent may have left, are detached first:
+// removing must not reach into the mounted filesystems.
 func removeTree(dir string) error {
 	all, err := mounts()
 	if err != nil {
@@ -206,7 +206,7 @@ func removeCgroup(path string) error {
 // mount is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 type mount struct{ point, fstype string }
 
-// mounts returns what is mounted, in mount order.
+// mounts returns the mount points, in mount order.
 func mounts() ([]mount, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {

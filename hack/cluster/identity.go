@@ -56,7 +56,7 @@ func openAuthority(dir string) (*authority, error) {
 
 func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
 
-// server makes the pair NAME for a server on the loopback device. It serves as a
+// server creates the key and certificate NAME for a server on the loopback device. It serves as a
 // client's too, as etcd needs for its gateway to itself.
 func (a *authority) server(name string) error {
 	return a.ensure(name, &x509.Certificate{
@@ -68,7 +68,7 @@ func (a *authority) server(name string) error {
 	})
 }
 
-// client makes the pair NAME for a user in groups, as the API server's x509
+// client creates the key and certificate NAME for a user in groups, as the API server's x509
 // authentication reads them: common name and organizations.
 func (a *authority) client(name, user string, groups ...string) error {
 	return a.ensure(name, &x509.Certificate{

@@ -112,7 +112,7 @@ func lock(path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// defaultNode is the host's name as a Kubernetes name, or node-1.
+// defaultNode returns the host's name as a Kubernetes name, or node-1.
 func defaultNode() string {
 	name, err := os.Hostname()
 	name = strings.ToLower(name)

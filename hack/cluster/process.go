@@ -30,14 +30,14 @@ type program struct {
 	args []string
 }
 
-// record says which process a program is. A pid alone is not enough: it is used
-// again once the process is gone. Start time and boot together name a process.
+// record identifies the process of a program. A pid alone is not enough: it is used again once the
+// process is gone. Start time and boot together name a process.
 type record struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"` // field 22 of /proc/PID/stat, clock ticks since boot
 	BootID    string `json:"bootID"`
-	// Fingerprint is of the program's file and arguments: another one means
-	// that the running process is not what is asked for any more.
+	// Fingerprint is a hash of the program's file and arguments: another one means that the running
+	// process is outdated.
 	Fingerprint string `json:"fingerprint"`
 }
 
@@ -50,8 +50,8 @@ type programs struct {
 func (p programs) recordPath(name string) string { return filepath.Join(p.dir, "run", name+".json") }
 func (p programs) logPath(name string) string    { return filepath.Join(p.dir, "log", name+".log") }
 
-// start makes sure that prog runs, and as it is now: one that runs with another
-// file or other arguments is ended first. It returns whether it started it.
+// start starts prog unless it runs. It first ends one that runs with another file or other
+// arguments. It reports whether it started it.
 func (p programs) start(prog program) (started bool, err error) {
 	fingerprint, err := prog.fingerprint()
 	if err != nil {
@@ -158,8 +158,8 @@ func (p programs) tail(name string) string {
 	return strings.Join(lines, "\n")
 }
 
-// running is whether the process of the record lives. A zombie does not: pid 1
-// of a container may be slow to reap.
+// running reports whether the process of the record lives. A zombie does not: pid 1 of a container
+// may be slow to reap.
 func (r record) running() bool {
 	boot, err := procfs.BootID()
 	if err != nil || boot != r.BootID {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// shell is a program that runs a shell script.
+// shell returns a program that runs a shell script.
 func shell(t *testing.T, script string) program {
 	t.Helper()
 	path, err := exec.LookPath("sh")

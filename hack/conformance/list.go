@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// listRow is one row of the table of what does not pass: the program, the cgroup
-// versions it fails on ("v1", "v2" or both with a comma), the reason.
+// listRow matches one row of the table of programs that fail: the program, the cgroup versions it
+// fails on ("v1", "v2" or both with a comma), the reason.
 var listRow = regexp.MustCompile("^\\| `([a-z_]+)` +\\| *((?:v1|v2)(?:, (?:v1|v2))?) *\\| *(.+?) *\\|$")
 
 // readList returns the programs that the file names for the cgroup version, with

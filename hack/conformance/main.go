@@ -58,15 +58,14 @@ var racy = []string{"hooks_stdin", "killsig", "pidfile"}
 
 const attempts = 10
 
-// options are those that a program needs of berth, by which its user says what no document can:
-// these two programs want a label left out that the kernel knows nothing of, which berth refuses
-// otherwise.
+// options has the options of berth that a program needs. These two programs expect that a label
+// which the kernel does not support is left out; berth refuses it otherwise.
 var options = map[string]string{
 	"linux_mount_label":              "--ignore-missing-lsm",
 	"linux_process_apparmor_profile": "--ignore-missing-lsm",
 }
 
-// command is the program's runtime: the runtime itself, or a script in dir that adds options.
+// command returns the program's runtime: the runtime itself, or a script in dir that adds options.
 func (rt runtime) command(dir, program string) (string, error) {
 	option := options[program]
 	if rt.name != "berth" || option == "" {
@@ -77,8 +76,8 @@ func (rt runtime) command(dir, program string) (string, error) {
 	return script, os.WriteFile(script, []byte(text), 0o755) //nolint:gosec // a program
 }
 
-// within runs in the namespaces of one program: $0 is the runtime, $1 the
-// program, $2 its time in seconds, $3 a directory for TMPDIR, $4 what to do first.
+// within runs in the namespaces of one program: $0 is the runtime, $1 the program, $2 its time in
+// seconds, $3 a directory for TMPDIR, $4 a command to run first.
 const within = `
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs "$3" || exit 125
 eval "$4" || exit 125
@@ -184,8 +183,8 @@ func run(args []string, w io.Writer) (int, error) {
 	return report(w, programs, runtimes, results, known, version, *verbose), nil
 }
 
-// cgroupVersion is "v1" where /sys/fs/cgroup holds v1 controllers, hybrid or
-// not, and "v2" where it is the one hierarchy.
+// cgroupVersion returns "v1" if /sys/fs/cgroup holds v1 controllers, hybrid or not, and "v2" if it
+// is the one hierarchy.
 func cgroupVersion() (string, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
@@ -309,7 +308,7 @@ func (r runner) one(rt runtime, program string) outcome {
 	return o
 }
 
-// judge decides whether a program passes, by what it wrote and how it ended.
+// judge decides whether a program passes, by its output and its exit.
 func judge(program, stdout, stderr string, err error, took time.Duration) outcome {
 	tap := parseTAP(stdout)
 	o := outcome{failures: tap.failures, took: took, out: stdout}
@@ -390,7 +389,7 @@ func report(w io.Writer, programs []string, runtimes []runtime, results [][]outc
 	return 0
 }
 
-// short is s on one line of at most 110 characters.
+// short returns s on one line of at most 110 characters.
 func short(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > 110 {

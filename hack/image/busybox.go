@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// busyboxTree is a small, complete user space made of Debian's busybox-static.
+// busyboxTree creates a small, complete user space from Debian's busybox-static.
 func busyboxTree() (tree, error) {
 	deb, err := debianPackage("busybox-static")
 	if err != nil {

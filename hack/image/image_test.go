@@ -23,7 +23,7 @@ import (
 	"github.com/berth-run/berth/node-agent/image"
 )
 
-// TestImages: what the tool makes in each format is an image that the node's store takes.
+// TestImages: the node's store accepts the tool's image in each format.
 func TestImages(t *testing.T) {
 	needs.Root(t)
 	dir := t.TempDir()

@@ -68,7 +68,7 @@ type options struct {
 	output     string
 }
 
-// common are the flags that each command has.
+// common declares the flags that each command has.
 func (o *options) common(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, or directory with --format oci")
@@ -177,7 +177,7 @@ func (o *options) build(warn func(string)) error {
 	return write(*o, dir, layers)
 }
 
-// inside returns whether a file is, or would be, below a directory.
+// inside reports whether a file is, or would be, below a directory.
 func inside(dir, file string) bool {
 	if dir == "" {
 		return false

@@ -122,9 +122,9 @@ func (t tree) add(arg string) error {
 // inode identifies a file of the host.
 type inode struct{ dev, ino uint64 }
 
-// copy copies src of the host to dst, as it is: owners, modes with setuid, setgid and sticky,
-// times, hard links, symbolic links, devices, fifos and extended attributes. What an image cannot
-// hold is refused. As tar --one-file-system does, it takes a directory that another filesystem is
+// copy copies src of the host to dst with owners, modes with setuid, setgid and sticky, times, hard
+// links, symbolic links, devices, fifos and extended attributes. Files that an image cannot hold
+// are refused. As tar --one-file-system does, it takes a directory that another filesystem is
 // mounted on without what is in it, and calls warn.
 func (t tree) copy(src, dst string, warn func(string)) error {
 	var top unix.Stat_t

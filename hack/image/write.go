@@ -105,7 +105,7 @@ func write(o options, dir string, layers []content) error {
 	return writeArchive(o.output, files)
 }
 
-// ociFiles is an OCI image layout:
+// ociFiles returns an OCI image layout:
 // https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 func ociFiles(o options, dir string, config []byte, layers []content) (map[string]content, error) {
 	files := map[string]content{"oci-layout": inMemory([]byte(`{"imageLayoutVersion":"1.0.0"}`))}
@@ -148,7 +148,8 @@ func ociFiles(o options, dir string, config []byte, layers []content) (map[strin
 	return files, err
 }
 
-// dockerFiles is the form that `docker save` writes: manifest.json, the config and a tar a layer.
+// dockerFiles returns the files that `docker save` writes: manifest.json, the config and a tar a
+// layer.
 func dockerFiles(o options, config []byte, layers []content) (map[string]content, error) {
 	files := map[string]content{}
 	configName := digest.FromBytes(config).Encoded() + ".json"

@@ -18,12 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Root is where the hierarchies are mounted.
+// Root is the directory in which the hierarchies are mounted.
 const Root = "/sys/fs/cgroup"
 
-// Layout is how the cgroup hierarchies of a host lie below Root.
+// Layout describes the cgroup hierarchies of a host below Root.
 type Layout struct {
-	// Unified is whether Root is the one hierarchy of cgroup v2.
+	// Unified reports whether Root is the one hierarchy of cgroup v2.
 	Unified bool
 	// V1 are the hierarchies of version 1.
 	V1 []Hierarchy
@@ -124,7 +124,7 @@ func (l Layout) Dirs() []string {
 	return out
 }
 
-// controllers are those of cgroup v1 that a container gets a cgroup of; cgroups(7).
+// controllers are the controllers of cgroup v1 in which a container gets a cgroup; cgroups(7).
 var controllers = []string{
 	"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls",
 	"net_prio", "perf_event", "pids", "rdma",
@@ -153,7 +153,8 @@ func (l Layout) Paths(path string) map[string]string {
 
 // Membership is the cgroup of a process in one hierarchy.
 type Membership struct {
-	// Controllers are those of a v1 hierarchy, or its name, as "name=systemd"; nil for version 2.
+	// Controllers are the controllers of a v1 hierarchy, or its name, as "name=systemd"; nil for
+	// version 2.
 	Controllers []string
 	Path        string
 }

@@ -72,7 +72,7 @@ func (p Program) Spec(archive, notes, name string) string {
 `, archive, p.Script(), name, notes)
 }
 
-// Lines returns how many lines the program writes.
+// Lines returns the number of lines that the program writes.
 func (p Program) Lines() int { return p.Slow + p.Burst + 1 }
 
 // Notes are the lines that a program has written about itself.
@@ -98,7 +98,7 @@ func ReadNotes(path string) Notes {
 	return n
 }
 
-// Losses counts what went wrong with one program or more.
+// Losses counts the losses of one program or more.
 type Losses struct{ Containers, StartedTwice, Codes, Lines, Doubled, Disorder int }
 
 // Add adds the losses of another.
@@ -171,7 +171,7 @@ func HoldsAll(ctx context.Context, supervisor *protocol.Client, agent int) error
 	return nil
 }
 
-// Held returns how many pidfds a process has open.
+// Held returns the number of pidfds that a process has open.
 func Held(agent int) (n int) {
 	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", agent))
 	for _, fd := range fds {

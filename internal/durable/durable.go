@@ -24,7 +24,7 @@ type Options struct {
 	// filesystem; the default is .NAME.new beside the file. Writers that may replace one file at
 	// the same time need temporary files of their own.
 	Temporary string
-	// Sync makes the new content survive a loss of power once Replace has returned.
+	// Sync flushes the new content before Replace returns, so that it survives a power loss.
 	Sync bool
 	// Reserve has the room for the file if the filesystem has none; nil is no reserve.
 	Reserve *Reserve
@@ -82,7 +82,7 @@ func Create(path string, data []byte, o Options) error {
 	return err
 }
 
-// SyncDir makes the names in a directory survive a loss of power.
+// SyncDir flushes the names in a directory, so that they survive a power loss.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -20,16 +20,17 @@ const JournalFile = "journal"
 const (
 	// journalVersion is the version of the format of a journal. A newer one is refused.
 	journalVersion = 1
-	// journalChunk is how much room is allocated for the journal at a time.
+	// journalChunk is the size by which the journal's file is extended.
 	journalChunk = 1 << 20
-	// journalReserve of that room is for files that are written out of a Reserve.
+	// journalReserve is the part of the journal's room for files that are written out of a Reserve.
 	journalReserve = 4 * reserveSize
-	// journalSlack is how far a journal may exceed twice its needed size before it is written anew.
+	// journalSlack is the size by which a journal may exceed twice its needed size before it is
+	// rewritten.
 	journalSlack = 8 << 20
 	// flushSpacing is the time between two flushes for each file beyond the first that waits for
 	// the second one, up to flushSpacingMax.
 	flushSpacing, flushSpacingMax = 10 * time.Millisecond, 400 * time.Millisecond
-	// soon is how long a file may wait for the flush that Soon asks for.
+	// soon is the time within which a flush that Soon requests happens.
 	soon = time.Second
 )
 
@@ -105,7 +106,7 @@ func (j *Journal) Removed(path string) error {
 	return j.add(kindRemoved, name, nil, true)
 }
 
-// RemovedAll is Removed for the files of a directory.
+// RemovedAll calls Removed for the files of a directory.
 func (j *Journal) RemovedAll(dir string) error {
 	if j == nil {
 		return nil
@@ -181,8 +182,8 @@ func (j *Journal) add(kind byte, name string, data []byte, reserved bool) error 
 	return nil
 }
 
-// makeRoom allocates room for an entry, and for what is reserved. The room is real, and reads as
-// zeros (fallocate(2)).
+// makeRoom allocates room for an entry, and for the reserve. The room is real, and reads as zeros
+// (fallocate(2)).
 func (j *Journal) makeRoom(size int64, reserved bool) error {
 	if j.end+size+journalReserve <= j.room {
 		return nil

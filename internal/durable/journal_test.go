@@ -71,7 +71,7 @@ func (m *machine) has(name, content string) {
 	}
 }
 
-// lost is a loss of power that leaves the journal's first bytes, and of every other file nothing.
+// lost simulates a power loss that leaves the journal's first bytes, and nothing of any other file.
 func (m *machine) lost(journal []byte) {
 	m.Helper()
 	m.boot++
@@ -98,8 +98,8 @@ func (m *machine) journal() []byte {
 	return b
 }
 
-// TestJournalSurvivesPowerLoss: after a loss of power each file holds what was flushed last,
-// whatever has become of the file, and what was removed is gone.
+// TestJournalSurvivesPowerLoss: after a power loss each file has its last flushed content, whatever
+// has become of the file, and removed files are gone.
 func TestJournalSurvivesPowerLoss(t *testing.T) {
 	leaktest.Check(t)
 	m := &machine{T: t, dir: t.TempDir()}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Soon has all that was put flushed within a second.
+// Soon requests a flush within a second.
 func (j *Journal) Soon() {
 	if j == nil {
 		return
@@ -81,7 +81,7 @@ func (j *Journal) Close() error {
 	return errors.Join(err, j.f.Close())
 }
 
-// run is the goroutine that flushes.
+// run flushes in a goroutine of its own.
 func (j *Journal) run() {
 	defer close(j.done)
 	var last time.Time // when the last flush began
@@ -116,7 +116,7 @@ func (j *Journal) await(last time.Time) bool {
 	}
 }
 
-// flush makes all that was put survive a loss of power.
+// flush flushes all entries, so that they survive a power loss.
 func (j *Journal) flush() {
 	j.mu.Lock()
 	waiting, target, file := j.waiting, j.put, j.f

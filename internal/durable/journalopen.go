@@ -17,9 +17,9 @@ import (
 	"github.com/berth-run/berth/internal/procfs"
 )
 
-// OpenJournal opens the journal of a directory. If it was written in another boot, the files become
-// what it holds. The globs, relative to the directory, say which files belong into it; those that
-// it lacks are added.
+// OpenJournal opens the journal of a directory. If it was written in another boot, the files get
+// its content. The globs, relative to the directory, say which files belong into it; those that it
+// lacks are added.
 //
 // One process at a time may have the journal open.
 func OpenJournal(dir string, globs ...string) (*Journal, error) {
@@ -79,7 +79,7 @@ func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
 // Journal reports false.
 func (j *Journal) NewBoot() bool { return j != nil && j.newBoot }
 
-// blank returns whether a file holds nothing but zeros, as a filesystem may leave one whose content
+// blank reports whether a file holds nothing but zeros, as a filesystem may leave one whose content
 // it had not written.
 func blank(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
 
@@ -104,7 +104,8 @@ func match(dir string, globs []string) ([]string, error) {
 	return out, nil
 }
 
-// takeUp makes the files what the journal of another boot holds, and the journal that of this boot.
+// takeUp writes the content of another boot's journal to the files, and begins the journal of this
+// boot.
 func (j *Journal) takeUp(held map[string]entry) error {
 	// Whole entries may follow one that was cut off. They must never come behind a new one. And
 	// what was allocated behind them is room for the files.
@@ -133,7 +134,7 @@ func (j *Journal) header() ([]byte, error) {
 	return encode(kindHeader, "", head)
 }
 
-// restore makes the files what the journal holds.
+// restore writes the journal's content to the files.
 func restore(dir string, journal io.ReaderAt, held map[string]entry) error {
 	for name, e := range held {
 		path := filepath.Join(dir, name)
@@ -160,7 +161,7 @@ func restore(dir string, journal io.ReaderAt, held map[string]entry) error {
 	return nil
 }
 
-// catchUp adds to the journal what a process that was killed has written to files alone. After
+// catchUp adds to the journal the files that a killed process has written only in place. After
 // another boot, files may be among them that never came to the disk.
 func (j *Journal) catchUp(held map[string]entry, files []string, rebooted bool) error {
 	info, err := j.f.Stat()

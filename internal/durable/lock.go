@@ -31,7 +31,7 @@ func TryLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Lock is TryLock that waits until the lock is free or ctx ends.
+// Lock takes the lock as TryLock does, and waits until it is free or ctx ends.
 func Lock(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -55,7 +55,7 @@ func Lock(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// TryLockFile is TryLock for a file or directory that is open already.
+// TryLockFile takes the lock of a file or directory that is open already, as TryLock does.
 func TryLockFile(f *os.File) error { return lock(f) }
 
 func lock(f *os.File) error {

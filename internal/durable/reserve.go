@@ -16,7 +16,7 @@ const (
 	// reserveSize is the room of each file of a Reserve. A status with a condition of the longest
 	// kind (32 KiB) fits.
 	reserveSize = 48 << 10
-	// reserveFiles is how many there are: a file that is new keeps the room that it took.
+	// reserveFiles is the number of reserve files: a new file keeps the room that it took.
 	reserveFiles = 4
 )
 
@@ -38,7 +38,7 @@ func NewReserve(dir string) *Reserve {
 
 func (r *Reserve) path(i int) string { return filepath.Join(r.dir, ".reserve-"+strconv.Itoa(i)) }
 
-// fill makes the files that are not there.
+// fill creates the missing reserve files.
 func (r *Reserve) fill() {
 	for i := range reserveFiles {
 		if keep(r.path(i)) != nil {
@@ -47,7 +47,7 @@ func (r *Reserve) fill() {
 	}
 }
 
-// keep makes one file of the reserve. Its room is real, not a hole (fallocate(2)).
+// keep creates one file of the reserve. Its room is real, not a hole (fallocate(2)).
 func keep(path string) error {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err == unix.EEXIST {
@@ -87,7 +87,7 @@ func (r *Reserve) Replace(path string, data []byte, o Options) error {
 	return err
 }
 
-// use makes a file of the reserve the file at path.
+// use turns a file of the reserve into the file at path.
 func use(reserve, path string, data []byte, o Options) error {
 	fd, err := unix.Open(reserve, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -19,9 +19,9 @@ const (
 	// restPercent is GOGC of a process at rest. It allocates little, so it costs little to collect
 	// early.
 	restPercent = 25
-	// room is how much garbage may gather during a burst. A start of a container leaves half a MiB
-	// of it in the agent and in the supervisor each. At rest their heaps are so small that they
-	// would be collected at nearly every start.
+	// room is the amount of garbage that may gather during a burst. A start of a container leaves
+	// half a MiB of it in the agent and in the supervisor each. At rest their heaps are so small
+	// that they would be collected at nearly every start.
 	room = 16 << 20
 	// least is the smallest heap that Go reckons with (runtime, heapMinimum): it is collected when
 	// it reaches GOGC/100 of this size, at the earliest.
@@ -31,7 +31,7 @@ const (
 	burst, quiet = time.Second, 5 * time.Second
 )
 
-// Adapt has this process adapt its heap to its work until ctx ends, unless the environment sets
+// Adapt adapts the heap of this process to its work until ctx ends, unless the environment sets
 // GOGC.
 func Adapt(ctx context.Context) {
 	if os.Getenv("GOGC") == "" {
@@ -52,7 +52,7 @@ func newPace(quiet time.Duration) *pace {
 	return p
 }
 
-// await has the next collection put a token into p.collected.
+// await puts a token into p.collected at the next collection.
 func (p *pace) await() {
 	// An object that nothing refers to goes with the next collection. Go would allocate it together
 	// with others if it had no pointer in it.
@@ -102,7 +102,7 @@ func (p *pace) work(ctx context.Context) {
 	}
 }
 
-// workPercent returns the GOGC that leaves room for garbage beside what is live.
+// workPercent returns the GOGC that leaves room for garbage beside the live heap.
 func workPercent() int {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)

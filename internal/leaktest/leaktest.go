@@ -19,13 +19,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is how often to look, a tenth of a second apart or more: what ends them may be under
-// way.
+// patience is the number of looks, a tenth of a second apart or more: goroutines may be about to
+// end.
 const patience = 30
 
 // Check fails the test if goroutines or descriptors are left over after its cleanups. It comes
 // first in a test, which must not be parallel: those of others would count, too. It calls settle
-// before each look, to end what a library keeps for its next use.
+// before each look, to close what a library keeps for reuse.
 func Check(t testing.TB, settle ...func()) {
 	t.Helper()
 	check(t, patience, settle...)
@@ -45,7 +45,8 @@ func check(t testing.TB, patience int, settle ...func()) {
 	})
 }
 
-// Tests are a *testing.M, or one with what its package starts for all tests and ends after them.
+// Tests runs the tests of a package: a *testing.M, or one that also starts and ends what all tests
+// share.
 type Tests interface{ Run() int }
 
 // Run runs the tests of a package and returns the exit code for TestMain: that of the tests, or 1
@@ -87,7 +88,7 @@ func leftOver(before map[string]string, patience int, settle []func(), options .
 	return "descriptors " + strings.Join(left, ", ")
 }
 
-// descriptors returns what this process has open, by number.
+// descriptors returns the open files of this process, by number.
 func descriptors() map[string]string {
 	out := map[string]string{}
 	links, _ := filepath.Glob("/proc/self/fd/*")

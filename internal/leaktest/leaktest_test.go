@@ -134,7 +134,7 @@ func (p *pkg) read(file *ast.File, test bool) {
 	}
 }
 
-// reaches returns whether a function calls Check, itself or through other functions of the tests.
+// reaches reports whether a function calls Check, itself or through other functions of the tests.
 func (p *pkg) reaches(function string, seen map[string]bool) bool {
 	seen[function] = true
 	calls := p.calls[function]

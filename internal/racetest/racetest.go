@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Collect has the programs that this process starts report races in files below dir, an absolute
+// Collect makes the programs that this process starts report races in files below dir, an absolute
 // path. Their standard error may be read by nobody, or be gone when they are killed. They end at
 // once: by default the detector waits a second for other threads, in each call of a command.
 func Collect(dir string) error {

@@ -22,7 +22,7 @@ func needsCRIU(t *testing.T) {
 // begins anew.
 var counting = []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done"}
 
-// last is the last number of a log.
+// last returns the last number of a log.
 func last(log string) int {
 	fields := strings.Fields(log)
 	if len(fields) == 0 {

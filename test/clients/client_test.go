@@ -39,7 +39,7 @@ func newClient(t *testing.T, name string, args ...string) *client {
 	return &client{t: t, path: path, args: args}
 }
 
-// with is the same client for another test or subtest.
+// with returns the same client for another test or subtest.
 func (c *client) with(t *testing.T) *client {
 	d := *c
 	d.t = t
@@ -57,8 +57,8 @@ func (r result) String() string {
 	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out, r.stderr)
 }
 
-// limit is how long a call may take: a client that hangs has failed. Without a processor of its own
-// a guest is many times slower.
+// limit is the time that a call may take: a client that hangs has failed. Without a processor of
+// its own a guest is many times slower.
 var limit = patience(3 * time.Minute)
 
 func patience(d time.Duration) time.Duration {
@@ -71,7 +71,7 @@ func patience(d time.Duration) time.Duration {
 // setting is a file of a container's own cgroup, as the container sees it, and what it says.
 type setting struct{ file, value string }
 
-// byVersion is the first setting on cgroup version 1 and the second on version 2.
+// byVersion returns the first setting on cgroup version 1 and the second on version 2.
 func byVersion(one, two setting) setting {
 	if unified() {
 		return two
@@ -88,13 +88,13 @@ func pidsLimit(n string) setting {
 	return byVersion(setting{"pids/pids.max", n}, setting{"pids.max", n})
 }
 
-// quota is the setting of so many hundredths of a processor.
+// quota returns the setting of so many hundredths of a processor.
 func quota(hundredths int) setting {
 	us := strconv.Itoa(hundredths * 1000)
 	return byVersion(setting{"cpu/cpu.cfs_quota_us", us}, setting{"cpu.max", us + " 100000"})
 }
 
-// shares512 is the kernel's value for --cpu-shares 512: version 2 has weights, of which runc's
+// shares512 returns the kernel's value for --cpu-shares 512: version 2 has weights, of which runc's
 // formula of today makes 59.
 func shares512() setting {
 	return byVersion(setting{"cpu/cpu.shares", "512"}, setting{"cpu.weight", "59"})
@@ -116,7 +116,7 @@ func inside(t *testing.T, read func(file string) string, settings ...setting) {
 	}
 }
 
-// cgroupManager is the name of the driver that the tests run the clients with.
+// cgroupManager returns the name of the driver that the tests run the clients with.
 func cgroupManager() string {
 	if systemd() {
 		return "systemd"
@@ -130,7 +130,7 @@ func (c *client) run(args ...string) result {
 	return c.feed("", args...)
 }
 
-// feed is run with a standard input.
+// feed runs the client with a standard input.
 func (c *client) feed(stdin string, args ...string) result {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -270,7 +270,7 @@ func (c *client) daemon(ready func() bool, args ...string) (log string, ok bool)
 	return "not ready in time:\n" + text(), false
 }
 
-// installed is where docs/clients.md has the program.
+// installed is the path of the program in docs/clients.md.
 const installed = "/usr/local/bin/berth"
 
 // snippet writes a block of docs/clients.md to a file. The block is the one whose first line ends

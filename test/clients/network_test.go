@@ -13,7 +13,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// get is the body of a page, or nothing as long as nobody answers.
+// get returns the body of a page, or nothing as long as nobody answers.
 func get(url string) string {
 	r, err := http.Get(url)
 	if err != nil {
@@ -24,7 +24,7 @@ func get(url string) string {
 	return string(body)
 }
 
-// serve is a command that serves one page over HTTP.
+// serve returns a command that serves one page over HTTP.
 func serve(page string) []string {
 	return []string{"sh", "-c", "mkdir /tmp/www; echo " + page + " >/tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www"}
 }
@@ -92,7 +92,7 @@ func podNetwork(t *testing.T) {
 	})
 }
 
-// ownNetwork is a setting of newPod: a network namespace of the pod's own.
+// ownNetwork gives the pod of newPod a network namespace of its own.
 func ownNetwork(c *cri.PodSandboxConfig) {
 	c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_POD
 	c.Hostname = "a-pod"

@@ -251,7 +251,7 @@ exec unshare --mount --pid --fork --kill-child --net --ipc --uts --propagation p
 	return 0, err
 }
 
-// hierarchies are the mount points of cgroups on this machine.
+// hierarchies returns the mount points of cgroups on this machine.
 func hierarchies() (found []string, err error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -388,7 +388,7 @@ func enter() error {
 	return nil
 }
 
-// leftovers are the things that a container or a daemon may leave behind: mounts, cgroups,
+// leftovers returns the things that a container or a daemon may leave behind: mounts, cgroups,
 // processes.
 func leftovers() map[string]bool {
 	things := map[string]bool{}

@@ -157,7 +157,7 @@ func testStreams(t *testing.T, p *pod, id, page string) {
 	})
 }
 
-// ip is the address of a pod.
+// ip returns the address of a pod.
 func (p *pod) ip() string {
 	p.t.Helper()
 	s, err := p.service.PodSandboxStatus(p.ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})

@@ -92,7 +92,7 @@ spec:
 	}
 }
 
-// sinceBoot is the time by the clock that the start times of processes are of.
+// sinceBoot returns the time by the clock that the start times of processes are of.
 func sinceBoot(t *testing.T) time.Duration {
 	t.Helper()
 	var now unix.Timespec

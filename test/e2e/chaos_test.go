@@ -140,7 +140,7 @@ spec:
 %s`, name, program.Spec("/var/lib/berth/archives/hello.tar", notes, name))
 }
 
-// up starts what does not run. hack/cluster/up.sh would build the command again first.
+// up starts the programs that do not run. hack/cluster/up.sh would build the command again first.
 func up(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(root, "bin/berth-cluster"), "up", "--dir", state, "--assets", filepath.Dir(kubectl))
@@ -150,7 +150,7 @@ func up(t *testing.T) {
 	}
 }
 
-// supervisor is a client of the supervisor of the cluster's agent.
+// supervisor returns a client of the supervisor of the cluster's agent.
 func supervisor(t *testing.T) *protocol.Client {
 	t.Helper()
 	args := bytes.Split([]byte(read(t, fmt.Sprintf("/proc/%d/cmdline", pidOf(t, "berth-agent")))), []byte{0})

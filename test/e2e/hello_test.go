@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestHello is the README's walk: apply, wait, see, delete.
+// TestHello follows the README: apply, wait, see, delete.
 func TestHello(t *testing.T) {
 	cleanAfter(t, "hello")
 	kube(t, "apply", "-f", "config/samples/hello.yaml")
@@ -208,8 +208,7 @@ spec:
   terminationGracePeriodSeconds: 1
 `
 
-// TestBadInput: what is wrong is refused by the API server, or named in a condition; and cured by
-// an edit.
+// TestBadInput: the API server refuses a fault, or a condition names it; an edit corrects it.
 func TestBadInput(t *testing.T) {
 	const image = "  archive: {path: /var/lib/berth/archives/hello.tar}\n"
 	t.Run("refused by the API server", func(t *testing.T) {

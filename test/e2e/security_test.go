@@ -18,7 +18,7 @@ spec:
   terminationGracePeriodSeconds: 0
 `
 
-// TestContainerIsHeld: what tools and people do to the objects of a Container does not part it from
+// TestContainerIsHeld: changes of a Container's objects by tools and people do not separate it from
 // its process.
 func TestContainerIsHeld(t *testing.T) {
 	cleanAfter(t, "held")

@@ -36,7 +36,7 @@ type told struct {
 
 const (
 	state = "/mnt/state"
-	// jobsAtOnce is how many jobs are under way at the same time.
+	// jobsAtOnce is the number of jobs that run concurrently.
 	jobsAtOnce = 4
 )
 

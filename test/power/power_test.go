@@ -36,7 +36,8 @@ import (
 )
 
 const (
-	// imagesARound is how many images a round may unpack, of randomLayers layers beside busybox.
+	// imagesARound is the number of images that a round may unpack, of randomLayers layers beside
+	// busybox.
 	imagesARound = 4
 	randomLayers = 3
 )

@@ -30,7 +30,7 @@ func now() sinceBoot {
 
 func (t sinceBoot) since(before sinceBoot) time.Duration { return time.Duration(t - before) }
 
-// startOf returns when a process was created.
+// startOf returns the time at which a process was created.
 func startOf(pid int) (sinceBoot, error) {
 	st, err := procfs.ReadStat(pid)
 	return sinceBoot(st.StartTime) * sinceBoot(procfs.Tick), err
@@ -107,8 +107,8 @@ func (c *cluster) place(ctx context.Context, want *v1alpha1.Container) (*v1alpha
 	}
 }
 
-// apply creates all Containers, and returns what is known of each once all of them are shown as
-// running.
+// apply creates all Containers, waits until all of them are shown as running, and returns their
+// times.
 func (b burst) apply(ctx context.Context, c *cluster) (map[string]*sighting, error) {
 	name := func(i int) string { return fmt.Sprintf("c%d", i) }
 	list := &v1alpha1.ContainerList{}
@@ -193,7 +193,7 @@ func (c *cluster) quiet(ctx context.Context) error {
 	return nil
 }
 
-// isHeartbeat reports whether a counter is of what an agent writes all the time.
+// isHeartbeat reports whether a counter counts the regular writes of agents.
 func isHeartbeat(key string) bool {
 	return key == "PUT leases" || key == "APPLY nodeagents/status" || key == "APPLY nodeagents" || key == "POST leases"
 }

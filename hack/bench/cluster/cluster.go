@@ -174,7 +174,7 @@ var (
 	metricLabel = regexp.MustCompile(`(\w+)="([^"]*)"`)
 )
 
-// metrics reads what the API server has counted: requests that it has granted, as "VERB
+// metrics reads the API server's counters: requests that it has granted, as "VERB
 // resource/subresource", long-running ones that are open, as "open VERB resource", and objects, as
 // "objects resource".
 func (c *cluster) metrics(ctx context.Context) (counters, error) {
@@ -216,7 +216,7 @@ func (c *cluster) metrics(ctx context.Context) (counters, error) {
 	return all, s.Err()
 }
 
-// since returns what has been counted since an earlier time.
+// since returns the differences to earlier counters.
 func (m counters) since(before counters) counters {
 	more := counters{}
 	for key, value := range m {

@@ -48,7 +48,7 @@ func (c *cluster) newIssuer() (*issuer, error) {
 	return &issuer{ca, key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})}, err
 }
 
-// identity returns how the agent of a node reaches the API server: with a certificate, and so a
+// identity returns the client configuration of a node's agent, with a certificate, and so a
 // connection, of its own.
 func (i *issuer) identity(c *cluster, node string) (*rest.Config, error) {
 	template := &x509.Certificate{
@@ -67,7 +67,7 @@ func (i *issuer) identity(c *cluster, node string) (*rest.Config, error) {
 	return config, nil
 }
 
-// fakeAgent asks the API server for what a berth-agent asks, by the same code. It starts no
+// fakeAgent makes the requests of a berth-agent to the API server, by the same code. It starts no
 // process: it reports that each OCIBundle of its node runs.
 type fakeAgent struct {
 	name   string

@@ -121,7 +121,7 @@ func (n nodes) grow(ctx context.Context, c *cluster, i *issuer, have, want int) 
 	return nil
 }
 
-// fromCache has the API server list from its watch cache.
+// fromCache makes the API server list from its watch cache.
 var fromCache = &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: "0"}}
 
 // isRequest reports whether a counter is of requests, granted or refused.
@@ -129,7 +129,7 @@ func isRequest(key string) bool {
 	return !strings.HasPrefix(key, "open ") && !strings.HasPrefix(key, "objects ")
 }
 
-// measureRest prints what the nodes cost while nothing happens but heartbeats.
+// measureRest prints the cost of nodes that only send heartbeats.
 func (n nodes) measureRest(ctx context.Context, c *cluster, have int, atFirst counters) error {
 	time.Sleep(30 * time.Second)
 	cpu, before, err := c.usage(ctx)

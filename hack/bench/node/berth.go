@@ -40,7 +40,7 @@ spec:
 // timeout is for whatever is waited for.
 const timeout = 10 * time.Minute
 
-// berth is an engine with one container, by which the image is ready.
+// berth returns an engine with one container, by which the image is ready.
 func (h host) berth(g cgroup) (engine, error) {
 	a := &agent{dir: h.dir, cgroup: g}
 	err := os.MkdirAll(a.path("manifests"), 0o700)
@@ -164,7 +164,7 @@ func (a *agent) end() error {
 	return a.cmd.Wait()
 }
 
-// close removes what the agent and the supervisor have made, and ends them.
+// close ends the agent and the supervisor, and removes their files.
 func (a *agent) close() error {
 	err := a.end()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)

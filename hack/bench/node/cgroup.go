@@ -20,7 +20,8 @@ type cgroup struct {
 // cpuTime is processor time, as the kernel divides it.
 type cpuTime struct{ user, system time.Duration }
 
-// hierarchy is where processor time is counted: that of version 2, or cpuacct of version 1.
+// hierarchy returns the cgroup hierarchy that counts processor time: version 2, or cpuacct of
+// version 1.
 func hierarchy() string {
 	if unified() {
 		return "/sys/fs/cgroup"

@@ -11,8 +11,8 @@ import (
 	"github.com/berth-run/berth/internal/procfs"
 )
 
-// settled is how long agent and supervisor are left alone before their memory is measured. Go
-// collects garbage every two minutes at the latest.
+// settled is the time for which agent and supervisor are left alone before their memory is
+// measured. Go collects garbage every two minutes at the latest.
 const settled = 150 * time.Second
 
 // measureMemory prints the memory of agent and supervisor with each number of running containers,

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is where engines work.
+// host is the environment in which engines work.
 type host struct {
 	dir string
 }
 
-// environment is that of all engines: nothing of a user's.
+// environment is the environment of all engines, without any variable of a user.
 var environment = []string{"HOME=/nonexistent", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=", "GOMAXPROCS="}
 
 const image = "localhost/busybox:1"
@@ -79,8 +79,8 @@ func command(args ...string) error {
 	return nil
 }
 
-// remove removes a directory in which what was asked to end may still write, and mount (podman
-// does, on overlay).
+// remove removes a directory in which processes that are about to end may still write, and mount
+// (podman does, on overlay).
 func remove(dir string) (err error) {
 	for range 50 {
 		_ = unix.Unmount(filepath.Join(dir, "overlay"), unix.MNT_DETACH)
