@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// BenchmarkRun is a container inside one process, as in the supervisor: from its document until its
-// program is executed, and until all is removed, the median of each in milliseconds. It is to
-// compare with hack/bench/floor.c, which makes the same system calls. BERTH_BENCH_BUNDLE is a
+// BenchmarkRun measures a container inside one process, as in the supervisor: from its document
+// until its program is executed, and until all is removed, the median of each in milliseconds. It
+// is to compare with hack/bench/floor.c, which makes the same system calls. BERTH_BENCH_BUNDLE is a
 // bundle that runs /bin/true, BERTH_BENCH_PAUSE how long nothing is done before each.
 func BenchmarkRun(b *testing.B) {
 	bundle := os.Getenv("BERTH_BENCH_BUNDLE")

@@ -190,7 +190,7 @@ func (r *Runtime) setFreezer(c *criuCall, rec *record, version int) {
 	}
 }
 
-// requireFeatures fails if criu does not support what a checkpoint asks for.
+// requireFeatures fails if criu does not support a feature that a checkpoint needs.
 func requireFeatures(ctx context.Context, o CheckpointOptions) error {
 	features := &rpc.CriuFeatures{}
 	if o.PreDump {

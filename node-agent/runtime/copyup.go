@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// maxCopied is how many files tmpcopyup copies: what they hold is bounded by the tmpfs and the
-	// container's memory, the list of them is the runtime's.
+	// maxCopied is the greatest number of files that tmpcopyup copies. The tmpfs and the
+	// container's memory limit their content; the runtime must limit their list.
 	maxCopied = 100_000
-	// copiedAtOnce is how many of them one child copies.
+	// copiedAtOnce is the number of files that one child copies.
 	copiedAtOnce = 1024
 )
 
-// copyUp fills a tmpfs that the child is about to mount with what it covers. This process, whose
+// copyUp fills a tmpfs with the content of the directory that it will cover. This process, whose
 // user may not be the files' owner, makes the list; a second child in the container's cgroup and
 // user namespace copies.
 func (m *mountInputs) copyUp(ctx context.Context) error {
@@ -72,7 +72,7 @@ func (m *mountInputs) copyUp(ctx context.Context) error {
 	return nil
 }
 
-// receiveCopy takes what the child has sent: the index of a mount, a clone of the directory that it
+// receiveCopy receives the child's message: the index of a mount, a clone of the directory that it
 // covers, and the tmpfs.
 func (m *mountInputs) receiveCopy() (field plan.Field, from, to *os.File, err error) {
 	payload, fds, err := receiveDescriptors(m.copies, 2)
@@ -104,7 +104,7 @@ func readIDMap(name string) (out []specs.LinuxIDMapping, err error) {
 	return out, nil
 }
 
-// lister lists what is below a directory. Each directory is opened below the first, without
+// lister lists the files below a directory. Each directory is opened below the first, without
 // symbolic links, and each file is looked at in its directory.
 type lister struct {
 	top int

@@ -178,7 +178,7 @@ func (c *creation) openInputs(ctx context.Context) (err error) {
 	return nil
 }
 
-// buildPlan builds the plan of the first process and opens what it needs from the host.
+// buildPlan builds the plan of the first process and opens the host's files that it needs.
 func (c *creation) buildPlan(ctx context.Context) error {
 	host, err := c.r.Host()
 	if err != nil {

@@ -148,7 +148,7 @@ func criuNamespaceType(t specs.LinuxNamespaceType) string {
 	return string(t)
 }
 
-// withLog adds what criu's log says to an error.
+// withLog adds the errors of criu's log to an error.
 func withLog(err error, dir, log string) error {
 	lines := criu.Complaints(dir, log)
 	if len(lines) == 0 {

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxLinks is how many symbolic links the kernel follows in one path (MAXSYMLINKS,
+// maxLinks is the number of symbolic links that the kernel follows in one path (MAXSYMLINKS,
 // path_resolution(7)).
 const maxLinks = 40
 

@@ -57,7 +57,7 @@ type CPUUsage struct {
 	User         uint64   `json:"user"`
 }
 
-// Throttling is how often and how long the quota has held the container up.
+// Throttling counts how often and how long the quota has stopped the container.
 type Throttling struct {
 	Periods          uint64 `json:"periods,omitempty"`
 	ThrottledPeriods uint64 `json:"throttledPeriods,omitempty"`
@@ -110,7 +110,7 @@ type NetworkInterface struct {
 	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
-// Stats reads what a container uses. One that has stopped has none.
+// Stats reads the resource usage of a container. It fails for a stopped one.
 func (r *Runtime) Stats(_ context.Context, id string) (*Stats, error) {
 	rec, err := r.running(id)
 	if err != nil {
@@ -205,8 +205,8 @@ func interfaces(pid int) (out []NetworkInterface) {
 	return out
 }
 
-// Events reports what happens to a container until it ends: its use in each interval, and that it
-// has run out of memory.
+// Events reports the usage of a container in each interval, and each time that it runs out of
+// memory, until it ends.
 func (r *Runtime) Events(ctx context.Context, id string, interval time.Duration, tell func(Event) error) error {
 	rec, err := r.running(id)
 	if err != nil {

@@ -28,11 +28,11 @@ var (
 	ErrExecPaused = errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 )
 
-// ExecOptions say what to execute in a container.
+// ExecOptions describe a process to execute in a container.
 type ExecOptions struct {
-	// Process is what to execute. What it leaves out of capabilities, apparmorProfile,
-	// selinuxLabel, rlimits, oomScoreAdj, scheduler, ioPriority, execCPUAffinity and user.umask is
-	// as the container's own process has it. Nil is that process itself.
+	// Process is the process to execute. Its absent capabilities, apparmorProfile, selinuxLabel,
+	// rlimits, oomScoreAdj, scheduler, ioPriority, execCPUAffinity and user.umask are those of the
+	// container's own process. Nil is that process itself.
 	Process *specs.Process
 	// Change, if it is there, has the last word on the process. It gets a copy.
 	Change func(*specs.Process) error
@@ -49,7 +49,7 @@ type ExecOptions struct {
 	PidfdSocket string
 	// PidFile gets the pid of the process, in decimal.
 	PidFile string
-	// PreserveFDs is how many descriptors from 3 on the process inherits.
+	// PreserveFDs is the number of descriptors, from 3 on, that the process inherits.
 	PreserveFDs int
 	// Cgroups are cgroups below the container's, as [CONTROLLER,...:]PATH, that the process is put
 	// in.
@@ -76,11 +76,11 @@ func (e *Executed) Wait() unix.WaitStatus { return e.child.Wait() }
 // Kill ends the process, if it still runs, and reaps it.
 func (e *Executed) Kill() { e.child.Kill() }
 
-// Leave gives up what the caller holds of the process, which goes on.
+// Leave closes the caller's descriptors of the process, which goes on.
 func (e *Executed) Leave() { e.child.ClosePIDFD() }
 
-// Exec executes a process in a created or running container and returns once it has become its
-// program. On an error there is none.
+// Exec executes a process in a created or running container and returns after execve. On an error
+// no process is left.
 func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (_ *Executed, err error) {
 	x := &execution{session: r.newSession(), id: id, o: o}
 	defer func() { x.end(err) }()
@@ -106,9 +106,9 @@ type execution struct {
 	// container is a pidfd of the container's first process.
 	container *os.File
 	streams   streams
-	// program is what to execute in place of process.args[0], as for a hook; empty otherwise.
+	// program is the path to execute in place of process.args[0], as for a hook; empty otherwise.
 	program string
-	// ownEnv is whether process.env is all of the environment, to which no HOME is added.
+	// ownEnv reports whether process.env is the whole environment, to which no HOME is added.
 	ownEnv bool
 }
 
@@ -211,7 +211,7 @@ func (x *execution) openInputs(ctx context.Context) (err error) {
 	return nil
 }
 
-// inherit returns a process with what it does not say taken from the container's own.
+// inherit returns a process with its absent fields taken from the container's own.
 func inherit(p, own *specs.Process) *specs.Process {
 	out := *p
 	if out.Capabilities == nil {
@@ -291,13 +291,13 @@ func (x *execution) openCgroup() error {
 	return err
 }
 
-// homeTimeout is how long a container's /etc/passwd is waited for: longer than it takes on a
-// machine that has too much to do.
+// homeTimeout is the time for which a read of a container's /etc/passwd is waited for: longer than
+// it takes on a machine that has too much to do.
 const homeTimeout = 10 * time.Second
 
-// home returns the value of HOME if process.env has none. The container's files are read as its
-// processes see them, and so may lie on a filesystem that the container serves itself (FUSE) and
-// that never answers.
+// home returns the value of HOME if process.env does not have one. The container's files are read
+// as its processes see them, and so may lie on a filesystem that the container serves itself (FUSE)
+// and that never answers.
 func (x *execution) home(ctx context.Context) string {
 	if plan.HasHome(x.spec.Process.Env) {
 		return ""
@@ -330,8 +330,8 @@ func (x *execution) home(ctx context.Context) string {
 	return "/"
 }
 
-// pausedDeadline is how long a process may wait for its container to be resumed: as long as poll(2)
-// can count, in milliseconds.
+// pausedDeadline is the time for which a process may wait for its container to be resumed: as long
+// as poll(2) can count, in milliseconds.
 const pausedDeadline = (1<<31 - 1) * time.Millisecond
 
 // launch starts the child, which waits before it executes its program.

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// args has a command executed as what the container's own process is besides.
+// args executes a command with the other fields of the container's own process.
 func args(argv ...string) ExecOptions {
 	return ExecOptions{Change: func(p *specs.Process) error { p.Args = argv; return nil }}
 }
@@ -56,7 +56,7 @@ func (w *world) execPrints(o ExecOptions, want string) {
 	}
 }
 
-// execFails fails the test where Exec does not, or with an error that lacks some words.
+// execFails expects that Exec fails with an error that has some words.
 func (w *world) execFails(o ExecOptions, words string) {
 	w.t.Helper()
 	out, _, err := w.tryExec(o)
@@ -65,7 +65,7 @@ func (w *world) execFails(o ExecOptions, words string) {
 	}
 }
 
-// sleeping is a document whose process does nothing for long.
+// sleeping returns a document whose process does nothing for long.
 func (w *world) sleeping(change func(*specs.Spec)) *specs.Spec {
 	spec := w.spec("/bin/sleep", "1000")
 	if change != nil {
@@ -165,7 +165,8 @@ func TestExecIsLikeTheFirst(t *testing.T) {
 	}
 }
 
-// TestExecInJoinedNamespaces: a container of another's namespaces.
+// TestExecInJoinedNamespaces executes a process in a container that has joined another's
+// namespaces.
 func TestExecInJoinedNamespaces(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.sleeping(nil))
@@ -187,7 +188,7 @@ func TestExecInJoinedNamespaces(t *testing.T) {
 	p.Kill()
 }
 
-// TestExecProcess: what process.json says holds, and what it leaves out is the container's.
+// TestExecProcess: the fields of process.json apply, and absent ones have the container's values.
 func TestExecProcess(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(func(s *specs.Spec) {
@@ -307,7 +308,7 @@ func TestExecStates(t *testing.T) {
 	w.end(w.id, s.PID)
 }
 
-// killed is whether a process has been sent SIGKILL, be it that it has ended or that it is frozen.
+// killed reports whether SIGKILL was sent to a process, which has ended then or is frozen.
 func killed(pid string) bool {
 	status, err := os.ReadFile("/proc/" + pid + "/status")
 	for line := range strings.Lines(string(status)) {
@@ -333,9 +334,9 @@ func TestExecWithoutBundle(t *testing.T) {
 	w.execPrints(o, "first\nNoNewPrivs:\t1\n")
 }
 
-// TestExecIsHidden: CVE-2016-9962: until its execve the process holds what is the runtime's, in a
-// pid namespace that the container has long been in. The container's root sees neither its memory
-// nor its descriptors nor its program.
+// TestExecIsHidden: CVE-2016-9962: until its execve the process holds resources of the runtime, in
+// the container's pid namespace. The container's root sees neither its memory nor its descriptors
+// nor its program.
 func TestExecIsHidden(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.sleeping(nil))
@@ -376,7 +377,7 @@ grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 	}
 }
 
-// TestExecDescriptors: the program gets its standard streams and what is to be preserved, and no
+// TestExecDescriptors: the program gets its standard streams and the preserved descriptors, and no
 // other.
 func TestExecDescriptors(t *testing.T) {
 	w := newWorld(t)
@@ -578,8 +579,8 @@ func TestExecBesideDomains(t *testing.T) {
 	w.execFails(ExecOptions{Cgroups: []string{"/"}}, "device or resource busy")
 }
 
-// TestExecCPUAffinity: config.md, execCPUAffinity; what the caller is bound to is no concern of the
-// container's.
+// TestExecCPUAffinity: config.md, execCPUAffinity; the container does not inherit the caller's
+// processors.
 func TestExecCPUAffinity(t *testing.T) {
 	w := newWorld(t)
 	s := w.start(w.sleeping(nil))
@@ -622,7 +623,7 @@ func boundTo(t *testing.T, cpu int, f func()) {
 	<-done
 }
 
-// TestCallersProcessors: what the runtime is bound to is no concern of the container's.
+// TestCallersProcessors: the container does not inherit the runtime's processors.
 func TestCallersProcessors(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep Cpus_allowed_list /proc/self/status | cut -f 2")

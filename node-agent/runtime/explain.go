@@ -19,8 +19,8 @@ import (
 // errOOM is returned if a container's memory limit does not suffice to start its program.
 var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
 
-// explainLaunch turns the failure of a launch into words that say what to change. Where clients of
-// runc look for certain words, these are used.
+// explainLaunch converts the failure of a launch to an error that says what to change. It uses the
+// words that clients of runc look for.
 func explainLaunch(err error, spec *specs.Spec, group *cgroup.Group) error {
 	var step *launch.StepError
 	if errors.As(err, &step) {

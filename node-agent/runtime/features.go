@@ -14,8 +14,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/seccomp"
 )
 
-// Features says what this runtime honours (runtime-spec, features.md). What it refuses is not in
-// it.
+// Features returns the features that this runtime honours (runtime-spec, features.md), without
+// those that it refuses.
 func Features() *features.Features {
 	yes := true
 	f := &features.Features{

@@ -23,7 +23,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/resctrl"
 )
 
-// uptime is the first number of /proc/uptime: CLOCK_BOOTTIME as its reader's time namespace has it.
+// uptime returns the first number of /proc/uptime: CLOCK_BOOTTIME as its reader's time namespace
+// has it.
 func uptime(t *testing.T, text string) float64 {
 	t.Helper()
 	first, _, _ := strings.Cut(text, " ")
@@ -235,8 +236,8 @@ func TestAdditionalGroups(t *testing.T) {
 	w.fails(spec, "process.user.uid: found 65536", "process.user.gid: found 70000", "process.user.additionalGids[1]: found 65536")
 }
 
-// TestLimitsBeyondOurs: what takes CAP_SYS_RESOURCE fails with the field's name and says so, where
-// there is none.
+// TestLimitsBeyondOurs: without CAP_SYS_RESOURCE, a limit that needs it fails with the field's name
+// and says so.
 func TestLimitsBeyondOurs(t *testing.T) {
 	w := newWorld(t)
 	var now unix.Rlimit
@@ -368,7 +369,7 @@ func TestSysctlInTheHostsPIDNamespace(t *testing.T) {
 	}
 }
 
-// fakeResctrl is a directory in place of resctrl: there is no processor with it here.
+// fakeResctrl returns a directory in place of resctrl: there is no processor with it here.
 func (w *world) fakeResctrl() (root string) {
 	w.t.Helper()
 	root = filepath.Join(w.dir, "fake-resctrl")
@@ -582,8 +583,8 @@ func TestIntelRdtLater(t *testing.T) {
 	w.missing(filepath.Join(root, w.id))
 }
 
-// TestRestoredFields: what restore cannot honour is refused, and what it has made goes where it
-// fails.
+// TestRestoredFields: restore refuses fields that it cannot honour, and removes everything after a
+// failure.
 func TestRestoredFields(t *testing.T) {
 	needs.Program(t, "criu")
 	w := newWorld(t)

@@ -39,7 +39,7 @@ func FuzzState(f *testing.F) {
 // first returns the fields of a record that identify its process.
 func first(rec *record) any { return []any{rec.ID, rec.PID, rec.StartTime, rec.Boot, rec.Bundle} }
 
-// FuzzPasswd: whatever an image has as /etc/passwd, what is found in it can be in an environment.
+// FuzzPasswd: a home directory found in any /etc/passwd can be in an environment.
 func FuzzPasswd(f *testing.F) {
 	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\n"), uint32(0))
 	f.Add([]byte("::::::\na:b:7:c:d:e\n"), uint32(7))

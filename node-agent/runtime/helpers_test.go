@@ -117,7 +117,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) bundle() string { return filepath.Join(w.dir, "bundle") }
 
-// file is a path in the root filesystem, on the host.
+// file returns a path in the root filesystem, on the host.
 func (w *world) file(path string) string { return filepath.Join(w.bundle(), "rootfs", path) }
 
 func (w *world) rootfs(bundle string) {
@@ -147,7 +147,7 @@ func (w *world) write(path, content string, mode os.FileMode) {
 	w.must(os.Chmod(w.file(path), mode))
 }
 
-// leftovers are the things that a container may leave behind.
+// leftovers returns the things that a container may leave behind.
 func (w *world) leftovers() string {
 	w.t.Helper()
 	var b strings.Builder
@@ -213,7 +213,7 @@ func ownMounts(mountinfo string) (n int) {
 	return n
 }
 
-// cgroupDirs are the directories of the test's cgroup in all hierarchies.
+// cgroupDirs returns the directories of the test's cgroup in all hierarchies.
 func (w *world) cgroupDirs() (found []string) {
 	for _, pattern := range []string{"/sys/fs/cgroup" + w.cgroup + "*", "/sys/fs/cgroup/*" + w.cgroup + "*"} {
 		dirs, err := filepath.Glob(pattern)
@@ -238,7 +238,7 @@ func children(t *testing.T) (pids []string) {
 
 var allCapabilities = capability.Names()
 
-// spec is a document like that of an engine.
+// spec returns a document like that of an engine.
 func (w *world) spec(args ...string) *specs.Spec {
 	caps := []string{"CAP_CHOWN", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	return &specs.Spec{
@@ -394,12 +394,10 @@ func reap(pid int) (status unix.WaitStatus) {
 	}
 }
 
-// patience is how long anything is waited for that comes at once on a machine that has nothing else
-// to do.
+// patience is the deadline of each wait. On an idle machine each of them ends at once.
 const patience = 2 * time.Minute
 
-// answers calls f, of which must ends no more than f, and fails the test where f does not return:
-// what it waits for never comes.
+// answers calls f and fails the test if f does not return. A failed must inside of f ends only f.
 func (w *world) answers(what string, f func()) {
 	w.t.Helper()
 	done := make(chan struct{})
@@ -435,7 +433,7 @@ func (w *world) awaitProgram(pid int, name string) {
 	})
 }
 
-// unified is whether the host has cgroup v2 alone.
+// unified reports whether the host has only cgroup v2.
 func unified() bool {
 	l, err := cgrouplayout.Read("/")
 	return err == nil && l.Unified
@@ -454,7 +452,7 @@ func (w *world) cgroupFile(controller, v1, v2 string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// statusLine is a field of /proc/PID/status.
+// statusLine returns a field of /proc/PID/status.
 func statusLine(t *testing.T, pid int, key string) string {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -18,7 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/scoped"
 )
 
-// maxPasswd bounds what is read of an image's passwd file.
+// maxPasswd is the greatest size of an image's passwd file.
 const maxPasswd = 4 << 20
 
 // homeOf returns the home directory of the process's user. HOME in process.env has precedence, so
@@ -47,7 +47,7 @@ func homeOf(spec *specs.Spec, rootfs, bundle string) string {
 }
 
 const (
-	// passwdFile is where a container's users are (passwd(5)).
+	// passwdFile is the file with a container's users (passwd(5)).
 	passwdFile  = "/etc/passwd"
 	passwdFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 )

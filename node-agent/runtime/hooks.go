@@ -377,7 +377,7 @@ func closeAll(files ...*os.File) {
 	}
 }
 
-// bounded keeps the beginning of what is written to it.
+// bounded is a writer that keeps the beginning of its input.
 type bounded struct{ kept []byte } // no bytes.Buffer: io.Copy would use its ReadFrom, which has no bound
 
 func (b *bounded) Write(p []byte) (int, error) {

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// telling is a hook that writes what it sees into a file: the state that it gets and lines of key
-// and value.
+// telling returns a hook that writes its observations into a file: the state that it gets and lines
+// of key and value.
 func telling(shell, file string) []specs.Hook {
 	return []specs.Hook{{
 		Path: shell, Args: []string{"hook", "-c", `{ read -r state; read -r env < /proc/self/environ
@@ -30,7 +30,7 @@ grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; echo "ran 
 	}}
 }
 
-// told reads what telling has written.
+// told reads the file that telling has written.
 func (w *world) told(file string) map[string]string {
 	w.t.Helper()
 	data, err := os.ReadFile(file)
@@ -229,8 +229,8 @@ func eachKind(hooks []specs.Hook) map[string]*specs.Hooks {
 	}
 }
 
-// TestHookTimeouts: a hook that takes too long is killed with its children, whatever its kind, and
-// what follows is a failed hook's.
+// TestHookTimeouts: a hook of any kind that takes too long is killed with its children, and counts
+// as failed.
 func TestHookTimeouts(t *testing.T) {
 	const mark = "86421"
 	for kind, hooks := range eachKind([]specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " & sleep " + mark}, Env: []string{"PATH=/bin"}, Timeout: ptr(1)}}) {
@@ -293,8 +293,7 @@ func TestHookWithMuchState(t *testing.T) {
 	}
 }
 
-// TestHookLeavesADaemon: what a hook leaves running does not hold the container up, as a network
-// daemon must not.
+// TestHookLeavesADaemon: a daemon that a hook leaves running does not delay the container.
 func TestHookLeavesADaemon(t *testing.T) {
 	const mark = "97531"
 	w := newWorld(t)

@@ -13,7 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// noting is a hook that notes its name in a file, with its environment's A and its working
+// noting returns a hook that notes its name in a file, with its environment's A and its working
 // directory, and saves the state that it gets.
 func (w *world) noting(name string) []specs.Hook {
 	return []specs.Hook{{
@@ -109,8 +109,8 @@ func TestEnvironmentOfHooks(t *testing.T) {
 	}
 }
 
-// TestFailingHooks: what a hook's failure ends is undone, and poststop hooks run all the same
-// (runtime.md, Lifecycle).
+// TestFailingHooks: after a hook's failure the container is undone, and poststop hooks run all the
+// same (runtime.md, Lifecycle).
 func TestFailingHooks(t *testing.T) {
 	w := newWorld(t)
 	for name, hooks := range eachKind(failing()) {
@@ -142,7 +142,7 @@ func TestFailingHooks(t *testing.T) {
 	}
 }
 
-// TestFailingPoststop is a warning, and the other hooks run.
+// TestFailingPoststop: a poststop hook that fails is a warning, and the other hooks run.
 func TestFailingPoststop(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outside is a directory of the host that an image tries to reach, and what is in it.
+// outside returns a directory of the host that an image tries to reach, and what is in it.
 func (w *world) outside() (dir string, contents func() string) {
 	w.t.Helper()
 	dir = filepath.Join(w.dir, "outside")
@@ -83,7 +83,7 @@ func TestDevOnASymlink(t *testing.T) {
 }
 
 // TestDestinationThroughASymlink: mounts, devices, masked paths and the working directory stay
-// inside, whatever the image's links say.
+// inside, wherever the image's links point.
 func TestDestinationThroughASymlink(t *testing.T) {
 	w := newWorld(t)
 	dir, contents := w.outside()
@@ -126,7 +126,8 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	}
 }
 
-// TestWorkingDirectoryIsADescriptor: CVE-2024-21626.
+// TestWorkingDirectoryIsADescriptor: no working directory leads to a descriptor of the runtime
+// (CVE-2024-21626).
 func TestWorkingDirectoryIsADescriptor(t *testing.T) {
 	w := newWorld(t)
 	for n := 3; n <= 32; n++ {
@@ -231,8 +232,8 @@ func TestPasswd(t *testing.T) {
 	}
 }
 
-// TestDefaultDeviceIsAnother: CVE-2025-31133: what the image has in the place of /dev/null is
-// neither used nor taken for it.
+// TestDefaultDeviceIsAnother: CVE-2025-31133: a file of the image at /dev/null is neither used nor
+// mistaken for the device.
 func TestDefaultDeviceIsAnother(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.MkdirAll(w.file("/dev"), 0o755))

@@ -46,8 +46,7 @@ func (c *creation) mountRoot(context.Context) (err error) {
 	return nil
 }
 
-// unmountRoot removes what mountRoot has mounted, and every mount on it. That it is gone is no
-// error.
+// unmountRoot removes the mount of mountRoot, and every mount on it. It is no error if it is gone.
 func (rec *record) unmountRoot() error {
 	if rec.RootMount == 0 {
 		return nil

@@ -17,7 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// prepareUserNamespace does for a child in a new user namespace what takes rights outside of it.
+// prepareUserNamespace does the work for a child in a new user namespace that needs rights outside
+// of it.
 func prepareUserNamespace(spec *specs.Spec, pid int) error {
 	if err := writeIDMaps(spec, pid); err != nil {
 		return err

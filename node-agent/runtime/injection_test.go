@@ -15,8 +15,7 @@ import (
 )
 
 // TestFailureOfEveryStep: whichever step of a plan fails, the error says which, for what field and
-// in what phase, and nothing is left (newWorld looks). A step that the plan goes around is none
-// that could fail.
+// in what phase, and nothing is left (newWorld looks). Steps that the plan skips are left out.
 func TestFailureOfEveryStep(t *testing.T) {
 	w := newWorld(t)
 	w.write("/data/file", "", 0o644)

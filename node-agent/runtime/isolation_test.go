@@ -64,8 +64,8 @@ func TestJoinedNamespaces(t *testing.T) {
 	second.fails(spec, "linux.namespaces[1] (network): openat2: no such file or directory")
 }
 
-// TestWaitingChildIsClosed: what waits for start in a pid namespace that it shares shows the
-// runtime's descriptors and memory to nobody in it.
+// TestWaitingChildIsClosed: a child that waits for start in a shared pid namespace shows its
+// descriptors and memory to nobody in it.
 func TestWaitingChildIsClosed(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.sh("true"))

@@ -22,7 +22,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// everything is a document whose plan has about every stage.
+// everything returns a document whose plan has about every stage.
 func (w *world) everything() *specs.Spec {
 	spec := w.sh("true")
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/bound", Type: "bind", Source: "/etc", Options: []string{"rbind", "rro"}},
@@ -36,7 +36,8 @@ func (w *world) everything() *specs.Spec {
 	return spec
 }
 
-// breaking has a step of a plan fail, as setns(2) does with what is no namespace, or end the child.
+// breaking makes a step of a plan fail, as setns(2) does with a file that is no namespace, or end
+// the child.
 func breaking(step int, ends bool) func(p *plan.Plan) {
 	return func(p *plan.Plan) {
 		s := &p.Steps[step]
@@ -305,8 +306,7 @@ func TestKeyringsGo(t *testing.T) {
 	w.await("the end of the keyrings", func() bool { return count() == 0 })
 }
 
-// TestStartWithoutBundle: once a container is created, what becomes of its bundle's files is no
-// matter.
+// TestStartWithoutBundle: a created container does not need its bundle's files any more.
 func TestStartWithoutBundle(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.sh("exit 4"))

@@ -180,7 +180,7 @@ func TestDeleteByForceOfRunning(t *testing.T) {
 	w.must(w.rt.Delete(background, w.id, true))
 }
 
-// TestWithoutPIDNamespace: what the container has forked is found by its cgroup.
+// TestWithoutPIDNamespace: forked processes of the container are found by its cgroup.
 func TestWithoutPIDNamespace(t *testing.T) {
 	w := newWorld(t)
 	w.write("/go", "", 0o644)
@@ -532,7 +532,7 @@ func TestBrokenRecord(t *testing.T) {
 	w.must(os.RemoveAll(other))
 }
 
-// TestFolderWithoutRecord: what a killed runtime has left is removed; what is no container's is not
+// TestFolderWithoutRecord: the leftovers of a killed runtime are removed; other directories are not
 // touched.
 func TestFolderWithoutRecord(t *testing.T) {
 	w := newWorld(t)
@@ -563,7 +563,7 @@ func TestFolderWithoutRecord(t *testing.T) {
 	}
 }
 
-// TestModes: what is recorded is the owner's alone.
+// TestModes: only the owner can read records.
 func TestModes(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.sh("true"))

@@ -33,8 +33,8 @@ func TestStartContainerHookEnvironment(t *testing.T) {
 	w.prints(hook([]string{"TWO=three"}), "none none\n")
 }
 
-// TestForeignDocument: what a document of a newer engine, or one written by hand, has beside what
-// is known here is ignored, with a warning where it asks for something of the kernel.
+// TestForeignDocument: unknown fields of a newer engine's document, or of one written by hand, are
+// ignored, with a warning if they ask for something of the kernel.
 func TestForeignDocument(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep CapBnd /proc/self/status; busybox ionice")
@@ -287,8 +287,8 @@ func TestMaskedTwice(t *testing.T) {
 	w.prints(spec, "1\n")
 }
 
-// TestDanglingDestination: a mount whose destination is a symbolic link to nothing, as an image's
-// /etc/resolv.conf often is, makes what the link names, inside the root filesystem.
+// TestDanglingDestination: a mount on a dangling symbolic link, as an image's /etc/resolv.conf
+// often is, creates the link's target inside the root filesystem.
 func TestDanglingDestination(t *testing.T) {
 	w := newWorld(t)
 	host, outside := w.source(), t.TempDir()

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFilesThroughLinks: in a directory that others may write to, the names of our temporary files
-// are links to a file of root's.
+// TestFilesThroughLinks: temporary files in a directory that others may write to are not written
+// through links with their names.
 func TestFilesThroughLinks(t *testing.T) {
 	w := newWorld(t)
 	victim := filepath.Join(w.dir, "victim")
@@ -46,8 +46,8 @@ func TestFilesThroughLinks(t *testing.T) {
 	}
 }
 
-// TestCallersDescriptors: a stream that the caller has not marked close-on-exec is the process's as
-// a stream alone.
+// TestCallersDescriptors: the process inherits a descriptor that is not close-on-exec only as its
+// stream.
 func TestCallersDescriptors(t *testing.T) {
 	w := newWorld(t)
 	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0)
@@ -62,8 +62,8 @@ func TestCallersDescriptors(t *testing.T) {
 	}
 }
 
-// TestStreamsThatAreNone: of what a process has as its standard streams it owns pipes and
-// terminals, and no file, directory or disk of the caller's.
+// TestStreamsThatAreNone: a process becomes the owner of pipes and terminals that are its standard
+// streams, not of files, directories or disks.
 func TestStreamsThatAreNone(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.WriteFile(filepath.Join(w.dir, "file"), nil, 0o644))
@@ -133,8 +133,8 @@ func TestRootOfAnother(t *testing.T) {
 	w.must(os.RemoveAll(elsewhere))
 }
 
-// TestRecordOfAnother: what somebody else says is a container, in a directory where anybody can
-// make one, has no hooks of his run.
+// TestRecordOfAnother: hooks in another user's record, in a directory where everybody may create
+// files, are not run.
 func TestRecordOfAnother(t *testing.T) {
 	w := newWorld(t)
 	run := filepath.Join(w.dir, "run")
@@ -181,8 +181,8 @@ func TestRecordOfAnother(t *testing.T) {
 	}
 }
 
-// TestDestinationIsAMagicLink: nothing is mounted over what a process has open, or over its root or
-// working directory, by way of its procfs.
+// TestDestinationIsAMagicLink: no mount covers an open file of a process, or its root or working
+// directory, through procfs.
 func TestDestinationIsAMagicLink(t *testing.T) {
 	w := newWorld(t)
 	dir, contents := w.outside()
@@ -232,8 +232,8 @@ func TestFoldersOfTheImageAreLinks(t *testing.T) {
 	}
 }
 
-// TestProgramWithoutName: nothing is executed without an argv[0] (CVE-2021-4034 shows what programs
-// make of that), nor by the name "".
+// TestProgramWithoutName: no program is executed without an argv[0] (CVE-2021-4034 abused that),
+// nor by the name "".
 func TestProgramWithoutName(t *testing.T) {
 	w := newWorld(t)
 	w.fails(w.spec(), "process.args: found ")
@@ -243,8 +243,8 @@ func TestProgramWithoutName(t *testing.T) {
 	w.execFails(ExecOptions{Change: func(p *specs.Process) error { p.Args = []string{""}; return nil }}, "process.args[0]: found ")
 }
 
-// TestHostileTree: what tmpcopyup copies is a tree that a program has made to break the copy:
-// without end, too deep to name, or changing.
+// TestHostileTree lets tmpcopyup copy a tree that a program has built to break the copy: endless,
+// too deep to name, or changing.
 func TestHostileTree(t *testing.T) {
 	m := specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "size=1m"}}
 	t.Run("deep", func(t *testing.T) {

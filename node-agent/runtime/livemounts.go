@@ -38,7 +38,7 @@ type mountChange struct {
 	options plan.Options
 }
 
-// changeMounts locks a container and opens what do needs.
+// changeMounts locks a container, opens its process and its cgroup, and calls do.
 func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mount, do func(*mountChange) error) (err error) {
 	unlock, err := r.lock(id)
 	if err != nil {

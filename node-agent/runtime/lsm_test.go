@@ -118,8 +118,8 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
-// TestAppArmorBehindAFakeProc: what the image or the document mounts over /proc does not lead the
-// write elsewhere (CVE-2019-16884, CVE-2025-52881).
+// TestAppArmorBehindAFakeProc: a mount of the image or the document over /proc does not redirect
+// the write (CVE-2019-16884, CVE-2025-52881).
 func TestAppArmorBehindAFakeProc(t *testing.T) {
 	appArmor(t, "berth-test")
 	for name, change := range map[string]func(w *world, s *specs.Spec){

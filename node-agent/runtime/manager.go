@@ -12,8 +12,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// WithCgroupManager says who makes the cgroups of new containers; Cgroupfs unless it is said. For
-// those that there are it is recorded.
+// WithCgroupManager sets the manager that creates the cgroups of new containers; Cgroupfs by
+// default. Existing containers have it in their records.
 func WithCgroupManager(m cgroup.Manager) Option { return func(r *Runtime) { r.manager = m } }
 
 func (r *Runtime) newCgroup(spec *specs.Spec, id string, host plan.Host) (*cgroup.Group, error) {

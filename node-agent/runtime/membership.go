@@ -16,15 +16,15 @@ type membership struct {
 	// has the descriptor of the tasks file of each.
 	hierarchies []string
 	tasks       map[plan.Input]int
-	// byManager is whether a child waits at plan.SyncCgroup until attach has had it moved.
+	// byManager reports whether a child waits at plan.SyncCgroup until attach has had it moved.
 	byManager bool
 	// unified is the descriptor of the directory of version 2 that a child is created in; 0 for
 	// none.
 	unified int
 }
 
-// open opens what a child needs to enter the cgroup, and makes it inputs of the operation's own
-// child.
+// open opens the descriptors that a child needs to enter the cgroup, and makes them inputs of the
+// operation's own child.
 func (m *membership) open(s *session) error {
 	if m.byManager = m.group.ByManager(); m.byManager {
 		return nil

@@ -23,8 +23,8 @@ func mounted(spec *specs.Spec, m ...specs.Mount) *specs.Spec {
 	return spec
 }
 
-// source is a directory of the host with a file, a directory, a link and a mount in it, whose owner
-// is 7:8.
+// source creates a directory of the host with a file, a directory, a link and a mount in it, whose
+// owner is 7:8.
 func (w *world) source() string {
 	w.t.Helper()
 	dir := filepath.Join(w.dir, "source")
@@ -110,8 +110,8 @@ func TestIDMappedMounts(t *testing.T) {
 	w.fails(mounted(w.sh("true"), bind([]string{"bind", "idmap"}, nil)), "mounts[7].options: ")
 }
 
-// TestTmpcopyup: a tmpfs shows what it covers, with owners and permissions, and changes nothing of
-// it.
+// TestTmpcopyup: a tmpfs has a copy of the covered files, with owners and permissions, and does not
+// change them.
 func TestTmpcopyup(t *testing.T) {
 	setUp := func(w *world) {
 		w.write("/data/file", "content\n", 0o640)
@@ -175,7 +175,8 @@ func TestTmpcopyup(t *testing.T) {
 	})
 }
 
-// TestTmpfsIsLikeTheFolderBelow: without mode= a tmpfs has the permissions of what it covers.
+// TestTmpfsIsLikeTheFolderBelow: without mode= a tmpfs has the permissions of the directory that it
+// covers.
 func TestTmpfsIsLikeTheFolderBelow(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.Mkdir(w.file("/run"), 0o700))
@@ -242,7 +243,7 @@ func TestMountFlags(t *testing.T) {
 	}
 }
 
-// TestPropagationOptions: all eight, on a mount and on what is below.
+// TestPropagationOptions sets all eight options, on a mount and on the mounts below it.
 func TestPropagationOptions(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
@@ -299,7 +300,7 @@ func TestRemount(t *testing.T) {
 	w.fails(mounted(w.sh("true"), specs.Mount{Destination: "/nothing", Options: []string{"remount", "ro"}}), "mounts[7] (/nothing): openat2: no such file or directory")
 }
 
-// TestBindSources: what is bound decides what the mount point is made as.
+// TestBindSources: the type of the source decides the type of the mount point.
 func TestBindSources(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()

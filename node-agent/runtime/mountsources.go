@@ -28,7 +28,7 @@ type mountInputs struct {
 	copies, hostFiles *os.File
 }
 
-// open opens what can be opened before the child exists.
+// open opens the sources that can be opened before the child exists.
 func (m *mountInputs) open(ctx context.Context) (err error) {
 	namespaces := make([]int, len(m.plan.UserNamespaces))
 	for i, ns := range m.plan.UserNamespaces {

@@ -35,9 +35,9 @@ func notifyTarget(manager string) string {
 	return filepath.Clean(manager)
 }
 
-// addActivation gives the process what a service manager has given the caller: sockets
-// (sd_listen_fds(3)), and a socket to report its readiness to (sd_notify(3)), on which somebody
-// listens for a container that runs at once.
+// addActivation passes the sockets of the caller's service manager to the process: sockets to
+// accept from (sd_listen_fds(3)), and a socket to report its readiness to (sd_notify(3)), on which
+// somebody listens for a container that runs at once.
 func (c *creation) addActivation() error {
 	if c.o.ListenFDs == 0 && c.o.Notify == "" || c.rec.NoProgram {
 		return nil
@@ -79,9 +79,9 @@ func withEnv(env []string, name, value string) []string {
 	return append(env, name+"="+value)
 }
 
-// ListenNotify makes the socket that the process of a container created with CreateOptions.Notify
-// reports its readiness to. It is nil for any other container. It has to be there before the
-// container is started.
+// ListenNotify creates the socket to which the process of a container created with
+// CreateOptions.Notify reports its readiness. It returns nil for any other container. The socket
+// must exist before the container is started.
 func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 	if err := containerid.Check(id); err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (r *Runtime) freeze(id string, frozen bool, check func(specs.ContainerState
 }
 
 // Processes returns the processes in the container's cgroup and below it, or of its pid namespace
-// where it has no cgroup, as the host numbers them: nil where it has none left.
+// where it has no cgroup, as the host numbers them: nil if none is left.
 func (r *Runtime) Processes(_ context.Context, id string) ([]int, error) {
 	rec, err := r.load(id)
 	if err != nil {

@@ -14,18 +14,18 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// prefetch creates what takes longest of a container concurrently with the rest, and gives it to
+// prefetch creates the slowest parts of a container concurrently with the rest, and sends them to
 // the child after clone3 as deferred inputs (plan.Plan.Deferred):
 //
 //   - A thread creates the network namespace while the document is validated and planned.
 //   - This process creates the cgroups of version 1 while the child works through its plan.
 type prefetch struct {
 	c *newContainer
-	// thread creates the network namespace; nil if there is none to create or if it hangs.
+	// thread creates the network namespace; nil if none is to be created or if it hangs.
 	thread *launch.Thread
 	// network becomes the namespace's descriptor; until then it is one of /dev/null.
 	network int
-	// defersCgroup is whether Take creates the cgroup.
+	// defersCgroup reports whether Take creates the cgroup.
 	defersCgroup bool
 }
 

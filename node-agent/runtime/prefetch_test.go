@@ -18,8 +18,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/cgroup"
 )
 
-// TestNetworkOfTheDocument: the network is begun before the document is validated. Whatever else
-// looks like linux.namespaces, the container has what the document asks for.
+// TestNetworkOfTheDocument: the network is begun before the document is validated. The container
+// gets the document's namespaces, also if other text looks like linux.namespaces.
 func TestNetworkOfTheDocument(t *testing.T) {
 	w := newWorld(t)
 	host, err := os.Readlink("/proc/thread-self/ns/net") // other tests leave the first thread elsewhere
@@ -72,8 +72,8 @@ func TestNetworkOfTheDocument(t *testing.T) {
 	}
 }
 
-// TestNoMoreNetworks: a network that cannot be made is the error of its namespace, and leaves
-// nothing; a container that needs none does not mind, whatever its document looks like.
+// TestNoMoreNetworks: a network namespace that cannot be created is the error of its field, and
+// leaves nothing; a container without one is not affected.
 func TestNoMoreNetworks(t *testing.T) {
 	w := newWorld(t)
 	self, err := os.Executable()
@@ -102,14 +102,14 @@ func TestNoMoreNetworks(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheDocument: whatever else looks like linux.cgroupsPath, and where a directory is
-// there already, or the one above it is not, the container is in the cgroups that the document asks
-// for, and no other is made.
+// TestFoldersOfTheDocument: the container is in the document's cgroups, and no other cgroup is
+// created, also if other text looks like linux.cgroupsPath, the directory exists already, or its
+// parent does not exist.
 func TestFoldersOfTheDocument(t *testing.T) {
 	for name, c := range map[string]struct {
 		decoy, below string
-		// there is which of the directories is made in advance, from 1 on; under cgroup v2 it is
-		// the only one.
+		// there is the index, from 1 on, of the directory that is created in advance; under cgroup
+		// v2 it is the only one.
 		there int
 	}{
 		"plain":                         {},
@@ -159,8 +159,8 @@ func TestFoldersOfTheDocument(t *testing.T) {
 	}
 }
 
-// TestFoldersOfAnother: a container whose cgroup has another's processes is refused, and takes
-// nothing from the other, not even a directory in which there is no process now.
+// TestFoldersOfAnother: a container whose cgroup has processes of another is refused, and removes
+// no directory of the other, not even an empty one.
 func TestFoldersOfAnother(t *testing.T) {
 	w := newWorld(t)
 	state := w.start(w.sh("while :; do sleep 1; done"))

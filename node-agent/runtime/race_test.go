@@ -162,8 +162,8 @@ func TestRacedKernelFilesystems(t *testing.T) {
 	})
 }
 
-// TestRacedLiveMounts: what is mounted in a container that runs stays in it, whatever its processes
-// do to the place in between.
+// TestRacedLiveMounts: a mount added to a running container stays inside, whatever its processes do
+// to the destination.
 func TestRacedLiveMounts(t *testing.T) {
 	w := newWorld(t)
 	outside, contents := w.outside()
@@ -269,8 +269,8 @@ func TestRacedConsole(t *testing.T) {
 	})
 }
 
-// TestFakeProc: CVE-2025-52881: kernel parameters are written to the kernel, whatever the document
-// or the image puts in the place of /proc.
+// TestFakeProc: CVE-2025-52881: kernel parameters are written to the kernel, also if the document
+// or the image replaces /proc.
 func TestFakeProc(t *testing.T) {
 	w := newWorld(t)
 	fake := filepath.Join(w.dir, "fake")

@@ -38,7 +38,7 @@ func ReadNamed(file string) ([]byte, error) {
 func readBounded(file string, most int64) ([]byte, error) { return readFile(file, most, 0, nil) }
 
 // ReadOwn reads a regular file of at most so many bytes that belongs to this process's user. It
-// follows no link: a record says what to execute.
+// follows no link: a record names programs to execute.
 func ReadOwn(file string, most int64) ([]byte, error) {
 	return readFile(file, most, unix.O_NOFOLLOW, func(st *unix.Stat_t) error {
 		if st.Uid != uint32(os.Geteuid()) {

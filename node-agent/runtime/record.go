@@ -24,14 +24,14 @@ import (
 
 const (
 	stateFile = "state.json"
-	// configFile is config.json as it was read when the container was made: what a process that is
-	// executed later takes from the container, whatever has become of the bundle.
+	// configFile is config.json as it was read when the container was created. Processes that are
+	// executed later use it, even if the bundle has changed.
 	configFile = "config.json"
 	startFIFO  = "exec.fifo"
 	// newFIFO is the name of startFIFO until the container is created.
 	newFIFO    = "exec.fifo.new"
 	resultFIFO = "result.fifo"
-	// maxState bounds what is read of a record: annotations and hooks come from config.json, which
+	// maxState is the greatest size of a record: annotations and hooks come from config.json, which
 	// is bounded itself.
 	maxState = 32 << 20
 )
@@ -51,22 +51,24 @@ type record struct {
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"startTime"`
 	Boot      string `json:"boot"`
-	// OwnPIDs is whether it is the first process of a pid namespace, whose end ends all others.
+	// OwnPIDs reports whether it is the first process of a pid namespace, whose end ends all
+	// others.
 	OwnPIDs bool `json:"ownPidNamespace"`
-	// NoNewKeyring is whether the container's processes keep the session keyring of who makes them.
+	// NoNewKeyring reports whether the container's processes keep the session keyring of their
+	// creator.
 	NoNewKeyring bool              `json:"noNewKeyring,omitempty"`
 	Owner        int               `json:"owner"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
-	// IgnoreMissingLSM is whether labels of security modules that the kernel has not were left out,
-	// and are of processes to come.
+	// IgnoreMissingLSM reports whether labels of security modules that the kernel does not have
+	// were left out; later processes leave them out, too.
 	IgnoreMissingLSM bool `json:"ignoreMissingLSM,omitempty"`
 	// RootMount is the mount of the root filesystem in the host's mount namespace (statx(2),
 	// stx_mnt_id), where the container has none of its own; 0 where it has.
 	RootMount uint64 `json:"rootMount,omitempty"`
-	// TimeNamespace is whether the container has a time namespace that its document does not name:
-	// criu creates one at a restore, for the clocks to go on where they were.
+	// TimeNamespace reports whether the container has a time namespace that its document does not
+	// name: criu creates one at a restore, for the clocks to go on where they were.
 	TimeNamespace bool `json:"timeNamespace,omitempty"`
-	// NoProgram is whether the document has no process, so that there is nothing to start.
+	// NoProgram reports whether the document has no process, so that there is nothing to start.
 	NoProgram bool `json:"noProgram,omitempty"`
 	// Cgroups are the container's cgroup directories by controller.
 	Cgroups map[string]string `json:"cgroups"`
@@ -81,7 +83,7 @@ type record struct {
 	Hooks   *specs.Hooks              `json:"hooks,omitempty"`
 	// Resctrl is the group of linux.intelRdt, nil without one.
 	Resctrl *resctrl.Group `json:"resctrl,omitempty"`
-	// Late are the steps of the plan that come after the container is created: what Start can
+	// Late are the steps of the plan after the container is created, whose failures Start can
 	// report.
 	Late []lateStep `json:"late,omitempty"`
 }

@@ -35,7 +35,7 @@ type RestoreOptions struct {
 	LSMProfile, LSMMountContext string
 }
 
-// Restore creates a container from what Checkpoint wrote, and from a bundle like the one that it
+// Restore creates a container from the images of Checkpoint, and from a bundle like the one that it
 // had. On an error nothing is left of it.
 func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process, err error) {
 	if err := containerid.CheckNew(id); err != nil {
@@ -96,8 +96,8 @@ func (c *restoration) createGroups(context.Context) error {
 	return c.createResctrl()
 }
 
-// createMountpoints lets a child create in the root filesystem what the creation of a container
-// creates there.
+// createMountpoints lets a child create mount points and devices in the root filesystem, as the
+// creation of a container does.
 func (c *restoration) createMountpoints(ctx context.Context) error {
 	host, err := c.r.Host()
 	if err != nil {
@@ -257,7 +257,7 @@ func (c *restoration) addMounts(call *criuCall) error {
 	return nil
 }
 
-// notified does what criu asks for during a restore.
+// notified carries out the requests of criu during a restore.
 func (c *restoration) notified(ctx context.Context, n *rpc.CriuNotify, fd int) error {
 	switch n.GetScript() {
 	case "setup-namespaces":

@@ -36,7 +36,7 @@ func (r *Runtime) isRootless(host plan.Host) bool {
 	return host.PlainUser || host.UserNamespace
 }
 
-// makeRoot makes the root directory.
+// makeRoot creates the root directory.
 func (r *Runtime) makeRoot() error {
 	if err := os.MkdirAll(r.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)
@@ -52,8 +52,7 @@ func (r *Runtime) makeRoot() error {
 	return nil
 }
 
-// CheckRoot refuses a root directory in which another user could exchange what this one makes
-// there.
+// CheckRoot refuses a root directory in which another user could exchange this user's files.
 func CheckRoot(dir string) error {
 	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} { // of a symbolic link and of what it leads to
 		var st unix.Stat_t
@@ -103,7 +102,7 @@ func UserRoot() (dir string, xdg bool, err error) {
 	return DefaultRoot, false, errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a directory of his own")
 }
 
-// checkUser refuses what only root can have.
+// checkUser refuses options that only root can use.
 func checkUser(spec *specs.Spec) error {
 	if os.Geteuid() == 0 {
 		return nil

@@ -171,7 +171,7 @@ func TestPlainUserWithoutCgroup(t *testing.T) {
 	}
 }
 
-// userNamespace is the path of a user namespace of the plain user's, which is there as long as the
+// userNamespace returns the path of a user namespace of the plain user's that exists as long as the
 // test.
 func (w *world) userNamespace() string {
 	w.t.Helper()

@@ -43,14 +43,14 @@ const StatusPaused specs.ContainerState = "paused"
 // DefaultRoot is the directory in which the system's containers are recorded.
 const DefaultRoot = "/run/berth"
 
-// Runtime makes and manages the containers recorded below one directory. Its methods may be called
-// from several goroutines and processes at once.
+// Runtime creates and manages the containers recorded below one directory. Its methods may be
+// called from several goroutines and processes at once.
 type Runtime struct {
-	// manager makes the cgroups of new containers.
+	// manager creates the cgroups of new containers.
 	manager cgroup.Manager
 	root    string
 	warn    func(string)
-	// debug is nil where nobody wants to know what is done.
+	// debug receives a message for each step; nil if nobody wants them.
 	debug func(string)
 	host  hostCache
 
@@ -66,7 +66,7 @@ type Runtime struct {
 	ignoreMissingLSM bool
 }
 
-// Option changes what New makes.
+// Option configures the Runtime that New returns.
 type Option func(*Runtime)
 
 // WithWarnings calls f for each request that was not granted but is no failure.
@@ -79,8 +79,7 @@ func WithDebug(f func(string)) Option { return func(r *Runtime) { r.debug = f } 
 // their own timeouts.
 func WithDeadline(d time.Duration) Option { return func(r *Runtime) { r.deadline = d } }
 
-// WithResctrl has linux.intelRdt done on this filesystem; without it the mounted one is looked for
-// when it is needed.
+// WithResctrl sets the resctrl filesystem for linux.intelRdt; by default the mounted one is used.
 func WithResctrl(f *resctrl.FS) Option { return func(r *Runtime) { r.resctrl = f } }
 
 func (r *Runtime) debugf(format string, args ...any) {
@@ -117,7 +116,7 @@ type State struct {
 	Owner       string               `json:"owner"`
 	// Cgroups are the container's cgroup directories by controller, "" for the unified hierarchy.
 	Cgroups map[string]string `json:"-"`
-	// OOMKills is how many of its processes the out-of-memory killer has ended so far.
+	// OOMKills is the number of its processes that the out-of-memory killer has ended so far.
 	OOMKills uint64 `json:"-"`
 }
 
@@ -157,7 +156,7 @@ func (r *Runtime) state(rec *record) *State {
 	return s
 }
 
-// State returns what is known of a container, or ErrNotExist.
+// State returns the state of a container, or ErrNotExist.
 func (r *Runtime) State(_ context.Context, id string) (*State, error) {
 	rec, err := r.load(id)
 	if err != nil {
@@ -324,8 +323,8 @@ func (rec *record) signalFirst(sig unix.Signal) error {
 	return nil
 }
 
-// killAll kills every process in the container's cgroup. That there is none but such as have ended
-// fails with ErrNotRunning.
+// killAll kills every process in the container's cgroup. It fails with ErrNotRunning if all have
+// ended.
 func (rec *record) killAll() error {
 	g, err := rec.cgroup()
 	if err != nil {
@@ -374,8 +373,8 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	return r.destroy(ctx, rec)
 }
 
-// destroy ends what still runs of a container and removes its cgroup and its record. Poststop hooks
-// run last.
+// destroy ends the remaining processes of a container and removes its cgroup and its record.
+// Poststop hooks run last.
 func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 	g, err := rec.cgroup()
 	if err != nil {

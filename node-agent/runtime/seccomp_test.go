@@ -197,7 +197,7 @@ func TestSeccompNotifyExec(t *testing.T) {
 	}
 }
 
-// TestSeccompNotifyFails: what is wrong with the agent is said, and nothing is left.
+// TestSeccompNotifyFails: the error names the agent's fault, and no container is left.
 func TestSeccompNotifyFails(t *testing.T) {
 	w := newWorld(t)
 	a := &agent{path: filepath.Join(w.dir, "agent")}
@@ -220,8 +220,8 @@ func TestSeccompNotifyFails(t *testing.T) {
 	}
 }
 
-// TestSeccompFlagsOfTheKernel: features say what the kernel takes, and a container with such a flag
-// runs.
+// TestSeccompFlagsOfTheKernel: features list the flags that the kernel supports, and a container
+// with such a flag runs.
 func TestSeccompFlagsOfTheKernel(t *testing.T) {
 	w := newWorld(t)
 	f := Features().Linux.Seccomp

@@ -13,8 +13,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// session holds what one operation has open: the inputs of its child, what is closed when the
-// operation ends, and what is undone if it fails. An operation has at most one child.
+// session holds the resources of one operation: the inputs of its child, the files to close at its
+// end, and the functions that undo it if it fails. An operation has at most one child.
 type session struct {
 	r      *Runtime
 	plan   *plan.Plan
@@ -35,7 +35,7 @@ func (s *session) closeLater(c io.Closer) { s.closers = append(s.closers, c) }
 // onFailure calls f if the operation fails. An error of f is a warning.
 func (s *session) onFailure(f func() error) { s.undo = append(s.undo, f) }
 
-// end closes what the operation had open and, if it failed, undoes what it did, the last first.
+// end closes the operation's files and, if it failed, undoes its steps, the last first.
 func (s *session) end(err error) {
 	for _, c := range s.closers {
 		_ = c.Close()
@@ -88,7 +88,7 @@ func (s *session) openProcess(rec *record) *os.File {
 	return f
 }
 
-// usePlan sets the plan of the child and warns of what it leaves out.
+// usePlan sets the plan of the child and logs the plan's warnings.
 func (s *session) usePlan(p *plan.Plan) {
 	s.plan = p
 	for _, w := range p.Warnings {
@@ -114,7 +114,7 @@ type closerFunc func()
 
 func (f closerFunc) Close() error { f(); return nil }
 
-// ignoring returns f without its error, for what may be gone already.
+// ignoring returns f without its error, for a file or process that may be gone already.
 func ignoring(f func() error) func() error {
 	return func() error { _ = f(); return nil }
 }

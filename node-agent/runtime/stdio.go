@@ -41,7 +41,7 @@ type streams struct {
 var errNoConsoleSocket = errors.New(
 	"process.terminal: found true; a detached container with a terminal needs --console-socket")
 
-// openStreams makes the standard streams of a process, or its console, inputs of the child.
+// openStreams turns the standard streams of a process, or its console, into inputs of the child.
 //
 // A process with a terminal has no other stream, not even until its start: containerd's shim reads
 // ours to their end before it looks at the terminal.
@@ -74,7 +74,7 @@ func (s *session) openStreams(ctx context.Context, o streamOptions, isTerminal b
 	return st, nil
 }
 
-// openConsole makes the socket that gets the terminal's master an input of the child.
+// openConsole turns the socket that receives the terminal's master into an input of the child.
 func (s *session) openConsole(ctx context.Context, o streamOptions) error {
 	console := o.console
 	if console == nil {

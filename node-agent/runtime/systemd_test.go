@@ -195,7 +195,7 @@ func TestNoSystemd(t *testing.T) {
 	w.fails(w.sh("true"), "systemd support for managing cgroups is not available")
 }
 
-// TestPropertiesWithoutSystemd: a property that nobody heeds is not dropped in silence.
+// TestPropertiesWithoutSystemd: without systemd, a property of the scope is a warning.
 func TestPropertiesWithoutSystemd(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("echo ran")

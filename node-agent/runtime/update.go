@@ -18,7 +18,7 @@ import (
 
 // Update holds the limits to change.
 type Update struct {
-	// Resources are the limits to change; what is not named stays. Device rules that are not those
+	// Resources are the limits to change; others stay as they are. Device rules that are not those
 	// of the container already take the place of all. The same ones are not set again: engines send
 	// them with every update, and others, such as hooks that give a container a GPU, may have added
 	// to what the kernel has.

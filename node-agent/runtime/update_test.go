@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/internal/leaktest"
 )
 
-// TestMergeResources: an update starts from what the container has, and writes no more than has to
-// be written.
+// TestMergeResources: an update starts from the container's limits, and writes only the changed
+// ones.
 func TestMergeResources(t *testing.T) {
 	leaktest.Check(t)
 	for name, c := range map[string]struct{ old, change, merged, write string }{
@@ -124,9 +124,9 @@ func TestUpdateMemory(t *testing.T) {
 	}
 }
 
-// TestUpdateUndone: where one of several limits cannot be set, none has changed.
-// TestUpdateOOMKiller: it is enabled again by what says that it is not disabled, unless the update
-// fails. Cgroup v2 has it enabled always.
+// TestUpdateUndone: if one of several limits cannot be set, none has changed. TestUpdateOOMKiller:
+// it is enabled again by what says that it is not disabled, unless the update fails. Cgroup v2 has
+// it enabled always.
 func TestUpdateOOMKiller(t *testing.T) {
 	if unified() {
 		t.Skip("cgroup v2 has no way to disable the OOM killer")

@@ -85,8 +85,8 @@ func joinedUserNamespace(spec *specs.Spec) int {
 	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
 }
 
-// learnUserNamespace does what needs the mappings of a user namespace that the child has joined.
-// Those of the document, which engines may have copied from there, have to be the same.
+// learnUserNamespace does the work that needs the mappings of a user namespace that the child has
+// joined. Those of the document, which engines may have copied from there, have to be the same.
 func (c *creation) learnUserNamespace(pid int) error {
 	said := [2][]specs.LinuxIDMapping{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings}
 	if err := readMappings(c.spec, pid); err != nil {

@@ -33,17 +33,17 @@ type Group struct {
 	// owner gets the directory of version 2, where the container may divide its cgroup further; -1
 	// is nobody.
 	owner int
-	// rootless is whether its maker may be a plain user, optional whether the container can do
-	// without it.
+	// rootless reports whether its creator may be a plain user, optional whether the container can
+	// run without it.
 	rootless, optional bool
-	// begun is whether CreateUnified has been called.
+	// begun reports whether CreateUnified has been called.
 	begun bool
 	// unit is the scope where systemd makes the cgroup, with properties besides its limits.
 	unit       *Unit
 	properties []property
 }
 
-// New prepares the cgroup that a document asks for; nothing is made yet. The path is relative to
+// New prepares the cgroup that a document asks for, without creating it. The path is relative to
 // the mount of each hierarchy. An empty linux.cgroupsPath becomes /ID.
 //
 // With rootless, the caller may be a plain user: an empty path is then beside the caller's own
@@ -150,7 +150,8 @@ func (g *Group) Create() (err error) {
 	return g.giveAway()
 }
 
-// errTaken: to share a cgroup by mistake would mean to be killed with the other container.
+// errTaken returns the error for a cgroup that has processes already: a container that shares one
+// by mistake would be killed with the other.
 func errTaken(dir string) error {
 	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own: container's cgroup is not empty", dir)
 }
@@ -175,8 +176,8 @@ func populated(dir string) bool {
 	return err == nil && len(pids) > 0
 }
 
-// makeUnified makes the directory in a host's only hierarchy, with all controllers that its parents
-// have.
+// makeUnified creates the directory in a host's only hierarchy, with all controllers that its
+// parents have.
 func (g *Group) makeUnified() (made bool, err error) {
 	dir := g.paths[""]
 	if populated(dir) {
@@ -258,8 +259,8 @@ func (g *Group) Tasks() (fds []int, err error) {
 	return fds, nil
 }
 
-// Unified opens the cgroup's directory in the hierarchy of version 2, for clone3 to make a child in
-// it (CLONE_INTO_CGROUP). It returns nil where the host has none. The caller closes it.
+// Unified opens the cgroup's directory in the hierarchy of version 2, so that clone3 creates a
+// child in it (CLONE_INTO_CGROUP). It returns nil if the host has none. The caller closes it.
 func (g *Group) Unified() (*os.File, error) {
 	dir := g.paths[""]
 	if dir == "" {

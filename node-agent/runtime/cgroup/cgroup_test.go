@@ -27,7 +27,7 @@ func document(t *testing.T, r *specs.LinuxResources) *specs.Spec {
 	return &specs.Spec{Linux: &specs.Linux{CgroupsPath: fmt.Sprintf("/t%d-%s", os.Getpid(), name), Resources: r}}
 }
 
-// layout is that of this host.
+// layout returns the cgroup layout of this host.
 func layout(t testing.TB) cgrouplayout.Layout {
 	t.Helper()
 	l, err := cgrouplayout.Read("/")
@@ -71,7 +71,7 @@ func (g *Group) file(t *testing.T, controller, name string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// aDisk is the number of a block device that throttling takes: a whole disk.
+// aDisk returns the number of a block device that throttling takes: a whole disk.
 func aDisk(t *testing.T) (major, minor int64) {
 	t.Helper()
 	disks, _ := filepath.Glob("/sys/block/*/dev")
@@ -280,7 +280,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// TestPaths: cgroupsPath cannot leave the hierarchies, whatever it says.
+// TestPaths: no cgroupsPath leaves the hierarchies.
 func TestPaths(t *testing.T) {
 	for path, want := range map[string]string{
 		"/a/b": "/a/b", "a/b": "/a/b", "": "/id", "/../../a": "/a", "../../etc": "/etc", "a/../../b": "/b", "-1": "/-1", "//a//": "/a", "slice:prefix:name": "/slice:prefix:name",
@@ -302,7 +302,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestNested: parents are made where there are none, and a container's own directories go with it.
+// TestNested: missing parents are created, and a container's own directories are removed with it.
 func TestNested(t *testing.T) {
 	spec := document(t, nil)
 	top := spec.Linux.CgroupsPath

@@ -55,7 +55,7 @@ func (g *Group) Delegate(spec *specs.Spec) error {
 // Cgroup ownership).
 const delegated = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n"
 
-// giveAway makes the delegate own the directory of version 2 and the files that
+// giveAway makes the delegate the owner of the directory of version 2 and the files that
 // /sys/kernel/cgroup/delegate names (cgroups(7), Cgroup delegation). Cgroups of version 1 are never
 // handed to a container.
 func (g *Group) giveAway() error {

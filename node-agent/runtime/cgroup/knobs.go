@@ -24,7 +24,7 @@ type knob struct {
 	// controller of cgroup v1 and its file; the file of cgroup v2. Without a file, that version has
 	// no such limit; "a|b" is the first of the two that there is.
 	controller, v1, v2 string
-	// off is whether the value asks for what is so where the file does not exist.
+	// off reports whether the value asks for the state that holds if the file does not exist.
 	off bool
 }
 
@@ -120,7 +120,8 @@ func show[T any](v *T) any {
 	return *v
 }
 
-// place finds the directory and the file that take a knob's value, or says why there is none.
+// place finds the directory and the file for a knob's value, or returns the reason why there is
+// none.
 func (g *Group) place(k knob) (dir, file string, err error) {
 	refuse := func(reason string, args ...any) (string, string, error) {
 		return "", "", fmt.Errorf("%s: found %s; %s", k.field, k.value, fmt.Sprintf(reason, args...))

@@ -23,7 +23,7 @@ var limitProperties = []string{
 	"MemoryHigh", "MemoryLimit", "MemoryLow", "MemoryMax", "MemoryMin", "MemorySwapMax", "TasksMax",
 }
 
-// busTimeout is how long systemd may take to answer.
+// busTimeout is the time that systemd may take to answer.
 const busTimeout = 30 * time.Second
 
 // propertyValues are properties of a unit by name, with values as godbus decodes them.

@@ -108,7 +108,7 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 	out.BlkioThrottleWriteIOPSDevice = throttle(b.ThrottleWriteIOPSDevice)
 }
 
-// deviceRules returns what an element of linux.resources.devices says. One for all types that is
+// deviceRules returns the rules of an element of linux.resources.devices. One for all types that is
 // not for all devices and every access becomes one a type: the kernel's "a" knows neither numbers
 // nor access, and would be wider than what is asked for (devcgroup_update_access in
 // security/device_cgroup.c).

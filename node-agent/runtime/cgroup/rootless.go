@@ -31,9 +31,9 @@ func denied(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 }
 
-// doWithout lets a container go without a cgroup, unless limits are asked for. Rules for devices
-// alone are none: in a user namespace no node can be made, and those that are there are the host's
-// to refuse.
+// doWithout lets a container run without a cgroup, unless the document sets limits. Rules for
+// devices alone are none: in a user namespace no node can be made, and those that are there are the
+// host's to refuse.
 func (g *Group) doWithout(cause error) error {
 	if fields := knobs(g.resources); len(fields) > 0 {
 		return fmt.Errorf("%s: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits, or on cgroup v2 have systemd delegate a cgroup (Delegate=yes): %w", fields[0].field, cause)

@@ -94,7 +94,8 @@ func (g *Group) set(r *specs.LinuxResources, withDevices bool) error {
 	return g.weighDevices(resources)
 }
 
-// limitTCP writes what the library no longer knows, since cgroup v2 does not either.
+// limitTCP writes the kernel's TCP limit, which the library no longer supports, since cgroup v2
+// does not have it.
 func (g *Group) limitTCP(r *specs.LinuxResources) error {
 	if r == nil || r.Memory == nil || g.unified() {
 		return nil

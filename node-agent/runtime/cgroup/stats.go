@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stats reads what the processes of the cgroup use; all is zero without a cgroup.
+// Stats reads the usage of the cgroup's processes; it is zero without a cgroup.
 func (g *Group) Stats() (*cgroups.Stats, error) {
 	if len(g.paths) == 0 {
 		return cgroups.NewStats(), nil

@@ -23,11 +23,11 @@ type Manager string
 
 // The managers, with the words of crun's --cgroup-manager.
 const (
-	// Cgroupfs makes directories itself.
+	// Cgroupfs creates directories itself.
 	Cgroupfs Manager = "cgroupfs"
 	// Systemd has systemd make a transient scope, over D-Bus.
 	Systemd Manager = "systemd"
-	// Disabled makes none: the container stays in its maker's.
+	// Disabled creates no cgroup: the container stays in its creator's.
 	Disabled Manager = "disabled"
 )
 
@@ -38,7 +38,7 @@ type Unit struct {
 	// Its name is Prefix-Name.scope, or Name where that ends in .slice.
 	Prefix string `json:"prefix,omitempty"`
 	Name   string `json:"name"`
-	// User is whether it is of the user's own systemd.
+	// User reports whether the scope belongs to the user's own systemd.
 	User bool `json:"user,omitempty"`
 }
 
@@ -112,7 +112,7 @@ func None(spec *specs.Spec) (*Group, error) {
 	return &Group{owner: -1}, nil
 }
 
-// Unit returns what OpenUnit needs, nil where systemd has not made the cgroup.
+// Unit returns the data that OpenUnit needs, or nil if systemd did not create the cgroup.
 func (g *Group) Unit() *Unit { return g.unit }
 
 // systemd returns the library's manager that asks systemd.
@@ -130,9 +130,9 @@ func (g *Group) systemd(unified bool) (cgroups.Manager, error) {
 	return systemd.NewLegacyManager(config, g.paths)
 }
 
-// CreateUnit makes the scope with a process in it, since systemd makes none without, and sets its
-// limits. The scope lasts as long as a process is in it. On an error nothing is left but the
-// process.
+// CreateUnit creates the scope with a process in it, since systemd creates none without one, and
+// sets its limits. The scope lasts as long as a process is in it. On an error nothing is left but
+// the process.
 func (g *Group) CreateUnit(pid int) (err error) {
 	m, err := g.systemd(g.unified())
 	if err != nil {
@@ -193,7 +193,7 @@ func letter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
 // as from his login session, and his systemd has the machine's do it.
 func (g *Group) ByManager() bool { return g.unit != nil && g.unit.User }
 
-// Attach has systemd move a process into the cgroup, which is that of the unit or one below it.
+// Attach makes systemd move a process into the cgroup: the unit's or one below it.
 func (g *Group) Attach(pid int) error {
 	dir := g.paths[""]
 	_, below, ok := strings.Cut(dir+"/", "/"+g.unit.name()+"/")
@@ -210,9 +210,9 @@ func (g *Group) Attach(pid int) error {
 	return nil
 }
 
-// Rounded returns what to warn of where systemd takes a limit of r only nearly: the library rounds
-// a quota up to whole percents of a processor, which is what systemd writes down and reads again
-// (CPUQuota= in systemd.resource-control(5)). It is empty where all is exact.
+// Rounded returns a warning if systemd cannot set a limit of r exactly: the library rounds a quota
+// up to whole percents of a processor, which is what systemd writes down and reads again (CPUQuota=
+// in systemd.resource-control(5)). It is empty if all limits are exact.
 func (g *Group) Rounded(r *specs.LinuxResources) string {
 	const percent = 10_000 // microseconds of a second
 	if g.unit == nil || r == nil || r.CPU == nil || r.CPU.Quota == nil || *r.CPU.Quota <= 0 {

@@ -49,7 +49,7 @@ func TestNone(t *testing.T) {
 	}
 }
 
-// TestUpdateUnset: where an update fails, a device that had no limit before has none.
+// TestUpdateUnset: after an update that failed, a device without a limit before has none again.
 func TestUpdateUnset(t *testing.T) {
 	major, minor := aDisk(t)
 	g, err := makeGroup(t, document(t, nil))

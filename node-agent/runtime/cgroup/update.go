@@ -153,8 +153,8 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 	return out, nil
 }
 
-// restore writes all back. Some values have to fit others, such as memory with swap to memory
-// alone: what cannot be written the first time can be once the others are.
+// restore writes all values back. Some values have to fit others, such as memory with swap to
+// memory alone: what cannot be written the first time can be once the others are.
 func (s snapshot) restore() (err error) {
 	for range 2 {
 		err = nil

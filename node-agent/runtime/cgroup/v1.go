@@ -18,8 +18,8 @@ import (
 	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
-// makeV1 creates the directory in every hierarchy that does not have it yet. On an error nothing is
-// left but what was there.
+// makeV1 creates the directory in every hierarchy that does not have it yet. On an error it removes
+// those that it has created.
 func (g *Group) makeV1() error {
 	if !g.begun {
 		if err := g.refuseFrozenV1(); err != nil {
@@ -45,7 +45,7 @@ func (g *Group) refuseFrozenV1() error {
 	})
 }
 
-// makeFolders makes directories, by controller. On an error nothing is left but what was there.
+// makeFolders creates directories, by controller. On an error it removes those that it has created.
 func (g *Group) makeFolders(names []string) (err error) {
 	var made []string
 	defer func() {
@@ -153,8 +153,8 @@ func inherit(dir, file string, fresh bool) error {
 	return writeFile(dir, file, value)
 }
 
-// writeFile writes a file of a cgroup, each value with a system call of its own. It must not make
-// the file, which os.WriteFile would try to.
+// writeFile writes a file of a cgroup, each value with a system call of its own. It must not create
+// the file, as os.WriteFile would.
 func writeFile(dir, file string, values ...string) error {
 	path := filepath.Join(dir, file)
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)

@@ -64,7 +64,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Do makes a call and returns criu's answer. criu has ended by then.
+// Do calls criu and returns its answer, after criu has ended.
 func (c *Call) Do(ctx context.Context) (resp *rpc.CriuResp, err error) {
 	program, err := exec.LookPath("criu")
 	if err != nil {
@@ -227,7 +227,7 @@ func Require(ctx context.Context, want *rpc.CriuFeatures) error {
 	return nil
 }
 
-// maxLog bounds what is read of criu's log.
+// maxLog is the greatest length of criu's log that is read.
 const maxLog = 4 << 20
 
 // Complaints returns the lines of a log of criu that report errors, the last ones first to be left

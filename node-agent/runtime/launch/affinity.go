@@ -25,8 +25,8 @@ func excludeOwnCPU(id int) {
 	_ = affinity(unix.SYS_SCHED_SETAFFINITY, id, own) // not possible where there is no other
 }
 
-// affinity is sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one, by
-// a mask as long as may be.
+// affinity calls sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one,
+// with the longest mask.
 func affinity(call uintptr, thread int, mask []byte) error {
 	if _, _, errno := unix.RawSyscall(call, uintptr(thread), uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
 		return errno

@@ -21,7 +21,7 @@ type Child struct {
 	// PIDFD is the child's pidfd (pidfd_open(2)), closed by Wait, Kill, Abandon and ClosePIDFD; -1
 	// then.
 	PIDFD int
-	// Value is what the last synchronization point carried.
+	// Value is the number that the last synchronization point carried.
 	Value int
 
 	plan     *plan.Plan
@@ -31,8 +31,8 @@ type Child struct {
 	deferred int // our end of plan.InputDeferred, -1 without
 	onSync   func(plan.Sync, int) error
 
-	// early are reports of a process that an OpFork has made, which came before that of the OpFork
-	// itself.
+	// early are reports of a process created by an OpFork that arrived before the report of the
+	// OpFork itself.
 	early []*message
 
 	deadline time.Duration
@@ -168,7 +168,7 @@ func (c *Child) executes() bool {
 	return i >= 0 && i < len(c.plan.Steps) && (c.plan.Steps[i].Call == unix.SYS_EXECVE || c.plan.Steps[i].Call == unix.SYS_EXECVEAT)
 }
 
-// answer does what a synchronization point asks for, and lets the child go on.
+// answer does the parent's work at a synchronization point, and lets the child go on.
 func (c *Child) answer(s plan.Sync) error {
 	if c.onSync != nil {
 		if err := c.onSync(s, c.PID); err != nil {

@@ -16,9 +16,9 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// DefaultDeadline is how long the child may take from one synchronization point to the next, unless
-// the request says otherwise. It is meant for what hangs, such as a bind source on a dead network
-// filesystem, not for what is slow.
+// DefaultDeadline is the time that the child may take from one synchronization point to the next,
+// unless the request says otherwise. It is meant for steps that hang, such as a bind source on a
+// dead network filesystem, not for slow ones.
 const DefaultDeadline = 2 * time.Minute
 
 func orDefault(deadline time.Duration) time.Duration {
@@ -35,7 +35,7 @@ const endingTime = 5 * time.Second
 // HungError is a child that did not come to its next synchronization point in time. It is an
 // os.ErrDeadlineExceeded.
 type HungError struct {
-	// Step is where it was: a StepError without errno and cause.
+	// Step is the step at which it was: a StepError without errno and cause.
 	Step StepError
 	// After is the deadline that has passed.
 	After time.Duration
@@ -43,8 +43,7 @@ type HungError struct {
 	// number of the system call that it was in and its arguments (/proc/PID/syscall); empty where
 	// the kernel does not show it.
 	Wchan, Syscall string
-	// Stays is whether the child could not be ended: it is the kernel's, until what it waits for
-	// comes.
+	// Stays reports whether the child could not be ended, because it waits in the kernel.
 	Stays bool
 	// PID of the child, for who looks for it.
 	PID int
@@ -124,7 +123,8 @@ func awaitReport(fd int, limit time.Duration) error {
 	}
 }
 
-// hung says where the child is. It still runs.
+// hung returns the error for a child that has not reported in time, with its step. The child still
+// runs.
 func (c *Child) hung() *HungError {
 	e := newHungError(c.PID, c.deadline)
 	if i := c.progress.step(); i >= 0 && i < len(c.plan.Steps) {

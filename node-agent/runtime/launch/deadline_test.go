@@ -21,12 +21,12 @@ import (
 
 var atCwd = n(^uintptr(99)) // AT_FDCWD, -100
 
-// opens is a step that opens a file below a directory.
+// opens returns a step that opens a file below a directory.
 func opens(field string, dir plan.Arg, path string) plan.Step {
 	return step(field, unix.SYS_OPENAT2, dir, plan.Text(path), plan.Memory(make([]byte, 24)), n(24))
 }
 
-// state is that of a process or thread, as proc(5) has it in /proc/PID/stat.
+// state returns the state of a process or thread, as in /proc/PID/stat (proc(5)).
 func state(t *testing.T, pid int) byte {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -36,8 +36,8 @@ func state(t *testing.T, pid int) byte {
 	return stat[bytes.LastIndexByte(stat, ')')+2]
 }
 
-// TestHang: a step that does not return is named, with what the kernel waits for, and the child is
-// ended.
+// TestHang: the error names a step that does not return and the kernel function that waits, and the
+// child is ended.
 func TestHang(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)

@@ -52,21 +52,21 @@ type op struct {
 type program struct {
 	ops  []op
 	regs []uintptr
-	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of what is
-	// not the child's.
+	// first are the calls before the plan's own steps, which cannot fail: close_range(2) of
+	// descriptors that are not the child's.
 	first []gap
 	// report is the pipe that the child reports to, sync the one that it waits on.
 	report, sync uintptr
-	// pidfd is where clone3 puts the child's pidfd for the parent.
+	// pidfd is the variable into which clone3 writes the child's pidfd for the parent.
 	pidfd int32
 	// blocked is the sigset_t of the signals that are blocked.
 	blocked uint64
 	// ignored are the signals that this process ignores, which stay so over clone3 and execve
-	// (signal(7)): a container is not to learn that its runtime was started by nohup. defaultAction
-	// is what they get.
+	// (signal(7)): a container is not to learn that its runtime was started by nohup. They are set
+	// to defaultAction.
 	ignored []uintptr
-	// progress is where the child writes the number of its step to: memory that it shares with its
-	// parent.
+	// progress is memory that the child shares with its parent, into which it writes the number of
+	// its step.
 	progress      *int64
 	defaultAction [sigactionSize]byte
 	// thread is for a Thread.
@@ -126,8 +126,8 @@ func closeOthers(reserved int, keep []int) []gap {
 // block is memory of a plan: where it is here, and where the child has it.
 type block struct{ from, to, child uintptr }
 
-// compiler resolves a plan's arguments to numbers, and copies what they point to into the child's
-// memory.
+// compiler resolves a plan's arguments to numbers, and copies the data that they point to into the
+// child's memory.
 type compiler struct {
 	inputs map[plan.Input]int
 	memory *memory
@@ -304,8 +304,8 @@ func (c *compiler) bytes(a *plan.Arg) uintptr {
 	return at
 }
 
-// message is a report of the child on its pipe: a step, in its upper half what a
-// synchronization point carries, and, if it failed, its errno.
+// message is a report of the child on its pipe: a step, in its upper half the value of a
+// synchronization point, and, if it failed, its errno.
 type message struct {
 	step  uint64
 	errno uint64
@@ -320,8 +320,8 @@ const (
 // report.
 const childFailed = 127
 
-// clone3 is clone3(2) with a stack for the child, which calls the code at child with prog there and
-// never returns.
+// clone3 calls clone3(2) with a stack for the child, which calls the code at child with prog there
+// and never returns.
 //
 //go:noescape
 func clone3(args *cloneArgs, size uintptr, prog *program, child uintptr) (pid, errno uintptr)
@@ -334,7 +334,7 @@ type cloning struct {
 	needed []mapping
 }
 
-// fork makes the child, which runs the program in its own memory.
+// fork creates the child, which runs the program in its own memory.
 //
 //go:norace
 func (c *cloning) fork() (pid, errno uintptr) {

@@ -18,7 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// forking is a plan whose second step has another process go on.
+// forking returns a plan whose second step has another process go on.
 func forking(command string, after ...plan.Step) *plan.Plan {
 	args := make([]byte, 64)
 	binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)

@@ -23,16 +23,16 @@ type Request struct {
 	Inputs map[plan.Input]int
 	// Cgroup is the descriptor of the cgroup v2 directory that the child is created in; 0 for none.
 	Cgroup int
-	// Reserved is how many descriptors, from 0 on, are the process's own: those that the launcher
-	// makes lie above them.
+	// Reserved is the number of descriptors, from 0 on, that belong to the process: the launcher's
+	// own lie above them.
 	Reserved int
 	// Held keeps the child waiting before execve until Release; without it the child is released at
 	// once. A plan whose InputStart the caller supplies is held by the caller.
 	Held bool
 	// OnSync answers the child's synchronization points that wait. An error ends the child.
 	OnSync func(s plan.Sync, pid int) error
-	// Deadline is how long the child may take from one synchronization point to the next; 0 is
-	// DefaultDeadline. What OnSync takes does not count.
+	// Deadline is the time that the child may take from one synchronization point to the next; 0 is
+	// DefaultDeadline. The time of OnSync does not count.
 	Deadline time.Duration
 }
 
@@ -118,7 +118,7 @@ func (s *starting) moveInputs() error {
 	return nil
 }
 
-// openPipes opens what parent and child talk through.
+// openPipes opens the pipes between parent and child.
 func (s *starting) openPipes() (err error) {
 	c := s.child
 	if c.report, s.report, err = s.pair(pipe); err != nil {

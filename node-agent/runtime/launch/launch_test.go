@@ -33,7 +33,7 @@ func tolerate(s plan.Step, errs ...unix.Errno) plan.Step { s.Tolerate = errs; re
 
 var n = plan.Number
 
-// ending is the end of a plan: standard streams, the wait for the start, execve.
+// ending returns the end of a plan: standard streams, the wait for the start, execve.
 func ending(argv ...string) []plan.Step {
 	return []plan.Step{
 		step("process", unix.SYS_DUP3, plan.Descriptor(plan.InputStdin), n(0), n(0)),
@@ -46,7 +46,7 @@ func ending(argv ...string) []plan.Step {
 	}
 }
 
-// tiny is a plan of steps; the sync steps among them get their names from their text.
+// tiny returns a plan of steps; the sync steps among them get their names from their text.
 func tiny(steps ...plan.Step) *plan.Plan {
 	p := &plan.Plan{Steps: steps, Labels: []int{0}, Regs: 4, Syncs: map[int]plan.Sync{}}
 	for i, s := range steps {
@@ -61,7 +61,7 @@ func tiny(steps ...plan.Step) *plan.Plan {
 	return p
 }
 
-// sh is a plan that runs a shell command after some steps of its own.
+// sh returns a plan that runs a shell command after some steps of its own.
 func sh(command string, before ...plan.Step) *plan.Plan {
 	return tiny(append(before, ending("/bin/sh", "-c", command)...)...)
 }
@@ -126,7 +126,7 @@ func clean(t testing.TB) {
 	})
 }
 
-// warm has the Go runtime open what it opens once, such as its epoll descriptor.
+// warm makes the Go runtime open its permanent descriptors, such as that of epoll.
 func warm(t testing.TB) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -277,8 +277,8 @@ func TestRegisters(t *testing.T) {
 	}
 }
 
-// TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with
-// it (openat2(2), EAGAIN).
+// TestRenamesElsewhere: a path with ".." is opened while others rename unrelated files (openat2(2),
+// EAGAIN).
 func TestRenamesElsewhere(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -397,7 +397,7 @@ func TestAbandon(t *testing.T) {
 	}
 }
 
-// TestNoChild: where there is none, there is no descriptor left either.
+// TestNoChild: if no child is created, no descriptor is left.
 func TestNoChild(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
@@ -712,8 +712,8 @@ func TestHiddenFromTheStart(t *testing.T) {
 	}
 }
 
-// TestForkedReportsFirst: what goes on in place of the first process may report before that has
-// said which process it is.
+// TestForkedReportsFirst: the second process may report before the first one has reported the
+// second's pid.
 func TestForkedReportsFirst(t *testing.T) {
 	leaktest.Check(t)
 	for range 300 {

@@ -24,8 +24,8 @@ type memory struct {
 	left   []byte
 }
 
-// stackSize is more than child and what it calls need, which the linker holds to 800 bytes
-// (go:nosplit).
+// stackSize is the size of the child's stack. The linker limits the need of child and its callees
+// to 800 bytes (go:nosplit).
 const stackSize = 4 << 10
 
 // newMemory allocates room for size bytes, as sizeOf counts them.
@@ -54,8 +54,8 @@ func sizeOf[T any](n int) int {
 	return (n*int(unsafe.Sizeof(v)) + align - 1) &^ (align - 1)
 }
 
-// carve takes n values from what is left, all zero. T points to no memory of Go's: the garbage
-// collector does not look here.
+// carve returns n zero values from the rest of the mapping. T points to no memory of Go's: the
+// garbage collector does not look here.
 func carve[T any](m *memory, n int) []T {
 	size := sizeOf[T](n)
 	p := m.left[:size:size]

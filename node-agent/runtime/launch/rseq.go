@@ -4,6 +4,6 @@
 
 package launch
 
-// registered is whether the kernel writes to memory of this program's threads, which it does not
-// for those of the Go runtime alone.
+// registered reports whether the kernel writes to memory of this program's threads (rseq(2)). It
+// does not in a program whose threads are all of the Go runtime.
 const registered = false

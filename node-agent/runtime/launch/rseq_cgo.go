@@ -4,6 +4,6 @@
 
 package launch
 
-// registered is whether the kernel writes to memory of this program's threads whenever they run,
-// and of their forks, as it does for those of glibc (rseq(2)).
+// registered reports whether the kernel writes to memory of this program's threads and of their
+// forks whenever they run, as it does for threads of glibc (rseq(2)).
 const registered = true

@@ -18,16 +18,15 @@ type StepError struct {
 	Phase plan.Sync
 	// Index of the step in the plan.
 	Index int
-	// Field is what the step served.
+	// Field is the field of the document that the step served.
 	Field plan.Field
-	// Path is the file that the step was about, as far as the plan knows; empty where it was about
-	// none.
+	// Path is the file that the step used, as far as the plan knows; empty if it used none.
 	Path string
 	// Call is the step, rendered as strace would.
 	Call string
 	// Name of the system call.
 	Name string
-	// Errno is what it returned.
+	// Errno is the error that the step returned.
 	Errno unix.Errno
 	// Cause returns the likely cause of a system call that fails for a field, in words that say
 	// what to change. It is empty if the errno says as much, or if the cause could only be guessed.
@@ -117,9 +116,8 @@ func pathOfRegister(p *plan.Plan, i int, r plan.Reg) string {
 	return ""
 }
 
-// Cause returns what is likely to be wrong where a system call for a field fails, in words of what
-// to change. It is empty where the errno says as much, or where nothing better than a guess could
-// be said.
+// Cause returns the likely cause of a system call that fails for a field, in words that say what to
+// change. It is empty if the errno says as much, or if the cause could only be guessed.
 func Cause(field, call string, errno unix.Errno) string {
 	for _, c := range [...]struct {
 		field, call string // a prefix of the field; "" is any

@@ -29,9 +29,9 @@ type Thread struct {
 	report, write int
 }
 
-// StartThread makes one. The last step of its plan reports. Inputs are descriptors that the plan
-// names. Afterwards the caller calls Await for each of the plan's reports, as far as it is to know
-// of them, and End.
+// StartThread creates a Thread. The last step of its plan reports. Inputs are descriptors that the
+// plan names. Afterwards the caller calls Await for each of the plan's reports, as far as it is to
+// know of them, and End.
 func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
@@ -60,9 +60,9 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 	return t, nil
 }
 
-// Await waits for what the thread reports next, as long as deadline, or DefaultDeadline where that
-// is 0. A step that fails is a *StepError, after which there are no more reports. One that hangs is
-// a *HungError.
+// Await waits for the thread's next report for as long as deadline, or DefaultDeadline if that is
+// 0. A step that fails is a *StepError, after which there are no more reports. One that hangs is a
+// *HungError.
 func (t *Thread) Await(deadline time.Duration) error {
 	if err := awaitReport(t.report, orDefault(deadline)); errors.Is(err, errLate) {
 		return t.hung(deadline)
@@ -76,8 +76,8 @@ func (t *Thread) Await(deadline time.Duration) error {
 	return err
 }
 
-// End waits for the thread's end, and gives back what it had. On an error the thread stays, and may
-// still do what its plan says.
+// End waits for the thread's end, and frees its memory and its pipe. On an error the thread stays,
+// and may still walk its plan.
 func (t *Thread) End(deadline time.Duration) error {
 	const wait = 0 // FUTEX_WAIT
 	limit := time.Now().Add(orDefault(deadline))
@@ -96,7 +96,8 @@ func (t *Thread) End(deadline time.Duration) error {
 	return nil
 }
 
-// hung says where the thread is. The memory and the pipe are its own for as long as it is there.
+// hung returns the error for a thread that has not reported in time, with its step. Memory and pipe
+// belong to the thread as long as it lives.
 func (t *Thread) hung(after time.Duration) error {
 	e := newHungError(t.id, orDefault(after))
 	e.Step, e.Stays = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// renaming is a plan whose thread has a host name of its own, and whose namespace takes the place
-// of InputNetwork.
+// renaming returns a plan whose thread has a host name of its own, and whose namespace takes the
+// place of InputNetwork.
 func renaming() *plan.Plan {
 	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc/thread-self/ns/uts"), n(unix.O_RDONLY|unix.O_CLOEXEC)) // AT_FDCWD
 	open.Out = 1
@@ -40,8 +40,8 @@ func placeholder(t *testing.T) int {
 	return fd
 }
 
-// TestThread: many at once, while signals come for the process, which none of them may get; what a
-// thread makes is in its caller's descriptor, and its caller is where it was.
+// TestThread starts many threads while signals arrive for the process. None of them may get one,
+// each puts its namespace into its caller's descriptor, and the caller stays in its own namespace.
 func TestThread(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)

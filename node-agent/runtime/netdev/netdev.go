@@ -27,7 +27,7 @@ type Moved struct {
 	again bool
 }
 
-// device is one that has been moved: what it was on the host.
+// device is a moved device, with its name, addresses and state on the host.
 type device struct {
 	name      string
 	up        bool
@@ -43,7 +43,7 @@ type address struct {
 }
 
 // Move moves devices by their names from the calling thread's network namespace into that of a
-// file. Where one cannot be moved, all are as they were before.
+// file. If one cannot be moved, all are moved back.
 func Move(devices map[string]specs.LinuxNetDevice, file string) (*Moved, error) {
 	return move(devices, file, false)
 }
@@ -160,9 +160,9 @@ func (m *Moved) move(name, newName string, ns int) error {
 	return nil
 }
 
-// Back moves all devices back, with what they were on the host. It is for a container that has
-// failed to come into being: one that has been is the owner of its devices, and the kernel does
-// with them as it does (network_namespaces(7)).
+// Back moves all devices back, and restores their names, addresses and state. It is for a container
+// that has failed to come into being: one that has been is the owner of its devices, and the kernel
+// does with them as it does (network_namespaces(7)).
 func (m *Moved) Back() error {
 	defer m.Close()
 	var all error

@@ -68,12 +68,12 @@ func ownNamespace() (int, error) {
 
 func (c *conn) close() { unix.Close(c.fd) }
 
-// maxMessages is how much the kernel puts into one datagram at most (NLMSG_GOODSIZE is at most 32
-// KiB since Linux 4.4).
+// maxMessages is the greatest size of a datagram of the kernel (NLMSG_GOODSIZE is at most 32 KiB
+// since Linux 4.4).
 const maxMessages = 64 << 10
 
-// request sends a message and passes what comes of it to each, until the kernel says that this was
-// all. An error of the kernel's is its errno.
+// request sends a message and passes each answer to each, until the kernel has sent the last one.
+// An error of the kernel's is its errno.
 func (c *conn) request(kind, flags uint16, body []byte, each func(syscall.NetlinkMessage) error) error {
 	c.seq++
 	message := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+len(body))

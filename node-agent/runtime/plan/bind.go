@@ -28,7 +28,7 @@ func (c *container) sharedSources() error {
 	return nil
 }
 
-// bindSource clones what is to be shown elsewhere.
+// bindSource clones the source of a bind mount.
 func (c *container) bindSource(m specs.Mount, o mountOptions) stepRef {
 	return c.openTree(cwd(), c.hostPath(m.Source), cloneFlags(o))
 }

@@ -21,12 +21,12 @@ type Host struct {
 	Permitted uint64
 	// AppArmor and SELinux are whether these security modules are enabled.
 	AppArmor, SELinux bool
-	// Cgroup is how the hierarchies lie.
+	// Cgroup is the layout of the cgroup hierarchies.
 	Cgroup cgrouplayout.Layout
-	// UserNamespace is whether the runtime itself is in a user namespace that is not the host's, as
-	// under rootless podman: its root makes no device nodes (user_namespaces(7)).
+	// UserNamespace reports whether the runtime itself is in a user namespace that is not the
+	// host's, as under rootless podman: its root makes no device nodes (user_namespaces(7)).
 	UserNamespace bool
-	// PlainUser is whether the runtime is not root, not even of a user namespace.
+	// PlainUser reports whether the runtime is not root, not even of a user namespace.
 	PlainUser bool
 }
 
@@ -42,37 +42,35 @@ type Options struct {
 	// Cgroups are the hierarchies whose cgroup.procs the child joins by, in order; names as of
 	// InputCgroup.
 	Cgroups []string
-	// DeferCgroups is whether the parent creates them after clone3 (see CanDeferCgroups).
+	// DeferCgroups reports whether the parent creates them after clone3 (see CanDeferCgroups).
 	DeferCgroups bool
-	// CgroupByParent is whether the child waits, at SyncCgroup, for its parent to have it moved
-	// into its cgroup.
+	// CgroupByParent reports whether the child waits, at SyncCgroup, until its parent has had it
+	// moved into its cgroup.
 	CgroupByParent bool
 	// CgroupPaths are the container's cgroups by hierarchy, as directories of the host; they are
 	// what a cgroup mount without a cgroup namespace shows.
 	CgroupPaths map[string]string
 	// Seccomp is the compiled filter of linux.seccomp, nil without one.
 	Seccomp *seccomp.Filter
-	// Home is the value of HOME where process.env has none.
+	// Home is the value of HOME if process.env does not have one.
 	Home string
 	// NoProgram ends the plan, once the container is ready, in waiting: nothing of process.args is
 	// executed.
 	NoProgram bool
-	// Result is whether failures after SyncReady go to InputResult, as when another process starts
-	// the container.
+	// Result reports whether failures after SyncReady go to InputResult, as when another process
+	// starts the container.
 	Result bool
 	// NullStreams are the standard streams, 0 to 2, that are the host's /dev/null.
 	NullStreams []int
-	// StartHooks is whether the child waits for its parent to run the startContainer hooks before
-	// it goes on.
+	// StartHooks reports whether the child waits until its parent has run the startContainer hooks.
 	StartHooks bool
 	// Environment is the runtime's own, for hooks.
 	Environment []string
-	// Program is what to execute where that is not found by process.args: the path of a
-	// startContainer hook.
+	// Program is the path to execute in place of process.args[0]: that of a startContainer hook.
 	Program string
 	// PlainNewlines has a terminal hand newlines on as they are (termios(3), ONLCR off).
 	PlainNewlines bool
-	// PreserveFDs is how many descriptors from 3 on the process inherits.
+	// PreserveFDs is the number of descriptors, from 3 on, that the process inherits.
 	PreserveFDs int
 	// NoPivot moves the root in place of pivot_root(2), for a host whose root is a ramfs.
 	NoPivot bool
@@ -84,8 +82,8 @@ type Options struct {
 	Dangling map[int]string
 	// NoNewKeyring leaves the session keyring as it is.
 	NoNewKeyring bool
-	// DefaultNoFile is the limit of open files to restore before execve; nil leaves what the
-	// runtime itself has.
+	// DefaultNoFile is the limit of open files to restore before execve; nil leaves the runtime's
+	// own.
 	DefaultNoFile *unix.Rlimit
 }
 
@@ -101,7 +99,7 @@ func (e *Unsupported) Error() string {
 	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
 }
 
-// Build makes the plan of a validated document. The document is not changed. It fails with
+// Build builds the plan of a validated document. The document is not changed. It fails with
 // *Unsupported where a field cannot be honoured.
 func Build(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	o.DeferCgroups = o.DeferCgroups && len(o.Cgroups) > 0
@@ -203,11 +201,12 @@ type container struct {
 	host Host
 	opts Options
 
-	// mapped is whether the child is made in a user namespace of its own, whose ids the parent
-	// maps.
+	// mapped reports whether the child is created in a user namespace of its own, whose ids the
+	// parent maps.
 	mapped bool
 	rootFD Reg
-	// rootAt is where the root filesystem lies on the host, in a user namespace; zero in none.
+	// rootAt is the root filesystem's place on the host if there is a user namespace; zero
+	// otherwise.
 	rootAt Reg
 	tty    Reg
 	// shared are the clones of bind sources, by the mount's index, that stay peers of the host's
@@ -215,12 +214,12 @@ type container struct {
 	shared map[int]Reg
 	// node is the index in Plan.Nodes of a device by that in linux.devices.
 	node map[int]int
-	// live is whether the mounts are for a container that runs: its root is no longer the host's,
-	// whose files the parent opens.
+	// live reports whether the mounts are for a running container: its root is no longer the
+	// host's, whose files the parent opens.
 	live bool
-	// hasDeferred is whether the child has received the deferred inputs.
+	// hasDeferred reports whether the child has received the deferred inputs.
 	hasDeferred bool
-	// placesOnly is whether the mounts are made for their mount points alone: ids and copies do not
+	// placesOnly reports whether only the mount points are to be created: ids and copies do not
 	// matter.
 	placesOnly bool
 	// readonly are the mounts that turn read-only once all that lies in them is made.

@@ -64,16 +64,16 @@ type stepRef struct {
 
 func (s stepRef) step() *Step { return &s.b.plan.Steps[s.i] }
 
-// tolerate goes on after these errors.
+// tolerate makes the last step ignore these errors.
 func (s stepRef) tolerate(errs ...unix.Errno) stepRef {
 	s.step().Tolerate = append(s.step().Tolerate, errs...)
 	return s
 }
 
-// orElse goes on at l after a tolerated error.
+// orElse makes the last step continue at l after a tolerated error.
 func (s stepRef) orElse(l Label) stepRef { s.step().IfErr = l; return s }
 
-// then goes on at l after success.
+// then makes the last step continue at l after success.
 func (s stepRef) then(l Label) stepRef { s.step().IfOK = l; return s }
 
 // must reports as on success, since the error has to come.
@@ -124,7 +124,7 @@ func pointingArg(p []byte, print string, pointers ...Pointer) Arg {
 
 // --- files
 
-// openHow is struct open_how of openat2(2).
+// openHow returns struct open_how of openat2(2).
 func openHow(flags, mode, resolve uint64) []byte {
 	p := make([]byte, 24)
 	binary.NativeEndian.PutUint64(p, flags)
@@ -150,7 +150,8 @@ func (b *builder) inRoot(root Reg, path string, fl uint64) stepRef {
 	return b.openat2(regArg(root), relative(path), unix.O_PATH|fl, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }
 
-// relative makes a container's absolute path one that openat2 takes below the root's descriptor.
+// relative converts a container's absolute path to one that openat2 resolves below the root's
+// descriptor.
 func relative(path string) string {
 	path = strings.TrimLeft(path, "/")
 	if path == "" {
@@ -249,14 +250,14 @@ func (b *builder) prctl(op int, a2 Arg) stepRef {
 	return b.call(unix.SYS_PRCTL, flags(uint(op), prctlNames), a2, num(0), num(0), num(0))
 }
 
-// sync makes the child report that it has come this far and wait for its parent.
+// sync makes the child report a synchronization point and wait for its parent.
 func (b *builder) sync(s Sync) {
 	b.plan.Syncs[len(b.plan.Steps)] = s
 	b.plan.Waits = true
 	b.call(OpSync, text(string(s)), num(1))
 }
 
-// syncWith is sync with the content of a register for the parent to read: 31 bits, as a descriptor
+// syncWith reports a synchronization point with the content of a register: 31 bits, as a descriptor
 // has.
 func (b *builder) syncWith(s Sync, r Reg) {
 	b.sync(s)
@@ -264,7 +265,7 @@ func (b *builder) syncWith(s Sync, r Reg) {
 	last.Args = append(last.Args, regArg(r))
 }
 
-// report makes the child say that it has come this far, and go on.
+// report makes the child report a synchronization point, and go on.
 func (b *builder) report(s Sync) {
 	b.plan.Syncs[len(b.plan.Steps)] = s
 	b.call(OpSync, text(string(s)), num(0))

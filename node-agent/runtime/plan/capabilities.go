@@ -18,8 +18,9 @@ type capabilitySets struct {
 	bounding, effective, permitted, inheritable, ambient uint64
 }
 
-// capabilities reads process.capabilities. What the host cannot grant is left out with a warning,
-// as the spec asks (config.md, Linux Process); an absent section means none at all.
+// capabilities reads process.capabilities. Capabilities that the host cannot grant are left out
+// with a warning, as the spec requires (config.md, Linux Process); an absent section means no
+// capability.
 func (c *container) capabilities() capabilitySets {
 	var s capabilitySets
 	p := c.spec.Process.Capabilities
@@ -82,9 +83,9 @@ func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
 // nothing is set then.
 const KeepGroups = "run.oci.keep_original_groups"
 
-// credentials takes away what the process is not to have. Seccomp without noNewPrivileges needs
-// CAP_SYS_ADMIN and so comes before; with it, it comes last of all, so that the filter need allow
-// nothing but execve.
+// credentials drops the privileges that the process must not have. Seccomp without noNewPrivileges
+// needs CAP_SYS_ADMIN and so comes before; with it, it comes last of all, so that the filter need
+// allow nothing but execve.
 func (c *container) credentials() error {
 	p := c.spec.Process
 	sets := c.capabilities()

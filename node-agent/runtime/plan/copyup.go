@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// likeWhatItCovers gives a tmpfs the permissions of the directory that it is mounted on, as runc
-// does where the options say none, and with tmpcopyup what is in it. The directory is left open in
-// at; one that was not there has nothing to give.
+// likeWhatItCovers gives a tmpfs the permissions of the directory that it covers, as runc does if
+// the options have none, and with tmpcopyup its content. The directory is left open in at; one that
+// was not there has nothing to give.
 func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOptions) {
 	missing, done := c.label(), c.label()
 	c.inRoot(c.rootFD, m.Destination, unix.O_DIRECTORY).into(at).tolerate(unix.ENOENT).orElse(missing)
@@ -38,7 +38,7 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 	c.mark(done)
 }
 
-// copyUp has the parent copy what is in a directory into a mount that is not attached yet. The
+// copyUp has the parent copy the content of a directory into a mount that is not attached yet. The
 // child hands it a clone of the directory, and what is mounted in it, in which no device can be
 // opened and no symbolic link be followed, whatever others do to the directory during the copy.
 func (c *container) copyUp(mount, from Reg) {
@@ -102,7 +102,7 @@ func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
 // itself.
 type CopyEntry struct {
 	Path string
-	// Mode is as of stat(2), UID and GID are as the container numbers them.
+	// Mode is a mode of stat(2); UID and GID are ids inside the container.
 	Mode, UID, GID uint32
 	// Size of a regular file, target of a symbolic link, number of a device.
 	Size   int64
@@ -110,8 +110,8 @@ type CopyEntry struct {
 	Device uint64
 }
 
-// BuildCopy makes the plan of a process that copies files from InputCopySource to InputCopyTarget:
-// directories before what is in them. It is in the container's cgroup, so that the memory is the
+// BuildCopy builds the plan of a process that copies files from InputCopySource to InputCopyTarget:
+// directories before their content. It is in the container's cgroup, so that the memory is the
 // container's, and in its user namespace, so that the owners are. A source that is not what the
 // entry says ends it.
 func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan {
@@ -139,8 +139,8 @@ func BuildCopy(spec *specs.Spec, f Field, o Options, entries []CopyEntry) *Plan 
 }
 
 func (c *container) copyEntry(e CopyEntry) {
-	// No component is a symbolic link: those that are copied were made by this copy, but what has
-	// the name may have changed.
+	// No component is a symbolic link: this copy has created the directories, but another file may
+	// have taken the name.
 	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 	target := input(InputCopyTarget)
 	dir, base := splitLast(e.Path)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCopyStaysInside: whatever has become of what was looked at, a copy opens nothing outside of
-// the two directories, and follows no symbolic link in them.
+// TestCopyStaysInside: even if files change after the look, a copy opens no file outside of the two
+// directories, and follows no symbolic link in them.
 func TestCopyStaysInside(t *testing.T) {
 	p := BuildCopy(&specs.Spec{Linux: &specs.Linux{}}, Field{Path: "mounts", Index: 1}, Options{}, []CopyEntry{
 		{Path: ".", Mode: unix.S_IFDIR | 0o755},

@@ -34,8 +34,8 @@ func (c *container) ownsDev() bool {
 	return true
 }
 
-// listsDevice reports whether a device of the document is the container's to have: what is in a
-// /dev that is bound stays as it is.
+// listsDevice reports whether a device of the document is to be created: a /dev that is a bind
+// mount stays as it is.
 func (c *container) listsDevice(d specs.LinuxDevice) bool {
 	return c.ownsDev() || !strings.HasPrefix(path.Clean(d.Path), "/dev/")
 }
@@ -129,9 +129,9 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	return nil
 }
 
-// expectNode fails with EEXIST where what is there is not of the kind that was asked for or, of
-// devices, another one (config-linux.md, Devices). The steps that may fail are returned, for a
-// caller to whom that is no failure.
+// expectNode fails with EEXIST if the existing file is not of the requested kind or is another
+// device (config-linux.md, Devices). The steps that may fail are returned, for a caller to whom
+// that is no failure.
 func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) (checks []stepRef) {
 	st := &unix.Statx_t{}
 	memory := structArg(native(st), "statx")
@@ -153,14 +153,14 @@ func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) 
 	return checks
 }
 
-// halves are four bytes of memory that begin with a 16-bit value.
+// halves returns four bytes of memory that begin with a 16-bit value.
 func halves(v uint16) []byte {
 	p := make([]byte, 4)
 	binary.NativeEndian.PutUint16(p, v)
 	return p
 }
 
-// console makes the terminal, shows it as /dev/console and hands its master out.
+// console creates the terminal, mounts it on /dev/console and sends its master.
 func (c *container) console() error {
 	if !c.spec.Process.Terminal {
 		return nil
@@ -171,7 +171,7 @@ func (c *container) console() error {
 	return nil
 }
 
-// openTerminal makes a terminal in the container's devpts. The slave is opened from the master
+// openTerminal creates a terminal in the container's devpts. The slave is opened from the master
 // (TIOCGPTPEER), not by its path, which the container's mounts could turn elsewhere
 // (CVE-2025-52565).
 func (c *container) openTerminal() (master Reg) {
@@ -195,8 +195,8 @@ func (c *container) openTerminal() (master Reg) {
 	return master
 }
 
-// terminalModes returns those of a new pseudoterminal (tty_std_termios in the kernel's tty_io.c,
-// with c_cflag of pty.c).
+// terminalModes returns the modes of a new pseudoterminal (tty_std_termios in the kernel's
+// tty_io.c, with c_cflag of pty.c).
 func terminalModes() unix.Termios {
 	return unix.Termios{
 		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD,
@@ -222,7 +222,7 @@ func (c *container) showTerminal() {
 }
 
 // sendTerminal sends the master to the console socket with a name as its payload, and makes the
-// terminal that of the session.
+// terminal the session's controlling terminal.
 func (c *container) sendTerminal(master Reg) {
 	c.sendDescriptors(input(InputConsole), []byte("/dev/ptmx"), master)
 	c.close(master)

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildExec makes the plan of a process that joins a container: the container's document with
-// process replaced by that of the new one. The child needs InputContainer. It fails with
-// *Unsupported where a field cannot be honoured.
+// BuildExec builds the plan of a process that joins a container, from the container's document with
+// process replaced by the new one. The child needs InputContainer. It fails with *Unsupported where
+// a field cannot be honoured.
 func BuildExec(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	c := &container{builder: newBuilder(64), spec: spec, host: host, opts: o}
 	return c.build(
@@ -47,8 +47,8 @@ func (c *container) setAffinity(mask []byte, list string) {
 	c.call(unix.SYS_SCHED_SETAFFINITY, num(0), num(len(mask)), structArg(mask, "{"+list+"}"))
 }
 
-// cpuAffinity sets what the parent runs on until the process is in its cgroup, and what the process
-// runs on from then on (config.md, execCPUAffinity).
+// cpuAffinity sets the processors of the parent until the process is in its cgroup, and those of
+// the process from then on (config.md, execCPUAffinity).
 func (c *container) cpuAffinity() error {
 	a := c.spec.Process.ExecCPUAffinity
 	if a == nil {
@@ -85,8 +85,8 @@ func everyCPU() []byte {
 	return mask
 }
 
-// bitMask turns a list such as "0-3,7" (cpuset(7)) into what sched_setaffinity(2) and
-// set_mempolicy(2) take: bits of unsigned longs, limit of them.
+// bitMask turns a list such as "0-3,7" (cpuset(7)) into the argument of sched_setaffinity(2) and
+// set_mempolicy(2): bits of unsigned longs, limit of them.
 func bitMask(list string, limit uint64) ([]byte, error) {
 	const word = 64
 	mask := make([]byte, limit/8)
@@ -165,7 +165,7 @@ func (c *container) joinNamespaces() error {
 	return nil
 }
 
-// terminal makes a terminal for the process alone: /dev/console stays that of the first.
+// terminal creates a terminal for this process only: /dev/console stays the first process's.
 func (c *container) terminal() error {
 	if c.spec.Process.Terminal {
 		c.sendTerminal(c.openTerminal())
@@ -173,9 +173,8 @@ func (c *container) terminal() error {
 	return nil
 }
 
-// verifyWorkingDirectory fails with ENOENT where the working directory does not lie below the root:
-// its path then begins with "(unreachable)" (getcwd(2)). It is what CVE-2024-21626 had led to,
-// whatever else might.
+// verifyWorkingDirectory fails with ENOENT if the working directory does not lie below the root:
+// its path then begins with "(unreachable)" (getcwd(2)). CVE-2024-21626 led to such a directory.
 func (c *container) verifyWorkingDirectory() error {
 	path := make([]byte, unix.PathMax)
 	c.call(unix.SYS_GETCWD, structArg(path, "cwd"), num(len(path)))

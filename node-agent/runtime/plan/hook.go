@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildHook makes the plan of a hook that runs in the runtime's namespaces. Its working directory
+// BuildHook builds the plan of a hook that runs in the runtime's namespaces. Its working directory
 // is the bundle.
 func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 	c := &container{builder: newBuilder(64), opts: o}
@@ -17,7 +17,7 @@ func BuildHook(h specs.Hook, f Field, o Options) *Plan {
 	return &c.plan
 }
 
-// BuildCreateContainerHook makes the plan of a hook that runs in the container's namespaces before
+// BuildCreateContainerHook builds the plan of a hook that runs in the container's namespaces before
 // the root changes, but whose program is the runtime's (config.md, CreateContainer Hooks): the
 // child needs InputContainer, and InputProgram from the runtime's mount namespace. Its working
 // directory is the root filesystem, as with runc; it has the privileges of the runtime, and those
@@ -56,7 +56,7 @@ func (c *container) ownMounts() bool {
 	return false
 }
 
-// hookArgs returns the arguments of a hook: its path where the document says none.
+// hookArgs returns the arguments of a hook, or its path if the document has none.
 func hookArgs(h specs.Hook) []string {
 	if len(h.Args) > 0 {
 		return h.Args
@@ -64,8 +64,8 @@ func hookArgs(h specs.Hook) []string {
 	return []string{h.Path}
 }
 
-// hookEnv returns the environment of a hook outside of the container: the runtime's where the
-// document says none, as with runc and crun. The specification refers to execv(3), which keeps the
+// hookEnv returns the environment of a hook outside of the container, or the runtime's if the
+// document has none, as with runc and crun. The specification refers to execv(3), which keeps the
 // caller's, and hooks of engines depend on its PATH and XDG_RUNTIME_DIR.
 func hookEnv(h specs.Hook, o Options) []string {
 	if len(h.Env) > 0 {

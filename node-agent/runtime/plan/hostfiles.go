@@ -12,15 +12,15 @@ import (
 // HostFile is a file of the host that the parent opens for a child that may not pass a directory on
 // the way to it.
 type HostFile struct {
-	// Field is what it is for.
+	// Field is the field of the document that it serves.
 	Field Field
 	// Path is absolute, in the child's mount namespace.
 	Path string
-	// NoFollow is whether a symbolic link is meant itself.
+	// NoFollow reports whether the path names a symbolic link itself.
 	NoFollow bool
 }
 
-// MaxDescriptors is how many descriptors one message carries (SCM_MAX_FD in the kernel's
+// MaxDescriptors is the number of descriptors that one message carries (SCM_MAX_FD in the kernel's
 // net/scm.h).
 const MaxDescriptors = 253
 

@@ -30,15 +30,15 @@ func InputUserNamespace(i int) Input { return Input("userns[" + strconv.Itoa(i) 
 // Source is a part of the host's tree that the parent clones for the child (open_tree(2)): where
 // the child sees the host no more, or may not map its ids.
 type Source struct {
-	// Field is what it is for.
+	// Field is the field of the document that it serves.
 	Field Field
 	// Path on the host, absolute.
 	Path string
-	// Recursive is whether all that is mounted below is cloned with it, NoFollow whether a symbolic
-	// link is meant itself.
+	// Recursive reports whether the mounts below are cloned with it, NoFollow whether the path
+	// names a symbolic link itself.
 	Recursive, NoFollow bool
-	// UserNamespace, an index of Plan.UserNamespaces, maps its ids; negative for none. MapAll is
-	// whether those of what is mounted below as well.
+	// UserNamespace, an index of Plan.UserNamespaces, maps its ids; negative for none. MapAll
+	// reports whether it also maps the ids of mounts below.
 	UserNamespace int
 	MapAll        bool
 }
@@ -117,7 +117,7 @@ func parseMapping(triplet string) (m relativeMapping, err error) {
 	return m, nil
 }
 
-// absolute turns what an option says into mappings of the host's ids.
+// absolute converts an option's mappings to mappings of the host's ids.
 func absolute(option []relativeMapping, container []specs.LinuxIDMapping) ([]specs.LinuxIDMapping, error) {
 	var out []specs.LinuxIDMapping
 	for _, m := range option {
@@ -221,7 +221,7 @@ func (c *container) parentSource(m specs.Mount, o mountOptions) Reg {
 	return r
 }
 
-// BuildUserNamespace makes the plan of a process that is there while its user namespace gets its
+// BuildUserNamespace builds the plan of a process that lives while its user namespace gets its
 // mappings, at SyncIDMap, and is opened.
 func BuildUserNamespace(f Field) *Plan {
 	c := &container{builder: newBuilder(64)}

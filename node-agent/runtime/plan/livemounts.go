@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildMounts makes the plan of a process that mounts more in a running container, reports
+// BuildMounts builds the plan of a process that adds mounts to a running container, reports
 // SyncReady and ends. The child needs InputContainer. The indices of fields are those of mounts.
 func BuildMounts(spec *specs.Spec, mounts []specs.Mount, host Host, o Options) (*Plan, error) {
 	own := *spec
@@ -19,9 +19,9 @@ func BuildMounts(spec *specs.Spec, mounts []specs.Mount, host Host, o Options) (
 	return c.build(c.undumpable, c.joinContainer, c.mounts, c.readonlyMounts, c.end)
 }
 
-// BuildUnmounts makes the plan of a process that takes mounts away from a running container, the
-// last one first, reports SyncReady and ends. Of each only the destination counts. What is in use
-// goes once it is not (umount2(2), MNT_DETACH).
+// BuildUnmounts builds the plan of a process that removes mounts from a running container, the last
+// one first, reports SyncReady and ends. Of each only the destination counts. A mount in use
+// disappears after its last use (umount2(2), MNT_DETACH).
 func BuildUnmounts(spec *specs.Spec, mounts []specs.Mount, o Options) (*Plan, error) {
 	c := &container{builder: newBuilder(64), spec: spec, opts: o, live: true}
 	return c.build(c.undumpable, c.joinContainer, func() error {
@@ -41,7 +41,7 @@ func BuildUnmounts(spec *specs.Spec, mounts []specs.Mount, o Options) (*Plan, er
 	}, c.end)
 }
 
-// end is in place of a program.
+// end ends the plan of a process that executes no program.
 func (c *container) end() error {
 	c.report(SyncReady)
 	c.call(unix.SYS_EXIT_GROUP, num(0))

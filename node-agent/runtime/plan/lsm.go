@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labels asks for the AppArmor profile and the SELinux context that the next execve brings, that of
-// the program (config.md, Linux Process; apparmor(7), proc_pid_attr(5)). It comes before a
-// namespace is joined and before anything of the image is mounted, so that /proc is the runtime's
-// own; it is looked at all the same: a write that went elsewhere would leave the process unconfined
-// (CVE-2019-16884, CVE-2025-52881).
+// labels sets the AppArmor profile and the SELinux context for the next execve, that of the program
+// (config.md, Linux Process; apparmor(7), proc_pid_attr(5)). It comes before a namespace is joined
+// and before anything of the image is mounted, so that /proc is the runtime's own; it is looked at
+// all the same: a write that went elsewhere would leave the process unconfined (CVE-2019-16884,
+// CVE-2025-52881).
 func (c *container) labels() error {
 	p := c.spec.Process
 	profile := p.ApparmorProfile

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountOptions are the options of one mount, sorted by what takes them.
+// mountOptions are the options of one mount, grouped by the system call that sets them.
 type mountOptions struct {
 	bind, recursive bool
 	remount         bool
@@ -35,8 +35,8 @@ type propagation struct {
 	recursive bool
 }
 
-// attrOption returns what an option of a mount sets and clears; ok is false for one that is not of
-// this kind. The names are those of mount(8).
+// attrOption returns the attributes that an option of a mount sets and clears; ok is false for
+// other options. The names are those of mount(8).
 func attrOption(name string) (set, clear uint64, ok bool) {
 	switch name {
 	case "ro":

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BuildMountpoints makes the plan of a process that makes in the root filesystem what a container's
-// creation makes there, mount points and devices, reports SyncReady and ends. Its mounts go with
-// it. A restored container needs no more of its creation: criu(8) mounts again what was mounted,
-// where there is a place for it.
+// BuildMountpoints builds the plan of a process that creates mount points and devices in the root
+// filesystem, as a container's creation does, reports SyncReady and ends. Its mounts go with it. A
+// restored container needs no more of its creation: criu(8) mounts again what was mounted, where
+// there is a place for it.
 func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	if spec.Linux == nil {
 		return nil, ErrNoLinux

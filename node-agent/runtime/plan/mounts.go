@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mounts makes every mount of the document, in its order.
+// mounts adds the steps for every mount of the document, in its order.
 func (c *container) mounts() error {
 	for i, m := range c.spec.Mounts {
 		c.atIndex("mounts", i, m.Destination)
@@ -128,8 +128,8 @@ func tooLongForFsconfig(m specs.Mount, o mountOptions) bool {
 	})
 }
 
-// detached makes a mount that is attached nowhere yet. One that is late becomes read-only once all
-// that lies in it is made.
+// detached creates a mount that is attached nowhere yet. A late one becomes read-only after its
+// content is created.
 func (c *container) detached(m specs.Mount, o *mountOptions) (mount Reg, late bool) {
 	fs := c.fsopen(m.Type)
 	if m.Source != "" {
@@ -180,7 +180,7 @@ func (c *container) fsconfigOptions(fs Reg, data, sb []string) {
 	}
 }
 
-// readonlyMounts makes those mounts read-only that had to be filled first.
+// readonlyMounts makes mounts read-only that had to be filled first.
 func (c *container) readonlyMounts() error {
 	for _, l := range c.readonly {
 		c.field = l.field
@@ -190,8 +190,8 @@ func (c *container) readonlyMounts() error {
 	return nil
 }
 
-// attach sets what must be set on a detached mount and attaches it at its destination, which is
-// made if need be. The mount's descriptor stays open.
+// attach sets the attributes of a detached mount and attaches it at its destination, which is
+// created if necessary. The mount's descriptor stays open.
 func (c *container) attach(mount Reg, m specs.Mount, o mountOptions) {
 	if !o.rattr.zero() {
 		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, o.rattr)
@@ -228,10 +228,10 @@ func (c *container) propagate(mount Reg, o mountOptions) {
 	}
 }
 
-// noIndex is in place of the index of a bind mount that is none of the document's.
+// noIndex stands for the index of a bind mount that the document does not have.
 const noIndex = -1
 
-// attachAs attaches a clone at a destination, which is made as what the source is if need be.
+// attachAs attaches a clone at a destination, which is created with the source's type if necessary.
 func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	// The destination is made as what the source is: asking for "." below it succeeds on a
 	// directory alone.
@@ -270,8 +270,8 @@ func (c *container) ensureDirectory(at Reg, dir string, fl uint64) {
 	c.mark(done)
 }
 
-// ensureDirectoryNoSymlink is ensureDirectory for a path in which no component may be a symbolic
-// link.
+// ensureDirectoryNoSymlink creates a directory as ensureDirectory does, and refuses symbolic links
+// in the path.
 func (c *container) ensureDirectoryNoSymlink(at Reg, dir string) {
 	done := c.label()
 	dir = path.Clean("/" + dir)
@@ -281,7 +281,8 @@ func (c *container) ensureDirectoryNoSymlink(at Reg, dir string) {
 	c.mark(done)
 }
 
-// makePath makes each directory of dir below the one before, and leaves the last open in at.
+// makePath creates each missing directory of a path below the one before, and leaves the last open
+// in at.
 func (c *container) makePath(at Reg, dir string, resolve uint64) {
 	above := c.rootFD
 	components := strings.Split(relative(dir), "/")

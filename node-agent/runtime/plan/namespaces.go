@@ -137,7 +137,7 @@ func canPrecedeDeferred(m specs.Mount, o mountOptions) bool {
 	return false
 }
 
-// newCgroupNamespace makes a cgroup namespace, if the container gets a new one.
+// newCgroupNamespace creates a cgroup namespace, if the container gets a new one.
 func (c *container) newCgroupNamespace() {
 	for _, n := range c.spec.Linux.Namespaces {
 		if n.Type == specs.CgroupNamespace && n.Path == "" {
@@ -147,8 +147,8 @@ func (c *container) newCgroupNamespace() {
 	}
 }
 
-// namespaceWork is the document's namespaces by how the child gets into them. An index is one of
-// linux.namespaces, negative for none.
+// namespaceWork groups the document's namespaces by the way in which the child enters them. An
+// index is one of linux.namespaces, negative for none.
 type namespaceWork struct {
 	// joins are the namespaces to join by a path, without user, and without a pid namespace that
 	// the parent joins.
@@ -156,7 +156,7 @@ type namespaceWork struct {
 	// user is a user namespace to join, newTime a new time namespace, and network one that the
 	// parent creates.
 	user, newTime, network int
-	// forks is whether a second process goes on in place of the child.
+	// forks reports whether a second process continues in place of the child.
 	forks bool
 }
 
@@ -283,9 +283,9 @@ func (c *container) joinAndFork(w namespaceWork) {
 	c.plan.CloneFlags = 0
 }
 
-// newNetwork returns the index in linux.namespaces of a new network namespace that the parent makes
-// for the child to join; negative for none. In a new or joined user namespace it does not: who owns
-// a network is the user namespace that its maker is in.
+// newNetwork returns the index in linux.namespaces of a new network namespace that the parent
+// creates for the child to join; negative for none. With a new or joined user namespace the parent
+// creates none, because the creator's user namespace owns a network namespace.
 func newNetwork(spec *specs.Spec) int {
 	network := -1
 	for i, n := range spec.Linux.Namespaces {
@@ -299,7 +299,7 @@ func newNetwork(spec *specs.Spec) int {
 	return network
 }
 
-// threadFlags are those of a thread of the same process (pthreads(7)).
+// threadFlags are the clone flags of a thread of the same process (pthreads(7)).
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
 // BuildPrefetch builds the plan of a thread of the parent that creates the container's network
@@ -367,8 +367,8 @@ func (c *container) joinLate(j join) {
 	c.mark(done)
 }
 
-// fork has a child, in new namespaces, go on in the place of this process, as a child of the same
-// parent.
+// fork creates a child in new namespaces that continues in the place of this process, as a child of
+// the same parent.
 func (c *container) fork(newNamespaces uint64) {
 	const size = 64 // CLONE_ARGS_SIZE_VER0 of linux/sched.h; all but the flags is zero
 	args := make([]byte, size)
@@ -466,7 +466,7 @@ func (c *container) hooksBeforePivot() error {
 // to look into the child when it is.
 func (c *container) closedToItsUser() bool { return c.mapped && c.host.PlainUser }
 
-// names sets what the UTS namespace says.
+// names sets the host name and the domain name of the UTS namespace.
 func (c *container) names() error {
 	if h := c.spec.Hostname; h != "" {
 		c.at("hostname")

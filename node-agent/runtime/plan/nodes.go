@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Node is a device node that the parent makes for a child in a user namespace, which may make none
-// (mknod(2)): in a tmpfs of the host's, since the kernel opens no device on a filesystem of a user
-// namespace. The name of a node is its index in Plan.Nodes.
+// Node is a device node that the parent creates for a child in a user namespace, which cannot
+// create any (mknod(2)): in a tmpfs of the host, since the kernel opens no device on a filesystem
+// of a user namespace. The name of a node is its index in Plan.Nodes.
 type Node struct {
-	// Field is what it is for; Path is the place in the container.
+	// Field is the field of the document that it serves; Path is the place in the container.
 	Field Field
 	Path  string
 	// Mode is the type and the permissions, Device the number.
@@ -68,8 +68,8 @@ func (c *container) nodes() {
 		flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH), moveMountNames))
 }
 
-// boundDevice shows a device in a user namespace: the node that the parent has made or, where it
-// may make none, that of the host.
+// boundDevice bind-mounts a device in a user namespace: the node that the parent has created or, if
+// it cannot create any, the host's.
 func (c *container) boundDevice(i int, d specs.LinuxDevice, kind uint32) {
 	mount, made := c.reg(), c.label()
 	n, planned := c.node[i]
@@ -88,7 +88,7 @@ func (c *container) boundDevice(i int, d specs.LinuxDevice, kind uint32) {
 	c.close(at)
 }
 
-// HostDeviceWarning is for a device that cannot be made.
+// HostDeviceWarning returns the warning for a device that cannot be created.
 func HostDeviceWarning(i int, path string) string {
 	return fmt.Sprintf("linux.devices[%d]: in a user namespace the host's %s is shown, with the mode and the owner that it has there", i, path)
 }
@@ -106,8 +106,8 @@ func deviceKind(kind string) (mode uint32, ok bool) {
 	return 0, false
 }
 
-// permissions returns the permissions of a device: those of the default devices where the document
-// says none.
+// permissions returns the permissions of a device, or those of the default devices if the document
+// has none.
 func permissions(mode *os.FileMode) uint32 {
 	if mode == nil {
 		return 0o666

@@ -139,7 +139,7 @@ func (c *container) maskedPaths() error {
 	return nil
 }
 
-// makeWorkingDirectory makes process.cwd if need be, while the root can still be written to.
+// makeWorkingDirectory creates process.cwd if necessary, while the root can still be written to.
 func (c *container) makeWorkingDirectory() error {
 	c.at("process.cwd")
 	dir := c.reg()

@@ -21,24 +21,24 @@ const (
 	// OpLoad puts the 32 bits at the address in its first argument, those that its second masks,
 	// into the register that Step.Out names.
 	OpLoad
-	// OpGoto goes on at Step.IfOK.
+	// OpGoto continues at Step.IfOK.
 	OpGoto
-	// OpReport makes the descriptor in its first argument the pipe that failures are written to
+	// OpReport makes the descriptor in its first argument the pipe to which failures are written
 	// from here on.
 	OpReport
 	// OpExpect reads 32 bits at the address in its first argument and, where what its second
 	// argument masks of them is not its third, fails with the errno in its fourth.
 	OpExpect
-	// OpFork makes a child by clone3(2), whose arguments it has, as a sibling: from the next step
-	// on it is the child who goes on, and its maker ends once it has reported the pid.
+	// OpFork creates a child by clone3(2), whose arguments it has, as a sibling. The child
+	// continues with the next step; its creator reports the pid and ends.
 	OpFork
 	// OpSync reports to the parent that this step has been reached, with its third argument if it
 	// has one, and, if its second argument is 1, waits for its answer.
 	OpSync
 )
 
-// Reg is a register of the launcher: it holds what a step returned for a later step to use. Zero is
-// no register.
+// Reg is a register of the launcher: it holds the result of a step for a later step. Zero is no
+// register.
 type Reg uint16
 
 // Label marks a later place in the plan. Zero is no label.
@@ -52,10 +52,10 @@ const (
 	InputStdin  Input = "stdin"
 	InputStdout Input = "stdout"
 	InputStderr Input = "stderr"
-	// InputStart is what the child reads one byte from before it goes on to execve.
+	// InputStart is the fifo from which the child reads one byte before execve.
 	InputStart Input = "start"
-	// InputResult is where failures are written to, in place of the launcher's pipe, from the
-	// moment that the container is created: its reader is `start`.
+	// InputResult is the fifo to which failures are written in place of the launcher's pipe once
+	// the container is created: `start` reads it.
 	InputResult Input = "result"
 	// InputContainer is a pidfd of the container's first process, whose namespaces a process that
 	// is executed later joins.
@@ -72,7 +72,8 @@ const (
 	InputHostFiles Input = "host-files"
 	// InputNodes is the tmpfs with Plan.Nodes.
 	InputNodes Input = "nodes"
-	// InputCopyUp is a socket by which the child hands its parent what SyncCopyUp is about.
+	// InputCopyUp is a socket through which the child sends the descriptors of SyncCopyUp to its
+	// parent.
 	InputCopyUp Input = "copy-socket"
 	// InputCopySource and InputCopyTarget are the directories of BuildCopy.
 	InputCopySource Input = "copy-source"
@@ -113,7 +114,7 @@ type pointing struct {
 type Pointer struct {
 	// At is its offset in bytes.
 	At uintptr
-	// To is what it points to, an argument with Bytes.
+	// To is the argument with Bytes that it points to.
 	To Arg
 }
 
@@ -135,7 +136,8 @@ func (a Arg) Bytes() ([]byte, bool) {
 	return b, ok
 }
 
-// Pointers returns what the memory of Bytes points to: addresses that only the launcher knows.
+// Pointers returns the arguments that the memory of Bytes points to, whose addresses only the
+// launcher knows.
 func (a Arg) Pointers() []Pointer {
 	p, _ := a.data.(pointing)
 	return p.pointers
@@ -150,13 +152,13 @@ func (a Arg) Reg() (Reg, bool) { return Reg(a.val), a.kind == argReg }
 // Input returns the inherited descriptor whose number the argument is.
 func (a Arg) Input() (Input, bool) { return Input(a.text), a.kind == argInput }
 
-// Field is the purpose of a step: the path of a field in config.json and what stands there.
+// Field is the purpose of a step: the path of a field in config.json and the value there.
 type Field struct {
 	// Path of the field, such as "mounts" or "linux.maskedPaths".
 	Path string
-	// Index in the list that Path names; negative where it is none.
+	// Index is the index in the list that Path names; negative if Path names no list.
 	Index int
-	// Note is what helps a reader besides, such as the destination of a mount.
+	// Note is further help for a reader, such as the destination of a mount.
 	Note string
 }
 
@@ -186,34 +188,35 @@ type Step struct {
 	// Must is an error that has to come unless a tolerated one does; success is then reported as
 	// MustErr.
 	Must, MustErr unix.Errno
-	// Field is what the step serves.
+	// Field is the field of the document that the step serves.
 	Field Field
 }
 
-// Plan is all that it takes to make a container, from clone3 to execve.
+// Plan has every system call that creates a container, from clone3 to execve.
 type Plan struct {
 	// CloneFlags are for clone3(2).
 	CloneFlags uint64
 	// PIDNamespace is the path of a pid namespace to be joined. The parent does it, since setns(2)
 	// on a pid namespace takes effect on children only.
 	PIDNamespace string
-	// JoinPIDs is whether the pid namespace to be joined is that of InputContainer.
+	// JoinPIDs reports whether the child joins the pid namespace of InputContainer.
 	JoinPIDs bool
 	// Prefetch is the plan of BuildPrefetch; nil if the parent creates no network namespace.
 	Prefetch *Plan
-	// CPUs are what the parent runs on while it makes the child; without a mask it stays as it is.
+	// CPUs are the processors on which the parent runs while it creates the child; without a mask
+	// they stay.
 	CPUs CPUSet
 	// Steps that the child takes, in order. Jumps go forward only.
 	Steps []Step
 	// Labels[l] is the index of the step that label l stands before.
 	Labels []int
-	// Regs is how many registers there are, the zeroth included.
+	// Regs is the number of registers, the zeroth included.
 	Regs int
 	// Syncs are the fields of the OpSync steps by the step's index.
 	Syncs map[int]Sync
-	// Forks is whether there is an OpFork.
+	// Forks reports whether there is an OpFork.
 	Forks bool
-	// Waits is whether any of Syncs waits for the parent.
+	// Waits reports whether any of Syncs waits for the parent.
 	Waits bool
 	// Deferred are the inputs that the parent creates after clone3 and sends over InputDeferred, in
 	// this order.
@@ -226,18 +229,18 @@ type Plan struct {
 	// HostFiles are files that the parent opens at SyncHostFiles; the plan has InputHostFiles if
 	// there are any.
 	HostFiles []HostFile
-	// Nodes are what the parent makes in InputNodes at SyncIDMap or SyncJoined; the plan has that
-	// input if there are any. NodesContext is an option of that tmpfs, key and value, for the label
-	// of the nodes; empty without one.
+	// Nodes are the device nodes that the parent creates in InputNodes at SyncIDMap or SyncJoined;
+	// the plan has that input if there are any. NodesContext is an option of that tmpfs, key and
+	// value, for the label of the nodes; empty without one.
 	Nodes        []Node
 	NodesContext [2]string
-	// Warnings are what could not be granted on this host and is left out, as the runtime-spec asks
-	// for capabilities.
+	// Warnings name the values that this host cannot grant and that are left out, as the
+	// runtime-spec requires for capabilities.
 	Warnings []string
 }
 
-// Phase returns what phase of the launch a step belongs to: the synchronization point that the
-// child comes to next. The last one is that of execve itself.
+// Phase returns the phase of the launch to which a step belongs: the next synchronization point of
+// the child. The last one is that of execve itself.
 func (p *Plan) Phase(step int) Sync {
 	for i := step; i < len(p.Steps); i++ {
 		if s, ok := p.Syncs[i]; ok {
@@ -257,40 +260,41 @@ type CPUSet struct {
 type Sync string
 
 const (
-	// SyncNetwork is where the namespace of BuildPrefetch is there.
+	// SyncNetwork is the point at which the namespace of BuildPrefetch exists.
 	SyncNetwork Sync = "network"
-	// SyncHold is where the process of Hold waits for its end.
+	// SyncHold is the point at which the process of Hold waits for its end.
 	SyncHold Sync = "hold"
-	// SyncCgroup is where the parent has to have the child moved into its cgroup.
+	// SyncCgroup is the point at which the parent must have the child moved into its cgroup.
 	SyncCgroup Sync = "cgroup"
-	// SyncIDMap is where the parent has to write uid_map and gid_map.
+	// SyncIDMap is the point at which the parent must write uid_map and gid_map.
 	SyncIDMap Sync = "idmap"
-	// SyncJoined is where the child is in the user namespace that linux.namespaces has by its path:
-	// the parent learns how that maps ids.
+	// SyncJoined is the point at which the child is in the user namespace that linux.namespaces
+	// names by a path, and the parent reads its id maps.
 	SyncJoined Sync = "joined"
-	// SyncNetDevices is where the parent has to move linux.netDevices into the network namespace.
+	// SyncNetDevices is the point at which the parent must move linux.netDevices into the network
+	// namespace.
 	SyncNetDevices Sync = "netdevices"
-	// SyncHostFiles is where the child may not open a file of the host: it has sent its root
-	// through InputHostFiles, and the parent opens Plan.HostFiles there and sends them back, at
-	// most MaxDescriptors a message.
+	// SyncHostFiles is the point at which the child cannot open a file of the host: it has sent its
+	// root through InputHostFiles, and the parent opens Plan.HostFiles there and sends them back,
+	// at most MaxDescriptors a message.
 	SyncHostFiles Sync = "host-files"
-	// SyncCopyUp is where a tmpfs is made and the parent has to copy into it what it is to cover:
-	// the child has sent a clone of the directory and the tmpfs through InputCopyUp.
+	// SyncCopyUp is the point at which the parent must copy a directory into the tmpfs that will
+	// cover it: the child has sent a clone of the directory and the tmpfs through InputCopyUp.
 	SyncCopyUp Sync = "copy-up"
-	// SyncNamespaces is where the namespaces are there; hooks of create come now.
+	// SyncNamespaces is the point at which the namespaces exist and the hooks of create run.
 	SyncNamespaces Sync = "namespaces"
-	// SyncStart is where startContainer hooks come, in a plan that does not end at SyncReady for
-	// another process to start.
+	// SyncStart is the point at which startContainer hooks run, in a plan that does not stop at
+	// SyncReady until another process starts it.
 	SyncStart Sync = "start"
-	// SyncSeccomp is where a filter with SCMP_ACT_NOTIFY has been loaded; it carries the descriptor
-	// of its listener, which the parent has to send to linux.seccomp.listenerPath.
+	// SyncSeccomp is the point at which a filter with SCMP_ACT_NOTIFY is loaded. It carries the
+	// descriptor of its listener, which the parent must send to linux.seccomp.listenerPath.
 	SyncSeccomp Sync = "seccomp"
 	// SyncForked is an OpFork: another process goes on.
 	SyncForked Sync = "forked"
-	// SyncReady is where all is done that can be done before start.
+	// SyncReady is the point at which everything is done that can be done before start.
 	SyncReady Sync = "ready"
-	// SyncExec is where the next step is execve, which the reader of InputResult learns of; the
-	// parent itself sees what the child was at when it closed its end of the pipe.
+	// SyncExec is the point before execve, which the reader of InputResult learns; the parent
+	// itself sees the child's step when the child's end of the pipe closes.
 	SyncExec Sync = "exec"
 )
 
@@ -309,7 +313,7 @@ func Memory(p []byte) Arg { return structArg(p, "{}") }
 // Strings returns a NULL-terminated array of pointers to strings.
 func Strings(s []string) Arg { return list(s) }
 
-// Register returns what an earlier step returned.
+// Register returns an argument that is the result of an earlier step.
 func Register(r Reg) Arg { return regArg(r) }
 
 // Descriptor returns the number of an input.

@@ -35,13 +35,13 @@ var (
 		{Dir: "memory", Options: "memory"},
 		{Dir: "systemd", Options: "none,name=systemd"},
 	}}}
-	// secured has both security modules: no kernel lets both be asked, but a plan shows what either
-	// would be.
+	// secured is a host with both security modules. No kernel has both, but a plan shows the steps
+	// for either.
 	secured = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup, AppArmor: true, SELinux: true}
 	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: cgrouplayout.Layout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
 )
 
-// options are the runtime's options for create on such a host.
+// options returns the runtime's options for create on such a host.
 func options(h Host) Options {
 	o := Options{ID: "id", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/root", Result: true, CgroupPaths: map[string]string{}}
 	if h.Cgroup.Unified {
@@ -264,7 +264,7 @@ func TestGoldenFilesAreUsed(t *testing.T) {
 	}
 }
 
-// TestShape holds for every plan what the launcher relies on.
+// TestShape checks the rules on plans that the launcher relies on.
 func TestShape(t *testing.T) {
 	eachGolden(t, func(t *testing.T, _ string, document []byte, build func(*specs.Spec) *Plan) {
 		p := build(readSpec(t, document))

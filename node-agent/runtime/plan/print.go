@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/api/oci/capability"
 )
 
-// names says how a number is printed: as one of a list, as a set of flags, or by a function.
+// names describes how a number is printed: as one of a list, as a set of flags, or by a function.
 type names struct {
 	render func(uintptr) string
 	memory func([]byte) string

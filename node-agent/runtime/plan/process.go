@@ -317,8 +317,8 @@ func (c *container) awaitStart() {
 	}
 }
 
-// waitForever ends the plan of a container that has no program: it says that it is ready and waits
-// for what never comes.
+// waitForever ends the plan of a container without a program: the child reports that it is ready
+// and waits for ever.
 func (c *container) waitForever() {
 	if c.opts.Result {
 		c.report(SyncReady)

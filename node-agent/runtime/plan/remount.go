@@ -108,8 +108,8 @@ func superblockFlag(option string) uintptr {
 	return 0
 }
 
-// overlayData makes the directories of an overlay absolute: those of the document are relative to
-// the bundle, as all sources are.
+// overlayData converts the directories of an overlay to absolute paths: in the document they are
+// relative to the bundle, as all sources are.
 func (c *container) overlayData(data []string) []string {
 	out := make([]string, 0, len(data))
 	for _, option := range data {
@@ -126,9 +126,9 @@ func (c *container) overlayData(data []string) []string {
 	return out
 }
 
-// overlayLayers makes the directories of lowerdir absolute. A colon stands between two of them,
-// unless a backslash precedes it (the kernel's filesystems/overlayfs); two precede a layer that has
-// only data.
+// overlayLayers converts the directories of lowerdir to absolute paths. A colon stands between two
+// of them, unless a backslash precedes it (the kernel's filesystems/overlayfs); two precede a layer
+// that has only data.
 func (c *container) overlayLayers(value string) string {
 	var b strings.Builder
 	for layer := ""; ; {

@@ -46,7 +46,7 @@ func (c *container) root() error {
 	return nil
 }
 
-// pivot makes the container's root the root.
+// pivot changes the root to the container's.
 func (c *container) pivot() error {
 	c.at("root")
 	c.call(unix.SYS_FCHDIR, regArg(c.rootFD))

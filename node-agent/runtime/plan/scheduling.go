@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// schedulerPolicies are the numbers of linux/sched.h.
+// schedulerPolicies returns the numbers of scheduling policies (linux/sched.h).
 func schedulerPolicy(p specs.LinuxSchedulerPolicy) (uint32, bool) {
 	switch p {
 	case specs.SchedOther:
@@ -53,8 +53,8 @@ func schedulerFlag(f specs.LinuxSchedulerFlag) (uint64, bool) {
 	return 0, false
 }
 
-// scheduling says when the process gets a CPU and a disk. It comes after the limits, since
-// RLIMIT_RTPRIO and RLIMIT_NICE may be what allows it (sched(7)), and while there still is
+// scheduling sets the scheduler and the I/O priority of the process. It comes after the limits,
+// since RLIMIT_RTPRIO and RLIMIT_NICE may be what allows it (sched(7)), and while there still is
 // CAP_SYS_NICE.
 func (c *container) scheduling() error {
 	if s := c.spec.Process.Scheduler; s != nil {
@@ -154,7 +154,8 @@ func memoryPolicyFlag(f specs.MemoryPolicyFlagType) (uint64, bool) {
 	return 0, false
 }
 
-// CountNodes returns how many nodes linux.memoryPolicy.nodes names, 0 if it is no list.
+// CountNodes returns the number of nodes that linux.memoryPolicy.nodes names, or 0 if it is not a
+// list.
 func CountNodes(list string) (n int) {
 	mask, _ := bitMask(list, MaxCPUs) // there are no more nodes than processors
 	for _, b := range mask {
@@ -163,8 +164,8 @@ func CountNodes(list string) (n int) {
 	return n
 }
 
-// memoryPolicy says which nodes the process's memory comes from (set_mempolicy(2)). execve keeps
-// the policy.
+// memoryPolicy sets the nodes from which the process's memory comes (set_mempolicy(2)). execve
+// keeps the policy.
 func (c *container) memoryPolicy() error {
 	p := c.spec.Linux.MemoryPolicy
 	if p == nil {
@@ -202,5 +203,5 @@ func (c *container) memoryPolicy() error {
 	return nil
 }
 
-// maxNodes is how many memory nodes the largest kernel has: 1<<CONFIG_NODES_SHIFT.
+// maxNodes is the number of memory nodes of the largest kernel: 1<<CONFIG_NODES_SHIFT.
 const maxNodes = 1024

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newTimeNamespace makes a time namespace, sets its clocks and enters it. Unlike others it cannot
+// newTimeNamespace creates a time namespace, sets its clocks and enters it. Unlike others it cannot
 // come from clone3: its offsets can be written only while no process is in it (time_namespaces(7)),
 // and clone3 puts the child into it at once. unshare(2) makes it for children alone, and setns(2)
 // then takes this process there.

@@ -65,19 +65,19 @@ func mountPoint(lines *bufio.Scanner) (string, error) {
 // in it.
 func Fake(root string) *FS { return &FS{root: root, fake: true} }
 
-// Group is where a container's processes are counted and limited.
+// Group is the resctrl group that counts and limits a container's processes.
 type Group struct {
 	// Dir is the group's directory.
 	Dir string `json:"dir"`
-	// Own is whether the group is the container's own, made for it and to be removed with it.
+	// Own reports whether the group was created for the container and is removed with it.
 	Own bool `json:"own,omitempty"`
 	// Monitor is the directory of the container's monitoring group; empty without one. It is the
 	// container's own.
 	Monitor string `json:"monitor,omitempty"`
 }
 
-// Group says which groups a container gets; nothing is made yet. An existing directory of the
-// container's name is taken, not owned.
+// Group returns the groups that a container gets, without creating them. An existing directory of
+// the container's name is taken, not owned.
 func (f *FS) Group(rdt *specs.LinuxIntelRdt, id string) *Group {
 	g := &Group{Dir: filepath.Join(f.root, id)}
 	if rdt.ClosID != "" {
@@ -91,9 +91,8 @@ func (f *FS) Group(rdt *specs.LinuxIntelRdt, id string) *Group {
 	return g
 }
 
-// Create makes the groups and writes the schemata, by the rules of config-linux.md, IntelRdt. After
-// an error Remove undoes what it has made, but for a group that a closID names: that is never
-// removed.
+// Create creates the groups and writes the schemata, by the rules of config-linux.md, IntelRdt.
+// After an error, Remove removes them, except for a group that a closID names.
 func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	limits := rdt.L3CacheSchema != "" || rdt.MemBwSchema != "" || len(rdt.Schemata) > 0
 	_, err := os.Lstat(g.Dir)
@@ -135,8 +134,8 @@ func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	return nil
 }
 
-// Update writes schemas of the group: what is empty stays as it is. undo writes back what they
-// were; on an error that is done already.
+// Update writes schemas of the group; empty ones stay as they are. undo writes the old ones back;
+// after an error that is done already.
 func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
 	data, err := os.ReadFile(filepath.Join(g.Dir, "schemata"))
 	if err != nil && (!f.fake || !errors.Is(err, fs.ErrNotExist)) {
@@ -154,7 +153,7 @@ func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) (undo func() er
 	return undo, nil
 }
 
-// setBack writes those lines of a former schemata again that are of a resource which changed names.
+// setBack restores the lines of an earlier schemata for the resources that changed names.
 func (f *FS) setBack(g *Group, former, changed string) (all error) {
 	kinds := map[string]bool{}
 	for line := range strings.Lines(changed) {
@@ -187,7 +186,7 @@ func (f *FS) Join(g *Group, tid int) error {
 	return nil
 }
 
-// Remove removes what is the container's own. That it is gone already is no error.
+// Remove removes the container's own groups. It is no error if they are gone already.
 func (f *FS) Remove(g *Group) error {
 	remove := os.Remove // rmdir(2) removes a group with its files
 	if f.fake {
@@ -214,8 +213,8 @@ func ignoreMissing(err error) error {
 }
 
 // compare holds the schemas asked for against those of a group that is there already:
-// config-linux.md wants an error where they differ. What the document does not name of a group is
-// not compared.
+// config-linux.md wants an error where they differ. Schemas that the document does not name are not
+// compared.
 func (f *FS) compare(g *Group, rdt *specs.LinuxIntelRdt) error {
 	for _, s := range []struct{ field, line string }{{"l3CacheSchema", rdt.L3CacheSchema}, {"memBwSchema", rdt.MemBwSchema}} {
 		if s.line == "" {
@@ -259,7 +258,7 @@ func parseSchema(line string) (kind string, domains map[string]string) {
 	return strings.TrimSpace(kind), domains
 }
 
-// write appends to a file of a group: what the kernel takes is each write(2) by itself.
+// write appends to a file of a group: the kernel handles each write(2) by itself.
 func (f *FS) write(dir, name, line string) error {
 	flags := os.O_WRONLY
 	if f.fake {
@@ -273,7 +272,7 @@ func (f *FS) write(dir, name, line string) error {
 	return errors.Join(err, file.Close())
 }
 
-// explain adds what the kernel says of the last failure, in info/last_cmd_status.
+// explain adds the kernel's message about the last failure, in info/last_cmd_status.
 func (f *FS) explain(what string, err error) error {
 	if status := f.read(filepath.Join("info", "last_cmd_status")); status != "" && status != "ok" {
 		return fmt.Errorf("%s: %w (resctrl says: %s)", what, err, status)

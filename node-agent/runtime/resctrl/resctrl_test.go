@@ -13,7 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// fake is a directory in place of resctrl, with the files that are of interest here.
+// fake returns a directory in place of resctrl, with the files that are of interest here.
 func fake(t *testing.T, files map[string]string) *FS {
 	t.Helper()
 	root := t.TempDir()

@@ -108,7 +108,7 @@ func schema(schemata, kind string) (found string) {
 
 func (f *FS) number(name string) uint64 { return number(f.root, name) }
 
-// number reads a counter; 0 where there is none, or the kernel says "Unavailable".
+// number reads a counter; 0 if it does not exist, or the kernel says "Unavailable".
 func number(dir, name string) uint64 {
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {

@@ -70,8 +70,8 @@ const x32Bit = 0x40000000
 // auditN32 is __AUDIT_ARCH_CONVENTION_MIPS64_N32 of linux/audit.h.
 const auditN32 = 0x20000000
 
-// architectures are those of the runtime-spec that there is a table for. The spec also names
-// m68k, sh and sheb, for which Go has no port.
+// architectures are the architectures of the runtime-spec with a table of system calls. The spec
+// also names m68k, sh and sheb, for which Go has no port.
 var architectures = [...]architecture{
 	{specs.ArchX86, unix.AUDIT_ARCH_I386, colX86, false, false, 0},
 	{specs.ArchX86_64, unix.AUDIT_ARCH_X86_64, colX8664, true, false, -1},
@@ -144,8 +144,8 @@ const (
 	ipcNumber        = 117
 )
 
-// multiplexed returns by which multiplexer (socketcall or ipc) and as which of its
-// calls (linux/net.h, linux/ipc.h) a system call can be made too. ok is false if by none.
+// multiplexed returns the multiplexer (socketcall or ipc) of a system call, and its number there
+// (linux/net.h, linux/ipc.h). ok is false if it has none.
 func multiplexed(name string) (number, call uint32, ok bool) {
 	switch name {
 	case "socket":

@@ -21,13 +21,14 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// formatVersion is part of every key and file: it has to change with what Compile makes of a
-// profile (tables included), and with the form of a file.
+// formatVersion is part of every key and file: it must change with the filters that Compile
+// generates (tables included), and with the form of a file.
 const formatVersion = 2
 
-// Key returns a name for what Compile makes of a profile: the SHA-256, in hex, of the profile in a
-// canonical form, the architecture and a format version. Profiles with equal keys have equal
-// filters. Where notifications go (listenerPath, listenerMetadata) does not matter to it.
+// Key returns a name for the filter that Compile generates from a profile: the SHA-256, in hex, of
+// the profile in a canonical form, the architecture and a format version. Profiles with equal keys
+// have equal filters. Where notifications go (listenerPath, listenerMetadata) does not matter to
+// it.
 func Key(profile *specs.LinuxSeccomp) string {
 	// Each string has its length before it and each list its count, so that no two profiles are
 	// written alike. (Their JSON would not do: it has no difference between no list of flags and an
@@ -114,7 +115,8 @@ func (f Filter) MarshalBinary() ([]byte, error) {
 	return append(b, sum[:]...), nil
 }
 
-// UnmarshalBinary reads what MarshalBinary wrote. Anything else, and any change to it, is an error.
+// UnmarshalBinary reads the output of MarshalBinary. Anything else, and any change to it, is an
+// error.
 func (f *Filter) UnmarshalBinary(b []byte) error {
 	const header = len(magic) + 1 + 4 + 1 + 2
 	if len(b) < header+8+sha256.Size {
@@ -147,7 +149,7 @@ func (f *Filter) UnmarshalBinary(b []byte) error {
 // one directory at once. What is damaged, or was not written by this user, is compiled anew.
 type Cache struct {
 	dir string
-	// most is how many files there may be before all are dropped.
+	// most is the number of files above which all are dropped.
 	most int
 }
 

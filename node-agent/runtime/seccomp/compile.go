@@ -28,7 +28,7 @@ type Filter struct {
 
 // Warning is something in a profile that was left out of the filter.
 type Warning struct {
-	// Path is that of the field below linux.seccomp, such as "syscalls[3].names[1]".
+	// Path is the path of the field below linux.seccomp, such as "syscalls[3].names[1]".
 	Path string
 	// Message says what was left out and why.
 	Message string
@@ -39,9 +39,9 @@ func (w Warning) String() string { return w.Path + ": " + w.Message }
 
 // FieldError is a fault in a profile. Compile returns all of them joined (errors.Join).
 type FieldError struct {
-	// Path is that of the field below linux.seccomp, such as "syscalls[3].args[0].op".
+	// Path is the path of the field below linux.seccomp, such as "syscalls[3].args[0].op".
 	Path string
-	// Found is what the field says, Allowed what it may say.
+	// Found is the field's value, Allowed describes the allowed ones.
 	Found, Allowed string
 }
 
@@ -50,7 +50,7 @@ func (e *FieldError) Error() string {
 	return fmt.Sprintf("%s: found %s; allowed: %s", e.Path, e.Found, e.Allowed)
 }
 
-// Values of linux/seccomp.h that x/sys has not.
+// Values of linux/seccomp.h that x/sys does not define.
 const (
 	maxInstructions = 4096 // BPF_MAXINSNS
 	maxErrno        = 4095 // MAX_ERRNO, what the kernel cuts SECCOMP_RET_ERRNO's value to
@@ -124,7 +124,7 @@ func Compile(profile *specs.LinuxSeccomp) (*Filter, []Warning, error) {
 	return compile(profile, runtime.GOARCH)
 }
 
-// compiler holds what is gathered on the way.
+// compiler holds the intermediate results of Compile.
 type compiler struct {
 	native   *architecture
 	archs    []*architecture
@@ -437,7 +437,7 @@ type numbered struct {
 	wide       bool
 }
 
-// numberRange is where a verdict starts: it holds up to the next range's start.
+// numberRange is the first number of a verdict, which holds up to the next range's first.
 type numberRange struct {
 	start  uint32
 	target label
@@ -713,7 +713,7 @@ func before(a, b condition, wide bool) bool {
 	return a.value > b.value
 }
 
-// rank is higher for what is tried first.
+// rank orders the conditions of a call: those with a higher rank are tried first.
 func rank(op operator) int {
 	switch op {
 	case opMasked, opNE:

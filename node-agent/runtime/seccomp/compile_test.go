@@ -87,7 +87,7 @@ func TestDefaultProfileIsSmall(t *testing.T) {
 	}
 }
 
-// TestVerdicts has what a reader of config-linux.md would look up.
+// TestVerdicts checks the verdicts that config-linux.md documents.
 func TestVerdicts(t *testing.T) {
 	const (
 		x8664 = unix.AUDIT_ARCH_X86_64

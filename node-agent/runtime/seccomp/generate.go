@@ -39,8 +39,8 @@ type returnAt struct {
 	near   label // where it was written last
 }
 
-// farthest is how far a conditional jump may reach, less room for the two jumps that may be put
-// between.
+// farthest is the distance that a conditional jump may reach, less room for the two jumps that may
+// be put between.
 const farthest = 255 - 2
 
 func (g *generator) init(big bool) {
@@ -94,13 +94,13 @@ func (g *generator) jump(op uint16, k uint32, yes, no label) label {
 	return g.write(unix.BPF_JMP|unix.BPF_K|op, uint8(here-int(yes)), uint8(here-int(no)), k)
 }
 
-// load writes a load of 32 bits of seccomp_data; next is what follows.
+// load writes a load of 32 bits of seccomp_data; next is the code after it.
 func (g *generator) load(offset uint32, next label) label {
 	g.next(next)
 	return g.write(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, 0, 0, offset)
 }
 
-// next makes target the code that follows the instruction to be written.
+// next makes target the code after the instruction to be written.
 func (g *generator) next(target label) {
 	if distance := len(g.reversed) - int(target); distance > 0 {
 		g.write(unix.BPF_JMP|unix.BPF_JA, 0, 0, uint32(distance))

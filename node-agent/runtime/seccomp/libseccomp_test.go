@@ -62,7 +62,7 @@ func (l libseccomp) ask(t *testing.T, lines string) []string {
 	return answers
 }
 
-// token is SCMP_ARCH_* of seccomp.h.
+// token returns the SCMP_ARCH_* constant of seccomp.h for an architecture.
 func token(a *architecture) uint32 {
 	if a.name == specs.ArchX32 {
 		return a.audit &^ 0x80000000
