@@ -20,8 +20,8 @@ type Client struct {
 // Client returns a client of the supervisor.
 func (k *Keeper) Client() Client { return Client{k.config.Client, k} }
 
-// heldTimeout is how long a start waits: a supervisor that is older than this agent passes nothing
-// on.
+// heldTimeout is the time for which a start waits: a supervisor that is older than this agent
+// passes nothing on.
 const heldTimeout = 5 * time.Second
 
 // Start starts a container; see protocol.Client.

@@ -18,7 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Config says which supervisor a Keeper keeps.
+// Config describes the supervisor that a Keeper keeps.
 type Config struct {
 	// Berth is the path of the program berth, which is the supervisor.
 	Berth string
@@ -37,7 +37,7 @@ type Config struct {
 	Log     *slog.Logger
 }
 
-// Keeper keeps a supervisor running, and holds what it has open.
+// Keeper keeps a supervisor running, and holds its descriptors.
 type Keeper struct {
 	config Config
 	holder *protocol.Holder
@@ -63,7 +63,7 @@ func New(c Config) *Keeper {
 	return &Keeper{config: c, holder: holder}
 }
 
-// Start starts the supervisor unless it runs, and asks it what it is.
+// Start starts the supervisor unless it runs, and reads its version and handlers.
 func (k *Keeper) Start(ctx context.Context) error {
 	if err := k.ensure(ctx); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 	return k.meet(ctx)
 }
 
-// startTimeout is how long a supervisor may take to answer after it was started.
+// startTimeout is the time that a supervisor may take to answer after it was started.
 const startTimeout = 30 * time.Second
 
 // ensure starts the supervisor unless it runs.
@@ -96,9 +96,9 @@ func (k *Keeper) wanted() []string {
 	return names
 }
 
-// meet claims the run directory and asks the supervisor what it is and which handlers it has: it
-// may be another program than the agent's own flags name, since it outlives agents. It reports what
-// differs each time that it meets another one.
+// meet claims the run directory and reads the supervisor's version and handlers: it may be another
+// program than the agent's flags name, since it outlives agents. It reports what differs each time
+// that it meets another one.
 func (k *Keeper) meet(ctx context.Context) error {
 	info, err := k.config.Client.Info(ctx)
 	old := errors.Is(err, protocol.ErrInvalid)
@@ -160,7 +160,7 @@ func (k *Keeper) HandlerNames() []string {
 	return names
 }
 
-// Run holds what the supervisor has open, and starts another supervisor at once when it is gone,
+// Run holds the supervisor's descriptors, and starts another supervisor at once when it is gone,
 // until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.holder.Close()
@@ -213,7 +213,7 @@ func (k *Keeper) notePassesNothing(old bool) {
 	k.old = old
 }
 
-// hold holds what the supervisor has open until that is gone or does not answer. The end of the
+// hold holds the supervisor's descriptors until it is gone or does not answer. The end of the
 // connection alone does not always say so: a child between fork and execve may keep it open.
 func (k *Keeper) hold(ctx context.Context) error {
 	var checks sync.WaitGroup

@@ -56,7 +56,7 @@ func (s *server) update(c *container, change func(*protocol.Status)) error {
 	return err
 }
 
-// record is update without telling the watchers.
+// record writes an update without notifying the watchers.
 func (s *server) record(c *container, change func(*protocol.Status)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *server) recordLate(c *container) {
 	}
 }
 
-// health fills in how the log does; c.mu is held.
+// health adds the state of the log to a status; c.mu is held.
 func (c *container) health(st *protocol.Status) {
 	if c.log == nil {
 		return
@@ -112,7 +112,7 @@ func (c *container) health(st *protocol.Status) {
 	}
 }
 
-// status is a copy.
+// status returns a copy.
 func (c *container) status() protocol.Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +157,7 @@ func (s *server) noContainer(id string) error {
 	return fmt.Errorf("container %s: %w", id, protocol.ErrNotExist)
 }
 
-// list is every container by id.
+// list returns every container, by id.
 func (s *server) list() []protocol.Status {
 	s.mu.Lock()
 	all := make([]*container, 0, len(s.containers))

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// create makes a container.
+// create creates a container.
 func (s *server) create(
 	ctx context.Context, r *protocol.CreateRequest,
 ) (st protocol.Status, err error) {
@@ -161,15 +161,15 @@ func closeFiles(files []*os.File) {
 // firstProcess is the first process of a container that its handler has just created.
 type firstProcess struct {
 	pid int
-	// known is whether the reaper waits for the process.
+	// known reports whether the reaper waits for the process.
 	known bool
 	// early is the wait status of one that has been reaped already, nil if that was not kept.
 	early *unix.WaitStatus
-	// unwatched is why nothing will say that the process has ended.
+	// unwatched is the reason why nothing reports the end of the process.
 	unwatched error
 }
 
-// createProcess has the handler create the container, and begins to wait for its first process.
+// createProcess creates the container by its handler, and begins to wait for its first process.
 func (s *server) createProcess(
 	ctx context.Context, c *container, h handler.Handler, stdio handler.Stdio,
 ) (p firstProcess, err error) {
@@ -223,7 +223,7 @@ func (s *server) publishCreated(c *container, p firstProcess) error {
 	return err
 }
 
-// undoTimeout is how long the undoing of a create may take.
+// undoTimeout is the time that the undoing of a create may take.
 const undoTimeout = 30 * time.Second
 
 // undoCreate deletes a container again, and waits for the end of its process.
@@ -267,7 +267,7 @@ func (s *server) register(c *container, pid int) (known bool, early *unix.WaitSt
 	return true, nil, err
 }
 
-// await has the poller wait for the process, unless the reaper has noticed its end already.
+// await registers the process with the poller, unless the reaper has noticed its end already.
 func (c *container) await(s *server) error {
 	c.pidMu.Lock()
 	defer c.pidMu.Unlock()
@@ -277,7 +277,7 @@ func (c *container) await(s *server) error {
 	return s.exits.add(c.pidfd, exitWaiter{s, c}, &c.token)
 }
 
-// openStream makes a pipe and begins to read it.
+// openStream creates a pipe and begins to read it.
 func (s *server) openStream(c *container, name string) (*stream, *os.File, error) {
 	st, far, err := newStream(name, c.log)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// killWait is how long the exit of a process is waited for after its handler has said that it is
-// killed or deleted.
+// killWait is the time for which the exit of a process is waited for after its handler has reported
+// it killed or deleted.
 const killWait = 10 * time.Second
 
 // remove deletes a container.

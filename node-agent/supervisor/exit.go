@@ -63,7 +63,7 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 	})
 }
 
-// finish is the last change of a status.
+// finish makes the last change of a status.
 func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
 	st := &rec.Status
 	st.State, st.FinishedAt, st.FinishedInstant = protocol.Stopped, at, instant

@@ -30,7 +30,7 @@ type holder struct {
 	c  *net.UnixConn
 }
 
-// holdTimeout is how long a holder may take to take a message before it is given up.
+// holdTimeout is the time that a holder may take to receive a message before it is given up.
 const holdTimeout = 2 * time.Second
 
 // give sends a container's descriptors, or nothing if it has none open. The lock is held from the

@@ -11,7 +11,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// lookTimeout is how long a handler may take to say what it can do, or how a container is.
+// lookTimeout is the time that a handler may take to describe its features or the state of a
+// container.
 const lookTimeout = 10 * time.Second
 
 // describe asks a handler what it can do.

@@ -24,10 +24,10 @@ const (
 	// maxEntry is the most text of one log entry, as with other CRI implementations (16 KiB); a
 	// longer line becomes several entries, all but the last tagged P.
 	maxEntry = 16 << 10
-	// timeFormat is that of the CRI log format: RFC 3339 with nine digits always.
+	// timeFormat is the time format of CRI logs: RFC 3339, always with nine digits.
 	timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
-	// flushSize is when a batch of entries is written even though more are at hand. The buffers
-	// hold one entry more.
+	// flushSize is the size at which a batch of entries is written even if more are available. The
+	// buffers hold one entry more.
 	flushSize  = 64 << 10
 	bufferSize = flushSize + protocol.MinLogBytes
 )
@@ -50,7 +50,7 @@ type logFile struct {
 	fd    int    // -1: closed, or no log is kept
 	inode uint64 // of the file
 	size  int64  // of the file; nobody else writes to it
-	// torn is whether the file ends within an entry of a supervisor that was killed within
+	// torn reports whether the file ends within an entry, because a supervisor was killed within
 	// write(2). endTornEntry ends it before the next write, so that ours does not become part of
 	// it.
 	torn bool
@@ -313,14 +313,14 @@ func (f *logFile) removeSurplus() error {
 	return err
 }
 
-// health is for Status.
+// health returns the error and the number of lost lines for Status.
 func (f *logFile) health() (lost uint64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.lost, cmp.Or(f.err, f.rotErr)
 }
 
-// release is called by a stream that has ended.
+// release closes the log after its last stream has ended.
 func (f *logFile) release() {
 	f.mu.Lock()
 	f.users--

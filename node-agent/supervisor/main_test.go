@@ -294,7 +294,7 @@ func (n *node) create(h, id, script string) protocol.Status {
 	return st
 }
 
-// run makes and starts one.
+// run creates and starts a container.
 func (n *node) run(h, id, script string) protocol.Status {
 	n.t.Helper()
 	st := n.create(h, id, script)
@@ -378,7 +378,7 @@ func (n *node) descriptors() []string {
 	return out
 }
 
-// children are the processes whose parent is the supervisor.
+// children returns the processes whose parent is the supervisor.
 func (n *node) children() []string {
 	n.t.Helper()
 	var out []string

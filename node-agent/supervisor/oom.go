@@ -25,9 +25,9 @@ import (
 // victim was the first process itself. Whether the memory cgroup kills all its processes together
 // (memory.oom.group of version 2) makes no difference.
 
-// oomSettle is how long after a change of the counters the first process is looked at. The kernel
-// counts before it sends the signal. It also bounds how often the counters of a container at its
-// limit are read.
+// oomSettle is the time between a change of the counters and the look at the first process. The
+// kernel counts before it sends the signal. It also bounds how often the counters of a container at
+// its limit are read.
 const oomSettle = 100 * time.Millisecond
 
 // oomWatch waits for changes of the counters of a container's memory cgroup. It costs a descriptor.
@@ -150,7 +150,7 @@ func (s *server) noteKills(c *container) {
 	})
 }
 
-// dying returns whether a process has ended, ends now, or has a SIGKILL that it has not taken yet.
+// dying reports whether a process has ended, ends now, or has a SIGKILL that it has not taken yet.
 func dying(pid int, startTime uint64) bool {
 	st, err := procfs.ReadStat(pid)
 	if err != nil || st.StartTime != startTime || st.Ended() {

@@ -98,10 +98,10 @@ func (s *server) with(
 	return f(ctx, c, h)
 }
 
-// patience is how long a kill waits for an operation under way, and for its handler.
+// patience is the time for which a kill waits for an operation under way, and for its handler.
 const patience = 10 * time.Second
 
-// errKilled is why an operation is interrupted.
+// errKilled is the cause of an interrupted operation.
 var errKilled = errors.New("interrupted, since the container is killed")
 
 // withForce is with for an operation that ends the processes of a container. An operation under way

@@ -35,8 +35,8 @@ func openProcess(pid int, startTime uint64) int {
 	return fd
 }
 
-// exitStatusOfNonChild is how a process that is not (any more) our child has ended, once its pidfd
-// polls as readable.
+// exitStatusOfNonChild returns the wait status of a process that is not, or no longer, our child,
+// once its pidfd polls as readable.
 //
 // There are two sources, one before and one after its parent (pid 1, commonly) has reaped it. A
 // zombie shows its wait status as exit_code in /proc/PID/stat (proc_pid_stat(5), field 52). For a

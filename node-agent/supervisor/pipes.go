@@ -24,15 +24,15 @@ type stream struct {
 	token int32
 	rest  []byte // the beginning of a line whose end has not been read yet; less than maxEntry
 	spool *spool // nil before there is output, and where none is kept
-	// spoolPath is where the spool is, or "" if none is kept: output is lost then if the supervisor
-	// is killed as it writes.
+	// spoolPath is the path of the spool, or "" if none is kept: output is lost then if the
+	// supervisor is killed as it writes.
 	spoolPath string
 	broken    bool // the last state of the log that was passed to changed
 	// changed is called when writing the log begins or ceases to fail.
 	changed func()
 }
 
-// newStream makes a pipe. The file is the container's end.
+// newStream creates a pipe. The file is the container's end.
 //
 // The container's end is open for reading too (fifo(7): Linux allows that), so that there is a
 // reader as long as the container lives. If this process is killed the container's writes then fill
@@ -63,7 +63,7 @@ func newStream(name string, log *logFile) (*stream, *os.File, error) {
 	return s, os.NewFile(uintptr(far), name), nil
 }
 
-// streamOf makes a stream of the reading end of a pipe.
+// streamOf returns a stream for the reading end of a pipe.
 func streamOf(name string, log *logFile, fd int) (*stream, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("pipe for %s: %w", name, err)
@@ -273,7 +273,8 @@ func (s *stream) close(e *poller) {
 	s.end(e)
 }
 
-// suspend is close for a successor to go on: a line without its end stays in the spool.
+// suspend closes the stream so that a successor can continue: a line without its end stays in the
+// spool.
 func (s *stream) suspend(e *poller) {
 	s.drain(e)
 	s.mu.Lock()
@@ -375,7 +376,7 @@ func (e *poller) add(fd int, p pollable, token *int32) error {
 	return e.addFor(fd, unix.EPOLLIN, p, token)
 }
 
-// addFor is add for other events than that there is something to read.
+// addFor registers a descriptor for other events than readability.
 func (e *poller) addFor(fd int, events uint32, p pollable, token *int32) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -29,10 +29,10 @@ type record struct {
 	StartTime uint64 `json:"startTime,omitempty"`
 	// Cgroup is the directory that holds the counters of the container's memory.
 	Cgroup string `json:"cgroup,omitempty"`
-	// KillsOfOthers is how many kills for lack of memory there were in the cgroup when the first
-	// process was last seen alive.
+	// KillsOfOthers is the number of kills for lack of memory in the cgroup when the first process
+	// was last seen alive.
 	KillsOfOthers uint64 `json:"killsOfOthers,omitempty"`
-	// Killed is whether a client has had SIGKILL sent.
+	// Killed reports whether a client has had SIGKILL sent.
 	Killed bool `json:"killed,omitempty"`
 	// MountNS is the inode number of the container's mount namespace, if its processes may outlive
 	// its cgroup (see strays.go).

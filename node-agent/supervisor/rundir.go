@@ -128,8 +128,8 @@ func lockFile(f *os.File) error {
 	return nil
 }
 
-// listen makes the socket, 0600, in place of one that a supervisor before us has left. The lock of
-// the run dir is held.
+// listen creates the socket, mode 0600, and replaces one that an earlier supervisor has left. The
+// lock of the run dir is held.
 func (d *runDir) listen() (*net.UnixListener, error) {
 	if err := protocol.CheckSocket(d.socket); err != nil {
 		return nil, err
@@ -190,10 +190,10 @@ func (d *runDir) close() {
 	}
 }
 
-// lookEvery is how often the supervisor looks whether its files are still there.
+// lookEvery is the interval at which the supervisor checks that its files still exist.
 const lookEvery = time.Second
 
-// keepRunDir makes lock, records and socket again if they have been removed, until ctx ends.
+// keepRunDir creates lock, records and socket again if they have been removed, until ctx ends.
 func (s *server) keepRunDir(ctx context.Context, d *runDir, serve func(*net.UnixListener)) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -231,7 +231,7 @@ func (s *server) restoreRunDir(ctx context.Context, d *runDir, serve func(*net.U
 	return nil
 }
 
-// restoreLock makes the lock and the records again if they have been removed; d.mu is held, or
+// restoreLock creates the lock and the records again if they have been removed; d.mu is held, or
 // nobody else has d any more.
 func (s *server) restoreLock(d *runDir) error {
 	if lock, _ := d.lost(); !lock {

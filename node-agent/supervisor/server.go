@@ -25,7 +25,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Options are how a supervisor runs.
+// Options are the settings of a supervisor.
 type Options struct {
 	// RunDir holds the records, in RunDir/supervisor (0700). It must be on a filesystem that lasts
 	// as long as the containers do; /run/berth is meant.
@@ -97,15 +97,15 @@ const (
 	// logWorkers are the goroutines that read pipes and write logs: a slow disk under one log holds
 	// up one of them.
 	logWorkers = 4
-	// requestTimeout is how long a client may take to say what it wants.
+	// requestTimeout is the time that a client may take to send its request.
 	requestTimeout = 10 * time.Second
-	// replyTimeout is how long it may take to read an answer.
+	// replyTimeout is the time that a client may take to read an answer.
 	replyTimeout = 30 * time.Second
-	// stopTimeout is how long operations under way may take to end after SIGTERM.
+	// stopTimeout is the time that operations under way may take to end after SIGTERM.
 	stopTimeout = 20 * time.Second
 )
 
-// Run is the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then
+// Run runs the supervisor. It returns when ctx ends or the process gets SIGTERM or SIGINT: it then
 // lets operations under way end, writes what is in the pipes to the logs, and returns nil.
 // Containers and records stay, and the next supervisor continues them; until then a container whose
 // output fills its pipe waits.

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spool is where output stays between the container's pipe and its log, so that a kill of the
-// supervisor loses no byte of it and doubles none. It is a file in the run directory. splice(2)
-// moves output from the pipe into it: at any moment a byte is in the one or in the other. A header
-// says which part is in the log, and what is being written to the log now.
+// spool holds output between the container's pipe and its log, so that a kill of the supervisor
+// loses no byte of it and repeats none. It is a file in the run directory. splice(2) moves output
+// from the pipe into it: at any moment a byte is in the one or in the other. A header says which
+// part is in the log, and what is being written to the log now.
 //
 //	0         from    offset of the first byte that is not in the log
 //	8         next    offset that from becomes when the write under way is done; 0: none is under way
@@ -31,8 +31,8 @@ type spool struct {
 
 const (
 	spoolHeader = 64
-	// spoolTurn is how much output is moved at once. Half of it fits between two resets of the
-	// file.
+	// spoolTurn is the amount of output that is moved at once. Half of it fits between two resets
+	// of the file.
 	spoolTurn = 64 << 10
 	// spoolReset is the size from which the file is emptied when all of it is in the log.
 	spoolReset = 256 << 10

@@ -18,8 +18,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// brokenStart is a handler whose Start fails, and which says of the container afterwards what state
-// says.
+// brokenStart is a handler whose Start fails, and which then reports the container's state as
+// state.
 type brokenStart struct {
 	handler.Handler
 	err   error
@@ -40,7 +40,7 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		state         func() (*specs.State, error)
 		begun         bool // whether an earlier supervisor has begun to start it
 		err           error
-		unknown, ran  bool // ran is whether the record says that the program may have run
+		unknown, ran  bool // ran reports whether the record says that the program may have run
 		wantNoFailure bool
 	}{
 		"no state":    {state: func() (*specs.State, error) { return nil, unix.EMFILE }, unknown: true, ran: true},

@@ -40,11 +40,11 @@ func TestKilledAtEachStep(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		for _, tc := range []struct {
 			step string
-			// atStart is whether the step is part of the start.
+			// atStart reports whether the step is part of the start.
 			atStart bool
-			// ran is whether the program has been started by then.
+			// ran reports whether the program has been started by then.
 			ran bool
-			// code is whether the exit code is on disk by then.
+			// code reports whether the exit code is on disk by then.
 			code bool
 		}{
 			{step: "start recorded", atStart: true},

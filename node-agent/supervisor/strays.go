@@ -212,7 +212,7 @@ func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 	return false
 }
 
-// strayWait is how long processes may take to end after SIGKILL.
+// strayWait is the time that processes may take to end after SIGKILL.
 const strayWait = 10 * time.Second
 
 // kill ends the processes that were found and such as they have made since, and waits for their

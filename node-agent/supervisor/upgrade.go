@@ -36,7 +36,7 @@ func CheckRecords(runDir string) error {
 	return errors.Join(append(slices.Collect(maps.Values(unreadable)), err)...)
 }
 
-// checkTimeout is how long the new program may take to read the records.
+// checkTimeout is the time that the new program may take to read the records.
 const checkTimeout = 30 * time.Second
 
 // checkUpgrade asks the program that is to take over whether it can read what is on disk.

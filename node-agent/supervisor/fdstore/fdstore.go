@@ -21,7 +21,7 @@ type Store struct {
 	manager *net.UnixAddr
 }
 
-// timeout is how long systemd may take to take a message.
+// timeout is the time that systemd may take to receive a message.
 const timeout = 5 * time.Second
 
 // Open returns the store of this process. It returns nil if this process is no service of one that

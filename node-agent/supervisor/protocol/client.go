@@ -33,8 +33,8 @@ func CheckSocket(path string) error {
 	return nil
 }
 
-// NewClient is a client of the supervisor that listens on the unix socket at path. It connects at
-// the first call.
+// NewClient returns a client of the supervisor that listens on the unix socket at path. It connects
+// at the first call.
 func NewClient(path string) *Client { return &Client{socket: path} }
 
 // Ping checks that a supervisor answers and speaks our protocol, and returns its process id.
@@ -52,7 +52,7 @@ func (c *Client) hello(ctx context.Context) (Hello, error) {
 	return cn.server, nil
 }
 
-// Create makes a container, up to the point where it waits for Start. When ctx ends early the
+// Create creates a container, up to the point where it waits for Start. When ctx ends early the
 // supervisor goes on by itself: Get or List return the outcome. As of every call, an error that is
 // ErrUnknownOutcome does not say that nothing was done.
 func (c *Client) Create(ctx context.Context, r CreateRequest) (Status, error) {
@@ -91,12 +91,12 @@ func (c *Client) Delete(ctx context.Context, id string, force bool) error {
 	return err
 }
 
-// Get is the status of one container.
+// Get returns the status of one container.
 func (c *Client) Get(ctx context.Context, id string) (Status, error) {
 	return c.one(ctx, Request{Op: OpGet, ID: id})
 }
 
-// List is the status of every container, sorted by id.
+// List returns the status of every container, sorted by id.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	cn, err := c.send(ctx, Request{Op: OpList})
 	if err != nil {
@@ -118,8 +118,8 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 	}
 }
 
-// Upgrade has the supervisor continue as another program, in its own process. It returns when that
-// answers. A program that cannot read what the supervisor has on disk is refused, and nothing
+// Upgrade makes the supervisor continue as another program, in its own process. It returns when
+// that answers. A program that cannot read the supervisor's records is refused, and nothing
 // changes.
 func (c *Client) Upgrade(ctx context.Context, program string) error {
 	before, err := c.hello(ctx)

@@ -66,8 +66,8 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 	}
 }
 
-// heldPause is how long EnsureRunning waits for a supervisor that holds the run directory and does
-// not answer.
+// heldPause is the time for which EnsureRunning waits for a supervisor that holds the run directory
+// and does not answer.
 const heldPause = 200 * time.Millisecond
 
 // start starts a supervisor and returns when it answers.
@@ -140,9 +140,9 @@ func start(ctx context.Context, binary string, args []string, socket string, hel
 	}
 }
 
-// pingTimeout is how long EnsureRunning waits for an answer before it takes it that no supervisor
-// runs. If one does, and is only slow, the one that is started in vain ends at the lock of the run
-// dir.
+// pingTimeout is the time for which EnsureRunning waits for an answer before it concludes that no
+// supervisor runs. If one does, and is only slow, the one that is started in vain ends at the lock
+// of the run dir.
 const pingTimeout = 2 * time.Second
 
 // final is true for an error that starting a supervisor would not cure: there is one, and it will

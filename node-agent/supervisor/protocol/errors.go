@@ -65,7 +65,7 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// Error is the supervisor's own text.
+// Error returns the supervisor's own text.
 func (e *Error) Error() string { return e.Message }
 
 // Is lets errors.Is find the sentinel that the code stands for.
@@ -81,7 +81,7 @@ func (e *Error) Is(target error) bool {
 // maxMessage bounds an error's text on the wire, so that a reply stays within MaxLine.
 const maxMessage = 16 << 10
 
-// Encode makes err fit for the wire.
+// Encode converts err to its form on the wire.
 func Encode(err error) *Error {
 	e := &Error{Message: err.Error()}
 	if len(e.Message) > maxMessage {

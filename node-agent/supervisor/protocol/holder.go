@@ -36,8 +36,8 @@ type Holding struct {
 	Synced bool `json:"synced,omitempty"`
 }
 
-// Key is a short name of a container, in place of its id where many names have to fit: those of all
-// stored descriptors are one variable of the environment, which is at most 128 KiB (execve(2),
+// Key returns a short name of a container, in place of its id where many names must fit: those of
+// all stored descriptors are one variable of the environment, which is at most 128 KiB (execve(2),
 // MAX_ARG_STRLEN).
 func Key(id string) string {
 	sum := sha256.Sum256([]byte(id))
@@ -240,8 +240,8 @@ func (h *Holder) Len() int {
 // firstExtraFile is the descriptor that the first of exec.Cmd's ExtraFiles becomes.
 const firstExtraFile = 3
 
-// Pass has a supervisor that is about to be started by cmd inherit what is held. The caller calls
-// done once it is started.
+// Pass lets the supervisor that cmd will start inherit the held descriptors. The caller calls done
+// once it is started.
 func (h *Holder) Pass(cmd *exec.Cmd) (done func(), err error) {
 	files, err := h.list()
 	if err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/berth-run/berth/node-agent/boottime"
 )
 
-// State is where a container is in its life, in the words of the OCI runtime spec ("State",
-// status).
+// State is the state of a container, in the words of the OCI runtime spec ("State", status).
 type State string
 
 // The states of a container. Each can be followed only by a later one.
@@ -69,8 +68,8 @@ type LogLimits struct {
 	// MaxBytes is the size in bytes at which the file is rotated; 0 means never. A single entry is
 	// at most 16 KiB of text and is never split, so the least that is allowed is MinLogBytes.
 	MaxBytes int64 `json:"maxBytes,omitempty"`
-	// MaxFiles is how many files are kept, the current one included; at least 2 when MaxBytes is
-	// set. 0 means DefaultLogFiles.
+	// MaxFiles is the number of files that are kept, the current one included; at least 2 when
+	// MaxBytes is set. 0 means DefaultLogFiles.
 	MaxFiles int `json:"maxFiles,omitempty"`
 }
 
@@ -81,7 +80,7 @@ const (
 	// DefaultLogFiles is used for Log.MaxFiles 0, and is the kubelet's default of
 	// containerLogMaxFiles.
 	DefaultLogFiles = 5
-	// maxLogFiles bounds the renames of one rotation.
+	// maxLogFiles is the greatest number of log files: each is renamed at a rotation.
 	maxLogFiles = 1000
 )
 

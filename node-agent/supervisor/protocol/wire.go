@@ -26,8 +26,8 @@ const (
 	MaxVersion = 1
 	// MaxLine bounds what either side reads before it gives up on the other.
 	MaxLine = 64 << 10
-	// Heartbeat is how long the supervisor is silent at most, silence how long a client bears it:
-	// three are lost, and some.
+	// Heartbeat is the longest silence of the supervisor, silence the time after which a client
+	// gives up: a little more than three heartbeats.
 	Heartbeat = 5 * time.Second
 	silence   = 20 * time.Second
 )
@@ -75,7 +75,7 @@ type Request struct {
 	All    bool           `json:"all,omitempty"`
 	Force  bool           `json:"force,omitempty"`
 	Update *UpdateRequest `json:"update,omitempty"`
-	// Program of an upgrade.
+	// Program is the path of the program for an upgrade.
 	Program string `json:"program,omitempty"`
 }
 
