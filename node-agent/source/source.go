@@ -19,13 +19,13 @@ import (
 // and another UID.
 type Key = types.NamespacedName
 
-// AnnotationRun on a bundle is the digest of what its Container says of the process itself. Only a
-// source that compiles sets it, in memory: while it stays the same, another document is another
+// AnnotationRun on a bundle is the digest of the Container's fields about the process itself. Only
+// a source that compiles sets it, in memory: while it stays the same, another document is another
 // version's, and not an edit.
 const AnnotationRun = "berth.run/local-run-digest"
 
-// AnnotationFixed on a bundle is the same for what a running container cannot be given. While it
-// stays the same, no more of another document is an edit than the rest.
+// AnnotationFixed on a bundle is the digest of the fields that a running container cannot get.
+// While it stays the same, no more of another document is an edit than the rest.
 const AnnotationFixed = "berth.run/local-fixed-digest"
 
 // What an administrator of the node asks for besides what a bundle says. A source that no

@@ -41,27 +41,27 @@ type Options struct {
 	Dir string
 	// StateDir is the agent's, where the status is written.
 	StateDir string
-	// Journal has the status survive a loss of power; nil promises nothing then. It is that of
+	// Journal makes the status survive a power loss; with nil it may be lost. It is that of
 	// StateDir, or of a folder above it.
 	Journal *durable.Journal
-	// NewBoot is whether the status on disk was written in another boot.
+	// NewBoot reports whether the status on disk was written in another boot.
 	NewBoot bool
-	// NodeName and NodeLabels are what nodeName and nodeSelector of a Container are held against.
+	// NodeName and NodeLabels are compared with nodeName and nodeSelector of a Container.
 	NodeName   string
 	NodeLabels map[string]string
-	// Settle is how long to wait for more changes after one; 0 is 20 ms.
+	// Settle is the time to wait for more changes after one; 0 is 20 ms.
 	Settle time.Duration
-	// Debounce is how long a file must be gone until it counts as removed; 0 is 200 ms.
+	// Debounce is the time for which a file must be gone until it counts as removed; 0 is 200 ms.
 	Debounce time.Duration
-	// Resync is how often to look without an event; 0 is 30 s.
+	// Resync is the interval between looks without an event; 0 is 30 s.
 	Resync time.Duration
-	// Rewrite is how long a file must stay as it is until a document that is gone from it counts as
-	// removed; 0 is 5 s.
+	// Rewrite is the time for which a file must stay as it is until a document that is gone from it
+	// counts as removed; 0 is 5 s.
 	Rewrite time.Duration
 	// Compile turns Containers into bundles; nil is compile.Bundle. Tests stand in for another
 	// version of Berth by it.
 	Compile Compile
-	// Log is optional.
+	// Log receives the messages; optional.
 	Log *slog.Logger
 }
 
@@ -77,7 +77,7 @@ type Folder struct {
 	entries map[source.Key]*entry
 	files   map[string]*file // by name
 	dirErr  string           // why the folder could not be read
-	// watchErr is why changes of the manifests are not seen at once; nil if they are.
+	// watchErr is the reason why changes of the manifests are not seen at once; nil if they are.
 	watchErr error
 	written  string           // what manifests.json holds
 	reserve  *durable.Reserve // for the files of status
@@ -98,8 +98,8 @@ type Folder struct {
 	// gone are the manifests that are not there, each with whether it has been so for the debounce
 	// time; nil counts all as such.
 	gone map[string]bool
-	// pending is whether the last look left something to be decided by the next one, which is to
-	// come soon.
+	// pending reports whether the last look left something to be decided by the next one, which is
+	// to come soon.
 	pending bool
 	// removed are the names of files that were removed since the last look, also if there is one of
 	// the name again.
@@ -139,7 +139,7 @@ type file struct {
 // refusal returns all that is wrong with a file.
 func (fl *file) refusal() []manifest.Fault { return slices.Concat(fl.faults, fl.conflicts) }
 
-// text is a refusal in words, a line for each fault.
+// text returns a refusal in words, a line for each fault.
 func text(name string, faults []manifest.Fault) string {
 	lines := make([]string, len(faults))
 	for i, f := range faults {
@@ -148,7 +148,7 @@ func text(name string, faults []manifest.Fault) string {
 	return strings.Join(lines, "\n")
 }
 
-// stamp changes when a file does.
+// stamp identifies a version of a file by its attributes, without reading it.
 type stamp struct {
 	size  int64
 	mtime time.Time
@@ -158,7 +158,7 @@ type stamp struct {
 
 var _ source.Source = (*Folder)(nil)
 
-// New reads what an earlier agent has accepted. The manifests are read by Run.
+// New reads the Containers that an earlier agent has accepted. Run reads the manifests.
 func New(o Options) (*Folder, error) {
 	if o.Dir == "" || !filepath.IsAbs(o.StateDir) {
 		return nil, fmt.Errorf("folder of manifests: found %q with state in %q; allowed: a folder, and an absolute one for state", o.Dir, o.StateDir)
@@ -213,7 +213,7 @@ func New(o Options) (*Folder, error) {
 	return f, f.restore()
 }
 
-// restore reads what was accepted.
+// restore reads the accepted Containers.
 func (f *Folder) restore() error {
 	all, err := Read(f.o.StateDir)
 	for _, bad := range unreadableIn(err) {
@@ -277,7 +277,7 @@ func forgetProcess(c *v1alpha1.Container) {
 	})
 }
 
-// stripped is a Container as one would apply it.
+// stripped returns a Container as one would apply it.
 func stripped(c *v1alpha1.Container) *v1alpha1.Container {
 	out := &v1alpha1.Container{TypeMeta: c.TypeMeta, Spec: c.Spec}
 	out.Name, out.Namespace, out.Labels = c.Name, c.Namespace, c.Labels
@@ -319,7 +319,7 @@ func (f *Folder) List() []*v1alpha1.OCIBundle {
 	return out
 }
 
-// Rescan has the folder looked at again.
+// Rescan requests another look at the folder.
 func (f *Folder) Rescan() {
 	select {
 	case f.rescan <- struct{}{}:
@@ -427,7 +427,8 @@ func (f *Folder) Run(ctx context.Context, events source.Events) error {
 	}
 }
 
-// restlessLooks is how many times Settle a directory that changes without a rest is left alone.
+// restlessLooks is the number of Settle times for which a directory that keeps changing is left
+// alone.
 const restlessLooks = 5
 
 // isManifest reports whether a file of this name is read.
@@ -435,7 +436,7 @@ func isManifest(name string) bool {
 	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
 }
 
-// unwatchedEvery is how often the manifests are looked at while they cannot be watched.
+// unwatchedEvery is the interval between looks at manifests that cannot be watched.
 const unwatchedEvery = 2 * time.Second
 
 // noteWatch notes why the manifests cannot be watched, and returns whether that is news.
@@ -458,7 +459,7 @@ func (f *Folder) Watching() error {
 	return f.watchErr
 }
 
-// noteRemoved takes over what the watch has seen, for the next look.
+// noteRemoved records the removals that the watch has seen, for the next look.
 func (f *Folder) noteRemoved(a *absences, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -481,7 +482,7 @@ func (f *Folder) away() bool {
 	return f.dirErr != ""
 }
 
-// scan reads the folder and returns the keys of what changed.
+// scan reads the folder and returns the keys of the Containers that changed.
 func (f *Folder) scan() []source.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -569,8 +570,7 @@ func (f *Folder) scan() []source.Key {
 	return slices.Collect(maps.Keys(changed))
 }
 
-// readFiles reads what has changed in the folder, and returns the sorted names of the manifests
-// that are there.
+// readFiles reads the changed files of the folder, and returns the sorted names of all manifests.
 func (f *Folder) readFiles() ([]string, error) {
 	entries, err := listed(f.o.Dir)
 	if err != nil {
@@ -646,9 +646,9 @@ func listed(dir string) ([]fs.DirEntry, error) {
 	}
 }
 
-// claim returns which file each Container belongs to, and notes conflicts: names that more than one
-// file has. It depends on nothing but what the files hold and what has been accepted, so that it
-// makes no difference in which order files come, go and are renamed.
+// claim returns the file of each Container, and records conflicts: names that more than one file
+// has. It depends on nothing but what the files hold and what has been accepted, so that it makes
+// no difference in which order files come, go and are renamed.
 //
 // A name that several files have belongs to the file that it was accepted from; if that file does
 // not have it any more, to the only one that says the same, which is that file renamed. Otherwise
@@ -821,7 +821,7 @@ func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 	}
 }
 
-// replace changes copies of what an entry holds, and the entry, and writes its status.
+// replace changes copies of an entry's objects, replaces the entry, and writes its status.
 func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle)) {
 	old := f.entries[key]
 	e := old.copy()
@@ -902,7 +902,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	return b
 }
 
-// annotations returns those of the bundle of a Container.
+// annotations returns the annotations for the bundle of a Container.
 func annotations(c *v1alpha1.Container) map[string]string {
 	out := requested(c)
 	out[source.AnnotationRun], out[source.AnnotationFixed] = compile.RunDigest(c.Spec), compile.FixedDigest(c.Spec)
@@ -918,7 +918,7 @@ func keyOf(c *v1alpha1.Container) source.Key {
 	return source.Key{Namespace: c.Namespace, Name: c.Name}
 }
 
-// edited returns whether a manifest says something else than the Container was accepted from. What
+// edited reports whether a manifest says something else than the Container was accepted from. What
 // another version of Berth makes of the same words, such as another default, is no edit.
 func edited(c *v1alpha1.Container, in compiled) bool {
 	if digest, ok := c.Annotations[annotationDigest]; ok {
@@ -928,7 +928,7 @@ func edited(c *v1alpha1.Container, in compiled) bool {
 	return specDigest(&c.Spec) != specDigest(&in.container.Spec)
 }
 
-// sameLabels compares what people write into metadata besides the name.
+// sameLabels reports whether labels and annotations of two Containers are equal.
 func sameLabels(a, b *v1alpha1.Container) bool {
 	annotations := func(c *v1alpha1.Container) map[string]string {
 		out := maps.Clone(c.Annotations)

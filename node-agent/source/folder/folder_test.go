@@ -42,7 +42,7 @@ func newFolder(t *testing.T, dir, state string) *Folder {
 
 func key(name string) source.Key { return source.Key{Namespace: "default", Name: name} }
 
-// wanted are the names of what is to run.
+// wanted returns the names of the Containers that are to run.
 func wanted(f *Folder) string {
 	var names []string
 	for _, b := range f.List() {
@@ -231,7 +231,7 @@ func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
 	}
 }
 
-// TestRefusedWhileAway: what was refused and is gone when the agent starts leaves no status.
+// TestRefusedWhileAway: a refused manifest that is gone when the agent starts leaves no status.
 func TestRefusedWhileAway(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	for _, name := range []string{"a", "b", "c"} {
@@ -462,8 +462,8 @@ func TestGenerationAndIdentityLast(t *testing.T) {
 	}
 }
 
-// TestRemovalLasts: what is being removed when the agent is killed is not wanted when it begins
-// again.
+// TestRemovalLasts: a Container that is being removed when the agent is killed stays unwanted when
+// the agent starts again.
 func TestRemovalLasts(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "a.yaml")

@@ -22,10 +22,10 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// maxManifest bounds a file, as etcd bounds what one may apply (1.5 MiB an object).
+// maxManifest is the greatest size of a file, as etcd limits an applied object (1.5 MiB).
 const maxManifest = 16 << 20
 
-// compiled is one Container of a file, with its defaults set, and what it compiles to.
+// compiled is one Container of a file, with its defaults set, and its compiled spec.
 type compiled struct {
 	container *v1alpha1.Container
 	spec      *v1alpha1.OCIBundleSpec // without its config
@@ -79,7 +79,7 @@ func readFile(path string, whole bool) ([]byte, error) {
 type content struct {
 	// containers are the Containers of all its documents; empty if anything is wrong.
 	containers []compiled
-	// named are the Containers that its documents name if anything is wrong: their identity alone.
+	// named has the identities of the Containers that its documents name, if it has a fault.
 	named  []*v1alpha1.Container
 	faults []manifest.Fault
 }
@@ -117,7 +117,7 @@ func parse(data []byte, on node) content {
 	return out
 }
 
-// compile checks a document for this node and compiles it; what is wrong is added to its faults.
+// compile checks a document for this node and compiles it; it adds errors to its faults.
 func (on node) compile(d *manifest.Document) compiled {
 	c := d.Container
 	if c == nil {
@@ -138,7 +138,7 @@ func (on node) compile(d *manifest.Document) compiled {
 	return compiled{container: c, spec: spec, config: config, at: d.At("metadata.name", ""), digest: digest}
 }
 
-// specDigest is the same for two specs that say the same.
+// specDigest returns a digest that is equal for two equivalent specs.
 func specDigest(spec *v1alpha1.ContainerSpec) string {
 	text, err := json.Marshal(spec)
 	if err != nil {
@@ -156,7 +156,7 @@ func parseOne(document []byte, on node) (compiled, error) {
 	return found.containers[0], nil
 }
 
-// identity is a Container without its spec.
+// identity returns a Container without its spec.
 func identity(c *v1alpha1.Container) *v1alpha1.Container {
 	out := &v1alpha1.Container{TypeMeta: c.TypeMeta}
 	out.Name, out.Namespace = c.Name, c.Namespace
@@ -172,7 +172,7 @@ func (c content) err() error {
 	return errors.Join(errs...)
 }
 
-// SetDefaults sets what the API server sets of the defaults in Container's CRD, and the namespace.
+// SetDefaults sets the defaults of Container's CRD, as the API server does, and the namespace.
 func SetDefaults(c *v1alpha1.Container) {
 	if c.Namespace == "" {
 		c.Namespace = corev1.NamespaceDefault
@@ -189,7 +189,7 @@ func SetDefaults(c *v1alpha1.Container) {
 	}
 }
 
-// placed refuses what asks for another node than this one.
+// placed refuses a Container that asks for another node than this one.
 func (on node) placed(spec *v1alpha1.ContainerSpec) field.ErrorList {
 	var faults field.ErrorList
 	at := field.NewPath("spec")

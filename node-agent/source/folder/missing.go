@@ -62,7 +62,7 @@ func directoryOf(path string) (directory, error) {
 	return d, nil
 }
 
-// readDirectory returns what noteDirectory wrote; the zero value if there is nothing to read.
+// readDirectory returns the identity that noteDirectory wrote, or the zero value.
 func readDirectory(stateDir string) directory {
 	var d directory
 	data, err := os.ReadFile(directoryFile(stateDir))
@@ -108,7 +108,7 @@ func (f *Folder) mistaken(gone []source.Key, left int, now directory) string {
 	return ""
 }
 
-// removeGone has the containers removed whose manifests are gone, or keeps them where that is
+// removeGone requests the removal of containers whose manifests are gone, or keeps them if that is
 // likely a mistake.
 func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed map[source.Key]bool) {
 	slices.SortFunc(gone, func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) })
@@ -128,7 +128,7 @@ func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed 
 	f.noteDirectory(now)
 }
 
-// remove has a container stopped and removed.
+// remove requests that a container is stopped and removed.
 func (f *Folder) remove(key source.Key, why string, changed map[source.Key]bool) {
 	f.o.Log.Info("removing a container", "container", key.String(), "file", f.entries[key].file, "why", why)
 	f.replace(key, func(e *entry, c *v1alpha1.Container, b *v1alpha1.OCIBundle) {
@@ -224,7 +224,7 @@ type birth struct {
 	at    unix.StatxTimestamp // zero where the filesystem does not know
 }
 
-// follow notes what was read of the file's name before.
+// follow links a file to the previous one of the same name.
 func (fl *file) follow(old *file, path string) {
 	var st unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st) == nil {

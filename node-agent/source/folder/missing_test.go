@@ -111,8 +111,8 @@ func (w *watched) sh(script string) {
 	}
 }
 
-// TestLives: a manifest that was removed and written again is a new life, with a UID of its own;
-// one that is saved, in whatever way editors and tools save, is the same.
+// TestLives: a manifest that was removed and written again is a new life with a UID of its own; a
+// manifest that any editor or tool saves is the same life.
 func TestLives(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -284,8 +284,8 @@ func TestUnreadableStatus(t *testing.T) {
 	}
 }
 
-// TestRefusedByAnotherVersion: what another version of the agent refuses keeps its UID until it is
-// accepted again.
+// TestRefusedByAnotherVersion: a Container that another version of the agent refuses keeps its UID
+// until it is accepted again.
 func TestRefusedByAnotherVersion(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
@@ -311,7 +311,7 @@ func TestRefusedByAnotherVersion(t *testing.T) {
 	}
 }
 
-// TestNewManifestIsReadAtOnce has nobody wait for a new manifest as long as for one that is gone.
+// TestNewManifestIsReadAtOnce: a new manifest is read sooner than a missing one counts as removed.
 func TestNewManifestIsReadAtOnce(t *testing.T) {
 	t.Parallel()
 	w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) { o.Debounce, o.Resync = time.Hour, time.Hour })

@@ -17,7 +17,7 @@ const annotationRecompiled = "berth.run/recompiled"
 // since.
 const annotationCompiled = "berth.run/compiled-generation"
 
-// asksToRecompile returns whether a manifest has a new value of v1alpha1.AnnotationRecompile.
+// asksToRecompile reports whether a manifest has a new value of v1alpha1.AnnotationRecompile.
 func asksToRecompile(old, in *v1alpha1.Container) bool {
 	told := in.Annotations[v1alpha1.AnnotationRecompile]
 	return told != "" && told != recompiled(old)

@@ -35,8 +35,8 @@ const (
 	Remove Verb = "Remove"
 )
 
-// Request is something that an administrator asks for one Container besides what its manifest says.
-// It is a file, which the agent takes when it comes to it: no request is lost while no agent runs.
+// Request is an administrator's request for one Container, such as to stop it. It is a file, so no
+// request is lost while no agent runs.
 type Request struct {
 	Verb      Verb      `json:"verb"`
 	Namespace string    `json:"namespace"`
@@ -72,8 +72,8 @@ func Taken(c *v1alpha1.Container) (restart string, stopped bool) {
 	return c.Annotations[source.AnnotationRestart], c.Annotations[source.AnnotationStopped] != ""
 }
 
-// obey takes the requests that there are and returns the keys of what changed. A request is removed
-// once what it asks for is on disk; to take one twice does no harm.
+// obey carries out the existing requests and returns the keys of the changed Containers. A request
+// is removed once its effect is on disk; to carry one out twice does no harm.
 func (f *Folder) obey() []source.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,7 +111,7 @@ func (f *Folder) obey() []source.Key {
 	return keys
 }
 
-// take does what one request asks for.
+// take carries out one request.
 func (f *Folder) take(r Request, changed map[source.Key]bool) error {
 	key := source.Key{Namespace: r.Namespace, Name: r.Name}
 	e := f.entries[key]

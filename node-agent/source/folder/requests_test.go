@@ -10,8 +10,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// TestRequests: what was asked for holds over edits and starts of the agent, and a new life begins
-// without.
+// TestRequests: a request holds over edits and restarts of the agent, but not for a new life of the
+// Container.
 func TestRequests(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	write := func(content string) {

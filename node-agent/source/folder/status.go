@@ -33,7 +33,7 @@ const annotationManifest = "berth.run/manifest"
 // annotationDigest is the digest of the manifest's spec.
 const annotationDigest = "berth.run/manifest-digest"
 
-// ownAnnotations are the annotations of a Container that the agent sets itself.
+// ownAnnotations returns the annotations of a Container that the agent sets itself.
 func ownAnnotations() []string {
 	return []string{annotationManifest, annotationDigest, annotationMissing, annotationRecompiled, annotationCompiled, source.AnnotationStopped, source.AnnotationRestart}
 }
@@ -43,7 +43,7 @@ type Fault struct {
 	// File is the name of the manifest, or the folder where that cannot be read.
 	File string `json:"file"`
 	manifest.Fault
-	// Since is when the manifest was read.
+	// Since is the time at which the manifest was read.
 	Since metav1.Time `json:"since,omitzero"`
 	// Containers go on although File, which they came from, is gone; empty if File was refused.
 	Containers []string `json:"containers,omitempty"`
@@ -61,8 +61,7 @@ func statusDir(stateDir string) string { return filepath.Join(stateDir, "status"
 
 func faultsFile(stateDir string) string { return filepath.Join(stateDir, "manifests.json") }
 
-// statusFile is NAMESPACE_NAME.json, with the name made short where it would be longer than a file
-// name may be.
+// statusFile returns NAMESPACE_NAME.json, shortened to the greatest length of a file name.
 func statusFile(stateDir string, key source.Key) string {
 	name := key.Namespace + "_" + key.Name
 	if len(name) > 200 {
@@ -73,8 +72,8 @@ func statusFile(stateDir string, key source.Key) string {
 }
 
 // Read returns all Containers that an agent with this state folder has accepted or refused, with
-// their status, sorted by namespace and name. What can be read is returned beside the error of what
-// cannot.
+// their status, sorted by namespace and name. It returns the readable ones together with the error
+// for the others.
 func Read(stateDir string) ([]v1alpha1.Container, error) {
 	entries, err := os.ReadDir(statusDir(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -19,8 +19,8 @@ type unfinished struct {
 	since time.Time // when it was first seen with that stamp
 }
 
-// maxWriting is how long a file that a process has open for writing is waited for after its last
-// change: the process may never close it.
+// maxWriting is the time for which a file that a process has open for writing is left alone after
+// its last change: the process may never close it.
 const maxWriting = 10 * time.Second
 
 var errBeingWritten = errors.New("a process has the file open for writing")
@@ -35,7 +35,7 @@ func (f *Folder) waits(name string, now stamp) bool {
 	return time.Since(u.since) < maxWriting
 }
 
-// lease has processes that open the file for writing wait until f is closed. It fails with
+// lease makes processes that open the file for writing wait until f is closed. It fails with
 // errBeingWritten if one has it open already: the kernel grants no read lease then (F_SETLEASE in
 // fcntl(2)). Filesystems without leases, such as NFS, are read as they are.
 func lease(f *os.File) error {

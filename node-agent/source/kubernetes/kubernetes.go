@@ -36,11 +36,11 @@ import (
 
 // Options of a Kubernetes source.
 type Options struct {
-	// Config says how to reach the API server.
+	// Config is the client configuration for the API server.
 	Config *rest.Config
 	// NodeName is the node whose OCIBundles are watched.
 	NodeName string
-	// Log is optional.
+	// Log receives the messages; optional.
 	Log *slog.Logger
 }
 
@@ -56,7 +56,7 @@ type Kubernetes struct {
 
 var _ source.Source = (*Kubernetes)(nil)
 
-// New makes a source that asks nothing of the API server before Run.
+// New returns a source, which sends no request to the API server before Run.
 func New(o Options) (*Kubernetes, error) {
 	if o.NodeName == "" {
 		return nil, errors.New("kubernetes source: found no node name")
@@ -195,7 +195,7 @@ func (k *Kubernetes) patch(
 		Body(data).Do(ctx).Into(b)
 }
 
-// sameBundle is the condition that an OCIBundle is the one that the agent knows.
+// sameBundle returns the condition that an OCIBundle is the one that the agent knows.
 func sameBundle(b *v1alpha1.OCIBundle) operation {
 	if b.Spec.Former != nil {
 		return operation{"test", "/spec/former/uid", b.UID}

@@ -101,14 +101,14 @@ func begin(t *testing.T) {
 	})
 }
 
-// as is how somebody else reaches the API server.
+// as returns a client of somebody else.
 func as(user string, groups ...string) *rest.Config {
 	config := rest.CopyConfig(server)
 	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
 	return config
 }
 
-// newBundle is the OCIBundle of Container NAME in namespace default.
+// newBundle returns the OCIBundle of Container NAME in namespace default.
 func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{}
 	b.Namespace, b.Name = v1alpha1.NodeNamespace(nodeName), v1alpha1.BundleName("default", name)
@@ -120,7 +120,7 @@ func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
 	return b
 }
 
-// keyOf is how the agent knows an OCIBundle.
+// keyOf returns the key by which the agent knows an OCIBundle.
 func keyOf(b *v1alpha1.OCIBundle) source.Key {
 	return source.Key{Namespace: b.Spec.ContainerRef.Namespace, Name: b.Spec.ContainerRef.Name}
 }
@@ -287,8 +287,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestStatusOfOthersIsSeen: what somebody else writes into the status is a change; what the agent
-// writes itself is none.
+// TestStatusOfOthersIsSeen: a status written by somebody else is a change; the agent's own is not.
 func TestStatusOfOthersIsSeen(t *testing.T) {
 	begin(t)
 	c := admin(t)
@@ -548,8 +547,7 @@ func (l *safeLog) String() string {
 	return l.Builder.String()
 }
 
-// TestAgentWorksUnderItsPolicy: what this agent writes is what RBAC and the policies of config/ let
-// it write.
+// TestAgentWorksUnderItsPolicy: RBAC and the policies of config/ permit every write of this agent.
 func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	begin(t)
 	ctx, cancel := context.WithCancel(context.Background())

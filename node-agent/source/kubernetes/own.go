@@ -12,8 +12,8 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// ownWrites remembers the last status that this agent has written of each OCIBundle, to distinguish
-// it from what others write. The zero value is ready.
+// ownWrites holds the last status that this agent has written of each OCIBundle, to distinguish it
+// from the writes of others. The zero value is ready.
 type ownWrites struct {
 	mu   sync.Mutex
 	last map[types.UID]ownWrite
@@ -44,7 +44,7 @@ func (o *ownWrites) done(b *v1alpha1.OCIBundle, version string) {
 	o.last[b.UID] = ownWrite{version: version}
 }
 
-// forget drops what is known of an OCIBundle that is gone.
+// forget drops the data of an OCIBundle that is gone.
 func (o *ownWrites) forget(b *v1alpha1.OCIBundle) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

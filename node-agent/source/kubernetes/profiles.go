@@ -37,7 +37,7 @@ type profile struct {
 	waiting map[source.Key]bool
 }
 
-// need has the profile that a bundle refers to read. changed is called with the bundle's key once
+// need requests the profile that a bundle refers to. changed is called with the bundle's key once
 // the profile is there, or the first attempt to read it has failed. need returns true if it is
 // there already.
 func (p *profiles) need(ctx context.Context, b *v1alpha1.OCIBundle, changed func(source.Key)) bool {
@@ -95,7 +95,7 @@ func (p *profiles) read(ctx context.Context, digest string, into *profile, chang
 	}
 }
 
-// reading returns whether the first attempt to read a profile is under way.
+// reading reports whether the first attempt to read a profile is under way.
 func (p *profiles) reading() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

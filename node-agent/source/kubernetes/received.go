@@ -17,14 +17,14 @@ import (
 // container that runs.
 type received struct{ v1alpha1.OCIBundle }
 
-// receivedList is a list of them.
+// receivedList is a list of received OCIBundles.
 type receivedList struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []received `json:"items"`
 }
 
-// receivedScheme has received in place of the OCIBundle of the API.
+// receivedScheme returns a scheme with received in place of the OCIBundle of the API.
 func receivedScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	s.AddKnownTypeWithName(v1alpha1.GroupVersion.WithKind("OCIBundle"), &received{})
@@ -59,7 +59,7 @@ func named(b *v1alpha1.OCIBundle) bool {
 	return b.Spec.ContainerRef != nil && b.Spec.ContainerRef.Namespace != ""
 }
 
-// identity is the uid by which the agent knows an OCIBundle.
+// identity returns the uid by which the agent knows an OCIBundle.
 func identity(b *v1alpha1.OCIBundle) types.UID {
 	if b.Spec.Former != nil {
 		return b.Spec.Former.UID
@@ -67,7 +67,7 @@ func identity(b *v1alpha1.OCIBundle) types.UID {
 	return b.UID
 }
 
-// sent is a status of b as it is written: with the generations that b has in the cluster.
+// sent returns a status of b as it is written: with the generations that b has in the cluster.
 func sent(b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) *v1alpha1.OCIBundleStatus {
 	if b.Spec.Former == nil {
 		return status
