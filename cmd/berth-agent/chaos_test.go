@@ -199,7 +199,7 @@ func (h *host) holdsAll() bool {
 	return chaostest.HoldsAll(ctx, protocol.NewClient(h.path("r/supervisor.sock")), h.agent.Process.Pid) == nil
 }
 
-// judge counts what is lost, and what is left over once all is removed.
+// judge counts losses, and the leftovers after everything is removed.
 func (c *chaos) judge() {
 	c.t.Helper()
 	var found chaostest.Losses

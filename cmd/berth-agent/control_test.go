@@ -291,7 +291,7 @@ func TestRunDirTooLong(t *testing.T) {
 	}
 }
 
-// TestNotRoot: a user who may not read the state gets an error that names what is needed.
+// TestNotRoot: a user who may not read the state gets an error that names the missing right.
 func TestNotRoot(t *testing.T) {
 	h := newHost(t)
 	h.start()

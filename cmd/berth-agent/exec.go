@@ -142,8 +142,8 @@ func (e *execFlags) run(o *options, name string, command []string) error {
 	return nil
 }
 
-// accountsTimeout is how long the container's files are waited for: they may lie on a filesystem
-// that the container serves itself (FUSE) and that never answers.
+// accountsTimeout is the time for which a read of the container's files is waited for: they may lie
+// on a filesystem that the container serves itself (FUSE) and that never answers.
 const accountsTimeout = 10 * time.Second
 
 // runAs returns the runtime's flags for --user. Runtimes take numbers alone: names are looked up in

@@ -17,8 +17,8 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// flushes are the system calls that wait for a disk, of all processes that come from the agent: the
-// supervisor, the runtime and the containers.
+// flushes returns the system calls that wait for a disk, of all processes that come from the agent:
+// the supervisor, the runtime and the containers.
 func (h *host) flushes() []string {
 	h.t.Helper()
 	data, err := os.ReadFile(h.path("strace"))

@@ -26,7 +26,7 @@ func (h *host) mount(name, options string) {
 	h.t.Cleanup(func() { _ = unix.Unmount(h.path(name), unix.MNT_DETACH) })
 }
 
-// full returns whether a file of a page can not be written to the directory.
+// full reports whether a file of a page can not be written to the directory.
 func (h *host) full(name string) bool {
 	err := os.WriteFile(h.path(name)+"/.probe", make([]byte, 1), 0o600)
 	_ = os.Remove(h.path(name) + "/.probe")

@@ -78,7 +78,7 @@ func (k *killer) end() string {
 	return step
 }
 
-// beKiller is the killer's process.
+// beKiller runs as the killer's process.
 func beKiller(order string) error {
 	var pid, n int
 	if _, err := fmt.Sscan(order, &pid, &n); err != nil {

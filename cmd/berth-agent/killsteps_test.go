@@ -63,7 +63,7 @@ func (r *stepRun) notes() string {
 	return strings.TrimSpace(strings.ReplaceAll(string(data), "\n", " "))
 }
 
-// numberedLines is how many lines count writes.
+// numberedLines is the number of lines that count writes.
 const numberedLines = 20
 
 const count = `i=0; while [ $i -lt 20 ]; do echo line $i; i=$((i+1)); done; `

@@ -83,7 +83,7 @@ func TestStandaloneNames(t *testing.T) {
 	}
 }
 
-// contains returns whether one of the lines is want, or its first word is.
+// contains reports whether one of the lines is want, or its first word is.
 func contains(lines []string, want string) bool {
 	for _, l := range lines {
 		if first, _, _ := strings.Cut(l, " "); l == want || first == want {

@@ -142,7 +142,7 @@ func (o *options) logger() (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format: found %q; allowed: text, json", o.logFormat)
 }
 
-// run is the agent.
+// run runs the agent until ctx ends.
 func (o *options) run(ctx context.Context) error {
 	log, err := o.logger()
 	if err != nil {
@@ -323,8 +323,8 @@ func openJournal(stateDir string, log *slog.Logger) (*durable.Journal, error) {
 	return journal, err
 }
 
-// register makes the task that keeps the NodeAgent object and its heartbeat, from the handlers that
-// the node has and what is asked of it at the time.
+// register returns the task that keeps the NodeAgent object and its heartbeat, from the handlers
+// that the node has and what is asked of it at the time.
 type register func(
 	handlers func() []v1alpha1.NodeHandler, load func(context.Context) registration.Load,
 ) (task func(context.Context) error, err error)

@@ -140,7 +140,7 @@ func (h *host) start() {
 	go func() { ended <- agent.Wait() }()
 }
 
-// command is the command line of the agent.
+// command returns the command line of the agent.
 func (h *host) command() []string {
 	return []string{
 		programs + "/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
@@ -306,7 +306,7 @@ func (h *host) removeAll(files ...string) {
 	})
 }
 
-// get is the Container's status, or nil.
+// get returns the Container's status, or nil.
 func (h *host) get(name string) *v1alpha1.Container {
 	all, _ := folder.Read(h.path("s"))
 	for i := range all {

@@ -189,8 +189,8 @@ func TestStatusOfRefusedManifests(t *testing.T) {
 	}
 }
 
-// TestStatusThatIsNotRefreshed: what cannot be written, or nobody writes, is not shown as if it
-// were so now.
+// TestStatusThatIsNotRefreshed: a status that nobody can write, or nobody writes, is shown as
+// unknown.
 func TestStatusThatIsNotRefreshed(t *testing.T) {
 	d := newDesk(t, map[string]string{"good.yaml": good})
 	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{Status: "True", Reason: v1alpha1.ReasonStarted, Message: "the process runs"})
