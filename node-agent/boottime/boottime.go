@@ -25,7 +25,7 @@ type Instant struct {
 // Clock returns the present. A Clock of a test does not read the machine's.
 type Clock func() Instant
 
-// Now is the Clock of this machine.
+// Now returns the Clock of this machine.
 func Now() Instant {
 	var ts unix.Timespec
 	// It fails for clocks only that the kernel does not have; this one is of Linux 2.6.39.
@@ -34,7 +34,7 @@ func Now() Instant {
 	return Instant{Boot: id, Since: time.Duration(ts.Nano())}
 }
 
-// IsZero returns whether the instant is unknown.
+// IsZero reports whether the instant is unknown.
 func (i Instant) IsZero() bool { return i == Instant{} }
 
 // Add returns the instant d later, or the last instant there is.

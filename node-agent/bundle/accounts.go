@@ -23,7 +23,7 @@ import (
 // was an unbounded read). 4 MiB is some 60,000 users.
 const maxAccountsFile = 4 << 20
 
-// Accounts are the users and groups that a root filesystem knows. The zero value knows none.
+// Accounts are the users and groups of a root filesystem. The zero value is empty.
 type Accounts struct {
 	users  []account
 	groups []group
@@ -154,17 +154,17 @@ func parseID(s string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// identity is who a process runs as.
+// identity is the user and the groups of a process.
 type identity struct {
 	uid, gid uint32
 	groups   []uint32 // the supplementary groups
 	home     string
 }
 
-// identity finds who is meant by the User of an image's config ("", user, uid, user:group and so
-// on), over which the ids that the user of Berth set go. As in Kubernetes, a uid that the image
-// knows brings its primary group where none is given, and the groups that the user is a member of
-// are the supplementary ones.
+// identity resolves the User of an image's config ("", user, uid, user:group and so on), over which
+// the ids that the user of Berth set go. As in Kubernetes, a uid that the image knows brings its
+// primary group where none is given, and the groups that the user is a member of are the
+// supplementary ones.
 func (a Accounts) identity(imageUser string, runAsUser, runAsGroup *int64) (identity, error) {
 	var id identity
 	var known *account

@@ -27,12 +27,12 @@ type Root struct {
 // Option changes how the bundles of a Root are kept.
 type Option func(*Root)
 
-// WithJournal has what Dir.Replace writes survive a loss of power after the journal's next flush.
-// The directory of bundles lies below that of the journal.
+// WithJournal makes Dir.Replace write through the journal: its files survive a power loss after the
+// next flush. The directory of bundles lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(r *Root) { r.journal = j } }
 
-// Open makes the directory at path, which must be absolute, if it is not there, and closes it to
-// everybody but the owner.
+// Open creates the directory at path, which must be absolute, if it is missing, and gives it mode
+// 0700.
 func Open(path string, options ...Option) (*Root, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("directory of bundles: found %q; allowed: an absolute path", path)
@@ -51,10 +51,10 @@ func Open(path string, options ...Option) (*Root, error) {
 	return r, nil
 }
 
-// Journal is the journal given to WithJournal; nil, which does nothing, without one.
+// Journal returns the journal given to WithJournal; nil, which does nothing, without one.
 func (r *Root) Journal() *durable.Journal { return r.journal }
 
-// Dir is the bundle of the container id, whether it is there or not.
+// Dir returns the bundle of the container id, whether it is there or not.
 func (r *Root) Dir(id string) Dir {
 	return Dir{path: filepath.Join(r.path, id), reserve: r.reserve, journal: r.journal}
 }
@@ -84,13 +84,13 @@ type Dir struct {
 	journal *durable.Journal
 }
 
-// Path of the directory.
+// Path returns the path of the directory.
 func (d Dir) Path() string { return d.path }
 
-// File is the path of a file of the given name in the directory.
+// File returns the path of a file of the given name in the directory.
 func (d Dir) File(name string) string { return filepath.Join(d.path, name) }
 
-// Rootfs is the path where the overlay is mounted.
+// Rootfs returns the path where the overlay is mounted.
 func (d Dir) Rootfs() string { return d.File("rootfs") }
 
 // Replace replaces a file of the directory, whole or not at all. It survives a loss of power after
@@ -99,19 +99,18 @@ func (d Dir) Replace(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{})
 }
 
-// ReplaceReserved is Replace that also succeeds on a full disk, as long as the reserve of the
-// bundles lasts.
+// ReplaceReserved replaces a file, also on a full disk as long as the reserve of the bundles lasts.
 func (d Dir) ReplaceReserved(name string, data []byte) error {
 	return d.journal.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
-// ReplaceForBoot is ReplaceReserved for a file that means nothing after a boot of the machine. It
-// is never flushed.
+// ReplaceForBoot replaces a file as ReplaceReserved does, if it means nothing after a boot of the
+// machine. It is never flushed.
 func (d Dir) ReplaceForBoot(name string, data []byte) error {
 	return durable.Replace(d.File(name), data, durable.Options{Reserve: d.reserve})
 }
 
-// Make makes the directory with mode 0700.
+// Make creates the directory with mode 0700.
 func (d Dir) Make() error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return fmt.Errorf("make bundle: %w", err)

@@ -38,8 +38,8 @@ type MergeOptions struct {
 
 // Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config
 // under what the user said of the process (command, environment, working directory, user), and with
-// what only the node knows. image is nil for a container with a rootfs in place of an image.
-// Nothing of the image's labels or annotations gets in.
+// what only the node knows. image is nil for a container with a rootfs in place of an image. The
+// image's labels and annotations are ignored.
 func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOptions) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(bundle.Config.Raw, spec); err != nil {

@@ -79,14 +79,14 @@ func (d Dir) RemoveNames() error {
 	return nil
 }
 
-// mountedOver returns whether one of the mounts is at path or holds it.
+// mountedOver reports whether one of the mounts is at path or holds it.
 func mountedOver(mounts []specs.Mount, path string) bool {
 	return slices.ContainsFunc(mounts, func(m specs.Mount) bool {
 		return path == m.Destination || strings.HasPrefix(path, strings.TrimSuffix(m.Destination, "/")+"/")
 	})
 }
 
-// placeFor returns whether a file can be mounted at path in the root filesystem: on a regular file,
+// placeFor reports whether a file can be mounted at path in the root filesystem: on a regular file,
 // also through links, all held in the root, or on one that the runtime creates.
 func placeFor(root int, path string) bool {
 	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
@@ -107,7 +107,7 @@ func placeFor(root int, path string) bool {
 	return unix.Fstatfs(root, &st) == nil && st.Flags&unix.ST_RDONLY == 0
 }
 
-// nameFiles returns the files for a container: what is in them depends on whether it has a network
+// nameFiles returns the files for a container. Their content depends on whether it has a network
 // and a hostname of its own.
 func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, error) {
 	own := func(kind specs.LinuxNamespaceType) bool {
@@ -146,7 +146,7 @@ func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, erro
 	return []nameFile{{"hosts", hosts}, {"hostname", []byte(hostname + "\n")}, {"resolv.conf", resolv}}, nil
 }
 
-// maxHostFile bounds what is read of the node's files.
+// maxHostFile is the greatest size of a file of the node that is read.
 const maxHostFile = 1 << 20
 
 // readHost reads a file of the node; one that is not there is empty.
@@ -180,8 +180,8 @@ func ownHosts(hostname, container string) []byte {
 	return b.Bytes()
 }
 
-// names are the names of a container: its hostname, the first label of that, and the name of the
-// Container.
+// names returns the names of a container: its hostname, the first label of that, and the name of
+// the Container.
 func names(hostname, container string) []string {
 	out := []string{hostname}
 	short, _, _ := strings.Cut(hostname, ".")

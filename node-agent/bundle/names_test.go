@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostFS is a node's root directory with these files.
+// hostFS returns a node's root directory with these files.
 func hostFS(files map[string]string) fstest.MapFS {
 	out := fstest.MapFS{}
 	for name, content := range files {
@@ -30,7 +30,7 @@ func specWith(mounts ...string) *specs.Spec {
 	return s
 }
 
-// mounted are the names in /etc that MountNames has added mounts for.
+// mounted returns the names in /etc that MountNames has added mounts for.
 func mounted(s *specs.Spec) string {
 	var out []string
 	for _, m := range s.Mounts {

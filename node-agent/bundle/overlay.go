@@ -144,7 +144,7 @@ func (d Dir) mountOld(lower []string, upper, work string) error {
 	return nil
 }
 
-// kernelLog returns what the kernel wrote of a filesystem context, which says more than the errno
+// kernelLog returns the kernel's messages about a filesystem context, which say more than the errno
 // (fsopen(2), "message retrieval").
 func kernelLog(fsfd int) string {
 	var lines []string

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// Volume is the path of the emptyDir volume of that name.
+// Volume returns the path of the emptyDir volume of that name.
 func (d Dir) Volume(name string) string { return filepath.Join(d.path, "volumes", name) }
 
 // PrepareVolumes checks the hostPath volumes by their type, makes those that are to be made, and
@@ -67,7 +67,7 @@ func (d Dir) PrepareVolumes(volumes []v1alpha1.Volume) (err error) {
 // RemoveVolumes removes all emptyDir volumes of the directory. It is no error when there is none.
 func (d Dir) RemoveVolumes() error { return d.keepVolumes(nil) }
 
-// emptyDir makes the volume unless it is there, and reports whether it made anything.
+// emptyDir creates the volume unless it exists, and reports whether it created it.
 func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bool, err error) {
 	path := d.Volume(name)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -98,8 +98,9 @@ func (d Dir) emptyDir(name string, source *corev1.EmptyDirVolumeSource) (made bo
 	return true, nil
 }
 
-// newVolume makes the directory of a volume. It gets its name once its mode is right, whatever the
-// umask is: a volume that is there is never changed. A name that begins with a dot is no volume's.
+// newVolume creates the directory of a volume. It gets its name once its mode is right, whatever
+// the umask is: a volume that is there is never changed. A name that begins with a dot is no
+// volume's.
 func (d Dir) newVolume(name string) error {
 	path := d.Volume(name)
 	fresh := d.Volume(".new")
@@ -153,7 +154,7 @@ func (d Dir) removeVolume(name string) error {
 	return nil
 }
 
-// hostPath does what the types of a hostPath volume promise, as the kubelet does
+// hostPath checks or creates the path of a hostPath volume by its type, as the kubelet does
 // (corev1.HostPathType). A symlink is followed: the path is the user's, on the node.
 func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 	kind := corev1.HostPathUnset

@@ -37,7 +37,7 @@ type logEntry struct {
 	partial            bool
 }
 
-// FollowInterval is how often a followed file is looked at.
+// FollowInterval is the time between two looks at a followed file.
 const FollowInterval = 200 * time.Millisecond
 
 // Print prints the log at path with its rotated parts, oldest first.
@@ -89,8 +89,8 @@ func (p *Printer) catchUp(path string, read *os.File) (*os.File, error) {
 	return parts[last], nil
 }
 
-// follow prints the log of one run to its end, and what is added to it. It returns the path of the
-// next run's log, or "" at the end.
+// follow prints the log of one run to its end, and waits for more. It returns the path of the next
+// run's log, or "" at the end.
 func (p *Printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
 	f, err := p.catchUp(path, nil)
 	if err != nil {
@@ -205,7 +205,7 @@ func (p *Printer) release() error {
 	return p.end() // the beginning of a line whose end is to come
 }
 
-// end prints what there is of a line whose end was never written.
+// end prints a line whose end was never written.
 func (p *Printer) end() error {
 	line := p.line
 	p.line = nil

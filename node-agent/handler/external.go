@@ -44,13 +44,13 @@ type External struct {
 var _ Handler = (*External)(nil)
 
 const (
-	// maxOutput bounds what is read of a program's output or log.
+	// maxOutput is the greatest size of a program's output or log that is read.
 	maxOutput = 1 << 20
-	// callTimeout is how long one call of a program may take, with the hooks that it runs: more than
-	// the two minutes after which the kubelet gives up (--runtime-request-timeout).
+	// callTimeout is the time that one call of a program may take, with the hooks that it runs:
+	// more than the two minutes after which the kubelet gives up (--runtime-request-timeout).
 	callTimeout = 5 * time.Minute
-	// undoTimeout is how long the clearing away of a failed create may take; it happens although
-	// the caller's context has ended.
+	// undoTimeout is the time that the removal of a failed create may take; it happens even if the
+	// caller's context has ended.
 	undoTimeout = 30 * time.Second
 )
 
@@ -179,7 +179,7 @@ func (e *External) Features(ctx context.Context) (*features.Features, error) {
 	return &f, nil
 }
 
-// undo clears away what a failed create has left.
+// undo removes the leftovers of a failed create.
 func (e *External) undo(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -197,7 +197,7 @@ func (e *External) bounded(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 }
 
-// callDir makes a directory for the files of one call.
+// callDir creates a directory for the files of one call.
 func (e *External) callDir() (string, error) {
 	calls := filepath.Join(e.Dir, "calls")
 	if err := os.MkdirAll(calls, 0o700); err != nil {
@@ -206,7 +206,8 @@ func (e *External) callDir() (string, error) {
 	return os.MkdirTemp(calls, "")
 }
 
-// command is the program with the options that every call has. It writes its log to the given file.
+// command returns the program with the options that every call has. It writes its log to the given
+// file.
 func (e *External) command(ctx context.Context, log *os.File, args ...string) *exec.Cmd {
 	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one
 	// of theirs for one of the container's.
@@ -242,7 +243,7 @@ func (e *External) output(ctx context.Context, id string, args ...string) ([]byt
 	return readStart(out)
 }
 
-// memoryFile makes a file without a directory (memfd_create(2)).
+// memoryFile creates a file without a directory (memfd_create(2)).
 func memoryFile(name string) (*os.File, error) {
 	fd, err := unix.MemfdCreate("berth-"+name, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -312,7 +313,8 @@ func classify(words string) error {
 	return nil
 }
 
-// lastError is the message of the last line of level error (or worse) in a log of runc's JSON format.
+// lastError returns the message of the last line of level error (or worse) in a log of runc's JSON
+// format.
 func lastError(f *os.File) string {
 	// The last error stands at the end.
 	fi, err := f.Stat()

@@ -56,7 +56,7 @@ type Stdio struct {
 //
 // Calls for different ids may be made at the same time; calls for one id must not.
 type Handler interface {
-	// Create makes the container of the bundle (an absolute path), up to the point where its
+	// Create creates the container of the bundle (an absolute path), up to the point where its
 	// process waits for Start, and returns that process's pid as the calling process sees it.
 	Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int, err error)
 	// Start lets the user's program run.
@@ -69,7 +69,7 @@ type Handler interface {
 	// stays. before has the values of the same fields that hold now, which they get back if one of
 	// the new ones is refused.
 	Update(ctx context.Context, id string, to, before *specs.LinuxResources) error
-	// Delete removes what Create has made.
+	// Delete removes everything that Create has created.
 	Delete(ctx context.Context, id string, force bool) error
 	// Features returns the handler's features (runtime-spec, features.md).
 	Features(ctx context.Context) (*features.Features, error)

@@ -21,13 +21,13 @@ type Native struct {
 
 var _ Handler = Native{}
 
-// NewNative is the native handler with its state below root.
+// NewNative returns the native handler with its state below root.
 func NewNative(root string, options ...runtime.Option) (Native, error) {
 	r, err := runtime.New(root, options...)
 	return Native{r}, err
 }
 
-// Create makes the container as a child of this process.
+// Create creates the container as a child of this process.
 func (n Native) Create(ctx context.Context, id, bundle string, stdio Stdio) (int, error) {
 	st, err := n.Runtime.Create(ctx, id, runtime.CreateOptions{Bundle: bundle, Stdin: stdio.Stdin, Stdout: stdio.Stdout, Stderr: stdio.Stderr})
 	if err != nil {
@@ -41,7 +41,7 @@ func (n Native) Start(ctx context.Context, id string) error {
 	return named("start", id, n.Runtime.Start(ctx, id))
 }
 
-// State is the container's state.
+// State returns the container's state.
 func (n Native) State(ctx context.Context, id string) (*specs.State, error) {
 	st, err := n.Runtime.State(ctx, id)
 	if err != nil {
@@ -57,7 +57,7 @@ func (n Native) Kill(ctx context.Context, id string, sig unix.Signal, all bool) 
 	return named("kill", id, n.Runtime.Kill(ctx, id, sig, all))
 }
 
-// Update changes limits. The runtime knows itself what they were.
+// Update changes limits. The runtime itself knows the old ones.
 func (n Native) Update(ctx context.Context, id string, to, _ *specs.LinuxResources) error {
 	return named("update", id, n.Runtime.Update(ctx, id, runtime.Update{Resources: to}))
 }
@@ -70,7 +70,7 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 // Features returns the features of the native runtime.
 func (n Native) Features(context.Context) (*features.Features, error) { return runtime.Features(), nil }
 
-// named says which call on which container failed; the runtime's own errors leave that to its
+// named adds the call and the container to an error; the runtime's own errors leave that to its
 // callers.
 func named(call, id string, err error) error {
 	if err == nil {

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// NativeName is the name of the native runtime in a Set, and what an empty name means.
+// NativeName is the name of the native runtime in a Set; an empty name means it, too.
 const NativeName = "berth"
 
 // Set is the handlers of a node by name. It is made once and then only read.
@@ -28,7 +28,7 @@ func (s Set) Get(name string) (Handler, error) {
 	return h, nil
 }
 
-// Names is the sorted names of the handlers.
+// Names returns the sorted names of the handlers.
 func (s Set) Names() []string { return slices.Sorted(maps.Keys(s)) }
 
 // Add puts a handler into the set. A name is 1 to 63 of [a-z0-9.-], as a RuntimeClass's handler is

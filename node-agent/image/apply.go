@@ -338,8 +338,8 @@ func zero(b []byte) bool {
 	return true
 }
 
-// clear makes room for something that is not a directory: of two entries of one name the later is
-// valid.
+// clear removes the file at the path of an entry that is not a directory: of two entries of one
+// name the later is valid.
 func (a *applier) clear(parent int, base string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -363,7 +363,7 @@ func (a *applier) clear(parent int, base string) error {
 	return nil
 }
 
-// makeDir makes or describes the directory that is named by parts.
+// makeDir creates the directory named by parts, or sets its attributes.
 func (a *applier) makeDir(parent int, parts []string, h *tar.Header) error {
 	base := parts[len(parts)-1]
 	var st unix.Stat_t
@@ -396,7 +396,7 @@ func (a *applier) makeDir(parent int, parts []string, h *tar.Header) error {
 	return a.describeDir(fd, parts, h)
 }
 
-// finish does what must come last.
+// finish sets times and modes of directories, which must come last.
 func (a *applier) finish() error {
 	a.forgetParent()
 	if a.opaqueRoot {

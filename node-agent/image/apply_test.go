@@ -77,7 +77,7 @@ func pax(key, value string) func(*tar.Header) {
 // 2.
 const goodCapability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// TestHostileLayers: whatever a layer says, nothing outside of it is read, made or changed.
+// TestHostileLayers: no layer reads, creates or changes a file outside of its directory.
 func TestHostileLayers(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -188,7 +188,7 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
-// TestHonoured: what a layer may say arrives on the disk.
+// TestHonoured: every allowed property of a layer's entries arrives on the disk.
 func TestHonoured(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)

@@ -22,7 +22,7 @@ type archive struct {
 	entries map[string]section
 }
 
-// section is where an archive's member lies, or which other member it stands for.
+// section is the position of an archive's member, or the name of the member that it links to.
 type section struct {
 	offset, size int64
 	link         string

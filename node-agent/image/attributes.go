@@ -69,7 +69,7 @@ func (a *applier) describe(parent int, base string, fd int, h *tar.Header, mode 
 	return nil
 }
 
-// modeOf is the entry's permissions with setuid, setgid and sticky.
+// modeOf returns the entry's permissions with setuid, setgid and sticky.
 func modeOf(h *tar.Header) uint32 { return uint32(h.Mode) & 0o7777 }
 
 func timesOf(h *tar.Header) [2]unix.Timespec {

@@ -58,7 +58,7 @@ func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, r
 	return dl
 }
 
-// leave gives up one share.
+// leave ends one user's share of the download.
 func (d *downloads) leave(dl *download) {
 	d.mu.Lock()
 	dl.users--

@@ -69,8 +69,7 @@ func (e *PlatformError) Error() string {
 	return fmt.Sprintf("image %s: image is for %s; this node is %s", e.Ref, found, e.Want)
 }
 
-// DigestMismatchError says that content is not what its digest promises: it was corrupted or
-// replaced.
+// DigestMismatchError says that content does not have its digest: it was corrupted or replaced.
 type DigestMismatchError struct {
 	What     string // "manifest", "config", "layer 2 blob", "layer 2 diffID", …
 	Expected digest.Digest
@@ -116,8 +115,8 @@ func (e *InvalidImageError) Error() string {
 func (e *InvalidImageError) Unwrap() error { return e.Err }
 
 // NotImageError says that a path of the node holds no image. Its message is the same for every such
-// file or directory: who may name a path is not to learn from it what is there. The cause is for
-// callers alone.
+// file or directory, so that users who may name a path do not learn its content. Only callers see
+// the cause.
 type NotImageError struct {
 	Ref  string // as given
 	Path string

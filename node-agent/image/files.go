@@ -91,7 +91,7 @@ func (f *directory) identity() *fileIdentity { return f.id }
 
 func (f *directory) Close() error { return f.dir.Close() }
 
-// currentIdentity returns the identity of what a local reference points to now.
+// currentIdentity returns the current identity of a local reference's file or directory.
 func currentIdentity(r reference) (*fileIdentity, error) {
 	p := r.path
 	var st unix.Stat_t

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unpack makes all layers of an image available.
+// unpack unpacks the missing layers of an image.
 func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolved) (*Image, error) {
 	ids := res.image.RootFS.DiffIDs
 	chains := chainIDs(ids)
@@ -161,8 +161,8 @@ func publish(tmp, final string) error {
 	return os.Rename(tmp, final)
 }
 
-// syncLayers makes all layers survive a loss of power. One flush of the filesystem costs less than
-// one of each file of a layer.
+// syncLayers flushes all layers, so that they survive a power loss. One flush of the filesystem
+// costs less than one of each file of a layer.
 func (s *Store) syncLayers() error {
 	f, err := os.Open(s.dir)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLocal opens what a local reference points to.
+// openLocal opens the image of a local reference.
 func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform, progress func(done, total int64)) (source, error) {
 	asLayout := r.transport == ociTransport
 	if r.transport == archiveTransport {
@@ -69,7 +69,7 @@ func isFile(p string) bool {
 	return unix.Stat(p, &st) == nil
 }
 
-// missing makes a missing part a NotFoundError.
+// missing converts the error for a missing part to a NotFoundError.
 func missing(raw, what string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return &NotFoundError{Ref: raw, What: what, Err: err}

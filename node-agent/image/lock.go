@@ -141,7 +141,7 @@ func (s *Store) list(kind string) (paths []string, err error) {
 	return paths, err
 }
 
-// openSession makes this process's directory for unfinished work, and removes those of processes
+// openSession creates this process's directory for unfinished work, and removes those of processes
 // that are dead: their flock is gone.
 func (s *Store) openSession(ctx context.Context) error {
 	guard, err := durable.Lock(ctx, filepath.Join(s.dir, "lock"))

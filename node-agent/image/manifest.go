@@ -28,9 +28,9 @@ const (
 	ociLayerForeign    = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 )
 
-// source is where one image is read from. Its methods need not verify what they return.
+// source reads one image. Its methods need not verify what they return.
 type source interface {
-	// top returns what the reference points to: an index or a manifest, with its digest as the
+	// top returns the index or the manifest that the reference points to, with its digest as the
 	// source says it.
 	top(ctx context.Context) (document, error)
 	// document returns a manifest or nested index of an index.
@@ -60,7 +60,7 @@ type resolved struct {
 	anonymous bool
 }
 
-// nodePlatform is the platform that images must have.
+// nodePlatform returns the platform that images must have.
 func nodePlatform() v1.Platform {
 	return v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
 }
@@ -73,7 +73,8 @@ func platformString(p v1.Platform) string {
 	return s
 }
 
-// variants are those that a node of an architecture runs, best first. Others are tried after them.
+// variants are the CPU variants that a node of an architecture runs, best first. Others are tried
+// after them.
 var variants = map[string][]string{
 	"amd64": {"", "v1", "v2"},
 	"arm64": {"v8", ""},

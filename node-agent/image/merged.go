@@ -38,7 +38,7 @@ func (v view) close() {
 	}
 }
 
-// rootView is the root of the image.
+// rootView returns the root of the image.
 func (a *applier) rootView() (view, error) {
 	var v view
 	for i, fd := range a.layers {
@@ -141,7 +141,7 @@ func readlinkat(dir int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// maxSteps bounds the work of resolving one name, which links can multiply.
+// maxSteps is the greatest number of steps to resolve one name, which links can multiply.
 const maxSteps = 8192
 
 // canonical resolves the symbolic links in the name of a directory, inside the image, as the

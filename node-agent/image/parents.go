@@ -91,7 +91,7 @@ func (a *applier) makeParents(canon []string) (int, error) {
 	return fd, nil
 }
 
-// makeParent makes a directory that an entry needs and the layer does not describe: like that of
+// makeParent creates a directory that an entry needs and the layer does not describe: like that of
 // the layers below, or root's and 0755 as docker and containerd make them. here is the merged view
 // of its parent.
 func (a *applier) makeParent(parent int, canon []string, here view) error {

@@ -39,7 +39,7 @@ type imageRecord struct {
 	Size     int64          `json:"size"`
 }
 
-// isCurrent returns whether a local archive is the file that the record was made from. One that is
+// isCurrent reports whether a local archive is the file that the record was made from. One that is
 // gone cannot have changed.
 func (rec *refRecord) isCurrent(r reference) bool {
 	now, err := currentIdentity(r)

@@ -29,7 +29,7 @@ const (
 	Never PullPolicy = "Never"
 )
 
-// scheme is where a reference points to.
+// scheme is the kind of place that a reference points to.
 type scheme string
 
 const (

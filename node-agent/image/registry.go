@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// stall is how long a registry may send nothing before a download is broken off and tried
-	// again.
+	// stall is the time for which a registry may send nothing before a download is aborted and
+	// tried again.
 	stall = 2 * time.Minute
-	// attempts is how often a download is tried.
+	// attempts is the number of tries of a download.
 	attempts = 3
 )
 
@@ -75,7 +75,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// registryError makes go-containerregistry's errors ours.
+// registryError converts go-containerregistry's errors to this package's.
 func registryError(raw, what string, err error) error {
 	var te *transport.Error
 	if errors.As(err, &te) {

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// TestRepeatedLayers: an image may name one layer several times, and is what its layers are in
-// their order. The kernel refuses a directory that is named twice.
+// TestRepeatedLayers: an image may name one layer several times, and its content follows from its
+// layers in their order. The kernel refuses a directory that is named twice.
 func TestRepeatedLayers(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)

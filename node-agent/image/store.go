@@ -31,7 +31,7 @@ type Limits struct {
 	Layers   int   // number of layers in an image; overlayfs takes 500 (OVL_MAX_STACK)
 }
 
-// DefaultLimits are the limits of a store that is opened without WithLimits.
+// DefaultLimits returns the limits of a store that is opened without WithLimits.
 func DefaultLimits() Limits {
 	return Limits{
 		Manifest: 4 << 20, // what registries accept
@@ -51,8 +51,8 @@ type Progress struct {
 	Stage string
 	// Done and Total are bytes of the stage: of the archive, or of the layer as transferred.
 	Done, Total int64
-	// Layers are how many layers the store has to unpack for the image, and Size is their sum, in
-	// bytes as transferred. They are 0 at StageRead.
+	// Layers is the number of layers that the store has to unpack for the image, and Size is their
+	// sum, in bytes as transferred. They are 0 at StageRead.
 	Layers int
 	Size   int64
 	// Skipped are, at stage done, the names of the extended attributes of the layer that were not
@@ -75,14 +75,14 @@ type Option func(*Store)
 // WithLimits replaces DefaultLimits.
 func WithLimits(l Limits) Option { return func(s *Store) { s.limits = l } }
 
-// WithProgress has f called as pulls go on, from several goroutines at once. It must return soon.
+// WithProgress calls f as pulls go on, from several goroutines at once. It must return soon.
 func WithProgress(f func(Progress)) Option { return func(s *Store) { s.progress = f } }
 
 // WithTransport replaces the HTTP transport to registries.
 func WithTransport(rt http.RoundTripper) Option { return func(s *Store) { s.transport = rt } }
 
-// WithJournal has the records survive a loss of power by the journal's next flush, in place of
-// flushes of their own. The store's directory lies below that of the journal.
+// WithJournal writes the records through a journal: they survive a power loss after its next flush,
+// without flushes of their own. The store's directory lies below that of the journal.
 func WithJournal(j *durable.Journal) Option { return func(s *Store) { s.journal = j } }
 
 // Store is the image store in one directory. Several processes may use one directory at once. Its
@@ -108,17 +108,18 @@ type Store struct {
 type Image struct {
 	// Ref is the reference as Ensure was given it.
 	Ref string
-	// Digest is that of the manifest for this node's platform. An image of a docker archive, which
-	// has no manifest, has that of one made from its configuration.
+	// Digest is the digest of the manifest for this node's platform. For an image of a docker
+	// archive, which has no manifest, it is the digest of one generated from its configuration.
 	Digest digest.Digest
-	// ConfigDigest is that of the configuration: what docker and Kubernetes call the image id.
+	// ConfigDigest is the digest of the configuration, which docker and Kubernetes call the image
+	// id.
 	ConfigDigest digest.Digest
 	// Config holds the image's defaults for running it.
 	Config v1.ImageConfig
 	// Layers are absolute directories, lowest first, in overlayfs's own form: for lowerdir, in
 	// reverse order. None is there twice. They are shared and must not be written to.
 	Layers []string
-	// Size is that of configuration and layers as transferred, in bytes.
+	// Size is the size of configuration and layers as transferred, in bytes.
 	Size int64
 }
 
@@ -171,8 +172,8 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.sessionLock.Close())
 }
 
-// Ensure makes an image available on this node and returns it. What it fetches, and when, the
-// policy says. Errors are, through errors.As: *ReferenceError, *NotFoundError, *AccessError,
+// Ensure makes an image available on this node and returns it. The policy says whether it is
+// pulled. Errors are, through errors.As: *ReferenceError, *NotFoundError, *AccessError,
 // *PlatformError, *DigestMismatchError, *SizeError, *InvalidImageError and *EntryError, and through
 // errors.Is ErrNotPresent; any other is the network's or the file system's, and may pass. When ctx
 // ends, so does the pull, and nothing is left of it but the layers that were complete.

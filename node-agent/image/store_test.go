@@ -147,7 +147,7 @@ func TestTransports(t *testing.T) {
 	}
 }
 
-// TestPolicy: what is asked of a registry, and when.
+// TestPolicy checks which requests each pull policy sends to a registry.
 func TestPolicy(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -231,7 +231,7 @@ func TestLocalChange(t *testing.T) {
 	}
 }
 
-// TestMismatch: content that is not what its digest says is refused, wherever it stands.
+// TestMismatch: content with another digest is refused, in the manifest, the config and the layers.
 func TestMismatch(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -380,8 +380,8 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoImageIsNotDescribed: the error of a path says the same whatever is there, so that it
-// is no way to look at a node.
+// TestWhatIsNoImageIsNotDescribed: the error of a path does not depend on its content, so that
+// users cannot use it to look at a node.
 func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
 	leaktest.Check(t)
 	s := openStore(t)
@@ -621,7 +621,7 @@ func TestCancel(t *testing.T) {
 	noRubbish(t, s)
 }
 
-// TestKilled: a process killed while it unpacks leaves only what the next one cleans.
+// TestKilled: the next process cleans all files of one that was killed while it unpacked.
 func TestKilled(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
@@ -718,7 +718,7 @@ func stoppedMidway(t *testing.T, store, ref, pattern string) (helper *exec.Cmd, 
 	return nil, out.String()
 }
 
-// TestParseReference: what a reference means.
+// TestParseReference checks the parts of references.
 func TestParseReference(t *testing.T) {
 	leaktest.Check(t)
 	sha := "sha256:" + strings.Repeat("a", 64)

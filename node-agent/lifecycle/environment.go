@@ -13,11 +13,11 @@ import (
 	"github.com/berth-run/berth/api/oci/environment"
 )
 
-// Node is what the variables of a container may say of its node.
+// Node has the facts about a node that variables of its containers may refer to.
 type Node struct {
 	// Addresses returns the node's addresses, the one that other hosts use first.
 	Addresses func() ([]netip.Addr, error)
-	// Capacity is what a container without limits may use.
+	// Capacity has the resources that a container without limits may use.
 	Capacity corev1.ResourceList
 }
 

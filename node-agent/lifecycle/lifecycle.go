@@ -21,7 +21,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Scope is how long the things exist that a stage makes.
+// Scope is the lifetime of the objects that a stage creates.
 type Scope int
 
 const (
@@ -35,7 +35,7 @@ const (
 type Stage interface {
 	// Name is for people, and for From.
 	Name() string
-	// Scope is when Release is called.
+	// Scope says at which end Release is called.
 	Scope() Scope
 	// Ensure makes what the container needs, and writes into c what later stages need. It may be
 	// called again after an error, or after the agent was killed, as long as no process of the
@@ -107,7 +107,7 @@ const (
 	Unknown
 )
 
-// StageError is why a stage failed.
+// StageError is the error of a stage that failed.
 type StageError struct {
 	Stage string
 	// Reason is one of api/v1alpha1, for the condition.
@@ -133,7 +133,7 @@ type Config struct {
 	// Handlers returns the names of the node's handlers. A bundle without one gets
 	// v1alpha1.HandlerNative.
 	Handlers func() []string
-	// Node is what variables may say of the node.
+	// Node has the facts about the node that variables may refer to.
 	Node Node
 	// Pulls fetches images.
 	Pulls *Pulls
@@ -145,7 +145,7 @@ type Config struct {
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing.
 	LogMaxBytes int64
 	Logs        *Logs
-	// Parallel is how many containers of one handler are created at the same time.
+	// Parallel is the number of containers of one handler that are created concurrently.
 	Parallel int
 	// Namespaces pins the network namespaces of containers; nil leaves them to the runtime.
 	Namespaces *network.Namespaces
@@ -194,7 +194,7 @@ func (l List) Ensure(ctx context.Context, c *Container) error {
 	return nil
 }
 
-// Update has the stages apply changes of kind Live to a running container, and returns a
+// Update applies changes of kind Live to a running container, stage by stage, and returns a
 // *StageError or nil. A second Updater would have to take back what the first one has done.
 func (l List) Update(ctx context.Context, c *Container, changes change.Set) error {
 	for _, s := range l {
@@ -239,7 +239,7 @@ func fault(s Stage, err error) error {
 	return &out
 }
 
-// outcomeUnknown returns whether what the supervisor was asked for may have been done, or may be
+// outcomeUnknown reports whether what the supervisor was asked for may have been done, or may be
 // done yet, although it failed. A supervisor that is ending or cannot be reached has done nothing,
 // but the container is not at fault either. A container that exists already is one of this agent's
 // whose creation had an unknown outcome: a run directory belongs to one agent.
@@ -257,7 +257,7 @@ func ownFiles(err error) error {
 	return err
 }
 
-// StorageFailed returns whether an error says that files cannot be written on the node.
+// StorageFailed reports whether an error says that files cannot be written on the node.
 func StorageFailed(err error) bool {
 	return slices.ContainsFunc([]error{unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.EIO},
 		func(errno error) bool { return errors.Is(err, errno) })

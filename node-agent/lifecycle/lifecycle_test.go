@@ -80,7 +80,7 @@ type node struct {
 	logs   string
 	saved  int
 	c      *Container
-	// unflushed is why the record does not survive a loss of power.
+	// unflushed is the reason why the record does not survive a power loss.
 	unflushed error
 }
 
@@ -131,7 +131,7 @@ func (n *node) stored(bundles *bundle.Root) *Container {
 	}
 }
 
-// next is the container as another agent knows it.
+// next returns the container as another agent knows it.
 func (n *node) next() *Container {
 	c := *n.c
 	return &Container{Key: c.Key, UID: c.UID, ID: c.ID, Dir: c.Dir, LogPath: c.LogPath}
@@ -142,8 +142,8 @@ func there(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// TestReleaseIsRepeatable: another agent releases what one has made, by scope, twice, and also
-// where nothing was made.
+// TestReleaseIsRepeatable: another agent releases the stages by scope, twice, and also if none was
+// ensured.
 func TestReleaseIsRepeatable(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
@@ -237,7 +237,7 @@ func TestEnsureAfterAFailure(t *testing.T) {
 	}
 }
 
-// TestClasses: what an error says about the next step, and which condition's reason it has.
+// TestClasses checks the class and the reason of each error.
 func TestClasses(t *testing.T) {
 	leaktest.Check(t)
 	for name, tc := range map[string]struct {

@@ -97,8 +97,8 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-// TestLogLimitsOfAContainerAreTheSupervisors: what a Container may have, the supervisor takes, and
-// no more.
+// TestLogLimitsOfAContainerAreTheSupervisors: the supervisor accepts exactly the log limits that a
+// Container may have.
 func TestLogLimitsOfAContainerAreTheSupervisors(t *testing.T) {
 	leaktest.Check(t)
 	for limits, taken := range map[protocol.LogLimits]bool{

@@ -77,8 +77,8 @@ func (s logsStage) Release(_ context.Context, c *Container) error {
 	return s.logs.remove(c)
 }
 
-// keptRuns is how many runs' log files are kept: this one's and the last one's, as the kubelet
-// keeps them.
+// keptRuns is the number of runs whose log files are kept: this one's and the last one's, as the
+// kubelet keeps them.
 const keptRuns = 2
 
 // dropLogs removes the log files of the runs up to last, with their rotated parts.
@@ -130,7 +130,7 @@ func (l *Logs) remove(c *Container) error {
 	return l.Prune()
 }
 
-// isEmpty returns whether a directory has no entries.
+// isEmpty reports whether a directory has no entries.
 func isEmpty(dir string) (bool, error) {
 	f, err := os.Open(dir)
 	if err != nil {

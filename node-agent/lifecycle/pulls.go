@@ -30,8 +30,8 @@ type Images interface {
 	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*Image, error)
 }
 
-// PullRequest is all that decides what a pull fetches and whether it may: equal requests share one
-// pull. Credentials become part of it when a bundle can name them.
+// PullRequest has every input that decides the content and the permission of a pull: equal requests
+// share one pull. Credentials become part of it when a bundle can name them.
 type PullRequest struct {
 	Reference string
 	Policy    corev1.PullPolicy
@@ -79,8 +79,8 @@ func NewPulls(images Images, progress func(reference string) string) *Pulls {
 	}
 }
 
-// briefly is how long a worker waits for a pull itself. An image that is on the node is found
-// within that time, and the container then needs no second look.
+// briefly is the time for which a worker itself waits for a pull. An image that is on the node is
+// found within that time, and the container then needs no second look.
 const briefly = 50 * time.Millisecond
 
 // get returns the image, or a *Pending if it takes longer: then wake is called when the pull has
@@ -117,8 +117,8 @@ func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) 
 	return pl.image, nil
 }
 
-// join makes the container one of those who want the pull, which it begins if there is none.
-// joined is false if the container wanted it already.
+// join adds the container to those that wait for the pull, which it begins if there is none. joined
+// is false if the container wanted it already.
 func (p *Pulls) join(id string, r PullRequest) (w *want, joined bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +171,7 @@ func (p *Pulls) end(pl *pull) (wakes []func()) {
 	return wakes
 }
 
-// waits returns whether the pull is still under way, and then sees to it that wake is called.
+// waits reports whether the pull is still under way, and then sees to it that wake is called.
 func (p *Pulls) waits(w *want, wake func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -125,8 +125,8 @@ func (p *puller) wakes(one, other string) {
 	}
 }
 
-// TestPullIsShared: two containers that want the same image are woken by the end of one pull. A
-// later one has it pulled again, as its pull policy may ask for.
+// TestPullIsShared: two containers that want the same image are woken by the end of one pull. For a
+// later container it is pulled again, as its pull policy may require.
 func TestPullIsShared(t *testing.T) {
 	leaktest.Check(t)
 	p := newPuller(t)

@@ -23,7 +23,7 @@ type Namespaces struct {
 // Path returns the path of a container's namespace, whether it exists or not.
 func (n Namespaces) Path(id string) string { return filepath.Join(n.Dir, id) }
 
-// Exists returns whether a container's namespace is pinned.
+// Exists reports whether a container's namespace is pinned.
 func (n Namespaces) Exists(id string) (bool, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(n.Path(id), &st)

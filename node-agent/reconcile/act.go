@@ -295,7 +295,7 @@ func (s *Syncer) remove(ctx context.Context, w *worker, in Input) error {
 	return nil
 }
 
-// take makes a record one of the worker's, unless it is already.
+// take adds a record to the worker's, unless it has it already.
 func (s *Syncer) take(w *worker, r *Record) {
 	if slices.Contains(w.records, r) {
 		return

@@ -46,11 +46,11 @@ func (r *Record) backOffLimits(b *v1alpha1.OCIBundle) backOffLimits {
 	return restartBackOff(b)
 }
 
-// backOff is how long to wait before the next start. The zero value waits for nothing.
+// backOff computes the wait before the next start. The zero value does not wait.
 type backOff struct {
-	// Until is when the next start may be, and Waits the length of the wait, by the limits that
-	// held when it began. Records of agents that knew one pair of limits also have the length of
-	// the next wait.
+	// Until is the earliest time of the next start, and Waits the length of the wait, by the limits
+	// that held when it began. Records of agents that knew one pair of limits also have the length
+	// of the next wait.
 	Until boottime.Instant `json:"until,omitzero"`
 	Waits time.Duration    `json:"waits,omitempty"`
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// Input is all that a decision is made from. Gathering it is apart from deciding.
+// Input has all data from which a decision is made. Gathering it is apart from deciding.
 type Input struct {
 	Now time.Time
 	// Instant is the present as durations are measured.
@@ -28,8 +28,8 @@ type Input struct {
 	Desired *v1alpha1.OCIBundle
 	// Hash of Desired.
 	Hash string
-	// Refused is why this agent cannot honour what is wanted; empty if it can. GoesOn is whether
-	// Desired has the spec that was accepted before in its place.
+	// Refused is the reason why this agent cannot honour the desired spec; empty if it can. GoesOn
+	// reports whether Desired has the previously accepted spec in its place.
 	Refused string
 	// Reason of the refusal, one of api/v1alpha1.
 	RefusedReason string
@@ -37,8 +37,8 @@ type Input struct {
 	// Elsewhere is the key of the wanted bundle whose container a record is of which nothing but
 	// the id can be read: the worker of that key takes it over. It is empty if there is none.
 	Elsewhere source.Key
-	// Claim is whether the record of this container, of which nothing but the id can be read, is
-	// another worker's.
+	// Claim reports whether the record of this container, of which only the id can be read, belongs
+	// to another worker.
 	Claim bool
 	// Next is the record as it is once it says all that is desired; nil if it does.
 	Next *Record
@@ -54,29 +54,29 @@ type Input struct {
 	Record *Record
 	// Actual is nil when the supervisor does not know the container.
 	Actual *protocol.Status
-	// RootfsLeft is whether a container that has ended and is no longer known to the supervisor has
-	// a root filesystem: the agent was killed as it discarded it.
+	// RootfsLeft reports whether a container that has ended and is no longer known to the
+	// supervisor still has a root filesystem: the agent was killed as it discarded it.
 	RootfsLeft bool
 	// Trouble is the obstacle that keeps the agent from acting on its decision or from recording
 	// it, such as a full disk; empty if nothing does. It is for the status; no decision depends on
 	// it. StorageFailed is whether it is that files cannot be written.
 	Trouble       string
 	StorageFailed bool
-	// Unseen is why Actual could not be had since UnseenSince, such as a supervisor that does not
-	// answer; empty if it could. Nothing is decided then, and the status says so.
+	// Unseen is the reason why Actual could not be read since UnseenSince, such as a supervisor
+	// that does not answer; empty if it could. Nothing is decided then, and the status says so.
 	Unseen      string
 	UnseenSince time.Time
 }
 
 func (in Input) wanted() bool { return in.Desired != nil && in.Desired.DeletionTimestamp == nil }
 
-// alive returns whether there is a process, or may be one in a moment. Actual is the container of
+// alive reports whether there is a process, or may be one in a moment. Actual is the container of
 // Record.
 func (in Input) alive() bool {
 	return in.Record != nil && in.Actual != nil && in.Actual.State != protocol.Stopped
 }
 
-// changed returns whether the container is to be replaced by one of another spec. One that does not
+// changed reports whether the container is to be replaced by one of another spec. One that does not
 // live is, also for a change that it could be given if it did.
 func (in Input) changed() bool {
 	switch {
@@ -88,7 +88,7 @@ func (in Input) changed() bool {
 	return in.Change.Kind == change.Replace || !in.alive() && len(in.Change.Limits()) > 0
 }
 
-// finished returns whether the container has ended for good and its Container was not edited since.
+// finished reports whether the container has ended for good and its Container was not edited since.
 // Then it is not made again, even if another version of the compiler makes another document of it.
 // One that was told to run again, and whose start was interrupted, has not finished.
 func (in Input) finished() bool {
@@ -97,12 +97,12 @@ func (in Input) finished() bool {
 		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy, r.Exit)
 }
 
-// toldToStop returns whether the container is to be stopped and stay so.
+// toldToStop reports whether the container is to be stopped and stay so.
 func toldToStop(b *v1alpha1.OCIBundle) bool {
 	return b != nil && b.Annotations[source.AnnotationStopped] != ""
 }
 
-// toldToRestart returns whether the container is to be started afresh.
+// toldToRestart reports whether the container is to be started afresh.
 func (in Input) toldToRestart() bool {
 	if in.Desired == nil || in.Record == nil {
 		return false
@@ -154,7 +154,7 @@ type Decision struct {
 	Policy string
 	// Why is for people.
 	Why string
-	// After is when to look again even if nothing happens; zero is never.
+	// After is the time after which to look again even if nothing happens; zero is never.
 	After time.Duration
 }
 
@@ -179,8 +179,8 @@ func (c Chain) Decide(in Input) Decision {
 	return Decision{Verb: Nothing}
 }
 
-// Policies is the chain for a container. It is a function, not a variable, so that nobody changes
-// it.
+// Policies returns the chain for a container. It is a function, not a variable, so that nobody
+// changes it.
 func Policies() Chain {
 	return Chain{
 		{"TakeOwn", takeOwn},
@@ -228,7 +228,7 @@ func notKnownWhetherWanted(in Input) (Decision, bool) {
 	return Decision{Verb: Nothing, Why: "the source is not read yet"}, in.Desired == nil && !in.Synced
 }
 
-// lookAgain is when a record that cannot be read is read again.
+// lookAgain is the time after which an unreadable record is read again.
 const lookAgain = 10 * time.Second
 
 // leaveUnreadable leaves a container alone whose record cannot be read, for as long as somebody
@@ -387,7 +387,7 @@ func waitBackOff(in Input) (Decision, bool) {
 
 func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }
 
-// killAgain is how often SIGKILL is repeated while a process does not go: one may have been
+// killAgain is the time between two SIGKILLs to a process that does not end: one may have been
 // forking.
 const killAgain = 5 * time.Second
 
@@ -401,7 +401,7 @@ func stopping(in Input, why string) Decision {
 	return Decision{Verb: Kill, Why: why + "; the grace period is over", After: killAgain}
 }
 
-// restarts is a Pod's restart policy.
+// restarts applies a Pod's restart policy.
 func restarts(policy corev1.RestartPolicy, exit *corev1.ContainerStateTerminated) bool {
 	switch policy {
 	case corev1.RestartPolicyNever:

@@ -44,7 +44,7 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 	return s.settle(ctx, in.Record, c, s.stages.From(lifecycle.StartStage).Ensure(ctx, c))
 }
 
-// container returns what the stages work from: what is stored.
+// container returns the stored data from which the stages work.
 func (s *Syncer) container(r *Record) *lifecycle.Container {
 	return &lifecycle.Container{
 		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath,
@@ -103,14 +103,14 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 	return nil
 }
 
-// release releases what a container has, which the end of the agent does not cut off.
+// release releases the stages of a container. The end of the agent does not interrupt it.
 func (s *Syncer) release(ctx context.Context, c *lifecycle.Container, scope lifecycle.Scope) error {
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	return s.stages.Release(clean, c, scope)
 }
 
-// noteImage notes what another agent needs to know of the image of a container that it finds.
+// noteImage records the facts about an image that a later agent needs.
 func (r *Record) noteImage(c *lifecycle.Container) {
 	if c.Image != nil {
 		r.ImageID, r.StopSignal = c.Image.ID, c.Image.Config.StopSignal
@@ -183,8 +183,8 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 }
 
 const (
-	// slow is how long a pull may take before it is worth a status of its own. Each further one
-	// takes twice as long to come, up to slowest.
+	// slow is the time after which a pull is reported in the status. Each further report waits
+	// twice as long, up to slowest.
 	slow    = time.Second
 	slowest = 30 * time.Second
 )
@@ -192,13 +192,13 @@ const (
 // waiting is a start that waits for its image.
 type waiting struct {
 	since time.Time
-	// next is when the status says again how far it is, and wait is how long after the time before.
+	// next is the time of the next status report, and wait the interval before it.
 	next time.Time
 	wait time.Duration
 }
 
-// await reports now and then how far a start is that waits, and returns after what time to look
-// again.
+// await reports the progress of a waiting start now and then, and returns the time after which to
+// look again.
 func (s *Syncer) await(
 	ctx context.Context, w *worker, in Input, p *lifecycle.Pending,
 ) time.Duration {

@@ -120,7 +120,7 @@ func TestAnotherCommandDuringAPull(t *testing.T) {
 	}
 }
 
-// TestEditsDuringAPullAreOneRestart: what the last run ended with is kept until the next one runs.
+// TestEditsDuringAPullAreOneRestart: the exit of the last run is kept until the next one runs.
 func TestEditsDuringAPullAreOneRestart(t *testing.T) {
 	b := newBench(t)
 	b.stop()
@@ -178,8 +178,8 @@ func TestImageWithABadStopSignal(t *testing.T) {
 	}
 }
 
-// TestGatherWritesNothing: a look at what has changed leaves record and desired.json as they are;
-// acting on it writes them.
+// TestGatherWritesNothing: gathering a change leaves record and desired.json as they are; acting on
+// it writes them.
 func TestGatherWritesNothing(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

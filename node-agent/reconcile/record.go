@@ -28,7 +28,7 @@ const (
 	runningFile = "running.json"
 )
 
-// runState is where the container of a record is in its life.
+// runState is the state of a record's container.
 type runState string
 
 const (
@@ -76,8 +76,8 @@ type Record struct {
 	// Updating are the paths of the fields whose update in the running container has begun, and
 	// whose values are not known therefore.
 	Updating []string `json:"updating,omitempty"`
-	// Refusal is why the running container could not be updated to a later bundle; nil if it was
-	// not tried, or succeeded.
+	// Refusal is the reason why the running container could not be updated to a later bundle; nil
+	// if it was not tried, or succeeded.
 	Refusal *refusedUpdate `json:"refusal,omitempty"`
 
 	// Restart is the value of source.AnnotationRestart for which the container was made last, or
@@ -94,7 +94,8 @@ type Record struct {
 	// run.
 	Launch boottime.Instant `json:"launch,omitzero"`
 	run
-	// Before is what run was before the start that is under way, for the case that it fails.
+	// Before is the state of the run before the start that is under way, for the case that it
+	// fails.
 	Before *run `json:"before,omitempty"`
 
 	// ImageID is the reference with the digest of the image's manifest.
@@ -105,16 +106,16 @@ type Record struct {
 	GraceSeconds int64 `json:"graceSeconds"`
 
 	BackOff backOff `json:"backOff,omitzero"`
-	// Failure is why the last try to make the container failed; nil if it did not.
+	// Failure is the reason why the last try to create the container failed; nil if it did not.
 	Failure *failure `json:"failure,omitempty"`
 	// Stop is set before the stop signal is sent, and says when it has been.
 	Stop *stop `json:"stop,omitempty"`
 
-	// unreadable is why the record on disk cannot be read; nil if it can. Nothing but ID is known
-	// then, and what desired.json says.
+	// unreadable is the error of reading the record on disk, or nil. Only ID and the content of
+	// desired.json are known then.
 	unreadable error
-	// unwritten is why the record on disk is older than this one; nil if it is not.
-	// unwrittenDesired is what desired.json is to hold besides.
+	// unwritten is the reason why the record on disk is older than this one; nil if it is not.
+	// unwrittenDesired is the content to be written to desired.json.
 	unwritten        error
 	unwrittenDesired *v1alpha1.OCIBundle
 	// waiting is set while a start of this agent waits for its image.
@@ -171,11 +172,11 @@ type refusedUpdate struct {
 	Generation int64  `json:"generation"`
 	Reason     string `json:"reason"`
 	Message    string `json:"message"`
-	// BackOff says when it is tried again.
+	// BackOff computes the time of the next try.
 	BackOff backOff `json:"backOff,omitzero"`
 }
 
-// next is the run that follows this one.
+// next returns the run that follows this one.
 func (r run) next() run {
 	if r.Exit == nil {
 		return run{Restarts: r.Restarts, Last: r.Last, PastOOMKills: r.PastOOMKills + r.OOMKills}
@@ -253,7 +254,7 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 	return r, nil
 }
 
-// unreadable returns the record of a container whose record cannot be read. Whose it is comes from
+// unreadable returns a record for a container whose record cannot be read. It takes the owner from
 // desired.json, if that can be read.
 func unreadable(d bundle.Dir, id string, err error) *Record {
 	r := orphan(id)
@@ -294,8 +295,8 @@ func (r *Record) accepted(d bundle.Dir) *v1alpha1.OCIBundle {
 	return readDesired(d)
 }
 
-// readDesired returns what writeDesired wrote; nil if there is nothing, or nothing that this agent
-// can read.
+// readDesired returns the spec that writeDesired wrote, or nil if there is none that this agent can
+// read.
 func readDesired(d bundle.Dir) *v1alpha1.OCIBundle { return readBundle(d, desiredFile) }
 
 func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
@@ -314,9 +315,9 @@ func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
 	return b
 }
 
-// Hash is the same for two specs from which the same container would be made. What the agent reads
-// each time that it needs it (restart policy, back-off, grace period, requests, when to pull) is
-// not part of it: a change of that needs no update.
+// Hash returns a hash that is equal for two specs from which the same container would be created.
+// What the agent reads each time that it needs it (restart policy, back-off, grace period,
+// requests, when to pull) is not part of it: a change of that needs no update.
 //
 // Records of older agents hold it, so it must stay what it is for every spec that they could have:
 // a field that is added here, or to a type that is part of it, is left out where it is empty.

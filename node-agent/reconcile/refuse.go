@@ -21,7 +21,7 @@ const olderAgent = "this agent is older than the controller: upgrade berth-agent
 const unowned = "spec.containerRef: found none, so the OCIBundle belongs to no Container; allowed: what berth-controller compiles from a Container. " +
 	"Create a Container in its place"
 
-// refusal returns why this agent does not honour a bundle, "" if it does.
+// refusal returns the reason why this agent does not honour a bundle, or "" if it does.
 func refusal(b *v1alpha1.OCIBundle) (reason, message string) {
 	if b.Owner().UID == "" {
 		return v1alpha1.ReasonUnowned, unowned
@@ -32,7 +32,7 @@ func refusal(b *v1alpha1.OCIBundle) (reason, message string) {
 	return v1alpha1.ReasonAgentTooOld, tooOld(b)
 }
 
-// tooOld returns which field of a bundle this agent does not know, "" if there is none.
+// tooOld returns a field of a bundle that this agent does not know, or "".
 func tooOld(b *v1alpha1.OCIBundle) string {
 	if fields := b.Annotations[source.AnnotationUnknownFields]; fields != "" {
 		return fmt.Sprintf("found %s, which this agent does not know; allowed: the fields of revision %d: %s", fields, v1alpha1.AgentRevision, olderAgent)
@@ -52,7 +52,7 @@ func unknownInConfig(spec *v1alpha1.OCIBundleSpec) string {
 	return fmt.Sprintf("spec.config: found %s; allowed: the fields of runtime-spec %s: %s", strict[0], specs.Version, olderAgent)
 }
 
-// refuse finds out whether this agent can honour what is desired.
+// refuse finds out whether this agent can honour the desired spec.
 func (in *Input) refuse() {
 	if in.Desired == nil {
 		return
@@ -76,7 +76,7 @@ func (in *Input) goOn(dir bundle.Dir) {
 	}
 }
 
-// keep takes the spec of what was accepted earlier for what is desired.
+// keep replaces the desired spec by the one that was accepted earlier.
 func (in *Input) keep(spec *v1alpha1.OCIBundleSpec) {
 	kept := in.Desired.DeepCopy()
 	kept.Spec = *spec

@@ -18,7 +18,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// newFields are the ways in which a bundle uses something that this agent does not know, with the
+// newFields returns the ways in which a bundle uses a field that this agent does not know, with the
 // path that is reported.
 func newFields() map[string]func(*v1alpha1.OCIBundle) {
 	return map[string]func(*v1alpha1.OCIBundle){
@@ -101,8 +101,8 @@ func TestUnknownFieldIsRefused(t *testing.T) {
 	}
 }
 
-// TestOlderAgentLeavesWhatANewerOneRan: a bundle that a newer agent accepted is not replaced by
-// what is left of it here.
+// TestOlderAgentLeavesWhatANewerOneRan: an older agent does not replace a bundle of a newer one by
+// the fields that it knows.
 func TestOlderAgentLeavesWhatANewerOneRan(t *testing.T) {
 	leaktest.Check(t)
 	b := newOldBench(t, "running")

@@ -23,7 +23,7 @@ import (
 // progress is work under way that is in no record.
 type progress struct{ condition, reason, message string }
 
-// reportPatience is how long a report may take although there is something else to do.
+// reportPatience is the time that a report may take if other work is waiting.
 const reportPatience = time.Second
 
 // reporting returns the context of a report. It ends when the next step is due, or when the worker
@@ -254,8 +254,8 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	return status
 }
 
-// degraded completes the status of a container whose record cannot be read: what was reported
-// before, and what the supervisor knows.
+// degraded completes the status of a container whose record cannot be read, from the previous
+// status and the supervisor's.
 func degraded(in Input, status, previous *v1alpha1.OCIBundleStatus, set func(string, metav1.ConditionStatus, string, string)) *v1alpha1.OCIBundleStatus {
 	id := status.ContainerID
 	status.Phase, status.RunStatus = previous.Phase, *previous.RunStatus.DeepCopy()
@@ -274,7 +274,7 @@ func degraded(in Input, status, previous *v1alpha1.OCIBundleStatus, set func(str
 	return status
 }
 
-// ending says how a process ended.
+// ending returns the reason and the message for the end of a process.
 func ending(t *corev1.ContainerStateTerminated) string {
 	var s string
 	switch {

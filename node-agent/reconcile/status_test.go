@@ -104,7 +104,7 @@ func TestReferenceChangesNothing(t *testing.T) {
 	}
 }
 
-// TestUnresolvedBundleLeavesItsContainer: what runs goes on while the profile of its next spec
+// TestUnresolvedBundleLeavesItsContainer: a process goes on while the profile of its next spec
 // cannot be read.
 func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 	b := newBench(t)

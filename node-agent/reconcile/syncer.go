@@ -50,33 +50,33 @@ type Config struct {
 	// Handlers returns the names of the node's handlers. A bundle without one gets
 	// v1alpha1.HandlerNative.
 	Handlers func() []string
-	// Node is what variables of a container may say of its node.
+	// Node has the facts about the node that variables of a container may refer to.
 	Node lifecycle.Node
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
 	// DefaultLogMaxBytes.
 	LogMaxBytes int64
-	// KeepLogs says how long the logs of removed containers are kept; optional: not at all.
+	// KeepLogs is the time for which logs of removed containers are kept; optional: not at all.
 	KeepLogs lifecycle.Retention
-	// Parallel is how many containers of one handler are made at the same time; optional: 8.
-	// Pulling images is not counted.
+	// Parallel is the number of containers of one handler that are created concurrently; optional:
+	// 8. Pulling images is not counted.
 	Parallel int
 	// Namespaces pins the network namespaces of containers; optional: the runtime creates one for
 	// each run.
 	Namespaces *network.Namespaces
-	// Pulled returns how far the pull of an image is, for people; optional.
+	// Pulled describes the progress of an image's pull for people; optional.
 	Pulled func(reference string) string
 	// Clock is for timers and for what is shown to people; optional: the real one.
 	Clock clock.WithDelayedExecution
 	// BootClock measures grace periods and back-offs; optional: that of the machine.
 	BootClock boottime.Clock
-	// Log is optional.
+	// Log receives the messages; optional.
 	Log *slog.Logger
 }
 
 // DefaultLogMaxBytes is the kubelet's default of containerLogMaxSize.
 const DefaultLogMaxBytes = 10 << 20
 
-// Syncer makes the containers of a node what their bundles say.
+// Syncer brings the containers of a node to the state that their bundles describe.
 type Syncer struct {
 	Config
 	policies Chain
@@ -90,7 +90,7 @@ type Syncer struct {
 	workers map[source.Key]*worker
 	byID    map[string]source.Key
 	stopped bool
-	// sourceErr is why the source failed last; nil if it works.
+	// sourceErr is the last error of the source; nil if it works.
 	sourceErr error
 	wg        sync.WaitGroup
 }
@@ -114,7 +114,7 @@ type worker struct {
 	// guarded by Syncer.mu
 	active bool
 	again  bool
-	// endReport has a report that is under way end soon; nil if there is none.
+	// endReport ends a report that is under way soon; nil if there is none.
 	endReport func()
 	timer     clock.Timer
 }
@@ -155,12 +155,12 @@ func New(c Config) (*Syncer, error) {
 	return s, nil
 }
 
-// parallelLooks is how many workers gather at the same time. After a start of the agent all of them
-// do, and each holds a document and a connection to the supervisor: without a bound, the memory of
-// agent and supervisor is that of all of these at once.
+// parallelLooks is the number of workers that gather concurrently. After a start of the agent all
+// of them do, and each holds a document and a connection to the supervisor: without a bound, the
+// memory of agent and supervisor is that of all of these at once.
 const parallelLooks = 32
 
-// Run finds what an earlier agent has made, then works until ctx ends, and returns once every
+// Run finds the containers of an earlier agent, then works until ctx ends, and returns once every
 // worker has come to a point from where another agent can go on. Containers are left as they are.
 func (s *Syncer) Run(ctx context.Context) error {
 	if err := s.recover(); err != nil {
@@ -245,10 +245,10 @@ func (s *Syncer) follow(ctx context.Context) {
 	}
 }
 
-// followedAfter is how long a source must work before one that failed before counts as working.
+// followedAfter is the time for which a source that failed must work before it counts as working.
 const followedAfter = 5 * time.Second
 
-// Following returns why what is desired is not followed, or nil if it is.
+// Following returns the error that keeps the source from being followed, or nil.
 func (s *Syncer) Following() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,7 +295,7 @@ func (s *Syncer) recover() error {
 	return nil
 }
 
-// orphan is the record of something of ours that nobody can want: it has no name.
+// orphan returns the record of something of ours that nobody can want: it has no name.
 func orphan(id string) *Record {
 	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
 }
@@ -320,7 +320,7 @@ func (s *Syncer) adoptOrphans(all []protocol.Status) {
 	}
 }
 
-// watch hears what happens to containers.
+// watch receives the supervisor's events of containers.
 func (s *Syncer) watch(ctx context.Context) {
 	type seen struct {
 		broken bool // the log cannot be written
@@ -379,7 +379,7 @@ func (s *Syncer) watch(ctx context.Context) {
 	}
 }
 
-// all makes every worker look.
+// all wakes every worker.
 func (s *Syncer) all() {
 	s.mu.Lock()
 	keys := make([]source.Key, 0, len(s.workers))
@@ -426,8 +426,8 @@ func (s *Syncer) Changed(key source.Key) {
 	go s.work(w)
 }
 
-// work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest
-// costs none.
+// work runs in a worker's goroutine. It ends when there is nothing to do, so that a container at
+// rest costs none.
 func (s *Syncer) work(w *worker) {
 	defer s.wg.Done()
 	for {
@@ -451,8 +451,8 @@ func (s *Syncer) work(w *worker) {
 	}
 }
 
-// reconcile works on one key until there is nothing more to do now, and returns after what time to
-// look again; zero is never.
+// reconcile works on one key until there is nothing more to do now, and returns the time after
+// which to look again; zero is never.
 func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration) {
 	log := s.Log.With("container", w.key.String())
 	for ctx.Err() == nil {
@@ -530,8 +530,8 @@ func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration)
 	return 0
 }
 
-// unseenAfter is how long looks must have failed before a container is reported as not known. A
-// supervisor that is replaced is back before.
+// unseenAfter is the time for which looks must have failed before a container is reported as not
+// known. A supervisor that is replaced is back before.
 const unseenAfter = 3 * time.Second
 
 // sooner returns the shorter of two times to wait, of which b may be 0: never.
@@ -542,13 +542,13 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// reportedTries is how many tries must have failed in a row before the status says so, which takes
+// reportedTries is the number of failed tries in a row after which the status says so, which takes
 // some seconds: until then, another supervisor may be about to take over, or a process about to
 // end.
 const reportedTries = 3
 
-// trouble returns what the status says of an act that has failed, "" if nothing yet, and whether
-// the agent's own files cannot be written.
+// trouble returns the status message for an act that has failed, or "" if it is too early for one,
+// and reports whether the agent's own files cannot be written.
 func (w *worker) trouble(verb Verb, err error) (storage bool, text string) {
 	switch {
 	case lifecycle.StorageFailed(err):
@@ -568,16 +568,16 @@ func idOf(in Input) string {
 	return ""
 }
 
-// retry is when to try again after something of the node or the API failed that is not the
-// container's fault.
+// retry returns the time after which to try again, when the node or the API failed and not the
+// container.
 func (s *Syncer) retry(w *worker) time.Duration {
 	wait := min(time.Second<<min(w.retries, 5), 30*time.Second)
 	w.retries++
 	return wait
 }
 
-// gather reads all that a decision needs, and changes nothing: act does. While there are containers
-// of an older UID, it speaks of those.
+// gather reads all data that a decision needs. It changes nothing; act does that. While there are
+// containers of an older UID, it speaks of those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	s.looking <- struct{}{}
 	defer func() { <-s.looking }()
@@ -618,7 +618,7 @@ func (s *Syncer) status(ctx context.Context, w *worker, id string) (protocol.Sta
 	return s.Supervisor.Get(ctx, id)
 }
 
-// readWanted reads what is wanted and what is recorded.
+// readWanted reads the desired bundle and the record.
 func (s *Syncer) readWanted(w *worker) Input {
 	// Synced is asked first: if it is true, what Get says is the truth.
 	in := Input{Synced: s.Source.Synced()}
@@ -649,8 +649,8 @@ func (s *Syncer) readWanted(w *worker) Input {
 	return in
 }
 
-// readAccepted reads what was accepted earlier of what is wanted, and works out what the record
-// does not say yet.
+// readAccepted reads the spec that was accepted earlier, and computes the values that the record
+// does not have yet.
 func (s *Syncer) readAccepted(w *worker, in *Input) {
 	dir, next := s.Bundles.Dir(in.Record.ID), *in.Record
 	changed := false
@@ -742,10 +742,10 @@ func hurry(r *Record, b *v1alpha1.OCIBundle, now boottime.Instant) bool {
 	return true
 }
 
-// rehash computes the hash of what is desired.
+// rehash computes the hash of the desired spec.
 func (in *Input) rehash() { in.Hash = hashOf(in.Desired) }
 
-// hashOf is the hash of a bundle's spec; "" for no bundle.
+// hashOf returns the hash of a bundle's spec; "" for no bundle.
 func hashOf(b *v1alpha1.OCIBundle) string {
 	if b == nil {
 		return ""
@@ -767,7 +767,7 @@ type lastHash struct {
 	hash       string
 }
 
-// of returns the hash of what the source wants. Within one generation a source does not change it.
+// of returns the hash of the source's spec. Within one generation a source does not change it.
 func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 	if b == nil || b.Annotations[source.AnnotationUnresolved] != "" {
 		return hashOf(b)
@@ -780,7 +780,7 @@ func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another
 // one for it now: a generation is compiled once, and a source that has compiled it again is another
-// version of Berth, not an edit. It returns whether desired.json is to be written again.
+// version of Berth, not an edit. It reports whether desired.json is to be written again.
 func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash {
@@ -798,9 +798,9 @@ func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
-// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and
-// how it is run was edited. Of an edit of what a running container can be given, no more is taken
-// than that.
+// keepRun keeps the accepted spec of the running container, if the source compiles and the edit
+// only says where and how it is run. If the edit changes values that a running container can get,
+// only those are applied.
 func (in *Input) keepRun(dir bundle.Dir) {
 	digest := in.Desired.Annotations[source.AnnotationRun]
 	if digest == "" {

@@ -46,12 +46,12 @@ type fakeSupervisor struct {
 	updates         []protocol.UpdateRequest
 	log             protocol.LogLimits // of the last container that was created
 	refuses         string             // what the answer to an update says; empty if it is done
-	// unsure is what happens to the next requests of a name, such as "start": the answer is lost,
+	// unsure says what happens to the next requests of a name, such as "start": the answer is lost,
 	// and with "drop" the request too.
 	unsure map[string][]string
 }
 
-// lost returns whether the next request of that name is lost, or its answer.
+// lost reports whether the next request of that name is lost, or its answer.
 func (f *fakeSupervisor) lost(name string) (request, answer error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -397,7 +397,7 @@ func (b *bench) delete() {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// kills are the signals that were sent.
+// kills returns the signals that were sent.
 func (b *bench) kills() []string {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()
@@ -439,8 +439,8 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 	}
 }
 
-// untilBackOff waits until the container waits for its next start, of which the status says the
-// length.
+// untilBackOff waits until the container waits for its next start, and returns the length of the
+// wait from the status.
 func (b *bench) untilBackOff(length time.Duration) {
 	b.Helper()
 	b.until("CrashLoopBackOff of "+length.String(), func() bool {
@@ -666,7 +666,8 @@ func TestSourceThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// TestStatusOfAnotherIsCorrected: what the source shows is compared with, not what was said last.
+// TestStatusOfAnotherIsCorrected: the syncer compares a status with the source's, not with its own
+// last one.
 func TestStatusOfAnotherIsCorrected(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

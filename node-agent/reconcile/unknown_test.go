@@ -62,7 +62,7 @@ func TestStartIsUnknown(t *testing.T) {
 }
 
 // TestAgentEndsWhileItStarts ends the agent while the supervisor works on a request. The next agent
-// goes on with what is there.
+// continues from the actual state.
 func TestAgentEndsWhileItStarts(t *testing.T) {
 	for _, request := range []string{"create", "start"} {
 		t.Run(request, func(t *testing.T) {

@@ -35,15 +35,15 @@ func (b *bench) degraded() bool {
 	return meta.IsStatusConditionTrue(last.Conditions, v1alpha1.ConditionDegraded)
 }
 
-// starts is how often a program was started.
+// starts returns the number of times that a program was started.
 func (b *bench) starts() int {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()
 	return b.super.starts
 }
 
-// spoil ends the agent, changes what desired.json and record.json hold, and returns the record as
-// it was.
+// spoil ends the agent, changes the content of desired.json and record.json, and returns the record
+// as it was.
 func (b *bench) spoil(t *testing.T, change func(string) string, desired bool) []byte {
 	t.Helper()
 	b.stop()

@@ -20,7 +20,7 @@ import (
 	"github.com/berth-run/berth/node-agent/lifecycle"
 )
 
-// is returns whether the container was made from this bundle, or updated to it.
+// is reports whether the container was created from this bundle, or updated to it.
 func (r *Record) is(b *v1alpha1.OCIBundle) bool {
 	switch {
 	case b == nil || b.UID != r.UID:
@@ -52,9 +52,8 @@ func (r *Record) keepMade(d bundle.Dir) error {
 	return writeBundle(d, runningFile, made, bundle.Dir.ReplaceForBoot)
 }
 
-// compareRunning finds out what it takes to get from what the container was made from to what is
-// desired. As long as an update that was refused is not to be tried again, the container goes on as
-// what it was made from says.
+// compareRunning classifies the change from the container's own spec to the desired one. Until an
+// update that was refused is to be tried again, the container goes on under its own spec.
 func (in *Input) compareRunning(dir bundle.Dir, now boottime.Instant) {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash && len(r.Updating) == 0 {
@@ -73,15 +72,15 @@ func (in *Input) compareRunning(dir bundle.Dir, now boottime.Instant) {
 	in.Running, in.Change = running, change.Classify(&running.Spec, &in.Desired.Spec)
 }
 
-// refusedUpdate returns whether the running container could not be updated to what is desired.
+// refusedUpdate reports whether the running container could not be updated to the desired spec.
 func (in Input) refusedUpdate() bool {
 	r := in.Record
 	return r != nil && r.State == stateRunning && r.Refusal != nil && in.Desired != nil && r.Refusal.Generation == in.Desired.Generation
 }
 
-// updateRunning gives a running container what has changed. The record says what is under way: an
-// agent that is killed in between is followed by one that does the same again, or sets back what
-// has been set, if that is desired by then.
+// updateRunning gives a running container the changed values. The record names them before: if the
+// agent is killed in between, the next one repeats the change, or sets the values back if that is
+// desired by then.
 func (s *Syncer) updateRunning(ctx context.Context, in *Input) error {
 	r, set := in.Record, in.Change
 	for _, path := range r.Updating {
@@ -117,8 +116,8 @@ func removeMade(d bundle.Dir) error {
 	return nil
 }
 
-// refuseUpdate notes that the container cannot be given what has changed, and is as it was. Any
-// other error is returned.
+// refuseUpdate records that the container cannot get the changed values and is as it was. Any other
+// error is returned.
 func (s *Syncer) refuseUpdate(in *Input, err error) error {
 	var fault *lifecycle.StageError
 	if !errors.As(err, &fault) || fault.Class != lifecycle.ContainerFault {
@@ -146,8 +145,8 @@ type lastOffer struct {
 	text       string
 }
 
-// of returns in which fields the source has compiled something else than was accepted for this
-// generation; "" if in none.
+// of returns the fields that the source has compiled differently from the accepted spec of this
+// generation, or "".
 func (l *lastOffer) of(accepted, compiled *v1alpha1.OCIBundle) string {
 	if l.uid != compiled.UID || l.generation != compiled.Generation {
 		*l = lastOffer{uid: compiled.UID, generation: compiled.Generation}

@@ -66,8 +66,8 @@ func (b *bench) setLogs(files int32) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// updates are the limits that the supervisor was asked to set: that of pids with the one before,
-// and those of the log as files*bytes.
+// updates returns the limits that the supervisor was asked to set: that of pids with the one
+// before, and those of the log as files*bytes.
 func (b *bench) updates() []string {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()
@@ -540,7 +540,8 @@ func TestEditOfLimitsTakesNoNewerDefaults(t *testing.T) {
 	b.until("the stop signal", func() bool { return len(b.kills()) == 1 })
 }
 
-// TestNewerDefaultsAreOffered: what the source compiles otherwise for the same generation is shown.
+// TestNewerDefaultsAreOffered: the status names fields that the source compiles differently for the
+// same generation.
 func TestNewerDefaultsAreOffered(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)

@@ -29,7 +29,7 @@ const firstVersion = "testdata/49c6b77"
 
 const oldID = "default_x_01234567"
 
-// newOldBench is a node on which an agent of the first version has run a container, which is
+// newOldBench returns a node on which an agent of the first version has run a container, which is
 // "finished" or "running".
 func newOldBench(t *testing.T, state string) *bench {
 	t.Helper()

@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	// fieldOwner owns what the agent applies of a NodeAgent, and nothing else: spec is the
-	// administrator's.
+	// fieldOwner owns the fields of a NodeAgent that the agent applies; spec belongs to the
+	// administrator.
 	fieldOwner = "berth-agent"
 	// LeaseSeconds after which an agent that has not renewed its Lease counts as lost.
 	LeaseSeconds = 40
 	// renewEvery is a quarter of it, as the kubelet has it.
 	renewEvery = 10 * time.Second
-	// firstRetry is how soon a heartbeat that failed is tried again; later ones wait twice as long,
-	// up to renewEvery.
+	// firstRetry is the time after which a heartbeat that failed is tried again; later ones wait
+	// twice as long, up to renewEvery.
 	firstRetry = time.Second
 	// applyEvery is the default of Options.ApplyEvery.
 	applyEvery = time.Minute
@@ -50,10 +50,10 @@ type Options struct {
 	Handlers func() []v1alpha1.NodeHandler
 	// Load is asked each time the status is looked at.
 	Load func(ctx context.Context) Load
-	// ApplyEvery is how often the status is applied although it has not changed; 0 is a minute. It
-	// costs the API server more than the Lease.
+	// ApplyEvery is the interval at which the status is applied even if it has not changed; 0 is a
+	// minute. It costs the API server more than the Lease.
 	ApplyEvery time.Duration
-	// Log is optional.
+	// Log receives the messages; optional.
 	Log *slog.Logger
 }
 
@@ -72,7 +72,7 @@ type Agent struct {
 	stale    bool      // whether the NodeAgent may not be what the agent knows of it
 }
 
-// New makes an Agent that asks nothing of the API server before Run.
+// New returns an Agent, which sends no request to the API server before Run.
 func New(o Options) (*Agent, error) {
 	if o.Name == "" || o.Load == nil {
 		return nil, errors.New("node agent: found no name or load; allowed: both")
@@ -201,8 +201,8 @@ func (a *Agent) apply(ctx context.Context, fields map[string]any, subresource ..
 }
 
 // status applies the status if it has changed, and from time to time, to correct what somebody else
-// has written: the API server writes nothing where nothing differs, and
-// its answer says what the agent has to know of its NodeAgent, which it cannot read.
+// has written: the API server writes nothing where nothing differs, and its answer contains the
+// fields of the NodeAgent that the agent needs and cannot read.
 func (a *Agent) status(ctx context.Context) error {
 	if a.uid == "" {
 		return nil

@@ -76,7 +76,7 @@ func Read(root, agentVersion string) (Facts, error) {
 	return f, nil
 }
 
-// line is the content of a file, or "" if it cannot be read.
+// line returns the content of a file, or "" if it cannot be read.
 func line(root, path string) string {
 	data, err := os.ReadFile(filepath.Join(root, path))
 	if err != nil {
@@ -146,7 +146,7 @@ func cpuCount(list string) (int, error) {
 	return n, nil
 }
 
-// memTotal is the memory of the machine in bytes.
+// memTotal returns the memory of the machine in bytes.
 func memTotal(meminfo []byte) (int64, error) {
 	s := bufio.NewScanner(bytes.NewReader(meminfo))
 	for s.Scan() {
@@ -176,7 +176,7 @@ func Handler(name string, f *features.Features) v1alpha1.NodeHandler {
 	return h
 }
 
-// Labels are the labels that select the machine, as a Node's.
+// Labels returns the labels that select the machine, as a Node's.
 func Labels(name string) map[string]string {
 	return map[string]string{
 		corev1.LabelHostname:   name,
@@ -189,7 +189,7 @@ func Labels(name string) map[string]string {
 type Load struct {
 	// Allocated is the sum of all requests.
 	Allocated corev1.ResourceList
-	// Containers is how many bundles there are.
+	// Containers is the number of bundles.
 	Containers int32
 	// Ready is nil if the agent can run containers, else why it cannot.
 	Ready error

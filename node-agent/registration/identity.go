@@ -21,14 +21,14 @@ import (
 	"github.com/berth-run/berth/node-agent/apiserver"
 )
 
-// tokenSeconds is how long a token of the node's ServiceAccount is valid. The agent asks for
-// another when four fifths of that are over, as the kubelet does it with the tokens of pods.
+// tokenSeconds is the validity of a token of the node's ServiceAccount. The agent asks for another
+// when four fifths of that are over, as the kubelet does it with the tokens of pods.
 const tokenSeconds = 3600
 
-// Identify returns how the agent of a node reaches the API server as that node. With a client
-// certificate it is the node already. The token of a pod is that of all nodes: with it the agent
-// asks for tokens of its node's ServiceAccount, which the controller creates once the NodeAgent is
-// registered.
+// Identify returns a client configuration with which the agent reaches the API server as its node.
+// With a client certificate it is the node already. The token of a pod is that of all nodes: with
+// it the agent asks for tokens of its node's ServiceAccount, which the controller creates once the
+// NodeAgent is registered.
 func Identify(config *rest.Config, node string) (*rest.Config, error) {
 	if config.BearerToken == "" && config.BearerTokenFile == "" {
 		return config, nil

@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tries is how often a path is opened in vain before that is an error. With RESOLVE_IN_ROOT or
-// RESOLVE_BENEATH a ".." on the way, which the target of a symbolic link may have, fails with
-// EAGAIN where a rename or a mount anywhere on the machine comes between (openat2(2)), and other
-// containers make mounts at any time. Who renames without end has one try in some fifty fail; so
-// many are never all.
+// Tries is the number of attempts to open a path before the failure is an error. With
+// RESOLVE_IN_ROOT or RESOLVE_BENEATH a ".." on the way, which the target of a symbolic link may
+// have, fails with EAGAIN where a rename or a mount anywhere on the machine comes between
+// (openat2(2)), and other containers make mounts at any time. Who renames without end has one try
+// in some fifty fail; so many are never all.
 const Tries = 1 << 10
 
-// Open is openat2(2), close-on-exec: flags are those of open(2), resolve those of openat2(2).
+// Open calls openat2(2), close-on-exec, with the flags of open(2) and the resolve flags of
+// openat2(2).
 func Open(dir int, path string, flags, resolve uint64) (fd int, err error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	for range Tries {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRenamesElsewhere: a path with ".." is opened while others rename what has nothing to do with
-// it, which openat2(2) itself does not do.
+// TestRenamesElsewhere: a path with ".." is opened while others rename unrelated files, where
+// openat2(2) itself fails.
 func TestRenamesElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "root", "below"), 0o755); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// maxNamed is how many containers an error names.
+// maxNamed is the number of containers that an error names.
 const maxNamed = 20
 
 // Find returns the Container of a name. Its error lists the names that there are.

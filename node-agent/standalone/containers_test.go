@@ -12,7 +12,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-// TestMessageOfARemoval: it says what the end of the process waits for.
+// TestMessageOfARemoval: the message says why the process has not ended yet.
 func TestMessageOfARemoval(t *testing.T) {
 	c := &v1alpha1.Container{}
 	c.DeletionTimestamp = new(metav1.Now())

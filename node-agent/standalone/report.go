@@ -18,11 +18,11 @@ import (
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
 
-// Report is what an agent has written about its Containers and manifests.
+// Report is an agent's status of its Containers and manifests, as read from its files.
 type Report struct {
 	Containers []v1alpha1.Container
 	Manifests  []Manifest
-	// Complaints are what keeps the rest from being complete or current.
+	// Complaints are the errors that keep the rest from being complete or current.
 	Complaints []error
 }
 
@@ -82,7 +82,7 @@ func ReadReport(stateDir string, now time.Time) (Report, error) {
 // staleAfter is three times as long as the agent takes to mark its status as current.
 const staleAfter = 90 * time.Second
 
-// outdate says of a Container that what is written of it may not be so any more.
+// outdate marks the status of a Container as possibly outdated.
 func outdate(c *v1alpha1.Container, since time.Time, why string) {
 	if status.Finished(c.Status.Phase) {
 		return
@@ -99,7 +99,7 @@ func outdate(c *v1alpha1.Container, since time.Time, why string) {
 	})
 }
 
-// manifestsOf gathers faults by the files that they are of.
+// manifestsOf groups faults by file.
 func manifestsOf(faults []folder.Fault) []Manifest {
 	var out []Manifest
 	for _, f := range faults {

@@ -45,7 +45,7 @@ func Ask(stateDir string, verb folder.Verb, c *v1alpha1.Container) (*Request, er
 	return &Request{stateDir: stateDir, verb: verb, before: *c, id: id, at: time.Now()}, nil
 }
 
-// Wait waits until the agent has done what it was asked for. While it pulls the Container's image,
+// Wait waits until the agent has carried out a request. While it pulls the Container's image,
 // pulling is called with the Container now and then.
 func (r *Request) Wait(ctx context.Context, pulling func(*v1alpha1.Container)) error {
 	for {
@@ -76,8 +76,8 @@ func (r *Request) Wait(ctx context.Context, pulling func(*v1alpha1.Container)) e
 	}
 }
 
-// failureAfter is how long the failure that a container had before a request is not taken for the
-// answer to it.
+// failureAfter is the time for which a failure from before a request does not count as the answer
+// to it.
 const failureAfter = 3 * time.Second
 
 // settled reports whether the status of a container is the one after a request.
