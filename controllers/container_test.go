@@ -873,7 +873,7 @@ func TestAnotherNodeNameMovesIt(t *testing.T) {
 	}
 }
 
-func TestStrangersBundleIsLeftAlone(t *testing.T) {
+func TestForeignBundleIsLeftAlone(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	stranger := &v1alpha1.OCIBundle{

@@ -48,9 +48,9 @@ func TestRuntimeType(t *testing.T) {
 	}
 }
 
-// TestRuntimeOfAnother: a program in another user's record, in a directory where everybody may
+// TestRuntimeRecordOfAnotherUser: a program in another user's record, in a directory where everybody may
 // create files, is not executed.
-func TestRuntimeOfAnother(t *testing.T) {
+func TestRuntimeRecordOfAnotherUser(t *testing.T) {
 	needs.Root(t)
 	root := t.TempDir()
 	must(t, os.Chmod(root, 0o777|os.ModeSticky))

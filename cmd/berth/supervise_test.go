@@ -21,7 +21,7 @@ import (
 
 // A container may have any id, those of the supervisor's own directories too: making and deleting
 // it touches no record.
-func TestSuperviseKeepsContainersApartFromItsOwnFolders(t *testing.T) {
+func TestSuperviseKeepsContainersApartFromItsOwnFiles(t *testing.T) {
 	needs.Root(t)
 	dir := t.TempDir()
 	// The static program is the container's as well: there is nothing else in its root filesystem.

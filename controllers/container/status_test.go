@@ -392,7 +392,7 @@ func kstatusOf(t *testing.T, st v1alpha1.ContainerStatus, generation int64, dele
 	return result.Status
 }
 
-func TestKstatusOfWhatNobodyHasLookedAt(t *testing.T) {
+func TestKstatusOfNewContainer(t *testing.T) {
 	if k := kstatus(t, v1alpha1.ContainerStatus{ObservedGeneration: -1}, false); k != status.InProgressStatus {
 		t.Errorf("a new Container is %s", k)
 	}

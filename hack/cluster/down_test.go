@@ -46,7 +46,7 @@ func TestRemoveTreeDoesNotReachThroughMounts(t *testing.T) {
 	}
 }
 
-func TestDownLeavesAFolderAloneThatIsNotItsOwn(t *testing.T) {
+func TestDownKeepsOtherDirectories(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "thesis.tex")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -58,7 +58,7 @@ func TestStartIsIdempotentAndFollowsChanges(t *testing.T) {
 	}
 }
 
-func TestStopEndsWhatIgnoresSIGTERM(t *testing.T) {
+func TestStopKillsProgramThatIgnoresSIGTERM(t *testing.T) {
 	p := programs{dir: t.TempDir(), grace: 50 * time.Millisecond}
 	rec := mustStart(t, p, shell(t, "trap '' TERM; while :; do sleep 1; done"), true)
 	if err := p.stop("it"); err != nil {
@@ -100,7 +100,7 @@ func TestStopLeavesAnotherProcessWithThePidAlone(t *testing.T) {
 	}
 }
 
-func TestAnEndedProgramIsNotRunningAndItsLogTellsWhy(t *testing.T) {
+func TestEndedProgramIsReportedWithItsLog(t *testing.T) {
 	p := programs{dir: t.TempDir(), grace: time.Second}
 	if _, err := p.start(shell(t, "echo no such port >&2; exit 1")); err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ const (
 	// flushSpacing is the time between two flushes for each file beyond the first that waits for
 	// the second one, up to flushSpacingMax.
 	flushSpacing, flushSpacingMax = 10 * time.Millisecond, 400 * time.Millisecond
-	// soon is the time within which a flush that Soon requests happens.
+	// soon is the time within which a flush that FlushSoon requests happens.
 	soon = time.Second
 )
 

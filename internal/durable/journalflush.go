@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Soon requests a flush within a second.
-func (j *Journal) Soon() {
+// FlushSoon requests a flush within a second.
+func (j *Journal) FlushSoon() {
 	if j == nil {
 		return
 	}

@@ -71,7 +71,7 @@ func openJournal(dir, boot string, globs []string) (_ *Journal, err error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	go j.run()
-	j.Soon()
+	j.FlushSoon()
 	return j, nil
 }
 

@@ -180,7 +180,7 @@ func (d Dir) Remove() error {
 	if err := d.journal.RemovedAll(d.path); err != nil {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
-	d.journal.Soon()
+	d.journal.FlushSoon()
 	return nil
 }
 

@@ -125,6 +125,6 @@ func (s *Store) writeJSON(file string, v any) error {
 	if err := s.journal.Replace(file, data, o); err != nil {
 		return err
 	}
-	s.journal.Soon()
+	s.journal.FlushSoon()
 	return nil
 }

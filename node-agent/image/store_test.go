@@ -380,9 +380,9 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
-// TestWhatIsNoImageIsNotDescribed: the error of a path does not depend on its content, so that
+// TestNotImageErrorHidesTheContent: the error of a path does not depend on its content, so that
 // users cannot use it to look at a node.
-func TestWhatIsNoImageIsNotDescribed(t *testing.T) {
+func TestNotImageErrorHidesTheContent(t *testing.T) {
 	leaktest.Check(t)
 	s := openStore(t)
 	tmp := t.TempDir()

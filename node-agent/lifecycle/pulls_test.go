@@ -216,8 +216,8 @@ func TestPullIsGivenUp(t *testing.T) {
 	p.gets("c", "x:1")
 }
 
-// TestPullOfWhatIsThere: an image that is on the node is had at once, without being woken.
-func TestPullOfWhatIsThere(t *testing.T) {
+// TestPullOfPresentImage: an image that is on the node is had at once, without being woken.
+func TestPullOfPresentImage(t *testing.T) {
 	leaktest.Check(t)
 	p := newPuller(t)
 	p.briefly = time.Minute

@@ -139,7 +139,7 @@ func (s *Syncer) write(r *Record, how replace) error {
 	}
 	r.unwritten, r.unreadable = nil, nil
 	if soon {
-		s.Bundles.Journal().Soon()
+		s.Bundles.Journal().FlushSoon()
 	}
 	return nil
 }

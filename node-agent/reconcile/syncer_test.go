@@ -666,9 +666,9 @@ func TestSourceThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// TestStatusOfAnotherIsCorrected: the syncer compares a status with the source's, not with its own
+// TestForeignStatusIsCorrected: the syncer compares a status with the source's, not with its own
 // last one.
-func TestStatusOfAnotherIsCorrected(t *testing.T) {
+func TestForeignStatusIsCorrected(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	for n := range 3 {

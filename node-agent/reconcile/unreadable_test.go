@@ -67,10 +67,10 @@ func (b *bench) spoil(t *testing.T, change func(string) string, desired bool) []
 	return good
 }
 
-// TestUnreadableRecordLeavesWhatRuns starts an agent that cannot read the record of a running
+// TestUnreadableRecordLeavesProcessRunning starts an agent that cannot read the record of a running
 // container: it runs on and is Degraded, until the record can be read again, or nobody wants it:
 // then it is stopped with its grace period and removed.
-func TestUnreadableRecordLeavesWhatRuns(t *testing.T) {
+func TestUnreadableRecordLeavesProcessRunning(t *testing.T) {
 	for name, change := range damage {
 		for _, desired := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", desired.json too"}[desired], func(t *testing.T) {

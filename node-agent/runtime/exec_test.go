@@ -466,8 +466,8 @@ func TestExecTerminal(t *testing.T) {
 	}
 }
 
-// TestExecTellsWhoItIs: by a pid file and a pidfd, neither of which is left where it fails.
-func TestExecTellsWhoItIs(t *testing.T) {
+// TestExecReportsItsProcess: by a pid file and a pidfd, neither of which is left where it fails.
+func TestExecReportsItsProcess(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(nil))
 	socket, file := filepath.Join(w.dir, "s"), filepath.Join(w.dir, "pid")

@@ -174,7 +174,7 @@ func TestHookTimeoutWithoutEnd(t *testing.T) {
 	}
 }
 
-func TestHookThatIsNotThere(t *testing.T) {
+func TestMissingHook(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/does/not/exist"}}}

@@ -232,9 +232,9 @@ func TestPasswd(t *testing.T) {
 	}
 }
 
-// TestDefaultDeviceIsAnother: CVE-2025-31133: a file of the image at /dev/null is neither used nor
+// TestFakeDefaultDevice: CVE-2025-31133: a file of the image at /dev/null is neither used nor
 // mistaken for the device.
-func TestDefaultDeviceIsAnother(t *testing.T) {
+func TestFakeDefaultDevice(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.MkdirAll(w.file("/dev"), 0o755))
 	w.must(os.Symlink("/proc/sysrq-trigger", w.file("/dev/null")))

@@ -262,8 +262,8 @@ func TestWordsOfRunc(t *testing.T) {
 	}
 }
 
-// TestExecFailureIsToldByStart: that the kernel refuses a program shows only when it is started.
-func TestExecFailureIsToldByStart(t *testing.T) {
+// TestStartReportsExecFailure: that the kernel refuses a program shows only when it is started.
+func TestStartReportsExecFailure(t *testing.T) {
 	w := newWorld(t)
 	w.write("/script", "#!/no/interpreter\n", 0o755)
 	w.write("/garbage", "\x01\x02", 0o755)
@@ -532,9 +532,9 @@ func TestBrokenRecord(t *testing.T) {
 	w.must(os.RemoveAll(other))
 }
 
-// TestFolderWithoutRecord: the leftovers of a killed runtime are removed; other directories are not
+// TestDirectoryWithoutRecord: the leftovers of a killed runtime are removed; other directories are not
 // touched.
-func TestFolderWithoutRecord(t *testing.T) {
+func TestDirectoryWithoutRecord(t *testing.T) {
 	w := newWorld(t)
 	for name, c := range map[string]struct {
 		files []string

@@ -62,9 +62,9 @@ func TestCallersDescriptors(t *testing.T) {
 	}
 }
 
-// TestStreamsThatAreNone: a process becomes the owner of pipes and terminals that are its standard
+// TestFilesAsStreamsKeepTheirOwner: a process becomes the owner of pipes and terminals that are its standard
 // streams, not of files, directories or disks.
-func TestStreamsThatAreNone(t *testing.T) {
+func TestFilesAsStreamsKeepTheirOwner(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.WriteFile(filepath.Join(w.dir, "file"), nil, 0o644))
 	w.must(unix.Mknod(filepath.Join(w.dir, "disk"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0)))) // of a loop device
@@ -98,8 +98,8 @@ func TestStreamsThatAreNone(t *testing.T) {
 
 const stranger = 4242
 
-// TestRootOfAnother: containers are not recorded where another user could exchange the record.
-func TestRootOfAnother(t *testing.T) {
+// TestRootOfAnotherUser: containers are not recorded where another user could exchange the record.
+func TestRootOfAnotherUser(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.sh("true"))
 	run := filepath.Join(w.dir, "run")
@@ -133,9 +133,9 @@ func TestRootOfAnother(t *testing.T) {
 	w.must(os.RemoveAll(elsewhere))
 }
 
-// TestRecordOfAnother: hooks in another user's record, in a directory where everybody may create
+// TestRecordOfAnotherUser: hooks in another user's record, in a directory where everybody may create
 // files, are not run.
-func TestRecordOfAnother(t *testing.T) {
+func TestRecordOfAnotherUser(t *testing.T) {
 	w := newWorld(t)
 	run := filepath.Join(w.dir, "run")
 	w.must(os.Mkdir(run, 0o1777))
@@ -209,9 +209,9 @@ func TestDestinationIsAMagicLink(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheImageAreLinks: /dev/pts, /dev/shm, /dev/mqueue and /sys/fs/cgroup of an image
+// TestDirectoriesOfTheImageAreLinks: /dev/pts, /dev/shm, /dev/mqueue and /sys/fs/cgroup of an image
 // lead out; each is mounted inside, or nowhere.
-func TestFoldersOfTheImageAreLinks(t *testing.T) {
+func TestDirectoriesOfTheImageAreLinks(t *testing.T) {
 	w := newWorld(t)
 	dir, contents := w.outside()
 	before := contents()

@@ -175,9 +175,9 @@ func TestTmpcopyup(t *testing.T) {
 	})
 }
 
-// TestTmpfsIsLikeTheFolderBelow: without mode= a tmpfs has the permissions of the directory that it
+// TestTmpfsHasModeOfCoveredDirectory: without mode= a tmpfs has the permissions of the directory that it
 // covers.
-func TestTmpfsIsLikeTheFolderBelow(t *testing.T) {
+func TestTmpfsHasModeOfCoveredDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.Mkdir(w.file("/run"), 0o700))
 	w.must(unix.Chmod(w.file("/run"), 0o2750))

@@ -24,7 +24,7 @@ func (c *newContainer) moveNetDevices(pid int) (err error) {
 
 func (c *newContainer) moveBackOnFailure() {
 	devices := c.devices
-	c.onFailure(devices.Back)
+	c.onFailure(devices.MoveBack)
 }
 
 // checkNetDevices refuses to checkpoint or restore a container with network devices of the host's

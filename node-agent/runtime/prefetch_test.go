@@ -102,10 +102,10 @@ func TestNoMoreNetworks(t *testing.T) {
 	}
 }
 
-// TestFoldersOfTheDocument: the container is in the document's cgroups, and no other cgroup is
+// TestCgroupsOfUnusualPaths: the container is in the document's cgroups, and no other cgroup is
 // created, also if other text looks like linux.cgroupsPath, the directory exists already, or its
 // parent does not exist.
-func TestFoldersOfTheDocument(t *testing.T) {
+func TestCgroupsOfUnusualPaths(t *testing.T) {
 	for name, c := range map[string]struct {
 		decoy, below string
 		// there is the index, from 1 on, of the directory that is created in advance; under cgroup
@@ -159,9 +159,9 @@ func TestFoldersOfTheDocument(t *testing.T) {
 	}
 }
 
-// TestFoldersOfAnother: a container whose cgroup has processes of another is refused, and removes
+// TestCreateKeepsOtherContainersCgroups: a container whose cgroup has processes of another is refused, and removes
 // no directory of the other, not even an empty one.
-func TestFoldersOfAnother(t *testing.T) {
+func TestCreateKeepsOtherContainersCgroups(t *testing.T) {
 	w := newWorld(t)
 	state := w.start(w.sh("while :; do sleep 1; done"))
 	dirs := w.cgroupDirs()

@@ -168,7 +168,7 @@ func (r *Runtime) readResult(ctx context.Context, rec *record, result int) error
 	hung := launch.HungLate(rec.PID, deadline, "process.args", "execve")
 	if fd := rec.pidfd(); fd >= 0 {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		hung.Stays = waitEnd(ctx, fd) != nil
+		hung.Unkillable = waitEnd(ctx, fd) != nil
 		unix.Close(fd)
 	}
 	return hung

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStrangersPID: a process that has the recorded pid and is another, since the pid was used
+// TestPIDOfAnotherProcess: a process that has the recorded pid and is another, since the pid was used
 // again or the machine has booted since, is never taken for the container's.
-func TestStrangersPID(t *testing.T) {
+func TestPIDOfAnotherProcess(t *testing.T) {
 	for name, change := range map[string]func(*record){
 		"another start time": func(rec *record) { rec.StartTime++ },
 		"another boot":       func(rec *record) { rec.Boot = "00000000-0000-0000-0000-000000000000" },

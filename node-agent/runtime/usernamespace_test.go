@@ -24,9 +24,9 @@ func (w *world) inUserNamespace(spec *specs.Spec) *specs.Spec {
 	return spec
 }
 
-// TestUserNamespaceBehindClosedFolders: the bundle and a volume lie in a directory that is root's
+// TestUserNamespaceBehindClosedDirectories: the bundle and a volume lie in a directory that is root's
 // alone, which the container's root is not on the host.
-func TestUserNamespaceBehindClosedFolders(t *testing.T) {
+func TestUserNamespaceBehindClosedDirectories(t *testing.T) {
 	w := newWorld(t)
 	volume := filepath.Join(w.dir, "closed/volume")
 	w.must(os.MkdirAll(volume, 0o755))
@@ -45,10 +45,10 @@ func TestUserNamespaceBehindClosedFolders(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceOwnersFolder mounts a directory that its owner alone may search, and whose group
+// TestUserNamespaceOwnersDirectory mounts a directory that its owner alone may search, and whose group
 // has no id in the container, so that the capabilities of the container's root do not count there.
 // It is the working directory of its owner.
-func TestUserNamespaceOwnersFolder(t *testing.T) {
+func TestUserNamespaceOwnersDirectory(t *testing.T) {
 	w := newWorld(t)
 	private := filepath.Join(w.dir, "private")
 	w.must(os.Mkdir(private, 0o700))
@@ -71,11 +71,11 @@ func TestUserNamespaceOwnersFolder(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceBehindAnothersFolders: the bundle and volumes lie in a directory of mode 0700
+// TestUserNamespaceBehindAnotherUsersDirectories: the bundle and volumes lie in a directory of mode 0700
 // that is another user's, so that the runtime may pass it by its capabilities alone, which it does
 // not have in the container's user namespace. A link on the way is followed, a link that is the
 // source itself with src-nofollow is not.
-func TestUserNamespaceBehindAnothersFolders(t *testing.T) {
+func TestUserNamespaceBehindAnotherUsersDirectories(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {
 			w := newWorld(t)

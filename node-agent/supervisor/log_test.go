@@ -333,7 +333,7 @@ func TestLogAppendsAfterACutEntry(t *testing.T) {
 	}
 }
 
-func TestLogRefusesWhatIsNoFile(t *testing.T) {
+func TestLogRefusesOtherThanFiles(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
 	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")

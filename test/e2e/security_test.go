@@ -56,9 +56,9 @@ func TestContainerIsHeld(t *testing.T) {
 	}
 }
 
-// TestWhoMayAskForWhat: the policies of an installation are in force in the cluster that `make
+// TestPermissionsInACluster: the policies of an installation are in force in the cluster that `make
 // cluster-up` starts.
-func TestWhoMayAskForWhat(t *testing.T) {
+func TestPermissionsInACluster(t *testing.T) {
 	kube(t, "create", "namespace", "tenant")
 	t.Cleanup(func() { _, _ = tryKube("delete", "namespace", "tenant", "--wait=false") })
 	refused := func(message, manifest string, args ...string) {

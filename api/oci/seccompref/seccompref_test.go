@@ -84,9 +84,9 @@ func TestSplitLeavesADocumentWithoutProfile(t *testing.T) {
 	}
 }
 
-// TestWhatIsLeftIsRefused: an agent that does not know spec.seccompProfile must not run a container
+// TestDocumentWithoutItsProfileIsRefused: an agent that does not know spec.seccompProfile must not run a container
 // without a filter.
-func TestWhatIsLeftIsRefused(t *testing.T) {
+func TestDocumentWithoutItsProfileIsRefused(t *testing.T) {
 	spec := compiled(t, nil)
 	if _, err := Split(spec); err != nil {
 		t.Fatal(err)

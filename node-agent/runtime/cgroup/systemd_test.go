@@ -37,8 +37,8 @@ func TestProperties(t *testing.T) {
 	}
 }
 
-// TestNone: without a cgroup a limit cannot hold, and is refused.
-func TestNone(t *testing.T) {
+// TestLimitWithoutCgroupIsRefused: without a cgroup a limit cannot hold, and is refused.
+func TestLimitWithoutCgroupIsRefused(t *testing.T) {
 	limit := int64(5)
 	if _, err := None(&specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}}}); err == nil || !strings.Contains(err.Error(), "linux.resources.pids.limit: found 5") {
 		t.Errorf("found %v", err)

@@ -43,8 +43,8 @@ type HungError struct {
 	// number of the system call that it was in and its arguments (/proc/PID/syscall); empty where
 	// the kernel does not show it.
 	Wchan, Syscall string
-	// Stays reports whether the child could not be ended, because it waits in the kernel.
-	Stays bool
+	// Unkillable reports whether the child could not be ended, because it waits in the kernel.
+	Unkillable bool
 	// PID of the child, for who looks for it.
 	PID int
 }
@@ -65,7 +65,7 @@ func (e *HungError) Error() string {
 		s += "; system call " + number
 	}
 	s += ")"
-	if e.Stays {
+	if e.Unkillable {
 		s += fmt.Sprintf("; process %d cannot be ended before that", e.PID)
 	}
 	return s
@@ -161,7 +161,7 @@ func procFile(pid int, name string) string {
 func (c *Child) endHung(e *HungError) {
 	_ = unix.PidfdSendSignal(c.PIDFD, unix.SIGKILL, nil, 0)
 	if err := awaitReport(c.PIDFD, endingTime); err != nil {
-		e.Stays = true // whoever is its parent after us will reap it
+		e.Unkillable = true // whoever is its parent after us will reap it
 		c.ClosePIDFD()
 		return
 	}

@@ -81,7 +81,7 @@ func TestHang(t *testing.T) {
 			}
 		}
 	}
-	if hung.Stays {
+	if hung.Unkillable {
 		t.Error("it could be killed")
 	}
 }
@@ -107,8 +107,8 @@ func TestDeadlineIsTheChilds(t *testing.T) {
 	}
 }
 
-// TestStepErrorTells holds what an error says besides the errno.
-func TestStepErrorTells(t *testing.T) {
+// TestStepErrorMessage holds what an error says besides the errno.
+func TestStepErrorMessage(t *testing.T) {
 	leaktest.Check(t)
 	out := func(s plan.Step, r plan.Reg) plan.Step { s.Out = r; return s }
 	p := tiny(

@@ -26,7 +26,7 @@ func forking(command string, after ...plan.Step) *plan.Plan {
 		step("process", unix.SYS_UMASK, n(0o27)),
 		step("linux.namespaces", plan.OpFork, plan.Memory(args), n(64)),
 	}, after...)...)
-	p.Forks, p.Syncs[1] = true, plan.SyncForked
+	p.HasFork, p.Syncs[1] = true, plan.SyncForked
 	return p
 }
 

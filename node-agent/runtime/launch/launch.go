@@ -55,7 +55,7 @@ func Start(r Request) (_ *Child, err error) {
 	if len(r.Plan.Deferred) > 0 {
 		excludeOwnCPU(c.PID) // until receiveDeferred, after which the plan allows all processors
 	}
-	if r.Plan.Forks {
+	if r.Plan.HasFork {
 		s.closeReport() // or the end of the child would not be that of the pipe
 		if err := c.followFork(); err != nil {
 			return nil, err

@@ -720,7 +720,7 @@ func TestForkedReportsFirst(t *testing.T) {
 		args := make([]byte, 64)
 		binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)
 		p := tiny(step("a", plan.OpFork, plan.Memory(args), n(64)), step("a", plan.OpSync, plan.Text(string(plan.SyncReady)), n(0)), step("a", unix.SYS_EXIT_GROUP, n(0)))
-		p.Forks, p.Syncs[0] = true, plan.SyncForked
+		p.HasFork, p.Syncs[0] = true, plan.SyncForked
 		c, err := Start(Request{Plan: p, Reserved: 3})
 		if err != nil {
 			t.Fatal(err)

@@ -100,7 +100,7 @@ func (t *Thread) End(deadline time.Duration) error {
 // belong to the thread as long as it lives.
 func (t *Thread) hung(after time.Duration) error {
 	e := newHungError(t.id, orDefault(after))
-	e.Step, e.Stays = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true
+	e.Step, e.Unkillable = *stepAt(t.plan, int(atomic.LoadInt64(&t.prog.thread.step))), true
 	return e
 }
 

@@ -147,7 +147,7 @@ func TestThreadHangs(t *testing.T) {
 	}
 	err = thread.Await(50 * time.Millisecond)
 	var hung *HungError
-	if !errors.As(err, &hung) || hung.Step.Index != 1 || !hung.Stays {
+	if !errors.As(err, &hung) || hung.Step.Index != 1 || !hung.Unkillable {
 		t.Fatalf("found %v", err)
 	}
 	if err := thread.End(50 * time.Millisecond); !errors.As(err, &hung) {

@@ -58,7 +58,7 @@ func move(devices map[string]specs.LinuxNetDevice, file string, again bool) (_ *
 	m := &Moved{ownNS: -1, again: again}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.Back())
+			err = errors.Join(err, m.MoveBack())
 		}
 	}()
 	if m.ownNS, err = ownNamespace(); err != nil {
@@ -160,10 +160,10 @@ func (m *Moved) move(name, newName string, ns int) error {
 	return nil
 }
 
-// Back moves all devices back, and restores their names, addresses and state. It is for a container
+// MoveBack moves all devices back, and restores their names, addresses and state. It is for a container
 // that has failed to come into being: one that has been is the owner of its devices, and the kernel
 // does with them as it does (network_namespaces(7)).
-func (m *Moved) Back() error {
+func (m *Moved) MoveBack() error {
 	defer m.Close()
 	var all error
 	for _, d := range m.devices {

@@ -373,7 +373,7 @@ func (c *container) fork(newNamespaces uint64) {
 	const size = 64 // CLONE_ARGS_SIZE_VER0 of linux/sched.h; all but the flags is zero
 	args := make([]byte, size)
 	binary.NativeEndian.PutUint64(args, newNamespaces|unix.CLONE_PARENT)
-	c.plan.Forks = true
+	c.plan.HasFork = true
 	c.plan.Syncs[len(c.plan.Steps)] = SyncForked
 	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+"}"), num(size))
 }

@@ -214,8 +214,8 @@ type Plan struct {
 	Regs int
 	// Syncs are the fields of the OpSync steps by the step's index.
 	Syncs map[int]Sync
-	// Forks reports whether there is an OpFork.
-	Forks bool
+	// HasFork reports whether there is an OpFork.
+	HasFork bool
 	// Waits reports whether any of Syncs waits for the parent.
 	Waits bool
 	// Deferred are the inputs that the parent creates after clone3 and sends over InputDeferred, in

@@ -91,7 +91,7 @@ func TestFormatVersion(t *testing.T) {
 	}
 }
 
-func TestCacheCompilesWhatIsDamaged(t *testing.T) {
+func TestCacheRecompilesDamagedFiles(t *testing.T) {
 	p := defaultProfile(t)
 	want, _, err := Compile(p)
 	if err != nil {
@@ -160,7 +160,7 @@ func replace(file string, with func() error, aside string) error {
 	return with()
 }
 
-func TestCacheWithoutFolder(t *testing.T) {
+func TestCacheWithoutDirectory(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -212,7 +212,7 @@ func TestScan(t *testing.T) {
 	}
 }
 
-func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
+func TestMissingManifestDirectoryRemovesNothing(t *testing.T) {
 	dir, state := filepath.Join(t.TempDir(), "m"), t.TempDir()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -496,7 +496,7 @@ type events struct {
 func (e events) Changed(k source.Key) { e.changed <- k }
 func (e events) Synced()              { close(e.synced) }
 
-func TestRunSeesWhatIsWritten(t *testing.T) {
+func TestRunFollowsTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	f := newFolder(t, dir, t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())

@@ -271,7 +271,7 @@ func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 		return err
 	}
 	if soon {
-		f.o.Journal.Soon()
+		f.o.Journal.FlushSoon()
 	}
 	delete(f.unwritten, key)
 	return nil
@@ -325,7 +325,7 @@ func (f *Folder) removeStatus(key source.Key) error {
 	if err := f.o.Journal.Removed(statusFile(f.o.StateDir, key)); err != nil {
 		return fmt.Errorf("remove status: %w", err)
 	}
-	f.o.Journal.Soon()
+	f.o.Journal.FlushSoon()
 	return nil
 }
 
