@@ -2,12 +2,15 @@
 
 // Command words reports words and phrases of comments and pages that CONTRIBUTING.md replaces by
 // plainer ones. Its arguments are files: of Go files it reads the comments, of others every line.
-// It exits with 1 if it finds any.
+// It also reports doc comments that explain a name by a clause, such as "limit is how many files
+// there may be", where a noun or a verb stands: "limit is the number of files". It exits with 1 if
+// it finds any.
 package main
 
 import (
 	"bytes"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
@@ -35,6 +38,10 @@ var rules = []rule{
 	{regexp.MustCompile(`(?i)\b(is|are) what is\b`), "a noun"},
 }
 
+// clause matches the beginning of a doc comment that explains a name by a clause.
+var clause = regexp.MustCompile(`^\w+ (is|are|was|were) (what|that of|that in|those of|those that|` +
+	`whether|why|who|where|when|which|how)\b`)
+
 func main() {
 	found := false
 	for _, path := range os.Args[1:] {
@@ -57,9 +64,13 @@ func main() {
 // check writes a line for each rule that a line of a file breaks, and reports whether there is one.
 func check(w io.Writer, path string, text []byte) (found bool, err error) {
 	if strings.HasSuffix(path, ".go") {
-		if text, err = comments(path, text); err != nil {
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, path, text, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
 			return false, err
 		}
+		found = checkDocs(w, path, set, f)
+		text = comments(set, f, bytes.Count(text, []byte("\n"))+1)
 	}
 	for n, line := range bytes.Split(text, []byte("\n")) {
 		for _, r := range rules {
@@ -72,14 +83,40 @@ func check(w io.Writer, path string, text []byte) (found bool, err error) {
 	return found, nil
 }
 
-// comments returns the comments of a Go file, each on its own lines; all other lines are empty.
-func comments(path string, text []byte) ([]byte, error) {
-	set := token.NewFileSet()
-	f, err := parser.ParseFile(set, path, text, parser.ParseComments|parser.SkipObjectResolution)
-	if err != nil {
-		return nil, err
+// checkDocs writes a line for each doc comment of a Go file that begins with a clause, and reports
+// whether there is one.
+func checkDocs(w io.Writer, path string, set *token.FileSet, f *ast.File) (found bool) {
+	check := func(docs ...*ast.CommentGroup) {
+		for _, doc := range docs {
+			// The text of a nil comment is empty.
+			if m := clause.FindString(strings.ReplaceAll(doc.Text(), "\n", " ")); m != "" {
+				found = true
+				fmt.Fprintf(w, "%s:%d: found %q; use: a verb, or \"is the\" and a noun\n",
+					path, set.PositionFor(doc.Pos(), false).Line, m)
+			}
+		}
 	}
-	lines := make([]string, bytes.Count(text, []byte("\n"))+1)
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			check(n.Doc)
+		case *ast.GenDecl:
+			check(n.Doc)
+		case *ast.TypeSpec:
+			check(n.Doc, n.Comment)
+		case *ast.ValueSpec:
+			check(n.Doc, n.Comment)
+		case *ast.Field:
+			check(n.Doc, n.Comment)
+		}
+		return true
+	})
+	return found
+}
+
+// comments returns the comments of a Go file, each on its own lines; all other lines are empty.
+func comments(set *token.FileSet, f *ast.File, count int) []byte {
+	lines := make([]string, count)
 	for _, group := range f.Comments {
 		for _, c := range group.List {
 			first := set.PositionFor(c.Pos(), false).Line - 1
@@ -88,5 +125,5 @@ func comments(path string, text []byte) ([]byte, error) {
 			}
 		}
 	}
-	return []byte(strings.Join(lines, "\n")), nil
+	return []byte(strings.Join(lines, "\n"))
 }
