@@ -60,6 +60,9 @@ func mainOf(m *testing.M) (int, error) {
 	if order := os.Getenv(killerVariable); order != "" {
 		return 0, beKiller(order)
 	}
+	if order := os.Getenv(janitorVariable); order != "" {
+		return 0, beJanitor(order)
+	}
 	if os.Geteuid() != 0 {
 		return m.Run(), nil
 	}
@@ -72,12 +75,23 @@ func mainOf(m *testing.M) (int, error) {
 		programs = built
 		return m.Run(), nil
 	}
-	dir, err := os.MkdirTemp("", "berth-agent-test-")
-	if err != nil {
-		return 0, err
+	dir := os.Getenv(victimVariable)
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "berth-agent-test-"); err != nil {
+			return 0, err
+		}
 	}
 	defer os.RemoveAll(dir)
 	programs = dir
+	stop, err := startJanitor(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	if os.Getenv(victimVariable) != "" {
+		return m.Run(), nil
+	}
 	build := exec.Command("go", "build", "-o", dir, ".", "../berth", "../../hack/image")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if racetest.Enabled {
@@ -108,6 +122,7 @@ func newHost(t *testing.T) *host {
 	if err := os.Mkdir(h.path("m"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	noteHost(t, h.dir)
 	t.Cleanup(h.clean)
 	return h
 }
