@@ -77,9 +77,9 @@ func setRevision(t *testing.T, node string, revision int32) {
 	})
 }
 
-// TestUpgradeMovesBundlesBeforeTheAgentLooks: what an earlier controller has dispatched goes to the
-// namespace of its node, as it is, when its agent reads there, and the agent may not read there
-// before all of it has.
+// TestUpgradeMovesBundlesBeforeTheAgentLooks: OCIBundles of an earlier controller move to the
+// namespace of their node when its agent can read there, and the agent gets the right to read only
+// after all have moved.
 func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	const node, n = "node-moves", 12
 	a := newFakeAgent(t, node, func(a *fakeAgent) { a.revision, a.labels = 1, map[string]string{"moves": "yes"} })

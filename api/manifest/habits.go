@@ -15,7 +15,7 @@ import (
 type habit struct {
 	// what the field is, after "found"; empty: an unknown field.
 	what string
-	// fix says what to do, after what write returns for the value.
+	// fix is advice that follows the text that write returns for the value.
 	fix   string
 	write func(*yaml.Node) string
 	// instead are the paths whose absence follows from the mistake.

@@ -253,7 +253,7 @@ func TestPrinterColumns(t *testing.T) {
 	}
 }
 
-// create makes an object and removes it after the test.
+// create creates an object and removes it after the test.
 func create(t *testing.T, gvr schema.GroupVersionResource, namespace string, u *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()
 	client := dynamicClient(t).Resource(gvr)

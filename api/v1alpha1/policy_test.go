@@ -352,8 +352,8 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 	}
 }
 
-// TestNamespaceWithoutALabelIsRestricted: an installation gives nobody more who may create
-// Containers.
+// TestNamespaceWithoutALabelIsRestricted: without a label on the namespace, users who may create
+// Containers get no more rights by an installation.
 func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 	a := newApplier(t)
 	for _, directory := range []string{"namespace", "policy"} {

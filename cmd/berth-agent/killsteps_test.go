@@ -37,8 +37,8 @@ type stepRun struct {
 	name string
 }
 
-// manifest writes the container's: its program notes in the host's file $NOTES what it does. more
-// are lines of its spec.
+// manifest writes the container's manifest. The program records its actions in the host's file
+// $NOTES. more are lines of the spec.
 func (r *stepRun) manifest(policy, script string, more ...string) {
 	r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
   restartPolicy: %s

@@ -106,8 +106,8 @@ func call(t *testing.T, cmd *exec.Cmd) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.all(), stderr.all()}
 }
 
-// output is a pipe for what a call of berth writes. A container that it has made may keep the pipe,
-// whose end is not waited for.
+// output is a pipe for the output of a call of berth. A container of the call may keep the pipe, so
+// its end is not waited for.
 type output struct {
 	r, w *os.File
 	text bytes.Buffer

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEverySignalIsForwarded by run and by exec, but for the one that is of berth's own terminal.
+// TestEverySignalIsForwarded checks run and exec with each signal except the one for berth's own
+// terminal.
 func TestEverySignalIsForwarded(t *testing.T) {
 	signals := slices.DeleteFunc(forwarded(), func(s unix.Signal) bool { return s == unix.SIGWINCH })
 	var script strings.Builder

@@ -171,7 +171,7 @@ func sooner(a, b time.Duration) time.Duration {
 	return a
 }
 
-// onlyConflicts says whether err is one or more conflicts and nothing else.
+// onlyConflicts reports whether err is one or more conflicts and nothing else.
 func onlyConflicts(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {

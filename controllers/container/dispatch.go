@@ -170,8 +170,8 @@ func label(name string) string {
 	return name
 }
 
-// upToDate says whether the OCIBundle, as read, has all that is wanted; with kept, want's config is
-// a digest, too. Labels and annotations of others are theirs.
+// upToDate reports whether the OCIBundle, as read, has all that is wanted; with kept, want's config
+// is a digest, too. Labels and annotations of others are theirs.
 func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	for k, v := range want.Labels {
 		if have.Labels[k] != v {

@@ -27,7 +27,7 @@ import (
 
 // host describes a node by its agent.
 type host struct {
-	// lost says why the agent is not heard; empty while it is.
+	// lost is the reason why the agent cannot be reached; empty if it can.
 	lost string
 	// gone reports whether an administrator has said that the machine is off, so that nothing runs
 	// there any more.

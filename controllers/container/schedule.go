@@ -206,7 +206,8 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 	return name, unfit, nil
 }
 
-// stays says whether the Container is on that node already, under the handler that it is to have.
+// stays reports whether the Container is on that node already, under the handler that it is to
+// have.
 func (s *scope) stays(node string, q scheduling.Request) bool {
 	return s.bundle != nil && s.bundle.Spec.NodeName == node && s.bundle.Spec.Handler == q.Handler
 }

@@ -195,12 +195,12 @@ func abandoned(f findings, bundle *v1alpha1.OCIBundle) bool {
 	return f.gone && f.once && bundle != nil && !ended(bundle)
 }
 
-// current says whether the agent's word is on the spec of this generation.
+// current reports whether the agent's word is on the spec of this generation.
 func current(f findings, bundle *v1alpha1.OCIBundle) bool {
 	return bundle != nil && f.inSync && bundle.Status.ObservedGeneration >= bundle.Generation
 }
 
-// ended says whether the agent has declared the container over for good.
+// ended reports whether the agent has declared the container over for good.
 func ended(b *v1alpha1.OCIBundle) bool {
 	return status.Finished(b.Status.Phase)
 }

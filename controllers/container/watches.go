@@ -212,7 +212,7 @@ func sameReady(a, b *v1alpha1.NodeAgent) bool {
 	return x == nil && y == nil || x != nil && y != nil && x.Status == y.Status
 }
 
-// agentMatters says whether a choice may come out otherwise.
+// agentMatters reports whether a change of a NodeAgent may change the choice of a node.
 func agentMatters(a, b *v1alpha1.NodeAgent) bool {
 	return !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
 		!equality.Semantic.DeepEqual(a.Labels, b.Labels) ||

@@ -247,9 +247,9 @@ func summary(lacks map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// Named says whether a Container may go to the node that it names, past the choice: the node must
-// exist and have the handler. Taints, labels, room and readiness are not asked, as for a Pod with
-// spec.nodeName. node is nil where there is no NodeAgent of that name.
+// Named reports whether a Container may go to the node that it names, past the choice: the node
+// must exist and have the handler. Taints, labels, room and readiness are not asked, as for a Pod
+// with spec.nodeName. node is nil where there is no NodeAgent of that name.
 func Named(r Request, name string, node *Node) *Unfit {
 	if node == nil {
 		return &Unfit{v1alpha1.ReasonUnschedulable, fmt.Sprintf("spec.nodeName: there is no NodeAgent %q", name)}

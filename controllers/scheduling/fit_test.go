@@ -190,7 +190,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestLabelsOfANodeAgentDrawNothing: a NodeAgent's labels are in part its agent's own words.
+// TestLabelsOfANodeAgentDrawNothing: labels that an agent writes into its NodeAgent do not draw
+// Containers to its node.
 func TestLabelsOfANodeAgentDrawNothing(t *testing.T) {
 	says := func(key, value string) func(*Node) {
 		return func(n *Node) { n.Agent.Labels = map[string]string{key: value} }

@@ -334,7 +334,7 @@ func TestJournalRestoresOnFullDisk(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a tmpfs of 4 MiB for the length of the test, and returns where it is.
+// smallDisk mounts a tmpfs of 4 MiB for the length of the test, and returns its directory.
 func smallDisk(t *testing.T) string {
 	t.Helper()
 	needs.Root(t)

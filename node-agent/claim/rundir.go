@@ -18,7 +18,8 @@ import (
 // ownerFile in a run directory names the state directory of the agent that it belongs to.
 const ownerFile = "agent.owner"
 
-// ofStateDir returns whose a run directory is, as the end of a message; "" if it does not say.
+// ofStateDir returns the owner of a run directory as the end of a message, or "" if it has no
+// record of one.
 func ofStateDir(runDir string) string {
 	if owner, err := os.ReadFile(filepath.Join(runDir, ownerFile)); err == nil {
 		return ", whose --state-dir is " + strings.TrimSpace(string(owner))

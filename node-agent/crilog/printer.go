@@ -186,8 +186,8 @@ func (p *Printer) take(entry string) error {
 	return nil
 }
 
-// release prints the last lines, once all that there is has been read. What comes then is printed
-// as it comes.
+// release prints the last lines, after everything that exists has been read. Later lines are
+// printed as they arrive.
 func (p *Printer) release() error {
 	if p.Tail < 0 {
 		return nil

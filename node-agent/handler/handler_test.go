@@ -74,7 +74,8 @@ func TestExternalCutOff(t *testing.T) {
 	}
 }
 
-// The error is the program's own last words, and is one of ours where those say so.
+// The error is the program's last message, and is one of this package's errors if the message says
+// so.
 func TestExternalErrors(t *testing.T) {
 	for _, tc := range []struct {
 		name, script, want string

@@ -46,7 +46,7 @@ func (a *applier) forgetParent() {
 	a.parentKey, a.parentFd = "", -1
 }
 
-// forgetParentLater keeps the descriptor, which is in use, and has the next entry resolve its
+// forgetParentLater keeps the descriptor, which is in use, and makes the next entry resolve its
 // parent again.
 func (a *applier) forgetParentLater() { a.parentKey = "" }
 

@@ -25,7 +25,7 @@ import (
 type Scope int
 
 const (
-	// PerRun has them released after each run of the container.
+	// PerRun releases them after each run of the container.
 	PerRun Scope = iota
 	// PerContainer has them kept from run to run and released with the container.
 	PerContainer

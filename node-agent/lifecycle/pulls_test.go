@@ -86,7 +86,7 @@ func newPuller(t *testing.T) *puller {
 	return p
 }
 
-// want has a container ask for an image that is still being pulled.
+// want makes a container ask for an image that is still being pulled.
 func (p *puller) want(id, reference string) {
 	p.t.Helper()
 	_, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, func() { p.woken <- id })

@@ -101,9 +101,9 @@ func (s *Syncer) update(r *Record, change func(*Record)) error {
 	return nil
 }
 
-// note changes a record in memory, and on disk if that can be written. It is for what has happened,
-// and for what must happen whether or not it can be written down: stopping and removing a container
-// is what makes room on a full disk. What could not be written is tried again at each look.
+// note changes a record in memory, and on disk if that can be written. It is for events, and for
+// work that must be done even if it cannot be recorded: stopping and removing a container is what
+// makes room on a full disk. What could not be written is tried again at each look.
 func (s *Syncer) note(r *Record, change func(*Record)) {
 	change(r)
 	s.save(r)

@@ -152,7 +152,7 @@ type Decision struct {
 	Verb Verb
 	// Policy is the name of the policy that decided.
 	Policy string
-	// Why is for people.
+	// Why is the reason, for people.
 	Why string
 	// After is the time after which to look again even if nothing happens; zero is never.
 	After time.Duration

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// everyInput calls f with each combination of what the source may say, of what an agent that died
-// may have left in a record, and of what the supervisor may know.
+// everyInput calls f with each combination of the source's answers, of records that a dead agent
+// may have left, and of the supervisor's answers.
 func everyInput(bundles []*v1alpha1.OCIBundle, f func(in Input)) {
 	var records []*Record
 	for _, state := range []runState{stateNone, stateStarting, stateRunning, stateEnded} {

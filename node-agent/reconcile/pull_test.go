@@ -160,8 +160,8 @@ func TestAgentEndsDuringAPull(t *testing.T) {
 	}
 }
 
-// TestImageWithABadStopSignal: the image is there, and says something that the container cannot be
-// created with.
+// TestImageWithABadStopSignal: an image whose config a container cannot be created with is the
+// container's fault.
 func TestImageWithABadStopSignal(t *testing.T) {
 	b, _ := newPullBench(t)
 	b.stop()

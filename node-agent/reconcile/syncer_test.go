@@ -386,7 +386,7 @@ func (b *bench) exit(code int) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// delete says that nobody wants the container any more.
+// delete removes the container's bundle from the source.
 func (b *bench) delete() {
 	b.source.mu.Lock()
 	gone := b.source.bundle.DeepCopy()

@@ -46,7 +46,8 @@ func (b *bench) setPids(limit string, more ...func(*v1alpha1.OCIBundle)) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// keepLogs gives the container the limits of its log that a number of files stands for: none for 0.
+// keepLogs returns an edit that limits the container's log to a number of files; 0 removes the
+// limits.
 func keepLogs(files int32) func(*v1alpha1.OCIBundle) {
 	return func(o *v1alpha1.OCIBundle) {
 		o.Spec.Logging = nil

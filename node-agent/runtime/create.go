@@ -29,7 +29,7 @@ type CreateOptions struct {
 	Stdin, Stdout, Stderr *os.File
 	// ConsoleSocket is the path of a unix socket that gets the terminal's master by SCM_RIGHTS.
 	ConsoleSocket string
-	// Console is a connected socket for the same purpose.
+	// Console is a connected socket that receives the terminal's master, like ConsoleSocket.
 	Console *os.File
 	// PlainNewlines makes the terminal pass newlines on unchanged (termios(3), ONLCR off).
 	PlainNewlines bool

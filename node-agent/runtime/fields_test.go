@@ -468,8 +468,8 @@ func TestSysctlOfTheHost(t *testing.T) {
 	}
 }
 
-// TestDevicesInUserNamespace: they have the name, the mode and the owner that the document says,
-// none of which the host's node has.
+// TestDevicesInUserNamespace: devices have the document's name, mode and owner, none of which the
+// host's node has.
 func TestDevicesInUserNamespace(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		t.Run(fmt.Sprintf("joined=%v", joined), func(t *testing.T) {

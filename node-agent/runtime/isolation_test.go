@@ -725,7 +725,7 @@ func TestRootIsASymbolicLink(t *testing.T) {
 	w.prints(spec, "in busybox\n")
 }
 
-// received takes one descriptor from the first who connects.
+// received accepts one connection and returns the descriptor that it sends.
 func received(t *testing.T, listener net.Listener) <-chan int {
 	fds := make(chan int, 1)
 	go func() {

@@ -349,7 +349,7 @@ func TestBindSources(t *testing.T) {
 }
 
 // TestDestinationOnHost: a destination that begins with the host's path of the root filesystem lies
-// in it; and a source there shows what is mounted in the container already.
+// in it; a source there includes the container's earlier mounts.
 func TestDestinationOnHost(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()

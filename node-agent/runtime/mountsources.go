@@ -103,7 +103,7 @@ func sendFiles(socket *os.File, root int, files []plan.HostFile) error {
 	return nil
 }
 
-// receiveDescriptors takes a message with descriptors that is there already.
+// receiveDescriptors receives a message with descriptors that has arrived already.
 func receiveDescriptors(socket *os.File, want int) (payload []byte, fds []int, err error) {
 	payload, control := make([]byte, 64), make([]byte, unix.CmsgSpace(4*want))
 	n, k, _, _, err := unix.Recvmsg(int(socket.Fd()), payload, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)

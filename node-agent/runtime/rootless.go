@@ -19,7 +19,7 @@ import (
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 )
 
-// WithRootless says whether cgroups are those that a plain user may make: where he may not, a
+// WithRootless reports whether cgroups are those that a plain user may make: where he may not, a
 // container without limits is made without a cgroup. Unless this is said it is so for every user
 // but the host's root.
 func WithRootless(rootless bool) Option { return func(r *Runtime) { r.rootless = &rootless } }

@@ -183,8 +183,9 @@ func TestJoinUserNamespace(t *testing.T) {
 	w.prints(spec, host+"\n")
 }
 
-// TestMappingsOfAJoinedUserNamespace: they are that namespace's. What the document says of them has
-// to be so, and the process's streams belong to its user by them, as does what is executed later.
+// TestMappingsOfAJoinedUserNamespace: a container that joins a user namespace has its mappings.
+// Mappings in the document must be equal, and the streams of the process, and of later ones, belong
+// to the mapped user.
 func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))

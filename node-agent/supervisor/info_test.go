@@ -11,8 +11,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestInfo asks a supervisor what it is. A supervisor that is upgraded in place says that another
-// program runs.
+// TestInfo reads the description of a supervisor. After an upgrade in place it names another
+// program.
 func TestInfo(t *testing.T) {
 	n := newNode(t)
 	before, err := n.client.Info(n.ctx())

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// TestRunDirRemoved removes what the supervisor has in its run directory while containers run. The
-// supervisor makes it again, none other can start, and nothing of the containers is lost, also if
+// TestRunDirRemoved removes the supervisor's files in its run directory while containers run. The
+// supervisor creates them again, no other can start, and nothing of the containers is lost, also if
 // the supervisor is killed afterwards.
 func TestRunDirRemoved(t *testing.T) {
 	for name, files := range map[string][]string{

@@ -73,7 +73,7 @@ func TestExitStatusOfNonChild(t *testing.T) {
 	}
 }
 
-// kernelTellsExits says whether this is Linux 6.15 or newer.
+// kernelTellsExits reports whether this is Linux 6.15 or newer.
 func kernelTellsExits(t *testing.T) bool {
 	t.Helper()
 	var u unix.Utsname

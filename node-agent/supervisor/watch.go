@@ -45,7 +45,7 @@ func (w *watch) take() []string {
 	return ids
 }
 
-// publish says that the container's status has changed.
+// publish notifies watchers that the container's status has changed.
 func (s *server) publish(id string) {
 	s.watchMu.Lock()
 	defer s.watchMu.Unlock()

@@ -58,7 +58,8 @@ func TestCheckpointPodman(t *testing.T) {
 	eventually(t, "the one from the archive counts on", func() bool { return logs() >= before })
 }
 
-// TestCheckpointContainerd: the same by ctr, as an image of containerd's.
+// TestCheckpointContainerd checkpoints a container with ctr into an image of containerd and
+// restores it.
 func TestCheckpointContainerd(t *testing.T) {
 	needsCRIU(t)
 	ctr := startContainerd(t, "default")

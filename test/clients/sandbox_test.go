@@ -24,8 +24,8 @@ import (
 // everything that the tests make.
 const insideEnv = "BERTH_CLIENTS_INSIDE"
 
-// hidden are the directories in which the clients keep what they know: each is an empty tmpfs in
-// the sandbox.
+// hidden are the directories in which the clients keep their state: each is an empty tmpfs in the
+// sandbox.
 var hidden = []string{"/run", "/var/lib"}
 
 // configured are the directories of /etc that the tests fill themselves.

@@ -178,7 +178,7 @@ func prepare(t *testing.T, dir string, rounds int) {
 	}
 }
 
-// layerOf makes a layer that describes each directory of its files, and notes what they hold.
+// layerOf creates a layer that describes each directory of its files, and records their content.
 func layerOf(t *testing.T, files map[string][]byte, all contents, sums map[string]string) v1.Layer {
 	t.Helper()
 	var buf bytes.Buffer

@@ -85,8 +85,8 @@ func privileges(d *draft) {
 	}
 }
 
-// defaultCapabilities are the capabilities of a container under Docker, and containerd before 2.2:
-// the 14 of the runtime-spec's common practice.
+// defaultCapabilities returns the capabilities of a container under Docker, and containerd before
+// 2.2: the 14 of the runtime-spec's common practice.
 func defaultCapabilities() []string {
 	return []string{
 		"CAP_CHOWN",

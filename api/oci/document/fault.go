@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Severity says whether a fault forbids running the container.
+// Severity decides whether a fault forbids running the container.
 type Severity string
 
 const (

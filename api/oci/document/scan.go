@@ -25,11 +25,11 @@ type scanner struct {
 	// depth is the nesting depth of the value at pos.
 	depth int
 
-	// twice, if set, hears of a name given twice in an object.
+	// twice, if set, is called for a name given twice in an object.
 	twice func(path string, first, second int)
-	// missing, if set, hears of a required field that is not there.
+	// missing, if set, is called for a required field that is absent.
 	missing func(path string, severity Severity)
-	// visit, if set, hears of each value once it has ended.
+	// visit, if set, is called for each value at its end.
 	visit func(start, end int)
 }
 

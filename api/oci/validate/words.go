@@ -59,8 +59,8 @@ func (c *checker) texts(path string, list []string) {
 	}
 }
 
-// absolute records an error unless the path is absolute; where tells in whose
-// mount namespace, such as "on the host".
+// absolute records an error unless the path is absolute; where names the mount namespace, such as
+// "on the host".
 func (c *checker) absolute(path, value, where string) {
 	if !strings.HasPrefix(value, "/") || hasNUL(value) {
 		c.err(path, quoteOrNothing(value), "an absolute path "+where)

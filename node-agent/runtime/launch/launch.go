@@ -299,8 +299,8 @@ func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 	return pid, err
 }
 
-// cloneElsewhere moves the thread to where the child is to be, creates the child there, and returns
-// how the thread comes back.
+// cloneElsewhere moves the thread to the processors and the pid namespace for the child, creates
+// the child there, and returns the functions that move the thread back.
 func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error, err error) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))

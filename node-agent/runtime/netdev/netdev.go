@@ -160,9 +160,9 @@ func (m *Moved) move(name, newName string, ns int) error {
 	return nil
 }
 
-// MoveBack moves all devices back, and restores their names, addresses and state. It is for a container
-// that has failed to come into being: one that has been is the owner of its devices, and the kernel
-// does with them as it does (network_namespaces(7)).
+// MoveBack moves all devices back, and restores their names, addresses and state. It is for a
+// container whose creation failed. A container that was created owns its devices, and the kernel
+// handles them at its end (network_namespaces(7)).
 func (m *Moved) MoveBack() error {
 	defer m.Close()
 	var all error

@@ -68,7 +68,7 @@ type Options struct {
 	Environment []string
 	// Program is the path to execute in place of process.args[0]: that of a startContainer hook.
 	Program string
-	// PlainNewlines has a terminal hand newlines on as they are (termios(3), ONLCR off).
+	// PlainNewlines makes a terminal pass newlines on as they are (termios(3), ONLCR off).
 	PlainNewlines bool
 	// PreserveFDs is the number of descriptors, from 3 on, that the process inherits.
 	PreserveFDs int

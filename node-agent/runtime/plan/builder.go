@@ -76,7 +76,7 @@ func (s stepRef) orElse(l Label) stepRef { s.step().IfErr = l; return s }
 // then makes the last step continue at l after success.
 func (s stepRef) then(l Label) stepRef { s.step().IfOK = l; return s }
 
-// must reports as on success, since the error has to come.
+// must makes the last step fail unless its error occurs, which counts as its success.
 func (s stepRef) must(err, as unix.Errno) stepRef {
 	s.step().Must, s.step().MustErr = err, as
 	return s

@@ -19,7 +19,8 @@ import (
 type UserNamespace struct {
 	// Field is whose it is.
 	Field Field
-	// Path of one that is there; empty for one that is made, has the mappings and no process.
+	// Path is the path of an existing namespace; empty for a new one with these mappings and
+	// without a process.
 	Path       string
 	UIDs, GIDs []specs.LinuxIDMapping
 }

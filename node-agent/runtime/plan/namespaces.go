@@ -66,8 +66,8 @@ func (c *container) oomScoreAdj() {
 }
 
 // joinCgroups moves the child into its cgroups. The child itself writes 0, since the parent would
-// have to make it wait; and first, since a cgroup namespace begins where its maker stands. Where it
-// has no right to, it waits for who has.
+// have to make it wait; and first, since a cgroup namespace begins where its maker stands. If it
+// does not have the right, it waits for its parent to do it.
 func (c *container) joinCgroups() error {
 	c.at("linux.cgroupsPath")
 	if c.opts.CgroupByParent {

@@ -505,8 +505,8 @@ func TestProgramWithoutPath(t *testing.T) {
 	}
 }
 
-// TestDestinationsOfTheHostsRoot: where the root filesystem is the host's own, no destination is a
-// path of the host's by mistake.
+// TestDestinationsOfTheHostsRoot: if the root filesystem is the host's own, destinations are still
+// resolved inside the container.
 func TestDestinationsOfTheHostsRoot(t *testing.T) {
 	spec := readSpec(t, []byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "/"},
 		"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}], "linux": {"namespaces": [{"type": "mount"}]}}`))

@@ -210,7 +210,7 @@ func list[T ~string](names []T) string {
 	return b.String()
 }
 
-// action translates an action and its errno. The path is that of the one or the other.
+// action translates an action and its errno. An error has the path of the one or of the other.
 func (c *compiler) action(path func(errno bool) string, name specs.LinuxSeccompAction, errnoRet *uint) (action, bool) {
 	var ret action
 	most := uint(0) // 0: the action returns no number

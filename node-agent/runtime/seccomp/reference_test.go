@@ -124,7 +124,7 @@ func newReference(p *specs.LinuxSeccomp) *reference {
 // newerVerdict is SECCOMP_RET_ERRNO with ENOSYS.
 const newerVerdict = 0x50000 | uint32(unix.ENOSYS)
 
-// verdict answers for one call.
+// verdict returns the expected verdict on one call.
 func (r *reference) verdict(d data) (uint32, error) {
 	a := architectureByName(r.listed[0])
 	if d.arch != a.audit {

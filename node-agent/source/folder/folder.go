@@ -95,8 +95,8 @@ type Folder struct {
 	dir directory
 	// unfinished are manifests that have changed and were being written at the last look.
 	unfinished map[string]unfinished
-	// gone are the manifests that are not there, each with whether it has been so for the debounce
-	// time; nil counts all as such.
+	// gone has the missing manifests, and whether each has been missing for the debounce time; if
+	// nil, all count as missing for that long.
 	gone map[string]bool
 	// pending reports whether the last look left something to be decided by the next one, which is
 	// to come soon.

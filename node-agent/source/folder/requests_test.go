@@ -85,7 +85,7 @@ func TestRequests(t *testing.T) {
 	holds("a request for the life before", "", false)
 }
 
-// TestRequestThatCannotBeRead: it is there at the next look still.
+// TestRequestThatCannotBeRead: an unreadable request is kept until the next look.
 func TestRequestThatCannotBeRead(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {

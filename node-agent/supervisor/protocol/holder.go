@@ -316,8 +316,8 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// Hold keeps in h what the supervisor has open of its containers. It returns when the connection to
-// the supervisor ends, always with an error.
+// Hold keeps in h the descriptors that the supervisor holds of its containers. It returns when the
+// connection to the supervisor ends, always with an error.
 func (c *Client) Hold(ctx context.Context, h *Holder) error {
 	cn, err := c.send(ctx, Request{Op: OpHold})
 	if err != nil {

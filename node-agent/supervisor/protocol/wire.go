@@ -47,7 +47,7 @@ type Hello struct {
 	Error *Error `json:"error,omitempty"`
 }
 
-// The operations.
+// The operations of a request.
 const (
 	OpCreate = "create"
 	OpStart  = "start"
