@@ -20,6 +20,7 @@ import (
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/standalone"
 )
@@ -160,24 +161,24 @@ func (e *execFlags) runAs(pid func() (int, error)) ([]string, error) {
 		return nil, err
 	}
 	type answer struct {
-		accounts bundle.Accounts
-		err      error
+		known accounts.Accounts
+		err   error
 	}
 	read := make(chan answer, 1)
 	go func() {
 		a, err := bundle.ReadAccounts(fmt.Sprintf("/proc/%d/root", n))
 		read <- answer{a, err}
 	}()
-	var known answer
+	var found answer
 	select {
-	case known = <-read:
+	case found = <-read:
 	case <-time.After(accountsTimeout):
-		known.err = fmt.Errorf("the container's /etc/passwd and /etc/group cannot be read within %s; allowed: UID:GID", accountsTimeout)
+		found.err = fmt.Errorf("the container's /etc/passwd and /etc/group cannot be read within %s; allowed: UID:GID", accountsTimeout)
 	}
-	if known.err != nil {
-		return nil, known.err
+	if found.err != nil {
+		return nil, found.err
 	}
-	ids, err := known.accounts.Find(e.user)
+	ids, err := found.known.Find(e.user)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -17,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/needs"
 )
@@ -147,7 +147,7 @@ func TestPrepareVolumes(t *testing.T) {
 	t.Cleanup(func() { _ = d.Remove() })
 	both := []v1alpha1.Volume{
 		{Name: "disk", EmptyDir: &corev1.EmptyDirVolumeSource{}},
-		{Name: "mem", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi"))}},
+		{Name: "mem", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: new(resource.MustParse("1Mi"))}},
 	}
 	for range 2 { // the second time finds them
 		if err := d.PrepareVolumes(both); err != nil {
@@ -280,7 +280,7 @@ func TestReadAccountsStaysInside(t *testing.T) {
 		}, err: "regular file"},
 		"too large": {make: func(t *testing.T, etc string) {
 			write(t, etc+"/passwd", "")
-			if err := os.Truncate(etc+"/passwd", maxAccountsFile+1); err != nil {
+			if err := os.Truncate(etc+"/passwd", accounts.MaxFile+1); err != nil {
 				t.Fatal(err)
 			}
 		}, err: "bytes"},
@@ -304,35 +304,11 @@ func TestReadAccountsStaysInside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, err := a.identity("app", nil, nil)
-			if (err == nil) != (tc.uid != 0) || id.uid != tc.uid {
-				t.Fatalf("found uid %d, %v; want %d", id.uid, err, tc.uid)
+			id, err := a.Identify("app", nil, nil)
+			if (err == nil) != (tc.uid != 0) || id.UID != tc.uid {
+				t.Fatalf("found uid %d, %v; want %d", id.UID, err, tc.uid)
 			}
 		})
-	}
-}
-
-// TestFindUser: who is meant by a user, as docker and podman have it.
-func TestFindUser(t *testing.T) {
-	a := ParseAccounts([]byte("root:x:0:0::/root:\napp:x:7:8::/:\n"), []byte("root:x:0:\napp:x:8:\nwheel:x:10:root,app\naudio:x:11:app\n"))
-	for user, want := range map[string]IDs{
-		"app":          {7, 8, []uint32{10, 11}},
-		"7":            {7, 8, []uint32{10, 11}},
-		"app:wheel":    {7, 10, nil},
-		"app:5":        {7, 5, nil},
-		"9:audio":      {9, 11, nil},
-		"9":            {9, 0, nil},
-		"root":         {0, 0, []uint32{10}},
-		"nosuch":       {},
-		"app:nosuch":   {},
-		"app:":         {},
-		":wheel":       {},
-		"2147483648:0": {},
-	} {
-		got, err := a.Find(user)
-		if wrong := reflect.DeepEqual(want, IDs{}); wrong && err == nil || !wrong && (err != nil || !reflect.DeepEqual(got, want)) {
-			t.Errorf("%s: found %+v, %v; want %+v", user, got, err, want)
-		}
 	}
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bundle makes and removes a container's directory on the node: its root filesystem (an
-// overlay of image layers, or a directory of the node), its volumes, and config.json, for which it
-// merges what the image says under what the user said.
+// overlay of image layers, or a directory of the node), its volumes, and the files for
+// names (/etc/hosts and others) and config.json.
 //
 //	root, err := bundle.Open("/var/lib/berth/bundles")
 //	dir := root.Dir("default_web_1a2b3c4d")
 //	err = dir.MountRootfs(layers)
-//	spec, err := bundle.Merge(&b.Spec, image, bundle.MergeOptions{CgroupsPath: "/berth/x", Accounts: accounts})
+//	accounts, err := bundle.ReadAccounts(dir.Rootfs())
+//	spec, err := merge.Document(&b.Spec, image, merge.Options{CgroupsPath: "/berth/x", Accounts: accounts})
 //	err = dir.WriteConfig(spec)
 //
 // A directory holds

@@ -10,6 +10,7 @@ import (
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berth-run/berth/api/oci/merge"
 	"github.com/berth-run/berth/node-agent/bundle"
 )
 
@@ -20,7 +21,7 @@ func (documentStage) Name() string { return "document" }
 func (documentStage) Scope() Scope { return PerRun }
 
 func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
-	options := bundle.MergeOptions{
+	options := merge.Options{
 		CgroupsPath: path.Join(s.cgroupParent, c.ID), NoSwapLimit: !bundle.SwapLimit(os.DirFS("/")),
 		Environment: c.Environment,
 	}
@@ -31,7 +32,7 @@ func (s documentStage) Ensure(_ context.Context, c *Container) (err error) {
 	if c.Image != nil {
 		image = &c.Image.Config
 	}
-	if c.Spec, err = bundle.Merge(&c.Bundle.Spec, image, options); err != nil {
+	if c.Spec, err = merge.Document(&c.Bundle.Spec, image, options); err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
 	return nil

@@ -71,7 +71,7 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 func resources(spec *v1alpha1.OCIBundleSpec, paths []string) (*specs.LinuxResources, error) {
 	r, err := change.Resources(spec, paths)
 	if err == nil && r.Memory != nil && !bundle.SwapLimit(os.DirFS("/")) {
-		r.Memory.Swap = nil // as in the document, see bundle.Merge
+		r.Memory.Swap = nil // as in the document, see merge.Document
 	}
 	return r, err
 }

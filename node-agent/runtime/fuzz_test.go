@@ -5,7 +5,6 @@ package runtime
 import (
 	"encoding/json"
 	"reflect"
-	"strings"
 	"testing"
 )
 
@@ -38,16 +37,3 @@ func FuzzState(f *testing.F) {
 
 // first returns the fields of a record that identify its process.
 func first(rec *record) any { return []any{rec.ID, rec.PID, rec.StartTime, rec.Boot, rec.Bundle} }
-
-// FuzzPasswd: a home directory found in any /etc/passwd can be in an environment.
-func FuzzPasswd(f *testing.F) {
-	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\n"), uint32(0))
-	f.Add([]byte("::::::\na:b:7:c:d:e\n"), uint32(7))
-	f.Add([]byte("a:b:7:c:d:\x00:\n+::::::\n"), uint32(7))
-	f.Fuzz(func(t *testing.T, passwd []byte, uid uint32) {
-		home := homeIn(strings.NewReader(string(passwd)), uid)
-		if strings.ContainsAny(home, "\x00\n:") {
-			t.Fatalf("found the home directory %q", home)
-		}
-	})
-}

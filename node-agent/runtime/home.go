@@ -3,23 +3,19 @@
 package runtime
 
 import (
-	"bufio"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/node-agent/runtime/plan"
 	"github.com/berth-run/berth/node-agent/scoped"
 )
-
-// maxPasswd is the greatest size of an image's passwd file.
-const maxPasswd = 4 << 20
 
 // homeOf returns the home directory of the process's user. HOME in process.env has precedence, so
 // that nothing is read if it is there; then comes the container's /etc/passwd, then "/".
@@ -101,18 +97,9 @@ func homeFrom(fd int, uid uint32) string {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return ""
 	}
-	return homeIn(f, uid)
-}
-
-// homeIn reads a passwd file. A home directory that no environment could hold is none.
-func homeIn(passwd io.Reader, uid uint32) string {
-	want := strconv.FormatUint(uint64(uid), 10)
-	lines := bufio.NewScanner(io.LimitReader(passwd, maxPasswd))
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), ":")
-		if len(fields) >= 6 && fields[2] == want && !strings.ContainsRune(fields[5], 0) {
-			return fields[5]
-		}
+	content, err := io.ReadAll(io.LimitReader(f, accounts.MaxFile))
+	if err != nil {
+		return ""
 	}
-	return ""
+	return accounts.Home(content, uid)
 }

@@ -11,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/api/oci/accounts"
 )
 
 // outside returns a directory of the host that an image tries to reach, and what is in it.
@@ -198,7 +200,7 @@ func TestPasswd(t *testing.T) {
 		},
 		"huge": func(_ *world, path string) error {
 			line := "u:x:77:77::/home:/bin/sh\n"
-			return os.WriteFile(path, []byte(strings.Repeat(line, maxPasswd/len(line)+1)+"root:x:0:0::/stolen:/bin/sh\n"), 0o644)
+			return os.WriteFile(path, []byte(strings.Repeat(line, accounts.MaxFile/len(line)+1)+"root:x:0:0::/stolen:/bin/sh\n"), 0o644)
 		},
 		"folder": func(_ *world, path string) error { return os.Mkdir(path, 0o755) },
 		"device": func(_ *world, path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bundle
+package merge
 
 import (
 	"errors"
 	"reflect"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -22,7 +22,7 @@ const (
 
 func ptr[T any](v T) *T { return &v }
 
-func TestMerge(t *testing.T) {
+func TestDocument(t *testing.T) {
 	image := imagev1.ImageConfig{
 		Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, WorkingDir: "/srv", User: "app",
 		Env: []string{"A=image", "B=image", "noequals", "=x"},
@@ -86,7 +86,7 @@ func TestMerge(t *testing.T) {
 				tc.config = `{"ociVersion":"1.3.0"}`
 			}
 			b := &v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(tc.config)}, Process: tc.process}
-			spec, err := Merge(b, tc.image, MergeOptions{CgroupsPath: "/berth/id", Accounts: ParseAccounts([]byte(passwd), []byte(groups))})
+			spec, err := Document(b, tc.image, Options{CgroupsPath: "/berth/id", Accounts: accounts.Parse([]byte(passwd), []byte(groups))})
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("found error %v; want one with %q", err, tc.err)
@@ -116,20 +116,20 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-func TestMergeRunAsNonRootIsAnErrorOfItsOwn(t *testing.T) {
+func TestDocumentRunAsNonRootIsAnErrorOfItsOwn(t *testing.T) {
 	b := &v1alpha1.OCIBundleSpec{Config: runtime.RawExtension{Raw: []byte(`{}`)}, Process: v1alpha1.BundleProcess{Command: []string{"x"}, RunAsNonRoot: true}}
-	if _, err := Merge(b, nil, MergeOptions{}); !errors.Is(err, ErrRoot) {
+	if _, err := Document(b, nil, Options{}); !errors.Is(err, ErrRoot) {
 		t.Fatalf("found %v; want ErrRoot", err)
 	}
 }
 
-func TestMergeWithoutSwapLimit(t *testing.T) {
+func TestDocumentWithoutSwapLimit(t *testing.T) {
 	spec := &v1alpha1.OCIBundleSpec{
 		Config:  runtime.RawExtension{Raw: []byte(`{"linux":{"resources":{"memory":{"limit":4096,"swap":4096},"pids":{"limit":3}}}}`)},
 		Process: v1alpha1.BundleProcess{Command: []string{"/x"}},
 	}
 	for _, none := range []bool{false, true} {
-		merged, err := Merge(spec, nil, MergeOptions{NoSwapLimit: none})
+		merged, err := Document(spec, nil, Options{NoSwapLimit: none})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,31 +142,7 @@ func TestMergeWithoutSwapLimit(t *testing.T) {
 		}
 	}
 	spec.Config.Raw = []byte(`{}`)
-	if _, err := Merge(spec, nil, MergeOptions{NoSwapLimit: true}); err != nil {
+	if _, err := Document(spec, nil, Options{NoSwapLimit: true}); err != nil {
 		t.Error(err) // no resources to take it from
-	}
-}
-
-func TestSwapLimit(t *testing.T) {
-	const memory = "sys/fs/cgroup/memory/memory."
-	for name, tc := range map[string]struct {
-		files []string
-		want  bool
-	}{
-		"v1 with swap accounting":          {[]string{memory + "limit_in_bytes", memory + "memsw.limit_in_bytes", "proc/swaps"}, true},
-		"v1 with swapaccount=0":            {[]string{memory + "limit_in_bytes", "proc/swaps"}, false},
-		"hybrid, memory on v1, without":    {[]string{memory + "limit_in_bytes", "sys/fs/cgroup/unified/cgroup.controllers", "proc/swaps"}, false},
-		"v2":                               {[]string{"sys/fs/cgroup/cgroup.controllers", "proc/swaps"}, true},
-		"v2, a kernel without CONFIG_SWAP": {[]string{"sys/fs/cgroup/cgroup.controllers"}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			host := fstest.MapFS{}
-			for _, f := range tc.files {
-				host[f] = &fstest.MapFile{}
-			}
-			if got := SwapLimit(host); got != tc.want {
-				t.Errorf("found %v, want %v", got, tc.want)
-			}
-		})
 	}
 }

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bundle
+// Package merge puts what only the node knows together with the bundle spec that the controller has
+// compiled: the config of the image, the accounts of its root filesystem, and values of the node.
+//
+//	spec, err := merge.Document(&b.Spec, image, merge.Options{CgroupsPath: "/berth/x", Accounts: accounts})
+//
+// It is pure, and must not know where any of these come from.
+package merge
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"slices"
 	"strings"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
@@ -23,24 +30,23 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // ErrRoot says that the process would be user 0 although runAsNonRoot is set.
 var ErrRoot = errors.New("runAsNonRoot: found user 0; allowed: any other: set runAsUser, or use an image with another user")
 
-// MergeOptions holds the node-specific values of a config.
-type MergeOptions struct {
+// Options holds the node-specific values of a config.
+type Options struct {
 	// CgroupsPath becomes linux.cgroupsPath.
 	CgroupsPath string
 	// Accounts of the root filesystem.
-	Accounts Accounts
+	Accounts accounts.Accounts
 	// Environment are the variables of a bundle that asks the node for values.
 	Environment environment.Variables
-	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit: see
-	// SwapLimit.
+	// NoSwapLimit leaves linux.resources.memory.swap out, for a node that has no such limit.
 	NoSwapLimit bool
 }
 
-// Merge returns the runtime-spec document of a bundle: the compiled config, with the image's config
+// Document returns the runtime-spec document of a bundle: the compiled config, with the image's config
 // under what the user said of the process (command, environment, working directory, user), and with
 // what only the node knows. image is nil for a container with a rootfs in place of an image. The
 // image's labels and annotations are ignored.
-func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOptions) (*specs.Spec, error) {
+func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Options) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(bundle.Config.Raw, spec); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
@@ -76,21 +82,21 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 		p.Cwd = "/"
 	}
 
-	id, err := o.Accounts.identity(image.User, bundle.Process.RunAsUser, bundle.Process.RunAsGroup)
+	id, err := o.Accounts.Identify(image.User, bundle.Process.RunAsUser, bundle.Process.RunAsGroup)
 	if err != nil {
 		return nil, err
 	}
-	if bundle.Process.RunAsNonRoot && id.uid == 0 {
+	if bundle.Process.RunAsNonRoot && id.UID == 0 {
 		return nil, ErrRoot
 	}
 	for _, g := range p.User.AdditionalGids { // those that the compiled config brings stay
-		if !contains(id.groups, g) {
-			id.groups = append(id.groups, g)
+		if !slices.Contains(id.Groups, g) {
+			id.Groups = append(id.Groups, g)
 		}
 	}
-	p.User.UID, p.User.GID, p.User.AdditionalGids = id.uid, id.gid, id.groups
+	p.User.UID, p.User.GID, p.User.AdditionalGids = id.UID, id.GID, id.Groups
 
-	p.Env = layered(id.home, image.Env, p.Env)
+	p.Env = layered(id.Home, image.Env, p.Env)
 
 	if spec.Linux == nil {
 		spec.Linux = &specs.Linux{}
@@ -102,23 +108,6 @@ func Merge(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o MergeOp
 		r.Memory.Swap = nil
 	}
 	return spec, nil
-}
-
-// SwapLimit reports whether the node, whose root directory is host, can limit memory and swap
-// together (memory.swap of the runtime-spec). A cgroup v1 kernel without swap accounting
-// (swapaccount=0 on its command line; CONFIG_MEMCG_SWAP or CONFIG_SWAP off) has no
-// memory.memsw.limit_in_bytes (Documentation/admin-guide/cgroup-v1/memory.rst), and runtimes fail
-// to create a container that sets it. The limit of memory itself holds there; it is only that the
-// kernel, if it swaps at all, counts no swap.
-func SwapLimit(host fs.FS) bool {
-	has := func(name string) bool {
-		_, err := fs.Stat(host, name)
-		return err == nil
-	}
-	if has("sys/fs/cgroup/memory/memory.limit_in_bytes") {
-		return has("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-	}
-	return has("proc/swaps") // cgroup v2 has memory.swap.max with CONFIG_SWAP, and that has this file: proc(5)
 }
 
 // arguments follows the table of a Pod's command and args: command replaces entrypoint and cmd,
@@ -163,13 +152,4 @@ func layered(home string, image, user []string) []string {
 		set(e)
 	}
 	return out
-}
-
-func contains(list []uint32, v uint32) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }

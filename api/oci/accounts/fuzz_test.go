@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bundle
+package accounts
 
 import (
 	"math"
@@ -17,17 +17,17 @@ func FuzzAccounts(f *testing.F) {
 	f.Add([]byte("a:x:00:01\n#b:x:1:1\n a : x : 3 : 4 \n"), []byte("a:x:5:,,a,a\n"), "0007:a")
 	f.Add([]byte("a\x00:x:0:0::/\x00:\n+:::::\n"), []byte("\xff:x:1:a"), ":")
 	f.Fuzz(func(t *testing.T, passwd, groups []byte, user string) {
-		a := ParseAccounts(passwd, groups)
-		id, err := a.identity(user, nil, nil)
+		a := Parse(passwd, groups)
+		id, err := a.Identify(user, nil, nil)
 		if err != nil {
 			return
 		}
-		for _, n := range append([]uint32{id.uid, id.gid}, id.groups...) {
+		for _, n := range append([]uint32{id.UID, id.GID}, id.Groups...) {
 			if n > math.MaxInt32 {
 				t.Fatalf("%q has become %+v", user, id)
 			}
 		}
-		if !slices.Contains(id.groups, id.gid) {
+		if !slices.Contains(id.Groups, id.GID) {
 			t.Fatalf("%q: the primary group is not among the others: %+v", user, id)
 		}
 		name, _, _ := strings.Cut(user, ":")
@@ -36,8 +36,21 @@ func FuzzAccounts(f *testing.F) {
 			fields := strings.Split(strings.TrimSpace(line), ":")
 			return len(fields) > 3 && fields[0] == name && zero(fields[2])
 		})
-		if id.uid == 0 && user != "" && !zero(name) && !named {
+		if id.UID == 0 && user != "" && !zero(name) && !named {
 			t.Fatalf("%q has become root of %q", user, passwd)
+		}
+	})
+}
+
+// FuzzHome: a home directory found in any /etc/passwd can be in an environment.
+func FuzzHome(f *testing.F) {
+	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\n"), uint32(0))
+	f.Add([]byte("::::::\na:b:7:c:d:e\n"), uint32(7))
+	f.Add([]byte("a:b:7:c:d:\x00:\n+::::::\n"), uint32(7))
+	f.Fuzz(func(t *testing.T, passwd []byte, uid uint32) {
+		home := Home(passwd, uid)
+		if strings.ContainsAny(home, "\x00\n:") {
+			t.Fatalf("found the home directory %q", home)
 		}
 	})
 }
