@@ -59,7 +59,7 @@ type Journal struct {
 	flushed uint64                      // number of entries that survive a loss of power
 	failed  error                       // why the last flush failed: what is on disk is not known; nil if it did not
 	waiting []chan<- error
-	later   *time.Timer // of Soon; nil if it is not pending
+	later   *time.Timer // of FlushSoon; nil if it is not pending
 	closed  bool
 
 	wake chan struct{}
