@@ -21,6 +21,8 @@ const maxNodes = 1 << 18
 // decoder turns the nodes of a document into JSON values of a type, and notes every fault on the
 // way.
 type decoder struct {
+	// secret hides the values of data in messages.
+	secret bool
 	line   int // that of the file at which the document's text begins
 	visits int
 	large  bool // more than maxNodes were visited
@@ -41,6 +43,7 @@ func (d *decoder) fault(n *yaml.Node, at *field.Path, message string, others ...
 		return
 	}
 	path := pathOf(at)
+	message = d.withoutValue(path, message)
 	d.faults = append(d.faults, Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message})
 	d.touched = append(append(d.touched, path), others...)
 }
@@ -110,6 +113,8 @@ func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool
 	switch {
 	case t == reflect.TypeFor[resource.Quantity]():
 		return d.quantity(n, place, at)
+	case t == reflect.TypeFor[[]byte]():
+		return d.binary(n, place, at)
 	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()), reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
 		return d.own(n, place, t, at)
 	}

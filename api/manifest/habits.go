@@ -61,7 +61,6 @@ func objectHabits() map[string]habit {
 			what: "a field of a Pod's container that Berth does not have yet",
 			fix:  "remove it; hostNetwork: true lets the process listen on the node's own ports",
 		},
-		"spec.envFrom": {what: "a field of a Pod's container that Berth does not have yet", fix: "write the variables into env"},
 	}
 }
 

@@ -56,8 +56,8 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 		message += fmt.Sprintf("; did you mean %q?", containerKind)
 	case slices.Contains([]string{"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"}, text(kind)):
 		message += "; write each container of the " + text(kind) + " as a Container: its fields stand directly in spec"
-	case text(kind) == "ConfigMap" || text(kind) == "Secret":
-		message += "; Berth does not read it yet: write values into env, or files of the node as hostPath volumes"
+	case text(kind) == KindConfigMap || text(kind) == KindSecret:
+		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind), text(kind))
 	}
 	return fault(at, "apiVersion, kind", message)
 }

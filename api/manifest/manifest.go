@@ -27,6 +27,11 @@ type Document struct {
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
+	// Kind is KindConfigMap or KindSecret for a document of one, else empty.
+	Kind string
+	// Object is the document's ConfigMap or Secret; nil if it is none. It is complete only without
+	// Faults.
+	Object *Object
 	// Faults are in the order of the file.
 	Faults []Fault
 
@@ -95,6 +100,10 @@ func (d *Document) decode(root *yaml.Node) {
 	if root.Kind == yaml.MappingNode {
 		d.Line = d.decoded.line + root.Line
 	}
+	if kind := objectKind(root); kind != "" {
+		d.decodeObject(root, kind)
+		return
+	}
 	if fault := d.decoded.identify(root); fault != nil {
 		d.Faults = []Fault{*fault}
 		return
@@ -160,6 +169,9 @@ func parent(path string) string {
 	return path[:max(strings.LastIndexByte(path, '.'), 0)]
 }
 
+// secretText finds a Secret in text that is not YAML, of whose values nothing is to be shown.
+var secretText = regexp.MustCompile(`\bkind["']?\s*:\s*["']?Secret\b`)
+
 // syntaxFault returns the fault of text that is not valid YAML.
 func syntaxFault(message string, c chunk) Fault {
 	lines := bytes.SplitAfter(c.text, []byte{'\n'})
@@ -182,6 +194,9 @@ func syntaxFault(message string, c chunk) Fault {
 			f.Message = "found text that begins with %, @ or a backquote; allowed: quotes around it"
 		}
 	case strings.Contains(message, "unknown anchor"):
+		if secretText.Match(c.text) {
+			message = "its text is not shown"
+		}
 		f.Message = "found text that YAML takes for an alias (" + message + "); allowed: quotes around text that begins with *"
 	case message == noMarker:
 		f.Message = "found more text after the end of the document; allowed: a line --- between documents"

@@ -160,11 +160,11 @@ items: []
 			[]string{`2:7: apiVersion, kind: found "v1", "List"; allowed: "berth.run/v1alpha1", "Container"; write each item as a document of its own, with a line --- between them`},
 		},
 		{
-			"config map", `apiVersion: v1
+			"config map", `apiVersion: berth.run/v1alpha1
 kind: ConfigMap
 metadata: {name: web}
 `,
-			[]string{`2:7: apiVersion, kind: found "v1", "ConfigMap"; allowed: "berth.run/v1alpha1", "Container"; Berth does not read it yet: write values into env, or files of the node as hostPath volumes`},
+			[]string{`2:7: apiVersion, kind: found "berth.run/v1alpha1", "ConfigMap"; allowed: "v1", "ConfigMap"`},
 		},
 		{
 			"no name", `apiVersion: berth.run/v1alpha1
@@ -311,7 +311,7 @@ spec: {image: a}
 		},
 		{
 			"envFrom", spec(`envFrom: [{configMapRef: {name: a}}]`),
-			[]string{`7:3: spec.envFrom: found a field of a Pod's container that Berth does not have yet; write the variables into env`},
+			[]string{`7:28: spec.envFrom[0].configMapRef: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env`},
 		},
 		{
 			"stdin and tty", spec(`stdin: true

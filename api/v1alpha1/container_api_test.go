@@ -84,6 +84,10 @@ func TestContainerRules(t *testing.T) {
 			image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]", "in place of another source give a literal value",
 		},
 		{
+			"envFrom", image + "envFrom: []", image + "envFrom: [{configMapRef: {name: c}}]",
+			"envFrom is honoured by an agent without a cluster only",
+		},
+		{
 			"env of one field", image + "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
 			image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, configMapKeyRef: {name: s, key: k}}}]",
 			"in place of another source give a literal value",

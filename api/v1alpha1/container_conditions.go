@@ -108,6 +108,9 @@ const (
 	// ReasonCreateFailed surfaces in Running when bundle or container could not be made; the
 	// message names field and cause.
 	ReasonCreateFailed = "CreateFailed"
+	// ReasonConfigMissing surfaces in Running while the container waits for a ConfigMap or Secret, or
+	// a key in one, which the message names. The kubelet has the same word.
+	ReasonConfigMissing = "CreateContainerConfigError"
 	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot
 	// write its own files, such as on a full disk; the message names file and cause.
 	ReasonStorageFailed = "StorageFailed"

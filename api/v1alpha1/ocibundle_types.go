@@ -184,6 +184,12 @@ type BundleProcess struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=512
 	Env []corev1.EnvVar `json:"env,omitempty"`
+	// envFrom are the ConfigMaps and Secrets of which all keys are variables, beneath env. They are in
+	// the namespace of the Container. Their values are nowhere but on the node.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	EnvFrom []corev1.EnvFromSource `json:"envFrom,omitempty"`
 }
 
 // BundleNetwork says which network a container is in.

@@ -227,8 +227,10 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look at the node: %w", err)
 	}
+	objects, _ := src.(lifecycle.Objects) // a cluster's source has none
 	syncer, err := reconcile.New(reconcile.Config{
-		Source: src, Images: imageStore{images, pulling}, Pulled: pulling.Text, Supervisor: keeper.Client(), Bundles: bundles,
+		Objects: objects,
+		Source:  src, Images: imageStore{images, pulling}, Pulled: pulling.Text, Supervisor: keeper.Client(), Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: keeper.HandlerNames, Log: log, KeepLogs: o.removedLogs,
 		Node:       lifecycle.Node{Addresses: registration.Addresses, Capacity: facts.Capacity},
 		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},

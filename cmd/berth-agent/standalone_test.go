@@ -219,7 +219,8 @@ func (h *host) clean() {
 	}
 	bundles, _ := filepath.Glob(h.path("s/bundles/*/rootfs"))
 	volumes, _ := filepath.Glob(h.path("s/bundles/*/volumes/*"))
-	for _, m := range append(bundles, volumes...) {
+	private, _ := filepath.Glob(h.path("s/bundles/*/private"))
+	for _, m := range slices.Concat(bundles, volumes, private) {
 		_ = unix.Unmount(m, unix.MNT_DETACH)
 	}
 	for range 3 { // children before parents

@@ -125,11 +125,21 @@ func (d Dir) WriteConfig(spec *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("write config.json: %w", err)
 	}
-	return durable.Replace(d.File("config.json"), document, durable.Options{})
+	if err := durable.Replace(d.File("config.json"), document, durable.Options{}); err != nil {
+		return err
+	}
+	return d.removePrivate()
 }
 
 // RemoveConfig removes config.json. It is no error when there is none.
 func (d Dir) RemoveConfig() error {
+	if err := d.removeConfigFile(); err != nil {
+		return err
+	}
+	return d.removePrivate()
+}
+
+func (d Dir) removeConfigFile() error {
 	if err := os.Remove(d.File("config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove config.json: %w", err)
 	}
@@ -172,6 +182,9 @@ func (d Dir) Remove() error {
 		return err
 	}
 	if err := d.RemoveVolumes(); err != nil {
+		return err
+	}
+	if err := d.removePrivate(); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(d.path); err != nil {

@@ -14,6 +14,7 @@
 // A directory holds
 //
 //	config.json   the runtime-spec document, 0600
+//	private       a tmpfs for files with values of Secrets, such as config.json
 //	rootfs        where the overlay is mounted
 //	upper, work   the writable layer; it is new at each start of the container, as a Pod's container's is
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start

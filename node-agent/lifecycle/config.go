@@ -25,7 +25,11 @@ func (configStage) Ensure(_ context.Context, c *Container) error {
 	if err := validate.OnHost(c.Spec, os.DirFS("/"), options).Err(); err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
-	if err := c.Dir.WriteConfig(c.Spec); err != nil {
+	write := c.Dir.WriteConfig
+	if c.Secret {
+		write = c.Dir.WriteSecretConfig
+	}
+	if err := write(c.Spec); err != nil {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
 	// Many containers may wait to be created, and config.json has it.

@@ -4,13 +4,16 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/api/v1alpha1"
 )
 
 // Node has the facts about a node that variables of its containers may refer to.
@@ -21,8 +24,19 @@ type Node struct {
 	Capacity corev1.ResourceList
 }
 
-// environmentStage computes the variables of a container whose values only the node can find.
-type environmentStage struct{ node Node }
+// Objects has the ConfigMaps and Secrets that variables may refer to.
+type Objects interface {
+	// Data returns the data of an object, or false if it is not there, or not yet.
+	Data(namespace string, object environment.Object) (data map[string]string, ok bool)
+}
+
+// environmentStage computes the variables of a container whose values only the node can find. A
+// container that refers to an object which is not there waits for it.
+type environmentStage struct {
+	node Node
+	// objects is nil on a node that has none.
+	objects Objects
+}
 
 func (environmentStage) Name() string { return "environment" }
 func (environmentStage) Scope() Scope { return PerRun }
@@ -32,12 +46,29 @@ func (s environmentStage) Ensure(_ context.Context, c *Container) error {
 	if !environment.ByNode(process) {
 		return nil
 	}
-	vars, err := environment.Compute(process.Env, nodeValues{s.node, c})
+	if len(references(process)) > 0 && s.objects == nil {
+		return errors.New("process.env: found a reference to a ConfigMap or Secret;" +
+			" allowed: none, since this agent cannot read them")
+	}
+	vars, err := environment.Compute(process.Env, process.EnvFrom, nodeValues{s, c})
+	if missing := (*environment.Missing)(nil); errors.As(err, &missing) {
+		return &Pending{
+			Condition: v1alpha1.ConditionRunning, Reason: v1alpha1.ReasonConfigMissing,
+			Message: "spec." + missing.Error(),
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("process.%w", err)
 	}
 	c.Environment = vars
+	c.Secret = slices.ContainsFunc(references(process), func(o environment.Object) bool {
+		return o.Kind == environment.KindSecret
+	})
 	return nil
+}
+
+func references(p *v1alpha1.BundleProcess) []environment.Object {
+	return environment.References(p.Env, p.EnvFrom)
 }
 
 // Release does nothing: the variables are in config.json alone.
@@ -45,8 +76,12 @@ func (environmentStage) Release(context.Context, *Container) error { return nil 
 
 // nodeValues gives the values of the variables of one container.
 type nodeValues struct {
-	node Node
-	c    *Container
+	environmentStage
+	c *Container
+}
+
+func (v nodeValues) Data(object environment.Object) (map[string]string, bool) {
+	return v.objects.Data(v.c.Bundle.Owner().Namespace, object)
 }
 
 func (v nodeValues) Field(path string) (string, error) {

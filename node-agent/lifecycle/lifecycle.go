@@ -84,6 +84,8 @@ type Container struct {
 
 	// Environment are the variables of a container that asks the node for values.
 	Environment environment.Variables
+	// Secret reports that Environment has values of Secrets.
+	Secret bool
 	// Image is nil for a container with a directory of the node for its root filesystem.
 	Image *Image
 	// Rootfs is the path of the root filesystem.
@@ -122,6 +124,8 @@ func (e *StageError) Unwrap() error { return e.Err }
 // Pending is returned by Ensure of a stage that waits for something that goes on elsewhere.
 // Config.Wake is called when it is worth calling Ensure again.
 type Pending struct {
+	// Condition is the type of the condition that says so.
+	Condition string
 	// Reason is one of api/v1alpha1, and Message says how far it is.
 	Reason, Message string
 }
@@ -135,6 +139,8 @@ type Config struct {
 	Handlers func() []string
 	// Node has the facts about the node that variables may refer to.
 	Node Node
+	// Objects has what variables refer to; nil if the agent can read none.
+	Objects Objects
 	// Pulls fetches images.
 	Pulls *Pulls
 	// Wake is called with the key of a container whose Ensure returned a *Pending.
@@ -155,7 +161,7 @@ type Config struct {
 func Stages(c Config) List {
 	return List{
 		handlerStage{c.Handlers},
-		environmentStage{c.Node},
+		environmentStage{c.Node, c.Objects},
 		imageStage{c.Pulls, c.Wake},
 		commitStage{},
 		rootfsStage{},

@@ -106,7 +106,9 @@ func (p *Pulls) get(ctx context.Context, id string, r PullRequest, wake func()) 
 				message += ": " + text
 			}
 		}
-		return nil, &Pending{Reason: v1alpha1.ReasonPulling, Message: message}
+		return nil, &Pending{
+			Condition: v1alpha1.ConditionImageReady, Reason: v1alpha1.ReasonPulling, Message: message,
+		}
 	}
 	p.leave(id)
 	if pl.err != nil {

@@ -279,7 +279,7 @@ func startMade(in Input) (Decision, bool) {
 // wanted since. If it is not to be started any more, discardHalfMade gives the image up.
 func goOnMaking(in Input) (Decision, bool) {
 	ok := in.wanted() && in.Record != nil && in.Record.waiting != nil && in.Actual == nil && !toldToStop(in.Desired) && in.Refused == ""
-	return Decision{Verb: Make, Why: "its start waits for the image"}, ok
+	return Decision{Verb: Make, Why: "its start waits for the image, or for an object that it refers to"}, ok
 }
 
 func discardHalfMade(in Input) (Decision, bool) {

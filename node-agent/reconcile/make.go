@@ -59,7 +59,7 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 	if errors.As(err, &pending) {
 		return err // the record still says that the start is under way
 	}
-	if r.waiting != nil && c.Image != nil {
+	if r.waiting != nil && r.waiting.condition == v1alpha1.ConditionImageReady && c.Image != nil {
 		s.Log.Info("the image is on the node", "container", r.Key.String(), "image", c.Image.ID,
 			"after", s.Clock.Since(r.waiting.since).Round(time.Millisecond).String())
 	}
@@ -189,9 +189,11 @@ const (
 	slowest = 30 * time.Second
 )
 
-// waiting is a start that waits for its image.
+// waiting is a start that waits for its image, or for an object that it refers to.
 type waiting struct {
 	since time.Time
+	// condition is the Pending's.
+	condition string
 	// next is the time of the next status report, and wait the interval before it.
 	next time.Time
 	wait time.Duration
@@ -204,16 +206,19 @@ func (s *Syncer) await(
 ) time.Duration {
 	now := s.Clock.Now()
 	wait := in.Record.waiting
-	switch {
-	case wait == nil:
-		wait = &waiting{since: now, next: now.Add(slow), wait: slow}
+	if wait == nil || wait.condition != p.Condition {
+		wait = &waiting{since: now, next: now.Add(slow), wait: slow, condition: p.Condition}
 		in.Record.waiting = wait
-	case !now.Before(wait.next):
+		if p.Condition != v1alpha1.ConditionImageReady { // which ends soon, as a rule
+			wait.next = now
+		}
+	}
+	if !now.Before(wait.next) {
 		s.Log.Info(p.Message, "container", w.key.String())
 		in.Now = now
-		far := &progress{condition: v1alpha1.ConditionImageReady, reason: p.Reason, message: p.Message}
+		far := &progress{condition: p.Condition, reason: p.Reason, message: p.Message}
 		if err := s.report(ctx, w, in, far, 0); err != nil {
-			s.Log.Warn("cannot report the pull", "container", w.key.String(), "error", err)
+			s.Log.Warn("cannot report what a start waits for", "container", w.key.String(), "error", err)
 		}
 		wait.wait = min(2*wait.wait, slowest)
 		wait.next = now.Add(wait.wait)

@@ -52,6 +52,8 @@ type Config struct {
 	Handlers func() []string
 	// Node has the facts about the node that variables of a container may refer to.
 	Node lifecycle.Node
+	// Objects has the ConfigMaps and Secrets that variables refer to; nil if the agent can read none.
+	Objects lifecycle.Objects
 	// LogMaxBytes is the size at which a log file is rotated if the bundle says nothing; optional:
 	// DefaultLogMaxBytes.
 	LogMaxBytes int64
@@ -149,7 +151,7 @@ func New(c Config) (*Syncer, error) {
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
-		Handlers: c.Handlers, Node: c.Node, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
+		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Namespaces: c.Namespaces,
 	})
 	return s, nil

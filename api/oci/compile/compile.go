@@ -24,6 +24,10 @@ func Architecture(goarch string) Option {
 	return func(d *draft) { d.arch = goarch }
 }
 
+// LocalObjects lets the Container refer to ConfigMaps and Secrets. It is for an agent
+// without a cluster, which has them in its directory of manifests.
+func LocalObjects() Option { return func(d *draft) { d.localObjects = true } }
+
 // Bundle compiles a Container. On success the list is empty, and NodeName and
 // Handler of the result are left for the caller to fill. Otherwise the result is
 // nil and the list holds every fault, each with the path of its field. The
@@ -108,6 +112,8 @@ type draft struct {
 	in   v1alpha1.ContainerSpec
 	path *field.Path
 	arch string
+	// localObjects allows references to ConfigMaps and Secrets.
+	localObjects bool
 
 	// env holds the variables that $(NAME) may refer to, unless the agent computes them.
 	env map[string]string

@@ -37,11 +37,17 @@ func variables(d *draft) {
 		byNode = byNode || e.ValueFrom != nil
 		env = append(env, e)
 	}
-	if byNode {
+	for i, from := range d.in.EnvFrom {
+		allVariables(d, d.path.Child("envFrom").Index(i), from)
+	}
+	if byNode || len(d.in.EnvFrom) > 0 {
 		d.out.Process.Env = env
+		for _, from := range d.in.EnvFrom {
+			d.out.Process.EnvFrom = append(d.out.Process.EnvFrom, *from.DeepCopy())
+		}
 		return
 	}
-	vars, err := environment.Compute(env, nil)
+	vars, err := environment.Compute(env, nil, nil)
 	if err != nil && len(d.faults) == 0 {
 		d.faults = append(d.faults, field.InternalError(d.path.Child("env"), err))
 	}
@@ -62,30 +68,29 @@ func variableName(d *draft, at *field.Path, name string) {
 // value if that is known before the container has a node.
 func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 	from := e.ValueFrom
-	const literal = "is not supported: give a literal value"
-	for _, other := range []struct {
-		name string
-		set  bool
-	}{
-		{"configMapKeyRef", from.ConfigMapKeyRef != nil},
-		{"secretKeyRef", from.SecretKeyRef != nil},
-		{"fileKeyRef", from.FileKeyRef != nil},
-	} {
-		if other.set {
-			d.refuse(at.Child(other.name), literal)
-			return e
-		}
+	set := sourcesOf(from)
+	switch {
+	case len(set) == 0:
+		d.faults = append(d.faults, field.Required(at, "set one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"))
+		return e
+	case len(set) > 1:
+		d.refuse(at.Child(set[1]), "may not stand beside "+set[0]+": remove one of them")
+		return e
 	}
 	value, known := "", false
 	switch {
-	case from.FieldRef != nil && from.ResourceFieldRef != nil:
-		d.refuse(at.Child("resourceFieldRef"), "set one of fieldRef and resourceFieldRef")
 	case from.FieldRef != nil:
 		value, known = fieldValue(d, at.Child("fieldRef"), from.FieldRef)
 	case from.ResourceFieldRef != nil:
 		value, known = resourceValue(d, at.Child("resourceFieldRef"), from.ResourceFieldRef)
-	default:
-		d.faults = append(d.faults, field.Required(at, "set one of fieldRef and resourceFieldRef"))
+	case from.ConfigMapKeyRef != nil:
+		ref := from.ConfigMapKeyRef
+		objectKey(d, at.Child("configMapKeyRef"), ref.Name, ref.Key)
+	case from.SecretKeyRef != nil:
+		ref := from.SecretKeyRef
+		objectKey(d, at.Child("secretKeyRef"), ref.Name, ref.Key)
+	case from.FileKeyRef != nil:
+		d.refuse(at.Child("fileKeyRef"), "is not supported: give a literal value")
 	}
 	if known {
 		return corev1.EnvVar{Name: e.Name, Value: environment.Literal(value)}
@@ -159,4 +164,77 @@ func resourceValue(d *draft, at *field.Path, ref *corev1.ResourceFieldSelector) 
 		return "0", true
 	}
 	return "", false
+}
+
+// sourcesOf returns the names of the fields of a source that are set.
+func sourcesOf(from *corev1.EnvVarSource) []string {
+	var out []string
+	for _, one := range []struct {
+		name string
+		set  bool
+	}{
+		{"fieldRef", from.FieldRef != nil},
+		{"resourceFieldRef", from.ResourceFieldRef != nil},
+		{"configMapKeyRef", from.ConfigMapKeyRef != nil},
+		{"secretKeyRef", from.SecretKeyRef != nil},
+		{"fileKeyRef", from.FileKeyRef != nil},
+	} {
+		if one.set {
+			out = append(out, one.name)
+		}
+	}
+	return out
+}
+
+// noObjects is the reason for which a cluster refuses references to ConfigMaps and Secrets.
+const noObjects = "is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env"
+
+// objectName checks a reference to a ConfigMap or Secret.
+func objectName(d *draft, at *field.Path, name string) {
+	if !d.localObjects {
+		d.refuse(at, noObjects)
+		return
+	}
+	if name == "" {
+		d.faults = append(d.faults, field.Required(at.Child("name"), "name an object of the Container's namespace"))
+		return
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(name) {
+		d.invalid(at.Child("name"), name, msg)
+	}
+}
+
+// objectKey checks a reference to a key of a ConfigMap or Secret.
+func objectKey(d *draft, at *field.Path, name, key string) {
+	objectName(d, at, name)
+	if !d.localObjects {
+		return
+	}
+	if key == "" {
+		d.faults = append(d.faults, field.Required(at.Child("key"), "name a key of the object"))
+		return
+	}
+	for _, msg := range validation.IsConfigMapKey(key) {
+		d.invalid(at.Child("key"), key, msg)
+	}
+}
+
+// allVariables checks an item of envFrom. Each key of an object is the name of a variable, whatever
+// the prefix: IsRelaxedEnvVarName allows all that IsConfigMapKey does.
+func allVariables(d *draft, at *field.Path, from corev1.EnvFromSource) {
+	if from.Prefix != "" {
+		for _, msg := range validation.IsRelaxedEnvVarName(from.Prefix) {
+			d.invalid(at.Child("prefix"), from.Prefix, msg)
+		}
+	}
+	switch {
+	case from.ConfigMapRef != nil && from.SecretRef != nil:
+		d.refuse(at.Child("secretRef"), "may not stand beside configMapRef: write two items")
+	case from.ConfigMapRef != nil:
+		objectName(d, at.Child("configMapRef"), from.ConfigMapRef.Name)
+	case from.SecretRef != nil:
+		objectName(d, at.Child("secretRef"), from.SecretRef.Name)
+	default:
+		d.faults = append(d.faults, field.Required(at, "set one of configMapRef and secretRef"))
+	}
 }

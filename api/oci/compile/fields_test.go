@@ -190,6 +190,9 @@ func fieldCases() map[string]fieldCase {
 		"env[].valueFrom.secretKeyRef": refused("spec.env[0].valueFrom.secretKeyRef", func(s *spec) {
 			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
 		}),
+		"envFrom": refused("spec.envFrom[0].configMapRef", func(s *spec) {
+			s.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{}}}
+		}),
 		"env[].valueFrom.fileKeyRef": refused("spec.env[0].valueFrom.fileKeyRef", func(s *spec) {
 			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}}
 		}),

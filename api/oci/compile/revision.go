@@ -40,7 +40,7 @@ func revisions() map[string]int32 {
 	return out
 }
 
-// environmentFields are process.env with all that it may hold.
+// environmentFields are process.env and process.envFrom with all that they may hold.
 const environmentFields = `process.env process.env[].name process.env[].value process.env[].valueFrom
 	process.env[].valueFrom.fieldRef
 	process.env[].valueFrom.fieldRef.apiVersion
@@ -61,7 +61,10 @@ const environmentFields = `process.env process.env[].name process.env[].value pr
 	process.env[].valueFrom.fileKeyRef.volumeName
 	process.env[].valueFrom.fileKeyRef.path
 	process.env[].valueFrom.fileKeyRef.key
-	process.env[].valueFrom.fileKeyRef.optional`
+	process.env[].valueFrom.fileKeyRef.optional
+	process.envFrom process.envFrom[].prefix
+	process.envFrom[].configMapRef process.envFrom[].configMapRef.name process.envFrom[].configMapRef.optional
+	process.envFrom[].secretRef process.envFrom[].secretRef.name process.envFrom[].secretRef.optional`
 
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec
 // uses. A spec that uses nothing new has a low one, so that agents of several versions work side by

@@ -3,6 +3,7 @@
 package environment
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,10 +14,12 @@ import (
 
 // Values gives the values that are not literal.
 type Values interface {
-	// Field returns the value of the field of the Container, or of its node, at a path.
+	// Field returns the value of a field of the Container, or of its node, at a path.
 	Field(path string) (string, error)
 	// Resource returns a limit or request in units of its divisor.
 	Resource(r *corev1.ResourceFieldSelector) (string, error)
+	// Data returns the data of an object, or false if there is no such object.
+	Data(object Object) (data map[string]string, ok bool)
 }
 
 // Variables are variables in the order in which the process gets them.
@@ -44,45 +47,84 @@ func (v Variables) Map() map[string]string {
 }
 
 // ByNode reports whether the agent has to compute the variables of a process.
-func ByNode(p *v1alpha1.BundleProcess) bool { return len(p.Env) > 0 }
+func ByNode(p *v1alpha1.BundleProcess) bool { return len(p.Env) > 0 || len(p.EnvFrom) > 0 }
 
-// Compute returns the variables of env. In a literal value $(NAME) is replaced from the variables
-// before it; values of other origin stay as they are. An error begins with the path of its variable.
-func Compute(env []corev1.EnvVar, values Values) (Variables, error) {
-	var out Variables
-	at := map[string]int{}
-	known := map[string]string{}
-	set := func(name, value string) error {
-		if strings.Contains(value, "\x00") {
-			return fmt.Errorf("found a NUL byte; allowed: none in the value of a variable")
+// Compute returns the variables of envFrom and, over them, those of env. In a literal value $(NAME)
+// is replaced from the variables before it; values of other origin stay as they are. An error
+// begins with the path of its field and never holds a value. It is a *Missing if an object or key
+// may yet come.
+func Compute(env []corev1.EnvVar, envFrom []corev1.EnvFromSource, values Values) (Variables, error) {
+	b := builder{at: map[string]int{}, known: map[string]string{}}
+	for i, from := range envFrom {
+		path := fmt.Sprintf("envFrom[%d]", i)
+		vars, err := all(path, from, values)
+		if err != nil {
+			return nil, err
 		}
-		known[name] = value
-		if i, ok := at[name]; ok {
-			out[i].Value = value
-			return nil
+		for _, v := range vars {
+			if err := b.set(path, v.Name, v.Value); err != nil {
+				return nil, err
+			}
 		}
-		at[name] = len(out)
-		out = append(out, Variable{name, value})
-		return nil
 	}
 	for i, e := range env {
-		value, err := e.Value, error(nil)
-		switch from := e.ValueFrom; {
-		case from == nil:
-			value = Expand(e.Value, known)
-		case from.FieldRef != nil:
-			value, err = values.Field(from.FieldRef.FieldPath)
-		case from.ResourceFieldRef != nil:
-			value, err = values.Resource(from.ResourceFieldRef)
-		default:
-			err = fmt.Errorf("found another source of a value; allowed: fieldRef and resourceFieldRef")
-		}
-		if err == nil {
-			err = set(e.Name, value)
+		path := fmt.Sprintf("env[%d]", i)
+		value, ok, err := b.value(path, e, values)
+		if err == nil && ok {
+			err = b.set(path, e.Name, value)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("env[%d] (%s): %w", i, e.Name, err)
+			return nil, err
 		}
 	}
-	return out, nil
+	return b.out, nil
+}
+
+// builder is a list of variables under way.
+type builder struct {
+	out   Variables
+	at    map[string]int
+	known map[string]string
+}
+
+// set adds a variable, or gives one that is there another value.
+func (b *builder) set(path, name, value string) error {
+	if strings.Contains(value, "\x00") {
+		return fmt.Errorf("%s: found a NUL byte in the value of %s; allowed: none", path, name)
+	}
+	b.known[name] = value
+	if i, ok := b.at[name]; ok {
+		b.out[i].Value = value
+		return nil
+	}
+	b.at[name] = len(b.out)
+	b.out = append(b.out, Variable{name, value})
+	return nil
+}
+
+// value returns the value of a variable, or false if there is to be no such variable.
+func (b *builder) value(path string, e corev1.EnvVar, values Values) (value string, ok bool, err error) {
+	from := e.ValueFrom
+	if from == nil {
+		return Expand(e.Value, b.known), true, nil
+	}
+	path += ".valueFrom"
+	switch {
+	case from.ConfigMapKeyRef != nil:
+		ref := from.ConfigMapKeyRef
+		return one(path+".configMapKeyRef", Object{KindConfigMap, ref.Name}, ref.Key, ref.Optional, values)
+	case from.SecretKeyRef != nil:
+		ref := from.SecretKeyRef
+		return one(path+".secretKeyRef", Object{KindSecret, ref.Name}, ref.Key, ref.Optional, values)
+	case from.FieldRef != nil:
+		value, err = values.Field(from.FieldRef.FieldPath)
+	case from.ResourceFieldRef != nil:
+		value, err = values.Resource(from.ResourceFieldRef)
+	default:
+		err = errors.New("found no source that this agent knows; allowed: fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("%s: %w", path, err)
+	}
+	return value, true, nil
 }

@@ -76,7 +76,9 @@ type Folder struct {
 	synced  bool
 	entries map[source.Key]*entry
 	files   map[string]*file // by name
-	dirErr  string           // why the folder could not be read
+	// objects are the ConfigMaps and Secrets that have been accepted.
+	objects map[objectKey]*object
+	dirErr  string // why the folder could not be read
 	// watchErr is the reason why changes of the manifests are not seen at once; nil if they are.
 	watchErr error
 	written  string           // what manifests.json holds
@@ -502,6 +504,7 @@ func (f *Folder) scan() []source.Key {
 	}
 	f.dirErr = ""
 	claims := f.claim(names)
+	f.claimObjects(names)
 
 	maps.DeleteFunc(f.unreadable, func(path string, _ error) bool {
 		_, err := os.Lstat(path)
@@ -528,6 +531,7 @@ func (f *Folder) scan() []source.Key {
 			f.accept(keyOf(c.container), name, c, changed)
 		}
 	}
+	f.acceptObjects(names, changed)
 	// Where a manifest is gone for a moment, others may be about to go: they are removed together,
 	// as they may be by mistake.
 	absent := false
@@ -613,6 +617,7 @@ func (f *Folder) readFiles() ([]string, error) {
 			fl.sum = sha256.Sum256(data)
 			fl.follow(old, path)
 			fl.content = parse(data, f.on)
+			fl.checkMode(info)
 		}
 		if err != nil {
 			fl.faults = []manifest.Fault{{Message: err.Error()}}

@@ -82,6 +82,10 @@ type content struct {
 	// named has the identities of the Containers that its documents name, if it has a fault.
 	named  []*v1alpha1.Container
 	faults []manifest.Fault
+	// objects are the ConfigMaps and Secrets of all its documents; empty if anything is wrong.
+	objects []*object
+	// secret is the place of the first Secret, without a message; nil if there is none.
+	secret *manifest.Fault
 }
 
 // parse reads all documents of a file. A file is taken whole or not at all, so each fault of each
@@ -95,7 +99,14 @@ func parse(data []byte, on node) content {
 		if d.Named() {
 			out.named = append(out.named, identity(d.Container))
 		}
+		if d.Kind == manifest.KindSecret && out.secret == nil {
+			out.secret = new(d.At("kind", ""))
+		}
 		if len(d.Faults) > 0 {
+			continue
+		}
+		if d.Object != nil {
+			out.addObject(d)
 			continue
 		}
 		key := keyOf(c.container)
@@ -108,11 +119,11 @@ func parse(data []byte, on node) content {
 	}
 	switch {
 	case len(out.faults) > 0:
-		out.containers = nil
-	case len(out.containers) > 0:
+		out.containers, out.objects = nil, nil
+	case len(out.containers)+len(out.objects) > 0:
 		out.named = nil
 	default:
-		out.faults = []manifest.Fault{{Message: "found no Container; allowed: at least one (remove the file to remove what it has started)"}}
+		out.faults = []manifest.Fault{{Message: "found no Container, ConfigMap or Secret; allowed: at least one (remove the file to remove what it has started)"}}
 	}
 	return out
 }
@@ -125,7 +136,7 @@ func (on node) compile(d *manifest.Document) compiled {
 	}
 	digest := specDigest(&c.Spec)
 	SetDefaults(c)
-	spec, faults := on.bundle(c)
+	spec, faults := on.bundle(c, compile.LocalObjects())
 	d.Report(append(faults, on.placed(&c.Spec)...))
 	var config source.Document
 	if spec != nil {

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	strictjson "sigs.k8s.io/json"
+)
+
+// The kinds of objects that Containers may refer to. They are of apiVersion v1.
+const (
+	KindConfigMap = "ConfigMap"
+	KindSecret    = "Secret"
+)
+
+// Object is a ConfigMap or Secret.
+type Object struct {
+	Kind, Namespace, Name string
+	// Data holds data, with stringData over it, for variables to refer to.
+	Data map[string]string
+}
+
+// objectKind returns the kind of a root that is a ConfigMap or Secret of apiVersion v1, or "".
+func objectKind(root *yaml.Node) string {
+	if root.Kind != yaml.MappingNode {
+		return ""
+	}
+	found := map[string]string{}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		if v := resolve(root.Content[i+1]); v.Kind == yaml.ScalarNode {
+			found[root.Content[i].Value] = v.Value
+		}
+	}
+	if kind := found["kind"]; found["apiVersion"] == "v1" && (kind == KindConfigMap || kind == KindSecret) {
+		return kind
+	}
+	return ""
+}
+
+// decodeObject reads the document's root as a ConfigMap or Secret.
+func (d *Document) decodeObject(root *yaml.Node, kind string) {
+	d.Kind, d.decoded.secret = kind, kind == KindSecret
+	var meta *metav1.ObjectMeta
+	var object any
+	configMap, secret := &corev1.ConfigMap{}, &corev1.Secret{}
+	if kind == KindSecret {
+		object, meta = secret, &secret.ObjectMeta
+	} else {
+		object, meta = configMap, &configMap.ObjectMeta
+	}
+	value, ok := d.decoded.value(root, reflect.TypeOf(object).Elem(), nil)
+	d.Faults = d.decoded.faults
+	if !ok {
+		return
+	}
+	raw, err := json.Marshal(value)
+	if err == nil {
+		var strict []error
+		if strict, err = strictjson.UnmarshalStrict(raw, object); err == nil {
+			err = errors.Join(strict...)
+		}
+	}
+	if err != nil { // its words may hold a value
+		if len(d.Faults) == 0 {
+			d.Faults = []Fault{{Line: d.Line, Message: "found no " + kind + "; allowed: the fields of one"}}
+		}
+		return
+	}
+	if kind == KindSecret {
+		d.Report(checkSecret(secret))
+	} else {
+		d.Report(checkConfigMap(configMap))
+	}
+	d.Object = &Object{Kind: kind, Namespace: meta.Namespace, Name: meta.Name, Data: configMap.Data}
+	if d.Object.Namespace == "" {
+		d.Object.Namespace = metav1.NamespaceDefault
+	}
+	if kind == KindSecret {
+		d.Object.Data = map[string]string{}
+		for key, v := range secret.Data {
+			d.Object.Data[key] = string(v)
+		}
+		maps.Copy(d.Object.Data, secret.StringData)
+	}
+}
+
+// checkMeta checks what the API server checks of an object's metadata.
+func checkMeta(meta *metav1.ObjectMeta, immutable *bool) field.ErrorList {
+	var faults field.ErrorList
+	at := field.NewPath("metadata")
+	if meta.Name == "" {
+		faults = append(faults, field.Required(at.Child("name"), "an object needs a name"))
+	} else {
+		for _, msg := range validation.IsDNS1123Subdomain(meta.Name) {
+			faults = append(faults, field.Invalid(at.Child("name"), meta.Name, msg))
+		}
+	}
+	if meta.Namespace != "" {
+		for _, msg := range validation.IsDNS1123Label(meta.Namespace) {
+			faults = append(faults, field.Invalid(at.Child("namespace"), meta.Namespace, msg))
+		}
+	}
+	if immutable != nil && *immutable {
+		faults = append(faults, field.Forbidden(field.NewPath("immutable"),
+			"is not supported in a file, which can always be changed: remove it"))
+	}
+	return faults
+}
+
+// checkKeys checks the keys of a part of an object's data.
+func checkKeys[V any](at *field.Path, data map[string]V) field.ErrorList {
+	var faults field.ErrorList
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		for _, msg := range validation.IsConfigMapKey(key) {
+			faults = append(faults, field.Invalid(at.Key(key), key, msg))
+		}
+	}
+	return faults
+}
+
+// maxData is corev1.MaxSecretSize, which is also the API server's limit for a ConfigMap.
+const maxData = corev1.MaxSecretSize
+
+func checkSize(at *field.Path, size int) field.ErrorList {
+	if size > maxData {
+		return field.ErrorList{field.Invalid(at, fmt.Sprintf("%d bytes", size), fmt.Sprintf("may be at most %d bytes in all", maxData))}
+	}
+	return nil
+}
+
+func checkConfigMap(c *corev1.ConfigMap) field.ErrorList {
+	data, binary := field.NewPath("data"), field.NewPath("binaryData")
+	faults := slices.Concat(checkMeta(&c.ObjectMeta, c.Immutable), checkKeys(data, c.Data), checkKeys(binary, c.BinaryData))
+	size := 0
+	for key, v := range c.Data {
+		size += len(v)
+		if _, twice := c.BinaryData[key]; twice {
+			faults = append(faults, field.Forbidden(binary.Key(key), "the key is in data as well: remove one of them"))
+		}
+	}
+	for _, v := range c.BinaryData {
+		size += len(v)
+	}
+	return append(faults, checkSize(data, size)...)
+}
+
+func checkSecret(s *corev1.Secret) field.ErrorList {
+	data, text := field.NewPath("data"), field.NewPath("stringData")
+	faults := slices.Concat(checkMeta(&s.ObjectMeta, s.Immutable), checkKeys(data, s.Data), checkKeys(text, s.StringData))
+	size := 0
+	for _, v := range s.Data {
+		size += len(v)
+	}
+	for _, v := range s.StringData {
+		size += len(v)
+	}
+	return append(faults, checkSize(data, size)...)
+}
+
+// binary returns a node as the text of a []byte in JSON.
+func (d *decoder) binary(n, place *yaml.Node, at *field.Path) (any, bool) {
+	if kindOf(n) == "string" {
+		if _, err := base64.StdEncoding.DecodeString(n.Value); err == nil {
+			return n.Value, true
+		}
+	}
+	d.fault(place, at, "found "+describe(n)+"; allowed: text in base64")
+	return nil, false
+}
+
+// withoutValue returns the message of a fault. One in the data of a Secret shows no value.
+func (d *decoder) withoutValue(path, message string) string {
+	for _, part := range []string{"data", "stringData"} {
+		rest, below := strings.CutPrefix(path, part)
+		if !d.secret || !below || rest != "" && rest[0] != '[' && rest[0] != '.' {
+			continue
+		}
+		if part == "data" {
+			return "found a value of another form, which is not shown; allowed: a map of keys to text in base64"
+		}
+		return "found a value of another form, which is not shown; allowed: a map of keys to text: put numbers and booleans into quotes"
+	}
+	return message
+}

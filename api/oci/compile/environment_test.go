@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"sigs.k8s.io/yaml"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+const references = `
+apiVersion: berth.run/v1alpha1
+kind: Container
+metadata: {name: a}
+spec:
+  image: busybox
+  command: [x, $(A)]
+  envFrom:
+  - {prefix: P_, configMapRef: {name: settings, optional: true}}
+  - secretRef: {name: keys}
+  env:
+  - {name: A, valueFrom: {configMapKeyRef: {name: settings, key: a.b}}}
+  - {name: B, valueFrom: {secretKeyRef: {name: keys, key: b, optional: true}}}
+`
+
+// TestReferencesToObjects: an agent without a cluster gets the references as they are, and a cluster
+// refuses each of them with its path.
+func TestReferencesToObjects(t *testing.T) {
+	c := &v1alpha1.Container{}
+	if err := yaml.UnmarshalStrict([]byte(references), c); err != nil {
+		t.Fatal(err)
+	}
+	b, faults := Bundle(c, LocalObjects())
+	if len(faults) > 0 {
+		t.Fatal(faults.ToAggregate())
+	}
+	if p := b.Process; !equality.Semantic.DeepEqual(p.Env, c.Spec.Env) || !equality.Semantic.DeepEqual(p.EnvFrom, c.Spec.EnvFrom) ||
+		p.Command[1] != "$(A)" || strings.Contains(string(b.Config.Raw), `"env"`) {
+		t.Errorf("found %+v with %s", p, b.Config.Raw)
+	}
+	if got := MinAgentRevision(b); got != 3 {
+		t.Errorf("found the revision %d; want 3", got)
+	}
+	_, faults = Bundle(c)
+	var paths []string
+	for _, f := range faults {
+		paths = append(paths, f.Field)
+	}
+	if got, want := strings.Join(paths, " "), "spec.env[0].valueFrom.configMapKeyRef spec.env[1].valueFrom.secretKeyRef "+
+		"spec.envFrom[0].configMapRef spec.envFrom[1].secretRef"; got != want {
+		t.Errorf("a cluster refuses %s; want %s", got, want)
+	}
+}
+
+func TestFaultsOfReferences(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change  func(*v1alpha1.ContainerSpec)
+		path    string
+		message string
+	}{
+		"no name":    {func(s *v1alpha1.ContainerSpec) { s.Env[0].ValueFrom.ConfigMapKeyRef.Name = "" }, "spec.env[0].valueFrom.configMapKeyRef.name", "name an object"},
+		"bad name":   {func(s *v1alpha1.ContainerSpec) { s.Env[1].ValueFrom.SecretKeyRef.Name = "A" }, "spec.env[1].valueFrom.secretKeyRef.name", "lower case"},
+		"no key":     {func(s *v1alpha1.ContainerSpec) { s.Env[0].ValueFrom.ConfigMapKeyRef.Key = "" }, "spec.env[0].valueFrom.configMapKeyRef.key", "name a key"},
+		"bad key":    {func(s *v1alpha1.ContainerSpec) { s.Env[1].ValueFrom.SecretKeyRef.Key = "a/b" }, "spec.env[1].valueFrom.secretKeyRef.key", "key"},
+		"bad prefix": {func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].Prefix = "A=" }, "spec.envFrom[0].prefix", "="},
+		"no source":  {func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].ConfigMapRef = nil }, "spec.envFrom[0]", "configMapRef and secretRef"},
+		"two sources": {
+			func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].SecretRef = s.EnvFrom[1].SecretRef },
+			"spec.envFrom[0].secretRef", "write two items",
+		},
+		"a file": {func(s *v1alpha1.ContainerSpec) {
+			s.Env[0].ValueFrom = &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}
+		}, "spec.env[0].valueFrom.fileKeyRef", "give a literal value"},
+	} {
+		c := &v1alpha1.Container{}
+		if err := yaml.UnmarshalStrict([]byte(references), c); err != nil {
+			t.Fatal(err)
+		}
+		tc.change(&c.Spec)
+		_, faults := Bundle(c, LocalObjects())
+		if len(faults) != 1 || faults[0].Field != tc.path || !strings.Contains(faults[0].Error(), tc.message) {
+			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path, tc.message)
+		}
+	}
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// untilWaits returns once a container waits for an object, with a message that has the text.
+func (h *host) untilWaits(name, text string) {
+	h.t.Helper()
+	h.until(name+" waits: "+text, func() bool {
+		c := h.get(name)
+		if c == nil {
+			return false
+		}
+		running := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionRunning)
+		return running != nil && running.Reason == v1alpha1.ReasonConfigMissing && strings.Contains(running.Message, text) &&
+			c.Status.PrintableStatus == v1alpha1.ReasonConfigMissing
+	})
+}
+
+// shown returns the files of the host that hold a text, but for the manifests, and why it may not be
+// there.
+func (h *host) shown(text string) (out []string) {
+	err := filepath.WalkDir(h.dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err != nil || !e.Type().IsRegular() || filepath.Dir(path) == h.path("m") {
+			return nil //nolint:nilerr // it is gone since
+		}
+		data, _ := os.ReadFile(path)
+		if !bytes.Contains(data, []byte(text)) {
+			return nil
+		}
+		info, err := e.Info()
+		var disk unix.Statfs_t
+		if err == nil {
+			err = unix.Statfs(path, &disk)
+		}
+		switch run, _ := filepath.Rel(h.path("r"), path); {
+		case err != nil:
+			out = append(out, path+": "+err.Error())
+		case info.Mode().Perm()&0o077 != 0:
+			out = append(out, path+": mode "+info.Mode().String())
+		case disk.Type != unix.TMPFS_MAGIC && strings.HasPrefix(run, ".."): // the run directory is in memory on a host
+			out = append(out, path+": on a disk")
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Error(err)
+	}
+	return out
+}
+
+// TestConfiguration: a container waits for what it refers to, starts once that is there, and nobody
+// but root can read the value of a Secret, on no disk.
+func TestConfiguration(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	const password = "correct horse battery"
+	h.write("app.yaml", "  archive: {path: "+programs+"/busybox.tar}\n"+
+		"  command: [/bin/sh, -c, 'echo \"$0 $MODE $OTHER$(echo -n \"$PASSWORD\" | sha256sum)\"; exec sleep 3600', $(MODE)]\n"+
+		"  envFrom: [{prefix: '', configMapRef: {name: settings}}, {secretRef: {name: none, optional: true}}]\n"+
+		"  env:\n"+
+		"  - {name: OTHER, valueFrom: {configMapKeyRef: {name: settings, key: other, optional: true}}}\n"+
+		"  - {name: PASSWORD, valueFrom: {secretKeyRef: {name: login, key: password}}}\n")
+	h.untilWaits("app", "spec.envFrom[0].configMapRef: found no ConfigMap settings")
+	h.signal(unix.SIGKILL)
+	h.start()
+	settings := func(mode string) {
+		h.raw("settings.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {MODE: "+mode+"}\n")
+	}
+	settings("fast")
+	h.untilWaits("app", "spec.env[1].valueFrom.secretKeyRef: found no Secret login")
+
+	// A Secret that others can read is refused, and nothing of it is shown.
+	secret := func(key string) string {
+		return "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {" + key + ": " + password + "}\n"
+	}
+	if err := os.WriteFile(h.path("m/login.yaml"), []byte(secret("other")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the mode is refused", func() bool {
+		out, errs, _ := h.run("", "status")
+		return strings.Contains(out+errs, "found mode 0644")
+	})
+	if err := os.Chmod(h.path("m/login.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.untilWaits("app", `found no key "password" in the Secret login`)
+	h.raw("login.yaml", secret("password"))
+
+	c := h.untilRunning("app")
+	sum := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(password)))
+	h.until("the values", func() bool { return h.logs("app") == "fast fast "+sum })
+	if found := h.shown(password); len(found) > 0 {
+		t.Errorf("the Secret is shown:\n%s", strings.Join(found, "\n"))
+	}
+
+	// A change restarts nothing. The next run has it, whichever agent starts that.
+	settings("slow")
+	h.signal(unix.SIGKILL)
+	h.start()
+	if again := h.untilRunning("app"); again.Status.PID != c.Status.PID {
+		t.Errorf("found pid %d; want %d", again.Status.PID, c.Status.PID)
+	}
+	if err := unix.Kill(int(c.Status.PID), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the new value", func() bool { return h.logs("app") == "slow slow "+sum })
+	h.removeAll("app.yaml", "login.yaml", "settings.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+}
+
+// TestConfigurationSample applies the sample as its comment says.
+func TestConfigurationSample(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.raw("configuration.yaml", sample(t, "standalone/configuration.yaml"))
+	h.untilRunning("configuration")
+	h.until("the line of the sample", func() bool {
+		return h.logs("configuration") == "Hello, world; the password has 13 characters\n"
+	})
+	h.removeAll("configuration.yaml")
+}

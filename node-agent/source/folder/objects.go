@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/berth-run/berth/api/manifest"
+	"github.com/berth-run/berth/api/oci/environment"
+	"github.com/berth-run/berth/node-agent/source"
+)
+
+// object is a ConfigMap or Secret of a file. Nothing of it is ever written down.
+type object struct {
+	*manifest.Object
+	file string         // that it was accepted from
+	at   manifest.Fault // the place of its name, without a message
+}
+
+// objectKey identifies an object.
+type objectKey struct{ kind, namespace, name string }
+
+func (o *object) key() objectKey { return objectKey{o.Kind, o.Namespace, o.Name} }
+
+func (k objectKey) String() string { return k.kind + " " + k.namespace + "/" + k.name }
+
+// Data returns the data of a ConfigMap or Secret of the manifests, or false if there is none of the
+// name, or none that has been read yet.
+func (f *Folder) Data(namespace string, o environment.Object) (map[string]string, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	found := f.objects[objectKey{o.Kind, namespace, o.Name}]
+	if found == nil {
+		return nil, false
+	}
+	return found.Data, true
+}
+
+// addObject adds the object of a document that has no faults, or a fault if the file has one of the
+// name already.
+func (c *content) addObject(d *manifest.Document) {
+	o := &object{Object: d.Object, at: d.At("metadata.name", "")}
+	if slices.ContainsFunc(c.objects, func(other *object) bool { return other.key() == o.key() }) {
+		c.faults = append(c.faults, d.At("metadata.name", fmt.Sprintf("found %s a second time in this file; allowed: each name once", o.key())))
+		return
+	}
+	c.objects = append(c.objects, o)
+}
+
+// checkMode adds a fault if the file has a Secret, and anybody but this user can read it.
+func (c *content) checkMode(info fs.FileInfo) {
+	if c.secret == nil {
+		return
+	}
+	fault := *c.secret
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case info.Mode().Perm()&0o077 != 0:
+		fault.Message = fmt.Sprintf("found mode %04o of a file with a Secret; allowed: 0600 or 0400, so that nobody else can read it", info.Mode().Perm())
+	case ok && int(stat.Uid) != os.Geteuid():
+		fault.Message = fmt.Sprintf("found a file with a Secret that belongs to user %d; allowed: one that belongs to user %d, as whom the agent runs",
+			stat.Uid, os.Geteuid())
+	default:
+		return
+	}
+	c.faults = append(c.faults, fault)
+	c.containers, c.objects = nil, nil
+}
+
+// claimObjects notes conflicts: objects that more than one file has. Such an object belongs to the
+// file that it was accepted from; if that does not have it, each of the files is refused.
+func (f *Folder) claimObjects(names []string) {
+	holders := map[objectKey][]string{}
+	for _, name := range names {
+		for _, o := range f.files[name].objects {
+			holders[o.key()] = append(holders[o.key()], name)
+		}
+	}
+	for key, files := range holders {
+		if len(files) == 1 {
+			continue
+		}
+		owner, others := "", strings.Join(files, " and ")+" have"
+		if held := f.objects[key]; held != nil && slices.Contains(files, held.file) {
+			owner, others = held.file, held.file+" has already"
+		}
+		for _, name := range files {
+			if name == owner {
+				continue
+			}
+			fl := f.files[name]
+			i := slices.IndexFunc(fl.objects, func(o *object) bool { return o.key() == key })
+			fault := fl.objects[i].at
+			fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key, others)
+			fl.conflicts = append(fl.conflicts, fault)
+			slices.SortFunc(fl.conflicts, func(a, b manifest.Fault) int { return a.Line - b.Line })
+		}
+	}
+}
+
+// acceptObjects takes the objects of the files over, and notes the Containers that refer to what has
+// changed. A file that is refused, or gone for a moment only, keeps those that were accepted from
+// it.
+func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
+	next := map[objectKey]*object{}
+	for key, o := range f.objects {
+		if fl := f.files[o.file]; fl != nil && (len(fl.refusal()) > 0 || !slices.Contains(names, o.file)) {
+			next[key] = o
+		}
+	}
+	for _, name := range names {
+		fl := f.files[name]
+		if len(fl.refusal()) > 0 {
+			continue
+		}
+		for _, o := range fl.objects {
+			o.file = name
+			next[o.key()] = o
+		}
+	}
+	differs := func(key objectKey) bool {
+		a, b := f.objects[key], next[key]
+		return (a == nil) != (b == nil) || a != nil && !maps.Equal(a.Data, b.Data)
+	}
+	for key, e := range f.entries {
+		if e.bundle == nil {
+			continue
+		}
+		for _, o := range environment.References(e.bundle.Spec.Process.Env, e.bundle.Spec.Process.EnvFrom) {
+			if differs(objectKey{o.Kind, key.Namespace, o.Name}) {
+				changed[key] = true
+			}
+		}
+	}
+	f.objects = next
+}

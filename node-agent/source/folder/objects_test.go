@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package folder
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/berth-run/berth/api/oci/environment"
+)
+
+func configMap(name, value string) string {
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata: {k: " + value + "}\n"
+}
+
+func secretObject(name, value string) string {
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: " + name + "}\nstringData: {k: " + value + "}\n"
+}
+
+// TestObjectsOfFiles tells stories: at each step files are written with mode 0600 (or removed, where
+// the content is empty), and what Containers can refer to, who is told, and what is refused is
+// looked at.
+func TestObjectsOfFiles(t *testing.T) {
+	user := container("user", ", env: [{name: A, valueFrom: {configMapKeyRef: {name: c, key: k}}}]")
+	type step struct {
+		files   map[string]string
+		open    string // a file that everybody may read from now on
+		restart bool
+		data    string // of ConfigMap c and Secret s
+		changed string // Containers that are to be looked at
+		refused string // part of it; "" is nothing
+	}
+	for name, steps := range map[string][]step{
+		"added, changed and removed": {
+			{files: map[string]string{"a.yaml": user}, changed: "user"},
+			{files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one", changed: "user"},
+			{files: map[string]string{"s.yaml": secretObject("s", "two")}, data: "c=one s=two"},
+			{files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two s=two", changed: "user"},
+			{files: map[string]string{"c.yaml": ""}, data: "s=two", changed: "user"},
+		},
+		"beside a Container": {
+			{files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + user}, data: "c=one", changed: "user"},
+			{files: map[string]string{"a.yaml": user}, changed: "user"},
+		},
+		"a broken file keeps its objects until the agent ends": {
+			{files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one"},
+			{files: map[string]string{"c.yaml": "{"}, data: "c=one", refused: "c.yaml:1: "},
+			{restart: true, refused: "c.yaml:1: "},
+			{files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two"},
+		},
+		"a Secret that others can read": {
+			{files: map[string]string{"s.yaml": secretObject("s", "one")}, data: "s=one"},
+			{open: "s.yaml", data: "s=one", refused: `s.yaml:2:7: kind: found mode 0644 of a file with a Secret; allowed: 0600 or 0400`},
+			{restart: true, refused: "found mode 0644"},
+		},
+		"a ConfigMap that others can read": {
+			{files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one"},
+			{open: "c.yaml", data: "c=one"},
+		},
+		"a name in two files": {
+			{files: map[string]string{"b.yaml": configMap("c", "one")}, data: "c=one"},
+			{
+				files: map[string]string{"a.yaml": configMap("c", "two")}, data: "c=one",
+				refused: "a.yaml:3:18: metadata.name: found ConfigMap default/c, which b.yaml has already",
+			},
+			{files: map[string]string{"b.yaml": ""}, data: "c=two"},
+		},
+		"a name in two new files": {
+			{files: map[string]string{"a.yaml": configMap("c", "one"), "b.yaml": configMap("c", "two")}, refused: "which a.yaml and b.yaml have"},
+			{files: map[string]string{"a.yaml": ""}, data: "c=two"},
+		},
+		"a name twice in a file": {
+			{files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + configMap("c", "two")}, refused: "found ConfigMap default/c a second time in this file"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, state := t.TempDir(), t.TempDir()
+			f := newFolder(t, dir, state)
+			for i, s := range steps {
+				for file, text := range s.files {
+					var err error
+					if path := filepath.Join(dir, file); text == "" {
+						err = os.Remove(path)
+					} else {
+						err = os.WriteFile(path, []byte(text), 0o600)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				if s.open != "" {
+					if err := os.Chmod(filepath.Join(dir, s.open), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if s.restart {
+					f = newFolder(t, dir, state)
+				}
+				var changed, data []string
+				for _, k := range f.scan() {
+					changed = append(changed, k.Name)
+				}
+				for _, o := range []environment.Object{{Kind: environment.KindConfigMap, Name: "c"}, {Kind: environment.KindSecret, Name: "s"}} {
+					if found, ok := f.Data("default", o); ok {
+						data = append(data, o.Name+"="+found["k"])
+					}
+				}
+				slices.Sort(changed)
+				if got := strings.Join(data, " "); got != s.data {
+					t.Errorf("step %d: found the data %q; want %q", i, got, s.data)
+				}
+				if got := strings.Join(changed, " "); got != s.changed {
+					t.Errorf("step %d: found changes of %q; want %q", i, got, s.changed)
+				}
+				if got := refused(t, f); !strings.Contains(got, s.refused) || s.refused == "" && got != "" {
+					t.Errorf("step %d: refused: %q; want %q", i, got, s.refused)
+				}
+			}
+		})
+	}
+}
