@@ -114,6 +114,9 @@ const (
 	// ReasonStorageFailed surfaces in Running when the container waits because the agent cannot
 	// write its own files, such as on a full disk; the message names file and cause.
 	ReasonStorageFailed = "StorageFailed"
+	// ReasonNetworkFailed surfaces in Running when the container could not be connected to its
+	// network; the agent tries again after a back-off.
+	ReasonNetworkFailed = "NetworkFailed"
 	// ReasonStarted surfaces in Running and Ready when the process runs.
 	ReasonStarted = "Started"
 	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next

@@ -418,6 +418,12 @@ type RunStatus struct {
 	// +optional
 	ImageID string `json:"imageID,omitempty"`
 
+	// ips are the addresses that the container has in its network: at most one of IPv4 and one of
+	// IPv6 in a network of the usual kind. A container in the node's network has none of its own.
+	// +optional
+	// +listType=atomic
+	IPs []corev1.PodIP `json:"ips,omitempty"`
+
 	// pid of the container's first process in the node's pid namespace; 0 when it does not run.
 	// +optional
 	PID int64 `json:"pid,omitempty"`
@@ -457,6 +463,7 @@ type RunStatus struct {
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Image",type=string,priority=1,JSONPath=`.spec.image`
+// +kubebuilder:printcolumn:name="IP",type=string,priority=1,JSONPath=`.status.ips[0].ip`
 // +kubebuilder:printcolumn:name="PID",type=integer,priority=1,JSONPath=`.status.pid`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type Container struct {

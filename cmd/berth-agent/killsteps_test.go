@@ -29,12 +29,16 @@ type stepScenario struct {
 	over func(r *stepRun) bool
 	// check asserts what must be true at the end.
 	check func(r *stepRun)
+	// network is whether the host has a network for its containers.
+	network bool
 }
 
 // stepRun is one run of a scenario, with a container of its own on a host that is used again.
 type stepRun struct {
 	*host
 	name string
+	// confirmed is whether a container that is removed within the scenario has been confirmed to run.
+	confirmed bool
 }
 
 // manifest writes the container's manifest. The program records its actions in the host's file
@@ -201,6 +205,43 @@ var stepScenarios = []stepScenario{
 	},
 }
 
+// connected is the life of a container on a network, from its start to its removal. Only the agent
+// has it: the supervisor knows no networks.
+var connected = stepScenario{
+	name:    "network",
+	network: true,
+	act: func(r *stepRun) {
+		r.manifest("Never", "echo start >>$NOTES; hostname -i; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7")
+	},
+	over: func(r *stepRun) bool {
+		if r.notes() == "" {
+			return false
+		}
+		if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
+			r.t.Fatal(err)
+		}
+		if !r.ended(v1alpha1.ContainerFailed) {
+			return r.get(r.name) == nil && r.confirmed
+		}
+		if !r.confirmed {
+			c := r.get(r.name)
+			if ips := c.Status.IPs; len(ips) != 2 || strings.TrimSpace(r.logs(r.name)) != ips[0].IP {
+				r.t.Errorf("the program found its address %q; want the first of two of the status, %v", r.logs(r.name), ips)
+			}
+			r.confirmed = true
+			r.remove(r.name + ".yaml")
+			r.rescan()
+		}
+		r.host.run("", "prune", "--no-wait")
+		return false
+	},
+	check: func(r *stepRun) {
+		r.noted("start")
+		r.until("all is gone", func() bool { return r.files() == 0 })
+		r.checkNetworkIsClean()
+	},
+}
+
 // limitedProgram writes more than 32 KiB at once, and nothing after that.
 const limitedProgram = `trap 'exit 0' TERM; echo start >>$NOTES; seq 1 10000; echo ready >>$NOTES; while true; do sleep 0.02; done`
 
@@ -240,7 +281,7 @@ var takeover = stepScenario{
 // each program is started as often as without the kill, exit codes and logs are whole, the program
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
-	for _, sc := range append(slices.Clone(stepScenarios), takeover) {
+	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})
@@ -283,6 +324,9 @@ func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
 			t.Run(fmt.Sprint("host ", w), func(t *testing.T) {
 				t.Parallel()
 				h := newHost(t)
+				if sc.network {
+					h.ownNetwork()
+				}
 				if err := os.Mkdir(h.path("notes"), 0o777); err != nil {
 					t.Fatal(err)
 				}
@@ -313,6 +357,9 @@ func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
 					files[i] = filepath.Base(files[i])
 				}
 				h.removeAll(files...)
+				if sc.network {
+					h.checkNetworkIsClean()
+				}
 				h.signal(unix.SIGTERM)
 			})
 		}

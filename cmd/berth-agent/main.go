@@ -88,6 +88,11 @@ ends, and the next agent takes them up again.`,
 	f.IntVar(&o.removedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
 	f.DurationVar(&o.removedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
 	f.StringVar(&o.cgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
+	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"},
+		"`directories` of CNI plugins; empty, containers have loopback alone")
+	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configuration; the first file by name is the containers' network")
+	f.StringArrayVar(&o.bridgeSubnet, "bridge-subnet", nil,
+		"`subnet` of the bridge that containers have without CNI configuration, one of IPv4 and one of IPv6; absent, 10.89.0.0/16 or another that is free, and one of fd00::/8")
 	f.StringVar(&o.berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
 	f.StringArrayVar(&o.handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
 	f.StringVar(&o.healthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")

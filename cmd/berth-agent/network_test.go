@@ -4,11 +4,19 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/needs"
+	"github.com/berth-run/berth/node-agent/network"
 )
 
 // netns returns the number of a process's network namespace, or 0 if there is no process.
@@ -85,6 +93,160 @@ func TestStandaloneNetworkNamespace(t *testing.T) {
 	}
 
 	h.removeAll("own.yaml", "none.yaml", "host.yaml")
+	if left := h.leftovers(); left != (counts{}) {
+		t.Errorf("found %+v left", left)
+	}
+	h.signal(unix.SIGTERM)
+}
+
+// cniPlugins is where Debian's containernetworking-plugins are.
+const cniPlugins = "/usr/lib/cni"
+
+// ownNetwork gives the host a network namespace of its own, so that bridges, routes and rules of
+// iptables stay in it.
+func (h *host) ownNetwork() {
+	h.t.Helper()
+	for _, plugin := range []string{"bridge", "host-local", "portmap", "firewall"} {
+		if _, err := os.Stat(filepath.Join(cniPlugins, plugin)); err != nil {
+			needs.Skip(h.t, fmt.Sprintf("apt-get install containernetworking-plugins: %v", err))
+		}
+	}
+	nsenter := needs.Program(h.t, "nsenter")
+	needs.Program(h.t, "iptables")
+	node := network.Namespaces{Dir: h.t.TempDir()}
+	path, err := node.Ensure("node")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if err := node.Remove("node"); err != nil {
+			h.t.Error(err)
+		}
+	})
+	h.network, h.tracer = path, []string{nsenter, "--net=" + path}
+	if err := os.MkdirAll(h.path("cni"), 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// onNode runs a program in the host's network and returns what it prints.
+func (h *host) onNode(args ...string) string {
+	h.t.Helper()
+	out, err := exec.Command("nsenter", append([]string{"--net=" + h.network}, args...)...).CombinedOutput()
+	if err != nil {
+		h.t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// networkLeft returns the devices, addresses and rules of containers in the host's network.
+func (h *host) networkLeft() []string {
+	h.t.Helper()
+	var left []string
+	for line := range strings.Lines(h.onNode("ip", "-o", "link", "show", "type", "veth")) {
+		left = append(left, line)
+	}
+	leases, _ := filepath.Glob(h.path("r/cni/*/*.*")) // but the lock
+	leases6, _ := filepath.Glob(h.path("r/cni/*/*:*"))
+	for _, lease := range append(leases, leases6...) {
+		if !strings.HasPrefix(filepath.Base(lease), "last_reserved_ip") {
+			left = append(left, lease)
+		}
+	}
+	pinned, _ := filepath.Glob(h.path("r/netns/*"))
+	left = append(left, pinned...)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		for line := range strings.Lines(h.onNode(save)) {
+			// Rules name the container in a comment, or its address alone. Chains of a container have
+			// a hash in their names.
+			container := strings.Contains(line, "default_") || strings.Contains(line, "/32 ") || strings.Contains(line, "/128 ") ||
+				regexp.MustCompile(`^:CNI-(DN-)?[0-9a-f]{16}`).MatchString(line)
+			if container && !strings.Contains(line, "127.0.0.1/32") && !strings.Contains(line, "::1/128") {
+				left = append(left, line)
+			}
+		}
+	}
+	return left
+}
+
+func (h *host) checkNetworkIsClean() {
+	h.t.Helper()
+	if left := h.networkLeft(); len(left) > 0 {
+		h.t.Errorf("found %q left of networks", left)
+	}
+}
+
+// ips returns the addresses of a Container once its program runs with another pid than before.
+func (h *host) ips(name string, before int64) (ips []netip.Addr, pid int64) {
+	h.t.Helper()
+	h.until(name+" runs", func() bool {
+		c := h.get(name)
+		if c == nil || c.Status.PID == 0 || c.Status.PID == before || netns(c.Status.PID) == 0 {
+			return false
+		}
+		pid, ips = c.Status.PID, nil
+		for _, ip := range c.Status.IPs {
+			ips = append(ips, netip.MustParseAddr(ip.IP))
+		}
+		return true
+	})
+	return ips, pid
+}
+
+// pinging is the spec of a Container that waits, and whose pings others may ask for.
+func pinging() string {
+	return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, 'trap exit TERM; while true; do sleep 0.1; done']\n"
+}
+
+// Containers reach each other and the node over the bridge, by IPv4 and IPv6, and keep their
+// addresses when the process or the agent is killed.
+func TestStandaloneBridge(t *testing.T) {
+	h := newHost(t)
+	h.ownNetwork()
+	h.start()
+	h.write("a.yaml", pinging())
+	h.write("b.yaml", pinging())
+	a, pid := h.ips("a", 0)
+	b, _ := h.ips("b", 0)
+	subnet := netip.MustParsePrefix("10.89.0.0/16")
+	if len(a) != 2 || !subnet.Contains(a[0]) || !a[1].Is6() || !a[1].IsPrivate() {
+		t.Fatalf("found the addresses %v; want one of %s and one of fd00::/8", a, subnet)
+	}
+	gateway := subnet.Addr().Next()
+	for _, to := range []netip.Addr{b[0], b[1], gateway} {
+		if out := h.does("exec", "a", "--", "ping", "-c", "1", "-w", "10", to.String()); !strings.Contains(out, "1 packets received") {
+			t.Errorf("ping from a to %s: found %s", to, out)
+		}
+	}
+	if out := h.does("status"); !strings.Contains(out, a[0].String()) {
+		t.Errorf("berth-agent status: found no address of a:\n%s", out)
+	}
+	if hosts := h.does("exec", "a", "--", "cat", "/etc/hosts"); !strings.Contains(hosts, a[0].String()+"\ta\n") || !strings.Contains(hosts, a[1].String()+"\ta\n") {
+		t.Errorf("/etc/hosts: found %q; want a's addresses", hosts)
+	}
+
+	h.signal(unix.SIGKILL)
+	if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	again, pid := h.ips("a", pid)
+	if !slices.Equal(again, a) {
+		t.Errorf("after a restart: found the addresses %v; want %v as before", again, a)
+	}
+
+	// Somebody has removed the device: the container is connected anew.
+	h.onNode("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "ip", "link", "del", "eth0")
+	if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	again, pid = h.ips("a", pid)
+	if out := h.onNode("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "ip", "-o", "addr"); !strings.Contains(out, again[0].String()+"/") {
+		t.Errorf("after its device was removed: found %s; want %s", out, again[0])
+	}
+
+	h.removeAll("a.yaml", "b.yaml")
+	h.checkNetworkIsClean()
 	if left := h.leftovers(); left != (counts{}) {
 		t.Errorf("found %+v left", left)
 	}

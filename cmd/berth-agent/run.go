@@ -9,11 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +53,10 @@ type options struct {
 	healthAddress            string
 	logFormat, logLevel      string
 	removedLogs              lifecycle.Retention
+	cniBinDirs               []string
+	cniConfDir               string
+	bridgeSubnet             []string
+	bridgeSubnets            []netip.Prefix
 }
 
 // check returns the faults of the flags, and makes paths absolute, before anything is started.
@@ -93,6 +99,9 @@ func (o *options) check() error {
 	if o.removedLogs.Age < 0 {
 		return fmt.Errorf("--removed-logs-age: found %s; allowed: 0 for no limit, or more", o.removedLogs.Age)
 	}
+	if err := o.checkNetwork(); err != nil {
+		return err
+	}
 	if o.berth == "" {
 		found, err := findBerth()
 		if err != nil {
@@ -102,6 +111,31 @@ func (o *options) check() error {
 	}
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("found user id %d; allowed: 0, since namespaces, mounts and cgroups of the host are made", os.Geteuid())
+	}
+	return nil
+}
+
+// checkNetwork returns the faults of the flags of the network.
+func (o *options) checkNetwork() error {
+	o.cniBinDirs = slices.DeleteFunc(o.cniBinDirs, func(dir string) bool { return dir == "" })
+	for _, dir := range append([]string{o.cniConfDir}, o.cniBinDirs...) {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("--cni-bin-dir, --cni-conf-dir: found %q; allowed: absolute paths", dir)
+		}
+	}
+	if len(o.bridgeSubnet) > 0 && o.manifests == "" {
+		return errors.New("--bridge-subnet: found a subnet; allowed: none without --manifests, as the network of a cluster is in --cni-conf-dir")
+	}
+	o.bridgeSubnets = nil
+	for _, text := range o.bridgeSubnet {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("--bridge-subnet: found %q; allowed: a subnet such as 10.89.0.0/16: %w", text, err)
+		}
+		o.bridgeSubnets = append(o.bridgeSubnets, p)
+	}
+	if err := network.CheckSubnets(o.bridgeSubnets); err != nil {
+		return fmt.Errorf("--bridge-subnet: %w", err)
 	}
 	return nil
 }
@@ -228,12 +262,16 @@ func (o *options) run(ctx context.Context) error {
 		return fmt.Errorf("look at the node: %w", err)
 	}
 	objects, _ := src.(lifecycle.Objects) // a cluster's source has none
+	networks := o.networks(log)
+	if why := networks.Missing(); why != nil {
+		log.Info("containers have loopback alone, but for those with hostNetwork", "why", why)
+	}
 	syncer, err := reconcile.New(reconcile.Config{
 		Objects: objects,
 		Source:  src, Images: imageStore{images, pulling}, Pulled: pulling.Text, Supervisor: keeper.Client(), Bundles: bundles,
 		LogDir: o.logDir, CgroupParent: o.cgroupParent, Handlers: keeper.HandlerNames, Log: log, KeepLogs: o.removedLogs,
-		Node:       lifecycle.Node{Addresses: registration.Addresses, Capacity: facts.Capacity},
-		Namespaces: &network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
+		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: facts.Capacity},
+		Networks: networks,
 	})
 	if err != nil {
 		return err
@@ -313,10 +351,22 @@ func (o *options) settings() claim.Settings {
 	}
 }
 
+// networks returns the networks of the node's containers.
+func (o *options) networks(log *slog.Logger) *network.Networks {
+	n := network.Networks{
+		Namespaces: network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
+		BinDirs:    o.cniBinDirs, ConfDir: o.cniConfDir, Log: log,
+	}
+	if o.manifests != "" {
+		n.Bridge = &network.Bridge{Subnets: o.bridgeSubnets, RunDir: o.runDir}
+	}
+	return network.New(n)
+}
+
 // openJournal opens the journal of the files that must survive a loss of power.
 func openJournal(stateDir string, log *slog.Logger) (*durable.Journal, error) {
 	journal, err := durable.OpenJournal(stateDir,
-		"bundles/*/record.json", "bundles/*/desired.json", "status/*.json", "images/images/*/*.json", "images/refs/*.json")
+		"bundles/*/record.json", "bundles/*/desired.json", "bundles/*/"+network.RecordFile, "status/*.json", "images/images/*/*.json", "images/refs/*.json")
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		// An agent that ended here could not stop what fills the disk.
 		log.Error("what changes from now on may not survive a loss of power", "error", err)

@@ -40,6 +40,9 @@ type host struct {
 	agent  *exec.Cmd
 	ended  chan error // of the agent
 	logged int64      // size of agent.log when it was started
+	// network is the path of a network namespace that is the agent's node; "" for that of the test,
+	// in which containers have loopback alone.
+	network string
 	// manager starts the agent as a service if it is not nil.
 	manager *fakeManager
 }
@@ -157,8 +160,12 @@ func (h *host) start() {
 
 // command returns the command line of the agent.
 func (h *host) command() []string {
+	plugins := "--cni-bin-dir="
+	if h.network != "" {
+		plugins += cniPlugins
+	}
 	return []string{
-		programs + "/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
+		programs + "/berth-agent", plugins, "--cni-conf-dir", h.path("cni"), "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
 		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug",
 	}
 }

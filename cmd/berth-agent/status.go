@@ -96,7 +96,7 @@ func printTable(w io.Writer, r standalone.Report, now time.Time) {
 		return
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "NAME\tPHASE\tREADY\tRESTARTS\tPID\tAGE\tMESSAGE")
+	fmt.Fprintln(tw, "NAME\tPHASE\tREADY\tRESTARTS\tIP\tPID\tAGE\tMESSAGE")
 	for i := range r.Containers {
 		c := &r.Containers[i]
 		ready := "Unknown"
@@ -107,7 +107,11 @@ func printTable(w io.Writer, r standalone.Report, now time.Time) {
 		if c.Status.PID != 0 {
 			pid = strconv.FormatInt(c.Status.PID, 10)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", standalone.DisplayName(c), standalone.Phase(c), ready, c.Status.RestartCount, pid,
+		ip := "-"
+		if len(c.Status.IPs) > 0 {
+			ip = c.Status.IPs[0].IP
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", standalone.DisplayName(c), standalone.Phase(c), ready, c.Status.RestartCount, ip, pid,
 			duration.HumanDuration(now.Sub(c.CreationTimestamp.Time)), standalone.Message(c))
 	}
 	for _, m := range r.Manifests {
@@ -119,7 +123,7 @@ func printTable(w io.Writer, r standalone.Report, now time.Time) {
 		if more := len(m.Status.Faults) - 1; more > 0 {
 			text += fmt.Sprintf(" (and %d more faults)", more)
 		}
-		fmt.Fprintf(tw, "%s\t%s\tFalse\t-\t-\t%s\t%s\n", m.Name, m.Status.PrintableStatus, age, text)
+		fmt.Fprintf(tw, "%s\t%s\tFalse\t-\t-\t-\t%s\t%s\n", m.Name, m.Status.PrintableStatus, age, text)
 	}
 	_ = tw.Flush()
 }

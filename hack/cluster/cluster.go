@@ -368,6 +368,7 @@ func (c *cluster) startAgent(ctx context.Context) error {
 		"--log-dir", filepath.Join(c.dir, "agent", "log"),
 		"--cgroup-parent", c.cgroup(),
 		"--berth-binary", filepath.Join(c.bin, "berth"),
+		"--cni-bin-dir=", // this machine's networks are not the cluster's
 	}})
 	if err != nil {
 		return err

@@ -29,19 +29,21 @@ type nameFile struct {
 
 // MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their
 // mounts to its document, as the kubelet and its container runtimes do: writable, unless the root
-// filesystem is read-only. container is the name of the Container, and host the root directory of
-// the node.
+// filesystem is read-only. container is the name of the Container, addresses are those that it has
+// in its network, and host is the root directory of the node.
 //
 // A path that the user mounts something on, or below, is the user's. So is one that the root
 // filesystem has no place for: where something else than a regular file stands, or nothing where
 // nothing can be made.
-func (d Dir) MountNames(spec *specs.Spec, rootfs, container string, host fs.FS) error {
+func (d Dir) MountNames(
+	spec *specs.Spec, rootfs, container string, addresses []netip.Addr, host fs.FS,
+) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open rootfs %s: %w", rootfs, err)
 	}
 	defer unix.Close(root)
-	files, err := nameFiles(spec, container, host)
+	files, err := nameFiles(spec, container, addresses, host)
 	if err != nil {
 		return err
 	}
@@ -109,7 +111,9 @@ func placeFor(root int, path string) bool {
 
 // nameFiles returns the files for a container. Their content depends on whether it has a network
 // and a hostname of its own.
-func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, error) {
+func nameFiles(
+	spec *specs.Spec, container string, addresses []netip.Addr, host fs.FS,
+) ([]nameFile, error) {
 	own := func(kind specs.LinuxNamespaceType) bool {
 		return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 	}
@@ -128,7 +132,7 @@ func nameFiles(spec *specs.Spec, container string, host fs.FS) ([]nameFile, erro
 	}
 	var hosts []byte
 	if network {
-		hosts = ownHosts(hostname, container)
+		hosts = ownHosts(hostname, container, addresses)
 		if stub := "run/systemd/resolve/resolv.conf"; onlyLoopback(resolv) {
 			// systemd-resolved answers on the node's loopback alone; this file has the servers that
 			// it asks.
@@ -169,14 +173,19 @@ func readHost(host fs.FS, name string) ([]byte, error) {
 	return data, nil
 }
 
-// ownHosts is /etc/hosts of a container with a network of its own, in which there is loopback
-// alone. The lines for IPv6 are the kubelet's.
-func ownHosts(hostname, container string) []byte {
+// ownHosts returns /etc/hosts of a container with a network namespace of its own. Its names have its
+// addresses or, if there is loopback alone, that of loopback. The lines for IPv6 are the kubelet's.
+func ownHosts(hostname, container string, addresses []netip.Addr) []byte {
 	var b bytes.Buffer
 	b.WriteString("# Written by Berth at each start of the container.\n" +
 		"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
-	fmt.Fprintf(&b, "127.0.0.1\t%s\n", strings.Join(names(hostname, container), " "))
+	if len(addresses) == 0 {
+		addresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	for _, a := range addresses {
+		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(names(hostname, container), " "))
+	}
 	return b.Bytes()
 }
 

@@ -71,7 +71,7 @@ func TestMountNames(t *testing.T) {
 			if err := dir.Make(); err != nil {
 				t.Fatal(err)
 			}
-			if err := dir.MountNames(spec, rootfs, "web", hostFS(nil)); err != nil {
+			if err := dir.MountNames(spec, rootfs, "web", nil, hostFS(nil)); err != nil {
 				t.Fatal(err)
 			}
 			if got := mounted(spec); got != tc.want {
@@ -118,7 +118,7 @@ func TestMountNamesAccess(t *testing.T) {
 	for readonly, access := range map[bool]string{true: "ro", false: "rw"} {
 		spec := specWith()
 		spec.Root.Readonly = readonly
-		if err := dir.MountNames(spec, t.TempDir(), "web", hostFS(nil)); err != nil {
+		if err := dir.MountNames(spec, t.TempDir(), "web", nil, hostFS(nil)); err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range spec.Mounts {
@@ -157,7 +157,7 @@ func TestNameFiles(t *testing.T) {
 		"host network, no hosts file":     {hostNetwork, nil, []string{"127.0.1.1\t" + strings.Join(names(node, "c"), " ")}, "", node + "\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			files, err := nameFiles(tc.spec, "c", hostFS(tc.host))
+			files, err := nameFiles(tc.spec, "c", nil, hostFS(tc.host))
 			if err != nil {
 				t.Fatal(err)
 			}

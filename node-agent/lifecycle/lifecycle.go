@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -90,6 +91,8 @@ type Container struct {
 	Image *Image
 	// Rootfs is the path of the root filesystem.
 	Rootfs string
+	// Addresses are those that the container has in its network.
+	Addresses []netip.Addr
 	// Spec is the document that config.json is written from; nil once it is written.
 	Spec *specs.Spec
 	// Status is the supervisor's status after the start; nil if it does not answer.
@@ -153,8 +156,9 @@ type Config struct {
 	Logs        *Logs
 	// Parallel is the number of containers of one handler that are created concurrently.
 	Parallel int
-	// Namespaces pins the network namespaces of containers; nil leaves them to the runtime.
-	Namespaces *network.Namespaces
+	// Networks connects containers to the node's network; nil leaves each with a namespace that the
+	// runtime creates.
+	Networks *network.Networks
 }
 
 // Stages returns the stages in the order of Ensure.
@@ -167,7 +171,7 @@ func Stages(c Config) List {
 		rootfsStage{},
 		volumesStage{},
 		documentStage{c.CgroupParent},
-		networkStage{c.Namespaces},
+		networkStage{c.Networks},
 		namesStage{},
 		configStage{},
 		logsStage{c.Logs},

@@ -4,24 +4,26 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/network"
 )
 
-// networkStage pins the container's network namespace, and writes its path into the document for
-// the runtime to join. The namespace is kept from run to run.
+// networkStage connects the container to its network, in a pinned network namespace whose path it
+// writes into the document for the runtime to join. Both are kept from run to run.
 //
-// Without namespaces, the runtime creates one for each run.
-type networkStage struct{ namespaces *network.Namespaces }
+// Without networks, the runtime creates a namespace for each run.
+type networkStage struct{ networks *network.Networks }
 
 func (networkStage) Name() string { return "network" }
 func (networkStage) Scope() Scope { return PerContainer }
 
 func (s networkStage) Ensure(ctx context.Context, c *Container) error {
-	if s.namespaces == nil {
+	if s.networks == nil {
 		return nil
 	}
 	i := -1
@@ -33,17 +35,33 @@ func (s networkStage) Ensure(ctx context.Context, c *Container) error {
 	if i < 0 { // it is in the node's network, and may have been in one of its own before
 		return s.Release(ctx, c)
 	}
-	path, err := s.namespaces.Ensure(c.ID)
+	path, err := s.networks.Attach(ctx, c.ID, c.Dir, wantedNetwork(c.Bundle.Spec.Network))
+	if err == nil {
+		c.Addresses, err = network.Addresses(c.Dir)
+	}
 	if err != nil {
-		return ownFiles(err)
+		if StorageFailed(err) {
+			return ownFiles(err)
+		}
+		return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Err: fmt.Errorf("network: %w", err)}
 	}
 	c.Spec.Linux.Namespaces[i].Path = path
 	return nil
 }
 
-func (s networkStage) Release(_ context.Context, c *Container) error {
-	if s.namespaces == nil {
+// wantedNetwork returns what a bundle asks of its network.
+func wantedNetwork(b *v1alpha1.BundleNetwork) network.Wanted {
+	if b == nil {
+		return network.Wanted{}
+	}
+	return network.Wanted{None: b.None}
+}
+
+// Release disconnects the container, and is repeated until that succeeds: the addresses and rules
+// of the node that it has would be lost to others.
+func (s networkStage) Release(ctx context.Context, c *Container) error {
+	if s.networks == nil {
 		return nil
 	}
-	return s.namespaces.Remove(c.ID)
+	return s.networks.Detach(ctx, c.ID, c.Dir)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-run/berth/node-agent/boottime"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/lifecycle"
+	"github.com/berth-run/berth/node-agent/network"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -50,17 +51,23 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 	case Start:
 		return s.start(ctx, in)
 	case NoteRunning:
-		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual) })
+		ips := s.ips(in.Record)
+		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual, ips) })
 		return nil
 	case NoteKills:
 		s.note(in.Record, func(r *Record) { r.OOMKills = in.Actual.OOMKills })
 		return nil
 	case NoteExit:
-		s.note(in.Record, func(r *Record) { noteEnd(r, in, terminated(in.Actual, in.Now)) })
+		ips := s.ips(in.Record) // that it runs may not have been noted
+		s.note(in.Record, func(r *Record) {
+			r.IPs = ips
+			noteEnd(r, in, terminated(in.Actual, in.Now))
+		})
 		in.Record.flushed = s.Bundles.Journal().BeginFlush()
 		return nil
 	case NoteLost:
 		s.note(in.Record, func(r *Record) {
+			r.IPs = nil
 			noteEnd(r, in, &corev1.ContainerStateTerminated{
 				ExitCode: exitUnknown, Reason: "ContainerStatusUnknown", Message: d.Why,
 				StartedAt: metav1.NewTime(r.StartedAt), FinishedAt: metav1.NewTime(in.Now),
@@ -158,7 +165,21 @@ func (s *Syncer) awaitFlush(ctx context.Context, r *Record) error {
 	return nil
 }
 
-func noteRunning(r *Record, st *protocol.Status) {
+// ips returns the addresses that the container has in its network.
+func (s *Syncer) ips(r *Record) []corev1.PodIP {
+	addresses, err := network.Addresses(s.Bundles.Dir(r.ID))
+	if err != nil {
+		s.Log.Error("cannot read the addresses of a container", "container", r.Key.String(), "error", err)
+	}
+	var out []corev1.PodIP
+	for _, a := range addresses {
+		out = append(out, corev1.PodIP{IP: a.String()})
+	}
+	return out
+}
+
+func noteRunning(r *Record, st *protocol.Status, ips []corev1.PodIP) {
+	r.IPs = ips
 	r.State, r.PID, r.StartedAt, r.Launch = stateRunning, st.PID, st.StartedAt, boottime.Instant{}
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }

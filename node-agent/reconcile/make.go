@@ -69,7 +69,8 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 			if c.Status.StartedAt.IsZero() {
 				c.Status.StartedAt = s.Clock.Now()
 			}
-			s.note(r, func(r *Record) { noteRunning(r, c.Status) })
+			ips := s.ips(r)
+			s.note(r, func(r *Record) { noteRunning(r, c.Status, ips) })
 		}
 		return nil
 	}

@@ -98,6 +98,9 @@ type Record struct {
 	// fails.
 	Before *run `json:"before,omitempty"`
 
+	// IPs are the addresses that the container had in its network when its program was started.
+	IPs []corev1.PodIP `json:"ips,omitempty"`
+
 	// ImageID is the reference with the digest of the image's manifest.
 	ImageID string `json:"imageID,omitempty"`
 	// StopSignal of the image; empty is SIGTERM.

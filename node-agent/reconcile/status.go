@@ -103,6 +103,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 		status.ContainerID = containerURL(r.ID)
 	}
 	status.ImageID = r.ImageID
+	status.IPs = slices.Clone(r.IPs)
 	status.RestartCount = r.Restarts
 	if r.State == stateStarting && r.Before != nil {
 		// A start that is interrupted before its program runs is taken back, and its count with it.

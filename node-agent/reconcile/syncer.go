@@ -62,9 +62,9 @@ type Config struct {
 	// Parallel is the number of containers of one handler that are created concurrently; optional:
 	// 8. Pulling images is not counted.
 	Parallel int
-	// Namespaces pins the network namespaces of containers; optional: the runtime creates one for
-	// each run.
-	Namespaces *network.Namespaces
+	// Networks connects containers to the node's network; optional: the runtime creates a namespace
+	// for each run.
+	Networks *network.Networks
 	// Pulled describes the progress of an image's pull for people; optional.
 	Pulled func(reference string) string
 	// Clock is for timers and for what is shown to people; optional: the real one.
@@ -152,7 +152,7 @@ func New(c Config) (*Syncer, error) {
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
 		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
-		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Namespaces: c.Namespaces,
+		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 	})
 	return s, nil
 }
@@ -189,26 +189,13 @@ func (s *Syncer) Run(ctx context.Context) error {
 	return nil
 }
 
-// pruneNetworks removes the network namespaces of containers that have no bundle: somebody has
-// removed the state directory. A bundle exists before its namespace, and is removed after it.
+// pruneNetworks disconnects from the network what no bundle owns.
 func (s *Syncer) pruneNetworks() {
-	if s.Namespaces == nil {
+	if s.Networks == nil {
 		return
 	}
-	pinned, err := s.Namespaces.List()
-	if err == nil {
-		var bundles []string
-		if bundles, err = s.Bundles.List(); err == nil {
-			for _, id := range pinned {
-				if !slices.Contains(bundles, id) {
-					s.Log.Warn("remove the network of a container that does not exist", "id", id)
-					err = errors.Join(err, s.Namespaces.Remove(id))
-				}
-			}
-		}
-	}
-	if err != nil {
-		s.Log.Error("cannot remove the networks of containers that do not exist", "error", err)
+	if err := s.Networks.Prune(s.ctx, s.Bundles.List); err != nil {
+		s.Log.Error("cannot disconnect what belongs to no container from the network", "error", err)
 	}
 }
 

@@ -142,7 +142,7 @@ func (g *guest) start() {
 	}
 	defer log.Close()
 	agent := exec.Command("/host/berth-agent", "--manifests", "/host/m", "--state-dir", state, "--run-dir", "/run/berth", "--log-dir", "/mnt/log",
-		"--node-name", "guest", "--log-format", "text")
+		"--node-name", "guest", "--log-format", "text", "--cni-bin-dir=")
 	agent.Stderr = log
 	if err := agent.Start(); err != nil {
 		g.Fatal(err)

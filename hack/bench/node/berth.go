@@ -70,7 +70,8 @@ func (a *agent) start() error {
 	}
 	defer log.Close()
 	a.cmd = exec.Command(filepath.Join(a.dir, "berth-agent"), "--manifests", a.path("manifests"), "--state-dir", a.path("state"),
-		"--run-dir", runDir, "--log-dir", a.path("logs"), "--cgroup-parent", a.cgroup.name, "--node-name", "bench", "--log-format", "text")
+		"--run-dir", runDir, "--log-dir", a.path("logs"), "--cgroup-parent", a.cgroup.name, "--node-name", "bench", "--log-format", "text",
+		"--cni-bin-dir=")
 	a.cmd.Stderr = log
 	a.cmd.Env = append(os.Environ(), environment...)
 	if err := a.cgroup.enter(); err != nil {

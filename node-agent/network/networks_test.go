@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/berth-run/berth/internal/needs"
+)
+
+// binDir is where Debian's containernetworking-plugins are.
+const binDir = "/usr/lib/cni"
+
+// node is a node with directories of its own and the bridge.
+type node struct {
+	*Networks
+	t   *testing.T
+	dir string
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	needs.Root(t)
+	if err := installed([]string{binDir}, bridgePlugins()...); err != nil {
+		needs.Skip(t, fmt.Sprintf("apt-get install containernetworking-plugins: %v", err))
+	}
+	n := &node{t: t, dir: t.TempDir()}
+	n.boot()
+	t.Cleanup(func() {
+		for _, lines := range [][]string{n.left(), n.pinned()} {
+			if len(lines) > 0 {
+				t.Errorf("found %q left", lines)
+			}
+		}
+		if out, err := exec.Command("ip", "link", "del", n.Bridge.Name()).CombinedOutput(); err != nil && n.Bridge.chosen != nil {
+			t.Logf("remove the bridge: %s", out)
+		}
+	})
+	return n
+}
+
+// boot gives the node another agent.
+func (n *node) boot() {
+	n.Networks = New(Networks{
+		Namespaces: Namespaces{Dir: filepath.Join(n.dir, "run/netns")}, BinDirs: []string{filepath.Join(n.dir, "bin"), binDir},
+		ConfDir: filepath.Join(n.dir, "conf"), Bridge: &Bridge{RunDir: filepath.Join(n.dir, "run")}, Log: slog.New(slog.DiscardHandler),
+	})
+	for _, d := range []string{"bin", "conf", "run"} {
+		if err := os.MkdirAll(filepath.Join(n.dir, d), 0o700); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+}
+
+// container returns the files of a container.
+func (n *node) container(id string) looseFiles {
+	n.t.Helper()
+	dir := filepath.Join(n.dir, "bundles", id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+	return looseFiles(dir)
+}
+
+// conf writes a file of the node's configuration.
+func (n *node) conf(name, text string) {
+	n.t.Helper()
+	if err := os.WriteFile(filepath.Join(n.dir, "conf", name), []byte(text), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// plugin writes a plugin of the node, a script.
+func (n *node) plugin(name, script string) {
+	n.t.Helper()
+	if err := os.WriteFile(filepath.Join(n.dir, "bin", name), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// versionReply answers VERSION, and passes the result of the plugin before on for the rest.
+const versionReply = `if [ $CNI_COMMAND = VERSION ]; then echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'; exit; fi
+`
+
+// attach connects a container and returns its addresses.
+func (n *node) attach(id string, want Wanted) []netip.Addr {
+	n.t.Helper()
+	f := n.container(id)
+	if _, err := n.Attach(n.t.Context(), id, f, want); err != nil {
+		n.t.Fatal(err)
+	}
+	addresses, err := Addresses(f)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return addresses
+}
+
+func (n *node) detach(id string) {
+	n.t.Helper()
+	if err := n.Detach(n.t.Context(), id, n.container(id)); err != nil {
+		n.t.Error(err)
+	}
+}
+
+func (n *node) pinned() []string {
+	ids, err := n.Namespaces.List()
+	if err != nil {
+		n.t.Error(err)
+	}
+	return ids
+}
+
+// left returns the devices, addresses and rules of containers.
+func (n *node) left() []string {
+	var left []string
+	out, err := exec.Command("ip", "-o", "link", "show", "type", "veth").CombinedOutput()
+	if err != nil {
+		n.t.Errorf("ip link: %v: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		left = append(left, line)
+	}
+	leases, err := n.Bridge.leases()
+	if err != nil {
+		n.t.Error(err)
+	}
+	for id, addresses := range leases {
+		left = append(left, fmt.Sprint(id, addresses))
+	}
+	chain := regexp.MustCompile(`^:CNI-(DN-)?[0-9a-f]{16}`)
+	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+		out, err := exec.Command(save).Output()
+		if err != nil {
+			n.t.Errorf("%s: %v", save, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			one := (strings.Contains(line, "/32 ") || strings.Contains(line, "/128 ")) && !strings.Contains(line, "127.0.0.1/32") && !strings.Contains(line, "::1/128")
+			if one || chain.MatchString(line) {
+				left = append(left, line)
+			}
+		}
+	}
+	return left
+}
+
+// Containers that are connected at the same time have addresses of their own, and leave nothing.
+func TestTwentyAtOnce(t *testing.T) {
+	n := newNode(t)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		id := fmt.Sprint("c", i)
+		f := n.container(id)
+		wg.Go(func() {
+			if _, err := n.Attach(t.Context(), id, f, Wanted{Ports: []PortMapping{{HostPort: int32(8000 + i), ContainerPort: 80, Protocol: "tcp"}}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[netip.Addr]string{}
+	for i := range 20 {
+		id := fmt.Sprint("c", i)
+		addresses, err := Addresses(n.container(id))
+		if err != nil || len(addresses) == 0 {
+			t.Errorf("%s: found the addresses %v, %v; want some", id, addresses, err)
+		}
+		for _, a := range addresses {
+			if other := seen[a]; other != "" {
+				t.Errorf("%s has the address %s of %s", id, a, other)
+			}
+			seen[a] = id
+		}
+	}
+	if left := n.left(); len(left) < 40 {
+		t.Errorf("found %q; want devices and rules of 20 containers, or this test finds nothing at all", left)
+	}
+	for i := range 20 {
+		id := fmt.Sprint("c", i)
+		f := n.container(id)
+		wg.Go(func() {
+			if err := n.Detach(t.Context(), id, f); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// What is recorded decides how a container is connected: not at all where it asks for no network,
+// and anew where it asks for other ports.
+func TestAttachFollowsWhatIsWanted(t *testing.T) {
+	n := newNode(t)
+	first := n.attach("c", Wanted{})
+	if again := n.attach("c", Wanted{}); !slices.Equal(again, first) {
+		t.Errorf("again: found %v; want %v as before", again, first)
+	}
+	n.boot()
+	if again := n.attach("c", Wanted{}); !slices.Equal(again, first) {
+		t.Errorf("by another agent: found %v; want %v as before", again, first)
+	}
+	rules := func() int {
+		out, err := exec.Command("iptables-save", "-t", "nat").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(out), "--to-destination ")
+	}
+	n.attach("c", Wanted{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
+	if got := rules(); got != 1 {
+		t.Errorf("with a port: found %d rules that map one; want 1", got)
+	}
+	n.attach("c", Wanted{})
+	if got := rules(); got != 0 {
+		t.Errorf("without ports again: found %d rules that map one; want 0", got)
+	}
+	if none := n.attach("c", Wanted{None: true}); len(none) > 0 {
+		t.Errorf("without a network: found the addresses %v", none)
+	}
+	if left := n.left(); len(left) > 0 {
+		t.Errorf("without a network: found %q", left)
+	}
+	n.detach("c")
+	n.detach("c")
+}
+
+// A boot takes the namespace, the devices and the rules, and not the addresses of a configuration
+// list that keeps them on disk.
+func TestAttachAfterABoot(t *testing.T) {
+	n := newNode(t)
+	leases := filepath.Join(n.dir, "leases")
+	n.conf("10-net.conflist", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"net","plugins":[
+		{"type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.99.0.0/29"}]]}},{"type":"firewall"}]}`, leases))
+	n.conf("20-other.conflist", `{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"missing"}]}`)
+	for range 7 { // as many as the subnet would have addresses for
+		if got := n.attach("c", Wanted{}); len(got) != 1 || !netip.MustParsePrefix("10.99.0.0/29").Contains(got[0]) {
+			t.Fatalf("found the addresses %v; want one of the first configuration list", got)
+		}
+		if err := n.Namespaces.Remove("c"); err != nil {
+			t.Fatal(err)
+		}
+		n.boot()
+	}
+	n.detach("c")
+	if files, _ := filepath.Glob(leases + "/net/10.*"); len(files) > 0 {
+		t.Errorf("found the addresses %v left", files)
+	}
+}
+
+// A start that fails takes back what the plugins before have done, and names the plugin.
+func TestAttachThatFails(t *testing.T) {
+	n := newNode(t)
+	n.plugin("last", versionReply+`if [ $CNI_COMMAND = ADD ]; then echo '{"code":100,"msg":"no room"}'; exit 1; fi`)
+	n.conf("10-net.conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net","plugins":[
+		{"type":"bridge","bridge":"net0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.98.0.0/24"}]]}},
+		{"type":"firewall"},{"type":"last"}]}`, n.Bridge.addressDir()))
+	f := n.container("c")
+	_, err := n.Attach(t.Context(), "c", f, Wanted{})
+	if err == nil || !strings.Contains(err.Error(), "network net") || !strings.Contains(err.Error(), "last: no room") {
+		t.Errorf("found %v; want the plugin's words", err)
+	}
+	for _, name := range []string{recordFile, cacheDir} {
+		if _, err := os.Stat(f.File(name)); err == nil {
+			t.Errorf("found %s left", name)
+		}
+	}
+	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"},{"type":"absent"}]}`)
+	if _, err := n.Attach(t.Context(), "c", f, Wanted{}); err == nil || !strings.Contains(err.Error(), `found no plugin "absent"`) {
+		t.Errorf("found %v; want the name of the plugin that is missing", err)
+	}
+	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"ptp"}]}`)
+	ports := Wanted{Ports: []PortMapping{{HostPort: 80, ContainerPort: 80, Protocol: "tcp"}}}
+	if _, err := n.Attach(t.Context(), "c", f, ports); err == nil || !strings.Contains(err.Error(), "spec.ports: found hostPort 80") {
+		t.Errorf("found %v; want the port that no plugin maps", err)
+	}
+	n.detach("c")
+}
+
+// An agent that was killed while a plugin ran leaves a record without an end, and the result of the
+// plugin before: the next one removes all that any plugin may have done.
+func TestAttachOfAKilledAgent(t *testing.T) {
+	n := newNode(t)
+	n.attach("c", Wanted{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}})
+	f := n.container("c")
+	cache := f.File("cni/results/" + n.Bridge.Name() + "-c-eth0")
+	for name, change := range map[string]func(){
+		"all plugins have run":        func() {},
+		"libcni was writing its file": func() { _ = os.WriteFile(cache, nil, 0o600) },
+		"libcni had not written it":   func() { _ = os.Remove(cache) },
+	} {
+		r, err := readRecord(f.File(recordFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(cache); err != nil {
+			t.Errorf("%s: found no file of libcni: %v", name, err)
+		}
+		change()
+		r.Done = false
+		if err := r.write(f); err != nil {
+			t.Fatal(err)
+		}
+		n.boot()
+		n.attach("c", Wanted{})
+		if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 || len(leases["c"]) != 2 {
+			t.Errorf("%s: found the addresses %v, %v; want two of one container", name, leases, err)
+		}
+		if out, _ := exec.Command("ip", "-o", "link", "show", "type", "veth").Output(); strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: found the devices %s; want one", name, out)
+		}
+	}
+	n.detach("c")
+}
+
+// Nothing is done for a container while a plugin of a killed agent still runs for it.
+func TestAttachWaitsForOrphans(t *testing.T) {
+	n := newNode(t)
+	order := filepath.Join(n.dir, "order")
+	n.plugin("slow", versionReply+`echo $CNI_COMMAND >>`+order+`
+if [ $CNI_COMMAND = ADD ]; then (sleep 0.5; echo late >>`+order+`) >/dev/null 2>&1 & fi
+echo '{"cniVersion":"1.0.0"}'`)
+	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"slow"}]}`)
+	f := n.container("c")
+	if _, err := n.Attach(t.Context(), "c", f, Wanted{}); err != nil {
+		t.Fatal(err)
+	}
+	n.boot()
+	n.detach("c")
+	if text, _ := os.ReadFile(order); string(text) != "ADD\nlate\nDEL\n" {
+		t.Errorf("found the order %q; want DEL after all that ADD has executed", text)
+	}
+}
+
+// An agent disconnects what belongs to no container, and leaves what does.
+func TestPrune(t *testing.T) {
+	n := newNode(t)
+	ports := Wanted{Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}}
+	n.attach("gone", ports)
+	kept := n.attach("kept", Wanted{})
+	if err := os.RemoveAll(filepath.Join(n.dir, "bundles/gone")); err != nil {
+		t.Fatal(err)
+	}
+	n.boot()
+	if err := n.Prune(t.Context(), func() ([]string, error) { return []string{"kept"}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	leases, err := n.Bridge.leases()
+	if err != nil || len(leases) != 1 || len(leases["kept"]) != len(kept) {
+		t.Errorf("found the addresses %v, %v; want those of kept", leases, err)
+	}
+	if pinned := n.pinned(); !slices.Equal(pinned, []string{"kept"}) {
+		t.Errorf("found the namespaces %v; want that of kept", pinned)
+	}
+	for _, line := range n.left() {
+		if !strings.Contains(line, "veth") && !strings.Contains(line, "kept") && !strings.Contains(line, kept[0].String()+"/") && !strings.Contains(line, kept[1].String()+"/") {
+			t.Errorf("found %q left", line)
+		}
+	}
+	n.detach("kept")
+}
+
+// Without plugins containers have loopback alone, and ports are refused with what to install.
+func TestWithoutPlugins(t *testing.T) {
+	n := newNode(t)
+	n.BinDirs = n.BinDirs[:1]
+	if got := n.attach("c", Wanted{}); len(got) > 0 {
+		t.Errorf("found the addresses %v; want none", got)
+	}
+	_, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{Ports: []PortMapping{{HostPort: 80, ContainerPort: 80, Protocol: "tcp"}}})
+	if err == nil || !strings.Contains(err.Error(), "spec.ports") || !strings.Contains(err.Error(), `found no plugin "bridge"`) {
+		t.Errorf("found %v; want the port and the plugin that is missing", err)
+	}
+	n.detach("c")
+}
+
+// Subnets of the bridge are chosen so that they collide with no route of the node.
+func TestSubnets(t *testing.T) {
+	n := newNode(t)
+	prefix := netip.MustParsePrefix
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	ip("link", "add", "vpn0", "type", "bridge")
+	defer ip("link", "del", "vpn0")
+	ip("addr", "add", "10.80.0.1/12", "dev", "vpn0")
+	ip("link", "set", "vpn0", "up")
+	got, err := n.Bridge.subnets()
+	if err != nil || len(got) != 2 || got[0] != prefix("172.29.0.0/16") || got[1] != localSubnet() {
+		t.Errorf("found %v, %v; want the first of %v without a route, and %v", got, err, defaultSubnets(), localSubnet())
+	}
+	n.Bridge.Subnets = []netip.Prefix{prefix("10.89.0.0/16")}
+	if _, err := n.Bridge.subnets(); err == nil || !strings.Contains(err.Error(), "overlaps the route to 10.80.0.0/12 by vpn0") {
+		t.Errorf("found %v; want the route that overlaps", err)
+	}
+	for _, bad := range [][]string{{"10.89.0.1/16"}, {"10.0.0.0/31"}, {"10.0.0.0/16", "10.1.0.0/16"}, {"0.0.0.0/0"}} {
+		var subnets []netip.Prefix
+		for _, s := range bad {
+			subnets = append(subnets, prefix(s))
+		}
+		if CheckSubnets(subnets) == nil {
+			t.Errorf("%v is accepted", bad)
+		}
+	}
+}
+
+// A record of a newer agent is not guessed at.
+func TestRecordOfANewerVersion(t *testing.T) {
+	f := looseFiles(t.TempDir())
+	text, err := json.Marshal(record{Version: recordVersion + 1})
+	if err == nil {
+		err = f.Replace(recordFile, text)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Addresses(f); err == nil || !strings.Contains(err.Error(), "this agent knows up to 1") {
+		t.Errorf("found %v; want a refusal", err)
+	}
+}
+
+// The configuration of one plugin is a network, too.
+func TestConfigurationOfOnePlugin(t *testing.T) {
+	n := newNode(t)
+	n.conf("10-net.conf", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"net","type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.97.0.0/24"}]]}}`,
+		n.Bridge.addressDir()))
+	if got := n.attach("c", Wanted{}); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.97.0.2")}) {
+		t.Errorf("found the addresses %v; want 10.97.0.2", got)
+	}
+	n.detach("c")
+	n.conf("10-net.conf", `{"cniVersion":"0.4.0","name":"net"`)
+	if _, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{}); err == nil || !strings.Contains(err.Error(), "10-net.conf") {
+		t.Errorf("found %v; want the file that cannot be read", err)
+	}
+	n.detach("c")
+}

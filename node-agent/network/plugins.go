@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// pluginPatience is how long one plugin may take.
+const pluginPatience = time.Minute
+
+// plugins executes CNI plugins for libcni.
+type plugins struct {
+	version.PluginDecoder
+	// lock is inherited by each plugin and by all that it executes: it is free once none of them
+	// runs, also if the agent was killed. nil is for commands that change nothing.
+	lock *os.File
+	// added is called with the result of each plugin that has succeeded with ADD, before the next
+	// one is executed.
+	added func(result []byte) error
+}
+
+var _ invoke.Exec = (*plugins)(nil)
+
+// FindInPath returns the path of a plugin.
+func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
+	path, err := invoke.FindInPath(plugin, dirs)
+	if err != nil {
+		return "", fmt.Errorf("found no plugin %q in %s; allowed: a plugin of --cni-bin-dir: install it there",
+			plugin, strings.Join(dirs, ", "))
+	}
+	return path, nil
+}
+
+// ExecPlugin executes a plugin with a configuration, and returns what it prints.
+func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, env []string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, pluginPatience)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, bytes.NewReader(config), &stdout, &stderr
+	cmd.WaitDelay = time.Second // what the plugin has executed may hold its output open
+	if p.lock != nil {
+		cmd.ExtraFiles = []*os.File{p.lock}
+	}
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Base(path), pluginError(ctx, err, stdout.Bytes(), stderr.String()))
+	}
+	if p.added != nil && slices.Contains(env, "CNI_COMMAND=ADD") {
+		if err := p.added(stdout.Bytes()); err != nil {
+			return nil, err
+		}
+	}
+	return stdout.Bytes(), nil
+}
+
+// pluginError returns the error that a plugin has printed, or what else is known.
+func pluginError(ctx context.Context, err error, stdout []byte, stderr string) error {
+	var said types.Error
+	if json.Unmarshal(stdout, &said) == nil && said.Msg != "" {
+		return &said
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("did not end within %s: %w", pluginPatience, err)
+	}
+	if text := strings.TrimSpace(stderr); text != "" {
+		return fmt.Errorf("%w: %s", err, text)
+	}
+	return err
+}
+
+// errMissing is for the first of some plugins that is not installed.
+var errMissing = errors.New("not installed")
+
+// installed returns an error that names the first plugin that is missing.
+func installed(dirs []string, names ...string) error {
+	for _, name := range names {
+		if _, err := (&plugins{}).FindInPath(name, dirs); err != nil {
+			return fmt.Errorf("%w: %w", errMissing, err)
+		}
+	}
+	return nil
+}
