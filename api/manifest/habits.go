@@ -57,10 +57,6 @@ func objectHabits() map[string]habit {
 			instead: []string{"spec.image", "spec.command"},
 		},
 		"spec.replicas": {what: "a field of a Deployment", fix: "a Container is one container: remove it, and write one Container for each"},
-		"spec.ports": {
-			what: "a field of a Pod's container that Berth does not have yet",
-			fix:  "remove it; hostNetwork: true lets the process listen on the node's own ports",
-		},
 	}
 }
 

@@ -301,11 +301,6 @@ spec: {image: a}
 			[]string{`7:3: spec.initContainers: found a field of a Pod that Berth does not have yet; run the work in the container's own command`},
 		},
 		{
-			"ports of a Pod", spec(`ports:
-- containerPort: 80`),
-			[]string{`7:3: spec.ports: found a field of a Pod's container that Berth does not have yet; remove it; hostNetwork: true lets the process listen on the node's own ports`},
-		},
-		{
 			"livenessProbe", spec(`livenessProbe: {httpGet: {path: /, port: 80}}`),
 			[]string{`7:3: spec.livenessProbe: found a field of a Pod's container that Berth does not have yet; remove it`},
 		},
@@ -383,7 +378,7 @@ template: {spec: {}}`),
 		},
 		{
 			"compose ports", spec(`ports: ["80:80"]`),
-			[]string{`7:3: spec.ports: found a field of a Pod's container that Berth does not have yet; remove it; hostNetwork: true lets the process listen on the node's own ports`},
+			[]string{`7:11: spec.ports[0]: found "80:80"; allowed: a map with the fields containerPort, hostIP, hostPort, name, protocol`},
 		},
 		{
 			"env as a map", spec(`env:

@@ -204,6 +204,7 @@ func TestPodSecurity(t *testing.T) {
 		{"baseline", "image: busybox\nhostPID: true", "host namespaces"},
 		{"baseline", "image: busybox\nhostNetwork: true", "host namespaces"},
 		{"baseline", "image: busybox\nhostIPC: true", "host namespaces"},
+		{"baseline", "image: busybox\nports: [{containerPort: 80, hostPort: 80}]", "ports of the node"},
 		{"baseline", "image: busybox\nvolumes: [{name: v, hostPath: {path: /}}]", "hostPath"},
 		{"baseline", "rootfs: {path: /srv}\ncommand: [x]", "files of the node"},
 		{"baseline", "image: oci-archive:/etc/shadow", "files of the node"},
@@ -221,6 +222,7 @@ func TestPodSecurity(t *testing.T) {
 	}
 	for _, tc := range []struct{ level, spec string }{
 		{"baseline", "image: busybox"},
+		{"baseline", "image: busybox\nports: [{containerPort: 80}]"},
 		{"baseline", "image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}"},
 		{"restricted", fill("", "")},
 		{"restricted", fill(", add: [NET_BIND_SERVICE]", "")},

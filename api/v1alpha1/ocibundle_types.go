@@ -197,6 +197,29 @@ type BundleNetwork struct {
 	// none leaves it with loopback alone.
 	// +optional
 	None bool `json:"none,omitempty"`
+	// ports of the node that the container has.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=128
+	Ports []HostPort `json:"ports,omitempty"`
+}
+
+// HostPort is a port of the node that leads to one of a container.
+type HostPort struct {
+	// hostPort of the node.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	HostPort int32 `json:"hostPort"`
+	// hostIP is the node's address that the port is of; absent, all of them.
+	// +optional
+	HostIP string `json:"hostIP,omitempty"`
+	// containerPort that it leads to.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	ContainerPort int32 `json:"containerPort"`
+	// protocol: TCP, UDP or SCTP.
+	// +kubebuilder:validation:Enum=TCP;UDP;SCTP
+	Protocol corev1.Protocol `json:"protocol"`
 }
 
 // OCIBundleStatus is the agent's own word on the bundle.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/node-agent/network"
 )
@@ -250,5 +251,126 @@ func TestStandaloneBridge(t *testing.T) {
 	if left := h.leftovers(); left != (counts{}) {
 		t.Errorf("found %+v left", left)
 	}
+	h.signal(unix.SIGTERM)
+}
+
+// waiting returns the message of a Container that could not be connected.
+func (h *host) unconnected(name, want string) {
+	h.t.Helper()
+	h.until(name+" is refused: "+want, func() bool {
+		c := h.get(name)
+		return c != nil && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonNetworkFailed &&
+			strings.Contains(c.Status.State.Waiting.Message, want)
+	})
+}
+
+// A published port is reachable from the node, from outside and from the container itself, and
+// nobody else has it.
+func TestStandalonePorts(t *testing.T) {
+	h := newHost(t)
+	h.ownNetwork()
+	outside := network.Namespaces{Dir: t.TempDir()}
+	far, err := outside.Ensure("outside")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = outside.Remove("outside") }()
+	for _, args := range []string{
+		"link add in0 type veth peer name out0", "addr add 198.51.100.1/24 dev in0", "link set in0 up", "link set out0 netns " + far,
+	} {
+		h.onNode(append([]string{"ip"}, strings.Fields(args)...)...)
+	}
+	for _, args := range []string{"addr add 198.51.100.2/24 dev out0", "link set out0 up"} {
+		h.onNode(append([]string{"nsenter", "--net=" + far, "ip"}, strings.Fields(args)...)...)
+	}
+	server := func(ports string) string {
+		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/busybox, httpd, -f, -p, '80', -h, /etc]\n  ports: [" + ports + "]\n"
+	}
+	h.start()
+	h.write("web.yaml", server("{name: http, containerPort: 80, hostPort: 8080}, {containerPort: 80, hostPort: 8443, hostIP: 127.0.0.1}"))
+	_, pid := h.ips("web", 0)
+	get := func(url string, prefix ...string) string {
+		out, _ := exec.Command("nsenter", append(append([]string{"--net=" + h.network}, prefix...), "curl", "-m", "5", "-s", url)...).CombinedOutput()
+		return strings.TrimSpace(string(out))
+	}
+	reachable := func(when string) {
+		t.Helper()
+		h.until("the server listens", func() bool { return get("http://127.0.0.1:8080/hostname") == "web" })
+		inside := fmt.Sprintf("--net=/proc/%d/ns/net", pid)
+		for from, got := range map[string]string{
+			"the node's loopback":           get("http://127.0.0.1:8080/hostname"),
+			"the node's address":            get("http://198.51.100.1:8080/hostname"),
+			"outside":                       get("http://198.51.100.1:8080/hostname", "nsenter", "--net="+far),
+			"the container itself":          get("http://198.51.100.1:8080/hostname", "nsenter", inside),
+			"the node's loopback, its port": get("http://127.0.0.1:8443/hostname"),
+		} {
+			if got != "web" {
+				t.Errorf("%s, from %s: found %q; want the server's answer", when, from, got)
+			}
+		}
+		if got := get("http://198.51.100.1:8443/hostname", "nsenter", "--net="+far); got == "web" {
+			t.Errorf("%s: the port of 127.0.0.1 is reachable from outside", when)
+		}
+	}
+	reachable("at first")
+
+	busy := exec.Command("nsenter", "--net="+h.network, "busybox", "nc", "-l", "-p", "8081")
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
+	h.until("nc listens", func() bool {
+		return strings.Contains(h.onNode("cat", "/proc/thread-self/net/tcp6", "/proc/thread-self/net/tcp"), ":1F91 ")
+	})
+	h.write("second.yaml", server("{containerPort: 80, hostPort: 8080}"))
+	h.write("third.yaml", server("{containerPort: 80, hostPort: 8081}"))
+	h.write("fourth.yaml", "  hostNetwork: true\n"+server("{containerPort: 8080}"))
+	const taken = "spec.ports: found hostPort 8080/TCP, which is Container default/web's; allowed: a free port"
+	h.unconnected("second", taken)
+	h.unconnected("fourth", taken)
+	h.unconnected("third", fmt.Sprintf("spec.ports: found hostPort 8081/TCP, which process busybox (pid %d) has", busy.Process.Pid))
+
+	// Another agent knows what its predecessor has given to whom.
+	h.signal(unix.SIGKILL)
+	if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	_, pid = h.ips("web", pid)
+	reachable("after a restart")
+	h.write("second.yaml", server("{containerPort: 80, hostPort: 8080, protocol: TCP, hostIP: 198.51.100.1}"))
+	h.unconnected("second", taken)
+	h.does("restart", "second", "--no-wait")
+	h.unconnected("second", taken)
+
+	h.remove("web.yaml")
+	h.until("web is gone", func() bool { return h.get("web") == nil })
+	h.does("restart", "second", "--no-wait")
+	h.ips("second", 0)
+	h.until("second has the port", func() bool { return get("http://198.51.100.1:8080/hostname") == "second" })
+
+	h.removeAll("second.yaml", "third.yaml", "fourth.yaml")
+	h.onNode("ip", "link", "del", "in0")
+	h.checkNetworkIsClean()
+	h.signal(unix.SIGTERM)
+}
+
+// The sample of a web server answers as its comment says.
+func TestStandaloneSampleWeb(t *testing.T) {
+	h := newHost(t)
+	h.ownNetwork()
+	h.start()
+	text, err := os.ReadFile("../../config/samples/standalone/web.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.raw("web.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar", programs+"/busybox.tar"))
+	h.ips("web", 0)
+	h.until("the server answers", func() bool {
+		out, _ := exec.Command("nsenter", "--net="+h.network, "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname").Output()
+		return string(out) == "web\n"
+	})
+	h.removeAll("web.yaml")
+	h.checkNetworkIsClean()
 	h.signal(unix.SIGTERM)
 }

@@ -353,7 +353,7 @@ func (o *options) settings() claim.Settings {
 
 // networks returns the networks of the node's containers.
 func (o *options) networks(log *slog.Logger) *network.Networks {
-	n := network.Networks{
+	n := &network.Networks{
 		Namespaces: network.Namespaces{Dir: filepath.Join(o.runDir, "netns")},
 		BinDirs:    o.cniBinDirs, ConfDir: o.cniConfDir, Log: log,
 	}

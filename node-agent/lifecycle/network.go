@@ -4,8 +4,8 @@ package lifecycle
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -32,29 +32,38 @@ func (s networkStage) Ensure(ctx context.Context, c *Container) error {
 			return n.Type == specs.NetworkNamespace && n.Path == ""
 		})
 	}
-	if i < 0 { // it is in the node's network, and may have been in one of its own before
-		return s.Release(ctx, c)
+	want := wantedNetwork(c)
+	if i < 0 {
+		return networkFault(s.networks.AttachToNode(ctx, c.ID, c.Dir, want))
 	}
-	path, err := s.networks.Attach(ctx, c.ID, c.Dir, wantedNetwork(c.Bundle.Spec.Network))
+	path, err := s.networks.Attach(ctx, c.ID, c.Dir, want)
 	if err == nil {
 		c.Addresses, err = network.Addresses(c.Dir)
 	}
-	if err != nil {
-		if StorageFailed(err) {
-			return ownFiles(err)
-		}
-		return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Err: fmt.Errorf("network: %w", err)}
-	}
 	c.Spec.Linux.Namespaces[i].Path = path
-	return nil
+	return networkFault(err)
+}
+
+// networkFault returns why a container is not connected.
+func networkFault(err error) error {
+	if err == nil || StorageFailed(err) {
+		return ownFiles(err)
+	}
+	return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Err: err}
 }
 
 // wantedNetwork returns what a bundle asks of its network.
-func wantedNetwork(b *v1alpha1.BundleNetwork) network.Wanted {
-	if b == nil {
-		return network.Wanted{}
+func wantedNetwork(c *Container) network.Wanted {
+	want := network.Wanted{Name: c.Key.String()}
+	if b := c.Bundle.Spec.Network; b != nil {
+		want.None = b.None
+		for _, p := range b.Ports {
+			want.Ports = append(want.Ports, network.PortMapping{
+				HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: strings.ToLower(string(p.Protocol)), HostIP: p.HostIP,
+			})
+		}
 	}
-	return network.Wanted{None: b.None}
+	return want
 }
 
 // Release disconnects the container, and is repeated until that succeeds: the addresses and rules

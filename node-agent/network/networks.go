@@ -41,6 +41,7 @@ type Networks struct {
 	Bridge *Bridge
 	Log    *slog.Logger
 
+	ports portTable
 	slots chan struct{} // a token for each container that is being connected or disconnected
 }
 
@@ -48,10 +49,12 @@ type Networks struct {
 // each other's locks, of addresses and of iptables, so that more at a time are not faster.
 const parallel = 4
 
-// New returns Networks with those settings.
-func New(n Networks) *Networks {
-	n.slots = make(chan struct{}, parallel)
-	return &n
+// New returns Networks with the settings of another.
+func New(n *Networks) *Networks {
+	return &Networks{
+		Namespaces: n.Namespaces, BinDirs: n.BinDirs, ConfDir: n.ConfDir, Bridge: n.Bridge, Log: n.Log,
+		slots: make(chan struct{}, parallel),
+	}
 }
 
 // Files are those of a container's directory, which exists for as long as the container has a
@@ -63,21 +66,13 @@ type Files interface {
 	Replace(name string, data []byte) error
 }
 
-// PortMapping is a port of the node that leads to one of a container, as the capability
-// portMappings of CNI has it.
-type PortMapping struct {
-	HostPort      int32  `json:"hostPort"`
-	ContainerPort int32  `json:"containerPort"`
-	Protocol      string `json:"protocol"`
-	HostIP        string `json:"hostIP,omitempty"`
-}
-
-const portMappings = "portMappings"
-
 // Wanted is what a container asks of its network.
 type Wanted struct {
+	// Name of the Container, for people.
+	Name string
 	// None leaves it with loopback alone.
-	None  bool
+	None bool
+	// Ports of the node that lead to the container or, in the node's network, that it listens on.
 	Ports []PortMapping
 }
 
@@ -100,8 +95,11 @@ const device = "eth0"
 // record is how a container is connected, or is being.
 type record struct {
 	Version int `json:"version"`
-	// List is the configuration list, with all plugins in it.
-	List  json.RawMessage `json:"list"`
+	// Name of the Container.
+	Name string `json:"name,omitempty"`
+	// List is the configuration list, with all plugins in it; empty for a container in the node's
+	// network that has ports.
+	List  json.RawMessage `json:"list,omitempty"`
 	Ports []PortMapping   `json:"ports,omitempty"`
 	// Result is that of the last plugin which has succeeded; empty if none has.
 	Result json.RawMessage `json:"result,omitempty"`
@@ -143,7 +141,7 @@ func (r *record) write(f Files) error {
 // Addresses returns the addresses of the container whose directory has those files.
 func Addresses(f Files) ([]netip.Addr, error) {
 	r, err := readRecord(f.File(recordFile))
-	if err != nil || r == nil || !r.Done {
+	if err != nil || r == nil || !r.Done || len(r.List) == 0 {
 		return nil, err
 	}
 	return r.addresses()
@@ -179,6 +177,7 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 		return "", err
 	}
 	if r == nil && (want.None || len(n.BinDirs) == 0 && len(want.Ports) == 0) {
+		n.ports.release(id)
 		return n.Namespaces.Ensure(id)
 	}
 	op, err := n.begin(ctx, id, f)
@@ -190,13 +189,19 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	if err != nil {
 		return "", err
 	}
+	if err := n.ports.reserve(id, want.Name, want.Ports); err != nil {
+		return "", err
+	}
 	if r != nil {
-		if pinned && r.Done && !want.None && slices.Equal(r.Ports, want.Ports) && op.check(r) {
+		if pinned && r.Done && len(r.List) > 0 && !want.None && slices.Equal(r.Ports, want.Ports) && op.check(r) {
 			return n.Namespaces.Path(id), nil
 		}
 		if err := op.remove(r); err != nil {
 			return "", err
 		}
+	}
+	if err := checkFree(want.Ports); err != nil {
+		return "", err
 	}
 	path, err := n.Namespaces.Ensure(id)
 	if err != nil || want.None {
@@ -205,16 +210,54 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 	return path, op.add(want)
 }
 
+// Recover notes the ports of a container that an earlier agent has connected. It is called for all
+// containers before Attach is for any.
+func (n *Networks) Recover(id string, f Files) {
+	r, err := readRecord(f.File(recordFile))
+	if err != nil {
+		n.Log.Error("the ports of a container are not known", "id", id, "error", err)
+	}
+	if r != nil {
+		n.ports.recovered(id, r.Name, r.Ports)
+	}
+}
+
+// AttachToNode disconnects a container that is in the node's network from any other, and reserves
+// its ports.
+func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wanted) error {
+	r, err := readRecord(f.File(recordFile))
+	if err != nil {
+		return err
+	}
+	if r == nil || len(r.List) > 0 {
+		if err := n.Detach(ctx, id, f); err != nil {
+			return err
+		}
+	}
+	if err := n.ports.reserve(id, want.Name, want.Ports); err != nil {
+		return err
+	}
+	if err := checkFree(want.Ports); err != nil {
+		return err
+	}
+	if r == nil && len(want.Ports) == 0 || r != nil && len(r.List) == 0 && slices.Equal(r.Ports, want.Ports) {
+		return nil
+	}
+	return (&record{Version: recordVersion, Name: want.Name, Ports: want.Ports, Done: true}).write(f)
+}
+
 // Detach disconnects a container from its network and removes its namespace. It is no error if
 // there is neither.
 func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 	r, err := readRecord(f.File(recordFile))
-	if err != nil {
+	unreadable := err != nil
+	if unreadable {
 		// There is no way to know what to undo but to take it for what would be done today.
 		n.Log.Error("disconnect a container from the node's network of today", "id", id, "error", err)
 		r = &record{Version: recordVersion}
 	}
 	if r == nil {
+		n.ports.release(id)
 		return n.Namespaces.Remove(id)
 	}
 	op, err := n.begin(ctx, id, f)
@@ -222,7 +265,7 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 		return err
 	}
 	defer op.end()
-	if r.List == nil {
+	if unreadable {
 		list, err := n.list(ctx)
 		if err != nil {
 			return err
@@ -232,7 +275,11 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 		}
 		r.List = flatten(list)
 	}
-	return op.remove(r)
+	if err := op.remove(r); err != nil {
+		return err
+	}
+	n.ports.release(id)
+	return nil
 }
 
 // operation connects or disconnects one container.
@@ -320,7 +367,7 @@ func (op *operation) add(want Wanted) error {
 	if err != nil {
 		return err
 	}
-	r := &record{Version: recordVersion, List: flatten(list), Ports: want.Ports}
+	r := &record{Version: recordVersion, Name: want.Name, List: flatten(list), Ports: want.Ports}
 	if err := r.write(op.files); err != nil {
 		return err
 	}
@@ -377,6 +424,9 @@ func (op *operation) check(r *record) bool {
 // remove disconnects the container by all plugins, whatever the record says of how far it came, and
 // then removes the namespace and the record. It may be repeated.
 func (op *operation) remove(r *record) error {
+	if len(r.List) == 0 {
+		return op.forget()
+	}
 	list, err := libcni.NetworkConfFromBytes(r.List)
 	if err != nil {
 		return fmt.Errorf("disconnect from the network: %w", err)
@@ -394,7 +444,7 @@ func (op *operation) remove(r *record) error {
 	return op.forget()
 }
 
-// forget removes the namespace and, last, the record.
+// forget removes the namespace and, last, the record. The ports are free if nothing follows.
 func (op *operation) forget() error {
 	if err := op.Namespaces.Remove(op.id); err != nil {
 		return err

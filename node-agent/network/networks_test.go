@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -52,7 +54,7 @@ func newNode(t *testing.T) *node {
 
 // boot gives the node another agent.
 func (n *node) boot() {
-	n.Networks = New(Networks{
+	n.Networks = New(&Networks{
 		Namespaces: Namespaces{Dir: filepath.Join(n.dir, "run/netns")}, BinDirs: []string{filepath.Join(n.dir, "bin"), binDir},
 		ConfDir: filepath.Join(n.dir, "conf"), Bridge: &Bridge{RunDir: filepath.Join(n.dir, "run")}, Log: slog.New(slog.DiscardHandler),
 	})
@@ -446,4 +448,72 @@ func TestConfigurationOfOnePlugin(t *testing.T) {
 		t.Errorf("found %v; want the file that cannot be read", err)
 	}
 	n.detach("c")
+}
+
+// Two containers have a port only if no packet can be for both.
+func TestPortsCollide(t *testing.T) {
+	port := func(ip, protocol string, n int32) PortMapping {
+		return PortMapping{HostPort: n, ContainerPort: 80, Protocol: protocol, HostIP: ip}
+	}
+	for _, tc := range []struct {
+		a, b PortMapping
+		want bool
+	}{
+		{port("", "tcp", 80), port("", "tcp", 80), true},
+		{port("", "tcp", 80), port("", "udp", 80), false},
+		{port("", "tcp", 80), port("", "tcp", 81), false},
+		{port("127.0.0.1", "tcp", 80), port("", "tcp", 80), true},
+		{port("127.0.0.1", "tcp", 80), port("0.0.0.0", "tcp", 80), true},
+		{port("127.0.0.1", "tcp", 80), port("::ffff:127.0.0.1", "tcp", 80), true},
+		{port("127.0.0.1", "tcp", 80), port("192.0.2.1", "tcp", 80), false},
+	} {
+		var table portTable
+		table.recovered("a", "default/a", []PortMapping{tc.a})
+		for range 2 {
+			if err := table.reserve("b", "default/b", []PortMapping{tc.b}); (err != nil) != tc.want {
+				t.Errorf("%v beside %v: found %v; want a collision: %v", tc.b, tc.a, err, tc.want)
+			}
+			if err := table.reserve("a", "default/a", []PortMapping{tc.a}); err != nil && tc.want {
+				t.Errorf("%v is refused to the container that has it: %v", tc.a, err)
+			}
+		}
+		table.release("a")
+		if err := table.reserve("b", "default/b", []PortMapping{tc.b}); err != nil {
+			t.Errorf("%v after it was given up: found %v", tc.b, err)
+		}
+	}
+}
+
+// A port that a process of the node has is refused by the name of the process.
+func TestPortOfAProcess(t *testing.T) {
+	needs.Root(t)
+	for _, network := range []string{"tcp", "udp"} {
+		var address net.Addr
+		if network == "tcp" {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			address = l.Addr()
+		} else {
+			l, err := net.ListenPacket("udp6", "[::1]:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			address = l.LocalAddr()
+		}
+		_, text, _ := net.SplitHostPort(address.String())
+		number, _ := strconv.Atoi(text)
+		p := PortMapping{HostPort: int32(number), ContainerPort: 1, Protocol: network}
+		want := fmt.Sprintf("(pid %d)", os.Getpid())
+		if err := checkFree([]PortMapping{p}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: found %v; want %q", network, err, want)
+		}
+		p.HostIP = "192.0.2.99"
+		if err := checkFree([]PortMapping{p}); err == nil || !strings.Contains(err.Error(), "allowed: an address of this node") {
+			t.Errorf("%s: found %v; want that the node does not have the address", network, err)
+		}
+	}
 }

@@ -253,6 +253,9 @@ func (s *Syncer) recover() error {
 	known := map[string]bool{}
 	add := func(r *Record) {
 		known[r.ID] = true
+		if s.Networks != nil {
+			s.Networks.Recover(r.ID, s.Bundles.Dir(r.ID))
+		}
 		w := s.workers[r.Key]
 		if w == nil {
 			w = &worker{key: r.Key}

@@ -21,6 +21,7 @@ func base() *v1alpha1.Container {
 	c := &v1alpha1.Container{}
 	c.Name = "base"
 	c.Spec.Image = "busybox"
+	c.Spec.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 80, HostPort: 8080}}
 	c.Spec.Env = []corev1.EnvVar{{Name: "A", Value: "1"}}
 	c.Spec.SecurityContext = &corev1.SecurityContext{
 		Capabilities:   &corev1.Capabilities{},
@@ -98,11 +99,31 @@ func fieldCases() map[string]fieldCase {
 			"config.linux.namespaces[network].type": "",
 			"config.linux.namespaces[uts].type":     "",
 			"config.hostname":                       "",
+			"network.ports[8080].*":                 "",
 		}, func(s *spec) {
-			s.HostNetwork = true
+			s.HostNetwork, s.Ports = true, nil
 		}),
-		"network.none": honoured(arrives{"network.none": `true`}, func(s *spec) {
-			s.Network = &v1alpha1.Network{None: true}
+		"network.none": honoured(arrives{"network.none": `true`, "network.ports[8080].*": ""}, func(s *spec) {
+			s.Network, s.Ports = &v1alpha1.Network{None: true}, nil
+		}),
+		"ports[].name": placement(func(s *spec) { s.Ports[0].Name = "other" },
+			"spec.ports[0].name", func(s *spec) { s.Ports[0].Name = "Web!" }),
+		"ports[].containerPort": honoured(arrives{"network.ports[8080].containerPort": `81`}, func(s *spec) {
+			s.Ports[0].ContainerPort = 81
+		}),
+		"ports[].hostPort": honoured(arrives{
+			"network.ports[8080].*":             "",
+			"network.ports[8081].hostPort":      `8081`,
+			"network.ports[8081].containerPort": `80`,
+			"network.ports[8081].protocol":      `"TCP"`,
+		}, func(s *spec) {
+			s.Ports[0].HostPort = 8081
+		}),
+		"ports[].hostIP": honoured(arrives{"network.ports[8080].hostIP": `"::1"`}, func(s *spec) {
+			s.Ports[0].HostIP = "::1"
+		}),
+		"ports[].protocol": honoured(arrives{"network.ports[8080].protocol": `"UDP"`}, func(s *spec) {
+			s.Ports[0].Protocol = corev1.ProtocolUDP
 		}),
 		"hostPID": honoured(arrives{"config.linux.namespaces[pid].type": ""}, func(s *spec) {
 			s.HostPID = true
@@ -537,6 +558,9 @@ func nameOf(t *testing.T, object map[string]any) string {
 		if v, ok := object[key].(string); ok {
 			return v
 		}
+	}
+	if port, ok := object["hostPort"].(float64); ok {
+		return strconv.Itoa(int(port))
 	}
 	all, err := json.Marshal(object)
 	if err != nil {

@@ -2,16 +2,94 @@
 
 package compile
 
-import "github.com/berth-run/berth/api/v1alpha1"
+import (
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
 
 // network compiles the network to which the agent connects the container.
 func network(d *draft) {
-	n := d.in.Network
-	if n == nil || !n.None {
-		return
-	}
-	if d.in.HostNetwork {
+	out := &v1alpha1.BundleNetwork{None: d.in.Network != nil && d.in.Network.None, Ports: hostPorts(d)}
+	if out.None && d.in.HostNetwork {
 		d.refuse(d.path.Child("network", "none"), "a container is in the node's network or in none: remove network.none or hostNetwork")
 	}
-	d.out.Network = &v1alpha1.BundleNetwork{None: true}
+	if out.None || len(out.Ports) > 0 {
+		d.out.Network = out
+	}
+}
+
+// hostPorts returns those of spec.ports that are ports of the node. In the node's network all are,
+// as in a Pod.
+func hostPorts(d *draft) []v1alpha1.HostPort {
+	var out []v1alpha1.HostPort
+	names := map[string]bool{}
+	taken := map[v1alpha1.HostPort]bool{}
+	for i, p := range d.in.Ports {
+		at := d.path.Child("ports").Index(i)
+		portName(d, at.Child("name"), p.Name, names)
+		for _, msg := range validation.IsValidPortNum(int(p.ContainerPort)) {
+			d.invalid(at.Child("containerPort"), p.ContainerPort, msg)
+		}
+		if p.Protocol == "" {
+			p.Protocol = corev1.ProtocolTCP
+		}
+		oneOf(d, at.Child("protocol"), p.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+		hostIP(d, at, p)
+		if d.in.HostNetwork {
+			if p.HostPort != 0 && p.HostPort != p.ContainerPort {
+				d.invalid(at.Child("hostPort"), p.HostPort, fmt.Sprintf(
+					"must be %d, as containerPort: a container in the node's network listens on the node's own ports", p.ContainerPort))
+			}
+			p.HostPort = p.ContainerPort
+		}
+		if p.HostPort == 0 {
+			continue
+		}
+		for _, msg := range validation.IsValidPortNum(int(p.HostPort)) {
+			d.invalid(at.Child("hostPort"), p.HostPort, msg)
+		}
+		if d.in.Network != nil && d.in.Network.None {
+			d.refuse(at.Child("hostPort"), "a container without a network cannot have a port of the node: remove hostPort or network.none")
+		}
+		if key := (v1alpha1.HostPort{HostPort: p.HostPort, HostIP: p.HostIP, Protocol: p.Protocol}); taken[key] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("hostPort"), p.HostPort))
+		} else {
+			taken[key] = true
+		}
+		out = append(out, v1alpha1.HostPort{
+			HostPort: p.HostPort, HostIP: p.HostIP, ContainerPort: p.ContainerPort, Protocol: p.Protocol,
+		})
+	}
+	return out
+}
+
+func portName(d *draft, at *field.Path, name string, seen map[string]bool) {
+	if name == "" {
+		return
+	}
+	for _, msg := range validation.IsValidPortName(name) {
+		d.invalid(at, name, msg)
+	}
+	if seen[name] {
+		d.faults = append(d.faults, field.Duplicate(at, name))
+	}
+	seen[name] = true
+}
+
+func hostIP(d *draft, at *field.Path, p corev1.ContainerPort) {
+	if p.HostIP == "" {
+		return
+	}
+	if a, err := netip.ParseAddr(p.HostIP); err != nil || a.Zone() != "" {
+		d.invalid(at.Child("hostIP"), p.HostIP, "must be an address of the node, such as 127.0.0.1")
+	}
+	if p.HostPort == 0 && !d.in.HostNetwork {
+		d.invalid(at.Child("hostIP"), p.HostIP, "is the address of a hostPort, which is absent: add hostPort or remove hostIP")
+	}
 }

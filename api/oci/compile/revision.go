@@ -33,6 +33,12 @@ func revisions() map[string]int32 {
 
 		"network":      2,
 		"network.none": 2,
+
+		"network.ports":                 2,
+		"network.ports[].hostPort":      2,
+		"network.ports[].hostIP":        2,
+		"network.ports[].containerPort": 2,
+		"network.ports[].protocol":      2,
 	}
 	for _, path := range strings.Fields(environmentFields) {
 		out[path] = 3
