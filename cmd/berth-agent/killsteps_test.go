@@ -29,7 +29,7 @@ type stepScenario struct {
 	over func(r *stepRun) bool
 	// check asserts what must be true at the end.
 	check func(r *stepRun)
-	// network is whether the host has a network for its containers.
+	// network gives the host a network for its containers.
 	network bool
 }
 
@@ -37,7 +37,7 @@ type stepScenario struct {
 type stepRun struct {
 	*host
 	name string
-	// removed is whether the manifest has been removed within the scenario.
+	// removed says that the scenario has removed the manifest.
 	removed bool
 }
 

@@ -100,7 +100,7 @@ func TestStandaloneNetworkNamespace(t *testing.T) {
 	h.signal(unix.SIGTERM)
 }
 
-// cniPlugins is where Debian's containernetworking-plugins are.
+// cniPlugins is the directory of Debian's containernetworking-plugins.
 const cniPlugins = "/usr/lib/cni"
 
 // ownNetwork gives the host a network namespace of its own, so that bridges, routes and rules of

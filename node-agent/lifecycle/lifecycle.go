@@ -91,7 +91,7 @@ type Container struct {
 	Image *Image
 	// Rootfs is the path of the root filesystem.
 	Rootfs string
-	// Addresses are those that the container has in its network.
+	// Addresses holds the addresses of the container in its network.
 	Addresses []netip.Addr
 	// Spec is the document that config.json is written from; nil once it is written.
 	Spec *specs.Spec

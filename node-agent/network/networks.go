@@ -45,7 +45,7 @@ type Networks struct {
 	slots chan struct{} // a token for each container that is being connected or disconnected
 }
 
-// parallel is how many containers are connected or disconnected at the same time. Plugins wait for
+// parallel bounds the containers that are connected or disconnected concurrently. Plugins wait for
 // each other's locks, of addresses and of iptables, so that more at a time are not faster.
 const parallel = 4
 
@@ -57,7 +57,7 @@ func New(n *Networks) *Networks {
 	}
 }
 
-// Files are those of a container's directory, which exists for as long as the container has a
+// Files gives access to a container's directory, which exists for as long as the container has a
 // network.
 type Files interface {
 	// File returns the path of a file.
@@ -66,7 +66,7 @@ type Files interface {
 	Replace(name string, data []byte) error
 }
 
-// Wanted is what a container asks of its network.
+// Wanted describes the network that a container asks for.
 type Wanted struct {
 	// Name of the Container, for people.
 	Name string
@@ -92,7 +92,7 @@ const recordVersion = 1
 // device is the name of a container's network device.
 const device = "eth0"
 
-// record is how a container is connected, or is being.
+// record describes how a container is connected, or is being.
 type record struct {
 	Version int `json:"version"`
 	// Name of the Container.
@@ -101,9 +101,9 @@ type record struct {
 	// network that has ports.
 	List  json.RawMessage `json:"list,omitempty"`
 	Ports []PortMapping   `json:"ports,omitempty"`
-	// Result is that of the last plugin which has succeeded; empty if none has.
+	// Result of the last plugin that has succeeded; empty if none has.
 	Result json.RawMessage `json:"result,omitempty"`
-	// Done is whether all have.
+	// Done says that all have.
 	Done bool `json:"done,omitempty"`
 }
 
@@ -291,7 +291,7 @@ type operation struct {
 	lock  *os.File
 }
 
-// orphanPatience is how long an operation waits for plugins that a killed agent has left.
+// orphanPatience bounds the wait of an operation for plugins that a killed agent has left.
 const orphanPatience = 2 * pluginPatience
 
 // begin returns once no plugin runs for the container. The end of the agent does not cut an

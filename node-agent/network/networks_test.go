@@ -21,7 +21,7 @@ import (
 	"github.com/berth-run/berth/internal/needs"
 )
 
-// binDir is where Debian's containernetworking-plugins are.
+// binDir is the directory of Debian's containernetworking-plugins.
 const binDir = "/usr/lib/cni"
 
 // node is a node with directories of its own and the bridge.

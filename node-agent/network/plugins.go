@@ -20,7 +20,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// pluginPatience is how long one plugin may take.
+// pluginPatience bounds the time of one plugin.
 const pluginPatience = time.Minute
 
 // plugins executes CNI plugins for libcni.
