@@ -11,6 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// message is a report of the child on its pipe: a step, in its upper half the value of a
+// synchronization point, and, if it failed, its errno.
+type message struct {
+	step  uint64
+	errno uint64
+}
+
+const (
+	messageSize = 16
+	valueShift  = 32
+)
+
 // readMessage reads a report of the child, nil if the child has closed its end.
 func readMessage(fd int) (*message, error) {
 	var buf [messageSize]byte
