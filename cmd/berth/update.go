@@ -29,23 +29,61 @@ var updateCommand = command{
 // nothing.
 func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 	file := stringFlag(fs, "resources", "r", "", "`file` with limits as in linux.resources, or - for the standard input; all other flags are ignored then")
-	r := &specs.LinuxResources{}
-	memory, cpu, blockIO, pids := &specs.LinuxMemory{}, &specs.LinuxCPU{}, &specs.LinuxBlockIO{}, &specs.LinuxPids{}
-	var obsolete bool
-	declare := func(name, usage string, set func(string) error) {
-		fs.Func(name, usage, func(value string) error {
-			if value == "" {
-				return nil // as runc reads it: not given
+	l := &limitFlags{fs: fs, resources: &specs.LinuxResources{}}
+	l.declareBlockIO()
+	l.declareCPU()
+	l.declareMemory()
+	l.declarePids()
+	u := runtime.Update{}
+	fs.StringVar(&u.L3CacheSchema, "l3-cache-schema", "", "`line` of the schemata of Intel RDT's L3 cache allocation")
+	fs.StringVar(&u.MemBwSchema, "mem-bw-schema", "", "`line` of the schemata of Intel RDT's memory bandwidth allocation")
+	return func(ctx context.Context, a *app, args []string) error {
+		rt, err := a.runtime()
+		if err != nil {
+			return err
+		}
+		u.Resources = l.resources
+		if *file != "" {
+			if u.Resources, err = readResources(*file); err != nil {
+				return err
 			}
-			return set(value)
-		})
+		}
+		if m := u.Resources.Memory; l.obsolete || m != nil && (m.Kernel != nil || m.KernelTCP != nil) { //nolint:staticcheck // deprecated, not gone
+			a.record(levelWarning, "Kernel memory settings are ignored and will be removed")
+		}
+		return rt.Update(ctx, args[0], u)
 	}
-	declare("blkio-weight", "`weight` of block devices, 10 to 1000", func(s string) error {
+}
+
+// limitFlags declares the flags of limits, which set fields of resources where they are given.
+type limitFlags struct {
+	fs        *flag.FlagSet
+	resources *specs.LinuxResources
+	// obsolete reports that a limit of kernel memory is given.
+	obsolete bool
+}
+
+func (l *limitFlags) declare(name, usage string, set func(string) error) {
+	l.fs.Func(name, usage, func(value string) error {
+		if value == "" {
+			return nil // as runc reads it: not given
+		}
+		return set(value)
+	})
+}
+
+func (l *limitFlags) declareBlockIO() {
+	blockIO := &specs.LinuxBlockIO{}
+	l.declare("blkio-weight", "`weight` of block devices, 10 to 1000", func(s string) error {
 		n, err := strconv.ParseUint(s, 10, 16)
 		weight := uint16(n)
-		r.BlockIO, blockIO.Weight = blockIO, &weight
+		l.resources.BlockIO, blockIO.Weight = blockIO, &weight
 		return err
 	})
+}
+
+func (l *limitFlags) declareCPU() {
+	cpu := &specs.LinuxCPU{}
 	for name, f := range map[string]struct {
 		to    **uint64
 		usage string
@@ -55,9 +93,9 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		"cpu-share":     {&cpu.Shares, "`weight` against other containers; 1024 is the default"},
 		"cpu-rt-period": {&cpu.RealtimePeriod, "`microseconds` of a period of --cpu-rt-runtime"},
 	} {
-		declare(name, f.usage, func(s string) error {
+		l.declare(name, f.usage, func(s string) error {
 			n, err := strconv.ParseUint(s, 10, 64)
-			r.CPU, *f.to = cpu, &n
+			l.resources.CPU, *f.to = cpu, &n
 			return err
 		})
 	}
@@ -69,14 +107,18 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		"cpu-rt-runtime": {&cpu.RealtimeRuntime, "`microseconds` of realtime CPU time a period"},
 		"cpu-idle":       {&cpu.Idle, "`0|1`: 1 has it run only when nothing else does, 0 as others"},
 	} {
-		declare(name, f.usage, func(s string) error {
+		l.declare(name, f.usage, func(s string) error {
 			n, err := strconv.ParseInt(s, 10, 64)
-			r.CPU, *f.to = cpu, &n
+			l.resources.CPU, *f.to = cpu, &n
 			return err
 		})
 	}
-	declare("cpuset-cpus", "`list` of CPUs to use, such as 0-3,7", func(s string) error { r.CPU, cpu.Cpus = cpu, s; return nil })
-	declare("cpuset-mems", "`list` of memory nodes to use", func(s string) error { r.CPU, cpu.Mems = cpu, s; return nil })
+	l.declare("cpuset-cpus", "`list` of CPUs to use, such as 0-3,7", func(s string) error { l.resources.CPU, cpu.Cpus = cpu, s; return nil })
+	l.declare("cpuset-mems", "`list` of memory nodes to use", func(s string) error { l.resources.CPU, cpu.Mems = cpu, s; return nil })
+}
+
+func (l *limitFlags) declareMemory() {
+	memory := &specs.LinuxMemory{}
 	for name, f := range map[string]struct {
 		to    **int64
 		usage string
@@ -85,43 +127,28 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		"memory-reservation": {&memory.Reservation, "`bytes` that are kept when memory is scarce"},
 		"memory-swap":        {&memory.Swap, "`bytes` of memory and swap together; -1 for no limit of swap"},
 	} {
-		declare(name, f.usage, func(s string) error {
+		l.declare(name, f.usage, func(s string) error {
 			n, err := parseBytes(s)
-			r.Memory, *f.to = memory, &n
+			l.resources.Memory, *f.to = memory, &n
 			return err
 		})
 	}
 	for _, name := range []string{"kernel-memory", "kernel-memory-tcp"} {
-		declare(name, "obsolete: it is ignored", func(s string) error {
+		l.declare(name, "obsolete: it is ignored", func(s string) error {
 			_, err := parseBytes(s)
-			obsolete = true
+			l.obsolete = true
 			return err
 		})
 	}
-	declare("pids-limit", "greatest `number` of processes, or -1 for no limit", func(s string) error {
+}
+
+func (l *limitFlags) declarePids() {
+	pids := &specs.LinuxPids{}
+	l.declare("pids-limit", "greatest `number` of processes, or -1 for no limit", func(s string) error {
 		n, err := strconv.ParseInt(s, 10, 64)
-		r.Pids, pids.Limit = pids, &n
+		l.resources.Pids, pids.Limit = pids, &n
 		return err
 	})
-	u := runtime.Update{}
-	fs.StringVar(&u.L3CacheSchema, "l3-cache-schema", "", "`line` of the schemata of Intel RDT's L3 cache allocation")
-	fs.StringVar(&u.MemBwSchema, "mem-bw-schema", "", "`line` of the schemata of Intel RDT's memory bandwidth allocation")
-	return func(ctx context.Context, a *app, args []string) error {
-		rt, err := a.runtime()
-		if err != nil {
-			return err
-		}
-		u.Resources = r
-		if *file != "" {
-			if u.Resources, err = readResources(*file); err != nil {
-				return err
-			}
-		}
-		if m := u.Resources.Memory; obsolete || m != nil && (m.Kernel != nil || m.KernelTCP != nil) { //nolint:staticcheck // deprecated, not gone
-			a.record(levelWarning, "Kernel memory settings are ignored and will be removed")
-		}
-		return rt.Update(ctx, args[0], u)
-	}
 }
 
 // readResources reads the limits of --resources.
