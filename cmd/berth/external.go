@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/handler"
 	"github.com/berth-run/berth/node-agent/runtime"
 )
 
@@ -124,15 +123,20 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 
 // call runs the program with the command line that berth was given. Its exit code becomes berth's.
 func (e *external) call(ctx context.Context, a *app, command, id string, args []string) error {
-	err := e.run(e.command(ctx, a, command, id, args))
+	code, err := e.cli(a, id).Forward(ctx, append([]string{command}, args...)...)
+	if err == nil && code != 0 {
+		err = exitError(code)
+	}
 	if err == nil && command == "delete" {
 		err = os.RemoveAll(filepath.Join(a.root, id))
 	}
 	return err
 }
 
-func (e *external) command(ctx context.Context, a *app, command, id string, args []string) *exec.Cmd {
-	line := append(slices.Clone(e.Args), "--root", filepath.Join(a.root, id, externalRoot))
+// cli returns how the program is called for a container, with the global options that berth was
+// given.
+func (e *external) cli(a *app, id string) *handler.CLI {
+	line := slices.Clone(e.Args)
 	if a.sink != nil {
 		line = append(line, "--log", a.log, "--log-format", a.logFormat)
 	}
@@ -148,35 +152,7 @@ func (e *external) command(ctx context.Context, a *app, command, id string, args
 	if a.level >= levelDebug {
 		line = append(line, "--debug")
 	}
-	return exec.CommandContext(ctx, e.Path, append(append(line, command), args...)...)
-}
-
-// urgent are the signals that people and init systems send.
-var urgent = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
-
-func (e *external) run(cmd *exec.Cmd) error {
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return nil } // the program gets the signal that ends us, and decides
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, urgent...)
-	defer signal.Stop(signals)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w", e.Path, err)
-	}
-	go func() {
-		for s := range signals {
-			_ = cmd.Process.Signal(s)
-		}
-	}()
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
-			return exitError(128 + int(status.Signal()))
-		}
-		return exitError(exit.ExitCode())
-	}
-	return err
+	return &handler.CLI{Path: e.Path, Args: line, Root: filepath.Join(a.root, id, externalRoot)}
 }
 
 // listExternal returns the containers that other programs run, each as its program describes it.
@@ -191,7 +167,7 @@ func (a *app) listExternal(ctx context.Context) []*runtime.State {
 		var s runtime.State
 		if err == nil {
 			var state []byte
-			state, err = e.command(ctx, a, "state", entry.Name(), []string{entry.Name()}).Output()
+			state, err = e.cli(a, entry.Name()).Output(ctx, entry.Name(), "state", entry.Name())
 			if err == nil {
 				err = json.Unmarshal(state, &s)
 			}

@@ -3,18 +3,15 @@
 package handler
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -43,9 +40,12 @@ type External struct {
 
 var _ Handler = (*External)(nil)
 
+// cli returns how the program is called.
+func (e *External) cli() *CLI {
+	return &CLI{Path: e.Program, Args: e.Args, Root: filepath.Join(e.Dir, "root")}
+}
+
 const (
-	// maxOutput is the greatest size of a program's output or log that is read.
-	maxOutput = 1 << 20
 	// callTimeout is the time that one call of a program may take, with the hooks that it runs:
 	// more than the two minutes after which the kubelet gives up (--runtime-request-timeout).
 	callTimeout = 5 * time.Minute
@@ -71,9 +71,10 @@ func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (
 	}
 	defer log.Close()
 
-	cmd := e.command(ctx, log, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	cli := e.cli()
+	cmd := cli.logged(ctx, log, "create", "--bundle", bundle, "--pid-file", pidFile, id)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileOrNull(stdio.Stdin), writerOrNull(stdio.Stdout), writerOrNull(stdio.Stderr)
-	if err := e.run(ctx, cmd, log, "create", id, nil); err != nil {
+	if err := cli.run(ctx, cmd, log, "create", id, nil); err != nil {
 		// Whoever has a container of that id keeps it; anything else is our own half-made one.
 		if !errors.Is(err, ErrExist) {
 			e.undo(ctx, id)
@@ -151,9 +152,6 @@ func (e *External) update(ctx context.Context, id string, limits *specs.LinuxRes
 	return err
 }
 
-// pathOf returns a path by which another program can open a file of this process.
-func pathOf(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
-
 // Delete runs "delete".
 func (e *External) Delete(ctx context.Context, id string, force bool) error {
 	// delete --force succeeds for an id that does not exist, with runc and crun; so ErrNotExist is
@@ -188,6 +186,13 @@ func (e *External) undo(ctx context.Context, id string) {
 	_, _ = e.output(ctx, id, "delete", "--force", id)
 }
 
+// output runs one call that is not create and returns what it printed.
+func (e *External) output(ctx context.Context, id string, args ...string) ([]byte, error) {
+	ctx, cancel := e.bounded(ctx)
+	defer cancel()
+	return e.cli().Output(ctx, id, args...)
+}
+
 // bounded returns the context of one call.
 func (e *External) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	timeout := e.timeout
@@ -204,150 +209,6 @@ func (e *External) callDir() (string, error) {
 		return "", err
 	}
 	return os.MkdirTemp(calls, "")
-}
-
-// command returns the program with the options that every call has. It writes its log to the given
-// file.
-func (e *External) command(ctx context.Context, log *os.File, args ...string) *exec.Cmd {
-	// By the file's own descriptor here: programs that pass on descriptors from 3 on would take one
-	// of theirs for one of the container's.
-	all := append([]string{"--root", filepath.Join(e.Dir, "root"), "--log", pathOf(log), "--log-format", "json"}, e.Args...)
-	cmd := exec.CommandContext(ctx, e.Program, append(all, args...)...)
-	// A process group of its own, so that a signal to ours (an interrupted terminal) does not cut a
-	// call in two.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	return cmd
-}
-
-// output runs one call that is not create and returns what it printed.
-func (e *External) output(ctx context.Context, id string, args ...string) ([]byte, error) {
-	ctx, cancel := e.bounded(ctx)
-	defer cancel()
-	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for
-	// ever. In memory, so that a container can be killed and deleted on a full disk.
-	var files [3]*os.File
-	for i, name := range []string{"log", "stdout", "stderr"} {
-		f, err := memoryFile(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		files[i] = f
-	}
-	log, out, stderr := files[0], files[1], files[2]
-	cmd := e.command(ctx, log, args...)
-	cmd.Stdout, cmd.Stderr = out, stderr
-	if err := e.run(ctx, cmd, log, args[0], id, stderr); err != nil {
-		return nil, err
-	}
-	return readStart(out)
-}
-
-// memoryFile creates a file without a directory (memfd_create(2)).
-func memoryFile(name string) (*os.File, error) {
-	fd, err := unix.MemfdCreate("berth-"+name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// run runs the command and makes an error of the program's own words: the last one of its log, else
-// the end of its stderr.
-func (e *External) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id string, stderr *os.File) error {
-	err := cmd.Run()
-	if err == nil {
-		return nil
-	}
-	what := e.Program + " " + call
-	if id != "" {
-		what += " " + id
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w: %w", what, ErrCutOff, context.Cause(ctx))
-	}
-	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() < 0 { // by a signal
-		return fmt.Errorf("%s: %w: %w", what, ErrCutOff, err)
-	}
-	words := lastError(log)
-	if words == "" && stderr != nil {
-		if b, rerr := readStart(stderr); rerr == nil {
-			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-			words = lines[len(lines)-1]
-		}
-	}
-	if words == "" {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	if kind := classify(words); kind != nil {
-		return &wordsError{what + ": " + words, kind}
-	}
-	return fmt.Errorf("%s: %s", what, words)
-}
-
-// wordsError has the program's own text and is one of this package's errors.
-type wordsError struct {
-	text string
-	kind error
-}
-
-func (e *wordsError) Error() string { return e.text }
-func (e *wordsError) Unwrap() error { return e.kind }
-
-// classify knows the words of runc (libcontainer/error.go) and crun (libcrun/status.c, container.c)
-// for the errors that callers tell apart.
-func classify(words string) error {
-	has := func(s string) bool { return strings.Contains(words, s) }
-	switch {
-	case has("container does not exist"), // runc
-		has("does not exist") && has("container `"), // crun
-		has("/status`: No such file or directory"):  // crun ≤ 1.20
-		return ErrNotExist
-	case has("container with given ID already exists"), has("container with id exists"), // runc
-		has("container `") && has("already exists"): // crun
-		return ErrExist
-	case has("container not running"), has("container is not running"), has("process already finished"), // runc
-		has("is not running"), has("No such process"), has("no such process"): // crun
-		return ErrNotRunning
-	}
-	return nil
-}
-
-// lastError returns the message of the last line of level error (or worse) in a log of runc's JSON
-// format.
-func lastError(f *os.File) string {
-	// The last error stands at the end.
-	fi, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	if _, err := f.Seek(max(fi.Size()-maxOutput, 0), io.SeekStart); err != nil {
-		return ""
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxOutput))
-	if err != nil {
-		return ""
-	}
-	last := ""
-	for line := range bytes.Lines(b) {
-		var entry struct{ Level, Msg string }
-		if json.Unmarshal(line, &entry) != nil {
-			continue
-		}
-		switch entry.Level {
-		case "error", "fatal", "panic":
-			last = entry.Msg
-		}
-	}
-	return last
-}
-
-// readStart reads a file from its beginning, up to maxOutput.
-func readStart(f *os.File) ([]byte, error) {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.LimitReader(f, maxOutput))
 }
 
 // readPid reads a --pid-file.
