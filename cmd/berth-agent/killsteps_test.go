@@ -286,11 +286,37 @@ var takeover = stepScenario{
 	},
 }
 
+// waitForSecret is about the agent alone: there is no container before the Secret.
+var waitForSecret = stepScenario{
+	name: "wait for a Secret",
+	before: func(r *stepRun) {
+		r.write(r.name+".yaml", fmt.Sprintf(`  archive: {path: %s/busybox.tar}
+  restartPolicy: Never
+  command: [/bin/sh, -c, 'echo "start $WORD" >>/notes/%s']
+  env: [{name: WORD, valueFrom: {secretKeyRef: {name: %s, key: word}}}]
+  volumes: [{name: notes, hostPath: {path: %s}}]
+  volumeMounts: [{name: notes, mountPath: /notes}]
+`, programs, r.name, r.name, r.path("notes")))
+		r.rescan()
+		r.untilWaits(r.name, "found no Secret "+r.name)
+	},
+	act: func(r *stepRun) {
+		r.raw(r.name+"-secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: "+r.name+"}\nstringData: {word: hello}\n")
+		r.rescan()
+	},
+	over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerSucceeded) },
+	check: func(r *stepRun) {
+		r.exitCode(0)
+		r.noted("start hello")
+		r.remove(r.name + "-secret.yaml")
+	},
+}
+
 // TestEverySyncStepKilled kills the agent at each step of each scenario. Another agent goes on:
 // each program is started as often as without the kill, exit codes and logs are whole, the program
 // is asked to stop before it is killed, and nothing is left over.
 func TestEverySyncStepKilled(t *testing.T) {
-	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected) {
+	for _, sc := range append(slices.Clone(stepScenarios), takeover, connected, waitForSecret) {
 		t.Run(sc.name, func(t *testing.T) {
 			everyStep(t, sc, func(h *host) int { return h.agent.Process.Pid })
 		})
