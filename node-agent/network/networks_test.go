@@ -314,7 +314,9 @@ func TestAttachOfAKilledAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.boot()
-		n.attach("c", Wanted{})
+		if got := n.attach("c", Wanted{}); len(got) != 2 {
+			t.Errorf("%s: found the addresses %v; want two", name, got)
+		}
 		if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 || len(leases["c"]) != 2 {
 			t.Errorf("%s: found the addresses %v, %v; want two of one container", name, leases, err)
 		}
