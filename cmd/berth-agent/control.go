@@ -72,8 +72,8 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	if !claim.AgentRuns(x.o.stateDir) {
-		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.stateDir)
+	if !claim.AgentRuns(x.o.StateDir) {
+		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.StateDir)
 	}
 	var wanted []*v1alpha1.Container
 	for _, name := range names {
@@ -91,7 +91,7 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 		if !standalone.Needed(verb, c) {
 			continue
 		}
-		if requests[i], err = standalone.Ask(x.o.stateDir, verb, c); err != nil {
+		if requests[i], err = standalone.Ask(x.o.StateDir, verb, c); err != nil {
 			return needRoot(err)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/node-agent/agent"
 )
 
 // version is set by the build (-ldflags "-X main.version=...").
@@ -47,7 +49,7 @@ func buildVersion() string {
 
 // command returns the command line.
 func command() *cobra.Command {
-	o := &options{}
+	o := &options{Options: agent.Options{Version: buildVersion()}}
 	c := &cobra.Command{
 		Use:   "berth-agent",
 		Short: "Berth's node agent",
@@ -77,25 +79,25 @@ ends, and the next agent takes them up again.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	// That of the other commands, too.
-	c.PersistentFlags().StringVar(&o.stateDir, "state-dir", "/var/lib/berth", "`directory` of images, bundles and status")
+	c.PersistentFlags().StringVar(&o.StateDir, "state-dir", "/var/lib/berth", "`directory` of images, bundles and status")
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.manifests, "manifests", "", "`directory` of manifests to run, without Kubernetes")
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
-	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
-	f.StringVar(&o.runDir, "run-dir", "/run/berth", "`directory` of the runtime and the supervisor; it must not outlive a boot")
-	f.StringVar(&o.logDir, "log-dir", "/var/log/berth", "`directory` of the containers' logs")
-	f.IntVar(&o.removedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
-	f.DurationVar(&o.removedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
-	f.StringVar(&o.cgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
-	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"},
+	f.StringVar(&o.Manifests, "manifests", "", "`directory` of manifests to run, without Kubernetes")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
+	f.StringVar(&o.NodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
+	f.StringVar(&o.RunDir, "run-dir", "/run/berth", "`directory` of the runtime and the supervisor; it must not outlive a boot")
+	f.StringVar(&o.LogDir, "log-dir", "/var/log/berth", "`directory` of the containers' logs")
+	f.IntVar(&o.RemovedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
+	f.DurationVar(&o.RemovedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
+	f.StringVar(&o.CgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
+	f.StringSliceVar(&o.Network.BinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"},
 		"`directories` of CNI plugins; empty, containers have loopback alone")
-	f.StringVar(&o.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configuration; the first file by name is the containers' network")
+	f.StringVar(&o.Network.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configuration; the first file by name is the containers' network")
 	f.StringArrayVar(&o.bridgeSubnet, "bridge-subnet", nil,
 		"`subnet` of the bridge that containers have without CNI configuration, one of IPv4 and one of IPv6; absent, 10.89.0.0/16 or another that is free, and one of fd00::/8")
-	f.StringVar(&o.berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
-	f.StringArrayVar(&o.handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
-	f.StringVar(&o.healthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")
+	f.StringVar(&o.Berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
+	f.StringArrayVar(&o.Handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
+	f.StringVar(&o.HealthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")
 	f.StringVar(&o.logFormat, "log-format", "", "text or json; absent, text on a terminal, else json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	c.AddCommand(statusCommand(o), logsCommand(o), execCommand(o), stopCommand(o), startCommand(o), restartCommand(o), pruneCommand(o))

@@ -15,14 +15,14 @@ import (
 
 // readSettings returns the settings of the last agent with this state directory.
 func (o *options) readSettings() (claim.Settings, error) {
-	s, err := claim.Read(o.stateDir)
+	s, err := claim.Read(o.StateDir)
 	return s, needRoot(err)
 }
 
 // containers returns the Containers of the agent that works alone with this state directory. Where
 // some cannot be read, it returns the others with an error.
 func (o *options) containers() ([]v1alpha1.Container, error) {
-	all, err := folder.Read(o.stateDir)
+	all, err := folder.Read(o.StateDir)
 	return all, needRoot(err)
 }
 

@@ -35,7 +35,7 @@ func statusCommand(o *options) *cobra.Command {
 			if output != "" && output != "json" && output != "yaml" {
 				return fmt.Errorf("--output: found %q; allowed: json, yaml, or nothing for a table", output)
 			}
-			r, err := standalone.ReadReport(o.stateDir, time.Now())
+			r, err := standalone.ReadReport(o.StateDir, time.Now())
 			for _, c := range r.Complaints {
 				fmt.Fprintln(cmd.ErrOrStderr(), needRoot(c))
 			}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
+	"github.com/berth-run/berth/node-agent/agent"
 	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/source/folder"
 )
@@ -76,7 +77,7 @@ func (d *desk) report(name string, phase v1alpha1.ContainerPhase, running metav1
 }
 
 func (d *desk) status(args ...string) (stdout, stderr string, err error) {
-	c := statusCommand(&options{stateDir: d.state})
+	c := statusCommand(&options{Options: agent.Options{StateDir: d.state}})
 	var out, complaints bytes.Buffer
 	c.SetArgs(append([]string{}, args...)) // nil would mean those of this process
 	c.SetOut(&out)

@@ -194,3 +194,16 @@ type Load struct {
 	// Ready is nil if the agent can run containers, else why it cannot.
 	Ready error
 }
+
+// LoadOf returns the demand of bundles. ready is nil if the agent can run containers.
+func LoadOf(bundles []*v1alpha1.OCIBundle, ready error) Load {
+	l := Load{Containers: int32(len(bundles)), Allocated: corev1.ResourceList{}, Ready: ready}
+	for _, b := range bundles {
+		for name, q := range b.Spec.Requests {
+			sum := l.Allocated[name]
+			sum.Add(q)
+			l.Allocated[name] = sum
+		}
+	}
+	return l
+}
