@@ -9,12 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
-	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/bundle"
-	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
 // Settings are the flags of the agent that the other commands need, and those that say where its
@@ -85,17 +82,4 @@ func (s Settings) CheckSource(stateDir string, bundles *bundle.Root) error {
 	}
 	return fmt.Errorf("--state-dir: found %d containers of %s in %s, which this agent would remove; allowed: %s, or another --state-dir and "+
 		"--run-dir. To have them removed, remove %s", len(ids), from, stateDir, flag, settingsFile(stateDir))
-}
-
-// Runtime returns the program that runs a container, and its --root.
-func (s Settings) Runtime(c *v1alpha1.Container) (program, root string, err error) {
-	if c.Spec.RuntimeClassName == nil || *c.Spec.RuntimeClassName == v1alpha1.HandlerNative {
-		return s.Berth, protocol.NativeRoot(s.RunDir), nil
-	}
-	for _, h := range s.Handlers {
-		if name, path, _ := strings.Cut(h, "="); name == *c.Spec.RuntimeClassName {
-			return path, protocol.HandlerRoot(s.RunDir, name), nil
-		}
-	}
-	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for", *c.Spec.RuntimeClassName)
 }
