@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -327,15 +326,4 @@ func (f *Folder) removeStatus(key source.Key) error {
 	}
 	f.o.Journal.FlushSoon()
 	return nil
-}
-
-func stampOf(info fs.FileInfo) stamp {
-	if info == nil {
-		return stamp{}
-	}
-	s := stamp{size: info.Size(), mtime: info.ModTime()}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.ino, s.ctime = st.Ino, st.Ctim.Nano()
-	}
-	return s
 }
