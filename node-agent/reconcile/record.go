@@ -4,8 +4,6 @@ package reconcile
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -316,37 +314,4 @@ func readBundle(d bundle.Dir, file string) *v1alpha1.OCIBundle {
 		return nil
 	}
 	return b
-}
-
-// Hash returns a hash that is equal for two specs from which the same container would be created.
-// What the agent reads each time that it needs it (restart policy, back-off, grace period,
-// requests, when to pull) is not part of it: a change of that needs no update.
-//
-// Records of older agents hold it, so it must stay what it is for every spec that they could have:
-// a field that is added here, or to a type that is part of it, is left out where it is empty.
-func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
-	var config any
-	if err := json.Unmarshal(spec.Config.Raw, &config); err != nil {
-		return "", fmt.Errorf("config: %w", err)
-	}
-	var image string
-	if spec.Image != nil {
-		image = spec.Image.Reference
-	}
-	// Marshal sorts the keys of config, so that the order in which the source has them does not
-	// matter.
-	data, err := json.Marshal(struct {
-		Handler string
-		Image   string
-		Process v1alpha1.BundleProcess
-		Config  any
-		Volumes []v1alpha1.Volume
-		Logging *v1alpha1.Logging       `json:",omitempty"`
-		Network *v1alpha1.BundleNetwork `json:",omitempty"`
-	}{spec.Handler, image, spec.Process, config, spec.Volumes, spec.Logging, spec.Network})
-	if err != nil {
-		return "", fmt.Errorf("hash bundle: %w", err)
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:16]), nil
 }

@@ -9,7 +9,6 @@ import (
 	strictjson "sigs.k8s.io/json"
 
 	"github.com/berth-run/berth/api/v1alpha1"
-	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/source"
 )
 
@@ -61,25 +60,4 @@ func (in *Input) refuse() {
 	if in.Refused == "" && (in.Record == nil || in.Record.Hash != in.Hash) {
 		in.Refused = unknownInConfig(&in.Desired.Spec)
 	}
-}
-
-// goOn lets the container of a bundle that is refused go on as the spec says that was accepted
-// before.
-func (in *Input) goOn(dir bundle.Dir) {
-	accepted := in.Record.accepted(dir)
-	// A newer agent may have accepted what this one cannot read.
-	if accepted != nil && accepted.UID == in.Desired.UID && tooOld(accepted) == "" {
-		grace := in.Desired.Spec.TerminationGracePeriodSeconds // every agent knows how to end it
-		in.keep(&accepted.Spec)
-		in.Desired.Spec.TerminationGracePeriodSeconds = grace
-		in.GoesOn = true
-	}
-}
-
-// keep replaces the desired spec by the one that was accepted earlier.
-func (in *Input) keep(spec *v1alpha1.OCIBundleSpec) {
-	kept := in.Desired.DeepCopy()
-	kept.Spec = *spec
-	in.Desired = kept
-	in.rehash()
 }
