@@ -63,90 +63,118 @@ func merge(notes []note) []note {
 // transitions returns the events that follow from a change of status. It is pure, and silent where
 // nothing has changed.
 func transitions(before, after *v1alpha1.Container) []note {
-	var out []note
-	add := func(kind, reason, action, message string) {
-		out = append(out, note{kind, reason, action, message})
-	}
 	was, is := &before.Status, &after.Status
 	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions, v1alpha1.ConditionReady) {
 		// A start without incident: the conditions say when it was placed, pulled and started, and
 		// events would double its writes.
 		return nil
 	}
+	var out notes
+	out.dispatched(was, is)
+	out.pulled(was, is)
+	out.ran(was, is)
+	out.finished(was, is)
+	return out
+}
 
+// notes are the events of one change of status.
+type notes []note
+
+func (n *notes) normal(reason, action, message string) {
+	*n = append(*n, note{corev1.EventTypeNormal, reason, action, message})
+}
+
+func (n *notes) warning(reason, action, message string) {
+	*n = append(*n, note{corev1.EventTypeWarning, reason, action, message})
+}
+
+// dispatched notes how the Container comes to its node, and whether that node answers.
+func (n *notes) dispatched(was, is *v1alpha1.ContainerStatus) {
 	if c := turned(was, is, v1alpha1.ConditionSpecValid); c != nil && c.Status == metav1.ConditionFalse {
-		add(corev1.EventTypeWarning, "SpecInvalid", "Compile", c.Message)
+		n.warning("SpecInvalid", "Compile", c.Message)
 	}
 	if c := turned(was, is, v1alpha1.ConditionScheduled); c != nil {
 		if c.Status == metav1.ConditionTrue {
-			add(corev1.EventTypeNormal, "Scheduled", "Schedule", c.Message)
+			n.normal("Scheduled", "Schedule", c.Message)
 		} else {
-			add(corev1.EventTypeWarning, "FailedScheduling", "Schedule", c.Message)
+			n.warning("FailedScheduling", "Schedule", c.Message)
 		}
 	}
 	if c := turned(was, is, v1alpha1.ConditionReady); c != nil {
 		switch c.Reason {
 		case v1alpha1.ReasonTerminating:
-			add(corev1.EventTypeNormal, "Terminating", "Stop", c.Message)
+			n.normal("Terminating", "Stop", c.Message)
 		case v1alpha1.ReasonBundleConflict:
-			add(corev1.EventTypeWarning, "BundleConflict", "Dispatch", c.Message)
+			n.warning("BundleConflict", "Dispatch", c.Message)
 		case v1alpha1.ReasonDispatchFailed:
-			add(corev1.EventTypeWarning, "FailedDispatch", "Dispatch", c.Message)
+			n.warning("FailedDispatch", "Dispatch", c.Message)
 		case v1alpha1.ReasonNodeLost:
-			add(corev1.EventTypeWarning, "Lost", "Watch", c.Message)
+			n.warning("Lost", "Watch", c.Message)
 		}
 	}
 	// The phase is Unknown while the node is lost, whatever else is wrong with the Container or
 	// done with it.
 	if was.Phase == v1alpha1.ContainerUnknown && is.Phase != v1alpha1.ContainerUnknown && is.NodeName != "" && is.NodeName == was.NodeName {
-		add(corev1.EventTypeNormal, "Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
+		n.normal("Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
 	}
 	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionStalled); c != nil && c.Reason == v1alpha1.ReasonProgressDeadlineExceeded {
 		if old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionStalled); old == nil || old.Reason != c.Reason {
-			add(corev1.EventTypeWarning, "ProgressDeadlineExceeded", "Watch", c.Message)
+			n.warning("ProgressDeadlineExceeded", "Watch", c.Message)
 		}
 	}
+}
+
+// pulled notes what becomes of the image.
+func (n *notes) pulled(was, is *v1alpha1.ContainerStatus) {
 	if c := turned(was, is, v1alpha1.ConditionImageReady); c != nil {
 		switch c.Reason {
 		case v1alpha1.ReasonImagePulled:
-			add(corev1.EventTypeNormal, "Pulled", "Pull", c.Message)
+			n.normal("Pulled", "Pull", c.Message)
 		case v1alpha1.ReasonPulling:
-			add(corev1.EventTypeNormal, "Pulling", "Pull", c.Message)
+			n.normal("Pulling", "Pull", c.Message)
 		case v1alpha1.ReasonImagePullFailed:
-			add(corev1.EventTypeWarning, "FailedPull", "Pull", c.Message)
+			n.warning("FailedPull", "Pull", c.Message)
 		}
 	}
+}
+
+// ran notes starts of the process, and why it ended or could not start.
+func (n *notes) ran(was, is *v1alpha1.ContainerStatus) {
 	if run := is.State.Running; run != nil && (was.State.Running == nil || was.PID != is.PID || was.RestartCount != is.RestartCount) {
-		add(corev1.EventTypeNormal, "Started", "Start", fmt.Sprintf("started on node %s as process %d", is.NodeName, is.PID))
+		n.normal("Started", "Start", fmt.Sprintf("started on node %s as process %d", is.NodeName, is.PID))
 	}
 	others := is.OOMKills - was.OOMKills
 	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled && !sameEnd(terminated(was), end) {
-		add(corev1.EventTypeWarning, "OOMKilled", "Run", "the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
+		n.warning("OOMKilled", "Run", "the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
 		others--
 	}
 	if others > 0 {
-		add(corev1.EventTypeWarning, "ChildOOMKilled", "Run",
+		n.warning("ChildOOMKilled", "Run",
 			fmt.Sprintf("the kernel's out-of-memory killer ended %d processes of the container, not its first: raise resources.limits.memory", others))
 	}
 	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil && (c.Reason == v1alpha1.ReasonCreateFailed || c.Reason == v1alpha1.ReasonStorageFailed) {
-		add(corev1.EventTypeWarning, "Failed", "Create", c.Message)
+		n.warning("Failed", "Create", c.Message)
 	}
 	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionRunning); c != nil && c.Reason == v1alpha1.ReasonCrashLoopBackOff {
 		old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionRunning)
 		if old == nil || old.Reason != c.Reason || was.RestartCount != is.RestartCount {
-			add(corev1.EventTypeWarning, "BackOff", "Restart", c.Message)
+			n.warning("BackOff", "Restart", c.Message)
 		}
 	}
-	if was.Phase != is.Phase {
-		ready := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionReady)
-		switch is.Phase {
-		case v1alpha1.ContainerSucceeded:
-			add(corev1.EventTypeNormal, "Completed", "Run", ready.Message)
-		case v1alpha1.ContainerFailed:
-			add(corev1.EventTypeWarning, "Exited", "Run", ready.Message)
-		}
+}
+
+// finished notes that the Container has ended for good.
+func (n *notes) finished(was, is *v1alpha1.ContainerStatus) {
+	if was.Phase == is.Phase {
+		return
 	}
-	return out
+	ready := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionReady)
+	switch is.Phase {
+	case v1alpha1.ContainerSucceeded:
+		n.normal("Completed", "Run", ready.Message)
+	case v1alpha1.ContainerFailed:
+		n.warning("Exited", "Run", ready.Message)
+	}
 }
 
 // turned returns the condition, if its status or reason has changed; for one that is not True, also
