@@ -155,7 +155,7 @@ func (h *host) start() {
 	go func() { ended <- agent.Wait() }()
 }
 
-// command is the command line of the agent.
+// command returns the command line of the agent.
 func (h *host) command() []string {
 	plugins := "--cni-bin-dir="
 	if h.network != "" {
@@ -326,7 +326,7 @@ func (h *host) removeAll(files ...string) {
 	})
 }
 
-// get is the Container's status, or nil.
+// get returns the Container's status, or nil.
 func (h *host) get(name string) *v1alpha1.Container {
 	all, _ := folder.Read(h.path("s"))
 	for i := range all {

@@ -44,7 +44,7 @@ type Options struct {
 	Berth string
 	// Handlers are the runtimes besides the native one, each as NAME=PATH; optional.
 	Handlers []string
-	// HealthAddress is where /healthz and /readyz are served over HTTP; optional: nowhere.
+	// HealthAddress is the address of /healthz and /readyz over HTTP; optional: none.
 	HealthAddress string
 	// RemovedLogs says how long the logs of removed containers are kept.
 	RemovedLogs lifecycle.Retention
@@ -57,7 +57,7 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// agent is what an agent has opened and started so far.
+// agent holds the parts of an agent that have been opened and started so far.
 type agent struct {
 	Options
 	closers []func()

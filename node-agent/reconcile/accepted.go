@@ -11,7 +11,7 @@ import (
 
 // keepAccepted keeps to the spec that was accepted for this generation, if the source has another
 // one for it now: a generation is compiled once, and a source that has compiled it again is another
-// version of Berth, not an edit. It returns whether desired.json is to be written again.
+// version of Berth, not an edit. It reports whether desired.json is to be written again.
 func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	r := in.Record
 	if in.Desired == nil || r.Hash == in.Hash {
@@ -29,9 +29,9 @@ func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
-// keepRun keeps what the accepted spec has of what runs, if the source compiles and only where and
-// how it is run was edited. Of an edit of what a running container can be given, no more is taken
-// than that.
+// keepRun keeps the accepted spec of the running container, if the source compiles and the edit
+// only says where and how it is run. If the edit changes values that a running container can get,
+// only those are applied.
 func (in *Input) keepRun(dir bundle.Dir) {
 	digest := in.Desired.Annotations[source.AnnotationRun]
 	if digest == "" {
@@ -72,7 +72,7 @@ func (in *Input) goOn(dir bundle.Dir) {
 	}
 }
 
-// keep takes the spec of what was accepted earlier for what is desired.
+// keep replaces the desired spec by the one that was accepted earlier.
 func (in *Input) keep(spec *v1alpha1.OCIBundleSpec) {
 	kept := in.Desired.DeepCopy()
 	kept.Spec = *spec

@@ -38,8 +38,8 @@ func TestRestartsBackOffByTheClock(t *testing.T) {
 	}
 }
 
-// untilBackOff waits until the container waits for its next start, of which the status says the
-// length.
+// untilBackOff waits until the container waits for its next start, and returns the length of the
+// wait from the status.
 func (b *bench) untilBackOff(length time.Duration) {
 	b.Helper()
 	b.until("CrashLoopBackOff of "+length.String(), func() bool {

@@ -41,12 +41,12 @@ type fakeSupervisor struct {
 	updates         []protocol.UpdateRequest
 	log             protocol.LogLimits // of the last container that was created
 	refuses         string             // what the answer to an update says; empty if it is done
-	// unsure is what happens to the next requests of a name, such as "start": the answer is lost,
+	// unsure says what happens to the next requests of a name, such as "start": the answer is lost,
 	// and with "drop" the request too.
 	unsure map[string][]string
 }
 
-// lost returns whether the next request of that name is lost, or its answer.
+// lost reports whether the next request of that name is lost, or its answer.
 func (f *fakeSupervisor) lost(name string) (request, answer error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -383,7 +383,7 @@ func (b *bench) exit(code int) {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// delete says that nobody wants the container any more.
+// delete removes the container's bundle from the source.
 func (b *bench) delete() {
 	b.source.mu.Lock()
 	gone := b.source.bundle.DeepCopy()
@@ -394,7 +394,7 @@ func (b *bench) delete() {
 	b.syncer.Changed(keyNamed("x"))
 }
 
-// kills are the signals that were sent.
+// kills returns the signals that were sent.
 func (b *bench) kills() []string {
 	b.super.mu.Lock()
 	defer b.super.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// watch hears what happens to containers.
+// watch receives the supervisor's events of containers.
 func (s *Syncer) watch(ctx context.Context) {
 	type seen struct {
 		broken bool // the log cannot be written
@@ -69,7 +69,7 @@ func (s *Syncer) watch(ctx context.Context) {
 	}
 }
 
-// all makes every worker look.
+// all wakes every worker.
 func (s *Syncer) all() {
 	s.mu.Lock()
 	keys := make([]source.Key, 0, len(s.workers))

@@ -15,13 +15,13 @@ import (
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
-// parallelLooks is how many workers gather at the same time. After a start of the agent all of them
-// do, and each holds a document and a connection to the supervisor: without a bound, the memory of
-// agent and supervisor is that of all of these at once.
+// parallelLooks is the number of workers that gather concurrently. After a start of the agent all
+// of them do, and each holds a document and a connection to the supervisor: without a bound, the
+// memory of agent and supervisor is that of all of these at once.
 const parallelLooks = 32
 
-// gather reads all that a decision needs, and changes nothing: act does. While there are containers
-// of an older UID, it speaks of those.
+// gather reads all data that a decision needs. It changes nothing; act does that. While there are
+// containers of an older UID, it speaks of those.
 func (s *Syncer) gather(ctx context.Context, w *worker) (Input, error) {
 	s.looking <- struct{}{}
 	defer func() { <-s.looking }()
@@ -62,7 +62,7 @@ func (s *Syncer) status(ctx context.Context, w *worker, id string) (protocol.Sta
 	return s.Supervisor.Get(ctx, id)
 }
 
-// readWanted reads what is wanted and what is recorded.
+// readWanted reads the desired bundle and the record.
 func (s *Syncer) readWanted(w *worker) Input {
 	// Synced is asked first: if it is true, what Get says is the truth.
 	in := Input{Synced: s.Source.Synced()}
@@ -93,8 +93,8 @@ func (s *Syncer) readWanted(w *worker) Input {
 	return in
 }
 
-// readAccepted reads what was accepted earlier of what is wanted, and works out what the record
-// does not say yet.
+// readAccepted reads the spec that was accepted earlier, and computes the values that the record
+// does not have yet.
 func (s *Syncer) readAccepted(w *worker, in *Input) {
 	dir, next := s.Bundles.Dir(in.Record.ID), *in.Record
 	changed := false

@@ -14,9 +14,9 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// Hash is the same for two specs from which the same container would be made. What the agent reads
-// each time that it needs it (restart policy, back-off, grace period, requests, when to pull) is
-// not part of it: a change of that needs no update.
+// Hash returns a hash that is equal for two specs from which the same container would be created.
+// What the agent reads each time that it needs it (restart policy, back-off, grace period,
+// requests, when to pull) is not part of it: a change of that needs no update.
 //
 // Records of older agents hold it, so it must stay what it is for every spec that they could have:
 // a field that is added here, or to a type that is part of it, is left out where it is empty.
@@ -47,7 +47,7 @@ func Hash(spec *v1alpha1.OCIBundleSpec) (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// hashOf is the hash of a bundle's spec; "" for no bundle.
+// hashOf returns the hash of a bundle's spec; "" for no bundle.
 func hashOf(b *v1alpha1.OCIBundle) string {
 	if b == nil {
 		return ""
@@ -61,7 +61,7 @@ func hashOf(b *v1alpha1.OCIBundle) string {
 	return hash
 }
 
-// rehash computes the hash of what is desired.
+// rehash computes the hash of the desired spec.
 func (in *Input) rehash() { in.Hash = hashOf(in.Desired) }
 
 // lastHash is the hash of the bundle that a worker has looked at last. It takes a whole document's
@@ -72,7 +72,7 @@ type lastHash struct {
 	hash       string
 }
 
-// of returns the hash of what the source wants. Within one generation a source does not change it.
+// of returns the hash of the source's spec. Within one generation a source does not change it.
 func (l *lastHash) of(b *v1alpha1.OCIBundle) string {
 	if b == nil || b.Annotations[source.AnnotationUnresolved] != "" {
 		return hashOf(b)

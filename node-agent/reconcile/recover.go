@@ -52,7 +52,7 @@ func (s *Syncer) recover() error {
 	return nil
 }
 
-// orphan is the record of something of ours that nobody can want: it has no name.
+// orphan returns the record of something of ours that nobody can want: it has no name.
 func orphan(id string) *Record {
 	return &Record{Key: source.Key{Name: id}, ID: id, GraceSeconds: 30}
 }

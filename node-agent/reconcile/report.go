@@ -14,7 +14,7 @@ import (
 // progress is work under way that is in no record.
 type progress struct{ condition, reason, message string }
 
-// reportPatience is how long a report may take although there is something else to do.
+// reportPatience is the time that a report may take if other work is waiting.
 const reportPatience = time.Second
 
 // reporting returns the context of a report. It ends when the next step is due, or when the worker

@@ -88,8 +88,9 @@ func TestSourceThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// TestStatusOfAnotherIsCorrected: what the source shows is compared with, not what was said last.
-func TestStatusOfAnotherIsCorrected(t *testing.T) {
+// TestForeignStatusIsCorrected: the syncer compares a status with the source's, not with its own
+// last one.
+func TestForeignStatusIsCorrected(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	for n := range 3 {

@@ -112,7 +112,7 @@ func (s *statusOf) isBeingMade() {
 	s.waits(phase, s.record.Last, reason, message)
 }
 
-// ending says how a process ended.
+// ending returns the reason and the message for the end of a process.
 func ending(t *corev1.ContainerStateTerminated) string {
 	var s string
 	switch {

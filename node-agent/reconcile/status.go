@@ -99,8 +99,8 @@ func (s *statusOf) recompileAvailable() {
 	}
 }
 
-// degraded completes the status of a container whose record cannot be read: the status as reported
-// before, and what the supervisor knows.
+// degraded completes the status of a container whose record cannot be read, from the previous
+// status and the supervisor's.
 func (s *statusOf) degraded() {
 	s.set(v1alpha1.ConditionDegraded, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable, "the agent's record cannot be read: "+s.record.unreadable.Error())
 	id, actual := s.out.ContainerID, s.in.Actual

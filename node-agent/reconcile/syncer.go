@@ -128,7 +128,7 @@ func New(c Config) (*Syncer, error) {
 	return s, nil
 }
 
-// Run finds what an earlier agent has made, then works until ctx ends, and returns once every
+// Run finds the containers of an earlier agent, then works until ctx ends, and returns once every
 // worker has come to a point from where another agent can go on. Containers are left as they are.
 func (s *Syncer) Run(ctx context.Context) error {
 	if err := s.recover(); err != nil {

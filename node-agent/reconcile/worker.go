@@ -38,7 +38,7 @@ type worker struct {
 	// guarded by Syncer.mu
 	active bool
 	again  bool
-	// endReport has a report that is under way end soon; nil if there is none.
+	// endReport ends a report that is under way soon; nil if there is none.
 	endReport func()
 	timer     clock.Timer
 }
@@ -71,8 +71,8 @@ func (s *Syncer) Changed(key source.Key) {
 	go s.work(w)
 }
 
-// work is a worker's goroutine. It ends when there is nothing to do, so that a container at rest
-// costs none.
+// work runs in a worker's goroutine. It ends when there is nothing to do, so that a container at
+// rest costs none.
 func (s *Syncer) work(w *worker) {
 	defer s.wg.Done()
 	for {
@@ -96,8 +96,8 @@ func (s *Syncer) work(w *worker) {
 	}
 }
 
-// reconcile works on one key until there is nothing more to do now, and returns after what time to
-// look again; zero is never.
+// reconcile works on one key until there is nothing more to do now, and returns the time after
+// which to look again; zero is never.
 func (s *Syncer) reconcile(ctx context.Context, w *worker) (again time.Duration) {
 	log := s.Log.With("container", w.key.String())
 	for ctx.Err() == nil {
@@ -183,8 +183,8 @@ func (s *Syncer) noteUnseen(ctx context.Context, w *worker, in Input, began time
 	}
 }
 
-// unseenAfter is how long looks must have failed before a container is reported as not known. A
-// supervisor that is replaced is back before.
+// unseenAfter is the time for which looks must have failed before a container is reported as not
+// known. A supervisor that is replaced is back before.
 const unseenAfter = 3 * time.Second
 
 // noteTrouble notes that an act has failed, and reports it if it is worth reporting.
@@ -197,13 +197,13 @@ func (s *Syncer) noteTrouble(ctx context.Context, w *worker, in Input, verb Verb
 	}
 }
 
-// reportedTries is how many tries must have failed in a row before the status says so, which takes
+// reportedTries is the number of failed tries in a row after which the status says so, which takes
 // some seconds: until then, another supervisor may be about to take over, or a process about to
 // end.
 const reportedTries = 3
 
-// trouble returns what the status says of an act that has failed, "" if nothing yet, and whether
-// the agent's own files cannot be written.
+// trouble returns the status message for an act that has failed, or "" if it is too early for one,
+// and reports whether the agent's own files cannot be written.
 func (w *worker) trouble(verb Verb, err error) (storage bool, text string) {
 	switch {
 	case lifecycle.StorageFailed(err):
@@ -216,8 +216,8 @@ func (w *worker) trouble(verb Verb, err error) (storage bool, text string) {
 
 func storageTrouble(err error) string { return "the agent cannot write its files: " + err.Error() }
 
-// retry is when to try again after something of the node or the API failed that is not the
-// container's fault.
+// retry returns the time after which to try again, when the node or the API failed and not the
+// container.
 func (s *Syncer) retry(w *worker) time.Duration {
 	wait := min(time.Second<<min(w.retries, 5), 30*time.Second)
 	w.retries++

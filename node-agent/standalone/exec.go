@@ -103,8 +103,8 @@ func runtimeOf(settings claim.Settings, c *v1alpha1.Container) (program, root st
 	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for", *c.Spec.RuntimeClassName)
 }
 
-// accountsTimeout is how long the container's files are waited for: they may lie on a filesystem
-// that the container serves itself (FUSE) and that never answers.
+// accountsTimeout is the time for which a read of the container's files is waited for: they may lie
+// on a filesystem that the container serves itself (FUSE) and that never answers.
 const accountsTimeout = 10 * time.Second
 
 // runAs returns the runtime's flags for --user. Runtimes take numbers alone: names are looked up in

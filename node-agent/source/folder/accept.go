@@ -80,7 +80,7 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	f.writeStatus(key, e)
 }
 
-// edited returns whether a manifest says something else than the Container was accepted from. What
+// edited reports whether a manifest says something else than the Container was accepted from. What
 // another version of Berth makes of the same words, such as another default, is no edit.
 func edited(c *v1alpha1.Container, in compiled) bool {
 	if digest, ok := c.Annotations[annotationDigest]; ok {
@@ -90,7 +90,7 @@ func edited(c *v1alpha1.Container, in compiled) bool {
 	return specDigest(&c.Spec) != specDigest(&in.container.Spec)
 }
 
-// sameLabels compares what people write into metadata besides the name.
+// sameLabels reports whether labels and annotations of two Containers are equal.
 func sameLabels(a, b *v1alpha1.Container) bool {
 	annotations := func(c *v1alpha1.Container) map[string]string {
 		out := maps.Clone(c.Annotations)
@@ -151,7 +151,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	return b
 }
 
-// annotations returns those of the bundle of a Container.
+// annotations returns the annotations for the bundle of a Container.
 func annotations(c *v1alpha1.Container) map[string]string {
 	out := requested(c)
 	out[source.AnnotationRun], out[source.AnnotationFixed] = compile.RunDigest(c.Spec), compile.FixedDigest(c.Spec)

@@ -11,9 +11,9 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// claim returns which file each Container belongs to, and notes conflicts: names that more than one
-// file has. It depends on nothing but what the files hold and what has been accepted, so that it
-// makes no difference in which order files come, go and are renamed.
+// claim returns the file of each Container, and records conflicts: names that more than one file
+// has. It depends on nothing but what the files hold and what has been accepted, so that it makes
+// no difference in which order files come, go and are renamed.
 //
 // A name that several files have belongs to the file that it was accepted from; if that file does
 // not have it any more, to the only one that says the same, which is that file renamed. Otherwise

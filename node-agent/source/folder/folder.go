@@ -336,7 +336,7 @@ func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error
 	return nil
 }
 
-// replace changes copies of what an entry holds, and the entry, and writes its status.
+// replace changes copies of an entry's objects, replaces the entry, and writes its status.
 func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle)) {
 	old := f.entries[key]
 	e := old.copy()

@@ -67,7 +67,7 @@ func refused(t *testing.T, f *Folder) string {
 	return strings.Join(out, "\n")
 }
 
-// TestRefusedWhileAway: what was refused and is gone when the agent starts leaves no status.
+// TestRefusedWhileAway: a refused manifest that is gone when the agent starts leaves no status.
 func TestRefusedWhileAway(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	for _, name := range []string{"a", "b", "c"} {

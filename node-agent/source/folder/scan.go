@@ -20,7 +20,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// scan reads the folder and returns the keys of what changed.
+// scan reads the folder and returns the keys of the Containers that changed.
 func (f *Folder) scan() []source.Key {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -138,8 +138,7 @@ func (f *Folder) forgetUnsure() {
 	})
 }
 
-// readFiles reads what has changed in the folder, and returns the sorted names of the manifests
-// that are there.
+// readFiles reads the changed files of the folder, and returns the sorted names of all manifests.
 func (f *Folder) readFiles() ([]string, error) {
 	entries, err := listed(f.o.Dir)
 	if err != nil {
@@ -237,7 +236,7 @@ type file struct {
 // refusal returns all that is wrong with a file.
 func (fl *file) refusal() []manifest.Fault { return slices.Concat(fl.faults, fl.conflicts) }
 
-// text is a refusal in words, a line for each fault.
+// text returns a refusal in words, a line for each fault.
 func text(name string, faults []manifest.Fault) string {
 	lines := make([]string, len(faults))
 	for i, f := range faults {
@@ -246,7 +245,7 @@ func text(name string, faults []manifest.Fault) string {
 	return strings.Join(lines, "\n")
 }
 
-// stamp changes when a file does.
+// stamp identifies a version of a file by its attributes, without reading it.
 type stamp struct {
 	size  int64
 	mtime time.Time

@@ -155,7 +155,7 @@ func TestScan(t *testing.T) {
 	}
 }
 
-func TestAFolderThatIsAwayRemovesNothing(t *testing.T) {
+func TestMissingManifestDirectoryRemovesNothing(t *testing.T) {
 	dir, state := filepath.Join(t.TempDir(), "m"), t.TempDir()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

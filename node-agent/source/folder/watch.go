@@ -15,7 +15,7 @@ import (
 	"github.com/berth-run/berth/node-agent/source"
 )
 
-// Rescan has the folder looked at again.
+// Rescan requests another look at the folder.
 func (f *Folder) Rescan() {
 	select {
 	case f.rescan <- struct{}{}:
@@ -107,7 +107,8 @@ func (w *watcher) note(event fsnotify.Event) {
 	}
 }
 
-// restlessLooks is how many times Settle a directory that changes without a rest is left alone.
+// restlessLooks is the number of Settle times for which a directory that keeps changing is left
+// alone.
 const restlessLooks = 5
 
 // lookSoon has the directory looked at once it has come to rest, or soon if it does not.
@@ -155,7 +156,7 @@ func (w *watcher) look() {
 	}
 }
 
-// unwatchedEvery is how often the manifests are looked at while they cannot be watched.
+// unwatchedEvery is the interval between looks at manifests that cannot be watched.
 const unwatchedEvery = 2 * time.Second
 
 // noteWatch notes why the manifests cannot be watched, and returns whether that is news.
@@ -178,7 +179,7 @@ func (f *Folder) Watching() error {
 	return f.watchErr
 }
 
-// noteRemoved takes over what the watch has seen, for the next look.
+// noteRemoved records the removals that the watch has seen, for the next look.
 func (f *Folder) noteRemoved(a *absences, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -24,7 +24,7 @@ func (e events) Changed(k source.Key) { e.changed <- k }
 
 func (e events) Synced() { close(e.synced) }
 
-func TestRunSeesWhatIsWritten(t *testing.T) {
+func TestRunFollowsTheDirectory(t *testing.T) {
 	dir := t.TempDir()
 	f := newFolder(t, dir, t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())
