@@ -224,7 +224,8 @@ func (h *host) clean() {
 	bundles, _ := filepath.Glob(h.path("s/bundles/*/rootfs"))
 	volumes, _ := filepath.Glob(h.path("s/bundles/*/volumes/*"))
 	private, _ := filepath.Glob(h.path("s/bundles/*/private"))
-	for _, m := range slices.Concat(bundles, volumes, private) {
+	pinned, _ := filepath.Glob(h.path("r/netns/*"))
+	for _, m := range slices.Concat(bundles, volumes, private, pinned) {
 		_ = unix.Unmount(m, unix.MNT_DETACH)
 	}
 	for range 3 { // children before parents
@@ -273,6 +274,14 @@ func (h *host) leftovers() counts {
 	for _, s := range states { // the runtime's own records, and the supervisor's
 		if strings.Contains(filepath.Base(s), "default_") {
 			c.records++
+		}
+	}
+	// A container keeps its network namespace from run to run.
+	pinned, _ := filepath.Glob(h.path("r/netns/*"))
+	for _, p := range pinned {
+		if _, err := os.Stat(h.path("s/bundles/" + filepath.Base(p))); err == nil {
+			c.records--
+			c.mounts -= strings.Count(string(table), " "+p+" ")
 		}
 	}
 	return c
