@@ -13,10 +13,12 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/internal/leaktest"
 	"github.com/berth-run/berth/internal/needs"
 )
 
 func TestSet(t *testing.T) {
+	leaktest.Check(t)
 	s := Set{}
 	if err := s.Add(NativeName, Native{}); err != nil {
 		t.Fatal(err)
@@ -53,6 +55,7 @@ func program(t *testing.T, script string) *External {
 // TestExternalCutOff runs a program that does not answer, and one that is killed: how far each came
 // is not known.
 func TestExternalCutOff(t *testing.T) {
+	leaktest.Check(t)
 	for name, script := range map[string]string{"no answer": "exec sleep 1000", "killed": "kill -9 $$"} {
 		t.Run(name, func(t *testing.T) {
 			e := program(t, script)
@@ -77,6 +80,7 @@ func TestExternalCutOff(t *testing.T) {
 // The error is the program's last message, and is one of this package's errors if the message says
 // so.
 func TestExternalErrors(t *testing.T) {
+	leaktest.Check(t)
 	for _, tc := range []struct {
 		name, script, want string
 		kind               error
@@ -113,6 +117,7 @@ func TestExternalErrors(t *testing.T) {
 
 // A create that fails is undone, except where the id is somebody else's container.
 func TestExternalCreateIsUndone(t *testing.T) {
+	leaktest.Check(t)
 	for words, undone := range map[string]bool{"no such file": true, "container with given ID already exists": false} {
 		e := program(t, `case "$*" in
 *create*) echo '{"level":"error","msg":"`+words+`"}' > $LOG; exit 1;;
@@ -138,6 +143,7 @@ esac`)
 
 // Features of Debian's runc, as a peer.
 func TestExternalFeatures(t *testing.T) {
+	leaktest.Check(t)
 	const runc = "/usr/sbin/runc"
 	if _, err := os.Stat(runc); err != nil {
 		needs.Skip(t, err.Error())
@@ -155,6 +161,7 @@ func TestExternalFeatures(t *testing.T) {
 // TestExternalUpdateIsUndone: a program that refuses an update is given the limits of before, for
 // not every one sets back itself.
 func TestExternalUpdateIsUndone(t *testing.T) {
+	leaktest.Check(t)
 	// The program writes down what it is given, and refuses a limit of 9.
 	e := program(t, `eval "file=\${$(($# - 1))}"
 grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"

@@ -189,6 +189,7 @@ func TestStartIsReportedOnce(t *testing.T) {
 // TestRestartCountOfAStart reads the count of restarts while a start waits. It may yet be
 // interrupted, and a count that was reported is not taken back.
 func TestRestartCountOfAStart(t *testing.T) {
+	leaktest.Check(t)
 	before := run{Restarts: 4, StartedAt: time.Now(), Exit: &corev1.ContainerStateTerminated{}}
 	for state, want := range map[runState]int32{stateStarting: 4, stateRunning: 5} {
 		r := &Record{State: state, run: before.next()}

@@ -10,10 +10,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/leaktest"
 )
 
 // TestMessageOfARemoval: the message says why the process has not ended yet.
 func TestMessageOfARemoval(t *testing.T) {
+	leaktest.Check(t)
 	c := &v1alpha1.Container{}
 	c.DeletionTimestamp = new(metav1.Now())
 	if got := Message(c); got != "being removed" {
@@ -28,6 +30,7 @@ func TestMessageOfARemoval(t *testing.T) {
 
 // TestUnknownName: the names that there are help as long as they fit on a screen.
 func TestUnknownName(t *testing.T) {
+	leaktest.Check(t)
 	var all []v1alpha1.Container
 	for _, tc := range []struct {
 		count int
