@@ -43,15 +43,24 @@ import (
 )
 
 var (
-	isReady       = want{kind: v1alpha1.ConditionReady, status: metav1.ConditionTrue}
-	notStalled    = want{kind: v1alpha1.ConditionStalled}
-	isScheduled   = want{kind: v1alpha1.ConditionScheduled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonScheduled}
-	isSpecValid   = want{kind: v1alpha1.ConditionSpecValid, status: metav1.ConditionTrue, reason: v1alpha1.ReasonCompiled}
+	isReady     = want{kind: v1alpha1.ConditionReady, status: metav1.ConditionTrue}
+	notStalled  = want{kind: v1alpha1.ConditionStalled}
+	isScheduled = want{
+		kind: v1alpha1.ConditionScheduled, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonScheduled,
+	}
+	isSpecValid = want{
+		kind: v1alpha1.ConditionSpecValid, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonCompiled,
+	}
 	isReconciling = want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue}
 )
 
 func unscheduled(reason, contains string) want {
-	return want{kind: v1alpha1.ConditionScheduled, status: metav1.ConditionFalse, reason: reason, contains: contains}
+	return want{
+		kind: v1alpha1.ConditionScheduled, status: metav1.ConditionFalse, reason: reason,
+		contains: contains,
+	}
 }
 
 // gone waits until the Container and its OCIBundle are no more.
@@ -75,13 +84,21 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	})
 	create(t, c)
 	now := eventuallyHas(t, c, isReady, isScheduled, isSpecValid, notStalled,
-		want{kind: v1alpha1.ConditionImageReady, status: metav1.ConditionTrue, reason: v1alpha1.ReasonImagePulled},
-		want{kind: v1alpha1.ConditionRunning, status: metav1.ConditionTrue, reason: v1alpha1.ReasonStarted},
+		want{
+			kind: v1alpha1.ConditionImageReady, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonImagePulled,
+		},
+		want{
+			kind: v1alpha1.ConditionRunning, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonStarted,
+		},
 	)
 	if meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReconciling) != nil {
 		t.Errorf("a Container that is Ready is still Reconciling: %+v", now.Status.Conditions)
 	}
-	if st := now.Status; st.Phase != v1alpha1.ContainerRunning || st.NodeName != "node-a" || st.Bundle != "berth-node-node-a/"+c.Namespace+".hello" || st.PID != 4711 || st.LogPath == "" || st.State.Running == nil {
+	if st := now.Status; st.Phase != v1alpha1.ContainerRunning || st.NodeName != "node-a" ||
+		st.Bundle != "berth-node-node-a/"+c.Namespace+".hello" || st.PID != 4711 || st.LogPath == "" ||
+		st.State.Running == nil {
 		t.Errorf("the agent's word is not mirrored: %+v", st)
 	}
 
@@ -89,11 +106,15 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ref := b.Spec.ContainerRef; ref == nil || *ref != (v1alpha1.ContainerReference{Namespace: c.Namespace, Name: c.Name, UID: now.UID}) || len(b.OwnerReferences) > 0 {
+	if ref := b.Spec.ContainerRef; ref == nil ||
+		*ref != (v1alpha1.ContainerReference{Namespace: c.Namespace, Name: c.Name, UID: now.UID}) ||
+		len(b.OwnerReferences) > 0 {
 		t.Errorf("the OCIBundle is that of %+v, owned by %+v", ref, b.OwnerReferences)
 	}
-	if now.Annotations[v1alpha1.AnnotationNode] != "node-a" || b.Namespace != "berth-node-node-a" || b.Name != c.Namespace+".hello" {
-		t.Errorf("the OCIBundle is %s/%s, the Container's annotations are %v", b.Namespace, b.Name, now.Annotations)
+	if now.Annotations[v1alpha1.AnnotationNode] != "node-a" || b.Namespace != "berth-node-node-a" ||
+		b.Name != c.Namespace+".hello" {
+		t.Errorf("the OCIBundle is %s/%s, the Container's annotations are %v", b.Namespace, b.Name,
+			now.Annotations)
 	}
 	if len(b.Finalizers) != 1 || b.Finalizers[0] != v1alpha1.OCIBundleFinalizer {
 		t.Errorf("the OCIBundle's finalizers are %v", b.Finalizers)
@@ -101,17 +122,20 @@ func TestAppliedContainerIsDispatchedAndMirrored(t *testing.T) {
 	if b.Labels[v1alpha1.LabelContainer] != "hello" {
 		t.Errorf("the OCIBundle's labels are %v", b.Labels)
 	}
-	if b.Spec.NodeName != "node-a" || b.Spec.Image == nil || b.Spec.Image.Reference != c.Spec.Image || b.Spec.Requests.Cpu().String() != "500m" {
+	if b.Spec.NodeName != "node-a" || b.Spec.Image == nil || b.Spec.Image.Reference != c.Spec.Image ||
+		b.Spec.Requests.Cpu().String() != "500m" {
 		t.Errorf("the OCIBundle's spec is %+v", b.Spec)
 	}
 	var doc struct {
 		OCIVersion string `json:"ociVersion"`
 		Root       struct{ Path string }
 	}
-	if err := json.Unmarshal(b.Spec.Config.Raw, &doc); err != nil || doc.OCIVersion == "" || doc.Root.Path != "rootfs" {
+	if err := json.Unmarshal(b.Spec.Config.Raw, &doc); err != nil || doc.OCIVersion == "" ||
+		doc.Root.Path != "rootfs" {
 		t.Errorf("config is no whole runtime-spec document (%v): %.200s", err, b.Spec.Config.Raw)
 	}
-	if owners := b.ManagedFields; len(owners) == 0 || owners[0].Manager != container.FieldOwner || owners[0].Operation != metav1.ManagedFieldsOperationApply {
+	if owners := b.ManagedFields; len(owners) == 0 || owners[0].Manager != container.FieldOwner ||
+		owners[0].Operation != metav1.ManagedFieldsOperationApply {
 		t.Errorf("the OCIBundle was not applied by %s: %+v", container.FieldOwner, owners)
 	}
 }
@@ -122,7 +146,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	small := sample(ns, "small", func(c *v1alpha1.Container) {
 		c.Spec.NodeName = "node-new"
 		// Of this test's own, so that nothing else refers to the profile.
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_BOOT"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{
+				Drop: []corev1.Capability{"ALL"},
+				Add:  []corev1.Capability{"SYS_BOOT"},
+			},
+		}
 	})
 	create(t, small)
 	eventuallyHas(t, small, isReady)
@@ -141,11 +170,14 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 		}
 		return len(text)
 	}
-	t.Logf("OCIBundle: %d bytes; the profile takes %d out of it", size(byReference), size(inline)-size(byReference.Spec))
+	t.Logf("OCIBundle: %d bytes; the profile takes %d out of it", size(byReference),
+		size(inline)-size(byReference.Spec))
 	if a, b := size(byReference.Spec), size(inline); a > b/2 {
 		t.Errorf("the OCIBundle's spec has %d bytes with a reference, %d without", a, b)
 	}
-	p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(byReference.Spec.SeccompProfile)}}
+	p := &v1alpha1.SeccompProfile{
+		ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(byReference.Spec.SeccompProfile)},
+	}
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), p); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +186,8 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var a, b specs.Spec
-	if err := errors.Join(json.Unmarshal(joined.Config.Raw, &a), json.Unmarshal(inline.Config.Raw, &b)); err != nil {
+	if err := errors.Join(json.Unmarshal(joined.Config.Raw, &a), json.Unmarshal(inline.Config.Raw,
+		&b)); err != nil {
 		t.Fatal(err)
 	}
 	if !equality.Semantic.DeepEqual(a, b) {
@@ -164,10 +197,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	// A profile cannot be changed, and one that is in use comes back.
 	changed := p.DeepCopy()
 	changed.Spec.Profile = "{}"
-	if err := admin.Update(t.Context(), changed); err == nil || !strings.Contains(err.Error(), "cannot be changed") {
+	if err := admin.Update(t.Context(), changed); err == nil || !strings.Contains(err.Error(),
+		"cannot be changed") {
 		t.Errorf("it was changed (%v)", err)
 	}
-	if err := admin.Create(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: "any"}, Spec: p.Spec}); err == nil {
+	if err := admin.Create(t.Context(),
+		&v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: "any"}, Spec: p.Spec}); err == nil {
 		t.Error("it was created under another name")
 	}
 	if err := admin.Delete(t.Context(), p); err != nil {
@@ -189,7 +224,8 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	keeper := profile.New(cached, live, clk, time.Hour)
 	look := func() ctrl.Result {
 		t.Helper()
-		result, err := keeper.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+		result, err := keeper.Reconcile(t.Context(),
+			ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,7 +243,8 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	}
 	gone(t, small)
 	eventually(t, func() error {
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(byReference), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(byReference),
+			&v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the cache still has the OCIBundle (%v)", err)
 		}
 		return nil
@@ -227,7 +264,8 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	}
 	clk.SetTime(clk.Now().Add(time.Hour))
 	look()
-	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p), again); !apierrors.IsNotFound(err) {
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(p),
+		again); !apierrors.IsNotFound(err) {
 		t.Errorf("it was kept (%v)", err)
 	}
 	// Ensure does not rely on what it has deleted.
@@ -245,7 +283,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 func TestForgedSeccompProfileIsReplaced(t *testing.T) {
 	newFakeAgent(t, "node-new")
 	c := sample(namespace(t), "c", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"SYS_MODULE"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{
+				Drop: []corev1.Capability{"ALL"},
+				Add:  []corev1.Capability{"SYS_MODULE"},
+			},
+		}
 	})
 	spec, faults := compile.Bundle(c)
 	if len(faults) > 0 {
@@ -257,7 +300,10 @@ func TestForgedSeccompProfileIsReplaced(t *testing.T) {
 	key := client.ObjectKey{Name: seccompref.Name(spec.SeccompProfile)}
 	forge := func() {
 		t.Helper()
-		create(t, &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}, Spec: v1alpha1.SeccompProfileSpec{Profile: "{}"}})
+		create(t, &v1alpha1.SeccompProfile{
+			ObjectMeta: metav1.ObjectMeta{Name: key.Name},
+			Spec:       v1alpha1.SeccompProfileSpec{Profile: "{}"},
+		})
 	}
 	genuine := func() error {
 		p := &v1alpha1.SeccompProfile{}
@@ -277,10 +323,16 @@ func TestForgedSeccompProfileIsReplaced(t *testing.T) {
 	}
 	// Between the deletion and the forgery the genuine one may be back: then it cannot be forged.
 	eventually(t, func() error {
-		if err := admin.Delete(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}}); err != nil {
+		err := admin.Delete(t.Context(),
+			&v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}})
+		if err != nil {
 			return err
 		}
-		return admin.Create(t.Context(), &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: key.Name}, Spec: v1alpha1.SeccompProfileSpec{Profile: "{}"}})
+		return admin.Create(t.Context(),
+			&v1alpha1.SeccompProfile{
+				ObjectMeta: metav1.ObjectMeta{Name: key.Name},
+				Spec:       v1alpha1.SeccompProfileSpec{Profile: "{}"},
+			})
 	})
 	eventually(t, genuine)
 }
@@ -296,7 +348,8 @@ func TestPlainStartWritesLittle(t *testing.T) {
 		eventuallyHas(t, sample(ns, fmt.Sprintf("c%d", i)), isReady)
 	}
 	want := map[string]int{
-		"create containers": n, "patch containers": n, "patch ocibundles": n, "update ocibundles/status": n, "patch containers/status": n,
+		"create containers": n, "patch containers": n, "patch ocibundles": n,
+		"update ocibundles/status": n, "patch containers/status": n,
 	}
 	if got := writes(t, ns); !maps.Equal(got, want) {
 		t.Errorf("%d plain starts took these writes: %v; wanted %v", n, got, want)
@@ -352,7 +405,8 @@ func TestAnswersPrecedeNewContainers(t *testing.T) {
 			if !ok {
 				t.Fatalf("the watch ended after %d of %d: %+v", len(latencies), n, e)
 			}
-			if _, seen := latencies[c.Name]; !seen && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady) {
+			_, seen := latencies[c.Name]
+			if !seen && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady) {
 				mu.Lock()
 				latencies[c.Name] = time.Since(answered[c.Name])
 				mu.Unlock()
@@ -369,12 +423,14 @@ func TestAnswersPrecedeNewContainers(t *testing.T) {
 	}
 
 	// The fake agent ends before the namespace does, and has to let go of them first.
-	if err := admin.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns)); err != nil {
+	if err := admin.DeleteAllOf(t.Context(), &v1alpha1.Container{},
+		client.InNamespace(ns)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
 		left := &v1alpha1.OCIBundleList{}
-		if err := admin.List(t.Context(), left, client.MatchingLabels{v1alpha1.LabelNamespace: ns}); err != nil || len(left.Items) > 0 {
+		if err := admin.List(t.Context(), left,
+			client.MatchingLabels{v1alpha1.LabelNamespace: ns}); err != nil || len(left.Items) > 0 {
 			return fmt.Errorf("%d OCIBundles are left (%v)", len(left.Items), err)
 		}
 		return nil
@@ -394,21 +450,29 @@ func TestSecondReconcileWritesNothing(t *testing.T) {
 	// older state.
 	eventually(t, func() error {
 		seen := &v1alpha1.Container{}
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(c), seen); err != nil || seen.ResourceVersion != before.ResourceVersion {
-			return fmt.Errorf("the cache is at %s of %s (%v)", seen.ResourceVersion, before.ResourceVersion, err)
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(c), seen); err != nil ||
+			seen.ResourceVersion != before.ResourceVersion {
+			return fmt.Errorf("the cache is at %s of %s (%v)", seen.ResourceVersion,
+				before.ResourceVersion, err)
 		}
 		seenBundle := &v1alpha1.OCIBundle{}
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(bundleBefore), seenBundle); err != nil || seenBundle.ResourceVersion != bundleBefore.ResourceVersion {
-			return fmt.Errorf("the cache is at %s of %s (%v)", seenBundle.ResourceVersion, bundleBefore.ResourceVersion, err)
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(bundleBefore),
+			seenBundle); err != nil || seenBundle.ResourceVersion != bundleBefore.ResourceVersion {
+			return fmt.Errorf("the cache is at %s of %s (%v)", seenBundle.ResourceVersion,
+				bundleBefore.ResourceVersion, err)
 		}
 		return nil
 	})
 	recorder := events.NewFakeRecorder(10)
 	// One that knows nothing, as after the controller's restart; and its writes would fail the test
 	// by being made at all.
-	r := &container.Reconciler{Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(), Recorder: recorder, Clock: clock.RealClock{}}
+	r := &container.Reconciler{
+		Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(),
+		Recorder: recorder, Clock: clock.RealClock{},
+	}
 	for range 2 {
-		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
+		if _, err := r.Reconcile(t.Context(),
+			ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -425,7 +489,9 @@ type noWrites struct {
 	t *testing.T
 }
 
-func (n noWrites) Patch(_ context.Context, o client.Object, _ client.Patch, _ ...client.PatchOption) error {
+func (n noWrites) Patch(_ context.Context, o client.Object, _ client.Patch,
+	_ ...client.PatchOption,
+) error {
 	return n.refuse("patch", o)
 }
 
@@ -437,7 +503,9 @@ func (n noWrites) Delete(_ context.Context, o client.Object, _ ...client.DeleteO
 	return n.refuse("delete", o)
 }
 
-func (n noWrites) Apply(_ context.Context, _ runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
+func (n noWrites) Apply(_ context.Context, _ runtime.ApplyConfiguration,
+	_ ...client.ApplyOption,
+) error {
 	n.t.Error("apply, though nothing has changed")
 	return fmt.Errorf("no writes")
 }
@@ -449,7 +517,9 @@ type noStatus struct {
 	n noWrites
 }
 
-func (s noStatus) Patch(_ context.Context, o client.Object, p client.Patch, _ ...client.SubResourcePatchOption) error {
+func (s noStatus) Patch(_ context.Context, o client.Object, p client.Patch,
+	_ ...client.SubResourcePatchOption,
+) error {
 	data, _ := p.Data(o)
 	s.n.t.Errorf("the patch is %s", data)
 	return s.n.refuse("patch the status of", o)
@@ -463,14 +533,28 @@ func (n noWrites) refuse(what string, o client.Object) error {
 func TestInvalidSpecStallsAndRecoversWhenEdited(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "bad", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY", "NOR_THIS"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY", "NOR_THIS"}},
+		}
 	})
 	create(t, c)
 	now := eventuallyHas(t, c,
-		want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonInvalidSpec, contains: "capabilities.add[0]"},
-		want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonInvalidSpec, contains: "capabilities.add[1]"},
-		want{kind: v1alpha1.ConditionSpecValid, status: metav1.ConditionFalse, reason: v1alpha1.ReasonInvalidSpec},
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonInvalidSpec},
+		want{
+			kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonInvalidSpec, contains: "capabilities.add[0]",
+		},
+		want{
+			kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonInvalidSpec, contains: "capabilities.add[1]",
+		},
+		want{
+			kind: v1alpha1.ConditionSpecValid, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonInvalidSpec,
+		},
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonInvalidSpec,
+		},
 	)
 	if now.Status.Phase != v1alpha1.ContainerPending {
 		t.Errorf("phase is %s", now.Status.Phase)
@@ -496,11 +580,19 @@ func TestInvalidEditLeavesTheRunningOneAlone(t *testing.T) {
 
 	edit(t, c, func(c *v1alpha1.Container) {
 		c.Spec.Command = []string{"changed"}
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}},
+		}
 	})
 	now := eventuallyHas(t, c,
-		want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonInvalidSpec, contains: "left as it is"},
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonInvalidSpec},
+		want{
+			kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonInvalidSpec, contains: "left as it is",
+		},
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonInvalidSpec,
+		},
 	)
 	if now.Status.Phase != v1alpha1.ContainerRunning || now.Status.PID == 0 {
 		t.Errorf("the one that runs is not mirrored any more: %+v", now.Status)
@@ -512,14 +604,17 @@ func TestInvalidEditLeavesTheRunningOneAlone(t *testing.T) {
 
 	edit(t, c, func(c *v1alpha1.Container) { c.Spec.SecurityContext = nil })
 	eventuallyHas(t, c, isReady, notStalled)
-	if b, err := readBundle(t, c); err != nil || b.Spec.Process.Command[0] != "changed" || b.UID != before.UID {
+	if b, err := readBundle(t, c); err != nil || b.Spec.Process.Command[0] != "changed" ||
+		b.UID != before.UID {
 		t.Errorf("the OCIBundle was not brought up to date in place (%v): %+v", err, b)
 	}
 }
 
 func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 	newFakeAgent(t, "node-cordoned", func(a *fakeAgent) { a.cordoned = true })
-	newFakeAgent(t, "node-small", func(a *fakeAgent) { a.cpu, a.labels = "1", map[string]string{"disk": "ssd"} })
+	newFakeAgent(t, "node-small", func(a *fakeAgent) {
+		a.cpu, a.labels = "1", map[string]string{"disk": "ssd"}
+	})
 	newFakeAgent(t, "node-tainted", func(a *fakeAgent) {
 		a.taints = []corev1.Taint{{Key: "dedicated", Value: "gpu", Effect: corev1.TaintEffectNoSchedule}}
 	})
@@ -536,7 +631,10 @@ func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 		unscheduled("", "1 had untolerated taint {dedicated=gpu:NoSchedule}"),
 		unscheduled("", "1 was unschedulable"),
 		unscheduled("", "1 did not match the node selector"),
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonUnschedulable},
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonUnschedulable,
+		},
 		notStalled,
 	)
 	eventuallyEvent(t, now, "FailedScheduling")
@@ -545,13 +643,19 @@ func TestUnschedulableSaysWhatNodesLack(t *testing.T) {
 	// of the core Node.
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-plain", Labels: map[string]string{"arch": "fast"}},
-		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "maintenance", Effect: corev1.TaintEffectNoSchedule}}},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{
+			Key:    "maintenance",
+			Effect: corev1.TaintEffectNoSchedule,
+		}}},
 	}
 	create(t, node)
 	t.Cleanup(func() { _ = admin.Delete(context.Background(), node) })
-	other := sample(ns, "other", func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{"arch": "fast"} })
+	other := sample(ns, "other", func(c *v1alpha1.Container) {
+		c.Spec.NodeSelector = map[string]string{"arch": "fast"}
+	})
 	create(t, other)
-	eventuallyHas(t, other, unscheduled(v1alpha1.ReasonUnschedulable, "untolerated taint {maintenance:NoSchedule}"))
+	eventuallyHas(t, other, unscheduled(v1alpha1.ReasonUnschedulable,
+		"untolerated taint {maintenance:NoSchedule}"))
 	edit(t, node, func(n *corev1.Node) { n.Spec.Taints = nil })
 	if now := eventuallyHas(t, other, isReady); now.Status.NodeName != "node-plain" {
 		t.Errorf("placed on %s", now.Status.NodeName)
@@ -572,7 +676,10 @@ func TestProgressDeadlineOfTheCluster(t *testing.T) {
 		c.Spec.NodeSelector = map[string]string{"kubernetes.io/hostname": "node-hurried"}
 	}
 	stalled := func(cause string) want {
-		return want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonProgressDeadlineExceeded, contains: cause}
+		return want{
+			kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonProgressDeadlineExceeded, contains: cause,
+		}
 	}
 	verdict := func(c *v1alpha1.Container) status.Status {
 		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(c)
@@ -589,7 +696,10 @@ func TestProgressDeadlineOfTheCluster(t *testing.T) {
 	// No node fits, and nothing happens that would make the controller look again.
 	c := sample(ns, "late", hurried)
 	create(t, c)
-	now := eventuallyHas(t, c, stalled("Unschedulable: "), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonUnschedulable})
+	now := eventuallyHas(t, c, stalled("Unschedulable: "), want{
+		kind:   v1alpha1.ConditionReady,
+		status: metav1.ConditionFalse, reason: v1alpha1.ReasonUnschedulable,
+	})
 	if got := verdict(now); got != status.FailedStatus {
 		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
 	}
@@ -602,10 +712,15 @@ func TestProgressDeadlineOfTheCluster(t *testing.T) {
 		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
 	}
 
-	agent.say(c, v1alpha1.OCIBundleStatus{Phase: v1alpha1.ContainerRunning, Conditions: []metav1.Condition{
-		condition(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, "pulled"),
-		condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff, "exit code 7"),
-	}})
+	agent.say(c, v1alpha1.OCIBundleStatus{
+		Phase: v1alpha1.ContainerRunning,
+		Conditions: []metav1.Condition{
+			condition(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled,
+				"pulled"),
+			condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff,
+				"exit code 7"),
+		},
+	})
 	now = eventuallyHas(t, c, stalled("CrashLoopBackOff: exit code 7"))
 	if got := verdict(now); got != status.FailedStatus {
 		t.Errorf("kstatus says %s: %+v", got, now.Status.Conditions)
@@ -627,7 +742,8 @@ func TestNodeNameNeedsTheNodeAndItsHandler(t *testing.T) {
 	ns := namespace(t)
 	create(t, &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "named-vm"}, Handler: "vm"})
 	t.Cleanup(func() {
-		_ = admin.Delete(context.Background(), &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "named-vm"}})
+		_ = admin.Delete(context.Background(),
+			&nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "named-vm"}})
 	})
 	c := sample(ns, "named", func(c *v1alpha1.Container) {
 		c.Spec.NodeName = "node-later"
@@ -655,20 +771,29 @@ func TestRuntimeClassGivesHandlerAndPlace(t *testing.T) {
 		a.labels = map[string]string{"kvm": "yes"}
 		a.taints = []corev1.Taint{{Key: "kvm", Effect: corev1.TaintEffectNoSchedule}}
 	})
-	c := sample(namespace(t), "isolated", func(c *v1alpha1.Container) { c.Spec.RuntimeClassName = ptr.To("vm") })
+	c := sample(namespace(t), "isolated", func(c *v1alpha1.Container) {
+		c.Spec.RuntimeClassName = ptr.To("vm")
+	})
 	create(t, c)
-	eventuallyHas(t, c, unscheduled(v1alpha1.ReasonRuntimeClassNotFound, `no RuntimeClass "vm"`), isReconciling, notStalled)
+	eventuallyHas(t, c, unscheduled(v1alpha1.ReasonRuntimeClassNotFound, `no RuntimeClass "vm"`),
+		isReconciling, notStalled)
 
 	rc := &nodev1.RuntimeClass{
 		ObjectMeta: metav1.ObjectMeta{Name: "vm"},
 		Handler:    "vm",
-		Overhead:   &nodev1.Overhead{PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}},
-		Scheduling: &nodev1.Scheduling{NodeSelector: map[string]string{"kvm": "yes"}, Tolerations: []corev1.Toleration{{Key: "kvm", Operator: corev1.TolerationOpExists}}},
+		Overhead: &nodev1.Overhead{
+			PodFixed: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")},
+		},
+		Scheduling: &nodev1.Scheduling{
+			NodeSelector: map[string]string{"kvm": "yes"},
+			Tolerations:  []corev1.Toleration{{Key: "kvm", Operator: corev1.TolerationOpExists}},
+		},
 	}
 	create(t, rc)
 	now := eventuallyHas(t, c, isReady)
 	b, err := readBundle(t, c)
-	if err != nil || now.Status.NodeName != "node-vm" || b.Spec.Handler != "vm" || b.Spec.Requests.Memory().String() != "64Mi" {
+	if err != nil || now.Status.NodeName != "node-vm" || b.Spec.Handler != "vm" ||
+		b.Spec.Requests.Memory().String() != "64Mi" {
 		t.Errorf("on %s with %+v (%v)", now.Status.NodeName, b.Spec, err)
 	}
 
@@ -678,7 +803,8 @@ func TestRuntimeClassGivesHandlerAndPlace(t *testing.T) {
 	}
 	edit(t, c, func(c *v1alpha1.Container) { c.Spec.Command = []string{"changed"} })
 	eventuallyHas(t, c, isReady, isScheduled)
-	if after, err := readBundle(t, c); err != nil || after.UID != b.UID || after.Spec.Handler != "vm" || after.Spec.Process.Command[0] != "changed" {
+	if after, err := readBundle(t, c); err != nil || after.UID != b.UID ||
+		after.Spec.Handler != "vm" || after.Spec.Process.Command[0] != "changed" {
 		t.Errorf("without its RuntimeClass the OCIBundle is %+v (%v)", after.Spec, err)
 	}
 }
@@ -746,8 +872,14 @@ func TestDeletionWaitsForTheAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventuallyHas(t, c,
-		want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue, reason: v1alpha1.ReasonTerminating, contains: "node-a"},
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating})
+		want{
+			kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue,
+			reason: v1alpha1.ReasonTerminating, contains: "node-a",
+		},
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonTerminating,
+		})
 	eventuallyEvent(t, now, "Terminating")
 	if b, err := readBundle(t, c); err != nil || b.DeletionTimestamp == nil {
 		t.Errorf("the OCIBundle is not being deleted (%v)", err)
@@ -779,7 +911,10 @@ func TestBundleDeletedByHandIsMadeAgain(t *testing.T) {
 	if err := admin.Delete(t.Context(), old); err != nil {
 		t.Fatal(err)
 	}
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue, reason: v1alpha1.ReasonTerminating})
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonTerminating,
+	})
 	close(hold)
 	eventually(t, func() error {
 		b, err := readBundle(t, c)
@@ -801,20 +936,28 @@ func TestBundleEditedByHandIsPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, wrong := range map[string]func(*v1alpha1.OCIBundle){
-		"a field changed": func(b *v1alpha1.OCIBundle) { b.Spec.RestartPolicy = corev1.RestartPolicyNever },
-		"a field added":   func(b *v1alpha1.OCIBundle) { b.Spec.Process.WorkingDir = "/tmp" },
+		"a field changed": func(b *v1alpha1.OCIBundle) {
+			b.Spec.RestartPolicy = corev1.RestartPolicyNever
+		},
+		"a field added": func(b *v1alpha1.OCIBundle) { b.Spec.Process.WorkingDir = "/tmp" },
 		"config changed": func(b *v1alpha1.OCIBundle) {
 			b.Spec.Config.Raw = []byte(strings.Replace(string(b.Spec.Config.Raw), `"rootfs"`, `"/etc"`, 1))
 		},
 		"config added to": func(b *v1alpha1.OCIBundle) {
-			b.Spec.Config.Raw = []byte(strings.Replace(string(b.Spec.Config.Raw), `{`, `{"domainname":"evil",`, 1))
+			b.Spec.Config.Raw = []byte(strings.Replace(string(b.Spec.Config.Raw), `{`,
+				`{"domainname":"evil",`, 1))
 		},
 		"a volume added": func(b *v1alpha1.OCIBundle) {
-			b.Spec.Volumes = []v1alpha1.Volume{{Name: "v", HostPath: &corev1.HostPathVolumeSource{Path: "/etc"}}}
+			b.Spec.Volumes = []v1alpha1.Volume{{
+				Name:     "v",
+				HostPath: &corev1.HostPathVolumeSource{Path: "/etc"},
+			}}
 		},
 		"finalizer removed": func(b *v1alpha1.OCIBundle) { b.Finalizers = nil },
 		"label removed":     func(b *v1alpha1.OCIBundle) { b.Labels = nil },
-		"owner added":       func(b *v1alpha1.OCIBundle) { b.OwnerReferences = []metav1.OwnerReference{someoneElse("1-2", false)} },
+		"owner added": func(b *v1alpha1.OCIBundle) {
+			b.OwnerReferences = []metav1.OwnerReference{someoneElse("1-2", false)}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := theBundle(t, c)
@@ -832,7 +975,8 @@ func TestBundleEditedByHandIsPutBack(t *testing.T) {
 				if string(a) != string(z) {
 					return fmt.Errorf("the spec is\n%s; wanted\n%s", a, z)
 				}
-				if len(now.Finalizers) != 1 || now.Labels[v1alpha1.LabelContainer] == "" || len(now.OwnerReferences) > 0 {
+				if len(now.Finalizers) != 1 || now.Labels[v1alpha1.LabelContainer] == "" ||
+					len(now.OwnerReferences) > 0 {
 					return fmt.Errorf("the metadata is %+v", now.ObjectMeta)
 				}
 				return nil
@@ -861,7 +1005,10 @@ func TestAnotherNodeNameMovesIt(t *testing.T) {
 	}
 
 	edit(t, c, func(c *v1alpha1.Container) { c.Spec.NodeName = "node-b" })
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue, reason: v1alpha1.ReasonTerminating})
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonTerminating,
+	})
 	b, err := readBundle(t, c)
 	if err != nil || b.UID != old.UID || b.Spec.NodeName != "node-a" {
 		t.Fatalf("the old OCIBundle is not waited for (%v): %+v", err, b)
@@ -877,16 +1024,23 @@ func TestForeignBundleIsLeftAlone(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	stranger := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "hello")},
-		Spec:       v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace("node-a"),
+			Name:      v1alpha1.BundleName(ns, "hello"),
+		},
+		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
 	}
 	stranger.Spec.Config.Raw = []byte(`{}`)
 	create(t, stranger)
 	c := sample(ns, "hello")
 	create(t, c)
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonBundleConflict, contains: "delete it"})
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonBundleConflict, contains: "delete it",
+	})
 	b := stranger.DeepCopy()
-	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), b); err != nil || b.UID != stranger.UID || b.Generation != stranger.Generation {
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), b); err != nil ||
+		b.UID != stranger.UID || b.Generation != stranger.Generation {
 		t.Errorf("the stranger's OCIBundle was touched (%v)", err)
 	}
 	if err := admin.Delete(t.Context(), stranger); err != nil {
@@ -896,10 +1050,16 @@ func TestForeignBundleIsLeftAlone(t *testing.T) {
 
 	// One of an earlier Container of the same name is nobody's any more: it goes, and makes room.
 	orphan := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "again")},
-		Spec:       stranger.Spec,
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace("node-a"),
+			Name:      v1alpha1.BundleName(ns, "again"),
+		},
+		Spec: stranger.Spec,
 	}
-	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: ns, Name: "again", UID: types.UID("of-another-time")}
+	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{
+		Namespace: ns, Name: "again",
+		UID: types.UID("of-another-time"),
+	}
 	create(t, orphan)
 	again := sample(ns, "again")
 	create(t, again)
@@ -913,17 +1073,26 @@ func TestEarlierContainerEndsBesideAFault(t *testing.T) {
 	ns := namespace(t)
 	orphan := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "hello"), Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+			Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(ns, "hello"),
+			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
 		},
 		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
 	}
 	orphan.Spec.Config.Raw = []byte(`{}`)
-	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: types.UID("of-another-time")}
+	orphan.Spec.ContainerRef = &v1alpha1.ContainerReference{
+		Namespace: ns, Name: "hello",
+		UID: types.UID("of-another-time"),
+	}
 	c := sample(ns, "hello", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}},
+		}
 	})
 	create(t, c)
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonInvalidSpec})
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonInvalidSpec,
+	})
 	create(t, orphan)
 	eventually(t, func() error {
 		err := admin.Get(t.Context(), client.ObjectKeyFromObject(orphan), &v1alpha1.OCIBundle{})
@@ -940,20 +1109,33 @@ func TestLifeOfAProcessIsMirrored(t *testing.T) {
 	create(t, c)
 	now := eventuallyHas(t, c, isReady)
 
-	ended := corev1.ContainerStateTerminated{ExitCode: 137, Reason: v1alpha1.ReasonOOMKilled, FinishedAt: metav1.Now()}
+	ended := corev1.ContainerStateTerminated{
+		ExitCode: 137, Reason: v1alpha1.ReasonOOMKilled,
+		FinishedAt: metav1.Now(),
+	}
 	st := runs(nil)
 	st.RestartCount, st.PID = 1, 0
-	st.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonCrashLoopBackOff}}
+	st.State = corev1.ContainerState{
+		Waiting: &corev1.ContainerStateWaiting{Reason: v1alpha1.ReasonCrashLoopBackOff},
+	}
 	st.LastState = corev1.ContainerState{Terminated: &ended}
-	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCrashLoopBackOff, "back-off 10s")
+	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse,
+		v1alpha1.ReasonCrashLoopBackOff, "back-off 10s")
 	a.say(c, st)
 	eventuallyHas(t, c, isReconciling, notStalled,
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonCrashLoopBackOff, contains: "back-off 10s"})
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+			reason: v1alpha1.ReasonCrashLoopBackOff, contains: "back-off 10s",
+		})
 	eventuallyEvent(t, now, "OOMKilled", "BackOff")
 
 	st.Phase = v1alpha1.ContainerSucceeded
-	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCompleted, "ended with exit code 0")
-	st.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 0, Reason: v1alpha1.ReasonCompleted}}
+	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse,
+		v1alpha1.ReasonCompleted, "ended with exit code 0")
+	st.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		ExitCode: 0,
+		Reason:   v1alpha1.ReasonCompleted,
+	}}
 	a.say(c, st)
 	done := eventuallyHas(t, c, isReady, notStalled)
 	if done.Status.Phase != v1alpha1.ContainerSucceeded || done.Status.RestartCount != 1 {
@@ -962,9 +1144,13 @@ func TestLifeOfAProcessIsMirrored(t *testing.T) {
 	eventuallyEvent(t, now, "Completed")
 
 	st.Phase = v1alpha1.ContainerFailed
-	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonExited, "ended with exit code 3")
+	st.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse,
+		v1alpha1.ReasonExited, "ended with exit code 3")
 	a.say(c, st)
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonExited, contains: "exit code 3"})
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue,
+		reason: v1alpha1.ReasonExited, contains: "exit code 3",
+	})
 	eventuallyEvent(t, now, "Exited")
 }
 
@@ -975,7 +1161,8 @@ func TestEventsAreNotRepeated(t *testing.T) {
 	eventuallyHas(t, c, isReady)
 	ended := runs(nil)
 	ended.Phase, ended.State, ended.PID = v1alpha1.ContainerSucceeded, corev1.ContainerState{}, 0
-	ended.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse, v1alpha1.ReasonCompleted, "ended with exit code 0")
+	ended.Conditions[1] = condition(v1alpha1.ConditionRunning, metav1.ConditionFalse,
+		v1alpha1.ReasonCompleted, "ended with exit code 0")
 	a.say(c, ended)
 	eventuallyEvent(t, c, "Completed")
 	list := &eventsv1.EventList{}

@@ -47,7 +47,10 @@ func CheckCRDs(ctx context.Context, reader client.Reader) error {
 			return err
 		}
 		have := &unstructured.Unstructured{}
-		have.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+		have.SetGroupVersionKind(schema.GroupVersionKind{
+			Group: "apiextensions.k8s.io", Version: "v1",
+			Kind: "CustomResourceDefinition",
+		})
 		switch err := reader.Get(ctx, client.ObjectKeyFromObject(want), have); {
 		case apierrors.IsNotFound(err):
 			outdated.Missing = append(outdated.Missing, "CRD "+want.GetName()+": not found")
@@ -61,7 +64,8 @@ func CheckCRDs(ctx context.Context, reader client.Reader) error {
 			if n := len(lacks) - shown; n > 0 {
 				more = fmt.Sprintf(" and %d more", n)
 			}
-			outdated.Missing = append(outdated.Missing, fmt.Sprintf("CRD %s: found no field %s%s", want.GetName(), strings.Join(lacks[:min(shown, len(lacks))], ", "), more))
+			outdated.Missing = append(outdated.Missing, fmt.Sprintf("CRD %s: found no field %s%s",
+				want.GetName(), strings.Join(lacks[:min(shown, len(lacks))], ", "), more))
 		}
 	}
 	if len(outdated.Missing) > 0 {

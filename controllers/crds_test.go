@@ -25,9 +25,12 @@ type oldCRDs struct {
 	change func(*unstructured.Unstructured) error
 }
 
-func (o oldCRDs) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+func (o oldCRDs) Get(_ context.Context, key client.ObjectKey, into client.Object,
+	_ ...client.GetOption,
+) error {
 	u := into.(*unstructured.Unstructured)
-	text, err := crd.Bases.ReadFile("bases/berth.run_" + strings.TrimSuffix(key.Name, ".berth.run") + ".yaml")
+	text, err := crd.Bases.ReadFile("bases/berth.run_" + strings.TrimSuffix(key.Name, ".berth.run") +
+		".yaml")
 	if err != nil {
 		return err
 	}
@@ -45,7 +48,10 @@ func TestCheckCRDs(t *testing.T) {
 	}
 	// A field that nobody here uses is taken out, and put back.
 	c := &unstructured.Unstructured{}
-	c.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	c.SetGroupVersionKind(schema.GroupVersionKind{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Kind: "CustomResourceDefinition",
+	})
 	c.SetName("nodeagents.berth.run")
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
 		t.Fatal(err)
@@ -53,18 +59,23 @@ func TestCheckCRDs(t *testing.T) {
 	const info = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodeInfo/properties/"
 	patch := func(op string) {
 		t.Helper()
-		if err := admin.Patch(t.Context(), c.DeepCopy(), client.RawPatch(types.JSONPatchType, []byte(op))); err != nil {
+		err := admin.Patch(t.Context(), c.DeepCopy(), client.RawPatch(types.JSONPatchType, []byte(op)))
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	patch(`[{"op":"remove","path":"` + info + `bootID"},{"op":"remove","path":"` + info + `lsms"}]`)
 	err := controllers.CheckCRDs(t.Context(), live)
-	patch(`[{"op":"add","path":"` + info + `bootID","value":{"type":"string"}},{"op":"add","path":"` + info + `lsms","value":{"type":"array","items":{"type":"string"},"x-kubernetes-list-type":"set"}}]`)
+	patch(`[{"op":"add","path":"` + info + `bootID","value":{"type":"string"}},{"op":"add","path":"` +
+		info + `lsms","value":{"type":"array","items":{"type":"string"},"x-kubernetes-list-type":"set"}}]`)
 	var outdated *controllers.OutdatedCRDsError
 	if !errors.As(err, &outdated) {
 		t.Fatalf("found %v", err)
 	}
-	for _, part := range []string{"CRD nodeagents.berth.run: found no field status.nodeInfo.bootID, status.nodeInfo.lsms", "kubectl apply --server-side -k config/crd"} {
+	for _, part := range []string{
+		"CRD nodeagents.berth.run: found no field status.nodeInfo.bootID, status.nodeInfo.lsms",
+		"kubectl apply --server-side -k config/crd",
+	} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the message lacks %q: %v", part, err)
 		}
@@ -83,12 +94,14 @@ func TestCheckCRDsNamesWhatIsMissing(t *testing.T) {
 			}
 			return nil
 		},
-		"found no field spec.volumes[].hostPath":               without("ocibundles.berth.run", "spec", "properties", "volumes", "items", "properties", "hostPath"),
+		"found no field spec.volumes[].hostPath": without("ocibundles.berth.run", "spec",
+			"properties", "volumes", "items", "properties", "hostPath"),
 		"found no field apiVersion, kind, metadata and 2 more": without("ocibundles.berth.run"),
 		"no luck": func(*unstructured.Unstructured) error { return errors.New("no luck") },
 	} {
 		err := controllers.CheckCRDs(t.Context(), oldCRDs{change: change})
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		if want == "" && err != nil || want != "" &&
+			(err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("found %v; want %q", err, want)
 		}
 	}

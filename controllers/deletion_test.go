@@ -45,13 +45,16 @@ var (
 )
 
 // readWebhook returns the objects of config/webhook.
-func readWebhook() (*admissionv1.ValidatingWebhookConfiguration, *corev1.Service, *corev1.Secret, error) {
+func readWebhook() (*admissionv1.ValidatingWebhookConfiguration, *corev1.Service, *corev1.Secret,
+	error,
+) {
 	document, err := os.ReadFile(filepath.Join("..", "config", "webhook", "webhook.yaml"))
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	parts := strings.Split(string(document), "\n---\n")
-	configuration, service, secret := &admissionv1.ValidatingWebhookConfiguration{}, &corev1.Service{}, &corev1.Secret{}
+	configuration, service, secret := &admissionv1.ValidatingWebhookConfiguration{}, &corev1.Service{},
+		&corev1.Secret{}
 	return configuration, service, secret, errors.Join(
 		yaml.UnmarshalStrict([]byte(parts[0]), configuration),
 		yaml.UnmarshalStrict([]byte(parts[1]), service),
@@ -137,7 +140,8 @@ func withFinalizer(c *v1alpha1.Container) { c.Finalizers = []string{"test.berth.
 
 func letGo(t *testing.T, c *v1alpha1.Container) {
 	t.Helper()
-	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+	patch := client.RawPatch("application/merge-patch+json",
+		[]byte(`{"metadata":{"finalizers":null}}`))
 	if err := admin.Patch(t.Context(), c.DeepCopy(), patch); err != nil && !apierrors.IsNotFound(err) {
 		t.Error(err)
 	}
@@ -147,7 +151,8 @@ func graceIs(t *testing.T, c *v1alpha1.Container, want int64) error {
 	t.Helper()
 	now, err := read(t, c)
 	if err == nil && *now.Spec.TerminationGracePeriodSeconds != want {
-		err = fmt.Errorf("%s: the grace period is %d; want %d", c.Name, *now.Spec.TerminationGracePeriodSeconds, want)
+		err = fmt.Errorf("%s: the grace period is %d; want %d", c.Name,
+			*now.Spec.TerminationGracePeriodSeconds, want)
 	}
 	return err
 }
@@ -201,7 +206,8 @@ func TestGracePeriodOfADeletion(t *testing.T) {
 		container := sample(ns, "none", withFinalizer)
 		create(t, container)
 		defer letGo(t, container)
-		if err := user.Delete(t.Context(), container, client.DryRunAll, client.GracePeriodSeconds(0)); err != nil {
+		err := user.Delete(t.Context(), container, client.DryRunAll, client.GracePeriodSeconds(0))
+		if err != nil {
 			t.Fatal(err)
 		}
 		if now, err := read(t, container); err != nil || now.Generation != container.Generation {
@@ -221,7 +227,8 @@ func TestGracePeriodOfADeletion(t *testing.T) {
 			create(t, all[i])
 			defer letGo(t, all[i])
 		}
-		err := user.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns), client.GracePeriodSeconds(2))
+		err := user.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns),
+			client.GracePeriodSeconds(2))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +254,10 @@ func TestGracePeriodOfADeletion(t *testing.T) {
 				client.Preconditions{ResourceVersion: &now.ResourceVersion})
 		})
 		text := warnings.take()
-		for _, want := range []string{"preconditions.resourceVersion: found", "patch container versioned"} {
+		for _, want := range []string{
+			"preconditions.resourceVersion: found",
+			"patch container versioned",
+		} {
 			if !strings.Contains(text, want) {
 				t.Errorf("the warning is %q; want %q", text, want)
 			}
@@ -272,7 +282,8 @@ func TestForcedDeletionReachesTheAgent(t *testing.T) {
 		}
 		eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
 			if b.DeletionTimestamp == nil || b.Spec.TerminationGracePeriodSeconds != seconds {
-				return fmt.Errorf("the grace period is %d, deleted at %v", b.Spec.TerminationGracePeriodSeconds, b.DeletionTimestamp)
+				return fmt.Errorf("the grace period is %d, deleted at %v", b.Spec.TerminationGracePeriodSeconds,
+					b.DeletionTimestamp)
 			}
 			return nil
 		})
@@ -321,11 +332,14 @@ func TestWebhookOnlyAnswersTheAPIServer(t *testing.T) {
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(w), w); err != nil {
 		t.Fatal(err)
 	}
-	review := fmt.Appendf(nil, `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"DELETE",
+	review := fmt.Appendf(nil,
+		`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"DELETE",
 "namespace":%q,"oldObject":{"metadata":{"name":%q,"uid":%q}},"options":{"gracePeriodSeconds":0}}}`, c.Namespace, c.Name, c.UID)
 	ask := func(url string) int {
 		t.Helper()
-		anyone := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		anyone := &http.Client{
+			Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+		}
 		answer, err := anyone.Post(url, "application/json", bytes.NewReader(review))
 		if err != nil {
 			t.Fatal(err)
@@ -334,7 +348,10 @@ func TestWebhookOnlyAnswersTheAPIServer(t *testing.T) {
 		return answer.StatusCode
 	}
 	right := *w.Webhooks[0].ClientConfig.URL
-	for _, url := range []string{right[:strings.LastIndex(right, "/")+1], right[:len(right)-1] + "!", right + "/x"} {
+	for _, url := range []string{
+		right[:strings.LastIndex(right, "/")+1], right[:len(right)-1] + "!",
+		right + "/x",
+	} {
 		if code := ask(url); code != http.StatusNotFound {
 			t.Errorf("%s answers %d", url, code)
 		}
@@ -451,7 +468,8 @@ func TestWebhookBehindItsService(t *testing.T) {
 	}
 	point(configuration.Webhooks[0].ClientConfig)
 	url := *back.URL
-	port, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(url, "https://127.0.0.1:"), "/")[0], 10, 32)
+	port, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(url, "https://127.0.0.1:"), "/")[0],
+		10, 32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,7 +481,10 @@ func TestWebhookBehindItsService(t *testing.T) {
 		},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: &service.Spec.Ports[0].Name, Port: ptr.To(int32(port))}},
+		Ports: []discoveryv1.EndpointPort{{
+			Name: &service.Spec.Ports[0].Name,
+			Port: ptr.To(int32(port)),
+		}},
 	})
 	// From then on the certificate is not valid for the earlier address.
 	certified("berth-controller.berth-system.svc")
@@ -483,7 +504,8 @@ func loopbackAddress(t *testing.T) string {
 	address := fmt.Sprintf("198.51.100.%d", 1+os.Getpid()%254)
 	change := func(verb string) {
 		t.Helper()
-		if out, err := exec.Command(ip, "address", verb, address+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		out, err := exec.Command(ip, "address", verb, address+"/32", "dev", "lo").CombinedOutput()
+		if err != nil {
 			t.Fatalf("ip address %s: %v: %s", verb, err, out)
 		}
 	}

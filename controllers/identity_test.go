@@ -29,7 +29,10 @@ import (
 
 // someoneElse returns an owner reference that no controller of ours has set.
 func someoneElse(uid types.UID, controller bool) metav1.OwnerReference {
-	return metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: uid, Controller: &controller}
+	return metav1.OwnerReference{
+		APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: uid,
+		Controller: &controller,
+	}
 }
 
 // TestFinalizerIsPutBack: a client that replaces a Container drops its finalizer, also together
@@ -42,9 +45,13 @@ func TestFinalizerIsPutBack(t *testing.T) {
 	for name, change := range map[string]func(*v1alpha1.Container){
 		"the same spec": func(*v1alpha1.Container) {},
 		"a wrong spec": func(c *v1alpha1.Container) {
-			c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}}}
+			c.Spec.SecurityContext = &corev1.SecurityContext{
+				Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}},
+			}
 		},
-		"a node that does not exist": func(c *v1alpha1.Container) { c.Spec.SecurityContext, c.Spec.NodeName = nil, "nowhere" },
+		"a node that does not exist": func(c *v1alpha1.Container) {
+			c.Spec.SecurityContext, c.Spec.NodeName = nil, "nowhere"
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			edit(t, c, func(c *v1alpha1.Container) {
@@ -71,7 +78,10 @@ func TestOwnerReferenceIsRemoved(t *testing.T) {
 	now := eventuallyHas(t, c, isReady)
 	for name, owner := range map[string]metav1.OwnerReference{
 		"another controller": someoneElse("1-2", true),
-		"the Container":      {APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: now.UID, Controller: ptr.To(true)},
+		"the Container": {
+			APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container",
+			Name: c.Name, UID: now.UID, Controller: ptr.To(true),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := theBundle(t, c)
@@ -106,12 +116,14 @@ func TestNodeOfAContainerIsPutBack(t *testing.T) {
 		})
 		eventually(t, func() error {
 			now, err := read(t, c)
-			if err == nil && (now.Annotations[v1alpha1.AnnotationNode] != "node-a" || len(now.Finalizers) != 1) {
+			if err == nil && (now.Annotations[v1alpha1.AnnotationNode] != "node-a" ||
+				len(now.Finalizers) != 1) {
 				err = fmt.Errorf("%q: the metadata is %+v", wrong, now.ObjectMeta)
 			}
 			return err
 		})
-		if b := theBundle(t, c); b.UID != before.UID || b.DeletionTimestamp != nil || b.Generation != before.Generation {
+		if b := theBundle(t, c); b.UID != before.UID || b.DeletionTimestamp != nil ||
+			b.Generation != before.Generation {
 			t.Errorf("%q: the OCIBundle was touched: %+v", wrong, b.ObjectMeta)
 		}
 	}
@@ -120,7 +132,10 @@ func TestNodeOfAContainerIsPutBack(t *testing.T) {
 // TestContainerWaitsForABundleWithoutOwner: an OCIBundle that has lost its owner reference still
 // holds its Container, until the agent has let go of it.
 func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
-	for name, owners := range map[string][]metav1.OwnerReference{"none": nil, "another": {someoneElse("1-2", true)}} {
+	for name, owners := range map[string][]metav1.OwnerReference{
+		"none":    nil,
+		"another": {someoneElse("1-2", true)},
+	} {
 		t.Run(name, func(t *testing.T) {
 			hold := make(chan struct{})
 			newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
@@ -134,7 +149,10 @@ func TestContainerWaitsForABundleWithoutOwner(t *testing.T) {
 			edit(t, b, func(b *v1alpha1.OCIBundle) { b.OwnerReferences = owners })
 			// Any event makes the controller look again.
 			edit(t, c, func(c *v1alpha1.Container) { c.Labels = map[string]string{"look": "again"} })
-			eventuallyHas(t, c, want{kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue, reason: v1alpha1.ReasonTerminating})
+			eventuallyHas(t, c, want{
+				kind: v1alpha1.ConditionReconciling, status: metav1.ConditionTrue,
+				reason: v1alpha1.ReasonTerminating,
+			})
 			if now, err := readBundle(t, c); err != nil || now.DeletionTimestamp == nil {
 				t.Errorf("the OCIBundle is not being deleted (%v)", err)
 			}
@@ -152,13 +170,16 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 	create(t, c)
 	eventuallyHas(t, c, isReady)
 	edit(t, c, func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}}}
+		c.Spec.SecurityContext = &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}},
+		}
 	})
 	b := theBundle(t, c)
 	edit(t, b, func(b *v1alpha1.OCIBundle) { b.Finalizers, b.OwnerReferences = nil, nil })
 	eventually(t, func() error {
 		now, err := readBundle(t, c)
-		if err == nil && (!controllerutil.ContainsFinalizer(now, v1alpha1.OCIBundleFinalizer) || len(now.OwnerReferences) != 0) {
+		if err == nil && (!controllerutil.ContainsFinalizer(now, v1alpha1.OCIBundleFinalizer) ||
+			len(now.OwnerReferences) != 0) {
 			err = fmt.Errorf("the metadata is %+v", now.ObjectMeta)
 		}
 		return err
@@ -170,7 +191,8 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{v1alpha1.LabelContainer: c.Name}, Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+			Namespace: c.Namespace, Name: c.Name, Labels: map[string]string{v1alpha1.LabelContainer: c.Name},
+			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: v1alpha1.GroupVersion.String(), Kind: "Container", Name: c.Name, UID: c.UID,
 				Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
@@ -185,7 +207,9 @@ func oldBundle(c *v1alpha1.Container, node string) *v1alpha1.OCIBundle {
 // unplaced returns a Container that waits, and so has no OCIBundle of the controller's making.
 func unplaced(t *testing.T, name string) *v1alpha1.Container {
 	t.Helper()
-	c := sample(namespace(t), name, func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{"no-node": "has-this"} })
+	c := sample(namespace(t), name, func(c *v1alpha1.Container) {
+		c.Spec.NodeSelector = map[string]string{"no-node": "has-this"}
+	})
 	create(t, c)
 	eventuallyHas(t, c, unscheduled(v1alpha1.ReasonUnschedulable, ""))
 	return c
@@ -250,7 +274,10 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	ns := namespace(t)
 	orphan := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: "any", Finalizers: []string{v1alpha1.OCIBundleFinalizer}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace("node-a"), Name: "any",
+			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
+		},
 		Spec: v1alpha1.OCIBundleSpec{
 			NodeName: "node-a", RestartPolicy: corev1.RestartPolicyAlways,
 			ContainerRef: &v1alpha1.ContainerReference{Namespace: ns, Name: "hello", UID: "of-another-time"},
@@ -259,7 +286,8 @@ func TestBundleOfAGoneContainerIsDeleted(t *testing.T) {
 	orphan.Spec.Config.Raw = []byte(`{}`)
 	create(t, orphan)
 	eventually(t, func() error {
-		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(orphan), &v1alpha1.OCIBundle{}); !apierrors.IsNotFound(err) {
+		err := admin.Get(t.Context(), client.ObjectKeyFromObject(orphan), &v1alpha1.OCIBundle{})
+		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is there still (%v)", err)
 		}
 		return nil
@@ -272,8 +300,11 @@ func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := unplaced(t, "hello")
 	stranger := &v1alpha1.OCIBundle{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace("node-a"), Name: v1alpha1.BundleName(c.Namespace, c.Name)},
-		Spec:       v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace("node-a"),
+			Name:      v1alpha1.BundleName(c.Namespace, c.Name),
+		},
+		Spec: v1alpha1.OCIBundleSpec{NodeName: "node-a", RestartPolicy: corev1.RestartPolicyNever},
 	}
 	stranger.Spec.Config.Raw = []byte(`{}`)
 	create(t, stranger)
@@ -284,7 +315,9 @@ func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 		t.Fatal(err)
 	}
 	behind := interceptor.NewClient(direct, interceptor.Funcs{
-		Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+		Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object,
+			opts ...client.GetOption,
+		) error {
 			if err := to.Get(ctx, key, o, opts...); err != nil {
 				return err
 			}
@@ -293,7 +326,9 @@ func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 			}
 			return nil
 		},
-		List: func(ctx context.Context, to client.WithWatch, o client.ObjectList, opts ...client.ListOption) error {
+		List: func(ctx context.Context, to client.WithWatch, o client.ObjectList,
+			opts ...client.ListOption,
+		) error {
 			if _, ok := o.(*v1alpha1.OCIBundleList); ok {
 				return nil
 			}
@@ -301,15 +336,19 @@ func TestForeignBundleIsNotTakenOverInARace(t *testing.T) {
 		},
 	})
 	r := &container.Reconciler{
-		Client: behind, Live: direct, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
+		Client: behind, Live: direct, Ledger: scheduling.NewLedger(),
+		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Compile: compile.Bundle,
 		Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour),
 	}
-	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+	result, err := r.Reconcile(t.Context(),
+		ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
 	if err != nil || result.RequeueAfter == 0 {
 		t.Errorf("found %+v, %v; wanted another look after a while", result, err)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), now); err != nil || now.UID != stranger.UID || now.Generation != stranger.Generation || len(now.Labels)+len(now.Finalizers) > 0 {
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(stranger), now); err != nil ||
+		now.UID != stranger.UID || now.Generation != stranger.Generation || len(now.Labels)+
+		len(now.Finalizers) > 0 {
 		t.Errorf("the stranger's OCIBundle was touched (%v): %+v", err, now)
 	}
 }

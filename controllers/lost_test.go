@@ -22,16 +22,22 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-var outOfService = corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute}
+var outOfService = corev1.Taint{
+	Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown",
+	Effect: corev1.TaintEffectNoExecute,
+}
 
 // TestAdministratorSaysThatANodeIsGone: each of the documented acts frees all that waits for a lost
 // node, at once, and nothing before does.
 func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 	taintNode := func(t *testing.T, name string) {
-		edit(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{outOfService} })
+		edit(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, func(n *corev1.Node) {
+			n.Spec.Taints = []corev1.Taint{outOfService}
+		})
 	}
 	deleteAgent := func(t *testing.T, name string) {
-		if err := admin.Delete(t.Context(), &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		err := admin.Delete(t.Context(), &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,14 +49,20 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 	}{
 		{"node-lost-1", true, taintNode},
 		{"node-lost-2", false, func(t *testing.T, name string) {
-			edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: name}}, func(n *v1alpha1.NodeAgent) { n.Spec.Taints = []corev1.Taint{outOfService} })
+			edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: name}},
+				func(n *v1alpha1.NodeAgent) {
+					n.Spec.Taints = []corev1.Taint{outOfService}
+				})
 		}},
 		{"node-lost-3", false, deleteAgent},
 		{"node-lost-4", true, func(t *testing.T, name string) {
 			deleteAgent(t, name)
 			// The Node is there still, so the machine may be.
-			eventuallyHas(t, sample("", "service", inNamespaceOf(t, name)), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, contains: "but Node " + name + " does"})
-			if err := admin.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			eventuallyHas(t, sample("", "service", inNamespaceOf(t, name)),
+				want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, contains: "but Node " +
+					name + " does"})
+			err := admin.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+			if err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -70,7 +82,10 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 		create(t, ns)
 		// Cordoned for a moment, so that all of these go where they are wanted without
 		// spec.nodeName.
-		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}}, func(n *v1alpha1.NodeAgent) { n.Spec.Unschedulable = true })
+		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}},
+			func(n *v1alpha1.NodeAgent) {
+				n.Spec.Unschedulable = true
+			})
 		for _, name := range []string{"service", "finished", "once", "pinned", "leaving"} {
 			c := sample(ns.Name, name, func(c *v1alpha1.Container) {
 				switch name {
@@ -93,9 +108,15 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 			t.Cleanup(func() { _ = admin.Delete(context.Background(), node) })
 		}
 		// The next ones go to the next node.
-		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: tc.name}}, func(n *v1alpha1.NodeAgent) { n.Spec.Unschedulable = true })
+		edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: tc.name}},
+			func(n *v1alpha1.NodeAgent) {
+				n.Spec.Unschedulable = true
+			})
 	}
-	edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}}, func(n *v1alpha1.NodeAgent) { n.Spec.Unschedulable = false })
+	edit(t, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: spare.name}},
+		func(n *v1alpha1.NodeAgent) {
+			n.Spec.Unschedulable = false
+		})
 	for _, a := range agents {
 		a.halt()
 	}
@@ -108,8 +129,14 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 				_ = admin.Create(context.Background(), agent)
 				agents[tc.name].start()
 			})
-			unknown := want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, reason: v1alpha1.ReasonNodeLost}
-			for _, part := range []string{"not placed elsewhere", "administrator who knows that the machine is off", corev1.TaintNodeOutOfService} {
+			unknown := want{
+				kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown,
+				reason: v1alpha1.ReasonNodeLost,
+			}
+			for _, part := range []string{
+				"not placed elsewhere",
+				"administrator who knows that the machine is off", corev1.TaintNodeOutOfService,
+			} {
 				unknown.contains = part
 				eventuallyHas(t, get("service"), unknown)
 			}
@@ -117,7 +144,8 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventuallyHas(t, get("leaving"), want{
-				kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, reason: v1alpha1.ReasonTerminating,
+				kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse,
+				reason:   v1alpha1.ReasonTerminating,
 				contains: "An administrator who knows that the machine is off",
 			})
 			old := eventuallyBundle(t, get("service"), func(*v1alpha1.OCIBundle) error { return nil })
@@ -131,14 +159,22 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 			if b, err := readBundle(t, get("service")); err != nil || b.UID == old.UID {
 				t.Errorf("the OCIBundle is the old one (%v)", err)
 			}
-			if now := eventuallyHas(t, get("finished"), isReady); now.Status.Phase != v1alpha1.ContainerSucceeded || now.Status.NodeName != tc.name {
+			if now := eventuallyHas(t, get("finished"),
+				isReady); now.Status.Phase != v1alpha1.ContainerSucceeded || now.Status.NodeName != tc.name {
 				t.Errorf("the finished one is %s on node %s", now.Status.Phase, now.Status.NodeName)
 			}
-			now := eventuallyHas(t, get("once"), want{kind: v1alpha1.ConditionStalled, status: metav1.ConditionTrue, reason: v1alpha1.ReasonNodeLost, contains: "not run again"})
-			if end := now.Status.State.Terminated; now.Status.Phase != v1alpha1.ContainerFailed || now.Status.NodeName != tc.name || end == nil || end.ExitCode != 137 {
+			now := eventuallyHas(t, get("once"), want{
+				kind:   v1alpha1.ConditionStalled,
+				status: metav1.ConditionTrue, reason: v1alpha1.ReasonNodeLost, contains: "not run again",
+			})
+			if end := now.Status.State.Terminated; now.Status.Phase != v1alpha1.ContainerFailed ||
+				now.Status.NodeName != tc.name || end == nil || end.ExitCode != 137 {
 				t.Errorf("the one that must not run twice is %+v", now.Status)
 			}
-			eventuallyHas(t, get("pinned"), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, contains: "spec.nodeName keeps it there"})
+			eventuallyHas(t, get("pinned"), want{
+				kind:   v1alpha1.ConditionReady,
+				status: metav1.ConditionUnknown, contains: "spec.nodeName keeps it there",
+			})
 
 			// An edit places these, too.
 			edit(t, get("pinned"), func(c *v1alpha1.Container) { c.Spec.NodeName = "" })
@@ -149,7 +185,8 @@ func TestAdministratorSaysThatANodeIsGone(t *testing.T) {
 				}
 			}
 			// What is left is deleted at once, without an agent.
-			if err := admin.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns)); err != nil {
+			err := admin.DeleteAllOf(t.Context(), &v1alpha1.Container{}, client.InNamespace(ns))
+			if err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range []string{"service", "finished", "once", "pinned"} {
@@ -173,7 +210,9 @@ func inNamespaceOf(t *testing.T, node string) func(*v1alpha1.Container) {
 func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	a := newFakeAgent(t, "node-a")
 	newFakeAgent(t, "node-b")
-	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) { c.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "node-a"} })
+	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) {
+		c.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "node-a"}
+	})
 	create(t, c)
 	eventuallyHas(t, c, isReady)
 	before := cachedBundle(t, c)
@@ -185,13 +224,15 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 			Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(), Compile: compile.Bundle,
 			Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{}, NodeGracePeriod: grace,
 		}
-		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
+		_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	eventually(t, func() error { // the cache has the taint
 		seen := &v1alpha1.NodeAgent{}
-		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(agent), seen); err != nil || len(seen.Spec.Taints) == 0 {
+		if err := cached.Get(t.Context(), client.ObjectKeyFromObject(agent), seen); err != nil ||
+			len(seen.Spec.Taints) == 0 {
 			return fmt.Errorf("the taint is not seen (%v)", err)
 		}
 		return nil
@@ -209,17 +250,23 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 	// The agent notices since its Lease is gone: it looks at the NodeAgent less often.
 	eventually(t, func() error {
 		now := a.lease()
-		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(now), now); err == nil && now.UID == lease.UID {
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(now), now); err == nil &&
+			now.UID == lease.UID {
 			return errors.New("the Lease is still there")
 		}
 		return nil
 	})
 	ns := &corev1.Namespace{}
-	if err := admin.Get(t.Context(), client.ObjectKey{Name: lease.Namespace}, ns); err != nil || ns.DeletionTimestamp != nil {
+	if err := admin.Get(t.Context(), client.ObjectKey{Name: lease.Namespace}, ns); err != nil ||
+		ns.DeletionTimestamp != nil {
 		t.Fatalf("the Lease has gone with its namespace only, after the grace period (%v)", err)
 	}
-	eventuallyHas(t, c, want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, contains: "does not exist any more"})
-	agent = &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}} // as the agent registers again
+	eventuallyHas(t, c, want{
+		kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown,
+		contains: "does not exist any more",
+	})
+	// as the agent registers again
+	agent = &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}}
 	create(t, agent)
 	agent.Status = status
 	if err := admin.Status().Update(t.Context(), agent); err != nil {
@@ -237,7 +284,9 @@ func TestNodeThatIsHeardIsNotGone(t *testing.T) {
 func TestShorterGracePeriodIsPassedOn(t *testing.T) {
 	hold := make(chan struct{})
 	newFakeAgent(t, "node-a", func(a *fakeAgent) { a.hold = hold })
-	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) { c.Spec.TerminationGracePeriodSeconds = ptr.To[int64](300) })
+	c := sample(namespace(t), "hello", func(c *v1alpha1.Container) {
+		c.Spec.TerminationGracePeriodSeconds = ptr.To[int64](300)
+	})
 	create(t, c)
 	eventuallyHas(t, c, isReady)
 	right := eventuallyBundle(t, c, func(*v1alpha1.OCIBundle) error { return nil })
@@ -248,7 +297,8 @@ func TestShorterGracePeriodIsPassedOn(t *testing.T) {
 		t.Helper()
 		return eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
 			if b.DeletionTimestamp == nil || b.Spec.TerminationGracePeriodSeconds != want {
-				return fmt.Errorf("the grace period is %d, deleted at %v", b.Spec.TerminationGracePeriodSeconds, b.DeletionTimestamp)
+				return fmt.Errorf("the grace period is %d, deleted at %v", b.Spec.TerminationGracePeriodSeconds,
+					b.DeletionTimestamp)
 			}
 			return nil
 		})

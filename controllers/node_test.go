@@ -28,8 +28,14 @@ func TestLostNodeMakesItsContainersUnknownUntilItReturns(t *testing.T) {
 
 	a.halt()
 	now := eventuallyHas(t, c,
-		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown, reason: v1alpha1.ReasonNodeLost, contains: "node-a"},
-		want{kind: v1alpha1.ConditionRunning, status: metav1.ConditionUnknown, reason: v1alpha1.ReasonNodeLost},
+		want{
+			kind: v1alpha1.ConditionReady, status: metav1.ConditionUnknown,
+			reason: v1alpha1.ReasonNodeLost, contains: "node-a",
+		},
+		want{
+			kind: v1alpha1.ConditionRunning, status: metav1.ConditionUnknown,
+			reason: v1alpha1.ReasonNodeLost,
+		},
 		isReconciling, isScheduled, notStalled)
 	if now.Status.Phase != v1alpha1.ContainerUnknown || now.Status.NodeName != "node-a" {
 		t.Errorf("the status is %+v", now.Status)
@@ -38,7 +44,8 @@ func TestLostNodeMakesItsContainersUnknownUntilItReturns(t *testing.T) {
 	if err := agentReady("node-a", t, metav1.ConditionUnknown); err != nil {
 		t.Error(err)
 	}
-	if b, err := readBundle(t, c); err != nil || b.UID != bundle.UID || b.DeletionTimestamp != nil || b.Spec.NodeName != "node-a" {
+	if b, err := readBundle(t, c); err != nil || b.UID != bundle.UID || b.DeletionTimestamp != nil ||
+		b.Spec.NodeName != "node-a" {
 		t.Errorf("it was placed again though the node may still run it (%v): %+v", err, b)
 	}
 	// Nothing new goes there.
@@ -49,7 +56,10 @@ func TestLostNodeMakesItsContainersUnknownUntilItReturns(t *testing.T) {
 	}
 
 	a.start()
-	now = eventuallyHas(t, c, isReady, notStalled, want{kind: v1alpha1.ConditionRunning, status: metav1.ConditionTrue, reason: v1alpha1.ReasonStarted})
+	now = eventuallyHas(t, c, isReady, notStalled, want{
+		kind:   v1alpha1.ConditionRunning,
+		status: metav1.ConditionTrue, reason: v1alpha1.ReasonStarted,
+	})
 	if now.Status.Phase != v1alpha1.ContainerRunning {
 		t.Errorf("phase is %s", now.Status.Phase)
 	}
@@ -73,7 +83,8 @@ func agentReady(name string, t *testing.T, status metav1.ConditionStatus) error 
 	if err := admin.Get(t.Context(), client.ObjectKey{Name: name}, agent); err != nil {
 		return err
 	}
-	if c := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady); c == nil || c.Status != status {
+	if c := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady); c == nil ||
+		c.Status != status {
 		return fmt.Errorf("Ready of NodeAgent %s is %+v; wanted %s", name, c, status)
 	}
 	return nil

@@ -55,19 +55,25 @@ func TestRecompile(t *testing.T) {
 		c.Spec.Resources.Limits = corev1.ResourceList{v1alpha1.ResourcePIDs: resource.MustParse("77")}
 	})
 	after := eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
-		if b.Spec.CompiledGeneration != 2 || !bytes.Contains(b.Spec.Config.Raw, []byte(`"pids":{"limit":77}`)) {
+		if b.Spec.CompiledGeneration != 2 || !bytes.Contains(b.Spec.Config.Raw,
+			[]byte(`"pids":{"limit":77}`)) {
 			return fmt.Errorf("found generation %d and %s", b.Spec.CompiledGeneration, b.Spec.Config.Raw)
 		}
 		return hasMark(false)(b)
 	})
-	if after.Spec.SeccompProfile != before.Spec.SeccompProfile || after.Annotations[container.AnnotationCompileRevision] != "1" {
+	if after.Spec.SeccompProfile != before.Spec.SeccompProfile ||
+		after.Annotations[container.AnnotationCompileRevision] != "1" {
 		t.Errorf("the spec is %+v with %v", after.Spec, after.Annotations)
 	}
 	eventuallyHas(t, c, isReady, offered("config.annotations.compiled-by"))
 
-	edit(t, c, func(c *v1alpha1.Container) { c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: "1"} })
+	edit(t, c, func(c *v1alpha1.Container) {
+		c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: "1"}
+	})
 	after = eventuallyBundle(t, c, hasMark(true))
-	if after.Spec.CompiledGeneration != 2 || after.Annotations[container.AnnotationCompileRevision] != "2" || after.Annotations[container.AnnotationRecompiled] != "1" {
+	if after.Spec.CompiledGeneration != 2 ||
+		after.Annotations[container.AnnotationCompileRevision] != "2" ||
+		after.Annotations[container.AnnotationRecompiled] != "1" {
 		t.Errorf("generation %d, annotations %v", after.Spec.CompiledGeneration, after.Annotations)
 	}
 	eventuallyHas(t, c, isReady, offered(""))
@@ -76,13 +82,17 @@ func TestRecompile(t *testing.T) {
 	// version with other defaults.
 	nextVersion.Store(false)
 	for _, value := range []string{"", "1"} {
-		edit(t, c, func(c *v1alpha1.Container) { c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: value} })
+		edit(t, c, func(c *v1alpha1.Container) {
+			c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: value}
+		})
 		eventuallyHas(t, c, isReady, offered("config.annotations.compiled-by"))
 		if now := eventuallyBundle(t, c, hasMark(true)); now.Generation != after.Generation {
 			t.Errorf("with %q the OCIBundle was changed: generation %d", value, now.Generation)
 		}
 	}
-	edit(t, c, func(c *v1alpha1.Container) { c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: "2"} })
+	edit(t, c, func(c *v1alpha1.Container) {
+		c.Annotations = map[string]string{v1alpha1.AnnotationRecompile: "2"}
+	})
 	eventuallyBundle(t, c, hasMark(false))
 	eventuallyHas(t, c, isReady, offered(""))
 }

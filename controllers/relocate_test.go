@@ -45,7 +45,10 @@ func formerBundle(t *testing.T, c *v1alpha1.Container, node string) *v1alpha1.OC
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(spec.SeccompProfile)}, Spec: v1alpha1.SeccompProfileSpec{Profile: content}}
+	p := &v1alpha1.SeccompProfile{
+		ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(spec.SeccompProfile)},
+		Spec:       v1alpha1.SeccompProfileSpec{Profile: content},
+	}
 	if err := admin.Create(t.Context(), p); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
@@ -82,9 +85,14 @@ func setRevision(t *testing.T, node string, revision int32) {
 // after all have moved.
 func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	const node, n = "node-moves", 12
-	a := newFakeAgent(t, node, func(a *fakeAgent) { a.revision, a.labels = 1, map[string]string{"moves": "yes"} })
+	a := newFakeAgent(t, node, func(a *fakeAgent) {
+		a.revision, a.labels = 1, map[string]string{"moves": "yes"}
+	})
 	letIn := func() error {
-		return admin.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.NodeNamespace(node), Name: "berth-node-bundles"}, &rbacv1.RoleBinding{})
+		return admin.Get(t.Context(), client.ObjectKey{
+			Namespace: v1alpha1.NodeNamespace(node),
+			Name:      "berth-node-bundles",
+		}, &rbacv1.RoleBinding{})
 	}
 	ns := namespace(t)
 	there := func(c *v1alpha1.Container) {
@@ -104,7 +112,8 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	}
 	// Until then the old agent has its say, and what it cannot have waits.
 	edit(t, sample(ns, "c0"), func(c *v1alpha1.Container) { c.Spec.Command = []string{"changed"} })
-	eventuallyHas(t, sample(ns, "c0"), unscheduled(v1alpha1.ReasonAgentTooOld, ""), want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, contains: "left as it is"})
+	eventuallyHas(t, sample(ns, "c0"), unscheduled(v1alpha1.ReasonAgentTooOld, ""),
+		want{kind: v1alpha1.ConditionReady, status: metav1.ConditionFalse, contains: "left as it is"})
 	if err := admin.Delete(t.Context(), sample(ns, "c1")); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +132,8 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	setRevision(t, node, 2)
 	eventually(t, letIn)
 	list := &v1alpha1.OCIBundleList{}
-	if err := admin.List(t.Context(), list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node}); err != nil || len(list.Items) != len(former) {
+	err := admin.List(t.Context(), list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node})
+	if err != nil || len(list.Items) != len(former) {
 		t.Errorf("there are %d OCIBundles, not %d (%v)", len(list.Items), len(former), err)
 	}
 	for i := range list.Items {
@@ -132,20 +142,27 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 			t.Fatalf("the agent may look, and %s is in %s", b.Name, b.Namespace)
 		}
 		was := former[b.Spec.ContainerRef.Name]
-		if b.Spec.Former == nil || *b.Spec.Former != (v1alpha1.FormerBundle{UID: was.UID, Generation: was.Generation}) {
+		if b.Spec.Former == nil || *b.Spec.Former != (v1alpha1.FormerBundle{
+			UID:        was.UID,
+			Generation: was.Generation,
+		}) {
 			t.Errorf("%s replaces %+v; wanted %s, %d", b.Name, b.Spec.Former, was.UID, was.Generation)
 		}
-		if b.DeletionTimestamp != nil || len(b.OwnerReferences) > 0 || !controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
+		if b.DeletionTimestamp != nil || len(b.OwnerReferences) > 0 ||
+			!controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
 			t.Errorf("%s: the metadata is %+v", b.Name, b.ObjectMeta)
 		}
 		if b.Spec.ContainerRef.Name == "c0" {
 			continue
 		}
-		if !bytes.Equal(b.Spec.Config.Raw, was.Spec.Config.Raw) || !equality.Semantic.DeepEqual(b.Spec.Process, was.Spec.Process) ||
-			b.Spec.SeccompProfile != was.Spec.SeccompProfile || b.Spec.CompiledGeneration != 1 || b.Spec.MinAgentRevision != 2 {
+		if !bytes.Equal(b.Spec.Config.Raw, was.Spec.Config.Raw) ||
+			!equality.Semantic.DeepEqual(b.Spec.Process, was.Spec.Process) ||
+			b.Spec.SeccompProfile != was.Spec.SeccompProfile || b.Spec.CompiledGeneration != 1 ||
+			b.Spec.MinAgentRevision != 2 {
 			t.Errorf("%s: the spec is %+v", b.Name, b.Spec)
 		}
-		if st := b.Status; st.Phase != v1alpha1.ContainerRunning || st.PID != 4711 || st.ObservedGeneration != b.Generation {
+		if st := b.Status; st.Phase != v1alpha1.ContainerRunning || st.PID != 4711 ||
+			st.ObservedGeneration != b.Generation {
 			t.Errorf("%s: the status is %+v", b.Name, st)
 		}
 		eventuallyHas(t, sample(ns, b.Spec.ContainerRef.Name), isReady)
@@ -153,7 +170,8 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 	a.start()
 	// What waited for it goes on.
 	eventuallyHas(t, sample(ns, "c0"), isReady)
-	if b := theBundle(t, sample(ns, "c0")); b.Spec.Process.Command[0] != "changed" || b.Spec.Former == nil {
+	if b := theBundle(t, sample(ns, "c0")); b.Spec.Process.Command[0] != "changed" ||
+		b.Spec.Former == nil {
 		t.Errorf("the edit was lost: %+v", b.Spec)
 	}
 	late := sample(ns, "late", there)
@@ -169,7 +187,9 @@ func TestUpgradeMovesBundlesBeforeTheAgentLooks(t *testing.T) {
 func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 	const node = "node-cut"
 	// The manager of this suite takes the agent for an old one, and so moves nothing by itself.
-	a := newFakeAgent(t, node, func(a *fakeAgent) { a.revision, a.labels = 1, map[string]string{"cut": "yes"} })
+	a := newFakeAgent(t, node, func(a *fakeAgent) {
+		a.revision, a.labels = 1, map[string]string{"cut": "yes"}
+	})
 	ns := namespace(t)
 	errCut := errors.New("cut off")
 	// reconciler takes the agent for a new one, and fails at the n-th write, before or after it is
@@ -188,29 +208,41 @@ func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 			return err
 		}
 		c := interceptor.NewClient(watcher{cached}, interceptor.Funcs{
-			Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			Get: func(ctx context.Context, to client.WithWatch, key client.ObjectKey, o client.Object,
+				opts ...client.GetOption,
+			) error {
 				err := to.Get(ctx, key, o, opts...)
 				if agent, ok := o.(*v1alpha1.NodeAgent); ok {
 					agent.Status.NodeInfo.AgentRevision = 2
 				}
 				return err
 			},
-			Patch: func(ctx context.Context, to client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+			Patch: func(ctx context.Context, to client.WithWatch, o client.Object, p client.Patch,
+				opts ...client.PatchOption,
+			) error {
 				return cut(func() error { return to.Patch(ctx, o, p, opts...) })
 			},
-			Apply: func(ctx context.Context, to client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+			Apply: func(ctx context.Context, to client.WithWatch, o runtime.ApplyConfiguration,
+				opts ...client.ApplyOption,
+			) error {
 				return cut(func() error { return to.Apply(ctx, o, opts...) })
 			},
-			Delete: func(ctx context.Context, to client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			Delete: func(ctx context.Context, to client.WithWatch, o client.Object,
+				opts ...client.DeleteOption,
+			) error {
 				return cut(func() error { return to.Delete(ctx, o, opts...) })
 			},
-			SubResourcePatch: func(ctx context.Context, to client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			SubResourcePatch: func(ctx context.Context, to client.Client, sub string, o client.Object,
+				p client.Patch, opts ...client.SubResourcePatchOption,
+			) error {
 				return cut(func() error { return to.SubResource(sub).Patch(ctx, o, p, opts...) })
 			},
 		})
 		return &container.Reconciler{
-			Client: c, Live: live, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
-			Compile: compile.Bundle, Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour), NodeGracePeriod: grace,
+			Client: c, Live: live, Ledger: scheduling.NewLedger(), Recorder: events.NewFakeRecorder(100),
+			Clock:   clock.RealClock{},
+			Compile: compile.Bundle, Profiles: profile.New(cached, live, clock.RealClock{}, time.Hour),
+			NodeGracePeriod: grace,
 		}
 	}
 	// The writes: claim, create, status, finalizer, delete. The manager of this suite may be the
@@ -228,7 +260,8 @@ func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 			eventuallyHas(t, c, isReady)
 			cachedBundle(t, c)
 			eventually(t, func() error { // a conflict with the manager is no cut
-				_, err := reconciler(n, after).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+				_, err := reconciler(n, after).Reconcile(t.Context(),
+					ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
 				if n == 1 && !errors.Is(err, errCut) {
 					return fmt.Errorf("%s: it was not cut off: %v", name, err)
 				}
@@ -241,14 +274,16 @@ func TestMoveIsCutOffAtEveryWrite(t *testing.T) {
 			}
 			// The next controller finishes it.
 			eventually(t, func() error {
-				if _, err := reconciler(0, false).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
+				if _, err := reconciler(0, false).Reconcile(t.Context(),
+					ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
 					return err
 				}
 				b, err := readBundle(t, c)
 				if err != nil {
 					return err
 				}
-				if b.IsFormer() || b.Spec.Former == nil || b.Spec.Former.UID != was.UID || b.DeletionTimestamp != nil {
+				if b.IsFormer() || b.Spec.Former == nil || b.Spec.Former.UID != was.UID ||
+					b.DeletionTimestamp != nil {
 					return fmt.Errorf("it is %+v, of %+v", b.ObjectMeta, b.Spec.Former)
 				}
 				if b.Status.Phase != v1alpha1.ContainerRunning || b.Status.PID != 4711 {
@@ -279,7 +314,9 @@ func must[T any](v T, err error) T {
 // watcher makes a client of the manager one that interceptor takes.
 type watcher struct{ client.Client }
 
-func (watcher) Watch(context.Context, client.ObjectList, ...client.ListOption) (watch.Interface, error) {
+func (watcher) Watch(context.Context, client.ObjectList, ...client.ListOption) (watch.Interface,
+	error,
+) {
 	return nil, errors.New("not used")
 }
 
@@ -298,7 +335,8 @@ func TestTenantSeesTheCompiledSpec(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if now.Status.Compiled == nil || !bytes.Contains(now.Status.Compiled.Spec.Raw, []byte(contains)) {
+			if now.Status.Compiled == nil || !bytes.Contains(now.Status.Compiled.Spec.Raw,
+				[]byte(contains)) {
 				return fmt.Errorf("status.compiled is %+v", now.Status.Compiled)
 			}
 			return nil
@@ -308,7 +346,9 @@ func TestTenantSeesTheCompiledSpec(t *testing.T) {
 		metav1.SetMetaDataAnnotation(&c.ObjectMeta, v1alpha1.AnnotationShowCompiled, "")
 	})
 	eventually(t, shows(`"ociVersion"`))
-	edit(t, c, func(c *v1alpha1.Container) { c.Spec.Env = []corev1.EnvVar{{Name: "SEEN", Value: "later"}} })
+	edit(t, c, func(c *v1alpha1.Container) {
+		c.Spec.Env = []corev1.EnvVar{{Name: "SEEN", Value: "later"}}
+	})
 	eventually(t, shows("SEEN=later"))
 	eventuallyHas(t, c, isReady)
 	edit(t, c, func(c *v1alpha1.Container) { delete(c.Annotations, v1alpha1.AnnotationShowCompiled) })
@@ -331,17 +371,26 @@ func TestNamespaceOfANode(t *testing.T) {
 	account := &corev1.ServiceAccount{}
 	binding := &rbacv1.RoleBinding{}
 	all := func() error {
-		return errors.Join(admin.Get(t.Context(), key, ns), admin.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.NodesNamespace, Name: node}, account),
-			admin.Get(t.Context(), client.ObjectKey{Namespace: key.Name, Name: "berth-node-bundles"}, binding),
-			admin.Get(t.Context(), client.ObjectKey{Namespace: key.Name, Name: "berth-node-heartbeat"}, &rbacv1.RoleBinding{}))
+		return errors.Join(admin.Get(t.Context(), key, ns),
+			admin.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.NodesNamespace, Name: node},
+				account),
+			admin.Get(t.Context(), client.ObjectKey{Namespace: key.Name, Name: "berth-node-bundles"},
+				binding),
+			admin.Get(t.Context(), client.ObjectKey{Namespace: key.Name, Name: "berth-node-heartbeat"},
+				&rbacv1.RoleBinding{}))
 	}
 	eventually(t, all)
-	if ns.Annotations[v1alpha1.AnnotationNode] != node || len(binding.Subjects) != 2 || binding.Subjects[1].Name != "berth:node:"+node {
+	if ns.Annotations[v1alpha1.AnnotationNode] != node || len(binding.Subjects) != 2 ||
+		binding.Subjects[1].Name != "berth:node:"+node {
 		t.Errorf("found %+v, %+v", ns.ObjectMeta, binding.Subjects)
 	}
 	// What somebody deletes or changes is put back.
-	binding.Subjects = []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "somebody"}}
-	if err := errors.Join(admin.Update(t.Context(), binding), admin.Delete(t.Context(), account)); err != nil {
+	binding.Subjects = []rbacv1.Subject{{
+		Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName,
+		Name: "somebody",
+	}}
+	err := errors.Join(admin.Update(t.Context(), binding), admin.Delete(t.Context(), account))
+	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
@@ -355,7 +404,8 @@ func TestNamespaceOfANode(t *testing.T) {
 	})
 
 	c := sample(namespace(t), "done", func(c *v1alpha1.Container) {
-		c.Spec.NodeSelector, c.Spec.RestartPolicy = map[string]string{"odd": "yes"}, corev1.RestartPolicyNever
+		c.Spec.NodeSelector, c.Spec.RestartPolicy = map[string]string{"odd": "yes"},
+			corev1.RestartPolicyNever
 	})
 	a.halt()
 	a.answer = func(*v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus { return succeeded() }
@@ -377,7 +427,8 @@ func TestNamespaceOfANode(t *testing.T) {
 	}
 	gone(t, c)
 	eventually(t, func() error {
-		errNS, errAccount := admin.Get(t.Context(), key, ns), admin.Get(t.Context(), client.ObjectKeyFromObject(account), account)
+		errNS, errAccount := admin.Get(t.Context(), key, ns),
+			admin.Get(t.Context(), client.ObjectKeyFromObject(account), account)
 		if !apierrors.IsNotFound(errNS) || !apierrors.IsNotFound(errAccount) {
 			return fmt.Errorf("left: namespace (%v), ServiceAccount (%v)", errNS, errAccount)
 		}
@@ -404,10 +455,14 @@ func TestForeignNamespaceIsNotTakenOver(t *testing.T) {
 	// A node that is registered after it has everything.
 	newFakeAgent(t, "node-a")
 	eventually(t, func() error {
-		return admin.Get(t.Context(), client.ObjectKey{Namespace: "berth-node-node-a", Name: "berth-node-bundles"}, &rbacv1.RoleBinding{})
+		return admin.Get(t.Context(), client.ObjectKey{
+			Namespace: "berth-node-node-a",
+			Name:      "berth-node-bundles",
+		}, &rbacv1.RoleBinding{})
 	})
 	list := &rbacv1.RoleBindingList{}
-	if err := admin.List(t.Context(), list, client.InNamespace(foreign.Name)); err != nil || len(list.Items) > 0 {
+	if err := admin.List(t.Context(), list, client.InNamespace(foreign.Name)); err != nil ||
+		len(list.Items) > 0 {
 		t.Errorf("found %+v (%v)", list.Items, err)
 	}
 }

@@ -80,13 +80,15 @@ func (s suite) Run() int {
 // others.
 func runSuite(m *testing.M) (code int, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, errors.New("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
+		return 1, errors.New(
+			"KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
 	level := slog.LevelError
 	if os.Getenv("BERTH_TEST_LOG") != "" {
 		level = slog.LevelDebug
 	}
-	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(os.Stderr,
+		&slog.HandlerOptions{Level: level})))
 
 	env := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join("..", "config", "crd", "bases")},
@@ -102,8 +104,10 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		return 1, err
 	}
-	env.ControlPlane.GetAPIServer().Configure().Set("audit-policy-file", policy).Set("audit-log-path", auditLog).
-		Set("enable-aggregator-routing", "true") // there is no kube-proxy: a Service is reached by its endpoints
+	env.ControlPlane.GetAPIServer().Configure().Set("audit-policy-file", policy).Set("audit-log-path",
+		auditLog).
+		// there is no kube-proxy: a Service is reached by its endpoints
+		Set("enable-aggregator-routing", "true")
 	adminConfig, err = env.Start()
 	if err != nil {
 		return 1, fmt.Errorf("start the control plane: %w", err)
@@ -122,7 +126,8 @@ func runSuite(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	for _, name := range []string{v1alpha1.NodesNamespace, "berth-system"} {
-		if err := admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		if err := admin.Create(ctx,
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			return 1, err
 		}
 	}
@@ -147,7 +152,10 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	options := controllers.Options{NodeMonitorGracePeriod: grace, Compile: compileAsVersion, Revision: revisionOfVersion, Webhook: webhook}
+	options := controllers.Options{
+		NodeMonitorGracePeriod: grace, Compile: compileAsVersion,
+		Revision: revisionOfVersion, Webhook: webhook,
+	}
 	if err := controllers.SetupWithManager(ctx, mgr, options); err != nil {
 		return 1, err
 	}
@@ -217,7 +225,8 @@ func writes(t *testing.T, namespace string) map[string]int {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		of := e.ObjectRef.Namespace == namespace || e.ObjectRef.Resource == "ocibundles" && strings.HasPrefix(e.ObjectRef.Name, namespace+".")
+		of := e.ObjectRef.Namespace == namespace || e.ObjectRef.Resource == "ocibundles" &&
+			strings.HasPrefix(e.ObjectRef.Name, namespace+".")
 		if of && e.Response.Code < 300 {
 			what := e.Verb + " " + e.ObjectRef.Resource
 			if e.ObjectRef.Subresource != "" {
@@ -365,7 +374,8 @@ func readBundle(t *testing.T, c *v1alpha1.Container) (*v1alpha1.OCIBundle, error
 	}
 	switch len(all) {
 	case 0:
-		return &v1alpha1.OCIBundle{}, apierrors.NewNotFound(schema.GroupResource{Resource: "ocibundles"}, c.Name)
+		return &v1alpha1.OCIBundle{}, apierrors.NewNotFound(schema.GroupResource{Resource: "ocibundles"},
+			c.Name)
 	case 1:
 		return &all[0], nil
 	}
@@ -378,7 +388,8 @@ func readBundles(ctx context.Context, c *v1alpha1.Container) ([]v1alpha1.OCIBund
 	err := admin.List(ctx, list)
 	return slices.DeleteFunc(list.Items, func(b v1alpha1.OCIBundle) bool {
 		owner := b.Owner()
-		return (owner.Namespace != c.Namespace || owner.Name != c.Name) && client.ObjectKeyFromObject(&b) != client.ObjectKeyFromObject(c)
+		return (owner.Namespace != c.Namespace || owner.Name != c.Name) &&
+			client.ObjectKeyFromObject(&b) != client.ObjectKeyFromObject(c)
 	}), err
 }
 
@@ -424,10 +435,12 @@ func has(c *v1alpha1.Container, wants ...want) error {
 			continue
 		case got == nil:
 			return fmt.Errorf("there is no condition %s", w.kind)
-		case got.Status != w.status, w.reason != "" && got.Reason != w.reason, !strings.Contains(got.Message, w.contains):
+		case got.Status != w.status, w.reason != "" && got.Reason != w.reason,
+			!strings.Contains(got.Message, w.contains):
 			return fmt.Errorf("%s is %s %s %q; wanted %+v", w.kind, got.Status, got.Reason, got.Message, w)
 		case got.ObservedGeneration != c.Generation:
-			return fmt.Errorf("%s is of generation %d; the Container's is %d", w.kind, got.ObservedGeneration, c.Generation)
+			return fmt.Errorf("%s is of generation %d; the Container's is %d", w.kind,
+				got.ObservedGeneration, c.Generation)
 		}
 	}
 	return nil
@@ -438,7 +451,9 @@ func eventuallyEvent(t *testing.T, o client.Object, reasons ...string) {
 	t.Helper()
 	eventually(t, func() error {
 		list := &eventsv1.EventList{}
-		if err := admin.List(t.Context(), list, client.InNamespace(cmp(o.GetNamespace(), metav1.NamespaceDefault))); err != nil {
+		err := admin.List(t.Context(), list,
+			client.InNamespace(cmp(o.GetNamespace(), metav1.NamespaceDefault)))
+		if err != nil {
 			return err
 		}
 		seen := map[string]bool{}
@@ -489,7 +504,10 @@ type fakeAgent struct {
 
 func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fakeAgent {
 	t.Helper()
-	a := &fakeAgent{t: t, name: name, handlers: []string{v1alpha1.HandlerNative}, revision: v1alpha1.AgentRevision, cpu: "4", memory: "8Gi", answer: runs}
+	a := &fakeAgent{
+		t: t, name: name, handlers: []string{v1alpha1.HandlerNative},
+		revision: v1alpha1.AgentRevision, cpu: "4", memory: "8Gi", answer: runs,
+	}
 	for _, set := range settings {
 		set(a)
 	}
@@ -501,7 +519,10 @@ func newFakeAgent(t *testing.T, name string, settings ...func(*fakeAgent)) *fake
 	agent.Status = v1alpha1.NodeAgentStatus{
 		NodeInfo:           v1alpha1.NodeInfo{AgentRevision: a.revision},
 		ObservedGeneration: agent.Generation,
-		Allocatable:        corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(a.cpu), corev1.ResourceMemory: resource.MustParse(a.memory)},
+		Allocatable: corev1.ResourceList{
+			corev1.ResourceCPU:    resource.MustParse(a.cpu),
+			corev1.ResourceMemory: resource.MustParse(a.memory),
+		},
 		Conditions: []metav1.Condition{{
 			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady",
 			Message: "plays", LastTransitionTime: metav1.Now(),
@@ -546,7 +567,8 @@ func (a *fakeAgent) remove() {
 	ctx := context.Background()
 	eventually(a.t, func() error {
 		left := &v1alpha1.OCIBundleList{}
-		if err := admin.List(ctx, left, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: a.name}); err != nil {
+		err := admin.List(ctx, left, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: a.name})
+		if err != nil {
 			return err
 		}
 		if len(left.Items) > 0 {
@@ -575,7 +597,8 @@ func (a *fakeAgent) work() {
 			a.heartbeat()
 		}
 		list := &v1alpha1.OCIBundleList{}
-		if err := admin.List(a.ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: a.name}); err == nil {
+		err := admin.List(a.ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: a.name})
+		if err == nil {
 			for i := range list.Items {
 				a.serve(&list.Items[i])
 			}
@@ -588,11 +611,15 @@ func (a *fakeAgent) work() {
 }
 
 func (a *fakeAgent) heartbeat() {
-	patch := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, metav1.NowMicro().UTC().Format(metav1.RFC3339Micro))
+	patch := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`,
+		metav1.NowMicro().UTC().Format(metav1.RFC3339Micro))
 	err := admin.Patch(a.ctx, a.lease(), client.RawPatch("application/merge-patch+json", patch))
 	if apierrors.IsNotFound(err) {
 		lease := a.lease()
-		lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &a.name, RenewTime: ptr.To(metav1.NowMicro())}
+		lease.Spec = coordinationv1.LeaseSpec{
+			HolderIdentity: &a.name,
+			RenewTime:      ptr.To(metav1.NowMicro()),
+		}
 		_ = admin.Create(a.ctx, lease) // it may be refused while the namespace is being deleted
 		return
 	}
@@ -601,7 +628,12 @@ func (a *fakeAgent) heartbeat() {
 
 // lease is its heartbeat.
 func (a *fakeAgent) lease() *coordinationv1.Lease {
-	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace(a.name), Name: a.name, Labels: map[string]string{v1alpha1.LabelNode: ""}}}
+	return &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace(a.name), Name: a.name,
+			Labels: map[string]string{v1alpha1.LabelNode: ""},
+		},
+	}
 }
 
 // complain reports what is not to be expected of an API server that is shared with others.
@@ -650,8 +682,13 @@ func (a *fakeAgent) say(c *v1alpha1.Container, st v1alpha1.OCIBundleStatus) {
 	})
 }
 
-func condition(kind string, status metav1.ConditionStatus, reason, message string) metav1.Condition {
-	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Now()}
+func condition(kind string, status metav1.ConditionStatus, reason,
+	message string,
+) metav1.Condition {
+	return metav1.Condition{
+		Type: kind, Status: status, Reason: reason, Message: message,
+		LastTransitionTime: metav1.Now(),
+	}
 }
 
 // runs returns the status of an OCIBundle whose process runs.
@@ -659,15 +696,19 @@ func runs(*v1alpha1.OCIBundle) v1alpha1.OCIBundleStatus {
 	return v1alpha1.OCIBundleStatus{
 		Phase: v1alpha1.ContainerRunning,
 		Conditions: []metav1.Condition{
-			condition(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, "pulled"),
-			condition(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted, "runs as process 4711"),
+			condition(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled,
+				"pulled"),
+			condition(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted,
+				"runs as process 4711"),
 		},
 		RunStatus: v1alpha1.RunStatus{
 			ContainerID: "berth://x",
 			ImageID:     "docker.io/library/busybox@sha256:0",
 			PID:         4711,
-			State:       corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
-			LogPath:     "/var/log/berth/x/0.log",
+			State: corev1.ContainerState{
+				Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()},
+			},
+			LogPath: "/var/log/berth/x/0.log",
 		},
 	}
 }

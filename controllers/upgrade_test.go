@@ -28,7 +28,9 @@ var nextVersion atomic.Bool
 
 const mark = `"annotations":{"compiled-by":"the next version"}`
 
-func compileAsVersion(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+func compileAsVersion(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec,
+	field.ErrorList,
+) {
 	if nextVersion.Load() {
 		return compileNext(c, o...)
 	}
@@ -43,7 +45,9 @@ func revisionOfVersion() int {
 }
 
 // compileNext compiles to other bytes than compile.Bundle.
-func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec,
+	field.ErrorList,
+) {
 	spec, faults := compile.Bundle(c, o...)
 	if spec != nil {
 		spec.Config.Raw = append([]byte("{"+mark+","), spec.Config.Raw[1:]...)
@@ -69,7 +73,9 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	})
 	ns := namespace(t)
 	service := sample(ns, "service")
-	job := sample(ns, "job", func(c *v1alpha1.Container) { c.Spec.RestartPolicy = corev1.RestartPolicyNever })
+	job := sample(ns, "job", func(c *v1alpha1.Container) {
+		c.Spec.RestartPolicy = corev1.RestartPolicyNever
+	})
 	for _, c := range []*v1alpha1.Container{service, job} {
 		create(t, c)
 		eventuallyHas(t, c, isReady)
@@ -87,9 +93,11 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			}
 			r := &container.Reconciler{
 				Client: noWrites{cached, t}, Live: live, Ledger: scheduling.NewLedger(),
-				Compile: compileNext, Revision: revisionOfVersion, Recorder: events.NewFakeRecorder(10), Clock: clock.RealClock{},
+				Compile: compileNext, Revision: revisionOfVersion, Recorder: events.NewFakeRecorder(10),
+				Clock: clock.RealClock{},
 			}
-			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)}); err != nil {
+			_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(c)})
+			if err != nil {
 				t.Fatal(err)
 			}
 
@@ -102,7 +110,8 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 				return nil
 			})
 			if after.Generation != before.Generation || bytes.Contains(after.Spec.Config.Raw, []byte(mark)) {
-				t.Errorf("the spec was changed for a label: generation %d, %.100s", after.Generation, after.Spec.Config.Raw)
+				t.Errorf("the spec was changed for a label: generation %d, %.100s", after.Generation,
+					after.Spec.Config.Raw)
 			}
 
 			// One of a version that did not record the generation is adopted.
@@ -111,7 +120,8 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			})
 			after = eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
 				if b.Spec.CompiledGeneration != 1 || b.Annotations[container.AnnotationSpecDigest] == "" {
-					return fmt.Errorf("compiledGeneration is %d, the annotations are %v", b.Spec.CompiledGeneration, b.Annotations)
+					return fmt.Errorf("compiledGeneration is %d, the annotations are %v",
+						b.Spec.CompiledGeneration, b.Annotations)
 				}
 				return nil
 			})
@@ -125,9 +135,11 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	// An edit of how it is run changes nothing of what runs.
 	for _, c := range []*v1alpha1.Container{service, job} {
 		before := cachedBundle(t, c)
-		backOff, logging := &v1alpha1.RestartBackOff{MaxSeconds: ptr.To[int32](7)}, &v1alpha1.Logging{MaxFiles: ptr.To[int32](7)}
+		backOff, logging := &v1alpha1.RestartBackOff{MaxSeconds: ptr.To[int32](7)},
+			&v1alpha1.Logging{MaxFiles: ptr.To[int32](7)}
 		edit(t, c, func(c *v1alpha1.Container) {
-			c.Spec.TerminationGracePeriodSeconds, c.Spec.ProgressDeadlineSeconds = ptr.To[int64](7), ptr.To[int32](60)
+			c.Spec.TerminationGracePeriodSeconds, c.Spec.ProgressDeadlineSeconds = ptr.To[int64](7),
+				ptr.To[int32](60)
 			c.Spec.RestartBackOff, c.Spec.Logging = backOff, logging
 			c.Spec.ImagePullPolicy = corev1.PullAlways
 		})
@@ -137,9 +149,11 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 			}
 			return nil
 		})
-		if after.Spec.TerminationGracePeriodSeconds != 7 || !reflect.DeepEqual(after.Spec.RestartBackOff, backOff) || !reflect.DeepEqual(after.Spec.Logging, logging) ||
+		if after.Spec.TerminationGracePeriodSeconds != 7 || !reflect.DeepEqual(after.Spec.RestartBackOff,
+			backOff) || !reflect.DeepEqual(after.Spec.Logging, logging) ||
 			after.Spec.Image.PullPolicy != corev1.PullAlways ||
-			!bytes.Equal(after.Spec.Config.Raw, before.Spec.Config.Raw) || after.Spec.SeccompProfile != before.Spec.SeccompProfile {
+			!bytes.Equal(after.Spec.Config.Raw, before.Spec.Config.Raw) ||
+			after.Spec.SeccompProfile != before.Spec.SeccompProfile {
 			t.Errorf("%s: the spec is %+v", c.Name, after.Spec)
 		}
 		eventuallyHas(t, c, isReady)
@@ -148,7 +162,8 @@ func TestUpgradeLeavesBundlesAlone(t *testing.T) {
 	edit(t, service, func(c *v1alpha1.Container) { c.Spec.Command = []string{"changed"} })
 	eventuallyHas(t, service, isReady)
 	after := eventuallyBundle(t, service, func(*v1alpha1.OCIBundle) error { return nil })
-	if after.Spec.CompiledGeneration != 3 || after.Spec.Process.Command[0] != "changed" || !bytes.Contains(after.Spec.Config.Raw, []byte(mark)) {
+	if after.Spec.CompiledGeneration != 3 || after.Spec.Process.Command[0] != "changed" ||
+		!bytes.Contains(after.Spec.Config.Raw, []byte(mark)) {
 		t.Errorf("an edit was not compiled by the new version: %+v", after.Spec)
 	}
 }
@@ -173,11 +188,13 @@ func TestEditBeforeAnUpgradeIsNotLost(t *testing.T) {
 		return nil
 	})
 	edit(t, old, func(b *v1alpha1.OCIBundle) {
-		b.Spec.CompiledGeneration, b.Annotations, b.Spec.Process.Command = 0, nil, []string{"sleep", "inf"}
+		b.Spec.CompiledGeneration, b.Annotations, b.Spec.Process.Command = 0, nil,
+			[]string{"sleep", "inf"}
 	})
 	eventuallyBundle(t, c, func(b *v1alpha1.OCIBundle) error {
 		if b.Spec.CompiledGeneration != 2 || b.Spec.Process.Command[0] != "changed" {
-			return fmt.Errorf("compiledGeneration is %d, command %v", b.Spec.CompiledGeneration, b.Spec.Process.Command)
+			return fmt.Errorf("compiledGeneration is %d, command %v", b.Spec.CompiledGeneration,
+				b.Spec.Process.Command)
 		}
 		return nil
 	})
@@ -198,7 +215,8 @@ func cachedBundle(t *testing.T, c *v1alpha1.Container) *v1alpha1.OCIBundle {
 				return err
 			}
 			if seen.GetResourceVersion() != o.GetResourceVersion() {
-				return fmt.Errorf("the cache has version %s of %T, not %s", seen.GetResourceVersion(), o, o.GetResourceVersion())
+				return fmt.Errorf("the cache has version %s of %T, not %s", seen.GetResourceVersion(), o,
+					o.GetResourceVersion())
 			}
 		}
 		return nil
@@ -206,7 +224,9 @@ func cachedBundle(t *testing.T, c *v1alpha1.Container) *v1alpha1.OCIBundle {
 }
 
 // eventuallyBundle waits until the Container's OCIBundle is as check wants it.
-func eventuallyBundle(t *testing.T, c *v1alpha1.Container, check func(*v1alpha1.OCIBundle) error) *v1alpha1.OCIBundle {
+func eventuallyBundle(t *testing.T, c *v1alpha1.Container,
+	check func(*v1alpha1.OCIBundle) error,
+) *v1alpha1.OCIBundle {
 	t.Helper()
 	var b *v1alpha1.OCIBundle
 	eventually(t, func() (err error) {
@@ -222,7 +242,9 @@ func eventuallyBundle(t *testing.T, c *v1alpha1.Container, check func(*v1alpha1.
 func succeeded() v1alpha1.OCIBundleStatus {
 	st := runs(nil)
 	st.Phase, st.PID = v1alpha1.ContainerSucceeded, 0
-	st.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: v1alpha1.ReasonCompleted}}
+	st.State = corev1.ContainerState{
+		Terminated: &corev1.ContainerStateTerminated{Reason: v1alpha1.ReasonCompleted},
+	}
 	for i := range st.Conditions {
 		if st.Conditions[i].Type == v1alpha1.ConditionRunning {
 			st.Conditions[i].Status, st.Conditions[i].Reason = "False", v1alpha1.ReasonCompleted

@@ -44,7 +44,10 @@ func (d *decoder) fault(n *yaml.Node, at *field.Path, message string, others ...
 	}
 	path := pathOf(at)
 	message = d.withoutValue(path, message)
-	d.faults = append(d.faults, Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message})
+	d.faults = append(d.faults, Fault{
+		Line: d.line + n.Line, Column: n.Column, Field: path,
+		Message: message,
+	})
 	d.touched = append(append(d.touched, path), others...)
 }
 
@@ -115,7 +118,8 @@ func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool
 		return d.quantity(n, place, at)
 	case t == reflect.TypeFor[[]byte]():
 		return d.binary(n, place, at)
-	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()), reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()),
+		reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()):
 		return d.own(n, place, t, at)
 	}
 	switch t.Kind() {
@@ -146,14 +150,17 @@ func (d *decoder) value(n *yaml.Node, t reflect.Type, at *field.Path) (any, bool
 func (d *decoder) tooMuch(n *yaml.Node, at *field.Path) {
 	if d.visits > maxNodes && !d.large {
 		d.large = true
-		d.fault(n, at, fmt.Sprintf("found more than %d values; allowed: fewer (aliases count each time they are used)", maxNodes))
+		d.fault(n, at,
+			fmt.Sprintf("found more than %d values; allowed: fewer (aliases count each time they are used)",
+				maxNodes))
 	}
 }
 
 // own reports whether a type reads JSON itself, such as a time.
 func (d *decoder) own(n, place *yaml.Node, t reflect.Type, at *field.Path) (any, bool) {
 	v, ok := d.plain(n)
-	if raw, err := json.Marshal(v); ok && err == nil && json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
+	if raw, err := json.Marshal(v); ok && err == nil &&
+		json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
 		return v, true
 	}
 	d.wrongForm(n, place, t, at)
@@ -235,7 +242,9 @@ func (d *decoder) pairs(n *yaml.Node, at *field.Path) []pair {
 			continue
 		}
 		if other := first[name.Value]; other != nil {
-			d.fault(key, child(at, name.Value), fmt.Sprintf("found field %q a second time; the first is at line %d", name.Value, d.line+other.Line))
+			d.fault(key, child(at, name.Value),
+				fmt.Sprintf("found field %q a second time; the first is at line %d", name.Value, d.line+
+					other.Line))
 			continue
 		}
 		first[name.Value] = key

@@ -32,8 +32,10 @@ func kindOf(n *yaml.Node) string {
 	case "!!timestamp":
 		return "string"
 	case "!!str", "!!merge":
-		if n.Style == 0 && slices.Contains([]string{"y", "yes", "on", "n", "no", "off"}, strings.ToLower(n.Value)) &&
-			(n.Value == strings.ToLower(n.Value) || n.Value == strings.ToUpper(n.Value) || n.Value == strings.ToUpper(n.Value[:1])+strings.ToLower(n.Value[1:])) {
+		if n.Style == 0 && slices.Contains([]string{"y", "yes", "on", "n", "no", "off"},
+			strings.ToLower(n.Value)) &&
+			(n.Value == strings.ToLower(n.Value) || n.Value == strings.ToUpper(n.Value) ||
+				n.Value == strings.ToUpper(n.Value[:1])+strings.ToLower(n.Value[1:])) {
 			return "bool"
 		}
 		return "string"
@@ -81,7 +83,8 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	case "bool":
 		if v := strings.ToLower(n.Value); v != "true" && v != "false" {
-			return n.Value + ", which YAML reads as the boolean " + strconv.FormatBool(v[0] == 'y' || v == "on")
+			return n.Value + ", which YAML reads as the boolean " + strconv.FormatBool(v[0] == 'y' ||
+				v == "on")
 		}
 		return "the boolean " + n.Value
 	case "number":

@@ -40,7 +40,8 @@ func (f Fault) Error() string {
 // semantic returns the message for a fault of a field whose form is right.
 func semantic(e *field.Error) string {
 	found := fmt.Sprint(e.BadValue)
-	if s, ok := e.BadValue.(string); ok || e.Type == field.ErrorTypeNotSupported || e.Type == field.ErrorTypeDuplicate {
+	if s, ok := e.BadValue.(string); ok || e.Type == field.ErrorTypeNotSupported ||
+		e.Type == field.ErrorTypeDuplicate {
 		if !ok {
 			s = found
 		}
@@ -67,7 +68,8 @@ func semantic(e *field.Error) string {
 		}
 		return message
 	}
-	detail, _, _ := strings.Cut(e.Detail, " (e.g. ") // the regular expressions of apimachinery help nobody
+	// the regular expressions of apimachinery help nobody
+	detail, _, _ := strings.Cut(e.Detail, " (e.g. ")
 	return "found " + found + "; " + detail
 }
 
@@ -91,7 +93,10 @@ func sorted(faults []Fault) []Fault {
 	})
 	faults = slices.Compact(faults)
 	if more := len(faults) - maxFaults; more > 0 {
-		faults = append(faults[:maxFaults:maxFaults], Fault{Line: faults[maxFaults].Line, Message: fmt.Sprintf("and at least %d more faults", more)})
+		faults = append(faults[:maxFaults:maxFaults], Fault{
+			Line:    faults[maxFaults].Line,
+			Message: fmt.Sprintf("and at least %d more faults", more),
+		})
 	}
 	return faults
 }

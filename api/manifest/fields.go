@@ -37,7 +37,8 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		return ""
 	}
 	if same := sameWord(name, names(t)); same != "" {
-		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", same), pathOf(child(at, same)))
+		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", same),
+			pathOf(child(at, same)))
 		return same
 	}
 	if owner := podOwner(where, name); owner != "" {
@@ -50,11 +51,13 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		return ""
 	}
 	if near := nearest(name, names(t)); near != "" {
-		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", near), pathOf(child(at, near)))
+		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", near),
+			pathOf(child(at, near)))
 		return near
 	}
 	if elsewhere := homeOf(name); elsewhere != "" && elsewhere != joined(where, name) {
-		message := "found an unknown field; it belongs in " + parent(elsewhere) + ": check the indentation"
+		message := "found an unknown field; it belongs in " + parent(elsewhere) +
+			": check the indentation"
 		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
 		return ""
 	}
@@ -94,8 +97,11 @@ func podOwner(where, name string) string {
 			{reflect.TypeFor[corev1.Container](), "a Pod's container"},
 			{reflect.TypeFor[corev1.PodSpec](), "a Pod"},
 		},
-		"spec.securityContext": {{reflect.TypeFor[corev1.PodSecurityContext](), "a Pod's securityContext"}},
-		"spec.volumes[]":       {{reflect.TypeFor[corev1.VolumeSource](), "a Pod's volume"}},
+		"spec.securityContext": {{
+			reflect.TypeFor[corev1.PodSecurityContext](),
+			"a Pod's securityContext",
+		}},
+		"spec.volumes[]": {{reflect.TypeFor[corev1.VolumeSource](), "a Pod's volume"}},
 	}
 	for _, o := range owners[where] {
 		if _, ok := fields(o.t)[name]; ok {

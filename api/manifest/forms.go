@@ -41,18 +41,22 @@ func (d *decoder) wrongForm(n, place *yaml.Node, t reflect.Type, at *field.Path)
 	case t.Kind() == reflect.String && kind == "map":
 		message += `a string; text with ": " or braces in it needs quotes`
 		if len(n.Content) == 2 && n.Content[1].Kind == yaml.ScalarNode && n.Content[1].Value != "" {
-			message = fmt.Sprintf("%s; allowed: a string: write %s, as text with %q in it needs quotes", found, strconv.Quote(n.Content[0].Value+": "+n.Content[1].Value), ": ")
+			message = fmt.Sprintf("%s; allowed: a string: write %s, as text with %q in it needs quotes",
+				found, strconv.Quote(n.Content[0].Value+": "+n.Content[1].Value), ": ")
 		}
 	case t.Kind() == reflect.Bool && kind == "string" && (n.Value == "true" || n.Value == "false"):
 		message += "true or false without quotes: write " + n.Value
-	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "string" && isNumber(n.Value):
+	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "string" &&
+		isNumber(n.Value):
 		message += "a whole number without quotes: write " + n.Value
-	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "number" && isWhole(n.Value):
+	case (t.Kind() == reflect.Int32 || t.Kind() == reflect.Int64) && kind == "number" &&
+		isWhole(n.Value):
 		most := uint64(1)<<(t.Bits()-1) - 1
 		message += fmt.Sprintf("a whole number from -%d to %d", most+1, most)
 	default:
 		message += expected(t)
-		if name, _, ok := strings.Cut(n.Value, ":"); ok && t.Kind() == reflect.Struct && kind == "string" && fields(t)[name] != nil {
+		if name, _, ok := strings.Cut(n.Value, ":"); ok && t.Kind() == reflect.Struct &&
+			kind == "string" && fields(t)[name] != nil {
 			message = found + "; allowed: a space after the colon of " + name
 		}
 	}
@@ -78,23 +82,27 @@ func forms() map[string]func(*yaml.Node) string {
 		"spec.env": func(n *yaml.Node) string {
 			return "allowed: a list of {name, value}: " + writeEnv(n)
 		},
-		"spec.env[]":                          writeVariable,
-		"spec.command":                        writeList,
-		"spec.args":                           writeList,
-		"spec.volumes":                        writeVolumes,
-		"spec.volumes[]":                      scalar(writeVolume),
-		"spec.volumeMounts[]":                 scalar(writeVolumeMount),
-		"spec.securityContext.capabilities":   writeCapabilities,
-		"spec.securityContext.seccompProfile": scalar(func(s string) string { return "allowed: a map: write {type: " + s + "}" }),
-		"spec.securityContext.runAsUser":      name,
-		"spec.securityContext.runAsGroup":     name,
-		"spec.rootfs":                         inPath,
-		"spec.archive":                        inPath,
-		"spec.volumes[].hostPath":             inPath,
-		"spec.volumes[].emptyDir":             scalar(func(string) string { return "allowed: a map: write {} for the node's disk, or {medium: Memory}" }),
-		"spec.terminationGracePeriodSeconds":  seconds,
-		"spec.restartBackOff.initialSeconds":  seconds,
-		"spec.restartBackOff.maxSeconds":      seconds,
+		"spec.env[]":                        writeVariable,
+		"spec.command":                      writeList,
+		"spec.args":                         writeList,
+		"spec.volumes":                      writeVolumes,
+		"spec.volumes[]":                    scalar(writeVolume),
+		"spec.volumeMounts[]":               scalar(writeVolumeMount),
+		"spec.securityContext.capabilities": writeCapabilities,
+		"spec.securityContext.seccompProfile": scalar(func(s string) string {
+			return "allowed: a map: write {type: " + s + "}"
+		}),
+		"spec.securityContext.runAsUser":  name,
+		"spec.securityContext.runAsGroup": name,
+		"spec.rootfs":                     inPath,
+		"spec.archive":                    inPath,
+		"spec.volumes[].hostPath":         inPath,
+		"spec.volumes[].emptyDir": scalar(func(string) string {
+			return "allowed: a map: write {} for the node's disk, or {medium: Memory}"
+		}),
+		"spec.terminationGracePeriodSeconds": seconds,
+		"spec.restartBackOff.initialSeconds": seconds,
+		"spec.restartBackOff.maxSeconds":     seconds,
 		"spec": func(n *yaml.Node) string {
 			if n.Kind != yaml.SequenceNode {
 				return ""
@@ -130,7 +138,8 @@ func writeID(s string) string {
 	if user, _, ok := strings.Cut(s, ":"); ok && isNumber(user) {
 		return "allowed: a number; the group is runAsGroup"
 	}
-	return "allowed: a number, which /etc/passwd and /etc/group of the image have for the name" + number(s)
+	return "allowed: a number, which /etc/passwd and /etc/group of the image have for the name" +
+		number(s)
 }
 
 // writeSeconds shows a duration such as 5m as a number of seconds.
@@ -150,7 +159,8 @@ func writeVariable(n *yaml.Node) string {
 		return ""
 	}
 	before, after, _ := strings.Cut(n.Value, "=")
-	return fmt.Sprintf("allowed: {name, value}: write {name: %s, value: %s}", before, strconv.Quote(after))
+	return fmt.Sprintf("allowed: {name, value}: write {name: %s, value: %s}", before,
+		strconv.Quote(after))
 }
 
 // writeVolumes shows a map of volumes as a list.
@@ -158,7 +168,9 @@ func writeVolumes(n *yaml.Node) string {
 	if n.Kind != yaml.MappingNode || len(n.Content) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("allowed: a list: write - {name: %s, emptyDir: {}} or - {name: %s, hostPath: {path: PATH}}", n.Content[0].Value, n.Content[0].Value)
+	return fmt.Sprintf(
+		"allowed: a list: write - {name: %s, emptyDir: {}} or - {name: %s, hostPath: {path: PATH}}",
+		n.Content[0].Value, n.Content[0].Value)
 }
 
 // writeVolume shows a volume in compose's short form, SOURCE:TARGET[:OPTIONS], as a volume and its
@@ -166,7 +178,9 @@ func writeVolumes(n *yaml.Node) string {
 func writeVolume(s string) string {
 	parts := strings.Split(s, ":")
 	if len(parts) < 2 {
-		return fmt.Sprintf("allowed: a map: write {name: %s, emptyDir: {}} or {name: %s, hostPath: {path: PATH}}", label(s), label(s))
+		return fmt.Sprintf(
+			"allowed: a map: write {name: %s, emptyDir: {}} or {name: %s, hostPath: {path: PATH}}", label(s),
+			label(s))
 	}
 	source, volume := parts[0], label(parts[0])
 	what := "hostPath: {path: " + source + "}"
@@ -181,7 +195,9 @@ func writeVolume(s string) string {
 	if len(parts) > 2 && strings.Contains(parts[2], "ro") {
 		mount += ", readOnly: true"
 	}
-	return fmt.Sprintf("compose's short form is not read: write volumes: [{name: %s, %s}] and volumeMounts: [%s}]", volume, what, mount)
+	return fmt.Sprintf(
+		"compose's short form is not read: write volumes: [{name: %s, %s}] and volumeMounts: [%s}]",
+		volume, what, mount)
 }
 
 // writeVolumeMount shows NAME:PATH as a map.
@@ -249,7 +265,8 @@ func (d *decoder) emptyField(p pair, at *field.Path) {
 	case "spec.volumes[].emptyDir":
 		d.fault(p.key, at, "found nothing; allowed: a map: write emptyDir: {}")
 	case "spec.image", "spec.rootfs", "spec.archive", "metadata.name", "spec.volumes[].hostPath":
-		d.fault(p.key, at, "found nothing; write a value after the colon, or remove the field", "spec.image")
+		d.fault(p.key, at, "found nothing; write a value after the colon, or remove the field",
+			"spec.image")
 	}
 }
 
@@ -265,7 +282,11 @@ func quantityHint(s string, at *field.Path) string {
 			return "allowed: a number of CPUs such as 2, 0.5 or 500m"
 		}
 		letter := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(unit, "ytes"), "b"), "i")
-		if power, ok := map[string]string{"k": "Ki", "m": "Mi", "g": "Gi", "t": "Ti", "p": "Pi", "e": "Ei"}[letter]; ok {
+		power, ok := map[string]string{
+			"k": "Ki", "m": "Mi", "g": "Gi", "t": "Ti", "p": "Pi",
+			"e": "Ei",
+		}[letter]
+		if ok {
 			return fmt.Sprintf("allowed: a quantity: write %s%s", digits, power)
 		}
 		if unit == "b" || unit == "bytes" {

@@ -18,7 +18,8 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 		return &Fault{Line: d.line + n.Line, Column: n.Column, Field: path, Message: message}
 	}
 	if root.Kind != yaml.MappingNode {
-		return fault(root, "", "found "+describe(root)+"; allowed: a Container, which begins with apiVersion and kind")
+		return fault(root, "", "found "+describe(root)+
+			"; allowed: a Container, which begins with apiVersion and kind")
 	}
 	entry := func(name string) *yaml.Node {
 		for i := 0; i+1 < len(root.Content); i += 2 {
@@ -46,7 +47,8 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 	case apiVersion != nil:
 		at = apiVersion
 	}
-	message := fmt.Sprintf("found %q, %q; allowed: %q, %q", text(apiVersion), text(kind), version, containerKind)
+	message := fmt.Sprintf("found %q, %q; allowed: %q, %q", text(apiVersion), text(kind), version,
+		containerKind)
 	switch {
 	case apiVersion == nil && kind == nil && entry("services") != nil:
 		message += "; this looks like a compose file: write each service as a Container of its own"
@@ -54,10 +56,15 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 		message += "; write each item as a document of its own, with a line --- between them"
 	case text(kind) != containerKind && nearest(text(kind), []string{containerKind}) != "":
 		message += fmt.Sprintf("; did you mean %q?", containerKind)
-	case slices.Contains([]string{"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"}, text(kind)):
-		message += "; write each container of the " + text(kind) + " as a Container: its fields stand directly in spec"
+	case slices.Contains([]string{
+		"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job",
+		"CronJob",
+	}, text(kind)):
+		message += "; write each container of the " + text(kind) +
+			" as a Container: its fields stand directly in spec"
 	case text(kind) == KindConfigMap || text(kind) == KindSecret:
-		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind), text(kind))
+		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind),
+			text(kind))
 	}
 	return fault(at, "apiVersion, kind", message)
 }

@@ -43,7 +43,8 @@ func Parse(data []byte) []*Document {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	if at := bytes.IndexByte(data, 0); at >= 0 {
 		return []*Document{{Line: 1, Faults: []Fault{{
-			Line: 1 + bytes.Count(data[:at], []byte{'\n'}), Message: "found a NUL byte; allowed: text in UTF-8",
+			Line:    1 + bytes.Count(data[:at], []byte{'\n'}),
+			Message: "found a NUL byte; allowed: text in UTF-8",
 		}}}}
 	}
 	var out []*Document
@@ -197,12 +198,14 @@ func syntaxFault(message string, c chunk) Fault {
 		if secretText.Match(c.text) {
 			message = "its text is not shown"
 		}
-		f.Message = "found text that YAML takes for an alias (" + message + "); allowed: quotes around text that begins with *"
+		f.Message = "found text that YAML takes for an alias (" + message +
+			"); allowed: quotes around text that begins with *"
 	case message == noMarker:
 		f.Message = "found more text after the end of the document; allowed: a line --- between documents"
 	case strings.Contains(message, "mapping values are not allowed"):
 		f.Message = `found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`
-	case strings.Contains(message, "did not find expected key"), strings.Contains(message, "did not find expected '-' indicator"):
+	case strings.Contains(message, "did not find expected key"), strings.Contains(message,
+		"did not find expected '-' indicator"):
 		f.Message = "found a line that does not fit those above it; allowed: the same indentation for all fields of a map and all items of a list"
 	case strings.Contains(message, "could not find expected ':'"):
 		f.Message = "found a line without a colon; allowed: NAME: VALUE, with a space after the colon"

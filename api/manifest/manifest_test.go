@@ -25,7 +25,8 @@ import (
 func sameAsKubectl(t *testing.T, text string) {
 	t.Helper()
 	all := manifest.Parse([]byte(text))
-	if len(all) != 1 || len(all[0].Faults) > 0 || all[0].Container == nil || strings.Contains(text, "<<") {
+	if len(all) != 1 || len(all[0].Faults) > 0 || all[0].Container == nil ||
+		strings.Contains(text, "<<") {
 		return // kubectl refuses what overrides a merged field, which is what merging is for
 	}
 	want := &v1alpha1.Container{}
@@ -89,12 +90,14 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestDocuments(t *testing.T) {
-	text := "# nothing\n---\n" + spec("") + "--- # comment\n" + spec("") + "...\n" + spec("") + "...\n...\n---\n---\n" + `{"kind": "A"} {"kind": "B"}` + "\n" + `{"kind": "C"}` + "\n"
+	text := "# nothing\n---\n" + spec("") + "--- # comment\n" + spec("") + "...\n" + spec("") +
+		"...\n...\n---\n---\n" + `{"kind": "A"} {"kind": "B"}` + "\n" + `{"kind": "C"}` + "\n"
 	var lines []string
 	for _, d := range manifest.Parse([]byte(text)) {
 		lines = append(lines, fmt.Sprint(d.Line, len(d.Faults)))
 	}
-	if want := []string{"3 0", "11 0", "19 0", "30 1", "30 1", "31 1"}; !reflect.DeepEqual(lines, want) {
+	want := []string{"3 0", "11 0", "19 0", "30 1", "30 1", "31 1"}
+	if !reflect.DeepEqual(lines, want) {
 		t.Errorf("found documents at %q; want %q", lines, want)
 	}
 	if got := manifest.Parse([]byte(text))[4].Faults[0].Error(); !strings.HasPrefix(got, "30:24: ") {
@@ -118,14 +121,16 @@ func TestBounded(t *testing.T) {
 		bomb += fmt.Sprintf("%c: &%c [%s*%c]\n", c, c, strings.Repeat(fmt.Sprintf("*%c,", c-1), 8), c-1)
 	}
 	for name, text := range map[string]string{
-		"aliases":       "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web}\n" + bomb + "spec: {image: a, args: *i}\n",
+		"aliases": "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web}\n" +
+			bomb + "spec: {image: a, args: *i}\n",
 		"merges":        "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web}\nspec: &a\n  <<: *a\n",
 		"managedFields": "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web, managedFields: [{fieldsV1: &f {a: *f}}]}\nspec: {image: a}\n",
-		"depth":         "apiVersion: berth.run/v1alpha1\nkind: Container\nspec: " + strings.Repeat("[", 20_000) + "\n",
-		"fields":        spec(strings.Repeat("colours: a\n", 20_000)),
-		"other fields":  spec(numbered("colour%d: a\n", 20_000)),
-		"labels":        "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web, labels: {" + numbered("l%d: a, ", 140_000) + "}}\nspec: {image: a}\n",
-		"faults":        spec("args: [" + strings.Repeat("1, ", 10_000) + "1]"),
+		"depth": "apiVersion: berth.run/v1alpha1\nkind: Container\nspec: " +
+			strings.Repeat("[", 20_000) + "\n",
+		"fields":       spec(strings.Repeat("colours: a\n", 20_000)),
+		"other fields": spec(numbered("colour%d: a\n", 20_000)),
+		"labels":       "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: web, labels: {" + numbered("l%d: a, ", 140_000) + "}}\nspec: {image: a}\n",
+		"faults":       spec("args: [" + strings.Repeat("1, ", 10_000) + "1]"),
 	} {
 		got := check(text)
 		if len(got) == 0 || len(got) > 80 {

@@ -54,12 +54,16 @@ args: [a]`),
 		{
 			"unclosed bracket", spec(`command: ["a", "b"
 hostNetwork: true`),
-			[]string{`7: found a bracket that is not closed, or a comma that is missing before this line's end`},
+			[]string{
+				`7: found a bracket that is not closed, or a comma that is missing before this line's end`,
+			},
 		},
 		{
 			"indentation", spec(`hostNetwork: true
  hostPID: true`),
-			[]string{`8: found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`},
+			[]string{
+				`8: found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`,
+			},
 		},
 		{
 			"no colon", spec(`hostNetwork`),
@@ -72,7 +76,9 @@ hostNetwork: true`),
 		{
 			"colon in text", spec(`args:
 - echo a: b: c`),
-			[]string{`8: found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`},
+			[]string{
+				`8: found ": " where no field can begin; allowed: quotes around text that has ": " in it, or another indentation`,
+			},
 		},
 		{
 			"text", `just words
@@ -100,13 +106,18 @@ spec:
 			[]string{`8: found text that is not YAML: did not find expected node content`},
 		},
 		{
-			"text after JSON", `{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":"web"},"spec":{"image":"a"}} more
+			"text after JSON",
+			`{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":"web"},"spec":{"image":"a"}} more
 `,
-			[]string{`1: found more text after the end of the document; allowed: a line --- between documents`},
+			[]string{
+				`1: found more text after the end of the document; allowed: a line --- between documents`,
+			},
 		},
 		{
 			"unknown anchor", spec(`args: *none`),
-			[]string{`7: found text that YAML takes for an alias (unknown anchor 'none' referenced); allowed: quotes around text that begins with *`},
+			[]string{
+				`7: found text that YAML takes for an alias (unknown anchor 'none' referenced); allowed: quotes around text that begins with *`,
+			},
 		},
 		{
 			"pod", `apiVersion: v1
@@ -114,21 +125,27 @@ kind: Pod
 metadata: {name: web}
 spec: {containers: [{name: a, image: b}]}
 `,
-			[]string{`2:7: apiVersion, kind: found "v1", "Pod"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Pod as a Container: its fields stand directly in spec`},
+			[]string{
+				`2:7: apiVersion, kind: found "v1", "Pod"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Pod as a Container: its fields stand directly in spec`,
+			},
 		},
 		{
 			"deployment", `apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
 `,
-			[]string{`2:7: apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec`},
+			[]string{
+				`2:7: apiVersion, kind: found "apps/v1", "Deployment"; allowed: "berth.run/v1alpha1", "Container"; write each container of the Deployment as a Container: its fields stand directly in spec`,
+			},
 		},
 		{
 			"kind in another case", `apiVersion: berth.run/v1alpha1
 kind: container
 metadata: {name: web}
 `,
-			[]string{`2:7: apiVersion, kind: found "berth.run/v1alpha1", "container"; allowed: "berth.run/v1alpha1", "Container"; did you mean "Container"?`},
+			[]string{
+				`2:7: apiVersion, kind: found "berth.run/v1alpha1", "container"; allowed: "berth.run/v1alpha1", "Container"; did you mean "Container"?`,
+			},
 		},
 		{
 			"version", `apiVersion: berth.run/v1
@@ -136,35 +153,45 @@ kind: Container
 metadata: {name: web}
 spec: {image: a}
 `,
-			[]string{`1:13: apiVersion, kind: found "berth.run/v1", "Container"; allowed: "berth.run/v1alpha1", "Container"`},
+			[]string{
+				`1:13: apiVersion, kind: found "berth.run/v1", "Container"; allowed: "berth.run/v1alpha1", "Container"`,
+			},
 		},
 		{
 			"version missing", `kind: Container
 metadata: {name: web}
 spec: {image: a}
 `,
-			[]string{`1:1: apiVersion, kind: found "", "Container"; allowed: "berth.run/v1alpha1", "Container"`},
+			[]string{
+				`1:1: apiVersion, kind: found "", "Container"; allowed: "berth.run/v1alpha1", "Container"`,
+			},
 		},
 		{
 			"compose file", `services:
   web:
     image: nginx
 `,
-			[]string{`1:1: apiVersion, kind: found "", ""; allowed: "berth.run/v1alpha1", "Container"; this looks like a compose file: write each service as a Container of its own`},
+			[]string{
+				`1:1: apiVersion, kind: found "", ""; allowed: "berth.run/v1alpha1", "Container"; this looks like a compose file: write each service as a Container of its own`,
+			},
 		},
 		{
 			"list", `apiVersion: v1
 kind: List
 items: []
 `,
-			[]string{`2:7: apiVersion, kind: found "v1", "List"; allowed: "berth.run/v1alpha1", "Container"; write each item as a document of its own, with a line --- between them`},
+			[]string{
+				`2:7: apiVersion, kind: found "v1", "List"; allowed: "berth.run/v1alpha1", "Container"; write each item as a document of its own, with a line --- between them`,
+			},
 		},
 		{
 			"config map", `apiVersion: berth.run/v1alpha1
 kind: ConfigMap
 metadata: {name: web}
 `,
-			[]string{`2:7: apiVersion, kind: found "berth.run/v1alpha1", "ConfigMap"; allowed: "v1", "ConfigMap"`},
+			[]string{
+				`2:7: apiVersion, kind: found "berth.run/v1alpha1", "ConfigMap"; allowed: "v1", "ConfigMap"`,
+			},
 		},
 		{
 			"no name", `apiVersion: berth.run/v1alpha1
@@ -179,7 +206,9 @@ kind: Container
 metadata: {name: Web_1}
 spec: {image: a}
 `,
-			[]string{`3:18: metadata.name: found "Web_1"; a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character`},
+			[]string{
+				`3:18: metadata.name: found "Web_1"; a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character`,
+			},
 		},
 		{
 			"number as name", `apiVersion: berth.run/v1alpha1
@@ -204,7 +233,9 @@ metadata:
 spec:
 - image: nginx
 `,
-			[]string{`6:1: spec: found a list; allowed: a map; the fields of one container stand directly in it, without -`},
+			[]string{
+				`6:1: spec: found a list; allowed: a map; the fields of one container stand directly in it, without -`,
+			},
 		},
 		{
 			"fields at the root", `apiVersion: berth.run/v1alpha1
@@ -255,11 +286,15 @@ spec: {}
 		},
 		{
 			"one level too high", spec(`runAsUser: 1000`),
-			[]string{`7:3: spec.runAsUser: found an unknown field; it belongs in spec.securityContext: check the indentation`},
+			[]string{
+				`7:3: spec.runAsUser: found an unknown field; it belongs in spec.securityContext: check the indentation`,
+			},
 		},
 		{
 			"limits one level too high", spec(`limits: {memory: 64Mi}`),
-			[]string{`7:3: spec.limits: found an unknown field; it belongs in spec.resources: check the indentation`},
+			[]string{
+				`7:3: spec.limits: found an unknown field; it belongs in spec.resources: check the indentation`,
+			},
 		},
 		{
 			"name in spec", spec(`name: web`),
@@ -278,7 +313,9 @@ spec: {}
 		{
 			"near miss in the securityContext", spec(`securityContext:
   runAsuser: 1`),
-			[]string{`8:5: spec.securityContext.runAsuser: found an unknown field; did you mean "runAsUser"?`},
+			[]string{
+				`8:5: spec.securityContext.runAsuser: found an unknown field; did you mean "runAsUser"?`,
+			},
 		},
 		{
 			"near miss in metadata", `apiVersion: berth.run/v1alpha1
@@ -294,19 +331,27 @@ spec: {image: a}
 			"containers", bare(`containers:
 - name: a
   image: nginx`),
-			[]string{`6:3: spec.containers: found a Pod's list of containers; the fields of one container (image, command, args, env and others) stand directly in spec`},
+			[]string{
+				`6:3: spec.containers: found a Pod's list of containers; the fields of one container (image, command, args, env and others) stand directly in spec`,
+			},
 		},
 		{
 			"initContainers", spec(`initContainers: []`),
-			[]string{`7:3: spec.initContainers: found a field of a Pod that Berth does not have yet; run the work in the container's own command`},
+			[]string{
+				`7:3: spec.initContainers: found a field of a Pod that Berth does not have yet; run the work in the container's own command`,
+			},
 		},
 		{
 			"livenessProbe", spec(`livenessProbe: {httpGet: {path: /, port: 80}}`),
-			[]string{`7:3: spec.livenessProbe: found a field of a Pod's container that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.livenessProbe: found a field of a Pod's container that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"envFrom", spec(`envFrom: [{configMapRef: {name: a}}]`),
-			[]string{`7:28: spec.envFrom[0].configMapRef: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env`},
+			[]string{
+				`7:28: spec.envFrom[0].configMapRef: is honoured by an agent without a cluster only, since agents of a cluster cannot read ConfigMaps and Secrets yet: write the value into env`,
+			},
 		},
 		{
 			"stdin and tty", spec(`stdin: true
@@ -318,19 +363,27 @@ tty: true`),
 		},
 		{
 			"imagePullSecrets", spec(`imagePullSecrets: [{name: a}]`),
-			[]string{`7:3: spec.imagePullSecrets: found a field of a Pod that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.imagePullSecrets: found a field of a Pod that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"lifecycle", spec(`lifecycle: {}`),
-			[]string{`7:3: spec.lifecycle: found a field of a Pod's container that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.lifecycle: found a field of a Pod's container that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"serviceAccountName", spec(`serviceAccountName: a`),
-			[]string{`7:3: spec.serviceAccountName: found a field of a Pod that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.serviceAccountName: found a field of a Pod that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"fsGroup", spec(`securityContext: {fsGroup: 1000}`),
-			[]string{`7:21: spec.securityContext.fsGroup: found a field of a Pod's securityContext that Berth does not have yet; remove it`},
+			[]string{
+				`7:21: spec.securityContext.fsGroup: found a field of a Pod's securityContext that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"configMap volume", spec(`volumes:
@@ -338,27 +391,37 @@ tty: true`),
   configMap: {name: a}
 volumeMounts:
 - {name: a, mountPath: /a}`),
-			[]string{`9:5: spec.volumes[0].configMap: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`},
+			[]string{
+				`9:5: spec.volumes[0].configMap: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`,
+			},
 		},
 		{
 			"PVC", spec(`volumes:
 - name: a
   persistentVolumeClaim: {claimName: a}`),
-			[]string{`9:5: spec.volumes[0].persistentVolumeClaim: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`},
+			[]string{
+				`9:5: spec.volumes[0].persistentVolumeClaim: found a field of a Pod's volume that Berth does not have yet; remove it, or use one of emptyDir, hostPath`,
+			},
 		},
 		{
 			"valueFrom", spec(`env:
 - name: A
   valueFrom: {fieldRef: {fieldPath: status.podIP}}`),
-			[]string{`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: a container has no address of its own`},
+			[]string{
+				`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: a container has no address of its own`,
+			},
 		},
 		{
 			"privileged", spec(`securityContext: {privileged: true}`),
-			[]string{`7:33: spec.securityContext.privileged: is not supported: add the capabilities that are needed to capabilities.add`},
+			[]string{
+				`7:33: spec.securityContext.privileged: is not supported: add the capabilities that are needed to capabilities.add`,
+			},
 		},
 		{
 			"privileged in spec", spec(`privileged: true`),
-			[]string{`7:3: spec.privileged: found an unknown field; it belongs in spec.securityContext, where Berth does not support it: add the capabilities that are needed to spec.securityContext.capabilities.add`},
+			[]string{
+				`7:3: spec.privileged: found an unknown field; it belongs in spec.securityContext, where Berth does not support it: add the capabilities that are needed to spec.securityContext.capabilities.add`,
+			},
 		},
 		{
 			"subPath", spec(`volumes: [{name: a, emptyDir: {}}]
@@ -366,7 +429,9 @@ volumeMounts:
 - name: a
   mountPath: /a
   subPath: b`),
-			[]string{`11:14: spec.volumeMounts[0].subPath: is not supported: mount the whole volume, or a hostPath of the directory`},
+			[]string{
+				`11:14: spec.volumeMounts[0].subPath: is not supported: mount the whole volume, or a hostPath of the directory`,
+			},
 		},
 		{
 			"template", bare(`replicas: 3
@@ -378,12 +443,16 @@ template: {spec: {}}`),
 		},
 		{
 			"compose ports", spec(`ports: ["80:80"]`),
-			[]string{`7:11: spec.ports[0]: found "80:80"; allowed: a map with the fields containerPort, hostIP, hostPort, name, protocol`},
+			[]string{
+				`7:11: spec.ports[0]: found "80:80"; allowed: a map with the fields containerPort, hostIP, hostPort, name, protocol`,
+			},
 		},
 		{
 			"env as a map", spec(`env:
   LOG: debug`),
-			[]string{`8:5: spec.env: found a map; allowed: a list of {name, value}: write env: [{name: LOG, value: "debug"}]`},
+			[]string{
+				`8:5: spec.env: found a map; allowed: a list of {name, value}: write env: [{name: LOG, value: "debug"}]`,
+			},
 		},
 		{
 			"env as words", spec(`env: [LOG=debug, B=c]`),
@@ -395,12 +464,16 @@ template: {spec: {}}`),
 		{
 			"environment", spec(`environment:
   LOG: debug`),
-			[]string{`7:3: spec.environment: found compose's name; write env: [{name: LOG, value: "debug"}]`},
+			[]string{
+				`7:3: spec.environment: found compose's name; write env: [{name: LOG, value: "debug"}]`,
+			},
 		},
 		{
 			"environment list", spec(`environment:
 - LOG=debug`),
-			[]string{`7:3: spec.environment: found compose's name; write env: [{name: LOG, value: "debug"}]`},
+			[]string{
+				`7:3: spec.environment: found compose's name; write env: [{name: LOG, value: "debug"}]`,
+			},
 		},
 		{
 			"restart", spec(`restart: always`),
@@ -412,19 +485,27 @@ template: {spec: {}}`),
 		},
 		{
 			"restartPolicy always", spec(`restartPolicy: always`),
-			[]string{`7:18: spec.restartPolicy: found "always"; allowed: "Always", "OnFailure", "Never"; did you mean "Always"?`},
+			[]string{
+				`7:18: spec.restartPolicy: found "always"; allowed: "Always", "OnFailure", "Never"; did you mean "Always"?`,
+			},
 		},
 		{
 			"restartPolicy on-failure", spec(`restartPolicy: on-failure`),
-			[]string{`7:18: spec.restartPolicy: found "on-failure"; allowed: "Always", "OnFailure", "Never"; did you mean "OnFailure"?`},
+			[]string{
+				`7:18: spec.restartPolicy: found "on-failure"; allowed: "Always", "OnFailure", "Never"; did you mean "OnFailure"?`,
+			},
 		},
 		{
 			"restartPolicy no", spec(`restartPolicy: no`),
-			[]string{`7:18: spec.restartPolicy: found no, which YAML reads as the boolean false; allowed: Always, OnFailure, Never; did you mean Never?`},
+			[]string{
+				`7:18: spec.restartPolicy: found no, which YAML reads as the boolean false; allowed: Always, OnFailure, Never; did you mean Never?`,
+			},
 		},
 		{
 			"compose volumes", spec(`volumes: ["./html:/usr/share/nginx/html:ro"]`),
-			[]string{`7:13: spec.volumes[0]: found "./html:/usr/share/nginx/html:ro"; compose's short form is not read: write volumes: [{name: html, hostPath: {path: /absolute/path/of/html}}] and volumeMounts: [{name: html, mountPath: /usr/share/nginx/html, readOnly: true}]`},
+			[]string{
+				`7:13: spec.volumes[0]: found "./html:/usr/share/nginx/html:ro"; compose's short form is not read: write volumes: [{name: html, hostPath: {path: /absolute/path/of/html}}] and volumeMounts: [{name: html, mountPath: /usr/share/nginx/html, readOnly: true}]`,
+			},
 		},
 		{
 			"compose logging", spec(`logging:
@@ -459,25 +540,35 @@ template: {spec: {}}`),
 		{
 			"named compose volume", spec(`volumes: ["data:/data"]
 volumeMounts: [{name: data, mountPath: /data}]`),
-			[]string{`7:13: spec.volumes[0]: found "data:/data"; compose's short form is not read: write volumes: [{name: data, emptyDir: {}}] and volumeMounts: [{name: data, mountPath: /data}]`},
+			[]string{
+				`7:13: spec.volumes[0]: found "data:/data"; compose's short form is not read: write volumes: [{name: data, emptyDir: {}}] and volumeMounts: [{name: data, mountPath: /data}]`,
+			},
 		},
 		{
 			"volumes as a map", spec(`volumes:
   data: {}`),
-			[]string{`8:5: spec.volumes: found a map; allowed: a list: write - {name: data, emptyDir: {}} or - {name: data, hostPath: {path: PATH}}`},
+			[]string{
+				`8:5: spec.volumes: found a map; allowed: a list: write - {name: data, emptyDir: {}} or - {name: data, hostPath: {path: PATH}}`,
+			},
 		},
 		{
 			"volumeMounts as words", spec(`volumes: [{name: data, emptyDir: {}}]
 volumeMounts: ["data:/data"]`),
-			[]string{`8:18: spec.volumeMounts[0]: found "data:/data"; allowed: a map: write {name: data, mountPath: /data}`},
+			[]string{
+				`8:18: spec.volumeMounts[0]: found "data:/data"; allowed: a map: write {name: data, mountPath: /data}`,
+			},
 		},
 		{
 			"command as text", spec(`command: nginx -g quiet`),
-			[]string{`7:12: spec.command: found "nginx -g quiet"; allowed: a list of strings: write ["nginx", "-g", "quiet"]`},
+			[]string{
+				`7:12: spec.command: found "nginx -g quiet"; allowed: a list of strings: write ["nginx", "-g", "quiet"]`,
+			},
 		},
 		{
 			"command for a shell", spec(`command: echo $HOME && sleep 1`),
-			[]string{`7:12: spec.command: found "echo $HOME && sleep 1"; allowed: a list of strings: write ["sh", "-c", "echo $HOME && sleep 1"]`},
+			[]string{
+				`7:12: spec.command: found "echo $HOME && sleep 1"; allowed: a list of strings: write ["sh", "-c", "echo $HOME && sleep 1"]`,
+			},
 		},
 		{
 			"args as text", spec(`args: --verbose`),
@@ -489,15 +580,21 @@ volumeMounts: ["data:/data"]`),
 		},
 		{
 			"user", spec(`user: "1000:1000"`),
-			[]string{`7:3: spec.user: found compose's name; write securityContext: {runAsUser: 1000, runAsGroup: 1000}`},
+			[]string{
+				`7:3: spec.user: found compose's name; write securityContext: {runAsUser: 1000, runAsGroup: 1000}`,
+			},
 		},
 		{
 			"runAsUser nobody", spec(`securityContext: {runAsUser: nobody}`),
-			[]string{`7:32: spec.securityContext.runAsUser: found "nobody"; allowed: a number, which /etc/passwd and /etc/group of the image have for the name: write 65534`},
+			[]string{
+				`7:32: spec.securityContext.runAsUser: found "nobody"; allowed: a number, which /etc/passwd and /etc/group of the image have for the name: write 65534`,
+			},
 		},
 		{
 			"runAsUser with a group", spec(`securityContext: {runAsUser: "1000:1000"}`),
-			[]string{`7:32: spec.securityContext.runAsUser: found "1000:1000"; allowed: a number; the group is runAsGroup`},
+			[]string{
+				`7:32: spec.securityContext.runAsUser: found "1000:1000"; allowed: a number; the group is runAsGroup`,
+			},
 		},
 		{
 			"cap_add", spec(`cap_add: [NET_ADMIN]`),
@@ -505,7 +602,9 @@ volumeMounts: ["data:/data"]`),
 		},
 		{
 			"capabilities as a list", spec(`securityContext: {capabilities: [NET_ADMIN]}`),
-			[]string{`7:35: spec.securityContext.capabilities: found a list; allowed: a map: write {add: [NET_ADMIN]}`},
+			[]string{
+				`7:35: spec.securityContext.capabilities: found a list; allowed: a map: write {add: [NET_ADMIN]}`,
+			},
 		},
 		{
 			"mem_limit", spec(`mem_limit: 64m`),
@@ -513,19 +612,27 @@ volumeMounts: ["data:/data"]`),
 		},
 		{
 			"network_mode", spec(`network_mode: host`),
-			[]string{`7:3: spec.network_mode: found compose's name; for the node's own network write spec.hostNetwork: true`},
+			[]string{
+				`7:3: spec.network_mode: found compose's name; for the node's own network write spec.hostNetwork: true`,
+			},
 		},
 		{
 			"depends_on", spec(`depends_on: [db]`),
-			[]string{`7:3: spec.depends_on: found a field of compose that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.depends_on: found a field of compose that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"healthcheck", spec(`healthcheck: {}`),
-			[]string{`7:3: spec.healthcheck: found a field of compose that Berth does not have yet; remove it`},
+			[]string{
+				`7:3: spec.healthcheck: found a field of compose that Berth does not have yet; remove it`,
+			},
 		},
 		{
 			"grace as a duration", spec(`terminationGracePeriodSeconds: 1m30s`),
-			[]string{`7:34: spec.terminationGracePeriodSeconds: found "1m30s"; allowed: a whole number of seconds: write 90`},
+			[]string{
+				`7:34: spec.terminationGracePeriodSeconds: found "1m30s"; allowed: a whole number of seconds: write 90`,
+			},
 		},
 		{
 			"number in env", spec(`env:
@@ -537,13 +644,17 @@ volumeMounts: ["data:/data"]`),
 			"yes in env", spec(`env:
 - name: TLS
   value: yes`),
-			[]string{`9:12: spec.env[0].value: found yes, which YAML reads as the boolean true; allowed: a string: write "yes"`},
+			[]string{
+				`9:12: spec.env[0].value: found yes, which YAML reads as the boolean true; allowed: a string: write "yes"`,
+			},
 		},
 		{
 			"on in env", spec(`env:
 - name: TLS
   value: on`),
-			[]string{`9:12: spec.env[0].value: found on, which YAML reads as the boolean true; allowed: a string: write "on"`},
+			[]string{
+				`9:12: spec.env[0].value: found on, which YAML reads as the boolean true; allowed: a string: write "on"`,
+			},
 		},
 		{
 			"true in env", spec(`env:
@@ -558,7 +669,9 @@ volumeMounts: ["data:/data"]`),
 		{
 			"map in args", spec(`args:
 - key: value`),
-			[]string{`8:5: spec.args[0]: found a map; allowed: a string: write "key: value", as text with ": " in it needs quotes`},
+			[]string{
+				`8:5: spec.args[0]: found a map; allowed: a string: write "key: value", as text with ": " in it needs quotes`,
+			},
 		},
 		{
 			"boolean label", `apiVersion: berth.run/v1alpha1
@@ -575,27 +688,39 @@ spec: {image: a}
 		},
 		{
 			"boolean in nodeSelector", spec(`nodeSelector: {ssd: true}`),
-			[]string{`7:23: spec.nodeSelector[ssd]: found the boolean true; allowed: a string: write "true"`},
+			[]string{
+				`7:23: spec.nodeSelector[ssd]: found the boolean true; allowed: a string: write "true"`,
+			},
 		},
 		{
 			"text for a boolean", spec(`hostNetwork: "true"`),
-			[]string{`7:16: spec.hostNetwork: found "true"; allowed: true or false without quotes: write true`},
+			[]string{
+				`7:16: spec.hostNetwork: found "true"; allowed: true or false without quotes: write true`,
+			},
 		},
 		{
 			"text for a number", spec(`terminationGracePeriodSeconds: "30"`),
-			[]string{`7:34: spec.terminationGracePeriodSeconds: found "30"; allowed: a whole number without quotes: write 30`},
+			[]string{
+				`7:34: spec.terminationGracePeriodSeconds: found "30"; allowed: a whole number without quotes: write 30`,
+			},
 		},
 		{
 			"fraction for a number", spec(`terminationGracePeriodSeconds: 1.5`),
-			[]string{`7:34: spec.terminationGracePeriodSeconds: found the number 1.5; allowed: a whole number, without quotes`},
+			[]string{
+				`7:34: spec.terminationGracePeriodSeconds: found the number 1.5; allowed: a whole number, without quotes`,
+			},
 		},
 		{
 			"beyond 64 bits", spec(`terminationGracePeriodSeconds: 99999999999999999999`),
-			[]string{`7:34: spec.terminationGracePeriodSeconds: found the number 99999999999999999999; allowed: a whole number from -9223372036854775808 to 9223372036854775807`},
+			[]string{
+				`7:34: spec.terminationGracePeriodSeconds: found the number 99999999999999999999; allowed: a whole number from -9223372036854775808 to 9223372036854775807`,
+			},
 		},
 		{
 			"beyond 32 bits", spec(`progressDeadlineSeconds: 99999999999`),
-			[]string{`7:28: spec.progressDeadlineSeconds: found the number 99999999999; allowed: a whole number from -2147483648 to 2147483647`},
+			[]string{
+				`7:28: spec.progressDeadlineSeconds: found the number 99999999999; allowed: a whole number from -2147483648 to 2147483647`,
+			},
 		},
 		{
 			"number as an image", bare(`image: 5`),
@@ -629,7 +754,9 @@ command: [a]`),
 		},
 		{
 			"seccomp as text", spec(`securityContext: {seccompProfile: Unconfined}`),
-			[]string{`7:37: spec.securityContext.seccompProfile: found "Unconfined"; allowed: a map: write {type: Unconfined}`},
+			[]string{
+				`7:37: spec.securityContext.seccompProfile: found "Unconfined"; allowed: a map: write {type: Unconfined}`,
+			},
 		},
 		{
 			"tag", spec(`args: [!ref a]`),
@@ -651,31 +778,45 @@ command: [a]`),
 		},
 		{
 			"64m of memory", spec(`resources: {limits: {memory: 64m}}`),
-			[]string{`7:32: spec.resources.limits[memory]: found "64m"; must be a whole number: m is a thousandth; did you mean 64Mi or 64M?`},
+			[]string{
+				`7:32: spec.resources.limits[memory]: found "64m"; must be a whole number: m is a thousandth; did you mean 64Mi or 64M?`,
+			},
 		},
 		{
 			"half of the CPU", spec(`resources: {limits: {cpu: 50%}}`),
-			[]string{`7:29: spec.resources.limits[cpu]: found "50%"; allowed: an amount, not a share: write 500m for half a CPU, or 64Mi of memory`},
+			[]string{
+				`7:29: spec.resources.limits[cpu]: found "50%"; allowed: an amount, not a share: write 500m for half a CPU, or 64Mi of memory`,
+			},
 		},
 		{
 			"cpu in words", spec(`resources: {limits: {cpu: two}}`),
-			[]string{`7:29: spec.resources.limits[cpu]: found "two"; allowed: a number of CPUs such as 2, 0.5 or 500m`},
+			[]string{
+				`7:29: spec.resources.limits[cpu]: found "two"; allowed: a number of CPUs such as 2, 0.5 or 500m`,
+			},
 		},
 		{
 			"limits without a value", spec(`resources: {limits: {cpu: }}`),
-			[]string{`7:29: spec.resources.limits[cpu]: found nothing; allowed: a quantity such as 500m (of cpu) or 64Mi (of memory)`},
+			[]string{
+				`7:29: spec.resources.limits[cpu]: found nothing; allowed: a quantity such as 500m (of cpu) or 64Mi (of memory)`,
+			},
 		},
 		{
 			"cpus", spec(`resources: {limits: {cpus: 2}}`),
-			[]string{`7:30: spec.resources.limits[cpus]: found "cpus"; allowed: "cpu", "memory", "pids"; did you mean "cpu"?`},
+			[]string{
+				`7:30: spec.resources.limits[cpus]: found "cpus"; allowed: "cpu", "memory", "pids"; did you mean "cpu"?`,
+			},
 		},
 		{
 			"gpu", spec(`resources: {limits: {nvidia.com/gpu: 1}}`),
-			[]string{`7:40: spec.resources.limits[nvidia.com/gpu]: found "nvidia.com/gpu"; allowed: "cpu", "memory", "pids"`},
+			[]string{
+				`7:40: spec.resources.limits[nvidia.com/gpu]: found "nvidia.com/gpu"; allowed: "cpu", "memory", "pids"`,
+			},
 		},
 		{
 			"memory directly below resources", spec(`resources: {memory: 64Mi}`),
-			[]string{`7:15: spec.resources.memory: found an unknown field; write limits: {memory: 64Mi}, requests, or both`},
+			[]string{
+				`7:15: spec.resources.memory: found an unknown field; write limits: {memory: 64Mi}, requests, or both`,
+			},
 		},
 		{
 			"mount without a volume", spec(`volumeMounts: [{name: data, mountPath: /data}]`),
@@ -686,17 +827,23 @@ command: [a]`),
 volumeMounts:
 - name: a
   mountPath: data`),
-			[]string{`10:16: spec.volumeMounts[0].mountPath: found "data"; must be absolute: start it with /`},
+			[]string{
+				`10:16: spec.volumeMounts[0].mountPath: found "data"; must be absolute: start it with /`,
+			},
 		},
 		{
 			"unknown capability", spec(`securityContext:
   capabilities:
     add: [NET_ADMN]`),
-			[]string{`9:13: spec.securityContext.capabilities.add[0]: found "NET_ADMN"; must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN`},
+			[]string{
+				`9:13: spec.securityContext.capabilities.add[0]: found "NET_ADMN"; must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN`,
+			},
 		},
 		{
 			"pull policy", spec(`imagePullPolicy: always`),
-			[]string{`7:20: spec.imagePullPolicy: found "always"; allowed: "Always", "IfNotPresent", "Never"; did you mean "Always"?`},
+			[]string{
+				`7:20: spec.imagePullPolicy: found "always"; allowed: "Always", "IfNotPresent", "Never"; did you mean "Always"?`,
+			},
 		},
 		{
 			"variable twice", spec(`env:
@@ -714,23 +861,33 @@ volumeMounts:
 		},
 		{
 			"absolute path as an image", bare(`image: /srv/x.tar`),
-			[]string{`6:10: spec.image: found "/srv/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /srv/x.tar} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "/srv/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /srv/x.tar} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"relative path as an image", bare(`image: ./x.tar`),
-			[]string{`6:10: spec.image: found "./x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "./x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"docker://", bare(`image: docker://nginx`),
-			[]string{`6:10: spec.image: found "docker://nginx"; must be a registry reference such as docker.io/library/busybox:1.36: no transport of this name; for a file or an OCI layout of the node set archive.path in place of image (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "docker://nginx"; must be a registry reference such as docker.io/library/busybox:1.36: no transport of this name; for a file or an OCI layout of the node set archive.path in place of image (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"capitals in an image", bare(`image: Nginx`),
-			[]string{`6:10: spec.image: found "Nginx"; must be a registry reference such as docker.io/library/busybox:1.36: could not parse reference: Nginx`},
+			[]string{
+				`6:10: spec.image: found "Nginx"; must be a registry reference such as docker.io/library/busybox:1.36: could not parse reference: Nginx`,
+			},
 		},
 		{
 			"hostname with an underscore", spec(`hostname: my_host`),
-			[]string{`7:13: spec.hostname: found "my_host"; a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`},
+			[]string{
+				`7:13: spec.hostname: found "my_host"; a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`,
+			},
 		},
 		{
 			"all at once", spec(`comand: [a]
@@ -777,15 +934,21 @@ spec:
 			"mode as text", spec(`volumes:
 - name: a
   emptyDir: {sizeLimit: 64mb, medium: Memory}`),
-			[]string{`9:27: spec.volumes[0].emptyDir.sizeLimit: found "64mb"; allowed: a quantity: write 64Mi`},
+			[]string{
+				`9:27: spec.volumes[0].emptyDir.sizeLimit: found "64mb"; allowed: a quantity: write 64Mi`,
+			},
 		},
 		{
 			"tmpfs", spec(`tmpfs: /tmp`),
-			[]string{`7:3: spec.tmpfs: found compose's name; write a volume {name: tmp, emptyDir: {medium: Memory}} and a volumeMount of it`},
+			[]string{
+				`7:3: spec.tmpfs: found compose's name; write a volume {name: tmp, emptyDir: {medium: Memory}} and a volumeMount of it`,
+			},
 		},
 		{
 			"toleration", spec(`tolerations: [{key: a, operator: equal}]`),
-			[]string{`7:36: spec.tolerations[0].operator: found "equal"; allowed: "Equal", "Exists"; did you mean "Equal"?`},
+			[]string{
+				`7:36: spec.tolerations[0].operator: found "equal"; allowed: "Equal", "Exists"; did you mean "Equal"?`,
+			},
 		},
 		{
 			"empty name", `apiVersion: berth.run/v1alpha1
@@ -794,27 +957,39 @@ metadata:
   name:
 spec: {image: a}
 `,
-			[]string{`4:3: metadata.name: found nothing; write a value after the colon, or remove the field`},
+			[]string{
+				`4:3: metadata.name: found nothing; write a value after the colon, or remove the field`,
+			},
 		},
 		{
 			"absolute file as an image", bare(`image: /srv/x.tar`),
-			[]string{`6:10: spec.image: found "/srv/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /srv/x.tar} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "/srv/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /srv/x.tar} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"file as an image", bare(`image: x.tar`),
-			[]string{`6:10: spec.image: found "x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"compressed file as an image", bare(`image: hello.tar.gz`),
-			[]string{`6:10: spec.image: found "hello.tar.gz"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/hello.tar.gz} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "hello.tar.gz"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/hello.tar.gz} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"file of the home directory", bare(`image: ~/x.tar`),
-			[]string{`6:10: spec.image: found "~/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "~/x.tar"; must be a registry reference such as docker.io/library/busybox:1.36: for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: /PATH/OF/x.tar} (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"oci layout with a transport", bare(`image: oci-layout:/srv/x`),
-			[]string{`6:10: spec.image: found "oci-layout:/srv/x"; must be a registry reference such as docker.io/library/busybox:1.36: no transport of this name; for a file or an OCI layout of the node set archive.path in place of image (image: oci-archive:FILE is the earlier spelling)`},
+			[]string{
+				`6:10: spec.image: found "oci-layout:/srv/x"; must be a registry reference such as docker.io/library/busybox:1.36: no transport of this name; for a file or an OCI layout of the node set archive.path in place of image (image: oci-archive:FILE is the earlier spelling)`,
+			},
 		},
 		{
 			"archive as text", bare(`archive: /srv/x.tar`),
@@ -836,7 +1011,8 @@ spec: {image: a}
 				t.Errorf("found:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(tc.want, "\n"))
 			}
 			for _, line := range got {
-				if strings.Contains(line, "v1alpha1.") || strings.Contains(line, "Go ") || strings.Contains(line, "json:") {
+				if strings.Contains(line, "v1alpha1.") || strings.Contains(line, "Go ") ||
+					strings.Contains(line, "json:") {
 					t.Errorf("found a name of Go's in %q", line)
 				}
 			}

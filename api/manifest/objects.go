@@ -44,7 +44,8 @@ func objectKind(root *yaml.Node) string {
 			found[root.Content[i].Value] = v.Value
 		}
 	}
-	if kind := found["kind"]; found["apiVersion"] == "v1" && (kind == KindConfigMap || kind == KindSecret) {
+	kind := found["kind"]
+	if found["apiVersion"] == "v1" && (kind == KindConfigMap || kind == KindSecret) {
 		return kind
 	}
 	return ""
@@ -136,19 +137,22 @@ const maxData = corev1.MaxSecretSize
 
 func checkSize(at *field.Path, size int) field.ErrorList {
 	if size > maxData {
-		return field.ErrorList{field.Invalid(at, fmt.Sprintf("%d bytes", size), fmt.Sprintf("may be at most %d bytes in all", maxData))}
+		return field.ErrorList{field.Invalid(at, fmt.Sprintf("%d bytes", size),
+			fmt.Sprintf("may be at most %d bytes in all", maxData))}
 	}
 	return nil
 }
 
 func checkConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	data, binary := field.NewPath("data"), field.NewPath("binaryData")
-	faults := slices.Concat(checkMeta(&c.ObjectMeta, c.Immutable), checkKeys(data, c.Data), checkKeys(binary, c.BinaryData))
+	faults := slices.Concat(checkMeta(&c.ObjectMeta, c.Immutable), checkKeys(data, c.Data),
+		checkKeys(binary, c.BinaryData))
 	size := 0
 	for key, v := range c.Data {
 		size += len(v)
 		if _, twice := c.BinaryData[key]; twice {
-			faults = append(faults, field.Forbidden(binary.Key(key), "the key is in data as well: remove one of them"))
+			faults = append(faults, field.Forbidden(binary.Key(key),
+				"the key is in data as well: remove one of them"))
 		}
 	}
 	for _, v := range c.BinaryData {
@@ -159,7 +163,8 @@ func checkConfigMap(c *corev1.ConfigMap) field.ErrorList {
 
 func checkSecret(s *corev1.Secret) field.ErrorList {
 	data, text := field.NewPath("data"), field.NewPath("stringData")
-	faults := slices.Concat(checkMeta(&s.ObjectMeta, s.Immutable), checkKeys(data, s.Data), checkKeys(text, s.StringData))
+	faults := slices.Concat(checkMeta(&s.ObjectMeta, s.Immutable), checkKeys(data, s.Data),
+		checkKeys(text, s.StringData))
 	size := 0
 	for _, v := range s.Data {
 		size += len(v)

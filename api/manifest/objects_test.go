@@ -12,8 +12,10 @@ import (
 
 func TestObjects(t *testing.T) {
 	for text, want := range map[string]map[string]string{
-		"kind: ConfigMap\nmetadata: {name: a}\ndata: {a: b, c.d: 'yes'}\nbinaryData: {e: AAE=}":      {"a": "b", "c.d": "yes"},
-		"kind: Secret\nmetadata: {name: a}\ntype: Opaque\ndata: {a: aHVudGVyMg==, b: eA==}":          {"a": "hunter2", "b": "x"},
+		"kind: ConfigMap\nmetadata: {name: a}\ndata: {a: b, c.d: 'yes'}\nbinaryData: {e: AAE=}": {"a": "b", "c.d": "yes"},
+		"kind: Secret\nmetadata: {name: a}\ntype: Opaque\ndata: {a: aHVudGVyMg==, b: eA==}": {
+			"a": "hunter2", "b": "x",
+		},
 		"kind: Secret\nmetadata: {name: a}\nstringData: {a: text}\ndata: {a: aHVudGVyMg==, b: \"\"}": {"a": "text", "b": ""},
 		"kind: ConfigMap\nmetadata: {name: a}":                                                       {},
 	} {
@@ -22,7 +24,9 @@ func TestObjects(t *testing.T) {
 			t.Errorf("%s: found %v, %v", text, d.Object, d.Faults)
 			continue
 		}
-		if o := d.Object; o.Namespace != "default" || o.Name != "a" || !strings.Contains(text, "kind: "+o.Kind) || !maps.Equal(o.Data, want) {
+		o := d.Object
+		if o.Namespace != "default" || o.Name != "a" || !strings.Contains(text, "kind: "+o.Kind) ||
+			!maps.Equal(o.Data, want) {
 			t.Errorf("%s: found %+v; want %v", text, o, want)
 		}
 	}

@@ -100,7 +100,9 @@ func withoutJSONEscapes(text []byte) []byte {
 		case text[i+1] == '/':
 			out = append(out, '/')
 			i++
-		case text[i+1] == 'u' && i+12 <= len(text) && json.Unmarshal(slices.Concat([]byte{'"'}, text[i:i+12], []byte{'"'}), &pair) == nil && utf8.RuneCountInString(pair) == 1:
+		case text[i+1] == 'u' && i+12 <= len(text) &&
+			json.Unmarshal(slices.Concat([]byte{'"'}, text[i:i+12], []byte{'"'}), &pair) == nil &&
+			utf8.RuneCountInString(pair) == 1:
 			out = append(out, pair...)
 			i += 11
 		default:

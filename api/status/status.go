@@ -56,7 +56,9 @@ func OfRun(phase v1alpha1.ContainerPhase, conditions []metav1.Condition) Summary
 	noImage := image != nil && image.Status == metav1.ConditionFalse
 	switch {
 	case accepted != nil && accepted.Status == metav1.ConditionFalse:
-		if accepted.Reason == v1alpha1.ReasonUnresolved || accepted.Reason == v1alpha1.ReasonUpdateRefused { // the agent tries again
+		// the agent tries again
+		if accepted.Reason == v1alpha1.ReasonUnresolved ||
+			accepted.Reason == v1alpha1.ReasonUpdateRefused {
 			return NotReady(Reconciling, accepted.Reason, accepted.Message)
 		}
 		return NotReady(Stalled, accepted.Reason, accepted.Message)
@@ -104,7 +106,9 @@ func explain(c *metav1.Condition, reason, message string) (string, string) {
 
 // Set writes Ready, Reconciling, Stalled and lastProgressTime into st, which holds those of the
 // previous status. deadline is spec.progressDeadlineSeconds; with 0 the Container never exceeds it.
-func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline time.Duration, now time.Time) {
+func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline time.Duration,
+	now time.Time,
+) {
 	if deadline > 0 {
 		st.LastProgressTime = s.lastProgress(st, generation, deadline, now)
 	}
@@ -112,7 +116,8 @@ func (s Summary) Set(st *v1alpha1.ContainerStatus, generation int64, deadline ti
 	if s.Outlook == Reconciling && deadline > 0 && now.Sub(st.LastProgressTime.Time) >= deadline {
 		s.Outlook = Stalled
 		reason = v1alpha1.ReasonProgressDeadlineExceeded
-		message = fmt.Sprintf("not Ready within %s (progressDeadlineSeconds): %s: %s", deadline, s.Reason, s.Message)
+		message = fmt.Sprintf("not Ready within %s (progressDeadlineSeconds): %s: %s", deadline, s.Reason,
+			s.Message)
 	}
 	put := func(kind string, status metav1.ConditionStatus, reason, message string) {
 		meta.SetStatusCondition(&st.Conditions, metav1.Condition{
@@ -163,7 +168,9 @@ func reconcilingReason(reason string) string {
 // lastProgress returns when the clock of the progress deadline started. A new spec starts it, and
 // so does the end of a time of being Ready that was at least as long as the deadline. A process
 // that is Ready for a moment in each turn of a crash loop does not.
-func (s Summary) lastProgress(old *v1alpha1.ContainerStatus, generation int64, deadline time.Duration, now time.Time) *metav1.Time {
+func (s Summary) lastProgress(old *v1alpha1.ContainerStatus, generation int64,
+	deadline time.Duration, now time.Time,
+) *metav1.Time {
 	ready := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionReady)
 	stalled := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionStalled)
 	last := old.LastProgressTime
@@ -174,7 +181,8 @@ func (s Summary) lastProgress(old *v1alpha1.ContainerStatus, generation int64, d
 	case last == nil:
 	case last.Sub(now) > time.Second: // the clock was set back
 	case ready.Status == metav1.ConditionTrue && now.Sub(ready.LastTransitionTime.Time) >= deadline:
-	case stalled != nil && stalled.Reason != v1alpha1.ReasonProgressDeadlineExceeded: // it was unblocked
+	// it was unblocked
+	case stalled != nil && stalled.Reason != v1alpha1.ReasonProgressDeadlineExceeded:
 	default:
 		return last
 	}

@@ -35,27 +35,49 @@ func TestPrintableStatus(t *testing.T) {
 		summary    *Summary // else that of the run
 		want       string
 	}{
-		"nothing known":      {want: "Pending"},
-		"runs":               {phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Running"},
-		"crash loop":         {phase: v1alpha1.ContainerRunning, conditions: running("False", v1alpha1.ReasonCrashLoopBackOff), want: "CrashLoopBackOff"},
-		"is made again":      {phase: v1alpha1.ContainerRunning, conditions: running("False", v1alpha1.ReasonProgressing), want: "Pending"},
-		"cannot be made":     {phase: v1alpha1.ContainerPending, conditions: running("False", v1alpha1.ReasonCreateFailed), want: "CreateFailed"},
-		"done":               {phase: v1alpha1.ContainerSucceeded, conditions: running("False", v1alpha1.ReasonCompleted), want: "Succeeded"},
-		"failed":             {phase: v1alpha1.ContainerFailed, conditions: running("False", v1alpha1.ReasonExited), want: "Failed"},
-		"killed for memory":  {phase: v1alpha1.ContainerFailed, conditions: running("False", v1alpha1.ReasonOOMKilled), want: "OOMKilled"},
-		"supervisor is away": {phase: v1alpha1.ContainerUnknown, conditions: running("Unknown", v1alpha1.ReasonSupervisorUnreachable), want: "Unknown"},
-		"no image": {phase: v1alpha1.ContainerPending, want: "ImagePullFailed", conditions: append(running("False", v1alpha1.ReasonImagePullFailed),
-			metav1.Condition{Type: v1alpha1.ConditionImageReady, Status: "False", Reason: v1alpha1.ReasonImagePullFailed})},
+		"nothing known": {want: "Pending"},
+		"runs": {phase: v1alpha1.ContainerRunning, conditions: running("True",
+			v1alpha1.ReasonStarted), want: "Running"},
+		"crash loop": {phase: v1alpha1.ContainerRunning, conditions: running("False",
+			v1alpha1.ReasonCrashLoopBackOff), want: "CrashLoopBackOff"},
+		"is made again": {phase: v1alpha1.ContainerRunning, conditions: running("False",
+			v1alpha1.ReasonProgressing), want: "Pending"},
+		"cannot be made": {phase: v1alpha1.ContainerPending, conditions: running("False",
+			v1alpha1.ReasonCreateFailed), want: "CreateFailed"},
+		"done": {phase: v1alpha1.ContainerSucceeded, conditions: running("False",
+			v1alpha1.ReasonCompleted), want: "Succeeded"},
+		"failed": {phase: v1alpha1.ContainerFailed, conditions: running("False",
+			v1alpha1.ReasonExited), want: "Failed"},
+		"killed for memory": {phase: v1alpha1.ContainerFailed, conditions: running("False",
+			v1alpha1.ReasonOOMKilled), want: "OOMKilled"},
+		"supervisor is away": {phase: v1alpha1.ContainerUnknown, conditions: running("Unknown",
+			v1alpha1.ReasonSupervisorUnreachable), want: "Unknown"},
+		"no image": {
+			phase: v1alpha1.ContainerPending, want: "ImagePullFailed",
+			conditions: append(running("False", v1alpha1.ReasonImagePullFailed),
+				metav1.Condition{
+					Type: v1alpha1.ConditionImageReady, Status: "False",
+					Reason: v1alpha1.ReasonImagePullFailed,
+				}),
+		},
 		"is deleted": {
-			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Terminating",
+			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted),
+			want:    "Terminating",
 			summary: new(NotReady(Reconciling, v1alpha1.ReasonTerminating, "")),
 		},
 		"runs, and the new spec is wrong": {
-			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted), want: "Running",
+			phase: v1alpha1.ContainerRunning, conditions: running("True", v1alpha1.ReasonStarted),
+			want:    "Running",
 			summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, "")),
 		},
-		"the spec is wrong": {want: "InvalidSpec", summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, ""))},
-		"no node":           {want: "Unschedulable", summary: new(NotReady(Reconciling, v1alpha1.ReasonUnschedulable, ""))},
+		"the spec is wrong": {
+			want:    "InvalidSpec",
+			summary: new(NotReady(Stalled, v1alpha1.ReasonInvalidSpec, "")),
+		},
+		"no node": {
+			want:    "Unschedulable",
+			summary: new(NotReady(Reconciling, v1alpha1.ReasonUnschedulable, "")),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := &v1alpha1.ContainerStatus{Phase: tc.phase, Conditions: tc.conditions}
@@ -67,7 +89,8 @@ func TestPrintableStatus(t *testing.T) {
 			if st.PrintableStatus != tc.want {
 				t.Errorf("found %q; want %q", st.PrintableStatus, tc.want)
 			}
-			if ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionReady); name == "supervisor is away" && ready.Status != metav1.ConditionUnknown {
+			ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionReady)
+			if name == "supervisor is away" && ready.Status != metav1.ConditionUnknown {
 				t.Errorf("found %+v; want Unknown", ready)
 			}
 		})

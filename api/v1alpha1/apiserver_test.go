@@ -56,8 +56,12 @@ func restConfig(t *testing.T) *rest.Config {
 		if c, server.err = dynamic.NewForConfig(server.config); server.err != nil {
 			return
 		}
-		_, server.err = c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Patch(t.Context(), "default", types.MergePatchType,
-			[]byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`), metav1.PatchOptions{})
+		_, server.err = c.Resource(schema.GroupVersionResource{
+			Version:  "v1",
+			Resource: "namespaces",
+		}).Patch(t.Context(), "default", types.MergePatchType,
+			[]byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`),
+			metav1.PatchOptions{})
 	})
 	if server.err != nil {
 		t.Fatal("start the API server:", server.err)
@@ -67,7 +71,10 @@ func restConfig(t *testing.T) *rest.Config {
 
 // controllerUser may create OCIBundles, also where a test has installed the policies.
 func controllerUser() rest.ImpersonationConfig {
-	return rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-controller", Groups: []string{"system:masters", "system:authenticated"}}
+	return rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:berth-system:berth-controller",
+		Groups:   []string{"system:masters", "system:authenticated"},
+	}
 }
 
 func dynamicClient(t *testing.T) dynamic.Interface {

@@ -68,7 +68,8 @@ func (a *applier) resource(t *testing.T, u *unstructured.Unstructured) dynamic.R
 func (a *applier) install(t *testing.T, directory string) {
 	t.Helper()
 	for _, u := range manifests(t, directory) {
-		_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test", Force: true})
+		_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u,
+			metav1.ApplyOptions{FieldManager: "test", Force: true})
 		if err != nil {
 			t.Fatalf("config/%s: %s %s: %v", directory, u.GetKind(), u.GetName(), err)
 		}
@@ -83,11 +84,16 @@ func TestConfigIsAccepted(t *testing.T) {
 		if u.GetKind() != "Namespace" {
 			continue
 		}
-		if _, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "test", Force: true}); err != nil {
+		_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u,
+			metav1.ApplyOptions{FieldManager: "test", Force: true})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, directory := range []string{"rbac", "manager", "agent", "policy", "upgrade", "webhook", "samples"} {
+	for _, directory := range []string{
+		"rbac", "manager", "agent", "policy", "upgrade", "webhook",
+		"samples",
+	} {
 		for _, u := range manifests(t, directory) {
 			t.Run(directory+"/"+u.GetKind()+"/"+u.GetName(), func(t *testing.T) {
 				_, err := a.resource(t, u).Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{
@@ -96,7 +102,8 @@ func TestConfigIsAccepted(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				if _, err := a.resource(t, u).Create(t.Context(), u, dryRun); err != nil && !strings.Contains(err.Error(), "already exists") {
+				if _, err := a.resource(t, u).Create(t.Context(), u, dryRun); err != nil &&
+					!strings.Contains(err.Error(), "already exists") {
 					t.Errorf("strictly: %v", err)
 				}
 			})
@@ -147,17 +154,27 @@ func (a *applier) nodeNamespace(t *testing.T, node string) string {
 		u.SetNamespace(namespace)
 		u.SetName(name)
 		u.SetAnnotations(map[string]string{v1alpha1.AnnotationNode: node})
-		if _, err := a.resource(t, u).Apply(t.Context(), name, u, metav1.ApplyOptions{FieldManager: "test", Force: true}); err != nil {
+		_, err := a.resource(t, u).Apply(t.Context(), name, u, metav1.ApplyOptions{
+			FieldManager: "test",
+			Force:        true,
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	apply("v1", "Namespace", "", name, map[string]any{})
 	for _, role := range []string{"berth-node-heartbeat", "berth-node-bundles"} {
 		apply("rbac.authorization.k8s.io/v1", "RoleBinding", name, role, map[string]any{
-			"roleRef": map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+			"roleRef": map[string]any{
+				"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+				"name": role,
+			},
 			"subjects": []any{
 				map[string]any{"kind": "ServiceAccount", "namespace": v1alpha1.NodesNamespace, "name": node},
-				map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "berth:node:" + node},
+				map[string]any{
+					"apiGroup": "rbac.authorization.k8s.io", "kind": "User",
+					"name": "berth:node:" + node,
+				},
 			},
 		})
 	}
@@ -171,9 +188,11 @@ func TestUnboundTokenIsNoAgent(t *testing.T) {
 	for _, directory := range []string{"namespace", "rbac", "policy"} {
 		a.install(t, directory)
 	}
-	unbound := as(t, rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-agent"})
+	unbound := as(t,
+		rest.ImpersonationConfig{UserName: "system:serviceaccount:berth-system:berth-agent"})
 	wantForbidden(t, "token without a node", "bound to no node", func() error {
-		_, err := unbound.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", "one", "{}"), dryRun)
+		_, err := unbound.Resource(nodeAgents).Create(t.Context(), object(t, "NodeAgent", "one", "{}"),
+			dryRun)
 		return err
 	})
 }
@@ -188,12 +207,15 @@ func TestPodSecurity(t *testing.T) {
 		ns.SetKind("Namespace")
 		ns.SetName("level-" + level)
 		ns.SetLabels(map[string]string{"pod-security.kubernetes.io/enforce": level})
-		if _, err := a.resource(t, ns).Apply(t.Context(), ns.GetName(), ns, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+		_, err := a.resource(t, ns).Apply(t.Context(), ns.GetName(), ns,
+			metav1.ApplyOptions{FieldManager: "test"})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	try := func(level, spec string) error {
-		_, err := a.client.Resource(containers).Namespace("level-"+level).Create(t.Context(), object(t, "Container", "x", spec), dryRun)
+		_, err := a.client.Resource(containers).Namespace("level-"+level).Create(t.Context(),
+			object(t, "Container", "x", spec), dryRun)
 		return err
 	}
 	const restricted = "image: busybox\nsecurityContext: {runAsNonRoot: true, runAsUser: 1, capabilities: {drop: [ALL]EXTRA}MORE}"
@@ -208,9 +230,15 @@ func TestPodSecurity(t *testing.T) {
 		{"baseline", "image: busybox\nvolumes: [{name: v, hostPath: {path: /}}]", "hostPath"},
 		{"baseline", "rootfs: {path: /srv}\ncommand: [x]", "files of the node"},
 		{"baseline", "image: oci-archive:/etc/shadow", "files of the node"},
-		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [cap_sys_admin]}}", "capabilities.add"},
+		{
+			"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [cap_sys_admin]}}",
+			"capabilities.add",
+		},
 		{"baseline", "image: busybox\nsecurityContext: {capabilities: {add: [ALL]}}", "capabilities.add"},
-		{"baseline", "image: busybox\nsecurityContext: {seccompProfile: {type: Unconfined}}", "Unconfined"},
+		{
+			"baseline", "image: busybox\nsecurityContext: {seccompProfile: {type: Unconfined}}",
+			"Unconfined",
+		},
 		{"baseline", "image: busybox\nallowSocketcall: true", "allowSocketcall"},
 		{"restricted", "image: busybox\nhostPID: true", "host namespaces"},
 		{"restricted", "image: busybox\nsecurityContext: {capabilities: {drop: [ALL]}}", "runAsNonRoot"},
@@ -218,12 +246,17 @@ func TestPodSecurity(t *testing.T) {
 		{"restricted", fill(", add: [CHOWN]", ""), "NET_BIND_SERVICE"},
 		{"restricted", fill("", ", allowPrivilegeEscalation: true"), "allowPrivilegeEscalation"},
 	} {
-		wantForbidden(t, tc.level+": "+tc.spec, tc.message, func() error { return try(tc.level, tc.spec) })
+		wantForbidden(t, tc.level+": "+tc.spec, tc.message, func() error {
+			return try(tc.level, tc.spec)
+		})
 	}
 	for _, tc := range []struct{ level, spec string }{
 		{"baseline", "image: busybox"},
 		{"baseline", "image: busybox\nports: [{containerPort: 80}]"},
-		{"baseline", "image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}"},
+		{
+			"baseline",
+			"image: busybox\nvolumes: [{name: v, emptyDir: {}}]\nsecurityContext: {capabilities: {add: [CHOWN]}}",
+		},
 		{"restricted", fill("", "")},
 		{"restricted", fill(", add: [NET_BIND_SERVICE]", "")},
 	} {
@@ -241,24 +274,34 @@ func TestPodSecurity(t *testing.T) {
 		u.SetKind("Namespace")
 		u.SetName(ns)
 		u.SetLabels(map[string]string{"pod-security.kubernetes.io/enforce": level})
-		if _, err := a.resource(t, u).Apply(t.Context(), ns, u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+		_, err := a.resource(t, u).Apply(t.Context(), ns, u, metav1.ApplyOptions{FieldManager: "test"})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	level("privileged")
 	there := a.client.Resource(containers).Namespace(ns)
-	if _, err := there.Create(t.Context(), object(t, "Container", "old", "image: busybox\nhostPID: true\nhostname: a"), metav1.CreateOptions{}); err != nil {
+	_, err := there.Create(t.Context(), object(t, "Container", "old",
+		"image: busybox\nhostPID: true\nhostname: a"), metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	level("baseline")
 	patch := func(spec string) error {
-		_, err := there.Patch(t.Context(), "old", types.MergePatchType, []byte(`{"spec":`+spec+`}`), metav1.PatchOptions{})
+		_, err := there.Patch(t.Context(), "old", types.MergePatchType, []byte(`{"spec":`+spec+`}`),
+			metav1.PatchOptions{})
 		return err
 	}
-	for _, spec := range []string{`{"hostname":"b"}`, `{"hostname":null}`, `{"command":["x"]}`, `{"terminationGracePeriodSeconds":1,"command":["x"]}`} {
+	for _, spec := range []string{
+		`{"hostname":"b"}`, `{"hostname":null}`, `{"command":["x"]}`,
+		`{"terminationGracePeriodSeconds":1,"command":["x"]}`,
+	} {
 		wantForbidden(t, spec, "host namespaces", func() error { return patch(spec) })
 	}
-	for _, spec := range []string{`{"terminationGracePeriodSeconds":1}`, `{"terminationGracePeriodSeconds":0}`} {
+	for _, spec := range []string{
+		`{"terminationGracePeriodSeconds":1}`,
+		`{"terminationGracePeriodSeconds":0}`,
+	} {
 		if err := patch(spec); err != nil {
 			t.Errorf("%s: %v", spec, err)
 		}

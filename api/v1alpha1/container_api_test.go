@@ -46,7 +46,10 @@ func object(t *testing.T, kind, name, spec string) *unstructured.Unstructured {
 }
 
 // dryRun asks the API server to check strictly, as kubectl does, and to keep nothing.
-var dryRun = metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
+var dryRun = metav1.CreateOptions{
+	DryRun:          []string{metav1.DryRunAll},
+	FieldValidation: metav1.FieldValidationStrict,
+}
 
 // TestContainerRules: each rule of the schema refuses a bad object with a message that names the
 // fix, and accepts a good object that differs only in that point.
@@ -59,103 +62,309 @@ func TestContainerRules(t *testing.T) {
 		message         string
 	}{
 		{"image or rootfs", image, "command: [x]", "set exactly one of image, archive and rootfs"},
-		{"not both", "rootfs: {path: /r}\ncommand: [x]", image + "rootfs: {path: /r}\ncommand: [x]", "set exactly one of image, archive and rootfs"},
-		{"image or archive", "archive: {path: /a.tar}", image + "archive: {path: /a.tar}", "set exactly one of image, archive and rootfs"},
-		{"archive or rootfs", "archive: {path: /a.tar}", "archive: {path: /a.tar}\nrootfs: {path: /r}\ncommand: [x]", "set exactly one of image, archive and rootfs"},
-		{"archive is absolute", "archive: {path: /a.tar, name: app:v1}", "archive: {path: a.tar}", "archive.path must be absolute: start it with /"},
-		{"archive without a colon", "archive: {path: /a.tar}", "archive: {path: '/a.tar:v1'}", "give a tag in archive.name"},
-		{"archive has a path", "archive: {path: /a.tar}", "archive: {}", "spec.archive.path: Required value"},
-		{"archive name", "archive: {path: /a.tar, name: v1}", "archive: {path: /a.tar, name: ''}", "at least 1 chars"},
-		{"rootfs needs a command", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: /r}", "set command"},
-		{"rootfs is absolute", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: r}\ncommand: [x]", "rootfs.path must be absolute: start it with /"},
-		{"rootfs has a path", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {}\ncommand: [x]", "spec.rootfs.path: Required value"},
+		{
+			"not both", "rootfs: {path: /r}\ncommand: [x]", image + "rootfs: {path: /r}\ncommand: [x]",
+			"set exactly one of image, archive and rootfs",
+		},
+		{
+			"image or archive", "archive: {path: /a.tar}", image + "archive: {path: /a.tar}",
+			"set exactly one of image, archive and rootfs",
+		},
+		{
+			"archive or rootfs", "archive: {path: /a.tar}",
+			"archive: {path: /a.tar}\nrootfs: {path: /r}\ncommand: [x]",
+			"set exactly one of image, archive and rootfs",
+		},
+		{
+			"archive is absolute", "archive: {path: /a.tar, name: app:v1}", "archive: {path: a.tar}",
+			"archive.path must be absolute: start it with /",
+		},
+		{
+			"archive without a colon", "archive: {path: /a.tar}", "archive: {path: '/a.tar:v1'}",
+			"give a tag in archive.name",
+		},
+		{
+			"archive has a path", "archive: {path: /a.tar}", "archive: {}",
+			"spec.archive.path: Required value",
+		},
+		{
+			"archive name", "archive: {path: /a.tar, name: v1}", "archive: {path: /a.tar, name: ''}",
+			"at least 1 chars",
+		},
+		{
+			"rootfs needs a command", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: /r}",
+			"set command",
+		},
+		{
+			"rootfs is absolute", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {path: r}\ncommand: [x]",
+			"rootfs.path must be absolute: start it with /",
+		},
+		{
+			"rootfs has a path", "rootfs: {path: /r}\ncommand: [x]", "rootfs: {}\ncommand: [x]",
+			"spec.rootfs.path: Required value",
+		},
 		{"image is not empty", image, `image: ""`, "at least 1 chars"},
-		{"image with a path", "image: registry.example:5000/a.tar/b", "image: /srv/x.tar", "for a file of the node write archive: {path: /FILE} in place of image"},
-		{"image with a relative path", "image: a.tar:v1", "image: ./x.tar", "for a file of the node write archive: {path: /FILE} in place of image"},
-		{"image with a file's name", "image: oci-archive:/x.tar", "image: x.tar.gz", "for a file of the node write archive: {path: /FILE} in place of image"},
+		{
+			"image with a path", "image: registry.example:5000/a.tar/b", "image: /srv/x.tar",
+			"for a file of the node write archive: {path: /FILE} in place of image",
+		},
+		{
+			"image with a relative path", "image: a.tar:v1", "image: ./x.tar",
+			"for a file of the node write archive: {path: /FILE} in place of image",
+		},
+		{
+			"image with a file's name", "image: oci-archive:/x.tar", "image: x.tar.gz",
+			"for a file of the node write archive: {path: /FILE} in place of image",
+		},
 		{"command", image + "command: [nginx, -g, x]", image + "command: nginx -g x", "spec.command"},
-		{"number in env", image + `env: [{name: PORT, value: "1"}]`, image + "env: [{name: PORT, value: 1}]", "spec.env[0].value"},
+		{"number in env", image + `env: [{name: PORT, value: "1"}]`, image +
+			"env: [{name: PORT, value: 1}]", "spec.env[0].value"},
 		{"env as a map", image + "env: [{name: A, value: b}]", image + "env: {A: b}", "spec.env"},
-		{"restartPolicy of compose", image + "restartPolicy: Always", image + "restartPolicy: always", `supported values: "Always", "OnFailure", "Never"`},
-		{"pull policy", image + "imagePullPolicy: Never", image + "imagePullPolicy: Sometimes", `supported values: "Always", "IfNotPresent", "Never"`},
-		{"workingDir", image + "workingDir: /srv", image + "workingDir: srv", "workingDir must be absolute: start it with /"},
+		{
+			"restartPolicy of compose", image + "restartPolicy: Always", image + "restartPolicy: always",
+			`supported values: "Always", "OnFailure", "Never"`,
+		},
+		{
+			"pull policy", image + "imagePullPolicy: Never", image + "imagePullPolicy: Sometimes",
+			`supported values: "Always", "IfNotPresent", "Never"`,
+		},
+		{
+			"workingDir", image + "workingDir: /srv", image + "workingDir: srv",
+			"workingDir must be absolute: start it with /",
+		},
 		{
 			"env of a field", image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
-			image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]", "in place of another source give a literal value",
+			image + "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
+			"in place of another source give a literal value",
 		},
 		{
 			"envFrom", image + "envFrom: []", image + "envFrom: [{configMapRef: {name: c}}]",
 			"envFrom is honoured by an agent without a cluster only",
 		},
 		{
-			"env of one field", image + "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
+			"env of one field", image +
+				"env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]",
 			image + "env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, configMapKeyRef: {name: s, key: k}}}]",
 			"in place of another source give a literal value",
 		},
 		{
-			"env of a field or a value", image + `env: [{name: A, value: "", valueFrom: {fieldRef: {fieldPath: metadata.name}}}]`,
-			image + "env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]", "set one of value and valueFrom",
+			"env of a field or a value", image +
+				`env: [{name: A, value: "", valueFrom: {fieldRef: {fieldPath: metadata.name}}}]`,
+			image + "env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
+			"set one of value and valueFrom",
 		},
-		{"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]", "Duplicate value"},
-		{"hostname", image + "hostname: web-1", image + "hostname: Web_1", "hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"},
-		{"hostname with the host's network", image + "hostNetwork: true", image + "hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
-		{"no network", image + "network: {none: true}", image + "hostNetwork: true\nnetwork: {none: true}", "remove network.none or hostNetwork"},
-		{"ports", image + "ports: [{containerPort: 80, hostPort: 8080, hostIP: '::1', protocol: UDP, name: web}, {containerPort: 80, hostPort: 8081}]", image + "ports: [{containerPort: 0}]", "containerPort may be 1 to 65535"},
-		{"host port", image + "ports: [{containerPort: 80}]", image + "ports: [{containerPort: 80, hostPort: 65536}]", "hostPort may be 1 to 65535, or absent"},
-		{"protocol of a port", image + "ports: [{containerPort: 80, protocol: SCTP}]", image + "ports: [{containerPort: 80, protocol: tcp}]", "protocol of a port may be TCP, UDP or SCTP"},
-		{"host port without a network", image + "network: {none: true}\nports: [{containerPort: 80}]", image + "network: {none: true}\nports: [{containerPort: 80, hostPort: 80}]", "remove hostPort or network.none"},
-		{"host port in the node's network", image + "hostNetwork: true\nports: [{containerPort: 80, hostPort: 80}]", image + "hostNetwork: true\nports: [{containerPort: 80, hostPort: 81}]", "make it the same as containerPort"},
+		{
+			"env once", image + "env: [{name: A}, {name: B}]", image + "env: [{name: A}, {name: A}]",
+			"Duplicate value",
+		},
+		{
+			"hostname", image + "hostname: web-1", image + "hostname: Web_1",
+			"hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit",
+		},
+		{"hostname with the host's network", image + "hostNetwork: true", image +
+			"hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
+		{"no network", image + "network: {none: true}", image +
+			"hostNetwork: true\nnetwork: {none: true}", "remove network.none or hostNetwork"},
+		{"ports", image +
+			"ports: [{containerPort: 80, hostPort: 8080, hostIP: '::1', protocol: UDP, name: web}, {containerPort: 80, hostPort: 8081}]", image + "ports: [{containerPort: 0}]", "containerPort may be 1 to 65535"},
+		{"host port", image + "ports: [{containerPort: 80}]", image +
+			"ports: [{containerPort: 80, hostPort: 65536}]", "hostPort may be 1 to 65535, or absent"},
+		{"protocol of a port", image + "ports: [{containerPort: 80, protocol: SCTP}]", image +
+			"ports: [{containerPort: 80, protocol: tcp}]", "protocol of a port may be TCP, UDP or SCTP"},
+		{
+			"host port without a network", image + "network: {none: true}\nports: [{containerPort: 80}]",
+			image + "network: {none: true}\nports: [{containerPort: 80, hostPort: 80}]",
+			"remove hostPort or network.none",
+		},
+		{
+			"host port in the node's network", image +
+				"hostNetwork: true\nports: [{containerPort: 80, hostPort: 80}]", image +
+				"hostNetwork: true\nports: [{containerPort: 80, hostPort: 81}]",
+			"make it the same as containerPort",
+		},
 		{"network of compose", image + "network: {}", image + "network: host", "spec.network"},
-		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image + `resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
-		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image + `resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
-		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image + `resources: {limits: {cpu: many}}`, "limits are quantities: write 2, 0.5 or 500m for cpu"},
-		{"quantity of memory", image + `resources: {limits: {memory: 32Mi}, requests: {memory: 1000000}}`, image + `resources: {requests: {memory: 32mb}}`, "requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"},
-		{"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`, "claims are not supported: remove claims"},
-		{"privileged", image + "securityContext: {privileged: false}", image + "securityContext: {privileged: true}", "capabilities.add"},
-		{"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}", "seLinuxOptions is not supported: remove it"},
-		{"windowsOptions", image + "securityContext: {}", image + "securityContext: {windowsOptions: {}}", "windowsOptions is for Windows: remove it"},
-		{"appArmorProfile", image + "securityContext: {}", image + "securityContext: {appArmorProfile: {type: Unconfined}}", "appArmorProfile is not supported: remove it"},
-		{"procMount", image + "securityContext: {procMount: Default}", image + "securityContext: {procMount: Unmasked}", "procMount may be Default only"},
-		{"seccomp", image + "securityContext: {seccompProfile: {type: Unconfined}}", image + "securityContext: {seccompProfile: {type: Localhost}}", "seccompProfile.type may be RuntimeDefault or Unconfined"},
-		{"seccomp file", image + "securityContext: {seccompProfile: {type: RuntimeDefault}}", image + "securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}", "localhostProfile is not supported: remove it"},
-		{"runAsNonRoot", image + "securityContext: {runAsNonRoot: true, runAsUser: 1}", image + "securityContext: {runAsNonRoot: true, runAsUser: 0}", "runAsNonRoot forbids runAsUser 0: set another runAsUser"},
-		{"volume of one kind", volume, image + "volumes: [{name: v}]", "set exactly one of hostPath and emptyDir"},
-		{"volume of one kind only", volume, image + "volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]", "set exactly one of hostPath and emptyDir"},
-		{"volume of another kind", volume, image + "volumes: [{name: v, configMap: {name: x}}]", `unknown field "spec.volumes[0].configMap"`},
-		{"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]", "the name of a volume may have lower case letters, digits and '-'"},
-		{"volumes once", volume, image + "volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]", "Duplicate value"},
-		{"hostPath", image + "volumes: [{name: v, hostPath: {path: /v}}]", image + "volumes: [{name: v, hostPath: {path: v}}]", "hostPath.path must be absolute: start it with /"},
-		{"hostPath type", image + "volumes: [{name: v, hostPath: {path: /v, type: Socket}}]", image + "volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]", "hostPath.type may be empty, DirectoryOrCreate"},
-		{"emptyDir medium", image + "volumes: [{name: v, emptyDir: {medium: Memory}}]", image + "volumes: [{name: v, emptyDir: {medium: HugePages}}]", "emptyDir.medium may be empty (the node's disk) or Memory"},
-		{"emptyDir size", image + "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]", image + "volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]", "remove sizeLimit, or set medium to Memory"},
-		{"emptyDir mode", volume, image + "volumes: [{name: v, emptyDir: {mode: 448}}]", "emptyDir.mode is not supported"},
-		{"mount of a volume", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: w, mountPath: /v}]", "add the volume or correct the name"},
-		{"mount without volumes", image, image + "volumeMounts: [{name: w, mountPath: /v}]", "add the volume or correct the name"},
-		{"mountPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: v}]", "mountPath must be absolute: start it with /"},
-		{"mountPath once", volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w}]", volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v}]", "Duplicate value"},
-		{"subPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: /v, subPath: x}]", "subPath and subPathExpr are not supported"},
-		{"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume + "volumeMounts: [{name: v, mountPath: /v, subPathExpr: x}]", "subPath and subPathExpr are not supported"},
-		{"propagation", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]", volume + "volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]", "mountPropagation may be None or HostToContainer"},
-		{"restartPolicy", image + "restartPolicy: OnFailure", image + "restartPolicy: Sometimes", `supported values: "Always", "OnFailure", "Never"`},
-		{"progress deadline", image + "progressDeadlineSeconds: 1", image + "progressDeadlineSeconds: 0", "greater than or equal to 1"},
-		{"back-off", image + "restartBackOff: {initialSeconds: 1, maxSeconds: 86400}", image + "restartBackOff: {maxSeconds: 86401}", "less than or equal to 86400"},
-		{"no back-off", image + "restartBackOff: {}", image + "restartBackOff: {initialSeconds: 0}", "greater than or equal to 1"},
-		{"first back-off", image + "restartBackOff: {initialSeconds: 9, maxSeconds: 9}", image + "restartBackOff: {initialSeconds: 10, maxSeconds: 9}", "lower initialSeconds or raise maxSeconds"},
-		{"first back-off alone", image + "restartBackOff: {initialSeconds: 300}", image + "restartBackOff: {initialSeconds: 301}", "initialSeconds may be at most maxSeconds, which is 300 if it is absent"},
-		{"size of logs", image + "logging: {maxSize: 32Ki, maxFiles: 2}", image + "logging: {maxSize: 4Ki}", "maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"},
-		{"size of logs as a number", image + "logging: {maxSize: 32768}", image + "logging: {maxSize: 32767}", "maxSize is a quantity of at least 32Ki"},
-		{"size of logs of docker", image + "logging: {maxSize: 10M}", image + "logging: {maxSize: 10mb}", "maxSize is a quantity of at least 32Ki"},
-		{"number of logs", image + "logging: {maxFiles: 1000}", image + "logging: {maxFiles: 1}", "greater than or equal to 2"},
-		{"too many logs", image + "logging: {}", image + "logging: {maxFiles: 1001}", "less than or equal to 1000"},
-		{"logging of compose", image + "logging: {maxFiles: 3}", image + "logging: {driver: json-file}", `unknown field "spec.logging.driver"`},
-		{"grace", image + "terminationGracePeriodSeconds: 0", image + "terminationGracePeriodSeconds: -1", "greater than or equal to 0"},
-		{"tolerations", image + "tolerations: [{operator: Exists}]", image + "tolerations: [{operator: Exists, tolerationSeconds: 1}]", "tolerationSeconds is not supported"},
-		{"toleration operator", image + "tolerations: [{key: a, operator: Equal, value: b}]", image + "tolerations: [{key: a, operator: Gt, value: '1'}]", "may be Equal or Exists"},
-		{"runtimeClassName", image + "runtimeClassName: kata", image + `runtimeClassName: ""`, "at least 1 chars"},
+		{"limits", image + `resources: {limits: {cpu: "1", memory: 1Mi, pids: "9"}}`, image +
+			`resources: {limits: {gpu: "1"}}`, "limits may name cpu, memory and pids only"},
+		{"requests", image + `resources: {requests: {cpu: "1", memory: 1Mi}}`, image +
+			`resources: {requests: {pids: "1"}}`, "requests may name cpu and memory only"},
+		{"quantity", image + `resources: {limits: {cpu: 1500m}}`, image +
+			`resources: {limits: {cpu: many}}`, "limits are quantities: write 2, 0.5 or 500m for cpu"},
+		{
+			"quantity of memory", image + `resources: {limits: {memory: 32Mi}, requests: {memory: 1000000}}`,
+			image + `resources: {requests: {memory: 32mb}}`,
+			"requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory",
+		},
+		{
+			"claims", image + `resources: {claims: []}`, image + `resources: {claims: [{name: x}]}`,
+			"claims are not supported: remove claims",
+		},
+		{"privileged", image + "securityContext: {privileged: false}", image +
+			"securityContext: {privileged: true}", "capabilities.add"},
+		{
+			"seLinuxOptions", image + "securityContext: {}", image + "securityContext: {seLinuxOptions: {}}",
+			"seLinuxOptions is not supported: remove it",
+		},
+		{
+			"windowsOptions", image + "securityContext: {}", image + "securityContext: {windowsOptions: {}}",
+			"windowsOptions is for Windows: remove it",
+		},
+		{
+			"appArmorProfile", image + "securityContext: {}", image +
+				"securityContext: {appArmorProfile: {type: Unconfined}}",
+			"appArmorProfile is not supported: remove it",
+		},
+		{"procMount", image + "securityContext: {procMount: Default}", image +
+			"securityContext: {procMount: Unmasked}", "procMount may be Default only"},
+		{
+			"seccomp", image + "securityContext: {seccompProfile: {type: Unconfined}}", image +
+				"securityContext: {seccompProfile: {type: Localhost}}",
+			"seccompProfile.type may be RuntimeDefault or Unconfined",
+		},
+		{
+			"seccomp file", image + "securityContext: {seccompProfile: {type: RuntimeDefault}}", image +
+				"securityContext: {seccompProfile: {type: RuntimeDefault, localhostProfile: x}}",
+			"localhostProfile is not supported: remove it",
+		},
+		{
+			"runAsNonRoot", image + "securityContext: {runAsNonRoot: true, runAsUser: 1}", image +
+				"securityContext: {runAsNonRoot: true, runAsUser: 0}",
+			"runAsNonRoot forbids runAsUser 0: set another runAsUser",
+		},
+		{
+			"volume of one kind", volume, image + "volumes: [{name: v}]",
+			"set exactly one of hostPath and emptyDir",
+		},
+		{
+			"volume of one kind only", volume, image +
+				"volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]",
+			"set exactly one of hostPath and emptyDir",
+		},
+		{
+			"volume of another kind", volume, image + "volumes: [{name: v, configMap: {name: x}}]",
+			`unknown field "spec.volumes[0].configMap"`,
+		},
+		{
+			"volume name", volume, image + "volumes: [{name: V_1, emptyDir: {}}]",
+			"the name of a volume may have lower case letters, digits and '-'",
+		},
+		{
+			"volumes once", volume, image + "volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]",
+			"Duplicate value",
+		},
+		{"hostPath", image + "volumes: [{name: v, hostPath: {path: /v}}]", image +
+			"volumes: [{name: v, hostPath: {path: v}}]", "hostPath.path must be absolute: start it with /"},
+		{
+			"hostPath type", image + "volumes: [{name: v, hostPath: {path: /v, type: Socket}}]", image +
+				"volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]",
+			"hostPath.type may be empty, DirectoryOrCreate",
+		},
+		{
+			"emptyDir medium", image + "volumes: [{name: v, emptyDir: {medium: Memory}}]", image +
+				"volumes: [{name: v, emptyDir: {medium: HugePages}}]",
+			"emptyDir.medium may be empty (the node's disk) or Memory",
+		},
+		{
+			"emptyDir size", image + "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]",
+			image + "volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]",
+			"remove sizeLimit, or set medium to Memory",
+		},
+		{
+			"emptyDir mode", volume, image + "volumes: [{name: v, emptyDir: {mode: 448}}]",
+			"emptyDir.mode is not supported",
+		},
+		{"mount of a volume", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
+			"volumeMounts: [{name: w, mountPath: /v}]", "add the volume or correct the name"},
+		{
+			"mount without volumes", image, image + "volumeMounts: [{name: w, mountPath: /v}]",
+			"add the volume or correct the name",
+		},
+		{"mountPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
+			"volumeMounts: [{name: v, mountPath: v}]", "mountPath must be absolute: start it with /"},
+		{
+			"mountPath once", volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w}]",
+			volume + "volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v}]",
+			"Duplicate value",
+		},
+		{
+			"subPath", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
+				"volumeMounts: [{name: v, mountPath: /v, subPath: x}]",
+			"subPath and subPathExpr are not supported",
+		},
+		{
+			"subPathExpr", volume + "volumeMounts: [{name: v, mountPath: /v}]", volume +
+				"volumeMounts: [{name: v, mountPath: /v, subPathExpr: x}]",
+			"subPath and subPathExpr are not supported",
+		},
+		{
+			"propagation", volume +
+				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: HostToContainer}]", volume +
+				"volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]",
+			"mountPropagation may be None or HostToContainer",
+		},
+		{
+			"restartPolicy", image + "restartPolicy: OnFailure", image + "restartPolicy: Sometimes",
+			`supported values: "Always", "OnFailure", "Never"`,
+		},
+		{
+			"progress deadline", image + "progressDeadlineSeconds: 1", image + "progressDeadlineSeconds: 0",
+			"greater than or equal to 1",
+		},
+		{"back-off", image + "restartBackOff: {initialSeconds: 1, maxSeconds: 86400}", image +
+			"restartBackOff: {maxSeconds: 86401}", "less than or equal to 86400"},
+		{
+			"no back-off", image + "restartBackOff: {}", image + "restartBackOff: {initialSeconds: 0}",
+			"greater than or equal to 1",
+		},
+		{
+			"first back-off", image + "restartBackOff: {initialSeconds: 9, maxSeconds: 9}", image +
+				"restartBackOff: {initialSeconds: 10, maxSeconds: 9}",
+			"lower initialSeconds or raise maxSeconds",
+		},
+		{
+			"first back-off alone", image + "restartBackOff: {initialSeconds: 300}", image +
+				"restartBackOff: {initialSeconds: 301}",
+			"initialSeconds may be at most maxSeconds, which is 300 if it is absent",
+		},
+		{
+			"size of logs", image + "logging: {maxSize: 32Ki, maxFiles: 2}", image +
+				"logging: {maxSize: 4Ki}",
+			"maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M",
+		},
+		{"size of logs as a number", image + "logging: {maxSize: 32768}", image +
+			"logging: {maxSize: 32767}", "maxSize is a quantity of at least 32Ki"},
+		{
+			"size of logs of docker", image + "logging: {maxSize: 10M}", image + "logging: {maxSize: 10mb}",
+			"maxSize is a quantity of at least 32Ki",
+		},
+		{
+			"number of logs", image + "logging: {maxFiles: 1000}", image + "logging: {maxFiles: 1}",
+			"greater than or equal to 2",
+		},
+		{
+			"too many logs", image + "logging: {}", image + "logging: {maxFiles: 1001}",
+			"less than or equal to 1000",
+		},
+		{
+			"logging of compose", image + "logging: {maxFiles: 3}", image + "logging: {driver: json-file}",
+			`unknown field "spec.logging.driver"`,
+		},
+		{
+			"grace", image + "terminationGracePeriodSeconds: 0", image + "terminationGracePeriodSeconds: -1",
+			"greater than or equal to 0",
+		},
+		{"tolerations", image + "tolerations: [{operator: Exists}]", image +
+			"tolerations: [{operator: Exists, tolerationSeconds: 1}]", "tolerationSeconds is not supported"},
+		{"toleration operator", image + "tolerations: [{key: a, operator: Equal, value: b}]", image +
+			"tolerations: [{key: a, operator: Gt, value: '1'}]", "may be Equal or Exists"},
+		{
+			"runtimeClassName", image + "runtimeClassName: kata", image + `runtimeClassName: ""`,
+			"at least 1 chars",
+		},
 		{"unknown field", image, image + "comand: [x]", `unknown field "spec.comand"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if _, err := client.Create(t.Context(), object(t, "Container", "rules", tc.good), dryRun); err != nil {
+			if _, err := client.Create(t.Context(), object(t, "Container", "rules", tc.good),
+				dryRun); err != nil {
 				t.Errorf("good one refused: %v", err)
 			}
 			_, err := client.Create(t.Context(), object(t, "Container", "rules", tc.bad), dryRun)
@@ -200,8 +409,10 @@ func TestContainerDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if phase, _, _ := unstructured.NestedString(got.Object, "status", "phase"); phase != "Running" || got.GetGeneration() != 2 {
-		t.Errorf("after a change of spec: phase %s, generation %d; want Running and 2", phase, got.GetGeneration())
+	if phase, _, _ := unstructured.NestedString(got.Object, "status", "phase"); phase != "Running" ||
+		got.GetGeneration() != 2 {
+		t.Errorf("after a change of spec: phase %s, generation %d; want Running and 2", phase,
+			got.GetGeneration())
 	}
 	got.Object["status"] = map[string]any{"phase": "Asleep"}
 	if _, err = client.UpdateStatus(t.Context(), got, metav1.UpdateOptions{}); err == nil {
@@ -212,7 +423,8 @@ func TestContainerDefaults(t *testing.T) {
 // TestPrinterColumns checks the columns that kubectl prints for a Container at each stage.
 func TestPrinterColumns(t *testing.T) {
 	config := rest.CopyConfig(restConfig(t))
-	config.GroupVersion, config.NegotiatedSerializer = &v1alpha1.GroupVersion, serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
+	config.GroupVersion, config.NegotiatedSerializer = &v1alpha1.GroupVersion,
+		serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
 	columns := func() string {
 		t.Helper()
 		var table metav1.Table
@@ -220,7 +432,8 @@ func TestPrinterColumns(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := client.Get().AbsPath("/apis", v1alpha1.GroupVersion.String(), "namespaces/default/containers/columns").
+		raw, err := client.Get().AbsPath("/apis", v1alpha1.GroupVersion.String(),
+			"namespaces/default/containers/columns").
 			SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
 		if err == nil {
 			err = json.Unmarshal(raw, &table)
@@ -254,7 +467,8 @@ func TestPrinterColumns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dynamicClient(t).Resource(containers).Namespace("default").UpdateStatus(t.Context(), &unstructured.Unstructured{Object: object}, metav1.UpdateOptions{}); err != nil {
+	if _, err := dynamicClient(t).Resource(containers).Namespace("default").UpdateStatus(t.Context(),
+		&unstructured.Unstructured{Object: object}, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if line := columns(); line != "NAME=columns READY=False PHASE=CrashLoopBackOff REASON=CrashLoopBackOff RESTARTS=0 NODE=node-a" {
@@ -263,7 +477,9 @@ func TestPrinterColumns(t *testing.T) {
 }
 
 // create creates an object and removes it after the test.
-func create(t *testing.T, gvr schema.GroupVersionResource, namespace string, u *unstructured.Unstructured) *unstructured.Unstructured {
+func create(t *testing.T, gvr schema.GroupVersionResource, namespace string,
+	u *unstructured.Unstructured,
+) *unstructured.Unstructured {
 	t.Helper()
 	client := dynamicClient(t).Resource(gvr)
 	if gvr == bundles {
@@ -304,11 +520,13 @@ terminationGracePeriodSeconds: 30
 func TestOCIBundle(t *testing.T) {
 	client := as(t, controllerUser()).Resource(bundles).Namespace("default")
 	for _, node := range []string{"a", "b"} {
-		create(t, bundles, "default", object(t, "OCIBundle", "on-"+node, strings.Replace(bundleSpec, "NODE", node, 1)))
+		create(t, bundles, "default", object(t, "OCIBundle", "on-"+node, strings.Replace(bundleSpec,
+			"NODE", node, 1)))
 	}
 
 	// An agent watches its own bundles alone.
-	list, err := client.List(t.Context(), metav1.ListOptions{FieldSelector: v1alpha1.OCIBundleNodeNameField + "=b"})
+	list, err := client.List(t.Context(),
+		metav1.ListOptions{FieldSelector: v1alpha1.OCIBundleNodeNameField + "=b"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,20 +545,28 @@ func TestOCIBundle(t *testing.T) {
 
 	_ = unstructured.SetNestedField(b.Object, "a", "spec", "nodeName")
 	_, err = client.Update(t.Context(), &b, metav1.UpdateOptions{})
-	if err == nil || !strings.Contains(err.Error(), "nodeName cannot be changed: delete the OCIBundle and create another") {
+	if err == nil || !strings.Contains(err.Error(),
+		"nodeName cannot be changed: delete the OCIBundle and create another") {
 		t.Errorf("change of nodeName: got %v", err)
 	}
 
 	for name, tc := range map[string]struct{ old, new, message string }{
-		"no node":        {"nodeName: NODE", `nodeName: ""`, "at least 1 chars"},
-		"no config":      {"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "", "spec.config: Required value"},
-		"config no map":  {"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "config: [1]", "must be of type object"},
+		"no node": {"nodeName: NODE", `nodeName: ""`, "at least 1 chars"},
+		"no config": {
+			"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "",
+			"spec.config: Required value",
+		},
+		"config no map": {
+			"config: {ociVersion: 1.3.0, anything: {nested: [1]}}", "config: [1]",
+			"must be of type object",
+		},
 		"restart policy": {"restartPolicy: Always", "restartPolicy: Sometimes", "Unsupported value"},
 		"negative grace": {"Seconds: 30", "Seconds: -1", "greater than or equal to 0"},
 		"empty image":    {"nodeName: NODE", "nodeName: a\nimage: {reference: ''}", "at least 1 chars"},
 		"unknown field":  {"nodeName: NODE", "nodeName: a\nimages: {}", "unknown field"},
 	} {
-		_, err := client.Create(t.Context(), object(t, "OCIBundle", "bad", strings.Replace(bundleSpec, tc.old, tc.new, 1)), dryRun)
+		_, err := client.Create(t.Context(), object(t, "OCIBundle", "bad", strings.Replace(bundleSpec,
+			tc.old, tc.new, 1)), dryRun)
 		if err == nil || !strings.Contains(err.Error(), tc.message) {
 			t.Errorf("%s: got %v, want %q", name, err, tc.message)
 		}
@@ -350,9 +576,11 @@ func TestOCIBundle(t *testing.T) {
 // TestContainerRefIsForGood: the Container of an OCIBundle is set once and never changed.
 func TestContainerRefIsForGood(t *testing.T) {
 	client := as(t, controllerUser()).Resource(bundles).Namespace("default")
-	create(t, bundles, "default", object(t, "OCIBundle", "paired", strings.Replace(bundleSpec, "NODE", "a", 1)))
+	create(t, bundles, "default", object(t, "OCIBundle", "paired", strings.Replace(bundleSpec, "NODE",
+		"a", 1)))
 	patch := func(body string) error {
-		_, err := client.Patch(t.Context(), "paired", "application/merge-patch+json", []byte(body), metav1.PatchOptions{})
+		_, err := client.Patch(t.Context(), "paired", "application/merge-patch+json", []byte(body),
+			metav1.PatchOptions{})
 		return err
 	}
 	if err := patch(`{"spec":{"containerRef":{"name":"paired","uid":"1-2"}}}`); err != nil {
@@ -374,7 +602,8 @@ func TestContainerRefIsForGood(t *testing.T) {
 
 func TestNodeAgent(t *testing.T) {
 	client := dynamicClient(t).Resource(nodeAgents)
-	n := create(t, nodeAgents, "", object(t, "NodeAgent", "node-1", "taints: [{key: a, effect: NoSchedule}]"))
+	n := create(t, nodeAgents, "", object(t, "NodeAgent", "node-1",
+		"taints: [{key: a, effect: NoSchedule}]"))
 	n.Object["status"] = map[string]any{
 		"observedGeneration": int64(1),
 		"handlers":           []any{map[string]any{"name": "berth"}},
@@ -385,7 +614,8 @@ func TestNodeAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = unstructured.SetNestedField(n.Object, "v3", "status", "nodeInfo", "cgroupMode")
-	if _, err := client.UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err == nil || !strings.Contains(err.Error(), `"v1", "hybrid", "v2"`) {
+	if _, err := client.UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err == nil ||
+		!strings.Contains(err.Error(), `"v1", "hybrid", "v2"`) {
 		t.Errorf("unknown cgroupMode: got %v", err)
 	}
 }

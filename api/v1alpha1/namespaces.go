@@ -37,7 +37,8 @@ const nodeNamespacePrefix = "berth-node-"
 // AnnotationNode of the namespace is the whole name.
 func NodeNamespace(node string) string {
 	plain := nodeNamespacePrefix + node
-	if !strings.Contains(node, ".") && len(plain) <= validation.DNS1123LabelMaxLength && plain != FormerLeaseNamespace {
+	if !strings.Contains(node, ".") && len(plain) <= validation.DNS1123LabelMaxLength &&
+		plain != FormerLeaseNamespace {
 		return plain
 	}
 	return shorten(strings.ReplaceAll(plain, ".", "-"), node, validation.DNS1123LabelMaxLength)

@@ -30,7 +30,8 @@ func TestNodeNamespace(t *testing.T) {
 		strings.Repeat("a", 40) + ".a":  "",
 	} {
 		got := v1alpha1.NodeNamespace(node)
-		if faults := validation.IsDNS1123Label(got); len(faults) > 0 || !strings.HasPrefix(got, "berth-node-") || got == v1alpha1.FormerLeaseNamespace {
+		if faults := validation.IsDNS1123Label(got); len(faults) > 0 ||
+			!strings.HasPrefix(got, "berth-node-") || got == v1alpha1.FormerLeaseNamespace {
 			t.Errorf("%s: found %s: %v", node, got, faults)
 		}
 		if want != "" && got != want {
@@ -58,7 +59,8 @@ func TestBundleName(t *testing.T) {
 		{strings.Repeat("s", 63), strings.Repeat("n", 178) + "." + strings.Repeat("m", 74), ""},
 	} {
 		got := v1alpha1.BundleName(c[0], c[1])
-		if faults := validation.IsDNS1123Subdomain(got); len(faults) > 0 || !strings.HasPrefix(got, c[0]+".") {
+		if faults := validation.IsDNS1123Subdomain(got); len(faults) > 0 ||
+			!strings.HasPrefix(got, c[0]+".") {
 			t.Errorf("%s/%s: found %s: %v", c[0], c[1], got, faults)
 		}
 		if c[2] != "" && got != c[2] {

@@ -28,7 +28,8 @@ const (
 // IsFormer reports whether the OCIBundle is where controllers before AgentRevision 2 created them:
 // in the namespace of its Container, under its name.
 func (b *OCIBundle) IsFormer() bool {
-	return b.Namespace != NodeNamespace(b.Spec.NodeName) && (b.Owner().UID != "" || b.Labels[LabelContainer] != "")
+	return b.Namespace != NodeNamespace(b.Spec.NodeName) &&
+		(b.Owner().UID != "" || b.Labels[LabelContainer] != "")
 }
 
 // OCIBundleSpec is one container made ready for one node.

@@ -17,16 +17,25 @@ const mergePatch = "application/merge-patch+json"
 
 var (
 	dryPatch = metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
-	leases   = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
+	leases   = schema.GroupVersionResource{
+		Group: "coordination.k8s.io", Version: "v1",
+		Resource: "leases",
+	}
 )
 
 // agentsOf returns the two identities that the agent of a node may have.
 func agentsOf(node string) map[string]rest.ImpersonationConfig {
 	return map[string]rest.ImpersonationConfig{
-		"certificate": {UserName: "berth:node:" + node, Groups: []string{"berth:nodes", "system:authenticated"}},
+		"certificate": {UserName: "berth:node:" + node, Groups: []string{
+			"berth:nodes",
+			"system:authenticated",
+		}},
 		"service account": {
 			UserName: "system:serviceaccount:berth-nodes:" + node,
-			Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:berth-nodes", "system:authenticated"},
+			Groups: []string{
+				"system:serviceaccounts", "system:serviceaccounts:berth-nodes",
+				"system:authenticated",
+			},
 		},
 	}
 }
@@ -34,13 +43,18 @@ func agentsOf(node string) map[string]rest.ImpersonationConfig {
 // held returns an OCIBundle with all that others keep in its metadata.
 func held(t *testing.T, namespace, name, node string) *unstructured.Unstructured {
 	t.Helper()
-	u := object(t, "OCIBundle", name, strings.Replace(bundleSpec, "NODE", node, 1)+"containerRef: {namespace: default, name: "+name+", uid: a-b}\n")
+	u := object(t, "OCIBundle", name, strings.Replace(bundleSpec, "NODE", node, 1)+
+		"containerRef: {namespace: default, name: "+name+", uid: a-b}\n")
 	u.SetLabels(map[string]string{"berth.run/container": name, "team": "a"})
 	u.SetAnnotations(map[string]string{"berth.run/runtime-class": "kata", "note": "a"})
 	u.SetFinalizers([]string{"example.com/other", "berth.run/node-agent"})
-	u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "berth.run/v1alpha1", Kind: "Container", Name: name, UID: "a-b", Controller: new(true)}})
+	u.SetOwnerReferences([]metav1.OwnerReference{{
+		APIVersion: "berth.run/v1alpha1", Kind: "Container",
+		Name: name, UID: "a-b", Controller: new(true),
+	}})
 	t.Cleanup(func() {
-		_, _ = as(t, controllerUser()).Resource(bundles).Namespace(namespace).Patch(t.Context(), name, mergePatch, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		_, _ = as(t, controllerUser()).Resource(bundles).Namespace(namespace).Patch(t.Context(), name,
+			mergePatch, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	})
 	return create(t, bundles, namespace, u)
 }
@@ -75,16 +89,23 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 	namespace := a.nodeNamespace(t, "three")
 	held(t, namespace, "held", "three")
 	held(t, namespace, "leaving", "three")
-	if err := as(t, controllerUser()).Resource(bundles).Namespace(namespace).Delete(t.Context(), "leaving", metav1.DeleteOptions{}); err != nil {
+	err := as(t, controllerUser()).Resource(bundles).Namespace(namespace).Delete(t.Context(),
+		"leaving", metav1.DeleteOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	node := object(t, "NodeAgent", "three", "unschedulable: true\ntaints: [{key: a, effect: NoSchedule}]")
+	node := object(t, "NodeAgent", "three",
+		"unschedulable: true\ntaints: [{key: a, effect: NoSchedule}]")
 	node.SetLabels(map[string]string{"team": "a", "kubernetes.io/hostname": "three"})
 	node.SetAnnotations(map[string]string{"note": "a"})
 	node.SetFinalizers([]string{"example.com/other"})
-	node.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: "a-b"}})
+	node.SetOwnerReferences([]metav1.OwnerReference{{
+		APIVersion: "v1", Kind: "ConfigMap", Name: "x",
+		UID: "a-b",
+	}})
 	t.Cleanup(func() {
-		_, _ = dynamicClient(t).Resource(nodeAgents).Patch(t.Context(), "three", mergePatch, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		_, _ = dynamicClient(t).Resource(nodeAgents).Patch(t.Context(), "three", mergePatch,
+			[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	})
 	create(t, nodeAgents, "", node)
 
@@ -92,20 +113,27 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			agent := as(t, user)
 			bundle := func(name, body string) error {
-				_, err := agent.Resource(bundles).Namespace(namespace).Patch(t.Context(), name, mergePatch, []byte(body), dryPatch)
+				_, err := agent.Resource(bundles).Namespace(namespace).Patch(t.Context(), name, mergePatch,
+					[]byte(body), dryPatch)
 				return err
 			}
 			nodeAgent := func(body string) error {
-				_, err := agent.Resource(nodeAgents).Patch(t.Context(), "three", mergePatch, []byte(body), dryPatch)
+				_, err := agent.Resource(nodeAgents).Patch(t.Context(), "three", mergePatch, []byte(body),
+					dryPatch)
 				return err
 			}
 			for _, body := range metadataAttempts() {
-				wantForbidden(t, "OCIBundle: "+body, "an agent may|only berth-controller may change", func() error { return bundle("held", body) })
+				wantForbidden(t, "OCIBundle: "+body, "an agent may|only berth-controller may change",
+					func() error {
+						return bundle("held", body)
+					})
 				wantForbidden(t, "NodeAgent: "+body, "an agent may", func() error { return nodeAgent(body) })
 			}
 			for _, body := range []string{
-				`{"spec":{"nodeName":"four"}}`, `{"spec":{"config":{"process":{"args":["sh"]}}}}`, `{"spec":{"containerRef":{"uid":"c-d"}}}`,
-				`{"spec":{"image":{"reference":"other"}}}`, `{"spec":{"restartPolicy":"Never"}}`, `{"spec":{"volumes":[{"name":"v","hostPath":{"path":"/"}}]}}`,
+				`{"spec":{"nodeName":"four"}}`, `{"spec":{"config":{"process":{"args":["sh"]}}}}`,
+				`{"spec":{"containerRef":{"uid":"c-d"}}}`,
+				`{"spec":{"image":{"reference":"other"}}}`, `{"spec":{"restartPolicy":"Never"}}`,
+				`{"spec":{"volumes":[{"name":"v","hostPath":{"path":"/"}}]}}`,
 			} {
 				if err := bundle("held", body); err == nil {
 					t.Errorf("OCIBundle: %s was taken", body)
@@ -122,18 +150,28 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 			}
 
 			for _, body := range []string{
-				`{"spec":{"taints":null}}`, `{"spec":{"taints":[]}}`, `{"spec":{"unschedulable":false}}`, `{"spec":{"unschedulable":null}}`, `{"spec":null}`,
+				`{"spec":{"taints":null}}`, `{"spec":{"taints":[]}}`, `{"spec":{"unschedulable":false}}`,
+				`{"spec":{"unschedulable":null}}`, `{"spec":null}`,
 				`{"spec":{"taints":[{"key":"a","effect":"NoExecute"}]}}`,
 			} {
-				wantForbidden(t, "NodeAgent: "+body, "may not change the spec", func() error { return nodeAgent(body) })
+				wantForbidden(t, "NodeAgent: "+body, "may not change the spec", func() error {
+					return nodeAgent(body)
+				})
 			}
-			for _, body := range []string{`{"metadata":{"labels":{"kubernetes.io/hostname":"four"}}}`, `{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`} {
-				wantForbidden(t, "NodeAgent: "+body, "to the name of its node, three", func() error { return nodeAgent(body) })
+			for _, body := range []string{
+				`{"metadata":{"labels":{"kubernetes.io/hostname":"four"}}}`,
+				`{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`,
+			} {
+				wantForbidden(t, "NodeAgent: "+body, "to the name of its node, three", func() error {
+					return nodeAgent(body)
+				})
 			}
-			if err := nodeAgent(`{"metadata":{"labels":{"kubernetes.io/os":"linux","kubernetes.io/arch":"arm64"}}}`); err != nil {
+			if err := nodeAgent(
+				`{"metadata":{"labels":{"kubernetes.io/os":"linux","kubernetes.io/arch":"arm64"}}}`); err != nil {
 				t.Errorf("the labels that are its own: %v", err)
 			}
-			if err := agent.Resource(nodeAgents).Delete(t.Context(), "three", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
+			if err := agent.Resource(nodeAgents).Delete(t.Context(), "three",
+				metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
 				t.Error("it may delete its NodeAgent")
 			}
 		})
@@ -146,7 +184,10 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 			agent := as(t, user)
 			register := func(spec string, change func(*unstructured.Unstructured)) error {
 				u := object(t, "NodeAgent", "new", spec)
-				u.SetLabels(map[string]string{"kubernetes.io/hostname": "new", "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"})
+				u.SetLabels(map[string]string{
+					"kubernetes.io/hostname": "new", "kubernetes.io/os": "linux",
+					"kubernetes.io/arch": "amd64",
+				})
 				change(u)
 				_, err := agent.Resource(nodeAgents).Create(t.Context(), u, dryRun)
 				return err
@@ -155,21 +196,35 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 				"label": func(u *unstructured.Unstructured) {
 					u.SetLabels(map[string]string{"node-restriction.kubernetes.io/tenant": "b"})
 				},
-				"hostname":       func(u *unstructured.Unstructured) { u.SetLabels(map[string]string{"kubernetes.io/hostname": "other"}) },
-				"annotation":     func(u *unstructured.Unstructured) { u.SetAnnotations(map[string]string{"a": "b"}) },
-				"finalizer":      func(u *unstructured.Unstructured) { u.SetFinalizers([]string{"example.com/other"}) },
-				"owner":          func(u *unstructured.Unstructured) { u.SetOwnerReferences(node.GetOwnerReferences()) },
+				"hostname": func(u *unstructured.Unstructured) {
+					u.SetLabels(map[string]string{"kubernetes.io/hostname": "other"})
+				},
+				"annotation": func(u *unstructured.Unstructured) {
+					u.SetAnnotations(map[string]string{"a": "b"})
+				},
+				"finalizer": func(u *unstructured.Unstructured) {
+					u.SetFinalizers([]string{"example.com/other"})
+				},
+				"owner": func(u *unstructured.Unstructured) {
+					u.SetOwnerReferences(node.GetOwnerReferences())
+				},
 				"another's name": func(u *unstructured.Unstructured) { u.SetName("other") },
 			} {
-				wantForbidden(t, "registers with "+what, "an agent may", func() error { return register("{}", change) })
+				wantForbidden(t, "registers with "+what, "an agent may", func() error {
+					return register("{}", change)
+				})
 			}
 			same := func(*unstructured.Unstructured) {}
-			wantForbidden(t, "registers with taints", "may not change the spec", func() error { return register("taints: [{key: a, effect: NoSchedule}]", same) })
+			wantForbidden(t, "registers with taints", "may not change the spec", func() error {
+				return register("taints: [{key: a, effect: NoSchedule}]", same)
+			})
 			if err := register("{}", same); err != nil {
 				t.Errorf("registers: %v", err)
 			}
 			lease := func(namespace string, owners ...metav1.OwnerReference) error {
-				u := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"holderIdentity": "new"}}}
+				u := &unstructured.Unstructured{
+					Object: map[string]any{"spec": map[string]any{"holderIdentity": "new"}},
+				}
 				u.SetAPIVersion("coordination.k8s.io/v1")
 				u.SetKind("Lease")
 				u.SetName("new")
@@ -177,12 +232,17 @@ func TestAgentTouchesNothingOfOthers(t *testing.T) {
 				_, err := agent.Resource(leases).Namespace(namespace).Create(t.Context(), u, dryRun)
 				return err
 			}
-			owner := metav1.OwnerReference{APIVersion: "berth.run/v1alpha1", Kind: "NodeAgent", Name: "new", UID: "a-b"}
+			owner := metav1.OwnerReference{
+				APIVersion: "berth.run/v1alpha1", Kind: "NodeAgent", Name: "new",
+				UID: "a-b",
+			}
 			if err := lease("berth-node-new", owner); err != nil {
 				t.Errorf("its Lease: %v", err)
 			}
 			owner.Name = "other"
-			wantForbidden(t, "a Lease of another's", "as the owner", func() error { return lease("berth-node-new", owner) })
+			wantForbidden(t, "a Lease of another's", "as the owner", func() error {
+				return lease("berth-node-new", owner)
+			})
 			if err := lease("default"); err == nil {
 				t.Error("it may write a Lease in another namespace")
 			}
@@ -195,16 +255,28 @@ func (a *applier) grant(t *testing.T, group, apiGroup string, resources ...any) 
 	t.Helper()
 	for _, u := range []*unstructured.Unstructured{
 		{Object: map[string]any{
-			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": group},
-			"rules": []any{map[string]any{"apiGroups": []any{apiGroup}, "resources": resources, "verbs": []any{"*"}}},
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+			"metadata": map[string]any{"name": group},
+			"rules": []any{map[string]any{
+				"apiGroups": []any{apiGroup}, "resources": resources,
+				"verbs": []any{"*"},
+			}},
 		}},
 		{Object: map[string]any{
-			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": group},
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": group},
-			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}},
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+			"metadata": map[string]any{"name": group},
+			"roleRef": map[string]any{
+				"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+				"name": group,
+			},
+			"subjects": []any{map[string]any{
+				"apiGroup": "rbac.authorization.k8s.io", "kind": "Group",
+				"name": group,
+			}},
 		}},
 	} {
-		if _, err := a.resource(t, u).Apply(t.Context(), group, u, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+		_, err := a.resource(t, u).Apply(t.Context(), group, u, metav1.ApplyOptions{FieldManager: "test"})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -220,14 +292,19 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	held(t, "default", "pair", "three")
 	a.grant(t, "tenants", "berth.run", "*")
 	tenant := func(name string) dynamic.Interface {
-		return as(t, rest.ImpersonationConfig{UserName: name, Groups: []string{"tenants", "system:authenticated"}})
+		return as(t, rest.ImpersonationConfig{UserName: name, Groups: []string{
+			"tenants",
+			"system:authenticated",
+		}})
 	}
 	patch := func(c dynamic.Interface, body string) error {
-		_, err := c.Resource(bundles).Namespace("default").Patch(t.Context(), "pair", mergePatch, []byte(body), dryPatch)
+		_, err := c.Resource(bundles).Namespace("default").Patch(t.Context(), "pair", mergePatch,
+			[]byte(body), dryPatch)
 		return err
 	}
 	compileOne := func(c dynamic.Interface) error {
-		_, err := c.Resource(bundles).Namespace("default").Create(t.Context(), object(t, "OCIBundle", "made", strings.Replace(bundleSpec, "NODE", "three", 1)), dryRun)
+		_, err := c.Resource(bundles).Namespace("default").Create(t.Context(),
+			object(t, "OCIBundle", "made", strings.Replace(bundleSpec, "NODE", "three", 1)), dryRun)
 		return err
 	}
 	const unlabelled = `{"metadata":{"labels":{"berth.run/container":null}}}`
@@ -252,20 +329,25 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	}{
 		{"system:masters", dynamicClient(t), specs, metadata},
 		{"a role with berth.run/*", tenant("tenant"), append(specs, metadata...), nil},
-		{"another service account", tenant("system:serviceaccount:default:berth-controller"), append(specs, metadata...), nil},
+		{
+			"another service account", tenant("system:serviceaccount:default:berth-controller"),
+			append(specs, metadata...), nil,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			wantForbidden(t, "create", "create a Container", func() error { return compileOne(tc.client) })
 			for _, try := range tc.refused {
 				wantForbidden(t, try.body, try.message, func() error { return patch(tc.client, try.body) })
 			}
-			for _, try := range append(tc.taken, attempt{body: `{"metadata":{"labels":{"team":"b"}}}`}, attempt{body: `{"metadata":{"annotations":{"note":null}}}`},
+			for _, try := range append(tc.taken, attempt{body: `{"metadata":{"labels":{"team":"b"}}}`},
+				attempt{body: `{"metadata":{"annotations":{"note":null}}}`},
 				attempt{body: `{"metadata":{"finalizers":["example.com/other"]}}`}) {
 				if err := patch(tc.client, try.body); err != nil {
 					t.Errorf("%s: %v", try.body, err)
 				}
 			}
-			err := tc.client.Resource(bundles).Namespace("default").Delete(t.Context(), "pair", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+			err := tc.client.Resource(bundles).Namespace("default").Delete(t.Context(), "pair",
+				metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
 			if err != nil {
 				t.Errorf("delete: %v", err)
 			}
@@ -275,12 +357,18 @@ func TestOnlyTheControllerWritesOCIBundles(t *testing.T) {
 	if err := compileOne(controller); err != nil {
 		t.Errorf("the controller: %v", err)
 	}
-	for _, body := range []string{`{"spec":{"restartPolicy":"Never"}}`, `{"metadata":{"ownerReferences":null}}`, unlabelled} {
+	for _, body := range []string{
+		`{"spec":{"restartPolicy":"Never"}}`,
+		`{"metadata":{"ownerReferences":null}}`, unlabelled,
+	} {
 		if err := patch(controller, body); err != nil {
 			t.Errorf("the controller: %s: %v", body, err)
 		}
 	}
-	for _, name := range []string{"system:kube-controller-manager", "system:serviceaccount:kube-system:generic-garbage-collector"} {
+	for _, name := range []string{
+		"system:kube-controller-manager",
+		"system:serviceaccount:kube-system:generic-garbage-collector",
+	} {
 		collector := tenant(name)
 		if err := patch(collector, `{"metadata":{"ownerReferences":null}}`); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -300,7 +388,10 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 	a.grant(t, "readers", "berth.run", "ocibundles")
 	namespaces := schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 	of := func(groups ...string) dynamic.ResourceInterface {
-		return as(t, rest.ImpersonationConfig{UserName: "somebody", Groups: append(groups, "system:authenticated")}).Resource(namespaces)
+		return as(t, rest.ImpersonationConfig{
+			UserName: "somebody",
+			Groups:   append(groups, "system:authenticated"),
+		}).Resource(namespaces)
 	}
 	plain := func(node string) *unstructured.Unstructured {
 		u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
@@ -320,14 +411,16 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 		t.Fatalf("a namespace without the annotation: %v", err)
 	}
 	patch := func(c dynamic.ResourceInterface, node string, sub ...string) error {
-		_, err := c.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"annotations":{"berth.run/node":`+node+`}}}`), dryPatch, sub...)
+		_, err := c.Patch(t.Context(), "berth-node-owned", mergePatch,
+			[]byte(`{"metadata":{"annotations":{"berth.run/node":`+node+`}}}`), dryPatch, sub...)
 		return err
 	}
 	for what, try := range map[string]func() error{
 		"patch":  func() error { return patch(owner, `"owned"`) },
 		"status": func() error { return patch(owner, `"owned"`, "status") },
 		"finalize": func() error {
-			_, err := owner.Update(t.Context(), plain("owned"), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}, "finalize")
+			_, err := owner.Update(t.Context(), plain("owned"),
+				metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}}, "finalize")
 			return err
 		},
 	} {
@@ -339,7 +432,9 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 	if err := patch(reader, `"owned"`); err != nil {
 		t.Errorf("who reads all OCIBundles: %v", err)
 	}
-	if _, err := reader.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"annotations":{"berth.run/node":"owned"}}}`), metav1.PatchOptions{}); err != nil {
+	_, err := reader.Patch(t.Context(), "berth-node-owned", mergePatch,
+		[]byte(`{"metadata":{"annotations":{"berth.run/node":"owned"}}}`), metav1.PatchOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, node := range []string{"null", `"other"`} {
@@ -347,7 +442,8 @@ func TestOnlyReadersOfOCIBundlesNameTheNodeOfANamespace(t *testing.T) {
 			t.Errorf("change to %s: %v", node, err)
 		}
 	}
-	if _, err := owner.Patch(t.Context(), "berth-node-owned", mergePatch, []byte(`{"metadata":{"labels":{"a":"b"}}}`), dryPatch); err != nil {
+	if _, err := owner.Patch(t.Context(), "berth-node-owned", mergePatch,
+		[]byte(`{"metadata":{"labels":{"a":"b"}}}`), dryPatch); err != nil {
 		t.Errorf("a label: %v", err)
 	}
 }
@@ -365,7 +461,9 @@ func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 		ns.SetKind("Namespace")
 		ns.SetName(name)
 		ns.SetLabels(labels)
-		if _, err := a.resource(t, ns).Apply(t.Context(), name, ns, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
+		_, err := a.resource(t, ns).Apply(t.Context(), name, ns,
+			metav1.ApplyOptions{FieldManager: "test"})
+		if err != nil {
 			t.Fatal(err)
 		}
 		return dynamicClient(t).Resource(containers).Namespace(name)
@@ -394,7 +492,8 @@ func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 				return err
 			})
 		}
-		if _, err := privileged.Create(t.Context(), object(t, "Container", "x", tc.spec), dryRun); err != nil {
+		_, err := privileged.Create(t.Context(), object(t, "Container", "x", tc.spec), dryRun)
+		if err != nil {
 			t.Errorf("opted out: %s: %v", tc.spec, err)
 		}
 	}
@@ -403,20 +502,27 @@ func TestNamespaceWithoutALabelIsRestricted(t *testing.T) {
 		return err
 	})
 	const restricted = "image: busybox\nsecurityContext: {runAsNonRoot: true, runAsUser: 1, capabilities: {drop: [ALL]}}"
-	if _, err := plain.Create(t.Context(), object(t, "Container", "x", restricted), dryRun); err != nil {
+	_, err := plain.Create(t.Context(), object(t, "Container", "x", restricted), dryRun)
+	if err != nil {
 		t.Errorf("a restricted Container: %v", err)
 	}
 
 	// What was created before, by the policy of an older version or under another label, can be
 	// held, labelled and deleted.
-	create(t, containers, "opted-out", object(t, "Container", "older", "image: busybox\nhostPID: true"))
+	create(t, containers, "opted-out", object(t, "Container", "older",
+		"image: busybox\nhostPID: true"))
 	privileged = namespace("opted-out", nil)
 	patch := func(body string) error {
 		_, err := privileged.Patch(t.Context(), "older", mergePatch, []byte(body), dryPatch)
 		return err
 	}
-	wantForbidden(t, "spec", "host namespaces", func() error { return patch(`{"spec":{"hostIPC":true}}`) })
-	for _, body := range []string{`{"metadata":{"finalizers":["berth.run/container"]}}`, `{"metadata":{"labels":{"a":"b"}}}`} {
+	wantForbidden(t, "spec", "host namespaces", func() error {
+		return patch(`{"spec":{"hostIPC":true}}`)
+	})
+	for _, body := range []string{
+		`{"metadata":{"finalizers":["berth.run/container"]}}`,
+		`{"metadata":{"labels":{"a":"b"}}}`,
+	} {
 		if err := patch(body); err != nil {
 			t.Errorf("%s: %v", body, err)
 		}

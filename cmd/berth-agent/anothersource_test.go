@@ -15,12 +15,15 @@ import (
 func TestClusterAgentLeavesManifestsAlone(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	h.write("web.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  command: [sleep, \"1000\"]\n")
+	h.write("web.yaml", "  image: oci-archive:"+programs+
+		"/busybox.tar\n  command: [sleep, \"1000\"]\n")
 	pid := h.untilRunning("web").Status.PID
 	h.signal(unix.SIGTERM)
-	out, err := exec.Command(programs+"/berth-agent", "--kubeconfig", "/dev/null", "--node-name", "worker-1", "--state-dir", h.path("s"),
+	out, err := exec.Command(programs+"/berth-agent", "--kubeconfig", "/dev/null", "--node-name",
+		"worker-1", "--state-dir", h.path("s"),
 		"--run-dir", h.path("r"), "--log-dir", h.path("l"), "--cgroup-parent", h.cgroup).CombinedOutput()
-	if want := "found 1 containers of the manifests in " + h.path("m"); err == nil || !strings.Contains(string(out), want) {
+	if want := "found 1 containers of the manifests in " + h.path("m"); err == nil ||
+		!strings.Contains(string(out), want) {
 		t.Errorf("found %v: %s; want %s", err, out, want)
 	}
 	h.start()

@@ -23,8 +23,9 @@ import (
 // The short form is a part of `make test`; `make chaos` gives larger numbers.
 var (
 	chaosContainers = flag.Int("chaos.containers", 24, "how many containers TestChaos runs")
-	chaosKills      = flag.Int("chaos.kills", 14, "how often it kills the agent, the supervisor or both")
-	chaosUpgrades   = flag.Int("chaos.upgrades", 2, "how often it upgrades the supervisor in between")
+	chaosKills      = flag.Int("chaos.kills", 14,
+		"how often it kills the agent, the supervisor or both")
+	chaosUpgrades = flag.Int("chaos.upgrades", 2, "how often it upgrades the supervisor in between")
 )
 
 // chaos is one run of TestChaos.
@@ -70,7 +71,8 @@ func TestChaos(t *testing.T) {
 func runChaos(t *testing.T, seed uint64, manager *fakeManager) {
 	c := &chaos{
 		host: newHost(t), random: rand.New(rand.NewPCG(seed, 0)),
-		amount: (*chaosContainers + 1) / 2, kills: (*chaosKills + 1) / 2, upgrades: (*chaosUpgrades + 1) / 2,
+		amount: (*chaosContainers + 1) / 2, kills: (*chaosKills + 1) / 2, upgrades: (*chaosUpgrades +
+			1) / 2,
 	}
 	c.manager = manager
 	if err := os.Mkdir(c.path("notes"), 0o777); err != nil {
@@ -117,7 +119,8 @@ func (c *chaos) strike() {
 	var last *span // the time in which both are gone, while it lasts
 	upgrade := max(1, c.kills/max(1, c.upgrades))
 	for n := 0; n < c.kills; n++ {
-		for ; next < len(c.containers) && c.containers[next].begins <= float64(n)/float64(c.kills); next++ {
+		for ; next < len(c.containers) &&
+			c.containers[next].begins <= float64(n)/float64(c.kills); next++ {
 			c.write(c.containers[next].name+".yaml", c.manifest(c.containers[next]))
 		}
 		kind := both
@@ -143,7 +146,8 @@ func (c *chaos) strike() {
 				c.excused, last = append(c.excused, *last), nil
 			}
 			// One that is gone while the other is, too, would be both at once.
-			possible := kind == both && agentBack && supervisorBack || kind == agent && supervisorBack || kind == supervisor && agentBack
+			possible := kind == both && agentBack && supervisorBack || kind == agent && supervisorBack ||
+				kind == supervisor && agentBack
 			if time.Now().After(end) && possible {
 				break
 			}
@@ -154,7 +158,8 @@ func (c *chaos) strike() {
 			go func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				defer cancel()
-				_ = exec.CommandContext(ctx, programs+"/berth", "supervise", "--upgrade", "--run-dir", c.path("r"), "--socket", c.path("r/supervisor.sock")).Run()
+				_ = exec.CommandContext(ctx, programs+"/berth", "supervise", "--upgrade", "--run-dir",
+					c.path("r"), "--socket", c.path("r/supervisor.sock")).Run()
 			}()
 		}
 		pid := 0
@@ -185,7 +190,8 @@ func (c *chaos) strike() {
 		c.until("both are back", func() bool { return c.holdsAll() && c.supervisorPID() != 0 })
 		c.excused = append(c.excused, span{last.from, uptime()})
 	}
-	c.t.Logf("killed: %d times the agent, %d the supervisor, %d both; %d upgrades", done[agent], done[supervisor], done[both], done["upgrades"])
+	c.t.Logf("killed: %d times the agent, %d the supervisor, %d both; %d upgrades", done[agent],
+		done[supervisor], done[both], done["upgrades"])
 }
 
 // holdsAll reports whether the agent holds the descriptors of all containers that run.
@@ -196,7 +202,8 @@ func (h *host) holdsAll() bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return chaostest.HoldsAll(ctx, protocol.NewClient(h.path("r/supervisor.sock")), h.agent.Process.Pid) == nil
+	return chaostest.HoldsAll(ctx, protocol.NewClient(h.path("r/supervisor.sock")),
+		h.agent.Process.Pid) == nil
 }
 
 // judge counts losses, and the leftovers after everything is removed.
@@ -231,7 +238,8 @@ func (c *chaos) judge() {
 		c.t.Error("something was lost or left over")
 	}
 	if excused > len(c.containers)/4 {
-		c.t.Errorf("found %d of %d containers that ended while both were gone: the run says too little", excused, len(c.containers))
+		c.t.Errorf("found %d of %d containers that ended while both were gone: the run says too little",
+			excused, len(c.containers))
 	}
 }
 

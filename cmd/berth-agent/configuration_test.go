@@ -28,7 +28,8 @@ func (h *host) untilWaits(name, text string) {
 			return false
 		}
 		running := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionRunning)
-		return running != nil && running.Reason == v1alpha1.ReasonConfigMissing && strings.Contains(running.Message, text) &&
+		return running != nil && running.Reason == v1alpha1.ReasonConfigMissing &&
+			strings.Contains(running.Message, text) &&
 			c.Status.PrintableStatus == v1alpha1.ReasonConfigMissing
 	})
 }
@@ -57,7 +58,8 @@ func (h *host) shown(text string) (out []string) {
 			out = append(out, path+": "+err.Error())
 		case info.Mode().Perm()&0o077 != 0:
 			out = append(out, path+": mode "+info.Mode().String())
-		case disk.Type != unix.TMPFS_MAGIC && strings.HasPrefix(run, ".."): // the run directory is in memory on a host
+		// the run directory is in memory on a host
+		case disk.Type != unix.TMPFS_MAGIC && strings.HasPrefix(run, ".."):
 			out = append(out, path+": on a disk")
 		}
 		return nil
@@ -84,14 +86,16 @@ func TestConfiguration(t *testing.T) {
 	h.signal(unix.SIGKILL)
 	h.start()
 	settings := func(mode string) {
-		h.raw("settings.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {MODE: "+mode+"}\n")
+		h.raw("settings.yaml",
+			"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {MODE: "+mode+"}\n")
 	}
 	settings("fast")
 	h.untilWaits("app", "spec.env[1].valueFrom.secretKeyRef: found no Secret login")
 
 	// A Secret that others can read is refused, and nothing of it is shown.
 	secret := func(key string) string {
-		return "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {" + key + ": " + password + "}\n"
+		return "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {" + key + ": " +
+			password + "}\n"
 	}
 	if err := os.WriteFile(h.path("m/login.yaml"), []byte(secret("other")), 0o644); err != nil {
 		t.Fatal(err)

@@ -60,7 +60,8 @@ func controlCommand(o *options, verb folder.Verb, c *cobra.Command) *cobra.Comma
 	x := &control{o: o}
 	c.Args = cobra.MinimumNArgs(1)
 	c.RunE = func(cmd *cobra.Command, args []string) error { return x.run(cmd, verb, args) }
-	c.Flags().StringVarP(&x.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of the NAMEs")
+	c.Flags().StringVarP(&x.namespace, "namespace", "n", corev1.NamespaceDefault,
+		"`namespace` of the NAMEs")
 	c.Flags().BoolVar(&x.noWait, "no-wait", false, "return once the agent has been asked")
 	return c
 }
@@ -73,7 +74,8 @@ func (x *control) run(cmd *cobra.Command, verb folder.Verb, names []string) erro
 		return err
 	}
 	if !claim.AgentRuns(x.o.StateDir) {
-		return fmt.Errorf("found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.StateDir)
+		return fmt.Errorf(
+			"found no running agent with --state-dir %s; allowed: one that runs, since it is the agent that does it", x.o.StateDir)
 	}
 	var wanted []*v1alpha1.Container
 	for _, name := range names {
@@ -126,7 +128,8 @@ func (l *progressLine) show(text string) {
 		return
 	}
 	l.text = text
-	if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && len(text) >= width && width > 0 {
+	if width, _, err := term.GetSize(int(os.Stderr.Fd())); err == nil && len(text) >= width &&
+		width > 0 {
 		text = text[:width-1]
 	}
 	fmt.Fprint(os.Stderr, "\r\x1b[K", text)
@@ -143,9 +146,10 @@ func pruneCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prune [NAME...]",
 		Short: "Stop and remove Containers whose manifests are gone and that the agent holds on to",
-		Long: `An agent that works alone stops nothing when its folder of manifests is away, is another one than before, or lost all of its several
-manifests at once: a volume may not be mounted, or another branch be checked out. status lists what is held. prune confirms that it
-is to go: all of it, or the NAMEs. A manifest that is put back needs no prune.`,
+		Long: `An agent that works alone stops nothing when its directory of manifests is away, is another one
+than before, or lost all of its several manifests at once: a volume may not be mounted, or another
+branch be checked out. status lists the Containers that are held. prune confirms that they are to
+go: all of them, or the NAMEs. A manifest that is put back needs no prune.`,
 		Example: "  berth-agent prune\n  berth-agent prune web-1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, err := o.containers()
@@ -155,7 +159,8 @@ is to go: all of it, or the NAMEs. A manifest that is put back needs no prune.`,
 			for i := range all {
 				c := &all[i]
 				if c.Namespace == x.namespace && slices.Contains(args, c.Name) && folder.Missing(c) == "" {
-					return fmt.Errorf("%s has its manifest; allowed: Containers whose manifest is gone (remove the manifest to remove the Container)", standalone.DisplayName(c))
+					return fmt.Errorf(
+						"%s has its manifest; allowed: Containers whose manifest is gone (remove the manifest to remove the Container)", standalone.DisplayName(c))
 				}
 			}
 			if len(args) > 0 {
@@ -170,7 +175,8 @@ is to go: all of it, or the NAMEs. A manifest that is put back needs no prune.`,
 			return errors.Join(errs...)
 		},
 	}
-	c.Flags().StringVarP(&x.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of the NAMEs")
+	c.Flags().StringVarP(&x.namespace, "namespace", "n", corev1.NamespaceDefault,
+		"`namespace` of the NAMEs")
 	c.Flags().BoolVar(&x.noWait, "no-wait", false, "return once the agent has been asked")
 	return c
 }

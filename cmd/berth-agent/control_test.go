@@ -23,7 +23,8 @@ import (
 // run runs a command of the agent's, and returns what it writes and its exit code.
 func (h *host) run(stdin string, args ...string) (stdout, stderr string, code int) {
 	h.t.Helper()
-	cmd := exec.Command(programs+"/berth-agent", append([]string{args[0], "--state-dir", h.path("s")}, args[1:]...)...)
+	cmd := exec.Command(programs+"/berth-agent", append([]string{args[0], "--state-dir", h.path("s")},
+		args[1:]...)...)
 	var out, err bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &err
 	var exit *exec.ExitError
@@ -91,7 +92,8 @@ func (h *host) checkStop(pid int) {
 	}
 	stopped := func() bool {
 		c := h.get("count")
-		return c.Status.PID == 0 && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonStopped
+		return c.Status.PID == 0 && c.Status.State.Waiting != nil &&
+			c.Status.State.Waiting.Reason == v1alpha1.ReasonStopped
 	}
 	if c := h.get("count"); !stopped() || c.Status.LastState.Terminated.ExitCode != 3 {
 		h.t.Fatalf("found %+v after stop", c.Status)
@@ -103,14 +105,18 @@ func (h *host) checkStop(pid int) {
 		h.t.Errorf("pid %d runs on", pid)
 	}
 	h.does("stop", "count") // again is nothing to do
-	if _, stderr, code := h.run("", "exec", "count", "--", "true"); code != 125 || !strings.Contains(stderr, "count does not run") || !strings.Contains(stderr, "told to stop") {
+	if _, stderr, code := h.run("", "exec", "count", "--", "true"); code != 125 ||
+		!strings.Contains(stderr, "count does not run") || !strings.Contains(stderr, "told to stop") {
 		h.t.Errorf("exec of a stopped one: found code %d, %q", code, stderr)
 	}
 	h.signal(unix.SIGKILL)
 	h.start()
 	h.until("the agent has read the directory", func() bool { return claim.AgentRuns(h.path("s")) })
 	h.write("count.yaml", h.counting("two"))
-	h.until("the edit", func() bool { c := h.get("count"); return c.Generation == 2 && c.Status.ObservedGeneration == 2 })
+	h.until("the edit", func() bool {
+		c := h.get("count")
+		return c.Generation == 2 && c.Status.ObservedGeneration == 2
+	})
 	if !stopped() {
 		h.t.Fatalf("found %+v after a start of the agent and an edit", h.get("count").Status)
 	}
@@ -126,7 +132,8 @@ func (h *host) checkStart() {
 		h.t.Errorf("start of one that runs: found pid %d, before %d", again.Status.PID, c.Status.PID)
 	}
 	h.does("restart", "count")
-	if again := h.untilRunning("count"); again.Status.PID == c.Status.PID || again.Status.RestartCount != c.Status.RestartCount+1 {
+	if again := h.untilRunning("count"); again.Status.PID == c.Status.PID ||
+		again.Status.RestartCount != c.Status.RestartCount+1 {
 		h.t.Errorf("restart: found %+v", again.Status)
 	}
 	if !strings.HasSuffix(h.logs("count", "--previous"), "bye\n") {
@@ -144,21 +151,29 @@ func (h *host) checkStart() {
 
 // checkLogs prints logs of several containers, their ends, and of one that was never started.
 func (h *host) checkLogs() {
-	h.write("other.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'for i in 1 2 3; do echo line $i; done']\n")
-	h.until("its end", func() bool { c := h.get("other"); return c != nil && status.Finished(c.Status.Phase) })
+	h.write("other.yaml", "  image: oci-archive:"+programs+
+		"/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'for i in 1 2 3; do echo line $i; done']\n")
+	h.until("its end", func() bool {
+		c := h.get("other")
+		return c != nil && status.Finished(c.Status.Phase)
+	})
 	if out := h.does("logs", "other", "--tail", "2"); out != "line 2\nline 3\n" {
 		h.t.Errorf("--tail: found %q", out)
 	}
-	if out := h.does("logs", "other", "--since", "2001-01-01T00:00:00Z"); out != "line 1\nline 2\nline 3\n" {
+	out := h.does("logs", "other", "--since", "2001-01-01T00:00:00Z")
+	if out != "line 1\nline 2\nline 3\n" {
 		h.t.Errorf("--since: found %q", out)
 	}
 	if out := h.does("logs", "other", "--since", "0s"); out != "" {
 		h.t.Errorf("--since: found %q", out)
 	}
-	if out := h.does("logs", "other", "count", "--tail", "1"); !strings.HasPrefix(out, "other | line 3\ncount | two ") {
+	if out := h.does("logs", "other", "count", "--tail", "1"); !strings.HasPrefix(out,
+		"other | line 3\ncount | two ") {
 		h.t.Errorf("several: found %q", out)
 	}
-	if out, stderr, code := h.run("", "logs", "other", "none", "--tail", "1"); code != 1 || out != "other | line 3\n" || !strings.Contains(stderr, "none: NAME: found no container default/none") {
+	if out, stderr, code := h.run("", "logs", "other", "none", "--tail", "1"); code != 1 ||
+		out != "other | line 3\n" || !strings.Contains(stderr,
+		"none: NAME: found no container default/none") {
 		h.t.Errorf("one of several: found %q, %q, code %d", out, stderr, code)
 	}
 	h.write("never.yaml", "  image: oci-archive:/nowhere.tar\n")
@@ -166,14 +181,20 @@ func (h *host) checkLogs() {
 		c := h.get("never")
 		return c != nil && strings.Contains(standalone.Message(c), "nowhere")
 	})
-	if _, stderr, code := h.run("", "logs", "never"); code != 1 || !strings.Contains(stderr, "the container did not start yet") || !strings.Contains(stderr, "nowhere.tar") {
+	_, stderr, code := h.run("", "logs", "never")
+	if code != 1 || !strings.Contains(stderr, "the container did not start yet") ||
+		!strings.Contains(stderr, "nowhere.tar") {
 		h.t.Errorf("logs of one that was never started: found code %d, %q", code, stderr)
 	}
-	if _, stderr, code := h.run("", "start", "never"); code != 1 || !strings.Contains(stderr, "nowhere.tar") {
+	if _, stderr, code := h.run("", "start", "never"); code != 1 || !strings.Contains(stderr,
+		"nowhere.tar") {
 		h.t.Errorf("start of what cannot start: found code %d, %q", code, stderr)
 	}
 	h.does("start", "other") // one that has ended runs again
-	h.until("its second end", func() bool { c := h.get("other"); return status.Finished(c.Status.Phase) && c.Status.RestartCount == 1 })
+	h.until("its second end", func() bool {
+		c := h.get("other")
+		return status.Finished(c.Status.Phase) && c.Status.RestartCount == 1
+	})
 }
 
 // checkLogsOfRemoved removes containers: they leave their logs.
@@ -181,7 +202,8 @@ func (h *host) checkLogsOfRemoved() {
 	h.remove("never.yaml")
 	h.remove("other.yaml")
 	h.until("the removal", func() bool { return h.get("other") == nil && h.get("never") == nil })
-	if _, stderr, code := h.run("", "logs", "other"); code != 1 || !strings.Contains(stderr, "berth-agent logs --previous other") {
+	_, stderr, code := h.run("", "logs", "other")
+	if code != 1 || !strings.Contains(stderr, "berth-agent logs --previous other") {
 		h.t.Errorf("logs of a removed one: found code %d, %q", code, stderr)
 	}
 	if out := h.does("logs", "--previous", "other"); out != "line 1\nline 2\nline 3\n" {
@@ -192,24 +214,30 @@ func (h *host) checkLogsOfRemoved() {
 // checkPrune puts another directory in place of the manifests' one, as the mount point of a volume
 // may be: that stops nothing by itself.
 func (h *host) checkPrune() {
-	if err := errors.Join(os.Rename(h.path("m"), h.path("away")), os.Mkdir(h.path("m"), 0o700)); err != nil {
+	err := errors.Join(os.Rename(h.path("m"), h.path("away")), os.Mkdir(h.path("m"), 0o700))
+	if err != nil {
 		h.t.Fatal(err)
 	}
 	if err := h.agent.Process.Signal(unix.SIGHUP); err != nil { // or the next look is in 30 s
 		h.t.Fatal(err)
 	}
-	h.until("the word of the missing manifest", func() bool { _, stderr, _ := h.run("", "status"); return strings.Contains(stderr, "missing: ") })
+	h.until("the word of the missing manifest", func() bool {
+		_, stderr, _ := h.run("", "status")
+		return strings.Contains(stderr, "missing: ")
+	})
 	if c := h.untilRunning("count"); c.Status.RestartCount != 3 {
 		h.t.Errorf("found %+v without a manifest", c.Status)
 	}
-	if _, stderr, code := h.run("", "prune", "none"); code != 1 || !strings.Contains(stderr, "default/none") {
+	_, stderr, code := h.run("", "prune", "none")
+	if code != 1 || !strings.Contains(stderr, "default/none") {
 		h.t.Errorf("prune of nothing: found code %d, %q", code, stderr)
 	}
 	if out := h.does("prune"); out != "count\n" || h.get("count") != nil {
 		h.t.Errorf("prune: found %q", out)
 	}
 	h.signal(unix.SIGTERM)
-	if _, stderr, code := h.run("", "stop", "count"); code != 1 || !strings.Contains(stderr, "no running agent") {
+	if _, stderr, code := h.run("", "stop", "count"); code != 1 || !strings.Contains(stderr,
+		"no running agent") {
 		h.t.Errorf("stop without an agent: found code %d, %q", code, stderr)
 	}
 }
@@ -219,9 +247,14 @@ func (h *host) checkPrune() {
 func TestStandaloneJobAgain(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	job := "  image: oci-archive:" + programs + "/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'echo x >>/out/runs']\n" +
-		"  volumes: [{name: v, hostPath: {path: " + h.dir + "}}]\n  volumeMounts: [{name: v, mountPath: /out}]\n"
-	runs := func() int { data, _ := os.ReadFile(h.path("runs")); return strings.Count(string(data), "x") }
+	job := "  image: oci-archive:" + programs +
+		"/busybox.tar\n  restartPolicy: Never\n  command: [/bin/sh, -c, 'echo x >>/out/runs']\n" +
+		"  volumes: [{name: v, hostPath: {path: " + h.dir +
+		"}}]\n  volumeMounts: [{name: v, mountPath: /out}]\n"
+	runs := func() int {
+		data, _ := os.ReadFile(h.path("runs"))
+		return strings.Count(string(data), "x")
+	}
 	h.write("job.yaml", job)
 	for n := 1; n <= 4; n++ {
 		h.until(fmt.Sprintf("run %d", n), func() bool {
@@ -232,7 +265,10 @@ func TestStandaloneJobAgain(t *testing.T) {
 			h.signal(unix.SIGKILL)
 			h.start()
 			h.write("probe.yaml", job) // what happens before the agent watches is not seen
-			h.until("the watch", func() bool { c := h.get("probe"); return c != nil && status.Finished(c.Status.Phase) })
+			h.until("the watch", func() bool {
+				c := h.get("probe")
+				return c != nil && status.Finished(c.Status.Phase)
+			})
 			h.remove("probe.yaml")
 			h.until("its removal", func() bool { return h.get("probe") == nil })
 			if c := h.get("job"); c.Status.RestartCount != 0 || runs() != n+1 {
@@ -245,7 +281,10 @@ func TestStandaloneJobAgain(t *testing.T) {
 		h.remove("job.yaml")
 		h.write("job.yaml", job)
 	}
-	h.until("the last run", func() bool { c := h.get("job"); return runs() == 5 && c != nil && status.Finished(c.Status.Phase) })
+	h.until("the last run", func() bool {
+		c := h.get("job")
+		return runs() == 5 && c != nil && status.Finished(c.Status.Phase)
+	})
 	if kept, _ := filepath.Glob(h.path("l/removed/default_job_*/0.log")); len(kept) != 4 {
 		t.Errorf("found logs %v of the lives before", kept)
 	}
@@ -256,8 +295,10 @@ func TestStandaloneJobAgain(t *testing.T) {
 // TestRunDirTooLong: the limit is named, before anything is begun.
 func TestRunDirTooLong(t *testing.T) {
 	h := newHost(t)
-	out, err := exec.Command(programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path(strings.Repeat("r", 100))).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "--run-dir: found ") || !strings.Contains(string(out), "allowed: 107") {
+	out, err := exec.Command(programs+"/berth-agent", "--manifests", h.path("m"), "--state-dir",
+		h.path("s"), "--run-dir", h.path(strings.Repeat("r", 100))).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "--run-dir: found ") ||
+		!strings.Contains(string(out), "allowed: 107") {
 		t.Errorf("found %v, %s", err, out)
 	}
 }
@@ -271,7 +312,10 @@ func TestNotRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"status"}, {"logs", "x"}, {"stop", "x"}, {"exec", "x", "true"}} {
-		cmd := exec.Command("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", programs + "/berth-agent", args[0], "--state-dir", h.path("s")}, args[1:]...)...)
+		cmd := exec.Command("setpriv", append([]string{
+			"--reuid=65534", "--regid=65534", "--clear-groups",
+			programs + "/berth-agent", args[0], "--state-dir", h.path("s"),
+		}, args[1:]...)...)
 		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "found user id 65534; allowed: 0") {
 			t.Errorf("%v: found %v, %s", args, err, out)
@@ -286,8 +330,10 @@ func TestPruneAllNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	for namespace, rest := range map[string]string{"a": "", "b": `,"uid":"1","generation":1`} {
-		status := fmt.Sprintf(`{"metadata":{"name":"x","namespace":%q,"annotations":{"berth.run/manifest-missing":"all vanished"}%s}}`, namespace, rest)
-		if err := os.WriteFile(filepath.Join(state, "status", namespace+"_x.json"), []byte(status), 0o600); err != nil {
+		status := fmt.Sprintf(
+			`{"metadata":{"name":"x","namespace":%q,"annotations":{"berth.run/manifest-missing":"all vanished"}%s}}`, namespace, rest)
+		err := os.WriteFile(filepath.Join(state, "status", namespace+"_x.json"), []byte(status), 0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -301,10 +347,12 @@ func TestPruneAllNamespaces(t *testing.T) {
 	var out bytes.Buffer
 	c.SetOut(&out)
 	err = c.ExecuteContext(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "a/x was never accepted") || out.String() != "b/x\n" {
+	if err == nil || !strings.Contains(err.Error(), "a/x was never accepted") ||
+		out.String() != "b/x\n" {
 		t.Errorf("found %v and %q", err, out.String())
 	}
-	if asked, err := filepath.Glob(filepath.Join(state, "requests/*.json")); err != nil || len(asked) != 1 {
+	if asked, err := filepath.Glob(filepath.Join(state, "requests/*.json")); err != nil ||
+		len(asked) != 1 {
 		t.Errorf("found requests %v, %v; want one", asked, err)
 	}
 }

@@ -60,7 +60,10 @@ func TestEnvironmentOfFields(t *testing.T) {
 	c := h.untilRunning("all")
 	all := string(c.UID) + " " + addresses + " $(ID) $(LATER) $(ID)"
 	var line string
-	h.until("a line", func() bool { line = strings.TrimSuffix(h.logs("all"), "\n"); return line != "" })
+	h.until("a line", func() bool {
+		line = strings.TrimSuffix(h.logs("all"), "\n")
+		return line != ""
+	})
 	words := strings.Split(line, "|")
 	if len(words) != 4 || !slices.Equal(words[:3], []string{"/" + addresses, all, all}) {
 		t.Errorf("found %q; want %q", words, []string{"/" + addresses, all, all, "the node's memory"})
@@ -75,9 +78,13 @@ func TestEnvironmentOfFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.start()
-	h.until("another run", func() bool { c := h.get("all"); return c.Status.RestartCount == 1 && c.Status.PID != 0 })
+	h.until("another run", func() bool {
+		c := h.get("all")
+		return c.Status.RestartCount == 1 && c.Status.PID != 0
+	})
 	h.until("the same line", func() bool { return h.logs("all") == line+"\n" })
-	if meta.FindStatusCondition(h.get("all").Status.Conditions, v1alpha1.ConditionRecompileAvailable) != nil {
+	if meta.FindStatusCondition(h.get("all").Status.Conditions,
+		v1alpha1.ConditionRecompileAvailable) != nil {
 		t.Error("what was accepted compiles to something else in the next agent")
 	}
 	h.removeAll("all.yaml", "environment.yaml")

@@ -55,9 +55,11 @@ not found, 126 if it cannot be executed, 125 if exec itself fails.`,
 	f.StringVarP(&namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of NAME")
 	f.BoolVarP(&e.Stdin, "stdin", "i", false, "pass standard input to the command")
 	f.BoolVarP(&e.TTY, "tty", "t", false, "give the command a terminal")
-	f.StringVarP(&e.User, "user", "u", "", "`USER[:GROUP]` to execute as, names of the container's /etc/passwd and /etc/group or numbers; absent, the container's")
+	f.StringVarP(&e.User, "user", "u", "",
+		"`USER[:GROUP]` to execute as, names of the container's /etc/passwd and /etc/group or numbers; absent, the container's")
 	f.StringVarP(&e.Workdir, "workdir", "w", "", "working `directory`; absent, the container's")
-	f.StringArrayVarP(&e.Env, "env", "e", nil, "`NAME=VALUE` for the environment; may be given several times")
+	f.StringArrayVarP(&e.Env, "env", "e", nil,
+		"`NAME=VALUE` for the environment; may be given several times")
 	return c
 }
 

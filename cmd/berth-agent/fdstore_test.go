@@ -37,9 +37,15 @@ const barrier = "X_BARRIER=1"
 
 func newFakeManager(t *testing.T) *fakeManager {
 	t.Helper()
-	m := &fakeManager{t: t, path: filepath.Join(t.TempDir(), "notify"), files: map[string]*os.File{}, drained: make(chan struct{}, 1)}
+	m := &fakeManager{
+		t: t, path: filepath.Join(t.TempDir(), "notify"), files: map[string]*os.File{},
+		drained: make(chan struct{}, 1),
+	}
 	var err error
-	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"}); err != nil {
+	if m.conn, err = net.ListenUnixgram("unixgram", &net.UnixAddr{
+		Name: m.path,
+		Net:  "unixgram",
+	}); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
@@ -80,8 +86,10 @@ func (m *fakeManager) take() bool {
 	messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil || len(fds) != 1 || fields["FDSTORE"] != "1" || fields["FDPOLL"] != "0" || m.files[name] != nil {
-			m.t.Errorf("a message with %d descriptors: %q, %v; stored: %t", len(fds), buf[:n], err, m.files[name] != nil)
+		if err != nil || len(fds) != 1 || fields["FDSTORE"] != "1" || fields["FDPOLL"] != "0" ||
+			m.files[name] != nil {
+			m.t.Errorf("a message with %d descriptors: %q, %v; stored: %t", len(fds), buf[:n], err,
+				m.files[name] != nil)
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
@@ -152,9 +160,17 @@ var jobsOfFDStore = map[string]struct {
 	code   int32
 	log    string
 }{
-	"few":  {`trap "echo last; exit 6" USR1; echo begin; while :; do sleep 0.05; done`, 6, "begin\nlast\n"},
-	"many": {`trap "i=0; while [ \$i -lt 1000 ]; do echo line \$i; i=\$((i+1)); done; echo -n end; exit 7" USR1; echo begin; while :; do sleep 0.05; done`, 7, "begin\n" + thousandLines() + "end"},
-	"half": {`trap "echo ning; exit 8" USR1; echo -n begin; while :; do sleep 0.05; done`, 8, "beginning\n"},
+	"few": {
+		`trap "echo last; exit 6" USR1; echo begin; while :; do sleep 0.05; done`, 6,
+		"begin\nlast\n",
+	},
+	"many": {
+		`trap "i=0; while [ \$i -lt 1000 ]; do echo line \$i; i=\$((i+1)); done; echo -n end; exit 7" USR1; echo begin; while :; do sleep 0.05; done`, 7, "begin\n" + thousandLines() + "end",
+	},
+	"half": {
+		`trap "echo ning; exit 8" USR1; echo -n begin; while :; do sleep 0.05; done`, 8,
+		"beginning\n",
+	},
 }
 
 func thousandLines() string {
@@ -252,7 +268,8 @@ func TestSystemdKeepsDescriptors(t *testing.T) {
 	h := newHost(t)
 	unit := "berth-agent-test-" + strconv.Itoa(os.Getpid()) + ".service"
 	args := append([]string{
-		"--unit", unit, "--service-type=notify", "--collect", "-p", "FileDescriptorStoreMax=1024", "-p", "KillMode=process",
+		"--unit", unit, "--service-type=notify", "--collect", "-p", "FileDescriptorStoreMax=1024", "-p",
+		"KillMode=process",
 		"-p", "Restart=always", "-p", "RestartSec=3", "-p", "StandardError=append:" + h.path("agent.log"),
 	}, h.command()...)
 	if out, err := exec.Command("systemd-run", args...).CombinedOutput(); err != nil {
@@ -265,7 +282,9 @@ func TestSystemdKeepsDescriptors(t *testing.T) {
 		return n
 	}
 	pids := h.startJobs()
-	h.until("their descriptors are stored", func() bool { return show("NFileDescriptorStore") == 3*len(pids) })
+	h.until("their descriptors are stored", func() bool {
+		return show("NFileDescriptorStore") == 3*len(pids)
+	})
 	supervisor := h.supervisorPID()
 	for _, pid := range []int{show("MainPID"), supervisor} {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {

@@ -25,7 +25,9 @@ func (h *host) flushes() []string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return regexp.MustCompile(`(?m)^.*\b(fsync|fdatasync|syncfs|sync|sync_file_range|msync)\(.*$`).FindAllString(string(data), -1)
+	return regexp.MustCompile(
+		`(?m)^.*\b(fsync|fdatasync|syncfs|sync|sync_file_range|msync)\(.*$`).FindAllString(string(data),
+		-1)
 }
 
 // runs counts the containers that run, or have ended with an exit code.
@@ -33,7 +35,8 @@ func (h *host) runs() (running, ended int) {
 	all, _ := folder.Read(h.path("s"))
 	for _, c := range all {
 		switch {
-		case c.Status.PID != 0 && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady):
+		case c.Status.PID != 0 && meta.IsStatusConditionTrue(c.Status.Conditions,
+			v1alpha1.ConditionReady):
 			running++
 		case c.Status.State.Terminated != nil:
 			ended++
@@ -54,7 +57,8 @@ func TestFlushes(t *testing.T) {
 	}
 	h.start()
 	h.until("the agent is ready", func() bool { return h.supervisorPID() > 0 })
-	spec := "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, '%s']\n  restartPolicy: Never\n"
+	spec := "  archive: {path: " + programs +
+		"/busybox.tar}\n  command: [/bin/sh, -c, '%s']\n  restartPolicy: Never\n"
 	// flushed counts the flushes of what f does, those that come up to a second later included.
 	flushed := func(what string, f func()) []string {
 		t.Helper()
@@ -69,7 +73,8 @@ func TestFlushes(t *testing.T) {
 	step := func(what string, most int, f func()) {
 		t.Helper()
 		if found := flushed(what, f); len(found) > most {
-			t.Errorf("%s: found %d flushes; want at most %d:\n%s", what, len(found), most, strings.Join(found, "\n"))
+			t.Errorf("%s: found %d flushes; want at most %d:\n%s", what, len(found), most,
+				strings.Join(found, "\n"))
 		}
 	}
 	running := func(n int) func() bool {

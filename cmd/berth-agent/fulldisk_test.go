@@ -58,17 +58,23 @@ func TestStandaloneFullDisk(t *testing.T) {
 			h := newHost(t)
 			h.mount("s", tc.options)
 			h.start()
-			image := func(spec string) string { return strings.ReplaceAll(spec, "IMAGE", programs+"/busybox.tar") }
+			image := func(spec string) string {
+				return strings.ReplaceAll(spec, "IMAGE", programs+"/busybox.tar")
+			}
 			h.write("quiet.yaml", image(quiet))
 			pid := h.untilRunning("quiet").Status.PID
-			h.write("filler.yaml", image("  archive: {path: IMAGE}\n  command: [/bin/sh, -c, \"trap 'exit 0' TERM; i=0; while :; do "+tc.filler+
-				" 2>/dev/null; echo full; sleep 0.1; done\"]\n  volumes: [{name: d, emptyDir: {}}]\n  volumeMounts: [{name: d, mountPath: /data}]\n"+
-				"  terminationGracePeriodSeconds: 300\n"))
-			h.until("the disk is full", func() bool { return strings.Contains(h.logs("filler"), "full\n") && h.full("s") })
+			h.write("filler.yaml",
+				image("  archive: {path: IMAGE}\n  command: [/bin/sh, -c, \"trap 'exit 0' TERM; i=0; while :; do "+tc.filler+
+					" 2>/dev/null; echo full; sleep 0.1; done\"]\n  volumes: [{name: d, emptyDir: {}}]\n  volumeMounts: [{name: d, mountPath: /data}]\n"+
+					"  terminationGracePeriodSeconds: 300\n"))
+			h.until("the disk is full", func() bool {
+				return strings.Contains(h.logs("filler"), "full\n") && h.full("s")
+			})
 
 			h.write("late.yaml", image(quiet))
 			h.until("the status says that the disk is full", func() bool {
-				return strings.HasPrefix(running(h.get("late")), "False StorageFailed: ") && strings.Contains(running(h.get("late")), "no space left on device")
+				return strings.HasPrefix(running(h.get("late")), "False StorageFailed: ") &&
+					strings.Contains(running(h.get("late")), "no space left on device")
 			})
 			h.signal(unix.SIGKILL)
 			h.start()
@@ -77,10 +83,12 @@ func TestStandaloneFullDisk(t *testing.T) {
 			h.until("filler is forgotten", func() bool { return h.get("filler") == nil })
 			h.untilRunning("late")
 			if c := h.untilRunning("quiet"); c.Status.PID != pid || c.Status.RestartCount != 0 {
-				t.Errorf("quiet: found pid %d and %d restarts; want %d and 0", c.Status.PID, c.Status.RestartCount, pid)
+				t.Errorf("quiet: found pid %d and %d restarts; want %d and 0", c.Status.PID,
+					c.Status.RestartCount, pid)
 			}
 			agentLog, _ := os.ReadFile(h.path("agent.log"))
-			if n := strings.Count(string(agentLog), "msg=Stop "); n != 1 || strings.Contains(string(agentLog), "msg=Kill ") {
+			if n := strings.Count(string(agentLog), "msg=Stop "); n != 1 ||
+				strings.Contains(string(agentLog), "msg=Kill ") {
 				t.Errorf("found %d stop signals, or a SIGKILL; want one signal, within the grace period", n)
 			}
 			for _, name := range []string{"quiet", "late"} {
@@ -101,10 +109,13 @@ func TestStandaloneFullLogDir(t *testing.T) {
 	h := newHost(t)
 	h.mount("l", "size=1m")
 	h.start()
-	h.write("loud.yaml", strings.ReplaceAll("  archive: {path: IMAGE}\n  command: [/bin/sh, -c, 'yes']\n", "IMAGE", programs+"/busybox.tar"))
+	h.write("loud.yaml",
+		strings.ReplaceAll("  archive: {path: IMAGE}\n  command: [/bin/sh, -c, 'yes']\n", "IMAGE",
+			programs+"/busybox.tar"))
 	h.until("the status says that lines are lost", func() bool {
 		got := running(h.get("loud"))
-		return strings.HasPrefix(got, "True ") && strings.Contains(got, "its output is not logged") && strings.Contains(got, "no space left on device")
+		return strings.HasPrefix(got, "True ") && strings.Contains(got, "its output is not logged") &&
+			strings.Contains(got, "no space left on device")
 	})
 	h.remove("loud.yaml")
 	h.until("it is gone", func() bool { return h.get("loud") == nil })

@@ -71,7 +71,8 @@ func mainOf(m *testing.M) (int, error) {
 	if err := flag.Set("test.parallel", strconv.Itoa(2*stepWorkers)); err != nil {
 		return 0, err
 	}
-	if built := os.Getenv("BERTH_AGENT_PROGRAMS"); built != "" { // in a virtual machine, see hack/vm/test.sh
+	// in a virtual machine, see hack/vm/test.sh
+	if built := os.Getenv("BERTH_AGENT_PROGRAMS"); built != "" {
 		programs = built
 		return m.Run(), nil
 	}
@@ -118,7 +119,8 @@ func mainOf(m *testing.M) (int, error) {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	needs.Root(t)
-	h := &host{t: t, dir: t.TempDir(), cgroup: fmt.Sprintf("/berth-agent-test-%d-%d", os.Getpid(), time.Now().UnixNano())}
+	h := &host{t: t, dir: t.TempDir(), cgroup: fmt.Sprintf("/berth-agent-test-%d-%d", os.Getpid(),
+		time.Now().UnixNano())}
 	if err := os.Mkdir(h.path("m"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -162,8 +164,10 @@ func (h *host) command() []string {
 		plugins += cniPlugins
 	}
 	return []string{
-		programs + "/berth-agent", plugins, "--cni-conf-dir", h.path("cni"), "--manifests", h.path("m"), "--state-dir", h.path("s"), "--run-dir", h.path("r"),
-		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format", "text", "--log-level", "debug",
+		programs + "/berth-agent", plugins, "--cni-conf-dir", h.path("cni"), "--manifests", h.path("m"),
+		"--state-dir", h.path("s"), "--run-dir", h.path("r"),
+		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format",
+		"text", "--log-level", "debug",
 	}
 }
 
@@ -255,7 +259,8 @@ func (h *host) leftovers() counts {
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	c.mounts = strings.Count(string(table), " "+h.dir+"/")
 	for _, hierarchy := range []string{"", "*"} {
-		dirs, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", hierarchy, h.cgroup, "*", "cgroup.procs"))
+		dirs, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", hierarchy, h.cgroup, "*",
+			"cgroup.procs"))
 		for _, dir := range dirs {
 			if filepath.Base(filepath.Dir(dir)) != "supervisor" {
 				c.cgroups++
@@ -266,7 +271,8 @@ func (h *host) leftovers() counts {
 	for _, p := range procs {
 		data, _ := os.ReadFile(p)
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
-		if strings.Contains(string(data), h.cgroup+"/") && !strings.Contains(string(data), h.cgroup+"/supervisor") && procState(pid) != "Z" {
+		if strings.Contains(string(data), h.cgroup+"/") && !strings.Contains(string(data), h.cgroup+
+			"/supervisor") && procState(pid) != "Z" {
 			c.processes++
 		}
 	}
@@ -292,7 +298,8 @@ func (h *host) files() (n int) {
 	for _, dir := range []string{"s/bundles", "s/status", "l"} {
 		entries, _ := os.ReadDir(h.path(dir))
 		for _, e := range entries {
-			if e.Name() != "removed" && !strings.HasPrefix(e.Name(), ".") { // the logs that are kept, and the agent's own reserve
+			// the logs that are kept, and the agent's own reserve
+			if e.Name() != "removed" && !strings.HasPrefix(e.Name(), ".") {
 				n++
 			}
 		}
@@ -306,7 +313,8 @@ func (h *host) write(file, spec string) {
 	if strings.Contains(spec, "terminationGracePeriodSeconds") {
 		grace = ""
 	}
-	h.raw(file, "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata:\n  name: "+name+"\nspec:\n"+grace+spec)
+	h.raw(file, "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata:\n  name: "+name+
+		"\nspec:\n"+grace+spec)
 }
 
 func (h *host) raw(file, content string) {
@@ -373,13 +381,15 @@ func (h *host) untilRunning(name string) *v1alpha1.Container {
 	var c *v1alpha1.Container
 	h.until(name+" runs", func() bool {
 		c = h.get(name)
-		return c != nil && c.Status.PID != 0 && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady)
+		return c != nil && c.Status.PID != 0 && meta.IsStatusConditionTrue(c.Status.Conditions,
+			v1alpha1.ConditionReady)
 	})
 	return c
 }
 
 func (h *host) logs(args ...string) string {
-	out, _ := exec.Command(programs+"/berth-agent", append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
+	out, _ := exec.Command(programs+"/berth-agent",
+		append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
 	return string(out)
 }
 

@@ -91,7 +91,8 @@ func killProgramsIn(dir string) int {
 	processes, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range processes {
 		program, _ := os.Readlink(p + "/exe")
-		if pid, err := strconv.Atoi(filepath.Base(p)); err == nil && strings.HasPrefix(program, dir+"/") &&
+		if pid, err := strconv.Atoi(filepath.Base(p)); err == nil && strings.HasPrefix(program,
+			dir+"/") &&
 			unix.Kill(pid, unix.SIGKILL) == nil {
 			killed++
 		}
@@ -151,7 +152,8 @@ func TestKilledTestsLeaveNothing(t *testing.T) {
 	needs.Root(t)
 	if os.Getenv(victimVariable) != "" {
 		h := newHost(t)
-		h.write("web.yaml", fmt.Sprintf("  archive: {path: %s/busybox.tar}\n  command: [sleep, '1000']\n", programs))
+		h.write("web.yaml", fmt.Sprintf("  archive: {path: %s/busybox.tar}\n  command: [sleep, '1000']\n",
+			programs))
 		h.start()
 		h.until("it runs", func() bool { c := h.get("web"); return c != nil && c.Status.PID != 0 })
 		fmt.Printf("victim %d %s\n", h.get("web").Status.PID, h.dir)
@@ -191,12 +193,15 @@ func TestKilledTestsLeaveNothing(t *testing.T) {
 		_, errDir := os.Stat(dir)
 		_, errLinks := os.Stat(links)
 		state := procState(pid)
-		cgroups, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/berth-agent-test-%d-*", victim.Process.Pid))
-		if os.IsNotExist(errDir) && os.IsNotExist(errLinks) && (state == "" || state == "Z") && len(cgroups) == 0 {
+		cgroups, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/berth-agent-test-%d-*",
+			victim.Process.Pid))
+		if os.IsNotExist(errDir) && os.IsNotExist(errLinks) && (state == "" || state == "Z") &&
+			len(cgroups) == 0 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("found the container's process in state %q, cgroups %q, directory: %v; want nothing", state, cgroups, errDir)
+			t.Fatalf("found the container's process in state %q, cgroups %q, directory: %v; want nothing",
+				state, cgroups, errDir)
 		}
 	}
 }

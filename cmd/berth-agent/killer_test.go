@@ -132,7 +132,8 @@ func (tr *tracer) attach() error {
 				continue
 			}
 			known[tid], again = true, true
-			_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_TRACECLONE, 0, 0)
+			_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0,
+				unix.PTRACE_O_TRACESYSGOOD|unix.PTRACE_O_TRACECLONE, 0, 0)
 			switch errno {
 			case 0:
 				if err := unix.PtraceInterrupt(tid); err != nil && err != unix.ESRCH {
@@ -206,22 +207,28 @@ const (
 
 // steps are the system calls that are steps.
 var steps = map[uint64]string{
-	unix.SYS_RENAMEAT: "renameat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_MKDIRAT: "mkdirat", unix.SYS_LINKAT: "linkat",
-	unix.SYS_SYMLINKAT: "symlinkat", unix.SYS_FSYNC: "fsync", unix.SYS_FDATASYNC: "fdatasync", unix.SYS_SYNCFS: "syncfs", unix.SYS_FTRUNCATE: "ftruncate",
-	unix.SYS_MOUNT: "mount", unix.SYS_UMOUNT2: "umount2", unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_BIND: "bind", unix.SYS_SPLICE: "splice",
-	unix.SYS_PIDFD_SEND_SIGNAL: "pidfd_send_signal", unix.SYS_CLONE3: "clone3", unix.SYS_WAITID: "waitid", unix.SYS_WAIT4: "wait4",
+	unix.SYS_RENAMEAT: "renameat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_UNLINKAT: "unlinkat",
+	unix.SYS_MKDIRAT: "mkdirat", unix.SYS_LINKAT: "linkat",
+	unix.SYS_SYMLINKAT: "symlinkat", unix.SYS_FSYNC: "fsync", unix.SYS_FDATASYNC: "fdatasync",
+	unix.SYS_SYNCFS: "syncfs", unix.SYS_FTRUNCATE: "ftruncate",
+	unix.SYS_MOUNT: "mount", unix.SYS_UMOUNT2: "umount2", unix.SYS_MOVE_MOUNT: "move_mount",
+	unix.SYS_BIND: "bind", unix.SYS_SPLICE: "splice",
+	unix.SYS_PIDFD_SEND_SIGNAL: "pidfd_send_signal", unix.SYS_CLONE3: "clone3",
+	unix.SYS_WAITID: "waitid", unix.SYS_WAIT4: "wait4",
 }
 
 // writes are the system calls that are steps if they write to a file or a socket.
 var writes = map[uint64]string{
-	unix.SYS_WRITE: "write", unix.SYS_PWRITE64: "pwrite64", unix.SYS_WRITEV: "writev", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg",
+	unix.SYS_WRITE: "write", unix.SYS_PWRITE64: "pwrite64", unix.SYS_WRITEV: "writev",
+	unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg",
 }
 
 // observe takes in that a thread has come to the beginning or the end of a system call, and returns
 // the step that is done.
 func (tr *tracer) observe(tid int) (done string) {
 	var info syscallInfo
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(tid),
+		unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 	if errno != 0 {
 		return ""
 	}
@@ -253,7 +260,8 @@ func (tr *tracer) step(info *syscallInfo) string {
 			}
 			tr.last = target
 		}
-		if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "/dev/") {
+		if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, "/") &&
+			!strings.HasPrefix(target, "/dev/") {
 			return name + " " + target
 		}
 		return ""

@@ -102,7 +102,8 @@ func (r *stepRun) noted(want string) {
 
 func (r *stepRun) wrote(want string, args ...string) {
 	r.t.Helper()
-	if got := r.logs(append(args, r.name)...); strings.TrimSuffix(got, "\n") != strings.TrimSuffix(want, "\n") {
+	got := r.logs(append(args, r.name)...)
+	if strings.TrimSuffix(got, "\n") != strings.TrimSuffix(want, "\n") {
 		r.t.Errorf("found log %q; want %q", got, want)
 	}
 }
@@ -113,7 +114,9 @@ const slowStop = `trap 'trap "" TERM; echo term >>$NOTES; echo stopping; sleep 0
 var stepScenarios = []stepScenario{
 	{
 		name: "job",
-		act:  func(r *stepRun) { r.manifest("Never", "echo start >>$NOTES; "+count+"printf end; exit 7") },
+		act: func(r *stepRun) {
+			r.manifest("Never", "echo start >>$NOTES; "+count+"printf end; exit 7")
+		},
 		over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerFailed) },
 		check: func(r *stepRun) {
 			r.exitCode(7)
@@ -126,7 +129,9 @@ var stepScenarios = []stepScenario{
 		before: func(r *stepRun) {
 			r.manifest("OnFailure", "[ -e $NOTES.go ] || first=1; echo start >>$NOTES; "+count+
 				"if [ $first ]; then while [ ! -e $NOTES.go ]; do sleep 0.02; done; echo first; exit 9; fi; printf second; exit 0")
-			r.until("the first program has started", func() bool { return strings.Contains(r.notes(), "start") })
+			r.until("the first program has started", func() bool {
+				return strings.Contains(r.notes(), "start")
+			})
 		},
 		act: func(r *stepRun) {
 			if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
@@ -137,7 +142,8 @@ var stepScenarios = []stepScenario{
 		check: func(r *stepRun) {
 			r.exitCode(0)
 			c := r.get(r.name)
-			if last := c.Status.LastState.Terminated; c.Status.RestartCount != 1 || last == nil || last.ExitCode != 9 {
+			if last := c.Status.LastState.Terminated; c.Status.RestartCount != 1 || last == nil ||
+				last.ExitCode != 9 {
 				r.t.Errorf("found %d restarts after %+v; want 1 after exit code 9", c.Status.RestartCount, last)
 			}
 			r.noted("start start")
@@ -149,10 +155,14 @@ var stepScenarios = []stepScenario{
 		name: "replace",
 		before: func(r *stepRun) {
 			r.manifest("Always", slowStop)
-			r.until("the first program is ready", func() bool { return strings.Contains(r.notes(), "ready") })
+			r.until("the first program is ready", func() bool {
+				return strings.Contains(r.notes(), "ready")
+			})
 		},
-		act:  func(r *stepRun) { r.manifest("Never", "echo new >>$NOTES; "+count+"printf new; exit 5") },
-		over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerFailed) && strings.Contains(r.notes(), "new") },
+		act: func(r *stepRun) { r.manifest("Never", "echo new >>$NOTES; "+count+"printf new; exit 5") },
+		over: func(r *stepRun) bool {
+			return r.ended(v1alpha1.ContainerFailed) && strings.Contains(r.notes(), "new")
+		},
 		check: func(r *stepRun) {
 			r.exitCode(5)
 			r.noted("start ready term bye new")
@@ -183,7 +193,8 @@ var stepScenarios = []stepScenario{
 			r.until("the program is ready", func() bool { return r.notes() == "start ready" })
 		},
 		act: func(r *stepRun) {
-			r.manifest("Always", limitedProgram, "  resources: {limits: {pids: 20}}\n  logging: {maxSize: 32Ki, maxFiles: 2}\n")
+			r.manifest("Always", limitedProgram,
+				"  resources: {limits: {pids: 20}}\n  logging: {maxSize: 32Ki, maxFiles: 2}\n")
 		},
 		over: func(r *stepRun) bool {
 			c := r.get(r.name)
@@ -191,7 +202,8 @@ var stepScenarios = []stepScenario{
 				return false
 			}
 			s := logSizes(c.Status.LogPath)
-			return len(s) == 2 && s[0] <= 32<<10 && c.Status.PID != 0 && limitsOf(r.t, c.Status.PID).pids == "20"
+			return len(s) == 2 && s[0] <= 32<<10 && c.Status.PID != 0 &&
+				limitsOf(r.t, c.Status.PID).pids == "20"
 		},
 		check: func(r *stepRun) {
 			r.noted("start ready")
@@ -213,14 +225,16 @@ var connected = stepScenario{
 	before: func(r *stepRun) {
 		// The only manifest is not removed without a confirmation.
 		const other = "other"
-		r.write(other+".yaml", "  archive: {path: "+programs+"/busybox.tar}\n  command: [/bin/true]\n  restartPolicy: Never\n  hostNetwork: true\n")
+		r.write(other+".yaml", "  archive: {path: "+programs+
+			"/busybox.tar}\n  command: [/bin/true]\n  restartPolicy: Never\n  hostNetwork: true\n")
 		r.until("the other container has ended", func() bool {
 			c := r.get(other)
 			return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
 		})
 	},
 	act: func(r *stepRun) {
-		r.manifest("Never", "echo start >>$NOTES; hostname -i; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
+		r.manifest("Never",
+			"echo start >>$NOTES; hostname -i; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
 			"  ports: [{containerPort: 80, hostPort: 8080}]\n")
 	},
 	over: func(r *stepRun) bool {
@@ -237,7 +251,8 @@ var connected = stepScenario{
 		if r.ended(v1alpha1.ContainerFailed) {
 			ips := r.get(r.name).Status.IPs
 			if len(ips) != 2 || strings.TrimSpace(r.logs(r.name)) != ips[0].IP {
-				r.t.Errorf("the program found its address %q; want the first of two of the status, %v", r.logs(r.name), ips)
+				r.t.Errorf("the program found its address %q; want the first of two of the status, %v",
+					r.logs(r.name), ips)
 			}
 			r.removed = true
 			r.remove(r.name + ".yaml")
@@ -259,7 +274,8 @@ const limitedProgram = `trap 'exit 0' TERM; echo start >>$NOTES; seq 1 10000; ec
 var takeover = stepScenario{
 	name: "takeover",
 	before: func(r *stepRun) {
-		r.manifest("Never", "echo start >>$NOTES; "+count+"while [ ! -e $NOTES.go ]; do sleep 0.02; done; printf end; exit 7")
+		r.manifest("Never", "echo start >>$NOTES; "+count+
+			"while [ ! -e $NOTES.go ]; do sleep 0.02; done; printf end; exit 7")
 		r.until("the program has started", func() bool { return r.notes() == "start" })
 		r.until("the agent holds it", r.holds)
 		r.signal(unix.SIGKILL)
@@ -301,7 +317,8 @@ var waitForSecret = stepScenario{
 		r.untilWaits(r.name, "found no Secret "+r.name)
 	},
 	act: func(r *stepRun) {
-		r.raw(r.name+"-secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: "+r.name+"}\nstringData: {word: hello}\n")
+		r.raw(r.name+"-secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: "+r.name+
+			"}\nstringData: {word: hello}\n")
 		r.rescan()
 	},
 	over: func(r *stepRun) bool { return r.ended(v1alpha1.ContainerSucceeded) },
@@ -435,7 +452,8 @@ func (h *host) ready() {
 	h.t.Helper()
 	h.until("the agent is ready", func() bool {
 		log, err := os.ReadFile(h.path("agent.log"))
-		return err == nil && strings.Contains(string(log[h.logged:]), "agent started") && h.supervisorPID() != 0
+		return err == nil && strings.Contains(string(log[h.logged:]), "agent started") &&
+			h.supervisorPID() != 0
 	})
 }
 

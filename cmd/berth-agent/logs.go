@@ -37,8 +37,8 @@ func logsCommand(o *options) *cobra.Command {
 		Short: "Show what Containers of an agent that works alone have written",
 		Long: `logs shows what the last run of a container has written. With several NAMEs each line begins with the name it is of.
 
-The logs of a container whose manifest was removed are kept for a while (--removed-logs-count and --removed-logs-age of the agent);
-logs --previous shows them.`,
+The logs of a container whose manifest was removed are kept for a while (--removed-logs-count and
+--removed-logs-age of the agent); logs --previous shows them.`,
 		Example: `  berth-agent logs hello
   berth-agent logs hello --follow --tail 20
   berth-agent logs hello --since 10m --timestamps
@@ -57,11 +57,14 @@ logs --previous shows them.`,
 		},
 	}
 	f := c.Flags()
-	f.BoolVarP(&l.follow, "follow", "f", false, "wait for more, over restarts of the container too, until it is removed")
-	f.BoolVarP(&l.previous, "previous", "p", false, "the run before this one, or the last run of a container that was removed")
+	f.BoolVarP(&l.follow, "follow", "f", false,
+		"wait for more, over restarts of the container too, until it is removed")
+	f.BoolVarP(&l.previous, "previous", "p", false,
+		"the run before this one, or the last run of a container that was removed")
 	f.BoolVar(&l.timestamps, "timestamps", false, "begin each line with its time")
 	f.IntVar(&l.tail, "tail", -1, "`number` of lines to begin with, counted from the end; -1 for all")
-	f.StringVar(&l.since, "since", "", "only what is newer than a `time`: a duration such as 10m or 24h, or a time of RFC 3339")
+	f.StringVar(&l.since, "since", "",
+		"only what is newer than a `time`: a duration such as 10m or 24h, or a time of RFC 3339")
 	f.StringVarP(&l.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of the NAMEs")
 	return c
 }
@@ -77,7 +80,9 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return t, nil
 	}
-	return time.Time{}, fmt.Errorf("--since: found %q; allowed: a duration such as 90s, 10m or 24h, or a time such as %s", s, now.UTC().Format(time.RFC3339))
+	return time.Time{},
+		fmt.Errorf("--since: found %q; allowed: a duration such as 90s, 10m or 24h, or a time such as %s",
+			s, now.UTC().Format(time.RFC3339))
 }
 
 // run prints the logs of all names, one after the other, or at the same time if they are followed.
@@ -155,7 +160,8 @@ func (l *logsFlags) begun(ctx context.Context, p *crilog.Printer, name string) (
 		switch {
 		case err != nil && first:
 			if kept, kerr := l.removed(name); kerr == nil && len(kept) > 0 {
-				return "", fmt.Errorf("%w; the logs of one that was removed are kept: berth-agent logs --previous %s", err, name)
+				return "", fmt.Errorf(
+					"%w; the logs of one that was removed are kept: berth-agent logs --previous %s", err, name)
 			}
 			return "", err
 		case c == nil: // removed
@@ -224,7 +230,8 @@ func (l *logsFlags) before(name string) (string, error) {
 		if notFound != nil {
 			return "", notFound
 		}
-		return "", errors.New("--previous: there was no run before this one, and no logs of a removed container of the name are kept")
+		return "", errors.New(
+			"--previous: there was no run before this one, and no logs of a removed container of the name are kept")
 	}
 	path, err := lifecycle.LastLog(dirs[0])
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 func TestParseSince(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for s, want := range map[string]time.Time{
-		"": {}, "10m": now.Add(-10 * time.Minute), "2026-01-02T03:00:00Z": time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
+		"": {}, "10m": now.Add(-10 * time.Minute), "2026-01-02T03:00:00Z": time.Date(2026, 1, 2, 3, 0, 0,
+			0, time.UTC),
 		"2026-01-02T04:00:00.5+01:00": time.Date(2026, 1, 2, 3, 0, 0, 500000000, time.UTC),
 	} {
 		if got, err := parseSince(s, now); err != nil || !got.Equal(want) {

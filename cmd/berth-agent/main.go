@@ -55,11 +55,12 @@ func command() *cobra.Command {
 		Short: "Berth's node agent",
 		Long: `berth-agent runs the containers of one node.
 
-With --manifests it works alone: it runs the Containers (berth.run/v1alpha1) in the files of a directory, and needs no
-Kubernetes. Else it belongs to a cluster: it runs the OCIBundles that the controller has dispatched to --node-name.
+With --manifests it works alone: it runs the Containers (berth.run/v1alpha1) in the files of a
+directory, and needs no Kubernetes. Else it belongs to a cluster: it runs the OCIBundles that the
+controller has dispatched to --node-name.
 
-Containers are children of a supervisor (berth supervise), which the agent starts unless it runs. They go on when the agent
-ends, and the next agent takes them up again.`,
+Containers are children of a supervisor (berth supervise), which the agent starts unless it runs.
+They go on when the agent ends, and the next agent takes them up again.`,
 		Example: `  # alone: run what is in /etc/berth/manifests, and look at it
   berth-agent --manifests /etc/berth/manifests
   berth-agent status
@@ -71,7 +72,8 @@ ends, and the next agent takes them up again.`,
   berth-agent --kubeconfig /etc/berth/kubeconfig --node-name worker-1
 
   # apart from another agent on the same host
-  berth-agent --manifests ./m --state-dir /tmp/b/state --run-dir /tmp/b/run --log-dir /tmp/b/log --cgroup-parent /b`,
+  berth-agent --manifests ./m --state-dir /tmp/b/state --run-dir /tmp/b/run \
+    --log-dir /tmp/b/log --cgroup-parent /b`,
 		Args:          cobra.NoArgs,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
@@ -79,27 +81,39 @@ ends, and the next agent takes them up again.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	// That of the other commands, too.
-	c.PersistentFlags().StringVar(&o.StateDir, "state-dir", "/var/lib/berth", "`directory` of images, bundles and status")
+	c.PersistentFlags().StringVar(&o.StateDir, "state-dir", "/var/lib/berth",
+		"`directory` of images, bundles and status")
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.Manifests, "manifests", "", "`directory` of manifests to run, without Kubernetes")
-	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
-	f.StringVar(&o.NodeName, "node-name", "", "`name` of this node's NodeAgent; absent, the host's name")
-	f.StringVar(&o.RunDir, "run-dir", "/run/berth", "`directory` of the runtime and the supervisor; it must not outlive a boot")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "",
+		"kubeconfig `file` of the cluster; absent, and without --manifests, the pod's service account")
+	f.StringVar(&o.NodeName, "node-name", "",
+		"`name` of this node's NodeAgent; absent, the host's name")
+	f.StringVar(&o.RunDir, "run-dir", "/run/berth",
+		"`directory` of the runtime and the supervisor; it must not outlive a boot")
 	f.StringVar(&o.LogDir, "log-dir", "/var/log/berth", "`directory` of the containers' logs")
-	f.IntVar(&o.RemovedLogs.Count, "removed-logs-count", 100, "`number` of removed containers whose logs are kept")
-	f.DurationVar(&o.RemovedLogs.Age, "removed-logs-age", 7*24*time.Hour, "`time` for which logs of removed containers are kept; 0 for no limit")
-	f.StringVar(&o.CgroupParent, "cgroup-parent", "/berth", "`cgroup` that the containers' are made in")
+	f.IntVar(&o.RemovedLogs.Count, "removed-logs-count", 100,
+		"`number` of removed containers whose logs are kept")
+	f.DurationVar(&o.RemovedLogs.Age, "removed-logs-age", 7*24*time.Hour,
+		"`time` for which logs of removed containers are kept; 0 for no limit")
+	f.StringVar(&o.CgroupParent, "cgroup-parent", "/berth",
+		"`cgroup` that the containers' are made in")
 	f.StringSliceVar(&o.Network.BinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"},
 		"`directories` of CNI plugins; empty, containers have loopback alone")
-	f.StringVar(&o.Network.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of CNI configuration; the first file by name is the containers' network")
+	f.StringVar(&o.Network.ConfDir, "cni-conf-dir", "/etc/cni/net.d",
+		"`directory` of CNI configuration; the first file by name is the containers' network")
 	f.StringArrayVar(&o.bridgeSubnet, "bridge-subnet", nil,
 		"`subnet` of the bridge that containers have without CNI configuration, one of IPv4 and one of IPv6; absent, 10.89.0.0/16 or another that is free, and one of fd00::/8")
-	f.StringVar(&o.Berth, "berth-binary", "", "`path` of the program berth; absent, the one beside this program, else that in PATH")
-	f.StringArrayVar(&o.Handlers, "handler", nil, "another runtime, as `name=/path`; may be given several times")
-	f.StringVar(&o.HealthAddress, "health-probe-bind-address", "", "`address` of /healthz and /readyz over HTTP; absent, none")
+	f.StringVar(&o.Berth, "berth-binary", "",
+		"`path` of the program berth; absent, the one beside this program, else that in PATH")
+	f.StringArrayVar(&o.Handlers, "handler", nil,
+		"another runtime, as `name=/path`; may be given several times")
+	f.StringVar(&o.HealthAddress, "health-probe-bind-address", "",
+		"`address` of /healthz and /readyz over HTTP; absent, none")
 	f.StringVar(&o.logFormat, "log-format", "", "text or json; absent, text on a terminal, else json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	c.AddCommand(statusCommand(o), logsCommand(o), execCommand(o), stopCommand(o), startCommand(o), restartCommand(o), pruneCommand(o))
+	c.AddCommand(statusCommand(o), logsCommand(o), execCommand(o), stopCommand(o), startCommand(o),
+		restartCommand(o), pruneCommand(o))
 	return c
 }

@@ -35,7 +35,8 @@ func TestStandaloneNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, directory := "  archive: {path: "+programs+"/busybox.tar}\n", "  rootfs: {path: "+rootfs+"}\n"
+	image, directory := "  archive: {path: "+programs+"/busybox.tar}\n", "  rootfs: {path: "+
+		rootfs+"}\n"
 	h.start()
 	script := func(more string) string {
 		return "  command: [/bin/busybox, sh, -c, 'B=/bin/busybox; $B cat /etc/hostname; $B hostname -i; test -f /etc/resolv.conf && echo resolv; " + more + "; exit 1']\n"
@@ -44,13 +45,30 @@ func TestStandaloneNames(t *testing.T) {
 		spec string
 		want []string // lines of the first two runs
 	}{
-		"image":     {image + script("echo x >> /etc/hosts && echo writable"), []string{"image", "127.0.0.1", "resolv", "writable"}},
+		"image": {
+			image + script("echo x >> /etc/hosts && echo writable"),
+			[]string{"image", "127.0.0.1", "resolv", "writable"},
+		},
 		"directory": {directory + script("true"), []string{"directory", "127.0.0.1", "resolv"}},
-		"hostname":  {image + "  hostname: other\n" + script("$B ping -c 1 -w 1 hostname | $B head -1"), []string{"other", "127.0.0.1", "PING hostname (127.0.0.1): 56 data bytes"}},
-		"read-only": {image + "  securityContext: {readOnlyRootFilesystem: true}\n" + script("echo x 2>/dev/null >> /etc/hosts || echo read-only"), []string{"read-only", "127.0.0.1", "resolv", "read-only"}},
-		"user":      {image + "  securityContext: {runAsUser: 1000}\n" + script("true"), []string{"user", "127.0.0.1", "resolv"}},
-		"host":      {image + "  hostNetwork: true\n" + script("$B ping -c 1 -w 1 host | $B head -1"), []string{node, "PING host (127.0.1.1): 56 data bytes"}},
-		"own": {image + "  volumes: [{name: h, hostPath: {path: " + h.path("own") + "}}]\n  volumeMounts: [{name: h, mountPath: /etc/hosts}]\n" +
+		"hostname": {
+			image + "  hostname: other\n" + script("$B ping -c 1 -w 1 hostname | $B head -1"),
+			[]string{"other", "127.0.0.1", "PING hostname (127.0.0.1): 56 data bytes"},
+		},
+		"read-only": {image + "  securityContext: {readOnlyRootFilesystem: true}\n" +
+			script("echo x 2>/dev/null >> /etc/hosts || echo read-only"), []string{
+			"read-only", "127.0.0.1",
+			"resolv", "read-only",
+		}},
+		"user": {
+			image + "  securityContext: {runAsUser: 1000}\n" + script("true"),
+			[]string{"user", "127.0.0.1", "resolv"},
+		},
+		"host": {
+			image + "  hostNetwork: true\n" + script("$B ping -c 1 -w 1 host | $B head -1"),
+			[]string{node, "PING host (127.0.1.1): 56 data bytes"},
+		},
+		"own": {image + "  volumes: [{name: h, hostPath: {path: " + h.path("own") +
+			"}}]\n  volumeMounts: [{name: h, mountPath: /etc/hosts}]\n" +
 			script("$B cat /etc/hosts"), []string{"own", "192.0.2.3"}},
 	} {
 		if name == "own" {
@@ -66,7 +84,8 @@ func TestStandaloneNames(t *testing.T) {
 			}
 			h.until(name+" has run twice", func() bool {
 				c := h.get(name)
-				return c != nil && c.Status.RestartCount >= 1 && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == "CrashLoopBackOff"
+				return c != nil && c.Status.RestartCount >= 1 && c.Status.State.Waiting != nil &&
+					c.Status.State.Waiting.Reason == "CrashLoopBackOff"
 			})
 			lines := strings.Split(h.logs(args...), "\n")
 			for _, want := range tc.want {

@@ -54,7 +54,8 @@ func TestStandaloneNetworkNamespace(t *testing.T) {
 		running(name)
 	}
 	own, none := netns(pids["own"]), netns(pids["none"])
-	if node := netns(int64(os.Getpid())); netns(pids["host"]) != node || own == node || none == node || own == none {
+	if node := netns(int64(os.Getpid())); netns(pids["host"]) != node || own == node || none == node ||
+		own == none {
 		t.Errorf("found the namespaces own %d, none %d, host %d, node %d; want the node's for host alone",
 			own, none, netns(pids["host"]), node)
 	}
@@ -84,7 +85,8 @@ func TestStandaloneNetworkNamespace(t *testing.T) {
 	// Into the node's network and back: another container, and so another namespace.
 	h.write("own.yaml", spec+"  hostNetwork: true\n")
 	running("own")
-	if pinned, _ := filepath.Glob(h.path("r/netns/*_own_*")); netns(pids["own"]) != netns(int64(os.Getpid())) || len(pinned) > 0 {
+	pinned, _ := filepath.Glob(h.path("r/netns/*_own_*"))
+	if netns(pids["own"]) != netns(int64(os.Getpid())) || len(pinned) > 0 {
 		t.Errorf("in the node's network: found the namespace %d, pinned %v", netns(pids["own"]), pinned)
 	}
 	h.write("own.yaml", spec)
@@ -133,7 +135,8 @@ func (h *host) ownNetwork() {
 // onNode runs a program in the host's network and returns what it prints.
 func (h *host) onNode(args ...string) string {
 	h.t.Helper()
-	out, err := exec.Command("nsenter", append([]string{"--net=" + h.network}, args...)...).CombinedOutput()
+	out, err := exec.Command("nsenter", append([]string{"--net=" + h.network},
+		args...)...).CombinedOutput()
 	if err != nil {
 		h.t.Fatalf("%v: %v\n%s", args, err, out)
 	}
@@ -160,7 +163,8 @@ func (h *host) networkLeft() []string {
 		for line := range strings.Lines(h.onNode(save)) {
 			// Rules name the container in a comment, or its address alone. Chains of a container have
 			// a hash in their names.
-			container := strings.Contains(line, "default_") || strings.Contains(line, "/32 ") || strings.Contains(line, "/128 ") ||
+			container := strings.Contains(line, "default_") || strings.Contains(line, "/32 ") ||
+				strings.Contains(line, "/128 ") ||
 				regexp.MustCompile(`^:CNI-(DN-)?[0-9a-f]{16}`).MatchString(line)
 			if container && !strings.Contains(line, "127.0.0.1/32") && !strings.Contains(line, "::1/128") {
 				left = append(left, line)
@@ -196,7 +200,8 @@ func (h *host) ips(name string, before int64) (ips []netip.Addr, pid int64) {
 
 // pinging is the spec of a Container that waits, and whose pings others may ask for.
 func pinging() string {
-	return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, 'trap exit TERM; while true; do sleep 0.1; done']\n"
+	return "  archive: {path: " + programs +
+		"/busybox.tar}\n  command: [/bin/sh, -c, 'trap exit TERM; while true; do sleep 0.1; done']\n"
 }
 
 // Containers reach each other and the node over the bridge, by IPv4 and IPv6, and keep their
@@ -215,14 +220,17 @@ func TestStandaloneBridge(t *testing.T) {
 	}
 	gateway := subnet.Addr().Next()
 	for _, to := range []netip.Addr{b[0], b[1], gateway} {
-		if out := h.does("exec", "a", "--", "ping", "-c", "1", "-w", "10", to.String()); !strings.Contains(out, "1 packets received") {
+		out := h.does("exec", "a", "--", "ping", "-c", "1", "-w", "10", to.String())
+		if !strings.Contains(out, "1 packets received") {
 			t.Errorf("ping from a to %s: found %s", to, out)
 		}
 	}
 	if out := h.does("status"); !strings.Contains(out, a[0].String()) {
 		t.Errorf("berth-agent status: found no address of a:\n%s", out)
 	}
-	if hosts := h.does("exec", "a", "--", "cat", "/etc/hosts"); !strings.Contains(hosts, a[0].String()+"\ta\n") || !strings.Contains(hosts, a[1].String()+"\ta\n") {
+	hosts := h.does("exec", "a", "--", "cat", "/etc/hosts")
+	if !strings.Contains(hosts, a[0].String()+"\ta\n") || !strings.Contains(hosts, a[1].String()+
+		"\ta\n") {
 		t.Errorf("/etc/hosts: found %q; want a's addresses", hosts)
 	}
 
@@ -242,7 +250,8 @@ func TestStandaloneBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, pid = h.ips("a", pid)
-	if out := h.onNode("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "ip", "-o", "addr"); !strings.Contains(out, again[0].String()+"/") {
+	out := h.onNode("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "ip", "-o", "addr")
+	if !strings.Contains(out, again[0].String()+"/") {
 		t.Errorf("after its device was removed: found %s; want %s", out, again[0])
 	}
 
@@ -259,7 +268,8 @@ func (h *host) unconnected(name, want string) {
 	h.t.Helper()
 	h.until(name+" is refused: "+want, func() bool {
 		c := h.get(name)
-		return c != nil && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonNetworkFailed &&
+		return c != nil && c.Status.State.Waiting != nil &&
+			c.Status.State.Waiting.Reason == v1alpha1.ReasonNetworkFailed &&
 			strings.Contains(c.Status.State.Waiting.Message, want)
 	})
 }
@@ -276,7 +286,8 @@ func TestStandalonePorts(t *testing.T) {
 	}
 	defer func() { _ = outside.Remove("outside") }()
 	for _, args := range []string{
-		"link add in0 type veth peer name out0", "addr add 198.51.100.1/24 dev in0", "link set in0 up", "link set out0 netns " + far,
+		"link add in0 type veth peer name out0", "addr add 198.51.100.1/24 dev in0", "link set in0 up",
+		"link set out0 netns " + far,
 	} {
 		h.onNode(append([]string{"ip"}, strings.Fields(args)...)...)
 	}
@@ -284,23 +295,30 @@ func TestStandalonePorts(t *testing.T) {
 		h.onNode(append([]string{"nsenter", "--net=" + far, "ip"}, strings.Fields(args)...)...)
 	}
 	server := func(ports string) string {
-		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/busybox, httpd, -f, -p, '80', -h, /etc]\n  ports: [" + ports + "]\n"
+		return "  archive: {path: " + programs +
+			"/busybox.tar}\n  command: [/bin/busybox, httpd, -f, -p, '80', -h, /etc]\n  ports: [" +
+			ports + "]\n"
 	}
 	h.start()
-	h.write("web.yaml", server("{name: http, containerPort: 80, hostPort: 8080}, {containerPort: 80, hostPort: 8443, hostIP: 127.0.0.1}"))
+	h.write("web.yaml",
+		server("{name: http, containerPort: 80, hostPort: 8080}, {containerPort: 80, hostPort: 8443, hostIP: 127.0.0.1}"))
 	_, pid := h.ips("web", 0)
 	get := func(url string, prefix ...string) string {
-		out, _ := exec.Command("nsenter", append(append([]string{"--net=" + h.network}, prefix...), "curl", "-m", "5", "-s", url)...).CombinedOutput()
+		out, _ := exec.Command("nsenter", append(append([]string{"--net=" + h.network}, prefix...),
+			"curl", "-m", "5", "-s", url)...).CombinedOutput()
 		return strings.TrimSpace(string(out))
 	}
 	reachable := func(when string) {
 		t.Helper()
-		h.until("the server listens", func() bool { return get("http://127.0.0.1:8080/hostname") == "web" })
+		h.until("the server listens", func() bool {
+			return get("http://127.0.0.1:8080/hostname") == "web"
+		})
 		inside := fmt.Sprintf("--net=/proc/%d/ns/net", pid)
 		for from, got := range map[string]string{
-			"the node's loopback":           get("http://127.0.0.1:8080/hostname"),
-			"the node's address":            get("http://198.51.100.1:8080/hostname"),
-			"outside":                       get("http://198.51.100.1:8080/hostname", "nsenter", "--net="+far),
+			"the node's loopback": get("http://127.0.0.1:8080/hostname"),
+			"the node's address":  get("http://198.51.100.1:8080/hostname"),
+			"outside": get("http://198.51.100.1:8080/hostname", "nsenter",
+				"--net="+far),
 			"the container itself":          get("http://198.51.100.1:8080/hostname", "nsenter", inside),
 			"the node's loopback, its port": get("http://127.0.0.1:8443/hostname"),
 		} {
@@ -320,7 +338,8 @@ func TestStandalonePorts(t *testing.T) {
 	}
 	defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
 	h.until("nc listens", func() bool {
-		return strings.Contains(h.onNode("cat", "/proc/thread-self/net/tcp6", "/proc/thread-self/net/tcp"), ":1F91 ")
+		return strings.Contains(h.onNode("cat", "/proc/thread-self/net/tcp6",
+			"/proc/thread-self/net/tcp"), ":1F91 ")
 	})
 	h.write("second.yaml", server("{containerPort: 80, hostPort: 8080}"))
 	h.write("third.yaml", server("{containerPort: 80, hostPort: 8081}"))
@@ -328,7 +347,9 @@ func TestStandalonePorts(t *testing.T) {
 	const taken = "spec.ports: found hostPort 8080/TCP, which is Container default/web's; allowed: a free port"
 	h.unconnected("second", taken)
 	h.unconnected("fourth", taken)
-	h.unconnected("third", fmt.Sprintf("spec.ports: found hostPort 8081/TCP, which process busybox (pid %d) has", busy.Process.Pid))
+	h.unconnected("third",
+		fmt.Sprintf("spec.ports: found hostPort 8081/TCP, which process busybox (pid %d) has",
+			busy.Process.Pid))
 
 	// Another agent knows what its predecessor has given to whom.
 	h.signal(unix.SIGKILL)
@@ -338,7 +359,8 @@ func TestStandalonePorts(t *testing.T) {
 	h.start()
 	_, pid = h.ips("web", pid)
 	reachable("after a restart")
-	h.write("second.yaml", server("{containerPort: 80, hostPort: 8080, protocol: TCP, hostIP: 198.51.100.1}"))
+	h.write("second.yaml",
+		server("{containerPort: 80, hostPort: 8080, protocol: TCP, hostIP: 198.51.100.1}"))
 	h.unconnected("second", taken)
 	h.does("restart", "second", "--no-wait")
 	h.unconnected("second", taken)
@@ -347,7 +369,9 @@ func TestStandalonePorts(t *testing.T) {
 	h.until("web is gone", func() bool { return h.get("web") == nil })
 	h.does("restart", "second", "--no-wait")
 	h.ips("second", 0)
-	h.until("second has the port", func() bool { return get("http://198.51.100.1:8080/hostname") == "second" })
+	h.until("second has the port", func() bool {
+		return get("http://198.51.100.1:8080/hostname") == "second"
+	})
 
 	h.removeAll("second.yaml", "third.yaml", "fourth.yaml")
 	h.onNode("ip", "link", "del", "in0")
@@ -364,10 +388,12 @@ func TestStandaloneSampleWeb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.raw("web.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar", programs+"/busybox.tar"))
+	h.raw("web.yaml", strings.ReplaceAll(string(text), "/var/lib/berth/archives/hello.tar", programs+
+		"/busybox.tar"))
 	h.ips("web", 0)
 	h.until("the server answers", func() bool {
-		out, _ := exec.Command("nsenter", "--net="+h.network, "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname").Output()
+		out, _ := exec.Command("nsenter", "--net="+h.network, "curl", "-s", "-m", "5",
+			"http://127.0.0.1:8080/hostname").Output()
 		return string(out) == "web\n"
 	})
 	h.removeAll("web.yaml")

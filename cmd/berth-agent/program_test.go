@@ -26,11 +26,13 @@ func TestImports(t *testing.T) {
 	const module = "github.com/berth-run/berth/node-agent/"
 	kinds := []string{"core/v1", "coordination/v1", "authentication/v1"}
 	for _, dep := range strings.Fields(string(out)) {
-		if dep == module+"supervisor" || strings.HasPrefix(dep, module+"handler") || strings.HasPrefix(dep, module+"runtime") {
+		if dep == module+"supervisor" || strings.HasPrefix(dep, module+"handler") ||
+			strings.HasPrefix(dep, module+"runtime") {
 			t.Errorf("it imports %s", dep)
 		}
 		for _, all := range []string{
-			"sigs.k8s.io/controller-runtime", "k8s.io/client-go/kubernetes", "github.com/google/gnostic-models",
+			"sigs.k8s.io/controller-runtime", "k8s.io/client-go/kubernetes",
+			"github.com/google/gnostic-models",
 			"google.golang.org/protobuf", "github.com/prometheus",
 		} {
 			if dep == all || strings.HasPrefix(dep, all+"/") {
@@ -70,6 +72,7 @@ func TestProgramSize(t *testing.T) {
 		}
 	}
 	if limit := uint64(20 << 20); size > limit {
-		t.Errorf("found %.1f MiB of code and constants; want at most %d", float64(size)/(1<<20), limit>>20)
+		t.Errorf("found %.1f MiB of code and constants; want at most %d", float64(size)/(1<<20),
+			limit>>20)
 	}
 }

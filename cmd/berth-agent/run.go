@@ -37,7 +37,8 @@ type options struct {
 // check returns the faults of the flags, and makes paths absolute, before anything is started.
 func (o *options) check() error {
 	if o.Manifests != "" && o.Kubeconfig != "" {
-		return errors.New("found both --manifests and --kubeconfig; allowed: one of them, as an agent works alone or for a cluster")
+		return errors.New(
+			"found both --manifests and --kubeconfig; allowed: one of them, as an agent works alone or for a cluster")
 	}
 	if o.NodeName == "" {
 		name, err := os.Hostname()
@@ -49,8 +50,10 @@ func (o *options) check() error {
 	if msgs := validation.IsDNS1123Subdomain(o.NodeName); len(msgs) > 0 {
 		return fmt.Errorf("--node-name: found %q; allowed: %s", o.NodeName, strings.Join(msgs, "; "))
 	}
-	if !path.IsAbs(o.CgroupParent) || path.Clean(o.CgroupParent) != o.CgroupParent || o.CgroupParent == "/" {
-		return fmt.Errorf("--cgroup-parent: found %q; allowed: an absolute path below /, such as /berth", o.CgroupParent)
+	if !path.IsAbs(o.CgroupParent) || path.Clean(o.CgroupParent) != o.CgroupParent ||
+		o.CgroupParent == "/" {
+		return fmt.Errorf("--cgroup-parent: found %q; allowed: an absolute path below /, such as /berth",
+			o.CgroupParent)
 	}
 	for _, dir := range []struct {
 		flag  string
@@ -72,7 +75,8 @@ func (o *options) check() error {
 		return fmt.Errorf("--removed-logs-count: found %d; allowed: 0 or more", o.RemovedLogs.Count)
 	}
 	if o.RemovedLogs.Age < 0 {
-		return fmt.Errorf("--removed-logs-age: found %s; allowed: 0 for no limit, or more", o.RemovedLogs.Age)
+		return fmt.Errorf("--removed-logs-age: found %s; allowed: 0 for no limit, or more",
+			o.RemovedLogs.Age)
 	}
 	if err := o.checkNetwork(); err != nil {
 		return err
@@ -85,27 +89,33 @@ func (o *options) check() error {
 		o.Berth = found
 	}
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("found user id %d; allowed: 0, since namespaces, mounts and cgroups of the host are made", os.Geteuid())
+		return fmt.Errorf(
+			"found user id %d; allowed: 0, since namespaces, mounts and cgroups of the host are made",
+			os.Geteuid())
 	}
 	return nil
 }
 
 // checkNetwork returns the faults of the flags of the network.
 func (o *options) checkNetwork() error {
-	o.Network.BinDirs = slices.DeleteFunc(o.Network.BinDirs, func(dir string) bool { return dir == "" })
+	o.Network.BinDirs = slices.DeleteFunc(o.Network.BinDirs, func(dir string) bool {
+		return dir == ""
+	})
 	for _, dir := range append([]string{o.Network.ConfDir}, o.Network.BinDirs...) {
 		if !filepath.IsAbs(dir) {
 			return fmt.Errorf("--cni-bin-dir, --cni-conf-dir: found %q; allowed: absolute paths", dir)
 		}
 	}
 	if len(o.bridgeSubnet) > 0 && o.Manifests == "" {
-		return errors.New("--bridge-subnet: found a subnet; allowed: none without --manifests, as the network of a cluster is in --cni-conf-dir")
+		return errors.New(
+			"--bridge-subnet: found a subnet; allowed: none without --manifests, as the network of a cluster is in --cni-conf-dir")
 	}
 	o.Network.Subnets = nil
 	for _, text := range o.bridgeSubnet {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return fmt.Errorf("--bridge-subnet: found %q; allowed: a subnet such as 10.89.0.0/16: %w", text, err)
+			return fmt.Errorf("--bridge-subnet: found %q; allowed: a subnet such as 10.89.0.0/16: %w",
+				text, err)
 		}
 		o.Network.Subnets = append(o.Network.Subnets, p)
 	}
@@ -124,7 +134,8 @@ func findBerth() (string, error) {
 	}
 	found, err := exec.LookPath("berth")
 	if err != nil {
-		return "", fmt.Errorf("--berth-binary: found no program berth beside this one or in PATH; allowed: its path: %w", err)
+		return "", fmt.Errorf(
+			"--berth-binary: found no program berth beside this one or in PATH; allowed: its path: %w", err)
 	}
 	return filepath.Abs(found)
 }

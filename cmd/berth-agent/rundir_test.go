@@ -22,7 +22,8 @@ import (
 func TestRunDirBelongsToOneAgent(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	h.write("web.yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  command: [sleep, \"1000\"]\n")
+	h.write("web.yaml", "  image: oci-archive:"+programs+
+		"/busybox.tar\n  command: [sleep, \"1000\"]\n")
 	pid := h.untilRunning("web").Status.PID
 	for _, d := range []string{"m2", "s2"} {
 		if err := os.Mkdir(h.path(d), 0o700); err != nil {
@@ -30,7 +31,8 @@ func TestRunDirBelongsToOneAgent(t *testing.T) {
 		}
 	}
 	second := func() string {
-		cmd := exec.Command(programs+"/berth-agent", "--manifests", h.path("m2"), "--state-dir", h.path("s2"), "--run-dir", h.path("r"),
+		cmd := exec.Command(programs+"/berth-agent", "--manifests", h.path("m2"), "--state-dir",
+			h.path("s2"), "--run-dir", h.path("r"),
 			"--log-dir", h.path("l2"), "--cgroup-parent", h.cgroup, "--node-name", "second")
 		out, err := cmd.CombinedOutput()
 		if err == nil {
@@ -40,7 +42,8 @@ func TestRunDirBelongsToOneAgent(t *testing.T) {
 	}
 	for _, when := range []string{"while the first runs", "after the first has ended"} {
 		if got := second(); !strings.Contains(got, "--run-dir") || !strings.Contains(got, h.path("s")) {
-			t.Errorf("%s: the second agent says %q; want it to name --run-dir and %s", when, got, h.path("s"))
+			t.Errorf("%s: the second agent says %q; want it to name --run-dir and %s", when, got,
+				h.path("s"))
 		}
 		if err := unix.Kill(int(pid), 0); err != nil {
 			t.Fatalf("%s: the container is gone: %v", when, err)
@@ -73,13 +76,17 @@ func TestSupervisorKilled(t *testing.T) {
 	const jobs, enough = 4, 5
 	for i := range jobs {
 		job := strconv.Itoa(i)
-		h.write("job"+job+".yaml", "  image: oci-archive:"+programs+"/busybox.tar\n  restartPolicy: Never\n"+
+		h.write("job"+job+".yaml", "  image: oci-archive:"+programs+
+			"/busybox.tar\n  restartPolicy: Never\n"+
 			"  command: [/bin/sh, -c, 'i=0; while [ ! -e /s/enough ] || [ $i -lt 100 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; "+
 			"echo $i > /s/"+job+"; exit "+strconv.Itoa(20+i)+"']\n"+
-			"  volumes: [{name: s, hostPath: {path: "+shared+"}}]\n  volumeMounts: [{name: s, mountPath: /s}]\n")
+			"  volumes: [{name: s, hostPath: {path: "+shared+
+			"}}]\n  volumeMounts: [{name: s, mountPath: /s}]\n")
 	}
 	for i := range jobs {
-		h.until("the job begins", func() bool { return strings.Contains(h.logs("job"+strconv.Itoa(i)), "line 1\n") })
+		h.until("the job begins", func() bool {
+			return strings.Contains(h.logs("job"+strconv.Itoa(i)), "line 1\n")
+		})
 	}
 	ended := func() (n int) {
 		for i := range jobs {
@@ -135,7 +142,9 @@ func TestSupervisorKilled(t *testing.T) {
 func TestRunDirRemoved(t *testing.T) {
 	h := newHost(t)
 	h.start()
-	spec := func(rest string) string { return "  image: oci-archive:" + programs + "/busybox.tar\n" + rest }
+	spec := func(rest string) string {
+		return "  image: oci-archive:" + programs + "/busybox.tar\n" + rest
+	}
 	h.write("web.yaml", spec("  command: [sleep, \"1000\"]\n"))
 	h.write("job.yaml", spec("  restartPolicy: Never\n  command: [/bin/sh, -c, '"+
 		"i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; exit 9']\n"))
@@ -156,7 +165,9 @@ func TestRunDirRemoved(t *testing.T) {
 			return strings.TrimSpace(string(owner)) == h.path("s")
 		})
 	}
-	h.until("the job has ended", func() bool { return h.get("job").Status.Phase == v1alpha1.ContainerFailed })
+	h.until("the job has ended", func() bool {
+		return h.get("job").Status.Phase == v1alpha1.ContainerFailed
+	})
 	job := h.get("job").Status
 	if job.State.Terminated == nil || job.State.Terminated.ExitCode != 9 || job.RestartCount != 0 {
 		t.Errorf("the job: found %+v; want exit code 9", job)
@@ -177,7 +188,9 @@ func TestRunDirRemoved(t *testing.T) {
 		t.Errorf("found supervisor %d; want %d", got, supervisor)
 	}
 	h.removeAll("web.yaml", "job.yaml", "new.yaml")
-	h.until("all are removed", func() bool { return h.get("web") == nil && h.get("job") == nil && h.get("new") == nil })
+	h.until("all are removed", func() bool {
+		return h.get("web") == nil && h.get("job") == nil && h.get("new") == nil
+	})
 }
 
 // kernelTellsExits reports whether a pidfd knows the exit code of a process that somebody else has
@@ -208,7 +221,8 @@ func TestSupervisorUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, program := range []string{h.path("berth2"), programs + "/berth", h.path("berth2")} {
-		out, err := exec.Command(program, "supervise", "--upgrade", "--run-dir", h.path("r")).CombinedOutput()
+		out, err := exec.Command(program, "supervise", "--upgrade", "--run-dir",
+			h.path("r")).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "is now berth") {
 			t.Fatalf("upgrade: %v: %s", err, out)
 		}
@@ -216,7 +230,8 @@ func TestSupervisorUpgrade(t *testing.T) {
 			t.Fatalf("the supervisor is process %d; want %d", got, before)
 		}
 	}
-	if args, err := os.ReadFile("/proc/" + strconv.Itoa(before) + "/cmdline"); err != nil || strings.Count(string(args), "--held") != 1 {
+	if args, err := os.ReadFile("/proc/" + strconv.Itoa(before) + "/cmdline"); err != nil ||
+		strings.Count(string(args), "--held") != 1 {
 		t.Errorf("found the command line %q, %v", args, err)
 	}
 	if err := unix.Kill(int(pid), unix.SIGUSR1); err != nil {
@@ -226,7 +241,8 @@ func TestSupervisorUpgrade(t *testing.T) {
 		c := h.get("job")
 		return c.Status.Phase == v1alpha1.ContainerFailed
 	})
-	if got := h.get("job").Status; got.State.Terminated == nil || got.State.Terminated.ExitCode != 6 || got.RestartCount != 0 {
+	if got := h.get("job").Status; got.State.Terminated == nil || got.State.Terminated.ExitCode != 6 ||
+		got.RestartCount != 0 {
 		t.Errorf("found %+v; want exit code 6", got)
 	}
 	if got := h.logs("job"); got != "begin\n" {

@@ -62,7 +62,8 @@ func program386(number, first, second uint32, data [3]uint32) []byte {
 		uint16(2), uint16(3), uint32(1), uint32(base + headers), // an executable for i386, its entry
 		uint32(52), uint32(0), uint32(0), // one program header behind this one, no sections
 		uint16(52), uint16(32), uint16(1), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(0), uint32(base), uint32(base), size, size, uint32(5), uint32(0x1000), // PT_LOAD, R and X
+		// PT_LOAD, R and X
+		uint32(1), uint32(0), uint32(base), uint32(base), size, size, uint32(5), uint32(0x1000),
 	} {
 		_ = binary.Write(&b, binary.LittleEndian, field) // a bytes.Buffer takes all
 	}
@@ -82,11 +83,23 @@ func TestProgramsOf32Bits(t *testing.T) {
 	}{
 		// seccomp cannot see the address family in socketcall, so it is denied as a whole.
 		{"socketcall", program386(i386Socketcall, netSocket, 0, unixSocket), "", int32(unix.ENOSYS)},
-		{"socketcall-allowed", program386(i386Socketcall, netSocket, 0, unixSocket), "  allowSocketcall: true\n", 0},
-		{"socketcall-unconfined", program386(i386Socketcall, netSocket, 0, unixSocket), "  securityContext: {seccompProfile: {type: Unconfined}}\n", 0},
+		{
+			"socketcall-allowed", program386(i386Socketcall, netSocket, 0, unixSocket),
+			"  allowSocketcall: true\n", 0,
+		},
+		{
+			"socketcall-unconfined", program386(i386Socketcall, netSocket, 0, unixSocket),
+			"  securityContext: {seccompProfile: {type: Unconfined}}\n", 0,
+		},
 		{"socket-unix", program386(i386Socket, unix.AF_UNIX, unix.SOCK_STREAM, unixSocket), "", 0},
-		{"socket-vsock", program386(i386Socket, unix.AF_VSOCK, unix.SOCK_STREAM, unixSocket), "", int32(unix.EPERM)},
-		{"socket-alg", program386(i386Socket, unix.AF_ALG, unix.SOCK_SEQPACKET, unixSocket), "", int32(unix.EPERM)},
+		{
+			"socket-vsock", program386(i386Socket, unix.AF_VSOCK, unix.SOCK_STREAM, unixSocket), "",
+			int32(unix.EPERM),
+		},
+		{
+			"socket-alg", program386(i386Socket, unix.AF_ALG, unix.SOCK_SEQPACKET, unixSocket), "",
+			int32(unix.EPERM),
+		},
 		{"newer", program386(newCall, 1, 1, unixSocket), "", int32(unix.ENOSYS)},
 	}
 	h := newHost(t)
@@ -99,10 +112,13 @@ func TestProgramsOf32Bits(t *testing.T) {
 			t.Fatal(err)
 		}
 		var exit *exec.ExitError
-		if err := exec.Command(filepath.Join(root, "program")).Run(); err != nil && !errors.As(err, &exit) {
+		if err := exec.Command(filepath.Join(root, "program")).Run(); err != nil &&
+			!errors.As(err, &exit) {
 			t.Skipf("this kernel runs no programs for i386: %v", err)
 		}
-		h.write(p.name+".yaml", fmt.Sprintf("  rootfs: {path: %s}\n  command: [/program]\n  restartPolicy: Never\n%s", root, p.spec))
+		h.write(p.name+".yaml",
+			fmt.Sprintf("  rootfs: {path: %s}\n  command: [/program]\n  restartPolicy: Never\n%s", root,
+				p.spec))
 	}
 	h.start()
 	var files []string

@@ -30,7 +30,8 @@ func TestStandaloneLife(t *testing.T) {
 	if err != nil || exe == "" {
 		t.Fatalf("root of pid %d: %v", pid, err)
 	}
-	if !strings.HasSuffix(c.Status.LogPath, "/0.log") || !strings.Contains(c.Status.ImageID, "@sha256:") {
+	if !strings.HasSuffix(c.Status.LogPath, "/0.log") || !strings.Contains(c.Status.ImageID,
+		"@sha256:") {
 		t.Errorf("found logPath %q, imageID %q", c.Status.LogPath, c.Status.ImageID)
 	}
 
@@ -43,12 +44,16 @@ func TestStandaloneLife(t *testing.T) {
 	h.start()
 	h.until("the log goes on", func() bool { return strings.Count(h.logs("count"), "\n") > n+3 })
 	if c := h.untilRunning("count"); c.Status.PID != pid || c.Status.RestartCount != 0 {
-		t.Fatalf("found pid %d with %d restarts after the agent's restart; want %d with 0", c.Status.PID, c.Status.RestartCount, pid)
+		t.Fatalf("found pid %d with %d restarts after the agent's restart; want %d with 0", c.Status.PID,
+			c.Status.RestartCount, pid)
 	}
 
 	// The supervisor dies: the same.
 	supervisor := 0
-	h.until("the supervisor answers", func() bool { supervisor = h.supervisorPID(); return supervisor != 0 })
+	h.until("the supervisor answers", func() bool {
+		supervisor = h.supervisorPID()
+		return supervisor != 0
+	})
 	if err := unix.Kill(supervisor, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +66,8 @@ func TestStandaloneLife(t *testing.T) {
 	h.until("the fault is told", func() bool {
 		c := h.get("count")
 		valid := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionSpecValid)
-		return valid != nil && valid.Status == metav1.ConditionFalse && strings.Contains(valid.Message, "spec.colour")
+		return valid != nil && valid.Status == metav1.ConditionFalse && strings.Contains(valid.Message,
+			"spec.colour")
 	})
 	h.signal(unix.SIGTERM) // an agent that begins with a broken manifest keeps it, too
 	h.start()
@@ -75,13 +81,17 @@ func TestStandaloneLife(t *testing.T) {
 
 	// An edit replaces it, with grace: the trap has spoken.
 	h.write("count.yaml", h.counting("two"))
-	h.until("the replacement", func() bool { c := h.get("count"); return c.Status.PID != 0 && c.Status.PID != pid })
+	h.until("the replacement", func() bool {
+		c := h.get("count")
+		return c.Status.PID != 0 && c.Status.PID != pid
+	})
 	h.until("its log", func() bool { return strings.Contains(h.logs("count"), "two 1\n") })
 	if !strings.Contains(h.logs("count", "--previous"), "bye\n") {
 		t.Errorf("the first one was not stopped with grace; its log: %s", h.logs("count", "--previous"))
 	}
 	c = h.get("count")
-	if c.Status.RestartCount != 1 || c.Status.LastState.Terminated == nil || c.Status.LastState.Terminated.ExitCode != 3 {
+	if c.Status.RestartCount != 1 || c.Status.LastState.Terminated == nil ||
+		c.Status.LastState.Terminated.ExitCode != 3 {
 		t.Errorf("found %+v; want 1 restart after exit code 3", c.Status.RunStatus)
 	}
 
@@ -94,7 +104,8 @@ func TestStandaloneLife(t *testing.T) {
 	h.start()
 	h.until("the restart", func() bool {
 		c := h.get("count")
-		return c != nil && c.Status.RestartCount == 2 && c.Status.PID != 0 && c.Status.LastState.Terminated.ExitCode == 3
+		return c != nil && c.Status.RestartCount == 2 && c.Status.PID != 0 &&
+			c.Status.LastState.Terminated.ExitCode == 3
 	})
 
 	h.remove("count.yaml")
@@ -122,21 +133,32 @@ func TestStandaloneRestartPolicy(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	run := func(name, policy, script string) {
-		h.write(name+".yaml", fmt.Sprintf("  archive: {path: %s/busybox.tar}\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n", programs, policy, script))
+		h.write(name+".yaml",
+			fmt.Sprintf(
+				"  archive: {path: %s/busybox.tar}\n  restartPolicy: %s\n  command: [/bin/sh, -c, %q]\n",
+				programs, policy, script))
 	}
 	run("good", "Never", "echo done")
 	run("bad", "Never", "exit 7")
 	run("once", "OnFailure", "exit 0")
 	run("loop", "Always", "exit 9")
-	h.until("good has succeeded", func() bool { c := h.get("good"); return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded })
+	h.until("good has succeeded", func() bool {
+		c := h.get("good")
+		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
+	})
 	h.until("bad has failed", func() bool {
 		c := h.get("bad")
-		return c != nil && c.Status.Phase == v1alpha1.ContainerFailed && c.Status.State.Terminated.ExitCode == 7
+		return c != nil && c.Status.Phase == v1alpha1.ContainerFailed &&
+			c.Status.State.Terminated.ExitCode == 7
 	})
-	h.until("once has succeeded", func() bool { c := h.get("once"); return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded })
+	h.until("once has succeeded", func() bool {
+		c := h.get("once")
+		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
+	})
 	h.until("loop backs off", func() bool {
 		c := h.get("loop")
-		return c != nil && c.Status.RestartCount >= 1 && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonCrashLoopBackOff &&
+		return c != nil && c.Status.RestartCount >= 1 && c.Status.State.Waiting != nil &&
+			c.Status.State.Waiting.Reason == v1alpha1.ReasonCrashLoopBackOff &&
 			c.Status.LastState.Terminated.ExitCode == 9
 	})
 	if log := h.logs("good"); log != "done\n" {
@@ -201,19 +223,55 @@ func TestStandaloneBadInput(t *testing.T) {
 		words                         []string
 	}{
 		// First, while the store has no layer of it: one that it has is not read again.
-		{"image-corrupt", "  archive: {path: " + h.path("corrupt.tar") + "}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"sha256:"}},
-		{"image-missing", "  archive: {path: /nowhere/x.tar}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"/nowhere/x.tar"}},
-		{"image-arch", "  archive: {path: " + programs + "/s390x.tar}\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed, []string{"s390x"}},
-		{"command-missing", good + "  command: [/no/such/program]\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"/no/such/program"}},
-		{"rootfs-missing", "  rootfs: {path: /nowhere/rootfs}\n  command: [/bin/sh]\n", v1alpha1.ConditionImageReady, v1alpha1.ReasonCreateFailed, []string{"/nowhere/rootfs", "root.path"}},
 		{
-			"source-missing", good + "  volumes: [{name: v, hostPath: {path: /nowhere/source}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n",
+			"image-corrupt", "  archive: {path: " + h.path("corrupt.tar") + "}\n",
+			v1alpha1.ConditionImageReady, v1alpha1.ReasonImagePullFailed,
+			[]string{"sha256:"},
+		},
+		{
+			"image-missing", "  archive: {path: /nowhere/x.tar}\n", v1alpha1.ConditionImageReady,
+			v1alpha1.ReasonImagePullFailed,
+			[]string{"/nowhere/x.tar"},
+		},
+		{
+			"image-arch", "  archive: {path: " + programs + "/s390x.tar}\n", v1alpha1.ConditionImageReady,
+			v1alpha1.ReasonImagePullFailed,
+			[]string{"s390x"},
+		},
+		{
+			"command-missing", good + "  command: [/no/such/program]\n", v1alpha1.ConditionRunning,
+			v1alpha1.ReasonCreateFailed,
+			[]string{"/no/such/program"},
+		},
+		{
+			"rootfs-missing", "  rootfs: {path: /nowhere/rootfs}\n  command: [/bin/sh]\n",
+			v1alpha1.ConditionImageReady, v1alpha1.ReasonCreateFailed,
+			[]string{
+				"/nowhere/rootfs",
+				"root.path",
+			},
+		},
+		{
+			"source-missing", good +
+				"  volumes: [{name: v, hostPath: {path: /nowhere/source}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n",
 			v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed,
 			[]string{"/nowhere/source", "volumes[0].hostPath.path"},
 		},
-		{"handler-missing", good + "  runtimeClassName: kata\n", v1alpha1.ConditionRunning, v1alpha1.ReasonHandlerNotFound, []string{"kata", "berth"}},
-		{"run-as-root", good + "  securityContext: {runAsNonRoot: true}\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"runAsNonRoot"}},
-		{"cwd-is-a-file", good + "  workingDir: /bin/busybox\n", v1alpha1.ConditionRunning, v1alpha1.ReasonCreateFailed, []string{"cwd"}},
+		{
+			"handler-missing", good + "  runtimeClassName: kata\n", v1alpha1.ConditionRunning,
+			v1alpha1.ReasonHandlerNotFound,
+			[]string{"kata", "berth"},
+		},
+		{
+			"run-as-root", good + "  securityContext: {runAsNonRoot: true}\n", v1alpha1.ConditionRunning,
+			v1alpha1.ReasonCreateFailed,
+			[]string{"runAsNonRoot"},
+		},
+		{
+			"cwd-is-a-file", good + "  workingDir: /bin/busybox\n", v1alpha1.ConditionRunning,
+			v1alpha1.ReasonCreateFailed,
+			[]string{"cwd"},
+		},
 	} {
 		name := tc.name
 		t.Run(name, func(t *testing.T) {
@@ -241,7 +299,8 @@ func TestStandaloneBadInput(t *testing.T) {
 	h.t = t
 
 	// Too little memory to exec may fail in the kernel before or after the new program has begun.
-	h.write("no-memory.yaml", good+"  command: [/bin/sh, -c, sleep 60]\n  resources: {limits: {memory: 100Ki}}\n")
+	h.write("no-memory.yaml", good+
+		"  command: [/bin/sh, -c, sleep 60]\n  resources: {limits: {memory: 100Ki}}\n")
 	h.until("the end for lack of memory", func() bool {
 		c := h.get("no-memory")
 		if c == nil {

@@ -29,7 +29,8 @@ func (o *options) containers() ([]v1alpha1.Container, error) {
 // needRoot adds to a permission error that the command has to run as root.
 func needRoot(err error) error {
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
-		return fmt.Errorf("found user id %d; allowed: 0, since what the agent writes is root's alone (sudo berth-agent …): %w", os.Geteuid(), err)
+		return fmt.Errorf(
+			"found user id %d; allowed: 0, since what the agent writes is root's alone (sudo berth-agent …): %w", os.Geteuid(), err)
 	}
 	return err
 }

@@ -73,7 +73,8 @@ func statusCommand(o *options) *cobra.Command {
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "json or yaml; absent, a table")
 	c.Flags().StringVarP(&namespace, "namespace", "n", corev1.NamespaceDefault, "namespace of NAME")
-	c.Flags().BoolVar(&check, "check", false, "exit with 1 unless every Container is Ready and no manifest is refused or missing")
+	c.Flags().BoolVar(&check, "check", false,
+		"exit with 1 unless every Container is Ready and no manifest is refused or missing")
 	return c
 }
 
@@ -111,7 +112,8 @@ func printTable(w io.Writer, r standalone.Report, now time.Time) {
 		if len(c.Status.IPs) > 0 {
 			ip = c.Status.IPs[0].IP
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", standalone.DisplayName(c), standalone.Phase(c), ready, c.Status.RestartCount, ip, pid,
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", standalone.DisplayName(c),
+			standalone.Phase(c), ready, c.Status.RestartCount, ip, pid,
 			duration.HumanDuration(now.Sub(c.CreationTimestamp.Time)), standalone.Message(c))
 	}
 	for _, m := range r.Manifests {

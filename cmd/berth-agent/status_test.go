@@ -47,7 +47,10 @@ func newDesk(t *testing.T, manifests map[string]string) *desk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = lock.Close() })
-	if d.directory, err = folder.New(folder.Options{Dir: d.dir, StateDir: d.state, NodeName: "node-1"}); err != nil {
+	if d.directory, err = folder.New(folder.Options{
+		Dir: d.dir, StateDir: d.state,
+		NodeName: "node-1",
+	}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -110,18 +113,25 @@ func TestStatusOfPhases(t *testing.T) {
 	if row := d.row("good"); row[1] != "Pending" || row[2] != "False" || row[3] != "0" {
 		t.Errorf("found %q for a new Container", row)
 	}
-	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{Status: "True", Reason: v1alpha1.ReasonStarted})
+	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{
+		Status: "True",
+		Reason: v1alpha1.ReasonStarted,
+	})
 	if row := d.row("good"); row[1] != "Running" || row[2] != "True" {
 		t.Errorf("found %q for one that runs", row)
 	}
 	if _, _, err := d.status("--check"); err != nil {
 		t.Errorf("found %v; want no error where all is well", err)
 	}
-	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{Status: "False", Reason: v1alpha1.ReasonCrashLoopBackOff, Message: "it ended"})
+	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{
+		Status: "False",
+		Reason: v1alpha1.ReasonCrashLoopBackOff, Message: "it ended",
+	})
 	if row := d.row("good"); row[1] != "CrashLoopBackOff" || row[2] != "False" {
 		t.Errorf("found %q in a crash loop", row)
 	}
-	if _, _, err := d.status("--check"); err == nil || !strings.Contains(err.Error(), "container good is not Ready: CrashLoopBackOff") {
+	_, _, err := d.status("--check")
+	if err == nil || !strings.Contains(err.Error(), "container good is not Ready: CrashLoopBackOff") {
 		t.Errorf("found %v", err)
 	}
 	if _, _, err := d.status("good", "--check"); err == nil {
@@ -135,12 +145,17 @@ func TestStatusOfRefusedManifests(t *testing.T) {
 		"bad.yaml":     "apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: new}\nspec: {imagee: x}\n---\n" + strings.Replace(good, "image", "comand: [a], image", 1),
 		"nameless.yml": "a: b\n",
 	})
-	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{Status: "True", Reason: v1alpha1.ReasonStarted})
+	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{
+		Status: "True",
+		Reason: v1alpha1.ReasonStarted,
+	})
 	out, complaints, err := d.status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if row := d.row("bad.yaml"); row[1] != "Refused" || row[2] != "False" || !strings.Contains(strings.Join(row, " "), `4:8: spec.imagee: found an unknown field; did you mean "image"? (and 1 more faults)`) {
+	if row := d.row("bad.yaml"); row[1] != "Refused" || row[2] != "False" ||
+		!strings.Contains(strings.Join(row, " "),
+			`4:8: spec.imagee: found an unknown field; did you mean "image"? (and 1 more faults)`) {
 		t.Errorf("found %q in\n%s", row, out)
 	}
 	if row := d.row("new"); row[1] != "InvalidSpec" {
@@ -148,7 +163,8 @@ func TestStatusOfRefusedManifests(t *testing.T) {
 	}
 	for _, want := range []string{
 		"refused: " + d.dir + `/bad.yaml:4:8: spec.imagee: found an unknown field; did you mean "image"?`,
-		"refused: " + d.dir + `/bad.yaml:9:8: spec.comand: found an unknown field; did you mean "command"?`,
+		"refused: " + d.dir +
+			`/bad.yaml:9:8: spec.comand: found an unknown field; did you mean "command"?`,
 		"refused: " + d.dir + `/nameless.yml:1:1: apiVersion, kind: found "", ""`,
 	} {
 		if !strings.Contains(complaints, want) {
@@ -175,14 +191,17 @@ func TestStatusOfRefusedManifests(t *testing.T) {
 		t.Fatalf("found %v, %s", err, out)
 	}
 	item := list.Items[2]
-	if item.Kind != "Manifest" || item.Metadata.Name != "bad.yaml" || len(item.Status.Faults) != 2 || item.Status.Faults[1].Line != 9 ||
-		!meta.IsStatusConditionFalse(item.Status.Conditions, v1alpha1.ConditionReady) || item.Status.Conditions[0].LastTransitionTime.IsZero() {
+	if item.Kind != "Manifest" || item.Metadata.Name != "bad.yaml" || len(item.Status.Faults) != 2 ||
+		item.Status.Faults[1].Line != 9 ||
+		!meta.IsStatusConditionFalse(item.Status.Conditions, v1alpha1.ConditionReady) ||
+		item.Status.Conditions[0].LastTransitionTime.IsZero() {
 		t.Errorf("found %+v", item)
 	}
 	if list.Items[3].Metadata.Name != "nameless.yml" {
 		t.Errorf("found %+v; want the file without a Container", list.Items[3])
 	}
-	if _, _, err := d.status("--check"); err == nil || !strings.Contains(err.Error(), "manifest bad.yaml is refused; manifest nameless.yml is refused") {
+	if _, _, err := d.status("--check"); err == nil || !strings.Contains(err.Error(),
+		"manifest bad.yaml is refused; manifest nameless.yml is refused") {
 		t.Errorf("found %v", err)
 	}
 	if _, _, err := d.status("good", "--check"); err != nil {
@@ -194,13 +213,18 @@ func TestStatusOfRefusedManifests(t *testing.T) {
 // unknown.
 func TestStatusThatIsNotRefreshed(t *testing.T) {
 	d := newDesk(t, map[string]string{"good.yaml": good})
-	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{Status: "True", Reason: v1alpha1.ReasonStarted, Message: "the process runs"})
+	d.report("good", v1alpha1.ContainerRunning, metav1.Condition{
+		Status: "True",
+		Reason: v1alpha1.ReasonStarted, Message: "the process runs",
+	})
 	since := time.Now().Add(-10 * time.Minute).Truncate(time.Second)
 	if err := os.Chtimes(filepath.Join(d.state, "manifests.json"), since, since); err != nil {
 		t.Fatal(err)
 	}
-	want := "not known since " + since.Format(time.RFC3339) + ": the agent cannot write its state directory, or does not get on: see its log; before that: the process runs"
-	if row := d.row("good"); row[1] != "Unknown" || row[2] != "Unknown" || !strings.HasSuffix(strings.Join(row, " "), want) {
+	want := "not known since " + since.Format(time.RFC3339) +
+		": the agent cannot write its state directory, or does not get on: see its log; before that: the process runs"
+	if row := d.row("good"); row[1] != "Unknown" || row[2] != "Unknown" ||
+		!strings.HasSuffix(strings.Join(row, " "), want) {
 		t.Errorf("found %q; want %q", row, want)
 	}
 	if _, _, err := d.status("--check"); err == nil {

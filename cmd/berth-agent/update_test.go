@@ -84,7 +84,8 @@ func (h *host) assertSameRun(name string, before *v1alpha1.Container) {
 	h.t.Helper()
 	now := h.untilRunning(name)
 	if now.Status.PID != before.Status.PID || now.Status.RestartCount != before.Status.RestartCount {
-		h.t.Errorf("%s has pid %d and %d restarts; want %d and %d", name, now.Status.PID, now.Status.RestartCount, before.Status.PID, before.Status.RestartCount)
+		h.t.Errorf("%s has pid %d and %d restarts; want %d and %d", name, now.Status.PID,
+			now.Status.RestartCount, before.Status.PID, before.Status.RestartCount)
 	}
 }
 
@@ -108,7 +109,8 @@ func TestEditOfLimitsRestartsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	manifest := func(image, resources, more string) string {
-		return "  archive: {path: " + image + "}\n  command: [\"/bin/sh\", \"-c\", \"dd if=/dev/zero of=/mem/x bs=1M count=24 2>/dev/null; echo ready; exec sleep 100000\"]\n" +
+		return "  archive: {path: " + image +
+			"}\n  command: [\"/bin/sh\", \"-c\", \"dd if=/dev/zero of=/mem/x bs=1M count=24 2>/dev/null; echo ready; exec sleep 100000\"]\n" +
 			"  volumes: [{name: mem, emptyDir: {medium: Memory}}]\n  volumeMounts: [{name: mem, mountPath: /mem}]\n  resources: " + resources + "\n" + more
 	}
 	h.start()
@@ -117,7 +119,8 @@ func TestEditOfLimitsRestartsNothing(t *testing.T) {
 	h.until("it has its memory", func() bool { return strings.Contains(h.logs("x"), "ready") })
 	h.untilLimits(c, limits{"50", "64", "50000", "512"})
 
-	h.write("x.yaml", manifest(image, "{requests: {cpu: 100m}, limits: {cpu: 250m, memory: 48Mi, pids: 30}}", ""))
+	h.write("x.yaml",
+		manifest(image, "{requests: {cpu: 100m}, limits: {cpu: 250m, memory: 48Mi, pids: 30}}", ""))
 	h.untilLimits(c, limits{"30", "48", "25000", "102"})
 	h.untilSeen("x", 2)
 	h.assertSameRun("x", c)
@@ -136,15 +139,19 @@ func TestEditOfLimitsRestartsNothing(t *testing.T) {
 
 	// The kernel refuses a limit below what is in use: the others stay, and so does the grace
 	// period.
-	h.write("x.yaml", manifest(image, "{limits: {cpu: 200m, memory: 8Mi, pids: 20}}", "  terminationGracePeriodSeconds: 77\n"))
+	h.write("x.yaml", manifest(image, "{limits: {cpu: 200m, memory: 8Mi, pids: 20}}",
+		"  terminationGracePeriodSeconds: 77\n"))
 	refused := func(c *v1alpha1.Container) bool {
 		accepted := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionAccepted)
-		return accepted != nil && accepted.Status == "False" && accepted.Reason == v1alpha1.ReasonUpdateRefused &&
+		return accepted != nil && accepted.Status == "False" &&
+			accepted.Reason == v1alpha1.ReasonUpdateRefused &&
 			strings.Contains(accepted.Message, "config.linux.resources.memory.limit: ")
 	}
 	h.until("the refusal is reported", func() bool { return refused(h.untilSeen("x", 5)) })
 	now := h.get("x")
-	if ready := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady); ready.Status != "False" || ready.Reason != v1alpha1.ReasonUpdateRefused || now.Status.PID != c.Status.PID {
+	ready := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady)
+	if ready.Status != "False" || ready.Reason != v1alpha1.ReasonUpdateRefused ||
+		now.Status.PID != c.Status.PID {
 		t.Errorf("pid %d of %d, Ready is %+v", now.Status.PID, c.Status.PID, ready)
 	}
 	h.untilLimits(c, limits{"50", "64", "50000", "512"})
@@ -215,12 +222,16 @@ func (h *host) untilLogSizes(c *v1alpha1.Container, files int, most int64) {
 func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 	h := newHost(t)
 	manifest := func(more string) string {
-		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, 'n=0; while true; do seq $n $((n+4999)); n=$((n+5000)); sleep 0.05; done']\n" + more
+		return "  archive: {path: " + programs +
+			"/busybox.tar}\n  command: [/bin/sh, -c, 'n=0; while true; do seq $n $((n+4999)); n=$((n+5000)); sleep 0.05; done']\n" + more
 	}
 	h.start()
 	h.write("x.yaml", manifest(""))
 	c := h.untilRunning("x")
-	h.until("it has written more than it may soon", func() bool { s := logSizes(c.Status.LogPath); return len(s) == 1 && s[0] > 1<<20 })
+	h.until("it has written more than it may soon", func() bool {
+		s := logSizes(c.Status.LogPath)
+		return len(s) == 1 && s[0] > 1<<20
+	})
 
 	h.write("x.yaml", manifest("  logging: {maxSize: 256Ki, maxFiles: 4}\n"))
 	h.untilLogSizes(c, 4, 256<<10)
@@ -273,7 +284,8 @@ func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 	h.write("x.yaml", manifest("  logging: {maxSize: 4Ki, maxFiles: 1}\n"))
 	h.until("nonsense is refused with its fields", func() bool {
 		out, _, _ := h.run("", "status", "-o", "json")
-		return strings.Contains(out, "spec.logging.maxSize") && strings.Contains(out, "spec.logging.maxFiles")
+		return strings.Contains(out, "spec.logging.maxSize") &&
+			strings.Contains(out, "spec.logging.maxFiles")
 	})
 	h.removeAll("x.yaml")
 }
@@ -283,16 +295,20 @@ func TestEditOfLogLimitsRestartsNothing(t *testing.T) {
 func TestEditOfBackOff(t *testing.T) {
 	h := newHost(t)
 	manifest := func(backOff string) string {
-		return "  archive: {path: " + programs + "/busybox.tar}\n  command: [/bin/sh, -c, exit 3]\n  restartBackOff: " + backOff + "\n"
+		return "  archive: {path: " + programs +
+			"/busybox.tar}\n  command: [/bin/sh, -c, exit 3]\n  restartBackOff: " + backOff + "\n"
 	}
 	h.start()
 	h.write("x.yaml", manifest("{initialSeconds: 3600, maxSeconds: 7200}"))
 	waits := func(length string) bool {
 		c := h.get("x")
-		return c != nil && c.Status.State.Waiting != nil && c.Status.State.Waiting.Reason == v1alpha1.ReasonCrashLoopBackOff &&
+		return c != nil && c.Status.State.Waiting != nil &&
+			c.Status.State.Waiting.Reason == v1alpha1.ReasonCrashLoopBackOff &&
 			strings.Contains(c.Status.State.Waiting.Message, "after a back-off of "+length)
 	}
-	h.until("it waits for an hour after the restart at once", func() bool { return waits("1h0m0s") && h.get("x").Status.RestartCount == 1 })
+	h.until("it waits for an hour after the restart at once", func() bool {
+		return waits("1h0m0s") && h.get("x").Status.RestartCount == 1
+	})
 	// Another agent waits as long.
 	h.signal(unix.SIGKILL)
 	h.start()
@@ -303,6 +319,8 @@ func TestEditOfBackOff(t *testing.T) {
 		t.Errorf("found %d restarts and %+v", c.Status.RestartCount, c.Status.State)
 	}
 	h.write("x.yaml", manifest("{maxSeconds: 1}"))
-	h.until("it is started again and again", func() bool { return h.get("x").Status.RestartCount > 3 && waits("1s") })
+	h.until("it is started again and again", func() bool {
+		return h.get("x").Status.RestartCount > 3 && waits("1s")
+	})
 	h.removeAll("x.yaml")
 }

@@ -71,10 +71,12 @@ func command(log io.Writer) *cobra.Command {
 		Use:   "berth-controller",
 		Short: "Berth's cluster controller",
 		Long: `berth-controller watches Containers (berth.run/v1alpha1), compiles each into an OCI runtime spec, chooses a node,
-dispatches it to the node's agent as an OCIBundle, and mirrors what the agent says back into the Container's status.
+dispatches it to the node's agent as an OCIBundle, and mirrors what the agent says back into the
+Container's status.
 
-It needs the CRDs of config/crd, the permissions of config/rbac, and the namespace berth-nodes for the agents'
-heartbeats; config/webhook has the API server ask it for the grace period of a deletion. Several may run at once with
+It needs the CRDs of config/crd, the permissions of config/rbac, and the namespace berth-nodes for
+the agents' heartbeats; config/webhook has the API server ask it for the grace period of a deletion.
+Several may run at once with
 --leader-elect: one works, the others stand by and answer the API server.`,
 		Example: `  # in a cluster, as its own Deployment runs it
   berth-controller --leader-elect
@@ -82,8 +84,9 @@ heartbeats; config/webhook has the API server ask it for the grace period of a d
   # from a shell, against the cluster of a kubeconfig, with a log to read
   berth-controller --kubeconfig ~/.kube/config --log-format text --log-level debug
 
-  # beside another controller on the same host: no metrics and no webhook, probes on a port of its own
-  berth-controller --metrics-bind-address 0 --webhook-bind-address 0 --health-probe-bind-address 127.0.0.1:9081`,
+  # beside another controller on the host: no metrics and no webhook, probes on a port of its own
+  berth-controller --metrics-bind-address 0 --webhook-bind-address 0 \
+    --health-probe-bind-address 127.0.0.1:9081`,
 		Args:          cobra.NoArgs,
 		Version:       buildVersion(),
 		SilenceUsage:  true,
@@ -94,14 +97,21 @@ heartbeats; config/webhook has the API server ask it for the grace period of a d
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; default: $KUBECONFIG, else the pod's service account, else ~/.kube/config")
-	f.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080", "where Prometheus metrics are served over HTTP at /metrics; 0 turns them off")
-	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "where /healthz and /readyz are served over HTTP; 0 turns them off")
-	f.StringVar(&o.webhookAddress, "webhook-bind-address", ":9443", "where the API server asks before it deletes a Container (config/webhook), over HTTPS; 0 turns it off, and with it the grace periods of deletions")
-	f.BoolVar(&o.leaderElect, "leader-elect", false, "work only while holding a Lease, so that several controllers can stand by")
-	f.StringVar(&o.leaderNamespace, "leader-elect-namespace", "", "namespace of that Lease; default: the pod's own, else berth-system")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "",
+		"kubeconfig of the cluster; default: $KUBECONFIG, else the pod's service account, else ~/.kube/config")
+	f.StringVar(&o.metricsAddress, "metrics-bind-address", "127.0.0.1:8080",
+		"where Prometheus metrics are served over HTTP at /metrics; 0 turns them off")
+	f.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081",
+		"where /healthz and /readyz are served over HTTP; 0 turns them off")
+	f.StringVar(&o.webhookAddress, "webhook-bind-address", ":9443",
+		"where the API server asks before it deletes a Container (config/webhook), over HTTPS; 0 turns it off, and with it the grace periods of deletions")
+	f.BoolVar(&o.leaderElect, "leader-elect", false,
+		"work only while holding a Lease, so that several controllers can stand by")
+	f.StringVar(&o.leaderNamespace, "leader-elect-namespace", "",
+		"namespace of that Lease; default: the pod's own, else berth-system")
 	f.StringVar(&o.leaderID, "leader-elect-id", "berth-controller", "name of that Lease")
-	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", nodehealth.DefaultGracePeriod, "how long an agent may not renew its Lease before its node counts as lost")
+	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", nodehealth.DefaultGracePeriod,
+		"how long an agent may not renew its Lease before its node counts as lost")
 	f.IntVar(&o.workers, "workers", 4, "how many Containers are reconciled at once")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -137,7 +147,8 @@ func (o *options) webhook(namespace string) (*deletion.Options, error) {
 	host, port, err := net.SplitHostPort(o.webhookAddress)
 	number, numberErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || numberErr != nil || number == 0 {
-		return nil, fmt.Errorf("--webhook-bind-address: found %q; allowed: 0, :PORT, HOST:PORT", o.webhookAddress)
+		return nil, fmt.Errorf("--webhook-bind-address: found %q; allowed: 0, :PORT, HOST:PORT",
+			o.webhookAddress)
 	}
 	return &deletion.Options{Host: host, Port: int(number), Namespace: namespace}, nil
 }
@@ -145,7 +156,8 @@ func (o *options) webhook(namespace string) (*deletion.Options, error) {
 func (o *options) logger(w io.Writer) (logr.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		return logr.Logger{}, fmt.Errorf("--log-level: found %q; allowed: debug, info, warn, error", o.logLevel)
+		return logr.Logger{}, fmt.Errorf("--log-level: found %q; allowed: debug, info, warn, error",
+			o.logLevel)
 	}
 	settings := &slog.HandlerOptions{Level: level}
 	switch o.logFormat {
@@ -225,14 +237,17 @@ func (o *options) run(ctx context.Context, w io.Writer) error {
 }
 
 // checkCRDs refuses to start ahead of the CRDs: dispatching would fail for the whole fleet.
-func checkCRDs(ctx context.Context, cfg *rest.Config, scheme *runtime.Scheme, log logr.Logger) error {
+func checkCRDs(ctx context.Context, cfg *rest.Config, scheme *runtime.Scheme,
+	log logr.Logger,
+) error {
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		return fmt.Errorf("reach the cluster: %w", err)
 	}
 	err = controllers.CheckCRDs(ctx, c)
 	if apierrors.IsForbidden(err) {
-		log.Info("cannot check whether the CRDs are those of this version: apply config/rbac", "error", err.Error())
+		log.Info("cannot check whether the CRDs are those of this version: apply config/rbac", "error",
+			err.Error())
 		return nil
 	}
 	return err

@@ -47,11 +47,20 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		args []string
 		want string
 	}{
-		"grace":      {[]string{"--node-monitor-grace-period", "10ms"}, "--node-monitor-grace-period: found 10ms; allowed: 1s or more"},
-		"workers":    {[]string{"--workers", "0"}, "--workers: found 0; allowed: 1 or more"},
-		"format":     {[]string{"--log-format", "xml"}, `--log-format: found "xml"; allowed: json, text`},
-		"level":      {[]string{"--log-level", "loud"}, `--log-level: found "loud"; allowed: debug, info, warn, error`},
-		"webhook":    {[]string{"--webhook-bind-address", "9443"}, `--webhook-bind-address: found "9443"; allowed: 0, :PORT, HOST:PORT`},
+		"grace": {
+			[]string{"--node-monitor-grace-period", "10ms"},
+			"--node-monitor-grace-period: found 10ms; allowed: 1s or more",
+		},
+		"workers": {[]string{"--workers", "0"}, "--workers: found 0; allowed: 1 or more"},
+		"format":  {[]string{"--log-format", "xml"}, `--log-format: found "xml"; allowed: json, text`},
+		"level": {
+			[]string{"--log-level", "loud"},
+			`--log-level: found "loud"; allowed: debug, info, warn, error`,
+		},
+		"webhook": {
+			[]string{"--webhook-bind-address", "9443"},
+			`--webhook-bind-address: found "9443"; allowed: 0, :PORT, HOST:PORT`,
+		},
 		"kubeconfig": {[]string{"--kubeconfig", "/does/not/exist"}, "/does/not/exist"},
 		"argument":   {[]string{"surplus"}, "surplus"},
 		"flag":       {[]string{"--no-such"}, "--no-such"},
@@ -91,7 +100,8 @@ func TestLeader(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Fatal("KUBEBUILDER_ASSETS is not set: it names the directory of etcd and kube-apiserver that hack/controlplane/build.sh makes and prints; `make test` does both")
 	}
-	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true}
+	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd",
+		"bases")}, ErrorIfCRDPathMissing: true}
 	cfg, err := env.Start()
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +120,8 @@ func TestLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"berth-system", v1alpha1.NodesNamespace} {
-		if err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		if err := c.Create(t.Context(),
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,7 +140,10 @@ func TestLeader(t *testing.T) {
 	})
 	eventually(t, func() (err error) { holder, err = leader(t, c); return err })
 	// It works: it says of a Container, with its reason, that there is no node.
-	hello := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "hello"}, Spec: v1alpha1.ContainerSpec{Image: "busybox:1"}}
+	hello := &v1alpha1.Container{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "hello"},
+		Spec:       v1alpha1.ContainerSpec{Image: "busybox:1"},
+	}
 	if err := c.Create(t.Context(), hello); err != nil {
 		t.Fatal(err)
 	}
@@ -176,12 +190,17 @@ func TestLeader(t *testing.T) {
 func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
 	t.Helper()
 	u := &unstructured.Unstructured{}
-	u.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	u.SetGroupVersionKind(schema.GroupVersionKind{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Kind: "CustomResourceDefinition",
+	})
 	u.SetName("ocibundles.berth.run")
 	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/minAgentRevision"
 	patch := func(format string) {
 		t.Helper()
-		if err := c.Patch(t.Context(), u.DeepCopy(), client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, format, field))); err != nil {
+		err := c.Patch(t.Context(), u.DeepCopy(), client.RawPatch(types.JSONPatchType,
+			fmt.Appendf(nil, format, field)))
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +209,8 @@ func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
 	err := ahead.cmd.Wait()
 	patch(`[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`)
 	log := fmt.Sprint(ahead.cmd.Stderr)
-	if ahead.cmd.ProcessState.ExitCode() != 1 || strings.Count(log, "CRD ocibundles.berth.run: found no field spec.minAgentRevision") != 1 ||
+	if ahead.cmd.ProcessState.ExitCode() != 1 ||
+		strings.Count(log, "CRD ocibundles.berth.run: found no field spec.minAgentRevision") != 1 ||
 		!strings.Contains(log, "kubectl apply --server-side -k config/crd") {
 		t.Errorf("it ended with %v, and said:\n%s", err, log)
 	}
@@ -202,7 +222,11 @@ func refusesOlderCRDs(t *testing.T, c client.Client, kubeconfig string) {
 func leader(t *testing.T, c client.Client) (string, error) {
 	t.Helper()
 	lease := &coordinationv1.Lease{}
-	if err := c.Get(t.Context(), client.ObjectKey{Namespace: "berth-system", Name: "berth-controller"}, lease); err != nil {
+	err := c.Get(t.Context(), client.ObjectKey{
+		Namespace: "berth-system",
+		Name:      "berth-controller",
+	}, lease)
+	if err != nil {
 		return "", err
 	}
 	if id := lease.Spec.HolderIdentity; id != nil && *id != "" {
@@ -220,7 +244,8 @@ type controller struct {
 func run(t *testing.T, kubeconfig string) *controller {
 	t.Helper()
 	r := &controller{probe: freeAddress(t), webhook: freeAddress(t)}
-	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0", "--health-probe-bind-address", r.probe,
+	r.cmd = exec.Command(os.Args[0], "--kubeconfig", kubeconfig, "--metrics-bind-address", "0",
+		"--health-probe-bind-address", r.probe,
 		"--webhook-bind-address", r.webhook, "--leader-elect", "--log-format", "text")
 	r.cmd.Env = append(os.Environ(), asMain+"=1")
 	log := &bytes.Buffer{}

@@ -157,8 +157,10 @@ const patience = 2 * time.Minute
 // form has quotes escaped.
 func (r result) is(t *testing.T, code int, stdout, stderr string) {
 	t.Helper()
-	if r.code != code || !strings.Contains(r.stdout, stdout) || !strings.Contains(strings.ReplaceAll(r.stderr, `\"`, `"`), stderr) {
-		t.Errorf("exit code %d, standard output:\n%s\nstandard error:\n%s\nwant %d, %q and %q", r.code, r.stdout, r.stderr, code, stdout, stderr)
+	if r.code != code || !strings.Contains(r.stdout, stdout) ||
+		!strings.Contains(strings.ReplaceAll(r.stderr, `\"`, `"`), stderr) {
+		t.Errorf("exit code %d, standard output:\n%s\nstandard error:\n%s\nwant %d, %q and %q", r.code,
+			r.stdout, r.stderr, code, stdout, stderr)
 	}
 }
 
@@ -171,7 +173,10 @@ func bundle(t *testing.T, change func(*specs.Spec)) string {
 	data, err := os.ReadFile("/bin/busybox")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(bin, "busybox"), data, 0o755))
-	for _, applet := range []string{"sh", "sleep", "true", "ls", "cat", "tr", "readlink", "stty", "pwd", "grep", "test", "mkfifo", "chmod", "printf"} {
+	for _, applet := range []string{
+		"sh", "sleep", "true", "ls", "cat", "tr", "readlink", "stty",
+		"pwd", "grep", "test", "mkfifo", "chmod", "printf",
+	} {
 		must(t, os.Symlink("busybox", filepath.Join(bin, applet)))
 	}
 	berth(t, "spec", "-b", dir).is(t, 0, "", "")
@@ -204,7 +209,8 @@ func must(t *testing.T, err error) {
 func host(t *testing.T) (root, id string) {
 	t.Helper()
 	needs.Root(t)
-	root, id = t.TempDir(), "b"+strconv.Itoa(os.Getpid())+"-"+strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
+	root, id = t.TempDir(), "b"+strconv.Itoa(os.Getpid())+"-"+strings.NewReplacer("/", "-", " ",
+		"-").Replace(t.Name())
 	t.Cleanup(func() {
 		berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
 		if entries, err := os.ReadDir(root); err != nil || len(entries) > 0 {
@@ -258,7 +264,8 @@ func TestHelp(t *testing.T) {
 	}
 	r := berth(t, "--version")
 	lines := strings.Split(r.stdout, "\n")
-	if r.code != 0 || !strings.HasPrefix(lines[0], "berth version ") || !strings.HasPrefix(lines[1], "commit: ") || lines[2] != "spec: "+specs.Version {
+	if r.code != 0 || !strings.HasPrefix(lines[0], "berth version ") || !strings.HasPrefix(lines[1],
+		"commit: ") || lines[2] != "spec: "+specs.Version {
 		t.Errorf("--version: %d, %q", r.code, r.stdout)
 	}
 }
@@ -280,7 +287,8 @@ func TestCalledAs(t *testing.T) {
 	as("runc", "state", "--help").is(t, 0, "NAME:\n   runc state - ", "")
 	as("runc", "state", "--help").is(t, 0, "EXAMPLES:\n   runc state hello\n", "")
 	for command, usage := range map[string]string{
-		"start": "start CONTAINER", "delete": "delete CONTAINER", "update": "update [OPTION]... CONTAINER",
+		"start": "start CONTAINER", "delete": "delete CONTAINER",
+		"update": "update [OPTION]... CONTAINER",
 	} {
 		as("crun", command, "--help").is(t, 0, "Usage: crun [OPTION...] "+usage+"\n", "")
 	}
@@ -308,7 +316,8 @@ func TestWrongUse(t *testing.T) {
 		{"create --preserve-fds -1 x", 1, "", "--preserve-fds: found -1"},
 		{"run --bundle /does/not/exist x", 1, "", "/does/not/exist/config.json not found"},
 	} {
-		berth(t, append([]string{"--root", t.TempDir()}, strings.Fields(c.args)...)...).is(t, c.code, c.stdout, c.stderr)
+		berth(t, append([]string{"--root", t.TempDir()}, strings.Fields(c.args)...)...).is(t, c.code,
+			c.stdout, c.stderr)
 	}
 	for _, id := range []string{"", ".", "..", "a/b"} {
 		berth(t, "--root", t.TempDir(), "state", id).is(t, 1, "", "invalid container ID format")
@@ -323,12 +332,14 @@ func TestWrongUse(t *testing.T) {
 // TestLog: containerd takes the message of the last line of level error.
 func TestLog(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log.json")
-	berth(t, "--log", log, "--log-format", "json", "--root", t.TempDir(), "state", "none").is(t, 1, "", "container does not exist\n")
+	berth(t, "--log", log, "--log-format", "json", "--root", t.TempDir(), "state", "none").is(t, 1, "",
+		"container does not exist\n")
 	data, err := os.ReadFile(log)
 	must(t, err)
 	var line struct{ Level, Msg, Time string }
 	must(t, json.Unmarshal(data, &line))
-	if _, err := time.Parse(time.RFC3339, line.Time); err != nil || line.Level != "error" || line.Msg != "container does not exist" {
+	if _, err := time.Parse(time.RFC3339, line.Time); err != nil || line.Level != "error" ||
+		line.Msg != "container does not exist" {
 		t.Errorf("found %s, %v", data, err)
 	}
 	if st, err := os.Stat(log); err != nil || st.Mode().Perm() != 0o600 {
@@ -338,7 +349,8 @@ func TestLog(t *testing.T) {
 	if !strings.Contains(r.stderr, "level=error msg=\"container does not exist\"\n") {
 		t.Errorf("without --log: %q", r.stderr)
 	}
-	berth(t, "--log", "/does/not/exist/log", "--root", t.TempDir(), "delete", "-f", "none").is(t, 1, "", "--log: open /does/not/exist/log: no such file or directory")
+	berth(t, "--log", "/does/not/exist/log", "--root", t.TempDir(), "delete", "-f", "none").is(t, 1,
+		"", "--log: open /does/not/exist/log: no such file or directory")
 }
 
 func TestSpec(t *testing.T) {
@@ -358,7 +370,8 @@ func TestSpec(t *testing.T) {
 		want = bytes.Replace(want, namespace, nil, 1)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("node-agent/runtime/plan/testdata/default.json is not what `berth spec` writes:\n%s", got)
+		t.Errorf("node-agent/runtime/plan/testdata/default.json is not what `berth spec` writes:\n%s",
+			got)
 	}
 	berth(t, "spec", "--bundle", dir).is(t, 1, "", "File config.json exists. Remove it first")
 	must(t, os.Mkdir(filepath.Join(dir, "rootfs"), 0o755))
@@ -372,7 +385,8 @@ func TestValidate(t *testing.T) {
 	r.is(t, 1, "Error: process.cwd: found ", "")
 	r = berth(t, "validate", "-b", dir, "-o", "json")
 	var faults []map[string]string
-	if err := json.Unmarshal([]byte(r.stdout), &faults); err != nil || r.code != 1 || len(faults) != 2 {
+	if err := json.Unmarshal([]byte(r.stdout), &faults); err != nil || r.code != 1 ||
+		len(faults) != 2 {
 		t.Errorf("%d, %v: %s", r.code, err, r.stdout)
 	}
 	dir = bundle(t, nil)
@@ -380,7 +394,8 @@ func TestValidate(t *testing.T) {
 	if r.code != 0 || strings.TrimSpace(r.stdout) != "[]" {
 		t.Errorf("a document without a fault: %d, %s", r.code, r.stdout)
 	}
-	berth(t, "validate", "-b", dir, "-o", "yaml").is(t, 1, "", `--output: found "yaml"; allowed are text, json`)
+	berth(t, "validate", "-b", dir, "-o", "yaml").is(t, 1, "",
+		`--output: found "yaml"; allowed are text, json`)
 	berth(t, "validate", "-b", dir, "--strict").is(t, 0, "", "")
 
 	dir = bundle(t, func(s *specs.Spec) { s.Hostname = "my_host" })
@@ -392,7 +407,8 @@ func TestValidate(t *testing.T) {
 		s.Mounts = nil
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	})
-	berth(t, "validate", "-b", dir).is(t, 0, "Warning: linux.uidMappings: found nothing; allowed: the mappings", "")
+	berth(t, "validate", "-b", dir).is(t, 0,
+		"Warning: linux.uidMappings: found nothing; allowed: the mappings", "")
 }
 
 // TestMountsOfABadFile: the fault is named by its field, and not by a type of Go's.
@@ -425,17 +441,22 @@ func TestPlan(t *testing.T) {
 			Args  []string
 		}
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || r.code != 0 || !strings.Contains(p.CloneFlags, "CLONE_NEWPID") || len(p.Steps) < 100 {
+	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil || r.code != 0 ||
+		!strings.Contains(p.CloneFlags, "CLONE_NEWPID") || len(p.Steps) < 100 {
 		t.Errorf("%d, %v: %.500s", r.code, err, r.stdout)
 	}
-	if last := p.Steps[len(p.Steps)-1]; last.Call != "execve" || last.Field != "process.args" || last.Step != len(p.Steps)-1 {
+	if last := p.Steps[len(p.Steps)-1]; last.Call != "execve" || last.Field != "process.args" ||
+		last.Step != len(p.Steps)-1 {
 		t.Errorf("the last step: %+v", last)
 	}
-	if after, err := os.ReadDir(filepath.Join(dir, "rootfs")); err != nil || len(after) != len(before) {
+	if after, err := os.ReadDir(filepath.Join(dir, "rootfs")); err != nil ||
+		len(after) != len(before) {
 		t.Errorf("to plan has changed the root filesystem: %v, %v", after, err)
 	}
 	if !appArmorEnabled() {
-		berth(t, "plan", "-b", bundle(t, func(s *specs.Spec) { s.Process.ApparmorProfile = "x" })).is(t, 1, "", "process.apparmorProfile: found ")
+		berth(t, "plan", "-b", bundle(t, func(s *specs.Spec) {
+			s.Process.ApparmorProfile = "x"
+		})).is(t, 1, "", "process.apparmorProfile: found ")
 	}
 }
 
@@ -448,9 +469,13 @@ func appArmorEnabled() bool {
 func TestLifecycle(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {
-		s.Process.Args, s.Annotations, s.Linux.CgroupsPath = []string{"sleep", "1000"}, map[string]string{"a": "b"}, "/"+id
+		s.Process.Args, s.Annotations, s.Linux.CgroupsPath = []string{"sleep", "1000"},
+			map[string]string{"a": "b"}, "/"+id
 	})
-	on := func(args ...string) result { t.Helper(); return berth(t, append([]string{"--root", root}, args...)...) }
+	on := func(args ...string) result {
+		t.Helper()
+		return berth(t, append([]string{"--root", root}, args...)...)
+	}
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	on("list", "-f", "json").is(t, 0, "null\n", "")
 	on("create", "-no-subreaper", "--bundle", dir, "--pid-file", pidFile, id).is(t, 0, "", "")
@@ -469,10 +494,12 @@ func TestLifecycle(t *testing.T) {
 	}
 	delete(state, "created")
 	want := map[string]any{
-		"ociVersion": specs.Version, "id": id, "pid": float64(pid), "status": "created", "bundle": dir, "rootfs": dir + "/rootfs",
+		"ociVersion": specs.Version, "id": id, "pid": float64(pid), "status": "created", "bundle": dir,
+		"rootfs":      dir + "/rootfs",
 		"annotations": map[string]any{"a": "b"}, "owner": "",
 	}
-	if fmt.Sprint(state) != fmt.Sprint(want) || !strings.HasPrefix(r.stdout, "{\n  \"ociVersion\": ") || strings.HasSuffix(r.stdout, "\n") {
+	if fmt.Sprint(state) != fmt.Sprint(want) || !strings.HasPrefix(r.stdout,
+		"{\n  \"ociVersion\": ") || strings.HasSuffix(r.stdout, "\n") {
 		t.Errorf("state: %s\nwant: %v", r.stdout, want)
 	}
 
@@ -483,12 +510,14 @@ func TestLifecycle(t *testing.T) {
 	on("list", "-q").is(t, 0, id+"\n", "")
 	on("list").is(t, 0, "STATUS", "")
 	var list []map[string]any
-	if err := json.Unmarshal([]byte(on("list", "--format", "json").stdout), &list); err != nil || len(list) != 1 || list[0]["owner"] != "root" || list[0]["status"] != "running" {
+	if err := json.Unmarshal([]byte(on("list", "--format", "json").stdout), &list); err != nil ||
+		len(list) != 1 || list[0]["owner"] != "root" || list[0]["status"] != "running" {
 		t.Errorf("list: %v, %v", list, err)
 	}
 	on("kill", id, "0").is(t, 0, "", "")
 	on("kill", "--all", id, "9").is(t, 0, "", "")
-	for deadline := time.Now().Add(patience); !strings.Contains(on("state", id).stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(on("state", id).stdout,
+		`"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}
@@ -509,11 +538,16 @@ func TestRun(t *testing.T) {
 		{[]string{"sh", "-c", "echo out; echo err >&2; exit 5"}, 5, "out\n", "err\n"},
 		{[]string{"true"}, 0, "", ""},
 		{[]string{"nonexistent"}, 1, "", `exec: "nonexistent": executable file not found in $PATH`},
-		{[]string{"/nonexistent"}, 1, "", `exec: "/nonexistent": stat /nonexistent: no such file or directory`},
+		{
+			[]string{"/nonexistent"},
+			1, "",
+			`exec: "/nonexistent": stat /nonexistent: no such file or directory`,
+		},
 		{[]string{"/bin"}, 1, "", `exec: "/bin": is a directory`},
 		{[]string{"sh", "-c", "ls /proc/self/fd | tr '\n' ' '"}, 0, "0 1 2 3 ", ""},
 	} {
-		berth(t, "--root", root, "run", "--bundle", bundle(t, args(c.args...)), id).is(t, c.code, c.stdout, c.stderr)
+		berth(t, "--root", root, "run", "--bundle", bundle(t, args(c.args...)), id).is(t, c.code,
+			c.stdout, c.stderr)
 	}
 	killed := bundle(t, func(s *specs.Spec) {
 		s.Process.Args, s.Linux.Namespaces = []string{"sh", "-c", "kill -9 $$"}, s.Linux.Namespaces[1:]
@@ -525,7 +559,8 @@ func TestRun(t *testing.T) {
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "stopped"`, "")
 	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
 
-	berth(t, "--root", root, "run", "-d", "--bundle", bundle(t, args("sleep", "1000")), id).is(t, 0, "", "")
+	berth(t, "--root", root, "run", "-d", "--bundle", bundle(t, args("sleep", "1000")), id).is(t, 0,
+		"", "")
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "running"`, "")
 }
 
@@ -533,7 +568,9 @@ func TestRun(t *testing.T) {
 // runtime-tools' validation wants.
 func TestStartWithoutProcess(t *testing.T) {
 	root, id := host(t)
-	berth(t, "--root", root, "create", "--bundle", bundle(t, func(s *specs.Spec) { s.Process = nil }), id).is(t, 0, "", "")
+	berth(t, "--root", root, "create", "--bundle", bundle(t, func(s *specs.Spec) {
+		s.Process = nil
+	}), id).is(t, 0, "", "")
 	berth(t, "--root", root, "start", id).is(t, 0, "", "level=error msg=\"process: found nothing; ")
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "stopped"`, "")
 	berth(t, "--root", root, "delete", id).is(t, 0, "", "")
@@ -562,7 +599,8 @@ func TestSealed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root, id := host(t)
 			pidFile := filepath.Join(t.TempDir(), "pid")
-			create := exec.Command(program, "--root", root, "create", "--pid-file", pidFile, "--bundle", bundle(t, args("true")), id)
+			create := exec.Command(program, "--root", root, "create", "--pid-file", pidFile, "--bundle",
+				bundle(t, args("true")), id)
 			call(t, create).is(t, 0, "", "")
 			pid, err := os.ReadFile(pidFile)
 			must(t, err)
@@ -620,18 +658,23 @@ func forwardsSignals(t *testing.T, cmd *exec.Cmd) {
 // TestClosedStreams: a caller without standard streams gets its container all the same.
 func TestClosedStreams(t *testing.T) {
 	root, id := host(t)
-	dir := bundle(t, args("sh", "-c", "for n in 0 1 2; do readlink /proc/self/fd/$n > /dev/null || exit 1; done; exit 4"))
+	dir := bundle(t,
+		args("sh", "-c",
+			"for n in 0 1 2; do readlink /proc/self/fd/$n > /dev/null || exit 1; done; exit 4"))
 	for _, closed := range []string{"<&-", ">&-", "2>&-", "<&- >&- 2>&-"} {
-		call(t, exec.Command("sh", "-c", program+" --root "+root+" run --bundle "+dir+" "+id+" "+closed)).is(t, 4, "", "")
+		call(t, exec.Command("sh", "-c", program+" --root "+root+" run --bundle "+dir+" "+id+" "+
+			closed)).is(t, 4, "", "")
 	}
 }
 
 func TestPreservedDescriptors(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "cat <&4; ls /proc/self/fd | tr '\n' ' '"))
-	script := program + " --root " + root + " run --preserve-fds 2 --bundle " + dir + " " + id + " 3</dev/null 4<" + dir + "/data 5</etc/passwd"
+	script := program + " --root " + root + " run --preserve-fds 2 --bundle " + dir + " " + id +
+		" 3</dev/null 4<" + dir + "/data 5</etc/passwd"
 	must(t, os.WriteFile(filepath.Join(dir, "data"), []byte("four\n"), 0o600))
-	call(t, exec.Command("sh", "-c", script)).is(t, 0, "four\n0 1 2 3 4 5 ", "") // 5 is the directory that ls reads; the caller's own is gone
+	// 5 is the directory that ls reads; the caller's own is gone
+	call(t, exec.Command("sh", "-c", script)).is(t, 0, "four\n0 1 2 3 4 5 ", "")
 }
 
 // TestSoftLimitOfFiles: the Go runtime raises its own, and the container must not get that.
@@ -640,7 +683,8 @@ func TestSoftLimitOfFiles(t *testing.T) {
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.Args, s.Process.Rlimits = []string{"sh", "-c", "ulimit -Sn; ulimit -Hn"}, nil
 	})
-	call(t, exec.Command("sh", "-c", "ulimit -Sn 321; ulimit -Hn 4321; exec "+program+" --root "+root+" run --bundle "+dir+" "+id)).is(t, 0, "321\n4321\n", "")
+	call(t, exec.Command("sh", "-c", "ulimit -Sn 321; ulimit -Hn 4321; exec "+program+" --root "+root+
+		" run --bundle "+dir+" "+id)).is(t, 0, "321\n4321\n", "")
 }
 
 // TestForegroundTerminal: `run` stands between the container's terminal and its own standard
@@ -649,7 +693,8 @@ func TestSoftLimitOfFiles(t *testing.T) {
 func TestForegroundTerminal(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {
-		s.Process.Terminal, s.Process.Args = true, []string{"sh", "-c", "readlink /proc/self/fd/0; exit 6"}
+		s.Process.Terminal, s.Process.Args = true,
+			[]string{"sh", "-c", "readlink /proc/self/fd/0; exit 6"}
 	})
 	berth(t, "--root", root, "run", "--bundle", dir, id).is(t, 6, "/dev/pts/0\n", "")
 	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 1, "", "process.terminal: ")

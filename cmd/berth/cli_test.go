@@ -51,7 +51,10 @@ var conversation = []struct {
 	{"--bogus", 1, "Incorrect Usage", "flag provided but not defined: -bogus", nil},
 	{"--root", 1, "Incorrect Usage", "flag needs an argument: -root", nil},
 	{"--log-format xml list", 1, "", "xml", nil},
-	{"--log /does/not/exist/log list", 1, "", "open /does/not/exist/log: no such file or directory", nil},
+	{
+		"--log /does/not/exist/log list", 1, "", "open /does/not/exist/log: no such file or directory",
+		nil,
+	},
 	{"list x", 1, "Incorrect Usage", `"list" requires exactly 0 argument(s)`, nil},
 	{"state", 1, "Incorrect Usage", `"state" requires exactly 1 argument(s)`, nil},
 	{"state a b", 1, "Incorrect Usage", `"state" requires exactly 1 argument(s)`, nil},
@@ -62,10 +65,22 @@ var conversation = []struct {
 	{"kill ID TERM x", 1, "Incorrect Usage", `"kill" requires a maximum of 2 argument(s)`, nil},
 	{"exec", 1, "Incorrect Usage", `"exec" requires a minimum of 1 argument(s)`, nil},
 	{"exec ID true", 255, "", "exec failed: container does not exist", nil},
-	{"events --interval x ID", 1, "Incorrect Usage", `invalid value "x" for flag -interval: parse error`, nil},
-	{"run --detach=x ID", 1, "Incorrect Usage", `invalid boolean value "x" for -detach: parse error`, nil},
-	{"create --preserve-fds x ID", 1, "Incorrect Usage", `invalid value "x" for flag -preserve-fds: parse error`, nil},
-	{"kill ID FOO", 1, "", `unknown signal "FOO"`, &other{1, "container does not exist", "runc looks for the container first"}},
+	{
+		"events --interval x ID", 1, "Incorrect Usage",
+		`invalid value "x" for flag -interval: parse error`, nil,
+	},
+	{
+		"run --detach=x ID", 1, "Incorrect Usage",
+		`invalid boolean value "x" for -detach: parse error`, nil,
+	},
+	{
+		"create --preserve-fds x ID", 1, "Incorrect Usage",
+		`invalid value "x" for flag -preserve-fds: parse error`, nil,
+	},
+	{"kill ID FOO", 1, "", `unknown signal "FOO"`, &other{
+		1, "container does not exist",
+		"runc looks for the container first",
+	}},
 	{"delete ID", 1, "", "container does not exist", nil},
 	{"delete --force ID", 0, "", "", nil},
 	{"delete --force a/b", 1, "", "invalid container ID format", nil},
@@ -87,28 +102,49 @@ var conversation = []struct {
 	{"pause ID", 0, "", "", nil},
 	{"pause ID", 1, "", "container not running", nil},
 	{"state ID", 0, `"status": "paused"`, "", nil},
-	{"exec ID true", 255, "", "exec failed: cannot exec in a paused container (use --ignore-paused to override)", nil},
+	{
+		"exec ID true", 255, "",
+		"exec failed: cannot exec in a paused container (use --ignore-paused to override)", nil,
+	},
 	{"resume ID", 0, "", "", nil},
 	{"exec ID sh -c exit${IFS}7", 7, "", "", nil},
 	{"exec ID sh -c kill${IFS}-9${IFS}$$", 137, "", "", nil},
 	{"exec ID", 255, "", "exec failed: ", nil},
-	{"exec ID /none", 255, "", `exec failed: unable to start container process: exec: "/none": stat /none: no such file or directory`, nil},
-	{"exec ID none", 255, "", `exec failed: unable to start container process: exec: "none": executable file not found in $PATH`, nil},
-	{"exec ID /proc/version", 255, "", `exec failed: unable to start container process: exec: "/proc/version": permission denied`, nil},
+	{
+		"exec ID /none", 255, "",
+		`exec failed: unable to start container process: exec: "/none": stat /none: no such file or directory`, nil,
+	},
+	{
+		"exec ID none", 255, "",
+		`exec failed: unable to start container process: exec: "none": executable file not found in $PATH`, nil,
+	},
+	{
+		"exec ID /proc/version", 255, "",
+		`exec failed: unable to start container process: exec: "/proc/version": permission denied`, nil,
+	},
 	{"exec --tty --detach ID true", 255, "", "exec failed: ", nil},
 	{"exec --detach --console-socket /x ID true", 255, "", "console", nil},
 	{"exec --user x ID true", 255, "", "exec failed: ", nil},
 	{"exec --cwd nowhere ID true", 255, "", "exec failed: ", nil},
 	{"exec --cwd /nowhere ID true", 255, "", "no such file or directory", nil},
-	{"exec --cwd /nowhere ID true", 255, "", `exec failed: unable to start container process: chdir to cwd ("/nowhere") set in config.json failed: no such file or directory`, nil},
+	{
+		"exec --cwd /nowhere ID true", 255, "",
+		`exec failed: unable to start container process: chdir to cwd ("/nowhere") set in config.json failed: no such file or directory`, nil,
+	},
 	{"exec --user 0:x ID true", 255, "", "exec failed: ", nil},
-	{"exec --additional-gids x ID true", 1, "Incorrect Usage", `invalid value "x" for flag -additional-gids: `, nil},
+	{
+		"exec --additional-gids x ID true", 1, "Incorrect Usage",
+		`invalid value "x" for flag -additional-gids: `, nil,
+	},
 	{"exec -g x ID true", 1, "Incorrect Usage", `invalid value "x" for flag -g: `, nil},
 	{"exec -e A ID true", 255, "", "exec failed: ", nil},
 	{"exec --env =x ID true", 255, "", "exec failed: ", nil},
 	{"exec --cap CAP_NONE ID true", 0, "", "CAP_NONE", nil},
 	{"exec --preserve-fds 900 ID true", 255, "", "exec failed: ", nil},
-	{"exec --preserve-fds -1 ID true", 255, "", "exec failed: --preserve-fds: found -1", &other{0, "", "runc takes it for none"}},
+	{
+		"exec --preserve-fds -1 ID true", 255, "", "exec failed: --preserve-fds: found -1",
+		&other{0, "", "runc takes it for none"},
+	},
 	{"exec --process-label none ID true", 255, "", "exec failed: ", nil},
 	{"exec ID ./none", 255, "", `exec: "./none": stat ./none: no such file or directory`, nil},
 	{"exec --pid-file /does/not/exist ID true", 255, "", "no such file or directory", nil},
@@ -121,8 +157,14 @@ var conversation = []struct {
 	{"list", 0, "running", "", nil},
 	{"list --format xml", 1, "", "format", nil},
 	{"kill ID FOO", 1, "", `unknown signal "FOO"`, nil},
-	{"kill ID 99", 1, "", `unknown signal "99"`, &other{1, "invalid argument", "runc has the kernel say so"}},
-	{"kill ID RTMIN+1", 0, "", "", &other{1, `unknown signal "RTMIN+1"`, "runc has no names for these"}},
+	{"kill ID 99", 1, "", `unknown signal "99"`, &other{
+		1, "invalid argument",
+		"runc has the kernel say so",
+	}},
+	{"kill ID RTMIN+1", 0, "", "", &other{
+		1, `unknown signal "RTMIN+1"`,
+		"runc has no names for these",
+	}},
 	{"kill ID winch", 0, "", "", nil},
 	{"kill ID 0", 0, "", "", nil},
 	{"events --interval 0s ID", 1, "", "duration interval must be greater than 0", nil},
@@ -130,14 +172,23 @@ var conversation = []struct {
 	{"update --pids-limit 50 ID", 0, "", "", nil},
 	{"update ID", 0, "", "", nil},
 	{"update --memory x ID", 1, "", "", nil},
-	{"update --pids-limit x ID", 1, "Incorrect Usage", `invalid value "x" for flag -pids-limit: `, nil},
+	{
+		"update --pids-limit x ID", 1, "Incorrect Usage",
+		`invalid value "x" for flag -pids-limit: `, nil,
+	},
 	{"update --cpu-period 1 ID", 1, "", "", nil},
 	{"update --cpuset-cpus 9999 ID", 1, "", "numerical result out of range", nil},
 	{"update --blkio-weight 5000 ID", 1, "", "", nil},
-	{"update --kernel-memory 1m ID", 0, "", "Kernel memory settings are ignored and will be removed", nil},
+	{
+		"update --kernel-memory 1m ID", 0, "", "Kernel memory settings are ignored and will be removed",
+		nil,
+	},
 	{"update --memory 64m --memory-swap 128m ID", 0, "", "", nil},
 	{"checkpoint --manage-cgroups-mode none ID", 1, "", "", nil},
-	{"update --resources /does/not/exist ID", 1, "", "open /does/not/exist: no such file or directory", nil},
+	{
+		"update --resources /does/not/exist ID", 1, "",
+		"open /does/not/exist: no such file or directory", nil,
+	},
 	{"kill ID KILL", 0, "", "", nil},
 	{waitStopped, 0, "", "", nil},
 	{"state ID", 0, `"pid": 0`, "", nil},
@@ -161,7 +212,10 @@ var conversation = []struct {
 	{"run -d --bundle BUNDLE ID", 0, "", "", nil},
 	{"delete -f ID", 0, "", "", nil},
 	{"create --bundle BUNDLE ID", 0, "", "", nil},
-	{"delete ID", 1, "", " that is not stopped: created (kill it first, or use --force)", &other{0, "", "runtime.md, Delete: it MUST NOT"}},
+	{
+		"delete ID", 1, "", " that is not stopped: created (kill it first, or use --force)",
+		&other{0, "", "runtime.md, Delete: it MUST NOT"},
+	},
 	{"delete --force ID", 0, "", "", nil},
 }
 
@@ -170,7 +224,8 @@ func TestConversation(t *testing.T) {
 	root, id := host(t)
 	b := bundle(t, args("sleep", "1000"))
 	for _, c := range conversation {
-		converse(t, program, root, id, b, c.args).is(t, c.code, strings.Replace(c.stdout, wordID+"\n", id+"\n", 1), c.stderr)
+		converse(t, program, root, id, b, c.args).is(t, c.code, strings.Replace(c.stdout, wordID+"\n", id+
+			"\n", 1), c.stderr)
 		if t.Failed() {
 			t.Fatalf("at %q", c.args)
 		}
@@ -202,7 +257,8 @@ func converse(t *testing.T, program, root, id, bundle, line string) result {
 	t.Helper()
 	if line == waitStopped {
 		for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-			if r := call(t, exec.Command(program, "--root", root, "state", id)); strings.Contains(r.stdout, `"status": "stopped"`) || time.Now().After(deadline) {
+			r := call(t, exec.Command(program, "--root", root, "state", id))
+			if strings.Contains(r.stdout, `"status": "stopped"`) || time.Now().After(deadline) {
 				return r
 			}
 		}
@@ -236,7 +292,8 @@ func TestStateLikeRunc(t *testing.T) {
 	})
 	for _, p := range []string{program, runc} {
 		converse(t, p, root, id, b, "create --bundle BUNDLE ID").is(t, 0, "", "")
-		found[p] = slices.Concat(keys(converse(t, p, root, id, b, "state ID").stdout), keys(converse(t, p, root, id, b, "list -f json").stdout))
+		found[p] = slices.Concat(keys(converse(t, p, root, id, b, "state ID").stdout),
+			keys(converse(t, p, root, id, b, "list -f json").stdout))
 		converse(t, p, root, id, b, "delete -f ID").is(t, 0, "", "")
 	}
 	if len(found[runc]) < 10 || !slices.Equal(found[program], found[runc]) {
@@ -272,8 +329,9 @@ func TestFlagsOfPeers(t *testing.T) {
 		names = append(names, c.name)
 	}
 	for name, without := range map[string][]string{
-		"runc": {"help", "h"},                    // not listed by berth, but taken
-		"crun": {"help", "h", "?", "usage", "V"}, // the spellings of argp for help and version: -h and -v are runc's
+		"runc": {"help", "h"}, // not listed by berth, but taken
+		// the spellings of argp for help and version: -h and -v are runc's
+		"crun": {"help", "h", "?", "usage", "V"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program, peer := program, needs.Program(t, name)
@@ -363,7 +421,8 @@ func TestRegex(t *testing.T) {
 		converse(t, program, root, id, "", waitStopped).is(t, 0, `"stopped"`, "")
 	}
 	on("state", ids[2]).is(t, 0, `"running"`, "")
-	on("delete", "-r", ".").is(t, 1, "", "container "+ids[2]+": cannot delete container "+ids[2]+" that is not stopped: running")
+	on("delete", "-r", ".").is(t, 1, "", "container "+ids[2]+": cannot delete container "+ids[2]+
+		" that is not stopped: running")
 	on("list", "-q").is(t, 0, ids[2]+"\n", "")
 	on("delete", "-r", "none").is(t, 0, "", "")
 	on("delete", "-r", "(").is(t, 1, "", "--regex: ")
@@ -376,11 +435,15 @@ func TestDebug(t *testing.T) {
 	root, id := host(t)
 	b := bundle(t, args("true"))
 	r := berth(t, "--debug", "--root", root, "run", "--bundle", b, id)
-	for _, words := range []string{"level=debug msg=\"berth ", "config.json: read ", "made its cgroups ", "steps", "its first process is pid ", "removed"} {
+	for _, words := range []string{
+		"level=debug msg=\"berth ", "config.json: read ",
+		"made its cgroups ", "steps", "its first process is pid ", "removed",
+	} {
 		r.is(t, 0, "", words)
 	}
 	log := filepath.Join(t.TempDir(), "log")
-	r = berth(t, "--debug", "--log", "file:"+log, "--log-format", "json", "--root", root, "run", "--bundle", b, id)
+	r = berth(t, "--debug", "--log", "file:"+log, "--log-format", "json", "--root", root, "run",
+		"--bundle", b, id)
 	if r.code != 0 || r.stderr != "" {
 		t.Errorf("with --log: %d, %q", r.code, r.stderr)
 	}
@@ -388,7 +451,8 @@ func TestDebug(t *testing.T) {
 	must(t, err)
 	for line := range strings.Lines(string(data)) {
 		var record struct{ Level, Msg, Time string }
-		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level != "debug" || record.Msg == "" {
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Level != "debug" ||
+			record.Msg == "" {
 			t.Errorf("found %q, %v", line, err)
 		}
 	}
@@ -398,13 +462,17 @@ func TestDebug(t *testing.T) {
 }
 
 func TestLogLevel(t *testing.T) {
-	for level, warns := range map[string]bool{"error": false, "warning": true, "info": true, "debug": true} {
+	for level, warns := range map[string]bool{
+		"error": false, "warning": true, "info": true,
+		"debug": true,
+	} {
 		r := berth(t, "--log-level", level, "--criu", "/x", "--root", t.TempDir(), "delete", "-f", "none")
 		if r.code != 0 || strings.Contains(r.stderr, "level=warning msg=\"--criu is ignored") != warns {
 			t.Errorf("--log-level %s: %d, %q", level, r.code, r.stderr)
 		}
 	}
-	berth(t, "--log-level", "bogus", "list").is(t, 1, "USAGE:", "allowed are error, warning, info, debug")
+	berth(t, "--log-level", "bogus", "list").is(t, 1, "USAGE:",
+		"allowed are error, warning, info, debug")
 	berth(t, "--root", "", "list").is(t, 1, "", "--root: found nothing")
 }
 
@@ -417,13 +485,18 @@ func TestLogOfTheSystem(t *testing.T) {
 		"syslog:abc":   {"<11>", " abc[", ": container does not exist"},
 	} {
 		kind, _, _ := strings.Cut(log, ":")
-		socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, kind), Net: "unixgram"})
+		socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{
+			Name: filepath.Join(dir, kind),
+			Net:  "unixgram",
+		})
 		must(t, err)
 		defer socket.Close()
 		// Only links lead to the sockets; nothing else is in these directories.
 		apart := "mount -t tmpfs none /run && mount -t tmpfs none /dev && mkdir -p /run/systemd/journal && " +
-			"ln -s " + filepath.Join(dir, "journald") + " /run/systemd/journal/socket && ln -s " + filepath.Join(dir, "syslog") + ` /dev/log && exec "$0" "$@"`
-		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", apart, program, "--log", log, "state", "none")
+			"ln -s " + filepath.Join(dir, "journald") + " /run/systemd/journal/socket && ln -s " +
+			filepath.Join(dir, "syslog") + ` /dev/log && exec "$0" "$@"`
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", apart, program,
+			"--log", log, "state", "none")
 		call(t, cmd).is(t, 1, "", "container does not exist")
 		buf := make([]byte, 4096)
 		must(t, socket.SetReadDeadline(time.Now().Add(patience)))
@@ -434,7 +507,9 @@ func TestLogOfTheSystem(t *testing.T) {
 				t.Errorf("%s: the log got %q; want %q in it", log, buf[:n], w)
 			}
 		}
-		cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount -t tmpfs none /run && mount -t tmpfs none /dev && exec "$0" "$@"`, program, "--log", log, "list")
+		cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+			`mount -t tmpfs none /run && mount -t tmpfs none /dev && exec "$0" "$@"`, program, "--log", log,
+			"list")
 		call(t, cmd).is(t, 1, "", "--log: ")
 	}
 }
@@ -447,19 +522,25 @@ func TestIgnoreMissingLSM(t *testing.T) {
 	}
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.Args = []string{"sleep", "1000"}
-		s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "p", "u:r:t:s0", "u:object_r:t:s0"
+		s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "p", "u:r:t:s0",
+			"u:object_r:t:s0"
 	})
 	berth(t, "--root", root, "run", "-d", "--bundle", dir, id).is(t, 1, "", "linux.mountLabel: found")
 	r := berth(t, "--root", root, "--ignore-missing-lsm", "run", "-d", "--bundle", dir, id)
-	for _, field := range []string{"process.apparmorProfile", "process.selinuxLabel", "linux.mountLabel"} {
+	for _, field := range []string{
+		"process.apparmorProfile", "process.selinuxLabel",
+		"linux.mountLabel",
+	} {
 		r.is(t, 0, "", "level=warning msg=\""+field+": found ")
 	}
 	berth(t, "--root", root, "exec", id, "true").is(t, 0, "", "process.apparmorProfile: found \"p\"")
-	berth(t, "--root", root, "exec", "--apparmor", "q", id, "true").is(t, 0, "", "process.apparmorProfile: found \"q\"")
+	berth(t, "--root", root, "exec", "--apparmor", "q", id, "true").is(t, 0, "",
+		"process.apparmorProfile: found \"q\"")
 	// Another runtime has no such option.
 	file := filepath.Join(t.TempDir(), "runtimes.json")
 	must(t, os.WriteFile(file, []byte(`{"other": {"path": "/bin/true"}}`), 0o600))
-	berth(t, "--root", root, "--runtimes", file, "--ignore-missing-lsm", "run", "--runtime-type", "other", "--bundle", dir, "x").is(t, 1, "", "--ignore-missing-lsm")
+	berth(t, "--root", root, "--runtimes", file, "--ignore-missing-lsm", "run", "--runtime-type",
+		"other", "--bundle", dir, "x").is(t, 1, "", "--ignore-missing-lsm")
 }
 
 // TestCrunAnnotations: berth acts on each of crun's annotations, or refuses it by its name.
@@ -470,12 +551,18 @@ func TestCrunAnnotations(t *testing.T) {
 	annotated := func(annotations map[string]string) string {
 		return bundle(t, func(s *specs.Spec) {
 			s.Process.Args, s.Annotations = []string{"grep", "^Groups:", "/proc/self/status"}, annotations
-			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo told; echo wrong >&2"}}}}
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+				"sh", "-c",
+				"echo told; echo wrong >&2",
+			}}}}
 		})
 	}
 	run := func(dir string) result {
 		cmd := exec.Command(program, "--root", root, "run", "--bundle", dir, id)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4711, 4712}}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{
+			4711,
+			4712,
+		}}}
 		return call(t, cmd)
 	}
 	if r := run(annotated(nil)); r.code != 0 || strings.Contains(r.stdout, "4711") {
@@ -489,7 +576,10 @@ func TestCrunAnnotations(t *testing.T) {
 	if data, err := os.ReadFile(out); err != nil || string(data) != "told\nwrong\ntold\nwrong\n" {
 		t.Errorf("the hooks wrote %q, %v", data, err)
 	}
-	run(annotated(map[string]string{"run.oci.hooks.stdout": "/does/not/exist/out"})).is(t, 1, "", `annotations["run.oci.hooks.stdout"]: open /does/not/exist/out: no such file or directory`)
-	run(annotated(map[string]string{"run.oci.handler": "krun"})).is(t, 1, "", `annotations["run.oci.handler"]: found "krun"`)
-	run(annotated(map[string]string{"run.oci.pidfd_receiver": "/does/not/exist"})).is(t, 1, "", "/does/not/exist")
+	run(annotated(map[string]string{"run.oci.hooks.stdout": "/does/not/exist/out"})).is(t, 1, "",
+		`annotations["run.oci.hooks.stdout"]: open /does/not/exist/out: no such file or directory`)
+	run(annotated(map[string]string{"run.oci.handler": "krun"})).is(t, 1, "",
+		`annotations["run.oci.handler"]: found "krun"`)
+	run(annotated(map[string]string{"run.oci.pidfd_receiver": "/does/not/exist"})).is(t, 1, "",
+		"/does/not/exist")
 }

@@ -13,8 +13,13 @@ import (
 )
 
 var eventsCommand = command{
-	name: "events", args: "CONTAINER-ID", summary: "print what a container uses, and when it runs out of memory, as JSON until it ends", min: 1, max: 1,
-	examples: []string{"berth events --stats hello", "berth events --interval 1s hello | jq .data.memory.usage"},
+	name: "events", args: "CONTAINER-ID",
+	summary: "print what a container uses, and when it runs out of memory, as JSON until it ends",
+	min:     1, max: 1,
+	examples: []string{
+		"berth events --stats hello",
+		"berth events --interval 1s hello | jq .data.memory.usage",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		interval := fs.Duration("interval", 5*time.Second, "`time` between two lines of statistics")
 		once := fs.Bool("stats", false, "print one line of statistics and end")

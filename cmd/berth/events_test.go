@@ -20,8 +20,12 @@ func TestEvents(t *testing.T) {
 	limit, pids := int64(64<<20), int64(77)
 	dir := bundle(t, func(s *specs.Spec) {
 		// tail holds a line without an end in memory; the shell outlives it.
-		s.Process.Args, s.Linux.CgroupsPath = []string{"sh", "-c", "while :; do sleep 0.5; /bin/busybox tail /dev/zero; done"}, "/"+id
-		s.Linux.Resources.Memory, s.Linux.Resources.Pids = &specs.LinuxMemory{Limit: &limit}, &specs.LinuxPids{Limit: &pids}
+		s.Process.Args, s.Linux.CgroupsPath = []string{
+			"sh", "-c",
+			"while :; do sleep 0.5; /bin/busybox tail /dev/zero; done",
+		}, "/"+id
+		s.Linux.Resources.Memory, s.Linux.Resources.Pids = &specs.LinuxMemory{Limit: &limit},
+			&specs.LinuxPids{Limit: &pids}
 	})
 	berth(t, "--root", root, "run", "-d", "--bundle", dir, id).is(t, 0, "", "")
 	var line struct {
@@ -32,7 +36,10 @@ func TestEvents(t *testing.T) {
 	if line.Type != "stats" || line.ID != id {
 		t.Errorf("found %+v", line)
 	}
-	for _, part := range []string{"cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "network_interfaces"} {
+	for _, part := range []string{
+		"cpu", "cpuset", "memory", "pids", "blkio", "hugetlb", "intel_rdt",
+		"network_interfaces",
+	} {
 		if _, ok := line.Data[part]; !ok {
 			t.Errorf("no %s in the statistics", part)
 		}
@@ -44,10 +51,12 @@ func TestEvents(t *testing.T) {
 	must(t, json.Unmarshal(line.Data["memory"], &memory))
 	var cpu struct{ Usage struct{ Total uint64 } }
 	must(t, json.Unmarshal(line.Data["cpu"], &cpu))
-	if memory.Usage.Limit != uint64(limit) || memory.Usage.Usage == 0 || len(memory.Raw) == 0 || cpu.Usage.Total == 0 {
+	if memory.Usage.Limit != uint64(limit) || memory.Usage.Usage == 0 || len(memory.Raw) == 0 ||
+		cpu.Usage.Total == 0 {
 		t.Errorf("memory %+v, cpu %+v", memory, cpu)
 	}
-	if s := string(line.Data["pids"]); !strings.Contains(s, `"limit":77`) || !strings.Contains(s, `"current":`) {
+	if s := string(line.Data["pids"]); !strings.Contains(s, `"limit":77`) ||
+		!strings.Contains(s, `"current":`) {
 		t.Errorf("pids: %s", s)
 	}
 	if s := string(line.Data["network_interfaces"]) + string(line.Data["intel_rdt"]); s != "null{}" {
@@ -83,8 +92,11 @@ func TestEvents(t *testing.T) {
 	if found["oom"] == 0 || found["stats"] < 2 {
 		t.Errorf("found %v", found)
 	}
-	berth(t, "--root", root, "events", "--stats", id).is(t, 1, "", "container with id "+id+" is not running")
-	berth(t, "--root", root, "events", "--interval", "0s", id).is(t, 1, "", "duration interval must be greater than 0")
-	berth(t, "--root", root, "events", "--interval", "-1s", id).is(t, 1, "", "duration interval must be greater than 0")
+	berth(t, "--root", root, "events", "--stats", id).is(t, 1, "", "container with id "+id+
+		" is not running")
+	berth(t, "--root", root, "events", "--interval", "0s", id).is(t, 1, "",
+		"duration interval must be greater than 0")
+	berth(t, "--root", root, "events", "--interval", "-1s", id).is(t, 1, "",
+		"duration interval must be greater than 0")
 	berth(t, "--root", root, "events", "none").is(t, 1, "", "container does not exist")
 }

@@ -24,9 +24,12 @@ import (
 const exitExec = 255
 
 var execCommand = command{
-	name: "exec", args: "CONTAINER-ID COMMAND [ARGUMENT...]", summary: "execute a process in a container; its exit code becomes berth's", min: 1, max: -1, launches: true, signals: true,
+	name: "exec", args: "CONTAINER-ID COMMAND [ARGUMENT...]",
+	summary: "execute a process in a container; its exit code becomes berth's", min: 1, max: -1,
+	launches: true, signals: true,
 	examples: []string{
-		"berth exec hello ps", "berth exec -t --user 1000:1000 --cwd /srv hello sh", "berth exec --detach --pid-file /run/hello-2.pid hello sleep 60",
+		"berth exec hello ps", "berth exec -t --user 1000:1000 --cwd /srv hello sh",
+		"berth exec --detach --pid-file /run/hello-2.pid hello sleep 60",
 		"berth exec --process process.json hello",
 	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
@@ -89,7 +92,8 @@ type execFlags struct {
 func newExecFlags(fs *flag.FlagSet) *execFlags {
 	e := &execFlags{fs: fs}
 	o := &e.options
-	e.process = stringFlag(fs, "process", "p", "", "`file` with the process as JSON, in place of a command and what is said of it here")
+	e.process = stringFlag(fs, "process", "p", "",
+		"`file` with the process as JSON, in place of a command and what is said of it here")
 	e.tty = boolFlag(fs, "tty", "t", "give the process a terminal")
 	e.detach = boolFlag(fs, "detach", "d", "return once the process runs")
 	e.user = stringFlag(fs, "user", "u", "", "`UID[:GID]`, in numbers")
@@ -98,21 +102,30 @@ func newExecFlags(fs *flag.FlagSet) *execFlags {
 	}
 	e.cwd = fs.String("cwd", "", "working `directory`")
 	e.env = listFlagVar(fs, "env", "e", "`NAME=VALUE` for the environment; may be repeated")
-	e.caps = listFlagVar(fs, "cap", "c", "`capability` besides the container's, such as CAP_SYS_PTRACE; may be repeated")
+	e.caps = listFlagVar(fs, "cap", "c",
+		"`capability` besides the container's, such as CAP_SYS_PTRACE; may be repeated")
 	e.apparmor = fs.String("apparmor", "", "AppArmor `profile`")
 	e.label = fs.String("process-label", "", "SELinux `label`")
-	e.noNewPrivilege = fs.Bool("no-new-privs", false, "keep the process from gaining privileges by execve")
-	e.cgroups = listFlagVar(fs, "cgroup", "", "`[CONTROLLER:]PATH` of a cgroup below the container's; with a controller it may be repeated")
-	fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
+	e.noNewPrivilege = fs.Bool("no-new-privs", false,
+		"keep the process from gaining privileges by execve")
+	e.cgroups = listFlagVar(fs, "cgroup", "",
+		"`[CONTROLLER:]PATH` of a cgroup below the container's; with a controller it may be repeated")
+	fs.StringVar(&o.ConsoleSocket, "console-socket", "",
+		"unix `socket` that gets the terminal's master")
 	fs.StringVar(&o.PidfdSocket, "pidfd-socket", "", "unix `socket` that gets a pidfd of the process")
 	fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the process")
-	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors from 3 on that the process inherits")
-	fs.BoolVar(&o.IgnorePaused, "ignore-paused", false, "execute in a paused container as well; the process waits until it is resumed")
+	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0,
+		"`number` of descriptors from 3 on that the process inherits")
+	fs.BoolVar(&o.IgnorePaused, "ignore-paused", false,
+		"execute in a paused container as well; the process waits until it is resumed")
 	return e
 }
 
 // instead are the flags that mean nothing beside --process.
-var instead = []string{"cwd", "env", "e", "user", "u", "additional-gids", "g", "cap", "c", "apparmor", "process-label", "no-new-privs"}
+var instead = []string{
+	"cwd", "env", "e", "user", "u", "additional-gids", "g", "cap", "c",
+	"apparmor", "process-label", "no-new-privs",
+}
 
 func (e *execFlags) run(ctx context.Context, a *app, args []string) error {
 	set := map[string]bool{}
@@ -244,7 +257,9 @@ func parseID(s string) (uint32, error) {
 }
 
 // execProcess executes a process in the foreground, or leaves it running.
-func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.ExecOptions, detach bool) error {
+func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.ExecOptions,
+	detach bool,
+) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
 		ctx, err := untilSignal(ctx)

@@ -50,16 +50,20 @@ func (a *app) findExternal(name string) (*external, error) {
 	known := map[string]external{}
 	if err == nil {
 		if err := json.Unmarshal(data, &known); err != nil {
-			return nil, fmt.Errorf(`--runtimes: %s: allowed is an object such as {"runc": {"path": "/usr/sbin/runc"}}: %w`, a.runtimes, err)
+			return nil, fmt.Errorf(
+				`--runtimes: %s: allowed is an object such as {"runc": {"path": "/usr/sbin/runc"}}: %w`,
+				a.runtimes, err)
 		}
 	}
 	e, ok := known[name]
 	if !ok {
 		names := append([]string{nativeType}, slices.Sorted(maps.Keys(known))...)
-		return nil, fmt.Errorf("--runtime-type: found %q; allowed are %s (others are named in %s)", name, strings.Join(names, ", "), a.runtimes)
+		return nil, fmt.Errorf("--runtime-type: found %q; allowed are %s (others are named in %s)", name,
+			strings.Join(names, ", "), a.runtimes)
 	}
 	if !filepath.IsAbs(e.Path) {
-		return nil, fmt.Errorf("--runtimes: %s: %s.path: found %q; allowed is an absolute path", a.runtimes, name, e.Path)
+		return nil, fmt.Errorf("--runtimes: %s: %s.path: found %q; allowed is an absolute path",
+			a.runtimes, name, e.Path)
 	}
 	return &e, nil
 }
@@ -90,7 +94,8 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 		return err
 	}
 	if a.ignoreMissingLSM {
-		return fmt.Errorf("--ignore-missing-lsm: %s has no such option; it is of the native runtime", e.Path)
+		return fmt.Errorf("--ignore-missing-lsm: %s has no such option; it is of the native runtime",
+			e.Path)
 	}
 	dir := filepath.Join(a.root, id)
 	if err := os.MkdirAll(a.root, 0o700); err != nil {
@@ -111,7 +116,8 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 		err = durable.Replace(filepath.Join(dir, externalFile), data, durable.Options{})
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("container %s: record which runtime runs it: %w", id, err), os.RemoveAll(dir))
+		return errors.Join(fmt.Errorf("container %s: record which runtime runs it: %w", id, err),
+			os.RemoveAll(dir))
 	}
 	err = e.call(ctx, a, command, id, args)
 	if _, e := os.Stat(filepath.Join(dir, externalRoot, id)); e != nil {

@@ -19,7 +19,8 @@ func TestRuntimeType(t *testing.T) {
 		t.Fatalf("needs Debian's runc: %v", err)
 	}
 	config := filepath.Join(t.TempDir(), "runtimes.json")
-	must(t, os.WriteFile(config, []byte(`{"old": {"path": "`+runc+`"}, "bad": {"path": "runc"}}`), 0o600))
+	must(t, os.WriteFile(config, []byte(`{"old": {"path": "`+runc+`"}, "bad": {"path": "runc"}}`),
+		0o600))
 	dir := bundle(t, args("sh", "-c", "echo hello; exit 7"))
 	call := func(args ...string) result {
 		return berth(t, append([]string{"--root", root, "--runtimes", config}, args...)...)
@@ -35,14 +36,17 @@ func TestRuntimeType(t *testing.T) {
 	// From here on without the flags: the choice is recorded.
 	berth(t, "--root", root, "state", id).is(t, 0, `"status": "created"`, "")
 	berth(t, "--root", root, "list").is(t, 0, id, "")
-	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 1, "", "container with given ID already exists")
+	berth(t, "--root", root, "create", "--bundle", dir, id).is(t, 1, "",
+		"container with given ID already exists")
 	berth(t, "--root", root, "kill", id, "KILL").is(t, 0, "", "")
 	berth(t, "--root", root, "delete", "--force", id).is(t, 0, "", "")
 	berth(t, "--root", root, "state", id).is(t, 1, "", "container does not exist")
 
 	call("create", "--runtime-type", "old", "--bundle", t.TempDir(), id).is(t, 1, "", "config.json")
-	call("run", "--runtime-type", "nope", "--bundle", dir, id).is(t, 1, "", `--runtime-type: found "nope"; allowed are native, bad, old`)
-	call("run", "--runtime-type", "bad", "--bundle", dir, id).is(t, 1, "", `bad.path: found "runc"; allowed is an absolute path`)
+	call("run", "--runtime-type", "nope", "--bundle", dir, id).is(t, 1, "",
+		`--runtime-type: found "nope"; allowed are native, bad, old`)
+	call("run", "--runtime-type", "bad", "--bundle", dir, id).is(t, 1, "",
+		`bad.path: found "runc"; allowed is an absolute path`)
 	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}

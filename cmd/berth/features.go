@@ -11,7 +11,8 @@ import (
 )
 
 var featuresCommand = command{
-	name: "features", summary: "print what this runtime honours (runtime-spec, features.md), as JSON", min: 0, max: 0,
+	name: "features", summary: "print what this runtime honours (runtime-spec, features.md), as JSON",
+	min: 0, max: 0,
 	examples: []string{"berth features"},
 	flags: func(*flag.FlagSet) func(context.Context, *app, []string) error {
 		return func(_ context.Context, a *app, _ []string) error {

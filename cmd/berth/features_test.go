@@ -21,7 +21,8 @@ func TestFeatures(t *testing.T) {
 	if err := decoder.Decode(&f); err != nil {
 		t.Fatal(err)
 	}
-	if f.OCIVersionMin != "1.0.0" || f.OCIVersionMax != specs.Version || f.Annotations["run.berth.version"] == "" || len(f.Linux.Namespaces) == 0 {
+	if f.OCIVersionMin != "1.0.0" || f.OCIVersionMax != specs.Version ||
+		f.Annotations["run.berth.version"] == "" || len(f.Linux.Namespaces) == 0 {
 		t.Errorf("found %+v", f)
 	}
 	berth(t, "features", "x").is(t, 1, "", "")

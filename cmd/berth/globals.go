@@ -28,15 +28,21 @@ func (a *app) globals() *globals {
 	a.root, g.xdg, a.rootError = runtime.UserRoot()
 	a.level = levelInfo
 	g.StringVar(&a.root, "root", a.root, "`directory` for the state of containers")
-	g.StringVar(&a.log, "log", "", "`file` that the log is appended to, or journald:ID or syslog:ID; the last error is printed on standard error as well")
+	g.StringVar(&a.log, "log", "",
+		"`file` that the log is appended to, or journald:ID or syslog:ID; the last error is printed on standard error as well")
 	g.StringVar(&a.logFormat, "log-format", "text", "`format` of the log: text or json")
 	g.Var(&a.level, "log-level", "least `level` that is logged: error, warning, info or debug")
 	g.BoolVar(&g.debug, "debug", false, "log what is done, as --log-level debug")
-	g.BoolVar(&g.systemd, "systemd-cgroup", false, "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name then")
-	g.StringVar(&a.cgroupManager, "cgroup-manager", "", "`manager` that makes cgroups: cgroupfs, systemd or disabled (default: cgroupfs)")
-	g.StringVar(&a.rootless, "rootless", "auto", "`true|false|auto`: whether a container without limits may go without cgroups where they cannot be made")
-	g.BoolVar(&a.ignoreMissingLSM, "ignore-missing-lsm", false, "leave out, with a warning, labels of AppArmor and SELinux where the kernel has not enabled them")
-	g.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json", "`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
+	g.BoolVar(&g.systemd, "systemd-cgroup", false,
+		"have systemd make cgroups: linux.cgroupsPath is slice:prefix:name then")
+	g.StringVar(&a.cgroupManager, "cgroup-manager", "",
+		"`manager` that makes cgroups: cgroupfs, systemd or disabled (default: cgroupfs)")
+	g.StringVar(&a.rootless, "rootless", "auto",
+		"`true|false|auto`: whether a container without limits may go without cgroups where they cannot be made")
+	g.BoolVar(&a.ignoreMissingLSM, "ignore-missing-lsm", false,
+		"leave out, with a warning, labels of AppArmor and SELinux where the kernel has not enabled them")
+	g.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json",
+		"`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
 	g.StringVar(&g.criu, "criu", "", "ignored `path`: criu(8) is looked for in $PATH, as by runc")
 	g.BoolVar(&g.version, "version", false, "print the version")
 	g.Var(g.Lookup("version").Value, "v", "print the version")
@@ -62,9 +68,12 @@ func (g *globals) apply(a *app) error {
 	}
 	switch {
 	case !slices.Contains([]string{"", "cgroupfs", "systemd", "disabled"}, a.cgroupManager):
-		return fmt.Errorf("--cgroup-manager: found %q; allowed are cgroupfs, systemd, disabled", a.cgroupManager)
+		return fmt.Errorf("--cgroup-manager: found %q; allowed are cgroupfs, systemd, disabled",
+			a.cgroupManager)
 	case g.systemd && a.cgroupManager != "" && a.cgroupManager != "systemd":
-		return fmt.Errorf("--cgroup-manager: found %q beside --systemd-cgroup; they contradict each other", a.cgroupManager)
+		return fmt.Errorf(
+			"--cgroup-manager: found %q beside --systemd-cgroup; they contradict each other",
+			a.cgroupManager)
 	case g.systemd:
 		a.cgroupManager = "systemd"
 	}

@@ -26,16 +26,19 @@ var specCommand = command{
 	examples: []string{"mkdir -p hello/rootfs && berth spec --bundle hello", "berth spec --rootless"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`directory` of the bundle")
-		file := stringFlag(fs, "file", "f", "config.json", "`file` to write, in the bundle unless it is an absolute path")
-		rootless := fs.Bool("rootless", false, "for the user who calls: with a user namespace that maps him to root")
+		file := stringFlag(fs, "file", "f", "config.json",
+			"`file` to write, in the bundle unless it is an absolute path")
+		rootless := fs.Bool("rootless", false,
+			"for the user who calls: with a user namespace that maps him to root")
 		return func(_ context.Context, _ *app, _ []string) error {
 			spec := exampleSpec()
 			if !cgroups.IsCgroup2UnifiedMode() {
 				// As runc: on cgroup v1 programs look for their cgroup by the path that the host
 				// has for it.
-				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
-					return n.Type == specs.CgroupNamespace
-				})
+				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+					func(n specs.LinuxNamespace) bool {
+						return n.Type == specs.CgroupNamespace
+					})
 			}
 			if *rootless {
 				toRootless(spec)
@@ -73,23 +76,37 @@ func exampleSpec() *specs.Spec {
 		Hostname: "berth",
 		Process: &specs.Process{
 			Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
-			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"},
+			Env: []string{
+				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+				"TERM=xterm",
+			},
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps},
 			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}},
 		},
 		Mounts: []specs.Mount{
 			mount("/proc", "proc", "proc"),
 			mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-			mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+			mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666",
+				"mode=0620", "gid=5"),
 			mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
 			mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
 			mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
 			mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "ro"),
 		},
 		Linux: &specs.Linux{
-			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
-			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys",
+				"/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+				"/sys/firmware", "/proc/scsi",
+			},
+			ReadonlyPaths: []string{
+				"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
+				"/proc/sysrq-trigger",
+			},
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{
+				Allow:  false,
+				Access: "rwm",
+			}}},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace},
 				{Type: specs.NetworkNamespace},
@@ -171,7 +188,8 @@ var validateCommand = command{
 }
 
 var planCommand = command{
-	name: "plan", summary: "print the system calls that a bundle's container would be made by, and the field each serves", min: 0, max: 0,
+	name:    "plan",
+	summary: "print the system calls that a bundle's container would be made by, and the field each serves", min: 0, max: 0,
 	examples: []string{"berth plan --bundle /srv/hello", "berth plan -o json | jq '.steps[].call'"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		bundle := stringFlag(fs, "bundle", "b", ".", "`directory` of the bundle")

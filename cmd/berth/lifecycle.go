@@ -24,8 +24,10 @@ import (
 // commands returns all commands, in the order of the help.
 func commands() []command {
 	return []command{
-		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand, deleteCommand, pauseCommand, resumeCommand,
-		psCommand, updateCommand, eventsCommand, mountsCommand, specCommand, featuresCommand, checkpointCommand, restoreCommand, validateCommand, planCommand,
+		createCommand, startCommand, runCommand, execCommand, stateCommand, listCommand, killCommand,
+		deleteCommand, pauseCommand, resumeCommand,
+		psCommand, updateCommand, eventsCommand, mountsCommand, specCommand, featuresCommand,
+		checkpointCommand, restoreCommand, validateCommand, planCommand,
 		superviseCommand,
 	}
 }
@@ -39,13 +41,18 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 	fs.StringVar(&o.Bundle, "b", ".", "`directory` of the bundle")
 	fs.StringVar(&o.Config, "config", "", "`file` to read in place of config.json")
 	fs.StringVar(&o.Config, "f", "", "`file` to read in place of config.json")
-	fs.StringVar(&o.ConsoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
-	fs.StringVar(&o.PidfdSocket, "pidfd-socket", "", "unix `socket` that gets a pidfd of the first process")
+	fs.StringVar(&o.ConsoleSocket, "console-socket", "",
+		"unix `socket` that gets the terminal's master")
+	fs.StringVar(&o.PidfdSocket, "pidfd-socket", "",
+		"unix `socket` that gets a pidfd of the first process")
 	fs.StringVar(&o.PidFile, "pid-file", "", "`file` that gets the pid of the first process")
-	fs.BoolVar(&o.NoPivot, "no-pivot", false, "move the root in place of pivot_root(2), for a host on a ramfs")
+	fs.BoolVar(&o.NoPivot, "no-pivot", false,
+		"move the root in place of pivot_root(2), for a host on a ramfs")
 	fs.BoolVar(&o.NoNewKeyring, "no-new-keyring", false, "leave the session keyring as it is")
-	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0, "`number` of descriptors that the process inherits, from 3 on or, with $LISTEN_FDS, from behind those on")
-	fs.String(runtimeTypeFlag, nativeType, "which `runtime` runs the container, now and later: native, or one of --runtimes")
+	fs.IntVar(&o.PreserveFDs, "preserve-fds", 0,
+		"`number` of descriptors that the process inherits, from 3 on or, with $LISTEN_FDS, from behind those on")
+	fs.String(runtimeTypeFlag, nativeType,
+		"which `runtime` runs the container, now and later: native, or one of --runtimes")
 	fs.Bool("no-subreaper", false, "taken for runc's clients; berth never is a subreaper here")
 	return o
 }
@@ -72,7 +79,8 @@ func checkPreserved(said string, from, n int) error {
 	}
 	for fd := from; fd < from+n; fd++ {
 		// What is close-on-exec has not come from the caller: it is berth's own.
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil ||
+			flags&unix.FD_CLOEXEC != 0 {
 			return fmt.Errorf("%s: found %d, but descriptor %d is not open", said, n, fd)
 		}
 	}
@@ -80,7 +88,8 @@ func checkPreserved(said string, from, n int) error {
 }
 
 var createCommand = command{
-	name: "create", args: "CONTAINER-ID", summary: "create a container, which start then runs", min: 1, max: 1, launches: true,
+	name: "create", args: "CONTAINER-ID", summary: "create a container, which start then runs", min: 1,
+	max: 1, launches: true,
 	examples: []string{"berth create --bundle /srv/hello --pid-file /run/hello.pid hello"},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)
@@ -132,7 +141,9 @@ var startCommand = command{
 
 // started waits until a container that has been started is ready, for the service manager that
 // called.
-func (a *app) started(ctx context.Context, r *runtime.Runtime, id string, notify *net.UnixConn) error {
+func (a *app) started(ctx context.Context, r *runtime.Runtime, id string,
+	notify *net.UnixConn,
+) error {
 	s, err := r.State(ctx, id)
 	if err != nil || s.PID == 0 {
 		return notify.Close() // it has ended
@@ -142,8 +153,13 @@ func (a *app) started(ctx context.Context, r *runtime.Runtime, id string, notify
 }
 
 var runCommand = command{
-	name: "run", args: "CONTAINER-ID", summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1, max: 1, launches: true, signals: true,
-	examples: []string{"berth run --bundle /srv/hello hello", "berth run -d --pid-file /run/hello.pid hello"},
+	name: "run", args: "CONTAINER-ID",
+	summary: "create and start a container and wait for it; its exit code becomes berth's", min: 1,
+	max: 1, launches: true, signals: true,
+	examples: []string{
+		"berth run --bundle /srv/hello hello",
+		"berth run -d --pid-file /run/hello.pid hello",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		o := createFlags(fs)
 		detach := boolFlag(fs, "detach", "d", "return once the container runs")
@@ -165,7 +181,8 @@ var runCommand = command{
 }
 
 var stateCommand = command{
-	name: "state", args: "CONTAINER-ID", summary: "print the state of a container as JSON", min: 1, max: 1,
+	name: "state", args: "CONTAINER-ID", summary: "print the state of a container as JSON", min: 1,
+	max:      1,
 	examples: []string{"berth state hello"},
 	flags: func(*flag.FlagSet) func(context.Context, *app, []string) error {
 		return func(ctx context.Context, a *app, args []string) error {
@@ -189,7 +206,10 @@ var stateCommand = command{
 
 var listCommand = command{
 	name: "list", summary: "list the containers below --root", min: 0, max: 0,
-	examples: []string{"berth list", "berth list -q", "berth --root /run/containerd/runc/default list -f json"},
+	examples: []string{
+		"berth list", "berth list -q",
+		"berth --root /run/containerd/runc/default list -f json",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		format := stringFlag(fs, "format", "f", "table", "`format`: table or json")
 		quiet := boolFlag(fs, "quiet", "q", "print ids alone")
@@ -222,7 +242,8 @@ var listCommand = command{
 				w := tabwriter.NewWriter(a.stdout, 12, 1, 3, ' ', 0)
 				fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
 				for _, s := range list {
-					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.PID, s.Status, s.Bundle, s.Created.Format(time.RFC3339Nano), s.Owner)
+					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", s.ID, s.PID, s.Status, s.Bundle,
+						s.Created.Format(time.RFC3339Nano), s.Owner)
 				}
 				return w.Flush()
 			case "json":
@@ -234,8 +255,12 @@ var listCommand = command{
 }
 
 var killCommand = command{
-	name: "kill", args: "CONTAINER-ID [SIGNAL]", summary: "send a signal, TERM unless one is given, to a container's first process", min: 1, max: 2,
-	examples: []string{"berth kill hello", "berth kill hello KILL", "berth kill --all hello 9", "berth kill --regex '^web-' HUP"},
+	name: "kill", args: "CONTAINER-ID [SIGNAL]",
+	summary: "send a signal, TERM unless one is given, to a container's first process", min: 1, max: 2,
+	examples: []string{
+		"berth kill hello", "berth kill hello KILL", "berth kill --all hello 9",
+		"berth kill --regex '^web-' HUP",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		all := boolFlag(fs, "all", "a", "send it to all processes of the container")
 		regex := regexVar(fs)
@@ -262,7 +287,9 @@ var killCommand = command{
 			if *all {
 				flags = append(flags, "--all")
 			}
-			return a.forEach(ctx, args[0], "kill", func(id string) []string { return append(flags, id, name) }, func(id string) error {
+			return a.forEach(ctx, args[0], "kill", func(id string) []string {
+				return append(flags, id, name)
+			}, func(id string) error {
 				return r.Kill(ctx, id, sig, *all)
 			})
 		}
@@ -271,9 +298,13 @@ var killCommand = command{
 
 var deleteCommand = command{
 	name: "delete", args: "CONTAINER-ID", summary: "remove a stopped container", min: 1, max: 1,
-	examples: []string{"berth delete hello", "berth delete --force hello", "berth delete --regex '^web-'"},
+	examples: []string{
+		"berth delete hello", "berth delete --force hello",
+		"berth delete --regex '^web-'",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		force := boolFlag(fs, "force", "f", "kill it first if it has not stopped; no error if there is none")
+		force := boolFlag(fs, "force", "f",
+			"kill it first if it has not stopped; no error if there is none")
 		regex := regexVar(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			r, err := a.runtime()
@@ -287,7 +318,9 @@ var deleteCommand = command{
 			if *force {
 				flags = append(flags, "--force")
 			}
-			return a.forEach(ctx, args[0], "delete", func(id string) []string { return append(flags, id) }, func(id string) error {
+			return a.forEach(ctx, args[0], "delete", func(id string) []string {
+				return append(flags, id)
+			}, func(id string) error {
 				return r.Delete(ctx, id, *force)
 			})
 		}

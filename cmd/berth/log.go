@@ -71,7 +71,8 @@ func (a *app) openLog() (err error) {
 
 // severities are the levels as syslog(3) and the journal number them.
 var severities = map[level]syslog.Priority{
-	levelError: syslog.LOG_ERR, levelWarning: syslog.LOG_WARNING, levelInfo: syslog.LOG_INFO, levelDebug: syslog.LOG_DEBUG,
+	levelError: syslog.LOG_ERR, levelWarning: syslog.LOG_WARNING, levelInfo: syslog.LOG_INFO,
+	levelDebug: syslog.LOG_DEBUG,
 }
 
 // openJournal returns a writer that sends records to the journal, as one datagram of its native
@@ -82,7 +83,8 @@ func openJournal(id string) (func(level, string) error, error) {
 		return nil, err
 	}
 	return func(l level, msg string) error {
-		_, err := fmt.Fprintf(journal, "PRIORITY=%d\nSYSLOG_IDENTIFIER=berth\nID=%s\nMESSAGE=%s\n", severities[l], oneLine(id), oneLine(msg))
+		_, err := fmt.Fprintf(journal, "PRIORITY=%d\nSYSLOG_IDENTIFIER=berth\nID=%s\nMESSAGE=%s\n",
+			severities[l], oneLine(id), oneLine(msg))
 		return err
 	}, nil
 }
@@ -93,7 +95,10 @@ func openSyslog(name string) (func(level, string) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	send := map[level]func(string) error{levelError: log.Err, levelWarning: log.Warning, levelInfo: log.Info, levelDebug: log.Debug}
+	send := map[level]func(string) error{
+		levelError: log.Err, levelWarning: log.Warning,
+		levelInfo: log.Info, levelDebug: log.Debug,
+	}
 	return func(l level, msg string) error { return send[l](oneLine(msg)) }, nil
 }
 
@@ -118,7 +123,8 @@ func (a *app) record(l level, msg string) {
 		}
 		line = string(data)
 	} else {
-		line = fmt.Sprintf("time=%s level=%s msg=%s", strconv.Quote(now), l.String(), strconv.Quote(oneLine(msg)))
+		line = fmt.Sprintf("time=%s level=%s msg=%s", strconv.Quote(now), l.String(),
+			strconv.Quote(oneLine(msg)))
 	}
 	w := a.stderr
 	if a.sink != nil {

@@ -43,7 +43,9 @@ func main() {
 	// Sealing executes the program anew: before anything else has been set up for nothing. That a
 	// word is an argument and no command does no harm, and dispatch, which knows, reports a
 	// failure.
-	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise" }) {
+	if slices.ContainsFunc(os.Args[1:], func(arg string) bool {
+		return arg == "run" || arg == "create" || arg == "exec" || arg == "supervise"
+	}) {
 		_ = seal()
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, stream(2)))
@@ -219,7 +221,9 @@ func (a *app) dispatch(ctx context.Context, c command, args []string) int {
 }
 
 // do runs a command, or has the program run it that runs the container.
-func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string, do func(context.Context, *app, []string) error) error {
+func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string,
+	do func(context.Context, *app, []string) error,
+) error {
 	if f := fs.Lookup(runtimeTypeFlag); f != nil && f.Value.String() != nativeType {
 		e, err := a.findExternal(f.Value.String())
 		if err != nil {
@@ -294,7 +298,8 @@ func (c command) help(w io.Writer, fs *flag.FlagSet) {
 		arguments := strings.ReplaceAll(c.args, "CONTAINER-ID", "CONTAINER")
 		fmt.Fprintf(w, "Usage: crun [OPTION...] %s%s %s\n\n", c.name, own, arguments)
 	}
-	fmt.Fprintf(w, "NAME:\n   %s %s - %s\n\nUSAGE:\n   %s\n", name, c.name, c.summary, strings.TrimSpace(usage))
+	fmt.Fprintf(w, "NAME:\n   %s %s - %s\n\nUSAGE:\n   %s\n", name, c.name, c.summary,
+		strings.TrimSpace(usage))
 	if options > 0 {
 		fmt.Fprint(w, "\nOPTIONS:\n")
 		printFlags(w, fs)

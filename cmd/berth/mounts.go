@@ -19,7 +19,8 @@ import (
 )
 
 var mountsCommand = command{
-	name: "mounts", args: "add|remove CONTAINER-ID FILE", summary: "mount more in a running container, or take mounts away", min: 3, max: 3, id: 1,
+	name: "mounts", args: "add|remove CONTAINER-ID FILE",
+	summary: "mount more in a running container, or take mounts away", min: 3, max: 3, id: 1,
 	examples: []string{
 		`echo '[{"destination": "/data", "source": "/srv/data", "options": ["rbind", "ro"]}]' > mounts.json`,
 		"berth mounts add hello mounts.json", "berth mounts remove hello mounts.json",
@@ -70,7 +71,8 @@ func readMounts(file string) ([]specs.Mount, error) {
 		return nil, fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if len(document.Mounts) == 0 {
-		return nil, fmt.Errorf("%s: found no mounts; allowed is a JSON array of mounts as in config.json", file)
+		return nil, fmt.Errorf("%s: found no mounts; allowed is a JSON array of mounts as in config.json",
+			file)
 	}
 	if decoder.More() {
 		return nil, errors.New(file + ": found more than one JSON value")

@@ -89,7 +89,10 @@ func (a *app) waitReady(ctx context.Context, from *net.UnixConn, pid int) {
 // manager looks for the sender, which soon ends.
 func notifyManager(mainPID int) error {
 	// A name that begins with @ is one of no file, which package net knows.
-	manager, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: os.Getenv(notifyVariable), Net: "unixgram"})
+	manager, err := net.DialUnix("unixgram", nil, &net.UnixAddr{
+		Name: os.Getenv(notifyVariable),
+		Net:  "unixgram",
+	})
 	if err != nil {
 		return err
 	}
@@ -104,7 +107,8 @@ func notifyManager(mainPID int) error {
 		return err
 	}
 	defer r.Close()
-	socket, err := manager.File() // package net sends no control message through a socket that is connected
+	// package net sends no control message through a socket that is connected
+	socket, err := manager.File()
 	if err == nil {
 		err = unix.Sendmsg(int(socket.Fd()), []byte("BARRIER=1"), unix.UnixRights(int(w.Fd())), nil, 0)
 		socket.Close()

@@ -23,21 +23,25 @@ func TestSocketActivation(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.Env = append(s.Process.Env, "LISTEN_FDS=99")
-		s.Process.Args = sh("echo ${LISTEN_FDS-none} ${LISTEN_PID-none}; [ ! -e /proc/self/fd/3 ] || cat <&3; [ ! -e /proc/self/fd/4 ] || cat <&4; [ ! -e /proc/self/fd/5 ] || echo leaked")
+		s.Process.Args = sh(
+			"echo ${LISTEN_FDS-none} ${LISTEN_PID-none}; [ ! -e /proc/self/fd/3 ] || cat <&3; [ ! -e /proc/self/fd/4 ] || cat <&4; [ ! -e /proc/self/fd/5 ] || echo leaked")
 	})
 	for _, name := range []string{"three", "four"} {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(name+"\n"), 0o600))
 	}
 	script := func(variables, flags string) *exec.Cmd {
-		return exec.Command("sh", "-c", variables+" exec "+program+" --root "+root+" run "+flags+" --bundle "+dir+" "+id+" 3<"+dir+"/three 4<"+dir+"/four 5</etc/passwd")
+		return exec.Command("sh", "-c", variables+" exec "+program+" --root "+root+" run "+flags+
+			" --bundle "+dir+" "+id+" 3<"+dir+"/three 4<"+dir+"/four 5</etc/passwd")
 	}
-	call(t, script("LISTEN_PID=$$ LISTEN_FDS=1", "--preserve-fds 1")).is(t, 0, "1 1\nthree\nfour\n", "")
+	call(t, script("LISTEN_PID=$$ LISTEN_FDS=1", "--preserve-fds 1")).is(t, 0,
+		"1 1\nthree\nfour\n", "")
 	call(t, script("LISTEN_PID=$$ LISTEN_FDS=2", "")).is(t, 0, "2 1\nthree\nfour\n", "")
 	r := call(t, script("LISTEN_PID=1 LISTEN_FDS=2", ""))
 	if r.is(t, 0, "99 none\n", ""); r.stdout != "99 none\n" {
 		t.Errorf("sockets for another process: %q", r.stdout)
 	}
-	call(t, script("LISTEN_PID=$$ LISTEN_FDS=200", "")).is(t, 1, "", "$LISTEN_FDS: found 200, but descriptor 6 is not open")
+	call(t, script("LISTEN_PID=$$ LISTEN_FDS=200", "")).is(t, 1, "",
+		"$LISTEN_FDS: found 200, but descriptor 6 is not open")
 }
 
 // manager opens a service manager's socket and returns the messages that arrive there; it answers
@@ -83,7 +87,10 @@ func TestNotify(t *testing.T) {
 					socket(S, PF_UNIX, SOCK_DGRAM, 0) or die $!;
 					for ("STATUS=hello", "MAINPID=1\nREADY=1", "READY=0", "FDSTORE=1") { send(S, $_, 0, sockaddr_un($ENV{NOTIFY_SOCKET})) or last }
 					sleep 1 while 1`}
-				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/usr", Source: "/usr", Options: []string{"rbind", "rro"}})
+				s.Mounts = append(s.Mounts, specs.Mount{
+					Destination: "/usr", Source: "/usr",
+					Options: []string{"rbind", "rro"},
+				})
 				if namespace != "" {
 					s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: namespace})
 					s.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
@@ -163,7 +170,9 @@ func TestNotify(t *testing.T) {
 // manager's path, as with crun, or at runc's place, where a systemd in the container needs its own.
 func TestNotifySocketPath(t *testing.T) {
 	root, id := host(t)
-	dir := bundle(t, func(s *specs.Spec) { s.Process.Args = sh("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET") })
+	dir := bundle(t, func(s *specs.Spec) {
+		s.Process.Args = sh("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET")
+	})
 	for manager, want := range map[string]string{
 		"/tmp/parent/the-socket/":       "/tmp/parent/the-socket/notify.sock",
 		"/run/notify/the-socket":        "/run/notify/the-socket/notify.sock",

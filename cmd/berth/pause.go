@@ -10,7 +10,8 @@ import (
 )
 
 var pauseCommand = command{
-	name: "pause", args: "CONTAINER-ID", summary: "stop all processes of a container for a while", min: 1, max: 1,
+	name: "pause", args: "CONTAINER-ID", summary: "stop all processes of a container for a while",
+	min: 1, max: 1,
 	examples: []string{"berth pause hello"},
 	flags:    onContainer((*runtime.Runtime).Pause),
 }
@@ -22,7 +23,9 @@ var resumeCommand = command{
 }
 
 // onContainer returns a command without flags that does one thing to one container.
-func onContainer(do func(*runtime.Runtime, context.Context, string) error) func(*flag.FlagSet) func(context.Context, *app, []string) error {
+func onContainer(do func(*runtime.Runtime, context.Context,
+	string) error,
+) func(*flag.FlagSet) func(context.Context, *app, []string) error {
 	return func(*flag.FlagSet) func(context.Context, *app, []string) error {
 		return func(ctx context.Context, a *app, args []string) error {
 			r, err := a.runtime()

@@ -14,7 +14,8 @@ import (
 func TestPauseAndPs(t *testing.T) {
 	root, id := host(t)
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	berth(t, "--root", root, "run", "-d", "--pid-file", pidFile, "--bundle", bundle(t, args("sleep", "1000")), id).is(t, 0, "", "")
+	berth(t, "--root", root, "run", "-d", "--pid-file", pidFile, "--bundle",
+		bundle(t, args("sleep", "1000")), id).is(t, 0, "", "")
 	data, err := os.ReadFile(pidFile)
 	must(t, err)
 	pid := string(data)
@@ -40,8 +41,10 @@ func TestPauseAndPs(t *testing.T) {
 		t.Errorf("ps -f json: %q; want the pid %s", got, pid)
 	}
 	for _, options := range [][]string{nil, {"-e", "-o", "pid,args"}, {"-e", "-x"}} {
-		lines := strings.Split(strings.TrimSpace(on(0, "PID", "", append([]string{"ps", id}, options...)...).stdout), "\n")
-		if len(lines) != 2 || !strings.Contains(" "+strings.Join(strings.Fields(lines[1]), " ")+" ", " "+pid+" ") || !strings.Contains(lines[1], "sleep") {
+		lines := strings.Split(strings.TrimSpace(on(0, "PID", "", append([]string{"ps", id},
+			options...)...).stdout), "\n")
+		if len(lines) != 2 || !strings.Contains(" "+strings.Join(strings.Fields(lines[1]), " ")+" ", " "+
+			pid+" ") || !strings.Contains(lines[1], "sleep") {
 			t.Errorf("ps %v: %q", options, lines)
 		}
 	}

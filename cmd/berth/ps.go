@@ -16,10 +16,15 @@ import (
 )
 
 var psCommand = command{
-	name: "ps", args: "CONTAINER-ID [ps options]", summary: "list the processes of a container", min: 1, max: -1,
-	examples: []string{"berth ps hello", "berth ps -f json hello", "berth ps hello -e -o pid,rss,args"},
+	name: "ps", args: "CONTAINER-ID [ps options]", summary: "list the processes of a container",
+	min: 1, max: -1,
+	examples: []string{
+		"berth ps hello", "berth ps -f json hello",
+		"berth ps hello -e -o pid,rss,args",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		format := stringFlag(fs, "format", "f", "table", "`format`: table, which is that of ps(1), or json, which is the pids alone")
+		format := stringFlag(fs, "format", "f", "table",
+			"`format`: table, which is that of ps(1), or json, which is the pids alone")
 		return func(ctx context.Context, a *app, args []string) error {
 			if *format != "table" && *format != "json" {
 				return fmt.Errorf("--format: found %q; allowed are table, json", *format)
@@ -41,7 +46,8 @@ var psCommand = command{
 			}
 			table, err := exec.CommandContext(ctx, "ps", options...).CombinedOutput()
 			if err != nil {
-				return fmt.Errorf("ps %s: %w: %s", strings.Join(options, " "), err, strings.TrimSpace(string(table)))
+				return fmt.Errorf("ps %s: %w: %s", strings.Join(options, " "), err,
+					strings.TrimSpace(string(table)))
 			}
 			return writeProcesses(a.stdout, string(table), pids)
 		}

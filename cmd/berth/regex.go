@@ -18,7 +18,8 @@ import (
 const regexFlag = "regex"
 
 func regexVar(fs *flag.FlagSet) *bool {
-	return boolFlag(fs, regexFlag, "r", "CONTAINER-ID is an extended regular expression, for all containers with an id in which it is found")
+	return boolFlag(fs, regexFlag, "r",
+		"CONTAINER-ID is an extended regular expression, for all containers with an id in which it is found")
 }
 
 // isSet reports whether a command has a flag and its value is true.
@@ -30,7 +31,9 @@ func isSet(fs *flag.FlagSet, name string) bool {
 // forEach calls a function for every container below --root whose id matches, also after a failure,
 // and returns all failures. A container that is gone by then is no failure. For a container of
 // another runtime, it calls that program with the command and the arguments after the flags.
-func (a *app) forEach(ctx context.Context, pattern, command string, args func(id string) []string, do func(id string) error) error {
+func (a *app) forEach(ctx context.Context, pattern, command string, args func(id string) []string,
+	do func(id string) error,
+) error {
 	re, err := regexp.CompilePOSIX(pattern)
 	if err != nil {
 		return fmt.Errorf("--regex: %w", err)

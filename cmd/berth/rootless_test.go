@@ -49,7 +49,10 @@ func newPlainUser(t *testing.T) *plainUser {
 	home, err := os.MkdirTemp("", "rootless")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(home) })
-	u := &plainUser{t: t, id: plainID, home: home, program: filepath.Join(home, "bin/berth"), runtime: filepath.Join(home, "run")}
+	u := &plainUser{
+		t: t, id: plainID, home: home, program: filepath.Join(home, "bin/berth"),
+		runtime: filepath.Join(home, "run"),
+	}
 	must(t, os.MkdirAll(filepath.Join(home, "run"), 0o700))
 	must(t, os.MkdirAll(filepath.Join(home, "bin"), 0o755))
 	data, err := os.ReadFile(program)
@@ -59,7 +62,8 @@ func newPlainUser(t *testing.T) *plainUser {
 	t.Cleanup(func() {
 		u.berth("delete", "--force", "c").is(t, 0, "", "")
 		entries, err := os.ReadDir(filepath.Join(home, "run/berth"))
-		entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "@seccomp" }) // compiled filters
+		// compiled filters
+		entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "@seccomp" })
 		if err != nil && !os.IsNotExist(err) || len(entries) > 0 {
 			t.Errorf("left in the user's runtime directory: %v, %v", entries, err)
 		}
@@ -95,7 +99,8 @@ func (u *plainUser) processes() (out []string) {
 		}
 		_, after, _ := strings.Cut(string(data), "\nUid:\t")
 		uid := uint32(0)
-		if _, err := fmt.Sscan(after, &uid); err == nil && (uid == u.id || uid >= subordinateIDs && uid < subordinateIDs+65536) {
+		if _, err := fmt.Sscan(after, &uid); err == nil && (uid == u.id || uid >= subordinateIDs &&
+			uid < subordinateIDs+65536) {
 			name, _, _ := strings.Cut(string(data), "\n")
 			out = append(out, dir+" "+name)
 		}
@@ -117,14 +122,18 @@ func (u *plainUser) command(argv ...string) *exec.Cmd {
 	must(u.t, err)
 	for file, content := range map[string]string{
 		// newuidmap takes no user without a name.
-		"passwd": fmt.Sprintf("%splain:x:%d:%d::%s:/bin/sh\n", passwd, u.id, u.id, u.home), "subuid": ids, "subgid": ids,
+		"passwd": fmt.Sprintf("%splain:x:%d:%d::%s:/bin/sh\n", passwd, u.id, u.id, u.home), "subuid": ids,
+		"subgid": ids,
 	} {
 		must(u.t, os.WriteFile(filepath.Join(etc, file), []byte(content), 0o644))
 	}
 	// setpriv keeps no group of root's.
 	script := `for f in passwd subuid subgid; do mount --bind "$1/$f" /etc/$f || exit 99; done; shift; id=$1; shift
 		exec setpriv --reuid $id --regid $id --clear-groups --inh-caps=-all -- "$@"`
-	cmd := exec.Command("unshare", append([]string{"--mount", "--", "sh", "-c", script, "sh", etc, fmt.Sprint(u.id)}, argv...)...)
+	cmd := exec.Command("unshare", append([]string{
+		"--mount", "--", "sh", "-c", script, "sh", etc,
+		fmt.Sprint(u.id),
+	}, argv...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.home, "XDG_RUNTIME_DIR=" + u.runtime}
 	cmd.Dir = u.home
 	return cmd
@@ -172,10 +181,21 @@ func (u *plainUser) run(script string, change func(*specs.Spec)) result {
 
 // manyIDs has the container's ids from 1 on be the user's subordinates.
 func manyIDs(s *specs.Spec) {
-	s.Linux.UIDMappings = append(s.Linux.UIDMappings, specs.LinuxIDMapping{ContainerID: 1, HostID: subordinateIDs, Size: 65535})
-	s.Linux.GIDMappings = append(s.Linux.GIDMappings, specs.LinuxIDMapping{ContainerID: 1, HostID: subordinateIDs, Size: 65535})
-	s.Process.Capabilities.Bounding = []string{"CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_DAC_OVERRIDE"}
-	s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = s.Process.Capabilities.Bounding, s.Process.Capabilities.Bounding
+	s.Linux.UIDMappings = append(s.Linux.UIDMappings, specs.LinuxIDMapping{
+		ContainerID: 1,
+		HostID:      subordinateIDs, Size: 65535,
+	})
+	s.Linux.GIDMappings = append(s.Linux.GIDMappings, specs.LinuxIDMapping{
+		ContainerID: 1,
+		HostID:      subordinateIDs, Size: 65535,
+	})
+	s.Process.Capabilities.Bounding = []string{
+		"CAP_CHOWN", "CAP_SETUID", "CAP_SETGID",
+		"CAP_DAC_OVERRIDE",
+	}
+	s.Process.Capabilities.Effective,
+		s.Process.Capabilities.Permitted = s.Process.Capabilities.Bounding,
+		s.Process.Capabilities.Bounding
 }
 
 // TestSpecRootless: it is runc's.
@@ -196,13 +216,16 @@ func TestSpecRootless(t *testing.T) {
 	if cgroups.IsCgroup2UnifiedMode() {
 		namespaces = append([]string{"cgroup"}, namespaces...)
 	}
-	if !slices.Equal(types, namespaces) || !slices.Equal(spec.Linux.UIDMappings, want) || !slices.Equal(spec.Linux.GIDMappings, want) ||
-		spec.Linux.Resources != nil || strings.Contains(string(data), "gid=") || !strings.Contains(string(data), `"rbind"`) {
+	if !slices.Equal(types, namespaces) || !slices.Equal(spec.Linux.UIDMappings, want) ||
+		!slices.Equal(spec.Linux.GIDMappings, want) ||
+		spec.Linux.Resources != nil || strings.Contains(string(data), "gid=") ||
+		!strings.Contains(string(data), `"rbind"`) {
 		t.Errorf("found %s", data)
 	}
 	u.berth("spec", "-f", "other.json").is(t, 0, "", "")
 	u.berth("spec", "-f", "other.json").is(t, 1, "", "File other.json exists. Remove it first")
-	u.berth("validate", "-b", u.home, "-f", filepath.Join(u.home, "other.json")).is(t, 1, "", "") // root.path is not there
+	// root.path is not there
+	u.berth("validate", "-b", u.home, "-f", filepath.Join(u.home, "other.json")).is(t, 1, "", "")
 }
 
 // TestRootless: a plain user without subordinate ids and without a cgroup runs, looks at and
@@ -211,7 +234,8 @@ func TestRootless(t *testing.T) {
 	u := newPlainUser(t)
 	u.run("id -u; id -g; tr -s ' ' < /proc/self/uid_map; cat /proc/self/setgroups; echo x > /dev/null && echo null; echo made > /made; exit 3", nil).
 		is(t, 3, "0\n0\n 0 64321 1\ndeny\nnull\n", "")
-	if st, err := os.Stat(filepath.Join(u.home, "run/berth")); err != nil || st.Mode() != fs.ModeDir|fs.ModeSticky|0o700 {
+	if st, err := os.Stat(filepath.Join(u.home, "run/berth")); err != nil || st.Mode() != fs.ModeDir|
+		fs.ModeSticky|0o700 {
 		t.Errorf("the directory of the containers: %v, %v", st, err)
 	}
 	dir := u.bundle(args("sleep", "1000"))
@@ -223,7 +247,8 @@ func TestRootless(t *testing.T) {
 	u.berth("delete", "c").is(t, 1, "", "cannot delete container c that is not stopped: running")
 	u.berth("kill", "c", "0").is(t, 0, "", "")
 	u.berth("kill", "--all", "c", "KILL").is(t, 0, "", "")
-	for deadline := time.Now().Add(patience); !strings.Contains(u.berth("state", "c").stdout, `"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(u.berth("state", "c").stdout,
+		`"status": "stopped"`); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}
@@ -244,15 +269,23 @@ func TestRootlessManyIDs(t *testing.T) {
 		manyIDs(s)
 		s.Process.User.AdditionalGids = []uint32{9}
 	}
-	r := u.berth("run", "-b", u.bundle(func(s *specs.Spec) { groups(s); s.Process.Args = []string{"/bin/busybox", "sh", "-c", script} }), "c")
+	r := u.berth("run", "-b", u.bundle(func(s *specs.Spec) {
+		groups(s)
+		s.Process.Args = []string{"/bin/busybox", "sh", "-c", script}
+	}), "c")
 	r.is(t, 0, " 0 64321 1\n 1 200000 65535\n0 9\n", "")
 	made, _ := filepath.Glob(filepath.Join(u.home, "bundle*/rootfs/other"))
 	var st unix.Stat_t
-	if len(made) != 1 || unix.Stat(made[0], &st) != nil || st.Uid != subordinateIDs+6 || st.Gid != subordinateIDs+7 {
+	if len(made) != 1 || unix.Stat(made[0], &st) != nil || st.Uid != subordinateIDs+6 ||
+		st.Gid != subordinateIDs+7 {
 		t.Errorf("found %v, %d:%d; want the subordinate ids", made, st.Uid, st.Gid)
 	}
 	// A process of another user than root can be signalled as well.
-	u.berth("run", "-d", "-b", u.bundle(func(s *specs.Spec) { groups(s); s.Process.User.UID = 7; s.Process.Args = []string{"sleep", "1000"} }), "c").is(t, 0, "", "")
+	u.berth("run", "-d", "-b", u.bundle(func(s *specs.Spec) {
+		groups(s)
+		s.Process.User.UID = 7
+		s.Process.Args = []string{"sleep", "1000"}
+	}), "c").is(t, 0, "", "")
 	u.berth("kill", "c", "KILL").is(t, 0, "", "")
 	u.berth("delete", "--force", "c").is(t, 0, "", "")
 
@@ -266,10 +299,19 @@ func TestRootlessHooks(t *testing.T) {
 	u := newPlainUser(t)
 	hooked := func(s *specs.Spec) {
 		s.Process.Args = []string{"sh", "-c", "cat /told; sleep 1000"}
-		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: "SCMP_ACT_ERRNO"}}}
+		s.Linux.Seccomp = &specs.LinuxSeccomp{
+			DefaultAction: "SCMP_ACT_ALLOW",
+			Syscalls:      []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: "SCMP_ACT_ERRNO"}},
+		}
 		s.Hooks = &specs.Hooks{
-			CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id -u > told; readlink /proc/self/ns/user >> told"}, Env: []string{"PATH=/bin:/usr/bin"}}},
-			StartContainer:  []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "id -u >> /told; readlink /proc/self/ns/user >> /told"}, Env: []string{"PATH=/bin"}}},
+			CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{
+				"sh", "-c",
+				"id -u > told; readlink /proc/self/ns/user >> told",
+			}, Env: []string{"PATH=/bin:/usr/bin"}}},
+			StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{
+				"sh", "-c",
+				"id -u >> /told; readlink /proc/self/ns/user >> /told",
+			}, Env: []string{"PATH=/bin"}}},
 		}
 	}
 	told := func(dir string) {
@@ -279,7 +321,8 @@ func TestRootlessHooks(t *testing.T) {
 		own, err := os.Readlink("/proc/self/ns/user")
 		must(t, err)
 		lines := strings.Fields(string(data))
-		if len(lines) != 4 || lines[0] != "0" || lines[2] != "0" || lines[1] != lines[3] || lines[1] == own {
+		if len(lines) != 4 || lines[0] != "0" || lines[2] != "0" || lines[1] != lines[3] ||
+			lines[1] == own {
 			t.Errorf("the hooks told %q", lines)
 		}
 	}
@@ -303,21 +346,33 @@ func TestRootlessErrors(t *testing.T) {
 		want   string
 	}{
 		{"no user namespace", func(s *specs.Spec) {
-			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+				return n.Type == specs.UserNamespace
+			})
 			s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
 		}, "linux.namespaces: found none of type user; who is not root needs one"},
 		{"limits", func(s *specs.Spec) {
 			limit := int64(1 << 30)
 			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 		}, "linux.resources.memory.limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits"},
-		{"cgroupsPath", func(s *specs.Spec) { s.Linux.CgroupsPath = "/somewhere" }, "/somewhere: permission denied"},
-		{"another's id", func(s *specs.Spec) { s.Linux.UIDMappings[0].HostID = 0 }, "linux.uidMappings: newuidmap "},
-		{"gid", func(s *specs.Spec) { s.Mounts[2].Options = append(s.Mounts[2].Options, "gid=5") }, "mounts[2].options[5]: found \"gid=5\"; allowed: an id that linux.gidMappings maps"},
-		{"groups", func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{0} }, "process.user.additionalGids: found [0]; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped"},
+		{"cgroupsPath", func(s *specs.Spec) {
+			s.Linux.CgroupsPath = "/somewhere"
+		}, "/somewhere: permission denied"},
+		{"another's id", func(s *specs.Spec) {
+			s.Linux.UIDMappings[0].HostID = 0
+		}, "linux.uidMappings: newuidmap "},
+		{"gid", func(s *specs.Spec) {
+			s.Mounts[2].Options = append(s.Mounts[2].Options, "gid=5")
+		}, "mounts[2].options[5]: found \"gid=5\"; allowed: an id that linux.gidMappings maps"},
+		{"groups", func(s *specs.Spec) {
+			s.Process.User.AdditionalGids = []uint32{0}
+		}, "process.user.additionalGids: found [0]; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped"},
 		{"rlimit", func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 30, Hard: 1 << 30}}
 		}, "process.rlimits[0]"},
-		{"oom score", func(s *specs.Spec) { s.Process.OOMScoreAdj = ptrTo(-1000) }, "process.oomScoreAdj: found -1000: "},
+		{"oom score", func(s *specs.Spec) {
+			s.Process.OOMScoreAdj = ptrTo(-1000)
+		}, "process.oomScoreAdj: found -1000: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := u.berth("run", "-b", u.bundle(func(s *specs.Spec) {
@@ -327,7 +382,9 @@ func TestRootlessErrors(t *testing.T) {
 			r.is(t, 1, "", c.want)
 		})
 	}
-	u.run("cat /proc/self/oom_score_adj", func(s *specs.Spec) { s.Process.OOMScoreAdj = ptrTo(500) }).is(t, 0, "500\n", "")
+	u.run("cat /proc/self/oom_score_adj", func(s *specs.Spec) {
+		s.Process.OOMScoreAdj = ptrTo(500)
+	}).is(t, 0, "500\n", "")
 	noFolder := u.command(u.program, "list")
 	noFolder.Env = noFolder.Env[:2]
 	call(t, noFolder).is(t, 1, "", "--root: found nothing, and XDG_RUNTIME_DIR is not set")
@@ -344,13 +401,17 @@ func TestRootlessSys(t *testing.T) {
 		"as it is":               func(*specs.Spec) {},
 		"without a cgroup mount": func(s *specs.Spec) { s.Mounts = s.Mounts[:len(s.Mounts)-1] },
 		"without its namespace": func(s *specs.Spec) {
-			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == "cgroup" })
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+				return n.Type == "cgroup"
+			})
 		},
 		"sysfs in place of a bind": func(s *specs.Spec) {
-			s.Mounts[5].Type, s.Mounts[5].Source, s.Mounts[5].Options = "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"}
+			s.Mounts[5].Type, s.Mounts[5].Source, s.Mounts[5].Options = "sysfs", "sysfs",
+				[]string{"nosuid", "noexec", "nodev", "ro"}
 		},
 		"sysfs of its own": func(s *specs.Spec) {
-			s.Mounts[5].Type, s.Mounts[5].Source, s.Mounts[5].Options = "sysfs", "sysfs", []string{"nosuid", "noexec", "nodev", "ro"}
+			s.Mounts[5].Type, s.Mounts[5].Source, s.Mounts[5].Options = "sysfs", "sysfs",
+				[]string{"nosuid", "noexec", "nodev", "ro"}
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "network"})
 		},
 	} {
@@ -377,10 +438,18 @@ func TestRootlessReach(t *testing.T) {
 	must(t, os.MkdirAll(shared, 0o755))
 	u.own(shared)
 	r := u.run("echo x > /roots/file; cat /roots/secret; echo mine > /shared/file && cat /shared/file; exit 0", func(s *specs.Spec) {
-		s.Process.Capabilities.Bounding = []string{"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"}
-		s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = s.Process.Capabilities.Bounding, s.Process.Capabilities.Bounding
+		s.Process.Capabilities.Bounding = []string{
+			"CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH",
+			"CAP_SYS_ADMIN",
+		}
+		s.Process.Capabilities.Effective,
+			s.Process.Capabilities.Permitted = s.Process.Capabilities.Bounding,
+			s.Process.Capabilities.Bounding
 		for source, dest := range map[string]string{roots: "/roots", shared: "/shared"} {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: dest, Type: "none", Source: source, Options: []string{"rbind", "rw"}})
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: dest, Type: "none", Source: source,
+				Options: []string{"rbind", "rw"},
+			})
 		}
 	})
 	r.is(t, 0, "mine\n", "can't open '/roots/secret': Permission denied")
@@ -446,11 +515,14 @@ func TestRootlessExec(t *testing.T) {
 		s.Process.Args = []string{"sleep", "1000"}
 		s.Process.OOMScoreAdj = ptrTo(300)
 	}), "c").is(t, 0, "", "")
-	u.berth("exec", "c", "sh", "-c", "id -u; readlink /proc/1/exe; cat /proc/self/oom_score_adj; exit 4").is(t, 4, "0\n/bin/busybox\n300\n", "")
+	u.berth("exec", "c", "sh", "-c",
+		"id -u; readlink /proc/1/exe; cat /proc/self/oom_score_adj; exit 4").is(t, 4,
+		"0\n/bin/busybox\n300\n", "")
 	u.berth("exec", "-u", "7:8", "c", "sh", "-c", "id -u; id -g").is(t, 0, "7\n8\n", "")
 	u.berth("exec", "-d", "c", "sleep", "1001").is(t, 0, "", "")
 	u.berth("ps", "c").is(t, 0, "sleep 1001", "")
-	u.berth("exec", "c", "/nonexistent").is(t, 255, "", "exec: \"/nonexistent\": stat /nonexistent: no such file or directory")
+	u.berth("exec", "c", "/nonexistent").is(t, 255, "",
+		"exec: \"/nonexistent\": stat /nonexistent: no such file or directory")
 }
 
 // TestRootlessExecAttack: CVE-2019-5736 as it was published: a process in the container has the
@@ -471,7 +543,8 @@ func TestRootlessExecAttack(t *testing.T) {
 	r.is(t, 0, "found\n", "")
 	u.berth("delete", "--force", "c").is(t, 0, "", "")
 	after, err := os.ReadFile(u.program)
-	if err != nil || sha256.Sum256(after) != sha256.Sum256(before) || strings.Contains(r.stdout, "written") {
+	if err != nil || sha256.Sum256(after) != sha256.Sum256(before) || strings.Contains(r.stdout,
+		"written") {
 		t.Errorf("the program has been overwritten: %v, %s", err, r.stdout)
 	}
 }

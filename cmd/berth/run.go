@@ -18,7 +18,9 @@ import (
 type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, error)
 
 // runContainer runs a container in the foreground, or leaves it running.
-func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach, keep bool) error {
+func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach,
+	keep bool,
+) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if detach {
 		ctx, err := untilSignal(ctx)
@@ -136,7 +138,8 @@ func newTerminal() (*terminal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	return &terminal{parent: os.NewFile(uintptr(fds[0]), "console"), child: os.NewFile(uintptr(fds[1]), "console")}, nil
+	return &terminal{parent: os.NewFile(uintptr(fds[0]), "console"), child: os.NewFile(uintptr(fds[1]),
+		"console")}, nil
 }
 
 // console returns the socket's other end, for the container.
@@ -163,7 +166,8 @@ func (t *terminal) attach() error {
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(messages) != 1 {
-		return fmt.Errorf("receive the container's terminal: found %d control messages: %w", len(messages), err)
+		return fmt.Errorf("receive the container's terminal: found %d control messages: %w",
+			len(messages), err)
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
@@ -177,7 +181,8 @@ func (t *terminal) attach() error {
 		_, _ = io.Copy(t.master, os.Stdin)
 	}()
 	go func() {
-		_, _ = io.Copy(stream(1), t.master) // ends with EIO when the last process that has the terminal open is gone
+		// ends with EIO when the last process that has the terminal open is gone
+		_, _ = io.Copy(stream(1), t.master)
 		close(t.done)
 	}()
 	return nil
@@ -192,7 +197,8 @@ func (t *terminal) makeRaw() {
 		return // not a terminal
 	}
 	raw := *old
-	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR |
+		unix.ICRNL | unix.IXON
 	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0

@@ -41,7 +41,8 @@ func seal() error {
 		return err
 	}
 	var sealed unix.Statfs_t
-	if err := unix.Statfs(selfExe[:len(selfExe)-1], &sealed); err == nil && sealed.Flags&unix.ST_RDONLY == 0 {
+	if err := unix.Statfs(selfExe[:len(selfExe)-1], &sealed); err == nil &&
+		sealed.Flags&unix.ST_RDONLY == 0 {
 		// Package syscall has raised the soft limit of open files; the next program is to find the
 		// one that this was called with.
 		if soft, hard, ok := nofile.Original(); ok {
@@ -52,11 +53,16 @@ func seal() error {
 	runtime.KeepAlive(argv)
 	runtime.KeepAlive(env)
 	if call != 0 {
-		names := map[uintptr]string{unix.SYS_STATFS: "statfs", unix.SYS_OPEN_TREE: "open_tree", unix.SYS_MOUNT_SETATTR: "mount_setattr", unix.SYS_EXECVEAT: "execveat", unix.SYS_CLONE: "clone"}
-		return fmt.Errorf("execute berth's own program from a read-only mount: %s: %w", names[call], syscall.Errno(errno))
+		names := map[uintptr]string{
+			unix.SYS_STATFS: "statfs", unix.SYS_OPEN_TREE: "open_tree",
+			unix.SYS_MOUNT_SETATTR: "mount_setattr", unix.SYS_EXECVEAT: "execveat", unix.SYS_CLONE: "clone",
+		}
+		return fmt.Errorf("execute berth's own program from a read-only mount: %s: %w", names[call],
+			syscall.Errno(errno))
 	}
 	// execveat names the process after the descriptor before Linux 6.14.
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData("berth\x00"))), 0, 0, 0); err != nil {
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(unsafe.StringData("berth\x00"))), 0,
+		0, 0); err != nil {
 		return errors.Join(errors.New("name the process"), err)
 	}
 	return nil
@@ -100,7 +106,8 @@ func sealEarly(stack unsafe.Pointer) { //nolint:unused // entry, in assembly, co
 //go:norace
 //go:nocheckptr
 func launches(arg unsafe.Pointer) bool { //nolint:unused // entry, in assembly, comes here through early
-	return same(arg, "run\x00") || same(arg, "create\x00") || same(arg, "exec\x00") || same(arg, "restore\x00") || same(arg, "supervise\x00")
+	return same(arg, "run\x00") || same(arg, "create\x00") || same(arg, "exec\x00") ||
+		same(arg, "restore\x00") || same(arg, "supervise\x00")
 }
 
 //go:nosplit
@@ -127,7 +134,8 @@ func exposed() bool {
 	}
 	self := uintptr(unsafe.Pointer(unsafe.StringData(selfExe)))
 	var st unix.Statx_t
-	if _, _, errno := rawSyscall6(unix.SYS_STATX, currentFolder, self, 0, unix.STATX_UID, uintptr(unsafe.Pointer(&st)), 0); errno != 0 || st.Uid == uint32(uid) {
+	if _, _, errno := rawSyscall6(unix.SYS_STATX, currentFolder, self, 0, unix.STATX_UID,
+		uintptr(unsafe.Pointer(&st)), 0); errno != 0 || st.Uid == uint32(uid) {
 		return true // an owner may give himself the right to write
 	}
 	_, _, errno := rawSyscall6(unix.SYS_FACCESSAT, currentFolder, self, unix.W_OK, 0, 0, 0)
@@ -155,7 +163,8 @@ func emptyPath() uintptr {
 func execSealed(argv, env unsafe.Pointer) (call, errno uintptr) {
 	self := uintptr(unsafe.Pointer(unsafe.StringData(selfExe)))
 	var st unix.Statfs_t
-	if _, _, errno = rawSyscall6(unix.SYS_STATFS, self, uintptr(unsafe.Pointer(&st)), 0, 0, 0, 0); errno != 0 {
+	if _, _, errno = rawSyscall6(unix.SYS_STATFS, self, uintptr(unsafe.Pointer(&st)), 0, 0, 0,
+		0); errno != 0 {
 		return unix.SYS_STATFS, errno
 	}
 	if st.Flags&unix.ST_RDONLY != 0 {
@@ -168,7 +177,8 @@ func execSealed(argv, env unsafe.Pointer) (call, errno uintptr) {
 	if call != 0 {
 		return call, errno
 	}
-	_, _, errno = rawSyscall6(unix.SYS_EXECVEAT, fd, emptyPath(), uintptr(argv), uintptr(env), unix.AT_EMPTY_PATH, 0)
+	_, _, errno = rawSyscall6(unix.SYS_EXECVEAT, fd, emptyPath(), uintptr(argv), uintptr(env),
+		unix.AT_EMPTY_PATH, 0)
 	_, _, _ = rawSyscall6(unix.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 	return unix.SYS_EXECVEAT, errno
 }
@@ -180,12 +190,14 @@ func execSealed(argv, env unsafe.Pointer) (call, errno uintptr) {
 //go:norace
 //go:nocheckptr
 func sealedMount(path uintptr) (fd, call, errno uintptr) {
-	fd, _, errno = rawSyscall6(unix.SYS_OPEN_TREE, currentFolder, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, 0, 0, 0)
+	fd, _, errno = rawSyscall6(unix.SYS_OPEN_TREE, currentFolder, path, unix.OPEN_TREE_CLONE|
+		unix.OPEN_TREE_CLOEXEC, 0, 0, 0)
 	if errno != 0 {
 		return 0, unix.SYS_OPEN_TREE, errno
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	_, _, errno = rawSyscall6(unix.SYS_MOUNT_SETATTR, fd, emptyPath(), unix.AT_EMPTY_PATH, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	_, _, errno = rawSyscall6(unix.SYS_MOUNT_SETATTR, fd, emptyPath(), unix.AT_EMPTY_PATH,
+		uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
 		_, _, _ = rawSyscall6(unix.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 		return 0, unix.SYS_MOUNT_SETATTR, errno
@@ -202,13 +214,15 @@ func sealedMount(path uintptr) (fd, call, errno uintptr) {
 func sealedMountApart() (fd, call, errno uintptr) {
 	self := uintptr(unsafe.Pointer(unsafe.StringData(selfExe)))
 	// The descriptor that the child replaces.
-	fd, _, errno = rawSyscall6(unix.SYS_OPENAT, currentFolder, self, unix.O_PATH|unix.O_CLOEXEC, 0, 0, 0)
+	fd, _, errno = rawSyscall6(unix.SYS_OPENAT, currentFolder, self, unix.O_PATH|unix.O_CLOEXEC,
+		0, 0, 0)
 	if errno != 0 {
 		return 0, unix.SYS_OPEN_TREE, errno
 	}
 	// Without a signal at its end (the lowest byte), so that none can arrive and no caller's
 	// SIG_IGN reaps it.
-	child, _, errno := rawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS|unix.CLONE_FILES|unix.CLONE_VFORK, 0, 0, 0, 0, 0)
+	child, _, errno := rawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS|
+		unix.CLONE_FILES|unix.CLONE_VFORK, 0, 0, 0, 0, 0)
 	if errno != 0 {
 		_, _, _ = rawSyscall6(unix.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 		return 0, unix.SYS_CLONE, errno
@@ -221,7 +235,8 @@ func sealedMountApart() (fd, call, errno uintptr) {
 	}
 	var status uint32
 	for {
-		if _, _, errno = rawSyscall6(unix.SYS_WAIT4, child, uintptr(unsafe.Pointer(&status)), unix.WALL, 0, 0, 0); errno != uintptr(unix.EINTR) {
+		if _, _, errno = rawSyscall6(unix.SYS_WAIT4, child, uintptr(unsafe.Pointer(&status)), unix.WALL,
+			0, 0, 0); errno != uintptr(unix.EINTR) {
 			break
 		}
 	}
@@ -254,8 +269,10 @@ var apart struct {
 //go:norace
 //go:nocheckptr
 func replaceBySealed(fd uintptr) (errno uintptr) {
-	self, path := uintptr(unsafe.Pointer(unsafe.StringData(selfExe))), uintptr(unsafe.Pointer(&apart.path))
-	if _, _, errno = rawSyscall6(unix.SYS_READLINKAT, currentFolder, self, path, uintptr(len(apart.path)-1), 0, 0); errno != 0 {
+	self, path := uintptr(unsafe.Pointer(unsafe.StringData(selfExe))),
+		uintptr(unsafe.Pointer(&apart.path))
+	if _, _, errno = rawSyscall6(unix.SYS_READLINKAT, currentFolder, self, path,
+		uintptr(len(apart.path)-1), 0, 0); errno != 0 {
 		return errno
 	}
 	mount, _, errno := sealedMount(path)
@@ -278,7 +295,9 @@ func replaceBySealed(fd uintptr) (errno uintptr) {
 func sameFile(a, b uintptr) bool {
 	for i, fd := range [2]uintptr{a, b} {
 		st := uintptr(unsafe.Pointer(&apart.files[i]))
-		if _, _, errno := rawSyscall6(unix.SYS_STATX, fd, emptyPath(), unix.AT_EMPTY_PATH, unix.STATX_INO, st, 0); errno != 0 {
+		_, _, errno := rawSyscall6(unix.SYS_STATX, fd, emptyPath(), unix.AT_EMPTY_PATH,
+			unix.STATX_INO, st, 0)
+		if errno != 0 {
 			return false
 		}
 	}

@@ -35,8 +35,10 @@ var cancelling = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP}
 // SIGURG of the Go scheduler).
 func forwarded() []unix.Signal {
 	list := []unix.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
-		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGPROF, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
+		unix.SIGTERM, unix.SIGCONT,
+		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM,
+		unix.SIGPROF, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
 	// Those below are the C library's and, in programs that are made with it, the Go runtime's
 	// (signal(7), Real-time signals).
@@ -73,7 +75,8 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 		return nil, fmt.Errorf("catch signals: pipe2: %w", err)
 	}
 	relayFD = int32(p[1])
-	const saRestorer, saOnStack, saRestart = 0x04000000, 0x08000000, 0x10000000 // SA_* of asm/signal.h, the same on amd64 and arm64
+	// SA_* of asm/signal.h, the same on amd64 and arm64
+	const saRestorer, saOnStack, saRestart = 0x04000000, 0x08000000, 0x10000000
 	action := &kernelSigaction{
 		// The handler runs on the signal stack that the Go runtime allocates for each thread: a
 		// goroutine's stack is too small.
@@ -86,7 +89,9 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 		if sig == unix.SIGHUP && hangupIgnored() {
 			continue
 		}
-		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(action)), 0, unsafe.Sizeof(action.mask), 0, 0); errno != 0 {
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+			uintptr(unsafe.Pointer(action)), 0, unsafe.Sizeof(action.mask), 0, 0)
+		if errno != 0 {
 			return nil, fmt.Errorf("catch %s: rt_sigaction: %w", unix.SignalName(sig), errno)
 		}
 	}
@@ -98,7 +103,8 @@ func catchSignals(list []unix.Signal) (*signals, error) {
 func hangupIgnored() bool {
 	const ignore = 1 // SIG_IGN
 	var action kernelSigaction
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGHUP), 0, uintptr(unsafe.Pointer(&action)), unsafe.Sizeof(action.mask), 0, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGHUP), 0,
+		uintptr(unsafe.Pointer(&action)), unsafe.Sizeof(action.mask), 0, 0)
 	return errno == 0 && action.handler == ignore
 }
 
@@ -181,7 +187,10 @@ func untilSignal(ctx context.Context) (context.Context, error) {
 // waitEnd waits until the process of a pidfd has ended, and passes on each signal that arrives
 // before that.
 func (s *signals) waitEnd(pidfd int, handle func(unix.Signal)) error {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
+	fds := []unix.PollFd{
+		{Fd: int32(pidfd), Events: unix.POLLIN},
+		{Fd: int32(s.fd), Events: unix.POLLIN},
+	}
 	for {
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("poll: %w", err)

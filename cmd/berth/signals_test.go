@@ -31,7 +31,8 @@ func TestEverySignalIsForwarded(t *testing.T) {
 	commands := map[string]func(t *testing.T) *exec.Cmd{
 		"run": func(t *testing.T) *exec.Cmd {
 			root, id := host(t)
-			return exec.Command(program, "--root", root, "run", "--bundle", bundle(t, args("sh", "-c", script.String())), id)
+			return exec.Command(program, "--root", root, "run", "--bundle",
+				bundle(t, args("sh", "-c", script.String())), id)
 		},
 		"exec": func(t *testing.T) *exec.Cmd {
 			_, command := running(t, nil)
@@ -76,7 +77,10 @@ func TestSignalEndsCreate(t *testing.T) {
 			root, id := host(t)
 			came := filepath.Join(t.TempDir(), "came")
 			dir := bundle(t, func(s *specs.Spec) {
-				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo >" + came + "; exec sleep 1000"}}}}
+				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+					"sh", "-c",
+					"echo >" + came + "; exec sleep 1000",
+				}}}}
 			})
 			cmd := exec.Command(program, "--root", root, "create", "--bundle", dir, id)
 			var stderr bytes.Buffer
@@ -87,8 +91,10 @@ func TestSignalEndsCreate(t *testing.T) {
 			}
 			must(t, cmd.Process.Signal(sig))
 			_ = cmd.Wait()
-			if code := cmd.ProcessState.ExitCode(); code != exitFailure || !strings.Contains(stderr.String(), unix.SignalName(sig)) {
-				t.Errorf("exit code %d, standard error %q; want %d and the signal's name", code, stderr.String(), exitFailure)
+			code := cmd.ProcessState.ExitCode()
+			if code != exitFailure || !strings.Contains(stderr.String(), unix.SignalName(sig)) {
+				t.Errorf("exit code %d, standard error %q; want %d and the signal's name", code,
+					stderr.String(), exitFailure)
 			}
 			if entries, _ := os.ReadDir(root); len(entries) > 0 {
 				t.Errorf("left in --root: %v", entries)
@@ -101,7 +107,10 @@ func TestSignalEndsCreate(t *testing.T) {
 // hierarchies.
 func traces(t *testing.T, root, id string) (found []string) {
 	t.Helper()
-	for _, pattern := range []string{root + "/" + id, "/sys/fs/cgroup/" + id, "/sys/fs/cgroup/*/" + id} {
+	for _, pattern := range []string{
+		root + "/" + id, "/sys/fs/cgroup/" + id,
+		"/sys/fs/cgroup/*/" + id,
+	} {
 		names, err := filepath.Glob(pattern)
 		must(t, err)
 		found = append(found, names...)
@@ -121,7 +130,8 @@ func TestSignalsMidway(t *testing.T) {
 	const rounds = 24
 	seen := map[string]int{}
 	// On a busy machine it may take more of them until some come midway.
-	for round, end := 0, time.Now().Add(patience); round < rounds || seen["undone"] < 2 && time.Now().Before(end); round++ {
+	for round, end := 0, time.Now().Add(patience); round < rounds || seen["undone"] < 2 &&
+		time.Now().Before(end); round++ {
 		sig := []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE}[round%4]
 		stderr := newOutput(t)
 		cmd := exec.Command(program, "--root", root, "create", "--bundle", dir, id)
@@ -189,8 +199,11 @@ func TestNohup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			trap := map[string]string{"ignored": "trap '' HUP;"}[name]
 			root, id := host(t)
-			dir := bundle(t, args("sh", "-c", "trap 'exit 5' HUP; trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done"))
-			cmd := exec.Command("sh", "-c", trap+` exec "$0" "$@"`, program, "--root", root, "run", "--bundle", dir, id)
+			dir := bundle(t,
+				args("sh", "-c",
+					"trap 'exit 5' HUP; trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done"))
+			cmd := exec.Command("sh", "-c", trap+` exec "$0" "$@"`, program, "--root", root, "run",
+				"--bundle", dir, id)
 			stdout, err := cmd.StdoutPipe()
 			must(t, err)
 			must(t, cmd.Start())
@@ -216,8 +229,10 @@ func TestIgnoredSignals(t *testing.T) {
 	root, id := host(t)
 	dir := bundle(t, args("sh", "-c", "grep SigIgn /proc/self/status; exit 6"))
 	script := `trap '' HUP INT QUIT PIPE USR1 CHLD TERM; exec "$0" --root "$1" `
-	call(t, exec.Command("sh", "-c", script+`run --bundle "$2" "$3"`, program, root, dir, id)).is(t, 6, "SigIgn:\t0000000000000000\n", "")
+	call(t, exec.Command("sh", "-c", script+`run --bundle "$2" "$3"`, program, root, dir, id)).is(t, 6,
+		"SigIgn:\t0000000000000000\n", "")
 	sleeping := bundle(t, args("sleep", "1000"))
 	berth(t, "--root", root, "run", "--detach", "--bundle", sleeping, id).is(t, 0, "", "")
-	call(t, exec.Command("sh", "-c", script+`exec "$2" sh -c 'grep SigIgn /proc/self/status; exit 5'`, program, root, id)).is(t, 5, "SigIgn:\t0000000000000000\n", "")
+	call(t, exec.Command("sh", "-c", script+`exec "$2" sh -c 'grep SigIgn /proc/self/status; exit 5'`,
+		program, root, id)).is(t, 5, "SigIgn:\t0000000000000000\n", "")
 }

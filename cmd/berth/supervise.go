@@ -31,16 +31,27 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
 var superviseCommand = command{
-	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0, max: 0, launches: true, signals: true,
-	examples: []string{"berth supervise --run-dir /run/berth", "berth supervise --handler crun=/usr/bin/crun", "berth supervise --upgrade --run-dir /run/berth"},
+	name: "supervise", summary: "be the parent of a node's containers, for the node agent", min: 0,
+	max: 0, launches: true, signals: true,
+	examples: []string{
+		"berth supervise --run-dir /run/berth",
+		"berth supervise --handler crun=/usr/bin/crun", "berth supervise --upgrade --run-dir /run/berth",
+	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
-		runDir := fs.String("run-dir", runtime.DefaultRoot, "`directory` for the supervisor's records and, in "+protocol.NativeDir+", the state of containers")
-		socket := fs.String("socket", "", "`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
-		cgroup := fs.String("cgroup-parent", "", "`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
-		held := fs.Int("held", 0, "`descriptor` of a list of descriptors that the agent held for a supervisor before this one")
-		check := fs.Bool("check-records", false, "only check that the records in --run-dir can be read, and change nothing")
-		upgrade := fs.Bool("upgrade", false, "have the supervisor of --run-dir continue as this program, in its own process, and change nothing else")
+		runDir := fs.String("run-dir", runtime.DefaultRoot,
+			"`directory` for the supervisor's records and, in "+protocol.NativeDir+
+				", the state of containers")
+		socket := fs.String("socket", "",
+			"`path` of the socket that agents connect to; absent, supervisor.sock in --run-dir")
+		cgroup := fs.String("cgroup-parent", "",
+			"`cgroup` that the supervisor moves itself into, such as /berth/supervisor")
+		held := fs.Int("held", 0,
+			"`descriptor` of a list of descriptors that the agent held for a supervisor before this one")
+		check := fs.Bool("check-records", false,
+			"only check that the records in --run-dir can be read, and change nothing")
+		upgrade := fs.Bool("upgrade", false,
+			"have the supervisor of --run-dir continue as this program, in its own process, and change nothing else")
 		fs.Var(&handlers, "handler", "another runtime, as `name=/path`; may be given several times")
 		return func(ctx context.Context, a *app, _ []string) error {
 			level := slog.LevelInfo
@@ -59,7 +70,10 @@ var superviseCommand = command{
 			heap.Adapt(ctx)
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
-			native, err := handler.NewNative(protocol.NativeRoot(*runDir), runtime.WithWarnings(func(msg string) { log.Warn(msg) }))
+			native, err := handler.NewNative(protocol.NativeRoot(*runDir),
+				runtime.WithWarnings(func(msg string) {
+					log.Warn(msg)
+				}))
 			if err != nil {
 				return err
 			}
@@ -74,7 +88,8 @@ var superviseCommand = command{
 			ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 			defer stop()
 			err = supervisor.Run(ctx, supervisor.Options{
-				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log, Program: "berth " + version, Held: *held,
+				RunDir: *runDir, Socket: *socket, Handlers: set, CgroupParent: *cgroup, Log: log,
+				Program: "berth " + version, Held: *held,
 				Command: withoutHeld(os.Args),
 			})
 			if errors.Is(err, protocol.ErrHeld) {

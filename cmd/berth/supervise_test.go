@@ -91,7 +91,8 @@ func TestSuperviseKeepsContainersApartFromItsOwnFiles(t *testing.T) {
 
 	listed := func(t *testing.T) []string {
 		t.Helper()
-		out, err := exec.Command(program, "--root", filepath.Join(run, "containers"), "list", "-q").CombinedOutput()
+		out, err := exec.Command(program, "--root", filepath.Join(run, "containers"), "list",
+			"-q").CombinedOutput()
 		if err != nil {
 			t.Fatalf("list: %v: %s", err, out)
 		}

@@ -53,22 +53,33 @@ func (u *plainUser) userManager() {
 func TestSystemdUser(t *testing.T) {
 	u := newPlainUser(t)
 	u.userManager()
-	top := fmt.Sprintf("/user.slice/user-%d.slice/user@%d.service/user.slice/berth-c.scope", u.id, u.id)
+	top := fmt.Sprintf("/user.slice/user-%d.slice/user@%d.service/user.slice/berth-c.scope",
+		u.id, u.id)
 	dir := u.bundle(func(s *specs.Spec) {
 		pids, memory := int64(17), int64(64<<20)
-		s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &pids}, Memory: &specs.LinuxMemory{Limit: &memory}}
+		s.Linux.Resources = &specs.LinuxResources{
+			Pids:   &specs.LinuxPids{Limit: &pids},
+			Memory: &specs.LinuxMemory{Limit: &memory},
+		}
 		s.Process.Args = []string{"sleep", "1000"}
 		s.Hooks = &specs.Hooks{
-			CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat /proc/self/cgroup > inside"}, Env: []string{"PATH=/bin"}}},
+			CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{
+				"sh", "-c",
+				"cat /proc/self/cgroup > inside",
+			}, Env: []string{"PATH=/bin"}}},
 		}
 	})
 	show := func(property string) string {
 		t.Helper()
-		out, err := u.command("systemctl", "--user", "show", "--property="+property, "--value", "berth-c.scope").Output()
+		out, err := u.command("systemctl", "--user", "show", "--property="+property, "--value",
+			"berth-c.scope").Output()
 		must(t, err)
 		return strings.TrimSpace(string(out))
 	}
-	for name, how := range map[string][]string{"elsewhere": nil, "below": {"systemd-run", "--user", "--scope", "--quiet"}} {
+	for name, how := range map[string][]string{"elsewhere": nil, "below": {
+		"systemd-run", "--user",
+		"--scope", "--quiet",
+	}} {
 		t.Run(name, func(t *testing.T) {
 			berth := func(args ...string) result {
 				return call(t, u.command(append(append(how, u.program, "--systemd-cgroup"), args...)...))
@@ -80,10 +91,12 @@ func TestSystemdUser(t *testing.T) {
 				must(t, err)
 				return strings.TrimSpace(string(data))
 			}
-			if pids, memory := file("pids.max"), file("memory.max"); pids != "17" || memory != "67108864" || show("TasksMax") != "17" {
+			if pids, memory := file("pids.max"), file("memory.max"); pids != "17" || memory != "67108864" ||
+				show("TasksMax") != "17" {
 				t.Errorf("pids.max is %s, memory.max %s, TasksMax %s", pids, memory, show("TasksMax"))
 			}
-			if data, err := os.ReadFile(filepath.Join(dir, "rootfs/inside")); err != nil || string(data) != "0::/\n" {
+			if data, err := os.ReadFile(filepath.Join(dir, "rootfs/inside")); err != nil ||
+				string(data) != "0::/\n" {
 				t.Errorf("the hook was in %q, %v", data, err)
 			}
 			// Its root of cgroups is its own: what it sees as / is the scope.

@@ -21,22 +21,28 @@ import (
 
 var updateCommand = command{
 	name: "update", args: "CONTAINER-ID", summary: "change the limits of a container", min: 1, max: 1,
-	examples: []string{"berth update --memory 64M --pids-limit 100 hello", `echo '{"cpu":{"shares":200}}' | berth update --resources - hello`},
-	flags:    updateFlags,
+	examples: []string{
+		"berth update --memory 64M --pids-limit 100 hello",
+		`echo '{"cpu":{"shares":200}}' | berth update --resources - hello`,
+	},
+	flags: updateFlags,
 }
 
 // updateFlags holds the flags of update, which are runc's. A flag that is not given changes
 // nothing.
 func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-	file := stringFlag(fs, "resources", "r", "", "`file` with limits as in linux.resources, or - for the standard input; all other flags are ignored then")
+	file := stringFlag(fs, "resources", "r", "",
+		"`file` with limits as in linux.resources, or - for the standard input; all other flags are ignored then")
 	l := &limitFlags{fs: fs, resources: &specs.LinuxResources{}}
 	l.declareBlockIO()
 	l.declareCPU()
 	l.declareMemory()
 	l.declarePids()
 	u := runtime.Update{}
-	fs.StringVar(&u.L3CacheSchema, "l3-cache-schema", "", "`line` of the schemata of Intel RDT's L3 cache allocation")
-	fs.StringVar(&u.MemBwSchema, "mem-bw-schema", "", "`line` of the schemata of Intel RDT's memory bandwidth allocation")
+	fs.StringVar(&u.L3CacheSchema, "l3-cache-schema", "",
+		"`line` of the schemata of Intel RDT's L3 cache allocation")
+	fs.StringVar(&u.MemBwSchema, "mem-bw-schema", "",
+		"`line` of the schemata of Intel RDT's memory bandwidth allocation")
 	return func(ctx context.Context, a *app, args []string) error {
 		rt, err := a.runtime()
 		if err != nil {
@@ -113,8 +119,14 @@ func (l *limitFlags) declareCPU() {
 			return err
 		})
 	}
-	l.declare("cpuset-cpus", "`list` of CPUs to use, such as 0-3,7", func(s string) error { l.resources.CPU, cpu.Cpus = cpu, s; return nil })
-	l.declare("cpuset-mems", "`list` of memory nodes to use", func(s string) error { l.resources.CPU, cpu.Mems = cpu, s; return nil })
+	l.declare("cpuset-cpus", "`list` of CPUs to use, such as 0-3,7", func(s string) error {
+		l.resources.CPU, cpu.Cpus = cpu, s
+		return nil
+	})
+	l.declare("cpuset-mems", "`list` of memory nodes to use", func(s string) error {
+		l.resources.CPU, cpu.Mems = cpu, s
+		return nil
+	})
 }
 
 func (l *limitFlags) declareMemory() {
@@ -125,7 +137,10 @@ func (l *limitFlags) declareMemory() {
 	}{
 		"memory":             {&memory.Limit, "`bytes`, also 512k, 64M or 1g; -1 for no limit"},
 		"memory-reservation": {&memory.Reservation, "`bytes` that are kept when memory is scarce"},
-		"memory-swap":        {&memory.Swap, "`bytes` of memory and swap together; -1 for no limit of swap"},
+		"memory-swap": {
+			&memory.Swap,
+			"`bytes` of memory and swap together; -1 for no limit of swap",
+		},
 	} {
 		l.declare(name, f.usage, func(s string) error {
 			n, err := parseBytes(s)
@@ -144,11 +159,12 @@ func (l *limitFlags) declareMemory() {
 
 func (l *limitFlags) declarePids() {
 	pids := &specs.LinuxPids{}
-	l.declare("pids-limit", "greatest `number` of processes, or -1 for no limit", func(s string) error {
-		n, err := strconv.ParseInt(s, 10, 64)
-		l.resources.Pids, pids.Limit = pids, &n
-		return err
-	})
+	l.declare("pids-limit", "greatest `number` of processes, or -1 for no limit",
+		func(s string) error {
+			n, err := strconv.ParseInt(s, 10, 64)
+			l.resources.Pids, pids.Limit = pids, &n
+			return err
+		})
 }
 
 // readResources reads the limits of --resources.

@@ -18,7 +18,8 @@ func TestUpdate(t *testing.T) {
 	limit, pids := int64(32<<20), int64(20)
 	dir := bundle(t, func(s *specs.Spec) {
 		s.Process.Args, s.Linux.CgroupsPath = []string{"sleep", "1000"}, "/"+id
-		s.Linux.Resources.Memory, s.Linux.Resources.Pids = &specs.LinuxMemory{Limit: &limit}, &specs.LinuxPids{Limit: &pids}
+		s.Linux.Resources.Memory, s.Linux.Resources.Pids = &specs.LinuxMemory{Limit: &limit},
+			&specs.LinuxPids{Limit: &pids}
 	})
 	berth(t, "--root", root, "run", "-d", "--bundle", dir, id).is(t, 0, "", "")
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
@@ -69,7 +70,8 @@ func TestUpdate(t *testing.T) {
 	update(0, "Kernel memory settings are ignored and will be removed", "--kernel-memory", "16M", id)
 
 	file := filepath.Join(t.TempDir(), "resources.json")
-	must(t, os.WriteFile(file, []byte(`{"memory":{"limit":50331648},"cpu":{"shares":100},"devices":[{"allow":false,"access":"rwm"}]}`), 0o600))
+	must(t, os.WriteFile(file,
+		[]byte(`{"memory":{"limit":50331648},"cpu":{"shares":100},"devices":[{"allow":false,"access":"rwm"}]}`), 0o600))
 	update(0, "", "--resources="+file, id) // as podman calls it
 	holds("memory", "memory.limit_in_bytes", "50331648", "memory.max", "50331648")
 	holds("cpu", "cpu.shares", "100", "cpu.weight", "17")
@@ -150,7 +152,8 @@ func TestUpdateDevices(t *testing.T) {
 	opens("/dev/null", true)
 	if _, err := os.Stat("/sys/fs/cgroup/devices"); err == nil {
 		allow := filepath.Join("/sys/fs/cgroup/devices", id, "devices.allow")
-		must(t, os.WriteFile(allow, []byte("c 1:11 rw"), 0)) // as a hook does that gives a container a device
+		// as a hook does that gives a container a device
+		must(t, os.WriteFile(allow, []byte("c 1:11 rw"), 0))
 		update(0, "", `[{"allow":false,"access":"rwm"}]`)
 		opens("/dev/kmsg", true)
 	}
@@ -158,13 +161,17 @@ func TestUpdateDevices(t *testing.T) {
 
 func TestParseBytes(t *testing.T) {
 	for s, want := range map[string]int64{
-		"0": 0, "1": 1, "-1": -1, "32b": 32, "1k": 1024, "512K": 512 << 10, "50M": 50 << 20, "1.5g": 3 << 29, "2GiB": 2 << 30, "1 kb": 1024, "9223372036854775807": 9223372036854775807,
+		"0": 0, "1": 1, "-1": -1, "32b": 32, "1k": 1024, "512K": 512 << 10, "50M": 50 << 20,
+		"1.5g": 3 << 29, "2GiB": 2 << 30, "1 kb": 1024, "9223372036854775807": 9223372036854775807,
 	} {
 		if n, err := parseBytes(s); err != nil || n != want {
 			t.Errorf("%q: %d, %v; want %d", s, n, err, want)
 		}
 	}
-	for _, s := range []string{"", "-2", "x", "1x", "1kk", "k", "1e3", "0x10", "inf", "NaN", "9223372036854775808", "1_0", "1,5", "99999999p"} {
+	for _, s := range []string{
+		"", "-2", "x", "1x", "1kk", "k", "1e3", "0x10", "inf", "NaN",
+		"9223372036854775808", "1_0", "1,5", "99999999p",
+	} {
 		if n, err := parseBytes(s); err == nil {
 			t.Errorf("%q is %d", s, n)
 		}

@@ -16,11 +16,14 @@ import (
 func TestExecInUserNamespace(t *testing.T) {
 	u := newPlainUser(t)
 	dir := u.bundle(func(s *specs.Spec) {
-		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.UserNamespace
+		})
 		s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
 		s.Process.Args = []string{"sleep", "1000"}
 	})
 	const script = `berth="$0 --root $2"; $berth run -d -b "$1" c; $berth exec c readlink /proc/1/exe; code=0; $berth exec c sh -c 'exit 4' || code=$?; $berth delete -f c; exit $code`
-	call(t, u.command("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script, u.program, dir, filepath.Join(u.home, "run/inside"))).
+	call(t, u.command("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script,
+		u.program, dir, filepath.Join(u.home, "run/inside"))).
 		is(t, 4, "/bin/busybox\n", "")
 }

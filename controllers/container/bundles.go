@@ -22,7 +22,10 @@ import (
 
 // bundleKey returns the key of the OCIBundle of a Container on a node.
 func bundleKey(c client.ObjectKey, node string) client.ObjectKey {
-	return client.ObjectKey{Namespace: v1alpha1.NodeNamespace(node), Name: v1alpha1.BundleName(c.Namespace, c.Name)}
+	return client.ObjectKey{
+		Namespace: v1alpha1.NodeNamespace(node),
+		Name:      v1alpha1.BundleName(c.Namespace, c.Name),
+	}
 }
 
 // containerKey returns the key of the Container that an OCIBundle was compiled from, or whose place
@@ -46,13 +49,17 @@ func containerKey(b *v1alpha1.OCIBundle) client.ObjectKey {
 // has lost its owner reference since.
 func ours(b *v1alpha1.OCIBundle, c *v1alpha1.Container) bool {
 	owner := b.Owner()
-	return owner.UID == c.UID || owner.UID == "" && b.IsFormer() && b.Labels[v1alpha1.LabelContainer] == label(c.Name)
+	return owner.UID == c.UID || owner.UID == "" && b.IsFormer() &&
+		b.Labels[v1alpha1.LabelContainer] == label(c.Name)
 }
 
 // bundlesOf returns the OCIBundles that the cache has of a Container.
-func (r *Reconciler) bundlesOf(ctx context.Context, key client.ObjectKey) ([]*v1alpha1.OCIBundle, error) {
+func (r *Reconciler) bundlesOf(ctx context.Context, key client.ObjectKey) ([]*v1alpha1.OCIBundle,
+	error,
+) {
 	list := &v1alpha1.OCIBundleList{}
-	if err := r.Client.List(ctx, list, client.MatchingFields{indexContainer: key.String()}); err != nil {
+	err := r.Client.List(ctx, list, client.MatchingFields{indexContainer: key.String()})
+	if err != nil {
 		return nil, fmt.Errorf("list the OCIBundles of the Container: %w", err)
 	}
 	out := make([]*v1alpha1.OCIBundle, len(list.Items))
@@ -71,7 +78,9 @@ func (r *Reconciler) findBundles(ctx context.Context, s *scope) error {
 	}
 	place, dispatched := s.place()
 	isThere := func(b *v1alpha1.OCIBundle) bool { return client.ObjectKeyFromObject(b) == place }
-	if dispatched && !slices.ContainsFunc(all, func(b *v1alpha1.OCIBundle) bool { return ours(b, s.container) }) && !slices.ContainsFunc(all, isThere) {
+	if dispatched && !slices.ContainsFunc(all, func(b *v1alpha1.OCIBundle) bool {
+		return ours(b, s.container)
+	}) && !slices.ContainsFunc(all, isThere) {
 		// The cache may lack an OCIBundle that was dispatched a moment ago.
 		b, err := r.readLiveBundle(ctx, place)
 		if err != nil {
@@ -89,14 +98,16 @@ func (r *Reconciler) findBundles(ctx context.Context, s *scope) error {
 		case b.Owner().UID != "" && containerKey(b) == s.key():
 			s.predecessors = append(s.predecessors, b)
 		case isThere(b) && !b.IsFormer():
-			s.found.foreign = fmt.Sprintf("an OCIBundle %s in namespace %s exists that is not this Container's: delete it, or rename the Container", b.Name, b.Namespace)
+			s.found.foreign = fmt.Sprintf(
+				"an OCIBundle %s in namespace %s exists that is not this Container's: delete it, or rename the Container", b.Name, b.Namespace)
 		}
 	}
 	if len(own) == 0 {
 		if len(s.predecessors) > 0 {
 			p := s.predecessors[0]
 			s.found.predecessor = string(p.Owner().UID)
-			s.found.foreign = fmt.Sprintf("OCIBundle %s in namespace %s is that of an earlier Container", p.Name, p.Namespace)
+			s.found.foreign = fmt.Sprintf("OCIBundle %s in namespace %s is that of an earlier Container",
+				p.Name, p.Namespace)
 		}
 		return nil
 	}
@@ -127,7 +138,9 @@ func (s *scope) place() (client.ObjectKey, bool) {
 }
 
 // readLiveBundle reads from the API server. It returns nil if there is none.
-func (r *Reconciler) readLiveBundle(ctx context.Context, key client.ObjectKey) (*v1alpha1.OCIBundle, error) {
+func (r *Reconciler) readLiveBundle(ctx context.Context, key client.ObjectKey) (*v1alpha1.OCIBundle,
+	error,
+) {
 	b, err := r.readWholeBundle(ctx, key)
 	if b != nil {
 		digestConfig(b)
@@ -136,7 +149,9 @@ func (r *Reconciler) readLiveBundle(ctx context.Context, key client.ObjectKey) (
 }
 
 // readWholeBundle reads from the API server, with the config.
-func (r *Reconciler) readWholeBundle(ctx context.Context, key client.ObjectKey) (*v1alpha1.OCIBundle, error) {
+func (r *Reconciler) readWholeBundle(ctx context.Context,
+	key client.ObjectKey,
+) (*v1alpha1.OCIBundle, error) {
 	b := &v1alpha1.OCIBundle{}
 	if err := r.Live.Get(ctx, key, b); apierrors.IsNotFound(err) {
 		return nil, nil

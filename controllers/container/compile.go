@@ -32,7 +32,8 @@ func (r *Reconciler) compile(ctx context.Context, s *scope) (bool, error) {
 		kept := s.bundle.Spec
 		s.desired = &kept
 		// The verdict on this generation is in the status, unless somebody has removed it.
-		s.found.compiled = !meta.IsStatusConditionTrue(s.before.Status.Conditions, v1alpha1.ConditionSpecValid)
+		s.found.compiled = !meta.IsStatusConditionTrue(s.before.Status.Conditions,
+			v1alpha1.ConditionSpecValid)
 		return true, r.offer(ctx, s)
 	}
 	return r.compileAnew(s), nil
@@ -68,7 +69,8 @@ func (r *Reconciler) compileAnew(s *scope) bool {
 // holdsGeneration reports whether the OCIBundle holds the spec compiled for the Container's
 // generation, unedited.
 func (s *scope) holdsGeneration() bool {
-	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation && unedited(s.bundle)
+	return s.bundle != nil && compiledGeneration(s.bundle, s.before) == s.container.Generation &&
+		unedited(s.bundle)
 }
 
 // unedited reports whether the spec of an OCIBundle is as the controller wrote it.
@@ -85,7 +87,8 @@ func unedited(b *v1alpha1.OCIBundle) bool {
 // document than a running container can be given.
 func (s *scope) keepRun(node, handler string) {
 	b := s.bundle
-	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) || s.asksToRecompile() {
+	if b == nil || b.Spec.NodeName != node || b.Spec.Handler != handler || !unedited(b) ||
+		s.asksToRecompile() {
 		return
 	}
 	if b.Annotations[AnnotationRunDigest] != compile.RunDigest(s.container.Spec) {
@@ -95,10 +98,14 @@ func (s *scope) keepRun(node, handler string) {
 		s.edited = s.desired
 	}
 	kept, next := b.Spec, s.desired
-	kept.RestartPolicy, kept.TerminationGracePeriodSeconds = next.RestartPolicy, next.TerminationGracePeriodSeconds
+	kept.RestartPolicy, kept.TerminationGracePeriodSeconds = next.RestartPolicy,
+		next.TerminationGracePeriodSeconds
 	kept.RestartBackOff, kept.Logging = next.RestartBackOff, next.Logging
 	if kept.Image != nil && next.Image != nil {
-		kept.Image = &v1alpha1.BundleImage{Reference: kept.Image.Reference, PullPolicy: next.Image.PullPolicy}
+		kept.Image = &v1alpha1.BundleImage{
+			Reference:  kept.Image.Reference,
+			PullPolicy: next.Image.PullPolicy,
+		}
 	}
 	s.desired, s.sameRun, s.profile = &kept, true, ""
 }
@@ -144,7 +151,10 @@ const fromImage = "(from the image)"
 func validateBundle(b *v1alpha1.OCIBundleSpec) document.Faults {
 	doc := &specs.Spec{}
 	if err := json.Unmarshal(b.Config.Raw, doc); err != nil {
-		return document.Faults{{Found: err.Error(), Allowed: "a runtime-spec document", Severity: document.Error}}
+		return document.Faults{{
+			Found: err.Error(), Allowed: "a runtime-spec document",
+			Severity: document.Error,
+		}}
 	}
 	if b.Image != nil {
 		if doc.Process == nil {

@@ -26,7 +26,8 @@ import (
 // to.
 func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle != nil && s.bundle.Spec.NodeName != s.desired.NodeName {
-		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s", s.bundle.Spec.NodeName, s.desired.NodeName)
+		s.fact(corev1.EventTypeNormal, "Terminating", "Move", "moves from node %s to node %s",
+			s.bundle.Spec.NodeName, s.desired.NodeName)
 		return false, r.remove(ctx, s.bundle)
 	}
 	if s.bundle != nil && s.bundle.IsFormer() {
@@ -64,7 +65,8 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	case first && apierrors.IsNotFound(err):
 		// The NodeAgent is new, and controllers/nodehealth creates the namespace.
 		r.withdrawFirst(s)
-		s.found.unready = fmt.Sprintf("namespace %s of node %s does not exist yet", want.Namespace, s.desired.NodeName)
+		s.found.unready = fmt.Sprintf("namespace %s of node %s does not exist yet", want.Namespace,
+			s.desired.NodeName)
 		s.again = conflictDelay
 		return false, nil
 	default:
@@ -77,7 +79,8 @@ func (r *Reconciler) dispatch(ctx context.Context, s *scope) (bool, error) {
 	s.bundle = applied
 	s.found.inSync = true
 	if !first && !s.kept {
-		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch", "brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
+		s.fact(corev1.EventTypeNormal, "Dispatched", "Dispatch",
+			"brought the OCIBundle on node %s up to date", applied.Spec.NodeName)
 	}
 	return true, nil
 }
@@ -100,7 +103,10 @@ func (r *Reconciler) wanted(s *scope) *v1alpha1.OCIBundle {
 	if !s.kept && !s.sameRun {
 		b.Spec.MinAgentRevision = compile.MinAgentRevision(&b.Spec)
 	}
-	b.Annotations = map[string]string{AnnotationSpecDigest: specDigest(&b.Spec), AnnotationRunDigest: compile.RunDigest(c.Spec)}
+	b.Annotations = map[string]string{
+		AnnotationSpecDigest: specDigest(&b.Spec),
+		AnnotationRunDigest:  compile.RunDigest(c.Spec),
+	}
 	r.noteCompiled(s, b.Annotations)
 	if name := c.Spec.RuntimeClassName; name != nil {
 		b.Annotations[AnnotationRuntimeClass] = *name
@@ -116,9 +122,12 @@ func (s *scope) newBundle(spec v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
 	return &v1alpha1.OCIBundle{
 		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OCIBundle"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name:       key.Name,
-			Namespace:  key.Namespace,
-			Labels:     map[string]string{v1alpha1.LabelNamespace: c.Namespace, v1alpha1.LabelContainer: label(c.Name)},
+			Name:      key.Name,
+			Namespace: key.Namespace,
+			Labels: map[string]string{
+				v1alpha1.LabelNamespace: c.Namespace,
+				v1alpha1.LabelContainer: label(c.Name),
+			},
 			Finalizers: []string{v1alpha1.OCIBundleFinalizer},
 		},
 		Spec: spec,
@@ -127,7 +136,10 @@ func (s *scope) newBundle(spec v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
 
 // reference names the Container in its OCIBundle.
 func (s *scope) reference() *v1alpha1.ContainerReference {
-	return &v1alpha1.ContainerReference{Namespace: s.container.Namespace, Name: s.container.Name, UID: s.container.UID}
+	return &v1alpha1.ContainerReference{
+		Namespace: s.container.Namespace, Name: s.container.Name,
+		UID: s.container.UID,
+	}
 }
 
 var (
@@ -180,14 +192,16 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 	}
 	compared := []string{AnnotationRuntimeClass, AnnotationSpecDigest, AnnotationRunDigest}
 	if !kept {
-		compared = append(compared, AnnotationFixedDigest, AnnotationCompileRevision, AnnotationRecompiled)
+		compared = append(compared, AnnotationFixedDigest, AnnotationCompileRevision,
+			AnnotationRecompiled)
 	}
 	for _, k := range compared {
 		if have.Annotations[k] != want.Annotations[k] {
 			return false
 		}
 	}
-	if kept && have.Spec.CompiledGeneration != want.Spec.CompiledGeneration || !kept && !sameSpec(have, want) {
+	if kept && have.Spec.CompiledGeneration != want.Spec.CompiledGeneration || !kept &&
+		!sameSpec(have, want) {
 		return false
 	}
 	return held(have)
@@ -197,7 +211,8 @@ func upToDate(have, want *v1alpha1.OCIBundle, kept bool) bool {
 // reference, which cannot name a Container of another namespace, would have it collected as
 // garbage.
 func held(b *v1alpha1.OCIBundle) bool {
-	return controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) && (b.IsFormer() || len(b.OwnerReferences) == 0)
+	return controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) &&
+		(b.IsFormer() || len(b.OwnerReferences) == 0)
 }
 
 // sameSpec compares have, whose config is a digest, with want, whose config is whole.
@@ -231,12 +246,15 @@ func (r *Reconciler) claim(ctx context.Context, s *scope, node string) error {
 // apply creates the OCIBundle, or changes have, with server-side apply. Server-side apply leaves
 // the fields that others have added to the spec. Only the controller may write this spec, which the
 // kernel gets, so such fields are removed by replacing the whole.
-func (r *Reconciler) apply(ctx context.Context, have, want *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
+func (r *Reconciler) apply(ctx context.Context, have,
+	want *v1alpha1.OCIBundle,
+) (*v1alpha1.OCIBundle, error) {
 	u, err := applyConfiguration(want, have)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
+	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
+		client.FieldOwner(FieldOwner), client.ForceOwnership); err != nil {
 		return nil, fmt.Errorf("apply the OCIBundle: %w", err)
 	}
 	b := &v1alpha1.OCIBundle{}

@@ -64,7 +64,8 @@ func merge(notes []note) []note {
 // nothing has changed.
 func transitions(before, after *v1alpha1.Container) []note {
 	was, is := &before.Status, &after.Status
-	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions, v1alpha1.ConditionReady) {
+	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions,
+		v1alpha1.ConditionReady) {
 		// A start without incident: the conditions say when it was placed, pulled and started, and
 		// events would double its writes.
 		return nil
@@ -90,7 +91,8 @@ func (n *notes) warning(reason, action, message string) {
 
 // dispatched notes how the Container comes to its node, and whether that node answers.
 func (n *notes) dispatched(was, is *v1alpha1.ContainerStatus) {
-	if c := turned(was, is, v1alpha1.ConditionSpecValid); c != nil && c.Status == metav1.ConditionFalse {
+	if c := turned(was, is, v1alpha1.ConditionSpecValid); c != nil &&
+		c.Status == metav1.ConditionFalse {
 		n.warning("SpecInvalid", "Compile", c.Message)
 	}
 	if c := turned(was, is, v1alpha1.ConditionScheduled); c != nil {
@@ -114,11 +116,14 @@ func (n *notes) dispatched(was, is *v1alpha1.ContainerStatus) {
 	}
 	// The phase is Unknown while the node is lost, whatever else is wrong with the Container or
 	// done with it.
-	if was.Phase == v1alpha1.ContainerUnknown && is.Phase != v1alpha1.ContainerUnknown && is.NodeName != "" && is.NodeName == was.NodeName {
+	if was.Phase == v1alpha1.ContainerUnknown && is.Phase != v1alpha1.ContainerUnknown &&
+		is.NodeName != "" && is.NodeName == was.NodeName {
 		n.normal("Found", "Watch", "the agent of node "+is.NodeName+" is heard again")
 	}
-	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionStalled); c != nil && c.Reason == v1alpha1.ReasonProgressDeadlineExceeded {
-		if old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionStalled); old == nil || old.Reason != c.Reason {
+	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionStalled); c != nil &&
+		c.Reason == v1alpha1.ReasonProgressDeadlineExceeded {
+		if old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionStalled); old == nil ||
+			old.Reason != c.Reason {
 			n.warning("ProgressDeadlineExceeded", "Watch", c.Message)
 		}
 	}
@@ -140,22 +145,29 @@ func (n *notes) pulled(was, is *v1alpha1.ContainerStatus) {
 
 // ran notes starts of the process, and why it ended or could not start.
 func (n *notes) ran(was, is *v1alpha1.ContainerStatus) {
-	if run := is.State.Running; run != nil && (was.State.Running == nil || was.PID != is.PID || was.RestartCount != is.RestartCount) {
+	run := is.State.Running
+	if run != nil && (was.State.Running == nil || was.PID != is.PID ||
+		was.RestartCount != is.RestartCount) {
 		n.normal("Started", "Start", fmt.Sprintf("started on node %s as process %d", is.NodeName, is.PID))
 	}
 	others := is.OOMKills - was.OOMKills
-	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled && !sameEnd(terminated(was), end) {
-		n.warning("OOMKilled", "Run", "the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
+	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled &&
+		!sameEnd(terminated(was), end) {
+		n.warning("OOMKilled", "Run",
+			"the kernel's out-of-memory killer ended the process: raise resources.limits.memory")
 		others--
 	}
 	if others > 0 {
 		n.warning("ChildOOMKilled", "Run",
-			fmt.Sprintf("the kernel's out-of-memory killer ended %d processes of the container, not its first: raise resources.limits.memory", others))
+			fmt.Sprintf(
+				"the kernel's out-of-memory killer ended %d processes of the container, not its first: raise resources.limits.memory", others))
 	}
-	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil && (c.Reason == v1alpha1.ReasonCreateFailed || c.Reason == v1alpha1.ReasonStorageFailed) {
+	if c := turned(was, is, v1alpha1.ConditionRunning); c != nil &&
+		(c.Reason == v1alpha1.ReasonCreateFailed || c.Reason == v1alpha1.ReasonStorageFailed) {
 		n.warning("Failed", "Create", c.Message)
 	}
-	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionRunning); c != nil && c.Reason == v1alpha1.ReasonCrashLoopBackOff {
+	if c := meta.FindStatusCondition(is.Conditions, v1alpha1.ConditionRunning); c != nil &&
+		c.Reason == v1alpha1.ReasonCrashLoopBackOff {
 		old := meta.FindStatusCondition(was.Conditions, v1alpha1.ConditionRunning)
 		if old == nil || old.Reason != c.Reason || was.RestartCount != is.RestartCount {
 			n.warning("BackOff", "Restart", c.Message)
@@ -180,7 +192,8 @@ func (n *notes) finished(was, is *v1alpha1.ContainerStatus) {
 // turned returns the condition, if its status or reason has changed; for one that is not True, also
 // if its message has, which then names the fault.
 func turned(was, is *v1alpha1.ContainerStatus, kind string) *metav1.Condition {
-	old, c := meta.FindStatusCondition(was.Conditions, kind), meta.FindStatusCondition(is.Conditions, kind)
+	old, c := meta.FindStatusCondition(was.Conditions, kind),
+		meta.FindStatusCondition(is.Conditions, kind)
 	switch {
 	case c == nil:
 		return nil
@@ -193,5 +206,6 @@ func turned(was, is *v1alpha1.ContainerStatus, kind string) *metav1.Condition {
 }
 
 func sameEnd(a, b *corev1.ContainerStateTerminated) bool {
-	return a != nil && a.FinishedAt.Equal(&b.FinishedAt) && a.StartedAt.Equal(&b.StartedAt) && a.ContainerID == b.ContainerID
+	return a != nil && a.FinishedAt.Equal(&b.FinishedAt) && a.StartedAt.Equal(&b.StartedAt) &&
+		a.ContainerID == b.ContainerID
 }

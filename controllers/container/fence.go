@@ -61,12 +61,16 @@ func (r *Reconciler) look(ctx context.Context, reader client.Reader, name string
 		ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
 		return host{lost: fmt.Sprintf("node %s: %s", name, ready.Message)}, nil
 	case !noCore:
-		return host{lost: fmt.Sprintf("NodeAgent %s does not exist any more, but Node %s does", name, name)}, nil
+		return host{lost: fmt.Sprintf("NodeAgent %s does not exist any more, but Node %s does", name,
+			name)}, nil
 	}
 	// An agent that lives registers again at once. One that was lost already has nothing to
 	// register.
 	wait := r.absences.left(name, r.NodeGracePeriod, r.Clock.Now())
-	return host{lost: fmt.Sprintf("NodeAgent %s does not exist any more", name), gone: wait <= 0, wait: max(wait, 0)}, nil
+	return host{
+		lost: fmt.Sprintf("NodeAgent %s does not exist any more", name), gone: wait <= 0,
+		wait: max(wait, 0),
+	}, nil
 }
 
 func absent(err error) (bool, error) {
@@ -74,7 +78,9 @@ func absent(err error) (bool, error) {
 }
 
 func outOfService(taints []corev1.Taint) bool {
-	return slices.ContainsFunc(taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+	return slices.ContainsFunc(taints, func(t corev1.Taint) bool {
+		return t.Key == corev1.TaintNodeOutOfService
+	})
 }
 
 // release takes the agent's finalizer off the OCIBundles of a Container that are being deleted, if
@@ -96,7 +102,8 @@ func (r *Reconciler) release(ctx context.Context, key client.ObjectKey) (time.Du
 }
 
 func (r *Reconciler) releaseOne(ctx context.Context, b *v1alpha1.OCIBundle) (time.Duration, error) {
-	if b.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(b, v1alpha1.OCIBundleFinalizer) {
+	if b.DeletionTimestamp == nil || !controllerutil.ContainsFinalizer(b,
+		v1alpha1.OCIBundleFinalizer) {
 		return 0, nil
 	}
 	h, err := r.look(ctx, r.Client, b.Spec.NodeName)
@@ -110,8 +117,10 @@ func (r *Reconciler) releaseOne(ctx context.Context, b *v1alpha1.OCIBundle) (tim
 	if err := r.drop(ctx, b); err != nil {
 		return 0, err
 	}
-	ctrl.LoggerFrom(ctx).Info("released an OCIBundle without its agent", "node", b.Spec.NodeName, "why", h.lost)
-	r.Recorder.Eventf(before, nil, corev1.EventTypeWarning, "Released", "Release", "%s: released without its agent", h.lost)
+	ctrl.LoggerFrom(ctx).Info("released an OCIBundle without its agent", "node", b.Spec.NodeName,
+		"why", h.lost)
+	r.Recorder.Eventf(before, nil, corev1.EventTypeWarning, "Released", "Release",
+		"%s: released without its agent", h.lost)
 	return 0, nil
 }
 
@@ -122,7 +131,8 @@ func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
 	if s.bundle == nil || !s.found.gone || s.bundle.DeletionTimestamp != nil {
 		return true, nil
 	}
-	if s.holdsGeneration() && (ended(s.bundle) || s.container.Spec.RestartPolicy == corev1.RestartPolicyNever) {
+	if s.holdsGeneration() &&
+		(ended(s.bundle) || s.container.Spec.RestartPolicy == corev1.RestartPolicyNever) {
 		return true, nil
 	}
 	if s.container.Spec.NodeName == s.bundle.Spec.NodeName {
@@ -133,7 +143,8 @@ func (r *Reconciler) evacuate(ctx context.Context, s *scope) (bool, error) {
 	if err != nil || !h.gone {
 		return false, err
 	}
-	s.fact(corev1.EventTypeWarning, "Evacuated", "Move", "%s: the Container is placed again", s.found.lost)
+	s.fact(corev1.EventTypeWarning, "Evacuated", "Move", "%s: the Container is placed again",
+		s.found.lost)
 	return false, r.remove(ctx, s.bundle)
 }
 
@@ -157,7 +168,8 @@ func (a *absences) noteDeleted(agent *v1alpha1.NodeAgent, now time.Time) {
 	if a.byName == nil {
 		a.byName = map[string]absence{}
 	}
-	a.byName[agent.Name] = absence{since: now, lost: ready != nil && ready.Status == metav1.ConditionUnknown}
+	a.byName[agent.Name] = absence{since: now, lost: ready != nil &&
+		ready.Status == metav1.ConditionUnknown}
 }
 
 // notePresent records that a NodeAgent exists.

@@ -74,7 +74,8 @@ func (r *Reconciler) collect(ctx context.Context, key client.ObjectKey) error {
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("read the Container: %w", err)
 		}
-		ctrl.LoggerFrom(ctx).Info("deleting the OCIBundle of a Container that does not exist any more", "uid", owner.UID, "node", b.Spec.NodeName)
+		ctrl.LoggerFrom(ctx).Info("deleting the OCIBundle of a Container that does not exist any more",
+			"uid", owner.UID, "node", b.Spec.NodeName)
 		if err := r.remove(ctx, b); err != nil {
 			return err
 		}
@@ -107,7 +108,8 @@ func (r *Reconciler) finalize(ctx context.Context, s *scope) (bool, error) {
 // only a shorter one. An edit ends a container at once in this way, and so does `kubectl delete
 // --now`, which package deletion makes an edit.
 func (r *Reconciler) passGrace(ctx context.Context, s *scope) error {
-	want, have := s.container.Spec.TerminationGracePeriodSeconds, s.bundle.Spec.TerminationGracePeriodSeconds
+	want, have := s.container.Spec.TerminationGracePeriodSeconds,
+		s.bundle.Spec.TerminationGracePeriodSeconds
 	if want == nil || *want == have || s.bundle.DeletionTimestamp != nil && *want > have {
 		return nil
 	}
@@ -125,7 +127,8 @@ func (r *Reconciler) removeFinalizer(ctx context.Context, s *scope) error {
 	base := s.container.DeepCopy()
 	controllerutil.RemoveFinalizer(s.container, v1alpha1.ContainerFinalizer)
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil && !apierrors.IsNotFound(err) {
+	if err := r.Client.Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil &&
+		!apierrors.IsNotFound(err) {
 		return fmt.Errorf("remove the Container's finalizer: %w", err)
 	}
 	r.Ledger.Withdraw(s.key())

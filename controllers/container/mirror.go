@@ -11,10 +11,15 @@ import (
 )
 
 // mirrored are the conditions that are the agent's word.
-var mirrored = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}
+var mirrored = []string{
+	v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded,
+	v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning,
+}
 
 // mirror puts the agent's word into the Container's status. set adds a condition to it.
-func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, set func(metav1.Condition)) {
+func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle,
+	set func(metav1.Condition),
+) {
 	st.Phase = v1alpha1.ContainerPending
 	if bundle == nil {
 		for _, kind := range mirrored {
@@ -34,7 +39,10 @@ func mirror(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle
 	case abandoned(f, bundle):
 		// As on a node that was booted again: nobody knows how it ended.
 		st.Phase, st.PID = v1alpha1.ContainerFailed, 0
-		end := &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown", Message: f.lost, ContainerID: st.ContainerID}
+		end := &corev1.ContainerStateTerminated{
+			ExitCode: 137, Reason: "ContainerStatusUnknown",
+			Message: f.lost, ContainerID: st.ContainerID,
+		}
 		if st.State.Running != nil {
 			end.StartedAt = st.State.Running.StartedAt
 		}

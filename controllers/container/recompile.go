@@ -53,7 +53,8 @@ func (r *Reconciler) noteCompiled(s *scope, annotations map[string]string) {
 	set(AnnotationFixedDigest, compile.FixedDigest(s.container.Spec))
 	// A value that was removed from the Container is remembered: only a new one has it compiled
 	// again.
-	set(AnnotationRecompiled, cmp.Or(s.container.Annotations[v1alpha1.AnnotationRecompile], had[AnnotationRecompiled]))
+	set(AnnotationRecompiled, cmp.Or(s.container.Annotations[v1alpha1.AnnotationRecompile],
+		had[AnnotationRecompiled]))
 }
 
 // offer finds out whether this version of the compiler would compile a Container differently that
@@ -64,7 +65,8 @@ func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 	}
 	offer := fmt.Sprintf("revision %d of the defaults ", r.revision())
 	said := meta.FindStatusCondition(s.before.Status.Conditions, v1alpha1.ConditionRecompileAvailable)
-	if said != nil && said.ObservedGeneration == s.container.Generation && strings.HasPrefix(said.Message, offer) {
+	if said != nil && said.ObservedGeneration == s.container.Generation &&
+		strings.HasPrefix(said.Message, offer) {
 		s.found.newer = said.Message
 		return nil
 	}
@@ -103,7 +105,9 @@ func (r *Reconciler) offer(ctx context.Context, s *scope) error {
 	if kind == change.Live {
 		how = "which the running container takes up"
 	}
-	s.found.newer = offer + fmt.Sprintf("gives %s another value: to have that, set the annotation %s to a new value, %s", differs, v1alpha1.AnnotationRecompile, how)
+	s.found.newer = offer +
+		fmt.Sprintf("gives %s another value: to have that, set the annotation %s to a new value, %s",
+			differs, v1alpha1.AnnotationRecompile, how)
 	return nil
 }
 

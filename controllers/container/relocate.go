@@ -82,7 +82,9 @@ func (r *Reconciler) replaceFormer(ctx context.Context, s *scope) error {
 }
 
 // createNext creates the OCIBundle that replaces former, with the same spec.
-func (r *Reconciler) createNext(ctx context.Context, s *scope, former *v1alpha1.OCIBundle) (*v1alpha1.OCIBundle, error) {
+func (r *Reconciler) createNext(ctx context.Context, s *scope,
+	former *v1alpha1.OCIBundle,
+) (*v1alpha1.OCIBundle, error) {
 	next := s.newBundle(former.Spec)
 	next.Spec.Former = &v1alpha1.FormerBundle{UID: former.UID, Generation: former.Generation}
 	next.Spec.CompiledGeneration = compiledGeneration(former, s.before)
@@ -95,7 +97,8 @@ func (r *Reconciler) createNext(ctx context.Context, s *scope, former *v1alpha1.
 	if apierrors.IsConflict(err) {
 		// It exists, if an earlier attempt was cut off.
 		have, errRead := r.readLiveBundle(ctx, client.ObjectKeyFromObject(next))
-		if errRead == nil && have != nil && have.Spec.Former != nil && have.Spec.Former.UID == former.UID {
+		if errRead == nil && have != nil && have.Spec.Former != nil &&
+			have.Spec.Former.UID == former.UID {
 			return have, nil
 		}
 	}
@@ -140,7 +143,8 @@ func (r *Reconciler) remove(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	if b.DeletionTimestamp != nil {
 		return nil
 	}
-	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); client.IgnoreNotFound(err) != nil {
+	err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID})
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete the OCIBundle: %w", err)
 	}
 	b.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
@@ -162,7 +166,8 @@ func (r *Reconciler) drop(ctx context.Context, b *v1alpha1.OCIBundle) error {
 	if b.DeletionTimestamp != nil {
 		return nil
 	}
-	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); client.IgnoreNotFound(err) != nil {
+	err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID})
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete the OCIBundle: %w", err)
 	}
 	return nil

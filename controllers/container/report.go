@@ -25,7 +25,8 @@ const busyTime = time.Minute
 // awaitsAnswer returns the time for which the first status of the Container may still wait for the
 // agent; 0 if it is to be written.
 func (r *Reconciler) awaitsAnswer(s *scope) time.Duration {
-	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync || current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
+	if len(s.before.Status.Conditions) > 0 || s.bundle == nil || !s.found.inSync ||
+		current(s.found, s.bundle) || s.found.deleting || s.found.lost != "" {
 		return 0
 	}
 	asked, now := s.bundle.CreationTimestamp.Time, r.Clock.Now()
@@ -94,7 +95,8 @@ func (r *Reconciler) report(ctx context.Context, s *scope, failure error) error 
 	// The lock makes one transition one event: a status that was computed from an old one is not
 	// written, and the events that would follow from the difference have been sent already.
 	patch := client.MergeFromWithOptions(s.before, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Status().Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner)); err != nil {
+	err := r.Client.Status().Patch(ctx, s.container, patch, client.FieldOwner(FieldOwner))
+	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -22,14 +22,29 @@ func TestFirstStatusWaitsWhileTheAgentIsBusy(t *testing.T) {
 		answered []time.Duration // when the agent of the node reported on another
 		want     time.Duration
 	}{
-		"just dispatched":                 {after: 0, want: 10 * time.Second},
-		"silent agent":                    {after: 10 * time.Second, want: 0},
-		"silent agent, long ago":          {after: time.Hour, want: 0},
-		"busy agent":                      {after: 12 * time.Second, answered: []time.Duration{11 * time.Second}, want: 9 * time.Second},
-		"agent answered before it":        {after: 4 * time.Second, answered: []time.Duration{-9 * time.Second}, want: 6 * time.Second},
-		"agent has become silent":         {after: 25 * time.Second, answered: []time.Duration{11 * time.Second, 15 * time.Second}, want: 0},
-		"busy agent, the minute is over":  {after: 58 * time.Second, answered: []time.Duration{57 * time.Second}, want: 2 * time.Second},
-		"busy agent, after that":          {after: 61 * time.Second, answered: []time.Duration{60 * time.Second}, want: 0},
+		"just dispatched":        {after: 0, want: 10 * time.Second},
+		"silent agent":           {after: 10 * time.Second, want: 0},
+		"silent agent, long ago": {after: time.Hour, want: 0},
+		"busy agent": {
+			after:    12 * time.Second,
+			answered: []time.Duration{11 * time.Second}, want: 9 * time.Second,
+		},
+		"agent answered before it": {
+			after:    4 * time.Second,
+			answered: []time.Duration{-9 * time.Second}, want: 6 * time.Second,
+		},
+		"agent has become silent": {
+			after:    25 * time.Second,
+			answered: []time.Duration{11 * time.Second, 15 * time.Second}, want: 0,
+		},
+		"busy agent, the minute is over": {
+			after:    58 * time.Second,
+			answered: []time.Duration{57 * time.Second}, want: 2 * time.Second,
+		},
+		"busy agent, after that": {
+			after:    61 * time.Second,
+			answered: []time.Duration{60 * time.Second}, want: 0,
+		},
 		"our clock behind the API server": {after: -time.Minute, want: 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,7 +53,10 @@ func TestFirstStatusWaitsWhileTheAgentIsBusy(t *testing.T) {
 				r.answers.note("node-a", asked.Add(at))
 			}
 			r.answers.note("node-b", asked.Add(c.after))
-			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(asked), Generation: 1}}
+			b := &v1alpha1.OCIBundle{ObjectMeta: metav1.ObjectMeta{
+				CreationTimestamp: metav1.NewTime(asked),
+				Generation:        1,
+			}}
 			b.Spec.NodeName = "node-a"
 			s := &scope{before: &v1alpha1.Container{}, bundle: b}
 			s.found.inSync = true

@@ -112,7 +112,8 @@ func (s *scope) request() scheduling.Request {
 	}
 	if rc.Scheduling != nil {
 		q.Selectors = append(q.Selectors, rc.Scheduling.NodeSelector)
-		q.Tolerations = append(append([]corev1.Toleration(nil), q.Tolerations...), rc.Scheduling.Tolerations...)
+		q.Tolerations = append(append([]corev1.Toleration(nil), q.Tolerations...),
+			rc.Scheduling.Tolerations...)
 	}
 	if rc.Overhead != nil {
 		q.Resources = withOverhead(q.Resources, rc.Overhead.PodFixed)
@@ -161,7 +162,9 @@ func (s *scope) settleHandler(q *scheduling.Request) *scheduling.Unfit {
 }
 
 // place names the node.
-func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) (string, *scheduling.Unfit, error) {
+func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) (string,
+	*scheduling.Unfit, error,
+) {
 	if name := s.container.Spec.NodeName; name != "" {
 		if s.stays(name, q) {
 			return name, nil, nil
@@ -194,7 +197,8 @@ func (r *Reconciler) place(ctx context.Context, s *scope, q scheduling.Request) 
 	if name, assumed := r.Ledger.Assumed(s.key()); assumed && s.bundle == nil {
 		// The API server may be about to create it there, since nobody knows what became of an
 		// earlier attempt.
-		if node, err := r.readNode(ctx, name); err != nil || node != nil && scheduling.Named(q, name, node) == nil {
+		node, err := r.readNode(ctx, name)
+		if err != nil || node != nil && scheduling.Named(q, name, node) == nil {
 			return name, nil, err
 		}
 	}

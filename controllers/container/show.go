@@ -17,7 +17,8 @@ import (
 // cannot read the namespaces of nodes. Who does not ask pays nothing, and who does pays a read for
 // each spec.
 func (r *Reconciler) show(ctx context.Context, s *scope) error {
-	if _, asked := s.container.Annotations[v1alpha1.AnnotationShowCompiled]; !asked || s.bundle == nil {
+	if _, asked := s.container.Annotations[v1alpha1.AnnotationShowCompiled]; !asked ||
+		s.bundle == nil {
 		return nil
 	}
 	digest := s.bundle.Annotations[AnnotationSpecDigest]
@@ -33,6 +34,9 @@ func (r *Reconciler) show(ctx context.Context, s *scope) error {
 	if err != nil {
 		return fmt.Errorf("show the OCIBundle: %w", err)
 	}
-	s.found.shown = &v1alpha1.CompiledSpec{Digest: b.Annotations[AnnotationSpecDigest], Spec: runtime.RawExtension{Raw: spec}}
+	s.found.shown = &v1alpha1.CompiledSpec{
+		Digest: b.Annotations[AnnotationSpecDigest],
+		Spec:   runtime.RawExtension{Raw: spec},
+	}
 	return nil
 }

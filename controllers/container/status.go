@@ -57,7 +57,9 @@ type findings struct {
 
 // computeStatus returns the status that follows from the findings. It is pure: equal arguments give
 // equal results, and a status computed from itself is itself.
-func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle, now time.Time) v1alpha1.ContainerStatus {
+func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle,
+	now time.Time,
+) v1alpha1.ContainerStatus {
 	if f.foreign != "" {
 		bundle = nil
 	}
@@ -80,14 +82,18 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 	}
 	if f.newer != "" {
 		set(metav1.Condition{
-			Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue, ObservedGeneration: f.generation,
-			Reason: v1alpha1.ReasonNewerDefaults, Message: f.newer,
+			Type: v1alpha1.ConditionRecompileAvailable, Status: metav1.ConditionTrue,
+			ObservedGeneration: f.generation,
+			Reason:             v1alpha1.ReasonNewerDefaults, Message: f.newer,
 		})
 	} else {
 		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionRecompileAvailable)
 	}
 	if v := f.scheduled; v != nil {
-		c := metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v.reason, Message: v.message}
+		c := metav1.Condition{
+			Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue,
+			ObservedGeneration: f.generation, Reason: v.reason, Message: v.message,
+		}
 		if v.node == "" {
 			c.Status = metav1.ConditionFalse
 		}
@@ -101,7 +107,8 @@ func computeStatus(old v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OC
 
 func specValid(f findings) metav1.Condition {
 	c := metav1.Condition{
-		Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, ObservedGeneration: f.generation, Reason: v1alpha1.ReasonCompiled,
+		Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionTrue, ObservedGeneration: f.generation,
+		Reason:  v1alpha1.ReasonCompiled,
 		Message: "the spec compiles to a valid runtime-spec document",
 	}
 	if len(f.warnings) > 0 {
@@ -115,7 +122,9 @@ func specValid(f findings) metav1.Condition {
 
 // summarize decides on Ready, Reconciling and Stalled. It reads as a list: the first line that
 // applies is the answer.
-func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBundle) status.Summary {
+func summarize(st *v1alpha1.ContainerStatus, f findings,
+	bundle *v1alpha1.OCIBundle,
+) status.Summary {
 	no := status.NotReady
 	const reconciling, stalled = status.Reconciling, status.Stalled
 	scheduled := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionScheduled)
@@ -123,7 +132,8 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 	// spec is there.
 	unchanged := ""
 	if bundle != nil && !f.inSync {
-		unchanged = fmt.Sprintf("; what was dispatched to node %s from an earlier spec is left as it is", bundle.Spec.NodeName)
+		unchanged = fmt.Sprintf("; what was dispatched to node %s from an earlier spec is left as it is",
+			bundle.Spec.NodeName)
 	}
 
 	switch {
@@ -132,11 +142,13 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 	case f.invalid != "":
 		return no(stalled, v1alpha1.ReasonInvalidSpec, f.invalid+unchanged)
 	case f.foreign != "" && f.predecessor != "":
-		return no(reconciling, v1alpha1.ReasonTerminating, "waits until the OCIBundle of an earlier Container of this name is gone")
+		return no(reconciling, v1alpha1.ReasonTerminating,
+			"waits until the OCIBundle of an earlier Container of this name is gone")
 	case f.foreign != "":
 		return no(stalled, v1alpha1.ReasonBundleConflict, f.foreign)
 	case bundle != nil && bundle.DeletionTimestamp != nil:
-		return no(reconciling, v1alpha1.ReasonTerminating, waitForNode("its OCIBundle is being deleted, and is made again after that", f, bundle))
+		return no(reconciling, v1alpha1.ReasonTerminating,
+			waitForNode("its OCIBundle is being deleted, and is made again after that", f, bundle))
 	case f.failure != "":
 		return no(reconciling, v1alpha1.ReasonDispatchFailed, f.failure)
 	case scheduled != nil && scheduled.Status != metav1.ConditionTrue:
@@ -149,11 +161,16 @@ func summarize(st *v1alpha1.ContainerStatus, f findings, bundle *v1alpha1.OCIBun
 	case current(f, bundle) && ended(bundle):
 		return status.OfRun(bundle.Status.Phase, st.Conditions)
 	case abandoned(f, bundle):
-		return no(stalled, v1alpha1.ReasonNodeLost, f.lost+"; it may have run there, and with restartPolicy Never it is not run again: edit it, or delete and create it, to have it run")
+		return no(stalled, v1alpha1.ReasonNodeLost, f.lost+
+			"; it may have run there, and with restartPolicy Never it is not run again: edit it, or delete and create it, to have it run")
 	case f.lost != "":
-		return status.Summary{Ready: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNodeLost, Message: f.lost + "; " + whileLost(f, bundle), Outlook: reconciling}
+		return status.Summary{
+			Ready: metav1.ConditionUnknown, Reason: v1alpha1.ReasonNodeLost,
+			Message: f.lost + "; " + whileLost(f, bundle), Outlook: reconciling,
+		}
 	case !current(f, bundle):
-		return no(reconciling, v1alpha1.ReasonDispatched, fmt.Sprintf("waits for the agent of node %s to take it up", bundle.Spec.NodeName))
+		return no(reconciling, v1alpha1.ReasonDispatched,
+			fmt.Sprintf("waits for the agent of node %s to take it up", bundle.Spec.NodeName))
 	}
 	return status.OfRun(bundle.Status.Phase, st.Conditions)
 }
@@ -164,9 +181,11 @@ func waitForNode(what string, f findings, bundle *v1alpha1.OCIBundle) string {
 	if bundle == nil {
 		return what
 	}
-	message := fmt.Sprintf("%s: the agent of node %s stops the container and removes it", what, bundle.Spec.NodeName)
+	message := fmt.Sprintf("%s: the agent of node %s stops the container and removes it", what,
+		bundle.Spec.NodeName)
 	if f.lost != "" {
-		message += "; but " + f.lost + ". If the machine comes back, its agent finishes this. " + whoKnows(bundle)
+		message += "; but " + f.lost + ". If the machine comes back, its agent finishes this. " +
+			whoKnows(bundle)
 	}
 	return message
 }
@@ -185,7 +204,8 @@ func whileLost(f findings, bundle *v1alpha1.OCIBundle) string {
 // whoKnows returns the message about the end of the wait for a node: an act of an administrator,
 // since nobody else can know that the machine is off.
 func whoKnows(bundle *v1alpha1.OCIBundle) string {
-	return fmt.Sprintf("An administrator who knows that the machine is off can say so by the taint %s on Node or NodeAgent %s, or by deleting both",
+	return fmt.Sprintf(
+		"An administrator who knows that the machine is off can say so by the taint %s on Node or NodeAgent %s, or by deleting both",
 		corev1.TaintNodeOutOfService, bundle.Spec.NodeName)
 }
 

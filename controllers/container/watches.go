@@ -52,9 +52,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, indexContainer, ofContainer); err != nil {
 		return fmt.Errorf("index OCIBundles: %w", err)
 	}
-	if err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, v1alpha1.OCIBundleNodeNameField, onNode); err != nil {
+	err := index.IndexField(ctx, &v1alpha1.OCIBundle{}, v1alpha1.OCIBundleNodeNameField, onNode)
+	if err != nil {
 		return fmt.Errorf("index OCIBundles: %w", err)
 	}
+	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
+		firstRetry, lastRetry)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("container").
 		For(&v1alpha1.Container{}).
@@ -66,7 +69,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Watches(&nodev1.RuntimeClass{}, r.wakeWaiting()).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+			RateLimiter:             retries,
 		}).
 		Complete(r)
 }
@@ -195,7 +198,8 @@ func (r *Reconciler) nodeEvents() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: waiting.CreateFunc,
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			if outOfService(e.ObjectOld.(*corev1.Node).Spec.Taints) != outOfService(e.ObjectNew.(*corev1.Node).Spec.Taints) {
+			before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+			if outOfService(before.Spec.Taints) != outOfService(after.Spec.Taints) {
 				r.wakeNode(ctx, q, e.ObjectNew.GetName())
 			}
 			waiting.UpdateFunc(ctx, e, q)
@@ -208,7 +212,8 @@ func (r *Reconciler) nodeEvents() handler.EventHandler {
 }
 
 func sameReady(a, b *v1alpha1.NodeAgent) bool {
-	x, y := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady)
+	x, y := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionReady),
+		meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady)
 	return x == nil && y == nil || x != nil && y != nil && x.Status == y.Status
 }
 
@@ -239,7 +244,9 @@ func (r *Reconciler) wakeWaiting() handler.Funcs {
 
 func (r *Reconciler) wake(ctx context.Context, q queue) {
 	list := &v1alpha1.ContainerList{}
-	if err := r.Client.List(ctx, list, client.MatchingFields{indexWaiting: "true"}, client.UnsafeDisableDeepCopy); err != nil {
+	err := r.Client.List(ctx, list, client.MatchingFields{indexWaiting: "true"},
+		client.UnsafeDisableDeepCopy)
+	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "list the Containers that wait for a node")
 		return
 	}
@@ -251,7 +258,9 @@ func (r *Reconciler) wake(ctx context.Context, q queue) {
 // wakeNode reconciles the Containers on a node.
 func (r *Reconciler) wakeNode(ctx context.Context, q queue, node string) {
 	list := &v1alpha1.OCIBundleList{}
-	if err := r.Client.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node}, client.UnsafeDisableDeepCopy); err != nil {
+	err := r.Client.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node},
+		client.UnsafeDisableDeepCopy)
+	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "list the OCIBundles of a node", "node", node)
 		return
 	}

@@ -146,7 +146,8 @@ func (c *certificate) ensure(ctx context.Context) error {
 		return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", configurationName, err)
 	}
 	secret := &corev1.Secret{}
-	if err := c.reader.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: secretName}, secret); err != nil {
+	if err := c.reader.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: secretName},
+		secret); err != nil {
 		return fmt.Errorf("read the Secret: %w", err)
 	}
 	pair, err := usable(secret, host, time.Now())

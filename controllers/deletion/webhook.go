@@ -60,7 +60,8 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	server.Register(pathPrefix, &guard{cert: cert, next: &admission.Webhook{
 		Handler: &handler{client: mgr.GetClient(), live: mgr.GetAPIReader()},
 	}})
-	return errors.Join(mgr.Add(server), mgr.Add(cert), mgr.AddReadyzCheck("deletion-webhook", cert.ready))
+	return errors.Join(mgr.Add(server), mgr.Add(cert), mgr.AddReadyzCheck("deletion-webhook",
+		cert.ready))
 }
 
 // guard lets only the API server through: nobody else knows the path. Without it, whoever reaches
@@ -125,7 +126,8 @@ func (h *handler) honour(
 	}
 	if p := options.Preconditions; p != nil && p.ResourceVersion != nil {
 		// The write would change the version, and so make the deletion fail.
-		return fmt.Errorf("preconditions.resourceVersion: found %q; allowed: none, or no gracePeriodSeconds",
+		return fmt.Errorf(
+			"preconditions.resourceVersion: found %q; allowed: none, or no gracePeriodSeconds",
 			*p.ResourceVersion)
 	}
 	return h.setGrace(ctx, client.ObjectKey{Namespace: r.Namespace, Name: c.Name}, c.UID, *seconds)

@@ -52,7 +52,9 @@ type Reconciler struct {
 
 // SetupWithManager adds the reconciler to a manager.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	toAgent := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+	toAgent := handler.EnqueueRequestsFromMapFunc(func(_ context.Context,
+		o client.Object,
+	) []reconcile.Request {
 		if !slices.Contains(leaseNamespaces(o.GetName()), o.GetNamespace()) {
 			return nil
 		}
@@ -131,7 +133,8 @@ func (r *Reconciler) deleteLease(ctx context.Context, node string) error {
 	if err := r.Client.Get(ctx, key, lease); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if err := r.Client.Delete(ctx, lease, client.Preconditions{UID: &lease.UID}); client.IgnoreNotFound(err) != nil {
+	err := r.Client.Delete(ctx, lease, client.Preconditions{UID: &lease.UID})
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete the Lease of node %s, which has no NodeAgent: %w", node, err)
 	}
 	return nil
@@ -140,7 +143,8 @@ func (r *Reconciler) deleteLease(ctx context.Context, node string) error {
 // verdict returns the Ready condition to write, or nil if it is right already. It is pure.
 func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *metav1.Condition {
 	ready := meta.FindStatusCondition(agent.Status.Conditions, v1alpha1.ConditionReady)
-	lost := ready != nil && ready.Status == metav1.ConditionUnknown && ready.Reason == v1alpha1.ReasonNodeLost
+	lost := ready != nil && ready.Status == metav1.ConditionUnknown &&
+		ready.Reason == v1alpha1.ReasonNodeLost
 	switch {
 	case silence >= grace && !lost:
 		return &metav1.Condition{
@@ -165,12 +169,15 @@ func verdict(agent *v1alpha1.NodeAgent, p pulse, silence, grace time.Duration) *
 }
 
 // write sets the condition. The lock keeps the agent's own word from being overwritten unread.
-func (r *Reconciler) write(ctx context.Context, agent *v1alpha1.NodeAgent, c metav1.Condition) error {
+func (r *Reconciler) write(ctx context.Context, agent *v1alpha1.NodeAgent,
+	c metav1.Condition,
+) error {
 	before := agent.DeepCopy()
 	c.LastTransitionTime = metav1.NewTime(r.Clock.Now())
 	meta.SetStatusCondition(&agent.Status.Conditions, c)
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Status().Patch(ctx, agent, patch, client.FieldOwner("berth-controller")); err != nil {
+	err := r.Client.Status().Patch(ctx, agent, patch, client.FieldOwner("berth-controller"))
+	if err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

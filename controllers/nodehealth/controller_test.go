@@ -27,16 +27,39 @@ func TestVerdict(t *testing.T) {
 		silence time.Duration
 		want    metav1.ConditionStatus
 	}{
-		"fresh":                            {condition(metav1.ConditionTrue, "AgentReady"), beats, 39 * time.Second, ""},
-		"silent":                           {condition(metav1.ConditionTrue, "AgentReady"), beats, grace, metav1.ConditionUnknown},
-		"silent and not ready before":      {condition(metav1.ConditionFalse, "NoCgroups"), beats, grace, metav1.ConditionUnknown},
-		"silent and said so already":       {condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost), beats, time.Hour, ""},
-		"silent from the start":            {&v1alpha1.NodeAgent{}, pulse{}, grace, metav1.ConditionUnknown},
-		"new":                              {&v1alpha1.NodeAgent{}, pulse{}, 0, ""},
-		"back":                             {condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost), beats, 0, metav1.ConditionTrue},
-		"lost, and no beat since we began": {condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost), stands, 0, ""},
-		"not ready by its own word":        {condition(metav1.ConditionFalse, "NoCgroups"), beats, 0, ""},
-		"unknown by its own word":          {condition(metav1.ConditionUnknown, "Starting"), beats, 0, ""},
+		"fresh": {
+			condition(metav1.ConditionTrue, "AgentReady"), beats,
+			39 * time.Second, "",
+		},
+		"silent": {
+			condition(metav1.ConditionTrue, "AgentReady"), beats, grace,
+			metav1.ConditionUnknown,
+		},
+		"silent and not ready before": {
+			condition(metav1.ConditionFalse, "NoCgroups"), beats, grace,
+			metav1.ConditionUnknown,
+		},
+		"silent and said so already": {
+			condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost),
+			beats, time.Hour, "",
+		},
+		"silent from the start": {
+			&v1alpha1.NodeAgent{},
+			pulse{},
+			grace,
+			metav1.ConditionUnknown,
+		},
+		"new": {&v1alpha1.NodeAgent{}, pulse{}, 0, ""},
+		"back": {
+			condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost),
+			beats, 0, metav1.ConditionTrue,
+		},
+		"lost, and no beat since we began": {
+			condition(metav1.ConditionUnknown, v1alpha1.ReasonNodeLost),
+			stands, 0, "",
+		},
+		"not ready by its own word": {condition(metav1.ConditionFalse, "NoCgroups"), beats, 0, ""},
+		"unknown by its own word":   {condition(metav1.ConditionUnknown, "Starting"), beats, 0, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -46,7 +69,8 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("found %+v; wanted nothing", got)
 			case c.want != "" && (got == nil || got.Status != c.want):
 				t.Errorf("found %+v; wanted %s", got, c.want)
-			case got != nil && got.Status == metav1.ConditionUnknown && !strings.Contains(got.Message, "40s"):
+			case got != nil && got.Status == metav1.ConditionUnknown && !strings.Contains(got.Message,
+				"40s"):
 				t.Errorf("the message does not say how long: %q", got.Message)
 			}
 		})
@@ -56,7 +80,9 @@ func TestVerdict(t *testing.T) {
 func TestPulses(t *testing.T) {
 	at := func(s int64) time.Time { return time.Unix(s, 0) }
 	lease := func(s int64) *coordinationv1.Lease {
-		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: at(s)}}}
+		return &coordinationv1.Lease{
+			Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: at(s)}},
+		}
 	}
 	var ps pulses
 	if p := ps.observe("a", nil, at(100)); p.at != at(100) || p.moved {

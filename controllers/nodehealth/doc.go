@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodehealth watches over the heartbeats of the node agents: where the Lease of a NodeAgent is
-// not renewed for a grace period, the NodeAgent's condition Ready turns Unknown, and back when it
-// is renewed again.
+// Package nodehealth watches over the heartbeats of the node agents: where the Lease of a NodeAgent
+// is not renewed for a grace period, the NodeAgent's condition Ready turns Unknown, and back when
+// it is renewed again.
 //
 // It also gives each node a namespace and its agent an identity (namespace.go), by which the agent
 // reads what is its node's and nothing else.

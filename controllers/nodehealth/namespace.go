@@ -72,14 +72,20 @@ type NamespaceReconciler struct {
 // SetupWithManager adds the reconciler to a manager, whose cache has an index of OCIBundles by
 // node.
 func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	toNode := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+	toNode := handler.EnqueueRequestsFromMapFunc(func(_ context.Context,
+		o client.Object,
+	) []reconcile.Request {
 		if node := o.GetAnnotations()[v1alpha1.AnnotationNode]; node != "" {
 			return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: node}}}
 		}
 		return nil
 	})
-	bundleToNode := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-		return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: o.(*v1alpha1.OCIBundle).Spec.NodeName}}}
+	bundleToNode := handler.EnqueueRequestsFromMapFunc(func(_ context.Context,
+		o client.Object,
+	) []reconcile.Request {
+		return []reconcile.Request{
+			{NamespacedName: client.ObjectKey{Name: o.(*v1alpha1.OCIBundle).Spec.NodeName}},
+		}
 	})
 	// Agents write the status of their NodeAgents often, and it matters nothing here.
 	comesOrGoes := predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}
@@ -99,7 +105,9 @@ func (r *NamespaceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 }
 
 // Reconcile implements reconcile.Reconciler.
-func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+func (r *NamespaceReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result,
+	error,
+) {
 	agent := &v1alpha1.NodeAgent{}
 	err := r.Client.Get(ctx, req.NamespacedName, agent)
 	switch {
@@ -133,7 +141,10 @@ func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 	if err := r.ensureNamespace(ctx, namespace, node); err != nil {
 		return err
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: meta(v1alpha1.NodesNamespace, node), AutomountServiceAccountToken: ptr.To(false)}
+	account := &corev1.ServiceAccount{
+		ObjectMeta:                   meta(v1alpha1.NodesNamespace, node),
+		AutomountServiceAccountToken: ptr.To(false),
+	}
 	if err := r.ensure(ctx, account, &corev1.ServiceAccount{}); err != nil {
 		return err
 	}
@@ -156,9 +167,12 @@ func (r *NamespaceReconciler) provide(ctx context.Context, node string) error {
 // letIn creates the binding that lets the agent read its OCIBundles once all of them are in the
 // namespace of the node, and deletes it while some are not: the agent stops every container whose
 // OCIBundle is missing there.
-func (r *NamespaceReconciler) letIn(ctx context.Context, binding *rbacv1.RoleBinding, node string) error {
+func (r *NamespaceReconciler) letIn(ctx context.Context, binding *rbacv1.RoleBinding,
+	node string,
+) error {
 	exists := true
-	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(binding), binding.DeepCopy()); apierrors.IsNotFound(err) {
+	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(binding),
+		binding.DeepCopy()); apierrors.IsNotFound(err) {
 		exists = false
 	} else if err != nil {
 		return fmt.Errorf("read RoleBinding %s: %w", binding.Name, err)
@@ -182,7 +196,9 @@ func (r *NamespaceReconciler) letIn(ctx context.Context, binding *rbacv1.RoleBin
 var errTerminating = errors.New("the namespace is being deleted")
 
 // ensureNamespace creates the namespace of a node, and refuses one that exists and is another's.
-func (r *NamespaceReconciler) ensureNamespace(ctx context.Context, want *corev1.Namespace, node string) error {
+func (r *NamespaceReconciler) ensureNamespace(ctx context.Context, want *corev1.Namespace,
+	node string,
+) error {
 	have := &corev1.Namespace{}
 	err := r.Client.Get(ctx, client.ObjectKeyFromObject(want), have)
 	if apierrors.IsNotFound(err) {
@@ -197,7 +213,8 @@ func (r *NamespaceReconciler) ensureNamespace(ctx context.Context, want *corev1.
 	case err != nil:
 		return fmt.Errorf("namespace %s of node %s: %w", want.Name, node, err)
 	case have.Annotations[v1alpha1.AnnotationNode] != node:
-		return fmt.Errorf("namespace %s of node %s: found the annotation %s: %q; allowed: the node's name: delete the namespace, or rename the node",
+		return fmt.Errorf(
+			"namespace %s of node %s: found the annotation %s: %q; allowed: the node's name: delete the namespace, or rename the node",
 			want.Name, node, v1alpha1.AnnotationNode, have.Annotations[v1alpha1.AnnotationNode])
 	case have.DeletionTimestamp != nil:
 		return errTerminating
@@ -224,7 +241,8 @@ func (r *NamespaceReconciler) ensureBinding(ctx context.Context, want *rbacv1.Ro
 	if err := r.ensure(ctx, want, have); err != nil {
 		return err
 	}
-	if equality.Semantic.DeepEqual(have.RoleRef, want.RoleRef) && equality.Semantic.DeepEqual(have.Subjects, want.Subjects) {
+	if equality.Semantic.DeepEqual(have.RoleRef, want.RoleRef) &&
+		equality.Semantic.DeepEqual(have.Subjects, want.Subjects) {
 		return nil
 	}
 	return client.IgnoreNotFound(r.Client.Delete(ctx, have))
@@ -233,17 +251,22 @@ func (r *NamespaceReconciler) ensureBinding(ctx context.Context, want *rbacv1.Ro
 // complete reports whether no OCIBundle of a node is left where an earlier controller put it.
 func complete(ctx context.Context, reader client.Reader, node string) (bool, error) {
 	list := &v1alpha1.OCIBundleList{}
-	if err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node}, client.UnsafeDisableDeepCopy); err != nil {
+	err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleNodeNameField: node},
+		client.UnsafeDisableDeepCopy)
+	if err != nil {
 		return false, fmt.Errorf("list the OCIBundles of node %s: %w", node, err)
 	}
-	return !slices.ContainsFunc(list.Items, func(b v1alpha1.OCIBundle) bool { return b.IsFormer() }), nil
+	return !slices.ContainsFunc(list.Items, func(b v1alpha1.OCIBundle) bool {
+		return b.IsFormer()
+	}), nil
 }
 
 // retire deletes namespace and identity of a node that has no NodeAgent any more.
 func (r *NamespaceReconciler) retire(ctx context.Context, node string) (ctrl.Result, error) {
 	namespace := &corev1.Namespace{}
 	err := r.Client.Get(ctx, client.ObjectKey{Name: v1alpha1.NodeNamespace(node)}, namespace)
-	if apierrors.IsNotFound(err) || err == nil && (namespace.DeletionTimestamp != nil || namespace.Annotations[v1alpha1.AnnotationNode] != node) {
+	if apierrors.IsNotFound(err) || err == nil && (namespace.DeletionTimestamp != nil ||
+		namespace.Annotations[v1alpha1.AnnotationNode] != node) {
 		r.present(node)
 		return ctrl.Result{}, r.deleteAccount(ctx, node)
 	}
@@ -261,16 +284,21 @@ func (r *NamespaceReconciler) retire(ctx context.Context, node string) (ctrl.Res
 	if len(left.Items) > 0 {
 		return ctrl.Result{RequeueAfter: r.GracePeriod}, nil
 	}
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: node}, &v1alpha1.NodeAgent{}); !apierrors.IsNotFound(err) {
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: node},
+		&v1alpha1.NodeAgent{}); !apierrors.IsNotFound(err) {
 		return ctrl.Result{RequeueAfter: time.Second}, err // it is back
 	}
-	ctrl.LoggerFrom(ctx).Info("deleting the namespace of a node that has no NodeAgent", "namespace", namespace.Name)
+	ctrl.LoggerFrom(ctx).Info("deleting the namespace of a node that has no NodeAgent", "namespace",
+		namespace.Name)
 	err = r.Client.Delete(ctx, namespace, client.Preconditions{UID: &namespace.UID})
 	return ctrl.Result{}, errors.Join(client.IgnoreNotFound(err), r.deleteAccount(ctx, node))
 }
 
 func (r *NamespaceReconciler) deleteAccount(ctx context.Context, node string) error {
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: node}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+		Namespace: v1alpha1.NodesNamespace,
+		Name:      node,
+	}}
 	err := r.Client.Get(ctx, client.ObjectKeyFromObject(account), account)
 	if err == nil {
 		err = r.Client.Delete(ctx, account)

@@ -46,8 +46,13 @@ type Keeper struct {
 // New returns a Keeper. c reads from the informer cache and writes to the API server, live reads
 // from the API server itself, and delay is how long a profile is kept after the last OCIBundle that
 // refers to it.
-func New(c client.Client, live client.Reader, clock clock.PassiveClock, delay time.Duration) *Keeper {
-	return &Keeper{client: c, live: live, clock: clock, delay: delay, used: map[string]time.Time{}, contents: map[string]string{}}
+func New(c client.Client, live client.Reader, clock clock.PassiveClock,
+	delay time.Duration,
+) *Keeper {
+	return &Keeper{
+		client: c, live: live, clock: clock, delay: delay, used: map[string]time.Time{},
+		contents: map[string]string{},
+	}
 }
 
 // SetupWithManager adds the Keeper to a manager.
@@ -58,10 +63,13 @@ func (k *Keeper) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
 		}
 		return nil
 	}
-	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.OCIBundle{}, v1alpha1.OCIBundleSeccompProfileField, refersTo); err != nil {
+	err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.OCIBundle{},
+		v1alpha1.OCIBundleSeccompProfileField, refersTo)
+	if err != nil {
 		return fmt.Errorf("index OCIBundles: %w", err)
 	}
-	return ctrl.NewControllerManagedBy(mgr).Named("seccompprofile").For(&v1alpha1.SeccompProfile{}).Complete(k)
+	return ctrl.NewControllerManagedBy(mgr).Named(
+		"seccompprofile").For(&v1alpha1.SeccompProfile{}).Complete(k)
 }
 
 // Ensure returns once the SeccompProfile of that content exists. It is not deleted within the delay
@@ -98,11 +106,16 @@ func (k *Keeper) learn(digest, profile string, used bool) {
 
 // create creates a SeccompProfile, or finds it.
 func (k *Keeper) create(ctx context.Context, digest, profile string) error {
-	p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(digest)}, Spec: v1alpha1.SeccompProfileSpec{Profile: profile}}
+	p := &v1alpha1.SeccompProfile{
+		ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(digest)},
+		Spec:       v1alpha1.SeccompProfileSpec{Profile: profile},
+	}
 	err := k.client.Create(ctx, p)
 	if apierrors.IsAlreadyExists(err) {
-		if err = k.live.Get(ctx, client.ObjectKeyFromObject(p), p); err == nil && p.Spec.Profile != profile {
-			return fmt.Errorf("SeccompProfile %s: found a content of digest %s; allowed: the one of its name: it is deleted, and created again", p.Name, seccompref.Digest(p.Spec.Profile))
+		if err = k.live.Get(ctx, client.ObjectKeyFromObject(p), p); err == nil &&
+			p.Spec.Profile != profile {
+			return fmt.Errorf(
+				"SeccompProfile %s: found a content of digest %s; allowed: the one of its name: it is deleted, and created again", p.Name, seccompref.Digest(p.Spec.Profile))
 		}
 	}
 	if err != nil {
@@ -150,7 +163,9 @@ func (k *Keeper) restore(ctx context.Context, digest string, referred bool) erro
 }
 
 // collect deletes a profile that has not been used for the delay.
-func (k *Keeper) collect(ctx context.Context, p *v1alpha1.SeccompProfile, digest string) (ctrl.Result, error) {
+func (k *Keeper) collect(ctx context.Context, p *v1alpha1.SeccompProfile,
+	digest string,
+) (ctrl.Result, error) {
 	// The lock keeps Ensure from relying on a profile while it is deleted.
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -170,7 +185,8 @@ func (k *Keeper) collect(ctx context.Context, p *v1alpha1.SeccompProfile, digest
 }
 
 func (k *Keeper) remove(ctx context.Context, p *v1alpha1.SeccompProfile) error {
-	if err := k.client.Delete(ctx, p, client.Preconditions{UID: &p.UID}); client.IgnoreNotFound(err) != nil {
+	err := k.client.Delete(ctx, p, client.Preconditions{UID: &p.UID})
+	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete SeccompProfile %s: %w", p.Name, err)
 	}
 	return nil
@@ -179,8 +195,11 @@ func (k *Keeper) remove(ctx context.Context, p *v1alpha1.SeccompProfile) error {
 // refers reports whether an OCIBundle refers to the profile.
 func refers(ctx context.Context, reader client.Reader, digest string) (bool, error) {
 	list := &v1alpha1.OCIBundleList{}
-	if err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleSeccompProfileField: digest}, client.Limit(1)); err != nil {
-		return false, fmt.Errorf("list the OCIBundles that refer to the seccomp profile %s: %w", digest, err)
+	err := reader.List(ctx, list, client.MatchingFields{v1alpha1.OCIBundleSeccompProfileField: digest},
+		client.Limit(1))
+	if err != nil {
+		return false, fmt.Errorf("list the OCIBundles that refer to the seccomp profile %s: %w",
+			digest, err)
 	}
 	return len(list.Items) > 0, nil
 }

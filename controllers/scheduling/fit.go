@@ -65,7 +65,8 @@ func (n Node) label(key string) (value string, ok bool) {
 		// A node without a core Node is still found by its name, as every kubelet's is.
 		return n.Agent.Name, true
 	}
-	if prefix, _, _ := strings.Cut(key, "/"); prefix == labelRestricted || strings.HasSuffix(prefix, "."+labelRestricted) {
+	prefix, _, _ := strings.Cut(key, "/")
+	if prefix == labelRestricted || strings.HasSuffix(prefix, "."+labelRestricted) {
 		return "", false
 	}
 	value, ok = n.Agent.Labels[key]
@@ -86,7 +87,10 @@ func (n Node) taints() []corev1.Taint {
 		cordoned = cordoned || n.Core.Spec.Unschedulable
 	}
 	if cordoned {
-		out = append(out, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+		out = append(out, corev1.Taint{
+			Key:    corev1.TaintNodeUnschedulable,
+			Effect: corev1.TaintEffectNoSchedule,
+		})
 	}
 	return out
 }
@@ -122,9 +126,10 @@ func isReady(_ Request, n Node) string {
 }
 
 func isTolerated(r Request, n Node) string {
-	taint, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), n.taints(), r.Tolerations, func(t *corev1.Taint) bool {
-		return t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute
-	}, true)
+	taint, found := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), n.taints(),
+		r.Tolerations, func(t *corev1.Taint) bool {
+			return t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute
+		}, true)
 	switch {
 	case !found:
 		return ""
@@ -171,10 +176,12 @@ func isNewEnough(r Request, n Node) string {
 func hasRoom(r Request, n Node) string {
 	want := usageOf(r.Resources)
 	var lacks []string
-	if have, ok := n.Agent.Status.Allocatable[corev1.ResourceCPU]; ok && want.MilliCPU > 0 && n.Used.MilliCPU+want.MilliCPU > have.MilliValue() {
+	if have, ok := n.Agent.Status.Allocatable[corev1.ResourceCPU]; ok && want.MilliCPU > 0 &&
+		n.Used.MilliCPU+want.MilliCPU > have.MilliValue() {
 		lacks = append(lacks, "cpu")
 	}
-	if have, ok := n.Agent.Status.Allocatable[corev1.ResourceMemory]; ok && want.Memory > 0 && n.Used.Memory+want.Memory > have.Value() {
+	if have, ok := n.Agent.Status.Allocatable[corev1.ResourceMemory]; ok && want.Memory > 0 &&
+		n.Used.Memory+want.Memory > have.Value() {
 		lacks = append(lacks, "memory")
 	}
 	if len(lacks) == 0 {
@@ -198,7 +205,10 @@ func lack(r Request, n Node) string {
 // answer does not depend on the order of nodes.
 func Choose(r Request, nodes []Node) (string, *Unfit) {
 	if len(nodes) == 0 {
-		return "", &Unfit{v1alpha1.ReasonUnschedulable, "no NodeAgent is registered: start berth-agent on a node"}
+		return "", &Unfit{
+			v1alpha1.ReasonUnschedulable,
+			"no NodeAgent is registered: start berth-agent on a node",
+		}
 	}
 	lacks := map[string]int{}
 	best, bestRoom := -1, 0.0
@@ -215,7 +225,8 @@ func Choose(r Request, nodes []Node) (string, *Unfit) {
 	if best >= 0 {
 		return nodes[best].Agent.Name, nil
 	}
-	return "", &Unfit{v1alpha1.ReasonUnschedulable, fmt.Sprintf("0/%d nodes fit: %s", len(nodes), summary(lacks))}
+	return "", &Unfit{v1alpha1.ReasonUnschedulable, fmt.Sprintf("0/%d nodes fit: %s", len(nodes),
+		summary(lacks))}
 }
 
 func before(a, b Node) bool {
@@ -252,14 +263,18 @@ func summary(lacks map[string]int) string {
 // with spec.nodeName. node is nil where there is no NodeAgent of that name.
 func Named(r Request, name string, node *Node) *Unfit {
 	if node == nil {
-		return &Unfit{v1alpha1.ReasonUnschedulable, fmt.Sprintf("spec.nodeName: there is no NodeAgent %q", name)}
+		return &Unfit{
+			v1alpha1.ReasonUnschedulable,
+			fmt.Sprintf("spec.nodeName: there is no NodeAgent %q", name),
+		}
 	}
 	if what := hasHandler(r, *node); what != "" {
 		have := make([]string, 0, len(node.Agent.Status.Handlers))
 		for _, h := range node.Agent.Status.Handlers {
 			have = append(have, h.Name)
 		}
-		return &Unfit{v1alpha1.ReasonHandlerNotFound, fmt.Sprintf("node %s has no handler %q; it has: %s", name, r.handler(), orNone(have))}
+		return &Unfit{v1alpha1.ReasonHandlerNotFound, fmt.Sprintf("node %s has no handler %q; it has: %s",
+			name, r.handler(), orNone(have))}
 	}
 	return nil
 }
@@ -271,8 +286,12 @@ func Outdated(r Request, n Node) *Unfit {
 		return nil
 	}
 	info := n.Agent.Status.NodeInfo
-	return &Unfit{v1alpha1.ReasonAgentTooOld, fmt.Sprintf("the agent of node %s (version %s) does not know a field that the spec uses: "+
-		"found revision %d; allowed: %d or newer: upgrade berth-agent there", n.Agent.Name, orUnknown(info.AgentVersion), info.AgentRevision, r.MinAgent)}
+	return &Unfit{
+		v1alpha1.ReasonAgentTooOld,
+		fmt.Sprintf("the agent of node %s (version %s) does not know a field that the spec uses: "+
+			"found revision %d; allowed: %d or newer: upgrade berth-agent there", n.Agent.Name,
+			orUnknown(info.AgentVersion), info.AgentRevision, r.MinAgent),
+	}
 }
 
 func orUnknown(version string) string {

@@ -23,7 +23,8 @@ func BenchmarkPlace(b *testing.B) {
 				for i := range nodes {
 					nodes[i] = node(fmt.Sprintf("node-%d", i))
 					nodes[i].Agent.Labels = map[string]string{
-						corev1.LabelHostname: nodes[i].Agent.Name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
+						corev1.LabelHostname: nodes[i].Agent.Name, corev1.LabelOSStable: "linux",
+						corev1.LabelArchStable: "amd64",
 					}
 				}
 				l := NewLedger()

@@ -31,7 +31,9 @@ func NewLedger() *Ledger {
 
 // Observe records an OCIBundle as the watch shows it. One that has ended for good takes nothing,
 // but is still known.
-func (l *Ledger) Observe(key types.NamespacedName, node string, requests corev1.ResourceList, ended bool) {
+func (l *Ledger) Observe(key types.NamespacedName, node string, requests corev1.ResourceList,
+	ended bool,
+) {
 	e := entry{node: node}
 	if !ended {
 		e.usage = usageOf(requests)

@@ -10,7 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-func key(name string) types.NamespacedName { return types.NamespacedName{Namespace: "n", Name: name} }
+func key(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "n", Name: name}
+}
 
 func TestLedgerSpreadsABurstBeforeAnyWatchShowsIt(t *testing.T) {
 	l := NewLedger()
@@ -22,7 +24,8 @@ func TestLedgerSpreadsABurstBeforeAnyWatchShowsIt(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if a, b := l.Usage("a"), l.Usage("b"); a.Containers != 50 || b.Containers != 50 || a.MilliCPU != 500 {
+	if a, b := l.Usage("a"), l.Usage("b"); a.Containers != 50 || b.Containers != 50 ||
+		a.MilliCPU != 500 {
 		t.Errorf("a has %+v, b has %+v", a, b)
 	}
 }
@@ -31,7 +34,8 @@ func TestLedgerNeverPlacesMoreThanThereIsRoomFor(t *testing.T) {
 	l := NewLedger()
 	placed := 0
 	for i := range 10 {
-		if _, unfit := l.Place(key(fmt.Sprint(i)), Request{Resources: list("1", "")}, []Node{node("a")}); unfit == nil {
+		_, unfit := l.Place(key(fmt.Sprint(i)), Request{Resources: list("1", "")}, []Node{node("a")})
+		if unfit == nil {
 			placed++
 		}
 	}
@@ -81,7 +85,8 @@ func TestLedgerEntries(t *testing.T) {
 func TestLedgerDoesNotCountAContainerAgainstItself(t *testing.T) {
 	l := NewLedger()
 	l.Observe(key("x"), "a", list("3", ""), false)
-	if name, unfit := l.Place(key("x"), Request{Resources: list("3", "")}, []Node{node("a")}); name != "a" {
+	name, unfit := l.Place(key("x"), Request{Resources: list("3", "")}, []Node{node("a")})
+	if name != "a" {
 		t.Errorf("the container's own share keeps it off its node: %+v", unfit)
 	}
 }
@@ -93,7 +98,8 @@ func TestHugeRequestsDoNotWrapAround(t *testing.T) {
 		l := NewLedger()
 		for i := range 10 {
 			l.Enter(key(fmt.Sprint(i)), "a", list(huge, huge))
-			if name, unfit := l.Place(key("small"), Request{Resources: list("1m", "1Mi")}, []Node{node("a")}); unfit == nil {
+			name, unfit := l.Place(key("small"), Request{Resources: list("1m", "1Mi")}, []Node{node("a")})
+			if unfit == nil {
 				t.Errorf("%d times %s: one more was placed on %s", i+1, huge, name)
 			}
 		}

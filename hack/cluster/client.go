@@ -57,8 +57,11 @@ func newClient(ca *authority, server string) (*client, error) {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
 	return &client{server: server, http: &http.Client{
-		Timeout:   10 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}},
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{
+			RootCAs:      roots,
+			Certificates: []tls.Certificate{pair},
+		}},
 	}}, nil
 }
 

@@ -45,7 +45,9 @@ const marker = "berth-cluster.json"
 var names = []string{"etcd", "kube-apiserver", "berth-controller", "berth-agent"}
 
 func (c *cluster) kubeconfig() string { return filepath.Join(c.dir, "kubeconfig") }
-func (c *cluster) server() string     { return fmt.Sprintf("https://127.0.0.1:%d", c.ports.APIServer) }
+func (c *cluster) server() string {
+	return fmt.Sprintf("https://127.0.0.1:%d", c.ports.APIServer)
+}
 
 func (c *cluster) identity(name string) string {
 	return filepath.Join(c.dir, "identities", name+".kubeconfig")
@@ -100,7 +102,8 @@ func (c *cluster) up(ctx context.Context) (err error) {
 func (c *cluster) prepare(context.Context) error {
 	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
 		if _, err := os.Stat(filepath.Join(c.assets, name)); err != nil || c.assets == "" {
-			return fmt.Errorf("--assets %q: no %s there; hack/controlplane/build.sh makes it", c.assets, name)
+			return fmt.Errorf("--assets %q: no %s there; hack/controlplane/build.sh makes it",
+				c.assets, name)
 		}
 	}
 	if err := c.own(); err != nil {
@@ -170,7 +173,8 @@ func (c *cluster) own() error {
 		return err
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("--dir %s: not empty, and no cluster's state directory (no %s in it)", c.dir, marker)
+		return fmt.Errorf("--dir %s: not empty, and no cluster's state directory (no %s in it)", c.dir,
+			marker)
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
@@ -185,7 +189,10 @@ func (c *cluster) own() error {
 // freePorts asks the kernel for ports that nobody listens on.
 func freePorts() (ports, error) {
 	var p ports
-	for _, port := range []*int{&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerHealth, &p.ControllerWebhook} {
+	for _, port := range []*int{
+		&p.Etcd, &p.EtcdPeer, &p.APIServer, &p.ControllerHealth,
+		&p.ControllerWebhook,
+	} {
 		l, err := net.Listen("tcp4", "127.0.0.1:0")
 		if err != nil {
 			return ports{}, err
@@ -218,31 +225,37 @@ func (c *cluster) startEtcd(ctx context.Context) error {
 }
 
 func (c *cluster) startAPIServer(ctx context.Context) error {
-	err := c.start(program{name: "kube-apiserver", path: filepath.Join(c.assets, "kube-apiserver"), args: []string{
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
-		fmt.Sprintf("--secure-port=%d", c.ports.APIServer),
-		"--tls-cert-file=" + c.ca.file("kube-apiserver.crt"), "--tls-private-key-file=" + c.ca.file("kube-apiserver.key"),
-		"--client-ca-file=" + c.ca.file("ca.crt"),
-		fmt.Sprintf("--etcd-servers=https://127.0.0.1:%d", c.ports.Etcd),
-		"--etcd-cafile=" + c.ca.file("ca.crt"),
-		"--etcd-certfile=" + c.ca.file("etcd-client.crt"), "--etcd-keyfile=" + c.ca.file("etcd-client.key"),
-		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file=" + c.ca.file("service-account.key"),
-		"--service-account-signing-key-file=" + c.ca.file("service-account.key"),
-		"--service-cluster-ip-range=10.0.0.0/24",
-		"--authorization-mode=Node,RBAC",
-		// No kube-controller-manager runs, so no namespace gets its default
-		// service account, which this plugin would demand of every pod.
-		"--disable-admission-plugins=ServiceAccount",
-		"--endpoint-reconciler-type=none",
-	}})
+	err := c.start(program{
+		name: "kube-apiserver", path: filepath.Join(c.assets, "kube-apiserver"),
+		args: []string{
+			"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+			fmt.Sprintf("--secure-port=%d", c.ports.APIServer),
+			"--tls-cert-file=" + c.ca.file("kube-apiserver.crt"), "--tls-private-key-file=" +
+				c.ca.file("kube-apiserver.key"),
+			"--client-ca-file=" + c.ca.file("ca.crt"),
+			fmt.Sprintf("--etcd-servers=https://127.0.0.1:%d", c.ports.Etcd),
+			"--etcd-cafile=" + c.ca.file("ca.crt"),
+			"--etcd-certfile=" + c.ca.file("etcd-client.crt"), "--etcd-keyfile=" +
+				c.ca.file("etcd-client.key"),
+			"--service-account-issuer=https://kubernetes.default.svc",
+			"--service-account-key-file=" + c.ca.file("service-account.key"),
+			"--service-account-signing-key-file=" + c.ca.file("service-account.key"),
+			"--service-cluster-ip-range=10.0.0.0/24",
+			"--authorization-mode=Node,RBAC",
+			// No kube-controller-manager runs, so no namespace gets its default
+			// service account, which this plugin would demand of every pod.
+			"--disable-admission-plugins=ServiceAccount",
+			"--endpoint-reconciler-type=none",
+		},
+	})
 	if err != nil {
 		return err
 	}
-	return c.wait(ctx, "the API server to be ready", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
-		err := c.api.get(ctx, "/readyz", nil)
-		return err == nil, fmt.Sprint(err)
-	})
+	return c.wait(ctx, "the API server to be ready", []string{"etcd", "kube-apiserver"},
+		func(ctx context.Context) (bool, string) {
+			err := c.api.get(ctx, "/readyz", nil)
+			return err == nil, fmt.Sprint(err)
+		})
 }
 
 // optOut labels the namespace default, in which people try things, as config/policy wants it of a
@@ -250,15 +263,17 @@ func (c *cluster) startAPIServer(ctx context.Context) error {
 // held to the Pod Security level restricted.
 func (c *cluster) optOut(ctx context.Context) error {
 	const label = "pod-security.kubernetes.io/enforce"
-	err := c.wait(ctx, "namespace default", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
-		// A label that is there already is somebody's choice.
-		out, err := c.kubectl(ctx, "get", "namespace", "default", "-o", "jsonpath={.metadata.labels['pod-security\\.kubernetes\\.io/enforce']}")
-		if err != nil || out != "" {
+	err := c.wait(ctx, "namespace default", []string{"etcd", "kube-apiserver"},
+		func(ctx context.Context) (bool, string) {
+			// A label that is there already is somebody's choice.
+			out, err := c.kubectl(ctx, "get", "namespace", "default", "-o",
+				"jsonpath={.metadata.labels['pod-security\\.kubernetes\\.io/enforce']}")
+			if err != nil || out != "" {
+				return err == nil, out
+			}
+			out, err = c.kubectl(ctx, "label", "namespace", "default", label+"=privileged")
 			return err == nil, out
-		}
-		out, err = c.kubectl(ctx, "label", "namespace", "default", label+"=privileged")
-		return err == nil, out
-	})
+		})
 	if err == nil {
 		say("labelled namespace default %s=privileged; a namespace without the label counts as restricted (docs/security.md)", label)
 	}
@@ -287,18 +302,20 @@ func (c *cluster) install(ctx context.Context) error {
 		}
 	}
 	say("applied %s of %s", strings.Join(bases, ", "), c.config)
-	return c.wait(ctx, "the CRDs to be established", []string{"etcd", "kube-apiserver"}, func(ctx context.Context) (bool, string) {
-		var crds struct{ Items []object }
-		if err := c.api.get(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crds); err != nil {
-			return false, err.Error()
-		}
-		for _, crd := range crds.Items {
-			if !crd.is("Established") {
-				return false, crd.Metadata.Name + " is not established"
+	return c.wait(ctx, "the CRDs to be established", []string{"etcd", "kube-apiserver"},
+		func(ctx context.Context) (bool, string) {
+			var crds struct{ Items []object }
+			err := c.api.get(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crds)
+			if err != nil {
+				return false, err.Error()
 			}
-		}
-		return len(crds.Items) > 0, "there are none"
-	})
+			for _, crd := range crds.Items {
+				if !crd.is("Established") {
+					return false, crd.Metadata.Name + " is not established"
+				}
+			}
+			return len(crds.Items) > 0, "there are none"
+		})
 }
 
 // installWebhook applies config/webhook with the controller's port on this host in place of its
@@ -310,7 +327,8 @@ func (c *cluster) installWebhook(ctx context.Context) error {
 		return err
 	}
 	url := fmt.Sprintf("https://127.0.0.1:%d", c.ports.ControllerWebhook)
-	now, err := c.kubectl(ctx, "get", "validatingwebhookconfiguration", "berth-controller", "--ignore-not-found",
+	now, err := c.kubectl(ctx, "get", "validatingwebhookconfiguration", "berth-controller",
+		"--ignore-not-found",
 		"-o", "jsonpath={.webhooks[0].clientConfig.url}")
 	if err != nil {
 		return fmt.Errorf("get the webhook's URL: %w\n%s", err, now)
@@ -324,7 +342,11 @@ kind: Kustomization
 resources: [%q]
 patches:
 - target: {kind: Service}
-  patch: '{$patch: delete, apiVersion: v1, kind: Service, metadata: {name: berth-controller, namespace: berth-system}}'
+  patch: |
+    $patch: delete
+    apiVersion: v1
+    kind: Service
+    metadata: {name: berth-controller, namespace: berth-system}
 - target: {kind: ValidatingWebhookConfiguration}
   patch: '[{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": %q}}]'
 `, base, url)
@@ -334,7 +356,10 @@ patches:
 	if err := writeFile(filepath.Join(dir, "kustomization.yaml"), overlay); err != nil {
 		return err
 	}
-	args := []string{"apply", "--server-side", "--force-conflicts", "--field-manager=berth-cluster", "-k", dir}
+	args := []string{
+		"apply", "--server-side", "--force-conflicts", "--field-manager=berth-cluster",
+		"-k", dir,
+	}
 	if out, err := c.kubectl(ctx, args...); err != nil {
 		return fmt.Errorf("apply %s: %w\n%s", dir, err, out)
 	}
@@ -343,39 +368,49 @@ patches:
 
 func (c *cluster) startController(ctx context.Context) error {
 	health := fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerHealth)
-	err := c.start(program{name: "berth-controller", path: filepath.Join(c.bin, "berth-controller"), args: []string{
-		"--kubeconfig", c.identity("controller"),
-		"--metrics-bind-address", "127.0.0.1:0",
-		"--health-probe-bind-address", health,
-		"--webhook-bind-address", fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerWebhook),
-	}})
+	err := c.start(program{
+		name: "berth-controller", path: filepath.Join(c.bin, "berth-controller"),
+		args: []string{
+			"--kubeconfig", c.identity("controller"),
+			"--metrics-bind-address", "127.0.0.1:0",
+			"--health-probe-bind-address", health,
+			"--webhook-bind-address", fmt.Sprintf("127.0.0.1:%d", c.ports.ControllerWebhook),
+		},
+	})
 	if err != nil {
 		return err
 	}
-	return c.wait(ctx, "the controller to be ready", []string{"kube-apiserver", "berth-controller"}, func(ctx context.Context) (bool, string) {
-		err := probe(ctx, "http://"+health+"/readyz")
-		return err == nil, fmt.Sprint(err)
-	})
+	return c.wait(ctx, "the controller to be ready", []string{"kube-apiserver", "berth-controller"},
+		func(ctx context.Context) (bool, string) {
+			err := probe(ctx, "http://"+health+"/readyz")
+			return err == nil, fmt.Sprint(err)
+		})
 }
 
 func (c *cluster) startAgent(ctx context.Context) error {
 	began := time.Now().Truncate(time.Second)
-	err := c.start(program{name: "berth-agent", path: filepath.Join(c.bin, "berth-agent"), args: []string{
-		"--kubeconfig", c.identity("agent"),
-		"--node-name", c.node,
-		"--run-dir", c.runRoot(),
-		"--state-dir", filepath.Join(c.dir, "agent"),
-		"--log-dir", filepath.Join(c.dir, "agent", "log"),
-		"--cgroup-parent", c.cgroup(),
-		"--berth-binary", filepath.Join(c.bin, "berth"),
-		"--cni-bin-dir=", // this machine's networks are not the cluster's
-	}})
+	err := c.start(program{
+		name: "berth-agent", path: filepath.Join(c.bin, "berth-agent"),
+		args: []string{
+			"--kubeconfig", c.identity("agent"),
+			"--node-name", c.node,
+			"--run-dir", c.runRoot(),
+			"--state-dir", filepath.Join(c.dir, "agent"),
+			"--log-dir", filepath.Join(c.dir, "agent", "log"),
+			"--cgroup-parent", c.cgroup(),
+			"--berth-binary", filepath.Join(c.bin, "berth"),
+			"--cni-bin-dir=", // this machine's networks are not the cluster's
+		},
+	})
 	if err != nil {
 		return err
 	}
 	// A Ready condition of an earlier agent does not count.
 	fresh := len(c.fresh) > 0 && c.fresh[len(c.fresh)-1] == "berth-agent"
-	return c.wait(ctx, "NodeAgent "+c.node+" to be Ready", []string{"kube-apiserver", "berth-controller", "berth-agent"}, func(ctx context.Context) (bool, string) {
+	return c.wait(ctx, "NodeAgent "+c.node+" to be Ready", []string{
+		"kube-apiserver",
+		"berth-controller", "berth-agent",
+	}, func(ctx context.Context) (bool, string) {
 		var agent object
 		if err := c.api.get(ctx, "/apis/berth.run/v1alpha1/nodeagents/"+c.node, &agent); err != nil {
 			return false, err.Error()
@@ -384,7 +419,8 @@ func (c *cluster) startAgent(ctx context.Context) error {
 			return false, "its conditions are " + agent.conditions()
 		}
 		var lease struct{ Spec struct{ RenewTime time.Time } }
-		if err := c.api.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/"+v1alpha1.NodeNamespace(c.node)+"/leases/"+c.node, &lease); err != nil {
+		if err := c.api.get(ctx, "/apis/coordination.k8s.io/v1/namespaces/"+
+			v1alpha1.NodeNamespace(c.node)+"/leases/"+c.node, &lease); err != nil {
 			return false, err.Error()
 		}
 		return !fresh || !lease.Spec.RenewTime.Before(began), "its Lease is of an earlier agent"
@@ -412,7 +448,9 @@ func (c *cluster) start(prog program) error {
 
 // wait polls until done says so. It gives up at once when one of the programs
 // that it depends on is gone, with the end of that one's log.
-func (c *cluster) wait(ctx context.Context, what string, need []string, done func(context.Context) (ok bool, why string)) error {
+func (c *cluster) wait(ctx context.Context, what string, need []string,
+	done func(context.Context) (ok bool, why string),
+) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	why := ""
@@ -426,13 +464,15 @@ func (c *cluster) wait(ctx context.Context, what string, need []string, done fun
 		}
 		for _, name := range need {
 			if _, running, err := c.programs.find(name); err != nil || !running {
-				return fmt.Errorf("waiting for %s: %s is gone; its log %s ends:\n%s", what, name, c.programs.logPath(name), c.programs.tail(name))
+				return fmt.Errorf("waiting for %s: %s is gone; its log %s ends:\n%s", what, name,
+					c.programs.logPath(name), c.programs.tail(name))
 			}
 		}
 		select {
 		case <-ctx.Done():
 			name := need[len(need)-1]
-			return fmt.Errorf("waiting for %s: %w; %s; the log %s ends:\n%s", what, context.Cause(ctx), why, c.programs.logPath(name), c.programs.tail(name))
+			return fmt.Errorf("waiting for %s: %w; %s; the log %s ends:\n%s", what, context.Cause(ctx), why,
+				c.programs.logPath(name), c.programs.tail(name))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -440,7 +480,8 @@ func (c *cluster) wait(ctx context.Context, what string, need []string, done fun
 
 // kubectl runs kubectl as the admin and returns all that it printed.
 func (c *cluster) kubectl(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(c.assets, "kubectl"), append([]string{"--kubeconfig", c.kubeconfig()}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.assets, "kubectl"),
+		append([]string{"--kubeconfig", c.kubeconfig()}, args...)...)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }

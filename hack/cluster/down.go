@@ -24,7 +24,8 @@ import (
 func (c *cluster) down(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(c.dir, marker)); errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(c.dir); err == nil {
-			return fmt.Errorf("--dir %s: no cluster's state directory (no %s in it); leaving it alone", c.dir, marker)
+			return fmt.Errorf("--dir %s: no cluster's state directory (no %s in it); leaving it alone",
+				c.dir, marker)
 		}
 		say("nothing to stop")
 		return nil
@@ -72,7 +73,8 @@ func (c *cluster) deleteContainers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	timeout := fmt.Sprintf("--timeout=%ds", int(c.timeout.Seconds()))
-	out, err := c.kubectl(ctx, "delete", "containers.berth.run", "--all", "--all-namespaces", "--ignore-not-found", timeout)
+	out, err := c.kubectl(ctx, "delete", "containers.berth.run", "--all", "--all-namespaces",
+		"--ignore-not-found", timeout)
 	if err != nil {
 		return fmt.Errorf("delete all Containers: %w\n%s", err, out)
 	}
@@ -185,7 +187,9 @@ func removeCgroup(path string) error {
 			continue
 		}
 		var dirs []string
-		err := filepath.WalkDir(filepath.Join(m.point, path), func(dir string, entry os.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(m.point, path), func(dir string, entry os.DirEntry,
+			err error,
+		) error {
 			if err == nil && entry.IsDir() {
 				dirs = append(dirs, dir)
 			}

@@ -63,7 +63,8 @@ func (a *authority) server(name string) error {
 		Subject:     pkix.Name{CommonName: name},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 0, 0, 1)}, // the latter: first of the service range
+		// the latter: first of the service range
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 0, 0, 1)},
 		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
 	})
 }
@@ -92,7 +93,9 @@ func (a *authority) ensure(name string, template *x509.Certificate) error {
 
 // write signs template with the authority, or with its own key if that is the
 // authority, and writes the pair.
-func (a *authority) write(name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func (a *authority) write(name string, template *x509.Certificate) (*x509.Certificate,
+	*ecdsa.PrivateKey, error,
+) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -116,10 +119,16 @@ func (a *authority) write(name string, template *x509.Certificate) (*x509.Certif
 		return nil, nil, err
 	}
 	// The key goes first: a pair is there once its certificate is.
-	if err := writeFile(a.file(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})); err != nil {
+	if err := writeFile(a.file(name+".key"), pem.EncodeToMemory(&pem.Block{
+		Type:  "EC PRIVATE KEY",
+		Bytes: keyDER,
+	})); err != nil {
 		return nil, nil, err
 	}
-	if err := writeFile(a.file(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); err != nil {
+	if err := writeFile(a.file(name+".crt"), pem.EncodeToMemory(&pem.Block{
+		Type:  "CERTIFICATE",
+		Bytes: der,
+	})); err != nil {
 		return nil, nil, err
 	}
 	cert, err := x509.ParseCertificate(der)

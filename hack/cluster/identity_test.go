@@ -25,7 +25,8 @@ func TestIdentities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.Subject.CommonName != "berth:node:n1" || !slices.Equal(before.Subject.Organization, []string{"berth:nodes"}) {
+	if before.Subject.CommonName != "berth:node:n1" || !slices.Equal(before.Subject.Organization,
+		[]string{"berth:nodes"}) {
 		t.Errorf("subject = %v", before.Subject)
 	}
 
@@ -46,7 +47,10 @@ func TestIdentities(t *testing.T) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	if _, err := after.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if _, err := after.Verify(x509.VerifyOptions{
+		Roots:     roots,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
 		t.Error(err)
 	}
 
@@ -54,7 +58,8 @@ func TestIdentities(t *testing.T) {
 	if err := ca.client("agent", "berth:node:n2", "berth:nodes"); err != nil {
 		t.Fatal(err)
 	}
-	if other, _, err := readPair(dir, "agent"); err != nil || other.Subject.CommonName != "berth:node:n2" {
+	if other, _, err := readPair(dir, "agent"); err != nil ||
+		other.Subject.CommonName != "berth:node:n2" {
 		t.Errorf("subject = %v, err = %v", other.Subject, err)
 	}
 
@@ -66,7 +71,8 @@ func TestIdentities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.Host != "https://127.0.0.1:1" || len(config.CAData) == 0 || len(config.CertData) == 0 || len(config.KeyData) == 0 {
+	if config.Host != "https://127.0.0.1:1" || len(config.CAData) == 0 || len(config.CertData) == 0 ||
+		len(config.KeyData) == 0 {
 		t.Errorf("kubeconfig reads as %v", config)
 	}
 

@@ -48,7 +48,8 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&c.dir, "dir", "bin/cluster", "state directory; the admin's kubeconfig is in it")
 	flags.StringVar(&c.assets, "assets", "", "directory of etcd, kube-apiserver and kubectl")
 	flags.StringVar(&c.bin, "bin", "bin", "directory of berth-controller, berth-agent and berth")
-	flags.BoolVar(&c.apiOnly, "api-only", false, "start no controller and no agent: the API server with the CRDs alone")
+	flags.BoolVar(&c.apiOnly, "api-only", false,
+		"start no controller and no agent: the API server with the CRDs alone")
 	flags.StringVar(&c.config, "config", "config", "directory of the kustomize bases")
 	flags.StringVar(&c.node, "node-name", defaultNode(), "name of the one node")
 	flags.DurationVar(&c.timeout, "timeout", 2*time.Minute, "how long to wait for each part")
@@ -116,7 +117,8 @@ func lock(path string) (unlock func(), err error) {
 func defaultNode() string {
 	name, err := os.Hostname()
 	name = strings.ToLower(name)
-	ok := strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && strings.Trim(name, "-") == name
+	ok := strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" &&
+		strings.Trim(name, "-") == name
 	if err != nil || name == "" || name == "localhost" || !ok {
 		return "node-1"
 	}

@@ -47,8 +47,10 @@ type programs struct {
 	grace time.Duration // between SIGTERM and SIGKILL
 }
 
-func (p programs) recordPath(name string) string { return filepath.Join(p.dir, "run", name+".json") }
-func (p programs) logPath(name string) string    { return filepath.Join(p.dir, "log", name+".log") }
+func (p programs) recordPath(name string) string {
+	return filepath.Join(p.dir, "run", name+".json")
+}
+func (p programs) logPath(name string) string { return filepath.Join(p.dir, "log", name+".log") }
 
 // start starts prog unless it runs. It first ends one that runs with another file or other
 // arguments. It reports whether it started it.
@@ -207,7 +209,8 @@ func waitPidfd(fd int, timeout time.Duration) (gone bool, err error) {
 		if left < 0 {
 			return false, nil
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}},
+			int(left.Milliseconds())+1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return false, fmt.Errorf("poll: %w", err)
 		}

@@ -86,7 +86,9 @@ status=$?
 for id in $("$0" list -q 2>/dev/null); do "$0" delete --force "$id" >/dev/null 2>&1; done
 # The directories above a container's cgroup stay, with every runtime.
 case $1 in linux_cgroups_relative_*)
-	rmdir /sys/fs/cgroup/testdir/cgrouptest /sys/fs/cgroup/testdir /sys/fs/cgroup/*/testdir/cgrouptest /sys/fs/cgroup/*/testdir 2>/dev/null ;;
+	for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
+		rmdir "$hierarchy/testdir/cgrouptest" "$hierarchy/testdir" 2>/dev/null
+	done ;;
 esac
 exit $status
 `
@@ -233,7 +235,9 @@ type runner struct {
 
 // all runs every program with every runtime: first, jobs at once, those that do not depend on who
 // is faster, then the rest one by one. The results are by program, then by runtime.
-func (r runner) all(programs []string, runtimes []runtime, jobs int, known map[string]string) [][]outcome {
+func (r runner) all(programs []string, runtimes []runtime, jobs int,
+	known map[string]string,
+) [][]outcome {
 	results := make([][]outcome, len(programs))
 	slots := make(chan struct{}, jobs)
 	lanes := map[string]*sync.Mutex{"cgrouptest": {}, "testdir": {}}
@@ -304,7 +308,8 @@ func (r runner) one(rt runtime, program string) outcome {
 	guard.Stop()
 	o := judge(program, stdout.String(), stderr.String(), err, time.Since(start))
 	// In a virtual machine without KVM the whole takes long: show that it goes on.
-	fmt.Fprintf(os.Stderr, "conformance: %s, %s: %s after %.1f s\n", program, rt.name, o.mark(), o.took.Seconds())
+	fmt.Fprintf(os.Stderr, "conformance: %s, %s: %s after %.1f s\n", program, rt.name, o.mark(),
+		o.took.Seconds())
 	return o
 }
 
@@ -332,7 +337,9 @@ func judge(program, stdout, stderr string, err error, took time.Duration) outcom
 }
 
 // report prints the table and returns the exit status.
-func report(w io.Writer, programs []string, runtimes []runtime, results [][]outcome, known map[string]string, version string, verbose bool) int {
+func report(w io.Writer, programs []string, runtimes []runtime, results [][]outcome,
+	known map[string]string, version string, verbose bool,
+) int {
 	fmt.Fprintf(w, "%-32s", "program")
 	for _, rt := range runtimes {
 		fmt.Fprintf(w, " %-7s", rt.name)
@@ -377,7 +384,8 @@ func report(w io.Writer, programs []string, runtimes []runtime, results [][]outc
 			for j, rt := range runtimes {
 				o := results[i][j]
 				if len(o.failures) > 0 {
-					fmt.Fprintf(w, "\n=== %s with %s, %.1f s: %s\n%s", p, rt.name, o.took.Seconds(), strings.Join(o.failures, "; "), o.out)
+					fmt.Fprintf(w, "\n=== %s with %s, %.1f s: %s\n%s", p, rt.name, o.took.Seconds(),
+						strings.Join(o.failures, "; "), o.out)
 				}
 			}
 		}

@@ -17,11 +17,17 @@ func TestJudge(t *testing.T) {
 		err                     error
 		want                    string // a part of the failures; empty: it passes
 	}{
-		"passes":                    {"default", pass, "WARN", nil, ""},
-		"nothing written":           {"default", "", "", nil, "no TAP output"},
-		"nothing written, by right": {"process_rlimits_fail", "", "failed to create the container", nil, ""},
-		"exit status":               {"default", pass, "boom\nat x\n", errors.New("exit status 1"), "exit status 1: boom"},
-		"not ok":                    {"default", "TAP version 13\nnot ok 1 - a\n1..1\n", "", nil, "a"},
+		"passes":          {"default", pass, "WARN", nil, ""},
+		"nothing written": {"default", "", "", nil, "no TAP output"},
+		"nothing written, by right": {
+			"process_rlimits_fail", "", "failed to create the container",
+			nil, "",
+		},
+		"exit status": {
+			"default", pass, "boom\nat x\n", errors.New("exit status 1"),
+			"exit status 1: boom",
+		},
+		"not ok": {"default", "TAP version 13\nnot ok 1 - a\n1..1\n", "", nil, "a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := strings.Join(judge(c.program, c.stdout, c.stderr, c.err, 0).failures, "; ")
@@ -45,7 +51,8 @@ func TestReadList(t *testing.T) {
 	if err != nil || len(got) != 1 || got["b_c"] != "two" {
 		t.Errorf("found %v, %v; expected b_c only", got, err)
 	}
-	if _, err := readList(write(table+"\n| program | cgroup | why |\n|---|---|---|\n| `a` | v3 | x |\n"), "v1"); err == nil {
+	if _, err := readList(write(table+
+		"\n| program | cgroup | why |\n|---|---|---|\n| `a` | v3 | x |\n"), "v1"); err == nil {
 		t.Error("found no error for a malformed row")
 	}
 }
@@ -63,7 +70,9 @@ func TestReport(t *testing.T) {
 	fail := []outcome{{failures: []string{"x"}}}
 	one := []runtime{{name: "berth"}}
 	var out strings.Builder
-	if got := report(&out, []string{"a", "b"}, one, [][]outcome{fail, {{}}}, map[string]string{"a": "the suite"}, "v1", false); got != 0 {
+	got := report(&out, []string{"a", "b"}, one, [][]outcome{fail, {{}}},
+		map[string]string{"a": "the suite"}, "v1", false)
+	if got != 0 {
 		t.Errorf("a listed failure: found exit status %d, expected 0\n%s", got, out.String())
 	}
 	if got := report(&out, []string{"a"}, one, [][]outcome{fail}, nil, "v1", false); got != 1 {

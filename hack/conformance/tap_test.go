@@ -12,12 +12,30 @@ func TestParseTAP(t *testing.T) {
 		out  string
 		want tapResult
 	}{
-		"passes":      {"TAP version 13\nok 1 - a\n# expect: 1\nok 2 - b\n1..2\n", tapResult{documents: 1, passed: 2}},
-		"not ok":      {"TAP version 13\nok 1 - a\nnot ok 2 - b\n1..2\n", tapResult{documents: 1, passed: 1, failures: []string{"b"}}},
-		"skip, todo":  {"TAP version 13\nok 1 # SKIP a\nnot ok 2 # TODO b\n1..2\n", tapResult{documents: 1, skipped: 2}},
-		"a skip that": {"TAP version 13\nnot ok 1 - cannot skip\n1..1\n", tapResult{documents: 1, failures: []string{"cannot skip"}}},
-		"cut off":     {"TAP version 13\nok 1 - a\n", tapResult{documents: 1, passed: 1, failures: []string{"output ends after 1 tests without a plan"}}},
-		"short":       {"TAP version 13\nok 1 - a\n1..2\n", tapResult{documents: 1, passed: 1, failures: []string{"2 tests planned, 1 run"}}},
+		"passes": {
+			"TAP version 13\nok 1 - a\n# expect: 1\nok 2 - b\n1..2\n",
+			tapResult{documents: 1, passed: 2},
+		},
+		"not ok": {
+			"TAP version 13\nok 1 - a\nnot ok 2 - b\n1..2\n",
+			tapResult{documents: 1, passed: 1, failures: []string{"b"}},
+		},
+		"skip, todo": {
+			"TAP version 13\nok 1 # SKIP a\nnot ok 2 # TODO b\n1..2\n",
+			tapResult{documents: 1, skipped: 2},
+		},
+		"a skip that": {
+			"TAP version 13\nnot ok 1 - cannot skip\n1..1\n",
+			tapResult{documents: 1, failures: []string{"cannot skip"}},
+		},
+		"cut off": {"TAP version 13\nok 1 - a\n", tapResult{
+			documents: 1, passed: 1,
+			failures: []string{"output ends after 1 tests without a plan"},
+		}},
+		"short": {"TAP version 13\nok 1 - a\n1..2\n", tapResult{
+			documents: 1, passed: 1,
+			failures: []string{"2 tests planned, 1 run"},
+		}},
 		"two documents": {
 			"TAP version 13\nnot ok 1 - a\n1..1\nTAP version 13\nok 1 - b\n1..1\n",
 			tapResult{documents: 2, passed: 1, failures: []string{"a"}},

@@ -35,17 +35,23 @@ func busyboxTree() (tree, error) {
 			t.symlink(a, "/bin/busybox")
 		}
 	}
-	for _, d := range []string{"dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys", "usr/bin", "usr/sbin", "usr/lib", "var", "var/log"} {
+	for _, d := range []string{
+		"dev", "etc", "home", "mnt", "opt", "proc", "run", "srv", "sys",
+		"usr/bin", "usr/sbin", "usr/lib", "var", "var/log",
+	} {
 		t.dir(d, 0o755)
 	}
 	t.dir("root", 0o700)
 	t.dir("tmp", 0o1777)
 	t.dir("var/tmp", 0o1777)
-	t.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
-	t.file("etc/group", 0o644, []byte("root:x:0:\ndaemon:x:1:\nadm:x:4:user\nuser:x:1000:\nnogroup:x:65534:\n"))
+	t.file("etc/passwd", 0o644,
+		[]byte("root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
+	t.file("etc/group", 0o644,
+		[]byte("root:x:0:\ndaemon:x:1:\nadm:x:4:user\nuser:x:1000:\nnogroup:x:65534:\n"))
 	t.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))
 	t.file("etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n"))
-	t.file("etc/os-release", 0o644, []byte("ID=busybox\nNAME=\"BusyBox\"\nPRETTY_NAME=\"BusyBox of Debian, made by berth's hack/image\"\n"))
+	t.file("etc/os-release", 0o644,
+		[]byte("ID=busybox\nNAME=\"BusyBox\"\nPRETTY_NAME=\"BusyBox of Debian, made by berth's hack/image\"\n"))
 	return t, nil
 }
 

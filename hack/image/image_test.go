@@ -40,7 +40,10 @@ func TestImages(t *testing.T) {
 	for _, format := range []string{"oci-archive", "oci", "docker-archive"} {
 		t.Run(format, func(t *testing.T) {
 			out := filepath.Join(dir, format)
-			args := []string{"--busybox", "--add", probe + ":/bin/probe", "--cmd", `["/bin/probe","-x"]`, "--env", "A=b", "--user", "1000", "--format", format, "-o"}
+			args := []string{
+				"--busybox", "--add", probe + ":/bin/probe", "--cmd", `["/bin/probe","-x"]`,
+				"--env", "A=b", "--user", "1000", "--format", format, "-o",
+			}
 			if err := run(append(args, out)); err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +51,8 @@ func TestImages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(img.Config.Cmd, []string{"/bin/probe", "-x"}) || img.Config.User != "1000" || !slices.Contains(img.Config.Env, "A=b") || len(img.Layers) != 2 {
+			if !slices.Equal(img.Config.Cmd, []string{"/bin/probe", "-x"}) || img.Config.User != "1000" ||
+				!slices.Contains(img.Config.Env, "A=b") || len(img.Layers) != 2 {
 				t.Errorf("got %+v", img)
 			}
 			if base == "" {
@@ -57,13 +61,16 @@ func TestImages(t *testing.T) {
 			if img.Layers[0] != base {
 				t.Error("the base layer is not shared")
 			}
-			if to, err := os.Readlink(filepath.Join(img.Layers[0], "bin/ls")); err != nil || to != "/bin/busybox" {
+			if to, err := os.Readlink(filepath.Join(img.Layers[0], "bin/ls")); err != nil ||
+				to != "/bin/busybox" {
 				t.Errorf("bin/ls: %q, %v", to, err)
 			}
-			if info, err := os.Stat(filepath.Join(img.Layers[0], "tmp")); err != nil || info.Mode() != os.ModeDir|os.ModeSticky|0o777 {
+			if info, err := os.Stat(filepath.Join(img.Layers[0], "tmp")); err != nil ||
+				info.Mode() != os.ModeDir|os.ModeSticky|0o777 {
 				t.Errorf("tmp: %v, %v", info, err)
 			}
-			if info, err := os.Stat(filepath.Join(img.Layers[1], "bin/probe")); err != nil || info.Mode() != 0o755 {
+			if info, err := os.Stat(filepath.Join(img.Layers[1], "bin/probe")); err != nil ||
+				info.Mode() != 0o755 {
 				t.Errorf("bin/probe: %v, %v", info, err)
 			}
 			if format == "oci" {
@@ -89,7 +96,8 @@ func TestImages(t *testing.T) {
 			t.Fatal(err)
 		}
 		var pe *image.PlatformError
-		if _, err := store.Ensure(context.Background(), "oci-archive:"+out, image.Default); !errors.As(err, &pe) {
+		if _, err := store.Ensure(context.Background(), "oci-archive:"+out,
+			image.Default); !errors.As(err, &pe) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -125,7 +133,8 @@ func TestOutputBesideInput(t *testing.T) {
 func TestCopyOverHardLink(t *testing.T) {
 	dir := t.TempDir()
 	name := func(s string) string { return filepath.Join(dir, s) }
-	err := errors.Join(os.Mkdir(name("root"), 0o755), os.WriteFile(name("root/a"), []byte("of the root"), 0o644), os.WriteFile(name("other"), []byte("another"), 0o644))
+	err := errors.Join(os.Mkdir(name("root"), 0o755), os.WriteFile(name("root/a"),
+		[]byte("of the root"), 0o644), os.WriteFile(name("other"), []byte("another"), 0o644))
 	for _, link := range []string{"root/b", "root/c"} {
 		err = errors.Join(err, os.Link(name("root/a"), name(link)))
 	}
@@ -133,7 +142,8 @@ func TestCopyOverHardLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr := tree{}
-	if err := errors.Join(tr.copy(name("root"), "/", nil), tr.copy(name("other"), "/a", nil)); err != nil {
+	if err := errors.Join(tr.copy(name("root"), "/", nil), tr.copy(name("other"), "/a",
+		nil)); err != nil {
 		t.Fatal(err)
 	}
 	var layer bytes.Buffer
@@ -152,7 +162,8 @@ func TestCopyOverHardLink(t *testing.T) {
 		}
 		found[h.Name] = h.Linkname + ":" + string(content)
 	}
-	if want := map[string]string{"./": ":", "a": ":another", "b": ":of the root", "c": "b:"}; !maps.Equal(found, want) {
+	want := map[string]string{"./": ":", "a": ":another", "b": ":of the root", "c": "b:"}
+	if !maps.Equal(found, want) {
 		t.Errorf("found %q; want %q", found, want)
 	}
 }
@@ -203,12 +214,15 @@ func TestRootfs(t *testing.T) {
 		mknod dev/null c 1 3; chmod 666 dev/null; mknod dev/sda b 8 0; chown 0:6 dev/sda; mkfifo dev/pipe; chmod 711 empty; touch -d 2002-01-01 empty; mount -t tmpfs none mnt; echo other >mnt/f`)
 	defer unix.Unmount(filepath.Join(root, "mnt"), unix.MNT_DETACH)
 	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-	if err := errors.Join(unix.Setxattr(filepath.Join(root, "bin/wall"), "security.capability", []byte(capability), 0), unix.Setxattr(filepath.Join(root, "home"), "user.note", []byte("n"), 0)); err != nil {
+	if err := errors.Join(unix.Setxattr(filepath.Join(root, "bin/wall"), "security.capability",
+		[]byte(capability), 0), unix.Setxattr(filepath.Join(root, "home"), "user.note", []byte("n"),
+		0)); err != nil {
 		t.Fatal(err)
 	}
 	// What find and getfattr say of each file, but for the mount and the sizes of directories.
 	describe := func(at string) string {
-		out, err := exec.Command("/bin/sh", "-ec", `cd "$0"; find . -xdev -path ./mnt -prune -o -printf '%p %y %m %U:%G %n %TY-%Tm-%Td_%TH:%TM:%TS %l\n' | sed '/ d /s/ [0-9]* \([0-9]*-\)/ \1/' | sort; find . -type f | sort | xargs cat; stat -c '%n %t:%T' dev/*`, at).CombinedOutput()
+		out, err := exec.Command("/bin/sh", "-ec",
+			`cd "$0"; find . -xdev -path ./mnt -prune -o -printf '%p %y %m %U:%G %n %TY-%Tm-%Td_%TH:%TM:%TS %l\n' | sed '/ d /s/ [0-9]* \([0-9]*-\)/ \1/' | sort; find . -type f | sort | xargs cat; stat -c '%n %t:%T' dev/*`, at).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -236,10 +250,14 @@ func TestRootfs(t *testing.T) {
 	if want, got := describe(root), describe(img.Layers[0]); got != want {
 		t.Errorf("found\n%s\nwant\n%s", got, want)
 	}
-	if entries, err := os.ReadDir(filepath.Join(img.Layers[0], "mnt")); err != nil || len(entries) != 0 {
+	if entries, err := os.ReadDir(filepath.Join(img.Layers[0], "mnt")); err != nil ||
+		len(entries) != 0 {
 		t.Errorf("found %v of a mounted filesystem, %v", entries, err)
 	}
-	for name, kv := range map[string][2]string{"bin/wall": {"security.capability", capability}, "home": {"user.note", "n"}} {
+	for name, kv := range map[string][2]string{
+		"bin/wall": {"security.capability", capability},
+		"home":     {"user.note", "n"},
+	} {
 		buf := make([]byte, 100)
 		n, err := unix.Lgetxattr(filepath.Join(img.Layers[0], name), kv[0], buf)
 		if err != nil || string(buf[:max(n, 0)]) != kv[1] {
@@ -266,7 +284,8 @@ func TestRootfs(t *testing.T) {
 	} {
 		before := sh("ls -A . dev")
 		sh(script)
-		if err := run([]string{"rootfs", root, "-o", again}); err == nil || !strings.Contains(err.Error(), text) {
+		if err := run([]string{"rootfs", root, "-o", again}); err == nil || !strings.Contains(err.Error(),
+			text) {
 			t.Errorf("%s: found %v", text, err)
 		}
 		sh("rm -rf dev/log gone .wh.x o")
@@ -274,7 +293,10 @@ func TestRootfs(t *testing.T) {
 			t.Fatal("the test does not clean up")
 		}
 	}
-	for text, script := range map[string]string{"found mode urwx": "chmod 4700 bin/su", "found file capabilities": "true"} {
+	for text, script := range map[string]string{
+		"found mode urwx":         "chmod 4700 bin/su",
+		"found file capabilities": "true",
+	} {
 		sh(script)
 		if err := run([]string{"--add", filepath.Join(dir, "root:fs") + ":/x", "-o", again}); err == nil {
 			t.Error("a colon in SRC was taken")
@@ -285,11 +307,13 @@ func TestRootfs(t *testing.T) {
 		source := filepath.Join(dir, "plain", "bin", "su")
 		if text == "found file capabilities" {
 			source = filepath.Join(dir, "plain", "bin", "wall2")
-			if err := errors.Join(os.WriteFile(source, nil, 0o755), unix.Setxattr(source, "security.capability", []byte(capability), 0)); err != nil {
+			if err := errors.Join(os.WriteFile(source, nil, 0o755),
+				unix.Setxattr(source, "security.capability", []byte(capability), 0)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := run([]string{"--add", source + ":/x", "-o", again}); err == nil || !strings.Contains(err.Error(), text) {
+		if err := run([]string{"--add", source + ":/x", "-o", again}); err == nil ||
+			!strings.Contains(err.Error(), text) {
 			t.Errorf("--add: found %v; want %q", err, text)
 		}
 		if err := run([]string{"--copy", source + ":/x", "-o", again}); err != nil {
@@ -308,7 +332,8 @@ func TestHelp(t *testing.T) {
 		var out bytes.Buffer
 		c.SetOut(&out)
 		c.SetArgs(strings.Fields(args))
-		if err := c.Execute(); err != nil || !strings.Contains(out.String(), "Examples:") || !strings.Contains(out.String(), "berth-image") || !strings.Contains(out.String(), "--format") {
+		if err := c.Execute(); err != nil || !strings.Contains(out.String(), "Examples:") ||
+			!strings.Contains(out.String(), "berth-image") || !strings.Contains(out.String(), "--format") {
 			t.Errorf("%s: found %v, %s", args, err, out.String())
 		}
 	}

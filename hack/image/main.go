@@ -72,17 +72,25 @@ type options struct {
 func (o *options) common(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, or directory with --format oci")
-	fs.StringVar(&o.format, "format", "oci-archive", "`form` of the image: oci-archive, oci (a directory) or docker-archive")
-	fs.StringVar(&o.compress, "compress", "gzip", "`how` layers of the OCI forms are compressed: gzip or none")
-	fs.StringVar(&o.tag, "tag", "latest", "`name` of the image in its archive or directory; docker-archive wants NAME:TAG")
-	fs.Var(&o.copy, "copy", "`SRC:DST`: copy a file or a directory to DST as it is: owners, modes, times, links, devices and extended attributes (repeatable)")
-	fs.Var(&o.add, "add", "`SRC:DST`: add a file or a directory at DST as root's, with mode 0755 or 0644 (repeatable)")
-	fs.Var(&o.cmd, "cmd", "one `word` of the command, repeatable, or all as a JSON array (default [\"sh\"] with busybox)")
-	fs.Var(&o.entrypoint, "entrypoint", "one `word` of the entrypoint, repeatable, or all as a JSON array")
+	fs.StringVar(&o.format, "format", "oci-archive",
+		"`form` of the image: oci-archive, oci (a directory) or docker-archive")
+	fs.StringVar(&o.compress, "compress", "gzip",
+		"`how` layers of the OCI forms are compressed: gzip or none")
+	fs.StringVar(&o.tag, "tag", "latest",
+		"`name` of the image in its archive or directory; docker-archive wants NAME:TAG")
+	fs.Var(&o.copy, "copy",
+		"`SRC:DST`: copy a file or a directory to DST as it is: owners, modes, times, links, devices and extended attributes (repeatable)")
+	fs.Var(&o.add, "add",
+		"`SRC:DST`: add a file or a directory at DST as root's, with mode 0755 or 0644 (repeatable)")
+	fs.Var(&o.cmd, "cmd",
+		"one `word` of the command, repeatable, or all as a JSON array (default [\"sh\"] with busybox)")
+	fs.Var(&o.entrypoint, "entrypoint",
+		"one `word` of the entrypoint, repeatable, or all as a JSON array")
 	fs.Var(&o.env, "env", "`NAME=VALUE` of the image's environment, besides PATH (repeatable)")
 	fs.StringVar(&o.user, "user", "", "`user` of the image's config, as name, uid or uid:gid")
 	fs.StringVar(&o.workdir, "workdir", "", "working `directory` of the image's config")
-	fs.StringVar(&o.arch, "arch", runtime.GOARCH, "`architecture` written to the image; the programs inside stay this machine's, so another one is for tests of refusal")
+	fs.StringVar(&o.arch, "arch", runtime.GOARCH,
+		"`architecture` written to the image; the programs inside stay this machine's, so another one is for tests of refusal")
 }
 
 // check returns an error that names a bad flag, and sets the default command.
@@ -90,7 +98,8 @@ func (o *options) check() error {
 	if o.output == "" {
 		return errors.New("-o: found nothing; allowed: the file or directory to write")
 	}
-	if formats := []string{"oci-archive", "oci", "docker-archive"}; !slices.Contains(formats, o.format) {
+	formats := []string{"oci-archive", "oci", "docker-archive"}
+	if !slices.Contains(formats, o.format) {
 		return fmt.Errorf("--format: found %q; allowed: %s", o.format, strings.Join(formats, ", "))
 	}
 	if o.compress != "gzip" && o.compress != "none" {
@@ -116,7 +125,8 @@ func (o *options) build(warn func(string)) error {
 		return err
 	}
 	if inside(o.rootfs, o.output) {
-		return fmt.Errorf("-o: found %s, which is in the root filesystem; allowed: a file outside of it", o.output)
+		return fmt.Errorf("-o: found %s, which is in the root filesystem; allowed: a file outside of it",
+			o.output)
 	}
 	var trees []tree
 	if o.busybox {
@@ -197,13 +207,16 @@ func command() *cobra.Command {
 		o := &options{}
 		o.common(c.Flags())
 		if c.Name() != "busybox" && c.Name() != "rootfs" {
-			c.Flags().BoolVar(&o.busybox, "busybox", false, "begin with Debian's busybox-static: /bin/busybox, a link for each applet, /etc, /root, /tmp")
+			c.Flags().BoolVar(&o.busybox, "busybox", false,
+				"begin with Debian's busybox-static: /bin/busybox, a link for each applet, /etc, /root, /tmp")
 		}
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			if set != nil {
 				set(o, args)
 			}
-			return o.build(func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "berth-image: warning:", text) })
+			return o.build(func(text string) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "berth-image: warning:", text)
+			})
 		}
 		return c
 	}
@@ -225,10 +238,12 @@ func command() *cobra.Command {
 		flags(&cobra.Command{
 			Use:   "build",
 			Short: "Make an image of busybox and files; it is what berth-image does without a command",
-			Long: `build makes an image with a layer of busybox (--busybox), one of what is copied as it is (--copy) and one of what is added (--add).
+			Long: `build makes an image with a layer of busybox (--busybox), one of the files copied unchanged (--copy)
+and one of the files added (--add).
 
---add is for programs that one has built: it drops owners, permissions but the executable one, and times, so that images are
-the same wherever they are built. It refuses what would be lost by that: setuid, setgid and sticky bits, capabilities and devices.`,
+--add is for programs that you have built: it drops owners, permissions but the executable one, and
+times, so that images are the same wherever they are built. It refuses what would be lost by that:
+setuid, setgid and sticky bits, capabilities and devices.`,
 			Example: "  berth-image build --busybox --add bin/probe:/bin/probe --cmd /bin/probe -o probe.tar\n  berth-image build --copy etc:/etc --add bin/app:/app --cmd /app --format oci -o layout/",
 			Args:    none,
 		}, nil),
@@ -241,13 +256,15 @@ the same wherever they are built. It refuses what would be lost by that: setuid,
 		flags(&cobra.Command{
 			Use:   "rootfs DIRECTORY",
 			Short: "Make an image of a root filesystem, as it is",
-			Long: `rootfs makes an image with one layer, of a directory such as debootstrap makes. It keeps owners, modes with setuid, setgid and sticky, times,
-symbolic and hard links, devices, fifos and extended attributes such as file capabilities. It refuses what an image cannot hold: sockets, and
-whiteouts of overlayfs. Other filesystems that are mounted in the directory are left out, with a warning.`,
+			Long: `rootfs makes an image with one layer, of a directory such as debootstrap makes. It keeps owners,
+modes with setuid, setgid and sticky, times, symbolic and hard links, devices, fifos and extended
+attributes such as file capabilities. It refuses what an image cannot hold: sockets, and whiteouts
+of overlayfs. Other filesystems that are mounted in the directory are left out, with a warning.`,
 			Example: "  debootstrap bookworm /srv/debian\n  berth-image rootfs /srv/debian --cmd /bin/bash -o debian.tar",
 			Args: func(_ *cobra.Command, args []string) error {
 				if len(args) != 1 {
-					return fmt.Errorf("found %d arguments; allowed: one, the DIRECTORY of the root filesystem", len(args))
+					return fmt.Errorf("found %d arguments; allowed: one, the DIRECTORY of the root filesystem",
+						len(args))
 				}
 				info, err := os.Stat(args[0])
 				if err == nil && !info.IsDir() {

@@ -39,7 +39,10 @@ func (t tree) dir(name string, mode int64) {
 }
 
 func (t tree) file(name string, mode int64, content []byte) {
-	t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(content))}, data: content})
+	t.put(name, &entry{header: tar.Header{
+		Typeflag: tar.TypeReg, Mode: mode,
+		Size: int64(len(content)),
+	}, data: content})
 }
 
 func (t tree) symlink(name, target string) {
@@ -91,7 +94,8 @@ func (t tree) add(arg string) error {
 			return err
 		}
 		const instead = "allowed: files without setuid, setgid, sticky bit and capabilities, directories and symbolic links; --copy keeps all of it"
-		if special := info.Mode() & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 && !d.IsDir() {
+		if special := info.Mode() & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 &&
+			!d.IsDir() {
 			return fmt.Errorf("%s: found mode %s; %s", p, info.Mode(), instead)
 		}
 		if _, err := unix.Lgetxattr(p, "security.capability", nil); err == nil {
@@ -111,7 +115,10 @@ func (t tree) add(arg string) error {
 			if info.Mode()&0o111 != 0 {
 				mode = 0o755
 			}
-			t.put(name, &entry{header: tar.Header{Typeflag: tar.TypeReg, Mode: mode, Size: info.Size()}, source: p})
+			t.put(name, &entry{
+				header: tar.Header{Typeflag: tar.TypeReg, Mode: mode, Size: info.Size()},
+				source: p,
+			})
 		default:
 			return fmt.Errorf("%s: found %s; %s", p, info.Mode().Type(), instead)
 		}
@@ -145,7 +152,8 @@ func (t tree) copy(src, dst string, warn func(string)) error {
 		}
 		name := clean(path.Join(dst, filepath.ToSlash(rel)))
 		if strings.HasPrefix(path.Base(name), ".wh.") {
-			return fmt.Errorf("%s: found a name that begins with .wh., which is a whiteout's in an image; allowed: other names", p)
+			return fmt.Errorf(
+				"%s: found a name that begins with .wh., which is a whiteout's in an image; allowed: other names", p)
 		}
 		e, st, err := headerOf(p)
 		if err != nil {
@@ -174,7 +182,8 @@ func headerOf(p string) (*entry, *unix.Stat_t, error) {
 		return nil, nil, &fs.PathError{Op: "lstat", Path: p, Err: err}
 	}
 	e := &entry{header: tar.Header{
-		Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec, st.Mtim.Nsec).UTC(),
+		Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Sec,
+			st.Mtim.Nsec).UTC(),
 	}}
 	h := &e.header
 	switch st.Mode & unix.S_IFMT {
@@ -197,10 +206,12 @@ func headerOf(p string) (*entry, *unix.Stat_t, error) {
 		}
 		h.Devmajor, h.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 		if h.Typeflag == tar.TypeChar && st.Rdev == 0 {
-			return nil, nil, fmt.Errorf("%s: found the character device 0:0, a whiteout of overlayfs; allowed: the merged directory of an overlay", p)
+			return nil, nil,
+				fmt.Errorf("%s: found the character device 0:0, a whiteout of overlayfs; allowed: the merged directory of an overlay", p)
 		}
 	default:
-		return nil, nil, fmt.Errorf("%s: found a socket; allowed: what a program does not create itself (remove it)", p)
+		return nil, nil,
+			fmt.Errorf("%s: found a socket; allowed: what a program does not create itself (remove it)", p)
 	}
 	var err error
 	if h.PAXRecords, err = xattrs(p); err != nil {
@@ -227,7 +238,9 @@ func xattrs(p string) (map[string]string, error) {
 			continue
 		}
 		if strings.HasPrefix(name, "trusted.overlay.") {
-			return nil, fmt.Errorf("found the attribute %s of an overlay's layer; allowed: the merged directory of an overlay", name)
+			return nil, fmt.Errorf(
+				"found the attribute %s of an overlay's layer; allowed: the merged directory of an overlay",
+				name)
 		}
 		n, err := unix.Lgetxattr(p, name, value)
 		if err != nil {
@@ -248,7 +261,9 @@ func (t tree) tar(w io.Writer) error {
 		names = append(names, n)
 	}
 	// In the order in which a walk finds them: a directory before what is in it.
-	slices.SortFunc(names, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })
+	slices.SortFunc(names, func(a, b string) int {
+		return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/"))
+	})
 	tw := tar.NewWriter(w)
 	first := map[*inode]string{}
 	for _, n := range names {
@@ -268,7 +283,10 @@ func (t tree) tar(w io.Writer) error {
 // linkTo returns a hard link to another name of the file.
 func (e *entry) linkTo(target string) *entry {
 	h := e.header
-	return &entry{header: tar.Header{Typeflag: tar.TypeLink, Linkname: target, Mode: h.Mode, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime}}
+	return &entry{header: tar.Header{
+		Typeflag: tar.TypeLink, Linkname: target, Mode: h.Mode,
+		Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime,
+	}}
 }
 
 // write writes one entry.
@@ -295,7 +313,9 @@ func (e *entry) write(tw *tar.Writer, name string) error {
 	}
 	n, err := io.Copy(tw, content)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n != h.Size {
-		return fmt.Errorf("found another size than %d bytes while it was read; allowed: files that nobody writes to", h.Size)
+		return fmt.Errorf(
+			"found another size than %d bytes while it was read; allowed: files that nobody writes to",
+			h.Size)
 	}
 	return err
 }

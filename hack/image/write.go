@@ -74,8 +74,9 @@ func write(o options, dir string, layers []content) error {
 		Created:  &epoch,
 		Platform: v1.Platform{OS: "linux", Architecture: o.arch},
 		Config: v1.ImageConfig{
-			User:       o.user,
-			Env:        append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, o.env...),
+			User: o.user,
+			Env: append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+				o.env...),
 			Entrypoint: o.entrypoint,
 			Cmd:        o.cmd,
 			WorkingDir: o.workdir,
@@ -209,7 +210,10 @@ func writeArchive(file string, files map[string]content) error {
 	defer f.Close()
 	w := tar.NewWriter(f)
 	for _, n := range names {
-		h := &tar.Header{Name: n, Typeflag: tar.TypeReg, Mode: 0o644, Size: files[n].size, ModTime: epoch, Format: tar.FormatPAX}
+		h := &tar.Header{
+			Name: n, Typeflag: tar.TypeReg, Mode: 0o644, Size: files[n].size, ModTime: epoch,
+			Format: tar.FormatPAX,
+		}
 		if err := w.WriteHeader(h); err != nil {
 			return fmt.Errorf("%s: %w", n, err)
 		}

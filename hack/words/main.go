@@ -39,8 +39,9 @@ var rules = []rule{
 }
 
 // clause matches the beginning of a doc comment that explains a name by a clause.
-var clause = regexp.MustCompile(`^\w+ (is|are|was|were) (what|that of|that in|those of|those that|` +
-	`whether|why|who|where|when|which|how)\b`)
+var clause = regexp.MustCompile(
+	`^\w+ (is|are|was|were) (what|that of|that in|those of|those that|` +
+		`whether|why|who|where|when|which|how)\b`)
 
 func main() {
 	found := false

@@ -28,10 +28,22 @@ func TestMemoryDir(t *testing.T) {
 		mountinfo, cgroup, want string
 	}{
 		{"v2", unified, v2, "0::/berth/web\n", "/sys/fs/cgroup/berth/web"},
-		{"v1", hybrid, fmt.Sprintf(mountinfo, "/"), "4:memory:/berth/web\n1:cpu,cpuacct:/x\n0::/u\n", "/sys/fs/cgroup/memory/berth/web"},
-		{"v1, a part is mounted", hybrid, fmt.Sprintf(mountinfo, "/pod"), "4:memory:/pod/web\n", "/sys/fs/cgroup/memory/web"},
-		{"v1, another part is mounted", hybrid, fmt.Sprintf(mountinfo, "/pod"), "4:memory:/other/web\n", ""},
-		{"no memory in v1", hybrid, fmt.Sprintf(mountinfo, "/"), "1:cpu,cpuacct:/x\n0::/u\n", "/sys/fs/cgroup/unified/u"},
+		{
+			"v1", hybrid, fmt.Sprintf(mountinfo, "/"), "4:memory:/berth/web\n1:cpu,cpuacct:/x\n0::/u\n",
+			"/sys/fs/cgroup/memory/berth/web",
+		},
+		{
+			"v1, a part is mounted", hybrid, fmt.Sprintf(mountinfo, "/pod"), "4:memory:/pod/web\n",
+			"/sys/fs/cgroup/memory/web",
+		},
+		{
+			"v1, another part is mounted", hybrid, fmt.Sprintf(mountinfo, "/pod"),
+			"4:memory:/other/web\n", "",
+		},
+		{
+			"no memory in v1", hybrid, fmt.Sprintf(mountinfo, "/"), "1:cpu,cpuacct:/x\n0::/u\n",
+			"/sys/fs/cgroup/unified/u",
+		},
 		{"none", Layout{}, "", "0::/x\n", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -72,6 +84,7 @@ func TestHierarchiesAreComplete(t *testing.T) {
 		}
 	}
 	if len(l.V1) != want {
-		t.Errorf("found %s hierarchies of version 1; mountinfo has %s", strconv.Itoa(len(l.V1)), strconv.Itoa(want))
+		t.Errorf("found %s hierarchies of version 1; mountinfo has %s", strconv.Itoa(len(l.V1)),
+			strconv.Itoa(want))
 	}
 }

@@ -55,8 +55,9 @@ func (p Program) Script() string {
 	if p.Burst > 0 {
 		last = "printf %s"
 	}
-	return fmt.Sprintf("echo start >>$NOTES; i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); sleep 0.1; done; "+
-		"while [ $i -lt %d ]; do echo $i; i=$((i+1)); done; cut -d' ' -f1 /proc/uptime >>$NOTES; %s $i; exit %d",
+	return fmt.Sprintf(
+		"echo start >>$NOTES; i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); sleep 0.1; done; "+
+			"while [ $i -lt %d ]; do echo $i; i=$((i+1)); done; cut -d' ' -f1 /proc/uptime >>$NOTES; %s $i; exit %d",
 		p.Slow, p.Slow+p.Burst, last, p.Code)
 }
 
@@ -112,7 +113,8 @@ func (l *Losses) Add(o Losses) {
 }
 
 func (l Losses) String() string {
-	return fmt.Sprintf("containers lost %d, started twice %d, exit codes lost %d, lines lost %d, doubled %d, out of order %d",
+	return fmt.Sprintf(
+		"containers lost %d, started twice %d, exit codes lost %d, lines lost %d, doubled %d, out of order %d",
 		l.Containers, l.StartedTwice, l.Codes, l.Lines, l.Doubled, l.Disorder)
 }
 

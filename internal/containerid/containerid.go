@@ -38,7 +38,8 @@ func Check(id string) error {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
 		case c == '_', c == '+', c == '-', c == '.':
 		case c > ' ' && c < 0x7f:
-			return fmt.Errorf("%w: invalid character `%c` in the ID", ErrInvalid, c) // crun's words behind runc's
+			// crun's words behind runc's
+			return fmt.Errorf("%w: invalid character `%c` in the ID", ErrInvalid, c)
 		default:
 			return ErrInvalid
 		}
@@ -46,8 +47,8 @@ func Check(id string) error {
 	return nil
 }
 
-// CheckNew is Check for a container that is to be created. It refuses names of hidden files, too, as
-// crun does. Containers that have such an id already are still found by it.
+// CheckNew is Check for a container that is to be created. It refuses names of hidden files, too,
+// as crun does. Containers that have such an id already are still found by it.
 func CheckNew(id string) error {
 	if strings.HasPrefix(id, ".") {
 		return fmt.Errorf("%w: it begins with a dot", ErrInvalid)
@@ -62,7 +63,8 @@ func CheckSupervised(id string) error {
 		return fmt.Errorf("id: found %d bytes; allowed: at most %d", len(id), MaxSupervised)
 	}
 	if CheckNew(id) != nil || id[0] == '+' || id[0] == '-' {
-		return fmt.Errorf("id: found %q; allowed: 1 to %d of A-Z a-z 0-9 _ + - and dot, beginning with a letter, a digit or \"_\"",
+		return fmt.Errorf(
+			"id: found %q; allowed: 1 to %d of A-Z a-z 0-9 _ + - and dot, beginning with a letter, a digit or \"_\"",
 			id, MaxSupervised)
 	}
 	return nil

@@ -23,7 +23,9 @@ func TestCheck(t *testing.T) {
 		{strings.Repeat("a", MaxSupervised+1), "", "id: found 129 bytes; allowed: at most 128"},
 		{strings.Repeat("a", MaxLen), "", "id: found 1024 bytes"},
 		{strings.Repeat("a", MaxLen+1), "invalid container ID format", "id: found 1025 bytes"},
-		{"-a", "", `id: found "-a"; allowed: 1 to 128 of A-Z a-z 0-9 _ + - and dot, beginning with a letter, a digit or "_"`},
+		{
+			"-a", "", `id: found "-a"; allowed: 1 to 128 of A-Z a-z 0-9 _ + - and dot, beginning with a letter, a digit or "_"`,
+		},
 		{"+a", "", `id: found "+a"`},
 		{"", "invalid container ID format", `id: found ""`},
 		{"..", "invalid container ID format", `id: found ".."`},
@@ -55,7 +57,8 @@ func TestCheck(t *testing.T) {
 		if err := Check(id); err != nil {
 			t.Errorf("%q, of an older version: %v", id, err)
 		}
-		if err := CheckNew(id); !errors.Is(err, ErrInvalid) || err.Error() != "invalid container ID format: it begins with a dot" {
+		if err := CheckNew(id); !errors.Is(err, ErrInvalid) ||
+			err.Error() != "invalid container ID format: it begins with a dot" {
 			t.Errorf("a new %q: found error %v", id, err)
 		}
 	}

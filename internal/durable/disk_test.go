@@ -36,7 +36,8 @@ func newDisk(t *testing.T) *disk {
 	needs.Root(t)
 	mkfs := needs.Program(t, "mkfs.ext4")
 	d := &disk{T: t, image: filepath.Join(t.TempDir(), "disk"), dir: t.TempDir()}
-	if err := errors.Join(os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, 128<<20)); err != nil {
+	err := errors.Join(os.WriteFile(d.image, nil, 0o600), os.Truncate(d.image, 128<<20))
+	if err != nil {
 		t.Fatal(err)
 	}
 	d.run(mkfs, "-q", d.image)

@@ -22,7 +22,12 @@ func TestReplace(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "record.json")
-	for i, o := range []Options{{}, {Mode: 0o640}, {Sync: true}, {Temporary: filepath.Join(dir, "other")}} {
+	for i, o := range []Options{
+		{},
+		{Mode: 0o640},
+		{Sync: true},
+		{Temporary: filepath.Join(dir, "other")},
+	} {
 		want := fmt.Sprint("content ", i)
 		if err := Replace(path, []byte(want), o); err != nil {
 			t.Fatal(err)
@@ -82,7 +87,8 @@ func TestReplaceFails(t *testing.T) {
 	if names, _ := os.ReadDir(dir); len(names) != 1 {
 		t.Errorf("found %v; want the directory alone", names)
 	}
-	if err := Replace(filepath.Join(dir, "missing", "record"), nil, Options{}); !errors.Is(err, fs.ErrNotExist) {
+	err := Replace(filepath.Join(dir, "missing", "record"), nil, Options{})
+	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("found %v; want fs.ErrNotExist", err)
 	}
 }

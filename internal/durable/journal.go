@@ -57,7 +57,8 @@ type Journal struct {
 	files   map[string]map[string]stamp // by directory, relative to dir, and name
 	put     uint64                      // number of entries
 	flushed uint64                      // number of entries that survive a loss of power
-	failed  error                       // why the last flush failed: what is on disk is not known; nil if it did not
+	// why the last flush failed: what is on disk is not known; nil if it did not
+	failed  error
 	waiting []chan<- error
 	later   *time.Timer // of FlushSoon; nil if it is not pending
 	closed  bool

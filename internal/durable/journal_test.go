@@ -213,7 +213,8 @@ func TestJournalRefuses(t *testing.T) {
 			if err := os.WriteFile(m.path(JournalFile), content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := openJournal(m.dir, "x", nil); err == nil || !strings.Contains(err.Error(), tc.want) {
+			_, err := openJournal(m.dir, "x", nil)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("found %v; want %q", err, tc.want)
 			}
 		})
@@ -286,7 +287,8 @@ func TestJournalOnFullDisk(t *testing.T) {
 	m.put(j, "a/1.json", "first")
 	fill(t, dir)
 	for i := range 50 { // more than the journal's room beside its reserve
-		if err := j.Replace(m.path("a/1.json"), bytes.Repeat([]byte("y"), 1000+i), Options{Reserve: r}); err != nil {
+		err := j.Replace(m.path("a/1.json"), bytes.Repeat([]byte("y"), 1000+i), Options{Reserve: r})
+		if err != nil {
 			t.Fatalf("write %d: %v", i, err)
 		}
 	}

@@ -140,7 +140,8 @@ func (j *Journal) flush() {
 	case next != nil:
 		err = j.publish(next)
 		file.Close()
-	case err == nil || j.failed == nil: // a journal that cannot be made shorter, as on a full disk, goes on
+	// a journal that cannot be made shorter, as on a full disk, goes on
+	case err == nil || j.failed == nil:
 		err = fdatasync(file)
 	}
 	j.mu.Lock()

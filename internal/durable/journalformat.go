@@ -54,7 +54,8 @@ func stampOf(data []byte) stamp { return stamp{int64(len(data)), checksum(data)}
 
 func encode(kind byte, path string, data []byte) ([]byte, error) {
 	if len(path) > math.MaxUint16 || len(data) > maxBody-prefixSize-len(path) {
-		return nil, fmt.Errorf("journal: found %d bytes at a path of %d; allowed: %d in all", len(data), len(path), maxBody)
+		return nil, fmt.Errorf("journal: found %d bytes at a path of %d; allowed: %d in all", len(data),
+			len(path), maxBody)
 	}
 	b := make([]byte, frameSize, frameSize+prefixSize+len(path)+len(data))
 	b = append(b, kind)
@@ -80,7 +81,8 @@ func scan(f *os.File) (head header, held map[string]entry, end int64, err error)
 	r := bufio.NewReaderSize(f, 1<<20)
 	for {
 		var frame [frameSize]byte
-		if _, err := io.ReadFull(r, frame[:]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := io.ReadFull(r, frame[:]); errors.Is(err, io.EOF) ||
+			errors.Is(err, io.ErrUnexpectedEOF) {
 			break
 		} else if err != nil {
 			return header{}, nil, 0, err
@@ -106,7 +108,8 @@ func scan(f *os.File) (head header, held map[string]entry, end int64, err error)
 				return header{}, nil, 0, err
 			}
 			if head.Version != journalVersion {
-				return header{}, nil, 0, fmt.Errorf("found version %d; allowed: %d", head.Version, journalVersion)
+				return header{}, nil, 0, fmt.Errorf("found version %d; allowed: %d", head.Version,
+					journalVersion)
 			}
 		case !filepath.IsLocal(path):
 			return header{}, nil, 0, fmt.Errorf("found the path %q; allowed: one below the directory", path)
@@ -116,7 +119,8 @@ func scan(f *os.File) (head header, held map[string]entry, end int64, err error)
 		end += frameSize + size
 	}
 	if end == 0 {
-		return header{}, nil, 0, errors.New("found no header; if the file is removed, the files that it stands for are taken as they are")
+		return header{}, nil, 0,
+			errors.New("found no header; if the file is removed, the files that it stands for are taken as they are")
 	}
 	return head, held, end, nil
 }

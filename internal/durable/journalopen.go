@@ -139,7 +139,8 @@ func restore(dir string, journal io.ReaderAt, held map[string]entry) error {
 	for name, e := range held {
 		path := filepath.Join(dir, name)
 		if e.removed {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+				!errors.Is(err, unix.ENOTDIR) {
 				return err
 			}
 			continue

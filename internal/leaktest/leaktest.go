@@ -65,7 +65,9 @@ func Run(m Tests) int {
 }
 
 // leftOver returns the goroutines and descriptors that are still there after some patience, or "".
-func leftOver(before map[string]string, patience int, settle []func(), options ...goleak.Option) string {
+func leftOver(before map[string]string, patience int, settle []func(),
+	options ...goleak.Option,
+) string {
 	var err error
 	for range patience {
 		for _, f := range settle {
@@ -104,7 +106,8 @@ func descriptors() map[string]string {
 // kept reports whether a descriptor stays open by design: the Go runtime opens two once, and
 // opencontainers/cgroups one; envtest keeps its locks on ports.
 func kept(target string) bool {
-	return target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]" || target == "/sys/fs/cgroup" ||
+	return target == "anon_inode:[eventpoll]" || target == "anon_inode:[eventfd]" ||
+		target == "/sys/fs/cgroup" ||
 		filepath.Base(filepath.Dir(target)) == "kubebuilder-envtest"
 }
 

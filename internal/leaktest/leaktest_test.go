@@ -64,7 +64,8 @@ type pkg struct {
 func TestEveryTestIsChecked(t *testing.T) {
 	packages := map[string]*pkg{}
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (d.Name() == "hack" || d.Name() == "test" || d.Name() == "testdata") {
+		if err == nil && d.IsDir() && (d.Name() == "hack" || d.Name() == "test" ||
+			d.Name() == "testdata") {
 			return fs.SkipDir
 		}
 		if err != nil || filepath.Ext(path) != ".go" {

@@ -56,7 +56,8 @@ func parseStat(pid int, b []byte) (Stat, error) {
 	}
 	fields := bytes.Fields(b[i+1:]) // fields[0] is field 3
 	if len(fields) < 50 {
-		return Stat{}, fmt.Errorf("/proc/%d/stat: found %d fields; allowed: at least 52", pid, len(fields)+2)
+		return Stat{}, fmt.Errorf("/proc/%d/stat: found %d fields; allowed: at least 52", pid,
+			len(fields)+2)
 	}
 	parent, err := strconv.Atoi(string(fields[4-3]))
 	if err != nil {

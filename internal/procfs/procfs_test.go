@@ -53,7 +53,8 @@ func TestParseStat(t *testing.T) {
 	if err != nil || st.State != 'Z' || st.StartTime != 4711 || st.Exit.ExitStatus() != 1 {
 		t.Errorf("found %+v, %v", st, err)
 	}
-	for _, line := range []string{"", "7", "7 (sh", "7 (sh) R 1 2 3", "7 (sh)" + strings.Replace(rest, "4711", "x", 1)} {
+	for _, line := range []string{"", "7", "7 (sh", "7 (sh) R 1 2 3", "7 (sh)" +
+		strings.Replace(rest, "4711", "x", 1)} {
 		if st, err := parseStat(7, []byte(line)); err == nil {
 			t.Errorf("%q: found %+v; want an error", line, st)
 		}

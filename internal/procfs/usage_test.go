@@ -25,7 +25,9 @@ func TestReadCPUTime(t *testing.T) {
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
 		t.Fatal(err)
 	}
-	total := func(r unix.Rusage) time.Duration { return time.Duration(r.Utime.Nano() + r.Stime.Nano()) }
+	total := func(r unix.Rusage) time.Duration {
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
 	if low, high := total(before)-2*Tick, total(after)+2*Tick; got < low || got > high {
 		t.Errorf("found %s; want %s to %s", got, low, high)
 	}
@@ -37,7 +39,8 @@ func TestReadMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, err := unix.Mmap(-1, 0, grown, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	pages, err := unix.Mmap(-1, 0, grown, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|
+		unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +56,8 @@ func TestReadMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	const most = grown / 1024 / 2
-	if after.PSS-before.PSS < most || after.Own-before.Own < most || after.Program-before.Program > most ||
+	if after.PSS-before.PSS < most || after.Own-before.Own < most ||
+		after.Program-before.Program > most ||
 		after.RSS-before.RSS < most || last.Peak-last.RSS < most {
 		t.Errorf("%d MiB more: found %+v, %+v, and %+v without them", grown>>20, before, after, last)
 	}

@@ -20,12 +20,14 @@ const (
 
 // aliases are the names of signal(7) that package unix does not know.
 var aliases = map[string]unix.Signal{
-	"SIGCLD": unix.SIGCLD, "SIGIOT": unix.SIGIOT, "SIGPOLL": unix.SIGPOLL, "SIGRTMIN": rtMin, "SIGRTMAX": rtMax,
+	"SIGCLD": unix.SIGCLD, "SIGIOT": unix.SIGIOT, "SIGPOLL": unix.SIGPOLL, "SIGRTMIN": rtMin,
+	"SIGRTMAX": rtMax,
 }
 
 // Parse reads KILL, SIGKILL, 9, RTMIN+1 or RTMAX-2, in any case.
 func Parse(name string) (unix.Signal, error) {
-	unknown := fmt.Errorf("unknown signal %q; allowed: a name such as TERM or SIGTERM, RTMIN+N, RTMAX-N, or a number from 1 to %d",
+	unknown := fmt.Errorf(
+		"unknown signal %q; allowed: a name such as TERM or SIGTERM, RTMIN+N, RTMAX-N, or a number from 1 to %d",
 		name, rtMax)
 	if n, err := strconv.Atoi(name); err == nil {
 		if n < 1 || n > rtMax {

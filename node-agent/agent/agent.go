@@ -79,7 +79,8 @@ func Run(ctx context.Context, o Options) error {
 	a := &agent{Options: o}
 	defer a.close()
 	for _, step := range []func(context.Context) error{
-		a.lockStateDir, a.openJournal, a.claimRunDir, a.openBundles, a.openImages, a.openSource, a.startSupervisor, a.readFacts, a.createSyncer,
+		a.lockStateDir, a.openJournal, a.claimRunDir, a.openBundles, a.openImages, a.openSource,
+		a.startSupervisor, a.readFacts, a.createSyncer,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -89,7 +90,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	a.Log.Info("agent started", "version", a.Version, "node", a.NodeName, "manifests", a.Manifests, "stateDir", a.StateDir)
+	a.Log.Info("agent started", "version", a.Version, "node", a.NodeName, "manifests", a.Manifests,
+		"stateDir", a.StateDir)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		a.Log.Warn("cannot notify the service manager", "error", err)
 	}
@@ -122,7 +124,8 @@ func (a *agent) lockStateDir(ctx context.Context) error {
 // openJournal opens the journal of the files that must survive a loss of power.
 func (a *agent) openJournal(context.Context) error {
 	journal, err := durable.OpenJournal(a.StateDir,
-		"bundles/*/record.json", "bundles/*/desired.json", "bundles/*/"+network.RecordFile, "status/*.json", "images/images/*/*.json", "images/refs/*.json")
+		"bundles/*/record.json", "bundles/*/desired.json", "bundles/*/"+network.RecordFile,
+		"status/*.json", "images/images/*/*.json", "images/refs/*.json")
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		// An agent that ended here could not stop what fills the disk.
 		a.Log.Error("what changes from now on may not survive a loss of power", "error", err)
@@ -154,11 +157,13 @@ func (a *agent) claimRunDir(ctx context.Context) error {
 // writes the settings that other commands and the next agent need.
 func (a *agent) openBundles(context.Context) error {
 	var err error
-	if a.bundles, err = bundle.Open(filepath.Join(a.StateDir, "bundles"), bundle.WithJournal(a.journal)); err != nil {
+	if a.bundles, err = bundle.Open(filepath.Join(a.StateDir, "bundles"),
+		bundle.WithJournal(a.journal)); err != nil {
 		return err
 	}
 	settings := claim.Settings{
-		Manifests: a.Manifests, Node: a.NodeName, RunDir: a.RunDir, LogDir: a.LogDir, Berth: a.Berth, Handlers: a.Handlers,
+		Manifests: a.Manifests, Node: a.NodeName, RunDir: a.RunDir, LogDir: a.LogDir, Berth: a.Berth,
+		Handlers: a.Handlers,
 	}
 	if err := settings.CheckSource(a.StateDir, a.bundles); err != nil {
 		return err
@@ -173,12 +178,14 @@ func (a *agent) openBundles(context.Context) error {
 
 func (a *agent) openImages(context.Context) error {
 	pulling := &image.PullProgress{}
-	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal), image.WithProgress(func(p image.Progress) {
-		pulling.Note(p)
-		if len(p.Skipped) > 0 {
-			a.Log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer, "attributes", p.Skipped)
-		}
-	}))
+	store, err := image.Open(filepath.Join(a.StateDir, "images"), image.WithJournal(a.journal),
+		image.WithProgress(func(p image.Progress) {
+			pulling.Note(p)
+			if len(p.Skipped) > 0 {
+				a.Log.Debug("extended attributes of a layer were passed over", "image", p.Ref, "layer", p.Layer,
+					"attributes", p.Skipped)
+			}
+		}))
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
@@ -193,8 +200,9 @@ func (a *agent) openImages(context.Context) error {
 
 func (a *agent) startSupervisor(ctx context.Context) error {
 	a.keeper = supervision.New(supervision.Config{
-		Berth: a.Berth, RunDir: a.RunDir, CgroupParent: a.CgroupParent, Handlers: a.Handlers, Client: a.client,
-		Claim: a.runDir.Assert, Version: a.Version, Log: a.Log,
+		Berth: a.Berth, RunDir: a.RunDir, CgroupParent: a.CgroupParent, Handlers: a.Handlers,
+		Client: a.client,
+		Claim:  a.runDir.Assert, Version: a.Version, Log: a.Log,
 	})
 	return a.keeper.Start(ctx)
 }
@@ -219,8 +227,10 @@ func (a *agent) createSyncer(context.Context) error {
 	var err error
 	a.syncer, err = reconcile.New(reconcile.Config{
 		Objects: objects,
-		Source:  a.source, Images: a.images, Pulled: a.images.pulling.Text, Supervisor: a.keeper.Client(), Bundles: a.bundles,
-		LogDir: a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log, KeepLogs: a.RemovedLogs,
+		Source:  a.source, Images: a.images, Pulled: a.images.pulling.Text, Supervisor: a.keeper.Client(),
+		Bundles: a.bundles,
+		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
+		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
 		Networks: networks,
 	})

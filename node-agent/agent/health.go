@@ -12,9 +12,13 @@ import (
 )
 
 // serveHealth answers /healthz while the agent lives, and /readyz when it can run containers.
-func serveHealth(ctx context.Context, listener net.Listener, ready func(context.Context) error) error {
+func serveHealth(ctx context.Context, listener net.Listener,
+	ready func(context.Context) error,
+) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := ready(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)

@@ -18,7 +18,9 @@ type imageStore struct {
 }
 
 // Ensure is part of lifecycle.Images.
-func (s imageStore) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (*lifecycle.Image, error) {
+func (s imageStore) Ensure(ctx context.Context, reference string,
+	policy corev1.PullPolicy,
+) (*lifecycle.Image, error) {
 	defer s.pulling.Forget(reference)
 	img, err := s.store.Ensure(ctx, reference, image.PullPolicy(policy))
 	if err != nil {

@@ -15,8 +15,8 @@ type Network struct {
 	BinDirs []string
 	// ConfDir is the directory of CNI configuration.
 	ConfDir string
-	// Subnets are the subnets of the bridge of an agent that works alone. Its containers have it without
-	// CNI configuration; optional.
+	// Subnets are the subnets of the bridge of an agent that works alone. Its containers have it
+	// without CNI configuration; optional.
 	Subnets []netip.Prefix
 }
 

@@ -57,7 +57,8 @@ func (a *agent) clusterConfig() (*rest.Config, error) {
 	}
 	config, err := rest.InClusterConfig()
 	if errors.Is(err, rest.ErrNotInCluster) {
-		return nil, errors.New("found neither --manifests nor --kubeconfig, outside of a pod; allowed: one of them")
+		return nil, errors.New(
+			"found neither --manifests nor --kubeconfig, outside of a pod; allowed: one of them")
 	}
 	return config, err
 }
@@ -66,7 +67,9 @@ func (a *agent) clusterConfig() (*rest.Config, error) {
 func (a *agent) registration() (task, error) {
 	node, err := registration.New(registration.Options{
 		Config: a.cluster, Name: a.NodeName, Facts: a.facts, Handlers: a.keeper.Handlers, Log: a.Log,
-		Load: func(ctx context.Context) registration.Load { return registration.LoadOf(a.source.List(), a.ready(ctx)) },
+		Load: func(ctx context.Context) registration.Load {
+			return registration.LoadOf(a.source.List(), a.ready(ctx))
+		},
 	})
 	if err != nil {
 		return nil, err

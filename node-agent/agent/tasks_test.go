@@ -23,7 +23,9 @@ func TestRunAll(t *testing.T) {
 		return nil
 	}
 	broken := errors.New("it broke")
-	err := runAll(t.Context(), map[string]task{"one": waits, "two": func(context.Context) error { return broken }, "three": waits})
+	err := runAll(t.Context(), map[string]task{"one": waits, "two": func(context.Context) error {
+		return broken
+	}, "three": waits})
 	if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "two: ") {
 		t.Errorf("found %v; want that two broke", err)
 	}

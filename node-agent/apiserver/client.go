@@ -16,7 +16,9 @@ import (
 
 // NewClient returns a client for the resources of one group and version, whose bodies have the
 // kinds of scheme. It sends no request, so that the agent starts without an API server.
-func NewClient(config *rest.Config, version schema.GroupVersion, scheme *runtime.Scheme) (rest.Interface, error) {
+func NewClient(config *rest.Config, version schema.GroupVersion,
+	scheme *runtime.Scheme,
+) (rest.Interface, error) {
 	c := rest.CopyConfig(config)
 	c.GroupVersion = &version
 	c.APIPath = "/apis"

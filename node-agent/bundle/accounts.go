@@ -50,7 +50,8 @@ func readInRoot(root int, path string) ([]byte, error) {
 		return nil, fmt.Errorf("open /%s of the rootfs: %w", path, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("/%s of the rootfs: found something other than a regular file; allowed: a regular file", path)
+		return nil, fmt.Errorf(
+			"/%s of the rootfs: found something other than a regular file; allowed: a regular file", path)
 	}
 	// Only now that it is known to be a regular file is it opened: opening a device can do harm.
 	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
@@ -63,7 +64,8 @@ func readInRoot(root int, path string) ([]byte, error) {
 		return nil, fmt.Errorf("read /%s of the rootfs: %w", path, err)
 	}
 	if len(content) > accounts.MaxFile {
-		return nil, fmt.Errorf("/%s of the rootfs: found more than %d bytes; allowed: %d", path, accounts.MaxFile, accounts.MaxFile)
+		return nil, fmt.Errorf("/%s of the rootfs: found more than %d bytes; allowed: %d", path,
+			accounts.MaxFile, accounts.MaxFile)
 	}
 	return content, nil
 }

@@ -226,7 +226,9 @@ func unmount(path string) error {
 // has.
 func isMountPoint(path string) (bool, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT,
+		unix.STATX_TYPE, &st)
+	if err != nil {
 		return false, &fs.PathError{Op: "statx", Path: path, Err: err}
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil

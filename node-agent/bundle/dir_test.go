@@ -52,7 +52,8 @@ func layers(t *testing.T, n int) []string {
 		if err := os.MkdirAll(layer, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(layer, "top"), fmt.Appendf(nil, "%d", i), 0o644); err != nil {
+		err := os.WriteFile(filepath.Join(layer, "top"), fmt.Appendf(nil, "%d", i), 0o644)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(layer, fmt.Sprintf("only-%d", i)), nil, 0o644); err != nil {
@@ -65,7 +66,8 @@ func layers(t *testing.T, n int) []string {
 
 func TestMountRootfs(t *testing.T) {
 	needs.Root(t)
-	for _, n := range []int{1, 2, 300} { // 300 names of this length are far more than a page of options
+	// 300 names of this length are far more than a page of options
+	for _, n := range []int{1, 2, 300} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			d, layers := newDir(t), layers(t, n)
 			t.Cleanup(func() { _ = d.Remove() })
@@ -109,7 +111,8 @@ func TestMountRootfs(t *testing.T) {
 func TestMountRootfsUndoes(t *testing.T) {
 	needs.Root(t)
 	d := newDir(t)
-	if err := d.MountRootfs(append(layers(t, 1), "/nowhere/layer")); err == nil || !strings.Contains(err.Error(), "/nowhere/layer") {
+	if err := d.MountRootfs(append(layers(t, 1), "/nowhere/layer")); err == nil ||
+		!strings.Contains(err.Error(), "/nowhere/layer") {
 		t.Fatalf("found %v; want an error that names the layer", err)
 	}
 	left, err := os.ReadDir(d.Path())
@@ -147,7 +150,10 @@ func TestPrepareVolumes(t *testing.T) {
 	t.Cleanup(func() { _ = d.Remove() })
 	both := []v1alpha1.Volume{
 		{Name: "disk", EmptyDir: &corev1.EmptyDirVolumeSource{}},
-		{Name: "mem", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: new(resource.MustParse("1Mi"))}},
+		{Name: "mem", EmptyDir: &corev1.EmptyDirVolumeSource{
+			Medium:    corev1.StorageMediumMemory,
+			SizeLimit: new(resource.MustParse("1Mi")),
+		}},
 	}
 	for range 2 { // the second time finds them
 		if err := d.PrepareVolumes(both); err != nil {
@@ -172,9 +178,13 @@ func TestPrepareVolumes(t *testing.T) {
 	}
 	// A failure later in the list undoes what this call made, and leaves what was there.
 	err := d.PrepareVolumes(append(both[:2:2],
-		v1alpha1.Volume{Name: "new", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
+		v1alpha1.Volume{
+			Name:     "new",
+			EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory},
+		},
 		v1alpha1.Volume{Name: "host", HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere/at/all"}}))
-	if err == nil || !strings.Contains(err.Error(), "volumes[3].hostPath.path") || !strings.Contains(err.Error(), "/nowhere/at/all") {
+	if err == nil || !strings.Contains(err.Error(), "volumes[3].hostPath.path") ||
+		!strings.Contains(err.Error(), "/nowhere/at/all") {
 		t.Fatalf("found %v; want the field and the path", err)
 	}
 	if _, err := os.Stat(d.Volume("new")); !errors.Is(err, fs.ErrNotExist) {
@@ -187,7 +197,10 @@ func TestPrepareVolumes(t *testing.T) {
 	if err := os.Mkdir(d.Volume(".new"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{Name: "new", EmptyDir: &corev1.EmptyDirVolumeSource{}})); err != nil {
+	if err := d.PrepareVolumes(append(both[:2:2], v1alpha1.Volume{
+		Name:     "new",
+		EmptyDir: &corev1.EmptyDirVolumeSource{},
+	})); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(d.Volume("new")); err != nil || info.Mode().Perm() != 0o777 {
@@ -239,7 +252,10 @@ func TestHostPathTypes(t *testing.T) {
 		{"/dev/null", corev1.HostPathBlockDev, false},
 		{file, "Nonsense", false},
 	} {
-		err := hostPath("volumes[0].hostPath", &corev1.HostPathVolumeSource{Path: tc.path, Type: &tc.kind})
+		err := hostPath("volumes[0].hostPath", &corev1.HostPathVolumeSource{
+			Path: tc.path,
+			Type: &tc.kind,
+		})
 		if (err == nil) != tc.ok {
 			t.Errorf("%s as %q: found %v", tc.path, tc.kind, err)
 		}
@@ -258,9 +274,13 @@ func TestReadAccountsStaysInside(t *testing.T) {
 		err  string
 		uid  uint32 // of "app"; 0: not known
 	}{
-		"a file":         {make: func(t *testing.T, etc string) { write(t, etc+"/passwd", "app:x:1000:1000::/:\n") }, uid: 1000},
-		"no file":        {make: func(*testing.T, string) {}},
-		"link out by ..": {make: func(t *testing.T, etc string) { symlink(t, "../../../outside", etc+"/passwd") }},
+		"a file": {make: func(t *testing.T, etc string) {
+			write(t, etc+"/passwd", "app:x:1000:1000::/:\n")
+		}, uid: 1000},
+		"no file": {make: func(*testing.T, string) {}},
+		"link out by ..": {make: func(t *testing.T, etc string) {
+			symlink(t, "../../../outside", etc+"/passwd")
+		}},
 		"absolute link out": {make: func(t *testing.T, etc string) {
 			symlink(t, filepath.Join(filepath.Dir(filepath.Dir(etc)), "outside"), etc+"/passwd")
 		}},
@@ -284,7 +304,9 @@ func TestReadAccountsStaysInside(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, err: "bytes"},
-		"magic link": {make: func(t *testing.T, etc string) { symlink(t, "/proc/self/environ", etc+"/passwd") }},
+		"magic link": {make: func(t *testing.T, etc string) {
+			symlink(t, "/proc/self/environ", etc+"/passwd")
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := t.TempDir()

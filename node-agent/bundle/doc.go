@@ -8,7 +8,8 @@
 //	dir := root.Dir("default_web_1a2b3c4d")
 //	err = dir.MountRootfs(layers)
 //	accounts, err := bundle.ReadAccounts(dir.Rootfs())
-//	spec, err := merge.Document(&b.Spec, image, merge.Options{CgroupsPath: "/berth/x", Accounts: accounts})
+//	options := merge.Options{CgroupsPath: "/berth/x", Accounts: accounts}
+//	spec, err := merge.Document(&b.Spec, image, options)
 //	err = dir.WriteConfig(spec)
 //
 // A directory holds
@@ -16,7 +17,7 @@
 //	config.json   the runtime-spec document, 0600
 //	private       a tmpfs for files with values of Secrets, such as config.json
 //	rootfs        where the overlay is mounted
-//	upper, work   the writable layer; it is new at each start of the container, as a Pod's container's is
+//	upper, work   the writable layer; it is new at each start of the container, as that of a Pod
 //	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //

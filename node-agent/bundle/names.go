@@ -84,7 +84,8 @@ func (d Dir) RemoveNames() error {
 // mountedOver reports whether one of the mounts is at path or holds it.
 func mountedOver(mounts []specs.Mount, path string) bool {
 	return slices.ContainsFunc(mounts, func(m specs.Mount) bool {
-		return path == m.Destination || strings.HasPrefix(path, strings.TrimSuffix(m.Destination, "/")+"/")
+		return path == m.Destination || strings.HasPrefix(path, strings.TrimSuffix(m.Destination,
+			"/")+"/")
 	})
 }
 
@@ -115,7 +116,10 @@ func nameFiles(
 	spec *specs.Spec, container string, addresses []netip.Addr, host fs.FS,
 ) ([]nameFile, error) {
 	own := func(kind specs.LinuxNamespaceType) bool {
-		return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+		return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool {
+				return n.Type == kind
+			})
 	}
 	hostname := spec.Hostname
 	if hostname == "" || !own(specs.UTSNamespace) {
@@ -147,7 +151,11 @@ func nameFiles(
 		}
 		hosts = nodeHosts(hosts, hostname, container)
 	}
-	return []nameFile{{"hosts", hosts}, {"hostname", []byte(hostname + "\n")}, {"resolv.conf", resolv}}, nil
+	return []nameFile{
+		{"hosts", hosts},
+		{"hostname", []byte(hostname + "\n")},
+		{"resolv.conf", resolv},
+	}, nil
 }
 
 // maxHostFile is the greatest size of a file of the node that is read.
@@ -168,13 +176,15 @@ func readHost(host fs.FS, name string) ([]byte, error) {
 		return nil, fmt.Errorf("read /%s of the node: %w", name, err)
 	}
 	if len(data) > maxHostFile {
-		return nil, fmt.Errorf("/%s of the node: found more than %d bytes; allowed: %d", name, maxHostFile, maxHostFile)
+		return nil, fmt.Errorf("/%s of the node: found more than %d bytes; allowed: %d", name,
+			maxHostFile, maxHostFile)
 	}
 	return data, nil
 }
 
-// ownHosts returns /etc/hosts of a container with a network namespace of its own. Its names have its
-// addresses or, if there is loopback alone, that of loopback. The lines for IPv6 are the kubelet's.
+// ownHosts returns /etc/hosts of a container with a network namespace of its own. Its names have
+// its addresses or, if there is loopback alone, that of loopback. The lines for IPv6 are the
+// kubelet's.
 func ownHosts(hostname, container string, addresses []netip.Addr) []byte {
 	var b bytes.Buffer
 	b.WriteString("# Written by Berth at each start of the container.\n" +
@@ -210,7 +220,9 @@ func nodeHosts(node []byte, hostname, container string) []byte {
 	for line := range strings.Lines(string(node)) {
 		line, _, _ = strings.Cut(line, "#")
 		if fields := strings.Fields(line); len(fields) > 1 {
-			missing = slices.DeleteFunc(missing, func(n string) bool { return slices.Contains(fields[1:], n) })
+			missing = slices.DeleteFunc(missing, func(n string) bool {
+				return slices.Contains(fields[1:], n)
+			})
 		}
 	}
 	out := []byte("# The node's /etc/hosts, written by Berth at each start of the container.\n")

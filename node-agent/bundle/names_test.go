@@ -23,7 +23,13 @@ func hostFS(files map[string]string) fstest.MapFS {
 }
 
 func specWith(mounts ...string) *specs.Spec {
-	s := &specs.Spec{Hostname: "web.example.org", Root: &specs.Root{}, Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace}, {Type: specs.UTSNamespace}}}}
+	s := &specs.Spec{
+		Hostname: "web.example.org", Root: &specs.Root{},
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
+			{Type: specs.NetworkNamespace},
+			{Type: specs.UTSNamespace},
+		}},
+	}
 	for _, m := range mounts {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: m})
 	}
@@ -48,17 +54,36 @@ func TestMountNames(t *testing.T) {
 		mounts []string
 		want   string
 	}{
-		"no /etc":                        {plain, nil, "hosts hostname resolv.conf"},
-		"mounts elsewhere":               {plain, []string{"/proc", "/etcetera", "/etc/hosts.d"}, "hosts hostname resolv.conf"},
-		"the user's own hosts":           {plain, []string{"/etc/hosts"}, "hostname resolv.conf"},
-		"the user's own etc":             {plain, []string{"/etc"}, ""},
-		"files":                          {func(t *testing.T, r string) { place(t, r, "etc/hosts", "of the image") }, nil, "hosts hostname resolv.conf"},
-		"a link within the root":         {func(t *testing.T, r string) { place(t, r, "h", ""); link(t, "/h", r, "etc/hosts") }, nil, "hosts hostname resolv.conf"},
-		"a link to nothing":              {func(t *testing.T, r string) { link(t, "../run/x/stub-resolv.conf", r, "etc/resolv.conf") }, nil, "hosts hostname"},
-		"a link to a file of the node":   {func(t *testing.T, r string) { link(t, "/../../../../../etc/passwd", r, "etc/hosts") }, nil, "hostname resolv.conf"},
-		"a directory":                    {func(t *testing.T, r string) { place(t, r, "etc/hosts/x", "") }, nil, "hostname resolv.conf"},
-		"/etc is a file":                 {func(t *testing.T, r string) { place(t, r, "etc", "") }, nil, ""},
-		"/etc is a link out of the root": {func(t *testing.T, r string) { link(t, "/../../etc", r, "etc") }, nil, ""},
+		"no /etc": {plain, nil, "hosts hostname resolv.conf"},
+		"mounts elsewhere": {
+			plain,
+			[]string{"/proc", "/etcetera", "/etc/hosts.d"},
+			"hosts hostname resolv.conf",
+		},
+		"the user's own hosts": {plain, []string{"/etc/hosts"}, "hostname resolv.conf"},
+		"the user's own etc":   {plain, []string{"/etc"}, ""},
+		"files": {func(t *testing.T, r string) {
+			place(t, r, "etc/hosts", "of the image")
+		}, nil, "hosts hostname resolv.conf"},
+		"a link within the root": {func(t *testing.T, r string) {
+			place(t, r, "h", "")
+			link(t, "/h", r, "etc/hosts")
+		}, nil, "hosts hostname resolv.conf"},
+		"a link to nothing": {func(t *testing.T, r string) {
+			link(t, "../run/x/stub-resolv.conf", r, "etc/resolv.conf")
+		}, nil, "hosts hostname"},
+		"a link to a file of the node": {func(t *testing.T, r string) {
+			link(t, "/../../../../../etc/passwd", r, "etc/hosts")
+		}, nil, "hostname resolv.conf"},
+		"a directory": {func(t *testing.T, r string) {
+			place(t, r, "etc/hosts/x", "")
+		}, nil, "hostname resolv.conf"},
+		"/etc is a file": {func(t *testing.T, r string) {
+			place(t, r, "etc", "")
+		}, nil, ""},
+		"/etc is a link out of the root": {func(t *testing.T, r string) {
+			link(t, "/../../etc", r, "etc")
+		}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rootfs := t.TempDir()
@@ -125,7 +150,8 @@ func TestMountNamesAccess(t *testing.T) {
 			if o := m.Options; o[len(o)-1] != access {
 				t.Errorf("%s: found %v; want %s", m.Destination, o, access)
 			}
-			if info, err := os.Stat(filepath.Join(dir.Path(), m.Source)); err != nil || info.Mode() != 0o644 {
+			if info, err := os.Stat(filepath.Join(dir.Path(), m.Source)); err != nil ||
+				info.Mode() != 0o644 {
 				t.Errorf("%s: found %v, %v; want mode 0644", m.Source, info.Mode(), err)
 			}
 		}
@@ -138,11 +164,16 @@ func TestNameFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	stub := map[string]string{
-		"etc/hosts": "10.0.0.1 " + node + " # comment web\n10.0.0.2 other", "etc/resolv.conf": "nameserver 127.0.0.53\noptions edns0\n",
+		"etc/hosts":                       "10.0.0.1 " + node + " # comment web\n10.0.0.2 other",
+		"etc/resolv.conf":                 "nameserver 127.0.0.53\noptions edns0\n",
 		"run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\nsearch example.org\n",
 	}
-	mixed := map[string]string{"etc/resolv.conf": "# a comment\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 192.0.2.7\n"}
-	hostNetwork := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}}}
+	mixed := map[string]string{
+		"etc/resolv.conf": "# a comment\nnameserver 127.0.0.1\nnameserver ::1\nnameserver 192.0.2.7\n",
+	}
+	hostNetwork := &specs.Spec{
+		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}},
+	}
 	for name, tc := range map[string]struct {
 		spec          *specs.Spec
 		host          map[string]string
@@ -150,11 +181,34 @@ func TestNameFiles(t *testing.T) {
 		not           string   // is not in hosts
 		name, resolve string
 	}{
-		"own network, systemd-resolved":   {specWith(), stub, []string{"127.0.0.1\tlocalhost", "127.0.0.1\tweb.example.org web c"}, "10.0.0.1", "web.example.org\n", "nameserver 192.0.2.1\nsearch example.org\n"},
-		"own network, server on the node": {specWith(), mixed, nil, "", "web.example.org\n", "# a comment\nnameserver 192.0.2.7\n"},
-		"own network, no resolv.conf":     {specWith(), nil, nil, "", "web.example.org\n", ""},
-		"host network":                    {hostNetwork, stub, []string{"10.0.0.1 " + node + " # comment web", "10.0.0.2 other", "127.0.1.1\tc"}, "127.0.1.1\t" + node, node + "\n", "nameserver 127.0.0.53\noptions edns0\n"},
-		"host network, no hosts file":     {hostNetwork, nil, []string{"127.0.1.1\t" + strings.Join(names(node, "c"), " ")}, "", node + "\n", ""},
+		"own network, systemd-resolved": {
+			specWith(), stub,
+			[]string{
+				"127.0.0.1\tlocalhost",
+				"127.0.0.1\tweb.example.org web c",
+			},
+			"10.0.0.1", "web.example.org\n",
+			"nameserver 192.0.2.1\nsearch example.org\n",
+		},
+		"own network, server on the node": {
+			specWith(), mixed, nil, "", "web.example.org\n",
+			"# a comment\nnameserver 192.0.2.7\n",
+		},
+		"own network, no resolv.conf": {specWith(), nil, nil, "", "web.example.org\n", ""},
+		"host network": {
+			hostNetwork, stub,
+			[]string{
+				"10.0.0.1 " + node + " # comment web",
+				"10.0.0.2 other", "127.0.1.1\tc",
+			},
+			"127.0.1.1\t" + node, node + "\n",
+			"nameserver 127.0.0.53\noptions edns0\n",
+		},
+		"host network, no hosts file": {
+			hostNetwork, nil,
+			[]string{"127.0.1.1\t" + strings.Join(names(node, "c"), " ")},
+			"", node + "\n", "",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, err := nameFiles(tc.spec, "c", nil, hostFS(tc.host))

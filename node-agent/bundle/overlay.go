@@ -18,7 +18,8 @@ const maxLayers = 500
 // at rootfs. Whatever was mounted there before is undone first. On an error nothing of it is left.
 func (d Dir) MountRootfs(layers []string) (err error) {
 	if len(layers) == 0 || len(layers) > maxLayers {
-		return fmt.Errorf("image layers: found %d; allowed: 1 to %d, as overlayfs takes", len(layers), maxLayers)
+		return fmt.Errorf("image layers: found %d; allowed: 1 to %d, as overlayfs takes", len(layers),
+			maxLayers)
 	}
 	if err := d.UnmountRootfs(); err != nil {
 		return err
@@ -126,7 +127,8 @@ func (d Dir) mountNew(lower []string, upper, work string) error {
 		return explain("fsmount", err)
 	}
 	defer unix.Close(mfd)
-	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, d.Rootfs(), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, d.Rootfs(),
+		unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return explain("move_mount", err)
 	}
 	return nil
@@ -134,9 +136,11 @@ func (d Dir) mountNew(lower []string, upper, work string) error {
 
 // mountOld mounts the overlay with mount(2); its options take a page, which is some 180 layers.
 func (d Dir) mountOld(lower []string, upper, work string) error {
-	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + ",workdir=" + work + ",volatile"
+	options := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + upper + ",workdir=" + work +
+		",volatile"
 	if len(options) >= os.Getpagesize() {
-		return fmt.Errorf("mount rootfs: found %d layers; allowed: as many as fit %d bytes of options, or Linux 6.7 or newer", len(lower), os.Getpagesize())
+		return fmt.Errorf(
+			"mount rootfs: found %d layers; allowed: as many as fit %d bytes of options, or Linux 6.7 or newer", len(lower), os.Getpagesize())
 	}
 	if err := unix.Mount("berth", d.Rootfs(), "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount rootfs: overlay: %w", err)

@@ -16,8 +16,8 @@ import (
 	"github.com/berth-run/berth/internal/durable"
 )
 
-// private is the directory of files that no disk may have: a tmpfs that only its owner can enter. It
-// is unmounted with the container, and gone after a boot.
+// private is the directory of files that no disk may have: a tmpfs that only its owner can enter.
+// It is unmounted with the container, and gone after a boot.
 func (d Dir) private() string { return d.File("private") }
 
 // WriteSecretConfig is WriteConfig for a document with values of Secrets: config.json is a symlink

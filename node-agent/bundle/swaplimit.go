@@ -18,5 +18,6 @@ func SwapLimit(host fs.FS) bool {
 	if has("sys/fs/cgroup/memory/memory.limit_in_bytes") {
 		return has("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 	}
-	return has("proc/swaps") // cgroup v2 has memory.swap.max with CONFIG_SWAP, and that has this file: proc(5)
+	// cgroup v2 has memory.swap.max with CONFIG_SWAP, and that has this file: proc(5)
+	return has("proc/swaps")
 }

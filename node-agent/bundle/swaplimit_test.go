@@ -13,10 +13,17 @@ func TestSwapLimit(t *testing.T) {
 		files []string
 		want  bool
 	}{
-		"v1 with swap accounting":          {[]string{memory + "limit_in_bytes", memory + "memsw.limit_in_bytes", "proc/swaps"}, true},
-		"v1 with swapaccount=0":            {[]string{memory + "limit_in_bytes", "proc/swaps"}, false},
-		"hybrid, memory on v1, without":    {[]string{memory + "limit_in_bytes", "sys/fs/cgroup/unified/cgroup.controllers", "proc/swaps"}, false},
-		"v2":                               {[]string{"sys/fs/cgroup/cgroup.controllers", "proc/swaps"}, true},
+		"v1 with swap accounting": {[]string{memory + "limit_in_bytes", memory +
+			"memsw.limit_in_bytes", "proc/swaps"}, true},
+		"v1 with swapaccount=0": {[]string{memory + "limit_in_bytes", "proc/swaps"}, false},
+		"hybrid, memory on v1, without": {[]string{
+			memory + "limit_in_bytes",
+			"sys/fs/cgroup/unified/cgroup.controllers", "proc/swaps",
+		}, false},
+		"v2": {[]string{
+			"sys/fs/cgroup/cgroup.controllers",
+			"proc/swaps",
+		}, true},
 		"v2, a kernel without CONFIG_SWAP": {[]string{"sys/fs/cgroup/cgroup.controllers"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -177,7 +177,8 @@ func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 			}
 			return f.Close()
 		}
-		return fmt.Errorf("%s.path: found nothing at %s on this node; allowed: %s", field, source.Path, hostPathKind(kind))
+		return fmt.Errorf("%s.path: found nothing at %s on this node; allowed: %s", field, source.Path,
+			hostPathKind(kind))
 	}
 	if err != nil {
 		return fmt.Errorf("%s.path: %w", field, err)
@@ -197,10 +198,12 @@ func hostPath(field string, source *corev1.HostPathVolumeSource) error {
 	case corev1.HostPathBlockDev:
 		ok = mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
 	default:
-		return fmt.Errorf("%s.type: found %q; allowed: DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice or nothing", field, kind)
+		return fmt.Errorf(
+			"%s.type: found %q; allowed: DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice or nothing", field, kind)
 	}
 	if !ok {
-		return fmt.Errorf("%s.path: found %s (%s); allowed: %s", field, source.Path, kindOf(mode), hostPathKind(kind))
+		return fmt.Errorf("%s.path: found %s (%s); allowed: %s", field, source.Path, kindOf(mode),
+			hostPathKind(kind))
 	}
 	return nil
 }

@@ -36,7 +36,9 @@ type RunDir struct {
 
 // NewRunDir creates the run directory if it is missing, and locks it. client speaks to the
 // supervisor of the run directory.
-func NewRunDir(ctx context.Context, runDir, stateDir string, client *protocol.Client) (*RunDir, error) {
+func NewRunDir(ctx context.Context, runDir, stateDir string, client *protocol.Client) (*RunDir,
+	error,
+) {
 	c := &RunDir{runDir: runDir, client: client}
 	var err error
 	if c.stateDir, err = filepath.Abs(stateDir); err != nil {
@@ -73,7 +75,8 @@ func (c *RunDir) Assert(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
-	if there, err := os.Stat(filepath.Join(c.runDir, lockFile)); err != nil || !os.SameFile(held, there) {
+	if there, err := os.Stat(filepath.Join(c.runDir, lockFile)); err != nil ||
+		!os.SameFile(held, there) {
 		if err := c.takeLock(ctx); err != nil {
 			return err
 		}
@@ -93,7 +96,8 @@ func (c *RunDir) Assert(ctx context.Context) error {
 			return err
 		}
 		if len(containers) > 0 {
-			return fmt.Errorf("--run-dir: found %s with %d containers of the agent whose --state-dir is %s; allowed: that --state-dir, or another --run-dir",
+			return fmt.Errorf(
+				"--run-dir: found %s with %d containers of the agent whose --state-dir is %s; allowed: that --state-dir, or another --run-dir",
 				c.runDir, len(containers), other)
 		}
 	}

@@ -18,12 +18,13 @@ import (
 // containers come from. The agent writes them when it starts, so that these commands need no flag
 // but --state-dir.
 type Settings struct {
-	Manifests string   `json:"manifests"`
-	Node      string   `json:"node,omitempty"` // of a cluster; an agent that works alone writes none, nor did earlier versions
-	RunDir    string   `json:"runDir"`
-	LogDir    string   `json:"logDir"`
-	Berth     string   `json:"berth"`
-	Handlers  []string `json:"handlers,omitempty"` // as NAME=PATH
+	Manifests string `json:"manifests"`
+	// of a cluster; an agent that works alone writes none, nor did earlier versions
+	Node     string   `json:"node,omitempty"`
+	RunDir   string   `json:"runDir"`
+	LogDir   string   `json:"logDir"`
+	Berth    string   `json:"berth"`
+	Handlers []string `json:"handlers,omitempty"` // as NAME=PATH
 }
 
 func settingsFile(stateDir string) string { return filepath.Join(stateDir, "agent.json") }
@@ -45,7 +46,9 @@ func Read(stateDir string) (Settings, error) {
 	var s Settings
 	data, err := os.ReadFile(settingsFile(stateDir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, fmt.Errorf("--state-dir: found no agent.json in %s; allowed: the --state-dir of an agent that has run", stateDir)
+		return s, fmt.Errorf(
+			"--state-dir: found no agent.json in %s; allowed: the --state-dir of an agent that has run",
+			stateDir)
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &s)
@@ -80,6 +83,8 @@ func (s Settings) CheckSource(stateDir string, bundles *bundle.Root) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	return fmt.Errorf("--state-dir: found %d containers of %s in %s, which this agent would remove; allowed: %s, or another --state-dir and "+
-		"--run-dir. To have them removed, remove %s", len(ids), from, stateDir, flag, settingsFile(stateDir))
+	return fmt.Errorf(
+		"--state-dir: found %d containers of %s in %s, which this agent would remove; allowed: %s, or another --state-dir and "+
+			"--run-dir. To have them removed, remove %s", len(ids), from, stateDir, flag,
+		settingsFile(stateDir))
 }

@@ -20,13 +20,17 @@ func TestStateDirOfAnotherSource(t *testing.T) {
 		before, now Settings
 		want        string // in the error; empty for none
 	}{
-		"the same node":            {of("a", ""), of("a", ""), ""},
-		"another node":             {of("a", ""), of("b", ""), "found 1 containers of node a in "},
-		"an earlier version":       {of("", ""), of("b", ""), ""},
-		"the same manifests":       {of("a", "/m"), of("a", "/m"), ""},
-		"manifests, another host":  {of("a", "/m"), of("b", "/m"), ""},
-		"other manifests":          {of("a", "/m"), of("a", "/n"), ""}, // package folder holds on to what is missing
-		"manifests, now a cluster": {of("a", "/m"), of("a", ""), "found 1 containers of the manifests in /m in "},
+		"the same node":           {of("a", ""), of("a", ""), ""},
+		"another node":            {of("a", ""), of("b", ""), "found 1 containers of node a in "},
+		"an earlier version":      {of("", ""), of("b", ""), ""},
+		"the same manifests":      {of("a", "/m"), of("a", "/m"), ""},
+		"manifests, another host": {of("a", "/m"), of("b", "/m"), ""},
+		// package folder holds on to what is missing
+		"other manifests": {of("a", "/m"), of("a", "/n"), ""},
+		"manifests, now a cluster": {
+			of("a", "/m"), of("a", ""),
+			"found 1 containers of the manifests in /m in ",
+		},
 		"a cluster, now manifests": {of("a", ""), of("a", "/m"), "found 1 containers of a cluster in "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +52,8 @@ func TestStateDirOfAnotherSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			err = tc.now.CheckSource(state, bundles)
-			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want+state) {
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want+
+				state) {
 				t.Errorf("found %v; want %q", err, tc.want)
 			}
 			if err := os.Remove(settingsFile(state)); err != nil { // as the error says

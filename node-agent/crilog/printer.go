@@ -52,7 +52,9 @@ func (p *Printer) Follow(ctx context.Context, path string, now func() (string, e
 }
 
 // print prints one run's log after the other.
-func (p *Printer) print(ctx context.Context, path string, follow bool, now func() (string, error)) error {
+func (p *Printer) print(ctx context.Context, path string, follow bool,
+	now func() (string, error),
+) error {
 	for path != "" {
 		var err error
 		if path, err = p.follow(ctx, path, follow, now); err != nil {
@@ -91,7 +93,9 @@ func (p *Printer) catchUp(path string, read *os.File) (*os.File, error) {
 
 // follow prints the log of one run to its end, and waits for more. It returns the path of the next
 // run's log, or "" at the end.
-func (p *Printer) follow(ctx context.Context, path string, follow bool, now func() (string, error)) (string, error) {
+func (p *Printer) follow(ctx context.Context, path string, follow bool,
+	now func() (string, error),
+) (string, error) {
 	f, err := p.catchUp(path, nil)
 	if err != nil {
 		return "", err
@@ -161,7 +165,8 @@ func (p *Printer) take(entry string) error {
 	if len(fields) < 4 {
 		return nil // no entry of the CRI format
 	}
-	e := logEntry{time: fields[0], stream: fields[1], text: fields[3], partial: fields[2] == "P" || strings.HasPrefix(fields[2], "P:")}
+	e := logEntry{time: fields[0], stream: fields[1], text: fields[3], partial: fields[2] == "P" ||
+		strings.HasPrefix(fields[2], "P:")}
 	if !p.Since.IsZero() && !p.middle && len(p.line) == 0 {
 		if t, err := time.Parse(time.RFC3339Nano, e.time); err == nil && t.Before(p.Since) {
 			return nil

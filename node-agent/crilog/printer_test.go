@@ -28,11 +28,13 @@ func TestPrinter(t *testing.T) {
 		}
 		fmt.Fprintf(to, "2026-01-02T03:%02d:%02d.000000000Z %s F line %d\n", n/60, n%60, stream, n)
 	}
-	current.WriteString("2026-01-02T04:00:00.000000000Z stdout P long \n2026-01-02T04:00:01.000000000Z stdout F line\n")
+	current.WriteString(
+		"2026-01-02T04:00:00.000000000Z stdout P long \n2026-01-02T04:00:01.000000000Z stdout F line\n")
 	current.WriteString("no entry\n2026-01-02T04:00:02.000000000Z stdout P prompt> ")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "0.log")
-	for name, content := range map[string]string{path: current.String() + "\n", path + ".1": older.String()} {
+	for name, content := range map[string]string{path: current.String() + "\n", path +
+		".1": older.String()} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -51,16 +53,36 @@ func TestPrinter(t *testing.T) {
 		p        Printer
 		out, err string
 	}{
-		"all":                 {Printer{Tail: -1}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"the last lines":      {Printer{Tail: 4}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
-		"no lines":            {Printer{Tail: 0}, "prompt> ", ""},
-		"more than there are": {Printer{Tail: 1000}, lines(0, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"over the rotation":   {Printer{Tail: 202}, lines(100, 300, "line %d") + "long line\nprompt> ", "line 99\nline 199\nline 299\n"},
-		"since":               {Printer{Tail: -1, Since: at(3, 4, 57)}, lines(297, 300, "line %d") + "long line\nprompt> ", "line 299\n"},
-		"since and tail":      {Printer{Tail: 2, Since: at(3, 4, 57)}, "long line\nprompt> ", "line 299\n"},
-		"since the middle":    {Printer{Tail: -1, Since: at(4, 0, 1)}, "line\nprompt> ", ""},
-		"timestamps":          {Printer{Tail: 1, Timestamps: true}, "2026-01-02T04:00:00.000000000Z long line\n2026-01-02T04:00:02.000000000Z prompt> ", ""},
-		"prefix":              {Printer{Tail: 2, Prefix: "x | "}, "x | long line\nx | prompt> \n", "x | line 299\n"},
+		"all": {
+			Printer{Tail: -1},
+			lines(0, 300, "line %d") + "long line\nprompt> ",
+			"line 99\nline 199\nline 299\n",
+		},
+		"the last lines": {
+			Printer{Tail: 4},
+			lines(297, 300, "line %d") + "long line\nprompt> ",
+			"line 299\n",
+		},
+		"no lines": {Printer{Tail: 0}, "prompt> ", ""},
+		"more than there are": {
+			Printer{Tail: 1000},
+			lines(0, 300, "line %d") + "long line\nprompt> ",
+			"line 99\nline 199\nline 299\n",
+		},
+		"over the rotation": {
+			Printer{Tail: 202},
+			lines(100, 300, "line %d") + "long line\nprompt> ",
+			"line 99\nline 199\nline 299\n",
+		},
+		"since": {Printer{Tail: -1, Since: at(3, 4, 57)}, lines(297, 300, "line %d") +
+			"long line\nprompt> ", "line 299\n"},
+		"since and tail":   {Printer{Tail: 2, Since: at(3, 4, 57)}, "long line\nprompt> ", "line 299\n"},
+		"since the middle": {Printer{Tail: -1, Since: at(4, 0, 1)}, "line\nprompt> ", ""},
+		"timestamps": {
+			Printer{Tail: 1, Timestamps: true},
+			"2026-01-02T04:00:00.000000000Z long line\n2026-01-02T04:00:02.000000000Z prompt> ", "",
+		},
+		"prefix": {Printer{Tail: 2, Prefix: "x | "}, "x | long line\nx | prompt> \n", "x | line 299\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, err bytes.Buffer
@@ -112,7 +134,8 @@ func TestPrinterRotation(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if err := os.WriteFile(path, fmt.Appendf(nil, "2026-01-02T03:00:00Z stdout F line %d\n", n), 0o600); err != nil {
+				err := os.WriteFile(path, fmt.Appendf(nil, "2026-01-02T03:00:00Z stdout F line %d\n", n), 0o600)
+				if err != nil {
 					t.Fatal(err)
 				}
 				n++

@@ -50,8 +50,8 @@ func (c *CLI) logged(ctx context.Context, log *os.File, args ...string) *exec.Cm
 }
 
 // Output runs a call and returns what it printed. An error has the program's own words, and wraps
-// ErrNotExist, ErrExist or ErrNotRunning if they say that. The id is for messages; it is empty for a
-// call about no container.
+// ErrNotExist, ErrExist or ErrNotRunning if they say that. The id is for messages; it is empty for
+// a call about no container.
 func (c *CLI) Output(ctx context.Context, id string, args ...string) ([]byte, error) {
 	// Files rather than pipes: a hook that the program leaves behind could hold a pipe open for
 	// ever. In memory, so that a container can be killed and deleted on a full disk.
@@ -74,7 +74,10 @@ func (c *CLI) Output(ctx context.Context, id string, args ...string) ([]byte, er
 }
 
 // forwarded are the signals that people and init systems send.
-var forwarded = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1,
+	unix.SIGUSR2, unix.SIGWINCH,
+}
 
 // Forward runs a call on this process's standard streams, passes signals on to it, and returns its
 // exit code: 128 and the signal's number if one has ended it.
@@ -106,7 +109,9 @@ func (c *CLI) Forward(ctx context.Context, args ...string) (int, error) {
 
 // run runs the command and makes an error of the program's own words: the last one of its log, else
 // the end of its stderr.
-func (c *CLI) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id string, stderr *os.File) error {
+func (c *CLI) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id string,
+	stderr *os.File,
+) error {
 	err := cmd.Run()
 	if err == nil {
 		return nil
@@ -170,7 +175,9 @@ func classify(words string) error {
 	case has("container with given ID already exists"), has("container with id exists"), // runc
 		has("container `") && has("already exists"): // crun
 		return ErrExist
-	case has("container not running"), has("container is not running"), has("process already finished"), // runc
+	// runc
+	case has("container not running"), has("container is not running"),
+		has("process already finished"),
 		has("is not running"), has("No such process"), has("no such process"): // crun
 		return ErrNotRunning
 	}

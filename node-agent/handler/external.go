@@ -56,7 +56,9 @@ const (
 
 // Create runs "create". The program inherits the container's stdio, and runc says there too why it
 // failed.
-func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int, err error) {
+func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (pid int,
+	err error,
+) {
 	ctx, cancel := e.bounded(ctx)
 	defer cancel()
 	dir, err := e.callDir()
@@ -73,7 +75,8 @@ func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (
 
 	cli := e.cli()
 	cmd := cli.logged(ctx, log, "create", "--bundle", bundle, "--pid-file", pidFile, id)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileOrNull(stdio.Stdin), writerOrNull(stdio.Stdout), writerOrNull(stdio.Stderr)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = fileOrNull(stdio.Stdin), writerOrNull(stdio.Stdout),
+		writerOrNull(stdio.Stderr)
 	if err := cli.run(ctx, cmd, log, "create", id, nil); err != nil {
 		// Whoever has a container of that id keeps it; anything else is our own half-made one.
 		if !errors.Is(err, ErrExist) {
@@ -103,7 +106,8 @@ func (e *External) State(ctx context.Context, id string) (*specs.State, error) {
 	}
 	var s specs.State
 	if err := json.Unmarshal(out, &s); err != nil {
-		return nil, fmt.Errorf("%s state %s: found %.100q; allowed: a state document: %w", e.Program, id, out, err)
+		return nil, fmt.Errorf("%s state %s: found %.100q; allowed: a state document: %w", e.Program, id,
+			out, err)
 	}
 	return &s, nil
 }
@@ -172,7 +176,8 @@ func (e *External) Features(ctx context.Context) (*features.Features, error) {
 	}
 	var f features.Features
 	if err := json.Unmarshal(out, &f); err != nil {
-		return nil, fmt.Errorf("%s features: found %.100q; allowed: a features document: %w", e.Program, out, err)
+		return nil, fmt.Errorf("%s features: found %.100q; allowed: a features document: %w", e.Program,
+			out, err)
 	}
 	return &f, nil
 }

@@ -43,14 +43,16 @@ type Stdio struct {
 //
 // What may be asked again, after an error or after the caller itself was killed half way:
 //
-//   - Create is not idempotent: a second one of the same id fails with ErrExist. One that fails leaves nothing behind;
-//     one that was cut off by the death of the caller is cleared by Delete with force.
+//   - Create is not idempotent: a second one of the same id fails with ErrExist. One that fails
+//     leaves nothing behind; one that was cut off by the death of the caller is cleared by Delete
+//     with force.
 //   - Start works once. A second one fails and changes nothing.
 //   - State reads only.
 //   - Kill may be repeated; once the process has ended it fails with ErrNotRunning.
 //   - Update may be repeated with the same limits. One that fails leaves the limits as they were.
-//   - Delete may be repeated until it succeeds or fails with ErrNotExist; the two mean the same to one who wants the
-//     container gone. Without force it refuses a container whose process lives. With force it kills first.
+//   - Delete may be repeated until it succeeds or fails with ErrNotExist; the two mean the same to
+//     one who wants the container gone. Without force it refuses a container whose process lives.
+//     With force it kills first.
 //
 // A call whose context ends returns soon after. Whether it has done its work is not known then.
 //

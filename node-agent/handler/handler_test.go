@@ -37,7 +37,8 @@ func TestSet(t *testing.T) {
 	if h, err := s.Get("crun"); err != nil || h.(*External).Dir != "/run/berth/handlers/crun" {
 		t.Errorf("crun: %v, %v", h, err)
 	}
-	if _, err := s.Get("nope"); err == nil || err.Error() != `handler: found "nope"; allowed: berth, crun` {
+	if _, err := s.Get("nope"); err == nil ||
+		err.Error() != `handler: found "nope"; allowed: berth, crun` {
 		t.Errorf("nope: %v", err)
 	}
 }
@@ -56,7 +57,10 @@ func program(t *testing.T, script string) *External {
 // is not known.
 func TestExternalCutOff(t *testing.T) {
 	leaktest.Check(t)
-	for name, script := range map[string]string{"no answer": "exec sleep 1000", "killed": "kill -9 $$"} {
+	for name, script := range map[string]string{
+		"no answer": "exec sleep 1000",
+		"killed":    "kill -9 $$",
+	} {
 		t.Run(name, func(t *testing.T) {
 			e := program(t, script)
 			if name == "no answer" {
@@ -92,15 +96,27 @@ func TestExternalErrors(t *testing.T) {
 		{"stderr when there is no log", `echo one >&2; echo two >&2; exit 1`, "two", nil},
 		{"exit status when there is neither", `exit 3`, "exit status 3", nil},
 		{"log that is no json", `echo text > $LOG; echo two >&2; exit 1`, "two", nil},
-		{"runc: absent", `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`, "container does not exist", ErrNotExist},
-		{"crun: absent", `echo '{"msg":"container ` + "`x`" + ` does not exist","level":"error"}' > $LOG; exit 1`, "does not exist", ErrNotExist},
-		{"runc: ended", `echo '{"level":"error","msg":"container not running"}' > $LOG; exit 1`, "container not running", ErrNotRunning},
-		{"runc: taken", `echo '{"level":"error","msg":"container with given ID already exists"}' > $LOG; exit 1`, "already exists", ErrExist},
+		{
+			"runc: absent", `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`,
+			"container does not exist", ErrNotExist,
+		},
+		{"crun: absent", `echo '{"msg":"container ` + "`x`" +
+			` does not exist","level":"error"}' > $LOG; exit 1`, "does not exist", ErrNotExist},
+		{
+			"runc: ended", `echo '{"level":"error","msg":"container not running"}' > $LOG; exit 1`,
+			"container not running", ErrNotRunning,
+		},
+		{
+			"runc: taken",
+			`echo '{"level":"error","msg":"container with given ID already exists"}' > $LOG; exit 1`,
+			"already exists", ErrExist,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			e := program(t, tc.script)
 			err := e.Kill(t.Context(), "x", unix.SIGTERM, false)
-			if err == nil || !strings.HasSuffix(err.Error(), tc.want) || !strings.Contains(err.Error(), e.Program+" kill x: ") {
+			if err == nil || !strings.HasSuffix(err.Error(), tc.want) || !strings.Contains(err.Error(),
+				e.Program+" kill x: ") {
 				t.Errorf("got %v", err)
 			}
 			for _, kind := range []error{ErrNotExist, ErrExist, ErrNotRunning} {
@@ -118,7 +134,10 @@ func TestExternalErrors(t *testing.T) {
 // A create that fails is undone, except where the id is somebody else's container.
 func TestExternalCreateIsUndone(t *testing.T) {
 	leaktest.Check(t)
-	for words, undone := range map[string]bool{"no such file": true, "container with given ID already exists": false} {
+	for words, undone := range map[string]bool{
+		"no such file":                           true,
+		"container with given ID already exists": false,
+	} {
 		e := program(t, `case "$*" in
 *create*) echo '{"level":"error","msg":"`+words+`"}' > $LOG; exit 1;;
 *"delete --force x") : > "$(dirname "$0")/deleted";;
@@ -133,7 +152,8 @@ esac`)
 	}
 	// No pid file, no container.
 	e := program(t, `case "$*" in *"delete --force x") : > "$(dirname "$0")/deleted";; esac`)
-	if _, err := e.Create(t.Context(), "x", "/b", Stdio{}); err == nil || !strings.Contains(err.Error(), "pid file") {
+	if _, err := e.Create(t.Context(), "x", "/b", Stdio{}); err == nil ||
+		!strings.Contains(err.Error(), "pid file") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(filepath.Dir(e.Program), "deleted")); err != nil {
@@ -166,20 +186,25 @@ func TestExternalUpdateIsUndone(t *testing.T) {
 	e := program(t, `eval "file=\${$(($# - 1))}"
 grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"
 ! grep -q '"limit":9}' "$file" || { echo '{"level":"error","msg":"no"}' > $LOG; exit 1; }`)
-	pids := func(n int64) *specs.LinuxResources { return &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &n}} }
+	pids := func(n int64) *specs.LinuxResources {
+		return &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &n}}
+	}
 	if err := e.Update(t.Context(), "x", pids(8), pids(7)); err != nil {
 		t.Fatal(err)
 	}
 	err := e.Update(t.Context(), "x", pids(9), pids(8))
-	if err == nil || !strings.HasPrefix(err.Error(), "linux.resources: ") || !strings.HasSuffix(err.Error(), " no") {
+	if err == nil || !strings.HasPrefix(err.Error(), "linux.resources: ") ||
+		!strings.HasSuffix(err.Error(), " no") {
 		t.Errorf("got %v", err)
 	}
 	// With nothing to set back to, both errors are reported.
-	if err := e.Update(t.Context(), "x", pids(9), pids(9)); err == nil || !strings.Contains(err.Error(), "set it back: ") {
+	if err := e.Update(t.Context(), "x", pids(9), pids(9)); err == nil ||
+		!strings.Contains(err.Error(), "set it back: ") {
 		t.Errorf("got %v", err)
 	}
 	given, err := os.ReadFile(filepath.Join(filepath.Dir(e.Program), "given"))
-	if want := `"limit":8 "limit":9 "limit":8 "limit":9 "limit":9`; err != nil || strings.Join(strings.Fields(string(given)), " ") != want {
+	if want := `"limit":8 "limit":9 "limit":8 "limit":9 "limit":9`; err != nil ||
+		strings.Join(strings.Fields(string(given)), " ") != want {
 		t.Errorf("it was given %q, %v; want %q", given, err, want)
 	}
 }

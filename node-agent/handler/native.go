@@ -29,7 +29,10 @@ func NewNative(root string, options ...runtime.Option) (Native, error) {
 
 // Create creates the container as a child of this process.
 func (n Native) Create(ctx context.Context, id, bundle string, stdio Stdio) (int, error) {
-	st, err := n.Runtime.Create(ctx, id, runtime.CreateOptions{Bundle: bundle, Stdin: stdio.Stdin, Stdout: stdio.Stdout, Stderr: stdio.Stderr})
+	st, err := n.Runtime.Create(ctx, id, runtime.CreateOptions{
+		Bundle: bundle, Stdin: stdio.Stdin,
+		Stdout: stdio.Stdout, Stderr: stdio.Stderr,
+	})
 	if err != nil {
 		return 0, named("create", id, err)
 	}
@@ -48,7 +51,8 @@ func (n Native) State(ctx context.Context, id string) (*specs.State, error) {
 		return nil, named("state", id, err)
 	}
 	return &specs.State{
-		Version: st.OCIVersion, ID: st.ID, Status: st.Status, Pid: st.PID, Bundle: st.Bundle, Annotations: st.Annotations,
+		Version: st.OCIVersion, ID: st.ID, Status: st.Status, Pid: st.PID, Bundle: st.Bundle,
+		Annotations: st.Annotations,
 	}, nil
 }
 
@@ -68,7 +72,9 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 }
 
 // Features returns the features of the native runtime.
-func (n Native) Features(context.Context) (*features.Features, error) { return runtime.Features(), nil }
+func (n Native) Features(context.Context) (*features.Features, error) {
+	return runtime.Features(), nil
+}
 
 // named adds the call and the container to an error; the runtime's own errors leave that to its
 // callers.

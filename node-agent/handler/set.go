@@ -34,7 +34,8 @@ func (s Set) Names() []string { return slices.Sorted(maps.Keys(s)) }
 // Add puts a handler into the set. A name is 1 to 63 of [a-z0-9.-], as a RuntimeClass's handler is
 // (a DNS label or more).
 func (s Set) Add(name string, h Handler) error {
-	if len(name) == 0 || len(name) > 63 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
+	if len(name) == 0 || len(name) > 63 ||
+		strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
 		return fmt.Errorf("handler name: found %q; allowed: 1 to 63 of [a-z0-9.-]", name)
 	}
 	if _, ok := s[name]; ok {

@@ -35,7 +35,8 @@ const (
 	maxPath        = 4096           // bytes in a name, as the kernel's PATH_MAX
 	xattrRecord    = "SCHILY.xattr."
 	bsdXattrRecord = "LIBARCHIVE.xattr."
-	userOverlay    = "user.overlay." // overlayfs's bookkeeping where a plain user mounts it: means nothing on another node
+	// overlayfs's bookkeeping where a plain user mounts it: means nothing on another node
+	userOverlay = "user.overlay."
 )
 
 // applied describes a layer that was unpacked.
@@ -59,8 +60,9 @@ type applier struct {
 
 	times      []dirTime // directory times, set last because filling a directory changes them
 	opaqueRoot bool
-	now        unix.Timespec // time for directories that no layer describes: that of the entry that needs them
-	buf        []byte
+	// time for directories that no layer describes: that of the entry that needs them
+	now unix.Timespec
+	buf []byte
 
 	parentKey string // the last parent that was resolved, as named by the tar
 	parentFd  int    // -1: none
@@ -73,7 +75,9 @@ type dirTime struct {
 
 // apply unpacks an uncompressed layer into the directory diff, which must be empty. lowers are the
 // diff directories of the layers below, lowest first.
-func apply(ctx context.Context, r io.Reader, diff, trash string, lowers []string, format format, limits Limits) (applied, error) {
+func apply(ctx context.Context, r io.Reader, diff, trash string, lowers []string, format format,
+	limits Limits,
+) (applied, error) {
 	a := &applier{format: format, limits: limits, parentFd: -1, trash: -1, buf: make([]byte, 64<<10)}
 	defer a.close()
 	for _, dir := range append([]string{diff}, reversed(lowers)...) {
@@ -106,7 +110,10 @@ func apply(ctx context.Context, r io.Reader, diff, trash string, lowers []string
 		}
 		a.entries++
 		if a.entries > limits.Entries {
-			return a.applied, &SizeError{What: "entries of the layer", Found: int64(a.entries), Allowed: int64(limits.Entries)}
+			return a.applied, &SizeError{
+				What: "entries of the layer", Found: int64(a.entries),
+				Allowed: int64(limits.Entries),
+			}
 		}
 		if err := a.entry(h, t); err != nil {
 			var known *EntryError
@@ -149,7 +156,8 @@ func split(name string) ([]string, string) {
 		case c == "..":
 			return nil, `name: found ".."; allowed: names inside the image`
 		case len(c) > unix.NAME_MAX:
-			return nil, fmt.Sprintf("name: found a component of %d bytes; allowed: at most %d", len(c), unix.NAME_MAX)
+			return nil, fmt.Sprintf("name: found a component of %d bytes; allowed: at most %d", len(c),
+				unix.NAME_MAX)
 		case strings.ContainsRune(c, 0):
 			return nil, "name: found a NUL byte"
 		default:
@@ -221,17 +229,21 @@ func (a *applier) check(h *tar.Header) error {
 	case tar.TypeDir, tar.TypeFifo:
 	case tar.TypeSymlink, tar.TypeLink:
 		if h.Linkname == "" || len(h.Linkname) >= maxPath || strings.ContainsRune(h.Linkname, 0) {
-			return refuse(h, "link target: found %d bytes; allowed: 1 to %d, and no NUL", len(h.Linkname), maxPath-1)
+			return refuse(h, "link target: found %d bytes; allowed: 1 to %d, and no NUL", len(h.Linkname),
+				maxPath-1)
 		}
 	case tar.TypeChar, tar.TypeBlock:
 		if h.Devmajor < 0 || h.Devminor < 0 || h.Devmajor >= 1<<12 || h.Devminor >= 1<<20 {
-			return refuse(h, "device: found %d:%d; allowed: numbers up to 4095:1048575", h.Devmajor, h.Devminor)
+			return refuse(h, "device: found %d:%d; allowed: numbers up to 4095:1048575", h.Devmajor,
+				h.Devminor)
 		}
 		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
-			return refuse(h, "found the character device 0:0, which overlayfs takes for a whiteout; allowed: whiteouts named .wh.NAME")
+			return refuse(h,
+				"found the character device 0:0, which overlayfs takes for a whiteout; allowed: whiteouts named .wh.NAME")
 		}
 	default:
-		return refuse(h, "found %s; allowed: files, directories, links, devices and fifos", tarType(h.Typeflag))
+		return refuse(h, "found %s; allowed: files, directories, links, devices and fifos",
+			tarType(h.Typeflag))
 	}
 	return nil
 }
@@ -287,7 +299,8 @@ func (a *applier) create(parent int, base string, h *tar.Header, r io.Reader) er
 		}
 		return a.describe(parent, base, -1, h, true)
 	}
-	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|
+		unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -382,7 +395,8 @@ func (a *applier) makeDir(parent int, parts []string, h *tar.Header) error {
 			return fmt.Errorf("mkdir: %w", err)
 		}
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
@@ -414,7 +428,8 @@ func (a *applier) finish() error {
 
 func (a *applier) setDirTime(t dirTime) error {
 	// By now the name may be a link or gone: what is there then has its own times already.
-	fd, err := scoped.Open(a.root, path.Join(".", t.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := scoped.Open(a.root, path.Join(".", t.path), unix.O_PATH|unix.O_DIRECTORY|
+		unix.O_NOFOLLOW, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil
 	}

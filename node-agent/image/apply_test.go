@@ -36,7 +36,8 @@ type box struct {
 func newBox(t testing.TB) box {
 	t.Helper()
 	b := box{base: t.TempDir()}
-	b.diff, b.trash, b.secret = filepath.Join(b.base, "diff"), filepath.Join(b.base, "trash"), filepath.Join(b.base, "outside")
+	b.diff, b.trash, b.secret = filepath.Join(b.base, "diff"), filepath.Join(b.base, "trash"),
+		filepath.Join(b.base, "outside")
 	for _, d := range []string{b.diff, b.trash, b.secret} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -49,20 +50,28 @@ func newBox(t testing.TB) box {
 // untouched asserts that nothing happened outside of the layer.
 func (b box) untouched(t testing.TB) {
 	t.Helper()
-	want := map[string]string{"diff": "dir", "trash": "dir", "outside": "dir", "outside/file": "secret"}
+	want := map[string]string{
+		"diff": "dir", "trash": "dir", "outside": "dir",
+		"outside/file": "secret",
+	}
 	got := tree(t, b.base)
-	maps.DeleteFunc(got, func(k, _ string) bool { return strings.HasPrefix(k, "diff/") || strings.HasPrefix(k, "trash/") })
+	maps.DeleteFunc(got, func(k, _ string) bool {
+		return strings.HasPrefix(k, "diff/") || strings.HasPrefix(k, "trash/")
+	})
 	if !maps.Equal(got, want) {
 		t.Errorf("outside of the layer: got %v, want %v", got, want)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(filepath.Join(b.secret, "file"), &st); err != nil || st.Mode != unix.S_IFREG|0o644 || st.Nlink != 1 || st.Uid != 0 {
-		t.Errorf("the file outside changed: mode %o, %d links, owner %d, %v", st.Mode, st.Nlink, st.Uid, err)
+	if err := unix.Lstat(filepath.Join(b.secret, "file"), &st); err != nil || st.Mode != unix.S_IFREG|
+		0o644 || st.Nlink != 1 || st.Uid != 0 {
+		t.Errorf("the file outside changed: mode %o, %d links, owner %d, %v", st.Mode, st.Nlink,
+			st.Uid, err)
 	}
 }
 
 func (b box) apply(data []byte, lowers ...string) (applied, error) {
-	return apply(context.Background(), bytes.NewReader(data), b.diff, b.trash, lowers, trustedFormat(), DefaultLimits())
+	return apply(context.Background(), bytes.NewReader(data), b.diff, b.trash, lowers, trustedFormat(),
+		DefaultLimits())
 }
 
 func mode(m int64) func(*tar.Header) { return func(h *tar.Header) { h.Mode = m } }
@@ -93,7 +102,12 @@ func TestHostileLayers(t *testing.T) {
 		{"parent", []*entry{file("../outside/file", "x")}, `".."`, nil},
 		{"parent inside", []*entry{dir("a"), file("a/../../outside/file", "x")}, `".."`, nil},
 		{"absolute", []*entry{file("/OUT/file", "x")}, "", nil},
-		{"absolute is of the image", []*entry{file("/etc/passwd", "x")}, "", want{"etc": "dir", "etc/passwd": "x"}},
+		{
+			"absolute is of the image",
+			[]*entry{file("/etc/passwd", "x")},
+			"",
+			want{"etc": "dir", "etc/passwd": "x"},
+		},
 		{"symlink absolute then through", []*entry{symlink("l", "OUT"), file("l/file", "x")}, "", nil},
 		{
 			"symlink relative then through",
@@ -107,54 +121,154 @@ func TestHostileLayers(t *testing.T) {
 			"",
 			want{"l": "-> ../../../../../../../..", "tmp": "dir", "tmp/x": "x"},
 		},
-		{"symlink chain", []*entry{symlink("a", "b"), symlink("b", ".."), file("a/c", "x")}, "", want{"a": "-> b", "b": "-> ..", "c": "x"}},
-		{"symlink loop", []*entry{symlink("a", "b"), symlink("b", "a"), file("a/c", "x")}, "too many levels", nil},
+		{
+			"symlink chain",
+			[]*entry{symlink("a", "b"), symlink("b", ".."), file("a/c", "x")},
+			"",
+			want{"a": "-> b", "b": "-> ..", "c": "x"},
+		},
+		{
+			"symlink loop",
+			[]*entry{symlink("a", "b"), symlink("b", "a"), file("a/c", "x")},
+			"too many levels", nil,
+		},
 		{"write onto a symlink", []*entry{symlink("l", "OUT/file"), file("l", "x")}, "", want{"l": "x"}},
-		{"directory onto a symlink", []*entry{symlink("l", "OUT"), dir("l").with(mode(0o777)), file("l/file", "x")}, "", want{"l": "dir", "l/file": "x"}},
+		{"directory onto a symlink", []*entry{
+			symlink("l", "OUT"), dir("l").with(mode(0o777)),
+			file("l/file", "x"),
+		}, "", want{"l": "dir", "l/file": "x"}},
 		{"hard link up", []*entry{hard("h", "../outside/file")}, `".."`, nil},
 		{"hard link absolute", []*entry{hard("h", "OUT/file")}, "found nothing", nil},
-		{"hard link through a symlink", []*entry{symlink("l", "OUT"), hard("h", "l/file")}, "found nothing", nil},
-		{"hard link to a symlink, then write", []*entry{symlink("l", "OUT/file"), hard("h", "l"), file("h", "x")}, "", nil},
-		{"hard link to a symlink", []*entry{symlink("l", "target"), hard("h", "l")}, "", want{"l": "-> target", "h": "-> target"}},
+		{
+			"hard link through a symlink",
+			[]*entry{symlink("l", "OUT"), hard("h", "l/file")},
+			"found nothing", nil,
+		},
+		{"hard link to a symlink, then write", []*entry{
+			symlink("l", "OUT/file"), hard("h", "l"),
+			file("h", "x"),
+		}, "", nil},
+		{
+			"hard link to a symlink",
+			[]*entry{symlink("l", "target"), hard("h", "l")},
+			"",
+			want{"l": "-> target", "h": "-> target"},
+		},
 		{"hard link to a directory", []*entry{dir("d"), hard("h", "d")}, "found a directory", nil},
 		{"hard link to itself", []*entry{file("f", "x"), hard("f", "f")}, "", want{"f": "x"}},
-		{"hard link over its own directory", []*entry{dir("d"), file("d/f", "x"), hard("d", "d/f")}, "", want{"d": "x"}},
+		{
+			"hard link over its own directory",
+			[]*entry{dir("d"), file("d/f", "x"), hard("d", "d/f")},
+			"",
+			want{"d": "x"},
+		},
 		{"hard link to nothing", []*entry{hard("h", "nowhere")}, "found nothing", nil},
 		{"hard link to the root", []*entry{hard("h", "/")}, "the root", nil},
 		{"whiteout of the parent", []*entry{file(".wh...", "")}, "whiteout of", nil},
 		{"whiteout of itself", []*entry{file("a/.wh..", "")}, "whiteout of", nil},
 		{"whiteout of no name", []*entry{file(".wh.", "")}, "whiteout of", nil},
-		{"whiteout through a symlink", []*entry{symlink("l", "OUT"), file("l/.wh.file", "")}, "", want{"l": "-> OUT"}},
-		{"opaque through a symlink", []*entry{symlink("l", "../outside"), file("l/.wh..wh..opq", "")}, "", want{"l": "-> ../outside", "outside": "dir"}},
+		{
+			"whiteout through a symlink",
+			[]*entry{symlink("l", "OUT"), file("l/.wh.file", "")},
+			"",
+			want{"l": "-> OUT"},
+		},
+		{
+			"opaque through a symlink",
+			[]*entry{symlink("l", "../outside"), file("l/.wh..wh..opq", "")},
+			"",
+			want{"l": "-> ../outside", "outside": "dir"},
+		},
 		{"whiteout as a directory", []*entry{dir(".wh.x")}, "whiteout's name", nil},
 		{"whiteout as a parent", []*entry{file(".wh.x/y", "")}, "whiteout's name", nil},
 		{"raw overlay whiteout", []*entry{{Typeflag: tar.TypeChar, Name: "w"}}, "0:0", nil},
-		{"overlay attribute", []*entry{dir("d").with(xattr("trusted.overlay.opaque", "y"))}, "trusted.overlay.opaque", nil},
-		{"overlay redirect", []*entry{dir("d").with(xattr("trusted.overlay.redirect", "/etc"))}, "overlayfs's own", nil},
-		{"capability that the filesystem does not take", []*entry{file("f", "x").with(xattr("security.capability", "rubbish"))}, "security.capability", nil},
+		{
+			"overlay attribute",
+			[]*entry{dir("d").with(xattr("trusted.overlay.opaque", "y"))},
+			"trusted.overlay.opaque", nil,
+		},
+		{
+			"overlay redirect",
+			[]*entry{dir("d").with(xattr("trusted.overlay.redirect", "/etc"))},
+			"overlayfs's own", nil,
+		},
+		{
+			"capability that the filesystem does not take",
+			[]*entry{file("f", "x").with(xattr("security.capability", "rubbish"))},
+			"security.capability", nil,
+		},
 		{"attribute without a name", []*entry{file("f", "x").with(xattr("", "x"))}, "cannot be set", nil},
-		{"bsdtar's attribute, no base64", []*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.a", "!"))}, "base64", nil},
-		{"bsdtar's attribute, not escaped", []*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.%zz", "YQ"))}, "as in a URL", nil},
-		{"bsdtar's overlay attribute", []*entry{dir("d").with(pax("LIBARCHIVE.xattr.trusted.overlay.opaqu%65", "eQ"))}, "overlayfs's own", nil},
-		{"device", []*entry{{Typeflag: tar.TypeChar, Name: "null", header: func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 }}}, "", want{"null": "dev"}},
-		{"device over a symlink", []*entry{symlink("l", "OUT/file"), {Typeflag: tar.TypeBlock, Name: "l", header: func(h *tar.Header) { h.Devmajor, h.Devminor = 7, 99 }}}, "", want{"l": "dev"}},
+		{
+			"bsdtar's attribute, no base64",
+			[]*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.a", "!"))},
+			"base64", nil,
+		},
+		{
+			"bsdtar's attribute, not escaped",
+			[]*entry{file("f", "x").with(pax("LIBARCHIVE.xattr.user.%zz", "YQ"))},
+			"as in a URL", nil,
+		},
+		{
+			"bsdtar's overlay attribute",
+			[]*entry{dir("d").with(pax("LIBARCHIVE.xattr.trusted.overlay.opaqu%65", "eQ"))},
+			"overlayfs's own", nil,
+		},
+		{"device", []*entry{{Typeflag: tar.TypeChar, Name: "null", header: func(h *tar.Header) {
+			h.Devmajor, h.Devminor = 1, 3
+		}}}, "", want{"null": "dev"}},
+		{"device over a symlink", []*entry{symlink("l", "OUT/file"), {
+			Typeflag: tar.TypeBlock, Name: "l",
+			header: func(h *tar.Header) {
+				h.Devmajor, h.Devminor = 7, 99
+			},
+		}}, "", want{"l": "dev"}},
 		{"fifo", []*entry{{Typeflag: tar.TypeFifo, Name: "p"}}, "", want{"p": "fifo"}},
 		{"duplicates", []*entry{file("f", "1"), file("f", "2")}, "", want{"f": "2"}},
-		{"directory replaced by file", []*entry{dir("d"), file("d/a", "1"), file("d", "2")}, "", want{"d": "2"}},
-		{"file replaced by directory", []*entry{file("d", "1"), dir("d"), file("d/a", "2")}, "", want{"d": "dir", "d/a": "2"}},
-		{"replaced parent", []*entry{dir("d"), file("d/a", "1"), symlink("d", "e"), dir("e"), file("d/b", "2")}, "", want{"d": "-> e", "e": "dir", "e/b": "2"}},
+		{
+			"directory replaced by file",
+			[]*entry{dir("d"), file("d/a", "1"), file("d", "2")},
+			"",
+			want{"d": "2"},
+		},
+		{
+			"file replaced by directory",
+			[]*entry{file("d", "1"), dir("d"), file("d/a", "2")},
+			"",
+			want{"d": "dir", "d/a": "2"},
+		},
+		{"replaced parent", []*entry{
+			dir("d"), file("d/a", "1"), symlink("d", "e"), dir("e"),
+			file("d/b", "2"),
+		}, "", want{"d": "-> e", "e": "dir", "e/b": "2"}},
 		{"file as a parent", []*entry{file("f", "1"), file("f/x", "2")}, "allowed: a directory", nil},
 		{"root as a file", []*entry{file(".", "x")}, "root of the image", nil},
 		{"root as a symlink", []*entry{symlink("./", "OUT")}, "root of the image", nil},
 		{"longest name", []*entry{file(long, "x")}, "", want{long: "x"}},
 		{"name too long", []*entry{file(long+"n", "x")}, "256 bytes", nil},
 		{"path too long", []*entry{file(strings.Repeat("d/", 2048)+"f", "x")}, "4097 bytes", nil},
-		{"negative owner", []*entry{file("f", "x").with(func(h *tar.Header) { h.Uid = -1 })}, "owner", nil},
-		{"huge owner", []*entry{file("f", "x").with(func(h *tar.Header) { h.Gid = 1<<32 - 1 })}, "owner", nil},
+		{"negative owner", []*entry{file("f", "x").with(func(h *tar.Header) {
+			h.Uid = -1
+		})}, "owner", nil},
+		{"huge owner", []*entry{file("f", "x").with(func(h *tar.Header) {
+			h.Gid = 1<<32 - 1
+		})}, "owner", nil},
 		{"unknown type", []*entry{{Typeflag: 'Q', Name: "q"}}, "type 'Q'", nil},
-		{"aufs bookkeeping", []*entry{dir(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", "x"), file(".wh..wh.aufs", "")}, "", want{}},
-		{"symlink onto a parent in use", []*entry{dir("d"), file("d/a", "1"), symlink("d", "OUT"), file("d/file", "x")}, "", nil},
-		{"deep through links", []*entry{symlink("l", strings.Repeat("d/", 1500)), file("l/x", "x"), symlink(strings.Repeat("d/", 1500)+"l", strings.Repeat("e/", 1000)), file("l/l/x", "x")}, "name too long", nil},
+		{"aufs bookkeeping", []*entry{
+			dir(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", "x"),
+			file(".wh..wh.aufs", ""),
+		}, "", want{}},
+		{"symlink onto a parent in use", []*entry{
+			dir("d"), file("d/a", "1"), symlink("d", "OUT"),
+			file("d/file", "x"),
+		}, "", nil},
+		{
+			"deep through links",
+			[]*entry{
+				symlink("l", strings.Repeat("d/", 1500)), file("l/x", "x"),
+				symlink(strings.Repeat("d/", 1500)+"l", strings.Repeat("e/", 1000)), file("l/l/x", "x"),
+			},
+			"name too long", nil,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBox(t)
@@ -198,12 +312,17 @@ func TestHonoured(t *testing.T) {
 		file("su", "x").with(mode(0o4755)),
 		dir("sticky").with(mode(0o1777)),
 		file("sticky/later", "x"),
-		file("cap", "x").with(func(h *tar.Header) { xattr("security.capability", goodCapability)(h); h.Uid, h.Gid = 1000, 1001 }),
+		file("cap", "x").with(func(h *tar.Header) {
+			xattr("security.capability", goodCapability)(h)
+			h.Uid, h.Gid = 1000, 1001
+		}),
 		file("user", "x").with(xattr("user.note", "hello")),
 		file("label", "x").with(xattr("security.selinux", "system_u:object_r:etc_t:s0")),
 		symlink("l", "nowhere").with(func(h *tar.Header) { h.Uid, h.Gid = 7, 8 }),
 		hard("hard", "su"),
-		&entry{Typeflag: tar.TypeChar, Name: "null", header: func(h *tar.Header) { h.Devmajor, h.Devminor, h.Mode = 1, 3, 0o666 }},
+		&entry{Typeflag: tar.TypeChar, Name: "null", header: func(h *tar.Header) {
+			h.Devmajor, h.Devminor, h.Mode = 1, 3, 0o666
+		}},
 	))
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +341,8 @@ func TestHonoured(t *testing.T) {
 		return st
 	}
 	for name, want := range map[string]uint32{
-		".": unix.S_IFDIR | 0o555, "su": unix.S_IFREG | 0o4755, "sticky": unix.S_IFDIR | 0o1777, "hard": unix.S_IFREG | 0o4755, "null": unix.S_IFCHR | 0o666,
+		".": unix.S_IFDIR | 0o555, "su": unix.S_IFREG | 0o4755, "sticky": unix.S_IFDIR | 0o1777,
+		"hard": unix.S_IFREG | 0o4755, "null": unix.S_IFCHR | 0o666,
 	} {
 		if got := stat(name).Mode; got != want {
 			t.Errorf("%s: mode %o, want %o", name, got, want)
@@ -245,7 +365,10 @@ func TestHonoured(t *testing.T) {
 	if st := stat("null"); st.Rdev != unix.Mkdev(1, 3) {
 		t.Errorf("null: device %x", st.Rdev)
 	}
-	for name, kv := range map[string][2]string{"cap": {"security.capability", goodCapability}, "user": {"user.note", "hello"}} {
+	for name, kv := range map[string][2]string{
+		"cap":  {"security.capability", goodCapability},
+		"user": {"user.note", "hello"},
+	} {
 		buf := make([]byte, 100)
 		n, err := unix.Lgetxattr(filepath.Join(b.diff, name), kv[0], buf)
 		if err != nil || string(buf[:n]) != kv[1] {
@@ -261,7 +384,10 @@ func TestForeignXattrs(t *testing.T) {
 	needs.Root(t)
 	b := newBox(t)
 	both := func(h *tar.Header) {
-		h.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "schily", "LIBARCHIVE.xattr.user.note": "bGliYXJjaGl2ZQ", "LIBARCHIVE.xattr.user.%61": "YQ=="}
+		h.PAXRecords = map[string]string{
+			"SCHILY.xattr.user.note":     "schily",
+			"LIBARCHIVE.xattr.user.note": "bGliYXJjaGl2ZQ", "LIBARCHIVE.xattr.user.%61": "YQ==",
+		}
 	}
 	a, err := b.apply(layerTar(t,
 		file("mac", "1").with(xattr("com.apple.provenance", "abc")),
@@ -272,22 +398,32 @@ func TestForeignXattrs(t *testing.T) {
 		&entry{Typeflag: tar.TypeFifo, Name: "fifo", header: xattr("user.y", "1")},
 		dir("origin").with(xattr("user.overlay.origin", "\x00\xfb")),
 		dir("opaque").with(xattr("user.overlay.opaque", "y")),
-		file("cap", "4").with(pax("LIBARCHIVE.xattr.security.capability", base64.RawStdEncoding.EncodeToString([]byte(goodCapability)))),
+		file("cap", "4").with(pax("LIBARCHIVE.xattr.security.capability",
+			base64.RawStdEncoding.EncodeToString([]byte(goodCapability)))),
 		file("both", "5").with(both),
 	))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"mac": "1", "macdir": "dir", "bsdmac": "2", "nfs": "3", "link": "-> nowhere", "fifo": "fifo", "origin": "dir", "opaque": "dir", "cap": "4", "both": "5"}
+	want := map[string]string{
+		"mac": "1", "macdir": "dir", "bsdmac": "2", "nfs": "3",
+		"link": "-> nowhere", "fifo": "fifo", "origin": "dir", "opaque": "dir", "cap": "4", "both": "5",
+	}
 	if got := tree(t, b.diff); !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	slices.Sort(a.skipped)
-	skipped := []string{"com.apple.provenance", "com.apple.quarantine", "system.nfs4_acl", "user.overlay.opaque", "user.overlay.origin", "user.x", "user.y"}
+	skipped := []string{
+		"com.apple.provenance", "com.apple.quarantine", "system.nfs4_acl",
+		"user.overlay.opaque", "user.overlay.origin", "user.x", "user.y",
+	}
 	if !slices.Equal(a.skipped, skipped) {
 		t.Errorf("skipped %v, want %v", a.skipped, skipped)
 	}
-	for _, tc := range []struct{ file, name, value string }{{"cap", "security.capability", goodCapability}, {"both", "user.note", "schily"}, {"both", "user.a", "a"}} {
+	for _, tc := range []struct{ file, name, value string }{{
+		"cap", "security.capability",
+		goodCapability,
+	}, {"both", "user.note", "schily"}, {"both", "user.a", "a"}} {
 		buf := make([]byte, 100)
 		n, err := unix.Lgetxattr(filepath.Join(b.diff, tc.file), tc.name, buf)
 		if err != nil || string(buf[:max(n, 0)]) != tc.value {
@@ -307,7 +443,8 @@ func TestNoXattrs(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
 	runtime.LockOSThread() // and end the thread with the test: its mount namespace is its own
-	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
+	if err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")); err != nil {
 		t.Fatal(err)
 	}
 	at := t.TempDir()
@@ -323,12 +460,16 @@ func TestNoXattrs(t *testing.T) {
 	if err := errors.Join(os.Mkdir(b.diff, 0o755), os.Mkdir(b.trash, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	a, err := b.apply(layerTar(t, file("f", "1").with(xattr("user.note", "x")), dir("d").with(xattr("trusted.note", "x"))))
-	if want := []string{"trusted.note", "user.note"}; err != nil || !slices.Equal(slices.Sorted(slices.Values(a.skipped)), want) {
+	a, err := b.apply(layerTar(t, file("f", "1").with(xattr("user.note", "x")),
+		dir("d").with(xattr("trusted.note", "x"))))
+	if want := []string{"trusted.note", "user.note"}; err != nil ||
+		!slices.Equal(slices.Sorted(slices.Values(a.skipped)), want) {
 		t.Errorf("found %v skipped, %v; want %v", a.skipped, err, want)
 	}
 	var ee *EntryError
-	if _, err := b.apply(layerTar(t, file("g", "1").with(xattr("security.capability", goodCapability)))); !errors.As(err, &ee) || !strings.Contains(err.Error(), "security.capability") {
+	if _, err := b.apply(layerTar(t,
+		file("g", "1").with(xattr("security.capability", goodCapability)))); !errors.As(err, &ee) ||
+		!strings.Contains(err.Error(), "security.capability") {
 		t.Errorf("found %v; want an error that names security.capability", err)
 	}
 }
@@ -385,8 +526,15 @@ func TestMerged(t *testing.T) {
 	needs.Root(t)
 	type layer = []*entry
 	type want = contents
-	base := layer{dir("etc"), file("etc/a", "a"), file("etc/b", "b"), dir("d"), dir("d/sub"), file("d/sub/x", "x"), file("d/y", "y"), symlink("lib", "usr/lib"), dir("usr"), dir("usr/lib"), dir("tmp").with(mode(0o1777)), file("f", "f")}
-	rest := want{"etc": "dir", "etc/a": "a", "etc/b": "b", "d": "dir", "d/sub": "dir", "d/sub/x": "x", "d/y": "y", "lib": "-> usr/lib", "usr": "dir", "usr/lib": "dir", "tmp": "dir", "f": "f"}
+	base := layer{
+		dir("etc"), file("etc/a", "a"), file("etc/b", "b"), dir("d"), dir("d/sub"),
+		file("d/sub/x", "x"), file("d/y", "y"), symlink("lib", "usr/lib"), dir("usr"), dir("usr/lib"),
+		dir("tmp").with(mode(0o1777)), file("f", "f"),
+	}
+	rest := want{
+		"etc": "dir", "etc/a": "a", "etc/b": "b", "d": "dir", "d/sub": "dir", "d/sub/x": "x",
+		"d/y": "y", "lib": "-> usr/lib", "usr": "dir", "usr/lib": "dir", "tmp": "dir", "f": "f",
+	}
 	with := func(changes want) want {
 		out := maps.Clone(rest)
 		for k, v := range changes {
@@ -407,27 +555,105 @@ func TestMerged(t *testing.T) {
 		want      want
 		dependent bool // of the last layer
 	}{
-		{"whiteout of a file", []layer{{dir("etc"), file("etc/.wh.a", "")}}, with(want{"etc/a": ""}), true},
+		{
+			"whiteout of a file",
+			[]layer{{dir("etc"), file("etc/.wh.a", "")}},
+			with(want{"etc/a": ""}), true,
+		},
 		{"whiteout of a directory", []layer{{file(".wh.d", "")}}, with(want{"d": ""}), true},
-		{"whiteout of nothing", []layer{{dir("new"), file("new/.wh.none", ""), file(".wh.none", "")}}, with(want{"new": "dir"}), true},
-		{"whiteout then anew", []layer{{file(".wh.d", "")}, {dir("d"), file("d/new", "n")}}, with(want{"d": "", "d/new": "n"}).plus("d", "dir"), false},
-		{"whiteout and directory in one layer", []layer{{file(".wh.d", ""), dir("d"), file("d/new", "n")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true},
-		{"directory and whiteout in one layer", []layer{{dir("d"), file("d/new", "n"), file(".wh.d", "")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true},
-		{"whiteout and child in one layer", []layer{{file(".wh.d", ""), file("d/new", "n")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true},
-		{"whiteout and file in one layer", []layer{{file(".wh.f", ""), file("f", "new")}}, with(want{"f": "new"}), true},
-		{"opaque", []layer{{dir("d"), file("d/.wh..wh..opq", ""), file("d/new", "n")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true},
-		{"opaque last", []layer{{dir("d"), file("d/new", "n"), file("d/.wh.y", ""), dir("d/sub"), file("d/sub/.wh.x", ""), file("d/.wh..wh..opq", "")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n", "d/sub", "dir"), true},
-		{"opaque directory of none", []layer{{dir("o"), file("o/.wh..wh..opq", "")}}, with(want{"o": "dir"}), true},
-		{"opaque root", []layer{{file(".wh..wh..opq", ""), dir("d"), file("d/new", "n")}}, want{"d": "dir", "d/new": "n"}, true},
+		{
+			"whiteout of nothing",
+			[]layer{{dir("new"), file("new/.wh.none", ""), file(".wh.none", "")}},
+			with(want{"new": "dir"}), true,
+		},
+		{
+			"whiteout then anew",
+			[]layer{{file(".wh.d", "")}, {dir("d"), file("d/new", "n")}},
+			with(want{"d": "", "d/new": "n"}).plus("d", "dir"), false,
+		},
+		{
+			"whiteout and directory in one layer",
+			[]layer{{file(".wh.d", ""), dir("d"), file("d/new", "n")}},
+			with(want{"d": ""}).plus("d", "dir",
+				"d/new", "n"), true,
+		},
+		{
+			"directory and whiteout in one layer",
+			[]layer{{dir("d"), file("d/new", "n"), file(".wh.d", "")}},
+			with(want{"d": ""}).plus("d", "dir",
+				"d/new", "n"), true,
+		},
+		{
+			"whiteout and child in one layer",
+			[]layer{{file(".wh.d", ""), file("d/new", "n")}},
+			with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true,
+		},
+		{
+			"whiteout and file in one layer",
+			[]layer{{file(".wh.f", ""), file("f", "new")}},
+			with(want{"f": "new"}), true,
+		},
+		{
+			"opaque",
+			[]layer{{dir("d"), file("d/.wh..wh..opq", ""), file("d/new", "n")}},
+			with(want{"d": ""}).plus("d", "dir", "d/new", "n"), true,
+		},
+		{"opaque last", []layer{{
+			dir("d"), file("d/new", "n"), file("d/.wh.y", ""), dir("d/sub"),
+			file("d/sub/.wh.x", ""), file("d/.wh..wh..opq", ""),
+		}}, with(want{"d": ""}).plus("d", "dir",
+			"d/new", "n", "d/sub", "dir"), true},
+		{
+			"opaque directory of none",
+			[]layer{{dir("o"), file("o/.wh..wh..opq", "")}},
+			with(want{"o": "dir"}), true,
+		},
+		{
+			"opaque root",
+			[]layer{{file(".wh..wh..opq", ""), dir("d"), file("d/new", "n")}},
+			want{"d": "dir", "d/new": "n"},
+			true,
+		},
 		{"directory by file", []layer{{file("d", "file")}}, with(want{"d": ""}).plus("d", "file"), false},
-		{"directory by file by directory", []layer{{file("d", "file")}, {dir("d"), file("d/new", "n")}}, with(want{"d": ""}).plus("d", "dir", "d/new", "n"), false},
-		{"file by directory", []layer{{dir("f"), file("f/x", "x")}}, with(want{"f": "dir", "f/x": "x"}), false},
-		{"through a link of a lower layer", []layer{{file("lib/libc.so", "c")}}, with(want{"usr/lib/libc.so": "c"}), true},
+		{
+			"directory by file by directory",
+			[]layer{{file("d", "file")}, {dir("d"), file("d/new", "n")}},
+			with(want{"d": ""}).plus("d", "dir", "d/new", "n"), false,
+		},
+		{
+			"file by directory",
+			[]layer{{dir("f"), file("f/x", "x")}},
+			with(want{"f": "dir", "f/x": "x"}),
+			false,
+		},
+		{
+			"through a link of a lower layer",
+			[]layer{{file("lib/libc.so", "c")}},
+			with(want{"usr/lib/libc.so": "c"}), true,
+		},
 		{"parents not described", []layer{{file("d/sub/new", "n")}}, with(want{"d/sub/new": "n"}), true},
-		{"hard link to a lower layer", []layer{{dir("etc"), hard("etc/c", "etc/a")}}, with(want{"etc/c": "a"}), true},
-		{"hard link to a removed file", []layer{{dir("etc"), file("etc/.wh.a", "")}, {dir("etc"), file("etc/a", "new"), hard("etc/c", "etc/a")}}, with(want{"etc/a": "new", "etc/c": "new"}), false},
-		{"whiteout in a middle layer", []layer{{file("etc/.wh.a", "")}, {file("etc/.wh.a", ""), file("etc/.wh.b", "")}}, with(want{"etc/a": "", "etc/b": ""}), true},
-		{"self-contained", []layer{{dir("new"), file("new/x", "x")}}, with(want{"new": "dir", "new/x": "x"}), false},
+		{
+			"hard link to a lower layer",
+			[]layer{{dir("etc"), hard("etc/c", "etc/a")}},
+			with(want{"etc/c": "a"}), true,
+		},
+		{
+			"hard link to a removed file",
+			[]layer{
+				{dir("etc"), file("etc/.wh.a", "")},
+				{dir("etc"), file("etc/a", "new"), hard("etc/c", "etc/a")},
+			},
+			with(want{"etc/a": "new", "etc/c": "new"}), false,
+		},
+		{"whiteout in a middle layer", []layer{
+			{file("etc/.wh.a", "")},
+			{file("etc/.wh.a", ""), file("etc/.wh.b", "")},
+		}, with(want{"etc/a": "", "etc/b": ""}), true},
+		{
+			"self-contained",
+			[]layer{{dir("new"), file("new/x", "x")}},
+			with(want{"new": "dir", "new/x": "x"}), false,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var dirs []string
@@ -455,14 +681,17 @@ func TestMerged(t *testing.T) {
 	}
 	t.Run("parents not described keep owner and mode", func(t *testing.T) {
 		lower, upper := newBox(t), newBox(t)
-		if _, err := lower.apply(layerTar(t, dir("tmp").with(func(h *tar.Header) { h.Mode, h.Uid = 0o1777, 42 }))); err != nil {
+		if _, err := lower.apply(layerTar(t, dir("tmp").with(func(h *tar.Header) {
+			h.Mode, h.Uid = 0o1777, 42
+		}))); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := upper.apply(layerTar(t, file("tmp/x", "x")), lower.diff); err != nil {
 			t.Fatal(err)
 		}
 		var st unix.Stat_t
-		if err := unix.Lstat(filepath.Join(upper.diff, "tmp"), &st); err != nil || st.Mode != unix.S_IFDIR|0o1777 || st.Uid != 42 || st.Mtim.Sec != then.Unix() {
+		if err := unix.Lstat(filepath.Join(upper.diff, "tmp"), &st); err != nil ||
+			st.Mode != unix.S_IFDIR|0o1777 || st.Uid != 42 || st.Mtim.Sec != then.Unix() {
 			t.Errorf("tmp: mode %o, owner %d, mtime %d, %v", st.Mode, st.Uid, st.Mtim.Sec, err)
 		}
 	})
@@ -492,7 +721,8 @@ func TestLayerLimits(t *testing.T) {
 			b := newBox(t)
 			limits := DefaultLimits()
 			tc.limits(&limits)
-			_, err := apply(context.Background(), bytes.NewReader(layerTar(t, tc.entries...)), b.diff, b.trash, nil, trustedFormat(), limits)
+			_, err := apply(context.Background(), bytes.NewReader(layerTar(t, tc.entries...)), b.diff,
+				b.trash, nil, trustedFormat(), limits)
 			var se *SizeError
 			if !errors.As(err, &se) {
 				t.Errorf("got %v, want a SizeError", err)
@@ -505,13 +735,18 @@ func TestLayerLimits(t *testing.T) {
 // each other.
 func program(t testing.TB, code []byte) []byte {
 	names := []string{
-		"a", "b", "a/b", "a/b/c", "b/a", "l", "l/a", "l/file", "a/l/b", ".", "../outside", "..", "outside/file", ".wh.a", "a/.wh.b", "l/.wh.file",
-		".wh..wh..opq", "a/.wh..wh..opq", "l/.wh..wh..opq", ".wh...", "a/../b", "./a//b", "../outside/file", "../../../..",
+		"a", "b", "a/b", "a/b/c", "b/a", "l", "l/a", "l/file", "a/l/b", ".", "../outside", "..",
+		"outside/file", ".wh.a", "a/.wh.b", "l/.wh.file",
+		".wh..wh..opq", "a/.wh..wh..opq", "l/.wh..wh..opq", ".wh...", "a/../b", "./a//b",
+		"../outside/file", "../../../..",
 	}
 	var entries []*entry
 	for len(code) >= 3 && len(entries) < 100 {
 		name, link := names[int(code[1])%len(names)], names[int(code[2])%len(names)]
-		types := []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeFifo}
+		types := []byte{
+			tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar,
+			tar.TypeFifo,
+		}
 		e := &entry{Typeflag: types[int(code[0])%len(types)], Name: name}
 		switch e.Typeflag {
 		case tar.TypeReg:
@@ -565,8 +800,12 @@ func FuzzUnpack(f *testing.F) {
 		b := newBox(t)
 		limits := DefaultLimits()
 		limits.Layer, limits.Entries = 1<<20, 100
-		in := layerInput{diffID: digest.FromString("none of these"), blob: digest.FromBytes(data), r: bytes.NewReader(data)}
-		if _, err := unpackLayer(context.Background(), in, b.diff, b.trash, nil, trustedFormat(), limits); err == nil {
+		in := layerInput{
+			diffID: digest.FromString("none of these"), blob: digest.FromBytes(data),
+			r: bytes.NewReader(data),
+		}
+		_, err := unpackLayer(context.Background(), in, b.diff, b.trash, nil, trustedFormat(), limits)
+		if err == nil {
 			t.Error("a layer of another digest was taken")
 		}
 		b.untouched(t)

@@ -33,7 +33,9 @@ const maxArchiveEntries = 1 << 16
 
 // openArchive opens a tar that may be compressed as a whole; then it is unpacked into a nameless
 // file in tmp.
-func openArchive(ctx context.Context, p, tmp string, limits Limits, progress func(done, total int64)) (*archive, error) {
+func openArchive(ctx context.Context, p, tmp string, limits Limits,
+	progress func(done, total int64),
+) (*archive, error) {
 	f, st, err := openRegular(unix.AT_FDCWD, p)
 	if err != nil {
 		return nil, err
@@ -47,7 +49,9 @@ func openArchive(ctx context.Context, p, tmp string, limits Limits, progress fun
 	return a, nil
 }
 
-func (a *archive) index(ctx context.Context, p, tmp string, limits Limits, note func(done int64)) error {
+func (a *archive) index(ctx context.Context, p, tmp string, limits Limits,
+	note func(done int64),
+) error {
 	head := make([]byte, 6)
 	n, err := a.file.ReadAt(head, 0)
 	if err != nil && err != io.EOF {

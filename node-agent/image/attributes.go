@@ -30,7 +30,9 @@ func (a *applier) describeDir(fd int, parts []string, h *tar.Header) error {
 	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
 		return fmt.Errorf("chown: %w", err)
 	}
-	if err := a.xattrs(h, func(name, value string) error { return unix.Fsetxattr(fd, name, []byte(value), 0) }); err != nil {
+	if err := a.xattrs(h, func(name, value string) error {
+		return unix.Fsetxattr(fd, name, []byte(value), 0)
+	}); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(fd, modeOf(h)); err != nil {
@@ -85,7 +87,10 @@ func timesOf(h *tar.Header) [2]unix.Timespec {
 
 // hostXattrs belong to the host's security policy: an image's word for them would be foreign, or an
 // attack.
-var hostXattrs = []string{"security.selinux", "security.ima", "security.evm", "security.apparmor", "security.SMACK64"}
+var hostXattrs = []string{
+	"security.selinux", "security.ima", "security.evm", "security.apparmor",
+	"security.SMACK64",
+}
 
 // xattrs sets the extended attributes of an entry, in a fixed order. Those that the filesystem does
 // not take are passed over (image-spec layer.md: "where supported"), but never a capability: the
@@ -98,8 +103,14 @@ func (a *applier) xattrs(h *tar.Header, set func(name, value string) error) erro
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
 		switch {
 		case strings.HasPrefix(name, "trusted.overlay."):
-			return &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute: found %q, which is overlayfs's own; allowed: others", shorten(name))}
-		case strings.HasPrefix(name, userOverlay), slices.ContainsFunc(hostXattrs, func(p string) bool { return strings.HasPrefix(name, p) }):
+			return &EntryError{
+				Entry: h.Name,
+				Reason: fmt.Sprintf("extended attribute: found %q, which is overlayfs's own; allowed: others",
+					shorten(name)),
+			}
+		case strings.HasPrefix(name, userOverlay), slices.ContainsFunc(hostXattrs, func(p string) bool {
+			return strings.HasPrefix(name, p)
+		}):
 			a.skip(name)
 			continue
 		}
@@ -108,7 +119,8 @@ func (a *applier) xattrs(h *tar.Header, set func(name, value string) error) erro
 		case name != "security.capability" && unsupportedXattr(name, err):
 			a.skip(name)
 		default:
-			return &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute %q cannot be set", shorten(name)), Err: err}
+			return &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute %q cannot be set",
+				shorten(name)), Err: err}
 		}
 	}
 	return nil
@@ -128,7 +140,8 @@ func (a *applier) skip(name string) {
 // has no such attributes. The kernel answers EPERM for user.* of anything but files and directories
 // (xattr(7)).
 func unsupportedXattr(name string, err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user.")
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) &&
+		strings.HasPrefix(name, "user.")
 }
 
 // xattrsOf returns the extended attributes of an entry. Most programs write SCHILY's form; bsdtar
@@ -148,14 +161,21 @@ func xattrsOf(h *tar.Header) (map[string]string, error) {
 		}
 		name, err := url.PathUnescape(escaped)
 		if err != nil {
-			return nil, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute: found %q; allowed: a name escaped as in a URL", shorten(escaped))}
+			return nil, &EntryError{
+				Entry: h.Name,
+				Reason: fmt.Sprintf("extended attribute: found %q; allowed: a name escaped as in a URL",
+					shorten(escaped)),
+			}
 		}
 		if _, known := out[name]; known {
 			continue
 		}
 		value, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(v, "="))
 		if err != nil {
-			return nil, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("extended attribute %q: found no base64", shorten(name))}
+			return nil, &EntryError{
+				Entry:  h.Name,
+				Reason: fmt.Sprintf("extended attribute %q: found no base64", shorten(name)),
+			}
 		}
 		out[name] = string(value)
 	}

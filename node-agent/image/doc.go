@@ -31,7 +31,7 @@
 //
 // # On disk
 //
-//	DIR/boot                      the boot (random(4), boot_id) that the layers were looked through in
+//	DIR/boot                      the boot (boot_id in random(4)) in which the layers were checked
 //	DIR/lock                      taken while temporary directories are made or cleaned
 //	DIR/locks/                    one flock(2)ed file for each layer being unpacked
 //	DIR/tmp/SESSION/              what a living process is working on; of a dead one, Open removes it

@@ -73,7 +73,9 @@ func (a *dockerArchive) choose(items []savedImage) (savedImage, error) {
 		for _, t := range it.RepoTags {
 			tags = append(tags, shorten(t))
 		}
-		if a.ref.tag != "" && slices.ContainsFunc(it.RepoTags, func(t string) bool { return sameTag(t, a.ref.tag) }) {
+		if a.ref.tag != "" && slices.ContainsFunc(it.RepoTags, func(t string) bool {
+			return sameTag(t, a.ref.tag)
+		}) {
 			at = i
 		}
 	}
@@ -81,11 +83,16 @@ func (a *dockerArchive) choose(items []savedImage) (savedImage, error) {
 	case len(items) == 0:
 		return savedImage{}, &NotFoundError{Ref: a.ref.raw, What: "an image"}
 	case a.ref.tag == "" && len(items) > 1:
-		return savedImage{}, &ReferenceError{Ref: a.ref.raw, Reason: fmt.Sprintf("found %d images; allowed: one of %s after a colon", len(items), strings.Join(tags, ", "))}
+		return savedImage{}, &ReferenceError{
+			Ref: a.ref.raw,
+			Reason: fmt.Sprintf("found %d images; allowed: one of %s after a colon", len(items),
+				strings.Join(tags, ", ")),
+		}
 	case a.ref.tag == "":
 		at = 0
 	case at < 0:
-		return savedImage{}, &NotFoundError{Ref: a.ref.raw, What: fmt.Sprintf("tag %q (found %s)", a.ref.tag, strings.Join(tags, ", "))}
+		return savedImage{}, &NotFoundError{Ref: a.ref.raw, What: fmt.Sprintf("tag %q (found %s)",
+			a.ref.tag, strings.Join(tags, ", "))}
 	}
 	return items[at], nil
 }
@@ -97,7 +104,8 @@ func (a *dockerArchive) readConfig(it savedImage) (ids []digest.Digest, err erro
 	}
 	// The config is named by its digest, by docker as HEX.json and by newer dockers as
 	// blobs/sha256/HEX.
-	named := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(path.Base(it.Config), ".json"))
+	named := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(path.Base(it.Config),
+		".json"))
 	if named.Validate() == nil {
 		if err := verify("config", named, a.config); err != nil {
 			return nil, err
@@ -109,7 +117,11 @@ func (a *dockerArchive) readConfig(it savedImage) (ids []digest.Digest, err erro
 	}
 	ids = config.RootFS.DiffIDs
 	if len(ids) != len(it.Layers) {
-		return nil, &InvalidImageError{What: "manifest.json", Reason: fmt.Sprintf("Layers: found %d for %d diff_ids of the config; allowed: one each", len(it.Layers), len(ids))}
+		return nil, &InvalidImageError{
+			What: "manifest.json",
+			Reason: fmt.Sprintf("Layers: found %d for %d diff_ids of the config; allowed: one each",
+				len(it.Layers), len(ids)),
+		}
 	}
 	return ids, nil
 }
@@ -119,7 +131,10 @@ func (a *dockerArchive) manifest(it savedImage, ids []digest.Digest) (document, 
 	m := v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageManifest,
-		Config:    v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(a.config), Size: int64(len(a.config))},
+		Config: v1.Descriptor{
+			MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(a.config),
+			Size: int64(len(a.config)),
+		},
 	}
 	a.members = map[digest.Digest]string{}
 	for i, name := range it.Layers {
@@ -129,11 +144,17 @@ func (a *dockerArchive) manifest(it savedImage, ids []digest.Digest) (document, 
 		}
 		_ = r.Close()
 		a.members[ids[i]] = name
-		m.Layers = append(m.Layers, v1.Descriptor{MediaType: v1.MediaTypeImageLayer, Digest: ids[i], Size: size})
+		m.Layers = append(m.Layers, v1.Descriptor{
+			MediaType: v1.MediaTypeImageLayer, Digest: ids[i],
+			Size: size,
+		})
 	}
 	out, err := json.Marshal(m)
 	if err != nil {
-		return document{}, &InvalidImageError{What: "manifest.json", Reason: "cannot be written as a manifest", Err: err}
+		return document{}, &InvalidImageError{
+			What:   "manifest.json",
+			Reason: "cannot be written as a manifest", Err: err,
+		}
 	}
 	return document{data: out, digest: digest.FromBytes(out)}, nil
 }
@@ -151,7 +172,10 @@ func sameTag(a, b string) bool {
 }
 
 func (a *dockerArchive) document(context.Context, v1.Descriptor) (document, error) {
-	return document{}, &InvalidImageError{What: "manifest.json", Reason: "a docker archive holds no index"}
+	return document{}, &InvalidImageError{
+		What:   "manifest.json",
+		Reason: "a docker archive holds no index",
+	}
 }
 
 func (a *dockerArchive) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {

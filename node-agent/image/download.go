@@ -30,7 +30,9 @@ type download struct {
 
 // join starts a download or joins the one under way. The caller calls leave once, and the download
 // ends when all have left.
-func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, reg *registry, tmp string, progress func(int64)) *download {
+func (d *downloads) join(ctx context.Context, what string, desc v1.Descriptor, reg *registry,
+	tmp string, progress func(int64),
+) *download {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	key := reg.base.String() + "@" + desc.Digest.String()

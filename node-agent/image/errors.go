@@ -49,7 +49,8 @@ type AccessError struct {
 }
 
 func (e *AccessError) Error() string {
-	return fmt.Sprintf("image %s: the registry refuses an anonymous pull, or the image does not exist: %v", e.Ref, e.Err)
+	return fmt.Sprintf(
+		"image %s: the registry refuses an anonymous pull, or the image does not exist: %v", e.Ref, e.Err)
 }
 
 func (e *AccessError) Unwrap() error { return e.Err }
@@ -124,8 +125,10 @@ type NotImageError struct {
 }
 
 func (e *NotImageError) Error() string {
-	return fmt.Sprintf("image %s: %s is not an image; allowed: an archive as docker save, podman save and skopeo write it "+
-		"(plain, gzip or zstd), or the directory of an OCI image layout, which has an index.json", e.Ref, e.Path)
+	return fmt.Sprintf(
+		"image %s: %s is not an image; allowed: an archive as docker save, podman save and skopeo write it "+
+			"(plain, gzip or zstd), or the directory of an OCI image layout, which has an index.json", e.Ref,
+		e.Path)
 }
 
 func (e *NotImageError) Unwrap() error { return e.Err }

@@ -24,7 +24,10 @@ type fileIdentity struct {
 }
 
 func identityOf(st *unix.Stat_t) *fileIdentity {
-	return &fileIdentity{Dev: st.Dev, Inode: st.Ino, Size: st.Size, MTimeNano: st.Mtim.Nano(), CTimeNano: st.Ctim.Nano()}
+	return &fileIdentity{
+		Dev: st.Dev, Inode: st.Ino, Size: st.Size, MTimeNano: st.Mtim.Nano(),
+		CTimeNano: st.Ctim.Nano(),
+	}
 }
 
 // openRegular opens a regular file without waiting for the other end of a fifo, and without acting
@@ -74,7 +77,8 @@ func openDirectory(p string) (*directory, error) {
 }
 
 func (f *directory) open(name string) (io.ReadCloser, int64, error) {
-	fd, err := scoped.Open(int(f.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := scoped.Open(int(f.dir.Fd()), name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY,
+		unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return nil, 0, &fs.PathError{Op: "open", Path: path.Join(f.dir.Name(), name), Err: err}
 	}
@@ -82,7 +86,8 @@ func (f *directory) open(name string) (io.ReadCloser, int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = file.Close()
-		return nil, 0, fmt.Errorf("%s: found %s; allowed: a regular file", path.Join(f.dir.Name(), name), fileType(st.Mode))
+		return nil, 0, fmt.Errorf("%s: found %s; allowed: a regular file", path.Join(f.dir.Name(), name),
+			fileType(st.Mode))
 	}
 	return file, st.Size, nil
 }

@@ -24,14 +24,16 @@ func (l *hardlink) close() { _ = unix.Close(l.parent) }
 // is reports whether a name is the target itself.
 func (l *hardlink) is(parent int, name string) bool {
 	var st unix.Stat_t
-	return unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Dev == l.st.Dev && st.Ino == l.st.Ino
+	return unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Dev == l.st.Dev &&
+		st.Ino == l.st.Ino
 }
 
 // findLink finds the target of a hard link. A target in a layer below is copied into this one, as
 // overlayfs does itself on link(2).
 func (a *applier) findLink(h *tar.Header) (hardlink, error) {
 	refuse := func(format string, args ...any) (hardlink, error) {
-		return hardlink{}, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("hard link to %q: ", shorten(h.Linkname)) + fmt.Sprintf(format, args...)}
+		return hardlink{}, &EntryError{Entry: h.Name, Reason: fmt.Sprintf("hard link to %q: ",
+			shorten(h.Linkname)) + fmt.Sprintf(format, args...)}
 	}
 	parts, reason := split(h.Linkname)
 	if reason != "" {
@@ -85,20 +87,23 @@ func (a *applier) copyUp(f *found, parent int, base string) error {
 		if err := unix.Symlinkat(f.target, parent, base); err != nil {
 			return err
 		}
-		if err := unix.Fchownat(parent, base, int(f.st.Uid), int(f.st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		err := unix.Fchownat(parent, base, int(f.st.Uid), int(f.st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil {
 			return err
 		}
 	case unix.S_IFREG:
 		if a.bytes += f.st.Size; a.bytes > a.limits.Layer {
 			return &SizeError{What: "files of the layer", Found: a.bytes, Allowed: a.limits.Layer}
 		}
-		in, err := unix.Openat(f.parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		in, err := unix.Openat(f.parent, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|
+			unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		from := os.NewFile(uintptr(in), base)
 		defer from.Close()
-		out, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		out, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|
+			unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return err
 		}

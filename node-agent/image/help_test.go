@@ -36,7 +36,9 @@ func symlink(name, to string) *entry {
 	return &entry{Typeflag: tar.TypeSymlink, Name: name, Linkname: to}
 }
 
-func hard(name, to string) *entry { return &entry{Typeflag: tar.TypeLink, Name: name, Linkname: to} }
+func hard(name, to string) *entry {
+	return &entry{Typeflag: tar.TypeLink, Name: name, Linkname: to}
+}
 
 type entry struct {
 	Typeflag byte
@@ -53,7 +55,10 @@ func layerTar(t testing.TB, entries ...*entry) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		h := &tar.Header{Typeflag: e.Typeflag, Name: e.Name, Linkname: e.Linkname, Mode: 0o644, ModTime: then, Size: int64(len(e.body)), Format: tar.FormatPAX}
+		h := &tar.Header{
+			Typeflag: e.Typeflag, Name: e.Name, Linkname: e.Linkname, Mode: 0o644,
+			ModTime: then, Size: int64(len(e.body)), Format: tar.FormatPAX,
+		}
 		if e.Typeflag == tar.TypeDir {
 			h.Mode = 0o755
 		}
@@ -89,7 +94,10 @@ type blob struct {
 }
 
 func newBlob(mediaType string, data []byte) blob {
-	return blob{v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}, data}
+	return blob{v1.Descriptor{
+		MediaType: mediaType, Digest: digest.FromBytes(data),
+		Size: int64(len(data)),
+	}, data}
 }
 
 func gz(b []byte) []byte {
@@ -109,8 +117,14 @@ func (i testImage) build(t testing.TB) (manifest, config blob, layers []blob) {
 	if i.pack == nil {
 		i.pack, i.mediaType = gz, v1.MediaTypeImageLayerGzip
 	}
-	img := v1.Image{Platform: i.platform, Config: i.config, RootFS: v1.RootFS{Type: "layers", DiffIDs: i.diffIDs}}
-	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest}
+	img := v1.Image{Platform: i.platform, Config: i.config, RootFS: v1.RootFS{
+		Type:    "layers",
+		DiffIDs: i.diffIDs,
+	}}
+	m := v1.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: v1.MediaTypeImageManifest,
+	}
 	for _, l := range i.layers {
 		if i.diffIDs == nil {
 			img.RootFS.DiffIDs = append(img.RootFS.DiffIDs, digest.FromBytes(l))
@@ -209,7 +223,8 @@ func (s *registryServer) put(t testing.TB, path, mediaType string, body []byte) 
 
 func (s *registryServer) pushBlob(t testing.TB, repo string, b blob) {
 	t.Helper()
-	resp, err := http.Post(s.URL+"/v2/"+repo+"/blobs/uploads/?digest="+b.desc.Digest.String(), "application/octet-stream", bytes.NewReader(b.data))
+	resp, err := http.Post(s.URL+"/v2/"+repo+"/blobs/uploads/?digest="+b.desc.Digest.String(),
+		"application/octet-stream", bytes.NewReader(b.data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +327,8 @@ func mountOverlay(t testing.TB, layers []string) string {
 	if len(lowers) == 1 { // overlayfs wants two
 		lowers = append(lowers, t.TempDir())
 	}
-	if err := unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(lowers, ":")); err != nil {
+	err := unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(lowers, ":"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -15,7 +15,9 @@ import (
 )
 
 // unpack unpacks the missing layers of an image.
-func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolved) (*Image, error) {
+func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolved) (*Image,
+	error,
+) {
 	ids := res.image.RootFS.DiffIDs
 	chains := chainIDs(ids)
 	img := &Image{
@@ -48,11 +50,12 @@ func (s *Store) unpack(ctx context.Context, r reference, src source, res *resolv
 		if !remote || s.findLayer(id, chains[i]) != "" {
 			continue
 		}
-		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session, func(done int64) {
-			p := missing
-			p.Layer, p.Stage, p.Done, p.Total = id, StageDownload, done, res.layers[i].Size
-			s.progress(p)
-		})
+		pending[i] = s.downloads.join(ctx, fmt.Sprintf("layer %d blob", i), res.layers[i], reg, s.session,
+			func(done int64) {
+				p := missing
+				p.Layer, p.Stage, p.Done, p.Total = id, StageDownload, done, res.layers[i].Size
+				s.progress(p)
+			})
 	}
 	for i := range ids {
 		dir, err := s.ensureLayer(ctx, missing, src, res, i, chains[i], pending[i], img.Layers)
@@ -81,7 +84,9 @@ func (s *Store) findLayer(diffID, chainID digest.Digest) string {
 
 // ensureLayer returns the directory of one layer, and unpacks it when it is not there. p holds the
 // fields of its progress that all layers of the image share.
-func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int, chainID digest.Digest, dl *download, lowers []string) (string, error) {
+func (s *Store) ensureLayer(ctx context.Context, p Progress, src source, res *resolved, i int,
+	chainID digest.Digest, dl *download, lowers []string,
+) (string, error) {
 	diffID := res.image.RootFS.DiffIDs[i]
 	if dir := s.findLayer(diffID, chainID); dir != "" {
 		return dir, nil

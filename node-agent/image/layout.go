@@ -43,7 +43,8 @@ func (l *layout) top(ctx context.Context) (document, error) {
 		switch {
 		case l.ref.digest != "" && m.Digest == l.ref.digest,
 			l.ref.digest == "" && l.ref.tag == "",
-			l.ref.digest == "" && l.ref.tag != "" && (tag == l.ref.tag || full != "" && sameTag(full, l.ref.tag)):
+			l.ref.digest == "" && l.ref.tag != "" && (tag == l.ref.tag || full != "" &&
+				sameTag(full, l.ref.tag)):
 			found = append(found, m)
 		}
 		if tag != "" {
@@ -64,7 +65,11 @@ func (l *layout) top(ctx context.Context) (document, error) {
 	case len(found) == 1:
 		d = found[0]
 	case l.ref.tag == "" && len(tags) > 1:
-		return document{}, &ReferenceError{Ref: l.ref.raw, Reason: fmt.Sprintf("found %d images; allowed: one of the tags %s after a colon", len(found), strings.Join(tags, ", "))}
+		return document{}, &ReferenceError{
+			Ref: l.ref.raw,
+			Reason: fmt.Sprintf("found %d images; allowed: one of the tags %s after a colon", len(found),
+				strings.Join(tags, ", ")),
+		}
 	default:
 		if d, err = pick(l.ref.raw, l.want, found); err != nil {
 			return document{}, err
@@ -85,7 +90,10 @@ func (l *layout) document(ctx context.Context, d v1.Descriptor) (document, error
 
 func (l *layout) blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	if err := d.Digest.Validate(); err != nil {
-		return nil, &InvalidImageError{What: "blob digest", Reason: fmt.Sprintf("found %q; allowed: ALGORITHM:HEX", shorten(d.Digest.String())), Err: err}
+		return nil, &InvalidImageError{
+			What:   "blob digest",
+			Reason: fmt.Sprintf("found %q; allowed: ALGORITHM:HEX", shorten(d.Digest.String())), Err: err,
+		}
 	}
 	r, _, err := l.open("blobs/" + d.Digest.Algorithm().String() + "/" + d.Digest.Encoded())
 	if err != nil {

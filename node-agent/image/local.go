@@ -13,7 +13,9 @@ import (
 )
 
 // openLocal opens the image of a local reference.
-func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform, progress func(done, total int64)) (source, error) {
+func openLocal(ctx context.Context, r reference, tmp string, limits Limits, want v1.Platform,
+	progress func(done, total int64),
+) (source, error) {
 	asLayout := r.transport == ociTransport
 	if r.transport == archiveTransport {
 		var st unix.Stat_t
@@ -53,10 +55,14 @@ func notImage(r reference, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR) && !isFile(r.path):
 		return &NotFoundError{Ref: r.raw, What: r.path}
-	case errors.As(err, new(*SizeError)), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, new(*SizeError)), errors.Is(err, context.Canceled),
+		errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("image %s: %w", r.raw, err)
 	}
-	for _, node := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EROFS} {
+	for _, node := range []unix.Errno{
+		unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EMFILE, unix.ENFILE,
+		unix.ENOMEM, unix.EROFS,
+	} {
 		if errors.Is(err, node) {
 			return fmt.Errorf("image %s: %w", r.raw, err)
 		}

@@ -123,7 +123,11 @@ func pick(ref string, want v1.Platform, manifests []v1.Descriptor) (v1.Descripto
 // verify checks a document that was read into memory.
 func verify(what string, want digest.Digest, data []byte) error {
 	if err := want.Validate(); err != nil {
-		return &InvalidImageError{What: what, Reason: fmt.Sprintf("digest: found %q; allowed: ALGORITHM:HEX of sha256, sha384 or sha512", shorten(want.String())), Err: err}
+		return &InvalidImageError{
+			What: what,
+			Reason: fmt.Sprintf("digest: found %q; allowed: ALGORITHM:HEX of sha256, sha384 or sha512",
+				shorten(want.String())), Err: err,
+		}
 	}
 	if found := want.Algorithm().FromBytes(data); found != want {
 		return &DigestMismatchError{What: what, Expected: want, Found: found}
@@ -145,7 +149,9 @@ func readAll(what string, r io.Reader, limit int64) ([]byte, error) {
 
 // resolve reads a source down to the configuration of the image for this node, and verifies all of
 // it.
-func resolve(ctx context.Context, ref string, want v1.Platform, src source, limits Limits) (*resolved, error) {
+func resolve(ctx context.Context, ref string, want v1.Platform, src source,
+	limits Limits,
+) (*resolved, error) {
 	doc, err := src.top(ctx)
 	if err != nil {
 		return nil, err
@@ -190,7 +196,8 @@ func resolve(ctx context.Context, ref string, want v1.Platform, src source, limi
 				return nil, bad("mediaType is a manifest's, but it holds manifests", nil)
 			}
 		default:
-			return nil, bad(fmt.Sprintf("mediaType: found %q; allowed: an OCI or docker index or manifest", shorten(m.MediaType)), nil)
+			return nil, bad(fmt.Sprintf("mediaType: found %q; allowed: an OCI or docker index or manifest",
+				shorten(m.MediaType)), nil)
 		}
 		if !isIndex {
 			out.manifest, out.layers = doc.digest, m.Layers
@@ -214,7 +221,10 @@ func resolve(ctx context.Context, ref string, want v1.Platform, src source, limi
 			if err := verify("manifest", d.Digest, doc.data); err != nil {
 				return nil, err // says more than the size
 			}
-			return nil, &SizeError{What: "manifest", Found: int64(len(doc.data)), Allowed: d.Size, Exact: true}
+			return nil, &SizeError{
+				What: "manifest", Found: int64(len(doc.data)), Allowed: d.Size,
+				Exact: true,
+			}
 		}
 		doc.digest = d.Digest
 	}
@@ -226,14 +236,17 @@ func resolve(ctx context.Context, ref string, want v1.Platform, src source, limi
 }
 
 // readConfig reads and checks the image's configuration.
-func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platform, src source, limits Limits) error {
+func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platform, src source,
+	limits Limits,
+) error {
 	bad := func(reason string, err error) error {
 		return &InvalidImageError{What: "config " + out.config.Digest.String(), Reason: reason, Err: err}
 	}
 	switch out.config.MediaType {
 	case v1.MediaTypeImageConfig, dockerConfig, "":
 	default:
-		return bad(fmt.Sprintf("mediaType: found %q, an artifact that is no container image; allowed: %s", shorten(out.config.MediaType), v1.MediaTypeImageConfig), nil)
+		return bad(fmt.Sprintf("mediaType: found %q, an artifact that is no container image; allowed: %s",
+			shorten(out.config.MediaType), v1.MediaTypeImageConfig), nil)
 	}
 	if out.config.Size > limits.Config {
 		return &SizeError{What: "config", Found: out.config.Size, Allowed: limits.Config}
@@ -255,34 +268,50 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 	}
 	// The configuration has the last word: an index may lie.
 	if out.image.OS != want.OS || out.image.Architecture != want.Architecture {
-		return &PlatformError{Ref: ref, Found: []string{platformString(out.image.Platform)}, Want: platformString(want)}
+		return &PlatformError{
+			Ref: ref, Found: []string{platformString(out.image.Platform)},
+			Want: platformString(want),
+		}
 	}
 	ids := out.image.RootFS.DiffIDs
 	if len(ids) != len(out.layers) {
-		return bad(fmt.Sprintf("rootfs.diff_ids: found %d for %d layers; allowed: one a layer", len(ids), len(out.layers)), nil)
+		return bad(fmt.Sprintf("rootfs.diff_ids: found %d for %d layers; allowed: one a layer", len(ids),
+			len(out.layers)), nil)
 	}
 	if len(ids) == 0 {
 		return bad("rootfs.diff_ids: found no layer; allowed: at least one", nil)
 	}
 	if len(ids) > limits.Layers {
-		return bad(fmt.Sprintf("rootfs.diff_ids: found %d layers; allowed: at most %d", len(ids), limits.Layers), nil)
+		return bad(fmt.Sprintf("rootfs.diff_ids: found %d layers; allowed: at most %d", len(ids),
+			limits.Layers), nil)
 	}
 	for i, id := range ids {
 		if err := id.Validate(); err != nil {
-			return bad(fmt.Sprintf("rootfs.diff_ids[%d]: found %q; allowed: ALGORITHM:HEX", i, shorten(id.String())), err)
+			return bad(fmt.Sprintf("rootfs.diff_ids[%d]: found %q; allowed: ALGORITHM:HEX", i,
+				shorten(id.String())), err)
 		}
 		l := out.layers[i]
 		if err := l.Digest.Validate(); err != nil {
-			return &InvalidImageError{What: fmt.Sprintf("layers[%d].digest", i), Reason: fmt.Sprintf("found %q; allowed: ALGORITHM:HEX", shorten(l.Digest.String())), Err: err}
+			return &InvalidImageError{
+				What:   fmt.Sprintf("layers[%d].digest", i),
+				Reason: fmt.Sprintf("found %q; allowed: ALGORITHM:HEX", shorten(l.Digest.String())), Err: err,
+			}
 		}
 		if !layerType(l.MediaType) {
-			return &InvalidImageError{What: fmt.Sprintf("layers[%d].mediaType", i), Reason: fmt.Sprintf("found %q; allowed: a tar layer of OCI or docker, plain, gzip or zstd", shorten(l.MediaType))}
+			return &InvalidImageError{
+				What: fmt.Sprintf("layers[%d].mediaType", i),
+				Reason: fmt.Sprintf("found %q; allowed: a tar layer of OCI or docker, plain, gzip or zstd",
+					shorten(l.MediaType)),
+			}
 		}
 		if l.Size > limits.Blob {
 			return &SizeError{What: fmt.Sprintf("layer %d blob", i), Found: l.Size, Allowed: limits.Blob}
 		}
 		if l.Size < 0 {
-			return &InvalidImageError{What: fmt.Sprintf("layers[%d].size", i), Reason: fmt.Sprintf("found %d; allowed: 0 or more", l.Size)}
+			return &InvalidImageError{
+				What:   fmt.Sprintf("layers[%d].size", i),
+				Reason: fmt.Sprintf("found %d; allowed: 0 or more", l.Size),
+			}
 		}
 	}
 	return nil
@@ -291,7 +320,10 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 // layerType reports whether layers of a media type can be unpacked. A layer's compression is
 // recognised by its first bytes, as docker and containerd do: builders got the suffix wrong.
 func layerType(mediaType string) bool {
-	for _, base := range []string{v1.MediaTypeImageLayer, dockerLayer, ociLayerForeign, dockerLayerForeign} {
+	for _, base := range []string{
+		v1.MediaTypeImageLayer, dockerLayer, ociLayerForeign,
+		dockerLayerForeign,
+	} {
 		rest, ok := strings.CutPrefix(mediaType, base)
 		if ok && slices.Contains([]string{"", "+gzip", ".gzip", "+zstd", ".zstd"}, rest) {
 			return true

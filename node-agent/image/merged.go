@@ -204,7 +204,8 @@ func (a *applier) canonical(parts []string) ([]string, error) {
 			}
 			todo = append(strings.Split(f.target, "/"), todo...)
 		default:
-			return nil, fmt.Errorf("its parent %q is %s; allowed: a directory", shorten(strings.Join(append(out, c), "/")), fileType(f.st.Mode))
+			return nil, fmt.Errorf("its parent %q is %s; allowed: a directory",
+				shorten(strings.Join(append(out, c), "/")), fileType(f.st.Mode))
 		}
 		if len(out) >= maxPath/2 {
 			return nil, unix.ENAMETOOLONG

@@ -115,7 +115,8 @@ func (a *applier) makeParent(parent int, canon []string, here view) error {
 	if err := unix.Mkdirat(parent, base, 0o700); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -133,8 +134,12 @@ func (a *applier) makeParent(parent int, canon []string, here view) error {
 		a.times = append(a.times, dirTime{path: name, times: [2]unix.Timespec{a.now, a.now}})
 		return unix.Fchmod(fd, 0o755)
 	}
-	a.times = append(a.times, dirTime{path: name, times: [2]unix.Timespec{below.st.Atim, below.st.Mtim}})
-	from, err := unix.Openat(below.parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	a.times = append(a.times, dirTime{path: name, times: [2]unix.Timespec{
+		below.st.Atim,
+		below.st.Mtim,
+	}})
+	from, err := unix.Openat(below.parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}

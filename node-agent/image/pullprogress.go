@@ -72,7 +72,8 @@ func (p *PullProgress) Text(ref string) string {
 		}
 		return n
 	}
-	text := fmt.Sprintf("unpacked %s (%d of %d layers)", share(sum(one.unpacked), one.last.Size), one.done, one.last.Layers)
+	text := fmt.Sprintf("unpacked %s (%d of %d layers)", share(sum(one.unpacked), one.last.Size),
+		one.done, one.last.Layers)
 	if len(one.downloaded) > 0 {
 		text = fmt.Sprintf("downloaded %s, %s", share(sum(one.downloaded), one.last.Size), text)
 	}
@@ -84,5 +85,6 @@ func share(done, total int64) string {
 	if total <= 0 {
 		return fmt.Sprintf("%.1f MB", float64(done)/1e6)
 	}
-	return fmt.Sprintf("%.1f of %.1f MB, %d%%", float64(done)/1e6, float64(total)/1e6, min(100, 100*done/total))
+	return fmt.Sprintf("%.1f of %.1f MB, %d%%", float64(done)/1e6, float64(total)/1e6,
+		min(100, 100*done/total))
 }

@@ -59,7 +59,10 @@ func (s *Store) refPath(r reference) string {
 }
 
 func (s *Store) writeImage(img *Image) error {
-	rec := imageRecord{Version: recordVersion, Manifest: img.Digest, ConfigID: img.ConfigDigest, Config: img.Config, Size: img.Size}
+	rec := imageRecord{
+		Version: recordVersion, Manifest: img.Digest, ConfigID: img.ConfigDigest,
+		Config: img.Config, Size: img.Size,
+	}
 	for _, l := range img.Layers {
 		rel, err := filepath.Rel(s.dir, l)
 		if err != nil {
@@ -100,7 +103,8 @@ func readJSON(file string, v any) error {
 		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)
 	}
 	if head.Version > recordVersion {
-		return fmt.Errorf("%s: %w: found version %d; allowed: up to %d", file, errNewer, head.Version, recordVersion)
+		return fmt.Errorf("%s: %w: found version %d; allowed: up to %d", file, errNewer, head.Version,
+			recordVersion)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("%w: %s: %w", errNoRecord, file, err)

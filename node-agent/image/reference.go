@@ -82,7 +82,8 @@ func (r reference) policy(p PullPolicy) (PullPolicy, error) {
 		}
 		return IfNotPresent, nil
 	}
-	return "", fmt.Errorf("image pull policy: found %q; allowed: Always, IfNotPresent, Never or empty", string(p))
+	return "", fmt.Errorf("image pull policy: found %q; allowed: Always, IfNotPresent, Never or empty",
+		string(p))
 }
 
 // parseReference understands the references of the package comment.
@@ -109,7 +110,8 @@ func parseReference(raw string) (reference, error) {
 		r.transport, r.remote, r.canonical = registryTransport, remote, "docker://"+remote.Name()
 		return r, nil
 	}
-	if p, d, ok := strings.Cut(rest, "@"); ok && r.transport == ociTransport && !strings.Contains(p, ":") {
+	if p, d, ok := strings.Cut(rest, "@"); ok && r.transport == ociTransport &&
+		!strings.Contains(p, ":") {
 		parsed, err := digest.Parse(d)
 		if err != nil {
 			return bad("digest: found %q; allowed: sha256:HEX", d)

@@ -40,9 +40,12 @@ type registry struct {
 	limits Limits
 }
 
-func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits Limits) (*registry, error) {
+func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits Limits) (*registry,
+	error,
+) {
 	repo := r.remote.Context()
-	authed, err := transport.NewWithContext(ctx, repo.Registry, authn.Anonymous, transport.NewRetry(rt), []string{repo.Scope(transport.PullScope)})
+	authed, err := transport.NewWithContext(ctx, repo.Registry, authn.Anonymous,
+		transport.NewRetry(rt), []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, registryError(r.raw, "registry "+repo.RegistryStr(), err)
 	}
@@ -50,7 +53,8 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits
 		raw:    r.raw,
 		ref:    r.remote,
 		client: &http.Client{Transport: authed, CheckRedirect: checkRedirect},
-		base:   url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" + repo.RepositoryStr()},
+		base: url.URL{Scheme: repo.Scheme(), Host: repo.RegistryStr(), Path: "/v2/" +
+			repo.RepositoryStr()},
 		limits: limits,
 	}, nil
 }
@@ -69,7 +73,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return fmt.Errorf("redirect from https to %s://%s denied", req.URL.Scheme, req.URL.Host)
 	}
 	ip := net.ParseIP(req.URL.Hostname())
-	if ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) || strings.EqualFold(req.URL.Hostname(), "localhost") {
+	if ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() ||
+		ip.IsUnspecified()) || strings.EqualFold(req.URL.Hostname(), "localhost") {
 		return fmt.Errorf("redirect from %s to the private address %s denied", first.Host, req.URL.Host)
 	}
 	return nil
@@ -96,7 +101,9 @@ func (s *registry) Close() error {
 
 func (s *registry) identity() *fileIdentity { return nil }
 
-func (s *registry) do(ctx context.Context, method, kind, id string, header http.Header, codes ...int) (*http.Response, error) {
+func (s *registry) do(ctx context.Context, method, kind, id string, header http.Header,
+	codes ...int,
+) (*http.Response, error) {
 	what := strings.TrimSuffix(kind, "s") + " " + id
 	req, err := http.NewRequestWithContext(ctx, method, s.base.JoinPath(kind, id).String(), nil)
 	if err != nil {
@@ -115,13 +122,17 @@ func (s *registry) do(ctx context.Context, method, kind, id string, header http.
 }
 
 func manifestHeader() http.Header {
-	return http.Header{"Accept": {strings.Join([]string{v1.MediaTypeImageIndex, v1.MediaTypeImageManifest, dockerManifestList, dockerManifest}, ",")}}
+	return http.Header{"Accept": {strings.Join([]string{
+		v1.MediaTypeImageIndex,
+		v1.MediaTypeImageManifest, dockerManifestList, dockerManifest,
+	}, ",")}}
 }
 
 // current asks for the digest that the reference has now, without fetching anything; "" when the
 // registry does not say.
 func (s *registry) current(ctx context.Context) digest.Digest {
-	resp, err := s.do(ctx, http.MethodHead, "manifests", s.ref.Identifier(), manifestHeader(), http.StatusOK)
+	resp, err := s.do(ctx, http.MethodHead, "manifests", s.ref.Identifier(), manifestHeader(),
+		http.StatusOK)
 	if err != nil {
 		return ""
 	}
@@ -162,14 +173,16 @@ func (s *registry) top(ctx context.Context) (document, error) {
 
 func (s *registry) document(ctx context.Context, d v1.Descriptor) (document, error) {
 	if err := d.Digest.Validate(); err != nil {
-		return document{}, &InvalidImageError{What: "manifest digest", Reason: fmt.Sprintf("found %q", shorten(d.Digest.String())), Err: err}
+		return document{}, &InvalidImageError{What: "manifest digest", Reason: fmt.Sprintf("found %q",
+			shorten(d.Digest.String())), Err: err}
 	}
 	return s.fetch(ctx, d.Digest.String())
 }
 
 func (s *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	if err := d.Digest.Validate(); err != nil {
-		return nil, &InvalidImageError{What: "blob digest", Reason: fmt.Sprintf("found %q", shorten(d.Digest.String())), Err: err}
+		return nil, &InvalidImageError{What: "blob digest", Reason: fmt.Sprintf("found %q",
+			shorten(d.Digest.String())), Err: err}
 	}
 	resp, err := s.do(ctx, http.MethodGet, "blobs", d.Digest.String(), nil, http.StatusOK)
 	if err != nil {
@@ -179,7 +192,9 @@ func (s *registry) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, er
 }
 
 // download fetches a blob into f and verifies it. A broken connection is resumed where it broke.
-func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f *os.File, progress func(done int64)) error {
+func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f *os.File,
+	progress func(done int64),
+) error {
 	h := d.Digest.Algorithm().Hash()
 	var done int64
 	var err error
@@ -197,7 +212,8 @@ func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f
 		var size *SizeError
 		var missing *NotFoundError
 		var access *AccessError
-		if ctx.Err() != nil || errors.As(err, &size) || errors.As(err, &missing) || errors.As(err, &access) {
+		if ctx.Err() != nil || errors.As(err, &size) || errors.As(err, &missing) ||
+			errors.As(err, &access) {
 			return err
 		}
 	}
@@ -213,16 +229,21 @@ func (s *registry) download(ctx context.Context, what string, d v1.Descriptor, f
 	return nil
 }
 
-func (s *registry) downloadFrom(ctx context.Context, what string, d v1.Descriptor, f *os.File, h hash.Hash, done int64, progress func(int64)) (int64, error) {
+func (s *registry) downloadFrom(ctx context.Context, what string, d v1.Descriptor, f *os.File,
+	h hash.Hash, done int64, progress func(int64),
+) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchdog := time.AfterFunc(stall, func() { cancel(fmt.Errorf("the registry sent nothing for %s", stall)) })
+	watchdog := time.AfterFunc(stall, func() {
+		cancel(fmt.Errorf("the registry sent nothing for %s", stall))
+	})
 	defer watchdog.Stop()
 	header := http.Header{}
 	if done > 0 {
 		header.Set("Range", "bytes="+strconv.FormatInt(done, 10)+"-")
 	}
-	resp, err := s.do(ctx, http.MethodGet, "blobs", d.Digest.String(), header, http.StatusOK, http.StatusPartialContent)
+	resp, err := s.do(ctx, http.MethodGet, "blobs", d.Digest.String(), header, http.StatusOK,
+		http.StatusPartialContent)
 	if err != nil {
 		return done, err
 	}

@@ -27,8 +27,10 @@ func TestRepeatedLayers(t *testing.T) {
 	base := layerTar(t, dir("bin"), file("bin/sh", "#!"), dir("d"), file("d/x", "x"))
 	rest := contents{"bin": "dir", "bin/sh": "#!", "d": "dir", "d/x": "x"}
 	empty := layerTar(t)
-	a1, a2, noA := layerTar(t, file("a", "1")), layerTar(t, file("a", "2")), layerTar(t, file(".wh.a", ""))
-	noD, newD, fileD := layerTar(t, file(".wh.d", "")), layerTar(t, dir("d"), file("d/new", "n")), layerTar(t, file("d", "file"))
+	a1, a2, noA := layerTar(t, file("a", "1")), layerTar(t, file("a", "2")),
+		layerTar(t, file(".wh.a", ""))
+	noD, newD, fileD := layerTar(t, file(".wh.d", "")), layerTar(t, dir("d"), file("d/new", "n")),
+		layerTar(t, file("d", "file"))
 	opaqueD := layerTar(t, dir("d"), file("d/.wh..wh..opq", ""))
 	emptyD := contents{"bin": "dir", "bin/sh": "#!", "d": "dir", "d/new": "n"}
 	for _, tc := range []struct {
@@ -37,7 +39,11 @@ func TestRepeatedLayers(t *testing.T) {
 		want   contents
 	}{
 		{"empty twice", [][]byte{base, empty, empty}, rest},
-		{"empty five times between others", [][]byte{empty, base, empty, empty, a1, empty, empty}, rest.plus("a", "1")},
+		{
+			"empty five times between others",
+			[][]byte{empty, base, empty, empty, a1, empty, empty},
+			rest.plus("a", "1"),
+		},
 		{"only empty ones", [][]byte{empty, empty}, contents{}},
 		{"a file twice", [][]byte{base, a1, a1}, rest.plus("a", "1")},
 		{"another between", [][]byte{base, a1, a2, a1}, rest.plus("a", "1")},
@@ -60,7 +66,8 @@ func TestRepeatedLayers(t *testing.T) {
 				if got := contents(tree(t, mountOverlay(t, img.Layers))); !maps.Equal(got, tc.want) {
 					t.Errorf("%s: got %v, want %v", transport, got, tc.want)
 				}
-				if again := ensure(t, openStoreAt(t, s.dir), ref, Never); !slices.Equal(again.Layers, img.Layers) {
+				again := ensure(t, openStoreAt(t, s.dir), ref, Never)
+				if !slices.Equal(again.Layers, img.Layers) {
 					t.Errorf("%s: after reopening: got layers %v, want %v", transport, again.Layers, img.Layers)
 				}
 			}
@@ -81,11 +88,13 @@ func repeated(t *testing.T, layers [][]byte) map[string]string {
 		names = append(names, digest.FromBytes(l).Encoded()+".tar")
 		write(t, filepath.Join(docker, names[len(names)-1]), l)
 	}
-	write(t, filepath.Join(docker, "manifest.json"), mustJSON(t, []map[string]any{{"Config": config, "RepoTags": []string{"x:1"}, "Layers": names}}))
+	write(t, filepath.Join(docker, "manifest.json"),
+		mustJSON(t, []map[string]any{{"Config": config, "RepoTags": []string{"x:1"}, "Layers": names}}))
 	archive := filepath.Join(t.TempDir(), "docker.tar")
 	write(t, archive, tarDirectory(t, docker))
 	return map[string]string{
-		newRegistry(t).push(t, "app", "v1", testImage{layers: layers}): "registry", "oci:" + layout: "directory", "docker-archive:" + archive: "docker archive",
+		newRegistry(t).push(t, "app", "v1", testImage{layers: layers}): "registry", "oci:" +
+			layout: "directory", "docker-archive:" + archive: "docker archive",
 	}
 }
 

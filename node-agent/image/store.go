@@ -136,8 +136,11 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		platform: nodePlatform(),
 		format:   trustedFormat(),
 		transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			Proxy: http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{
+				Timeout:   10 * time.Second,
+				KeepAlive: 30 * time.Second,
+			}).DialContext,
 			ForceAttemptHTTP2:     true,
 			MaxIdleConns:          16,
 			IdleConnTimeout:       30 * time.Second,
@@ -155,7 +158,8 @@ func Open(dir string, opts ...Option) (*Store, error) {
 		}
 	}
 	err := s.haveSession(context.Background())
-	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) && !errors.Is(err, errNewer) {
+	if err != nil && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) &&
+		!errors.Is(err, errNewer) {
 		_ = s.Close()
 		return nil, fmt.Errorf("image store %s: %w", s.dir, err)
 	}
@@ -233,7 +237,10 @@ func (s *Store) stored(r reference, manifest digest.Digest) (*Image, error) {
 	if rec.Manifest != manifest || len(rec.Layers) == 0 {
 		return nil, nil
 	}
-	img := &Image{Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config, Size: rec.Size}
+	img := &Image{
+		Ref: r.raw, Digest: rec.Manifest, ConfigDigest: rec.ConfigID, Config: rec.Config,
+		Size: rec.Size,
+	}
 	for _, l := range rec.Layers {
 		if !filepath.IsLocal(l) {
 			return nil, nil
@@ -262,7 +269,8 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 		// The answer to a HEAD request is enough to see that nothing changed, and is not counted by
 		// registries that limit pulls.
 		var rec refRecord
-		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" && reg.current(ctx) == rec.Top {
+		if readJSON(s.refPath(r), &rec) == nil && rec.Ref == r.canonical && rec.Top != "" &&
+			reg.current(ctx) == rec.Top {
 			if img, err := s.stored(r, rec.Manifest); img != nil || err != nil {
 				return img, err
 			}
@@ -289,7 +297,10 @@ func (s *Store) pull(ctx context.Context, r reference) (*Image, error) {
 			return nil, withRef(r, err)
 		}
 	}
-	rec := refRecord{Version: recordVersion, Ref: r.canonical, Top: res.top, Manifest: res.manifest, File: src.identity()}
+	rec := refRecord{
+		Version: recordVersion, Ref: r.canonical, Top: res.top, Manifest: res.manifest,
+		File: src.identity(),
+	}
 	if err := s.writeJSON(s.refPath(r), rec); err != nil {
 		return nil, withRef(r, err)
 	}
@@ -305,7 +316,8 @@ func withRef(r reference, err error) error {
 		malformed *ReferenceError
 		notImage  *NotImageError
 	)
-	if errors.As(err, &notFound) || errors.As(err, &access) || errors.As(err, &platform) || errors.As(err, &malformed) || errors.As(err, &notImage) {
+	if errors.As(err, &notFound) || errors.As(err, &access) || errors.As(err, &platform) ||
+		errors.As(err, &malformed) || errors.As(err, &notImage) {
 		return err
 	}
 	return fmt.Errorf("image %s: %w", r.raw, err)

@@ -67,8 +67,14 @@ func TestTransports(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
-	layers := [][]byte{layerTar(t, dir("bin"), file("bin/sh", "#!"), file("gone", "x")), layerTar(t, file(".wh.gone", ""), file("new", "n"))}
-	config := v1.ImageConfig{Cmd: []string{"/bin/sh"}, Env: []string{"A=b"}, User: "1:2", WorkingDir: "/bin"}
+	layers := [][]byte{
+		layerTar(t, dir("bin"), file("bin/sh", "#!"), file("gone", "x")),
+		layerTar(t, file(".wh.gone", ""), file("new", "n")),
+	}
+	config := v1.ImageConfig{
+		Cmd: []string{"/bin/sh"}, Env: []string{"A=b"}, User: "1:2",
+		WorkingDir: "/bin",
+	}
 	image := func(pack func([]byte) []byte, mediaType string) testImage {
 		return testImage{config: config, layers: layers, pack: pack, mediaType: mediaType}
 	}
@@ -85,7 +91,8 @@ func TestTransports(t *testing.T) {
 	write(t, filepath.Join(docker, c.desc.Digest.Encoded()+".json"), c.data)
 	write(t, filepath.Join(docker, "a.tar"), layers[0])
 	write(t, filepath.Join(docker, "b.tar"), gz(layers[1]))
-	write(t, filepath.Join(docker, "manifest.json"), []byte(`[{"Config":"`+c.desc.Digest.Encoded()+`.json","RepoTags":["my/app:v1"],"Layers":["a.tar","b.tar"]}]`))
+	write(t, filepath.Join(docker, "manifest.json"), []byte(`[{"Config":"`+c.desc.Digest.Encoded()+
+		`.json","RepoTags":["my/app:v1"],"Layers":["a.tar","b.tar"]}]`))
 	write(t, archive+".docker", tarDirectory(t, docker))
 	write(t, archive+".docker.gz", gz(tarDirectory(t, docker)))
 	byDigest := reg.push(t, "app", "digest", full)
@@ -117,33 +124,36 @@ func TestTransports(t *testing.T) {
 		{"archive:" + archive + ".docker", false},
 		{"archive:" + archive + ".docker.gz:my/app:v1", false},
 	} {
-		t.Run(strings.NewReplacer("/", "_", ":", "_", ",", "_").Replace(filepath.Base(tc.ref)), func(t *testing.T) {
-			s := openStore(t)
-			before := openFds(t)
-			img := ensure(t, s, tc.ref, Default)
-			if !slices.Equal(img.Config.Cmd, config.Cmd) || img.Config.User != config.User || img.Ref != tc.ref || len(img.Layers) != 2 || img.Size == 0 {
-				t.Errorf("got %+v", img)
-			}
-			if img.ConfigDigest != c.desc.Digest || tc.digest && img.Digest != m.desc.Digest {
-				t.Errorf("digests: got %s, config %s", img.Digest, img.ConfigDigest)
-			}
-			noRubbish(t, s)
-			if strings.HasPrefix(tc.ref, reg.host) { // connections end in their own time
-				s.transport = nil
-			} else if after := openFds(t); after != before {
-				t.Errorf("%d descriptors open before, %d after", before, after)
-			}
-			got := tree(t, mountOverlay(t, img.Layers))
-			if want := map[string]string{"bin": "dir", "bin/sh": "#!", "new": "n"}; !maps.Equal(got, want) {
-				t.Errorf("got %v, want %v", got, want)
-			}
-			// A store opened anew has it without reading anything.
-			again := openStoreAt(t, s.dir)
-			known := ensure(t, again, tc.ref, Never)
-			if !slices.Equal(known.Layers, img.Layers) || known.Digest != img.Digest || !slices.Equal(known.Config.Env, img.Config.Env) {
-				t.Errorf("after reopening: got %+v, want %+v", known, img)
-			}
-		})
+		t.Run(strings.NewReplacer("/", "_", ":", "_", ",", "_").Replace(filepath.Base(tc.ref)),
+			func(t *testing.T) {
+				s := openStore(t)
+				before := openFds(t)
+				img := ensure(t, s, tc.ref, Default)
+				if !slices.Equal(img.Config.Cmd, config.Cmd) || img.Config.User != config.User ||
+					img.Ref != tc.ref || len(img.Layers) != 2 || img.Size == 0 {
+					t.Errorf("got %+v", img)
+				}
+				if img.ConfigDigest != c.desc.Digest || tc.digest && img.Digest != m.desc.Digest {
+					t.Errorf("digests: got %s, config %s", img.Digest, img.ConfigDigest)
+				}
+				noRubbish(t, s)
+				if strings.HasPrefix(tc.ref, reg.host) { // connections end in their own time
+					s.transport = nil
+				} else if after := openFds(t); after != before {
+					t.Errorf("%d descriptors open before, %d after", before, after)
+				}
+				got := tree(t, mountOverlay(t, img.Layers))
+				if want := map[string]string{"bin": "dir", "bin/sh": "#!", "new": "n"}; !maps.Equal(got, want) {
+					t.Errorf("got %v, want %v", got, want)
+				}
+				// A store opened anew has it without reading anything.
+				again := openStoreAt(t, s.dir)
+				known := ensure(t, again, tc.ref, Never)
+				if !slices.Equal(known.Layers, img.Layers) || known.Digest != img.Digest ||
+					!slices.Equal(known.Config.Env, img.Config.Env) {
+					t.Errorf("after reopening: got %+v, want %+v", known, img)
+				}
+			})
 	}
 }
 
@@ -163,18 +173,23 @@ func TestPolicy(t *testing.T) {
 	}
 	first := ensure(t, s, ref, Default)
 	blobs := reg.count("/blobs/")
-	if again := ensure(t, s, ref, Default); again.Digest != first.Digest || reg.count("/blobs/") != blobs || reg.count("/manifests/") != 1 {
+	if again := ensure(t, s, ref, Default); again.Digest != first.Digest ||
+		reg.count("/blobs/") != blobs || reg.count("/manifests/") != 1 {
 		t.Error("IfNotPresent asked the registry for what the store has")
 	}
 	if ensure(t, s, ref, Always); reg.count("/blobs/") != blobs || reg.count("/manifests/") != 1 {
 		t.Error("Always fetched an unchanged image again")
 	}
-	reg.push(t, "app", "v1", testImage{layers: [][]byte{layerTar(t, file("f", "1")), layerTar(t, file("g", "2"))}})
+	reg.push(t, "app", "v1", testImage{layers: [][]byte{
+		layerTar(t, file("f", "1")),
+		layerTar(t, file("g", "2")),
+	}})
 	if img := ensure(t, s, ref, IfNotPresent); img.Digest != first.Digest {
 		t.Error("IfNotPresent took the new image")
 	}
 	second := ensure(t, s, ref, Always)
-	if second.Digest == first.Digest || len(second.Layers) != 2 || second.Layers[0] != first.Layers[0] {
+	if second.Digest == first.Digest || len(second.Layers) != 2 ||
+		second.Layers[0] != first.Layers[0] {
 		t.Errorf("Always: got %v after %v", second.Layers, first.Layers)
 	}
 	if n := reg.count("/blobs/") - blobs; n != 2 { // config and the new layer
@@ -186,7 +201,8 @@ func TestPolicy(t *testing.T) {
 	if ensure(t, s, latest, Default).Digest == old.Digest {
 		t.Error("the default for latest is not Always")
 	}
-	if _, err := s.Ensure(ctx, ref, "Sometimes"); err == nil || !strings.Contains(err.Error(), `"Sometimes"`) {
+	_, err := s.Ensure(ctx, ref, "Sometimes")
+	if err == nil || !strings.Contains(err.Error(), `"Sometimes"`) {
 		t.Errorf("unknown policy: %v", err)
 	}
 	// A layer that somebody removed is pulled again.
@@ -207,7 +223,8 @@ func TestLocalChange(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	put := func(body string) {
 		m, c, ls := testImage{layers: [][]byte{layerTar(t, file("f", body))}}.build(t)
-		write(t, archive, tarDirectory(t, writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(ls, m, c)...)))
+		write(t, archive, tarDirectory(t, writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}},
+			append(ls, m, c)...)))
 	}
 	put("1")
 	first := ensure(t, s, "oci-archive:"+archive, Default)
@@ -246,7 +263,8 @@ func TestMismatch(t *testing.T) {
 		t.Helper()
 		_, err := s.Ensure(context.Background(), ref, Always)
 		var mm *DigestMismatchError
-		if !errors.As(err, &mm) || mm.What != what || mm.Expected != expected || mm.Found == expected || mm.Found == "" {
+		if !errors.As(err, &mm) || mm.What != what || mm.Expected != expected || mm.Found == expected ||
+			mm.Found == "" {
 			t.Errorf("got %v, want a mismatch of %s, expected %s", err, what, expected)
 		}
 		if err != nil && !strings.Contains(err.Error(), ref) {
@@ -265,16 +283,19 @@ func TestMismatch(t *testing.T) {
 			reg := newRegistry(t)
 			ref := reg.push(t, "app", "v1", image)
 			reg.spoil = func(path string, body []byte) []byte {
-				if strings.HasSuffix(path, tc.blob.desc.Digest.String()) || tc.what == "manifest" && strings.Contains(path, "/manifests/") {
+				if strings.HasSuffix(path, tc.blob.desc.Digest.String()) || tc.what == "manifest" &&
+					strings.Contains(path, "/manifests/") {
 					return flip(body)
 				}
 				return body
 			}
 			check(t, openStore(t), ref, tc.what, tc.blob.desc.Digest)
-			check(t, openStore(t), strings.TrimSuffix(ref, ":v1")+"@"+m.desc.Digest.String(), tc.what, tc.blob.desc.Digest)
+			check(t, openStore(t), strings.TrimSuffix(ref, ":v1")+"@"+m.desc.Digest.String(), tc.what,
+				tc.blob.desc.Digest)
 		})
 		t.Run("oci "+tc.what, func(t *testing.T) {
-			d := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(slices.Clone(ls), m, c)...)
+			d := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}},
+				append(slices.Clone(ls), m, c)...)
 			write(t, filepath.Join(d, "blobs/sha256", tc.blob.desc.Digest.Encoded()), flip(tc.blob.data))
 			check(t, openStore(t), "oci:"+d, tc.what, tc.blob.desc.Digest)
 		})
@@ -294,7 +315,8 @@ func TestMismatch(t *testing.T) {
 		write(t, filepath.Join(d, "manifest.json"), []byte(`[{"Config":"`+name+`","Layers":["a.tar"]}]`))
 		archive := filepath.Join(t.TempDir(), "a.tar")
 		write(t, archive, tarDirectory(t, d))
-		check(t, openStore(t), "docker-archive:"+archive, "layer 0 diffID", digest.FromBytes(image.layers[0]))
+		check(t, openStore(t), "docker-archive:"+archive, "layer 0 diffID",
+			digest.FromBytes(image.layers[0]))
 		write(t, filepath.Join(d, name), append(c.data, ' '))
 		write(t, archive, tarDirectory(t, d))
 		check(t, openStore(t), "docker-archive:"+archive, "config", c.desc.Digest)
@@ -341,11 +363,15 @@ func TestPlatform(t *testing.T) {
 		reg.put(t, "/v2/app/manifests/"+tag, idx.MediaType, mustJSON(t, idx))
 		return reg.host + "/app:" + tag
 	}
-	foreign := testImage{platform: v1.Platform{OS: "linux", Architecture: other}, layers: [][]byte{layerTar(t, file("foreign", ""))}}
+	foreign := testImage{
+		platform: v1.Platform{OS: "linux", Architecture: other},
+		layers:   [][]byte{layerTar(t, file("foreign", ""))},
+	}
 	native := testImage{layers: [][]byte{layerTar(t, file("native", ""))}}
 	want, _, _ := native.build(t)
 
-	if img := ensure(t, openStore(t), index("both", foreign, native), Default); img.Digest != want.desc.Digest {
+	img := ensure(t, openStore(t), index("both", foreign, native), Default)
+	if img.Digest != want.desc.Digest {
 		t.Errorf("got %s, want the node's own %s", img.Digest, want.desc.Digest)
 	}
 	for name, ref := range map[string]string{
@@ -397,9 +423,12 @@ func TestNotImageErrorHidesTheContent(t *testing.T) {
 		}())
 	}
 	for name, content := range map[string][]byte{
-		"empty": nil, "text": []byte("root:x:0:0"), "json": []byte(`{"a":1}`), "gzip": gz([]byte("root:x:0:0")), "cut": gz([]byte("root:x:0:0"))[:12],
-		"zstd": zst([]byte("root")), "bzip2": []byte("BZh91AY&SY"), "xz": []byte("\xfd7zXZ\x00"), "tar": other("etc/shadow"), "tar.gz": gz(other("etc/shadow")),
-		"index": other("index.json"), "manifest": other("manifest.json"), "layout/index.json": []byte("secret"), "secrets/id_rsa": []byte("x"),
+		"empty": nil, "text": []byte("root:x:0:0"), "json": []byte(`{"a":1}`),
+		"gzip": gz([]byte("root:x:0:0")), "cut": gz([]byte("root:x:0:0"))[:12],
+		"zstd": zst([]byte("root")), "bzip2": []byte("BZh91AY&SY"), "xz": []byte("\xfd7zXZ\x00"),
+		"tar": other("etc/shadow"), "tar.gz": gz(other("etc/shadow")),
+		"index": other("index.json"), "manifest": other("manifest.json"),
+		"layout/index.json": []byte("secret"), "secrets/id_rsa": []byte("x"),
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(tmp, name)), 0o700); err != nil {
 			t.Fatal(err)
@@ -414,7 +443,10 @@ func TestNotImageErrorHidesTheContent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"empty", "text", "json", "gzip", "cut", "zstd", "bzip2", "xz", "tar", "tar.gz", "index", "manifest", "layout", "secrets", "fifo", "device", "link"} {
+	for _, name := range []string{
+		"empty", "text", "json", "gzip", "cut", "zstd", "bzip2", "xz", "tar",
+		"tar.gz", "index", "manifest", "layout", "secrets", "fifo", "device", "link",
+	} {
 		p := filepath.Join(tmp, name)
 		for _, transport := range []string{"archive", "oci", "oci-archive", "docker-archive"} {
 			ref := transport + ":" + p
@@ -432,9 +464,14 @@ func TestBadInput(t *testing.T) {
 	leaktest.Check(t)
 	needs.Root(t)
 	reg := newRegistry(t)
-	s := openStore(t, WithLimits(func() Limits { l := DefaultLimits(); l.Manifest, l.Config, l.Layer = 64<<10, 64<<10, 1<<20; return l }()))
+	s := openStore(t, WithLimits(func() Limits {
+		l := DefaultLimits()
+		l.Manifest, l.Config, l.Layer = 64<<10, 64<<10, 1<<20
+		return l
+	}()))
 	tmp := t.TempDir()
-	write(t, filepath.Join(tmp, "text"), []byte("no archive at all, only some text that is long enough"))
+	write(t, filepath.Join(tmp, "text"),
+		[]byte("no archive at all, only some text that is long enough"))
 	write(t, filepath.Join(tmp, "bz"), []byte("BZh91AY&SY"))
 	if err := unix.Mkfifo(filepath.Join(tmp, "fifo"), 0o600); err != nil {
 		t.Fatal(err)
@@ -453,11 +490,15 @@ func TestBadInput(t *testing.T) {
 	one.Annotations = map[string]string{v1.AnnotationRefName: "one"}
 	several := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{one, two}}, append(ls, m, c)...)
 	link := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, c)
-	if err := os.Symlink("/etc/passwd", filepath.Join(link, "blobs/sha256", m.desc.Digest.Encoded())); err != nil {
+	err := os.Symlink("/etc/passwd", filepath.Join(link, "blobs/sha256", m.desc.Digest.Encoded()))
+	if err != nil {
 		t.Fatal(err)
 	}
-	as := func(target any) func(error) bool { return func(err error) bool { return errors.As(err, target) } }
-	notFound, refErr, invalid, size, entryErr, notImage := new(*NotFoundError), new(*ReferenceError), new(*InvalidImageError), new(*SizeError), new(*EntryError), new(*NotImageError)
+	as := func(target any) func(error) bool {
+		return func(err error) bool { return errors.As(err, target) }
+	}
+	notFound, refErr, invalid, size, entryErr, notImage := new(*NotFoundError), new(*ReferenceError),
+		new(*InvalidImageError), new(*SizeError), new(*EntryError), new(*NotImageError)
 	for _, tc := range []struct {
 		name, ref string
 		is        func(error) bool
@@ -482,9 +523,15 @@ func TestBadInput(t *testing.T) {
 		{"device", "docker-archive:/dev/zero", as(notImage), "is not an image"},
 		{"secret file", "docker-archive:/etc/passwd", as(notImage), "is not an image"},
 		{"not JSON", put("json", v1.MediaTypeImageManifest, "{"), as(invalid), "JSON"},
-		{"schema 1", put("schema1", "application/vnd.docker.distribution.manifest.v1+json", `{"schemaVersion":1,"fsLayers":[]}`), as(invalid), "schemaVersion"},
-		{"ambiguous", put("both", v1.MediaTypeImageManifest, `{"schemaVersion":2,"manifests":[],"layers":[],"config":{}}`), as(invalid), "an index or a manifest"},
-		{"huge manifest", put("huge", v1.MediaTypeImageManifest, `{"schemaVersion":2,"x":"`+strings.Repeat("x", 70<<10)+`"}`), as(size), "65536"},
+		{"schema 1", put("schema1", "application/vnd.docker.distribution.manifest.v1+json",
+			`{"schemaVersion":1,"fsLayers":[]}`), as(invalid), "schemaVersion"},
+		{
+			"ambiguous", put("both", v1.MediaTypeImageManifest,
+				`{"schemaVersion":2,"manifests":[],"layers":[],"config":{}}`), as(invalid),
+			"an index or a manifest",
+		},
+		{"huge manifest", put("huge", v1.MediaTypeImageManifest, `{"schemaVersion":2,"x":"`+
+			strings.Repeat("x", 70<<10)+`"}`), as(size), "65536"},
 		{"layer bomb", reg.push(t, "bomb", "1", bomb), as(size), "at most 1048576"},
 		{"escape", reg.push(t, "escape", "1", escape), as(entryErr), `"../x"`},
 	} {
@@ -541,7 +588,8 @@ func TestShared(t *testing.T) {
 	// Another image, by another process on the same directory, shares the layer.
 	other := openStoreAt(t, s.dir)
 	b := reg.push(t, "b", "v1", testImage{layers: [][]byte{layerTar(t, file("else", "3")), upper}})
-	if x, y := ensure(t, s, a, IfNotPresent), ensure(t, other, b, IfNotPresent); x.Layers[1] != y.Layers[1] {
+	if x, y := ensure(t, s, a, IfNotPresent),
+		ensure(t, other, b, IfNotPresent); x.Layers[1] != y.Layers[1] {
 		t.Error("a self-contained layer on another base is not shared")
 	}
 	noRubbish(t, s)
@@ -558,11 +606,13 @@ func TestProgress(t *testing.T) {
 	remote := testImage{layers: layers}
 	m, c, ls := remote.build(t)
 	size := ls[0].desc.Size + ls[1].desc.Size
-	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}}, append(slices.Clone(ls), m, c)...)
+	layout := writeLayout(t, v1.Index{Manifests: []v1.Descriptor{m.desc}},
+		append(slices.Clone(ls), m, c)...)
 	archive := filepath.Join(t.TempDir(), "image.tar.gz")
 	write(t, archive, gz(tarDirectory(t, layout)))
 	for ref, stages := range map[string]string{
-		reg.push(t, "app", "v1", remote): "done download unpack", "oci:" + layout: "done unpack", "oci-archive:" + archive: "done read unpack",
+		reg.push(t, "app", "v1", remote): "done download unpack", "oci:" + layout: "done unpack",
+		"oci-archive:" + archive: "done read unpack",
 	} {
 		var mu sync.Mutex
 		last := map[string]int64{} // by stage and layer
@@ -571,7 +621,8 @@ func TestProgress(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			id := p.Stage + " " + p.Layer.String()
-			if p.Ref != ref || p.Done < last[id] || p.Done > p.Total || p.Stage != StageRead && (p.Size != size || p.Layers != 2) {
+			if p.Ref != ref || p.Done < last[id] || p.Done > p.Total || p.Stage != StageRead &&
+				(p.Size != size || p.Layers != 2) {
 				t.Errorf("found %+v after %d", p, last[id])
 			}
 			last[id] = p.Done
@@ -668,7 +719,8 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{early.session, s.session}; len(left) != 2 || !slices.Contains(want, left[0]) || !slices.Contains(want, left[1]) {
+	if want := []string{early.session, s.session}; len(left) != 2 || !slices.Contains(want, left[0]) ||
+		!slices.Contains(want, left[1]) {
 		t.Errorf("left after Open: %v", left)
 	}
 	img := ensure(t, s, ref, IfNotPresent)

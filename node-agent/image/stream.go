@@ -50,7 +50,8 @@ func decompress(r *bufio.Reader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(head, gzipMagic):
 		return gzip.NewReader(r)
 	case bytes.HasPrefix(head, zstdMagic):
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return nil, err
 		}
@@ -151,10 +152,15 @@ type layerInput struct {
 
 // unpackLayer verifies a layer while it is applied to the directory diff. On error diff holds
 // rubbish.
-func unpackLayer(ctx context.Context, in layerInput, diff, trash string, lowers []string, format format, limits Limits) (applied, error) {
+func unpackLayer(ctx context.Context, in layerInput, diff, trash string, lowers []string,
+	format format, limits Limits,
+) (applied, error) {
 	what := fmt.Sprintf("layer %d", in.number)
 	wrap := func(err error) error { return fmt.Errorf("%s (%s): %w", what, in.diffID, err) }
-	var raw io.Reader = &boundedReader{what: what + " blob", r: ctxReader{ctx, in.r}, limit: limits.Blob}
+	var raw io.Reader = &boundedReader{
+		what: what + " blob", r: ctxReader{ctx, in.r},
+		limit: limits.Blob,
+	}
 	var blobHash digest.Digester
 	if in.blob != "" {
 		blobHash = in.blob.Algorithm().Digester()

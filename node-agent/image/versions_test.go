@@ -21,11 +21,13 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 	}
 	for _, version := range versions {
 		var img imageRecord
-		if err := readJSON(filepath.Join(version, "image.json"), &img); err != nil || img.Manifest == "" || img.ConfigID == "" || len(img.Layers) == 0 || img.Size == 0 {
+		if err := readJSON(filepath.Join(version, "image.json"), &img); err != nil ||
+			img.Manifest == "" || img.ConfigID == "" || len(img.Layers) == 0 || img.Size == 0 {
 			t.Errorf("%s: found %+v, %v", version, img, err)
 		}
 		var ref refRecord
-		if err := readJSON(filepath.Join(version, "ref.json"), &ref); err != nil || ref.Ref == "" || ref.Manifest != img.Manifest || ref.File == nil {
+		if err := readJSON(filepath.Join(version, "ref.json"), &ref); err != nil || ref.Ref == "" ||
+			ref.Manifest != img.Manifest || ref.File == nil {
 			t.Errorf("%s: found %+v, %v", version, ref, err)
 		}
 	}
@@ -87,11 +89,18 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.writeJSON(filepath.Join(dir, "images", "sha256", "1.json"), imageRecord{Layers: []string{"layers/sha256/named/diff", "chains/sha256/named/diff"}}); err != nil {
+	if err := s.writeJSON(filepath.Join(dir, "images", "sha256", "1.json"),
+		imageRecord{Layers: []string{
+			"layers/sha256/named/diff",
+			"chains/sha256/named/diff",
+		}}); err != nil {
 		t.Fatal(err)
 	}
 	there := func(name string) bool { return isDir(filepath.Join(dir, name, "diff")) }
-	all := []string{"layers/sha256/named", "chains/sha256/named", "layers/sha256/partial", "chains/sha256/partial"}
+	all := []string{
+		"layers/sha256/named", "chains/sha256/named", "layers/sha256/partial",
+		"chains/sha256/partial",
+	}
 	for _, name := range all {
 		if err := os.MkdirAll(filepath.Join(dir, name, "diff"), 0o700); err != nil {
 			t.Fatal(err)
@@ -123,7 +132,9 @@ func TestBootDropsUnrecordedLayers(t *testing.T) {
 func TestBootLeavesOtherStores(t *testing.T) {
 	leaktest.Check(t)
 	dir := t.TempDir()
-	layer := func(store string) string { return filepath.Join(dir, store, "layers", "sha256", "partial") }
+	layer := func(store string) string {
+		return filepath.Join(dir, store, "layers", "sha256", "partial")
+	}
 	for _, store := range []string{"store1", "store[1]"} {
 		if err := os.MkdirAll(layer(store), 0o700); err != nil {
 			t.Fatal(err)

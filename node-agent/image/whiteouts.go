@@ -49,7 +49,8 @@ func dropWhiteouts(fd int) error {
 				return err
 			}
 		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-			sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			sub, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+				unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
 			}
@@ -79,7 +80,8 @@ func (a *applier) whiteoutEntry(h *tar.Header, dir []string, base string) error 
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeLink: // aufs's own are hard links
 	default:
-		return refuse(h, "found %s with a whiteout's name; allowed: whiteouts are empty files", tarType(h.Typeflag))
+		return refuse(h, "found %s with a whiteout's name; allowed: whiteouts are empty files",
+			tarType(h.Typeflag))
 	}
 	if base == opaqueName {
 		return a.opaque(dir)
@@ -110,7 +112,8 @@ func (a *applier) whiteout(dir []string, victim string) error {
 		if f.kind() != unix.S_IFDIR {
 			return nil // hides what is below already
 		}
-		fd, err := unix.Openat(f.parent, victim, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(f.parent, victim, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|
+			unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}

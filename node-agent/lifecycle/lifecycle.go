@@ -175,7 +175,10 @@ func Stages(c Config) List {
 		namesStage{},
 		configStage{},
 		logsStage{c.Logs},
-		createStage{c.Supervisor, c.LogMaxBytes, &tokens{each: c.Parallel, of: map[string]chan struct{}{}}},
+		createStage{c.Supervisor, c.LogMaxBytes, &tokens{
+			each: c.Parallel,
+			of:   map[string]chan struct{}{},
+		}},
 		limitsStage{c.Supervisor, c.LogMaxBytes},
 		startStage{c.Supervisor},
 	}

@@ -33,7 +33,9 @@ type recordingSupervisor struct {
 	update    protocol.UpdateRequest
 }
 
-func (s *recordingSupervisor) Create(context.Context, protocol.CreateRequest) (protocol.Status, error) {
+func (s *recordingSupervisor) Create(context.Context, protocol.CreateRequest) (protocol.Status,
+	error,
+) {
 	if err := s.fail["create"]; err != nil {
 		return protocol.Status{}, err
 	}
@@ -101,7 +103,9 @@ func newNode(t *testing.T) *node {
 	pulls := NewPulls(layerImages{layer}, nil)
 	t.Cleanup(pulls.Close)
 	n.stages = Stages(Config{
-		Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Pulls: pulls, Wake: func(source.Key) {}, Supervisor: n.super,
+		Handlers: func() []string {
+			return []string{v1alpha1.HandlerNative}
+		}, Pulls: pulls, Wake: func(source.Key) {}, Supervisor: n.super,
 		CgroupParent: "/berth", Logs: &Logs{Dir: n.logs, Clock: clock.RealClock{}, Log: log}, Parallel: 1,
 	})
 	n.c = n.stored(bundles)
@@ -113,7 +117,8 @@ func newNode(t *testing.T) *node {
 		{Name: "data", EmptyDir: &corev1.EmptyDirVolumeSource{}},
 		{Name: "memory", EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}},
 	}
-	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
+	b.Spec.Config.Raw = []byte(
+		`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
 	n.c.Bundle, n.c.Commit = b, func() error { n.saved++; return nil }
 	if err := n.c.Dir.Make(); err != nil {
 		t.Fatal(err)
@@ -177,7 +182,10 @@ func TestReleaseIsRepeatable(t *testing.T) {
 		if err := n.stages.Release(t.Context(), n.next(), PerContainer); err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{dir.Volume("data"), dir.Volume("memory"), dir.File("config.json"), dir.File("etc"), filepath.Dir(n.c.LogPath)} {
+		for _, path := range []string{
+			dir.Volume("data"), dir.Volume("memory"), dir.File("config.json"),
+			dir.File("etc"), filepath.Dir(n.c.LogPath),
+		} {
 			if there(path) {
 				t.Errorf("%s is left", path)
 			}
@@ -196,7 +204,8 @@ func TestReleaseStopsAtAnError(t *testing.T) {
 	n.super.fail["delete"] = fmt.Errorf("the connection is lost: %w", protocol.ErrUnknownOutcome)
 	for _, scope := range []Scope{PerRun, PerContainer} {
 		var fault *StageError
-		if err := n.stages.Release(t.Context(), n.next(), scope); !errors.As(err, &fault) || fault.Stage != "create" || fault.Class != Unknown {
+		if err := n.stages.Release(t.Context(), n.next(), scope); !errors.As(err, &fault) ||
+			fault.Stage != "create" || fault.Class != Unknown {
 			t.Fatalf("found %+v", err)
 		}
 	}
@@ -211,7 +220,8 @@ func TestReleaseStopsAtAnError(t *testing.T) {
 		t.Errorf("the root filesystem is not mounted any more: %v", err)
 	}
 	delete(n.super.fail, "delete")
-	if err := n.stages.Release(t.Context(), n.next(), PerContainer); err != nil || there(dir.File("upper")) {
+	if err := n.stages.Release(t.Context(), n.next(), PerContainer); err != nil ||
+		there(dir.File("upper")) {
 		t.Errorf("the next release: %v", err)
 	}
 }
@@ -222,7 +232,8 @@ func TestEnsureAfterAFailure(t *testing.T) {
 	n := newNode(t)
 	n.super.fail["start"] = errors.New("no such program")
 	var fault *StageError
-	if err := n.stages.Ensure(t.Context(), n.c); !errors.As(err, &fault) || fault.Stage != StartStage || fault.Class != ContainerFault {
+	if err := n.stages.Ensure(t.Context(), n.c); !errors.As(err, &fault) ||
+		fault.Stage != StartStage || fault.Class != ContainerFault {
 		t.Fatalf("found %v", err)
 	}
 	if err := n.stages.Release(t.Context(), n.next(), PerRun); err != nil {
@@ -248,18 +259,41 @@ func TestClasses(t *testing.T) {
 		reason string
 		class  Class
 	}{
-		"create refused":  {fail: "create", err: protocol.ErrInvalid, stage: "create", reason: v1alpha1.ReasonCreateFailed, class: ContainerFault},
-		"create unknown":  {fail: "create", err: protocol.ErrUnknownOutcome, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"created already": {fail: "create", err: protocol.ErrExist, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"start stopping":  {fail: "start", err: protocol.ErrStopping, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"create not sent": {fail: "create", err: protocol.ErrUnreachable, stage: "create", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"start not sent":  {fail: "start", err: protocol.ErrUnreachable, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
-		"start of nobody": {fail: "start", err: protocol.ErrNotExist, stage: StartStage, class: Unknown, reason: v1alpha1.ReasonCreateFailed},
+		"create refused": {
+			fail: "create", err: protocol.ErrInvalid, stage: "create",
+			reason: v1alpha1.ReasonCreateFailed, class: ContainerFault,
+		},
+		"create unknown": {
+			fail: "create", err: protocol.ErrUnknownOutcome, stage: "create",
+			class: Unknown, reason: v1alpha1.ReasonCreateFailed,
+		},
+		"created already": {
+			fail: "create", err: protocol.ErrExist, stage: "create", class: Unknown,
+			reason: v1alpha1.ReasonCreateFailed,
+		},
+		"start stopping": {
+			fail: "start", err: protocol.ErrStopping, stage: StartStage, class: Unknown,
+			reason: v1alpha1.ReasonCreateFailed,
+		},
+		"create not sent": {
+			fail: "create", err: protocol.ErrUnreachable, stage: "create", class: Unknown,
+			reason: v1alpha1.ReasonCreateFailed,
+		},
+		"start not sent": {
+			fail: "start", err: protocol.ErrUnreachable, stage: StartStage,
+			class: Unknown, reason: v1alpha1.ReasonCreateFailed,
+		},
+		"start of nobody": {
+			fail: "start", err: protocol.ErrNotExist, stage: StartStage, class: Unknown,
+			reason: v1alpha1.ReasonCreateFailed,
+		},
 		"no handler": {
 			spoil: func(n *node) { n.c.Bundle.Spec.Handler = "kata" }, stage: "handler",
 			reason: v1alpha1.ReasonHandlerNotFound, class: ContainerFault,
 		},
-		"not on the disk": {spoil: func(n *node) { n.unflushed = unix.EIO }, stage: "start", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
+		"not on the disk": {spoil: func(n *node) {
+			n.unflushed = unix.EIO
+		}, stage: "start", class: Unknown, reason: v1alpha1.ReasonCreateFailed},
 		"the disk is full": {
 			spoil: func(n *node) { n.c.Commit = func() error { return unix.ENOSPC } }, stage: "commit",
 			reason: v1alpha1.ReasonStorageFailed, class: NodeFault,
@@ -322,7 +356,8 @@ func TestHandlerThatHangs(t *testing.T) {
 func TestUnknownIsNoFailure(t *testing.T) {
 	leaktest.Check(t)
 	for err, want := range map[error]bool{
-		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrUnreachable: true, protocol.ErrExist: true,
+		protocol.ErrUnknownOutcome: true, protocol.ErrStopping: true, protocol.ErrUnreachable: true,
+		protocol.ErrExist:   true,
 		protocol.ErrInvalid: false, protocol.ErrNotExist: false, os.ErrPermission: false,
 	} {
 		if got := outcomeUnknown(fmt.Errorf("create: %w", err)); got != want {

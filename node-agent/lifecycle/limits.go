@@ -61,10 +61,14 @@ func (s limitsStage) Update(ctx context.Context, c *Container, changes change.Se
 		// It may have been done, or is not to be done any more: the next look finds out.
 		return &StageError{Class: Unknown, Err: err}
 	case errors.Is(err, protocol.ErrInvalid):
-		err = fmt.Errorf("the supervisor of this node is older than the agent and cannot change a running"+
-			" container: upgrade it with berth supervise --upgrade: %w", err)
+		err = fmt.Errorf(
+			"the supervisor of this node is older than the agent and cannot change a running"+
+				" container: upgrade it with berth supervise --upgrade: %w", err)
 	}
-	return &StageError{Reason: v1alpha1.ReasonUpdateRefused, Err: errors.New(refusedFields(err, paths))}
+	return &StageError{
+		Reason: v1alpha1.ReasonUpdateRefused,
+		Err:    errors.New(refusedFields(err, paths)),
+	}
 }
 
 // resources returns the values that a spec has in the fields of those paths.

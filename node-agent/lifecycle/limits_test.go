@@ -22,7 +22,8 @@ func TestUpdate(t *testing.T) {
 	leaktest.Check(t)
 	n := newNode(t)
 	n.c.Running = n.c.Bundle.DeepCopy()
-	n.c.Running.Spec.Config.Raw = []byte(`{"linux":{"resources":{"cpu":{"shares":2},"pids":{"limit":9}}}}`)
+	n.c.Running.Spec.Config.Raw = []byte(
+		`{"linux":{"resources":{"cpu":{"shares":2},"pids":{"limit":9}}}}`)
 	n.c.Bundle.Spec.Config.Raw = []byte(`{"linux":{"resources":{"cpu":{"shares":512}}}}`)
 	set := change.Classify(&n.c.Running.Spec, &n.c.Bundle.Spec)
 	if err := n.stages.Update(t.Context(), n.c, set); err != nil {
@@ -38,10 +39,15 @@ func TestUpdate(t *testing.T) {
 		class Class
 		text  string
 	}{
-		{&protocol.Error{Message: "update x: linux.resources.memory.limit: no"}, ContainerFault, "config.linux.resources.memory.limit: no"},
-		{&protocol.Error{Message: "linux.resources: runc update x: no"}, ContainerFault, both + "runc update x: no"},
+		{
+			&protocol.Error{Message: "update x: linux.resources.memory.limit: no"}, ContainerFault,
+			"config.linux.resources.memory.limit: no",
+		},
+		{&protocol.Error{Message: "linux.resources: runc update x: no"}, ContainerFault, both +
+			"runc update x: no"},
 		{&protocol.Error{Message: "no"}, ContainerFault, both + "no"},
-		{&protocol.Error{Code: "Invalid", Message: "op"}, ContainerFault, both + "the supervisor of this node is older than the agent and cannot change a running" +
+		{&protocol.Error{Code: "Invalid", Message: "op"}, ContainerFault, both +
+			"the supervisor of this node is older than the agent and cannot change a running" +
 			" container: upgrade it with berth supervise --upgrade: op"},
 		{&protocol.Error{Code: "Stopping", Message: "ends"}, Unknown, "ends"},
 		{&protocol.Error{Code: "NotRunning", Message: "ended"}, Unknown, "ended"},
@@ -69,12 +75,16 @@ func TestUpdate(t *testing.T) {
 		want     string
 	}{
 		{n.c.Bundle, logged, `{"log":{"maxBytes":1048576,"maxFiles":5}}`},
-		{n.c.Running, logged, `{"to":{"cpu":{"shares":512},"pids":{"limit":-1}},"before":{"cpu":{"shares":2},"pids":{"limit":9}},"log":{"maxBytes":1048576,"maxFiles":5}}`},
+		{
+			n.c.Running, logged,
+			`{"to":{"cpu":{"shares":512},"pids":{"limit":-1}},"before":{"cpu":{"shares":2},"pids":{"limit":9}},"log":{"maxBytes":1048576,"maxFiles":5}}`,
+		},
 		{logged, n.c.Bundle, `{"log":{"maxFiles":5}}`},
 	} {
 		c := *n.c
 		c.Running, c.Bundle = tc.from, tc.to
-		if err := n.stages.Update(t.Context(), &c, change.Classify(&tc.from.Spec, &tc.to.Spec)); err != nil {
+		err := n.stages.Update(t.Context(), &c, change.Classify(&tc.from.Spec, &tc.to.Spec))
+		if err != nil {
 			t.Error(err)
 		}
 		if got, _ := json.Marshal(n.super.update); string(got) != tc.want {
@@ -92,7 +102,8 @@ func TestUpdate(t *testing.T) {
 	n.super.fail["update"] = errors.New("asked")
 	again := n.c.Bundle.DeepCopy()
 	again.Spec.TerminationGracePeriodSeconds = 7
-	if err := n.stages.Update(t.Context(), n.c, change.Classify(&n.c.Bundle.Spec, &again.Spec)); err != nil {
+	if err := n.stages.Update(t.Context(), n.c, change.Classify(&n.c.Bundle.Spec,
+		&again.Spec)); err != nil {
 		t.Error(err)
 	}
 }

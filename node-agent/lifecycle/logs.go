@@ -119,12 +119,14 @@ func (l *Logs) remove(c *Container) error {
 		err = os.Rename(from, to)
 	}
 	if err != nil {
-		l.Log.Warn("cannot keep the logs of a removed container", "container", c.Key.String(), "error", err)
+		l.Log.Warn("cannot keep the logs of a removed container", "container", c.Key.String(),
+			"error", err)
 		return os.RemoveAll(from)
 	}
 	now := l.Clock.Now()
 	if err := os.Chtimes(to, now, now); err != nil {
-		l.Log.Warn("cannot note when the logs became those of a removed container", "logs", to, "error", err)
+		l.Log.Warn("cannot note when the logs became those of a removed container", "logs", to,
+			"error", err)
 	}
 	l.Log.Info("the container is removed; its logs are kept", "container", c.Key.String(), "logs", to)
 	return l.Prune()
@@ -159,7 +161,8 @@ func (l *Logs) Prune() error {
 		if err := os.RemoveAll(k.path); err != nil {
 			return fmt.Errorf("remove old logs: %w", err)
 		}
-		l.Log.Info("removed the logs of a container that was removed earlier", "logs", k.path, "removedAt", k.removed)
+		l.Log.Info("removed the logs of a container that was removed earlier", "logs", k.path,
+			"removedAt", k.removed)
 	}
 	return nil
 }
@@ -168,7 +171,8 @@ func (l *Logs) Prune() error {
 func (l *Logs) PruneNowAndThen(ctx context.Context) {
 	for {
 		if err := l.Prune(); err != nil {
-			l.Log.Warn("cannot remove the logs of containers that were removed earlier; trying again", "error", err)
+			l.Log.Warn("cannot remove the logs of containers that were removed earlier; trying again",
+				"error", err)
 		}
 		select {
 		case <-ctx.Done():

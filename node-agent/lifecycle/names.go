@@ -16,7 +16,8 @@ func (namesStage) Name() string { return "names" }
 func (namesStage) Scope() Scope { return PerContainer }
 
 func (namesStage) Ensure(_ context.Context, c *Container) error {
-	if err := c.Dir.MountNames(c.Spec, c.Rootfs, c.Bundle.Name, c.Addresses, os.DirFS("/")); err != nil {
+	err := c.Dir.MountNames(c.Spec, c.Rootfs, c.Bundle.Name, c.Addresses, os.DirFS("/"))
+	if err != nil {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
 	return nil

@@ -59,7 +59,8 @@ func wantedNetwork(c *Container) network.Wanted {
 		want.None = b.None
 		for _, p := range b.Ports {
 			want.Ports = append(want.Ports, network.PortMapping{
-				HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: strings.ToLower(string(p.Protocol)), HostIP: p.HostIP,
+				HostPort: p.HostPort, ContainerPort: p.ContainerPort,
+				Protocol: strings.ToLower(string(p.Protocol)), HostIP: p.HostIP,
 			})
 		}
 	}

@@ -23,10 +23,15 @@ type heldImages struct {
 }
 
 func newHeldImages() *heldImages {
-	return &heldImages{begun: make(chan string, 100), given: make(chan string, 100), end: make(chan error)}
+	return &heldImages{
+		begun: make(chan string, 100), given: make(chan string, 100),
+		end: make(chan error),
+	}
 }
 
-func (h *heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*Image, error) {
+func (h *heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*Image,
+	error,
+) {
 	h.underWay.Add(1)
 	defer h.underWay.Add(-1)
 	h.begun <- reference
@@ -91,7 +96,8 @@ func (p *puller) want(id, reference string) {
 	p.t.Helper()
 	_, err := p.get(p.t.Context(), id, PullRequest{Reference: reference}, func() { p.woken <- id })
 	var pending *Pending
-	if !errors.As(err, &pending) || pending.Reason != v1alpha1.ReasonPulling || pending.Message != "pulling "+reference+": 1%" {
+	if !errors.As(err, &pending) || pending.Reason != v1alpha1.ReasonPulling ||
+		pending.Message != "pulling "+reference+": 1%" {
 		p.t.Fatalf("found %v; want a *Pending", err)
 	}
 }
@@ -150,7 +156,9 @@ func TestPullIsNotShared(t *testing.T) {
 	p := newPuller(t)
 	p.want("a", "x:1")
 	receive(t, p.images.begun, "x:1")
-	if _, err := p.get(t.Context(), "b", PullRequest{Reference: "x:1", Policy: corev1.PullAlways}, func() {}); err == nil {
+	_, err := p.get(t.Context(), "b", PullRequest{Reference: "x:1", Policy: corev1.PullAlways},
+		func() {})
+	if err == nil {
 		t.Fatal("found an image")
 	}
 	receive(t, p.images.begun, "x:1")
@@ -169,7 +177,8 @@ func TestPullFails(t *testing.T) {
 	for _, id := range []string{"a", "b"} {
 		var fault *StageError
 		_, err := p.get(t.Context(), id, PullRequest{Reference: "x:1"}, nil)
-		if !errors.As(err, &fault) || fault.Reason != v1alpha1.ReasonImagePullFailed || !errors.Is(err, denied) {
+		if !errors.As(err, &fault) || fault.Reason != v1alpha1.ReasonImagePullFailed ||
+			!errors.Is(err, denied) {
 			t.Errorf("found %v", err)
 		}
 	}

@@ -44,7 +44,8 @@ func bridgePlugins() []string { return []string{"bridge", "host-local", "portmap
 // defaultSubnets are the IPv4 subnets of which the first is used that collides with no route.
 func defaultSubnets() []netip.Prefix {
 	return []netip.Prefix{
-		netip.MustParsePrefix("10.89.0.0/16"), netip.MustParsePrefix("172.29.0.0/16"), netip.MustParsePrefix("192.168.89.0/24"),
+		netip.MustParsePrefix("10.89.0.0/16"), netip.MustParsePrefix("172.29.0.0/16"),
+		netip.MustParsePrefix("192.168.89.0/24"),
 	}
 }
 
@@ -83,8 +84,8 @@ func (b *Bridge) Name() string {
 // not.
 func (b *Bridge) addressDir() string { return filepath.Join(b.RunDir, "cni") }
 
-// leases returns the addresses in use by the CNI id of the container: host-local has a file for each
-// address, whose first line is the id.
+// leases returns the addresses in use by the CNI id of the container: host-local has a file for
+// each address, whose first line is the id.
 func (b *Bridge) leases() (map[string][]netip.Addr, error) {
 	if b == nil {
 		return nil, nil
@@ -114,8 +115,11 @@ func (b *Bridge) leases() (map[string][]netip.Addr, error) {
 	return out, nil
 }
 
-// list returns the configuration list of the bridge. It stays the same for as long as the agent runs.
-func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.NetworkConfigList, error) {
+// list returns the configuration list of the bridge. It stays the same for as long as the agent
+// runs.
+func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.NetworkConfigList,
+	error,
+) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.chosen != nil {
@@ -148,7 +152,10 @@ func (b *Bridge) list(ctx context.Context, cni *libcni.CNIConfig) (*libcni.Netwo
 		"plugins": []object{
 			{
 				"type": "bridge", "bridge": b.Name(), "isGateway": true, "ipMasq": !own, "hairpinMode": true,
-				"ipam": object{"type": "host-local", "dataDir": b.addressDir(), "ranges": ranges, "routes": routes},
+				"ipam": object{
+					"type": "host-local", "dataDir": b.addressDir(), "ranges": ranges,
+					"routes": routes,
+				},
 			},
 			{"type": "portmap", "capabilities": object{portMappings: true}, "snat": true},
 			{"type": "firewall"},
@@ -216,9 +223,12 @@ func (b *Bridge) subnets() ([]netip.Prefix, error) {
 		if subnets = b.present(); len(subnets) > 0 {
 			return subnets, nil
 		}
-		i := slices.IndexFunc(defaultSubnets(), func(p netip.Prefix) bool { return overlapping(routes, p) == nil })
+		i := slices.IndexFunc(defaultSubnets(), func(p netip.Prefix) bool {
+			return overlapping(routes, p) == nil
+		})
 		if i < 0 {
-			return nil, fmt.Errorf("--bridge-subnet: found routes that overlap each of %v; allowed: a subnet without a route",
+			return nil, fmt.Errorf(
+				"--bridge-subnet: found routes that overlap each of %v; allowed: a subnet without a route",
 				defaultSubnets())
 		}
 		subnets = []netip.Prefix{defaultSubnets()[i]}
@@ -231,7 +241,8 @@ func (b *Bridge) subnets() ([]netip.Prefix, error) {
 			return nil, fmt.Errorf("--bridge-subnet: found %s; allowed: IPv4, as this node has no IPv6", p)
 		}
 		if r := overlapping(routes, p); r != nil {
-			return nil, fmt.Errorf("--bridge-subnet: found %s, which overlaps the route to %s by %s; allowed: a subnet without a route",
+			return nil, fmt.Errorf(
+				"--bridge-subnet: found %s, which overlaps the route to %s by %s; allowed: a subnet without a route",
 				p, r.to, r.device)
 		}
 	}
@@ -295,7 +306,10 @@ func overlapping(routes []route, p netip.Prefix) *route {
 // foreignRoutes returns the routes of the node by other devices than the bridge and loopback.
 func (b *Bridge) foreignRoutes() ([]route, error) {
 	var out []route
-	for file, parse := range map[string]func([]string) (route, bool){"/proc/net/route": route4, "/proc/net/ipv6_route": route6} {
+	for file, parse := range map[string]func([]string) (route, bool){
+		"/proc/net/route":      route4,
+		"/proc/net/ipv6_route": route6,
+	} {
 		text, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -366,7 +380,8 @@ func keepAdvertisedRoutes() error {
 		if err != nil || flags&advertised == 0 || setting(columns[9]+"/accept_ra") != "1" {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", columns[9], "accept_ra"), []byte("2"), 0); err != nil {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", columns[9], "accept_ra"),
+			[]byte("2"), 0); err != nil {
 			return fmt.Errorf("keep the route that is advertised on %s: %w", columns[9], err)
 		}
 	}

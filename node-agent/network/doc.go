@@ -5,7 +5,8 @@
 // A container that is not in the node's own network has a network namespace, pinned by a bind mount
 // in a directory that does not outlive a boot. CNI plugins connect that to a network of the node.
 //
-//	networks := network.New(network.Networks{Namespaces: network.Namespaces{Dir: "/run/berth/netns"}, ...})
+//	namespaces := network.Namespaces{Dir: "/run/berth/netns"}
+//	networks := network.New(network.Networks{Namespaces: namespaces, ...})
 //	path, err := networks.Attach(ctx, "default_web_1a2b3c4d", dir, network.Wanted{})
 //	addresses, err := network.Addresses(dir)
 //	err = networks.Detach(ctx, "default_web_1a2b3c4d", dir)

@@ -31,7 +31,10 @@ func (n Namespaces) Exists(id string) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("network namespace: %w", &fs.PathError{Op: "statfs", Path: n.Path(id), Err: err})
+		return false, fmt.Errorf("network namespace: %w", &fs.PathError{
+			Op: "statfs", Path: n.Path(id),
+			Err: err,
+		})
 	}
 	return st.Type == unix.NSFS_MAGIC, nil
 }

@@ -122,7 +122,8 @@ func readRecord(path string) (*record, error) {
 	r := &record{}
 	err = json.Unmarshal(data, r)
 	if r.Version > recordVersion {
-		return nil, fmt.Errorf("%w: %s: found version %d; this agent knows up to %d", errUnreadable, path, r.Version, recordVersion)
+		return nil, fmt.Errorf("%w: %s: found version %d; this agent knows up to %d", errUnreadable, path,
+			r.Version, recordVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", errUnreadable, path, err)
@@ -159,7 +160,8 @@ func (r *record) addresses() ([]netip.Addr, error) {
 	}
 	var out []netip.Addr
 	for _, ip := range result.IPs {
-		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) && result.Interfaces[*i].Sandbox == "" {
+		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) &&
+			result.Interfaces[*i].Sandbox == "" {
 			continue // of a device of the node
 		}
 		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
@@ -193,7 +195,8 @@ func (n *Networks) Attach(ctx context.Context, id string, f Files, want Wanted) 
 		return "", err
 	}
 	if r != nil {
-		if pinned && r.Done && len(r.List) > 0 && !want.None && slices.Equal(r.Ports, want.Ports) && op.check(r) {
+		if pinned && r.Done && len(r.List) > 0 && !want.None && slices.Equal(r.Ports, want.Ports) &&
+			op.check(r) {
 			return n.Namespaces.Path(id), nil
 		}
 		if err := op.remove(r); err != nil {
@@ -240,7 +243,8 @@ func (n *Networks) AttachToNode(ctx context.Context, id string, f Files, want Wa
 	if err := checkFree(want.Ports); err != nil {
 		return err
 	}
-	if r == nil && len(want.Ports) == 0 || r != nil && len(r.List) == 0 && slices.Equal(r.Ports, want.Ports) {
+	if r == nil && len(want.Ports) == 0 || r != nil && len(r.List) == 0 &&
+		slices.Equal(r.Ports, want.Ports) {
 		return nil
 	}
 	return (&record{Version: recordVersion, Name: want.Name, Ports: want.Ports, Done: true}).write(f)
@@ -320,7 +324,8 @@ func (op *operation) end() {
 // cni returns libcni for the container. Its cache is in the container's directory, and is written
 // from the record before it is read, since libcni does not replace it as a whole.
 func (op *operation) cni(added func([]byte) error) *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(op.BinDirs, op.files.File(cacheDir), &plugins{lock: op.lock, added: added})
+	return libcni.NewCNIConfigWithCacheDir(op.BinDirs, op.files.File(cacheDir),
+		&plugins{lock: op.lock, added: added})
 }
 
 // runtime returns the arguments of each plugin. A namespace that is gone, as after a boot, is
@@ -354,8 +359,11 @@ func (op *operation) add(want Wanted) error {
 	if list == nil {
 		return op.refusePorts(want.Ports)
 	}
-	if len(want.Ports) > 0 && !slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities[portMappings] }) {
-		return fmt.Errorf("spec.ports: found hostPort %d; allowed on this node: none, as no plugin of its network %s has the capability %s",
+	if len(want.Ports) > 0 && !slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
+		return p.Network.Capabilities[portMappings]
+	}) {
+		return fmt.Errorf(
+			"spec.ports: found hostPort %d; allowed on this node: none, as no plugin of its network %s has the capability %s",
 			want.Ports[0].HostPort, list.Name, portMappings)
 	}
 	for _, p := range list.Plugins {
@@ -393,7 +401,8 @@ func (op *operation) refusePorts(ports []PortMapping) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	return fmt.Errorf("spec.ports: found hostPort %d; allowed on this node: none, as its containers have no network: %w",
+	return fmt.Errorf(
+		"spec.ports: found hostPort %d; allowed on this node: none, as its containers have no network: %w",
 		ports[0].HostPort, op.Missing())
 }
 
@@ -416,7 +425,8 @@ func (op *operation) check(r *record) bool {
 		err = op.cni(nil).CheckNetworkList(op.ctx, list, rt)
 	}
 	if err != nil {
-		op.Log.Warn("the container is not connected to its network as it was; connecting it anew", "id", op.id, "error", err)
+		op.Log.Warn("the container is not connected to its network as it was; connecting it anew", "id",
+			op.id, "error", err)
 	}
 	return err == nil
 }
@@ -458,7 +468,9 @@ func (op *operation) forget() error {
 
 // writeCache writes the result of the record where libcni looks for it. Plugins need it to know
 // the addresses whose rules they remove.
-func (op *operation) writeCache(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf, r *record) error {
+func (op *operation) writeCache(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf,
+	r *record,
+) error {
 	dir := filepath.Join(op.files.File(cacheDir), "results")
 	if err := os.RemoveAll(dir); err != nil || len(r.Result) == 0 {
 		return err
@@ -466,7 +478,8 @@ func (op *operation) writeCache(list *libcni.NetworkConfigList, rt *libcni.Runti
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, list.Name+"-"+rt.ContainerID+"-"+rt.IfName), r.Result, 0o600)
+	return os.WriteFile(filepath.Join(dir, list.Name+"-"+rt.ContainerID+"-"+rt.IfName),
+		r.Result, 0o600)
 }
 
 // flatten returns a configuration list as text with all of its plugins, also those that it has from
@@ -535,7 +548,8 @@ func loadOne(file string) (*libcni.NetworkConfigList, error) {
 		return nil, err
 	}
 	if text, err = json.Marshal(map[string]any{
-		"name": one.Network.Name, "cniVersion": one.Network.CNIVersion, "plugins": []json.RawMessage{text},
+		"name": one.Network.Name, "cniVersion": one.Network.CNIVersion,
+		"plugins": []json.RawMessage{text},
 	}); err != nil {
 		return nil, err
 	}
@@ -599,7 +613,8 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 // pruneList disconnects from the node's network what has an address of the bridge and no container,
 // and has the plugins collect what else belongs to none.
 func (n *Networks) pruneList(
-	ctx context.Context, list *libcni.NetworkConfigList, leases map[string][]netip.Addr, owned func(string) bool, valid []types.GCAttachment,
+	ctx context.Context, list *libcni.NetworkConfigList, leases map[string][]netip.Addr,
+	owned func(string) bool, valid []types.GCAttachment,
 ) error {
 	var errs []error
 	for id, addresses := range leases {
@@ -625,10 +640,12 @@ func (n *Networks) pruneList(
 		op.end()
 	}
 	// libcni finds no cached result there, so it disconnects nothing itself.
-	cni := libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Namespaces.Dir, "no-cache"), &plugins{})
+	cni := libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Namespaces.Dir, "no-cache"),
+		&plugins{})
 	gc, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
-	return errors.Join(append(errs, cni.GCNetworkList(gc, list, &libcni.GCArgs{ValidAttachments: valid}))...)
+	return errors.Join(append(errs, cni.GCNetworkList(gc, list,
+		&libcni.GCArgs{ValidAttachments: valid}))...)
 }
 
 // leased returns the result of a container that has those addresses.

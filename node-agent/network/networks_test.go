@@ -45,7 +45,8 @@ func newNode(t *testing.T) *node {
 				t.Errorf("found %q left", lines)
 			}
 		}
-		if out, err := exec.Command("ip", "link", "del", n.Bridge.Name()).CombinedOutput(); err != nil && n.Bridge.chosen != nil {
+		if out, err := exec.Command("ip", "link", "del", n.Bridge.Name()).CombinedOutput(); err != nil &&
+			n.Bridge.chosen != nil {
 			t.Logf("remove the bridge: %s", out)
 		}
 	})
@@ -55,8 +56,10 @@ func newNode(t *testing.T) *node {
 // boot gives the node another agent.
 func (n *node) boot() {
 	n.Networks = New(&Networks{
-		Namespaces: Namespaces{Dir: filepath.Join(n.dir, "run/netns")}, BinDirs: []string{filepath.Join(n.dir, "bin"), binDir},
-		ConfDir: filepath.Join(n.dir, "conf"), Bridge: &Bridge{RunDir: filepath.Join(n.dir, "run")}, Log: slog.New(slog.DiscardHandler),
+		Namespaces: Namespaces{Dir: filepath.Join(n.dir, "run/netns")},
+		BinDirs:    []string{filepath.Join(n.dir, "bin"), binDir},
+		ConfDir:    filepath.Join(n.dir, "conf"), Bridge: &Bridge{RunDir: filepath.Join(n.dir, "run")},
+		Log: slog.New(slog.DiscardHandler),
 	})
 	for _, d := range []string{"bin", "conf", "run"} {
 		if err := os.MkdirAll(filepath.Join(n.dir, d), 0o700); err != nil {
@@ -86,7 +89,8 @@ func (n *node) conf(name, text string) {
 // plugin writes a plugin of the node, a script.
 func (n *node) plugin(name, script string) {
 	n.t.Helper()
-	if err := os.WriteFile(filepath.Join(n.dir, "bin", name), []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+	err := os.WriteFile(filepath.Join(n.dir, "bin", name), []byte("#!/bin/sh\n"+script), 0o700)
+	if err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -148,7 +152,8 @@ func (n *node) left() []string {
 			n.t.Errorf("%s: %v", save, err)
 		}
 		for line := range strings.Lines(string(out)) {
-			one := (strings.Contains(line, "/32 ") || strings.Contains(line, "/128 ")) && !strings.Contains(line, "127.0.0.1/32") && !strings.Contains(line, "::1/128")
+			one := (strings.Contains(line, "/32 ") || strings.Contains(line, "/128 ")) &&
+				!strings.Contains(line, "127.0.0.1/32") && !strings.Contains(line, "::1/128")
 			if one || chain.MatchString(line) {
 				left = append(left, line)
 			}
@@ -165,7 +170,9 @@ func TestTwentyAtOnce(t *testing.T) {
 		id := fmt.Sprint("c", i)
 		f := n.container(id)
 		wg.Go(func() {
-			if _, err := n.Attach(t.Context(), id, f, Wanted{Ports: []PortMapping{{HostPort: int32(8000 + i), ContainerPort: 80, Protocol: "tcp"}}}); err != nil {
+			_, err := n.Attach(t.Context(), id, f,
+				Wanted{Ports: []PortMapping{{HostPort: int32(8000 + i), ContainerPort: 80, Protocol: "tcp"}}})
+			if err != nil {
 				t.Error(err)
 			}
 		})
@@ -186,7 +193,8 @@ func TestTwentyAtOnce(t *testing.T) {
 		}
 	}
 	if left := n.left(); len(left) < 40 {
-		t.Errorf("found %q; want devices and rules of 20 containers, or this test finds nothing at all", left)
+		t.Errorf("found %q; want devices and rules of 20 containers, or this test finds nothing at all",
+			left)
 	}
 	for i := range 20 {
 		id := fmt.Sprint("c", i)
@@ -246,7 +254,8 @@ func TestAttachAfterABoot(t *testing.T) {
 		{"type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.99.0.0/29"}]]}},{"type":"firewall"}]}`, leases))
 	n.conf("20-other.conflist", `{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"missing"}]}`)
 	for range 7 { // as many as the subnet would have addresses for
-		if got := n.attach("c", Wanted{}); len(got) != 1 || !netip.MustParsePrefix("10.99.0.0/29").Contains(got[0]) {
+		if got := n.attach("c", Wanted{}); len(got) != 1 ||
+			!netip.MustParsePrefix("10.99.0.0/29").Contains(got[0]) {
 			t.Fatalf("found the addresses %v; want one of the first configuration list", got)
 		}
 		if err := n.Namespaces.Remove("c"); err != nil {
@@ -263,13 +272,15 @@ func TestAttachAfterABoot(t *testing.T) {
 // A start that fails takes back what the plugins before have done, and names the plugin.
 func TestAttachThatFails(t *testing.T) {
 	n := newNode(t)
-	n.plugin("last", versionReply+`if [ $CNI_COMMAND = ADD ]; then echo '{"code":100,"msg":"no room"}'; exit 1; fi`)
+	n.plugin("last", versionReply+
+		`if [ $CNI_COMMAND = ADD ]; then echo '{"code":100,"msg":"no room"}'; exit 1; fi`)
 	n.conf("10-net.conflist", fmt.Sprintf(`{"cniVersion":"1.0.0","name":"net","plugins":[
 		{"type":"bridge","bridge":"net0","isGateway":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.98.0.0/24"}]]}},
 		{"type":"firewall"},{"type":"last"}]}`, n.Bridge.addressDir()))
 	f := n.container("c")
 	_, err := n.Attach(t.Context(), "c", f, Wanted{})
-	if err == nil || !strings.Contains(err.Error(), "network net") || !strings.Contains(err.Error(), "last: no room") {
+	if err == nil || !strings.Contains(err.Error(), "network net") || !strings.Contains(err.Error(),
+		"last: no room") {
 		t.Errorf("found %v; want the plugin's words", err)
 	}
 	for _, name := range []string{recordFile, cacheDir} {
@@ -277,13 +288,16 @@ func TestAttachThatFails(t *testing.T) {
 			t.Errorf("found %s left", name)
 		}
 	}
-	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"},{"type":"absent"}]}`)
-	if _, err := n.Attach(t.Context(), "c", f, Wanted{}); err == nil || !strings.Contains(err.Error(), `found no plugin "absent"`) {
+	n.conf("10-net.conflist",
+		`{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"},{"type":"absent"}]}`)
+	if _, err := n.Attach(t.Context(), "c", f, Wanted{}); err == nil || !strings.Contains(err.Error(),
+		`found no plugin "absent"`) {
 		t.Errorf("found %v; want the name of the plugin that is missing", err)
 	}
 	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"ptp"}]}`)
 	ports := Wanted{Ports: []PortMapping{{HostPort: 80, ContainerPort: 80, Protocol: "tcp"}}}
-	if _, err := n.Attach(t.Context(), "c", f, ports); err == nil || !strings.Contains(err.Error(), "spec.ports: found hostPort 80") {
+	if _, err := n.Attach(t.Context(), "c", f, ports); err == nil || !strings.Contains(err.Error(),
+		"spec.ports: found hostPort 80") {
 		t.Errorf("found %v; want the port that no plugin maps", err)
 	}
 	n.detach("c")
@@ -320,7 +334,8 @@ func TestAttachOfAKilledAgent(t *testing.T) {
 		if leases, err := n.Bridge.leases(); err != nil || len(leases) != 1 || len(leases["c"]) != 2 {
 			t.Errorf("%s: found the addresses %v, %v; want two of one container", name, leases, err)
 		}
-		if out, _ := exec.Command("ip", "-o", "link", "show", "type", "veth").Output(); strings.Count(string(out), "\n") != 1 {
+		out, _ := exec.Command("ip", "-o", "link", "show", "type", "veth").Output()
+		if strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%s: found the devices %s; want one", name, out)
 		}
 	}
@@ -356,7 +371,9 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.boot()
-	if err := n.Prune(t.Context(), func() ([]string, error) { return []string{"kept"}, nil }); err != nil {
+	if err := n.Prune(t.Context(), func() ([]string, error) {
+		return []string{"kept"}, nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	leases, err := n.Bridge.leases()
@@ -367,7 +384,8 @@ func TestPrune(t *testing.T) {
 		t.Errorf("found the namespaces %v; want that of kept", pinned)
 	}
 	for _, line := range n.left() {
-		if !strings.Contains(line, "veth") && !strings.Contains(line, "kept") && !strings.Contains(line, kept[0].String()+"/") && !strings.Contains(line, kept[1].String()+"/") {
+		if !strings.Contains(line, "veth") && !strings.Contains(line, "kept") &&
+			!strings.Contains(line, kept[0].String()+"/") && !strings.Contains(line, kept[1].String()+"/") {
 			t.Errorf("found %q left", line)
 		}
 	}
@@ -381,8 +399,10 @@ func TestWithoutPlugins(t *testing.T) {
 	if got := n.attach("c", Wanted{}); len(got) > 0 {
 		t.Errorf("found the addresses %v; want none", got)
 	}
-	_, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{Ports: []PortMapping{{HostPort: 80, ContainerPort: 80, Protocol: "tcp"}}})
-	if err == nil || !strings.Contains(err.Error(), "spec.ports") || !strings.Contains(err.Error(), `found no plugin "bridge"`) {
+	_, err := n.Attach(t.Context(), "c", n.container("c"),
+		Wanted{Ports: []PortMapping{{HostPort: 80, ContainerPort: 80, Protocol: "tcp"}}})
+	if err == nil || !strings.Contains(err.Error(), "spec.ports") || !strings.Contains(err.Error(),
+		`found no plugin "bridge"`) {
 		t.Errorf("found %v; want the port and the plugin that is missing", err)
 	}
 	n.detach("c")
@@ -404,13 +424,20 @@ func TestSubnets(t *testing.T) {
 	ip("link", "set", "vpn0", "up")
 	got, err := n.Bridge.subnets()
 	if err != nil || len(got) != 2 || got[0] != prefix("172.29.0.0/16") || got[1] != localSubnet() {
-		t.Errorf("found %v, %v; want the first of %v without a route, and %v", got, err, defaultSubnets(), localSubnet())
+		t.Errorf("found %v, %v; want the first of %v without a route, and %v", got, err, defaultSubnets(),
+			localSubnet())
 	}
 	n.Bridge.Subnets = []netip.Prefix{prefix("10.89.0.0/16")}
-	if _, err := n.Bridge.subnets(); err == nil || !strings.Contains(err.Error(), "overlaps the route to 10.80.0.0/12 by vpn0") {
+	if _, err := n.Bridge.subnets(); err == nil || !strings.Contains(err.Error(),
+		"overlaps the route to 10.80.0.0/12 by vpn0") {
 		t.Errorf("found %v; want the route that overlaps", err)
 	}
-	for _, bad := range [][]string{{"10.89.0.1/16"}, {"10.0.0.0/31"}, {"10.0.0.0/16", "10.1.0.0/16"}, {"0.0.0.0/0"}} {
+	for _, bad := range [][]string{
+		{"10.89.0.1/16"},
+		{"10.0.0.0/31"},
+		{"10.0.0.0/16", "10.1.0.0/16"},
+		{"0.0.0.0/0"},
+	} {
 		var subnets []netip.Prefix
 		for _, s := range bad {
 			subnets = append(subnets, prefix(s))
@@ -431,7 +458,8 @@ func TestRecordOfANewerVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Addresses(f); err == nil || !strings.Contains(err.Error(), "this agent knows up to 1") {
+	if _, err := Addresses(f); err == nil || !strings.Contains(err.Error(),
+		"this agent knows up to 1") {
 		t.Errorf("found %v; want a refusal", err)
 	}
 }
@@ -439,14 +467,18 @@ func TestRecordOfANewerVersion(t *testing.T) {
 // The configuration of one plugin is a network, too.
 func TestConfigurationOfOnePlugin(t *testing.T) {
 	n := newNode(t)
-	n.conf("10-net.conf", fmt.Sprintf(`{"cniVersion":"0.4.0","name":"net","type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.97.0.0/24"}]]}}`,
-		n.Bridge.addressDir()))
-	if got := n.attach("c", Wanted{}); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.97.0.2")}) {
+	n.conf("10-net.conf",
+		fmt.Sprintf(
+			`{"cniVersion":"0.4.0","name":"net","type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.97.0.0/24"}]]}}`,
+			n.Bridge.addressDir()))
+	got := n.attach("c", Wanted{})
+	if !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.97.0.2")}) {
 		t.Errorf("found the addresses %v; want 10.97.0.2", got)
 	}
 	n.detach("c")
 	n.conf("10-net.conf", `{"cniVersion":"0.4.0","name":"net"`)
-	if _, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{}); err == nil || !strings.Contains(err.Error(), "10-net.conf") {
+	if _, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{}); err == nil ||
+		!strings.Contains(err.Error(), "10-net.conf") {
 		t.Errorf("found %v; want the file that cannot be read", err)
 	}
 	n.detach("c")
@@ -514,7 +546,8 @@ func TestPortOfAProcess(t *testing.T) {
 			t.Errorf("%s: found %v; want %q", network, err, want)
 		}
 		p.HostIP = "192.0.2.99"
-		if err := checkFree([]PortMapping{p}); err == nil || !strings.Contains(err.Error(), "allowed: an address of this node") {
+		err := checkFree([]PortMapping{p})
+		if err == nil || !strings.Contains(err.Error(), "allowed: an address of this node") {
 			t.Errorf("%s: found %v; want that the node does not have the address", network, err)
 		}
 	}

@@ -40,14 +40,17 @@ var _ invoke.Exec = (*plugins)(nil)
 func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 	path, err := invoke.FindInPath(plugin, dirs)
 	if err != nil {
-		return "", fmt.Errorf("found no plugin %q in %s; allowed: a plugin of --cni-bin-dir: install it there",
+		return "", fmt.Errorf(
+			"found no plugin %q in %s; allowed: a plugin of --cni-bin-dir: install it there",
 			plugin, strings.Join(dirs, ", "))
 	}
 	return path, nil
 }
 
 // ExecPlugin executes a plugin with a configuration, and returns what it prints.
-func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, env []string) ([]byte, error) {
+func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, env []string) ([]byte,
+	error,
+) {
 	ctx, cancel := context.WithTimeout(ctx, pluginPatience)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
@@ -58,7 +61,8 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, config []byte, en
 		cmd.ExtraFiles = []*os.File{p.lock}
 	}
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Base(path), pluginError(ctx, err, stdout.Bytes(), stderr.String()))
+		return nil, fmt.Errorf("%s: %w", filepath.Base(path), pluginError(ctx, err, stdout.Bytes(),
+			stderr.String()))
 	}
 	if p.added != nil && slices.Contains(env, "CNI_COMMAND=ADD") {
 		if err := p.added(stdout.Bytes()); err != nil {

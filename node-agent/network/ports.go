@@ -47,7 +47,8 @@ func (p PortMapping) address() netip.Addr {
 // collides returns whether a packet can be for both.
 func (p PortMapping) collides(other PortMapping) bool {
 	a, b := p.address(), other.address()
-	return p.HostPort == other.HostPort && p.Protocol == other.Protocol && (a == b || a == netip.Addr{} || b == netip.Addr{})
+	return p.HostPort == other.HostPort && p.Protocol == other.Protocol &&
+		(a == b || a == netip.Addr{} || b == netip.Addr{})
 }
 
 // portTable has the ports of the node that containers have, by id, also of containers that do not
@@ -74,7 +75,8 @@ func (t *portTable) reserve(id, name string, ports []PortMapping) error {
 		}
 		for _, p := range ports {
 			if slices.ContainsFunc(h.ports, p.collides) {
-				return fmt.Errorf("spec.ports: found hostPort %s, which is Container %s's; allowed: a free port", p, h.name)
+				return fmt.Errorf(
+					"spec.ports: found hostPort %s, which is Container %s's; allowed: a free port", p, h.name)
 			}
 		}
 	}
@@ -108,7 +110,8 @@ func checkFree(ports []PortMapping) error {
 		err := tryPort(p)
 		switch {
 		case errors.Is(err, unix.EADDRINUSE):
-			return fmt.Errorf("spec.ports: found hostPort %s, which %s has; allowed: a free port", p, listener(p))
+			return fmt.Errorf("spec.ports: found hostPort %s, which %s has; allowed: a free port", p,
+				listener(p))
 		case errors.Is(err, unix.EADDRNOTAVAIL):
 			return fmt.Errorf("spec.ports: found hostIP %s; allowed: an address of this node", p.HostIP)
 		}
@@ -170,7 +173,8 @@ func ownerOf(socket string) string {
 		if target, err := os.Readlink(fd); err == nil && target == socket {
 			process := filepath.Dir(filepath.Dir(fd))
 			name, _ := os.ReadFile(filepath.Join(process, "comm"))
-			return fmt.Sprintf("process %s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
+			return fmt.Sprintf("process %s (pid %s)", strings.TrimSpace(string(name)),
+				filepath.Base(process))
 		}
 	}
 	return ""

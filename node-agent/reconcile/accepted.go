@@ -18,7 +18,8 @@ func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 		return false
 	}
 	accepted := r.accepted(dir)
-	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Generation != in.Desired.Generation {
+	if accepted == nil || accepted.UID != in.Desired.UID ||
+		accepted.Generation != in.Desired.Generation {
 		return false
 	}
 	if in.Refused == "" {
@@ -26,7 +27,8 @@ func (in *Input) keepAccepted(dir bundle.Dir, offer *lastOffer) bool {
 	}
 	in.keep(&accepted.Spec)
 	// An agent may have accepted it that did not record what the Container says of the process.
-	return accepted.Annotations[source.AnnotationRun] == "" && in.Desired.Annotations[source.AnnotationRun] != ""
+	return accepted.Annotations[source.AnnotationRun] == "" &&
+		in.Desired.Annotations[source.AnnotationRun] != ""
 }
 
 // keepRun keeps the accepted spec of the running container, if the source compiles and the edit
@@ -38,7 +40,8 @@ func (in *Input) keepRun(dir bundle.Dir) {
 		return
 	}
 	accepted := in.Record.accepted(dir)
-	if accepted == nil || accepted.UID != in.Desired.UID || accepted.Spec.Handler != in.Desired.Spec.Handler {
+	if accepted == nil || accepted.UID != in.Desired.UID ||
+		accepted.Spec.Handler != in.Desired.Spec.Handler {
 		return
 	}
 	if accepted.Annotations[source.AnnotationRun] != digest {
@@ -52,9 +55,13 @@ func (in *Input) keepRun(dir bundle.Dir) {
 		return
 	}
 	spec := in.Desired.Spec
-	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process, accepted.Spec.Volumes
+	spec.Config, spec.Process, spec.Volumes = accepted.Spec.Config, accepted.Spec.Process,
+		accepted.Spec.Volumes
 	if spec.Image != nil && accepted.Spec.Image != nil {
-		spec.Image = &v1alpha1.BundleImage{Reference: accepted.Spec.Image.Reference, PullPolicy: spec.Image.PullPolicy}
+		spec.Image = &v1alpha1.BundleImage{
+			Reference:  accepted.Spec.Image.Reference,
+			PullPolicy: spec.Image.PullPolicy,
+		}
 	}
 	in.keep(&spec)
 }

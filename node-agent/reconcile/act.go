@@ -121,7 +121,8 @@ func (s *Syncer) save(r *Record) {
 	before := r.unwritten
 	r.unwritten = s.write(r, bundle.Dir.ReplaceReserved)
 	if r.unwritten != nil && before == nil {
-		s.Log.Error("cannot write down the state of a container; going on without", "id", r.ID, "error", r.unwritten)
+		s.Log.Error("cannot write down the state of a container; going on without", "id", r.ID, "error",
+			r.unwritten)
 	}
 }
 
@@ -188,7 +189,8 @@ func noteRunning(r *Record, st *protocol.Status, ips []corev1.PodIP) {
 func noteEnd(r *Record, in *Input, end *corev1.ContainerStateTerminated) {
 	st := in.Actual
 	end.ContainerID = containerURL(r.ID)
-	r.State, r.PID, r.Exit, r.Before, r.Failure, r.Launch = stateEnded, 0, end, nil, nil, boottime.Instant{}
+	r.State, r.PID, r.Exit, r.Before, r.Failure, r.Launch = stateEnded, 0, end, nil, nil,
+		boottime.Instant{}
 	if st != nil {
 		r.OOMKills = max(r.OOMKills, st.OOMKills)
 	}
@@ -212,7 +214,8 @@ const exitUnknown = 137
 
 func terminated(st *protocol.Status, now time.Time) *corev1.ContainerStateTerminated {
 	t := &corev1.ContainerStateTerminated{
-		StartedAt: metav1.NewTime(st.StartedAt), FinishedAt: metav1.NewTime(st.FinishedAt), Signal: int32(st.Signal), Message: st.Reason,
+		StartedAt: metav1.NewTime(st.StartedAt), FinishedAt: metav1.NewTime(st.FinishedAt),
+		Signal: int32(st.Signal), Message: st.Reason,
 	}
 	if st.FinishedAt.IsZero() {
 		t.FinishedAt = metav1.NewTime(now)
@@ -268,7 +271,9 @@ func (s *Syncer) stop(ctx context.Context, in Input, d Decision) error {
 	if first {
 		// The deadline is written first: an agent that dies after the signal must not begin the
 		// grace period afresh.
-		s.note(in.Record, func(r *Record) { r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why} })
+		s.note(in.Record, func(r *Record) {
+			r.Stop = &stop{Deadline: in.Instant.Add(grace), GraceSeconds: seconds, Why: d.Why}
+		})
 	}
 	signal := in.Record.StopSignal
 	if signal == "" {

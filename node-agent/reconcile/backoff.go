@@ -18,7 +18,10 @@ type backOffLimits struct{ first, most time.Duration }
 
 // defaultBackOff returns the kubelet's limits.
 func defaultBackOff() backOffLimits {
-	return backOffLimits{v1alpha1.DefaultBackOffInitialSeconds * time.Second, v1alpha1.DefaultBackOffMaxSeconds * time.Second}
+	return backOffLimits{
+		v1alpha1.DefaultBackOffInitialSeconds * time.Second,
+		v1alpha1.DefaultBackOffMaxSeconds * time.Second,
+	}
 }
 
 // restartBackOff returns the limits for restarts of a bundle, which may be nil.

@@ -44,7 +44,8 @@ func (b *bench) untilBackOff(length time.Duration) {
 	b.Helper()
 	b.until("CrashLoopBackOff of "+length.String(), func() bool {
 		w := b.source.last().State.Waiting
-		return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && strings.HasSuffix(w.Message, "a back-off of "+length.String()) && b.clock.HasWaiters()
+		return w != nil && w.Reason == v1alpha1.ReasonCrashLoopBackOff && strings.HasSuffix(w.Message,
+			"a back-off of "+length.String()) && b.clock.HasWaiters()
 	})
 }
 
@@ -68,7 +69,10 @@ func (b *bench) setBackOff(first, most int32) {
 // was away as it was made, and a longer one does not lengthen it.
 func TestBackOffOfTheBundle(t *testing.T) {
 	b := newBench(t, func(o *v1alpha1.OCIBundle) {
-		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(100)), MaxSeconds: new(int32(3000))}
+		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{
+			InitialSeconds: new(int32(100)),
+			MaxSeconds:     new(int32(3000)),
+		}
 	})
 	b.runs(1)
 	b.exit(1) // at once
@@ -106,18 +110,23 @@ func TestBackOffOfTheBundle(t *testing.T) {
 // TestBackOffOfFailedStarts: starts that fail wait as restarts do. A pull that fails waits as long
 // as any other, so that no Container has a registry asked again and again.
 func TestBackOffOfFailedStarts(t *testing.T) {
-	for reason, want := range map[string]time.Duration{v1alpha1.ReasonCreateFailed: time.Second, v1alpha1.ReasonImagePullFailed: 10 * time.Second} {
+	for reason, want := range map[string]time.Duration{
+		v1alpha1.ReasonCreateFailed:    time.Second,
+		v1alpha1.ReasonImagePullFailed: 10 * time.Second,
+	} {
 		t.Run(reason, func(t *testing.T) {
 			b := newBench(t, func(o *v1alpha1.OCIBundle) {
 				o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{MaxSeconds: new(int32(1))}
-				o.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"/nonexistent"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"}]}}`)
+				o.Spec.Config.Raw = []byte(
+					`{"ociVersion":"1.3.0","root":{"path":"/nonexistent"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"}]}}`)
 				if reason == v1alpha1.ReasonImagePullFailed {
 					o.Spec.Image = &v1alpha1.BundleImage{Reference: "busybox"}
 				}
 			})
 			b.until("the failure", func() bool {
 				w := b.source.last().State.Waiting
-				return w != nil && w.Reason == reason && strings.HasSuffix(w.Message, "(next try after "+want.String()+")")
+				return w != nil && w.Reason == reason && strings.HasSuffix(w.Message, "(next try after "+
+					want.String()+")")
 			})
 			r := b.record()
 			if left := r.BackOff.left(r.backOffLimits(b.source.bundle), instant); left != want {
@@ -181,7 +190,9 @@ func TestBackOffWithTheClockSetBack(t *testing.T) {
 	b.exit(1) // at once
 	b.runs(2)
 	b.exit(1)
-	b.until("the back-off", func() bool { return b.source.last().State.Waiting != nil && b.clock.HasWaiters() })
+	b.until("the back-off", func() bool {
+		return b.source.last().State.Waiting != nil && b.clock.HasWaiters()
+	})
 	b.clock.set(-time.Hour)
 	b.stop()
 	b.run() // the wait goes on across a restart of the agent

@@ -62,7 +62,9 @@ func (f *fakeSupervisor) lost(name string) (request, answer error) {
 	return nil, err
 }
 
-func (f *fakeSupervisor) Create(_ context.Context, r protocol.CreateRequest) (protocol.Status, error) {
+func (f *fakeSupervisor) Create(_ context.Context, r protocol.CreateRequest) (protocol.Status,
+	error,
+) {
 	request, answer := f.lost("create")
 	if request != nil {
 		return protocol.Status{}, request
@@ -74,7 +76,10 @@ func (f *fakeSupervisor) Create(_ context.Context, r protocol.CreateRequest) (pr
 	}
 	f.creates++
 	f.log = r.Log.LogLimits
-	st := &protocol.Status{ID: r.ID, Bundle: r.Bundle, State: protocol.Created, PID: 4242, LogPath: r.Log.Path}
+	st := &protocol.Status{
+		ID: r.ID, Bundle: r.Bundle, State: protocol.Created, PID: 4242,
+		LogPath: r.Log.Path,
+	}
 	f.all[r.ID] = st
 	return *st, errors.Join(answer, os.WriteFile(r.Log.Path, nil, 0o600))
 }
@@ -111,7 +116,9 @@ func (f *fakeSupervisor) Update(_ context.Context, id string, r protocol.UpdateR
 	if request != nil {
 		return request
 	}
-	return errors.Join(answer, f.change(id, func(*protocol.Status) { f.updates = append(f.updates, r) }), f.refusal())
+	return errors.Join(answer, f.change(id, func(*protocol.Status) {
+		f.updates = append(f.updates, r)
+	}), f.refusal())
 }
 
 func (f *fakeSupervisor) refusal() error {
@@ -137,7 +144,8 @@ func (f *fakeSupervisor) Kill(_ context.Context, id, signal string, _ bool) erro
 }
 
 func (f *fakeSupervisor) end(st *protocol.Status, code int) {
-	st.State, st.FinishedAt, st.FinishedInstant, st.ExitCode = protocol.Stopped, f.clock.Now(), f.clock.sinceBoot(), &code
+	st.State, st.FinishedAt, st.FinishedInstant, st.ExitCode = protocol.Stopped, f.clock.Now(),
+		f.clock.sinceBoot(), &code
 }
 
 func (f *fakeSupervisor) Delete(_ context.Context, id string, _ bool) error {
@@ -200,7 +208,9 @@ func (m *memorySource) List() []*v1alpha1.OCIBundle {
 	return []*v1alpha1.OCIBundle{m.bundle}
 }
 
-func (m *memorySource) ReportStatus(ctx context.Context, _ *v1alpha1.OCIBundle, s *v1alpha1.OCIBundleStatus) error {
+func (m *memorySource) ReportStatus(ctx context.Context, _ *v1alpha1.OCIBundle,
+	s *v1alpha1.OCIBundleStatus,
+) error {
 	if m.hangs.Load() {
 		<-ctx.Done()
 		return ctx.Err()
@@ -245,7 +255,9 @@ type settableClock struct {
 	offset atomic.Int64
 }
 
-func (c *settableClock) Now() time.Time { return c.FakeClock.Now().Add(time.Duration(c.offset.Load())) }
+func (c *settableClock) Now() time.Time {
+	return c.FakeClock.Now().Add(time.Duration(c.offset.Load()))
+}
 
 func (c *settableClock) set(by time.Duration) { c.offset.Add(int64(by)) }
 
@@ -273,7 +285,9 @@ func newBench(t *testing.T, changes ...func(*v1alpha1.OCIBundle)) *bench {
 }
 
 // newUnsureBench is newBench with a supervisor whose answers are lost.
-func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v1alpha1.OCIBundle)) *bench {
+func newUnsureBench(t *testing.T, unsure map[string][]string,
+	changes ...func(*v1alpha1.OCIBundle),
+) *bench {
 	t.Helper()
 	leaktest.Check(t)
 	dir := t.TempDir()
@@ -287,7 +301,8 @@ func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v
 	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	b.Spec.TerminationGracePeriodSeconds = 30
 	b.Spec.Process.Command = []string{"/x"}
-	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` + rootfs + `"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
+	b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` + rootfs +
+		`"},"process":{"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"pid"}]}}`)
 	for _, change := range changes {
 		change(b)
 	}
@@ -296,7 +311,13 @@ func newUnsureBench(t *testing.T, unsure map[string][]string, changes ...func(*v
 		t.Fatal(err)
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
-	bn := &bench{T: t, clock: clk, super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}, unsure: unsure}, source: &memorySource{bundle: b}, dir: dir, bundles: bundles}
+	bn := &bench{
+		T: t, clock: clk, super: &fakeSupervisor{
+			clock: clk,
+			all:   map[string]*protocol.Status{}, unsure: unsure,
+		}, source: &memorySource{bundle: b}, dir: dir,
+		bundles: bundles,
+	}
 	bn.run()
 	return bn
 }
@@ -308,8 +329,11 @@ func (b *bench) run() {
 		b.images = noImages{}
 	}
 	s, err := New(Config{
-		Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles, LogDir: filepath.Join(b.dir, "logs"),
-		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep,
+		Source: b.source, Images: b.images, Pulled: b.pulled, Supervisor: b.super, Bundles: b.bundles,
+		LogDir:       filepath.Join(b.dir, "logs"),
+		CgroupParent: "/berth", Handlers: func() []string {
+			return []string{v1alpha1.HandlerNative}
+		}, Clock: b.clock, BootClock: b.clock.sinceBoot, KeepLogs: b.keep,
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -377,7 +401,9 @@ func (b *bench) wantStarts(n int) {
 
 func (b *bench) exit(code int) {
 	b.Helper()
-	if err := b.super.change("default_x_01234567", func(st *protocol.Status) { b.super.end(st, code) }); err != nil {
+	if err := b.super.change("default_x_01234567", func(st *protocol.Status) {
+		b.super.end(st, code)
+	}); err != nil {
 		b.Fatal(err)
 	}
 	b.syncer.Changed(keyNamed("x"))
@@ -406,6 +432,7 @@ func (b *bench) runs(n int) {
 	b.until("start", func() bool {
 		b.super.mu.Lock()
 		defer b.super.mu.Unlock()
-		return b.super.starts == n && b.source.last().PID != 0 && b.source.last().RestartCount == int32(n-1)
+		return b.super.starts == n && b.source.last().PID != 0 &&
+			b.source.last().RestartCount == int32(n-1)
 	})
 }

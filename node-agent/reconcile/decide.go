@@ -93,8 +93,10 @@ func (in Input) changed() bool {
 // One that was told to run again, and whose start was interrupted, has not finished.
 func (in Input) finished() bool {
 	r := in.Record
-	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 && r.Interrupted != in.Hash &&
-		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy, r.Exit)
+	return in.Desired != nil && r != nil && r.Exit != nil && r.Failure == nil && r.Compiled != 0 &&
+		r.Interrupted != in.Hash &&
+		r.Compiled == in.Desired.Spec.CompiledGeneration && !restarts(in.Desired.Spec.RestartPolicy,
+		r.Exit)
 }
 
 // toldToStop reports whether the container is to be stopped and stay so.
@@ -217,7 +219,8 @@ func Policies() Chain {
 }
 
 func takeOwn(in Input) (Decision, bool) {
-	return Decision{Verb: TakeOver, Why: "its record cannot be read and is kept under another name"}, in.Claim
+	return Decision{Verb: TakeOver, Why: "its record cannot be read and is kept under another name"},
+		in.Claim
 }
 
 func noteDesired(in Input) (Decision, bool) {
@@ -235,42 +238,58 @@ const lookAgain = 10 * time.Second
 // wants it. What runs goes on; what does not run may be a job that has done its work. Without a
 // container, and for one that is to run always, there is nothing to lose by starting.
 func leaveUnreadable(in Input) (Decision, bool) {
-	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() && (in.Desired != nil || in.Synced) && in.Elsewhere == (source.Key{}) {
+	if in.Record == nil || in.Record.unreadable == nil || !in.wanted() &&
+		(in.Desired != nil || in.Synced) && in.Elsewhere == (source.Key{}) {
 		return Decision{}, false
 	}
-	if in.wanted() && in.Synced && in.Actual == nil && in.Desired.Spec.RestartPolicy == corev1.RestartPolicyAlways && !errors.Is(in.Record.unreadable, errNewer) {
+	if in.wanted() && in.Synced && in.Actual == nil &&
+		in.Desired.Spec.RestartPolicy == corev1.RestartPolicyAlways && !errors.Is(in.Record.unreadable,
+		errNewer) {
 		return Decision{}, false
 	}
-	return Decision{Verb: Nothing, Why: "its record cannot be read: " + in.Record.unreadable.Error(), After: lookAgain}, true
+	return Decision{
+		Verb: Nothing, Why: "its record cannot be read: " + in.Record.unreadable.Error(),
+		After: lookAgain,
+	}, true
 }
 
 func adoptRunning(in Input) (Decision, bool) {
-	ok := in.Record != nil && in.Record.State != stateRunning && in.Actual != nil && in.Actual.State == protocol.Running
+	ok := in.Record != nil && in.Record.State != stateRunning && in.Actual != nil &&
+		in.Actual.State == protocol.Running
 	return Decision{Verb: NoteRunning, Why: "the container runs"}, ok
 }
 
 func noteExit(in Input) (Decision, bool) {
-	if in.Record == nil || in.Actual == nil || in.Actual.State != protocol.Stopped || in.Actual.StartedAt.IsZero() {
+	if in.Record == nil || in.Actual == nil || in.Actual.State != protocol.Stopped ||
+		in.Actual.StartedAt.IsZero() {
 		return Decision{}, false
 	}
-	return Decision{Verb: NoteExit, Why: "the process has ended"}, in.Record.State == stateRunning || in.Record.State == stateStarting
+	return Decision{Verb: NoteExit, Why: "the process has ended"}, in.Record.State == stateRunning ||
+		in.Record.State == stateStarting
 }
 
 func noteLost(in Input) (Decision, bool) {
 	r := in.Record
-	ok := r != nil && in.Actual == nil && (r.State == stateRunning || r.State == stateStarting && !r.Launch.IsZero() && r.Launch.Boot != in.Instant.Boot)
-	return Decision{Verb: NoteLost, Why: "the supervisor does not know the container any more: the node was booted, or it was deleted by hand"}, ok
+	ok := r != nil && in.Actual == nil && (r.State == stateRunning || r.State == stateStarting &&
+		!r.Launch.IsZero() && r.Launch.Boot != in.Instant.Boot)
+	return Decision{
+		Verb: NoteLost,
+		Why:  "the supervisor does not know the container any more: the node was booted, or it was deleted by hand",
+	}, ok
 }
 
 func noteKills(in Input) (Decision, bool) {
-	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual != nil && in.Actual.OOMKills > in.Record.OOMKills
-	return Decision{Verb: NoteKills, Why: "the kernel has killed processes of it for lack of memory"}, ok
+	ok := in.Record != nil && in.Record.State == stateRunning && in.Actual != nil &&
+		in.Actual.OOMKills > in.Record.OOMKills
+	return Decision{Verb: NoteKills, Why: "the kernel has killed processes of it for lack of memory"},
+		ok
 }
 
 // startMade starts what stands ready, rather than making it again: a start that is still on its way
 // would otherwise have the program killed and run a second time.
 func startMade(in Input) (Decision, bool) {
-	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil && in.Actual.State == protocol.Created &&
+	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil &&
+		in.Actual.State == protocol.Created &&
 		!in.changed() && !toldToStop(in.Desired) && !in.toldToRestart() && in.Refused == ""
 	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }
@@ -278,8 +297,12 @@ func startMade(in Input) (Decision, bool) {
 // goOnMaking goes on with a start of this agent that waits for its image, also if another spec is
 // wanted since. If it is not to be started any more, discardHalfMade gives the image up.
 func goOnMaking(in Input) (Decision, bool) {
-	ok := in.wanted() && in.Record != nil && in.Record.waiting != nil && in.Actual == nil && !toldToStop(in.Desired) && in.Refused == ""
-	return Decision{Verb: Make, Why: "its start waits for the image, or for an object that it refers to"}, ok
+	ok := in.wanted() && in.Record != nil && in.Record.waiting != nil && in.Actual == nil &&
+		!toldToStop(in.Desired) && in.Refused == ""
+	return Decision{
+		Verb: Make,
+		Why:  "its start waits for the image, or for an object that it refers to",
+	}, ok
 }
 
 func discardHalfMade(in Input) (Decision, bool) {
@@ -341,14 +364,20 @@ func stopChanged(in Input) (Decision, bool) {
 
 func updateChanged(in Input) (Decision, bool) {
 	ok := in.Running != nil && in.alive() && in.Actual.State == protocol.Running
-	return Decision{Verb: Update, Why: "the spec has changed in what a running container can be given"}, ok
+	return Decision{
+		Verb: Update,
+		Why:  "the spec has changed in what a running container can be given",
+	}, ok
 }
 
 func waitToUpdate(in Input) (Decision, bool) {
 	if !in.alive() || !in.refusedUpdate() {
 		return Decision{}, false
 	}
-	return Decision{Verb: Nothing, Why: in.Refused, After: in.Record.Refusal.BackOff.left(defaultBackOff(), in.Instant)}, true
+	return Decision{
+		Verb: Nothing, Why: in.Refused,
+		After: in.Record.Refusal.BackOff.left(defaultBackOff(), in.Instant),
+	}, true
 }
 
 func leaveRunning(in Input) (Decision, bool) {
@@ -376,16 +405,20 @@ func leaveFinished(in Input) (Decision, bool) {
 	if in.Record.Failure != nil || in.Record.Exit == nil {
 		return Decision{}, false
 	}
-	return Decision{Verb: Nothing, Why: "it has ended and is not to be restarted"}, !restarts(in.Desired.Spec.RestartPolicy, in.Record.Exit)
+	return Decision{Verb: Nothing, Why: "it has ended and is not to be restarted"},
+		!restarts(in.Desired.Spec.RestartPolicy, in.Record.Exit)
 }
 
 func waitBackOff(in Input) (Decision, bool) {
 	b, limits := in.Record.BackOff, in.Record.backOffLimits(in.Desired)
 	left := b.left(limits, in.Instant)
-	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", b.length(limits)), After: left}, left > 0
+	return Decision{Verb: Nothing, Why: fmt.Sprintf("back-off of %s", b.length(limits)), After: left},
+		left > 0
 }
 
-func makeAgain(Input) (Decision, bool) { return Decision{Verb: Make, Why: "to be started again"}, true }
+func makeAgain(Input) (Decision, bool) {
+	return Decision{Verb: Make, Why: "to be started again"}, true
+}
 
 // killAgain is the time between two SIGKILLs to a process that does not end: one may have been
 // forking.

@@ -22,10 +22,18 @@ func everyInput(bundles []*v1alpha1.OCIBundle, f func(in Input)) {
 	var records []*Record
 	for _, state := range []runState{stateNone, stateStarting, stateRunning, stateEnded} {
 		for _, hash := range []string{"same", "other"} {
-			for _, st := range []*stop{nil, {}, {Deadline: instant.Add(time.Minute), Sent: true}, {Deadline: instant, Sent: true}} {
+			for _, st := range []*stop{
+				nil,
+				{},
+				{Deadline: instant.Add(time.Minute), Sent: true},
+				{Deadline: instant, Sent: true},
+			} {
 				for _, exit := range []*corev1.ContainerStateTerminated{nil, {}, {ExitCode: 1}} {
 					for _, err := range []error{nil, errors.New("cut off")} {
-						records = append(records, &Record{ID: "x", Hash: hash, State: state, Stop: st, run: run{Exit: exit}, unreadable: err})
+						records = append(records, &Record{
+							ID: "x", Hash: hash, State: state, Stop: st,
+							run: run{Exit: exit}, unreadable: err,
+						})
 					}
 				}
 			}
@@ -59,7 +67,8 @@ func everyInput(bundles []*v1alpha1.OCIBundle, f func(in Input)) {
 func describe(in Input) string {
 	s := fmt.Sprintf("synced %v, wanted %v", in.Synced, in.wanted())
 	if r := in.Record; r != nil {
-		s += fmt.Sprintf(", record %s of %s, stop %+v, exit %+v, unreadable %v", r.State, r.Hash, r.Stop, r.Exit, r.unreadable)
+		s += fmt.Sprintf(", record %s of %s, stop %+v, exit %+v, unreadable %v", r.State, r.Hash, r.Stop,
+			r.Exit, r.unreadable)
 	}
 	if in.Actual != nil {
 		s += ", the supervisor has it " + string(in.Actual.State)

@@ -68,7 +68,8 @@ func kills(st *protocol.Status, n uint64) *protocol.Status {
 
 func TestDecide(t *testing.T) {
 	leaktest.Check(t)
-	always, never, onFailure := desired(corev1.RestartPolicyAlways), desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
+	always, never, onFailure := desired(corev1.RestartPolicyAlways),
+		desired(corev1.RestartPolicyNever), desired(corev1.RestartPolicyOnFailure)
 	waiting := func(d time.Duration) func(*Record) {
 		return func(r *Record) { r.BackOff = backOff{Until: instant.Add(d), Waits: d} }
 	}
@@ -96,72 +97,264 @@ func TestDecide(t *testing.T) {
 		policy string
 		after  time.Duration
 	}{
-		"source not read, nothing known":          {in: Input{Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "NotKnownWhetherWanted"},
-		"new":                                     {in: Input{Desired: always}, verb: Make, policy: "MakeFirst"},
-		"runs as it shall":                        {in: Input{Synced: true, Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"runs, while the source is not read":      {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"started by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Running)}, verb: NoteRunning, policy: "AdoptRunning"},
-		"created by an agent that was killed":     {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Start, policy: "StartMade"},
-		"created for a spec that has changed":     {in: Input{Desired: always, Record: record(stateStarting, other), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"created, and told to stop":               {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"created, and nobody wants it":            {in: Input{Synced: true, Record: record(stateStarting), Actual: actual(protocol.Created)}, verb: Discard, policy: "DiscardHalfMade"},
-		"stop signal not sent, time is over":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(0), unsent), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"forgotten, its root filesystem stays":    {in: Input{Desired: never, Record: record(stateEnded, exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},
-		"an agent was killed before it created":   {in: Input{Desired: always, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
-		"power was lost before it could run":      {in: Input{Desired: never, Record: record(stateStarting)}, verb: Discard, policy: "DiscardHalfMade"},
-		"power was lost when it may have run":     {in: Input{Desired: never, Record: record(stateStarting, launched("other"))}, verb: NoteLost, policy: "NoteLost"},
-		"the agent was killed before the start":   {in: Input{Desired: never, Record: record(stateStarting, launched("this"))}, verb: Discard, policy: "DiscardHalfMade"},
-		"ended while no agent ran":                {in: Input{Desired: always, Record: record(stateRunning), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
-		"started and ended while no agent looked": {in: Input{Desired: always, Record: record(stateStarting), Actual: actual(protocol.Stopped)}, verb: NoteExit, policy: "NoteExit"},
-		"a child was killed for lack of memory":   {in: Input{Desired: always, Record: record(stateRunning), Actual: kills(actual(protocol.Running), 2)}, verb: NoteKills, policy: "NoteKills"},
-		"that is noted":                           {in: Input{Desired: always, Record: record(stateRunning, func(r *Record) { r.OOMKills = 2 }), Actual: kills(actual(protocol.Running), 2)}, verb: Nothing, policy: "LeaveRunning"},
-		"the node was booted":                     {in: Input{Desired: always, Record: record(stateRunning)}, verb: NoteLost, policy: "NoteLost"},
-		"its end is noted":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1)), Actual: actual(protocol.Stopped)}, verb: Discard, policy: "DiscardEnded"},
-		"Always restarts after 0":                 {in: Input{Desired: always, Record: record(stateEnded, exited(0))}, verb: Make, policy: "MakeAgain"},
-		"Never does not restart after 1":          {in: Input{Desired: never, Record: record(stateEnded, exited(1))}, verb: Nothing, policy: "LeaveFinished"},
-		"OnFailure does not restart after 0":      {in: Input{Desired: onFailure, Record: record(stateEnded, exited(0))}, verb: Nothing, policy: "LeaveFinished"},
-		"OnFailure restarts after 1":              {in: Input{Desired: onFailure, Record: record(stateEnded, exited(1))}, verb: Make, policy: "MakeAgain"},
-		"back-off":                                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
-		"back-off is over":                        {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(0))}, verb: Make, policy: "MakeAgain"},
-		"back-off of another boot":                {in: Input{Desired: always, Record: record(stateEnded, exited(1), waiting(time.Hour), otherBoot)}, verb: Make, policy: "MakeAgain"},
-		"grace period of another boot":            {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Hour), otherBoot), Actual: actual(protocol.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
-		"could not be made, whatever the policy":  {in: Input{Desired: never, Record: record(stateNone, failed)}, verb: Make, policy: "MakeAgain"},
-		"could not be made again after an end":    {in: Input{Desired: never, Record: record(stateEnded, exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
-		"changed, runs":                           {in: Input{Desired: always, Record: record(stateRunning, other), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopChanged"},
-		"changed, told to stop":                   {in: Input{Desired: always, Record: record(stateRunning, other, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
-		"changed, does not stop":                  {in: Input{Desired: always, Record: record(stateRunning, other, told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "FinishStopping", after: killAgain},
-		"changed, has stopped":                    {in: Input{Desired: never, Record: record(stateEnded, other, told(0), exited(143))}, verb: Make, policy: "MakeChanged"},
-		"changed and changed back, runs":          {in: Input{Desired: always, Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
-		"changed and changed back, has stopped":   {in: Input{Desired: never, Record: record(stateEnded, told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
-		"changed while it backs off":              {in: Input{Desired: always, Record: record(stateNone, other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
-		"told to stop, runs":                      {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopTold"},
-		"told to stop, has been signalled":        {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping", after: time.Second},
-		"told to stop, has ended":                 {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143))}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop, changed":                   {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, told(0), exited(143), other)}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop, never made":                {in: Input{Desired: annotated(source.AnnotationStopped)}, verb: Nothing, policy: "LeaveStopped"},
-		"told to stop while it backs off":         {in: Input{Desired: annotated(source.AnnotationStopped), Record: record(stateEnded, exited(1), waiting(0))}, verb: Nothing, policy: "LeaveStopped"},
-		"told to restart, runs":                   {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopToRestart"},
-		"told to restart, has stopped":            {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, told(0), exited(143), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
-		"told to restart, was":                    {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateRunning, restarted), Actual: actual(protocol.Running)}, verb: Nothing, policy: "LeaveRunning"},
-		"told to start while it backs off":        {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateEnded, exited(1), waiting(time.Hour))}, verb: Make, policy: "MakeTold"},
-		"told to start, failed and backs off":     {in: Input{Desired: annotated(source.AnnotationRestart), Record: record(stateNone, failed, restarted, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
+		"source not read, nothing known": {in: Input{
+			Record: record(stateRunning),
+			Actual: actual(protocol.Running),
+		}, verb: Nothing, policy: "NotKnownWhetherWanted"},
+		"new": {
+			in: Input{Desired: always}, verb: Make,
+			policy: "MakeFirst",
+		},
+		"runs as it shall": {
+			in: Input{
+				Synced: true, Desired: always,
+				Record: record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Nothing,
+			policy: "LeaveRunning",
+		},
+		"runs, while the source is not read": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Nothing,
+			policy: "LeaveRunning",
+		},
+		"started by an agent that was killed": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateStarting), Actual: actual(protocol.Running),
+			}, verb: NoteRunning,
+			policy: "AdoptRunning",
+		},
+		"created by an agent that was killed": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateStarting), Actual: actual(protocol.Created),
+			}, verb: Start,
+			policy: "StartMade",
+		},
+		"created for a spec that has changed": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateStarting, other), Actual: actual(protocol.Created),
+			}, verb: Discard,
+			policy: "DiscardHalfMade",
+		},
+		"created, and told to stop": {
+			in: Input{
+				Desired: annotated(source.AnnotationStopped), Record: record(stateStarting),
+				Actual: actual(protocol.Created),
+			}, verb: Discard, policy: "DiscardHalfMade",
+		},
+		"created, and nobody wants it": {in: Input{
+			Synced: true, Record: record(stateStarting),
+			Actual: actual(protocol.Created),
+		}, verb: Discard, policy: "DiscardHalfMade"},
+		"stop signal not sent, time is over": {
+			in: Input{
+				Desired: deleted(),
+				Record:  record(stateRunning, told(0), unsent), Actual: actual(protocol.Running),
+			}, verb: Stop,
+			policy: "StopUnwanted",
+		},
+		"forgotten, its root filesystem stays": {in: Input{Desired: never, Record: record(stateEnded,
+			exited(0)), RootfsLeft: true}, verb: Discard, policy: "DiscardEnded"},
+		"an agent was killed before it created": {in: Input{
+			Desired: always,
+			Record:  record(stateStarting),
+		}, verb: Discard, policy: "DiscardHalfMade"},
+		"power was lost before it could run": {in: Input{
+			Desired: never,
+			Record:  record(stateStarting),
+		}, verb: Discard, policy: "DiscardHalfMade"},
+		"power was lost when it may have run": {in: Input{
+			Desired: never,
+			Record:  record(stateStarting, launched("other")),
+		}, verb: NoteLost, policy: "NoteLost"},
+		"the agent was killed before the start": {in: Input{
+			Desired: never,
+			Record:  record(stateStarting, launched("this")),
+		}, verb: Discard, policy: "DiscardHalfMade"},
+		"ended while no agent ran": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateRunning), Actual: actual(protocol.Stopped),
+			}, verb: NoteExit,
+			policy: "NoteExit",
+		},
+		"started and ended while no agent looked": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateStarting), Actual: actual(protocol.Stopped),
+			}, verb: NoteExit,
+			policy: "NoteExit",
+		},
+		"a child was killed for lack of memory": {
+			in: Input{
+				Desired: always,
+				Record:  record(stateRunning), Actual: kills(actual(protocol.Running), 2),
+			}, verb: NoteKills,
+			policy: "NoteKills",
+		},
+		"that is noted": {in: Input{Desired: always, Record: record(stateRunning, func(r *Record) {
+			r.OOMKills = 2
+		}), Actual: kills(actual(protocol.Running), 2)}, verb: Nothing, policy: "LeaveRunning"},
+		"the node was booted": {in: Input{
+			Desired: always,
+			Record:  record(stateRunning),
+		}, verb: NoteLost, policy: "NoteLost"},
+		"its end is noted": {in: Input{Desired: always, Record: record(stateEnded,
+			exited(1)), Actual: actual(protocol.Stopped)}, verb: Discard, policy: "DiscardEnded"},
+		"Always restarts after 0": {in: Input{Desired: always, Record: record(stateEnded,
+			exited(0))}, verb: Make, policy: "MakeAgain"},
+		"Never does not restart after 1": {in: Input{Desired: never, Record: record(stateEnded,
+			exited(1))}, verb: Nothing, policy: "LeaveFinished"},
+		"OnFailure does not restart after 0": {in: Input{
+			Desired: onFailure,
+			Record:  record(stateEnded, exited(0)),
+		}, verb: Nothing, policy: "LeaveFinished"},
+		"OnFailure restarts after 1": {in: Input{
+			Desired: onFailure,
+			Record:  record(stateEnded, exited(1)),
+		}, verb: Make, policy: "MakeAgain"},
+		"back-off": {in: Input{Desired: always, Record: record(stateEnded,
+			exited(1), waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff", after: time.Second},
+		"back-off is over": {in: Input{Desired: always, Record: record(stateEnded,
+			exited(1), waiting(0))}, verb: Make, policy: "MakeAgain"},
+		"back-off of another boot": {in: Input{Desired: always, Record: record(stateEnded,
+			exited(1), waiting(time.Hour), otherBoot)}, verb: Make, policy: "MakeAgain"},
+		"grace period of another boot": {
+			in: Input{
+				Desired: deleted(),
+				Record:  record(stateRunning, told(time.Hour), otherBoot), Actual: actual(protocol.Running),
+			},
+			verb: Kill, policy: "StopUnwanted", after: killAgain,
+		},
+		"could not be made, whatever the policy": {in: Input{Desired: never, Record: record(stateNone,
+			failed)}, verb: Make, policy: "MakeAgain"},
+		"could not be made again after an end": {
+			in: Input{Desired: never, Record: record(stateEnded,
+				exited(1), failed, waiting(time.Second))}, verb: Nothing, policy: "WaitBackOff",
+			after: time.Second,
+		},
+		"changed, runs": {in: Input{Desired: always, Record: record(stateRunning,
+			other), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopChanged"},
+		"changed, told to stop": {
+			in: Input{Desired: always, Record: record(stateRunning,
+				other, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing,
+			policy: "FinishStopping", after: time.Second,
+		},
+		"changed, does not stop": {
+			in: Input{Desired: always, Record: record(stateRunning,
+				other, told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "FinishStopping",
+			after: killAgain,
+		},
+		"changed, has stopped": {in: Input{Desired: never, Record: record(stateEnded,
+			other, told(0), exited(143))}, verb: Make, policy: "MakeChanged"},
+		"changed and changed back, runs": {
+			in: Input{Desired: always, Record: record(stateRunning,
+				told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "FinishStopping",
+			after: time.Second,
+		},
+		"changed and changed back, has stopped": {in: Input{Desired: never, Record: record(stateEnded,
+			told(0), exited(143))}, verb: Make, policy: "MakeAfterOwnStop"},
+		"changed while it backs off": {in: Input{Desired: always, Record: record(stateNone,
+			other, failed, waiting(time.Hour))}, verb: Make, policy: "MakeChanged"},
+		"told to stop, runs": {in: Input{
+			Desired: annotated(source.AnnotationStopped),
+			Record:  record(stateRunning), Actual: actual(protocol.Running),
+		}, verb: Stop, policy: "StopTold"},
+		"told to stop, has been signalled": {
+			in: Input{
+				Desired: annotated(source.AnnotationStopped),
+				Record:  record(stateRunning, told(time.Second)), Actual: actual(protocol.Running),
+			},
+			verb: Nothing, policy: "FinishStopping", after: time.Second,
+		},
+		"told to stop, has ended": {in: Input{
+			Desired: annotated(source.AnnotationStopped),
+			Record:  record(stateEnded, told(0), exited(143)),
+		}, verb: Nothing, policy: "LeaveStopped"},
+		"told to stop, changed": {in: Input{
+			Desired: annotated(source.AnnotationStopped),
+			Record:  record(stateEnded, told(0), exited(143), other),
+		}, verb: Nothing, policy: "LeaveStopped"},
+		"told to stop, never made": {
+			in:   Input{Desired: annotated(source.AnnotationStopped)},
+			verb: Nothing, policy: "LeaveStopped",
+		},
+		"told to stop while it backs off": {in: Input{
+			Desired: annotated(source.AnnotationStopped),
+			Record:  record(stateEnded, exited(1), waiting(0)),
+		}, verb: Nothing, policy: "LeaveStopped"},
+		"told to restart, runs": {
+			in: Input{
+				Desired: annotated(source.AnnotationRestart),
+				Record:  record(stateRunning), Actual: actual(protocol.Running),
+			}, verb: Stop,
+			policy: "StopToRestart",
+		},
+		"told to restart, has stopped": {
+			in: Input{
+				Desired: annotated(source.AnnotationRestart),
+				Record:  record(stateEnded, told(0), exited(143), waiting(time.Hour)),
+			}, verb: Make,
+			policy: "MakeTold",
+		},
+		"told to restart, was": {
+			in: Input{
+				Desired: annotated(source.AnnotationRestart),
+				Record:  record(stateRunning, restarted), Actual: actual(protocol.Running),
+			}, verb: Nothing,
+			policy: "LeaveRunning",
+		},
+		"told to start while it backs off": {in: Input{
+			Desired: annotated(source.AnnotationRestart),
+			Record:  record(stateEnded, exited(1), waiting(time.Hour)),
+		}, verb: Make, policy: "MakeTold"},
+		"told to start, failed and backs off": {
+			in: Input{
+				Desired: annotated(source.AnnotationRestart),
+				Record:  record(stateNone, failed, restarted, waiting(time.Second)),
+			}, verb: Nothing,
+			policy: "WaitBackOff", after: time.Second,
+		},
 		"told to start, deleted": {in: Input{Desired: func() *v1alpha1.OCIBundle {
 			b := deleted()
 			b.Annotations = annotated(source.AnnotationRestart).Annotations
 			return b
 		}(), Record: record(stateEnded, exited(0))}, verb: Remove, policy: "RemoveUnwanted"},
-		"nobody wants it, runs":      {in: Input{Synced: true, Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"deleted, runs":              {in: Input{Desired: deleted(), Record: record(stateRunning), Actual: actual(protocol.Running)}, verb: Stop, policy: "StopUnwanted"},
-		"deleted, told to stop":      {in: Input{Desired: deleted(), Record: record(stateRunning, told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "StopUnwanted", after: time.Second},
-		"deleted, does not stop":     {in: Input{Desired: deleted(), Record: record(stateRunning, told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "StopUnwanted", after: killAgain},
-		"deleted, has ended":         {in: Input{Desired: deleted(), Record: record(stateEnded, exited(0)), Actual: actual(protocol.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
-		"deleted before it was made": {in: Input{Desired: deleted()}, verb: Remove, policy: "RemoveUnwanted"},
+		"nobody wants it, runs": {in: Input{
+			Synced: true, Record: record(stateRunning),
+			Actual: actual(protocol.Running),
+		}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, runs": {in: Input{
+			Desired: deleted(), Record: record(stateRunning),
+			Actual: actual(protocol.Running),
+		}, verb: Stop, policy: "StopUnwanted"},
+		"deleted, told to stop": {
+			in: Input{Desired: deleted(), Record: record(stateRunning,
+				told(time.Second)), Actual: actual(protocol.Running)}, verb: Nothing, policy: "StopUnwanted",
+			after: time.Second,
+		},
+		"deleted, does not stop": {
+			in: Input{Desired: deleted(), Record: record(stateRunning,
+				told(0)), Actual: actual(protocol.Running)}, verb: Kill, policy: "StopUnwanted",
+			after: killAgain,
+		},
+		"deleted, has ended": {in: Input{Desired: deleted(), Record: record(stateEnded,
+			exited(0)), Actual: actual(protocol.Stopped)}, verb: Remove, policy: "RemoveUnwanted"},
+		"deleted before it was made": {
+			in: Input{Desired: deleted()}, verb: Remove,
+			policy: "RemoveUnwanted",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.in.Now, tc.in.Instant, tc.in.Hash = now, instant, "same"
 			d := Policies().Decide(tc.in)
 			if d.Verb != tc.verb || d.Policy != tc.policy || d.After != tc.after {
-				t.Errorf("found %s by %s after %v; want %s by %s after %v", d.Verb, d.Policy, d.After, tc.verb, tc.policy, tc.after)
+				t.Errorf("found %s by %s after %v; want %s by %s after %v", d.Verb, d.Policy, d.After, tc.verb,
+					tc.policy, tc.after)
 			}
 		})
 	}
@@ -182,7 +375,9 @@ func TestBackOff(t *testing.T) {
 		t.Errorf("after 10 min of running: found %s; want none", b.left(defaultBackOff(), end))
 	}
 	// A record of an agent that knew one pair of limits goes on where it was.
-	if err := json.Unmarshal([]byte(`{"delay":40000000000,"until":{"boot":"b","since":1},"waits":20000000000}`), &b); err != nil || b.next(defaultBackOff()) != 40*time.Second {
+	err := json.Unmarshal([]byte(
+		`{"delay":40000000000,"until":{"boot":"b","since":1},"waits":20000000000}`), &b)
+	if err != nil || b.next(defaultBackOff()) != 40*time.Second {
 		t.Errorf("after a recorded wait of 20 s: found %s (%v); want 40 s", b.next(defaultBackOff()), err)
 	}
 	b = backOff{}
@@ -205,14 +400,16 @@ func TestContainerID(t *testing.T) {
 		if err := containerid.CheckSupervised(id); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := len(lifecycle.LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab")); n > 255 {
+		n := len(lifecycle.LogDirName(keyNamed(name), "01234567-0123-0123-0123-0123456789ab"))
+		if n > 255 {
 			t.Errorf("%s: found %d bytes of name of the logs' directory", name, n)
 		}
 	}
 	if got := lifecycle.ContainerID(keyNamed("x"), "0123456789abcdef"); got != "default_x_01234567" {
 		t.Errorf("found %q", got)
 	}
-	if lifecycle.ContainerID(keyNamed(long), "u") == lifecycle.ContainerID(keyNamed(long[:252]+"b"), "u") {
+	if lifecycle.ContainerID(keyNamed(long), "u") == lifecycle.ContainerID(keyNamed(long[:252]+
+		"b"), "u") {
 		t.Error("two names have one id")
 	}
 }

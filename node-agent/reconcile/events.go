@@ -16,8 +16,9 @@ func (s *Syncer) watch(ctx context.Context) {
 		broken bool // the log cannot be written
 		kills  uint64
 	}
-	last := map[string]seen{}       // what is not the rule
-	lost, told := time.Now(), false // since when there is no stream of events, and whether the workers looked since
+	last := map[string]seen{} // what is not the rule
+	// since when there is no stream of events, and whether the workers looked since
+	lost, told := time.Now(), false
 	for wait := time.Duration(0); ; wait = min(wait*2+100*time.Millisecond, 5*time.Second) {
 		select {
 		case <-ctx.Done():

@@ -166,7 +166,8 @@ func (s *Syncer) wantedByID(id string) source.Key {
 func (s *Syncer) holderAtRest(owner source.Key, id string) *worker {
 	key, ok := s.byID[id]
 	holder := s.workers[key]
-	if !ok || key == owner || holder == nil || holder.active || len(holder.records) != 1 || holder.records[0].unreadable == nil {
+	if !ok || key == owner || holder == nil || holder.active || len(holder.records) != 1 ||
+		holder.records[0].unreadable == nil {
 		return nil
 	}
 	return holder

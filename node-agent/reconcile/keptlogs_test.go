@@ -53,7 +53,9 @@ func TestLogsOfRemovedContainers(t *testing.T) {
 		}
 		return out
 	}
-	uid := func(n int) types.UID { return types.UID(fmt.Sprintf("%08d-0000-4000-8000-000000000000", n)) }
+	uid := func(n int) types.UID {
+		return types.UID(fmt.Sprintf("%08d-0000-4000-8000-000000000000", n))
+	}
 	dir := func(n int) string { return lifecycle.LogDirName(keyNamed("x"), uid(n)) }
 	change := func(f func(*v1alpha1.OCIBundle)) {
 		b.source.mu.Lock()
@@ -70,7 +72,8 @@ func TestLogsOfRemovedContainers(t *testing.T) {
 		b.source.mu.Unlock()
 		change(func(o *v1alpha1.OCIBundle) { o.UID, o.DeletionTimestamp = uid(n), nil })
 		b.until("its start", func() bool {
-			return b.source.last().PID != 0 && b.source.last().LogPath == filepath.Join(logs, dir(n), "0.log")
+			return b.source.last().PID != 0 && b.source.last().LogPath == filepath.Join(logs, dir(n),
+				"0.log")
 		})
 		change(func(o *v1alpha1.OCIBundle) { o.DeletionTimestamp = deleted().DeletionTimestamp })
 		b.until("its removal", func() bool {

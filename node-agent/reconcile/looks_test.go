@@ -33,7 +33,10 @@ func (b *busySupervisor) Get(ctx context.Context, id string) (protocol.Status, e
 func TestLooksAreBounded(t *testing.T) {
 	b := newBench(t)
 	busy := &busySupervisor{fakeSupervisor: b.super}
-	s, err := New(Config{Source: b.source, Images: noImages{}, Supervisor: busy, Bundles: b.bundles, LogDir: b.dir, Clock: b.clock, BootClock: b.clock.sinceBoot})
+	s, err := New(Config{
+		Source: b.source, Images: noImages{}, Supervisor: busy, Bundles: b.bundles,
+		LogDir: b.dir, Clock: b.clock, BootClock: b.clock.sinceBoot,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +75,11 @@ func TestStartAsksOnce(t *testing.T) {
 	b.source.bundle.UID = "another"
 	asked := &askedSupervisor{fakeSupervisor: b.super}
 	s, err := New(Config{
-		Source: b.source, Images: noImages{}, Supervisor: asked, Bundles: b.bundles, LogDir: b.dir, CgroupParent: "/berth",
-		Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot,
+		Source: b.source, Images: noImages{}, Supervisor: asked, Bundles: b.bundles, LogDir: b.dir,
+		CgroupParent: "/berth",
+		Handlers: func() []string {
+			return []string{v1alpha1.HandlerNative}
+		}, Clock: b.clock, BootClock: b.clock.sinceBoot,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +87,9 @@ func TestStartAsksOnce(t *testing.T) {
 	if again := s.reconcile(t.Context(), &worker{key: keyNamed("x")}); again != 0 {
 		t.Errorf("found %v until the next look; want none", again)
 	}
-	if last := b.source.last(); last.Phase != v1alpha1.ContainerRunning || b.super.starts != 2 || asked.gets != 1 {
-		t.Errorf("found phase %s, %d starts and %d questions; want Running, 2 and 1", last.Phase, b.super.starts, asked.gets)
+	if last := b.source.last(); last.Phase != v1alpha1.ContainerRunning || b.super.starts != 2 ||
+		asked.gets != 1 {
+		t.Errorf("found phase %s, %d starts and %d questions; want Running, 2 and 1", last.Phase,
+			b.super.starts, asked.gets)
 	}
 }

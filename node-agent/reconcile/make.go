@@ -47,7 +47,8 @@ func (s *Syncer) start(ctx context.Context, in *Input) error {
 // container returns the stored data from which the stages work.
 func (s *Syncer) container(r *Record) *lifecycle.Container {
 	return &lifecycle.Container{
-		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts, LogPath: r.LogPath,
+		Key: r.Key, UID: r.UID, ID: r.ID, Dir: s.Bundles.Dir(r.ID), Restarts: r.Restarts,
+		LogPath: r.LogPath,
 		Flushed: s.Bundles.Journal().Flush,
 	}
 }
@@ -169,9 +170,11 @@ func (s *Syncer) begin(w *worker, in *Input) (err error) {
 			before := r.run
 			r.Before, r.run = &before, before.next()
 		}
-		r.State, r.Launch, r.Stop, r.Compiled = stateStarting, boottime.Instant{}, nil, b.Spec.CompiledGeneration
+		r.State, r.Launch, r.Stop, r.Compiled = stateStarting, boottime.Instant{}, nil,
+			b.Spec.CompiledGeneration
 		r.LogPath = lifecycle.LogFile(s.logs.Of(r.Key, r.UID), r.Restarts)
-		r.Hash, r.Made, r.Generation, r.GraceSeconds = in.Hash, generation, generation, b.Spec.TerminationGracePeriodSeconds
+		r.Hash, r.Made, r.Generation, r.GraceSeconds = in.Hash, generation, generation,
+			b.Spec.TerminationGracePeriodSeconds
 		r.Updating, r.Refusal = nil, nil
 		r.Restart = b.Annotations[source.AnnotationRestart]
 	})

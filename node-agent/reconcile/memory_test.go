@@ -23,9 +23,13 @@ type manySource struct {
 }
 
 func (m *manySource) Get(key source.Key) *v1alpha1.OCIBundle { return m.all[key] }
-func (m *manySource) List() []*v1alpha1.OCIBundle            { return slices.Collect(maps.Values(m.all)) }
+func (m *manySource) List() []*v1alpha1.OCIBundle {
+	return slices.Collect(maps.Values(m.all))
+}
 
-func (m *manySource) ReportStatus(context.Context, *v1alpha1.OCIBundle, *v1alpha1.OCIBundleStatus) error {
+func (m *manySource) ReportStatus(context.Context, *v1alpha1.OCIBundle,
+	*v1alpha1.OCIBundleStatus,
+) error {
 	return nil
 }
 
@@ -52,8 +56,11 @@ func TestMemoryOfARunningContainer(t *testing.T) {
 	}
 	before, goroutines := used(), runtime.NumGoroutine()
 	s, err := New(Config{
-		Source: many, Images: noImages{}, Supervisor: first.super, Bundles: first.bundles, LogDir: first.dir,
-		Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: first.clock, BootClock: first.clock.sinceBoot,
+		Source: many, Images: noImages{}, Supervisor: first.super, Bundles: first.bundles,
+		LogDir: first.dir,
+		Handlers: func() []string {
+			return []string{v1alpha1.HandlerNative}
+		}, Clock: first.clock, BootClock: first.clock.sinceBoot,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,9 @@ type pulledImages struct {
 	image        *lifecycle.Image // nil: the pull goes on until it is given up
 }
 
-func (p pulledImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*lifecycle.Image, error) {
+func (p pulledImages) Ensure(ctx context.Context, reference string,
+	_ corev1.PullPolicy,
+) (*lifecycle.Image, error) {
 	select {
 	case p.begun <- reference:
 	case <-ctx.Done():
@@ -40,7 +42,9 @@ func (p pulledImages) Ensure(ctx context.Context, reference string, _ corev1.Pul
 // newPullBench returns a bench whose container waits for the image x:1.
 func newPullBench(t *testing.T) (*bench, pulledImages) {
 	t.Helper()
-	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"}
+	})
 	b.until("the failure without images", func() bool {
 		return meta.IsStatusConditionFalse(b.source.last().Conditions, v1alpha1.ConditionImageReady)
 	})
@@ -109,7 +113,8 @@ func TestAnotherCommandDuringAPull(t *testing.T) {
 	b.syncer.Changed(keyNamed("x"))
 	b.until("the record of that", func() bool {
 		r, err := readRecord(b.bundles.Dir(unsureID), b.clock.Now(), b.clock.sinceBoot())
-		return err == nil && r != nil && r.Generation == 2 && r.Hash == hashOf(b.source.Get(keyNamed("x")))
+		return err == nil && r != nil && r.Generation == 2 &&
+			r.Hash == hashOf(b.source.Get(keyNamed("x")))
 	})
 	select {
 	case <-images.ended:
@@ -142,7 +147,8 @@ func TestEditsDuringAPullAreOneRestart(t *testing.T) {
 	edit(func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:2"} })
 	expect(t, images.begun, "x:2")
 	r, err := readRecord(b.bundles.Dir(unsureID), b.clock.Now(), b.clock.sinceBoot())
-	if err != nil || r == nil || r.Restarts != 1 || r.Before == nil || r.Before.Exit == nil || r.Before.Exit.ExitCode != 3 {
+	if err != nil || r == nil || r.Restarts != 1 || r.Before == nil || r.Before.Exit == nil ||
+		r.Before.Exit.ExitCode != 3 {
 		t.Errorf("found the record %+v, %v", r, err)
 	}
 }
@@ -165,7 +171,10 @@ func TestAgentEndsDuringAPull(t *testing.T) {
 func TestImageWithABadStopSignal(t *testing.T) {
 	b, _ := newPullBench(t)
 	b.stop()
-	b.images = pulledImages{begun: make(chan string, 100), image: &lifecycle.Image{ID: "x@sha256:1", Config: imagev1.ImageConfig{StopSignal: "SIGNONSENSE"}}}
+	b.images = pulledImages{begun: make(chan string, 100), image: &lifecycle.Image{
+		ID:     "x@sha256:1",
+		Config: imagev1.ImageConfig{StopSignal: "SIGNONSENSE"},
+	}}
 	b.run()
 	b.until("the failure", func() bool {
 		b.clock.Step(time.Minute)
@@ -173,7 +182,8 @@ func TestImageWithABadStopSignal(t *testing.T) {
 		return w != nil && w.Reason == v1alpha1.ReasonCreateFailed
 	})
 	image := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionImageReady)
-	if image == nil || image.Status != metav1.ConditionTrue || image.Reason != v1alpha1.ReasonImagePulled {
+	if image == nil || image.Status != metav1.ConditionTrue ||
+		image.Reason != v1alpha1.ReasonImagePulled {
 		t.Errorf("ImageReady is %+v; want it True", image)
 	}
 }
@@ -209,7 +219,8 @@ func TestGatherWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after := files(); after[0] != before[0] || after[1] != before[1] || w.records[0].Generation != record.Generation {
+	if after := files(); after[0] != before[0] || after[1] != before[1] ||
+		w.records[0].Generation != record.Generation {
 		t.Error("gather has changed the record")
 	}
 	d := b.syncer.policies.Decide(in)
@@ -219,7 +230,8 @@ func TestGatherWritesNothing(t *testing.T) {
 	if err := b.syncer.act(t.Context(), w, &in, d); err != nil {
 		t.Fatal(err)
 	}
-	if after := files(); after[0] == before[0] || after[1] == before[1] || w.records[0].GraceSeconds != 7 {
+	if after := files(); after[0] == before[0] || after[1] == before[1] ||
+		w.records[0].GraceSeconds != 7 {
 		t.Error("act has not written down what is desired")
 	}
 	if in, err = b.syncer.gather(t.Context(), w); err != nil || in.Next != nil {

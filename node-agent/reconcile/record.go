@@ -230,7 +230,8 @@ func readRecord(d bundle.Dir, now time.Time, instant boottime.Instant) (*Record,
 	r := &Record{}
 	err = json.Unmarshal(data, r)
 	if r.Version > recordVersion { // whatever else it holds
-		return nil, fmt.Errorf("read record %s: %w: found version %d; this agent knows up to %d", d.File(recordFile), errNewer, r.Version, recordVersion)
+		return nil, fmt.Errorf("read record %s: %w: found version %d; this agent knows up to %d",
+			d.File(recordFile), errNewer, r.Version, recordVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read record %s: %w", d.File(recordFile), err)
@@ -261,7 +262,8 @@ func unreadable(d bundle.Dir, id string, err error) *Record {
 	r := orphan(id)
 	r.unreadable = err
 	if b := readDesired(d); b != nil && b.Name != "" {
-		r.Key, r.UID, r.GraceSeconds = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID, b.Spec.TerminationGracePeriodSeconds
+		r.Key, r.UID, r.GraceSeconds = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID,
+			b.Spec.TerminationGracePeriodSeconds
 	}
 	return r
 }

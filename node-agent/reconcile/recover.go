@@ -36,9 +36,11 @@ func (s *Syncer) recover() error {
 			err = fmt.Errorf("found the id %q", r.ID)
 			fallthrough
 		case err != nil:
-			s.Log.Error("a bundle's record cannot be read; its container is left alone", "id", id, "error", err)
+			s.Log.Error("a bundle's record cannot be read; its container is left alone", "id", id,
+				"error", err)
 			r = unreadable(s.Bundles.Dir(id), id, err)
-		case r == nil: // killed before the first record was written, and so before the container was created
+		// killed before the first record was written, and so before the container was created
+		case r == nil:
 			r = orphan(id)
 			if b := readDesired(s.Bundles.Dir(id)); b != nil && b.Name != "" {
 				r.Key, r.UID = source.Key{Namespace: b.Namespace, Name: b.Name}, b.UID

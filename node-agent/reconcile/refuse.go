@@ -34,21 +34,26 @@ func refusal(b *v1alpha1.OCIBundle) (reason, message string) {
 // tooOld returns a field of a bundle that this agent does not know, or "".
 func tooOld(b *v1alpha1.OCIBundle) string {
 	if fields := b.Annotations[source.AnnotationUnknownFields]; fields != "" {
-		return fmt.Sprintf("found %s, which this agent does not know; allowed: the fields of revision %d: %s", fields, v1alpha1.AgentRevision, olderAgent)
+		return fmt.Sprintf(
+			"found %s, which this agent does not know; allowed: the fields of revision %d: %s", fields,
+			v1alpha1.AgentRevision, olderAgent)
 	}
 	if least := b.Spec.MinAgentRevision; least > v1alpha1.AgentRevision {
-		return fmt.Sprintf("spec.minAgentRevision: found %d; allowed: at most %d: %s", least, v1alpha1.AgentRevision, olderAgent)
+		return fmt.Sprintf("spec.minAgentRevision: found %d; allowed: at most %d: %s", least,
+			v1alpha1.AgentRevision, olderAgent)
 	}
 	return ""
 }
 
 // unknownInConfig returns why this agent cannot honour the document of a bundle, "" if it can.
 func unknownInConfig(spec *v1alpha1.OCIBundleSpec) string {
-	strict, err := strictjson.UnmarshalStrict(spec.Config.Raw, &specs.Spec{}, strictjson.DisallowUnknownFields)
+	strict, err := strictjson.UnmarshalStrict(spec.Config.Raw, &specs.Spec{},
+		strictjson.DisallowUnknownFields)
 	if err != nil || len(strict) == 0 {
 		return "" // what is no document at all is reported where it is read
 	}
-	return fmt.Sprintf("spec.config: found %s; allowed: the fields of runtime-spec %s: %s", strict[0], specs.Version, olderAgent)
+	return fmt.Sprintf("spec.config: found %s; allowed: the fields of runtime-spec %s: %s", strict[0],
+		specs.Version, olderAgent)
 }
 
 // refuse finds out whether this agent can honour the desired spec.

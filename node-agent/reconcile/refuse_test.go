@@ -23,11 +23,15 @@ import (
 func newFields() map[string]func(*v1alpha1.OCIBundle) {
 	return map[string]func(*v1alpha1.OCIBundle){
 		"spec.process.umask": func(b *v1alpha1.OCIBundle) {
-			b.Annotations = map[string]string{source.AnnotationUnknownFields: "spec.process.umask"} // as a source does
+			// as a source does
+			b.Annotations = map[string]string{source.AnnotationUnknownFields: "spec.process.umask"}
 		},
-		"spec.minAgentRevision": func(b *v1alpha1.OCIBundle) { b.Spec.MinAgentRevision = v1alpha1.AgentRevision + 1 },
+		"spec.minAgentRevision": func(b *v1alpha1.OCIBundle) {
+			b.Spec.MinAgentRevision = v1alpha1.AgentRevision + 1
+		},
 		`"linux.future"`: func(b *v1alpha1.OCIBundle) {
-			b.Spec.Config.Raw = bytes.Replace(b.Spec.Config.Raw, []byte(`"linux":{`), []byte(`"linux":{"future":1,`), 1)
+			b.Spec.Config.Raw = bytes.Replace(b.Spec.Config.Raw, []byte(`"linux":{`),
+				[]byte(`"linux":{"future":1,`), 1)
 		},
 	}
 }
@@ -40,8 +44,10 @@ func (b *bench) refused(path string, phase v1alpha1.ContainerPhase) {
 		b.source.mu.Unlock()
 		s := b.source.last()
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionAccepted)
-		return s.Phase == phase && c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonAgentTooOld &&
-			c.ObservedGeneration == generation && strings.Contains(c.Message, path) && strings.Contains(c.Message, "upgrade berth-agent")
+		return s.Phase == phase && c != nil && c.Status == "False" &&
+			c.Reason == v1alpha1.ReasonAgentTooOld &&
+			c.ObservedGeneration == generation && strings.Contains(c.Message, path) &&
+			strings.Contains(c.Message, "upgrade berth-agent")
 	})
 }
 
@@ -88,11 +94,14 @@ func TestUnknownFieldIsRefused(t *testing.T) {
 				t.Errorf("it was made from the refused spec (%v): %s", err, config)
 			}
 			// The field is taken back.
-			b.set(func(b *v1alpha1.OCIBundle) { b.Spec, b.Annotations, b.Generation = before, nil, b.Generation+1 })
+			b.set(func(b *v1alpha1.OCIBundle) {
+				b.Spec, b.Annotations, b.Generation = before, nil, b.Generation+1
+			})
 			b.syncer.Changed(keyNamed("x"))
 			b.until("acceptance", func() bool {
 				s := b.source.last()
-				return s.ObservedGeneration == 3 && meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionAccepted) == nil
+				return s.ObservedGeneration == 3 && meta.FindStatusCondition(s.Conditions,
+					v1alpha1.ConditionAccepted) == nil
 			})
 			if kills := b.kills(); len(kills) > 0 {
 				t.Errorf("the container was sent %v", kills)
@@ -138,22 +147,30 @@ func TestUnownedBundleIsRefused(t *testing.T) {
 	owner := func(kind string) func(*v1alpha1.OCIBundle) {
 		return func(b *v1alpha1.OCIBundle) {
 			b.Spec.ContainerRef = nil
-			b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: kind, Name: "x", UID: "1-2", Controller: ptr.To(true)}}
+			b.OwnerReferences = []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(),
+				Kind:       kind, Name: "x", UID: "1-2", Controller: ptr.To(true),
+			}}
 		}
 	}
 	for name, change := range map[string]func(*v1alpha1.OCIBundle){
-		"no owner":      func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef = nil },
-		"no uid":        func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef.UID = "" },
-		"another kind":  owner("Deployment"),
-		"no controller": func(b *v1alpha1.OCIBundle) { owner("Container")(b); b.OwnerReferences[0].Controller = nil },
+		"no owner":     func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef = nil },
+		"no uid":       func(b *v1alpha1.OCIBundle) { b.Spec.ContainerRef.UID = "" },
+		"another kind": owner("Deployment"),
+		"no controller": func(b *v1alpha1.OCIBundle) {
+			owner("Container")(b)
+			b.OwnerReferences[0].Controller = nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, change)
 			b.until("the refusal", func() bool {
 				s := b.source.last()
 				c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionAccepted)
-				return s.Phase == v1alpha1.ContainerPending && c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonUnowned &&
-					strings.Contains(c.Message, "spec.containerRef") && s.State.Waiting.Reason == v1alpha1.ReasonUnowned
+				return s.Phase == v1alpha1.ContainerPending && c != nil && c.Status == "False" &&
+					c.Reason == v1alpha1.ReasonUnowned &&
+					strings.Contains(c.Message, "spec.containerRef") &&
+					s.State.Waiting.Reason == v1alpha1.ReasonUnowned
 			})
 			b.super.mu.Lock()
 			defer b.super.mu.Unlock()

@@ -21,7 +21,9 @@ const reportPatience = time.Second
 // is to look again, though not within reportPatience: a source that does not answer must not put
 // off the next start of a container, nor its SIGKILL. due is the time until the next step; 0 is
 // never.
-func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (context.Context, context.CancelFunc) {
+func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (context.Context,
+	context.CancelFunc,
+) {
 	ctx, cancel := context.WithCancel(ctx)
 	var timers []clock.Timer
 	after := func(d time.Duration) { timers = append(timers, s.Clock.AfterFunc(d, cancel)) }
@@ -47,7 +49,9 @@ func (s *Syncer) reporting(ctx context.Context, w *worker, due time.Duration) (c
 
 // report reports the status to the source if it differs from the one reported last. due is the time
 // until there is something else to do; 0 is never.
-func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress, due time.Duration) error {
+func (s *Syncer) report(ctx context.Context, w *worker, in Input, p *progress,
+	due time.Duration,
+) error {
 	// Nobody reads the status of a bundle that the source does not know (yet).
 	known := s.Source.Get(w.key)
 	if in.Desired == nil || known == nil || known.UID != in.Desired.UID {

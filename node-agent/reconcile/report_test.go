@@ -31,7 +31,8 @@ func TestStatusIsReportedUntilItIsTaken(t *testing.T) {
 	b.until("the report that is taken", func() bool {
 		b.clock.Step(30 * time.Second)
 		s := b.source.last()
-		return s.Phase == v1alpha1.ContainerFailed && s.State.Terminated.ExitCode == 7 && s.ObservedGeneration == 2
+		return s.Phase == v1alpha1.ContainerFailed && s.State.Terminated.ExitCode == 7 &&
+			s.ObservedGeneration == 2
 	})
 	n := b.reports()
 	for range 3 {
@@ -71,12 +72,16 @@ func TestSourceThatDoesNotAnswer(t *testing.T) {
 	b.exit(1)
 	step("the third start", time.Second, 12*time.Second, starts(3))
 	b.delete()
-	step("the stop signal", time.Second/10, reportPatience, func() bool { return slices.Equal(b.kills(), []string{"TERM"}) })
+	step("the stop signal", time.Second/10, reportPatience, func() bool {
+		return slices.Equal(b.kills(), []string{"TERM"})
+	})
 	b.clock.Step(28 * time.Second)
 	if k := b.kills(); len(k) != 1 {
 		t.Fatalf("found %v within the grace period", k)
 	}
-	step("SIGKILL", time.Second, 3*time.Second, func() bool { return slices.Contains(b.kills(), "KILL") })
+	step("SIGKILL", time.Second, 3*time.Second, func() bool {
+		return slices.Contains(b.kills(), "KILL")
+	})
 	b.source.hangs.Store(false)
 	b.until("its release", func() bool {
 		if b.clock.HasWaiters() {
@@ -101,13 +106,18 @@ func TestForeignStatusIsCorrected(t *testing.T) {
 		right := b.source.reports[reports-1]
 		switch n {
 		case 0:
-			falsified.Status = v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerSucceeded}
+			falsified.Status = v1alpha1.OCIBundleStatus{
+				ObservedGeneration: 1,
+				Phase:              v1alpha1.ContainerSucceeded,
+			}
 		case 1:
 			falsified.Status = *right.DeepCopy()
-			falsified.Status.Conditions = append(falsified.Status.Conditions, metav1.Condition{Type: "Blessed", Status: "True"})
+			falsified.Status.Conditions = append(falsified.Status.Conditions,
+				metav1.Condition{Type: "Blessed", Status: "True"})
 		case 2:
 			falsified.Status = *right.DeepCopy()
-			meta.FindStatusCondition(falsified.Status.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = metav1.Unix(1, 0)
+			meta.FindStatusCondition(falsified.Status.Conditions,
+				v1alpha1.ConditionRunning).LastTransitionTime = metav1.Unix(1, 0)
 		}
 		b.source.bundle = falsified
 		b.source.mu.Unlock()
@@ -115,7 +125,8 @@ func TestForeignStatusIsCorrected(t *testing.T) {
 		b.until("the correction", func() bool {
 			b.source.mu.Lock()
 			defer b.source.mu.Unlock()
-			return len(b.source.reports) > reports && equality.Semantic.DeepEqual(b.source.reports[len(b.source.reports)-1], right)
+			return len(b.source.reports) > reports &&
+				equality.Semantic.DeepEqual(b.source.reports[len(b.source.reports)-1], right)
 		})
 	}
 	// Also what was written while no agent was there.
@@ -124,14 +135,18 @@ func TestForeignStatusIsCorrected(t *testing.T) {
 	reports := len(b.source.reports)
 	falsified := b.source.bundle.DeepCopy()
 	falsified.ResourceVersion = "200"
-	falsified.Status.Conditions = append(falsified.Status.Conditions, metav1.Condition{Type: "Blessed", Status: "True"})
+	falsified.Status.Conditions = append(falsified.Status.Conditions, metav1.Condition{
+		Type:   "Blessed",
+		Status: "True",
+	})
 	b.source.bundle = falsified
 	b.source.mu.Unlock()
 	b.run()
 	b.until("the correction by the next agent", func() bool {
 		b.source.mu.Lock()
 		defer b.source.mu.Unlock()
-		return len(b.source.reports) > reports && meta.FindStatusCondition(b.source.reports[len(b.source.reports)-1].Conditions, "Blessed") == nil
+		return len(b.source.reports) > reports &&
+			meta.FindStatusCondition(b.source.reports[len(b.source.reports)-1].Conditions, "Blessed") == nil
 	})
 	// Once is enough, while the source does not show it yet.
 	n := b.reports()
@@ -163,10 +178,12 @@ func TestStatusSaysSinceWhenTheSupervisorIsAway(t *testing.T) {
 	})
 	first := b.source.last()
 	c := running(first)
-	since := "not known since " + c.LastTransitionTime.UTC().Format(time.RFC3339) + ": the supervisor does not answer; before that: the process runs with pid 4242"
+	since := "not known since " + c.LastTransitionTime.UTC().Format(time.RFC3339) +
+		": the supervisor does not answer; before that: the process runs with pid 4242"
 	// The first look that fails may come from the lost stream of events rather than from a step of
 	// the clock.
-	if looks < 1 || c.Status != metav1.ConditionUnknown || c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
+	if looks < 1 || c.Status != metav1.ConditionUnknown ||
+		c.Reason != v1alpha1.ReasonSupervisorUnreachable || c.Message != since {
 		t.Errorf("found after %d looks %+v; want message %q", looks, c, since)
 	}
 	n := b.reports()
@@ -191,7 +208,9 @@ func TestKillsOfOthersAreReported(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	kill := func(n uint64) {
-		if err := b.super.change("default_x_01234567", func(st *protocol.Status) { st.OOMKills = n }); err != nil {
+		if err := b.super.change("default_x_01234567", func(st *protocol.Status) {
+			st.OOMKills = n
+		}); err != nil {
 			t.Fatal(err)
 		}
 		b.syncer.Changed(keyNamed("x"))
@@ -199,7 +218,8 @@ func TestKillsOfOthersAreReported(t *testing.T) {
 	reported := func(n int64) func() bool {
 		return func() bool {
 			c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRunning)
-			return b.source.last().OOMKills == n && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, "killed for lack of memory")
+			return b.source.last().OOMKills == n && c.Status == metav1.ConditionTrue &&
+				strings.Contains(c.Message, "killed for lack of memory")
 		}
 	}
 	kill(1)

@@ -32,7 +32,9 @@ func (s *statusOf) running() {
 }
 
 // waits sets the state of a container that does not run, with why it does not.
-func (s *statusOf) waits(phase v1alpha1.ContainerPhase, last *corev1.ContainerStateTerminated, reason, message string) {
+func (s *statusOf) waits(phase v1alpha1.ContainerPhase, last *corev1.ContainerStateTerminated,
+	reason, message string,
+) {
 	s.out.Phase = phase
 	s.out.State.Waiting = &corev1.ContainerStateWaiting{Reason: reason, Message: message}
 	s.out.LastState.Terminated = seconds(last)
@@ -43,17 +45,21 @@ func (s *statusOf) isRunning() {
 	r := s.record
 	s.out.Phase = v1alpha1.ContainerRunning
 	s.out.PID = int64(r.PID)
-	s.out.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(r.StartedAt).Rfc3339Copy()}
+	s.out.State.Running = &corev1.ContainerStateRunning{
+		StartedAt: metav1.NewTime(r.StartedAt).Rfc3339Copy(),
+	}
 	s.out.LastState.Terminated = seconds(r.Last)
 	message := fmt.Sprintf("the process runs with pid %d", r.PID)
 	if r.Stop != nil {
 		message += "; it has been told to stop: " + r.Stop.Why
 	}
 	if r.OOMKills > 0 {
-		message += fmt.Sprintf("; %d other processes of the container were killed for lack of memory", r.OOMKills)
+		message += fmt.Sprintf("; %d other processes of the container were killed for lack of memory",
+			r.OOMKills)
 	}
 	if actual := s.in.Actual; actual != nil && actual.LogError != "" {
-		message += fmt.Sprintf("; its output is not logged, %d lines are lost: %s", actual.LogLost, actual.LogError)
+		message += fmt.Sprintf("; its output is not logged, %d lines are lost: %s", actual.LogLost,
+			actual.LogError)
 	}
 	s.set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonStarted, message)
 }
@@ -68,7 +74,8 @@ func (s *statusOf) isStopped() {
 
 func (s *statusOf) hasFailed() {
 	r := s.record
-	wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message, r.BackOff.length(r.backOffLimits(s.bundle)))
+	wait := fmt.Sprintf("%s (next try after %s)", r.Failure.Message,
+		r.BackOff.length(r.backOffLimits(s.bundle)))
 	s.waits(v1alpha1.ContainerPending, r.Exit, r.Failure.Reason, shorten(wait))
 }
 

@@ -51,7 +51,8 @@ type statusOf struct {
 // set sets a condition.
 func (s *statusOf) set(kind string, value metav1.ConditionStatus, reason, message string) {
 	meta.SetStatusCondition(&s.out.Conditions, metav1.Condition{
-		Type: kind, Status: value, Reason: reason, Message: shorten(message), ObservedGeneration: s.bundle.Generation,
+		Type: kind, Status: value, Reason: reason, Message: shorten(message),
+		ObservedGeneration: s.bundle.Generation,
 		LastTransitionTime: metav1.NewTime(s.in.Now).Rfc3339Copy(),
 	})
 }
@@ -62,7 +63,10 @@ func (s *statusOf) facts() {
 	s.out = &v1alpha1.OCIBundleStatus{ObservedGeneration: s.bundle.Generation}
 	for _, c := range s.previous.Conditions {
 		// Of others, nothing is passed on.
-		if slices.Contains([]string{v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning}, c.Type) {
+		if slices.Contains([]string{
+			v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
+			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning,
+		}, c.Type) {
 			s.out.Conditions = append(s.out.Conditions, c)
 		}
 	}
@@ -85,7 +89,8 @@ func (s *statusOf) accepted() {
 	case in.Refused == "":
 		meta.RemoveStatusCondition(&s.out.Conditions, v1alpha1.ConditionAccepted)
 	case in.GoesOn:
-		s.set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused+"; the container goes on as its earlier spec says")
+		s.set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused+
+			"; the container goes on as its earlier spec says")
 	default:
 		s.set(v1alpha1.ConditionAccepted, metav1.ConditionFalse, in.RefusedReason, in.Refused)
 	}
@@ -93,7 +98,8 @@ func (s *statusOf) accepted() {
 
 func (s *statusOf) recompileAvailable() {
 	if s.in.Newer != "" {
-		s.set(v1alpha1.ConditionRecompileAvailable, metav1.ConditionTrue, v1alpha1.ReasonNewerDefaults, s.in.Newer)
+		s.set(v1alpha1.ConditionRecompileAvailable, metav1.ConditionTrue, v1alpha1.ReasonNewerDefaults,
+			s.in.Newer)
 	} else {
 		meta.RemoveStatusCondition(&s.out.Conditions, v1alpha1.ConditionRecompileAvailable)
 	}
@@ -102,16 +108,23 @@ func (s *statusOf) recompileAvailable() {
 // degraded completes the status of a container whose record cannot be read, from the previous
 // status and the supervisor's.
 func (s *statusOf) degraded() {
-	s.set(v1alpha1.ConditionDegraded, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable, "the agent's record cannot be read: "+s.record.unreadable.Error())
+	s.set(v1alpha1.ConditionDegraded, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable,
+		"the agent's record cannot be read: "+s.record.unreadable.Error())
 	id, actual := s.out.ContainerID, s.in.Actual
 	s.out.Phase, s.out.RunStatus = s.previous.Phase, *s.previous.RunStatus.DeepCopy()
 	s.out.ContainerID = id
 	switch {
 	case s.in.alive() && actual.State == protocol.Running:
 		s.out.Phase, s.out.PID = v1alpha1.ContainerRunning, int64(actual.PID)
-		s.out.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(actual.StartedAt).Rfc3339Copy()}}
+		s.out.State = corev1.ContainerState{
+			Running: &corev1.ContainerStateRunning{
+				StartedAt: metav1.NewTime(actual.StartedAt).Rfc3339Copy(),
+			},
+		}
 		s.set(v1alpha1.ConditionRunning, metav1.ConditionTrue, v1alpha1.ReasonRecordUnreadable,
-			fmt.Sprintf("the process runs with pid %d and is left alone: the agent's record of it cannot be read", actual.PID))
+			fmt.Sprintf(
+				"the process runs with pid %d and is left alone: the agent's record of it cannot be read",
+				actual.PID))
 	default:
 		s.out.Phase, s.out.PID = v1alpha1.ContainerUnknown, 0
 		s.set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonRecordUnreadable,
@@ -128,12 +141,16 @@ func (s *statusOf) imageReady() {
 		s.set(v1alpha1.ConditionImageReady, metav1.ConditionFalse, r.Failure.Reason, r.Failure.Message)
 	case s.bundle.Spec.Image != nil && r.ImageID != "":
 		s.set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonImagePulled, r.ImageID)
-	case s.bundle.Spec.Image == nil && (r.State != stateNone && r.State != stateStarting || r.Failure != nil && r.Failure.AfterRootfs):
-		s.set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonRootFSFound, "the root filesystem is a directory of the node")
+	case s.bundle.Spec.Image == nil && (r.State != stateNone && r.State != stateStarting ||
+		r.Failure != nil && r.Failure.AfterRootfs):
+		s.set(v1alpha1.ConditionImageReady, metav1.ConditionTrue, v1alpha1.ReasonRootFSFound,
+			"the root filesystem is a directory of the node")
 	case r.Failure != nil && r.ImageID == "":
-		s.set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing, "not looked at, because an earlier step failed: "+r.Failure.Message)
+		s.set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing,
+			"not looked at, because an earlier step failed: "+r.Failure.Message)
 	default:
-		s.set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing, "not looked at yet")
+		s.set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing,
+			"not looked at yet")
 	}
 }
 
@@ -160,12 +177,14 @@ func (s *statusOf) unseen() {
 	}
 	last := meta.FindStatusCondition(s.out.Conditions, v1alpha1.ConditionRunning).Message
 	since := metav1.NewTime(s.in.UnseenSince).Rfc3339Copy()
-	if was := meta.FindStatusCondition(s.previous.Conditions, v1alpha1.ConditionRunning); was != nil && was.Status == metav1.ConditionUnknown {
+	if was := meta.FindStatusCondition(s.previous.Conditions, v1alpha1.ConditionRunning); was != nil &&
+		was.Status == metav1.ConditionUnknown {
 		since = was.LastTransitionTime // as an earlier agent found
 	}
 	s.out.Phase = v1alpha1.ContainerUnknown
 	s.set(v1alpha1.ConditionRunning, metav1.ConditionUnknown, v1alpha1.ReasonSupervisorUnreachable,
-		fmt.Sprintf("not known since %s: %s; before that: %s", since.UTC().Format(time.RFC3339), s.in.Unseen, last))
+		fmt.Sprintf("not known since %s: %s; before that: %s", since.UTC().Format(time.RFC3339),
+			s.in.Unseen, last))
 	meta.FindStatusCondition(s.out.Conditions, v1alpha1.ConditionRunning).LastTransitionTime = since
 }
 

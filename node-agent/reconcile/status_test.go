@@ -32,32 +32,44 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 	}{
 		"handler": {
 			func(b *v1alpha1.OCIBundle) { b.Spec.Handler = "kata" },
-			status.NotReady(status.Reconciling, v1alpha1.ReasonHandlerNotFound, `found "kata"`), metav1.ConditionUnknown,
+			status.NotReady(status.Reconciling, v1alpha1.ReasonHandlerNotFound, `found "kata"`),
+			metav1.ConditionUnknown,
 		},
 		"root filesystem": {func(b *v1alpha1.OCIBundle) {
 			b.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"/no/such/folder"}}`)
-		}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "found nothing at /no/such/folder"), metav1.ConditionFalse},
-		"volume": {func(b *v1alpha1.OCIBundle) {
-			b.Spec.Volumes = []v1alpha1.Volume{{Name: "data", HostPath: &corev1.HostPathVolumeSource{Path: "/no/such", Type: new(corev1.HostPathDirectory)}}}
-		}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "/no/such"), metav1.ConditionTrue},
+		}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed,
+			"found nothing at /no/such/folder"), metav1.ConditionFalse},
+		"volume": {
+			func(b *v1alpha1.OCIBundle) {
+				b.Spec.Volumes = []v1alpha1.Volume{{
+					Name:     "data",
+					HostPath: &corev1.HostPathVolumeSource{Path: "/no/such", Type: new(corev1.HostPathDirectory)},
+				}}
+			}, status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "/no/such"),
+			metav1.ConditionTrue,
+		},
 		"config": {
 			func(b *v1alpha1.OCIBundle) { b.Spec.Process.Command = nil },
-			status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "process.args"), metav1.ConditionTrue,
+			status.NotReady(status.Reconciling, v1alpha1.ReasonCreateFailed, "process.args"),
+			metav1.ConditionTrue,
 		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, c.spoil)
 			b.until("report of the failure", func() bool {
-				return b.source.last().State.Waiting != nil && b.source.last().State.Waiting.Reason == c.ready.Reason
+				return b.source.last().State.Waiting != nil &&
+					b.source.last().State.Waiting.Reason == c.ready.Reason
 			})
 			st := b.source.last()
 			got := summaryOf(st)
-			if got.Ready != c.ready.Ready || got.Reason != c.ready.Reason || got.Outlook != c.ready.Outlook || !strings.Contains(got.Message, c.ready.Message) {
+			if got.Ready != c.ready.Ready || got.Reason != c.ready.Reason ||
+				got.Outlook != c.ready.Outlook || !strings.Contains(got.Message, c.ready.Message) {
 				t.Errorf("found %+v; wanted %+v", got, c.ready)
 			}
 			image := meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionImageReady)
-			if image == nil || image.Status != c.image || strings.Contains(image.Message, "not looked at yet") {
+			if image == nil || image.Status != c.image || strings.Contains(image.Message,
+				"not looked at yet") {
 				t.Errorf("ImageReady is %+v; wanted %s", image, c.image)
 			}
 		})
@@ -69,12 +81,18 @@ func TestFailureOfARootfsContainerIsReported(t *testing.T) {
 func TestLongMessageIsCutBetweenLetters(t *testing.T) {
 	leaktest.Check(t)
 	for shift := range 3 {
-		in := Input{Desired: desired(corev1.RestartPolicyAlways), Record: record(stateNone, func(r *Record) { r.Failure = &failure{} })}
+		in := Input{Desired: desired(corev1.RestartPolicyAlways), Record: record(stateNone,
+			func(r *Record) {
+				r.Failure = &failure{}
+			})}
 		in.Record.Failure.Message = strings.Repeat("x", shift) + strings.Repeat("日本", status.MaxMessage)
 		st := Status(in, &v1alpha1.OCIBundleStatus{}, nil)
-		for _, message := range []string{st.State.Waiting.Message, meta.FindStatusCondition(st.Conditions, v1alpha1.ConditionRunning).Message} {
-			if !utf8.ValidString(message) || len(message) > status.MaxMessage || len(message) < status.MaxMessage-100 {
-				t.Errorf("found %d bytes, valid %v, which end in %q", len(message), utf8.ValidString(message), message[len(message)-40:])
+		for _, message := range []string{st.State.Waiting.Message, meta.FindStatusCondition(st.Conditions,
+			v1alpha1.ConditionRunning).Message} {
+			if !utf8.ValidString(message) || len(message) > status.MaxMessage ||
+				len(message) < status.MaxMessage-100 {
+				t.Errorf("found %d bytes, valid %v, which end in %q", len(message), utf8.ValidString(message),
+					message[len(message)-40:])
 			}
 		}
 	}
@@ -85,7 +103,8 @@ func TestLongMessageIsCutBetweenLetters(t *testing.T) {
 func TestReferenceChangesNothing(t *testing.T) {
 	leaktest.Check(t)
 	whole := v1alpha1.OCIBundleSpec{}
-	whole.Config.Raw = []byte(`{"process":{"cwd":"/<&>"},"linux":{"seccomp":{"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":9007199254740993,"op":"SCMP_CMP_EQ"}]}],"defaultAction":"SCMP_ACT_ERRNO"}},"ociVersion":"1.3.0"}`)
+	whole.Config.Raw = []byte(
+		`{"process":{"cwd":"/<&>"},"linux":{"seccomp":{"syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":9007199254740993,"op":"SCMP_CMP_EQ"}]}],"defaultAction":"SCMP_ACT_ERRNO"}},"ociVersion":"1.3.0"}`)
 	want, err := Hash(&whole)
 	if err != nil {
 		t.Fatal(err)
@@ -124,9 +143,11 @@ func TestUnresolvedBundleLeavesItsContainer(t *testing.T) {
 	})
 	b.until("a report of that", func() bool {
 		c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionAccepted)
-		return c != nil && c.Reason == v1alpha1.ReasonUnresolved && strings.Contains(c.Message, "not found; the container goes on")
+		return c != nil && c.Reason == v1alpha1.ReasonUnresolved && strings.Contains(c.Message,
+			"not found; the container goes on")
 	})
-	if got := summaryOf(b.source.last()); got.Outlook != status.Reconciling || got.Reason != v1alpha1.ReasonUnresolved {
+	if got := summaryOf(b.source.last()); got.Outlook != status.Reconciling ||
+		got.Reason != v1alpha1.ReasonUnresolved {
 		t.Errorf("found %+v", got)
 	}
 	if kills := b.kills(); len(kills) > 0 {

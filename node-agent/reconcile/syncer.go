@@ -95,7 +95,8 @@ type Syncer struct {
 // New returns a Syncer that does nothing until Run.
 func New(c Config) (*Syncer, error) {
 	if c.Source == nil || c.Images == nil || c.Supervisor == nil || c.Bundles == nil {
-		return nil, errors.New("sync: found no source, images, supervisor or bundles; allowed: all of them")
+		return nil, errors.New(
+			"sync: found no source, images, supervisor or bundles; allowed: all of them")
 	}
 	if !filepath.IsAbs(c.LogDir) {
 		return nil, fmt.Errorf("directory of logs: found %q; allowed: an absolute path", c.LogDir)
@@ -122,7 +123,8 @@ func New(c Config) (*Syncer, error) {
 		workers: map[source.Key]*worker{}, byID: map[string]source.Key{},
 	}
 	s.stages = lifecycle.Stages(lifecycle.Config{
-		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed, Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
+		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed,
+		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
 	})
 	return s, nil

@@ -15,7 +15,9 @@ func TestEndIsSeenOnceByTheNextAgent(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	b.stop()
-	if err := b.super.change("default_x_01234567", func(st *protocol.Status) { b.super.end(st, 5) }); err != nil {
+	if err := b.super.change("default_x_01234567", func(st *protocol.Status) {
+		b.super.end(st, 5)
+	}); err != nil {
 		t.Fatal(err)
 	}
 	b.run()
@@ -37,7 +39,9 @@ func TestDeletionWaitsForTheGracePeriodAndThenKills(t *testing.T) {
 	b.runs(1)
 	b.delete()
 	kills := b.kills
-	b.until("the stop signal", func() bool { return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.until("the stop signal", func() bool {
+		return slices.Equal(kills(), []string{"TERM"}) && b.clock.HasWaiters()
+	})
 	b.clock.Step(29 * time.Second)
 	b.look()
 	if k := kills(); !slices.Equal(k, []string{"TERM"}) {
@@ -62,7 +66,9 @@ func TestGracePeriodWithTheClockSetBack(t *testing.T) {
 	b := newBench(t)
 	b.runs(1)
 	b.delete()
-	b.until("the stop signal", func() bool { return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.until("the stop signal", func() bool {
+		return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+	})
 	b.stop()
 	b.clock.set(-time.Hour)
 	b.clock.Step(20 * time.Second)
@@ -94,7 +100,8 @@ func TestRecordWithDeadlinesByTheClock(t *testing.T) {
 				t.Fatal(err)
 			}
 			at := now.Add(tc.at).Format(time.RFC3339)
-			old := `{"id":"old","graceSeconds":20,"backOff":{"delay":40000000000,"notBefore":"` + at + `","waits":20000000000},"stop":{"deadline":"` + at + `","why":"x"}}`
+			old := `{"id":"old","graceSeconds":20,"backOff":{"delay":40000000000,"notBefore":"` + at +
+				`","waits":20000000000},"stop":{"deadline":"` + at + `","why":"x"}}`
 			if err := os.WriteFile(dir.File(recordFile), []byte(old), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -19,7 +19,9 @@ func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 			b := newBench(t)
 			b.runs(1)
 			b.delete()
-			b.until("the stop signal", func() bool { return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+			b.until("the stop signal", func() bool {
+				return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+			})
 			if again {
 				b.stop()
 			}
@@ -57,10 +59,14 @@ func TestGracePeriodIsMadeShorterWhileItStops(t *testing.T) {
 // TestGracePeriodWithoutEnd: a grace period of more seconds than a duration holds does not wrap
 // around to one that is over.
 func TestGracePeriodWithoutEnd(t *testing.T) {
-	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.TerminationGracePeriodSeconds = math.MaxInt64 })
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.TerminationGracePeriodSeconds = math.MaxInt64
+	})
 	b.runs(1)
 	b.delete()
-	b.until("the stop signal", func() bool { return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters() })
+	b.until("the stop signal", func() bool {
+		return slices.Equal(b.kills(), []string{"TERM"}) && b.clock.HasWaiters()
+	})
 	b.clock.Step(1000 * time.Hour)
 	b.look()
 	if k := b.kills(); !slices.Equal(k, []string{"TERM"}) {

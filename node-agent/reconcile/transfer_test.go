@@ -20,7 +20,9 @@ import (
 // heldImages are images whose pull ends when the test says so.
 type heldImages struct{ end chan error }
 
-func (h heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullPolicy) (*lifecycle.Image, error) {
+func (h heldImages) Ensure(ctx context.Context, reference string,
+	_ corev1.PullPolicy,
+) (*lifecycle.Image, error) {
 	select {
 	case err := <-h.end:
 		return &lifecycle.Image{ID: reference}, err
@@ -31,7 +33,9 @@ func (h heldImages) Ensure(ctx context.Context, reference string, _ corev1.PullP
 
 // TestProgressOfAPull: the status says how far it is, at growing intervals.
 func TestProgressOfAPull(t *testing.T) {
-	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"}
+	})
 	b.until("the failure without images", func() bool {
 		return meta.IsStatusConditionFalse(b.source.last().Conditions, v1alpha1.ConditionImageReady)
 	})
@@ -77,7 +81,9 @@ func TestProgressOfAPull(t *testing.T) {
 
 // TestStopDuringAPull: a container that is stopped does not wait for its image.
 func TestStopDuringAPull(t *testing.T) {
-	b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"} })
+	b := newBench(t, func(o *v1alpha1.OCIBundle) {
+		o.Spec.Image = &v1alpha1.BundleImage{Reference: "x:1"}
+	})
 	b.until("the failure without images", func() bool {
 		return meta.IsStatusConditionFalse(b.source.last().Conditions, v1alpha1.ConditionImageReady)
 	})
@@ -90,7 +96,10 @@ func TestStopDuringAPull(t *testing.T) {
 		}
 		return ""
 	}
-	b.until("the pull", func() bool { b.clock.Step(10 * time.Second); return reason() == v1alpha1.ReasonPulling })
+	b.until("the pull", func() bool {
+		b.clock.Step(10 * time.Second)
+		return reason() == v1alpha1.ReasonPulling
+	})
 	b.source.mu.Lock()
 	next := b.source.bundle.DeepCopy()
 	next.Annotations = map[string]string{source.AnnotationStopped: "true"}

@@ -53,7 +53,9 @@ func TestStartIsUnknown(t *testing.T) {
 				t.Errorf("the volume of the running container: %v", err)
 			}
 			b.exit(0)
-			b.until("it has succeeded", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
+			b.until("it has succeeded", func() bool {
+				return b.source.last().Phase == v1alpha1.ContainerSucceeded
+			})
 			if got := b.source.last(); got.RestartCount != 0 || b.super.starts != 1 {
 				t.Errorf("started %d times; found %+v", b.super.starts, got)
 			}
@@ -66,7 +68,9 @@ func TestStartIsUnknown(t *testing.T) {
 func TestAgentEndsWhileItStarts(t *testing.T) {
 	for _, request := range []string{"create", "start"} {
 		t.Run(request, func(t *testing.T) {
-			b := newUnsureBench(t, map[string][]string{request: {"lose"}}, func(b *v1alpha1.OCIBundle) { b.Spec.RestartPolicy = corev1.RestartPolicyNever })
+			b := newUnsureBench(t, map[string][]string{request: {"lose"}}, func(b *v1alpha1.OCIBundle) {
+				b.Spec.RestartPolicy = corev1.RestartPolicyNever
+			})
 			b.until("the request", func() bool {
 				b.super.mu.Lock()
 				defer b.super.mu.Unlock()
@@ -126,7 +130,8 @@ func TestStatusSaysWhatFailsAgainAndAgain(t *testing.T) {
 	b.runs(1)
 	b.delete()
 	message := func() string {
-		if c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRunning); c != nil {
+		c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRunning)
+		if c != nil {
 			return string(c.Status) + " " + c.Reason + ": " + c.Message
 		}
 		return ""
@@ -135,7 +140,8 @@ func TestStatusSaysWhatFailsAgainAndAgain(t *testing.T) {
 		if b.clock.HasWaiters() {
 			b.clock.Step(30 * time.Second)
 		}
-		return strings.HasPrefix(message(), "True Started: ") && strings.Contains(message(), "has failed (Stop): the test loses it")
+		return strings.HasPrefix(message(), "True Started: ") && strings.Contains(message(),
+			"has failed (Stop): the test loses it")
 	})
 	b.until("the stop signal", func() bool {
 		if b.clock.HasWaiters() && len(b.kills()) == 0 {
@@ -144,7 +150,8 @@ func TestStatusSaysWhatFailsAgainAndAgain(t *testing.T) {
 		return len(b.kills()) > 0
 	})
 	b.until("the status says no more of it", func() bool {
-		return strings.Contains(message(), "it has been told to stop") && !strings.Contains(message(), "has failed")
+		return strings.Contains(message(), "it has been told to stop") && !strings.Contains(message(),
+			"has failed")
 	})
 }
 
@@ -172,7 +179,9 @@ func TestSourceFails(t *testing.T) {
 	src.failures.Store(3)
 	s, err := New(Config{
 		Source: src, Images: noImages{}, Supervisor: b.super, Bundles: b.bundles, LogDir: b.dir + "/logs",
-		CgroupParent: "/berth", Handlers: func() []string { return []string{v1alpha1.HandlerNative} }, Clock: b.clock, BootClock: b.clock.sinceBoot,
+		CgroupParent: "/berth", Handlers: func() []string {
+			return []string{v1alpha1.HandlerNative}
+		}, Clock: b.clock, BootClock: b.clock.sinceBoot,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -19,11 +19,15 @@ import (
 
 // damage has ways to corrupt the content of a record.
 var damage = map[string]func(string) string{
-	"empty":                  func(string) string { return "" },
-	"cut off":                func(s string) string { return s[:len(s)/2] },
-	"no JSON":                func(string) string { return "\x00\x00\x00\x00" },
-	"another container's id": func(s string) string { return strings.Replace(s, unsureID, "default_other_76543210", 1) },
-	"of a newer version":     func(s string) string { return strings.Replace(s, `"version":1`, `"version":1000`, 1) },
+	"empty":   func(string) string { return "" },
+	"cut off": func(s string) string { return s[:len(s)/2] },
+	"no JSON": func(string) string { return "\x00\x00\x00\x00" },
+	"another container's id": func(s string) string {
+		return strings.Replace(s, unsureID, "default_other_76543210", 1)
+	},
+	"of a newer version": func(s string) string {
+		return strings.Replace(s, `"version":1`, `"version":1000`, 1)
+	},
 }
 
 func policy(p corev1.RestartPolicy) func(*v1alpha1.OCIBundle) {
@@ -60,7 +64,8 @@ func (b *bench) spoil(t *testing.T, change func(string) string, desired bool) []
 		t.Fatal(err)
 	}
 	if desired {
-		if err := os.WriteFile(b.bundles.Dir(unsureID).File(desiredFile), []byte(change("{}")), 0o600); err != nil {
+		if err := os.WriteFile(b.bundles.Dir(unsureID).File(desiredFile), []byte(change("{}")),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -79,7 +84,8 @@ func TestUnreadableRecordLeavesProcessRunning(t *testing.T) {
 				good := b.spoil(t, change, desired)
 				b.run()
 				b.until("Degraded", b.degraded)
-				if got := b.source.last(); got.PID != 4242 || got.Phase != v1alpha1.ContainerRunning || len(b.kills()) > 0 || b.starts() != 1 {
+				if got := b.source.last(); got.PID != 4242 || got.Phase != v1alpha1.ContainerRunning ||
+					len(b.kills()) > 0 || b.starts() != 1 {
 					t.Fatalf("found %+v, the signals %v and %d starts", got, b.kills(), b.starts())
 				}
 				b.stop()
@@ -112,7 +118,10 @@ func TestUnreadableRecordLeavesProcessRunning(t *testing.T) {
 // that is gone: a job is not run again, and a service is, unless a newer agent wrote the record.
 func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 	for name, change := range damage {
-		for _, p := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever} {
+		for _, p := range []corev1.RestartPolicy{
+			corev1.RestartPolicyAlways,
+			corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever,
+		} {
 			t.Run(name+", "+string(p), func(t *testing.T) {
 				b := newBench(t, policy(p))
 				b.runs(1)
@@ -122,7 +131,9 @@ func TestUnreadableRecordRunsNothingTwice(t *testing.T) {
 				b.super.mu.Unlock()
 				b.run()
 				if p == corev1.RestartPolicyAlways && name != "of a newer version" {
-					b.until("it runs again", func() bool { return b.starts() == 2 && !b.degraded() && b.source.last().PID != 0 })
+					b.until("it runs again", func() bool {
+						return b.starts() == 2 && !b.degraded() && b.source.last().PID != 0
+					})
 					return
 				}
 				b.until("Degraded", b.degraded)
@@ -147,14 +158,21 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.super.mu.Lock()
-	b.super.all["default_gone_76543210"] = &protocol.Status{ID: "default_gone_76543210", Bundle: b.bundles.Dir("default_gone_76543210").Path(), State: protocol.Running, StartedAt: now}
-	b.super.all["other"] = &protocol.Status{ID: "other", Bundle: "/elsewhere/other", State: protocol.Running, StartedAt: now}
+	b.super.all["default_gone_76543210"] = &protocol.Status{
+		ID:     "default_gone_76543210",
+		Bundle: b.bundles.Dir("default_gone_76543210").Path(), State: protocol.Running, StartedAt: now,
+	}
+	b.super.all["other"] = &protocol.Status{
+		ID: "other", Bundle: "/elsewhere/other",
+		State: protocol.Running, StartedAt: now,
+	}
 	var all []protocol.Status
 	for _, st := range b.super.all {
 		all = append(all, *st)
 	}
 	b.super.mu.Unlock()
-	b.super.away.Store(true) // or the wanted one would be created before the supervisor has listed its containers
+	// or the wanted one would be created before the supervisor has listed its containers
+	b.super.away.Store(true)
 	b.run()
 	b.until("the agent has read its records", func() bool {
 		b.syncer.mu.Lock()
@@ -181,6 +199,7 @@ func TestOrphans(t *testing.T) {
 		t.Errorf("found the signals %v; want those to the orphan alone", got)
 	}
 	if state(unsureID) != protocol.Running || state("other") != protocol.Running || b.starts() != 1 {
-		t.Errorf("found the wanted one %q, the other agent's %q and %d starts", state(unsureID), state("other"), b.starts())
+		t.Errorf("found the wanted one %q, the other agent's %q and %d starts", state(unsureID),
+			state("other"), b.starts())
 	}
 }

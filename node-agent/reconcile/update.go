@@ -75,7 +75,8 @@ func (in *Input) compareRunning(dir bundle.Dir, now boottime.Instant) {
 // refusedUpdate reports whether the running container could not be updated to the desired spec.
 func (in Input) refusedUpdate() bool {
 	r := in.Record
-	return r != nil && r.State == stateRunning && r.Refusal != nil && in.Desired != nil && r.Refusal.Generation == in.Desired.Generation
+	return r != nil && r.State == stateRunning && r.Refusal != nil && in.Desired != nil &&
+		r.Refusal.Generation == in.Desired.Generation
 }
 
 // updateRunning gives a running container the changed values. The record names them before: if the
@@ -123,9 +124,13 @@ func (s *Syncer) refuseUpdate(in *Input, err error) error {
 	if !errors.As(err, &fault) || fault.Class != lifecycle.ContainerFault {
 		return err
 	}
-	s.Log.Warn("cannot update the container; it goes on as it was", "container", in.Record.Key.String(), "error", err)
+	s.Log.Warn("cannot update the container; it goes on as it was", "container",
+		in.Record.Key.String(), "error", err)
 	s.note(in.Record, func(r *Record) {
-		next := &refusedUpdate{Generation: in.Desired.Generation, Reason: fault.Reason, Message: err.Error()}
+		next := &refusedUpdate{
+			Generation: in.Desired.Generation, Reason: fault.Reason,
+			Message: err.Error(),
+		}
 		if in.refusedUpdate() {
 			next.BackOff = r.Refusal.BackOff
 		}
@@ -153,7 +158,8 @@ func (l *lastOffer) of(accepted, compiled *v1alpha1.OCIBundle) string {
 		set := change.Classify(&accepted.Spec, &compiled.Spec)
 		if fields := append(set.Of(change.Replace), set.Of(change.Live)...); len(fields) > 0 {
 			slices.Sort(fields)
-			l.text = fmt.Sprintf("this version of Berth gives %s another value: to have that, set the annotation %s in the manifest to a new value",
+			l.text = fmt.Sprintf(
+				"this version of Berth gives %s another value: to have that, set the annotation %s in the manifest to a new value",
 				strings.Join(fields, ", "), v1alpha1.AnnotationRecompile)
 		}
 	}

@@ -35,7 +35,8 @@ func (b *bench) setPids(limit string, more ...func(*v1alpha1.OCIBundle)) {
 		if err := json.Unmarshal(o.Spec.Config.Raw, &config); err != nil {
 			b.Fatal(err)
 		}
-		config["linux"] = json.RawMessage(`{"namespaces":[{"type":"mount"},{"type":"pid"}],"resources":` + resources + `}`)
+		config["linux"] = json.RawMessage(`{"namespaces":[{"type":"mount"},{"type":"pid"}],"resources":` +
+			resources + `}`)
 		o.Spec.Config.Raw, _ = json.Marshal(config)
 		o.Generation++
 		o.Spec.CompiledGeneration = o.Generation
@@ -95,7 +96,8 @@ func (b *bench) untilUpdates(want ...string) {
 		b.source.mu.Lock()
 		generation := b.source.bundle.Generation
 		b.source.mu.Unlock()
-		return strings.Join(got, " ") == strings.Join(want, " ") && b.source.last().ObservedGeneration == generation
+		return strings.Join(got, " ") == strings.Join(want, " ") &&
+			b.source.last().ObservedGeneration == generation
 	})
 }
 
@@ -131,7 +133,8 @@ func TestLiveChanges(t *testing.T) {
 	b.setPids("30", func(o *v1alpha1.OCIBundle) { o.Spec.TerminationGracePeriodSeconds = 7 })
 	b.untilUpdates("-1>20", "20>30")
 	b.assertOneRun(true)
-	if r := b.record(); r.Made != 3 || r.Generation != 3 || r.Compiled != 3 || len(r.Updating) > 0 || r.Refusal != nil {
+	if r := b.record(); r.Made != 3 || r.Generation != 3 || r.Compiled != 3 || len(r.Updating) > 0 ||
+		r.Refusal != nil {
 		t.Errorf("the record is %+v", r)
 	}
 	if _, err := os.Stat(b.bundles.Dir(oldID).File(runningFile)); !errors.Is(err, fs.ErrNotExist) {
@@ -178,11 +181,15 @@ func TestLiveChangesOfTheLog(t *testing.T) {
 	b.super.refuses = "update x: linux.resources.pids.limit: the test refuses it"
 	b.super.mu.Unlock()
 	b.setPids("30", keepLogs(2), func(o *v1alpha1.OCIBundle) {
-		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(1)), MaxSeconds: new(int32(1))}
+		o.Spec.RestartBackOff = &v1alpha1.RestartBackOff{
+			InitialSeconds: new(int32(1)),
+			MaxSeconds:     new(int32(1)),
+		}
 	})
 	b.untilUpdates("3*65536", "-1>20,4*65536", "5*10485760", "20>30,2*65536")
 	b.assertOneRun(false)
-	if running := readBundle(b.bundles.Dir(oldID), runningFile); running == nil || running.Spec.Logging != nil || running.Spec.RestartBackOff != nil {
+	if running := readBundle(b.bundles.Dir(oldID), runningFile); running == nil ||
+		running.Spec.Logging != nil || running.Spec.RestartBackOff != nil {
 		t.Errorf("it goes on as %+v", running)
 	}
 	b.super.mu.Lock()
@@ -258,7 +265,8 @@ func TestRefusedLiveChange(t *testing.T) {
 	b.untilUpdates("-1>20")
 	b.assertOneRun(false)
 	accepted := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionAccepted)
-	if accepted.Reason != v1alpha1.ReasonUpdateRefused || !strings.HasPrefix(accepted.Message, "config.linux.resources.pids.limit: the test refuses it") {
+	if accepted.Reason != v1alpha1.ReasonUpdateRefused || !strings.HasPrefix(accepted.Message,
+		"config.linux.resources.pids.limit: the test refuses it") {
 		t.Errorf("Accepted is %+v", accepted)
 	}
 	// Neither looking nor another agent tries again before the time.
@@ -278,7 +286,8 @@ func TestRefusedLiveChange(t *testing.T) {
 	// The refused part is not there for a stop, either.
 	b.until("the record of that", func() bool {
 		r := b.record()
-		return r.Refusal != nil && r.Refusal.BackOff.Waits == 2*defaultBackOff().first && len(r.Updating) == 0 && r.Made == 1
+		return r.Refusal != nil && r.Refusal.BackOff.Waits == 2*defaultBackOff().first &&
+			len(r.Updating) == 0 && r.Made == 1
 	})
 	refuse("")
 	b.until("the timer", b.clock.HasWaiters)
@@ -296,9 +305,15 @@ func TestRefusedLiveChange(t *testing.T) {
 // TestRefusedLiveChangeOfAJob: a job that ends with the limits of before is not run again for those
 // that were refused. One that runs always is started again with them.
 func TestRefusedLiveChangeOfAJob(t *testing.T) {
-	for policy, starts := range map[corev1.RestartPolicy]int{corev1.RestartPolicyNever: 1, corev1.RestartPolicyAlways: 2} {
+	for policy, starts := range map[corev1.RestartPolicy]int{
+		corev1.RestartPolicyNever:  1,
+		corev1.RestartPolicyAlways: 2,
+	} {
 		t.Run(string(policy), func(t *testing.T) {
-			b := newBench(t, func(o *v1alpha1.OCIBundle) { o.Spec.RestartPolicy = policy; o.Spec.CompiledGeneration = 1 })
+			b := newBench(t, func(o *v1alpha1.OCIBundle) {
+				o.Spec.RestartPolicy = policy
+				o.Spec.CompiledGeneration = 1
+			})
 			b.runs(1)
 			b.super.mu.Lock()
 			b.super.refuses = "no"
@@ -417,7 +432,8 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	b.stop()
 	begun := now()
 	var r map[string]json.RawMessage
-	if err := json.Unmarshal(begun.record, &r); err != nil || r["updating"] == nil || begun.running == nil {
+	if err := json.Unmarshal(begun.record, &r); err != nil || r["updating"] == nil ||
+		begun.running == nil {
 		t.Fatalf("the record is %s (%v)", begun.record, err)
 	}
 	delete(r, "updating")
@@ -447,7 +463,10 @@ func TestLiveChangeKilledAtEachStep(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b.T = t
-			for name, data := range map[string][]byte{runningFile: tc.left.running, desiredFile: tc.left.desired, recordFile: tc.left.record} {
+			for name, data := range map[string][]byte{
+				runningFile: tc.left.running,
+				desiredFile: tc.left.desired, recordFile: tc.left.record,
+			} {
 				var err error
 				if data == nil {
 					if err = os.Remove(dir.File(name)); errors.Is(err, fs.ErrNotExist) {
@@ -503,7 +522,8 @@ func TestLiveChangeAfterAnUpgrade(t *testing.T) {
 		if !bytes.Contains(o.Spec.Config.Raw, resources) {
 			t.Fatalf("found no resources in %s", o.Spec.Config.Raw)
 		}
-		o.Spec.Config.Raw = bytes.Replace(o.Spec.Config.Raw, resources, append(resources, []byte(`"pids":{"limit":20},`)...), 1)
+		o.Spec.Config.Raw = bytes.Replace(o.Spec.Config.Raw, resources,
+			append(resources, []byte(`"pids":{"limit":20},`)...), 1)
 		o.Generation++
 	})
 	b.syncer.Changed(keyNamed("x"))
@@ -531,9 +551,11 @@ func TestEditOfLimitsTakesNoNewerDefaults(t *testing.T) {
 	b.untilUpdates("-1>20")
 	b.assertOneRun(true)
 	b.until("the offer", func() bool {
-		return meta.IsStatusConditionTrue(b.source.last().Conditions, v1alpha1.ConditionRecompileAvailable)
+		return meta.IsStatusConditionTrue(b.source.last().Conditions,
+			v1alpha1.ConditionRecompileAvailable)
 	})
-	if accepted := readDesired(b.bundles.Dir(oldID)); bytes.Contains(accepted.Spec.Config.Raw, []byte("the next version")) {
+	accepted := readDesired(b.bundles.Dir(oldID))
+	if bytes.Contains(accepted.Spec.Config.Raw, []byte("the next version")) {
 		t.Errorf("accepted %s", accepted.Spec.Config.Raw)
 	}
 	// Another program is compiled by this version.
@@ -551,7 +573,8 @@ func TestNewerDefaultsAreOffered(t *testing.T) {
 	b.run()
 	b.until("the offer", func() bool {
 		c := meta.FindStatusCondition(b.source.last().Conditions, v1alpha1.ConditionRecompileAvailable)
-		return c != nil && c.Status == "True" && strings.Contains(c.Message, "config.annotations.compiled-by")
+		return c != nil && c.Status == "True" && strings.Contains(c.Message,
+			"config.annotations.compiled-by")
 	})
 	b.assertOneRun(true)
 	b.set(func(o *v1alpha1.OCIBundle) { o.Generation++ })
@@ -560,6 +583,7 @@ func TestNewerDefaultsAreOffered(t *testing.T) {
 	b.exit(0)
 	b.until("nothing is offered", func() bool {
 		s := b.source.last()
-		return s.PID != 0 && meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionRecompileAvailable) == nil
+		return s.PID != 0 && meta.FindStatusCondition(s.Conditions,
+			v1alpha1.ConditionRecompileAvailable) == nil
 	})
 }

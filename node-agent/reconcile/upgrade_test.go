@@ -57,7 +57,8 @@ func newOldBench(t *testing.T, state string) *bench {
 				t.Fatal(err)
 			}
 		}
-		write(filepath.Join(held, name), bytes.ReplaceAll(data, []byte("LOGS"), []byte(filepath.Join(dir, "logs"))))
+		write(filepath.Join(held, name), bytes.ReplaceAll(data, []byte("LOGS"),
+			[]byte(filepath.Join(dir, "logs"))))
 	}
 	// As its source gives it to this version.
 	desired.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: "x", UID: "of-the-container"}
@@ -68,11 +69,15 @@ func newOldBench(t *testing.T, state string) *bench {
 	}
 	clk := &settableClock{FakeClock: testclock.NewFakeClock(now)}
 	b := &bench{
-		T: t, clock: clk, dir: dir, bundles: bundles, source: &memorySource{bundle: &desired}, stop: func() {},
+		T: t, clock: clk, dir: dir, bundles: bundles, source: &memorySource{bundle: &desired},
+		stop:  func() {},
 		super: &fakeSupervisor{clock: clk, all: map[string]*protocol.Status{}},
 	}
 	if state == "running" {
-		b.super.all[oldID] = &protocol.Status{ID: oldID, State: protocol.Running, PID: 4242, StartedAt: now}
+		b.super.all[oldID] = &protocol.Status{
+			ID: oldID, State: protocol.Running, PID: 4242,
+			StartedAt: now,
+		}
 	}
 	return b
 }
@@ -107,20 +112,24 @@ func (b *bench) stays(phase v1alpha1.ContainerPhase) {
 	if b.super.starts > 0 {
 		b.Errorf("the container was started %d times", b.super.starts)
 	}
-	if log, err := os.ReadFile(filepath.Join(b.dir, "logs", "default_x_0123456789", "0.log")); err != nil || !bytes.Contains(log, []byte("done")) {
+	log, err := os.ReadFile(filepath.Join(b.dir, "logs", "default_x_0123456789", "0.log"))
+	if err != nil || !bytes.Contains(log, []byte("done")) {
 		b.Errorf("the log is %q (%v)", log, err)
 	}
 }
 
 func recompile(b *v1alpha1.OCIBundle) {
-	b.Spec.Config.Raw = bytes.Replace(b.Spec.Config.Raw, []byte("{"), []byte(`{"annotations":{"compiled-by":"the next version"},`), 1)
+	b.Spec.Config.Raw = bytes.Replace(b.Spec.Config.Raw, []byte("{"),
+		[]byte(`{"annotations":{"compiled-by":"the next version"},`), 1)
 }
 
 // TestUpgradeMakesNothingAgain: whatever another version of Berth compiles, a container that runs
 // goes on, and one that has finished is not run again.
 func TestUpgradeMakesNothingAgain(t *testing.T) {
 	leaktest.Check(t)
-	for state, phase := range map[string]v1alpha1.ContainerPhase{"finished": v1alpha1.ContainerSucceeded, "running": v1alpha1.ContainerRunning} {
+	for state, phase := range map[string]v1alpha1.ContainerPhase{
+		"finished": v1alpha1.ContainerSucceeded, "running": v1alpha1.ContainerRunning,
+	} {
 		t.Run(state, func(t *testing.T) {
 			b := newOldBench(t, state)
 			b.stays(phase)
@@ -182,7 +191,8 @@ func TestUpgradeMakesNothingAgain(t *testing.T) {
 				o.Spec.CompiledGeneration = 8
 				o.Generation++
 				o.Spec.Volumes = nil
-				o.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` + filepath.Join(b.dir, "rootfs") + `"},"process":{"cwd":"/"},"linux":{}}`)
+				o.Spec.Config.Raw = []byte(`{"ociVersion":"1.3.0","root":{"path":"` +
+					filepath.Join(b.dir, "rootfs") + `"},"process":{"cwd":"/"},"linux":{}}`)
 			})
 			b.syncer.Changed(keyNamed("x"))
 			b.until("the run of the edited job", func() bool {
@@ -224,7 +234,9 @@ func TestInterruptedRestartIsMadeStill(t *testing.T) {
 			})
 			b.runs(1)
 			b.exit(0)
-			b.until("it has succeeded", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
+			b.until("it has succeeded", func() bool {
+				return b.source.last().Phase == v1alpha1.ContainerSucceeded
+			})
 			b.super.mu.Lock()
 			b.super.unsure = map[string][]string{"create": {"drop"}}
 			b.super.mu.Unlock()
@@ -244,7 +256,9 @@ func TestInterruptedRestartIsMadeStill(t *testing.T) {
 				return b.source.last().RestartCount == 1 && b.source.last().PID != 0
 			})
 			b.exit(0)
-			b.until("it has succeeded again", func() bool { return b.source.last().Phase == v1alpha1.ContainerSucceeded })
+			b.until("it has succeeded again", func() bool {
+				return b.source.last().Phase == v1alpha1.ContainerSucceeded
+			})
 			b.look()
 			b.wantStarts(2)
 		})
@@ -269,7 +283,8 @@ func TestHashOfTheFirstVersion(t *testing.T) {
 		}
 		b.Spec.CompiledGeneration, b.Spec.MinAgentRevision = 3, 1
 		if hash, err := Hash(&b.Spec); err != nil || hash != r.Hash {
-			t.Errorf("%s: the hash is %s (%v), was %s: every container would be replaced by an upgrade", state, hash, err, r.Hash)
+			t.Errorf("%s: the hash is %s (%v), was %s: every container would be replaced by an upgrade",
+				state, hash, err, r.Hash)
 		}
 	}
 }
@@ -278,7 +293,8 @@ func TestHashOfTheFirstVersion(t *testing.T) {
 // changes no hash where it is empty.
 func TestHashedFieldsAreOmittedWhenEmpty(t *testing.T) {
 	leaktest.Check(t)
-	always := map[string]bool{"Volume.name": true, "HostPathVolumeSource.path": true} // of the first version
+	// of the first version
+	always := map[string]bool{"Volume.name": true, "HostPathVolumeSource.path": true}
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[v1alpha1.BundleProcess](), reflect.TypeFor[v1alpha1.Volume](),
 		reflect.TypeFor[corev1.HostPathVolumeSource](), reflect.TypeFor[corev1.EmptyDirVolumeSource](),

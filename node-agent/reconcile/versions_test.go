@@ -42,7 +42,8 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := map[string]runState{"running": stateRunning, "finished": stateEnded}[filepath.Base(dir)]
-			if r.State != want || r.Key.Namespace != "default" || r.UID == "" || r.ID == "" || r.Hash == "" || r.Generation != 1 || r.StartedAt.IsZero() ||
+			if r.State != want || r.Key.Namespace != "default" || r.UID == "" || r.ID == "" ||
+				r.Hash == "" || r.Generation != 1 || r.StartedAt.IsZero() ||
 				(r.Exit != nil) != (want == stateEnded) {
 				t.Errorf("found the record %+v", r)
 			}
@@ -53,9 +54,11 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 			if hash, err := Hash(&b.Spec); err != nil || hash != r.Hash {
 				t.Errorf("found the hash %q (%v) of the spec; want %q", hash, err, r.Hash)
 			}
-			if logs := strings.Contains(dir, "logging"); logs != (b.Spec.Logging != nil) || logs != (b.Spec.RestartBackOff != nil) ||
+			if logs := strings.Contains(dir, "logging"); logs != (b.Spec.Logging != nil) ||
+				logs != (b.Spec.RestartBackOff != nil) ||
 				(logs && want == stateEnded) != (r.BackOff.Waits == time.Hour) {
-				t.Errorf("found the back-off %+v of %+v, and the log %+v", r.BackOff, b.Spec.RestartBackOff, b.Spec.Logging)
+				t.Errorf("found the back-off %+v of %+v, and the log %+v", r.BackOff, b.Spec.RestartBackOff,
+					b.Spec.Logging)
 			}
 			for _, name := range []string{recordFile, desiredFile} {
 				newer(t, d.File(name), `{"version":2,"key":"other","metadata":{"name":"x"}}`)

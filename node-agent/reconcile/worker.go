@@ -87,7 +87,8 @@ func (s *Syncer) work(w *worker) {
 		switch {
 		case s.ctx.Err() != nil:
 		case after > 0:
-			w.timer = s.Clock.AfterFunc(after, func() { go s.Changed(w.key) }) // a clock may call it under a lock of its own
+			// a clock may call it under a lock of its own
+			w.timer = s.Clock.AfterFunc(after, func() { go s.Changed(w.key) })
 		case len(w.records) == 0 && w.told == nil:
 			delete(s.workers, w.key)
 		}
@@ -170,7 +171,9 @@ func idOf(in Input) string {
 
 // noteUnseen notes that a look which began at that time has failed, and reports it once looks have
 // failed for a while.
-func (s *Syncer) noteUnseen(ctx context.Context, w *worker, in Input, began time.Time, err error, log *slog.Logger) {
+func (s *Syncer) noteUnseen(ctx context.Context, w *worker, in Input, began time.Time, err error,
+	log *slog.Logger,
+) {
 	log.Error("cannot look at the container; trying again", "error", err)
 	if w.unseen.IsZero() {
 		w.unseen = began
@@ -188,7 +191,9 @@ func (s *Syncer) noteUnseen(ctx context.Context, w *worker, in Input, began time
 const unseenAfter = 3 * time.Second
 
 // noteTrouble notes that an act has failed, and reports it if it is worth reporting.
-func (s *Syncer) noteTrouble(ctx context.Context, w *worker, in Input, verb Verb, err error, log *slog.Logger) {
+func (s *Syncer) noteTrouble(ctx context.Context, w *worker, in Input, verb Verb, err error,
+	log *slog.Logger,
+) {
 	log.Error("failed; trying again", "verb", verb, "error", err)
 	if in.StorageFailed, in.Trouble = w.trouble(verb, err); in.Trouble != "" {
 		if err := s.report(ctx, w, in, nil, 0); err != nil {

@@ -87,7 +87,8 @@ func New(o Options) (*Agent, error) {
 		o.Handlers = func() []v1alpha1.NodeHandler { return nil }
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
+	err := errors.Join(v1alpha1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme))
+	if err != nil {
 		return nil, err
 	}
 	berth, errBerth := apiserver.NewClient(o.Config, v1alpha1.GroupVersion, scheme)
@@ -159,14 +160,18 @@ func (a *Agent) tryStatus(ctx context.Context) {
 	}
 	a.written = nil
 	if strings.Contains(err.Error(), "field not declared in schema") {
-		err = fmt.Errorf("%w: the cluster's CRDs are older than this agent: kubectl apply -k config/crd", err)
+		err = fmt.Errorf("%w: the cluster's CRDs are older than this agent: kubectl apply -k config/crd",
+			err)
 	}
 	a.o.Log.Warn("cannot write the NodeAgent's status; trying again", "error", err)
 }
 
 // register applies the NodeAgent and its labels.
 func (a *Agent) register(ctx context.Context) error {
-	now, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name, "labels": Labels(a.o.Name)}})
+	now, err := a.apply(ctx, map[string]any{"metadata": map[string]any{
+		"name":   a.o.Name,
+		"labels": Labels(a.o.Name),
+	}})
 	if err != nil {
 		return fmt.Errorf("apply NodeAgent %s: %w", a.o.Name, err)
 	}
@@ -178,14 +183,17 @@ func (a *Agent) register(ctx context.Context) error {
 }
 
 // apply applies fields of the NodeAgent, or of its subresource, and notes the API server's answer.
-func (a *Agent) apply(ctx context.Context, fields map[string]any, subresource ...string) (*v1alpha1.NodeAgent, error) {
+func (a *Agent) apply(ctx context.Context, fields map[string]any,
+	subresource ...string,
+) (*v1alpha1.NodeAgent, error) {
 	fields["apiVersion"], fields["kind"] = v1alpha1.GroupVersion.String(), "NodeAgent"
 	data, err := json.Marshal(fields)
 	if err != nil {
 		return nil, err
 	}
 	now := &v1alpha1.NodeAgent{}
-	err = a.berth.Patch(types.ApplyPatchType).Resource("nodeagents").Name(a.o.Name).SubResource(subresource...).
+	err = a.berth.Patch(types.ApplyPatchType).Resource(
+		"nodeagents").Name(a.o.Name).SubResource(subresource...).
 		Param("fieldManager", fieldOwner).Param("force", "true").Body(data).Do(ctx).Into(now)
 	if err != nil {
 		return nil, err
@@ -208,10 +216,14 @@ func (a *Agent) status(ctx context.Context) error {
 		return nil
 	}
 	status := a.compute(ctx)
-	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) && time.Since(a.at) < a.o.ApplyEvery {
+	if a.written != nil && apiequality.Semantic.DeepEqual(status, a.written) &&
+		time.Since(a.at) < a.o.ApplyEvery {
 		return nil
 	}
-	_, err := a.apply(ctx, map[string]any{"metadata": map[string]any{"name": a.o.Name}, "status": status}, "status")
+	_, err := a.apply(ctx, map[string]any{
+		"metadata": map[string]any{"name": a.o.Name},
+		"status":   status,
+	}, "status")
 	if err != nil {
 		if apierrors.IsNotFound(err) {
 			a.uid = "" // somebody deleted it: it is registered again
@@ -233,9 +245,14 @@ func (a *Agent) compute(ctx context.Context) *v1alpha1.NodeAgentStatus {
 	if a.written != nil {
 		status.Conditions = append(status.Conditions, a.written.Conditions...)
 	}
-	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "AgentReady", Message: "the agent runs containers", LastTransitionTime: metav1.Now().Rfc3339Copy()}
+	ready := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue,
+		Reason: "AgentReady", Message: "the agent runs containers",
+		LastTransitionTime: metav1.Now().Rfc3339Copy(),
+	}
 	if load.Ready != nil {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "AgentNotReady", load.Ready.Error()
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "AgentNotReady",
+			load.Ready.Error()
 	}
 	meta.SetStatusCondition(&status.Conditions, ready)
 	return status
@@ -246,14 +263,21 @@ func (a *Agent) renew(ctx context.Context) error {
 	now := metav1.NowMicro()
 	seconds := int32(LeaseSeconds)
 	want := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodeNamespace(a.o.Name), Name: a.o.Name, Labels: map[string]string{v1alpha1.LabelNode: ""}, OwnerReferences: []metav1.OwnerReference{{
-			APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeAgent", Name: a.o.Name, UID: a.uid,
-		}}},
-		Spec: coordinationv1.LeaseSpec{HolderIdentity: &a.o.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: v1alpha1.NodeNamespace(a.o.Name), Name: a.o.Name,
+			Labels: map[string]string{v1alpha1.LabelNode: ""}, OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeAgent", Name: a.o.Name, UID: a.uid,
+			}},
+		},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &a.o.Name, LeaseDurationSeconds: &seconds,
+			RenewTime: &now,
+		},
 	}
 	if a.lease == nil {
 		have := &coordinationv1.Lease{}
-		err := a.leases.Get().Namespace(want.Namespace).Resource("leases").Name(want.Name).Do(ctx).Into(have)
+		err := a.leases.Get().Namespace(want.Namespace).Resource(
+			"leases").Name(want.Name).Do(ctx).Into(have)
 		switch {
 		case apierrors.IsNotFound(err):
 			err := a.leases.Post().Namespace(want.Namespace).Resource("leases").Body(want).Do(ctx).Into(want)
@@ -269,10 +293,12 @@ func (a *Agent) renew(ctx context.Context) error {
 	}
 	next := a.lease.DeepCopy()
 	next.Spec, next.OwnerReferences, next.Labels = want.Spec, want.OwnerReferences, want.Labels
-	err := a.leases.Put().Namespace(next.Namespace).Resource("leases").Name(next.Name).Body(next).Do(ctx).Into(next)
+	err := a.leases.Put().Namespace(next.Namespace).Resource(
+		"leases").Name(next.Name).Body(next).Do(ctx).Into(next)
 	if err != nil {
 		a.lease = nil // it is read afresh at the next beat
-		a.stale = a.stale || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsForbidden(err)
+		a.stale = a.stale || apierrors.IsNotFound(err) || apierrors.IsConflict(err) ||
+			apierrors.IsForbidden(err)
 		return fmt.Errorf("renew Lease: %w", err)
 	}
 	a.lease = next

@@ -69,9 +69,11 @@ func Read(root, agentVersion string) (Facts, error) {
 		corev1.ResourceMemory: *resource.NewQuantity(memory, resource.BinarySI),
 	}
 	pidMax, err1 := strconv.ParseInt(strings.TrimSpace(line(root, "proc/sys/kernel/pid_max")), 10, 64)
-	threadsMax, err2 := strconv.ParseInt(strings.TrimSpace(line(root, "proc/sys/kernel/threads-max")), 10, 64)
+	threadsMax, err2 := strconv.ParseInt(strings.TrimSpace(line(root, "proc/sys/kernel/threads-max")),
+		10, 64)
 	if err1 == nil && err2 == nil {
-		f.Capacity[v1alpha1.ResourcePIDs] = *resource.NewQuantity(min(pidMax, threadsMax), resource.DecimalSI)
+		f.Capacity[v1alpha1.ResourcePIDs] = *resource.NewQuantity(min(pidMax, threadsMax),
+			resource.DecimalSI)
 	}
 	return f, nil
 }

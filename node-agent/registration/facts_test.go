@@ -38,16 +38,20 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Info.OSImage != "Debian GNU/Linux 12 (bookworm)" || f.Info.BootID != "b-o-o-t" || f.Info.AgentVersion != "v1" || f.Info.AgentRevision != v1alpha1.AgentRevision || f.Info.KernelVersion == "" {
+	if f.Info.OSImage != "Debian GNU/Linux 12 (bookworm)" || f.Info.BootID != "b-o-o-t" ||
+		f.Info.AgentVersion != "v1" || f.Info.AgentRevision != v1alpha1.AgentRevision ||
+		f.Info.KernelVersion == "" {
 		t.Errorf("found %+v", f.Info)
 	}
-	if f.Info.CgroupMode != v1alpha1.CgroupV1 || !reflect.DeepEqual(f.Info.CgroupControllers, []string{"cpu", "cpuacct", "memory"}) {
+	if f.Info.CgroupMode != v1alpha1.CgroupV1 || !reflect.DeepEqual(f.Info.CgroupControllers,
+		[]string{"cpu", "cpuacct", "memory"}) {
 		t.Errorf("found cgroups %s %v", f.Info.CgroupMode, f.Info.CgroupControllers)
 	}
 	if !reflect.DeepEqual(f.Info.LSMs, []string{"capability", "yama", "apparmor"}) {
 		t.Errorf("found LSMs %v", f.Info.LSMs)
 	}
-	cpu, memory, pids := f.Capacity[corev1.ResourceCPU], f.Capacity[corev1.ResourceMemory], f.Capacity[v1alpha1.ResourcePIDs]
+	cpu, memory, pids := f.Capacity[corev1.ResourceCPU], f.Capacity[corev1.ResourceMemory],
+		f.Capacity[v1alpha1.ResourcePIDs]
 	if cpu.Value() != 4 || memory.Value() != 16<<10 || pids.Value() != 300 {
 		t.Errorf("found capacity %v", f.Capacity)
 	}
@@ -58,7 +62,8 @@ func TestReadThisMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Capacity.Cpu().IsZero() || f.Capacity.Memory().IsZero() || f.Info.CgroupMode == "" || len(f.Info.CgroupControllers) == 0 {
+	if f.Capacity.Cpu().IsZero() || f.Capacity.Memory().IsZero() || f.Info.CgroupMode == "" ||
+		len(f.Info.CgroupControllers) == 0 {
 		t.Errorf("found %+v", f)
 	}
 }

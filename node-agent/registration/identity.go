@@ -34,7 +34,8 @@ func Identify(config *rest.Config, node string) (*rest.Config, error) {
 		return config, nil
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+	err := errors.Join(v1alpha1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme))
+	if err != nil {
 		return nil, err
 	}
 	core, errCore := apiserver.NewClient(config, corev1.SchemeGroupVersion, scheme)
@@ -43,7 +44,9 @@ func Identify(config *rest.Config, node string) (*rest.Config, error) {
 		return nil, fmt.Errorf("identity of the node: %w", err)
 	}
 	own := rest.AnonymousClientConfig(config)
-	own.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedTokenSource(&tokens{core: core, berth: berth, node: node})))
+	own.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedTokenSource(&tokens{
+		core: core, berth: berth, node: node,
+	})))
 	return own, nil
 }
 
@@ -58,18 +61,24 @@ func (t *tokens) Token() (*oauth2.Token, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	seconds := int64(tokenSeconds)
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
+	request := &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
+	}
 	began := time.Now()
-	err := t.core.Post().Namespace(v1alpha1.NodesNamespace).Resource("serviceaccounts").Name(t.node).SubResource("token").
+	err := t.core.Post().Namespace(v1alpha1.NodesNamespace).Resource(
+		"serviceaccounts").Name(t.node).SubResource("token").
 		Body(request).Do(ctx).Into(request)
 	if apierrors.IsNotFound(err) {
 		if errRegister := t.register(ctx); errRegister != nil {
 			return nil, errRegister
 		}
-		return nil, fmt.Errorf("the NodeAgent is registered, and berth-controller has not created ServiceAccount %s in %s yet", t.node, v1alpha1.NodesNamespace)
+		return nil, fmt.Errorf(
+			"the NodeAgent is registered, and berth-controller has not created ServiceAccount %s in %s yet",
+			t.node, v1alpha1.NodesNamespace)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("token of ServiceAccount %s in %s: %w", t.node, v1alpha1.NodesNamespace, err)
+		return nil, fmt.Errorf("token of ServiceAccount %s in %s: %w", t.node,
+			v1alpha1.NodesNamespace, err)
 	}
 	// By this node's own clock, which may differ from the API server's.
 	valid := request.Status.ExpirationTimestamp.Sub(request.CreationTimestamp.Time)

@@ -117,7 +117,9 @@ func (r *Runtime) lockAgain(before *record) (func(), *record, error) {
 }
 
 // dumpCall builds the request of a checkpoint.
-func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o CheckpointOptions) (_ *criuCall, err error) {
+func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec,
+	o CheckpointOptions,
+) (_ *criuCall, err error) {
 	version, err := criu.Version(ctx)
 	if err != nil {
 		return nil, err
@@ -135,7 +137,8 @@ func (r *Runtime) dumpCall(ctx context.Context, rec *record, spec *specs.Spec, o
 		}
 	}()
 	c.opts.Pid, c.opts.Root = ptr(int32(rec.PID)), &rec.Rootfs
-	c.opts.LeaveRunning, c.opts.TcpSkipInFlight, c.opts.LinkRemap = &o.LeaveRunning, &o.TCPSkipInFlight, &o.LinkRemap
+	c.opts.LeaveRunning, c.opts.TcpSkipInFlight, c.opts.LinkRemap = &o.LeaveRunning,
+		&o.TCPSkipInFlight, &o.LinkRemap
 	if c.opts.NetworkLock, err = networkLock(o.NetworkLock); err != nil {
 		return nil, err
 	}
@@ -173,7 +176,8 @@ func (c *criuCall) addExternalNamespaces(spec *specs.Spec) error {
 		if err := unix.Stat(n.Path, &st); err != nil {
 			return fmt.Errorf("linux.namespaces (%s, %s): %w", n.Type, n.Path, err)
 		}
-		c.opts.External = append(c.opts.External, fmt.Sprintf("%s[%d]:%s", criuNamespaceType(n.Type), st.Ino, key))
+		c.opts.External = append(c.opts.External, fmt.Sprintf("%s[%d]:%s", criuNamespaceType(n.Type),
+			st.Ino, key))
 	}
 	return nil
 }
@@ -199,7 +203,8 @@ func requireFeatures(ctx context.Context, o CheckpointOptions) error {
 	if o.LazyPages {
 		features.LazyPages = ptr(true)
 		if o.StatusFD >= 0 {
-			if flags, err := unix.FcntlInt(uintptr(o.StatusFD), unix.F_GETFL, 0); err != nil || flags&unix.O_ACCMODE == unix.O_RDONLY {
+			if flags, err := unix.FcntlInt(uintptr(o.StatusFD), unix.F_GETFL, 0); err != nil ||
+				flags&unix.O_ACCMODE == unix.O_RDONLY {
 				return fmt.Errorf("--status-fd: found %d; allowed is a descriptor open for writing", o.StatusFD)
 			}
 		}
@@ -230,10 +235,12 @@ func (c *criuCall) addParent(o CheckpointOptions) error {
 		return nil
 	}
 	if filepath.IsAbs(o.ParentPath) {
-		return fmt.Errorf("--parent-path: found %s; allowed is a path relative to --image-path", o.ParentPath)
+		return fmt.Errorf("--parent-path: found %s; allowed is a path relative to --image-path",
+			o.ParentPath)
 	}
 	if st, err := os.Stat(filepath.Join(o.ImagePath, o.ParentPath)); err != nil || !st.IsDir() {
-		return fmt.Errorf("--parent-path: found %s, which is no directory below --image-path", o.ParentPath)
+		return fmt.Errorf("--parent-path: found %s, which is no directory below --image-path",
+			o.ParentPath)
 	}
 	c.opts.ParentImg, c.opts.TrackMem = &o.ParentPath, ptr(true)
 	return nil
@@ -250,7 +257,8 @@ func (r *Runtime) addDumpedMounts(c *criuCall, rec *record, spec *specs.Spec) er
 	if err != nil {
 		return err
 	}
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", rec.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", rec.PID), unix.O_PATH|unix.O_DIRECTORY|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("container %s: open its root: %w", rec.ID, err)
 	}
@@ -260,7 +268,8 @@ func (r *Runtime) addDumpedMounts(c *criuCall, rec *record, spec *specs.Spec) er
 		c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: &destination, Val: &m.name})
 	}
 	for _, path := range spec.Linux.MaskedPaths {
-		fd, err := scoped.Open(root, strings.TrimLeft(path, "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		fd, err := scoped.Open(root, strings.TrimLeft(path, "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|
+			unix.RESOLVE_NO_MAGICLINKS)
 		if err != nil {
 			continue // there is no such file, and so no mask
 		}
@@ -268,7 +277,8 @@ func (r *Runtime) addDumpedMounts(c *criuCall, rec *record, spec *specs.Spec) er
 		err = unix.Fstat(fd, &st)
 		unix.Close(fd)
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			c.opts.ExtMnt = append(c.opts.ExtMnt, &rpc.ExtMountMap{Key: ptr(followed(root, filepath.Clean("/"+path))), Val: ptr("/dev/null")})
+			c.opts.ExtMnt = append(c.opts.ExtMnt,
+				&rpc.ExtMountMap{Key: ptr(followed(root, filepath.Clean("/"+path))), Val: ptr("/dev/null")})
 		}
 	}
 	return nil

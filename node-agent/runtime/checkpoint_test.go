@@ -32,7 +32,8 @@ func needsCriu(t *testing.T) {
 		return
 	}
 	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
-		t.Skipf("criu does not work on this kernel; it is tested in the virtual machine: %v: %.200s", err, out)
+		t.Skipf("criu does not work on this kernel; it is tested in the virtual machine: %v: %.200s",
+			err, out)
 	}
 }
 
@@ -45,7 +46,11 @@ func (w *world) counted() (n int) {
 	r, wr, err := os.Pipe()
 	w.must(err)
 	defer r.Close()
-	e, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"cat", "/dev/shm/n"}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdout: wr})
+	e, err := w.rt.Exec(background, w.id,
+		ExecOptions{Process: &specs.Process{
+			Args: []string{"cat", "/dev/shm/n"}, Cwd: "/",
+			Env: []string{"PATH=/bin"},
+		}, Stdout: wr})
 	wr.Close()
 	w.must(err)
 	defer e.Wait()
@@ -77,7 +82,10 @@ func TestCheckpointAndRestore(t *testing.T) {
 	w.must(err)
 	defer out.Close()
 	spec := w.sh(counter)
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: w.dir, Options: []string{"rbind", "ro"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/data", Type: "bind", Source: w.dir,
+		Options: []string{"rbind", "ro"},
+	})
 	spec.Linux.MaskedPaths = []string{"/proc/kcore", "/proc/acpi"}
 	w.save(spec)
 	images := filepath.Join(w.dir, "images")
@@ -86,12 +94,24 @@ func TestCheckpointAndRestore(t *testing.T) {
 	outW.Close()
 	w.await("the counter counts", func() bool { return w.counted() > 3 })
 
-	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/0"}, PreDump: true, StatusFD: -1}))
-	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/1"}, ParentPath: "../0", LeaveRunning: true, StatusFD: -1}))
+	w.must(w.rt.Checkpoint(background, w.id,
+		CheckpointOptions{
+			CriuOptions: CriuOptions{ImagePath: images + "/0"}, PreDump: true,
+			StatusFD: -1,
+		}))
+	w.must(w.rt.Checkpoint(background, w.id,
+		CheckpointOptions{
+			CriuOptions: CriuOptions{ImagePath: images + "/1"}, ParentPath: "../0",
+			LeaveRunning: true, StatusFD: -1,
+		}))
 	if s, err := w.rt.State(background, w.id); err != nil || s.Status != specs.StateRunning {
 		t.Fatalf("it was to be left running: %v, %v", s, err)
 	}
-	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images + "/2", WorkPath: filepath.Join(w.dir, "work")}, StatusFD: -1}))
+	w.must(w.rt.Checkpoint(background, w.id,
+		CheckpointOptions{CriuOptions: CriuOptions{
+			ImagePath: images + "/2",
+			WorkPath:  filepath.Join(w.dir, "work"),
+		}, StatusFD: -1}))
 	p.Wait()
 	if _, err := w.rt.State(background, w.id); err == nil {
 		t.Fatal("the container is still there after its checkpoint")
@@ -115,7 +135,10 @@ func TestCheckpointAndRestore(t *testing.T) {
 	w.must(err)
 	defer again.Close()
 	pidFile := filepath.Join(w.dir, "pid")
-	p = w.restored(RestoreOptions{CreateOptions: CreateOptions{Stdout: againW, PidFile: pidFile}, CriuOptions: CriuOptions{ImagePath: images + "/2"}})
+	p = w.restored(RestoreOptions{
+		CreateOptions: CreateOptions{Stdout: againW, PidFile: pidFile},
+		CriuOptions:   CriuOptions{ImagePath: images + "/2"},
+	})
 	againW.Close()
 	if data, err := os.ReadFile(pidFile); err != nil || string(data) != fmt.Sprint(p.PID) {
 		t.Errorf("--pid-file: found %q, %v; want %d", data, err, p.PID)
@@ -131,7 +154,8 @@ func TestCheckpointAndRestore(t *testing.T) {
 	for controller, dir := range s.Cgroups {
 		pids, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if err != nil || !strings.Contains(string(pids), fmt.Sprintln(p.PID)) {
-			t.Errorf("cgroup %s (%s) has the processes %q, %v; want %d among them", dir, controller, pids, err, p.PID)
+			t.Errorf("cgroup %s (%s) has the processes %q, %v; want %d among them", dir, controller, pids,
+				err, p.PID)
 		}
 	}
 	if w.counted() <= last {
@@ -154,7 +178,9 @@ func (w *world) ran(spec *specs.Spec) *Process {
 	w.save(spec)
 	p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()})
 	w.must(err)
-	w.await("the container is ready", func() bool { return w.execOutput("cat /dev/shm/ready") == "ready\n" })
+	w.await("the container is ready", func() bool {
+		return w.execOutput("cat /dev/shm/ready") == "ready\n"
+	})
 	return p
 }
 
@@ -164,7 +190,11 @@ func (w *world) execOutput(script string) string {
 	r, wr, err := os.Pipe()
 	w.must(err)
 	defer r.Close()
-	e, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"sh", "-c", script}, Cwd: "/", Env: []string{"PATH=/bin"}}, Stdout: wr})
+	e, err := w.rt.Exec(background, w.id,
+		ExecOptions{Process: &specs.Process{
+			Args: []string{"sh", "-c", script}, Cwd: "/",
+			Env: []string{"PATH=/bin"},
+		}, Stdout: wr})
 	wr.Close()
 	w.must(err)
 	defer e.Wait()
@@ -184,8 +214,12 @@ func TestCheckpointThroughLinks(t *testing.T) {
 	w.must(os.WriteFile(filepath.Join(w.dir, "token"), []byte("secret\n"), 0o644))
 	spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
 	spec.Mounts = append(spec.Mounts,
-		specs.Mount{Destination: "/var/run/secrets/token", Type: "bind", Source: filepath.Join(w.dir, "token"), Options: []string{"bind", "ro"}},
-		specs.Mount{Destination: "/var/run/folder", Type: "bind", Source: w.dir, Options: []string{"rbind", "ro"}})
+		specs.Mount{Destination: "/var/run/secrets/token", Type: "bind", Source: filepath.Join(w.dir,
+			"token"), Options: []string{"bind", "ro"}},
+		specs.Mount{
+			Destination: "/var/run/folder", Type: "bind", Source: w.dir,
+			Options: []string{"rbind", "ro"},
+		})
 	p := w.moved("1", w.ran(spec))
 	if got := w.execOutput("cat /run/secrets/token /run/folder/token"); got != "secret\nsecret\n" {
 		t.Errorf("found %q", got)
@@ -210,7 +244,9 @@ func TestCheckpointCgroupMount(t *testing.T) {
 			}
 			spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
 			without(specs.CgroupNamespace)(spec)
-			spec.Mounts = append(slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/sys") }),
+			spec.Mounts = append(slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
+				return strings.HasPrefix(m.Destination, "/sys")
+			}),
 				specs.Mount{Destination: "/cgroups", Type: kind, Source: "cgroup", Options: []string{"ro"}})
 			const look = "cd /cgroups; for d in . *; do test -e $d/cgroup.procs && echo $d $(cat $d/cgroup.procs | grep -c -x 1); done"
 			p := w.ran(spec)
@@ -256,7 +292,8 @@ func TestRestoreNetDevices(t *testing.T) {
 	network := fmt.Sprintf("/proc/%d/ns/net", holder.PID)
 	spec := w.sh("echo ready > /dev/shm/ready; while :; do sleep 0.1; done")
 	without(specs.NetworkNamespace)(spec)
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: network})
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: network})
 	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"v0": {Name: "data"}}
 	spec.Linux.CgroupsPath = "/" + w.id
 	w.veth("v0")
@@ -267,7 +304,11 @@ func TestRestoreNetDevices(t *testing.T) {
 	images := filepath.Join(w.dir, "none")
 	w.must(os.Mkdir(images, 0o700))
 	if _, err := exec.LookPath("criu"); err == nil {
-		_, err := w.rt.Restore(background, w.id, RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
+		_, err := w.rt.Restore(background, w.id,
+			RestoreOptions{
+				CreateOptions: CreateOptions{Bundle: w.bundle()},
+				CriuOptions:   CriuOptions{ImagePath: images},
+			})
 		if err == nil || !strings.Contains(err.Error(), "--image-path") {
 			t.Errorf("without images: %v", err)
 		}
@@ -312,12 +353,16 @@ func TestRestoreTerminal(t *testing.T) {
 	master := os.NewFile(uintptr(<-fds), "ptmx")
 	w.must(w.rt.Start(background, w.id))
 	images := filepath.Join(w.dir, "images")
-	w.must(w.rt.Checkpoint(background, w.id, CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images}, StatusFD: -1}))
+	w.must(w.rt.Checkpoint(background, w.id,
+		CheckpointOptions{CriuOptions: CriuOptions{ImagePath: images}, StatusFD: -1}))
 	reap(s.PID)
 	master.Close()
 
 	fds = received(t, listener)
-	w.restored(RestoreOptions{CreateOptions: CreateOptions{ConsoleSocket: socket}, CriuOptions: CriuOptions{ImagePath: images}})
+	w.restored(RestoreOptions{
+		CreateOptions: CreateOptions{ConsoleSocket: socket},
+		CriuOptions:   CriuOptions{ImagePath: images},
+	})
 	master = os.NewFile(uintptr(<-fds), "ptmx")
 	defer master.Close()
 	_, err = master.WriteString("hello\n")
@@ -335,7 +380,8 @@ func TestRestoreTerminal(t *testing.T) {
 // migration that fails on the other side must not keep the container.
 func TestDeleteDuringLazyCheckpoint(t *testing.T) {
 	needsCriu(t)
-	if out, err := exec.Command("criu", "check", "--feature", "uffd-noncoop").CombinedOutput(); err != nil {
+	if out, err := exec.Command("criu", "check", "--feature",
+		"uffd-noncoop").CombinedOutput(); err != nil {
 		t.Skipf("criu has no lazy pages on this kernel: %v: %.200s", err, out)
 	}
 	w := newWorld(t)
@@ -410,16 +456,22 @@ func TestCheckpointFailures(t *testing.T) {
 	t.Run("no criu", func(t *testing.T) {
 		t.Setenv("PATH", w.dir)
 		has(w.rt.Checkpoint(background, w.id, o), "criu: ", "not found")
-		_, err := w.rt.Restore(background, w.id+"r", RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}})
+		_, err := w.rt.Restore(background, w.id+"r",
+			RestoreOptions{
+				CreateOptions: CreateOptions{Bundle: w.bundle()},
+				CriuOptions:   CriuOptions{ImagePath: images},
+			})
 		has(err, "criu: ", "not found")
 	})
 	needs.Program(t, "criu")
 	bad := o
 	bad.ManageCgroups = "hard"
-	has(w.rt.Checkpoint(background, w.id, bad), `--manage-cgroups-mode: found "hard"; allowed are soft, full, strict, ignore`)
+	has(w.rt.Checkpoint(background, w.id, bad),
+		`--manage-cgroups-mode: found "hard"; allowed are soft, full, strict, ignore`)
 	bad = o
 	bad.ParentPath = "/tmp"
-	has(w.rt.Checkpoint(background, w.id, bad), "--parent-path: found /tmp; allowed is a path relative to --image-path")
+	has(w.rt.Checkpoint(background, w.id, bad),
+		"--parent-path: found /tmp; allowed is a path relative to --image-path")
 	bad = o
 	bad.PageServer = "here"
 	has(w.rt.Checkpoint(background, w.id, bad), `--page-server: found "here"; allowed is ADDRESS:PORT`)
@@ -427,7 +479,10 @@ func TestCheckpointFailures(t *testing.T) {
 	w.must(w.rt.Delete(background, w.id, true))
 	// Images that are none: nothing is left of the container (newWorld counts).
 	w.must(os.MkdirAll(images, 0o700))
-	restore := RestoreOptions{CreateOptions: CreateOptions{Bundle: w.bundle()}, CriuOptions: CriuOptions{ImagePath: images}}
+	restore := RestoreOptions{
+		CreateOptions: CreateOptions{Bundle: w.bundle()},
+		CriuOptions:   CriuOptions{ImagePath: images},
+	}
 	_, err = w.rt.Restore(background, w.id+"r", restore)
 	has(err, "--image-path: ", descriptorsFile)
 	for _, bad := range []string{`{}`, `["a"]`, `[1,2,3]`} {
@@ -440,7 +495,8 @@ func TestCheckpointFailures(t *testing.T) {
 	_, err = w.rt.Restore(background, w.id+"r", restore)
 	has(err, "something other than a regular file")
 	w.must(os.Remove(filepath.Join(images, descriptorsFile)))
-	w.must(os.WriteFile(filepath.Join(images, descriptorsFile), []byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
+	w.must(os.WriteFile(filepath.Join(images, descriptorsFile),
+		[]byte(`["/dev/null","/dev/null","/dev/null"]`), 0o600))
 	// Links of another user's archive: criu would write through one and read through the other, as
 	// root.
 	victim := filepath.Join(w.dir, "victim")
@@ -449,7 +505,10 @@ func TestCheckpointFailures(t *testing.T) {
 	w.must(os.Mkdir(work, 0o700))
 	withWork := restore
 	withWork.WorkPath = work
-	for file, o := range map[string]RestoreOptions{filepath.Join(images, restoreLog): restore, filepath.Join(images, "pages-1.img"): restore, filepath.Join(work, restoreLog): withWork} {
+	for file, o := range map[string]RestoreOptions{
+		filepath.Join(images, restoreLog):    restore,
+		filepath.Join(images, "pages-1.img"): restore, filepath.Join(work, restoreLog): withWork,
+	} {
 		w.must(os.Symlink(victim, file))
 		_, err = w.rt.Restore(background, w.id+"r", o)
 		has(err, file+": found something other than a regular file")

@@ -40,7 +40,9 @@ func (m *mountInputs) copyUp(ctx context.Context) error {
 	defer from.Close()
 	defer to.Close()
 	l := lister{top: int(from.Fd())}
-	if slices.ContainsFunc(m.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
+	if slices.ContainsFunc(m.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.UserNamespace
+	}) {
 		for _, f := range []struct {
 			name string
 			into *[]specs.LinuxIDMapping
@@ -53,13 +55,17 @@ func (m *mountInputs) copyUp(ctx context.Context) error {
 	if err := l.list(ctx); err != nil {
 		return fmt.Errorf("%s: tmpcopyup: %w", field, err)
 	}
-	inputs := map[plan.Input]int{plan.InputCopySource: int(from.Fd()), plan.InputCopyTarget: int(to.Fd()), plan.InputContainer: m.child.PIDFD}
+	inputs := map[plan.Input]int{
+		plan.InputCopySource: int(from.Fd()),
+		plan.InputCopyTarget: int(to.Fd()), plan.InputContainer: m.child.PIDFD,
+	}
 	m.cgroup.addTo(inputs)
 	o := plan.Options{Cgroups: m.cgroup.hierarchies, CgroupByParent: m.cgroup.byManager}
 	for part := range slices.Chunk(l.entries, copiedAtOnce) {
 		child, err := launch.Start(launch.Request{
 			Plan:   plan.BuildCopy(m.spec, field, o, part),
-			Inputs: inputs, Cgroup: m.cgroup.unified, Reserved: 3, OnSync: m.cgroup.attach, Deadline: m.r.deadline,
+			Inputs: inputs, Cgroup: m.cgroup.unified, Reserved: 3, OnSync: m.cgroup.attach,
+			Deadline: m.r.deadline,
 		})
 		if err != nil {
 			return fmt.Errorf("%s: tmpcopyup: %w", field, err)
@@ -134,7 +140,8 @@ func (l *lister) list(ctx context.Context) error {
 
 func (l *lister) folder(dir string) error {
 	fd, err := unix.Openat2(l.top, dir, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH |
+			unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
@@ -170,10 +177,14 @@ func (l *lister) add(dirfd int, dir, name string) error {
 	}
 	var ok bool
 	if e.UID, ok = inNamespace(l.uids, st.Uid); !ok {
-		return fmt.Errorf("%s belongs to user %d of the host, whom the container's user namespace does not map", e.Path, st.Uid)
+		return fmt.Errorf(
+			"%s belongs to user %d of the host, whom the container's user namespace does not map", e.Path,
+			st.Uid)
 	}
 	if e.GID, ok = inNamespace(l.gids, st.Gid); !ok {
-		return fmt.Errorf("%s belongs to group %d of the host, which the container's user namespace does not map", e.Path, st.Gid)
+		return fmt.Errorf(
+			"%s belongs to group %d of the host, which the container's user namespace does not map", e.Path,
+			st.Gid)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		target := make([]byte, unix.PathMax)

@@ -163,7 +163,8 @@ func TestStartOfAKilledStart(t *testing.T) {
 	})
 	// The kernel lets go of what was close-on-exec a moment after the program has its name.
 	w.await("running", func() bool { return w.status() == "running" })
-	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start an already running container" {
+	if err := w.rt.Start(background, w.id); err == nil ||
+		err.Error() != "cannot start an already running container" {
 		t.Errorf("start: %v", err)
 	}
 }

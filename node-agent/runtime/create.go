@@ -93,7 +93,9 @@ type creation struct {
 
 // create creates a container. When it returns, the first process waits for Start or, with run, has
 // executed its program.
-func (r *Runtime) create(ctx context.Context, id string, o CreateOptions, run bool) (_ *creation, err error) {
+func (r *Runtime) create(ctx context.Context, id string, o CreateOptions, run bool) (_ *creation,
+	err error,
+) {
 	if err := containerid.CheckNew(id); err != nil {
 		return nil, err
 	}
@@ -228,7 +230,8 @@ func (c *creation) launch(ctx context.Context) (err error) {
 		c.rec.Late = lateSteps(c.plan, c.spec.Process.Args)
 	}
 	c.child, err = launch.Start(launch.Request{
-		Plan: c.plan, Inputs: c.inputs, Cgroup: c.cgroup.unified, Reserved: 3 + c.o.PreserveFDs, Held: c.run,
+		Plan: c.plan, Inputs: c.inputs, Cgroup: c.cgroup.unified, Reserved: 3 + c.o.PreserveFDs,
+		Held:   c.run,
 		OnSync: c.answer(ctx), Deadline: c.r.deadline,
 	})
 	if err != nil {
@@ -243,7 +246,10 @@ func (c *creation) launch(ctx context.Context) (err error) {
 // failure. They are opened for reading and writing, so that a read waits for a byte and not for a
 // writer.
 func (c *creation) createFIFOs() error {
-	for in, name := range map[plan.Input]string{plan.InputStart: newFIFO, plan.InputResult: resultFIFO} {
+	for in, name := range map[plan.Input]string{
+		plan.InputStart:  newFIFO,
+		plan.InputResult: resultFIFO,
+	} {
 		path := filepath.Join(c.r.dir(c.id), name)
 		if err := unix.Mkfifo(path, 0o600); err != nil {
 			return &os.PathError{Op: "mkfifo", Path: path, Err: err}

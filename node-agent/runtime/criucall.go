@@ -67,13 +67,17 @@ func (c *criuCall) close() {
 }
 
 // newCriuCall opens the directories and sets the options that checkpoint and restore share.
-func newCriuCall(o CriuOptions, annotations map[string]string, log string) (c *criuCall, err error) {
+func newCriuCall(o CriuOptions, annotations map[string]string, log string) (c *criuCall,
+	err error,
+) {
 	modes := map[string]rpc.CriuCgMode{
-		"": rpc.CriuCgMode_DEFAULT, "soft": rpc.CriuCgMode_SOFT, "full": rpc.CriuCgMode_FULL, "strict": rpc.CriuCgMode_STRICT, "ignore": rpc.CriuCgMode_IGNORE,
+		"": rpc.CriuCgMode_DEFAULT, "soft": rpc.CriuCgMode_SOFT, "full": rpc.CriuCgMode_FULL,
+		"strict": rpc.CriuCgMode_STRICT, "ignore": rpc.CriuCgMode_IGNORE,
 	}
 	mode, ok := modes[o.ManageCgroups]
 	if !ok {
-		return nil, fmt.Errorf("--manage-cgroups-mode: found %q; allowed are soft, full, strict, ignore", o.ManageCgroups)
+		return nil, fmt.Errorf("--manage-cgroups-mode: found %q; allowed are soft, full, strict, ignore",
+			o.ManageCgroups)
 	}
 	c = &criuCall{logDir: o.ImagePath}
 	defer func() {
@@ -91,8 +95,10 @@ func newCriuCall(o CriuOptions, annotations map[string]string, log string) (c *c
 	}
 	c.closes = append(c.closes, images)
 	c.opts = &rpc.CriuOpts{
-		ImagesDirFd: ptr(int32(images.Fd())), LogLevel: ptr(int32(4)), LogFile: &log, ManageCgroups: ptr(true), ManageCgroupsMode: &mode, NotifyScripts: ptr(true),
-		ShellJob: &o.ShellJob, TcpEstablished: &o.TCPEstablished, ExtUnixSk: &o.ExtUnixSockets, FileLocks: &o.FileLocks,
+		ImagesDirFd: ptr(int32(images.Fd())), LogLevel: ptr(int32(4)), LogFile: &log,
+		ManageCgroups: ptr(true), ManageCgroupsMode: &mode, NotifyScripts: ptr(true),
+		ShellJob: &o.ShellJob, TcpEstablished: &o.TCPEstablished, ExtUnixSk: &o.ExtUnixSockets,
+		FileLocks: &o.FileLocks,
 		AutoDedup: &o.AutoDedup, LazyPages: &o.LazyPages, EmptyNs: &o.EmptyNS, OrphanPtsMaster: ptr(true),
 	}
 	if o.WorkPath != "" {
@@ -134,7 +140,10 @@ func networkLock(name string) (*rpc.CriuNetworkLockMethod, error) {
 
 // namespaceKey returns criu's key of a network or pid namespace that the container has joined.
 func namespaceKey(t specs.LinuxNamespaceType) string {
-	return map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "extRootNetNS", specs.PIDNamespace: "extRootPidNS"}[t]
+	return map[specs.LinuxNamespaceType]string{
+		specs.NetworkNamespace: "extRootNetNS",
+		specs.PIDNamespace:     "extRootPidNS",
+	}[t]
 }
 
 // criuNamespaceType returns the name of a namespace for criu and in /proc/PID/ns.
@@ -161,7 +170,8 @@ func withLog(err error, dir, log string) error {
 // directories of the request there. criu wants the root that it restores to be a mount; in its own
 // namespace the mount goes when criu goes, and nobody removes files through it.
 func (c *criuCall) enter(pid int, directory, place string) error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, directory, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, directory, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|
+		unix.AT_RECURSIVE)
 	if err != nil {
 		return fmt.Errorf("root.path: open_tree %s: %w", directory, err)
 	}
@@ -181,7 +191,8 @@ func (c *criuCall) enter(pid int, directory, place string) error {
 			if err := unix.Setns(namespace, unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("join criu's mount namespace: %w", err)
 			}
-			if err := unix.MoveMount(tree, "", unix.AT_FDCWD, place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			if err := unix.MoveMount(tree, "", unix.AT_FDCWD, place,
+				unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 				return fmt.Errorf("root.path: move_mount to %s: %w", place, err)
 			}
 			// criu mounts below them, which is only possible on mounts of its own namespace.

@@ -21,7 +21,8 @@ func writeDescriptors(pid int, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.Replace(filepath.Join(dir, descriptorsFile), data, durable.Options{}); err != nil {
+	if err := durable.Replace(filepath.Join(dir, descriptorsFile), data,
+		durable.Options{}); err != nil {
 		return fmt.Errorf("--image-path: %w", err)
 	}
 	return nil
@@ -38,7 +39,8 @@ func checkImages(o CriuOptions) error {
 	const parent = "parent" // the images of the pre-dump, which criu finds so
 	for _, e := range entries {
 		if !e.Type().IsRegular() && !e.IsDir() && e.Name() != parent {
-			return fmt.Errorf("--image-path: %s: found something other than a regular file", filepath.Join(o.ImagePath, e.Name()))
+			return fmt.Errorf("--image-path: %s: found something other than a regular file",
+				filepath.Join(o.ImagePath, e.Name()))
 		}
 	}
 	// The directory of the logs has files of others too.

@@ -33,10 +33,12 @@ func danglingDestinations(rootfs string, mounts []specs.Mount) (map[int]string, 
 	defer unix.Close(root)
 	var out map[int]string
 	for i, m := range mounts {
-		if m.Type == "proc" || m.Type == "sysfs" || slices.ContainsFunc(m.Options, aboutLinks) || covered(mounts[:i], m.Destination) {
+		if m.Type == "proc" || m.Type == "sysfs" || slices.ContainsFunc(m.Options, aboutLinks) ||
+			covered(mounts[:i], m.Destination) {
 			continue // it follows no link at its destination, or what is there then is the mount's before
 		}
-		fd, err := scoped.Open(root, strings.TrimPrefix(path.Clean("/"+m.Destination), "/"), unix.O_PATH, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		fd, err := scoped.Open(root, strings.TrimPrefix(path.Clean("/"+m.Destination), "/"), unix.O_PATH,
+			unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 		if err == nil {
 			unix.Close(fd)
 			continue
@@ -60,7 +62,8 @@ func aboutLinks(option string) bool { return option == "dest-nofollow" || option
 // covered reports whether a path lies below the destination of one of the mounts.
 func covered(mounts []specs.Mount, p string) bool {
 	for _, m := range mounts {
-		if d := path.Clean("/" + m.Destination); d == "/" || strings.HasPrefix(path.Clean("/"+p)+"/", d+"/") {
+		d := path.Clean("/" + m.Destination)
+		if d == "/" || strings.HasPrefix(path.Clean("/"+p)+"/", d+"/") {
 			return true
 		}
 	}

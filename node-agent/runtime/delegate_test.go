@@ -21,8 +21,10 @@ func TestDelegation(t *testing.T) {
 		t.Skip("cgroups of version 1 are never handed to a container")
 	}
 	w := newWorld(t)
-	spec := w.sh("mkdir /sys/fs/cgroup/below && echo 0 > /sys/fs/cgroup/below/cgroup.procs && echo divided; echo max > /sys/fs/cgroup/pids.max || echo refused")
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	spec := w.sh(
+		"mkdir /sys/fs/cgroup/below && echo 0 > /sys/fs/cgroup/below/cgroup.procs && echo divided; echo max > /sys/fs/cgroup/pids.max || echo refused")
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.UserNamespace})
 	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	spec.Linux.GIDMappings = spec.Linux.UIDMappings
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(20))}
@@ -32,7 +34,8 @@ func TestDelegation(t *testing.T) {
 		}
 	}
 	w.must(os.Chown(w.file("/"), 100000, 100000))
-	if out := w.run(spec); !strings.HasPrefix(out, "divided\n") || !strings.HasSuffix(out, "refused\n") {
+	if out := w.run(spec); !strings.HasPrefix(out, "divided\n") ||
+		!strings.HasSuffix(out, "refused\n") {
 		t.Errorf("it printed %s", out)
 	}
 	owner := func() (list []string) {
@@ -51,7 +54,8 @@ func TestDelegation(t *testing.T) {
 	spec.Process.Args = []string{"/bin/sleep", "1000"}
 	w.start(spec)
 	got := owner()
-	if !slices.Contains(got, ".") || !slices.Contains(got, "cgroup.procs") || slices.Contains(got, "pids.max") {
+	if !slices.Contains(got, ".") || !slices.Contains(got, "cgroup.procs") ||
+		slices.Contains(got, "pids.max") {
 		t.Errorf("it owns %v", got)
 	}
 	w.must(w.rt.Delete(background, w.id, true))
@@ -76,13 +80,22 @@ func names(entries []os.DirEntry) (list []string) {
 func TestKillAllForking(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("while :; do /bin/sleep 0.01 & done")
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.PIDNamespace
+		})
 	// The shell ends if it cannot fork: on a busy machine the limit must be far from what it has at
 	// a time.
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(1000))}
 	s := w.start(spec)
-	w.await("it to fork", func() bool { pids, _ := w.rt.Processes(background, w.id); return len(pids) > 5 })
+	w.await("it to fork", func() bool {
+		pids, _ := w.rt.Processes(background, w.id)
+		return len(pids) > 5
+	})
 	w.must(w.rt.Kill(background, w.id, unix.SIGKILL, true))
 	reap(s.PID)
-	w.await("the end of all", func() bool { pids, err := w.rt.Processes(background, w.id); return err == nil && len(pids) == 0 })
+	w.await("the end of all", func() bool {
+		pids, err := w.rt.Processes(background, w.id)
+		return err == nil && len(pids) == 0
+	})
 }

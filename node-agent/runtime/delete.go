@@ -38,7 +38,8 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	status := r.status(rec)
 	if !force && status != specs.StateStopped {
-		return fmt.Errorf("cannot delete container %s that is not stopped: %s (kill it first, or use --force)", id, status)
+		return fmt.Errorf(
+			"cannot delete container %s that is not stopped: %s (kill it first, or use --force)", id, status)
 	}
 	return r.destroy(ctx, rec)
 }
@@ -64,7 +65,8 @@ func (r *Runtime) destroy(ctx context.Context, rec *record) error {
 		unix.Close(fd)
 		if err != nil {
 			err = errors.Join(err, elsewhere)
-			return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID, rec.PID, err)
+			return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID,
+				rec.PID, err)
 		}
 	}
 	if !rec.OwnPIDs || rec.PID == 0 {
@@ -116,7 +118,10 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 // may be none left.
 func (r *Runtime) removeDir(id string) error {
 	dir := r.dir(id)
-	for _, name := range []string{configFile, newFIFO, startFIFO, resultFIFO, notifyFolder, restoreRoot, stateFile + ".new"} {
+	for _, name := range []string{
+		configFile, newFIFO, startFIFO, resultFIFO, notifyFolder,
+		restoreRoot, stateFile + ".new",
+	} {
 		_ = os.RemoveAll(filepath.Join(dir, name))
 	}
 	_ = unix.Unlink(filepath.Join(dir, stateFile))

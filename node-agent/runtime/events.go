@@ -143,14 +143,17 @@ func (r *Runtime) stats(rec *record) (*Stats, error) {
 	s := &Stats{
 		CPU: CPUStats{
 			Usage: CPUUsage{
-				Total: c.CpuUsage.TotalUsage, Percpu: c.CpuUsage.PercpuUsage, PercpuKernel: c.CpuUsage.PercpuUsageInKernelmode,
-				PercpuUser: c.CpuUsage.PercpuUsageInUsermode, Kernel: c.CpuUsage.UsageInKernelmode, User: c.CpuUsage.UsageInUsermode,
+				Total: c.CpuUsage.TotalUsage, Percpu: c.CpuUsage.PercpuUsage,
+				PercpuKernel: c.CpuUsage.PercpuUsageInKernelmode,
+				PercpuUser:   c.CpuUsage.PercpuUsageInUsermode, Kernel: c.CpuUsage.UsageInKernelmode,
+				User: c.CpuUsage.UsageInUsermode,
 			},
 			Throttling: Throttling(c.ThrottlingData), PSI: c.PSI,
 		},
 		CPUSet: from.CPUSetStats, Pids: from.PidsStats,
 		Memory: MemoryStats{
-			Cache: m.Cache, Usage: memoryEntry(m.Usage), Swap: memoryEntry(m.SwapUsage), Kernel: memoryEntry(m.KernelUsage),
+			Cache: m.Cache, Usage: memoryEntry(m.Usage), Swap: memoryEntry(m.SwapUsage),
+			Kernel:    memoryEntry(m.KernelUsage),
 			KernelTCP: memoryEntry(m.KernelTCPUsage), Raw: m.Stats, PSI: m.PSI,
 		},
 		Blkio: BlkioStats{
@@ -199,7 +202,8 @@ func interfaces(pid int) (out []NetworkInterface) {
 		}
 		n := func(i int) uint64 { v, _ := strconv.ParseUint(f[i], 10, 64); return v }
 		out = append(out, NetworkInterface{
-			Name: name, RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3), TxBytes: n(8), TxPackets: n(9), TxErrors: n(10), TxDropped: n(11),
+			Name: name, RxBytes: n(0), RxPackets: n(1), RxErrors: n(2), RxDropped: n(3), TxBytes: n(8),
+			TxPackets: n(9), TxErrors: n(10), TxDropped: n(11),
 		})
 	}
 	return out
@@ -207,7 +211,9 @@ func interfaces(pid int) (out []NetworkInterface) {
 
 // Events reports the usage of a container in each interval, and each time that it runs out of
 // memory, until it ends.
-func (r *Runtime) Events(ctx context.Context, id string, interval time.Duration, tell func(Event) error) error {
+func (r *Runtime) Events(ctx context.Context, id string, interval time.Duration,
+	tell func(Event) error,
+) error {
 	rec, err := r.running(id)
 	if err != nil {
 		return err
@@ -233,7 +239,8 @@ func (r *Runtime) Events(ctx context.Context, id string, interval time.Duration,
 	for next := time.Now().Add(interval); ; {
 		// In slices, since a signal to the caller cancels the context and does not end the call.
 		wait := min(max(time.Until(next), 0), 100*time.Millisecond)
-		if _, err := unix.Poll(fds, int(wait.Round(time.Millisecond)/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(fds, int(wait.Round(time.Millisecond)/time.Millisecond)); err != nil &&
+			!errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("poll: %w", err)
 		}
 		if ctx.Err() != nil {

@@ -175,7 +175,8 @@ func (x *execution) readDocument(context.Context) error {
 	}
 	isTime := func(n specs.LinuxNamespace) bool { return n.Type == specs.TimeNamespace }
 	if x.rec.TimeNamespace && !slices.ContainsFunc(spec.Linux.Namespaces, isTime) {
-		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+			specs.LinuxNamespace{Type: specs.TimeNamespace})
 	}
 	if x.o.Process != nil {
 		spec.Process = inherit(x.o.Process, spec.Process)
@@ -265,7 +266,8 @@ func (x *execution) buildPlan(ctx context.Context) error {
 		return err
 	}
 	o.Cgroups, o.CgroupByParent = x.cgroup.hierarchies, x.cgroup.byManager
-	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM || x.rec.IgnoreMissingLSM)
+	host, x.spec = x.r.withSecurityModules(host, x.spec, x.r.ignoreMissingLSM ||
+		x.rec.IgnoreMissingLSM)
 	p, err := plan.BuildExec(x.spec, host, o)
 	if err != nil {
 		return err
@@ -302,7 +304,8 @@ func (x *execution) home(ctx context.Context) string {
 	if plan.HasHome(x.spec.Process.Env) {
 		return ""
 	}
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", x.rec.PID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", x.rec.PID), unix.O_PATH|unix.O_DIRECTORY|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "/"
 	}
@@ -337,7 +340,8 @@ const pausedDeadline = (1<<31 - 1) * time.Millisecond
 // launch starts the child, which waits before it executes its program.
 func (x *execution) launch(ctx context.Context) error {
 	request := launch.Request{
-		Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup.unified, Reserved: 3 + x.o.PreserveFDs, Held: true,
+		Plan: x.plan, Inputs: x.inputs, Cgroup: x.cgroup.unified, Reserved: 3 + x.o.PreserveFDs,
+		Held:   true,
 		OnSync: x.answer(ctx), Deadline: x.r.deadline,
 	}
 	if x.o.IgnorePaused {
@@ -361,7 +365,8 @@ func (x *execution) launch(ctx context.Context) error {
 	x.child = child
 	x.r.debugf("container %s: the process is pid %d; its plan has %d steps: nsexec container setup, child process in init()", x.id, child.PID, len(x.plan.Steps))
 	if mask := x.plan.CPUs.Mask; mask != nil {
-		x.r.debugf("nsexec: affinity: %#x (process.execCPUAffinity.initial %q)", binary.NativeEndian.Uint64(mask), x.plan.CPUs.List)
+		x.r.debugf("nsexec: affinity: %#x (process.execCPUAffinity.initial %q)",
+			binary.NativeEndian.Uint64(mask), x.plan.CPUs.List)
 	}
 	return nil
 }
@@ -426,8 +431,10 @@ func (x *execution) explain(err error) error {
 		return ErrExecStopped
 	}
 	var killed *launch.KilledError
-	if errors.As(err, &killed) && killed.Status.Signal() == unix.SIGKILL && x.cgroup.group.OOMKills() > 0 {
-		return errors.New("unable to start container process: linux.resources.memory.limit: it was OOM-killed (memory limit too low?)")
+	if errors.As(err, &killed) && killed.Status.Signal() == unix.SIGKILL &&
+		x.cgroup.group.OOMKills() > 0 {
+		return errors.New(
+			"unable to start container process: linux.resources.memory.limit: it was OOM-killed (memory limit too low?)")
 	}
 	return explainLaunch(err, x.spec, x.cgroup.group)
 }

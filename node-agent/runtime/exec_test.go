@@ -90,7 +90,9 @@ func (w *world) mapped(spec *specs.Spec) {
 
 func without(kind specs.LinuxNamespaceType) func(*specs.Spec) {
 	return func(s *specs.Spec) {
-		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+			return n.Type == kind
+		})
 	}
 }
 
@@ -103,10 +105,16 @@ func (w *world) likeness(pid int) string {
 		w.must(err)
 		fmt.Fprintln(&b, target)
 	}
-	for _, key := range []string{"Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"} {
+	for _, key := range []string{
+		"Uid", "Gid", "Groups", "Umask", "CapInh", "CapPrm", "CapEff",
+		"CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+	} {
 		fmt.Fprintln(&b, key, statusLine(w.t, pid, key))
 	}
-	for _, file := range []string{"cgroup", "limits", "environ", "oom_score_adj", "personality", "cmdline", "uid_map"} {
+	for _, file := range []string{
+		"cgroup", "limits", "environ", "oom_score_adj", "personality",
+		"cmdline", "uid_map",
+	} {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
 		w.must(err)
 		fmt.Fprintf(&b, "%s %s\n", file, data)
@@ -138,14 +146,30 @@ func TestExecIsLikeTheFirst(t *testing.T) {
 			p := s.Process
 			p.Cwd, p.OOMScoreAdj = "/srv/dir", ptr(500)
 			p.User = specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{7, 8}, Umask: ptr(uint32(0o27))}
-			p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 33, Hard: 44}, {Type: "RLIMIT_CORE", Soft: 1, Hard: 2}}
-			p.Capabilities.Inheritable, p.Capabilities.Ambient = p.Capabilities.Permitted, p.Capabilities.Permitted[:1]
+			p.Rlimits = []specs.POSIXRlimit{
+				{Type: "RLIMIT_NOFILE", Soft: 33, Hard: 44},
+				{Type: "RLIMIT_CORE", Soft: 1, Hard: 2},
+			}
+			p.Capabilities.Inheritable, p.Capabilities.Ambient = p.Capabilities.Permitted,
+				p.Capabilities.Permitted[:1]
 			s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdirat", "mkdir"}, Action: specs.ActErrno}}}
+			s.Linux.Seccomp = &specs.LinuxSeccomp{
+				DefaultAction: specs.ActAllow,
+				Syscalls: []specs.LinuxSyscall{{
+					Names:  []string{"mkdirat", "mkdir"},
+					Action: specs.ActErrno,
+				}},
+			}
 		},
 		"privileges left": func(_ *world, s *specs.Spec) {
 			s.Process.NoNewPrivileges, s.Process.Capabilities = false, nil
-			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdirat", "mkdir"}, Action: specs.ActErrno}}}
+			s.Linux.Seccomp = &specs.LinuxSeccomp{
+				DefaultAction: specs.ActAllow,
+				Syscalls: []specs.LinuxSyscall{{
+					Names:  []string{"mkdirat", "mkdir"},
+					Action: specs.ActErrno,
+				}},
+			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +198,8 @@ func TestExecInJoinedNamespaces(t *testing.T) {
 	pid := second.start(second.sleeping(func(s *specs.Spec) {
 		for i, n := range s.Linux.Namespaces {
 			if n.Type == "network" || n.Type == "pid" || n.Type == "ipc" {
-				s.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/%s", first.PID, map[specs.LinuxNamespaceType]string{"network": "net", "pid": "pid", "ipc": "ipc"}[n.Type])
+				s.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/%s", first.PID,
+					map[specs.LinuxNamespaceType]string{"network": "net", "pid": "pid", "ipc": "ipc"}[n.Type])
 			}
 		}
 	})).PID
@@ -196,29 +221,61 @@ func TestExecProcess(t *testing.T) {
 		s.Process.User.Umask = ptr(uint32(0o27))
 	}))
 	process := func(script string) *specs.Process {
-		return &specs.Process{Args: []string{"sh", "-c", script}, Cwd: "/bin", Env: []string{"PATH=/bin", "A=b"}}
+		return &specs.Process{Args: []string{"sh", "-c", script}, Cwd: "/bin", Env: []string{
+			"PATH=/bin",
+			"A=b",
+		}}
 	}
-	w.execPrints(ExecOptions{Process: process("pwd; echo $PATH $HOME $A; umask; ulimit -n; grep CapEff /proc/self/status; id -u")},
+	w.execPrints(ExecOptions{Process: process(
+		"pwd; echo $PATH $HOME $A; umask; ulimit -n; grep CapEff /proc/self/status; id -u")},
 		"/bin\n/bin / b\n0027\n33\nCapEff:\t0000000000000421\n0\n")
 	own := process("umask; ulimit -n; grep -E 'CapEff|CapInh|NoNew|Groups' /proc/self/status; id -u")
-	own.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}}
+	own.Capabilities = &specs.LinuxCapabilities{
+		Bounding:  []string{"CAP_KILL"},
+		Effective: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"},
+	}
 	own.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 20, Hard: 20}}
 	own.NoNewPrivileges = true
 	own.User = specs.User{UID: 0, GID: 9, AdditionalGids: []uint32{12}, Umask: ptr(uint32(0o77))}
-	w.execPrints(ExecOptions{Process: own}, "0077\n20\nGroups:\t12 \nCapInh:\t0000000000000000\nCapEff:\t0000000000000020\nNoNewPrivs:\t1\n0\n")
+	w.execPrints(ExecOptions{Process: own},
+		"0077\n20\nGroups:\t12 \nCapInh:\t0000000000000000\nCapEff:\t0000000000000020\nNoNewPrivs:\t1\n0\n")
 	for words, change := range map[string]func(*specs.Process){
-		"process.args: found nothing":                                   func(p *specs.Process) { p.Args = nil },
-		`process.args[0]: found ""`:                                     func(p *specs.Process) { p.Args = []string{""} },
-		`exec: "": executable file not found in $PATH`:                  func(p *specs.Process) { p.Args = []string{""} },
-		`process.cwd: found "dir"`:                                      func(p *specs.Process) { p.Cwd = "dir" },
-		"process.cwd: openat2: no such file or directory":               func(p *specs.Process) { p.Cwd = "/none" },
-		"process.user.uid: found 4294967295":                            func(p *specs.Process) { p.User.UID = 1<<32 - 1 },
-		"process.rlimits[0].type: found":                                func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		`exec: "none": executable file not found in $PATH`:              func(p *specs.Process) { p.Args = []string{"none"} },
-		`exec: "/none": stat /none: no such file or directory`:          func(p *specs.Process) { p.Args = []string{"/none"} },
-		`exec: "/bin": is a directory`:                                  func(p *specs.Process) { p.Args = []string{"/bin"} },
-		`exec: "/etc-passwd": permission denied`:                        func(p *specs.Process) { p.Args = []string{"/etc-passwd"} },
-		"process.terminal: found true; a detached container with a ter": func(p *specs.Process) { p.Terminal = true },
+		"process.args: found nothing": func(p *specs.Process) {
+			p.Args = nil
+		},
+		`process.args[0]: found ""`: func(p *specs.Process) {
+			p.Args = []string{""}
+		},
+		`exec: "": executable file not found in $PATH`: func(p *specs.Process) {
+			p.Args = []string{""}
+		},
+		`process.cwd: found "dir"`: func(p *specs.Process) {
+			p.Cwd = "dir"
+		},
+		"process.cwd: openat2: no such file or directory": func(p *specs.Process) {
+			p.Cwd = "/none"
+		},
+		"process.user.uid: found 4294967295": func(p *specs.Process) {
+			p.User.UID = 1<<32 - 1
+		},
+		"process.rlimits[0].type: found": func(p *specs.Process) {
+			p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}}
+		},
+		`exec: "none": executable file not found in $PATH`: func(p *specs.Process) {
+			p.Args = []string{"none"}
+		},
+		`exec: "/none": stat /none: no such file or directory`: func(p *specs.Process) {
+			p.Args = []string{"/none"}
+		},
+		`exec: "/bin": is a directory`: func(p *specs.Process) {
+			p.Args = []string{"/bin"}
+		},
+		`exec: "/etc-passwd": permission denied`: func(p *specs.Process) {
+			p.Args = []string{"/etc-passwd"}
+		},
+		"process.terminal: found true; a detached container with a ter": func(p *specs.Process) {
+			p.Terminal = true
+		},
 	} {
 		w.write("/etc-passwd", "x", 0o644)
 		p := process("true")
@@ -229,7 +286,8 @@ func TestExecProcess(t *testing.T) {
 	unknown.Capabilities = &specs.LinuxCapabilities{Effective: []string{"CAP_NONE"}}
 	w.warned = nil
 	w.execPrints(ExecOptions{Process: unknown}, "CapEff:\t0000000000000000\n")
-	if len(w.warned) != 1 || !strings.Contains(w.warned[0], `process.capabilities.effective[0]: found "CAP_NONE"`) {
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0],
+		`process.capabilities.effective[0]: found "CAP_NONE"`) {
 		t.Errorf("warned: %q", w.warned)
 	}
 }
@@ -238,7 +296,11 @@ func TestExecProcess(t *testing.T) {
 func TestExecOfUnmappedUser(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(w.mapped))
-	w.execFails(ExecOptions{Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/", User: specs.User{UID: 70000}}}, "process.user.uid: found 70000; allowed: an id that linux.uidMappings maps")
+	w.execFails(ExecOptions{Process: &specs.Process{
+		Args: []string{"/bin/true"}, Cwd: "/",
+		User: specs.User{UID: 70000},
+	}},
+		"process.user.uid: found 70000; allowed: an id that linux.uidMappings maps")
 }
 
 // TestExecStates: a created container takes a process, as runc's does; a stopped or paused one does
@@ -265,7 +327,8 @@ func TestExecStates(t *testing.T) {
 	go func() {
 		o := args("/bin/sh", "-c", "echo resumed")
 		o.IgnorePaused = true
-		rt, err := New(filepath.Join(w.dir, "run"), WithDeadline(50*time.Millisecond)) // which is no limit here
+		// which is no limit here
+		rt, err := New(filepath.Join(w.dir, "run"), WithDeadline(50*time.Millisecond))
 		w.must(err)
 		other := &world{t: t, dir: w.dir, rt: rt, id: w.id}
 		out, _, err := other.tryExec(o)
@@ -294,7 +357,9 @@ func TestExecStates(t *testing.T) {
 	w.await("its process", func() bool { return len(others()) == 1 })
 	cancel()
 	// On cgroup v1 what is frozen cannot be killed before it is resumed.
-	w.await("its being killed", func() bool { return !slices.ContainsFunc(others(), func(pid string) bool { return !killed(pid) }) })
+	w.await("its being killed", func() bool {
+		return !slices.ContainsFunc(others(), func(pid string) bool { return !killed(pid) })
+	})
 	w.must(w.rt.Resume(ctx, w.id))
 	if err := <-done; err == nil {
 		t.Error("it ran after it had been given up")
@@ -314,7 +379,8 @@ func killed(pid string) bool {
 	for line := range strings.Lines(string(status)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
 		pending, _ := strconv.ParseUint(value, 16, 64)
-		if (key == "SigPnd" || key == "ShdPnd") && pending>>(unix.SIGKILL-1)&1 == 1 || key == "State" && value[0] == 'Z' {
+		if (key == "SigPnd" || key == "ShdPnd") && pending>>(unix.SIGKILL-1)&1 == 1 || key == "State" &&
+			value[0] == 'Z' {
 			return true
 		}
 	}
@@ -353,7 +419,8 @@ func TestExecIsHidden(t *testing.T) {
 	})
 	pids := strings.Fields(statusLine(t, x.child.PID, "NSpid"))
 	pid := pids[len(pids)-1]
-	script := `for f in exe cwd root fd/0 fd/1 fd/2 fd/9 fd/11; do readlink /proc/` + pid + `/$f > /dev/null && echo $f; done
+	script := `for f in exe cwd root fd/0 fd/1 fd/2 fd/9 fd/11; do readlink /proc/` + pid +
+		`/$f > /dev/null && echo $f; done
 for f in environ maps auxv mem; do dd if=/proc/` + pid + `/$f bs=1 count=0 2>/dev/null && echo $f; done
 grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 	w.execPrints(args("/bin/sh", "-c", script), "seen\n")
@@ -382,7 +449,9 @@ grep Name /proc/` + pid + `/status > /dev/null && echo seen`
 func TestExecDescriptors(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.sleeping(nil))
-	w.execPrints(args("/bin/sh", "-c", "for fd in /proc/self/fd/*; do echo ${fd##*/}; done"), "0\n1\n2\n3\n") // 3 is the directory that the shell reads
+	// 3 is the directory that the shell reads
+	w.execPrints(args("/bin/sh", "-c", "for fd in /proc/self/fd/*; do echo ${fd##*/}; done"),
+		"0\n1\n2\n3\n")
 }
 
 // TestExecWorkingDirectoryIsADescriptor: CVE-2024-21626.
@@ -411,19 +480,27 @@ func TestExecHome(t *testing.T) {
 	w.must(os.MkdirAll(w.file("/etc"), 0o755))
 	w.start(w.sleeping(nil))
 	home := func(uid uint32) ExecOptions {
-		return ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", User: specs.User{UID: uid}}}
+		return ExecOptions{Process: &specs.Process{
+			Args: []string{"/bin/sh", "-c", "echo $HOME"},
+			Cwd:  "/", User: specs.User{UID: uid},
+		}}
 	}
 	w.write("/etc/passwd", "root:x:0:0::/r:/bin/sh\nu:x:5:5::/home/u:/bin/sh\n", 0o644)
 	w.execPrints(home(0), "/r\n")
 	w.execPrints(home(5), "/home/u\n")
 	w.execPrints(home(6), "/\n")
 	for name, make := range map[string]func(path string) error{
-		"fifo":   func(path string) error { return unix.Mkfifo(path, 0o666) },
-		"device": func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
-		"sparse": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o644), os.Truncate(path, 1<<40)) },
+		"fifo": func(path string) error { return unix.Mkfifo(path, 0o666) },
+		"device": func(path string) error {
+			return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))
+		},
+		"sparse": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o644), os.Truncate(path, 1<<40))
+		},
 		"outside": func(path string) error {
 			file := filepath.Join(w.dir, "passwd")
-			return errors.Join(os.WriteFile(file, []byte("root:x:0:0::/stolen:/bin/sh\n"), 0o644), os.Symlink("../../../../../../../../.."+file, path))
+			return errors.Join(os.WriteFile(file, []byte("root:x:0:0::/stolen:/bin/sh\n"), 0o644),
+				os.Symlink("../../../../../../../../.."+file, path))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -432,8 +509,14 @@ func TestExecHome(t *testing.T) {
 			w.execPrints(home(0), "/\n")
 		})
 	}
-	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", Env: []string{"HOME=/own"}}}, "/own\n")
-	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo $HOME"}, Cwd: "/", Env: []string{"HOME="}}}, "/\n")
+	w.execPrints(ExecOptions{Process: &specs.Process{
+		Args: []string{"/bin/sh", "-c", "echo $HOME"},
+		Cwd:  "/", Env: []string{"HOME=/own"},
+	}}, "/own\n")
+	w.execPrints(ExecOptions{Process: &specs.Process{
+		Args: []string{"/bin/sh", "-c", "echo $HOME"},
+		Cwd:  "/", Env: []string{"HOME="},
+	}}, "/\n")
 }
 
 // TestExecTerminal has one of its own, whose master goes through the console socket, and leaves
@@ -447,8 +530,14 @@ func TestExecTerminal(t *testing.T) {
 	defer listener.Close()
 	fds := received(t, listener)
 	p, err := w.rt.Exec(background, w.id, ExecOptions{ConsoleSocket: socket, Process: &specs.Process{
-		Args: []string{"/bin/sh", "-c", `tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; stat -c %u /dev/pts/0; test -e /dev/console || echo none; read x; echo "got $x"`},
-		Cwd:  "/", Env: []string{"PATH=/bin"}, Terminal: true, ConsoleSize: &specs.Box{Width: 91, Height: 37}, User: specs.User{UID: 7, GID: 5},
+		Args: []string{
+			"/bin/sh", "-c",
+			`tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; stat -c %u /dev/pts/0; test -e /dev/console || echo none; read x; echo "got $x"`,
+		},
+		Cwd: "/", Env: []string{"PATH=/bin"}, Terminal: true, ConsoleSize: &specs.Box{
+			Width:  91,
+			Height: 37,
+		}, User: specs.User{UID: 7, GID: 5},
 	}})
 	w.must(err)
 	master := os.NewFile(uintptr(<-fds), "ptmx")
@@ -459,7 +548,10 @@ func TestExecTerminal(t *testing.T) {
 	if status := p.Wait(); status.ExitStatus() != 0 {
 		t.Errorf("it ended with %d", status.ExitStatus())
 	}
-	for _, want := range []string{"/dev/pts/0\r\n", "37 91\r\n", "all\r\n", "\n7\r\n", "none\r\n", "got input\r\n"} {
+	for _, want := range []string{
+		"/dev/pts/0\r\n", "37 91\r\n", "all\r\n", "\n7\r\n", "none\r\n",
+		"got input\r\n",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("found %q; want it to have %q", out, want)
 		}
@@ -510,7 +602,8 @@ func TestExecCgroup(t *testing.T) {
 	for _, dir := range w.cgroupDirs() {
 		w.must(os.Mkdir(filepath.Join(dir, "sub"), 0o755))
 		dirs = append(dirs, filepath.Join(dir, "sub"))
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // on cgroup v1 empty at first (cpuset(7))
+		// on cgroup v1 empty at first (cpuset(7))
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil && !unified() {
 				w.must(os.WriteFile(filepath.Join(dir, "sub", file), data, 0))
 			}
@@ -559,7 +652,10 @@ func TestExecCgroup(t *testing.T) {
 		w.execFails(ExecOptions{Cgroups: c.cgroups}, c.words)
 	}
 	for _, dir := range dirs {
-		w.await("the end of what was in "+dir, func() bool { err := unix.Rmdir(dir); return err == nil || errors.Is(err, unix.ENOENT) })
+		w.await("the end of what was in "+dir, func() bool {
+			err := unix.Rmdir(dir)
+			return err == nil || errors.Is(err, unix.ENOENT)
+		})
 	}
 }
 
@@ -603,8 +699,10 @@ func TestExecCPUAffinity(t *testing.T) {
 	w.execPrints(affinity(&specs.CPUAffinity{Initial: cpu}), allowed+"\n")
 	w.execPrints(affinity(&specs.CPUAffinity{Final: cpu}), cpu+"\n")
 	w.execPrints(affinity(&specs.CPUAffinity{Initial: "0-8000", Final: cpu + "-8000,8191"}), cpu+"\n")
-	w.execFails(affinity(&specs.CPUAffinity{Initial: "8000"}), "process.execCPUAffinity.initial: found 8000: sched_setaffinity: invalid argument")
-	w.execFails(affinity(&specs.CPUAffinity{Final: "8000"}), "process.execCPUAffinity.final: sched_setaffinity: invalid argument")
+	w.execFails(affinity(&specs.CPUAffinity{Initial: "8000"}),
+		"process.execCPUAffinity.initial: found 8000: sched_setaffinity: invalid argument")
+	w.execFails(affinity(&specs.CPUAffinity{Final: "8000"}),
+		"process.execCPUAffinity.final: sched_setaffinity: invalid argument")
 	boundTo(t, last, func() { w.execPrints(affinity(nil), allowed+"\n") })
 }
 

@@ -17,7 +17,8 @@ import (
 )
 
 // errOOM is returned if a container's memory limit does not suffice to start its program.
-var errOOM = errors.New("unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
+var errOOM = errors.New(
+	"unable to start container process: linux.resources.memory.limit: container init was OOM-killed (memory limit too low?)")
 
 // explainLaunch converts the failure of a launch to an error that says what to change. It uses the
 // words that clients of runc look for.
@@ -42,7 +43,9 @@ func explainStep(err error, step *launch.StepError, spec *specs.Spec, group *cgr
 	case step.Name == "execve":
 		return &reworded{execError(spec.Process.Args[0], step.Errno), step}
 	case step.Field.Path == "process.cwd":
-		return fmt.Errorf("unable to start container process: chdir to cwd (%q) set in config.json failed: %w", spec.Process.Cwd, &becauseOf{step})
+		return fmt.Errorf(
+			"unable to start container process: chdir to cwd (%q) set in config.json failed: %w",
+			spec.Process.Cwd, &becauseOf{step})
 	case step.Errno == unix.ENOMEM && group.OOMKills() > 0:
 		return fmt.Errorf("%w: %w", errOOM, err)
 	}
@@ -57,7 +60,8 @@ func explainStep(err error, step *launch.StepError, spec *specs.Spec, group *cgr
 // deadlineOnSomeCPUs reports whether the kernel may have refused SCHED_DEADLINE because the
 // container does not have all processors (sched_setattr(2), EPERM).
 func deadlineOnSomeCPUs(step *launch.StepError, spec *specs.Spec) bool {
-	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM || spec.Process.Scheduler == nil || spec.Linux.Resources == nil {
+	if step.Field.Path != "process.scheduler" || step.Errno != unix.EPERM ||
+		spec.Process.Scheduler == nil || spec.Linux.Resources == nil {
 		return false
 	}
 	cpu := spec.Linux.Resources.CPU
@@ -101,8 +105,10 @@ func explainMemoryPolicyFault(linux *specs.Linux, err error) error {
 		}
 		field, _, _ = strings.Cut(field, "[")
 		words := "invalid memory policy " + strings.TrimSuffix(field, "s") // mode, flag or node
-		if mode := linux.MemoryPolicy.Mode; field == "nodes" && (mode == specs.MpolDefault || mode == specs.MpolLocal) {
-			words = fmt.Sprintf("%s mode requires 0 nodes but got %d", mode, plan.CountNodes(linux.MemoryPolicy.Nodes))
+		mode := linux.MemoryPolicy.Mode
+		if field == "nodes" && (mode == specs.MpolDefault || mode == specs.MpolLocal) {
+			words = fmt.Sprintf("%s mode requires 0 nodes but got %d", mode,
+				plan.CountNodes(linux.MemoryPolicy.Nodes))
 		}
 		return fmt.Errorf("%w: %s", err, words)
 	}
@@ -132,7 +138,8 @@ func programError(program string, errno unix.Errno) error {
 	if !strings.Contains(program, "/") {
 		// Wherever it was looked for last: runc has one answer for all of PATH, and clients know
 		// it.
-		return fmt.Errorf("unable to start container process: exec: %q: executable file not found in $PATH", program)
+		return fmt.Errorf(
+			"unable to start container process: exec: %q: executable file not found in $PATH", program)
 	}
 	switch errno {
 	case unix.EACCES:
@@ -140,16 +147,19 @@ func programError(program string, errno unix.Errno) error {
 	case unix.EISDIR:
 		return fmt.Errorf("unable to start container process: exec: %q: %w", program, unix.EISDIR)
 	}
-	return fmt.Errorf("unable to start container process: exec: %q: stat %s: %w", program, program, errno)
+	return fmt.Errorf("unable to start container process: exec: %q: stat %s: %w", program,
+		program, errno)
 }
 
 // execError returns the error of a program that exists and that the kernel did not execute.
 func execError(program string, errno unix.Errno) error {
 	switch errno {
 	case unix.ENOENT:
-		return fmt.Errorf("unable to start container process: exec %s: %w (its interpreter or loader is missing from the root filesystem)", program, errno)
+		return fmt.Errorf(
+			"unable to start container process: exec %s: %w (its interpreter or loader is missing from the root filesystem)", program, errno)
 	case unix.ENOEXEC:
-		return fmt.Errorf("unable to start container process: exec %s: %w (neither a program for this machine nor a script with #!)", program, errno)
+		return fmt.Errorf(
+			"unable to start container process: exec %s: %w (neither a program for this machine nor a script with #!)", program, errno)
 	}
 	return fmt.Errorf("unable to start container process: exec %s: %w", program, errno)
 }

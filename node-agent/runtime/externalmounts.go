@@ -23,7 +23,9 @@ type externalMount struct{ name, destination, source string }
 // externalMounts returns the external mounts of a document: bind mounts, by their destination, and
 // cgroup mounts where they are bind mounts (see cgroupMount in package plan). groups are the
 // directories of the container's cgroup, as HostPaths returns them.
-func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []externalMount, err error) {
+func (r *Runtime) externalMounts(spec *specs.Spec, groups map[string]string) (out []externalMount,
+	err error,
+) {
 	add := func(destination, source string) {
 		name := filepath.Clean("/" + destination)
 		out = append(out, externalMount{name, name, source})
@@ -75,7 +77,8 @@ func followed(root int, destination string) string {
 		path, base string
 		flags      uint64
 	}{{destination, "", unix.O_PATH}, {parent, base, unix.O_PATH}} {
-		fd, err := scoped.Open(root, "./"+try.path, try.flags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+		fd, err := scoped.Open(root, "./"+try.path, try.flags, unix.RESOLVE_IN_ROOT|
+			unix.RESOLVE_NO_MAGICLINKS)
 		if err != nil {
 			continue
 		}

@@ -21,17 +21,26 @@ func Features() *features.Features {
 	f := &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
-		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
-		MountOptions:  plan.MountOptions(),
+		Hooks: []string{
+			"prestart", "createRuntime", "createContainer", "startContainer",
+			"poststart", "poststop",
+		},
+		MountOptions: plan.MountOptions(),
 		Linux: &features.Linux{
-			Namespaces:      []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
-			Capabilities:    capability.Names(),
-			Cgroup:          &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
-			Seccomp:         &features.Seccomp{Enabled: &yes},
-			Apparmor:        &features.Apparmor{Enabled: &yes},
-			Selinux:         &features.Selinux{Enabled: &yes},
-			IntelRdt:        &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
-			MemoryPolicy:    &features.MemoryPolicy{Modes: plan.MemoryPolicyModes(), Flags: plan.MemoryPolicyFlags()},
+			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
+			Capabilities: capability.Names(),
+			Cgroup: &features.Cgroup{
+				V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes,
+				Rdma: &yes,
+			},
+			Seccomp:  &features.Seccomp{Enabled: &yes},
+			Apparmor: &features.Apparmor{Enabled: &yes},
+			Selinux:  &features.Selinux{Enabled: &yes},
+			IntelRdt: &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy: &features.MemoryPolicy{
+				Modes: plan.MemoryPolicyModes(),
+				Flags: plan.MemoryPolicyFlags(),
+			},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
@@ -70,7 +79,10 @@ func (r *Runtime) Plan(spec *specs.Spec, bundle string) (*plan.Plan, error) {
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(bundle, rootfs)
 	}
-	o := plan.Options{ID: "ID", Bundle: bundle, Rootfs: filepath.Clean(rootfs), Home: "/", Result: true}
+	o := plan.Options{
+		ID: "ID", Bundle: bundle, Rootfs: filepath.Clean(rootfs), Home: "/",
+		Result: true,
+	}
 	if !host.Cgroup.Unified {
 		for _, h := range host.Cgroup.V1 {
 			o.Cgroups = append(o.Cgroups, h.Dir)

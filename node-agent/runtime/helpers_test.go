@@ -97,10 +97,13 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, dir: dir, id: "t" + fmt.Sprint(os.Getpid()) + "-" + strings.NewReplacer("/", "-", "#", "-", ",", "-", " ", "-", "=", "-").Replace(t.Name())}
+	w := &world{t: t, dir: dir, id: "t" + fmt.Sprint(os.Getpid()) + "-" + strings.NewReplacer("/", "-",
+		"#", "-", ",", "-", " ", "-", "=", "-").Replace(t.Name())}
 	w.id = w.id[:min(len(w.id), 100)]
 	w.cgroup = "/" + w.id
-	rt, err := New(filepath.Join(dir, "run"), WithWarnings(func(s string) { w.warned = append(w.warned, s) }))
+	rt, err := New(filepath.Join(dir, "run"), WithWarnings(func(s string) {
+		w.warned = append(w.warned, s)
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +130,11 @@ func (w *world) rootfs(bundle string) {
 	program, err := os.ReadFile(busybox)
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(bin, "busybox"), program, 0o755))
-	for _, applet := range []string{"sh", "cat", "ls", "sleep", "true", "false", "id", "stat", "mount", "readlink", "touch", "mkdir", "hostname", "tty", "stty", "kill", "pwd", "test", "grep", "dd", "env", "tail", "cut", "tr"} {
+	for _, applet := range []string{
+		"sh", "cat", "ls", "sleep", "true", "false", "id", "stat", "mount",
+		"readlink", "touch", "mkdir", "hostname", "tty", "stty", "kill", "pwd", "test", "grep", "dd",
+		"env", "tail", "cut", "tr",
+	} {
 		w.must(os.Symlink("busybox", filepath.Join(bin, applet)))
 	}
 }
@@ -164,7 +171,8 @@ func (w *world) leftovers() string {
 		// Go has an epoll descriptor and an eventfd, and the library of cgroups one of the
 		// hierarchies' directory, for good; that directory is the one being read. Pidfds and
 		// detached mounts count.
-		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" && target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
+		if target != "anon_inode:[eventpoll]" && target != "anon_inode:[eventfd]" &&
+			target != "/sys/fs/cgroup" && target != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			open = append(open, target)
 		}
 	}
@@ -215,7 +223,8 @@ func ownMounts(mountinfo string) (n int) {
 
 // cgroupDirs returns the directories of the test's cgroup in all hierarchies.
 func (w *world) cgroupDirs() (found []string) {
-	for _, pattern := range []string{"/sys/fs/cgroup" + w.cgroup + "*", "/sys/fs/cgroup/*" + w.cgroup + "*"} {
+	for _, pattern := range []string{"/sys/fs/cgroup" + w.cgroup + "*", "/sys/fs/cgroup/*" +
+		w.cgroup + "*"} {
 		dirs, err := filepath.Glob(pattern)
 		w.must(err)
 		found = append(found, dirs...)
@@ -251,19 +260,45 @@ func (w *world) spec(args ...string) *specs.Spec {
 		Hostname: "tested",
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=1m"}},
-			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{
+				"nosuid", "strictatime",
+				"mode=755", "size=65536k",
+			}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{
+				"nosuid", "noexec",
+				"newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
+			}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{
+				"nosuid", "noexec",
+				"nodev", "mode=1777", "size=1m",
+			}},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{
+				"nosuid",
+				"noexec", "nodev",
+			}},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{
+				"nosuid", "noexec",
+				"nodev", "ro",
+			}},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{
+				"nosuid",
+				"noexec", "nodev", "relatime", "ro",
+			}},
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: w.cgroup,
 			Namespaces: []specs.LinuxNamespace{
-				{Type: "pid"}, {Type: "network"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "cgroup"},
+				{Type: "pid"},
+				{Type: "network"},
+				{Type: "ipc"},
+				{Type: "uts"},
+				{Type: "mount"},
+				{Type: "cgroup"},
 			},
-			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{
+				Allow:  false,
+				Access: "rwm",
+			}}},
 		},
 	}
 }

@@ -83,7 +83,8 @@ func passwd(spec *specs.Spec, rootfs, bundle string) (root, file string) {
 // homeBelow looks a user up in the passwd file of a root filesystem, which is hostile: the path is
 // resolved inside the root.
 func homeBelow(root int, file string, uid uint32) string {
-	fd, err := scoped.Open(root, "./"+file, passwdFlags, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := scoped.Open(root, "./"+file, passwdFlags, unix.RESOLVE_IN_ROOT|
+		unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return ""
 	}

@@ -37,22 +37,30 @@ const (
 type hookStreams struct{ stdin, stdout, stderr *os.File }
 
 func (s hookStreams) inputs() map[plan.Input]int {
-	return map[plan.Input]int{plan.InputStdin: int(s.stdin.Fd()), plan.InputStdout: int(s.stdout.Fd()), plan.InputStderr: int(s.stderr.Fd())}
+	return map[plan.Input]int{
+		plan.InputStdin: int(s.stdin.Fd()), plan.InputStdout: int(s.stdout.Fd()),
+		plan.InputStderr: int(s.stderr.Fd()),
+	}
 }
 
 // hookStarter starts the child of a hook, which has become its program when it returns.
-type hookStarter func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error)
+type hookStarter func(ctx context.Context, h specs.Hook, f plan.Field,
+	s hookStreams) (*launch.Child, error)
 
 // runHooks runs hooks in the runtime's namespaces in their order, each with the container's state
 // on its standard input; the first that fails ends it (config.md, POSIX-platform Hooks).
-func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) error {
+func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, rec *record,
+	status specs.ContainerState,
+) error {
 	if len(hooks) > 0 {
 		r.debugf("container %s: run %d %s hooks", rec.ID, len(hooks), kind)
 	}
 	return runHooksBy(ctx, kind, hooks, rec.ociState(status), inRuntime(rec))
 }
 
-func runHooksBy(ctx context.Context, kind string, hooks []specs.Hook, state specs.State, start hookStarter) error {
+func runHooksBy(ctx context.Context, kind string, hooks []specs.Hook, state specs.State,
+	start hookStarter,
+) error {
 	for i, h := range hooks {
 		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, state, start); err != nil {
 			return &hookError{fmt.Errorf("error running %s hook #%d: %w", kind, i, err)}
@@ -68,12 +76,17 @@ func (e *hookError) Unwrap() error { return e.error }
 
 // runHooksLogged runs hooks whose failure is a warning: poststop. It warns in runc's words and, for
 // the exit code, in crun's.
-func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record, status specs.ContainerState) {
+func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs.Hook, rec *record,
+	status specs.ContainerState,
+) {
 	for i, h := range hooks {
-		if err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, rec.ociState(status), inRuntime(rec)); err != nil {
+		err := runHook(ctx, h, plan.Field{Path: "hooks." + kind, Index: i}, rec.ociState(status),
+			inRuntime(rec))
+		if err != nil {
 			warning := fmt.Sprintf("error running %s hook #%d: %v", kind, i, err)
 			if exit, ok := errors.AsType[exitError](err); ok && unix.WaitStatus(exit).Exited() {
-				warning = fmt.Sprintf("%s hook failed with exit code %d: %s", kind, unix.WaitStatus(exit).ExitStatus(), warning)
+				warning = fmt.Sprintf("%s hook failed with exit code %d: %s", kind,
+					unix.WaitStatus(exit).ExitStatus(), warning)
 			}
 			r.warn(warning)
 		}
@@ -82,12 +95,15 @@ func (r *Runtime) runHooksLogged(ctx context.Context, kind string, hooks []specs
 
 // runHook runs one hook to its end. One that runs longer than its timeout is killed, with what it
 // has started in its session.
-func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State, start hookStarter) error {
+func runHook(ctx context.Context, h specs.Hook, f plan.Field, state specs.State,
+	start hookStarter,
+) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
 		// A longer one would wrap around, and be over at once.
 		limit := time.Duration(min(*h.Timeout, math.MaxInt64/int(time.Second))) * time.Second
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("hook ran past specified timeout of %.1fs", limit.Seconds()))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit,
+			fmt.Errorf("hook ran past specified timeout of %.1fs", limit.Seconds()))
 		defer cancel()
 	}
 	input, err := json.Marshal(state)
@@ -127,7 +143,8 @@ func startError(ctx context.Context, h specs.Hook, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case errors.As(err, &step) && (step.Name == "execve" || step.Name == "execveat" || step.Name == "faccessat" || step.Name == "faccessat2"):
+	case errors.As(err, &step) && (step.Name == "execve" || step.Name == "execveat" ||
+		step.Name == "faccessat" || step.Name == "faccessat2"):
 		err = fmt.Errorf("exec %s: %w", h.Path, step.Errno)
 	}
 	return fmt.Errorf("%w, stdout: , stderr: ", err)
@@ -154,7 +171,8 @@ func waitHook(ctx context.Context, child *launch.Child) unix.WaitStatus {
 		close(killed)
 	})
 	for {
-		if err := unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil); !errors.Is(err, unix.EINTR) {
+		err := unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
@@ -166,8 +184,14 @@ func waitHook(ctx context.Context, child *launch.Child) unix.WaitStatus {
 
 // inRuntime starts hooks in the runtime's namespaces.
 func inRuntime(rec *record) hookStarter {
-	return func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
-		return launchHook(ctx, launch.Request{Plan: plan.BuildHook(h, f, plan.Options{Bundle: rec.Bundle, DefaultNoFile: defaultNoFile(), Environment: os.Environ()}), Inputs: s.inputs()})
+	return func(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child,
+		error,
+	) {
+		return launchHook(ctx,
+			launch.Request{Plan: plan.BuildHook(h, f, plan.Options{
+				Bundle:        rec.Bundle,
+				DefaultNoFile: defaultNoFile(), Environment: os.Environ(),
+			}), Inputs: s.inputs()})
 	}
 }
 
@@ -201,7 +225,8 @@ func (c *creation) createHooks(ctx context.Context) error {
 	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec, specs.StateCreated); err != nil { //nolint:staticcheck // deprecated, not gone
 		return err
 	}
-	if err := c.r.runHooks(ctx, "createRuntime", h.CreateRuntime, c.rec, specs.StateCreated); err != nil {
+	if err := c.r.runHooks(ctx, "createRuntime", h.CreateRuntime, c.rec,
+		specs.StateCreated); err != nil {
 		return err
 	}
 	if len(h.CreateContainer) == 0 {
@@ -214,7 +239,9 @@ func (c *creation) createHooks(ctx context.Context) error {
 	return runHooksBy(ctx, "createContainer", h.CreateContainer, state, c.startCreateContainerHook)
 }
 
-func (c *creation) startCreateContainerHook(ctx context.Context, h specs.Hook, f plan.Field, s hookStreams) (*launch.Child, error) {
+func (c *creation) startCreateContainerHook(ctx context.Context, h specs.Hook, f plan.Field,
+	s hookStreams,
+) (*launch.Child, error) {
 	program, err := unix.Open(h.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("exec %s: %w", h.Path, err)
@@ -230,7 +257,10 @@ func (c *creation) startCreateContainerHook(ctx context.Context, h specs.Hook, f
 	if err != nil {
 		return nil, err
 	}
-	return launchHook(ctx, launch.Request{Plan: p, Inputs: inputs, Cgroup: c.cgroup.unified, OnSync: c.cgroup.attach})
+	return launchHook(ctx, launch.Request{
+		Plan: p, Inputs: inputs, Cgroup: c.cgroup.unified,
+		OnSync: c.cgroup.attach,
+	})
 }
 
 // startHooks runs the startContainer hooks: as the container's process will be, with its user and
@@ -243,23 +273,28 @@ func (r *Runtime) startHooks(ctx context.Context, rec *record) error {
 	if err != nil {
 		return err
 	}
-	return runHooksBy(ctx, "startContainer", rec.Hooks.StartContainer, state, func(ctx context.Context, h specs.Hook, _ plan.Field, s hookStreams) (*launch.Child, error) {
+	return runHooksBy(ctx, "startContainer", rec.Hooks.StartContainer, state, func(ctx context.Context,
+		h specs.Hook, _ plan.Field, s hookStreams,
+	) (*launch.Child, error) {
 		args := h.Args
 		if len(args) == 0 {
 			args = []string{h.Path}
 		}
-		x := &execution{session: r.newSession(), id: rec.ID, program: h.Path, ownEnv: len(h.Env) > 0, o: ExecOptions{
-			Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
-			Change: func(p *specs.Process) error {
-				p.Args, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, false, nil, nil
-				// The specification does not say what a hook without env has. Since its program is
-				// the container's, it is what the process has.
-				if len(h.Env) > 0 {
-					p.Env = h.Env
-				}
-				return nil
+		x := &execution{
+			session: r.newSession(), id: rec.ID, program: h.Path, ownEnv: len(h.Env) > 0,
+			o: ExecOptions{
+				Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr,
+				Change: func(p *specs.Process) error {
+					p.Args, p.Terminal, p.ConsoleSize, p.ExecCPUAffinity = args, false, nil, nil
+					// The specification does not say what a hook without env has. Since its program is
+					// the container's, it is what the process has.
+					if len(h.Env) > 0 {
+						p.Env = h.Env
+					}
+					return nil
+				},
 			},
-		}}
+		}
 		if err := x.execute(ctx); err != nil {
 			return nil, err
 		}
@@ -300,7 +335,11 @@ type hookPipes struct {
 }
 
 func (p *hookPipes) open() error {
-	for i, ends := range []struct{ child, ours **os.File }{{&p.child.stdin, &p.state}, {&p.child.stdout, &p.out[0]}, {&p.child.stderr, &p.out[1]}} {
+	for i, ends := range []struct{ child, ours **os.File }{
+		{&p.child.stdin, &p.state},
+		{&p.child.stdout, &p.out[0]},
+		{&p.child.stderr, &p.out[1]},
+	} {
 		var fds [2]int
 		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 			p.close()
@@ -323,14 +362,18 @@ func (p *hookPipes) open() error {
 // redirect gives a hook the files that annotations of crun name as its output; they are made if
 // need be, and appended to.
 func (p *hookPipes) redirect(annotations map[string]string) error {
-	for key, stream := range map[string]**os.File{"run.oci.hooks.stdout": &p.child.stdout, "run.oci.hooks.stderr": &p.child.stderr} {
+	for key, stream := range map[string]**os.File{
+		"run.oci.hooks.stdout": &p.child.stdout,
+		"run.oci.hooks.stderr": &p.child.stderr,
+	} {
 		path := annotations[key]
 		if path == "" {
 			continue
 		}
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
 		if err == nil {
-			err = unix.SetNonblock(int(f.Fd()), false) // to open a fifo must not wait for its reader; to write may
+			// to open a fifo must not wait for its reader; to write may
+			err = unix.SetNonblock(int(f.Fd()), false)
 		}
 		if err != nil {
 			return fmt.Errorf("annotations[%q]: %w", key, err)
@@ -378,7 +421,9 @@ func closeAll(files ...*os.File) {
 }
 
 // bounded is a writer that keeps the beginning of its input.
-type bounded struct{ kept []byte } // no bytes.Buffer: io.Copy would use its ReadFrom, which has no bound
+//
+// It is no bytes.Buffer: io.Copy would use its ReadFrom, which has no bound.
+type bounded struct{ kept []byte }
 
 func (b *bounded) Write(p []byte) (int, error) {
 	if room := maxHookOutput - len(b.kept); room > 0 {

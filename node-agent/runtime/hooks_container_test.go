@@ -62,9 +62,13 @@ func TestHooksInTheContainer(t *testing.T) {
 		s.Linux.GIDMappings = s.Linux.UIDMappings
 	}
 	for name, change := range map[string]func(*specs.Spec){
-		"root": func(*specs.Spec) {}, "user": func(s *specs.Spec) { s.Process.User.UID = 1000 }, "user namespace": mapped,
+		"root": func(*specs.Spec) {}, "user": func(s *specs.Spec) {
+			s.Process.User.UID = 1000
+		}, "user namespace": mapped,
 		"pids of the host": func(s *specs.Spec) {
-			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+				return n.Type == specs.PIDNamespace
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +87,10 @@ func TestHooksInTheContainer(t *testing.T) {
 			}
 			spec.Annotations = map[string]string{"k": "v"}
 			spec.Process.Cwd = "/scratch"
-			spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: "SCMP_ACT_TRAP"}}}
+			spec.Linux.Seccomp = &specs.LinuxSeccomp{
+				DefaultAction: "SCMP_ACT_ALLOW",
+				Syscalls:      []specs.LinuxSyscall{{Names: []string{"swapon"}, Action: "SCMP_ACT_TRAP"}},
+			}
 			created := filepath.Join(w.dir, "told")
 			w.must(os.WriteFile(created, nil, 0o666))
 			w.must(os.Chmod(created, 0o666))
@@ -99,7 +106,8 @@ func TestHooksInTheContainer(t *testing.T) {
 			}
 			spec.Hooks.StartContainer[0].Args[0] = "sh"
 			s := w.create(spec)
-			if got, want := w.noted(), "prestart b none\ncreateRuntime b none\ncreateContainer b none\n"; got != want {
+			if got, want := w.noted(),
+				"prestart b none\ncreateRuntime b none\ncreateContainer b none\n"; got != want {
 				t.Errorf("after create: %q", got)
 			}
 			namespaces := map[string]string{}
@@ -118,30 +126,39 @@ func TestHooksInTheContainer(t *testing.T) {
 					t.Errorf("createContainer: the namespace %s is %s, the container's %s", n, told[n], want)
 				}
 			}
-			if told["zero"] != "hook" || told["env"] != "A=b" || told["cwd"] != w.file("") || told["pid"] == "1" {
+			if told["zero"] != "hook" || told["env"] != "A=b" || told["cwd"] != w.file("") ||
+				told["pid"] == "1" {
 				t.Errorf("createContainer: %q", told)
 			}
-			if st := w.toldState(told); st.Pid != inner || st.ID != w.id || st.Status != specs.StateCreated || st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
+			if st := w.toldState(told); st.Pid != inner || st.ID != w.id ||
+				st.Status != specs.StateCreated || st.Bundle != w.bundle() || st.Annotations["k"] != "v" ||
+				st.Version != "1.3.0" {
 				t.Errorf("createContainer: state %+v", st)
 			}
-			if told["Seccomp"] != "0" || told["NoNewPrivs"] != "0" || !strings.HasPrefix(told["Uid"], "0\t") {
+			if told["Seccomp"] != "0" || told["NoNewPrivs"] != "0" || !strings.HasPrefix(told["Uid"],
+				"0\t") {
 				t.Errorf("createContainer: %q", told)
 			}
 			w.must(w.rt.Start(background, w.id))
 			if got := w.noted(); !strings.HasSuffix(got, "\npoststart b none\n") {
 				t.Errorf("after start: %q", got)
 			}
-			w.await("the process", func() bool { _, err := os.Stat(w.file("/scratch/ran")); return err == nil })
+			w.await("the process", func() bool {
+				_, err := os.Stat(w.file("/scratch/ran"))
+				return err == nil
+			})
 			told = w.told(w.file("/scratch/told"))
 			for n, want := range namespaces {
 				if told[n] != want {
 					t.Errorf("startContainer: the namespace %s is %s, the container's %s", n, told[n], want)
 				}
 			}
-			if told["zero"] != "sh" || told["env"] != "A=b" || told["cwd"] != "/scratch" || told["ran"] != "" {
+			if told["zero"] != "sh" || told["env"] != "A=b" || told["cwd"] != "/scratch" ||
+				told["ran"] != "" {
 				t.Errorf("startContainer: %q", told)
 			}
-			if st := w.toldState(told); st.Pid != inner || st.ID != w.id || st.Status != specs.StateCreated || st.Bundle != w.bundle() {
+			if st := w.toldState(told); st.Pid != inner || st.ID != w.id ||
+				st.Status != specs.StateCreated || st.Bundle != w.bundle() {
 				t.Errorf("startContainer: state %+v", st)
 			}
 			for _, key := range []string{"CapEff", "CapBnd", "NoNewPrivs", "Seccomp"} {
@@ -161,8 +178,14 @@ func TestHooksOfRun(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("cat /told; echo process")
 	spec.Hooks = &specs.Hooks{
-		CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo createContainer > told"}}},
-		StartContainer:  []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo first >> /told"}}, {Path: "/hook"}},
+		CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{
+			"sh", "-c",
+			"echo createContainer > told",
+		}}},
+		StartContainer: []specs.Hook{
+			{Path: "/bin/sh", Args: []string{"sh", "-c", "echo first >> /told"}},
+			{Path: "/hook"},
+		},
 	}
 	w.write("/hook", "#!/bin/sh\necho \"$0 $#\" >> /told\n", 0o755)
 	w.prints(spec, "createContainer\nfirst\n/hook 0\nprocess\n")
@@ -173,7 +196,8 @@ func TestHooksOfRun(t *testing.T) {
 func TestScriptAsCreateContainerHook(t *testing.T) {
 	w := newWorld(t)
 	script := filepath.Join(w.dir, "script")
-	w.must(os.WriteFile(script, []byte("#!/bin/sh\necho \"$0 $*\" > told; ls /proc/self/fd | wc -l >> told\n"), 0o755))
+	w.must(os.WriteFile(script,
+		[]byte("#!/bin/sh\necho \"$0 $*\" > told; ls /proc/self/fd | wc -l >> told\n"), 0o755))
 	spec := w.sh("cat /told")
 	spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: script, Args: []string{"x", "y"}}}}
 	w.prints(spec, script+" y\n4\n") // 0 to 2 and that of ls
@@ -189,7 +213,10 @@ func TestCreateContainerHookIsTheRuntimes(t *testing.T) {
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(dir, "program"), program, 0o755))
 	w.must(os.WriteFile(filepath.Join(dir, "script"), []byte("#!/bin/sh\necho right > told\n"), 0o755))
-	for _, hook := range []specs.Hook{{Path: filepath.Join(dir, "program"), Args: []string{"sh", "-c", "echo right > told"}}, {Path: filepath.Join(dir, "script")}} {
+	for _, hook := range []specs.Hook{{Path: filepath.Join(dir, "program"), Args: []string{
+		"sh", "-c",
+		"echo right > told",
+	}}, {Path: filepath.Join(dir, "script")}} {
 		other := w.mountNamespace(dir)
 		spec := w.sh("cat /told; rm -f /told")
 		for i := range spec.Linux.Namespaces {
@@ -209,7 +236,8 @@ func TestCreateContainerHookIsTheRuntimes(t *testing.T) {
 // process in it.
 func (w *world) mountNamespace(dir string) int {
 	w.t.Helper()
-	other := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none "$0" && for f in program script; do
+	other := exec.Command("unshare", "-m", "sh", "-c",
+		`mount -t tmpfs none "$0" && for f in program script; do
 printf '#!/bin/sh\necho wrong > told\n' > "$0/$f"; chmod 755 "$0/$f"; done; echo; exec sleep 1000`, dir)
 	ready, err := other.StdoutPipe()
 	w.must(err)
@@ -233,7 +261,10 @@ func eachKind(hooks []specs.Hook) map[string]*specs.Hooks {
 // as failed.
 func TestHookTimeouts(t *testing.T) {
 	const mark = "86421"
-	for kind, hooks := range eachKind([]specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " & sleep " + mark}, Env: []string{"PATH=/bin"}, Timeout: ptr(1)}}) {
+	for kind, hooks := range eachKind([]specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"sleep " + mark + " & sleep " + mark,
+	}, Env: []string{"PATH=/bin"}, Timeout: ptr(1)}}) {
 		t.Run(kind, func(t *testing.T) {
 			w := newWorld(t)
 			spec := w.spec("/bin/sleep", "1000")
@@ -259,7 +290,8 @@ func processesWith(t *testing.T, word string) (pids []string) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if data, err := os.ReadFile(f); err == nil && slices.Contains(strings.Split(string(data), "\x00"), word) {
+		if data, err := os.ReadFile(f); err == nil && slices.Contains(strings.Split(string(data), "\x00"),
+			word) {
 			pids = append(pids, f)
 		}
 	}
@@ -272,7 +304,8 @@ func TestHooksThatAreNotThere(t *testing.T) {
 		w := newWorld(t)
 		spec := w.spec("/bin/sleep", "1000")
 		spec.Hooks = hooks
-		w.fails(spec, "error running "+kind+" hook #0: ", "exec /does/not/exist: no such file or directory")
+		w.fails(spec, "error running "+kind+" hook #0: ",
+			"exec /does/not/exist: no such file or directory")
 	}
 }
 
@@ -282,9 +315,12 @@ func TestHookWithMuchState(t *testing.T) {
 	spec := w.sh("cat /size")
 	spec.Annotations = map[string]string{"a": strings.Repeat("x", 1<<20)}
 	spec.Hooks = &specs.Hooks{
-		CreateRuntime:   []specs.Hook{{Path: "/bin/true"}},
-		CreateContainer: []specs.Hook{{Path: "/bin/true"}, {Path: "/bin/sh", Args: []string{"sh", "-c", "wc -c > size"}}},
-		StartContainer:  []specs.Hook{{Path: "/bin/true"}},
+		CreateRuntime: []specs.Hook{{Path: "/bin/true"}},
+		CreateContainer: []specs.Hook{
+			{Path: "/bin/true"},
+			{Path: "/bin/sh", Args: []string{"sh", "-c", "wc -c > size"}},
+		},
+		StartContainer: []specs.Hook{{Path: "/bin/true"}},
 	}
 	out := w.run(spec)
 	var size int
@@ -298,14 +334,18 @@ func TestHookLeavesADaemon(t *testing.T) {
 	const mark = "97531"
 	w := newWorld(t)
 	spec := w.sh("echo ran")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep " + mark + " &"}, Timeout: ptr(600)}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"sleep " + mark + " &",
+	}, Timeout: ptr(600)}}}
 	began := time.Now()
 	w.prints(spec, "ran\n")
 	if d := time.Since(began); d > patience {
 		t.Errorf("it took %v", d)
 	}
 	var left []string
-	w.await("the daemon", func() bool { left = processesWith(t, mark); return len(left) == 1 }) // which the container may have overtaken
+	// which the container may have overtaken
+	w.await("the daemon", func() bool { left = processesWith(t, mark); return len(left) == 1 })
 	for _, f := range left {
 		var pid int
 		_, err := fmt.Sscanf(f, "/proc/%d/", &pid)

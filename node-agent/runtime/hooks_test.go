@@ -17,7 +17,8 @@ import (
 // directory, and saves the state that it gets.
 func (w *world) noting(name string) []specs.Hook {
 	return []specs.Hook{{
-		Path: "/bin/sh", Args: []string{"hook", "-c", `cat > ` + filepath.Join(w.dir, name+".json") + `; echo ` + name + ` "$A" "${PATH-none}" >> ` + filepath.Join(w.dir, "hooks")},
+		Path: "/bin/sh", Args: []string{"hook", "-c", `cat > ` + filepath.Join(w.dir, name+".json") +
+			`; echo ` + name + ` "$A" "${PATH-none}" >> ` + filepath.Join(w.dir, "hooks")},
 		Env: []string{"A=b"},
 	}}
 }
@@ -28,11 +29,16 @@ func (w *world) noted() string {
 	if err != nil && !os.IsNotExist(err) {
 		w.t.Fatal(err)
 	}
-	return strings.ReplaceAll(string(data), " b /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", " b none") // dash's own default, not passed on
+	// dash's own default, not passed on
+	return strings.ReplaceAll(string(data),
+		" b /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", " b none")
 }
 
 func failing() []specs.Hook {
-	return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo some words; echo other words >&2; exit 3"}}}
+	return []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"echo some words; echo other words >&2; exit 3",
+	}}}
 }
 
 func TestHooks(t *testing.T) {
@@ -54,7 +60,8 @@ func TestHooks(t *testing.T) {
 		t.Errorf("after create: %q", got)
 	}
 	for _, hook := range []string{"prestart", "createRuntime"} {
-		if st := state(hook); st.Pid != s.PID || st.ID != w.id || st.Status != specs.StateCreated || st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
+		if st := state(hook); st.Pid != s.PID || st.ID != w.id || st.Status != specs.StateCreated ||
+			st.Bundle != w.bundle() || st.Annotations["k"] != "v" || st.Version != "1.3.0" {
 			t.Errorf("%s: state %+v", hook, st)
 		}
 	}
@@ -66,7 +73,8 @@ func TestHooks(t *testing.T) {
 		t.Errorf("poststart: state %+v", st)
 	}
 	w.must(w.rt.Delete(background, w.id, true))
-	if got := w.noted(); !strings.HasSuffix(got, "\npoststop b none\n") || strings.Count(got, "\n") != 4 {
+	if got := w.noted(); !strings.HasSuffix(got, "\npoststop b none\n") ||
+		strings.Count(got, "\n") != 4 {
 		t.Errorf("after delete: %q", got)
 	}
 	if st := state("poststop"); st.Status != specs.StateStopped || st.Pid != 0 {
@@ -82,12 +90,19 @@ func TestEnvironmentOfHooks(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(w.dir, "environment")
 	say := func(kind string, env ...string) []specs.Hook {
-		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "` + kind + ` ${BERTH_TEST_HOOK-none}" >> ` + file}, Env: env}}
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "` + kind +
+			` ${BERTH_TEST_HOOK-none}" >> ` + file}, Env: env}}
 	}
 	spec := w.sh("true")
 	spec.Process.Env = []string{"BERTH_TEST_HOOK=of the container"}
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: w.dir, Type: "bind", Source: w.dir, Options: []string{"bind"}})
-	for _, c := range []struct{ env, outside, inside string }{{"", "of the runtime", "of the container"}, {"A=b", "none", "none"}} {
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: w.dir, Type: "bind", Source: w.dir,
+		Options: []string{"bind"},
+	})
+	for _, c := range []struct{ env, outside, inside string }{{
+		"", "of the runtime",
+		"of the container",
+	}, {"A=b", "none", "none"}} {
 		w.must(os.WriteFile(file, nil, 0o644))
 		var env []string
 		if c.env != "" {
@@ -95,7 +110,8 @@ func TestEnvironmentOfHooks(t *testing.T) {
 		}
 		spec.Hooks = &specs.Hooks{
 			Prestart: say("prestart", env...), CreateRuntime: say("createRuntime", env...), CreateContainer: say("createContainer", env...), //nolint:staticcheck // deprecated, not gone
-			StartContainer: say("startContainer", env...), Poststart: say("poststart", env...), Poststop: say("poststop", env...),
+			StartContainer: say("startContainer", env...), Poststart: say("poststart", env...),
+			Poststop: say("poststop", env...),
 		}
 		w.create(spec)
 		w.must(w.rt.Start(background, w.id))
@@ -103,7 +119,8 @@ func TestEnvironmentOfHooks(t *testing.T) {
 		data, err := os.ReadFile(file)
 		w.must(err)
 		want := "prestart OUT\ncreateRuntime OUT\ncreateContainer OUT\nstartContainer IN\npoststart OUT\npoststop OUT\n"
-		if want = strings.NewReplacer("OUT", c.outside, "IN", c.inside).Replace(want); string(data) != want {
+		if want = strings.NewReplacer("OUT", c.outside, "IN",
+			c.inside).Replace(want); string(data) != want {
 			t.Errorf("env %q: found\n%swant\n%s", c.env, data, want)
 		}
 	}
@@ -119,7 +136,8 @@ func TestFailingHooks(t *testing.T) {
 		spec := w.sh("touch /ran; exec sleep 1000")
 		spec.Hooks = hooks
 		hooks.Poststop = w.noting("poststop")
-		words := "error running " + name + " hook #0: exit status 3, stdout: some words\n, stderr: other words\n"
+		words := "error running " + name +
+			" hook #0: exit status 3, stdout: some words\n, stderr: other words\n"
 		w.fails(spec, words)
 		if got := w.noted(); got != "poststop b none\n" {
 			t.Errorf("%s failed, and the poststop hooks noted %q", name, got)
@@ -148,7 +166,8 @@ func TestFailingPoststop(t *testing.T) {
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{Poststop: append(failing(), w.noting("second")...)}
 	w.run(spec)
-	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "poststop hook failed with exit code 3: error running poststop hook #0: exit status 3") {
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0],
+		"poststop hook failed with exit code 3: error running poststop hook #0: exit status 3") {
 		t.Errorf("warnings: %q", w.warned)
 	}
 	if got := w.noted(); got != "second b none\n" {
@@ -159,7 +178,10 @@ func TestFailingPoststop(t *testing.T) {
 func TestHookTimeout(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: ptr(1)}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{
+		Path: "/bin/sleep",
+		Args: []string{"sleep", "1000"}, Timeout: ptr(1),
+	}}}
 	w.fails(spec, "error running createRuntime hook #0: hook ran past specified timeout of 1.0s")
 }
 
@@ -168,7 +190,10 @@ func TestHookTimeout(t *testing.T) {
 func TestHookTimeoutWithoutEnd(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true", Timeout: ptr(math.MaxInt)}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{
+		Path:    "/bin/true",
+		Timeout: ptr(math.MaxInt),
+	}}}
 	if _, _, err := w.try(spec); err != nil {
 		t.Error(err)
 	}
@@ -178,14 +203,18 @@ func TestMissingHook(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
 	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/does/not/exist"}}}
-	w.fails(spec, "error running createRuntime hook #0: ", "/does/not/exist: no such file or directory")
+	w.fails(spec, "error running createRuntime hook #0: ",
+		"/does/not/exist: no such file or directory")
 }
 
 // TestUnboundedHookOutput does not fill the memory of the runtime.
 func TestUnboundedHookOutput(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "head -c 10000000 /dev/zero; exit 1"}}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"head -c 10000000 /dev/zero; exit 1",
+	}}}}
 	_, _, err := w.try(spec)
 	if err == nil || len(err.Error()) > 3*maxHookOutput {
 		t.Errorf("an error of %d bytes", len(err.Error()))

@@ -44,7 +44,10 @@ func (w *world) outside() (dir string, contents func() string) {
 // TestKernelFilesystemsOnSymlinks: CVE-2019-16884, CVE-2019-19921, CVE-2023-27561: a procfs
 // elsewhere leaves paths unmasked.
 func TestKernelFilesystemsOnSymlinks(t *testing.T) {
-	for path, mount := range map[string]string{"/proc": "mounts[0] (/proc)", "/sys": "mounts[5] (/sys)"} {
+	for path, mount := range map[string]string{
+		"/proc": "mounts[0] (/proc)",
+		"/sys":  "mounts[5] (/sys)",
+	} {
 		t.Run(path[1:], func(t *testing.T) {
 			w := newWorld(t)
 			w.must(os.MkdirAll(w.file("/elsewhere"), 0o755))
@@ -114,11 +117,17 @@ func TestDestinationThroughASymlink(t *testing.T) {
 	// What a link leads to that is not there is made inside, like any other place, and nowhere
 	// else.
 	nowhere := filepath.Join(w.dir, "made/by/link")
-	for name, above := range map[string]string{"/dangling": "", "/climbing": "../../../../../../../../../.."} {
+	for name, above := range map[string]string{
+		"/dangling": "",
+		"/climbing": "../../../../../../../../../..",
+	} {
 		place := nowhere + name
 		w.must(os.Symlink(above+place, w.file(name)))
 		spec = w.sh("ls " + place)
-		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: name, Type: "bind", Source: filepath.Dir(source), Options: []string{"rbind"}})
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			Destination: name, Type: "bind",
+			Source: filepath.Dir(source), Options: []string{"rbind"},
+		})
 		if out, _, err := w.try(spec); err != nil || !strings.Contains(out, "source") {
 			t.Errorf("%s: it printed %q, %v", name, out, err)
 		}
@@ -151,25 +160,38 @@ func TestMountedPasswd(t *testing.T) {
 	w := newWorld(t)
 	w.write("/etc/passwd", "root:x:0:0::/of-the-image:/bin/sh\n", 0o644)
 	w.must(os.MkdirAll(filepath.Join(w.bundle(), "etc"), 0o755))
-	w.must(os.WriteFile(filepath.Join(w.bundle(), "etc/passwd"), []byte("root:x:0:0::/of-the-mount:/bin/sh\n"), 0o644))
+	w.must(os.WriteFile(filepath.Join(w.bundle(), "etc/passwd"),
+		[]byte("root:x:0:0::/of-the-mount:/bin/sh\n"), 0o644))
 	w.must(os.MkdirAll(filepath.Join(w.dir, "empty"), 0o755))
 	bind := func(source, destination string) specs.Mount {
-		return specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}}
+		return specs.Mount{
+			Destination: destination, Type: "bind", Source: source,
+			Options: []string{"rbind"},
+		}
 	}
 	for name, c := range map[string]struct {
 		mounts []specs.Mount
 		masked []string
 		want   string
 	}{
-		"none":            {nil, nil, "/of-the-image"},
-		"the file":        {[]specs.Mount{bind(filepath.Join(w.bundle(), "etc/passwd"), "/etc/passwd")}, nil, "/of-the-mount"},
+		"none": {nil, nil, "/of-the-image"},
+		"the file": {
+			[]specs.Mount{bind(filepath.Join(w.bundle(), "etc/passwd"), "/etc/passwd")},
+			nil, "/of-the-mount",
+		},
 		"its folder":      {[]specs.Mount{bind("etc", "/etc/")}, nil, "/of-the-mount"},
 		"another":         {[]specs.Mount{bind("etc", "/etc/passwd.d")}, nil, "/of-the-image"},
 		"an empty folder": {[]specs.Mount{bind(filepath.Join(w.dir, "empty"), "/etc")}, nil, "/"},
-		"the last":        {[]specs.Mount{bind(filepath.Join(w.dir, "empty"), "/etc"), bind("etc", "/etc")}, nil, "/of-the-mount"},
-		"tmpfs":           {[]specs.Mount{{Destination: "/etc", Type: "tmpfs", Source: "tmpfs"}}, nil, "/"},
-		"tmpcopyup":       {[]specs.Mount{{Destination: "/etc", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}}}, nil, "/of-the-image"},
-		"masked":          {nil, []string{"/etc"}, "/"},
+		"the last": {[]specs.Mount{
+			bind(filepath.Join(w.dir, "empty"), "/etc"),
+			bind("etc", "/etc"),
+		}, nil, "/of-the-mount"},
+		"tmpfs": {[]specs.Mount{{Destination: "/etc", Type: "tmpfs", Source: "tmpfs"}}, nil, "/"},
+		"tmpcopyup": {[]specs.Mount{{
+			Destination: "/etc", Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"tmpcopyup"},
+		}}, nil, "/of-the-image"},
+		"masked": {nil, []string{"/etc"}, "/"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := *w
@@ -200,10 +222,13 @@ func TestPasswd(t *testing.T) {
 		},
 		"huge": func(_ *world, path string) error {
 			line := "u:x:77:77::/home:/bin/sh\n"
-			return os.WriteFile(path, []byte(strings.Repeat(line, accounts.MaxFile/len(line)+1)+"root:x:0:0::/stolen:/bin/sh\n"), 0o644)
+			return os.WriteFile(path, []byte(strings.Repeat(line, accounts.MaxFile/len(line)+1)+
+				"root:x:0:0::/stolen:/bin/sh\n"), 0o644)
 		},
 		"folder": func(_ *world, path string) error { return os.Mkdir(path, 0o755) },
-		"device": func(_ *world, path string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) },
+		"device": func(_ *world, path string) error {
+			return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))
+		},
 		"outside": func(w *world, path string) error {
 			file := filepath.Join(w.dir, "passwd")
 			if err := os.WriteFile(file, []byte("root:x:0:0::/stolen:/bin/sh\n"), 0o644); err != nil {
@@ -244,7 +269,10 @@ func TestFakeDefaultDevice(t *testing.T) {
 	spec.Mounts = spec.Mounts[:1] // without a /dev of its own
 	w.fails(spec, "linux.devices (default): expect: file exists")
 
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dev", Type: "bind", Source: w.file("/dev"), Options: []string{"rbind"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/dev", Type: "bind",
+		Source: w.file("/dev"), Options: []string{"rbind"},
+	})
 	spec.Linux.MaskedPaths = []string{"/proc/version"}
 	spec.Process.Args[2] = "cat /proc/version; stat -c %t:%T /proc/version"
 	w.prints(spec, "1:3\n") // the host's own
@@ -257,7 +285,10 @@ func TestFakeDefaultDevice(t *testing.T) {
 	w.must(unix.Mknod(w.file("/dev/x"), unix.S_IFCHR|0o666, int(unix.Mkdev(10, 229))))
 	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "c", Major: 10, Minor: 229}}
 	w.prints(spec, "1:3\na:e5\n")
-	for what, d := range map[string]specs.LinuxDevice{"number": {Type: "c", Major: 10, Minor: 228}, "kind": {Type: "b", Major: 10, Minor: 229}, "fifo": {Type: "p"}} {
+	for what, d := range map[string]specs.LinuxDevice{
+		"number": {Type: "c", Major: 10, Minor: 228},
+		"kind":   {Type: "b", Major: 10, Minor: 229}, "fifo": {Type: "p"},
+	} {
 		d.Path = "/dev/x"
 		spec.Linux.Devices[0] = d
 		t.Log(what)
@@ -280,11 +311,15 @@ func TestConsoleIsASymlink(t *testing.T) {
 	w.must(os.Symlink("/proc/sys/kernel/core_pattern", filepath.Join(source, "console")))
 	spec := w.sh("true")
 	spec.Process.Terminal = true
-	spec.Mounts[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: source, Options: []string{"rbind"}}
+	spec.Mounts[1] = specs.Mount{
+		Destination: "/dev", Type: "bind", Source: source,
+		Options: []string{"rbind"},
+	}
 	spec.Mounts = spec.Mounts[:3]
 	w.save(spec)
 	_, err = w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
-	if err == nil || !strings.Contains(err.Error(), "process.terminal: openat2: too many levels of symbolic links") {
+	if err == nil || !strings.Contains(err.Error(),
+		"process.terminal: openat2: too many levels of symbolic links") {
 		t.Errorf("found %v", err)
 	}
 }
@@ -295,16 +330,24 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	w := newWorld(t)
 	for words, change := range map[string]func(*specs.Spec){
 		"mounts[7] (/x): open_tree: no such file or directory": func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/does/not/exist", Options: []string{"bind"}})
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: "/x", Type: "bind",
+				Source: "/does/not/exist", Options: []string{"bind"},
+			})
 		},
 		"mounts[7] (/x): fsopen: no such device": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "nosuchfs", Source: "none"})
 		},
 		"mounts[7] (/x): fsconfig: invalid argument": func(s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuchoption=1"}})
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: "/x", Type: "tmpfs", Source: "tmpfs",
+				Options: []string{"nosuchoption=1"},
+			})
 		},
-		"linux.sysctl.kernel.msgmax: write: invalid argument": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.msgmax": "words"} },
-		"process.cwd: mkdirat: not a directory":               nil,
+		"linux.sysctl.kernel.msgmax: write: invalid argument": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"kernel.msgmax": "words"}
+		},
+		"process.cwd: mkdirat: not a directory": nil,
 	} {
 		spec := w.sh("true")
 		if change != nil {

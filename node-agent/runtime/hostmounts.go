@@ -22,7 +22,8 @@ func (c *creation) mountRoot(context.Context) (err error) {
 	if slices.ContainsFunc(c.spec.Linux.Namespaces, own) {
 		return nil
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, c.rec.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.OPEN_TREE_CLOEXEC)
+	tree, err := unix.OpenTree(unix.AT_FDCWD, c.rec.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|
+		unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("root.path: open_tree %s: %w", c.rec.Rootfs, err)
 	}
@@ -34,13 +35,15 @@ func (c *creation) mountRoot(context.Context) (err error) {
 	if err := c.r.save(c.rec); err != nil {
 		return err
 	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, c.rec.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, c.rec.Rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH|
+		unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
 		return fmt.Errorf("root.path: move_mount %s: %w", c.rec.Rootfs, err)
 	}
 	c.onFailure(c.rec.unmountRoot)
 	// Below a shared mount it has become shared itself: the container's mounts would be made in its
 	// peers as well.
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		&unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
 		return fmt.Errorf("root.path: mount_setattr %s: %w", c.rec.Rootfs, err)
 	}
 	return nil
@@ -88,7 +91,8 @@ func kernelMounts(rootfs string) (found []string, err error) {
 	for line := range strings.Lines(string(data)) {
 		mount, filesystem, ok := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(mount), strings.Fields(filesystem)
-		if !ok || len(fields) < 5 || len(kind) == 0 || fields[3] != "/" || kind[0] != "proc" && kind[0] != "sysfs" {
+		if !ok || len(fields) < 5 || len(kind) == 0 || fields[3] != "/" || kind[0] != "proc" &&
+			kind[0] != "sysfs" {
 			continue
 		}
 		if at := unescape.Replace(fields[4]); at != rootfs && !strings.HasPrefix(at, rootfs+"/") {

@@ -20,7 +20,10 @@ func TestHostMountNamespace(t *testing.T) {
 	// The process's first thread may be parked by the Go runtime in a mount namespace that a test
 	// before this one has made.
 	without := func(spec *specs.Spec) *specs.Spec {
-		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
+		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool {
+				return n.Type == specs.MountNamespace
+			})
 		return spec
 	}
 	mounted := func() (n int) {
@@ -40,7 +43,11 @@ func TestHostMountNamespace(t *testing.T) {
 		t.Errorf("%d mounts below the root filesystem; want %d", got, want)
 	}
 	w.must(w.rt.Start(background, w.id))
-	if got, _, err := w.tryExec(ExecOptions{Process: &specs.Process{Cwd: "/", Args: []string{"sh", "-c", "ls -d /mark /proc/1"}, Env: []string{"PATH=/bin"}}}); err != nil || got != "/mark\n/proc/1\n" {
+	if got, _, err := w.tryExec(ExecOptions{Process: &specs.Process{
+		Cwd:  "/",
+		Args: []string{"sh", "-c", "ls -d /mark /proc/1"}, Env: []string{"PATH=/bin"},
+	}}); err != nil ||
+		got != "/mark\n/proc/1\n" {
 		t.Errorf("exec: %q, %v; want the container's root", got, err)
 	}
 	w.must(w.rt.Kill(background, w.id, unix.SIGKILL, false))
@@ -56,7 +63,11 @@ func TestHostMountNamespace(t *testing.T) {
 	bare.Linux.Namespaces, bare.Hostname = nil, ""
 	s = w.create(bare)
 	w.must(w.rt.Start(background, w.id))
-	if got, _, err := w.tryExec(ExecOptions{Process: &specs.Process{Cwd: "/", Args: []string{"ls", "-d", "/mark"}, Env: []string{"PATH=/bin"}}}); err != nil || got != "/mark\n" {
+	if got, _, err := w.tryExec(ExecOptions{Process: &specs.Process{
+		Cwd:  "/",
+		Args: []string{"ls", "-d", "/mark"}, Env: []string{"PATH=/bin"},
+	}}); err != nil ||
+		got != "/mark\n" {
 		t.Errorf("exec without namespaces: %q, %v", got, err)
 	}
 	w.must(w.rt.Delete(background, w.id, true))
@@ -71,7 +82,8 @@ func TestHostMountNamespace(t *testing.T) {
 	}
 
 	user := without(w.sh("true"))
-	user.Linux.Namespaces = append(user.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	user.Linux.Namespaces = append(user.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.UserNamespace})
 	user.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 1000}}
 	user.Linux.GIDMappings = user.Linux.UIDMappings
 	w.fails(user, "linux.namespaces: found user and no mount")

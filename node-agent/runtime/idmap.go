@@ -67,8 +67,14 @@ type idMap struct {
 // newuidmap(1) and newgidmap(1).
 func writeIDMaps(spec *specs.Spec, pid int) error {
 	for _, m := range []idMap{
-		{"linux.gidMappings", "gid_map", "newgidmap", "/etc/subgid", os.Getegid(), spec.Linux.GIDMappings},
-		{"linux.uidMappings", "uid_map", "newuidmap", "/etc/subuid", os.Geteuid(), spec.Linux.UIDMappings},
+		{
+			"linux.gidMappings", "gid_map", "newgidmap", "/etc/subgid", os.Getegid(),
+			spec.Linux.GIDMappings,
+		},
+		{
+			"linux.uidMappings", "uid_map", "newuidmap", "/etc/subuid", os.Geteuid(),
+			spec.Linux.UIDMappings,
+		},
 	} {
 		if err := m.write(pid); err != nil {
 			return err
@@ -100,7 +106,9 @@ func (m idMap) write(pid int) error {
 	}
 	helper, err := exec.LookPath(m.helper)
 	if err != nil {
-		return fmt.Errorf("%s: found more than one's own id, which takes %s (Debian's package uidmap): %w", m.field, m.helper, err)
+		return fmt.Errorf(
+			"%s: found more than one's own id, which takes %s (Debian's package uidmap): %w", m.field,
+			m.helper, err)
 	}
 	args := []string{strconv.Itoa(pid)}
 	for _, id := range m.mappings {
@@ -110,7 +118,8 @@ func (m idMap) write(pid int) error {
 	}
 	out, err := exec.Command(helper, args...).CombinedOutput() //nolint:gosec // the arguments are numbers
 	if err != nil {
-		return fmt.Errorf("%s: %s %s: %w: %s (%s says which ids a user may map)", m.field, m.helper, strings.Join(args, " "), err, strings.TrimSpace(string(out)), m.database)
+		return fmt.Errorf("%s: %s %s: %w: %s (%s says which ids a user may map)", m.field, m.helper,
+			strings.Join(args, " "), err, strings.TrimSpace(string(out)), m.database)
 	}
 	return nil
 }

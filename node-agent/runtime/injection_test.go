@@ -21,20 +21,26 @@ func TestFailureOfEveryStep(t *testing.T) {
 	w.write("/data/file", "", 0o644)
 	spec := w.inUserNamespace(w.sh("true"))
 	spec.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242"}
-	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/keys", "/data"}, []string{"/proc/sys"}
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/keys", "/data"},
+		[]string{"/proc/sys"}
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.TimeNamespace})
 	spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 77}}
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
 	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
-	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 19} // which takes no right
-	spec.Process.Capabilities.Inheritable, spec.Process.Capabilities.Ambient = spec.Process.Capabilities.Bounding, spec.Process.Capabilities.Bounding
+	// which takes no right
+	spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 19}
+	spec.Process.Capabilities.Inheritable,
+		spec.Process.Capabilities.Ambient = spec.Process.Capabilities.Bounding,
+		spec.Process.Capabilities.Bounding
 	w.save(spec)
 	var steps []plan.Step
 	w.rt.change = func(p *plan.Plan) { steps = slices.Clone(p.Steps) }
 	w.must(w.runToItsEnd())
 	failed, phases, fields := 0, map[plan.Sync]bool{}, map[string]bool{}
 	for i, s := range steps {
-		if s.Call >= plan.OpSet || s.Field.Path == "process.capabilities.bounding" { // no system call, and some forty that are alike
+		// no system call, and some forty that are alike
+		if s.Call >= plan.OpSet || s.Field.Path == "process.capabilities.bounding" {
 			continue
 		}
 		w.rt.change = func(p *plan.Plan) {
@@ -49,7 +55,8 @@ func TestFailureOfEveryStep(t *testing.T) {
 		switch {
 		case !errors.As(err, &step):
 			t.Errorf("step %d: found %T: %v", i, err, err)
-		case step.Index != i || step.Errno != unix.ENOSYS || step.Phase == "" || step.Field.Path == "" || step.Call == "" || step.Name == "" || step.Cause == "" || err.Error() == "":
+		case step.Index != i || step.Errno != unix.ENOSYS || step.Phase == "" || step.Field.Path == "" ||
+			step.Call == "" || step.Name == "" || step.Cause == "" || err.Error() == "":
 			t.Errorf("step %d: found %+v: %v", i, step, err)
 		default:
 			failed++
@@ -60,8 +67,11 @@ func TestFailureOfEveryStep(t *testing.T) {
 		t.Errorf("%d steps failed, in the phases %v", failed, phases)
 	}
 	for _, f := range []string{
-		"linux.namespaces", "linux.timeOffsets", "linux.uidMappings", "mounts", "linux.devices (default)", "linux.sysctl.kernel.msgmax", "linux.readonlyPaths", "linux.maskedPaths", "root",
-		"hostname", "process.cwd", "process.rlimits", "process.scheduler", "process.capabilities", "process.capabilities.ambient", "process.user", "process.noNewPrivileges", "linux.seccomp", "process.args",
+		"linux.namespaces", "linux.timeOffsets", "linux.uidMappings", "mounts", "linux.devices (default)",
+		"linux.sysctl.kernel.msgmax", "linux.readonlyPaths", "linux.maskedPaths", "root",
+		"hostname", "process.cwd", "process.rlimits", "process.scheduler", "process.capabilities",
+		"process.capabilities.ambient", "process.user", "process.noNewPrivileges", "linux.seccomp",
+		"process.args",
 	} {
 		if !fields[f] {
 			t.Errorf("no step for %s has failed", f)

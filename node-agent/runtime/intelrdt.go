@@ -77,7 +77,9 @@ func (r *Runtime) UpdateIntelRdt(id, l3CacheSchema, memBwSchema string) error {
 
 // updateIntelRdt does the work of UpdateIntelRdt for a record. undo restores the old values; after
 // an error they are restored already.
-func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) (undo func() error, err error) {
+func (r *Runtime) updateIntelRdt(rec *record, l3CacheSchema, memBwSchema string) (undo func() error,
+	err error,
+) {
 	fs, err := r.resctrlFS()
 	if err != nil {
 		return nil, err

@@ -73,14 +73,16 @@ func TestWaitingChildIsClosed(t *testing.T) {
 	w.must(err)
 	for _, fd := range fds {
 		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name()))
-		if st, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name())); err == nil && st.IsDir() && !strings.HasPrefix(target, "/") {
+		if st, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", s.PID, fd.Name())); err == nil &&
+			st.IsDir() && !strings.HasPrefix(target, "/") {
 			t.Errorf("descriptor %s is the directory %s", fd.Name(), target)
 		}
 	}
 	// A process of the same user with the same capabilities may look into another (ptrace(2),
 	// Ptrace access mode checking), unless that cannot be dumped.
 	second := &world{t: t, dir: w.dir, rt: w.rt, id: w.id + "-2", cgroup: w.cgroup + "-2"}
-	spec := second.sh(`readlink /proc/1/fd/0 >/dev/null || cat /proc/1/environ >/dev/null 2>&1 && echo open || echo closed`)
+	spec := second.sh(
+		`readlink /proc/1/fd/0 >/dev/null || cat /proc/1/environ >/dev/null 2>&1 && echo open || echo closed`)
 	spec.Linux.CgroupsPath = second.cgroup
 	spec.Linux.Namespaces[0].Path = fmt.Sprintf("/proc/%d/ns/pid", s.PID)
 	second.prints(spec, "closed\n")
@@ -90,7 +92,10 @@ func TestCgroup(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/sleep", "1000")
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
-	spec.Linux.Resources.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000))}
+	spec.Linux.Resources.CPU = &specs.LinuxCPU{
+		Shares: ptr(uint64(512)), Quota: ptr(int64(50000)),
+		Period: ptr(uint64(100000)),
+	}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(33))}
 	s := w.start(spec)
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.PID))
@@ -123,10 +128,16 @@ func TestCgroup(t *testing.T) {
 // TestDeviceRules: by default a container opens the default devices and no other.
 func TestDeviceRules(t *testing.T) {
 	w := newWorld(t)
-	spec := w.sh(`echo x > /dev/null && dd if=/dev/zero of=/dev/null count=1 2>/dev/null; (exec 3< /dev/other) 2>/dev/null && echo open || echo refused`)
-	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/other", Type: "c", Major: 10, Minor: 237}} // loop-control
+	spec := w.sh(
+		`echo x > /dev/null && dd if=/dev/zero of=/dev/null count=1 2>/dev/null; (exec 3< /dev/other) 2>/dev/null && echo open || echo refused`)
+	// loop-control
+	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/other", Type: "c", Major: 10, Minor: 237}}
 	w.prints(spec, "refused\n")
-	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(237)), Access: "rwm"})
+	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices,
+		specs.LinuxDeviceCgroup{
+			Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(237)),
+			Access: "rwm",
+		})
 	out, _, err := w.try(spec)
 	if err != nil || out != "open\n" {
 		// The node may be there and the driver not: then open(2) fails later, with another errno
@@ -152,7 +163,10 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 	if got := w.cgroupFile("memory", "memory.limit_in_bytes", "memory.max"); got != "1048576" {
 		t.Errorf("the limit is %s", got)
 	}
-	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/busybox", "echo", "joined"}, Cwd: "/"}}, "joined\n")
+	w.execPrints(ExecOptions{Process: &specs.Process{
+		Args: []string{"/bin/busybox", "echo", "joined"},
+		Cwd:  "/",
+	}}, "joined\n")
 }
 
 // TestKilledOrEnded: Start distinguishes a program that the kernel has killed, maybe while loading
@@ -160,7 +174,10 @@ func TestMemoryLimitOfOneMiB(t *testing.T) {
 // its exit status, and no failure to start.
 func TestKilledOrEnded(t *testing.T) {
 	leaktest.Check(t)
-	for script, want := range map[string]bool{"kill -KILL $$": true, "exit 137": false, "exit 9": false, "kill -TERM $$": false} {
+	for script, want := range map[string]bool{
+		"kill -KILL $$": true, "exit 137": false,
+		"exit 9": false, "kill -TERM $$": false,
+	} {
 		cmd := exec.Command("sh", "-c", script)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -201,21 +218,27 @@ func TestProcessAttributes(t *testing.T) {
 	spec := w.spec("/bin/sleep", "1000")
 	spec.Process.OOMScoreAdj = ptr(500)
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{
-		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
+		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{
+			"SCMP_ARCH_X86_64",
+			"SCMP_ARCH_AARCH64",
+		},
 		Syscalls: []specs.LinuxSyscall{{Names: []string{"ptrace"}, Action: "SCMP_ACT_ERRNO"}},
 	}
 	s := w.start(spec)
 	w.awaitProgram(s.PID, "sleep")
 	const three = "0000000000000421" // CHOWN 0, KILL 5, NET_BIND_SERVICE 10
 	for key, want := range map[string]string{
-		"CapInh": "0000000000000000", "CapPrm": three, "CapEff": three, "CapBnd": three, "CapAmb": "0000000000000000",
-		"NoNewPrivs": "1", "Seccomp": "2", "Groups": "", "Uid": "0\t0\t0\t0", "SigBlk": "0000000000000000", "SigIgn": "0000000000000000",
+		"CapInh": "0000000000000000", "CapPrm": three, "CapEff": three, "CapBnd": three,
+		"CapAmb":     "0000000000000000",
+		"NoNewPrivs": "1", "Seccomp": "2", "Groups": "", "Uid": "0\t0\t0\t0",
+		"SigBlk": "0000000000000000", "SigIgn": "0000000000000000",
 	} {
 		if got := statusLine(t, s.PID, key); got != want {
 			t.Errorf("%s is %q; want %q", key, got, want)
 		}
 	}
-	if adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.PID)); err != nil || string(adj) != "500\n" {
+	if adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.PID)); err != nil ||
+		string(adj) != "500\n" {
 		t.Errorf("oom_score_adj is %q, %v", adj, err)
 	}
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID))
@@ -228,15 +251,25 @@ func TestUser(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("id -u; id -g; id -G; umask; grep -E 'CapEff|CapAmb' /proc/self/status")
 	caps := []string{"CAP_KILL"}
-	spec.Process.User = specs.User{UID: 1234, GID: 2345, AdditionalGids: []uint32{10, 20}, Umask: ptr(uint32(0o077))}
-	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps}
-	w.prints(spec, "1234\n2345\n2345 10 20\n0077\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
+	spec.Process.User = specs.User{
+		UID: 1234, GID: 2345, AdditionalGids: []uint32{10, 20},
+		Umask: ptr(uint32(0o077)),
+	}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: caps, Effective: caps,
+		Permitted: caps, Inheritable: caps, Ambient: caps,
+	}
+	w.prints(spec,
+		"1234\n2345\n2345 10 20\n0077\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 
 	// What the kernel does not grant is left out with a warning (config.md, Linux Process): buildah
 	// asks for such ambient ones.
 	both := []string{"CAP_CHOWN", "CAP_KILL"}
 	spec = w.sh("grep -E 'CapPrm|CapEff|CapAmb' /proc/self/status")
-	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: both, Effective: both, Permitted: caps, Inheritable: caps, Ambient: both}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: both, Effective: both,
+		Permitted: caps, Inheritable: caps, Ambient: both,
+	}
 	w.prints(spec, "CapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 
 	spec = w.sh("umask; grep -E 'NoNewPrivs|CapEff' /proc/self/status")
@@ -249,9 +282,15 @@ func TestUser(t *testing.T) {
 func TestSeccompFiltersAreKept(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("mkdir /x 2>&1; true")
-	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: []specs.LinuxSyscall{
-		{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(unix.ENOSPC))},
-	}}
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: "SCMP_ACT_ALLOW",
+		Syscalls: []specs.LinuxSyscall{
+			{
+				Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO",
+				ErrnoRet: ptr(uint(unix.ENOSPC)),
+			},
+		},
+	}
 	const denied = "mkdir: can't create directory '/x': No space left on device\n"
 	w.prints(spec, denied)
 	dir := filepath.Join(w.dir, "run", filterDir)
@@ -281,8 +320,14 @@ func TestSeccompWithoutNoNewPrivileges(t *testing.T) {
 	spec := w.sh("grep Seccomp: /proc/self/status; mkdir /x 2>&1; mkdir /y 2>&1")
 	spec.Process.NoNewPrivileges, spec.Process.User.UID = false, 0
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{
-		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"},
-		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO", ErrnoRet: ptr(uint(28))}},
+		DefaultAction: "SCMP_ACT_ALLOW", Architectures: []specs.Arch{
+			"SCMP_ARCH_X86_64",
+			"SCMP_ARCH_AARCH64",
+		},
+		Syscalls: []specs.LinuxSyscall{{
+			Names: []string{"mkdir", "mkdirat"}, Action: "SCMP_ACT_ERRNO",
+			ErrnoRet: ptr(uint(28)),
+		}},
 	}
 	out, _, err := w.try(spec)
 	w.must(err)
@@ -297,7 +342,10 @@ func TestCapabilitiesThatTheHostLacks(t *testing.T) {
 	host, err := w.rt.Host()
 	w.must(err)
 	spec := w.sh("grep CapPrm /proc/self/status")
-	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: allCapabilities, Effective: allCapabilities, Permitted: allCapabilities}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding:  allCapabilities,
+		Effective: allCapabilities, Permitted: allCapabilities,
+	}
 	w.prints(spec, fmt.Sprintf("CapPrm:\t%016x\n", host.Permitted&(1<<41-1)))
 	if lacks := host.Permitted&(1<<41-1) != 1<<41-1; lacks != (len(w.warned) > 0) {
 		t.Errorf("the host can grant %x; warnings: %q", host.Permitted, w.warned)
@@ -310,16 +358,24 @@ func TestCapabilitiesThatTheKernelRefuses(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep Cap /proc/self/status")
 	kill, both := []string{"CAP_KILL"}, []string{"CAP_KILL", "CAP_CHOWN"}
-	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: kill, Effective: both, Permitted: both, Inheritable: both, Ambient: both}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: kill, Effective: both,
+		Permitted: both, Inheritable: both, Ambient: both,
+	}
 	// Root gets what its permitted set and the bounding set have in common (capabilities(7),
 	// execve).
-	w.prints(spec, "CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nCapAmb:\t0000000000000020\n")
+	w.prints(spec,
+		"CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nCapAmb:\t0000000000000020\n")
 }
 
 func TestRlimits(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -s")
-	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200}, {Type: "RLIMIT_CORE"}, {Type: "RLIMIT_STACK", Soft: 4 << 20, Hard: 8 << 20}}
+	spec.Process.Rlimits = []specs.POSIXRlimit{
+		{Type: "RLIMIT_NOFILE", Soft: 100, Hard: 200},
+		{Type: "RLIMIT_CORE"},
+		{Type: "RLIMIT_STACK", Soft: 4 << 20, Hard: 8 << 20},
+	}
 	w.prints(spec, "100\n200\n0\n4096\n")
 	// So few that the plan's own descriptors are above them.
 	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 4, Hard: 4}}
@@ -337,7 +393,10 @@ func TestRlimits(t *testing.T) {
 	spec = w.sh("true")
 	var limit unix.Rlimit
 	w.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
-	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: limit.Max + 1, Hard: limit.Max + 1}}
+	spec.Process.Rlimits = []specs.POSIXRlimit{{
+		Type: "RLIMIT_NOFILE", Soft: limit.Max + 1,
+		Hard: limit.Max + 1,
+	}}
 	if host, err := w.rt.Host(); err == nil && host.Permitted>>unix.CAP_SYS_RESOURCE&1 == 0 {
 		w.fails(spec, "process.rlimits[0] (RLIMIT_NOFILE): prlimit64: operation not permitted")
 	}
@@ -354,7 +413,10 @@ func TestFilesystem(t *testing.T) {
 	w.write("/etc/readonly/file", "data\n", 0o644)
 	source := filepath.Join(w.dir, "source")
 	bind := func(spec *specs.Spec, from, to string, options ...string) *specs.Spec {
-		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: to, Type: "bind", Source: from, Options: append(options, "rbind")})
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			Destination: to, Type: "bind", Source: from,
+			Options: append(options, "rbind"),
+		})
 		return spec
 	}
 	for name, c := range map[string]struct {
@@ -367,24 +429,44 @@ func TestFilesystem(t *testing.T) {
 			spec.Linux.ReadonlyPaths = []string{"/"}
 			return spec
 		}(), "touch: /made: Read-only file system\nmade\n"},
-		"devices": {w.sh("for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
-		"devpts":  {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
-		"shm":     {w.sh("grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"), "size=1024k\n1777\n"},
-		"mqueue":  {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
+		"devices": {w.sh(
+			"for d in null zero full random urandom tty; do stat -c '%n %F %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done"), "/dev/null character special file 1:3 666\n/dev/zero character special file 1:5 666\n/dev/full character special file 1:7 666\n/dev/random character special file 1:8 666\n/dev/urandom character special file 1:9 666\n/dev/tty character special file 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n"},
+		"devpts": {w.sh("stat -c %a /dev/pts/ptmx; exec 3<>/dev/ptmx && ls /dev/pts"), "666\n0\nptmx\n"},
+		"shm": {
+			w.sh(
+				"grep ' /dev/shm ' /proc/self/mountinfo | grep -o size=[0-9]*k; stat -c %a /dev/shm"),
+			"size=1024k\n1777\n",
+		},
+		"mqueue": {w.sh("touch /dev/mqueue/q && ls /dev/mqueue"), "q\n"},
 		"read-only": {func() *specs.Spec {
 			s := w.sh("touch /x 2>&1; touch /dev/shm/x && echo ok")
 			s.Root.Readonly = true
 			return s
 		}(), "touch: /x: Read-only file system\nok\n"},
-		"cwd is made": {func() *specs.Spec { s := w.sh("pwd; stat -c %a ."); s.Process.Cwd = "/made/for/me"; return s }(), "/made/for/me\n755\n"},
-		"bind file":   {bind(w.sh("cat /new/name; echo more >> /new/name; tail -n 1 /new/name"), source+"/file", "/new/name"), "from the host\nmore\n"},
+		"cwd is made": {func() *specs.Spec {
+			s := w.sh("pwd; stat -c %a .")
+			s.Process.Cwd = "/made/for/me"
+			return s
+		}(), "/made/for/me\n755\n"},
+		"bind file": {bind(w.sh("cat /new/name; echo more >> /new/name; tail -n 1 /new/name"), source+
+			"/file", "/new/name"), "from the host\nmore\n"},
 		"bind folder": {bind(w.sh("ls /deep/er"), source, "/deep/er"), "file\nsub\n"},
-		"bind ro":     {bind(w.sh("cat /ro/sub 2>/dev/null; touch /ro/x 2>&1"), source, "/ro", "ro"), "touch: /ro/x: Read-only file system\n"},
-		"bind rro":    {bind(w.sh("touch /rro/x 2>&1"), source, "/rro", "rro"), "touch: /rro/x: Read-only file system\n"},
-		"bind noexec": {bind(w.sh("grep ' /ne ' /proc/self/mountinfo | cut -d' ' -f6"), source, "/ne", "noexec", "nosuid", "nodev", "noatime"), "rw,nosuid,nodev,noexec,noatime\n"},
+		"bind ro": {
+			bind(w.sh("cat /ro/sub 2>/dev/null; touch /ro/x 2>&1"), source, "/ro", "ro"),
+			"touch: /ro/x: Read-only file system\n",
+		},
+		"bind rro": {
+			bind(w.sh("touch /rro/x 2>&1"), source, "/rro", "rro"),
+			"touch: /rro/x: Read-only file system\n",
+		},
+		"bind noexec": {bind(w.sh("grep ' /ne ' /proc/self/mountinfo | cut -d' ' -f6"), source, "/ne",
+			"noexec", "nosuid", "nodev", "noatime"), "rw,nosuid,nodev,noexec,noatime\n"},
 		"masked": {func() *specs.Spec {
 			s := w.sh("cat /etc/masked; for f in folder folder2 folder3; do ls -A /etc/$f; touch /etc/$f/x 2>&1; done; stat -c %t:%T /etc/masked")
-			s.Linux.MaskedPaths = []string{"/etc/masked", "/etc/folder", "/nonexistent", "/etc/masked/x", "/etc/folder2", "/etc/folder3"}
+			s.Linux.MaskedPaths = []string{
+				"/etc/masked", "/etc/folder", "/nonexistent", "/etc/masked/x",
+				"/etc/folder2", "/etc/folder3",
+			}
 			return s
 		}(), "touch: /etc/folder/x: Read-only file system\ntouch: /etc/folder2/x: Read-only file system\ntouch: /etc/folder3/x: Read-only file system\n1:3\n"},
 		"one masked": {func() *specs.Spec {
@@ -406,12 +488,21 @@ func TestFilesystem(t *testing.T) {
 		}(), "/h\n"},
 		"sysctl": {func() *specs.Spec {
 			s := w.sh("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_unprivileged_port_start")
-			s.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242", "net.ipv4.ip_unprivileged_port_start": "80"}
+			s.Linux.Sysctl = map[string]string{
+				"kernel.msgmax":                       "4242",
+				"net.ipv4.ip_unprivileged_port_start": "80",
+			}
 			return s
 		}(), "4242\n80\n"},
 		"device": {func() *specs.Spec {
 			s := w.sh("stat -c '%F %t:%T %a %u:%g' /dev/deep/x /dev/p")
-			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/deep/x", Type: "c", Major: 10, Minor: 229, FileMode: ptr(os.FileMode(0o640)), UID: ptr(uint32(5)), GID: ptr(uint32(6))}, {Path: "/dev/p", Type: "p"}}
+			s.Linux.Devices = []specs.LinuxDevice{
+				{
+					Path: "/dev/deep/x", Type: "c", Major: 10, Minor: 229,
+					FileMode: ptr(os.FileMode(0o640)), UID: ptr(uint32(5)), GID: ptr(uint32(6)),
+				},
+				{Path: "/dev/p", Type: "p"},
+			}
 			return s
 		}(), "character special file a:e5 640 5:6\nfifo 0:0 666 0:0\n"},
 		"read-only dev": {func() *specs.Spec {
@@ -421,7 +512,10 @@ func TestFilesystem(t *testing.T) {
 		}(), "touch: /dev/x: Read-only file system\n1:3\n"},
 		"other dev": {func() *specs.Spec {
 			s := w.sh("ls /dev")
-			s.Mounts[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: source, Options: []string{"rbind"}}
+			s.Mounts[1] = specs.Mount{
+				Destination: "/dev", Type: "bind", Source: source,
+				Options: []string{"rbind"},
+			}
 			s.Mounts = append(s.Mounts[:2], s.Mounts[5:]...)
 			return s
 		}(), "file\nsub\n"},
@@ -438,7 +532,8 @@ func TestFilesystem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.ReplaceAll(out, "/bin/sh: can't", "sh: can't") != strings.ReplaceAll(c.want, "/bin/sh: can't", "sh: can't") {
+			if strings.ReplaceAll(out, "/bin/sh: can't", "sh: can't") != strings.ReplaceAll(c.want,
+				"/bin/sh: can't", "sh: can't") {
 				t.Errorf("it printed:\n%s\nwant:\n%s", out, c.want)
 			}
 		})
@@ -477,14 +572,20 @@ func TestEnvironmentTwice(t *testing.T) {
 
 // TestCgroupMount shows a container its own cgroup, and lets it write to none.
 func TestCgroupMount(t *testing.T) {
-	for _, c := range []struct{ namespace, writable bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
+	for _, c := range []struct{ namespace, writable bool }{
+		{true, false},
+		{true, true},
+		{false, false},
+		{false, true},
+	} {
 		t.Run(fmt.Sprintf("namespace=%v,writable=%v", c.namespace, c.writable), func(t *testing.T) {
 			w := newWorld(t)
 			dir := "/sys/fs/cgroup"
 			if !unified() {
 				dir += "/memory"
 			}
-			spec := w.sh("grep -c . " + dir + "/cgroup.procs; mkdir " + dir + "/x 2>&1 && rmdir " + dir + "/x; ls -d " + dir + w.cgroup + " 2>/dev/null; true")
+			spec := w.sh("grep -c . " + dir + "/cgroup.procs; mkdir " + dir + "/x 2>&1 && rmdir " + dir +
+				"/x; ls -d " + dir + w.cgroup + " 2>/dev/null; true")
 			if !c.namespace {
 				spec.Linux.Namespaces = spec.Linux.Namespaces[:5]
 			}
@@ -494,7 +595,8 @@ func TestCgroupMount(t *testing.T) {
 				spec.Mounts[6].Options, want = []string{"nosuid", "rw"}, "\n"
 			}
 			out := w.run(spec)
-			if !strings.HasSuffix(out, want) || strings.Count(out, "\n") > 2 || out[0] < '1' || out[0] > '3' {
+			if !strings.HasSuffix(out, want) || strings.Count(out, "\n") > 2 || out[0] < '1' ||
+				out[0] > '3' {
 				t.Errorf("it printed:\n%s", out)
 			}
 		})
@@ -510,11 +612,13 @@ func TestUserNamespace(t *testing.T) {
 		}
 		return os.Lchown(path, base, base)
 	}))
-	spec := w.sh("id -u; id -g; cat /proc/self/uid_map | tr -s ' '; echo x > /dev/null; stat -c %t:%T /dev/null; touch /made; stat -c %u /made; readlink /proc/self/fd/1 >/dev/null; echo again > /dev/stdout")
+	spec := w.sh(
+		"id -u; id -g; cat /proc/self/uid_map | tr -s ' '; echo x > /dev/null; stat -c %t:%T /dev/null; touch /made; stat -c %u /made; readlink /proc/self/fd/1 >/dev/null; echo again > /dev/stdout")
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
 	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
 	spec.Linux.GIDMappings = spec.Linux.UIDMappings
-	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/kcore", "/sys/firmware"}, []string{"/proc/sys"}
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/kcore", "/sys/firmware"},
+		[]string{"/proc/sys"}
 	spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_RESOURCE")
 	w.prints(spec, "0\n0\n 0 100000 65536\n1:3\n0\nagain\n")
 	for _, warning := range w.warned {
@@ -546,7 +650,8 @@ func TestUserNamespaceJoinsOthers(t *testing.T) {
 	}))
 	kinds := map[specs.LinuxNamespaceType]string{"network": "net", "ipc": "ipc", "uts": "uts"}
 	others := exec.Command(busybox, "sleep", "1000")
-	others.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
+	others.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWIPC |
+		unix.CLONE_NEWUTS}
 	w.must(others.Start())
 	defer func() { _ = others.Process.Kill(); _ = others.Wait() }()
 	ns := func(pid any, kind string) string {
@@ -560,7 +665,9 @@ func TestUserNamespaceJoinsOthers(t *testing.T) {
 	}
 	spec := w.sh("for k in net ipc uts; do readlink /proc/self/ns/$k; done")
 	spec.Hostname = ""
-	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "mqueue" || m.Type == "sysfs" || m.Type == "cgroup" })
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
+		return m.Type == "mqueue" || m.Type == "sysfs" || m.Type == "cgroup"
+	})
 	for i, n := range spec.Linux.Namespaces {
 		if kind := kinds[n.Type]; kind != "" {
 			spec.Linux.Namespaces[i].Path = fmt.Sprintf("/proc/%d/ns/%s", others.Process.Pid, kind)
@@ -569,16 +676,21 @@ func TestUserNamespaceJoinsOthers(t *testing.T) {
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
 	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: 65536}}
 	spec.Linux.GIDMappings = spec.Linux.UIDMappings
-	want := ns(others.Process.Pid, "net") + "\n" + ns(others.Process.Pid, "ipc") + "\n" + ns(others.Process.Pid, "uts") + "\n"
+	want := ns(others.Process.Pid, "net") + "\n" + ns(others.Process.Pid, "ipc") + "\n" +
+		ns(others.Process.Pid, "uts") + "\n"
 	w.prints(spec, want)
 
 	// The user namespace is another's as well.
 	user := exec.Command(busybox, "sleep", "1000")
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: base, Size: 65536}}
-	user.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	user.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids,
+		GidMappings: ids,
+	}
 	w.must(user.Start())
 	defer func() { _ = user.Process.Kill(); _ = user.Wait() }()
-	spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = fmt.Sprintf("/proc/%d/ns/user", user.Process.Pid)
+	spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = fmt.Sprintf("/proc/%d/ns/user",
+		user.Process.Pid)
 	spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
 	w.prints(spec, want)
 	for kind, link := range own {
@@ -599,7 +711,8 @@ func TestTerminal(t *testing.T) {
 	listener, err := net.Listen("unix", socket)
 	w.must(err)
 	defer listener.Close()
-	spec := w.sh(`tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo console > /dev/console; stat -c '%u' /dev/pts/0; read x; echo "got $x"`)
+	spec := w.sh(
+		`tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo console > /dev/console; stat -c '%u' /dev/pts/0; read x; echo "got $x"`)
 	spec.Process.Terminal, spec.Process.ConsoleSize = true, &specs.Box{Width: 91, Height: 37}
 	spec.Process.User.UID, spec.Process.User.GID = 7, 5
 	w.save(spec)
@@ -620,7 +733,10 @@ func TestTerminal(t *testing.T) {
 			break // EIO: the last process has gone
 		}
 	}
-	for _, want := range []string{"/dev/pts/0\r\n", "37 91\r\n", "all\r\n", "console\r\n", "7\r\n", "got input\r\n"} {
+	for _, want := range []string{
+		"/dev/pts/0\r\n", "37 91\r\n", "all\r\n", "console\r\n", "7\r\n",
+		"got input\r\n",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("found %q; want it to have %q", out.String(), want)
 		}
@@ -631,7 +747,10 @@ func TestTerminal(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "process.terminal: ") {
 		t.Errorf("without a console socket: %v", err)
 	}
-	_, err = w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: "/nonexistent"})
+	_, err = w.rt.Create(background, w.id, CreateOptions{
+		Bundle:        w.bundle(),
+		ConsoleSocket: "/nonexistent",
+	})
 	if err == nil || !strings.Contains(err.Error(), "--console-socket: ") {
 		t.Errorf("with a socket that is not there: %v", err)
 	}
@@ -648,7 +767,8 @@ func TestPropagation(t *testing.T) {
 		defer close(done)
 		// A thread with a mount namespace of its own stands for the host.
 		for _, err := range []error{
-			unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""),
+			unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""),
 			unix.Mount("tmpfs", source, "tmpfs", 0, ""), os.Mkdir(filepath.Join(source, "sub"), 0o755),
 		} {
 			if err != nil {
@@ -666,16 +786,30 @@ func TestPropagation(t *testing.T) {
 		for _, c := range []struct {
 			root, volume string
 			seen         bool
-		}{{"rshared", "rshared", true}, {"shared", "shared", true}, {"rslave", "rslave", false}, {"", "", false}, {"rprivate", "rprivate", false}, {"rshared", "rprivate", false}} {
+		}{
+			{"rshared", "rshared", true},
+			{"shared", "shared", true},
+			{"rslave", "rslave", false},
+			{"", "", false},
+			{"rprivate", "rprivate", false},
+			{"rshared", "rprivate", false},
+		} {
 			before := mounts()
-			spec := w.sh("mkdir -p /other && mount -t tmpfs none /other && mount -t tmpfs none /volume/sub && grep ' /volume ' /proc/self/mountinfo | grep -c shared: ; true")
-			spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_SYS_ADMIN"}, Effective: []string{"CAP_SYS_ADMIN"}, Permitted: []string{"CAP_SYS_ADMIN"}}
+			spec := w.sh(
+				"mkdir -p /other && mount -t tmpfs none /other && mount -t tmpfs none /volume/sub && grep ' /volume ' /proc/self/mountinfo | grep -c shared: ; true")
+			spec.Process.Capabilities = &specs.LinuxCapabilities{
+				Bounding:  []string{"CAP_SYS_ADMIN"},
+				Effective: []string{"CAP_SYS_ADMIN"}, Permitted: []string{"CAP_SYS_ADMIN"},
+			}
 			spec.Linux.RootfsPropagation = c.root
 			options := []string{"rbind"}
 			if c.volume != "" {
 				options = append(options, c.volume)
 			}
-			spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: source, Options: options})
+			spec.Mounts = append(spec.Mounts, specs.Mount{
+				Destination: "/volume", Type: "bind",
+				Source: source, Options: options,
+			})
 			out, _, err := w.try(spec)
 			if err != nil {
 				t.Errorf("%+v: %v", c, err)
@@ -687,8 +821,10 @@ func TestPropagation(t *testing.T) {
 			if c.seen {
 				want = 1
 			}
-			if added != want || !strings.HasPrefix(after, before[:strings.LastIndexByte(strings.TrimSpace(before), '\n')]) {
-				t.Errorf("%+v (printed %q): the host has %d mounts more; want %d\nbefore:\n%s\nafter:\n%s", c, out, added, want, before, after)
+			if added != want || !strings.HasPrefix(after,
+				before[:strings.LastIndexByte(strings.TrimSpace(before), '\n')]) {
+				t.Errorf("%+v (printed %q): the host has %d mounts more; want %d\nbefore:\n%s\nafter:\n%s", c,
+					out, added, want, before, after)
 			}
 			if c.seen {
 				if err := unix.Unmount(filepath.Join(source, "sub"), 0); err != nil {
@@ -711,7 +847,8 @@ func onThread(f func()) {
 		}
 		defer goruntime.UnlockOSThread()
 		ended := make(chan struct{})
-		onThread(func() { defer close(ended); f() }) // not here, since this goroutine holds the first thread
+		// not here, since this goroutine holds the first thread
+		onThread(func() { defer close(ended); f() })
 		<-ended
 	}()
 }
@@ -776,7 +913,8 @@ func TestPidfdSocket(t *testing.T) {
 	w.must(w.rt.Start(background, w.id))
 	w.end(w.id, s.PID)
 	w.must(unix.Close(fd))
-	if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidfdSocket: socket + "-none"}); err == nil || !strings.Contains(err.Error(), "--pidfd-socket") {
+	if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidfdSocket: socket +
+		"-none"}); err == nil || !strings.Contains(err.Error(), "--pidfd-socket") {
 		t.Errorf("without a listener: %v", err)
 	}
 }

@@ -22,7 +22,8 @@ func (r *Runtime) Kill(_ context.Context, id string, sig unix.Signal, all bool) 
 		return err
 	}
 	defer unlock()
-	r.debugf("container %s: send signal %d to its first process, pid %d; to all others: %t", id, sig, rec.PID, all)
+	r.debugf("container %s: send signal %d to its first process, pid %d; to all others: %t", id, sig,
+		rec.PID, all)
 	if all && len(rec.Cgroups) == 0 {
 		return rec.signalAll(sig)
 	}

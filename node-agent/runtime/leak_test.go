@@ -25,11 +25,23 @@ import (
 // everything returns a document whose plan has about every stage.
 func (w *world) everything() *specs.Spec {
 	spec := w.sh("true")
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/bound", Type: "bind", Source: "/etc", Options: []string{"rbind", "rro"}},
-		specs.Mount{Destination: "/copied", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/bound", Type: "bind", Source: "/etc",
+		Options: []string{"rbind", "rro"},
+	},
+		specs.Mount{
+			Destination: "/copied", Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"tmpcopyup"},
+		})
 	spec.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242"}
-	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/proc/kcore", "/proc/fs", "/sys/firmware"}, []string{"/proc/sys"}
-	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"acct"}, Action: specs.ActErrno}}}
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{
+		"/proc/kcore", "/proc/fs",
+		"/sys/firmware",
+	}, []string{"/proc/sys"}
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{{Names: []string{"acct"}, Action: specs.ActErrno}},
+	}
 	spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	spec.Process.User = specs.User{UID: 7, GID: 8, AdditionalGids: []uint32{9}}
 	spec.Process.OOMScoreAdj = ptr(500)
@@ -104,14 +116,16 @@ func TestEveryStepFails(t *testing.T) {
 				failed++
 				// What fails once the container is created may have ended it, or be about to,
 				// before it is started.
-				if field := broken.Field.Path; !ends && step < created && !strings.Contains(err.Error(), field) {
+				field := broken.Field.Path
+				if !ends && step < created && !strings.Contains(err.Error(), field) {
 					t.Errorf("step %d serves %s, and the error is: %v", step, field, err)
 				}
 			}
 			clean("create", step)
 		}
 	}
-	if failed < total/2 { // the others jump over the step, or wait for start, which has none of the steps that are broken
+	// the others jump over the step, or wait for start, which has none of the steps that are broken
+	if failed < total/2 {
 		t.Errorf("only %d of %d broken plans failed", failed, total)
 	}
 	t.Logf("%d of %d broken plans failed", failed, total)
@@ -178,10 +192,14 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	for inodes := 1; inodes <= 12; inodes++ {
-		w.small(run, fmt.Sprintf("mode=700,nr_inodes=%d", inodes), func() { try(fmt.Sprintf("a state folder of %d files", inodes)) })
+		w.small(run, fmt.Sprintf("mode=700,nr_inodes=%d", inodes), func() {
+			try(fmt.Sprintf("a state folder of %d files", inodes))
+		})
 	}
 	for pages := 1; pages <= 6; pages++ {
-		w.small(run, fmt.Sprintf("mode=700,nr_blocks=%d", pages), func() { try(fmt.Sprintf("a state folder of %d pages", pages)) })
+		w.small(run, fmt.Sprintf("mode=700,nr_blocks=%d", pages), func() {
+			try(fmt.Sprintf("a state folder of %d pages", pages))
+		})
 	}
 	if failed < 6 || made < 2 {
 		t.Errorf("%d failed and %d were made", failed, made)
@@ -210,7 +228,8 @@ func (w *world) asHelper(shell, mode string) (string, error) {
 	w.must(err)
 	ctx, cancel := context.WithTimeout(background, patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", shell+` exec "$0" "$@"`, self, filepath.Join(w.dir, "run"), w.id, w.bundle())
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", shell+` exec "$0" "$@"`, self,
+		filepath.Join(w.dir, "run"), w.id, w.bundle())
 	cmd.Env = append(os.Environ(), helperEnv+"="+mode)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -240,7 +259,8 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		w.reapAll(n, "create")
 		if after := w.leftovers(); after != before {
-			t.Fatalf("with %d descriptors left over, before:\n%s\nand after:\n%s\nafter: %s", n, before, after, out)
+			t.Fatalf("with %d descriptors left over, before:\n%s\nand after:\n%s\nafter: %s", n, before,
+				after, out)
 		}
 		if err == nil {
 			break
@@ -270,8 +290,10 @@ func TestClosedHierarchy(t *testing.T) {
 	for _, m := range mounts {
 		m = strings.TrimSuffix(m, "/cgroup.procs")
 		// The helper has a mount namespace of its own.
-		out, err := w.asHelper("exec unshare -m sh -c 'mount --bind "+m+" "+m+" && mount -o remount,bind,ro "+m+` && exec "$0" "$@"' "$0" "$@";`, "create")
-		if err == nil || !strings.Contains(out, "linux.cgroupsPath: ") || !strings.Contains(out, "read-only file system") {
+		out, err := w.asHelper("exec unshare -m sh -c 'mount --bind "+m+" "+m+
+			" && mount -o remount,bind,ro "+m+` && exec "$0" "$@"' "$0" "$@";`, "create")
+		if err == nil || !strings.Contains(out, "linux.cgroupsPath: ") ||
+			!strings.Contains(out, "read-only file system") {
 			t.Errorf("with %s read-only: %v: %s", m, err, out)
 		}
 		if after := w.leftovers(); after != before {
@@ -333,7 +355,10 @@ func TestNoMoreProcesses(t *testing.T) {
 	}
 	w.must(os.Mkdir(dir, 0o755))
 	defer func() {
-		w.await("the end of the caller", func() bool { err := unix.Rmdir(dir); return err == nil || errors.Is(err, unix.ENOENT) })
+		w.await("the end of the caller", func() bool {
+			err := unix.Rmdir(dir)
+			return err == nil || errors.Is(err, unix.ENOENT)
+		})
 	}()
 	if _, err := os.Stat(filepath.Join(dir, "pids.max")); err != nil {
 		t.Skipf("the host has no limit of processes: %v", err)
@@ -347,17 +372,20 @@ func TestNoMoreProcesses(t *testing.T) {
 		out, err := w.asHelper("echo $$ > "+dir+"/cgroup.procs;", "create")
 		if err != nil {
 			failed++
-			if !strings.Contains(strings.ToLower(out), "resource temporarily unavailable") && !strings.Contains(out, "newosproc") && !strings.Contains(out, "errno=11") {
+			if !strings.Contains(strings.ToLower(out), "resource temporarily unavailable") &&
+				!strings.Contains(out, "newosproc") && !strings.Contains(out, "errno=11") {
 				t.Errorf("with %d processes: %v: %s", limit, err, out)
 			}
 		}
 		// What it cannot report any more is left to delete, as after a kill.
-		crashed := strings.Contains(out, "newosproc") || strings.Contains(out, "errno=11") || strings.Contains(out, "pthread_create")
+		crashed := strings.Contains(out, "newosproc") || strings.Contains(out, "errno=11") ||
+			strings.Contains(out, "pthread_create")
 		if err == nil || crashed {
 			w.must(w.rt.Delete(background, w.id, true))
 		}
 		if after := w.leftovers(); after != before {
-			t.Fatalf("with %d processes left over, before:\n%s\nand after:\n%s\nafter: %s", limit, before, after, out)
+			t.Fatalf("with %d processes left over, before:\n%s\nand after:\n%s\nafter: %s", limit, before,
+				after, out)
 		}
 		if err == nil {
 			break

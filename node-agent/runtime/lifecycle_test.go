@@ -47,14 +47,16 @@ func TestLifecycle(t *testing.T) {
 	}
 	s, err := w.rt.State(background, w.id)
 	w.must(err)
-	if s.Status != specs.StateCreated || s.PID != created.PID || s.Bundle != w.bundle() || s.Rootfs != w.file("") || s.ID != w.id ||
+	if s.Status != specs.StateCreated || s.PID != created.PID || s.Bundle != w.bundle() ||
+		s.Rootfs != w.file("") || s.ID != w.id ||
 		s.OCIVersion != "1.3.0" || s.Annotations["a"] != "b" || s.Created.IsZero() {
 		t.Errorf("after create: %+v", s)
 	}
 	if data, _ := os.ReadFile(w.file("/go")); len(data) > 0 {
 		t.Error("the program runs before it is started")
 	}
-	if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, ErrExist) || !strings.Contains(err.Error(), "container with given ID already exists") {
+	if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err,
+		ErrExist) || !strings.Contains(err.Error(), "container with given ID already exists") {
 		t.Errorf("the id is in use: %v", err)
 	}
 
@@ -62,14 +64,18 @@ func TestLifecycle(t *testing.T) {
 	if got := w.status(); got != "running" {
 		t.Errorf("after start: %s", got)
 	}
-	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start an already running container" {
+	if err := w.rt.Start(background, w.id); err == nil ||
+		err.Error() != "cannot start an already running container" {
 		t.Errorf("start of a running container: %v", err)
 	}
-	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: running (kill it first, or use --force)" {
+	if err := w.rt.Delete(background, w.id, false); err == nil ||
+		err.Error() != "cannot delete container "+w.id+
+			" that is not stopped: running (kill it first, or use --force)" {
 		t.Errorf("delete of a running container: %v", err)
 	}
 	list, err := w.rt.List(background)
-	if err != nil || len(list) != 1 || list[0].ID != w.id || list[0].Status != specs.StateRunning || list[0].Owner != "root" {
+	if err != nil || len(list) != 1 || list[0].ID != w.id || list[0].Status != specs.StateRunning ||
+		list[0].Owner != "root" {
 		t.Errorf("list: %+v, %v", list, err)
 	}
 	w.await("started", func() bool { data, _ := os.ReadFile(w.file("/go")); return len(data) > 0 })
@@ -84,11 +90,13 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("after its end: %+v, %v", s, err)
 	}
 	for _, sig := range []unix.Signal{0, unix.SIGTERM, unix.SIGKILL} {
-		if err := w.rt.Kill(background, w.id, sig, false); !errors.Is(err, ErrNotRunning) || err.Error() != "container not running" {
+		if err := w.rt.Kill(background, w.id, sig, false); !errors.Is(err, ErrNotRunning) ||
+			err.Error() != "container not running" {
 			t.Errorf("kill %d of a stopped container: %v", sig, err)
 		}
 	}
-	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start a container that has stopped" {
+	if err := w.rt.Start(background, w.id); err == nil ||
+		err.Error() != "cannot start a container that has stopped" {
 		t.Errorf("start of a stopped container: %v", err)
 	}
 	w.must(w.rt.Delete(background, w.id, false))
@@ -120,24 +128,32 @@ func TestUnknown(t *testing.T) {
 func TestInvalidID(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.sh("true"))
-	for _, id := range []string{"", ".", "..", "a/b", "../x", "a b", "a\x00", "ä", strings.Repeat("a", 1025)} {
+	for _, id := range []string{
+		"", ".", "..", "a/b", "../x", "a b", "a\x00", "ä",
+		strings.Repeat("a", 1025),
+	} {
 		_, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()})
 		_, stateErr := w.rt.State(background, id)
-		for _, err := range []error{err, stateErr, w.rt.Kill(background, id, 9, false), w.rt.Delete(background, id, true), w.rt.Start(background, id)} {
+		for _, err := range []error{
+			err, stateErr, w.rt.Kill(background, id, 9, false),
+			w.rt.Delete(background, id, true), w.rt.Start(background, id),
+		} {
 			if !errors.Is(err, containerid.ErrInvalid) {
 				t.Errorf("%q: %v", id, err)
 			}
 		}
 	}
 	for _, id := range []string{".a", "..a", "..."} {
-		if _, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, containerid.ErrInvalid) {
+		_, err := w.rt.Create(background, id, CreateOptions{Bundle: w.bundle()})
+		if !errors.Is(err, containerid.ErrInvalid) {
 			t.Errorf("create %q: %v", id, err)
 		}
 		if err := w.rt.Delete(background, id, true); err != nil {
 			t.Errorf("delete %q, of an older version: %v", id, err)
 		}
 	}
-	if err := containerid.Check("a/b"); err == nil || err.Error() != "invalid container ID format: invalid character `/` in the ID" {
+	if err := containerid.Check("a/b"); err == nil ||
+		err.Error() != "invalid container ID format: invalid character `/` in the ID" {
 		t.Errorf("a/b: %v", err)
 	}
 }
@@ -161,7 +177,9 @@ func TestExitCodes(t *testing.T) {
 func TestDeleteOfCreated(t *testing.T) {
 	w := newWorld(t)
 	s := w.create(w.sh("true"))
-	if err := w.rt.Delete(background, w.id, false); err == nil || err.Error() != "cannot delete container "+w.id+" that is not stopped: created (kill it first, or use --force)" {
+	if err := w.rt.Delete(background, w.id, false); err == nil ||
+		err.Error() != "cannot delete container "+w.id+
+			" that is not stopped: created (kill it first, or use --force)" {
 		t.Errorf("delete of a created container: %v", err)
 	}
 	// It has had no effect (runtime.md, Delete).
@@ -230,7 +248,8 @@ func TestProgramCannotBeExecuted(t *testing.T) {
 	} {
 		w.fails(w.spec(program), "unable to start container process: "+words)
 		w.save(w.spec(program))
-		if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil || !strings.Contains(err.Error(), words) {
+		if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil ||
+			!strings.Contains(err.Error(), words) {
 			t.Errorf("create: %v", err)
 		}
 	}
@@ -247,9 +266,15 @@ func TestWordsOfRunc(t *testing.T) {
 		return spec
 	}
 	readonly := cwd("/new/folder")
-	readonly.Mounts = append(readonly.Mounts, specs.Mount{Destination: "/new", Type: "bind", Source: w.file("/bin"), Options: []string{"bind", "ro"}})
+	readonly.Mounts = append(readonly.Mounts, specs.Mount{
+		Destination: "/new", Type: "bind",
+		Source: w.file("/bin"), Options: []string{"bind", "ro"},
+	})
 	file := func(source, destination string) *specs.Spec {
-		return mounted(w.sh("true"), specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind"}})
+		return mounted(w.sh("true"), specs.Mount{
+			Destination: destination, Type: "bind", Source: source,
+			Options: []string{"rbind"},
+		})
 	}
 	for words, spec := range map[string]*specs.Spec{
 		`unable to start container process: chdir to cwd ("/file/below") set in config.json failed: not a directory (process.cwd: `:       cwd("/file/below"),
@@ -301,7 +326,8 @@ func TestBadBundle(t *testing.T) {
 	w := newWorld(t)
 	try := func(words string) {
 		t.Helper()
-		if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil || !strings.Contains(err.Error(), words) {
+		if _, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil ||
+			!strings.Contains(err.Error(), words) {
 			t.Errorf("found %v; want %q", err, words)
 		}
 	}
@@ -314,7 +340,8 @@ func TestBadBundle(t *testing.T) {
 	try("config.json")
 	w.must(os.Truncate(config, MaxConfig+1))
 	try("found more than 16777216 bytes")
-	w.must(os.WriteFile(config, []byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"}}`), 0o600))
+	w.must(os.WriteFile(config,
+		[]byte(`{"ociVersion":"1.3.0","root":{"path":"rootfs"},"process":{"args":["/bin/true"],"cwd":"/"}}`), 0o600))
 	try("linux: found nothing; a Linux container needs this section")
 	spec := w.sh("true")
 	spec.Root.Path = "nonexistent"
@@ -329,7 +356,8 @@ func TestBadBundle(t *testing.T) {
 	spec = w.sh("true")
 	spec.Process.ApparmorProfile = "x"
 	w.save(spec)
-	if enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled"); strings.HasPrefix(string(enabled), "Y") {
+	if enabled, _ := os.ReadFile(
+		"/sys/module/apparmor/parameters/enabled"); strings.HasPrefix(string(enabled), "Y") {
 		try("process.apparmorProfile (x): write: no such file or directory")
 	} else {
 		try("process.apparmorProfile: found ")
@@ -345,7 +373,8 @@ func TestCgroupInUse(t *testing.T) {
 	w := newWorld(t)
 	w.start(w.spec("/bin/sleep", "1000"))
 	_, err := w.rt.Create(background, w.id+"-2", CreateOptions{Bundle: w.bundle()})
-	if err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found /sys/fs/cgroup") || !strings.Contains(err.Error(), w.cgroup+", which has processes") {
+	if err == nil || !strings.Contains(err.Error(), "linux.cgroupsPath: found /sys/fs/cgroup") ||
+		!strings.Contains(err.Error(), w.cgroup+", which has processes") {
 		t.Errorf("found %v", err)
 	}
 	if got := w.status(); got != "running" {
@@ -356,7 +385,10 @@ func TestCgroupInUse(t *testing.T) {
 func TestPidFileCannotBeWritten(t *testing.T) {
 	w := newWorld(t)
 	w.save(w.sh("true"))
-	_, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), PidFile: "/nonexistent/pid"})
+	_, err := w.rt.Create(background, w.id, CreateOptions{
+		Bundle:  w.bundle(),
+		PidFile: "/nonexistent/pid",
+	})
 	if err == nil || !strings.Contains(err.Error(), "--pid-file: ") {
 		t.Errorf("found %v", err)
 	}
@@ -367,7 +399,10 @@ func TestCreating(t *testing.T) {
 	w := newWorld(t)
 	marker := filepath.Join(w.dir, "hook")
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + marker + "; while [ -e " + marker + " ]; do sleep 0.01; done"}}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"echo > " + marker + "; while [ -e " + marker + " ]; do sleep 0.01; done",
+	}}}}
 	w.save(spec)
 	type result struct {
 		s   *State
@@ -382,10 +417,12 @@ func TestCreating(t *testing.T) {
 	if got := w.status(); got != "creating" {
 		t.Errorf("found %s", got)
 	}
-	if err := w.rt.Start(background, w.id); err == nil || err.Error() != "cannot start a container that is being created" {
+	if err := w.rt.Start(background, w.id); err == nil ||
+		err.Error() != "cannot start a container that is being created" {
 		t.Errorf("start: %v", err)
 	}
-	if err := w.rt.Delete(background, w.id, false); err == nil || !strings.Contains(err.Error(), "that is not stopped: creating") {
+	err := w.rt.Delete(background, w.id, false)
+	if err == nil || !strings.Contains(err.Error(), "that is not stopped: creating") {
 		t.Errorf("delete: %v", err)
 	}
 	w.must(os.Remove(marker))
@@ -399,7 +436,10 @@ func TestForcedDeleteWhileCreating(t *testing.T) {
 	w := newWorld(t)
 	marker := filepath.Join(w.dir, "hook")
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + marker + "; while [ -e " + marker + " ]; do sleep 0.01; done"}}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"echo > " + marker + "; while [ -e " + marker + " ]; do sleep 0.01; done",
+	}}}}
 	w.save(spec)
 	made := make(chan error)
 	go func() {
@@ -419,7 +459,10 @@ func TestCreateIsCancelled(t *testing.T) {
 	w := newWorld(t)
 	marker := filepath.Join(w.dir, "hook")
 	spec := w.sh("true")
-	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + marker + "; exec sleep 1000"}}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c",
+		"echo > " + marker + "; exec sleep 1000",
+	}}}}
 	w.save(spec)
 	ctx, cancel := context.WithCancelCause(background)
 	go func() {
@@ -430,7 +473,8 @@ func TestCreateIsCancelled(t *testing.T) {
 			}
 		}
 	}()
-	if _, err := w.rt.Create(ctx, w.id, CreateOptions{Bundle: w.bundle()}); err == nil || !strings.Contains(err.Error(), "changed my mind") {
+	if _, err := w.rt.Create(ctx, w.id, CreateOptions{Bundle: w.bundle()}); err == nil ||
+		!strings.Contains(err.Error(), "changed my mind") {
 		t.Errorf("found %v", err)
 	}
 }
@@ -556,7 +600,8 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 		if err := w.rt.Delete(background, name, true); err != nil {
 			t.Errorf("%s: delete by force: %v", name, err)
 		}
-		if entries, err := os.ReadDir(dir); c.stays && len(entries) != len(c.files) || !c.stays && err == nil {
+		if entries, err := os.ReadDir(dir); c.stays && len(entries) != len(c.files) || !c.stays &&
+			err == nil {
 			t.Errorf("%s: found %v, %v", name, entries, err)
 		}
 		w.must(os.RemoveAll(dir))
@@ -567,7 +612,8 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 func TestModes(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.sh("true"))
-	for path, want := range map[string]os.FileMode{"run": 0o700, "run/" + w.id: 0o700, "run/" + w.id + "/" + stateFile: 0o600, "run/" + w.id + "/" + startFIFO: 0o600} {
+	for path, want := range map[string]os.FileMode{"run": 0o700, "run/" + w.id: 0o700, "run/" + w.id +
+		"/" + stateFile: 0o600, "run/" + w.id + "/" + startFIFO: 0o600} {
 		st, err := os.Lstat(filepath.Join(w.dir, path))
 		w.must(err)
 		if st.Mode().Perm() != want {

@@ -26,7 +26,10 @@ func TestStartContainerHookEnvironment(t *testing.T) {
 		spec := w.sh("cat /told")
 		spec.Process.Env = append(spec.Process.Env, "ONE=two")
 		w.write("/told", "", 0o644)
-		spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo ${ONE-none} ${HOME-none} >/told"}, Env: env}}}
+		spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{
+			Path: "/bin/sh",
+			Args: []string{"sh", "-c", "echo ${ONE-none} ${HOME-none} >/told"}, Env: env,
+		}}}
 		return spec
 	}
 	w.prints(hook(nil), "two /\n")
@@ -39,7 +42,10 @@ func TestForeignDocument(t *testing.T) {
 	w := newWorld(t)
 	spec := w.sh("grep CapBnd /proc/self/status; busybox ionice")
 	spec.Version = "1.9.0"
-	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{"CAP_UNKNOWN", "CAP_KILL", "cap_chown"}}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: []string{
+		"CAP_UNKNOWN", "CAP_KILL",
+		"cap_chown",
+	}}
 	spec.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 7}
 	limit := int64(64 << 20)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Kernel: &limit} //nolint:staticcheck // docker run --kernel-memory
@@ -63,7 +69,8 @@ func TestForeignDocument(t *testing.T) {
 	for _, want := range []string{
 		`ociVersion: found "1.9.0"`, `process.capabilities.bounding[0]: found "CAP_UNKNOWN"`,
 		`process.capabilities.bounding[2]: found "cap_chown"; allowed: a name of capabilities(7); write CAP_CHOWN`,
-		`linux.resources.memory.kernel: found 67108864`, `annotations["run.oci.systemd.subgroup"]: found "container"`,
+		`linux.resources.memory.kernel: found 67108864`,
+		`annotations["run.oci.systemd.subgroup"]: found "container"`,
 	} {
 		if !slices.ContainsFunc(w.warned, func(s string) bool { return strings.Contains(s, want) }) {
 			t.Errorf("no warning %s in %q", want, w.warned)
@@ -83,12 +90,38 @@ func TestRuncsWords(t *testing.T) {
 	}
 	w.must(os.Symlink("elsewhere", w.file("/link")))
 	for words, change := range map[[2]string]func(*specs.Spec){
-		{"linux.memoryPolicy.mode: found ", "invalid memory policy mode"}:     policy(specs.LinuxMemoryPolicy{Mode: "INTERLEAVE", Nodes: "0"}),
-		{"linux.memoryPolicy.flags[0]: found ", "invalid memory policy flag"}: policy(specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"bad"}}),
-		{"linux.memoryPolicy.nodes: found ", "invalid memory policy node"}:    policy(specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-9876543210"}),
-		{"linux.memoryPolicy.nodes: found ", "requires 0 nodes but got 8"}:    policy(specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-3,4-7"}),
-		{"mounts[0] (/link): ", "must be mounted on ordinary directory"}:      func(s *specs.Spec) { s.Mounts[0].Destination = "/link" },
-		{"linux.seccomp: syscalls[0].action: found ", "SCMP_ACT_NOTIFY cannot be used for the write syscall"}: func(s *specs.Spec) {
+		{
+			"linux.memoryPolicy.mode: found ",
+			"invalid memory policy mode",
+		}: policy(specs.LinuxMemoryPolicy{Mode: "INTERLEAVE", Nodes: "0"}),
+		{
+			"linux.memoryPolicy.flags[0]: found ",
+			"invalid memory policy flag",
+		}: policy(specs.LinuxMemoryPolicy{
+			Mode: specs.MpolBind, Nodes: "0",
+			Flags: []specs.MemoryPolicyFlagType{"bad"},
+		}),
+		{
+			"linux.memoryPolicy.nodes: found ",
+			"invalid memory policy node",
+		}: policy(specs.LinuxMemoryPolicy{
+			Mode:  specs.MpolBind,
+			Nodes: "0-9876543210",
+		}),
+		{
+			"linux.memoryPolicy.nodes: found ",
+			"requires 0 nodes but got 8",
+		}: policy(specs.LinuxMemoryPolicy{
+			Mode:  specs.MpolDefault,
+			Nodes: "0-3,4-7",
+		}),
+		{"mounts[0] (/link): ", "must be mounted on ordinary directory"}: func(s *specs.Spec) {
+			s.Mounts[0].Destination = "/link"
+		},
+		{
+			"linux.seccomp: syscalls[0].action: found ",
+			"SCMP_ACT_NOTIFY cannot be used for the write syscall",
+		}: func(s *specs.Spec) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{
 				DefaultAction: specs.ActAllow, ListenerPath: "/none",
 				Syscalls: []specs.LinuxSyscall{{Names: []string{"write"}, Action: specs.ActNotify}},
@@ -97,12 +130,19 @@ func TestRuncsWords(t *testing.T) {
 		{`linux.resources.unified["memory.min"]: found `, "invalid configuration"}: func(s *specs.Spec) {
 			s.Linux.Resources.Unified = map[string]string{"memory.min": "131072"}
 		},
-		{"process.scheduler: sched_setattr: ", "process scheduler can't be used together with AllowedCPUs"}: func(s *specs.Spec) {
+		{
+			"process.scheduler: sched_setattr: ",
+			"process scheduler can't be used together with AllowedCPUs",
+		}: func(s *specs.Spec) {
 			s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0", Mems: "0"}
-			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 42000, Deadline: 1000000, Period: 1000000}
+			s.Process.Scheduler = &specs.Scheduler{
+				Policy: specs.SchedDeadline, Runtime: 42000,
+				Deadline: 1000000, Period: 1000000,
+			}
 		},
 	} {
-		if unified() && words[1] == "invalid configuration" || goruntime.NumCPU() == 1 && strings.Contains(words[1], "AllowedCPUs") {
+		if unified() && words[1] == "invalid configuration" || goruntime.NumCPU() == 1 &&
+			strings.Contains(words[1], "AllowedCPUs") {
 			continue
 		}
 		spec := w.sh("true")
@@ -113,16 +153,21 @@ func TestRuncsWords(t *testing.T) {
 	spec := w.sh("sleep 1000")
 	s := w.start(spec)
 	for sub, words := range map[string]string{
-		"..": ": bad sub cgroup path", "none": "--cgroup: adding pid ", "whaaat:/": ": unknown controller whaaat",
+		"..": ": bad sub cgroup path", "none": "--cgroup: adding pid ",
+		"whaaat:/": ": unknown controller whaaat",
 	} {
-		_, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"true"}, Cwd: "/"}, Cgroups: []string{sub}})
+		_, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{
+			Args: []string{"true"},
+			Cwd:  "/",
+		}, Cgroups: []string{sub}})
 		if err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("exec --cgroup %s: %v; want %q", sub, err, words)
 		}
 	}
 	other := w.sh("true")
 	w.save(other)
-	if _, err := w.rt.Run(background, w.id+"-other", CreateOptions{Bundle: w.bundle()}); err == nil || !strings.Contains(err.Error(), "container's cgroup is not empty") {
+	if _, err := w.rt.Run(background, w.id+"-other", CreateOptions{Bundle: w.bundle()}); err == nil ||
+		!strings.Contains(err.Error(), "container's cgroup is not empty") {
 		t.Errorf("in the cgroup of another: %v", err)
 	}
 	w.end(w.id, s.PID)
@@ -176,7 +221,8 @@ func TestFrozenCgroup(t *testing.T) {
 	defer func() { w.must(os.Remove(dir)) }()
 	w.must(os.WriteFile(filepath.Join(dir, file), []byte(frozen), 0))
 	spec := w.sh("true")
-	w.fails(spec, "linux.cgroupsPath: found "+dir+", which is frozen", "container's cgroup unexpectedly frozen")
+	w.fails(spec, "linux.cgroupsPath: found "+dir+", which is frozen",
+		"container's cgroup unexpectedly frozen")
 	spec.Linux.CgroupsPath = w.cgroup + "/below"
 	w.fails(spec, "linux.cgroupsPath: found "+dir)
 }
@@ -185,7 +231,8 @@ func TestFrozenCgroup(t *testing.T) {
 // that. On version 1 the process dies only once it is thawed; on version 2 it dies of SIGKILL as it
 // is. A frozen cgroup without a process of the container stays frozen.
 func TestDeleteFrozenElsewhere(t *testing.T) {
-	hierarchy, file, frozen, thawed, after := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED", "THAWED"
+	hierarchy, file, frozen, thawed, after := "/sys/fs/cgroup/freezer", "freezer.state", "FROZEN",
+		"THAWED", "THAWED"
 	if unified() {
 		hierarchy, file, frozen, thawed, after = "/sys/fs/cgroup", "cgroup.freeze", "1", "0", "1"
 	}
@@ -271,7 +318,8 @@ func TestCpusetOfParentIsEmpty(t *testing.T) {
 	w.prints(spec, "")
 	for _, hierarchy := range w.cgroupDirs() {
 		for _, dir := range []string{"pod", ""} {
-			if err := os.Remove(filepath.Join(hierarchy, dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := os.Remove(filepath.Join(hierarchy, dir)); err != nil &&
+				!errors.Is(err, os.ErrNotExist) {
 				t.Error(err)
 			}
 		}
@@ -294,20 +342,28 @@ func TestDanglingDestination(t *testing.T) {
 	host, outside := w.source(), t.TempDir()
 	w.must(os.MkdirAll(w.file("/etc"), 0o755))
 	for name, target := range map[string]string{
-		"/etc/resolv.conf": "../run/systemd/resolv.conf", "/jump": "/deep/er", "/etc/hosts": "/jump/still/hosts", "/away": "../../../.." + outside + "/made", "/folder": "/data/folder", "/memory": "data/tmp", "/loop": "loop",
+		"/etc/resolv.conf": "../run/systemd/resolv.conf", "/jump": "/deep/er",
+		"/etc/hosts": "/jump/still/hosts", "/away": "../../../.." + outside + "/made",
+		"/folder": "/data/folder", "/memory": "data/tmp", "/loop": "loop",
 	} {
 		w.must(os.Symlink(target, w.file(name)))
 	}
 	bind := func(source, destination string) specs.Mount {
-		return specs.Mount{Destination: destination, Source: filepath.Join(host, source), Options: []string{"rbind"}}
+		return specs.Mount{
+			Destination: destination, Source: filepath.Join(host, source),
+			Options: []string{"rbind"},
+		}
 	}
-	w.prints(mounted(w.sh("cat /run/systemd/resolv.conf /deep/er/still/hosts"+" "+outside+"/made; ls /data/folder; grep -c ' /data/tmp ' /proc/self/mounts; readlink /etc/resolv.conf"),
-		bind("file", "/etc/resolv.conf"), bind("file", "/etc/hosts"), bind("file", "/away"), bind(".", "/folder"), specs.Mount{Destination: "/memory", Type: "tmpfs", Source: "tmpfs"}),
+	w.prints(mounted(w.sh("cat /run/systemd/resolv.conf /deep/er/still/hosts"+" "+outside+
+		"/made; ls /data/folder; grep -c ' /data/tmp ' /proc/self/mounts; readlink /etc/resolv.conf"),
+		bind("file", "/etc/resolv.conf"), bind("file", "/etc/hosts"), bind("file", "/away"),
+		bind(".", "/folder"), specs.Mount{Destination: "/memory", Type: "tmpfs", Source: "tmpfs"}),
 		"from the host\nfrom the host\nfrom the host\ndangling\nfile\nfolder\nlink\n1\n../run/systemd/resolv.conf\n")
 	if _, err := os.Lstat(filepath.Join(outside, "made")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("made outside of the root filesystem: %v", err)
 	}
-	w.fails(mounted(w.sh("true"), bind("file", "/loop")), "mounts[7] (/loop): ", "too many levels of symbolic links")
+	w.fails(mounted(w.sh("true"), bind("file", "/loop")), "mounts[7] (/loop): ",
+		"too many levels of symbolic links")
 }
 
 // TestExecutableByCapability: whether a program can be executed is asked for the process as it will
@@ -315,13 +371,19 @@ func TestDanglingDestination(t *testing.T) {
 func TestExecutableByCapability(t *testing.T) {
 	w := newWorld(t)
 	w.write("/own/run", "#!/bin/sh\necho ran\n", 0o744)
-	for path, denied := range map[string]string{"/own/run": "permission denied", "run": "executable file not found"} {
+	for path, denied := range map[string]string{
+		"/own/run": "permission denied",
+		"run":      "executable file not found",
+	} {
 		spec := w.spec(path)
 		spec.Process.Env = []string{"PATH=/bin:/own"}
 		spec.Process.User = specs.User{UID: 1000, GID: 1000}
 		w.fails(spec, denied)
 		c := spec.Process.Capabilities
-		for _, set := range []*[]string{&c.Bounding, &c.Permitted, &c.Inheritable, &c.Effective, &c.Ambient} {
+		for _, set := range []*[]string{
+			&c.Bounding, &c.Permitted, &c.Inheritable, &c.Effective,
+			&c.Ambient,
+		} {
 			*set = append(*set, "CAP_DAC_OVERRIDE")
 		}
 		w.prints(spec, "ran\n")

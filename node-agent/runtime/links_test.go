@@ -67,13 +67,17 @@ func TestCallersDescriptors(t *testing.T) {
 func TestFilesAsStreamsKeepTheirOwner(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.WriteFile(filepath.Join(w.dir, "file"), nil, 0o644))
-	w.must(unix.Mknod(filepath.Join(w.dir, "disk"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0)))) // of a loop device
+	// of a loop device
+	w.must(unix.Mknod(filepath.Join(w.dir, "disk"), unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))))
 	w.must(os.Mkdir(filepath.Join(w.dir, "folder"), 0o755))
 	w.must(unix.Mkfifo(filepath.Join(w.dir, "pipe"), 0o600))
 	spec := w.sh("true")
 	spec.Process.User = specs.User{UID: 7, GID: 8}
 	w.save(spec)
-	for name, want := range map[string]specs.User{"file": {}, "folder": {}, "disk": {}, "pipe": {UID: 7, GID: 8}} {
+	for name, want := range map[string]specs.User{
+		"file": {}, "folder": {}, "disk": {},
+		"pipe": {UID: 7, GID: 8},
+	} {
 		path := filepath.Join(w.dir, name)
 		flags := os.O_RDONLY
 		if name == "pipe" {
@@ -106,7 +110,8 @@ func TestRootOfAnotherUser(t *testing.T) {
 	try := func(what, words string) {
 		t.Helper()
 		_, _, err := w.tryWith(CreateOptions{})
-		if words == "" && err != nil || words != "" && (err == nil || !strings.Contains(err.Error(), words)) {
+		if words == "" && err != nil || words != "" &&
+			(err == nil || !strings.Contains(err.Error(), words)) {
 			t.Errorf("%s: found %v; want %q", what, err, words)
 		}
 	}
@@ -144,7 +149,8 @@ func TestRecordOfAnotherUser(t *testing.T) {
 	w.must(os.Mkdir(dir, 0o755))
 	defer os.RemoveAll(dir)
 	proof := filepath.Join(w.dir, "proof")
-	record := fmt.Sprintf(`{"ociVersion":"1.3.0","id":%q,"pid":0,"cgroups":{},"hooks":{"poststop":[{"path":"/bin/touch","args":["touch",%q]}]}}`, w.id, proof)
+	record := fmt.Sprintf(
+		`{"ociVersion":"1.3.0","id":%q,"pid":0,"cgroups":{},"hooks":{"poststop":[{"path":"/bin/touch","args":["touch",%q]}]}}`, w.id, proof)
 	file := filepath.Join(dir, stateFile)
 	for name, make := range map[string]func(){
 		"file": func() {
@@ -187,7 +193,10 @@ func TestDestinationIsAMagicLink(t *testing.T) {
 	w := newWorld(t)
 	dir, contents := w.outside()
 	before := contents()
-	for _, path := range []string{"self/fd/0", "self/root/x", "self/cwd/x", "thread-self/fd/7/x", "1/root/x", "self/exe", "self/ns/mnt"} {
+	for _, path := range []string{
+		"self/fd/0", "self/root/x", "self/cwd/x", "thread-self/fd/7/x",
+		"1/root/x", "self/exe", "self/ns/mnt",
+	} {
 		for _, m := range []specs.Mount{
 			{Destination: "/proc/" + path, Type: "tmpfs", Source: "tmpfs"},
 			{Destination: "/proc/" + path, Type: "bind", Source: dir, Options: []string{"rbind"}},
@@ -220,7 +229,8 @@ func TestDirectoriesOfTheImageAreLinks(t *testing.T) {
 		w.must(os.MkdirAll(filepath.Dir(w.file(path)), 0o755))
 		w.must(os.Symlink("../../../../../../../../.."+dir, w.file(path)))
 	}
-	spec := w.sh("test -e " + dir + "/file && echo seen; test -e " + dir + "/ptmx -o -d " + dir + "/pids -o -e " + dir + "/cgroup.procs && echo mounted")
+	spec := w.sh("test -e " + dir + "/file && echo seen; test -e " + dir + "/ptmx -o -d " + dir +
+		"/pids -o -e " + dir + "/cgroup.procs && echo mounted")
 	mounts := spec.Mounts
 	spec.Mounts = append([]specs.Mount{mounts[0]}, mounts[2:5]...)
 	spec.Mounts = append(spec.Mounts, mounts[6])
@@ -239,14 +249,23 @@ func TestProgramWithoutName(t *testing.T) {
 	w.fails(w.spec(), "process.args: found ")
 	w.fails(w.spec(""), "process.args[0]: found ")
 	w.start(w.sleeping(nil))
-	w.execFails(ExecOptions{Change: func(p *specs.Process) error { p.Args = nil; return nil }}, "process.args: found ")
-	w.execFails(ExecOptions{Change: func(p *specs.Process) error { p.Args = []string{""}; return nil }}, "process.args[0]: found ")
+	w.execFails(ExecOptions{Change: func(p *specs.Process) error {
+		p.Args = nil
+		return nil
+	}}, "process.args: found ")
+	w.execFails(ExecOptions{Change: func(p *specs.Process) error {
+		p.Args = []string{""}
+		return nil
+	}}, "process.args[0]: found ")
 }
 
 // TestHostileTree lets tmpcopyup copy a tree that a program has built to break the copy: endless,
 // too deep to name, or changing.
 func TestHostileTree(t *testing.T) {
-	m := specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "size=1m"}}
+	m := specs.Mount{
+		Destination: "/data", Type: "tmpfs", Source: "tmpfs",
+		Options: []string{"tmpcopyup", "size=1m"},
+	}
 	t.Run("deep", func(t *testing.T) {
 		w := newWorld(t)
 		w.must(os.Mkdir(w.file("/data"), 0o755))
@@ -266,13 +285,15 @@ func TestHostileTree(t *testing.T) {
 	t.Run("devices", func(t *testing.T) {
 		w := newWorld(t)
 		w.must(os.Mkdir(w.file("/data"), 0o755))
-		w.must(unix.Mknod(w.file("/data/endless"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))) // /dev/zero
+		// /dev/zero
+		w.must(unix.Mknod(w.file("/data/endless"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))))
 		w.must(unix.Mkfifo(w.file("/data/fifo"), 0o666))
 		w.must(os.WriteFile(w.file("/data/sparse"), nil, 0o644))
 		w.must(os.Truncate(w.file("/data/sparse"), 1<<40))
 		w.fails(mounted(w.sh("true"), m), "mounts[7] (/data: sparse): ")
 		w.must(os.Remove(w.file("/data/sparse")))
-		w.prints(mounted(w.sh("cd /data; ls; stat -c %F endless fifo"), m), "endless\nfifo\ncharacter special file\nfifo\n")
+		w.prints(mounted(w.sh("cd /data; ls; stat -c %F endless fifo"), m),
+			"endless\nfifo\ncharacter special file\nfifo\n")
 	})
 	t.Run("raced", func(t *testing.T) {
 		w := newWorld(t)

@@ -39,7 +39,9 @@ type mountChange struct {
 }
 
 // changeMounts locks a container, opens its process and its cgroup, and calls do.
-func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mount, do func(*mountChange) error) (err error) {
+func (r *Runtime) changeMounts(ctx context.Context, id string, mounts []specs.Mount,
+	do func(*mountChange) error,
+) (err error) {
 	unlock, err := r.lock(id)
 	if err != nil {
 		return err
@@ -136,7 +138,8 @@ func (c *mountChange) remove(ctx context.Context, mounts []specs.Mount) (err err
 // walk starts a child that walks the plan, which ends in no program, and waits for its end.
 func (c *mountChange) walk(ctx context.Context, inputs *mountInputs) (err error) {
 	c.child, err = launch.Start(launch.Request{
-		Plan: c.plan, Inputs: c.inputs, Reserved: 3, OnSync: c.answer(ctx, inputs), Deadline: c.r.deadline,
+		Plan: c.plan, Inputs: c.inputs, Reserved: 3, OnSync: c.answer(ctx, inputs),
+		Deadline: c.r.deadline,
 	})
 	if err != nil {
 		return err

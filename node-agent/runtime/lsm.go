@@ -21,17 +21,21 @@ func WithoutMissingLSM() Option { return func(r *Runtime) { r.ignoreMissingLSM =
 // withSecurityModules completes the facts of the host with those of the security modules that a
 // document needs; few need any. With ignore, a document that needs one that is missing becomes one
 // without its labels.
-func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore bool) (plan.Host, *specs.Spec) {
+func (r *Runtime) withSecurityModules(host plan.Host, spec *specs.Spec, ignore bool) (plan.Host,
+	*specs.Spec,
+) {
 	p, l := spec.Process, spec.Linux
 	host.AppArmor = p != nil && p.ApparmorProfile != "" && appArmorEnabled()
-	host.SELinux = (p != nil && p.SelinuxLabel != "" || l != nil && l.MountLabel != "") && selinuxEnabled()
+	host.SELinux = (p != nil && p.SelinuxLabel != "" || l != nil && l.MountLabel != "") &&
+		selinuxEnabled()
 	if !ignore {
 		return host, spec
 	}
 	out := *spec
 	leave := func(field string, label *string, module string, enabled bool) {
 		if *label != "" && !enabled {
-			r.warn(fmt.Sprintf("%s: found %q; the kernel has not enabled %s: it is left out", field, *label, module))
+			r.warn(fmt.Sprintf("%s: found %q; the kernel has not enabled %s: it is left out", field, *label,
+				module))
 			*label = ""
 		}
 	}
@@ -61,7 +65,8 @@ func appArmorEnabled() bool {
 // policy.
 func selinuxEnabled() bool {
 	var st unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/selinux", &st); err != nil || st.Type != unix.SELINUX_MAGIC || st.Flags&unix.ST_RDONLY != 0 {
+	if err := unix.Statfs("/sys/fs/selinux", &st); err != nil || st.Type != unix.SELINUX_MAGIC ||
+		st.Flags&unix.ST_RDONLY != 0 {
 		return false
 	}
 	data, err := os.ReadFile("/proc/self/attr/current")

@@ -29,7 +29,8 @@ func appArmor(t *testing.T, name string) {
 		t.Fatalf("needs Debian's apparmor: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "profile")
-	if err := os.WriteFile(file, []byte(fmt.Sprintf(`profile %s flags=(attach_disconnected,mediate_deleted) {
+	if err := os.WriteFile(file,
+		[]byte(fmt.Sprintf(`profile %s flags=(attach_disconnected,mediate_deleted) {
   file, capability, network, mount, umount, signal, ptrace, unix,
   deny /**/denied w,
   deny /denied w,
@@ -68,7 +69,9 @@ func TestAppArmor(t *testing.T) {
 	appArmor(t, "berth-test")
 	const confined = "/bin/sh: can't create /denied: Permission denied\ndenied 1\nallowed 0\nberth-test (enforce)\n"
 	for name, change := range map[string]func(*specs.Spec){
-		"root": func(*specs.Spec) {}, "privileges": func(s *specs.Spec) { s.Process.NoNewPrivileges = false },
+		"root": func(*specs.Spec) {}, "privileges": func(s *specs.Spec) {
+			s.Process.NoNewPrivileges = false
+		},
 		"user": func(s *specs.Spec) { s.Process.User.UID = 1000 },
 		"user namespace": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
@@ -95,16 +98,24 @@ func TestAppArmor(t *testing.T) {
 			spec.Process.ApparmorProfile = "berth-test"
 			w.prints(spec, confined)
 			w.must(os.Remove(w.file("/allowed")))
-			spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat /proc/self/attr/apparmor/current > /allowed"}}}}
+			spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{
+				Path: "/bin/sh",
+				Args: []string{"sh", "-c", "cat /proc/self/attr/apparmor/current > /allowed"},
+			}}}
 			spec.Process.Args = []string{"/bin/sleep", "1000"}
 			s := w.start(spec)
 			if got := confinement(t, s.PID); got != "berth-test (enforce)" {
 				t.Errorf("the first process is %s", got)
 			}
-			if data, err := os.ReadFile(w.file("/allowed")); err != nil || string(data) != "berth-test (enforce)\n" {
+			if data, err := os.ReadFile(w.file("/allowed")); err != nil ||
+				string(data) != "berth-test (enforce)\n" {
 				t.Errorf("the startContainer hook was %q, %v", data, err)
 			}
-			p, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo x > /denied || exec sleep 1000"}, Cwd: "/"}})
+			p, err := w.rt.Exec(background, w.id,
+				ExecOptions{Process: &specs.Process{Args: []string{
+					"/bin/sh", "-c",
+					"echo x > /denied || exec sleep 1000",
+				}, Cwd: "/"}})
 			w.must(err)
 			w.await("the process", func() bool {
 				name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
@@ -124,7 +135,10 @@ func TestAppArmorBehindAFakeProc(t *testing.T) {
 	appArmor(t, "berth-test")
 	for name, change := range map[string]func(w *world, s *specs.Spec){
 		"tmpfs on attr": func(_ *world, s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/self/attr", Type: "tmpfs", Source: "tmpfs"})
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: "/proc/self/attr", Type: "tmpfs",
+				Source: "tmpfs",
+			})
 		},
 		"tmpfs on proc": func(_ *world, s *specs.Spec) {
 			s.Mounts[0] = specs.Mount{Destination: "/proc", Type: "tmpfs", Source: "tmpfs"}
@@ -136,7 +150,10 @@ func TestAppArmorBehindAFakeProc(t *testing.T) {
 		},
 		"a bound file": func(w *world, s *specs.Spec) {
 			w.must(os.WriteFile(filepath.Join(w.dir, "fake"), nil, 0o666))
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/self/attr/apparmor/exec", Type: "bind", Source: filepath.Join(w.dir, "fake"), Options: []string{"bind"}})
+			s.Mounts = append(s.Mounts, specs.Mount{
+				Destination: "/proc/self/attr/apparmor/exec",
+				Type:        "bind", Source: filepath.Join(w.dir, "fake"), Options: []string{"bind"},
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,7 +165,10 @@ func TestAppArmorBehindAFakeProc(t *testing.T) {
 			if got := confinement(t, s.PID); got != "berth-test (enforce)" {
 				t.Errorf("the process is %s", got)
 			}
-			for _, file := range []string{filepath.Join(w.dir, "fake"), w.file("/proc/self/attr/apparmor/exec"), w.file("/proc/self/attr/exec")} {
+			for _, file := range []string{
+				filepath.Join(w.dir, "fake"),
+				w.file("/proc/self/attr/apparmor/exec"), w.file("/proc/self/attr/exec"),
+			} {
 				if data, err := os.ReadFile(file); err == nil && len(data) > 0 {
 					t.Errorf("%s has %q", file, data)
 				}
@@ -182,7 +202,8 @@ func TestAppArmorFails(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/true")
 	spec.Process.ApparmorProfile = "berth-no-such-profile"
-	w.fails(spec, "process.apparmorProfile (berth-no-such-profile): write: no such file or directory", "no profile of that name is loaded")
+	w.fails(spec, "process.apparmorProfile (berth-no-such-profile): write: no such file or directory",
+		"no profile of that name is loaded")
 }
 
 // TestLabelsWithoutTheirModules: none is dropped in silence, as with runc; "unconfined" is what
@@ -194,15 +215,18 @@ func TestLabelsWithoutTheirModules(t *testing.T) {
 		spec.Process.ApparmorProfile = "unconfined"
 		w.prints(spec, "ran\n")
 		spec.Process.ApparmorProfile = "p"
-		w.fails(spec, "process.apparmorProfile: found p; apparmor: config provided but apparmor not supported")
+		w.fails(spec,
+			"process.apparmorProfile: found p; apparmor: config provided but apparmor not supported")
 	}
 	if !selinuxEnabled() {
 		spec := w.sh("echo ran")
 		spec.Process.SelinuxLabel = "system_u:system_r:container_t:s0"
-		w.fails(spec, "process.selinuxLabel: found "+spec.Process.SelinuxLabel+"; selinux label is specified in config, but selinux is disabled or not supported")
+		w.fails(spec, "process.selinuxLabel: found "+spec.Process.SelinuxLabel+
+			"; selinux label is specified in config, but selinux is disabled or not supported")
 		spec = w.sh("echo ran")
 		spec.Linux.MountLabel = "system_u:object_r:container_file_t:s0"
-		w.fails(spec, "linux.mountLabel: found "+spec.Linux.MountLabel+"; selinux label is specified in config, but selinux is disabled or not supported")
+		w.fails(spec, "linux.mountLabel: found "+spec.Linux.MountLabel+
+			"; selinux label is specified in config, but selinux is disabled or not supported")
 	}
 }
 
@@ -224,14 +248,16 @@ func selinux(t *testing.T) {
 		return
 	}
 	policy := filepath.Join(t.TempDir(), "policy")
-	if out, err := exec.Command(secilc, "--mls", "true", "--policyvers", "31", "--output", policy, "--filecontext", os.DevNull, "testdata/selinux.cil").CombinedOutput(); err != nil {
+	if out, err := exec.Command(secilc, "--mls", "true", "--policyvers", "31", "--output", policy,
+		"--filecontext", os.DevNull, "testdata/selinux.cil").CombinedOutput(); err != nil {
 		t.Fatalf("secilc: %v: %s", err, out)
 	}
 	data, err := os.ReadFile(policy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("selinuxfs", "/sys/fs/selinux", "selinuxfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+	if err := unix.Mount("selinuxfs", "/sys/fs/selinux", "selinuxfs", 0, ""); err != nil &&
+		!errors.Is(err, unix.EBUSY) {
 		t.Fatalf("mount selinuxfs: %v", err)
 	}
 	load, err := os.OpenFile("/sys/fs/selinux/load", os.O_WRONLY, 0)
@@ -250,12 +276,16 @@ func selinux(t *testing.T) {
 // TestSELinux: the processes and the files of new filesystems get their contexts.
 func TestSELinux(t *testing.T) {
 	selinux(t)
-	const label, files = "system_u:system_r:container_t:s0:c0,c1", "system_u:object_r:container_file_t:s0:c1"
+	const label, files = "system_u:system_r:container_t:s0:c0,c1",
+		"system_u:object_r:container_file_t:s0:c1"
 	w := newWorld(t)
 	spec := w.spec("/bin/sleep", "1000")
 	spec.Process.SelinuxLabel, spec.Linux.MountLabel = label, files
 	spec.Linux.MaskedPaths = []string{"/proc/acpi", "/sys/firmware"}
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/own", Type: "tmpfs", Source: "tmpfs", Options: []string{"context=system_u:object_r:kernel_t:s0"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/own", Type: "tmpfs", Source: "tmpfs",
+		Options: []string{"context=system_u:object_r:kernel_t:s0"},
+	})
 	s := w.start(spec)
 	context := func(pid int) string {
 		t.Helper()
@@ -267,7 +297,8 @@ func TestSELinux(t *testing.T) {
 		t.Errorf("the first process is %s", got)
 	}
 	for path, want := range map[string]string{
-		"/dev/shm": files, "/dev": files, "/dev/null": files, "/dev/pts": files, "/dev/mqueue": files, "/sys/firmware": files, "/own": "system_u:object_r:kernel_t:s0",
+		"/dev/shm": files, "/dev": files, "/dev/null": files, "/dev/pts": files, "/dev/mqueue": files,
+		"/sys/firmware": files, "/own": "system_u:object_r:kernel_t:s0",
 	} {
 		value := make([]byte, 256)
 		n, err := unix.Lgetxattr(fmt.Sprintf("/proc/%d/root%s", s.PID, path), "security.selinux", value)
@@ -275,7 +306,11 @@ func TestSELinux(t *testing.T) {
 			t.Errorf("%s is %s, %v; want %s", path, got, err, want)
 		}
 	}
-	p, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"/bin/sleep", "1000"}, Cwd: "/", SelinuxLabel: "system_u:system_r:container_t:s0"}})
+	p, err := w.rt.Exec(background, w.id,
+		ExecOptions{Process: &specs.Process{
+			Args: []string{"/bin/sleep", "1000"}, Cwd: "/",
+			SelinuxLabel: "system_u:system_r:container_t:s0",
+		}})
 	w.must(err)
 	if got := context(p.PID); got != "system_u:system_r:container_t:s0" {
 		t.Errorf("the process that was executed is %s", got)
@@ -289,7 +324,8 @@ func TestSELinuxFails(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec("/bin/true")
 	spec.Process.SelinuxLabel = "system_u:system_r:unknown_t:s0"
-	w.fails(spec, "process.selinuxLabel (system_u:system_r:unknown_t:s0): write: invalid argument", "no such user, role, type or level")
+	w.fails(spec, "process.selinuxLabel (system_u:system_r:unknown_t:s0): write: invalid argument",
+		"no such user, role, type or level")
 	spec.Process.SelinuxLabel, spec.Linux.MountLabel = "", "system_u:object_r:unknown_t:s0"
 	w.fails(spec, "(/dev): fsconfig: invalid argument")
 }

@@ -22,7 +22,8 @@ func (r *Runtime) newCgroup(spec *specs.Spec, id string, host plan.Host) (*cgrou
 	}
 	for key := range spec.Annotations {
 		if strings.HasPrefix(key, cgroup.PropertyAnnotation) {
-			r.warn(fmt.Sprintf("annotations[%q]: only a scope of systemd has properties (--systemd-cgroup)", key))
+			r.warn(fmt.Sprintf("annotations[%q]: only a scope of systemd has properties (--systemd-cgroup)",
+				key))
 		}
 	}
 	if r.manager == cgroup.Disabled {

@@ -50,11 +50,15 @@ func TestIDMappedMounts(t *testing.T) {
 	const script = "stat -c %u:%g /m/file /m/folder/below; touch /m/made; stat -c %u:%g /m/made"
 	shift := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 100}}
 	bind := func(options []string, mappings []specs.LinuxIDMapping) specs.Mount {
-		return specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: options, UIDMappings: mappings, GIDMappings: mappings}
+		return specs.Mount{
+			Destination: "/m", Type: "bind", Source: source, Options: options,
+			UIDMappings: mappings, GIDMappings: mappings,
+		}
 	}
 	var fs unix.Statfs_t
 	w.must(unix.Statfs(source, &fs))
-	if _, _, err := w.try(mounted(w.sh("true"), bind([]string{"bind", "idmap"}, shift))); fs.Type == unix.TMPFS_MAGIC && errors.Is(err, unix.EINVAL) {
+	_, _, err := w.try(mounted(w.sh("true"), bind([]string{"bind", "idmap"}, shift)))
+	if fs.Type == unix.TMPFS_MAGIC && errors.Is(err, unix.EINVAL) {
 		t.Skipf("the temporary folder is a tmpfs, which has no mapped mounts before Linux 6.3: %v", err)
 	}
 	owner := func(want string) {
@@ -81,10 +85,14 @@ func TestIDMappedMounts(t *testing.T) {
 		owner("0:0")
 	}
 	t.Run("crun's option", func(t *testing.T) {
-		w.prints(mounted(w.sh("stat -c %u:%g /m/file"), bind([]string{"bind", "idmap=uids=0-2000-100;gids=0-3000-7#7-4000-9"}, nil)), "2007:4001\n")
+		w.prints(mounted(w.sh("stat -c %u:%g /m/file"),
+			bind([]string{"bind", "idmap=uids=0-2000-100;gids=0-3000-7#7-4000-9"}, nil)), "2007:4001\n")
 	})
 	t.Run("a new filesystem", func(t *testing.T) {
-		m := specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{"uid=5", "gid=6", "idmap"}, UIDMappings: shift, GIDMappings: shift}
+		m := specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{
+			"uid=5",
+			"gid=6", "idmap",
+		}, UIDMappings: shift, GIDMappings: shift}
 		out, _, err := w.try(mounted(w.sh("stat -c %u:%g /m"), m))
 		if err != nil && strings.Contains(err.Error(), "mount_setattr: invalid argument") {
 			t.Skipf("tmpfs has no mapped mounts before Linux 6.3: %v", err)
@@ -99,12 +107,17 @@ func TestIDMappedMounts(t *testing.T) {
 		w.prints(spec, "7:8\n7:8\n0:0\n")
 		owner("0:0")
 		// Its own: to the host's ids, which the container sees by its own mappings.
-		spec.Mounts[len(spec.Mounts)-1] = bind([]string{"bind", "idmap"}, []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100050, Size: 100}})
+		spec.Mounts[len(spec.Mounts)-1] = bind([]string{"bind", "idmap"},
+			[]specs.LinuxIDMapping{{ContainerID: 0, HostID: 100050, Size: 100}})
 		spec.Process.Args[2] = "stat -c %u:%g /m/file"
 		w.prints(spec, "57:58\n")
-		spec.Mounts[len(spec.Mounts)-1] = bind([]string{"bind", "idmap=uids=@0-50-100;gids=@0-50-100"}, nil)
+		spec.Mounts[len(spec.Mounts)-1] = bind([]string{"bind", "idmap=uids=@0-50-100;gids=@0-50-100"},
+			nil)
 		w.prints(spec, "57:58\n")
-		spec.Mounts[len(spec.Mounts)-1] = specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{"idmap"}}
+		spec.Mounts[len(spec.Mounts)-1] = specs.Mount{
+			Destination: "/m", Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"idmap"},
+		}
 		w.fails(spec, "mounts[7].options: found idmap; in a user namespace only bind mounts")
 	})
 	w.fails(mounted(w.sh("true"), bind([]string{"bind", "idmap"}, nil)), "mounts[7].options: ")
@@ -128,7 +141,10 @@ func TestTmpcopyup(t *testing.T) {
 	const script = `cd /data; stat -c '%n %F %a %u:%g' . file empty folder folder/deep/program link out fifo; readlink link; readlink out; cat link; echo new > file; echo new > more; grep -c ' /data .* tmpfs ' /proc/self/mountinfo`
 	const want = ". directory 750 %[1]d:%[1]d\nfile regular file 640 5:6\nempty regular empty file 600 %[1]d:%[1]d\nfolder directory 1777 %[1]d:%[1]d\nfolder/deep/program regular file 4755 %[1]d:%[1]d\n" +
 		"link symbolic link 777 %[1]d:%[1]d\nout symbolic link 777 %[1]d:%[1]d\nfifo fifo 622 %[1]d:%[1]d\nfile\n/etc/shadow\ncontent\n1\n"
-	m := specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup", "nosuid", "nodev"}}
+	m := specs.Mount{
+		Destination: "/data", Type: "tmpfs", Source: "tmpfs",
+		Options: []string{"tmpcopyup", "nosuid", "nodev"},
+	}
 	unchanged := func(w *world) {
 		w.t.Helper()
 		if data, err := os.ReadFile(w.file("/data/file")); err != nil || string(data) != "content\n" {
@@ -143,8 +159,11 @@ func TestTmpcopyup(t *testing.T) {
 		setUp(w)
 		w.must(os.Chown(w.file("/data/file"), 5, 6))
 		spec := mounted(w.sh(script), m)
-		spec.Process.Capabilities.Effective = append(spec.Process.Capabilities.Effective, "CAP_DAC_OVERRIDE")
-		spec.Process.Capabilities.Permitted, spec.Process.Capabilities.Bounding = spec.Process.Capabilities.Effective, spec.Process.Capabilities.Effective
+		spec.Process.Capabilities.Effective = append(spec.Process.Capabilities.Effective,
+			"CAP_DAC_OVERRIDE")
+		spec.Process.Capabilities.Permitted,
+			spec.Process.Capabilities.Bounding = spec.Process.Capabilities.Effective,
+			spec.Process.Capabilities.Effective
 		w.prints(spec, fmt.Sprintf(want, 0))
 		unchanged(w)
 		// Many more than one child copies, and read-only afterwards.
@@ -153,7 +172,9 @@ func TestTmpcopyup(t *testing.T) {
 		}
 		m := m
 		m.Options = append([]string{"rro", "mode=711"}, m.Options...)
-		w.prints(mounted(w.sh("cd /data/folder; ls | grep -c .; cat 2999; touch x 2>&1; stat -c %a /data"), m), "3001\n2999touch: x: Read-only file system\n711\n")
+		w.prints(mounted(w.sh(
+			"cd /data/folder; ls | grep -c .; cat 2999; touch x 2>&1; stat -c %a /data"), m),
+			"3001\n2999touch: x: Read-only file system\n711\n")
 		// What does not fit fails, with the file that did not.
 		m.Options = []string{"tmpcopyup", "size=16k"}
 		w.fails(mounted(w.sh("true"), m), "mounts[7] (/data: ", "no space left on device")
@@ -166,8 +187,11 @@ func TestTmpcopyup(t *testing.T) {
 		spec := w.inUserNamespace(mounted(w.sh(script), m))
 		w.must(os.Chown(w.file("/data/file"), 100005, 100006))
 		w.must(unix.Chmod(w.file("/data/folder/deep/program"), 0o4755)) // chown(2) has taken it away
-		spec.Process.Capabilities.Effective = append(spec.Process.Capabilities.Effective, "CAP_DAC_OVERRIDE")
-		spec.Process.Capabilities.Permitted, spec.Process.Capabilities.Bounding = spec.Process.Capabilities.Effective, spec.Process.Capabilities.Effective
+		spec.Process.Capabilities.Effective = append(spec.Process.Capabilities.Effective,
+			"CAP_DAC_OVERRIDE")
+		spec.Process.Capabilities.Permitted,
+			spec.Process.Capabilities.Bounding = spec.Process.Capabilities.Effective,
+			spec.Process.Capabilities.Effective
 		w.prints(spec, fmt.Sprintf(want, 0))
 		unchanged(w)
 		w.must(os.Lchown(w.file("/data/link"), 42, 42))
@@ -181,7 +205,11 @@ func TestTmpfsHasModeOfCoveredDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.must(os.Mkdir(w.file("/run"), 0o700))
 	w.must(unix.Chmod(w.file("/run"), 0o2750))
-	w.prints(mounted(w.sh("stat -c %a /run /made"), specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"}, specs.Mount{Destination: "/made", Type: "tmpfs", Source: "tmpfs"}), "2750\n1777\n")
+	w.prints(mounted(w.sh("stat -c %a /run /made"), specs.Mount{
+		Destination: "/run", Type: "tmpfs",
+		Source: "tmpfs",
+	}, specs.Mount{Destination: "/made", Type: "tmpfs", Source: "tmpfs"}),
+		"2750\n1777\n")
 }
 
 // TestMountFlags: every option sets or clears its flag, on the mount alone or on all mounts below
@@ -200,10 +228,13 @@ func TestMountFlags(t *testing.T) {
 		return out[0], out[1]
 	}
 	bind := func(options ...string) *specs.Spec {
-		return mounted(w.sh(`grep -E ' /m(/folder)? ' /proc/self/mountinfo | cut -d' ' -f6`), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: append([]string{"rbind"}, options...)})
+		return mounted(w.sh(`grep -E ' /m(/folder)? ' /proc/self/mountinfo | cut -d' ' -f6`),
+			specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: append([]string{"rbind"},
+				options...)})
 	}
 	for option, want := range map[string]string{
-		"ro": "ro", "nosuid": "nosuid", "nodev": "nodev", "noexec": "noexec", "nodiratime": "nodiratime", "nosymfollow": "nosymfollow", "noatime": "noatime",
+		"ro": "ro", "nosuid": "nosuid", "nodev": "nodev", "noexec": "noexec", "nodiratime": "nodiratime",
+		"nosymfollow": "nosymfollow", "noatime": "noatime",
 	} {
 		has := func(flags string) bool { return strings.Contains(","+flags+",", ","+want+",") }
 		if top, below := flags(bind(option)); !has(top) || has(below) && want != "noatime" {
@@ -223,20 +254,35 @@ func TestMountFlags(t *testing.T) {
 			t.Errorf("%s,%s: found %s, and below %s", option, clear, top, below)
 		}
 	}
-	for option, want := range map[string]string{"rrelatime": "relatime", "rnoatime": "noatime", "rstrictatime": "rw", "rnostrictatime": "relatime", "ratime": "relatime", "rnorelatime": "rw"} {
-		if top, below := flags(bind(option)); !strings.HasSuffix(top, want) || !strings.HasSuffix(below, want) {
+	for option, want := range map[string]string{
+		"rrelatime": "relatime", "rnoatime": "noatime",
+		"rstrictatime": "rw", "rnostrictatime": "relatime", "ratime": "relatime", "rnorelatime": "rw",
+	} {
+		if top, below := flags(bind(option)); !strings.HasSuffix(top, want) || !strings.HasSuffix(below,
+			want) {
 			t.Errorf("%s: found %s, and below %s", option, top, below)
 		}
 	}
 	// What mount(8) reads into its own options.
-	for options, want := range map[string]string{"user": "nosuid,nodev,noexec", "users,exec,dev": "nosuid,relatime", "owner": "nosuid,nodev,relatime", "group,suid": "rw,nodev", "nouser,noauto": "rw,relatime"} {
+	for options, want := range map[string]string{
+		"user":           "nosuid,nodev,noexec",
+		"users,exec,dev": "nosuid,relatime", "owner": "nosuid,nodev,relatime", "group,suid": "rw,nodev",
+		"nouser,noauto": "rw,relatime",
+	} {
 		if top, _ := flags(bind(strings.Split(options, ",")...)); !strings.Contains(top, want) {
 			t.Errorf("%s: found %s", options, top)
 		}
 	}
 	// What is a new filesystem's superblock's.
-	for option, want := range map[string]string{"sync": "rw,sync", "dirsync": "rw,dirsync", "lazytime": "rw,lazytime", "size=64k": "size=64k", "iversion": "rw", "silent": "rw", "mand": "rw"} {
-		out := w.run(mounted(w.sh(showMount+"show /m"), specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{option, "nofail", "x-comment"}}))
+	for option, want := range map[string]string{
+		"sync": "rw,sync", "dirsync": "rw,dirsync",
+		"lazytime": "rw,lazytime", "size=64k": "size=64k", "iversion": "rw", "silent": "rw",
+		"mand": "rw",
+	} {
+		out := w.run(mounted(w.sh(showMount+"show /m"), specs.Mount{
+			Destination: "/m", Type: "tmpfs",
+			Source: "tmpfs", Options: []string{option, "nofail", "x-comment"},
+		}))
 		if !strings.Contains(out, want) {
 			t.Errorf("%s: found %s", option, out)
 		}
@@ -251,10 +297,13 @@ func TestPropagationOptions(t *testing.T) {
 	w.must(unix.Mount("tmpfs", below, "tmpfs", 0, ""))
 	defer func() { w.must(unix.Unmount(below, unix.MNT_DETACH)) }()
 	for option, want := range map[string][2]string{
-		"private": {"", "?"}, "rprivate": {"", ""}, "shared": {"shared", "?"}, "rshared": {"shared", "shared"},
-		"unbindable": {"unbindable", "?"}, "runbindable": {"unbindable", "unbindable"}, "slave": {"", "?"}, "rslave": {"", ""},
+		"private": {"", "?"}, "rprivate": {"", ""}, "shared": {"shared", "?"},
+		"rshared":    {"shared", "shared"},
+		"unbindable": {"unbindable", "?"}, "runbindable": {"unbindable", "unbindable"},
+		"slave": {"", "?"}, "rslave": {"", ""},
 	} {
-		spec := mounted(w.sh(`grep -E ' /m(/folder)? ' /proc/self/mountinfo | cut -d' ' -f7`), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: []string{"rbind", option}})
+		spec := mounted(w.sh(`grep -E ' /m(/folder)? ' /proc/self/mountinfo | cut -d' ' -f7`),
+			specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: []string{"rbind", option}})
 		lines := strings.Split(strings.TrimSpace(w.run(spec)), "\n")
 		for i, l := range lines {
 			kind, _, _ := strings.Cut(l, ":")
@@ -267,7 +316,8 @@ func TestPropagationOptions(t *testing.T) {
 		}
 	}
 	// Of a mount that is there already, also by itself.
-	spec := mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6,7`), specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs"},
+	spec := mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6,7`),
+		specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs"},
 		specs.Mount{Destination: "/m", Options: []string{"shared", "nodev"}})
 	if out := w.run(spec); !strings.HasPrefix(out, "rw,nodev,relatime shared:") {
 		t.Errorf("found %q", out)
@@ -277,9 +327,15 @@ func TestPropagationOptions(t *testing.T) {
 // TestRemount changes mounts that are there.
 func TestRemount(t *testing.T) {
 	w := newWorld(t)
-	tmpfs := specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k", "nosuid"}}
+	tmpfs := specs.Mount{
+		Destination: "/m", Type: "tmpfs", Source: "tmpfs",
+		Options: []string{"size=64k", "nosuid"},
+	}
 	remount := func(options ...string) *specs.Spec {
-		return mounted(w.sh(showMount+"show /m"), tmpfs, specs.Mount{Destination: "/m", Type: "tmpfs", Source: "tmpfs", Options: append([]string{"remount"}, options...)})
+		return mounted(w.sh(showMount+"show /m"), tmpfs, specs.Mount{
+			Destination: "/m", Type: "tmpfs",
+			Source: "tmpfs", Options: append([]string{"remount"}, options...),
+		})
 	}
 	for options, want := range map[string]string{
 		"size=128k":             "/m rw,nosuid,relatime - tmpfs tmpfs rw,size=128k\n",
@@ -294,10 +350,17 @@ func TestRemount(t *testing.T) {
 			t.Errorf("%s: found %q; want %q", options, out, want)
 		}
 	}
-	spec := mounted(w.sh("touch /dev/x 2>&1; stat -c %t:%T /dev/null"), specs.Mount{Destination: "/dev", Options: []string{"remount", "ro"}})
+	spec := mounted(w.sh("touch /dev/x 2>&1; stat -c %t:%T /dev/null"),
+		specs.Mount{Destination: "/dev", Options: []string{"remount", "ro"}})
 	w.prints(spec, "touch: /dev/x: Read-only file system\n1:3\n") // made before it is read-only
-	w.fails(mounted(w.sh("true"), specs.Mount{Destination: "/bin", Options: []string{"remount", "ro"}}), "mounts[7] (/bin): mount_setattr: invalid argument")
-	w.fails(mounted(w.sh("true"), specs.Mount{Destination: "/nothing", Options: []string{"remount", "ro"}}), "mounts[7] (/nothing): openat2: no such file or directory")
+	w.fails(mounted(w.sh("true"), specs.Mount{Destination: "/bin", Options: []string{
+		"remount",
+		"ro",
+	}}), "mounts[7] (/bin): mount_setattr: invalid argument")
+	w.fails(mounted(w.sh("true"), specs.Mount{Destination: "/nothing", Options: []string{
+		"remount",
+		"ro",
+	}}), "mounts[7] (/nothing): openat2: no such file or directory")
 }
 
 // TestBindSources: the type of the source decides the type of the mount point.
@@ -310,7 +373,8 @@ func TestBindSources(t *testing.T) {
 	defer unix.Close(fd)
 	w.must(unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(source, "socket")}))
 	bind := func(from, to string, options ...string) specs.Mount {
-		return specs.Mount{Destination: to, Type: "bind", Source: from, Options: append([]string{"rbind"}, options...)}
+		return specs.Mount{Destination: to, Type: "bind", Source: from, Options: append([]string{"rbind"},
+			options...)}
 	}
 	w.must(os.WriteFile(filepath.Join(w.bundle(), "inBundle"), []byte("in the bundle\n"), 0o644))
 	w.must(os.MkdirAll(w.file("/folder"), 0o755))
@@ -321,19 +385,63 @@ func TestBindSources(t *testing.T) {
 		mounts       []specs.Mount
 		script, want string
 	}{
-		"fifo":             {[]specs.Mount{bind(source+"/fifo", "/a/fifo")}, "stat -c %F /a/fifo", "fifo\n"},
-		"socket":           {[]specs.Mount{bind(source+"/socket", "/a/socket")}, "stat -c %F /a/socket", "socket\n"},
-		"relative":         {[]specs.Mount{bind("inBundle", "/a/rel")}, "cat /a/rel", "in the bundle\n"},
-		"link":             {[]specs.Mount{bind(source+"/link", "/a/link")}, "cat /a/link", "from the host\n"},
-		"nested":           {[]specs.Mount{bind(source, "/n"), bind("inBundle", "/n/folder/f")}, "cat /n/folder/f; ls /n/folder", "in the bundle\nf\n"},
-		"covered":          {[]specs.Mount{bind("inBundle", "/c/f"), bind(source, "/c")}, "ls /c", "dangling\nfifo\nfile\nfolder\nlink\nsocket\n"},
-		"twice":            {[]specs.Mount{bind(source+"/file", "/t"), bind("inBundle", "/t")}, "cat /t", "in the bundle\n"},
-		"src-nofollow":     {[]specs.Mount{bind(source+"/link", "/l/file", "src-nofollow"), bind(source+"/file", "/l/target")}, "readlink /l/file", "file\n"},
-		"dest-nofollow":    {[]specs.Mount{bind("inBundle", "/link", "dest-nofollow")}, "cat /elsewhere; cat /link", "the image's\nin the bundle\n"},
-		"dest follow":      {[]specs.Mount{bind("inBundle", "/link")}, "cat /elsewhere; cat /link", "in the bundle\nin the bundle\n"},
-		"copy-symlink":     {[]specs.Mount{bind(source+"/dangling", "/x/y", "copy-symlink")}, "readlink /x/y; readlink /x/y", "nowhere\nnowhere\n"},
-		"copy again":       {[]specs.Mount{bind(source+"/link", "/x/y", "copy-symlink")}, "readlink /x/y", "file\n"},
-		"copy, not a link": {[]specs.Mount{bind(source+"/file", "/x/z", "copy-symlink")}, "cat /x/z", "from the host\n"},
+		"fifo": {
+			[]specs.Mount{bind(source+"/fifo", "/a/fifo")},
+			"stat -c %F /a/fifo",
+			"fifo\n",
+		},
+		"socket": {
+			[]specs.Mount{bind(source+"/socket", "/a/socket")},
+			"stat -c %F /a/socket",
+			"socket\n",
+		},
+		"relative": {[]specs.Mount{bind("inBundle", "/a/rel")}, "cat /a/rel", "in the bundle\n"},
+		"link": {
+			[]specs.Mount{bind(source+"/link", "/a/link")},
+			"cat /a/link",
+			"from the host\n",
+		},
+		"nested": {
+			[]specs.Mount{bind(source, "/n"), bind("inBundle", "/n/folder/f")},
+			"cat /n/folder/f; ls /n/folder", "in the bundle\nf\n",
+		},
+		"covered": {
+			[]specs.Mount{bind("inBundle", "/c/f"), bind(source, "/c")},
+			"ls /c",
+			"dangling\nfifo\nfile\nfolder\nlink\nsocket\n",
+		},
+		"twice": {
+			[]specs.Mount{bind(source+"/file", "/t"), bind("inBundle", "/t")},
+			"cat /t",
+			"in the bundle\n",
+		},
+		"src-nofollow": {[]specs.Mount{
+			bind(source+"/link", "/l/file", "src-nofollow"),
+			bind(source+"/file", "/l/target"),
+		}, "readlink /l/file", "file\n"},
+		"dest-nofollow": {
+			[]specs.Mount{bind("inBundle", "/link", "dest-nofollow")},
+			"cat /elsewhere; cat /link", "the image's\nin the bundle\n",
+		},
+		"dest follow": {
+			[]specs.Mount{bind("inBundle", "/link")},
+			"cat /elsewhere; cat /link",
+			"in the bundle\nin the bundle\n",
+		},
+		"copy-symlink": {
+			[]specs.Mount{bind(source+"/dangling", "/x/y", "copy-symlink")},
+			"readlink /x/y; readlink /x/y", "nowhere\nnowhere\n",
+		},
+		"copy again": {
+			[]specs.Mount{bind(source+"/link", "/x/y", "copy-symlink")},
+			"readlink /x/y",
+			"file\n",
+		},
+		"copy, not a link": {
+			[]specs.Mount{bind(source+"/file", "/x/z", "copy-symlink")},
+			"cat /x/z",
+			"from the host\n",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := *w
@@ -342,10 +450,15 @@ func TestBindSources(t *testing.T) {
 			w.must(os.RemoveAll(filepath.Join(source, "folder", "f")))
 		})
 	}
-	w.fails(mounted(w.sh("true"), bind(source+"/file", "/folder")), "mounts[7] (/folder): move_mount: invalid argument", "a directory can be mounted on a directory alone")
-	w.fails(mounted(w.sh("true"), bind(source, "/file")), "mounts[7] (/file): move_mount: invalid argument")
-	w.fails(mounted(w.sh("true"), bind(source+"/link", "/file", "copy-symlink")), "mounts[7] (/file): expect: file exists")
-	w.fails(mounted(w.sh("true"), bind("none", "/file")), "mounts[7] (/file): open_tree: no such file or directory", filepath.Join(w.bundle(), "none"))
+	w.fails(mounted(w.sh("true"), bind(source+"/file", "/folder")),
+		"mounts[7] (/folder): move_mount: invalid argument",
+		"a directory can be mounted on a directory alone")
+	w.fails(mounted(w.sh("true"), bind(source, "/file")),
+		"mounts[7] (/file): move_mount: invalid argument")
+	w.fails(mounted(w.sh("true"), bind(source+"/link", "/file", "copy-symlink")),
+		"mounts[7] (/file): expect: file exists")
+	w.fails(mounted(w.sh("true"), bind("none", "/file")),
+		"mounts[7] (/file): open_tree: no such file or directory", filepath.Join(w.bundle(), "none"))
 }
 
 // TestDestinationOnHost: a destination that begins with the host's path of the root filesystem lies
@@ -355,9 +468,13 @@ func TestDestinationOnHost(t *testing.T) {
 	source := w.source()
 	w.prints(mounted(w.sh("cat /a/file /final/file"),
 		specs.Mount{Destination: "/a", Type: "bind", Source: source, Options: []string{"rbind"}},
-		specs.Mount{Destination: w.file("/final"), Type: "bind", Source: w.file("/a"), Options: []string{"rbind"}},
+		specs.Mount{
+			Destination: w.file("/final"), Type: "bind", Source: w.file("/a"),
+			Options: []string{"rbind"},
+		},
 	), "from the host\nfrom the host\n")
-	if len(w.warned) != 1 || !strings.Contains(w.warned[0], "mounts[8].destination: found the host's path") {
+	if len(w.warned) != 1 || !strings.Contains(w.warned[0],
+		"mounts[8].destination: found the host's path") {
 		t.Errorf("warned: %q", w.warned)
 	}
 }
@@ -367,7 +484,8 @@ func TestDestinationOnHost(t *testing.T) {
 func TestBindFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
-	w.must(unix.Mount("tmpfs", source, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "mode=755"))
+	w.must(unix.Mount("tmpfs", source, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|
+		unix.MS_NOATIME, "mode=755"))
 	defer func() { w.must(unix.Unmount(source, unix.MNT_DETACH)) }()
 	for options, want := range map[string]string{
 		"rbind":               "rw,nosuid,nodev,noexec,noatime",
@@ -380,15 +498,22 @@ func TestBindFlags(t *testing.T) {
 		"rbind,rro":           "ro,nosuid,nodev,noexec,noatime", // of all mounts below, and takes nothing
 		"rbind,rro,rw,nosuid": "ro,nosuid,noatime",
 	} {
-		m := specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: strings.Split(options, ",")}
-		if got := w.run(mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6`), m)); got != want+"\n" {
+		m := specs.Mount{
+			Destination: "/m", Type: "bind", Source: source,
+			Options: strings.Split(options, ","),
+		}
+		got := w.run(mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6`), m))
+		if got != want+"\n" {
 			t.Errorf("%s: found %s; want %s", options, strings.TrimSpace(got), want)
 		}
 	}
 	program, err := os.ReadFile(busybox)
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(source, "true"), program, 0o755))
-	w.prints(mounted(w.sh("/m/true true && echo runs"), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}}), "runs\n")
+	w.prints(mounted(w.sh("/m/true true && echo runs"), specs.Mount{
+		Destination: "/m", Type: "bind",
+		Source: source, Options: []string{"rbind", "rprivate", "rw"},
+	}), "runs\n")
 }
 
 // TestLockedFlags: in a user namespace the flags of the host's mounts stay, and to ask for less is
@@ -396,19 +521,25 @@ func TestBindFlags(t *testing.T) {
 func TestLockedFlags(t *testing.T) {
 	w := newWorld(t)
 	source := w.source()
-	w.must(unix.Mount("tmpfs", source, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "mode=755"))
+	w.must(unix.Mount("tmpfs", source, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|
+		unix.MS_NOATIME, "mode=755"))
 	defer func() { w.must(unix.Unmount(source, unix.MNT_DETACH)) }()
 	bind := func(options ...string) *specs.Spec {
-		return mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6`), specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: append([]string{"rbind"}, options...)})
+		return mounted(w.sh(`grep ' /m ' /proc/self/mountinfo | cut -d' ' -f6`),
+			specs.Mount{Destination: "/m", Type: "bind", Source: source, Options: append([]string{"rbind"},
+				options...)})
 	}
 	w.prints(w.inUserNamespace(bind("ro")), "ro,nosuid,nodev,noexec,noatime\n")
 	w.prints(w.inUserNamespace(bind("rw", "nosuid")), "rw,nosuid,nodev,noexec,noatime\n")
 	// The kernel locks all of them but nosymfollow.
-	w.must(unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME|unix.MS_NOSYMFOLLOW, ""))
+	w.must(unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|
+		unix.MS_NOEXEC|unix.MS_NOATIME|unix.MS_NOSYMFOLLOW, ""))
 	w.prints(w.inUserNamespace(bind()), "rw,nosuid,nodev,noexec,noatime,nosymfollow\n")
 	w.prints(w.inUserNamespace(bind("rw")), "rw,nosuid,nodev,noexec,noatime\n")
-	w.fails(w.inUserNamespace(bind("exec")), "mounts[7] (/m): mount_setattr: operation not permitted", "cannot be taken away in a user namespace")
-	w.fails(w.inUserNamespace(bind("strictatime")), "mounts[7] (/m): mount_setattr: operation not permitted")
+	w.fails(w.inUserNamespace(bind("exec")), "mounts[7] (/m): mount_setattr: operation not permitted",
+		"cannot be taken away in a user namespace")
+	w.fails(w.inUserNamespace(bind("strictatime")),
+		"mounts[7] (/m): mount_setattr: operation not permitted")
 }
 
 // TestUserNamespaceMounts: sources that only the runtime's user can reach, and the filesystems of
@@ -419,8 +550,12 @@ func TestUserNamespaceMounts(t *testing.T) {
 	w.must(os.MkdirAll(filepath.Join(hidden, "source"), 0o777))
 	w.must(os.Chmod(hidden, 0o700))
 	w.must(os.Chmod(filepath.Join(hidden, "source"), 0o777))
-	spec := w.inUserNamespace(mounted(w.sh("touch /m/made && ls /m; stat -c %g /dev/pts/ptmx >/dev/null && exec 3<>/dev/ptmx && stat -c %g /dev/pts/0; touch /dev/mqueue/q && echo q; ls /sys/kernel >/dev/null && echo sysfs"),
-		specs.Mount{Destination: "/m", Type: "bind", Source: hidden + "/source", Options: []string{"rbind"}}))
+	spec := w.inUserNamespace(mounted(w.sh(
+		"touch /m/made && ls /m; stat -c %g /dev/pts/ptmx >/dev/null && exec 3<>/dev/ptmx && stat -c %g /dev/pts/0; touch /dev/mqueue/q && echo q; ls /sys/kernel >/dev/null && echo sysfs"),
+		specs.Mount{
+			Destination: "/m", Type: "bind", Source: hidden + "/source",
+			Options: []string{"rbind"},
+		}))
 	w.prints(spec, "made\n5\nq\nsysfs\n")
 	// The network is the host's, and with it the sysfs.
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces[:1], spec.Linux.Namespaces[2:]...)
@@ -455,11 +590,13 @@ func TestOverlay(t *testing.T) {
 	if len(short) > 250 {
 		t.Fatal("not short")
 	}
-	w.prints(mounted(w.sh("ls /o; cat /o/same; touch /o/made"), overlay(short, "upperdir=rw/upper", "workdir=rw/work", "nosuid")), "0\n1\n2\nsame\n0\n")
+	w.prints(mounted(w.sh("ls /o; cat /o/same; touch /o/made"), overlay(short, "upperdir=rw/upper",
+		"workdir=rw/work", "nosuid")), "0\n1\n2\nsame\n0\n")
 	if _, err := os.Stat(filepath.Join(w.bundle(), "rw/upper/made")); err != nil {
 		t.Error(err)
 	}
-	w.prints(mounted(w.sh("ls /o | grep -c .; cat /o/same; touch /o/made 2>&1; grep ' /o ' /proc/self/mountinfo | cut -d' ' -f6"), overlay("lowerdir="+strings.Join(deep, ":"), "nodev", "ro")),
+	w.prints(mounted(w.sh(
+		"ls /o | grep -c .; cat /o/same; touch /o/made 2>&1; grep ' /o ' /proc/self/mountinfo | cut -d' ' -f6"), overlay("lowerdir="+strings.Join(deep, ":"), "nodev", "ro")),
 		"41\n0\ntouch: /o/made: Read-only file system\nro,nodev,relatime\n")
 
 	// More than a page, which mount(2) would cut: the layers one by one, also those of a long name
@@ -481,20 +618,25 @@ func TestOverlay(t *testing.T) {
 		many = append(many, name)
 	}
 	lowerdir := "lowerdir=" + strings.Join(many, ":")
-	spec := mounted(w.sh("ls /o | grep -c .; cat /o/same /o/long; touch /o/last"), overlay(lowerdir, "upperdir=rw/"+strings.Repeat("u", 250), "workdir=rw/"+strings.Repeat("w", 250)))
+	spec := mounted(w.sh("ls /o | grep -c .; cat /o/same /o/long; touch /o/last"),
+		overlay(lowerdir, "upperdir=rw/"+strings.Repeat("u", 250), "workdir=rw/"+
+			strings.Repeat("w", 250)))
 	var uts unix.Utsname
 	w.must(unix.Uname(&uts))
 	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+	_, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if major < 6 || major == 6 && minor < 7 {
-		w.fails(spec, "mounts[7] (/o): fsconfig: invalid argument", "lowerdir+ of an overlay came with Linux 6.7")
+		w.fails(spec, "mounts[7] (/o): fsconfig: invalid argument",
+			"lowerdir+ of an overlay came with Linux 6.7")
 		return
 	}
 	w.prints(spec,
 		"42\n0\n0\n")
-	if _, err := os.Stat(filepath.Join(w.bundle(), "rw", strings.Repeat("u", 250), "last")); err != nil {
+	if _, err := os.Stat(filepath.Join(w.bundle(), "rw", strings.Repeat("u", 250),
+		"last")); err != nil {
 		t.Error(err)
 	}
 }
@@ -508,7 +650,8 @@ func TestAddAndRemoveMounts(t *testing.T) {
 			w.must(os.Symlink("/outside", w.file("/link")))
 			w.must(os.MkdirAll(w.file("/outside"), 0o755))
 			w.write("/data/image", "", 0o644)
-			spec := w.sh("while ! test -e /go; do sleep 0.02; done; cat /added/file; ls -A /link /tmp /data; touch /added/x 2>&1; grep -c ' /link ' /proc/self/mountinfo; touch /ready; while test -e /go; do sleep 0.02; done; ls -A /added; grep -c -E ' (/added|/outside|/tmp) ' /proc/self/mountinfo")
+			spec := w.sh(
+				"while ! test -e /go; do sleep 0.02; done; cat /added/file; ls -A /link /tmp /data; touch /added/x 2>&1; grep -c ' /link ' /proc/self/mountinfo; touch /ready; while test -e /go; do sleep 0.02; done; ls -A /added; grep -c -E ' (/added|/outside|/tmp) ' /proc/self/mountinfo")
 			if user {
 				spec = w.inUserNamespace(spec)
 			}
@@ -522,10 +665,19 @@ func TestAddAndRemoveMounts(t *testing.T) {
 			defer w.end(w.id, s.PID)
 			w.must(w.rt.Start(background, w.id))
 			bind := func(from, to string, options ...string) specs.Mount {
-				return specs.Mount{Destination: to, Type: "bind", Source: from, Options: append([]string{"rbind"}, options...)}
+				return specs.Mount{
+					Destination: to, Type: "bind", Source: from,
+					Options: append([]string{"rbind"}, options...),
+				}
 			}
-			mounts := []specs.Mount{bind(source, "/added", "ro"), bind("../source/folder", "/link/below"), {Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k"}}}
-			copied := []specs.Mount{{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}}}
+			mounts := []specs.Mount{
+				bind(source, "/added", "ro"), bind("../source/folder", "/link/below"),
+				{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=64k"}},
+			}
+			copied := []specs.Mount{{
+				Destination: "/data", Type: "tmpfs", Source: "tmpfs",
+				Options: []string{"tmpcopyup"},
+			}}
 			w.must(w.rt.AddMounts(background, w.id, mounts))
 			w.must(w.rt.AddMounts(background, w.id, copied))
 			table := func() string {
@@ -534,8 +686,13 @@ func TestAddAndRemoveMounts(t *testing.T) {
 				return string(data)
 			}
 			before := table()
-			err = w.rt.AddMounts(background, w.id, []specs.Mount{bind(source, "/undone"), bind(source, "/undone/folder"), {Destination: "/x", Type: "nosuchfs", Source: "none"}})
-			if err == nil || !strings.Contains(err.Error(), "mounts[2] (/x): fsopen: no such device") || table() != before {
+			err = w.rt.AddMounts(background, w.id, []specs.Mount{
+				bind(source, "/undone"),
+				bind(source, "/undone/folder"),
+				{Destination: "/x", Type: "nosuchfs", Source: "none"},
+			})
+			if err == nil || !strings.Contains(err.Error(), "mounts[2] (/x): fsopen: no such device") ||
+				table() != before {
 				t.Errorf("%v; the mounts were:\n%s\nand are:\n%s", err, before, table())
 			}
 			for want, m := range map[string]specs.Mount{
@@ -544,14 +701,20 @@ func TestAddAndRemoveMounts(t *testing.T) {
 				"mounts[0].type: ":                                     {Destination: "/added"},
 				"mounts[0].destination: ":                              {Type: "tmpfs"},
 			} {
-				if err := w.rt.AddMounts(background, w.id, []specs.Mount{m}); err == nil || !strings.Contains(err.Error(), want) {
+				if err := w.rt.AddMounts(background, w.id, []specs.Mount{m}); err == nil ||
+					!strings.Contains(err.Error(), want) {
 					t.Errorf("found %v; want %s", err, want)
 				}
 			}
 			w.must(os.WriteFile(w.file("/go"), nil, 0o644))
-			w.await("the container has looked", func() bool { _, err := os.Stat(w.file("/ready")); return err == nil })
-			w.must(w.rt.RemoveMounts(background, w.id, append(mounts[:1:1], specs.Mount{Destination: "/outside/below"}, mounts[2])))
-			if err := w.rt.RemoveMounts(background, w.id, mounts[:1]); err == nil || !strings.Contains(err.Error(), "mounts[0] (/added): umount2: invalid argument") {
+			w.await("the container has looked", func() bool {
+				_, err := os.Stat(w.file("/ready"))
+				return err == nil
+			})
+			w.must(w.rt.RemoveMounts(background, w.id,
+				append(mounts[:1:1], specs.Mount{Destination: "/outside/below"}, mounts[2])))
+			if err := w.rt.RemoveMounts(background, w.id, mounts[:1]); err == nil ||
+				!strings.Contains(err.Error(), "mounts[0] (/added): umount2: invalid argument") {
 				t.Errorf("again: %v", err)
 			}
 			w.must(os.Remove(w.file("/go")))
@@ -562,7 +725,8 @@ func TestAddAndRemoveMounts(t *testing.T) {
 			if string(data) != want {
 				t.Errorf("it printed:\n%s\nwant:\n%s", data, want)
 			}
-			if err := w.rt.AddMounts(background, w.id, mounts); err == nil || !strings.Contains(err.Error(), "stopped") {
+			if err := w.rt.AddMounts(background, w.id, mounts); err == nil || !strings.Contains(err.Error(),
+				"stopped") {
 				t.Errorf("stopped: %v", err)
 			}
 		})
@@ -573,7 +737,10 @@ func TestAddAndRemoveMounts(t *testing.T) {
 // so, with a cgroup namespace and without one.
 func TestCgroup2Mount(t *testing.T) {
 	w := newWorld(t)
-	m := specs.Mount{Destination: "/cgroup", Type: "cgroup2", Source: "cgroup", Options: []string{"rw", "nosuid"}}
+	m := specs.Mount{
+		Destination: "/cgroup", Type: "cgroup2", Source: "cgroup",
+		Options: []string{"rw", "nosuid"},
+	}
 	const script = "mkdir /cgroup/x 2>&1 && rmdir /cgroup/x; grep -c . /cgroup/cgroup.procs; grep ' /cgroup ' /proc/self/mountinfo | cut -d' ' -f6 | cut -d, -f1,2"
 	w.prints(mounted(w.sh(script), m), "2\nrw,nosuid\n")
 	spec := mounted(w.sh(script), m)
@@ -591,7 +758,8 @@ func TestCgroup2Mount(t *testing.T) {
 // allows a process in a user namespace of its own another without the masks of the container's.
 func TestNoPivotHidesTheHostsProc(t *testing.T) {
 	w := newWorld(t)
-	spec := w.sh("/bin/busybox unshare -mUrpf mount -t proc proc /proc && echo mounted || echo refused")
+	spec := w.sh(
+		"/bin/busybox unshare -mUrpf mount -t proc proc /proc && echo mounted || echo refused")
 	spec.Linux.MaskedPaths = []string{"/proc/keys"}
 	w.save(spec)
 	for _, noPivot := range []bool{false, true} {
@@ -615,7 +783,9 @@ func TestNoPivotIsNotPrivate(t *testing.T) {
 	spec := w.sh("true")
 	spec.Linux.RootfsPropagation = "rprivate"
 	w.save(spec)
-	if _, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle(), NoPivot: true}); err == nil || !strings.Contains(err.Error(), "linux.rootfsPropagation: found rprivate; --no-pivot") {
+	_, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle(), NoPivot: true})
+	if err == nil || !strings.Contains(err.Error(),
+		"linux.rootfsPropagation: found rprivate; --no-pivot") {
 		t.Errorf("found %v", err)
 	}
 }

@@ -97,7 +97,8 @@ func sendFiles(socket *os.File, root int, files []plan.HostFile) error {
 		}
 		fds = append(fds, fd)
 	}
-	if err := unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL); err != nil {
+	err := unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	if err != nil {
 		return fmt.Errorf("send the sources of mounts: sendmsg: %w", err)
 	}
 	return nil
@@ -106,7 +107,8 @@ func sendFiles(socket *os.File, root int, files []plan.HostFile) error {
 // receiveDescriptors receives a message with descriptors that has arrived already.
 func receiveDescriptors(socket *os.File, want int) (payload []byte, fds []int, err error) {
 	payload, control := make([]byte, 64), make([]byte, unix.CmsgSpace(4*want))
-	n, k, _, _, err := unix.Recvmsg(int(socket.Fd()), payload, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	n, k, _, _, err := unix.Recvmsg(int(socket.Fd()), payload, control, unix.MSG_CMSG_CLOEXEC|
+		unix.MSG_DONTWAIT)
 	if err != nil {
 		return nil, nil, fmt.Errorf("recvmsg: %w", err)
 	}
@@ -134,18 +136,21 @@ func openUserNamespace(ctx context.Context, ns plan.UserNamespace) (file *os.Fil
 		return os.NewFile(uintptr(fd), ns.Path), nil
 	}
 	spec := &specs.Spec{Linux: &specs.Linux{UIDMappings: ns.UIDs, GIDMappings: ns.GIDs}}
-	child, err := launch.Start(launch.Request{Plan: plan.BuildUserNamespace(ns.Field), Reserved: 3, OnSync: func(_ plan.Sync, pid int) error {
-		if err := writeIDMaps(spec, pid); err != nil {
-			return err
-		}
-		name := "/proc/" + strconv.Itoa(pid) + "/ns/user"
-		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", name, err)
-		}
-		file = os.NewFile(uintptr(fd), name)
-		return nil
-	}})
+	child, err := launch.Start(launch.Request{
+		Plan: plan.BuildUserNamespace(ns.Field), Reserved: 3,
+		OnSync: func(_ plan.Sync, pid int) error {
+			if err := writeIDMaps(spec, pid); err != nil {
+				return err
+			}
+			name := "/proc/" + strconv.Itoa(pid) + "/ns/user"
+			fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return fmt.Errorf("open %s: %w", name, err)
+			}
+			file = os.NewFile(uintptr(fd), name)
+			return nil
+		},
+	})
 	if err != nil {
 		return fail("make", err)
 	}
@@ -184,7 +189,10 @@ func openSource(s plan.Source, namespaces []int) (*os.File, error) {
 		if s.MapAll {
 			flags |= unix.AT_RECURSIVE
 		}
-		if err := unix.MountSetattr(fd, "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(namespaces[s.UserNamespace])}); err != nil {
+		if err := unix.MountSetattr(fd, "", flags, &unix.MountAttr{
+			Attr_set:  unix.MOUNT_ATTR_IDMAP,
+			Userns_fd: uint64(namespaces[s.UserNamespace]),
+		}); err != nil {
 			unix.Close(fd)
 			cause := ""
 			if errors.Is(err, unix.EINVAL) {

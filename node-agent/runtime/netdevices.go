@@ -15,7 +15,8 @@ import (
 // moveNetDevices moves linux.netDevices. If the container fails they are moved back: its network
 // namespace would take virtual devices with it.
 func (c *newContainer) moveNetDevices(pid int) (err error) {
-	if c.devices, err = netdev.Move(c.spec.Linux.NetDevices, fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+	if c.devices, err = netdev.Move(c.spec.Linux.NetDevices, fmt.Sprintf("/proc/%d/ns/net",
+		pid)); err != nil {
 		return err
 	}
 	c.moveBackOnFailure()
@@ -33,7 +34,8 @@ func (c *newContainer) moveBackOnFailure() {
 // still there, or are moved there.
 func checkNetDevices(spec *specs.Spec) error {
 	if len(spec.Linux.NetDevices) > 0 && joinedNetwork(spec) == "" {
-		return errors.New("linux.netDevices: found devices; to be checkpointed and restored with them a container needs a network namespace that outlives it: name one by its path in linux.namespaces")
+		return errors.New(
+			"linux.netDevices: found devices; to be checkpointed and restored with them a container needs a network namespace that outlives it: name one by its path in linux.namespaces")
 	}
 	return nil
 }

@@ -43,7 +43,9 @@ func (w *world) veth(name string) (peer string) {
 // inContainer returns the output of ip in a network namespace.
 func (w *world) inContainer(pid int, args ...string) string {
 	w.t.Helper()
-	out, err := exec.Command(busybox, append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), busybox, "ip"}, args...)...).CombinedOutput()
+	out, err := exec.Command(busybox,
+		append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), busybox, "ip"},
+			args...)...).CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("ip %v: %v: %s", args, err, out)
 	}
@@ -60,7 +62,10 @@ func lacksAny(text string, words ...string) (missing []string) {
 }
 
 func TestNetDevices(t *testing.T) {
-	for name, change := range map[string]func(*world, *specs.Spec){"": func(*world, *specs.Spec) {}, "user": (*world).mapUsers} {
+	for name, change := range map[string]func(*world, *specs.Spec){
+		"":     func(*world, *specs.Spec) {},
+		"user": (*world).mapUsers,
+	} {
 		t.Run("new"+name, func(t *testing.T) {
 			w := newWorld(t)
 			w.inNetwork()
@@ -75,11 +80,13 @@ func TestNetDevices(t *testing.T) {
 			spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"v0": {Name: "data"}, "plain": {}}
 			spec.Linux.Sysctl = map[string]string{"net.ipv4.conf.data.forwarding": "1"}
 			s := w.start(spec)
-			link, addr := w.inContainer(s.PID, "link", "show", "data"), w.inContainer(s.PID, "addr", "show", "data")
+			link, addr := w.inContainer(s.PID, "link", "show", "data"), w.inContainer(s.PID, "addr", "show",
+				"data")
 			if m := lacksAny(link, ",UP", "mtu 1400", "02:00:00:00:00:07"); m != nil {
 				t.Errorf("it lacks %q:\n%s", m, link)
 			}
-			if m := lacksAny(addr, "192.0.2.7/24", "data:one", "brd 192.0.2.255", "2001:db8::7/64"); m != nil {
+			m := lacksAny(addr, "192.0.2.7/24", "data:one", "brd 192.0.2.255", "2001:db8::7/64")
+			if m != nil {
 				t.Errorf("it lacks %q:\n%s", m, addr)
 			}
 			if strings.Contains(addr, "198.51.100.9") {
@@ -88,13 +95,16 @@ func TestNetDevices(t *testing.T) {
 			if link := w.inContainer(s.PID, "link", "show", "plain"); !strings.Contains(link, ",UP") {
 				t.Errorf("it is not up:\n%s", link)
 			}
-			if links := w.ip("-o", "link"); strings.Contains(links, " v0") || strings.Contains(links, " plain") {
+			if links := w.ip("-o", "link"); strings.Contains(links, " v0") ||
+				strings.Contains(links, " plain") {
 				t.Errorf("still on the host:\n%s", links)
 			}
 			w.end(w.id, s.PID)
 			// The namespace takes its virtual devices with it (network_namespaces(7)), and that is
 			// for the kernel to do.
-			w.await("the end of the other end", func() bool { return !strings.Contains(w.ip("-o", "link"), " "+peer) })
+			w.await("the end of the other end", func() bool {
+				return !strings.Contains(w.ip("-o", "link"), " "+peer)
+			})
 		})
 	}
 }
@@ -105,7 +115,10 @@ func TestNetDeviceTemplate(t *testing.T) {
 	w.veth("v0")
 	w.veth("v1")
 	spec := w.sh(`ls /sys/class/net | grep -v -e lo -e tun -e sit -e gre -e vti -e ip6`)
-	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"v0": {Name: "data%d"}, "v1": {Name: "data%d"}}
+	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{
+		"v0": {Name: "data%d"},
+		"v1": {Name: "data%d"},
+	}
 	w.prints(spec, "data0\ndata1\n")
 }
 
@@ -118,7 +131,8 @@ func TestNetDevicesUndone(t *testing.T) {
 	w.ip("addr", "add", "192.0.2.7/24", "dev", "v0", "label", "v0:one")
 	w.ip("addr", "add", "2001:db8::7/64", "dev", "v0")
 	w.ip("link", "set", "v0", "up")
-	as := func() string { // without the state of the link and of duplicate address detection, which take their time
+	// without the state of the link and of duplicate address detection, which take their time
+	as := func() string {
 		out := w.ip("-o", "addr", "show", "v0") + w.ip("-o", "link", "show", "v1")
 		var lines []string
 		for line := range strings.Lines(out) {
@@ -139,7 +153,8 @@ func TestNetDevicesUndone(t *testing.T) {
 	// The second of two cannot be moved: the first comes back.
 	spec = w.spec("/bin/true")
 	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"v0": {Name: "data"}, "v1": {Name: "lo"}}
-	w.fails(spec, `linux.netDevices.v1: name "lo": found a device of that name in the container's network namespace`)
+	w.fails(spec,
+		`linux.netDevices.v1: name "lo": found a device of that name in the container's network namespace`)
 	if after := as(); after != before {
 		t.Errorf("after a name that is taken:\n%s\nbefore:\n%s", after, before)
 	}

@@ -27,7 +27,12 @@ func (m *mountInputs) openNodes() error {
 		return fail("fsopen", err)
 	}
 	defer unix.Close(fs)
-	options := [][2]string{{"source", "berth-devices"}, {"mode", "0755"}, {"nr_inodes", strconv.Itoa(len(m.plan.Nodes) + 1)}, m.plan.NodesContext}
+	options := [][2]string{
+		{"source", "berth-devices"},
+		{"mode", "0755"},
+		{"nr_inodes", strconv.Itoa(len(m.plan.Nodes) + 1)},
+		m.plan.NodesContext,
+	}
 	for _, o := range options {
 		if o[0] == "" {
 			continue
@@ -65,7 +70,8 @@ func (m *mountInputs) createNodes() error {
 		if err := unix.Fchmodat(dir, name, n.Mode&0o7777, 0); err != nil {
 			return fmt.Errorf("%s: fchmodat: %w", n.Field, err)
 		}
-		uid, gid := m.hostOwner(n, "uid", n.UID, m.spec.Linux.UIDMappings), m.hostOwner(n, "gid", n.GID, m.spec.Linux.GIDMappings)
+		uid, gid := m.hostOwner(n, "uid", n.UID, m.spec.Linux.UIDMappings), m.hostOwner(n, "gid", n.GID,
+			m.spec.Linux.GIDMappings)
 		if err := unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("%s: fchownat: %w", n.Field, err)
 		}
@@ -75,12 +81,15 @@ func (m *mountInputs) createNodes() error {
 
 // hostOwner returns the number of an owner's id on the host. If the container does not have the id
 // the node stays root's on the host, whose id the container does not have either.
-func (m *mountInputs) hostOwner(n plan.Node, field string, id uint32, mappings []specs.LinuxIDMapping) int {
+func (m *mountInputs) hostOwner(n plan.Node, field string, id uint32,
+	mappings []specs.LinuxIDMapping,
+) int {
 	for _, i := range mappings {
 		if id >= i.ContainerID && id-i.ContainerID < i.Size {
 			return int(i.HostID + (id - i.ContainerID))
 		}
 	}
-	m.r.warn(fmt.Sprintf("linux.devices[%d].%s: found %d, which the container's user namespace does not map: it shows as %s's overflow id", n.Field.Index, field, id, field))
+	m.r.warn(fmt.Sprintf(
+		"linux.devices[%d].%s: found %d, which the container's user namespace does not map: it shows as %s's overflow id", n.Field.Index, field, id, field))
 	return -1 // chown(2): as it is
 }

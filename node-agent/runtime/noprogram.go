@@ -43,7 +43,8 @@ func (r *Runtime) endWithoutProgram(ctx context.Context, rec *record) error {
 		err = waitEnd(ctx, fd)
 	}
 	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID, rec.PID, err)
+		return fmt.Errorf("container %s: its first process (pid %d) does not end: %w", rec.ID,
+			rec.PID, err)
 	}
 	return ErrNoProcess
 }

@@ -27,7 +27,8 @@ func TestWithoutProcess(t *testing.T) {
 	reap(s.PID)
 
 	w.save(spec)
-	if _, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()}); !errors.Is(err, ErrNoProcess) {
+	_, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()})
+	if !errors.Is(err, ErrNoProcess) {
 		t.Errorf("run: %v; want %v", err, ErrNoProcess)
 	}
 }

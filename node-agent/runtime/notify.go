@@ -47,7 +47,8 @@ func (c *creation) addActivation() error {
 	if c.o.ListenFDs > 0 {
 		// The process is to take them for its own by its pid, which is 1 where it has a pid
 		// namespace, and known to nobody before where not.
-		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(c.o.ListenFDs)), "LISTEN_PID", "1")
+		process.Env = withEnv(withEnv(process.Env, "LISTEN_FDS", strconv.Itoa(c.o.ListenFDs)),
+			"LISTEN_PID", "1")
 	}
 	if c.o.Notify == "" {
 		return nil
@@ -75,7 +76,9 @@ func (c *creation) addActivation() error {
 // withEnv sets a variable, which the C library looks for from the beginning, in the place of any of
 // its name.
 func withEnv(env []string, name, value string) []string {
-	env = slices.DeleteFunc(slices.Clone(env), func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	env = slices.DeleteFunc(slices.Clone(env), func(e string) bool {
+		return strings.HasPrefix(e, name+"=")
+	})
 	return append(env, name+"="+value)
 }
 
@@ -86,7 +89,8 @@ func (r *Runtime) ListenNotify(id string) (*net.UnixConn, error) {
 	if err := containerid.Check(id); err != nil {
 		return nil, err
 	}
-	dir, err := unix.Open(filepath.Join(r.dir(id), notifyFolder), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	dir, err := unix.Open(filepath.Join(r.dir(id), notifyFolder), unix.O_PATH|unix.O_DIRECTORY|
+		unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}

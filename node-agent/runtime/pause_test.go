@@ -38,7 +38,8 @@ func TestPause(t *testing.T) {
 	if err := w.rt.Pause(ctx, w.id); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("to pause it twice gives %v", err)
 	}
-	if err := w.rt.Delete(ctx, w.id, false); err == nil || !strings.Contains(err.Error(), "that is not stopped: paused") {
+	err := w.rt.Delete(ctx, w.id, false)
+	if err == nil || !strings.Contains(err.Error(), "that is not stopped: paused") {
 		t.Errorf("to delete it gives %v", err)
 	}
 	// A signal to all of a paused container waits, and does not resume it.
@@ -62,7 +63,8 @@ func TestPauseCreated(t *testing.T) {
 	w := newWorld(t)
 	w.create(w.sh("sleep 1000"))
 	w.must(w.rt.Pause(ctx, w.id))
-	if err := w.rt.Start(ctx, w.id); err == nil || !strings.Contains(err.Error(), "cannot start a container in the paused state") {
+	err := w.rt.Start(ctx, w.id)
+	if err == nil || !strings.Contains(err.Error(), "cannot start a container in the paused state") {
 		t.Errorf("to start it gives %v", err)
 	}
 	w.must(w.rt.Resume(ctx, w.id))
@@ -83,15 +85,27 @@ func TestKillPaused(t *testing.T) {
 			w := newWorld(t)
 			spec := w.sh("sleep 1000 & wait")
 			if !c.ownPIDs {
-				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+					func(n specs.LinuxNamespace) bool {
+						return n.Type == specs.PIDNamespace
+					})
 			}
 			w.start(spec)
-			w.await("its processes", func() bool { pids, _ := w.rt.Processes(ctx, w.id); return len(pids) == 2 })
+			w.await("its processes", func() bool {
+				pids, _ := w.rt.Processes(ctx, w.id)
+				return len(pids) == 2
+			})
 			w.must(w.rt.Pause(ctx, w.id))
 			w.must(w.rt.Kill(ctx, w.id, unix.SIGKILL, c.all))
 			w.await("its end", func() bool { return w.status() == string(specs.StateStopped) })
-			w.await("the end of all its processes", func() bool { pids, err := w.rt.Processes(ctx, w.id); return err == nil && len(pids) == 0 })
-			for what, err := range map[string]error{"pause": w.rt.Pause(ctx, w.id), "kill": w.rt.Kill(ctx, w.id, unix.SIGKILL, false)} {
+			w.await("the end of all its processes", func() bool {
+				pids, err := w.rt.Processes(ctx, w.id)
+				return err == nil && len(pids) == 0
+			})
+			for what, err := range map[string]error{
+				"pause": w.rt.Pause(ctx, w.id),
+				"kill":  w.rt.Kill(ctx, w.id, unix.SIGKILL, false),
+			} {
 				if !errors.Is(err, ErrNotRunning) {
 					t.Errorf("%s then gives %v", what, err)
 				}

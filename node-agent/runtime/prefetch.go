@@ -43,7 +43,8 @@ func (p *prefetch) Start(spec *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("open /dev/null: %w", err)
 	}
-	if p.thread, err = launch.StartThread(steps, map[plan.Input]int{plan.InputNetwork: network}); err != nil {
+	if p.thread, err = launch.StartThread(steps,
+		map[plan.Input]int{plan.InputNetwork: network}); err != nil {
 		unix.Close(network)
 		return err
 	}
@@ -61,7 +62,8 @@ func (p *prefetch) createCgroup() error {
 		return err
 	}
 	group := c.cgroup.group
-	p.defersCgroup = plan.CanDeferCgroups(c.spec, host) && !c.r.isRootless(host) && group.Unit() == nil &&
+	p.defersCgroup = plan.CanDeferCgroups(c.spec, host) && !c.r.isRootless(host) &&
+		group.Unit() == nil &&
 		len(group.Hierarchies()) > 0
 	if !p.defersCgroup {
 		if err := c.createCgroup(); err != nil {

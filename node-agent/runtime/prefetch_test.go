@@ -22,11 +22,15 @@ import (
 // gets the document's namespaces, also if other text looks like linux.namespaces.
 func TestNetworkOfTheDocument(t *testing.T) {
 	w := newWorld(t)
-	host, err := os.Readlink("/proc/thread-self/ns/net") // other tests leave the first thread elsewhere
+	// other tests leave the first thread elsewhere
+	host, err := os.Readlink("/proc/thread-self/ns/net")
 	w.must(err)
 	own := func(spec *specs.Spec) *specs.Spec { return spec }
 	hosts := func(spec *specs.Spec) *specs.Spec {
-		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+			func(n specs.LinuxNamespace) bool {
+				return n.Type == specs.NetworkNamespace
+			})
 		return spec
 	}
 	for name, c := range map[string]struct {
@@ -37,7 +41,10 @@ func TestNetworkOfTheDocument(t *testing.T) {
 		"new":                          {own, "", true},
 		"new, and no list comes first": {own, `"annotations":{"namespaces":"none"},`, true},
 		"new, and a list without":      {own, `"a":{"namespaces":[{"type":"pid"}]},`, true},
-		"new, and another order":       {own, `"a":{"namespaces":[{"type":"network"},{"type":"pid"}]},`, true},
+		"new, and another order": {
+			own, `"a":{"namespaces":[{"type":"network"},{"type":"pid"}]},`,
+			true,
+		},
 		"new, and no list at all":      {own, `"a":{"namespaces":`, false},
 		"that of the host":             {hosts, "", false},
 		"that of the host, and a list": {hosts, `"a":{"namespaces":[{"type":"network"}]},`, false},
@@ -46,11 +53,15 @@ func TestNetworkOfTheDocument(t *testing.T) {
 			w := newWorld(t)
 			spec := c.spec(w.sh("readlink /proc/self/ns/net; cat /sys/class/net/lo/flags"))
 			if !c.new { // whose sysfs is the host's, too
-				spec.Mounts[5] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "ro"}}
+				spec.Mounts[5] = specs.Mount{
+					Destination: "/sys", Type: "bind", Source: "/sys",
+					Options: []string{"rbind", "ro"},
+				}
 			}
 			document, err := json.Marshal(spec)
 			w.must(err)
-			w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"), []byte("{"+c.decoy+string(document[1:])), 0o600))
+			w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"),
+				[]byte("{"+c.decoy+string(document[1:])), 0o600))
 			out, status, err := w.tryWith(CreateOptions{})
 			if strings.HasSuffix(c.decoy, ":") {
 				if err == nil {
@@ -80,7 +91,8 @@ func TestNoMoreNetworks(t *testing.T) {
 	w.must(err)
 	run := func() (string, error) {
 		// The limit is the user namespace's own.
-		cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", `echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"`, "sh",
+		cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-ec",
+			`echo 0 > /proc/sys/user/max_net_namespaces; exec "$@"`, "sh",
 			self, filepath.Join(w.dir, "run"), w.id, w.bundle())
 		cmd.Env = []string{helperEnv + "=run", "PATH=/usr/bin:/bin"}
 		out, err := cmd.CombinedOutput()
@@ -88,15 +100,20 @@ func TestNoMoreNetworks(t *testing.T) {
 	}
 	w.save(w.sh("true"))
 	out, err := run()
-	if want := "linux.namespaces[1] (network): unshare: " + unix.ENOSPC.Error(); err == nil || !strings.Contains(out, want) || !strings.Contains(out, "max_net_namespaces") {
+	if want := "linux.namespaces[1] (network): unshare: " + unix.ENOSPC.Error(); err == nil ||
+		!strings.Contains(out, want) || !strings.Contains(out, "max_net_namespaces") {
 		t.Errorf("found %v, %s; want %q and the cause", err, out, want)
 	}
 	spec := w.sh("true")
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.NetworkNamespace
+		})
 	spec.Mounts = spec.Mounts[:1]
 	document, err := json.Marshal(spec)
 	w.must(err)
-	w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"), []byte(`{"a":{"namespaces":[{"type":"network"}]},`+string(document[1:])), 0o600))
+	w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"),
+		[]byte(`{"a":{"namespaces":[{"type":"network"}]},`+string(document[1:])), 0o600))
 	if out, err := run(); err != nil {
 		t.Errorf("a container with the network of its host: %v, %s", err, out)
 	}
@@ -124,11 +141,15 @@ func TestCgroupsOfUnusualPaths(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			spec := w.sh("cat /proc/self/cgroup")
-			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+			spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces,
+				func(n specs.LinuxNamespace) bool {
+					return n.Type == specs.CgroupNamespace
+				})
 			spec.Linux.CgroupsPath = w.cgroup + c.below
 			document, err := json.Marshal(spec)
 			w.must(err)
-			w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"), []byte("{"+c.decoy+string(document[1:])), 0o600))
+			w.must(os.WriteFile(filepath.Join(w.bundle(), "config.json"),
+				[]byte("{"+c.decoy+string(document[1:])), 0o600))
 			if c.there > 0 {
 				host, err := w.rt.Host()
 				w.must(err)

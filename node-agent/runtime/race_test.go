@@ -74,7 +74,8 @@ func TestRacedVolume(t *testing.T) {
 	bind := func(from, to string) specs.Mount {
 		return specs.Mount{Destination: to, Type: "bind", Source: from, Options: []string{"rbind"}}
 	}
-	spec := mounted(w.sh("test -e "+outside+"/file && echo seen; true"), bind(volume, "/volume"), bind(secret, "/volume/target/made/deep"), bind(secret+"/file", "/volume/target/name"),
+	spec := mounted(w.sh("test -e "+outside+"/file && echo seen; true"), bind(volume, "/volume"),
+		bind(secret, "/volume/target/made/deep"), bind(secret+"/file", "/volume/target/name"),
 		specs.Mount{Destination: "/volume/target", Type: "tmpfs", Source: "tmpfs"})
 	rounds(t, 300, 20*time.Second, func() bool {
 		out, _, err := w.try(spec)
@@ -102,24 +103,40 @@ func TestRacedRoot(t *testing.T) {
 	w.exchange(w.file("/"), [2]string{"swap", "link"})
 	for name, change := range map[string]func(*specs.Spec){
 		"tmpfs": func(s *specs.Spec) {
-			mounted(s, specs.Mount{Destination: "/swap/a/b", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}})
+			mounted(s, specs.Mount{
+				Destination: "/swap/a/b", Type: "tmpfs", Source: "tmpfs",
+				Options: []string{"tmpcopyup"},
+			})
 		},
 		"bind": func(s *specs.Spec) {
-			mounted(s, specs.Mount{Destination: "/swap/c/d", Type: "bind", Source: w.file("/bin/busybox"), Options: []string{"bind"}})
+			mounted(s, specs.Mount{
+				Destination: "/swap/c/d", Type: "bind", Source: w.file("/bin/busybox"),
+				Options: []string{"bind"},
+			})
 		},
 		"copied link": func(s *specs.Spec) {
-			mounted(s, specs.Mount{Destination: "/swap/e/f", Type: "bind", Source: w.file("/bin/sh"), Options: []string{"bind", "copy-symlink"}})
+			mounted(s, specs.Mount{
+				Destination: "/swap/e/f", Type: "bind", Source: w.file("/bin/sh"),
+				Options: []string{"bind", "copy-symlink"},
+			})
 		},
 		"device": func(s *specs.Spec) {
-			s.Linux.Devices = []specs.LinuxDevice{{Path: "/swap/g/null", Type: "c", Major: 1, Minor: 3}, {Path: "/swap/fifo", Type: "p"}}
+			s.Linux.Devices = []specs.LinuxDevice{
+				{Path: "/swap/g/null", Type: "c", Major: 1, Minor: 3},
+				{Path: "/swap/fifo", Type: "p"},
+			}
 		},
 		"working directory": func(s *specs.Spec) { s.Process.Cwd = "/swap/h/i" },
 		"masked": func(s *specs.Spec) {
-			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = []string{"/swap/masked", "/swap/file"}, []string{"/swap"}
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = []string{"/swap/masked", "/swap/file"},
+				[]string{"/swap"}
 		},
 		"nested": func(s *specs.Spec) {
 			mounted(s, specs.Mount{Destination: "/swap/n", Type: "tmpfs", Source: "tmpfs"},
-				specs.Mount{Destination: "/swap/n/file", Type: "bind", Source: w.file("/bin/busybox"), Options: []string{"bind"}})
+				specs.Mount{
+					Destination: "/swap/n/file", Type: "bind", Source: w.file("/bin/busybox"),
+					Options: []string{"bind"},
+				})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +192,10 @@ func TestRacedLiveMounts(t *testing.T) {
 	w.must(os.Symlink("/proc/self/fd/3", w.file("/magic")))
 	s := w.start(w.sleeping(nil))
 	w.exchange(w.file("/"), [2]string{"swap", "link"}, [2]string{"swap", "magic"})
-	m := []specs.Mount{{Destination: "/swap/a/b", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/swap/c", Type: "bind", Source: outside, Options: []string{"rbind", "ro"}}}
+	m := []specs.Mount{
+		{Destination: "/swap/a/b", Type: "tmpfs", Source: "tmpfs"},
+		{Destination: "/swap/c", Type: "bind", Source: outside, Options: []string{"rbind", "ro"}},
+	}
 	rounds(t, 100, 5*time.Second, func() bool {
 		err := w.rt.AddMounts(background, w.id, m)
 		if after := contents(); after != before {
@@ -203,7 +223,10 @@ func TestRacedNull(t *testing.T) {
 			spec.Linux.MaskedPaths = []string{"/proc/version"}
 			spec.Mounts = spec.Mounts[:1]
 			if bound {
-				mounted(spec, specs.Mount{Destination: "/dev", Type: "bind", Source: dev, Options: []string{"rbind"}})
+				mounted(spec, specs.Mount{
+					Destination: "/dev", Type: "bind", Source: dev,
+					Options: []string{"rbind"},
+				})
 			}
 			rounds(t, 60, 6*time.Second, func() bool {
 				out, _, err := w.try(spec)
@@ -249,7 +272,10 @@ func TestRacedConsole(t *testing.T) {
 	}()
 	spec := w.sh("grep -E 'core_pattern|/file' /proc/self/mountinfo > /found; true")
 	spec.Process.Terminal = true
-	spec.Mounts[1] = specs.Mount{Destination: "/dev", Type: "bind", Source: dev, Options: []string{"rbind"}}
+	spec.Mounts[1] = specs.Mount{
+		Destination: "/dev", Type: "bind", Source: dev,
+		Options: []string{"rbind"},
+	}
 	spec.Mounts = spec.Mounts[:3]
 	w.save(spec)
 	rounds(t, 60, 6*time.Second, func() bool {
@@ -282,13 +308,17 @@ func TestFakeProc(t *testing.T) {
 	w.must(os.WriteFile(filepath.Join(fake, "other"), []byte("untouched"), 0o644))
 	w.must(os.Symlink("../other", filepath.Join(fake, "kernel/link")))
 	w.exchange(filepath.Join(fake, "kernel"), [2]string{"msgmax", "link"})
-	spec := mounted(w.sh("cat /real/sys/kernel/msgmax"), specs.Mount{Destination: "/proc/sys", Type: "bind", Source: fake, Options: []string{"rbind"}},
+	spec := mounted(w.sh("cat /real/sys/kernel/msgmax"), specs.Mount{
+		Destination: "/proc/sys",
+		Type:        "bind", Source: fake, Options: []string{"rbind"},
+	},
 		specs.Mount{Destination: "/real", Type: "proc", Source: "proc"})
 	spec.Linux.Sysctl = map[string]string{"kernel.msgmax": "4242"}
 	rounds(t, 30, 4*time.Second, func() bool {
 		w.prints(spec, "4242\n")
 		for _, name := range []string{"kernel/msgmax", "kernel/link", "other"} {
-			if data, err := os.ReadFile(filepath.Join(fake, name)); err == nil && string(data) != "untouched" {
+			if data, err := os.ReadFile(filepath.Join(fake, name)); err == nil &&
+				string(data) != "untouched" {
 				t.Errorf("%s: %q", name, data)
 			}
 		}

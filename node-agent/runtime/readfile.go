@@ -42,7 +42,8 @@ func readBounded(file string, most int64) ([]byte, error) { return readFile(file
 func ReadOwn(file string, most int64) ([]byte, error) {
 	return readFile(file, most, unix.O_NOFOLLOW, func(st *unix.Stat_t) error {
 		if st.Uid != uint32(os.Geteuid()) {
-			return fmt.Errorf("%s: it belongs to user %d, and is read for user %d", file, st.Uid, os.Geteuid())
+			return fmt.Errorf("%s: it belongs to user %d, and is read for user %d", file, st.Uid,
+				os.Geteuid())
 		}
 		return nil
 	})

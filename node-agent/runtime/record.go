@@ -146,7 +146,8 @@ func parseRecord(data []byte, id string) (*record, error) {
 	rec := &record{}
 	err := json.Unmarshal(data, rec)
 	if rec.Version > recordVersion { // whatever else it holds
-		return nil, fmt.Errorf("%w: found version %d; this runtime knows up to %d", errNewer, rec.Version, recordVersion)
+		return nil, fmt.Errorf("%w: found version %d; this runtime knows up to %d", errNewer, rec.Version,
+			recordVersion)
 	}
 	if err != nil {
 		return nil, err
@@ -177,7 +178,8 @@ func (r *Runtime) save(rec *record) error {
 // command returns the kernel's name of the record's process (proc_pid_comm(5)), also after it has
 // ended until it is reaped.
 func (rec *record) command() string {
-	name, _ := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/comm") // without a process it has no name
+	// without a process it has no name
+	name, _ := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/comm")
 	return string(name)
 }
 
@@ -186,7 +188,8 @@ func (rec *record) command() string {
 // its parent knows the exit status.
 func (rec *record) killed() bool {
 	st, err := procfs.ReadStat(rec.PID)
-	return err == nil && st.State == 'Z' && st.StartTime == rec.StartTime && st.Exit.Signaled() && st.Exit.Signal() == unix.SIGKILL
+	return err == nil && st.State == 'Z' && st.StartTime == rec.StartTime && st.Exit.Signaled() &&
+		st.Exit.Signal() == unix.SIGKILL
 }
 
 // bootID returns the id of this boot, or "" if the host has none: then all boots are one.

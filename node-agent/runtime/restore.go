@@ -37,7 +37,9 @@ type RestoreOptions struct {
 
 // Restore creates a container from the images of Checkpoint, and from a bundle like the one that it
 // had. On an error nothing is left of it.
-func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process, err error) {
+func (r *Runtime) Restore(ctx context.Context, id string, o RestoreOptions) (_ *Process,
+	err error,
+) {
 	if err := containerid.CheckNew(id); err != nil {
 		return nil, err
 	}
@@ -107,7 +109,10 @@ func (c *restoration) createMountpoints(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := plan.BuildMountpoints(c.spec, host, plan.Options{ID: c.id, Bundle: c.o.Bundle, Rootfs: c.rec.Rootfs, Dangling: dangling})
+	p, err := plan.BuildMountpoints(c.spec, host, plan.Options{
+		ID: c.id, Bundle: c.o.Bundle,
+		Rootfs: c.rec.Rootfs, Dangling: dangling,
+	})
 	if err != nil {
 		return err
 	}
@@ -186,7 +191,8 @@ func (c *restoration) restoreCall() (_ *criuCall, err error) {
 			call.close()
 		}
 	}()
-	call.opts.EvasiveDevices, call.opts.RstSibling, call.opts.TcpClose = ptr(true), ptr(true), &c.options.TCPClose
+	call.opts.EvasiveDevices, call.opts.RstSibling, call.opts.TcpClose = ptr(true), ptr(true),
+		&c.options.TCPClose
 	if call.opts.NetworkLock, err = networkLock(c.options.NetworkLock); err != nil {
 		return nil, err
 	}
@@ -230,9 +236,13 @@ func (c *criuCall) joinNamespace(n specs.LinuxNamespace) error {
 		}
 		fd := int32(criu.FirstFile + len(c.files))
 		c.files = append(c.files, f)
-		c.opts.InheritFd = append(c.opts.InheritFd, &rpc.InheritFd{Key: ptr(namespaceKey(n.Type)), Fd: &fd})
+		c.opts.InheritFd = append(c.opts.InheritFd, &rpc.InheritFd{
+			Key: ptr(namespaceKey(n.Type)),
+			Fd:  &fd,
+		})
 	case specs.CgroupNamespace, specs.TimeNamespace:
-		return fmt.Errorf("linux.namespaces (%s, %s): criu cannot restore into a namespace of this kind that is there already", n.Type, n.Path)
+		return fmt.Errorf(
+			"linux.namespaces (%s, %s): criu cannot restore into a namespace of this kind that is there already", n.Type, n.Path)
 	default:
 		c.opts.JoinNs = append(c.opts.JoinNs, &rpc.JoinNamespace{Ns: &kind, NsFile: ptr(n.Path)})
 	}
@@ -252,7 +262,10 @@ func (c *restoration) addMounts(call *criuCall) error {
 		call.opts.ExtMnt = append(call.opts.ExtMnt, &rpc.ExtMountMap{Key: &e.name, Val: &e.source})
 	}
 	if len(c.spec.Linux.MaskedPaths) > 0 {
-		call.opts.ExtMnt = append(call.opts.ExtMnt, &rpc.ExtMountMap{Key: ptr("/dev/null"), Val: ptr("/dev/null")})
+		call.opts.ExtMnt = append(call.opts.ExtMnt, &rpc.ExtMountMap{
+			Key: ptr("/dev/null"),
+			Val: ptr("/dev/null"),
+		})
 	}
 	return nil
 }

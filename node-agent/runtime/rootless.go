@@ -54,17 +54,21 @@ func (r *Runtime) makeRoot() error {
 
 // CheckRoot refuses a root directory in which another user could exchange this user's files.
 func CheckRoot(dir string) error {
-	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} { // of a symbolic link and of what it leads to
+	// of a symbolic link and of what it leads to
+	for _, stat := range []func(string, *unix.Stat_t) error{unix.Lstat, unix.Stat} {
 		var st unix.Stat_t
 		if err := stat(dir, &st); err != nil {
 			return fmt.Errorf("--root: %w", &os.PathError{Op: "stat", Path: dir, Err: err})
 		}
 		if own := uint32(os.Geteuid()); st.Uid != own && st.Uid != 0 {
-			return fmt.Errorf("--root: %s belongs to user %d; allowed is a directory of user %d or of root", dir, st.Uid, own)
+			return fmt.Errorf("--root: %s belongs to user %d; allowed is a directory of user %d or of root",
+				dir, st.Uid, own)
 		}
-		strangers := st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != uint32(os.Getegid()) && st.Gid != 0
+		strangers := st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != uint32(os.Getegid()) &&
+			st.Gid != 0
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR && strangers && st.Mode&unix.S_ISVTX == 0 {
-			return fmt.Errorf("--root: others may write to %s (mode %#o); allowed is a directory that only its owner may write to, or one with the sticky bit", dir, st.Mode&0o7777)
+			return fmt.Errorf(
+				"--root: others may write to %s (mode %#o); allowed is a directory that only its owner may write to, or one with the sticky bit", dir, st.Mode&0o7777)
 		}
 	}
 	return nil
@@ -82,7 +86,8 @@ func inUserNamespace() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil // a kernel without user namespaces
 	}
-	return err == nil && !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"}), err
+	return err == nil && !slices.Equal(strings.Fields(string(data)), []string{"0", "0", "4294967295"}),
+		err
 }
 
 // UserRoot returns the directory in which the containers of this process's user are recorded:
@@ -99,7 +104,8 @@ func UserRoot() (dir string, xdg bool, err error) {
 	if os.Geteuid() == 0 {
 		return DefaultRoot, false, nil
 	}
-	return DefaultRoot, false, errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a directory of his own")
+	return DefaultRoot, false,
+		errors.New("--root: found nothing, and XDG_RUNTIME_DIR is not set; for who is not root one of the two has to name a directory of his own")
 }
 
 // checkUser refuses options that only root can use.
@@ -107,8 +113,11 @@ func checkUser(spec *specs.Spec) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
-		return errors.New("linux.namespaces: found none of type user; who is not root needs one, with linux.uidMappings and linux.gidMappings, as `berth spec --rootless` writes")
+	if !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.UserNamespace
+	}) {
+		return errors.New(
+			"linux.namespaces: found none of type user; who is not root needs one, with linux.uidMappings and linux.gidMappings, as `berth spec --rootless` writes")
 	}
 	return nil
 }

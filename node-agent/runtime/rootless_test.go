@@ -96,24 +96,28 @@ func (w *world) delegated() (top, own string) {
 func TestPlainUserDelegated(t *testing.T) {
 	w := newWorld(t)
 	top, own := w.delegated()
-	spec := w.sh("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; cat /proc/self/cgroup > /seen; mkdir /sys/fs/cgroup/x 2>&1; exit 0")
+	spec := w.sh(
+		"cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max; cat /proc/self/cgroup > /seen; mkdir /sys/fs/cgroup/x 2>&1; exit 0")
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(17))}
 	// Sh writes to a file what the test reads: the helper's container has /dev/null for its
 	// streams.
-	spec.Process.Args[2] = "{ " + spec.Process.Args[2] + "; } > /out 2>&1; cat /proc/self/mountinfo > /mounts"
+	spec.Process.Args[2] = "{ " + spec.Process.Args[2] +
+		"; } > /out 2>&1; cat /proc/self/mountinfo > /mounts"
 	w.plain(spec)
 	if out, err := w.asPlainUser(own); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	data, err := os.ReadFile(w.file("/out"))
 	w.must(err)
-	if want := "67108864\n17\n"; !strings.HasPrefix(string(data), want) || !strings.Contains(string(data), "Read-only file system") {
+	if want := "67108864\n17\n"; !strings.HasPrefix(string(data), want) ||
+		!strings.Contains(string(data), "Read-only file system") {
 		t.Errorf("it printed:\n%s\nwant:\n%s", data, want)
 	}
 	// Without a cgroup namespace it is a read-only view of its own cgroup, which lies beside the
 	// user's.
-	spec.Linux.Namespaces, spec.Mounts[6].Options = append(spec.Linux.Namespaces[:5], spec.Linux.Namespaces[6:]...), []string{"nosuid"}
+	spec.Linux.Namespaces, spec.Mounts[6].Options = append(spec.Linux.Namespaces[:5],
+		spec.Linux.Namespaces[6:]...), []string{"nosuid"}
 	data2 := fmt.Sprintf("0::%s\n", strings.TrimPrefix(filepath.Join(top, w.id), "/sys/fs/cgroup"))
 	w.save(spec)
 	if out, err := w.asPlainUser(own); err != nil {
@@ -123,7 +127,8 @@ func TestPlainUserDelegated(t *testing.T) {
 	w.must(err)
 	data, err = os.ReadFile(w.file("/out"))
 	w.must(err)
-	if string(seen) != data2 || !strings.HasPrefix(string(data), "67108864\n17\n") || !strings.Contains(string(data), "Read-only file system") {
+	if string(seen) != data2 || !strings.HasPrefix(string(data), "67108864\n17\n") ||
+		!strings.Contains(string(data), "Read-only file system") {
 		t.Errorf("in the cgroup %s it printed:\n%s\nwant %s", seen, data, data2)
 	}
 }
@@ -133,7 +138,8 @@ func TestPlainUserDelegated(t *testing.T) {
 func TestPlainUserDelegatedFurther(t *testing.T) {
 	w := newWorld(t)
 	_, own := w.delegated()
-	spec := w.sh("mkdir /sys/fs/cgroup/x && echo made > /out; echo 0 > /sys/fs/cgroup/x/cgroup.procs && echo moved >> /out; echo 0 > /sys/fs/cgroup/cgroup.procs; rmdir /sys/fs/cgroup/x")
+	spec := w.sh(
+		"mkdir /sys/fs/cgroup/x && echo made > /out; echo 0 > /sys/fs/cgroup/x/cgroup.procs && echo moved >> /out; echo 0 > /sys/fs/cgroup/cgroup.procs; rmdir /sys/fs/cgroup/x")
 	spec.Mounts[6].Options = []string{"nosuid", "rw"}
 	w.plain(spec)
 	if out, err := w.asPlainUser(own); err != nil {
@@ -149,7 +155,8 @@ func TestPlainUserDelegatedFurther(t *testing.T) {
 // without, and one with limits is refused.
 func TestPlainUserWithoutCgroup(t *testing.T) {
 	w := newWorld(t)
-	spec := w.plain(w.sh("echo ran > /out; ls /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs > /dev/null 2>&1; mkdir /sys/fs/cgroup/x 2> /dev/null && echo writable >> /out; exit 0"))
+	spec := w.plain(w.sh(
+		"echo ran > /out; ls /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs > /dev/null 2>&1; mkdir /sys/fs/cgroup/x 2> /dev/null && echo writable >> /out; exit 0"))
 	for _, namespaced := range []bool{true, false} {
 		if !namespaced {
 			spec.Linux.Namespaces = append(spec.Linux.Namespaces[:5], spec.Linux.Namespaces[6:]...)
@@ -166,7 +173,9 @@ func TestPlainUserWithoutCgroup(t *testing.T) {
 	}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(17))}
 	w.save(spec)
-	if out, err := w.asPlainUser(""); err == nil || !strings.Contains(out, "linux.resources.pids.limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups") {
+	if out, err := w.asPlainUser(""); err == nil ||
+		!strings.Contains(out,
+			"linux.resources.pids.limit: rootless needs no limits + no cgrouppath when no permission is granted for cgroups") {
 		t.Errorf("found %v: %s", err, out)
 	}
 }
@@ -198,35 +207,39 @@ func (w *world) userNamespace() string {
 func TestPlainUserListenerAndClocks(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		for _, noNewPrivileges := range []bool{false, true} {
-			t.Run(fmt.Sprintf("joined %v, no new privileges %v", joined, noNewPrivileges), func(t *testing.T) {
-				w := newWorld(t)
-				a := w.agent()
-				w.must(os.Chmod(filepath.Dir(filepath.Dir(a.path)), 0o755))
-				w.must(os.Chmod(filepath.Dir(a.path), 0o755))
-				w.must(os.Chmod(a.path, 0o777))
-				spec := w.sh("mkdir /made 2> /out; cat /proc/self/timens_offsets >> /out; exit 0")
-				spec.Process.NoNewPrivileges = noNewPrivileges
-				spec.Linux.Seccomp = notifying(a, "mkdir", "mkdirat", "prctl", "close")
-				spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-				spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 77}}
-				w.plain(spec)
-				if joined {
-					spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
-					spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = w.userNamespace()
-				}
-				w.save(spec)
-				w.must(os.Chown(filepath.Join(w.bundle(), "config.json"), plainID, plainID))
-				if out, err := w.asPlainUser(""); err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
-				data, err := os.ReadFile(w.file("/out"))
-				if got := strings.Fields(string(data)); err != nil || strings.Join(got, " ") != "mkdir: can't create directory '/made': Inappropriate ioctl for device monotonic 0 0 boottime 77 0" {
-					t.Errorf("found %q, %v", data, err)
-				}
-				if state := <-a.states; state.Metadata != "some metadata" || state.State.ID != w.id {
-					t.Errorf("the container process state is %+v", state)
-				}
-			})
+			t.Run(fmt.Sprintf("joined %v, no new privileges %v", joined, noNewPrivileges),
+				func(t *testing.T) {
+					w := newWorld(t)
+					a := w.agent()
+					w.must(os.Chmod(filepath.Dir(filepath.Dir(a.path)), 0o755))
+					w.must(os.Chmod(filepath.Dir(a.path), 0o755))
+					w.must(os.Chmod(a.path, 0o777))
+					spec := w.sh("mkdir /made 2> /out; cat /proc/self/timens_offsets >> /out; exit 0")
+					spec.Process.NoNewPrivileges = noNewPrivileges
+					spec.Linux.Seccomp = notifying(a, "mkdir", "mkdirat", "prctl", "close")
+					spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+						specs.LinuxNamespace{Type: specs.TimeNamespace})
+					spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 77}}
+					w.plain(spec)
+					if joined {
+						spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
+						spec.Linux.Namespaces[len(spec.Linux.Namespaces)-1].Path = w.userNamespace()
+					}
+					w.save(spec)
+					w.must(os.Chown(filepath.Join(w.bundle(), "config.json"), plainID, plainID))
+					if out, err := w.asPlainUser(""); err != nil {
+						t.Fatalf("%v: %s", err, out)
+					}
+					data, err := os.ReadFile(w.file("/out"))
+					if got := strings.Fields(string(data)); err != nil ||
+						strings.Join(got,
+							" ") != "mkdir: can't create directory '/made': Inappropriate ioctl for device monotonic 0 0 boottime 77 0" {
+						t.Errorf("found %q, %v", data, err)
+					}
+					if state := <-a.states; state.Metadata != "some metadata" || state.State.ID != w.id {
+						t.Errorf("the container process state is %+v", state)
+					}
+				})
 		}
 	}
 }
@@ -235,9 +248,11 @@ func TestPlainUserListenerAndClocks(t *testing.T) {
 // has not made: it cannot make devices, and its containers need no user namespace of their own.
 func TestRootOfUserNamespace(t *testing.T) {
 	w := newWorld(t)
-	spec := w.sh("id -u > /out; stat -c %t:%T /dev/null >> /out; echo x > /dev/null && echo null >> /out; mount -t tmpfs x /mnt 2>/dev/null || echo none >> /out; exit 0")
+	spec := w.sh(
+		"id -u > /out; stat -c %t:%T /dev/null >> /out; echo x > /dev/null && echo null >> /out; mount -t tmpfs x /mnt 2>/dev/null || echo none >> /out; exit 0")
 	w.plain(spec)
-	spec.Linux.Namespaces, spec.Linux.UIDMappings, spec.Linux.GIDMappings = spec.Linux.Namespaces[:6], nil, nil
+	spec.Linux.Namespaces, spec.Linux.UIDMappings, spec.Linux.GIDMappings = spec.Linux.Namespaces[:6],
+		nil, nil
 	w.save(spec)
 	w.must(os.Chown(filepath.Join(w.bundle(), "config.json"), plainID, plainID))
 	self, err := os.Executable()
@@ -246,8 +261,10 @@ func TestRootOfUserNamespace(t *testing.T) {
 	w.must(err)
 	program := filepath.Join(w.dir, "program")
 	w.must(os.WriteFile(program, data, 0o755))
-	cmd := exec.Command("setpriv", "--reuid", fmt.Sprint(plainID), "--regid", fmt.Sprint(plainID), "--clear-groups",
-		"unshare", "--user", "--map-root-user", "--mount", program, filepath.Join(w.dir, "run"), w.id, w.bundle())
+	cmd := exec.Command("setpriv", "--reuid", fmt.Sprint(plainID), "--regid", fmt.Sprint(plainID),
+		"--clear-groups",
+		"unshare", "--user", "--map-root-user", "--mount", program, filepath.Join(w.dir, "run"), w.id,
+		w.bundle())
 	cmd.Env = []string{helperEnv + "=run", "PATH=/usr/bin:/bin"}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

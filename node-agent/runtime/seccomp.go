@@ -27,13 +27,16 @@ func (r *Runtime) seccompFilter(spec *specs.Spec) (*seccomp.Filter, error) {
 	if filter != nil {
 		// As in runc's log: the child has one thread, for which the flags of several change
 		// nothing.
-		r.debugf("seccomp filter flags: %d", filter.Flags&^(unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH))
+		r.debugf("seccomp filter flags: %d", filter.Flags&^(unix.SECCOMP_FILTER_FLAG_TSYNC|
+			unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH))
 	}
 	return filter, err
 }
 
 // compileSeccomp compiles linux.seccomp; without one there is no filter.
-func compileSeccomp(spec *specs.Spec, compile func(*specs.LinuxSeccomp) (*seccomp.Filter, []seccomp.Warning, error), warn func(string)) (*seccomp.Filter, error) {
+func compileSeccomp(spec *specs.Spec, compile func(*specs.LinuxSeccomp) (*seccomp.Filter,
+	[]seccomp.Warning, error), warn func(string),
+) (*seccomp.Filter, error) {
 	if spec.Linux == nil || spec.Linux.Seccomp == nil {
 		return nil, nil
 	}
@@ -58,14 +61,17 @@ func kernelTakes(flag specs.LinuxSeccompFlag) bool {
 	if err != nil {
 		return false
 	}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(filter.Flags), 0)
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		uintptr(filter.Flags), 0)
 	return errno == unix.EFAULT
 }
 
 // sendListener fetches the seccomp listener that a child has just made and sends it to the agent at
 // listenerPath, with what config-linux.md, The Container Process State, says beside it. state is
 // that of the container, whose first process need not be the child.
-func sendListener(ctx context.Context, profile *specs.LinuxSeccomp, child *launch.Child, state specs.State) error {
+func sendListener(ctx context.Context, profile *specs.LinuxSeccomp, child *launch.Child,
+	state specs.State,
+) error {
 	fail := func(what string, err error) error {
 		return fmt.Errorf("linux.seccomp.listenerPath: %s: %w", what, err)
 	}
@@ -75,7 +81,8 @@ func sendListener(ctx context.Context, profile *specs.LinuxSeccomp, child *launc
 	}
 	defer unix.Close(listener)
 	data, err := json.Marshal(specs.ContainerProcessState{
-		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.PID, Metadata: profile.ListenerMetadata, State: state,
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.PID,
+		Metadata: profile.ListenerMetadata, State: state,
 	})
 	if err != nil {
 		return fail("the container's process state", err)

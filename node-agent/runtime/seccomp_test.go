@@ -55,7 +55,10 @@ const (
 
 func (w *world) agent() *agent {
 	w.t.Helper()
-	a := &agent{path: filepath.Join(w.t.TempDir(), "agent"), states: make(chan specs.ContainerProcessState, 10), calls: make(chan int32, 10000)}
+	a := &agent{
+		path:   filepath.Join(w.t.TempDir(), "agent"),
+		states: make(chan specs.ContainerProcessState, 10), calls: make(chan int32, 10000),
+	}
 	l, err := net.Listen("unix", a.path)
 	w.must(err)
 	var serving sync.WaitGroup
@@ -111,7 +114,9 @@ func (a *agent) serve(t *testing.T, conn *net.UnixConn) {
 			return // nobody is left under the filter
 		}
 		var asked notification
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), notifyReceive, uintptr(unsafe.Pointer(&asked))); errno != 0 {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), notifyReceive,
+			uintptr(unsafe.Pointer(&asked)))
+		if errno != 0 {
 			continue // ENOENT: who asked has been killed
 		}
 		a.calls <- asked.nr
@@ -119,7 +124,8 @@ func (a *agent) serve(t *testing.T, conn *net.UnixConn) {
 		if asked.nr == unix.SYS_MKDIRAT || int(asked.nr) == mkdirNumber {
 			said = answer{id: asked.id, errno: -int32(unix.ENOTTY)}
 		}
-		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), notifySend, uintptr(unsafe.Pointer(&said)))
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), notifySend,
+			uintptr(unsafe.Pointer(&said)))
 	}
 }
 
@@ -133,7 +139,10 @@ func notifying(a *agent, calls ...string) *specs.LinuxSeccomp {
 // TestSeccompNotify: the agent gets the listener and what goes with it, and its answers count,
 // however the container is made and whatever of the runtime's own calls are notified.
 func TestSeccompNotify(t *testing.T) {
-	for name, noNewPrivileges := range map[string]bool{"no new privileges": true, "privileges": false} {
+	for name, noNewPrivileges := range map[string]bool{
+		"no new privileges": true,
+		"privileges":        false,
+	} {
 		for how, create := range map[string]bool{"run": false, "create and start": true} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				w := newWorld(t)
@@ -151,7 +160,10 @@ func TestSeccompNotify(t *testing.T) {
 				} else {
 					w.run(spec)
 				}
-				for file, want := range map[string]string{"/status": "1\n", "/error": "mkdir: can't create directory '/made': Inappropriate ioctl for device\n"} {
+				for file, want := range map[string]string{
+					"/status": "1\n",
+					"/error":  "mkdir: can't create directory '/made': Inappropriate ioctl for device\n",
+				} {
 					data, err := os.ReadFile(w.file(file))
 					w.must(err)
 					if string(data) != want {
@@ -160,10 +172,12 @@ func TestSeccompNotify(t *testing.T) {
 				}
 				select {
 				case s := <-a.states:
-					if s.Version != "1.3.0" || !slices.Equal(s.Fds, []string{"seccompFd"}) || s.Metadata != "some metadata" || s.Pid <= 0 || create && s.Pid != pid {
+					if s.Version != "1.3.0" || !slices.Equal(s.Fds, []string{"seccompFd"}) ||
+						s.Metadata != "some metadata" || s.Pid <= 0 || create && s.Pid != pid {
 						t.Errorf("the container process state is %+v", s)
 					}
-					if st := s.State; st.ID != w.id || st.Status != specs.StateCreating || st.Pid != s.Pid || st.Bundle != w.bundle() || st.Annotations["key"] != spec.Annotations["key"] {
+					if st := s.State; st.ID != w.id || st.Status != specs.StateCreating || st.Pid != s.Pid ||
+						st.Bundle != w.bundle() || st.Annotations["key"] != spec.Annotations["key"] {
 						t.Errorf("the state is %+v", st)
 					}
 				default:
@@ -184,9 +198,14 @@ func TestSeccompNotifyExec(t *testing.T) {
 	if s := <-a.states; s.Pid != first.PID || s.State.Status != specs.StateCreating {
 		t.Errorf("the container process state is %+v", s)
 	}
-	p, err := w.rt.Exec(background, w.id, ExecOptions{Process: &specs.Process{Args: []string{"/bin/mkdir", "/made"}, Cwd: "/", NoNewPrivileges: true}})
+	p, err := w.rt.Exec(background, w.id,
+		ExecOptions{Process: &specs.Process{
+			Args: []string{"/bin/mkdir", "/made"}, Cwd: "/",
+			NoNewPrivileges: true,
+		}})
 	w.must(err)
-	if s := <-a.states; s.Pid != p.PID || s.State.Pid != first.PID || s.State.Status != specs.StateRunning || s.State.ID != w.id {
+	if s := <-a.states; s.Pid != p.PID || s.State.Pid != first.PID ||
+		s.State.Status != specs.StateRunning || s.State.ID != w.id {
 		t.Errorf("the container process state is %+v", s)
 	}
 	if status := p.Wait(); status.ExitStatus() != 1 {
@@ -203,7 +222,8 @@ func TestSeccompNotifyFails(t *testing.T) {
 	a := &agent{path: filepath.Join(w.dir, "agent")}
 	spec := w.sh("true")
 	spec.Linux.Seccomp = notifying(a, "mkdir")
-	w.fails(spec, "linux.seccomp.listenerPath: failed to connect with seccomp agent specified in the seccomp profile", a.path, "no such file or directory")
+	w.fails(spec,
+		"linux.seccomp.listenerPath: failed to connect with seccomp agent specified in the seccomp profile", a.path, "no such file or directory")
 	spec.Linux.Seccomp = notifying(a, "mkdir", "write")
 	w.fails(spec, "linux.seccomp", `found "SCMP_ACT_NOTIFY"; allowed: any other action for write`)
 	spec.Linux.Seccomp = notifying(&agent{}, "mkdir")
@@ -212,7 +232,8 @@ func TestSeccompNotifyFails(t *testing.T) {
 	// The child cannot say that it is ready: it is not left waiting.
 	l := w.agent()
 	spec.Linux.Seccomp = notifying(l, "mkdir")
-	spec.Linux.Seccomp.Syscalls = append(spec.Linux.Seccomp.Syscalls, specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActErrno})
+	spec.Linux.Seccomp.Syscalls = append(spec.Linux.Seccomp.Syscalls,
+		specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActErrno})
 	began := time.Now()
 	w.fails(spec, "before execve")
 	if d := time.Since(began); d > time.Minute {
@@ -225,7 +246,11 @@ func TestSeccompNotifyFails(t *testing.T) {
 func TestSeccompFlagsOfTheKernel(t *testing.T) {
 	w := newWorld(t)
 	f := Features().Linux.Seccomp
-	for _, want := range []string{"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"} { // Linux 4.17
+	// Linux 4.17
+	for _, want := range []string{
+		"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG",
+		"SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+	} {
 		if !slices.Contains(f.SupportedFlags, want) {
 			t.Errorf("%s is not among %q", want, f.SupportedFlags)
 		}
@@ -236,7 +261,8 @@ func TestSeccompFlagsOfTheKernel(t *testing.T) {
 		spec.Linux.Seccomp = notifying(a, "mkdir", "mkdirat")
 		spec.Linux.Seccomp.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlag(name)}
 		out, _, err := w.try(spec)
-		if supported := slices.Contains(f.SupportedFlags, name); supported != (err == nil && out == "1\n") {
+		supported := slices.Contains(f.SupportedFlags, name)
+		if supported != (err == nil && out == "1\n") {
 			t.Errorf("%s is supported: %v; the container printed %q, %v", name, supported, out, err)
 		}
 	}

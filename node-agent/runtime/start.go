@@ -78,7 +78,8 @@ func (r *Runtime) explainEnd(rec *record, err error) error {
 // executeProgram lets the first process go on to execve and waits for the result.
 func (r *Runtime) executeProgram(ctx context.Context, rec *record) error {
 	dir := r.dir(rec.ID)
-	result, err := unix.Open(filepath.Join(dir, resultFIFO), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	result, err := unix.Open(filepath.Join(dir, resultFIFO), unix.O_RDONLY|unix.O_CLOEXEC|
+		unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", rec.ID, err)
 	}

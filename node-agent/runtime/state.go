@@ -94,7 +94,8 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 	}
 	// The first process waits for Start while it reads the fifo. One that is left without a reader
 	// is of a Start that was killed after it had let the process go.
-	fifo, err := unix.Open(filepath.Join(r.dir(rec.ID), startFIFO), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fifo, err := unix.Open(filepath.Join(r.dir(rec.ID), startFIFO), unix.O_WRONLY|unix.O_CLOEXEC|
+		unix.O_NONBLOCK, 0)
 	if err == nil {
 		unix.Close(fifo)
 		return specs.StateCreated
@@ -107,7 +108,8 @@ func (r *Runtime) status(rec *record) specs.ContainerState {
 
 func (r *Runtime) state(rec *record) *State {
 	s := &State{
-		OCIVersion: rec.OCIVersion, ID: rec.ID, PID: rec.PID, Status: r.status(rec), Bundle: rec.Bundle, Rootfs: rec.Rootfs,
+		OCIVersion: rec.OCIVersion, ID: rec.ID, PID: rec.PID, Status: r.status(rec), Bundle: rec.Bundle,
+		Rootfs:  rec.Rootfs,
 		Created: rec.Created, Annotations: rec.Annotations, Cgroups: rec.Cgroups,
 	}
 	if s.Status == specs.StateStopped || s.Status == specs.StateCreating {
@@ -125,7 +127,10 @@ func ownerName(uid int) string {
 
 // ociState returns the state (runtime.md, State) for hooks and seccomp agents.
 func (rec *record) ociState(status specs.ContainerState) specs.State {
-	s := specs.State{Version: rec.OCIVersion, ID: rec.ID, Status: status, Bundle: rec.Bundle, Annotations: rec.Annotations}
+	s := specs.State{
+		Version: rec.OCIVersion, ID: rec.ID, Status: status, Bundle: rec.Bundle,
+		Annotations: rec.Annotations,
+	}
 	if status != specs.StateStopped { // whose pid may be another's by now
 		s.Pid = rec.PID
 	}

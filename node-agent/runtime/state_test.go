@@ -28,7 +28,8 @@ func TestPIDOfAnotherProcess(t *testing.T) {
 			own := *rec
 			change(rec)
 			w.must(w.rt.save(rec))
-			if state, err := w.rt.State(background, w.id); err != nil || state.Status != specs.StateStopped || state.PID != 0 {
+			if state, err := w.rt.State(background, w.id); err != nil ||
+				state.Status != specs.StateStopped || state.PID != 0 {
 				t.Errorf("found the state %+v, %v; want stopped", state, err)
 			}
 			if err := w.rt.Kill(background, w.id, unix.SIGKILL, false); !errors.Is(err, ErrNotRunning) {
@@ -48,7 +49,8 @@ func TestBrokenState(t *testing.T) {
 	dir := filepath.Join(w.dir, "run", w.id)
 	w.must(os.MkdirAll(dir, 0o700))
 	w.must(os.WriteFile(filepath.Join(dir, stateFile), nil, 0o600))
-	if _, err := w.rt.State(background, w.id); err == nil || !strings.Contains(err.Error(), "state of container "+w.id) {
+	_, err := w.rt.State(background, w.id)
+	if err == nil || !strings.Contains(err.Error(), "state of container "+w.id) {
 		t.Errorf("state: %v", err)
 	}
 	if list, err := w.rt.List(background); err != nil || len(list) != 0 || len(w.warned) != 1 {

@@ -45,7 +45,9 @@ var errNoConsoleSocket = errors.New(
 //
 // A process with a terminal has no other stream, not even until its start: containerd's shim reads
 // ours to their end before it looks at the terminal.
-func (s *session) openStreams(ctx context.Context, o streamOptions, isTerminal bool) (st streams, err error) {
+func (s *session) openStreams(ctx context.Context, o streamOptions, isTerminal bool) (st streams,
+	err error,
+) {
 	null, err := s.open("/dev/null", unix.O_RDWR)
 	if err != nil {
 		return st, err
@@ -57,7 +59,8 @@ func (s *session) openStreams(ctx context.Context, o streamOptions, isTerminal b
 		return st, s.openConsole(ctx, o)
 	}
 	if o.consoleSocket != "" {
-		return st, errors.New("--console-socket: found it where process.terminal is false: there is no console to send")
+		return st, errors.New(
+			"--console-socket: found it where process.terminal is false: there is no console to send")
 	}
 	inputs := [3]plan.Input{plan.InputStdin, plan.InputStdout, plan.InputStderr}
 	for i, f := range [3]*os.File{o.stdin, o.stdout, o.stderr} {
@@ -130,7 +133,8 @@ func (o *streamOptions) sendConsole(ctx context.Context, master int) error {
 // isNull reports whether a file is the null device.
 func isNull(f *os.File) bool {
 	var st unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR &&
+		st.Rdev == unix.Mkdev(1, 3)
 }
 
 // giveTo makes the user of the process, as the host numbers it, the owner of its streams.

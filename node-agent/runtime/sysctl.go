@@ -20,7 +20,10 @@ func checkSysctl(spec *specs.Spec) error {
 		return nil
 	}
 	for i, n := range spec.Linux.Namespaces {
-		own := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"}[n.Type]
+		own := map[specs.LinuxNamespaceType]string{
+			specs.NetworkNamespace: "net",
+			specs.IPCNamespace:     "ipc", specs.UTSNamespace: "uts",
+		}[n.Type]
 		if n.Path == "" || own == "" {
 			continue
 		}
@@ -42,7 +45,8 @@ func checkSysctl(spec *specs.Spec) error {
 		slices.Sort(keys)
 		for _, key := range keys {
 			if validate.SysctlNamespace(key) == n.Type {
-				return fmt.Errorf("linux.sysctl[%q]: found a parameter of the host's %s namespace, which linux.namespaces[%d].path is; allowed are those of a namespace that is not the host's", key, n.Type, i)
+				return fmt.Errorf(
+					"linux.sysctl[%q]: found a parameter of the host's %s namespace, which linux.namespaces[%d].path is; allowed are those of a namespace that is not the host's", key, n.Type, i)
 			}
 		}
 	}

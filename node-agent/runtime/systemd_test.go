@@ -59,7 +59,10 @@ func TestSystemd(t *testing.T) {
 	w.rt.manager = cgroup.Systemd
 	spec := w.sh("sleep 1000 & wait")
 	spec.Linux.CgroupsPath = "berthtest.slice:berth:" + w.id
-	spec.Annotations = map[string]string{"org.systemd.property.TimeoutStopSec": "uint32 7", "org.systemd.property.CollectMode": "'inactive-or-failed'"}
+	spec.Annotations = map[string]string{
+		"org.systemd.property.TimeoutStopSec": "uint32 7",
+		"org.systemd.property.CollectMode":    "'inactive-or-failed'",
+	}
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}
 	spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(20))}
 	s := w.start(spec)
@@ -71,33 +74,50 @@ func TestSystemd(t *testing.T) {
 	if !strings.HasSuffix(dir, "/berthtest.slice/"+unit) {
 		t.Errorf("its cgroup is %s", dir)
 	}
-	for name, want := range map[string]string{"ActiveState": "active", "Slice": "berthtest.slice", "TasksMax": "20", "TimeoutStopUSec": "7s", "CollectMode": "inactive-or-failed", "Delegate": "yes"} {
+	for name, want := range map[string]string{
+		"ActiveState": "active", "Slice": "berthtest.slice",
+		"TasksMax": "20", "TimeoutStopUSec": "7s", "CollectMode": "inactive-or-failed",
+		"Delegate": "yes",
+	} {
 		if got := property(t, unit, name); got != want {
 			t.Errorf("%s is %s; want %s", name, got, want)
 		}
 	}
 	// One process holds the place of the container's until that is there.
-	w.await("its processes", func() bool { pids, _ := w.rt.Processes(background, w.id); return len(pids) == 2 })
+	w.await("its processes", func() bool {
+		pids, _ := w.rt.Processes(background, w.id)
+		return len(pids) == 2
+	})
 	other, err := New(filepath.Join(w.dir, "run")) // no flag says again that it is systemd
 	w.must(err)
-	w.must(other.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(30))}}}))
+	w.must(other.Update(background, w.id,
+		Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(30))}}}))
 	if got := property(t, unit, "TasksMax"); got != "30" {
 		t.Errorf("after the update TasksMax is %s", got)
 	}
-	if data, err := os.ReadFile(filepath.Join(dir, "pids.max")); unified() && (err != nil || strings.TrimSpace(string(data)) != "30") {
+	if data, err := os.ReadFile(filepath.Join(dir, "pids.max")); unified() &&
+		(err != nil || strings.TrimSpace(string(data)) != "30") {
 		t.Errorf("pids.max is %s, %v", data, err)
 	}
 	// Properties that systemd has only nearly cause a warning.
 	var warned []string
-	third, err := New(filepath.Join(w.dir, "run"), WithWarnings(func(s string) { warned = append(warned, s) }))
+	third, err := New(filepath.Join(w.dir, "run"), WithWarnings(func(s string) {
+		warned = append(warned, s)
+	}))
 	w.must(err)
 	for quota, want := range map[int64]string{12345: "13000", 20000: "20000"} {
-		w.must(third.Update(background, w.id, Update{Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(quota), Period: ptr(uint64(100000))}}}))
-		if data, err := os.ReadFile(filepath.Join(dir, "cpu.max")); unified() && (err != nil || string(data) != want+" 100000\n") {
+		w.must(third.Update(background, w.id,
+			Update{Resources: &specs.LinuxResources{CPU: &specs.LinuxCPU{
+				Quota:  ptr(quota),
+				Period: ptr(uint64(100000)),
+			}}}))
+		if data, err := os.ReadFile(filepath.Join(dir, "cpu.max")); unified() &&
+			(err != nil || string(data) != want+" 100000\n") {
 			t.Errorf("for a quota of %d cpu.max is %s, %v", quota, data, err)
 		}
 	}
-	if len(warned) != 1 || warned[0] != "linux.resources.cpu.quota: found 12345 of 100000; systemd has whole percents of a processor: it is 13000" {
+	if len(warned) != 1 ||
+		warned[0] != "linux.resources.cpu.quota: found 12345 of 100000; systemd has whole percents of a processor: it is 13000" {
 		t.Errorf("warned of %q", warned)
 	}
 	w.must(other.Pause(background, w.id))
@@ -109,7 +129,9 @@ func TestSystemd(t *testing.T) {
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left: %s", dir)
 	}
-	w.await("the end of the unit", func() bool { return property(t, unit, "ActiveState") == "inactive" })
+	w.await("the end of the unit", func() bool {
+		return property(t, unit, "ActiveState") == "inactive"
+	})
 
 	// Without a path it is in system.slice, and run leaves nothing either.
 	spec = w.sh("cat /proc/self/cgroup")
@@ -123,11 +145,17 @@ func TestSystemd(t *testing.T) {
 		w.fails(spec, "linux.cgroupsPath: found ")
 	}
 	spec.Linux.CgroupsPath = ""
-	for key, value := range map[string]string{"org.systemd.property.X": "1", "org.systemd.property.A-b": "1", "org.systemd.property.CollectMode": "nonsense'"} {
+	for key, value := range map[string]string{
+		"org.systemd.property.X":   "1",
+		"org.systemd.property.A-b": "1", "org.systemd.property.CollectMode": "nonsense'",
+	} {
 		spec.Annotations = map[string]string{key: value}
 		w.fails(spec, key)
 	}
-	for key, value := range map[string]string{"org.systemd.property.NoSuchThing": "1", "org.systemd.property.CollectMode": "'sometimes'", "org.systemd.property.TasksMax": "'many'"} {
+	for key, value := range map[string]string{
+		"org.systemd.property.NoSuchThing": "1",
+		"org.systemd.property.CollectMode": "'sometimes'", "org.systemd.property.TasksMax": "'many'",
+	} {
 		spec.Annotations = map[string]string{key: value}
 		w.fails(spec, `annotations["`+key+`"]: found `, "systemd refuses it")
 	}
@@ -135,7 +163,9 @@ func TestSystemd(t *testing.T) {
 	spec.Annotations = nil
 	spec.Process.Args = []string{"/nonexistent"}
 	w.fails(spec, "/nonexistent")
-	w.await("the end of the unit", func() bool { return property(t, "berth-"+w.id+".scope", "ActiveState") == "inactive" })
+	w.await("the end of the unit", func() bool {
+		return property(t, "berth-"+w.id+".scope", "ActiveState") == "inactive"
+	})
 }
 
 // TestSystemdUpdateUndone: where the kernel refuses one of several limits, neither the kernel nor
@@ -151,11 +181,17 @@ func TestSystemdUpdateUndone(t *testing.T) {
 	unit := "berth-" + w.id + ".scope"
 	limits := func() string {
 		var out []string
-		for _, name := range []string{"TasksMax", "MemoryMax", "MemoryLow", "MemorySwapMax", "CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "AllowedCPUs", "AllowedMemoryNodes"} {
+		for _, name := range []string{
+			"TasksMax", "MemoryMax", "MemoryLow", "MemorySwapMax", "CPUWeight",
+			"CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "AllowedCPUs", "AllowedMemoryNodes",
+		} {
 			out = append(out, name+"="+property(t, unit, name))
 		}
 		if unified() {
-			for _, file := range []string{"pids.max", "memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "cpuset.cpus.effective"} {
+			for _, file := range []string{
+				"pids.max", "memory.max", "memory.low", "memory.swap.max",
+				"cpu.weight", "cpu.max", "cpuset.cpus.effective",
+			} {
 				data, err := os.ReadFile(filepath.Join(s.Cgroups[""], file))
 				w.must(err)
 				out = append(out, file+"="+strings.TrimSpace(string(data)))
@@ -165,10 +201,18 @@ func TestSystemdUpdateUndone(t *testing.T) {
 	}
 	before := limits()
 	err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)), Swap: ptr(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: ptr(int64(10))},
-		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Quota: ptr(int64(20000)), Period: ptr(uint64(40000)), Cpus: "0", Mems: "60"}, // there is no such memory node
+		Memory: &specs.LinuxMemory{
+			Limit: ptr(int64(64 << 20)), Reservation: ptr(int64(32 << 20)),
+			Swap: ptr(int64(64 << 20)),
+		}, Pids: &specs.LinuxPids{Limit: ptr(int64(10))},
+		// there is no such memory node
+		CPU: &specs.LinuxCPU{
+			Shares: ptr(uint64(77)), Quota: ptr(int64(20000)),
+			Period: ptr(uint64(40000)), Cpus: "0", Mems: "60",
+		},
 	}})
-	if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.mems") || strings.Contains(err.Error(), "set it back") {
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.mems") ||
+		strings.Contains(err.Error(), "set it back") {
 		t.Errorf("found %v", err)
 	}
 	if after := limits(); after != before {
@@ -179,7 +223,8 @@ func TestSystemdUpdateUndone(t *testing.T) {
 	if after := limits(); after != before {
 		t.Errorf("before:\n%s\nafter a reload:\n%s", before, after)
 	}
-	w.must(w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
+	w.must(w.rt.Update(background, w.id,
+		Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
 	if got := property(t, unit, "TasksMax"); got != "11" {
 		t.Errorf("after an update that the kernel takes TasksMax is %s", got)
 	}
@@ -201,7 +246,8 @@ func TestPropertiesWithoutSystemd(t *testing.T) {
 	spec := w.sh("echo ran")
 	spec.Annotations = map[string]string{"org.systemd.property.TimeoutStopSec": "uint32 7"}
 	w.prints(spec, "ran\n")
-	if len(w.warned) != 1 || !strings.HasPrefix(w.warned[0], `annotations["org.systemd.property.TimeoutStopSec"]: only a scope of systemd`) {
+	if len(w.warned) != 1 || !strings.HasPrefix(w.warned[0],
+		`annotations["org.systemd.property.TimeoutStopSec"]: only a scope of systemd`) {
 		t.Errorf("warned of %q", w.warned)
 	}
 }
@@ -227,7 +273,10 @@ func TestCgroupsDisabled(t *testing.T) {
 		t.Errorf("it has made %v", w.cgroupDirs())
 	}
 	w.rt.manager = cgroup.Cgroupfs // later commands need no flag
-	w.await("its processes", func() bool { pids, err := w.rt.Processes(background, w.id); return err == nil && len(pids) == 2 })
+	w.await("its processes", func() bool {
+		pids, err := w.rt.Processes(background, w.id)
+		return err == nil && len(pids) == 2
+	})
 	if err := w.rt.Pause(background, w.id); err == nil || !strings.Contains(err.Error(), "no cgroup") {
 		t.Errorf("to pause it gives %v", err)
 	}

@@ -21,7 +21,10 @@ func TestTerminalAlone(t *testing.T) {
 	r, out, err := os.Pipe()
 	w.must(err)
 	defer r.Close()
-	s, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), Console: theirs, Stdout: out, Stderr: out})
+	s, err := w.rt.Create(background, w.id, CreateOptions{
+		Bundle: w.bundle(), Console: theirs,
+		Stdout: out, Stderr: out,
+	})
 	out.Close()
 	w.must(err)
 	defer func() {

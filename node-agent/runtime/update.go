@@ -137,12 +137,18 @@ func mergeResources(old, change *specs.LinuxResources) (*specs.LinuxResources, e
 			return nil, fmt.Errorf("linux.resources: %w", err)
 		}
 	}
-	merged.HugepageLimits = upsert(old.HugepageLimits, change.HugepageLimits, func(h specs.LinuxHugepageLimit) string { return h.Pagesize })
+	merged.HugepageLimits = upsert(old.HugepageLimits, change.HugepageLimits,
+		func(h specs.LinuxHugepageLimit) string {
+			return h.Pagesize
+		})
 	if merged.Network != nil {
 		var from, to specs.LinuxNetwork
 		fill(&from, old.Network)
 		fill(&to, change.Network)
-		merged.Network.Priorities = upsert(from.Priorities, to.Priorities, func(p specs.LinuxInterfacePriority) string { return p.Name })
+		merged.Network.Priorities = upsert(from.Priorities, to.Priorities,
+			func(p specs.LinuxInterfacePriority) string {
+				return p.Name
+			})
 	}
 	if merged.BlockIO != nil {
 		mergeBlockIO(merged.BlockIO, old.BlockIO, change.BlockIO)
@@ -165,7 +171,9 @@ func mergeBlockIO(merged, old, change *specs.LinuxBlockIO) {
 	fill(&to, change)
 	merged.WeightDevice = nil
 	for _, d := range append(slices.Clone(from.WeightDevice), to.WeightDevice...) {
-		i := slices.IndexFunc(merged.WeightDevice, func(m specs.LinuxWeightDevice) bool { return m.Major == d.Major && m.Minor == d.Minor })
+		i := slices.IndexFunc(merged.WeightDevice, func(m specs.LinuxWeightDevice) bool {
+			return m.Major == d.Major && m.Minor == d.Minor
+		})
 		if i < 0 {
 			merged.WeightDevice = append(merged.WeightDevice, d)
 			continue
@@ -175,9 +183,12 @@ func mergeBlockIO(merged, old, change *specs.LinuxBlockIO) {
 	}
 	number := func(d specs.LinuxThrottleDevice) device { return device{d.Major, d.Minor} }
 	merged.ThrottleReadBpsDevice = upsert(from.ThrottleReadBpsDevice, to.ThrottleReadBpsDevice, number)
-	merged.ThrottleWriteBpsDevice = upsert(from.ThrottleWriteBpsDevice, to.ThrottleWriteBpsDevice, number)
-	merged.ThrottleReadIOPSDevice = upsert(from.ThrottleReadIOPSDevice, to.ThrottleReadIOPSDevice, number)
-	merged.ThrottleWriteIOPSDevice = upsert(from.ThrottleWriteIOPSDevice, to.ThrottleWriteIOPSDevice, number)
+	merged.ThrottleWriteBpsDevice = upsert(from.ThrottleWriteBpsDevice, to.ThrottleWriteBpsDevice,
+		number)
+	merged.ThrottleReadIOPSDevice = upsert(from.ThrottleReadIOPSDevice, to.ThrottleReadIOPSDevice,
+		number)
+	merged.ThrottleWriteIOPSDevice = upsert(from.ThrottleWriteIOPSDevice, to.ThrottleWriteIOPSDevice,
+		number)
 }
 
 // upsert returns a list without two elements of one key: the later one wins.
@@ -195,7 +206,8 @@ func upsert[T any, K comparable](from, with []T, key func(T) K) (out []T) {
 // limitAndSwap: memory without a limit leaves a limit of memory and swap together no meaning,
 // unless the same update gives one.
 func limitAndSwap(merged, change *specs.LinuxResources) {
-	if c := change.Memory; c != nil && c.Limit != nil && *c.Limit == -1 && c.Swap == nil && merged.Memory.Swap != nil && *merged.Memory.Swap > 0 {
+	if c := change.Memory; c != nil && c.Limit != nil && *c.Limit == -1 && c.Swap == nil &&
+		merged.Memory.Swap != nil && *merged.Memory.Swap > 0 {
 		merged.Memory.Swap = c.Limit
 	}
 }
@@ -224,7 +236,8 @@ func together(change, merged *specs.LinuxResources) *specs.LinuxResources {
 	if m := change.Memory; m != nil {
 		memory := *m
 		if memory.Limit != nil || memory.Swap != nil {
-			memory.Limit, memory.Swap = merged.Memory.Limit, merged.Memory.Swap // on v2 swap is counted apart
+			// on v2 swap is counted apart
+			memory.Limit, memory.Swap = merged.Memory.Limit, merged.Memory.Swap
 		}
 		memory.CheckBeforeUpdate = merged.Memory.CheckBeforeUpdate
 		write.Memory = &memory

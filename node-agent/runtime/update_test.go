@@ -21,14 +21,39 @@ import (
 func TestMergeResources(t *testing.T) {
 	leaktest.Check(t)
 	for name, c := range map[string]struct{ old, change, merged, write string }{
-		"another field": {`{"memory":{"limit":10}}`, `{"pids":{"limit":3}}`, `{"memory":{"limit":10},"pids":{"limit":3}}`, `{"pids":{"limit":3}}`},
-		"quota alone":   {`{"cpu":{"quota":5000,"period":10000,"shares":9}}`, `{"cpu":{"quota":6000}}`, `{"cpu":{"shares":9,"quota":6000,"period":10000}}`, `{"cpu":{"quota":6000,"period":10000}}`},
-		"swap alone":    {`{"memory":{"limit":10,"reservation":3}}`, `{"memory":{"swap":20}}`, `{"memory":{"limit":10,"reservation":3,"swap":20}}`, `{"memory":{"limit":10,"swap":20}}`},
-		"no limit":      {`{"memory":{"limit":10,"swap":20}}`, `{"memory":{"limit":-1}}`, `{"memory":{"limit":-1,"swap":-1}}`, `{"memory":{"limit":-1,"swap":-1}}`},
-		"check":         {`{"memory":{"limit":10,"checkBeforeUpdate":true}}`, `{"memory":{"limit":9}}`, `{"memory":{"limit":9,"checkBeforeUpdate":true}}`, `{"memory":{"limit":9,"checkBeforeUpdate":true}}`},
-		"idle":          {`{"cpu":{"shares":9}}`, `{"cpu":{"idle":1,"shares":8}}`, `{"cpu":{"shares":8,"idle":1}}`, `{"cpu":{"idle":1}}`},
-		"no longer":     {`{"cpu":{"shares":9,"idle":1}}`, `{"cpu":{"idle":0}}`, `{"cpu":{"shares":9,"idle":0}}`, `{"cpu":{"shares":9,"idle":0}}`},
-		"unified":       {`{"unified":{"memory.high":"1","pids.max":"3"}}`, `{"unified":{"pids.max":"4"}}`, `{"unified":{"memory.high":"1","pids.max":"4"}}`, `{"unified":{"pids.max":"4"}}`},
+		"another field": {
+			`{"memory":{"limit":10}}`, `{"pids":{"limit":3}}`,
+			`{"memory":{"limit":10},"pids":{"limit":3}}`, `{"pids":{"limit":3}}`,
+		},
+		"quota alone": {
+			`{"cpu":{"quota":5000,"period":10000,"shares":9}}`, `{"cpu":{"quota":6000}}`,
+			`{"cpu":{"shares":9,"quota":6000,"period":10000}}`, `{"cpu":{"quota":6000,"period":10000}}`,
+		},
+		"swap alone": {
+			`{"memory":{"limit":10,"reservation":3}}`, `{"memory":{"swap":20}}`,
+			`{"memory":{"limit":10,"reservation":3,"swap":20}}`, `{"memory":{"limit":10,"swap":20}}`,
+		},
+		"no limit": {
+			`{"memory":{"limit":10,"swap":20}}`, `{"memory":{"limit":-1}}`,
+			`{"memory":{"limit":-1,"swap":-1}}`, `{"memory":{"limit":-1,"swap":-1}}`,
+		},
+		"check": {
+			`{"memory":{"limit":10,"checkBeforeUpdate":true}}`, `{"memory":{"limit":9}}`,
+			`{"memory":{"limit":9,"checkBeforeUpdate":true}}`,
+			`{"memory":{"limit":9,"checkBeforeUpdate":true}}`,
+		},
+		"idle": {
+			`{"cpu":{"shares":9}}`, `{"cpu":{"idle":1,"shares":8}}`,
+			`{"cpu":{"shares":8,"idle":1}}`, `{"cpu":{"idle":1}}`,
+		},
+		"no longer": {
+			`{"cpu":{"shares":9,"idle":1}}`, `{"cpu":{"idle":0}}`,
+			`{"cpu":{"shares":9,"idle":0}}`, `{"cpu":{"shares":9,"idle":0}}`,
+		},
+		"unified": {
+			`{"unified":{"memory.high":"1","pids.max":"3"}}`, `{"unified":{"pids.max":"4"}}`,
+			`{"unified":{"memory.high":"1","pids.max":"4"}}`, `{"unified":{"pids.max":"4"}}`,
+		},
 		"devices": {
 			`{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":16,"rate":2},{"major":8,"minor":0,"rate":3}],"weightDevice":[{"major":8,"minor":0,"weight":10}]}}`,
 			`{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":5},{"major":9,"minor":0,"rate":6}],"weightDevice":[{"major":8,"minor":0,"leafWeight":11}]}}`,
@@ -102,12 +127,16 @@ func TestUpdateMemory(t *testing.T) {
 	is("33554432", "50331648", "16777216")
 	w.must(memory(specs.LinuxMemory{Limit: ptr(40 * mi)})) // with the swap of before
 	is("41943040", "50331648", "8388608")
-	if err := memory(specs.LinuxMemory{Limit: ptr(64 * mi)}); err == nil || !strings.Contains(err.Error(), "linux.resources.memory.swap: found 50331648") {
+	if err := memory(specs.LinuxMemory{Limit: ptr(64 * mi)}); err == nil ||
+		!strings.Contains(err.Error(), "linux.resources.memory.swap: found 50331648") {
 		t.Errorf("a limit above that with swap: %v", err)
 	}
 	is("41943040", "50331648", "8388608")
 	// Below what is in use: the kernel refuses on cgroup v1, and on v2 would kill.
-	err := memory(specs.LinuxMemory{Limit: ptr(int64(1024)), Swap: ptr(2 * mi), CheckBeforeUpdate: ptr(true)})
+	err := memory(specs.LinuxMemory{
+		Limit: ptr(int64(1024)), Swap: ptr(2 * mi),
+		CheckBeforeUpdate: ptr(true),
+	})
 	if err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ") {
 		t.Errorf("a limit below the usage: %v", err)
 	}
@@ -116,7 +145,8 @@ func TestUpdateMemory(t *testing.T) {
 		t.Errorf("it is %s", got)
 	}
 	w.must(memory(specs.LinuxMemory{Limit: ptr(int64(-1))}))
-	is(map[bool]string{true: "max", false: "9223372036854771712"}[unified()], "9223372036854771712", "max")
+	is(map[bool]string{true: "max", false: "9223372036854771712"}[unified()],
+		"9223372036854771712", "max")
 	w.must(w.rt.Kill(background, w.id, unix.SIGKILL, true))
 	w.await("its end", func() bool { return w.status() == "stopped" })
 	if err := memory(specs.LinuxMemory{Limit: ptr(64 * mi)}); !errors.Is(err, ErrNotRunning) {
@@ -137,7 +167,8 @@ func TestUpdateOOMKiller(t *testing.T) {
 	w.start(spec)
 	disabled := func(want string) {
 		t.Helper()
-		if got, _, _ := strings.Cut(w.cgroupFile("memory", "memory.oom_control", ""), "\n"); got != "oom_kill_disable "+want {
+		got, _, _ := strings.Cut(w.cgroupFile("memory", "memory.oom_control", ""), "\n")
+		if got != "oom_kill_disable "+want {
 			t.Errorf("found %s; want %s", got, want)
 		}
 	}
@@ -160,8 +191,10 @@ func TestUpdateUndone(t *testing.T) {
 	w.start(spec)
 	cpus := w.cgroupFile("cpuset", "cpuset.cpus", "cpuset.cpus.effective")
 	err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: ptr(int64(10))},
-		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Cpus: "0", Mems: "60"}, // there is no such memory node
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20))},
+		Pids:   &specs.LinuxPids{Limit: ptr(int64(10))},
+		// there is no such memory node
+		CPU: &specs.LinuxCPU{Shares: ptr(uint64(77)), Cpus: "0", Mems: "60"},
 	}})
 	if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.mems") {
 		t.Errorf("found %v", err)
@@ -180,12 +213,16 @@ func TestUpdateUndone(t *testing.T) {
 			t.Errorf("%s is %s; want %s", f.v1, got, want)
 		}
 	}
-	w.must(w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
+	w.must(w.rt.Update(background, w.id,
+		Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(11))}}}))
 
 	// A limit that cannot be recorded is set back: the next update would start from another one.
 	obstacle := filepath.Join(w.rt.root, w.id, stateFile+".new", "x")
 	w.must(os.MkdirAll(obstacle, 0o700))
-	if err := w.rt.Update(background, w.id, Update{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(12))}}}); err == nil {
+	if err := w.rt.Update(background, w.id,
+		Update{
+			Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(12))}},
+		}); err == nil {
 		t.Error("an update that cannot be recorded succeeded")
 	}
 	if got := w.cgroupFile("pids", "pids.max", "pids.max"); got != "11" {

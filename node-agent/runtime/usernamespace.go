@@ -19,7 +19,10 @@ import (
 // causeInUserNamespace returns the likely cause of a failure in a user namespace, where EPERM has
 // many; it is empty if launch.Cause knows as much.
 func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
-	if !InUserNamespace() && !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace }) {
+	if !InUserNamespace() && !slices.ContainsFunc(spec.Linux.Namespaces,
+		func(n specs.LinuxNamespace) bool {
+			return n.Type == specs.UserNamespace
+		}) {
 		return ""
 	}
 	mount := specs.Mount{}
@@ -30,15 +33,21 @@ func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
 	case unix.EPERM:
 		switch step.Name {
 		case "setgroups":
-			return fmt.Sprintf("process.user.additionalGids: found %v; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped: map more than one, which newgidmap does, or name no groups", spec.Process.User.AdditionalGids)
+			return fmt.Sprintf(
+				"process.user.additionalGids: found %v; setgroups(2) is denied in a user namespace whose group ids a plain user has mapped: map more than one, which newgidmap does, or name no groups", spec.Process.User.AdditionalGids)
 		case "mount_setattr":
 			return "flags that a mount of the host has (ro, nosuid, nodev, noexec, those of the access time) cannot be taken away in a user namespace: ask for the same (mount_namespaces(7), Restrictions on mount namespaces)"
 		case "fsmount":
-			return "in a user namespace a " + mount.Type + " can be mounted only where nothing covers a part of the host's own, as other containers' masked paths do (\"mount too revealing\"): bind mount the host's"
+			return "in a user namespace a " + mount.Type +
+				" can be mounted only where nothing covers a part of the host's own, as other containers' masked paths do (\"mount too revealing\"): bind mount the host's"
 		case "fsopen", "fsconfig":
-			owner := map[string]specs.LinuxNamespaceType{"proc": specs.PIDNamespace, "mqueue": specs.IPCNamespace, "sysfs": specs.NetworkNamespace}[mount.Type]
+			owner := map[string]specs.LinuxNamespaceType{
+				"proc":   specs.PIDNamespace,
+				"mqueue": specs.IPCNamespace, "sysfs": specs.NetworkNamespace,
+			}[mount.Type]
 			if owner != "" {
-				return "a user namespace can mount a " + mount.Type + " only with a " + string(owner) + " namespace of its own: add one to linux.namespaces, or bind mount the host's"
+				return "a user namespace can mount a " + mount.Type + " only with a " + string(owner) +
+					" namespace of its own: add one to linux.namespaces, or bind mount the host's"
 			}
 		}
 	case unix.EINVAL:
@@ -82,7 +91,9 @@ func MapCaller(spec *specs.Spec) document.Faults {
 // joinedUserNamespace returns the index in linux.namespaces of a user namespace to join, -1 without
 // one.
 func joinedUserNamespace(spec *specs.Spec) int {
-	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace && n.Path != "" })
+	return slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.UserNamespace && n.Path != ""
+	})
 }
 
 // learnUserNamespace does the work that needs the mappings of a user namespace that the child has
@@ -92,10 +103,15 @@ func (c *creation) learnUserNamespace(pid int) error {
 	if err := readMappings(c.spec, pid); err != nil {
 		return err
 	}
-	for i, real := range [2][]specs.LinuxIDMapping{c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings} {
+	for i, real := range [2][]specs.LinuxIDMapping{
+		c.spec.Linux.UIDMappings,
+		c.spec.Linux.GIDMappings,
+	} {
 		if len(said[i]) > 0 && !sameMappings(said[i], real) {
-			return fmt.Errorf("%s: found %v; the user namespace of linux.namespaces[%d].path has %v: leave the mappings out, or say the same",
-				[2]string{"linux.uidMappings", "linux.gidMappings"}[i], said[i], joinedUserNamespace(c.spec), real)
+			return fmt.Errorf(
+				"%s: found %v; the user namespace of linux.namespaces[%d].path has %v: leave the mappings out, or say the same",
+				[2]string{"linux.uidMappings", "linux.gidMappings"}[i], said[i],
+				joinedUserNamespace(c.spec), real)
 		}
 	}
 	raiseLimits(c.spec, pid)
@@ -129,7 +145,9 @@ func readMappings(spec *specs.Spec, pid int) error {
 // sameMappings reports whether two lists map the same ids, in whatever order.
 func sameMappings(a, b []specs.LinuxIDMapping) bool {
 	sorted := func(l []specs.LinuxIDMapping) []specs.LinuxIDMapping {
-		return slices.SortedFunc(slices.Values(l), func(x, y specs.LinuxIDMapping) int { return int(int64(x.ContainerID) - int64(y.ContainerID)) })
+		return slices.SortedFunc(slices.Values(l), func(x, y specs.LinuxIDMapping) int {
+			return int(int64(x.ContainerID) - int64(y.ContainerID))
+		})
 	}
 	return slices.Equal(sorted(a), sorted(b))
 }

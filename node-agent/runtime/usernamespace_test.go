@@ -33,7 +33,10 @@ func TestUserNamespaceBehindClosedDirectories(t *testing.T) {
 	w.must(os.Chown(volume, mappedBase+1000, mappedBase+1000))
 	w.must(os.WriteFile(filepath.Join(w.dir, "closed/secret"), []byte("root's"), 0o644))
 	spec := w.inUserNamespace(w.sh("stat -c %u:%g /volume; touch /volume/made 2>&1; id -u"))
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/volume", Type: "bind", Source: volume,
+		Options: []string{"rbind", "rw"},
+	})
 	w.must(os.Chmod(filepath.Join(w.dir, "closed"), 0o700))
 	w.must(os.Chmod(w.dir, 0o700))
 	w.prints(spec, "1000:1000\ntouch: /volume/made: Permission denied\n0\n")
@@ -54,7 +57,10 @@ func TestUserNamespaceOwnersDirectory(t *testing.T) {
 	w.must(os.Mkdir(private, 0o700))
 	w.must(os.Chown(private, mappedBase+1000, 0))
 	spec := w.inUserNamespace(w.sh("pwd; touch made; id -u"))
-	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/new/place", Type: "bind", Source: private, Options: []string{"rbind", "rw"}})
+	spec.Mounts = append(spec.Mounts, specs.Mount{
+		Destination: "/new/place", Type: "bind",
+		Source: private, Options: []string{"rbind", "rw"},
+	})
 	spec.Process.User, spec.Process.Cwd = specs.User{UID: 1000, GID: 1000}, "/new/place"
 	w.prints(spec, "/new/place\n1000\n")
 	var st unix.Stat_t
@@ -66,7 +72,8 @@ func TestUserNamespaceOwnersDirectory(t *testing.T) {
 	if p, err := w.rt.Run(background, w.id, CreateOptions{Bundle: w.bundle()}); err == nil {
 		p.Wait()
 		t.Error("another user got into the folder of its owner")
-	} else if !strings.Contains(err.Error(), "process.cwd") || !strings.Contains(err.Error(), "permission denied") {
+	} else if !strings.Contains(err.Error(), "process.cwd") || !strings.Contains(err.Error(),
+		"permission denied") {
 		t.Errorf("found the error %v", err)
 	}
 }
@@ -93,22 +100,41 @@ func TestUserNamespaceBehindAnotherUsersDirectories(t *testing.T) {
 			w.must(os.WriteFile(filepath.Join(closed, "file"), []byte("file\n"), 0o644))
 			w.must(os.Symlink(closed, filepath.Join(w.dir, "link")))
 			w.must(os.Symlink("nowhere", filepath.Join(closed, "dangling")))
-			w.must(unix.Mount("tmpfs", filepath.Join(closed, "volume/below"), "tmpfs", unix.MS_NOSUID, "mode=755"))
+			w.must(unix.Mount("tmpfs", filepath.Join(closed, "volume/below"), "tmpfs", unix.MS_NOSUID,
+				"mode=755"))
 			defer func() { w.must(unix.Unmount(filepath.Join(closed, "volume/below"), unix.MNT_DETACH)) }()
-			spec := w.sh("cat /f; touch /volume/made; stat -c %u /volume/made; mount -o remount,bind,suid /volume/below 2>&1 | grep -c denied; umount /volume/below 2>&1 | grep -c Invalid; readlink /l")
+			spec := w.sh(
+				"cat /f; touch /volume/made; stat -c %u /volume/made; mount -o remount,bind,suid /volume/below 2>&1 | grep -c denied; umount /volume/below 2>&1 | grep -c Invalid; readlink /l")
 			spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
-			spec.Process.Capabilities.Effective, spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding, spec.Process.Capabilities.Bounding
+			spec.Process.Capabilities.Effective,
+				spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding,
+				spec.Process.Capabilities.Bounding
 			if !joined {
 				w.mapped(spec)
 			} else {
-				spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "ipc"}, ns}
+				spec.Linux.Namespaces = []specs.LinuxNamespace{
+					{Type: "pid"},
+					{Type: "mount"},
+					{Type: "uts"},
+					{Type: "ipc"},
+					ns,
+				}
 				spec.Linux.CgroupsPath, spec.Mounts = "/"+w.id, spec.Mounts[:4]
 			}
 			spec.Mounts = append(spec.Mounts,
 				specs.Mount{Destination: "/ok", Type: "bind", Source: "/etc", Options: []string{"rbind", "ro"}},
-				specs.Mount{Destination: "/f", Type: "bind", Source: filepath.Join(w.dir, "link/file"), Options: []string{"rbind"}},
-				specs.Mount{Destination: "/l", Type: "bind", Source: filepath.Join(closed, "dangling"), Options: []string{"rbind", "src-nofollow", "dest-nofollow"}},
-				specs.Mount{Destination: "/volume", Type: "bind", Source: filepath.Join(closed, "volume"), Options: []string{"rbind", "rw"}})
+				specs.Mount{
+					Destination: "/f", Type: "bind", Source: filepath.Join(w.dir, "link/file"),
+					Options: []string{"rbind"},
+				},
+				specs.Mount{
+					Destination: "/l", Type: "bind", Source: filepath.Join(closed, "dangling"),
+					Options: []string{"rbind", "src-nofollow", "dest-nofollow"},
+				},
+				specs.Mount{
+					Destination: "/volume", Type: "bind", Source: filepath.Join(closed, "volume"),
+					Options: []string{"rbind", "rw"},
+				})
 			w.must(os.Symlink("elsewhere", w.file("l")))
 			w.must(os.Chown(closed, 1234, 1234))
 			w.must(os.Chmod(closed, 0o700))
@@ -120,7 +146,8 @@ func TestUserNamespaceBehindAnotherUsersDirectories(t *testing.T) {
 			w.must(os.Chmod(w.dir, 0o700))
 			w.prints(spec, want)
 			spec.Mounts[len(spec.Mounts)-1].Source = filepath.Join(closed, "missing")
-			w.fails(spec, fmt.Sprintf("mounts[%d] (/volume): open %s/missing: no such file or directory", len(spec.Mounts)-1, closed))
+			w.fails(spec, fmt.Sprintf("mounts[%d] (/volume): open %s/missing: no such file or directory",
+				len(spec.Mounts)-1, closed))
 		})
 	}
 }
@@ -144,23 +171,38 @@ func TestJoinUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	first := w.start(w.inUserNamespace(w.spec("sleep", "1000")))
 	ns := func(kind specs.LinuxNamespaceType) specs.LinuxNamespace {
-		return specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", first.PID, strings.TrimSuffix(string(kind), "work"))}
+		return specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", first.PID,
+			strings.TrimSuffix(string(kind), "work"))}
 	}
 	second := w.id + "-2"
 	for name, c := range map[string]struct {
 		namespaces []specs.LinuxNamespace
 		want       string
 	}{
-		"new":    {[]specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "ipc"}, ns("user"), ns("network")}, "1\n0\nmounted\n"},
-		"joined": {[]specs.LinuxNamespace{{Type: "mount"}, {Type: "uts"}, ns("user"), ns("network"), ns("ipc"), ns("pid")}, "0\nmounted\n"},
+		"new": {[]specs.LinuxNamespace{
+			{Type: "pid"},
+			{Type: "mount"},
+			{Type: "uts"},
+			{Type: "ipc"},
+			ns("user"), ns("network"),
+		}, "1\n0\nmounted\n"},
+		"joined": {[]specs.LinuxNamespace{
+			{Type: "mount"},
+			{Type: "uts"},
+			ns("user"), ns("network"),
+			ns("ipc"), ns("pid"),
+		}, "0\nmounted\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			spec := w.sh("id -u; mkdir -p /x; mount -t tmpfs x /x && echo mounted; cut -d' ' -f4 /proc/self/stat >/dev/null")
+			spec := w.sh(
+				"id -u; mkdir -p /x; mount -t tmpfs x /x && echo mounted; cut -d' ' -f4 /proc/self/stat >/dev/null")
 			if name == "new" {
 				spec.Process.Args[2] = "echo $$; " + spec.Process.Args[2]
 			}
 			spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
-			spec.Process.Capabilities.Effective, spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding, spec.Process.Capabilities.Bounding
+			spec.Process.Capabilities.Effective,
+				spec.Process.Capabilities.Permitted = spec.Process.Capabilities.Bounding,
+				spec.Process.Capabilities.Bounding
 			spec.Linux.Namespaces, spec.Linux.CgroupsPath = c.namespaces, "/"+second
 			spec.Mounts = spec.Mounts[:6]
 			id := w.id
@@ -175,7 +217,12 @@ func TestJoinUserNamespace(t *testing.T) {
 	path := fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
 	host, err := os.Readlink(path)
 	w.must(err)
-	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "user"}, {Type: "network", Path: path}}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: "pid"},
+		{Type: "mount"},
+		{Type: "user"},
+		{Type: "network", Path: path},
+	}
 	spec.Linux.CgroupsPath, spec.Mounts, spec.Hostname = "/"+second, spec.Mounts[:4], ""
 	id := w.id
 	w.id = second
@@ -195,17 +242,26 @@ func TestMappingsOfAJoinedUserNamespace(t *testing.T) {
 	spec := w.sh("echo again > /proc/self/fd/1; stat -L -c %u:%F /proc/self/fd/1")
 	spec.Process.User.UID = 7
 	spec.Linux.CgroupsPath, spec.Mounts = "/"+w.id, spec.Mounts[:4]
-	spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "pid"}, {Type: "mount"}, {Type: "uts"}, {Type: "user", Path: fmt.Sprintf("/proc/%d/ns/user", first.PID)}}
+	spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: "pid"},
+		{Type: "mount"},
+		{Type: "uts"},
+		{Type: "user", Path: fmt.Sprintf("/proc/%d/ns/user", first.PID)},
+	}
 	w.prints(spec, "again\n7:fifo\n")
 	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: mappedBase, Size: 65536}}
 	spec.Linux.GIDMappings = spec.Linux.UIDMappings
 	w.prints(spec, "again\n7:fifo\n")
 	spec.Linux.GIDMappings = []specs.LinuxIDMapping{{HostID: mappedBase + 1, Size: 65536}}
-	w.fails(spec, "linux.gidMappings: found [{0 100001 65536}]; the user namespace of linux.namespaces[3].path has [{0 100000 65536}]")
+	w.fails(spec,
+		"linux.gidMappings: found [{0 100001 65536}]; the user namespace of linux.namespaces[3].path has [{0 100000 65536}]")
 	spec.Linux.UIDMappings, spec.Linux.GIDMappings = nil, nil
 	spec.Process.Args, spec.Process.User.UID = []string{"sleep", "1000"}, 0
 	second := w.start(spec)
-	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{"/bin/sh", "-c", "echo again > /proc/self/fd/1; id -u"}, Cwd: "/", User: specs.User{UID: 9}}}, "again\n9\n")
+	w.execPrints(ExecOptions{Process: &specs.Process{Args: []string{
+		"/bin/sh", "-c",
+		"echo again > /proc/self/fd/1; id -u",
+	}, Cwd: "/", User: specs.User{UID: 9}}}, "again\n9\n")
 	w.end(w.id, second.PID)
 }
 
@@ -215,18 +271,21 @@ func TestUserNamespaceWithoutMappings(t *testing.T) {
 	const mapping = "         0          0          1\n"
 	w := newWorld(t)
 	spec := w.sh("cat /proc/self/uid_map /proc/self/gid_map; sleep 1000")
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.UserNamespace})
 	for i := range spec.Mounts {
 		notMapped := func(option string) bool { return option == "gid=5" }
 		spec.Mounts[i].Options = slices.DeleteFunc(spec.Mounts[i].Options, notMapped)
 	}
 	state := w.start(spec)
 	defer w.end(w.id, state.PID)
-	if got := w.execOutput("cat /proc/self/uid_map /proc/self/gid_map; id -u"); got != mapping+mapping+"0\n" {
+	if got := w.execOutput("cat /proc/self/uid_map /proc/self/gid_map; id -u"); got != mapping+
+		mapping+"0\n" {
 		t.Errorf("the process has %q", got)
 	}
 	for _, field := range []string{"linux.uidMappings", "linux.gidMappings"} {
-		want := field + ": found nothing; allowed: the mappings of the new user namespace; the process's user is the caller"
+		want := field +
+			": found nothing; allowed: the mappings of the new user namespace; the process's user is the caller"
 		if !slices.Contains(w.warned, want) {
 			t.Errorf("warnings %q; want %q", w.warned, want)
 		}
@@ -243,28 +302,41 @@ func TestMapCaller(t *testing.T) {
 		wantUIDs, wantGIDs []specs.LinuxIDMapping
 		want               []string
 	}{
-		"none":   {specs.LinuxNamespace{Type: specs.PIDNamespace}, nil, nil, nil, nil, nil},
-		"joined": {specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"}, nil, nil, nil, nil, nil},
-		"given":  {specs.LinuxNamespace{Type: specs.UserNamespace}, given, given, given, given, nil},
+		"none": {specs.LinuxNamespace{Type: specs.PIDNamespace}, nil, nil, nil, nil, nil},
+		"joined": {
+			specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/1/ns/user"},
+			nil, nil,
+			nil, nil, nil,
+		},
+		"given": {specs.LinuxNamespace{Type: specs.UserNamespace}, given, given, given, given, nil},
 		"groups": {
 			specs.LinuxNamespace{Type: specs.UserNamespace},
 			given, nil, given,
 			[]specs.LinuxIDMapping{{ContainerID: 8, HostID: uint32(os.Getegid()), Size: 1}},
 			[]string{"linux.gidMappings"},
 		},
-		"users": {specs.LinuxNamespace{Type: specs.UserNamespace}, nil, given, own, given, []string{"linux.uidMappings"}},
+		"users": {
+			specs.LinuxNamespace{Type: specs.UserNamespace},
+			nil, given, own, given,
+			[]string{"linux.uidMappings"},
+		},
 	} {
 		spec := &specs.Spec{
 			Process: &specs.Process{User: specs.User{UID: 7, GID: 8}},
-			Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{c.namespace}, UIDMappings: c.uids, GIDMappings: c.gids},
+			Linux: &specs.Linux{
+				Namespaces: []specs.LinuxNamespace{c.namespace}, UIDMappings: c.uids,
+				GIDMappings: c.gids,
+			},
 		}
 		filled := MapCaller(spec)
 		var fields []string
 		for _, f := range filled.Warnings() {
 			fields = append(fields, f.Path)
 		}
-		if !slices.Equal(fields, c.want) || !slices.Equal(spec.Linux.UIDMappings, c.wantUIDs) || !slices.Equal(spec.Linux.GIDMappings, c.wantGIDs) {
-			t.Errorf("%s: filled in %v, mappings %v and %v", name, fields, spec.Linux.UIDMappings, spec.Linux.GIDMappings)
+		if !slices.Equal(fields, c.want) || !slices.Equal(spec.Linux.UIDMappings, c.wantUIDs) ||
+			!slices.Equal(spec.Linux.GIDMappings, c.wantGIDs) {
+			t.Errorf("%s: filled in %v, mappings %v and %v", name, fields, spec.Linux.UIDMappings,
+				spec.Linux.GIDMappings)
 		}
 	}
 }

@@ -34,11 +34,13 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
-		if rec.PID == 0 || rec.StartTime == 0 || rec.Boot == "" || rec.Bundle == "" || len(rec.Cgroups) == 0 || rec.Created.IsZero() {
+		if rec.PID == 0 || rec.StartTime == 0 || rec.Boot == "" || rec.Bundle == "" ||
+			len(rec.Cgroups) == 0 || rec.Created.IsZero() {
 			t.Errorf("%s: found %+v", file, rec)
 		}
 	}
-	if _, err := parseRecord([]byte(`{"version":2,"id":"x","cgroups":"other"}`), "x"); !errors.Is(err, errNewer) {
+	if _, err := parseRecord([]byte(`{"version":2,"id":"x","cgroups":"other"}`), "x"); !errors.Is(err,
+		errNewer) {
 		t.Errorf("found %v; want errNewer", err)
 	}
 }

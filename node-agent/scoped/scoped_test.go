@@ -41,7 +41,10 @@ func TestRenamesElsewhere(t *testing.T) {
 	defer unix.Close(root)
 	raced := 0
 	for range 20000 {
-		fd, err := unix.Openat2(root, "link/below", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+		fd, err := unix.Openat2(root, "link/below", &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT,
+		})
 		if err != nil {
 			raced++
 		} else {
@@ -50,7 +53,8 @@ func TestRenamesElsewhere(t *testing.T) {
 		if fd, err = Open(root, "link/below", unix.O_PATH, unix.RESOLVE_IN_ROOT); err != nil {
 			t.Fatalf("after %d that openat2 failed with: %v", raced, err)
 		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags != unix.FD_CLOEXEC {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil ||
+			flags != unix.FD_CLOEXEC {
 			t.Fatalf("flags of the descriptor: %d, %v", flags, err)
 		}
 		unix.Close(fd)

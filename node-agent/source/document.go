@@ -37,7 +37,8 @@ func TakeDocument(spec *v1alpha1.OCIBundleSpec) Document {
 	type span struct{ from, to int }
 	var parts []span
 	for _, part := range []json.RawMessage{
-		config.Process.Args, config.Process.Env, config.Hostname, config.Mounts, config.Linux.Resources, config.Linux.Seccomp,
+		config.Process.Args, config.Process.Env, config.Hostname, config.Mounts, config.Linux.Resources,
+		config.Linux.Seccomp,
 	} {
 		if from := strings.Index(raw, string(part)); from >= 0 && len(part) > 0 {
 			parts = append(parts, span{from, from + len(part)})
@@ -49,7 +50,8 @@ func TakeDocument(spec *v1alpha1.OCIBundleSpec) Document {
 	end := 0
 	for _, part := range parts {
 		if part.from >= end {
-			out, end = append(out, unique.Make(raw[end:part.from]), unique.Make(raw[part.from:part.to])), part.to
+			out, end = append(out, unique.Make(raw[end:part.from]), unique.Make(raw[part.from:part.to])),
+				part.to
 		}
 	}
 	return slices.Clip(append(out, unique.Make(raw[end:])))

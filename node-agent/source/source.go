@@ -66,7 +66,8 @@ type Source interface {
 	List() []*v1alpha1.OCIBundle
 	// ReportStatus sets the status of the bundle of that key and UID, replacing the last report. It
 	// is no error when the bundle is gone.
-	ReportStatus(ctx context.Context, bundle *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error
+	ReportStatus(ctx context.Context, bundle *v1alpha1.OCIBundle,
+		status *v1alpha1.OCIBundleStatus) error
 	// Release says that nothing is left on the node of the bundle of that key and UID. It is no
 	// error when the bundle is gone.
 	Release(ctx context.Context, key Key, uid types.UID) error

@@ -30,9 +30,12 @@ func Find(all []v1alpha1.Container, namespace, name string) (*v1alpha1.Container
 	case len(names) == 0:
 		return nil, fmt.Errorf("NAME: found no container %s/%s; there are no containers", namespace, name)
 	case len(names) > maxNamed:
-		return nil, fmt.Errorf("NAME: found no container %s/%s; berth-agent status lists the %d that there are", namespace, name, len(names))
+		return nil, fmt.Errorf(
+			"NAME: found no container %s/%s; berth-agent status lists the %d that there are", namespace,
+			name, len(names))
 	}
-	return nil, fmt.Errorf("NAME: found no container %s/%s; there are: %s", namespace, name, strings.Join(slices.Sorted(slices.Values(names)), ", "))
+	return nil, fmt.Errorf("NAME: found no container %s/%s; there are: %s", namespace, name,
+		strings.Join(slices.Sorted(slices.Values(names)), ", "))
 }
 
 // DisplayName returns the name with its namespace, unless that is default.
@@ -55,19 +58,24 @@ func Phase(c *v1alpha1.Container) string {
 func Message(c *v1alpha1.Container) string {
 	conditions := c.Status.Conditions
 	var text string
-	if ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady); ready != nil && ready.Status == metav1.ConditionUnknown {
+	if ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady); ready != nil &&
+		ready.Status == metav1.ConditionUnknown {
 		text = ready.Message
-	} else if valid := meta.FindStatusCondition(conditions, v1alpha1.ConditionSpecValid); valid != nil && valid.Status == metav1.ConditionFalse {
+	} else if valid := meta.FindStatusCondition(conditions,
+		v1alpha1.ConditionSpecValid); valid != nil && valid.Status == metav1.ConditionFalse {
 		text = valid.Message
-	} else if image := meta.FindStatusCondition(conditions, v1alpha1.ConditionImageReady); image != nil && image.Status == metav1.ConditionFalse {
+	} else if image := meta.FindStatusCondition(conditions,
+		v1alpha1.ConditionImageReady); image != nil && image.Status == metav1.ConditionFalse {
 		text = image.Message
-	} else if running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning); running != nil && running.Status != metav1.ConditionTrue {
+	} else if running := meta.FindStatusCondition(conditions,
+		v1alpha1.ConditionRunning); running != nil && running.Status != metav1.ConditionTrue {
 		text = running.Message
 	} else if c.Status.OOMKills > 0 {
 		text = fmt.Sprintf("%d of its processes were killed for lack of memory", c.Status.OOMKills)
 	}
 	if c.DeletionTimestamp != nil {
-		if running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning); text == "" && running != nil {
+		if running := meta.FindStatusCondition(conditions, v1alpha1.ConditionRunning); text == "" &&
+			running != nil {
 			text = running.Message // which says what its end waits for
 		}
 		text = strings.TrimSuffix("being removed: "+text, ": ")

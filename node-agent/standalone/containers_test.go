@@ -22,7 +22,10 @@ func TestMessageOfARemoval(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 	told := "the process runs with pid 5; it has been told to stop: the container is deleted"
-	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Message: told})
+	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{
+		Type:   v1alpha1.ConditionRunning,
+		Status: metav1.ConditionTrue, Message: told,
+	})
 	if got := Message(c); got != "being removed: "+told {
 		t.Errorf("found %q", got)
 	}
@@ -41,7 +44,10 @@ func TestUnknownName(t *testing.T) {
 		{1000, "NAME: found no container default/b; berth-agent status lists the 1000 that there are"},
 	} {
 		for len(all) < tc.count {
-			all = append(all, v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("c%d", len(all))}})
+			all = append(all, v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "default",
+				Name:      fmt.Sprintf("c%d", len(all)),
+			}})
 		}
 		if _, err := Find(all, "default", "b"); err == nil || err.Error() != tc.want {
 			t.Errorf("found %v; want %s", err, tc.want)

@@ -100,7 +100,8 @@ func runtimeOf(settings claim.Settings, c *v1alpha1.Container) (program, root st
 			return path, protocol.HandlerRoot(settings.RunDir, name), nil
 		}
 	}
-	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for", *c.Spec.RuntimeClassName)
+	return "", "", fmt.Errorf("spec.runtimeClassName: found %q, which the agent has no --handler for",
+		*c.Spec.RuntimeClassName)
 }
 
 // accountsTimeout is the time for which a read of the container's files is waited for: they may lie
@@ -133,7 +134,9 @@ func (e *Exec) runAs(pid func() (int, error)) ([]string, error) {
 	select {
 	case found = <-read:
 	case <-time.After(accountsTimeout):
-		found.err = fmt.Errorf("the container's /etc/passwd and /etc/group cannot be read within %s; allowed: UID:GID", accountsTimeout)
+		found.err = fmt.Errorf(
+			"the container's /etc/passwd and /etc/group cannot be read within %s; allowed: UID:GID",
+			accountsTimeout)
 	}
 	if found.err != nil {
 		return nil, found.err
@@ -216,9 +219,11 @@ func translate(code int, log *os.File) int {
 	switch {
 	case said == "":
 		return code
-	case strings.Contains(said, "executable file not found"), strings.Contains(said, "no such file or directory"):
+	case strings.Contains(said, "executable file not found"),
+		strings.Contains(said, "no such file or directory"):
 		return exitNotFound
-	case strings.Contains(said, "permission denied"), strings.Contains(said, "exec format error"), strings.Contains(said, "is a directory"):
+	case strings.Contains(said, "permission denied"), strings.Contains(said, "exec format error"),
+		strings.Contains(said, "is a directory"):
 		return exitNotExecutable
 	}
 	return ExitExecFailed

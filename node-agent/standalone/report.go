@@ -61,7 +61,8 @@ func ReadReport(stateDir string, now time.Time) (Report, error) {
 	}
 	runs := claim.AgentRuns(stateDir)
 	if !runs {
-		text := fmt.Sprintf("no agent runs with --state-dir %s: this is what the last one wrote", stateDir)
+		text := fmt.Sprintf("no agent runs with --state-dir %s: this is what the last one wrote",
+			stateDir)
 		if !since.IsZero() {
 			text += " until " + since.Format(time.RFC3339)
 		}
@@ -88,14 +89,17 @@ func outdate(c *v1alpha1.Container, since time.Time, why string) {
 		return
 	}
 	before := Message(c)
-	if ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady); before == "" && ready != nil {
+	if ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady); before == "" &&
+		ready != nil {
 		before = ready.Message
 	}
 	c.Status.PrintableStatus = string(v1alpha1.ContainerUnknown)
 	meta.SetStatusCondition(&c.Status.Conditions, metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, Reason: "StatusNotRefreshed", ObservedGeneration: c.Generation,
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, Reason: "StatusNotRefreshed",
+		ObservedGeneration: c.Generation,
 		LastTransitionTime: metav1.NewTime(since).Rfc3339Copy(),
-		Message:            fmt.Sprintf("not known since %s: %s; before that: %s", since.Format(time.RFC3339), why, before),
+		Message: fmt.Sprintf("not known since %s: %s; before that: %s",
+			since.Format(time.RFC3339), why, before),
 	})
 }
 
@@ -107,17 +111,22 @@ func manifestsOf(faults []folder.Fault) []Manifest {
 		if len(f.Containers) > 0 {
 			status, reason = "Missing", "ManifestMissing"
 		}
-		if last := len(out) - 1; last >= 0 && out[last].Annotations["berth.run/path"] == f.File && out[last].Status.PrintableStatus == status {
+		if last := len(out) - 1; last >= 0 && out[last].Annotations["berth.run/path"] == f.File &&
+			out[last].Status.PrintableStatus == status {
 			m := &out[last]
 			m.Status.Faults = append(m.Status.Faults, f)
 			m.Status.Conditions[0].Message += "\n" + f.Error()
 			continue
 		}
-		m := Manifest{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Manifest"}}
+		m := Manifest{TypeMeta: metav1.TypeMeta{
+			APIVersion: v1alpha1.GroupVersion.String(),
+			Kind:       "Manifest",
+		}}
 		m.Name, m.Annotations = filepath.Base(f.File), map[string]string{"berth.run/path": f.File}
 		m.Status.PrintableStatus, m.Status.Faults = status, []folder.Fault{f}
 		m.Status.Conditions = []metav1.Condition{{
-			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: f.Error(), LastTransitionTime: f.Since,
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: f.Error(),
+			LastTransitionTime: f.Since,
 		}}
 		out = append(out, m)
 	}
@@ -141,7 +150,8 @@ func (r Report) List() any {
 func (r Report) Check() error {
 	var wrong []string
 	for _, m := range r.Manifests {
-		wrong = append(wrong, fmt.Sprintf("manifest %s is %s", m.Name, strings.ToLower(m.Status.PrintableStatus)))
+		wrong = append(wrong, fmt.Sprintf("manifest %s is %s", m.Name,
+			strings.ToLower(m.Status.PrintableStatus)))
 	}
 	for i := range r.Containers {
 		c := &r.Containers[i]

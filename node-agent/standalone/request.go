@@ -91,10 +91,12 @@ func (r *Request) settled(c *v1alpha1.Container, waited time.Duration) (bool, er
 			return true, nil
 		}
 		waiting := c.Status.State.Waiting
-		return stopped && c.Status.PID == 0 && waiting != nil && waiting.Reason == v1alpha1.ReasonStopped, nil
+		return stopped && c.Status.PID == 0 && waiting != nil &&
+			waiting.Reason == v1alpha1.ReasonStopped, nil
 	}
 	if restart != r.id {
-		if waited > failureAfter && restart == r.before.Annotations[source.AnnotationRestart] && c.Status.PID != 0 {
+		if waited > failureAfter && restart == r.before.Annotations[source.AnnotationRestart] &&
+			c.Status.PID != 0 {
 			return true, nil // it ran by the time that the agent came to the request
 		}
 		return false, nil
@@ -118,7 +120,8 @@ func (r *Request) settled(c *v1alpha1.Container, waited time.Duration) (bool, er
 			return false, nil
 		}
 	default:
-		if before := r.before.Status.State.Waiting; before != nil && before.Message == waiting.Message && waited < failureAfter {
+		if before := r.before.Status.State.Waiting; before != nil && before.Message == waiting.Message &&
+			waited < failureAfter {
 			return false, nil
 		}
 	}

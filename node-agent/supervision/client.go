@@ -30,7 +30,9 @@ func (c Client) Start(ctx context.Context, id string) (protocol.Status, error) {
 	defer cancel()
 	if !c.keeper.passesNothing() {
 		if err := c.keeper.holder.Await(short, id); err != nil && ctx.Err() == nil {
-			c.keeper.config.Log.Warn("the supervisor does not pass on the descriptors of a container; it is started all the same", "id", id)
+			c.keeper.config.Log.Warn(
+				"the supervisor does not pass on the descriptors of a container; it is started all the same",
+				"id", id)
 		}
 	}
 	return c.Client.Start(ctx, id)

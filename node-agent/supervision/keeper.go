@@ -79,7 +79,10 @@ func (k *Keeper) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	socket := protocol.Socket(k.config.RunDir)
-	args := []string{"supervise", "--run-dir", k.config.RunDir, "--socket", socket, "--cgroup-parent", path.Join(k.config.CgroupParent, "supervisor")}
+	args := []string{
+		"supervise", "--run-dir", k.config.RunDir, "--socket", socket, "--cgroup-parent",
+		path.Join(k.config.CgroupParent, "supervisor"),
+	}
 	for _, h := range k.config.Handlers {
 		args = append(args, "--handler", h)
 	}
@@ -120,16 +123,21 @@ func (k *Keeper) meet(ctx context.Context) error {
 		return nil
 	}
 	if old {
-		k.config.Log.Warn("the supervisor is older than this agent and does not say what its handlers can do", "supervisor", info.Program)
+		k.config.Log.Warn(
+			"the supervisor is older than this agent and does not say what its handlers can do",
+			"supervisor", info.Program)
 	}
 	if ours := "berth " + k.config.Version; info.Program != ours {
-		k.config.Log.Info("the supervisor is of another version than this agent; `berth supervise --upgrade` replaces it, and containers go on",
+		k.config.Log.Info(
+			"the supervisor is of another version than this agent; `berth supervise --upgrade` replaces it, and containers go on",
 			"supervisor", info.Program, "agent", ours, "protocol", info.Version)
 	}
 	have := k.HandlerNames()
 	for _, name := range k.wanted() {
 		if !slices.Contains(have, name) {
-			k.config.Log.Warn("--handler: the supervisor that runs does not have it, and gets it when it is started anew", "handler", name)
+			k.config.Log.Warn(
+				"--handler: the supervisor that runs does not have it, and gets it when it is started anew",
+				"handler", name)
 		}
 	}
 	for _, h := range info.Handlers {
@@ -176,7 +184,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.notePassesNothing(errors.Is(err, protocol.ErrInvalid))
 		if k.passesNothing() {
 			// It is older than this agent, and passes nothing on. It is replaced when it ends.
-			k.config.Log.Warn("the supervisor is older than this agent: output and exit codes are lost if it is killed", "error", err)
+			k.config.Log.Warn(
+				"the supervisor is older than this agent: output and exit codes are lost if it is killed",
+				"error", err)
 			err = k.await(ctx)
 			if ctx.Err() != nil {
 				return nil

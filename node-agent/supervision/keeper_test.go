@@ -38,7 +38,8 @@ func fakeSupervisor(t *testing.T, h protocol.Hello, replies ...protocol.Reply) *
 			r := bufio.NewReader(c)
 			var theirs protocol.Hello
 			var q protocol.Request
-			if protocol.ReadLine(r, &theirs) == nil && protocol.WriteLine(c, h) == nil && protocol.ReadLine(r, &q) == nil {
+			if protocol.ReadLine(r, &theirs) == nil && protocol.WriteLine(c, h) == nil &&
+				protocol.ReadLine(r, &q) == nil {
 				for _, reply := range replies {
 					_ = protocol.WriteLine(c, reply)
 				}
@@ -61,7 +62,10 @@ func TestMeetFakeSupervisor(t *testing.T) {
 	}{
 		"of another version": {
 			[]protocol.Reply{
-				{Handler: &protocol.HandlerInfo{Name: "berth", Features: &features.Features{OCIVersionMax: "1.2.0"}}, More: true},
+				{Handler: &protocol.HandlerInfo{
+					Name:     "berth",
+					Features: &features.Features{OCIVersionMax: "1.2.0"},
+				}, More: true},
 				{Handler: &protocol.HandlerInfo{Name: "crun", Error: "exit status 1"}, More: true},
 				{},
 			},
@@ -78,7 +82,9 @@ func TestMeetFakeSupervisor(t *testing.T) {
 			var log bytes.Buffer
 			k := &Keeper{config: Config{
 				Client: fakeSupervisor(t, hello, tc.replies...), Handlers: []string{"runsc=/usr/bin/runsc"},
-				Log: slog.New(slog.NewTextHandler(&log, nil)), Claim: func(context.Context) error { return nil },
+				Log: slog.New(slog.NewTextHandler(&log, nil)), Claim: func(context.Context) error {
+					return nil
+				},
 			}}
 			if err := k.meet(t.Context()); err != nil {
 				t.Fatal(err)
@@ -115,7 +121,8 @@ func TestHoldEndsItsChecks(t *testing.T) {
 				return
 			}
 			var theirs protocol.Hello
-			if protocol.ReadLine(bufio.NewReader(c), &theirs) != nil || protocol.WriteLine(c, protocol.Hello{Protocol: protocol.Name, Version: 1}) != nil {
+			if protocol.ReadLine(bufio.NewReader(c), &theirs) != nil ||
+				protocol.WriteLine(c, protocol.Hello{Protocol: protocol.Name, Version: 1}) != nil {
 				c.Close()
 			}
 			t.Cleanup(func() { c.Close() })

@@ -60,7 +60,10 @@ func (s *server) adoptOutput(c *container) {
 
 // adopt continues a container that an earlier supervisor has recorded.
 func (s *server) adopt(ctx context.Context, rec *record) {
-	c := &container{id: rec.Status.ID, op: newOperations(), rec: *rec, pid: rec.Status.PID, pidfd: -1, adopted: true, ended: make(chan struct{})}
+	c := &container{
+		id: rec.Status.ID, op: newOperations(), rec: *rec, pid: rec.Status.PID, pidfd: -1,
+		adopted: true, ended: make(chan struct{}),
+	}
 	id, pid := rec.Status.ID, c.pid
 	s.mu.Lock()
 	s.containers[id] = c
@@ -79,7 +82,8 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 		}
 		_ = s.update(c, func(*protocol.Status) {
 			c.rec.MountNS = 0 // the number may be that of another namespace by now
-			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why), cgroup.OOMKills(c.rec.Cgroup))
+			c.rec.finish(time.Now().UTC(), boottime.Now(), nil, errors.New(why),
+				cgroup.OOMKills(c.rec.Cgroup))
 		})
 		close(c.ended)
 	}

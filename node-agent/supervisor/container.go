@@ -32,10 +32,11 @@ type container struct {
 	mu      sync.Mutex
 	rec     record
 	streams [2]*stream // unchanged once the process is waited for
-	log     *logFile   // nil before it is opened, and for one that had stopped already when it was adopted
-	memory  *oomWatch  // nil without a cgroup to watch
-	gone    bool       // forgotten; nothing is written to disk any more
-	late    bool       // the record on disk is older than rec, and a goroutine tries to write it
+	// nil before it is opened, and for one that had stopped already when it was adopted
+	log    *logFile
+	memory *oomWatch // nil without a cgroup to watch
+	gone   bool      // forgotten; nothing is written to disk any more
+	late   bool      // the record on disk is older than rec, and a goroutine tries to write it
 
 	// Set before the process is waited for, and unchanged then.
 	pid     int

@@ -65,7 +65,10 @@ func (s *server) create(
 	if err := s.update(c, func(*protocol.Status) {}); err != nil {
 		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
-	p, err := s.createProcess(ctx, c, h, handler.Stdio{Stdin: s.devNull, Stdout: far[0], Stderr: far[1]})
+	p, err := s.createProcess(ctx, c, h, handler.Stdio{
+		Stdin: s.devNull, Stdout: far[0],
+		Stderr: far[1],
+	})
 	if err != nil {
 		return protocol.Status{}, err
 	}
@@ -103,14 +106,17 @@ func (s *server) handlerFor(r *protocol.CreateRequest) (handler.Handler, error) 
 
 // newContainer returns a container that is being created.
 func (s *server) newContainer(r *protocol.CreateRequest) *container {
-	return &container{id: r.ID, op: newOperations(), pidfd: -1, ended: make(chan struct{}), rec: record{
-		Status: protocol.Status{
-			ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: protocol.Creating,
-			CreatedAt: time.Now().UTC(), LogPath: r.Log.Path,
+	return &container{
+		id: r.ID, op: newOperations(), pidfd: -1, ended: make(chan struct{}),
+		rec: record{
+			Status: protocol.Status{
+				ID: r.ID, Bundle: r.Bundle, Handler: r.Handler, State: protocol.Creating,
+				CreatedAt: time.Now().UTC(), LogPath: r.Log.Path,
+			},
+			Log:    r.Log,
+			BootID: s.bootID,
 		},
-		Log:    r.Log,
-		BootID: s.bootID,
-	}}
+	}
 }
 
 // reserve adds a container to the table. It fails if there is one of that id.
@@ -296,7 +302,8 @@ func (s *server) readStream(c *container, st *stream) error {
 	if c.rec.Log.Path != "" {
 		st.spoolPath = s.records.spool(c.id, st.name)
 		if err := st.resume(); err != nil {
-			s.log.Error("output that was read before cannot be logged", "id", c.id, "stream", st.name, "error", err)
+			s.log.Error("output that was read before cannot be logged", "id", c.id, "stream", st.name,
+				"error", err)
 			st.dropSpool()
 		}
 	}

@@ -22,7 +22,9 @@ const killWait = 10 * time.Second
 // remove deletes a container.
 func (s *server) remove(ctx context.Context, id string, force bool) error {
 	if force {
-		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler, _ bool) error {
+		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler,
+			_ bool,
+		) error {
 			return s.removeContainer(ctx, c, h, true)
 		})
 	}
@@ -35,7 +37,9 @@ func (s *server) remove(ctx context.Context, id string, force bool) error {
 }
 
 // removeContainer deletes a container in an operation. With force it ends its processes first.
-func (s *server) removeContainer(ctx context.Context, c *container, h handler.Handler, force bool) error {
+func (s *server) removeContainer(ctx context.Context, c *container, h handler.Handler,
+	force bool,
+) error {
 	id, st := c.id, c.status()
 	// A handler that does not know it (any more) has nothing left to delete.
 	if st.State != protocol.Stopped {
@@ -55,7 +59,8 @@ func (s *server) removeContainer(ctx context.Context, c *container, h handler.Ha
 	select {
 	case <-c.ended:
 	case <-time.After(killWait):
-		return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id, st.PID, killWait)
+		return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id,
+			st.PID, killWait)
 	}
 	if c.rec.Cgroup != "" {
 		cgroup.RemoveEmpty(s.cgroups.Layout, c.rec.Cgroup)

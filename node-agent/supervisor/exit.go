@@ -53,7 +53,9 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 		s.step("drained")
 		c.life.Lock()
 		defer c.life.Unlock()
-		if s.record(c, func(*protocol.Status) { c.rec.finish(now, instant, ws, err, cgroup.OOMKills(c.rec.Cgroup)) }) == nil {
+		if s.record(c, func(*protocol.Status) {
+			c.rec.finish(now, instant, ws, err, cgroup.OOMKills(c.rec.Cgroup))
+		}) == nil {
 			s.step("exit recorded")
 			s.bury(c)
 		}
@@ -64,7 +66,9 @@ func (s *server) exited(c *container, ws *unix.WaitStatus, err error) {
 }
 
 // finish makes the last change of a status.
-func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error, kills uint64) {
+func (rec *record) finish(at time.Time, instant boottime.Instant, ws *unix.WaitStatus, err error,
+	kills uint64,
+) {
 	st := &rec.Status
 	st.State, st.FinishedAt, st.FinishedInstant = protocol.Stopped, at, instant
 	switch {

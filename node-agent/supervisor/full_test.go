@@ -35,7 +35,10 @@ func TestFullRunDir(t *testing.T) {
 				})
 				t.Setenv("TMPDIR", dir)
 				n := newNode(t)
-				for id, script := range map[string]string{"polite": "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done", "deaf": "trap '' TERM; echo up; while :; do sleep 0.1; done"} {
+				for id, script := range map[string]string{
+					"polite": "trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done",
+					"deaf":   "trap '' TERM; echo up; while :; do sleep 0.1; done",
+				} {
 					n.run(h, id, script)
 					n.eventually(id+" is up", func() error {
 						if len(n.lines(id, "stdout")) == 0 {

@@ -22,9 +22,10 @@ import (
 // hangs is a handler of a container that is a child of the test. One of its calls does not answer.
 type hangs struct {
 	handler.Handler
-	call     string        // the call that hangs
-	begun    chan struct{} // gets a value when it does
-	stubborn chan struct{} // if not nil, the call does not end with its context, but when this is closed
+	call  string        // the call that hangs
+	begun chan struct{} // gets a value when it does
+	// if not nil, the call does not end with its context, but when this is closed
+	stubborn chan struct{}
 	cmd      *exec.Cmd
 }
 
@@ -109,7 +110,10 @@ func (h *hangs) operation(ctx context.Context, s *server) (err error) {
 	case "start":
 		_, err = s.start(ctx, "web")
 	case "update":
-		err = s.limit(ctx, "web", &protocol.UpdateRequest{To: &specs.LinuxResources{}, Before: &specs.LinuxResources{}})
+		err = s.limit(ctx, "web", &protocol.UpdateRequest{
+			To:     &specs.LinuxResources{},
+			Before: &specs.LinuxResources{},
+		})
 	case "kill":
 		err = s.kill(ctx, "web", "TERM", false)
 	case "delete":

@@ -109,7 +109,8 @@ func TestEndsWhileNoSupervisorRuns(t *testing.T) {
 			"half":  {3, []string{"first", "the beginning of a line"}},
 		} {
 			st := n.stopped(id)
-			if st.StartedAt.IsZero() || kernelTellsExits(t) && (st.ExitCode == nil || *st.ExitCode != want.code) {
+			if st.StartedAt.IsZero() || kernelTellsExits(t) &&
+				(st.ExitCode == nil || *st.ExitCode != want.code) {
 				t.Errorf("%s: found %+v; want exit code %d", id, st, want.code)
 			}
 			if got := n.lines(id, "stdout"); !slices.Equal(got, want.lines) {
@@ -163,12 +164,14 @@ func TestKilledAgainAndAgain(t *testing.T) {
 		if kernelTellsExits(t) && (st.ExitCode == nil || *st.ExitCode != 10+i) {
 			t.Errorf("%s: found %+v; want exit code %d", id, st, 10+i)
 		}
-		if err := n.client.Delete(n.ctx(), id, false); err != nil { // writes the last line, which has no end
+		// writes the last line, which has no end
+		if err := n.client.Delete(n.ctx(), id, false); err != nil {
 			t.Error(err)
 		}
 		lines := n.lines(id, "stdout")
 		for j, l := range lines {
-			if want := fmt.Sprintf("line %d", j); l != want && (j != len(lines)-1 || l != fmt.Sprintf("end %d", j)) {
+			if want := fmt.Sprintf("line %d", j); l != want &&
+				(j != len(lines)-1 || l != fmt.Sprintf("end %d", j)) {
 				t.Errorf("%s: line %d is %q", id, j, l)
 				break
 			}
@@ -216,7 +219,10 @@ func TestHolderGetsTheNewestLast(t *testing.T) {
 	for i, name := range protocol.Kinds[1:] {
 		c.streams[i] = &stream{name: name, fd: open(t, os.DevNull)}
 	}
-	s := &server{log: slog.New(slog.DiscardHandler), containers: map[string]*container{"web": c}, holders: map[*holder]struct{}{}}
+	s := &server{
+		log: slog.New(slog.DiscardHandler), containers: map[string]*container{"web": c},
+		holders: map[*holder]struct{}{},
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -299,7 +305,10 @@ func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 
 	s := testServer(t)
 	s.held = map[string]map[string]int{protocol.Key("web"): {protocol.Kinds[0]: stale}}
-	s.adopt(t.Context(), &record{Status: protocol.Status{ID: "web", PID: pid, State: protocol.Running}, StartTime: st.StartTime})
+	s.adopt(t.Context(), &record{
+		Status:    protocol.Status{ID: "web", PID: pid, State: protocol.Running},
+		StartTime: st.StartTime,
+	})
 	if fd, ok := s.held[protocol.Key("web")][protocol.Kinds[0]]; ok {
 		unix.Close(fd)
 	}
@@ -318,8 +327,9 @@ func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 func testServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{
-		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, step: func(string) {}, containers: map[string]*container{},
-		byPID: map[int]*container{}, zombies: map[int]bool{}, early: map[int]unix.WaitStatus{},
+		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, step: func(string) {},
+		containers: map[string]*container{},
+		byPID:      map[int]*container{}, zombies: map[int]bool{}, early: map[int]unix.WaitStatus{},
 		reaped: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	var err error

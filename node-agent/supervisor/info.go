@@ -24,7 +24,10 @@ func (s *server) describe(ctx context.Context, name string) protocol.HandlerInfo
 		return protocol.HandlerInfo{Name: name, Error: protocol.Encode(err).Message}
 	}
 	if b, err := json.Marshal(f); err != nil || len(b) > protocol.MaxLine/2 {
-		return protocol.HandlerInfo{Name: name, Error: fmt.Sprintf("found features of %d bytes; allowed: %d", len(b), protocol.MaxLine/2)}
+		return protocol.HandlerInfo{
+			Name:  name,
+			Error: fmt.Sprintf("found features of %d bytes; allowed: %d", len(b), protocol.MaxLine/2),
+		}
 	}
 	return protocol.HandlerInfo{Name: name, Features: f}
 }

@@ -19,15 +19,18 @@ func TestInfo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.PID != n.cmd.Process.Pid || before.Program != "test" || before.Run == "" || before.Version != protocol.MaxVersion ||
+	if before.PID != n.cmd.Process.Pid || before.Program != "test" || before.Run == "" ||
+		before.Version != protocol.MaxVersion ||
 		before.MinVersion != protocol.MinVersion || before.MaxVersion != protocol.MaxVersion {
 		t.Errorf("found %+v", before)
 	}
-	if len(before.Handlers) != 2 || before.Handlers[0].Name != handler.NativeName || before.Handlers[1].Name != "runc" {
+	if len(before.Handlers) != 2 || before.Handlers[0].Name != handler.NativeName ||
+		before.Handlers[1].Name != "runc" {
 		t.Fatalf("found handlers %+v; want %s and runc", before.Handlers, handler.NativeName)
 	}
 	for _, h := range before.Handlers {
-		if h.Error != "" || h.Features == nil || h.Features.Linux == nil || h.Features.OCIVersionMax == "" {
+		if h.Error != "" || h.Features == nil || h.Features.Linux == nil ||
+			h.Features.OCIVersionMax == "" {
 			t.Errorf("%s: found %+v; want its features", h.Name, h)
 		}
 	}

@@ -22,7 +22,9 @@ func (s *server) kill(ctx context.Context, id, signal string, all bool) error {
 		return fmt.Errorf("%w: %w", protocol.ErrInvalid, err)
 	}
 	if sig == unix.SIGKILL {
-		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler, killed bool) error {
+		return s.withForce(ctx, id, func(ctx context.Context, c *container, h handler.Handler,
+			killed bool,
+		) error {
 			return s.killContainer(ctx, c, h, all, killed)
 		})
 	}
@@ -52,7 +54,8 @@ func (s *server) killContainer(
 		return fmt.Errorf("kill %s: %w", c.id, protocol.ErrNotRunning)
 	}
 	_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
-	left := s.findStrays(c) // before the first process has ended: its descendants cannot be recognised later
+	// before the first process has ended: its descendants cannot be recognised later
+	left := s.findStrays(c)
 	hctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	err := h.Kill(hctx, c.id, unix.SIGKILL, all)

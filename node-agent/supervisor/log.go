@@ -90,7 +90,8 @@ func openLog(l protocol.Log) (*logFile, error) {
 // open opens path and makes it the file that is written to.
 func (f *logFile) open(path string, flags int) error {
 	// O_NONBLOCK only so that a fifo in its place cannot hold us up; it has no effect on files.
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0o640)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|
+		unix.O_NONBLOCK|unix.O_NOCTTY|flags, 0o640)
 	if err != nil {
 		return fmt.Errorf("log: %w", &fs.PathError{Op: "open", Path: path, Err: err})
 	}
@@ -101,7 +102,8 @@ func (f *logFile) open(path string, flags int) error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		unix.Close(fd)
-		return fmt.Errorf("log %s: found a file of type %#o; allowed: a regular file", path, st.Mode&unix.S_IFMT)
+		return fmt.Errorf("log %s: found a file of type %#o; allowed: a regular file", path,
+			st.Mode&unix.S_IFMT)
 	}
 	if f.fd >= 0 {
 		unix.Close(f.fd)
@@ -265,7 +267,8 @@ func (f *logFile) rename() error {
 		if i > 1 {
 			from += "." + strconv.Itoa(i-1)
 		}
-		if err := os.Rename(from, f.Path+"."+strconv.Itoa(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(from, f.Path+"."+strconv.Itoa(i)); err != nil &&
+			!errors.Is(err, fs.ErrNotExist) {
 			next.close()
 			os.Remove(fresh)
 			return err

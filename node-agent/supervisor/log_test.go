@@ -49,7 +49,8 @@ func parseLog(t *testing.T, path string) []logEntry {
 		if m == nil {
 			t.Fatalf("%s:%d is no entry: %.80q", path, n+1, line)
 		}
-		if _, err := time.Parse(timeFormat, m[1]); err != nil || len(m[1]) != len("2006-01-02T15:04:05.000000000Z") {
+		if _, err := time.Parse(timeFormat, m[1]); err != nil ||
+			len(m[1]) != len("2006-01-02T15:04:05.000000000Z") {
 			t.Fatalf("%s:%d: time %q", path, n+1, m[1])
 		}
 		out = append(out, logEntry{m[2], m[3], m[4]})
@@ -101,7 +102,10 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
 			path := filepath.Join(t.TempDir(), "sub", "0.log")
 			limit := int64(protocol.MinLogBytes + rng.IntN(100<<10))
-			f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: limit, MaxFiles: 1000}})
+			f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{
+				MaxBytes: limit,
+				MaxFiles: 1000,
+			}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -152,7 +156,8 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 				}
 				for i := range got {
 					if got[i] != want[s][i] {
-						t.Fatalf("%s: line %d is %.60q (%d), want %.60q (%d)", s, i, got[i], len(got[i]), want[s][i], len(want[s][i]))
+						t.Fatalf("%s: line %d is %.60q (%d), want %.60q (%d)", s, i, got[i], len(got[i]), want[s][i],
+							len(want[s][i]))
 					}
 				}
 			}
@@ -176,16 +181,21 @@ func TestLogKeepsEveryLineOverRotation(t *testing.T) {
 func TestLogRotationKeepsMaxFiles(t *testing.T) {
 	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
-	f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 3}})
+	f, err := openLog(protocol.Log{
+		Path:      path,
+		LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 3},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.close()
 	for i := range 4000 {
-		f.add("stdout", nil, fmt.Appendf(nil, "line %d with some more text to fill the file\n", i), false, nil)
+		f.add("stdout", nil, fmt.Appendf(nil, "line %d with some more text to fill the file\n", i),
+			false, nil)
 	}
 	files, _ := filepath.Glob(path + "*")
-	if got, want := strings.Join(files, " "), strings.Join([]string{path, path + ".1", path + ".2"}, " "); got != want {
+	got, want := strings.Join(files, " "), strings.Join([]string{path, path + ".1", path + ".2"}, " ")
+	if got != want {
 		t.Fatalf("files %s, want %s", got, want)
 	}
 	// What is kept is the end, without a gap.
@@ -299,7 +309,10 @@ func TestLogRotationFails(t *testing.T) {
 	if err := os.MkdirAll(path+".1/not-empty", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openLog(protocol.Log{Path: path, LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}})
+	f, err := openLog(protocol.Log{
+		Path:      path,
+		LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +331,8 @@ func TestLogRotationFails(t *testing.T) {
 func TestLogAppendsAfterACutEntry(t *testing.T) {
 	leaktest.Check(t)
 	path := filepath.Join(t.TempDir(), "0.log")
-	if err := os.WriteFile(path, []byte("2026-01-02T15:04:05.000000000Z stdout F cut o"), 0o640); err != nil {
+	if err := os.WriteFile(path, []byte("2026-01-02T15:04:05.000000000Z stdout F cut o"),
+		0o640); err != nil {
 		t.Fatal(err)
 	}
 	f, err := openLog(protocol.Log{Path: path})
@@ -363,7 +377,8 @@ func TestLogTakesOtherLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.close()
-	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path), "1.log.9")} {
+	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path),
+		"1.log.9")} {
 		if err := os.WriteFile(other, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -426,7 +441,8 @@ func TestLogTakesOtherLimits(t *testing.T) {
 	f.limit(protocol.LogLimits{MaxFiles: 2})
 	write(300 << 10)
 	files(func(n int64) bool { return n > 300<<10 }, large)
-	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path), "1.log.9")} {
+	for _, other := range []string{path + ".9x", path + "x.9", filepath.Join(filepath.Dir(path),
+		"1.log.9")} {
 		if _, err := os.Stat(other); err != nil {
 			t.Error(err)
 		}

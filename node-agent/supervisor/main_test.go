@@ -80,7 +80,10 @@ func supervise(args []string) {
 		}
 		return
 	}
-	o := Options{RunDir: args[0], Handlers: handlers, Log: log, Program: "test", Command: append([]string{"supervisor"}, args...)}
+	o := Options{
+		RunDir: args[0], Handlers: handlers, Log: log, Program: "test",
+		Command: append([]string{"supervisor"}, args...),
+	}
 	for i, a := range o.Command {
 		if a == "--held" {
 			o.Command = slices.Delete(o.Command, i, i+2)
@@ -126,7 +129,10 @@ func newNode(t *testing.T, args ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, dir: dir, cgroup: "/berth-test-" + filepath.Base(dir), client: protocol.NewClient(filepath.Join(dir, "supervisor.sock"))}
+	n := &node{
+		t: t, dir: dir, cgroup: "/berth-test-" + filepath.Base(dir),
+		client: protocol.NewClient(filepath.Join(dir, "supervisor.sock")),
+	}
 	n.rootfs = filepath.Join(dir, "rootfs")
 	busyboxTree(t, n.rootfs)
 	t.Cleanup(func() {
@@ -143,7 +149,8 @@ func (n *node) start(args ...string) {
 	n.t.Helper()
 	n.cmd = exec.Command("/proc/self/exe", append([]string{n.dir}, args...)...)
 	n.cmd.Env = append(os.Environ(), roleVariable+"=supervise")
-	log, err := os.OpenFile(filepath.Join(n.dir, "supervisor.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(n.dir, "supervisor.log"), os.O_CREATE|os.O_APPEND|
+		os.O_WRONLY, 0o600)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -238,7 +245,10 @@ func busyboxTree(t *testing.T, dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []string{"sh", "cat", "echo", "sleep", "true", "kill", "seq", "dd", "head", "setsid", "tail"} {
+	for _, a := range []string{
+		"sh", "cat", "echo", "sleep", "true", "kill", "seq", "dd", "head",
+		"setsid", "tail",
+	} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", a)); err != nil {
 			t.Fatal(err)
 		}
@@ -254,11 +264,19 @@ func (n *node) bundle(id string, change func(*specs.Spec), args ...string) strin
 		Root:    &specs.Root{Path: n.rootfs},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{
+				"nosuid", "mode=755",
+				"size=64k",
+			}},
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: n.cgroup + "/" + id,
-			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace}, {Type: specs.IPCNamespace}},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.IPCNamespace},
+			},
 		},
 	}
 	if change != nil {
@@ -286,7 +304,8 @@ func (n *node) logPath(id string) string { return filepath.Join(n.dir, "logs", i
 func (n *node) create(h, id, script string) protocol.Status {
 	n.t.Helper()
 	st, err := n.client.Create(n.ctx(), protocol.CreateRequest{
-		ID: id, Handler: h, Bundle: n.bundle(id, nil, "/bin/sh", "-c", script), Log: protocol.Log{Path: n.logPath(id)},
+		ID: id, Handler: h, Bundle: n.bundle(id, nil, "/bin/sh", "-c", script),
+		Log: protocol.Log{Path: n.logPath(id)},
 	})
 	if err != nil {
 		n.t.Fatal(err)

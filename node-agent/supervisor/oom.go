@@ -53,7 +53,8 @@ func (s *server) watchMemory(c *container) {
 	defer w.mu.Unlock()
 	if err := s.exits.addFor(w.fd, w.events, w, &w.token); err != nil {
 		unix.Close(w.fd)
-		s.log.Warn("kills for lack of memory are seen at the end of the container alone", "id", c.id, "error", err)
+		s.log.Warn("kills for lack of memory are seen at the end of the container alone", "id", c.id,
+			"error", err)
 		return
 	}
 	c.mu.Lock()
@@ -73,7 +74,8 @@ func openMemoryEvents(dir string) (fd int, events uint32, err error) {
 	if err == nil {
 		return fd, unix.EPOLLPRI, reread(fd)
 	}
-	control, err := unix.Open(filepath.Join(dir, "memory.oom_control"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	control, err := unix.Open(filepath.Join(dir, "memory.oom_control"), unix.O_RDONLY|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, 0, err
 	}
@@ -81,7 +83,8 @@ func openMemoryEvents(dir string) (fd int, events uint32, err error) {
 	if fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return -1, 0, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), []byte(strconv.Itoa(fd)+" "+strconv.Itoa(control)), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), []byte(strconv.Itoa(fd)+" "+
+		strconv.Itoa(control)), 0); err != nil {
 		unix.Close(fd)
 		return -1, 0, err
 	}
@@ -113,7 +116,8 @@ func (w *oomWatch) look() {
 	}
 	w.s.noteKills(w.c)
 	if err := w.s.exits.rearmFor(w.fd, w.events, w.token); err != nil {
-		w.s.log.Warn("kills for lack of memory are seen at the end of the container alone", "id", w.c.id, "error", err)
+		w.s.log.Warn("kills for lack of memory are seen at the end of the container alone", "id", w.c.id,
+			"error", err)
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 const pidfdGetInfo = 0xC0000000 | unix.PIDFD_INFO_SIZE_VER0<<16 | 0xFF<<8 | 11
 
 // errNoExit is returned when the kernel has no exit status of a process that is not our child.
-var errNoExit = errors.New("the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
+var errNoExit = errors.New(
+	"the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
 
 // openProcess returns a pidfd of the process with that pid and start time, or -1 if there is none.
 func openProcess(pid int, startTime uint64) int {
@@ -66,7 +67,9 @@ func pidfdExit(pidfd int) (unix.WaitStatus, error) {
 		return 0, errNoExit
 	}
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), pidfdGetInfo,
+		uintptr(unsafe.Pointer(&info)))
+	if errno != 0 {
 		return 0, errno
 	}
 	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {

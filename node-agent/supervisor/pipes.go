@@ -390,7 +390,9 @@ func (e *poller) addFor(fd int, events uint32, p pollable, token *int32) error {
 	}
 	*token = e.last
 	e.items[*token] = p
-	if err := unix.EpollCtl(e.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: *token}); err != nil {
+	err := unix.EpollCtl(e.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events |
+		unix.EPOLLONESHOT, Fd: *token})
+	if err != nil {
 		delete(e.items, *token)
 		*token = -1
 		return fmt.Errorf("epoll: %w", err)
@@ -401,7 +403,8 @@ func (e *poller) addFor(fd int, events uint32, p pollable, token *int32) error {
 func (e *poller) rearm(fd int, token int32) error { return e.rearmFor(fd, unix.EPOLLIN, token) }
 
 func (e *poller) rearmFor(fd int, events uint32, token int32) error {
-	return unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: token})
+	return unix.EpollCtl(e.fd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events |
+		unix.EPOLLONESHOT, Fd: token})
 }
 
 // remove forgets an item whose descriptor is about to be closed. Closing alone would not do while a

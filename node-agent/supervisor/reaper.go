@@ -18,10 +18,11 @@ import (
 // Three kinds of children end in this process, and a wait status can be had once only:
 //
 //  1. the first process of a container, whose exit code is what we are here for;
-//  2. commands that os/exec runs (an External handler's program, a hook), whose status belongs to exec.Cmd.Wait: taken
-//     away from it, that fails with ECHILD, and with it the create it was part of;
-//  3. orphans: what a container or a handler has left behind and the kernel gives to us as the nearest subreaper. Nobody
-//     waits for them, they would stay zombies.
+//  2. commands that os/exec runs (an External handler's program, a hook), whose status belongs to
+//     exec.Cmd.Wait: taken away from it, that fails with ECHILD, and with it the create it was part
+//     of;
+//  3. orphans: what a container or a handler has left behind and the kernel gives to us as the
+//     nearest subreaper. Nobody waits for them, they would stay zombies.
 //
 // wait4(-1) in the usual loop takes all three. They differ by the thread. To the kernel a child
 // belongs to the thread that forked it, and orphans go to the first living thread of the subreaper,
@@ -44,7 +45,8 @@ import (
 // WNOWAIT) -> drain the pipes -> write the record -> reap -> publish. See exited.
 
 // errMainThread is returned by Run when it cannot have the main thread.
-var errMainThread = errors.New("the process's main thread is taken by another goroutine (runtime.LockOSThread)")
+var errMainThread = errors.New(
+	"the process's main thread is taken by another goroutine (runtime.LockOSThread)")
 
 // onMainThread runs f with the process's main thread locked to it. A program that calls
 // runtime.LockOSThread in an init function, and Run from main, has it at once. Otherwise goroutines
@@ -88,7 +90,8 @@ func onMainThread(f func()) error {
 			}
 		}
 		close(release)
-		time.Sleep(time.Millisecond) // the main thread may be waiting in the network poller, or in another goroutine's system call
+		// the main thread may be waiting in the network poller, or in another goroutine's system call
+		time.Sleep(time.Millisecond)
 	}
 	return errMainThread
 }
@@ -157,7 +160,8 @@ func peek(kind, id, options int) (int, unix.WaitStatus, error) {
 	}
 	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
-		err = unix.Waitid(kind, id, (*unix.Siginfo)(unsafe.Pointer(&info)), options|unix.WEXITED|unix.WNOWAIT|unix.WNOHANG|unix.WALL, nil)
+		err = unix.Waitid(kind, id, (*unix.Siginfo)(unsafe.Pointer(&info)), options|unix.WEXITED|
+			unix.WNOWAIT|unix.WNOHANG|unix.WALL, nil)
 	}
 	if err != nil || info.pid == 0 {
 		return 0, 0, err

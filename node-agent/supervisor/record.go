@@ -57,7 +57,9 @@ type records struct {
 func (r records) path(id string) string { return filepath.Join(r.dir, id+".json") }
 
 // spool returns where the output of a container's stream is kept until it is in the log.
-func (r records) spool(id, stream string) string { return filepath.Join(r.dir, id+"."+stream+".spool") }
+func (r records) spool(id, stream string) string {
+	return filepath.Join(r.dir, id+"."+stream+".spool")
+}
 
 // save replaces a record in one step. It is not synced to the disk: records are for the death of
 // this process, and a machine that goes down takes the containers with it.
@@ -121,13 +123,15 @@ func (r records) read(id string) (*record, error) {
 	var rec record
 	err = json.Unmarshal(b, &rec)
 	if rec.Version > recordVersion { // whatever else it holds
-		return nil, fmt.Errorf("record %s: found version %d; this supervisor knows up to %d", r.path(id), rec.Version, recordVersion)
+		return nil, fmt.Errorf("record %s: found version %d; this supervisor knows up to %d", r.path(id),
+			rec.Version, recordVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", r.path(id), err)
 	}
 	if rec.Status.ID != id || containerid.CheckSupervised(id) != nil {
-		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id), rec.Status.ID)
+		return nil, fmt.Errorf("record %s: found id %q; allowed: the name of the file", r.path(id),
+			rec.Status.ID)
 	}
 	return &rec, nil
 }

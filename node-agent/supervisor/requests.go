@@ -42,7 +42,8 @@ func (s *server) serve(ctx, streams context.Context, l *net.UnixListener) {
 				delete(s.conns, c)
 				s.mu.Unlock()
 			}()
-			if err := s.talk(ctx, streams, c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			if err := s.talk(ctx, streams, c); err != nil && !errors.Is(err, io.EOF) &&
+				!errors.Is(err, net.ErrClosed) {
 				s.log.Warn("client", "error", err)
 			}
 		})
@@ -80,10 +81,12 @@ func (s *server) talk(ctx, streams context.Context, c *net.UnixConn) error {
 		}
 		return err
 	}
-	if h.Version = min(theirs.MaxVersion, protocol.MaxVersion); theirs.Protocol != protocol.Name || h.Version < max(theirs.MinVersion, protocol.MinVersion) {
+	if h.Version = min(theirs.MaxVersion, protocol.MaxVersion); theirs.Protocol != protocol.Name ||
+		h.Version < max(theirs.MinVersion, protocol.MinVersion) {
 		h.Version = 0
 		return refuse(fmt.Errorf("%w: found %q %d to %d; allowed: %q %d to %d", protocol.ErrVersion,
-			theirs.Protocol, theirs.MinVersion, theirs.MaxVersion, protocol.Name, protocol.MinVersion, protocol.MaxVersion))
+			theirs.Protocol, theirs.MinVersion, theirs.MaxVersion, protocol.Name, protocol.MinVersion,
+			protocol.MaxVersion))
 	}
 	if err := protocol.WriteLine(c, h); err != nil {
 		return err
@@ -91,7 +94,8 @@ func (s *server) talk(ctx, streams context.Context, c *net.UnixConn) error {
 	var q protocol.Request
 	if err := protocol.ReadLine(r, &q); err != nil {
 		if errors.Is(err, protocol.ErrMalformed) {
-			_ = protocol.WriteLine(c, protocol.Reply{Error: wireError(fmt.Errorf("%w: %w", protocol.ErrInvalid, err))})
+			_ = protocol.WriteLine(c,
+				protocol.Reply{Error: wireError(fmt.Errorf("%w: %w", protocol.ErrInvalid, err))})
 		}
 		return err
 	}
@@ -114,14 +118,17 @@ func checkPeer(c *net.UnixConn) error {
 	}
 	var cred *unix.Ucred
 	var cerr error
-	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+	if err := raw.Control(func(fd uintptr) {
+		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
 		return err
 	}
 	if cerr != nil {
 		return fmt.Errorf("SO_PEERCRED: %w", cerr)
 	}
 	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: found user %d; allowed: 0 and %d", protocol.ErrDenied, cred.Uid, os.Geteuid())
+		return fmt.Errorf("%w: found user %d; allowed: 0 and %d", protocol.ErrDenied, cred.Uid,
+			os.Geteuid())
 	}
 	return nil
 }
@@ -165,7 +172,8 @@ func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status,
 	switch q.Op {
 	case protocol.OpCreate:
 		if q.Create == nil {
-			return nil, fmt.Errorf("%w: create: found nothing; allowed: a create request", protocol.ErrInvalid)
+			return nil, fmt.Errorf("%w: create: found nothing; allowed: a create request",
+				protocol.ErrInvalid)
 		}
 		st, err := s.create(ctx, q.Create)
 		return &st, err
@@ -176,7 +184,8 @@ func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status,
 		return nil, s.kill(ctx, q.ID, q.Signal, q.All)
 	case protocol.OpUpdate, protocol.OpUpdateLog:
 		if q.Update == nil {
-			return nil, fmt.Errorf("%w: update: found nothing; allowed: an update request", protocol.ErrInvalid)
+			return nil, fmt.Errorf("%w: update: found nothing; allowed: an update request",
+				protocol.ErrInvalid)
 		}
 		return nil, s.limit(ctx, q.ID, q.Update)
 	case protocol.OpDelete:
@@ -198,5 +207,6 @@ func (s *server) do(ctx context.Context, q *protocol.Request) (*protocol.Status,
 		st := c.status()
 		return &st, nil
 	}
-	return nil, fmt.Errorf("%w: op: found %q; allowed: create, start, kill, update, update log, delete, get, list, watch, hold, info, upgrade", protocol.ErrInvalid, q.Op)
+	return nil, fmt.Errorf(
+		"%w: op: found %q; allowed: create, start, kill, update, update log, delete, get, list, watch, hold, info, upgrade", protocol.ErrInvalid, q.Op)
 }

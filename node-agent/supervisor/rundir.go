@@ -69,7 +69,9 @@ func (d *runDir) take() error {
 	if fresh && d.lock == nil {
 		if pid := otherHolder(d.lockFile()); pid != 0 {
 			lock.Close()
-			return fmt.Errorf("another supervisor, process %d, holds %s, which somebody has removed and it makes again", pid, d.lockFile())
+			return fmt.Errorf(
+				"another supervisor, process %d, holds %s, which somebody has removed and it makes again", pid,
+				d.lockFile())
 		}
 	}
 	if d.lock != nil {
@@ -94,7 +96,8 @@ func otherHolder(path string) int {
 		if err != nil || !strings.Contains(string(info), "\nlock:\t") {
 			continue
 		}
-		if pid, _ := strconv.Atoi(parts[2]); pid != os.Getpid() { // as one that has just been upgraded may be
+		// as one that has just been upgraded may be
+		if pid, _ := strconv.Atoi(parts[2]); pid != os.Getpid() {
 			return pid
 		}
 	}
@@ -143,7 +146,9 @@ func (d *runDir) listen() (*net.UnixListener, error) {
 		return nil, err
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("socket's directory %s: found mode %#o; allowed: not writable by group or others", dir, fi.Mode().Perm())
+		return nil, fmt.Errorf(
+			"socket's directory %s: found mode %#o; allowed: not writable by group or others", dir,
+			fi.Mode().Perm())
 	}
 	if err := os.Remove(d.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -204,12 +209,15 @@ func (s *server) keepRunDir(ctx context.Context, d *runDir, serve func(*net.Unix
 		case <-tick.C:
 		}
 		if err := s.restoreRunDir(ctx, d, serve); err != nil {
-			s.log.Error("the run directory was removed, and cannot be made again; trying again", "error", err)
+			s.log.Error("the run directory was removed, and cannot be made again; trying again",
+				"error", err)
 		}
 	}
 }
 
-func (s *server) restoreRunDir(ctx context.Context, d *runDir, serve func(*net.UnixListener)) error {
+func (s *server) restoreRunDir(ctx context.Context, d *runDir,
+	serve func(*net.UnixListener),
+) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if ctx.Err() != nil {
@@ -266,7 +274,8 @@ func (s *server) restoreRecords() {
 			err := st.renewSpool()
 			st.mu.Unlock()
 			if err != nil {
-				s.log.Error("output in flight is lost if the supervisor is killed", "id", c.id, "stream", st.name, "error", err)
+				s.log.Error("output in flight is lost if the supervisor is killed", "id", c.id, "stream",
+					st.name, "error", err)
 			}
 		}
 	}

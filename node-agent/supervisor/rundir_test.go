@@ -53,7 +53,8 @@ func TestRunDirRemoved(t *testing.T) {
 				// afterwards.
 				second := exec.Command("/proc/self/exe", n.dir)
 				second.Env = append(os.Environ(), roleVariable+"=supervise")
-				if out, err := second.CombinedOutput(); err == nil || !strings.Contains(string(out), "another supervisor") {
+				out, err := second.CombinedOutput()
+				if err == nil || !strings.Contains(string(out), "another supervisor") {
 					t.Fatalf("a second supervisor: %v: %s", err, out)
 				}
 				n.eventually("the supervisor answers again", func() error {
@@ -145,7 +146,9 @@ func TestEndWithoutRunDir(t *testing.T) {
 			n.start()
 		},
 		// It is refused while there are no records.
-		"upgrade": func() { n.eventually("the upgrade is done", func() error { return n.upgrade(self) }) },
+		"upgrade": func() {
+			n.eventually("the upgrade is done", func() error { return n.upgrade(self) })
+		},
 	} {
 		if err := os.RemoveAll(filepath.Join(n.dir, "supervisor")); err != nil {
 			t.Fatal(err)

@@ -69,22 +69,25 @@ type server struct {
 	cgroups     cgrouplayout.Mounts
 	devNull     *os.File
 	exits, logs *poller
-	slots       map[string]chan struct{} // bound the creates that are under way, by handler: one that hangs holds up no other
-	reaped      chan struct{}            // wakes the reaper when a zombie in its way is gone
-	stopped     chan struct{}            // closed when records that could not be written are given up
-	patience    time.Duration
-	step        func(name string)
-	ops         sync.WaitGroup
-	endings     sync.WaitGroup
+	// bound the creates that are under way, by handler: one that hangs holds up no other
+	slots    map[string]chan struct{}
+	reaped   chan struct{} // wakes the reaper when a zombie in its way is gone
+	stopped  chan struct{} // closed when records that could not be written are given up
+	patience time.Duration
+	step     func(name string)
+	ops      sync.WaitGroup
+	endings  sync.WaitGroup
 
 	mu         sync.Mutex
 	stopping   bool
 	containers map[string]*container
-	byPID      map[int]*container        // children that have not ended, as far as is known
-	held       map[string]map[string]int // inherited descriptors by protocol.Key and kind, until all containers are adopted
-	zombies    map[int]bool              // children that have ended and are not reaped yet, see reaper.go
-	early      map[int]unix.WaitStatus   // see reaper.go
-	creates    int                       // handler.Create calls that are under way
+	byPID      map[int]*container // children that have not ended, as far as is known
+	// inherited descriptors by protocol.Key and kind, until all containers are adopted
+	held map[string]map[string]int
+	// children that have ended and are not reaped yet, see reaper.go
+	zombies    map[int]bool
+	early      map[int]unix.WaitStatus // see reaper.go
+	creates    int                     // handler.Create calls that are under way
 	conns      map[net.Conn]struct{}
 	unreadable map[string]error // containers whose records cannot be read; never changed
 	holders    map[*holder]struct{}
@@ -241,7 +244,8 @@ func newServer(o Options, r records) (_ *server, err error) {
 	}
 	if o.CgroupParent != "" {
 		if err := cgroup.Join(s.cgroups.Layout, o.CgroupParent); err != nil {
-			s.log.Warn("not in a cgroup of its own in each hierarchy", "cgroup", o.CgroupParent, "error", err)
+			s.log.Warn("not in a cgroup of its own in each hierarchy", "cgroup", o.CgroupParent,
+				"error", err)
 		}
 	}
 	if s.devNull, err = os.Open(os.DevNull); err != nil {

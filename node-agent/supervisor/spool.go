@@ -155,9 +155,11 @@ func (p *spool) settle(from int64) error {
 // 0 is the end of the pipe.
 func (p *spool) take(pipe, limit int) (int, error) {
 	off := p.size
-	n, err := unix.Splice(pipe, nil, p.fd, &off, min(limit, spoolTurn), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	n, err := unix.Splice(pipe, nil, p.fd, &off, min(limit, spoolTurn), unix.SPLICE_F_NONBLOCK|
+		unix.SPLICE_F_MOVE)
 	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Splice(pipe, nil, p.fd, &off, min(limit, spoolTurn), unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		n, err = unix.Splice(pipe, nil, p.fd, &off, min(limit, spoolTurn), unix.SPLICE_F_NONBLOCK|
+			unix.SPLICE_F_MOVE)
 	}
 	if n > 0 {
 		p.size += n

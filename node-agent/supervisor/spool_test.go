@@ -194,7 +194,10 @@ func TestSpoolIsEmptied(t *testing.T) {
 
 // TestSpoolRotates rotates the log at every few lines and kills the supervisor between them.
 func TestSpoolRotates(t *testing.T) {
-	x := newSpooled(t, protocol.Log{LogLimits: protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 50}})
+	x := newSpooled(t, protocol.Log{LogLimits: protocol.LogLimits{
+		MaxBytes: protocol.MinLogBytes,
+		MaxFiles: 50,
+	}})
 	line := strings.Repeat("y", 4000)
 	for range 40 {
 		x.write(line + "\n" + line[:10])

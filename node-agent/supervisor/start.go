@@ -52,7 +52,9 @@ func (s *server) startProgram(
 	// right after that must not leave a record of a container that never ran, for it would be run a
 	// second time.
 	at, instant := time.Now().UTC(), boottime.Now()
-	if err := s.record(c, func(st *protocol.Status) { st.StartedAt, st.StartedInstant = at, instant }); err != nil {
+	if err := s.record(c, func(st *protocol.Status) {
+		st.StartedAt, st.StartedInstant = at, instant
+	}); err != nil {
 		if !begun {
 			_ = s.record(c, neverStarted)
 		}
@@ -72,7 +74,8 @@ func (s *server) startProgram(
 		return nil
 	case begun || ctx.Err() != nil || errors.Is(err, handler.ErrCutOff):
 		// A process that has been let go is still called created until it comes to its program.
-		return fmt.Errorf("start %s: it may have run already: %w: %w", c.id, protocol.ErrUnknownOutcome, err)
+		return fmt.Errorf("start %s: it may have run already: %w: %w", c.id,
+			protocol.ErrUnknownOutcome, err)
 	case hs.Status == specs.StateCreated:
 		_ = s.record(c, neverStarted)
 	}

@@ -43,18 +43,32 @@ func TestStartThatNobodyKnows(t *testing.T) {
 		unknown, ran  bool // ran reports whether the record says that the program may have run
 		wantNoFailure bool
 	}{
-		"no state":    {state: func() (*specs.State, error) { return nil, unix.EMFILE }, unknown: true, ran: true},
+		"no state": {state: func() (*specs.State, error) {
+			return nil, unix.EMFILE
+		}, unknown: true, ran: true},
 		"not started": {state: is(specs.StateCreated)},
 		"ended":       {state: is(specs.StateStopped), ran: true},
 		"runs":        {state: is(specs.StateRunning), ran: true, wantNoFailure: true},
 		// The process of an earlier start can have its program's end behind it by the second one.
 		"begun, not started": {begun: true, state: is(specs.StateCreated), unknown: true, ran: true},
 		"begun, ended":       {begun: true, state: is(specs.StateStopped), unknown: true, ran: true},
-		"begun, runs":        {begun: true, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
+		"begun, runs": {
+			begun: true, state: is(specs.StateRunning), ran: true,
+			wantNoFailure: true,
+		},
 		// A runtime that was killed may have let the process go, which is slow to come to its program.
-		"cut off, not started": {err: handler.ErrCutOff, state: is(specs.StateCreated), unknown: true, ran: true},
-		"cut off, ended":       {err: handler.ErrCutOff, state: is(specs.StateStopped), unknown: true, ran: true},
-		"cut off, runs":        {err: handler.ErrCutOff, state: is(specs.StateRunning), ran: true, wantNoFailure: true},
+		"cut off, not started": {
+			err: handler.ErrCutOff, state: is(specs.StateCreated), unknown: true,
+			ran: true,
+		},
+		"cut off, ended": {
+			err: handler.ErrCutOff, state: is(specs.StateStopped), unknown: true,
+			ran: true,
+		},
+		"cut off, runs": {
+			err: handler.ErrCutOff, state: is(specs.StateRunning), ran: true,
+			wantNoFailure: true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &container{id: "x", op: newOperations(), pidfd: -1, ended: make(chan struct{})}
@@ -66,7 +80,10 @@ func TestStartThatNobodyKnows(t *testing.T) {
 				c.rec.Status.StartedAt = time.Now()
 			}
 			s := &server{
-				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{err: tc.err, state: tc.state}},
+				log: slog.New(slog.DiscardHandler), handlers: handler.Set{"broken": brokenStart{
+					err:   tc.err,
+					state: tc.state,
+				}},
 				records: records{t.TempDir()}, containers: map[string]*container{"x": c}, step: func(string) {},
 			}
 			_, err := s.start(t.Context(), "x")

@@ -177,7 +177,8 @@ func TestStartIsIdempotent(t *testing.T) {
 			t.Fatalf("a second start: %v", err)
 		}
 		after, err := n.client.Get(n.ctx(), "web")
-		if err != nil || after.PID != st.PID || after.State != protocol.Running || !after.StartedAt.Equal(before.StartedAt) {
+		if err != nil || after.PID != st.PID || after.State != protocol.Running ||
+			!after.StartedAt.Equal(before.StartedAt) {
 			t.Errorf("found %+v, %v; want %+v", after, err, before)
 		}
 	})
@@ -234,12 +235,17 @@ func TestLateRecordOfARunningContainer(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	s := &server{
-		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, stopped: make(chan struct{}), reaped: make(chan struct{}, 1),
+		log: slog.New(slog.DiscardHandler), records: records{t.TempDir()}, stopped: make(chan struct{}),
+		reaped:  make(chan struct{}, 1),
 		zombies: map[int]bool{pid: true},
 	}
-	c := &container{id: "web", pid: pid, late: true, rec: record{Status: protocol.Status{ID: "web", PID: pid, State: protocol.Running}}}
+	c := &container{
+		id: "web", pid: pid, late: true,
+		rec: record{Status: protocol.Status{ID: "web", PID: pid, State: protocol.Running}},
+	}
 	s.recordLate(c)
-	if rec, err := s.records.read("web"); err != nil || rec.Status.State != protocol.Running || c.late {
+	if rec, err := s.records.read("web"); err != nil || rec.Status.State != protocol.Running ||
+		c.late {
 		t.Fatalf("found %+v, %v; want the record of a running container", rec, err)
 	}
 	if !zombie() {

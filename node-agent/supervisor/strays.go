@@ -222,13 +222,15 @@ func (f *strays) kill() error {
 	deadline := time.Now().Add(strayWait)
 	for len(f.fds) > 0 {
 		for _, fd := range f.fds {
-			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil &&
+				!errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("kill a process outside of the container's cgroup: %w", err)
 			}
 		}
 		for pid, fd := range f.fds {
 			wait := max(time.Until(deadline), 0)
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}},
+				int(wait.Milliseconds()))
 			if errors.Is(err, unix.EINTR) {
 				n, err = 1, nil // its turn comes again, if it lives
 			}

@@ -28,7 +28,10 @@ const leave = `leave() { for f in /cg/cgroup.procs /cg/*/cgroup.procs; do echo $
 // host's pid namespace.
 func seesCgroups(own bool) func(*specs.Spec) {
 	return func(s *specs.Spec) {
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/cg", Source: "/sys/fs/cgroup", Type: "bind", Options: []string{"rbind", "rw"}})
+		s.Mounts = append(s.Mounts, specs.Mount{
+			Destination: "/cg", Source: "/sys/fs/cgroup",
+			Type: "bind", Options: []string{"rbind", "rw"},
+		})
 		if !own {
 			s.Linux.Namespaces = s.Linux.Namespaces[1:] // all but the pid namespace
 		}
@@ -49,7 +52,8 @@ func (n *node) marked(mark string, count int) (pids []int) {
 			line, _ := os.ReadFile(f)
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 			args := strings.Split(string(line), "\x00")
-			if st, err := procfs.ReadStat(pid); err == nil && !st.Ended() && len(args) > 2 && args[len(args)-2] == mark && args[0] == "sleep" {
+			if st, err := procfs.ReadStat(pid); err == nil && !st.Ended() && len(args) > 2 &&
+				args[len(args)-2] == mark && args[0] == "sleep" {
 				pids = append(pids, pid)
 			}
 		}
@@ -84,11 +88,15 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 		count  int
 		ownPID bool
 	}{
-		"first process, in its own pid namespace": {script: leave + `leave $$; exec sleep MARK`, count: 1, ownPID: true},
+		"first process, in its own pid namespace": {
+			script: leave + `leave $$; exec sleep MARK`, count: 1,
+			ownPID: true,
+		},
 		"first process": {script: leave + `leave $$; exec sleep MARK`, count: 1},
 		"child":         {script: leave + `(exec sleep MARK) & leave $!; read x < /gate`, count: 1},
 		"orphan":        {script: leave + `(setsid sleep MARK & leave $!); read x < /gate`, count: 1},
-		"family":        {script: leave + `leave $$; (setsid sh -c "sleep MARK; true" &); (sleep MARK; true) & exec sleep MARK`, count: 3},
+		"family": {script: leave +
+			`leave $$; (setsid sh -c "sleep MARK; true" &); (sleep MARK; true) & exec sleep MARK`, count: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachHandler(t, func(t *testing.T, h string) {
@@ -101,8 +109,10 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 					t.Helper()
 					number++
 					mark := strconv.Itoa(number)
-					bundle := n.bundle(id, seesCgroups(tc.ownPID), "/bin/sh", "-c", strings.ReplaceAll(tc.script, "MARK", mark))
-					if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
+					bundle := n.bundle(id, seesCgroups(tc.ownPID), "/bin/sh", "-c", strings.ReplaceAll(tc.script,
+						"MARK", mark))
+					_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle})
+					if err != nil {
 						t.Fatal(err)
 					}
 					if _, err := n.client.Start(n.ctx(), id); err != nil {
@@ -158,7 +168,8 @@ func TestMovedOutOfItsCgroup(t *testing.T) {
 // cgroup. As long as such a process lives, which one does that another cgroup keeps frozen, the
 // kill does not return: its caller removes what the process uses.
 func TestKillAllWaitsForTheEnd(t *testing.T) {
-	freezer := filepath.Join("/sys/fs/cgroup/freezer", fmt.Sprintf("berth-test-frozen-%d", os.Getpid()))
+	freezer := filepath.Join("/sys/fs/cgroup/freezer", fmt.Sprintf("berth-test-frozen-%d",
+		os.Getpid()))
 	if err := os.Mkdir(freezer, 0o755); err != nil {
 		needs.Skip(t, "a freezer of cgroup v1: "+err.Error())
 	}
@@ -185,7 +196,10 @@ func TestKillAllWaitsForTheEnd(t *testing.T) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: sys, Effective: sys, Permitted: sys}
 		}
 		bundle := n.bundle("left", apart, "/bin/sh", "-c", "unshare -m sleep "+mark+" & read x")
-		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "left", Handler: h, Bundle: bundle}); err != nil {
+		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+			ID: "left", Handler: h,
+			Bundle: bundle,
+		}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := n.client.Start(n.ctx(), "left"); err != nil {
@@ -239,13 +253,16 @@ func TestBelongs(t *testing.T) {
 		parent int
 		inside bool
 	}{
-		1: {0, false}, own: {1, false}, first: {own, true}, 101: {first, true}, 102: {101, false}, other: {own, true}, 201: {other, true},
-		301: {1, true}, 302: {301, true}, 303: {1, false}, 304: {303, true}, 401: {402, true}, 402: {401, true}, 403: {999, true},
+		1: {0, false}, own: {1, false}, first: {own, true}, 101: {first, true}, 102: {101, false},
+		other: {own, true}, 201: {other, true},
+		301: {1, true}, 302: {301, true}, 303: {1, false}, 304: {303, true}, 401: {402, true},
+		402: {401, true}, 403: {999, true},
 	} {
 		all[pid] = process{Stat: procfs.Stat{PPID: p.parent}, inside: p.inside}
 	}
 	for pid, want := range map[int]bool{
-		first: true, 101: true, 102: true, other: false, 201: false, own: false, 1: false, 301: true, 302: true, 303: false, 304: false,
+		first: true, 101: true, 102: true, other: false, 201: false, own: false, 1: false, 301: true,
+		302: true, 303: false, 304: false,
 		401: false, 402: false, 403: false,
 	} {
 		if got := f.belongs(all, pid, true); got != want {

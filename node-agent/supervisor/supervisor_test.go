@@ -47,20 +47,27 @@ func TestLife(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
 		st := n.create(h, "web", "echo one; echo two >&2; echo three; read x; exit 7")
-		if st.State != protocol.Created || st.PID == 0 || st.CreatedAt.IsZero() || !st.StartedAt.IsZero() || st.ExitCode != nil || st.Handler != h || st.LogPath != n.logPath("web") {
+		if st.State != protocol.Created || st.PID == 0 || st.CreatedAt.IsZero() ||
+			!st.StartedAt.IsZero() || st.ExitCode != nil || st.Handler != h ||
+			st.LogPath != n.logPath("web") {
 			t.Fatalf("created: %+v", st)
 		}
 		if err := unix.Kill(st.PID, 0); err != nil {
 			t.Fatalf("pid %d: %v", st.PID, err)
 		}
-		if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: st.Bundle}); !errors.Is(err, protocol.ErrExist) {
+		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+			ID: "web", Handler: h,
+			Bundle: st.Bundle,
+		})
+		if !errors.Is(err, protocol.ErrExist) {
 			t.Fatalf("second create: %v", err)
 		}
 		if _, err := n.client.Start(n.ctx(), "web"); err != nil {
 			t.Fatal(err)
 		}
 		st = n.stopped("web")
-		if st.ExitCode == nil || *st.ExitCode != 7 || st.Signal != 0 || st.StartedAt.IsZero() || st.FinishedAt.Before(st.StartedAt) || st.Reason != "" {
+		if st.ExitCode == nil || *st.ExitCode != 7 || st.Signal != 0 || st.StartedAt.IsZero() ||
+			st.FinishedAt.Before(st.StartedAt) || st.Reason != "" {
 			t.Fatalf("stopped: %+v", st)
 		}
 		// All of it is in the log by the time the exit is published.
@@ -107,7 +114,10 @@ func TestExitCodes(t *testing.T) {
 			"seven": {script: "exit 7", code: 7},
 			"most":  {script: "exit 255", code: 255},
 			"kill":  {script: "sleep 1000", kill: "KILL", code: 137, signal: 9},
-			"trap":  {script: "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done", kill: "15", code: 3},
+			"trap": {
+				script: "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done", kill: "15",
+				code: 3,
+			},
 		} {
 			n.run(h, id, tc.script)
 			if strings.Contains(tc.script, "ready") {
@@ -123,7 +133,8 @@ func TestExitCodes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if st := n.stopped(id); st.ExitCode == nil || *st.ExitCode != tc.code || st.Signal != tc.signal || st.OOMKilled {
+			if st := n.stopped(id); st.ExitCode == nil || *st.ExitCode != tc.code ||
+				st.Signal != tc.signal || st.OOMKilled {
 				t.Errorf("%s: %+v", id, st)
 			}
 		}
@@ -163,7 +174,10 @@ func TestCreateFails(t *testing.T) {
 		n.warm(h)
 		before := n.descriptors()
 		bundle := n.bundle("web", func(s *specs.Spec) { s.Root.Path = "/nowhere" }, "/bin/true")
-		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: protocol.Log{Path: n.logPath("web")}})
+		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+			ID: "web", Handler: h, Bundle: bundle,
+			Log: protocol.Log{Path: n.logPath("web")},
+		})
 		if err == nil || !strings.Contains(err.Error(), "nowhere") {
 			t.Fatalf("error %v", err)
 		}
@@ -199,14 +213,21 @@ func (n *node) sameDescriptors(before []string) {
 func TestInvalidRequests(t *testing.T) {
 	n := newNode(t)
 	for name, r := range map[string]protocol.CreateRequest{
-		"id":       {ID: "../x", Bundle: "/b"},
-		"bundle":   {ID: "x", Bundle: "b"},
-		"handler":  {ID: "x", Bundle: "/b", Handler: "nope"},
-		"path":     {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "rel"}},
-		"maxBytes": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", LogLimits: protocol.LogLimits{MaxBytes: 5}}},
-		"maxFiles": {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "/l", LogLimits: protocol.LogLimits{MaxFiles: 1}}},
+		"id":      {ID: "../x", Bundle: "/b"},
+		"bundle":  {ID: "x", Bundle: "b"},
+		"handler": {ID: "x", Bundle: "/b", Handler: "nope"},
+		"path":    {ID: "x", Bundle: "/b", Log: protocol.Log{Path: "rel"}},
+		"maxBytes": {ID: "x", Bundle: "/b", Log: protocol.Log{
+			Path:      "/l",
+			LogLimits: protocol.LogLimits{MaxBytes: 5},
+		}},
+		"maxFiles": {ID: "x", Bundle: "/b", Log: protocol.Log{
+			Path:      "/l",
+			LogLimits: protocol.LogLimits{MaxFiles: 1},
+		}},
 	} {
-		if _, err := n.client.Create(n.ctx(), r); !errors.Is(err, protocol.ErrInvalid) || !strings.Contains(err.Error(), name) {
+		if _, err := n.client.Create(n.ctx(), r); !errors.Is(err, protocol.ErrInvalid) ||
+			!strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -219,17 +240,24 @@ func TestInvalidRequests(t *testing.T) {
 
 	good := `{"protocol":"berth.supervisor","minVersion":1,"maxVersion":1}` + "\n"
 	for name, tc := range map[string]struct{ send, want string }{
-		"no hello":        {"GET / HTTP/1.1\r\n", `"code":"Invalid"`},
-		"other protocol":  {`{"protocol":"x","maxVersion":1}` + "\n", `"code":"Version"`},
-		"too new":         {`{"protocol":"berth.supervisor","minVersion":2,"maxVersion":9}` + "\n", `"code":"Version"`},
-		"too old":         {`{"protocol":"berth.supervisor"}` + "\n", `"code":"Version"`},
-		"newer and ours":  {`{"protocol":"berth.supervisor","minVersion":1,"maxVersion":9,"new":[]}` + "\n", `"version":1`},
+		"no hello":       {"GET / HTTP/1.1\r\n", `"code":"Invalid"`},
+		"other protocol": {`{"protocol":"x","maxVersion":1}` + "\n", `"code":"Version"`},
+		"too new": {
+			`{"protocol":"berth.supervisor","minVersion":2,"maxVersion":9}` + "\n",
+			`"code":"Version"`,
+		},
+		"too old": {`{"protocol":"berth.supervisor"}` + "\n", `"code":"Version"`},
+		"newer and ours": {`{"protocol":"berth.supervisor","minVersion":1,"maxVersion":9,"new":[]}` +
+			"\n", `"version":1`},
 		"oversized hello": {strings.Repeat("x", 2*protocol.MaxLine), `"code":"Invalid"`},
 		"no json":         {good + "{{{\n", `"code":"Invalid"`},
 		"unknown op":      {good + `{"op":"fly"}` + "\n", `"code":"Invalid"`},
 		"no request":      {good + `{"op":"create"}` + "\n", `"code":"Invalid"`},
-		"oversized":       {good + `{"op":"` + strings.Repeat("x", 2*protocol.MaxLine) + `"}` + "\n", `"code":"Invalid"`},
-		"deep":            {good + strings.Repeat("[", protocol.MaxLine-1) + "\n", `"code":"Invalid"`},
+		"oversized": {
+			good + `{"op":"` + strings.Repeat("x", 2*protocol.MaxLine) + `"}` + "\n",
+			`"code":"Invalid"`,
+		},
+		"deep": {good + strings.Repeat("[", protocol.MaxLine-1) + "\n", `"code":"Invalid"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := net.Dial("unix", n.socket())
@@ -281,7 +309,9 @@ func TestOtherUserIsRefused(t *testing.T) {
 	if err := os.WriteFile(program, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for uid, want := range map[uint32]string{65534: "permission denied: found user 65534; allowed: 0 and 0", 0: "<nil>"} {
+	for uid, want := range map[uint32]string{
+		65534: "permission denied: found user 65534; allowed: 0 and 0", 0: "<nil>",
+	} {
 		cmd := exec.Command(program, n.socket())
 		cmd.Env = []string{roleVariable + "=list"}
 		cmd.Dir = "/"
@@ -308,10 +338,20 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 	}
 	// Without a pid namespace, so that the grandchild outlives the first process.
 	bundle := n.bundle("web", func(s *specs.Spec) {
-		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(x specs.LinuxNamespace) bool { return x.Type == specs.PIDNamespace })
-		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "bind", Source: dir, Options: []string{"bind", "rw"}})
-	}, "/bin/sh", "-c", "(while [ ! -e /tmp/go ]; do sleep 0.05; done; echo late) & echo early; exit 5")
-	if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: h, Bundle: bundle, Log: protocol.Log{Path: n.logPath("web")}}); err != nil {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(x specs.LinuxNamespace) bool {
+			return x.Type == specs.PIDNamespace
+		})
+		s.Mounts = append(s.Mounts, specs.Mount{
+			Destination: "/tmp", Type: "bind", Source: dir,
+			Options: []string{"bind", "rw"},
+		})
+	}, "/bin/sh", "-c",
+		"(while [ ! -e /tmp/go ]; do sleep 0.05; done; echo late) & echo early; exit 5")
+	_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+		ID: "web", Handler: h, Bundle: bundle,
+		Log: protocol.Log{Path: n.logPath("web")},
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.client.Start(n.ctx(), "web"); err != nil {
@@ -346,8 +386,12 @@ func grandchildHoldsTheOutput(t *testing.T, h string) {
 func TestMuchOutput(t *testing.T) {
 	n := newNode(t)
 	_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
-		ID: "web", Bundle: n.bundle("web", nil, "/bin/sh", "-c", "seq 1 100000 & seq 100001 150000 >&2; wait"),
-		Log: protocol.Log{Path: n.logPath("web"), LogLimits: protocol.LogLimits{MaxBytes: 256 << 10, MaxFiles: 1000}},
+		ID: "web", Bundle: n.bundle("web", nil, "/bin/sh", "-c",
+			"seq 1 100000 & seq 100001 150000 >&2; wait"),
+		Log: protocol.Log{Path: n.logPath("web"), LogLimits: protocol.LogLimits{
+			MaxBytes: 256 << 10,
+			MaxFiles: 1000,
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -381,7 +425,8 @@ func TestKilledSupervisor(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := newNode(t)
-		count := n.run(h, "count", "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; sleep 1000")
+		count := n.run(h, "count",
+			"i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; sleep 1000")
 		quiet := n.run(h, "quiet", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
 		killed := n.run(h, "killed", "exec sleep 1000")
 		unseen := n.run(h, "unseen", "exec sleep 1000")
@@ -415,12 +460,21 @@ func TestKilledSupervisor(t *testing.T) {
 		for i, want := range []struct {
 			st    protocol.Status
 			state protocol.State
-		}{{count, protocol.Running}, {done, protocol.Stopped}, {killed, protocol.Running}, {quiet, protocol.Running}, {unseen, protocol.Stopped}, {waiting, protocol.Created}} {
-			if i >= len(all) || all[i].ID != want.st.ID || all[i].PID != want.st.PID || all[i].State != want.state {
+		}{
+			{count, protocol.Running},
+			{done, protocol.Stopped},
+			{killed, protocol.Running},
+			{quiet, protocol.Running},
+			{unseen, protocol.Stopped},
+			{waiting, protocol.Created},
+		} {
+			if i >= len(all) || all[i].ID != want.st.ID || all[i].PID != want.st.PID ||
+				all[i].State != want.state {
 				t.Fatalf("list %+v, want %s %d %s", all, want.st.ID, want.st.PID, want.state)
 			}
 		}
-		if got := all[1]; got.ExitCode == nil || *got.ExitCode != 6 || !got.FinishedAt.Equal(before.FinishedAt) {
+		if got := all[1]; got.ExitCode == nil || *got.ExitCode != 6 ||
+			!got.FinishedAt.Equal(before.FinishedAt) {
 			t.Errorf("the one that had ended before: %+v", got)
 		}
 		if got := all[4]; got.ExitCode != nil || got.Reason == "" || got.FinishedAt.IsZero() {
@@ -508,7 +562,8 @@ func reapOrphan(t *testing.T, pid int) {
 func TestSIGTERM(t *testing.T) {
 	eachHandler(t, func(t *testing.T, h string) {
 		n := newNode(t)
-		st := n.run(h, "count", "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo -n end; read x; sleep 1000")
+		st := n.run(h, "count",
+			"i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo -n end; read x; sleep 1000")
 		for range 3 {
 			n.end(unix.SIGTERM)
 			if _, err := n.client.List(n.ctx()); err == nil {
@@ -516,7 +571,8 @@ func TestSIGTERM(t *testing.T) {
 			}
 			n.start()
 		}
-		if got, err := n.client.Get(n.ctx(), "count"); err != nil || got.PID != st.PID || got.State != protocol.Running {
+		if got, err := n.client.Get(n.ctx(), "count"); err != nil || got.PID != st.PID ||
+			got.State != protocol.Running {
 			t.Fatalf("%+v, %v", got, err)
 		}
 		if err := n.client.Kill(n.ctx(), "count", "KILL", false); err != nil {
@@ -554,7 +610,8 @@ func TestHundredAtOnce(t *testing.T) {
 	n.warm("runc")
 	before := n.descriptors()
 	for i := range 100 {
-		n.bundle(fmt.Sprintf("c%d", i), nil, "/bin/sh", "-c", fmt.Sprintf("(sleep 0.01 &) ; echo I am %d; exit %d", i, i))
+		n.bundle(fmt.Sprintf("c%d", i), nil, "/bin/sh", "-c",
+			fmt.Sprintf("(sleep 0.01 &) ; echo I am %d; exit %d", i, i))
 	}
 	w, err := n.client.Watch(n.ctx())
 	if err != nil {
@@ -569,7 +626,10 @@ func TestHundredAtOnce(t *testing.T) {
 			if i%4 == 0 {
 				h = "runc"
 			}
-			_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: filepath.Join(n.dir, "bundles", id), Log: protocol.Log{Path: n.logPath(id)}})
+			_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+				ID: id, Handler: h,
+				Bundle: filepath.Join(n.dir, "bundles", id), Log: protocol.Log{Path: n.logPath(id)},
+			})
 			if err == nil {
 				_, err = n.client.Start(n.ctx(), id)
 			}
@@ -628,7 +688,8 @@ func TestSlowWatcher(t *testing.T) {
 	// Far more changes than a socket's buffers hold.
 	for range 300 {
 		for _, id := range []string{"a", "b"} {
-			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Bundle: "/nowhere/" + strings.Repeat("x", 4000)}); err == nil {
+			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Bundle: "/nowhere/" +
+				strings.Repeat("x", 4000)}); err == nil {
 				t.Fatal("created")
 			}
 		}
@@ -692,7 +753,8 @@ func TestClientGoesWhileCreating(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(c, `{"protocol":"berth.supervisor","minVersion":1,"maxVersion":1}`+"\n"+`{"op":"create","create":{"id":"web","bundle":%q,"handler":"runc"}}`+"\n", bundle)
+	fmt.Fprintf(c, `{"protocol":"berth.supervisor","minVersion":1,"maxVersion":1}`+"\n"+
+		`{"op":"create","create":{"id":"web","bundle":%q,"handler":"runc"}}`+"\n", bundle)
 	n.eventually("it is being made", func() error {
 		_, err := n.client.Get(n.ctx(), "web")
 		return err
@@ -720,21 +782,32 @@ func TestOOMKilled(t *testing.T) {
 			code   int
 			kills  uint64
 		}{
-			"greedy":      {script: "exec tail /dev/zero", want: true, code: 137, kills: 1},
-			"killed":      {script: "sleep 1000", after: func(protocol.Status) { _ = n.client.Kill(n.ctx(), "killed", "KILL", false) }, code: 137},
+			"greedy": {script: "exec tail /dev/zero", want: true, code: 137, kills: 1},
+			"killed": {script: "sleep 1000", after: func(protocol.Status) {
+				_ = n.client.Kill(n.ctx(), "killed", "KILL", false)
+			}, code: 137},
 			"child":       {script: "tail /dev/zero; exit 3", code: 3, kills: 1},
 			"child twice": {script: "tail /dev/zero; tail /dev/zero; exit 0", kills: 2},
 			"passed on":   {script: "tail /dev/zero; exit $?", code: 137, kills: 1},
 			// A worker is killed, and later somebody kills the first process by hand.
-			"later": {script: "tail /dev/zero; sleep 1000", after: func(st protocol.Status) { _ = unix.Kill(st.PID, unix.SIGKILL) }, code: 137, kills: 1},
-			"then":  {script: "tail /dev/zero; sleep 1; exec tail /dev/zero", want: true, code: 137, kills: 2},
+			"later": {script: "tail /dev/zero; sleep 1000", after: func(st protocol.Status) {
+				_ = unix.Kill(st.PID, unix.SIGKILL)
+			}, code: 137, kills: 1},
+			"then": {
+				script: "tail /dev/zero; sleep 1; exec tail /dev/zero", want: true, code: 137,
+				kills: 2,
+			},
 		} {
 			id := strings.ReplaceAll(id, " ", "-")
 			bundle := n.bundle(id, func(s *specs.Spec) {
 				s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
-				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
+				s.Mounts = append(s.Mounts, specs.Mount{
+					Destination: "/dev/zero", Type: "bind",
+					Source: "/dev/zero", Options: []string{"bind"},
+				})
 			}, "/bin/busybox", "sh", "-c", tc.script)
-			if _, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle}); err != nil {
+			_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: id, Handler: h, Bundle: bundle})
+			if err != nil {
 				t.Fatal(err)
 			}
 			if _, err := n.client.Start(n.ctx(), id); err != nil {
@@ -751,8 +824,10 @@ func TestOOMKilled(t *testing.T) {
 				})
 				tc.after(st)
 			}
-			if st := n.stopped(id); st.OOMKilled != tc.want || *st.ExitCode != tc.code || st.OOMKills != tc.kills {
-				t.Errorf("%s: found OOMKilled %t, exit code %d, %d kills; want %t, %d, %d", id, st.OOMKilled, *st.ExitCode, st.OOMKills, tc.want, tc.code, tc.kills)
+			if st := n.stopped(id); st.OOMKilled != tc.want || *st.ExitCode != tc.code ||
+				st.OOMKills != tc.kills {
+				t.Errorf("%s: found OOMKilled %t, exit code %d, %d kills; want %t, %d, %d", id, st.OOMKilled,
+					*st.ExitCode, st.OOMKills, tc.want, tc.code, tc.kills)
 			}
 		}
 	})
@@ -827,7 +902,8 @@ func TestEnsureRunning(t *testing.T) {
 	if err := protocol.EnsureRunning(t.Context(), "/bin/false", nil, socket, nil); err != nil {
 		t.Errorf("one runs: %v", err)
 	}
-	err = protocol.EnsureRunning(t.Context(), "/bin/sh", []string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"), nil)
+	err = protocol.EnsureRunning(t.Context(), "/bin/sh",
+		[]string{"-c", "echo what is wrong >&2; exit 1"}, filepath.Join(dir, "other", "s.sock"), nil)
 	if err == nil || !strings.Contains(err.Error(), "what is wrong") {
 		t.Errorf("one that cannot start: %v", err)
 	}

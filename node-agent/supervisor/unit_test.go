@@ -30,9 +30,11 @@ func TestExitStatusOfNonChild(t *testing.T) {
 	leaktest.Check(t)
 	for _, reaped := range []bool{false, true} {
 		for script, want := range map[string]func(unix.WaitStatus) bool{
-			"exit 0":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 0 },
-			"exit 7":     func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 7 },
-			"kill -9 $$": func(ws unix.WaitStatus) bool { return ws.Signaled() && ws.Signal() == unix.SIGKILL },
+			"exit 0": func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 0 },
+			"exit 7": func(ws unix.WaitStatus) bool { return ws.Exited() && ws.ExitStatus() == 7 },
+			"kill -9 $$": func(ws unix.WaitStatus) bool {
+				return ws.Signaled() && ws.Signal() == unix.SIGKILL
+			},
 		} {
 			t.Run(fmt.Sprintf("reaped=%v/%s", reaped, script), func(t *testing.T) {
 				cmd := exec.Command("/bin/sh", "-c", "read x; "+script)
@@ -81,7 +83,8 @@ func kernelTellsExits(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return major > 6 || major == 6 && minor >= 15
@@ -92,7 +95,10 @@ func kernelTellsExits(t *testing.T) bool {
 func TestRecords(t *testing.T) {
 	leaktest.Check(t)
 	r := records{t.TempDir()}
-	rec := &record{Status: protocol.Status{ID: "web", State: protocol.Running, PID: 7, CreatedAt: time.Now().UTC(), ExitCode: new(3)}, StartTime: 9, Pipes: [2]uint64{1, 2}}
+	rec := &record{Status: protocol.Status{
+		ID: "web", State: protocol.Running, PID: 7,
+		CreatedAt: time.Now().UTC(), ExitCode: new(3),
+	}, StartTime: 9, Pipes: [2]uint64{1, 2}}
 	for range 2 {
 		if err := r.save(rec); err != nil {
 			t.Fatal(err)
@@ -102,16 +108,21 @@ func TestRecords(t *testing.T) {
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", fi, err)
 	}
-	for name, text := range map[string]string{".other.json.new": "{", "broken.json": "{", "renamed.json": `{"status":{"id":"web"}}`} {
+	for name, text := range map[string]string{
+		".other.json.new": "{", "broken.json": "{",
+		"renamed.json": `{"status":{"id":"web"}}`,
+	} {
 		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	recs, unreadable, err := r.load()
-	if len(recs) != 1 || *recs[0].Status.ExitCode != 3 || recs[0].StartTime != 9 || recs[0].Pipes != rec.Pipes {
+	if len(recs) != 1 || *recs[0].Status.ExitCode != 3 || recs[0].StartTime != 9 ||
+		recs[0].Pipes != rec.Pipes {
 		t.Fatalf("got %+v", recs)
 	}
-	if err != nil || len(unreadable) != 2 || unreadable["broken"] == nil || unreadable["renamed"] == nil {
+	if err != nil || len(unreadable) != 2 || unreadable["broken"] == nil ||
+		unreadable["renamed"] == nil {
 		t.Fatalf("got errors %v, %v", unreadable, err)
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, ".other.json.new")); !errors.Is(err, os.ErrNotExist) {
@@ -196,12 +207,16 @@ func TestCreateWithoutPidfd(t *testing.T) {
 	s := testServer(t)
 	s.handlers = handler.Set{"thread": h}
 	s.slots = slotsOf(s.handlers, 1)
-	st, err := s.create(t.Context(), &protocol.CreateRequest{ID: "web", Bundle: "/b", Handler: "thread"})
+	st, err := s.create(t.Context(), &protocol.CreateRequest{
+		ID: "web", Bundle: "/b",
+		Handler: "thread",
+	})
 	if err == nil || !strings.Contains(err.Error(), "pidfd_open") {
 		t.Errorf("found %+v, %v; want the error of pidfd_open", st, err)
 	}
 	if want := []string{"web true"}; !slices.Equal(h.deleted, want) || len(s.containers) != 0 {
-		t.Errorf("the handler has deleted %q, and %d containers are known; want %q and none", h.deleted, len(s.containers), want)
+		t.Errorf("the handler has deleted %q, and %d containers are known; want %q and none", h.deleted,
+			len(s.containers), want)
 	}
 }
 

@@ -43,7 +43,10 @@ func cgroupFile(t *testing.T, pid int, controller, v1, v2 string) string {
 }
 
 func limits(memory, pids int64) *specs.LinuxResources {
-	return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory, CheckBeforeUpdate: new(true)}, Pids: &specs.LinuxPids{Limit: &pids}}
+	return &specs.LinuxResources{Memory: &specs.LinuxMemory{
+		Limit:             &memory,
+		CheckBeforeUpdate: new(true),
+	}, Pids: &specs.LinuxPids{Limit: &pids}}
 }
 
 const mi = int64(1 << 20)
@@ -51,13 +54,16 @@ const mi = int64(1 << 20)
 // assertLimits asserts the limits of a container's cgroup, and that its process still runs.
 func assertLimits(t *testing.T, n *node, before protocol.Status, memory, pids int64) {
 	t.Helper()
-	if got := cgroupFile(t, before.PID, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.FormatInt(memory, 10) {
+	got := cgroupFile(t, before.PID, "memory", "memory.limit_in_bytes", "memory.max")
+	if got != strconv.FormatInt(memory, 10) {
 		t.Errorf("the limit of memory is %s; want %d", got, memory)
 	}
-	if got := cgroupFile(t, before.PID, "pids", "pids.max", "pids.max"); got != strconv.FormatInt(pids, 10) {
+	if got := cgroupFile(t, before.PID, "pids", "pids.max",
+		"pids.max"); got != strconv.FormatInt(pids, 10) {
 		t.Errorf("the limit of pids is %s; want %d", got, pids)
 	}
-	if st, err := n.client.Get(n.ctx(), before.ID); err != nil || st.State != protocol.Running || st.PID != before.PID {
+	if st, err := n.client.Get(n.ctx(), before.ID); err != nil || st.State != protocol.Running ||
+		st.PID != before.PID {
 		t.Errorf("found %+v, %v; want pid %d to run", st, err, before.PID)
 	}
 }
@@ -87,10 +93,12 @@ func TestUpdate(t *testing.T) {
 		was := limits(32*mi, 30)
 		was.CPU = &specs.LinuxCPU{Shares: new(uint64(1024))}
 		err := update(bad, was)
-		if err == nil || !strings.Contains(err.Error(), "linux.resources") || strings.Contains(err.Error(), "set it back") {
+		if err == nil || !strings.Contains(err.Error(), "linux.resources") ||
+			strings.Contains(err.Error(), "set it back") {
 			t.Errorf("a limit below the usage: %v", err)
 		}
-		if h == "berth" && (err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ")) {
+		if h == "berth" &&
+			(err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ")) {
 			t.Errorf("the error names no field: %v", err)
 		}
 		assertLimits(t, n, st, 32*mi, 30)
@@ -105,10 +113,12 @@ func TestUpdate(t *testing.T) {
 		if err := update(first, next); !errors.Is(err, protocol.ErrNotRunning) {
 			t.Errorf("update of a stopped one: %v", err)
 		}
-		if err := n.client.Update(n.ctx(), "nope", protocol.UpdateRequest{To: first}); !errors.Is(err, protocol.ErrNotExist) {
+		if err := n.client.Update(n.ctx(), "nope", protocol.UpdateRequest{To: first}); !errors.Is(err,
+			protocol.ErrNotExist) {
 			t.Errorf("update of none: %v", err)
 		}
-		if err := n.client.Update(n.ctx(), "web", protocol.UpdateRequest{}); !errors.Is(err, protocol.ErrInvalid) {
+		if err := n.client.Update(n.ctx(), "web", protocol.UpdateRequest{}); !errors.Is(err,
+			protocol.ErrInvalid) {
 			t.Errorf("update without limits: %v", err)
 		}
 	})
@@ -167,7 +177,10 @@ func TestUpdateOfTheLog(t *testing.T) {
 		}
 	}
 	n.untilLogFiles("web", 4, 64<<10)
-	if err := update(protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1), Log: limit(small, 3)}); err != nil {
+	if err := update(protocol.UpdateRequest{
+		To: limits(64*mi, 20), Before: limits(-1, -1),
+		Log: limit(small, 3),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.logFiles("web"); len(got) > 3 {
@@ -209,8 +222,12 @@ func TestUpdateOfTheLog(t *testing.T) {
 		n.untilLogFiles("web", 3, small)
 	}
 
-	bad := protocol.UpdateRequest{To: limits(4096, 40), Before: limits(64*mi, 20), Log: limit(64<<10, 2)}
-	if err := update(bad); err == nil || !strings.Contains(err.Error(), "linux.resources.memory.limit: ") {
+	bad := protocol.UpdateRequest{
+		To: limits(4096, 40), Before: limits(64*mi, 20),
+		Log: limit(64<<10, 2),
+	}
+	if err := update(bad); err == nil || !strings.Contains(err.Error(),
+		"linux.resources.memory.limit: ") {
 		t.Errorf("a limit below the usage: %v", err)
 	}
 	if got := n.logFiles("web"); len(got) != 3 {
@@ -241,7 +258,10 @@ func TestUpdateKilledAtEachStep(t *testing.T) {
 				}
 				return nil
 			})
-			r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(-1, -1), Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}}
+			r := protocol.UpdateRequest{
+				To: limits(64*mi, 20), Before: limits(-1, -1),
+				Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2},
+			}
 			if err := n.client.Update(n.ctx(), "web", r); !errors.Is(err, protocol.ErrUnknownOutcome) {
 				t.Fatalf("found %v; want ErrUnknownOutcome", err)
 			}
@@ -271,8 +291,12 @@ func TestUpdateOfTheLogIsUndone(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(record, "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := protocol.UpdateRequest{To: limits(64*mi, 20), Before: limits(128*mi, 30), Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2}}
-	if err := n.client.Update(n.ctx(), "web", r); err == nil || errors.Is(err, protocol.ErrUnknownOutcome) {
+	r := protocol.UpdateRequest{
+		To: limits(64*mi, 20), Before: limits(128*mi, 30),
+		Log: &protocol.LogLimits{MaxBytes: protocol.MinLogBytes, MaxFiles: 2},
+	}
+	if err := n.client.Update(n.ctx(), "web", r); err == nil ||
+		errors.Is(err, protocol.ErrUnknownOutcome) {
 		t.Errorf("found %v; want the error of the record", err)
 	}
 	assertLimits(t, n, st, 128*mi, 30)

@@ -42,17 +42,20 @@ const checkTimeout = 30 * time.Second
 // checkUpgrade asks the program that is to take over whether it can read what is on disk.
 func (s *server) checkUpgrade(ctx context.Context, program string) error {
 	if s.command == nil {
-		return fmt.Errorf("%w: upgrade: this supervisor was not started by a command line", protocol.ErrInvalid)
+		return fmt.Errorf("%w: upgrade: this supervisor was not started by a command line",
+			protocol.ErrInvalid)
 	}
 	if !filepath.IsAbs(program) {
-		return fmt.Errorf("%w: upgrade: found %q; allowed: the absolute path of a program", protocol.ErrInvalid, program)
+		return fmt.Errorf("%w: upgrade: found %q; allowed: the absolute path of a program",
+			protocol.ErrInvalid, program)
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	args := append(append([]string{}, s.command[1:]...), "--check-records")
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("upgrade: %s cannot take over: %w: %s", program, err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("upgrade: %s cannot take over: %w: %s", program, err,
+			strings.TrimSpace(string(out)))
 	}
 	return nil
 }
@@ -80,7 +83,8 @@ func (s *server) pass(lock *os.File) (string, error) {
 		return "", fmt.Errorf("write the list of descriptors: %d of %d bytes: %w", n, len(b), err)
 	}
 	for _, n := range append(names, protocol.HeldFile{FD: list}) {
-		if _, err := unix.FcntlInt(uintptr(n.FD), unix.F_SETFD, 0); err != nil { // only of a number that is no descriptor
+		// only of a number that is no descriptor
+		if _, err := unix.FcntlInt(uintptr(n.FD), unix.F_SETFD, 0); err != nil {
 			return "", fmt.Errorf("fcntl: descriptor %d: %w", n.FD, err)
 		}
 	}
@@ -92,6 +96,7 @@ func (s *server) pass(lock *os.File) (string, error) {
 func (s *server) become(program, held string) error {
 	args := append(append([]string{}, s.command...), "--held", held)
 	err := unix.Exec(program, args, os.Environ())
-	s.log.Error("upgrade: the program cannot be executed; the one before goes on", "program", program, "error", err)
+	s.log.Error("upgrade: the program cannot be executed; the one before goes on", "program", program,
+		"error", err)
 	return errors.Join(err, unix.Exec("/proc/self/exe", args, os.Environ()))
 }

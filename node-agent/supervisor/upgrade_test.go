@@ -102,7 +102,9 @@ func TestUpgradeInPlace(t *testing.T) {
 			}
 			var left []string
 			for _, name := range names {
-				if to, err := os.Readlink(name); err == nil && (strings.Contains(to, "pidfd") || strings.Contains(to, "spool") || strings.Contains(to, "memfd") || strings.Contains(to, ".log") && !strings.Contains(to, "supervisor.log")) {
+				if to, err := os.Readlink(name); err == nil && (strings.Contains(to, "pidfd") ||
+					strings.Contains(to, "spool") || strings.Contains(to, "memfd") ||
+					strings.Contains(to, ".log") && !strings.Contains(to, "supervisor.log")) {
 					left = append(left, to)
 				}
 			}
@@ -126,7 +128,10 @@ func TestUpgradeIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for program, words := range map[string]string{"berth": "absolute path", "/does/not/exist": "no such file", "/bin/false": "cannot take over"} {
+	for program, words := range map[string]string{
+		"berth":           "absolute path",
+		"/does/not/exist": "no such file", "/bin/false": "cannot take over",
+	} {
 		if err := n.upgrade(program); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: found %v; want it to say %q", program, err, words)
 		}
@@ -137,7 +142,8 @@ func TestUpgradeIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(good), `"version":1`, `"version":1000`, 1)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(strings.Replace(string(good), `"version":1`, `"version":1000`,
+		1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.upgrade(self); err == nil || !strings.Contains(err.Error(), "version 1000") {
@@ -175,19 +181,25 @@ func TestUnreadableRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"", string(good[:len(good)/2]), strings.Replace(string(good), `"version":1`, `"version":1000`, 1)} {
+	for _, bad := range []string{"", string(good[:len(good)/2]), strings.Replace(string(good),
+		`"version":1`, `"version":1000`, 1)} {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		n.start()
-		if _, err := n.client.Get(n.ctx(), "web"); err == nil || errors.Is(err, protocol.ErrNotExist) || !strings.Contains(err.Error(), "cannot be read") {
+		if _, err := n.client.Get(n.ctx(), "web"); err == nil || errors.Is(err, protocol.ErrNotExist) ||
+			!strings.Contains(err.Error(), "cannot be read") {
 			t.Errorf("get: found %v; want an error that says so", err)
 		}
-		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{ID: "web", Handler: "berth", Bundle: st.Bundle})
+		_, err := n.client.Create(n.ctx(), protocol.CreateRequest{
+			ID: "web", Handler: "berth",
+			Bundle: st.Bundle,
+		})
 		if err == nil || errors.Is(err, protocol.ErrExist) {
 			t.Errorf("create: found %v; want another error", err)
 		}
-		if err := n.client.Delete(n.ctx(), "web", true); err == nil || errors.Is(err, protocol.ErrNotExist) {
+		if err := n.client.Delete(n.ctx(), "web", true); err == nil ||
+			errors.Is(err, protocol.ErrNotExist) {
 			t.Errorf("delete: found %v; want another error", err)
 		}
 		if err := unix.Kill(st.PID, 0); err != nil {
@@ -199,7 +211,8 @@ func TestUnreadableRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.start()
-	if got, err := n.client.Get(n.ctx(), "web"); err != nil || got.PID != st.PID || got.State != protocol.Running {
+	if got, err := n.client.Get(n.ctx(), "web"); err != nil || got.PID != st.PID ||
+		got.State != protocol.Running {
 		t.Errorf("with its record again: found %+v, %v", got, err)
 	}
 }

@@ -27,10 +27,12 @@ func TestReadsRecordsOfAllVersions(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if rec.Status.State != protocol.Running || rec.Status.PID == 0 || rec.StartTime == 0 || rec.BootID == "" || rec.Log.Path == "" || rec.Status.Handler == "" {
+		if rec.Status.State != protocol.Running || rec.Status.PID == 0 || rec.StartTime == 0 ||
+			rec.BootID == "" || rec.Log.Path == "" || rec.Status.Handler == "" {
 			t.Errorf("%s: found %+v", file, rec)
 		}
-		if logs := strings.Contains(file, "logging"); logs != (rec.Log.LogLimits == protocol.LogLimits{MaxBytes: 1 << 20, MaxFiles: 3}) {
+		logs := strings.Contains(file, "logging")
+		if logs != (rec.Log.LogLimits == protocol.LogLimits{MaxBytes: 1 << 20, MaxFiles: 3}) {
 			t.Errorf("%s: found the log %+v", file, rec.Log)
 		}
 	}

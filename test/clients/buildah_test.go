@@ -25,7 +25,8 @@ CMD ["cat", "/built"]
 	// at work in the others.
 	flag := []string{"--runtime", berth, "--isolation", "oci"}
 	run := func(name string, args ...string) []string {
-		return append(append([]string{"run", "--network", "none"}, flag...), append([]string{name}, args...)...)
+		return append(append([]string{"run", "--network", "none"}, flag...),
+			append([]string{name}, args...)...)
 	}
 	t.Run("run", func(t *testing.T) {
 		b := b.with(t)
@@ -34,8 +35,10 @@ CMD ["cat", "/built"]
 		b.exits(5, nil, run(name, "sh", "-c", "exit 5")...)
 		b.must(run(name, "sh", "-c", "echo kept >/kept")...)
 		equal(t, "a file of an earlier run", b.must(run(name, "cat", "/kept")...), "kept")
-		equal(t, "terminal", b.must(append([]string{"run", "-t", "--network", "none"}, append(flag, name, "tty")...)...), "/dev/pts/0")
-		equal(t, "user", b.must(append([]string{"run", "--user", "12:34", "--network", "none"}, append(flag, name, "id", "-u")...)...), "12")
+		equal(t, "terminal", b.must(append([]string{"run", "-t", "--network", "none"},
+			append(flag, name, "tty")...)...), "/dev/pts/0")
+		equal(t, "user", b.must(append([]string{"run", "--user", "12:34", "--network", "none"},
+			append(flag, name, "id", "-u")...)...), "12")
 		if r := b.run(run(name, "/missing")...); r.code == 0 {
 			t.Error(r)
 		}
@@ -54,10 +57,13 @@ CMD ["cat", "/built"]
 	})
 	t.Run("build", func(t *testing.T) {
 		b := b.with(t)
-		b.must(append(append([]string{"build"}, flag...), "--network", "none", "-t", "localhost/built:1", filepath.Join(work, "context"))...)
+		b.must(append(append([]string{"build"}, flag...), "--network", "none", "-t", "localhost/built:1",
+			filepath.Join(work, "context"))...)
 		name := b.must("from", "localhost/built:1")
 		equal(t, "file of the image", b.must(run(name, "cat", "/built")...), "built")
-		if r := b.run(append(append([]string{"build"}, flag...), "--network", "none", "-f", "-", work+"/context")...); r.code == 0 {
+		r := b.run(append(append([]string{"build"}, flag...), "--network", "none", "-f", "-", work+
+			"/context")...)
+		if r.code == 0 {
 			t.Error(r)
 		}
 	})

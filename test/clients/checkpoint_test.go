@@ -41,7 +41,8 @@ func TestCheckpointPodman(t *testing.T) {
 	logs := func() int { return last(p.must("logs", id)) }
 	eventually(t, "it counts", func() bool { return logs() >= 3 })
 	p.must("container", "checkpoint", id)
-	equal(t, "state", p.must("inspect", "-f", "{{.State.Running}} {{.State.Checkpointed}}", id), "false true")
+	equal(t, "state", p.must("inspect", "-f", "{{.State.Running}} {{.State.Checkpointed}}", id),
+		"false true")
 	before := logs()
 	p.must("container", "restore", id)
 	equal(t, "state", p.must("inspect", "-f", "{{.State.Running}}", id), "true")
@@ -64,7 +65,8 @@ func TestCheckpointContainerd(t *testing.T) {
 	needsCRIU(t)
 	ctr := startContainerd(t, "default")
 	output := filepath.Join(t.TempDir(), "log")
-	ctr.must("run", "-d", "--runc-binary", berth, "--snapshotter", "overlayfs", "--log-uri", "file://"+output, busybox, "cp", counting[0], counting[1], counting[2])
+	ctr.must("run", "-d", "--runc-binary", berth, "--snapshotter", "overlayfs", "--log-uri", "file://"+
+		output, busybox, "cp", counting[0], counting[1], counting[2])
 	logs := func() int {
 		data, err := os.ReadFile(output)
 		if err != nil {
@@ -89,5 +91,6 @@ func TestCheckpointContainerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "the process", strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "), strings.Join(counting, " "))
+	equal(t, "the process", strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "),
+		strings.Join(counting, " "))
 }

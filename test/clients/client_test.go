@@ -54,7 +54,8 @@ type result struct {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out, r.stderr)
+	return fmt.Sprintf("%v: exit code %d\n--- stdout:\n%s--- stderr:\n%s", r.args, r.code, r.out,
+		r.stderr)
 }
 
 // limit is the time that a call may take: a client that hangs has failed. Without a processor of
@@ -104,7 +105,8 @@ func shares512() setting {
 // begin to listen for a lack of memory as they start the container. They hear of its end by another
 // way, which is not to be the faster one.
 const (
-	hungry     = "until test -e " + hungryFile + "; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 5; exit $code"
+	hungry = "until test -e " + hungryFile +
+		"; do sleep 0.1; done; dd if=/dev/zero of=/dev/null bs=64M count=1; code=$?; sleep 5; exit $code"
 	hungryFile = "/tmp/hungry"
 )
 
@@ -141,7 +143,10 @@ func (c *client) feed(stdin string, args ...string) result {
 	// A monitor of the client may hold the pipes for longer than the client lives.
 	cmd.WaitDelay = 30 * time.Second
 	err := cmd.Run()
-	r := result{args: cmd.Args, out: out.String(), stderr: stderr.String(), code: cmd.ProcessState.ExitCode()}
+	r := result{
+		args: cmd.Args, out: out.String(), stderr: stderr.String(),
+		code: cmd.ProcessState.ExitCode(),
+	}
 	if ctx.Err() != nil {
 		c.t.Fatalf("no answer in %v: %v", limit, r)
 	}

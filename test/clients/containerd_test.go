@@ -23,8 +23,11 @@ func startContainerd(t *testing.T, namespace string) *client {
 	}
 	// This machine's root may not lower the score of a process (CAP_SYS_RESOURCE), which CRI asks
 	// for, and it has no registry. The plugins of CNI are where Debian has them.
-	snippet(t, "/etc/containerd/config.toml", "/etc/containerd/config.toml", `"registry.k8s.io/pause:3.6"`, `"`+pause+`"`+"\nrestrict_oom_score_adj = true", "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n",
-		"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n"+driver, "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n", `[plugins."io.containerd.grpc.v1.cri".cni]
+	snippet(t, "/etc/containerd/config.toml", "/etc/containerd/config.toml",
+		`"registry.k8s.io/pause:3.6"`, `"`+pause+`"`+"\nrestrict_oom_score_adj = true",
+		"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n",
+		"[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.berth.options]\n"+driver,
+		"[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n", `[plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -42,7 +45,9 @@ bin_dir = "/usr/lib/cni"
 func TestContainerd(t *testing.T) {
 	ctr := startContainerd(t, "default")
 	flags := []string{"--runc-binary", berth, "--snapshotter", "overlayfs"}
-	run := func(args ...string) []string { return append(append([]string{"run", "--rm"}, flags...), args...) }
+	run := func(args ...string) []string {
+		return append(append([]string{"run", "--rm"}, flags...), args...)
+	}
 	// start starts a container in the background and removes it at the end.
 	start := func(t *testing.T, id string, args ...string) *client {
 		t.Helper()
@@ -51,7 +56,8 @@ func TestContainerd(t *testing.T) {
 		t.Cleanup(func() {
 			ctr.run("task", "kill", "-s", "KILL", id)
 			eventually(t, "the task can be deleted", func() bool {
-				return ctr.run("task", "rm", "-f", id).code == 0 || !strings.Contains(ctr.must("task", "ls", "-q"), id)
+				return ctr.run("task", "rm", "-f", id).code == 0 ||
+					!strings.Contains(ctr.must("task", "ls", "-q"), id)
 			})
 			ctr.must("container", "rm", id)
 		})
@@ -73,13 +79,18 @@ func TestContainerd(t *testing.T) {
 		r := ctr.run(run(busybox, "r3", "sh", "-c", "echo out; echo err >&2")...)
 		equal(t, "standard output", r.out, "out\n")
 		equal(t, "standard error", r.stderr, "err\n")
-		equal(t, "standard input", ctr.feed("fed\n", run(busybox, "r4", "head", "-n", "1")...).out, "fed\n")
+		equal(t, "standard input", ctr.feed("fed\n", run(busybox, "r4", "head", "-n", "1")...).out,
+			"fed\n")
 		ctr.exits(1, []string{"no such file or directory"}, run(busybox, "r5", "/missing")...)
 		ctr.exits(1, []string{"executable file not found in $PATH"}, run(busybox, "r6", "missing")...)
 		ctr.exits(1, []string{"permission denied"}, run(busybox, "r7", "/etc/passwd")...)
-		ctr.exits(1, []string{"Read-only file system"}, run("--read-only", busybox, "r8", "touch", "/x")...)
-		equal(t, "environment and working directory", ctr.must(run("--env", "A=b c", "--cwd", "/tmp", busybox, "r9", "sh", "-c", "echo $A; pwd")...), "b c\n/tmp")
-		equal(t, "privileged", ctr.must(run("--privileged", busybox, "r10", "grep", "CapBnd", "/proc/self/status")...), "CapBnd:\t"+bounding(t))
+		ctr.exits(1, []string{"Read-only file system"}, run("--read-only", busybox, "r8", "touch",
+			"/x")...)
+		equal(t, "environment and working directory",
+			ctr.must(run("--env", "A=b c", "--cwd", "/tmp", busybox, "r9", "sh", "-c", "echo $A; pwd")...),
+			"b c\n/tmp")
+		equal(t, "privileged", ctr.must(run("--privileged", busybox, "r10", "grep", "CapBnd",
+			"/proc/self/status")...), "CapBnd:\t"+bounding(t))
 	})
 	t.Run("terminal", func(t *testing.T) {
 		terminal(t, ctr.with(t), run("-t", busybox, "t1", "sh")...)
@@ -92,18 +103,22 @@ func TestContainerd(t *testing.T) {
 		equal(t, "output", ctr.must(exec("x1", "e", "echo", "hello")...), "hello")
 		ctr.exits(5, nil, exec("x2", "e", "sh", "-c", "exit 5")...)
 		equal(t, "standard input", ctr.feed("fed\n", exec("x3", "e", "cat")...).out, "fed\n")
-		equal(t, "working directory and user", ctr.must(exec("x4", "--cwd", "/tmp", "--user", "12:34", "e", "sh", "-c", "pwd; id -u")...), "/tmp\n12")
+		equal(t, "working directory and user", ctr.must(exec("x4", "--cwd", "/tmp", "--user", "12:34",
+			"e", "sh", "-c", "pwd; id -u")...), "/tmp\n12")
 		ctr.exits(1, []string{"no such file or directory"}, exec("x5", "e", "/missing")...)
 		terminal(t, ctr, exec("x6", "-t", "e", "sh")...)
 		// Another process of the container, which ctr leaves behind, ends with it.
 		ctr.must(exec("x7", "-d", "e", "sleep", "1000")...)
-		eventually(t, "both processes are shown", func() bool { return len(strings.Fields(ctr.must("task", "ps", "e"))) >= 2+2*2 })
+		eventually(t, "both processes are shown", func() bool {
+			return len(strings.Fields(ctr.must("task", "ps", "e"))) >= 2+2*2
+		})
 	})
 	t.Run("kill", func(t *testing.T) {
 		ctr := ctr.with(t)
 		ended := make(chan result)
 		go func() {
-			ended <- ctr.run(run(busybox, "k", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")...)
+			ended <- ctr.run(run(busybox, "k", "sh", "-c",
+				"trap 'exit 9' TERM; while :; do sleep 0.1; done")...)
 		}()
 		eventually(t, "it runs", func() bool { return status(ctr, "k") == "RUNNING" })
 		for {
@@ -124,15 +139,19 @@ func TestContainerd(t *testing.T) {
 	t.Run("created, then removed", func(t *testing.T) { neverStarted(t, ctr.with(t), "default") })
 	t.Run("kill all", func(t *testing.T) {
 		// In the host's pid namespace the kernel does not end the others with the first.
-		ctr := start(t, "ka", "--with-ns", "pid:/proc/1/ns/pid", busybox, "ka", "sh", "-c", "sleep 999 & sleep 999")
-		eventually(t, "all run", func() bool { return len(strings.Fields(ctr.must("task", "ps", "ka"))) >= 2+2*2 })
+		ctr := start(t, "ka", "--with-ns", "pid:/proc/1/ns/pid", busybox, "ka", "sh", "-c",
+			"sleep 999 & sleep 999")
+		eventually(t, "all run", func() bool {
+			return len(strings.Fields(ctr.must("task", "ps", "ka"))) >= 2+2*2
+		})
 		ctr.must("task", "kill", "--all", "-s", "KILL", "ka")
 		eventually(t, "all have ended", func() bool { return status(ctr, "ka") == "STOPPED" })
 	})
 	t.Run("pause", func(t *testing.T) {
 		file := filepath.Join(work, "ticks")
 		write(t, file, "")
-		ctr := start(t, "p", "--mount", "type=bind,src="+file+",dst=/ticks,options=rbind:rw", busybox, "p", "sh", "-c", "while :; do echo >>/ticks; sleep 0.02; done")
+		ctr := start(t, "p", "--mount", "type=bind,src="+file+",dst=/ticks,options=rbind:rw", busybox,
+			"p", "sh", "-c", "while :; do echo >>/ticks; sleep 0.02; done")
 		size := func() int64 {
 			st, err := os.Stat(file)
 			if err != nil {
@@ -153,7 +172,8 @@ func TestContainerd(t *testing.T) {
 	t.Run("metrics", func(t *testing.T) {
 		ctr := start(t, "m", "--memory-limit", "67108864", busybox, "m", "sleep", "1000")
 		got := ctr.must("task", "metrics", "m")
-		if !strings.Contains(got, byVersion(setting{value: "memory.usage_in_bytes"}, setting{value: "memory.usage "}).value) || !strings.Contains(got, "67108864") {
+		if !strings.Contains(got, byVersion(setting{value: "memory.usage_in_bytes"},
+			setting{value: "memory.usage "}).value) || !strings.Contains(got, "67108864") {
 			t.Errorf("metrics: %s", got)
 		}
 		// ctr shows the container no cgroups.
@@ -168,7 +188,8 @@ func TestContainerd(t *testing.T) {
 		ctr := ctr.with(t)
 		// A task that cannot start was created, and is deleted, by the shim: the id is free again.
 		for range 2 {
-			ctr.must(append(append([]string{"container", "create"}, flags[2:]...), busybox, "n", "/missing")...)
+			ctr.must(append(append([]string{"container", "create"}, flags[2:]...), busybox, "n",
+				"/missing")...)
 			ctr.exits(1, []string{"no such file or directory"}, "task", "start", "n")
 			equal(t, "tasks", status(ctr, "n"), "")
 			ctr.must("container", "rm", "n")

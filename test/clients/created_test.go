@@ -31,12 +31,14 @@ func gone(t *testing.T, pid string) {
 // neverStarted creates tasks with containerd's API, as ctr always starts what it creates, and
 // removes them with ctr.
 func neverStarted(t *testing.T, ctr *client, namespace string) {
-	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+containerdSocket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "containerd-namespace", namespace), limit)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(),
+		"containerd-namespace", namespace), limit)
 	defer cancel()
 	value, err := proto.Marshal(&options.Options{BinaryName: berth})
 	if err != nil {
@@ -45,17 +47,22 @@ func neverStarted(t *testing.T, ctr *client, namespace string) {
 	create := func(id string) string {
 		t.Helper()
 		ctr.must("container", "create", "--snapshotter", "overlayfs", busybox, id, "sleep", "1000")
-		m, err := snapshots.NewSnapshotsClient(conn).Mounts(ctx, &snapshots.MountsRequest{Snapshotter: "overlayfs", Key: id})
+		m, err := snapshots.NewSnapshotsClient(conn).Mounts(ctx,
+			&snapshots.MountsRequest{Snapshotter: "overlayfs", Key: id})
 		if err != nil {
 			t.Fatal(err)
 		}
 		r, err := tasks.NewTasksClient(conn).Create(ctx, &tasks.CreateTaskRequest{
-			ContainerID: id, Rootfs: m.Mounts, Options: &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: value},
+			ContainerID: id, Rootfs: m.Mounts, Options: &anypb.Any{
+				TypeUrl: "containerd.runc.v1.Options",
+				Value:   value,
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Join(strings.Fields(ctr.must("task", "ls")), " "); !strings.Contains(got, fmt.Sprintf("%s %d CREATED", id, r.Pid)) {
+		got := strings.Join(strings.Fields(ctr.must("task", "ls")), " ")
+		if !strings.Contains(got, fmt.Sprintf("%s %d CREATED", id, r.Pid)) {
 			t.Errorf("tasks: %s", got)
 		}
 		return fmt.Sprint(r.Pid)
@@ -74,6 +81,8 @@ func neverStarted(t *testing.T, ctr *client, namespace string) {
 	pid := create("n")
 	ctr.must("task", "kill", "-s", "KILL", "n")
 	gone(t, pid)
-	eventually(t, "the task can be deleted", func() bool { return ctr.run("task", "rm", "n").code != 1 || ctr.must("task", "ls", "-q") == "" })
+	eventually(t, "the task can be deleted", func() bool {
+		return ctr.run("task", "rm", "n").code != 1 || ctr.must("task", "ls", "-q") == ""
+	})
 	ctr.must("container", "rm", "n")
 }

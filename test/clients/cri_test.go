@@ -24,7 +24,9 @@ type pod struct {
 	id      string
 }
 
-func newPod(t *testing.T, service cri.RuntimeServiceClient, name string, settings ...func(*cri.PodSandboxConfig)) *pod {
+func newPod(t *testing.T, service cri.RuntimeServiceClient, name string,
+	settings ...func(*cri.PodSandboxConfig),
+) *pod {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
@@ -40,14 +42,23 @@ func newPod(t *testing.T, service cri.RuntimeServiceClient, name string, setting
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name},
 		LogDirectory: logs,
 		// With a network of its own it would need CNI.
-		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: parent, SecurityContext: &cri.LinuxSandboxSecurityContext{
-			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER},
-		}},
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent: parent,
+			SecurityContext: &cri.LinuxSandboxSecurityContext{
+				NamespaceOptions: &cri.NamespaceOption{
+					Network: cri.NamespaceMode_NODE,
+					Pid:     cri.NamespaceMode_CONTAINER,
+				},
+			},
+		},
 	}}
 	for _, set := range settings {
 		set(p.config)
 	}
-	r, err := service.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: "berth"})
+	r, err := service.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{
+		Config:         p.config,
+		RuntimeHandler: "berth",
+	})
 	p.must(err)
 	p.id = r.PodSandboxId
 	t.Cleanup(func() {
@@ -74,16 +85,26 @@ func (p *pod) start(name string, command []string, settings ...func(*cri.Contain
 	return id
 }
 
-func (p *pod) tryStart(name string, command []string, settings ...func(*cri.ContainerConfig)) (string, error) {
+func (p *pod) tryStart(name string, command []string,
+	settings ...func(*cri.ContainerConfig),
+) (string, error) {
 	p.t.Helper()
 	config := &cri.ContainerConfig{
-		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: busybox}, Command: command, LogPath: name + ".log",
-		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions}},
+		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: busybox},
+		Command: command, LogPath: name + ".log",
+		Linux: &cri.LinuxContainerConfig{
+			SecurityContext: &cri.LinuxContainerSecurityContext{
+				NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions,
+			},
+		},
 	}
 	for _, set := range settings {
 		set(config)
 	}
-	c, err := p.service.CreateContainer(p.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+	c, err := p.service.CreateContainer(p.ctx, &cri.CreateContainerRequest{
+		PodSandboxId: p.id,
+		Config:       config, SandboxConfig: p.config,
+	})
 	p.must(err)
 	_, err = p.service.StartContainer(p.ctx, &cri.StartContainerRequest{ContainerId: c.ContainerId})
 	return c.ContainerId, err
@@ -99,13 +120,18 @@ func (p *pod) status(id string) *cri.ContainerStatus {
 // ended waits until a container has ended.
 func (p *pod) ended(id string) *cri.ContainerStatus {
 	p.t.Helper()
-	eventually(p.t, "the container has ended", func() bool { return p.status(id).State == cri.ContainerState_CONTAINER_EXITED })
+	eventually(p.t, "the container has ended", func() bool {
+		return p.status(id).State == cri.ContainerState_CONTAINER_EXITED
+	})
 	return p.status(id)
 }
 
 func (p *pod) exec(id string, command ...string) *cri.ExecSyncResponse {
 	p.t.Helper()
-	r, err := p.service.ExecSync(p.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(limit.Seconds())})
+	r, err := p.service.ExecSync(p.ctx, &cri.ExecSyncRequest{
+		ContainerId: id, Cmd: command,
+		Timeout: int64(limit.Seconds()),
+	})
 	p.must(err)
 	return r
 }
@@ -126,7 +152,8 @@ func (p *pod) log(name string) string {
 func TestCRI(t *testing.T) {
 	podNetwork(t)
 	startContainerd(t, "k8s.io")
-	conn, err := grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+containerdSocket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +172,8 @@ func TestCRI(t *testing.T) {
 		equal(t, "exit code", st.ExitCode, 3)
 		equal(t, "reason", st.Reason, "Error")
 		lines := strings.Split(strings.TrimSpace(p.log("c")), "\n")
-		if len(lines) != 2 || !strings.Contains(p.log("c"), "stdout F one\n") || !strings.Contains(p.log("c"), "stderr F two\n") {
+		if len(lines) != 2 || !strings.Contains(p.log("c"), "stdout F one\n") ||
+			!strings.Contains(p.log("c"), "stderr F two\n") {
 			t.Errorf("log: %q", lines)
 		}
 		_, err = service.RemoveContainer(p.ctx, &cri.RemoveContainerRequest{ContainerId: id})
@@ -185,20 +213,32 @@ func TestCRI(t *testing.T) {
 		equal(t, "exit code", r.ExitCode, 5)
 		equal(t, "standard output", string(r.Stdout), "out\n")
 		equal(t, "standard error", string(r.Stderr), "err\n")
-		if _, err := service.ExecSync(p.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"missing"}}); err == nil || !strings.Contains(err.Error(), "executable file not found in $PATH") {
+		if _, err := service.ExecSync(p.ctx, &cri.ExecSyncRequest{
+			ContainerId: id,
+			Cmd:         []string{"missing"},
+		}); err == nil || !strings.Contains(err.Error(),
+			"executable file not found in $PATH") {
 			t.Errorf("missing: %v", err)
 		}
 		// A probe that takes too long is killed.
-		if _, err := service.ExecSync(p.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "77"}, Timeout: 1}); err == nil || !strings.Contains(err.Error(), "timeout") {
+		if _, err := service.ExecSync(p.ctx, &cri.ExecSyncRequest{
+			ContainerId: id,
+			Cmd:         []string{"sleep", "77"}, Timeout: 1,
+		}); err == nil || !strings.Contains(err.Error(),
+			"timeout") {
 			t.Errorf("a command that takes too long: %v", err)
 		}
 	})
 	t.Run("never started", func(t *testing.T) {
 		p := newPod(t, service, "never")
 		for range 2 {
-			c, err := service.CreateContainer(p.ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config, Config: &cri.ContainerConfig{
-				Metadata: &cri.ContainerMetadata{Name: "n"}, Image: &cri.ImageSpec{Image: busybox}, Command: sleep,
-			}})
+			c, err := service.CreateContainer(p.ctx, &cri.CreateContainerRequest{
+				PodSandboxId:  p.id,
+				SandboxConfig: p.config, Config: &cri.ContainerConfig{
+					Metadata: &cri.ContainerMetadata{Name: "n"}, Image: &cri.ImageSpec{Image: busybox},
+					Command: sleep,
+				},
+			})
 			p.must(err)
 			_, err = service.RemoveContainer(p.ctx, &cri.RemoveContainerRequest{ContainerId: c.ContainerId})
 			p.must(err)
@@ -218,17 +258,24 @@ func TestCRI(t *testing.T) {
 		eventually(t, "the pod's page is served", func() bool { return get(url) == "from a pod\n" })
 		q := newPod(t, service, "neighbour", ownNetwork)
 		other := q.start("c", sleep)
-		equal(t, "page as a neighbour has it", string(q.exec(other, "wget", "-q", "-O", "-", url).Stdout), "from a pod\n")
+		equal(t, "page as a neighbour has it", string(q.exec(other, "wget", "-q", "-O", "-", url).Stdout),
+			"from a pod\n")
 		equal(t, "hostname", string(p.exec(id, "hostname").Stdout), "a-pod\n")
 		testStreams(t, p, id, "from a pod")
 	})
 	t.Run("stop", func(t *testing.T) {
 		p := newPod(t, service, "stop")
-		polite := p.start("polite", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"})
-		eventually(t, "the trap is set", func() bool { return strings.Contains(p.log("polite"), "ready") })
+		polite := p.start("polite",
+			[]string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"})
+		eventually(t, "the trap is set", func() bool {
+			return strings.Contains(p.log("polite"), "ready")
+		})
 		deaf := p.start("deaf", []string{"sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"})
 		for id, want := range map[string]struct{ grace, code int64 }{polite: {100, 9}, deaf: {1, 137}} {
-			_, err := service.StopContainer(p.ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: want.grace})
+			_, err := service.StopContainer(p.ctx, &cri.StopContainerRequest{
+				ContainerId: id,
+				Timeout:     want.grace,
+			})
 			p.must(err)
 			equal(t, "exit code", int64(p.status(id).ExitCode), want.code)
 		}
@@ -236,27 +283,36 @@ func TestCRI(t *testing.T) {
 	t.Run("resources", func(t *testing.T) {
 		p := newPod(t, service, "resources")
 		limits := func(memory int64) *cri.LinuxContainerResources {
-			return &cri.LinuxContainerResources{MemoryLimitInBytes: memory, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512}
+			return &cri.LinuxContainerResources{
+				MemoryLimitInBytes: memory, CpuPeriod: 100000,
+				CpuQuota: 50000, CpuShares: 512,
+			}
 		}
 		id := p.start("c", sleep, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(64 << 20) })
 		read := func(file string) string { return string(p.exec(id, "cat", file).Stdout) }
 		inside(t, read, memoryLimit("67108864"), quota(50), shares512())
-		_, err := service.UpdateContainerResources(p.ctx, &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: limits(32 << 20)})
+		_, err := service.UpdateContainerResources(p.ctx,
+			&cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: limits(32 << 20)})
 		p.must(err)
 		inside(t, read, memoryLimit("33554432"), quota(50), shares512())
 		stats, err := service.ContainerStats(p.ctx, &cri.ContainerStatsRequest{ContainerId: id})
 		p.must(err)
-		if stats.Stats.Memory.WorkingSetBytes.GetValue() == 0 || stats.Stats.Cpu.UsageCoreNanoSeconds.GetValue() == 0 {
+		if stats.Stats.Memory.WorkingSetBytes.GetValue() == 0 ||
+			stats.Stats.Cpu.UsageCoreNanoSeconds.GetValue() == 0 {
 			t.Errorf("stats: %v", stats.Stats)
 		}
-		oom := p.start("oom", []string{"sh", "-c", hungry}, func(c *cri.ContainerConfig) { c.Linux.Resources = limits(16 << 20) })
+		oom := p.start("oom", []string{"sh", "-c", hungry}, func(c *cri.ContainerConfig) {
+			c.Linux.Resources = limits(16 << 20)
+		})
 		p.exec(oom, "touch", hungryFile)
 		st := p.ended(oom)
 		equal(t, "reason of one that needs more", st.Reason, "OOMKilled")
 		equal(t, "its exit code", st.ExitCode, 137)
 	})
 	t.Run("security context", func(t *testing.T) {
-		p := newPod(t, service, "security", func(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
+		p := newPod(t, service, "security", func(c *cri.PodSandboxConfig) {
+			c.Linux.SecurityContext.Privileged = true
+		})
 		runs := func(name, script string, set func(*cri.ContainerConfig)) string {
 			t.Helper()
 			p.ended(p.start(name, []string{"sh", "-c", script + " 2>&1"}, set))
@@ -264,18 +320,26 @@ func TestCRI(t *testing.T) {
 		}
 		equal(t, "user and groups", runs("user", "id -u; id -g; id -G", func(c *cri.ContainerConfig) {
 			s := c.Linux.SecurityContext
-			s.RunAsUser, s.RunAsGroup, s.SupplementalGroups = &cri.Int64Value{Value: 12}, &cri.Int64Value{Value: 34}, []int64{56}
+			s.RunAsUser, s.RunAsGroup, s.SupplementalGroups = &cri.Int64Value{Value: 12},
+				&cri.Int64Value{Value: 34}, []int64{56}
 		}), "12|34|34 56|")
-		equal(t, "read-only root", runs("readonly", "touch /x", func(c *cri.ContainerConfig) { c.Linux.SecurityContext.ReadonlyRootfs = true }), "touch: /x: Read-only file system|")
-		equal(t, "no capabilities", runs("capabilities", "grep CapEff /proc/self/status", func(c *cri.ContainerConfig) {
-			c.Linux.SecurityContext.Capabilities = &cri.Capability{DropCapabilities: []string{"ALL"}}
-		}), "CapEff:\t0000000000000000|")
-		equal(t, "runtime's own seccomp profile", runs("seccomp", "grep Seccomp: /proc/self/status", func(c *cri.ContainerConfig) {
-			c.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}
-		}), "Seccomp:\t2|")
-		equal(t, "privileged", runs("privileged", "mount -t tmpfs x /mnt && stat -f -c %T /mnt", func(c *cri.ContainerConfig) {
-			c.Linux.SecurityContext.Privileged = true
-		}), "tmpfs|")
+		equal(t, "read-only root", runs("readonly", "touch /x", func(c *cri.ContainerConfig) {
+			c.Linux.SecurityContext.ReadonlyRootfs = true
+		}), "touch: /x: Read-only file system|")
+		equal(t, "no capabilities", runs("capabilities", "grep CapEff /proc/self/status",
+			func(c *cri.ContainerConfig) {
+				c.Linux.SecurityContext.Capabilities = &cri.Capability{DropCapabilities: []string{"ALL"}}
+			}), "CapEff:\t0000000000000000|")
+		equal(t, "runtime's own seccomp profile", runs("seccomp", "grep Seccomp: /proc/self/status",
+			func(c *cri.ContainerConfig) {
+				c.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{
+					ProfileType: cri.SecurityProfile_RuntimeDefault,
+				}
+			}), "Seccomp:\t2|")
+		equal(t, "privileged", runs("privileged", "mount -t tmpfs x /mnt && stat -f -c %T /mnt",
+			func(c *cri.ContainerConfig) {
+				c.Linux.SecurityContext.Privileged = true
+			}), "tmpfs|")
 		dir := filepath.Join(work, "cri-volume")
 		write(t, filepath.Join(dir, "f"), "from the host\n")
 		equal(t, "mount", runs("mount", "cat /v/f; touch /v/g", func(c *cri.ContainerConfig) {
@@ -285,10 +349,15 @@ func TestCRI(t *testing.T) {
 	t.Run("pid namespace of the pod", func(t *testing.T) {
 		p := newPod(t, service, "pid")
 		p.start("first", sleep)
-		id := p.start("second", []string{"sh", "-c", "while :; do sleep 1; done"}, func(c *cri.ContainerConfig) {
-			c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_POD}
-		})
-		equal(t, "first process of the pod", string(p.exec(id, "cat", "/proc/1/cmdline").Stdout), "sleep\x002147483647\x00")
+		id := p.start("second", []string{"sh", "-c", "while :; do sleep 1; done"},
+			func(c *cri.ContainerConfig) {
+				c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{
+					Network: cri.NamespaceMode_NODE,
+					Pid:     cri.NamespaceMode_POD,
+				}
+			})
+		equal(t, "first process of the pod", string(p.exec(id, "cat", "/proc/1/cmdline").Stdout),
+			"sleep\x002147483647\x00")
 	})
 	t.Run("the pod ends with all its containers", func(t *testing.T) {
 		p := newPod(t, service, "ends")

@@ -12,7 +12,9 @@ import (
 // newDocker is docker with a dockerd of its own, and with an image of busybox.
 func newDocker(t *testing.T, options ...string) *client {
 	t.Helper()
-	d := newClient(t, "dockerd", append(options, "--storage-driver", "overlay2", "--iptables=false", "--ip6tables=false", "--bridge", "none", "-H", "unix:///run/docker.sock", "--exec-opt", "native.cgroupdriver="+cgroupManager())...)
+	d := newClient(t, "dockerd", append(options, "--storage-driver", "overlay2", "--iptables=false",
+		"--ip6tables=false", "--bridge", "none", "-H", "unix:///run/docker.sock", "--exec-opt",
+		"native.cgroupdriver="+cgroupManager())...)
 	snippet(t, "/etc/docker/daemon.json", "/etc/docker/daemon.json")
 	docker := newClient(t, "docker")
 	docker.env = []string{"DOCKER_HOST=unix:///run/docker.sock"}
@@ -32,9 +34,12 @@ func newDocker(t *testing.T, options ...string) *client {
 
 func TestDocker(t *testing.T) {
 	docker := newDocker(t)
-	equal(t, "default runtime", docker.must("info", "-f", "{{.DefaultRuntime}} {{(index .Runtimes \"berth\").Path}}"), "berth "+berth)
+	equal(t, "default runtime", docker.must("info", "-f",
+		"{{.DefaultRuntime}} {{(index .Runtimes \"berth\").Path}}"), "berth "+berth)
 
-	run := func(args ...string) []string { return append([]string{"run", "--rm", "--network", "none"}, args...) }
+	run := func(args ...string) []string {
+		return append([]string{"run", "--rm", "--network", "none"}, args...)
+	}
 	start := func(t *testing.T, args ...string) (*client, string) {
 		t.Helper()
 		docker := docker.with(t)
@@ -57,10 +62,12 @@ func TestDocker(t *testing.T) {
 		docker.exits(127, []string{"executable file not found in $PATH"}, run(busybox, "missing")...)
 		docker.exits(126, []string{"permission denied"}, run(busybox, "/etc/passwd")...)
 		// This docker knows nothing of directories: it says 125, with runc as well.
-		if r := docker.run(run(busybox, "/etc")...); r.code != 125 && r.code != 126 || !strings.Contains(r.stderr, "is a directory") {
+		if r := docker.run(run(busybox, "/etc")...); r.code != 125 && r.code != 126 ||
+			!strings.Contains(r.stderr, "is a directory") {
 			t.Error(r)
 		}
-		docker.exits(125, []string{"kernel.nonsense"}, run("--sysctl", "kernel.nonsense=1", busybox, "true")...)
+		docker.exits(125, []string{"kernel.nonsense"}, run("--sysctl", "kernel.nonsense=1", busybox,
+			"true")...)
 	})
 	t.Run("logs and inspect", func(t *testing.T) {
 		docker, id := start(t, busybox, "sh", "-c", "echo one; echo two >&2; exit 3")
@@ -68,7 +75,9 @@ func TestDocker(t *testing.T) {
 		r := docker.run("logs", id)
 		equal(t, "standard output", r.out, "one\n")
 		equal(t, "standard error", r.stderr, "two\n")
-		equal(t, "state", docker.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}} {{.HostConfig.Runtime}}", id), "exited 3 0 berth")
+		equal(t, "state", docker.must("inspect", "-f",
+			"{{.State.Status}} {{.State.ExitCode}} {{.State.Pid}} {{.HostConfig.Runtime}}", id),
+			"exited 3 0 berth")
 	})
 	t.Run("never started", func(t *testing.T) {
 		docker := docker.with(t)
@@ -82,7 +91,8 @@ func TestDocker(t *testing.T) {
 		for range 2 {
 			id := create("--name", "failing", busybox, "/missing")
 			docker.exits(1, []string{"no such file or directory"}, "start", id)
-			equal(t, "state", docker.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id), "created 127")
+			equal(t, "state", docker.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id),
+				"created 127")
 			docker.must("rm", id)
 		}
 		equal(t, "containers that are left", docker.must("ps", "-aq", "--filter", "name=failing"), "")
@@ -95,7 +105,8 @@ func TestDocker(t *testing.T) {
 		docker.exits(126, []string{"no such file or directory"}, "exec", id, "/missing")
 		docker.exits(126, []string{"executable file not found in $PATH"}, "exec", id, "missing")
 		docker.exits(126, []string{"permission denied"}, "exec", id, "/etc/passwd")
-		equal(t, "user, environment, working directory", docker.must("exec", "-u", "12:34", "-e", "A=b c", "-w", "/tmp", id, "sh", "-c", "id -u; echo $A; pwd"), "12\nb c\n/tmp")
+		equal(t, "user, environment, working directory", docker.must("exec", "-u", "12:34", "-e", "A=b c",
+			"-w", "/tmp", id, "sh", "-c", "id -u; echo $A; pwd"), "12\nb c\n/tmp")
 		equal(t, "standard input", docker.feed("fed\n", "exec", "-i", id, "cat").out, "fed\n")
 		terminal(t, docker, "exec", "-it", id, "sh")
 	})
@@ -103,7 +114,8 @@ func TestDocker(t *testing.T) {
 		terminal(t, docker.with(t), run("-it", busybox, "sh")...)
 	})
 	t.Run("stop and kill", func(t *testing.T) {
-		docker, id := start(t, busybox, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+		docker, id := start(t, busybox, "sh", "-c",
+			"trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
 		eventually(t, "the trap is set", func() bool { return docker.run("logs", id).out == "ready\n" })
 		docker.must("stop", "-t", "100", id)
 		equal(t, "exit code of one that answers TERM", docker.must("wait", id), "9")
@@ -124,7 +136,8 @@ func TestDocker(t *testing.T) {
 		eventually(t, "it writes again", func() bool { return len(docker.run("logs", id).out) > ticks })
 	})
 	t.Run("resources", func(t *testing.T) {
-		docker, id := start(t, "--memory", "64m", "--pids-limit", "7", "--cpus", "0.5", busybox, "sleep", "1000")
+		docker, id := start(t, "--memory", "64m", "--pids-limit", "7", "--cpus", "0.5", busybox, "sleep",
+			"1000")
 		read := func(file string) string { return docker.must("exec", id, "cat", file) }
 		inside(t, read, memoryLimit("67108864"), pidsLimit("7"), quota(50))
 		docker.must("update", "--memory", "32m", "--memory-swap", "32m", "--cpus", "1", id)
@@ -133,8 +146,10 @@ func TestDocker(t *testing.T) {
 		if !strings.HasPrefix(got, "1 ") || !strings.HasSuffix(got, "/ 32MiB") {
 			t.Errorf("stats: %q", got)
 		}
-		docker.exits(137, nil, run("--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1")...)
-		dead := docker.must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c", hungry)
+		docker.exits(137, nil, run("--memory", "16m", "--memory-swap", "16m", busybox, "sh", "-c",
+			"dd if=/dev/zero of=/dev/null bs=64M count=1")...)
+		dead := docker.must("run", "-d", "--network", "none", "--memory", "16m", "--memory-swap", "16m",
+			busybox, "sh", "-c", hungry)
 		defer docker.must("rm", dead)
 		docker.must("exec", dead, "touch", hungryFile)
 		equal(t, "exit code out of memory", docker.must("wait", dead), "137")
@@ -143,22 +158,32 @@ func TestDocker(t *testing.T) {
 	t.Run("settings", func(t *testing.T) {
 		docker := docker.with(t)
 		docker.exits(1, []string{"Read-only file system"}, run("--read-only", busybox, "touch", "/x")...)
-		equal(t, "tmpfs", docker.must(run("--tmpfs", "/scratch:size=1m,mode=0700", busybox, "stat", "-f", "-c", "%T", "/scratch")...), "tmpfs")
+		equal(t, "tmpfs", docker.must(run("--tmpfs", "/scratch:size=1m,mode=0700", busybox, "stat", "-f",
+			"-c", "%T", "/scratch")...), "tmpfs")
 		dir := filepath.Join(work, "docker-volume")
 		write(t, filepath.Join(dir, "f"), "from the host\n")
-		equal(t, "volume", docker.must(run("-v", dir+":/v:ro", busybox, "cat", "/v/f")...), "from the host")
-		equal(t, "named volume", docker.must(run("-v", "named:/v", busybox, "sh", "-c", "echo x >/v/x; cat /v/x")...), "x")
-		docker.exits(1, []string{"Operation not permitted"}, run("--cap-drop", "CHOWN", busybox, "chown", "1", "/tmp")...)
-		equal(t, "privileged", docker.must(run("--privileged", busybox, "sh", "-c", "mount -t tmpfs x /tmp && stat -f -c %T /tmp")...), "tmpfs")
-		equal(t, "user", docker.must(run("-u", "12:34", busybox, "sh", "-c", "id -u; id -g")...), "12\n34")
+		equal(t, "volume", docker.must(run("-v", dir+":/v:ro", busybox, "cat", "/v/f")...),
+			"from the host")
+		equal(t, "named volume", docker.must(run("-v", "named:/v", busybox, "sh", "-c",
+			"echo x >/v/x; cat /v/x")...), "x")
+		docker.exits(1, []string{"Operation not permitted"}, run("--cap-drop", "CHOWN", busybox, "chown",
+			"1", "/tmp")...)
+		equal(t, "privileged", docker.must(run("--privileged", busybox, "sh", "-c",
+			"mount -t tmpfs x /tmp && stat -f -c %T /tmp")...), "tmpfs")
+		equal(t, "user", docker.must(run("-u", "12:34", busybox, "sh", "-c", "id -u; id -g")...),
+			"12\n34")
 		equal(t, "hostname", docker.must(run("--hostname", "named", busybox, "hostname")...), "named")
 		first, err := os.ReadFile("/proc/1/comm") // of the pid namespace that all of this is in
 		if err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "first process of the host", docker.must(run("--pid", "host", busybox, "cat", "/proc/1/comm")...), strings.TrimSpace(string(first)))
-		equal(t, "ulimit", docker.must(run("--ulimit", "nofile=99:99", busybox, "sh", "-c", "ulimit -n")...), "99")
-		equal(t, "seccomp", docker.must(run(busybox, "grep", "Seccomp:", "/proc/self/status")...), "Seccomp:\t2")
+		equal(t, "first process of the host",
+			docker.must(run("--pid", "host", busybox, "cat", "/proc/1/comm")...),
+			strings.TrimSpace(string(first)))
+		equal(t, "ulimit", docker.must(run("--ulimit", "nofile=99:99", busybox, "sh", "-c",
+			"ulimit -n")...), "99")
+		equal(t, "seccomp", docker.must(run(busybox, "grep", "Seccomp:", "/proc/self/status")...),
+			"Seccomp:\t2")
 	})
 	t.Run("top and restart", func(t *testing.T) {
 		docker, id := start(t, busybox, "sleep", "1000")

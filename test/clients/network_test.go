@@ -26,7 +26,8 @@ func get(url string) string {
 
 // serve returns a command that serves one page over HTTP.
 func serve(page string) []string {
-	return []string{"sh", "-c", "mkdir /tmp/www; echo " + page + " >/tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www"}
+	return []string{"sh", "-c", "mkdir /tmp/www; echo " + page +
+		" >/tmp/www/index.html; exec httpd -f -p 80 -h /tmp/www"}
 }
 
 // TestPodmanBridge: containers on a bridge of podman's, which hands their network namespaces to the
@@ -42,7 +43,9 @@ func TestPodmanBridge(t *testing.T) {
 	}
 	t.Run("a port of the host", func(t *testing.T) {
 		p, id := start(t, append([]string{"-p", "127.0.0.1:8081:80", busybox}, serve("published")...)...)
-		eventually(t, "the page is served", func() bool { return get("http://127.0.0.1:8081/") == "published\n" })
+		eventually(t, "the page is served", func() bool {
+			return get("http://127.0.0.1:8081/") == "published\n"
+		})
 		mine, err := os.Readlink("/proc/self/ns/net")
 		if err != nil {
 			t.Fatal(err)
@@ -51,10 +54,13 @@ func TestPodmanBridge(t *testing.T) {
 		if theirs == mine {
 			t.Errorf("the container has the network namespace %s of this test", theirs)
 		}
-		equal(t, "network namespace of exec and of the first process", theirs, p.must("exec", id, "readlink", "/proc/1/ns/net"))
+		equal(t, "network namespace of exec and of the first process", theirs,
+			p.must("exec", id, "readlink", "/proc/1/ns/net"))
 		// After a restart it has a new one, at a new path.
 		p.must("restart", "-t", "0", id)
-		eventually(t, "the page is served again", func() bool { return get("http://127.0.0.1:8081/") == "published\n" })
+		eventually(t, "the page is served again", func() bool {
+			return get("http://127.0.0.1:8081/") == "published\n"
+		})
 	})
 	t.Run("container to container", func(t *testing.T) {
 		p, id := start(t, append([]string{busybox}, serve("from a neighbour")...)...)
@@ -63,7 +69,8 @@ func TestPodmanBridge(t *testing.T) {
 			t.Fatalf("address: %q", ip)
 		}
 		eventually(t, "the neighbour's page is served", func() bool {
-			return p.run("run", "--rm", busybox, "wget", "-q", "-O", "-", "http://"+ip+"/").out == "from a neighbour\n"
+			return p.run("run", "--rm", busybox, "wget", "-q", "-O", "-", "http://"+ip+
+				"/").out == "from a neighbour\n"
 		})
 		own := p.must("exec", id, "ip", "-o", "-4", "addr", "show", "dev", "eth0")
 		if !strings.Contains(own, " "+ip+"/") {

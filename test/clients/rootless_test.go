@@ -57,7 +57,8 @@ func TestPodmanRootless(t *testing.T) {
 
 	p := newClient(t, "setpriv", "--reuid", user, "--regid", user, "--clear-groups", "podman",
 		"--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "vfs")
-	p.env = []string{"HOME=" + home, "USER=" + user, "XDG_RUNTIME_DIR=" + runtimeDir, "TMPDIR=" + filepath.Join(home, "tmp")}
+	p.env = []string{"HOME=" + home, "USER=" + user, "XDG_RUNTIME_DIR=" + runtimeDir, "TMPDIR=" +
+		filepath.Join(home, "tmp")}
 	p.must("load", "-i", filepath.Join(work, busyboxOCI))
 	// podman keeps a process that holds its user namespace.
 	t.Cleanup(func() {
@@ -65,10 +66,13 @@ func TestPodmanRootless(t *testing.T) {
 		exec.Command("pkill", "-U", user).Run()
 		time.Sleep(100 * time.Millisecond)
 	})
-	if got := p.must("info", "--format", "{{.Host.OCIRuntime.Path}} {{.Host.Security.Rootless}}"); got != program+" true" {
+	got := p.must("info", "--format", "{{.Host.OCIRuntime.Path}} {{.Host.Security.Rootless}}")
+	if got != program+" true" {
 		t.Fatalf("podman uses %q", got)
 	}
-	run := func(args ...string) []string { return append([]string{"run", "--rm", "--network", "none"}, args...) }
+	run := func(args ...string) []string {
+		return append([]string{"run", "--rm", "--network", "none"}, args...)
+	}
 
 	t.Run("run", func(t *testing.T) {
 		p := p.with(t)
@@ -77,14 +81,18 @@ func TestPodmanRootless(t *testing.T) {
 		p.exits(127, []string{"not found in $PATH"}, run(busybox, "missing")...)
 		p.exits(126, []string{"permission denied"}, run(busybox, "/etc/passwd")...)
 		got := p.must(run(busybox, "cat", "/proc/self/uid_map")...)
-		equal(t, "uid_map", strings.Join(strings.Fields(got), " "), fmt.Sprintf("0 %d 1 1 200000 65536", uid))
-		equal(t, "another user", p.must(run("-u", "12:34", busybox, "sh", "-c", "id -u; id -g")...), "12\n34")
+		equal(t, "uid_map", strings.Join(strings.Fields(got), " "),
+			fmt.Sprintf("0 %d 1 1 200000 65536", uid))
+		equal(t, "another user", p.must(run("-u", "12:34", busybox, "sh", "-c", "id -u; id -g")...),
+			"12\n34")
 		equal(t, "terminal", p.must(run("-t", busybox, "tty")...), "/dev/pts/0")
-		equal(t, "user's own identity", p.must(run("--userns", "keep-id", busybox, "id", "-u")...), fmt.Sprint(uid))
+		equal(t, "user's own identity", p.must(run("--userns", "keep-id", busybox, "id", "-u")...),
+			fmt.Sprint(uid))
 	})
 	t.Run("a container in the background", func(t *testing.T) {
 		p := p.with(t)
-		id := p.must("run", "-d", "--network", "none", busybox, "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
+		id := p.must("run", "-d", "--network", "none", busybox, "sh", "-c",
+			"trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done")
 		eventually(t, "it runs", func() bool { return p.run("logs", id).out == "ready\n" })
 		equal(t, "exec", p.must("exec", id, "id", "-u"), "0")
 		p.exits(5, nil, "exec", id, "sh", "-c", "exit 5")
@@ -94,7 +102,8 @@ func TestPodmanRootless(t *testing.T) {
 			t.Errorf("top: %q", got)
 		}
 		p.must("stop", "-t", "100", id)
-		equal(t, "exit code", p.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id), "exited 9")
+		equal(t, "exit code", p.must("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id),
+			"exited 9")
 	})
 	t.Run("volume", func(t *testing.T) {
 		p := p.with(t)

@@ -32,7 +32,8 @@ var hidden = []string{"/run", "/var/lib"}
 var configured = []string{"/etc/containers", "/etc/containerd", "/etc/cni", "/etc/docker"}
 
 // kept matches what clients leave in place for their next container: it has nothing in it.
-var kept = regexp.MustCompile(`^(mount /var/lib/containers/storage/overlay|mount /run/netns|cgroup \S+/((libpod_)?parent(/conmon)?|default|docker|k8s\.io))$`)
+var kept = regexp.MustCompile(
+	`^(mount /var/lib/containers/storage/overlay|mount /run/netns|cgroup \S+/((libpod_)?parent(/conmon)?|default|docker|k8s\.io))$`)
 
 var (
 	berth string // the program under test
@@ -58,7 +59,8 @@ func makeImages() error {
 		{"--tag", pause, "--cmd", `["sleep", "2147483647"]`, "-o", filepath.Join(work, pauseOCI)},
 	}
 	for _, args := range commands {
-		cmd := exec.Command(filepath.Join(repo, "bin/berth-image"), append([]string{"--busybox"}, args...)...)
+		cmd := exec.Command(filepath.Join(repo, "bin/berth-image"), append([]string{"--busybox"},
+			args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
 		}
@@ -178,7 +180,8 @@ func settle() error {
 		}
 	}
 	for name, value := range map[string]string{
-		"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": filepath.Join(work, "tmp"), "HOME": filepath.Join(work, "home"), "LANG": "C.UTF-8",
+		"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": filepath.Join(work, "tmp"),
+		"HOME": filepath.Join(work, "home"), "LANG": "C.UTF-8",
 	} {
 		if err := os.Setenv(name, value); err != nil {
 			return err
@@ -238,7 +241,8 @@ for g in $groups; do
 	if test -e "$g/cgroup.controllers"; then mkdir "$g/clients"; echo $$ >"$g/clients/cgroup.procs"; fi
 done
 exec unshare --mount --pid --fork --kill-child --net --ipc --uts --propagation private -- tini -s -- "$@"' sh "$groups" "$@"`
-	cmd := exec.Command("sh", append([]string{"-ec", script, "sh", strings.Join(groups, " "), self}, os.Args[1:]...)...)
+	cmd := exec.Command("sh", append([]string{"-ec", script, "sh", strings.Join(groups, " "), self},
+		os.Args[1:]...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"="+work)
 	runtime.LockOSThread()
@@ -258,7 +262,8 @@ func hierarchies() (found []string, err error) {
 		return nil, err
 	}
 	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); strings.Contains(line, " - cgroup") && strings.HasPrefix(f[4], "/sys/fs/cgroup") {
+		if f := strings.Fields(line); strings.Contains(line, " - cgroup") &&
+			strings.HasPrefix(f[4], "/sys/fs/cgroup") {
 			found = append(found, f[4])
 		}
 	}
@@ -376,7 +381,8 @@ func enter() error {
 			return err
 		}
 	}
-	if err := mount("etc", "/etc", "overlay", 0, "lowerdir=/etc,upperdir="+upper+",workdir="+scratch); err != nil {
+	if err := mount("etc", "/etc", "overlay", 0, "lowerdir=/etc,upperdir="+upper+",workdir="+
+		scratch); err != nil {
 		return err
 	}
 	if err := settle(); err != nil {

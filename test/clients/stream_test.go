@@ -37,7 +37,8 @@ type stream struct {
 
 func newStream(t *testing.T, url string) *stream {
 	t.Helper()
-	config, err := websocket.NewConfig(strings.Replace(url, "http://", "ws://", 1), "http://127.0.0.1/")
+	config, err := websocket.NewConfig(strings.Replace(url, "http://", "ws://", 1),
+		"http://127.0.0.1/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,19 +109,28 @@ func (s *stream) result() string {
 // serve does.
 func testStreams(t *testing.T, p *pod, id, page string) {
 	t.Run("exec", func(t *testing.T) {
-		r, err := p.service.Exec(p.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "read line; echo out $line; echo err >&2; exit 5"}, Stdin: true, Stdout: true, Stderr: true})
+		r, err := p.service.Exec(p.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{
+			"sh", "-c",
+			"read line; echo out $line; echo err >&2; exit 5",
+		}, Stdin: true, Stdout: true, Stderr: true})
 		p.must(err)
 		s := newStream(t, r.Url)
 		s.send(stdinChannel, "fed\n")
 		equal(t, "exit code", s.result(), "5")
 		equal(t, "standard output", s.text(stdoutChannel), "out fed\n")
 		equal(t, "standard error", s.text(stderrChannel), "err\n")
-		r, err = p.service.Exec(p.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"true"}, Stdout: true})
+		r, err = p.service.Exec(p.ctx, &cri.ExecRequest{
+			ContainerId: id, Cmd: []string{"true"},
+			Stdout: true,
+		})
 		p.must(err)
 		equal(t, "status of one that succeeds", newStream(t, r.Url).result(), "Success")
 	})
 	t.Run("exec with a terminal", func(t *testing.T) {
-		r, err := p.service.Exec(p.ctx, &cri.ExecRequest{ContainerId: id, Cmd: []string{"sh"}, Tty: true, Stdin: true, Stdout: true})
+		r, err := p.service.Exec(p.ctx, &cri.ExecRequest{
+			ContainerId: id, Cmd: []string{"sh"}, Tty: true,
+			Stdin: true, Stdout: true,
+		})
 		p.must(err)
 		s := newStream(t, r.Url)
 		for _, size := range [][2]int{{97, 31}, {120, 40}} {
@@ -137,17 +147,27 @@ func testStreams(t *testing.T, p *pod, id, page string) {
 		}
 	})
 	t.Run("attach", func(t *testing.T) {
-		shell := p.start("attached", []string{"sh"}, func(c *cri.ContainerConfig) { c.Stdin, c.Tty = true, true })
-		r, err := p.service.Attach(p.ctx, &cri.AttachRequest{ContainerId: shell, Stdin: true, Stdout: true, Tty: true})
+		shell := p.start("attached", []string{"sh"}, func(c *cri.ContainerConfig) {
+			c.Stdin, c.Tty = true, true
+		})
+		r, err := p.service.Attach(p.ctx, &cri.AttachRequest{
+			ContainerId: shell, Stdin: true,
+			Stdout: true, Tty: true,
+		})
 		p.must(err)
 		s := newStream(t, r.Url)
 		s.send(stdinChannel, "echo at''tached to $HOSTNAME $(cat /proc/1/comm)\n")
-		eventually(t, "the container's first process answers", func() bool { return strings.Contains(s.text(stdoutChannel), "attached to a-pod sh") })
+		eventually(t, "the container's first process answers", func() bool {
+			return strings.Contains(s.text(stdoutChannel), "attached to a-pod sh")
+		})
 		s.send(stdinChannel, "exit 4\n")
 		equal(t, "exit code", p.ended(shell).ExitCode, 4)
 	})
 	t.Run("port-forward", func(t *testing.T) {
-		r, err := p.service.PortForward(p.ctx, &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{80}})
+		r, err := p.service.PortForward(p.ctx, &cri.PortForwardRequest{
+			PodSandboxId: p.id,
+			Port:         []int32{80},
+		})
 		p.must(err)
 		s := newStream(t, r.Url+"?ports=80")
 		s.send(0, "GET / HTTP/1.0\r\n\r\n")

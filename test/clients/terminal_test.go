@@ -39,7 +39,8 @@ func terminal(t *testing.T, c *client, args ...string) {
 	defer slave.Close()
 	resize := func(rows, columns uint16) {
 		t.Helper()
-		if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ,
+			&unix.Winsize{Row: rows, Col: columns}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,16 +71,20 @@ func TestPodmanAlike(t *testing.T) {
 	if err := os.Chown(private, 1234, 1234); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", filepath.Join(dir, "sub"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	if err := unix.Mount("tmpfs", filepath.Join(dir, "sub"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|
+		unix.MS_NOEXEC, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(filepath.Join(dir, "sub"), unix.MNT_DETACH) })
 	hooks := filepath.Join(base, "hooks")
-	write(t, filepath.Join(hooks, "hook.json"), `{"version": "1.0.0", "hook": {"path": "/bin/sh", "args": ["sh", "-c", "echo $PATH | grep -q bin && cat >/dev/null"]}, "when": {"always": true}, "stages": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"]}`)
+	write(t, filepath.Join(hooks, "hook.json"),
+		`{"version": "1.0.0", "hook": {"path": "/bin/sh", "args": ["sh", "-c", "echo $PATH | grep -q bin && cat >/dev/null"]}, "when": {"always": true}, "stages": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"]}`)
 	failing := filepath.Join(base, "failing-hooks")
-	write(t, filepath.Join(failing, "hook.json"), `{"version": "1.0.0", "hook": {"path": "/bin/false"}, "when": {"always": true}, "stages": ["createRuntime"]}`)
+	write(t, filepath.Join(failing, "hook.json"),
+		`{"version": "1.0.0", "hook": {"path": "/bin/false"}, "when": {"always": true}, "stages": ["createRuntime"]}`)
 	profile := filepath.Join(base, "seccomp.json")
-	write(t, profile, `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}`)
+	write(t, profile,
+		`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}`)
 	users := []string{"--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"}
 	inUsers := func(f ...string) alike { return flags(append(slices.Clone(users), f...)...) }
 	sh := func(script string) []string { return []string{"sh", "-c", script} }
@@ -89,11 +93,14 @@ func TestPodmanAlike(t *testing.T) {
 	compare(t, p, with, berth, runc, []alike{
 		flags(),
 		inUsers(),
-		inUsers("-v", dir+":/v").runs(sh("cat /v/f /v/sub/f; touch /v/x; stat -c %u:%g /v /v/f; rm -f /v/x; grep ' /v' /proc/self/mountinfo | cut -d' ' -f5,6")...),
+		inUsers("-v", dir+
+			":/v").runs(sh(
+			"cat /v/f /v/sub/f; touch /v/x; stat -c %u:%g /v /v/f; rm -f /v/x; grep ' /v' /proc/self/mountinfo | cut -d' ' -f5,6")...),
 		inUsers("-v", private+"/volume:/v").runs("cat", "/v/f"),
 		inUsers("-v", private+"/volume:/v:ro").runs(sh("cat /v/f; touch /v/x")...),
 		inUsers("--pid", "host").runs("cat", "/proc/sys/net/ipv4/ping_group_range"),
-		inUsers("--pid", "host", "--sysctl", "net.ipv4.ip_unprivileged_port_start=77").runs("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+		inUsers("--pid", "host", "--sysctl", "net.ipv4.ip_unprivileged_port_start=77").runs("cat",
+			"/proc/sys/net/ipv4/ip_unprivileged_port_start"),
 		inUsers("--ipc", "host"),
 		inUsers("--uts", "host"),
 		inUsers("--device", "/dev/zero:/dev/zero").runs(sh("head -c 3 /dev/zero | wc -c")...),
@@ -220,7 +227,8 @@ func dockerAlike(t *testing.T, remapped bool) {
 	}
 	docker := newDocker(t, options...)
 	base := t.TempDir()
-	dir, file, private := filepath.Join(base, "volume"), filepath.Join(base, "file"), filepath.Join(base, "private")
+	dir, file, private := filepath.Join(base, "volume"), filepath.Join(base, "file"),
+		filepath.Join(base, "private")
 	write(t, filepath.Join(dir, "f"), "volume\n")
 	write(t, file, "root:x:0:0::/of/file:/bin/sh\n")
 	write(t, filepath.Join(private, "volume/f"), "private\n")
@@ -267,9 +275,16 @@ func dockerAlike(t *testing.T, remapped bool) {
 	}
 	if !remapped {
 		// runc has no device of another name in a user namespace.
-		all = append(all, flags("--device", "/dev/zero:/dev/nought:r").runs(sh("head -c 3 /dev/nought | wc -c; stat -c '%F %a %u:%g' /dev/nought")...), flags("--pid", "host"), flags("--ipc", "host"), flags("--uts", "host"), flags("--cgroupns", "host"), flags("--cgroupns", "private"))
+		all = append(all,
+			flags("--device",
+				"/dev/zero:/dev/nought:r").runs(sh(
+				"head -c 3 /dev/nought | wc -c; stat -c '%F %a %u:%g' /dev/nought")...), flags("--pid", "host"),
+			flags("--ipc", "host"), flags("--uts", "host"), flags("--cgroupns", "host"),
+			flags("--cgroupns", "private"))
 	}
-	compare(t, docker, func(runtime string) []string { return []string{"run", "--runtime", runtime} }, "berth", "runc", all)
+	compare(t, docker, func(runtime string) []string {
+		return []string{"run", "--runtime", runtime}
+	}, "berth", "runc", all)
 }
 
 // unlike matches values that differ between any two containers or runtimes.
@@ -277,7 +292,9 @@ var unlike = []struct{ pattern, replacement string }{
 	{`[0-9a-f]{12,64}|/\S*berth-clients-\S*`, "ID"},
 	// A file is masked by the host's /dev/null or by the container's, a directory by a read-only
 	// tmpfs with more or fewer flags.
-	{`(?m)^mount (/proc/acpi|/proc/keys|/proc/timer_list|/proc/scsi|/sys/firmware|/sys/dev/block|/etc/passwd|/etc) .*(tmpfs|devtmpfs) .*$`, "mask $1"},
+	{
+		`(?m)^mount (/proc/acpi|/proc/keys|/proc/timer_list|/proc/scsi|/sys/firmware|/sys/dev/block|/etc/passwd|/etc) .*(tmpfs|devtmpfs) .*$`, "mask $1",
+	},
 	// What holds the hierarchies of version 1 is as the document says with berth; runc shows that
 	// of version 2 from 1.2 on.
 	{`(?m)^mount /sys/fs/cgroup tmpfs .*$|^mount /sys/fs/cgroup/unified .*\n`, ""},
@@ -305,7 +322,9 @@ func common(output string) string {
 
 // compare runs each with berth and with a peer, some at a time; with are the first arguments of an
 // engine that runs a container.
-func compare(t *testing.T, engine *client, with func(runtime string) []string, ours, peer string, all []alike) {
+func compare(t *testing.T, engine *client, with func(runtime string) []string, ours, peer string,
+	all []alike,
+) {
 	t.Helper()
 	var host []string
 	for _, n := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
@@ -322,7 +341,8 @@ func compare(t *testing.T, engine *client, with func(runtime string) []string, o
 		if command == nil {
 			command = []string{"sh", "-c", looksAround}
 		}
-		return engine.run(slices.Concat(with(runtime), []string{"--rm", "--network", "none"}, host, a.flags, []string{busybox}, command)...)
+		return engine.run(slices.Concat(with(runtime), []string{"--rm", "--network", "none"}, host,
+			a.flags, []string{busybox}, command)...)
 	}
 	limit := make(chan struct{}, 4)
 	var wait sync.WaitGroup
@@ -342,7 +362,8 @@ func compare(t *testing.T, engine *client, with func(runtime string) []string, o
 		t.Run(name, func(t *testing.T) {
 			t.Logf("exit code %d", ours.code)
 			if ours.code != theirs.code {
-				t.Errorf("exit code %d, with %s %d:\n%s\n%s", ours.code, peer, theirs.code, ours.stderr, theirs.stderr)
+				t.Errorf("exit code %d, with %s %d:\n%s\n%s", ours.code, peer, theirs.code, ours.stderr,
+					theirs.stderr)
 			}
 			if a, b := common(ours.out), common(theirs.out); a != b {
 				t.Errorf("it sees otherwise than with %s:\n%s", peer, differences(a, b))

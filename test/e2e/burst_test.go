@@ -40,7 +40,8 @@ spec:
 	}
 	cleanAfter(t, names...)
 
-	watch := exec.CommandContext(t.Context(), kubectl, "--kubeconfig", filepath.Join(state, "kubeconfig"), "get", "containers", "--watch",
+	watch := exec.CommandContext(t.Context(), kubectl, "--kubeconfig",
+		filepath.Join(state, "kubeconfig"), "get", "containers", "--watch",
 		"-o", `jsonpath={.metadata.name} {.status.pid}{"\n"}`)
 	out, err := watch.StdoutPipe()
 	if err != nil {
@@ -75,7 +76,8 @@ spec:
 		t.Fatalf("%d of %d are shown as running", len(seen), n)
 	}
 	slices.Sort(lags)
-	t.Logf("%d run after %s; from a process to its status: p50 %s, at most %s", n, burst, lags[n/2], lags[n-1])
+	t.Logf("%d run after %s; from a process to its status: p50 %s, at most %s", n, burst, lags[n/2],
+		lags[n-1])
 	if lags[n/2] > burst/2 {
 		t.Errorf("half of the processes ran for %s or more before their Containers said so, in a burst of %s", lags[n/2], burst)
 	}
@@ -107,7 +109,8 @@ func sinceBoot(t *testing.T) time.Duration {
 func writes(t *testing.T) map[string]int {
 	t.Helper()
 	count := map[string]int{}
-	line := regexp.MustCompile(`(?m)^apiserver_request_total\{code="2.*resource="(containers|ocibundles|events)",.*subresource="(\w*)",verb="(POST|PUT|PATCH|APPLY|DELETE)".*\} (\d+)$`)
+	line := regexp.MustCompile(
+		`(?m)^apiserver_request_total\{code="2.*resource="(containers|ocibundles|events)",.*subresource="(\w*)",verb="(POST|PUT|PATCH|APPLY|DELETE)".*\} (\d+)$`)
 	for _, m := range line.FindAllStringSubmatch(kube(t, "get", "--raw", "/metrics"), -1) {
 		n, err := strconv.Atoi(m[4])
 		if err != nil {

@@ -116,7 +116,8 @@ func TestChaos(t *testing.T) {
 	for i := range all.Items {
 		c := &all.Items[i]
 		program := programs[c.Name]
-		got := program.Compare(chaostest.ReadNotes(filepath.Join(notes, c.Name)), logText(t, c.Status.LogPath),
+		got := program.Compare(chaostest.ReadNotes(filepath.Join(notes, c.Name)),
+			logText(t, c.Status.LogPath),
 			int(c.Status.State.Terminated.ExitCode))
 		if got != (chaostest.Losses{}) {
 			t.Logf("%s: %s; %+v, found %+v", c.Name, got, program, c.Status)
@@ -143,7 +144,8 @@ spec:
 // up starts the programs that do not run. hack/cluster/up.sh would build the command again first.
 func up(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(root, "bin/berth-cluster"), "up", "--dir", state, "--assets", filepath.Dir(kubectl))
+	cmd := exec.Command(filepath.Join(root, "bin/berth-cluster"), "up", "--dir", state, "--assets",
+		filepath.Dir(kubectl))
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("cluster up: %v\n%s", err, out)
@@ -153,7 +155,8 @@ func up(t *testing.T) {
 // supervisor returns a client of the supervisor of the cluster's agent.
 func supervisor(t *testing.T) *protocol.Client {
 	t.Helper()
-	args := bytes.Split([]byte(read(t, fmt.Sprintf("/proc/%d/cmdline", pidOf(t, "berth-agent")))), []byte{0})
+	args := bytes.Split([]byte(read(t, fmt.Sprintf("/proc/%d/cmdline", pidOf(t, "berth-agent")))),
+		[]byte{0})
 	for i, arg := range args[:len(args)-1] {
 		if string(arg) == "--run-dir" {
 			return protocol.NewClient(filepath.Join(string(args[i+1]), "supervisor.sock"))

@@ -22,9 +22,11 @@ import (
 )
 
 var (
-	root    string // of the checkout
-	state   string // of the cluster
-	id      string // of the cluster: the name of its cgroup and of its directory in /run, which hack/cluster derives from state
+	root  string // of the checkout
+	state string // of the cluster
+	// of the cluster: the name of its cgroup and of its directory in /run, which hack/cluster derives
+	// from state
+	id      string
 	kubectl string
 )
 
@@ -43,7 +45,8 @@ func run(m *testing.M) (code int, err error) {
 	}
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
-		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set; run `make test-e2e`, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
+		return 1, fmt.Errorf(
+			"KUBEBUILDER_ASSETS is not set; run `make test-e2e`, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
 	}
 	kubectl = filepath.Join(assets, "kubectl")
 	if root, err = filepath.Abs("../.."); err != nil {
@@ -64,12 +67,14 @@ func run(m *testing.M) (code int, err error) {
 	}
 	// Else a search by another name would find nothing at the end, either.
 	if found := leftovers(); found.Cgroups == 0 || found.Netns == 0 || found.Processes < 3 {
-		return 1, fmt.Errorf("a cluster that runs: found %+v; want a cgroup, a network namespace, and the processes of agent, controller and supervisor", found)
+		return 1, fmt.Errorf(
+			"a cluster that runs: found %+v; want a cgroup, a network namespace, and the processes of agent, controller and supervisor", found)
 	}
 	code = m.Run()
 	if code != 0 {
 		for _, name := range []string{"berth-agent", "berth-controller"} {
-			out, _ := exec.Command("tail", "-n", "40", filepath.Join(state, "log", name+".log")).CombinedOutput()
+			out, _ := exec.Command("tail", "-n", "40", filepath.Join(state, "log", name+
+				".log")).CombinedOutput()
 			fmt.Printf("--- the end of %s.log:\n%s", name, out)
 		}
 	}
@@ -102,7 +107,8 @@ func leftovers() counts {
 	var c counts
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(table)) {
-		if mentionsCluster(line) || strings.Contains(line, "/berth-samples/") { // the directories of config/samples
+		// the directories of config/samples
+		if mentionsCluster(line) || strings.Contains(line, "/berth-samples/") {
 			c.Mounts++
 		}
 	}
@@ -123,7 +129,8 @@ func leftovers() counts {
 		exe, err := os.Readlink(p + "/exe")
 		args, _ := os.ReadFile(p + "/cmdline")
 		environ, _ := os.ReadFile(p + "/environ")
-		if err == nil && strings.HasPrefix(exe, filepath.Join(root, "bin")+"/") && (mentionsCluster(string(args)) || mentionsCluster(string(environ))) {
+		if err == nil && strings.HasPrefix(exe, filepath.Join(root, "bin")+"/") &&
+			(mentionsCluster(string(args)) || mentionsCluster(string(environ))) {
 			c.Processes++
 		}
 	}
@@ -149,7 +156,8 @@ func kube(t *testing.T, args ...string) string {
 func tryKube(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", filepath.Join(state, "kubeconfig")}, args...)...)
+	cmd := exec.CommandContext(ctx, kubectl,
+		append([]string{"--kubeconfig", filepath.Join(state, "kubeconfig")}, args...)...)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -214,7 +222,8 @@ func condition(t *testing.T, name, kind, reason, message string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("%s: no condition %s with reason %s and %q in: %+v", name, kind, reason, message, c.Status.Conditions)
+		return fmt.Errorf("%s: no condition %s with reason %s and %q in: %+v", name, kind, reason,
+			message, c.Status.Conditions)
 	})
 }
 
@@ -242,7 +251,8 @@ func cleanAfter(t *testing.T, names ...string) {
 				}
 			}
 		}
-		if out := kube(t, "get", "ocibundles", "--all-namespaces", "-o", "name"); strings.TrimSpace(out) != "" {
+		out := kube(t, "get", "ocibundles", "--all-namespaces", "-o", "name")
+		if strings.TrimSpace(out) != "" {
 			t.Errorf("left over after delete: %s", out)
 		}
 	})
@@ -284,7 +294,8 @@ func read(t *testing.T, path string) string {
 func pidOf(t *testing.T, program string) int {
 	t.Helper()
 	var rec struct{ PID int }
-	if err := json.Unmarshal([]byte(read(t, filepath.Join(state, "run", program+".json"))), &rec); err != nil {
+	err := json.Unmarshal([]byte(read(t, filepath.Join(state, "run", program+".json"))), &rec)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return rec.PID

@@ -20,7 +20,8 @@ func TestHello(t *testing.T) {
 
 	c := get(t, "hello")
 	pid := c.Status.PID
-	if c.Status.Phase != "Running" || pid == 0 || c.Status.NodeName == "" || c.Status.ObservedGeneration != c.Generation {
+	if c.Status.Phase != "Running" || pid == 0 || c.Status.NodeName == "" ||
+		c.Status.ObservedGeneration != c.Generation {
 		t.Fatalf("status: %+v", c.Status)
 	}
 	if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); exe != "/bin/busybox" {
@@ -39,7 +40,8 @@ func TestHello(t *testing.T) {
 	if got := cgroupFile(t, pid, "pids", "pids.max", "pids.max"); got != "32" {
 		t.Errorf("pids limit: %s", got)
 	}
-	if got := cgroupFile(t, pid, "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "20000" && got != "20000 100000" {
+	if got := cgroupFile(t, pid, "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "20000" &&
+		got != "20000 100000" {
 		t.Errorf("cpu quota: %s", got)
 	}
 	status := read(t, fmt.Sprintf("/proc/%d/status", pid))
@@ -52,7 +54,8 @@ func TestHello(t *testing.T) {
 	}
 	eventually(t, 2*time.Minute, func() error {
 		log := read(t, c.Status.LogPath)
-		if !strings.Contains(log, " stdout F Hello from hello, process 1, line 1") || !strings.Contains(log, "line 3") {
+		if !strings.Contains(log, " stdout F Hello from hello, process 1, line 1") ||
+			!strings.Contains(log, "line 3") {
 			return fmt.Errorf("log: %s", log)
 		}
 		return nil
@@ -70,11 +73,13 @@ func TestHello(t *testing.T) {
 		}
 	}
 	namespace, name := bundleOf(t, "hello")
-	if bundle := kube(t, "-n", namespace, "get", "ocibundle", name, "-o", "yaml"); name != "default.hello" || !strings.Contains(bundle, "ociVersion") {
+	bundle := kube(t, "-n", namespace, "get", "ocibundle", name, "-o", "yaml")
+	if name != "default.hello" || !strings.Contains(bundle, "ociVersion") {
 		t.Errorf("the runtime spec is not to be seen in the OCIBundle %s:\n%s", name, bundle)
 	}
 	kube(t, "annotate", "container", "hello", "berth.run/show-compiled=")
-	kube(t, "wait", "--for=jsonpath={.status.compiled.spec.config.ociVersion}", "container/hello", "--timeout=1m")
+	kube(t, "wait", "--for=jsonpath={.status.compiled.spec.config.ociVersion}", "container/hello",
+		"--timeout=1m")
 
 	kube(t, "delete", "-f", "config/samples/hello.yaml", "--timeout=3m")
 	if exists(pid) {
@@ -130,12 +135,16 @@ func TestSamples(t *testing.T) {
 		t.Errorf("retry: found %d restarts, not the 2 that it takes", restarts)
 	}
 	log := read(t, get(t, "securitycontext").Status.LogPath)
-	for _, want := range []string{"uid=1000(user) gid=1000(user)", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+	for _, want := range []string{
+		"uid=1000(user) gid=1000(user)", "CapEff:\t0000000000000000",
+		"NoNewPrivs:\t1", "Seccomp:\t2",
+	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("securitycontext: the log lacks %q:\n%s", want, log)
 		}
 	}
-	if got := read(t, "/var/lib/berth-samples/shared/node-release"); got != read(t, "/etc/os-release") {
+	got := read(t, "/var/lib/berth-samples/shared/node-release")
+	if got != read(t, "/etc/os-release") {
 		t.Errorf("volumes: the file that the container wrote is %q", got)
 	}
 }
@@ -163,7 +172,8 @@ func makeRootFS(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte("NAME=Debian\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte("NAME=Debian\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -213,10 +223,19 @@ func TestBadInput(t *testing.T) {
 	const image = "  archive: {path: /var/lib/berth/archives/hello.tar}\n"
 	t.Run("refused by the API server", func(t *testing.T) {
 		for name, c := range map[string]struct{ spec, want string }{
-			"image and rootfs": {image + "  rootfs: {path: /x}\n", "set exactly one of image, archive and rootfs"},
-			"unknown field":    {image + "  comand: [x]\n", `unknown field "spec.comand"`},
-			"privileged":       {image + "  securityContext: {privileged: true}\n", "privileged is not supported"},
-			"limit":            {image + "  resources: {limits: {gpu: 1}}\n", "limits may name cpu, memory and pids only"},
+			"image and rootfs": {
+				image + "  rootfs: {path: /x}\n",
+				"set exactly one of image, archive and rootfs",
+			},
+			"unknown field": {image + "  comand: [x]\n", `unknown field "spec.comand"`},
+			"privileged": {
+				image + "  securityContext: {privileged: true}\n",
+				"privileged is not supported",
+			},
+			"limit": {
+				image + "  resources: {limits: {gpu: 1}}\n",
+				"limits may name cpu, memory and pids only",
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				out, err := tryApply(t, fmt.Sprintf(container, "bad")+c.spec)
@@ -228,18 +247,32 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("stalled until edited", func(t *testing.T) {
 		cleanAfter(t, "bad")
-		apply(t, fmt.Sprintf(container, "bad")+image+"  command: [sleep, '1000']\n  securityContext: {capabilities: {add: [NOT_A_CAPABILITY]}}\n")
+		apply(t, fmt.Sprintf(container, "bad")+image+
+			"  command: [sleep, '1000']\n  securityContext: {capabilities: {add: [NOT_A_CAPABILITY]}}\n")
 		condition(t, "bad", "Stalled", "InvalidSpec", "securityContext.capabilities.add")
 		apply(t, fmt.Sprintf(container, "bad")+image+"  command: [sleep, '1000']\n")
 		kube(t, "wait", "--for=condition=Ready", "container/bad", "--timeout=3m")
 	})
 	for name, c := range map[string]struct{ spec, kind, reason, message string }{
-		"image missing":        {"  archive: {path: /nonexistent.tar}\n", "ImageReady", "ImagePullFailed", "/nonexistent.tar"},
-		"command not found":    {image + "  command: [no-such-program]\n", "Running", "CreateFailed", `"no-such-program": executable file not found in $PATH`},
-		"mount source absent":  {image + "  volumes: [{name: v, hostPath: {path: /nonexistent/dir, type: Directory}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n", "Running", "CreateFailed", "/nonexistent/dir"},
-		"rootfs missing":       {"  rootfs: {path: /nonexistent/rootfs}\n  command: [sh]\n", "", "", "/nonexistent/rootfs"},
-		"no such runtimeclass": {image + "  runtimeClassName: nope\n", "Scheduled", "RuntimeClassNotFound", "nope"},
-		"no such node":         {image + "  nodeName: nowhere\n", "Scheduled", "", "nowhere"},
+		"image missing": {
+			"  archive: {path: /nonexistent.tar}\n", "ImageReady", "ImagePullFailed",
+			"/nonexistent.tar",
+		},
+		"command not found": {
+			image + "  command: [no-such-program]\n", "Running", "CreateFailed",
+			`"no-such-program": executable file not found in $PATH`,
+		},
+		"mount source absent": {image +
+			"  volumes: [{name: v, hostPath: {path: /nonexistent/dir, type: Directory}}]\n  volumeMounts: [{name: v, mountPath: /v}]\n", "Running", "CreateFailed", "/nonexistent/dir"},
+		"rootfs missing": {
+			"  rootfs: {path: /nonexistent/rootfs}\n  command: [sh]\n", "", "",
+			"/nonexistent/rootfs",
+		},
+		"no such runtimeclass": {
+			image + "  runtimeClassName: nope\n", "Scheduled",
+			"RuntimeClassNotFound", "nope",
+		},
+		"no such node": {image + "  nodeName: nowhere\n", "Scheduled", "", "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cleanAfter(t, "bad")
@@ -247,7 +280,8 @@ func TestBadInput(t *testing.T) {
 			eventually(t, 3*time.Minute, func() error {
 				conditions := get(t, "bad").Status.Conditions
 				for _, cond := range conditions {
-					if (c.kind == "" || cond.Type == c.kind) && (c.reason == "" || cond.Reason == c.reason) && cond.Status == "False" && strings.Contains(cond.Message, c.message) {
+					if (c.kind == "" || cond.Type == c.kind) && (c.reason == "" || cond.Reason == c.reason) &&
+						cond.Status == "False" && strings.Contains(cond.Message, c.message) {
 						return nil
 					}
 				}

@@ -27,22 +27,28 @@ func TestContainerIsHeld(t *testing.T) {
 	pid := get(t, "held").Status.PID
 
 	namespace, bundle := bundleOf(t, "held")
-	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Failed","restartCount":77,"pid":1}}`)
+	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--subresource=status", "--type=merge",
+		"-p", `{"status":{"phase":"Failed","restartCount":77,"pid":1}}`)
 	eventually(t, 2*time.Minute, func() error {
-		if c := get(t, "held"); c.Status.Phase != "Running" || c.Status.PID != pid || c.Status.RestartCount != 0 {
+		if c := get(t, "held"); c.Status.Phase != "Running" || c.Status.PID != pid ||
+			c.Status.RestartCount != 0 {
 			return fmt.Errorf("the status is %+v", c.Status)
 		}
 		return nil
 	})
-	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
-	kube(t, "patch", "container", "held", "--type=merge", "-p", `{"metadata":{"finalizers":null,"annotations":null}}`) // as kubectl replace does
+	kube(t, "-n", namespace, "patch", "ocibundle", bundle, "--type=merge", "-p",
+		`{"metadata":{"finalizers":null}}`)
+	// as kubectl replace does
+	kube(t, "patch", "container", "held", "--type=merge", "-p",
+		`{"metadata":{"finalizers":null,"annotations":null}}`)
 	eventually(t, 2*time.Minute, func() error {
 		for _, of := range [][]string{{"container", "held"}, {"-n", namespace, "ocibundle", bundle}} {
 			if kube(t, append([]string{"get", "-o", "jsonpath={.metadata.finalizers}"}, of...)...) == "" {
 				return fmt.Errorf("%v has no finalizer", of)
 			}
 		}
-		if kube(t, "get", "container", "held", `-o=jsonpath={.metadata.annotations.berth\.run/node}`) == "" {
+		if kube(t, "get", "container", "held",
+			`-o=jsonpath={.metadata.annotations.berth\.run/node}`) == "" {
 			return fmt.Errorf("the Container names no node")
 		}
 		return nil
@@ -71,7 +77,8 @@ func TestPermissionsInACluster(t *testing.T) {
 			return nil
 		})
 	}
-	refused("no label pod-security.kubernetes.io/enforce", sleeper, "--namespace", "tenant", "--dry-run=server")
+	refused("no label pod-security.kubernetes.io/enforce", sleeper, "--namespace", "tenant",
+		"--dry-run=server")
 	refused("create a Container", `apiVersion: berth.run/v1alpha1
 kind: OCIBundle
 metadata: {name: own}

@@ -21,7 +21,8 @@ func TestEditOfResources(t *testing.T) {
 	kube(t, "wait", "--for=condition=Ready", "container/hello", "--timeout=3m")
 	pid := get(t, "hello").Status.PID
 	patch := func(resources string) {
-		kube(t, "patch", "container", "hello", "--type=merge", "-p", `{"spec":{"resources":`+resources+`}}`)
+		kube(t, "patch", "container", "hello", "--type=merge", "-p", `{"spec":{"resources":`+
+			resources+`}}`)
 	}
 	is := func(memory, pids string) error {
 		if got := cgroupFile(t, pid, "memory", "memory.limit_in_bytes", "memory.max"); got != memory {
@@ -31,7 +32,8 @@ func TestEditOfResources(t *testing.T) {
 			return fmt.Errorf("the limit of pids is %s; want %s", got, pids)
 		}
 		if now := get(t, "hello").Status; now.PID != pid || now.RestartCount != 0 {
-			return fmt.Errorf("it has pid %d and %d restarts; want pid %d and none", now.PID, now.RestartCount, pid)
+			return fmt.Errorf("it has pid %d and %d restarts; want pid %d and none", now.PID,
+				now.RestartCount, pid)
 		}
 		return nil
 	}
@@ -53,7 +55,8 @@ func TestEditOfResources(t *testing.T) {
 		t.Error(err)
 	}
 	// Another program is another process.
-	kube(t, "patch", "container", "hello", "--type=merge", "-p", `{"spec":{"workingDir":"/tmp","terminationGracePeriodSeconds":0}}`)
+	kube(t, "patch", "container", "hello", "--type=merge", "-p",
+		`{"spec":{"workingDir":"/tmp","terminationGracePeriodSeconds":0}}`)
 	eventually(t, 2*time.Minute, func() error {
 		if now := get(t, "hello").Status; now.PID == 0 || now.PID == pid {
 			return fmt.Errorf("it has pid %d, as before", now.PID)
@@ -100,7 +103,8 @@ spec:
 		bytes   int64
 		files   int
 	}{{"256Ki", 256 << 10, 4}, {"64Ki", 64 << 10, 2}} {
-		kube(t, "patch", "container", "flood", "--type=merge", "-p", fmt.Sprintf(`{"spec":{"logging":{"maxSize":%q,"maxFiles":%d}}}`, tc.maxSize, tc.files))
+		kube(t, "patch", "container", "flood", "--type=merge", "-p",
+			fmt.Sprintf(`{"spec":{"logging":{"maxSize":%q,"maxFiles":%d}}}`, tc.maxSize, tc.files))
 		kube(t, "wait", "--for=condition=Ready", "container/flood", "--timeout=3m")
 		eventually(t, time.Minute, func() error {
 			if got := files(); len(got) != tc.files || slices.Max(got) > tc.bytes {
@@ -109,13 +113,16 @@ spec:
 			return nil
 		})
 		if now := get(t, "flood").Status; now.PID != first.PID || now.RestartCount != 0 {
-			t.Errorf("it has pid %d and %d restarts; want pid %d and none", now.PID, now.RestartCount, first.PID)
+			t.Errorf("it has pid %d and %d restarts; want pid %d and none", now.PID, now.RestartCount,
+				first.PID)
 		}
 	}
 	for patch, want := range map[string]string{
-		`{"spec":{"logging":{"maxSize":"4Ki"}}}`: "spec.logging.maxSize", `{"spec":{"logging":{"maxFiles":1}}}`: "spec.logging.maxFiles",
+		`{"spec":{"logging":{"maxSize":"4Ki"}}}`: "spec.logging.maxSize",
+		`{"spec":{"logging":{"maxFiles":1}}}`:    "spec.logging.maxFiles",
 	} {
-		if out, err := tryKube("patch", "container", "flood", "--type=merge", "-p", patch); err == nil || !strings.Contains(out+err.Error(), want) {
+		if out, err := tryKube("patch", "container", "flood", "--type=merge", "-p", patch); err == nil ||
+			!strings.Contains(out+err.Error(), want) {
 			t.Errorf("%s: %s (%v)", patch, out, err)
 		}
 	}
@@ -136,13 +143,15 @@ spec:
 	waits := func(restarts int32, length string) func() error {
 		return func() error {
 			s := get(t, "crash").Status
-			if w := s.State.Waiting; w == nil || w.Reason != berthv1.ReasonCrashLoopBackOff || !strings.Contains(w.Message, "after a back-off of "+length) || s.RestartCount < restarts {
+			if w := s.State.Waiting; w == nil || w.Reason != berthv1.ReasonCrashLoopBackOff ||
+				!strings.Contains(w.Message, "after a back-off of "+length) || s.RestartCount < restarts {
 				return fmt.Errorf("found %d restarts and %+v", s.RestartCount, w)
 			}
 			return nil
 		}
 	}
 	eventually(t, 2*time.Minute, waits(1, "1h0m0s"))
-	kube(t, "patch", "container", "crash", "--type=merge", "-p", `{"spec":{"restartBackOff":{"initialSeconds":null,"maxSeconds":1}}}`)
+	kube(t, "patch", "container", "crash", "--type=merge", "-p",
+		`{"spec":{"restartBackOff":{"initialSeconds":null,"maxSeconds":1}}}`)
 	eventually(t, 2*time.Minute, waits(3, "1s"))
 }

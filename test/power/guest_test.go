@@ -70,7 +70,8 @@ func TestGuest(t *testing.T) {
 	}
 	g := &guest{T: t, round: round, said: map[string]told{}}
 	// ext4 commits every 5 s by default, and would keep much that nobody has flushed.
-	if err := errors.Join(os.MkdirAll("/mnt", 0o700), unix.Mount("/dev/vda", "/mnt", "ext4", 0, "commit=300")); err != nil {
+	if err := errors.Join(os.MkdirAll("/mnt", 0o700), unix.Mount("/dev/vda", "/mnt", "ext4", 0,
+		"commit=300")); err != nil {
 		t.Fatal(err)
 	}
 	if g.seen, err = os.OpenFile("/host/seen", os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
@@ -141,14 +142,16 @@ func (g *guest) start() {
 		g.Fatal(err)
 	}
 	defer log.Close()
-	agent := exec.Command("/host/berth-agent", "--manifests", "/host/m", "--state-dir", state, "--run-dir", "/run/berth", "--log-dir", "/mnt/log",
+	agent := exec.Command("/host/berth-agent", "--manifests", "/host/m", "--state-dir", state,
+		"--run-dir", "/run/berth", "--log-dir", "/mnt/log",
 		"--node-name", "guest", "--log-format", "text", "--cni-bin-dir=")
 	agent.Stderr = log
 	if err := agent.Start(); err != nil {
 		g.Fatal(err)
 	}
 	go func() {
-		if agent.Wait() != nil { // started again, as systemd would: on a slow machine the supervisor may not have answered in time
+		// started again, as systemd would: on a slow machine the supervisor may not have answered in time
+		if agent.Wait() != nil {
 			g.start()
 		}
 	}()
@@ -167,7 +170,9 @@ spec:
   volumeMounts: [{name: marks, mountPath: /marks}]
 `, name, archive, script, policy)
 	temporary := "/host/m/." + name
-	if err := errors.Join(os.WriteFile(temporary, []byte(text), 0o600), os.Rename(temporary, "/host/m/"+name+".yaml")); err != nil {
+	err := errors.Join(os.WriteFile(temporary, []byte(text), 0o600), os.Rename(temporary, "/host/m/"+
+		name+".yaml"))
+	if err != nil {
 		g.Fatal(err)
 	}
 }
@@ -202,7 +207,8 @@ func (g *guest) look() []v1alpha1.Container {
 		case known && before.UID != now.UID:
 			g.fault("round %d: %s has another UID than was told", g.round, c.Name)
 		case known && now.Restarts < before.Restarts:
-			g.fault("round %d: %s has been restarted %d times; %d were told", g.round, c.Name, now.Restarts, before.Restarts)
+			g.fault("round %d: %s has been restarted %d times; %d were told", g.round, c.Name, now.Restarts,
+				before.Restarts)
 		case known && before.Exit != nil && now.Exit != nil && *before.Exit != *now.Exit:
 			g.fault("round %d: %s has ended with %d; %d was told", g.round, c.Name, *now.Exit, *before.Exit)
 		}
@@ -288,7 +294,8 @@ func (g *guest) finish() {
 		}
 	}
 	g.verifyImages()
-	if err := os.WriteFile("/host/summary", fmt.Appendf(nil, "of %d jobs, the end of %d is not known", len(jobs), lost), 0o600); err != nil {
+	if err := os.WriteFile("/host/summary", fmt.Appendf(nil, "of %d jobs, the end of %d is not known",
+		len(jobs), lost), 0o600); err != nil {
 		g.Fatal(err)
 	}
 }

@@ -165,7 +165,8 @@ func prepare(t *testing.T, dir string, rounds int) {
 		if img, err = mutate.ConfigFile(img, config); err != nil {
 			t.Fatal(err)
 		}
-		if err := tarball.WriteToFile(filepath.Join(dir, "archives", fmt.Sprintf("%d.tar", i)), name.MustParseReference("berth.test/x:latest"), img); err != nil {
+		if err := tarball.WriteToFile(filepath.Join(dir, "archives", fmt.Sprintf("%d.tar", i)),
+			name.MustParseReference("berth.test/x:latest"), img); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -187,11 +188,13 @@ func layerOf(t *testing.T, files map[string][]byte, all contents, sums map[strin
 	for path, data := range files {
 		if dir := filepath.Dir(path); !dirs[dir] {
 			dirs[dir] = true
-			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
+			err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755})
+			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(data))}); err != nil {
+		err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(data))})
+		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write(data); err != nil {
@@ -205,7 +208,9 @@ func layerOf(t *testing.T, files map[string][]byte, all contents, sums map[strin
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +234,10 @@ func boot(t *testing.T, dir string, round int, last bool) *machine {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, "../../hack/vm/run.sh", "--share", dir, "--disk", dir+"/disk", "--timeout", "1200",
-		"--env", "BERTH_POWER_GUEST=1", "--env", fmt.Sprint("ROUND=", round), "--env", fmt.Sprint("LAST=", last),
+	cmd := exec.CommandContext(ctx, "../../hack/vm/run.sh", "--share", dir, "--disk", dir+"/disk",
+		"--timeout", "1200",
+		"--env", "BERTH_POWER_GUEST=1", "--env", fmt.Sprint("ROUND=", round), "--env",
+		fmt.Sprint("LAST=", last),
 		"--", "/host/power.test", "-test.run", "^TestGuest$", "-test.v")
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // it ends QEMU, too
 	cmd.WaitDelay = 10 * time.Second
@@ -276,7 +283,8 @@ func (m *machine) churn(t *testing.T, events int) int {
 		return bytes.Count(b, []byte("\n"))
 	}
 	before := lines()
-	for deadline := time.Now().Add(3 * time.Minute); lines() < before+events && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); lines() < before+events &&
+		time.Now().Before(deadline); {
 		select {
 		case err := <-m.ended:
 			t.Fatalf("the guest ended: %v", err)
@@ -297,7 +305,8 @@ func (m *machine) cut(t *testing.T) {
 	for _, p := range processes {
 		line, _ := os.ReadFile(p)
 		program, _, _ := strings.Cut(string(line), "\x00")
-		if filepath.Base(program) == "qemu-system-x86_64" && bytes.Contains(line, []byte("file="+m.disk+",")) {
+		if filepath.Base(program) == "qemu-system-x86_64" &&
+			bytes.Contains(line, []byte("file="+m.disk+",")) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
 			if err == nil {
 				err = unix.Kill(pid, unix.SIGKILL)

@@ -7,8 +7,8 @@
 //	ids, err := a.Find("app:wheel")
 //	home := accounts.Home(passwd, 1000)
 //
-// It is pure: whoever has the root filesystem reads the files, up to MaxFile bytes. It must not know
-// Kubernetes, since the native runtime uses it.
+// It is pure: whoever has the root filesystem reads the files, up to MaxFile bytes. It must not
+// know Kubernetes, since the native runtime uses it.
 package accounts
 
 import (
@@ -80,8 +80,8 @@ func Home(passwd []byte, uid uint32) string {
 	return ""
 }
 
-// users returns the users in the content of passwd(5). Lines that are no account are passed over, as
-// login does.
+// users returns the users in the content of passwd(5). Lines that are no account are passed over,
+// as login does.
 func users(passwd []byte) iter.Seq[user] {
 	return func(yield func(user) bool) {
 		for f := range lines(passwd) {
@@ -158,7 +158,8 @@ func (a Accounts) Identify(imageUser string, runAsUser, runAsGroup *int64) (Iden
 	case imageUser == "":
 		known = a.byUID(0)
 	case userPart == "":
-		return id, fmt.Errorf("user of the image's config: found %q; allowed: user, uid, or either with :group", imageUser)
+		return id, fmt.Errorf(
+			"user of the image's config: found %q; allowed: user, uid, or either with :group", imageUser)
 	case isNumber(userPart):
 		uid, err := parseID(userPart)
 		if err != nil {
@@ -168,7 +169,8 @@ func (a Accounts) Identify(imageUser string, runAsUser, runAsGroup *int64) (Iden
 		known = a.byUID(uid)
 	default:
 		if known = a.byName(userPart); known == nil {
-			return id, fmt.Errorf("user of the image's config: found %q, which the image's /etc/passwd does not know; allowed: a user that it knows, a uid, or set securityContext.runAsUser", userPart)
+			return id, fmt.Errorf(
+				"user of the image's config: found %q, which the image's /etc/passwd does not know; allowed: a user that it knows, a uid, or set securityContext.runAsUser", userPart)
 		}
 		id.UID = known.uid
 	}
@@ -179,7 +181,8 @@ func (a Accounts) Identify(imageUser string, runAsUser, runAsGroup *int64) (Iden
 	switch {
 	case runAsGroup != nil:
 		if *runAsGroup < 0 || *runAsGroup > math.MaxInt32 {
-			return id, fmt.Errorf("process.runAsGroup: found %d; allowed: 0 to %d", *runAsGroup, math.MaxInt32)
+			return id, fmt.Errorf("process.runAsGroup: found %d; allowed: 0 to %d", *runAsGroup,
+				math.MaxInt32)
 		}
 		id.GID = uint32(*runAsGroup)
 	case hasGroup:
@@ -221,7 +224,8 @@ func (a Accounts) Find(user string) (IDs, error) {
 		ids.UID = uid
 		known = a.byUID(uid)
 	case known == nil:
-		return ids, fmt.Errorf("found %q, which /etc/passwd does not know; allowed: a user that it knows, or a uid", name)
+		return ids, fmt.Errorf(
+			"found %q, which /etc/passwd does not know; allowed: a user that it knows, or a uid", name)
 	default:
 		ids.UID = known.uid
 	}
@@ -273,5 +277,6 @@ func (a Accounts) groupID(s string) (uint32, error) {
 			return g.gid, nil
 		}
 	}
-	return 0, fmt.Errorf("found %q, which /etc/group does not know; allowed: a group that it knows, or a gid", s)
+	return 0, fmt.Errorf(
+		"found %q, which /etc/group does not know; allowed: a group that it knows, or a gid", s)
 }

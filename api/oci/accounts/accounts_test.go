@@ -11,7 +11,9 @@ import (
 
 // TestFindUser: who is meant by a user, as docker and podman have it.
 func TestFindUser(t *testing.T) {
-	a := Parse([]byte("root:x:0:0::/root:\napp:x:7:8::/:\nbig:x:2147483648:1::/:\nbiggroup:x:12:2147483648::/:\n"), []byte("root:x:0:\napp:x:8:\nwheel:x:10:root,app\naudio:x:11:app\n"))
+	a := Parse([]byte(
+		"root:x:0:0::/root:\napp:x:7:8::/:\nbig:x:2147483648:1::/:\nbiggroup:x:12:2147483648::/:\n"),
+		[]byte("root:x:0:\napp:x:8:\nwheel:x:10:root,app\naudio:x:11:app\n"))
 	for user, want := range map[string]IDs{
 		"app":          {7, 8, []uint32{10, 11}},
 		"7":            {7, 8, []uint32{10, 11}},
@@ -29,7 +31,8 @@ func TestFindUser(t *testing.T) {
 		"2147483648:0": {},
 	} {
 		got, err := a.Find(user)
-		if wrong := reflect.DeepEqual(want, IDs{}); wrong && err == nil || !wrong && (err != nil || !reflect.DeepEqual(got, want)) {
+		if wrong := reflect.DeepEqual(want, IDs{}); wrong && err == nil || !wrong &&
+			(err != nil || !reflect.DeepEqual(got, want)) {
 			t.Errorf("%s: found %+v, %v; want %+v", user, got, err, want)
 		}
 	}
@@ -37,8 +40,9 @@ func TestFindUser(t *testing.T) {
 
 // TestHome: the runtime reads the same lines as the agent does, with all ids that the kernel has.
 func TestHome(t *testing.T) {
-	passwd := []byte("root:x:0:0::/root:/bin/sh\n#c:x:4:4::/c:\nshort:x:5\nnul:x:6:6::/\x00:\nu:x:6:6::/home/u:\r\n" +
-		"gid:x:7:g::/g:\nbig:x:4294967294:0::/big:\ntwice:x:8:8::/first:\ntwice:x:8:8::/second:")
+	passwd := []byte(
+		"root:x:0:0::/root:/bin/sh\n#c:x:4:4::/c:\nshort:x:5\nnul:x:6:6::/\x00:\nu:x:6:6::/home/u:\r\n" +
+			"gid:x:7:g::/g:\nbig:x:4294967294:0::/big:\ntwice:x:8:8::/first:\ntwice:x:8:8::/second:")
 	for uid, want := range map[uint32]string{
 		0: "/root", 4: "", 5: "", 6: "/home/u", 7: "", 8: "/first", 9: "", 4294967294: "/big",
 	} {
@@ -59,7 +63,8 @@ func TestImports(t *testing.T) {
 		t.Fatalf("go list names %d packages only", len(deps))
 	}
 	for _, dep := range deps {
-		if strings.Contains(dep, ".") && !strings.HasPrefix(dep, "vendor/") && dep != "github.com/berth-run/berth/api/oci/accounts" {
+		if strings.Contains(dep, ".") && !strings.HasPrefix(dep, "vendor/") &&
+			dep != "github.com/berth-run/berth/api/oci/accounts" {
 			t.Errorf("the package depends on %s", dep)
 		}
 	}

@@ -68,7 +68,9 @@ func (s Set) Of(kind Kind) []string {
 
 // Limits returns the paths of the fields that the runtime has to change in the running container.
 func (s Set) Limits() []string {
-	return slices.DeleteFunc(s.Of(Live), func(path string) bool { return !strings.HasPrefix(path, resources) })
+	return slices.DeleteFunc(s.Of(Live), func(path string) bool {
+		return !strings.HasPrefix(path, resources)
+	})
 }
 
 // Log returns the paths of the fields that the supervisor has to change for the running container.

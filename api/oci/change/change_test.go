@@ -20,8 +20,10 @@ import (
 
 func spec(config string, change ...func(*v1alpha1.OCIBundleSpec)) *v1alpha1.OCIBundleSpec {
 	s := &v1alpha1.OCIBundleSpec{
-		NodeName: "n", Image: &v1alpha1.BundleImage{Reference: "busybox"}, RestartPolicy: corev1.RestartPolicyAlways,
-		TerminationGracePeriodSeconds: 30, CompiledGeneration: 1, Config: runtime.RawExtension{Raw: []byte(config)},
+		NodeName: "n", Image: &v1alpha1.BundleImage{Reference: "busybox"},
+		RestartPolicy:                 corev1.RestartPolicyAlways,
+		TerminationGracePeriodSeconds: 30, CompiledGeneration: 1,
+		Config: runtime.RawExtension{Raw: []byte(config)},
 	}
 	for _, f := range change {
 		f(s)
@@ -53,10 +55,19 @@ func TestClassify(t *testing.T) {
 			want: []Field{{"seccompProfile", None}},
 		},
 		"how it is run": {edit: func(s *v1alpha1.OCIBundleSpec) {
-			s.RestartPolicy, s.TerminationGracePeriodSeconds, s.Image.PullPolicy = corev1.RestartPolicyNever, 0, corev1.PullAlways
-		}, want: []Field{{"image.pullPolicy", None}, {"restartPolicy", Live}, {"terminationGracePeriodSeconds", Live}}},
-		"the image": {edit: func(s *v1alpha1.OCIBundleSpec) { s.Image.Reference = "alpine" }, want: []Field{{"image.reference", Replace}}},
-		"a command": {edit: func(s *v1alpha1.OCIBundleSpec) { s.Process.Command = []string{"x"} }, want: []Field{{"process.command", Replace}}},
+			s.RestartPolicy, s.TerminationGracePeriodSeconds, s.Image.PullPolicy = corev1.RestartPolicyNever,
+				0, corev1.PullAlways
+		}, want: []Field{
+			{"image.pullPolicy", None},
+			{"restartPolicy", Live},
+			{"terminationGracePeriodSeconds", Live},
+		}},
+		"the image": {edit: func(s *v1alpha1.OCIBundleSpec) {
+			s.Image.Reference = "alpine"
+		}, want: []Field{{"image.reference", Replace}}},
+		"a command": {edit: func(s *v1alpha1.OCIBundleSpec) {
+			s.Process.Command = []string{"x"}
+		}, want: []Field{{"process.command", Replace}}},
 		"limits": {
 			from: `{"linux":{"resources":{"cpu":{"shares":2},"devices":[1]}}}`,
 			to:   `{"linux":{"resources":{"cpu":{"shares":512,"quota":50000,"period":100000},"memory":{"limit":1,"swap":1},"pids":{"limit":9},"devices":[1]}}}`,
@@ -73,24 +84,43 @@ func TestClassify(t *testing.T) {
 			from: `{"linux":{"resources":{"pids":{"limit":9}}}}`, to: `{"linux":{"resources":{}}}`,
 			want: []Field{{"config.linux.resources.pids.limit", Live}},
 		},
-		"CPUs that are set":     {from: `{}`, to: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`, want: []Field{{"config.linux.resources.cpu.cpus", Live}}},
-		"CPUs that are removed": {from: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`, to: `{}`, want: []Field{{"config.linux.resources.cpu.cpus", Replace}}},
+		"CPUs that are set": {
+			from: `{}`, to: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`,
+			want: []Field{{"config.linux.resources.cpu.cpus", Live}},
+		},
+		"CPUs that are removed": {
+			from: `{"linux":{"resources":{"cpu":{"cpus":"0"}}}}`, to: `{}`,
+			want: []Field{{"config.linux.resources.cpu.cpus", Replace}},
+		},
 		"a limit beside a device": {
-			from: `{"linux":{"resources":{"pids":{"limit":9},"devices":[1]}}}`, to: `{"linux":{"resources":{"pids":{"limit":8},"devices":[2]}}}`,
-			want: []Field{{"config.linux.resources.devices", Replace}, {"config.linux.resources.pids.limit", Live}},
+			from: `{"linux":{"resources":{"pids":{"limit":9},"devices":[1]}}}`,
+			to:   `{"linux":{"resources":{"pids":{"limit":8},"devices":[2]}}}`,
+			want: []Field{{"config.linux.resources.devices", Replace}, {
+				"config.linux.resources.pids.limit",
+				Live,
+			}},
 		},
 		"objects that hold nothing": {
 			from: `{"linux":{"resources":{"pids":{}}}}`, to: `{"linux":{"resources":{"memory":{}}}}`,
 			want: []Field{{"config.linux.resources.memory", None}, {"config.linux.resources.pids", None}},
 		},
-		"an object whose presence means something": {from: `{}`, to: `{"linux":{"intelRdt":{}}}`, want: []Field{{"config.linux.intelRdt", Replace}}},
+		"an object whose presence means something": {
+			from: `{}`, to: `{"linux":{"intelRdt":{}}}`,
+			want: []Field{{"config.linux.intelRdt", Replace}},
+		},
 		"a field that nobody knows yet": {
 			from: `{}`, to: `{"linux":{"resources":{"cpu":{"fresh":1}}}}`,
 			want: []Field{{"config.linux.resources.cpu.fresh", Replace}},
 		},
-		"an annotation":      {from: `{}`, to: `{"annotations":{"a.b/c":"d"}}`, want: []Field{{"config.annotations.a.b/c", Replace}}},
-		"digits of a number": {from: `{"a":9007199254740993}`, to: `{"a":9007199254740992}`, want: []Field{{"config.a", Replace}}},
-		"another type":       {from: `{"a":{"b":1}}`, to: `{"a":[1]}`, want: []Field{{"config.a", Replace}}},
+		"an annotation": {
+			from: `{}`, to: `{"annotations":{"a.b/c":"d"}}`,
+			want: []Field{{"config.annotations.a.b/c", Replace}},
+		},
+		"digits of a number": {
+			from: `{"a":9007199254740993}`, to: `{"a":9007199254740992}`,
+			want: []Field{{"config.a", Replace}},
+		},
+		"another type": {from: `{"a":{"b":1}}`, to: `{"a":[1]}`, want: []Field{{"config.a", Replace}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.from == "" {
@@ -119,15 +149,20 @@ func TestClassify(t *testing.T) {
 }
 
 func TestResources(t *testing.T) {
-	from := spec(`{"linux":{"resources":{"cpu":{"shares":2,"quota":5,"period":10},"memory":{"limit":64,"swap":64}}}}`)
+	from := spec(
+		`{"linux":{"resources":{"cpu":{"shares":2,"quota":5,"period":10},"memory":{"limit":64,"swap":64}}}}`)
 	to := spec(`{"linux":{"resources":{"cpu":{"shares":512},"memory":{"limit":128,"swap":128},"pids":{"limit":9}}}}`)
 	set := Classify(from, to)
 	for _, c := range []struct {
 		of   *v1alpha1.OCIBundleSpec
 		want string
 	}{
-		{to, `{"memory":{"limit":128,"swap":128,"checkBeforeUpdate":true},"cpu":{"shares":512,"quota":-1,"period":100000},"pids":{"limit":9}}`},
-		{from, `{"memory":{"limit":64,"swap":64,"checkBeforeUpdate":true},"cpu":{"shares":2,"quota":5,"period":10},"pids":{"limit":-1}}`},
+		{
+			to, `{"memory":{"limit":128,"swap":128,"checkBeforeUpdate":true},"cpu":{"shares":512,"quota":-1,"period":100000},"pids":{"limit":9}}`,
+		},
+		{
+			from, `{"memory":{"limit":64,"swap":64,"checkBeforeUpdate":true},"cpu":{"shares":2,"quota":5,"period":10},"pids":{"limit":-1}}`,
+		},
 	} {
 		r, err := Resources(c.of, set.Limits())
 		if err != nil {
@@ -145,16 +180,21 @@ func TestResources(t *testing.T) {
 // TestCarry: of a document that another version has compiled, no more is taken than a running
 // container can be given.
 func TestCarry(t *testing.T) {
-	kept := spec(`{"ociVersion":"1.2.0","process":{"noNewPrivileges":true},"linux":{"resources":{"cpu":{"shares":2},"memory":{"limit":64},"devices":[1]},"maskedPaths":["/a"],"intelRdt":{}}}`)
-	compiled := spec(`{"ociVersion":"1.3.0","process":{"noNewPrivileges":true},"hostname":"new","linux":{"resources":{"cpu":{"shares":512},"pids":{"limit":9},"devices":[2]},"maskedPaths":["/a","/b"]}}`)
+	kept := spec(
+		`{"ociVersion":"1.2.0","process":{"noNewPrivileges":true},"linux":{"resources":{"cpu":{"shares":2},"memory":{"limit":64},"devices":[1]},"maskedPaths":["/a"],"intelRdt":{}}}`)
+	compiled := spec(
+		`{"ociVersion":"1.3.0","process":{"noNewPrivileges":true},"hostname":"new","linux":{"resources":{"cpu":{"shares":512},"pids":{"limit":9},"devices":[2]},"maskedPaths":["/a","/b"]}}`)
 	kept.SeccompProfile, compiled.SeccompProfile = "sha256:1", "sha256:2"
-	compiled.RestartPolicy, compiled.TerminationGracePeriodSeconds, compiled.CompiledGeneration = corev1.RestartPolicyNever, 7, 2
+	compiled.RestartPolicy, compiled.TerminationGracePeriodSeconds,
+		compiled.CompiledGeneration = corev1.RestartPolicyNever, 7, 2
 	got, err := Carry(kept, compiled)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := spec(`{"linux":{"intelRdt":{},"maskedPaths":["/a"],"resources":{"cpu":{"shares":512},"devices":[1],"pids":{"limit":9}}},"ociVersion":"1.3.0","process":{"noNewPrivileges":true}}`)
-	want.RestartPolicy, want.TerminationGracePeriodSeconds, want.CompiledGeneration, want.SeccompProfile = corev1.RestartPolicyNever, 7, 2, "sha256:1"
+	want := spec(
+		`{"linux":{"intelRdt":{},"maskedPaths":["/a"],"resources":{"cpu":{"shares":512},"devices":[1],"pids":{"limit":9}}},"ociVersion":"1.3.0","process":{"noNewPrivileges":true}}`)
+	want.RestartPolicy, want.TerminationGracePeriodSeconds, want.CompiledGeneration,
+		want.SeccompProfile = corev1.RestartPolicyNever, 7, 2, "sha256:1"
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v with %s; want %+v with %s", got, got.Config.Raw, want, want.Config.Raw)
 	}
@@ -184,7 +224,8 @@ func TestEveryFieldIsClassified(t *testing.T) {
 	covered := func(path string) bool {
 		found := false
 		for at := range listed {
-			if prefix, all := strings.CutSuffix(at, "*"); at == path || all && strings.HasPrefix(path, prefix) {
+			if prefix, all := strings.CutSuffix(at, "*"); at == path || all &&
+				strings.HasPrefix(path, prefix) {
 				listed[at], found = true, true
 			}
 		}

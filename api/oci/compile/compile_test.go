@@ -136,7 +136,10 @@ func TestCompiledIsValid(t *testing.T) {
 // TestDefaultSeccomp: the profile is the library's own, which can only be asked
 // for on the architecture and the kernel that the test runs on.
 func TestDefaultSeccomp(t *testing.T) {
-	for _, caps := range [][]string{nil, defaultCapabilities(), capability.Names(), {"CAP_SYS_ADMIN"}} {
+	for _, caps := range [][]string{
+		nil, defaultCapabilities(), capability.Names(),
+		{"CAP_SYS_ADMIN"},
+	} {
 		want, err := seccomp.GetDefaultProfile(&specs.Spec{Process: &specs.Process{
 			Capabilities: &specs.LinuxCapabilities{Bounding: caps},
 		}})
@@ -192,9 +195,11 @@ func TestSocketcall(t *testing.T) {
 		}
 		rules := spec.Linux.Seccomp.Syscalls
 		first := rules[0]
-		if lines := named(rules); !slices.Equal(lines, []int{0}) || len(first.Names) != 1 || len(first.Args) != 0 ||
+		if lines := named(rules); !slices.Equal(lines, []int{0}) || len(first.Names) != 1 ||
+			len(first.Args) != 0 ||
 			first.Action != specs.ActErrno || *first.ErrnoRet != uint(syscall.ENOSYS) {
-			t.Errorf("%s: socketcall stands in rules %v; rule 0 is for %d calls, %s", arch, lines, len(first.Names), first.Action)
+			t.Errorf("%s: socketcall stands in rules %v; rule 0 is for %d calls, %s", arch, lines,
+				len(first.Names), first.Action)
 		}
 
 		c.Spec.AllowSocketcall = true
@@ -203,7 +208,8 @@ func TestSocketcall(t *testing.T) {
 		if err := json.Unmarshal(b.Config.Raw, &spec); err != nil {
 			t.Fatal(err)
 		}
-		if want := defaultSeccomp(arch, spec.Process.Capabilities.Bounding); !reflect.DeepEqual(spec.Linux.Seccomp, want) {
+		want := defaultSeccomp(arch, spec.Process.Capabilities.Bounding)
+		if !reflect.DeepEqual(spec.Linux.Seccomp, want) {
 			t.Errorf("%s: with allowSocketcall the profile is not the library's", arch)
 		}
 		if len(named(defaultSeccomp(arch, nil).Syscalls)) != 1 {

@@ -71,7 +71,8 @@ func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 	set := sourcesOf(from)
 	switch {
 	case len(set) == 0:
-		d.faults = append(d.faults, field.Required(at, "set one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"))
+		d.faults = append(d.faults,
+			field.Required(at, "set one of fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef"))
 		return e
 	case len(set) > 1:
 		d.refuse(at.Child(set[1]), "may not stand beside "+set[0]+": remove one of them")
@@ -100,7 +101,9 @@ func variableFrom(d *draft, at *field.Path, e corev1.EnvVar) corev1.EnvVar {
 
 // fieldValue returns the value of a field of the Container. That of a field which only
 // the node knows, or which is not there before the Container is stored, is not known.
-func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (value string, known bool) {
+func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (value string,
+	known bool,
+) {
 	if ref.APIVersion != "" {
 		oneOf(d, at.Child("apiVersion"), ref.APIVersion, "v1")
 	}
@@ -125,7 +128,8 @@ func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (valu
 	case "metadata.labels", "metadata.annotations":
 		d.invalid(at, ref.FieldPath, "must name one of them: write "+ref.FieldPath+"['KEY']")
 	default:
-		oneOf(d, at, ref.FieldPath, "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels['KEY']",
+		oneOf(d, at, ref.FieldPath, "metadata.name", "metadata.namespace", "metadata.uid",
+			"metadata.labels['KEY']",
 			"metadata.annotations['KEY']", "spec.nodeName", "status.hostIP", "status.hostIPs")
 	}
 	return "", false
@@ -144,7 +148,9 @@ func subscript(path string) (key, of string) {
 
 // resourceValue returns a limit or request of the Container. A limit that it does not
 // have is the node's.
-func resourceValue(d *draft, at *field.Path, ref *corev1.ResourceFieldSelector) (value string, known bool) {
+func resourceValue(d *draft, at *field.Path, ref *corev1.ResourceFieldSelector) (value string,
+	known bool,
+) {
 	if n := ref.ContainerName; n != "" && n != d.name {
 		d.invalid(at.Child("containerName"), n, "must be absent, or the name of this Container")
 	}
@@ -196,7 +202,8 @@ func objectName(d *draft, at *field.Path, name string) {
 		return
 	}
 	if name == "" {
-		d.faults = append(d.faults, field.Required(at.Child("name"), "name an object of the Container's namespace"))
+		d.faults = append(d.faults, field.Required(at.Child("name"),
+			"name an object of the Container's namespace"))
 		return
 	}
 	for _, msg := range validation.IsDNS1123Subdomain(name) {

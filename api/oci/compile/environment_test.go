@@ -39,7 +39,8 @@ func TestReferencesToObjects(t *testing.T) {
 	if len(faults) > 0 {
 		t.Fatal(faults.ToAggregate())
 	}
-	if p := b.Process; !equality.Semantic.DeepEqual(p.Env, c.Spec.Env) || !equality.Semantic.DeepEqual(p.EnvFrom, c.Spec.EnvFrom) ||
+	if p := b.Process; !equality.Semantic.DeepEqual(p.Env, c.Spec.Env) ||
+		!equality.Semantic.DeepEqual(p.EnvFrom, c.Spec.EnvFrom) ||
 		p.Command[1] != "$(A)" || strings.Contains(string(b.Config.Raw), `"env"`) {
 		t.Errorf("found %+v with %s", p, b.Config.Raw)
 	}
@@ -51,8 +52,9 @@ func TestReferencesToObjects(t *testing.T) {
 	for _, f := range faults {
 		paths = append(paths, f.Field)
 	}
-	if got, want := strings.Join(paths, " "), "spec.env[0].valueFrom.configMapKeyRef spec.env[1].valueFrom.secretKeyRef "+
-		"spec.envFrom[0].configMapRef spec.envFrom[1].secretRef"; got != want {
+	if got, want := strings.Join(paths, " "),
+		"spec.env[0].valueFrom.configMapKeyRef spec.env[1].valueFrom.secretKeyRef "+
+			"spec.envFrom[0].configMapRef spec.envFrom[1].secretRef"; got != want {
 		t.Errorf("a cluster refuses %s; want %s", got, want)
 	}
 }
@@ -63,12 +65,24 @@ func TestFaultsOfReferences(t *testing.T) {
 		path    string
 		message string
 	}{
-		"no name":    {func(s *v1alpha1.ContainerSpec) { s.Env[0].ValueFrom.ConfigMapKeyRef.Name = "" }, "spec.env[0].valueFrom.configMapKeyRef.name", "name an object"},
-		"bad name":   {func(s *v1alpha1.ContainerSpec) { s.Env[1].ValueFrom.SecretKeyRef.Name = "A" }, "spec.env[1].valueFrom.secretKeyRef.name", "lower case"},
-		"no key":     {func(s *v1alpha1.ContainerSpec) { s.Env[0].ValueFrom.ConfigMapKeyRef.Key = "" }, "spec.env[0].valueFrom.configMapKeyRef.key", "name a key"},
-		"bad key":    {func(s *v1alpha1.ContainerSpec) { s.Env[1].ValueFrom.SecretKeyRef.Key = "a/b" }, "spec.env[1].valueFrom.secretKeyRef.key", "key"},
-		"bad prefix": {func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].Prefix = "A=" }, "spec.envFrom[0].prefix", "="},
-		"no source":  {func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].ConfigMapRef = nil }, "spec.envFrom[0]", "configMapRef and secretRef"},
+		"no name": {func(s *v1alpha1.ContainerSpec) {
+			s.Env[0].ValueFrom.ConfigMapKeyRef.Name = ""
+		}, "spec.env[0].valueFrom.configMapKeyRef.name", "name an object"},
+		"bad name": {func(s *v1alpha1.ContainerSpec) {
+			s.Env[1].ValueFrom.SecretKeyRef.Name = "A"
+		}, "spec.env[1].valueFrom.secretKeyRef.name", "lower case"},
+		"no key": {func(s *v1alpha1.ContainerSpec) {
+			s.Env[0].ValueFrom.ConfigMapKeyRef.Key = ""
+		}, "spec.env[0].valueFrom.configMapKeyRef.key", "name a key"},
+		"bad key": {func(s *v1alpha1.ContainerSpec) {
+			s.Env[1].ValueFrom.SecretKeyRef.Key = "a/b"
+		}, "spec.env[1].valueFrom.secretKeyRef.key", "key"},
+		"bad prefix": {func(s *v1alpha1.ContainerSpec) {
+			s.EnvFrom[0].Prefix = "A="
+		}, "spec.envFrom[0].prefix", "="},
+		"no source": {func(s *v1alpha1.ContainerSpec) {
+			s.EnvFrom[0].ConfigMapRef = nil
+		}, "spec.envFrom[0]", "configMapRef and secretRef"},
 		"two sources": {
 			func(s *v1alpha1.ContainerSpec) { s.EnvFrom[0].SecretRef = s.EnvFrom[1].SecretRef },
 			"spec.envFrom[0].secretRef", "write two items",
@@ -83,8 +97,10 @@ func TestFaultsOfReferences(t *testing.T) {
 		}
 		tc.change(&c.Spec)
 		_, faults := Bundle(c, LocalObjects())
-		if len(faults) != 1 || faults[0].Field != tc.path || !strings.Contains(faults[0].Error(), tc.message) {
-			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path, tc.message)
+		if len(faults) != 1 || faults[0].Field != tc.path || !strings.Contains(faults[0].Error(),
+			tc.message) {
+			t.Errorf("%s: found %v; want a fault of %s with %q", name, faults.ToAggregate(), tc.path,
+				tc.message)
 		}
 	}
 }

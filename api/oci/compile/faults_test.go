@@ -33,24 +33,39 @@ func TestFaults(t *testing.T) {
 		{"neither image nor rootfs", `command: [x]`, "spec.image", "exactly one"},
 		{"both image and rootfs", image + `rootfs: {path: /r}`, "spec.rootfs", "exactly one"},
 		{"both image and archive", image + `archive: {path: /a.tar}`, "spec.archive", "exactly one"},
-		{"both archive and rootfs", "archive: {path: /a.tar}\nrootfs: {path: /r}", "spec.rootfs", "exactly one"},
+		{
+			"both archive and rootfs", "archive: {path: /a.tar}\nrootfs: {path: /r}", "spec.rootfs",
+			"exactly one",
+		},
 		{"path without a leading slash", `archive: {path: a.tar}`, "spec.archive.path", "absolute"},
 		{"path with a way up", `archive: {path: /a/../b.tar}`, "spec.archive.path", `".."`},
 		{"path with a colon", `archive: {path: "/a:b.tar"}`, "spec.archive.path", "archive.name"},
 		{"path with a control character", `archive: {path: "/a\nb.tar"}`, "spec.archive.path", "control"},
-		{"name with a control character", `archive: {path: /b.tar, name: "a\n"}`, "spec.archive.name", "control"},
+		{
+			"name with a control character", `archive: {path: /b.tar, name: "a\n"}`, "spec.archive.name",
+			"control",
+		},
 		{"a file as image", `image: /srv/x.tar`, "spec.image", "archive: {path: /srv/x.tar}"},
 		{"a relative file as image", `image: ./x`, "spec.image", "archive: {path: /PATH/OF/x}"},
 		{"an archive as image", `image: x.tar.gz`, "spec.image", "archive: {path: /PATH/OF/x.tar.gz}"},
-		{"a number with a thousandth as memory", image + `resources: {limits: {memory: 64m}}`, "spec.resources.limits[memory]", "did you mean 64Mi or 64M?"},
+		{
+			"a number with a thousandth as memory", image + `resources: {limits: {memory: 64m}}`,
+			"spec.resources.limits[memory]", "did you mean 64Mi or 64M?",
+		},
 		{"image that is no reference", `image: "Not A Reference"`, "spec.image", "registry reference"},
 		{"image of an unknown transport", `image: "docker://busybox"`, "spec.image", "oci-archive:FILE"},
 		{"relative archive", `image: "oci-archive:hello.tar"`, "spec.image", "absolute"},
 		{"archive with a way up", `image: "oci:/a/../b"`, "spec.image", `".."`},
 		{"pull policy", image + `imagePullPolicy: Sometimes`, "spec.imagePullPolicy", "IfNotPresent"},
-		{"pull policy without an image", "rootfs: {path: /r}\ncommand: [x]\nimagePullPolicy: Always", "spec.imagePullPolicy", "no image"},
+		{
+			"pull policy without an image", "rootfs: {path: /r}\ncommand: [x]\nimagePullPolicy: Always",
+			"spec.imagePullPolicy", "no image",
+		},
 		{"relative rootfs", "rootfs: {path: r}\ncommand: [x]", "spec.rootfs.path", "absolute"},
-		{"rootfs with a way up", "rootfs: {path: /r/../../etc}\ncommand: [x]", "spec.rootfs.path", `".."`},
+		{
+			"rootfs with a way up", "rootfs: {path: /r/../../etc}\ncommand: [x]", "spec.rootfs.path",
+			`".."`,
+		},
 		{"the node's root", "rootfs: {path: //}\ncommand: [x]", "spec.rootfs.path", "below it"},
 		{"rootfs without command", `rootfs: {path: /r}`, "spec.command", "no image"},
 		{"empty command", image + `command: [""]`, "spec.command[0]", "name a program"},
@@ -58,99 +73,342 @@ func TestFaults(t *testing.T) {
 		{"relative workingDir", image + `workingDir: srv`, "spec.workingDir", "absolute"},
 		{"variable without a name", image + `env: [{value: x}]`, "spec.env[0].name", "name"},
 		{"variable with =", image + `env: [{name: "A=B"}]`, "spec.env[0].name", "'='"},
-		{"variable from nowhere", image + `env: [{name: A, valueFrom: {}}]`, "spec.env[0].valueFrom", "set one of fieldRef, resourceFieldRef"},
-		{"variable from two", image + `env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, resourceFieldRef: {resource: limits.cpu}}}]`, "spec.env[0].valueFrom.resourceFieldRef", "remove one of them"},
-		{"variable from a Secret", image + `env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]`, "spec.env[0].valueFrom.secretKeyRef", "write the value into env"},
-		{"variable from an address", image + `env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]`, "spec.env[0].valueFrom.fieldRef.fieldPath", "has no address of its own"},
-		{"variable from all labels", image + `env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.labels}}}]`, "spec.env[0].valueFrom.fieldRef.fieldPath", "write metadata.labels['KEY']"},
-		{"variable from a bad key", image + `env: [{name: A, valueFrom: {fieldRef: {fieldPath: "metadata.labels['a b']"}}}]`, "spec.env[0].valueFrom.fieldRef.fieldPath", "the key in brackets"},
-		{"variable from another field", image + `env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.image}}}]`, "spec.env[0].valueFrom.fieldRef.fieldPath", "spec.nodeName"},
-		{"variable from another version", image + `env: [{name: A, valueFrom: {fieldRef: {apiVersion: v2, fieldPath: metadata.name}}}]`, "spec.env[0].valueFrom.fieldRef.apiVersion", "v1"},
-		{"variable from another resource", image + `env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.gpu}}}]`, "spec.env[0].valueFrom.resourceFieldRef.resource", "limits.memory"},
-		{"variable with another divisor", image + `env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1Mi}}}]`, "spec.env[0].valueFrom.resourceFieldRef.divisor", "1m, 1"},
-		{"variable from another container", image + `env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu, containerName: other}}}]`, "spec.env[0].valueFrom.resourceFieldRef.containerName", "the name of this Container"},
-		{"variable with a value and a source", image + `env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]`, "spec.env[0].valueFrom", "beside value"},
+		{
+			"variable from nowhere", image + `env: [{name: A, valueFrom: {}}]`, "spec.env[0].valueFrom",
+			"set one of fieldRef, resourceFieldRef",
+		},
+		{"variable from two", image +
+			`env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}, resourceFieldRef: {resource: limits.cpu}}}]`, "spec.env[0].valueFrom.resourceFieldRef", "remove one of them"},
+		{
+			"variable from a Secret", image +
+				`env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]`,
+			"spec.env[0].valueFrom.secretKeyRef", "write the value into env",
+		},
+		{
+			"variable from an address", image +
+				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]`,
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "has no address of its own",
+		},
+		{
+			"variable from all labels", image +
+				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.labels}}}]`,
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "write metadata.labels['KEY']",
+		},
+		{
+			"variable from a bad key", image +
+				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: "metadata.labels['a b']"}}}]`,
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "the key in brackets",
+		},
+		{
+			"variable from another field", image +
+				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.image}}}]`,
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "spec.nodeName",
+		},
+		{
+			"variable from another version", image +
+				`env: [{name: A, valueFrom: {fieldRef: {apiVersion: v2, fieldPath: metadata.name}}}]`,
+			"spec.env[0].valueFrom.fieldRef.apiVersion", "v1",
+		},
+		{
+			"variable from another resource", image +
+				`env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.gpu}}}]`,
+			"spec.env[0].valueFrom.resourceFieldRef.resource", "limits.memory",
+		},
+		{
+			"variable with another divisor", image +
+				`env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1Mi}}}]`,
+			"spec.env[0].valueFrom.resourceFieldRef.divisor", "1m, 1",
+		},
+		{
+			"variable from another container", image +
+				`env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu, containerName: other}}}]`,
+			"spec.env[0].valueFrom.resourceFieldRef.containerName", "the name of this Container",
+		},
+		{
+			"variable with a value and a source", image +
+				`env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]`,
+			"spec.env[0].valueFrom", "beside value",
+		},
 		{"variable twice", image + `env: [{name: A}, {name: A}]`, "spec.env[1].name", "Duplicate"},
 		{"hostname", image + `hostname: a_b`, "spec.hostname", "RFC 1123"},
-		{"no network on the host's network", image + "network: {none: true}\nhostNetwork: true", "spec.network.none", "remove network.none or hostNetwork"},
-		{"port out of range", image + "ports: [{containerPort: 0}]", "spec.ports[0].containerPort", "between 1 and 65535"},
-		{"host port out of range", image + "ports: [{containerPort: 80, hostPort: 65536}]", "spec.ports[0].hostPort", "between 1 and 65535"},
-		{"protocol of a port", image + "ports: [{containerPort: 80, protocol: tcp}]", "spec.ports[0].protocol", "TCP"},
-		{"address of a port", image + "ports: [{containerPort: 80, hostPort: 80, hostIP: localhost}]", "spec.ports[0].hostIP", "127.0.0.1"},
-		{"address without a port", image + "ports: [{containerPort: 80, hostIP: 127.0.0.1}]", "spec.ports[0].hostIP", "add hostPort"},
-		{"name of a port", image + "ports: [{containerPort: 80, name: http_1}]", "spec.ports[0].name", "alpha-numeric"},
-		{"name of two ports", image + "ports: [{containerPort: 80, name: a}, {containerPort: 81, name: a}]", "spec.ports[1].name", "Duplicate"},
-		{"one host port twice", image + "ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]", "spec.ports[1].hostPort", "Duplicate"},
-		{"host port without a network", image + "network: {none: true}\nports: [{containerPort: 80, hostPort: 80}]", "spec.ports[0].hostPort", "remove hostPort or network.none"},
-		{"host port in the node's network", image + "hostNetwork: true\nports: [{containerPort: 80, hostPort: 81}]", "spec.ports[0].hostPort", "must be 80"},
-		{"hostname on the host's network", image + "hostname: a\nhostNetwork: true", "spec.hostname", "UTS namespace"},
-		{"user below 0", image + `securityContext: {runAsUser: -1}`, "spec.securityContext.runAsUser", "2147483647"},
-		{"user above the range", image + `securityContext: {runAsUser: 2147483648}`, "spec.securityContext.runAsUser", "2147483647"},
-		{"group above the range", image + `securityContext: {runAsGroup: 4294967296}`, "spec.securityContext.runAsGroup", "2147483647"},
-		{"root who must not be", image + `securityContext: {runAsNonRoot: true, runAsUser: 0}`, "spec.securityContext.runAsUser", "runAsNonRoot"},
-		{"rootfs whose user must not be root", "rootfs: {path: /r}\ncommand: [x]\nsecurityContext: {runAsNonRoot: true}", "spec.securityContext.runAsUser", "user 0"},
-		{"unknown capability", image + `securityContext: {capabilities: {add: [CHOWN, FLY]}}`, "spec.securityContext.capabilities.add[1]", "capabilities(7)"},
-		{"seccomp from a file", image + `securityContext: {seccompProfile: {type: Localhost}}`, "spec.securityContext.seccompProfile.type", "RuntimeDefault"},
+		{
+			"no network on the host's network", image + "network: {none: true}\nhostNetwork: true",
+			"spec.network.none", "remove network.none or hostNetwork",
+		},
+		{
+			"port out of range", image + "ports: [{containerPort: 0}]", "spec.ports[0].containerPort",
+			"between 1 and 65535",
+		},
+		{
+			"host port out of range", image + "ports: [{containerPort: 80, hostPort: 65536}]",
+			"spec.ports[0].hostPort", "between 1 and 65535",
+		},
+		{
+			"protocol of a port", image + "ports: [{containerPort: 80, protocol: tcp}]",
+			"spec.ports[0].protocol", "TCP",
+		},
+		{
+			"address of a port", image + "ports: [{containerPort: 80, hostPort: 80, hostIP: localhost}]",
+			"spec.ports[0].hostIP", "127.0.0.1",
+		},
+		{
+			"address without a port", image + "ports: [{containerPort: 80, hostIP: 127.0.0.1}]",
+			"spec.ports[0].hostIP", "add hostPort",
+		},
+		{
+			"name of a port", image + "ports: [{containerPort: 80, name: http_1}]", "spec.ports[0].name",
+			"alpha-numeric",
+		},
+		{
+			"name of two ports", image +
+				"ports: [{containerPort: 80, name: a}, {containerPort: 81, name: a}]", "spec.ports[1].name",
+			"Duplicate",
+		},
+		{
+			"one host port twice", image +
+				"ports: [{containerPort: 80, hostPort: 80}, {containerPort: 81, hostPort: 80}]",
+			"spec.ports[1].hostPort", "Duplicate",
+		},
+		{
+			"host port without a network", image +
+				"network: {none: true}\nports: [{containerPort: 80, hostPort: 80}]", "spec.ports[0].hostPort",
+			"remove hostPort or network.none",
+		},
+		{
+			"host port in the node's network", image +
+				"hostNetwork: true\nports: [{containerPort: 80, hostPort: 81}]", "spec.ports[0].hostPort",
+			"must be 80",
+		},
+		{
+			"hostname on the host's network", image + "hostname: a\nhostNetwork: true", "spec.hostname",
+			"UTS namespace",
+		},
+		{
+			"user below 0", image + `securityContext: {runAsUser: -1}`, "spec.securityContext.runAsUser",
+			"2147483647",
+		},
+		{
+			"user above the range", image + `securityContext: {runAsUser: 2147483648}`,
+			"spec.securityContext.runAsUser", "2147483647",
+		},
+		{
+			"group above the range", image + `securityContext: {runAsGroup: 4294967296}`,
+			"spec.securityContext.runAsGroup", "2147483647",
+		},
+		{
+			"root who must not be", image + `securityContext: {runAsNonRoot: true, runAsUser: 0}`,
+			"spec.securityContext.runAsUser", "runAsNonRoot",
+		},
+		{
+			"rootfs whose user must not be root",
+			"rootfs: {path: /r}\ncommand: [x]\nsecurityContext: {runAsNonRoot: true}",
+			"spec.securityContext.runAsUser", "user 0",
+		},
+		{
+			"unknown capability", image + `securityContext: {capabilities: {add: [CHOWN, FLY]}}`,
+			"spec.securityContext.capabilities.add[1]", "capabilities(7)",
+		},
+		{
+			"seccomp from a file", image + `securityContext: {seccompProfile: {type: Localhost}}`,
+			"spec.securityContext.seccompProfile.type", "RuntimeDefault",
+		},
 
-		{"negative cpu", image + `resources: {limits: {cpu: "-1"}}`, "spec.resources.limits[cpu]", "negative"},
-		{"no cpu", image + `resources: {limits: {cpu: "0"}}`, "spec.resources.limits[cpu]", "0 allows nothing"},
-		{"cpu finer than the kernel", image + `resources: {limits: {cpu: "0.0005"}}`, "spec.resources.limits[cpu]", "multiple of 1m"},
-		{"cpu beyond the kernel", image + `resources: {limits: {cpu: "175921861"}}`, "spec.resources.limits[cpu]", "at most"},
-		{"cpu beyond all", image + `resources: {limits: {cpu: 100E}}`, "spec.resources.limits[cpu]", "at most"},
-		{"half a byte", image + `resources: {limits: {memory: 1500m}}`, "spec.resources.limits[memory]", "whole number"},
-		{"memory beyond all", image + `resources: {limits: {memory: 8Ei}}`, "spec.resources.limits[memory]", "at most"},
-		{"request above the limit", image + `resources: {limits: {memory: 1Mi}, requests: {memory: 2Mi}}`, "spec.resources.requests[memory]", "exceed the limit"},
-		{"pids beyond the kernel", image + `resources: {limits: {pids: "4194305"}}`, "spec.resources.limits[pids]", "at most"},
-		{"pids as a request", image + `resources: {requests: {pids: "1"}}`, "spec.resources.requests[pids]", `"cpu", "memory"`},
-		{"unknown resource", image + `resources: {limits: {nvidia.com/gpu: "1"}}`, "spec.resources.limits[nvidia.com/gpu]", `"cpu", "memory", "pids"`},
+		{
+			"negative cpu", image + `resources: {limits: {cpu: "-1"}}`, "spec.resources.limits[cpu]",
+			"negative",
+		},
+		{
+			"no cpu", image + `resources: {limits: {cpu: "0"}}`, "spec.resources.limits[cpu]",
+			"0 allows nothing",
+		},
+		{
+			"cpu finer than the kernel", image + `resources: {limits: {cpu: "0.0005"}}`,
+			"spec.resources.limits[cpu]", "multiple of 1m",
+		},
+		{
+			"cpu beyond the kernel", image + `resources: {limits: {cpu: "175921861"}}`,
+			"spec.resources.limits[cpu]", "at most",
+		},
+		{
+			"cpu beyond all", image + `resources: {limits: {cpu: 100E}}`, "spec.resources.limits[cpu]",
+			"at most",
+		},
+		{
+			"half a byte", image + `resources: {limits: {memory: 1500m}}`, "spec.resources.limits[memory]",
+			"whole number",
+		},
+		{
+			"memory beyond all", image + `resources: {limits: {memory: 8Ei}}`,
+			"spec.resources.limits[memory]", "at most",
+		},
+		{
+			"request above the limit", image + `resources: {limits: {memory: 1Mi}, requests: {memory: 2Mi}}`,
+			"spec.resources.requests[memory]", "exceed the limit",
+		},
+		{
+			"pids beyond the kernel", image + `resources: {limits: {pids: "4194305"}}`,
+			"spec.resources.limits[pids]", "at most",
+		},
+		{
+			"pids as a request", image + `resources: {requests: {pids: "1"}}`,
+			"spec.resources.requests[pids]", `"cpu", "memory"`,
+		},
+		{
+			"unknown resource", image + `resources: {limits: {nvidia.com/gpu: "1"}}`,
+			"spec.resources.limits[nvidia.com/gpu]", `"cpu", "memory", "pids"`,
+		},
 
 		{"volume of no kind", image + `volumes: [{name: v}]`, "spec.volumes[0]", "exactly one"},
-		{"volume of two kinds", image + `volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]`, "spec.volumes[0].emptyDir", "exactly one"},
-		{"volume with a bad name", image + `volumes: [{name: ../v, emptyDir: {}}]`, "spec.volumes[0].name", "RFC 1123"},
-		{"volume twice", image + `volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]`, "spec.volumes[1].name", "Duplicate"},
-		{"relative hostPath", image + `volumes: [{name: v, hostPath: {path: v}}]`, "spec.volumes[0].hostPath.path", "absolute"},
-		{"hostPath with a way up", image + `volumes: [{name: v, hostPath: {path: /a/../b}}]`, "spec.volumes[0].hostPath.path", `".."`},
-		{"hostPath of an unknown type", image + `volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]`, "spec.volumes[0].hostPath.type", "Socket"},
-		{"huge pages", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`, "spec.volumes[0].emptyDir.medium", "Memory"},
-		{"size of a directory", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`, "spec.volumes[0].emptyDir.sizeLimit", "disk"},
-		{"negative size", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "-1"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "negative"},
-		{"size of 0", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "0"}}]`, "spec.volumes[0].emptyDir.sizeLimit", "greater than 0"},
-		{"size beyond all", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 9Ei}}]`, "spec.volumes[0].emptyDir.sizeLimit", "at most"},
+		{
+			"volume of two kinds", image + `volumes: [{name: v, emptyDir: {}, hostPath: {path: /v}}]`,
+			"spec.volumes[0].emptyDir", "exactly one",
+		},
+		{
+			"volume with a bad name", image + `volumes: [{name: ../v, emptyDir: {}}]`,
+			"spec.volumes[0].name", "RFC 1123",
+		},
+		{
+			"volume twice", image + `volumes: [{name: v, emptyDir: {}}, {name: v, emptyDir: {}}]`,
+			"spec.volumes[1].name", "Duplicate",
+		},
+		{
+			"relative hostPath", image + `volumes: [{name: v, hostPath: {path: v}}]`,
+			"spec.volumes[0].hostPath.path", "absolute",
+		},
+		{
+			"hostPath with a way up", image + `volumes: [{name: v, hostPath: {path: /a/../b}}]`,
+			"spec.volumes[0].hostPath.path", `".."`,
+		},
+		{
+			"hostPath of an unknown type", image + `volumes: [{name: v, hostPath: {path: /v, type: Pipe}}]`,
+			"spec.volumes[0].hostPath.type", "Socket",
+		},
+		{
+			"huge pages", image + `volumes: [{name: v, emptyDir: {medium: HugePages}}]`,
+			"spec.volumes[0].emptyDir.medium", "Memory",
+		},
+		{
+			"size of a directory", image + `volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "disk",
+		},
+		{
+			"negative size", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "-1"}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "negative",
+		},
+		{
+			"size of 0", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: "0"}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "greater than 0",
+		},
+		{
+			"size beyond all", image + `volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 9Ei}}]`,
+			"spec.volumes[0].emptyDir.sizeLimit", "at most",
+		},
 
-		{"mount of nothing", image + `volumeMounts: [{name: v, mountPath: /v}]`, "spec.volumeMounts[0].name", "Not found"},
+		{
+			"mount of nothing", image + `volumeMounts: [{name: v, mountPath: /v}]`,
+			"spec.volumeMounts[0].name", "Not found",
+		},
 		{"relative mount", mount(`mountPath: v`), "spec.volumeMounts[0].mountPath", "absolute"},
 		{"mount with a way up", mount(`mountPath: /a/../proc`), "spec.volumeMounts[0].mountPath", `".."`},
 		{"mount with a colon", mount(`mountPath: "/a:b"`), "spec.volumeMounts[0].mountPath", `":"`},
 		{"mount over the root", mount(`mountPath: /./`), "spec.volumeMounts[0].mountPath", "root"},
 		{"mount over /proc", mount(`mountPath: //proc/`), "spec.volumeMounts[0].mountPath", "/proc"},
-		{"mount in /proc", mount(`mountPath: /proc/sys/kernel`), "spec.volumeMounts[0].mountPath", "/proc"},
+		{
+			"mount in /proc", mount(`mountPath: /proc/sys/kernel`), "spec.volumeMounts[0].mountPath",
+			"/proc",
+		},
 		{"mount over /sys", mount(`mountPath: /sys`), "spec.volumeMounts[0].mountPath", "/sys"},
 		{"mount over /dev", mount(`mountPath: /dev/`), "spec.volumeMounts[0].mountPath", "/dev"},
-		{"mount that would be masked", mount(`mountPath: /sys/firmware/efi`), "spec.volumeMounts[0].mountPath", "hidden"},
-		{"mount over a default device", mount(`mountPath: /dev/null`), "spec.volumeMounts[0].mountPath", "runtime"},
-		{"propagation to the host", mount(`mountPath: /v, mountPropagation: Bidirectional`), "spec.volumeMounts[0].mountPropagation", "HostToContainer"},
-		{"unknown propagation", mount(`mountPath: /v, mountPropagation: Sideways`), "spec.volumeMounts[0].mountPropagation", "HostToContainer"},
-		{"recursive without readOnly", mount(`mountPath: /v, recursiveReadOnly: IfPossible`), "spec.volumeMounts[0].recursiveReadOnly", "readOnly"},
-		{"recursive with propagation", mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Enabled, mountPropagation: HostToContainer`), "spec.volumeMounts[0].recursiveReadOnly", "mountPropagation"},
-		{"unknown recursion", mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Maybe`), "spec.volumeMounts[0].recursiveReadOnly", "IfPossible"},
-		{"unknown mount option", mount(`mountPath: /v, bindMountOptions: [nodev, suid]`), "spec.volumeMounts[0].bindMountOptions[1]", "noexec"},
-		{"two mounts on a path", image + "volumes: [{name: v, emptyDir: {}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]", "spec.volumeMounts[1].mountPath", "Duplicate"},
+		{
+			"mount that would be masked", mount(`mountPath: /sys/firmware/efi`),
+			"spec.volumeMounts[0].mountPath", "hidden",
+		},
+		{
+			"mount over a default device", mount(`mountPath: /dev/null`), "spec.volumeMounts[0].mountPath",
+			"runtime",
+		},
+		{
+			"propagation to the host", mount(`mountPath: /v, mountPropagation: Bidirectional`),
+			"spec.volumeMounts[0].mountPropagation", "HostToContainer",
+		},
+		{
+			"unknown propagation", mount(`mountPath: /v, mountPropagation: Sideways`),
+			"spec.volumeMounts[0].mountPropagation", "HostToContainer",
+		},
+		{
+			"recursive without readOnly", mount(`mountPath: /v, recursiveReadOnly: IfPossible`),
+			"spec.volumeMounts[0].recursiveReadOnly", "readOnly",
+		},
+		{
+			"recursive with propagation",
+			mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Enabled, mountPropagation: HostToContainer`), "spec.volumeMounts[0].recursiveReadOnly", "mountPropagation",
+		},
+		{
+			"unknown recursion", mount(`mountPath: /v, readOnly: true, recursiveReadOnly: Maybe`),
+			"spec.volumeMounts[0].recursiveReadOnly", "IfPossible",
+		},
+		{
+			"unknown mount option", mount(`mountPath: /v, bindMountOptions: [nodev, suid]`),
+			"spec.volumeMounts[0].bindMountOptions[1]", "noexec",
+		},
+		{"two mounts on a path", image +
+			"volumes: [{name: v, emptyDir: {}}]\nvolumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/}]", "spec.volumeMounts[1].mountPath", "Duplicate"},
 
 		{"unknown restart policy", image + `restartPolicy: Sometimes`, "spec.restartPolicy", "OnFailure"},
-		{"no time for progress", image + `progressDeadlineSeconds: 0`, "spec.progressDeadlineSeconds", "at least 1"},
-		{"negative grace", image + `terminationGracePeriodSeconds: -1`, "spec.terminationGracePeriodSeconds", "negative"},
-		{"no back-off", image + `restartBackOff: {maxSeconds: 0}`, "spec.restartBackOff.maxSeconds", "must be 1 to 86400"},
-		{"a back-off of more than a day", image + `restartBackOff: {maxSeconds: 86401}`, "spec.restartBackOff.maxSeconds", "must be 1 to 86400"},
-		{"a negative first back-off", image + `restartBackOff: {initialSeconds: -1}`, "spec.restartBackOff.initialSeconds", "must be 1 to 86400"},
-		{"a first back-off above the longest", image + `restartBackOff: {initialSeconds: 5, maxSeconds: 4}`, "spec.restartBackOff.initialSeconds", "at most maxSeconds, which is 4: lower it or raise maxSeconds"},
-		{"a first back-off above the default", image + `restartBackOff: {initialSeconds: 301}`, "spec.restartBackOff.initialSeconds", "at most maxSeconds, which is 300"},
-		{"a log file too small for an entry", image + `logging: {maxSize: 32767}`, "spec.logging.maxSize", "at least 32Ki"},
-		{"a log file of no size", image + `logging: {maxSize: 0}`, "spec.logging.maxSize", "at least 32Ki"},
-		{"a log file of a thousandth", image + `logging: {maxSize: 10m}`, "spec.logging.maxSize", "did you mean 10Mi or 10M?"},
-		{"a log file without end", image + `logging: {maxSize: 1e30}`, "spec.logging.maxSize", "must be at most"},
+		{
+			"no time for progress", image + `progressDeadlineSeconds: 0`, "spec.progressDeadlineSeconds",
+			"at least 1",
+		},
+		{
+			"negative grace", image + `terminationGracePeriodSeconds: -1`,
+			"spec.terminationGracePeriodSeconds", "negative",
+		},
+		{
+			"no back-off", image + `restartBackOff: {maxSeconds: 0}`, "spec.restartBackOff.maxSeconds",
+			"must be 1 to 86400",
+		},
+		{
+			"a back-off of more than a day", image + `restartBackOff: {maxSeconds: 86401}`,
+			"spec.restartBackOff.maxSeconds", "must be 1 to 86400",
+		},
+		{
+			"a negative first back-off", image + `restartBackOff: {initialSeconds: -1}`,
+			"spec.restartBackOff.initialSeconds", "must be 1 to 86400",
+		},
+		{
+			"a first back-off above the longest", image +
+				`restartBackOff: {initialSeconds: 5, maxSeconds: 4}`, "spec.restartBackOff.initialSeconds",
+			"at most maxSeconds, which is 4: lower it or raise maxSeconds",
+		},
+		{
+			"a first back-off above the default", image + `restartBackOff: {initialSeconds: 301}`,
+			"spec.restartBackOff.initialSeconds", "at most maxSeconds, which is 300",
+		},
+		{
+			"a log file too small for an entry", image + `logging: {maxSize: 32767}`, "spec.logging.maxSize",
+			"at least 32Ki",
+		},
+		{
+			"a log file of no size", image + `logging: {maxSize: 0}`, "spec.logging.maxSize",
+			"at least 32Ki",
+		},
+		{
+			"a log file of a thousandth", image + `logging: {maxSize: 10m}`, "spec.logging.maxSize",
+			"did you mean 10Mi or 10M?",
+		},
+		{
+			"a log file without end", image + `logging: {maxSize: 1e30}`, "spec.logging.maxSize",
+			"must be at most",
+		},
 		{"one log file", image + `logging: {maxFiles: 1}`, "spec.logging.maxFiles", "must be 2 to 1000"},
-		{"too many log files", image + `logging: {maxFiles: 1001}`, "spec.logging.maxFiles", "must be 2 to 1000"},
-		{"all keys but not Exists", image + `tolerations: [{operator: Equal}]`, "spec.tolerations[0].operator", "Exists"},
+		{
+			"too many log files", image + `logging: {maxFiles: 1001}`, "spec.logging.maxFiles",
+			"must be 2 to 1000",
+		},
+		{
+			"all keys but not Exists", image + `tolerations: [{operator: Equal}]`,
+			"spec.tolerations[0].operator", "Exists",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) { wantFault(t, parse(t, tc.spec), tc.path, tc.message) })
 	}

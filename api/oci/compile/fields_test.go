@@ -63,7 +63,9 @@ func fieldCases() map[string]fieldCase {
 	type spec = v1alpha1.ContainerSpec
 	quantity := resource.MustParse
 	honoured := func(at arrives, set func(*spec)) fieldCase { return fieldCase{set: set, arrives: at} }
-	refused := func(path string, set func(*spec)) fieldCase { return fieldCase{set: set, refused: path} }
+	refused := func(path string, set func(*spec)) fieldCase {
+		return fieldCase{set: set, refused: path}
+	}
 	placement := func(set func(*spec), badPath string, bad func(*spec)) fieldCase {
 		return fieldCase{set: set, placement: true, bad: bad, badPath: badPath}
 	}
@@ -83,15 +85,17 @@ func fieldCases() map[string]fieldCase {
 		"imagePullPolicy": honoured(arrives{"image.pullPolicy": `"Never"`}, func(s *spec) {
 			s.ImagePullPolicy = corev1.PullNever
 		}),
-		"command": honoured(arrives{"process.command": `["x"]`, "config.process.args": `["x"]`}, func(s *spec) {
-			s.Command = []string{"x"}
-		}),
+		"command": honoured(arrives{"process.command": `["x"]`, "config.process.args": `["x"]`},
+			func(s *spec) {
+				s.Command = []string{"x"}
+			}),
 		"args": honoured(arrives{"process.args": `["x"]`}, func(s *spec) {
 			s.Args = []string{"x"}
 		}),
-		"workingDir": honoured(arrives{"process.workingDir": `"/x"`, "config.process.cwd": `"/x"`}, func(s *spec) {
-			s.WorkingDir = "/x"
-		}),
+		"workingDir": honoured(arrives{"process.workingDir": `"/x"`, "config.process.cwd": `"/x"`},
+			func(s *spec) {
+				s.WorkingDir = "/x"
+			}),
 		"hostname": honoured(arrives{"config.hostname": `"x"`}, func(s *spec) {
 			s.Hostname = "x"
 		}),
@@ -103,14 +107,16 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.HostNetwork, s.Ports = true, nil
 		}),
-		"network.none": honoured(arrives{"network.none": `true`, "network.ports[8080].*": ""}, func(s *spec) {
-			s.Network, s.Ports = &v1alpha1.Network{None: true}, nil
-		}),
+		"network.none": honoured(arrives{"network.none": `true`, "network.ports[8080].*": ""},
+			func(s *spec) {
+				s.Network, s.Ports = &v1alpha1.Network{None: true}, nil
+			}),
 		"ports[].name": placement(func(s *spec) { s.Ports[0].Name = "other" },
 			"spec.ports[0].name", func(s *spec) { s.Ports[0].Name = "Web!" }),
-		"ports[].containerPort": honoured(arrives{"network.ports[8080].containerPort": `81`}, func(s *spec) {
-			s.Ports[0].ContainerPort = 81
-		}),
+		"ports[].containerPort": honoured(arrives{"network.ports[8080].containerPort": `81`},
+			func(s *spec) {
+				s.Ports[0].ContainerPort = 81
+			}),
 		"ports[].hostPort": honoured(arrives{
 			"network.ports[8080].*":             "",
 			"network.ports[8081].hostPort":      `8081`,
@@ -145,12 +151,14 @@ func fieldCases() map[string]fieldCase {
 		"restartPolicy": honoured(arrives{"restartPolicy": `"Never"`}, func(s *spec) {
 			s.RestartPolicy = corev1.RestartPolicyNever
 		}),
-		"terminationGracePeriodSeconds": honoured(arrives{"terminationGracePeriodSeconds": `9`}, func(s *spec) {
-			s.TerminationGracePeriodSeconds = new(int64(9))
-		}),
-		"restartBackOff.initialSeconds": honoured(arrives{"restartBackOff.initialSeconds": `9`}, func(s *spec) {
-			s.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(9))}
-		}),
+		"terminationGracePeriodSeconds": honoured(arrives{"terminationGracePeriodSeconds": `9`},
+			func(s *spec) {
+				s.TerminationGracePeriodSeconds = new(int64(9))
+			}),
+		"restartBackOff.initialSeconds": honoured(arrives{"restartBackOff.initialSeconds": `9`},
+			func(s *spec) {
+				s.RestartBackOff = &v1alpha1.RestartBackOff{InitialSeconds: new(int32(9))}
+			}),
 		"restartBackOff.maxSeconds": honoured(arrives{"restartBackOff.maxSeconds": `9`}, func(s *spec) {
 			s.RestartBackOff = &v1alpha1.RestartBackOff{MaxSeconds: new(int32(9))}
 		}),
@@ -193,29 +201,48 @@ func fieldCases() map[string]fieldCase {
 		}),
 		"env[].valueFrom.fieldRef.fieldPath": honoured(byNode(
 			arrives{"process.env[A].valueFrom.fieldRef.fieldPath": `"spec.nodeName"`}), func(s *spec) {
-			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"}}}
+			s.Env[0] = corev1.EnvVar{
+				Name: "A",
+				ValueFrom: &corev1.EnvVarSource{
+					FieldRef: &corev1.ObjectFieldSelector{FieldPath: "spec.nodeName"},
+				},
+			}
 		}),
 		"env[].valueFrom.fieldRef.apiVersion": honoured(byNode(arrives{
-			"process.env[A].valueFrom.fieldRef.apiVersion": `"v1"`, "process.env[A].valueFrom.fieldRef.fieldPath": `"spec.nodeName"`,
+			"process.env[A].valueFrom.fieldRef.apiVersion": `"v1"`,
+			"process.env[A].valueFrom.fieldRef.fieldPath":  `"spec.nodeName"`,
 		}), func(s *spec) {
-			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{
-				APIVersion: "v1", FieldPath: "spec.nodeName",
-			}}}
+			s.Env[0] = corev1.EnvVar{
+				Name: "A",
+				ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{
+					APIVersion: "v1", FieldPath: "spec.nodeName",
+				}},
+			}
 		}),
 		"env[].valueFrom.resourceFieldRef.resource":      limitVariable("0", ""),
 		"env[].valueFrom.resourceFieldRef.divisor":       limitVariable("1Ki", ""),
 		"env[].valueFrom.resourceFieldRef.containerName": limitVariable("0", "base"),
-		"env[].valueFrom.configMapKeyRef": refused("spec.env[0].valueFrom.configMapKeyRef", func(s *spec) {
-			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{}}}
-		}),
+		"env[].valueFrom.configMapKeyRef": refused("spec.env[0].valueFrom.configMapKeyRef",
+			func(s *spec) {
+				s.Env[0] = corev1.EnvVar{
+					Name:      "A",
+					ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{}},
+				}
+			}),
 		"env[].valueFrom.secretKeyRef": refused("spec.env[0].valueFrom.secretKeyRef", func(s *spec) {
-			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
+			s.Env[0] = corev1.EnvVar{
+				Name:      "A",
+				ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}},
+			}
 		}),
 		"envFrom": refused("spec.envFrom[0].configMapRef", func(s *spec) {
 			s.EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{}}}
 		}),
 		"env[].valueFrom.fileKeyRef": refused("spec.env[0].valueFrom.fileKeyRef", func(s *spec) {
-			s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}}}
+			s.Env[0] = corev1.EnvVar{
+				Name:      "A",
+				ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{}},
+			}
 		}),
 
 		"volumes[].name": honoured(arrives{
@@ -237,24 +264,31 @@ func fieldCases() map[string]fieldCase {
 			s.Volumes[1].HostPath.Type = new(corev1.HostPathFile)
 		}),
 
-		"volumes[].emptyDir.medium": honoured(arrives{"volumes[e].emptyDir.medium": `"Memory"`}, func(s *spec) {
-			s.Volumes[0].EmptyDir.Medium = "Memory"
-		}),
-		"volumes[].emptyDir.sizeLimit": honoured(arrives{"volumes[m].emptyDir.sizeLimit": `"1Mi"`}, func(s *spec) {
-			s.Volumes[2].EmptyDir.SizeLimit = new(quantity("1Mi"))
-		}),
+		"volumes[].emptyDir.medium": honoured(arrives{"volumes[e].emptyDir.medium": `"Memory"`},
+			func(s *spec) {
+				s.Volumes[0].EmptyDir.Medium = "Memory"
+			}),
+		"volumes[].emptyDir.sizeLimit": honoured(arrives{"volumes[m].emptyDir.sizeLimit": `"1Mi"`},
+			func(s *spec) {
+				s.Volumes[2].EmptyDir.SizeLimit = new(quantity("1Mi"))
+			}),
 
 		"volumes[].emptyDir.mode": refused("spec.volumes[0].emptyDir.mode", func(s *spec) {
 			s.Volumes[0].EmptyDir.Mode = new(int32(0o755))
 		}),
 
-		"volumeMounts[].name": honoured(arrives{"config.mounts[/e].source": `"volumes/m"`}, func(s *spec) {
-			s.VolumeMounts[0].Name = "m"
-		}),
-		"volumeMounts[].readOnly": honoured(arrives{"config.mounts[/e].options": `["rbind","rprivate","ro"]`}, func(s *spec) {
+		"volumeMounts[].name": honoured(arrives{"config.mounts[/e].source": `"volumes/m"`},
+			func(s *spec) {
+				s.VolumeMounts[0].Name = "m"
+			}),
+		"volumeMounts[].readOnly": honoured(arrives{
+			"config.mounts[/e].options": `["rbind","rprivate","ro"]`,
+		}, func(s *spec) {
 			s.VolumeMounts[0].ReadOnly = true
 		}),
-		"volumeMounts[].recursiveReadOnly": honoured(arrives{"config.mounts[/h].options": `["rbind","rprivate","rro"]`}, func(s *spec) {
+		"volumeMounts[].recursiveReadOnly": honoured(arrives{
+			"config.mounts[/h].options": `["rbind","rprivate","rro"]`,
+		}, func(s *spec) {
 			s.VolumeMounts[1].RecursiveReadOnly = new(corev1.RecursiveReadOnlyIfPossible)
 		}),
 		"volumeMounts[].mountPath": honoured(arrives{
@@ -266,15 +300,21 @@ func fieldCases() map[string]fieldCase {
 		}, func(s *spec) {
 			s.VolumeMounts[0].MountPath = "/x"
 		}),
-		"volumeMounts[].subPath":     refused("spec.volumeMounts[0].subPath", func(s *spec) { s.VolumeMounts[0].SubPath = "x" }),
-		"volumeMounts[].subPathExpr": refused("spec.volumeMounts[0].subPathExpr", func(s *spec) { s.VolumeMounts[0].SubPathExpr = "x" }),
+		"volumeMounts[].subPath": refused("spec.volumeMounts[0].subPath", func(s *spec) {
+			s.VolumeMounts[0].SubPath = "x"
+		}),
+		"volumeMounts[].subPathExpr": refused("spec.volumeMounts[0].subPathExpr", func(s *spec) {
+			s.VolumeMounts[0].SubPathExpr = "x"
+		}),
 		"volumeMounts[].mountPropagation": honoured(arrives{
 			"config.mounts[/e].options":      `["rbind","rslave","rw"]`,
 			"config.linux.rootfsPropagation": `"slave"`,
 		}, func(s *spec) {
 			s.VolumeMounts[0].MountPropagation = new(corev1.MountPropagationHostToContainer)
 		}),
-		"volumeMounts[].bindMountOptions": honoured(arrives{"config.mounts[/e].options": `["rbind","rprivate","noexec","rw"]`}, func(s *spec) {
+		"volumeMounts[].bindMountOptions": honoured(arrives{
+			"config.mounts[/e].options": `["rbind","rprivate","noexec","rw"]`,
+		}, func(s *spec) {
 			s.VolumeMounts[0].BindMountOptions = []string{"noexec"}
 		}),
 
@@ -288,7 +328,10 @@ func fieldCases() map[string]fieldCase {
 			"config.linux.resources.memory.swap":  `67108864`,
 			"config.linux.resources.pids.limit":   `9`,
 		}, func(s *spec) {
-			s.Resources.Limits = corev1.ResourceList{"cpu": quantity("1"), "memory": quantity("64Mi"), "pids": quantity("9")}
+			s.Resources.Limits = corev1.ResourceList{
+				"cpu": quantity("1"), "memory": quantity("64Mi"),
+				"pids": quantity("9"),
+			}
 		}),
 		"resources.requests": honoured(arrives{
 			"requests.cpu": `"1"`, "requests.memory": `"64Mi"`, "config.linux.resources.cpu.shares": `1024`,
@@ -314,43 +357,63 @@ func fieldCases() map[string]fieldCase {
 		"securityContext.procMount": refused("spec.securityContext.procMount", func(s *spec) {
 			s.SecurityContext.ProcMount = new(corev1.UnmaskedProcMount)
 		}),
-		"securityContext.runAsUser": honoured(arrives{"process.runAsUser": `9`, "config.process.user.uid": `9`}, func(s *spec) {
+		"securityContext.runAsUser": honoured(arrives{
+			"process.runAsUser":       `9`,
+			"config.process.user.uid": `9`,
+		}, func(s *spec) {
 			s.SecurityContext.RunAsUser = new(int64(9))
 		}),
-		"securityContext.runAsGroup": honoured(arrives{"process.runAsGroup": `9`, "config.process.user.gid": `9`}, func(s *spec) {
+		"securityContext.runAsGroup": honoured(arrives{
+			"process.runAsGroup":      `9`,
+			"config.process.user.gid": `9`,
+		}, func(s *spec) {
 			s.SecurityContext.RunAsGroup = new(int64(9))
 		}),
 		"securityContext.runAsNonRoot": honoured(arrives{"process.runAsNonRoot": `true`}, func(s *spec) {
 			s.SecurityContext.RunAsNonRoot = new(true)
 		}),
-		"securityContext.readOnlyRootFilesystem": honoured(arrives{"config.root.readonly": `true`}, func(s *spec) {
-			s.SecurityContext.ReadOnlyRootFilesystem = new(true)
-		}),
-		"securityContext.allowPrivilegeEscalation": honoured(arrives{"config.process.noNewPrivileges": ""}, func(s *spec) {
+		"securityContext.readOnlyRootFilesystem": honoured(arrives{"config.root.readonly": `true`},
+			func(s *spec) {
+				s.SecurityContext.ReadOnlyRootFilesystem = new(true)
+			}),
+		"securityContext.allowPrivilegeEscalation": honoured(arrives{
+			"config.process.noNewPrivileges": "",
+		}, func(s *spec) {
 			s.SecurityContext.AllowPrivilegeEscalation = new(true)
 		}),
 
-		"securityContext.capabilities.add":  honoured(merged(caps(defaultCaps+" BPF"), arrives{"config.linux.seccomp.syscalls[bpf].action": `"SCMP_ACT_ALLOW"`}), func(s *spec) { s.SecurityContext.Capabilities.Add = []corev1.Capability{"BPF"} }),
-		"securityContext.capabilities.drop": honoured(caps(strings.Replace(defaultCaps, " KILL", "", 1)), func(s *spec) { s.SecurityContext.Capabilities.Drop = []corev1.Capability{"KILL"} }),
+		"securityContext.capabilities.add": honoured(merged(caps(defaultCaps+" BPF"),
+			arrives{"config.linux.seccomp.syscalls[bpf].action": `"SCMP_ACT_ALLOW"`}), func(s *spec) {
+			s.SecurityContext.Capabilities.Add = []corev1.Capability{"BPF"}
+		}),
+		"securityContext.capabilities.drop": honoured(caps(strings.Replace(defaultCaps, " KILL", "", 1)),
+			func(s *spec) {
+				s.SecurityContext.Capabilities.Drop = []corev1.Capability{"KILL"}
+			}),
 
-		"securityContext.seccompProfile.type": honoured(arrives{"config.linux.seccomp.*": ""}, func(s *spec) {
-			s.SecurityContext.SeccompProfile.Type = "Unconfined"
-		}),
-		"securityContext.seccompProfile.localhostProfile": refused("spec.securityContext.seccompProfile.localhostProfile", func(s *spec) {
-			s.SecurityContext.SeccompProfile.LocalhostProfile = new("x")
-		}),
+		"securityContext.seccompProfile.type": honoured(arrives{"config.linux.seccomp.*": ""},
+			func(s *spec) {
+				s.SecurityContext.SeccompProfile.Type = "Unconfined"
+			}),
+		"securityContext.seccompProfile.localhostProfile": refused(
+			"spec.securityContext.seccompProfile.localhostProfile", func(s *spec) {
+				s.SecurityContext.SeccompProfile.LocalhostProfile = new("x")
+			}),
 
 		"tolerations[].key": placement(func(s *spec) { s.Tolerations[0].Key = "x" },
 			"spec.tolerations[0].key", func(s *spec) { s.Tolerations[0].Key = "!" }),
 		"tolerations[].operator": placement(func(s *spec) { s.Tolerations[0].Operator = "Equal" },
 			"spec.tolerations[0].operator", func(s *spec) { s.Tolerations[0].Operator = "Gt" }),
-		"tolerations[].value": placement(func(s *spec) { s.Tolerations[0].Operator, s.Tolerations[0].Value = "", "x" },
+		"tolerations[].value": placement(func(s *spec) {
+			s.Tolerations[0].Operator, s.Tolerations[0].Value = "", "x"
+		},
 			"spec.tolerations[0].value", func(s *spec) { s.Tolerations[0].Value = "x" }),
 		"tolerations[].effect": placement(func(s *spec) { s.Tolerations[0].Effect = "NoExecute" },
 			"spec.tolerations[0].effect", func(s *spec) { s.Tolerations[0].Effect = "Never" }),
-		"tolerations[].tolerationSeconds": refused("spec.tolerations[0].tolerationSeconds", func(s *spec) {
-			s.Tolerations[0].TolerationSeconds = new(int64(1))
-		}),
+		"tolerations[].tolerationSeconds": refused("spec.tolerations[0].tolerationSeconds",
+			func(s *spec) {
+				s.Tolerations[0].TolerationSeconds = new(int64(1))
+			}),
 	}
 }
 
@@ -369,9 +432,12 @@ func limitVariable(divisor, container string) fieldCase {
 		at["process.env[A].valueFrom.resourceFieldRef.containerName"] = strconv.Quote(container)
 	}
 	return fieldCase{arrives: at, set: func(s *v1alpha1.ContainerSpec) {
-		s.Env[0] = corev1.EnvVar{Name: "A", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{
-			Resource: "limits.memory", Divisor: resource.MustParse(divisor), ContainerName: container,
-		}}}
+		s.Env[0] = corev1.EnvVar{
+			Name: "A",
+			ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{
+				Resource: "limits.memory", Divisor: resource.MustParse(divisor), ContainerName: container,
+			}},
+		}
 	}}
 }
 

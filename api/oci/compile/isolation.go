@@ -63,7 +63,10 @@ func hiddenPaths(d *draft) {
 // that no runtime has to add to it.
 func devices(d *draft) {
 	char := func(major, minor int64, access string) specs.LinuxDeviceCgroup {
-		rule := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: access, Major: &major, Minor: &minor}
+		rule := specs.LinuxDeviceCgroup{
+			Allow: true, Type: "c", Access: access, Major: &major,
+			Minor: &minor,
+		}
 		if minor < 0 {
 			rule.Minor = nil
 		}

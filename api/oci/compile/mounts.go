@@ -55,14 +55,16 @@ func emptyDir(d *draft, at *field.Path, v *corev1.EmptyDirVolumeSource) {
 	if v.Mode != nil {
 		d.refuse(at.Child("mode"), "is not supported: remove it; the directory's mode is 0777")
 	}
-	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault, corev1.StorageMediumMemory)
+	ok := oneOf(d, at.Child("medium"), v.Medium, corev1.StorageMediumDefault,
+		corev1.StorageMediumMemory)
 	if v.SizeLimit == nil {
 		return
 	}
 	size := at.Child("sizeLimit")
 	switch {
 	case ok && v.Medium == corev1.StorageMediumDefault:
-		d.refuse(size, "the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory")
+		d.refuse(size,
+			"the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory")
 	case v.SizeLimit.IsZero():
 		d.invalid(size, v.SizeLimit.String(), "must be greater than 0")
 	default:
@@ -172,7 +174,9 @@ func madeByRuntime() []string {
 // mountPath reports whether a volume may be mounted on p.
 func mountPath(d *draft, at *field.Path, p string) bool {
 	clean := path.Clean(p)
-	within := func(parent string) bool { return clean == parent || strings.HasPrefix(clean, parent+"/") }
+	within := func(parent string) bool {
+		return clean == parent || strings.HasPrefix(clean, parent+"/")
+	}
 	switch {
 	case !strings.HasPrefix(p, "/"):
 		d.invalid(at, p, "must be absolute: start it with /")
@@ -199,10 +203,12 @@ func mountPath(d *draft, at *field.Path, p string) bool {
 // mountOptions returns the options of a volume's bind mount.
 func mountOptions(d *draft, at *field.Path, m corev1.VolumeMount) []string {
 	if m.SubPath != "" {
-		d.refuse(at.Child("subPath"), "is not supported: mount the whole volume, or a hostPath of the directory")
+		d.refuse(at.Child("subPath"),
+			"is not supported: mount the whole volume, or a hostPath of the directory")
 	}
 	if m.SubPathExpr != "" {
-		d.refuse(at.Child("subPathExpr"), "is not supported: mount the whole volume, or a hostPath of the directory")
+		d.refuse(at.Child("subPathExpr"),
+			"is not supported: mount the whole volume, or a hostPath of the directory")
 	}
 	options := []string{"rbind", propagation(d, at.Child("mountPropagation"), m.MountPropagation)}
 	for i, o := range m.BindMountOptions {

@@ -17,7 +17,8 @@ import (
 func network(d *draft) {
 	out := &v1alpha1.BundleNetwork{None: d.in.Network != nil && d.in.Network.None, Ports: hostPorts(d)}
 	if out.None && d.in.HostNetwork {
-		d.refuse(d.path.Child("network", "none"), "a container is in the node's network or in none: remove network.none or hostNetwork")
+		d.refuse(d.path.Child("network", "none"),
+			"a container is in the node's network or in none: remove network.none or hostNetwork")
 	}
 	if out.None || len(out.Ports) > 0 {
 		d.out.Network = out
@@ -39,7 +40,8 @@ func hostPorts(d *draft) []v1alpha1.HostPort {
 		if p.Protocol == "" {
 			p.Protocol = corev1.ProtocolTCP
 		}
-		oneOf(d, at.Child("protocol"), p.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+		oneOf(d, at.Child("protocol"), p.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP,
+			corev1.ProtocolSCTP)
 		hostIP(d, at, p)
 		if d.in.HostNetwork {
 			if p.HostPort != 0 && p.HostPort != p.ContainerPort {
@@ -55,9 +57,11 @@ func hostPorts(d *draft) []v1alpha1.HostPort {
 			d.invalid(at.Child("hostPort"), p.HostPort, msg)
 		}
 		if d.in.Network != nil && d.in.Network.None {
-			d.refuse(at.Child("hostPort"), "a container without a network cannot have a port of the node: remove hostPort or network.none")
+			d.refuse(at.Child("hostPort"),
+				"a container without a network cannot have a port of the node: remove hostPort or network.none")
 		}
-		if key := (v1alpha1.HostPort{HostPort: p.HostPort, HostIP: p.HostIP, Protocol: p.Protocol}); taken[key] {
+		key := (v1alpha1.HostPort{HostPort: p.HostPort, HostIP: p.HostIP, Protocol: p.Protocol})
+		if taken[key] {
 			d.faults = append(d.faults, field.Duplicate(at.Child("hostPort"), p.HostPort))
 		} else {
 			taken[key] = true
@@ -90,6 +94,7 @@ func hostIP(d *draft, at *field.Path, p corev1.ContainerPort) {
 		d.invalid(at.Child("hostIP"), p.HostIP, "must be an address of the node, such as 127.0.0.1")
 	}
 	if p.HostPort == 0 && !d.in.HostNetwork {
-		d.invalid(at.Child("hostIP"), p.HostIP, "is the address of a hostPort, which is absent: add hostPort or remove hostIP")
+		d.invalid(at.Child("hostIP"), p.HostIP,
+			"is the address of a hostPort, which is absent: add hostPort or remove hostIP")
 	}
 }

@@ -45,7 +45,8 @@ func toleration(d *draft, at *field.Path, t corev1.Toleration) {
 			d.invalid(at.Child("key"), t.Key, msg)
 		}
 	} else if t.Operator != corev1.TolerationOpExists {
-		d.invalid(at.Child("operator"), t.Operator, "must be Exists when key is empty, which means all keys")
+		d.invalid(at.Child("operator"), t.Operator,
+			"must be Exists when key is empty, which means all keys")
 	}
 	switch t.Operator {
 	case "", corev1.TolerationOpEqual:
@@ -64,7 +65,8 @@ func toleration(d *draft, at *field.Path, t corev1.Toleration) {
 			corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
 	}
 	if t.TolerationSeconds != nil {
-		d.refuse(at.Child("tolerationSeconds"), "is not supported: Containers are not evicted by taints; remove it")
+		d.refuse(at.Child("tolerationSeconds"),
+			"is not supported: Containers are not evicted by taints; remove it")
 	}
 }
 

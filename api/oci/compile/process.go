@@ -51,11 +51,15 @@ func root(d *draft) {
 		checkReference(d)
 		d.out.Image = &v1alpha1.BundleImage{Reference: d.in.Image, PullPolicy: d.in.ImagePullPolicy}
 	case d.in.Archive != nil:
-		d.out.Image = &v1alpha1.BundleImage{Reference: archiveReference(d), PullPolicy: d.in.ImagePullPolicy}
+		d.out.Image = &v1alpha1.BundleImage{
+			Reference:  archiveReference(d),
+			PullPolicy: d.in.ImagePullPolicy,
+		}
 	default:
 		at := d.path.Child("rootfs", "path")
 		if hostFolder(d, at, d.in.RootFS.Path) && path.Clean(d.in.RootFS.Path) == "/" {
-			d.invalid(at, d.in.RootFS.Path, "the node's own root cannot be a container's: name a directory below it")
+			d.invalid(at, d.in.RootFS.Path,
+				"the node's own root cannot be a container's: name a directory below it")
 		}
 		d.spec.Root.Path = path.Clean(d.in.RootFS.Path)
 	}
@@ -89,7 +93,8 @@ const archivePrefix = "archive:"
 func archiveReference(d *draft) string {
 	at, a := d.path.Child("archive"), d.in.Archive
 	if hostFolder(d, at.Child("path"), a.Path) && strings.Contains(a.Path, ":") {
-		d.invalid(at.Child("path"), a.Path, "may not contain a colon: rename the file, or give a tag in archive.name")
+		d.invalid(at.Child("path"), a.Path,
+			"may not contain a colon: rename the file, or give a tag in archive.name")
 	}
 	noControl(d, at.Child("path"), a.Path)
 	noControl(d, at.Child("name"), a.Name)
@@ -144,16 +149,19 @@ func checkReference(d *draft) {
 		if !path.IsAbs(ref) {
 			file = "/PATH/OF/" + path.Base(ref)
 		}
-		err = fmt.Errorf("for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: %s} "+
-			"(image: oci-archive:FILE is the earlier spelling)", file)
+		err = fmt.Errorf(
+			"for a file or an OCI layout of the node set archive.path in place of image, as in archive: {path: %s} "+
+				"(image: oci-archive:FILE is the earlier spelling)", file)
 	case strings.Contains(ref, ":/"):
 		// What looks like another transport ("docker://x", "dir:/x") would be taken
 		// for a repository of a registry called "docker:".
-		err = errors.New("no transport of this name; for a file or an OCI layout of the node set archive.path in place of image " +
-			"(image: oci-archive:FILE is the earlier spelling)")
+		err = errors.New(
+			"no transport of this name; for a file or an OCI layout of the node set archive.path in place of image " +
+				"(image: oci-archive:FILE is the earlier spelling)")
 	}
 	if err != nil {
-		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36: "+err.Error())
+		d.invalid(at, ref, "must be a registry reference such as docker.io/library/busybox:1.36: "+
+			err.Error())
 	}
 }
 
@@ -163,9 +171,10 @@ func isFile(ref string) bool {
 	if ref[0] == '/' || ref[0] == '.' || ref[0] == '~' {
 		return true
 	}
-	return slices.ContainsFunc([]string{".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"}, func(ending string) bool {
-		return strings.HasSuffix(ref, ending)
-	})
+	return slices.ContainsFunc([]string{".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst"},
+		func(ending string) bool {
+			return strings.HasSuffix(ref, ending)
+		})
 }
 
 // arguments compiles process.args. $(NAME) is replaced from spec.env alone, not from the image's
@@ -231,7 +240,8 @@ func hostname(d *draft) {
 	}
 	if d.in.HostNetwork {
 		if d.in.Hostname != "" {
-			d.refuse(at, "needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork")
+			d.refuse(at,
+				"needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork")
 		}
 		return
 	}

@@ -36,7 +36,9 @@ const (
 
 // amount reads a limit or a request in units of its resource: milli-CPUs for
 // cpu, bytes for memory, tasks for pids.
-func amount(d *draft, list corev1.ResourceList, kind string, name corev1.ResourceName, most int64) (int64, bool) {
+func amount(d *draft, list corev1.ResourceList, kind string, name corev1.ResourceName,
+	most int64,
+) (int64, bool) {
 	q, ok := list[name]
 	if !ok {
 		return 0, false
@@ -74,7 +76,8 @@ func exact(q resource.Quantity, scale resource.Scale, most int64) (int64, string
 		return 0, "must be at most " + greatest.String() + ", the most that the kernel takes"
 	case q.Cmp(*resource.NewScaledQuantity(q.ScaledValue(scale), scale)) != 0:
 		if number, milli := strings.CutSuffix(q.String(), "m"); milli && scale == 0 {
-			return 0, "must be " + unit + ": m is a thousandth; did you mean " + number + "Mi or " + number + "M?"
+			return 0, "must be " + unit + ": m is a thousandth; did you mean " + number + "Mi or " +
+				number + "M?"
 		}
 		return 0, "must be " + unit
 	}
@@ -91,7 +94,8 @@ func demand(d *draft, name corev1.ResourceName, most int64) (limit, request int6
 	}
 	if limited && request > limit {
 		q := d.in.Resources.Requests[name]
-		d.invalid(d.path.Child("resources", "requests").Key(string(name)), q.String(), "must not exceed the limit")
+		d.invalid(d.path.Child("resources", "requests").Key(string(name)), q.String(),
+			"must not exceed the limit")
 	}
 	if limited || requested {
 		if d.out.Requests == nil {
@@ -143,8 +147,14 @@ func otherResources(d *draft) {
 		names   corev1.ResourceList
 		allowed []corev1.ResourceName
 	}{
-		{"limits", d.in.Resources.Limits, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, v1alpha1.ResourcePIDs}},
-		{"requests", d.in.Resources.Requests, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}},
+		{"limits", d.in.Resources.Limits, []corev1.ResourceName{
+			corev1.ResourceCPU, corev1.ResourceMemory,
+			v1alpha1.ResourcePIDs,
+		}},
+		{"requests", d.in.Resources.Requests, []corev1.ResourceName{
+			corev1.ResourceCPU,
+			corev1.ResourceMemory,
+		}},
 	} {
 		for _, name := range sortedKeys(list.names) {
 			oneOf(d, at.Child(list.kind).Key(string(name)), name, list.allowed...)

@@ -69,7 +69,8 @@ const environmentFields = `process.env process.env[].name process.env[].value pr
 	process.env[].valueFrom.fileKeyRef.key
 	process.env[].valueFrom.fileKeyRef.optional
 	process.envFrom process.envFrom[].prefix
-	process.envFrom[].configMapRef process.envFrom[].configMapRef.name process.envFrom[].configMapRef.optional
+	process.envFrom[].configMapRef process.envFrom[].configMapRef.name
+	process.envFrom[].configMapRef.optional
 	process.envFrom[].secretRef process.envFrom[].secretRef.name process.envFrom[].secretRef.optional`
 
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec

@@ -47,8 +47,10 @@ func TestEveryBundleFieldHasARevision(t *testing.T) {
 		}
 	}
 	for path, revision := range table {
-		if !seen[path] && !strings.HasPrefix(path, "config.") || revision < 1 || revision > v1alpha1.AgentRevision {
-			t.Errorf("revisions()[%q] is %d: it names no field, or a revision that there is not", path, revision)
+		if !seen[path] && !strings.HasPrefix(path, "config.") || revision < 1 ||
+			revision > v1alpha1.AgentRevision {
+			t.Errorf("revisions()[%q] is %d: it names no field, or a revision that there is not", path,
+				revision)
 		}
 	}
 }
@@ -56,7 +58,8 @@ func TestEveryBundleFieldHasARevision(t *testing.T) {
 // fieldPaths lists the JSON paths of all fields of a struct, as walk names them.
 func fieldPaths(path string, typ reflect.Type) []string {
 	switch typ {
-	case reflect.TypeFor[resource.Quantity](), reflect.TypeFor[runtime.RawExtension](), reflect.TypeFor[corev1.ResourceList]():
+	case reflect.TypeFor[resource.Quantity](), reflect.TypeFor[runtime.RawExtension](),
+		reflect.TypeFor[corev1.ResourceList]():
 		return nil
 	}
 	switch typ.Kind() {
@@ -81,11 +84,20 @@ func fieldPaths(path string, typ reflect.Type) []string {
 }
 
 func TestMinAgentRevisionIsThatOfTheNewestFieldInUse(t *testing.T) {
-	table := map[string]int32{"image": 1, "volumes[].emptyDir.medium": 2, "config.linux.memoryPolicy": 3}
+	table := map[string]int32{
+		"image": 1, "volumes[].emptyDir.medium": 2,
+		"config.linux.memoryPolicy": 3,
+	}
 	for want, spec := range map[int32]*v1alpha1.OCIBundleSpec{
-		0: {Volumes: []v1alpha1.Volume{{EmptyDir: &corev1.EmptyDirVolumeSource{}}}, Config: raw(`{"linux":{}}`)},
+		0: {
+			Volumes: []v1alpha1.Volume{{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			Config:  raw(`{"linux":{}}`),
+		},
 		1: {Image: &v1alpha1.BundleImage{}, Config: raw(`{}`)},
-		2: {Image: &v1alpha1.BundleImage{}, Config: raw(`{}`), Volumes: []v1alpha1.Volume{{}, {EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "Memory"}}}},
+		2: {Image: &v1alpha1.BundleImage{}, Config: raw(`{}`), Volumes: []v1alpha1.Volume{
+			{},
+			{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "Memory"}},
+		}},
 		3: {Config: raw(`{"linux":{"memoryPolicy":{}}}`)},
 	} {
 		if got := minRevision(spec, table); got != want {
@@ -96,11 +108,18 @@ func TestMinAgentRevisionIsThatOfTheNewestFieldInUse(t *testing.T) {
 }
 
 func TestArchiveNeedsAnAgentThatKnowsIt(t *testing.T) {
-	for reference, want := range map[string]int32{"archive:/a.tar": 1, "busybox": 0, "oci-archive:/a.tar": 0} {
-		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{Image: &v1alpha1.BundleImage{Reference: reference}, Config: raw(`{}`)}); got != want {
+	for reference, want := range map[string]int32{
+		"archive:/a.tar": 1, "busybox": 0,
+		"oci-archive:/a.tar": 0,
+	} {
+		if got := MinAgentRevision(&v1alpha1.OCIBundleSpec{
+			Image: &v1alpha1.BundleImage{Reference: reference}, Config: raw(`{}`),
+		}); got != want {
 			t.Errorf("%s: the revision is %d, want %d", reference, got, want)
 		}
 	}
 }
 
-func raw(document string) runtime.RawExtension { return runtime.RawExtension{Raw: []byte(document)} }
+func raw(document string) runtime.RawExtension {
+	return runtime.RawExtension{Raw: []byte(document)}
+}

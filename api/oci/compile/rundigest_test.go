@@ -18,8 +18,10 @@ import (
 // not depend on.
 func TestRunDigest(t *testing.T) {
 	how := map[string]bool{
-		"nodeName": true, "nodeSelector": true, "tolerations": true, "restartPolicy": true, "imagePullPolicy": true,
-		"terminationGracePeriodSeconds": true, "progressDeadlineSeconds": true, "restartBackOff": true, "logging": true,
+		"nodeName": true, "nodeSelector": true, "tolerations": true, "restartPolicy": true,
+		"imagePullPolicy":               true,
+		"terminationGracePeriodSeconds": true, "progressDeadlineSeconds": true, "restartBackOff": true,
+		"logging": true,
 	}
 	cases, seen := fieldCases(), 0
 	typ := reflect.TypeFor[v1alpha1.ContainerSpec]()
@@ -35,7 +37,8 @@ func TestRunDigest(t *testing.T) {
 		if same := RunDigest(without.Spec) == RunDigest(with.Spec); same != how[name] {
 			t.Errorf("%s: the digests are the same: %v", name, same)
 		}
-		if same := FixedDigest(without.Spec) == FixedDigest(with.Spec); same != (how[name] || name == "resources") {
+		same := FixedDigest(without.Spec) == FixedDigest(with.Spec)
+		if same != (how[name] || name == "resources") {
 			t.Errorf("%s: the fixed digests are the same: %v", name, same)
 		}
 		if name == "resources" {
@@ -50,7 +53,8 @@ func TestRunDigest(t *testing.T) {
 		}
 		a, faults1 := Bundle(without)
 		b, faults2 := Bundle(with)
-		if len(faults1)+len(faults2) > 0 || string(a.Config.Raw) != string(b.Config.Raw) || !reflect.DeepEqual(a.Process, b.Process) {
+		if len(faults1)+len(faults2) > 0 || string(a.Config.Raw) != string(b.Config.Raw) ||
+			!reflect.DeepEqual(a.Process, b.Process) {
 			t.Errorf("%s changes the document (%v %v)", name, faults1, faults2)
 		}
 	}

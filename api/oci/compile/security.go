@@ -69,7 +69,8 @@ func privileges(d *draft) {
 	}
 	at := d.path.Child("securityContext")
 	if sc.Privileged != nil && *sc.Privileged {
-		d.refuse(at.Child("privileged"), "is not supported: add the capabilities that are needed to capabilities.add")
+		d.refuse(at.Child("privileged"),
+			"is not supported: add the capabilities that are needed to capabilities.add")
 	}
 	if sc.SELinuxOptions != nil {
 		d.refuse(at.Child("seLinuxOptions"), "is not supported: remove it")
@@ -147,7 +148,8 @@ func capabilityNames(d *draft, at *field.Path, in []corev1.Capability) []string 
 		if n != everyCapability {
 			n = "CAP_" + strings.TrimPrefix(n, "CAP_")
 			if _, known := capability.Number(n); !known {
-				d.invalid(at.Index(i), string(c), "must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN")
+				d.invalid(at.Index(i), string(c),
+					"must be ALL or the name of a capability of capabilities(7), such as NET_ADMIN")
 				continue
 			}
 		}

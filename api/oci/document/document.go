@@ -115,7 +115,8 @@ func (d *Document[T]) isObject() bool {
 		return false
 	}
 	if i := invalidUTF8(d.text); i >= 0 {
-		d.found.Error(pathAt(d.text, i), "bytes that are not UTF-8 at "+positionAt(d.text, i).String(), "JSON in UTF-8")
+		d.found.Error(pathAt(d.text, i), "bytes that are not UTF-8 at "+positionAt(d.text, i).String(),
+			"JSON in UTF-8")
 		return false
 	}
 	trimmed := bytes.TrimLeft(d.text, " \t\r\n")
@@ -124,15 +125,16 @@ func (d *Document[T]) isObject() bool {
 		return false
 	}
 	if trimmed[0] != '{' {
-		d.found.Error("", Quote(shorten(trimmed))+" at "+positionAt(d.text, len(d.text)-len(trimmed)).String(), "a JSON object")
+		d.found.Error("", Quote(shorten(trimmed))+" at "+
+			positionAt(d.text, len(d.text)-len(trimmed)).String(), "a JSON object")
 		return false
 	}
 	return true
 }
 
 // decode decodes the text into Value, and reports false if it is not JSON. encoding/json reports
-// the first field of a wrong type only: each one is recorded, then blanked out, and the rest is read
-// again.
+// the first field of a wrong type only: each one is recorded, then blanked out, and the rest is
+// read again.
 func (d *Document[T]) decode() bool {
 	d.Value = new(T)
 	if unmarshal(d.text, d.Value) == nil {
@@ -151,7 +153,8 @@ func (d *Document[T]) decode() bool {
 				i-- // the offset is behind the offending byte
 			}
 			i = min(i, len(text))
-			d.found.Error(pathAt(text, i), syntaxErr.Error()+" at "+positionAt(text, i).String(), "one JSON object and nothing behind it")
+			d.found.Error(pathAt(text, i), syntaxErr.Error()+" at "+positionAt(text, i).String(),
+				"one JSON object and nothing behind it")
 			return false
 		}
 		typeErr, ok := errors.AsType[*json.UnmarshalTypeError](err)
@@ -161,11 +164,14 @@ func (d *Document[T]) decode() bool {
 		}
 		value, found := valueAt(text, int(typeErr.Offset))
 		if !found || d.found.errors == maxTypeFaults {
-			d.found.Error(typeErr.Field, "a "+typeErr.Value+" at offset "+strconv.Itoa(int(typeErr.Offset)+removed), goType(typeErr))
+			d.found.Error(typeErr.Field, "a "+typeErr.Value+" at offset "+strconv.Itoa(int(typeErr.Offset)+
+				removed), goType(typeErr))
 			return false
 		}
 		literal := text[value.start:value.end]
-		d.found.Error(value.path, Quote(shorten(literal))+" at line "+strconv.Itoa(positionAt(text, value.start).Line)+", offset "+strconv.Itoa(value.start+removed), goType(typeErr))
+		d.found.Error(value.path, Quote(shorten(literal))+" at line "+
+			strconv.Itoa(positionAt(text, value.start).Line)+", offset "+strconv.Itoa(value.start+removed),
+			goType(typeErr))
 		// Newlines stay, so that the lines of what follows do.
 		blank := append([]byte("null"), bytes.Repeat([]byte("\n"), bytes.Count(literal, []byte("\n")))...)
 		removed += len(literal) - len(blank)

@@ -24,8 +24,13 @@ func check(t *testing.T, faults document.Faults, want string) {
 
 func TestDecode(t *testing.T) {
 	for _, c := range []struct{ name, document, want string }{
-		{"good", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}` + "\n", ""},
-		{"unknown fields", `{"ociVersion":"1.0.0","root":{"path":"r","x":1},"process":{"cwd":"/","args":["sh"]},"com.example":{"a":[{}]}}`, ""},
+		{
+			"good", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}` + "\n", "",
+		},
+		{
+			"unknown fields",
+			`{"ociVersion":"1.0.0","root":{"path":"r","x":1},"process":{"cwd":"/","args":["sh"]},"com.example":{"a":[{}]}}`, "",
+		},
 		{
 			"wrong types", `{"ociVersion":1,"root":{"path":["r"]},
 "process":{"cwd":"/","args":"sh",
@@ -53,7 +58,8 @@ func TestDecode(t *testing.T) {
 				`Error Process: found the name again at line 2, column 37 (offset 90); allowed: each name once; the first is at line 2, column 1 (offset 54)`,
 		},
 		{
-			"missing numbers", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":1},"rlimits":[{"type":"RLIMIT_AS","hard":null}]},
+			"missing numbers",
+			`{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":1},"rlimits":[{"type":"RLIMIT_AS","hard":null}]},
 "linux":{"namespaces":[{"type":"user"},{"type":"mount"}],"uidMappings":[{"containerID":1,"size":1}],"gidMappings":[{"containerID":0,"hostID":0,"size":1}],
 "devices":[{"type":"c","path":"/a"},{"type":"p","path":"/p"}],"resources":{"devices":[{"access":"rwm"}],"hugepageLimits":[{"pageSize":"2MB"}],
 "network":{"priorities":[{"name":"a"}]},"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0}]}},
@@ -87,15 +93,42 @@ func TestNoObject(t *testing.T) {
 	for _, c := range []struct{ name, document, want string }{
 		{"empty", "", "Error document: found nothing; allowed: a JSON object"},
 		{"blank", " \n\t", "Error document: found nothing; allowed: a JSON object"},
-		{"null", "null", `Error document: found "null" at line 1, column 1 (offset 0); allowed: a JSON object`},
-		{"array", "\n [1]", `Error document: found "[1]" at line 2, column 2 (offset 2); allowed: a JSON object`},
-		{"yaml", "ociVersion: 1.0.0\nroot: x", `Error document: found "ociVersion: 1.0.0" at line 1, column 1 (offset 0); allowed: a JSON object`},
-		{"byte order mark", "\ufeff{}", `Error document: found "\ufeff{}" at line 1, column 1 (offset 0); allowed: a JSON object`},
-		{"cut off", `{"root":{"path":"r`, `Error root.path: found unexpected end of JSON input at line 1, column 19 (offset 18); allowed: one JSON object and nothing behind it`},
-		{"comma", "{\"mounts\":[{\"type\":\"proc\"},\n{\"options\":[\"ro\",]}]}", `Error mounts[1].options[1]: found invalid character ']' looking for beginning of value at line 2, column 18 (offset 45); allowed: one JSON object and nothing behind it`},
-		{"unquoted", `{"root":{"path":r}}`, `Error root.path: found invalid character 'r' looking for beginning of value at line 1, column 17 (offset 16); allowed: one JSON object and nothing behind it`},
-		{"trailing data", `{"ociVersion":"1.0.0"} {"x":1}`, `Error document: found invalid character '{' after top-level value at line 1, column 24 (offset 23); allowed: one JSON object and nothing behind it`},
-		{"not utf-8", "{\"ociVersion\":\"1.0.0\",\n\"hostname\":\"\xff\"}", `Error hostname: found bytes that are not UTF-8 at line 2, column 13 (offset 35); allowed: JSON in UTF-8`},
+		{
+			"null", "null",
+			`Error document: found "null" at line 1, column 1 (offset 0); allowed: a JSON object`,
+		},
+		{
+			"array", "\n [1]",
+			`Error document: found "[1]" at line 2, column 2 (offset 2); allowed: a JSON object`,
+		},
+		{
+			"yaml", "ociVersion: 1.0.0\nroot: x",
+			`Error document: found "ociVersion: 1.0.0" at line 1, column 1 (offset 0); allowed: a JSON object`,
+		},
+		{
+			"byte order mark", "\ufeff{}",
+			`Error document: found "\ufeff{}" at line 1, column 1 (offset 0); allowed: a JSON object`,
+		},
+		{
+			"cut off", `{"root":{"path":"r`,
+			`Error root.path: found unexpected end of JSON input at line 1, column 19 (offset 18); allowed: one JSON object and nothing behind it`,
+		},
+		{
+			"comma", "{\"mounts\":[{\"type\":\"proc\"},\n{\"options\":[\"ro\",]}]}",
+			`Error mounts[1].options[1]: found invalid character ']' looking for beginning of value at line 2, column 18 (offset 45); allowed: one JSON object and nothing behind it`,
+		},
+		{
+			"unquoted", `{"root":{"path":r}}`,
+			`Error root.path: found invalid character 'r' looking for beginning of value at line 1, column 17 (offset 16); allowed: one JSON object and nothing behind it`,
+		},
+		{
+			"trailing data", `{"ociVersion":"1.0.0"} {"x":1}`,
+			`Error document: found invalid character '{' after top-level value at line 1, column 24 (offset 23); allowed: one JSON object and nothing behind it`,
+		},
+		{
+			"not utf-8", "{\"ociVersion\":\"1.0.0\",\n\"hostname\":\"\xff\"}",
+			`Error hostname: found bytes that are not UTF-8 at line 2, column 13 (offset 35); allowed: JSON in UTF-8`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := document.Decode([]byte(c.document))
@@ -111,13 +144,15 @@ func TestSize(t *testing.T) {
 	text := []byte(`{"ociVersion":"1.0.0","root":{"path":"r"},"x":"`)
 	text = append(text, strings.Repeat("a", document.MaxSize)...)
 	text = append(text, `"}`...)
-	check(t, document.Decode(text).Faults(), "Error document: found 16777265 bytes; allowed: at most 16777216 bytes")
+	check(t, document.Decode(text).Faults(),
+		"Error document: found 16777265 bytes; allowed: at most 16777216 bytes")
 }
 
 // TestWrongTypesLeaveTheRest: fields beside one of a wrong type are decoded.
 func TestWrongTypesLeaveTheRest(t *testing.T) {
 	d := document.Decode([]byte(`{"ociVersion":1,"hostname":"a","root":{"path":[],"readonly":true}}`))
-	if d.Value.Version != "" || d.Value.Hostname != "a" || d.Value.Root.Path != "" || !d.Value.Root.Readonly {
+	if d.Value.Version != "" || d.Value.Hostname != "a" || d.Value.Root.Path != "" ||
+		!d.Value.Root.Readonly {
 		t.Errorf("found %+v", d.Value)
 	}
 }
@@ -128,7 +163,8 @@ func TestDecodeProcess(t *testing.T) {
 	if d.Value.Args[0] != "id" {
 		t.Errorf("found %+v", d.Value)
 	}
-	check(t, document.DecodeProcess([]byte(`{"args":[1],"cwd":"tmp","rlimits":[{"type":"RLIMIT_AS","soft":0}]}`)).Faults(),
+	check(t, document.DecodeProcess([]byte(
+		`{"args":[1],"cwd":"tmp","rlimits":[{"type":"RLIMIT_AS","soft":0}]}`)).Faults(),
 		`Error args[0]: found "1" at line 1, offset 9; allowed: a string`+"\n"+
 			"Error rlimits[0].hard: found nothing; allowed: a value: the specification requires the field")
 }
@@ -139,10 +175,12 @@ func TestDecodeResources(t *testing.T) {
 	if *d.Value.Memory.Limit != 5 || d.Value.Unified["a"] != "b" {
 		t.Errorf("found %+v", d.Value)
 	}
-	check(t, document.DecodeResources([]byte(`{"memory":{"limits":5},"hugepageLimits":[{"pageSize":"2MB","limit":1,"x":"y"}],"rdma":{"a":{"b":1}},"z":{}}`)).Faults(),
+	check(t, document.DecodeResources([]byte(
+		`{"memory":{"limits":5},"hugepageLimits":[{"pageSize":"2MB","limit":1,"x":"y"}],"rdma":{"a":{"b":1}},"z":{}}`)).Faults(),
 		`Error linux.resources.hugepageLimits[0].x: found "\"y\""; allowed: only fields that the specification has`+"\n"+
 			`Error linux.resources.memory.limits: found "5"; allowed: only fields that the specification has`+"\n"+
-			`Error linux.resources.rdma["a"].b: found "1"; allowed: only fields that the specification has`+"\n"+
+			`Error linux.resources.rdma["a"].b: found "1"; allowed: only fields that the specification has`+
+			"\n"+
 			`Error linux.resources.z: found "{}"; allowed: only fields that the specification has`)
 }
 

@@ -109,7 +109,10 @@ func (c *Collector) Warn(path, found, allowed string) {
 func (c *Collector) All() Faults {
 	more := func(n int, kind string, s Severity) {
 		if n > maxFaults {
-			c.faults = append(c.faults, Fault{Found: strconv.Itoa(n-maxFaults) + " more " + kind, Allowed: "none", Severity: s})
+			c.faults = append(c.faults, Fault{
+				Found:   strconv.Itoa(n-maxFaults) + " more " + kind,
+				Allowed: "none", Severity: s,
+			})
 		}
 	}
 	more(c.errors, "errors", Error)

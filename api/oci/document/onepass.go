@@ -129,7 +129,8 @@ func (p *onePass) digits() string {
 	start := p.pos
 	p.literal()
 	s := p.strings[start:p.pos]
-	if digits := strings.TrimPrefix(s, "-"); digits == "" || digits[0] == '+' || digits[0] == '0' && digits != "0" {
+	if digits := strings.TrimPrefix(s, "-"); digits == "" || digits[0] == '+' || digits[0] == '0' &&
+		digits != "0" {
 		return ""
 	}
 	return s
@@ -190,7 +191,8 @@ func fieldNames(t reflect.Type, names []string) (_ []string, ok bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, option, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous || !f.IsExported() || name == "" || name == "-" || option != "" && option != "omitempty" {
+		if f.Anonymous || !f.IsExported() || name == "" || name == "-" || option != "" &&
+			option != "omitempty" {
 			return nil, false
 		}
 		names = append(names, name)

@@ -16,7 +16,8 @@ import (
 func documents(t testing.TB) []string {
 	t.Helper()
 	texts := []string{
-		`{}`, `{"process":null,"linux":null,"root":{"path":"x"}}`, `{"linux":{"resources":{"cpu":{"shares":2},"memory":null,"blockIO":{"weightDevice":[{"major":8,"minor":1,"weight":3}]}}}}`,
+		`{}`, `{"process":null,"linux":null,"root":{"path":"x"}}`,
+		`{"linux":{"resources":{"cpu":{"shares":2},"memory":null,"blockIO":{"weightDevice":[{"major":8,"minor":1,"weight":3}]}}}}`,
 		`{"process":{"user":{"uid":1,"additionalGids":[2]},"capabilities":{"bounding":["CAP_KILL"]},"rlimits":[{"type":"RLIMIT_NOFILE","hard":1,"soft":1}]},"x-extension":{"a":1}}`,
 		`{"vm":{"hypervisor":{"path":"/x"}},"windows":{"layerFolders":["a"]},"solaris":{"milestone":"b"},"annotations":{"a":"b"}}`,
 		` { "root" : { "path" : "x" , "readonly" : true } , "mounts" : [ ] , "annotations" : { } , "process" : { "args" : [ "" , "\u00fc" , "ü" , null ] , "rlimits" : null } } ` + "\n",
@@ -51,10 +52,17 @@ func TestUnmarshalEqualsJSON(t *testing.T) {
 	}
 	// encoding/json does not mind the case, and knows a fault's place: these are its own to read.
 	for _, text := range []string{
-		`{"Process":{"cwd":"/"}}`, `{"linux":{"SECCOMP":{}}}`, `{"process":3}`, `{"root":{"path":3}}`, `[]`, `{"root":`, ``, `null1`, `{}x`, `{},`,
-		`{"root":{"path":"a\xff"}}`, `{"root":{"path":"a` + "\n" + `"}}`, `{"root":{"readonly":truex}}`, `{"root":{"readonly":1}}`, `{"a":01}`, `{"a":tru}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"mounts":[{}{}]}`, `{"mounts":[,]}`, `{"mounts":[{},]}`,
-		`{"linux":{"resources":{"memory":{"limit":01}}}}`, `{"linux":{"resources":{"memory":{"limit":+1}}}}`, `{"linux":{"resources":{"memory":{"limit":-}}}}`, `{"linux":{"resources":{"memory":{"limit":1.0}}}}`,
-		`{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`, `{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":4294967296}}}`,
+		`{"Process":{"cwd":"/"}}`, `{"linux":{"SECCOMP":{}}}`, `{"process":3}`, `{"root":{"path":3}}`,
+		`[]`, `{"root":`, ``, `null1`, `{}x`, `{},`,
+		`{"root":{"path":"a\xff"}}`, `{"root":{"path":"a` + "\n" + `"}}`, `{"root":{"readonly":truex}}`,
+		`{"root":{"readonly":1}}`, `{"a":01}`, `{"a":tru}`, `{"a" 1}`, `{"a":1 "b":2}`,
+		`{"mounts":[{}{}]}`, `{"mounts":[,]}`, `{"mounts":[{},]}`,
+		`{"linux":{"resources":{"memory":{"limit":01}}}}`,
+		`{"linux":{"resources":{"memory":{"limit":+1}}}}`,
+		`{"linux":{"resources":{"memory":{"limit":-}}}}`,
+		`{"linux":{"resources":{"memory":{"limit":1.0}}}}`,
+		`{"linux":{"resources":{"memory":{"limit":9223372036854775808}}}}`,
+		`{"process":{"user":{"uid":-1}}}`, `{"process":{"user":{"uid":4294967296}}}`,
 	} {
 		var got specs.Spec
 		if err := unmarshal([]byte(text), &got); err == nil {
@@ -73,7 +81,10 @@ func TestNoTypeReadsItself(t *testing.T) {
 			return
 		}
 		seen[typ] = true
-		for _, own := range []reflect.Type{reflect.TypeFor[json.Unmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler]()} {
+		for _, own := range []reflect.Type{
+			reflect.TypeFor[json.Unmarshaler](),
+			reflect.TypeFor[encoding.TextUnmarshaler](),
+		} {
 			if reflect.PointerTo(typ).Implements(own) {
 				t.Errorf("%v has a method of %v", typ, own)
 			}

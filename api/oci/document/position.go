@@ -12,7 +12,8 @@ type Position struct{ Line, Column, Offset int }
 
 // String returns the position in words, for people and for programs.
 func (p Position) String() string {
-	return "line " + strconv.Itoa(p.Line) + ", column " + strconv.Itoa(p.Column) + " (offset " + strconv.Itoa(p.Offset) + ")"
+	return "line " + strconv.Itoa(p.Line) + ", column " + strconv.Itoa(p.Column) + " (offset " +
+		strconv.Itoa(p.Offset) + ")"
 }
 
 // positionAt returns the position of an offset in text.

@@ -302,7 +302,8 @@ func (s *scanner) required(names []name) {
 // value, so that the decoded value does not show that they are missing.
 func requiredFields(pattern string) ([]string, Severity) {
 	switch pattern {
-	case "linux.uidMappings[]", "linux.gidMappings[]", "mounts[].uidMappings[]", "mounts[].gidMappings[]":
+	case "linux.uidMappings[]", "linux.gidMappings[]", "mounts[].uidMappings[]",
+		"mounts[].gidMappings[]":
 		return []string{"containerID", "hostID", "size"}, Error
 	case "process.rlimits[]":
 		return []string{"soft", "hard"}, Error
@@ -318,8 +319,10 @@ func requiredFields(pattern string) ([]string, Severity) {
 		return []string{"allow"}, Error
 	case "linux.resources.blockIO.weightDevice[]":
 		return []string{"major", "minor"}, Error
-	case "linux.resources.blockIO.throttleReadBpsDevice[]", "linux.resources.blockIO.throttleWriteBpsDevice[]",
-		"linux.resources.blockIO.throttleReadIOPSDevice[]", "linux.resources.blockIO.throttleWriteIOPSDevice[]":
+	case "linux.resources.blockIO.throttleReadBpsDevice[]",
+		"linux.resources.blockIO.throttleWriteBpsDevice[]",
+		"linux.resources.blockIO.throttleReadIOPSDevice[]",
+		"linux.resources.blockIO.throttleWriteIOPSDevice[]":
 		return []string{"major", "minor", "rate"}, Error
 	case "linux.resources.hugepageLimits[]":
 		return []string{"limit"}, Error
@@ -335,7 +338,8 @@ func requiredFields(pattern string) ([]string, Severity) {
 // user's.
 func freeNames(pattern []byte) bool {
 	switch string(pattern) {
-	case "annotations", "linux.sysctl", "linux.netDevices", "linux.timeOffsets", "linux.resources.rdma", "linux.resources.unified":
+	case "annotations", "linux.sysctl", "linux.netDevices", "linux.timeOffsets",
+		"linux.resources.rdma", "linux.resources.unified":
 		return true
 	}
 	return false

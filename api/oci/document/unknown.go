@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// unknown adds a fault for every field of an object that a struct does not have, and goes into those
-// that it has.
+// unknown adds a fault for every field of an object that a struct does not have, and goes into
+// those that it has.
 func (c *Collector) unknown(path string, text []byte, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

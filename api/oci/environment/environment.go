@@ -53,7 +53,9 @@ func ByNode(p *v1alpha1.BundleProcess) bool { return len(p.Env) > 0 || len(p.Env
 // is replaced from the variables before it; values of other origin stay as they are. An error
 // begins with the path of its field and never holds a value. It is a *Missing if an object or key
 // may yet come.
-func Compute(env []corev1.EnvVar, envFrom []corev1.EnvFromSource, values Values) (Variables, error) {
+func Compute(env []corev1.EnvVar, envFrom []corev1.EnvFromSource, values Values) (Variables,
+	error,
+) {
 	b := builder{at: map[string]int{}, known: map[string]string{}}
 	for i, from := range envFrom {
 		path := fmt.Sprintf("envFrom[%d]", i)
@@ -103,7 +105,9 @@ func (b *builder) set(path, name, value string) error {
 }
 
 // value returns the value of a variable, or false if there is to be no such variable.
-func (b *builder) value(path string, e corev1.EnvVar, values Values) (value string, ok bool, err error) {
+func (b *builder) value(path string, e corev1.EnvVar, values Values) (value string, ok bool,
+	err error,
+) {
 	from := e.ValueFrom
 	if from == nil {
 		return Expand(e.Value, b.known), true, nil
@@ -112,7 +116,8 @@ func (b *builder) value(path string, e corev1.EnvVar, values Values) (value stri
 	switch {
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
-		return one(path+".configMapKeyRef", Object{KindConfigMap, ref.Name}, ref.Key, ref.Optional, values)
+		return one(path+".configMapKeyRef", Object{KindConfigMap, ref.Name}, ref.Key, ref.Optional,
+			values)
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
 		return one(path+".secretKeyRef", Object{KindSecret, ref.Name}, ref.Key, ref.Optional, values)
@@ -121,7 +126,8 @@ func (b *builder) value(path string, e corev1.EnvVar, values Values) (value stri
 	case from.ResourceFieldRef != nil:
 		value, err = values.Resource(from.ResourceFieldRef)
 	default:
-		err = errors.New("found no source that this agent knows; allowed: fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
+		err = errors.New(
+			"found no source that this agent knows; allowed: fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef")
 	}
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", path, err)

@@ -65,11 +65,15 @@ func TestOrderIsAPods(t *testing.T) {
 
 // TestErrorsShowNoValue: what a process cannot be given is refused without a word of it.
 func TestErrorsShowNoValue(t *testing.T) {
-	env := []corev1.EnvVar{{Name: "A", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-		LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "k",
-	}}}}
+	env := []corev1.EnvVar{{
+		Name: "A",
+		ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Key: "k",
+		}},
+	}}
 	_, err := Compute(env, nil, objects{{KindSecret, "s"}: {"k": "hunter2\x00"}})
-	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "env[0]") {
+	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(),
+		"env[0]") {
 		t.Errorf("found %v; want the path and no value", err)
 	}
 	if got := References(env, nil); !slices.Equal(got, []Object{{KindSecret, "s"}}) {

@@ -30,9 +30,11 @@ type Missing struct {
 
 func (m *Missing) Error() string {
 	if m.Key != "" {
-		return fmt.Sprintf("%s: found no key %q in the %s %s; allowed: a key that it has", m.Path, m.Key, m.Kind, m.Name)
+		return fmt.Sprintf("%s: found no key %q in the %s %s; allowed: a key that it has", m.Path, m.Key,
+			m.Kind, m.Name)
 	}
-	return fmt.Sprintf("%s: found no %s %s; allowed: one in the namespace of the Container", m.Path, m.Kind, m.Name)
+	return fmt.Sprintf("%s: found no %s %s; allowed: one in the namespace of the Container", m.Path,
+		m.Kind, m.Name)
 }
 
 // References returns the objects that variables refer to, each once.
@@ -95,7 +97,9 @@ func all(path string, from corev1.EnvFromSource, values Values) (Variables, erro
 }
 
 // one returns the value of a key, or false if it is optional and not there.
-func one(path string, object Object, key string, optional *bool, values Values) (string, bool, error) {
+func one(path string, object Object, key string, optional *bool, values Values) (string, bool,
+	error,
+) {
 	data, found := values.Data(object)
 	value, ok := data[key]
 	switch {

@@ -36,7 +36,10 @@ func CheckDivisor(r *corev1.ResourceFieldSelector) string {
 	}
 	_, name, _ := strings.Cut(r.Resource, ".")
 	allowed := divisors(corev1.ResourceName(name))
-	if slices.ContainsFunc(allowed, func(s string) bool { q := resource.MustParse(s); return q.Cmp(r.Divisor) == 0 }) {
+	if slices.ContainsFunc(allowed, func(s string) bool {
+		q := resource.MustParse(s)
+		return q.Cmp(r.Divisor) == 0
+	}) {
 		return ""
 	}
 	return "must be one of " + strings.Join(allowed, ", ")
@@ -63,8 +66,11 @@ func ratio(value, divisor int64) string {
 }
 
 // Selected returns the quantity that r selects of a Container's resources, and false if the
-// Container says nothing of it. An absent request is the limit, as the API server sets it for a Pod.
-func Selected(r *corev1.ResourceFieldSelector, resources corev1.ResourceRequirements) (resource.Quantity, bool) {
+// Container says nothing of it. An absent request is the limit, as the API server sets it for a
+// Pod.
+func Selected(r *corev1.ResourceFieldSelector,
+	resources corev1.ResourceRequirements,
+) (resource.Quantity, bool) {
 	list, name, _ := strings.Cut(r.Resource, ".")
 	if list == "requests" {
 		if q, ok := resources.Requests[corev1.ResourceName(name)]; ok {
@@ -80,7 +86,8 @@ func OfNode(r *corev1.ResourceFieldSelector, capacity corev1.ResourceList) (stri
 	list, name, _ := strings.Cut(r.Resource, ".")
 	q, ok := capacity[corev1.ResourceName(name)]
 	if list != "limits" || !ok {
-		return "", fmt.Errorf("resourceFieldRef.resource: found %q; allowed: a resource that the node has", r.Resource)
+		return "", fmt.Errorf(
+			"resourceFieldRef.resource: found %q; allowed: a resource that the node has", r.Resource)
 	}
 	return Resource(r, q), nil
 }

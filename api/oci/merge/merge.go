@@ -3,7 +3,8 @@
 // Package merge puts what only the node knows together with the bundle spec that the controller has
 // compiled: the config of the image, the accounts of its root filesystem, and values of the node.
 //
-//	spec, err := merge.Document(&b.Spec, image, merge.Options{CgroupsPath: "/berth/x", Accounts: accounts})
+//	options := merge.Options{CgroupsPath: "/berth/x", Accounts: accounts}
+//	spec, err := merge.Document(&b.Spec, image, options)
 //
 // It is pure, and must not know where any of these come from.
 package merge
@@ -28,7 +29,8 @@ import (
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // ErrRoot says that the process would be user 0 although runAsNonRoot is set.
-var ErrRoot = errors.New("runAsNonRoot: found user 0; allowed: any other: set runAsUser, or use an image with another user")
+var ErrRoot = errors.New(
+	"runAsNonRoot: found user 0; allowed: any other: set runAsUser, or use an image with another user")
 
 // Options holds the node-specific values of a config.
 type Options struct {
@@ -42,11 +44,13 @@ type Options struct {
 	NoSwapLimit bool
 }
 
-// Document returns the runtime-spec document of a bundle: the compiled config, with the image's config
-// under what the user said of the process (command, environment, working directory, user), and with
-// what only the node knows. image is nil for a container with a rootfs in place of an image. The
-// image's labels and annotations are ignored.
-func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Options) (*specs.Spec, error) {
+// Document returns the runtime-spec document of a bundle: the compiled config, with the image's
+// config under what the user said of the process (command, environment, working directory, user),
+// and with what only the node knows. image is nil for a container with a rootfs in place of an
+// image. The image's labels and annotations are ignored.
+func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Options) (*specs.Spec,
+	error,
+) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(bundle.Config.Raw, spec); err != nil {
 		return nil, fmt.Errorf("config: %w", err)
@@ -62,12 +66,14 @@ func Document(bundle *v1alpha1.OCIBundleSpec, image *imagev1.ImageConfig, o Opti
 	process := bundle.Process
 	if environment.ByNode(&process) {
 		vars := o.Environment.Map()
-		process.Command, process.Args = environment.ExpandAll(process.Command, vars), environment.ExpandAll(process.Args, vars)
+		process.Command, process.Args = environment.ExpandAll(process.Command, vars),
+			environment.ExpandAll(process.Args, vars)
 		p.Env = o.Environment.List()
 	}
 	p.Args = arguments(process, image)
 	if len(p.Args) == 0 {
-		return nil, errors.New("process.args: found nothing; allowed: set command, or args, as the image has neither entrypoint nor cmd")
+		return nil, errors.New(
+			"process.args: found nothing; allowed: set command, or args, as the image has neither entrypoint nor cmd")
 	}
 
 	switch {

@@ -37,7 +37,8 @@ func Split(spec *v1alpha1.OCIBundleSpec) (profile string, err error) {
 // Split. It fails if profile does not have the digest that spec.seccompProfile says.
 func Join(spec *v1alpha1.OCIBundleSpec, profile string) (*v1alpha1.OCIBundleSpec, error) {
 	if found := Digest(profile); found != spec.SeccompProfile {
-		return nil, fmt.Errorf("spec.seccompProfile: found a profile with digest %s; allowed: %s", found, spec.SeccompProfile)
+		return nil, fmt.Errorf("spec.seccompProfile: found a profile with digest %s; allowed: %s", found,
+			spec.SeccompProfile)
 	}
 	_, config, err := swap(spec.Config.Raw, profile)
 	if err != nil {

@@ -21,7 +21,10 @@ func compiled(t *testing.T, security *corev1.SecurityContext) *v1alpha1.OCIBundl
 	t.Helper()
 	spec, faults := compile.Bundle(&v1alpha1.Container{
 		ObjectMeta: metav1.ObjectMeta{Name: "x"},
-		Spec:       v1alpha1.ContainerSpec{Image: "x", Command: []string{"<&>"}, SecurityContext: security},
+		Spec: v1alpha1.ContainerSpec{
+			Image: "x", Command: []string{"<&>"},
+			SecurityContext: security,
+		},
 	})
 	if len(faults) > 0 {
 		t.Fatal(faults)
@@ -52,8 +55,10 @@ func TestJoinUndoesSplit(t *testing.T) {
 			whole := compiled(t, security)
 			split := *whole
 			profile, err := Split(&split)
-			if err != nil || profile == "" || split.SeccompProfile != Digest(profile) || len(profile) < len(whole.Config.Raw)/2 {
-				t.Fatalf("found a profile of %d bytes with digest %q (%v)", len(profile), split.SeccompProfile, err)
+			if err != nil || profile == "" || split.SeccompProfile != Digest(profile) ||
+				len(profile) < len(whole.Config.Raw)/2 {
+				t.Fatalf("found a profile of %d bytes with digest %q (%v)", len(profile),
+					split.SeccompProfile, err)
 			}
 			if n := len(split.Config.Raw); n > len(whole.Config.Raw)/2 {
 				t.Errorf("%d bytes of %d are left", n, len(whole.Config.Raw))
@@ -69,7 +74,8 @@ func TestJoinUndoesSplit(t *testing.T) {
 			if !reflect.DeepEqual(joined, whole) {
 				t.Errorf("found %+v; wanted %+v", joined, whole)
 			}
-			if _, err := Join(&split, profile+" "); err == nil || !strings.Contains(err.Error(), split.SeccompProfile) {
+			if _, err := Join(&split, profile+" "); err == nil || !strings.Contains(err.Error(),
+				split.SeccompProfile) {
 				t.Errorf("another profile was taken (%v)", err)
 			}
 		})
@@ -77,9 +83,13 @@ func TestJoinUndoesSplit(t *testing.T) {
 }
 
 func TestSplitLeavesADocumentWithoutProfile(t *testing.T) {
-	spec := compiled(t, &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}})
+	spec := compiled(t,
+		&corev1.SecurityContext{
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined},
+		})
 	want := string(spec.Config.Raw)
-	if profile, err := Split(spec); err != nil || profile != "" || spec.SeccompProfile != "" || string(spec.Config.Raw) != want {
+	if profile, err := Split(spec); err != nil || profile != "" || spec.SeccompProfile != "" ||
+		string(spec.Config.Raw) != want {
 		t.Errorf("found %q, %q (%v)", profile, spec.SeccompProfile, err)
 	}
 }
@@ -95,14 +105,16 @@ func TestDocumentWithoutItsProfileIsRefused(t *testing.T) {
 	if err := json.Unmarshal(spec.Config.Raw, s); err != nil {
 		t.Fatal(err)
 	}
-	if err := validate.Spec(s, validate.Options{}).Err(); err == nil || !strings.Contains(err.Error(), "linux.seccomp.defaultAction") {
+	err := validate.Spec(s, validate.Options{}).Err()
+	if err == nil || !strings.Contains(err.Error(), "linux.seccomp.defaultAction") {
 		t.Errorf("found %v", err)
 	}
 }
 
 func TestNames(t *testing.T) {
 	digest := Digest("{}")
-	if digest != "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" || OfName(Name(digest)) != digest || strings.Contains(Name(digest), ":") {
+	if digest != "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" ||
+		OfName(Name(digest)) != digest || strings.Contains(Name(digest), ":") {
 		t.Errorf("found %q, %q", digest, Name(digest))
 	}
 }

@@ -21,9 +21,12 @@ func (c *checker) capabilities(path string, caps *specs.LinuxCapabilities) {
 	// bounding, and an effective one that is not permitted, and prctl(2) PR_CAP_AMBIENT_RAISE an
 	// ambient one that is not both permitted and inheritable. "Runtimes SHOULD NOT fail if the
 	// container configuration requests capabilities that cannot be granted."
-	c.notGranted(path+".inheritable", caps.Inheritable, inheritable&^bounding, "only what is in bounding, too: the kernel does not grant it")
-	c.notGranted(path+".effective", caps.Effective, effective&^permitted, "only what is in permitted, too: the kernel does not grant it")
-	const noAmbient = "only what is in permitted and in inheritable, too: can't raise ambient capability " // runc's words
+	c.notGranted(path+".inheritable", caps.Inheritable, inheritable&^bounding,
+		"only what is in bounding, too: the kernel does not grant it")
+	c.notGranted(path+".effective", caps.Effective, effective&^permitted,
+		"only what is in permitted, too: the kernel does not grant it")
+	// runc's words
+	const noAmbient = "only what is in permitted and in inheritable, too: can't raise ambient capability "
 	refused := ambient &^ (permitted & inheritable & bounding)
 	for i, name := range caps.Ambient {
 		if capabilityBit(name)&refused != 0 {
@@ -51,7 +54,8 @@ func (c *checker) capabilitySet(path string, names []string) uint64 {
 // capabilityAllowed suggests a name in place of one that is no capability.
 func capabilityAllowed(name string) string {
 	if len(name) <= maxCapability {
-		if fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_"); capabilityBit(fixed) != 0 {
+		fixed := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		if capabilityBit(fixed) != 0 {
 			return "a name of capabilities(7); write " + fixed
 		}
 	}

@@ -22,7 +22,8 @@ func (c *checker) cgroupsPath() {
 		return
 	}
 	if !strings.HasPrefix(p, "/") && strings.Contains(p, ":") {
-		c.warn(path, quote(p), "a path, or the three parts slice:prefix:name for systemd; this is read as a path")
+		c.warn(path, quote(p),
+			"a path, or the three parts slice:prefix:name for systemd; this is read as a path")
 	}
 	for element := range strings.SplitSeq(p, "/") {
 		switch {
@@ -57,11 +58,13 @@ func systemdForm(p string) (slice, unit string, ok bool) {
 // systemd.slice(5)).
 func (c *checker) systemdPath(path, slice, unit string) {
 	if slice != "" && !sliceName(slice) {
-		c.err(path, quote(slice)+" as the slice", `nothing, or a slice's name such as "machine.slice" or "a-b.slice"`)
+		c.err(path, quote(slice)+" as the slice",
+			`nothing, or a slice's name such as "machine.slice" or "a-b.slice"`)
 	}
 	// ".scope" is added to it, and a unit's name has at most 255 bytes.
 	if unit == "" || len(unit)+len(".scope") > 255 || !unitName(unit) {
-		c.err(path, quoteOrNothing(unit)+" as the unit", `slice:prefix:name with a name of letters, digits and :-_.\@, prefix and name of at most 248 bytes`)
+		c.err(path, quoteOrNothing(unit)+" as the unit",
+			`slice:prefix:name with a name of letters, digits and :-_.\@, prefix and name of at most 248 bytes`)
 	}
 }
 

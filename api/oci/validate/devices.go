@@ -33,7 +33,8 @@ func (c *checker) devices() {
 			c.err(at(path, i)+".type", quoteOrNothing(d.Type), "c or u (character), b (block), or p (pipe)")
 		}
 		if d.FileMode != nil && *d.FileMode > 0o177777 {
-			c.err(at(path, i)+".fileMode", unsigned(uint32(*d.FileMode)), "a mode of mknod(2) in decimal, such as 438 for octal 0666")
+			c.err(at(path, i)+".fileMode", unsigned(uint32(*d.FileMode)),
+				"a mode of mknod(2) in decimal, such as 438 for octal 0666")
 		}
 		if d.UID != nil && *d.UID == noID {
 			c.err(at(path, i)+".uid", unsigned(*d.UID), "0 to 4294967294")
@@ -68,11 +69,13 @@ func (c *checker) devicesTwice() {
 		case pathTaken && node != nodeOf(&devices[j]):
 			// "If a file already exists at path that does not match the
 			// requested device, the runtime MUST generate an error."
-			c.err(at(path, i)+".path", quote(d.Path)+", which is another device at "+at(path, j), "each path for one device only")
+			c.err(at(path, i)+".path", quote(d.Path)+", which is another device at "+at(path, j),
+				"each path for one device only")
 		case pathTaken:
 			c.warn(at(path, i)+".path", quote(d.Path)+" again", "each device once")
 		case nodeTaken && d.Type != "p":
-			c.warn(at(path, i), deviceName(d)+", the same as "+at(path, k), "type, major and minor that no other device has")
+			c.warn(at(path, i), deviceName(d)+", the same as "+at(path, k),
+				"type, major and minor that no other device has")
 		}
 		if !pathTaken {
 			paths[d.Path] = i
@@ -112,7 +115,8 @@ func (c *checker) netDevices() {
 	}
 	const path = "linux.netDevices"
 	if !c.has.contains(specs.NetworkNamespace) {
-		c.err(path, "devices without a network namespace", "nothing, unless linux.namespaces has one of type network")
+		c.err(path, "devices without a network namespace",
+			"nothing, unless linux.namespaces has one of type network")
 	}
 	names := sortedKeys(devices)
 	taken := make(map[string]string, len(names))
@@ -131,7 +135,8 @@ func (c *checker) netDevices() {
 			c.err(in(path, host)+".name", quote(name), interfaceNameAllowed+`, or such a name with one "%d"`)
 		case template:
 		case taken[name] != "":
-			c.err(in(path, host)+".name", quote(name)+", which "+quote(taken[name])+" gets too", "a name for each device")
+			c.err(in(path, host)+".name", quote(name)+", which "+quote(taken[name])+" gets too",
+				"a name for each device")
 		}
 		taken[name] = host
 	}

@@ -10,25 +10,30 @@ import (
 	"github.com/berth-run/berth/api/oci/document"
 )
 
-// JSON decodes a config.json and returns it with every fault of its form and of its values. The spec
-// is nil if there is a fault of the form; faults of its other fields are reported nevertheless.
+// JSON decodes a config.json and returns it with every fault of its form and of its values. The
+// spec is nil if there is a fault of the form; faults of its other fields are reported
+// nevertheless.
 func JSON(text []byte, o Options) (*specs.Spec, document.Faults) {
 	return Document(document.Decode(text), o)
 }
 
-// Document is JSON for a document that is decoded already. A caller may use it before, to begin slow
-// work or to fill in defaults.
+// Document is JSON for a document that is decoded already. A caller may use it before, to begin
+// slow work or to fill in defaults.
 func Document(d *document.Document[specs.Spec], o Options) (*specs.Spec, document.Faults) {
 	return whole(d, func(spec *specs.Spec) document.Faults { return Spec(spec, o) })
 }
 
 // ProcessJSON is JSON for a process alone (process.json of `exec --process`).
 func ProcessJSON(text []byte, o Options) (*specs.Process, document.Faults) {
-	return whole(document.DecodeProcess(text), func(p *specs.Process) document.Faults { return Process(p, o) })
+	return whole(document.DecodeProcess(text), func(p *specs.Process) document.Faults {
+		return Process(p, o)
+	})
 }
 
 // whole returns the value of a document with the faults of its form and those that check finds.
-func whole[T document.Value](d *document.Document[T], check func(*T) document.Faults) (*T, document.Faults) {
+func whole[T document.Value](d *document.Document[T], check func(*T) document.Faults) (*T,
+	document.Faults,
+) {
 	faults := d.Faults()
 	if d.Value == nil {
 		return nil, faults

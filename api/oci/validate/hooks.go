@@ -58,7 +58,8 @@ func (c *checker) annotations() {
 func (c *checker) crunAnnotation(path, name, value string) {
 	switch name {
 	case "mount_context_type":
-		if types := []string{"context", "fscontext", "defcontext", "rootcontext"}; !slices.Contains(types, value) {
+		types := []string{"context", "fscontext", "defcontext", "rootcontext"}
+		if !slices.Contains(types, value) {
 			c.err(path, quoteOrNothing(value), "context, fscontext, defcontext or rootcontext")
 		}
 	case "hooks.stdout", "hooks.stderr":
@@ -79,12 +80,14 @@ func (c *checker) crunAnnotation(path, name, value string) {
 			c.err(path, quote(value), allowed)
 		}
 	case "seccomp.receiver":
-		c.err(path, quoteOrNothing(value), "no such annotation; linux.seccomp.listenerPath is the specification's field for it")
+		c.err(path, quoteOrNothing(value),
+			"no such annotation; linux.seccomp.listenerPath is the specification's field for it")
 	case "seccomp.plugins", "seccomp_bpf_data":
 		c.err(path, quoteOrNothing(value), "no such annotation; linux.seccomp says which filter there is")
 	case "systemd.force_cgroup_v1":
 		c.err(path, quoteOrNothing(value), "no such annotation; mounts may have one of type cgroup")
 	case "handler":
-		c.err(path, quoteOrNothing(value), "no such annotation; other kinds of container are for another runtime (berth --runtime-type)")
+		c.err(path, quoteOrNothing(value),
+			"no such annotation; other kinds of container are for another runtime (berth --runtime-type)")
 	}
 }

@@ -34,7 +34,8 @@ func (c *checker) utsName(path, name string) {
 	case !hostnameLabels(name):
 		// The specification refers to the kernel, which takes any bytes, and
 		// so do other runtimes. Docker's users have names with a "_".
-		c.warn(path, quote(name), `labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`)
+		c.warn(path, quote(name),
+			`labels of letters, digits and inner "-", each 1 to 63 bytes, separated by "." (RFC 1123); some resolvers refuse others`)
 	}
 	if !c.has.contains(specs.UTSNamespace) {
 		// Without one the name of the host itself would change.

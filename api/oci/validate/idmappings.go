@@ -23,7 +23,8 @@ func (c *checker) idMappings() {
 func (c *checker) namespaceMappings(path string, mappings []specs.LinuxIDMapping) {
 	switch {
 	case len(mappings) > 0 && !c.has.contains(specs.UserNamespace):
-		c.err(path, "mappings without a user namespace", "nothing, unless linux.namespaces has one of type user")
+		c.err(path, "mappings without a user namespace",
+			"nothing, unless linux.namespaces has one of type user")
 	case len(mappings) == 0 && c.fresh.contains(specs.UserNamespace):
 		// An unmapped process cannot become any user: setuid(2) is EINVAL. A
 		// namespace joined by path has its mappings already.
@@ -48,35 +49,44 @@ func (c *checker) mappingList(path string, mappings []specs.LinuxIDMapping) {
 		}
 		// The last id of the 32 bits is not an id: (uid_t)-1 means "none".
 		if uint64(m.ContainerID)+uint64(m.Size) > 1<<32-1 {
-			c.err(at(path, i), unsigned(m.ContainerID)+" + "+unsigned(m.Size), "containerID + size of at most 4294967295")
+			c.err(at(path, i), unsigned(m.ContainerID)+" + "+unsigned(m.Size),
+				"containerID + size of at most 4294967295")
 			usable = false
 		}
 		if uint64(m.HostID)+uint64(m.Size) > 1<<32-1 {
-			c.err(at(path, i), unsigned(m.HostID)+" + "+unsigned(m.Size), "hostID + size of at most 4294967295")
+			c.err(at(path, i), unsigned(m.HostID)+" + "+unsigned(m.Size),
+				"hostID + size of at most 4294967295")
 			usable = false
 		}
 	}
 	if !usable || len(mappings) < 2 {
 		return
 	}
-	c.overlaps(path, "containerID", mappings, func(m specs.LinuxIDMapping) uint32 { return m.ContainerID })
+	c.overlaps(path, "containerID", mappings, func(m specs.LinuxIDMapping) uint32 {
+		return m.ContainerID
+	})
 	c.overlaps(path, "hostID", mappings, func(m specs.LinuxIDMapping) uint32 { return m.HostID })
 }
 
 // overlaps records the mappings whose ids another mapping has too.
-func (c *checker) overlaps(path, field string, mappings []specs.LinuxIDMapping, first func(specs.LinuxIDMapping) uint32) {
+func (c *checker) overlaps(path, field string, mappings []specs.LinuxIDMapping,
+	first func(specs.LinuxIDMapping) uint32,
+) {
 	order := make([]int, len(mappings))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(first(mappings[a]), first(mappings[b])) })
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(first(mappings[a]), first(mappings[b]))
+	})
 	// reach is the mapping that goes furthest of those seen, end its end.
 	reach, end := -1, uint64(0)
 	for _, i := range order {
 		from := uint64(first(mappings[i]))
 		if reach >= 0 && from < end {
 			later, earlier := max(i, reach), min(i, reach)
-			c.err(at(path, later)+"."+field, unsigned(first(mappings[later]))+", an overlap with "+at(path, earlier),
+			c.err(at(path, later)+"."+field, unsigned(first(mappings[later]))+", an overlap with "+
+				at(path, earlier),
 				"ranges that no other mapping has ids of")
 		}
 		if to := from + uint64(mappings[i].Size); to > end {

@@ -20,7 +20,8 @@ func (c *checker) intelRdt() {
 		c.warn(path+".l3CacheSchema", quote(s), `one line that starts with "L3:"`)
 	}
 	c.text(path+".l3CacheSchema", r.L3CacheSchema)
-	if s := r.MemBwSchema; s != "" && (!strings.HasPrefix(s, "MB:") || strings.ContainsAny(s, "\x00\n")) {
+	s := r.MemBwSchema
+	if s != "" && (!strings.HasPrefix(s, "MB:") || strings.ContainsAny(s, "\x00\n")) {
 		c.err(path+".memBwSchema", quote(s), `one line that starts with "MB:"`)
 	}
 	for i, s := range r.Schemata {

@@ -22,16 +22,26 @@ import (
 // other fields are reported nevertheless.
 func TestJSON(t *testing.T) {
 	for _, c := range []struct{ name, document, want string }{
-		{"good", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}` + "\n", ""},
-		{"unknown fields", `{"ociVersion":"1.0.0","root":{"path":"r","x":1},"process":{"cwd":"/","args":["sh"]},"com.example":{"a":[{}]}}`, ""},
-		{"cut off", `{"root":{"path":"r`, `Error root.path: found unexpected end of JSON input at line 1, column 19 (offset 18); allowed: one JSON object and nothing behind it`},
 		{
-			"wrong type beside another fault", `{"ociVersion":"1.0.0","root":{"path":7},"process":{"cwd":"x","args":["sh"]}}`,
+			"good", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","args":["sh"],"user":{"uid":0,"gid":0}}}` + "\n", "",
+		},
+		{
+			"unknown fields",
+			`{"ociVersion":"1.0.0","root":{"path":"r","x":1},"process":{"cwd":"/","args":["sh"]},"com.example":{"a":[{}]}}`, "",
+		},
+		{
+			"cut off", `{"root":{"path":"r`,
+			`Error root.path: found unexpected end of JSON input at line 1, column 19 (offset 18); allowed: one JSON object and nothing behind it`,
+		},
+		{
+			"wrong type beside another fault",
+			`{"ociVersion":"1.0.0","root":{"path":7},"process":{"cwd":"x","args":["sh"]}}`,
 			`Error root.path: found "7" at line 1, offset 37; allowed: a string` + "\n" +
 				`Error process.cwd: found "x"; allowed: an absolute path in the container`,
 		},
 		{
-			"missing beside another fault", `{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"x","args":["sh"]},
+			"missing beside another fault",
+			`{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"x","args":["sh"]},
 "linux":{"namespaces":[{"type":"user"},{"type":"mount"}],"uidMappings":[{"containerID":0,"hostID":1}],"gidMappings":[{"containerID":0,"hostID":0,"size":1}]}}`,
 			"Error linux.uidMappings[0].size: found nothing; allowed: a value: the specification requires the field\n" +
 				`Error process.cwd: found "x"; allowed: an absolute path in the container` + "\n" +
@@ -57,18 +67,21 @@ func TestJSON(t *testing.T) {
 
 // A fault of the values, unlike one of the form, leaves the document readable.
 func TestJSONReturnsInvalidSpec(t *testing.T) {
-	spec, faults := validate.JSON([]byte(`{"ociVersion":"9.0.0","root":{"path":"r"}}`), validate.Options{})
+	spec, faults := validate.JSON([]byte(`{"ociVersion":"9.0.0","root":{"path":"r"}}`),
+		validate.Options{})
 	if spec == nil || spec.Version != "9.0.0" || faults.Err() == nil {
 		t.Errorf("spec %v, faults %v", spec, faults)
 	}
 }
 
 func TestProcessJSON(t *testing.T) {
-	p, faults := validate.ProcessJSON([]byte(`{"args":["id"],"cwd":"/","user":{"uid":1,"gid":1}}`), validate.Options{})
+	p, faults := validate.ProcessJSON([]byte(`{"args":["id"],"cwd":"/","user":{"uid":1,"gid":1}}`),
+		validate.Options{})
 	if len(faults) > 0 || p == nil || p.Args[0] != "id" {
 		t.Errorf("process %v, faults %v", p, faults)
 	}
-	p, faults = validate.ProcessJSON([]byte(`{"args":[1],"cwd":"tmp","rlimits":[{"type":"RLIMIT_AS","soft":0}]}`), validate.Options{})
+	p, faults = validate.ProcessJSON([]byte(
+		`{"args":[1],"cwd":"tmp","rlimits":[{"type":"RLIMIT_AS","soft":0}]}`), validate.Options{})
 	check(t, faults, `Error args[0]: found "1" at line 1, offset 9; allowed: a string`+"\n"+
 		"Error rlimits[0].hard: found nothing; allowed: a value: the specification requires the field\n"+
 		`Error cwd: found "tmp"; allowed: an absolute path in the container`)
@@ -85,24 +98,30 @@ func TestKnownDocuments(t *testing.T) {
 		// inheritable, which the kernel refuses and runc 1.2 left off.
 		var want []string
 		for i, name := range []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"} {
-			want = append(want, fmt.Sprintf(`Warning process.capabilities.ambient[%d]: found "%s"; allowed: only what is in permitted and in inheritable, too: `+
-				`can't raise ambient capability %s: the kernel does not grant it`, i, name, name))
+			want = append(want,
+				fmt.Sprintf(
+					`Warning process.capabilities.ambient[%d]: found "%s"; allowed: only what is in permitted and in inheritable, too: `+
+						`can't raise ambient capability %s: the kernel does not grant it`, i, name, name))
 		}
 		checkFile(t, "../document/testdata/runc-spec.json", strings.Join(want, "\n"))
 	})
 	t.Run("containerd", func(t *testing.T) {
 		// `ctr oci spec` leaves the program to each container.
-		checkFile(t, "../document/testdata/containerd-spec.json", "Error process.args: found nothing; allowed: at least one entry, the program to run")
+		checkFile(t, "../document/testdata/containerd-spec.json",
+			"Error process.args: found nothing; allowed: at least one entry, the program to run")
 	})
 	const noProcess = "Warning process: found nothing; allowed: an object, without which the container can be created but not started"
-	examples := filepath.Join(moduleDir(t, "github.com/opencontainers/runtime-spec"), "schema", "test", "config")
+	examples := filepath.Join(moduleDir(t, "github.com/opencontainers/runtime-spec"), "schema", "test",
+		"config")
 	for name, want := range map[string]string{
 		"good/minimal.json":           noProcess,
 		"good/minimal-for-start.json": "",
 		"good/linux-rdma.json":        noProcess,
-		"good/linux-netdevice.json":   noProcess + "\n" + "Error linux.netDevices: found devices without a network namespace; allowed: nothing, unless linux.namespaces has one of type network",
-		"good/spec-example.json":      `Error ociVersion: found "0.5.0-dev"; allowed: a SemVer version of 1.0.0 to 1.3.0`,
-		"good/freebsd-minimal.json":   noProcess + "\n" + "Error freebsd: found a section of another platform; allowed: nothing: this platform is linux",
+		"good/linux-netdevice.json": noProcess + "\n" +
+			"Error linux.netDevices: found devices without a network namespace; allowed: nothing, unless linux.namespaces has one of type network",
+		"good/spec-example.json": `Error ociVersion: found "0.5.0-dev"; allowed: a SemVer version of 1.0.0 to 1.3.0`,
+		"good/freebsd-minimal.json": noProcess + "\n" +
+			"Error freebsd: found a section of another platform; allowed: nothing: this platform is linux",
 		"bad/invalid-json.json": "Error document: found invalid character ']' looking for beginning of object key string at line 1, column 2 (offset 1); " +
 			"allowed: one JSON object and nothing behind it",
 		"bad/linux-hugepage.json": noProcess + "\n" +
@@ -153,7 +172,10 @@ func TestMobySeccompProfile(t *testing.T) {
 // FuzzJSON holds that no input makes the package panic, that what it accepts is
 // accepted again, and that it does not return what it could not read.
 func FuzzJSON(f *testing.F) {
-	for _, file := range []string{"../document/testdata/runc-spec.json", "../document/testdata/containerd-spec.json"} {
+	for _, file := range []string{
+		"../document/testdata/runc-spec.json",
+		"../document/testdata/containerd-spec.json",
+	} {
 		document, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
@@ -171,7 +193,8 @@ func FuzzJSON(f *testing.F) {
 			"ioPriority":{"class":"IOPRIO_CLASS_BE","priority":9},"execCPUAffinity":{"initial":"0-","final":"3,1-2"},"rlimits":[{"type":"RLIMIT_CPU","soft":2,"hard":1}],"consoleSize":{"height":1}}`,
 		`{"ociVersion":"1.0.0","root":{"path":1},"mounts":[{"options":[1,{}]}],"process":[]}`,
 		`{"linux":{"sysctl":{"net/..":"1","a\u002eb":"2"},"uidMappings":[{"size":1},{"size":4294967295}],"timeOffsets":{"x":{}}}}`,
-		`{"a":{"a":{"a":[[[{"b":"\ud800"}]]]}}}`, `{"a`, `{"hooks":{"poststop":[{"timeout":-1}]}}`, "{\"\xff\":1}",
+		`{"a":{"a":{"a":[[[{"b":"\ud800"}]]]}}}`, `{"a`, `{"hooks":{"poststop":[{"timeout":-1}]}}`,
+		"{\"\xff\":1}",
 		`{"linux":{"netDevices":{"a":{"name":"%d"}},"cgroupsPath":"a:b:c","seccomp":{"syscalls":[{"args":[{"index":9}]}]}}}`,
 		`{"vm":{"hwconfig":{"iomems":[{}]}},"linux":{"resources":{"rdma":{"a":null},"unified":{"a/b":"c"}}}}`,
 	} {

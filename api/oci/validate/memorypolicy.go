@@ -25,21 +25,24 @@ func (c *checker) memoryPolicy() {
 		}
 	case specs.MpolPreferred:
 	default:
-		c.err(path+".mode", quoteOrNothing(mode), "MPOL_ and one of DEFAULT, BIND, INTERLEAVE, WEIGHTED_INTERLEAVE, PREFERRED, PREFERRED_MANY, LOCAL")
+		c.err(path+".mode", quoteOrNothing(mode),
+			"MPOL_ and one of DEFAULT, BIND, INTERLEAVE, WEIGHTED_INTERLEAVE, PREFERRED, PREFERRED_MANY, LOCAL")
 	}
 	static, relative := false, false
 	for i, f := range p.Flags {
 		switch f {
 		case specs.MpolFNumaBalancing:
 			if p.Mode != specs.MpolBind && p.Mode != specs.MpolPreferredMany {
-				c.err(at(path+".flags", i), quote(string(f))+" with "+mode, "it only with MPOL_BIND and MPOL_PREFERRED_MANY")
+				c.err(at(path+".flags", i), quote(string(f))+" with "+mode,
+					"it only with MPOL_BIND and MPOL_PREFERRED_MANY")
 			}
 		case specs.MpolFRelativeNodes:
 			relative = true
 		case specs.MpolFStaticNodes:
 			static = true
 		default:
-			c.err(at(path+".flags", i), quote(string(f)), "one of MPOL_F_NUMA_BALANCING, MPOL_F_RELATIVE_NODES, MPOL_F_STATIC_NODES")
+			c.err(at(path+".flags", i), quote(string(f)),
+				"one of MPOL_F_NUMA_BALANCING, MPOL_F_RELATIVE_NODES, MPOL_F_STATIC_NODES")
 		}
 	}
 	if static && relative {

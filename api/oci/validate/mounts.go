@@ -27,13 +27,16 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	const list = "mounts"
 	switch {
 	case m.Destination == "" || hasNUL(m.Destination):
-		c.err(at(list, i)+".destination", quoteOrNothing(m.Destination), "an absolute path in the container")
+		c.err(at(list, i)+".destination", quoteOrNothing(m.Destination),
+			"an absolute path in the container")
 	case !strings.HasPrefix(m.Destination, "/"):
-		c.warn(at(list, i)+".destination", quote(m.Destination), `an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
+		c.warn(at(list, i)+".destination", quote(m.Destination),
+			`an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
 	}
 	if isRoot(m.Destination) && !slices.Contains(m.Options, "remount") {
 		// What is mounted over the root is never seen: the root stays what is below.
-		c.err(at(list, i)+".destination", quote(m.Destination), `a path below "/", or "remount" in options; what the root is say root and linux.rootfsPropagation`)
+		c.err(at(list, i)+".destination", quote(m.Destination),
+			`a path below "/", or "remount" in options; what the root is say root and linux.rootfsPropagation`)
 	}
 
 	var bind, remount, propagation, idmap, ridmap, custom, copyUp bool
@@ -66,17 +69,21 @@ func (c *checker) mount(i int, m *specs.Mount) {
 		propagation = propagation || isPropagation(o)
 	}
 	for j, o := range m.Options {
-		if other := opposite(o); other != "" && len(m.Options) <= maxOptions && slices.Contains(m.Options, other) {
-			c.warn(at(at(list, i)+".options", j), quote(o)+" beside "+quote(other), "one of the two; the later one holds")
+		other := opposite(o)
+		if other != "" && len(m.Options) <= maxOptions && slices.Contains(m.Options, other) {
+			c.warn(at(at(list, i)+".options", j), quote(o)+" beside "+quote(other),
+				"one of the two; the later one holds")
 		}
 		switch {
 		case bind && !knownMountOption(o):
 			// config.md: unknown options are the filesystem's own. A bind
 			// mount makes no filesystem that could read them, and
 			// mount(8), runc and crun take them all the same.
-			c.warn(at(at(list, i)+".options", j), quote(o), "an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none")
+			c.warn(at(at(list, i)+".options", j), quote(o),
+				"an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none")
 		case bind && !remount && superblockOption(o):
-			c.warn(at(at(list, i)+".options", j), quote(o), "an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is")
+			c.warn(at(at(list, i)+".options", j), quote(o),
+				"an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is")
 		}
 	}
 
@@ -92,20 +99,25 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	case bind:
 		// The type of a bind mount is a dummy.
 	case m.Type == "bind" || m.Type == "rbind":
-		c.err(at(list, i)+".type", quote(m.Type), `a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
+		c.err(at(list, i)+".type", quote(m.Type),
+			`a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
 	case m.Type == "" && !remount && !propagation:
-		c.err(at(list, i)+".type", nothing, `a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
+		c.err(at(list, i)+".type", nothing,
+			`a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
 	}
 	if copyUp && (bind || remount || m.Type != "tmpfs") {
-		c.err(at(list, i)+".options", `"tmpcopyup" on `+describeMount(m, bind), `"tmpcopyup" only with type tmpfs`)
+		c.err(at(list, i)+".options", `"tmpcopyup" on `+describeMount(m, bind),
+			`"tmpcopyup" only with type tmpfs`)
 	}
 	for _, j := range bindOnly {
 		if !bind || remount {
-			c.err(at(at(list, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind), "this option only with bind or rbind, and without remount")
+			c.err(at(at(list, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind),
+				"this option only with bind or rbind, and without remount")
 		}
 	}
 	if (idmap || ridmap || len(m.UIDMappings)+len(m.GIDMappings) > 0) && remount {
-		c.err(at(list, i)+".options", `"remount" of a mount with mapped ids`, "remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
+		c.err(at(list, i)+".options", `"remount" of a mount with mapped ids`,
+			"remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
 	}
 	if !bind {
 		c.mountOwner(i, m)
@@ -113,7 +125,8 @@ func (c *checker) mount(i int, m *specs.Mount) {
 	if !custom {
 		c.mountMappings(i, m, idmap || ridmap)
 	} else if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		c.err(at(list, i)+".options", "mappings in an option beside uidMappings or gidMappings", "one of the two")
+		c.err(at(list, i)+".options", "mappings in an option beside uidMappings or gidMappings",
+			"one of the two")
 	}
 }
 
@@ -139,7 +152,10 @@ func (c *checker) idmapOption(path, option, mappings string) {
 				}
 				ids[i] = uint32(id)
 			}
-			kinds[kind] = append(kinds[kind], specs.LinuxIDMapping{ContainerID: ids[0], HostID: ids[1], Size: ids[2]})
+			kinds[kind] = append(kinds[kind], specs.LinuxIDMapping{
+				ContainerID: ids[0], HostID: ids[1],
+				Size: ids[2],
+			})
 		}
 	}
 	if len(kinds) != 2 {
@@ -163,8 +179,10 @@ func (c *checker) mountOwner(i int, m *specs.Mount) {
 			mappings []specs.LinuxIDMapping
 		}{{"uid", c.linux.UIDMappings}, {"gid", c.linux.GIDMappings}} {
 			value, found := strings.CutPrefix(o, kind.name+"=")
-			if id, err := strconv.ParseUint(value, 10, 32); found && err == nil && !c.validID(uint32(id), kind.mappings) {
-				c.err(at(at("mounts", i)+".options", j), quote(o), "an id that linux."+kind.name+"Mappings maps, since the container has a user namespace; or no such option")
+			if id, err := strconv.ParseUint(value, 10, 32); found && err == nil &&
+				!c.validID(uint32(id), kind.mappings) {
+				c.err(at(at("mounts", i)+".options", j), quote(o), "an id that linux."+kind.name+
+					"Mappings maps, since the container has a user namespace; or no such option")
 			}
 		}
 	}
@@ -188,7 +206,8 @@ func (c *checker) mountMappings(i int, m *specs.Mount, option bool) {
 		c.err(path+".gidMappings", nothing, "mappings, since uidMappings are given")
 	}
 	if !option {
-		c.warn(path+".options", `mappings without "idmap" or "ridmap"`, `"idmap" or "ridmap", lest an older runtime ignores the mappings`)
+		c.warn(path+".options", `mappings without "idmap" or "ridmap"`,
+			`"idmap" or "ridmap", lest an older runtime ignores the mappings`)
 	}
 	c.mappingList(path+".uidMappings", m.UIDMappings)
 	c.mappingList(path+".gidMappings", m.GIDMappings)
@@ -218,11 +237,14 @@ func knownMountOption(option string) bool {
 		return true
 	}
 	switch option {
-	case "bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "silent", "loud", "copy-symlink", "src-nofollow", "dest-nofollow",
+	case "bind", "rbind", "remount", "defaults", "tmpcopyup", "idmap", "ridmap", "silent", "loud",
+		"copy-symlink", "src-nofollow", "dest-nofollow",
 		// The other side of what opposite knows.
-		"rw", "suid", "dev", "exec", "async", "nodirsync", "atime", "diratime", "norelatime", "nostrictatime",
+		"rw", "suid", "dev", "exec", "async", "nodirsync", "atime", "diratime", "norelatime",
+		"nostrictatime",
 		"noiversion", "nolazytime", "nomand", "symfollow",
-		"rrw", "rsuid", "rdev", "rexec", "ratime", "rdiratime", "rnorelatime", "rnostrictatime", "rsymfollow",
+		"rrw", "rsuid", "rdev", "rexec", "ratime", "rdiratime", "rnorelatime", "rnostrictatime",
+		"rsymfollow",
 		"dirsync",
 		// mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS", kept in userspace.
 		"auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "group", "owner":
@@ -230,8 +252,10 @@ func knownMountOption(option string) bool {
 	}
 	// mount(8): options with these prefixes are comments, but for those that
 	// it acts upon itself.
-	return strings.HasPrefix(option, "idmap=") || strings.HasPrefix(option, "ridmap=") || strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "comment=") ||
-		strings.HasPrefix(option, "X-") && (!strings.HasPrefix(option, "X-mount.") || option == "X-mount.mkdir")
+	return strings.HasPrefix(option, "idmap=") || strings.HasPrefix(option, "ridmap=") ||
+		strings.HasPrefix(option, "x-") || strings.HasPrefix(option, "comment=") ||
+		strings.HasPrefix(option, "X-") && (!strings.HasPrefix(option, "X-mount.") ||
+			option == "X-mount.mkdir")
 }
 
 // superblockOption reports whether an option is one of the filesystem whatever

@@ -41,7 +41,8 @@ func (c *checker) namespaces() {
 		bit := namespaceBit(ns.Type)
 		switch {
 		case bit == 0:
-			c.err(at(path, i)+".type", quoteOrNothing(string(ns.Type)), "one of pid, network, mount, ipc, uts, user, cgroup, time")
+			c.err(at(path, i)+".type", quoteOrNothing(string(ns.Type)),
+				"one of pid, network, mount, ipc, uts, user, cgroup, time")
 		case seen&bit != 0:
 			c.err(at(path, i)+".type", quote(string(ns.Type))+" again", "each type at most once")
 		}
@@ -54,6 +55,7 @@ func (c *checker) namespaces() {
 		(len(c.spec.Mounts) > 0 || len(c.linux.MaskedPaths) > 0 || len(c.linux.ReadonlyPaths) > 0) {
 		// The specification allows it: the container then inherits the
 		// runtime's mount namespace, mounts and all.
-		c.warn(path, "no mount namespace", "one of type mount, or what the document mounts is mounted on the host")
+		c.warn(path, "no mount namespace",
+			"one of type mount, or what the document mounts is mounted on the host")
 	}
 }

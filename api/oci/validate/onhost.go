@@ -71,7 +71,8 @@ func (c *checker) hookPrograms(host fs.FS, list string, hooks []specs.Hook) {
 			continue
 		}
 		field := at(list, i) + ".path"
-		if info, ok := c.stat(host, field, p, "a program that exists"); ok && (info.IsDir() || info.Mode().Perm()&0o111 == 0) {
+		if info, ok := c.stat(host, field, p, "a program that exists"); ok &&
+			(info.IsDir() || info.Mode().Perm()&0o111 == 0) {
 			c.err(field, quote(p)+", which is not executable", "a program")
 		}
 	}

@@ -12,7 +12,8 @@ import (
 func (c *checker) process() {
 	if c.spec.Process == nil {
 		// "This property is REQUIRED when start is called", not before.
-		c.warn("process", nothing, "an object, without which the container can be created but not started")
+		c.warn("process", nothing,
+			"an object, without which the container can be created but not started")
 		return
 	}
 	c.processAt("process.", c.spec.Process)
@@ -107,7 +108,8 @@ func (c *checker) user(path string, u *specs.User) {
 		c.err(path+".umask", unsigned(*u.Umask), "0 to 511 (octal 0777)")
 	}
 	if u.Username != "" {
-		c.warn(path+".username", quote(u.Username), "nothing: it is for windows and ignored on linux; use uid and gid")
+		c.warn(path+".username", quote(u.Username),
+			"nothing: it is for windows and ignored on linux; use uid and gid")
 	}
 }
 
@@ -118,7 +120,8 @@ func (c *checker) id(path string, id uint32, kind string, mappings []specs.Linux
 	case id == noID:
 		c.err(path, unsigned(id), "0 to 4294967294")
 	default:
-		c.err(path, unsigned(id), "an id that linux."+kind+"Mappings maps, since the container has a user namespace")
+		c.err(path, unsigned(id), "an id that linux."+kind+
+			"Mappings maps, since the container has a user namespace")
 	}
 }
 
@@ -127,7 +130,8 @@ func (c *checker) validID(id uint32, mappings []specs.LinuxIDMapping) bool {
 		return false
 	}
 	// Without mappings, or with too many, the fault is theirs.
-	return !c.fresh.contains(specs.UserNamespace) || len(mappings) == 0 || len(mappings) > maxMappings || mapped(mappings, id)
+	return !c.fresh.contains(specs.UserNamespace) || len(mappings) == 0 ||
+		len(mappings) > maxMappings || mapped(mappings, id)
 }
 
 // rlimits checks process.rlimits (config.md, "POSIX process").
@@ -195,7 +199,8 @@ func (c *checker) ioPriority(path string, p *specs.LinuxIOPriority) {
 	switch p.Class {
 	case specs.IOPRIO_CLASS_RT, specs.IOPRIO_CLASS_BE, specs.IOPRIO_CLASS_IDLE:
 	default:
-		c.err(path+".class", quoteOrNothing(string(p.Class)), "one of IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE")
+		c.err(path+".class", quoteOrNothing(string(p.Class)),
+			"one of IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE")
 	}
 	if p.Priority < 0 || p.Priority > 7 {
 		c.err(path+".priority", decimal(p.Priority), "0 to 7")

@@ -34,7 +34,8 @@ func (c *checker) resourcesAt(path string, r *specs.LinuxResources) {
 	}
 	for i := range r.HugepageLimits {
 		if !pageSize(r.HugepageLimits[i].Pagesize) {
-			c.err(at(path+".hugepageLimits", i)+".pageSize", quoteOrNothing(r.HugepageLimits[i].Pagesize), "<size><K, M or G>B, such as 64KB, 2MB or 1GB")
+			c.err(at(path+".hugepageLimits", i)+".pageSize", quoteOrNothing(r.HugepageLimits[i].Pagesize),
+				"<size><K, M or G>B, such as 64KB, 2MB or 1GB")
 		}
 	}
 	if r.Network != nil {
@@ -59,7 +60,8 @@ func (c *checker) deviceRules(path string, rules []specs.LinuxDeviceCgroup) {
 		switch r.Type {
 		case "", "a", "b", "c":
 		default:
-			c.err(at(path, i)+".type", quote(r.Type), "a (all), c (character), b (block), or nothing for all")
+			c.err(at(path, i)+".type", quote(r.Type),
+				"a (all), c (character), b (block), or nothing for all")
 		}
 		// Docker writes -1 where the specification would have nothing: "all".
 		if r.Major != nil && (*r.Major < -1 || *r.Major > maxMajor) {
@@ -71,7 +73,8 @@ func (c *checker) deviceRules(path string, rules []specs.LinuxDeviceCgroup) {
 		const access = "a composition of r (read), w (write) and m (mknod)"
 		switch rest := strings.Trim(r.Access, "rwm"); {
 		case rest == "":
-		case rest == "a" && r.Access != rest: // the word for all types of device in another place: runc passes over it
+		// the word for all types of device in another place: runc passes over it
+		case rest == "a" && r.Access != rest:
 			c.warn(at(path, i)+".access", quote(r.Access), access+"; the a is left out")
 		default:
 			c.err(at(path, i)+".access", quote(r.Access), access)
@@ -89,16 +92,19 @@ func (c *checker) memory(path string, m *specs.LinuxMemory) {
 	c.bytes(path+".kernel", m.Kernel) //nolint:staticcheck // deprecated, and still in documents
 	c.bytes(path+".kernelTCP", m.KernelTCP)
 	if k := m.Kernel; k != nil && *k > 0 { //nolint:staticcheck // as above
-		c.warn(path+".kernel", decimal(*k), "nothing: Linux has no such limit any more, and it is ignored; limit counts kernel memory, too")
+		c.warn(path+".kernel", decimal(*k),
+			"nothing: Linux has no such limit any more, and it is ignored; limit counts kernel memory, too")
 	}
 	if m.Swap != nil && *m.Swap > 0 {
 		// Memory and swap together: the kernel refuses memsw below memory on
 		// cgroup v1, and on v2 the runtime writes their difference.
 		switch {
 		case m.Limit == nil || *m.Limit <= 0:
-			c.err(path+".swap", decimal(*m.Swap), "-1 or nothing, unless limit is given: it limits memory and swap together")
+			c.err(path+".swap", decimal(*m.Swap),
+				"-1 or nothing, unless limit is given: it limits memory and swap together")
 		case *m.Swap < *m.Limit:
-			c.err(path+".swap", decimal(*m.Swap), "at least the limit, "+decimal(*m.Limit)+": it limits memory and swap together")
+			c.err(path+".swap", decimal(*m.Swap), "at least the limit, "+decimal(*m.Limit)+
+				": it limits memory and swap together")
 		}
 	}
 	if m.Swappiness != nil && *m.Swappiness > 100 {
@@ -130,8 +136,10 @@ func (c *checker) cpu(path string, cpu *specs.LinuxCPU) {
 		switch {
 		case *r < -1:
 			c.err(path+".realtimeRuntime", decimal(*r), "a number of microseconds, or -1 for no limit")
-		case cpu.RealtimePeriod != nil && *cpu.RealtimePeriod != 0 && *r > 0 && uint64(*r) > *cpu.RealtimePeriod:
-			c.err(path+".realtimeRuntime", decimal(*r), "at most the realtimePeriod, "+unsigned(*cpu.RealtimePeriod))
+		case cpu.RealtimePeriod != nil && *cpu.RealtimePeriod != 0 && *r > 0 &&
+			uint64(*r) > *cpu.RealtimePeriod:
+			c.err(path+".realtimeRuntime", decimal(*r), "at most the realtimePeriod, "+
+				unsigned(*cpu.RealtimePeriod))
 		}
 	}
 	c.list(path+".cpus", cpu.Cpus)
@@ -149,7 +157,8 @@ func (c *checker) blockIO(path string, b *specs.LinuxBlockIO) {
 		d := &b.WeightDevice[i]
 		c.blockDevice(path+".weightDevice", i, d.Major, d.Minor)
 		if d.Weight == nil && d.LeafWeight == nil {
-			c.err(at(path+".weightDevice", i), "neither weight nor leafWeight", "at least one of weight and leafWeight")
+			c.err(at(path+".weightDevice", i), "neither weight nor leafWeight",
+				"at least one of weight and leafWeight")
 		}
 		c.weight(at(path+".weightDevice", i)+".weight", d.Weight)
 		c.weight(at(path+".weightDevice", i)+".leafWeight", d.LeafWeight)
@@ -197,7 +206,8 @@ func (c *checker) rdma(path string, limits map[string]specs.LinuxRdma) {
 			c.err(in(path, device), "the device "+quote(device), "a device's name without white space")
 		}
 		if l := limits[device]; l.HcaHandles == nil && l.HcaObjects == nil {
-			c.err(in(path, device), "neither hcaHandles nor hcaObjects", "at least one of hcaHandles and hcaObjects")
+			c.err(in(path, device), "neither hcaHandles nor hcaObjects",
+				"at least one of hcaHandles and hcaObjects")
 		}
 	}
 }
@@ -208,10 +218,13 @@ func (c *checker) rdma(path string, limits map[string]specs.LinuxRdma) {
 func (c *checker) unified(path string, files map[string]string) {
 	for _, name := range sortedKeys(files) {
 		switch {
-		case name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00"):
-			c.err(in(path, name), "the file "+quote(name), `the name of a file in the container's cgroup, such as "memory.high"`)
+		case name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name,
+			"/\x00"):
+			c.err(in(path, name), "the file "+quote(name),
+				`the name of a file in the container's cgroup, such as "memory.high"`)
 		case name == "cgroup.procs" || name == "cgroup.threads":
-			c.warn(in(path, name), quote(files[name]), "nothing: it moves the host's processes into the container's limits")
+			c.warn(in(path, name), quote(files[name]),
+				"nothing: it moves the host's processes into the container's limits")
 		}
 		c.text(in(path, name), files[name])
 	}

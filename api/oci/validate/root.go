@@ -19,7 +19,8 @@ func (c *checker) root() {
 		// The specification is silent here. A bundle that says ../../ is
 		// either a mistake or an attempt to run on someone else's files, and
 		// whoever means it can write the absolute path.
-		c.err(path, quote(r.Path), `an absolute path, or one relative to the bundle whose ".." does not leave it`)
+		c.err(path, quote(r.Path),
+			`an absolute path, or one relative to the bundle whose ".." does not leave it`)
 	}
 }
 

@@ -57,6 +57,7 @@ func (c *checker) personality() {
 		c.err("linux.personality.domain", quoteOrNothing(string(p.Domain)), "LINUX or LINUX32")
 	}
 	for i, f := range p.Flags {
-		c.err(at("linux.personality.flags", i), quote(string(f)), "no flags: the specification has none yet")
+		c.err(at("linux.personality.flags", i), quote(string(f)),
+			"no flags: the specification has none yet")
 	}
 }

@@ -16,7 +16,8 @@ func (c *checker) scheduler(path string, s *specs.Scheduler) {
 		deadline = true
 	case specs.SchedISO:
 		// A number that Linux reserves and has never implemented.
-		c.warn(path+".policy", quote(string(s.Policy)), "a policy that Linux implements: the kernel refuses this one")
+		c.warn(path+".policy", quote(string(s.Policy)),
+			"a policy that Linux implements: the kernel refuses this one")
 	default:
 		c.err(path+".policy", quoteOrNothing(string(s.Policy)),
 			"one of SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_ISO, SCHED_IDLE, SCHED_DEADLINE")
@@ -33,11 +34,13 @@ func (c *checker) scheduler(path string, s *specs.Scheduler) {
 	}
 	for i, f := range s.Flags {
 		switch f {
-		case specs.SchedFlagResetOnFork, specs.SchedFlagReclaim, specs.SchedFlagDLOverrun, specs.SchedFlagKeepPolicy,
+		case specs.SchedFlagResetOnFork, specs.SchedFlagReclaim, specs.SchedFlagDLOverrun,
+			specs.SchedFlagKeepPolicy,
 			specs.SchedFlagKeepParams, specs.SchedFlagUtilClampMin, specs.SchedFlagUtilClampMax:
 		default:
-			c.err(at(path+".flags", i), quote(string(f)), "SCHED_FLAG_ and one of RESET_ON_FORK, RECLAIM, DL_OVERRUN, "+
-				"KEEP_POLICY, KEEP_PARAMS, UTIL_CLAMP_MIN, UTIL_CLAMP_MAX")
+			c.err(at(path+".flags", i), quote(string(f)),
+				"SCHED_FLAG_ and one of RESET_ON_FORK, RECLAIM, DL_OVERRUN, "+
+					"KEEP_POLICY, KEEP_PARAMS, UTIL_CLAMP_MIN, UTIL_CLAMP_MAX")
 		}
 	}
 	if deadline {
@@ -73,7 +76,8 @@ func (c *checker) deadline(path string, s *specs.Scheduler) {
 		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+
 			crun+"requires `runtime`; "+crun+"runtime must be greater than 0)")
 	case s.Runtime < 1024 || s.Runtime > most:
-		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+crun+"runtime "+runtime+" "+limits+")")
+		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+crun+"runtime "+runtime+" "+
+			limits+")")
 	case s.Deadline != 0 && s.Runtime > s.Deadline:
 		c.err(path+".runtime", runtime, "1024 ns to the deadline ("+
 			crun+"runtime "+runtime+" must be <= deadline "+unsigned(s.Deadline)+")")

@@ -15,7 +15,8 @@ func (c *checker) seccomp() {
 	c.errno(path+".defaultErrnoRet", s.DefaultErrnoRet, s.DefaultAction)
 	for i, a := range s.Architectures {
 		if !seccompArch(a) {
-			c.err(at(path+".architectures", i), quoteOrNothing(string(a)), "an architecture of libseccomp, such as SCMP_ARCH_X86_64 or SCMP_ARCH_AARCH64")
+			c.err(at(path+".architectures", i), quoteOrNothing(string(a)),
+				"an architecture of libseccomp, such as SCMP_ARCH_X86_64 or SCMP_ARCH_AARCH64")
 		}
 	}
 	notify := s.DefaultAction == specs.ActNotify
@@ -29,10 +30,12 @@ func (c *checker) seccomp() {
 		case specs.LinuxSeccompFlagWaitKillableRecv:
 			if !notify {
 				// seccomp(2): EINVAL without SECCOMP_FILTER_FLAG_NEW_LISTENER.
-				c.warn(at(path+".flags", i), quote(string(f)), "it only beside the action SCMP_ACT_NOTIFY: it is left out")
+				c.warn(at(path+".flags", i), quote(string(f)),
+					"it only beside the action SCMP_ACT_NOTIFY: it is left out")
 			}
 		default:
-			c.err(at(path+".flags", i), quoteOrNothing(string(f)), "SECCOMP_FILTER_FLAG_ and one of TSYNC, LOG, SPEC_ALLOW, WAIT_KILLABLE_RECV")
+			c.err(at(path+".flags", i), quoteOrNothing(string(f)),
+				"SECCOMP_FILTER_FLAG_ and one of TSYNC, LOG, SPEC_ALLOW, WAIT_KILLABLE_RECV")
 		}
 	}
 	c.text(path+".listenerPath", s.ListenerPath)
@@ -56,10 +59,12 @@ func (c *checker) syscallRule(i int, r *specs.LinuxSyscall) {
 			c.err(at(at(path, i)+".names", j), quote(name), "a system call's name")
 		case c.options.KnownSyscall != nil && !c.options.KnownSyscall(name):
 			if _, fail := c.spec.Annotations["run.oci.seccomp_fail_unknown_syscall"]; fail {
-				c.err(at(at(path, i)+".names", j), quote(name), "a system call that the runtime knows, as annotations[\"run.oci.seccomp_fail_unknown_syscall\"] asks")
+				c.err(at(at(path, i)+".names", j), quote(name),
+					"a system call that the runtime knows, as annotations[\"run.oci.seccomp_fail_unknown_syscall\"] asks")
 				continue
 			}
-			c.warn(at(at(path, i)+".names", j), quote(name), "a system call that the runtime knows; this one is left out")
+			c.warn(at(at(path, i)+".names", j), quote(name),
+				"a system call that the runtime knows; this one is left out")
 		}
 	}
 	if !seccompAction(r.Action) {
@@ -77,20 +82,23 @@ func (c *checker) syscallRule(i int, r *specs.LinuxSyscall) {
 		case specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual,
 			specs.OpGreaterThan, specs.OpMaskedEqual:
 		default:
-			c.err(at(at(path, i)+".args", j)+".op", quoteOrNothing(string(a.Op)), "SCMP_CMP_ and one of NE, LT, LE, EQ, GE, GT, MASKED_EQ")
+			c.err(at(at(path, i)+".args", j)+".op", quoteOrNothing(string(a.Op)),
+				"SCMP_CMP_ and one of NE, LT, LE, EQ, GE, GT, MASKED_EQ")
 		}
 	}
 }
 
 func (c *checker) action(path string, a specs.LinuxSeccompAction) {
 	if !seccompAction(a) {
-		c.err(path, quoteOrNothing(string(a)), "SCMP_ACT_ and one of KILL, KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, TRACE, ALLOW, LOG, NOTIFY")
+		c.err(path, quoteOrNothing(string(a)),
+			"SCMP_ACT_ and one of KILL, KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, TRACE, ALLOW, LOG, NOTIFY")
 	}
 }
 
 func seccompAction(a specs.LinuxSeccompAction) bool {
 	switch a {
-	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno, specs.ActTrace,
+	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
+		specs.ActTrace,
 		specs.ActAllow, specs.ActLog, specs.ActNotify:
 		return true
 	}
@@ -116,7 +124,8 @@ func (c *checker) errno(path string, errno *uint, action specs.LinuxSeccompActio
 		}
 	default:
 		if seccompAction(action) {
-			c.err(path, unsigned(*errno)+" with "+string(action), "nothing, unless the action is SCMP_ACT_ERRNO or SCMP_ACT_TRACE")
+			c.err(path, unsigned(*errno)+" with "+string(action),
+				"nothing, unless the action is SCMP_ACT_ERRNO or SCMP_ACT_TRACE")
 		}
 	}
 }
@@ -124,9 +133,11 @@ func (c *checker) errno(path string, errno *uint, action specs.LinuxSeccompActio
 func seccompArch(a specs.Arch) bool {
 	switch a {
 	case specs.ArchX86, specs.ArchX86_64, specs.ArchX32, specs.ArchARM, specs.ArchAARCH64,
-		specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64, specs.ArchMIPSEL64N32,
+		specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64,
+		specs.ArchMIPSEL64N32,
 		specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390, specs.ArchS390X,
-		specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB:
+		specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K,
+		specs.ArchSH, specs.ArchSHEB:
 		return true
 	}
 	return false

@@ -22,7 +22,8 @@ func (c *checker) sysctl() {
 		c.text(in(path, key), value)
 		file, ok := SysctlFile(key)
 		if !ok {
-			c.err(in(path, key), "the parameter "+quote(key), "a parameter of sysctl(8), such as net.ipv4.ip_forward or net/ipv4/ip_forward")
+			c.err(in(path, key), "the parameter "+quote(key),
+				"a parameter of sysctl(8), such as net.ipv4.ip_forward or net/ipv4/ip_forward")
 			continue
 		}
 		if other, twice := files[file]; twice {
@@ -32,16 +33,19 @@ func (c *checker) sysctl() {
 		ns := sysctlNamespace(file)
 		switch {
 		case ns == "":
-			c.err(in(path, key), "a parameter of the whole host", "parameters of namespaces: net.* (network), "+
-				"kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.domainname (uts), user.* (user)")
+			c.err(in(path, key), "a parameter of the whole host",
+				"parameters of namespaces: net.* (network), "+
+					"kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* (ipc), kernel.domainname (uts), user.* (user)")
 		case !c.has.contains(ns):
-			c.err(in(path, key), "no "+string(ns)+" namespace", "it only if linux.namespaces has one of type "+string(ns))
+			c.err(in(path, key), "no "+string(ns)+" namespace",
+				"it only if linux.namespaces has one of type "+string(ns))
 		}
 		switch {
 		case file == "kernel/hostname":
 			c.err(in(path, key), quote(value), "nothing: hostname is the field for it")
 		case file == "kernel/domainname" && c.spec.Domainname != "" && c.spec.Domainname != value:
-			c.err(in(path, key), quote(value), "nothing beside domainname, which says "+quote(c.spec.Domainname))
+			c.err(in(path, key), quote(value), "nothing beside domainname, which says "+
+				quote(c.spec.Domainname))
 		}
 	}
 }

@@ -15,7 +15,8 @@ func (c *checker) timeOffsets() {
 	if !c.fresh.contains(specs.TimeNamespace) {
 		// time_namespaces(7): the offsets can be written only before the first
 		// process is in the namespace, so not in one that is joined.
-		c.err(path, "offsets without a new time namespace", "nothing, unless linux.namespaces makes one of type time")
+		c.err(path, "offsets without a new time namespace",
+			"nothing, unless linux.namespaces makes one of type time")
 	}
 	for _, clock := range sortedKeys(offsets) {
 		if clock != "monotonic" && clock != "boottime" {

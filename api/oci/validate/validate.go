@@ -60,7 +60,10 @@ var checks = [...]func(*checker){
 // a fault. The spec is only read.
 func Spec(spec *specs.Spec, o Options) document.Faults {
 	if spec == nil {
-		return document.Faults{{Found: nothing, Allowed: "a runtime-spec document", Severity: document.Error}}
+		return document.Faults{{
+			Found: nothing, Allowed: "a runtime-spec document",
+			Severity: document.Error,
+		}}
 	}
 	c := newChecker(spec, o)
 	for _, check := range checks {

@@ -36,7 +36,8 @@ func TestAllAtOnce(t *testing.T) {
 		}
 	}
 	want := []string{
-		"ociVersion", "root.path", "process.cwd", "process.args", "hostname", "hooks.poststop[0].path", "hooks.poststop[0].timeout",
+		"ociVersion", "root.path", "process.cwd", "process.args", "hostname", "hooks.poststop[0].path",
+		"hooks.poststop[0].timeout",
 		"linux.namespaces[0].type", "linux.maskedPaths[0]",
 	}
 	if !reflect.DeepEqual(paths, want) {
@@ -60,7 +61,8 @@ func TestFaults(t *testing.T) {
 	if !ok || len(found) != 1 || found[0].Path != "root" {
 		t.Errorf("faults %v of error %v", found, err)
 	}
-	if validate.Spec(nil, validate.Options{}).Err() == nil || validate.Process(nil, validate.Options{}).Err() == nil {
+	if validate.Spec(nil, validate.Options{}).Err() == nil ||
+		validate.Process(nil, validate.Options{}).Err() == nil {
 		t.Error("nil is a good document")
 	}
 }
@@ -90,7 +92,10 @@ func TestVM(t *testing.T) {
 		Hypervisor: specs.VMHypervisor{Path: "qemu", Parameters: []string{"\x00"}},
 		Kernel:     specs.VMKernel{InitRD: "initrd"},
 		Image:      specs.VMImage{Format: "raw"},
-		HwConfig:   &specs.HWConfig{VCPUs: ptr(uint32(0)), Memory: ptr(uint64(0)), IOMems: []specs.IOMems{{}}},
+		HwConfig: &specs.HWConfig{
+			VCPUs: ptr(uint32(0)), Memory: ptr(uint64(0)),
+			IOMems: []specs.IOMems{{}},
+		},
 	}
 	check(t, validate.Spec(s, validate.Options{VM: true}),
 		`Error vm.hypervisor.path: found "qemu"; allowed: an absolute path on the host`+"\n"+
@@ -100,7 +105,8 @@ func TestVM(t *testing.T) {
 			`Error vm.image.path: found nothing; allowed: an absolute path on the host`+"\n"+
 			`Error vm.hwConfig.vcpus: found 0; allowed: 1 or more`+"\n"+
 			`Error vm.hwConfig.memory: found 0; allowed: 1 or more`+"\n"+
-			`Error vm.hwConfig.iomems[0].firstMFN: found nothing; allowed: the number of the first page`+"\n"+
+			`Error vm.hwConfig.iomems[0].firstMFN: found nothing; allowed: the number of the first page`+
+			"\n"+
 			`Error vm.hwConfig.iomems[0].nrMFNs: found no pages; allowed: 1 or more`)
 }
 
@@ -116,7 +122,8 @@ func TestProcess(t *testing.T) {
 
 // All 41 capabilities of linux/capability.h are known.
 func TestAllCapabilities(t *testing.T) {
-	names := strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+	names := strings.Fields(
+		`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
 		NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE
 		SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL
 		SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE`)
@@ -127,12 +134,18 @@ func TestAllCapabilities(t *testing.T) {
 		names[i] = "CAP_" + names[i]
 	}
 	s := good()
-	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: names, Permitted: names, Effective: names, Inheritable: names, Ambient: names}
+	s.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: names, Permitted: names,
+		Effective: names, Inheritable: names, Ambient: names,
+	}
 	check(t, validate.Spec(s, validate.Options{}), "")
 	// Each has a bit of its own: the one that is not permitted is the one
 	// that is warned of.
 	for i, name := range names {
-		s.Process.Capabilities = &specs.LinuxCapabilities{Effective: names, Permitted: append(append([]string{}, names[:i]...), names[i+1:]...)}
+		s.Process.Capabilities = &specs.LinuxCapabilities{
+			Effective: names,
+			Permitted: append(append([]string{}, names[:i]...), names[i+1:]...),
+		}
 		faults := validate.Spec(s, validate.Options{})
 		if len(faults) != 1 || faults[0].Path != fmt.Sprintf("process.capabilities.effective[%d]", i) {
 			t.Errorf("%s: %v", name, faults)
@@ -178,7 +191,10 @@ func TestOnHost(t *testing.T) {
 		{Destination: "/b", Source: "data", Options: []string{"bind"}},
 		{Destination: "/proc", Type: "proc", Source: "proc"},
 	}
-	s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/hook"}}, StartContainer: []specs.Hook{{Path: "/in/container"}}}
+	s.Hooks = &specs.Hooks{
+		CreateRuntime:  []specs.Hook{{Path: "/bin/hook"}},
+		StartContainer: []specs.Hook{{Path: "/in/container"}},
+	}
 	s.Linux.Namespaces[0].Path = "/run/netns/a"
 	check(t, validate.OnHost(s, host, validate.Options{Bundle: "/bundle"}), "")
 	// Without the bundle, what is relative to it is not looked at.
@@ -193,7 +209,8 @@ func TestOnHost(t *testing.T) {
 			`Error mounts[0].source: found "/srv/none", which does not exist; allowed: a file or directory that exists`+"\n"+
 			`Error mounts[1].source: found "/bundle/none", which does not exist; allowed: a file or directory that exists`+"\n"+
 			`Error hooks.poststop[0].path: found "/bin/none", which does not exist; allowed: a program that exists`+"\n"+
-			`Error hooks.poststop[1].path: found "/bin/text", which is not executable; allowed: a program`+"\n"+
+			`Error hooks.poststop[1].path: found "/bin/text", which is not executable; allowed: a program`+
+			"\n"+
 			`Error hooks.poststop[2].path: found "/bin", which is not executable; allowed: a program`+"\n"+
 			`Error linux.namespaces[0].path: found "/run/netns/b", which does not exist; allowed: a namespace that exists`)
 	s.Root.Path = "none"

@@ -23,7 +23,8 @@ func (c *checker) version() {
 		// Engines write the version of the library that they are built with. Releases of one major
 		// version are compatible, and a property that is not known "MUST" be ignored (config.md,
 		// "Extensibility").
-		c.warn(path, quote(c.spec.Version), allowed+"; a newer release is read as "+specs.Version+", and its new fields are ignored")
+		c.warn(path, quote(c.spec.Version), allowed+"; a newer release is read as "+specs.Version+
+			", and its new fields are ignored")
 	}
 }
 
@@ -43,7 +44,8 @@ func parseSemVer(s string) (semVer, bool) {
 	var v semVer
 	major, rest, ok1 := strings.Cut(s, ".")
 	minor, patch, ok2 := strings.Cut(rest, ".")
-	ok := ok1 && ok2 && semVerNumber(major, &v.major) && semVerNumber(minor, &v.minor) && semVerNumber(patch, &v.patch)
+	ok := ok1 && ok2 && semVerNumber(major, &v.major) && semVerNumber(minor, &v.minor) &&
+		semVerNumber(patch, &v.patch)
 	return v, ok
 }
 

@@ -90,7 +90,9 @@ func (b burst) run(ctx context.Context, c *cluster) error {
 }
 
 // place applies a Container, and returns it as it is when its status says that it runs.
-func (c *cluster) place(ctx context.Context, want *v1alpha1.Container) (*v1alpha1.Container, error) {
+func (c *cluster) place(ctx context.Context, want *v1alpha1.Container) (*v1alpha1.Container,
+	error,
+) {
 	if err := c.client.Create(ctx, want); err != nil {
 		return nil, err
 	}
@@ -115,7 +117,8 @@ func (b burst) apply(ctx context.Context, c *cluster) (map[string]*sighting, err
 	if err := c.client.List(ctx, list); err != nil {
 		return nil, err
 	}
-	watcher, err := c.client.Watch(ctx, &v1alpha1.ContainerList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	watcher, err := c.client.Watch(ctx, &v1alpha1.ContainerList{},
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +130,8 @@ func (b burst) apply(ctx context.Context, c *cluster) (map[string]*sighting, err
 			applied[i] = now()
 			return c.client.Create(ctx, container(name(i), b.archive))
 		})
-		fmt.Printf("%d Containers applied in %s\n", b.count, now().since(began).Round(10*time.Millisecond))
+		fmt.Printf("%d Containers applied in %s\n", b.count,
+			now().since(began).Round(10*time.Millisecond))
 		failed <- err
 	}()
 	seen := map[string]*sighting{}
@@ -168,9 +172,12 @@ func (b burst) report(seen map[string]*sighting, began sinceBoot) {
 		lag, whole = append(lag, s.shown.since(s.started)), append(whole, s.shown.since(s.applied))
 		lastStart, lastShown = max(lastStart, s.started), max(lastShown, s.shown)
 	}
-	fmt.Printf("  all processes run after %s, all are shown as running after %s (%.0f a second)\n", lastStart.since(began).Round(10*time.Millisecond),
-		lastShown.since(began).Round(10*time.Millisecond), float64(b.count)/lastShown.since(began).Seconds())
-	fmt.Printf("  from the start of a process until its Container is shown as running: %s\n", quantiles(lag))
+	fmt.Printf("  all processes run after %s, all are shown as running after %s (%.0f a second)\n",
+		lastStart.since(began).Round(10*time.Millisecond),
+		lastShown.since(began).Round(10*time.Millisecond),
+		float64(b.count)/lastShown.since(began).Seconds())
+	fmt.Printf("  from the start of a process until its Container is shown as running: %s\n",
+		quantiles(lag))
 	fmt.Printf("  from apply until then: %s\n", quantiles(whole))
 }
 
@@ -195,7 +202,8 @@ func (c *cluster) quiet(ctx context.Context) error {
 
 // isHeartbeat reports whether a counter counts the regular writes of agents.
 func isHeartbeat(key string) bool {
-	return key == "PUT leases" || key == "APPLY nodeagents/status" || key == "APPLY nodeagents" || key == "POST leases"
+	return key == "PUT leases" || key == "APPLY nodeagents/status" || key == "APPLY nodeagents" ||
+		key == "POST leases"
 }
 
 func (b burst) printWrites(ctx context.Context, c *cluster, before counters) error {
@@ -214,7 +222,8 @@ func (b burst) printWrites(ctx context.Context, c *cluster, before counters) err
 			total += more[key]
 		}
 	}
-	fmt.Printf("  writes a container: %.2f, and %.2f of events (goal: at most 5 in all): %s\n", total/float64(b.count), events/float64(b.count), more.list(keys, 1, "%.0f"))
+	fmt.Printf("  writes a container: %.2f, and %.2f of events (goal: at most 5 in all): %s\n",
+		total/float64(b.count), events/float64(b.count), more.list(keys, 1, "%.0f"))
 	refused := more.sorted(func(key string) bool { return !isWrite(key) && key[:3] == "ref" })
 	fmt.Printf("  refused: %s\n", more.list(refused, 1, "%.0f"))
 	return nil
@@ -238,7 +247,8 @@ func (c *cluster) printBundle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("  an OCIBundle: %d bytes of JSON, of which spec %d, managedFields %d\n", len(whole), len(spec), len(fields))
+		fmt.Printf("  an OCIBundle: %d bytes of JSON, of which spec %d, managedFields %d\n", len(whole),
+			len(spec), len(fields))
 	}
 	return nil
 }
@@ -298,7 +308,8 @@ func (b burst) remove(ctx context.Context, c *cluster) error {
 		return err
 	}
 	more := after.since(before)
-	fmt.Printf("%d Containers deleted in %s; writes: %s\n", b.count, took.Round(10*time.Millisecond), more.list(more.sorted(isWrite), 1, "%.0f"))
+	fmt.Printf("%d Containers deleted in %s; writes: %s\n", b.count, took.Round(10*time.Millisecond),
+		more.list(more.sorted(isWrite), 1, "%.0f"))
 	cpuAfter, err := c.cpuTimes()
 	if err != nil {
 		return err

@@ -159,7 +159,8 @@ func (c *cluster) memory() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		parts = append(parts, fmt.Sprintf("%s %.0f (RSS %.0f, peak %.0f)", name, mib(m.PSS), mib(m.RSS), mib(m.Peak)))
+		parts = append(parts, fmt.Sprintf("%s %.0f (RSS %.0f, peak %.0f)", name, mib(m.PSS), mib(m.RSS),
+			mib(m.Peak)))
 	}
 	return strings.Join(parts, ", "), nil
 }
@@ -170,7 +171,8 @@ func mib(kib int) float64 { return float64(kib) / 1024 }
 type counters map[string]float64
 
 var (
-	metricLine  = regexp.MustCompile(`^(apiserver_request_total|apiserver_longrunning_requests|apiserver_resource_objects|apiserver_storage_objects)\{(.*)\} (\S+)$`)
+	metricLine = regexp.MustCompile(
+		`^(apiserver_request_total|apiserver_longrunning_requests|apiserver_resource_objects|apiserver_storage_objects)\{(.*)\} (\S+)$`)
 	metricLabel = regexp.MustCompile(`(\w+)="([^"]*)"`)
 )
 
@@ -241,12 +243,18 @@ func (m counters) sorted(wanted func(string) bool) []string {
 // isWrite reports whether a counter is of requests that write objects.
 func isWrite(key string) bool {
 	verb, _, _ := strings.Cut(key, " ")
-	return slices.Contains([]string{"POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"}, verb)
+	return slices.Contains([]string{
+		"POST", "PUT", "PATCH", "APPLY", "DELETE",
+		"DELETECOLLECTION",
+	}, verb)
 }
 
 // container returns a Container that sleeps.
 func container(name, archive string) *v1alpha1.Container {
-	c := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: name}}
+	c := &v1alpha1.Container{ObjectMeta: metav1.ObjectMeta{
+		Namespace: metav1.NamespaceDefault,
+		Name:      name,
+	}}
 	seconds := int64(0)
 	c.Spec.Archive = &v1alpha1.Archive{Path: archive}
 	c.Spec.Command = []string{"/bin/sleep", "1000000"}
@@ -285,7 +293,9 @@ func quantiles(all []time.Duration) string {
 		return "none"
 	}
 	slices.Sort(all)
-	at := func(p int) time.Duration { return all[min(len(all)*p/100, len(all)-1)].Round(time.Millisecond) }
+	at := func(p int) time.Duration {
+		return all[min(len(all)*p/100, len(all)-1)].Round(time.Millisecond)
+	}
 	return fmt.Sprintf("p50 %s, p90 %s, p99 %s, at most %s", at(50), at(90), at(99), at(100))
 }
 
@@ -298,7 +308,8 @@ func printCPU(before, after map[string]time.Duration, n float64, unit string) {
 		sum += used
 		parts = append(parts, fmt.Sprintf("%s %.1f", name, 1000*used.Seconds()/n))
 	}
-	fmt.Printf("  processor time, ms %s: %.1f (%s)\n", unit, 1000*sum.Seconds()/n, strings.Join(parts, ", "))
+	fmt.Printf("  processor time, ms %s: %.1f (%s)\n", unit, 1000*sum.Seconds()/n,
+		strings.Join(parts, ", "))
 }
 
 // list names some counters and their values, divided by n.

@@ -55,14 +55,17 @@ func (i *issuer) identity(c *cluster, node string) (*rest.Config, error) {
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: "berth:node:" + node, Organization: []string{"berth:nodes"}},
 		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, i.ca.Leaf, i.key.Public(), i.ca.PrivateKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, i.ca.Leaf, i.key.Public(),
+		i.ca.PrivateKey)
 	if err != nil {
 		return nil, err
 	}
 	config := rest.AnonymousClientConfig(c.config)
-	config.CertData, config.KeyData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), i.pem
+	config.CertData, config.KeyData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		i.pem
 	config.QPS, config.Burst = 50, 200 // as cmd/berth-agent
 	return config, nil
 }
@@ -81,12 +84,20 @@ func startFake(ctx context.Context, c *cluster, i *issuer, name string) error {
 	if err != nil {
 		return err
 	}
-	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("32Gi")}
-	facts := registration.Facts{Info: v1alpha1.NodeInfo{AgentRevision: 2, AgentVersion: "fake", Architecture: "amd64", OperatingSystem: "linux"}, Capacity: capacity}
+	capacity := corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("8"),
+		corev1.ResourceMemory: resource.MustParse("32Gi"),
+	}
+	facts := registration.Facts{Info: v1alpha1.NodeInfo{
+		AgentRevision: 2, AgentVersion: "fake",
+		Architecture: "amd64", OperatingSystem: "linux",
+	}, Capacity: capacity}
 	heart, err := registration.New(registration.Options{
 		Config: config, Name: name, Facts: facts,
-		Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: v1alpha1.HandlerNative}} },
-		Load:     func(context.Context) registration.Load { return registration.Load{} },
+		Handlers: func() []v1alpha1.NodeHandler {
+			return []v1alpha1.NodeHandler{{Name: v1alpha1.HandlerNative}}
+		},
+		Load: func(context.Context) registration.Load { return registration.Load{} },
 	})
 	if err != nil {
 		return err
@@ -127,7 +138,10 @@ func (f *fakeAgent) Changed(key source.Key) {
 // runs returns an agent's status of a running container.
 func runs(b *v1alpha1.OCIBundle) *v1alpha1.OCIBundleStatus {
 	yes := func(kind, reason string) metav1.Condition {
-		return metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, ObservedGeneration: b.Generation, LastTransitionTime: metav1.Now()}
+		return metav1.Condition{
+			Type: kind, Status: metav1.ConditionTrue, Reason: reason,
+			ObservedGeneration: b.Generation, LastTransitionTime: metav1.Now(),
+		}
 	}
 	return &v1alpha1.OCIBundleStatus{
 		ObservedGeneration: b.Generation,

@@ -49,12 +49,15 @@ func bench(ctx context.Context, args []string) error {
 	assets := flags.String("assets", "", "`directory` of kubectl, etcd and kube-apiserver")
 	var b burst
 	flags.IntVar(&b.count, "containers", 1000, "burst: `number` of Containers")
-	flags.StringVar(&b.archive, "archive", "/var/lib/berth/archives/hello.tar", "`image` with /bin/sleep")
-	flags.DurationVar(&b.settle, "settle", 130*time.Second, "burst: `time` before memory is measured; Go collects garbage every two minutes at the latest")
+	flags.StringVar(&b.archive, "archive", "/var/lib/berth/archives/hello.tar",
+		"`image` with /bin/sleep")
+	flags.DurationVar(&b.settle, "settle", 130*time.Second,
+		"burst: `time` before memory is measured; Go collects garbage every two minutes at the latest")
 	var n nodes
 	flags.StringVar(&n.counts, "nodes", "500,1000,2000,5000", "nodes: `numbers` of nodes, rising")
 	flags.Float64Var(&n.pace, "pace", 50, "nodes: `agents` that begin a second")
-	flags.DurationVar(&n.rest, "rest", time.Minute, "nodes: `time` over which processor time is measured at rest")
+	flags.DurationVar(&n.rest, "rest", time.Minute,
+		"nodes: `time` over which processor time is measured at rest")
 	if len(args) == 0 {
 		flags.Usage()
 		return errors.New("found no command; allowed: burst, nodes")
@@ -70,7 +73,8 @@ func bench(ctx context.Context, args []string) error {
 	if err := unix.Uname(&uts); err != nil {
 		return err
 	}
-	fmt.Printf("%s, Linux %s, %d cores\n", time.Now().UTC().Format(time.DateOnly), unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU())
+	fmt.Printf("%s, Linux %s, %d cores\n", time.Now().UTC().Format(time.DateOnly),
+		unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU())
 	switch args[0] {
 	case "burst":
 		return b.run(ctx, c)

@@ -76,9 +76,11 @@ func (n nodes) grow(ctx context.Context, c *cluster, i *issuer, have, want int) 
 				started <- err
 				return
 			}
-			time.Sleep(time.Until(began.Add(time.Duration(float64(k+1-have) / n.pace * float64(time.Second)))))
+			time.Sleep(time.Until(began.Add(time.Duration(float64(k+
+				1-have) / n.pace * float64(time.Second)))))
 		}
-		fmt.Printf("%d nodes, %d of them new: agents began within %s\n", want, want-have, time.Since(began).Round(100*time.Millisecond))
+		fmt.Printf("%d nodes, %d of them new: agents began within %s\n", want, want-have,
+			time.Since(began).Round(100*time.Millisecond))
 		started <- nil
 	}()
 	var bound, beating time.Duration
@@ -92,10 +94,12 @@ func (n nodes) grow(ctx context.Context, c *cluster, i *issuer, have, want int) 
 		case <-time.After(500 * time.Millisecond):
 		}
 		bindings, leases := &rbacv1.RoleBindingList{}, &coordinationv1.LeaseList{}
-		if err := c.client.List(ctx1, bindings, client.HasLabels{v1alpha1.LabelNode}, fromCache); err != nil {
+		if err := c.client.List(ctx1, bindings, client.HasLabels{v1alpha1.LabelNode},
+			fromCache); err != nil {
 			return err
 		}
-		if err := c.client.List(ctx1, leases, client.HasLabels{v1alpha1.LabelNode}, fromCache); err != nil {
+		if err := c.client.List(ctx1, leases, client.HasLabels{v1alpha1.LabelNode},
+			fromCache); err != nil {
 			return err
 		}
 		// Two for each, and for the node of the real agent.
@@ -117,7 +121,10 @@ func (n nodes) grow(ctx context.Context, c *cluster, i *issuer, have, want int) 
 		return err
 	}
 	more := m.since(before)
-	fmt.Printf("  requests a new node: %s\n", more.list(slices.DeleteFunc(more.sorted(isRequest), func(key string) bool { return more[key] < float64(want-have)/10 }), float64(want-have), "%.1f"))
+	fmt.Printf("  requests a new node: %s\n", more.list(slices.DeleteFunc(more.sorted(isRequest),
+		func(key string) bool {
+			return more[key] < float64(want-have)/10
+		}), float64(want-have), "%.1f"))
 	return nil
 }
 
@@ -154,7 +161,9 @@ func (n nodes) measureRest(ctx context.Context, c *cluster, have int, atFirst co
 	fmt.Printf("  PSS, MiB: %s\n", memory)
 	grown := m.since(atFirst)
 	kinds := func(prefix string) string {
-		return grown.list(grown.sorted(func(key string) bool { return strings.HasPrefix(key, prefix) && grown[key] >= float64(have)/10 }), float64(have), "%.2f")
+		return grown.list(grown.sorted(func(key string) bool {
+			return strings.HasPrefix(key, prefix) && grown[key] >= float64(have)/10
+		}), float64(have), "%.2f")
 	}
 	fmt.Printf("  a node: %s; %s\n", kinds("open WATCH"), kinds("objects "))
 	lost, err := c.lostNodes(ctx)
@@ -197,7 +206,8 @@ func (n nodes) measureDispatch(ctx context.Context, c *cluster, have int) error 
 		at := make(chan time.Duration, 1)
 		go func() {
 			for event := range bundles.ResultChan() {
-				if b, ok := event.Object.(*v1alpha1.OCIBundle); ok && b.Spec.ContainerRef != nil && b.Spec.ContainerRef.Name == o.Name {
+				if b, ok := event.Object.(*v1alpha1.OCIBundle); ok && b.Spec.ContainerRef != nil &&
+					b.Spec.ContainerRef.Name == o.Name {
 					at <- time.Since(began)
 					return
 				}
@@ -233,7 +243,8 @@ func (n nodes) measureDispatch(ctx context.Context, c *cluster, have int) error 
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  %d Containers at once are shown as running after %s\n", len(seen), now().since(began).Round(10*time.Millisecond))
+	fmt.Printf("  %d Containers at once are shown as running after %s\n", len(seen),
+		now().since(began).Round(10*time.Millisecond))
 	printCPU(cpu, after, together, "a container")
 	return c.removeAll(ctx)
 }
@@ -260,7 +271,8 @@ func (n nodes) measureStart(ctx context.Context, c *cluster, have int) error {
 	at := make(chan sinceBoot, 1)
 	go func() {
 		for event := range bundles.ResultChan() {
-			if b, ok := event.Object.(*v1alpha1.OCIBundle); ok && b.Spec.ContainerRef != nil && b.Spec.ContainerRef.Name == o.Name {
+			if b, ok := event.Object.(*v1alpha1.OCIBundle); ok && b.Spec.ContainerRef != nil &&
+				b.Spec.ContainerRef.Name == o.Name {
 				at <- now()
 				return
 			}

@@ -69,8 +69,10 @@ func (a *agent) start() error {
 		return err
 	}
 	defer log.Close()
-	a.cmd = exec.Command(filepath.Join(a.dir, "berth-agent"), "--manifests", a.path("manifests"), "--state-dir", a.path("state"),
-		"--run-dir", runDir, "--log-dir", a.path("logs"), "--cgroup-parent", a.cgroup.name, "--node-name", "bench", "--log-format", "text",
+	a.cmd = exec.Command(filepath.Join(a.dir, "berth-agent"), "--manifests", a.path("manifests"),
+		"--state-dir", a.path("state"),
+		"--run-dir", runDir, "--log-dir", a.path("logs"), "--cgroup-parent", a.cgroup.name, "--node-name",
+		"bench", "--log-format", "text",
 		"--cni-bin-dir=")
 	a.cmd.Stderr = log
 	a.cmd.Env = append(os.Environ(), environment...)
@@ -111,7 +113,8 @@ func (a *agent) run(n int) (time.Duration, error) {
 	for range n {
 		a.count++
 		text := fmt.Sprintf(manifest, a.count, filepath.Join(a.dir, "image.tar"))
-		if err := os.WriteFile(a.path(fmt.Sprintf("manifests/c%d.yaml", a.count)), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(a.path(fmt.Sprintf("manifests/c%d.yaml", a.count)), []byte(text),
+			0o600); err != nil {
 			return 0, err
 		}
 	}

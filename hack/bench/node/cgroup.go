@@ -56,7 +56,8 @@ func leave() error {
 
 // cpu returns the processor time that was used in the cgroup and those below.
 func (g cgroup) cpu() (t cpuTime, err error) {
-	file, names, unit := "cpuacct.stat", [2]string{"user", "system"}, time.Second/100 // USER_HZ is 100 for all programs
+	// USER_HZ is 100 for all programs
+	file, names, unit := "cpuacct.stat", [2]string{"user", "system"}, time.Second/100
 	if unified() {
 		file, names, unit = "cpu.stat", [2]string{"user_usec", "system_usec"}, time.Microsecond
 	}

@@ -44,12 +44,15 @@ func main() {
 }
 
 func bench() error {
-	dir := flag.String("dir", "", "`directory` with berth, berth-agent and image.tar, for everything that is made")
+	dir := flag.String("dir", "",
+		"`directory` with berth, berth-agent and image.tar, for everything that is made")
 	group := flag.String("cgroup", "/berth-bench", "`cgroup` for everything that is run")
 	counts := flag.String("n", "100,200", "`numbers` of containers that are started")
-	memory := flag.String("memory", "200,1000", "`numbers` of running containers to measure the memory at; empty for none")
+	memory := flag.String("memory", "200,1000",
+		"`numbers` of running containers to measure the memory at; empty for none")
 	rounds := flag.Int("rounds", 3, "`times` that each is measured; the median counts")
-	only := flag.String("only", "", "measure only engines whose name matches this `expression`, such as berth or berth|ctr")
+	only := flag.String("only", "",
+		"measure only engines whose name matches this `expression`, such as berth or berth|ctr")
 	flag.Parse()
 	names, err := regexp.Compile(*only)
 	if err != nil {
@@ -70,7 +73,8 @@ func bench() error {
 	if err := unix.Uname(&uts); err != nil {
 		return err
 	}
-	fmt.Printf("%s, Linux %s, %d cores, median of %d\n", time.Now().UTC().Format(time.DateOnly), unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU(), *rounds)
+	fmt.Printf("%s, Linux %s, %d cores, median of %d\n", time.Now().UTC().Format(time.DateOnly),
+		unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU(), *rounds)
 	for _, word := range split(*counts) {
 		n, err := strconv.Atoi(word)
 		if err != nil {
@@ -125,13 +129,16 @@ func compare(all []*contestant, n, rounds int, parent string) error {
 	}
 	ours := all[0]
 	fmt.Printf("\n%d containers from a ready image, no network\n", n)
-	fmt.Printf("  %-36s %10s %8s %14s %8s %8s\n", "", "berth does", "a second", "ms of CPU each", "user", "system")
+	fmt.Printf("  %-36s %10s %8s %14s %8s %8s\n", "", "berth does", "a second", "ms of CPU each",
+		"user", "system")
 	for _, c := range all {
 		var total, user, system []float64
 		for _, t := range c.cpu {
-			total, user, system = append(total, ms(t.user+t.system)), append(user, ms(t.user)), append(system, ms(t.system))
+			total, user, system = append(total, ms(t.user+t.system)), append(user, ms(t.user)),
+				append(system, ms(t.system))
 		}
-		fmt.Printf("  %-36s %9.1fx %8.1f %14.1f %8.1f %8.1f   rounds:", c.name, median(ours.rates)/median(c.rates), median(c.rates),
+		fmt.Printf("  %-36s %9.1fx %8.1f %14.1f %8.1f %8.1f   rounds:", c.name,
+			median(ours.rates)/median(c.rates), median(c.rates),
 			median(total), median(user), median(system))
 		for _, r := range c.rates {
 			fmt.Printf(" %.0f", r)
@@ -173,7 +180,10 @@ func (c *contestant) measure(n int, g cgroup) (err error) {
 		return err
 	}
 	c.rates = append(c.rates, float64(n)/took.Seconds())
-	c.cpu = append(c.cpu, cpuTime{(after.user - before.user) / time.Duration(n), (after.system - before.system) / time.Duration(n)})
+	c.cpu = append(c.cpu, cpuTime{
+		(after.user - before.user) / time.Duration(n),
+		(after.system - before.system) / time.Duration(n),
+	})
 	return nil
 }
 

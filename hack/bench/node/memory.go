@@ -31,7 +31,8 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 	fmt.Printf("\nmemory, PSS, %v after the last start (goal: 64 KiB a container at 1,000)\n", settled)
 	const row = "  %-36s %15s %12s %12s %17s %17s %16s\n"
 	fmt.Printf(row, "", "", "agent, MiB", "", "supervisor, MiB", "", "")
-	fmt.Printf(row, "", "KiB a container", "its own", "program", "its own", "program", "agent's peak, MiB")
+	fmt.Printf(row, "", "KiB a container", "its own", "program", "its own", "program",
+		"agent's peak, MiB")
 	mib := func(kib int) string { return fmt.Sprintf("%.1f", float64(kib)/1024) }
 	print := func(what string) error {
 		time.Sleep(settled)
@@ -50,7 +51,8 @@ func (h host) measureMemory(sizes []int, parent string) (err error) {
 			return err
 		}
 		each := float64(ours.PSS+theirs.PSS) / float64(a.count)
-		fmt.Printf(row, what, fmt.Sprintf("%.1f", each), mib(ours.Own), mib(ours.Program), mib(theirs.Own), mib(theirs.Program), mib(ours.Peak))
+		fmt.Printf(row, what, fmt.Sprintf("%.1f", each), mib(ours.Own), mib(ours.Program),
+			mib(theirs.Own), mib(theirs.Program), mib(ours.Peak))
 		return nil
 	}
 	for _, n := range sizes {

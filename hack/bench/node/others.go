@@ -21,7 +21,10 @@ type host struct {
 }
 
 // environment is the environment of all engines, without any variable of a user.
-var environment = []string{"HOME=/nonexistent", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=", "GOMAXPROCS="}
+var environment = []string{
+	"HOME=/nonexistent", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "GOGC=",
+	"GOMAXPROCS=",
+}
 
 const image = "localhost/busybox:1"
 
@@ -98,33 +101,41 @@ func (h host) containerd(parallel int) func(cgroup) (engine, error) {
 		root, state := filepath.Join(h.dir, "containerd"), "/run/containerd"
 		socket := state + "/containerd.sock"
 		config := filepath.Join(h.dir, "containerd.toml")
-		if err := os.WriteFile(config, []byte("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"), 0o600); err != nil {
+		if err := os.WriteFile(config,
+			[]byte("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"), 0o600); err != nil {
 			return nil, err
 		}
-		daemon := exec.Command("containerd", "--config", config, "--root", root, "--state", state, "--address", socket, "--log-level", "error")
+		daemon := exec.Command("containerd", "--config", config, "--root", root, "--state", state,
+			"--address", socket, "--log-level", "error")
 		daemon.Env = append(os.Environ(), environment...)
 		if err := errors.Join(g.enter(), daemon.Start(), leave()); err != nil {
 			return nil, err
 		}
-		ctr := func(args ...string) []string { return append([]string{"ctr", "--address", socket}, args...) }
+		ctr := func(args ...string) []string {
+			return append([]string{"ctr", "--address", socket}, args...)
+		}
 		c := &commands{parallel: parallel, cgroup: g}
 		c.start = func(id string) []string {
-			return ctr("run", "-d", "--null-io", "--snapshotter", "overlayfs", "--runtime", "io.containerd.runc.v2", "--cgroup", filepath.Join(g.name, id), image, id,
+			return ctr("run", "-d", "--null-io", "--snapshotter", "overlayfs", "--runtime",
+				"io.containerd.runc.v2", "--cgroup", filepath.Join(g.name, id), image, id,
 				"sleep", "100000")
 		}
 		c.end = func() error {
 			var errs []error
 			for i := range c.count {
 				id := fmt.Sprintf("c%d", i+1)
-				errs = append(errs, command(ctr("task", "rm", "-f", id)...), command(ctr("container", "rm", id)...))
+				errs = append(errs, command(ctr("task", "rm", "-f", id)...),
+					command(ctr("container", "rm", id)...))
 			}
 			errs = append(errs, daemon.Process.Signal(unix.SIGTERM))
 			_ = daemon.Wait() // it says how it was ended
 			return errors.Join(append(errs, remove(root), remove(state))...)
 		}
-		for began := time.Now(); command(ctr("version")...) != nil && time.Since(began) < timeout; time.Sleep(20 * time.Millisecond) {
+		for began := time.Now(); command(ctr("version")...) != nil &&
+			time.Since(began) < timeout; time.Sleep(20 * time.Millisecond) {
 		}
-		err := command(ctr("images", "import", "--snapshotter", "overlayfs", filepath.Join(h.dir, "image.tar"))...)
+		err := command(ctr("images", "import", "--snapshotter", "overlayfs",
+			filepath.Join(h.dir, "image.tar"))...)
 		if err == nil {
 			_, err = c.run(1)
 		}
@@ -141,13 +152,15 @@ func (h host) podman(parallel int) func(cgroup) (engine, error) {
 		root, state := filepath.Join(h.dir, "podman"), "/run/podman"
 		podman := func(args ...string) []string {
 			return append([]string{
-				"podman", "--root", root, "--runroot", state, "--tmpdir", state + "/tmp", "--storage-driver", "overlay", "--runtime", "/usr/bin/crun",
+				"podman", "--root", root, "--runroot", state, "--tmpdir", state + "/tmp", "--storage-driver",
+				"overlay", "--runtime", "/usr/bin/crun",
 				"--cgroup-manager", "cgroupfs", "--events-backend", "none",
 			}, args...)
 		}
 		c := &commands{parallel: parallel, cgroup: g}
 		c.start = func(id string) []string {
-			return podman("run", "-d", "--pull", "never", "--network", "none", "--log-driver", "k8s-file", "--cgroup-parent", g.name, "--name", id, image, "sleep", "100000")
+			return podman("run", "-d", "--pull", "never", "--network", "none", "--log-driver", "k8s-file",
+				"--cgroup-parent", g.name, "--name", id, image, "sleep", "100000")
 		}
 		c.end = func() error {
 			err := command(podman("rm", "--all", "--force", "--time", "0")...)

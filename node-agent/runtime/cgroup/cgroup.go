@@ -62,17 +62,23 @@ func New(spec *specs.Spec, id string, layout cgrouplayout.Layout, rootless bool)
 	// cannot depend on where the caller happens to stand.
 	path = filepath.Clean("/" + path)
 	if path == "/" {
-		return nil, fmt.Errorf("linux.cgroupsPath: found %q; the root cgroup cannot be a container's", spec.Linux.CgroupsPath)
+		return nil, fmt.Errorf("linux.cgroupsPath: found %q; the root cgroup cannot be a container's",
+			spec.Linux.CgroupsPath)
 	}
-	g := &Group{paths: layout.Paths(path), resources: spec.Linux.Resources, owner: delegate(spec), rootless: rootless, optional: optional}
+	g := &Group{
+		paths: layout.Paths(path), resources: spec.Linux.Resources, owner: delegate(spec),
+		rootless: rootless, optional: optional,
+	}
 	if _, ok := g.paths["devices"]; optional && !ok && !layout.Unified {
 		return g, g.doWithout(os.ErrNotExist)
 	}
 	if len(g.paths) == 0 {
-		return nil, fmt.Errorf("linux.cgroupsPath: found no cgroup hierarchy below %s of the host", cgrouplayout.Root)
+		return nil, fmt.Errorf("linux.cgroupsPath: found no cgroup hierarchy below %s of the host",
+			cgrouplayout.Root)
 	}
 	if _, ok := g.paths["devices"]; !ok && !layout.Unified {
-		return nil, errors.New("linux.resources.devices: the host has no cgroup hierarchy of the controller devices: the rules would not hold")
+		return nil, errors.New(
+			"linux.resources.devices: the host has no cgroup hierarchy of the controller devices: the rules would not hold")
 	}
 	return g, nil
 }
@@ -88,7 +94,10 @@ func (g *Group) unified() bool {
 
 // manager returns the library's manager, which works in the directories that exist.
 func (g *Group) manager() (cgroups.Manager, error) {
-	config := &cgroups.Cgroup{Path: "/unused", Resources: &cgroups.Resources{SkipDevices: true}, Rootless: g.rootless}
+	config := &cgroups.Cgroup{
+		Path: "/unused", Resources: &cgroups.Resources{SkipDevices: true},
+		Rootless: g.rootless,
+	}
 	if g.unified() {
 		return fs2.NewManager(config, g.paths[""])
 	}
@@ -153,7 +162,8 @@ func (g *Group) Create() (err error) {
 // errTaken returns the error for a cgroup that has processes already: a container that shares one
 // by mistake would be killed with the other.
 func errTaken(dir string) error {
-	return fmt.Errorf("linux.cgroupsPath: found %s, which has processes of another container; each container needs its own: container's cgroup is not empty", dir)
+	return fmt.Errorf(
+		"linux.cgroupsPath: found %s, which has processes of another container; each container needs its own: container's cgroup is not empty", dir)
 }
 
 // refuseFrozen fails where a cgroup is frozen that a container is to be put in, or where it is not
@@ -165,7 +175,8 @@ func refuseFrozen(dir string, frozen func(dir string) (bool, error)) error {
 			continue
 		}
 		if err == nil && stopped {
-			return fmt.Errorf("linux.cgroupsPath: found %s, which is frozen: container's cgroup unexpectedly frozen; thaw or remove it", dir)
+			return fmt.Errorf(
+				"linux.cgroupsPath: found %s, which is frozen: container's cgroup unexpectedly frozen; thaw or remove it", dir)
 		}
 		return nil
 	}
@@ -196,7 +207,8 @@ func (g *Group) makeUnified() (made bool, err error) {
 		return false, err
 	}
 	if err := fs2.CreateCgroupPath(dir, &cgroups.Cgroup{Resources: resources}); err != nil {
-		return true, fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w", dir, err)
+		return true, fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w",
+			dir, err)
 	}
 	return true, nil
 }

@@ -27,7 +27,8 @@ func delegate(spec *specs.Spec) int {
 		cgroup = cgroup || n.Type == specs.CgroupNamespace && n.Path == ""
 	}
 	writable := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool {
-		return (m.Type == "cgroup" || m.Type == "cgroup2") && filepath.Clean(m.Destination) == cgrouplayout.Root && !slices.Contains(m.Options, "ro")
+		return (m.Type == "cgroup" || m.Type == "cgroup2") &&
+			filepath.Clean(m.Destination) == cgrouplayout.Root && !slices.Contains(m.Options, "ro")
 	})
 	if !cgroup || !writable || spec.Process == nil {
 		return -1
@@ -71,7 +72,8 @@ func (g *Group) giveAway() error {
 		return fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
 	for _, file := range append(strings.Fields(string(list)), ".") {
-		if err := unix.Fchownat(unix.AT_FDCWD, filepath.Join(dir, file), g.owner, -1, unix.AT_SYMLINK_NOFOLLOW); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Fchownat(unix.AT_FDCWD, filepath.Join(dir, file), g.owner, -1,
+			unix.AT_SYMLINK_NOFOLLOW); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("linux.cgroupsPath: give %s/%s to the user %d: %w", dir, file, g.owner, err)
 		}
 	}

@@ -39,7 +39,8 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 			path = "."
 		}
 		if !filepath.IsLocal(path) {
-			return nil, fmt.Errorf("found %s, which is not below the container's cgroup: bad sub cgroup path", s)
+			return nil, fmt.Errorf(
+				"found %s, which is not below the container's cgroup: bad sub cgroup path", s)
 		}
 		if !ok {
 			for name, dir := range paths {
@@ -51,7 +52,9 @@ func Below(paths map[string]string, sub []string) (map[string]string, error) {
 			dir, known := paths[controller]
 			switch {
 			case controller == "" || !known:
-				return nil, fmt.Errorf("found %s; the container has no cgroup of a controller %q: unknown controller %s", s, controller, controller)
+				return nil, fmt.Errorf(
+					"found %s; the container has no cgroup of a controller %q: unknown controller %s", s,
+					controller, controller)
 			case named[controller]:
 				return nil, fmt.Errorf("found the controller %s more than once", controller)
 			}
@@ -79,7 +82,8 @@ func OpenOf(pid int, top string) (*os.File, error) {
 		}
 		dir := filepath.Join(cgrouplayout.Root, m.Path)
 		if dir != top && !strings.HasPrefix(dir, top+"/") {
-			return nil, fmt.Errorf("the container's first process is in the cgroup %s, which is not below %s", dir, top)
+			return nil, fmt.Errorf(
+				"the container's first process is in the cgroup %s, which is not below %s", dir, top)
 		}
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {

@@ -33,30 +33,40 @@ type knob struct {
 func knobs(r *specs.LinuxResources) (out []knob) {
 	add := func(set bool, field string, value any, controller, v1, v2 string) {
 		if set {
-			out = append(out, knob{field: "linux.resources." + field, value: fmt.Sprint(value), controller: controller, v1: v1, v2: v2})
+			out = append(out, knob{
+				field: "linux.resources." + field, value: fmt.Sprint(value),
+				controller: controller, v1: v1, v2: v2,
+			})
 		}
 	}
 	if r == nil {
 		return nil
 	}
 	if m := r.Memory; m != nil {
-		add(positive(m.Limit), "memory.limit", show(m.Limit), "memory", "memory.limit_in_bytes", "memory.max")
-		add(positive(m.Reservation), "memory.reservation", show(m.Reservation), "memory", "memory.soft_limit_in_bytes", "memory.low")
+		add(positive(m.Limit), "memory.limit", show(m.Limit), "memory", "memory.limit_in_bytes",
+			"memory.max")
+		add(positive(m.Reservation), "memory.reservation", show(m.Reservation), "memory",
+			"memory.soft_limit_in_bytes", "memory.low")
 		if positive(m.Swap) {
 			add(true, "memory.swap", *m.Swap, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
 			out[len(out)-1].off = *m.Swap == -1
 		}
-		add(positive(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP", show(m.KernelTCP), "memory", "memory.kmem.tcp.limit_in_bytes", "")
-		add(m.Swappiness != nil, "memory.swappiness", show(m.Swappiness), "memory", "memory.swappiness", "")
-		add(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", true, "memory", "memory.oom_control", "")
+		add(positive(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP", show(m.KernelTCP), "memory",
+			"memory.kmem.tcp.limit_in_bytes", "")
+		add(m.Swappiness != nil, "memory.swappiness", show(m.Swappiness), "memory",
+			"memory.swappiness", "")
+		add(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", true, "memory",
+			"memory.oom_control", "")
 	}
 	if c := r.CPU; c != nil {
 		add(positive(c.Shares), "cpu.shares", show(c.Shares), "cpu", "cpu.shares", "cpu.weight")
 		add(positive(c.Quota), "cpu.quota", show(c.Quota), "cpu", "cpu.cfs_quota_us", "cpu.max")
 		add(positive(c.Period), "cpu.period", show(c.Period), "cpu", "cpu.cfs_period_us", "cpu.max")
 		add(c.Burst != nil, "cpu.burst", show(c.Burst), "cpu", "cpu.cfs_burst_us", "cpu.max.burst")
-		add(positive(c.RealtimeRuntime), "cpu.realtimeRuntime", show(c.RealtimeRuntime), "cpu", "cpu.rt_runtime_us", "")
-		add(positive(c.RealtimePeriod), "cpu.realtimePeriod", show(c.RealtimePeriod), "cpu", "cpu.rt_period_us", "")
+		add(positive(c.RealtimeRuntime), "cpu.realtimeRuntime", show(c.RealtimeRuntime), "cpu",
+			"cpu.rt_runtime_us", "")
+		add(positive(c.RealtimePeriod), "cpu.realtimePeriod", show(c.RealtimePeriod), "cpu",
+			"cpu.rt_period_us", "")
 		add(c.Cpus != "", "cpu.cpus", c.Cpus, "cpuset", "cpuset.cpus", "cpuset.cpus")
 		add(c.Mems != "", "cpu.mems", c.Mems, "cpuset", "cpuset.mems", "cpuset.mems")
 		add(c.Idle != nil, "cpu.idle", show(c.Idle), "cpu", "cpu.idle", "cpu.idle")
@@ -65,12 +75,16 @@ func knobs(r *specs.LinuxResources) (out []knob) {
 		add(r.Pids.Limit != nil, "pids.limit", show(r.Pids.Limit), "pids", "pids.max", "pids.max")
 	}
 	if b := r.BlockIO; b != nil {
-		add(positive(b.Weight), "blockIO.weight", show(b.Weight), "blkio", "blkio.weight|blkio.bfq.weight", "io.bfq.weight|io.weight")
-		add(positive(b.LeafWeight), "blockIO.leafWeight", show(b.LeafWeight), "blkio", "blkio.leaf_weight", "")
+		add(positive(b.Weight), "blockIO.weight", show(b.Weight), "blkio",
+			"blkio.weight|blkio.bfq.weight", "io.bfq.weight|io.weight")
+		add(positive(b.LeafWeight), "blockIO.leafWeight", show(b.LeafWeight), "blkio",
+			"blkio.leaf_weight", "")
 		for i, d := range b.WeightDevice {
 			field := "blockIO.weightDevice[" + strconv.Itoa(i) + "]"
-			add(positive(d.Weight), field+".weight", show(d.Weight), "blkio", "blkio.weight_device|blkio.bfq.weight_device", "io.bfq.weight|io.weight")
-			add(positive(d.LeafWeight), field+".leafWeight", show(d.LeafWeight), "blkio", "blkio.leaf_weight_device", "")
+			add(positive(d.Weight), field+".weight", show(d.Weight), "blkio",
+				"blkio.weight_device|blkio.bfq.weight_device", "io.bfq.weight|io.weight")
+			add(positive(d.LeafWeight), field+".leafWeight", show(d.LeafWeight), "blkio",
+				"blkio.leaf_weight_device", "")
 		}
 		for _, t := range []struct {
 			field, file string
@@ -82,17 +96,20 @@ func knobs(r *specs.LinuxResources) (out []knob) {
 			{"throttleWriteIOPSDevice", "write_iops", b.ThrottleWriteIOPSDevice},
 		} {
 			for i, d := range t.list {
-				add(true, "blockIO."+t.field+"["+strconv.Itoa(i)+"]", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate), "blkio", "blkio.throttle."+t.file+"_device", "io.max")
+				add(true, "blockIO."+t.field+"["+strconv.Itoa(i)+"]", fmt.Sprintf("%d:%d %d", d.Major, d.Minor,
+					d.Rate), "blkio", "blkio.throttle."+t.file+"_device", "io.max")
 			}
 		}
 	}
 	for i, h := range r.HugepageLimits {
-		add(true, "hugepageLimits["+strconv.Itoa(i)+"]", h.Pagesize, "hugetlb", "hugetlb."+h.Pagesize+".limit_in_bytes", "hugetlb."+h.Pagesize+".max")
+		add(true, "hugepageLimits["+strconv.Itoa(i)+"]", h.Pagesize, "hugetlb", "hugetlb."+h.Pagesize+
+			".limit_in_bytes", "hugetlb."+h.Pagesize+".max")
 	}
 	if n := r.Network; n != nil {
 		add(positive(n.ClassID), "network.classID", show(n.ClassID), "net_cls", "net_cls.classid", "")
 		for i, p := range n.Priorities {
-			add(true, "network.priorities["+strconv.Itoa(i)+"]", p.Name, "net_prio", "net_prio.ifpriomap", "")
+			add(true, "network.priorities["+strconv.Itoa(i)+"]", p.Name, "net_prio",
+				"net_prio.ifpriomap", "")
 		}
 	}
 	for name := range r.Rdma {
@@ -133,7 +150,8 @@ func (g *Group) place(k knob) (dir, file string, err error) {
 			return refuse("cgroup v2, which this host has, knows no such limit")
 		}
 	case k.v1 == "":
-		return refuse("invalid configuration: only a host with cgroup v2 alone has the files of linux.resources.unified")
+		return refuse(
+			"invalid configuration: only a host with cgroup v2 alone has the files of linux.resources.unified")
 	default:
 		if dir = g.paths[k.controller]; dir == "" && unified != "" {
 			// Of what version 1 lacks a hybrid host may have it in version 2.
@@ -155,7 +173,9 @@ func (g *Group) place(k knob) (dir, file string, err error) {
 		}
 	}
 	controller, _, _ := strings.Cut(files, ".")
-	return refuse("the kernel has no %s in %s: it lacks that feature, or the controller %s is not available there", strings.ReplaceAll(files, "|", " or "), dir, controller)
+	return refuse(
+		"the kernel has no %s in %s: it lacks that feature, or the controller %s is not available there",
+		strings.ReplaceAll(files, "|", " or "), dir, controller)
 }
 
 // blame puts the field before an error of one of the files that take its value.
@@ -171,7 +191,8 @@ func blame(err error, files map[string]string) error {
 	switch text := err.Error(); {
 	case strings.Contains(text, "rejecting memory+swap limit"):
 		return fmt.Errorf("linux.resources.memory.swap: %w", err)
-	case strings.Contains(text, "rejecting memory limit"), strings.Contains(text, "unable to set memory limit"):
+	case strings.Contains(text, "rejecting memory limit"),
+		strings.Contains(text, "unable to set memory limit"):
 		return fmt.Errorf("linux.resources.memory.limit: %w", err)
 	}
 	return fmt.Errorf("linux.resources: %w", err)

@@ -74,7 +74,8 @@ func (g *Group) Pids() ([]int, error) {
 	return pids, err
 }
 
-var errNoFreezer = errors.New("the host has no cgroup hierarchy of the controller freezer: the container cannot be paused")
+var errNoFreezer = errors.New(
+	"the host has no cgroup hierarchy of the controller freezer: the container cannot be paused")
 
 // Freeze stops (true) or continues all processes of the cgroup.
 func (g *Group) Freeze(frozen bool) error {
@@ -98,7 +99,8 @@ func (g *Group) Freeze(frozen bool) error {
 	}
 	var err error
 	for range freezeTries {
-		if err = (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state}); err == nil || errors.Is(err, os.ErrNotExist) {
+		if err = (&fs.FreezerGroup{}).Set(dir, &cgroups.Resources{Freezer: state}); err == nil ||
+			errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		time.Sleep(freezePause)

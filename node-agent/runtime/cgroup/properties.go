@@ -19,7 +19,8 @@ import (
 // limitProperties are the properties of a unit that an update may change
 // (systemd.resource-control(5), as org.freedesktop.systemd1(5) names them).
 var limitProperties = []string{
-	"AllowedCPUs", "AllowedMemoryNodes", "BlockIOWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "CPUShares", "CPUWeight",
+	"AllowedCPUs", "AllowedMemoryNodes", "BlockIOWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec",
+	"CPUShares", "CPUWeight",
 	"MemoryHigh", "MemoryLimit", "MemoryLow", "MemoryMax", "MemoryMin", "MemorySwapMax", "TasksMax",
 }
 

@@ -46,7 +46,8 @@ func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error
 		set(&out.CpuRtPeriod, c.RealtimePeriod)
 		out.CpuBurst, out.CPUIdle = c.Burst, c.Idle
 		out.CpusetCpus, out.CpusetMems = c.Cpus, c.Mems
-		if c.Shares != nil && unified && (c.Idle == nil || *c.Idle == 0) { // an idle cgroup has no weight: the kernel refuses one
+		// an idle cgroup has no weight: the kernel refuses one
+		if c.Shares != nil && unified && (c.Idle == nil || *c.Idle == 0) {
 			out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*c.Shares)
 		}
 	}
@@ -57,7 +58,10 @@ func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error
 		blockIO(out, b, unified)
 	}
 	for _, h := range r.HugepageLimits {
-		out.HugetlbLimit = append(out.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit})
+		out.HugetlbLimit = append(out.HugetlbLimit, &cgroups.HugepageLimit{
+			Pagesize: h.Pagesize,
+			Limit:    h.Limit,
+		})
 	}
 	for name, limit := range r.Rdma {
 		if out.Rdma == nil {
@@ -68,7 +72,10 @@ func Resources(r *specs.LinuxResources, unified bool) (*cgroups.Resources, error
 	if n := r.Network; n != nil {
 		set(&out.NetClsClassid, n.ClassID)
 		for _, p := range n.Priorities {
-			out.NetPrioIfpriomap = append(out.NetPrioIfpriomap, &cgroups.IfPrioMap{Interface: p.Name, Priority: int64(p.Priority)})
+			out.NetPrioIfpriomap = append(out.NetPrioIfpriomap, &cgroups.IfPrioMap{
+				Interface: p.Name,
+				Priority:  int64(p.Priority),
+			})
 		}
 	}
 	if len(r.Unified) > 0 {
@@ -90,7 +97,8 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 		var weight, leaf uint16
 		set(&weight, d.Weight)
 		set(&leaf, d.LeafWeight)
-		out.BlkioWeightDevice = append(out.BlkioWeightDevice, cgroups.NewWeightDevice(d.Major, d.Minor, weight, leaf))
+		out.BlkioWeightDevice = append(out.BlkioWeightDevice, cgroups.NewWeightDevice(d.Major, d.Minor,
+			weight, leaf))
 	}
 	throttle := func(list []specs.LinuxThrottleDevice) (to []*cgroups.ThrottleDevice) {
 		for _, d := range list {
@@ -113,7 +121,10 @@ func blockIO(out *cgroups.Resources, b *specs.LinuxBlockIO, unified bool) {
 // nor access, and would be wider than what is asked for (devcgroup_update_access in
 // security/device_cgroup.c).
 func deviceRules(d specs.LinuxDeviceCgroup) ([]*devices.Rule, error) {
-	rule := &devices.Rule{Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: devices.Permissions(strings.ReplaceAll(d.Access, "a", "")), Allow: d.Allow}
+	rule := &devices.Rule{
+		Major: devices.Wildcard, Minor: devices.Wildcard,
+		Permissions: devices.Permissions(strings.ReplaceAll(d.Access, "a", "")), Allow: d.Allow,
+	}
 	switch d.Type {
 	case "", "a":
 		rule.Type = devices.WildcardDevice

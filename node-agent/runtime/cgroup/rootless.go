@@ -13,7 +13,8 @@ import (
 )
 
 // errNone is returned for an operation that needs a cgroup, if the container has none.
-var errNone = errors.New("the container has no cgroup: its user may not make any (on cgroup v2, systemd delegates one to a unit with Delegate=yes)")
+var errNone = errors.New(
+	"the container has no cgroup: its user may not make any (on cgroup v2, systemd delegates one to a unit with Delegate=yes)")
 
 // besideOwn returns the directory of cgroup v2 that contains the caller's own cgroup. That has
 // processes, at least the caller, and so cannot hand controllers down (cgroups(7), "no internal
@@ -36,7 +37,8 @@ func denied(err error) bool {
 // host's to refuse.
 func (g *Group) doWithout(cause error) error {
 	if fields := knobs(g.resources); len(fields) > 0 {
-		return fmt.Errorf("%s: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits, or on cgroup v2 have systemd delegate a cgroup (Delegate=yes): %w", fields[0].field, cause)
+		return fmt.Errorf(
+			"%s: rootless needs no limits + no cgrouppath when no permission is granted for cgroups: remove the limits, or on cgroup v2 have systemd delegate a cgroup (Delegate=yes): %w", fields[0].field, cause)
 	}
 	g.paths = nil
 	return nil

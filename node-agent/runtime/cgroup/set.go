@@ -104,7 +104,8 @@ func (g *Group) limitTCP(r *specs.LinuxResources) error {
 	if !positive(limit) || *limit == -1 {
 		return nil
 	}
-	return writeFile(g.paths["memory"], "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(*limit, 10))
+	return writeFile(g.paths["memory"], "memory.kmem.tcp.limit_in_bytes",
+		strconv.FormatInt(*limit, 10))
 }
 
 const oomControl = "memory.oom_control"
@@ -113,7 +114,8 @@ const oomControl = "memory.oom_control"
 // takes for no wish; "" where it is not asked for or always so. A new cgroup of version 1 has it as
 // its parent does.
 func (g *Group) oomControl(r *specs.LinuxResources) string {
-	if r == nil || r.Memory == nil || r.Memory.DisableOOMKiller == nil || *r.Memory.DisableOOMKiller || g.unified() {
+	if r == nil || r.Memory == nil || r.Memory.DisableOOMKiller == nil || *r.Memory.DisableOOMKiller ||
+		g.unified() {
 		return ""
 	}
 	return g.paths["memory"]
@@ -146,7 +148,8 @@ func checkObsolete(r *specs.LinuxResources) error {
 		return nil
 	}
 	if h := r.Memory.UseHierarchy; h != nil && !*h {
-		return fmt.Errorf("linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")
+		return fmt.Errorf(
+			"linux.resources.memory.useHierarchy: found false; allowed is true: the kernel always counts what is below a cgroup too")
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ func (g *Group) WatchOOM() (*OOMWatch, error) {
 		if w.FD, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
 			return nil, fmt.Errorf("inotify_init1: %w", err)
 		}
-		if _, err = unix.InotifyAddWatch(w.FD, filepath.Join(g.paths[""], "memory.events"), unix.IN_MODIFY); err != nil {
+		if _, err = unix.InotifyAddWatch(w.FD, filepath.Join(g.paths[""], "memory.events"),
+			unix.IN_MODIFY); err != nil {
 			w.Close()
 			if errors.Is(err, unix.ENOENT) {
 				return nil, nil
@@ -66,7 +67,8 @@ func (g *Group) WatchOOM() (*OOMWatch, error) {
 		w.Close()
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	if err := writeFile(dir, "cgroup.event_control", fmt.Sprintf("%d %d", w.FD, w.control.Fd())); err != nil {
+	if err := writeFile(dir, "cgroup.event_control", fmt.Sprintf("%d %d", w.FD,
+		w.control.Fd())); err != nil {
 		w.Close()
 		return nil, err
 	}

@@ -53,9 +53,12 @@ func (u *Unit) name() string {
 // NewUnit prepares a scope of systemd, which CreateUnit makes. linux.cgroupsPath is
 // slice:prefix:name, or empty for a scope named by the id; annotations org.systemd.property.NAME
 // are properties of it, in the syntax of GVariant, as in runc.
-func NewUnit(spec *specs.Spec, id string, layout cgrouplayout.Layout, rootless bool) (*Group, error) {
+func NewUnit(spec *specs.Spec, id string, layout cgrouplayout.Layout, rootless bool) (*Group,
+	error,
+) {
 	if !systemd.IsRunningSystemd() {
-		return nil, errors.New("--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
+		return nil, errors.New(
+			"--systemd-cgroup: systemd cgroup flag passed, but systemd support for managing cgroups is not available")
 	}
 	u, err := parseUnit(spec.Linux.CgroupsPath, id)
 	if err != nil {
@@ -93,7 +96,8 @@ func parseUnit(path, id string) (*Unit, error) {
 	}
 	parts := strings.Split(path, ":")
 	if len(parts) != 3 || strings.Contains(path, "/") {
-		return nil, fmt.Errorf("linux.cgroupsPath: found %q; expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups", path)
+		return nil, fmt.Errorf(
+			"linux.cgroupsPath: found %q; expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups", path)
 	}
 	return &Unit{Slice: parts[0], Prefix: parts[1], Name: parts[2]}, nil
 }
@@ -107,7 +111,9 @@ func OpenUnit(paths map[string]string, unit Unit) (*Group, error) {
 // limited.
 func None(spec *specs.Spec) (*Group, error) {
 	if fields := knobs(spec.Linux.Resources); len(fields) > 0 {
-		return nil, fmt.Errorf("%s: found %s; without a cgroup (--cgroup-manager disabled) there can be no limit", fields[0].field, fields[0].value)
+		return nil, fmt.Errorf(
+			"%s: found %s; without a cgroup (--cgroup-manager disabled) there can be no limit",
+			fields[0].field, fields[0].value)
 	}
 	return &Group{owner: -1}, nil
 }
@@ -198,7 +204,8 @@ func (g *Group) Attach(pid int) error {
 	dir := g.paths[""]
 	_, below, ok := strings.Cut(dir+"/", "/"+g.unit.name()+"/")
 	if !ok {
-		return fmt.Errorf("linux.cgroupsPath: found %s, which is not below the unit %s", dir, g.unit.name())
+		return fmt.Errorf("linux.cgroupsPath: found %s, which is not below the unit %s", dir,
+			g.unit.name())
 	}
 	m, err := g.systemd(true)
 	if err == nil {
@@ -226,7 +233,9 @@ func (g *Group) Rounded(r *specs.LinuxResources) string {
 	if second%percent == 0 {
 		return ""
 	}
-	return fmt.Sprintf("linux.resources.cpu.quota: found %d of %d; systemd has whole percents of a processor: it is %d", *r.CPU.Quota, period, (second/percent+1)*percent*period/1_000_000)
+	return fmt.Sprintf(
+		"linux.resources.cpu.quota: found %d of %d; systemd has whole percents of a processor: it is %d",
+		*r.CPU.Quota, period, (second/percent+1)*percent*period/1_000_000)
 }
 
 // PropertyAnnotation begins the names of annotations that are properties of the unit.
@@ -247,13 +256,16 @@ func properties(annotations map[string]string) (out []property, err error) {
 			continue
 		}
 		if len(name) < 3 || strings.ContainsFunc(name, func(r rune) bool { return !letter(r) }) {
-			return nil, fmt.Errorf("annotations[%q]: found the property %q; allowed are names of three and more letters", key, name)
+			return nil, fmt.Errorf(
+				"annotations[%q]: found the property %q; allowed are names of three and more letters",
+				key, name)
 		}
 		value, err := dbus.ParseVariant(text, dbus.Signature{})
 		if err != nil {
 			return nil, fmt.Errorf("annotations[%q]: found %q: %w", key, text, err)
 		}
-		if base, ok := strings.CutSuffix(name, "Sec"); ok && base != "" && base[len(base)-1] >= 'a' && base[len(base)-1] <= 'z' {
+		if base, ok := strings.CutSuffix(name, "Sec"); ok && base != "" && base[len(base)-1] >= 'a' &&
+			base[len(base)-1] <= 'z' {
 			name = base + "USec"
 			if value, err = microseconds(value); err != nil {
 				return nil, fmt.Errorf("annotations[%q]: found %q: %w", key, text, err)

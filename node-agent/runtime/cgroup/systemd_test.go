@@ -14,8 +14,10 @@ import (
 // refused by name.
 func TestProperties(t *testing.T) {
 	list, err := properties(map[string]string{
-		"org.systemd.property.TimeoutStopSec": "uint32 7", "org.systemd.property.CollectMode": "'inactive-or-failed'",
-		"org.systemd.property.DefaultDependencies": "true", "org.systemd.property.RuntimeMaxSec": "1.5", "other": "x",
+		"org.systemd.property.TimeoutStopSec":      "uint32 7",
+		"org.systemd.property.CollectMode":         "'inactive-or-failed'",
+		"org.systemd.property.DefaultDependencies": "true", "org.systemd.property.RuntimeMaxSec": "1.5",
+		"other": "x",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -28,10 +30,12 @@ func TestProperties(t *testing.T) {
 		t.Errorf("found %v; want %s", got, want)
 	}
 	for key, value := range map[string]string{
-		"org.systemd.property.": "1", "org.systemd.property.Ab": "1", "org.systemd.property.A-b": "1", "org.systemd.property.A b": "1", "org.systemd.property.A.b": "1",
+		"org.systemd.property.": "1", "org.systemd.property.Ab": "1", "org.systemd.property.A-b": "1",
+		"org.systemd.property.A b": "1", "org.systemd.property.A.b": "1",
 		"org.systemd.property.CollectMode": "nonsense'", "org.systemd.property.TimeoutStopSec": "'long'",
 	} {
-		if _, err := properties(map[string]string{key: value}); err == nil || !strings.Contains(err.Error(), key) {
+		if _, err := properties(map[string]string{key: value}); err == nil ||
+			!strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
@@ -40,10 +44,16 @@ func TestProperties(t *testing.T) {
 // TestLimitWithoutCgroupIsRefused: without a cgroup a limit cannot hold, and is refused.
 func TestLimitWithoutCgroupIsRefused(t *testing.T) {
 	limit := int64(5)
-	if _, err := None(&specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}}}); err == nil || !strings.Contains(err.Error(), "linux.resources.pids.limit: found 5") {
+	if _, err := None(&specs.Spec{
+		Linux: &specs.Linux{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}},
+	}); err == nil || !strings.Contains(err.Error(), "linux.resources.pids.limit: found 5") {
 		t.Errorf("found %v", err)
 	}
-	g, err := None(&specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}}})
+	g, err := None(&specs.Spec{
+		Linux: &specs.Linux{
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
+		},
+	})
 	if err != nil || g.Create() != nil || len(g.Paths()) != 0 || g.Destroy() != nil || g.Frozen() {
 		t.Errorf("found %v, %v", g, err)
 	}
@@ -61,9 +71,11 @@ func TestUpdateUnset(t *testing.T) {
 	none := throttle
 	none.Major, none.Minor = 4000, 99 // no such device
 	_, err = g.Update(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
-		ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{throttle}, ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{none},
+		ThrottleReadBpsDevice:  []specs.LinuxThrottleDevice{throttle},
+		ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{none},
 	}})
-	if err == nil || !strings.Contains(err.Error(), "linux.resources.blockIO.throttle") || strings.Contains(err.Error(), "set it back") {
+	if err == nil || !strings.Contains(err.Error(), "linux.resources.blockIO.throttle") ||
+		strings.Contains(err.Error(), "set it back") {
 		t.Fatalf("found %v", err)
 	}
 	name := "blkio.throttle.read_bps_device"

@@ -72,7 +72,8 @@ func (g *Group) updateDevices(r *specs.LinuxResources) error {
 		}
 		return m.Set(&cgroups.Resources{Devices: resources.Devices})
 	case !ok:
-		return errors.New("the host has no cgroup hierarchy of the controller devices: the rules would not hold")
+		return errors.New(
+			"the host has no cgroup hierarchy of the controller devices: the rules would not hold")
 	}
 	before, err := os.ReadFile(filepath.Join(dir, "devices.list"))
 	if err != nil {
@@ -85,7 +86,8 @@ func (g *Group) updateDevices(r *specs.LinuxResources) error {
 			// those.
 			return fmt.Errorf("%w; what it was is not known, and only what has been set is allowed now", err)
 		}
-		if e := errors.Join(writeFile(dir, "devices.deny", "a"), writeFile(dir, "devices.allow", lines...)); e != nil {
+		e := errors.Join(writeFile(dir, "devices.deny", "a"), writeFile(dir, "devices.allow", lines...))
+		if e != nil {
 			return errors.Join(err, fmt.Errorf("set it back: %w", e))
 		}
 		return err

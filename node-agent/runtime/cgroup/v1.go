@@ -66,7 +66,8 @@ func (g *Group) makeFolders(names []string) (err error) {
 		case fresh:
 			made = append(made, name)
 		case !errors.Is(err, unix.EEXIST):
-			return fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w", dir, err)
+			return fmt.Errorf("linux.cgroupsPath: unable to apply cgroup configuration: create %s: %w",
+				dir, err)
 		case populated(dir): // else it may be an engine's, made in advance
 			return errTaken(dir)
 		}
@@ -103,7 +104,10 @@ func (g *Group) setCpuset(dir string, fresh bool) error {
 		cpu = *g.resources.CPU
 	}
 	for _, f := range []struct{ field, file, value string }{
-		{"linux.resources.cpu.cpus", "cpuset.cpus", cpu.Cpus}, {"linux.resources.cpu.mems", "cpuset.mems", cpu.Mems},
+		{"linux.resources.cpu.cpus", "cpuset.cpus", cpu.Cpus}, {
+			"linux.resources.cpu.mems", "cpuset.mems",
+			cpu.Mems,
+		},
 	} {
 		if f.value == "" {
 			if err := inherit(dir, f.file, fresh); err != nil {
@@ -129,7 +133,8 @@ func inheritCpuset(dir string) error {
 }
 
 // inherit copies a file of a cpuset from its parent, unless it has a value: a fresh one has none,
-// or that of its parent (cgroup.clone_children), and takes no process until it has both (cpuset(7)).
+// or that of its parent (cgroup.clone_children), and takes no process until it has both
+// (cpuset(7)).
 func inherit(dir, file string, fresh bool) error {
 	if !fresh {
 		if own, err := readFile(dir, file); err != nil || own != "" {
@@ -214,8 +219,10 @@ func setDevicesV1(dir string, rules []*devices.Rule) error {
 
 // isAll reports whether a rule is of every device and every access.
 func isAll(r *devices.Rule) bool {
-	return r.Type == devices.WildcardDevice && r.Major == devices.Wildcard && r.Minor == devices.Wildcard &&
-		strings.Contains(string(r.Permissions), "r") && strings.Contains(string(r.Permissions), "w") && strings.Contains(string(r.Permissions), "m")
+	return r.Type == devices.WildcardDevice && r.Major == devices.Wildcard &&
+		r.Minor == devices.Wildcard &&
+		strings.Contains(string(r.Permissions), "r") && strings.Contains(string(r.Permissions), "w") &&
+		strings.Contains(string(r.Permissions), "m")
 }
 
 // enableHybrid lets a cgroup of the version 2 hierarchy beside those of version 1 use a controller

@@ -127,7 +127,10 @@ func (c *Call) converse(socket int) (*rpc.CriuResp, error) {
 		}
 		if !resp.GetSuccess() {
 			closeFD(fd)
-			return nil, &Error{Type: resp.GetType(), Errno: unix.Errno(resp.GetCrErrno()), Message: resp.GetCrErrmsg()}
+			return nil, &Error{
+				Type: resp.GetType(), Errno: unix.Errno(resp.GetCrErrno()),
+				Message: resp.GetCrErrmsg(),
+			}
 		}
 		if resp.GetType() != rpc.CriuReqType_NOTIFY {
 			closeFD(fd)

@@ -28,7 +28,9 @@ func excludeOwnCPU(id int) {
 // affinity calls sched_setaffinity(2) or sched_getaffinity(2) for a thread, 0 for the calling one,
 // with the longest mask.
 func affinity(call uintptr, thread int, mask []byte) error {
-	if _, _, errno := unix.RawSyscall(call, uintptr(thread), uintptr(len(mask)), uintptr(unsafe.Pointer(unsafe.SliceData(mask)))); errno != 0 {
+	_, _, errno := unix.RawSyscall(call, uintptr(thread), uintptr(len(mask)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(mask))))
+	if errno != 0 {
 		return errno
 	}
 	return nil

@@ -44,9 +44,11 @@ type KilledError struct{ Status unix.WaitStatus }
 
 func (e *KilledError) Error() string {
 	if e.Status.Signaled() {
-		return fmt.Sprintf("the container's first process was ended by %s before execve", unix.SignalName(e.Status.Signal()))
+		return fmt.Sprintf("the container's first process was ended by %s before execve",
+			unix.SignalName(e.Status.Signal()))
 	}
-	return fmt.Sprintf("the container's first process ended with code %d before execve", e.Status.ExitStatus())
+	return fmt.Sprintf("the container's first process ended with code %d before execve",
+		e.Status.ExitStatus())
 }
 
 // Adopt returns the Child of a process that another program has created as a child of this process,
@@ -79,7 +81,8 @@ func (c *Child) SendDeferred(inputs map[plan.Input]int) error {
 	}
 	unix.Close(c.deferred)
 	c.deferred = -1
-	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) { // a child that is gone says so in its report
+	// a child that is gone says so in its report
+	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("send the container's first process what it joins: sendmsg: %w", err)
 	}
 	return nil
@@ -165,7 +168,8 @@ func (c *Child) follow(until plan.Sync) error {
 // end of the pipe.
 func (c *Child) executes() bool {
 	i := c.progress.step()
-	return i >= 0 && i < len(c.plan.Steps) && (c.plan.Steps[i].Call == unix.SYS_EXECVE || c.plan.Steps[i].Call == unix.SYS_EXECVEAT)
+	return i >= 0 && i < len(c.plan.Steps) && (c.plan.Steps[i].Call == unix.SYS_EXECVE ||
+		c.plan.Steps[i].Call == unix.SYS_EXECVEAT)
 }
 
 // answer does the parent's work at a synchronization point, and lets the child go on.
@@ -251,7 +255,8 @@ func endedBy(pid int) (sig unix.Signal, ended bool) {
 	// siginfo_t of a SIGCHLD: si_code is its third int, si_status its seventh (sigaction(2),
 	// linux/signal.h).
 	var info [32]int32
-	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid), uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid),
+		uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
 	if errno != 0 || info[0] != int32(unix.SIGCHLD) {
 		return 0, false
 	}

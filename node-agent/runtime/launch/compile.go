@@ -69,10 +69,13 @@ type compiler struct {
 }
 
 // compile resolves a plan's arguments. Inputs have their final descriptor numbers by now.
-func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uintptr) (*program, *memory, error) {
+func compile(p *plan.Plan, inputs map[plan.Input]int, first []gap, ignored []uintptr) (*program,
+	*memory, error,
+) {
 	c := compiler{inputs: inputs, blocks: make([]block, 0, 64)}
 	texts, size := c.measure(p)
-	size += sizeOf[program](1) + sizeOf[op](len(p.Steps)) + sizeOf[uintptr](p.Regs+len(ignored)) + sizeOf[gap](len(first)) + sizeOf[byte](texts)
+	size += sizeOf[program](1) + sizeOf[op](len(p.Steps)) + sizeOf[uintptr](p.Regs+len(ignored)) +
+		sizeOf[gap](len(first)) + sizeOf[byte](texts)
 	var err error
 	if c.memory, err = newMemory(size); err != nil {
 		return nil, nil, err
@@ -120,7 +123,8 @@ func (c *compiler) measure(p *plan.Plan) (texts, size int) {
 		if b, ok := a.Bytes(); ok && len(b) > 0 {
 			from := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 			// Most steps have memory that one of those just before has, too.
-			if k := (block{from: from, to: from + uintptr(len(b))}); !slices.Contains(c.blocks[max(0, len(c.blocks)-8):], k) {
+			k := (block{from: from, to: from + uintptr(len(b))})
+			if !slices.Contains(c.blocks[max(0, len(c.blocks)-8):], k) {
 				c.blocks = append(c.blocks, k)
 			}
 		}

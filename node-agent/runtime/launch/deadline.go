@@ -50,7 +50,8 @@ type HungError struct {
 }
 
 func (e *HungError) Error() string {
-	s := fmt.Sprintf("%s: %s has not returned; the phase %q has a deadline of %s (", e.Step.Field, e.Step.Name, e.Step.Phase, e.After)
+	s := fmt.Sprintf("%s: %s has not returned; the phase %q has a deadline of %s (", e.Step.Field,
+		e.Step.Name, e.Step.Phase, e.After)
 	if e.Step.Index >= 0 {
 		s += fmt.Sprintf("step %d: ", e.Step.Index)
 	}
@@ -79,7 +80,8 @@ func (e *HungError) Unwrap() error { return os.ErrDeadlineExceeded }
 type progress struct{ page []byte }
 
 func newProgress() (progress, error) {
-	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|
+		unix.MAP_ANONYMOUS)
 	if err != nil {
 		return progress{}, fmt.Errorf("mmap: %w", err)
 	}
@@ -113,7 +115,8 @@ func awaitReport(fd int, limit time.Duration) error {
 		if left <= 0 {
 			return errLate
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}},
+			int(left.Milliseconds())+1)
 		switch {
 		case n > 0:
 			return nil
@@ -134,7 +137,10 @@ func (c *Child) hung() *HungError {
 }
 
 func newHungError(pid int, after time.Duration) *HungError {
-	e := &HungError{After: after, PID: pid, Wchan: procFile(pid, "wchan"), Syscall: procFile(pid, "syscall")}
+	e := &HungError{
+		After: after, PID: pid, Wchan: procFile(pid, "wchan"),
+		Syscall: procFile(pid, "syscall"),
+	}
 	if e.Wchan == "0" {
 		e.Wchan = "" // it does not sleep
 	}
@@ -145,7 +151,10 @@ func newHungError(pid int, after time.Duration) *HungError {
 // its program in time. The caller has no plan and names the last step, execve.
 func HungLate(pid int, after time.Duration, field, call string) *HungError {
 	e := newHungError(pid, after)
-	e.Step = StepError{Phase: plan.SyncExec, Index: -1, Field: plan.Field{Path: field, Index: -1}, Name: call, Call: call}
+	e.Step = StepError{
+		Phase: plan.SyncExec, Index: -1, Field: plan.Field{Path: field, Index: -1},
+		Name: call, Call: call,
+	}
 	return e
 }
 

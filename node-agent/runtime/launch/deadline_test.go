@@ -45,7 +45,8 @@ func TestHang(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := sh("true", step("process", unix.SYS_GETPID), opens("mounts[3]", atCwd, fifo)) // without a writer it waits for one
+	// without a writer it waits for one
+	p := sh("true", step("process", unix.SYS_GETPID), opens("mounts[3]", atCwd, fifo))
 	const deadline = 200 * time.Millisecond
 	const patience = time.Minute
 	child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Deadline: deadline})
@@ -68,14 +69,19 @@ func TestHang(t *testing.T) {
 		t.Errorf("it came after %s", took)
 	}
 	s := hung.Step
-	if s.Index != 1 || s.Field.String() != "mounts[3]" || s.Path != fifo || s.Name != "openat2" || s.Phase != plan.SyncExec {
+	if s.Index != 1 || s.Field.String() != "mounts[3]" || s.Path != fifo || s.Name != "openat2" ||
+		s.Phase != plan.SyncExec {
 		t.Errorf("found %+v", s)
 	}
 	if os.Geteuid() == 0 {
-		if hung.Wchan == "" || !strings.HasPrefix(hung.Syscall, "437 ") { // openat2, the same on all architectures
+		// openat2, the same on all architectures
+		if hung.Wchan == "" || !strings.HasPrefix(hung.Syscall, "437 ") {
 			t.Errorf("wchan %q, syscall %q", hung.Wchan, hung.Syscall)
 		}
-		for _, word := range []string{"mounts[3]: openat2 has not returned", "200ms", "step 1", fifo, hung.Wchan} {
+		for _, word := range []string{
+			"mounts[3]: openat2 has not returned", "200ms", "step 1", fifo,
+			hung.Wchan,
+		} {
 			if !strings.Contains(err.Error(), word) {
 				t.Errorf("%v lacks %q", err, word)
 			}
@@ -92,10 +98,13 @@ func TestDeadlineIsTheChilds(t *testing.T) {
 	clean(t)
 	const deadline = 2 * time.Second // enough for what the child does, on a busy machine too
 	p := sh("true", step("hooks", plan.OpSync, plan.Text("namespaces"), n(1)))
-	child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Deadline: deadline, OnSync: func(plan.Sync, int) error {
-		time.Sleep(deadline + deadline/4)
-		return nil
-	}})
+	child, err := Start(Request{
+		Plan: p, Inputs: streams(t, nil), Reserved: 3, Deadline: deadline,
+		OnSync: func(plan.Sync, int) error {
+			time.Sleep(deadline + deadline/4)
+			return nil
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +125,11 @@ func TestStepErrorMessage(t *testing.T) {
 		out(opens("mounts[0] (/etc/x)", plan.Register(1), "etc"), 2),
 		step("mounts[0] (/etc/x)", unix.SYS_MKDIRAT, plan.Register(2), plan.Text("x"), n(0o755)),
 		step("linux.namespaces", plan.OpSync, plan.Text("namespaces"), n(1)),
-		step("mounts[0] (/etc/x)", unix.SYS_MOVE_MOUNT, plan.Register(3), plan.Text(""), plan.Register(2), plan.Text(""), n(0)),
+		step("mounts[0] (/etc/x)", unix.SYS_MOVE_MOUNT, plan.Register(3), plan.Text(""), plan.Register(2),
+			plan.Text(""), n(0)),
 		step("process.oomScoreAdj", unix.SYS_WRITE, plan.Register(2), plan.Text("-5"), n(2)),
-		step("process", unix.SYS_SYMLINKAT, plan.Text("/proc/self/fd"), plan.Register(2), plan.Text("fd")),
+		step("process", unix.SYS_SYMLINKAT, plan.Text("/proc/self/fd"), plan.Register(2),
+			plan.Text("fd")),
 		step("process.args", unix.SYS_EXECVE, plan.Text("/bin/sh"), n(0), n(0)),
 	)
 	for _, c := range []struct {
@@ -137,8 +148,10 @@ func TestStepErrorMessage(t *testing.T) {
 	} {
 		err := newStepError(p, message{step: c.step, errno: uint64(c.errno)})
 		var s *StepError
-		if !errors.As(err, &s) || s.Path != c.path || s.Phase != c.phase || !errors.Is(err, c.errno) || !strings.Contains(err.Error(), c.words) {
-			t.Errorf("step %d: found %+v (%v); want the path %s in the phase %s, and: %s", c.step, s, err, c.path, c.phase, c.words)
+		if !errors.As(err, &s) || s.Path != c.path || s.Phase != c.phase || !errors.Is(err, c.errno) ||
+			!strings.Contains(err.Error(), c.words) {
+			t.Errorf("step %d: found %+v (%v); want the path %s in the phase %s, and: %s", c.step, s, err,
+				c.path, c.phase, c.words)
 		}
 	}
 }

@@ -70,8 +70,11 @@ func (c *cloning) cloneHidden() (int, error) {
 	defer syscall.ForkLock.Unlock()
 	dumpable, _, errno := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0, 0, 0, 0)
 	if errno == 0 && dumpable == 1 {
-		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); errno == 0 {
-			defer func() { _, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0, 0, 0, 0) }()
+		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0,
+			0); errno == 0 {
+			defer func() {
+				_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0, 0, 0, 0)
+			}()
 		}
 	}
 	if errno != 0 {

@@ -37,7 +37,8 @@ func TestFork(t *testing.T) {
 	for range 200 {
 		answered := 0
 		child, err := Start(Request{
-			Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
+			Plan: forking("test $(umask) = 0027 && exit 9", step("linux.uidMappings", plan.OpSync,
+				plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3,
 			OnSync: func(_ plan.Sync, pid int) error {
 				answered = pid
 				return nil
@@ -64,15 +65,19 @@ func TestForkAfterSync(t *testing.T) {
 	leaktest.Check(t)
 	for _, refusal := range []error{nil, errors.New("no place")} {
 		p := forking("exit 9")
-		p.Steps[0], p.Syncs[0], p.Waits = step("linux.cgroupsPath", plan.OpSync, plan.Text("cgroup"), n(1)), plan.SyncCgroup, true
+		p.Steps[0], p.Syncs[0], p.Waits = step("linux.cgroupsPath", plan.OpSync, plan.Text("cgroup"),
+			n(1)), plan.SyncCgroup, true
 		var answered []plan.Sync
-		child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, OnSync: func(s plan.Sync, pid int) error {
-			answered = append(answered, s)
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
-				t.Error(err)
-			}
-			return refusal
-		}})
+		child, err := Start(Request{
+			Plan: p, Inputs: streams(t, nil), Reserved: 3,
+			OnSync: func(s plan.Sync, pid int) error {
+				answered = append(answered, s)
+				if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+					t.Error(err)
+				}
+				return refusal
+			},
+		})
 		if !errors.Is(err, refusal) || !slices.Equal(answered, []plan.Sync{plan.SyncCgroup}) {
 			t.Fatalf("found %v, answered %v", err, answered)
 		}
@@ -98,7 +103,10 @@ func TestForkFails(t *testing.T) {
 	for name, c := range map[string]struct {
 		plan *plan.Plan
 		want int
-	}{"before": {before, 0}, "at": {at, 1}, "after": {forking("true", step("b", unix.SYS_CLOSE, n(9999))), 2}} {
+	}{
+		"before": {before, 0}, "at": {at, 1},
+		"after": {forking("true", step("b", unix.SYS_CLOSE, n(9999))), 2},
+	} {
 		t.Run(name, func(t *testing.T) {
 			child, err := Start(Request{Plan: c.plan, Inputs: streams(t, nil), Reserved: 3})
 			if err == nil {

@@ -25,7 +25,8 @@ func ignoredSignals() []uintptr {
 	var out []uintptr
 	action := new([sigactionSize / 8]uint64)
 	for sig := uintptr(1); sig <= 64; sig++ {
-		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(action)), sigsetSize, 0, 0)
+		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(action)),
+			sigsetSize, 0, 0)
 		if errno == 0 && action[0] == ignore {
 			out = append(out, sig)
 		}

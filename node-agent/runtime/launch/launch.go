@@ -40,7 +40,10 @@ type Request struct {
 // Abandon.
 func Start(r Request) (_ *Child, err error) {
 	s := &starting{r: &r, report: -1, inputs: make(map[plan.Input]int, len(r.Inputs)+2)}
-	s.child = &Child{plan: r.Plan, sync: -1, start: -1, deferred: -1, onSync: r.OnSync, deadline: orDefault(r.Deadline)}
+	s.child = &Child{
+		plan: r.Plan, sync: -1, start: -1, deferred: -1, onSync: r.OnSync,
+		deadline: orDefault(r.Deadline),
+	}
 	defer func() { s.end(err) }()
 	if err := s.moveInputs(); err != nil {
 		return nil, err
@@ -213,7 +216,9 @@ func (s *starting) clone() error {
 
 // followFork replaces the child by the process that it has forked and that goes on in its place.
 func (c *Child) followFork() error {
-	fork := uint64(slices.IndexFunc(c.plan.Steps, func(s plan.Step) bool { return s.Call == plan.OpFork }))
+	fork := uint64(slices.IndexFunc(c.plan.Steps, func(s plan.Step) bool {
+		return s.Call == plan.OpFork
+	}))
 	var m *message
 	var err error
 	// The one that was made may report before the one that has made it.
@@ -301,14 +306,17 @@ func (c *Child) clone(how *cloning, container int) (pid int, err error) {
 
 // cloneElsewhere moves the thread to the processors and the pid namespace for the child, creates
 // the child there, and returns the functions that move the thread back.
-func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error, err error) {
+func (c *Child) cloneElsewhere(how *cloning, container int) (pid int, back []func() error,
+	err error,
+) {
 	if mask := c.plan.CPUs.Mask; mask != nil {
 		own := make([]byte, len(mask))
 		if err := affinity(unix.SYS_SCHED_GETAFFINITY, 0, own); err != nil {
 			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: sched_getaffinity: %w", err)
 		}
 		if err := affinity(unix.SYS_SCHED_SETAFFINITY, 0, mask); err != nil {
-			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w", c.plan.CPUs.List, err)
+			return 0, back, fmt.Errorf("process.execCPUAffinity.initial: found %s: sched_setaffinity: %w",
+				c.plan.CPUs.List, err)
 		}
 		back = append(back, func() error { return affinity(unix.SYS_SCHED_SETAFFINITY, 0, own) })
 	}

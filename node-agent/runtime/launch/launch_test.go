@@ -40,9 +40,11 @@ func ending(argv ...string) []plan.Step {
 		step("process", unix.SYS_DUP3, plan.Descriptor(plan.InputStdout), n(1), n(0)),
 		step("process", unix.SYS_DUP3, plan.Descriptor(plan.InputStderr), n(2), n(0)),
 		step("process", unix.SYS_CLOSE_RANGE, n(3), n(0xffffffff), n(unix.CLOSE_RANGE_CLOEXEC)),
-		step("process", unix.SYS_READ, plan.Descriptor(plan.InputStart), plan.Memory(make([]byte, 1)), n(1)),
+		step("process", unix.SYS_READ, plan.Descriptor(plan.InputStart),
+			plan.Memory(make([]byte, 1)), n(1)),
 		step("process", plan.OpSync, plan.Text("exec"), n(0)),
-		step("process.args", unix.SYS_EXECVE, plan.Text(argv[0]), plan.Strings(argv), plan.Strings([]string{"PATH=/bin:/usr/bin"})),
+		step("process.args", unix.SYS_EXECVE, plan.Text(argv[0]), plan.Strings(argv),
+			plan.Strings([]string{"PATH=/bin:/usr/bin"})),
 	}
 }
 
@@ -75,7 +77,10 @@ func streams(t testing.TB, stdout *os.File) map[plan.Input]int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { null.Close() })
-	in := map[plan.Input]int{plan.InputStdin: int(null.Fd()), plan.InputStdout: int(null.Fd()), plan.InputStderr: int(null.Fd())}
+	in := map[plan.Input]int{
+		plan.InputStdin: int(null.Fd()), plan.InputStdout: int(null.Fd()),
+		plan.InputStderr: int(null.Fd()),
+	}
 	if stdout != nil {
 		in[plan.InputStdout] = int(stdout.Fd())
 	}
@@ -171,7 +176,8 @@ func output(t testing.TB, r Request) string {
 func TestRunsTheProgram(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
-	if got := output(t, Request{Plan: sh("echo hello; umask", step("umask", unix.SYS_UMASK, n(0o27)))}); got != "hello\n0027\n" {
+	got := output(t, Request{Plan: sh("echo hello; umask", step("umask", unix.SYS_UMASK, n(0o27)))})
+	if got != "hello\n0027\n" {
 		t.Errorf("found %q", got)
 	}
 }
@@ -186,13 +192,21 @@ func TestFailingStepIsReported(t *testing.T) {
 		step  int
 		text  string
 	}{
-		"first":  {sh("true", step("mounts", unix.SYS_CHDIR, plan.Text("/does/not/exist"))), unix.ENOENT, 0, `mounts: chdir: no such file or directory (step 0: chdir("/does/not/exist"))`},
-		"execve": {tiny(ending("/does/not/exist")...), unix.ENOENT, 6, "process.args: execve: no such file or directory"},
+		"first": {
+			sh("true", step("mounts", unix.SYS_CHDIR, plan.Text("/does/not/exist"))), unix.ENOENT,
+			0, `mounts: chdir: no such file or directory (step 0: chdir("/does/not/exist"))`,
+		},
+		"execve": {
+			tiny(ending("/does/not/exist")...), unix.ENOENT, 6,
+			"process.args: execve: no such file or directory",
+		},
 		"not tolerated": {
-			sh("true", tolerate(step("a", unix.SYS_CHDIR, plan.Text("/nonexistent")), unix.EACCES)), unix.ENOENT, 0,
+			sh("true", tolerate(step("a", unix.SYS_CHDIR, plan.Text("/nonexistent")), unix.EACCES)),
+			unix.ENOENT, 0,
 			"a: chdir: no such file",
 		},
-		"expect": {sh("true", step("a", plan.OpExpect, plan.Memory([]byte{1, 0, 0, 0}), n(0xff), n(2), n(uintptr(unix.EEXIST)))), unix.EEXIST, 0, "file exists"},
+		"expect": {sh("true", step("a", plan.OpExpect, plan.Memory([]byte{1, 0, 0, 0}), n(0xff), n(2),
+			n(uintptr(unix.EEXIST)))), unix.EEXIST, 0, "file exists"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clean(t)
@@ -229,7 +243,8 @@ func TestWhereToGoOn(t *testing.T) {
 		"success, elsewhere":   {jump(step("a", unix.SYS_CHDIR, plan.Text("/")), 1, 0), fatal},
 		"goto":                 {jump(step("a", plan.OpGoto), 1, 0), fatal},
 		"must, and does":       {must(missing(), unix.ENOENT, unix.EISDIR)},
-		"expect":               {step("a", plan.OpExpect, plan.Memory([]byte{1, 0xff, 0, 0}), n(0xff), n(1), n(uintptr(unix.EEXIST)))},
+		"expect": {step("a", plan.OpExpect, plan.Memory([]byte{1, 0xff, 0, 0}), n(0xff),
+			n(1), n(uintptr(unix.EEXIST)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := sh("echo reached", steps...)
@@ -243,7 +258,8 @@ func TestWhereToGoOn(t *testing.T) {
 		s    plan.Step
 		want unix.Errno
 	}{
-		"must, but succeeds":        {must(step("a", unix.SYS_CHDIR, plan.Text("/")), unix.ENOENT, unix.EISDIR), unix.EISDIR},
+		"must, but succeeds": {must(step("a", unix.SYS_CHDIR, plan.Text("/")), unix.ENOENT,
+			unix.EISDIR), unix.EISDIR},
 		"must, but fails otherwise": {must(missing(), unix.EACCES, unix.EISDIR), unix.ENOENT},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -262,12 +278,14 @@ func TestWhereToGoOn(t *testing.T) {
 func TestRegisters(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
-	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc"), n(unix.O_RDONLY|unix.O_DIRECTORY), n(0))
+	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc"),
+		n(unix.O_RDONLY|unix.O_DIRECTORY), n(0))
 	open.Out = 1
 	set := step("a", plan.OpSet, plan.Register(2), plan.Text("/proc/self"))
 	set.Out = 2
 	memory := make([]byte, 4)
-	p := sh("pwd", open, step("a", unix.SYS_FCHDIR, plan.Register(1)), step("a", plan.OpStore, plan.Memory(memory), n(7)),
+	p := sh("pwd", open, step("a", unix.SYS_FCHDIR, plan.Register(1)),
+		step("a", plan.OpStore, plan.Memory(memory), n(7)),
 		step("a", plan.OpExpect, plan.Memory(memory), n(0xffffffff), n(7), n(uintptr(unix.EIO))), set)
 	if got := output(t, Request{Plan: p}); got != "/proc\n" {
 		t.Errorf("found %q", got)
@@ -297,9 +315,11 @@ func TestRenamesElsewhere(t *testing.T) {
 	defer func() { stop.Store(true); <-ended }()
 	how := binary.NativeEndian.AppendUint64(make([]byte, 16, 24), unix.RESOLVE_IN_ROOT)
 	binary.NativeEndian.PutUint64(how, unix.O_PATH|unix.O_CLOEXEC)
-	opening := step("root.path", unix.SYS_OPENAT2, plan.Register(1), plan.Text("usr/../usr/../etc"), plan.Memory(how), n(24))
+	opening := step("root.path", unix.SYS_OPENAT2, plan.Register(1), plan.Text("usr/../usr/../etc"),
+		plan.Memory(how), n(24))
 	opening.Out = 2
-	root := step("root.path", unix.SYS_OPENAT2, atCwd, plan.Text("/"), plan.Memory(make([]byte, 24)), n(24))
+	root := step("root.path", unix.SYS_OPENAT2, atCwd, plan.Text("/"),
+		plan.Memory(make([]byte, 24)), n(24))
 	root.Out = 1
 	steps := []plan.Step{root}
 	for range 2000 {
@@ -315,9 +335,14 @@ func TestRenamesElsewhere(t *testing.T) {
 func TestSync(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
-	steps := []plan.Step{step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1)), step("hooks", plan.OpSync, plan.Text("namespaces"), n(1))}
+	steps := []plan.Step{
+		step("linux.uidMappings", plan.OpSync, plan.Text("idmap"), n(1)),
+		step("hooks", plan.OpSync, plan.Text("namespaces"), n(1)),
+	}
 	var seen []plan.Sync
-	got := output(t, Request{Plan: sh("echo done", steps...), OnSync: func(s plan.Sync, pid int) error {
+	got := output(t, Request{Plan: sh("echo done", steps...), OnSync: func(s plan.Sync,
+		pid int,
+	) error {
 		if err := unix.Kill(pid, 0); err != nil {
 			t.Errorf("at %s: %v", s, err)
 		}
@@ -329,7 +354,12 @@ func TestSync(t *testing.T) {
 	}
 
 	refusal := errors.New("no")
-	child, err := Start(Request{Plan: sh("true", steps...), Inputs: streams(t, nil), Reserved: 3, OnSync: func(plan.Sync, int) error { return refusal }})
+	child, err := Start(Request{
+		Plan: sh("true", steps...), Inputs: streams(t, nil), Reserved: 3,
+		OnSync: func(plan.Sync, int) error {
+			return refusal
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +373,10 @@ func TestSync(t *testing.T) {
 func TestParentGone(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
-	for _, p := range []*plan.Plan{sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))), sh("true")} {
+	for _, p := range []*plan.Plan{
+		sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))),
+		sh("true"),
+	} {
 		child, err := Start(Request{Plan: p, Inputs: streams(t, nil), Reserved: 3, Held: true})
 		if err != nil {
 			t.Fatal(err)
@@ -364,8 +397,12 @@ func TestKilledBeforeExec(t *testing.T) {
 		end  func(context.CancelCauseFunc, *Child)
 		want string
 	}{
-		"by a signal":    {func(_ context.CancelCauseFunc, c *Child) { _ = unix.Kill(c.PID, unix.SIGKILL) }, "ended by SIGKILL before execve"},
-		"by its context": {func(cancel context.CancelCauseFunc, _ *Child) { cancel(errors.New("too late")) }, "too late"},
+		"by a signal": {func(_ context.CancelCauseFunc, c *Child) {
+			_ = unix.Kill(c.PID, unix.SIGKILL)
+		}, "ended by SIGKILL before execve"},
+		"by its context": {func(cancel context.CancelCauseFunc, _ *Child) {
+			cancel(errors.New("too late"))
+		}, "too late"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(context.Background())
@@ -377,7 +414,8 @@ func TestKilledBeforeExec(t *testing.T) {
 			c.end(cancel, child)
 			err = child.Follow(ctx, "")
 			var killed *KilledError
-			if !errors.As(err, &killed) || killed.Status.Signal() != unix.SIGKILL || !strings.Contains(err.Error(), c.want) {
+			if !errors.As(err, &killed) || killed.Status.Signal() != unix.SIGKILL ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("found %v; want a KilledError with %q", err, c.want)
 			}
 		})
@@ -387,7 +425,10 @@ func TestKilledBeforeExec(t *testing.T) {
 func TestAbandon(t *testing.T) {
 	leaktest.Check(t)
 	clean(t)
-	child, err := Start(Request{Plan: sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))), Inputs: streams(t, nil), Reserved: 3, Held: true})
+	child, err := Start(Request{
+		Plan:   sh("true", step("a", plan.OpSync, plan.Text("idmap"), n(1))),
+		Inputs: streams(t, nil), Reserved: 3, Held: true,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,9 +452,14 @@ func TestNoChild(t *testing.T) {
 		"linux.namespaces (pid, /does/not/exist): open: no such file":   {Plan: missing},
 		"linux.namespaces (pid, /proc/self/ns/uts): setns: invalid arg": {Plan: wrong},
 		"linux.namespaces: clone3: invalid argument":                    {Plan: invalid},
-		`"a\x00b" holds a NUL byte`:                                     {Plan: sh("true", step("a", unix.SYS_CHDIR, plan.Text("a\x00b")))},
-		"input console-socket has no descriptor":                        {Plan: sh("true", step("a", unix.SYS_FCHDIR, plan.Descriptor(plan.InputConsole)))},
-		"fcntl F_DUPFD_CLOEXEC: bad file descriptor":                    {Plan: sh("true"), Inputs: map[plan.Input]int{plan.InputStdin: -1}},
+		`"a\x00b" holds a NUL byte`: {Plan: sh("true",
+			step("a", unix.SYS_CHDIR, plan.Text("a\x00b")))},
+		"input console-socket has no descriptor": {Plan: sh("true", step("a", unix.SYS_FCHDIR,
+			plan.Descriptor(plan.InputConsole)))},
+		"fcntl F_DUPFD_CLOEXEC: bad file descriptor": {
+			Plan:   sh("true"),
+			Inputs: map[plan.Input]int{plan.InputStdin: -1},
+		},
 	} {
 		if r.Inputs == nil {
 			r.Inputs = streams(t, nil)
@@ -442,7 +488,8 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 	}
 	defer unix.Close(high)
 	child, err := Start(Request{
-		Plan: sh("true", step("a", plan.OpSync, plan.Text("namespaces"), n(1))), Inputs: streams(t, nil), Reserved: 3, Held: true,
+		Plan: sh("true", step("a", plan.OpSync, plan.Text("namespaces"), n(1))), Inputs: streams(t, nil),
+		Reserved: 3, Held: true,
 		OnSync: func(_ plan.Sync, pid int) error {
 			fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 			if err != nil {
@@ -470,7 +517,8 @@ func TestOnlyItsOwnDescriptors(t *testing.T) {
 	}
 	child.Wait()
 
-	if got := output(t, Request{Plan: sh("ls /proc/self/fd | tr '\\n' ' '")}); got != "0 1 2 3 " { // 3 is the directory that ls reads
+	// 3 is the directory that ls reads
+	if got := output(t, Request{Plan: sh("ls /proc/self/fd | tr '\\n' ' '")}); got != "0 1 2 3 " {
 		t.Errorf("the program holds %q", got)
 	}
 }
@@ -486,7 +534,9 @@ func TestLowDescriptors(t *testing.T) {
 		// A process of its own, whose standard streams may be taken away: without 0 to 2, and with
 		// inputs in their places.
 		for _, mode := range []string{"closed", "swapped"} {
-			out := output(t, Request{Plan: tiny(append([]plan.Step{}, ending("/bin/sh", "-c", "exec 2>&1; LAUNCH_LOW="+mode+" exec "+self+" -test.run '^TestLowDescriptors$'")...)...)})
+			out := output(t,
+				Request{Plan: tiny(append([]plan.Step{}, ending("/bin/sh", "-c", "exec 2>&1; LAUNCH_LOW="+mode+
+					" exec "+self+" -test.run '^TestLowDescriptors$'")...)...)})
 			if !strings.Contains(out, "PASS") {
 				t.Errorf("%s: %s", mode, out)
 			}
@@ -511,7 +561,8 @@ func TestLowDescriptors(t *testing.T) {
 		p[1], _ = unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 10)
 		unix.Close(0)
 		unix.Close(1)
-	} else if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil || p[0] != 0 || p[1] != 1 { // stdin is 1, stdout is 0
+		// stdin is 1, stdout is 0
+	} else if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil || p[0] != 0 || p[1] != 1 {
 		os.Exit(4)
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -565,7 +616,9 @@ func TestManyAtOnce(t *testing.T) {
 			gate <- struct{}{}
 			defer func() { <-gate }()
 			p := sh("exit "+strconv.Itoa(i%100), step("a", plan.OpSync, plan.Text("namespaces"), n(1)))
-			c, err := Start(Request{Plan: p, Inputs: in, Reserved: 3, OnSync: func(plan.Sync, int) error { return nil }})
+			c, err := Start(Request{Plan: p, Inputs: in, Reserved: 3, OnSync: func(plan.Sync, int) error {
+				return nil
+			}})
 			if err == nil {
 				err = c.Follow(context.Background(), "")
 			}
@@ -609,7 +662,8 @@ func TestWaitingChildrenHoldNothingOfOthers(t *testing.T) {
 				mu.Unlock()
 				return
 			}
-			if err := c.Follow(context.Background(), ""); err != nil { // waits for the end of the report's last writer
+			// waits for the end of the report's last writer
+			if err := c.Follow(context.Background(), ""); err != nil {
 				t.Error(err)
 			}
 			c.Wait()
@@ -660,8 +714,10 @@ func TestReadResult(t *testing.T) {
 			var late *LateError
 			return errors.As(err, &late) && late.Step == 10 && late.Errno == unix.ENOEXEC
 		}},
-		"killed":  {nil, func(err error) bool { var k *KilledError; return errors.As(err, &k) }},
-		"garbage": {[]byte{1}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "1 bytes") }},
+		"killed": {nil, func(err error) bool { var k *KilledError; return errors.As(err, &k) }},
+		"garbage": {[]byte{1}, func(err error) bool {
+			return err != nil && strings.Contains(err.Error(), "1 bytes")
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p [2]int
@@ -719,7 +775,9 @@ func TestForkedReportsFirst(t *testing.T) {
 	for range 300 {
 		args := make([]byte, 64)
 		binary.NativeEndian.PutUint64(args, unix.CLONE_PARENT)
-		p := tiny(step("a", plan.OpFork, plan.Memory(args), n(64)), step("a", plan.OpSync, plan.Text(string(plan.SyncReady)), n(0)), step("a", unix.SYS_EXIT_GROUP, n(0)))
+		p := tiny(step("a", plan.OpFork, plan.Memory(args), n(64)),
+			step("a", plan.OpSync, plan.Text(string(plan.SyncReady)), n(0)),
+			step("a", unix.SYS_EXIT_GROUP, n(0)))
 		p.HasFork, p.Syncs[0] = true, plan.SyncForked
 		c, err := Start(Request{Plan: p, Reserved: 3})
 		if err != nil {

@@ -30,7 +30,8 @@ const stackSize = 4 << 10
 
 // newMemory allocates room for size bytes, as sizeOf counts them.
 func newMemory(size int) (*memory, error) {
-	mapped, err := unix.Mmap(-1, 0, stackSize+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	mapped, err := unix.Mmap(-1, 0, stackSize+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|
+		unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("mmap: %w", err)
 	}
@@ -40,7 +41,9 @@ func newMemory(size int) (*memory, error) {
 func (m *memory) free() { _ = unix.Munmap(m.mapped) }
 
 // stack returns the lowest address of the child's stack.
-func (m *memory) stack() uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mapped)))) }
+func (m *memory) stack() uint64 {
+	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mapped))))
+}
 
 // at returns n bytes at an address.
 func (m *memory) at(address uintptr, n int) []byte {

@@ -29,7 +29,11 @@ func TestVariable(t *testing.T) {
 		want mapping
 	}{
 		{code + data + kernel, mapping{0xc58000, 0x7ffc9bfa3000 - 0xc58000}},
-		{code + data + "7ffc9bf00000-7ffc9bf04000 r--p 00000000 00:00 0                          [vvar]\n" + kernel, mapping{0xc58000, 0x7ffc9bf00000 - 0xc58000}},
+		{
+			code + data +
+				"7ffc9bf00000-7ffc9bf04000 r--p 00000000 00:00 0                          [vvar]\n" + kernel,
+			mapping{0xc58000, 0x7ffc9bf00000 - 0xc58000},
+		},
 		{code + data, mapping{}},
 		{code, mapping{}},
 		{"", mapping{}},

@@ -39,7 +39,10 @@ func readMessage(fd int) (*message, error) {
 		}
 		n += k
 	}
-	return &message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}, nil
+	return &message{
+		step:  binary.NativeEndian.Uint64(buf[:]),
+		errno: binary.NativeEndian.Uint64(buf[8:]),
+	}, nil
 }
 
 // LateError is a step that failed after another process had started the child. Who reads it has no
@@ -64,7 +67,8 @@ func ReadResult(ctx context.Context, result int) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(result), Events: unix.POLLIN}}, 100); err != nil && !errors.Is(err, unix.EINTR) {
+			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(result), Events: unix.POLLIN}},
+				100); err != nil && !errors.Is(err, unix.EINTR) {
 				return fmt.Errorf("poll: %w", err)
 			}
 		case err != nil:
@@ -76,7 +80,10 @@ func ReadResult(ctx context.Context, result int) error {
 		case n != messageSize:
 			return fmt.Errorf("read the report of the container's first process: found %d bytes", n)
 		default:
-			m := message{step: binary.NativeEndian.Uint64(buf[:]), errno: binary.NativeEndian.Uint64(buf[8:])}
+			m := message{
+				step:  binary.NativeEndian.Uint64(buf[:]),
+				errno: binary.NativeEndian.Uint64(buf[8:]),
+			}
 			if m.errno != 0 {
 				return &LateError{Step: int(m.step), Errno: unix.Errno(m.errno)}
 			}

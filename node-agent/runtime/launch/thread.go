@@ -43,7 +43,8 @@ func StartThread(p *plan.Plan, inputs map[plan.Input]int) (*Thread, error) {
 		t.closePipe()
 		return nil, err
 	}
-	t.prog.progress, t.prog.report, t.prog.blocked, t.prog.thread.alive = &t.prog.thread.step, uintptr(t.write), math.MaxUint64, 1
+	t.prog.progress, t.prog.report, t.prog.blocked, t.prog.thread.alive = &t.prog.thread.step,
+		uintptr(t.write), math.MaxUint64, 1
 	how := &cloning{prog: t.prog, args: &cloneArgs{
 		flags:    p.CloneFlags | unix.CLONE_CHILD_CLEARTID,
 		childTID: uint64(uintptr(unsafe.Pointer(&t.prog.thread.alive))),
@@ -89,7 +90,8 @@ func (t *Thread) End(deadline time.Duration) error {
 			return t.hung(deadline)
 		}
 		timeout := unix.NsecToTimespec(left.Nanoseconds())
-		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(alive)), wait, 1, uintptr(unsafe.Pointer(&timeout)), 0, 0)
+		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(alive)), wait, 1,
+			uintptr(unsafe.Pointer(&timeout)), 0, 0)
 	}
 	t.memory.free()
 	t.closePipe()

@@ -22,12 +22,17 @@ import (
 // renaming returns a plan whose thread has a host name of its own, and whose namespace takes the
 // place of InputNetwork.
 func renaming() *plan.Plan {
-	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc/thread-self/ns/uts"), n(unix.O_RDONLY|unix.O_CLOEXEC)) // AT_FDCWD
+	// AT_FDCWD
+	open := step("a", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text("/proc/thread-self/ns/uts"),
+		n(unix.O_RDONLY|unix.O_CLOEXEC))
 	open.Out = 1
-	p := tiny(step("a", unix.SYS_UNSHARE, n(unix.CLONE_NEWUTS)), step("a", unix.SYS_SETHOSTNAME, plan.Text("elsewhere"), n(9)), open,
-		step("a", unix.SYS_DUP3, plan.Register(1), plan.Descriptor(plan.InputNetwork), n(unix.O_CLOEXEC)), step("a", unix.SYS_CLOSE, plan.Register(1)),
+	p := tiny(step("a", unix.SYS_UNSHARE, n(unix.CLONE_NEWUTS)), step("a", unix.SYS_SETHOSTNAME,
+		plan.Text("elsewhere"), n(9)), open,
+		step("a", unix.SYS_DUP3, plan.Register(1), plan.Descriptor(plan.InputNetwork), n(unix.O_CLOEXEC)),
+		step("a", unix.SYS_CLOSE, plan.Register(1)),
 		step("a", plan.OpSync, plan.Text(string(plan.SyncNetwork)), n(0)))
-	p.CloneFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+	p.CloneFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
+		unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 	return p
 }
 
@@ -83,7 +88,8 @@ func TestThread(t *testing.T) {
 				}
 				var there unix.Stat_t
 				if err := unix.Fstat(fd, &there); err != nil || there.Dev != here.Dev || there.Ino == here.Ino {
-					t.Errorf("it has made %d:%d, this process is in %d:%d; %v", there.Dev, there.Ino, here.Dev, here.Ino, err)
+					t.Errorf("it has made %d:%d, this process is in %d:%d; %v", there.Dev, there.Ino, here.Dev,
+						here.Ino, err)
 				}
 				unix.Close(fd)
 			}
@@ -112,7 +118,8 @@ func TestThreadFails(t *testing.T) {
 	}
 	err = thread.Await(0)
 	var failed *StepError
-	if !errors.As(err, &failed) || failed.Index != 1 || failed.Errno != unix.EINVAL || failed.Field.String() != "linux.namespaces[1]" || failed.Name != "sethostname" {
+	if !errors.As(err, &failed) || failed.Index != 1 || failed.Errno != unix.EINVAL ||
+		failed.Field.String() != "linux.namespaces[1]" || failed.Name != "sethostname" {
 		t.Errorf("found %v", err)
 	}
 	if err := thread.End(0); err != nil {
@@ -131,7 +138,8 @@ func TestThreadHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := renaming()
-	p.Steps[1] = step("linux.namespaces", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text(fifo), n(unix.O_WRONLY|unix.O_CLOEXEC))
+	p.Steps[1] = step("linux.namespaces", unix.SYS_OPENAT, n(^uintptr(99)), plan.Text(fifo),
+		n(unix.O_WRONLY|unix.O_CLOEXEC))
 	p.Steps[1].Out = 1
 	p.Steps = slices.Insert(p.Steps, 2, step("a", unix.SYS_CLOSE, plan.Register(1)))
 	fd := placeholder(t)
@@ -140,7 +148,8 @@ func TestThreadHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	// On a busy machine it may take long to come there.
-	for end := time.Now().Add(time.Minute); atomic.LoadInt64(&thread.prog.thread.step) != 1 || state(t, thread.id) != 'S'; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); atomic.LoadInt64(&thread.prog.thread.step) != 1 ||
+		state(t, thread.id) != 'S'; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not wait for a reader")
 		}

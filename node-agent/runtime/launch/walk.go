@@ -50,9 +50,11 @@ func child(prog *program) {
 //go:nosplit
 //go:nocheckptr
 func resetInherited(prog *program) {
-	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask, uintptr(unsafe.Pointer(&prog.blocked)), 0, sigsetSize, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, sigSetmask,
+		uintptr(unsafe.Pointer(&prog.blocked)), 0, sigsetSize, 0, 0)
 	for k := range prog.ignored {
-		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, prog.ignored[k], uintptr(unsafe.Pointer(&prog.defaultAction)), 0, sigsetSize, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, prog.ignored[k],
+			uintptr(unsafe.Pointer(&prog.defaultAction)), 0, sigsetSize, 0, 0)
 	}
 	for k := range prog.first {
 		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, prog.first[k].from, prog.first[k].to, 0)
@@ -87,7 +89,8 @@ func perform(prog *program, i int32) (r uintptr, e syscall.Errno, ok bool) {
 	case uintptr(plan.OpLoad):
 		r = uintptr(**(**uint32)(unsafe.Pointer(&a[0]))) & a[1] // of memory that the program keeps
 	case uintptr(plan.OpStore):
-		**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1]) // the address is of memory that the program keeps
+		// the address is of memory that the program keeps
+		**(**uint32)(unsafe.Pointer(&a[0])) = uint32(a[1])
 	case uintptr(plan.OpFork):
 		r, _, e = syscall.RawSyscall(unix.SYS_CLONE3, a[0], a[1], 0)
 		if e == 0 && r != 0 {
@@ -159,7 +162,8 @@ func follow(prog *program, i int32, r uintptr, e syscall.Errno) int32 {
 //go:nocheckptr
 func report(prog *program, i int32, value uintptr, failure syscall.Errno) syscall.Errno {
 	msg := message{uint64(i) | uint64(value)<<valueShift, uint64(failure)}
-	_, _, e := syscall.RawSyscall(unix.SYS_WRITE, prog.report, uintptr(unsafe.Pointer(&msg)), messageSize)
+	_, _, e := syscall.RawSyscall(unix.SYS_WRITE, prog.report, uintptr(unsafe.Pointer(&msg)),
+		messageSize)
 	return e
 }
 

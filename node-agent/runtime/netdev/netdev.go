@@ -112,7 +112,8 @@ func (m *Moved) move(name, newName string, ns int) error {
 	// With another name asked for, the kernel moves the device first and renames it then: what
 	// stands in the way is found before.
 	template := strings.Contains(newName, "%d")
-	taken := fmt.Errorf("name %q: found a device of that name in the container's network namespace", newName)
+	taken := fmt.Errorf("name %q: found a device of that name in the container's network namespace",
+		newName)
 	before := map[int32]bool{}
 	if template {
 		if err := m.container.links(func(l link) { before[l.index] = true }); err != nil {
@@ -218,7 +219,10 @@ func parseLink(m syscall.NetlinkMessage) (link, error) {
 	if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
 		return link{}, fmt.Errorf("netlink: found a message of type %d for a device", m.Header.Type)
 	}
-	l := link{index: int32(binary.NativeEndian.Uint32(m.Data[4:])), flags: binary.NativeEndian.Uint32(m.Data[8:])}
+	l := link{
+		index: int32(binary.NativeEndian.Uint32(m.Data[4:])),
+		flags: binary.NativeEndian.Uint32(m.Data[8:]),
+	}
 	attributes, err := syscall.ParseNetlinkRouteAttr(&m)
 	if err != nil {
 		return link{}, fmt.Errorf("netlink: found a malformed device: %w", err)
@@ -234,22 +238,24 @@ func parseLink(m syscall.NetlinkMessage) (link, error) {
 // find finds a device by its name; ENODEV without one.
 func (c *conn) find(name string) (found link, err error) {
 	body := append(linkMessage(0, 0, 0), attribute(unix.IFLA_IFNAME, cString(name))...)
-	err = c.request(unix.RTM_GETLINK, unix.NLM_F_ACK, body, func(m syscall.NetlinkMessage) (err error) {
-		found, err = parseLink(m)
-		return err
-	})
+	err = c.request(unix.RTM_GETLINK, unix.NLM_F_ACK, body,
+		func(m syscall.NetlinkMessage) (err error) {
+			found, err = parseLink(m)
+			return err
+		})
 	return found, err
 }
 
 // links passes all devices to f.
 func (c *conn) links(f func(link)) error {
-	return c.request(unix.RTM_GETLINK, unix.NLM_F_DUMP, linkMessage(0, 0, 0), func(m syscall.NetlinkMessage) error {
-		l, err := parseLink(m)
-		if err == nil {
-			f(l)
-		}
-		return err
-	})
+	return c.request(unix.RTM_GETLINK, unix.NLM_F_DUMP, linkMessage(0, 0, 0),
+		func(m syscall.NetlinkMessage) error {
+			l, err := parseLink(m)
+			if err == nil {
+				f(l)
+			}
+			return err
+		})
 }
 
 func (c *conn) moveLink(index int32, ns int, name string) error {
@@ -259,42 +265,46 @@ func (c *conn) moveLink(index int32, ns int, name string) error {
 }
 
 func (c *conn) setUp(index int32) error {
-	return c.request(unix.RTM_NEWLINK, unix.NLM_F_ACK, linkMessage(index, unix.IFF_UP, unix.IFF_UP), nil)
+	return c.request(unix.RTM_NEWLINK, unix.NLM_F_ACK, linkMessage(index, unix.IFF_UP,
+		unix.IFF_UP), nil)
 }
 
 // addresses returns the addresses that stay with a device: permanent ones of global scope.
 func (c *conn) addresses(index int32) (out []address, err error) {
-	err = c.request(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg), func(m syscall.NetlinkMessage) error {
-		if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
-			return fmt.Errorf("netlink: found a message of type %d for an address", m.Header.Type)
-		}
-		attributes, err := syscall.ParseNetlinkRouteAttr(&m)
-		if err != nil {
-			return fmt.Errorf("netlink: found a malformed address: %w", err)
-		}
-		var a address
-		copy(a.header[:], m.Data)
-		flags, scope := uint32(a.header[2]), a.header[3]
-		for _, at := range attributes {
-			switch at.Attr.Type {
-			case unix.IFA_ADDRESS, unix.IFA_LOCAL, unix.IFA_BROADCAST, unix.IFA_RT_PRIORITY:
-				a.attributes = append(a.attributes, attribute(at.Attr.Type, at.Value)...)
-			case unix.IFA_LABEL:
-				a.label = strings.TrimRight(string(at.Value), "\x00")
-			case unix.IFA_FLAGS: // the whole of them; the header has room for eight
-				flags = binary.NativeEndian.Uint32(at.Value)
+	err = c.request(unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg),
+		func(m syscall.NetlinkMessage) error {
+			if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
+				return fmt.Errorf("netlink: found a message of type %d for an address", m.Header.Type)
 			}
-		}
-		if binary.NativeEndian.Uint32(a.header[4:]) != uint32(index) || flags&unix.IFA_F_PERMANENT == 0 || scope != unix.RT_SCOPE_UNIVERSE {
+			attributes, err := syscall.ParseNetlinkRouteAttr(&m)
+			if err != nil {
+				return fmt.Errorf("netlink: found a malformed address: %w", err)
+			}
+			var a address
+			copy(a.header[:], m.Data)
+			flags, scope := uint32(a.header[2]), a.header[3]
+			for _, at := range attributes {
+				switch at.Attr.Type {
+				case unix.IFA_ADDRESS, unix.IFA_LOCAL, unix.IFA_BROADCAST, unix.IFA_RT_PRIORITY:
+					a.attributes = append(a.attributes, attribute(at.Attr.Type, at.Value)...)
+				case unix.IFA_LABEL:
+					a.label = strings.TrimRight(string(at.Value), "\x00")
+				case unix.IFA_FLAGS: // the whole of them; the header has room for eight
+					flags = binary.NativeEndian.Uint32(at.Value)
+				}
+			}
+			if binary.NativeEndian.Uint32(a.header[4:]) != uint32(index) ||
+				flags&unix.IFA_F_PERMANENT == 0 || scope != unix.RT_SCOPE_UNIVERSE {
+				return nil
+			}
+			// What the user has asked for, not what has become of it, such as a duplicate found.
+			flags &= unix.IFA_F_NODAD | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR |
+				unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN
+			a.header[2] = 0
+			a.attributes = append(a.attributes, attribute(unix.IFA_FLAGS, number(flags))...)
+			out = append(out, a)
 			return nil
-		}
-		// What the user has asked for, not what has become of it, such as a duplicate found.
-		flags &= unix.IFA_F_NODAD | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN
-		a.header[2] = 0
-		a.attributes = append(a.attributes, attribute(unix.IFA_FLAGS, number(flags))...)
-		out = append(out, a)
-		return nil
-	})
+		})
 	return out, err
 }
 
@@ -307,7 +317,8 @@ func (c *conn) setAddresses(index int32, addresses []address, oldName, newName s
 		if rest, ok := strings.CutPrefix(a.label, oldName); ok && len(newName+rest) < unix.IFNAMSIZ {
 			body = append(body, attribute(unix.IFA_LABEL, cString(newName+rest))...)
 		}
-		if err := c.request(unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, nil); err != nil && !errors.Is(err, unix.EEXIST) {
+		err := c.request(unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, nil)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("give it its addresses: %w", err)
 		}
 	}

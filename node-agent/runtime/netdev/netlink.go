@@ -74,14 +74,18 @@ const maxMessages = 64 << 10
 
 // request sends a message and passes each answer to each, until the kernel has sent the last one.
 // An error of the kernel's is its errno.
-func (c *conn) request(kind, flags uint16, body []byte, each func(syscall.NetlinkMessage) error) error {
+func (c *conn) request(kind, flags uint16, body []byte,
+	each func(syscall.NetlinkMessage) error,
+) error {
 	c.seq++
 	message := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+len(body))
 	binary.NativeEndian.PutUint32(message, uint32(unix.NLMSG_HDRLEN+len(body)))
 	binary.NativeEndian.PutUint16(message[4:], kind)
 	binary.NativeEndian.PutUint16(message[6:], flags|unix.NLM_F_REQUEST)
 	binary.NativeEndian.PutUint32(message[8:], c.seq)
-	if err := unix.Sendto(c.fd, append(message, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	err := unix.Sendto(c.fd, append(message, body...), 0,
+		&unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	if err != nil {
 		return fmt.Errorf("netlink: sendto: %w", err)
 	}
 	buffer := make([]byte, maxMessages)

@@ -94,7 +94,8 @@ func (c *container) bindMount(i int, m specs.Mount, o mountOptions) {
 // be locked (mount_namespaces(7)), but for nosymfollow: those that no option names stay then. The
 // access time is a value of its own, and stays where no option names it.
 func (c *container) setBindFlags(mount Reg, i int, attr mountAttr) {
-	const lockable = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	const lockable = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV |
+		unix.MOUNT_ATTR_NOEXEC
 	exact := attr
 	if i != noIndex {
 		attr.clear |= unix.MOUNT_ATTR_NOSYMFOLLOW &^ attr.set
@@ -113,5 +114,7 @@ func (c *container) setBindFlags(mount Reg, i int, attr mountAttr) {
 // sharedWithHost reports whether a bind mount is to be a peer of its source.
 func (c *container) sharedWithHost(o mountOptions) bool {
 	p, _ := propagationOption(c.spec.Linux.RootfsPropagation)
-	return p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool { return p.flag == unix.MS_SHARED })
+	return p.flag == unix.MS_SHARED && slices.ContainsFunc(o.propagation, func(p propagation) bool {
+		return p.flag == unix.MS_SHARED
+	})
 }

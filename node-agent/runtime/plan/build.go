@@ -93,7 +93,10 @@ type Unsupported struct {
 }
 
 // ErrNoLinux is returned for a document without the section linux.
-var ErrNoLinux error = &Unsupported{Path: "linux", Found: "nothing", Reason: "a Linux container needs this section"}
+var ErrNoLinux error = &Unsupported{
+	Path: "linux", Found: "nothing",
+	Reason: "a Linux container needs this section",
+}
 
 func (e *Unsupported) Error() string {
 	return fmt.Sprintf("%s: found %s; %s", e.Path, e.Found, e.Reason)
@@ -188,7 +191,8 @@ func (c *container) refuse() error {
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "linux.personality.flags"},
 	} {
 		if f.set {
-			return c.fieldError(f.path, "a value", "this version of berth does not support the field: remove it")
+			return c.fieldError(f.path, "a value",
+				"this version of berth does not support the field: remove it")
 		}
 	}
 	return nil

@@ -94,7 +94,8 @@ func (s stepRef) out() Reg {
 
 func (b *builder) call(c Call, args ...Arg) stepRef {
 	if len(b.args) < len(args) {
-		b.args = make([]Arg, min(512, 4*cap(b.plan.Steps))) // which is still a small object to the allocator
+		// which is still a small object to the allocator
+		b.args = make([]Arg, min(512, 4*cap(b.plan.Steps)))
 	}
 	n := copy(b.args, args)
 	b.plan.Steps = append(b.plan.Steps, Step{Call: c, Args: b.args[:n:n], Field: b.field})
@@ -110,12 +111,15 @@ func flags[T ~int | ~uint | ~uint32 | ~uint64 | ~uintptr](v T, n *names) Arg {
 	return Arg{kind: argConst, val: uintptr(v), names: n}
 }
 
-func text(s string) Arg                    { return Arg{kind: argText, text: s} }
-func list(s []string) Arg                  { return Arg{kind: argStrings, data: s} }
-func regArg(r Reg) Arg                     { return Arg{kind: argReg, val: uintptr(r)} }
-func input(i Input) Arg                    { return Arg{kind: argInput, text: string(i)} }
-func noPointer() Arg                       { return Arg{kind: argConst, names: pointerNames} }
-func cwd() Arg                             { v := unix.AT_FDCWD; return Arg{kind: argConst, val: uintptr(v), names: dirfdNames} }
+func text(s string) Arg   { return Arg{kind: argText, text: s} }
+func list(s []string) Arg { return Arg{kind: argStrings, data: s} }
+func regArg(r Reg) Arg    { return Arg{kind: argReg, val: uintptr(r)} }
+func input(i Input) Arg   { return Arg{kind: argInput, text: string(i)} }
+func noPointer() Arg      { return Arg{kind: argConst, names: pointerNames} }
+func cwd() Arg {
+	v := unix.AT_FDCWD
+	return Arg{kind: argConst, val: uintptr(v), names: dirfdNames}
+}
 func structArg(p []byte, print string) Arg { return Arg{kind: argBytes, data: p, text: print} }
 
 func pointingArg(p []byte, print string, pointers ...Pointer) Arg {
@@ -147,7 +151,8 @@ func (b *builder) openat2(dir Arg, path string, fl, resolve uint64) stepRef {
 // inRoot opens a path of the container as an O_PATH descriptor, resolving every component inside
 // root.
 func (b *builder) inRoot(root Reg, path string, fl uint64) stepRef {
-	return b.openat2(regArg(root), relative(path), unix.O_PATH|fl, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	return b.openat2(regArg(root), relative(path), unix.O_PATH|fl, unix.RESOLVE_IN_ROOT|
+		unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // relative converts a container's absolute path to one that openat2 resolves below the root's
@@ -198,19 +203,23 @@ func (b *builder) fsopen(fstype string) Reg {
 }
 
 func (b *builder) fsconfigString(fs Reg, key, value string) stepRef {
-	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_SET_STRING), fsconfigNames), text(key), text(value), num(0))
+	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_SET_STRING), fsconfigNames),
+		text(key), text(value), num(0))
 }
 
 func (b *builder) fsconfigFlag(fs Reg, key string) stepRef {
-	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_SET_FLAG), fsconfigNames), text(key), noPointer(), num(0))
+	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_SET_FLAG), fsconfigNames),
+		text(key), noPointer(), num(0))
 }
 
 func (b *builder) fsconfigCreate(fs Reg) stepRef {
-	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_CMD_CREATE), fsconfigNames), noPointer(), noPointer(), num(0))
+	return b.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_CMD_CREATE), fsconfigNames),
+		noPointer(), noPointer(), num(0))
 }
 
 func (b *builder) fsmount(fs Reg, attr uint64) Reg {
-	return b.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames), flags(attr, attrNames)).out()
+	return b.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames),
+		flags(attr, attrNames)).out()
 }
 
 // moveMount attaches a detached mount at the place that an O_PATH descriptor stands for.

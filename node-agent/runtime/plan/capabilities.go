@@ -55,7 +55,8 @@ func (c *container) capabilities() capabilitySets {
 	s.ambient &= s.permitted & s.inheritable
 	for n := 0; denied>>n != 0; n++ {
 		if denied>>n&1 == 1 {
-			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+capability.Name(n)+"; it is left out")
+			c.plan.Warnings = append(c.plan.Warnings, "process.capabilities: this host cannot grant "+
+				capability.Name(n)+"; it is left out")
 		}
 	}
 	return s
@@ -73,7 +74,8 @@ func (c *container) capset(s capabilitySets) {
 		binary.NativeEndian.PutUint32(data[at+4:], uint32(s.permitted>>shift))
 		binary.NativeEndian.PutUint32(data[at+8:], uint32(s.inheritable>>shift))
 	}
-	c.call(unix.SYS_CAPSET, structArg(header, "{v3}"), structArg(data, "{effective="+hex(s.effective)+", permitted="+hex(s.permitted)+", inheritable="+hex(s.inheritable)+"}"))
+	c.call(unix.SYS_CAPSET, structArg(header, "{v3}"), structArg(data, "{effective="+hex(s.effective)+
+		", permitted="+hex(s.permitted)+", inheritable="+hex(s.inheritable)+"}"))
 }
 
 func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
@@ -108,7 +110,8 @@ func (c *container) credentials() error {
 	if _, keep := c.spec.Annotations[KeepGroups]; !keep {
 		set := c.call(unix.SYS_SETGROUPS, num(len(groups)), structArg(mem, "{"+joinUint(groups)+"}"))
 		if len(groups) == 0 && c.inUserNamespace() {
-			set.tolerate(unix.EPERM) // setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
+			// setgroups is denied where an unprivileged user made the mapping (user_namespaces(7))
+			set.tolerate(unix.EPERM)
 		}
 	}
 	c.call(unix.SYS_SETRESGID, num(p.User.GID), num(p.User.GID), num(p.User.GID))
@@ -120,7 +123,8 @@ func (c *container) credentials() error {
 		c.at("process.capabilities.ambient")
 		for n := 0; n <= c.host.LastCapability; n++ {
 			if sets.ambient>>n&1 == 1 {
-				c.call(unix.SYS_PRCTL, flags(uint(unix.PR_CAP_AMBIENT), prctlNames), num(uint(unix.PR_CAP_AMBIENT_RAISE)), flags(uint(n), capNames), num(0), num(0))
+				c.call(unix.SYS_PRCTL, flags(uint(unix.PR_CAP_AMBIENT), prctlNames),
+					num(uint(unix.PR_CAP_AMBIENT_RAISE)), flags(uint(n), capNames), num(0), num(0))
 			}
 		}
 	}

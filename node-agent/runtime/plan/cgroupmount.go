@@ -23,16 +23,21 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 		c.onlyReadRootless(i, &o)
 	}
 	if len(o.data) > 0 && !(c.host.Cgroup.Unified && namespaced) {
-		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","), "no such option of mount(8), and none of the cgroup filesystem's own is taken here: the hierarchies are the host's")
+		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","),
+			"no such option of mount(8), and none of the cgroup filesystem's own is taken here: the hierarchies are the host's")
 	}
 	bind := func(hierarchy string, dest string) {
 		if source, ok := c.opts.CgroupPaths[hierarchy]; ok {
-			c.bindMount(noIndex, specs.Mount{Destination: dest, Source: source}, mountOptions{attr: o.attr, propagation: o.propagation})
+			c.bindMount(noIndex, specs.Mount{Destination: dest, Source: source}, mountOptions{
+				attr:        o.attr,
+				propagation: o.propagation,
+			})
 		}
 	}
 	if c.host.Cgroup.Unified {
 		if _, ok := c.opts.CgroupPaths[""]; !namespaced && !ok {
-			return c.newMount(specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"}, mountOptions{attr: o.attr, data: []string{"mode=755"}})
+			return c.newMount(specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs"},
+				mountOptions{attr: o.attr, data: []string{"mode=755"}})
 		}
 		if !namespaced {
 			bind("", m.Destination)
@@ -52,9 +57,13 @@ func (c *container) cgroupMount(i int, m specs.Mount, o mountOptions) error {
 			bind(hierarchy, path.Join(m.Destination, name))
 			return
 		}
-		mount, _ := c.detached(specs.Mount{Type: fstype, Source: "cgroup"}, &mountOptions{attr: o.attr, data: data})
+		mount, _ := c.detached(specs.Mount{Type: fstype, Source: "cgroup"}, &mountOptions{
+			attr: o.attr,
+			data: data,
+		})
 		c.mkdirat(regArg(top), name, 0o755)
-		c.call(unix.SYS_MOVE_MOUNT, regArg(mount), text(""), regArg(top), text(name), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
+		c.call(unix.SYS_MOVE_MOUNT, regArg(mount), text(""), regArg(top), text(name),
+			flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.propagate(mount, mountOptions{propagation: o.propagation})
 		c.close(mount)
 	}
@@ -79,7 +88,9 @@ func (c *container) onlyReadRootless(i int, o *mountOptions) {
 		return
 	}
 	if o.attr.clear&unix.MOUNT_ATTR_RDONLY != 0 {
-		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].options: found rw; without a cgroup namespace a plain user's cgroup mount is read-only", i))
+		c.plan.Warnings = append(c.plan.Warnings,
+			fmt.Sprintf(
+				"mounts[%d].options: found rw; without a cgroup namespace a plain user's cgroup mount is read-only", i))
 	}
 	o.attr.merge(unix.MOUNT_ATTR_RDONLY, 0)
 }
@@ -93,11 +104,14 @@ func (c *container) cgroup2Mount(i int, m specs.Mount, o mountOptions) error {
 	own, ok := c.opts.CgroupPaths[""]
 	switch {
 	case len(o.data) > 0:
-		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","), "options of the filesystem itself need a cgroup namespace")
+		return c.fieldError(fmt.Sprintf("mounts[%d].options", i), strings.Join(o.data, ","),
+			"options of the filesystem itself need a cgroup namespace")
 	case !ok:
-		return c.fieldError(fmt.Sprintf("mounts[%d].type", i), "cgroup2", "without a cgroup namespace only a container with a cgroup of version 2 can be shown one")
+		return c.fieldError(fmt.Sprintf("mounts[%d].type", i), "cgroup2",
+			"without a cgroup namespace only a container with a cgroup of version 2 can be shown one")
 	}
 	c.onlyReadRootless(i, &o)
-	c.bindMount(noIndex, specs.Mount{Destination: m.Destination, Source: own}, mountOptions{attr: o.attr, rattr: o.rattr, propagation: o.propagation})
+	c.bindMount(noIndex, specs.Mount{Destination: m.Destination, Source: own},
+		mountOptions{attr: o.attr, rattr: o.rattr, propagation: o.propagation})
 	return nil
 }

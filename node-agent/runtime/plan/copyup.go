@@ -22,9 +22,11 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 		st := &unix.Statx_t{}
 		const statxMode = unsafe.Offsetof(unix.Statx_t{}.Mode)
 		memory := structArg(native(st), "statx")
-		c.call(unix.SYS_STATX, regArg(at), text(""), flags(uint(unix.AT_EMPTY_PATH), atNames), num(uint(unix.STATX_MODE)), memory)
+		c.call(unix.SYS_STATX, regArg(at), text(""), flags(uint(unix.AT_EMPTY_PATH), atNames),
+			num(uint(unix.STATX_MODE)), memory)
 		mode := c.reg()
-		c.call(OpLoad, structArg(native(st)[statxMode:statxMode+4], "statx.mode"), flags(uint32(0o7777), modeNames)).into(mode)
+		c.call(OpLoad, structArg(native(st)[statxMode:statxMode+4], "statx.mode"),
+			flags(uint32(0o7777), modeNames)).into(mode)
 		top := c.openat2(regArg(mount), ".", unix.O_RDONLY|unix.O_DIRECTORY, unix.RESOLVE_BENEATH).out()
 		c.call(unix.SYS_FCHMOD, regArg(top), regArg(mode))
 		c.close(top)
@@ -42,8 +44,11 @@ func (c *container) likeWhatItCovers(mount, at Reg, m specs.Mount, o mountOption
 // child hands it a clone of the directory, and what is mounted in it, in which no device can be
 // opened and no symbolic link be followed, whatever others do to the directory during the copy.
 func (c *container) copyUp(mount, from Reg) {
-	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
-	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})
+	clone := c.openTree(regArg(from), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|
+		unix.AT_RECURSIVE).out()
+	c.mountSetattr(regArg(clone), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		mountAttr{set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID |
+			unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW})
 	c.sendDescriptors(input(InputCopyUp), []byte(strconv.Itoa(c.field.Index)), clone, mount)
 	c.sync(SyncCopyUp)
 	c.close(clone)
@@ -56,7 +61,8 @@ func (c *container) copyUp(mount, from Reg) {
 func (c *container) waitClosed(socket Arg) {
 	closed := &unix.PollFd{Events: unix.POLLRDHUP}
 	c.call(OpStore, structArg(native(closed)[:4], "pollfd.fd"), socket)
-	c.call(unix.SYS_PPOLL, structArg(native(closed), "{POLLRDHUP}"), num(1), noPointer(), noPointer(), num(0))
+	c.call(unix.SYS_PPOLL, structArg(native(closed), "{POLLRDHUP}"), num(1), noPointer(), noPointer(),
+		num(0))
 }
 
 // receiveDescriptors receives as many descriptors as want, in registers of their own, through a
@@ -67,14 +73,20 @@ func (c *container) receiveDescriptors(socket Arg, want int) []Reg {
 	control := make([]byte, unix.CmsgSpace(4*want))
 	msg := &unix.Msghdr{Iovlen: 1, Controllen: uint64(len(control))}
 	c.call(unix.SYS_RECVMSG, socket, pointingArg(native(msg), "{SCM_RIGHTS}",
-		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{unsafe.Offsetof(iov.Base), structArg(payload, "")})},
-		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), flags(uint(unix.MSG_CMSG_CLOEXEC), recvNames))
+		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{
+			unsafe.Offsetof(iov.Base),
+			structArg(payload, ""),
+		})},
+		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), flags(uint(unix.MSG_CMSG_CLOEXEC),
+		recvNames))
 	// The kernel leaves out those that the process has no number left for.
 	at := unsafe.Offsetof(msg.Flags)
-	c.call(OpExpect, structArg(native(msg)[at:at+4], "msg_flags"), flags(uint(unix.MSG_CTRUNC), recvNames), num(0), flags(uint(unix.EMFILE), errnoNames))
+	c.call(OpExpect, structArg(native(msg)[at:at+4], "msg_flags"), flags(uint(unix.MSG_CTRUNC),
+		recvNames), num(0), flags(uint(unix.EMFILE), errnoNames))
 	fds := make([]Reg, want)
 	for i := range fds {
-		fds[i] = c.call(OpLoad, structArg(control[unix.CmsgLen(0)+4*i:][:4], "SCM_RIGHTS"), flags(uint32(math.MaxUint32), hexNames)).out()
+		fds[i] = c.call(OpLoad, structArg(control[unix.CmsgLen(0)+4*i:][:4], "SCM_RIGHTS"),
+			flags(uint32(math.MaxUint32), hexNames)).out()
 	}
 	return fds
 }
@@ -94,7 +106,10 @@ func (c *container) sendDescriptors(socket Arg, payload []byte, fds ...Reg) {
 		c.call(OpStore, structArg(slot, "SCM_RIGHTS"), regArg(fd))
 	}
 	c.call(unix.SYS_SENDMSG, socket, pointingArg(native(msg), "{SCM_RIGHTS}",
-		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{unsafe.Offsetof(iov.Base), structArg(payload, "")})},
+		Pointer{unsafe.Offsetof(msg.Iov), pointingArg(native(iov), "", Pointer{
+			unsafe.Offsetof(iov.Base),
+			structArg(payload, ""),
+		})},
 		Pointer{unsafe.Offsetof(msg.Control), structArg(control, "")}), num(0))
 }
 
@@ -147,7 +162,8 @@ func (c *container) copyEntry(e CopyEntry) {
 	parent := func() Reg { return c.openat2(target, dir, unix.O_PATH|unix.O_DIRECTORY, resolve).out() }
 	own := func(fd Reg) {
 		c.call(unix.SYS_FCHOWN, regArg(fd), num(e.UID), num(e.GID))
-		c.call(unix.SYS_FCHMOD, regArg(fd), flags(e.Mode&0o7777, modeNames)) // after chown(2), which takes set-id bits away
+		// after chown(2), which takes set-id bits away
+		c.call(unix.SYS_FCHMOD, regArg(fd), flags(e.Mode&0o7777, modeNames))
 		c.close(fd)
 	}
 	switch e.Mode & unix.S_IFMT {
@@ -165,7 +181,8 @@ func (c *container) copyEntry(e CopyEntry) {
 		}
 		own(fd)
 	case unix.S_IFREG:
-		in := c.openat2(input(InputCopySource), e.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, resolve).out()
+		in := c.openat2(input(InputCopySource), e.Path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW,
+			resolve).out()
 		c.expectNode(regArg(in), "", unix.S_IFREG, 0, 0)
 		at := parent()
 		c.mknodat(regArg(at), base, unix.S_IFREG|0o600, 0)
@@ -178,7 +195,8 @@ func (c *container) copyEntry(e CopyEntry) {
 			moved, have := make([]byte, 4), c.reg()
 			c.call(unix.SYS_SENDFILE, regArg(out), regArg(in), num(0), num(n)).into(have)
 			c.call(OpStore, structArg(moved, "moved"), regArg(have))
-			c.call(OpExpect, structArg(moved, "moved"), flags(uint32(math.MaxUint32), hexNames), flags(uint32(n), hexNames), flags(uint(unix.EIO), errnoNames))
+			c.call(OpExpect, structArg(moved, "moved"), flags(uint32(math.MaxUint32), hexNames),
+				flags(uint32(n), hexNames), flags(uint(unix.EIO), errnoNames))
 		}
 		c.close(in)
 		own(out)

@@ -13,13 +13,14 @@ import (
 // TestCopyStaysInside: even if files change after the look, a copy opens no file outside of the two
 // directories, and follows no symbolic link in them.
 func TestCopyStaysInside(t *testing.T) {
-	p := BuildCopy(&specs.Spec{Linux: &specs.Linux{}}, Field{Path: "mounts", Index: 1}, Options{}, []CopyEntry{
-		{Path: ".", Mode: unix.S_IFDIR | 0o755},
-		{Path: "a", Mode: unix.S_IFDIR | 0o700},
-		{Path: "a/file", Mode: unix.S_IFREG | 0o600, Size: 1},
-		{Path: "a/link", Mode: unix.S_IFLNK, Target: "/etc"},
-		{Path: "a/node", Mode: unix.S_IFCHR | 0o600, Device: unix.Mkdev(1, 3)},
-	})
+	p := BuildCopy(&specs.Spec{Linux: &specs.Linux{}}, Field{Path: "mounts", Index: 1}, Options{},
+		[]CopyEntry{
+			{Path: ".", Mode: unix.S_IFDIR | 0o755},
+			{Path: "a", Mode: unix.S_IFDIR | 0o700},
+			{Path: "a/file", Mode: unix.S_IFREG | 0o600, Size: 1},
+			{Path: "a/link", Mode: unix.S_IFLNK, Target: "/etc"},
+			{Path: "a/node", Mode: unix.S_IFCHR | 0o600, Device: unix.Mkdev(1, 3)},
+		})
 	const want = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 	opened := 0
 	for i, s := range p.Steps {

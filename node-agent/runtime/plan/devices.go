@@ -59,7 +59,9 @@ func (c *container) devices() error {
 		c.call(unix.SYS_CLOSE, input(InputNodes))
 	}
 	if left > 0 {
-		c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("linux.devices: %d of them are below /dev, which is a bind mount of the document: what is in it stays as it is", left))
+		c.plan.Warnings = append(c.plan.Warnings,
+			fmt.Sprintf(
+				"linux.devices: %d of them are below /dev, which is a bind mount of the document: what is in it stays as it is", left))
 	}
 	if !owned {
 		return nil
@@ -75,13 +77,19 @@ func (c *container) devices() error {
 			c.bindMount(noIndex, specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
 		default:
 			made := c.label()
-			c.mknodat(regArg(dev), path.Base(d.Path), unix.S_IFCHR|0o666, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST).then(made)
+			c.mknodat(regArg(dev), path.Base(d.Path), unix.S_IFCHR|0o666, unix.Mkdev(uint32(d.Major),
+				uint32(d.Minor))).tolerate(unix.EEXIST).then(made)
 			c.expectNode(regArg(dev), path.Base(d.Path), unix.S_IFCHR, uint32(d.Major), uint32(d.Minor))
 			c.mark(made)
 		}
 	}
 	c.at("linux.devices (default links)")
-	for _, l := range [][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}} {
+	for _, l := range [][2]string{
+		{"/proc/self/fd", "fd"},
+		{"/proc/self/fd/0", "stdin"},
+		{"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"},
+	} {
 		c.symlinkat(l[0], regArg(dev), l[1]).tolerate(unix.EEXIST)
 	}
 	if !listed["/dev/ptmx"] {
@@ -99,7 +107,10 @@ func (c *container) devices() error {
 func (c *container) device(i int, d specs.LinuxDevice) error {
 	kind, ok := deviceKind(d.Type)
 	if !ok {
-		return &Unsupported{Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type, Reason: "allowed are c, u, b, p"}
+		return &Unsupported{
+			Path: fmt.Sprintf("linux.devices[%d].type", i), Found: d.Type,
+			Reason: "allowed are c, u, b, p",
+		}
 	}
 	if c.inUserNamespace() && kind != unix.S_IFIFO {
 		c.boundDevice(i, d, kind)
@@ -110,7 +121,8 @@ func (c *container) device(i int, d specs.LinuxDevice) error {
 	at := c.reg()
 	there, done := c.label(), c.label()
 	c.ensureDirectory(at, dir, unix.O_DIRECTORY)
-	c.mknodat(regArg(at), base, kind|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor))).tolerate(unix.EEXIST).orElse(there)
+	c.mknodat(regArg(at), base, kind|mode, unix.Mkdev(uint32(d.Major),
+		uint32(d.Minor))).tolerate(unix.EEXIST).orElse(there)
 	if d.UID != nil || d.GID != nil {
 		uid, gid := ^uint32(0), ^uint32(0) // chown(2): -1 leaves it
 		if d.UID != nil {
@@ -139,13 +151,16 @@ func (c *container) expectNode(dir Arg, base string, kind, major, minor uint32) 
 	if base == "" {
 		fl |= unix.AT_EMPTY_PATH
 	}
-	c.call(unix.SYS_STATX, dir, text(base), flags(uint(fl), atNames), num(uint(unix.STATX_TYPE)), memory)
+	c.call(unix.SYS_STATX, dir, text(base), flags(uint(fl), atNames), num(uint(unix.STATX_TYPE)),
+		memory)
 	expect := func(what string, offset uintptr, mask, value uint32) {
-		checks = append(checks, c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what), flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames)))
+		checks = append(checks, c.call(OpExpect, structArg(native(st)[offset:offset+4], "statx."+what),
+			flags(mask, hexNames), flags(value, hexNames), flags(uint(unix.EEXIST), errnoNames)))
 	}
 	// stx_mode has 16 bits. What follows it is spare and zero, but a big-endian machine has it in
 	// the low half.
-	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)), binary.NativeEndian.Uint32(halves(uint16(kind))))
+	expect("mode", unsafe.Offsetof(st.Mode), binary.NativeEndian.Uint32(halves(unix.S_IFMT)),
+		binary.NativeEndian.Uint32(halves(uint16(kind))))
 	if kind == unix.S_IFCHR || kind == unix.S_IFBLK {
 		expect("rdev_major", unsafe.Offsetof(st.Rdev_major), ^uint32(0), major)
 		expect("rdev_minor", unsafe.Offsetof(st.Rdev_minor), ^uint32(0), minor)
@@ -176,19 +191,24 @@ func (c *container) console() error {
 // (CVE-2025-52565).
 func (c *container) openTerminal() (master Reg) {
 	c.at("process.terminal")
-	master = c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
+	master = c.openat2(regArg(c.rootFD), "dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY,
+		unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS).out()
 	var unlock int32
-	c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSPTLCK)), structArg(native(&unlock), "{0}"))
-	c.tty = c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCGPTPEER)), flags(uint(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), openNames)).out()
+	c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSPTLCK)), structArg(native(&unlock),
+		"{0}"))
+	c.tty = c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCGPTPEER)),
+		flags(uint(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC), openNames)).out()
 	if c.opts.PlainNewlines {
 		modes := terminalModes()
 		modes.Oflag &^= unix.ONLCR
-		c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TCSETS)), structArg(native(&modes), "{-onlcr}"))
+		c.call(unix.SYS_IOCTL, regArg(c.tty), num(uint(unix.TCSETS)), structArg(native(&modes),
+			"{-onlcr}"))
 	}
 	if s := c.spec.Process.ConsoleSize; s != nil {
 		c.at("process.consoleSize")
 		size := unix.Winsize{Row: uint16(s.Height), Col: uint16(s.Width)}
-		c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSWINSZ)), structArg(native(&size), fmt.Sprintf("{%dx%d}", s.Width, s.Height)))
+		c.call(unix.SYS_IOCTL, regArg(master), num(uint(unix.TIOCSWINSZ)),
+			structArg(native(&size), fmt.Sprintf("{%dx%d}", s.Width, s.Height)))
 		c.at("process.terminal")
 	}
 	c.call(unix.SYS_FCHOWN, regArg(c.tty), num(c.spec.Process.User.UID), num(^uint32(0)))
@@ -199,11 +219,15 @@ func (c *container) openTerminal() (master Reg) {
 // tty_io.c, with c_cflag of pty.c).
 func terminalModes() unix.Termios {
 	return unix.Termios{
-		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 | unix.CREAD,
-		Lflag: unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL | unix.ECHOKE | unix.IEXTEN,
+		Iflag: unix.ICRNL | unix.IXON, Oflag: unix.OPOST | unix.ONLCR, Cflag: unix.B38400 | unix.CS8 |
+			unix.CREAD,
+		Lflag: unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL |
+			unix.ECHOKE | unix.IEXTEN,
 		Cc: [...]uint8{
-			unix.VINTR: 3, unix.VQUIT: 0o34, unix.VERASE: 0o177, unix.VKILL: 0o25, unix.VEOF: 4, unix.VMIN: 1, unix.VSTART: 0o21, unix.VSTOP: 0o23,
-			unix.VSUSP: 0o32, unix.VREPRINT: 0o22, unix.VDISCARD: 0o17, unix.VWERASE: 0o27, unix.VLNEXT: 0o26, 18: 0,
+			unix.VINTR: 3, unix.VQUIT: 0o34, unix.VERASE: 0o177, unix.VKILL: 0o25, unix.VEOF: 4,
+			unix.VMIN: 1, unix.VSTART: 0o21, unix.VSTOP: 0o23,
+			unix.VSUSP: 0o32, unix.VREPRINT: 0o22, unix.VDISCARD: 0o17, unix.VWERASE: 0o27,
+			unix.VLNEXT: 0o26, 18: 0,
 		},
 	}
 }

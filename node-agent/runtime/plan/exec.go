@@ -143,7 +143,10 @@ func (c *container) joinNamespaces() error {
 		flag := cloneFlag(n.Type)
 		switch {
 		case flag == 0:
-			return &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
+			return &Unsupported{
+				Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type),
+				Reason: "unknown type",
+			}
 		case n.Type == specs.PIDNamespace && !c.inUserNamespace():
 			c.plan.JoinPIDs = true
 		default:
@@ -179,6 +182,7 @@ func (c *container) verifyWorkingDirectory() error {
 	path := make([]byte, unix.PathMax)
 	c.call(unix.SYS_GETCWD, structArg(path, "cwd"), num(len(path)))
 	first := func(b byte) uint32 { return binary.NativeEndian.Uint32([]byte{b, 0, 0, 0}) }
-	c.call(OpExpect, structArg(path[:4], "cwd"), flags(first(math.MaxUint8), hexNames), flags(first('/'), hexNames), flags(uint(unix.ENOENT), errnoNames))
+	c.call(OpExpect, structArg(path[:4], "cwd"), flags(first(math.MaxUint8), hexNames),
+		flags(first('/'), hexNames), flags(uint(unix.ENOENT), errnoNames))
 	return nil
 }

@@ -30,7 +30,8 @@ func BuildCreateContainerHook(spec *specs.Spec, h specs.Hook, f Field, o Options
 	c.field = f
 	c.hookProcess(o.Rootfs)
 	execveat := func() stepRef {
-		return c.call(unix.SYS_EXECVEAT, input(InputProgram), text(""), list(hookArgs(h)), list(hookEnv(h, o)), flags(uint(unix.AT_EMPTY_PATH), atNames))
+		return c.call(unix.SYS_EXECVEAT, input(InputProgram), text(""), list(hookArgs(h)),
+			list(hookEnv(h, o)), flags(uint(unix.AT_EMPTY_PATH), atNames))
 	}
 	// A script fails with ENOENT, since its interpreter could not open a descriptor that is closed
 	// (execveat(2), BUGS).

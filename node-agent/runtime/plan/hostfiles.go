@@ -47,12 +47,14 @@ func (c *container) hostFiles() error {
 	}
 	refused, done := c.label(), c.label()
 	c.at("root.path")
-	c.rootAt = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0).tolerate(unix.EACCES).orElse(refused).out()
+	c.rootAt = c.openat2(cwd(), c.opts.Rootfs, unix.O_PATH|unix.O_DIRECTORY,
+		0).tolerate(unix.EACCES).orElse(refused).out()
 	c.plan.HostFiles = []HostFile{{Field: c.field, Path: c.opts.Rootfs}}
 	for _, s := range sources {
 		c.field = s.field
 		c.bindSource(s.mount, s.opts).into(s.clone).tolerate(unix.EACCES).orElse(refused)
-		c.plan.HostFiles = append(c.plan.HostFiles, HostFile{Field: s.field, Path: c.hostPath(s.mount.Source), NoFollow: s.opts.srcNoFollow})
+		c.plan.HostFiles = append(c.plan.HostFiles,
+			HostFile{Field: s.field, Path: c.hostPath(s.mount.Source), NoFollow: s.opts.srcNoFollow})
 	}
 	c.goTo(done)
 
@@ -89,5 +91,6 @@ func (c *container) hostFiles() error {
 // wrong with its options, mounts reports; and the parent opens a source that gets other ids.
 func (c *container) clonedEarly(m specs.Mount) (mountOptions, bool) {
 	o, err := parseMountOptions(m.Options)
-	return o, err == nil && (m.Type == "bind" || o.bind) && !o.remount && !o.copySymlink && !idmapped(m, o)
+	return o, err == nil && (m.Type == "bind" || o.bind) && !o.remount && !o.copySymlink &&
+		!idmapped(m, o)
 }

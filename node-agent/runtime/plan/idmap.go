@@ -85,7 +85,8 @@ func (o *idmapOption) parse(option string) (ok bool, err error) {
 		case "gids":
 			into = &o.gids
 		default:
-			return false, fmt.Errorf("%q: found %q; allowed are uids= and gids=, with a ; between them", option, part)
+			return false, fmt.Errorf("%q: found %q; allowed are uids= and gids=, with a ; between them",
+				option, part)
 		}
 		for triplet := range strings.SplitSeq(list, "#") {
 			m, err := parseMapping(triplet)
@@ -108,18 +109,22 @@ func parseMapping(triplet string) (m relativeMapping, err error) {
 	for i, into := range []*uint32{&m.ContainerID, &m.HostID, &m.Size} {
 		n, err := strconv.ParseUint(parts[i], 10, 32)
 		if err != nil {
-			return m, fmt.Errorf("found %q; allowed are three numbers from 0 to 4294967295, as in 0-100000-65536", triplet)
+			return m, fmt.Errorf(
+				"found %q; allowed are three numbers from 0 to 4294967295, as in 0-100000-65536", triplet)
 		}
 		*into = uint32(n)
 	}
 	if m.Size == 0 {
-		return m, fmt.Errorf("found %q; the third number is how many ids there are, and cannot be 0", triplet)
+		return m, fmt.Errorf("found %q; the third number is how many ids there are, and cannot be 0",
+			triplet)
 	}
 	return m, nil
 }
 
 // absolute converts an option's mappings to mappings of the host's ids.
-func absolute(option []relativeMapping, container []specs.LinuxIDMapping) ([]specs.LinuxIDMapping, error) {
+func absolute(option []relativeMapping, container []specs.LinuxIDMapping) ([]specs.LinuxIDMapping,
+	error,
+) {
 	var out []specs.LinuxIDMapping
 	for _, m := range option {
 		if m.relative {
@@ -132,7 +137,9 @@ func absolute(option []relativeMapping, container []specs.LinuxIDMapping) ([]spe
 				}
 			}
 			if !found {
-				return nil, fmt.Errorf("@%d is none of the ids that linux.uidMappings and linux.gidMappings give the container", m.ContainerID)
+				return nil, fmt.Errorf(
+					"@%d is none of the ids that linux.uidMappings and linux.gidMappings give the container",
+					m.ContainerID)
 			}
 		}
 		out = append(out, m.LinuxIDMapping)
@@ -172,14 +179,16 @@ func (c *container) mapIDs(i int, m specs.Mount, o *mountOptions) error {
 			}
 		}
 		if own < 0 {
-			return c.fieldError(fmt.Sprintf("mounts[%d].options", i), "idmap", "a mount without mappings of its own takes those of the container, which has no user namespace")
+			return c.fieldError(fmt.Sprintf("mounts[%d].options", i), "idmap",
+				"a mount without mappings of its own takes those of the container, which has no user namespace")
 		}
 		ns.Path, ns.UIDs, ns.GIDs = l.Namespaces[own].Path, l.UIDMappings, l.GIDMappings
 	case uids == 0 || gids == 0:
 		return c.fieldError(field, "user ids or group ids alone", "mappings are needed for both")
 	}
 	if c.host.UserNamespace {
-		return c.fieldError(field, "mappings", "the ids of the host's filesystems can be mapped by the host's root alone, and the runtime is in a user namespace")
+		return c.fieldError(field, "mappings",
+			"the ids of the host's filesystems can be mapped by the host's root alone, and the runtime is in a user namespace")
 	}
 	o.userns = ptrTo(c.userNamespace(ns))
 	return nil
@@ -188,7 +197,8 @@ func (c *container) mapIDs(i int, m specs.Mount, o *mountOptions) error {
 // userNamespace returns the index of a user namespace in the plan, which has each once.
 func (c *container) userNamespace(ns UserNamespace) int {
 	for i, have := range c.plan.UserNamespaces {
-		if have.Path == ns.Path && reflect.DeepEqual(have.UIDs, ns.UIDs) && reflect.DeepEqual(have.GIDs, ns.GIDs) {
+		if have.Path == ns.Path && reflect.DeepEqual(have.UIDs, ns.UIDs) && reflect.DeepEqual(have.GIDs,
+			ns.GIDs) {
 			return i
 		}
 	}
@@ -202,17 +212,22 @@ func ptrTo[T any](v T) *T { return &v }
 func (c *container) setIDMap(mount Reg, o mountOptions) {
 	attr := mountAttr{set: unix.MOUNT_ATTR_IDMAP}.bytes()
 	const usernsFD = unsafe.Offsetof(unix.MountAttr{}.Userns_fd)
-	c.call(OpStore, structArg(attr[usernsFD:usernsFD+4], "mount_attr.userns_fd"), input(InputUserNamespace(*o.userns)))
+	c.call(OpStore, structArg(attr[usernsFD:usernsFD+4], "mount_attr.userns_fd"),
+		input(InputUserNamespace(*o.userns)))
 	fl := unix.AT_EMPTY_PATH
 	if o.idmap.recursive {
 		fl |= unix.AT_RECURSIVE
 	}
-	c.call(unix.SYS_MOUNT_SETATTR, regArg(mount), text(""), flags(uint(fl), atNames), structArg(attr, "{set=MOUNT_ATTR_IDMAP, userns_fd}"), num(len(attr)))
+	c.call(unix.SYS_MOUNT_SETATTR, regArg(mount), text(""), flags(uint(fl), atNames),
+		structArg(attr, "{set=MOUNT_ATTR_IDMAP, userns_fd}"), num(len(attr)))
 }
 
 // parentSource returns a bind mount's source that the parent has cloned.
 func (c *container) parentSource(m specs.Mount, o mountOptions) Reg {
-	s := Source{Field: c.field, Path: c.hostPath(m.Source), Recursive: o.recursive, NoFollow: o.srcNoFollow, UserNamespace: -1}
+	s := Source{
+		Field: c.field, Path: c.hostPath(m.Source), Recursive: o.recursive,
+		NoFollow: o.srcNoFollow, UserNamespace: -1,
+	}
 	if o.userns != nil {
 		s.UserNamespace, s.MapAll = *o.userns, o.idmap.recursive
 	}

@@ -29,7 +29,8 @@ func BuildUnmounts(spec *specs.Spec, mounts []specs.Mount, o Options) (*Plan, er
 			c.atIndex("mounts", i, mounts[i].Destination)
 			dir, base := path.Split(path.Clean("/" + mounts[i].Destination))
 			if base == "" {
-				return c.fieldError(fmt.Sprintf("mounts[%d].destination", i), mounts[i].Destination, "the container's root stays")
+				return c.fieldError(fmt.Sprintf("mounts[%d].destination", i), mounts[i].Destination,
+					"the container's root stays")
 			}
 			// umount2 takes a path: one name below the working directory, which is not followed.
 			at := c.inRoot(c.rootFD, dir, unix.O_DIRECTORY).out()

@@ -36,11 +36,13 @@ func (c *container) labels() error {
 	write := func(file, content string) {
 		// Nothing that is mounted below /proc may be in the way. "self" is a symbolic link, though
 		// no magic one.
-		c.writeFile(regArg(proc), "self/attr/"+file, content, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+		c.writeFile(regArg(proc), "self/attr/"+file, content, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|
+			unix.RESOLVE_NO_MAGICLINKS)
 	}
 	if profile != "" {
 		if !c.host.AppArmor {
-			return c.fieldError(path, profile, "apparmor: config provided but apparmor not supported: this host has not enabled it; remove the field")
+			return c.fieldError(path, profile,
+				"apparmor: config provided but apparmor not supported: this host has not enabled it; remove the field")
 		}
 		c.field = Field{Path: path, Index: -1, Note: profile}
 		write("apparmor/exec", "exec "+profile)
@@ -68,7 +70,8 @@ func (c *container) runtimeProc(proc Reg) {
 	st := &unix.Statfs_t{}
 	c.call(unix.SYS_FSTATFS, regArg(proc), structArg(native(st), "statfs"))
 	kind := native(st)[unsafe.Offsetof(st.Type):]
-	c.call(OpExpect, structArg(kind[:4], "statfs.type"), flags(^uint32(0), hexNames), flags(uint32(unix.PROC_SUPER_MAGIC), hexNames), flags(uint(unix.EXDEV), errnoNames))
+	c.call(OpExpect, structArg(kind[:4], "statfs.type"), flags(^uint32(0), hexNames),
+		flags(uint32(unix.PROC_SUPER_MAGIC), hexNames), flags(uint(unix.EXDEV), errnoNames))
 }
 
 const noSELinux = "selinux label is specified in config, but selinux is disabled or not supported: remove the field"
@@ -96,7 +99,8 @@ func (c *container) labelled(fstype string, data []string) bool {
 		return false
 	}
 	own := func(option string) bool {
-		return strings.HasPrefix(option, "context=") || strings.HasPrefix(option, "fscontext=") || strings.HasPrefix(option, "defcontext=") || strings.HasPrefix(option, "rootcontext=")
+		return strings.HasPrefix(option, "context=") || strings.HasPrefix(option, "fscontext=") ||
+			strings.HasPrefix(option, "defcontext=") || strings.HasPrefix(option, "rootcontext=")
 	}
 	return c.spec.Linux.MountLabel != "" && !slices.ContainsFunc(data, own)
 }

@@ -21,9 +21,10 @@ type mountOptions struct {
 	data            []string // options of the filesystem: key or key=value
 	copyUp          bool
 	idmap           idmapOption
-	copySymlink     bool // make a symbolic link that is the source anew, in place of mounting what it leads to
-	srcNoFollow     bool // mount a symbolic link that is the source itself
-	destNoFollow    bool // mount on a symbolic link that is the destination itself
+	// make a symbolic link that is the source anew, in place of mounting what it leads to
+	copySymlink  bool
+	srcNoFollow  bool // mount a symbolic link that is the source itself
+	destNoFollow bool // mount on a symbolic link that is the destination itself
 
 	// userns is the user namespace that the mount's ids are mapped by, from Plan.UserNamespaces;
 	// nil without one.
@@ -98,12 +99,15 @@ func propagationOption(name string) (propagation, bool) {
 // itself, sorted.
 func MountOptions() []string {
 	attrs := []string{
-		"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime", "nosymfollow", "symfollow",
+		"ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nodiratime", "diratime",
+		"nosymfollow", "symfollow",
 		"noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime",
 	}
 	out := []string{
-		"bind", "rbind", "defaults", "async", "sync", "dirsync", "nodirsync", "mand", "nomand", "lazytime", "nolazytime", "iversion", "noiversion",
-		"silent", "loud", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable",
+		"bind", "rbind", "defaults", "async", "sync", "dirsync", "nodirsync", "mand", "nomand",
+		"lazytime", "nolazytime", "iversion", "noiversion",
+		"silent", "loud", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable",
+		"runbindable",
 		"remount", "tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow", "dest-nofollow",
 	}
 	for _, a := range attrs {
@@ -130,7 +134,8 @@ func userspaceOption(name string) bool {
 	case "auto", "noauto", "nofail", "_netdev", "nouser", "X-mount.mkdir":
 		return true
 	}
-	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") && !strings.HasPrefix(name, "X-mount.") || strings.HasPrefix(name, "comment=")
+	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") &&
+		!strings.HasPrefix(name, "X-mount.") || strings.HasPrefix(name, "comment=")
 }
 
 func parseMountOptions(options []string) (mountOptions, error) {
@@ -164,7 +169,8 @@ func parseMountOptions(options []string) (mountOptions, error) {
 		case "sync", "dirsync", "mand", "lazytime", "iversion":
 			o.sb = append(o.sb, name)
 		case "user", "users":
-			o.attr.merge(unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0) // mount(8): implied, unless overridden by what follows
+			// mount(8): implied, unless overridden by what follows
+			o.attr.merge(unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0)
 		case "group", "owner":
 			o.attr.merge(unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, 0) // likewise
 		case "tmpcopyup":

@@ -19,7 +19,12 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	linux := *spec.Linux
 	own.Linux = &linux
 	// Those that the filesystems of a container depend on; nothing else is to be set up or joined.
-	linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}
+	linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.MountNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace},
+		{Type: specs.IPCNamespace},
+	}
 	linux.UIDMappings, linux.GIDMappings = nil, nil
 	own.Mounts = nil
 	for i, m := range spec.Mounts {
@@ -34,7 +39,10 @@ func BuildMountpoints(spec *specs.Spec, host Host, o Options) (*Plan, error) {
 	}
 	o.Dangling = nil // the indices are the document's
 	c := &container{builder: newBuilder(640), spec: &own, host: host, opts: o, placesOnly: true}
-	for _, stage := range []func() error{c.refuse, c.undumpable, c.namespaces, c.root, c.mounts, c.makeWorkingDirectory, c.devices} {
+	for _, stage := range []func() error{
+		c.refuse, c.undumpable, c.namespaces, c.root, c.mounts,
+		c.makeWorkingDirectory, c.devices,
+	} {
 		if err := stage(); err != nil {
 			return nil, err
 		}

@@ -20,7 +20,10 @@ func (c *container) mounts() error {
 			// As in runc and crun, a destination below the host's path of the root filesystem lies
 			// in it.
 			m.Destination = "/" + inside
-			c.plan.Warnings = append(c.plan.Warnings, fmt.Sprintf("mounts[%d].destination: found the host's path of the root filesystem; it is read as %s", i, m.Destination))
+			c.plan.Warnings = append(c.plan.Warnings,
+				fmt.Sprintf(
+					"mounts[%d].destination: found the host's path of the root filesystem; it is read as %s", i,
+					m.Destination))
 		}
 		if target, ok := c.opts.Dangling[i]; ok {
 			m.Destination = target
@@ -35,7 +38,8 @@ func (c *container) mounts() error {
 func (c *container) mount(i int, m specs.Mount) error {
 	o, err := parseMountOptions(m.Options)
 	if err != nil {
-		return &Unsupported{Path: fmt.Sprintf("mounts[%d].options", i), Found: strings.Join(m.Options, ","), Reason: err.Error()}
+		return &Unsupported{Path: fmt.Sprintf("mounts[%d].options", i), Found: strings.Join(m.Options,
+			","), Reason: err.Error()}
 	}
 	o.bind = o.bind || m.Type == "bind"
 	if !canPrecedeDeferred(m, o) {
@@ -78,15 +82,41 @@ func (c *container) checkOptions(i int, m specs.Mount, o mountOptions) error {
 		wrong         bool
 		found, reason string
 	}{
-		{o.copyUp && (m.Type != "tmpfs" || o.bind || o.remount), "tmpcopyup", "only a new tmpfs has what it covers copied into it"},
-		{o.copySymlink && (!o.bind || o.remount), "copy-symlink", "only a bind mount has a source that can be a symbolic link"},
+		{
+			o.copyUp && (m.Type != "tmpfs" || o.bind || o.remount), "tmpcopyup",
+			"only a new tmpfs has what it covers copied into it",
+		},
+		{
+			o.copySymlink && (!o.bind || o.remount), "copy-symlink",
+			"only a bind mount has a source that can be a symbolic link",
+		},
 		{o.copySymlink && c.live, "copy-symlink", "a running container gets mounts alone"},
-		{o.srcNoFollow && (!o.bind || o.remount), "src-nofollow", "only a bind mount has a source that can be a symbolic link"},
-		{o.destNoFollow && (!o.bind || o.remount), "dest-nofollow", "only a bind mount can be on a symbolic link"},
-		{len(o.data)+len(o.sb) > 0 && (o.remount && o.bind || m.Type == "" && !o.bind && !o.remount), strings.Join(append(o.data, o.sb...), ","), "it is an option of a filesystem, and the mount makes or changes none"},
-		{o.userns != nil && o.remount, "idmap", "the ids of a mount that is there already cannot be mapped"},
-		{o.userns != nil && !o.bind && c.hasNamespace(specs.UserNamespace), "idmap", "in a user namespace only bind mounts can have their ids mapped"},
-		{o.userns != nil && (m.Type == "cgroup" || m.Type == "cgroup2" || m.Type == "proc" || m.Type == "sysfs" || m.Type == "") && !o.bind, "idmap", "a mount of this type has no ids to map"},
+		{
+			o.srcNoFollow && (!o.bind || o.remount), "src-nofollow",
+			"only a bind mount has a source that can be a symbolic link",
+		},
+		{
+			o.destNoFollow && (!o.bind || o.remount), "dest-nofollow",
+			"only a bind mount can be on a symbolic link",
+		},
+		{
+			len(o.data)+len(o.sb) > 0 && (o.remount && o.bind || m.Type == "" && !o.bind && !o.remount),
+			strings.Join(append(o.data, o.sb...), ","),
+			"it is an option of a filesystem, and the mount makes or changes none",
+		},
+		{
+			o.userns != nil && o.remount, "idmap",
+			"the ids of a mount that is there already cannot be mapped",
+		},
+		{
+			o.userns != nil && !o.bind && c.hasNamespace(specs.UserNamespace), "idmap",
+			"in a user namespace only bind mounts can have their ids mapped",
+		},
+		{
+			o.userns != nil && (m.Type == "cgroup" || m.Type == "cgroup2" || m.Type == "proc" ||
+				m.Type == "sysfs" || m.Type == "") && !o.bind, "idmap",
+			"a mount of this type has no ids to map",
+		},
 	} {
 		if f.wrong {
 			return c.fieldError(fmt.Sprintf("mounts[%d].options", i), f.found, "%s", f.reason)
@@ -122,10 +152,11 @@ func (c *container) newMount(m specs.Mount, o mountOptions) error {
 
 // tooLongForFsconfig reports whether fsconfig(2) cannot take the source or an option of a mount.
 func tooLongForFsconfig(m specs.Mount, o mountOptions) bool {
-	return len(m.Source) > maxValue || slices.Contains(o.sb, "iversion") || slices.ContainsFunc(o.data, func(s string) bool {
-		key, value, _ := strings.Cut(s, "=")
-		return max(len(key), len(value)) > maxValue
-	})
+	return len(m.Source) > maxValue || slices.Contains(o.sb, "iversion") || slices.ContainsFunc(o.data,
+		func(s string) bool {
+			key, value, _ := strings.Cut(s, "=")
+			return max(len(key), len(value)) > maxValue
+		})
 }
 
 // detached creates a mount that is attached nowhere yet. A late one becomes read-only after its
@@ -241,10 +272,13 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	parent, base := path.Split(path.Clean(destination))
 	p := c.reg()
 	c.ensureDirectory(p, parent, unix.O_DIRECTORY)
-	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR, unix.EACCES).then(dir)
+	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."),
+		flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR, unix.EACCES).then(dir)
 	// EACCES is a directory as well, one that not even the container's root may search: its owner
 	// has no id in there.
-	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."), flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).must(unix.EACCES, unix.EAGAIN).then(dir)
+	c.call(unix.SYS_FACCESSAT, regArg(mount), text("."),
+		flags(uint(unix.F_OK), accessNames)).tolerate(unix.ENOTDIR).must(unix.EACCES,
+		unix.EAGAIN).then(dir)
 	c.mknodat(regArg(p), base, unix.S_IFREG|0o644, 0).tolerate(unix.EEXIST)
 	c.goTo(reopen)
 	c.mark(dir)
@@ -257,8 +291,8 @@ func (c *container) attachAs(mount Reg, destination string, nofollow uint64) {
 	c.close(at)
 }
 
-// ensureDirectory opens a directory of the container into at, creating missing parts with mode 0755. Every prefix is
-// resolved inside the root, so that no symbolic link of the image leads out.
+// ensureDirectory opens a directory of the container into at, creating missing parts with mode
+// 0755. Every prefix is resolved inside the root, so that no symbolic link of the image leads out.
 func (c *container) ensureDirectory(at Reg, dir string, fl uint64) {
 	done := c.label()
 	dir = path.Clean("/" + dir)
@@ -276,7 +310,8 @@ func (c *container) ensureDirectoryNoSymlink(at Reg, dir string) {
 	done := c.label()
 	dir = path.Clean("/" + dir)
 	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS
-	c.openat2(regArg(c.rootFD), relative(dir), unix.O_PATH|unix.O_DIRECTORY, resolve).into(at).tolerate(unix.ENOENT).then(done)
+	c.openat2(regArg(c.rootFD), relative(dir), unix.O_PATH|unix.O_DIRECTORY,
+		resolve).into(at).tolerate(unix.ENOENT).then(done)
 	c.makePath(at, dir, resolve)
 	c.mark(done)
 }
@@ -293,7 +328,8 @@ func (c *container) makePath(at Reg, dir string, resolve uint64) {
 		here := at
 		if !last {
 			here = c.reg()
-			c.openat2(regArg(c.rootFD), prefix, unix.O_PATH|unix.O_DIRECTORY, resolve).into(here).tolerate(unix.ENOENT).then(there)
+			c.openat2(regArg(c.rootFD), prefix, unix.O_PATH|unix.O_DIRECTORY,
+				resolve).into(here).tolerate(unix.ENOENT).then(there)
 		}
 		c.mkdirat(regArg(above), components[i], 0o755).tolerate(unix.EEXIST)
 		c.openat2(regArg(c.rootFD), prefix, unix.O_PATH|unix.O_DIRECTORY, resolve).into(here)

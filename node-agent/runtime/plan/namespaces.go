@@ -44,7 +44,8 @@ func cloneFlag(t specs.LinuxNamespaceType) uint64 {
 func (c *container) undumpable() error {
 	c.at("process")
 	if c.mapped && c.host.PlainUser {
-		c.prctl(unix.PR_SET_DUMPABLE, num(1)) // it is not, where the user may execute berth but not read it
+		// it is not, where the user may execute berth but not read it
+		c.prctl(unix.PR_SET_DUMPABLE, num(1))
 		return nil
 	}
 	if c.hasNamespace(specs.UserNamespace) && !c.mapped {
@@ -224,7 +225,10 @@ func (c *container) sortNamespaces() (namespaceWork, error) {
 		flag := cloneFlag(n.Type)
 		switch {
 		case flag == 0:
-			return w, &Unsupported{Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type), Reason: "unknown type"}
+			return w, &Unsupported{
+				Path: fmt.Sprintf("linux.namespaces[%d].type", i), Found: string(n.Type),
+				Reason: "unknown type",
+			}
 		case n.Path == "" && n.Type == specs.TimeNamespace:
 			w.newTime = i
 		case n.Path == "" && n.Type == specs.CgroupNamespace:
@@ -242,12 +246,17 @@ func (c *container) sortNamespaces() (namespaceWork, error) {
 		}
 	}
 	if c.mapped && !c.hasNamespace(specs.MountNamespace) {
-		return w, &Unsupported{Path: "linux.namespaces", Found: "user and no mount", Reason: "in a new user namespace there is no right to mount in the host's mount namespace: add one of type mount"}
+		return w, &Unsupported{
+			Path: "linux.namespaces", Found: "user and no mount",
+			Reason: "in a new user namespace there is no right to mount in the host's mount namespace: add one of type mount",
+		}
 	}
 	if w.newTime < 0 && len(c.spec.Linux.TimeOffsets) > 0 {
-		return w, c.fieldError("linux.timeOffsets", "offsets", "only a new time namespace has any: linux.namespaces makes none")
+		return w, c.fieldError("linux.timeOffsets", "offsets",
+			"only a new time namespace has any: linux.namespaces makes none")
 	}
-	w.forks = w.user >= 0 || c.mapped && len(w.joins) > 0 || pids != nil && (c.mapped || c.host.UserNamespace)
+	w.forks = w.user >= 0 || c.mapped && len(w.joins) > 0 || pids != nil &&
+		(c.mapped || c.host.UserNamespace)
 	switch {
 	case pids != nil && w.forks:
 		w.joins = append(w.joins, *pids)
@@ -300,7 +309,8 @@ func newNetwork(spec *specs.Spec) int {
 }
 
 // threadFlags are the clone flags of a thread of the same process (pthreads(7)).
-const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
+	unix.CLONE_THREAD | unix.CLONE_SYSVSEM
 
 // BuildPrefetch builds the plan of a thread of the parent that creates the container's network
 // namespace and puts it in the place of the descriptor InputNetwork. It returns nil if the parent
@@ -375,7 +385,8 @@ func (c *container) fork(newNamespaces uint64) {
 	binary.NativeEndian.PutUint64(args, newNamespaces|unix.CLONE_PARENT)
 	c.plan.HasFork = true
 	c.plan.Syncs[len(c.plan.Steps)] = SyncForked
-	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+"}"), num(size))
+	c.call(OpFork, structArg(args, "{flags="+printBits(newNamespaces|unix.CLONE_PARENT, cloneBits())+
+		"}"), num(size))
 }
 
 // becomeRoot makes the child root of its user namespace. Until here its user is the runtime's, who
@@ -408,8 +419,10 @@ func (c *container) loopbackUp(i int) {
 	request := make([]byte, 40) // struct ifreq: the name, then a union that begins with the flags
 	copy(request, "lo")
 	binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], unix.IFF_UP)
-	fd := c.call(unix.SYS_SOCKET, num(uint(unix.AF_UNIX)), num(uint(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC)), num(0)).out()
-	c.call(unix.SYS_IOCTL, regArg(fd), num(uint(unix.SIOCSIFFLAGS)), structArg(request, "{lo, IFF_UP}"))
+	fd := c.call(unix.SYS_SOCKET, num(uint(unix.AF_UNIX)),
+		num(uint(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC)), num(0)).out()
+	c.call(unix.SYS_IOCTL, regArg(fd), num(uint(unix.SIOCSIFFLAGS)),
+		structArg(request, "{lo, IFF_UP}"))
 	c.close(fd)
 }
 
@@ -419,7 +432,8 @@ func (c *container) session() error {
 	c.at("process")
 	c.call(unix.SYS_SETSID)
 	if !c.opts.NoNewKeyring {
-		c.call(unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING), text("_ses."+c.opts.ID)).tolerate(unix.ENOSYS)
+		c.call(unix.SYS_KEYCTL, num(unix.KEYCTL_JOIN_SESSION_KEYRING),
+			text("_ses."+c.opts.ID)).tolerate(unix.ENOSYS)
 	}
 	return nil
 }
@@ -432,7 +446,8 @@ func (c *container) netDevices() error {
 		return nil
 	}
 	if !c.hasNamespace(specs.NetworkNamespace) {
-		return c.fieldError("linux.netDevices", "devices", "without a network namespace there is nowhere to move them to")
+		return c.fieldError("linux.netDevices", "devices",
+			"without a network namespace there is nowhere to move them to")
 	}
 	c.at("linux.netDevices")
 	c.sync(SyncNetDevices)

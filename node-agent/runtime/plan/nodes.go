@@ -29,7 +29,8 @@ type Node struct {
 // has to have the right to, and the child a mount namespace of its own, where the tmpfs lies while
 // they are cloned from it.
 func (c *container) makesNodes() bool {
-	return c.hasNamespace(specs.UserNamespace) && c.ownMounts() && !c.host.UserNamespace && !c.host.PlainUser &&
+	return c.hasNamespace(specs.UserNamespace) && c.ownMounts() && !c.host.UserNamespace &&
+		!c.host.PlainUser &&
 		c.host.Permitted>>unix.CAP_MKNOD&1 == 1
 }
 
@@ -44,7 +45,8 @@ func (c *container) nodes() {
 		if !ok || kind == unix.S_IFIFO || !c.listsDevice(d) {
 			continue
 		}
-		n := Node{Field: Field{Path: "linux.devices", Index: i, Note: d.Path}, Path: d.Path, Mode: kind | permissions(d.FileMode), Device: unix.Mkdev(uint32(d.Major), uint32(d.Minor))}
+		n := Node{Field: Field{Path: "linux.devices", Index: i, Note: d.Path}, Path: d.Path, Mode: kind |
+			permissions(d.FileMode), Device: unix.Mkdev(uint32(d.Major), uint32(d.Minor))}
 		if d.UID != nil {
 			n.UID = *d.UID
 		}
@@ -74,7 +76,8 @@ func (c *container) boundDevice(i int, d specs.LinuxDevice, kind uint32) {
 	mount, made := c.reg(), c.label()
 	n, planned := c.node[i]
 	if planned {
-		c.call(unix.SYS_OPEN_TREE, input(InputNodes), text(strconv.Itoa(n)), flags(uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), openTreeNames)).
+		c.call(unix.SYS_OPEN_TREE, input(InputNodes), text(strconv.Itoa(n)),
+			flags(uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), openTreeNames)).
 			into(mount).tolerate(unix.ENOENT).then(made)
 	} else if d.FileMode != nil || d.UID != nil || d.GID != nil {
 		c.plan.Warnings = append(c.plan.Warnings, HostDeviceWarning(i, d.Path))
@@ -90,7 +93,8 @@ func (c *container) boundDevice(i int, d specs.LinuxDevice, kind uint32) {
 
 // HostDeviceWarning returns the warning for a device that cannot be created.
 func HostDeviceWarning(i int, path string) string {
-	return fmt.Sprintf("linux.devices[%d]: in a user namespace the host's %s is shown, with the mode and the owner that it has there", i, path)
+	return fmt.Sprintf(
+		"linux.devices[%d]: in a user namespace the host's %s is shown, with the mode and the owner that it has there", i, path)
 }
 
 // deviceKind returns the file type of a device of the document.

@@ -30,7 +30,8 @@ func (c *container) sysctl() error {
 	fs := c.fsopen("proc")
 	create := c.fsconfigCreate(fs)
 	const attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	mount := c.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames), flags(uint64(attr), attrNames)).into(proc)
+	mount := c.call(unix.SYS_FSMOUNT, regArg(fs), flags(uint(unix.FSMOUNT_CLOEXEC), fsmountNames),
+		flags(uint64(attr), attrNames)).into(proc)
 	if c.inUserNamespace() {
 		resolve |= unix.RESOLVE_NO_XDEV
 		refused, done := c.label(), c.label()
@@ -68,8 +69,10 @@ func (c *container) readonlyPaths() error {
 		c.atIndex("linux.readonlyPaths", i, p)
 		next := c.label()
 		at := c.inRoot(c.rootFD, p, 0).tolerate(unix.ENOENT, unix.ENOTDIR).orElse(next).out()
-		mount := c.openTree(regArg(at), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
-		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, mountAttr{set: unix.MOUNT_ATTR_RDONLY})
+		mount := c.openTree(regArg(at), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|
+			unix.AT_RECURSIVE).out()
+		c.mountSetattr(regArg(mount), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+			mountAttr{set: unix.MOUNT_ATTR_RDONLY})
 		c.moveMount(mount, at)
 		c.close(mount)
 		c.close(at)
@@ -103,7 +106,8 @@ func (c *container) maskedPaths() error {
 	c.fsconfigString(fs, "nr_inodes", "1")
 	c.labelFilesystem(fs, "tmpfs", nil)
 	c.fsconfigCreate(fs)
-	empty := c.fsmount(fs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	empty := c.fsmount(fs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|
+		unix.MOUNT_ATTR_NOEXEC)
 	c.close(fs)
 	// No descriptor, until empty is attached.
 	attached := c.reg()
@@ -119,7 +123,8 @@ func (c *container) maskedPaths() error {
 		for _, check := range c.expectNode(regArg(at), "", unix.S_IFDIR, 0, 0) {
 			check.tolerate(unix.EEXIST).orElse(file)
 		}
-		mount := c.openTree(regArg(attached), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH).tolerate(unix.EBADF).orElse(first).out()
+		mount := c.openTree(regArg(attached), "", unix.OPEN_TREE_CLONE|
+			unix.AT_EMPTY_PATH).tolerate(unix.EBADF).orElse(first).out()
 		c.moveMount(mount, at)
 		c.close(mount).then(done)
 		c.mark(first)

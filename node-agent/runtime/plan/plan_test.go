@@ -29,21 +29,36 @@ var update = flag.Bool("update", false, "write testdata/*.plan.txt anew")
 // The hosts are fixed, so that plans do not depend on the machine that tests them. None may lower
 // oom scores or raise limits.
 var (
-	unified = Host{LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE), Cgroup: cgrouplayout.Layout{Unified: true}}
-	legacy  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: cgrouplayout.Layout{V1: []cgrouplayout.Hierarchy{
-		{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu", "cpuacct"}},
-		{Dir: "memory", Options: "memory"},
-		{Dir: "systemd", Options: "none,name=systemd"},
-	}}}
+	unified = Host{
+		LastCapability: 40, Permitted: 1<<41 - 1&^(1<<unix.CAP_SYS_RESOURCE),
+		Cgroup: cgrouplayout.Layout{Unified: true},
+	}
+	legacy = Host{
+		LastCapability: 40, Permitted: unified.Permitted,
+		Cgroup: cgrouplayout.Layout{V1: []cgrouplayout.Hierarchy{
+			{Dir: "cpu,cpuacct", Options: "cpu,cpuacct", Links: []string{"cpu", "cpuacct"}},
+			{Dir: "memory", Options: "memory"},
+			{Dir: "systemd", Options: "none,name=systemd"},
+		}},
+	}
 	// secured is a host with both security modules. No kernel has both, but a plan shows the steps
 	// for either.
-	secured = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup, AppArmor: true, SELinux: true}
-	hybrid  = Host{LastCapability: 40, Permitted: unified.Permitted, Cgroup: cgrouplayout.Layout{V1: legacy.Cgroup.V1, Hybrid: "unified"}}
+	secured = Host{
+		LastCapability: 40, Permitted: unified.Permitted, Cgroup: unified.Cgroup,
+		AppArmor: true, SELinux: true,
+	}
+	hybrid = Host{
+		LastCapability: 40, Permitted: unified.Permitted,
+		Cgroup: cgrouplayout.Layout{V1: legacy.Cgroup.V1, Hybrid: "unified"},
+	}
 )
 
 // options returns the runtime's options for create on such a host.
 func options(h Host) Options {
-	o := Options{ID: "id", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/root", Result: true, CgroupPaths: map[string]string{}}
+	o := Options{
+		ID: "id", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Home: "/root", Result: true,
+		CgroupPaths: map[string]string{},
+	}
 	if h.Cgroup.Unified {
 		o.CgroupPaths[""] = "/sys/fs/cgroup/berth/id"
 		return o
@@ -73,9 +88,12 @@ var goldens = []struct {
 	{name: "default-v1", config: "default", host: legacy},
 	{name: "containerd", host: unified},
 	{name: "minimal", host: unified},
-	{name: "minimal-run", config: "minimal", host: unified, change: func(o *Options) { o.Result = false }},
+	{name: "minimal-run", config: "minimal", host: unified, change: func(o *Options) {
+		o.Result = false
+	}},
 	{name: "minimal-options", config: "minimal", host: unified, change: func(o *Options) {
-		o.NoPivot, o.NoNewKeyring, o.PreserveFDs, o.DefaultNoFile = true, true, 2, &unix.Rlimit{Cur: 1024, Max: 4096}
+		o.NoPivot, o.NoNewKeyring, o.PreserveFDs, o.DefaultNoFile = true, true, 2,
+			&unix.Rlimit{Cur: 1024, Max: 4096}
 		o.KernelMounts = []string{"/proc", "/sys"}
 	}},
 	{name: "binds", host: unified},
@@ -94,10 +112,28 @@ var goldens = []struct {
 	{name: "cgroup-mount-namespace-v1", config: "cgroup-mount-namespace", host: legacy},
 	{name: "cgroup-mount-namespace-hybrid", config: "cgroup-mount-namespace", host: hybrid},
 	{name: "user-namespace", host: unified},
-	{name: "user-namespace-plain", config: "user-namespace", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}},
-	{name: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, change: func(o *Options) { o.CgroupPaths = nil }},
-	{name: "rootless-systemd", config: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, change: func(o *Options) { o.CgroupByParent = true }},
-	{name: "exec-rootless-systemd", config: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup}, exec: true, change: func(o *Options) { o.Result, o.CgroupByParent = false, true }},
+	{name: "user-namespace-plain", config: "user-namespace", host: Host{
+		LastCapability: 40,
+		PlainUser:      true, Cgroup: unified.Cgroup,
+	}},
+	{
+		name: "rootless", host: Host{LastCapability: 40, PlainUser: true, Cgroup: unified.Cgroup},
+		change: func(o *Options) {
+			o.CgroupPaths = nil
+		},
+	},
+	{name: "rootless-systemd", config: "rootless", host: Host{
+		LastCapability: 40, PlainUser: true,
+		Cgroup: unified.Cgroup,
+	}, change: func(o *Options) {
+		o.CgroupByParent = true
+	}},
+	{name: "exec-rootless-systemd", config: "rootless", host: Host{
+		LastCapability: 40, PlainUser: true,
+		Cgroup: unified.Cgroup,
+	}, exec: true, change: func(o *Options) {
+		o.Result, o.CgroupByParent = false, true
+	}},
 	{name: "time", host: unified},
 	{name: "time-user", host: unified},
 	{name: "time-joined", host: unified},
@@ -110,20 +146,46 @@ var goldens = []struct {
 	{name: "seccomp", host: unified},
 	{name: "seccomp-privileges", host: unified},
 	{name: "seccomp-notify", host: unified},
-	{name: "exec-seccomp-notify", config: "seccomp-notify", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
+	{
+		name: "exec-seccomp-notify", config: "seccomp-notify", host: unified, exec: true,
+		change: func(o *Options) {
+			o.Result = false
+		},
+	},
 	{name: "labels", host: secured},
-	{name: "exec-labels", config: "labels", host: secured, exec: true, change: func(o *Options) { o.Result = false }},
+	{name: "exec-labels", config: "labels", host: secured, exec: true, change: func(o *Options) {
+		o.Result = false
+	}},
 	{name: "hooks", host: unified},
-	{name: "hooks-run", config: "hooks", host: unified, change: func(o *Options) { o.Result, o.StartHooks = false, true }},
+	{name: "hooks-run", config: "hooks", host: unified, change: func(o *Options) {
+		o.Result, o.StartHooks = false, true
+	}},
 	{name: "hook-create-runtime", config: "hooks", host: unified, hook: "createRuntime"},
 	{name: "hook-create-container", config: "hooks", host: legacy, hook: "createContainer"},
-	{name: "hook-start-container", config: "hooks", host: unified, hook: "startContainer", change: func(o *Options) { o.Result = false }},
+	{
+		name: "hook-start-container", config: "hooks", host: unified, hook: "startContainer",
+		change: func(o *Options) {
+			o.Result = false
+		},
+	},
 	{name: "net-devices", host: unified},
 	{name: "exec", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
 	{name: "host-mounts", host: unified},
-	{name: "exec-host-mounts", config: "host-mounts", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
-	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) { o.Result = false }},
-	{name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true, change: func(o *Options) { o.Result = false }},
+	{
+		name: "exec-host-mounts", config: "host-mounts", host: unified, exec: true,
+		change: func(o *Options) {
+			o.Result = false
+		},
+	},
+	{name: "exec-v1", config: "default", host: legacy, exec: true, change: func(o *Options) {
+		o.Result = false
+	}},
+	{
+		name: "exec-user-namespace", config: "user-namespace", host: unified, exec: true,
+		change: func(o *Options) {
+			o.Result = false
+		},
+	},
 }
 
 func readSpec(t *testing.T, document []byte) *specs.Spec {
@@ -167,7 +229,9 @@ func printed(t *testing.T, p *Plan) string {
 }
 
 // eachGolden builds every golden plan.
-func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte, build func(*specs.Spec) *Plan)) {
+func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
+	build func(*specs.Spec) *Plan),
+) {
 	for _, g := range goldens {
 		t.Run(g.name, func(t *testing.T) {
 			config := g.config
@@ -192,7 +256,9 @@ func eachGolden(t *testing.T, f func(t *testing.T, name string, document []byte,
 			if g.hook != "" {
 				kind = hookOf(g.hook)
 			}
-			f(t, g.name, document, func(spec *specs.Spec) *Plan { return buildWith(t, kind, spec, g.host, o) })
+			f(t, g.name, document, func(spec *specs.Spec) *Plan {
+				return buildWith(t, kind, spec, g.host, o)
+			})
 		})
 	}
 }
@@ -216,7 +282,8 @@ func TestGolden(t *testing.T) {
 	eachGolden(t, func(t *testing.T, name string, document []byte, build func(*specs.Spec) *Plan) {
 		spec := readSpec(t, document)
 		got := printed(t, build(spec))
-		if again, _ := json.Marshal(spec); string(again) != string(must(json.Marshal(readSpec(t, document)))) {
+		again, _ := json.Marshal(spec)
+		if string(again) != string(must(json.Marshal(readSpec(t, document)))) {
 			t.Error("Build has changed the document")
 		}
 		file := filepath.Join("testdata", name+".plan.txt")
@@ -230,9 +297,11 @@ func TestGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if runtime.GOARCH != "amd64" { // of which the files are: how long a filter is depends on the architecture
+		// of which the files are: how long a filter is depends on the architecture
+		if runtime.GOARCH != "amd64" {
 			length := regexp.MustCompile(`\{\d+ instructions\}`)
-			got, want = length.ReplaceAllString(got, "{instructions}"), length.ReplaceAll(want, []byte("{instructions}"))
+			got, want = length.ReplaceAllString(got, "{instructions}"),
+				length.ReplaceAll(want, []byte("{instructions}"))
 		}
 		if got != string(want) {
 			t.Errorf("%s differs; look at the change with: go test ./node-agent/runtime/plan -update && git diff\ngot:\n%s", file, got)
@@ -322,7 +391,8 @@ func TestShape(t *testing.T) {
 				Call string
 			}
 		}
-		if err := json.Unmarshal(must(json.Marshal(p)), &parsed); err != nil || len(parsed.Steps) != len(p.Steps) {
+		if err := json.Unmarshal(must(json.Marshal(p)), &parsed); err != nil ||
+			len(parsed.Steps) != len(p.Steps) {
 			t.Errorf("as JSON: %d steps of %d, %v", len(parsed.Steps), len(p.Steps), err)
 		}
 	})
@@ -340,12 +410,17 @@ func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 		{Destination: "/inside/cgroup", Type: "cgroup"},
 		{Destination: "/inside/copied", Type: "tmpfs", Options: []string{"tmpcopyup"}},
 		{Destination: "/inside/again", Options: []string{"remount", "ro"}},
-		{Destination: "/inside/link", Type: "bind", Source: "/src", Options: []string{"copy-symlink", "dest-nofollow"}},
+		{Destination: "/inside/link", Type: "bind", Source: "/src", Options: []string{
+			"copy-symlink",
+			"dest-nofollow",
+		}},
 		{Destination: "/inside/private", Options: []string{"private"}},
-		{Destination: "/inside/layers", Type: "overlay", Options: []string{"lowerdir=/" + strings.Repeat("l", 300)}},
+		{Destination: "/inside/layers", Type: "overlay", Options: []string{"lowerdir=/" +
+			strings.Repeat("l", 300)}},
 	}
 	spec.Linux.Devices = []specs.LinuxDevice{{Path: "/inside/dev", Type: "c", Major: 1, Minor: 3}}
-	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/inside/masked"}, []string{"/inside/readonly"}
+	spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []string{"/inside/masked"},
+		[]string{"/inside/readonly"}
 	for _, h := range []Host{unified, legacy, hybrid} {
 		for i, s := range build(t, spec, h, options(h)).Steps {
 			path := ""
@@ -356,7 +431,8 @@ func TestEveryPathIsResolvedInsideTheRoot(t *testing.T) {
 			}
 			switch {
 			case path == "":
-			case s.Call == unix.SYS_MKDIRAT && path == "inside": // one component below a descriptor, never followed
+			// one component below a descriptor, never followed
+			case s.Call == unix.SYS_MKDIRAT && path == "inside":
 			case s.Call != unix.SYS_OPENAT2 || !strings.Contains(s.String(), "RESOLVE_IN_ROOT"):
 				t.Errorf("step %d opens a path of the container otherwise: %s", i, s)
 			}
@@ -429,51 +505,97 @@ func TestRefused(t *testing.T) {
 		"process.args":            func(s *specs.Spec) { s.Process.Args = nil },
 		"process.apparmorProfile": func(s *specs.Spec) { s.Process.ApparmorProfile = "p" },
 		"process.selinuxLabel":    func(s *specs.Spec) { s.Process.SelinuxLabel = "l" },
-		"process.rlimits[0].type": func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		"linux.mountLabel":        func(s *specs.Spec) { s.Linux.MountLabel = "l" },
-		"linux.netDevices":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}} },
-		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}} },
+		"process.rlimits[0].type": func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}}
+		},
+		"linux.mountLabel": func(s *specs.Spec) { s.Linux.MountLabel = "l" },
+		"linux.netDevices": func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"e": {}}
+		},
+		"linux.namespaces": func(s *specs.Spec) {
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "user"}}
+		},
 		"linux.namespaces[2].type": func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"}, specs.LinuxNamespace{Type: "x"})
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "uts"},
+				specs.LinuxNamespace{Type: "x"})
 		},
-		"process.scheduler.policy": func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} },
+		"process.scheduler.policy": func(s *specs.Spec) {
+			s.Process.Scheduler = &specs.Scheduler{Policy: "SCHED_X"}
+		},
 		"process.scheduler.flags[0]": func(s *specs.Spec) {
-			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Flags: []specs.LinuxSchedulerFlag{"SCHED_FLAG_X"}}
+			s.Process.Scheduler = &specs.Scheduler{
+				Policy: specs.SchedOther,
+				Flags:  []specs.LinuxSchedulerFlag{"SCHED_FLAG_X"},
+			}
 		},
-		"process.ioPriority.class": func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.ioPriority.class": func(s *specs.Spec) {
+			s.Process.IOPriority = &specs.LinuxIOPriority{}
+		},
 		"process.ioPriority.priority": func(s *specs.Spec) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
 		},
-		"linux.memoryPolicy.mode": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.memoryPolicy.mode": func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{}
+		},
 		"linux.memoryPolicy.flags[0]": func(s *specs.Spec) {
-			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"MPOL_F_X"}}
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{
+				Mode: specs.MpolBind, Nodes: "0",
+				Flags: []specs.MemoryPolicyFlagType{"MPOL_F_X"},
+			}
 		},
 		"linux.memoryPolicy.nodes": func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-1024"}
 		},
-		"linux.timeOffsets": func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} },
+		"linux.timeOffsets": func(s *specs.Spec) {
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}}
+		},
 		"linux.timeOffsets.realtime": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
 			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"realtime": {}}
 		},
 		"linux.personality.flags": func(s *specs.Spec) {
-			s.Linux.Personality = &specs.LinuxPersonality{Domain: "LINUX", Flags: []specs.LinuxPersonalityFlag{"X"}}
+			s.Linux.Personality = &specs.LinuxPersonality{
+				Domain: "LINUX",
+				Flags:  []specs.LinuxPersonalityFlag{"X"},
+			}
 		},
-		"linux.rootfsPropagation":       func(s *specs.Spec) { s.Linux.RootfsPropagation = "sharedd" },
-		"linux.personality.domain":      func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
-		"linux.devices[0].type":         func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}} },
-		"linux.sysctl.../../etc/passwd": func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"../../etc/passwd": "x"} },
+		"linux.rootfsPropagation": func(s *specs.Spec) { s.Linux.RootfsPropagation = "sharedd" },
+		"linux.personality.domain": func(s *specs.Spec) {
+			s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"}
+		},
+		"linux.devices[0].type": func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "x"}}
+		},
+		"linux.sysctl.../../etc/passwd": func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"../../etc/passwd": "x"}
+		},
 		"mounts[0].options": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{"tmpcopyup", "remount"}}}
+			s.Mounts = []specs.Mount{{Destination: "/m", Type: "tmpfs", Options: []string{
+				"tmpcopyup",
+				"remount",
+			}}}
 		},
 		"mounts[0].uidMappings": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s", UIDMappings: []specs.LinuxIDMapping{{}}}}
+			s.Mounts = []specs.Mount{{
+				Destination: "/m", Type: "bind", Source: "/s",
+				UIDMappings: []specs.LinuxIDMapping{{}},
+			}}
 		},
 		"mounts[1].options": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s"}, {Destination: "/m", Type: "bind", Source: "/s", Options: []string{"idmap"}}}
+			s.Mounts = []specs.Mount{
+				{Destination: "/m", Type: "bind", Source: "/s"},
+				{Destination: "/m", Type: "bind", Source: "/s", Options: []string{"idmap"}},
+			}
 		},
 		"mounts[2].options": func(s *specs.Spec) {
-			s.Mounts = []specs.Mount{{Destination: "/m", Type: "bind", Source: "/s"}, {Destination: "/m", Type: "tmpfs"}, {Destination: "/m", Type: "tmpfs", Options: []string{"copy-symlink"}}}
+			s.Mounts = []specs.Mount{
+				{Destination: "/m", Type: "bind", Source: "/s"},
+				{Destination: "/m", Type: "tmpfs"},
+				{
+					Destination: "/m", Type: "tmpfs",
+					Options: []string{"copy-symlink"},
+				},
+			}
 		},
 		"mounts[0].type": func(s *specs.Spec) {
 			s.Mounts = []specs.Mount{{Destination: "/m", Type: "cgroup2"}}
@@ -489,7 +611,8 @@ func TestRefused(t *testing.T) {
 				t.Fatalf("Build: %v; want *Unsupported", err)
 			}
 			if refused.Path != path || refused.Found == "" || refused.Reason == "" {
-				t.Errorf("refused %q (found %q, %q); want the path %q", refused.Path, refused.Found, refused.Reason, path)
+				t.Errorf("refused %q (found %q, %q); want the path %q", refused.Path, refused.Found,
+					refused.Reason, path)
 			}
 		})
 	}
@@ -500,7 +623,8 @@ func TestProgramWithoutPath(t *testing.T) {
 	spec.Process.Args, spec.Process.Env = []string{"prog"}, []string{"A=b"}
 	_, err := Build(spec, unified, options(unified))
 	var notFound *NotFound
-	if !errors.As(err, &notFound) || !strings.Contains(err.Error(), `exec: "prog": executable file not found in $PATH`) {
+	if !errors.As(err, &notFound) || !strings.Contains(err.Error(),
+		`exec: "prog": executable file not found in $PATH`) {
 		t.Errorf("Build: %v", err)
 	}
 }
@@ -527,7 +651,8 @@ func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 				false: {LastCapability: 40, Cgroup: cgroups},
 				true:  {LastCapability: 40, Cgroup: cgroups, UserNamespace: true},
 			} {
-				spec := readSpec(t, []byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "rootfs"},
+				spec := readSpec(t,
+					[]byte(`{"process": {"cwd": "/", "args": ["/a"]}, "root": {"path": "rootfs"},
 					"mounts": [{"destination": "/cgroup", "type": "`+fstype+`", "source": "cgroup", "options": ["rw"]}],
 					"linux": {"namespaces": [{"type": "mount"}]}}`))
 				p, err := Build(spec, host, options(host))
@@ -536,11 +661,15 @@ func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 				}
 				readonly := false
 				for _, step := range p.Steps {
-					readonly = readonly || step.Field.Path == "mounts" && strings.Contains(step.String(), "attr_set=MOUNT_ATTR_RDONLY")
+					readonly = readonly || step.Field.Path == "mounts" && strings.Contains(step.String(),
+						"attr_set=MOUNT_ATTR_RDONLY")
 				}
-				warned := slices.ContainsFunc(p.Warnings, func(s string) bool { return strings.Contains(s, "mounts[0].options: found rw") })
+				warned := slices.ContainsFunc(p.Warnings, func(s string) bool {
+					return strings.Contains(s, "mounts[0].options: found rw")
+				})
 				if readonly != rootless || warned != rootless {
-					t.Errorf("%s, rootless %v, unified %v: read-only is %v, warnings %q", fstype, rootless, cgroups.Unified, readonly, p.Warnings)
+					t.Errorf("%s, rootless %v, unified %v: read-only is %v, warnings %q", fstype, rootless,
+						cgroups.Unified, readonly, p.Warnings)
 				}
 			}
 		}
@@ -548,7 +677,9 @@ func TestRootlessCgroupMountIsReadOnly(t *testing.T) {
 }
 
 func TestMountOptions(t *testing.T) {
-	const rdonly, nosuid, noexec, atime, noatime, strict = unix.MOUNT_ATTR_RDONLY, unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOEXEC, unix.MOUNT_ATTR__ATIME, unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR_STRICTATIME
+	const rdonly, nosuid, noexec, atime, noatime, strict = unix.MOUNT_ATTR_RDONLY,
+		unix.MOUNT_ATTR_NOSUID, unix.MOUNT_ATTR_NOEXEC, unix.MOUNT_ATTR__ATIME, unix.MOUNT_ATTR_NOATIME,
+		unix.MOUNT_ATTR_STRICTATIME
 	for options, want := range map[string]mountOptions{
 		"":                     {},
 		"defaults,async,loud":  {sbClear: []string{"async"}},
@@ -564,21 +695,39 @@ func TestMountOptions(t *testing.T) {
 		"rro,rnosuid":          {rattr: mountAttr{set: rdonly | nosuid}},
 		"ro,rrw":               {attr: mountAttr{set: rdonly}, rattr: mountAttr{clear: rdonly}},
 		"rslave":               {propagation: []propagation{{unix.MS_SLAVE, true}}},
-		"slave,rshared":        {propagation: []propagation{{unix.MS_SLAVE, false}, {unix.MS_SHARED, true}}},
-		"unbindable,private":   {propagation: []propagation{{unix.MS_UNBINDABLE, false}, {unix.MS_PRIVATE, false}}},
-		"sync,size=1m,nr=2,x":  {sb: []string{"sync"}, data: []string{"size=1m", "nr=2", "x"}},
-		"relatime":             {attr: mountAttr{clear: atime}},
-		"nodev,dev":            {attr: mountAttr{clear: unix.MOUNT_ATTR_NODEV}},
-		"nosymfollow":          {attr: mountAttr{set: unix.MOUNT_ATTR_NOSYMFOLLOW}},
-		"remount,bind,tmpcopyup,nolazytime,x-y,comment=z,nofail": {remount: true, bind: true, copyUp: true, sbClear: []string{"nolazytime"}},
-		"copy-symlink,src-nofollow,dest-nofollow":                {copySymlink: true, srcNoFollow: true, destNoFollow: true},
+		"slave,rshared": {propagation: []propagation{
+			{unix.MS_SLAVE, false},
+			{unix.MS_SHARED, true},
+		}},
+		"unbindable,private": {propagation: []propagation{
+			{unix.MS_UNBINDABLE, false},
+			{unix.MS_PRIVATE, false},
+		}},
+		"sync,size=1m,nr=2,x": {sb: []string{"sync"}, data: []string{"size=1m", "nr=2", "x"}},
+		"relatime":            {attr: mountAttr{clear: atime}},
+		"nodev,dev":           {attr: mountAttr{clear: unix.MOUNT_ATTR_NODEV}},
+		"nosymfollow":         {attr: mountAttr{set: unix.MOUNT_ATTR_NOSYMFOLLOW}},
+		"remount,bind,tmpcopyup,nolazytime,x-y,comment=z,nofail": {
+			remount: true, bind: true,
+			copyUp: true, sbClear: []string{"nolazytime"},
+		},
+		"copy-symlink,src-nofollow,dest-nofollow": {
+			copySymlink: true, srcNoFollow: true,
+			destNoFollow: true,
+		},
 		"idmap":  {idmap: idmapOption{set: true}},
 		"ridmap": {idmap: idmapOption{set: true, recursive: true}},
 		"idmap=uids=0-1-2#@7-8-9;gids=3-4-5": {idmap: idmapOption{
-			set: true, uids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: 2}, false}, {specs.LinuxIDMapping{ContainerID: 7, HostID: 8, Size: 9}, true}},
+			set: true, uids: []relativeMapping{{
+				specs.LinuxIDMapping{ContainerID: 0, HostID: 1, Size: 2},
+				false,
+			}, {specs.LinuxIDMapping{ContainerID: 7, HostID: 8, Size: 9}, true}},
 			gids: []relativeMapping{{specs.LinuxIDMapping{ContainerID: 3, HostID: 4, Size: 5}, false}},
 		}},
-		"nodiratime,rdiratime": {attr: mountAttr{set: unix.MOUNT_ATTR_NODIRATIME}, rattr: mountAttr{clear: unix.MOUNT_ATTR_NODIRATIME}},
+		"nodiratime,rdiratime": {
+			attr:  mountAttr{set: unix.MOUNT_ATTR_NODIRATIME},
+			rattr: mountAttr{clear: unix.MOUNT_ATTR_NODIRATIME},
+		},
 	} {
 		t.Run(options, func(t *testing.T) {
 			got, err := parseMountOptions(strings.Split(options, ","))
@@ -591,7 +740,10 @@ func TestMountOptions(t *testing.T) {
 			}
 		})
 	}
-	for _, refused := range []string{"idmap=", "idmap=uids", "idmap=uids=0-1", "idmap=uids=0-1-0", "ridmap=uids=0-1-x;gids=0-0-1", "idmap=uids=0-1-2,gids=0-1-2", "idmap=uids=0-1-4294967296"} {
+	for _, refused := range []string{
+		"idmap=", "idmap=uids", "idmap=uids=0-1", "idmap=uids=0-1-0",
+		"ridmap=uids=0-1-x;gids=0-0-1", "idmap=uids=0-1-2,gids=0-1-2", "idmap=uids=0-1-4294967296",
+	} {
 		if _, err := parseMountOptions([]string{refused}); err == nil {
 			t.Errorf("%s is taken", refused)
 		}
@@ -632,13 +784,28 @@ func TestLongMountOptions(t *testing.T) {
 		mount specs.Mount
 		path  string
 	}{
-		"a value":              {specs.Mount{Type: "tmpfs", Options: []string{"mpol=" + strings.Repeat("0", page)}}, "mounts[0].options"},
-		"a name":               {specs.Mount{Type: "nfs", Options: []string{strings.Repeat("o", page)}}, "mounts[0].options"},
-		"a source":             {specs.Mount{Type: "nfs", Source: strings.Repeat("h", 300), Options: []string{"a=" + strings.Repeat("0", page)}}, "mounts[0].source"},
-		"a value with a comma": {specs.Mount{Type: "nfs", Options: []string{"a=,ro" + strings.Repeat("0", 300)}}, "mounts[0].options"},
-		"layers":               {specs.Mount{Type: "overlay", Options: []string{"lowerdir=:" + strings.Repeat("/x:", page)}}, "mounts[0].options"},
-		"a page":               {specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-3)}}, ""},
-		"a byte more":          {specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-2)}}, "mounts[0].options"},
+		"a value": {specs.Mount{Type: "tmpfs", Options: []string{"mpol=" +
+			strings.Repeat("0", page)}}, "mounts[0].options"},
+		"a name": {
+			specs.Mount{Type: "nfs", Options: []string{strings.Repeat("o", page)}},
+			"mounts[0].options",
+		},
+		"a source": {specs.Mount{
+			Type: "nfs", Source: strings.Repeat("h", 300),
+			Options: []string{"a=" + strings.Repeat("0", page)},
+		}, "mounts[0].source"},
+		"a value with a comma": {specs.Mount{Type: "nfs", Options: []string{"a=,ro" +
+			strings.Repeat("0", 300)}}, "mounts[0].options"},
+		"layers": {specs.Mount{Type: "overlay", Options: []string{"lowerdir=:" +
+			strings.Repeat("/x:", page)}}, "mounts[0].options"},
+		"a page": {
+			specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-3)}},
+			"",
+		},
+		"a byte more": {
+			specs.Mount{Type: "nfs", Options: []string{"a=" + strings.Repeat("0", page-2)}},
+			"mounts[0].options",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := readSpec(t, must(os.ReadFile("testdata/minimal.json")))

@@ -35,40 +35,74 @@ var (
 		}
 		return strconv.FormatUint(uint64(v), 16)
 	}}
-	dirfdNames  = &names{render: func(uintptr) string { return "AT_FDCWD" }}
-	modeNames   = &names{render: printMode}
-	devNames    = &names{render: func(v uintptr) string { return fmt.Sprintf("%d:%d", unix.Major(uint64(v)), unix.Minor(uint64(v))) }}
+	dirfdNames = &names{render: func(uintptr) string { return "AT_FDCWD" }}
+	modeNames  = &names{render: printMode}
+	devNames   = &names{render: func(v uintptr) string {
+		return fmt.Sprintf("%d:%d", unix.Major(uint64(v)), unix.Minor(uint64(v)))
+	}}
 	openNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), openBits()) }}
 	atNames     = &names{render: func(v uintptr) string { return printBits(uint64(v), atBits()) }}
 	attrNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), attrBits()) }}
 	fspickNames = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), []bit{{unix.FSPICK_CLOEXEC, "FSPICK_CLOEXEC"}, {unix.FSPICK_EMPTY_PATH, "FSPICK_EMPTY_PATH"}})
+		return printBits(uint64(v), []bit{
+			{unix.FSPICK_CLOEXEC, "FSPICK_CLOEXEC"},
+			{unix.FSPICK_EMPTY_PATH, "FSPICK_EMPTY_PATH"},
+		})
 	}}
-	fsopenNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"}}) }}
-	fsmountNames   = &names{render: func(v uintptr) string { return printBits(uint64(v), []bit{{unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"}}) }}
+	fsopenNames = &names{render: func(v uintptr) string {
+		return printBits(uint64(v), []bit{{unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC"}})
+	}}
+	fsmountNames = &names{render: func(v uintptr) string {
+		return printBits(uint64(v), []bit{{unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"}})
+	}}
 	moveMountNames = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), []bit{{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"}, {unix.MOVE_MOUNT_T_SYMLINKS, "MOVE_MOUNT_T_SYMLINKS"}})
+		return printBits(uint64(v), []bit{
+			{unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"},
+			{unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_T_EMPTY_PATH"},
+			{
+				unix.MOVE_MOUNT_T_SYMLINKS,
+				"MOVE_MOUNT_T_SYMLINKS",
+			},
+		})
 	}}
 	openTreeNames = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), append([]bit{{unix.OPEN_TREE_CLONE, "OPEN_TREE_CLONE"}, {unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"}}, atBits()...))
+		return printBits(uint64(v), append([]bit{
+			{unix.OPEN_TREE_CLONE, "OPEN_TREE_CLONE"},
+			{unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLOEXEC"},
+		}, atBits()...))
 	}}
 	fsconfigNames = &names{render: printFsconfig}
 	prctlNames    = &names{render: printPrctl}
 	cloneNames    = &names{render: func(v uintptr) string { return printBits(uint64(v), cloneBits()) }}
 	umountNames   = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), []bit{{unix.MNT_DETACH, "MNT_DETACH"}, {unix.UMOUNT_NOFOLLOW, "UMOUNT_NOFOLLOW"}})
+		return printBits(uint64(v), []bit{
+			{unix.MNT_DETACH, "MNT_DETACH"},
+			{unix.UMOUNT_NOFOLLOW, "UMOUNT_NOFOLLOW"},
+		})
 	}}
-	capNames        = &names{render: func(v uintptr) string { return capabilityName(int(v)) }}
-	rlimitNames     = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
-	accessNames     = &names{render: func(v uintptr) string { return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v] }}
-	accessFlagNames = &names{render: func(v uintptr) string { return map[uintptr]string{unix.AT_EACCESS: "AT_EACCESS"}[v] }}
-	hexNames        = &names{render: func(v uintptr) string { return "0x" + strconv.FormatUint(uint64(v), 16) }}
-	errnoNames      = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
-	ioprioNames     = &names{render: func(v uintptr) string {
-		return map[uintptr]string{1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE", 3: "IOPRIO_CLASS_IDLE"}[v>>13] + " " + strconv.Itoa(int(v&7))
+	capNames    = &names{render: func(v uintptr) string { return capabilityName(int(v)) }}
+	rlimitNames = &names{render: func(v uintptr) string { return rlimitName(int(v)) }}
+	accessNames = &names{render: func(v uintptr) string {
+		return map[uintptr]string{unix.X_OK: "X_OK", unix.F_OK: "F_OK"}[v]
+	}}
+	accessFlagNames = &names{render: func(v uintptr) string {
+		return map[uintptr]string{unix.AT_EACCESS: "AT_EACCESS"}[v]
+	}}
+	hexNames = &names{render: func(v uintptr) string {
+		return "0x" + strconv.FormatUint(uint64(v), 16)
+	}}
+	errnoNames  = &names{render: func(v uintptr) string { return unix.ErrnoName(unix.Errno(v)) }}
+	ioprioNames = &names{render: func(v uintptr) string {
+		return map[uintptr]string{
+			1: "IOPRIO_CLASS_RT", 2: "IOPRIO_CLASS_BE",
+			3: "IOPRIO_CLASS_IDLE",
+		}[v>>13] + " " + strconv.Itoa(int(v&7))
 	}}
 	recvNames = &names{render: func(v uintptr) string {
-		return printBits(uint64(v), []bit{{unix.MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC"}, {unix.MSG_CTRUNC, "MSG_CTRUNC"}})
+		return printBits(uint64(v), []bit{
+			{unix.MSG_CMSG_CLOEXEC, "MSG_CMSG_CLOEXEC"},
+			{unix.MSG_CTRUNC, "MSG_CTRUNC"},
+		})
 	}}
 	ioprioWhoNames = &names{render: func(uintptr) string { return "IOPRIO_WHO_PGRP" }}
 	openHowNames   = &names{memory: printOpenHow}
@@ -89,7 +123,11 @@ func openBits() []bit {
 }
 
 func atBits() []bit {
-	return []bit{{unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"}, {unix.AT_RECURSIVE, "AT_RECURSIVE"}, {unix.AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"}}
+	return []bit{
+		{unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"},
+		{unix.AT_RECURSIVE, "AT_RECURSIVE"},
+		{unix.AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"},
+	}
 }
 
 func attrBits() []bit {
@@ -214,7 +252,12 @@ func printMountAttr(p []byte) string {
 		out = append(out, "attr_clr="+printBits(v, attrBits()))
 	}
 	if v := binary.NativeEndian.Uint64(p[16:]); v != 0 {
-		out = append(out, "propagation="+printBits(v, []bit{{unix.MS_PRIVATE, "MS_PRIVATE"}, {unix.MS_SLAVE, "MS_SLAVE"}, {unix.MS_SHARED, "MS_SHARED"}, {unix.MS_UNBINDABLE, "MS_UNBINDABLE"}}))
+		out = append(out, "propagation="+printBits(v, []bit{
+			{unix.MS_PRIVATE, "MS_PRIVATE"},
+			{unix.MS_SLAVE, "MS_SLAVE"},
+			{unix.MS_SHARED, "MS_SHARED"},
+			{unix.MS_UNBINDABLE, "MS_UNBINDABLE"},
+		}))
 	}
 	return "{" + strings.Join(out, ", ") + "}"
 }
@@ -298,18 +341,31 @@ func callName(c Call) string {
 
 func callNames() map[Call]string {
 	return map[Call]string{
-		unix.SYS_OPENAT2: "openat2", unix.SYS_CLOSE: "close", unix.SYS_MKDIRAT: "mkdirat", unix.SYS_MKNODAT: "mknodat", unix.SYS_SYMLINKAT: "symlinkat",
-		unix.SYS_FCHOWNAT: "fchownat", unix.SYS_DUP3: "dup3", unix.SYS_WRITE: "write", unix.SYS_READ: "read", unix.SYS_FSOPEN: "fsopen", unix.SYS_FSCONFIG: "fsconfig",
-		unix.SYS_FSMOUNT: "fsmount", unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_OPEN_TREE: "open_tree", unix.SYS_MOUNT_SETATTR: "mount_setattr", unix.SYS_PRCTL: "prctl",
-		unix.SYS_SETNS: "setns", unix.SYS_UNSHARE: "unshare", unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_UMOUNT2: "umount2", unix.SYS_FCHDIR: "fchdir", unix.SYS_CHDIR: "chdir",
-		unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETSID: "setsid", unix.SYS_UMASK: "umask", unix.SYS_PRLIMIT64: "prlimit64",
-		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETRESGID: "setresgid", unix.SYS_SETRESUID: "setresuid", unix.SYS_SETFSGID: "setfsgid", unix.SYS_SETFSUID: "setfsuid",
+		unix.SYS_OPENAT2: "openat2", unix.SYS_CLOSE: "close", unix.SYS_MKDIRAT: "mkdirat",
+		unix.SYS_MKNODAT: "mknodat", unix.SYS_SYMLINKAT: "symlinkat",
+		unix.SYS_FCHOWNAT: "fchownat", unix.SYS_DUP3: "dup3", unix.SYS_WRITE: "write",
+		unix.SYS_READ: "read", unix.SYS_FSOPEN: "fsopen", unix.SYS_FSCONFIG: "fsconfig",
+		unix.SYS_FSMOUNT: "fsmount", unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_OPEN_TREE: "open_tree",
+		unix.SYS_MOUNT_SETATTR: "mount_setattr", unix.SYS_PRCTL: "prctl",
+		unix.SYS_SETNS: "setns", unix.SYS_UNSHARE: "unshare", unix.SYS_PIVOT_ROOT: "pivot_root",
+		unix.SYS_UMOUNT2: "umount2", unix.SYS_FCHDIR: "fchdir", unix.SYS_CHDIR: "chdir",
+		unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETDOMAINNAME: "setdomainname",
+		unix.SYS_SETSID: "setsid", unix.SYS_UMASK: "umask", unix.SYS_PRLIMIT64: "prlimit64",
+		unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETRESGID: "setresgid", unix.SYS_SETRESUID: "setresuid",
+		unix.SYS_SETFSGID: "setfsgid", unix.SYS_SETFSUID: "setfsuid",
 		unix.SYS_CAPSET: "capset", unix.SYS_SECCOMP: "seccomp",
-		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat", unix.SYS_FACCESSAT2: "faccessat2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT_GROUP: "exit_group", unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
-		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg", unix.SYS_RECVMSG: "recvmsg", unix.SYS_PPOLL: "ppoll", unix.SYS_CHROOT: "chroot", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
-		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
-		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx", unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVEAT: "execveat", unix.SYS_FCNTL: "fcntl", unix.SYS_FSETXATTR: "fsetxattr",
-		unix.SYS_FSPICK: "fspick", unix.SYS_READLINKAT: "readlinkat", unix.SYS_SENDFILE: "sendfile",
+		unix.SYS_CLOSE_RANGE: "close_range", unix.SYS_FACCESSAT: "faccessat",
+		unix.SYS_FACCESSAT2: "faccessat2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT_GROUP: "exit_group",
+		unix.SYS_KEYCTL: "keyctl", unix.SYS_PERSONALITY: "personality",
+		unix.SYS_IOCTL: "ioctl", unix.SYS_SOCKET: "socket", unix.SYS_SENDMSG: "sendmsg",
+		unix.SYS_RECVMSG: "recvmsg", unix.SYS_PPOLL: "ppoll", unix.SYS_CHROOT: "chroot",
+		unix.SYS_UNLINKAT: "unlinkat", unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity",
+		unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_SCHED_SETATTR: "sched_setattr",
+		unix.SYS_MOUNT: "mount", unix.SYS_FCHMOD: "fchmod", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
+		unix.SYS_FSTATFS: "fstatfs", unix.SYS_FCHOWN: "fchown", unix.SYS_STATX: "statx",
+		unix.SYS_GETCWD: "getcwd", unix.SYS_EXECVEAT: "execveat", unix.SYS_FCNTL: "fcntl",
+		unix.SYS_FSETXATTR: "fsetxattr",
+		unix.SYS_FSPICK:    "fspick", unix.SYS_READLINKAT: "readlinkat", unix.SYS_SENDFILE: "sendfile",
 	}
 }
 
@@ -358,7 +414,10 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 		CPUs         string     `json:"cpus,omitempty"`
 		Warnings     []string   `json:"warnings,omitempty"`
 		Steps        []stepView `json:"steps"`
-	}{printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.Prefetch, p.CPUs.List, p.Warnings, views})
+	}{
+		printBits(p.CloneFlags, cloneBits()), p.pidNamespace(), p.Prefetch, p.CPUs.List, p.Warnings,
+		views,
+	})
 }
 
 func (p *Plan) pidNamespace() string {

@@ -66,7 +66,8 @@ func (c *container) limits() error {
 		case specs.PerLinux32:
 			c.call(unix.SYS_PERSONALITY, num(8)) // PER_LINUX32, linux/personality.h
 		default:
-			return c.fieldError("linux.personality.domain", string(c.spec.Linux.Personality.Domain), "allowed are LINUX, LINUX32")
+			return c.fieldError("linux.personality.domain", string(c.spec.Linux.Personality.Domain),
+				"allowed are LINUX, LINUX32")
 		}
 	}
 	noFile := false
@@ -89,7 +90,8 @@ func (c *container) limits() error {
 
 func (c *container) prlimit(number int, limit *unix.Rlimit) {
 	c.call(unix.SYS_PRLIMIT64, num(0), flags(uint(number), rlimitNames),
-		structArg(native(limit), "{soft="+strconv.FormatUint(limit.Cur, 10)+", hard="+strconv.FormatUint(limit.Max, 10)+"}"), noPointer())
+		structArg(native(limit), "{soft="+strconv.FormatUint(limit.Cur, 10)+", hard="+
+			strconv.FormatUint(limit.Max, 10)+"}"), noPointer())
 }
 
 // standardStreams puts the process's descriptors where it expects them and marks all others
@@ -106,7 +108,8 @@ func (c *container) standardStreams() error {
 		}
 		c.ownNull()
 	}
-	c.call(unix.SYS_CLOSE_RANGE, num(3+c.opts.PreserveFDs), num(^uint32(0)), num(uint(unix.CLOSE_RANGE_CLOEXEC)))
+	c.call(unix.SYS_CLOSE_RANGE, num(3+c.opts.PreserveFDs), num(^uint32(0)),
+		num(uint(unix.CLOSE_RANGE_CLOEXEC)))
 	return nil
 }
 
@@ -119,11 +122,13 @@ func (c *container) ownNull() {
 	}
 	none := c.label()
 	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS
-	at := c.openat2(regArg(c.rootFD), "dev/null", unix.O_PATH, resolve).tolerate(unix.ENOENT, unix.ENOTDIR, unix.ELOOP).orElse(none).out()
+	at := c.openat2(regArg(c.rootFD), "dev/null", unix.O_PATH, resolve).tolerate(unix.ENOENT,
+		unix.ENOTDIR, unix.ELOOP).orElse(none).out()
 	for _, check := range c.expectNode(regArg(at), "", unix.S_IFCHR, 1, 3) {
 		check.tolerate(unix.EEXIST).orElse(none)
 	}
-	null := c.openat2(regArg(c.rootFD), "dev/null", unix.O_RDWR|unix.O_NOCTTY, resolve).tolerate(unix.EACCES, unix.EPERM, unix.ENOENT).orElse(none).out()
+	null := c.openat2(regArg(c.rootFD), "dev/null", unix.O_RDWR|unix.O_NOCTTY,
+		resolve).tolerate(unix.EACCES, unix.EPERM, unix.ENOENT).orElse(none).out()
 	for _, fd := range c.opts.NullStreams {
 		c.dup3(regArg(null), num(fd), 0)
 	}
@@ -137,7 +142,8 @@ func (c *container) seccomp() {
 	}
 	c.at("linux.seccomp")
 	prog := &unix.SockFprog{Len: uint16(len(f.Program))}
-	filter := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.Program))), len(f.Program)*unix.SizeofSockFilter)
+	filter := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.Program))),
+		len(f.Program)*unix.SizeofSockFilter)
 	// For a plain user the kernel lets the parent fetch a listener only from a child that is
 	// dumpable (ptrace(2), PTRACE_MODE_ATTACH).
 	early := f.Notify && c.host.PlainUser && !c.spec.Process.NoNewPrivileges
@@ -145,7 +151,8 @@ func (c *container) seccomp() {
 		c.prctl(unix.PR_SET_DUMPABLE, num(1))
 	}
 	load := c.call(unix.SYS_SECCOMP, num(uint(unix.SECCOMP_SET_MODE_FILTER)), num(f.Flags),
-		pointingArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}", Pointer{unsafe.Offsetof(prog.Filter), structArg(filter, "")}))
+		pointingArg(native(prog), "{"+strconv.Itoa(len(f.Program))+" instructions}",
+			Pointer{unsafe.Offsetof(prog.Filter), structArg(filter, "")}))
 	if !f.Notify {
 		return
 	}
@@ -251,10 +258,12 @@ func (c *container) findProgram(paths []string) Reg {
 		next := c.label()
 		executable := c.label()
 		missing := []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
-		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames)).tolerate(unix.EACCES).then(executable)
+		access := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate),
+			flags(uint(unix.X_OK), accessNames)).tolerate(unix.EACCES).then(executable)
 		// That counts no capability of who is not root (access(2)); execve(2) does. The container's
 		// filter may not know the newer call.
-		effective := c.call(unix.SYS_FACCESSAT2, cwd(), text(candidate), flags(uint(unix.X_OK), accessNames), flags(uint(unix.AT_EACCESS), accessFlagNames))
+		effective := c.call(unix.SYS_FACCESSAT2, cwd(), text(candidate),
+			flags(uint(unix.X_OK), accessNames), flags(uint(unix.AT_EACCESS), accessFlagNames))
 		last := i == len(paths)-1
 		if !last {
 			access.tolerate(missing...)
@@ -264,7 +273,8 @@ func (c *container) findProgram(paths []string) Reg {
 		}
 		c.mark(executable)
 		// A directory passes for executable; only one has a ".".
-		folder := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate+"/."), flags(uint(unix.F_OK), accessNames))
+		folder := c.call(unix.SYS_FACCESSAT, cwd(), text(candidate+"/."),
+			flags(uint(unix.F_OK), accessNames))
 		if last {
 			folder.must(unix.ENOTDIR, unix.EISDIR)
 		} else {

@@ -20,9 +20,11 @@ import (
 func (c *container) remount(m specs.Mount, o mountOptions) {
 	at := c.inRoot(c.rootFD, m.Destination, 0).out()
 	if sb := slices.Concat(o.sb, o.sbClear); !o.bind && len(o.data)+len(sb) > 0 {
-		fs := c.call(unix.SYS_FSPICK, regArg(at), text(""), flags(uint(unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH), fspickNames)).out()
+		fs := c.call(unix.SYS_FSPICK, regArg(at), text(""),
+			flags(uint(unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH), fspickNames)).out()
 		c.fsconfigOptions(fs, o.data, sb)
-		c.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_CMD_RECONFIGURE), fsconfigNames), noPointer(), noPointer(), num(0))
+		c.call(unix.SYS_FSCONFIG, regArg(fs), flags(uint(unix.FSCONFIG_CMD_RECONFIGURE), fsconfigNames),
+			noPointer(), noPointer(), num(0))
 		c.close(fs)
 	}
 	late := o.attr.set&unix.MOUNT_ATTR_RDONLY != 0
@@ -52,7 +54,8 @@ func (c *container) propagateMount(m specs.Mount, o mountOptions) {
 func (c *container) mountData(m specs.Mount, o mountOptions) string {
 	data := o.data
 	if c.labelled(m.Type, data) {
-		data = append(slices.Clone(data), c.contextType()+`="`+c.spec.Linux.MountLabel+`"`) // which may hold commas
+		// which may hold commas
+		data = append(slices.Clone(data), c.contextType()+`="`+c.spec.Linux.MountLabel+`"`)
 	}
 	return strings.Join(data, ",")
 }
@@ -62,9 +65,11 @@ func (c *container) mountData(m specs.Mount, o mountOptions) string {
 // (copy_mount_options in fs/namespace.c); and a comma ends an option, unless it is quoted or
 // escaped.
 func (c *container) fitsMountData(m specs.Mount, o mountOptions) bool {
-	return len(c.mountData(m, o)) < os.Getpagesize() && !slices.ContainsFunc(o.data, func(option string) bool {
-		return !strings.Contains(option, `"`) && strings.Contains(strings.ReplaceAll(option, `\,`, ""), ",")
-	})
+	return len(c.mountData(m, o)) < os.Getpagesize() && !slices.ContainsFunc(o.data,
+		func(option string) bool {
+			return !strings.Contains(option, `"`) &&
+				strings.Contains(strings.ReplaceAll(option, `\,`, ""), ",")
+		})
 }
 
 // mountByData mounts a filesystem by mount(2), whose options are one string, as long as a page: a
@@ -82,7 +87,8 @@ func (c *container) mountByData(m specs.Mount, o mountOptions) {
 		fl |= superblockFlag(flag)
 	}
 	c.call(unix.SYS_FCHDIR, regArg(at))
-	c.call(unix.SYS_MOUNT, text(m.Source), text("."), text(m.Type), flags(fl, hexNames), text(c.mountData(m, o)))
+	c.call(unix.SYS_MOUNT, text(m.Source), text("."), text(m.Type), flags(fl, hexNames),
+		text(c.mountData(m, o)))
 	c.close(at)
 	c.call(unix.SYS_FCHDIR, regArg(c.rootFD))
 	o.sb, o.data, o.bind = nil, nil, true
@@ -160,7 +166,8 @@ func (c *container) overlayLayers(value string) string {
 // then names it by the working directory.
 func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error) {
 	field := func(name string) string { return fmt.Sprintf("mounts[%d].%s", c.field.Index, name) }
-	limit := fmt.Sprintf("allowed are %d bytes, or %d for all options together", maxValue, os.Getpagesize()-1)
+	limit := fmt.Sprintf("allowed are %d bytes, or %d for all options together", maxValue,
+		os.Getpagesize()-1)
 	if len(m.Source) > maxValue {
 		return nil, c.fieldError(field("source"), fmt.Sprintf("%d bytes", len(m.Source)), "%s", limit)
 	}
@@ -173,7 +180,8 @@ func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error)
 		case m.Type == "overlay" && key == "lowerdir":
 			layers, err := splitLayers(value)
 			if err != nil {
-				return nil, c.fieldError(field("options"), fmt.Sprintf("lowerdir of %d bytes", len(value)), "%s", err)
+				return nil, c.fieldError(field("options"), fmt.Sprintf("lowerdir of %d bytes", len(value)),
+					"%s", err)
 			}
 			out = append(out, layers...)
 		case m.Type == "overlay" && (key == "upperdir" || key == "workdir"):
@@ -181,7 +189,8 @@ func (c *container) shortOptions(m specs.Mount, data []string) ([]string, error)
 		case m.Type == "overlay" && (key == "lowerdir+" || key == "datadir+"):
 			out = append(out, option)
 		default:
-			return nil, c.fieldError(field("options"), fmt.Sprintf("%.40s… of %d bytes", option, len(option)), "%s", limit)
+			return nil, c.fieldError(field("options"), fmt.Sprintf("%.40s… of %d bytes", option,
+				len(option)), "%s", limit)
 		}
 	}
 	return out, nil
@@ -196,7 +205,8 @@ func splitLayers(lowerdir string) (options []string, err error) {
 		switch {
 		case i == len(lowerdir) || lowerdir[i] == ':':
 			if len(layer) == 0 {
-				return nil, errors.New("allowed are directories with one colon between them, or two before a layer of data alone")
+				return nil, errors.New(
+					"allowed are directories with one colon between them, or two before a layer of data alone")
 			}
 			options = append(options, key+"="+string(layer))
 			layer = nil
@@ -235,7 +245,8 @@ func unescape(dir string) string {
 func (c *container) symlinkOfSource(m specs.Mount, done Label) {
 	target := make([]byte, unix.PathMax+1) // readlinkat(2) writes no NUL
 	no, made := c.label(), c.label()
-	c.call(unix.SYS_READLINKAT, cwd(), text(c.hostPath(m.Source)), structArg(target, "target"), num(unix.PathMax)).tolerate(unix.EINVAL).orElse(no)
+	c.call(unix.SYS_READLINKAT, cwd(), text(c.hostPath(m.Source)), structArg(target, "target"),
+		num(unix.PathMax)).tolerate(unix.EINVAL).orElse(no)
 	dir, base := filepath.Split(filepath.Clean(m.Destination))
 	at := c.reg()
 	c.ensureDirectory(at, dir, unix.O_DIRECTORY)

@@ -15,7 +15,10 @@ func (c *container) root() error {
 	c.at("linux.rootfsPropagation")
 	if p := c.spec.Linux.RootfsPropagation; p != "" {
 		if _, ok := propagationOption(p); !ok {
-			return &Unsupported{Path: "linux.rootfsPropagation", Found: p, Reason: "allowed are (r)private, (r)slave, (r)shared, (r)unbindable"}
+			return &Unsupported{
+				Path: "linux.rootfsPropagation", Found: p,
+				Reason: "allowed are (r)private, (r)slave, (r)shared, (r)unbindable",
+			}
 		}
 	}
 	if !c.hasNamespace(specs.MountNamespace) {
@@ -34,7 +37,8 @@ func (c *container) root() error {
 	c.mountSetattr(cwd(), "/", unix.AT_RECURSIVE, mountAttr{propagation: unix.MS_SLAVE})
 	c.at("root.path")
 	if c.rootAt != 0 {
-		c.rootFD = c.openTree(regArg(c.rootAt), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE).out()
+		c.rootFD = c.openTree(regArg(c.rootAt), "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|
+			unix.AT_RECURSIVE).out()
 		c.nodes()
 		c.at("root.path")
 		c.moveMount(c.rootFD, c.rootAt)
@@ -42,7 +46,8 @@ func (c *container) root() error {
 		return nil
 	}
 	c.rootFD = c.openTree(cwd(), c.opts.Rootfs, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE).out()
-	c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text(c.opts.Rootfs), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS), moveMountNames))
+	c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text(c.opts.Rootfs),
+		flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS), moveMountNames))
 	return nil
 }
 
@@ -55,10 +60,12 @@ func (c *container) pivot() error {
 		c.call(unix.SYS_CHROOT, text(".")) // the mount namespace is the host's, and so is its root
 	case c.opts.NoPivot:
 		if p, _ := propagationOption(c.spec.Linux.RootfsPropagation); p.flag == unix.MS_PRIVATE {
-			return c.fieldError("linux.rootfsPropagation", c.spec.Linux.RootfsPropagation, "--no-pivot leaves the host's mounts below the root, and is not for a private root")
+			return c.fieldError("linux.rootfsPropagation", c.spec.Linux.RootfsPropagation,
+				"--no-pivot leaves the host's mounts below the root, and is not for a private root")
 		}
 		c.hideKernelMounts()
-		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"), flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
+		c.call(unix.SYS_MOVE_MOUNT, regArg(c.rootFD), text(""), cwd(), text("/"),
+			flags(uint(unix.MOVE_MOUNT_F_EMPTY_PATH), moveMountNames))
 		c.call(unix.SYS_CHROOT, text("."))
 	default:
 		// pivot_root(2): "." for both stacks the old root on the new one, where umount2 then finds
@@ -100,8 +107,10 @@ func (c *container) hideKernelMounts() {
 	}
 	for _, at := range c.opts.KernelMounts {
 		gone := c.label()
-		c.call(unix.SYS_UMOUNT2, text(at), flags(uint(unix.MNT_DETACH), umountNames)).tolerate(unix.EINVAL, unix.EPERM, unix.ENOENT).then(gone)
-		c.call(unix.SYS_MOUNT, text("tmpfs"), text(at), text("tmpfs"), flags(uint(unix.MS_RDONLY), hexNames), text("")).tolerate(unix.ENOENT)
+		c.call(unix.SYS_UMOUNT2, text(at), flags(uint(unix.MNT_DETACH),
+			umountNames)).tolerate(unix.EINVAL, unix.EPERM, unix.ENOENT).then(gone)
+		c.call(unix.SYS_MOUNT, text("tmpfs"), text(at), text("tmpfs"), flags(uint(unix.MS_RDONLY),
+			hexNames), text("")).tolerate(unix.ENOENT)
 		c.mark(gone)
 	}
 }

@@ -75,10 +75,12 @@ func (c *container) scheduling() error {
 		case specs.IOPRIO_CLASS_IDLE:
 			class = 3
 		default:
-			return c.fieldError("process.ioPriority.class", strconv.Quote(string(p.Class)), "allowed are IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE")
+			return c.fieldError("process.ioPriority.class", strconv.Quote(string(p.Class)),
+				"allowed are IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE")
 		}
 		if p.Priority < 0 || p.Priority > 7 {
-			return c.fieldError("process.ioPriority.priority", strconv.Itoa(p.Priority), "allowed are 0 to 7")
+			return c.fieldError("process.ioPriority.priority", strconv.Itoa(p.Priority),
+				"allowed are 0 to 7")
 		}
 		c.at("process.ioPriority")
 		value := Arg{kind: argConst, val: uintptr(class<<13 | p.Priority), names: ioprioNames}
@@ -94,7 +96,8 @@ const ioprioWhoPgrp = 2
 func (c *container) schedulerAttr(s *specs.Scheduler) (*unix.SchedAttr, error) {
 	policy, ok := schedulerPolicy(s.Policy)
 	if !ok {
-		return nil, c.fieldError("process.scheduler.policy", strconv.Quote(string(s.Policy)), "it is none of sched(7)")
+		return nil, c.fieldError("process.scheduler.policy", strconv.Quote(string(s.Policy)),
+			"it is none of sched(7)")
 	}
 	attr := &unix.SchedAttr{
 		Size: unix.SizeofSchedAttr, Policy: policy, Nice: s.Nice, Priority: uint32(s.Priority),
@@ -103,7 +106,8 @@ func (c *container) schedulerAttr(s *specs.Scheduler) (*unix.SchedAttr, error) {
 	for i, f := range s.Flags {
 		flag, ok := schedulerFlag(f)
 		if !ok {
-			return nil, c.fieldError("process.scheduler.flags["+strconv.Itoa(i)+"]", strconv.Quote(string(f)), "it is none of sched_setattr(2)")
+			return nil, c.fieldError("process.scheduler.flags["+strconv.Itoa(i)+"]",
+				strconv.Quote(string(f)), "it is none of sched_setattr(2)")
 		}
 		attr.Flags |= flag
 	}
@@ -132,14 +136,18 @@ func printScheduler(s *specs.Scheduler) string {
 // (linux/mempolicy.h).
 func MemoryPolicyModes() []string {
 	return []string{
-		string(specs.MpolDefault), string(specs.MpolPreferred), string(specs.MpolBind), string(specs.MpolInterleave),
+		string(specs.MpolDefault), string(specs.MpolPreferred), string(specs.MpolBind),
+		string(specs.MpolInterleave),
 		string(specs.MpolLocal), string(specs.MpolPreferredMany), string(specs.MpolWeightedInterleave),
 	}
 }
 
 // MemoryPolicyFlags returns the flags of linux.memoryPolicy that are honoured.
 func MemoryPolicyFlags() []string {
-	return []string{string(specs.MpolFNumaBalancing), string(specs.MpolFRelativeNodes), string(specs.MpolFStaticNodes)}
+	return []string{
+		string(specs.MpolFNumaBalancing), string(specs.MpolFRelativeNodes),
+		string(specs.MpolFStaticNodes),
+	}
 }
 
 func memoryPolicyFlag(f specs.MemoryPolicyFlagType) (uint64, bool) {
@@ -178,18 +186,22 @@ func (c *container) memoryPolicy() error {
 		}
 	}
 	if mode < 0 {
-		return c.fieldError("linux.memoryPolicy.mode", strconv.Quote(string(p.Mode)), "it is none of set_mempolicy(2)")
+		return c.fieldError("linux.memoryPolicy.mode", strconv.Quote(string(p.Mode)),
+			"it is none of set_mempolicy(2)")
 	}
 	value, shown := uint64(mode), string(p.Mode)
 	for i, f := range p.Flags {
 		flag, ok := memoryPolicyFlag(f)
 		if !ok {
-			return c.fieldError("linux.memoryPolicy.flags["+strconv.Itoa(i)+"]", strconv.Quote(string(f)), "it is none of set_mempolicy(2)")
+			return c.fieldError("linux.memoryPolicy.flags["+strconv.Itoa(i)+"]", strconv.Quote(string(f)),
+				"it is none of set_mempolicy(2)")
 		}
 		value, shown = value|flag, shown+"|"+string(f)
 	}
 	c.at("linux.memoryPolicy")
-	op := Arg{kind: argConst, val: uintptr(value), names: &names{render: func(uintptr) string { return shown }}}
+	op := Arg{kind: argConst, val: uintptr(value), names: &names{render: func(uintptr) string {
+		return shown
+	}}}
 	if strings.TrimSpace(p.Nodes) == "" {
 		c.call(unix.SYS_SET_MEMPOLICY, op, noPointer(), num(0))
 		return nil

@@ -26,9 +26,11 @@ func (c *container) newTimeNamespace(i int) error {
 		for clock, o := range offsets {
 			switch {
 			case clock != "monotonic" && clock != "boottime":
-				return c.fieldError("linux.timeOffsets."+clock, "the clock "+clock, "allowed are monotonic and boottime")
+				return c.fieldError("linux.timeOffsets."+clock, "the clock "+clock,
+					"allowed are monotonic and boottime")
 			case o.Nanosecs >= 1e9:
-				return c.fieldError("linux.timeOffsets."+clock+".nanosecs", fmt.Sprint(o.Nanosecs), "allowed are 0 to 999999999")
+				return c.fieldError("linux.timeOffsets."+clock+".nanosecs", fmt.Sprint(o.Nanosecs),
+					"allowed are 0 to 999999999")
 			}
 			clocks = append(clocks, clock)
 		}

@@ -49,15 +49,17 @@ func mountPoint(lines *bufio.Scanner) (string, error) {
 	for lines.Scan() {
 		left, right, _ := strings.Cut(lines.Text(), " - ")
 		fields := strings.Fields(left)
-		if kind, _, _ := strings.Cut(right, " "); kind == "resctrl" && len(fields) > 4 && fields[3] == "/" {
+		if kind, _, _ := strings.Cut(right, " "); kind == "resctrl" && len(fields) > 4 &&
+			fields[3] == "/" {
 			return unescape.Replace(fields[4]), nil
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return "", fmt.Errorf("linux.intelRdt: /proc/self/mountinfo: %w", err)
 	}
-	return "", errors.New("linux.intelRdt: found no resctrl filesystem; one has to be mounted (mount -t resctrl resctrl /sys/fs/resctrl), " +
-		"which takes a processor with Intel RDT or AMD QoS and CONFIG_X86_CPU_RESCTRL")
+	return "", errors.New(
+		"linux.intelRdt: found no resctrl filesystem; one has to be mounted (mount -t resctrl resctrl /sys/fs/resctrl), " +
+			"which takes a processor with Intel RDT or AMD QoS and CONFIG_X86_CPU_RESCTRL")
 }
 
 // Fake returns a directory that stands for resctrl in tests, on machines whose processors have
@@ -101,7 +103,9 @@ func (f *FS) Create(g *Group, rdt *specs.LinuxIntelRdt) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("linux.intelRdt.closID: %w", err)
 	case rdt.ClosID != "" && !exists && !limits:
-		return fmt.Errorf("linux.intelRdt.closID: found %q, which is no group of %s; one without schemata has to be there", rdt.ClosID, f.root)
+		return fmt.Errorf(
+			"linux.intelRdt.closID: found %q, which is no group of %s; one without schemata has to be there",
+			rdt.ClosID, f.root)
 	case !exists:
 		if err := os.Mkdir(g.Dir, 0o755); err != nil { //nolint:gosec // as resctrl makes them
 			g.Own = false
@@ -142,12 +146,16 @@ func (f *FS) Update(g *Group, l3CacheSchema, memBwSchema string) (undo func() er
 		return nil, fmt.Errorf("linux.intelRdt: %w", err)
 	}
 	undo = func() error { return f.setBack(g, string(data), l3CacheSchema+"\n"+memBwSchema) }
-	for _, s := range []struct{ field, line string }{{"l3CacheSchema", l3CacheSchema}, {"memBwSchema", memBwSchema}} {
+	for _, s := range []struct{ field, line string }{
+		{"l3CacheSchema", l3CacheSchema},
+		{"memBwSchema", memBwSchema},
+	} {
 		if s.line == "" {
 			continue
 		}
 		if err := f.write(g.Dir, "schemata", s.line+"\n"); err != nil {
-			return nil, errors.Join(f.explain(fmt.Sprintf("linux.intelRdt.%s: found %q", s.field, s.line), err), undo())
+			return nil, errors.Join(f.explain(fmt.Sprintf("linux.intelRdt.%s: found %q", s.field, s.line),
+				err), undo())
 		}
 	}
 	return undo, nil
@@ -216,7 +224,10 @@ func ignoreMissing(err error) error {
 // config-linux.md wants an error where they differ. Schemas that the document does not name are not
 // compared.
 func (f *FS) compare(g *Group, rdt *specs.LinuxIntelRdt) error {
-	for _, s := range []struct{ field, line string }{{"l3CacheSchema", rdt.L3CacheSchema}, {"memBwSchema", rdt.MemBwSchema}} {
+	for _, s := range []struct{ field, line string }{
+		{"l3CacheSchema", rdt.L3CacheSchema},
+		{"memBwSchema", rdt.MemBwSchema},
+	} {
 		if s.line == "" {
 			continue
 		}
@@ -232,13 +243,17 @@ func (f *FS) compare(g *Group, rdt *specs.LinuxIntelRdt) error {
 			}
 			for domain, value := range wanted {
 				if there[domain] != value {
-					return fmt.Errorf("linux.intelRdt.%s: found %q, but the group %s that linux.intelRdt.closID names has %q", s.field, s.line, rdt.ClosID, strings.TrimSpace(line))
+					return fmt.Errorf(
+						"linux.intelRdt.%s: found %q, but the group %s that linux.intelRdt.closID names has %q",
+						s.field, s.line, rdt.ClosID, strings.TrimSpace(line))
 				}
 			}
 			wanted = nil
 		}
 		if len(wanted) > 0 {
-			return fmt.Errorf("linux.intelRdt.%s: found %q, but the group %s that linux.intelRdt.closID names has no %s", s.field, s.line, rdt.ClosID, kind)
+			return fmt.Errorf(
+				"linux.intelRdt.%s: found %q, but the group %s that linux.intelRdt.closID names has no %s",
+				s.field, s.line, rdt.ClosID, kind)
 		}
 	}
 	return nil

@@ -45,7 +45,10 @@ func exists(parts ...string) bool {
 
 // TestRules has every rule of config-linux.md, IntelRdt.
 func TestRules(t *testing.T) {
-	there := map[string]string{"gold/schemata": "    L3:0=00f;1=0ff\n    MB:0= 20;1= 70\n", "gold/tasks": "", "schemata": "L3:0=fff\n", "tasks": ""}
+	there := map[string]string{
+		"gold/schemata": "    L3:0=00f;1=0ff\n    MB:0= 20;1= 70\n",
+		"gold/tasks":    "", "schemata": "L3:0=fff\n", "tasks": "",
+	}
 	for _, c := range []struct {
 		name string
 		rdt  specs.LinuxIntelRdt
@@ -55,24 +58,60 @@ func TestRules(t *testing.T) {
 		fails         string
 	}{
 		{name: "no closID", rdt: specs.LinuxIntelRdt{}, dir: "id", schemata: "-"},
-		{name: "own group", rdt: specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20"}, dir: "id", schemata: "L3:0=f\nMB:0=20\n"},
 		{
-			name: "schemata last", rdt: specs.LinuxIntelRdt{Schemata: []string{"L2:0=f", "L3:0=1"}, MemBwSchema: "MB:0=20", L3CacheSchema: "L3:0=f"},
+			name: "own group", rdt: specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=20"},
+			dir: "id", schemata: "L3:0=f\nMB:0=20\n",
+		},
+		{
+			name: "schemata last", rdt: specs.LinuxIntelRdt{
+				Schemata:    []string{"L2:0=f", "L3:0=1"},
+				MemBwSchema: "MB:0=20", L3CacheSchema: "L3:0=f",
+			},
 			dir: "id", schemata: "L3:0=f\nMB:0=20\nL2:0=f\nL3:0=1\n",
 		},
-		{name: "new closID", rdt: specs.LinuxIntelRdt{ClosID: "new", Schemata: []string{"MB:0=10"}}, dir: "new", schemata: "MB:0=10\n", stays: true},
-		{name: "closID there", rdt: specs.LinuxIntelRdt{ClosID: "gold"}, dir: "gold", schemata: there["gold/schemata"], stays: true},
 		{
-			name: "closID with the same", rdt: specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:1=FF;0=f", MemBwSchema: "MB:1=70"},
+			name: "new closID", rdt: specs.LinuxIntelRdt{ClosID: "new", Schemata: []string{"MB:0=10"}},
+			dir: "new", schemata: "MB:0=10\n", stays: true,
+		},
+		{
+			name: "closID there", rdt: specs.LinuxIntelRdt{ClosID: "gold"}, dir: "gold",
+			schemata: there["gold/schemata"], stays: true,
+		},
+		{
+			name: "closID with the same", rdt: specs.LinuxIntelRdt{
+				ClosID:        "gold",
+				L3CacheSchema: "L3:1=FF;0=f", MemBwSchema: "MB:1=70",
+			},
 			dir: "gold", schemata: there["gold/schemata"] + "L3:1=FF;0=f\nMB:1=70\n", stays: true,
 		},
-		{name: "root", rdt: specs.LinuxIntelRdt{ClosID: "/"}, dir: ".", schemata: there["schemata"], stays: true},
-		{name: "monitoring", rdt: specs.LinuxIntelRdt{ClosID: "gold", EnableMonitoring: true}, dir: "gold", schemata: there["gold/schemata"], stays: true},
-		{name: "closID missing", rdt: specs.LinuxIntelRdt{ClosID: "none"}, fails: `linux.intelRdt.closID: found "none", which is no group`},
-		{name: "closID missing, monitored", rdt: specs.LinuxIntelRdt{ClosID: "none", EnableMonitoring: true}, fails: `linux.intelRdt.closID: found "none"`},
-		{name: "other L3", rdt: specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0=1f"}, fails: `linux.intelRdt.l3CacheSchema: found "L3:0=1f", but the group gold that linux.intelRdt.closID names has "L3:0=00f;1=0ff"`},
-		{name: "other MB", rdt: specs.LinuxIntelRdt{ClosID: "gold", MemBwSchema: "MB:0=21"}, fails: `linux.intelRdt.memBwSchema: found "MB:0=21"`},
-		{name: "no MB", rdt: specs.LinuxIntelRdt{ClosID: "/", MemBwSchema: "MB:0=21"}, fails: "has no MB"},
+		{
+			name: "root", rdt: specs.LinuxIntelRdt{ClosID: "/"}, dir: ".", schemata: there["schemata"],
+			stays: true,
+		},
+		{
+			name: "monitoring", rdt: specs.LinuxIntelRdt{ClosID: "gold", EnableMonitoring: true},
+			dir: "gold", schemata: there["gold/schemata"], stays: true,
+		},
+		{
+			name: "closID missing", rdt: specs.LinuxIntelRdt{ClosID: "none"},
+			fails: `linux.intelRdt.closID: found "none", which is no group`,
+		},
+		{name: "closID missing, monitored", rdt: specs.LinuxIntelRdt{
+			ClosID:           "none",
+			EnableMonitoring: true,
+		}, fails: `linux.intelRdt.closID: found "none"`},
+		{
+			name: "other L3", rdt: specs.LinuxIntelRdt{ClosID: "gold", L3CacheSchema: "L3:0=1f"},
+			fails: `linux.intelRdt.l3CacheSchema: found "L3:0=1f", but the group gold that linux.intelRdt.closID names has "L3:0=00f;1=0ff"`,
+		},
+		{
+			name: "other MB", rdt: specs.LinuxIntelRdt{ClosID: "gold", MemBwSchema: "MB:0=21"},
+			fails: `linux.intelRdt.memBwSchema: found "MB:0=21"`,
+		},
+		{
+			name: "no MB", rdt: specs.LinuxIntelRdt{ClosID: "/", MemBwSchema: "MB:0=21"},
+			fails: "has no MB",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := fake(t, there)
@@ -145,7 +184,8 @@ func TestTakenGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	g = f.Group(rdt, "id")
-	if err := f.Create(g, rdt); err == nil || !strings.Contains(err.Error(), "linux.intelRdt.enableMonitoring") {
+	err := f.Create(g, rdt)
+	if err == nil || !strings.Contains(err.Error(), "linux.intelRdt.enableMonitoring") {
 		t.Errorf("Create: %v", err)
 	}
 	if err := f.Remove(g); err != nil || !exists(f.root, "id/mon_groups/id") {
@@ -164,13 +204,17 @@ func TestLastCommandStatus(t *testing.T) {
 func TestUpdateAndStats(t *testing.T) {
 	f := fake(t, map[string]string{
 		"info/L3/cbm_mask": "fffff\n", "info/L3/min_cbm_bits": "1\n", "info/L3/num_closids": "16\n",
-		"info/MB/bandwidth_gran": "10\n", "info/MB/delay_linear": "1\n", "info/MB/min_bandwidth": "10\n", "info/MB/num_closids": "8\n",
+		"info/MB/bandwidth_gran": "10\n", "info/MB/delay_linear": "1\n", "info/MB/min_bandwidth": "10\n",
+		"info/MB/num_closids":      "8\n",
 		"info/L3_MON/mon_features": "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n",
 		"schemata":                 "    MB:0=100\n    L3:0=fffff\n", "gold/schemata": "L3:0=f\n",
-		"gold/mon_groups/id/mon_data/mon_L3_00/llc_occupancy": "4096\n", "gold/mon_groups/id/mon_data/mon_L3_00/mbm_total_bytes": "70\n",
-		"gold/mon_groups/id/mon_data/mon_L3_01/llc_occupancy": "Unavailable\n", "gold/mon_groups/id/mon_data/mon_L3_01/mbm_local_bytes": "5\n",
+		"gold/mon_groups/id/mon_data/mon_L3_00/llc_occupancy":   "4096\n",
+		"gold/mon_groups/id/mon_data/mon_L3_00/mbm_total_bytes": "70\n",
+		"gold/mon_groups/id/mon_data/mon_L3_01/llc_occupancy":   "Unavailable\n",
+		"gold/mon_groups/id/mon_data/mon_L3_01/mbm_local_bytes": "5\n",
 	})
-	g := &Group{Dir: filepath.Join(f.root, "gold"), Monitor: filepath.Join(f.root, "gold/mon_groups/id")}
+	g := &Group{Dir: filepath.Join(f.root, "gold"), Monitor: filepath.Join(f.root,
+		"gold/mon_groups/id")}
 	if _, err := f.Update(g, "", "MB:0=30"); err != nil {
 		t.Fatal(err)
 	}
@@ -196,10 +240,12 @@ func TestUpdateAndStats(t *testing.T) {
 func TestFind(t *testing.T) {
 	const before = "24 1 0:22 / / rw - ext4 /dev/root rw\n90 24 0:40 /sub /bound rw - resctrl resctrl rw\n"
 	const mount = "91 24 0:40 / /sys/fs/with\\040space rw,relatime shared:7 - resctrl resctrl rw\n"
-	if root, err := mountPoint(bufio.NewScanner(strings.NewReader(before + mount))); err != nil || root != "/sys/fs/with space" {
+	if root, err := mountPoint(bufio.NewScanner(strings.NewReader(before + mount))); err != nil ||
+		root != "/sys/fs/with space" {
 		t.Errorf("found %q, %v", root, err)
 	}
-	if _, err := mountPoint(bufio.NewScanner(strings.NewReader(before))); err == nil || !strings.Contains(err.Error(), "linux.intelRdt: found no resctrl filesystem") {
+	if _, err := mountPoint(bufio.NewScanner(strings.NewReader(before))); err == nil ||
+		!strings.Contains(err.Error(), "linux.intelRdt: found no resctrl filesystem") {
 		t.Errorf("without one: %v", err)
 	}
 }

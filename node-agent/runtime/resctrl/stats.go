@@ -63,10 +63,16 @@ func (f *FS) Stats(g *Group) (*Stats, error) {
 		MemBwSchema: schema(string(own), "MB"), MemBwSchemaRoot: schema(f.read("schemata"), "MB"),
 	}
 	if mask := f.read("info/L3/cbm_mask"); mask != "" {
-		s.L3CacheInfo = &L3CacheInfo{mask, f.number("info/L3/min_cbm_bits"), f.number("info/L3/num_closids")}
+		s.L3CacheInfo = &L3CacheInfo{
+			mask, f.number("info/L3/min_cbm_bits"),
+			f.number("info/L3/num_closids"),
+		}
 	}
 	if f.read("info/MB/num_closids") != "" {
-		s.MemBwInfo = &MemBwInfo{f.number("info/MB/bandwidth_gran"), f.number("info/MB/delay_linear"), f.number("info/MB/min_bandwidth"), f.number("info/MB/num_closids")}
+		s.MemBwInfo = &MemBwInfo{
+			f.number("info/MB/bandwidth_gran"), f.number("info/MB/delay_linear"),
+			f.number("info/MB/min_bandwidth"), f.number("info/MB/num_closids"),
+		}
 	}
 	dir := g.Monitor
 	if dir == "" {
@@ -87,7 +93,10 @@ func (f *FS) Stats(g *Group) (*Stats, error) {
 	}
 	for _, cache := range caches {
 		if s.MBMStats != nil {
-			*s.MBMStats = append(*s.MBMStats, MBMStats{number(cache, "mbm_total_bytes"), number(cache, "mbm_local_bytes")})
+			*s.MBMStats = append(*s.MBMStats, MBMStats{
+				number(cache, "mbm_total_bytes"),
+				number(cache, "mbm_local_bytes"),
+			})
 		}
 		if s.CMTStats != nil {
 			*s.CMTStats = append(*s.CMTStats, CMTStats{number(cache, "llc_occupancy")})

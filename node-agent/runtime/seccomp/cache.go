@@ -140,7 +140,10 @@ func (f *Filter) UnmarshalBinary(b []byte) error {
 	f.Program = make([]unix.SockFilter, count)
 	for i := range f.Program {
 		in := code[8*i:]
-		f.Program[i] = unix.SockFilter{Code: binary.NativeEndian.Uint16(in), Jt: in[2], Jf: in[3], K: binary.NativeEndian.Uint32(in[4:])}
+		f.Program[i] = unix.SockFilter{
+			Code: binary.NativeEndian.Uint16(in), Jt: in[2], Jf: in[3],
+			K: binary.NativeEndian.Uint32(in[4:]),
+		}
 	}
 	return nil
 }
@@ -175,7 +178,8 @@ func (c *Cache) Get(profile *specs.LinuxSeccomp) (*Filter, []Warning, error) {
 }
 
 func (c *Cache) read(key string) (*Filter, error) {
-	file, err := os.OpenFile(filepath.Join(c.dir, key), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	file, err := os.OpenFile(filepath.Join(c.dir, key), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|
+		unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +217,8 @@ func (c *Cache) write(key string, f *Filter) error {
 	c.shrink()
 	// Several containers may write one filter at the same time.
 	temporary := filepath.Join(c.dir, ".new-"+rand.Text())
-	return durable.Replace(filepath.Join(c.dir, key), append([]byte(key), b...), durable.Options{Temporary: temporary})
+	return durable.Replace(filepath.Join(c.dir, key), append([]byte(key), b...),
+		durable.Options{Temporary: temporary})
 }
 
 // shrink empties a directory that is full, so that ever new profiles cannot fill the disk.

@@ -64,13 +64,29 @@ func TestFormatVersion(t *testing.T) {
 	sum := sha256.New()
 	for _, arch := range []string{"amd64", "arm64"} {
 		for _, p := range []*specs.LinuxSeccomp{{
-			DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{{Names: all[0], Action: specs.ActAllow}, {Names: all[1], Action: specs.ActTrap}},
+			DefaultAction: specs.ActErrno,
+			Syscalls: []specs.LinuxSyscall{
+				{Names: all[0], Action: specs.ActAllow},
+				{Names: all[1], Action: specs.ActTrap},
+			},
 		}, {
-			DefaultAction: specs.ActErrno, Architectures: []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32, specs.ArchAARCH64, specs.ArchARM},
+			DefaultAction: specs.ActErrno, Architectures: []specs.Arch{
+				specs.ArchX86_64, specs.ArchX86,
+				specs.ArchX32, specs.ArchAARCH64, specs.ArchARM,
+			},
 			Syscalls: []specs.LinuxSyscall{
 				{Names: []string{"read", "socket", "semop"}, Action: specs.ActLog},
-				{Names: []string{"mmap"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpGreaterThan, Value: 1 << 33}, {Index: 2, Op: specs.OpMaskedEqual, Value: 7, ValueTwo: 1}}},
-				{Names: []string{"clone"}, Action: specs.ActKillProcess, Args: []specs.LinuxSeccompArg{{Index: 0, Op: specs.OpNotEqual, Value: 3}}},
+				{
+					Names: []string{"mmap"}, Action: specs.ActAllow,
+					Args: []specs.LinuxSeccompArg{
+						{Index: 1, Op: specs.OpGreaterThan, Value: 1 << 33},
+						{Index: 2, Op: specs.OpMaskedEqual, Value: 7, ValueTwo: 1},
+					},
+				},
+				{
+					Names: []string{"clone"}, Action: specs.ActKillProcess,
+					Args: []specs.LinuxSeccompArg{{Index: 0, Op: specs.OpNotEqual, Value: 3}},
+				},
 				{Names: []string{"mkdirat"}, Action: specs.ActNotify},
 			},
 		}} {
@@ -108,19 +124,25 @@ func TestCacheRecompilesDamagedFiles(t *testing.T) {
 		}
 	}
 	for name, damage := range map[string]func(file string) error{
-		"empty":             func(f string) error { return os.Truncate(f, 0) },
-		"short":             func(f string) error { return os.Truncate(f, 40) },
-		"cut":               func(f string) error { return os.Truncate(f, 500) },
-		"key":               flip(3),
-		"magic":             flip(65),
-		"count":             flip(80),
-		"instruction":       flip(300),
-		"checksum":          flip(-1),
-		"writable by all":   func(f string) error { return os.Chmod(f, 0o666) },
-		"longer":            func(f string) error { return os.WriteFile(f, make([]byte, 1<<20), 0o600) },
-		"link":              func(f string) error { return replace(f, func() error { return os.Symlink(f+"x", f) }, f+"x") },
-		"folder":            func(f string) error { return replace(f, func() error { return os.Mkdir(f, 0o700) }, f+"x") },
-		"of another filter": func(f string) error { return os.Rename(filepath.Join(filepath.Dir(f), "other"), f) },
+		"empty":           func(f string) error { return os.Truncate(f, 0) },
+		"short":           func(f string) error { return os.Truncate(f, 40) },
+		"cut":             func(f string) error { return os.Truncate(f, 500) },
+		"key":             flip(3),
+		"magic":           flip(65),
+		"count":           flip(80),
+		"instruction":     flip(300),
+		"checksum":        flip(-1),
+		"writable by all": func(f string) error { return os.Chmod(f, 0o666) },
+		"longer":          func(f string) error { return os.WriteFile(f, make([]byte, 1<<20), 0o600) },
+		"link": func(f string) error {
+			return replace(f, func() error { return os.Symlink(f+"x", f) }, f+"x")
+		},
+		"folder": func(f string) error {
+			return replace(f, func() error { return os.Mkdir(f, 0o700) }, f+"x")
+		},
+		"of another filter": func(f string) error {
+			return os.Rename(filepath.Join(filepath.Dir(f), "other"), f)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := NewCache(t.TempDir())
@@ -174,7 +196,8 @@ func TestCacheIsBounded(t *testing.T) {
 	c := NewCache(t.TempDir())
 	c.most = 10
 	for i := range uint(100) {
-		if _, _, err := c.Get(&specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &i}); err != nil {
+		_, _, err := c.Get(&specs.LinuxSeccomp{DefaultAction: specs.ActErrno, DefaultErrnoRet: &i})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -185,7 +208,10 @@ func TestCacheIsBounded(t *testing.T) {
 
 func TestCacheRepeatsWarnings(t *testing.T) {
 	c := NewCache(t.TempDir())
-	p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"brand_new"}, Action: specs.ActErrno}}}
+	p := &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{{Names: []string{"brand_new"}, Action: specs.ActErrno}},
+	}
 	for range 2 {
 		if _, w, err := c.Get(p); err != nil || len(w) != 1 {
 			t.Errorf("warnings %v, error %v", w, err)
@@ -205,14 +231,38 @@ func TestKeysDiffer(t *testing.T) {
 		{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{}},
 		{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog}},
 		{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"ab", "c"}, Action: specs.ActTrap}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a", "bc"}, Action: specs.ActTrap}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"ab"}, Action: specs.ActTrap}, {Names: []string{"c"}, Action: specs.ActTrap}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a"}, Action: specs.ActErrno, ErrnoRet: &one}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}}}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Value: 1, Op: specs.OpEqualTo}}}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{ValueTwo: 1, Op: specs.OpEqualTo}}}}},
-		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"a"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{ValueTwo: 1, Op: specs.OpMaskedEqual}}}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"ab", "c"},
+			Action: specs.ActTrap,
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a", "bc"},
+			Action: specs.ActTrap,
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"ab"},
+			Action: specs.ActTrap,
+		}, {Names: []string{"c"}, Action: specs.ActTrap}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a"},
+			Action: specs.ActErrno, ErrnoRet: &one,
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a"},
+			Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}},
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a"},
+			Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Value: 1, Op: specs.OpEqualTo}},
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a"},
+			Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{ValueTwo: 1, Op: specs.OpEqualTo}},
+		}}},
+		{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{
+			Names:  []string{"a"},
+			Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{ValueTwo: 1, Op: specs.OpMaskedEqual}},
+		}}},
 	} {
 		if earlier, ok := seen[Key(p)]; ok {
 			t.Errorf("profile %d has the key of %s", i, earlier)

@@ -51,33 +51,37 @@ func (e *FieldError) Error() string {
 // Compile turns a profile into a filter with the verdicts that runc and libseccomp give it:
 //
 //   - The native architecture is always in, further ones as listed; all have to be of its byte
-//     order. A system call of any other ends in SECCOMP_RET_KILL_THREAD, libseccomp's default for a bad
-//     architecture. So does an x32 call where only x86_64 is listed, save for number -1, which
+//     order. A system call of any other ends in SECCOMP_RET_KILL_THREAD, libseccomp's default for a
+//     bad architecture. So does an x32 call where only x86_64 is listed, save for number -1, which
 //     tracers use.
 //   - A rule whose action is the default one is skipped, as runc does.
-//   - Of rules for the same system call those of equal action are ORed. A rule without conditions wins over all
-//     that have some, and the first such over later ones.
-//   - Of rules with conditions and different actions which hold at once, the one whose first condition
-//     is on the higher argument wins; for the same argument equality comes before less and less before
-//     greater, then the larger value (with less: the smaller one). That is the order of libseccomp's
-//     tree. A rule that says all that an earlier one says, and more, never matches (a Warning, if its
-//     action is another). One that says as much or less than an earlier one of another action is
-//     refused, as by libseccomp (EEXIST). Where ranges or inequalities of several rules meet,
-//     libseccomp 2.5 departs from what the profile says; Compile does not.
-//   - Several conditions of one rule on the same argument make it one rule for each condition, as runc does.
+//   - Of rules for the same system call those of equal action are ORed. A rule without conditions
+//     wins over all that have some, and the first such over later ones.
+//   - Of rules with conditions and different actions which hold at once, the one whose first
+//     condition is on the higher argument wins; for the same argument equality comes before less
+//     and less before greater, then the larger value (with less: the smaller one). That is the
+//     order of libseccomp's tree. A rule that says all that an earlier one says, and more, never
+//     matches (a Warning, if its action is another). One that says as much or less than an earlier
+//     one of another action is refused, as by libseccomp (EEXIST). Where ranges or inequalities of
+//     several rules meet, libseccomp 2.5 departs from what the profile says; Compile does not.
+//   - Several conditions of one rule on the same argument make it one rule for each condition, as
+//     runc does.
 //   - On a 32-bit ABI only the low 32 bits of arguments and values count.
-//   - Where socketcall(2) and ipc(2) exist, a rule for one of their calls holds for both ways of making it; the
-//     multiplexers' first argument being the call's number, a condition on it is lost there.
-//   - Names that no ABI has are left out with a Warning; those that an ABI has not are left out for that ABI.
-//   - Numbers that the profile does not name get the default action. Those above the highest one that
-//     it names for their ABI return ENOSYS, as with runc, unless the default action is ALLOW, LOG or
-//     TRACE: they are newer than the profile, and C libraries fall back to an older call on ENOSYS
-//     only. So does setup(2) on s390, which is number 0 and stands for numbers that the kernel does not know.
+//   - Where socketcall(2) and ipc(2) exist, a rule for one of their calls holds for both ways of
+//     making it; the multiplexers' first argument being the call's number, a condition on it is
+//     lost there.
+//   - Names that no ABI has are left out with a Warning; those that an ABI has not are left out for
+//     that ABI.
+//   - Numbers that the profile does not name get the default action. Those above the highest one
+//     that it names for their ABI return ENOSYS, as with runc, unless the default action is ALLOW,
+//     LOG or TRACE: they are newer than the profile, and C libraries fall back to an older call on
+//     ENOSYS only. So does setup(2) on s390, which is number 0 and stands for numbers that the
+//     kernel does not know.
 //   - An errnoRet with an action that returns no number is refused, as config-linux.md demands.
 //   - Without a list of flags SECCOMP_FILTER_FLAG_SPEC_ALLOW is set, as runc and crun do; an empty
 //     list sets none.
-//   - SCMP_ACT_NOTIFY is refused as the default action and for write(2), as runc does: a process under
-//     such a filter may be unable to report that it is.
+//   - SCMP_ACT_NOTIFY is refused as the default action and for write(2), as runc does: a process
+//     under such a filter may be unable to report that it is.
 //
 // Source: runtime-spec 1.3.0 config-linux.md, "Seccomp"; seccomp(2); seccomp_rule_add(3).
 func Compile(profile *specs.LinuxSeccomp) (*Filter, []Warning, error) {
@@ -116,7 +120,8 @@ func compile(profile *specs.LinuxSeccomp, goarch string) (*Filter, []Warning, er
 		return "defaultAction"
 	}, profile.DefaultAction, profile.DefaultErrnoRet)
 	if profile.DefaultAction == specs.ActNotify {
-		c.fault("defaultAction", quote(profile.DefaultAction), "any other action: a process could not even be started")
+		c.fault("defaultAction", quote(profile.DefaultAction),
+			"any other action: a process could not even be started")
 	}
 	c.architectures(profile.Architectures)
 	rules := c.rules(profile.Syscalls)
@@ -149,8 +154,9 @@ func compile(profile *specs.LinuxSeccomp, goarch string) (*Filter, []Warning, er
 	}
 	g.load(offsetArch, entry)
 	if len(g.reversed) > maxInstructions {
-		return nil, c.warnings, fmt.Errorf("seccomp: the filter has %d instructions, the kernel takes %d: fewer rules with args or fewer architectures are needed",
-			len(g.reversed), maxInstructions)
+		return nil, c.warnings,
+			fmt.Errorf("seccomp: the filter has %d instructions, the kernel takes %d: fewer rules with args or fewer architectures are needed",
+				len(g.reversed), maxInstructions)
 	}
 	slices.Reverse(g.reversed)
 	f.Program = g.reversed

@@ -23,7 +23,9 @@ import (
 // defaultProfile is docker's profile as a container with these capabilities gets it.
 func defaultProfile(t testing.TB, caps ...string) *specs.LinuxSeccomp {
 	t.Helper()
-	p, err := moby.GetDefaultProfile(&specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
+	p, err := moby.GetDefaultProfile(&specs.Spec{
+		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,12 +41,18 @@ func longProfile(t testing.TB) *specs.LinuxSeccomp {
 	for i := range uint64(40) {
 		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
 			Names: []string{"keyctl", "bpf", "ptrace", "reboot"}, Action: specs.ActErrno, ErrnoRet: &errno,
-			Args: []specs.LinuxSeccompArg{{Index: 0, Value: i, Op: specs.OpEqualTo}, {Index: 1, Value: i, Op: specs.OpLessEqual}},
+			Args: []specs.LinuxSeccompArg{
+				{Index: 0, Value: i, Op: specs.OpEqualTo},
+				{Index: 1, Value: i, Op: specs.OpLessEqual},
+			},
 		})
 	}
 	for i, name := range []string{"acct", "swapon", "swapoff", "mount", "umount2", "getppid"} {
 		n := uint(77 + (5-i)*2)
-		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: []string{name}, Action: specs.ActErrno, ErrnoRet: &n})
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+			Names: []string{name}, Action: specs.ActErrno,
+			ErrnoRet: &n,
+		})
 		for j := range uint64(20) {
 			p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
 				Names: []string{"setns", "unshare", "pivot_root"}, Action: specs.ActErrno, ErrnoRet: &errno,
@@ -58,7 +66,8 @@ func longProfile(t testing.TB) *specs.LinuxSeccomp {
 // TestEqualsReference compares with the naive evaluator, for docker's profile and random ones.
 func TestEqualsReference(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	profiles := []*specs.LinuxSeccomp{defaultProfile(t), defaultProfile(t, "CAP_SYS_ADMIN", "CAP_NET_ADMIN"), longProfile(t)}
+	profiles := []*specs.LinuxSeccomp{defaultProfile(t), defaultProfile(t, "CAP_SYS_ADMIN",
+		"CAP_NET_ADMIN"), longProfile(t)}
 	for range 60 {
 		profiles = append(profiles, randomProfile(r, SupportedOperators()))
 	}
@@ -104,75 +113,128 @@ func TestVerdicts(t *testing.T) {
 		want                  uint32
 	}{
 		{"default", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 1, arch: x8664}, eperm},
-		{"default errno", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38}`, data{number: 1, arch: x8664}, unix.SECCOMP_RET_ERRNO | 38},
-		{"no names, none is newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`, data{number: 5000, arch: x8664}, eperm},
 		{
-			"newer than the profile", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"default errno", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38}`,
+			data{number: 1, arch: x8664},
+			unix.SECCOMP_RET_ERRNO | 38,
+		},
+		{
+			"no names, none is newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO"}`,
+			data{number: 5000, arch: x8664},
+			eperm,
+		},
+		{
+			"newer than the profile", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 452, arch: x8664},
 			enosys,
 		}, // fchmodat2
 		{
-			"newer than a rule without effect", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ERRNO"}]}`,
+			"newer than a rule without effect", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ERRNO"}]}`,
 			data{number: 452, arch: x8664},
 			enosys,
 		},
 		{
-			"not newer, not named", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"not newer, not named", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["futex_waitv"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 448, arch: x8664},
 			eperm,
 		}, // process_mrelease
 		{
-			"newer, killing", "amd64", `{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{"names":["read","exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"newer, killing", "amd64",
+			`{"defaultAction":"SCMP_ACT_KILL_PROCESS","syscalls":[{"names":["read","exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 5000, arch: x8664},
 			enosys,
 		},
 		{
-			"newer, allowed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			"newer, allowed", "amd64",
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
 			data{number: 5000, arch: x8664},
 			allow,
 		},
 		{
-			"newer, logged", "amd64", `{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
+			"newer, logged", "amd64",
+			`{"defaultAction":"SCMP_ACT_LOG","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ERRNO"}]}`,
 			data{number: 5000, arch: x8664},
 			unix.SECCOMP_RET_LOG,
 		},
 		{
-			"newer, traced", "amd64", `{"defaultAction":"SCMP_ACT_TRACE","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"newer, traced", "amd64",
+			`{"defaultAction":"SCMP_ACT_TRACE","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 5000, arch: x8664},
 			unix.SECCOMP_RET_TRACE | 1,
 		},
 		{
-			"newer for i386", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"newer for i386", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 2, arch: i386},
 			enosys,
 		},
 		{
-			"newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"newer for x32", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: x32Bit + 61, arch: x8664},
 			enosys,
 		},
 		{
-			"not newer for x32", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"not newer for x32", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32"],"syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: x32Bit + 59, arch: x8664},
 			eperm,
 		},
 		{
-			"x32 not listed, newer", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"x32 not listed, newer", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: x32Bit + 1000, arch: x8664},
 			unix.SECCOMP_RET_KILL_THREAD,
 		},
 		{
-			"unknown to the kernel", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"unknown to the kernel", "s390x",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["exit"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 0, arch: s390x},
 			enosys,
 		},
-		{"bad architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: 1, arch: i386}, unix.SECCOMP_RET_KILL_THREAD},
-		{"listed architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: i386}, allow},
-		{"native is always in", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`, data{number: 1, arch: x8664}, allow},
-		{"x32 not listed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: x32Bit, arch: x8664}, unix.SECCOMP_RET_KILL_THREAD},
-		{"x32 listed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X32"]}`, data{number: x32Bit, arch: x8664}, allow},
-		{"a tracer's number", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`, data{number: 0xffffffff, arch: x8664}, allow},
-		{"newest call", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["file_getattr"],"action":"SCMP_ACT_ALLOW"}]}`, data{number: 468, arch: x8664}, allow},
+		{
+			"bad architecture", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`,
+			data{number: 1, arch: i386},
+			unix.SECCOMP_RET_KILL_THREAD,
+		},
+		{
+			"listed architecture", "amd64",
+			`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`,
+			data{number: 1, arch: i386},
+			allow,
+		},
+		{
+			"native is always in", "amd64",
+			`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"]}`,
+			data{number: 1, arch: x8664},
+			allow,
+		},
+		{
+			"x32 not listed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`,
+			data{number: x32Bit, arch: x8664},
+			unix.SECCOMP_RET_KILL_THREAD,
+		},
+		{
+			"x32 listed", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X32"]}`,
+			data{number: x32Bit, arch: x8664},
+			allow,
+		},
+		{
+			"a tracer's number", "amd64", `{"defaultAction":"SCMP_ACT_ALLOW"}`,
+			data{number: 0xffffffff, arch: x8664},
+			allow,
+		},
+		{
+			"newest call", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["file_getattr"],"action":"SCMP_ACT_ALLOW"}]}`,
+			data{
+				number: 468, arch: x8664,
+			},
+			allow,
+		},
 		{
 			"the unconditional one wins", "amd64", `{"defaultAction":"SCMP_ACT_KILL","syscalls":[
 			{"names":["getpid"],"action":"SCMP_ACT_LOG","args":[{"index":0,"value":1,"op":"SCMP_CMP_EQ"}]},
@@ -186,25 +248,36 @@ func TestVerdicts(t *testing.T) {
 			data{number: 39, arch: x8664},
 			unix.SECCOMP_RET_ERRNO | 38,
 		},
-		{"one argument twice is or", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["getpid"],"action":"SCMP_ACT_ALLOW","args":[
-			{"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":0,"value":2,"op":"SCMP_CMP_EQ"}]}]}`, data{number: 39, arch: x8664, args: [6]uint64{2}}, allow},
 		{
-			"socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"one argument twice is or", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["getpid"],"action":"SCMP_ACT_ALLOW","args":[
+			{"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":0,"value":2,"op":"SCMP_CMP_EQ"}]}]}`,
+			data{
+				number: 39, arch: x8664, args: [6]uint64{2},
+			},
+			allow,
+		},
+		{
+			"socketcall", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 102, arch: i386, args: [6]uint64{18}},
 			allow,
 		},
 		{
-			"another socketcall", "amd64", `{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
+			"another socketcall", "amd64",
+			`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86"],"syscalls":[{"names":["accept4"],"action":"SCMP_ACT_ALLOW"}]}`,
 			data{number: 102, arch: i386, args: [6]uint64{17}},
 			eperm,
 		},
 		{
-			"big endian", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
+			"big endian", "s390x",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
 			data{number: 136, arch: s390x, args: [6]uint64{1<<32 | 2}},
 			allow,
 		},
 		{
-			"big endian, halves swapped", "s390x", `{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
+			"big endian, halves swapped", "s390x",
+			`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4294967298,"op":"SCMP_CMP_EQ"}]}]}`,
 			data{number: 136, arch: s390x, args: [6]uint64{2<<32 | 1}},
 			eperm,
 		},
@@ -236,11 +309,14 @@ func TestFlags(t *testing.T) {
 		`,"flags":[]`:                            0,
 		`,"flags":["SECCOMP_FILTER_FLAG_LOG"]`:   unix.SECCOMP_FILTER_FLAG_LOG,
 		`,"flags":["SECCOMP_FILTER_FLAG_TSYNC"]`: unix.SECCOMP_FILTER_FLAG_TSYNC,
-		`,"flags":["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]`:                  unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-		`,"flags":[]` + notify:                                         unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
-		`,"flags":["SECCOMP_FILTER_FLAG_TSYNC"]` + notify:              unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
-		`,"flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]`:          0,
-		`,"flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]` + notify: unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+		`,"flags":["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]`: unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+		`,"flags":[]` +
+			notify: unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+		`,"flags":["SECCOMP_FILTER_FLAG_TSYNC"]` + notify: unix.SECCOMP_FILTER_FLAG_TSYNC |
+			unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
+		`,"flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]`: 0,
+		`,"flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]` +
+			notify: unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
 	} {
 		var p specs.LinuxSeccomp
 		if err := json.Unmarshal([]byte(`{"defaultAction":"SCMP_ACT_ALLOW"`+text+`}`), &p); err != nil {
@@ -259,19 +335,54 @@ func TestFaults(t *testing.T) {
 		{`{}`, `defaultAction: found ""; allowed: SCMP_ACT_ALLOW, `},
 		{`{"defaultAction":"SCMP_ACT_DENY"}`, `defaultAction: found "SCMP_ACT_DENY"`},
 		{`{"defaultAction":"SCMP_ACT_NOTIFY"}`, `defaultAction: found "SCMP_ACT_NOTIFY"`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":1}`, `defaultErrnoRet: found 1; allowed: nothing with SCMP_ACT_ALLOW`},
-		{`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":4096}`, `defaultErrnoRet: found 4096; allowed: 0 to 4095`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86","SCMP_ARCH_Z80"]}`, `architectures[1]: found "SCMP_ARCH_Z80"`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}`, `architectures[0]: found "SCMP_ARCH_S390X"; allowed: architectures of this machine's byte order`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","flags":["X"]}`, `flags[0]: found "X"; allowed: SECCOMP_FILTER_FLAG_LOG, `},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[],"action":"SCMP_ACT_LOG"}]}`, `syscalls[0].names: found none`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read",""],"action":"SCMP_ACT_LOG"}]}`, `syscalls[0].names[1]: found ""`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"LOG"}]}`, `syscalls[0].action: found "LOG"`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["write"],"action":"SCMP_ACT_NOTIFY"}]}`, `syscalls[0].action: found "SCMP_ACT_NOTIFY"; allowed: any other action for write`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","errnoRet":1}]}`, `syscalls[0].errnoRet: found 1`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_TRACE","errnoRet":65536}]}`, `syscalls[0].errnoRet: found 65536; allowed: 0 to 65535`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":6,"op":"SCMP_CMP_EQ"}]}]}`, `syscalls[0].args[0].index: found 6; allowed: 0 to 5`},
-		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":1,"op":"EQ"}]}]}`, `syscalls[0].args[0].op: found "EQ"; allowed: SCMP_CMP_EQ, `},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":1}`,
+			`defaultErrnoRet: found 1; allowed: nothing with SCMP_ACT_ALLOW`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":4096}`,
+			`defaultErrnoRet: found 4096; allowed: 0 to 4095`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86","SCMP_ARCH_Z80"]}`,
+			`architectures[1]: found "SCMP_ARCH_Z80"`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}`,
+			`architectures[0]: found "SCMP_ARCH_S390X"; allowed: architectures of this machine's byte order`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","flags":["X"]}`,
+			`flags[0]: found "X"; allowed: SECCOMP_FILTER_FLAG_LOG, `,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[],"action":"SCMP_ACT_LOG"}]}`,
+			`syscalls[0].names: found none`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read",""],"action":"SCMP_ACT_LOG"}]}`,
+			`syscalls[0].names[1]: found ""`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"LOG"}]}`,
+			`syscalls[0].action: found "LOG"`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["write"],"action":"SCMP_ACT_NOTIFY"}]}`,
+			`syscalls[0].action: found "SCMP_ACT_NOTIFY"; allowed: any other action for write`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","errnoRet":1}]}`, `syscalls[0].errnoRet: found 1`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_TRACE","errnoRet":65536}]}`, `syscalls[0].errnoRet: found 65536; allowed: 0 to 65535`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":6,"op":"SCMP_CMP_EQ"}]}]}`, `syscalls[0].args[0].index: found 6; allowed: 0 to 5`,
+		},
+		{
+			`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":1,"op":"EQ"}]}]}`, `syscalls[0].args[0].op: found "EQ"; allowed: SCMP_CMP_EQ, `,
+		},
 		{`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
 			{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":1,"op":"SCMP_CMP_EQ"}]},
 			{"names":["read"],"action":"SCMP_ACT_TRAP","args":[{"index":1,"op":"SCMP_CMP_EQ"}]}]}`, `syscalls[1]: found conditions that also hold wherever those of syscalls[0] do`},
@@ -310,8 +421,14 @@ func TestTooLong(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	p := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
-		{Names: []string{"read", "brand_new"}, Action: specs.ActLog, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}}},
-		{Names: []string{"read"}, Action: specs.ActTrap, Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}, {Index: 2, Op: specs.OpEqualTo}}},
+		{
+			Names: []string{"read", "brand_new"}, Action: specs.ActLog,
+			Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}},
+		},
+		{
+			Names: []string{"read"}, Action: specs.ActTrap,
+			Args: []specs.LinuxSeccompArg{{Index: 1, Op: specs.OpEqualTo}, {Index: 2, Op: specs.OpEqualTo}},
+		},
 	}}
 	_, warnings, err := Compile(p)
 	if err != nil {
@@ -332,7 +449,8 @@ func TestTableHasTheKernelsNumbers(t *testing.T) {
 	if err != nil {
 		t.Fatalf("finding golang.org/x/sys: %v", err)
 	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "unix", "zsysnum_linux_*.go"))
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "unix",
+		"zsysnum_linux_*.go"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no zsysnum files: %v", err)
 	}
@@ -369,10 +487,15 @@ func TestTableHasTheKernelsNumbers(t *testing.T) {
 }
 
 func TestTableIsSorted(t *testing.T) {
-	if !slices.IsSortedFunc(syscallTable[:], func(a, b syscallEntry) int { return strings.Compare(a.name, b.name) }) {
+	if !slices.IsSortedFunc(syscallTable[:], func(a, b syscallEntry) int {
+		return strings.Compare(a.name, b.name)
+	}) {
 		t.Error("not sorted")
 	}
-	for _, name := range []string{"mseal", "map_shadow_stack", "futex_wake", "statmount", "listmount", "lsm_get_self_attr", "setxattrat", "open_tree_attr", "file_getattr"} {
+	for _, name := range []string{
+		"mseal", "map_shadow_stack", "futex_wake", "statmount", "listmount",
+		"lsm_get_self_attr", "setxattrat", "open_tree_attr", "file_getattr",
+	} {
 		if !KnownSyscall(name) {
 			t.Errorf("%s is not known", name)
 		}
@@ -390,7 +513,8 @@ func FuzzCompile(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(text, uint32(1), uint64(0))
-	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32","SCMP_ARCH_X86"],"flags":["SECCOMP_FILTER_FLAG_LOG"],
+	f.Add([]byte(
+		`{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X32","SCMP_ARCH_X86"],"flags":["SECCOMP_FILTER_FLAG_LOG"],
 		"syscalls":[{"names":["socket","read"],"action":"SCMP_ACT_TRACE","errnoRet":3,"args":[{"index":0,"value":18446744073709551615,"valueTwo":7,"op":"SCMP_CMP_MASKED_EQ"},
 		{"index":2,"value":4294967296,"op":"SCMP_CMP_LT"}]},{"names":["read"],"action":"SCMP_ACT_LOG","args":[{"index":5,"value":1,"op":"SCMP_CMP_NE"}]}]}`), uint32(102), uint64(1<<32))
 	f.Fuzz(func(t *testing.T, text []byte, number uint32, arg uint64) {
@@ -407,8 +531,14 @@ func FuzzCompile(f *testing.F) {
 			if goarch == "s390x" {
 				order = binary.BigEndian
 			}
-			for _, arch := range []uint32{unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_S390X} {
-				if _, err := interpret(filter.Program, data{number, arch, [6]uint64{arg, arg, arg, arg, arg, arg}}, order); err != nil {
+			for _, arch := range []uint32{
+				unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386,
+				unix.AUDIT_ARCH_S390X,
+			} {
+				if _, err := interpret(filter.Program, data{number, arch, [6]uint64{
+					arg, arg, arg, arg, arg,
+					arg,
+				}}, order); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -417,7 +547,8 @@ func FuzzCompile(f *testing.F) {
 				t.Fatal(err)
 			}
 			var back Filter
-			if err := back.UnmarshalBinary(stored); err != nil || !slices.Equal(back.Program, filter.Program) || back.Flags != filter.Flags {
+			if err := back.UnmarshalBinary(stored); err != nil || !slices.Equal(back.Program,
+				filter.Program) || back.Flags != filter.Flags {
 				t.Fatalf("stored and read back: %v", err)
 			}
 		}

@@ -112,7 +112,8 @@ func (g *generator) search(ranges []numberRange) label {
 	if len(ranges) == 1 {
 		return ranges[0].target
 	}
-	if len(ranges) == 3 && ranges[0].target == ranges[2].target && ranges[2].start-ranges[1].start == 1 {
+	if len(ranges) == 3 && ranges[0].target == ranges[2].target &&
+		ranges[2].start-ranges[1].start == 1 {
 		return g.jump(unix.BPF_JEQ, ranges[1].start, ranges[1].target, ranges[0].target)
 	}
 	middle := len(ranges) / 2

@@ -28,11 +28,13 @@ func TestKernel(t *testing.T) {
 			if _, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0); errno != unix.ENOSYS {
 				return fmt.Errorf("clone3: %v, want ENOSYS", errno)
 			}
-			if pid, _, errno := unix.RawSyscall(unix.SYS_GETPID, 0, 0, 0); errno != 0 || int(pid) != os.Getpid() {
+			if pid, _, errno := unix.RawSyscall(unix.SYS_GETPID, 0, 0, 0); errno != 0 ||
+				int(pid) != os.Getpid() {
 				return fmt.Errorf("getpid: %d %v", pid, errno)
 			}
 			// An argument decides: AF_VSOCK (40) is not allowed, AF_UNIX is.
-			if _, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_VSOCK, unix.SOCK_STREAM, 0); errno != unix.EPERM {
+			if _, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_VSOCK, unix.SOCK_STREAM,
+				0); errno != unix.EPERM {
 				return fmt.Errorf("socket(AF_VSOCK): %v, want EPERM", errno)
 			}
 			fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -44,8 +46,11 @@ func TestKernel(t *testing.T) {
 		"notify": func() error {
 			listener, err := load(&specs.LinuxSeccomp{
 				DefaultAction: specs.ActAllow,
-				Flags:         []specs.LinuxSeccompFlag{flagTsync, specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, specs.LinuxSeccompFlagWaitKillableRecv},
-				Syscalls:      []specs.LinuxSyscall{{Names: []string{"getppid"}, Action: specs.ActNotify}},
+				Flags: []specs.LinuxSeccompFlag{
+					flagTsync, specs.LinuxSeccompFlagLog,
+					specs.LinuxSeccompFlagSpecAllow, specs.LinuxSeccompFlagWaitKillableRecv,
+				},
+				Syscalls: []specs.LinuxSyscall{{Names: []string{"getppid"}, Action: specs.ActNotify}},
 			})
 			if err != nil {
 				return err
@@ -96,7 +101,8 @@ func load(p *specs.LinuxSeccomp) (int, error) {
 		return 0, err
 	}
 	program := unix.SockFprog{Len: uint16(len(f.Program)), Filter: &f.Program[0]}
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags), uintptr(unsafe.Pointer(&program)))
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(f.Flags),
+		uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
 		return 0, fmt.Errorf("seccomp(2): %w", errno)
 	}

@@ -33,9 +33,11 @@ type libseccomp string
 func buildLibseccomp(t *testing.T) libseccomp {
 	t.Helper()
 	helper := filepath.Join(t.TempDir(), "libseccomp")
-	out, err := exec.Command("gcc", "-O1", "-o", helper, "testdata/libseccomp.c", "-lseccomp").CombinedOutput()
+	out, err := exec.Command("gcc", "-O1", "-o", helper, "testdata/libseccomp.c",
+		"-lseccomp").CombinedOutput()
 	if err != nil {
-		needs.Skip(t, fmt.Sprintf("needs gcc and libseccomp-dev to compare with libseccomp: %v\n%s", err, out))
+		needs.Skip(t, fmt.Sprintf("needs gcc and libseccomp-dev to compare with libseccomp: %v\n%s",
+			err, out))
 	}
 	return libseccomp(helper)
 }
@@ -76,7 +78,8 @@ func (l libseccomp) unknown(t *testing.T) map[string]bool {
 	t.Helper()
 	var lines strings.Builder
 	for _, e := range syscallTable {
-		fmt.Fprintf(&lines, "number %x %s\n", token(architectureByName(nativeName(runtime.GOARCH))), e.name)
+		fmt.Fprintf(&lines, "number %x %s\n", token(architectureByName(nativeName(runtime.GOARCH))),
+			e.name)
 	}
 	unknown := map[string]bool{}
 	for i, answer := range l.ask(t, lines.String()) {
@@ -121,7 +124,8 @@ func script(t *testing.T, p *specs.LinuxSeccomp, unknown map[string]bool) string
 		}
 		var args []string
 		for _, a := range s.Args {
-			args = append(args, fmt.Sprintf(" %d %d %x %x", a.Index, slices.Index(operators, a.Op), a.Value, a.ValueTwo))
+			args = append(args, fmt.Sprintf(" %d %d %x %x", a.Index, slices.Index(operators, a.Op), a.Value,
+				a.ValueTwo))
 		}
 		if slices.Max(seen[:]) <= 1 {
 			args = []string{strings.Join(args, "")}
@@ -169,7 +173,9 @@ func without(p *specs.LinuxSeccomp, unknown map[string]bool) *specs.LinuxSeccomp
 	q := *p
 	q.Syscalls = nil
 	for _, s := range p.Syscalls {
-		s.Names = slices.DeleteFunc(slices.Clone(s.Names), func(name string) bool { return unknown[name] || !KnownSyscall(name) })
+		s.Names = slices.DeleteFunc(slices.Clone(s.Names), func(name string) bool {
+			return unknown[name] || !KnownSyscall(name)
+		})
 		if len(s.Names) > 0 {
 			q.Syscalls = append(q.Syscalls, s)
 		}
@@ -222,7 +228,10 @@ func TestDefaultProfileEqualsLibseccomp(t *testing.T) {
 		nil,
 		{"CAP_CHOWN", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE"},
 		{"CAP_SYS_ADMIN"},
-		{"CAP_SYS_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SYS_BOOT", "CAP_SYS_TIME", "CAP_SYS_NICE", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH"},
+		{
+			"CAP_SYS_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_SYS_BOOT",
+			"CAP_SYS_TIME", "CAP_SYS_NICE", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH",
+		},
 	} {
 		p := without(defaultProfile(t, caps...), unknown)
 		ours, warnings, err := Compile(p)
@@ -231,13 +240,16 @@ func TestDefaultProfileEqualsLibseccomp(t *testing.T) {
 		}
 		answer := l.ask(t, script(t, p, unknown))
 		theirs := parseProgram(t, strings.TrimPrefix(answer[0], "ok "))
-		t.Logf("capabilities %v: %d instructions, libseccomp has %d", caps, len(ours.Program), len(theirs))
+		t.Logf("capabilities %v: %d instructions, libseccomp has %d", caps, len(ours.Program),
+			len(theirs))
 		compare(t, p, ours.Program, patched(p, theirs), rand.New(rand.NewPCG(1, 2)))
 	}
 }
 
 // compare looks for a call that the program answers otherwise than want does.
-func compare(t *testing.T, p *specs.LinuxSeccomp, program []unix.SockFilter, want func(data) (uint32, error), r *rand.Rand) bool {
+func compare(t *testing.T, p *specs.LinuxSeccomp, program []unix.SockFilter,
+	want func(data) (uint32, error), r *rand.Rand,
+) bool {
 	t.Helper()
 	bad := 0
 	calls(p, r, func(d data) bool {
@@ -251,7 +263,8 @@ func compare(t *testing.T, p *specs.LinuxSeccomp, program []unix.SockFilter, wan
 		}
 		if got != expected {
 			bad++
-			t.Errorf("arch %#x number %d (%#x) args %#x: got %#x, want %#x%s", d.arch, int32(d.number), d.number, d.args, got, expected, rulesFor(p, d))
+			t.Errorf("arch %#x number %d (%#x) args %#x: got %#x, want %#x%s", d.arch, int32(d.number),
+				d.number, d.args, got, expected, rulesFor(p, d))
 		}
 		return bad < 3
 	})
@@ -290,7 +303,10 @@ func TestRandomProfilesEqualLibseccomp(t *testing.T) {
 	}{
 		{"equality", 100, []specs.LinuxSeccompOperator{specs.OpEqualTo}, 0.03},
 		{"masked", 80, []specs.LinuxSeccompOperator{specs.OpEqualTo, specs.OpMaskedEqual}, 0.05},
-		{"inequality", 40, []specs.LinuxSeccompOperator{specs.OpEqualTo, specs.OpMaskedEqual, specs.OpNotEqual}, 0.5},
+		{"inequality", 40, []specs.LinuxSeccompOperator{
+			specs.OpEqualTo, specs.OpMaskedEqual,
+			specs.OpNotEqual,
+		}, 0.5},
 		{"ranges", 30, SupportedOperators(), 0.6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -331,9 +347,11 @@ func TestRandomProfilesEqualLibseccomp(t *testing.T) {
 					differing++
 				}
 			}
-			t.Logf("of %d profiles libseccomp departs from the meaning of %d, and did not come back from %d", test.profiles, differing, hangs)
+			t.Logf("of %d profiles libseccomp departs from the meaning of %d, and did not come back from %d",
+				test.profiles, differing, hangs)
 			if share := float64(differing) / float64(test.profiles); share > test.differing {
-				t.Errorf("libseccomp and Compile differ in %.2f of the profiles, more than %.2f", share, test.differing)
+				t.Errorf("libseccomp and Compile differ in %.2f of the profiles, more than %.2f", share,
+					test.differing)
 			}
 		})
 	}
@@ -351,7 +369,10 @@ func TestConflictsEqualLibseccomp(t *testing.T) {
 		for range 2 + r.IntN(3) {
 			s := specs.LinuxSyscall{Names: []string{"getpid"}, Action: actions[r.IntN(len(actions))]}
 			for _, index := range r.Perm(4)[:1+r.IntN(3)] {
-				a := specs.LinuxSeccompArg{Index: uint(index), Op: specs.OpEqualTo, Value: uint64(r.IntN(3)), ValueTwo: uint64(r.IntN(4))}
+				a := specs.LinuxSeccompArg{
+					Index: uint(index), Op: specs.OpEqualTo, Value: uint64(r.IntN(3)),
+					ValueTwo: uint64(r.IntN(4)),
+				}
 				if i%2 == 0 && r.IntN(2) == 0 {
 					a.Op, a.Value = specs.OpMaskedEqual, uint64(1+r.IntN(3))
 				}
@@ -387,7 +408,10 @@ func TestConflictsEqualLibseccomp(t *testing.T) {
 			if bits>>11 == 1 {
 				d.arch, d.number = unix.AUDIT_ARCH_I386, 20
 			}
-			d.args = [6]uint64{uint64(bits & 3), uint64(bits >> 2 & 3), uint64(bits >> 4 & 3), uint64(bits >> 6 & 3)}
+			d.args = [6]uint64{
+				uint64(bits & 3), uint64(bits >> 2 & 3), uint64(bits >> 4 & 3),
+				uint64(bits >> 6 & 3),
+			}
 			if high := bits >> 8 & 7; high < 4 {
 				d.args[high] |= 1 << 32
 			}

@@ -105,7 +105,9 @@ func (c *compiler) ranges(g *generator, group []*architecture, rules []namedRule
 
 // numberedRules appends the rules for each number of an ABI to all, and its number and index in all
 // to keys, which it sorts.
-func numberedRules(a *architecture, rules []namedRule, all []numbered, keys []uint64) ([]numbered, []uint64) {
+func numberedRules(a *architecture, rules []namedRule, all []numbered, keys []uint64) ([]numbered,
+	[]uint64,
+) {
 	add := func(number uint32, n numbered) {
 		keys = append(keys, uint64(number)<<32|uint64(len(all)))
 		all = append(all, n)

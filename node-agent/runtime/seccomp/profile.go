@@ -51,7 +51,9 @@ type rule struct {
 }
 
 // action translates an action and its errno. An error has the path of the one or of the other.
-func (c *compiler) action(path func(errno bool) string, name specs.LinuxSeccompAction, errnoRet *uint) (action, bool) {
+func (c *compiler) action(path func(errno bool) string, name specs.LinuxSeccompAction,
+	errnoRet *uint,
+) (action, bool) {
 	var ret action
 	most := uint(0) // 0: the action returns no number
 	switch name {
@@ -83,7 +85,8 @@ func (c *compiler) action(path func(errno bool) string, name specs.LinuxSeccompA
 	}
 	switch {
 	case most == 0:
-		c.fault(path(true), fmt.Sprint(*errnoRet), "nothing with "+string(name)+", only SCMP_ACT_ERRNO and SCMP_ACT_TRACE return a number")
+		c.fault(path(true), fmt.Sprint(*errnoRet), "nothing with "+string(name)+
+			", only SCMP_ACT_ERRNO and SCMP_ACT_TRACE return a number")
 		return 0, false
 	case *errnoRet > most:
 		c.fault(path(true), fmt.Sprint(*errnoRet), fmt.Sprintf("0 to %d", most))
@@ -113,7 +116,9 @@ func (c *compiler) architectures(names []specs.Arch) {
 		return
 	}
 	a := c.archs[x32]
-	x8664 := slices.IndexFunc(c.archs, func(a *architecture) bool { return a.name == specs.ArchX86_64 })
+	x8664 := slices.IndexFunc(c.archs, func(a *architecture) bool {
+		return a.name == specs.ArchX86_64
+	})
 	if x8664 < 0 {
 		c.fault("architectures", quote(a.name), "SCMP_ARCH_X32 only together with SCMP_ARCH_X86_64")
 		return
@@ -147,7 +152,8 @@ func (c *compiler) flags(names []specs.LinuxSeccompFlag, notify bool) uint {
 		case specs.LinuxSeccompFlagWaitKillableRecv:
 			if !notify {
 				// The kernel refuses it without a listener (EINVAL).
-				c.warnings = append(c.warnings, Warning{path, string(name) + " is left out: no rule has SCMP_ACT_NOTIFY"})
+				c.warnings = append(c.warnings, Warning{path, string(name) +
+					" is left out: no rule has SCMP_ACT_NOTIFY"})
 				continue
 			}
 			flags |= unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
@@ -203,12 +209,16 @@ func (c *compiler) rules(lines []specs.LinuxSyscall) []namedRule {
 				c.fault(at(fmt.Sprintf(".names[%d]", j)), `""`, "the name of a system call")
 				continue
 			case line.Action == specs.ActNotify && name == "write":
-				c.fault(at(".action"), quote(line.Action), "any other action for write (SCMP_ACT_NOTIFY cannot be used for the write syscall): a process under the filter could not report to its runtime")
+				c.fault(at(".action"), quote(line.Action),
+					"any other action for write (SCMP_ACT_NOTIFY cannot be used for the write syscall): a process under the filter could not report to its runtime")
 				continue
 			}
 			entry := lookup(name)
 			if entry == nil {
-				c.warnings = append(c.warnings, Warning{at(fmt.Sprintf(".names[%d]", j)), "unknown system call " + quote(name) + " is left out"})
+				c.warnings = append(c.warnings, Warning{
+					at(fmt.Sprintf(".names[%d]", j)),
+					"unknown system call " + quote(name) + " is left out",
+				})
 				continue
 			}
 			c.named = append(c.named, entry)
@@ -232,7 +242,9 @@ func repeated(conditions []condition) bool {
 	return false
 }
 
-func (c *compiler) conditions(at func(string) string, args []specs.LinuxSeccompArg) ([]condition, bool) {
+func (c *compiler) conditions(at func(string) string, args []specs.LinuxSeccompArg) ([]condition,
+	bool,
+) {
 	if len(args) == 0 {
 		return nil, true
 	}

@@ -50,7 +50,8 @@ func findNewerCalls(p *specs.LinuxSeccomp) newerCalls {
 				}
 				// Unlike runc's, a rule for a multiplexed call counts by the multiplexer's number,
 				// too.
-				if mux, _, ok := multiplexed(call); ok && a.muxBase >= 0 && returns(s.Action, s.ErrnoRet) != returns(p.DefaultAction, p.DefaultErrnoRet) {
+				if mux, _, ok := multiplexed(call); ok && a.muxBase >= 0 &&
+					returns(s.Action, s.ErrnoRet) != returns(p.DefaultAction, p.DefaultErrnoRet) {
 					n.highest[name] = max(n.highest[name], uint32(a.muxBase)+mux)
 				}
 			}
@@ -93,7 +94,8 @@ func returns(name specs.LinuxSeccompAction, errnoRet *uint) uint32 {
 		n = uint32(*errnoRet)
 	}
 	return map[specs.LinuxSeccompAction]uint32{
-		specs.ActKill: 0, specs.ActKillThread: 0, specs.ActKillProcess: 0x80000000, specs.ActTrap: 0x30000,
+		specs.ActKill: 0, specs.ActKillThread: 0, specs.ActKillProcess: 0x80000000,
+		specs.ActTrap:  0x30000,
 		specs.ActErrno: 0x50000 | n, specs.ActTrace: 0x7ff00000 | n, specs.ActAllow: 0x7fff0000,
 		specs.ActLog: 0x7ffc0000, specs.ActNotify: 0x7fc00000,
 	}[name]
@@ -111,7 +113,10 @@ func newReference(p *specs.LinuxSeccomp) *reference {
 			seen[arg.Index]++
 		}
 		for _, name := range s.Names {
-			rule := referenceRule{entry: lookup(name), action: returns(s.Action, s.ErrnoRet), args: s.Args, split: slices.Max(seen[:]) > 1}
+			rule := referenceRule{
+				entry: lookup(name), action: returns(s.Action, s.ErrnoRet), args: s.Args,
+				split: slices.Max(seen[:]) > 1,
+			}
 			rule.mux, rule.call, rule.isMux = multiplexed(name)
 			if rule.entry != nil && rule.action != r.fallback {
 				r.rules = append(r.rules, rule)
@@ -128,7 +133,9 @@ const newerVerdict = 0x50000 | uint32(unix.ENOSYS)
 func (r *reference) verdict(d data) (uint32, error) {
 	a := architectureByName(r.listed[0])
 	if d.arch != a.audit {
-		i := slices.IndexFunc(r.listed, func(name specs.Arch) bool { return architectureByName(name).audit == d.arch })
+		i := slices.IndexFunc(r.listed, func(name specs.Arch) bool {
+			return architectureByName(name).audit == d.arch
+		})
 		if i < 0 {
 			return 0, nil
 		}
@@ -217,7 +224,8 @@ func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 			values := interesting[name]
 			for _, a := range s.Args {
 				for _, v := range []uint64{a.Value, a.ValueTwo, a.Value & a.ValueTwo, a.ValueTwo | ^a.Value} {
-					values[a.Index] = append(values[a.Index], v, v+1, v-1, v^1<<32, v^1<<63, v&0xffffffff, v>>32, v<<32, 0, ^uint64(0), v|0xffffffff, v+1<<32, v-1<<32)
+					values[a.Index] = append(values[a.Index], v, v+1, v-1, v^1<<32, v^1<<63, v&0xffffffff, v>>32,
+						v<<32, 0, ^uint64(0), v|0xffffffff, v+1<<32, v-1<<32)
 				}
 			}
 			interesting[name] = values
@@ -239,7 +247,8 @@ func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 		}
 	}
 	native := nativeName(runtime.GOARCH)
-	for _, name := range append([]specs.Arch{native, specs.ArchX86, specs.ArchARM, specs.ArchS390X}, p.Architectures...) {
+	for _, name := range append([]specs.Arch{native, specs.ArchX86, specs.ArchARM, specs.ArchS390X},
+		p.Architectures...) {
 		a := architectureByName(name)
 		for i := range syscallTable {
 			e := &syscallTable[i]
@@ -279,7 +288,8 @@ func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 			}
 		}
 		for _, nr := range []uint32{
-			0, 334, 400, 423, 460, 471, 472, 500, 511, 512, 547, 548, 1023, 4000, 5000, 0x3fffffff, 0x40000000, 0x40000001,
+			0, 334, 400, 423, 460, 471, 472, 500, 511, 512, 547, 548, 1023, 4000, 5000, 0x3fffffff,
+			0x40000000, 0x40000001,
 			0x400001ff, 0x40000200, 0x40000223, 0x40000224, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff,
 		} {
 			if !yield(data{number: nr, arch: a.audit}) {
@@ -292,7 +302,10 @@ func calls(p *specs.LinuxSeccomp, r *rand.Rand, yield func(data) bool) {
 
 // randomProfile makes a profile in which all rules for one system call have the same action.
 func randomProfile(r *rand.Rand, operators []specs.LinuxSeccompOperator) *specs.LinuxSeccomp {
-	actions := []specs.LinuxSeccompAction{specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActLog, specs.ActTrace, specs.ActTrap}
+	actions := []specs.LinuxSeccompAction{
+		specs.ActAllow, specs.ActErrno, specs.ActKill,
+		specs.ActKillProcess, specs.ActKillThread, specs.ActLog, specs.ActTrace, specs.ActTrap,
+	}
 	errno := func(a specs.LinuxSeccompAction) *uint {
 		if a != specs.ActErrno && a != specs.ActTrace || r.IntN(2) == 0 {
 			return nil
@@ -302,13 +315,18 @@ func randomProfile(r *rand.Rand, operators []specs.LinuxSeccompOperator) *specs.
 	}
 	p := &specs.LinuxSeccomp{DefaultAction: actions[r.IntN(len(actions))]}
 	p.DefaultErrnoRet = errno(p.DefaultAction)
-	for _, a := range []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32, specs.ArchARM, specs.ArchAARCH64, specs.ArchPPC64LE, specs.ArchMIPSEL, specs.ArchRISCV64, specs.ArchMIPSEL64N32} {
+	for _, a := range []specs.Arch{
+		specs.ArchX86_64, specs.ArchX86, specs.ArchX32, specs.ArchARM,
+		specs.ArchAARCH64, specs.ArchPPC64LE, specs.ArchMIPSEL, specs.ArchRISCV64,
+		specs.ArchMIPSEL64N32,
+	} {
 		if r.IntN(3) == 0 {
 			p.Architectures = append(p.Architectures, a)
 		}
 	}
 	// X32 goes only together with X86_64, which on amd64 is always in.
-	if all := append(p.Architectures, nativeName(runtime.GOARCH)); slices.Contains(all, specs.ArchX32) && !slices.Contains(all, specs.ArchX86_64) {
+	all := append(p.Architectures, nativeName(runtime.GOARCH))
+	if slices.Contains(all, specs.ArchX32) && !slices.Contains(all, specs.ArchX86_64) {
 		p.Architectures = append(p.Architectures, specs.ArchX86_64)
 	}
 	r.Shuffle(len(p.Architectures), func(i, j int) {
@@ -327,7 +345,10 @@ func randomProfile(r *rand.Rand, operators []specs.LinuxSeccompOperator) *specs.
 		return small[r.IntN(len(small))]
 	}
 	ofName := map[string]specs.LinuxSyscall{}
-	muxed := []string{"socket", "accept", "accept4", "send", "recvmsg", "shmat", "semop", "semtimedop", "msgget", "socketcall", "ipc"}
+	muxed := []string{
+		"socket", "accept", "accept4", "send", "recvmsg", "shmat", "semop", "semtimedop",
+		"msgget", "socketcall", "ipc",
+	}
 	// Few names make rules meet, many make the filter long.
 	pool := 1 + r.IntN(12)
 	if r.IntN(4) == 0 {
@@ -339,7 +360,10 @@ func randomProfile(r *rand.Rand, operators []specs.LinuxSeccompOperator) *specs.
 		s.ErrnoRet = errno(s.Action)
 		if r.IntN(4) > 0 {
 			for range 1 + r.IntN(3) {
-				s.Args = append(s.Args, specs.LinuxSeccompArg{Index: uint(r.IntN(6)), Op: operators[r.IntN(len(operators))], Value: value(), ValueTwo: value()})
+				s.Args = append(s.Args, specs.LinuxSeccompArg{
+					Index: uint(r.IntN(6)),
+					Op:    operators[r.IntN(len(operators))], Value: value(), ValueTwo: value(),
+				})
 			}
 		}
 		for range 1 + r.IntN(3) {

@@ -66,7 +66,8 @@ func (c *compiler) insert(l *level, n numbered) {
 func (c *compiler) conflict(line, earlier int) {
 	err := &FieldError{
 		fmt.Sprintf("syscalls[%d]", line),
-		fmt.Sprintf("conditions that also hold wherever those of syscalls[%d] do, with another action", earlier),
+		fmt.Sprintf("conditions that also hold wherever those of syscalls[%d] do, with another action",
+			earlier),
 		"one action for the same conditions",
 	}
 	for _, other := range c.faults {
@@ -116,7 +117,8 @@ func (l level) find(c condition, wide bool) (*node, int) {
 
 // alike reports whether libseccomp tests both conditions' high halves at once.
 func alike(a, b condition) bool {
-	return a.arg == b.arg && rank(a.op) == rank(b.op) && a.value>>32 == b.value>>32 && a.mask>>32 == b.mask>>32 &&
+	return a.arg == b.arg && rank(a.op) == rank(b.op) && a.value>>32 == b.value>>32 &&
+		a.mask>>32 == b.mask>>32 &&
 		(a.mask == ^uint64(0)) == (b.mask == ^uint64(0))
 }
 

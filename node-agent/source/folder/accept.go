@@ -26,8 +26,10 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	if f.unreadable[statusFile(f.o.StateDir, key)] != nil {
 		return
 	}
-	if old != nil && old.bundle != nil && old.file == name && old.fault == "" && Missing(old.container) == "" &&
-		old.container.Annotations[annotationDigest] == in.digest && sameLabels(old.container, in.container) {
+	if old != nil && old.bundle != nil && old.file == name && old.fault == "" &&
+		Missing(old.container) == "" &&
+		old.container.Annotations[annotationDigest] == in.digest && sameLabels(old.container,
+		in.container) {
 		return
 	}
 	c := in.container.DeepCopy()
@@ -37,7 +39,8 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 	c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, NodeName: f.on.name, Bundle: key.Name}
 	if old != nil && old.container.UID != "" {
-		c.UID, c.Generation, c.CreationTimestamp, c.Status = old.container.UID, old.container.Generation, old.container.CreationTimestamp, old.container.Status
+		c.UID, c.Generation, c.CreationTimestamp, c.Status = old.container.UID, old.container.Generation,
+			old.container.CreationTimestamp, old.container.Status
 		switch {
 		case edited(old.container, in):
 			c.Generation++
@@ -73,7 +76,8 @@ func (f *Folder) accept(key source.Key, name string, in compiled, changed map[so
 	}
 	maps.Copy(c.Annotations, noted)
 	if changed[key] {
-		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation", c.Generation)
+		f.o.Log.Info("manifest accepted", "container", key.String(), "file", name, "generation",
+			c.Generation)
 	}
 	e := &entry{file: name, container: c, bundle: f.toBundle(c, in.spec), config: in.config}
 	f.entries[key] = e
@@ -124,7 +128,10 @@ func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 		}
 		c.CreationTimestamp = metav1.Now().Rfc3339Copy()
 		c.Annotations = map[string]string{annotationManifest: name}
-		c.Status = v1alpha1.ContainerStatus{ObservedGeneration: -1, Phase: v1alpha1.ContainerPending, NodeName: f.on.name}
+		c.Status = v1alpha1.ContainerStatus{
+			ObservedGeneration: -1, Phase: v1alpha1.ContainerPending,
+			NodeName: f.on.name,
+		}
 		e := &entry{file: name, container: c, fault: fault}
 		f.entries[key] = e
 		f.writeStatus(key, e)
@@ -134,17 +141,20 @@ func (f *Folder) noteBroken(name, fault string, claims map[source.Key]string) {
 func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{Spec: *spec}
 	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Name: c.Name, UID: c.UID}
-	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID, c.Generation, c.CreationTimestamp
+	b.Name, b.Namespace, b.UID, b.Generation, b.CreationTimestamp = c.Name, c.Namespace, c.UID,
+		c.Generation, c.CreationTimestamp
 	b.DeletionTimestamp = c.DeletionTimestamp
 	b.Labels = map[string]string{"berth.run/container": c.Name}
 	b.Annotations = annotations(c)
 	b.Spec.CompiledGeneration = compiledGeneration(c)
 	b.Status = v1alpha1.OCIBundleStatus{
-		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase, RunStatus: *c.Status.RunStatus.DeepCopy(),
+		ObservedGeneration: c.Status.ObservedGeneration, Phase: c.Status.Phase,
+		RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
 	for _, cond := range c.Status.Conditions {
 		switch cond.Type {
-		case v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable, v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning:
+		case v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
+			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning:
 			b.Status.Conditions = append(b.Status.Conditions, cond)
 		}
 	}
@@ -154,7 +164,8 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 // annotations returns the annotations for the bundle of a Container.
 func annotations(c *v1alpha1.Container) map[string]string {
 	out := requested(c)
-	out[source.AnnotationRun], out[source.AnnotationFixed] = compile.RunDigest(c.Spec), compile.FixedDigest(c.Spec)
+	out[source.AnnotationRun], out[source.AnnotationFixed] = compile.RunDigest(c.Spec),
+		compile.FixedDigest(c.Spec)
 	if v := c.Annotations[annotationRecompiled]; v != "" {
 		for _, a := range []string{source.AnnotationRun, source.AnnotationFixed} {
 			out[a] += " recompiled " + v

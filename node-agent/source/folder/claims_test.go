@@ -17,7 +17,11 @@ func TestConflictsDoNotDependOnOrder(t *testing.T) {
 		"b.yaml": container("x", ", args: [b]") + "---\n" + container("w", ""),
 		"c.yaml": container("w", ", args: [c]"),
 	}
-	for _, order := range [][]string{{"a.yaml", "b.yaml", "c.yaml"}, {"c.yaml", "b.yaml", "a.yaml"}, {"b.yaml", "c.yaml", "a.yaml"}} {
+	for _, order := range [][]string{
+		{"a.yaml", "b.yaml", "c.yaml"},
+		{"c.yaml", "b.yaml", "a.yaml"},
+		{"b.yaml", "c.yaml", "a.yaml"},
+	} {
 		dir := t.TempDir()
 		f := newFolder(t, dir, t.TempDir())
 		for _, name := range order {
@@ -37,7 +41,8 @@ func TestConflictsDoNotDependOnOrder(t *testing.T) {
 			}
 		}
 		f.scan()
-		if err := os.WriteFile(filepath.Join(dir, "0.yaml"), []byte(container("x", ", args: [old]")), 0o600); err != nil {
+		err := os.WriteFile(filepath.Join(dir, "0.yaml"), []byte(container("x", ", args: [old]")), 0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if order[0] == "a.yaml" {
@@ -47,7 +52,8 @@ func TestConflictsDoNotDependOnOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.scan()
-		if got := f.Get(key("x")); got == nil || fmt.Sprint(got.Spec.Process.Args) != "[a]" || got.Generation != 1 {
+		if got := f.Get(key("x")); got == nil || fmt.Sprint(got.Spec.Process.Args) != "[a]" ||
+			got.Generation != 1 {
 			t.Errorf("%v: found %+v after the file was renamed", order, got)
 		}
 	}

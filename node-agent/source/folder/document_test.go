@@ -53,7 +53,8 @@ func TestMemoryOfAContainer(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	for i := range count {
 		name := fmt.Sprintf("c%d", i)
-		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(container(name, "")), 0o600); err != nil {
+		err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(container(name, "")), 0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +69,8 @@ func TestMemoryOfAContainer(t *testing.T) {
 		before := heap()
 		f := begin()
 		each := (heap() - before) / count
-		t.Logf("%s: %d bytes a container, with a config of %d", when, each, len(f.Get(key("c0")).Spec.Config.Raw))
+		t.Logf("%s: %d bytes a container, with a config of %d", when, each,
+			len(f.Get(key("c0")).Spec.Config.Raw))
 		if each > limit {
 			t.Errorf("%s: found %d bytes a container; allowed: %d", when, each, limit)
 		}
@@ -83,7 +85,10 @@ func TestMemoryOfAContainer(t *testing.T) {
 			b := f.Get(key(fmt.Sprintf("c%d", i)))
 			if err := f.ReportStatus(t.Context(), b, &v1alpha1.OCIBundleStatus{
 				ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning,
-				Conditions: []metav1.Condition{{Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonStarted, Message: "the process runs with pid 12345"}},
+				Conditions: []metav1.Condition{{
+					Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue,
+					Reason: v1alpha1.ReasonStarted, Message: "the process runs with pid 12345",
+				}},
 			}); err != nil {
 				t.Fatal(err)
 			}

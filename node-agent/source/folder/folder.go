@@ -122,7 +122,8 @@ var _ source.Source = (*Folder)(nil)
 // New reads the Containers that an earlier agent has accepted. Run reads the manifests.
 func New(o Options) (*Folder, error) {
 	if o.Dir == "" || !filepath.IsAbs(o.StateDir) {
-		return nil, fmt.Errorf("folder of manifests: found %q with state in %q; allowed: a folder, and an absolute one for state", o.Dir, o.StateDir)
+		return nil, fmt.Errorf(
+			"folder of manifests: found %q with state in %q; allowed: a folder, and an absolute one for state", o.Dir, o.StateDir)
 	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
@@ -157,11 +158,14 @@ func New(o Options) (*Folder, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if info != nil && info.Mode().Perm()&0o002 != 0 {
-		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root", "dir", o.Dir)
+		o.Log.Warn("everybody may write to the folder of manifests, and so run anything as root",
+			"dir", o.Dir)
 	}
 	f := &Folder{
-		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile}, rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
-		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?", unwritten: map[source.Key]bool{}, unsure: map[source.Key]string{},
+		o: o, on: node{name: o.NodeName, labels: o.NodeLabels, bundle: o.Compile},
+		rescan: make(chan struct{}, 1), reported: make(chan struct{}, 1),
+		entries: map[source.Key]*entry{}, files: map[string]*file{}, written: "?",
+		unwritten: map[source.Key]bool{}, unsure: map[source.Key]string{},
 		dir: readDirectory(o.StateDir), removed: map[string]bool{}, unreadable: map[string]error{},
 		unfinished: map[string]unfinished{},
 	}
@@ -178,7 +182,8 @@ func New(o Options) (*Folder, error) {
 func (f *Folder) restore() error {
 	all, err := Read(f.o.StateDir)
 	for _, bad := range unreadableIn(err) {
-		f.o.Log.Error("a status cannot be read; its container is left alone until the file is removed", "file", bad.path, "error", bad.err)
+		f.o.Log.Error("a status cannot be read; its container is left alone until the file is removed",
+			"file", bad.path, "error", bad.err)
 		f.unreadable[bad.path] = bad.err
 	}
 	if err != nil && len(f.unreadable) == 0 {
@@ -188,7 +193,10 @@ func (f *Folder) restore() error {
 		c := &all[i]
 		key := source.Key{Namespace: c.Namespace, Name: c.Name}
 		if c.Generation == 0 { // never accepted; the first look finds whether its file still names it
-			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: "not looked at yet"}
+			f.entries[key] = &entry{
+				file: c.Annotations[annotationManifest], container: c,
+				fault: "not looked at yet",
+			}
 			continue
 		}
 		raw, err := json.Marshal(stripped(c))
@@ -199,9 +207,13 @@ func (f *Folder) restore() error {
 		if err != nil {
 			// A newer Berth refuses what an older one took. It runs as it is until the manifest is
 			// corrected.
-			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container", key.String(), "error", err)
+			f.o.Log.Error("what was accepted is refused now; it goes on unchanged", "container",
+				key.String(), "error", err)
 			f.unsure[key] = c.Annotations[annotationManifest]
-			f.entries[key] = &entry{file: c.Annotations[annotationManifest], container: c, fault: err.Error()}
+			f.entries[key] = &entry{
+				file: c.Annotations[annotationManifest], container: c,
+				fault: err.Error(),
+			}
 			continue
 		}
 		// A field that is newer than this status has its default now, which is no change of the
@@ -210,7 +222,10 @@ func (f *Folder) restore() error {
 		if f.o.NewBoot {
 			forgetProcess(c)
 		}
-		e := &entry{file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec), config: m.config}
+		e := &entry{
+			file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec),
+			config: m.config,
+		}
 		f.entries[key] = e
 		if f.o.NewBoot {
 			f.writeStatus(key, e)
@@ -285,7 +300,9 @@ func (f *Folder) List() []*v1alpha1.OCIBundle {
 }
 
 // ReportStatus is part of source.Source.
-func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
+func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle,
+	status *v1alpha1.OCIBundleStatus,
+) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := source.Key{Namespace: b.Namespace, Name: b.Name}
@@ -301,8 +318,12 @@ func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle, status *
 	e.container.Status.ObservedGeneration = status.ObservedGeneration
 	e.container.Status.Phase = status.Phase
 	e.container.Status.RunStatus = *status.RunStatus.DeepCopy()
-	for _, kind := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded, v1alpha1.ConditionRecompileAvailable} {
-		if meta.FindStatusCondition(status.Conditions, kind) == nil { // the agent sets it while there is something to say
+	for _, kind := range []string{
+		v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded,
+		v1alpha1.ConditionRecompileAvailable,
+	} {
+		// the agent sets it while there is something to say
+		if meta.FindStatusCondition(status.Conditions, kind) == nil {
 			meta.RemoveStatusCondition(&e.container.Status.Conditions, kind)
 		}
 	}
@@ -325,7 +346,8 @@ func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle, status *
 func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if e := f.entries[key]; e != nil && (e.bundle == nil || e.bundle.UID != uid || e.bundle.DeletionTimestamp == nil) {
+	e := f.entries[key]
+	if e != nil && (e.bundle == nil || e.bundle.UID != uid || e.bundle.DeletionTimestamp == nil) {
 		return nil
 	}
 	if err := f.removeStatus(key); err != nil {
@@ -337,7 +359,9 @@ func (f *Folder) Release(_ context.Context, key source.Key, uid types.UID) error
 }
 
 // replace changes copies of an entry's objects, replaces the entry, and writes its status.
-func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container, *v1alpha1.OCIBundle)) {
+func (f *Folder) replace(key source.Key, change func(*entry, *v1alpha1.Container,
+	*v1alpha1.OCIBundle),
+) {
 	old := f.entries[key]
 	e := old.copy()
 	change(e, e.container, e.bundle)

@@ -23,16 +23,21 @@ import (
 )
 
 func container(name, spec string) string {
-	return fmt.Sprintf("apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: %s}\nspec: {image: x, command: [/x]%s}\n", name, spec)
+	return fmt.Sprintf(
+		"apiVersion: berth.run/v1alpha1\nkind: Container\nmetadata: {name: %s}\nspec: {image: x, command: [/x]%s}\n", name, spec)
 }
 
 func jsonContainer(name string) string {
-	return fmt.Sprintf(`{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":%q},"spec":{"image":"x"}}`, name)
+	return fmt.Sprintf(
+		`{"apiVersion":"berth.run/v1alpha1","kind":"Container","metadata":{"name":%q},"spec":{"image":"x"}}`, name)
 }
 
 func newFolder(t *testing.T, dir, state string) *Folder {
 	t.Helper()
-	f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}, Rewrite: 1})
+	f, err := New(Options{
+		Dir: dir, StateDir: state, NodeName: "node-1",
+		NodeLabels: map[string]string{"kubernetes.io/hostname": "node-1"}, Rewrite: 1,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +76,9 @@ func refused(t *testing.T, f *Folder) string {
 func TestRefusedWhileAway(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	for _, name := range []string{"a", "b", "c"} {
-		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(container(name, ", colour: blue")), 0o600); err != nil {
+		err := os.WriteFile(filepath.Join(dir, name+".yaml"),
+			[]byte(container(name, ", colour: blue")), 0o600)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -79,7 +86,8 @@ func TestRefusedWhileAway(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "b.yaml"), []byte(container("b", "")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "b.yaml"), []byte(container("b", "")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	f := newFolder(t, dir, state)
@@ -88,7 +96,8 @@ func TestRefusedWhileAway(t *testing.T) {
 	all, err := Read(state)
 	for _, c := range all {
 		names = append(names, fmt.Sprint(c.Name, c.Generation))
-		if valid := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionSpecValid); c.Name == "c" && !strings.Contains(valid.Message, "spec.colour") {
+		valid := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionSpecValid)
+		if c.Name == "c" && !strings.Contains(valid.Message, "spec.colour") {
 			t.Errorf("found %+v", valid)
 		}
 	}
@@ -143,7 +152,8 @@ func TestRefreshed(t *testing.T) {
 	}
 
 	report := func() error {
-		return f.ReportStatus(context.Background(), f.Get(key("a")), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning})
+		return f.ReportStatus(context.Background(), f.Get(key("a")),
+			&v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning})
 	}
 	aside := statusFile(state, key("a")) + ".aside"
 	if err := os.Rename(statusFile(state, key("a")), aside); err != nil {
@@ -175,7 +185,8 @@ func TestLabelsAreSeen(t *testing.T) {
 	path := filepath.Join(dir, "a.yaml")
 	labelled := func(label string) {
 		t.Helper()
-		text := strings.Replace(container("a", ""), "{name: a}", "{name: a, labels: {l: "+label+"}, annotations: {note: "+label+"}}", 1)
+		text := strings.Replace(container("a", ""), "{name: a}", "{name: a, labels: {l: "+label+
+			"}, annotations: {note: "+label+"}}", 1)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -189,11 +200,13 @@ func TestLabelsAreSeen(t *testing.T) {
 		t.Errorf("found %v changed", changed)
 	}
 	all, err := Read(state)
-	if err != nil || len(all) != 1 || all[0].Labels["l"] != "two" || all[0].Annotations["note"] != "two" {
+	if err != nil || len(all) != 1 || all[0].Labels["l"] != "two" ||
+		all[0].Annotations["note"] != "two" {
 		t.Errorf("found %+v, %v", all, err)
 	}
 	if now := f.Get(key("a")); now.Generation != first.Generation || now.UID != first.UID {
-		t.Errorf("found generation %d, UID %s; want %d, %s", now.Generation, now.UID, first.Generation, first.UID)
+		t.Errorf("found generation %d, UID %s; want %d, %s", now.Generation, now.UID, first.Generation,
+			first.UID)
 	}
 }
 
@@ -208,7 +221,8 @@ func TestGenerationAndIdentityLast(t *testing.T) {
 	f := newFolder(t, dir, state)
 	f.scan()
 	first := f.Get(key("a"))
-	if first.Generation != 1 || first.UID == "" || first.Spec.NodeName != "node-1" || first.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+	if first.Generation != 1 || first.UID == "" || first.Spec.NodeName != "node-1" ||
+		first.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		t.Fatalf("found %+v", first)
 	}
 	write("# a comment\n" + container("a", ""))
@@ -226,11 +240,13 @@ func TestGenerationAndIdentityLast(t *testing.T) {
 	f = newFolder(t, dir, state)
 	f.scan()
 	b := f.Get(key("a"))
-	if b.Generation != 2 || b.UID != first.UID || b.Status.PID != 42 || b.Status.ObservedGeneration != 2 {
+	if b.Generation != 2 || b.UID != first.UID || b.Status.PID != 42 ||
+		b.Status.ObservedGeneration != 2 {
 		t.Errorf("found %+v after a restart", b)
 	}
 	all, err := Read(state)
-	if err != nil || len(all) != 1 || !meta.IsStatusConditionTrue(all[0].Status.Conditions, v1alpha1.ConditionReady) {
+	if err != nil || len(all) != 1 || !meta.IsStatusConditionTrue(all[0].Status.Conditions,
+		v1alpha1.ConditionReady) {
 		t.Errorf("found %+v, %v", all, err)
 	}
 	info, err := os.Stat(statusFile(state, key("a")))

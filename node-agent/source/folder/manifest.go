@@ -111,7 +111,10 @@ func parse(data []byte, on node) content {
 		}
 		key := keyOf(c.container)
 		if line, twice := first[key]; twice {
-			out.faults = append(out.faults, d.At("metadata.name", fmt.Sprintf("found %s, which the document at line %d has already; allowed: each name once", key, line)))
+			out.faults = append(out.faults,
+				d.At("metadata.name",
+					fmt.Sprintf("found %s, which the document at line %d has already; allowed: each name once",
+						key, line)))
 			continue
 		}
 		first[key] = d.Line
@@ -123,7 +126,11 @@ func parse(data []byte, on node) content {
 	case len(out.containers)+len(out.objects) > 0:
 		out.named = nil
 	default:
-		out.faults = []manifest.Fault{{Message: "found no Container, ConfigMap or Secret; allowed: at least one (remove the file to remove what it has started)"}}
+		out.faults = []manifest.Fault{
+			{
+				Message: "found no Container, ConfigMap or Secret; allowed: at least one (remove the file to remove what it has started)",
+			},
+		}
 	}
 	return out
 }
@@ -146,7 +153,10 @@ func (on node) compile(d *manifest.Document) compiled {
 			spec.Handler = *c.Spec.RuntimeClassName
 		}
 	}
-	return compiled{container: c, spec: spec, config: config, at: d.At("metadata.name", ""), digest: digest}
+	return compiled{
+		container: c, spec: spec, config: config, at: d.At("metadata.name", ""),
+		digest: digest,
+	}
 }
 
 // specDigest returns a digest that is equal for two equivalent specs.
@@ -205,11 +215,13 @@ func (on node) placed(spec *v1alpha1.ContainerSpec) field.ErrorList {
 	var faults field.ErrorList
 	at := field.NewPath("spec")
 	if spec.NodeName != "" && spec.NodeName != on.name {
-		faults = append(faults, field.Invalid(at.Child("nodeName"), spec.NodeName, fmt.Sprintf("allowed: %q, the name of this node, or nothing", on.name)))
+		faults = append(faults, field.Invalid(at.Child("nodeName"), spec.NodeName,
+			fmt.Sprintf("allowed: %q, the name of this node, or nothing", on.name)))
 	}
 	for _, k := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
 		if want, have := spec.NodeSelector[k], on.labels[k]; want != have {
-			faults = append(faults, field.Invalid(at.Child("nodeSelector").Key(k), want, fmt.Sprintf("allowed: %q, the label of this node", have)))
+			faults = append(faults, field.Invalid(at.Child("nodeSelector").Key(k), want,
+				fmt.Sprintf("allowed: %q, the label of this node", have)))
 		}
 	}
 	return faults

@@ -99,7 +99,8 @@ func (f *Folder) mistaken(gone []source.Key, left int, now directory) string {
 	case len(gone) == 0:
 		return ""
 	case f.dir != (directory{}) && f.dir.Path != now.Path:
-		return fmt.Sprintf("the agent read its manifests from %s before, and now reads %s", f.dir.Path, now.Path)
+		return fmt.Sprintf("the agent read its manifests from %s before, and now reads %s", f.dir.Path,
+			now.Path)
 	case f.dir.Resolved == now.Resolved && f.dir != now: // a symbolic link that was switched is a wish
 		return fmt.Sprintf("%s is another directory than before (is a volume not mounted?)", now.Path)
 	case left == 0 && len(files) > 1:
@@ -110,7 +111,9 @@ func (f *Folder) mistaken(gone []source.Key, left int, now directory) string {
 
 // removeGone requests the removal of containers whose manifests are gone, or keeps them if that is
 // likely a mistake.
-func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed map[source.Key]bool) {
+func (f *Folder) removeGone(gone []source.Key, left int, now directory,
+	changed map[source.Key]bool,
+) {
 	slices.SortFunc(gone, func(a, b source.Key) int { return strings.Compare(a.String(), b.String()) })
 	why := f.mistaken(gone, left, now)
 	for _, key := range gone {
@@ -118,7 +121,8 @@ func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed 
 			f.remove(key, "its manifest was removed", changed)
 			continue
 		}
-		f.o.Log.Warn("a manifest is gone, and its container goes on: put the manifest back, or confirm with `berth-agent prune`",
+		f.o.Log.Warn(
+			"a manifest is gone, and its container goes on: put the manifest back, or confirm with `berth-agent prune`",
 			"container", key.String(), "file", f.entries[key].file, "why", why)
 		f.replace(key, func(e *entry, c *v1alpha1.Container, _ *v1alpha1.OCIBundle) {
 			e.fault = ""
@@ -130,7 +134,8 @@ func (f *Folder) removeGone(gone []source.Key, left int, now directory, changed 
 
 // remove requests that a container is stopped and removed.
 func (f *Folder) remove(key source.Key, why string, changed map[source.Key]bool) {
-	f.o.Log.Info("removing a container", "container", key.String(), "file", f.entries[key].file, "why", why)
+	f.o.Log.Info("removing a container", "container", key.String(), "file", f.entries[key].file,
+		"why", why)
 	f.replace(key, func(e *entry, c *v1alpha1.Container, b *v1alpha1.OCIBundle) {
 		now := metav1.Now()
 		c.DeletionTimestamp, b.DeletionTimestamp = &now, &now
@@ -161,7 +166,8 @@ func (f *Folder) missingFaults() []Fault {
 		}
 		byFile[e.file] = &Fault{
 			File: filepath.Join(f.o.Dir, e.file), Containers: []string{key.String()},
-			Fault: manifest.Fault{Message: "the file is gone and its containers go on, since " + why + "; put it back, or confirm with `berth-agent prune`"},
+			Fault: manifest.Fault{Message: "the file is gone and its containers go on, since " + why +
+				"; put it back, or confirm with `berth-agent prune`"},
 		}
 	}
 	var out []Fault

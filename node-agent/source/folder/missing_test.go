@@ -44,7 +44,10 @@ func (w worker) Changed(k source.Key) {
 func watch(t *testing.T, dir, state string, change ...func(*Options)) *watched {
 	t.Helper()
 	w := &watched{t: t, dir: dir, state: state}
-	o := Options{Dir: dir, StateDir: state, NodeName: "node-1", Resync: 100 * time.Millisecond, Rewrite: time.Second}
+	o := Options{
+		Dir: dir, StateDir: state, NodeName: "node-1", Resync: 100 * time.Millisecond,
+		Rewrite: time.Second,
+	}
 	for _, c := range change {
 		c(&o)
 	}
@@ -116,7 +119,10 @@ func (w *watched) sh(script string) {
 func TestLives(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for name, content := range map[string]string{"a.yaml": container("a", ""), "b.yaml": container("b", "")} {
+	for name, content := range map[string]string{
+		"a.yaml": container("a", ""),
+		"b.yaml": container("b", ""),
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +139,10 @@ func TestLives(t *testing.T) {
 		{"removed and written again, 100 ms later", "rm a.yaml; sleep 0.1; cp /keep a.yaml", true, false},
 		{"copied over", "cp /keep a.yaml", false, false},
 		{"touched", "touch a.yaml", false, false},
-		{"renamed over, as kubectl, sed and rsync do", "cp /keep .a.yaml.tmp; mv .a.yaml.tmp a.yaml", false, false},
+		{
+			"renamed over, as kubectl, sed and rsync do", "cp /keep .a.yaml.tmp; mv .a.yaml.tmp a.yaml",
+			false, false,
+		},
 		{"saved by vim", "mv a.yaml a.yaml~; cp /keep a.yaml; rm a.yaml~", false, false},
 		{"moved away and back", "mv a.yaml ..a; mv ..a a.yaml", false, false},
 		{"renamed over with an edit", "sed s,/x,/y, /keep >.tmp; mv .tmp a.yaml", false, true},
@@ -196,18 +205,51 @@ func TestVanished(t *testing.T) {
 		back   string
 		left   string // while it is gone
 	}{
-		"removed, one of two":         {[]string{"a", "b"}, "rm m/a.yaml", "", "", "b"},
-		"removed, the only one":       {[]string{"a"}, "rm m/a.yaml", "", "", ""},
-		"removed, one after another":  {[]string{"a", "b"}, "rm m/a.yaml; sleep 1; rm m/b.yaml", "", "", ""},
-		"emptied":                     {[]string{"a", "b"}, "mkdir k; mv m/* k", "all 2 manifests in", "mv k/* m", "a b"},
-		"directory moved":             {[]string{"a"}, "mv m k", "no such file", "mv k m", "a"},
-		"directory removed":           {[]string{"a", "b"}, "cp -a m k; rm -r m", "no such file", "cp -a k m", "a b"},
-		"another directory":           {[]string{"a"}, "mv m k; mkdir m", "another directory than before", "rmdir m; mv k m", "a"},
-		"another checkout":            {[]string{"a", "b"}, "mv m k; mkdir m; cp k/a.yaml m", "another directory than before", "cp k/* m", "a b"},
-		"a link to another release":   {[]string{"a", "b"}, "mv m r1; cp -a r1 r2; rm r2/a.yaml; ln -s r1 m; sleep 1; ln -s r2 n; mv -T n m", "", "", "b"},
-		"a mount that is not there":   {[]string{"a"}, "mount -t tmpfs none m", "another directory than before", "umount m", "a"},
-		"git, a branch without them":  {[]string{"a", "b"}, "git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; ls -d m && exit 1 || true", "no such file", "git checkout -q main", "a b"},
-		"git, back and forth at once": {[]string{"a", "b"}, "git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; git checkout -q main", "", "", "a b"},
+		"removed, one of two":   {[]string{"a", "b"}, "rm m/a.yaml", "", "", "b"},
+		"removed, the only one": {[]string{"a"}, "rm m/a.yaml", "", "", ""},
+		"removed, one after another": {
+			[]string{"a", "b"},
+			"rm m/a.yaml; sleep 1; rm m/b.yaml", "",
+			"", "",
+		},
+		"emptied": {
+			[]string{"a", "b"},
+			"mkdir k; mv m/* k", "all 2 manifests in",
+			"mv k/* m", "a b",
+		},
+		"directory moved": {[]string{"a"}, "mv m k", "no such file", "mv k m", "a"},
+		"directory removed": {
+			[]string{"a", "b"},
+			"cp -a m k; rm -r m", "no such file",
+			"cp -a k m", "a b",
+		},
+		"another directory": {
+			[]string{"a"},
+			"mv m k; mkdir m", "another directory than before",
+			"rmdir m; mv k m", "a",
+		},
+		"another checkout": {
+			[]string{"a", "b"},
+			"mv m k; mkdir m; cp k/a.yaml m",
+			"another directory than before", "cp k/* m", "a b",
+		},
+		"a link to another release": {
+			[]string{"a", "b"},
+			"mv m r1; cp -a r1 r2; rm r2/a.yaml; ln -s r1 m; sleep 1; ln -s r2 n; mv -T n m", "", "", "b",
+		},
+		"a mount that is not there": {
+			[]string{"a"},
+			"mount -t tmpfs none m",
+			"another directory than before", "umount m", "a",
+		},
+		"git, a branch without them": {
+			[]string{"a", "b"},
+			"git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; ls -d m && exit 1 || true", "no such file", "git checkout -q main", "a b",
+		},
+		"git, back and forth at once": {
+			[]string{"a", "b"},
+			"git init -q -b main .; git add m; git -c user.name=x -c user.email=x commit -qm x; git checkout -q --orphan other; git rm -rqf m; git checkout -q main", "", "", "a b",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it mostly waits
@@ -221,7 +263,8 @@ func TestVanished(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, f := range tc.files {
-				if err := os.WriteFile(filepath.Join(dir, f+".yaml"), []byte(container(f, "")), 0o600); err != nil {
+				err := os.WriteFile(filepath.Join(dir, f+".yaml"), []byte(container(f, "")), 0o600)
+				if err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -244,7 +287,9 @@ func TestVanished(t *testing.T) {
 			w.stop()
 			w = watch(t, dir, w.state) // an agent that starts now holds on, too
 			w.dir = top
-			w.stays("that nothing stops after a start", func() bool { return wanted(w.f) == tc.left && strings.Contains(refused(t, w.f), tc.offer) })
+			w.stays("that nothing stops after a start", func() bool {
+				return wanted(w.f) == tc.left && strings.Contains(refused(t, w.f), tc.offer)
+			})
 			w.sh(tc.back)
 			w.until("that all is well again", func() bool { return refused(t, w.f) == "" && w.f.Synced() })
 			for _, f := range tc.files {
@@ -263,7 +308,8 @@ func TestVanished(t *testing.T) {
 // TestUnreadableStatus: whose UID is not known is left alone.
 func TestUnreadableStatus(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+	err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
 	newFolder(t, dir, state).scan()
@@ -275,7 +321,8 @@ func TestUnreadableStatus(t *testing.T) {
 	if f.Synced() || f.Get(key("a")) != nil || !strings.Contains(refused(t, f), "left alone") {
 		t.Errorf("found synced %v, %v, refused %q", f.Synced(), f.Get(key("a")), refused(t, f))
 	}
-	if err := os.WriteFile(statusFile(state, key("a")), nil, 0o600); err != nil { // as a loss of power may leave it
+	// as a loss of power may leave it
+	if err := os.WriteFile(statusFile(state, key("a")), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	f = newFolder(t, dir, state)
@@ -288,16 +335,22 @@ func TestUnreadableStatus(t *testing.T) {
 // until it is accepted again.
 func TestRefusedByAnotherVersion(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+	err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
 	f := newFolder(t, dir, state)
 	f.scan()
 	uid := f.Get(key("a")).UID
 	for range 2 {
-		f, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Compile: func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
-			return nil, field.ErrorList{field.Forbidden(field.NewPath("spec"), "by this version")}
-		}})
+		f, err := New(Options{
+			Dir: dir, StateDir: state, NodeName: "node-1",
+			Compile: func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec,
+				field.ErrorList,
+			) {
+				return nil, field.ErrorList{field.Forbidden(field.NewPath("spec"), "by this version")}
+			},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +367,9 @@ func TestRefusedByAnotherVersion(t *testing.T) {
 // TestNewManifestIsReadAtOnce: a new manifest is read sooner than a missing one counts as removed.
 func TestNewManifestIsReadAtOnce(t *testing.T) {
 	t.Parallel()
-	w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) { o.Debounce, o.Resync = time.Hour, time.Hour })
+	w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) {
+		o.Debounce, o.Resync = time.Hour, time.Hour
+	})
 	w.until("the empty directory was read", w.f.Synced)
 	if err := os.WriteFile(w.path("a.yaml"), []byte(container("a", "")), 0o600); err != nil {
 		t.Fatal(err)

@@ -47,7 +47,9 @@ func (f *Folder) Data(namespace string, o environment.Object) (map[string]string
 func (c *content) addObject(d *manifest.Document) {
 	o := &object{Object: d.Object, at: d.At("metadata.name", "")}
 	if slices.ContainsFunc(c.objects, func(other *object) bool { return other.key() == o.key() }) {
-		c.faults = append(c.faults, d.At("metadata.name", fmt.Sprintf("found %s a second time in this file; allowed: each name once", o.key())))
+		c.faults = append(c.faults,
+			d.At("metadata.name", fmt.Sprintf("found %s a second time in this file; allowed: each name once",
+				o.key())))
 		return
 	}
 	c.objects = append(c.objects, o)
@@ -62,9 +64,11 @@ func (c *content) checkMode(info fs.FileInfo) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case info.Mode().Perm()&0o077 != 0:
-		fault.Message = fmt.Sprintf("found mode %04o of a file with a Secret; allowed: 0600 or 0400, so that nobody else can read it", info.Mode().Perm())
+		fault.Message = fmt.Sprintf(
+			"found mode %04o of a file with a Secret; allowed: 0600 or 0400, so that nobody else can read it", info.Mode().Perm())
 	case ok && int(stat.Uid) != os.Geteuid():
-		fault.Message = fmt.Sprintf("found a file with a Secret that belongs to user %d; allowed: one that belongs to user %d, as whom the agent runs",
+		fault.Message = fmt.Sprintf(
+			"found a file with a Secret that belongs to user %d; allowed: one that belongs to user %d, as whom the agent runs",
 			stat.Uid, os.Geteuid())
 	default:
 		return
@@ -97,20 +101,22 @@ func (f *Folder) claimObjects(names []string) {
 			fl := f.files[name]
 			i := slices.IndexFunc(fl.objects, func(o *object) bool { return o.key() == key })
 			fault := fl.objects[i].at
-			fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key, others)
+			fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key,
+				others)
 			fl.conflicts = append(fl.conflicts, fault)
 			slices.SortFunc(fl.conflicts, func(a, b manifest.Fault) int { return a.Line - b.Line })
 		}
 	}
 }
 
-// acceptObjects takes the objects of the files over, and notes the Containers that refer to what has
-// changed. A file that is refused, or gone for a moment only, keeps those that were accepted from
-// it.
+// acceptObjects takes the objects of the files over, and notes the Containers that refer to what
+// has changed. A file that is refused, or gone for a moment only, keeps those that were accepted
+// from it.
 func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	next := map[objectKey]*object{}
 	for key, o := range f.objects {
-		if fl := f.files[o.file]; fl != nil && (len(fl.refusal()) > 0 || !slices.Contains(names, o.file)) {
+		fl := f.files[o.file]
+		if fl != nil && (len(fl.refusal()) > 0 || !slices.Contains(names, o.file)) {
 			next[key] = o
 		}
 	}
@@ -132,7 +138,8 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 		if e.bundle == nil {
 			continue
 		}
-		for _, o := range environment.References(e.bundle.Spec.Process.Env, e.bundle.Spec.Process.EnvFrom) {
+		for _, o := range environment.References(e.bundle.Spec.Process.Env,
+			e.bundle.Spec.Process.EnvFrom) {
 			if differs(objectKey{o.Kind, key.Namespace, o.Name}) {
 				changed[key] = true
 			}

@@ -13,11 +13,13 @@ import (
 )
 
 func configMap(name, value string) string {
-	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata: {k: " + value + "}\n"
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + "}\ndata: {k: " +
+		value + "}\n"
 }
 
 func secretObject(name, value string) string {
-	return "apiVersion: v1\nkind: Secret\nmetadata: {name: " + name + "}\nstringData: {k: " + value + "}\n"
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: " + name + "}\nstringData: {k: " +
+		value + "}\n"
 }
 
 // TestObjectsOfFiles tells stories: at each step files are written with mode 0600 (or removed, where
@@ -38,11 +40,17 @@ func TestObjectsOfFiles(t *testing.T) {
 			{files: map[string]string{"a.yaml": user}, changed: "user"},
 			{files: map[string]string{"c.yaml": configMap("c", "one")}, data: "c=one", changed: "user"},
 			{files: map[string]string{"s.yaml": secretObject("s", "two")}, data: "c=one s=two"},
-			{files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two s=two", changed: "user"},
+			{
+				files: map[string]string{"c.yaml": configMap("c", "two")}, data: "c=two s=two",
+				changed: "user",
+			},
 			{files: map[string]string{"c.yaml": ""}, data: "s=two", changed: "user"},
 		},
 		"beside a Container": {
-			{files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + user}, data: "c=one", changed: "user"},
+			{
+				files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + user}, data: "c=one",
+				changed: "user",
+			},
 			{files: map[string]string{"a.yaml": user}, changed: "user"},
 		},
 		"a broken file keeps its objects until the agent ends": {
@@ -53,7 +61,10 @@ func TestObjectsOfFiles(t *testing.T) {
 		},
 		"a Secret that others can read": {
 			{files: map[string]string{"s.yaml": secretObject("s", "one")}, data: "s=one"},
-			{open: "s.yaml", data: "s=one", refused: `s.yaml:2:7: kind: found mode 0644 of a file with a Secret; allowed: 0600 or 0400`},
+			{
+				open: "s.yaml", data: "s=one",
+				refused: `s.yaml:2:7: kind: found mode 0644 of a file with a Secret; allowed: 0600 or 0400`,
+			},
 			{restart: true, refused: "found mode 0644"},
 		},
 		"a ConfigMap that others can read": {
@@ -69,11 +80,17 @@ func TestObjectsOfFiles(t *testing.T) {
 			{files: map[string]string{"b.yaml": ""}, data: "c=two"},
 		},
 		"a name in two new files": {
-			{files: map[string]string{"a.yaml": configMap("c", "one"), "b.yaml": configMap("c", "two")}, refused: "which a.yaml and b.yaml have"},
+			{
+				files:   map[string]string{"a.yaml": configMap("c", "one"), "b.yaml": configMap("c", "two")},
+				refused: "which a.yaml and b.yaml have",
+			},
 			{files: map[string]string{"a.yaml": ""}, data: "c=two"},
 		},
 		"a name twice in a file": {
-			{files: map[string]string{"a.yaml": configMap("c", "one") + "---\n" + configMap("c", "two")}, refused: "found ConfigMap default/c a second time in this file"},
+			{
+				files:   map[string]string{"a.yaml": configMap("c", "one") + "---\n" + configMap("c", "two")},
+				refused: "found ConfigMap default/c a second time in this file",
+			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -103,7 +120,10 @@ func TestObjectsOfFiles(t *testing.T) {
 				for _, k := range f.scan() {
 					changed = append(changed, k.Name)
 				}
-				for _, o := range []environment.Object{{Kind: environment.KindConfigMap, Name: "c"}, {Kind: environment.KindSecret, Name: "s"}} {
+				for _, o := range []environment.Object{
+					{Kind: environment.KindConfigMap, Name: "c"},
+					{Kind: environment.KindSecret, Name: "s"},
+				} {
 					if found, ok := f.Data("default", o); ok {
 						data = append(data, o.Name+"="+found["k"])
 					}

@@ -59,7 +59,8 @@ func Ask(stateDir string, verb Verb, c *v1alpha1.Container) (id string, err erro
 		return "", fmt.Errorf("leave a request: %w", err)
 	}
 	// In the order of their names they are in that of their times.
-	path := filepath.Join(requestsDir(stateDir), fmt.Sprintf("%020d-%s.json", time.Now().UnixNano(), r.ID))
+	path := filepath.Join(requestsDir(stateDir), fmt.Sprintf("%020d-%s.json",
+		time.Now().UnixNano(), r.ID))
 	if err := durable.Replace(path, data, durable.Options{}); err != nil {
 		return "", fmt.Errorf("leave a request: %w", err)
 	}
@@ -89,7 +90,8 @@ func (f *Folder) obey() []source.Key {
 		path := filepath.Join(requestsDir(f.o.StateDir), e.Name())
 		data, err := os.ReadFile(path)
 		if err != nil { // such as EMFILE
-			f.o.Log.Error("a request cannot be read; trying again at the next look", "file", path, "error", err)
+			f.o.Log.Error("a request cannot be read; trying again at the next look", "file", path,
+				"error", err)
 			continue
 		}
 		var r Request
@@ -119,7 +121,8 @@ func (f *Folder) take(r Request, changed map[source.Key]bool) error {
 	case e == nil || e.bundle == nil || e.bundle.UID != r.UID || e.bundle.DeletionTimestamp != nil:
 		return fmt.Errorf("%s: found no container %s with UID %s", r.Verb, key, r.UID)
 	case r.Verb == Remove && Missing(e.container) == "":
-		return fmt.Errorf("%s: found the manifest of %s; allowed: a container whose manifest is gone", r.Verb, key)
+		return fmt.Errorf("%s: found the manifest of %s; allowed: a container whose manifest is gone",
+			r.Verb, key)
 	case r.Verb == Remove:
 		f.remove(key, "its manifest is gone, and the removal was confirmed", changed)
 		return nil

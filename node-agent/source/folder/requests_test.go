@@ -34,7 +34,9 @@ func TestRequests(t *testing.T) {
 	holds := func(when, restart string, stopped bool) {
 		t.Helper()
 		b := f.Get(key("a"))
-		if b.Annotations[source.AnnotationRestart] != restart || (b.Annotations[source.AnnotationStopped] != "") != stopped || b.Annotations[source.AnnotationRun] == "" {
+		if b.Annotations[source.AnnotationRestart] != restart ||
+			(b.Annotations[source.AnnotationStopped] != "") != stopped ||
+			b.Annotations[source.AnnotationRun] == "" {
 			t.Errorf("%s: found %v; want restart %q, stopped %v", when, b.Annotations, restart, stopped)
 		}
 		if left, err := os.ReadDir(requestsDir(state)); err != nil || len(left) != 0 {
@@ -61,7 +63,8 @@ func TestRequests(t *testing.T) {
 	ask("Dance")
 	f.obey()
 	holds("an unknown verb", second, false)
-	if err := os.WriteFile(filepath.Join(requestsDir(state), "0.json"), []byte("{"), 0o600); err != nil {
+	err := os.WriteFile(filepath.Join(requestsDir(state), "0.json"), []byte("{"), 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
 	f.obey()
@@ -88,7 +91,8 @@ func TestRequests(t *testing.T) {
 // TestRequestThatCannotBeRead: an unreadable request is kept until the next look.
 func TestRequestThatCannotBeRead(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	f := newFolder(t, dir, state)
@@ -100,7 +104,8 @@ func TestRequestThatCannotBeRead(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("found requests %v, %v", entries, err)
 	}
-	request, aside := filepath.Join(requestsDir(state), entries[0].Name()), filepath.Join(state, "aside")
+	request, aside := filepath.Join(requestsDir(state), entries[0].Name()),
+		filepath.Join(state, "aside")
 	if err := os.Rename(request, aside); err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,8 @@ func (f *Folder) scan() []source.Key {
 	if err != nil {
 		// Nothing is removed on the word of a folder that cannot be read.
 		if f.dirErr != err.Error() {
-			f.o.Log.Error("cannot read the folder of manifests; what runs goes on", "dir", f.o.Dir, "error", err)
+			f.o.Log.Error("cannot read the folder of manifests; what runs goes on", "dir", f.o.Dir,
+				"error", err)
 		}
 		f.dirErr = err.Error()
 		f.refresh()
@@ -78,7 +79,9 @@ func (f *Folder) renewRemoved(names []string, changed map[source.Key]bool) {
 }
 
 // takeOver accepts the Containers of the files that are right, and reports those that are wrong.
-func (f *Folder) takeOver(names []string, claims map[source.Key]string, changed map[source.Key]bool) {
+func (f *Folder) takeOver(names []string, claims map[source.Key]string,
+	changed map[source.Key]bool,
+) {
 	for _, name := range names {
 		fl := f.files[name]
 		if wrong := fl.refusal(); len(wrong) > 0 {
@@ -92,7 +95,9 @@ func (f *Folder) takeOver(names []string, claims map[source.Key]string, changed 
 }
 
 // dropUnclaimed drops the Containers that no file names any more, unless that may change soon.
-func (f *Folder) dropUnclaimed(names []string, claims map[source.Key]string, dir directory, changed map[source.Key]bool) {
+func (f *Folder) dropUnclaimed(names []string, claims map[source.Key]string, dir directory,
+	changed map[source.Key]bool,
+) {
 	// Where a manifest is gone for a moment, others may be about to go: they are removed together,
 	// as they may be by mistake.
 	absent := false
@@ -111,7 +116,8 @@ func (f *Folder) dropUnclaimed(names []string, claims map[source.Key]string, dir
 		if _, writing := f.unfinished[e.file]; writing {
 			continue
 		}
-		if contains(names, e.file) && e.bundle != nil && time.Since(f.files[e.file].readAt) < f.o.Rewrite {
+		if contains(names, e.file) && e.bundle != nil &&
+			time.Since(f.files[e.file].readAt) < f.o.Rewrite {
 			f.pending = true // the rest of the file may be yet to come
 			continue
 		}
@@ -187,12 +193,15 @@ func (f *Folder) readFiles() ([]string, error) {
 			fl.faults = []manifest.Fault{{Message: err.Error()}}
 		}
 		if len(fl.faults) > 0 && (old == nil || !slices.Equal(old.faults, fl.faults)) {
-			f.o.Log.Error("manifest refused; what an older version of it has started goes on", "file", path, "error", text(name, fl.faults))
+			f.o.Log.Error("manifest refused; what an older version of it has started goes on", "file", path,
+				"error", text(name, fl.faults))
 		}
 		f.files[name] = fl
 	}
 	// A file that is gone for a moment only is compared with what comes in its place.
-	maps.DeleteFunc(f.files, func(name string, _ *file) bool { return !there[name] && f.settled(name) })
+	maps.DeleteFunc(f.files, func(name string, _ *file) bool {
+		return !there[name] && f.settled(name)
+	})
 	maps.DeleteFunc(f.unfinished, func(name string, _ unfinished) bool { return !seen[name] })
 	maps.DeleteFunc(there, func(_ string, read bool) bool { return !read })
 	return slices.Sorted(maps.Keys(there)), nil
@@ -200,7 +209,8 @@ func (f *Folder) readFiles() ([]string, error) {
 
 // isManifest reports whether a file of this name is read.
 func isManifest(name string) bool {
-	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name))
+	return !strings.HasPrefix(name, ".") && slices.Contains([]string{".yaml", ".yml", ".json"},
+		filepath.Ext(name))
 }
 
 // listed returns the entries of a directory once two listings agree: one that is made during a
@@ -212,7 +222,9 @@ func listed(dir string) ([]fs.DirEntry, error) {
 		if err != nil {
 			return nil, err
 		}
-		same := slices.EqualFunc(entries, last, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() })
+		same := slices.EqualFunc(entries, last, func(a, b fs.DirEntry) bool {
+			return a.Name() == b.Name()
+		})
 		if same || try == 4 { // a directory that never rests is looked at again soon
 			return entries, nil
 		}

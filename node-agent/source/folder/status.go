@@ -34,7 +34,10 @@ const annotationDigest = "berth.run/manifest-digest"
 
 // ownAnnotations returns the annotations of a Container that the agent sets itself.
 func ownAnnotations() []string {
-	return []string{annotationManifest, annotationDigest, annotationMissing, annotationRecompiled, annotationCompiled, source.AnnotationStopped, source.AnnotationRestart}
+	return []string{
+		annotationManifest, annotationDigest, annotationMissing, annotationRecompiled,
+		annotationCompiled, source.AnnotationStopped, source.AnnotationRestart,
+	}
 }
 
 // Fault is one thing that is wrong with a manifest that was refused.
@@ -183,12 +186,16 @@ func (f *Folder) writeFaults() bool {
 	for _, name := range slices.Sorted(maps.Keys(f.files)) {
 		fl := f.files[name]
 		for _, fault := range fl.refusal() {
-			faults = append(faults, Fault{File: filepath.Join(f.o.Dir, name), Fault: fault, Since: fl.since.Rfc3339Copy()})
+			faults = append(faults, Fault{
+				File: filepath.Join(f.o.Dir, name), Fault: fault,
+				Since: fl.since.Rfc3339Copy(),
+			})
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(f.unreadable)) {
 		faults = append(faults, Fault{File: path, Fault: manifest.Fault{
-			Message: f.unreadable[path].Error() + "; its container is left alone: remove the file to have it replaced",
+			Message: f.unreadable[path].Error() +
+				"; its container is left alone: remove the file to have it replaced",
 		}})
 	}
 	faults = append(faults, f.missingFaults()...)
@@ -252,7 +259,8 @@ func Refreshed(stateDir string) (time.Time, error) {
 func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 	if e.fault != "" {
 		setCondition(e.container, metav1.Condition{
-			Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidSpec,
+			Type: v1alpha1.ConditionSpecValid, Status: metav1.ConditionFalse,
+			Reason:  v1alpha1.ReasonInvalidSpec,
 			Message: e.fault, ObservedGeneration: e.container.Generation,
 		})
 	} else {
@@ -261,12 +269,14 @@ func (f *Folder) store(key source.Key, e *entry, soon bool) error {
 			Message: "the spec compiles", ObservedGeneration: e.container.Generation,
 		})
 	}
-	summarize(e).Set(&e.container.Status, e.container.Generation, status.Deadline(e.container), time.Now())
+	summarize(e).Set(&e.container.Status, e.container.Generation, status.Deadline(e.container),
+		time.Now())
 	data, err := json.Marshal(versioned{statusVersion, e.container})
 	if err != nil {
 		return fmt.Errorf("write status of %s: %w", key, err)
 	}
-	if err := f.o.Journal.Replace(statusFile(f.o.StateDir, key), data, durable.Options{Reserve: f.reserve}); err != nil {
+	if err := f.o.Journal.Replace(statusFile(f.o.StateDir, key), data,
+		durable.Options{Reserve: f.reserve}); err != nil {
 		return err
 	}
 	if soon {
@@ -284,7 +294,8 @@ func summarize(e *entry) status.Summary {
 	case e.bundle == nil:
 		return status.NotReady(status.Stalled, v1alpha1.ReasonInvalidSpec, e.fault)
 	case e.container.DeletionTimestamp != nil:
-		return status.NotReady(status.Reconciling, v1alpha1.ReasonTerminating, "its manifest was removed: the container is stopped and removed")
+		return status.NotReady(status.Reconciling, v1alpha1.ReasonTerminating,
+			"its manifest was removed: the container is stopped and removed")
 	case st.ObservedGeneration != e.container.Generation:
 		return status.NotReady(status.Reconciling, v1alpha1.ReasonProgressing, "not looked at yet")
 	}

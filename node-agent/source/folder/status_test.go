@@ -22,7 +22,9 @@ import (
 // happens.
 func TestProgressDeadlineOfOneHost(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", ", progressDeadlineSeconds: 1")), 0o600); err != nil {
+	err := os.WriteFile(filepath.Join(dir, "a.yaml"),
+		[]byte(container("a", ", progressDeadlineSeconds: 1")), 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
 	run := func() (f *Folder, stop func()) {
@@ -44,7 +46,10 @@ func TestProgressDeadlineOfOneHost(t *testing.T) {
 		b := f.Get(key("a"))
 		st := b.Status.DeepCopy()
 		st.ObservedGeneration, st.Phase = b.Generation, v1alpha1.ContainerRunning
-		st.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionRunning, Status: running, Reason: reason, Message: "said", LastTransitionTime: metav1.Now()}}
+		st.Conditions = []metav1.Condition{{
+			Type: v1alpha1.ConditionRunning, Status: running,
+			Reason: reason, Message: "said", LastTransitionTime: metav1.Now(),
+		}}
 		if err := f.ReportStatus(t.Context(), b, st); err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +67,8 @@ func TestProgressDeadlineOfOneHost(t *testing.T) {
 			if c == nil && cause == "" && meta.IsStatusConditionTrue(conditions, v1alpha1.ConditionReady) {
 				return
 			}
-			if c != nil && cause != "" && c.Reason == v1alpha1.ReasonProgressDeadlineExceeded && strings.Contains(c.Message, cause) {
+			if c != nil && cause != "" && c.Reason == v1alpha1.ReasonProgressDeadlineExceeded &&
+				strings.Contains(c.Message, cause) {
 				return
 			}
 			if time.Now().After(deadline) {
@@ -90,7 +96,8 @@ func TestProgressDeadlineOfOneHost(t *testing.T) {
 // again. Nobody may take it for running, and its restarts are counted on.
 func TestStatusOfAnotherBoot(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	f := newFolder(t, dir, state)
@@ -102,7 +109,10 @@ func TestStatusOfAnotherBoot(t *testing.T) {
 	if err := f.ReportStatus(t.Context(), f.Get(key("a")), running); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Options{Dir: dir, StateDir: state, NodeName: "node-1", NewBoot: true}); err != nil {
+	if _, err := New(Options{
+		Dir: dir, StateDir: state, NodeName: "node-1",
+		NewBoot: true,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	all, err := Read(state)
@@ -110,10 +120,12 @@ func TestStatusOfAnotherBoot(t *testing.T) {
 		t.Fatalf("found %+v, %v", all, err)
 	}
 	st := all[0].Status
-	if st.Phase != v1alpha1.ContainerPending || st.PID != 0 || st.State.Running != nil || st.State.Waiting == nil {
+	if st.Phase != v1alpha1.ContainerPending || st.PID != 0 || st.State.Running != nil ||
+		st.State.Waiting == nil {
 		t.Errorf("found %+v; want a container that waits to be looked at", st)
 	}
-	if st.ObservedGeneration == all[0].Generation || meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReady) {
+	if st.ObservedGeneration == all[0].Generation || meta.IsStatusConditionTrue(st.Conditions,
+		v1alpha1.ConditionReady) {
 		t.Errorf("found %+v; want a status that says that it is old", st)
 	}
 	if st.RestartCount != 3 {

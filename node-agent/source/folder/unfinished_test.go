@@ -74,7 +74,9 @@ func TestSlowRewrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) { o.Resync, o.Rewrite = 0, 1500*time.Millisecond })
+			w := watch(t, t.TempDir(), t.TempDir(), func(o *Options) {
+				o.Resync, o.Rewrite = 0, 1500*time.Millisecond
+			})
 			path := w.path("x.yaml")
 			if err := os.WriteFile(path, []byte(two[0]+two[1]), 0o600); err != nil {
 				t.Fatal(err)
@@ -83,7 +85,8 @@ func TestSlowRewrite(t *testing.T) {
 			a, b := w.uid("a"), w.uid("b")
 			stop := restless(func() {
 				if w.uid("a") != a || w.uid("b") != b || w.generation("a") != 1 || w.generation("b") != 1 {
-					t.Errorf("found %q wanted, generations %d and %d; want both as they were", wanted(w.f), w.generation("a"), w.generation("b"))
+					t.Errorf("found %q wanted, generations %d and %d; want both as they were", wanted(w.f),
+						w.generation("a"), w.generation("b"))
 				}
 			})
 			if err := rewrite(path); err != nil {
@@ -98,7 +101,8 @@ func TestSlowRewrite(t *testing.T) {
 			}
 			w.until("b alone", func() bool { return wanted(w.f) == "b" })
 			if w.uid("b") != b || w.generation("b") != 1 {
-				t.Errorf("found UID %s, generation %d of the other; want %s, 1", w.uid("b"), w.generation("b"), b)
+				t.Errorf("found UID %s, generation %d of the other; want %s, 1", w.uid("b"),
+					w.generation("b"), b)
 			}
 		})
 	}
@@ -132,7 +136,8 @@ func TestRestlessDirectory(t *testing.T) {
 			return os.WriteFile(path, []byte(container("x", "")), 0o600)
 		},
 		"a manifest by rename": func(path string, i int) error {
-			if err := os.WriteFile(path+".new", []byte(fmt.Sprintf("# %d\n", i)+container("x", "")), 0o600); err != nil {
+			err := os.WriteFile(path+".new", []byte(fmt.Sprintf("# %d\n", i)+container("x", "")), 0o600)
+			if err != nil {
 				return err
 			}
 			return os.Rename(path+".new", path)

@@ -55,7 +55,10 @@ func TestUpgradeIsNoEdit(t *testing.T) {
 			// it finds.
 			for range 2 {
 				var err error
-				if f, err = New(Options{Dir: dir, StateDir: state, NodeName: "node-1", Compile: compileNext}); err != nil {
+				if f, err = New(Options{
+					Dir: dir, StateDir: state, NodeName: "node-1",
+					Compile: compileNext,
+				}); err != nil {
 					t.Fatal(err)
 				}
 				if changed := f.scan(); len(changed) > 0 {
@@ -89,7 +92,8 @@ func TestUpgradeIsNoEdit(t *testing.T) {
 func TestRecompile(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	write := func(annotations, spec string) {
-		text := strings.Replace(container("a", spec), "name: a", "name: a, annotations: {"+annotations+"}", 1)
+		text := strings.Replace(container("a", spec), "name: a", "name: a, annotations: {"+
+			annotations+"}", 1)
 		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -101,9 +105,11 @@ func TestRecompile(t *testing.T) {
 		f.scan()
 		b := f.Get(key("a"))
 		if b.Generation != generation || b.Spec.CompiledGeneration != compiled {
-			t.Errorf("found generation %d, compiled for %d; want %d and %d", b.Generation, b.Spec.CompiledGeneration, generation, compiled)
+			t.Errorf("found generation %d, compiled for %d; want %d and %d", b.Generation,
+				b.Spec.CompiledGeneration, generation, compiled)
 		}
-		if now := b.Annotations[source.AnnotationRun] + b.Annotations[source.AnnotationFixed]; (now != run) != newRun {
+		if now := b.Annotations[source.AnnotationRun] +
+			b.Annotations[source.AnnotationFixed]; (now != run) != newRun {
 			t.Errorf("the digests are %q after %q", now, run)
 		} else {
 			run = now
@@ -130,10 +136,13 @@ func TestRecompile(t *testing.T) {
 	look(5, 5, true)
 }
 
-func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundleSpec,
+	field.ErrorList,
+) {
 	spec, faults := compile.Bundle(c, o...)
 	if spec != nil {
-		spec.Config.Raw = bytes.Replace(spec.Config.Raw, []byte("{"), []byte(`{"annotations":{"by":"the next version"},`), 1)
+		spec.Config.Raw = bytes.Replace(spec.Config.Raw, []byte("{"),
+			[]byte(`{"annotations":{"by":"the next version"},`), 1)
 	}
 	return spec, faults
 }
@@ -141,7 +150,9 @@ func compileNext(c *v1alpha1.Container, o ...compile.Option) (*v1alpha1.OCIBundl
 // TestDigestStays: status files hold the digest, so it must not change for a spec that uses nothing
 // new: a field that is added has omitempty.
 func TestDigestStays(t *testing.T) {
-	found := parse([]byte(container("a", ", resources: {limits: {cpu: 1}}, securityContext: {runAsUser: 1}")), node{bundle: compile.Bundle})
+	found := parse([]byte(container("a",
+		", resources: {limits: {cpu: 1}}, securityContext: {runAsUser: 1}")),
+		node{bundle: compile.Bundle})
 	const want = "sha256:06a9ff063ffc1f70f101789f0820f8ffea90a16bbc7da4f065194edc8fa969e4"
 	if len(found.containers) != 1 || found.containers[0].digest != want {
 		t.Errorf("found %+v; want the digest %s", found, want)

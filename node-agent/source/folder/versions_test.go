@@ -27,7 +27,8 @@ func TestReadsStatusOfAllVersions(t *testing.T) {
 			continue
 		}
 		job, x := all[0], all[1]
-		if end := job.Status.State.Terminated; end == nil || end.ExitCode != 7 || job.UID == "" || job.Generation != 1 {
+		if end := job.Status.State.Terminated; end == nil || end.ExitCode != 7 || job.UID == "" ||
+			job.Generation != 1 {
 			t.Errorf("%s: found %+v; want a job that has ended with 7", version, job)
 		}
 		if x.Status.PID == 0 || x.Status.State.Running == nil || len(x.Spec.Command) == 0 {
@@ -38,10 +39,12 @@ func TestReadsStatusOfAllVersions(t *testing.T) {
 	if err := os.Mkdir(statusDir(dir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(statusDir(dir), "default_x.json"), []byte(`{"version":2,"metadata":{"name":"x"},"spec":"other"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(statusDir(dir), "default_x.json"),
+		[]byte(`{"version":2,"metadata":{"name":"x"},"spec":"other"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := Read(dir); err == nil || !strings.Contains(err.Error(), "found version 2") || len(all) > 0 {
+	if all, err := Read(dir); err == nil || !strings.Contains(err.Error(), "found version 2") ||
+		len(all) > 0 {
 		t.Errorf("found %v, %v; want a refusal of version 2", all, err)
 	}
 }

@@ -25,7 +25,10 @@ func (f *Folder) Rescan() {
 
 // Run is part of source.Source.
 func (f *Folder) Run(ctx context.Context, events source.Events) error {
-	w := &watcher{f: f, events: events, absent: absences{since: map[string]time.Time{}, removed: map[string]bool{}}}
+	w := &watcher{f: f, events: events, absent: absences{
+		since:   map[string]time.Time{},
+		removed: map[string]bool{},
+	}}
 	defer w.close()
 	resync := time.NewTicker(f.o.Resync)
 	defer resync.Stop()
@@ -135,7 +138,8 @@ func (w *watcher) look() {
 	w.obey()
 	// Watched before it is read, so that no change falls between.
 	if err := w.start(); f.noteWatch(err) {
-		f.o.Log.Error("cannot watch the folder of manifests; it is looked at only now and then", "dir", f.o.Dir, "every", unwatchedEvery, "error", err)
+		f.o.Log.Error("cannot watch the folder of manifests; it is looked at only now and then", "dir",
+			f.o.Dir, "every", unwatchedEvery, "error", err)
 	}
 	if f.Watching() != nil {
 		w.next = time.After(unwatchedEvery)

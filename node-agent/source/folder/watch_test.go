@@ -63,7 +63,9 @@ func TestAFifoDoesNotHoldUp(t *testing.T) {
 	}
 	f := newFolder(t, dir, t.TempDir())
 	f.scan()
-	if got := refused(t, f); !strings.Contains(got, "a.yaml: found something other than a regular file") || !strings.Contains(got, "b.yaml: ") {
+	got := refused(t, f)
+	if !strings.Contains(got, "a.yaml: found something other than a regular file") ||
+		!strings.Contains(got, "b.yaml: ") {
 		t.Errorf("found %q", got)
 	}
 }

@@ -29,22 +29,28 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 		t.Fatalf("found %v", first)
 	}
 	got := k.Get(key)
-	if got.UID != "0f0e0d0c-former" || got.Generation != 8 || got.Namespace != "default" || got.Name != "moved" || got.Status.ObservedGeneration != -1 {
+	if got.UID != "0f0e0d0c-former" || got.Generation != 8 || got.Namespace != "default" ||
+		got.Name != "moved" || got.Status.ObservedGeneration != -1 {
 		t.Errorf("found %+v, observed %d", got.ObjectMeta, got.Status.ObservedGeneration)
 	}
 
 	// What the agent says of its generations is said of those of the object.
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 8, Phase: v1alpha1.ContainerRunning}
-	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: "Running", Status: "True", Reason: "Started", ObservedGeneration: 8, LastTransitionTime: metav1.Now().Rfc3339Copy()})
+	meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type: "Running", Status: "True",
+		Reason: "Started", ObservedGeneration: 8, LastTransitionTime: metav1.Now().Rfc3339Copy(),
+	})
 	if err := k.ReportStatus(t.Context(), got, status); err != nil {
 		t.Fatal(err)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil || now.Status.ObservedGeneration != 1 || now.Status.Conditions[0].ObservedGeneration != 1 {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil ||
+		now.Status.ObservedGeneration != 1 || now.Status.Conditions[0].ObservedGeneration != 1 {
 		t.Errorf("found %+v (%v)", now.Status, err)
 	}
 	until(t, "its own words", func() bool {
-		return k.Get(key).Status.ObservedGeneration == 8 && k.Get(key).Status.Phase == v1alpha1.ContainerRunning
+		return k.Get(key).Status.ObservedGeneration == 8 &&
+			k.Get(key).Status.Phase == v1alpha1.ContainerRunning
 	})
 	if n := len(h.changed); n != 0 {
 		t.Errorf("found %d changes for the agent's own write", n)
@@ -58,7 +64,11 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 	// By the uid of another, nothing is written or released.
 	other := k.Get(key).DeepCopy()
 	other.UID = now.UID
-	if err := k.ReportStatus(t.Context(), other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 9, Phase: v1alpha1.ContainerFailed}); err != nil {
+	err := k.ReportStatus(t.Context(), other, &v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 9,
+		Phase:              v1alpha1.ContainerFailed,
+	})
+	if err != nil {
 		t.Error(err)
 	}
 	if err := c.Delete(t.Context(), now); err != nil {
@@ -67,7 +77,8 @@ func TestReplacedBundleIsTheSame(t *testing.T) {
 	if err := k.Release(t.Context(), key, now.UID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil || now.Status.Phase != v1alpha1.ContainerRunning {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), now); err != nil ||
+		now.Status.Phase != v1alpha1.ContainerRunning {
 		t.Errorf("found %+v (%v)", now.Status, err)
 	}
 	if err := k.Release(t.Context(), key, "0f0e0d0c-former"); err != nil {

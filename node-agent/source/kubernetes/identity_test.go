@@ -53,7 +53,12 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := registration.New(registration.Options{Config: own, Name: name, Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} }})
+	a, err := registration.New(registration.Options{
+		Config: own, Name: name, Facts: facts,
+		Load: func(context.Context) registration.Load {
+			return registration.Load{}
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,11 +66,16 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 
 	// Without an identity of its own it registers, and says nothing else.
 	agent := &v1alpha1.NodeAgent{}
-	until(t, "the NodeAgent", func() bool { return c.Get(ctx, client.ObjectKey{Name: name}, agent) == nil })
+	until(t, "the NodeAgent", func() bool {
+		return c.Get(ctx, client.ObjectKey{Name: name}, agent) == nil
+	})
 	if agent.Labels[corev1.LabelHostname] != name || agent.Status.ObservedGeneration != -1 {
 		t.Errorf("found %+v", agent)
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: name}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+		Namespace: v1alpha1.NodesNamespace,
+		Name:      name,
+	}}
 	createBundle(t, c, b)
 	if err := c.Create(ctx, account); err != nil {
 		t.Fatal(err)
@@ -79,7 +89,10 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	}
 	until(t, "the Lease", renewed(time.Time{}))
 	<-h.synced
-	if err := k.ReportStatus(ctx, k.Get(keyOf(b)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}); err != nil {
+	if err := k.ReportStatus(ctx, k.Get(keyOf(b)), &v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 1,
+		Phase:              v1alpha1.ContainerRunning,
+	}); err != nil {
 		t.Error(err)
 	}
 
@@ -92,7 +105,10 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the next token", renewed(time.Now().Add(time.Second)))
-	if err := k.ReportStatus(ctx, k.Get(keyOf(b)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerPending}); err != nil {
+	if err := k.ReportStatus(ctx, k.Get(keyOf(b)), &v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 1,
+		Phase:              v1alpha1.ContainerPending,
+	}); err != nil {
 		t.Error(err)
 	}
 
@@ -103,12 +119,21 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 	}
 	ask := func(account string, change func(*authenticationv1.TokenRequestSpec)) error {
 		seconds := int64(3600)
-		r := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
+		r := &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
+		}
 		change(&r.Spec)
-		return bare.SubResource("token").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: account}}, r)
+		return bare.SubResource("token").Create(ctx,
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+				Namespace: v1alpha1.NodesNamespace,
+				Name:      account,
+			}}, r)
 	}
 	same := func(*authenticationv1.TokenRequestSpec) {}
-	other := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: "node-other"}}
+	other := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+		Namespace: v1alpha1.NodesNamespace,
+		Name:      "node-other",
+	}}
 	if err := c.Create(ctx, other); err != nil {
 		t.Fatal(err)
 	}
@@ -121,11 +146,17 @@ func TestDaemonSetBecomesItsNode(t *testing.T) {
 			long := int64(86400)
 			s.ExpirationSeconds = &long
 		}),
-		"cannot list resource":    bare.List(ctx, &v1alpha1.OCIBundleList{}),
-		"cannot get resource":     bare.Get(ctx, client.ObjectKey{Name: name}, &v1alpha1.NodeAgent{}),
-		"cannot patch resource":   bare.Status().Patch(ctx, agent.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"status":{"containers":1}}`))),
-		"its own node, " + name:   bare.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-other"}}),
-		"cannot create resource ": bare.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.NodesNamespace, Name: "made"}}),
+		"cannot list resource": bare.List(ctx, &v1alpha1.OCIBundleList{}),
+		"cannot get resource":  bare.Get(ctx, client.ObjectKey{Name: name}, &v1alpha1.NodeAgent{}),
+		"cannot patch resource": bare.Status().Patch(ctx, agent.DeepCopy(),
+			client.RawPatch("application/merge-patch+json", []byte(`{"status":{"containers":1}}`))),
+		"its own node, " +
+			name: bare.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-other"}}),
+		"cannot create resource ": bare.Create(ctx,
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+				Namespace: v1alpha1.NodesNamespace,
+				Name:      "made",
+			}}),
 	} {
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
 			t.Errorf("found %v; want %q", err, want)
@@ -143,7 +174,10 @@ func daemonSetOn(t *testing.T, c client.Client, name string) *rest.Config {
 	t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent-" + name},
-		Spec:       corev1.PodSpec{NodeName: name, ServiceAccountName: "berth-agent", Containers: []corev1.Container{{Name: "agent", Image: "x"}}},
+		Spec: corev1.PodSpec{
+			NodeName: name, ServiceAccountName: "berth-agent",
+			Containers: []corev1.Container{{Name: "agent", Image: "x"}},
+		},
 	}
 	for _, o := range []client.Object{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, pod} {
 		if err := c.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
@@ -151,9 +185,15 @@ func daemonSetOn(t *testing.T, c client.Client, name string) *rest.Config {
 		}
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+		BoundObjectRef: &authenticationv1.BoundObjectReference{
+			APIVersion: "v1", Kind: "Pod",
+			Name: pod.Name, UID: pod.UID,
+		},
 	}}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "berth-agent"}}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "berth-system",
+		Name:      "berth-agent",
+	}}
 	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
 		t.Fatal(err)
 	}

@@ -73,19 +73,24 @@ func New(o Options) (*Kubernetes, error) {
 	if err := errors.Join(errClient, errWatched); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName), fields.Everything())
+	bundles := cache.NewListWatchFromClient(watched, "ocibundles", v1alpha1.NodeNamespace(o.NodeName),
+		fields.Everything())
 	informer := cache.NewSharedIndexInformer(bundles, &received{}, 0, cache.Indexers{})
 	if err := informer.SetTransform(hold); err != nil {
 		return nil, fmt.Errorf("kubernetes source: %w", err)
 	}
-	return &Kubernetes{o: o, client: c, informer: informer, profiles: &profiles{client: c, known: map[string]*profile{}}}, nil
+	return &Kubernetes{o: o, client: c, informer: informer, profiles: &profiles{
+		client: c,
+		known:  map[string]*profile{},
+	}}, nil
 }
 
 // Run is part of source.Source.
 func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 	tell := func(obj any) {
 		// One that is being deleted needs no profile.
-		if b, ok := obj.(*held); ok && (k.profiles.need(ctx, &b.OCIBundle, events.Changed) || b.DeletionTimestamp != nil) {
+		b, ok := obj.(*held)
+		if ok && (k.profiles.need(ctx, &b.OCIBundle, events.Changed) || b.DeletionTimestamp != nil) {
 			events.Changed(receivedKey(&b.OCIBundle))
 		}
 	}
@@ -135,7 +140,8 @@ func (k *Kubernetes) Run(ctx context.Context, events source.Events) error {
 // nothingNew reports whether an update has no news for the agent: its spec is the same, and its
 // status is the same or the agent's own.
 func (k *Kubernetes) nothingNew(old, now *v1alpha1.OCIBundle) bool {
-	return old.UID == now.UID && old.Generation == now.Generation && old.DeletionTimestamp.Equal(now.DeletionTimestamp) &&
+	return old.UID == now.UID && old.Generation == now.Generation &&
+		old.DeletionTimestamp.Equal(now.DeletionTimestamp) &&
 		(equality.Semantic.DeepEqual(old.Status, now.Status) || k.own.includes(now))
 }
 
@@ -177,21 +183,29 @@ func (k *Kubernetes) nameOf(key source.Key, hasContainer bool) types.NamespacedN
 	if !hasContainer {
 		return key
 	}
-	return types.NamespacedName{Namespace: v1alpha1.NodeNamespace(k.o.NodeName), Name: v1alpha1.BundleName(key.Namespace, key.Name)}
+	return types.NamespacedName{
+		Namespace: v1alpha1.NodeNamespace(k.o.NodeName),
+		Name:      v1alpha1.BundleName(key.Namespace, key.Name),
+	}
 }
 
 // read reads an OCIBundle.
-func (k *Kubernetes) read(ctx context.Context, name types.NamespacedName) (*v1alpha1.OCIBundle, error) {
+func (k *Kubernetes) read(ctx context.Context, name types.NamespacedName) (*v1alpha1.OCIBundle,
+	error,
+) {
 	b := &v1alpha1.OCIBundle{}
-	return b, k.client.Get().Namespace(name.Namespace).Resource("ocibundles").Name(name.Name).Do(ctx).Into(b)
+	return b, k.client.Get().Namespace(name.Namespace).Resource(
+		"ocibundles").Name(name.Name).Do(ctx).Into(b)
 }
 
 // patch patches an OCIBundle, or its subresource, and returns the API server's answer.
 func (k *Kubernetes) patch(
-	ctx context.Context, name types.NamespacedName, form types.PatchType, data []byte, subresource ...string,
+	ctx context.Context, name types.NamespacedName, form types.PatchType, data []byte,
+	subresource ...string,
 ) (*v1alpha1.OCIBundle, error) {
 	b := &v1alpha1.OCIBundle{}
-	return b, k.client.Patch(form).Namespace(name.Namespace).Resource("ocibundles").Name(name.Name).SubResource(subresource...).
+	return b, k.client.Patch(form).Namespace(name.Namespace).Resource(
+		"ocibundles").Name(name.Name).SubResource(subresource...).
 		Body(data).Do(ctx).Into(b)
 }
 
@@ -212,7 +226,9 @@ type operation struct {
 
 // ReportStatus is part of source.Source. It replaces the status as a whole, on condition that the
 // bundle is still the same one.
-func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle, status *v1alpha1.OCIBundleStatus) error {
+func (k *Kubernetes) ReportStatus(ctx context.Context, b *v1alpha1.OCIBundle,
+	status *v1alpha1.OCIBundleStatus,
+) error {
 	data, err := json.Marshal([]operation{sameBundle(b), {"add", "/status", sent(b, status)}})
 	if err != nil {
 		return fmt.Errorf("report status: %w", err)

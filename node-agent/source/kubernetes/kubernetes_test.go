@@ -50,9 +50,13 @@ type suite struct{ tests *testing.M }
 func (s suite) Run() int {
 	code, err := func() (int, error) {
 		if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-			return 1, errors.New("KUBEBUILDER_ASSETS is not set: run make test, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
+			return 1, errors.New(
+				"KUBEBUILDER_ASSETS is not set: run make test, or export KUBEBUILDER_ASSETS=$(hack/controlplane/build.sh)")
 		}
-		env := &envtest.Environment{CRDDirectoryPaths: []string{"../../../config/crd/bases"}, ErrorIfCRDPathMissing: true}
+		env := &envtest.Environment{
+			CRDDirectoryPaths:     []string{"../../../config/crd/bases"},
+			ErrorIfCRDPathMissing: true,
+		}
 		var err error
 		if server, err = env.Start(); err != nil {
 			return 1, err
@@ -69,12 +73,15 @@ func (s suite) Run() int {
 func admin(t *testing.T) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), rbacv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme),
+		coordinationv1.AddToScheme(scheme), rbacv1.AddToScheme(scheme),
+		authenticationv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	// The controller's name, since nobody else may create OCIBundles where a test has installed the
 	// policies.
-	c, err := client.New(as("system:serviceaccount:berth-system:berth-controller", "system:masters"), client.Options{Scheme: scheme})
+	c, err := client.New(as("system:serviceaccount:berth-system:berth-controller", "system:masters"),
+		client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +119,10 @@ func as(user string, groups ...string) *rest.Config {
 func newBundle(name, nodeName string) *v1alpha1.OCIBundle {
 	b := &v1alpha1.OCIBundle{}
 	b.Namespace, b.Name = v1alpha1.NodeNamespace(nodeName), v1alpha1.BundleName("default", name)
-	b.Spec.ContainerRef = &v1alpha1.ContainerReference{Namespace: "default", Name: name, UID: "uid-of-" + types.UID(name)}
+	b.Spec.ContainerRef = &v1alpha1.ContainerReference{
+		Namespace: "default", Name: name,
+		UID: "uid-of-" + types.UID(name),
+	}
 	b.Finalizers = []string{"example.com/other", v1alpha1.OCIBundleFinalizer}
 	b.Spec.NodeName = nodeName
 	b.Spec.RestartPolicy = corev1.RestartPolicyAlways
@@ -138,7 +148,10 @@ func createBundle(t *testing.T, c client.Client, b *v1alpha1.OCIBundle) {
 func nodeNamespace(t *testing.T, c client.Client, node string) {
 	t.Helper()
 	meta := func(namespace, name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{v1alpha1.AnnotationNode: node}}
+		return metav1.ObjectMeta{
+			Namespace: namespace, Name: name,
+			Annotations: map[string]string{v1alpha1.AnnotationNode: node},
+		}
 	}
 	binding := func(role string) *rbacv1.RoleBinding {
 		return &rbacv1.RoleBinding{
@@ -151,7 +164,8 @@ func nodeNamespace(t *testing.T, c client.Client, node string) {
 		}
 	}
 	for _, o := range []client.Object{
-		&corev1.Namespace{ObjectMeta: meta("", v1alpha1.NodeNamespace(node))}, binding("berth-node-heartbeat"), binding("berth-node-bundles"),
+		&corev1.Namespace{ObjectMeta: meta("", v1alpha1.NodeNamespace(node))},
+		binding("berth-node-heartbeat"), binding("berth-node-bundles"),
 	} {
 		if err := c.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
@@ -226,16 +240,23 @@ func TestSource(t *testing.T) {
 	// A status replaces all of the one before.
 	status := &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}
 	status.PID, status.RestartCount = 42, 3
-	meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: "Running", Status: "True", Reason: "Started"})
+	meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+		Type: "Running", Status: "True",
+		Reason: "Started",
+	})
 	if err := k.ReportStatus(ctx, k.Get(key), status); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the status in the cache", func() bool { return k.Get(key).Status.PID == 42 })
-	if err := k.ReportStatus(ctx, k.Get(key), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerPending}); err != nil {
+	if err := k.ReportStatus(ctx, k.Get(key), &v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 1,
+		Phase:              v1alpha1.ContainerPending,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	now := &v1alpha1.OCIBundle{}
-	if err := c.Get(ctx, at, now); err != nil || now.Status.PID != 0 || len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
+	if err := c.Get(ctx, at, now); err != nil || now.Status.PID != 0 ||
+		len(now.Status.Conditions) != 0 || now.Status.Phase != v1alpha1.ContainerPending {
 		t.Fatalf("found %+v, %v; want nothing of the earlier status", now.Status, err)
 	}
 	// One for a bundle of the same name that is gone changes nothing, and is no error; nor is one
@@ -270,7 +291,8 @@ func TestSource(t *testing.T) {
 	if err := k.Release(ctx, key, mine.UID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Get(ctx, at, now); err != nil || len(now.Finalizers) != 1 || now.Finalizers[0] != "example.com/other" {
+	if err := c.Get(ctx, at, now); err != nil || len(now.Finalizers) != 1 ||
+		now.Finalizers[0] != "example.com/other" {
 		t.Fatalf("found finalizers %v, %v", now.Finalizers, err)
 	}
 	now.Finalizers = nil
@@ -303,7 +325,10 @@ func TestStatusOfOthersIsSeen(t *testing.T) {
 		return &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: phase}
 	}
 	for range 20 {
-		for _, phase := range []v1alpha1.ContainerPhase{v1alpha1.ContainerPending, v1alpha1.ContainerRunning} {
+		for _, phase := range []v1alpha1.ContainerPhase{
+			v1alpha1.ContainerPending,
+			v1alpha1.ContainerRunning,
+		} {
 			if err := k.ReportStatus(t.Context(), k.Get(key), said(phase)); err != nil {
 				t.Fatal(err)
 			}
@@ -356,7 +381,9 @@ func TestNodeAgent(t *testing.T) {
 	load := make(chan registration.Load, 1)
 	load <- registration.Load{Ready: errors.New("the test is not ready")}
 	a, err := registration.New(registration.Options{
-		Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler { return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}} },
+		Config: server, Name: "node-1", Facts: facts, Handlers: func() []v1alpha1.NodeHandler {
+			return []v1alpha1.NodeHandler{{Name: "berth", Seccomp: true}}
+		},
 		Load: func(context.Context) registration.Load { l := <-load; load <- l; return l },
 	})
 	if err != nil {
@@ -376,14 +403,17 @@ func TestNodeAgent(t *testing.T) {
 		}
 	}
 	until(t, "Ready=False", ready(metav1.ConditionFalse))
-	if agent.Labels[corev1.LabelHostname] != "node-1" || agent.Labels[corev1.LabelArchStable] == "" || agent.Status.NodeInfo.AgentVersion != "v0" ||
+	if agent.Labels[corev1.LabelHostname] != "node-1" || agent.Labels[corev1.LabelArchStable] == "" ||
+		agent.Status.NodeInfo.AgentVersion != "v0" ||
 		len(agent.Status.Handlers) != 1 || agent.Status.Capacity.Cpu().IsZero() {
 		t.Errorf("found %+v", agent)
 	}
 	until(t, "the Lease", func() bool {
-		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-1"), Name: "node-1"}, lease) == nil
+		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-1"), Name: "node-1"},
+			lease) == nil
 	})
-	if *lease.Spec.LeaseDurationSeconds != 40 || lease.Spec.RenewTime == nil || lease.OwnerReferences[0].UID != agent.UID {
+	if *lease.Spec.LeaseDurationSeconds != 40 || lease.Spec.RenewTime == nil ||
+		lease.OwnerReferences[0].UID != agent.UID {
 		t.Errorf("found %+v", lease)
 	}
 	// What an administrator says of the node stays when the status changes.
@@ -408,7 +438,9 @@ func TestNodeAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	until(t, "the NodeAgent again", func() bool { return ready(metav1.ConditionTrue)() && agent.UID != was })
+	until(t, "the NodeAgent again", func() bool {
+		return ready(metav1.ConditionTrue)() && agent.UID != was
+	})
 	if took := time.Since(began); took > registration.LeaseSeconds*time.Second {
 		t.Errorf("it was registered again after %s", took)
 	}
@@ -441,7 +473,12 @@ func TestHeartbeatBeforeTheNamespace(t *testing.T) {
 			return next.RoundTrip(r)
 		})
 	})
-	a, err := registration.New(registration.Options{Config: counted, Name: "node-new", Load: func(context.Context) registration.Load { return registration.Load{} }})
+	a, err := registration.New(registration.Options{
+		Config: counted, Name: "node-new",
+		Load: func(context.Context) registration.Load {
+			return registration.Load{}
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -457,7 +494,8 @@ func TestHeartbeatBeforeTheNamespace(t *testing.T) {
 		t.Errorf("four tries took %s; wanted pauses of 1, 2 and 4 s", took)
 	}
 	if applied != 2 {
-		t.Errorf("the NodeAgent was applied %d times; wanted it registered once, with its status", applied)
+		t.Errorf("the NodeAgent was applied %d times; wanted it registered once, with its status",
+			applied)
 	}
 	mu.Unlock()
 	nodeNamespace(t, c, "node-new")
@@ -483,24 +521,32 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	nodeNamespace(t, c, "node-old")
 	const field = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodeInfo/properties/agentRevision"
 	crd := &unstructured.Unstructured{}
-	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd.SetGroupVersionKind(schema.GroupVersionKind{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Kind: "CustomResourceDefinition",
+	})
 	crd.SetName("nodeagents.berth.run")
-	if err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, `[{"op": "remove", "path": %q}]`, field))); err != nil {
+	if err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType,
+		fmt.Appendf(nil, `[{"op": "remove", "path": %q}]`, field))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		back := fmt.Appendf(nil, `[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`, field)
-		if err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType, back)); err != nil {
+		back := fmt.Appendf(nil,
+			`[{"op": "add", "path": %q, "value": {"type": "integer", "format": "int32"}}]`, field)
+		err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType, back))
+		if err != nil {
 			t.Error(err)
 		}
 	})
-	status := []byte(`{"apiVersion": "berth.run/v1alpha1", "kind": "NodeAgent", "metadata": {"name": "node-old"}, "status": {"observedGeneration": 1, "containers": 0, "nodeInfo": {"agentRevision": 1}}}`)
+	status := []byte(
+		`{"apiVersion": "berth.run/v1alpha1", "kind": "NodeAgent", "metadata": {"name": "node-old"}, "status": {"observedGeneration": 1, "containers": 0, "nodeInfo": {"agentRevision": 1}}}`)
 	plain := &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-old"}}
 	if err := c.Create(t.Context(), plain); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the older CRD", func() bool {
-		err := c.Status().Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.ApplyPatchType, status), client.FieldOwner("test"), client.ForceOwnership)
+		err := c.Status().Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.ApplyPatchType,
+			status), client.FieldOwner("test"), client.ForceOwnership)
 		return err != nil && strings.Contains(err.Error(), "field not declared in schema")
 	})
 
@@ -510,7 +556,9 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	}
 	log := &safeLog{}
 	a, err := registration.New(registration.Options{
-		Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) registration.Load { return registration.Load{} },
+		Config: server, Name: "node-old", Facts: facts, Load: func(context.Context) registration.Load {
+			return registration.Load{}
+		},
 		Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
@@ -520,9 +568,14 @@ func TestHeartbeatOfAnAgentAheadOfTheCRDs(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	until(t, "the Lease", func() bool {
-		return c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-old"), Name: "node-old"}, &coordinationv1.Lease{}) == nil
+		return c.Get(ctx, client.ObjectKey{
+			Namespace: v1alpha1.NodeNamespace("node-old"),
+			Name:      "node-old",
+		}, &coordinationv1.Lease{}) == nil
 	})
-	until(t, "the reason", func() bool { return strings.Contains(log.String(), "kubectl apply -k config/crd") })
+	until(t, "the reason", func() bool {
+		return strings.Contains(log.String(), "kubectl apply -k config/crd")
+	})
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -561,7 +614,8 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		for _, b := range []*v1alpha1.OCIBundle{mine, other} {
-			_ = c.Patch(context.Background(), b, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+			_ = c.Patch(context.Background(), b, client.RawPatch(types.MergePatchType,
+				[]byte(`{"metadata":{"finalizers":null}}`)))
 			_ = c.Delete(context.Background(), b)
 		}
 	})
@@ -580,13 +634,18 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the policies", func() bool {
-		return direct.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-8"}}, client.DryRunAll) != nil
+		return direct.Create(ctx, &v1alpha1.NodeAgent{ObjectMeta: metav1.ObjectMeta{Name: "node-8"}},
+			client.DryRunAll) != nil
 	})
-	if err := k.ReportStatus(ctx, other, &v1alpha1.OCIBundleStatus{ObservedGeneration: 1}); err != nil {
+	if err := k.ReportStatus(ctx, other,
+		&v1alpha1.OCIBundleStatus{ObservedGeneration: 1}); err != nil {
 		t.Errorf("what is not in its namespace is gone for the agent; found %v", err)
 	}
 
-	if err := k.ReportStatus(ctx, k.Get(keyOf(mine)), &v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning}); err != nil {
+	if err := k.ReportStatus(ctx, k.Get(keyOf(mine)), &v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 1,
+		Phase:              v1alpha1.ContainerRunning,
+	}); err != nil {
 		t.Errorf("report: %v", err)
 	}
 	if err := c.Delete(ctx, mine); err != nil {
@@ -620,9 +679,11 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	}
 	now, lease := &v1alpha1.NodeAgent{}, &coordinationv1.Lease{}
 	written := func() bool {
-		return c.Get(ctx, client.ObjectKey{Name: "node-7"}, now) == nil && meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionReady) &&
+		return c.Get(ctx, client.ObjectKey{Name: "node-7"}, now) == nil &&
+			meta.IsStatusConditionTrue(now.Status.Conditions, v1alpha1.ConditionReady) &&
 			now.Labels[corev1.LabelHostname] == "node-7" &&
-			c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-7"), Name: "node-7"}, lease) == nil
+			c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.NodeNamespace("node-7"), Name: "node-7"},
+				lease) == nil
 	}
 	stop := register()
 	until(t, "NodeAgent and Lease", written)
@@ -636,19 +697,23 @@ func TestAgentWorksUnderItsPolicy(t *testing.T) {
 	}
 	stop = register()
 	until(t, "its labels beside those of the administrator", func() bool {
-		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" && now.Annotations["a"] == "b" &&
+		return written() && now.Spec.Unschedulable && now.Labels["zone"] == "a" &&
+			now.Annotations["a"] == "b" &&
 			now.Status.ObservedGeneration == now.Generation
 	})
 	// What somebody else writes into its status, or takes of its labels, is corrected.
-	if err := c.Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`))); err != nil {
+	if err := c.Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType,
+		[]byte(`{"metadata":{"labels":{"kubernetes.io/hostname":null}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	falsified := []byte(`{"status":{"containers":99,"allocatable":{"cpu":"4k"}}}`)
-	if err := c.Status().Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType, falsified)); err != nil {
+	if err := c.Status().Patch(ctx, now.DeepCopy(), client.RawPatch(types.MergePatchType,
+		falsified)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "the status corrected", func() bool {
-		return written() && now.Status.Containers == 0 && now.Status.Allocatable.Cpu().Cmp(*now.Status.Capacity.Cpu()) == 0
+		return written() && now.Status.Containers == 0 &&
+			now.Status.Allocatable.Cpu().Cmp(*now.Status.Capacity.Cpu()) == 0
 	})
 	stop()
 	cancel()
@@ -665,7 +730,8 @@ func install(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for _, u := range configtest.Objects(t, dir) {
-		if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership); err != nil {
+		if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u),
+			client.FieldOwner("test"), client.ForceOwnership); err != nil {
 			t.Fatalf("%s: %s %s: %v", dir, u.GetKind(), u.GetName(), err)
 		}
 	}

@@ -68,7 +68,9 @@ const (
 )
 
 // read reads a profile, again and again until that succeeds.
-func (p *profiles) read(ctx context.Context, digest string, into *profile, changed func(source.Key)) {
+func (p *profiles) read(ctx context.Context, digest string, into *profile,
+	changed func(source.Key),
+) {
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		content, err := p.get(ctx, digest)
 		p.mu.Lock()
@@ -116,7 +118,8 @@ func (p *profiles) get(ctx context.Context, digest string) (string, error) {
 		return "", fmt.Errorf("read SeccompProfile %s: %w", seccompref.Name(digest), err)
 	}
 	if found := seccompref.Digest(o.Spec.Profile); found != digest {
-		return "", fmt.Errorf("SeccompProfile %s: found a content of digest %s; allowed: the one of its name", o.Name, found)
+		return "", fmt.Errorf(
+			"SeccompProfile %s: found a content of digest %s; allowed: the one of its name", o.Name, found)
 	}
 	return o.Spec.Profile, nil
 }
@@ -151,6 +154,7 @@ func (p *profiles) join(b *v1alpha1.OCIBundle, synced bool) *v1alpha1.OCIBundle 
 		why = err.Error()
 	}
 	out.ObjectMeta = *b.ObjectMeta.DeepCopy()
-	metav1.SetMetaDataAnnotation(&out.ObjectMeta, source.AnnotationUnresolved, fmt.Sprintf("spec.seccompProfile: %s: %s", digest, why))
+	metav1.SetMetaDataAnnotation(&out.ObjectMeta, source.AnnotationUnresolved,
+		fmt.Sprintf("spec.seccompProfile: %s: %s", digest, why))
 	return &out
 }

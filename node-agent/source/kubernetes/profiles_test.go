@@ -28,7 +28,10 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(b.Spec.SeccompProfile)}, Spec: v1alpha1.SeccompProfileSpec{Profile: profile}}
+		p := &v1alpha1.SeccompProfile{
+			ObjectMeta: metav1.ObjectMeta{Name: seccompref.Name(b.Spec.SeccompProfile)},
+			Spec:       v1alpha1.SeccompProfileSpec{Profile: profile},
+		}
 		return b, p, whole
 	}
 	create := func(o client.Object) {
@@ -59,7 +62,8 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	}
 	is := func(b *v1alpha1.OCIBundle, whole string) {
 		t.Helper()
-		if got := b.Annotations[source.AnnotationUnresolved]; string(b.Spec.Config.Raw) != whole || b.Spec.SeccompProfile != "" || got != "" {
+		if got := b.Annotations[source.AnnotationUnresolved]; string(b.Spec.Config.Raw) != whole ||
+			b.Spec.SeccompProfile != "" || got != "" {
 			t.Errorf("found %s, %q, %q; wanted %s", b.Spec.Config.Raw, b.Spec.SeccompProfile, got, whole)
 		}
 	}
@@ -81,13 +85,17 @@ func TestSeccompProfileIsPutIntoTheDocument(t *testing.T) {
 	thirdProfile.Spec.Profile = "{}"
 	create(thirdProfile)
 	create(third)
-	if b := hear(third); !strings.Contains(b.Annotations[source.AnnotationUnresolved], "digest sha256:44136fa3") {
+	if b := hear(third); !strings.Contains(b.Annotations[source.AnnotationUnresolved],
+		"digest sha256:44136fa3") {
 		t.Errorf("found %q", b.Annotations)
 	}
 	if err := c.Delete(t.Context(), thirdProfile); err != nil {
 		t.Fatal(err)
 	}
-	create(&v1alpha1.SeccompProfile{ObjectMeta: metav1.ObjectMeta{Name: thirdProfile.Name}, Spec: good})
+	create(&v1alpha1.SeccompProfile{
+		ObjectMeta: metav1.ObjectMeta{Name: thirdProfile.Name},
+		Spec:       good,
+	})
 	until(t, "the whole document", func() bool {
 		b := k.Get(keyOf(third))
 		return b.Annotations[source.AnnotationUnresolved] == "" && string(b.Spec.Config.Raw) == thirdWhole

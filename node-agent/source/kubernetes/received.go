@@ -38,7 +38,8 @@ func (r *received) UnmarshalJSON(data []byte) error {
 	r.OCIBundle = v1alpha1.OCIBundle{}
 	err := source.Decode(data, &r.OCIBundle)
 	for _, a := range []string{
-		source.AnnotationRun, source.AnnotationFixed, // the controller compiles, and nobody else has a say in it
+		// the controller compiles, and nobody else has a say in it
+		source.AnnotationRun, source.AnnotationFixed,
 		source.AnnotationStopped, source.AnnotationRestart,
 	} {
 		delete(r.Annotations, a)

@@ -31,13 +31,17 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	begin(t)
 	c := admin(t)
 	crd := &unstructured.Unstructured{}
-	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd.SetGroupVersionKind(schema.GroupVersionKind{
+		Group: "apiextensions.k8s.io", Version: "v1",
+		Kind: "CustomResourceDefinition",
+	})
 	crd.SetName("ocibundles.berth.run")
 	newer := `[
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/future", "value": {"type": "string"}},
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/process/properties/umask", "value": {"type": "integer"}},
 		{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/future", "value": {"type": "string"}}]`
-	if err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, []byte(newer))); err != nil {
+	err := c.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, []byte(newer)))
+	if err != nil {
 		t.Fatal(err)
 	}
 	older := `[
@@ -45,7 +49,8 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 		{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/process/properties/umask"},
 		{"op": "remove", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/future"}]`
 	t.Cleanup(func() {
-		if err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType, []byte(older))); err != nil {
+		if err := c.Patch(context.Background(), crd, client.RawPatch(types.JSONPatchType,
+			[]byte(older))); err != nil {
 			t.Error(err)
 		}
 	})
@@ -68,12 +73,14 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	// By the watch. The API server takes the new fields some time after the CRD was changed.
 	until(t, "the fields", func() bool {
 		fields := []byte(`{"spec": {"future": "x", "process": {"umask": 18}}, "status": {"future": "x"}}`)
-		if err := c.Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.MergePatchType, fields)); err != nil {
+		if err := c.Patch(t.Context(), plain.DeepCopy(), client.RawPatch(types.MergePatchType,
+			fields)); err != nil {
 			t.Fatal(err)
 		}
 		return unknown("plain") == "spec.future, spec.process.umask"
 	})
-	if b := k.Get(keyOf(plain)); b.Spec.NodeName != "node-9" || len(b.ManagedFields) > 0 || string(b.Spec.Config.Raw) != `{"ociVersion":"1.3.0"}` {
+	if b := k.Get(keyOf(plain)); b.Spec.NodeName != "node-9" || len(b.ManagedFields) > 0 ||
+		string(b.Spec.Config.Raw) != `{"ociVersion":"1.3.0"}` {
 		t.Errorf("found %+v", b)
 	}
 
@@ -83,7 +90,8 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 	if found := unknown("plain"); found != "spec.future, spec.process.umask" {
 		t.Errorf("found %q in the list", found)
 	}
-	if err := c.Patch(t.Context(), plain, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"future": null, "process": {"umask": null}}}`))); err != nil {
+	if err := c.Patch(t.Context(), plain, client.RawPatch(types.MergePatchType,
+		[]byte(`{"spec": {"future": null, "process": {"umask": null}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "a bundle without them", func() bool { return unknown("plain") == "" })
@@ -95,7 +103,9 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 func TestAnnotationsOfTheAgentsOwn(t *testing.T) {
 	begin(t)
 	var r received
-	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` + source.AnnotationFixed + `":"1","` + source.AnnotationStopped + `":"true","` + source.AnnotationRestart + `":"2"}}}`
+	data := `{"metadata":{"name":"x","annotations":{"a":"b","` + source.AnnotationRun + `":"1","` +
+		source.AnnotationFixed + `":"1","` + source.AnnotationStopped + `":"true","` +
+		source.AnnotationRestart + `":"2"}}}`
 	if err := json.Unmarshal([]byte(data), &r); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +165,8 @@ func TestMemoryOfAContainer(t *testing.T) {
 // the fields of objects in the order of their names.
 func sentBundle(t *testing.T, name string) (object, config string) {
 	t.Helper()
-	c := manifest.Parse([]byte(`{apiVersion: berth.run/v1alpha1, kind: Container, metadata: {name: ` + name + `, namespace: default}, spec: {image: busybox}}`))[0].Container
+	c := manifest.Parse([]byte(`{apiVersion: berth.run/v1alpha1, kind: Container, metadata: {name: ` +
+		name + `, namespace: default}, spec: {image: busybox}}`))[0].Container
 	folder.SetDefaults(c)
 	spec, faults := compile.Bundle(c)
 	if len(faults) > 0 {
@@ -179,14 +190,22 @@ func sentBundle(t *testing.T, name string) (object, config string) {
 		return string(data)
 	}
 	b := newBundle(name, "node-m")
-	b.UID, b.ResourceVersion, b.Generation, b.CreationTimestamp = uuid.NewUUID(), "123456", 1, metav1.Now()
-	b.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "berth-controller", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:config":{}}}`)}}
+	b.UID, b.ResourceVersion, b.Generation, b.CreationTimestamp = uuid.NewUUID(), "123456", 1,
+		metav1.Now()
+	b.ManagedFields = []metav1.ManagedFieldsEntry{{
+		Manager:  "berth-controller",
+		FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:config":{}}}`),
+	}}
 	ref := b.Spec.ContainerRef
 	b.Spec = *spec
 	b.Spec.ContainerRef, b.Spec.NodeName = ref, "node-m"
-	b.Status = v1alpha1.OCIBundleStatus{ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning, Conditions: []metav1.Condition{{
-		Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonStarted, Message: "the process runs with pid 12345",
-	}}}
+	b.Status = v1alpha1.OCIBundleStatus{
+		ObservedGeneration: 1, Phase: v1alpha1.ContainerRunning,
+		Conditions: []metav1.Condition{{
+			Type: v1alpha1.ConditionRunning, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonStarted,
+			Message: "the process runs with pid 12345",
+		}},
+	}
 	config = sorted(b.Spec.Config)
 	b.Spec.Config.Raw = []byte(config)
 	return sorted(b), config

@@ -28,7 +28,9 @@ const maxSocket = len(unix.RawSockaddrUnix{}.Path) - 1
 // CheckSocket returns an error if a path is too long for a unix socket.
 func CheckSocket(path string) error {
 	if len(path) > maxSocket {
-		return fmt.Errorf("found %d bytes in the path of the socket %s; allowed: %d, the most that Linux takes", len(path), path, maxSocket)
+		return fmt.Errorf(
+			"found %d bytes in the path of the socket %s; allowed: %d, the most that Linux takes", len(path),
+			path, maxSocket)
 	}
 	return nil
 }
@@ -133,7 +135,8 @@ func (c *Client) Upgrade(ctx context.Context, program string) error {
 		after, err := c.hello(ctx)
 		switch {
 		case err == nil && after.PID != before.PID:
-			return fmt.Errorf("upgrade: found process %d in place of %d: it was started anew", after.PID, before.PID)
+			return fmt.Errorf("upgrade: found process %d in place of %d: it was started anew", after.PID,
+				before.PID)
 		case err == nil && after.Run != before.Run:
 			return nil
 		}
@@ -211,7 +214,10 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("supervisor %w: %w", ErrUnreachable, err)
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, LineBuffer), close: sync.OnceFunc(func() { stop(); nc.Close() })}
+	cn := &conn{ctx: ctx, c: nc, r: bufio.NewReaderSize(nc, LineBuffer), close: sync.OnceFunc(func() {
+		stop()
+		nc.Close()
+	})}
 	nc.SetDeadline(time.Now().Add(dialTimeout))
 	err = WriteLine(nc, Hello{Protocol: Name, MinVersion: MinVersion, MaxVersion: MaxVersion})
 	if rerr := ReadLine(cn.r, &cn.server); rerr != nil {
@@ -223,10 +229,12 @@ func (c *Client) dial(ctx context.Context) (*conn, error) {
 	}
 	switch {
 	case err != nil:
-		err = fmt.Errorf("supervisor %w: %w", ErrUnreachable, cn.because(fmt.Errorf("at %s: handshake: %w", c.socket, err)))
+		err = fmt.Errorf("supervisor %w: %w", ErrUnreachable,
+			cn.because(fmt.Errorf("at %s: handshake: %w", c.socket, err)))
 	case cn.server.Error != nil:
 		err = cn.server.Error
-	case cn.server.Protocol != Name || cn.server.Version < MinVersion || cn.server.Version > MaxVersion:
+	case cn.server.Protocol != Name || cn.server.Version < MinVersion ||
+		cn.server.Version > MaxVersion:
 		err = fmt.Errorf("supervisor at %s: %w: found %q %d; allowed: %q %d to %d", c.socket, ErrVersion,
 			cn.server.Protocol, cn.server.Version, Name, MinVersion, MaxVersion)
 	}
@@ -245,7 +253,8 @@ func (c *Client) send(ctx context.Context, r Request) (*conn, error) {
 	}
 	if err := WriteLine(cn.c, r); err != nil {
 		cn.close()
-		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err)))
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome,
+			cn.because(fmt.Errorf("supervisor: %s: %w", r.Op, err)))
 	}
 	return cn, nil
 }

@@ -5,7 +5,8 @@
 // asks the supervisor links none of them.
 //
 //	client := protocol.NewClient("/run/berth/supervisor.sock")
-//	st, err := client.Create(ctx, protocol.CreateRequest{ID: "web", Bundle: "/var/lib/berth/bundles/web"})
+//	request := protocol.CreateRequest{ID: "web", Bundle: "/var/lib/berth/bundles/web"}
+//	st, err := client.Create(ctx, request)
 //	st, err = client.Start(ctx, "web")
 //	w, err := client.Watch(ctx)
 //	for ev, err := w.Next(); err == nil; ev, err = w.Next() { … }

@@ -24,7 +24,9 @@ import (
 // supervisor.log beside the socket. The supervisor outlives the caller. Of several callers at once
 // one starts it and the others wait. A supervisor that is started gets what held holds; nil is
 // nothing.
-func EnsureRunning(ctx context.Context, binary string, args []string, socket string, held *Holder) error {
+func EnsureRunning(ctx context.Context, binary string, args []string, socket string,
+	held *Holder,
+) error {
 	dir := filepath.Dir(socket)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("supervisor: %w", err)
@@ -71,7 +73,9 @@ func EnsureRunning(ctx context.Context, binary string, args []string, socket str
 const heldPause = 200 * time.Millisecond
 
 // start starts a supervisor and returns when it answers.
-func start(ctx context.Context, binary string, args []string, socket string, held *Holder, ping func() error) error {
+func start(ctx context.Context, binary string, args []string, socket string, held *Holder,
+	ping func() error,
+) error {
 	dir := filepath.Dir(socket)
 	logPath := filepath.Join(dir, "supervisor.log")
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
@@ -129,9 +133,11 @@ func start(ctx context.Context, binary string, args []string, socket string, hel
 			if err == nil {
 				err = errors.New("exit status 0")
 			}
-			return fmt.Errorf("supervisor: %s ended at once (%w): %s", binary, err, lastWords(logPath, begin))
+			return fmt.Errorf("supervisor: %s ended at once (%w): %s", binary, err,
+				lastWords(logPath, begin))
 		case <-ctx.Done():
-			return fmt.Errorf("supervisor: %s was started and has not answered on %s: %w", binary, socket, ctx.Err())
+			return fmt.Errorf("supervisor: %s was started and has not answered on %s: %w", binary, socket,
+				ctx.Err())
 		case <-time.After(wait):
 		}
 		if err := ping(); err == nil || final(ctx, err) {

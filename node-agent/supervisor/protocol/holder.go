@@ -294,7 +294,8 @@ func (h *Holder) list() ([]*os.File, error) {
 				closeFiles(files)
 				return nil, fmt.Errorf("dup: %w", err)
 			}
-			names, files = append(names, HeldFile{ID: c.id, Key: key, Kind: kind}), append(files, os.NewFile(uintptr(fd), kind))
+			names, files = append(names, HeldFile{ID: c.id, Key: key, Kind: kind}),
+				append(files, os.NewFile(uintptr(fd), kind))
 		}
 	}
 	fd, err := unix.MemfdCreate("held", unix.MFD_CLOEXEC)
@@ -331,7 +332,8 @@ func (c *Client) Hold(ctx context.Context, h *Holder) error {
 			unix.Close(fd)
 		}
 	}()
-	if n := cn.r.Buffered(); n > 0 { // read with the handshake; descriptors never are, since the request comes after it
+	// read with the handshake; descriptors never are, since the request comes after it
+	if n := cn.r.Buffered(); n > 0 {
 		b, _ := cn.r.Peek(n)
 		r.line = append(r.line, b...)
 	}
@@ -379,14 +381,16 @@ func (r *holdReader) next() (Holding, []int, error) {
 				return m, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 			}
 			if len(m.Files) > len(r.fds) {
-				return m, nil, fmt.Errorf("%w: found %d descriptors; expected %d", ErrMalformed, len(r.fds), len(m.Files))
+				return m, nil, fmt.Errorf("%w: found %d descriptors; expected %d", ErrMalformed, len(r.fds),
+					len(m.Files))
 			}
 			fds := r.fds[:len(m.Files):len(m.Files)]
 			r.fds = r.fds[len(m.Files):]
 			return m, fds, nil
 		}
 		if len(r.line) > MaxLine {
-			return Holding{}, nil, fmt.Errorf("%w: found a line of more than %d bytes", ErrMalformed, MaxLine)
+			return Holding{}, nil, fmt.Errorf("%w: found a line of more than %d bytes", ErrMalformed,
+				MaxLine)
 		}
 		var buf [4096]byte
 		oob := make([]byte, unix.CmsgSpace(16*4))

@@ -83,13 +83,15 @@ func TestHolderAdopts(t *testing.T) {
 	h := &Holder{Store: &calls}
 	defer h.Close()
 	if err := h.Adopt(map[string]*os.File{
-		"pidfd." + Key("web"): open(t), "stdout." + Key("web"): open(t), "pidfd." + Key("old"): open(t), "other": open(t), "other.x": open(t),
+		"pidfd." + Key("web"): open(t), "stdout." + Key("web"): open(t), "pidfd." + Key("old"): open(t),
+		"other": open(t), "other.x": open(t),
 	}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := h.list()
 	if err != nil || len(files) != 4 || h.Len() != 2 {
-		t.Fatalf("found %d files of %d containers, %v; want the list and 3 of 2", len(files), h.Len(), err)
+		t.Fatalf("found %d files of %d containers, %v; want the list and 3 of 2", len(files),
+			h.Len(), err)
 	}
 	closeFiles(files)
 	if len(calls) > 0 {

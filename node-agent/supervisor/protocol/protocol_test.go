@@ -21,13 +21,20 @@ import (
 // refused before anything is done.
 func TestCreateRequestChecksID(t *testing.T) {
 	leaktest.Check(t)
-	for _, id := range []string{"a", "default_web_0a1b2c3d", "_x", "A.b+c-d", strings.Repeat("a", containerid.MaxSupervised)} {
+	for _, id := range []string{
+		"a", "default_web_0a1b2c3d", "_x", "A.b+c-d",
+		strings.Repeat("a", containerid.MaxSupervised),
+	} {
 		if err := (&CreateRequest{ID: id, Bundle: "/b"}).Validate(); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	for _, id := range []string{"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä", strings.Repeat("a", containerid.MaxSupervised+1)} {
-		if err := (&CreateRequest{ID: id, Bundle: "/b"}).Validate(); err == nil || !strings.HasPrefix(err.Error(), "id: found ") {
+	for _, id := range []string{
+		"", ".", "..", "../x", "a/b", "-a", ".a", "a b", "a\x00", "ä",
+		strings.Repeat("a", containerid.MaxSupervised+1),
+	} {
+		if err := (&CreateRequest{ID: id, Bundle: "/b"}).Validate(); err == nil ||
+			!strings.HasPrefix(err.Error(), "id: found ") {
 			t.Errorf("%q: found error %v", id, err)
 		}
 	}
@@ -46,7 +53,8 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 			}
 		}
 	}
-	if werr := Encode(errors.New("mounts[3]: EINVAL")); werr.Code != "" || werr.Error() != "mounts[3]: EINVAL" {
+	if werr := Encode(errors.New("mounts[3]: EINVAL")); werr.Code != "" ||
+		werr.Error() != "mounts[3]: EINVAL" {
 		t.Errorf("got %+v", werr)
 	}
 	if werr := Encode(errors.New(strings.Repeat("x", MaxLine))); len(werr.Message) != maxMessage {
@@ -92,14 +100,20 @@ func TestUnreachable(t *testing.T) {
 	defer close(answers)
 	answers <- nil
 	create(ErrUnreachable) // it ends before the handshake
-	answers <- []any{Hello{Protocol: Name, MinVersion: MinVersion, MaxVersion: MaxVersion, Version: MaxVersion}}
+	answers <- []any{Hello{
+		Protocol: Name, MinVersion: MinVersion, MaxVersion: MaxVersion,
+		Version: MaxVersion,
+	}}
 	create(ErrUnknownOutcome) // it ends after it
 }
 
 func TestReadLineIsBounded(t *testing.T) {
 	leaktest.Check(t)
 	const frame = len(`{"op":""}` + "\n")
-	for _, size := range []int{frame, LineBuffer - 1, LineBuffer, LineBuffer + 1, 3*LineBuffer - 1, MaxLine - 1, MaxLine} {
+	for _, size := range []int{
+		frame, LineBuffer - 1, LineBuffer, LineBuffer + 1, 3*LineBuffer - 1,
+		MaxLine - 1, MaxLine,
+	} {
 		op := strings.Repeat("x", size-frame)
 		r := bufio.NewReaderSize(strings.NewReader(strings.Repeat(`{"op":"`+op+`"}`+"\n", 2)), LineBuffer)
 		for range 2 {
@@ -110,7 +124,8 @@ func TestReadLineIsBounded(t *testing.T) {
 		}
 	}
 	for _, size := range []int{MaxLine + 1, 2 * MaxLine} {
-		r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", size-frame)+`"}`+"\n"), LineBuffer)
+		r := bufio.NewReaderSize(strings.NewReader(`{"op":"`+strings.Repeat("x", size-frame)+`"}`+"\n"),
+			LineBuffer)
 		var q Request
 		if err := ReadLine(r, &q); !errors.Is(err, ErrMalformed) {
 			t.Errorf("a line of %d bytes: got %v", size, err)
@@ -137,7 +152,9 @@ func TestUpdateOfTheLogIsAnOperationOfItsOwn(t *testing.T) {
 			}
 			r := bufio.NewReader(c)
 			var q Request
-			if ReadLine(r, &Hello{}) == nil && WriteLine(c, Hello{Protocol: Name, MinVersion: 1, MaxVersion: 1, Version: 1}) == nil && ReadLine(r, &q) == nil {
+			if ReadLine(r, &Hello{}) == nil &&
+				WriteLine(c, Hello{Protocol: Name, MinVersion: 1, MaxVersion: 1, Version: 1}) == nil &&
+				ReadLine(r, &q) == nil {
 				ops <- q.Op
 				_ = WriteLine(c, Reply{})
 			}
@@ -145,7 +162,10 @@ func TestUpdateOfTheLogIsAnOperationOfItsOwn(t *testing.T) {
 		}
 	}()
 	limits, log := &specs.LinuxResources{}, &LogLimits{MaxFiles: 2}
-	for want, requests := range map[string][]UpdateRequest{"update": {{To: limits}}, "update log": {{Log: log}, {To: limits, Log: log}}} {
+	for want, requests := range map[string][]UpdateRequest{
+		"update":     {{To: limits}},
+		"update log": {{Log: log}, {To: limits, Log: log}},
+	} {
 		for _, r := range requests {
 			if err := NewClient(socket).Update(t.Context(), "x", r); err != nil {
 				t.Fatal(err)

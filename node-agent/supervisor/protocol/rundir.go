@@ -5,7 +5,8 @@ package protocol
 import "path/filepath"
 
 // A run directory holds, beside the supervisor's own directory, the socket and the state of each
-// runtime. Each is in a directory of its own, so that no container id is the name of something else.
+// runtime. Each is in a directory of its own, so that no container id is the name of something
+// else.
 const (
 	// NativeDir is the --root of the native runtime: `berth --root RUN-DIR/containers list`.
 	NativeDir = "containers"

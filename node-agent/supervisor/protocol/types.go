@@ -145,7 +145,8 @@ func (r *CreateRequest) Validate() error {
 	}
 	if r.Log.Path == "" {
 		if r.Log.MaxBytes != 0 || r.Log.MaxFiles != 0 {
-			return fmt.Errorf("log.path: found an empty string; allowed: an absolute path when log.maxBytes or log.maxFiles is set")
+			return fmt.Errorf(
+				"log.path: found an empty string; allowed: an absolute path when log.maxBytes or log.maxFiles is set")
 		}
 		return nil
 	}
@@ -168,7 +169,8 @@ func (r *UpdateRequest) Validate() error {
 
 func (l *LogLimits) validate() error {
 	if l.MaxBytes != 0 && l.MaxBytes < MinLogBytes {
-		return fmt.Errorf("log.maxBytes: found %d; allowed: 0 (no rotation) or at least %d", l.MaxBytes, MinLogBytes)
+		return fmt.Errorf("log.maxBytes: found %d; allowed: 0 (no rotation) or at least %d", l.MaxBytes,
+			MinLogBytes)
 	}
 	if l.MaxFiles == 0 {
 		l.MaxFiles = DefaultLogFiles

@@ -113,7 +113,8 @@ func ReadLine(r *bufio.Reader, v any) error {
 	}
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull), len(line) > MaxLine:
-		return fmt.Errorf("%w: found a line of more than %d bytes; allowed: at most that", ErrMalformed, MaxLine)
+		return fmt.Errorf("%w: found a line of more than %d bytes; allowed: at most that", ErrMalformed,
+			MaxLine)
 	case errors.Is(err, io.EOF) && len(line) > 0:
 		return fmt.Errorf("%w: the connection ended within a line", ErrMalformed)
 	case err != nil:

@@ -73,7 +73,8 @@ func main() {
 }
 
 func run(csvFile string) error {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}} {{.Version}}", "golang.org/x/sys").Output()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}} {{.Version}}",
+		"golang.org/x/sys").Output()
 	if err != nil {
 		return fmt.Errorf("finding golang.org/x/sys: %w", err)
 	}
@@ -95,9 +96,10 @@ func run(csvFile string) error {
 		if c.sys == "" {
 			continue
 		}
-		if err := readSys(filepath.Join(dir, "unix", "zsysnum_linux_"+c.sys+".go"), func(name string, nr int) error {
-			return set(name, i, nr)
-		}); err != nil {
+		if err := readSys(filepath.Join(dir, "unix", "zsysnum_linux_"+c.sys+".go"),
+			func(name string, nr int) error {
+				return set(name, i, nr)
+			}); err != nil {
 			return err
 		}
 	}
