@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berth-run/berth/internal/durable"
+)
+
+// operation connects or disconnects one container.
+type operation struct {
+	*Networks
+	ctx   context.Context
+	id    string
+	files Files
+	lock  *os.File
+}
+
+// orphanPatience bounds the wait of an operation for plugins that a killed agent has left.
+const orphanPatience = 2 * pluginPatience
+
+// begin returns once no plugin runs for the container. The end of the agent does not cut an
+// operation off: each plugin ends by itself, or after its patience.
+func (n *Networks) begin(ctx context.Context, id string, f Files) (*operation, error) {
+	select {
+	case n.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	waiting, cancel := context.WithTimeout(ctx, orphanPatience)
+	defer cancel()
+	lock, err := durable.Lock(waiting, f.File(lockFile))
+	if err != nil {
+		<-n.slots
+		return nil, fmt.Errorf("wait for network plugins that an earlier agent has executed: %w", err)
+	}
+	return &operation{n, context.WithoutCancel(ctx), id, f, lock}, nil
+}
+
+func (op *operation) end() {
+	op.lock.Close()
+	<-op.slots
+}
+
+// cni returns libcni for the container. Its cache is in the container's directory, and is written
+// from the record before it is read, since libcni does not replace it as a whole.
+func (op *operation) cni(added func([]byte) error) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(op.BinDirs, op.files.File(cacheDir),
+		&plugins{lock: op.lock, added: added})
+}
+
+// runtime returns the arguments of each plugin. A namespace that is gone, as after a boot, is
+// empty: plugins then remove what they can without.
+func (op *operation) runtime(ports []PortMapping) (*libcni.RuntimeConf, error) {
+	path := ""
+	if exists, err := op.Namespaces.Exists(op.id); err != nil {
+		return nil, err
+	} else if exists {
+		path = op.Namespaces.Path(op.id)
+	}
+	rt := &libcni.RuntimeConf{
+		ContainerID: cniID(op.id), NetNS: path, IfName: device,
+		Args: [][2]string{{"IgnoreUnknown", "1"}},
+	}
+	if len(ports) > 0 {
+		rt.CapabilityArgs = map[string]any{portMappings: ports}
+	}
+	return rt, nil
+}
+
+// cniID returns the id of a container in the alphabet of CNI, which has no "+".
+func cniID(id string) string { return strings.ReplaceAll(id, "+", ".") }
+
+// add connects the container, whose namespace exists and is empty.
+func (op *operation) add(want Wanted) error {
+	list, err := op.list(op.ctx)
+	if err != nil {
+		return err
+	}
+	if list == nil {
+		return op.refusePorts(want.Ports)
+	}
+	if len(want.Ports) > 0 && !slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool {
+		return p.Network.Capabilities[portMappings]
+	}) {
+		return fmt.Errorf(
+			"spec.ports: found hostPort %d; allowed on this node: none, as no plugin of its network %s has the capability %s",
+			want.Ports[0].HostPort, list.Name, portMappings)
+	}
+	for _, p := range list.Plugins {
+		if _, err := (&plugins{}).FindInPath(p.Network.Type, op.BinDirs); err != nil {
+			return fmt.Errorf("network %s: %w", list.Name, err)
+		}
+	}
+	rt, err := op.runtime(want.Ports)
+	if err != nil {
+		return err
+	}
+	r := &record{Version: recordVersion, Name: want.Name, List: flatten(list), Ports: want.Ports}
+	if err := r.write(op.files); err != nil {
+		return err
+	}
+	// The result of the last plugin is written twice, so that the record says when all are done.
+	_, err = op.cni(func(result []byte) error {
+		r.Result = slices.Clone(result)
+		return r.write(op.files)
+	}).AddNetworkList(op.ctx, list, rt)
+	if err == nil {
+		r.Done = true
+		if _, err = r.addresses(); err == nil {
+			err = r.write(op.files)
+		}
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("connect to network %s: %w", list.Name, err), op.remove(r))
+	}
+	return nil
+}
+
+// refusePorts returns why a node without a network cannot map ports.
+func (op *operation) refusePorts(ports []PortMapping) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	return fmt.Errorf(
+		"spec.ports: found hostPort %d; allowed on this node: none, as its containers have no network: %w",
+		ports[0].HostPort, op.Missing())
+}
+
+// check returns whether the container is still connected as its record says.
+func (op *operation) check(r *record) bool {
+	list, err := libcni.NetworkConfFromBytes(r.List)
+	if err == nil {
+		if known, verr := version.GreaterThanOrEqualTo(list.CNIVersion, "0.4.0"); verr == nil && !known {
+			return true // CHECK came with that version
+		}
+	}
+	var rt *libcni.RuntimeConf
+	if err == nil {
+		rt, err = op.runtime(r.Ports)
+	}
+	if err == nil {
+		err = op.writeCache(list, rt, r)
+	}
+	if err == nil {
+		err = op.cni(nil).CheckNetworkList(op.ctx, list, rt)
+	}
+	if err != nil {
+		op.Log.Warn("the container is not connected to its network as it was; connecting it anew", "id",
+			op.id, "error", err)
+	}
+	return err == nil
+}
+
+// remove disconnects the container by all plugins, whatever the record says of how far it came, and
+// then removes the namespace and the record. It may be repeated.
+func (op *operation) remove(r *record) error {
+	if len(r.List) == 0 {
+		return op.forget()
+	}
+	list, err := libcni.NetworkConfFromBytes(r.List)
+	if err != nil {
+		return fmt.Errorf("disconnect from the network: %w", err)
+	}
+	rt, err := op.runtime(r.Ports)
+	if err != nil {
+		return err
+	}
+	if err := op.writeCache(list, rt, r); err != nil {
+		return err
+	}
+	if err := op.cni(nil).DelNetworkList(op.ctx, list, rt); err != nil {
+		return fmt.Errorf("disconnect from network %s: %w", list.Name, err)
+	}
+	return op.forget()
+}
+
+// forget removes the namespace and, last, the record. The ports are free if nothing follows.
+func (op *operation) forget() error {
+	if err := op.Namespaces.Remove(op.id); err != nil {
+		return err
+	}
+	err := errors.Join(os.RemoveAll(op.files.File(cacheDir)), os.Remove(op.files.File(recordFile)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// writeCache writes the result of the record where libcni looks for it. Plugins need it to know
+// the addresses whose rules they remove.
+func (op *operation) writeCache(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf,
+	r *record,
+) error {
+	dir := filepath.Join(op.files.File(cacheDir), "results")
+	if err := os.RemoveAll(dir); err != nil || len(r.Result) == 0 {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, list.Name+"-"+rt.ContainerID+"-"+rt.IfName),
+		r.Result, 0o600)
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// Prune disconnects what no container owns: somebody has removed its directory. bundles returns the
+// ids of all containers that have one. A directory exists before the namespace.
+func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) error {
+	pinned, err := n.Namespaces.List()
+	if err != nil {
+		return err
+	}
+	leases, err := n.Bridge.leases()
+	if err != nil {
+		return err
+	}
+	ids, err := bundles()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var valid []types.GCAttachment
+	for _, id := range ids {
+		valid = append(valid, types.GCAttachment{ContainerID: cniID(id), IfName: device})
+	}
+	owned := func(id string) bool {
+		return slices.ContainsFunc(ids, func(b string) bool { return cniID(b) == cniID(id) })
+	}
+	if list, err := n.list(ctx); err != nil {
+		errs = append(errs, err)
+	} else if list != nil {
+		errs = append(errs, n.pruneList(ctx, list, leases, owned, valid))
+	}
+	for _, id := range pinned {
+		if !owned(id) {
+			n.Log.Warn("remove the network namespace of a container that does not exist", "id", id)
+			errs = append(errs, n.Namespaces.Remove(id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pruneList disconnects from the node's network what has an address of the bridge and no container,
+// and has the plugins collect what else belongs to none.
+func (n *Networks) pruneList(
+	ctx context.Context, list *libcni.NetworkConfigList, leases map[string][]netip.Addr,
+	owned func(string) bool, valid []types.GCAttachment,
+) error {
+	var errs []error
+	for id, addresses := range leases {
+		if owned(id) || n.Bridge == nil || list.Name != n.Bridge.Name() {
+			continue
+		}
+		n.Log.Warn("disconnect a container that does not exist", "id", id, "addresses", addresses)
+		dir, err := os.MkdirTemp("", "berth-cni-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		f := looseFiles(dir)
+		op, err := n.begin(ctx, id, f)
+		if err != nil {
+			return err
+		}
+		// The plugin portmap removes all ports of a container, and does nothing for one that has none.
+		errs = append(errs, op.remove(&record{
+			List: flatten(list), Result: leased(list.CNIVersion, addresses),
+			Ports: []PortMapping{{HostPort: 1, ContainerPort: 1, Protocol: "tcp"}},
+		}))
+		op.end()
+	}
+	// libcni finds no cached result there, so it disconnects nothing itself.
+	cni := libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Namespaces.Dir, "no-cache"),
+		&plugins{})
+	gc, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	return errors.Join(append(errs, cni.GCNetworkList(gc, list,
+		&libcni.GCArgs{ValidAttachments: valid}))...)
+}
+
+// leased returns the result of a container that has those addresses.
+func leased(cniVersion string, addresses []netip.Addr) json.RawMessage {
+	type ip struct {
+		Address string `json:"address"`
+	}
+	var ips []ip
+	for _, a := range addresses {
+		ips = append(ips, ip{netip.PrefixFrom(a, a.BitLen()).String()})
+	}
+	text, _ := json.Marshal(map[string]any{"cniVersion": cniVersion, "ips": ips})
+	return text
+}
+
+// looseFiles is a directory of files that nothing keeps.
+type looseFiles string
+
+func (d looseFiles) File(name string) string { return filepath.Join(string(d), name) }
+
+func (d looseFiles) Replace(name string, data []byte) error {
+	return os.WriteFile(d.File(name), data, 0o600)
+}
