@@ -193,7 +193,9 @@ func (h *host) supervisorPID() int {
 // clean ends what the test has started, whatever state it is in, and says what was left.
 func (h *host) clean() {
 	if h.agent != nil {
-		h.signal(unix.SIGKILL)
+		_ = h.agent.Process.Kill() // it may have ended by itself
+		<-h.ended
+		h.agent = nil
 	}
 	defer func() {
 		if races := racetest.Reports(programs); races != "" {

@@ -248,7 +248,7 @@ var connected = stepScenario{
 		if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
 			r.t.Fatal(err)
 		}
-		if r.ended(v1alpha1.ContainerFailed) {
+		if r.ended(v1alpha1.ContainerFailed) && r.takesSignals() {
 			ips := r.get(r.name).Status.IPs
 			if len(ips) != 2 || strings.TrimSpace(r.logs(r.name)) != ips[0].IP {
 				r.t.Errorf("the program found its address %q; want the first of two of the status, %v",
@@ -450,11 +450,14 @@ func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
 // ready waits until the agent and its supervisor answer, and the agent takes signals.
 func (h *host) ready() {
 	h.t.Helper()
-	h.until("the agent is ready", func() bool {
-		log, err := os.ReadFile(h.path("agent.log"))
-		return err == nil && strings.Contains(string(log[h.logged:]), "agent started") &&
-			h.supervisorPID() != 0
-	})
+	h.until("the agent is ready", func() bool { return h.takesSignals() && h.supervisorPID() != 0 })
+}
+
+// takesSignals reports whether the agent that was started last has come so far that SIGHUP does not
+// end it.
+func (h *host) takesSignals() bool {
+	log, err := os.ReadFile(h.path("agent.log"))
+	return err == nil && strings.Contains(string(log[h.logged:]), "agent started")
 }
 
 // eventually is until, for an agent that may end.
