@@ -166,7 +166,7 @@ func TestLives(t *testing.T) {
 			w.sh(strings.ReplaceAll(tc.script, "/keep", keep))
 			switch {
 			case tc.renewed:
-				w.until("a new UID", func() bool { return w.uid("a") != "" && w.uid("a") != before })
+				w.until("a new UID", func() bool { now := w.uid("a"); return now != "" && now != before })
 				if w.generation("a") != 1 {
 					t.Errorf("found generation %d of a new life", w.generation("a"))
 				}
