@@ -25,5 +25,6 @@ case $PWD in
 */node-agent/runtime) flags=(-test.short -test.skip=TestKillAllForking) ;;
 */node-agent/runtime/*) flags=(-test.short) ;;
 */node-agent/supervisor) flags=(-test.skip=TestMemoryOfARunningContainer) ;;
+*/node-agent/source/folder) flags=(-test.skip=TestMemoryOfAContainer) ;;
 esac
 exec env -u GOGC "$@" ${flags[@]+"${flags[@]}"}
