@@ -96,6 +96,7 @@ func TestSamples(t *testing.T) {
 	makeRootFS(t, rootfs)
 	t.Cleanup(func() { _ = os.RemoveAll("/var/lib/berth-samples") })
 	ends := map[string]struct{ kind, reason string }{
+		"environment":     {"Ready", "Started"},
 		"hello":           {"Ready", "Started"},
 		"isolated":        {"Ready", "Completed"},
 		"job":             {"Ready", "Completed"},
@@ -142,6 +143,10 @@ func TestSamples(t *testing.T) {
 		if !strings.Contains(log, want) {
 			t.Errorf("securitycontext: the log lacks %q:\n%s", want, log)
 		}
+	}
+	log = read(t, get(t, "environment").Status.LogPath)
+	if want := "as shop with 32 MiB: environment"; !strings.HasSuffix(log, want) {
+		t.Errorf("environment: found the log %q; want one that ends with %q", log, want)
 	}
 	got := read(t, "/var/lib/berth-samples/shared/node-release")
 	if got != read(t, "/etc/os-release") {
