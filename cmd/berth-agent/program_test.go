@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-run/berth/internal/importtest"
+
 	"github.com/berth-run/berth/internal/needs"
 	"github.com/berth-run/berth/internal/racetest"
 )
@@ -19,13 +21,9 @@ import (
 // the kinds of Kubernetes that it uses and no other: with all of them the program is twice as
 // large, and so is the memory that it takes with no container.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	const module = "github.com/berth-run/berth/node-agent/"
 	kinds := []string{"core/v1", "coordination/v1", "authentication/v1"}
-	for _, dep := range strings.Fields(string(out)) {
+	for _, dep := range importtest.Deps(t) {
 		if dep == module+"supervisor" || strings.HasPrefix(dep, module+"handler") ||
 			strings.HasPrefix(dep, module+"runtime") {
 			t.Errorf("it imports %s", dep)

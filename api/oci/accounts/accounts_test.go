@@ -3,10 +3,10 @@
 package accounts
 
 import (
-	"os/exec"
 	"reflect"
-	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/importtest"
 )
 
 // TestFindUser: who is meant by a user, as docker and podman have it.
@@ -54,18 +54,5 @@ func TestHome(t *testing.T) {
 
 // TestImports holds that the native runtime can import the package.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := strings.Fields(string(out))
-	if len(deps) < 10 {
-		t.Fatalf("go list names %d packages only", len(deps))
-	}
-	for _, dep := range deps {
-		if strings.Contains(dep, ".") && !strings.HasPrefix(dep, "vendor/") &&
-			dep != "github.com/berth-run/berth/api/oci/accounts" {
-			t.Errorf("the package depends on %s", dep)
-		}
-	}
+	importtest.AllowOnly(t, importtest.Deps(t), "github.com/berth-run/berth/api/oci/accounts")
 }

@@ -3,9 +3,10 @@
 package document_test
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/importtest"
 
 	"github.com/berth-run/berth/api/oci/document"
 )
@@ -187,20 +188,8 @@ func TestDecodeResources(t *testing.T) {
 // TestImports holds that the package stays small: it is in the hot path of `berth run`, in programs
 // that must not link Kubernetes, and below api/oci/validate.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := strings.Fields(string(out))
-	if len(deps) < 10 {
-		t.Fatalf("go list names %d packages only", len(deps))
-	}
-	for _, dep := range deps {
-		allowed := !strings.Contains(dep, ".") || strings.HasPrefix(dep, "vendor/") ||
-			dep == "github.com/opencontainers/runtime-spec/specs-go" ||
-			dep == "github.com/berth-run/berth/api/oci/document"
-		if !allowed || dep == "regexp" || dep == "net" || dep == "os/exec" {
-			t.Errorf("the package depends on %s", dep)
-		}
-	}
+	deps := importtest.Deps(t)
+	importtest.AllowOnly(t, deps, "github.com/opencontainers/runtime-spec/specs-go",
+		"github.com/berth-run/berth/api/oci/document")
+	importtest.Forbid(t, deps, "regexp", "net", "os/exec")
 }

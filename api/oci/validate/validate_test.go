@@ -5,11 +5,12 @@ package validate_test
 import (
 	"errors"
 	"fmt"
-	"os/exec"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/berth-run/berth/internal/importtest"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -220,25 +221,13 @@ func TestOnHost(t *testing.T) {
 	}
 }
 
-// The package is in the hot path of `berth run` and in programs that must not
-// link Kubernetes.
+// TestImports holds that the package stays small: it is in the hot path of `berth run`, and in
+// programs that must not link Kubernetes.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	deps := strings.Fields(string(out))
-	if len(deps) < 10 {
-		t.Fatalf("go list names %d packages only", len(deps))
-	}
-	for _, dep := range deps {
-		allowed := !strings.Contains(dep, ".") || strings.HasPrefix(dep, "vendor/") ||
-			dep == "github.com/opencontainers/runtime-spec/specs-go" ||
-			dep == "github.com/berth-run/berth/api/oci/capability" ||
-			dep == "github.com/berth-run/berth/api/oci/document" ||
-			dep == "github.com/berth-run/berth/api/oci/validate"
-		if !allowed || dep == "regexp" || dep == "net" || dep == "os/exec" {
-			t.Errorf("the package depends on %s", dep)
-		}
-	}
+	deps := importtest.Deps(t)
+	importtest.AllowOnly(t, deps, "github.com/opencontainers/runtime-spec/specs-go",
+		"github.com/berth-run/berth/api/oci/capability",
+		"github.com/berth-run/berth/api/oci/document",
+		"github.com/berth-run/berth/api/oci/validate")
+	importtest.Forbid(t, deps, "regexp", "net", "os/exec")
 }

@@ -3,9 +3,10 @@
 package protocol
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/berth-run/berth/internal/importtest"
 
 	"github.com/berth-run/berth/internal/leaktest"
 )
@@ -14,16 +15,8 @@ import (
 // runtime or of Kubernetes.
 func TestImports(t *testing.T) {
 	leaktest.Check(t)
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	deps := strings.Fields(string(out))
-	if len(deps) < 10 {
-		t.Fatalf("go list names %d packages only", len(deps))
-	}
 	const module = "github.com/berth-run/berth/"
-	for _, dep := range deps {
+	for _, dep := range importtest.Deps(t) {
 		switch {
 		case strings.HasPrefix(dep, module+"internal/"),
 			dep == module+"node-agent/boottime",
