@@ -11,7 +11,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// habit translates a field of another system into that of a Container.
+// habit explains a field that people know from another system: where Berth has it, or what to write
+// in its place.
 type habit struct {
 	// what the field is, after "found"; empty: an unknown field.
 	what string

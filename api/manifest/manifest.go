@@ -29,8 +29,8 @@ type Document struct {
 	Container *v1alpha1.Container
 	// Kind is KindConfigMap or KindSecret for a document of one, else empty.
 	Kind string
-	// Object is the document's ConfigMap or Secret; nil if it is none. It is complete only without
-	// Faults.
+	// Object is the ConfigMap or Secret of the document, or nil for a document of another kind. It
+	// is complete only without Faults.
 	Object *Object
 	// Faults are in the order of the file.
 	Faults []Fault

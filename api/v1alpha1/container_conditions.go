@@ -42,7 +42,7 @@ const (
 	// something else than the stored document, and absent otherwise. AnnotationRecompile requests
 	// that.
 	ConditionRecompileAvailable = "RecompileAvailable"
-	// ConditionRunning means the process has been started and has not ended.
+	// ConditionRunning is true from the start of the process to its end.
 	ConditionRunning = "Running"
 	// ConditionReady means that the Container runs, or has ended with success if it is meant to
 	// end.

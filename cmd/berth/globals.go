@@ -40,7 +40,7 @@ func (a *app) globals() *globals {
 	g.StringVar(&a.rootless, "rootless", "auto",
 		"`true|false|auto`: whether a container without limits may go without cgroups where they cannot be made")
 	g.BoolVar(&a.ignoreMissingLSM, "ignore-missing-lsm", false,
-		"leave out, with a warning, labels of AppArmor and SELinux where the kernel has not enabled them")
+		"if the kernel has not enabled AppArmor or SELinux, warn about the container's labels instead of failing")
 	g.StringVar(&a.runtimes, "runtimes", "/etc/berth/runtimes.json",
 		"`file` that names other runtimes for --runtime-type, as {\"runc\": {\"path\": \"/usr/sbin/runc\"}}")
 	g.StringVar(&g.criu, "criu", "", "ignored `path`: criu(8) is looked for in $PATH, as by runc")

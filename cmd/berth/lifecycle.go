@@ -304,7 +304,7 @@ var deleteCommand = command{
 	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		force := boolFlag(fs, "force", "f",
-			"kill it first if it has not stopped; no error if there is none")
+			"kill the container first if it still runs, and succeed if it does not exist")
 		regex := regexVar(fs)
 		return func(ctx context.Context, a *app, args []string) error {
 			r, err := a.runtime()

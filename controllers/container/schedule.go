@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/controllers/scheduling"
 )
 
-// verdict is the node chosen for a Container, or the reason why there is none.
+// verdict holds the node chosen for a Container, or the reason and message why no node is suitable.
 type verdict struct {
 	node            string
 	reason, message string

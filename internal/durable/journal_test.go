@@ -196,7 +196,7 @@ func TestJournalTornTail(t *testing.T) {
 	}
 }
 
-// TestJournalRefuses a journal of a newer version, and a file that is none.
+// TestJournalRefuses opens a journal of a newer version, and files that hold no journal.
 func TestJournalRefuses(t *testing.T) {
 	leaktest.Check(t)
 	for name, tc := range map[string]struct{ content, want string }{

@@ -477,7 +477,7 @@ func TestCheckpointFailures(t *testing.T) {
 	has(w.rt.Checkpoint(background, w.id, bad), `--page-server: found "here"; allowed is ADDRESS:PORT`)
 
 	w.must(w.rt.Delete(background, w.id, true))
-	// Images that are none: nothing is left of the container (newWorld counts).
+	// A restore from a directory without images leaves nothing behind (newWorld counts).
 	w.must(os.MkdirAll(images, 0o700))
 	restore := RestoreOptions{
 		CreateOptions: CreateOptions{Bundle: w.bundle()},

@@ -114,8 +114,8 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 }
 
 // removeDir removes the directory of a container, the record last: where this is cut short the
-// container is still there to be deleted. It needs no descriptor for what is of ours, since there
-// may be none left.
+// container is still there to be deleted. It needs no descriptor for our own files, since the process may
+// have used up all that it can open.
 func (r *Runtime) removeDir(id string) error {
 	dir := r.dir(id)
 	for _, name := range []string{

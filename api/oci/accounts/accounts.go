@@ -69,8 +69,8 @@ func Parse(passwd, groups []byte) Accounts {
 	return a
 }
 
-// Home returns the home directory of a user in the content of passwd(5), or "" if it has none. A
-// directory that no environment variable can hold is none.
+// Home returns the home directory of a user in the content of passwd(5), or "" if it has none. It
+// skips a directory with a NUL byte in its name, which no environment variable can hold.
 func Home(passwd []byte, uid uint32) string {
 	for u := range users(passwd) {
 		if u.uid == uid && strings.IndexByte(u.home, 0) < 0 {

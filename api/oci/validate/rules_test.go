@@ -518,7 +518,7 @@ func TestRules(t *testing.T) {
 			{"unknown policy", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: "SCHED_FAIR"})
 			}, `Error process.scheduler.policy: found "SCHED_FAIR"; allowed: one of SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_ISO, SCHED_IDLE, SCHED_DEADLINE`},
-			{"unimplemented policy", func(s *specs.Spec) {
+			{"policy that Linux refuses", func(s *specs.Spec) {
 				scheduler(s, specs.Scheduler{Policy: specs.SchedISO})
 			}, `Warning process.scheduler.policy: found "SCHED_ISO"; allowed: a policy that Linux implements: the kernel refuses this one`},
 			{"nice too low", func(s *specs.Spec) {

@@ -16,10 +16,10 @@ import (
 	"github.com/berth-run/berth/internal/cgrouplayout"
 )
 
-// delegate returns the user of the host that may divide the container's cgroup further, -1 for
-// none: the one of process.user, where the container gets a cgroup namespace of its own and its
-// hierarchy writable (config-linux.md, Cgroup ownership). In a user namespace whose mappings are
-// not known it is none.
+// delegate returns the user of the host that may divide the container's cgroup further, or -1 if
+// nobody may. It is the user of process.user if the container gets a cgroup namespace of its own
+// and its hierarchy writable (config-linux.md, Cgroup ownership), and if the mappings of its user
+// namespace are known.
 func delegate(spec *specs.Spec) int {
 	var user, cgroup bool
 	for _, n := range spec.Linux.Namespaces {

@@ -33,8 +33,8 @@ func denied(err error) bool {
 }
 
 // doWithout lets a container run without a cgroup, unless the document sets limits. Rules for
-// devices alone are none: in a user namespace no node can be made, and those that are there are the
-// host's to refuse.
+// devices do not count as limits: a user namespace can create no device nodes, and the host decides
+// who may open the existing ones.
 func (g *Group) doWithout(cause error) error {
 	if fields := knobs(g.resources); len(fields) > 0 {
 		return fmt.Errorf(

@@ -133,7 +133,7 @@ func (g *Group) snapshot(r *specs.LinuxResources) (snapshot, error) {
 		switch {
 		case file == "cpu.shares" || file == "cpu.weight":
 			if idle, err := readFile(dir, "cpu.idle"); err == nil && idle == "1" {
-				continue // then it is none that could be written
+				continue // an idle cgroup has a weight that nobody can write
 			}
 		case strings.HasPrefix(file, "cpuset.") && s.lines[0] == "":
 			// All that the parent has. It cannot be emptied again while there are processes
