@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// fewest is how many packages even the smallest package links. A list that is shorter is not whole.
+// fewest is the smallest plausible number of packages: every program of Go links more.
 const fewest = 10
 
 // Deps returns the import paths of the package in the current directory and of all that it links.

@@ -113,9 +113,9 @@ func (r *Runtime) removeUnrecorded(id string, force bool) error {
 	return fmt.Errorf("remove the state of container %s: %w", id, err)
 }
 
-// removeDir removes the directory of a container, the record last: where this is cut short the
-// container is still there to be deleted. It needs no descriptor for our own files, since the process may
-// have used up all that it can open.
+// removeDir removes the directory of a container, the record last, so that an interrupted removal
+// can be repeated. It opens no descriptor for our own files, since the process may have used up all
+// that it can have.
 func (r *Runtime) removeDir(id string) error {
 	dir := r.dir(id)
 	for _, name := range []string{
