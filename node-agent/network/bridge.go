@@ -306,9 +306,10 @@ func overlapping(routes []route, p netip.Prefix) *route {
 // foreignRoutes returns the routes of the node by other devices than the bridge and loopback.
 func (b *Bridge) foreignRoutes() ([]route, error) {
 	var out []route
+	// Of the thread: /proc/net is that of the main thread, which may be creating a namespace.
 	for file, parse := range map[string]func([]string) (route, bool){
-		"/proc/net/route":      route4,
-		"/proc/net/ipv6_route": route6,
+		"/proc/thread-self/net/route":      route4,
+		"/proc/thread-self/net/ipv6_route": route6,
 	} {
 		text, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -366,7 +367,7 @@ func keepAdvertisedRoutes() error {
 	if setting("all/forwarding") != "0" {
 		return nil
 	}
-	text, err := os.ReadFile("/proc/net/ipv6_route")
+	text, err := os.ReadFile("/proc/thread-self/net/ipv6_route")
 	if err != nil {
 		return fmt.Errorf("routes of the node: %w", err)
 	}

@@ -145,7 +145,7 @@ func tryPort(p PortMapping) error {
 // listener returns which process has a port, for people.
 func listener(p PortMapping) string {
 	for _, suffix := range []string{"", "6"} {
-		text, err := os.ReadFile("/proc/net/" + p.Protocol + suffix)
+		text, err := os.ReadFile("/proc/thread-self/net/" + p.Protocol + suffix)
 		if err != nil {
 			continue
 		}
