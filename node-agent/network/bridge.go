@@ -105,11 +105,17 @@ func (b *Bridge) leases() (map[string][]netip.Addr, error) {
 			continue // the lock, or the last address that was given out
 		}
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // given up since
+		}
 		if err != nil {
 			return nil, fmt.Errorf("addresses of the bridge: %w", err)
 		}
 		id, _, _ := strings.Cut(string(text), "\n")
 		id = strings.TrimSpace(id)
+		if id == "" {
+			continue // host-local creates the file before it writes the id
+		}
 		out[id] = append(out[id], address)
 	}
 	return out, nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -390,6 +391,30 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	n.detach("kept")
+}
+
+// An address that is given up while they are read, and one that host-local has not given to a
+// container yet, are no container's.
+func TestLeasesThatChange(t *testing.T) {
+	b := &Bridge{RunDir: t.TempDir()}
+	dir := filepath.Join(b.addressDir(), b.Name())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"10.89.0.2": "c\neth0", "10.89.0.3": ""} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It is in the directory, and cannot be opened, as a file that is removed after it was listed.
+	if err := os.Symlink("removed", filepath.Join(dir, "10.89.0.4")); err != nil {
+		t.Fatal(err)
+	}
+	leases, err := b.leases()
+	want := map[string][]netip.Addr{"c": {netip.MustParseAddr("10.89.0.2")}}
+	if err != nil || !reflect.DeepEqual(leases, want) {
+		t.Errorf("found %v, %v; want %v", leases, err, want)
+	}
 }
 
 // Without plugins containers have loopback alone, and ports are refused with what to install.
