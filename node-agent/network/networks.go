@@ -165,10 +165,9 @@ func (n *Networks) Detach(ctx context.Context, id string, f Files) error {
 		if err != nil {
 			return err
 		}
-		if list == nil {
-			return op.forget()
+		if list != nil {
+			r.List = flatten(list)
 		}
-		r.List = flatten(list)
 	}
 	if err := op.remove(r); err != nil {
 		return err

@@ -417,6 +417,38 @@ func TestLeasesThatChange(t *testing.T) {
 	}
 }
 
+// A container whose record cannot be read gives up its ports, too.
+func TestDetachOfAnUnreadableRecord(t *testing.T) {
+	needs.Root(t)
+	dir := t.TempDir()
+	n := New(&Networks{
+		Namespaces: Namespaces{Dir: filepath.Join(dir, "netns")}, ConfDir: dir,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	ports := Wanted{
+		Name: "default/web", Ports: []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}},
+	}
+	first, second := looseFiles(t.TempDir()), looseFiles(t.TempDir())
+	if err := n.AttachToNode(t.Context(), "first", first, ports); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.AttachToNode(t.Context(), "second", second, ports); err == nil {
+		t.Fatal("two containers have one port, or this test finds nothing at all")
+	}
+	if err := first.Replace(recordFile, []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Detach(t.Context(), "first", first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(first.File(recordFile)); err == nil {
+		t.Error("found the record left")
+	}
+	if err := n.AttachToNode(t.Context(), "second", second, ports); err != nil {
+		t.Errorf("the port of a container that is disconnected: found %v", err)
+	}
+}
+
 // Without plugins containers have loopback alone, and ports are refused with what to install.
 func TestWithoutPlugins(t *testing.T) {
 	n := newNode(t)
