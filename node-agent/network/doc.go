@@ -6,7 +6,7 @@
 // in a directory that does not outlive a boot. CNI plugins connect that to a network of the node.
 //
 //	namespaces := network.Namespaces{Dir: "/run/berth/netns"}
-//	networks := network.New(network.Networks{Namespaces: namespaces, ...})
+//	networks := network.New(&network.Networks{Namespaces: namespaces, ...})
 //	path, err := networks.Attach(ctx, "default_web_1a2b3c4d", dir, network.Wanted{})
 //	addresses, err := network.Addresses(dir)
 //	err = networks.Detach(ctx, "default_web_1a2b3c4d", dir)
