@@ -408,7 +408,7 @@ volumeMounts:
 - name: A
   valueFrom: {fieldRef: {fieldPath: status.podIP}}`),
 			[]string{
-				`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: a container has no address of its own`,
+				`9:39: spec.env[0].valueFrom.fieldRef.fieldPath: found "status.podIP"; is not supported: the node chooses the addresses of a container, which are in its /etc/hosts`,
 			},
 		},
 		{

@@ -124,7 +124,8 @@ func fieldValue(d *draft, at *field.Path, ref *corev1.ObjectFieldSelector) (valu
 		return d.meta.Namespace, true
 	case "metadata.uid", "spec.nodeName", "status.hostIP", "status.hostIPs":
 	case "status.podIP", "status.podIPs":
-		d.invalid(at, ref.FieldPath, "is not supported: a container has no address of its own")
+		d.invalid(at, ref.FieldPath,
+			"is not supported: the node chooses the addresses of a container, which are in its /etc/hosts")
 	case "metadata.labels", "metadata.annotations":
 		d.invalid(at, ref.FieldPath, "must name one of them: write "+ref.FieldPath+"['KEY']")
 	default:

@@ -87,7 +87,7 @@ func TestFaults(t *testing.T) {
 		{
 			"variable from an address", image +
 				`env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}]`,
-			"spec.env[0].valueFrom.fieldRef.fieldPath", "has no address of its own",
+			"spec.env[0].valueFrom.fieldRef.fieldPath", "which are in its /etc/hosts",
 		},
 		{
 			"variable from all labels", image +
