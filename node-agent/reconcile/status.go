@@ -65,7 +65,7 @@ func (s *statusOf) facts() {
 		// Of others, nothing is passed on.
 		if slices.Contains([]string{
 			v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
-			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning,
+			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
 		}, c.Type) {
 			s.out.Conditions = append(s.out.Conditions, c)
 		}

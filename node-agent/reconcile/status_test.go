@@ -3,12 +3,14 @@
 package reconcile
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -221,5 +223,26 @@ func TestRestartCountOfAStart(t *testing.T) {
 		if got := Status(in, &v1alpha1.OCIBundleStatus{}, nil).RestartCount; got != want {
 			t.Errorf("%s: found %d restarts; want %d", state, got, want)
 		}
+	}
+}
+
+// TestDegradedIsReportedOnce: a report that only renews the time of a condition brings about the
+// next one.
+func TestDegradedIsReportedOnce(t *testing.T) {
+	in := Input{
+		Desired: &v1alpha1.OCIBundle{},
+		Record:  &Record{unreadable: errors.New("unexpected end of JSON input")},
+		Now:     time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+	first := Status(in, &v1alpha1.OCIBundleStatus{}, nil)
+	in.Now = in.Now.Add(time.Minute)
+	second := Status(in, first, nil)
+	if !apiequality.Semantic.DeepEqual(first, second) {
+		t.Errorf("a minute later: found %+v; want %+v", second, first)
+	}
+	in.Record = &Record{}
+	healed := Status(in, second, nil)
+	if c := meta.FindStatusCondition(healed.Conditions, v1alpha1.ConditionDegraded); c != nil {
+		t.Errorf("the record can be read again: found %+v", c)
 	}
 }
