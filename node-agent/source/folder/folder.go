@@ -199,6 +199,9 @@ func (f *Folder) restore() error {
 			}
 			continue
 		}
+		if f.o.NewBoot {
+			forgetProcess(c)
+		}
 		raw, err := json.Marshal(stripped(c))
 		if err != nil {
 			return err
@@ -214,14 +217,14 @@ func (f *Folder) restore() error {
 				file: c.Annotations[annotationManifest], container: c,
 				fault: err.Error(),
 			}
+			if f.o.NewBoot {
+				f.writeStatus(key, f.entries[key])
+			}
 			continue
 		}
 		// A field that is newer than this status has its default now, which is no change of the
 		// manifest.
 		c.Spec = m.container.Spec
-		if f.o.NewBoot {
-			forgetProcess(c)
-		}
 		e := &entry{
 			file: c.Annotations[annotationManifest], container: c, bundle: f.toBundle(c, m.spec),
 			config: m.config,

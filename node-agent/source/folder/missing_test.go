@@ -344,12 +344,7 @@ func TestRefusedByAnotherVersion(t *testing.T) {
 	uid := f.Get(key("a")).UID
 	for range 2 {
 		f, err := New(Options{
-			Dir: dir, StateDir: state, NodeName: "node-1",
-			Compile: func(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec,
-				field.ErrorList,
-			) {
-				return nil, field.ErrorList{field.Forbidden(field.NewPath("spec"), "by this version")}
-			},
+			Dir: dir, StateDir: state, NodeName: "node-1", Compile: refuseAll,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -362,6 +357,11 @@ func TestRefusedByAnotherVersion(t *testing.T) {
 	if f.scan(); !f.Synced() || f.Get(key("a")) == nil || f.Get(key("a")).UID != uid {
 		t.Errorf("found synced %v, %+v; want UID %s", f.Synced(), f.Get(key("a")), uid)
 	}
+}
+
+// refuseAll stands in for a version of Berth that refuses each Container.
+func refuseAll(*v1alpha1.Container, ...compile.Option) (*v1alpha1.OCIBundleSpec, field.ErrorList) {
+	return nil, field.ErrorList{field.Forbidden(field.NewPath("spec"), "by this version")}
 }
 
 // TestNewManifestIsReadAtOnce: a new manifest is read sooner than a missing one counts as removed.

@@ -95,6 +95,11 @@ func TestProgressDeadlineOfOneHost(t *testing.T) {
 // TestStatusOfAnotherBoot reads the status of a container that ran before the machine was started
 // again. Nobody may take it for running, and its restarts are counted on.
 func TestStatusOfAnotherBoot(t *testing.T) {
+	t.Run("accepted", func(t *testing.T) { testStatusOfAnotherBoot(t, nil) })
+	t.Run("refused by this version", func(t *testing.T) { testStatusOfAnotherBoot(t, refuseAll) })
+}
+
+func testStatusOfAnotherBoot(t *testing.T, compile Compile) {
 	dir, state := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(container("a", "")),
 		0o600); err != nil {
@@ -111,7 +116,7 @@ func TestStatusOfAnotherBoot(t *testing.T) {
 	}
 	if _, err := New(Options{
 		Dir: dir, StateDir: state, NodeName: "node-1",
-		NewBoot: true,
+		NewBoot: true, Compile: compile,
 	}); err != nil {
 		t.Fatal(err)
 	}
