@@ -120,11 +120,26 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 			os.RemoveAll(dir))
 	}
 	err = e.call(ctx, a, command, id, args)
-	if _, e := os.Stat(filepath.Join(dir, externalRoot, id)); e != nil {
+	created := err == nil && command == "create"
+	if !created && !hasFiles(filepath.Join(dir, externalRoot), id) {
 		// It failed, or `run` has removed the container already.
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return err
+}
+
+// hasFiles reports whether a program has files of a container in its --root, also where that cannot
+// be found out. runc, crun and youki name a directory by the id; runsc has ID_sandbox:ID.state.
+func hasFiles(root, id string) bool {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		name := e.Name()
+		// The files of a program itself are hidden, such as crun's .cache.
+		return name == id || !strings.HasPrefix(name, ".") && strings.Contains(name, id)
+	})
 }
 
 // call runs the program with the command line that berth was given. Its exit code becomes berth's.

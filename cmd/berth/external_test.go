@@ -52,6 +52,36 @@ func TestRuntimeType(t *testing.T) {
 	}
 }
 
+// TestRuntimeTypeNamesItsOwnFiles: a container that a program has created stays known whatever the
+// program calls its files.
+func TestRuntimeTypeNamesItsOwnFiles(t *testing.T) {
+	needs.Root(t)
+	dir := t.TempDir()
+	root, program := filepath.Join(dir, "root"), filepath.Join(dir, "program")
+	// As runsc has it: ROOT/ID_sandbox:ID.state. The command follows --root DIR.
+	must(t, os.WriteFile(program, []byte(`#!/bin/sh
+for id; do :; done
+mkdir -p "$2"
+case $3 in
+create) touch "$2/${id}_sandbox:$id.state" ;;
+run) ;;
+state) echo '{"id": "'$id'", "status": "created"}' ;;
+delete) rm "$2/${id}_sandbox:$id.state" ;;
+esac
+`), 0o755))
+	config := filepath.Join(dir, "runtimes.json")
+	must(t, os.WriteFile(config, []byte(`{"other": {"path": "`+program+`"}}`), 0o600))
+	berth(t, "--root", root, "--runtimes", config, "create", "--runtime-type", "other", "c").is(t, 0,
+		"", "")
+	berth(t, "--root", root, "state", "c").is(t, 0, `"status": "created"`, "")
+	berth(t, "--root", root, "delete", "c").is(t, 0, "", "")
+	berth(t, "--root", root, "--runtimes", config, "run", "--runtime-type", "other", "c").is(t, 0, "",
+		"")
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
 // TestRuntimeRecordOfAnotherUser: a program in another user's record, in a directory where everybody may
 // create files, is not executed.
 func TestRuntimeRecordOfAnotherUser(t *testing.T) {
