@@ -84,10 +84,15 @@ var forwarded = []os.Signal{
 func (c *CLI) Forward(ctx context.Context, args ...string) (int, error) {
 	cmd := c.command(ctx, nil, args)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return nil } // the program gets the signal that ends us, and decides
+	// The program gets the signal that ends us, and decides. If
+	// Cancel returned nil, its success would be reported as a failure.
+	cmd.Cancel = func() error { return os.ErrProcessDone }
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals, forwarded...)
-	defer signal.Stop(signals)
+	defer func() {
+		signal.Stop(signals) // nothing is sent any more when it returns
+		close(signals)
+	}()
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("run %s: %w", c.Path, err)
 	}

@@ -3,6 +3,7 @@
 package handler
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -206,5 +207,21 @@ grep -o '"limit":[0-9]*' "$file" >> "$(dirname "$0")/given"
 	if want := `"limit":8 "limit":9 "limit":8 "limit":9 "limit":9`; err != nil ||
 		strings.Join(strings.Fields(string(given)), " ") != want {
 		t.Errorf("it was given %q, %v; want %q", given, err, want)
+	}
+}
+
+// TestForwardLeavesTheEndToTheProgram: the exit code is the program's also if the context ends
+// before it, and nothing of the call goes on.
+func TestForwardLeavesTheEndToTheProgram(t *testing.T) {
+	leaktest.Check(t)
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nsleep 0.2\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if code, err := (&CLI{Path: program, Root: t.TempDir()}).Forward(ctx, "run"); code != 0 ||
+		err != nil {
+		t.Errorf("found %d, %v; want 0, nil", code, err)
 	}
 }
