@@ -362,6 +362,22 @@ echo '{"cniVersion":"1.0.0"}'`)
 	}
 }
 
+// A plugin that fails may leave a process, too: nothing is undone before that has ended.
+func TestAttachThatFailsWaitsForOrphans(t *testing.T) {
+	n := newNode(t)
+	order := filepath.Join(n.dir, "order")
+	n.plugin("slow", versionReply+`echo $CNI_COMMAND >>`+order+`
+if [ $CNI_COMMAND = ADD ]; then (sleep 0.5; echo late >>`+order+`) >/dev/null 2>&1 & exit 1; fi`)
+	n.conf("10-net.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"slow"}]}`)
+	if _, err := n.Attach(t.Context(), "c", n.container("c"), Wanted{}); err == nil {
+		t.Error("found no error of a plugin that fails")
+	}
+	if text, _ := os.ReadFile(order); string(text) != "ADD\nlate\nDEL\n" {
+		t.Errorf("found the order %q; want DEL after all that ADD has executed", text)
+	}
+	n.detach("c")
+}
+
 // An agent disconnects what belongs to no container, and leaves what does.
 func TestPrune(t *testing.T) {
 	n := newNode(t)

@@ -27,7 +27,8 @@ type operation struct {
 	lock  *os.File
 }
 
-// orphanPatience bounds the wait of an operation for plugins that a killed agent has left.
+// orphanPatience bounds the wait of an operation for plugins that a killed agent has left, and for
+// processes that a failed plugin has left.
 const orphanPatience = 2 * pluginPatience
 
 // begin returns once no plugin runs for the container. The end of the agent does not cut an
@@ -38,14 +39,34 @@ func (n *Networks) begin(ctx context.Context, id string, f Files) (*operation, e
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	waiting, cancel := context.WithTimeout(ctx, orphanPatience)
-	defer cancel()
-	lock, err := durable.Lock(waiting, f.File(lockFile))
+	lock, err := waitForOrphans(ctx, f)
 	if err != nil {
 		<-n.slots
-		return nil, fmt.Errorf("wait for network plugins that an earlier agent has executed: %w", err)
+		return nil, err
 	}
 	return &operation{n, context.WithoutCancel(ctx), id, f, lock}, nil
+}
+
+// waitForOrphans returns the lock of a container once no plugin runs for it.
+func waitForOrphans(ctx context.Context, f Files) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, orphanPatience)
+	defer cancel()
+	lock, err := durable.Lock(ctx, f.File(lockFile))
+	if err != nil {
+		return nil, fmt.Errorf("wait for network plugins that have been executed before: %w", err)
+	}
+	return lock, nil
+}
+
+// settle returns once all that a failed plugin has executed has ended: its processes hold the lock
+// that they have inherited.
+func (op *operation) settle() error {
+	op.lock.Close()
+	lock, err := waitForOrphans(op.ctx, op.files)
+	if err == nil {
+		op.lock = lock
+	}
+	return err
 }
 
 func (op *operation) end() {
@@ -122,10 +143,14 @@ func (op *operation) add(want Wanted) error {
 			err = r.write(op.files)
 		}
 	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("connect to network %s: %w", list.Name, err), op.remove(r))
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("connect to network %s: %w", list.Name, err)
+	if serr := op.settle(); serr != nil {
+		return errors.Join(err, serr) // the record has no end, so the next operation disconnects
+	}
+	return errors.Join(err, op.remove(r))
 }
 
 // refusePorts returns why a node without a network cannot map ports.
