@@ -5,6 +5,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -58,8 +59,9 @@ func (s *server) adoptOutput(c *container) {
 	}
 }
 
-// adopt continues a container that an earlier supervisor has recorded.
-func (s *server) adopt(ctx context.Context, rec *record) {
+// adopt continues a container that an earlier supervisor has recorded. It fails if it cannot find
+// out whether the container's process lives.
+func (s *server) adopt(ctx context.Context, rec *record) error {
 	c := &container{
 		id: rec.Status.ID, op: newOperations(), rec: *rec, pid: rec.Status.PID, pidfd: -1,
 		adopted: true, ended: make(chan struct{}),
@@ -91,24 +93,27 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	case rec.Status.State == protocol.Stopped:
 		s.adoptOutput(c) // others may hold the pipe and write on
 		close(c.ended)
-		return
+		return nil
 	case rec.BootID != s.bootID:
 		stopped("the machine has been restarted")
-		return
+		return nil
 	case rec.Status.State == protocol.Creating:
 		stopped("the supervisor ended while the container was made")
-		return
+		return nil
 	}
 	// A held pidfd knows the exit of a process that has been reaped. It is not asked while the
 	// process is there: it may be of a container before that had the same id, if the holder was
 	// killed before it knew of this one.
-	fd := openProcess(pid, rec.StartTime)
+	fd, err := openProcess(pid, rec.StartTime)
+	if err != nil {
+		return fmt.Errorf("container %s: process %d: %w", id, pid, err)
+	}
 	if fd < 0 {
 		fd = s.takeHeld(id, protocol.Kinds[0])
 	}
 	if fd < 0 {
 		stopped("it ended while no supervisor ran")
-		return
+		return nil
 	}
 	c.pidfd = fd
 	p, err := procfs.ReadStat(pid)
@@ -133,4 +138,5 @@ func (s *server) adopt(ctx context.Context, rec *record) {
 	if err := c.await(s); err != nil {
 		s.log.Error("adopted container cannot be waited for", "id", id, "error", err)
 	}
+	return nil
 }

@@ -305,10 +305,12 @@ func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 
 	s := testServer(t)
 	s.held = map[string]map[string]int{protocol.Key("web"): {protocol.Kinds[0]: stale}}
-	s.adopt(t.Context(), &record{
+	if err := s.adopt(t.Context(), &record{
 		Status:    protocol.Status{ID: "web", PID: pid, State: protocol.Running},
 		StartTime: st.StartTime,
-	})
+	}); err != nil {
+		t.Error(err)
+	}
 	if fd, ok := s.held[protocol.Key("web")][protocol.Kinds[0]]; ok {
 		unix.Close(fd)
 	}
@@ -321,6 +323,46 @@ func TestHeldPidfdOfAnEarlierContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-c.ended
+}
+
+// TestAdoptWithoutDescriptors adopts a container whose process lives while no descriptor can be
+// opened. It must not count as ended: another process would be started beside it.
+func TestAdoptWithoutDescriptors(t *testing.T) {
+	leaktest.Check(t)
+	process := exec.Command("sleep", "1000")
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+	}()
+	st, err := procfs.ReadStat(process.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testServer(t)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 3, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	err = s.adopt(t.Context(), &record{
+		Status:    protocol.Status{ID: "web", PID: process.Process.Pid, State: protocol.Running},
+		StartTime: st.StartTime,
+	})
+	if rerr := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("found error %v; want EMFILE", err)
+	}
+	if got := s.containers["web"].status(); got.State != protocol.Running {
+		t.Errorf("found %+v; want it to run", got)
+	}
 }
 
 // testServer returns a server without clients or handlers, and ends it with the test.

@@ -22,18 +22,29 @@ var errNoExit = errors.New(
 	"the kernel does not tell the exit code of a process whose parent has died (that needs Linux 6.15)")
 
 // openProcess returns a pidfd of the process with that pid and start time, or -1 if there is none.
-func openProcess(pid int, startTime uint64) int {
+// An error says that it is not known whether there is one: descriptors or memory have run out.
+func openProcess(pid int, startTime uint64) (int, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return -1
+		return -1, shortage(err)
 	}
 	// Looked at after the pidfd was opened: if the process still has its start time, the pidfd is
 	// that process's.
 	if st, err := procfs.ReadStat(pid); err != nil || st.StartTime != startTime {
 		unix.Close(fd)
-		return -1
+		return -1, shortage(err)
 	}
-	return fd
+	return fd, nil
+}
+
+// shortage returns an error that says that descriptors or memory have run out, and nil for others.
+func shortage(err error) error {
+	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, errno) {
+			return err
+		}
+	}
+	return nil
 }
 
 // exitStatusOfNonChild returns the wait status of a process that is not, or no longer, our child,

@@ -276,7 +276,10 @@ func (s *server) adoptAll(ctx context.Context, held map[string]map[string]int) e
 	s.unreadable = unreadable
 	s.held = held
 	for _, rec := range recs {
-		s.adopt(ctx, rec)
+		// A process that is taken for ended, and lives, would get a second one beside it.
+		if err := s.adopt(ctx, rec); err != nil {
+			return err
+		}
 	}
 	for _, fds := range s.held {
 		for _, fd := range fds {

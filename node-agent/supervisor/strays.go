@@ -146,8 +146,8 @@ func (f *strays) find() int {
 		if _, known := f.fds[pid]; known || !f.belongs(all, pid, first) {
 			continue
 		}
-		fd := openProcess(pid, p.StartTime)
-		if fd < 0 {
+		fd, err := openProcess(pid, p.StartTime)
+		if err != nil || fd < 0 {
 			continue
 		}
 		f.fds[pid] = fd
