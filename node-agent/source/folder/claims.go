@@ -41,7 +41,8 @@ func (f *Folder) claim(names []string) map[source.Key]string {
 		}
 		for _, name := range files {
 			if name != owner {
-				f.files[name].conflict(key, owner, files)
+				fl := f.files[name]
+				fl.conflict(fl.place(key), key, owner, files)
 			}
 		}
 		if e := f.entries[key]; owner == "" && e != nil {
@@ -81,15 +82,20 @@ func (f *Folder) owner(key source.Key, files []string) string {
 	return ""
 }
 
-// conflict notes that other files have a name of this one's.
-func (fl *file) conflict(key source.Key, owner string, files []string) {
-	i := slices.IndexFunc(fl.containers, func(c compiled) bool { return keyOf(c.container) == key })
-	fault := fl.containers[i].at
+// conflict notes that other files have a name of this one's, which stands at a place in it. owner
+// is the file that the name belongs to, or "".
+func (fl *file) conflict(at manifest.Fault, name fmt.Stringer, owner string, files []string) {
 	others := owner + " has already"
 	if owner == "" {
 		others = strings.Join(files, " and ") + " have"
 	}
-	fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key, others)
-	fl.conflicts = append(fl.conflicts, fault)
+	at.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", name, others)
+	fl.conflicts = append(fl.conflicts, at)
 	slices.SortFunc(fl.conflicts, func(a, b manifest.Fault) int { return a.Line - b.Line })
+}
+
+// place returns where a file has the name of a Container.
+func (fl *file) place(key source.Key) manifest.Fault {
+	i := slices.IndexFunc(fl.containers, func(c compiled) bool { return keyOf(c.container) == key })
+	return fl.containers[i].at
 }

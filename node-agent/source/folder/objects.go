@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/berth-run/berth/api/manifest"
@@ -90,9 +89,9 @@ func (f *Folder) claimObjects(names []string) {
 		if len(files) == 1 {
 			continue
 		}
-		owner, others := "", strings.Join(files, " and ")+" have"
+		owner := ""
 		if held := f.objects[key]; held != nil && slices.Contains(files, held.file) {
-			owner, others = held.file, held.file+" has already"
+			owner = held.file
 		}
 		for _, name := range files {
 			if name == owner {
@@ -100,11 +99,7 @@ func (f *Folder) claimObjects(names []string) {
 			}
 			fl := f.files[name]
 			i := slices.IndexFunc(fl.objects, func(o *object) bool { return o.key() == key })
-			fault := fl.objects[i].at
-			fault.Message = fmt.Sprintf("found %s, which %s; allowed: each name in one file only", key,
-				others)
-			fl.conflicts = append(fl.conflicts, fault)
-			slices.SortFunc(fl.conflicts, func(a, b manifest.Fault) int { return a.Line - b.Line })
+			fl.conflict(fl.objects[i].at, key, owner, files)
 		}
 	}
 }
@@ -116,7 +111,7 @@ func (f *Folder) acceptObjects(names []string, changed map[source.Key]bool) {
 	next := map[objectKey]*object{}
 	for key, o := range f.objects {
 		fl := f.files[o.file]
-		if fl != nil && (len(fl.refusal()) > 0 || !slices.Contains(names, o.file)) {
+		if fl != nil && (len(fl.refusal()) > 0 || !contains(names, o.file)) {
 			next[key] = o
 		}
 	}
