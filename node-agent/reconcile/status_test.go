@@ -229,6 +229,7 @@ func TestRestartCountOfAStart(t *testing.T) {
 // TestDegradedIsReportedOnce: a report that only renews the time of a condition brings about the
 // next one.
 func TestDegradedIsReportedOnce(t *testing.T) {
+	leaktest.Check(t)
 	in := Input{
 		Desired: &v1alpha1.OCIBundle{},
 		Record:  &Record{unreadable: errors.New("unexpected end of JSON input")},
