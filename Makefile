@@ -97,10 +97,10 @@ test-unit: deps-test $(HELLO) build ## Run the tests of all packages, with a rea
 	$(GO_TEST) -p 3 -timeout 60m $(LONG_PACKAGES) $$(go list ./... | grep -v -e /test/e2e -e /test/power)
 
 # The longest first: the others run beside them. Three at once on two processors, since many tests mostly wait.
-RACE_PACKAGES := ./controllers ./cmd/berth-agent ./node-agent/supervisor ./node-agent/runtime ./node-agent/source/folder \
+RACE_PACKAGES := ./controllers ./cmd/berth-agent ./node-agent/supervisor ./node-agent/ociruntime ./node-agent/source/folder \
   ./node-agent/source/kubernetes ./cmd/berth-controller ./cmd/berth ./node-agent/image ./node-agent/reconcile \
-  ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/runtime/cgroup ./node-agent/runtime/resctrl \
-  ./node-agent/runtime/seccomp ./node-agent/lifecycle ./node-agent/bundle ./node-agent/handler ./node-agent/registration \
+  ./node-agent/ociruntime/launch ./node-agent/ociruntime/plan ./node-agent/ociruntime/cgroup ./node-agent/ociruntime/resctrl \
+  ./node-agent/ociruntime/seccomp ./node-agent/lifecycle ./node-agent/bundle ./node-agent/handler ./node-agent/registration \
   ./node-agent/agent ./node-agent/claim ./node-agent/crilog ./node-agent/network ./node-agent/standalone ./node-agent/supervision ./node-agent/supervisor/... ./controllers/... ./internal/...
 
 # The detector wants cgo. hack/race-exec.sh has the tests of each package.
@@ -120,16 +120,16 @@ chaos: deps-test build $(HELLO) ## Kill agent and supervisor CHAOS_KILLS times b
 	$(GO_TEST) -count=1 -v -timeout 2h -run '^TestChaos$$' ./test/e2e \
 	  -chaos.containers 40 -chaos.kills 30 -chaos.restarts 10 -chaos.seed $(CHAOS_SEED)
 
-VM_PACKAGES := ./node-agent/runtime ./node-agent/runtime/cgroup ./node-agent/runtime/launch ./node-agent/runtime/plan ./node-agent/handler ./cmd/berth
+VM_PACKAGES := ./node-agent/ociruntime ./node-agent/ociruntime/cgroup ./node-agent/ociruntime/launch ./node-agent/ociruntime/plan ./node-agent/handler ./cmd/berth
 
 .PHONY: test-vm
 test-vm: deps-test deps-conformance deps-clients build bin/berth-image ## Run tests in virtual machines: under cgroup v2 with AppArmor (the OCI validation programs too), with systemd (the clients too, and again under v1), with SELinux.
 	validate=$$(hack/conformance/run.sh --guest-command) && \
 	hack/vm/test.sh -p 2 -timeout 7200 -must '^TestAppArmor' $(VM_PACKAGES) + -command conformance "$$validate"
 	hack/vm/test.sh -systemd -timeout 7200 \
-	  -run '^TestSystemd' -must '^TestSystemd' ./node-agent/runtime ./cmd/berth ./cmd/berth-agent + $(CLIENTS_GROUP)
-	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/runtime
-	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/runtime
+	  -run '^TestSystemd' -must '^TestSystemd' ./node-agent/ociruntime ./cmd/berth ./cmd/berth-agent + $(CLIENTS_GROUP)
+	hack/vm/test.sh -run '^(TestSystemd|TestCheckpointCgroupMount)' -must '^(TestSystemd|TestCheckpointCgroupMount)' -timeout 3600 -systemd -hybrid ./node-agent/ociruntime
+	hack/vm/test.sh -run '^TestSELinux' -must '^TestSELinux' -timeout 3600 -append "selinux=1 security=selinux enforcing=0" ./node-agent/ociruntime
 
 .PHONY: test-power
 test-power: deps-test ## Cut the power of a virtual machine twice while its agent works, and see that nothing is lost.

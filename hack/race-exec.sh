@@ -21,9 +21,9 @@ flags=()
 case $PWD in
 */cmd/berth-agent) flags=(-test.run="$agent") ;;
 */cmd/berth) flags=(-test.run="$berth") ;;
-*/node-agent/runtime/seccomp) flags=(-test.run=Cache) ;;
-*/node-agent/runtime) flags=(-test.short -test.skip=TestKillAllForking) ;;
-*/node-agent/runtime/*) flags=(-test.short) ;;
+*/node-agent/ociruntime/seccomp) flags=(-test.run=Cache) ;;
+*/node-agent/ociruntime) flags=(-test.short -test.skip=TestKillAllForking) ;;
+*/node-agent/ociruntime/*) flags=(-test.short) ;;
 */node-agent/supervisor) flags=(-test.skip=TestMemoryOfARunningContainer) ;;
 */node-agent/source/folder) flags=(-test.skip=TestMemoryOfAContainer) ;;
 esac

@@ -359,7 +359,7 @@ func TestSpec(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	must(t, err)
 	// The golden plan of the default document is the plan of what is written here.
-	want, err := os.ReadFile("../../node-agent/runtime/plan/testdata/default.json")
+	want, err := os.ReadFile("../../node-agent/ociruntime/plan/testdata/default.json")
 	must(t, err)
 	if !cgroups.IsCgroup2UnifiedMode() {
 		// As `runc spec`: a cgroup namespace on cgroup v2 alone.
@@ -370,7 +370,7 @@ func TestSpec(t *testing.T) {
 		want = bytes.Replace(want, namespace, nil, 1)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("node-agent/runtime/plan/testdata/default.json is not what `berth spec` writes:\n%s",
+		t.Errorf("node-agent/ociruntime/plan/testdata/default.json is not what `berth spec` writes:\n%s",
 			got)
 	}
 	berth(t, "spec", "--bundle", dir).is(t, 1, "", "File config.json exists. Remove it first")

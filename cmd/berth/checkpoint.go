@@ -10,13 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // criuFlags returns the flags that checkpoint and restore share.
-func criuFlags(fs *flag.FlagSet) *runtime.CriuOptions {
+func criuFlags(fs *flag.FlagSet) *ociruntime.CriuOptions {
 	// Network interfaces are made by whoever made the network namespace, not by criu.
-	o := &runtime.CriuOptions{EmptyNS: unix.CLONE_NEWNET}
+	o := &ociruntime.CriuOptions{EmptyNS: unix.CLONE_NEWNET}
 	fs.StringVar(&o.ImagePath, "image-path", "checkpoint", "`directory` of criu's image files")
 	fs.StringVar(&o.WorkPath, "work-path", "",
 		"`directory` of criu's work files and logs, that of the images unless given")
@@ -46,7 +46,7 @@ var checkpointCommand = command{
 		"berth checkpoint --pre-dump --image-path /srv/images/1 hello && berth checkpoint --parent-path ../1 --image-path /srv/images/2 hello",
 	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		o := runtime.CheckpointOptions{}
+		o := ociruntime.CheckpointOptions{}
 		common := criuFlags(fs)
 		fs.StringVar(&o.ParentPath, "parent-path", "",
 			"`directory` of an earlier pre-dump, relative to --image-path")
@@ -81,7 +81,7 @@ var restoreCommand = command{
 		"berth restore -d --pid-file /run/hello.pid -b /srv/hello hello",
 	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
-		o := runtime.RestoreOptions{}
+		o := ociruntime.RestoreOptions{}
 		common := criuFlags(fs)
 		fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")
 		fs.StringVar(&o.Bundle, "b", ".", "`directory` of the bundle")
@@ -103,7 +103,7 @@ var restoreCommand = command{
 			if err != nil {
 				return err
 			}
-			run := func(ctx context.Context, c runtime.CreateOptions) (*runtime.Process, error) {
+			run := func(ctx context.Context, c ociruntime.CreateOptions) (*ociruntime.Process, error) {
 				o.CreateOptions = c
 				return r.Restore(ctx, args[0], o)
 			}

@@ -9,7 +9,7 @@ import (
 	"flag"
 	"time"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 var eventsCommand = command{
@@ -33,13 +33,15 @@ var eventsCommand = command{
 			}
 			out := json.NewEncoder(a.stdout)
 			if !*once {
-				return r.Events(ctx, args[0], *interval, func(e runtime.Event) error { return out.Encode(e) })
+				return r.Events(ctx, args[0], *interval, func(e ociruntime.Event) error {
+					return out.Encode(e)
+				})
 			}
 			s, err := r.Stats(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return out.Encode(runtime.Event{Type: "stats", ID: args[0], Data: s})
+			return out.Encode(ociruntime.Event{Type: "stats", ID: args[0], Data: s})
 		}
 	},
 }

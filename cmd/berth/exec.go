@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/api/oci/validate"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // exitExec is the exit code of every failure to execute a process, which looks the same as the
@@ -76,7 +76,7 @@ func (l *idsFlag) Set(s string) error {
 // execFlags are the flags of exec.
 type execFlags struct {
 	fs             *flag.FlagSet
-	options        runtime.ExecOptions
+	options        ociruntime.ExecOptions
 	process        *string
 	user           *string
 	cwd            *string
@@ -161,7 +161,7 @@ func (e *execFlags) run(ctx context.Context, a *app, args []string) error {
 
 // readProcess reads and checks --process.
 func (e *execFlags) readProcess(a *app) error {
-	data, err := runtime.ReadNamed(*e.process)
+	data, err := ociruntime.ReadNamed(*e.process)
 	if err != nil {
 		return fmt.Errorf("--process: %w", err)
 	}
@@ -170,7 +170,7 @@ func (e *execFlags) readProcess(a *app) error {
 		a.record(levelWarning, *e.process+": "+w.Error())
 	}
 	if err := faults.Err(); err != nil {
-		return fmt.Errorf("--process: %s: %w", *e.process, runtime.ExplainProcessFault(p, err))
+		return fmt.Errorf("--process: %s: %w", *e.process, ociruntime.ExplainProcessFault(p, err))
 	}
 	p.Terminal = p.Terminal || *e.tty
 	e.options.Process = p
@@ -257,7 +257,7 @@ func parseID(s string) (uint32, error) {
 }
 
 // execProcess executes a process in the foreground, or leaves it running.
-func execProcess(ctx context.Context, r *runtime.Runtime, id string, o runtime.ExecOptions,
+func execProcess(ctx context.Context, r *ociruntime.Runtime, id string, o ociruntime.ExecOptions,
 	detach bool,
 ) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr

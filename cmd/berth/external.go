@@ -18,10 +18,10 @@ import (
 	"github.com/berth-run/berth/internal/containerid"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/handler"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
-// nativeType is the runtime type of berth's own runtime.
+// nativeType is the runtime type of berth's own ociruntime.
 const nativeType = "native"
 
 // external is another program with runc's command line that runs a container in berth's place. The
@@ -73,7 +73,7 @@ func (a *app) externalOf(id string) (*external, error) {
 	if containerid.Check(id) != nil {
 		return nil, nil //nolint:nilerr // it is no container's, as the command that is called for it says
 	}
-	data, err := runtime.ReadOwn(filepath.Join(a.root, id, externalFile), maxExternal)
+	data, err := ociruntime.ReadOwn(filepath.Join(a.root, id, externalFile), maxExternal)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
@@ -101,12 +101,12 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 	if err := os.MkdirAll(a.root, 0o700); err != nil {
 		return fmt.Errorf("--root: %w", err)
 	}
-	if err := runtime.CheckRoot(a.root); err != nil {
+	if err := ociruntime.CheckRoot(a.root); err != nil {
 		return err
 	}
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("container %s: %w", id, runtime.ErrExist)
+		return fmt.Errorf("container %s: %w", id, ociruntime.ErrExist)
 	}
 	if err != nil {
 		return fmt.Errorf("--root: %w", err)
@@ -177,15 +177,15 @@ func (e *external) cli(a *app, id string) *handler.CLI {
 }
 
 // listExternal returns the containers that other programs run, each as its program describes it.
-func (a *app) listExternal(ctx context.Context) []*runtime.State {
-	var out []*runtime.State
+func (a *app) listExternal(ctx context.Context) []*ociruntime.State {
+	var out []*ociruntime.State
 	entries, _ := os.ReadDir(a.root) // Runtime.List has reported any fault of it
 	for _, entry := range entries {
 		e, err := a.externalOf(entry.Name())
 		if e == nil && err == nil {
 			continue
 		}
-		var s runtime.State
+		var s ociruntime.State
 		if err == nil {
 			var state []byte
 			state, err = e.cli(a, entry.Name()).Output(ctx, entry.Name(), "state", entry.Name())

@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 var featuresCommand = command{
@@ -16,7 +16,7 @@ var featuresCommand = command{
 	examples: []string{"berth features"},
 	flags: func(*flag.FlagSet) func(context.Context, *app, []string) error {
 		return func(_ context.Context, a *app, _ []string) error {
-			f := runtime.Features()
+			f := ociruntime.Features()
 			f.Annotations["run.berth.version"] = version
 			enc := json.NewEncoder(a.stdout)
 			enc.SetIndent("", "    ")

@@ -10,7 +10,7 @@ import (
 	"os"
 	"slices"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // globals are the flags before the command.
@@ -25,7 +25,7 @@ type globals struct {
 func (a *app) globals() *globals {
 	g := &globals{FlagSet: flag.NewFlagSet("berth", flag.ContinueOnError)}
 	g.SetOutput(io.Discard)
-	a.root, g.xdg, a.rootError = runtime.UserRoot()
+	a.root, g.xdg, a.rootError = ociruntime.UserRoot()
 	a.level = levelInfo
 	g.StringVar(&a.root, "root", a.root, "`directory` for the state of containers")
 	g.StringVar(&a.log, "log", "",

@@ -17,8 +17,8 @@ import (
 
 	"github.com/berth-run/berth/api/oci/document"
 	"github.com/berth-run/berth/api/oci/validate"
-	"github.com/berth-run/berth/node-agent/runtime"
-	"github.com/berth-run/berth/node-agent/runtime/seccomp"
+	"github.com/berth-run/berth/node-agent/ociruntime"
+	"github.com/berth-run/berth/node-agent/ociruntime/seccomp"
 )
 
 var specCommand = command{
@@ -128,14 +128,14 @@ func readBundle(bundle, config string) (*specs.Spec, document.Faults, string, er
 	if config == "" {
 		config = filepath.Join(bundle, "config.json")
 	}
-	data, err := runtime.ReadConfig(config)
+	data, err := ociruntime.ReadConfig(config)
 	if err != nil {
 		return nil, nil, "", err
 	}
 	var mapped document.Faults
 	decoded := document.Decode(data)
 	if decoded.Value != nil {
-		mapped = runtime.MapCaller(decoded.Value)
+		mapped = ociruntime.MapCaller(decoded.Value)
 	}
 	spec, faults := validate.Document(decoded, validate.Options{
 		Bundle: bundle, KnownSyscall: seccomp.KnownSyscall,

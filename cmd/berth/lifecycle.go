@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/internal/unixsignal"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // commands returns all commands, in the order of the help.
@@ -35,8 +35,8 @@ func commands() []command {
 const runtimeTypeFlag = "runtime-type"
 
 // createFlags returns the flags that create and run share.
-func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
-	o := &runtime.CreateOptions{}
+func createFlags(fs *flag.FlagSet) *ociruntime.CreateOptions {
+	o := &ociruntime.CreateOptions{}
 	fs.StringVar(&o.Bundle, "bundle", ".", "`directory` of the bundle")
 	fs.StringVar(&o.Bundle, "b", ".", "`directory` of the bundle")
 	fs.StringVar(&o.Config, "config", "", "`file` to read in place of config.json")
@@ -58,7 +58,7 @@ func createFlags(fs *flag.FlagSet) *runtime.CreateOptions {
 }
 
 // activate adds the sockets that a service manager has passed to berth for the container.
-func activate(o *runtime.CreateOptions) error {
+func activate(o *ociruntime.CreateOptions) error {
 	o.ListenFDs = listenFDs()
 	if err := checkPreserved("$LISTEN_FDS", 3, o.ListenFDs); err != nil {
 		return err
@@ -127,9 +127,9 @@ var startCommand = command{
 			if err == nil && notify != nil {
 				return a.started(ctx, r, args[0], notify)
 			}
-			if errors.Is(err, runtime.ErrNoProcess) {
+			if errors.Is(err, ociruntime.ErrNoProcess) {
 				// An error of the operation, reported as one, but no exit code: the specification
-				// leaves open how (runtime.md, Errors), and the validation suite takes any other
+				// leaves open how (ociruntime.md, Errors), and the validation suite takes any other
 				// code for a failure.
 				a.fail(err)
 				return nil
@@ -141,7 +141,7 @@ var startCommand = command{
 
 // started waits until a container that has been started is ready, for the service manager that
 // called.
-func (a *app) started(ctx context.Context, r *runtime.Runtime, id string,
+func (a *app) started(ctx context.Context, r *ociruntime.Runtime, id string,
 	notify *net.UnixConn,
 ) error {
 	s, err := r.State(ctx, id)
@@ -172,7 +172,7 @@ var runCommand = command{
 			if err != nil {
 				return err
 			}
-			run := func(ctx context.Context, o runtime.CreateOptions) (*runtime.Process, error) {
+			run := func(ctx context.Context, o ociruntime.CreateOptions) (*ociruntime.Process, error) {
 				return r.Run(ctx, args[0], o)
 			}
 			return a.runContainer(ctx, run, *o, *detach, *keep)
@@ -230,7 +230,7 @@ var listCommand = command{
 				return err
 			}
 			list = append(list, a.listExternal(ctx)...)
-			slices.SortFunc(list, func(x, y *runtime.State) int { return strings.Compare(x.ID, y.ID) })
+			slices.SortFunc(list, func(x, y *ociruntime.State) int { return strings.Compare(x.ID, y.ID) })
 			if *quiet {
 				for _, s := range list {
 					fmt.Fprintln(a.stdout, s.ID)

@@ -17,8 +17,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime"
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/ociruntime"
+	"github.com/berth-run/berth/node-agent/ociruntime/cgroup"
 )
 
 // level is the severity of a log record, in the words of runc and crun.
@@ -150,27 +150,29 @@ func (a *app) fail(err error) {
 }
 
 // runtime returns the runtime of --root, with its warnings in the log.
-func (a *app) runtime() (*runtime.Runtime, error) {
+func (a *app) runtime() (*ociruntime.Runtime, error) {
 	if a.rootError != nil && !a.rootGiven {
 		return nil, a.rootError
 	}
-	options := []runtime.Option{runtime.WithWarnings(func(msg string) { a.record(levelWarning, msg) })}
+	options := []ociruntime.Option{
+		ociruntime.WithWarnings(func(msg string) { a.record(levelWarning, msg) }),
+	}
 	if a.level >= levelDebug {
-		options = append(options, runtime.WithDebug(func(msg string) { a.record(levelDebug, msg) }))
+		options = append(options, ociruntime.WithDebug(func(msg string) { a.record(levelDebug, msg) }))
 	}
 	if a.rootless != "auto" {
-		options = append(options, runtime.WithRootless(a.rootless == "true"))
+		options = append(options, ociruntime.WithRootless(a.rootless == "true"))
 	}
 	if a.ignoreMissingLSM {
-		options = append(options, runtime.WithoutMissingLSM())
+		options = append(options, ociruntime.WithoutMissingLSM())
 	}
 	if a.cgroupManager != "" {
-		options = append(options, runtime.WithCgroupManager(cgroup.Manager(a.cgroupManager)))
+		options = append(options, ociruntime.WithCgroupManager(cgroup.Manager(a.cgroupManager)))
 	}
 	if a.sticky {
-		options = append(options, runtime.WithStickyRoot())
+		options = append(options, ociruntime.WithStickyRoot())
 	}
-	return runtime.New(a.root, options...)
+	return ociruntime.New(a.root, options...)
 }
 
 func (a *app) printVersion() {

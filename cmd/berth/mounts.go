@@ -15,7 +15,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 var mountsCommand = command{
@@ -49,7 +49,7 @@ var mountsCommand = command{
 
 // readMounts reads an array of mounts as in config.json, or an object that has them as "mounts".
 func readMounts(file string) ([]specs.Mount, error) {
-	data, err := runtime.ReadNamed(file)
+	data, err := ociruntime.ReadNamed(file)
 	if err != nil {
 		return nil, err
 	}

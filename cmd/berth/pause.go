@@ -6,24 +6,24 @@ import (
 	"context"
 	"flag"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 var pauseCommand = command{
 	name: "pause", args: "CONTAINER-ID", summary: "stop all processes of a container for a while",
 	min: 1, max: 1,
 	examples: []string{"berth pause hello"},
-	flags:    onContainer((*runtime.Runtime).Pause),
+	flags:    onContainer((*ociruntime.Runtime).Pause),
 }
 
 var resumeCommand = command{
 	name: "resume", args: "CONTAINER-ID", summary: "continue a paused container", min: 1, max: 1,
 	examples: []string{"berth resume hello"},
-	flags:    onContainer((*runtime.Runtime).Resume),
+	flags:    onContainer((*ociruntime.Runtime).Resume),
 }
 
 // onContainer returns a command without flags that does one thing to one container.
-func onContainer(do func(*runtime.Runtime, context.Context,
+func onContainer(do func(*ociruntime.Runtime, context.Context,
 	string) error,
 ) func(*flag.FlagSet) func(context.Context, *app, []string) error {
 	return func(*flag.FlagSet) func(context.Context, *app, []string) error {

@@ -11,7 +11,7 @@ import (
 	"regexp"
 
 	"github.com/berth-run/berth/internal/containerid"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // regexFlag applies a command to every container whose id matches, as in crun.
@@ -56,7 +56,7 @@ func (a *app) forEach(ctx context.Context, pattern, command string, args func(id
 		default:
 			err = do(id)
 		}
-		if err != nil && !errors.Is(err, runtime.ErrNotExist) {
+		if err != nil && !errors.Is(err, ociruntime.ErrNotExist) {
 			failures = append(failures, fmt.Errorf("container %s: %w", id, err))
 		}
 	}

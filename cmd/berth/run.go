@@ -11,14 +11,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // starter creates and starts a container, by Runtime.Run or Runtime.Restore.
-type starter func(context.Context, runtime.CreateOptions) (*runtime.Process, error)
+type starter func(context.Context, ociruntime.CreateOptions) (*ociruntime.Process, error)
 
 // runContainer runs a container in the foreground, or leaves it running.
-func (a *app) runContainer(ctx context.Context, start starter, o runtime.CreateOptions, detach,
+func (a *app) runContainer(ctx context.Context, start starter, o ociruntime.CreateOptions, detach,
 	keep bool,
 ) error {
 	o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime/nofile"
+	"github.com/berth-run/berth/node-agent/ociruntime/nofile"
 )
 
 // seal executes this program anew from a read-only mount that nobody can reach, and returns only if

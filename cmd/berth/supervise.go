@@ -19,7 +19,7 @@ import (
 
 	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/handler"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 	"github.com/berth-run/berth/node-agent/supervisor"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
@@ -39,7 +39,7 @@ var superviseCommand = command{
 	},
 	flags: func(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 		var handlers list
-		runDir := fs.String("run-dir", runtime.DefaultRoot,
+		runDir := fs.String("run-dir", ociruntime.DefaultRoot,
 			"`directory` for the supervisor's records and, in "+protocol.NativeDir+
 				", the state of containers")
 		socket := fs.String("socket", "",
@@ -71,7 +71,7 @@ var superviseCommand = command{
 			log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 			set := handler.Set{}
 			native, err := handler.NewNative(protocol.NativeRoot(*runDir),
-				runtime.WithWarnings(func(msg string) {
+				ociruntime.WithWarnings(func(msg string) {
 					log.Warn(msg)
 				}))
 			if err != nil {

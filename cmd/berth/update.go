@@ -16,7 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-run/berth/api/oci/document"
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 var updateCommand = command{
@@ -38,7 +38,7 @@ func updateFlags(fs *flag.FlagSet) func(context.Context, *app, []string) error {
 	l.declareCPU()
 	l.declareMemory()
 	l.declarePids()
-	u := runtime.Update{}
+	u := ociruntime.Update{}
 	fs.StringVar(&u.L3CacheSchema, "l3-cache-schema", "",
 		"`line` of the schemata of Intel RDT's L3 cache allocation")
 	fs.StringVar(&u.MemBwSchema, "mem-bw-schema", "",

@@ -152,9 +152,9 @@ done
 
 echo
 echo "in one process, median ms a container: until its program is executed, and until all is removed; median ratios of 9 rounds by turns"
-CGO_ENABLED=0 go test -c -o "$work/runtime.test" ./node-agent/runtime
+CGO_ENABLED=0 go test -c -o "$work/runtime.test" ./node-agent/ociruntime
 inprocess() { # N PAUSE_us
-	(cd node-agent/runtime && TMPDIR=$work/state BERTH_BENCH_BUNDLE=$bundle BERTH_BENCH_PAUSE=$2us "$work/runtime.test" -test.run - -test.bench Run -test.benchtime "$1x") |
+	(cd node-agent/ociruntime && TMPDIR=$work/state BERTH_BENCH_BUNDLE=$bundle BERTH_BENCH_PAUSE=$2us "$work/runtime.test" -test.run - -test.bench Run -test.benchtime "$1x") |
 		awk '/ns\/op/ {for (i = 1; i < NF; i++) {if ($(i + 1) == "executed-ms") e = $i; if ($(i + 1) == "removed-ms") r = $i}; print e, r}'
 }
 median() { # COLUMN: of numbers on standard input

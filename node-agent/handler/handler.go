@@ -14,18 +14,18 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
 // Errors that every handler reports in the same way, whatever the words of the program behind it.
 // The text of the error that wraps them is the handler's own.
 var (
 	// ErrNotExist: the handler knows no container of that id.
-	ErrNotExist = runtime.ErrNotExist
+	ErrNotExist = ociruntime.ErrNotExist
 	// ErrExist: the handler has a container of that id already.
-	ErrExist = runtime.ErrExist
+	ErrExist = ociruntime.ErrExist
 	// ErrNotRunning: the container's first process has ended.
-	ErrNotRunning = runtime.ErrNotRunning
+	ErrNotRunning = ociruntime.ErrNotRunning
 	// ErrCutOff: the call of a program was cut off, so that it is not known how far it came.
 	ErrCutOff = errors.New("cut off")
 )

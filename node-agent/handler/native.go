@@ -10,26 +10,26 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/runtime"
+	"github.com/berth-run/berth/node-agent/ociruntime"
 )
 
-// Native runs containers with node-agent/runtime, in this process: the container's first process is
-// its child from the start.
+// Native runs containers with node-agent/ociruntime, in this process: the container's first process
+// is its child from the start.
 type Native struct {
-	Runtime *runtime.Runtime
+	Runtime *ociruntime.Runtime
 }
 
 var _ Handler = Native{}
 
 // NewNative returns the native handler with its state below root.
-func NewNative(root string, options ...runtime.Option) (Native, error) {
-	r, err := runtime.New(root, options...)
+func NewNative(root string, options ...ociruntime.Option) (Native, error) {
+	r, err := ociruntime.New(root, options...)
 	return Native{r}, err
 }
 
 // Create creates the container as a child of this process.
 func (n Native) Create(ctx context.Context, id, bundle string, stdio Stdio) (int, error) {
-	st, err := n.Runtime.Create(ctx, id, runtime.CreateOptions{
+	st, err := n.Runtime.Create(ctx, id, ociruntime.CreateOptions{
 		Bundle: bundle, Stdin: stdio.Stdin,
 		Stdout: stdio.Stdout, Stderr: stdio.Stderr,
 	})
@@ -63,7 +63,7 @@ func (n Native) Kill(ctx context.Context, id string, sig unix.Signal, all bool) 
 
 // Update changes limits. The runtime itself knows the old ones.
 func (n Native) Update(ctx context.Context, id string, to, _ *specs.LinuxResources) error {
-	return named("update", id, n.Runtime.Update(ctx, id, runtime.Update{Resources: to}))
+	return named("update", id, n.Runtime.Update(ctx, id, ociruntime.Update{Resources: to}))
 }
 
 // Delete removes the container.
@@ -71,9 +71,9 @@ func (n Native) Delete(ctx context.Context, id string, force bool) error {
 	return named("delete", id, n.Runtime.Delete(ctx, id, force))
 }
 
-// Features returns the features of the native runtime.
+// Features returns the features of the native ociruntime.
 func (n Native) Features(context.Context) (*features.Features, error) {
-	return runtime.Features(), nil
+	return ociruntime.Features(), nil
 }
 
 // named adds the call and the container to an error; the runtime's own errors leave that to its

@@ -13,7 +13,7 @@ import (
 
 	"github.com/berth-run/berth/internal/procfs"
 	"github.com/berth-run/berth/node-agent/boottime"
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/ociruntime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 

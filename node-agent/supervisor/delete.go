@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-run/berth/node-agent/handler"
-	"github.com/berth-run/berth/node-agent/runtime/cgroup"
+	"github.com/berth-run/berth/node-agent/ociruntime/cgroup"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 

@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-package runtime
-
-const mkdirNumber = -1 // arm64 has mkdirat(2) alone
