@@ -23,8 +23,7 @@ import (
 // run runs a command of the agent's, and returns what it writes and its exit code.
 func (h *host) run(stdin string, args ...string) (stdout, stderr string, code int) {
 	h.t.Helper()
-	cmd := exec.Command(programs+"/berth-agent", append([]string{args[0], "--state-dir", h.path("s")},
-		args[1:]...)...)
+	cmd := h.program(append([]string{args[0], "--state-dir", h.path("s")}, args[1:]...)...)
 	var out, err bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &err
 	var exit *exec.ExitError

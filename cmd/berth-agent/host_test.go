@@ -176,8 +176,41 @@ func (h *host) signal(sig os.Signal) {
 	if err := h.agent.Process.Signal(sig); err != nil {
 		h.t.Fatal(err)
 	}
-	<-h.ended
+	h.waitEnded()
+}
+
+// hangs is the time after which a program that should have ended hangs.
+const hangs = 3 * time.Minute
+
+// waitEnded waits for the end of the agent, which somebody has told to end. An agent that hangs
+// fails the test, and leaves what its goroutines wait for in its log.
+func (h *host) waitEnded() {
+	h.t.Helper()
+	agent := h.agent
 	h.agent = nil
+	select {
+	case <-h.ended:
+		return
+	case <-time.After(hangs):
+	}
+	_ = agent.Process.Signal(unix.SIGQUIT) // it may end just now
+	select {
+	case <-h.ended:
+	case <-time.After(10 * time.Second):
+		_ = agent.Process.Kill() // the same
+		<-h.ended
+	}
+	h.t.Fatalf("the agent did not end in %v", hangs)
+}
+
+// program returns the command line of an agent's command. One that hangs is ended, and prints what
+// its goroutines wait for.
+func (h *host) program(args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), hangs)
+	h.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, programs+"/berth-agent", args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGQUIT) }
+	return cmd
 }
 
 func (h *host) supervisorPID() int {
@@ -213,7 +246,8 @@ func (h *host) clean() {
 		h.t.Errorf("found %+v left at the end", left)
 	}
 	if pid := h.supervisorPID(); pid > 0 {
-		ctx := context.Background()
+		ctx, cancel := context.WithTimeout(context.Background(), hangs)
+		defer cancel()
 		client := protocol.NewClient(h.path("r/supervisor.sock"))
 		all, _ := client.List(ctx)
 		for _, st := range all {
@@ -390,8 +424,7 @@ func (h *host) untilRunning(name string) *v1alpha1.Container {
 }
 
 func (h *host) logs(args ...string) string {
-	out, _ := exec.Command(programs+"/berth-agent",
-		append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
+	out, _ := h.program(append([]string{"logs", "--state-dir", h.path("s")}, args...)...).CombinedOutput()
 	return string(out)
 }
 

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,7 @@ import (
 // under test are the shipped ones.
 type killer struct {
 	t     *testing.T
+	pid   int // of the process that it kills
 	cmd   *exec.Cmd
 	stdin io.Closer
 	out   *bufio.Reader
@@ -38,7 +40,7 @@ const killerVariable = "BERTH_TEST_KILLER"
 // killAt returns a killer that has begun to count the steps of a process.
 func killAt(t *testing.T, pid, n int) *killer {
 	t.Helper()
-	k := &killer{t: t, cmd: exec.Command(os.Args[0]), found: make(chan string, 1)}
+	k := &killer{t: t, pid: pid, cmd: exec.Command(os.Args[0]), found: make(chan string, 1)}
 	k.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", killerVariable, pid, n))
 	k.cmd.Stderr = os.Stderr
 	stdin, err := k.cmd.StdinPipe()
@@ -69,8 +71,23 @@ func (k *killer) killed() bool { return len(k.found) > 0 }
 // end lets go of the process, and returns the step that it was killed at, or "" if there were
 // fewer.
 func (k *killer) end() string {
+	k.t.Helper()
 	k.stdin.Close()
-	step := <-k.found
+	var step string
+	select {
+	case step = <-k.found:
+	case <-time.After(hangs):
+		threads := ""
+		for _, file := range []string{"stat", "wchan", "syscall"} {
+			found, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/%s", k.pid, file))
+			for _, f := range found {
+				data, _ := os.ReadFile(f)
+				threads += fmt.Sprintf("%s: %s\n", f, data)
+			}
+		}
+		_ = k.cmd.Process.Signal(unix.SIGQUIT) // its goroutines are then in the test's output
+		k.t.Fatalf("the killer of process %d did not end in %v; its threads:\n%s", k.pid, hangs, threads)
+	}
 	_ = k.cmd.Wait()
 	if strings.HasPrefix(step, "steps ") {
 		return ""

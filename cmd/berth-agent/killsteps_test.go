@@ -432,8 +432,7 @@ func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
 	agent := r.agent
 	revive := func(killed bool) {
 		if killed && r.agent == agent && agent.Process.Pid == pid {
-			<-r.host.ended
-			r.agent = nil
+			r.waitEnded()
 			r.start()
 		}
 	}
