@@ -79,15 +79,27 @@ func (e *External) Create(ctx context.Context, id, bundle string, stdio Stdio) (
 		writerOrNull(stdio.Stderr)
 	if err := cli.run(ctx, cmd, log, "create", id, nil); err != nil {
 		// Whoever has a container of that id keeps it; anything else is our own half-made one.
-		if !errors.Is(err, ErrExist) {
-			e.undo(ctx, id)
+		if cmd.Process == nil || errors.Is(err, ErrExist) {
+			return 0, err
 		}
-		return 0, err
+		uerr := e.undo(ctx, id)
+		switch {
+		case uerr == nil:
+			return 0, err
+		case errors.Is(err, ErrCutOff), errors.Is(uerr, ErrCutOff):
+			return 0, fmt.Errorf("%w; %w: %w", err, ErrNotUndone, uerr)
+		}
+		// A program that fails by itself removes what it has made. One that refuses both calls, as
+		// for a wrong option, has made nothing, and could not be deleted either.
+		return 0, fmt.Errorf("%w; undo it: %w", err, uerr)
 	}
 	pid, err = readPid(pidFile)
 	if err != nil {
-		e.undo(ctx, id)
-		return 0, fmt.Errorf("%s create %s: %w", e.Program, id, err)
+		err = fmt.Errorf("%s create %s: %w", e.Program, id, err)
+		if uerr := e.undo(ctx, id); uerr != nil {
+			err = fmt.Errorf("%w; %w: %w", err, ErrNotUndone, uerr)
+		}
+		return 0, err
 	}
 	return pid, nil
 }
@@ -183,12 +195,14 @@ func (e *External) Features(ctx context.Context) (*features.Features, error) {
 }
 
 // undo removes the leftovers of a failed create.
-func (e *External) undo(ctx context.Context, id string) {
+func (e *External) undo(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	// The error is dropped: that of create is the one worth telling, and there may be nothing to
-	// delete at all.
-	_, _ = e.output(ctx, id, "delete", "--force", id)
+	err := e.Delete(ctx, id, true)
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // output runs one call that is not create and returns what it printed.

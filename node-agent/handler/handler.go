@@ -28,6 +28,9 @@ var (
 	ErrNotRunning = ociruntime.ErrNotRunning
 	// ErrCutOff: the call of a program was cut off, so that it is not known how far it came.
 	ErrCutOff = errors.New("cut off")
+	// ErrNotUndone: a create has failed, and what it may have left behind could not be removed.
+	// Delete with force removes it.
+	ErrNotUndone = errors.New("not undone")
 )
 
 // Stdio is the standard input, output and error of a container's first process. The caller keeps
@@ -44,8 +47,8 @@ type Stdio struct {
 // What may be asked again, after an error or after the caller itself was killed half way:
 //
 //   - Create is not idempotent: a second one of the same id fails with ErrExist. One that fails
-//     leaves nothing behind; one that was cut off by the death of the caller is cleared by Delete
-//     with force.
+//     leaves nothing behind, or reports ErrNotUndone; that, and one that was cut off by the death
+//     of the caller, is cleared by Delete with force.
 //   - Start works once. A second one fails and changes nothing.
 //   - State reads only.
 //   - Kill may be repeated; once the process has ended it fails with ErrNotRunning.

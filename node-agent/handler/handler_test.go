@@ -162,6 +162,46 @@ esac`)
 	}
 }
 
+// TestExternalCreateIsNotUndone: the caller learns that a container may be left, so that it deletes
+// it later. A program that fails by itself, or does not run at all, leaves nothing.
+func TestExternalCreateIsNotUndone(t *testing.T) {
+	leaktest.Check(t)
+	const refuses = `echo '{"level":"error","msg":"busy"}' > $LOG; exit 1`
+	for name, tc := range map[string]struct {
+		create, remove string
+		left           bool
+	}{
+		"killed":           {"kill -9 $$", refuses, true},
+		"no pid file":      {"exit 0", refuses, true},
+		"delete is killed": {"exit 1", "kill -9 $$", true},
+		"killed, undone":   {"kill -9 $$", "exit 0", false},
+		"killed, no container": {
+			"kill -9 $$", `echo '{"level":"error","msg":"container does not exist"}' > $LOG; exit 1`,
+			false,
+		},
+		"refuses all": {"exit 1", refuses, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := program(t, `case "$*" in
+*" create "*) `+tc.create+`;;
+*"delete --force x") `+tc.remove+`;;
+esac`)
+			_, err := e.Create(t.Context(), "x", "/b", Stdio{})
+			if err == nil || errors.Is(err, ErrNotUndone) != tc.left {
+				t.Errorf("found %v; want ErrNotUndone: %v", err, tc.left)
+			}
+			if tc.remove == refuses && !strings.HasSuffix(err.Error(), "busy") {
+				t.Errorf("found %v; want the error of delete", err)
+			}
+		})
+	}
+	e := &External{Program: "/nowhere", Dir: t.TempDir()}
+	if _, err := e.Create(t.Context(), "x", "/b", Stdio{}); err == nil ||
+		errors.Is(err, ErrNotUndone) {
+		t.Errorf("found %v; want another error than ErrNotUndone", err)
+	}
+}
+
 // Features of Debian's runc, as a peer.
 func TestExternalFeatures(t *testing.T) {
 	leaktest.Check(t)
