@@ -62,7 +62,7 @@ func (s createStage) Ensure(ctx context.Context, c *Container) error {
 		return err
 	}
 	defer done()
-	// The supervisor keeps no container that it could not create.
+	// The supervisor keeps no container that it could not create, except with an unknown outcome.
 	_, err = s.supervisor.Create(ctx, protocol.CreateRequest{
 		ID: c.ID, Bundle: c.Dir.Path(), Handler: handlerOf(c),
 		Log: protocol.Log{Path: c.LogPath, LogLimits: logLimits(c.Bundle, s.logMaxBytes)},

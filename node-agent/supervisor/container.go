@@ -41,6 +41,8 @@ type container struct {
 	// Set before the process is waited for, and unchanged then.
 	pid     int
 	adopted bool // by a supervisor that is not its parent
+	// unwatched says that nothing reports the end of the process; for operations.
+	unwatched bool
 
 	pidMu sync.Mutex
 	pidfd int // -1 when there is none

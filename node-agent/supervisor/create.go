@@ -37,7 +37,7 @@ func (s *server) create(
 		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, protocol.ErrUnknownOutcome) {
 			s.forget(c)
 			if c.log != nil {
 				c.log.removeIfEmpty()
@@ -69,6 +69,9 @@ func (s *server) create(
 		Stdin: s.devNull, Stdout: far[0],
 		Stderr: far[1],
 	})
+	if errors.Is(err, handler.ErrNotUndone) {
+		return protocol.Status{}, s.keepHalfMade(c, p, err)
+	}
 	if err != nil {
 		return protocol.Status{}, err
 	}
@@ -76,8 +79,11 @@ func (s *server) create(
 	if err := s.publishCreated(c, p); err != nil {
 		// A container without a record would be lost with us, and the end of one that cannot be
 		// waited for goes unseen: undo it.
-		err = errors.Join(err, s.undoCreate(ctx, c, h, p))
-		return protocol.Status{}, fmt.Errorf("create %s: %w", r.ID, err)
+		err = fmt.Errorf("create %s: %w", r.ID, err)
+		if uerr := s.undoCreate(ctx, c, h, p); uerr != nil {
+			err = s.keepHalfMade(c, p, fmt.Errorf("%w; undo it: %w", err, uerr))
+		}
+		return protocol.Status{}, err
 	}
 	s.passOn(c, false)
 	switch {
@@ -238,14 +244,28 @@ func (s *server) undoCreate(
 ) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	err := h.Delete(ctx, c.id, true)
-	for end := time.Now().Add(killWait); p.known && !s.reap(c) && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
+	if err := h.Delete(ctx, c.id, true); err != nil && !errors.Is(err, handler.ErrNotExist) {
+		return err
 	}
-	if errors.Is(err, handler.ErrNotExist) {
-		return nil
+	for end := time.Now().Add(killWait); p.known && !s.reap(c); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d lives on %v after its handler has deleted it", p.pid, killWait)
+		}
 	}
-	return err
+	return nil
+}
+
+// keepHalfMade keeps a container known whose creation has failed and could not be undone, so that
+// it can be deleted later. It cannot be started.
+func (s *server) keepHalfMade(c *container, p firstProcess, err error) error {
+	s.log.Error("a failed creation could not be undone", "id", c.id, "error", err)
+	_ = s.update(c, func(st *protocol.Status) { st.State = protocol.Creating })
+	if p.known {
+		c.unwatched = p.unwatched != nil || c.await(s) != nil
+	} else {
+		s.exited(c, p.early, errors.New("its creation failed and could not be undone"))
+	}
+	return fmt.Errorf("%w: %w", protocol.ErrUnknownOutcome, err)
 }
 
 // register begins to wait for the container's process; s.mu is held. If the process has ended and

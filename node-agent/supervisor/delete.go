@@ -56,9 +56,7 @@ func (s *server) removeContainer(ctx context.Context, c *container, h handler.Ha
 	if err := left.kill(); err != nil {
 		return fmt.Errorf("delete %s: %w", id, err)
 	}
-	select {
-	case <-c.ended:
-	case <-time.After(killWait):
+	if !s.awaitEnd(c) {
 		return fmt.Errorf("delete %s: process %d lives on %v after its handler has deleted it", id,
 			st.PID, killWait)
 	}
@@ -67,6 +65,25 @@ func (s *server) removeContainer(ctx context.Context, c *container, h handler.Ha
 	}
 	s.forget(c)
 	return nil
+}
+
+// awaitEnd waits for the end of a process that has been killed, and returns false if it lives on.
+func (s *server) awaitEnd(c *container) bool {
+	deadline := time.After(killWait)
+	for {
+		var look <-chan time.Time
+		if c.unwatched {
+			s.reap(c)
+			look = time.After(10 * time.Millisecond)
+		}
+		select {
+		case <-c.ended:
+			return true
+		case <-look:
+		case <-deadline:
+			return false
+		}
+	}
 }
 
 // forget lets go of everything that c holds and removes it from the table, in an operation.

@@ -20,6 +20,9 @@ var handlerErrors = map[error]error{
 // wireError returns err as clients get it.
 func wireError(err error) *protocol.Error {
 	e := protocol.Encode(err)
+	if errors.Is(err, protocol.ErrUnknownOutcome) {
+		return e // whatever the handler said
+	}
 	for from, to := range handlerErrors {
 		if errors.Is(err, from) {
 			e.Code = protocol.Encode(to).Code

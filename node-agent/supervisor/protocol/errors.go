@@ -40,11 +40,13 @@ var (
 // ExitHeld is the exit code of a supervisor that ends with ErrHeld (EX_TEMPFAIL of sysexits.h).
 const ExitHeld = 75
 
-// codes are the names of the errors on the wire. They never change meaning.
+// codes are the names of the errors on the wire. They never change meaning. An error that is
+// several of them gets the first one: that the outcome is unknown counts most.
 var codes = []struct {
 	code string
 	err  error
 }{
+	{"UnknownOutcome", ErrUnknownOutcome},
 	{"NotExist", ErrNotExist},
 	{"Exist", ErrExist},
 	{"NotRunning", ErrNotRunning},
@@ -54,7 +56,6 @@ var codes = []struct {
 	{"Denied", ErrDenied},
 	{"Version", ErrVersion},
 	{"Stopping", ErrStopping},
-	{"UnknownOutcome", ErrUnknownOutcome},
 }
 
 // Error is an error that the supervisor answered with.
