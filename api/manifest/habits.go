@@ -73,21 +73,63 @@ func objectHabits() map[string]habit {
 	}
 }
 
+// composeRenamed are the fields of a compose file's service that Berth has under another name.
+var composeRenamed = map[string]string{
+	"cap_add":           "spec.securityContext.capabilities.add",
+	"cap_drop":          "spec.securityContext.capabilities.drop",
+	"container_name":    "metadata.name",
+	"cpus":              "spec.resources.limits.cpu",
+	"entrypoint":        "spec.command",
+	"mem_limit":         "spec.resources.limits.memory",
+	"pids_limit":        "spec.resources.limits.pids",
+	"pull_policy":       "spec.imagePullPolicy",
+	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
+	"runtime":           "spec.runtimeClassName",
+	"stop_grace_period": "spec.terminationGracePeriodSeconds",
+}
+
+// composeMissing are the fields of a compose file's service that Berth does not have yet, with what
+// to do instead.
+var composeMissing = map[string]string{
+	"build":        "build the image with another program, and name it in spec.image",
+	"configs":      "remove it",
+	"depends_on":   "remove it",
+	"deploy":       "write limits into spec.resources",
+	"devices":      "remove it",
+	"env_file":     "write the variables into env",
+	"extra_hosts":  "remove it",
+	"group_add":    "remove it",
+	"healthcheck":  "remove it",
+	"init":         "remove it",
+	"networks":     "remove it",
+	"secrets":      "remove it",
+	"security_opt": "write spec.securityContext",
+	"shm_size":     "remove it",
+	"stop_signal":  "the image's STOPSIGNAL is honoured",
+	"sysctls":      "remove it",
+	"ulimits":      "remove it",
+}
+
 // composeHabits returns fields of a compose file's service.
 func composeHabits() map[string]habit {
-	moved := func(to string) habit {
-		return habit{what: "compose's name", fix: "write " + to, instead: []string{to}}
+	out := serviceHabits()
+	for name, to := range composeRenamed {
+		out["spec."+name] = habit{what: "compose's name", fix: "write " + to, instead: []string{to}}
 	}
-	missing := func(fix string) habit {
-		return habit{what: "a field of compose that Berth does not have yet", fix: fix}
+	for name, fix := range composeMissing {
+		out["spec."+name] = habit{what: "a field of compose that Berth does not have yet", fix: fix}
 	}
+	return out
+}
+
+// serviceHabits returns fields of a compose file's service, and others that people write into spec,
+// whose value is written in another form or belongs at another level.
+func serviceHabits() map[string]habit {
 	return map[string]habit{
 		"spec.environment": {
 			what: "compose's name", write: writeEnv,
 			instead: []string{"spec.env"},
 		},
-		"spec.env_file":   missing("write the variables into env"),
-		"spec.entrypoint": moved("spec.command"),
 		"spec.cmd": {
 			what: "a Dockerfile's name",
 			fix:  "write spec.args (after the image's entrypoint) or spec.command (in its place)",
@@ -103,14 +145,8 @@ func composeHabits() map[string]habit {
 		"spec.privileged": {
 			fix: "it belongs in spec.securityContext, where Berth does not support it: add the capabilities that are needed to spec.securityContext.capabilities.add",
 		},
-		"spec.cap_add":    moved("spec.securityContext.capabilities.add"),
-		"spec.cap_drop":   moved("spec.securityContext.capabilities.drop"),
-		"spec.read_only":  moved("spec.securityContext.readOnlyRootFilesystem"),
-		"spec.mem_limit":  moved("spec.resources.limits.memory"),
-		"spec.memory":     {fix: "write spec.resources.limits.memory"},
-		"spec.cpus":       moved("spec.resources.limits.cpu"),
-		"spec.cpu":        {fix: "write spec.resources.limits.cpu"},
-		"spec.pids_limit": moved("spec.resources.limits.pids"),
+		"spec.memory": {fix: "write spec.resources.limits.memory"},
+		"spec.cpu":    {fix: "write spec.resources.limits.cpu"},
 		"spec.network_mode": {
 			what:    "compose's name",
 			fix:     "for the node's own network write spec.hostNetwork: true",
@@ -128,31 +164,10 @@ func composeHabits() map[string]habit {
 			what: "compose's name",
 			fix:  "write a volume {name: tmp, emptyDir: {medium: Memory}} and a volumeMount of it",
 		},
-		"spec.container_name":    moved("metadata.name"),
-		"spec.labels":            {fix: "write metadata.labels"},
-		"spec.name":              {fix: "write metadata.name"},
-		"spec.annotations":       {fix: "write metadata.annotations"},
-		"spec.stop_grace_period": moved("spec.terminationGracePeriodSeconds"),
-		"spec.pull_policy":       moved("spec.imagePullPolicy"),
-		"spec.runtime":           moved("spec.runtimeClassName"),
-		"spec.mounts":            {fix: "write spec.volumes and spec.volumeMounts"},
-		"spec.build": missing(
-			"build the image with another program, and name it in spec.image"),
-		"spec.depends_on":   missing("remove it"),
-		"spec.healthcheck":  missing("remove it"),
-		"spec.networks":     missing("remove it"),
-		"spec.secrets":      missing("remove it"),
-		"spec.configs":      missing("remove it"),
-		"spec.deploy":       missing("write limits into spec.resources"),
-		"spec.devices":      missing("remove it"),
-		"spec.ulimits":      missing("remove it"),
-		"spec.sysctls":      missing("remove it"),
-		"spec.extra_hosts":  missing("remove it"),
-		"spec.init":         missing("remove it"),
-		"spec.group_add":    missing("remove it"),
-		"spec.shm_size":     missing("remove it"),
-		"spec.security_opt": missing("write spec.securityContext"),
-		"spec.stop_signal":  missing("the image's STOPSIGNAL is honoured"),
+		"spec.mounts":      {fix: "write spec.volumes and spec.volumeMounts"},
+		"spec.name":        {fix: "write metadata.name"},
+		"spec.labels":      {fix: "write metadata.labels"},
+		"spec.annotations": {fix: "write metadata.annotations"},
 	}
 }
 
