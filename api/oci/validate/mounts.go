@@ -19,114 +19,143 @@ const maxOptions = 128
 // "POSIX-platform Mounts").
 func (c *checker) mounts() {
 	for i := range c.spec.Mounts {
-		c.mount(i, &c.spec.Mounts[i])
+		c.mount(at("mounts", i), &c.spec.Mounts[i])
 	}
 }
 
-func (c *checker) mount(i int, m *specs.Mount) {
-	const list = "mounts"
+func (c *checker) mount(path string, m *specs.Mount) {
+	c.mountDestination(path, m)
+	o := c.mountOptions(path, m)
+	c.ineffectiveOptions(path, m, o)
+	c.mountSource(path, m, o)
+	c.mountType(path, m, o)
+	c.mountCombinations(path, m, o)
+	if !o.bind {
+		c.mountOwner(path, m)
+	}
+	if !o.ownMappings {
+		c.mountMappings(path, m, o.idmap)
+	} else if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+		c.err(path+".options", "mappings in an option beside uidMappings or gidMappings",
+			"one of the two")
+	}
+}
+
+func (c *checker) mountDestination(path string, m *specs.Mount) {
 	switch {
 	case m.Destination == "" || hasNUL(m.Destination):
-		c.err(at(list, i)+".destination", quoteOrNothing(m.Destination),
-			"an absolute path in the container")
+		c.err(path+".destination", quoteOrNothing(m.Destination), "an absolute path in the container")
 	case !strings.HasPrefix(m.Destination, "/"):
-		c.warn(at(list, i)+".destination", quote(m.Destination),
+		c.warn(path+".destination", quote(m.Destination),
 			`an absolute path in the container; a relative one is deprecated and read as relative to "/"`)
 	}
 	if isRoot(m.Destination) && !slices.Contains(m.Options, "remount") {
 		// What is mounted over the root is never seen: the root stays what is below.
-		c.err(at(list, i)+".destination", quote(m.Destination),
+		c.err(path+".destination", quote(m.Destination),
 			`a path below "/", or "remount" in options; what the root is say root and linux.rootfsPropagation`)
 	}
+}
 
-	var bind, remount, propagation, idmap, ridmap, custom, copyUp bool
-	// bindOnly are options that a bind mount alone has a use for.
-	var bindOnly []int
+// mountOptions are the options of a mount on which its other checks depend.
+type mountOptions struct {
+	bind, remount, propagation, copyUp bool
+	// idmap reports an idmapped mount, ownMappings one whose option has the mappings.
+	idmap, ownMappings bool
+	// bindOnly has the indexes of options that only a bind mount can use.
+	bindOnly []int
+}
+
+// mountOptions checks each option of a mount by itself, and returns those that matter to others.
+func (c *checker) mountOptions(path string, m *specs.Mount) (out mountOptions) {
 	for j, o := range m.Options {
 		if hasNUL(o) {
-			c.err(at(at(list, i)+".options", j), quote(o), noNUL)
+			c.err(at(path+".options", j), quote(o), noNUL)
 			continue
 		}
 		switch o {
 		case "bind", "rbind":
-			bind = true
+			out.bind = true
 		case "remount":
-			remount = true
-		case "idmap":
-			idmap = true
-		case "ridmap":
-			ridmap = true
+			out.remount = true
+		case "idmap", "ridmap":
+			out.idmap = true
 		case "tmpcopyup":
-			copyUp = true
+			out.copyUp = true
 		case "copy-symlink", "src-nofollow", "dest-nofollow":
-			bindOnly = append(bindOnly, j)
+			out.bindOnly = append(out.bindOnly, j)
 		default:
 			if name, mappings, ok := strings.Cut(o, "="); ok && (name == "idmap" || name == "ridmap") {
-				c.idmapOption(at(at(list, i)+".options", j), o, mappings)
-				idmap, custom = true, true
+				c.idmapOption(at(path+".options", j), o, mappings)
+				out.idmap, out.ownMappings = true, true
 			}
 		}
-		propagation = propagation || isPropagation(o)
+		out.propagation = out.propagation || isPropagation(o)
 	}
+	return out
+}
+
+// ineffectiveOptions warns of options that another one undoes, and of those that do nothing on a
+// bind mount.
+func (c *checker) ineffectiveOptions(path string, m *specs.Mount, has mountOptions) {
 	for j, o := range m.Options {
 		other := opposite(o)
 		if other != "" && len(m.Options) <= maxOptions && slices.Contains(m.Options, other) {
-			c.warn(at(at(list, i)+".options", j), quote(o)+" beside "+quote(other),
+			c.warn(at(path+".options", j), quote(o)+" beside "+quote(other),
 				"one of the two; the later one holds")
 		}
 		switch {
-		case bind && !knownMountOption(o):
+		case has.bind && !knownMountOption(o):
 			// config.md: unknown options are the filesystem's own. A bind
 			// mount makes no filesystem that could read them, and
 			// mount(8), runc and crun take them all the same.
-			c.warn(at(at(list, i)+".options", j), quote(o),
+			c.warn(at(path+".options", j), quote(o),
 				"an option of mount(8) for bind mounts: this one has no effect, it is a filesystem's, and a bind mount makes none")
-		case bind && !remount && superblockOption(o):
-			c.warn(at(at(list, i)+".options", j), quote(o),
+		case has.bind && !has.remount && superblockOption(o):
+			c.warn(at(path+".options", j), quote(o),
 				"an option of the mount itself: this one is the filesystem's, which a bind mount leaves as it is")
 		}
 	}
+}
 
+func (c *checker) mountSource(path string, m *specs.Mount, has mountOptions) {
 	switch {
 	case hasNUL(m.Source):
-		c.err(at(list, i)+".source", quote(m.Source), noNUL)
-	case bind && m.Source == "":
-		c.err(at(list, i)+".source", nothing, "the path to bind, absolute or relative to the bundle")
+		c.err(path+".source", quote(m.Source), noNUL)
+	case has.bind && m.Source == "":
+		c.err(path+".source", nothing, "the path to bind, absolute or relative to the bundle")
 	}
+}
+
+func (c *checker) mountType(path string, m *specs.Mount, has mountOptions) {
 	switch {
 	case hasNUL(m.Type):
-		c.err(at(list, i)+".type", quote(m.Type), noNUL)
-	case bind:
+		c.err(path+".type", quote(m.Type), noNUL)
+	case has.bind:
 		// The type of a bind mount is a dummy.
 	case m.Type == "bind" || m.Type == "rbind":
-		c.err(at(list, i)+".type", quote(m.Type),
+		c.err(path+".type", quote(m.Type),
 			`a filesystem of /proc/filesystems; for a bind mount add "bind" or "rbind" to options`)
-	case m.Type == "" && !remount && !propagation:
-		c.err(at(list, i)+".type", nothing,
+	case m.Type == "" && !has.remount && !has.propagation:
+		c.err(path+".type", nothing,
 			`a filesystem of /proc/filesystems, or "bind" or "rbind" in options`)
 	}
-	if copyUp && (bind || remount || m.Type != "tmpfs") {
-		c.err(at(list, i)+".options", `"tmpcopyup" on `+describeMount(m, bind),
+}
+
+// mountCombinations checks options that go with some kinds of mounts only.
+func (c *checker) mountCombinations(path string, m *specs.Mount, has mountOptions) {
+	if has.copyUp && (has.bind || has.remount || m.Type != "tmpfs") {
+		c.err(path+".options", `"tmpcopyup" on `+describeMount(m, has.bind),
 			`"tmpcopyup" only with type tmpfs`)
 	}
-	for _, j := range bindOnly {
-		if !bind || remount {
-			c.err(at(at(list, i)+".options", j), quote(m.Options[j])+" on "+describeMount(m, bind),
+	for _, j := range has.bindOnly {
+		if !has.bind || has.remount {
+			c.err(at(path+".options", j), quote(m.Options[j])+" on "+describeMount(m, has.bind),
 				"this option only with bind or rbind, and without remount")
 		}
 	}
-	if (idmap || ridmap || len(m.UIDMappings)+len(m.GIDMappings) > 0) && remount {
-		c.err(at(list, i)+".options", `"remount" of a mount with mapped ids`,
+	if (has.idmap || len(m.UIDMappings)+len(m.GIDMappings) > 0) && has.remount {
+		c.err(path+".options", `"remount" of a mount with mapped ids`,
 			"remount without idmap, ridmap and mappings: the ids of a mount that is there cannot be mapped")
-	}
-	if !bind {
-		c.mountOwner(i, m)
-	}
-	if !custom {
-		c.mountMappings(i, m, idmap || ridmap)
-	} else if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		c.err(at(list, i)+".options", "mappings in an option beside uidMappings or gidMappings",
-			"one of the two")
 	}
 }
 
@@ -169,7 +198,7 @@ func (c *checker) idmapOption(path, option, mappings string) {
 // mountOwner checks the ids in the options of a filesystem that the container's user namespace
 // mounts: the kernel fails with EINVAL for those that it does not map, as with the gid=5 that is
 // usual for devpts.
-func (c *checker) mountOwner(i int, m *specs.Mount) {
+func (c *checker) mountOwner(path string, m *specs.Mount) {
 	if m.Type != "devpts" && m.Type != "tmpfs" {
 		return
 	}
@@ -181,7 +210,7 @@ func (c *checker) mountOwner(i int, m *specs.Mount) {
 			value, found := strings.CutPrefix(o, kind.name+"=")
 			if id, err := strconv.ParseUint(value, 10, 32); found && err == nil &&
 				!c.validID(uint32(id), kind.mappings) {
-				c.err(at(at("mounts", i)+".options", j), quote(o), "an id that linux."+kind.name+
+				c.err(at(path+".options", j), quote(o), "an id that linux."+kind.name+
 					"Mappings maps, since the container has a user namespace; or no such option")
 			}
 		}
@@ -189,16 +218,15 @@ func (c *checker) mountOwner(i int, m *specs.Mount) {
 }
 
 // mountMappings checks an idmapped mount's mappings.
-func (c *checker) mountMappings(i int, m *specs.Mount, option bool) {
+func (c *checker) mountMappings(path string, m *specs.Mount, option bool) {
 	uids, gids := len(m.UIDMappings), len(m.GIDMappings)
 	if uids == 0 && gids == 0 {
 		if option && !c.has.contains(specs.UserNamespace) {
-			c.err(at("mounts", i)+".options", `"idmap" or "ridmap" without mappings`,
+			c.err(path+".options", `"idmap" or "ridmap" without mappings`,
 				"uidMappings and gidMappings, or a user namespace whose mappings are taken")
 		}
 		return
 	}
-	path := at("mounts", i)
 	if uids == 0 {
 		c.err(path+".uidMappings", nothing, "mappings, since gidMappings are given")
 	}
