@@ -48,6 +48,10 @@ type document struct {
 	digest digest.Digest // promised by the reference or the index above
 }
 
+func (d document) invalid(reason string, err error) error {
+	return &InvalidImageError{What: "manifest " + d.digest.String(), Reason: reason, Err: err}
+}
+
 // resolved is an image read down to its configuration.
 type resolved struct {
 	top      digest.Digest // index, or the manifest when there is none
@@ -158,81 +162,103 @@ func resolve(ctx context.Context, ref string, want v1.Platform, src source,
 	}
 	out := &resolved{top: doc.digest}
 	for depth := 0; ; depth++ {
-		if err := verify("manifest", doc.digest, doc.data); err != nil {
+		m, err := parseManifest(doc)
+		if err != nil {
 			return nil, err
 		}
-		var m struct {
-			SchemaVersion int             `json:"schemaVersion"`
-			MediaType     string          `json:"mediaType"`
-			Config        *v1.Descriptor  `json:"config"`
-			Layers        []v1.Descriptor `json:"layers"`
-			Manifests     []v1.Descriptor `json:"manifests"`
-			FSLayers      json.RawMessage `json:"fsLayers"`
-		}
-		bad := func(reason string, err error) error {
-			return &InvalidImageError{What: "manifest " + doc.digest.String(), Reason: reason, Err: err}
-		}
-		if err := json.Unmarshal(doc.data, &m); err != nil {
-			return nil, bad("not a JSON manifest", err)
-		}
-		if m.SchemaVersion != 2 || m.FSLayers != nil {
-			return nil, bad(fmt.Sprintf("schemaVersion: found %d; allowed: 2", m.SchemaVersion), nil)
-		}
-		isIndex := m.Manifests != nil
-		// One document that reads as an index and as a manifest means different images to different
-		// readers (CVE-2021-41190).
-		if isIndex && (m.Config != nil || m.Layers != nil) {
-			return nil, bad("holds manifests beside config or layers; allowed: an index or a manifest", nil)
-		}
-		switch m.MediaType {
-		case "":
-		case v1.MediaTypeImageIndex, dockerManifestList:
-			isIndex = true
-			if m.Config != nil {
-				return nil, bad("mediaType is an index's, but it holds a config", nil)
-			}
-		case v1.MediaTypeImageManifest, dockerManifest:
-			if isIndex {
-				return nil, bad("mediaType is a manifest's, but it holds manifests", nil)
-			}
-		default:
-			return nil, bad(fmt.Sprintf("mediaType: found %q; allowed: an OCI or docker index or manifest",
-				shorten(m.MediaType)), nil)
-		}
-		if !isIndex {
-			out.manifest, out.layers = doc.digest, m.Layers
-			if m.Config == nil {
-				return nil, bad("config: found nothing; allowed: a descriptor", nil)
-			}
-			out.config = *m.Config
+		if !m.isIndex() {
+			out.manifest, out.layers, out.config = doc.digest, m.Layers, *m.Config
 			break
 		}
 		if depth == 2 {
-			return nil, bad("found indexes nested in one another; allowed: at most two deep", nil)
+			return nil, doc.invalid("found indexes nested in one another; allowed: at most two deep", nil)
 		}
 		d, err := pick(ref, want, m.Manifests)
 		if err != nil {
 			return nil, err
 		}
-		if doc, err = src.document(ctx, d); err != nil {
+		if doc, err = readManifest(ctx, src, d); err != nil {
 			return nil, err
 		}
-		if int64(len(doc.data)) != d.Size && d.Size > 0 {
-			if err := verify("manifest", d.Digest, doc.data); err != nil {
-				return nil, err // says more than the size
-			}
-			return nil, &SizeError{
-				What: "manifest", Found: int64(len(doc.data)), Allowed: d.Size,
-				Exact: true,
-			}
-		}
-		doc.digest = d.Digest
 	}
 	if err := out.readConfig(ctx, ref, want, src, limits); err != nil {
 		return nil, err
 	}
 	_, out.anonymous = src.(*dockerArchive)
 	return out, nil
+}
+
+// readManifest reads the document of an index's descriptor, and compares its size with the
+// descriptor's. Its digest is checked when it is parsed.
+func readManifest(ctx context.Context, src source, d v1.Descriptor) (document, error) {
+	doc, err := src.document(ctx, d)
+	if err != nil {
+		return document{}, err
+	}
+	if int64(len(doc.data)) != d.Size && d.Size > 0 {
+		if err := verify("manifest", d.Digest, doc.data); err != nil {
+			return document{}, err // says more than the size
+		}
+		return document{}, &SizeError{
+			What: "manifest", Found: int64(len(doc.data)), Allowed: d.Size,
+			Exact: true,
+		}
+	}
+	doc.digest = d.Digest
+	return doc, nil
+}
+
+// manifestOrIndex has the fields of a manifest and of an index. A valid one has those of one.
+type manifestOrIndex struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     string          `json:"mediaType"`
+	Config        *v1.Descriptor  `json:"config"`
+	Layers        []v1.Descriptor `json:"layers"`
+	Manifests     []v1.Descriptor `json:"manifests"`
+	FSLayers      json.RawMessage `json:"fsLayers"`
+}
+
+// isIndex reports whether a valid document is an index: a manifest has a config.
+func (m *manifestOrIndex) isIndex() bool { return m.Config == nil }
+
+// parseManifest verifies a document and parses it, as a manifest with a config or as an index.
+func parseManifest(doc document) (*manifestOrIndex, error) {
+	if err := verify("manifest", doc.digest, doc.data); err != nil {
+		return nil, err
+	}
+	var m manifestOrIndex
+	if err := json.Unmarshal(doc.data, &m); err != nil {
+		return nil, doc.invalid("not a JSON manifest", err)
+	}
+	if m.SchemaVersion != 2 || m.FSLayers != nil {
+		return nil, doc.invalid(fmt.Sprintf("schemaVersion: found %d; allowed: 2", m.SchemaVersion), nil)
+	}
+	isIndex := m.Manifests != nil
+	// One document that reads as an index and as a manifest means different images to different
+	// readers (CVE-2021-41190).
+	if isIndex && (m.Config != nil || m.Layers != nil) {
+		return nil, doc.invalid(
+			"holds manifests beside config or layers; allowed: an index or a manifest", nil)
+	}
+	switch m.MediaType {
+	case "":
+	case v1.MediaTypeImageIndex, dockerManifestList:
+		isIndex = true
+		if m.Config != nil {
+			return nil, doc.invalid("mediaType is an index's, but it holds a config", nil)
+		}
+	case v1.MediaTypeImageManifest, dockerManifest:
+		if isIndex {
+			return nil, doc.invalid("mediaType is a manifest's, but it holds manifests", nil)
+		}
+	default:
+		return nil, doc.invalid(fmt.Sprintf(
+			"mediaType: found %q; allowed: an OCI or docker index or manifest", shorten(m.MediaType)), nil)
+	}
+	if !isIndex && m.Config == nil {
+		return nil, doc.invalid("config: found nothing; allowed: a descriptor", nil)
+	}
+	return &m, nil
 }
 
 // readConfig reads and checks the image's configuration.
