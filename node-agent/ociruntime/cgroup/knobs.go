@@ -5,6 +5,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,101 +31,122 @@ type knob struct {
 
 // knobs returns the fields of linux.resources that ask for something, but for the device rules.
 // Zero and an empty list are what engines write for "unset" where the kernel has no such value.
-func knobs(r *specs.LinuxResources) (out []knob) {
-	add := func(set bool, field string, value any, controller, v1, v2 string) {
-		if set {
-			out = append(out, knob{
-				field: "linux.resources." + field, value: fmt.Sprint(value),
-				controller: controller, v1: v1, v2: v2,
-			})
-		}
-	}
+func knobs(r *specs.LinuxResources) []knob {
 	if r == nil {
 		return nil
 	}
-	if m := r.Memory; m != nil {
-		add(positive(m.Limit), "memory.limit", show(m.Limit), "memory", "memory.limit_in_bytes",
-			"memory.max")
-		add(positive(m.Reservation), "memory.reservation", show(m.Reservation), "memory",
-			"memory.soft_limit_in_bytes", "memory.low")
-		if positive(m.Swap) {
-			add(true, "memory.swap", *m.Swap, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max")
-			out[len(out)-1].off = *m.Swap == -1
-		}
-		add(positive(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP", show(m.KernelTCP), "memory",
-			"memory.kmem.tcp.limit_in_bytes", "")
-		add(m.Swappiness != nil, "memory.swappiness", show(m.Swappiness), "memory",
-			"memory.swappiness", "")
-		add(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", true, "memory",
-			"memory.oom_control", "")
-	}
-	if c := r.CPU; c != nil {
-		add(positive(c.Shares), "cpu.shares", show(c.Shares), "cpu", "cpu.shares", "cpu.weight")
-		add(positive(c.Quota), "cpu.quota", show(c.Quota), "cpu", "cpu.cfs_quota_us", "cpu.max")
-		add(positive(c.Period), "cpu.period", show(c.Period), "cpu", "cpu.cfs_period_us", "cpu.max")
-		add(c.Burst != nil, "cpu.burst", show(c.Burst), "cpu", "cpu.cfs_burst_us", "cpu.max.burst")
-		add(positive(c.RealtimeRuntime), "cpu.realtimeRuntime", show(c.RealtimeRuntime), "cpu",
-			"cpu.rt_runtime_us", "")
-		add(positive(c.RealtimePeriod), "cpu.realtimePeriod", show(c.RealtimePeriod), "cpu",
-			"cpu.rt_period_us", "")
-		add(c.Cpus != "", "cpu.cpus", c.Cpus, "cpuset", "cpuset.cpus", "cpuset.cpus")
-		add(c.Mems != "", "cpu.mems", c.Mems, "cpuset", "cpuset.mems", "cpuset.mems")
-		add(c.Idle != nil, "cpu.idle", show(c.Idle), "cpu", "cpu.idle", "cpu.idle")
-	}
+	var out knobList
+	out.memory(r.Memory)
+	out.cpu(r.CPU)
 	if r.Pids != nil {
-		add(r.Pids.Limit != nil, "pids.limit", show(r.Pids.Limit), "pids", "pids.max", "pids.max")
+		out.add(r.Pids.Limit != nil, "pids.limit", show(r.Pids.Limit), "pids", "pids.max", "pids.max")
 	}
-	if b := r.BlockIO; b != nil {
-		add(positive(b.Weight), "blockIO.weight", show(b.Weight), "blkio",
-			"blkio.weight|blkio.bfq.weight", "io.bfq.weight|io.weight")
-		add(positive(b.LeafWeight), "blockIO.leafWeight", show(b.LeafWeight), "blkio",
-			"blkio.leaf_weight", "")
-		for i, d := range b.WeightDevice {
-			field := "blockIO.weightDevice[" + strconv.Itoa(i) + "]"
-			add(positive(d.Weight), field+".weight", show(d.Weight), "blkio",
-				"blkio.weight_device|blkio.bfq.weight_device", "io.bfq.weight|io.weight")
-			add(positive(d.LeafWeight), field+".leafWeight", show(d.LeafWeight), "blkio",
-				"blkio.leaf_weight_device", "")
-		}
-		for _, t := range []struct {
-			field, file string
-			list        []specs.LinuxThrottleDevice
-		}{
-			{"throttleReadBpsDevice", "read_bps", b.ThrottleReadBpsDevice},
-			{"throttleWriteBpsDevice", "write_bps", b.ThrottleWriteBpsDevice},
-			{"throttleReadIOPSDevice", "read_iops", b.ThrottleReadIOPSDevice},
-			{"throttleWriteIOPSDevice", "write_iops", b.ThrottleWriteIOPSDevice},
-		} {
-			for i, d := range t.list {
-				add(true, "blockIO."+t.field+"["+strconv.Itoa(i)+"]", fmt.Sprintf("%d:%d %d", d.Major, d.Minor,
-					d.Rate), "blkio", "blkio.throttle."+t.file+"_device", "io.max")
-			}
-		}
-	}
+	out.blockIO(r.BlockIO)
 	for i, h := range r.HugepageLimits {
-		add(true, "hugepageLimits["+strconv.Itoa(i)+"]", h.Pagesize, "hugetlb", "hugetlb."+h.Pagesize+
+		out.add(true, "hugepageLimits["+strconv.Itoa(i)+"]", h.Pagesize, "hugetlb", "hugetlb."+h.Pagesize+
 			".limit_in_bytes", "hugetlb."+h.Pagesize+".max")
 	}
-	if n := r.Network; n != nil {
-		add(positive(n.ClassID), "network.classID", show(n.ClassID), "net_cls", "net_cls.classid", "")
-		for i, p := range n.Priorities {
-			add(true, "network.priorities["+strconv.Itoa(i)+"]", p.Name, "net_prio",
-				"net_prio.ifpriomap", "")
-		}
+	out.network(r.Network)
+	for _, name := range slices.Sorted(maps.Keys(r.Rdma)) {
+		out.add(true, "rdma["+strconv.Quote(name)+"]", "a limit", "rdma", "rdma.max", "rdma.max")
 	}
-	for name := range r.Rdma {
-		add(true, "rdma["+strconv.Quote(name)+"]", "a limit", "rdma", "rdma.max", "rdma.max")
+	for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
+		out.add(true, "unified["+strconv.Quote(name)+"]", strconv.Quote(r.Unified[name]), "", "", name)
 	}
-	for name, value := range r.Unified {
-		add(true, "unified["+strconv.Quote(name)+"]", strconv.Quote(value), "", "", name)
-	}
-	slices.SortStableFunc(out, func(a, b knob) int {
-		if a.controller == b.controller && (a.controller == "rdma" || a.controller == "") {
-			return strings.Compare(a.field, b.field) // those of a map
-		}
-		return 0
-	})
 	return out
+}
+
+// knobList collects knobs, in the order of the specification.
+type knobList []knob
+
+func (l *knobList) add(set bool, field string, value any, controller, v1, v2 string) {
+	if set {
+		*l = append(*l, knob{
+			field: "linux.resources." + field, value: fmt.Sprint(value),
+			controller: controller, v1: v1, v2: v2,
+		})
+	}
+}
+
+func (l *knobList) memory(m *specs.LinuxMemory) {
+	if m == nil {
+		return
+	}
+	const controller = "memory"
+	l.add(positive(m.Limit), "memory.limit", show(m.Limit), controller, "memory.limit_in_bytes",
+		"memory.max")
+	l.add(positive(m.Reservation), "memory.reservation", show(m.Reservation), controller,
+		"memory.soft_limit_in_bytes", "memory.low")
+	if positive(m.Swap) {
+		l.add(true, "memory.swap", *m.Swap, controller, "memory.memsw.limit_in_bytes", "memory.swap.max")
+		(*l)[len(*l)-1].off = *m.Swap == -1
+	}
+	l.add(positive(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP", show(m.KernelTCP),
+		controller, "memory.kmem.tcp.limit_in_bytes", "")
+	l.add(m.Swappiness != nil, "memory.swappiness", show(m.Swappiness), controller,
+		"memory.swappiness", "")
+	l.add(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "memory.disableOOMKiller", true,
+		controller, "memory.oom_control", "")
+}
+
+func (l *knobList) cpu(c *specs.LinuxCPU) {
+	if c == nil {
+		return
+	}
+	l.add(positive(c.Shares), "cpu.shares", show(c.Shares), "cpu", "cpu.shares", "cpu.weight")
+	l.add(positive(c.Quota), "cpu.quota", show(c.Quota), "cpu", "cpu.cfs_quota_us", "cpu.max")
+	l.add(positive(c.Period), "cpu.period", show(c.Period), "cpu", "cpu.cfs_period_us", "cpu.max")
+	l.add(c.Burst != nil, "cpu.burst", show(c.Burst), "cpu", "cpu.cfs_burst_us", "cpu.max.burst")
+	l.add(positive(c.RealtimeRuntime), "cpu.realtimeRuntime", show(c.RealtimeRuntime), "cpu",
+		"cpu.rt_runtime_us", "")
+	l.add(positive(c.RealtimePeriod), "cpu.realtimePeriod", show(c.RealtimePeriod), "cpu",
+		"cpu.rt_period_us", "")
+	l.add(c.Cpus != "", "cpu.cpus", c.Cpus, "cpuset", "cpuset.cpus", "cpuset.cpus")
+	l.add(c.Mems != "", "cpu.mems", c.Mems, "cpuset", "cpuset.mems", "cpuset.mems")
+	l.add(c.Idle != nil, "cpu.idle", show(c.Idle), "cpu", "cpu.idle", "cpu.idle")
+}
+
+func (l *knobList) blockIO(b *specs.LinuxBlockIO) {
+	if b == nil {
+		return
+	}
+	const controller = "blkio"
+	l.add(positive(b.Weight), "blockIO.weight", show(b.Weight), controller,
+		"blkio.weight|blkio.bfq.weight", "io.bfq.weight|io.weight")
+	l.add(positive(b.LeafWeight), "blockIO.leafWeight", show(b.LeafWeight), controller,
+		"blkio.leaf_weight", "")
+	for i, d := range b.WeightDevice {
+		field := "blockIO.weightDevice[" + strconv.Itoa(i) + "]"
+		l.add(positive(d.Weight), field+".weight", show(d.Weight), controller,
+			"blkio.weight_device|blkio.bfq.weight_device", "io.bfq.weight|io.weight")
+		l.add(positive(d.LeafWeight), field+".leafWeight", show(d.LeafWeight), controller,
+			"blkio.leaf_weight_device", "")
+	}
+	for _, t := range []struct {
+		field, file string
+		list        []specs.LinuxThrottleDevice
+	}{
+		{"throttleReadBpsDevice", "read_bps", b.ThrottleReadBpsDevice},
+		{"throttleWriteBpsDevice", "write_bps", b.ThrottleWriteBpsDevice},
+		{"throttleReadIOPSDevice", "read_iops", b.ThrottleReadIOPSDevice},
+		{"throttleWriteIOPSDevice", "write_iops", b.ThrottleWriteIOPSDevice},
+	} {
+		for i, d := range t.list {
+			l.add(true, "blockIO."+t.field+"["+strconv.Itoa(i)+"]", fmt.Sprintf("%d:%d %d", d.Major, d.Minor,
+				d.Rate), controller, "blkio.throttle."+t.file+"_device", "io.max")
+		}
+	}
+}
+
+func (l *knobList) network(n *specs.LinuxNetwork) {
+	if n == nil {
+		return
+	}
+	l.add(positive(n.ClassID), "network.classID", show(n.ClassID), "net_cls", "net_cls.classid", "")
+	for i, p := range n.Priorities {
+		l.add(true, "network.priorities["+strconv.Itoa(i)+"]", p.Name, "net_prio",
+			"net_prio.ifpriomap", "")
+	}
 }
 
 // positive reports whether a limit is given: not nil, and not 0.
