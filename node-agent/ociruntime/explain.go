@@ -125,7 +125,7 @@ func (r *Runtime) explainLate(rec *record, late *launch.LateError) error {
 			return execError(s.Program, late.Errno)
 		}
 		err := fmt.Errorf("unable to start container process: %s: %s: %w", s.Field, s.Name, late.Errno)
-		if cause := launch.Cause(s.Field, s.Name, late.Errno); cause != "" {
+		if cause := plan.Cause(s.Field, s.Name, late.Errno); cause != "" {
 			err = fmt.Errorf("%w; likely cause: %s", err, cause)
 		}
 		return err

@@ -13,7 +13,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-run/berth/node-agent/ociruntime/launch"
 	"github.com/berth-run/berth/node-agent/ociruntime/plan"
 )
 
@@ -31,7 +30,7 @@ func prepareUserNamespace(spec *specs.Spec, pid int) error {
 	err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0)
 	var errno unix.Errno
 	if errors.As(err, &errno) {
-		if cause := launch.Cause("process.oomScoreAdj", "write", errno); cause != "" {
+		if cause := plan.Cause("process.oomScoreAdj", "write", errno); cause != "" {
 			err = fmt.Errorf("%w; likely cause: %s", err, cause)
 		}
 	}

@@ -182,7 +182,7 @@ func openSource(s plan.Source, namespaces []int) (*os.File, error) {
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, s.Path, flags)
 	if err != nil {
-		return fail("open_tree", err, launch.Cause("mounts", "open_tree", asErrno(err)))
+		return fail("open_tree", err, plan.Cause("mounts", "open_tree", asErrno(err)))
 	}
 	if s.UserNamespace >= 0 {
 		flags := uint(unix.AT_EMPTY_PATH)

@@ -17,7 +17,7 @@ import (
 )
 
 // causeInUserNamespace returns the likely cause of a failure in a user namespace, where EPERM has
-// many; it is empty if launch.Cause knows as much.
+// many; it is empty if plan.Cause knows as much.
 func causeInUserNamespace(step *launch.StepError, spec *specs.Spec) string {
 	if !InUserNamespace() && !slices.ContainsFunc(spec.Linux.Namespaces,
 		func(n specs.LinuxNamespace) bool {
