@@ -212,7 +212,6 @@ var stepScenarios = []stepScenario{
 				fmt.Fprintln(&lines, i+1)
 			}
 			r.wrote(lines.String())
-			r.removeAll(r.name + ".yaml")
 		},
 	},
 }
@@ -298,7 +297,6 @@ var takeover = stepScenario{
 		r.exitCode(7)
 		r.noted("start")
 		r.wrote(counted() + "end")
-		r.removeAll(r.name + ".yaml") // the next agent would have more to take over
 	},
 }
 
@@ -325,7 +323,6 @@ var waitForSecret = stepScenario{
 	check: func(r *stepRun) {
 		r.exitCode(0)
 		r.noted("start hello")
-		r.remove(r.name + "-secret.yaml")
 	},
 }
 
@@ -353,7 +350,12 @@ func TestEverySupervisorStepKilled(t *testing.T) {
 				if sc.before != nil {
 					h.until("the agent holds the container's descriptors", h.holds)
 				}
-				return h.supervisorPID()
+				pid := 0
+				h.until("the supervisor answers", func() bool {
+					pid = h.supervisorPID()
+					return pid != 0
+				})
+				return pid
 			})
 		})
 	}
@@ -361,6 +363,9 @@ func TestEverySupervisorStepKilled(t *testing.T) {
 
 // holds reports whether the agent holds a process of a container. Its supervisor is no child of it.
 func (h *host) holds() bool { return chaostest.Held(h.agent.Process.Pid) > 0 }
+
+// mostSteps exceeds the number of steps of each scenario by far.
+const mostSteps = 400
 
 // stepWorkers are the hosts that share the steps of a scenario.
 const stepWorkers = 3
@@ -391,6 +396,9 @@ func everyStep(t *testing.T, sc stepScenario, victim func(*host) int) {
 					mu.Unlock()
 					if stop {
 						break
+					}
+					if n > mostSteps {
+						t.Fatalf("found no end after %d steps", mostSteps)
 					}
 					r := &stepRun{host: h, name: fmt.Sprint("step", n)}
 					if step := r.run(sc, victim, n); step == "" {
@@ -443,6 +451,13 @@ func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
 	step := k.end()
 	revive(step != "")
 	sc.check(r)
+	// The agents of later runs would have ever more to take over, and their steps would have no end.
+	if files, _ := filepath.Glob(r.path("m/" + r.name + "[.-]*")); len(files) > 0 {
+		for i := range files {
+			files[i] = filepath.Base(files[i])
+		}
+		r.removeAll(files...)
+	}
 	return step
 }
 
