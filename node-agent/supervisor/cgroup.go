@@ -10,17 +10,18 @@ import (
 )
 
 // processesBelow returns the processes in a cgroup and below it. There are none if dir is empty, or
-// not there.
-func processesBelow(dir string) (pids []string) {
+// not there. An error says that descriptors or memory have run out.
+func processesBelow(dir string) (pids []string, err error) {
 	if dir == "" {
-		return nil
+		return nil, nil
 	}
-	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() { // else it was removed since
-			b, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			var b []byte
+			b, err = os.ReadFile(filepath.Join(path, "cgroup.procs"))
 			pids = append(pids, strings.Fields(string(b))...)
 		}
-		return nil
+		return shortage(err)
 	})
-	return pids
+	return pids, err
 }

@@ -46,6 +46,10 @@ func (s *server) removeContainer(ctx context.Context, c *container, h handler.Ha
 		_ = s.record(c, func(*protocol.Status) { c.rec.Killed = true })
 	}
 	left := s.findStrays(c)
+	if left.err != nil { // its descendants cannot be recognised later
+		left.close()
+		return fmt.Errorf("delete %s: %w", id, left.err)
+	}
 	if err := h.Delete(ctx, id, force); err != nil && !errors.Is(err, handler.ErrNotExist) {
 		left.close()
 		return err

@@ -42,10 +42,11 @@ func (h *hangs) hang(ctx context.Context, call string) error {
 	return ctx.Err()
 }
 
-func (h *hangs) Create(ctx context.Context, _, _ string, _ handler.Stdio) (int, error) {
+func (h *hangs) Create(ctx context.Context, _, _ string, stdio handler.Stdio) (int, error) {
 	if err := h.hang(ctx, "create"); err != nil {
 		return 0, err
 	}
+	h.cmd.Stdout, h.cmd.Stderr = stdio.Stdout, stdio.Stderr
 	if err := h.cmd.Start(); err != nil {
 		return 0, err
 	}

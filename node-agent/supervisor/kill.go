@@ -68,9 +68,7 @@ func (s *server) killContainer(
 	}
 	err = errors.Join(err, left.kill())
 	if all && st.State == protocol.Stopped {
-		if lives := c.awaitEmpty(); lives != nil {
-			return lives
-		}
+		err = errors.Join(err, c.awaitEmpty())
 	}
 	return err
 }
@@ -78,9 +76,12 @@ func (s *server) killContainer(
 // awaitEmpty returns once no process is left in the container's cgroup. They have been killed.
 func (c *container) awaitEmpty() error {
 	for end := time.Now().Add(killWait); ; time.Sleep(5 * time.Millisecond) {
-		pids := processesBelow(c.rec.Cgroup)
-		if len(pids) == 0 {
+		pids, err := processesBelow(c.rec.Cgroup)
+		if err == nil && len(pids) == 0 {
 			return nil
+		}
+		if time.Now().After(end) && err != nil {
+			return fmt.Errorf("container %s: processes after SIGKILL: %w", c.id, err)
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("container %s: processes %v live on %v after SIGKILL", c.id, pids, killWait)

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -84,6 +85,8 @@ type strays struct {
 	pin   int
 	fds   map[int]int  // pidfds by pid
 	other map[int]bool // the first processes of other containers
+	// err says that processes may have been missed: descriptors or memory have run out.
+	err error
 }
 
 // findStrays looks for the processes of a container whose processes may outlive its cgroup. The
@@ -104,7 +107,7 @@ func (s *server) findStrays(c *container) *strays {
 		}
 	}
 	s.mu.Unlock()
-	f.find()
+	f.err = f.find()
 	return f
 }
 
@@ -114,16 +117,16 @@ type process struct {
 	inside bool // it lives in the container's mount namespace
 }
 
-// find opens the container's processes that are alive and not yet known, and returns how many there
-// are.
-func (f *strays) find() int {
+// find opens the container's processes that are alive and not yet known. After an error some may
+// have been missed.
+func (f *strays) find() error {
 	all := map[int]process{}
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return 0
+		return fmt.Errorf("find processes outside of the container's cgroup: %w", err)
 	}
 	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
+	names, missed := dir.Readdirnames(-1)
 	first := false
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -131,29 +134,32 @@ func (f *strays) find() int {
 			continue
 		}
 		st, err := procfs.ReadStat(pid)
+		missed = cmp.Or(missed, shortage(err))
 		if err != nil || st.Ended() {
 			continue
 		}
 		p := process{Stat: st, inside: namespaceOf(pid) == f.c.rec.MountNS}
 		all[pid] = p
 		if p.inside && f.pin < 0 && f.startedInTime(st) {
-			f.pin = f.open(pid)
+			f.pin, err = f.open(pid)
+			missed = cmp.Or(missed, err)
 		}
 		first = first || pid == f.c.pid && st.StartTime == f.c.rec.StartTime
 	}
-	found := 0
 	for pid, p := range all {
 		if _, known := f.fds[pid]; known || !f.belongs(all, pid, first) {
 			continue
 		}
 		fd, err := openProcess(pid, p.StartTime)
-		if err != nil || fd < 0 {
-			continue
+		missed = cmp.Or(missed, err)
+		if fd >= 0 {
+			f.fds[pid] = fd
 		}
-		f.fds[pid] = fd
-		found++
 	}
-	return found
+	if missed != nil {
+		return fmt.Errorf("find processes outside of the container's cgroup: %w", missed)
+	}
+	return nil
 }
 
 // startedInTime reports whether a process was there before the container's first one ended. If such
@@ -172,18 +178,19 @@ func (f *strays) startedInTime(st procfs.Stat) bool {
 // built for.
 const clockTick = time.Second / 100
 
-// open pins the mount namespace of a process.
-func (f *strays) open(pid int) int {
+// open pins the mount namespace of a process. It returns -1 if the process has ended since, and an
+// error if that is not known.
+func (f *strays) open(pid int) (int, error) {
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1
+		return -1, shortage(err)
 	}
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Ino != f.c.rec.MountNS {
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != f.c.rec.MountNS {
 		unix.Close(fd)
-		return -1
+		return -1, shortage(err)
 	}
-	return fd
+	return fd, nil
 }
 
 // belongs climbs from a process to its ancestors. first says whether the container's first process
@@ -216,7 +223,7 @@ func (f *strays) belongs(all map[int]process, pid int, first bool) bool {
 const strayWait = 10 * time.Second
 
 // kill ends the processes that were found and such as they have made since, and waits for their
-// end.
+// end. It fails if processes may have been missed.
 func (f *strays) kill() error {
 	defer f.close()
 	deadline := time.Now().Add(strayWait)
@@ -245,9 +252,10 @@ func (f *strays) kill() error {
 			unix.Close(fd)
 			delete(f.fds, pid)
 		}
-		f.find()
+		err := f.find()
+		f.err = cmp.Or(f.err, err)
 	}
-	return nil
+	return f.err
 }
 
 func (f *strays) close() {

@@ -270,3 +270,70 @@ func TestBelongs(t *testing.T) {
 		}
 	}
 }
+
+// withDescriptors calls f while this process can open a number of descriptors, and no more.
+func withDescriptors(t *testing.T, spare int, f func()) {
+	t.Helper()
+	last := 0
+	for range 64 { // so that there are no gaps below the last one
+		last = max(last, open(t, "/dev/null"))
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: uint64(last + 1 + spare), Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
+}
+
+// TestStraysWithoutDescriptors kills and deletes a container whose processes may be anywhere, while
+// descriptors are short: that all have ended is not known, and the container stays known.
+func TestStraysWithoutDescriptors(t *testing.T) {
+	for spare := range 3 {
+		t.Run(fmt.Sprint(spare), func(t *testing.T) {
+			s, _ := newHanging(t, "")
+			c, err := s.find("web")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.rec.MountNS = 1 // no namespace has that number: descendants alone are looked for
+			var deleted, killed error
+			withDescriptors(t, spare, func() {
+				deleted = s.remove(t.Context(), "web", true)
+				killed = s.kill(t.Context(), "web", "KILL", true)
+			})
+			if !errors.Is(deleted, unix.EMFILE) || len(s.list()) != 1 {
+				t.Errorf("delete: found %v and %+v; want EMFILE and the container", deleted, s.list())
+			}
+			if !errors.Is(killed, unix.EMFILE) {
+				t.Errorf("kill: found %v; want EMFILE", killed)
+			}
+			awaitKilled(t, s)
+			if err := s.remove(t.Context(), "web", true); err != nil || len(s.list()) != 0 {
+				t.Errorf("found %v and %+v; want no container", err, s.list())
+			}
+		})
+	}
+}
+
+// TestProcessesBelowWithoutDescriptors: a cgroup that cannot be read is not taken for an empty one.
+func TestProcessesBelowWithoutDescriptors(t *testing.T) {
+	leaktest.Check(t)
+	dir := t.TempDir()
+	withDescriptors(t, 0, func() {
+		if pids, err := processesBelow(dir); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("found %v, %v; want EMFILE", pids, err)
+		}
+	})
+	if pids, err := processesBelow(filepath.Join(dir, "gone")); err != nil || len(pids) != 0 {
+		t.Errorf("found %v, %v; want none", pids, err)
+	}
+}
