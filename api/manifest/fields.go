@@ -50,16 +50,16 @@ func (d *decoder) unknownField(p pair, t reflect.Type, at *field.Path) string {
 		d.fault(key, path, message)
 		return ""
 	}
-	if near := nearest(name, names(t)); near != "" {
-		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", near),
-			pathOf(child(at, near)))
-		return near
-	}
 	if elsewhere := homeOf(name); elsewhere != "" && elsewhere != joined(where, name) {
 		message := "found an unknown field; it belongs in " + parent(elsewhere) +
 			": check the indentation"
 		d.fault(key, path, message, strings.ReplaceAll(elsewhere, "[]", ""))
 		return ""
+	}
+	if near := nearest(name, names(t)); near != "" {
+		d.fault(key, path, fmt.Sprintf("found an unknown field; did you mean %q?", near),
+			pathOf(child(at, near)))
+		return near
 	}
 	d.fault(key, path, "found an unknown field; allowed: "+strings.Join(names(t), ", "))
 	return ""

@@ -85,6 +85,7 @@ var composeRenamed = map[string]string{
 	"pull_policy":       "spec.imagePullPolicy",
 	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
 	"runtime":           "spec.runtimeClassName",
+	"shm_size":          "spec.shmSize",
 	"stop_grace_period": "spec.terminationGracePeriodSeconds",
 }
 
@@ -104,10 +105,7 @@ var composeMissing = map[string]string{
 	"networks":     "remove it",
 	"secrets":      "remove it",
 	"security_opt": "write spec.securityContext",
-	"shm_size":     "remove it",
 	"stop_signal":  "the image's STOPSIGNAL is honoured",
-	"sysctls":      "remove it",
-	"ulimits":      "remove it",
 }
 
 // composeHabits returns fields of a compose file's service.
@@ -200,6 +198,10 @@ func nestedHabits() map[string]habit {
 		"spec.securityContext.user":   {fix: "write runAsUser"},
 		"spec.securityContext.group":  {fix: "write runAsGroup"},
 		"spec.securityContext.capAdd": {fix: "write capabilities.add"},
+		"spec.securityContext.sysctls": {
+			what: "a field of a Pod", fix: "write spec.sysctls",
+			instead: []string{"spec.sysctls"},
+		},
 	}
 }
 

@@ -297,6 +297,20 @@ spec: {}
 			},
 		},
 		{
+			"a Pod's sysctls", spec("securityContext:\n    sysctls: [{name: kernel.sem, value: '1'}]"),
+			[]string{`8:7: spec.securityContext.sysctls: found a field of a Pod; write spec.sysctls`},
+		},
+		{
+			"compose's ulimits", spec(`ulimits: {nofile: 1024}`),
+			[]string{
+				`7:12: spec.ulimits: found a map; allowed: a list of maps with the fields hard, name, soft`,
+			},
+		},
+		{
+			"compose's size of /dev/shm", spec(`shm_size: 64m`),
+			[]string{`7:3: spec.shm_size: found compose's name; write spec.shmSize`},
+		},
+		{
 			"name in spec", spec(`name: web`),
 			[]string{`7:3: spec.name: found an unknown field; write metadata.name`},
 		},

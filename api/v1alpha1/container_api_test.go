@@ -316,6 +316,35 @@ func TestContainerRules(t *testing.T) {
 			"greater than or equal to 1",
 		},
 		{
+			"size of /dev/shm", image + "shmSize: 1Mi", image + "shmSize: 0",
+			"shmSize is a quantity greater than 0: write 256Mi or 1Gi",
+		},
+		{
+			"/dev/shm of the node", image + "hostIPC: true", image +
+				"shmSize: 1Mi\nhostIPC: true",
+			"remove shmSize or hostIPC",
+		},
+		{
+			"ulimits", image + "ulimits: [{name: nofile, soft: 1, hard: -1}]", image +
+				"ulimits: [{name: nofile, soft: -1, hard: 1}]",
+			"soft may be at most hard",
+		},
+		{
+			"sysctls", image + "sysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]", image +
+				"sysctls: [{name: net.core.somaxconn, value: '1'}]",
+			"sysctls of a cluster may be kernel.shm_rmid_forced and",
+		},
+		{
+			"sysctls of the node's network", image + "hostNetwork: true", image +
+				"hostNetwork: true\nsysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]",
+			"remove them or hostNetwork",
+		},
+		{
+			"sysctls of the node's IPC", image + "hostIPC: true", image +
+				"hostIPC: true\nsysctls: [{name: kernel.shm_rmid_forced, value: '1'}]",
+			"remove them or hostIPC",
+		},
+		{
 			"first back-off", image + "restartBackOff: {initialSeconds: 9, maxSeconds: 9}", image +
 				"restartBackOff: {initialSeconds: 10, maxSeconds: 9}",
 			"lower initialSeconds or raise maxSeconds",

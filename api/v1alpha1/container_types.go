@@ -37,6 +37,9 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && self.volumes.exists(v, v.name == m.name))",message="each of volumeMounts must name one of volumes: add the volume or correct the name"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.network) && has(self.network.none) && self.network.none)",message="a container is in the node's network or in none: remove network.none or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
+// +kubebuilder:validation:XValidation:rule="!has(self.sysctls) || !(has(self.hostNetwork) && self.hostNetwork) || self.sysctls.all(s, !s.name.startsWith('net'))",message="sysctls of net are the node's in the node's network: remove them or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.sysctls) || !(has(self.hostIPC) && self.hostIPC) || self.sysctls.all(s, s.name.startsWith('net'))",message="sysctls of kernel and fs are the node's in the node's IPC namespace: remove them or hostIPC"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.network) && has(self.network.none) && self.network.none) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0)",message="a container without a network cannot have a port of the node: remove hostPort or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.hostNetwork) && self.hostNetwork) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0 || p.hostPort == p.containerPort)",message="a container in the node's network listens on the node's own ports: remove hostPort, or make it the same as containerPort"
 type ContainerSpec struct {
@@ -173,6 +176,28 @@ type ContainerSpec struct {
 	// +optional
 	AllowSocketcall bool `json:"allowSocketcall,omitempty"`
 
+	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
+	// cluster allows those that the kubelet calls safe.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
+	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
+
+	// ulimits are resource limits of the container's processes (getrlimit(2)). Of a resource that is
+	// not named they have the supervisor's.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Ulimits []Ulimit `json:"ulimits,omitempty"`
+
+	// shmSize is the size of /dev/shm, such as 256Mi; absent, 64Mi.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).compareTo(quantity('0')) > 0",message="shmSize is a quantity greater than 0: write 256Mi or 1Gi"
+	ShmSize *resource.Quantity `json:"shmSize,omitempty"`
+
 	// volumes that volumeMounts may name.
 	// +optional
 	// +listType=map
@@ -306,6 +331,22 @@ type Logging struct {
 	// +kubebuilder:validation:Minimum=2
 	// +kubebuilder:validation:Maximum=1000
 	MaxFiles *int32 `json:"maxFiles,omitempty"`
+}
+
+// Ulimit is a soft and a hard limit of a resource, in the units of getrlimit(2): bytes, seconds,
+// processes or open files.
+//
+// +kubebuilder:validation:XValidation:rule="self.hard == -1 || self.soft != -1 && self.soft <= self.hard",message="soft may be at most hard, where -1 is no limit: lower soft or raise hard"
+type Ulimit struct {
+	// name of the resource, as docker and podman have it.
+	// +kubebuilder:validation:Enum=as;core;cpu;data;fsize;locks;memlock;msgqueue;nice;nofile;nproc;rss;rtprio;rttime;sigpending;stack
+	Name string `json:"name"`
+	// soft is the limit in force, which a process may raise up to hard; -1 is no limit.
+	// +kubebuilder:validation:Minimum=-1
+	Soft int64 `json:"soft"`
+	// hard is the limit that only a privileged process may raise; -1 is no limit.
+	// +kubebuilder:validation:Minimum=-1
+	Hard int64 `json:"hard"`
 }
 
 // Archive is an image that is on the node already.

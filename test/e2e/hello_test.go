@@ -99,6 +99,7 @@ func TestSamples(t *testing.T) {
 		"environment":     {"Ready", "Started"},
 		"hello":           {"Ready", "Started"},
 		"isolated":        {"Ready", "Completed"},
+		"limits":          {"Ready", "Completed"},
 		"job":             {"Ready", "Completed"},
 		"retry":           {"Ready", "Completed"},
 		"rootfs":          {"Ready", "Started"},

@@ -28,6 +28,10 @@ func Architecture(goarch string) Option {
 // without a cluster, which has them in its directory of manifests.
 func LocalObjects() Option { return func(d *draft) { d.localObjects = true } }
 
+// UnsafeSysctls lets the Container set every sysctl of its own namespaces, not only those that the
+// kubelet calls safe. It is for an agent without a cluster, whose manifests are root's.
+func UnsafeSysctls() Option { return func(d *draft) { d.unsafeSysctls = true } }
+
 // Bundle compiles a Container. On success the list is empty, and NodeName and
 // Handler of the result are left for the caller to fill. Otherwise the result is
 // nil and the list holds every fault, each with the path of its field. The
@@ -97,6 +101,8 @@ func parts() []part {
 		memory,
 		pids,
 		otherResources,
+		ulimits,
+		sysctls,
 		seccompProfile,
 		placement,
 		life,
@@ -114,6 +120,8 @@ type draft struct {
 	arch string
 	// localObjects allows references to ConfigMaps and Secrets.
 	localObjects bool
+	// unsafeSysctls allows sysctls that the kubelet does not call safe.
+	unsafeSysctls bool
 
 	// env holds the variables that $(NAME) may refer to, unless the agent computes them.
 	env map[string]string

@@ -56,6 +56,38 @@ func TestFaults(t *testing.T) {
 		{"image of an unknown transport", `image: "docker://busybox"`, "spec.image", "oci-archive:FILE"},
 		{"relative archive", `image: "oci-archive:hello.tar"`, "spec.image", "absolute"},
 		{"archive with a way up", `image: "oci:/a/../b"`, "spec.image", `".."`},
+		{"an unknown ulimit", image + `ulimits: [{name: files, soft: 1, hard: 1}]`, "spec.ulimits[0].name", "nofile"},
+		{"a ulimit below -1", image + `ulimits: [{name: core, soft: -2, hard: 1}]`, "spec.ulimits[0].soft", "-1 for no limit"},
+		{"a soft above the hard ulimit", image + `ulimits: [{name: core, soft: 2, hard: 1}]`, "spec.ulimits[0].soft", "at most hard"},
+		{"no soft limit below a hard one", image + `ulimits: [{name: core, soft: -1, hard: 1}]`, "spec.ulimits[0].soft", "at most hard"},
+		{
+			"a ulimit twice", image + `ulimits: [{name: core, soft: 1, hard: 1}, {name: core, soft: 1, hard: 1}]`,
+			"spec.ulimits[1].name", "Duplicate",
+		},
+		{"shmSize of nothing", image + `shmSize: 0`, "spec.shmSize", "greater than 0"},
+		{"shmSize below a byte", image + `shmSize: 1m`, "spec.shmSize", "whole number"},
+		{"shmSize of the node's /dev/shm", image + "shmSize: 1Mi\nhostIPC: true", "spec.shmSize", "remove shmSize or hostIPC"},
+		{"shmSize below a volume", mount("mountPath: /dev/shm/") + "\nshmSize: 1Mi", "spec.shmSize", "replaces /dev/shm"},
+		{
+			"a sysctl of the node", image + `sysctls: [{name: vm.swappiness, value: "1"}]`, "spec.sysctls[0].name",
+			"net.*, kernel.shm*",
+		},
+		{
+			"a sysctl of the node's network", image + "sysctls: [{name: net.ipv4.tcp_rmem, value: '1'}]\nhostNetwork: true",
+			"spec.sysctls[0].name", "the node's",
+		},
+		{
+			"a sysctl of the node's IPC", image + "sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]\nhostIPC: true",
+			"spec.sysctls[0].name", "the node's",
+		},
+		{
+			"an unsafe sysctl", image + `sysctls: [{name: net.core.somaxconn, value: "1"}]`, "spec.sysctls[0].name",
+			"ip_unprivileged_port_start",
+		},
+		{
+			"a sysctl in another spelling", image + `sysctls: [{name: net/ipv4/tcp_rmem, value: "1"}]`,
+			"spec.sysctls[0].name", "a cluster allows",
+		},
 		{"pull policy", image + `imagePullPolicy: Sometimes`, "spec.imagePullPolicy", "IfNotPresent"},
 		{
 			"pull policy without an image", "rootfs: {path: /r}\ncommand: [x]\nimagePullPolicy: Always",

@@ -36,6 +36,8 @@ func base() *v1alpha1.Container {
 		{Name: "e", MountPath: "/e"},
 		{Name: "h", MountPath: "/h", ReadOnly: true},
 	}
+	c.Spec.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem", Value: "1 2 3"}}
+	c.Spec.Ulimits = []v1alpha1.Ulimit{{Name: "nofile", Soft: 8, Hard: 9}}
 	c.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
 	return c
 }
@@ -103,9 +105,10 @@ func fieldCases() map[string]fieldCase {
 			"config.linux.namespaces[network].type": "",
 			"config.linux.namespaces[uts].type":     "",
 			"config.hostname":                       "",
+			"config.linux.sysctl.*":                 "",
 			"network.ports[8080].*":                 "",
 		}, func(s *spec) {
-			s.HostNetwork, s.Ports = true, nil
+			s.HostNetwork, s.Ports, s.Sysctls = true, nil, nil
 		}),
 		"network.none": honoured(arrives{"network.none": `true`, "network.ports[8080].*": ""},
 			func(s *spec) {
@@ -318,6 +321,39 @@ func fieldCases() map[string]fieldCase {
 			s.VolumeMounts[0].BindMountOptions = []string{"noexec"}
 		}),
 
+		"sysctls[].name": honoured(arrives{
+			"config.linux.sysctl.net.ipv4.tcp_rmem": "",
+			"config.linux.sysctl.net.ipv4.tcp_wmem": `"1 2 3"`,
+		}, func(s *spec) {
+			s.Sysctls[0].Name = "net.ipv4.tcp_wmem"
+		}),
+		"sysctls[].value": honoured(arrives{"config.linux.sysctl.net.ipv4.tcp_rmem": `"1 2 4"`},
+			func(s *spec) {
+				s.Sysctls[0].Value = "1 2 4"
+			}),
+		"ulimits[].name": honoured(arrives{
+			"config.process.rlimits[RLIMIT_NOFILE].*":   "",
+			"config.process.rlimits[RLIMIT_NPROC].type": `"RLIMIT_NPROC"`,
+			"config.process.rlimits[RLIMIT_NPROC].soft": `8`,
+			"config.process.rlimits[RLIMIT_NPROC].hard": `9`,
+		},
+			func(s *spec) {
+				s.Ulimits[0].Name = "nproc"
+			}),
+		"ulimits[].soft": honoured(arrives{"config.process.rlimits[RLIMIT_NOFILE].soft": `7`},
+			func(s *spec) {
+				s.Ulimits[0].Soft = 7
+			}),
+		"ulimits[].hard": honoured(
+			arrives{"config.process.rlimits[RLIMIT_NOFILE].hard": `18446744073709552000`}, // a float64's 2^64-1
+			func(s *spec) {
+				s.Ulimits[0].Hard = -1
+			}),
+		"shmSize": honoured(arrives{
+			"config.mounts[/dev/shm].options": `["nosuid","noexec","nodev","mode=1777","size=268435456"]`,
+		}, func(s *spec) {
+			s.ShmSize = new(quantity("256Mi"))
+		}),
 		"resources.limits": honoured(arrives{
 			"requests.cpu":                        `"1"`,
 			"requests.memory":                     `"64Mi"`,

@@ -5,6 +5,7 @@ package compile
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -90,7 +91,7 @@ func defaultMounts() []specs.Mount {
 			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
 		},
 		{
-			Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
+			Destination: sharedMemory, Type: "tmpfs", Source: "shm",
 			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"},
 		},
 		{
@@ -108,13 +109,45 @@ func defaultMounts() []specs.Mount {
 	}
 }
 
+// sharedMemory is the directory of POSIX shared memory (shm_overview(7)).
+const sharedMemory = "/dev/shm"
+
+// shmSize compiles the size of /dev/shm.
+func shmSize(d *draft) {
+	size := d.in.ShmSize
+	if size == nil {
+		return
+	}
+	at := d.path.Child("shmSize")
+	bytes, msg := exact(*size, resource.Scale(0), maxBytes)
+	switch {
+	case msg != "":
+		d.invalid(at, size.String(), msg)
+	case size.IsZero():
+		d.invalid(at, size.String(), "must be greater than 0")
+	case d.in.HostIPC:
+		d.refuse(at, "a container in the node's IPC namespace has the node's /dev/shm: "+
+			"remove shmSize or hostIPC")
+	case slices.ContainsFunc(d.in.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return path.Clean(m.MountPath) == sharedMemory
+	}):
+		d.refuse(at, "one of volumeMounts replaces /dev/shm: remove shmSize or the mount")
+	}
+	i := slices.IndexFunc(d.spec.Mounts, func(m specs.Mount) bool {
+		return m.Destination == sharedMemory
+	})
+	options := d.spec.Mounts[i].Options
+	options[len(options)-1] = "size=" + strconv.FormatInt(bytes, 10)
+}
+
 // mounts compiles the default mounts and spec.volumeMounts, parents before children.
 func mounts(d *draft) {
 	d.spec.Mounts = defaultMounts()
+	shmSize(d)
 	if d.in.HostIPC {
 		// Shared memory of the host's IPC namespace is in the host's /dev/shm.
 		d.replaceMount(specs.Mount{
-			Destination: "/dev/shm", Type: "bind", Source: "/dev/shm",
+			Destination: sharedMemory, Type: "bind", Source: sharedMemory,
 			Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"},
 		})
 	}

@@ -3,6 +3,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -137,6 +138,48 @@ func pids(d *draft) {
 	if limit, ok := amount(d, d.in.Resources.Limits, "limits", v1alpha1.ResourcePIDs, maxPIDs); ok {
 		d.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(limit)}
 	}
+}
+
+// ulimits compiles process.rlimits.
+func ulimits(d *draft) {
+	seen := map[string]bool{}
+	for i, u := range d.in.Ulimits {
+		at := d.path.Child("ulimits").Index(i)
+		if !slices.Contains(ulimitNames(), u.Name) {
+			d.faults = append(d.faults, field.NotSupported(at.Child("name"), u.Name, ulimitNames()))
+			continue
+		}
+		if seen[u.Name] {
+			d.faults = append(d.faults, field.Duplicate(at.Child("name"), u.Name))
+			continue
+		}
+		seen[u.Name] = true
+		soft, ok := ulimit(d, at.Child("soft"), u.Soft)
+		hard, okHard := ulimit(d, at.Child("hard"), u.Hard)
+		if ok && okHard && soft > hard {
+			d.invalid(at.Child("soft"), u.Soft, "must be at most hard, where -1 is no limit")
+		}
+		d.spec.Process.Rlimits = append(d.spec.Process.Rlimits, specs.POSIXRlimit{
+			Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: soft, Hard: hard,
+		})
+	}
+}
+
+// ulimitNames returns the names of the resources of getrlimit(2), without RLIMIT_.
+func ulimitNames() []string {
+	return []string{
+		"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+		"rss", "rtprio", "rttime", "sigpending", "stack",
+	}
+}
+
+// ulimit returns the kernel's value of a limit, and whether it may be.
+func ulimit(d *draft, at *field.Path, v int64) (uint64, bool) {
+	if v < -1 {
+		d.invalid(at, v, "must be 0 or more, or -1 for no limit")
+		return 0, false
+	}
+	return uint64(v), true // -1 is RLIM_INFINITY
 }
 
 // otherResources refuses every other resource.

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/berth-run/berth/api/v1alpha1"
+)
+
+// TestLimitsOfTheProcess: the kernel gives a process the ulimits, the size of /dev/shm and the
+// sysctls of its manifest, also those that a cluster does not allow.
+func TestLimitsOfTheProcess(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	text := strings.Replace(sample(t, "limits.yaml"), "  shmSize", `  - {name: core, soft: 0, hard: -1}
+  shmSize`, 1)
+	text = strings.Replace(text, "  sysctls:\n",
+		"  sysctls:\n  - {name: kernel.shmmni, value: \"99\"}\n", 1)
+	text = strings.Replace(text, "  args:\n  - ", `  args:
+  - echo "core $(ulimit -Sc) of $(ulimit -Hc), segments $(cat /proc/sys/kernel/shmmni)"; `, 1)
+	h.raw("limits.yaml", text)
+	h.until("it has ended", func() bool {
+		c := h.get("limits")
+		return c != nil && c.Status.Phase == v1alpha1.ContainerSucceeded
+	})
+	const want = `core 0 of unlimited, segments 99
+files 4096 of 8192
+shm 131072 KiB
+ports from 80
+`
+	if got := h.logs("limits"); got != want {
+		t.Errorf("found %q; want %q", got, want)
+	}
+	h.removeAll("limits.yaml")
+}
