@@ -286,10 +286,13 @@ func noteKills(in Input) (Decision, bool) {
 }
 
 // startMade starts what stands ready, rather than making it again: a start that is still on its way
-// would otherwise have the program killed and run a second time.
+// would otherwise have the program killed and run a second time. So would a container that runs and
+// that a new supervisor takes for created, since its handler did not answer: to start it once more
+// changes nothing.
 func startMade(in Input) (Decision, bool) {
-	ok := in.wanted() && in.Record != nil && in.Record.State == stateStarting && in.Actual != nil &&
-		in.Actual.State == protocol.Created &&
+	ok := in.wanted() && in.Record != nil && (in.Record.State == stateStarting ||
+		in.Record.State == stateRunning && in.Record.Stop == nil) &&
+		in.Actual != nil && in.Actual.State == protocol.Created &&
 		!in.changed() && !toldToStop(in.Desired) && !in.toldToRestart() && in.Refused == ""
 	return Decision{Verb: Start, Why: "it was made, and its start was interrupted"}, ok
 }

@@ -150,6 +150,9 @@ func TestDecide(t *testing.T) {
 			Synced: true, Record: record(stateStarting),
 			Actual: actual(protocol.Created),
 		}, verb: Discard, policy: "DiscardHalfMade"},
+		"a new supervisor does not know that it runs": {in: Input{
+			Desired: never, Record: record(stateRunning), Actual: actual(protocol.Created),
+		}, verb: Start, policy: "StartMade"},
 		"stop signal not sent, time is over": {
 			in: Input{
 				Desired: deleted(),

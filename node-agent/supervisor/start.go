@@ -98,11 +98,17 @@ func neverStarted(st *protocol.Status) {
 // been cut off. One that its handler calls created keeps the time of that start: its process may
 // have been let go, and not have come to its program yet.
 func (s *server) settleStart(ctx context.Context, c *container) {
+	var hs *specs.State
 	h, err := s.handlers.Get(c.rec.Status.Handler)
+	if err == nil {
+		hs, err = look(ctx, h, c.id)
+	}
 	if err != nil {
+		// A client that starts it finds out.
+		s.log.Warn("it is not known whether an adopted container runs", "id", c.id, "error", err)
 		return
 	}
-	if hs, err := look(ctx, h, c.id); err == nil && hs.Status == specs.StateRunning {
+	if hs.Status == specs.StateRunning {
 		_ = s.update(c, func(st *protocol.Status) {
 			st.State = protocol.Running
 			if st.StartedAt.IsZero() { // recorded by an older version
