@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -89,7 +90,10 @@ func (a *app) externalOf(id string) (*external, error) {
 
 // create creates a container by `create` or `run` of another program. It records the program
 // before, so that the container can be deleted if this process is killed.
-func (e *external) create(ctx context.Context, a *app, command, id string, args []string) error {
+func (e *external) create(
+	ctx context.Context, a *app, c command, fs *flag.FlagSet, args []string,
+) error {
+	id := fs.Arg(c.id)
 	if err := containerid.Check(id); err != nil {
 		return err
 	}
@@ -119,13 +123,23 @@ func (e *external) create(ctx context.Context, a *app, command, id string, args 
 		return errors.Join(fmt.Errorf("container %s: record which runtime runs it: %w", id, err),
 			os.RemoveAll(dir))
 	}
-	err = e.call(ctx, a, command, id, args)
-	created := err == nil && command == "create"
-	if !created && !hasFiles(filepath.Join(dir, externalRoot), id) {
-		// It failed, or `run` has removed the container already.
+	err = e.call(ctx, a, c.name, id, args)
+	stays := err == nil && (c.name == "create" || isTrue(fs, "detach")) ||
+		hasFiles(filepath.Join(dir, externalRoot), id)
+	if !stays && isTrue(fs, "keep") { // the exit code may be that of the container's program
+		_, unknown := e.cli(a, id).Output(ctx, id, "state", id)
+		stays = unknown == nil
+	}
+	if !stays { // it failed, or `run` has removed the container already
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return err
+}
+
+// isTrue reports whether a command has a flag of that name, which is set.
+func isTrue(fs *flag.FlagSet, name string) bool {
+	f := fs.Lookup(name)
+	return f != nil && f.Value.String() == "true"
 }
 
 // hasFiles reports whether a program has files of a container in its --root, also where that cannot

@@ -75,8 +75,31 @@ esac
 		"", "")
 	berth(t, "--root", root, "state", "c").is(t, 0, `"status": "created"`, "")
 	berth(t, "--root", root, "delete", "c").is(t, 0, "", "")
-	berth(t, "--root", root, "--runtimes", config, "run", "--runtime-type", "other", "c").is(t, 0, "",
-		"")
+	run := func(code int, args ...string) {
+		t.Helper()
+		options := []string{"--root", root, "--runtimes", config, "run", "--runtime-type", "other"}
+		berth(t, append(append(options, args...), "c")...).is(t, code, "", "")
+	}
+	run(0)
+	// Files that do not have the id in their names.
+	must(t, os.WriteFile(program, []byte(`#!/bin/sh
+mkdir -p "$2"
+case "$3 $4" in
+"run --keep") touch "$2/1.state"; exit 7 ;;
+run*c) ;;
+run*) touch "$2/1.state" ;;
+state*) cat "$2/1.state" ;;
+delete*) rm "$2/1.state" ;;
+esac
+`), 0o755))
+	for code, flag := range map[int]string{0: "--detach", 7: "--keep"} {
+		run(code, flag)
+		if _, err := os.Stat(filepath.Join(root, "c", externalFile)); err != nil {
+			t.Errorf("run %s: found %v; want the container to be known", flag, err)
+		}
+		berth(t, "--root", root, "delete", "c").is(t, 0, "", "")
+	}
+	run(0, "--detach=false")
 	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}

@@ -230,7 +230,7 @@ func (a *app) do(ctx context.Context, c command, fs *flag.FlagSet, args []string
 			return err
 		}
 		a.debugf("%s runs container %s", e.Path, fs.Arg(c.id))
-		return e.create(ctx, a, c.name, fs.Arg(c.id), withoutFlag(args, runtimeTypeFlag))
+		return e.create(ctx, a, c, fs, withoutFlag(args, runtimeTypeFlag))
 	} else if f == nil && c.min > 0 && !isSet(fs, regexFlag) {
 		e, err := a.externalOf(fs.Arg(c.id))
 		if err != nil {
