@@ -84,6 +84,10 @@ func TestProgramsOf32Bits(t *testing.T) {
 		// seccomp cannot see the address family in socketcall, so it is denied as a whole.
 		{"socketcall", program386(i386Socketcall, netSocket, 0, unixSocket), "", int32(unix.ENOSYS)},
 		{
+			"socketcall-alg", program386(i386Socketcall, netSocket, 0,
+				[3]uint32{unix.AF_ALG, unix.SOCK_SEQPACKET, 0}), "", int32(unix.ENOSYS),
+		},
+		{
 			"socketcall-allowed", program386(i386Socketcall, netSocket, 0, unixSocket),
 			"  allowSocketcall: true\n", 0,
 		},

@@ -638,10 +638,20 @@ func TestExecCgroup(t *testing.T) {
 			}
 		}
 	}
+	// runc's #5457 (1.5.2): a cgroup beside the container's whose name begins with the container's.
+	sibling := filepath.Base(w.cgroup) + "2"
+	for _, dir := range w.cgroupDirs() {
+		w.must(os.Mkdir(dir+"2", 0o755))
+		dirs = append(dirs, dir+"2")
+	}
 	for _, c := range []struct {
 		cgroups []string
 		words   string
 	}{
+		{[]string{"../" + sibling}, "--cgroup: found ../" + sibling + ", which is not below"},
+		{[]string{"/../" + sibling}, "--cgroup: found /../" + sibling + ", which is not below"},
+		{[]string{"sub/../../" + sibling}, "which is not below"},
+		{[]string{"pids:../" + sibling}, "--cgroup: found pids:../" + sibling + ", which is not below"},
 		{[]string{"../x"}, "--cgroup: found ../x, which is not below"},
 		{[]string{"/sub/../.."}, "--cgroup: found /sub/../.., which is not below"},
 		{[]string{"none"}, "no such file or directory"},
@@ -649,7 +659,7 @@ func TestExecCgroup(t *testing.T) {
 		{[]string{":sub"}, ""},
 		{[]string{"sub", "sub"}, "holds for all"},
 	} {
-		w.execFails(ExecOptions{Cgroups: c.cgroups}, c.words)
+		w.execFails(ExecOptions{Process: &specs.Process{Args: []string{"/bin/true"}, Cwd: "/"}, Cgroups: c.cgroups}, c.words)
 	}
 	for _, dir := range dirs {
 		w.await("the end of what was in "+dir, func() bool {

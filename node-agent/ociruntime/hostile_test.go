@@ -296,16 +296,82 @@ func TestFakeDefaultDevice(t *testing.T) {
 	}
 }
 
+// TestDevicesOfTheImageAreLinksToMounts: CVE-2026-88264, CVE-2026-88265 (crun): without a mount on
+// /dev, the image's /dev/null and /dev/console lead to a file of the host, by a bind mount of the
+// container or by a path of the host.
+func TestDevicesOfTheImageAreLinksToMounts(t *testing.T) {
+	w := newWorld(t)
+	dir, contents := w.outside()
+	file := filepath.Join(dir, "file")
+	socket := w.listen()
+	for name, target := range map[string]string{
+		"bind mount": "/data/file", "host": file, "climbing": "../../../../../../../../.." + file,
+		"nowhere on the host": filepath.Join(dir, "new"),
+	} {
+		for _, device := range []string{"/dev/null", "/dev/console"} {
+			t.Run(name+" "+filepath.Base(device), func(t *testing.T) {
+				v := *w
+				v.t = t
+				v.must(os.RemoveAll(v.file("/dev")))
+				v.must(os.Mkdir(v.file("/dev"), 0o755))
+				v.must(os.Symlink(target, v.file(device)))
+				before, owner := contents(), ownerOf(t, file)
+				spec := v.sh("echo written > " + device)
+				spec.Process.User = specs.User{UID: 1000, GID: 1000}
+				spec.Mounts = []specs.Mount{
+					spec.Mounts[0],
+					{Destination: "/data", Type: "bind", Source: dir, Options: []string{"rbind"}},
+					{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}},
+				}
+				options, want := CreateOptions{Bundle: v.bundle()}, "linux.devices (default): expect: file exists"
+				if device == "/dev/console" {
+					spec.Process.Terminal = true
+					options.ConsoleSocket = socket
+					want = "process.terminal: openat2: too many levels of symbolic links"
+				}
+				v.save(spec)
+				s, err := v.rt.Create(background, v.id, options)
+				if err == nil {
+					v.end(v.id, s.PID)
+				}
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("found %v; want %s", err, want)
+				}
+				if after := contents(); after != before || ownerOf(t, file) != owner {
+					t.Errorf("outside, before:\n%s%v\nand after:\n%s%v", before, owner, after, ownerOf(t, file))
+				}
+			})
+		}
+	}
+}
+
+// listen returns a console socket that accepts connections and reads nothing.
+func (w *world) listen() string {
+	w.t.Helper()
+	socket := filepath.Join(w.dir, "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	w.must(err)
+	w.t.Cleanup(func() { unix.Close(fd) })
+	w.must(unix.Bind(fd, &unix.SockaddrUnix{Name: socket}))
+	w.must(unix.Listen(fd, 16))
+	return socket
+}
+
+// ownerOf returns the owner and the mode of a file.
+func ownerOf(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, st.Mode)
+}
+
 // TestConsoleIsASymlink: CVE-2025-52565 and its like: nothing is mounted where the image's link
 // leads.
 func TestConsoleIsASymlink(t *testing.T) {
 	w := newWorld(t)
-	socket := filepath.Join(w.dir, "s")
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	w.must(err)
-	defer unix.Close(fd)
-	w.must(unix.Bind(fd, &unix.SockaddrUnix{Name: socket}))
-	w.must(unix.Listen(fd, 1))
+	socket := w.listen()
 	source := filepath.Join(w.dir, "dev")
 	w.must(os.MkdirAll(filepath.Join(source, "pts"), 0o755))
 	w.must(os.Symlink("/proc/sys/kernel/core_pattern", filepath.Join(source, "console")))
@@ -317,7 +383,7 @@ func TestConsoleIsASymlink(t *testing.T) {
 	}
 	spec.Mounts = spec.Mounts[:3]
 	w.save(spec)
-	_, err = w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
+	_, err := w.rt.Create(background, w.id, CreateOptions{Bundle: w.bundle(), ConsoleSocket: socket})
 	if err == nil || !strings.Contains(err.Error(),
 		"process.terminal: openat2: too many levels of symbolic links") {
 		t.Errorf("found %v", err)

@@ -32,10 +32,19 @@ func TestKernel(t *testing.T) {
 				int(pid) != os.Getpid() {
 				return fmt.Errorf("getpid: %d %v", pid, errno)
 			}
-			// An argument decides: AF_VSOCK (40) is not allowed, AF_UNIX is.
-			if _, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_VSOCK, unix.SOCK_STREAM,
-				0); errno != unix.EPERM {
-				return fmt.Errorf("socket(AF_VSOCK): %v, want EPERM", errno)
+			// An argument decides: AF_UNIX is allowed, AF_ALG (CVE-2026-31431) and AF_VSOCK are not. The
+			// kernel takes 32 bits of it, whatever the others are (CVE-2026-123876 of podman).
+			for _, family := range []uintptr{unix.AF_ALG, unix.AF_VSOCK} {
+				for _, high := range []uintptr{0, 1 << 32, 1 << 63, 0xffffffff << 32} {
+					if _, _, errno := unix.RawSyscall(unix.SYS_SOCKET, family|high, unix.SOCK_SEQPACKET,
+						0); errno != unix.EPERM {
+						return fmt.Errorf("socket(%#x): %v, want EPERM", family|high, errno)
+					}
+				}
+			}
+			// glibc falls back to an older call on ENOSYS alone.
+			if _, _, errno := unix.RawSyscall(1000, 0, 0, 0); errno != unix.ENOSYS {
+				return fmt.Errorf("a system call newer than the profile: %v, want ENOSYS", errno)
 			}
 			fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM, 0)
 			if errno != 0 {
