@@ -146,12 +146,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 	small := sample(ns, "small", func(c *v1alpha1.Container) {
 		c.Spec.NodeName = "node-new"
 		// Of this test's own, so that nothing else refers to the profile.
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{
 				Drop: []corev1.Capability{"ALL"},
 				Add:  []corev1.Capability{"SYS_BOOT"},
 			},
-		}
+		}}
 	})
 	create(t, small)
 	eventuallyHas(t, small, isReady)
@@ -283,12 +283,12 @@ func TestSeccompProfileIsReferredToByDigest(t *testing.T) {
 func TestForgedSeccompProfileIsReplaced(t *testing.T) {
 	newFakeAgent(t, "node-new")
 	c := sample(namespace(t), "c", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{
 				Drop: []corev1.Capability{"ALL"},
 				Add:  []corev1.Capability{"SYS_MODULE"},
 			},
-		}
+		}}
 	})
 	spec, faults := compile.Bundle(c)
 	if len(faults) > 0 {
@@ -533,9 +533,9 @@ func (n noWrites) refuse(what string, o client.Object) error {
 func TestInvalidSpecStallsAndRecoversWhenEdited(t *testing.T) {
 	newFakeAgent(t, "node-a")
 	c := sample(namespace(t), "bad", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY", "NOR_THIS"}},
-		}
+		}}
 	})
 	create(t, c)
 	now := eventuallyHas(t, c,
@@ -580,9 +580,9 @@ func TestInvalidEditLeavesTheRunningOneAlone(t *testing.T) {
 
 	edit(t, c, func(c *v1alpha1.Container) {
 		c.Spec.Command = []string{"changed"}
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}},
-		}
+		}}
 	})
 	now := eventuallyHas(t, c,
 		want{
@@ -1084,9 +1084,9 @@ func TestEarlierContainerEndsBesideAFault(t *testing.T) {
 		UID: types.UID("of-another-time"),
 	}
 	c := sample(ns, "hello", func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NOT_A_CAPABILITY"}},
-		}
+		}}
 	})
 	create(t, c)
 	eventuallyHas(t, c, want{

@@ -45,9 +45,9 @@ func TestFinalizerIsPutBack(t *testing.T) {
 	for name, change := range map[string]func(*v1alpha1.Container){
 		"the same spec": func(*v1alpha1.Container) {},
 		"a wrong spec": func(c *v1alpha1.Container) {
-			c.Spec.SecurityContext = &corev1.SecurityContext{
+			c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 				Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}},
-			}
+			}}
 		},
 		"a node that does not exist": func(c *v1alpha1.Container) {
 			c.Spec.SecurityContext, c.Spec.NodeName = nil, "nowhere"
@@ -170,9 +170,9 @@ func TestBundleIsHeldWhateverTheSpec(t *testing.T) {
 	create(t, c)
 	eventuallyHas(t, c, isReady)
 	edit(t, c, func(c *v1alpha1.Container) {
-		c.Spec.SecurityContext = &corev1.SecurityContext{
+		c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"FLY"}},
-		}
+		}}
 	})
 	b := theBundle(t, c)
 	edit(t, b, func(b *v1alpha1.OCIBundle) { b.Finalizers, b.OwnerReferences = nil, nil })

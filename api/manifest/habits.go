@@ -80,12 +80,14 @@ var composeRenamed = map[string]string{
 	"container_name":    "metadata.name",
 	"cpus":              "spec.resources.limits.cpu",
 	"entrypoint":        "spec.command",
+	"group_add":         "spec.securityContext.supplementalGroups",
 	"mem_limit":         "spec.resources.limits.memory",
 	"pids_limit":        "spec.resources.limits.pids",
 	"pull_policy":       "spec.imagePullPolicy",
 	"read_only":         "spec.securityContext.readOnlyRootFilesystem",
 	"runtime":           "spec.runtimeClassName",
 	"shm_size":          "spec.shmSize",
+	"sysctls":           "spec.securityContext.sysctls",
 	"stop_grace_period": "spec.terminationGracePeriodSeconds",
 }
 
@@ -99,7 +101,6 @@ var composeMissing = map[string]string{
 	"devices":      "remove it",
 	"env_file":     "write the variables into env",
 	"extra_hosts":  "remove it",
-	"group_add":    "remove it",
 	"healthcheck":  "remove it",
 	"init":         "remove it",
 	"networks":     "remove it",
@@ -198,10 +199,6 @@ func nestedHabits() map[string]habit {
 		"spec.securityContext.user":   {fix: "write runAsUser"},
 		"spec.securityContext.group":  {fix: "write runAsGroup"},
 		"spec.securityContext.capAdd": {fix: "write capabilities.add"},
-		"spec.securityContext.sysctls": {
-			what: "a field of a Pod", fix: "write spec.sysctls",
-			instead: []string{"spec.sysctls"},
-		},
 	}
 }
 

@@ -297,8 +297,8 @@ spec: {}
 			},
 		},
 		{
-			"a Pod's sysctls", spec("securityContext:\n    sysctls: [{name: kernel.sem, value: '1'}]"),
-			[]string{`8:7: spec.securityContext.sysctls: found a field of a Pod; write spec.sysctls`},
+			"compose's sysctls", spec("sysctls: {net.core.somaxconn: 1024}"),
+			[]string{`7:3: spec.sysctls: found compose's name; write spec.securityContext.sysctls`},
 		},
 		{
 			"compose's ulimits", spec(`ulimits: {nofile: 1024}`),

@@ -330,18 +330,18 @@ func TestContainerRules(t *testing.T) {
 			"soft may be at most hard",
 		},
 		{
-			"sysctls", image + "sysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]", image +
-				"sysctls: [{name: net.core.somaxconn, value: '1'}]",
+			"sysctls", image + "securityContext: {sysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]}", image +
+				"securityContext: {sysctls: [{name: net.core.somaxconn, value: '1'}]}",
 			"sysctls of a cluster may be kernel.shm_rmid_forced and",
 		},
 		{
 			"sysctls of the node's network", image + "hostNetwork: true", image +
-				"hostNetwork: true\nsysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]",
+				"hostNetwork: true\nsecurityContext: {sysctls: [{name: net.ipv4.tcp_rmem, value: 1 2 3}]}",
 			"remove them or hostNetwork",
 		},
 		{
 			"sysctls of the node's IPC", image + "hostIPC: true", image +
-				"hostIPC: true\nsysctls: [{name: kernel.shm_rmid_forced, value: '1'}]",
+				"hostIPC: true\nsecurityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}",
 			"remove them or hostIPC",
 		},
 		{

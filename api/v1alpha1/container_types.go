@@ -38,8 +38,8 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.hostname))",message="hostname needs a UTS namespace, which a container on the host's network does not have: remove hostname or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.network) && has(self.network.none) && self.network.none)",message="a container is in the node's network or in none: remove network.none or hostNetwork"
 // +kubebuilder:validation:XValidation:rule="!has(self.shmSize) || !(has(self.hostIPC) && self.hostIPC)",message="a container in the node's IPC namespace has the node's /dev/shm: remove shmSize or hostIPC"
-// +kubebuilder:validation:XValidation:rule="!has(self.sysctls) || !(has(self.hostNetwork) && self.hostNetwork) || self.sysctls.all(s, !s.name.startsWith('net'))",message="sysctls of net are the node's in the node's network: remove them or hostNetwork"
-// +kubebuilder:validation:XValidation:rule="!has(self.sysctls) || !(has(self.hostIPC) && self.hostIPC) || self.sysctls.all(s, s.name.startsWith('net'))",message="sysctls of kernel and fs are the node's in the node's IPC namespace: remove them or hostIPC"
+// +kubebuilder:validation:XValidation:rule="!has(self.securityContext) || !has(self.securityContext.sysctls) || !(has(self.hostNetwork) && self.hostNetwork) || self.securityContext.sysctls.all(s, !s.name.startsWith('net'))",message="sysctls of net are the node's in the node's network: remove them or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.securityContext) || !has(self.securityContext.sysctls) || !(has(self.hostIPC) && self.hostIPC) || self.securityContext.sysctls.all(s, s.name.startsWith('net'))",message="sysctls of kernel and fs are the node's in the node's IPC namespace: remove them or hostIPC"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.network) && has(self.network.none) && self.network.none) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0)",message="a container without a network cannot have a port of the node: remove hostPort or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.hostNetwork) && self.hostNetwork) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0 || p.hostPort == p.containerPort)",message="a container in the node's network listens on the node's own ports: remove hostPort, or make it the same as containerPort"
 type ContainerSpec struct {
@@ -157,7 +157,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.requests) || ['cpu', 'memory'].all(k, !(k in self.requests) || type(self.requests[k]) == int || isQuantity(self.requests[k]))",message="requests are quantities: write 2, 0.5 or 500m for cpu, and 64Mi, 1Gi or 500M for memory"
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
 
-	// securityContext is a Pod's container's.
+	// securityContext holds the fields of a Pod's container, and some of the Pod's own.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!has(self.privileged) || !self.privileged",message="privileged is not supported: add the capabilities that are needed to capabilities.add"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seLinuxOptions)",message="seLinuxOptions is not supported: remove it"
@@ -167,7 +167,7 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || self.seccompProfile.type in ['RuntimeDefault', 'Unconfined']",message="seccompProfile.type may be RuntimeDefault or Unconfined"
 	// +kubebuilder:validation:XValidation:rule="!has(self.seccompProfile) || !has(self.seccompProfile.localhostProfile)",message="seccompProfile.localhostProfile is not supported: remove it"
 	// +kubebuilder:validation:XValidation:rule="!(has(self.runAsNonRoot) && self.runAsNonRoot && has(self.runAsUser) && self.runAsUser == 0)",message="runAsNonRoot forbids runAsUser 0: set another runAsUser"
-	SecurityContext *corev1.SecurityContext `json:"securityContext,omitempty"`
+	SecurityContext *SecurityContext `json:"securityContext,omitempty"`
 
 	// allowSocketcall lets the default seccomp profile pass socketcall(2), by which older 32-bit
 	// programs open sockets. A filter cannot see the address family of that call: it opens also the
@@ -175,15 +175,6 @@ type ContainerSpec struct {
 	// ENOSYS.
 	// +optional
 	AllowSocketcall bool `json:"allowSocketcall,omitempty"`
-
-	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
-	// cluster allows those that the kubelet calls safe.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
-	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
 
 	// ulimits are resource limits of the container's processes (getrlimit(2)). Of a resource that is
 	// not named they have the supervisor's.
@@ -347,6 +338,30 @@ type Ulimit struct {
 	// hard is the limit that only a privileged process may raise; -1 is no limit.
 	// +kubebuilder:validation:Minimum=-1
 	Hard int64 `json:"hard"`
+}
+
+// SecurityContext holds the fields of a Pod's container, and those of a Pod that a container can
+// have alone.
+type SecurityContext struct {
+	corev1.SecurityContext `json:",inline"`
+
+	// supplementalGroups are groups of the process besides its primary one and those that the
+	// image's /etc/group gives its user.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Minimum=0
+	// +kubebuilder:validation:items:Maximum=2147483647
+	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
+
+	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
+	// cluster allows those that the kubelet calls safe.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
+	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
 }
 
 // Archive is an image that is on the node already.

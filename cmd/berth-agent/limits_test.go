@@ -17,7 +17,7 @@ func TestLimitsOfTheProcess(t *testing.T) {
 	text := strings.Replace(sample(t, "limits.yaml"), "  shmSize", `  - {name: core, soft: 0, hard: -1}
   shmSize`, 1)
 	text = strings.Replace(text, "  sysctls:\n",
-		"  sysctls:\n  - {name: kernel.shmmni, value: \"99\"}\n", 1)
+		"  sysctls:\n    - {name: kernel.shmmni, value: \"99\"}\n", 1)
 	text = strings.Replace(text, "  args:\n  - ", `  args:
   - echo "core $(ulimit -Sc) of $(ulimit -Hc), segments $(cat /proc/sys/kernel/shmmni)"; `, 1)
 	h.raw("limits.yaml", text)
@@ -28,6 +28,7 @@ func TestLimitsOfTheProcess(t *testing.T) {
 	const want = `core 0 of unlimited, segments 99
 files 4096 of 8192
 shm 131072 KiB
+groups 0 2000
 ports from 80
 `
 	if got := h.logs("limits"); got != want {

@@ -69,24 +69,28 @@ func TestFaults(t *testing.T) {
 		{"shmSize of the node's /dev/shm", image + "shmSize: 1Mi\nhostIPC: true", "spec.shmSize", "remove shmSize or hostIPC"},
 		{"shmSize below a volume", mount("mountPath: /dev/shm/") + "\nshmSize: 1Mi", "spec.shmSize", "replaces /dev/shm"},
 		{
-			"a sysctl of the node", image + `sysctls: [{name: vm.swappiness, value: "1"}]`, "spec.sysctls[0].name",
+			"a sysctl of the node", image + `securityContext: {sysctls: [{name: vm.swappiness, value: "1"}]}`, "spec.securityContext.sysctls[0].name",
 			"net.*, kernel.shm*",
 		},
 		{
-			"a sysctl of the node's network", image + "sysctls: [{name: net.ipv4.tcp_rmem, value: '1'}]\nhostNetwork: true",
-			"spec.sysctls[0].name", "the node's",
+			"a sysctl of the node's network", image + "securityContext: {sysctls: [{name: net.ipv4.tcp_rmem, value: '1'}]}\nhostNetwork: true",
+			"spec.securityContext.sysctls[0].name", "the node's",
 		},
 		{
-			"a sysctl of the node's IPC", image + "sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]\nhostIPC: true",
-			"spec.sysctls[0].name", "the node's",
+			"a sysctl of the node's IPC", image + "securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: '1'}]}\nhostIPC: true",
+			"spec.securityContext.sysctls[0].name", "the node's",
 		},
 		{
-			"an unsafe sysctl", image + `sysctls: [{name: net.core.somaxconn, value: "1"}]`, "spec.sysctls[0].name",
+			"an unsafe sysctl", image + `securityContext: {sysctls: [{name: net.core.somaxconn, value: "1"}]}`, "spec.securityContext.sysctls[0].name",
 			"ip_unprivileged_port_start",
 		},
 		{
-			"a sysctl in another spelling", image + `sysctls: [{name: net/ipv4/tcp_rmem, value: "1"}]`,
-			"spec.sysctls[0].name", "a cluster allows",
+			"a sysctl in another spelling", image + `securityContext: {sysctls: [{name: net/ipv4/tcp_rmem, value: "1"}]}`,
+			"spec.securityContext.sysctls[0].name", "a cluster allows",
+		},
+		{
+			"a group beyond the kernel's", image + `securityContext: {supplementalGroups: [1, -1]}`,
+			"spec.securityContext.supplementalGroups[1]", "between 0 and 2147483647",
 		},
 		{"pull policy", image + `imagePullPolicy: Sometimes`, "spec.imagePullPolicy", "IfNotPresent"},
 		{

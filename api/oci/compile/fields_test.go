@@ -23,10 +23,10 @@ func base() *v1alpha1.Container {
 	c.Spec.Image = "busybox"
 	c.Spec.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 80, HostPort: 8080}}
 	c.Spec.Env = []corev1.EnvVar{{Name: "A", Value: "1"}}
-	c.Spec.SecurityContext = &corev1.SecurityContext{
+	c.Spec.SecurityContext = &v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 		Capabilities:   &corev1.Capabilities{},
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-	}
+	}}
 	c.Spec.Volumes = []v1alpha1.Volume{
 		{Name: "e", EmptyDir: &corev1.EmptyDirVolumeSource{}},
 		{Name: "h", HostPath: &corev1.HostPathVolumeSource{Path: "/h"}},
@@ -36,7 +36,7 @@ func base() *v1alpha1.Container {
 		{Name: "e", MountPath: "/e"},
 		{Name: "h", MountPath: "/h", ReadOnly: true},
 	}
-	c.Spec.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem", Value: "1 2 3"}}
+	c.Spec.SecurityContext.Sysctls = []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem", Value: "1 2 3"}}
 	c.Spec.Ulimits = []v1alpha1.Ulimit{{Name: "nofile", Soft: 8, Hard: 9}}
 	c.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
 	return c
@@ -108,7 +108,7 @@ func fieldCases() map[string]fieldCase {
 			"config.linux.sysctl.*":                 "",
 			"network.ports[8080].*":                 "",
 		}, func(s *spec) {
-			s.HostNetwork, s.Ports, s.Sysctls = true, nil, nil
+			s.HostNetwork, s.Ports, s.SecurityContext.Sysctls = true, nil, nil
 		}),
 		"network.none": honoured(arrives{"network.none": `true`, "network.ports[8080].*": ""},
 			func(s *spec) {
@@ -321,15 +321,19 @@ func fieldCases() map[string]fieldCase {
 			s.VolumeMounts[0].BindMountOptions = []string{"noexec"}
 		}),
 
-		"sysctls[].name": honoured(arrives{
+		"securityContext.supplementalGroups": honoured(
+			arrives{"config.process.user.additionalGids": `[9,3]`}, func(s *spec) {
+				s.SecurityContext.SupplementalGroups = []int64{9, 3}
+			}),
+		"securityContext.sysctls[].name": honoured(arrives{
 			"config.linux.sysctl.net.ipv4.tcp_rmem": "",
 			"config.linux.sysctl.net.ipv4.tcp_wmem": `"1 2 3"`,
 		}, func(s *spec) {
-			s.Sysctls[0].Name = "net.ipv4.tcp_wmem"
+			s.SecurityContext.Sysctls[0].Name = "net.ipv4.tcp_wmem"
 		}),
-		"sysctls[].value": honoured(arrives{"config.linux.sysctl.net.ipv4.tcp_rmem": `"1 2 4"`},
+		"securityContext.sysctls[].value": honoured(arrives{"config.linux.sysctl.net.ipv4.tcp_rmem": `"1 2 4"`},
 			func(s *spec) {
-				s.Sysctls[0].Value = "1 2 4"
+				s.SecurityContext.Sysctls[0].Value = "1 2 4"
 			}),
 		"ulimits[].name": honoured(arrives{
 			"config.process.rlimits[RLIMIT_NOFILE].*":   "",

@@ -30,6 +30,11 @@ func user(d *draft) {
 		d.spec.Process.User.GID = uint32(*sc.RunAsGroup)
 		d.out.Process.RunAsGroup = new(*sc.RunAsGroup)
 	}
+	for i, g := range sc.SupplementalGroups {
+		if id(d, at.Child("supplementalGroups").Index(i), &g) {
+			d.spec.Process.User.AdditionalGids = append(d.spec.Process.User.AdditionalGids, uint32(g))
+		}
+	}
 	if sc.RunAsNonRoot != nil && *sc.RunAsNonRoot {
 		d.out.Process.RunAsNonRoot = true
 		if sc.RunAsUser != nil && *sc.RunAsUser == 0 {

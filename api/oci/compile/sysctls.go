@@ -35,9 +35,13 @@ func safeSysctls() []string {
 // sysctls compiles linux.sysctl from the parameters of the network and IPC namespaces that are the
 // container's own.
 func sysctls(d *draft) {
+	sc := d.in.SecurityContext
+	if sc == nil {
+		return
+	}
 	seen := map[string]bool{}
-	for i, s := range d.in.Sysctls {
-		at := d.path.Child("sysctls").Index(i)
+	for i, s := range sc.Sysctls {
+		at := d.path.Child("securityContext", "sysctls").Index(i)
 		if !sysctlName(d, at.Child("name"), s.Name) {
 			continue
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
-func compiled(t *testing.T, security *corev1.SecurityContext) *v1alpha1.OCIBundleSpec {
+func compiled(t *testing.T, security *v1alpha1.SecurityContext) *v1alpha1.OCIBundleSpec {
 	t.Helper()
 	spec, faults := compile.Bundle(&v1alpha1.Container{
 		ObjectMeta: metav1.ObjectMeta{Name: "x"},
@@ -47,9 +47,11 @@ func document(t *testing.T, spec *v1alpha1.OCIBundleSpec) string {
 }
 
 func TestJoinUndoesSplit(t *testing.T) {
-	for name, security := range map[string]*corev1.SecurityContext{
-		"default":   nil,
-		"SYS_ADMIN": {Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_ADMIN"}}},
+	for name, security := range map[string]*v1alpha1.SecurityContext{
+		"default": nil,
+		"SYS_ADMIN": {SecurityContext: corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_ADMIN"}},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			whole := compiled(t, security)
@@ -84,9 +86,9 @@ func TestJoinUndoesSplit(t *testing.T) {
 
 func TestSplitLeavesADocumentWithoutProfile(t *testing.T) {
 	spec := compiled(t,
-		&corev1.SecurityContext{
+		&v1alpha1.SecurityContext{SecurityContext: corev1.SecurityContext{
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined},
-		})
+		}})
 	want := string(spec.Config.Raw)
 	if profile, err := Split(spec); err != nil || profile != "" || spec.SeccompProfile != "" ||
 		string(spec.Config.Raw) != want {
