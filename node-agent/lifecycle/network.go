@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -49,7 +50,11 @@ func networkFault(err error) error {
 	if err == nil || StorageFailed(err) {
 		return ownFiles(err)
 	}
-	return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Err: err}
+	class := ContainerFault
+	if errors.Is(err, network.ErrBusy) {
+		class = NodeFault
+	}
+	return &StageError{Reason: v1alpha1.ReasonNetworkFailed, Class: class, Err: err}
 }
 
 // wantedNetwork returns what a bundle asks of its network.

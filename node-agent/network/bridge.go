@@ -5,6 +5,7 @@ package network
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -22,6 +23,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 )
@@ -33,6 +35,8 @@ type Bridge struct {
 	Subnets []netip.Prefix
 	// RunDir is the agent's run directory, which holds the addresses in use.
 	RunDir string
+
+	patience time.Duration // of one call of iptables; 0 means pluginPatience
 
 	mu     sync.Mutex
 	chosen *libcni.NetworkConfigList // nil until it is known
@@ -182,6 +186,7 @@ func (b *Bridge) masquerade(ctx context.Context, subnets []netip.Prefix) (bool, 
 	if path, _ := exec.LookPath("iptables"); path == "" {
 		return false, nil
 	}
+	patience := cmp.Or(b.patience, pluginPatience)
 	for _, p := range subnets {
 		program := "iptables"
 		if p.Addr().Is6() {
@@ -192,8 +197,18 @@ func (b *Bridge) masquerade(ctx context.Context, subnets []netip.Prefix) (bool, 
 			"-m", "comment", "--comment", "containers of " + b.Name(), "-j", "MASQUERADE",
 		}
 		run := func(verb string) ([]byte, error) {
-			args := append([]string{"--wait", "-t", "nat", verb}, rule...)
-			return exec.CommandContext(ctx, program, args...).CombinedOutput()
+			// Another process may hold the lock that it waits for.
+			limited, cancel := context.WithTimeoutCause(ctx, patience,
+				fmt.Errorf("did not end within %s", patience))
+			defer cancel()
+			cmd := exec.CommandContext(limited, program,
+				append([]string{"--wait", "-t", "nat", verb}, rule...)...)
+			cmd.WaitDelay = time.Second
+			out, err := cmd.CombinedOutput()
+			if err != nil && limited.Err() != nil {
+				err = context.Cause(limited)
+			}
+			return out, err
 		}
 		if _, err := run("-C"); err == nil {
 			continue

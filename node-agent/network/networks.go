@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"time"
 )
 
 // Networks connects containers to the node's network by CNI plugins.
@@ -23,6 +24,8 @@ type Networks struct {
 	// alone.
 	Bridge *Bridge
 	Log    *slog.Logger
+
+	patience time.Duration // of a wait for plugins; 0 means orphanPatience
 
 	ports portTable
 	slots chan struct{} // a token for each container that is being connected or disconnected

@@ -3,7 +3,9 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,7 +20,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/internal/needs"
 )
 
@@ -407,6 +411,91 @@ func TestPrune(t *testing.T) {
 		}
 	}
 	n.detach("kept")
+	if left, err := filepath.Glob(filepath.Join(n.dir, "run/netns-prune/*/*")); err != nil ||
+		len(left) > 0 {
+		t.Errorf("found %q left", left)
+	}
+}
+
+// TestPruneIsAlone: nothing is collected of a container that is connected while that begins, and
+// none is connected until all that collects has ended, also if an agent was killed.
+func TestPruneIsAlone(t *testing.T) {
+	n := newNode(t)
+	order := filepath.Join(n.dir, "order")
+	n.plugin("slow", `cat >`+n.dir+`/$CNI_COMMAND
+if [ $CNI_COMMAND = VERSION ]; then echo '{"cniVersion":"1.1.0","supportedVersions":["1.1.0"]}'; exit; fi
+echo $CNI_COMMAND >>`+order+`
+if [ $CNI_COMMAND = ADD ]; then sleep 0.3; echo added >>`+order+`; fi
+if [ $CNI_COMMAND = GC ]; then (sleep 0.5; echo collected >>`+order+`) >/dev/null 2>&1 & exit; fi
+echo '{"cniVersion":"1.1.0"}'`)
+	n.conf("10-net.conflist", `{"cniVersion":"1.1.0","name":"net","plugins":[{"type":"slow"}]}`)
+	var all sync.WaitGroup
+	all.Go(func() { n.attach("first", Wanted{}) })
+	for {
+		if _, err := os.Stat(order); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := n.Prune(t.Context(), func() ([]string, error) {
+		entries, err := os.ReadDir(filepath.Join(n.dir, "bundles"))
+		var ids []string
+		for _, e := range entries {
+			ids = append(ids, e.Name())
+		}
+		return ids, err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	n.boot()
+	n.attach("second", Wanted{})
+	const want = "ADD\nadded\nGC\ncollected\nADD\nadded\n"
+	if text, _ := os.ReadFile(order); string(text) != want {
+		t.Errorf("found the order %q; want %q", text, want)
+	}
+	config, err := os.ReadFile(filepath.Join(n.dir, "GC"))
+	if err != nil || !strings.Contains(string(config), `"first"`) {
+		t.Errorf("found %s, %v; want first to be valid", config, err)
+	}
+	n.detach("first")
+	n.detach("second")
+}
+
+// TestAttachIsBusy: a plugin that does not end is not waited for without end.
+func TestAttachIsBusy(t *testing.T) {
+	n := newNode(t)
+	n.patience = 50 * time.Millisecond
+	f := n.container("c")
+	lock, err := durable.TryLock(f.File(lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := n.Attach(t.Context(), "c", f, Wanted{}); !errors.Is(err, ErrBusy) {
+		t.Errorf("found %v; want ErrBusy", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.Attach(ctx, "c", f, Wanted{}); errors.Is(err, ErrBusy) ||
+		!errors.Is(err, context.Canceled) {
+		t.Errorf("found %v; want that of the context", err)
+	}
+}
+
+// TestIptablesHangs: another process may hold the lock of iptables for good.
+func TestIptablesHangs(t *testing.T) {
+	dir := t.TempDir()
+	err := os.WriteFile(filepath.Join(dir, "iptables"), []byte("#!/bin/sh\nexec sleep 1000\n"), 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	b := &Bridge{RunDir: dir, patience: 50 * time.Millisecond}
+	_, err = b.masquerade(t.Context(), []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")})
+	if err == nil || !strings.Contains(err.Error(), "iptables: did not end within 50ms") {
+		t.Errorf("found %v; want that iptables did not end", err)
+	}
 }
 
 // An address that is given up while they are read, and one that host-local has not given to a

@@ -3,6 +3,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,19 +40,43 @@ func (n *Networks) begin(ctx context.Context, id string, f Files) (*operation, e
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	lock, err := waitForOrphans(ctx, f)
+	// A killed agent may have left plugins that collect what containers of that time do not own.
+	collector, err := n.waitForOrphans(ctx, n.collectorLock())
+	if err == nil {
+		collector.Close()
+	}
+	var op *operation
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		op, err = n.beginAlone(ctx, id, f)
+	}
 	if err != nil {
 		<-n.slots
+	}
+	return op, err
+}
+
+// beginAlone is begin for one that has all slots.
+func (n *Networks) beginAlone(ctx context.Context, id string, f Files) (*operation, error) {
+	lock, err := n.waitForOrphans(ctx, f.File(lockFile))
+	if err != nil {
 		return nil, err
 	}
 	return &operation{n, context.WithoutCancel(ctx), id, f, lock}, nil
 }
 
-// waitForOrphans returns the lock of a container once no plugin runs for it.
-func waitForOrphans(ctx context.Context, f Files) (*os.File, error) {
-	ctx, cancel := context.WithTimeout(ctx, orphanPatience)
+// ErrBusy is for a container for which a plugin runs that has been executed before.
+var ErrBusy = errors.New("network plugins that have been executed before do not end")
+
+// waitForOrphans returns a lock that plugins inherit, such as that of a container, once none of
+// them runs.
+func (n *Networks) waitForOrphans(ctx context.Context, path string) (*os.File, error) {
+	patience := cmp.Or(n.patience, orphanPatience)
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	lock, err := durable.Lock(ctx, f.File(lockFile))
+	lock, err := durable.Lock(limited, path)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("%w within %s", ErrBusy, patience)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("wait for network plugins that have been executed before: %w", err)
 	}
@@ -62,7 +87,7 @@ func waitForOrphans(ctx context.Context, f Files) (*os.File, error) {
 // that they have inherited.
 func (op *operation) settle() error {
 	op.lock.Close()
-	lock, err := waitForOrphans(op.ctx, op.files)
+	lock, err := op.waitForOrphans(op.ctx, op.files.File(lockFile))
 	if err == nil {
 		op.lock = lock
 	}

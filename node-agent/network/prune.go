@@ -14,11 +14,32 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/berth-run/berth/internal/durable"
 )
 
 // Prune disconnects what no container owns: somebody has removed its directory. bundles returns the
 // ids of all containers that have one. A directory exists before the namespace.
+//
+// No container is connected or disconnected at the same time: plugins would collect what a new one
+// has, and an address may be another's by the time that its rules are removed.
 func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) error {
+	for range cap(n.slots) {
+		select {
+		case n.slots <- struct{}{}:
+			defer func() { <-n.slots }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := os.MkdirAll(n.pruneDir(), 0o700); err != nil {
+		return err
+	}
+	collector, err := n.waitForOrphans(ctx, n.collectorLock())
+	if err != nil {
+		return err
+	}
+	defer collector.Close()
 	pinned, err := n.Namespaces.List()
 	if err != nil {
 		return err
@@ -42,7 +63,7 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 	if list, err := n.list(ctx); err != nil {
 		errs = append(errs, err)
 	} else if list != nil {
-		errs = append(errs, n.pruneList(ctx, list, leases, owned, valid))
+		errs = append(errs, n.pruneList(ctx, collector, list, leases, owned, valid))
 	}
 	for _, id := range pinned {
 		if !owned(id) {
@@ -54,10 +75,10 @@ func (n *Networks) Prune(ctx context.Context, bundles func() ([]string, error)) 
 }
 
 // pruneList disconnects from the node's network what has an address of the bridge and no container,
-// and has the plugins collect what else belongs to none.
+// and has the plugins collect what else belongs to none. They inherit the lock collector.
 func (n *Networks) pruneList(
-	ctx context.Context, list *libcni.NetworkConfigList, leases map[string][]netip.Addr,
-	owned func(string) bool, valid []types.GCAttachment,
+	ctx context.Context, collector *os.File, list *libcni.NetworkConfigList,
+	leases map[string][]netip.Addr, owned func(string) bool, valid []types.GCAttachment,
 ) error {
 	var errs []error
 	for id, addresses := range leases {
@@ -65,31 +86,43 @@ func (n *Networks) pruneList(
 			continue
 		}
 		n.Log.Warn("disconnect a container that does not exist", "id", id, "addresses", addresses)
-		dir, err := os.MkdirTemp("", "berth-cni-")
-		if err != nil {
+		f := looseFiles(filepath.Join(n.pruneDir(), addresses[0].String()))
+		if err := os.MkdirAll(string(f), 0o700); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
-		f := looseFiles(dir)
-		op, err := n.begin(ctx, id, f)
+		op, err := n.beginAlone(ctx, id, f)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		// The plugin portmap removes all ports of a container, and does nothing for one that has none.
 		errs = append(errs, op.remove(&record{
 			List: flatten(list), Result: leased(list.CNIVersion, addresses),
 			Ports: []PortMapping{{HostPort: 1, ContainerPort: 1, Protocol: "tcp"}},
 		}))
-		op.end()
+		op.lock.Close()
+	}
+	left, _ := filepath.Glob(filepath.Join(n.pruneDir(), "*", lockFile)) // also by a killed agent
+	for _, lock := range left {
+		if !durable.Locked(lock) {
+			errs = append(errs, os.RemoveAll(filepath.Dir(lock)))
+		}
 	}
 	// libcni finds no cached result there, so it disconnects nothing itself.
 	cni := libcni.NewCNIConfigWithCacheDir(n.BinDirs, filepath.Join(n.Namespaces.Dir, "no-cache"),
-		&plugins{})
+		&plugins{lock: collector})
 	gc, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	return errors.Join(append(errs, cni.GCNetworkList(gc, list,
 		&libcni.GCArgs{ValidAttachments: valid}))...)
 }
+
+// pruneDir has a directory for each container that is being disconnected without one of its own. An
+// agent that follows a killed one finds the locks of its plugins there.
+func (n *Networks) pruneDir() string { return n.Namespaces.Dir + "-prune" }
+
+// collectorLock is inherited by the plugins that collect what belongs to no container.
+func (n *Networks) collectorLock() string { return filepath.Join(n.pruneDir(), lockFile) }
 
 // leased returns the result of a container that has those addresses.
 func leased(cniVersion string, addresses []netip.Addr) json.RawMessage {
