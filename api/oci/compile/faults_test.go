@@ -188,6 +188,30 @@ func TestFaults(t *testing.T) {
 			"spec.ports[0].hostIP", "127.0.0.1",
 		},
 		{
+			"all addresses twice", image + "ports: [{containerPort: 80, hostPort: 80}, " +
+				"{containerPort: 81, hostPort: 80, hostIP: 0.0.0.0}]",
+			"spec.ports[1].hostPort", "than that of ports[0]",
+		},
+		{
+			"all addresses of IPv6 and one of them", image +
+				"ports: [{containerPort: 80, hostPort: 80, hostIP: '::'}, " +
+				"{containerPort: 80, hostPort: 80, hostIP: '::1'}]",
+			"spec.ports[1].hostPort", "than that of ports[0]",
+		},
+		{
+			"an address and all", image +
+				"ports: [{containerPort: 53, hostPort: 53, protocol: UDP, hostIP: 127.0.0.1}, " +
+				"{containerPort: 53, hostPort: 53, protocol: TCP}, " +
+				"{containerPort: 53, hostPort: 53, protocol: UDP}]",
+			"spec.ports[2].hostPort", "than that of ports[0]",
+		},
+		{
+			"an address in two forms", image +
+				"ports: [{containerPort: 80, hostPort: 80, hostIP: 127.0.0.1}, " +
+				"{containerPort: 80, hostPort: 80, hostIP: '::ffff:127.0.0.1'}]",
+			"spec.ports[1].hostPort", "than that of ports[0]",
+		},
+		{
 			"address without a port", image + "ports: [{containerPort: 80, hostIP: 127.0.0.1}]",
 			"spec.ports[0].hostIP", "add hostPort",
 		},

@@ -5,6 +5,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -30,7 +31,7 @@ func network(d *draft) {
 func hostPorts(d *draft) []v1alpha1.HostPort {
 	var out []v1alpha1.HostPort
 	names := map[string]bool{}
-	taken := map[v1alpha1.HostPort]bool{}
+	taken := make([]v1alpha1.HostPort, len(d.in.Ports))
 	for i, p := range d.in.Ports {
 		at := d.path.Child("ports").Index(i)
 		portName(d, at.Child("name"), p.Name, names)
@@ -60,17 +61,39 @@ func hostPorts(d *draft) []v1alpha1.HostPort {
 			d.refuse(at.Child("hostPort"),
 				"a container without a network cannot have a port of the node: remove hostPort or network.none")
 		}
-		key := (v1alpha1.HostPort{HostPort: p.HostPort, HostIP: p.HostIP, Protocol: p.Protocol})
-		if taken[key] {
-			d.faults = append(d.faults, field.Duplicate(at.Child("hostPort"), p.HostPort))
-		} else {
-			taken[key] = true
-		}
-		out = append(out, v1alpha1.HostPort{
+		port := v1alpha1.HostPort{
 			HostPort: p.HostPort, HostIP: p.HostIP, ContainerPort: p.ContainerPort, Protocol: p.Protocol,
-		})
+		}
+		same := func(other v1alpha1.HostPort) bool {
+			return other.HostPort == p.HostPort && other.Protocol == p.Protocol &&
+				sameAddress(other.HostIP, p.HostIP)
+		}
+		if j := slices.IndexFunc(taken[:i], same); j >= 0 && taken[j].HostIP == p.HostIP {
+			d.faults = append(d.faults, field.Duplicate(at.Child("hostPort"), p.HostPort))
+		} else if j >= 0 {
+			d.invalid(at.Child("hostPort"), p.HostPort, fmt.Sprintf(
+				"must be another one than that of ports[%d], as hostIP %q and %q have an address in common: remove one of the ports",
+				j, taken[j].HostIP, p.HostIP))
+		}
+		taken[i] = port
+		out = append(out, port)
 	}
 	return out
+}
+
+// sameAddress reports whether a packet can be for both of two values of hostIP: "" is all addresses
+// of the node, "0.0.0.0" all of IPv4 and "::" all of IPv6.
+func sameAddress(a, b string) bool {
+	if a == b || a == "" || b == "" {
+		return true
+	}
+	x, err1 := netip.ParseAddr(a)
+	y, err2 := netip.ParseAddr(b)
+	if err1 != nil || err2 != nil { // which is a fault of its own
+		return false
+	}
+	x, y = x.Unmap(), y.Unmap()
+	return x == y || x.Is4() == y.Is4() && (x.IsUnspecified() || y.IsUnspecified())
 }
 
 func portName(d *draft, at *field.Path, name string, seen map[string]bool) {
