@@ -452,11 +452,18 @@ func (r *stepRun) run(sc stepScenario, victim func(*host) int, n int) string {
 	revive(step != "")
 	sc.check(r)
 	// The agents of later runs would have ever more to take over, and their steps would have no end.
-	if files, _ := filepath.Glob(r.path("m/" + r.name + "[.-]*")); len(files) > 0 {
-		for i := range files {
-			files[i] = filepath.Base(files[i])
+	manifests, err := os.ReadDir(r.path("m"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var own []string
+	for _, m := range manifests {
+		if strings.HasPrefix(m.Name(), r.name+".") || strings.HasPrefix(m.Name(), r.name+"-") {
+			own = append(own, m.Name())
 		}
-		r.removeAll(files...)
+	}
+	if len(own) > 0 {
+		r.removeAll(own...)
 	}
 	return step
 }
