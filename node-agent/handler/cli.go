@@ -3,20 +3,18 @@
 package handler
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-run/berth/internal/runtimecli"
 )
 
 // CLI calls a program with runc's command line (runc, crun, youki, runsc, kata-runtime …). External
@@ -84,32 +82,7 @@ var forwarded = []os.Signal{
 func (c *CLI) Forward(ctx context.Context, args ...string) (int, error) {
 	cmd := c.command(ctx, nil, args)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	// The program gets the signal that ends us, and decides. If
-	// Cancel returned nil, its success would be reported as a failure.
-	cmd.Cancel = func() error { return os.ErrProcessDone }
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, forwarded...)
-	defer func() {
-		signal.Stop(signals) // nothing is sent any more when it returns
-		close(signals)
-	}()
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("run %s: %w", c.Path, err)
-	}
-	go func() {
-		for s := range signals {
-			_ = cmd.Process.Signal(s)
-		}
-	}()
-	err := cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
-			return 128 + int(status.Signal()), nil
-		}
-		return exit.ExitCode(), nil
-	}
-	return 0, err
+	return runtimecli.Run(cmd, forwarded, func(os.Signal) bool { return true })
 }
 
 // run runs the command and makes an error of the program's own words: the last one of its log, else
@@ -131,7 +104,7 @@ func (c *CLI) run(ctx context.Context, cmd *exec.Cmd, log *os.File, call, id str
 	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() < 0 { // by a signal
 		return fmt.Errorf("%s: %w: %w", what, ErrCutOff, err)
 	}
-	words := lastError(log)
+	words := runtimecli.LastError(log)
 	if words == "" && stderr != nil {
 		if b, rerr := readStart(stderr); rerr == nil {
 			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
@@ -187,35 +160,6 @@ func classify(words string) error {
 		return ErrNotRunning
 	}
 	return nil
-}
-
-// lastError returns the message of the last line of level error (or worse) in a log of runc's JSON
-// format.
-func lastError(f *os.File) string {
-	// The last error stands at the end.
-	fi, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	if _, err := f.Seek(max(fi.Size()-maxOutput, 0), io.SeekStart); err != nil {
-		return ""
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxOutput))
-	if err != nil {
-		return ""
-	}
-	last := ""
-	for line := range bytes.Lines(b) {
-		var entry struct{ Level, Msg string }
-		if json.Unmarshal(line, &entry) != nil {
-			continue
-		}
-		switch entry.Level {
-		case "error", "fatal", "panic":
-			last = entry.Msg
-		}
-	}
-	return last
 }
 
 // readStart reads a file from its beginning, up to maxOutput.

@@ -3,16 +3,12 @@
 package standalone
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +16,7 @@ import (
 
 	"github.com/berth-run/berth/api/oci/accounts"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/internal/runtimecli"
 	"github.com/berth-run/berth/node-agent/bundle"
 	"github.com/berth-run/berth/node-agent/claim"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
@@ -170,33 +167,12 @@ func pidOf(program, root, id string) (int, error) {
 
 // wait runs a child process to its end, passes signals on to it, and returns its exit code.
 func wait(child *exec.Cmd) (int, error) {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(signals)
-	if err := child.Start(); err != nil {
-		return 0, err
-	}
+	signals := []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP}
 	terminal := term.IsTerminal(int(os.Stdin.Fd()))
-	ended := make(chan error, 1)
-	go func() { ended <- child.Wait() }()
-	for {
-		select {
-		case s := <-signals:
-			// Keys of a terminal reach the child by themselves.
-			if !terminal || s == unix.SIGTERM || s == unix.SIGHUP {
-				_ = child.Process.Signal(s)
-			}
-		case err := <-ended:
-			var exit *exec.ExitError
-			if err != nil && !errors.As(err, &exit) {
-				return 0, err
-			}
-			if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-				return 128 + int(status.Signal()), nil
-			}
-			return child.ProcessState.ExitCode(), nil
-		}
-	}
+	return runtimecli.Run(child, signals, func(s os.Signal) bool {
+		// Keys of a terminal reach the child by themselves.
+		return !terminal || s == unix.SIGTERM || s == unix.SIGHUP
+	})
 }
 
 // exitRuntime is the exit code of runc's exec, and of berth's, for every failure of its own.
@@ -205,17 +181,10 @@ const exitRuntime = 255
 // translate returns the exit code that podman has for a failure of the runtime, whose log says
 // which it was. Any other code is the command's own.
 func translate(code int, log *os.File) int {
-	data, err := os.ReadFile(log.Name())
-	if code != exitRuntime && code != 1 || err != nil {
+	if code != exitRuntime && code != 1 {
 		return code
 	}
-	var said string
-	for line := range bytes.Lines(data) {
-		var record struct{ Level, Msg string }
-		if json.Unmarshal(line, &record) == nil && record.Level == "error" {
-			said = record.Msg
-		}
-	}
+	said := runtimecli.LastError(log)
 	switch {
 	case said == "":
 		return code
