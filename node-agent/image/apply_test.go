@@ -155,6 +155,21 @@ func TestHostileLayers(t *testing.T) {
 			want{"l": "-> target", "h": "-> target"},
 		},
 		{"hard link to a directory", []*entry{dir("d"), hard("h", "d")}, "found a directory", nil},
+		// CVE-2026-50163 (oras-go): the working directory, which has a file of this name, means nothing.
+		{"hard link to a name of the working directory", []*entry{hard("h", "file")}, "found nothing", nil},
+		{"hard link to ./ of it", []*entry{hard("h", "./file")}, "found nothing", nil},
+		{
+			"hard link to a name of the image",
+			[]*entry{file("file", "x"), hard("h", "file")},
+			"",
+			want{"file": "x", "h": "x"},
+		},
+		{
+			"hard link to a directory's neighbour",
+			[]*entry{dir("d"), file("d/f", "x"), hard("d/h", "f")},
+			"found nothing", nil,
+		},
+		{"symlink of a name of the working directory", []*entry{symlink("l", "file"), file("l", "x")}, "", want{"l": "x"}},
 		{"hard link to itself", []*entry{file("f", "x"), hard("f", "f")}, "", want{"f": "x"}},
 		{
 			"hard link over its own directory",
@@ -246,6 +261,18 @@ func TestHostileLayers(t *testing.T) {
 		{"longest name", []*entry{file(long, "x")}, "", want{long: "x"}},
 		{"name too long", []*entry{file(long+"n", "x")}, "256 bytes", nil},
 		{"path too long", []*entry{file(strings.Repeat("d/", 2048)+"f", "x")}, "4097 bytes", nil},
+		{"hard link to a path too long", []*entry{hard("h", strings.Repeat("d", 5000))}, "5000 bytes", nil},
+		{"symlink to a path too long", []*entry{symlink("l", strings.Repeat("d", 5000))}, "5000 bytes", nil},
+		{
+			"attribute's name too long",
+			[]*entry{file("f", "x").with(xattr("user."+strings.Repeat("n", 5000), "x"))},
+			"cannot be set", nil,
+		},
+		{
+			"attribute's value too long",
+			[]*entry{file("f", "x").with(xattr("security.capability", strings.Repeat("v", 1<<17)))},
+			"security.capability", nil,
+		},
 		{"negative owner", []*entry{file("f", "x").with(func(h *tar.Header) {
 			h.Uid = -1
 		})}, "owner", nil},
@@ -276,6 +303,7 @@ func TestHostileLayers(t *testing.T) {
 				e.Name = strings.ReplaceAll(e.Name, "OUT", strings.TrimPrefix(b.secret, "/"))
 				e.Linkname = strings.ReplaceAll(e.Linkname, "OUT", b.secret)
 			}
+			t.Chdir(b.secret)
 			_, err := b.apply(layerTar(t, tc.entries...))
 			b.untouched(t)
 			if tc.err != "" {

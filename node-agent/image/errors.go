@@ -63,9 +63,17 @@ type PlatformError struct {
 }
 
 func (e *PlatformError) Error() string {
-	found := strings.Join(e.Found, ", ")
-	if found == "" {
-		found = "no platform"
+	const most = 20
+	found := "no platform"
+	if n := len(e.Found); n > 0 {
+		names := make([]string, min(n, most))
+		for i := range names {
+			names[i] = shorten(e.Found[i])
+		}
+		found = strings.Join(names, ", ")
+		if n > most {
+			found += fmt.Sprintf(" and %d others", n-most)
+		}
 	}
 	return fmt.Sprintf("image %s: image is for %s; this node is %s", e.Ref, found, e.Want)
 }

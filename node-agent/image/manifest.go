@@ -268,6 +268,13 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 	bad := func(reason string, err error) error {
 		return &InvalidImageError{What: "config " + out.config.Digest.String(), Reason: reason, Err: err}
 	}
+	if err := out.config.Digest.Validate(); err != nil {
+		return &InvalidImageError{
+			What:   "config.digest",
+			Reason: fmt.Sprintf("found %q; allowed: ALGORITHM:HEX", shorten(out.config.Digest.String())),
+			Err:    err,
+		}
+	}
 	switch out.config.MediaType {
 	case v1.MediaTypeImageConfig, dockerConfig, "":
 	default:
@@ -299,22 +306,30 @@ func (out *resolved) readConfig(ctx context.Context, ref string, want v1.Platfor
 			Want: platformString(want),
 		}
 	}
+	return out.checkLayers(limits)
+}
+
+// checkLayers checks the layers of the manifest, and their diffIDs in the configuration.
+func (out *resolved) checkLayers(limits Limits) error {
 	ids := out.image.RootFS.DiffIDs
+	bad := func(reason string, err error) error {
+		return &InvalidImageError{
+			What: "config " + out.config.Digest.String(), Reason: "rootfs.diff_ids" + reason, Err: err,
+		}
+	}
 	if len(ids) != len(out.layers) {
-		return bad(fmt.Sprintf("rootfs.diff_ids: found %d for %d layers; allowed: one a layer", len(ids),
+		return bad(fmt.Sprintf(": found %d for %d layers; allowed: one a layer", len(ids),
 			len(out.layers)), nil)
 	}
 	if len(ids) == 0 {
-		return bad("rootfs.diff_ids: found no layer; allowed: at least one", nil)
+		return bad(": found no layer; allowed: at least one", nil)
 	}
 	if len(ids) > limits.Layers {
-		return bad(fmt.Sprintf("rootfs.diff_ids: found %d layers; allowed: at most %d", len(ids),
-			limits.Layers), nil)
+		return bad(fmt.Sprintf(": found %d layers; allowed: at most %d", len(ids), limits.Layers), nil)
 	}
 	for i, id := range ids {
 		if err := id.Validate(); err != nil {
-			return bad(fmt.Sprintf("rootfs.diff_ids[%d]: found %q; allowed: ALGORITHM:HEX", i,
-				shorten(id.String())), err)
+			return bad(fmt.Sprintf("[%d]: found %q; allowed: ALGORITHM:HEX", i, shorten(id.String())), err)
 		}
 		l := out.layers[i]
 		if err := l.Digest.Validate(); err != nil {

@@ -10,10 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -44,8 +46,9 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits
 	error,
 ) {
 	repo := r.remote.Context()
+	public := &publicHosts{next: rt, registry: (&url.URL{Host: repo.RegistryStr()}).Hostname()}
 	authed, err := transport.NewWithContext(ctx, repo.Registry, authn.Anonymous,
-		transport.NewRetry(rt), []string{repo.Scope(transport.PullScope)})
+		transport.NewRetry(public), []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, registryError(r.raw, "registry "+repo.RegistryStr(), err)
 	}
@@ -59,23 +62,70 @@ func openRegistry(ctx context.Context, r reference, rt http.RoundTripper, limits
 	}, nil
 }
 
-// checkRedirect keeps a registry from sending the node to addresses that only the node can reach,
-// such as a cloud's metadata service, and from leaving TLS.
+// publicHosts keeps a registry from sending the node to addresses that only the node can reach,
+// such as a cloud's metadata service: by a redirect, or by the realm of a WWW-Authenticate header,
+// whose answer is the token that the registry gets. nodeDialer refuses names with a link-local
+// address.
+type publicHosts struct {
+	next     http.RoundTripper
+	registry string
+}
+
+func (p *publicHosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	if host := req.URL.Hostname(); host != p.registry && isPrivate(host) {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, fmt.Errorf("registry %s: found a reference to the private address %s; allowed: public addresses",
+			p.registry, req.URL.Host)
+	}
+	return p.next.RoundTrip(req)
+}
+
+// isPrivate reports whether a host is an address, or the name of one, that other machines of the
+// internet cannot reach.
+func isPrivate(host string) bool {
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	ip = ip.Unmap()
+	return err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() ||
+		ip.IsUnspecified())
+}
+
+// nodeDialer returns a dialer that refuses link-local addresses of a host that is given by name:
+// clouds have names for their metadata services.
+func nodeDialer() func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	named := *d
+	named.Control = refuseLinkLocal
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, _, _ := net.SplitHostPort(address)
+		if _, err := netip.ParseAddr(host); err == nil {
+			return d.DialContext(ctx, network, address)
+		}
+		return named.DialContext(ctx, network, address)
+	}
+}
+
+func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+	if to, err := netip.ParseAddrPort(address); err == nil && to.Addr().Unmap().IsLinkLocalUnicast() {
+		return fmt.Errorf("found the link-local address %s; allowed: others", to.Addr())
+	}
+	return nil
+}
+
+// checkRedirect keeps a registry from leaving TLS. Where it may redirect to, publicHosts checks.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0].URL
 	if len(via) >= 10 {
 		return errors.New("found more than 10 redirects")
 	}
-	if req.URL.Hostname() == first.Hostname() {
-		return nil
-	}
-	if first.Scheme == "https" && req.URL.Scheme != "https" {
+	if first.Scheme == "https" && req.URL.Scheme != "https" &&
+		req.URL.Hostname() != first.Hostname() {
 		return fmt.Errorf("redirect from https to %s://%s denied", req.URL.Scheme, req.URL.Host)
-	}
-	ip := net.ParseIP(req.URL.Hostname())
-	if ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() ||
-		ip.IsUnspecified()) || strings.EqualFold(req.URL.Hostname(), "localhost") {
-		return fmt.Errorf("redirect from %s to the private address %s denied", first.Host, req.URL.Host)
 	}
 	return nil
 }
