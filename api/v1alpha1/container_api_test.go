@@ -163,6 +163,54 @@ func TestContainerRules(t *testing.T) {
 		},
 		{"hostname with the host's network", image + "hostNetwork: true", image +
 			"hostNetwork: true\nhostname: web", "remove hostname or hostNetwork"},
+		{"subdomain", image + "subdomain: web-1", image + "subdomain: a.b", "subdomain may have lower case"},
+		{"subdomain with the host's network", image + "hostNetwork: true", image +
+			"hostNetwork: true\nsubdomain: web", "remove subdomain or hostNetwork"},
+		{"FQDN with the host's network", image + "hostNetwork: true\nsetHostnameAsFQDN: false", image +
+			"hostNetwork: true\nsetHostnameAsFQDN: true", "remove setHostnameAsFQDN or hostNetwork"},
+		{
+			"address of an alias", image + "hostAliases: [{ip: '::1', hostnames: [a, b.c]}, {ip: 192.0.2.1, hostnames: [a]}]",
+			image + "hostAliases: [{ip: db, hostnames: [a]}]", "ip of a host alias is an address",
+		},
+		{
+			"names of an alias", image + "hostAliases: [{ip: '::1', hostnames: [a-1.b2]}]",
+			image + "hostAliases: [{ip: '::1', hostnames: [a, 'b c']}]",
+			"hostnames of a host alias have lower case letters",
+		},
+		{
+			"alias without names", image + "hostAliases: []", image + "hostAliases: [{ip: '::1', hostnames: []}]",
+			"hostnames",
+		},
+		{"dnsPolicy", image + "dnsPolicy: ClusterFirstWithHostNet", image + "dnsPolicy: Host", "spec.dnsPolicy"},
+		{
+			"dnsPolicy None", image + "dnsPolicy: None\ndnsConfig: {nameservers: [192.0.2.53]}",
+			image + "dnsPolicy: None\ndnsConfig: {searches: [a]}", "add dnsConfig.nameservers",
+		},
+		{
+			"nameservers", image + "dnsConfig: {nameservers: [192.0.2.53, '2001:db8::53', 127.0.0.1]}",
+			image + "dnsConfig: {nameservers: [dns.example.com]}", "nameservers are addresses",
+		},
+		{
+			"four nameservers", image + "dnsConfig: {nameservers: []}",
+			image + "dnsConfig: {nameservers: ['::1', '::2', '::3', '::4']}", "at most 3",
+		},
+		{
+			"search domains", image + "dnsConfig: {searches: [., example.com., _a.b_c]}",
+			image + "dnsConfig: {searches: ['a b']}", "searches are domains",
+		},
+		{
+			"search list", image + "dnsConfig: {searches: [" + strings.Repeat(strings.Repeat("a", 227)+",", 8) + "]}",
+			image + "dnsConfig: {searches: [" + strings.Repeat(strings.Repeat("a", 227)+",", 9) + "b]}",
+			"2048 characters",
+		},
+		{
+			"option", image + "dnsConfig: {options: [{name: ndots, value: '2'}, {name: rotate}, {name: edns0, value: ''}]}",
+			image + `dnsConfig: {options: [{name: "a b"}]}`, "the name of an option is a word",
+		},
+		{
+			"value of an option", image + "dnsConfig: {options: [{name: ndots}]}",
+			image + `dnsConfig: {options: [{name: ndots, value: "2\nnameserver ::1"}]}`, "the value of an option is a word",
+		},
 		{"no network", image + "network: {none: true}", image +
 			"hostNetwork: true\nnetwork: {none: true}", "remove network.none or hostNetwork"},
 		{"ports", image +

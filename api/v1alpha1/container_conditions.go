@@ -38,6 +38,9 @@ const (
 	// ConditionDegraded is True while the agent cannot read its own record of the container, and
 	// absent otherwise. What runs is left alone.
 	ConditionDegraded = "Degraded"
+	// ConditionDNSConfigured is False if resolv.conf of the running container is not all that its
+	// dnsPolicy and dnsConfig ask for, and absent otherwise.
+	ConditionDNSConfigured = "DNSConfigured"
 	// ConditionRecompileAvailable is True while this version of Berth would compile the spec to
 	// something else than the stored document, and absent otherwise. AnnotationRecompile requests
 	// that.
@@ -117,6 +120,12 @@ const (
 	// ReasonNetworkFailed surfaces in Running when the container could not be connected to its
 	// network; the agent tries again after a back-off.
 	ReasonNetworkFailed = "NetworkFailed"
+	// ReasonMissingClusterDNS surfaces in DNSConfigured when dnsPolicy asks for the cluster's servers
+	// and the agent does not know them: the container has the node's. The kubelet has the same word.
+	ReasonMissingClusterDNS = "MissingClusterDNS"
+	// ReasonDNSConfigForming surfaces in DNSConfigured when the node and the Container have more
+	// servers or search domains together than resolv.conf may have. The kubelet has the same word.
+	ReasonDNSConfigForming = "DNSConfigForming"
 	// ReasonStarted surfaces in Running and Ready when the process runs.
 	ReasonStarted = "Started"
 	// ReasonCrashLoopBackOff surfaces in Running when the process ended and waits for its next

@@ -42,6 +42,9 @@ const AnnotationShowCompiled = "berth.run/show-compiled"
 // +kubebuilder:validation:XValidation:rule="!has(self.securityContext) || !has(self.securityContext.sysctls) || !(has(self.hostIPC) && self.hostIPC) || self.securityContext.sysctls.all(s, s.name.startsWith('net'))",message="sysctls of kernel and fs are the node's in the node's IPC namespace: remove them or hostIPC"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.network) && has(self.network.none) && self.network.none) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0)",message="a container without a network cannot have a port of the node: remove hostPort or network.none"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !(has(self.hostNetwork) && self.hostNetwork) || self.ports.all(p, !has(p.hostPort) || p.hostPort == 0 || p.hostPort == p.containerPort)",message="a container in the node's network listens on the node's own ports: remove hostPort, or make it the same as containerPort"
+// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.subdomain))",message="subdomain is part of a hostname, which a container on the host's network does not have: remove subdomain or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!(has(self.hostNetwork) && self.hostNetwork && has(self.setHostnameAsFQDN) && self.setHostnameAsFQDN)",message="setHostnameAsFQDN needs a UTS namespace, which a container on the host's network does not have: remove setHostnameAsFQDN or hostNetwork"
+// +kubebuilder:validation:XValidation:rule="!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && has(self.dnsConfig.nameservers) && size(self.dnsConfig.nameservers) > 0)",message="dnsPolicy None takes no servers from the node: add dnsConfig.nameservers, or set another dnsPolicy"
 type ContainerSpec struct {
 	// image is a registry reference, such as docker.io/library/busybox:1.36. Exactly one of image,
 	// archive and rootfs is set.
@@ -120,9 +123,41 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="hostname may have lower case letters, digits and '-', and begins and ends with a letter or digit"
 	Hostname string `json:"hostname,omitempty"`
 
+	// subdomain with the hostname, the namespace and the node's --cluster-domain is the container's
+	// fully qualified domain name: HOSTNAME.SUBDOMAIN.NAMESPACE.svc.CLUSTER-DOMAIN.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="subdomain may have lower case letters, digits and '-', and begins and ends with a letter or digit"
+	Subdomain string `json:"subdomain,omitempty"`
+
 	// hostNetwork joins the network and UTS namespaces of the node.
 	// +optional
 	HostNetwork bool `json:"hostNetwork,omitempty"`
+
+	// setHostnameAsFQDN makes the fully qualified domain name the hostname of the container. Without
+	// subdomain there is none, and the hostname stays as it is.
+	// +optional
+	SetHostnameAsFQDN bool `json:"setHostnameAsFQDN,omitempty"`
+
+	// hostAliases are further lines of /etc/hosts.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	HostAliases []HostAlias `json:"hostAliases,omitempty"`
+
+	// dnsPolicy says which servers /etc/resolv.conf names: Default (the node's), ClusterFirst (the
+	// cluster's, but the node's with hostNetwork), ClusterFirstWithHostNet (the cluster's) or None
+	// (those of dnsConfig alone). The cluster's are the flags --cluster-dns and --cluster-domain of
+	// the node's agent; without them ClusterFirst is Default. Absent, Default: a Pod has
+	// ClusterFirst.
+	// +optional
+	// +kubebuilder:validation:Enum=ClusterFirst;ClusterFirstWithHostNet;Default;None
+	DNSPolicy corev1.DNSPolicy `json:"dnsPolicy,omitempty"`
+
+	// dnsConfig adds servers, search domains and options to those of dnsPolicy.
+	// +optional
+	DNSConfig *DNSConfig `json:"dnsConfig,omitempty"`
 
 	// network says which network the container is in. Absent, and without hostNetwork, it is in
 	// the node's network for containers.
@@ -265,154 +300,6 @@ type ContainerSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RuntimeClassName *string `json:"runtimeClassName,omitempty"`
-}
-
-// Network says which network a container is in.
-type Network struct {
-	// none leaves the container with loopback alone, in a network namespace of its own.
-	// +optional
-	None bool `json:"none,omitempty"`
-}
-
-// Bounds of RestartBackOff and Logging, and what an absent field means.
-const (
-	// DefaultBackOffInitialSeconds and DefaultBackOffMaxSeconds are the kubelet's.
-	DefaultBackOffInitialSeconds = 10
-	DefaultBackOffMaxSeconds     = 300
-	// MaxBackOffSeconds is a day.
-	MaxBackOffSeconds = 86400
-	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of
-	// text, and is in one file.
-	MinLogSize = 32 << 10
-	// MinLogFiles counts the current file and the one before: rotation loses older lines.
-	MinLogFiles = 2
-	// MaxLogFiles bounds the renames of one rotation.
-	MaxLogFiles = 1000
-)
-
-// RestartBackOff is the wait before each start but the first: none after the first end, then
-// initialSeconds, doubled each time, up to maxSeconds. It starts afresh after 10 min of running.
-// Pulls of an image that fail have the kubelet's times, whatever it says.
-type RestartBackOff struct {
-	// initialSeconds is the first wait; absent, 10, or maxSeconds if that is less.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=86400
-	InitialSeconds *int32 `json:"initialSeconds,omitempty"`
-	// maxSeconds is the longest wait; absent, 300.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=86400
-	MaxSeconds *int32 `json:"maxSeconds,omitempty"`
-}
-
-// Logging limits the log files of each of the last two runs of a container. What they hold at most
-// is maxSize times maxFiles for each run; older lines are lost.
-type Logging struct {
-	// maxSize is the size at which a log file is rotated, such as 1Mi; at least 32Ki. Absent, the
-	// node's: 10Mi, as the kubelet's containerLogMaxSize. Files that were rotated before a change
-	// keep their size.
-	// +optional
-	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 32768 : isQuantity(self) && quantity(self).compareTo(quantity('32Ki')) >= 0",message="maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"
-	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
-	// maxFiles is the number of log files that are kept, including the current one; at least 2.
-	// Absent, the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the
-	// oldest files at once.
-	// +optional
-	// +kubebuilder:validation:Minimum=2
-	// +kubebuilder:validation:Maximum=1000
-	MaxFiles *int32 `json:"maxFiles,omitempty"`
-}
-
-// Ulimit is a soft and a hard limit of a resource, in the units of getrlimit(2): bytes, seconds,
-// processes or open files.
-//
-// +kubebuilder:validation:XValidation:rule="self.hard == -1 || self.soft != -1 && self.soft <= self.hard",message="soft may be at most hard, where -1 is no limit: lower soft or raise hard"
-type Ulimit struct {
-	// name of the resource, as docker and podman have it.
-	// +kubebuilder:validation:Enum=as;core;cpu;data;fsize;locks;memlock;msgqueue;nice;nofile;nproc;rss;rtprio;rttime;sigpending;stack
-	Name string `json:"name"`
-	// soft is the limit in force, which a process may raise up to hard; -1 is no limit.
-	// +kubebuilder:validation:Minimum=-1
-	Soft int64 `json:"soft"`
-	// hard is the limit that only a privileged process may raise; -1 is no limit.
-	// +kubebuilder:validation:Minimum=-1
-	Hard int64 `json:"hard"`
-}
-
-// SecurityContext holds the fields of a Pod's container, and those of a Pod that a container can
-// have alone.
-type SecurityContext struct {
-	corev1.SecurityContext `json:",inline"`
-
-	// supplementalGroups are groups of the process besides its primary one and those that the
-	// image's /etc/group gives its user.
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:items:Minimum=0
-	// +kubebuilder:validation:items:Maximum=2147483647
-	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
-
-	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
-	// cluster allows those that the kubelet calls safe.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
-	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
-}
-
-// Archive is an image that is on the node already.
-type Archive struct {
-	// path of the image on the node, absolute: a file that docker save, podman save, skopeo or
-	// buildah has written (an OCI archive or a docker archive, plain or compressed with gzip or
-	// zstd), or the directory of an OCI image layout.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="archive.path must be absolute: start it with /"
-	// +kubebuilder:validation:XValidation:rule="!self.contains(':')",message="archive.path may not contain a colon: rename the file, or give a tag in archive.name"
-	Path string `json:"path"`
-	// name of the image, where path holds more than one: the tag of an OCI image layout, or
-	// NAME:TAG.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=512
-	Name string `json:"name,omitempty"`
-}
-
-// RootFS is a root filesystem that is on the node already.
-type RootFS struct {
-	// path of the directory on the node; absolute.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=4096
-	// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="rootfs.path must be absolute: start it with /"
-	Path string `json:"path"`
-}
-
-// Volume is a named source of files, one of hostPath and emptyDir.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.hostPath) != has(self.emptyDir)",message="set exactly one of hostPath and emptyDir"
-type Volume struct {
-	// name that volumeMounts refer to.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="the name of a volume may have lower case letters, digits and '-', and begins and ends with a letter or digit"
-	Name string `json:"name"`
-
-	// hostPath is a file or directory of the node.
-	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.type) || self.type in ['', 'DirectoryOrCreate', 'Directory', 'FileOrCreate', 'File', 'Socket', 'CharDevice', 'BlockDevice']",message="hostPath.type may be empty, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice or BlockDevice"
-	// +kubebuilder:validation:XValidation:rule="self.path.startsWith('/')",message="hostPath.path must be absolute: start it with /"
-	HostPath *corev1.HostPathVolumeSource `json:"hostPath,omitempty"`
-
-	// emptyDir is an empty directory that lives as long as the Container does.
-	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.medium) || self.medium in ['', 'Memory']",message="emptyDir.medium may be empty (the node's disk) or Memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.sizeLimit) || (has(self.medium) && self.medium == 'Memory')",message="the kernel cannot limit a directory of the node's disk: remove sizeLimit, or set medium to Memory"
-	// +kubebuilder:validation:XValidation:rule="!has(self.mode)",message="emptyDir.mode is not supported: remove it; the directory's mode is 0777"
-	EmptyDir *corev1.EmptyDirVolumeSource `json:"emptyDir,omitempty"`
 }
 
 // ContainerStatus is the observed state of a Container. All of it can be computed afresh from the

@@ -96,6 +96,11 @@ type OCIBundleSpec struct {
 	// +optional
 	Network *BundleNetwork `json:"network,omitempty"`
 
+	// names says how the container finds names. Absent, by the node's /etc/resolv.conf, and its own
+	// name.
+	// +optional
+	Names *BundleNames `json:"names,omitempty"`
+
 	// restartPolicy: Always, OnFailure or Never.
 	// +kubebuilder:validation:Enum=Always;OnFailure;Never
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy"`
@@ -203,6 +208,27 @@ type BundleNetwork struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=128
 	Ports []HostPort `json:"ports,omitempty"`
+}
+
+// BundleNames holds the fields of the Container for the files in /etc that the agent writes.
+type BundleNames struct {
+	// subdomain of the Container.
+	// +optional
+	Subdomain string `json:"subdomain,omitempty"`
+	// setHostnameAsFQDN of the Container.
+	// +optional
+	SetHostnameAsFQDN bool `json:"setHostnameAsFQDN,omitempty"`
+	// hostAliases of the Container.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	HostAliases []HostAlias `json:"hostAliases,omitempty"`
+	// dnsPolicy of the Container.
+	// +optional
+	DNSPolicy corev1.DNSPolicy `json:"dnsPolicy,omitempty"`
+	// dnsConfig of the Container.
+	// +optional
+	DNSConfig *DNSConfig `json:"dnsConfig,omitempty"`
 }
 
 // HostPort is a port of the node that leads to one of a container.

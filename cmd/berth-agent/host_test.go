@@ -40,6 +40,8 @@ type host struct {
 	// network is the path of a network namespace that is the agent's node; "" for that of the test,
 	// in which containers have loopback alone.
 	network string
+	// flags are further flags of the agent.
+	flags []string
 	// manager starts the agent as a service if it is not nil.
 	manager *fakeManager
 }
@@ -163,12 +165,12 @@ func (h *host) command() []string {
 	if h.network != "" {
 		plugins += cniPlugins
 	}
-	return []string{
+	return append([]string{
 		programs + "/berth-agent", plugins, "--cni-conf-dir", h.path("cni"), "--manifests", h.path("m"),
 		"--state-dir", h.path("s"), "--run-dir", h.path("r"),
 		"--log-dir", h.path("l"), "--cgroup-parent", h.cgroup, "--node-name", "test", "--log-format",
 		"text", "--log-level", "debug",
-	}
+	}, h.flags...)
 }
 
 func (h *host) signal(sig os.Signal) {

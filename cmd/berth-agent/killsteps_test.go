@@ -233,15 +233,17 @@ var connected = stepScenario{
 	},
 	act: func(r *stepRun) {
 		r.manifest("Never",
-			"echo start >>$NOTES; hostname -i; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
-			"  ports: [{containerPort: 80, hostPort: 8080}]\n")
+			"echo start >>$NOTES; hostname -i; grep -c 192.0.2.7 /etc/hosts /etc/resolv.conf; while [ ! -e $NOTES.go ]; do sleep 0.02; done; exit 7",
+			"  ports: [{containerPort: 80, hostPort: 8080}]\n  dnsPolicy: ClusterFirst\n"+
+				"  hostAliases: [{ip: 192.0.2.7, hostnames: [db]}]\n  dnsConfig: {nameservers: [192.0.2.7]}\n")
 	},
 	over: func(r *stepRun) bool {
 		if r.removed {
 			bundles, _ := filepath.Glob(r.path("s/bundles/*_" + r.name + "_*"))
 			return r.get(r.name) == nil && len(bundles) == 0
 		}
-		if r.notes() == "" {
+		if c := r.get(r.name); r.notes() == "" || c != nil && c.Status.State.Running != nil &&
+			r.dnsNotice(r.name) == "" {
 			return false
 		}
 		if err := os.WriteFile(filepath.Join(r.path("notes"), r.name+".go"), nil, 0o600); err != nil {
@@ -249,8 +251,9 @@ var connected = stepScenario{
 		}
 		if r.ended(v1alpha1.ContainerFailed) && r.takesSignals() {
 			ips := r.get(r.name).Status.IPs
-			if len(ips) != 2 || strings.TrimSpace(r.logs(r.name)) != ips[0].IP {
-				r.t.Errorf("the program found its address %q; want the first of two of the status, %v",
+			if len(ips) != 2 || r.logs(r.name) !=
+				ips[0].IP+"\n/etc/hosts:1\n/etc/resolv.conf:1\n" {
+				r.t.Errorf("the program found %q; want the first address of two of the status, %v, and 192.0.2.7 twice",
 					r.logs(r.name), ips)
 			}
 			r.removed = true

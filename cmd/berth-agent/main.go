@@ -105,6 +105,10 @@ They go on when the agent ends, and the next agent takes them up again.`,
 		"`directory` of CNI configuration; the first file by name is the containers' network")
 	f.StringArrayVar(&o.bridgeSubnet, "bridge-subnet", nil,
 		"`subnet` of the bridge that containers have without CNI configuration, one of IPv4 and one of IPv6; absent, 10.89.0.0/16 or another that is free, and one of fd00::/8")
+	f.StringSliceVar(&o.clusterDNS, "cluster-dns", nil,
+		"`addresses` of the cluster's DNS servers, for containers with dnsPolicy ClusterFirst; absent, they have the node's")
+	f.StringVar(&o.ClusterDNS.Domain, "cluster-domain", "",
+		"`domain` of the cluster, such as cluster.local: that of Services, in search lists and names of containers")
 	f.StringVar(&o.Berth, "berth-binary", "",
 		"`path` of the program berth; absent, the one beside this program, else that in PATH")
 	f.StringArrayVar(&o.Handlers, "handler", nil,

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/klog/v2"
 
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/heap"
 	"github.com/berth-run/berth/node-agent/agent"
 	"github.com/berth-run/berth/node-agent/network"
@@ -31,6 +32,7 @@ import (
 type options struct {
 	agent.Options
 	bridgeSubnet        []string
+	clusterDNS          []string
 	logFormat, logLevel string
 }
 
@@ -121,6 +123,29 @@ func (o *options) checkNetwork() error {
 	}
 	if err := network.CheckSubnets(o.Network.Subnets); err != nil {
 		return fmt.Errorf("--bridge-subnet: %w", err)
+	}
+	return o.checkClusterDNS()
+}
+
+// checkClusterDNS returns the faults of the flags about names of the cluster.
+func (o *options) checkClusterDNS() error {
+	o.ClusterDNS.Servers = nil
+	for _, text := range o.clusterDNS {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return fmt.Errorf("--cluster-dns: found %q; allowed: addresses such as 10.96.0.10", text)
+		}
+		o.ClusterDNS.Servers = append(o.ClusterDNS.Servers, a)
+	}
+	if n := len(o.ClusterDNS.Servers); n > v1alpha1.MaxNameservers {
+		return fmt.Errorf("--cluster-dns: found %d addresses; allowed: at most %d", n,
+			v1alpha1.MaxNameservers)
+	}
+	o.ClusterDNS.Domain = strings.TrimSuffix(o.ClusterDNS.Domain, ".")
+	if d := o.ClusterDNS.Domain; d != "" {
+		if msgs := validation.IsDNS1123Subdomain(d); len(msgs) > 0 {
+			return fmt.Errorf("--cluster-domain: found %q; allowed: %s", d, strings.Join(msgs, "; "))
+		}
 	}
 	return nil
 }

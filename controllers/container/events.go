@@ -65,7 +65,8 @@ func merge(notes []note) []note {
 func transitions(before, after *v1alpha1.Container) []note {
 	was, is := &before.Status, &after.Status
 	if len(was.Conditions) == 0 && is.State.Running != nil && meta.IsStatusConditionTrue(is.Conditions,
-		v1alpha1.ConditionReady) {
+		v1alpha1.ConditionReady) && meta.FindStatusCondition(is.Conditions,
+		v1alpha1.ConditionDNSConfigured) == nil {
 		// A start without incident: the conditions say when it was placed, pulled and started, and
 		// events would double its writes.
 		return nil
@@ -149,6 +150,9 @@ func (n *notes) ran(was, is *v1alpha1.ContainerStatus) {
 	if run != nil && (was.State.Running == nil || was.PID != is.PID ||
 		was.RestartCount != is.RestartCount) {
 		n.normal("Started", "Start", fmt.Sprintf("started on node %s as process %d", is.NodeName, is.PID))
+	}
+	if c := turned(was, is, v1alpha1.ConditionDNSConfigured); c != nil {
+		n.warning(c.Reason, "Start", c.Message)
 	}
 	others := is.OOMKills - was.OOMKills
 	if end := terminated(is); end != nil && end.Reason == v1alpha1.ReasonOOMKilled &&

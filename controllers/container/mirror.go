@@ -13,7 +13,7 @@ import (
 // mirrored are the conditions that are the agent's word.
 var mirrored = []string{
 	v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded,
-	v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning,
+	v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDNSConfigured,
 }
 
 // mirror puts the agent's word into the Container's status. set adds a condition to it.

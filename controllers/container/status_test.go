@@ -594,6 +594,11 @@ func TestTransitions(t *testing.T) {
 	crashAgain.Status.LastState.Terminated.FinishedAt = metav1.Unix(5, 0)
 	childKilled := up.DeepCopy()
 	childKilled.Status.OOMKills = 2
+	withoutDNS := up.DeepCopy()
+	withoutDNS.Status.Conditions = append(withoutDNS.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionDNSConfigured, Status: metav1.ConditionFalse,
+		Reason: v1alpha1.ReasonMissingClusterDNS, Message: "no --cluster-dns",
+	})
 	crashAfter := crash.DeepCopy()
 	crashAfter.Status.OOMKills = 3
 	ended := agentSays(v1alpha1.ContainerSucceeded, imageReady, processIs(metav1.ConditionFalse,
@@ -666,11 +671,21 @@ func TestTransitions(t *testing.T) {
 			compute(onNodeA(), childKilled), compute(onNodeA(), crashAfter),
 			"OOMKilled BackOff",
 		},
-		"restarted": {compute(onNodeA(), up), compute(onNodeA(), restarted), "Started"},
-		"completed": {compute(onNodeA(), up), compute(onNodeA(), ended), "Completed"},
-		"exited":    {compute(onNodeA(), up), compute(onNodeA(), failed), "Exited"},
-		"lost":      {compute(onNodeA(), up), compute(lost, up), "Lost"},
-		"found":     {compute(lost, up), compute(onNodeA(), up), "Found"},
+		"up without the cluster's DNS": {
+			unseen, compute(onNodeA(), withoutDNS),
+			"Scheduled Pulled Started MissingClusterDNS",
+		},
+		"without the cluster's DNS": {
+			compute(onNodeA(), up), compute(onNodeA(), withoutDNS),
+			"MissingClusterDNS",
+		},
+		"still without":          {compute(onNodeA(), withoutDNS), compute(onNodeA(), withoutDNS), ""},
+		"with the cluster's DNS": {compute(onNodeA(), withoutDNS), compute(onNodeA(), up), ""},
+		"restarted":              {compute(onNodeA(), up), compute(onNodeA(), restarted), "Started"},
+		"completed":              {compute(onNodeA(), up), compute(onNodeA(), ended), "Completed"},
+		"exited":                 {compute(onNodeA(), up), compute(onNodeA(), failed), "Exited"},
+		"lost":                   {compute(onNodeA(), up), compute(lost, up), "Lost"},
+		"found":                  {compute(lost, up), compute(onNodeA(), up), "Found"},
 		"lost, then deleted": {compute(lost, up), computeStatus(compute(lost, up), deletingLost, up,
 			time.Unix(2, 0)), "Terminating"},
 		"lost, its bundle gone": {compute(lost, up), computeStatus(compute(lost, up), onNodeA(notInSync),

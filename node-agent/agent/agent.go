@@ -50,6 +50,8 @@ type Options struct {
 	RemovedLogs lifecycle.Retention
 	// Network says how containers are connected.
 	Network Network
+	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
+	ClusterDNS bundle.ClusterDNS
 	// Version is this program's.
 	Version string
 	// Rescan has the manifests read again each time that it receives; optional.
@@ -232,7 +234,7 @@ func (a *agent) createSyncer(context.Context) error {
 		LogDir:  a.LogDir, CgroupParent: a.CgroupParent, Handlers: a.keeper.HandlerNames, Log: a.Log,
 		KeepLogs: a.RemovedLogs,
 		Node:     lifecycle.Node{Addresses: registration.Addresses, Capacity: a.facts.Capacity},
-		Networks: networks,
+		Networks: networks, ClusterDNS: a.ClusterDNS,
 	})
 	return err
 }

@@ -18,7 +18,8 @@
 //	private       a tmpfs for files with values of Secrets, such as config.json
 //	rootfs        where the overlay is mounted
 //	upper, work   the writable layer; it is new at each start of the container, as that of a Pod
-//	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start
+//	etc           hosts, hostname and resolv.conf, which are mounted in /etc; written at each start.
+//	              notice.json says what of resolv.conf is not as the Container asks
 //	volumes/NAME  emptyDir volumes, which live as long as the Container does
 //
 // The content of a root filesystem is hostile: paths inside are opened with

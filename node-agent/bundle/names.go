@@ -3,7 +3,6 @@
 package bundle
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/internal/durable"
 	"github.com/berth-run/berth/node-agent/scoped"
 )
@@ -27,38 +27,48 @@ type nameFile struct {
 	content []byte
 }
 
+// Names holds the values that the files for names are written from.
+type Names struct {
+	// Container and Namespace are the Container's.
+	Container, Namespace string
+	// Wanted has the Container's fields about names; nil if it has none.
+	Wanted *v1alpha1.BundleNames
+	// Addresses are the container's in its network.
+	Addresses []netip.Addr
+	// Host is the root directory of the node.
+	Host fs.FS
+	// Cluster has the DNS servers and the domain of the cluster.
+	Cluster ClusterDNS
+}
+
 // MountNames writes /etc/hosts, /etc/hostname and /etc/resolv.conf of a container and adds their
 // mounts to its document, as the kubelet and its container runtimes do: writable, unless the root
-// filesystem is read-only. container is the name of the Container, addresses are those that it has
-// in its network, and host is the root directory of the node.
+// filesystem is read-only. It sets the hostname of the document if setHostnameAsFQDN asks for that.
 //
 // A path that the user mounts something on, or below, is the user's. So is one that the root
 // filesystem has no place for: where something else than a regular file stands, or nothing where
 // nothing can be made.
-func (d Dir) MountNames(
-	spec *specs.Spec, rootfs, container string, addresses []netip.Addr, host fs.FS,
-) error {
+func (d Dir) MountNames(spec *specs.Spec, rootfs string, n Names) error {
 	root, err := unix.Open(rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open rootfs %s: %w", rootfs, err)
 	}
 	defer unix.Close(root)
-	files, err := nameFiles(spec, container, addresses, host)
+	files, notice, err := nameFiles(spec, n)
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
 		if mountedOver(spec.Mounts, "/etc/"+f.name) || !placeFor(root, "etc/"+f.name) {
+			if f.name == "resolv.conf" {
+				notice = nil // it is not the container's
+			}
 			continue
 		}
 		if err := os.MkdirAll(d.File("etc"), 0o700); err != nil {
 			return fmt.Errorf("make directory of /etc/%s: %w", f.name, err)
 		}
-		path := d.File("etc/" + f.name)
-		if err := durable.Replace(path, f.content, durable.Options{Mode: 0o644}); err != nil {
-			return fmt.Errorf("write /etc/%s: %w", f.name, err)
-		}
-		if err := os.Chmod(path, 0o644); err != nil { // whatever the umask is
+		if err := writeInPlace(d.File("etc/"+f.name), f.content); err != nil {
 			return fmt.Errorf("write /etc/%s: %w", f.name, err)
 		}
 		access := "rw"
@@ -70,7 +80,35 @@ func (d Dir) MountNames(
 			Options: []string{"bind", "rprivate", "nosuid", "nodev", "noexec", access},
 		})
 	}
-	return nil
+	return d.writeNotice(notice)
+}
+
+// writeInPlace writes a file that a container has mounted, or will have. A bind mount is of the
+// inode: a file that is there keeps it, so that a mount shows the new content. The mode is the same
+// whatever the umask is, and whatever the container has done.
+func writeInPlace(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := durable.Replace(path, content, durable.Options{Mode: 0o644}); err != nil {
+			return err
+		}
+		return os.Chmod(path, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	// A reader sees no empty file: it is cut after the content is there.
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
+	if err == nil {
+		err = f.Chown(os.Geteuid(), os.Getegid())
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // RemoveNames removes the files that MountNames has written. It is no error when there is none.
@@ -112,50 +150,67 @@ func placeFor(root int, path string) bool {
 
 // nameFiles returns the files for a container. Their content depends on whether it has a network
 // and a hostname of its own.
-func nameFiles(
-	spec *specs.Spec, container string, addresses []netip.Addr, host fs.FS,
-) ([]nameFile, error) {
+func nameFiles(spec *specs.Spec, n Names) ([]nameFile, *DNSNotice, error) {
 	own := func(kind specs.LinuxNamespaceType) bool {
 		return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces,
 			func(n specs.LinuxNamespace) bool {
 				return n.Type == kind
 			})
 	}
-	hostname := spec.Hostname
+	hostname, domain := spec.Hostname, ""
 	if hostname == "" || !own(specs.UTSNamespace) {
 		name, err := os.Hostname()
 		if err != nil {
-			return nil, fmt.Errorf("hostname of the node: %w", err)
+			return nil, nil, fmt.Errorf("hostname of the node: %w", err)
 		}
 		hostname = name
+	} else if domain = n.domain(); domain != "" && n.Wanted.SetHostnameAsFQDN {
+		spec.Hostname = hostname + "." + domain
+		if len(spec.Hostname) > maxHostname {
+			return nil, nil, fmt.Errorf(
+				"setHostnameAsFQDN: found %q, which has %d bytes; allowed: at most %d: shorten hostname or subdomain",
+				spec.Hostname, len(spec.Hostname), maxHostname)
+		}
 	}
 	network := own(specs.NetworkNamespace)
-	resolv, err := readHost(host, "etc/resolv.conf")
+	resolv, notice, err := n.resolv(network)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var hosts []byte
 	if network {
-		hosts = ownHosts(hostname, container, addresses)
-		if stub := "run/systemd/resolve/resolv.conf"; onlyLoopback(resolv) {
-			// systemd-resolved answers on the node's loopback alone; this file has the servers that
-			// it asks.
-			if behind, err := readHost(host, stub); err == nil && len(behind) > 0 {
-				resolv = behind
-			}
-		}
-		resolv = withoutLoopback(resolv)
+		hosts = n.ownHosts(hostname, domain)
 	} else {
-		if hosts, err = readHost(host, "etc/hosts"); err != nil {
-			return nil, err
+		node, err := readHost(n.Host, "etc/hosts")
+		if err != nil {
+			return nil, nil, err
 		}
-		hosts = nodeHosts(hosts, hostname, container)
+		hosts = n.nodeHosts(node, hostname)
+	}
+	if domain != "" && n.Wanted.SetHostnameAsFQDN {
+		hostname = spec.Hostname
 	}
 	return []nameFile{
 		{"hosts", hosts},
 		{"hostname", []byte(hostname + "\n")},
 		{"resolv.conf", resolv},
-	}, nil
+	}, notice, nil
+}
+
+// maxHostname is __NEW_UTS_LEN of the kernel.
+const maxHostname = 64
+
+// domain returns the domain of the container's hostname, as the kubelet's
+// GeneratePodHostNameAndDomain; "" if there is none.
+func (n Names) domain() string {
+	if n.Wanted == nil || n.Wanted.Subdomain == "" {
+		return ""
+	}
+	domain := n.Wanted.Subdomain + "." + n.Namespace + ".svc"
+	if n.Cluster.Domain != "" {
+		domain += "." + n.Cluster.Domain
+	}
+	return domain
 }
 
 // maxHostFile is the greatest size of a file of the node that is read.
@@ -180,93 +235,4 @@ func readHost(host fs.FS, name string) ([]byte, error) {
 			maxHostFile, maxHostFile)
 	}
 	return data, nil
-}
-
-// ownHosts returns /etc/hosts of a container with a network namespace of its own. Its names have
-// its addresses or, if there is loopback alone, that of loopback. The lines for IPv6 are the
-// kubelet's.
-func ownHosts(hostname, container string, addresses []netip.Addr) []byte {
-	var b bytes.Buffer
-	b.WriteString("# Written by Berth at each start of the container.\n" +
-		"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
-	if len(addresses) == 0 {
-		addresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
-	}
-	for _, a := range addresses {
-		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(names(hostname, container), " "))
-	}
-	return b.Bytes()
-}
-
-// names returns the names of a container: its hostname, the first label of that, and the name of
-// the Container.
-func names(hostname, container string) []string {
-	out := []string{hostname}
-	short, _, _ := strings.Cut(hostname, ".")
-	for _, n := range []string{short, container} {
-		if n != "" && !slices.Contains(out, n) {
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
-// nodeHosts is /etc/hosts of a container in the node's network: the node's file, and the names of
-// node and container that it does not have. Their address is the one that Debian gives a host
-// without a permanent address, since a server on a node may be asked on its loopback.
-func nodeHosts(node []byte, hostname, container string) []byte {
-	missing := names(hostname, container)
-	for line := range strings.Lines(string(node)) {
-		line, _, _ = strings.Cut(line, "#")
-		if fields := strings.Fields(line); len(fields) > 1 {
-			missing = slices.DeleteFunc(missing, func(n string) bool {
-				return slices.Contains(fields[1:], n)
-			})
-		}
-	}
-	out := []byte("# The node's /etc/hosts, written by Berth at each start of the container.\n")
-	out = append(out, node...)
-	if len(missing) > 0 {
-		if out[len(out)-1] != '\n' {
-			out = append(out, '\n')
-		}
-		out = fmt.Appendf(out, "127.0.1.1\t%s\n", strings.Join(missing, " "))
-	}
-	return out
-}
-
-// nameserver returns the address of a nameserver line of resolv.conf(5).
-func nameserver(line string) (address netip.Addr, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 2 || fields[0] != "nameserver" {
-		return address, false
-	}
-	address, err := netip.ParseAddr(fields[1])
-	return address, err == nil
-}
-
-func onlyLoopback(resolv []byte) bool {
-	any := false
-	for line := range strings.Lines(string(resolv)) {
-		if a, ok := nameserver(line); ok {
-			if !a.IsLoopback() {
-				return false
-			}
-			any = true
-		}
-	}
-	return any
-}
-
-// withoutLoopback leaves out the servers on the node's loopback, which a network of its own does
-// not reach.
-func withoutLoopback(resolv []byte) []byte {
-	var out []byte
-	for line := range strings.Lines(string(resolv)) {
-		if a, ok := nameserver(line); !ok || !a.IsLoopback() {
-			out = append(out, line...)
-		}
-	}
-	return out
 }

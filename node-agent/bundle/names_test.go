@@ -96,7 +96,7 @@ func TestMountNames(t *testing.T) {
 			if err := dir.Make(); err != nil {
 				t.Fatal(err)
 			}
-			if err := dir.MountNames(spec, rootfs, "web", nil, hostFS(nil)); err != nil {
+			if err := dir.MountNames(spec, rootfs, Names{Container: "web", Host: hostFS(nil)}); err != nil {
 				t.Fatal(err)
 			}
 			if got := mounted(spec); got != tc.want {
@@ -143,7 +143,7 @@ func TestMountNamesAccess(t *testing.T) {
 	for readonly, access := range map[bool]string{true: "ro", false: "rw"} {
 		spec := specWith()
 		spec.Root.Readonly = readonly
-		if err := dir.MountNames(spec, t.TempDir(), "web", nil, hostFS(nil)); err != nil {
+		if err := dir.MountNames(spec, t.TempDir(), Names{Container: "web", Host: hostFS(nil)}); err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range spec.Mounts {
@@ -211,9 +211,12 @@ func TestNameFiles(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			files, err := nameFiles(tc.spec, "c", nil, hostFS(tc.host))
+			files, notice, err := nameFiles(tc.spec, Names{Container: "c", Host: hostFS(tc.host)})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if notice != nil {
+				t.Errorf("found the notice %+v; want none", notice)
 			}
 			hosts := string(files[0].content)
 			for _, line := range tc.hosts {

@@ -159,6 +159,8 @@ type Config struct {
 	// Networks connects containers to the node's network; nil leaves each with a namespace that the
 	// runtime creates.
 	Networks *network.Networks
+	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
+	ClusterDNS bundle.ClusterDNS
 }
 
 // Stages returns the stages in the order of Ensure.
@@ -172,7 +174,7 @@ func Stages(c Config) List {
 		volumesStage{},
 		documentStage{c.CgroupParent},
 		networkStage{c.Networks},
-		namesStage{},
+		namesStage{c.ClusterDNS},
 		configStage{},
 		logsStage{c.Logs},
 		createStage{c.Supervisor, c.LogMaxBytes, &tokens{

@@ -6,18 +6,23 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"github.com/berth-run/berth/node-agent/bundle"
 )
 
 // namesStage writes /etc/hosts, /etc/hostname and /etc/resolv.conf and adds their mounts to the
 // document. They are written at each start, and removed with the container.
-type namesStage struct{}
+type namesStage struct{ cluster bundle.ClusterDNS }
 
 func (namesStage) Name() string { return "names" }
 func (namesStage) Scope() Scope { return PerContainer }
 
-func (namesStage) Ensure(_ context.Context, c *Container) error {
-	err := c.Dir.MountNames(c.Spec, c.Rootfs, c.Bundle.Name, c.Addresses, os.DirFS("/"))
-	if err != nil {
+func (s namesStage) Ensure(_ context.Context, c *Container) error {
+	names := bundle.Names{
+		Container: c.Bundle.Name, Namespace: c.Bundle.Owner().Namespace, Wanted: c.Bundle.Spec.Names,
+		Addresses: c.Addresses, Host: os.DirFS("/"), Cluster: s.cluster,
+	}
+	if err := c.Dir.MountNames(c.Spec, c.Rootfs, names); err != nil {
 		return ownFiles(fmt.Errorf("config: %w", err))
 	}
 	return nil

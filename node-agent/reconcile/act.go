@@ -51,8 +51,8 @@ func (s *Syncer) act(ctx context.Context, w *worker, in *Input, d Decision) erro
 	case Start:
 		return s.start(ctx, in)
 	case NoteRunning:
-		ips := s.ips(in.Record)
-		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual, ips) })
+		ips, dns := s.ips(in.Record), s.dnsNotice(in.Record)
+		s.note(in.Record, func(r *Record) { noteRunning(r, in.Actual, ips, dns) })
 		return nil
 	case NoteKills:
 		s.note(in.Record, func(r *Record) { r.OOMKills = in.Actual.OOMKills })
@@ -179,8 +179,17 @@ func (s *Syncer) ips(r *Record) []corev1.PodIP {
 	return out
 }
 
-func noteRunning(r *Record, st *protocol.Status, ips []corev1.PodIP) {
-	r.IPs = ips
+// dnsNotice returns the notice about resolv.conf that was written for the start of the container.
+func (s *Syncer) dnsNotice(r *Record) *bundle.DNSNotice {
+	notice, err := s.Bundles.Dir(r.ID).DNSNotice()
+	if err != nil {
+		s.Log.Error("cannot read a notice about resolv.conf", "container", r.Key.String(), "error", err)
+	}
+	return notice
+}
+
+func noteRunning(r *Record, st *protocol.Status, ips []corev1.PodIP, dns *bundle.DNSNotice) {
+	r.IPs, r.DNS = ips, dns
 	r.State, r.PID, r.StartedAt, r.Launch = stateRunning, st.PID, st.StartedAt, boottime.Instant{}
 	r.Before, r.Failure, r.Exit = nil, nil, nil
 }

@@ -70,8 +70,8 @@ func (s *Syncer) settle(ctx context.Context, r *Record, c *lifecycle.Container, 
 			if c.Status.StartedAt.IsZero() {
 				c.Status.StartedAt = s.Clock.Now()
 			}
-			ips := s.ips(r)
-			s.note(r, func(r *Record) { noteRunning(r, c.Status, ips) })
+			ips, dns := s.ips(r), s.dnsNotice(r)
+			s.note(r, func(r *Record) { noteRunning(r, c.Status, ips, dns) })
 		}
 		return nil
 	}

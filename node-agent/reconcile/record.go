@@ -99,6 +99,10 @@ type Record struct {
 	// IPs are the addresses that the container had in its network when its program was started.
 	IPs []corev1.PodIP `json:"ips,omitempty"`
 
+	// DNS says what of resolv.conf was not as the Container asks when its program was started; nil
+	// if nothing.
+	DNS *bundle.DNSNotice `json:"dns,omitempty"`
+
 	// ImageID is the reference with the digest of the image's manifest.
 	ImageID string `json:"imageID,omitempty"`
 	// StopSignal of the image; empty is SIGTERM.

@@ -33,6 +33,7 @@ func Status(in Input, previous *v1alpha1.OCIBundleStatus, p *progress) *v1alpha1
 	meta.RemoveStatusCondition(&s.out.Conditions, v1alpha1.ConditionDegraded)
 	s.imageReady()
 	s.running()
+	s.dnsConfigured()
 	s.trouble()
 	s.unseen()
 	return s.out
@@ -66,6 +67,7 @@ func (s *statusOf) facts() {
 		if slices.Contains([]string{
 			v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
 			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
+			v1alpha1.ConditionDNSConfigured,
 		}, c.Type) {
 			s.out.Conditions = append(s.out.Conditions, c)
 		}
@@ -152,6 +154,15 @@ func (s *statusOf) imageReady() {
 		s.set(v1alpha1.ConditionImageReady, metav1.ConditionUnknown, v1alpha1.ReasonProgressing,
 			"not looked at yet")
 	}
+}
+
+// dnsConfigured says what of resolv.conf of the running container is not as the Container asks.
+func (s *statusOf) dnsConfigured() {
+	if r := s.record; r.DNS != nil && r.State == stateRunning {
+		s.set(v1alpha1.ConditionDNSConfigured, metav1.ConditionFalse, r.DNS.Reason, r.DNS.Message)
+		return
+	}
+	meta.RemoveStatusCondition(&s.out.Conditions, v1alpha1.ConditionDNSConfigured)
 }
 
 // trouble adds what the agent tries again.

@@ -60,6 +60,8 @@ type Config struct {
 	// Networks connects containers to the node's network; optional: the runtime creates a namespace
 	// for each run.
 	Networks *network.Networks
+	// ClusterDNS has the DNS servers and the domain of the cluster; optional.
+	ClusterDNS bundle.ClusterDNS
 	// Pulled describes the progress of an image's pull for people; optional.
 	Pulled func(reference string) string
 	// Clock is for timers and for what is shown to people; optional: the real one.
@@ -126,6 +128,7 @@ func New(c Config) (*Syncer, error) {
 		Handlers: c.Handlers, Node: c.Node, Objects: c.Objects, Pulls: s.pulls, Wake: s.Changed,
 		Supervisor: c.Supervisor, CgroupParent: c.CgroupParent,
 		LogMaxBytes: c.LogMaxBytes, Logs: s.logs, Parallel: c.Parallel, Networks: c.Networks,
+		ClusterDNS: c.ClusterDNS,
 	})
 	return s, nil
 }

@@ -70,6 +70,9 @@ func Message(c *v1alpha1.Container) string {
 	} else if running := meta.FindStatusCondition(conditions,
 		v1alpha1.ConditionRunning); running != nil && running.Status != metav1.ConditionTrue {
 		text = running.Message
+	} else if dns := meta.FindStatusCondition(conditions,
+		v1alpha1.ConditionDNSConfigured); dns != nil && dns.Status == metav1.ConditionFalse {
+		text = dns.Message
 	} else if c.Status.OOMKills > 0 {
 		text = fmt.Sprintf("%d of its processes were killed for lack of memory", c.Status.OOMKills)
 	}

@@ -101,6 +101,7 @@ func TestSamples(t *testing.T) {
 		"isolated":        {"Ready", "Completed"},
 		"limits":          {"Ready", "Completed"},
 		"job":             {"Ready", "Completed"},
+		"names":           {"Ready", "Completed"},
 		"retry":           {"Ready", "Completed"},
 		"rootfs":          {"Ready", "Started"},
 		"securitycontext": {"Ready", "Started"},
@@ -149,10 +150,39 @@ func TestSamples(t *testing.T) {
 	if want := "as shop with 32 MiB: environment"; !strings.HasSuffix(log, want) {
 		t.Errorf("environment: found the log %q; want one that ends with %q", log, want)
 	}
+	log = read(t, get(t, "names").Status.LogPath)
+	for _, want := range []string{
+		" web\n", "# Kubernetes-managed hosts file.", "\tweb.site.default.svc\tweb names\n",
+		"192.0.2.10\tdb\tdb.example.com\n", " search example.com\n", " nameserver 192.0.2.53\n",
+		" options ndots:2",
+	} {
+		if !strings.Contains(log+"\n", want) {
+			t.Errorf("names: the log lacks %q:\n%s", want, log)
+		}
+	}
 	got := read(t, "/var/lib/berth-samples/shared/node-release")
 	if got != read(t, "/etc/os-release") {
 		t.Errorf("volumes: the file that the container wrote is %q", got)
 	}
+}
+
+// TestMissingClusterDNS: a container that asks for the cluster's DNS starts on a node that does not
+// know it, and condition and event say what it has in its place.
+func TestMissingClusterDNS(t *testing.T) {
+	cleanAfter(t, "cluster-first")
+	apply(t, fmt.Sprintf(container, "cluster-first")+`  archive: {path: /var/lib/berth/archives/hello.tar}
+  dnsPolicy: ClusterFirst
+`)
+	kube(t, "wait", "--for=condition=Ready", "container/cluster-first", "--timeout=3m")
+	kube(t, "wait", "--for=condition=DNSConfigured=False", "container/cluster-first", "--timeout=3m")
+	eventually(t, 2*time.Minute, func() error {
+		described := kube(t, "describe", "ctr", "cluster-first")
+		if !strings.Contains(described, "MissingClusterDNS") || !strings.Contains(described,
+			"the agent of the node has no --cluster-dns") || !strings.Contains(described, "Warning") {
+			return fmt.Errorf("found no event:\n%s", described)
+		}
+		return nil
+	})
 }
 
 func makeRootFS(t *testing.T, dir string) {

@@ -93,6 +93,7 @@ func parts() []part {
 		hostname,
 		namespaces,
 		network,
+		names,
 		volumes,
 		mounts,
 		hiddenPaths,

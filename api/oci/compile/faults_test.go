@@ -244,6 +244,70 @@ func TestFaults(t *testing.T) {
 			"UTS namespace",
 		},
 		{
+			"subdomain on the host's network", image + "subdomain: a\nhostNetwork: true", "spec.subdomain",
+			"remove subdomain or hostNetwork",
+		},
+		{"subdomain with dots", image + "subdomain: a.b", "spec.subdomain", "must not contain dots"},
+		{
+			"FQDN on the host's network", image + "setHostnameAsFQDN: true\nhostNetwork: true",
+			"spec.setHostnameAsFQDN", "remove setHostnameAsFQDN or hostNetwork",
+		},
+		{
+			"address of an alias", image + "hostAliases: [{ip: db, hostnames: [a]}]",
+			"spec.hostAliases[0].ip", "192.0.2.1",
+		},
+		{
+			"zone of an alias", image + "hostAliases: [{ip: 'fe80::1%eth0', hostnames: [a]}]",
+			"spec.hostAliases[0].ip", "192.0.2.1",
+		},
+		{
+			"name of an alias", image + "hostAliases: [{ip: 192.0.2.1, hostnames: [a, \"b\\n192.0.2.2 c\"]}]",
+			"spec.hostAliases[0].hostnames[1]", "RFC 1123 subdomain",
+		},
+		{
+			"alias without names", image + "hostAliases: [{ip: 192.0.2.1}]",
+			"spec.hostAliases[0].hostnames", "name at least one",
+		},
+		{"unknown dnsPolicy", image + "dnsPolicy: Host", "spec.dnsPolicy", "ClusterFirst"},
+		{
+			"dnsPolicy None alone", image + "dnsPolicy: None\ndnsConfig: {searches: [a]}",
+			"spec.dnsConfig.nameservers", "add dnsConfig.nameservers",
+		},
+		{
+			"four nameservers", image + "dnsConfig: {nameservers: ['::1', '::2', '::3', '::4']}",
+			"spec.dnsConfig.nameservers", "at most 3",
+		},
+		{
+			"name of a nameserver", image + "dnsConfig: {nameservers: [dns.example.com]}",
+			"spec.dnsConfig.nameservers[0]", "192.0.2.1",
+		},
+		{
+			"search domain", image + `dnsConfig: {searches: [., a_b.c., "a options ndots:1"]}`,
+			"spec.dnsConfig.searches[2]", "RFC 1123 subdomain",
+		},
+		{
+			"33 search domains",
+			image + "dnsConfig: {searches: [" + strings.Repeat("a,", 32) + "a]}",
+			"spec.dnsConfig.searches", "at most 32",
+		},
+		{
+			"long search list", image + "dnsConfig: {searches: [" +
+				strings.Repeat(strings.Repeat("a", 227)+", ", 9) + "b]}",
+			"spec.dnsConfig.searches", "2053 characters", // 9 of 227, 1, and 9 spaces
+		},
+		{
+			"option without a name", image + "dnsConfig: {options: [{value: '1'}]}",
+			"spec.dnsConfig.options[0].name", "name an option",
+		},
+		{
+			"option of two words", image + `dnsConfig: {options: [{name: rotate, value: "1 ndots:9"}]}`,
+			"spec.dnsConfig.options[0].value", "without spaces",
+		},
+		{
+			"option of two lines", image + `dnsConfig: {options: [{name: "a\nnameserver ::1"}]}`,
+			"spec.dnsConfig.options[0].name", "without spaces",
+		},
+		{
 			"user below 0", image + `securityContext: {runAsUser: -1}`, "spec.securityContext.runAsUser",
 			"2147483647",
 		},

@@ -101,6 +101,46 @@ func fieldCases() map[string]fieldCase {
 		"hostname": honoured(arrives{"config.hostname": `"x"`}, func(s *spec) {
 			s.Hostname = "x"
 		}),
+		"subdomain": honoured(arrives{"names.subdomain": `"x"`}, func(s *spec) { s.Subdomain = "x" }),
+		"setHostnameAsFQDN": honoured(arrives{"names.setHostnameAsFQDN": `true`}, func(s *spec) {
+			s.SetHostnameAsFQDN = true
+		}),
+		"hostAliases[].ip": honoured(arrives{
+			"names.hostAliases[192.0.2.1].ip":        `"192.0.2.1"`,
+			"names.hostAliases[192.0.2.1].hostnames": `["x"]`,
+		}, func(s *spec) {
+			s.HostAliases = []v1alpha1.HostAlias{{IP: "192.0.2.1", Hostnames: []string{"x"}}}
+		}),
+		"hostAliases[].hostnames": honoured(arrives{
+			"names.hostAliases[::1].ip":        `"::1"`,
+			"names.hostAliases[::1].hostnames": `["x","y.z"]`,
+		}, func(s *spec) {
+			s.HostAliases = []v1alpha1.HostAlias{{IP: "::1", Hostnames: []string{"x", "y.z"}}}
+		}),
+		"dnsPolicy": honoured(arrives{"names.dnsPolicy": `"ClusterFirst"`}, func(s *spec) {
+			s.DNSPolicy = corev1.DNSClusterFirst
+		}),
+		"dnsConfig.nameservers": honoured(arrives{"names.dnsConfig.nameservers": `["192.0.2.53"]`},
+			func(s *spec) {
+				s.DNSConfig = &v1alpha1.DNSConfig{Nameservers: []string{"192.0.2.53"}}
+			}),
+		"dnsConfig.searches": honoured(arrives{"names.dnsConfig.searches": `["example.com","."]`},
+			func(s *spec) {
+				s.DNSConfig = &v1alpha1.DNSConfig{Searches: []string{"example.com", "."}}
+			}),
+		"dnsConfig.options[].name": honoured(arrives{"names.dnsConfig.options[rotate].name": `"rotate"`},
+			func(s *spec) {
+				s.DNSConfig = &v1alpha1.DNSConfig{Options: []v1alpha1.DNSOption{{Name: "rotate"}}}
+			}),
+		"dnsConfig.options[].value": honoured(arrives{
+			"names.dnsConfig.options[ndots].name":  `"ndots"`,
+			"names.dnsConfig.options[ndots].value": `"2"`,
+		}, func(s *spec) {
+			two := "2"
+			s.DNSConfig = &v1alpha1.DNSConfig{
+				Options: []v1alpha1.DNSOption{{Name: "ndots", Value: &two}},
+			}
+		}),
 		"hostNetwork": honoured(arrives{
 			"config.linux.namespaces[network].type": "",
 			"config.linux.namespaces[uts].type":     "",
@@ -660,7 +700,7 @@ func flatten(t *testing.T, b *v1alpha1.OCIBundleSpec) map[string]string {
 // name, a device's path, a namespace's type, else all of it.
 func nameOf(t *testing.T, object map[string]any) string {
 	t.Helper()
-	for _, key := range []string{"destination", "name", "path", "type"} {
+	for _, key := range []string{"destination", "name", "path", "type", "ip"} {
 		if v, ok := object[key].(string); ok {
 			return v
 		}

@@ -40,7 +40,7 @@ func revisions() map[string]int32 {
 		"network.ports[].containerPort": 2,
 		"network.ports[].protocol":      2,
 	}
-	for _, path := range strings.Fields(environmentFields) {
+	for _, path := range strings.Fields(environmentFields + nameFields) {
 		out[path] = 3
 	}
 	return out
@@ -72,6 +72,12 @@ const environmentFields = `process.env process.env[].name process.env[].value pr
 	process.envFrom[].configMapRef process.envFrom[].configMapRef.name
 	process.envFrom[].configMapRef.optional
 	process.envFrom[].secretRef process.envFrom[].secretRef.name process.envFrom[].secretRef.optional`
+
+// nameFields are names with all that it may hold.
+const nameFields = ` names names.subdomain names.setHostnameAsFQDN names.dnsPolicy
+	names.hostAliases names.hostAliases[].ip names.hostAliases[].hostnames
+	names.dnsConfig names.dnsConfig.nameservers names.dnsConfig.searches
+	names.dnsConfig.options names.dnsConfig.options[].name names.dnsConfig.options[].value`
 
 // MinAgentRevision returns the lowest revision of an agent that knows every field which the spec
 // uses. A spec that uses nothing new has a low one, so that agents of several versions work side by

@@ -154,7 +154,8 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 	for _, cond := range c.Status.Conditions {
 		switch cond.Type {
 		case v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
-			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded:
+			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
+			v1alpha1.ConditionDNSConfigured:
 			b.Status.Conditions = append(b.Status.Conditions, cond)
 		}
 	}

@@ -323,7 +323,7 @@ func (f *Folder) ReportStatus(_ context.Context, b *v1alpha1.OCIBundle,
 	e.container.Status.RunStatus = *status.RunStatus.DeepCopy()
 	for _, kind := range []string{
 		v1alpha1.ConditionAccepted, v1alpha1.ConditionDegraded,
-		v1alpha1.ConditionRecompileAvailable,
+		v1alpha1.ConditionRecompileAvailable, v1alpha1.ConditionDNSConfigured,
 	} {
 		// the agent sets it while there is something to say
 		if meta.FindStatusCondition(status.Conditions, kind) == nil {

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// Bounds of RestartBackOff and Logging, and what an absent field means.
+const (
+	// DefaultBackOffInitialSeconds and DefaultBackOffMaxSeconds are the kubelet's.
+	DefaultBackOffInitialSeconds = 10
+	DefaultBackOffMaxSeconds     = 300
+	// MaxBackOffSeconds is a day.
+	MaxBackOffSeconds = 86400
+	// MinLogSize is room for one entry of the log with its header: an entry has up to 16 KiB of
+	// text, and is in one file.
+	MinLogSize = 32 << 10
+	// MinLogFiles counts the current file and the one before: rotation loses older lines.
+	MinLogFiles = 2
+	// MaxLogFiles bounds the renames of one rotation.
+	MaxLogFiles = 1000
+)
+
+// RestartBackOff is the wait before each start but the first: none after the first end, then
+// initialSeconds, doubled each time, up to maxSeconds. It starts afresh after 10 min of running.
+// Pulls of an image that fail have the kubelet's times, whatever it says.
+type RestartBackOff struct {
+	// initialSeconds is the first wait; absent, 10, or maxSeconds if that is less.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	InitialSeconds *int32 `json:"initialSeconds,omitempty"`
+	// maxSeconds is the longest wait; absent, 300.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	MaxSeconds *int32 `json:"maxSeconds,omitempty"`
+}
+
+// Logging limits the log files of each of the last two runs of a container. What they hold at most
+// is maxSize times maxFiles for each run; older lines are lost.
+type Logging struct {
+	// maxSize is the size at which a log file is rotated, such as 1Mi; at least 32Ki. Absent, the
+	// node's: 10Mi, as the kubelet's containerLogMaxSize. Files that were rotated before a change
+	// keep their size.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 32768 : isQuantity(self) && quantity(self).compareTo(quantity('32Ki')) >= 0",message="maxSize is a quantity of at least 32Ki, since a file has to hold the longest entry: write 1Mi or 10M"
+	MaxSize *resource.Quantity `json:"maxSize,omitempty"`
+	// maxFiles is the number of log files that are kept, including the current one; at least 2.
+	// Absent, the node's: 5, as the kubelet's containerLogMaxFiles. A lower number removes the
+	// oldest files at once.
+	// +optional
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=1000
+	MaxFiles *int32 `json:"maxFiles,omitempty"`
+}
+
+// Ulimit is a soft and a hard limit of a resource, in the units of getrlimit(2): bytes, seconds,
+// processes or open files.
+//
+// +kubebuilder:validation:XValidation:rule="self.hard == -1 || self.soft != -1 && self.soft <= self.hard",message="soft may be at most hard, where -1 is no limit: lower soft or raise hard"
+type Ulimit struct {
+	// name of the resource, as docker and podman have it.
+	// +kubebuilder:validation:Enum=as;core;cpu;data;fsize;locks;memlock;msgqueue;nice;nofile;nproc;rss;rtprio;rttime;sigpending;stack
+	Name string `json:"name"`
+	// soft is the limit in force, which a process may raise up to hard; -1 is no limit.
+	// +kubebuilder:validation:Minimum=-1
+	Soft int64 `json:"soft"`
+	// hard is the limit that only a privileged process may raise; -1 is no limit.
+	// +kubebuilder:validation:Minimum=-1
+	Hard int64 `json:"hard"`
+}
+
+// SecurityContext holds the fields of a Pod's container, and those of a Pod that a container can
+// have alone.
+type SecurityContext struct {
+	corev1.SecurityContext `json:",inline"`
+
+	// supplementalGroups are groups of the process besides its primary one and those that the
+	// image's /etc/group gives its user.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Minimum=0
+	// +kubebuilder:validation:items:Maximum=2147483647
+	SupplementalGroups []int64 `json:"supplementalGroups,omitempty"`
+
+	// sysctls are parameters of the kernel in the container's own network and IPC namespaces. A
+	// cluster allows those that the kubelet calls safe.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(s, s.name in ['kernel.shm_rmid_forced', 'net.ipv4.ip_local_port_range', 'net.ipv4.ip_local_reserved_ports', 'net.ipv4.ip_unprivileged_port_start', 'net.ipv4.ping_group_range', 'net.ipv4.tcp_fin_timeout', 'net.ipv4.tcp_keepalive_intvl', 'net.ipv4.tcp_keepalive_probes', 'net.ipv4.tcp_keepalive_time', 'net.ipv4.tcp_rmem', 'net.ipv4.tcp_syncookies', 'net.ipv4.tcp_wmem'])",message="sysctls of a cluster may be kernel.shm_rmid_forced and, of net.ipv4, ip_local_port_range, ip_local_reserved_ports, ip_unprivileged_port_start, ping_group_range, tcp_fin_timeout, tcp_keepalive_intvl, tcp_keepalive_probes, tcp_keepalive_time, tcp_rmem, tcp_syncookies and tcp_wmem: remove the others"
+	Sysctls []corev1.Sysctl `json:"sysctls,omitempty"`
+}
