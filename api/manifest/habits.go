@@ -79,6 +79,8 @@ var composeRenamed = map[string]string{
 	"cap_drop":          "spec.securityContext.capabilities.drop",
 	"container_name":    "metadata.name",
 	"cpus":              "spec.resources.limits.cpu",
+	"dns":               "spec.dnsConfig.nameservers",
+	"dns_search":        "spec.dnsConfig.searches",
 	"entrypoint":        "spec.command",
 	"group_add":         "spec.securityContext.supplementalGroups",
 	"mem_limit":         "spec.resources.limits.memory",
@@ -100,7 +102,6 @@ var composeMissing = map[string]string{
 	"deploy":       "write limits into spec.resources",
 	"devices":      "remove it",
 	"env_file":     "write the variables into env",
-	"extra_hosts":  "remove it",
 	"healthcheck":  "remove it",
 	"init":         "remove it",
 	"networks":     "remove it",
@@ -162,6 +163,14 @@ func serviceHabits() map[string]habit {
 		"spec.tmpfs": {
 			what: "compose's name",
 			fix:  "write a volume {name: tmp, emptyDir: {medium: Memory}} and a volumeMount of it",
+		},
+		"spec.extra_hosts": {
+			what: "compose's name", fix: "write hostAliases: [{ip: ADDRESS, hostnames: [NAME]}]",
+			instead: []string{"spec.hostAliases"},
+		},
+		"spec.dns_opt": {
+			what: "compose's name", fix: "write dnsConfig: {options: [{name: NAME, value: VALUE}]}",
+			instead: []string{"spec.dnsConfig"},
 		},
 		"spec.mounts":      {fix: "write spec.volumes and spec.volumeMounts"},
 		"spec.name":        {fix: "write metadata.name"},

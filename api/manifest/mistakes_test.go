@@ -631,6 +631,26 @@ volumeMounts: ["data:/data"]`),
 			},
 		},
 		{
+			"extra_hosts", spec(`extra_hosts: ["db:192.0.2.1"]`),
+			[]string{
+				`7:3: spec.extra_hosts: found compose's name; write hostAliases: [{ip: ADDRESS, hostnames: [NAME]}]`,
+			},
+		},
+		{
+			"dns", spec("dns: 192.0.2.53\ndns_search: [a]\ndns_opt: [rotate]"),
+			[]string{
+				`7:3: spec.dns: found compose's name; write spec.dnsConfig.nameservers`,
+				`8:3: spec.dns_search: found compose's name; write spec.dnsConfig.searches`,
+				`9:3: spec.dns_opt: found compose's name; write dnsConfig: {options: [{name: NAME, value: VALUE}]}`,
+			},
+		},
+		{
+			"one alias, and none of a Pod's", spec("hostAliases: {db: 192.0.2.1}"),
+			[]string{
+				`7:16: spec.hostAliases: found a map; allowed: a list of maps with the fields hostnames, ip`,
+			},
+		},
+		{
 			"depends_on", spec(`depends_on: [db]`),
 			[]string{
 				`7:3: spec.depends_on: found a field of compose that Berth does not have yet; remove it`,
