@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 )
 
@@ -62,7 +63,7 @@ func (d *decoder) identify(root *yaml.Node) *Fault {
 	}, text(kind)):
 		message += "; write each container of the " + text(kind) +
 			" as a Container: its fields stand directly in spec"
-	case text(kind) == KindConfigMap || text(kind) == KindSecret:
+	case text(kind) == environment.KindConfigMap || text(kind) == environment.KindSecret:
 		message = fmt.Sprintf("found %q, %q; allowed: \"v1\", %q", text(apiVersion), text(kind),
 			text(kind))
 	}

@@ -27,7 +27,7 @@ type Document struct {
 	// Container is the document's Container, without the fields that are wrong; nil if it is no
 	// Container. It is complete only without Faults.
 	Container *v1alpha1.Container
-	// Kind is KindConfigMap or KindSecret for a document of one, else empty.
+	// Kind is "ConfigMap" or "Secret" for a document of one, else empty.
 	Kind string
 	// Object is the ConfigMap or Secret of the document, or nil for a document of another kind. It
 	// is complete only without Faults.

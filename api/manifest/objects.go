@@ -18,12 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	strictjson "sigs.k8s.io/json"
-)
 
-// The kinds of objects that Containers may refer to. They are of apiVersion v1.
-const (
-	KindConfigMap = "ConfigMap"
-	KindSecret    = "Secret"
+	"github.com/berth-run/berth/api/oci/environment"
 )
 
 // Object is a ConfigMap or Secret.
@@ -45,7 +41,8 @@ func objectKind(root *yaml.Node) string {
 		}
 	}
 	kind := found["kind"]
-	if found["apiVersion"] == "v1" && (kind == KindConfigMap || kind == KindSecret) {
+	if found["apiVersion"] == "v1" &&
+		(kind == environment.KindConfigMap || kind == environment.KindSecret) {
 		return kind
 	}
 	return ""
@@ -53,11 +50,11 @@ func objectKind(root *yaml.Node) string {
 
 // decodeObject reads the document's root as a ConfigMap or Secret.
 func (d *Document) decodeObject(root *yaml.Node, kind string) {
-	d.Kind, d.decoded.secret = kind, kind == KindSecret
+	d.Kind, d.decoded.secret = kind, kind == environment.KindSecret
 	var meta *metav1.ObjectMeta
 	var object any
 	configMap, secret := &corev1.ConfigMap{}, &corev1.Secret{}
-	if kind == KindSecret {
+	if kind == environment.KindSecret {
 		object, meta = secret, &secret.ObjectMeta
 	} else {
 		object, meta = configMap, &configMap.ObjectMeta
@@ -80,7 +77,7 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 		}
 		return
 	}
-	if kind == KindSecret {
+	if kind == environment.KindSecret {
 		d.Report(checkSecret(secret))
 	} else {
 		d.Report(checkConfigMap(configMap))
@@ -89,7 +86,7 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 	if d.Object.Namespace == "" {
 		d.Object.Namespace = metav1.NamespaceDefault
 	}
-	if kind == KindSecret {
+	if kind == environment.KindSecret {
 		d.Object.Data = map[string]string{}
 		for key, v := range secret.Data {
 			d.Object.Data[key] = string(v)

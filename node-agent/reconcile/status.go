@@ -13,6 +13,7 @@ import (
 
 	apistatus "github.com/berth-run/berth/api/status"
 	"github.com/berth-run/berth/api/v1alpha1"
+	"github.com/berth-run/berth/node-agent/source"
 	"github.com/berth-run/berth/node-agent/supervisor/protocol"
 )
 
@@ -63,12 +64,7 @@ func (s *statusOf) facts() {
 	r := s.record
 	s.out = &v1alpha1.OCIBundleStatus{ObservedGeneration: s.bundle.Generation}
 	for _, c := range s.previous.Conditions {
-		// Of others, nothing is passed on.
-		if slices.Contains([]string{
-			v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
-			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
-			v1alpha1.ConditionDNSConfigured,
-		}, c.Type) {
+		if slices.Contains(source.Conditions(), c.Type) { // of others, nothing is passed on
 			s.out.Conditions = append(s.out.Conditions, c)
 		}
 	}

@@ -38,6 +38,15 @@ const (
 	AnnotationRestart = "berth.run/restart"
 )
 
+// Conditions returns the types of the conditions that an agent reports for a bundle.
+func Conditions() []string {
+	return []string{
+		v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
+		v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
+		v1alpha1.ConditionDNSConfigured,
+	}
+}
+
 // Events receives changes. Its methods return at once and may be called from any goroutine.
 type Events interface {
 	// Changed says that a bundle is new, was changed, is no longer wanted, or that somebody else

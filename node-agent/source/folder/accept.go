@@ -152,10 +152,7 @@ func (f *Folder) toBundle(c *v1alpha1.Container, spec *v1alpha1.OCIBundleSpec) *
 		RunStatus: *c.Status.RunStatus.DeepCopy(),
 	}
 	for _, cond := range c.Status.Conditions {
-		switch cond.Type {
-		case v1alpha1.ConditionAccepted, v1alpha1.ConditionRecompileAvailable,
-			v1alpha1.ConditionImageReady, v1alpha1.ConditionRunning, v1alpha1.ConditionDegraded,
-			v1alpha1.ConditionDNSConfigured:
+		if slices.Contains(source.Conditions(), cond.Type) {
 			b.Status.Conditions = append(b.Status.Conditions, cond)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/berth-run/berth/api/manifest"
 	"github.com/berth-run/berth/api/oci/compile"
+	"github.com/berth-run/berth/api/oci/environment"
 	"github.com/berth-run/berth/api/v1alpha1"
 	"github.com/berth-run/berth/node-agent/source"
 )
@@ -99,7 +100,7 @@ func parse(data []byte, on node) content {
 		if d.Named() {
 			out.named = append(out.named, identity(d.Container))
 		}
-		if d.Kind == manifest.KindSecret && out.secret == nil {
+		if d.Kind == environment.KindSecret && out.secret == nil {
 			out.secret = new(d.At("kind", ""))
 		}
 		if len(d.Faults) > 0 {
