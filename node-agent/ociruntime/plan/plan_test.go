@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -841,5 +842,21 @@ func TestSplitLayers(t *testing.T) {
 		if got != want {
 			t.Errorf("splitLayers(%q) = %q, %v; want %q", in, got, err, want)
 		}
+	}
+}
+
+// TestKeysOfJSON holds the keys that docs/plan.md names.
+func TestKeysOfJSON(t *testing.T) {
+	p := Plan{
+		CloneFlags: unix.CLONE_NEWPID, PIDNamespace: "new", Prefetch: &Plan{}, CPUs: CPUSet{List: "0"},
+		Warnings: []string{"w"},
+	}
+	var parsed map[string]json.RawMessage
+	if err := json.Unmarshal(must(json.Marshal(&p)), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"cloneFlags", "cpus", "pidNamespace", "prefetch", "steps", "warnings"}
+	if got := slices.Sorted(maps.Keys(parsed)); !slices.Equal(got, want) {
+		t.Errorf("found the keys %q; want %q", got, want)
 	}
 }

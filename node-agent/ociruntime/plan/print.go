@@ -410,7 +410,7 @@ func (p *Plan) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		CloneFlags   string     `json:"cloneFlags"`
 		PIDNamespace string     `json:"pidNamespace,omitempty"`
-		Prefetch     *Plan      `json:"groundwork,omitempty"`
+		Prefetch     *Plan      `json:"prefetch,omitempty"`
 		CPUs         string     `json:"cpus,omitempty"`
 		Warnings     []string   `json:"warnings,omitempty"`
 		Steps        []stepView `json:"steps"`
