@@ -25,8 +25,15 @@ import (
 // Object is a ConfigMap or Secret.
 type Object struct {
 	Kind, Namespace, Name string
-	// Data holds data, with stringData over it, for variables to refer to.
+	// Data holds data, with stringData over it.
 	Data map[string]string
+	// Binary holds binaryData of a ConfigMap, which variables cannot refer to.
+	Binary map[string]string
+}
+
+// Same reports whether two objects hold the same.
+func (o *Object) Same(other *Object) bool {
+	return maps.Equal(o.Data, other.Data) && maps.Equal(o.Binary, other.Binary)
 }
 
 // objectKind returns the kind of a root that is a ConfigMap or Secret of apiVersion v1, or "".
@@ -85,6 +92,12 @@ func (d *Document) decodeObject(root *yaml.Node, kind string) {
 	d.Object = &Object{Kind: kind, Namespace: meta.Namespace, Name: meta.Name, Data: configMap.Data}
 	if d.Object.Namespace == "" {
 		d.Object.Namespace = metav1.NamespaceDefault
+	}
+	for key, v := range configMap.BinaryData {
+		if d.Object.Binary == nil {
+			d.Object.Binary = map[string]string{}
+		}
+		d.Object.Binary[key] = string(v)
 	}
 	if kind == environment.KindSecret {
 		d.Object.Data = map[string]string{}

@@ -26,7 +26,8 @@ func TestObjects(t *testing.T) {
 		}
 		o := d.Object
 		if o.Namespace != "default" || o.Name != "a" || !strings.Contains(text, "kind: "+o.Kind) ||
-			!maps.Equal(o.Data, want) {
+			!maps.Equal(o.Data, want) ||
+			strings.Contains(text, "binaryData") != (o.Binary["e"] == "\x00\x01") {
 			t.Errorf("%s: found %+v; want %v", text, o, want)
 		}
 	}
